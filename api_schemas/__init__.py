@@ -1,0 +1,1 @@
+"""Every message that crosses a process boundary. Pydantic only; each field states its unit."""

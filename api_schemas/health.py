@@ -1,0 +1,27 @@
+"""Whether the server is up."""
+
+from typing import Literal
+
+from api_schemas.message import Message
+
+
+class Liveness(Message):
+    """The process answers."""
+
+    status: Literal["live"] = "live"
+
+
+class WorkerStatus(Message):
+    """A worker that reported within the last seconds."""
+
+    name: str
+    device: str
+    memory_bytes: int
+    concurrency: int
+
+
+class Readiness(Message):
+    """Closed forms and jobs are served."""
+
+    status: Literal["ready"] = "ready"
+    workers: list[WorkerStatus]

@@ -1,0 +1,52 @@
+"""The life of a job as callers see it."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from api_schemas.message import Message
+from api_schemas.problem import Problem
+
+JobState = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"]
+ENDED_STATES: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled", "expired"})
+
+
+class Progress(Message):
+    """How far the running phase is."""
+
+    phase: str = Field(description="queued, preparing, training, assembling, diagonalising or lanczos")
+    done: int
+    total: int
+    unit: str = Field(description="what done and total count")
+
+
+class Links(Message):
+    """Where to go on from a job."""
+
+    self: str
+    result: str
+    cancel: str
+
+
+class Job(Message):
+    """A job's record; times are UTC."""
+
+    id: str
+    kind: str
+    state: JobState
+    progress: Progress
+    attempt: int = Field(description="times that a worker took the job")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: Problem | None
+    tags: dict[str, str]
+    links: Links
+
+
+class JobPage(Message):
+    """Jobs, newest first."""
+
+    jobs: list[Job]
+    next_page_token: str | None = Field(description="null on the last page")

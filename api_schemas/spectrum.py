@@ -1,0 +1,167 @@
+"""A spectrum job: what is asked, and what it answers."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from api_schemas.closed_form import Inertia
+from api_schemas.consistency import check_data, check_loss
+from api_schemas.data import Data
+from api_schemas.message import Message, RequestMessage, Seed
+from api_schemas.models import Model
+
+
+class ExactMethod(RequestMessage):
+    """Every eigenvalue, by assembling the matrix; memory grows as the square of the number of parameters."""
+
+    kind: Literal["exact"]
+
+
+class LanczosMethod(RequestMessage):
+    """Stochastic Lanczos quadrature: the density of eigenvalues and its error, with the extreme Ritz values."""
+
+    kind: Literal["lanczos"]
+    num_steps: int = Field(default=80, ge=2, le=10_000, description="Lanczos steps per probe")
+    num_probes: int = Field(default=4, ge=1, le=1_000, description="random start vectors")
+    num_points: int = Field(default=1024, ge=2, le=100_000, description="points of the density's grid")
+    kappa: float = Field(default=3.0, gt=1.0, le=1e6, description="larger values make narrower Gaussians")
+
+
+Method = Annotated[ExactMethod | LanczosMethod, Field(discriminator="kind")]
+
+
+class Training(RequestMessage):
+    """Plain stochastic gradient descent before the spectrum is taken."""
+
+    num_steps: int = Field(ge=1, le=10_000_000)
+    learning_rate: float = Field(gt=0)
+    batch_size: int | None = Field(default=None, ge=1, description="null: all samples in every step")
+    seed: Seed = 0
+
+
+_EXAMPLES: list[Any] = [
+    {
+        "kind": "spectrum",
+        "model": {"kind": "mlp", "widths": [64, 16, 10]},
+        "data": {"kind": "digits", "num_samples": 256},
+        "loss": "cross-entropy",
+        "method": {"kind": "lanczos", "num_steps": 40, "num_probes": 4},
+        "train": {"num_steps": 50, "learning_rate": 0.5, "batch_size": 64},
+    }
+]
+
+
+class SpectrumRequest(RequestMessage):
+    """A network, its data and loss, a matrix of second derivatives, and the question about its eigenvalues."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": _EXAMPLES})
+
+    kind: Literal["spectrum"]
+    model: Model
+    data: Data
+    loss: Literal["mse", "cross-entropy"] = Field(description="mse: (1/2n) sum |f - y|^2; both are means over targets")
+    matrix: Literal["hessian"] = "hessian"
+    method: Method
+    train: Training | None = None
+    block: None = None
+    precision: Literal["float32", "float64"] | None = Field(
+        default=None, description="of the products; null: float64 for exact, float32 for lanczos"
+    )
+    seed: Seed = Field(default=0, description="of the probes")
+    tags: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]] = Field(
+        default_factory=dict, max_length=32
+    )
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        check_loss(self.model, self.data, self.loss)
+        check_data(self.model, self.data, self.loss)
+        return self
+
+    @property
+    def product_precision(self) -> Literal["float32", "float64"]:
+        """Precision of the matrix-vector products."""
+        return self.precision or ("float64" if self.method.kind == "exact" else "float32")
+
+
+class Density(Message):
+    """Smoothed density of eigenvalues; integrates to 1 over the grid."""
+
+    grid: list[float] = Field(description="eigenvalues, ascending")
+    values: list[float] = Field(description="density at the grid, per unit of eigenvalue")
+    standard_error: list[float] | None = Field(description="across probes; null for a single probe")
+
+
+class Quadrature(Message):
+    """Gauss quadrature of one probe: the spectral measure that its Lanczos run saw."""
+
+    nodes: list[float] = Field(description="Ritz values, ascending")
+    weights: list[float] = Field(description="sum to 1")
+
+
+class RitzValue(Message):
+    """An approximate eigenvalue; an exact one lies within the residual."""
+
+    value: float
+    residual: float
+
+
+class Estimate(Message):
+    """A number and its standard error; null for a single probe."""
+
+    value: float
+    standard_error: float | None
+
+
+class TrainingReport(Message):
+    """What training did."""
+
+    num_steps: int
+    initial_loss: float
+    final_loss: float
+
+
+class Provenance(Message):
+    """Where the numbers come from."""
+
+    versions: dict[str, str] = Field(description="of this server, Python, torch and numpy")
+    device: str
+    num_threads: int
+    precision: str
+    tf32: bool
+    seed: int
+    parameters_sha256: str = Field(description="of the parameters at which the matrix is taken")
+    data_sha256: str
+    num_products: int = Field(description="matrix-vector products done")
+    wall_time_seconds: float
+
+
+class _SpectrumResult(Message):
+    kind: Literal["spectrum"] = "spectrum"
+    num_parameters: int
+    matrix: str
+    loss: float = Field(description="at the parameters at which the matrix is taken")
+    training: TrainingReport | None
+    trace: Estimate
+    provenance: Provenance
+
+
+class ExactResult(_SpectrumResult):
+    """Every eigenvalue."""
+
+    method: Literal["exact"] = "exact"
+    eigenvalues: list[float] = Field(description="ascending, with repetition")
+    inertia: Inertia
+
+
+class LanczosResult(_SpectrumResult):
+    """Density, quadrature and extremes."""
+
+    method: Literal["lanczos"] = "lanczos"
+    density: Density
+    quadrature: list[Quadrature]
+    largest: RitzValue
+    smallest: RitzValue
+
+
+SpectrumResult = Annotated[ExactResult | LanczosResult, Field(discriminator="method")]
