@@ -1,0 +1,64 @@
+"""The Celery application that service and workers share: a message holds the id of a job and nothing else."""
+
+from celery import Celery
+
+from jobs.connection import SOCKET_TIMEOUT_SECONDS, broker_url
+
+QUEUE = "spectrum"
+RUN_JOB = "spectrum.run_job"
+KEY_PREFIX = "spectrum:celery:"
+
+VISIBILITY_TIMEOUT_SECONDS = 3600
+"""A lost message comes back after so long; the reaper of the job store, which knows the leases, is far faster."""
+
+
+def celery_app(redis_url: str) -> Celery:
+    """Celery with the settings that hold against lost workers and a lost broker; see docs/design/queue.md."""
+    app = Celery("spectrum", broker=broker_url(redis_url), set_as_current=False)
+    app.conf.update(
+        task_default_queue=QUEUE,
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_serializer="json",
+        accept_content=["json"],
+        result_accept_content=["json"],
+        event_serializer="json",
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_soft_shutdown_timeout=2.0,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "global_keyprefix": KEY_PREFIX,
+            "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
+            "unacked_restore_interval": 10,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": 30,
+            "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+        },
+    )
+    return app
+
+
+class JobQueue:
+    """Publishes job ids; fails within seconds when the broker is away."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._app = celery_app(redis_url)
+        self._app.conf.broker_transport_options |= {"socket_timeout": SOCKET_TIMEOUT_SECONDS}
+
+    def publish(self, job_id: str) -> None:
+        """Send the id to the workers; a second message for the same job does no harm.
+
+        Raises:  kombu.exceptions.OperationalError if the broker cannot be reached.
+        """
+        self._app.send_task(RUN_JOB, args=[job_id], retry=True, retry_policy={"max_retries": 1, "interval_start": 0.1})
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._app.close()

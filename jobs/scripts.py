@@ -1,0 +1,131 @@
+"""The steps of a job's life as Lua: each happens as a whole or not at all, by the clock of Redis.
+
+Every script takes KEYS[1] = hash of the job, KEYS[2] = prefix of the indexes by state, ARGV[1] = id of the job.
+"""
+
+_MOVE = """
+local function now() local t = redis.call('TIME'); return t[1] + t[2] / 1e6 end
+local function move(from, to)
+  redis.call('ZREM', KEYS[2] .. from, ARGV[1])
+  redis.call('ZADD', KEYS[2] .. to, 0, ARGV[1])
+  redis.call('HSET', KEYS[1], 'state', to)
+end
+"""
+
+CREATE = (
+    _MOVE
+    + """
+-- ARGV[2..]: fields and values of the record.
+for i = 2, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('HSET', KEYS[1], 'published_at', now())
+redis.call('ZADD', KEYS[2] .. 'all', 0, ARGV[1])
+move('none', 'queued')
+return 'queued'
+"""
+)
+
+CLAIM = (
+    _MOVE
+    + """
+-- ARGV[2]: token of the new lease, ARGV[3]: its seconds, ARGV[4]: time as text. Returns the attempt, or 0 if refused.
+if redis.call('HGET', KEYS[1], 'state') ~= 'queued' then return 0 end
+move('queued', 'running')
+redis.call('HSETNX', KEYS[1], 'started_at', ARGV[4])
+redis.call('HSET', KEYS[1], 'token', ARGV[2], 'lease_until', now() + ARGV[3])
+return redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+"""
+)
+
+RENEW = (
+    _MOVE
+    + """
+-- ARGV[2]: token, ARGV[3]: seconds, ARGV[4]: progress or ''. Returns the state, or 'lost' to a stranger.
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[2] then return 'lost' end
+redis.call('HSET', KEYS[1], 'lease_until', now() + ARGV[3])
+if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'progress', ARGV[4]) end
+return redis.call('HGET', KEYS[1], 'state')
+"""
+)
+
+FINISH = (
+    _MOVE
+    + """
+-- ARGV[2]: token, ARGV[3]: final state, ARGV[4]: time, ARGV[5]: progress, error or result_digest, ARGV[6]: its value,
+-- ARGV[7]: set of the jobs with that result, or ''. A job that was cancelled ends as cancelled.
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[2] then return 'lost' end
+local state, final = redis.call('HGET', KEYS[1], 'state'), ARGV[3]
+if state == 'cancelling' then final = 'cancelled' end
+move(state, final)
+redis.call('HSET', KEYS[1], 'finished_at', ARGV[4])
+redis.call('HDEL', KEYS[1], 'token', 'lease_until')
+if final == ARGV[3] and ARGV[5] ~= '' then
+  redis.call('HSET', KEYS[1], ARGV[5], ARGV[6])
+  if ARGV[7] ~= '' then redis.call('SADD', ARGV[7], ARGV[1]) end
+end
+return final
+"""
+)
+
+CANCEL = (
+    _MOVE
+    + """
+-- ARGV[2]: time as text. A queued job ends at once, a running one when its worker sees it.
+local state = redis.call('HGET', KEYS[1], 'state')
+if state == 'queued' then
+  move(state, 'cancelled')
+  redis.call('HSET', KEYS[1], 'finished_at', ARGV[2])
+elseif state == 'running' then
+  move(state, 'cancelling')
+end
+return redis.call('HGET', KEYS[1], 'state') or ''
+"""
+)
+
+RECOVER = (
+    _MOVE
+    + """
+-- ARGV[2]: attempts allowed, ARGV[3]: time as text, ARGV[4]: problem of a job that lost all its workers.
+-- A job whose lease ran out goes back to the queue, or ends if it was cancelled or has no attempt left.
+local state, lease = redis.call('HGET', KEYS[1], 'state'), redis.call('HGET', KEYS[1], 'lease_until')
+if (state ~= 'running' and state ~= 'cancelling') or (lease and tonumber(lease) > now()) then return '' end
+redis.call('HDEL', KEYS[1], 'token', 'lease_until')
+local to = 'queued'
+if state == 'cancelling' then to = 'cancelled'
+elseif tonumber(redis.call('HGET', KEYS[1], 'attempt')) >= tonumber(ARGV[2]) then to = 'failed' end
+move(state, to)
+if to == 'queued' then
+  redis.call('HSET', KEYS[1], 'published_at', 0)
+else
+  redis.call('HSET', KEYS[1], 'finished_at', ARGV[3])
+  if to == 'failed' then redis.call('HSET', KEYS[1], 'error', ARGV[4]) end
+end
+return to
+"""
+)
+
+TAKE_UNPUBLISHED = (
+    _MOVE
+    + """
+-- ARGV[2]: seconds after which a message counts as lost. Returns 1 to the one caller that shall publish the job.
+if redis.call('HGET', KEYS[1], 'state') ~= 'queued' then return 0 end
+if tonumber(redis.call('HGET', KEYS[1], 'published_at')) > now() - ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'published_at', now())
+return 1
+"""
+)
+
+DELETE = """
+-- ARGV[2]: prefix of the sets of jobs by result. Returns {outcome, digest of a result that nobody needs any more}.
+local state = redis.call('HGET', KEYS[1], 'state')
+if not state then return {'missing', ''} end
+if state == 'queued' or state == 'running' or state == 'cancelling' then return {'active', ''} end
+local digest = redis.call('HGET', KEYS[1], 'result_digest') or ''
+if digest ~= '' then
+  redis.call('SREM', ARGV[2] .. digest, ARGV[1])
+  if redis.call('SCARD', ARGV[2] .. digest) > 0 then digest = '' end
+end
+redis.call('ZREM', KEYS[2] .. 'all', ARGV[1])
+redis.call('ZREM', KEYS[2] .. state, ARGV[1])
+redis.call('DEL', KEYS[1])
+return {'deleted', digest}
+"""

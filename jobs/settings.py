@@ -1,0 +1,71 @@
+"""Settings of every process, read from `SPECTRUM_...` variables when it starts."""
+
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "SPECTRUM_"
+
+
+class SettingsError(Exception):
+    """A variable that the process cannot start with."""
+
+
+class StorageSettings(BaseSettings):
+    """Where jobs and results live."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+
+    redis_url: SecretStr = Field(description="redis://, rediss:// or unix:// with password")
+    results_dir: Path = Field(description="directory of the results, shared by service and workers")
+    lease_seconds: float = Field(default=15.0, ge=1.0, description="a worker silent for so long has lost its job")
+    max_attempts: int = Field(default=3, ge=1, description="a job that lost so many workers fails")
+    republish_seconds: float = Field(default=30.0, ge=1.0, description="a queued job without message is sent again")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return url
+
+    @classmethod
+    def load(cls) -> Self:
+        """The settings of this process from its environment.
+
+        Raises:  SettingsError naming the variable that is missing, unknown or unfit; never its value.
+        """
+        unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in _known_variables())
+        if unknown:
+            raise SettingsError(f"unknown variable {', '.join(unknown)}")
+        try:
+            return cls()  # type: ignore[call-arg]
+        except ValidationError as error:
+            faults = [f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False)]
+            raise SettingsError("; ".join(faults)) from None
+
+
+class ServiceSettings(StorageSettings):
+    """Settings of the HTTP service."""
+
+    max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="larger request bodies are refused")
+    reap_seconds: float = Field(default=2.0, ge=0.1, description="pause between looks for lost jobs")
+
+
+class WorkerSettings(StorageSettings):
+    """Settings of a worker."""
+
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU where there is one"
+    )
+    concurrency: int = Field(default=1, ge=1, description="jobs at once; 1 on a GPU")
+    num_threads: int | None = Field(default=None, ge=1, description="CPU threads of one job; default: a fair share")
+    memory_bytes: int | None = Field(default=None, ge=2**20, description="that one job may take; default: a fair share")
+
+
+def _known_variables() -> frozenset[str]:
+    fields = {*ServiceSettings.model_fields, *WorkerSettings.model_fields}
+    return frozenset(PREFIX + name.upper() for name in fields)

@@ -1,0 +1,186 @@
+"""The job store: records in Redis, each change one script."""
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+
+from api_schemas.jobs import JobState, Progress
+from api_schemas.problem import Problem
+from jobs import scripts
+from jobs.queue import KEY_PREFIX, QUEUE
+from jobs.record import JobRecord, new_job_id, new_record_fields, now_text, record_from_fields
+
+_JOB = "spectrum:job:"
+_INDEX = "spectrum:jobs:"
+_RESULT_USERS = "spectrum:result-users:"
+
+_POISON = Problem(
+    type="/problems/workers-lost",
+    title="The job lost its workers",
+    status=500,
+    detail="Every attempt ended with the worker dying; the job may need more memory than the worker has.",
+)
+
+
+class UnknownJobError(Exception):
+    """No job has this id."""
+
+
+class LeaseLostError(Exception):
+    """The job was given to another worker, ended or deleted; whoever gets this must stop working on it."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right of one worker to write to one job."""
+
+    job_id: str
+    token: str
+    attempt: int
+
+
+class JobStore:
+    """The truth about every job.
+
+    Args:  client of the Redis that holds the records; lease_seconds a worker may be silent; max_attempts of a job.
+    """
+
+    def __init__(self, client: redis.Redis, lease_seconds: float, max_attempts: int) -> None:
+        self._client = client
+        self._lease_seconds = lease_seconds
+        self._max_attempts = max_attempts
+
+    def create(self, kind: str, request: str, tags: dict[str, str]) -> JobRecord:
+        """Write a queued job; it is on disk when this returns."""
+        job_id = new_job_id()
+        fields = new_record_fields(kind, request, tags)
+        self._run(scripts.CREATE, job_id, *(text for item in fields.items() for text in item))
+        return record_from_fields(job_id, {**fields, "state": "queued"})
+
+    def get(self, job_id: str) -> JobRecord:
+        """The record of a job.
+
+        Raises:  UnknownJobError.
+        """
+        fields = self._fields(job_id)
+        if not fields:
+            raise UnknownJobError(job_id)
+        return record_from_fields(job_id, fields)
+
+    def page(
+        self, state: JobState | None, tag: tuple[str, str] | None, size: int, after: str | None
+    ) -> list[JobRecord]:
+        """Up to `size` jobs, newest first, older than the id `after`, in this state and with this tag if given."""
+        found: list[JobRecord] = []
+        for record in self._newest_first(state, after, chunk=max(size, 100 if tag else 1)):
+            if tag is None or record.tags.get(tag[0]) == tag[1]:
+                found.append(record)
+                if len(found) == size:
+                    break
+        return found
+
+    def claim(self, job_id: str) -> Lease | None:
+        """Lease a queued job, or None if it is not queued (another worker has it, or it ended)."""
+        token = secrets.token_hex(16)
+        attempt = int(self._run(scripts.CLAIM, job_id, token, self._lease_seconds, now_text()))
+        return Lease(job_id, token, attempt) if attempt else None
+
+    def renew(self, lease: Lease, progress: Progress | None) -> JobState:
+        """Keep the lease, write progress if given, and learn the state (running or cancelling).
+
+        Raises:  LeaseLostError.
+        """
+        text = progress.model_dump_json() if progress else ""
+        return self._held(self._run(scripts.RENEW, lease.job_id, lease.token, self._lease_seconds, text))
+
+    def succeed(self, lease: Lease, result_digest: str) -> JobState:
+        """End the job with its result; returns the final state, cancelled if the caller wished so in time.
+
+        Raises:  LeaseLostError.
+        """
+        return self._finish(lease, "succeeded", "result_digest", result_digest, _RESULT_USERS + result_digest)
+
+    def fail(self, lease: Lease, problem: Problem) -> JobState:
+        """End the job with a problem; returns the final state.
+
+        Raises:  LeaseLostError.
+        """
+        return self._finish(lease, "failed", "error", problem.model_dump_json(exclude_none=True), "")
+
+    def close_cancelled(self, lease: Lease) -> JobState:
+        """End a job that was being cancelled.
+
+        Raises:  LeaseLostError.
+        """
+        return self._finish(lease, "cancelled", "", "", "")
+
+    def cancel(self, job_id: str) -> JobRecord:
+        """Ask for the end of a job; a queued one ends now, one that ended stays as it is.
+
+        Raises:  UnknownJobError.
+        """
+        if not self._run(scripts.CANCEL, job_id, now_text()):
+            raise UnknownJobError(job_id)
+        return self.get(job_id)
+
+    def delete(self, job_id: str) -> tuple[bool, str | None]:
+        """Forget a job that ended: (whether it had ended, digest of a result that no job needs any more).
+
+        Raises:  UnknownJobError.
+        """
+        outcome, digest = self._run(scripts.DELETE, job_id, _RESULT_USERS)
+        if outcome == "missing":
+            raise UnknownJobError(job_id)
+        return outcome == "deleted", digest or None
+
+    def recover_lost(self) -> list[str]:
+        """Put jobs whose worker fell silent back into the queue, or end them; returns the ids that changed."""
+        problem = _POISON.model_dump_json(exclude_none=True)
+        leased = [*self._ids("running"), *self._ids("cancelling")]
+        return [i for i in leased if self._run(scripts.RECOVER, i, self._max_attempts, now_text(), problem)]
+
+    def take_unpublished(self, recovered: list[str], republish_seconds: float) -> list[str]:
+        """Queued jobs without a message, which the caller now publishes.
+
+        These are the recovered ones and, while no message waits at all, those published longer ago than this.
+        """
+        candidates = {*recovered, *(self._ids("queued") if self.num_messages() == 0 else [])}
+        return [i for i in sorted(candidates) if int(self._run(scripts.TAKE_UNPUBLISHED, i, republish_seconds))]
+
+    def num_messages(self) -> int:
+        """Messages that wait in the queue."""
+        return int(self._client.llen(KEY_PREFIX + QUEUE))
+
+    def ping(self) -> None:
+        """Raises:  redis.exceptions.RedisError if Redis does not answer."""
+        self._client.ping()
+
+    def _ids(self, state: str) -> list[str]:
+        return [str(i) for i in self._client.zrange(_INDEX + state, 0, -1)]
+
+    def _newest_first(self, state: JobState | None, after: str | None, chunk: int) -> Iterator[JobRecord]:
+        key, start = _INDEX + (state or "all"), f"({after}" if after else "+"
+        while ids := cast(
+            "list[str]", self._client.zrange(key, start, "-", bylex=True, desc=True, offset=0, num=chunk)
+        ):
+            for job_id in ids:
+                if fields := self._fields(job_id):
+                    yield record_from_fields(job_id, fields)
+            start = f"({ids[-1]}"
+
+    def _fields(self, job_id: str) -> dict[str, str]:
+        return cast("dict[str, str]", self._client.hgetall(_JOB + job_id))
+
+    def _finish(self, lease: Lease, state: JobState, field: str, value: str, users: str) -> JobState:
+        return self._held(self._run(scripts.FINISH, lease.job_id, lease.token, state, now_text(), field, value, users))
+
+    def _held(self, state: str) -> JobState:
+        if state == "lost":
+            raise LeaseLostError
+        return cast("JobState", state)
+
+    def _run(self, script: str, job_id: str, *arguments: str | float) -> Any:
+        return self._client.eval(script, 2, _JOB + job_id, _INDEX, job_id, *arguments)
