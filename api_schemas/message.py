@@ -43,10 +43,10 @@ def _rectangular(rows: list[list[float]]) -> list[list[float]]:
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_NUMBERS)]
+Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_NUMBERS, fail_fast=True)]
 Rows = Annotated[
-    list[Annotated[list[float], Field(min_length=1)]],
-    Field(min_length=1, max_length=MAX_NUMBERS),
+    list[Annotated[list[float], Field(min_length=1, fail_fast=True)]],
+    Field(min_length=1, max_length=MAX_NUMBERS, fail_fast=True),
     AfterValidator(_rectangular),
 ]
 VectorOrRows = Annotated[

@@ -1,27 +1,29 @@
 """How processes reach Redis."""
 
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import redis
-from redis.backoff import NoBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
 SOCKET_TIMEOUT_SECONDS = 3.0
+_TCP_OPTIONS: dict[str, Any] = {"socket_connect_timeout": SOCKET_TIMEOUT_SECONDS, "socket_keepalive": True}
 
 
-def connect(redis_url: str) -> redis.Redis:
-    """A client whose every call answers or raises within seconds.
+def connect(redis_url: str, *, patient: bool = False) -> redis.Redis:
+    """A client whose every call answers or raises within seconds; a patient one outlasts a restart of Redis.
 
-    One retry, at once: a connection from the pool may have been closed by a server that restarted.
+    Even the impatient one tries twice: a connection from the pool may have been closed by a server that restarted.
     """
+    retry = Retry(ExponentialBackoff(cap=2.0, base=0.1), 20) if patient else Retry(NoBackoff(), 1)
     return redis.Redis.from_url(
         redis_url,
         decode_responses=True,
         socket_timeout=SOCKET_TIMEOUT_SECONDS,
-        socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
-        socket_keepalive=True if not redis_url.startswith("unix://") else None,
         health_check_interval=25,
-        retry=Retry(NoBackoff(), 1),
+        retry=retry,
+        **({} if redis_url.startswith("unix://") else _TCP_OPTIONS),
     )
 
 

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "SPECTRUM_"
+CLIENT_VARIABLE = "SPECTRUM_URL"
 
 
 class SettingsError(Exception):
@@ -68,4 +69,4 @@ class WorkerSettings(StorageSettings):
 
 def _known_variables() -> frozenset[str]:
     fields = {*ServiceSettings.model_fields, *WorkerSettings.model_fields}
-    return frozenset(PREFIX + name.upper() for name in fields)
+    return frozenset(PREFIX + name.upper() for name in fields) | {CLIENT_VARIABLE}

@@ -1,0 +1,1 @@
+"""What has a formula: numpy only, no torch."""

@@ -1,0 +1,34 @@
+"""What can go wrong between a caller and the server: one tree."""
+
+from api_schemas.jobs import Job
+from api_schemas.problem import Problem
+
+
+class SpectrumClientError(Exception):
+    """Base of the client's errors."""
+
+
+class ServerUnreachableError(SpectrumClientError):
+    """The server did not answer in time, or not at all."""
+
+
+class ProblemResponseError(SpectrumClientError):
+    """The server refused the request; `problem` says why."""
+
+    def __init__(self, problem: Problem) -> None:
+        lines = [f"{problem.status} {problem.title}"]
+        if problem.errors:
+            lines += [f"  {'.'.join(map(str, error.loc))}: {error.msg}" for error in problem.errors]
+        elif problem.detail:
+            lines.append(f"  {problem.detail}")
+        super().__init__("\n".join(lines))
+        self.problem = problem
+
+
+class JobFailedError(SpectrumClientError):
+    """The job ended without a result."""
+
+    def __init__(self, job: Job) -> None:
+        detail = f": {job.error.title}. {job.error.detail or ''}".rstrip() if job.error else ""
+        super().__init__(f"job {job.id} {job.state}{detail}")
+        self.job = job

@@ -1,0 +1,101 @@
+"""Every request that the server answers and how its answer is read, apart from how it is sent."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from api_schemas.closed_form import ClosedFormSpectrum
+from api_schemas.health import Readiness
+from api_schemas.jobs import Job, JobPage, JobState
+from api_schemas.problem import Problem
+from api_schemas.spectrum import ExactResult, LanczosResult, SpectrumResult
+from client.errors import ProblemResponseError
+
+T = TypeVar("T")
+Body = BaseModel | Mapping[str, Any]
+
+_RESULT: TypeAdapter[ExactResult | LanczosResult] = TypeAdapter(SpectrumResult)
+
+
+@dataclass(frozen=True)
+class Exchange(Generic[T]):
+    """One request and the reading of its answer; `wait_seconds` is what the server may take on purpose."""
+
+    method: str
+    path: str
+    read: Callable[[bytes], T]
+    body: Body | None = None
+    query: Mapping[str, str | int | float] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    wait_seconds: float = 0.0
+
+    def json(self) -> Any:
+        """The body as JSON values."""
+        return self.body.model_dump(mode="json", exclude_none=True) if isinstance(self.body, BaseModel) else self.body
+
+    def finish(self, response: httpx.Response) -> T:
+        """Read the answer.
+
+        Raises:  ProblemResponseError.
+        """
+        if response.is_success:
+            return self.read(response.content)
+        try:
+            problem = Problem.model_validate_json(response.content)
+        except ValidationError:
+            problem = Problem(title=response.reason_phrase or "Error", status=response.status_code)
+        raise ProblemResponseError(problem)
+
+
+def closed_form(request: Body) -> Exchange[ClosedFormSpectrum]:
+    """The spectrum of a network that has a formula."""
+    return Exchange("POST", "/v1/closed-form", ClosedFormSpectrum.model_validate_json, body=request)
+
+
+def submit(request: Body, wait_seconds: int = 0) -> Exchange[Job]:
+    """A new job, waited for up to this time."""
+    headers = {"Prefer": f"wait={wait_seconds}"} if wait_seconds else {}
+    return Exchange(
+        "POST", "/v1/jobs", Job.model_validate_json, body=request, headers=headers, wait_seconds=wait_seconds
+    )
+
+
+def job(job_id: str, wait_seconds: float = 0.0) -> Exchange[Job]:
+    """How a job stands, once it ended or after this time."""
+    query = {"wait": wait_seconds} if wait_seconds else {}
+    return Exchange("GET", f"/v1/jobs/{job_id}", Job.model_validate_json, query=query, wait_seconds=wait_seconds)
+
+
+def jobs(state: JobState | None, tag: str | None, page_token: str | None) -> Exchange[JobPage]:
+    """One page of jobs, newest first."""
+    wanted = {"state": state, "tag": tag, "page_token": page_token}
+    query = {name: value for name, value in wanted.items() if value is not None}
+    return Exchange("GET", "/v1/jobs", JobPage.model_validate_json, query=query)
+
+
+def result(job_id: str) -> Exchange[ExactResult | LanczosResult]:
+    """The result of a job that succeeded."""
+    return Exchange("GET", f"/v1/jobs/{job_id}/result", _RESULT.validate_json)
+
+
+def result_file(job_id: str, name: Literal["json", "npz", "png", "svg"]) -> Exchange[bytes]:
+    """The result in one of its formats."""
+    return Exchange("GET", f"/v1/jobs/{job_id}/result.{name}", bytes)
+
+
+def cancel(job_id: str) -> Exchange[Job]:
+    """The wish that a job end."""
+    return Exchange("POST", f"/v1/jobs/{job_id}/cancel", Job.model_validate_json)
+
+
+def delete(job_id: str) -> Exchange[None]:
+    """The end of a job's record."""
+    return Exchange("DELETE", f"/v1/jobs/{job_id}", lambda _: None)
+
+
+def ready() -> Exchange[Readiness]:
+    """Whether closed forms and jobs are served."""
+    return Exchange("GET", "/v1/health/ready", Readiness.model_validate_json)

@@ -1,0 +1,225 @@
+"""The client, sync and async: the same methods."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import TracebackType
+from typing import Literal, Self, TypeVar
+
+import httpx
+
+from api_schemas.closed_form import ClosedFormSpectrum
+from api_schemas.health import Readiness
+from api_schemas.jobs import ENDED_STATES, Job, JobState
+from api_schemas.spectrum import ExactResult, LanczosResult
+from client import exchanges
+from client.errors import JobFailedError, ServerUnreachableError
+from client.exchanges import Body, Exchange
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+_ANSWER_SECONDS = 30.0
+_POLL_SECONDS = 1.0
+
+T = TypeVar("T")
+ResultFormat = Literal["json", "npz", "png", "svg"]
+
+
+class SpectrumClient:
+    """A spectrum server as Python calls.
+
+    Every method raises ProblemResponseError where the server refuses, ServerUnreachableError where it does not answer.
+    Requests are `api_schemas` models or plain dictionaries of the same fields.
+    """
+
+    def __init__(self, base_url: str = DEFAULT_URL) -> None:
+        self._http = httpx.Client(base_url=base_url)
+
+    def closed_form(self, request: Body) -> ClosedFormSpectrum:
+        """The whole Hessian spectrum of a network that has a formula."""
+        return self._run(exchanges.closed_form(request))
+
+    def submit(self, request: Body, wait_seconds: int = 0) -> Job:
+        """Submit a job; with `wait_seconds` (at most 60) the answer comes when it ended or the time is over."""
+        return self._run(exchanges.submit(request, wait_seconds))
+
+    def job(self, job_id: str, wait_seconds: float = 0.0) -> Job:
+        """How a job stands."""
+        return self._run(exchanges.job(job_id, wait_seconds))
+
+    def jobs(self, state: JobState | None = None, tag: str | None = None) -> Iterator[Job]:
+        """Jobs, newest first, page by page."""
+        token: str | None = None
+        while True:
+            page = self._run(exchanges.jobs(state, tag, token))
+            yield from page.jobs
+            if (token := page.next_page_token) is None:
+                return
+
+    def wait(
+        self, job_id: str, timeout_seconds: float = float("inf"), on_change: Callable[[Job], None] | None = None
+    ) -> Job:
+        """The job once it ended, or as it stands after this time; `on_change` hears of it about once a second."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            job = self.job(job_id, wait_seconds=max(0.0, min(_POLL_SECONDS, deadline - time.monotonic())))
+            if on_change:
+                on_change(job)
+            if job.state in ENDED_STATES or time.monotonic() >= deadline:
+                return job
+
+    def result(self, job_id: str) -> ExactResult | LanczosResult:
+        """The result of a job that succeeded."""
+        return self._run(exchanges.result(job_id))
+
+    def result_file(self, job_id: str, name: ResultFormat) -> bytes:
+        """The result as JSON, npz, PNG or SVG."""
+        return self._run(exchanges.result_file(job_id, name))
+
+    def run(self, request: Body, on_change: Callable[[Job], None] | None = None) -> ExactResult | LanczosResult:
+        """Submit, wait and fetch.
+
+        Raises:  JobFailedError if the job ends without a result.
+        """
+        job = self.wait(self.submit(request).id, on_change=on_change)
+        if job.state != "succeeded":
+            raise JobFailedError(job)
+        return self.result(job.id)
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask for the end of a job."""
+        return self._run(exchanges.cancel(job_id))
+
+    def delete(self, job_id: str) -> None:
+        """Forget a job that ended, and its result."""
+        self._run(exchanges.delete(job_id))
+
+    def ready(self) -> Readiness:
+        """The workers that are there; a problem names what is missing."""
+        return self._run(exchanges.ready())
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, exchange: Exchange[T]) -> T:
+        try:
+            response = self._http.request(
+                exchange.method,
+                exchange.path,
+                json=exchange.json(),
+                params=dict(exchange.query),
+                headers=dict(exchange.headers),
+                timeout=_ANSWER_SECONDS + exchange.wait_seconds,
+            )
+        except httpx.HTTPError as error:
+            raise _unreachable(self._http.base_url, error) from error
+        return exchange.finish(response)
+
+
+class AsyncSpectrumClient:
+    """`SpectrumClient` for asyncio: the same methods, awaited."""
+
+    def __init__(self, base_url: str = DEFAULT_URL) -> None:
+        self._http = httpx.AsyncClient(base_url=base_url)
+
+    async def closed_form(self, request: Body) -> ClosedFormSpectrum:
+        """The whole Hessian spectrum of a network that has a formula."""
+        return await self._run(exchanges.closed_form(request))
+
+    async def submit(self, request: Body, wait_seconds: int = 0) -> Job:
+        """Submit a job; with `wait_seconds` (at most 60) the answer comes when it ended or the time is over."""
+        return await self._run(exchanges.submit(request, wait_seconds))
+
+    async def job(self, job_id: str, wait_seconds: float = 0.0) -> Job:
+        """How a job stands."""
+        return await self._run(exchanges.job(job_id, wait_seconds))
+
+    async def jobs(self, state: JobState | None = None, tag: str | None = None) -> AsyncIterator[Job]:
+        """Jobs, newest first, page by page."""
+        token: str | None = None
+        while True:
+            page = await self._run(exchanges.jobs(state, tag, token))
+            for job in page.jobs:
+                yield job
+            if (token := page.next_page_token) is None:
+                return
+
+    async def wait(
+        self, job_id: str, timeout_seconds: float = float("inf"), on_change: Callable[[Job], None] | None = None
+    ) -> Job:
+        """The job once it ended, or as it stands after this time; `on_change` hears of it about once a second."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            job = await self.job(job_id, wait_seconds=max(0.0, min(_POLL_SECONDS, deadline - time.monotonic())))
+            if on_change:
+                on_change(job)
+            if job.state in ENDED_STATES or time.monotonic() >= deadline:
+                return job
+
+    async def result(self, job_id: str) -> ExactResult | LanczosResult:
+        """The result of a job that succeeded."""
+        return await self._run(exchanges.result(job_id))
+
+    async def result_file(self, job_id: str, name: ResultFormat) -> bytes:
+        """The result as JSON, npz, PNG or SVG."""
+        return await self._run(exchanges.result_file(job_id, name))
+
+    async def run(self, request: Body, on_change: Callable[[Job], None] | None = None) -> ExactResult | LanczosResult:
+        """Submit, wait and fetch.
+
+        Raises:  JobFailedError if the job ends without a result.
+        """
+        submitted = await self.submit(request)
+        job = await self.wait(submitted.id, on_change=on_change)
+        if job.state != "succeeded":
+            raise JobFailedError(job)
+        return await self.result(job.id)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Ask for the end of a job."""
+        return await self._run(exchanges.cancel(job_id))
+
+    async def delete(self, job_id: str) -> None:
+        """Forget a job that ended, and its result."""
+        await self._run(exchanges.delete(job_id))
+
+    async def ready(self) -> Readiness:
+        """The workers that are there; a problem names what is missing."""
+        return await self._run(exchanges.ready())
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _run(self, exchange: Exchange[T]) -> T:
+        try:
+            response = await self._http.request(
+                exchange.method,
+                exchange.path,
+                json=exchange.json(),
+                params=dict(exchange.query),
+                headers=dict(exchange.headers),
+                timeout=_ANSWER_SECONDS + exchange.wait_seconds,
+            )
+        except httpx.HTTPError as error:
+            raise _unreachable(self._http.base_url, error) from error
+        return exchange.finish(response)
+
+
+def _unreachable(base_url: httpx.URL, error: httpx.HTTPError) -> ServerUnreachableError:
+    return ServerUnreachableError(f"{base_url} does not answer: {error or type(error).__name__}")

@@ -1,0 +1,133 @@
+"""The `spectrum` command: the server from a shell; requests are JSON files, `-` reads standard input."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+
+from api_schemas.jobs import JobState
+from client.errors import SpectrumClientError
+from client.http import DEFAULT_URL, SpectrumClient
+from client.progress import job_progress
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Eigenvalue spectra from a spectrum server.")
+
+Url = Annotated[str, typer.Option(envvar="SPECTRUM_URL", help="where the server listens")]
+RequestFile = Annotated[str, typer.Argument(help="JSON file with the request, or - for standard input")]
+JobId = Annotated[str, typer.Argument(help="id of the job")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="file ending in .json, .npz, .png or .svg")]
+
+_FORMATS: dict[str, Literal["json", "npz", "png", "svg"]] = {
+    ".json": "json",
+    ".npz": "npz",
+    ".png": "png",
+    ".svg": "svg",
+}
+
+
+@app.command("closed-form")
+def closed_form(request: RequestFile, url: Url = DEFAULT_URL) -> None:
+    """Print the spectrum of a network that has a formula."""
+    with _client(url) as client:
+        _print(client.closed_form(_read(request)))
+
+
+@app.command()
+def submit(request: RequestFile, url: Url = DEFAULT_URL) -> None:
+    """Submit a job and print its record."""
+    with _client(url) as client:
+        _print(client.submit(_read(request)))
+
+
+@app.command()
+def run(request: RequestFile, output: Output = None, url: Url = DEFAULT_URL) -> None:
+    """Submit a job, show its progress and fetch its result."""
+    with _client(url) as client:
+        job = client.submit(_read(request))
+        with job_progress(Console(stderr=True), job.id) as show:
+            job = client.wait(job.id, on_change=show)
+        if job.state != "succeeded":
+            _print(job)
+            raise typer.Exit(1)
+        _fetch(client, job.id, output)
+
+
+@app.command()
+def job(job_id: JobId, url: Url = DEFAULT_URL) -> None:
+    """Print how a job stands."""
+    with _client(url) as client:
+        _print(client.job(job_id))
+
+
+@app.command("list")
+def list_jobs(
+    state: Annotated[str | None, typer.Option(help="only jobs in this state")] = None,
+    tag: Annotated[str | None, typer.Option(help="only jobs with this tag, name:value")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Print id, state, kind and time of every job, newest first."""
+    wanted: JobState | None = state  # type: ignore[assignment]
+    with _client(url) as client:
+        for found in client.jobs(wanted, tag):
+            typer.echo(f"{found.id}  {found.state:<10}  {found.kind}  {found.created_at:%Y-%m-%d %H:%M:%S}")
+
+
+@app.command()
+def result(job_id: JobId, output: Output = None, url: Url = DEFAULT_URL) -> None:
+    """Print the result of a job, or write it to a file."""
+    with _client(url) as client:
+        _fetch(client, job_id, output)
+
+
+@app.command()
+def cancel(job_id: JobId, url: Url = DEFAULT_URL) -> None:
+    """Cancel a job."""
+    with _client(url) as client:
+        _print(client.cancel(job_id))
+
+
+@app.command()
+def delete(job_id: JobId, url: Url = DEFAULT_URL) -> None:
+    """Forget a job that ended, and its result."""
+    with _client(url) as client:
+        client.delete(job_id)
+
+
+@contextmanager
+def _client(url: str) -> Iterator[SpectrumClient]:
+    try:
+        with SpectrumClient(url) as client:
+            yield client
+    except SpectrumClientError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+
+
+def _read(source: str) -> dict[str, Any]:
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).read_text()
+        request = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+    if not isinstance(request, dict):
+        raise typer.BadParameter("the request must be a JSON object")
+    return request
+
+
+def _print(message: BaseModel) -> None:
+    typer.echo(message.model_dump_json(indent=2))
+
+
+def _fetch(client: SpectrumClient, job_id: str, output: Path | None) -> None:
+    if output is None:
+        _print(client.result(job_id))
+        return
+    if output.suffix not in _FORMATS:
+        raise typer.BadParameter(f"{output} ends in none of {', '.join(_FORMATS)}")
+    output.write_bytes(client.result_file(job_id, _FORMATS[output.suffix]))

@@ -1,0 +1,1 @@
+"""Algorithms that see an abstract operator only."""

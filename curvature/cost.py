@@ -1,0 +1,100 @@
+"""What a computation will take, from plain numbers; imports no torch, so that a web service can ask before it queues.
+
+Peak bytes are those of tensors, above what the process holds after its imports.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+FLOAT64_BYTES = 8
+
+# How many vectors go through the linearised gradient at once: as many as fit, up to a number that keeps the processor
+# busy.
+BLOCK_BYTES = 64 * 2**20
+BLOCK_COLUMNS = 128
+
+# Copies of the activations, measured on mlps and gpt2s (tests/curvature/test_cost.py holds the numbers against the
+# real peak):
+RETAINED_COPIES = 4  # primal values that the linearised gradient keeps
+TANGENT_COPIES = 4  # tangents alive at once while one vector goes through it
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a cost depends on."""
+
+    num_parameters: int  # P
+    num_activations: int  # numbers that one forward pass over all the data produces, loss included
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Upper bounds of what a computation takes."""
+
+    num_parameters: int  # P
+    num_products: int  # matrix-vector products
+    peak_bytes: int
+
+
+def mlp_size(widths: Sequence[int], bias: bool, num_samples: int) -> Size:
+    """Size of a fully connected network on `num_samples` inputs.
+
+    Each layer gives fan_out (fan_in + 1) parameters with bias, and a pre- and a post-activation per unit and sample;
+    the loss adds two numbers per output.
+    """
+    num_parameters = sum(fan_out * (fan_in + int(bias)) for fan_in, fan_out in pairwise(widths))
+    per_sample = widths[0] + 2 * sum(widths[1:]) + 2 * widths[-1]
+    return Size(num_parameters, num_samples * per_sample)
+
+
+def gpt2_size(
+    n_layer: int,
+    n_head: int,
+    n_embd: int,
+    n_positions: int,
+    vocab_size: int,
+    num_sequences: int,
+    sequence_length: int,
+) -> Size:
+    """Size of a GPT-2 with tied embedding on `num_sequences` sequences of `sequence_length` tokens.
+
+    P = (vocab_size + n_positions) d + n_layer (12 d^2 + 13 d) + 2 d with d = n_embd. Per token and block: two layer
+    norms (3 d each), queries, keys and values (3 d), attention (2 d), the hidden layer and its gelu (8 d), two
+    residual sums and the output (3 d); per pair of tokens, head and block: score, masked score and weight. The logits
+    count three times.
+    """
+    d = n_embd
+    num_parameters = (vocab_size + n_positions) * d + n_layer * (12 * d * d + 13 * d) + 2 * d
+    per_token = n_layer * (22 * d + 3 * n_head * sequence_length) + 5 * d + 3 * vocab_size
+    return Size(num_parameters, num_sequences * sequence_length * per_token)
+
+
+def exact_cost(size: Size, itemsize: int = FLOAT64_BYTES) -> Cost:
+    """Cost of `exact_spectrum`: the dense matrix (P^2 float64), LAPACK's work copy of it, and the products.
+
+    Args:  itemsize, bytes of a number in the precision of the products (4 or 8).
+    """
+    P = size.num_parameters
+    dense = 2 * P * P * FLOAT64_BYTES
+    blocks = 3 * P * min(P, BLOCK_COLUMNS) * FLOAT64_BYTES
+    return Cost(P, P, dense + blocks + _operator_bytes(size, itemsize))
+
+
+def lanczos_cost(size: Size, num_steps: int, num_probes: int, itemsize: int = FLOAT64_BYTES) -> Cost:
+    """Cost of `lanczos_spectrum`: a basis of min(num_steps, P) + 1 vectors (full reorthogonalisation) and the products.
+
+    Args:  itemsize, bytes of a number in the precision of the products (4 or 8).
+    """
+    P = size.num_parameters
+    steps = min(num_steps, P)
+    basis = (steps + 1) * P * itemsize
+    vectors = 4 * P * (itemsize + FLOAT64_BYTES)
+    return Cost(P, steps * num_probes, basis + vectors + _operator_bytes(size, itemsize))
+
+
+def _operator_bytes(size: Size, itemsize: int) -> int:
+    """Parameters, gradient, the linearised graph and the tangents of one block of vectors."""
+    one_column = itemsize * (4 * size.num_parameters + TANGENT_COPIES * size.num_activations)
+    block = max(one_column, BLOCK_BYTES)
+    return itemsize * (6 * size.num_parameters + RETAINED_COPIES * size.num_activations) + block

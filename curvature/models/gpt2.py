@@ -1,0 +1,157 @@
+"""GPT-2 with its attention written out, because fused kernels have no second derivative."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from curvature.cost import gpt2_size
+from curvature.errors import InvalidProblemError
+from curvature.models.base import Model
+from curvature.parameters import Parameters
+
+LAYER_NORM_EPSILON = 1e-5
+INITIAL_STD = 0.02
+
+
+@dataclass(frozen=True)
+class AttentionSink:
+    """`bias` is added to the pre-softmax scores of the first token, as key, in chosen heads of chosen blocks.
+
+    `blocks` None means all of them. Source:  Cracking the Hessian, section 4 (figure 6): head 0 of every block.
+    """
+
+    bias: float
+    heads: tuple[int, ...] = (0,)
+    blocks: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Gpt2(Model):
+    """Pre-layer-norm decoder: next-token logits (n, T, vocab_size) for tokens (n, T), T <= n_positions.
+
+    Attention is softmax(Q K^T / sqrt(d) + sink + causal mask) V with d = n_embd / n_head, gelu is the tanh
+    approximation, the embedding is tied to the output head (one parameter), there is no dropout.
+
+    Parameters:  names and layouts of Hugging Face's `GPT2Model` state dict, e.g. "wte.weight" (vocab_size, n_embd),
+        "h.0.attn.c_attn.weight" (n_embd, 3 n_embd), applied as x @ weight + bias. nanoGPT holds the transposed weights.
+    Raises:  InvalidProblemError on counts below 1, n_embd not a multiple of n_head, or a sink outside heads or blocks.
+    Source:  Radford et al., Language Models are Unsupervised Multitask Learners, 2019.
+    """
+
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_positions: int
+    vocab_size: int
+    sink: AttentionSink | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.n_layer, self.n_head, self.n_embd, self.n_positions, self.vocab_size) < 1:
+            raise InvalidProblemError("every count of a gpt2 must be at least 1")
+        if self.n_embd % self.n_head:
+            raise InvalidProblemError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        if self.sink is not None:
+            blocks = self.sink.blocks or ()
+            if not all(0 <= head < self.n_head for head in self.sink.heads):
+                raise InvalidProblemError(f"attention sink heads {self.sink.heads} outside 0 .. {self.n_head - 1}")
+            if not all(0 <= block < self.n_layer for block in blocks):
+                raise InvalidProblemError(f"attention sink blocks {blocks} outside 0 .. {self.n_layer - 1}")
+
+    @property
+    def num_outputs(self) -> int:
+        """Size of the vocabulary."""
+        return self.vocab_size
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Embeddings, blocks, last layer norm."""
+        d = self.n_embd
+        shapes: dict[str, tuple[int, ...]] = {"wte.weight": (self.vocab_size, d), "wpe.weight": (self.n_positions, d)}
+        linear = {"attn.c_attn": (d, 3 * d), "attn.c_proj": (d, d), "mlp.c_fc": (d, 4 * d), "mlp.c_proj": (4 * d, d)}
+        for block in range(self.n_layer):
+            for part in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"):
+                weight = linear.get(part, (d,))
+                shapes[f"h.{block}.{part}.weight"] = weight
+                shapes[f"h.{block}.{part}.bias"] = weight[-1:]
+        return shapes | {"ln_f.weight": (d,), "ln_f.bias": (d,)}
+
+    def initial_parameters(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Parameters:
+        """Weights N(0, 0.02^2), those into the residual stream / sqrt(2 n_layer), biases 0, layer norms 1 and 0."""
+        parameters = {}
+        for name, shape in self.parameter_shapes.items():
+            if name.endswith(".bias"):
+                values = torch.zeros(shape, dtype=torch.float64)
+            elif len(shape) == 1:
+                values = torch.ones(shape, dtype=torch.float64)
+            else:
+                std = INITIAL_STD / sqrt(2 * self.n_layer) if "c_proj" in name else INITIAL_STD
+                values = std * torch.randn(shape, generator=generator, dtype=torch.float64)
+            parameters[name] = values.to(dtype=dtype, device=device)
+        return parameters
+
+    def check_inputs(self, inputs: Tensor) -> None:
+        """Inputs are int64 tokens (n, T) in 0 .. vocab_size - 1 with T <= n_positions."""
+        if inputs.ndim != 2 or inputs.dtype != torch.int64:
+            raise InvalidProblemError(
+                f"gpt2 inputs must be int64 tokens (n, T), not {tuple(inputs.shape)} {inputs.dtype}"
+            )
+        if not 1 <= inputs.shape[1] <= self.n_positions:
+            raise InvalidProblemError(f"sequences of {inputs.shape[1]} tokens, but n_positions is {self.n_positions}")
+        if inputs.numel() and (int(inputs.min()) < 0 or int(inputs.max()) >= self.vocab_size):
+            raise InvalidProblemError(f"tokens outside 0 .. {self.vocab_size - 1} (vocab_size {self.vocab_size})")
+
+    def num_activations(self, inputs: Tensor) -> int:
+        """Residual stream, attention scores, hidden layers and logits."""
+        num_sequences, sequence_length = inputs.shape
+        return gpt2_size(
+            self.n_layer, self.n_head, self.n_embd, self.n_positions, self.vocab_size, num_sequences, sequence_length
+        ).num_activations
+
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Logits (n, T, vocab_size) for tokens (n, T)."""
+        wte = parameters["wte.weight"]
+        hidden = F.embedding(inputs, wte) + parameters["wpe.weight"][: inputs.shape[1]]
+        for block in range(self.n_layer):
+            prefix = f"h.{block}."
+            hidden = hidden + self._attention(parameters, block, _layer_norm(parameters, prefix + "ln_1", hidden))
+            inner = _linear(parameters, prefix + "mlp.c_fc", _layer_norm(parameters, prefix + "ln_2", hidden))
+            hidden = hidden + _linear(parameters, prefix + "mlp.c_proj", F.gelu(inner, approximate="tanh"))
+        return _layer_norm(parameters, "ln_f", hidden) @ wte.T
+
+    def _attention(self, parameters: Mapping[str, Tensor], block: int, hidden: Tensor) -> Tensor:
+        n, length, width = hidden.shape
+        joint = _linear(parameters, f"h.{block}.attn.c_attn", hidden)
+        query, key, value = (
+            part.view(n, length, self.n_head, width // self.n_head).transpose(1, 2)
+            for part in torch.split(joint, width, dim=-1)
+        )  # each (n, n_head, T, d)
+        scores = query @ key.transpose(-1, -2) / sqrt(width // self.n_head)
+        if self.sink is not None and (self.sink.blocks is None or block in self.sink.blocks):
+            scores = scores + self._sink_scores(length, scores)
+        future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(diagonal=1)
+        weights = scores.masked_fill(future, -torch.inf).softmax(dim=-1)
+        mixed = (weights @ value).transpose(1, 2).reshape(n, length, width)
+        return _linear(parameters, f"h.{block}.attn.c_proj", mixed)
+
+    def _sink_scores(self, length: int, like: Tensor) -> Tensor:
+        """Additive scores (n_head, 1, T): the bias at key 0 of the chosen heads, else 0."""
+        assert self.sink is not None
+        # no assignment in place: torch.func.linearize silently loses it, and the product would be that of another sink
+        heads = torch.tensor([head in self.sink.heads for head in range(self.n_head)], device=like.device)
+        first = torch.arange(length, device=like.device) == 0
+        return (heads.view(-1, 1, 1) & first).to(like.dtype) * self.sink.bias
+
+
+def _linear(parameters: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    return x @ parameters[name + ".weight"] + parameters[name + ".bias"]
+
+
+def _layer_norm(parameters: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
+    # written out: the fused kernel's backward has no forward derivative rule under vmap
+    centred = x - x.mean(dim=-1, keepdim=True)
+    scale = torch.rsqrt(centred.square().mean(dim=-1, keepdim=True) + LAYER_NORM_EPSILON)
+    return centred * scale * parameters[name + ".weight"] + parameters[name + ".bias"]

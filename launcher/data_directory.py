@@ -1,0 +1,45 @@
+"""The directory that holds all that outlives a stack; one stack at a time."""
+
+import fcntl
+import os
+from pathlib import Path
+
+
+class DataDirectoryInUseError(Exception):
+    """Another stack runs on this directory."""
+
+
+class DataDirectory:
+    """The directory, made if missing and locked for as long as a process of this stack lives.
+
+    Raises:  DataDirectoryInUseError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.results.mkdir(exist_ok=True)
+        self.redis.mkdir(exist_ok=True, mode=0o700)
+        self.lock_descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self.lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self.lock_descriptor, 32, 0).decode(errors="replace").strip()
+            os.close(self.lock_descriptor)
+            raise DataDirectoryInUseError(f"{self.path} is in use by process {holder or 'unknown'}") from None
+        os.truncate(self.lock_descriptor, 0)
+        os.pwrite(self.lock_descriptor, str(os.getpid()).encode(), 0)
+
+    @property
+    def results(self) -> Path:
+        """Results of jobs."""
+        return self.path / "results"
+
+    @property
+    def redis(self) -> Path:
+        """Files of the embedded server."""
+        return self.path / "redis"
+
+    def release(self) -> None:
+        """Give the lock back, unless a child still holds it."""
+        os.close(self.lock_descriptor)

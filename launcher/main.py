@@ -1,0 +1,63 @@
+"""The `spectrum-server` command."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from launcher.child import ChildKeepsDyingError
+from launcher.data_directory import DataDirectoryInUseError
+from launcher.demo import run_demo
+from launcher.embedded_redis import NoRedisServerError
+from launcher.stack import Stack, StackError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="A server for eigenvalue spectra of loss Hessians.")
+
+StartError = (StackError, DataDirectoryInUseError, NoRedisServerError, ChildKeepsDyingError)
+
+
+@app.command()
+def up(
+    host: Annotated[str, typer.Option(help="address of the HTTP service")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port of the HTTP service")] = 8000,
+    data_dir: Annotated[Path, typer.Option(help="directory of jobs and results")] = Path("spectrum-data"),
+    workers: Annotated[int, typer.Option(min=1, max=256, help="jobs computed at once")] = 1,
+) -> None:
+    """Run everything on this machine until SIGINT or SIGTERM: Redis (own, or SPECTRUM_REDIS_URL), workers, HTTP."""
+    stop = _stop_on_signals()
+    try:
+        with Stack(host, port, data_dir, workers) as stack:
+            stack.start(stop)
+            if not stop.is_set():
+                typer.echo(f"Serving at {stack.url} (documentation at {stack.url}/docs), data in {data_dir.resolve()}")
+            stack.supervise(stop, lambda text: typer.echo(text, err=True))
+    except StartError as error:
+        typer.echo(f"spectrum-server: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="directory of the pictures")] = Path("demo-output"),
+) -> None:
+    """Start a stack on a free port, take three spectra, print a report and leave nothing running."""
+    stop = _stop_on_signals()
+    try:
+        run_demo(output, stop)
+    except StartError as error:
+        typer.echo(f"spectrum-server: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+    return stop

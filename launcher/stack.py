@@ -1,0 +1,132 @@
+"""Redis, worker and service as children of this process."""
+
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from launcher.child import Child
+from launcher.data_directory import DataDirectory
+from launcher.embedded_redis import EmbeddedRedis
+
+REDIS_VARIABLE = "SPECTRUM_REDIS_URL"
+START_SECONDS = 120.0
+_REDIS_START_SECONDS = 30.0
+_POLL_SECONDS = 0.1
+_STOP_SECONDS, _REDIS_STOP_SECONDS = 6.0, 2.5
+
+
+class StackError(Exception):
+    """The stack cannot start."""
+
+
+class Stack:
+    """The whole server on one machine.
+
+    Args:  host and port of the HTTP service; data directory; number of jobs at once.
+    Raises:  StackError, DataDirectoryInUseError or NoRedisServerError.
+    """
+
+    def __init__(self, host: str, port: int, data_directory: Path, num_workers: int) -> None:
+        _check_port_is_free(host, port)
+        self._data = DataDirectory(data_directory)
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self._health_host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, self.url[7:].rsplit(":", 1)[0])  # noqa: S104
+        self._port = port
+        external_url = os.environ.get(REDIS_VARIABLE)
+        self._redis = None if external_url else EmbeddedRedis(self._data)
+        environment = os.environ | {
+            REDIS_VARIABLE: external_url or (self._redis.url if self._redis else ""),
+            "SPECTRUM_RESULTS_DIR": str(self._data.results),
+            # Celery takes SIGTERM as a wish to finish its jobs first, SIGQUIT as one to stop.
+            "REMAP_SIGTERM": "SIGQUIT",
+        }
+        worker_environment = environment | {"SPECTRUM_CONCURRENCY": str(num_workers)}
+        self._children = [
+            Child("worker", [sys.executable, "-m", "worker"], worker_environment),
+            Child("service", [sys.executable, "-m", "service", "--host", host, "--port", str(port)], dict(environment)),
+        ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, stop: threading.Event) -> None:
+        """Start everything and wait until jobs are served, or until `stop` is set.
+
+        Raises:  StackError or ChildKeepsDyingError.
+        """
+        if self._redis is not None:
+            self._redis.child.start()
+            self._wait_for(self._redis.answers, _REDIS_START_SECONDS, "Redis", stop)
+        for child in self._children:
+            child.start()
+        self._wait_for(self._ready, START_SECONDS, "the service", stop)
+
+    def supervise(self, stop: threading.Event, say: Callable[[str], None]) -> None:
+        """Restart children that die until `stop` is set.
+
+        Raises:  ChildKeepsDyingError.
+        """
+        while not stop.wait(_POLL_SECONDS):
+            self._revive(say)
+
+    def stop(self) -> None:
+        """Stop every child within ten seconds, Redis last, and give the directory back."""
+        for child in self._children:
+            child.terminate()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for child in self._children:
+            child.wait(deadline)
+        if self._redis is not None:
+            self._redis.child.terminate()
+            self._redis.child.wait(time.monotonic() + _REDIS_STOP_SECONDS)
+            self._redis.remove_socket()
+        self._data.release()
+
+    def pids(self) -> dict[str, int | None]:
+        """Process ids of the children by name."""
+        return {child.name: child.pid for child in self._all()}
+
+    def _all(self) -> list[Child]:
+        return ([self._redis.child] if self._redis else []) + self._children
+
+    def _revive(self, say: Callable[[str], None]) -> None:
+        for child in self._all():
+            if child.revive():
+                say(f"{child.name} died and was started again (process {child.pid})")
+
+    def _wait_for(self, condition: Callable[[], bool], seconds: float, what: str, stop: threading.Event) -> None:
+        deadline = time.monotonic() + seconds
+        while not stop.is_set() and not condition():
+            self._revive(lambda _: None)
+            if time.monotonic() > deadline:
+                raise StackError(f"{what} was not ready after {seconds:.0f} s")
+            stop.wait(_POLL_SECONDS)
+
+    def _ready(self) -> bool:
+        try:
+            return httpx.get(f"http://{self._health_host}:{self._port}/v1/health/ready", timeout=2.0).is_success
+        except httpx.HTTPError:
+            return False
+
+
+def _check_port_is_free(host: str, port: int) -> None:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise StackError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None

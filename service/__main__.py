@@ -1,0 +1,34 @@
+"""`python -m service`: serve HTTP until told to stop."""
+
+import argparse
+import sys
+
+import uvicorn
+
+from jobs.settings import ServiceSettings, SettingsError
+from service.app import create_app
+
+
+def main() -> None:
+    """Read the settings, then serve."""
+    parser = argparse.ArgumentParser(prog="python -m service")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    arguments = parser.parse_args()
+    try:
+        settings = ServiceSettings.load()
+    except SettingsError as error:
+        sys.exit(f"spectrum service: {error}")
+    uvicorn.run(
+        create_app(settings),
+        host=arguments.host,
+        port=arguments.port,
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=3,
+        proxy_headers=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The application factory: everything that lives as long as the service is made here."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from jobs.connection import connect
+from jobs.queue import JobQueue
+from jobs.results import ResultStore
+from jobs.settings import ServiceSettings
+from jobs.store import JobStore
+from service.admission import Admission
+from service.job_desk import JobDesk
+from service.problems import register_problem_handlers
+from service.reaper import Reaper
+from service.routes import closed_form, health, jobs
+
+_DESCRIPTION = """\
+Eigenvalue spectra of loss Hessians: **closed forms** are answered at once, everything else becomes a **job**.
+Errors are problem details (RFC 9457); invalid requests name the fields.
+"""
+
+
+def create_app(settings: ServiceSettings) -> FastAPI:
+    """The HTTP service for these settings; nothing is connected before the first request."""
+    redis_url = settings.redis_url.get_secret_value()
+    client = connect(redis_url)
+    store = JobStore(client, settings.lease_seconds, settings.max_attempts)
+    queue = JobQueue(redis_url)
+    reaper = Reaper(store, queue, settings.republish_seconds)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(reaper.run(settings.reap_seconds))
+        yield
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        queue.close()
+        client.close()
+
+    app = FastAPIOffline(
+        title="Spectrum server",
+        version=version("spectrum-server"),
+        description=_DESCRIPTION,
+        redoc_url=None,
+        lifespan=lifespan,
+        max_body_size=settings.max_body_bytes,
+    )
+    app.state.redis = client
+    app.state.desk = JobDesk(store, queue, ResultStore(settings.results_dir))
+    app.state.admission = Admission(client)
+    register_problem_handlers(app)
+    for router in (closed_form.router, jobs.router, health.router):
+        app.include_router(router, prefix="/v1")
+    return app

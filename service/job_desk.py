@@ -1,0 +1,113 @@
+"""What happens to a job when a caller asks: the decisions between the routes and the job store."""
+
+import asyncio
+import logging
+
+from kombu.exceptions import OperationalError
+from starlette.concurrency import run_in_threadpool
+
+from api_schemas.jobs import JobState
+from api_schemas.problem import Problem
+from api_schemas.spectrum import SpectrumRequest
+from jobs.queue import JobQueue
+from jobs.record import JobRecord
+from jobs.results import ResultStore
+from jobs.store import JobStore
+from service.problems import ProblemError
+
+_FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.03, 0.5
+
+_logger = logging.getLogger(__name__)
+
+
+class JobDesk:
+    """Takes jobs in, tells how they stand, hands results out."""
+
+    def __init__(self, store: JobStore, queue: JobQueue, results: ResultStore) -> None:
+        self._store = store
+        self._queue = queue
+        self._results = results
+
+    def submit(self, request: SpectrumRequest) -> JobRecord:
+        """Accept a request that was admitted.
+
+        From the moment that the record is written the job is not lost: a message that cannot be sent now is sent
+        by the reaper.
+        """
+        record = self._store.create(request.kind, request.model_dump_json(exclude_none=True), request.tags)
+        try:
+            self._queue.publish(record.id)
+        except OperationalError as error:
+            _logger.warning("job %s waits for the reaper: %s", record.id, error)
+        return record
+
+    def get(self, job_id: str) -> JobRecord:
+        """Raises:  UnknownJobError."""
+        return self._store.get(job_id)
+
+    async def wait(self, record: JobRecord, seconds: float) -> JobRecord:
+        """The record once the job ended, or as it stands after this time."""
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + seconds, _FIRST_POLL_SECONDS
+        while not record.ended and loop.time() < deadline:
+            await asyncio.sleep(min(pause, max(0.0, deadline - loop.time())))
+            pause = min(2 * pause, _LAST_POLL_SECONDS)
+            record = await run_in_threadpool(self._store.get, record.id)
+        return record
+
+    def page(
+        self, state: JobState | None, tag: tuple[str, str] | None, size: int, after: str | None
+    ) -> tuple[list[JobRecord], str | None]:
+        """Up to `size` jobs, newest first, and the id after which the next page begins."""
+        records = self._store.page(state, tag, size + 1, after)
+        more = len(records) > size
+        return records[:size], records[size - 1].id if more else None
+
+    def cancel(self, job_id: str) -> JobRecord:
+        """Raises:  UnknownJobError."""
+        return self._store.cancel(job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Forget an ended job and its result.
+
+        Raises:  UnknownJobError; ProblemError 409 while the job has not ended.
+        """
+        deleted, digest = self._store.delete(job_id)
+        if not deleted:
+            raise ProblemError(
+                Problem(
+                    type="/problems/job-not-ended",
+                    title="The job has not ended",
+                    status=409,
+                    detail="Cancel it first; it can be deleted once it has ended.",
+                )
+            )
+        if digest:
+            self._results.delete(digest)
+
+    def result(self, job_id: str) -> tuple[bytes, str]:
+        """The stored result document and its digest.
+
+        Raises:  UnknownJobError; ProblemError while there is none, or the job's own problem if it failed.
+        """
+        record = self._store.get(job_id)
+        if record.state == "succeeded" and record.result_digest:
+            return self._results.read(record.result_digest), record.result_digest
+        raise _no_result(record)
+
+
+def _no_result(record: JobRecord) -> ProblemError:
+    if record.state == "failed" and record.error:
+        return ProblemError(record.error)
+    if record.state == "expired":
+        return ProblemError(Problem(type="/problems/job-expired", title="The result has expired", status=410))
+    if record.state == "cancelled":
+        problem = Problem(type="/problems/job-cancelled", title="The job was cancelled: it has no result", status=409)
+        return ProblemError(problem)
+    problem = Problem(
+        type="/problems/job-not-finished",
+        title="The job has not finished",
+        status=409,
+        detail=f"It is {record.state}.",
+    )
+    return ProblemError(problem, {"Retry-After": "1"})

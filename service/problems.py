@@ -1,0 +1,121 @@
+"""Every error as `application/problem+json`; none echoes what the caller sent at length."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+
+from api_schemas.problem import PROBLEM_MEDIA_TYPE, FieldError, Problem
+from jobs.results import ResultDamagedError
+from jobs.store import UnknownJobError
+from theory.errors import TheoryError
+
+MAX_ERRORS = 20
+_MAX_MESSAGE_LENGTH = 300
+_MAX_NAME_LENGTH = 64
+
+_TITLES = {
+    400: "Bad request",
+    404: "Not found",
+    405: "Method not allowed",
+    406: "Not acceptable",
+    413: "Body too large",
+    415: "Unsupported media type",
+    422: "Invalid request",
+}
+
+_logger = logging.getLogger(__name__)
+
+
+class ProblemError(Exception):
+    """An answer other than success, raised where it is decided."""
+
+    def __init__(self, problem: Problem, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(problem.title)
+        self.problem = problem
+        self.headers = headers
+
+
+def problem_response(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """The problem as the answer to this request."""
+    content = problem.model_copy(update={"instance": problem.instance or request.url.path[:200]})
+    return Response(
+        content.model_dump_json(exclude_none=True),
+        status_code=problem.status,
+        media_type=PROBLEM_MEDIA_TYPE,
+        headers=dict(headers or {}),
+    )
+
+
+def invalid_request(errors: Sequence[FieldError]) -> Problem:
+    """Problem 422 of fields that are wrong."""
+    shown = list(errors[:MAX_ERRORS])
+    first = ".".join(str(part) for part in shown[0].loc) if shown else ""
+    detail = f"{first}: {shown[0].msg}" if shown else None
+    if len(errors) > MAX_ERRORS:
+        detail = f"{detail} ({len(errors)} errors, the first {MAX_ERRORS} are listed)"
+    return Problem(type="/problems/invalid-request", title="Invalid request", status=422, detail=detail, errors=shown)
+
+
+def register_problem_handlers(app: FastAPI) -> None:
+    """Translate every exception that leaves a route, once."""
+
+    @app.exception_handler(ProblemError)
+    async def decided(request: Request, error: ProblemError) -> Response:
+        return problem_response(request, error.problem, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return problem_response(request, invalid_request([_field_error(e) for e in error.errors()]))
+
+    @app.exception_handler(TheoryError)
+    async def outside_the_formula(request: Request, error: TheoryError) -> Response:
+        return problem_response(
+            request, invalid_request([FieldError(loc=["body"], msg=str(error)[:_MAX_MESSAGE_LENGTH])])
+        )
+
+    @app.exception_handler(UnknownJobError)
+    async def unknown_job(request: Request, error: UnknownJobError) -> Response:
+        problem = Problem(type="/problems/unknown-job", title="No such job", status=404)
+        return problem_response(request, problem)
+
+    @app.exception_handler(ResultDamagedError)
+    async def damaged_result(request: Request, error: ResultDamagedError) -> Response:
+        _logger.error("%s", error)
+        problem = Problem(type="/problems/result-damaged", title="The stored result is damaged or missing", status=500)
+        return problem_response(request, problem)
+
+    async def storage_away(request: Request, error: Exception) -> Response:
+        _logger.warning("Redis does not answer: %s", error)
+        problem = Problem(
+            type="/problems/storage-unavailable",
+            title="Jobs cannot be reached at the moment",
+            status=503,
+            detail="Redis does not answer; closed forms still do.",
+        )
+        return problem_response(request, problem, {"Retry-After": "5"})
+
+    app.add_exception_handler(RedisError, storage_away)
+    app.add_exception_handler(OperationalError, storage_away)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        title = _TITLES.get(error.status_code, "Request refused")
+        problem = Problem(title=title, status=error.status_code, detail=str(error.detail)[:_MAX_MESSAGE_LENGTH])
+        return problem_response(request, problem, error.headers)
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        _logger.exception("unforeseen error", exc_info=error)
+        return problem_response(request, Problem(title="Internal error", status=500))
+
+
+def _field_error(error: Mapping[str, Any]) -> FieldError:
+    location = [part if isinstance(part, int) else str(part)[:_MAX_NAME_LENGTH] for part in error["loc"][:16]]
+    return FieldError(loc=location, msg=str(error["msg"])[:_MAX_MESSAGE_LENGTH])

@@ -1,0 +1,42 @@
+"""The reaper: sends jobs again whose worker died or whose message was lost."""
+
+import asyncio
+import logging
+
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
+
+from jobs.queue import JobQueue
+from jobs.store import JobStore
+
+_logger = logging.getLogger(__name__)
+
+
+class Reaper:
+    """Any number of services may run one at the same time: each step is decided in Redis."""
+
+    def __init__(self, store: JobStore, queue: JobQueue, republish_seconds: float) -> None:
+        self._store = store
+        self._queue = queue
+        self._republish_seconds = republish_seconds
+
+    def sweep(self) -> None:
+        """Look once.
+
+        Raises:  RedisError or OperationalError if Redis is away; the next sweep goes on.
+        """
+        recovered = self._store.recover_lost()
+        for job_id in recovered:
+            _logger.warning("job %s lost its worker", job_id)
+        for job_id in self._store.take_unpublished(recovered, self._republish_seconds):
+            self._queue.publish(job_id)
+
+    async def run(self, pause_seconds: float) -> None:
+        """Look again and again until cancelled."""
+        while True:
+            try:
+                await run_in_threadpool(self.sweep)
+            except (RedisError, OperationalError) as error:
+                _logger.warning("no sweep, Redis does not answer: %s", error)
+            await asyncio.sleep(pause_seconds)

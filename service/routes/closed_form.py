@@ -1,0 +1,21 @@
+"""`POST /v1/closed-form`."""
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+
+from api_schemas.closed_form import ClosedFormRequest, ClosedFormSpectrum
+from service.closed_form import SMALL_REQUEST_NUMBERS, answer, num_numbers
+from service.routes.documentation import INVALID
+
+router = APIRouter(tags=["closed forms"])
+
+
+@router.post("/closed-form", responses=INVALID, summary="The whole Hessian spectrum of a network that has a formula")
+async def closed_form(request: ClosedFormRequest) -> ClosedFormSpectrum:
+    """Eigenvalues with multiplicity and role, trace, sharpness, condition number and inertia, at once.
+
+    The loss is (1/2n) sum_i |f(x_i) - y_i|^2; for self-attention it is the mean over positions and sequences, halved.
+    """
+    if num_numbers(request) > SMALL_REQUEST_NUMBERS:
+        return await run_in_threadpool(answer, request)
+    return answer(request)

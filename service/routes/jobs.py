@@ -1,0 +1,224 @@
+"""`/v1/jobs`: submit, follow, list, cancel and delete jobs, and fetch their results."""
+
+import base64
+import re
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from api_schemas.jobs import Job, JobPage, JobState, Links
+from api_schemas.problem import FieldError, Problem
+from api_schemas.spectrum import SpectrumRequest, SpectrumResult
+from jobs.record import JobRecord
+from service.admission import Admission
+from service.job_desk import JobDesk
+from service.problems import ProblemError, invalid_request
+from service.representations import MEDIA_TYPES, accepted_format, represent
+from service.routes.documentation import INVALID, UNAVAILABLE, UNKNOWN, problem_documentation
+
+MAX_WAIT_SECONDS = 60
+
+router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE)
+
+JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="the id that the submission returned")]
+ResultFormat = Literal["json", "npz", "png", "svg"]
+
+
+def _desk(request: Request) -> JobDesk:
+    desk: JobDesk = request.app.state.desk
+    return desk
+
+
+def _admission(request: Request) -> Admission:
+    admission: Admission = request.app.state.admission
+    return admission
+
+
+Desk = Annotated[JobDesk, Depends(_desk)]
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=Job,
+    responses={**INVALID, 200: {"model": Job, "description": "the job ended within the time of `Prefer: wait`"}},
+    summary="Submit a job",
+)
+async def submit(
+    body: SpectrumRequest,
+    request: Request,
+    desk: Desk,
+    admission: Annotated[Admission, Depends(_admission)],
+    prefer: Annotated[str | None, Header(description="`wait=N`: answer once the job ended, or after N <= 60 s")] = None,
+) -> Response:
+    """A job is accepted when its record is on disk; the answer holds its id and where to follow it."""
+    seconds = _preferred_wait(prefer)
+    await run_in_threadpool(admission.check, body)
+    record = await run_in_threadpool(desk.submit, body)
+    record = await desk.wait(record, seconds) if seconds else record
+    headers = {"Location": str(request.url_for("get_job", job_id=record.id))}
+    if seconds:
+        headers["Preference-Applied"] = f"wait={seconds}"
+    if not record.ended:
+        headers["Retry-After"] = "1"
+    return _job_response(request, record, 200 if record.ended else 202, headers)
+
+
+@router.get("", responses=INVALID, summary="List jobs, newest first")
+def list_jobs(
+    request: Request,
+    desk: Desk,
+    state: JobState | None = None,
+    tag: Annotated[str | None, Query(description="`name:value`", max_length=400)] = None,
+    page_size: Annotated[int, Query(ge=1, le=200)] = 50,
+    page_token: Annotated[str | None, Query(max_length=100)] = None,
+) -> JobPage:
+    """One page of jobs; `next_page_token` leads to the next."""
+    records, last = desk.page(state, _parsed_tag(tag), page_size, _id_of_token(page_token))
+    jobs = [_job(request, record) for record in records]
+    return JobPage(jobs=jobs, next_page_token=_token_of_id(last) if last else None)
+
+
+@router.get("/{job_id}", response_model=Job, responses=UNKNOWN, summary="How a job stands")
+async def get_job(
+    job_id: JobId,
+    request: Request,
+    desk: Desk,
+    wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, description="seconds to wait for its end")] = 0,
+) -> Response:
+    """The job's record; with `wait` the answer comes when the job ended or the time is over."""
+    record = await run_in_threadpool(desk.get, job_id)
+    record = await desk.wait(record, wait)
+    return _job_response(request, record, 200, {} if record.ended else {"Retry-After": "1"})
+
+
+_RESULT_RESPONSES = {
+    **UNKNOWN,
+    **problem_documentation(
+        status_406="none of the accepted formats",
+        status_409="the job has not finished, or was cancelled",
+        status_410="the result has expired",
+    ),
+}
+
+
+@router.get(
+    "/{job_id}/result",
+    response_model=SpectrumResult,
+    responses={**_RESULT_RESPONSES, 200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}}},
+    summary="The result of a job",
+)
+def get_result(
+    job_id: JobId,
+    request: Request,
+    desk: Desk,
+    accept: Annotated[str | None, Header()] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """The result as JSON, npz or a picture, by Accept; a failed job answers with its problem."""
+    name = accepted_format(accept)
+    if name is None:
+        choice = ", ".join(MEDIA_TYPES.values())
+        raise ProblemError(Problem(title="Not acceptable", status=406, detail=f"a result can be had as {choice}"))
+    return _result_response(desk, job_id, name, if_none_match)
+
+
+@router.get(
+    "/{job_id}/result.{name}", response_class=Response, responses=_RESULT_RESPONSES, summary="The result as a file"
+)
+def get_result_file(
+    job_id: JobId,
+    name: ResultFormat,
+    desk: Desk,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """`result.json`, `result.npz`, `result.png` or `result.svg`."""
+    return _result_response(desk, job_id, name, if_none_match)
+
+
+@router.post(
+    "/{job_id}/cancel",
+    status_code=202,
+    response_model=Job,
+    responses={**UNKNOWN, 200: {"model": Job, "description": "the job had already ended"}},
+    summary="Cancel a job",
+)
+def cancel(job_id: JobId, request: Request, desk: Desk) -> Response:
+    """A queued job ends at once, a running one as soon as its worker sees the wish."""
+    had_ended = desk.get(job_id).ended
+    return _job_response(request, desk.cancel(job_id), 200 if had_ended else 202, {})
+
+
+@router.delete(
+    "/{job_id}",
+    status_code=204,
+    responses={**UNKNOWN, **problem_documentation(status_409="the job has not ended")},
+    summary="Forget a job and its result",
+)
+def delete(job_id: JobId, desk: Desk) -> None:
+    """Only a job that ended can be deleted."""
+    desk.delete(job_id)
+
+
+def _job(request: Request, record: JobRecord) -> Job:
+    def link(route: str) -> str:
+        return str(request.url_for(route, job_id=record.id))
+
+    return Job(
+        id=record.id,
+        kind=record.kind,
+        state=record.state,
+        progress=record.progress,
+        attempt=record.attempt,
+        created_at=record.created_at,
+        started_at=record.started_at,
+        finished_at=record.finished_at,
+        error=record.error,
+        tags=record.tags,
+        links=Links(self=link("get_job"), result=link("get_result"), cancel=link("cancel")),
+    )
+
+
+def _job_response(request: Request, record: JobRecord, status: int, headers: dict[str, str]) -> Response:
+    return JSONResponse(_job(request, record).model_dump(mode="json"), status_code=status, headers=headers)
+
+
+def _result_response(desk: JobDesk, job_id: str, name: str, if_none_match: str | None) -> Response:
+    document, digest = desk.result(job_id)
+    tag = f'"{digest[:32]}-{name}"'
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "Accept"}
+    if if_none_match is not None and tag in (part.strip() for part in if_none_match.split(",")):
+        return Response(status_code=304, headers=headers)
+    return Response(represent(document, name), media_type=MEDIA_TYPES[name], headers=headers)
+
+
+def _preferred_wait(prefer: str | None) -> int:
+    match = re.search(r"(?:^|[,;\s])wait\s*=\s*(\d{1,9})(?![\w.])", prefer or "")
+    return min(int(match.group(1)), MAX_WAIT_SECONDS) if match else 0
+
+
+def _parsed_tag(tag: str | None) -> tuple[str, str] | None:
+    if tag is None:
+        return None
+    name, separator, value = tag.partition(":")
+    if not separator:
+        raise ProblemError(invalid_request([FieldError(loc=["query", "tag"], msg="is not of the form name:value")]))
+    return name, value
+
+
+def _token_of_id(job_id: str) -> str:
+    return base64.urlsafe_b64encode(bytes.fromhex(job_id)).decode().rstrip("=")
+
+
+def _id_of_token(token: str | None) -> str | None:
+    if token is None:
+        return None
+    try:
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        raw = b""
+    if len(raw) != 16:
+        raise ProblemError(invalid_request([FieldError(loc=["query", "page_token"], msg="is no token of this server")]))
+    return raw.hex()

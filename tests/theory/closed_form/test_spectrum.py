@@ -1,0 +1,96 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from theory.closed_form.spectrum import ZERO_MULTIPLE, ZERO_NOTE, Eigenvalue, Inertia, Spectrum
+from theory.errors import TheoryError
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+def make(*pairs, trace=0.0, statistics=None, num_parameters=None, notes=()):
+    entries = tuple(Eigenvalue(value, multiplicity, "bulk") for value, multiplicity in pairs)
+    total = sum(multiplicity for _, multiplicity in pairs) if num_parameters is None else num_parameters
+    return Spectrum("test", total, "closed-form", "none", entries, trace, statistics or {}, notes)
+
+
+def test_sorted_descending_without_empty_entries():
+    spectrum = make((-1.0, 2), (3.0, 1), (7.0, 0), (2.0, 1))
+    assert [(entry.value, entry.multiplicity) for entry in spectrum.eigenvalues] == [(3.0, 1), (2.0, 1), (-1.0, 2)]
+    np.testing.assert_array_equal(spectrum.dense(), [-1.0, -1.0, 2.0, 3.0])
+    assert (spectrum.sharpness, spectrum.smallest, spectrum.condition_number) == (3.0, -1.0, 3.0)
+
+
+def test_negative_zero_leaves_as_zero():
+    spectrum = make((-0.0, 1), (1.0, 1), trace=-0.0)
+    assert math.copysign(1.0, spectrum.smallest) == 1.0
+    assert math.copysign(1.0, spectrum.trace) == 1.0
+
+
+@pytest.mark.parametrize("num_parameters", [1, 3])
+def test_multiplicities_must_sum(num_parameters):
+    with pytest.raises(TheoryError, match="2 eigenvalues for"):
+        make((1.0, 2), num_parameters=num_parameters)
+
+
+def test_no_parameters_is_refused():
+    with pytest.raises(TheoryError, match="0 eigenvalues"):
+        make((1.0, 0))
+
+
+def test_negative_multiplicity_is_refused():
+    with pytest.raises(TheoryError, match="negative multiplicity"):
+        make((1.0, 3), (2.0, -1))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", ["eigenvalue", "trace", "xi"])
+def test_nothing_but_finite_numbers(bad, place):
+    with pytest.raises(TheoryError, match=f"{place} overflows"):
+        make(
+            (bad if place == "eigenvalue" else 1.0, 1),
+            trace=bad if place == "trace" else 1.0,
+            statistics={"xi": bad if place == "xi" else 1.0, "phase": "early", "theta_star": None},
+        )
+
+
+@pytest.mark.parametrize(
+    ("pairs", "inertia", "critical_point"),
+    [
+        (((1.0, 2),), Inertia(0, 0, 2), "minimum"),
+        (((-1.0, 2),), Inertia(2, 0, 0), "maximum"),
+        (((-1.0, 2), (3.0, 1)), Inertia(2, 0, 1), "saddle"),
+        (((-1.0, 2), (0.0, 4), (3.0, 1)), Inertia(2, 4, 1), "saddle"),
+        (((0.0, 4), (3.0, 1)), Inertia(0, 4, 1), "degenerate"),
+        (((0.0, 4), (-3.0, 1)), Inertia(1, 4, 0), "degenerate"),
+        (((0.0, 4),), Inertia(0, 4, 0), "degenerate"),
+    ],
+)
+def test_inertia_and_critical_point(pairs, inertia, critical_point):
+    spectrum = make(*pairs)
+    assert spectrum.inertia == inertia
+    assert spectrum.critical_point == critical_point
+    assert (spectrum.condition_number is None) == (inertia.zero > 0)
+    assert (ZERO_NOTE in spectrum.notes) == (inertia.zero > 0)
+
+
+@pytest.mark.parametrize("scale", [1e-290, 1.0, 1e290])
+def test_zero_is_relative_to_the_scale(scale):
+    inside, outside = 0.99 * ZERO_MULTIPLE * EPS * scale, 1.01 * ZERO_MULTIPLE * EPS * scale
+    assert make((scale, 1), (inside, 1), (-inside, 1)).inertia == Inertia(0, 2, 1)
+    assert make((scale, 1), (outside, 1), (-outside, 1)).inertia == Inertia(1, 0, 2)
+
+
+def test_zero_note_comes_once_and_last():
+    spectrum = make((0.0, 1), (1.0, 1), notes=("first",))
+    assert spectrum.notes == ("first", ZERO_NOTE)
+    assert dataclasses.replace(spectrum).notes == spectrum.notes
+
+
+def test_statistics_are_a_copy():
+    statistics = {"a": 1.0}
+    spectrum = make((1.0, 1), statistics=statistics)
+    statistics["a"] = math.nan
+    assert spectrum.statistics == {"a": 1.0}

@@ -1,0 +1,1 @@
+"""Hessian spectra that have a formula, one family a file."""

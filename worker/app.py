@@ -1,0 +1,82 @@
+"""The Celery application of a worker: one task, and what happens at the start and end of its processes."""
+
+import logging
+import os
+import socket
+import threading
+from typing import Any
+
+import torch
+import torch._dynamo  # what torch.func.linearize loads, 5 s: once, before the pool forks
+from celery import Celery, signals
+from redis.exceptions import RedisError
+
+from api_schemas.health import WorkerStatus
+from jobs.connection import connect
+from jobs.presence import SECONDS_BETWEEN_SIGNS, announce, withdraw
+from jobs.queue import RUN_JOB, celery_app
+from jobs.results import ResultStore
+from jobs.settings import WorkerSettings
+from jobs.store import JobStore
+from worker.hardware import Hardware, find_hardware
+from worker.job_runner import JobRunner
+
+_logger = logging.getLogger(__name__)
+
+
+def create_worker(settings: WorkerSettings) -> Celery:
+    """A Celery application whose pool runs jobs with these settings."""
+    app = celery_app(settings.redis_url.get_secret_value())
+    app.conf.update(worker_pool="prefork", worker_concurrency=settings.concurrency)
+    hardware = find_hardware(settings)
+    _limit_threads_of_children(hardware)
+    _announce_presence(settings, hardware)
+    _register_task(app, settings, hardware)
+    return app
+
+
+def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware) -> None:
+    @app.task(name=RUN_JOB)  # type: ignore[untyped-decorator]
+    def run_job(job_id: str) -> None:
+        client = connect(settings.redis_url.get_secret_value(), patient=True)
+        store = JobStore(client, settings.lease_seconds, settings.max_attempts)
+        with client:
+            JobRunner(store, ResultStore(settings.results_dir), hardware).run(job_id)
+
+
+def _limit_threads_of_children(hardware: Hardware) -> None:
+    # In the child and not before the fork: OpenMP threads of a parent do not survive it.
+    @signals.worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
+    def limit_threads(**_: Any) -> None:
+        torch.set_num_threads(hardware.num_threads)
+
+
+def _announce_presence(settings: WorkerSettings, hardware: Hardware) -> None:
+    client = connect(settings.redis_url.get_secret_value())
+    status = WorkerStatus(
+        name=f"{socket.gethostname()}-{os.getpid()}",
+        device=str(hardware.device),
+        memory_bytes=hardware.memory_bytes,
+        concurrency=settings.concurrency,
+    )
+    closing = threading.Event()
+
+    def announce_until_closing() -> None:
+        while not closing.is_set():
+            try:
+                announce(client, status)
+            except RedisError as error:
+                _logger.warning("presence not announced: %s", error)
+            closing.wait(SECONDS_BETWEEN_SIGNS)
+
+    @signals.worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
+    def start(**_: Any) -> None:
+        threading.Thread(target=announce_until_closing, name="presence", daemon=True).start()
+
+    @signals.worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
+    def stop(**_: Any) -> None:
+        closing.set()
+        try:
+            withdraw(client, status.name)
+        except RedisError as error:
+            _logger.warning("presence not withdrawn: %s", error)

@@ -1,0 +1,53 @@
+"""Why a job failed: every exception of a computation is translated here, once."""
+
+import enum
+import logging
+
+import torch
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+
+from api_schemas.problem import Problem
+from curvature.errors import CurvatureError
+
+_MAX_DETAIL = 1000
+
+_logger = logging.getLogger(__name__)
+
+
+class FailureKind(enum.Enum):
+    """Whose fault it is, and whether another attempt can help."""
+
+    USAGE = "usage"
+    TRANSIENT = "transient"
+    FATAL = "fatal"
+
+
+class JobFailure(Exception):
+    """A job that ends without a result; only a transient one is tried again."""
+
+    def __init__(self, kind: FailureKind, problem: Problem) -> None:
+        super().__init__(problem.title)
+        self.kind = kind
+        self.problem = problem
+
+
+def job_failure(error: Exception) -> JobFailure:
+    """The failure that an exception of the computation means."""
+    if isinstance(error, JobFailure):
+        return error
+    if isinstance(error, CurvatureError):
+        return _failure(FailureKind.USAGE, "spectrum-undefined", "The spectrum cannot be computed", 422, str(error))
+    if isinstance(error, ValidationError):
+        return _failure(FailureKind.USAGE, "request-outdated", "This worker does not understand the request", 422)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return _failure(FailureKind.FATAL, "out-of-memory", "The worker ran out of memory", 507)
+    if isinstance(error, RedisError | OSError):
+        return _failure(FailureKind.TRANSIENT, "worker-unavailable", "The worker lost its storage", 503, str(error))
+    _logger.exception("unforeseen error", exc_info=error)
+    return _failure(FailureKind.FATAL, "internal", "Internal error in the worker", 500, type(error).__name__)
+
+
+def _failure(kind: FailureKind, name: str, title: str, status: int, detail: str | None = None) -> JobFailure:
+    short = detail[:_MAX_DETAIL] if detail else None
+    return JobFailure(kind, Problem(type=f"/problems/{name}", title=title, status=status, detail=short))

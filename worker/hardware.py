@@ -1,0 +1,68 @@
+"""What this worker computes on, and how much of the machine one job may take."""
+
+import multiprocessing
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from jobs.settings import WorkerSettings
+
+_FAIR_SHARE = 0.8
+"""Of the memory: the rest is left to the system, Redis and the service."""
+
+_CGROUP_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Device, CPU threads and memory of one job."""
+
+    device: torch.device
+    num_threads: int
+    memory_bytes: int
+
+
+def find_hardware(settings: WorkerSettings) -> Hardware:
+    """The share of one job of what the machine, or the container around this process, has.
+
+    On a GPU the parent process must not touch CUDA before it forks, so the device's memory is asked in the driver's
+    own terms, which makes no context.
+    """
+    device = _device(settings.device)
+    share = 1 if device.type == "cuda" else settings.concurrency
+    memory = settings.memory_bytes or int(_FAIR_SHARE * _total_memory(device) / share)
+    return Hardware(device, settings.num_threads or max(1, _num_cores() // settings.concurrency), memory)
+
+
+def _device(name: str) -> torch.device:
+    # device_count asks NVML and leaves no CUDA context behind; is_available may make one.
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.device_count() > 0 else "cpu")
+    return torch.device(name)
+
+
+def _total_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return _cuda_memory_bytes(device)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = _CGROUP_MEMORY_LIMIT.read_text().strip()
+    except OSError:
+        return machine
+    return min(machine, int(limit)) if limit.isdigit() else machine
+
+
+def _cuda_memory_bytes(device: torch.device) -> int:
+    # A child asks, so that this process forks without a CUDA context.
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_cuda_total_memory, (device.index or 0,))
+
+
+def _cuda_total_memory(index: int) -> int:
+    return int(torch.cuda.get_device_properties(index).total_memory)
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

@@ -1,0 +1,56 @@
+"""One attempt at a job: claim, compute, store, close."""
+
+import logging
+
+from api_schemas.spectrum import SpectrumRequest
+from jobs.results import ResultStore
+from jobs.store import JobStore, Lease, LeaseLostError
+from worker.failures import FailureKind, job_failure
+from worker.hardware import Hardware
+from worker.lease_keeper import JobCancelledError, LeaseKeeper
+from worker.spectrum_job import run_spectrum_job
+
+_logger = logging.getLogger(__name__)
+
+
+class JobRunner:
+    """Runs jobs by id; every step may be killed, and the next claim begins again."""
+
+    def __init__(self, store: JobStore, results: ResultStore, hardware: Hardware) -> None:
+        self._store = store
+        self._results = results
+        self._hardware = hardware
+
+    def run(self, job_id: str) -> None:
+        """Run the job unless another worker has it or it ended."""
+        lease = self._store.claim(job_id)
+        if lease is None:
+            _logger.info("job %s is not waiting; its message is dropped", job_id)
+            return
+        try:
+            self._attempt(lease)
+        except LeaseLostError:
+            _logger.warning("job %s was taken away; its work is dropped", job_id)
+
+    def _attempt(self, lease: Lease) -> None:
+        try:
+            digest = self._compute(lease)
+        except JobCancelledError:
+            self._store.close_cancelled(lease)
+        except LeaseLostError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the boundary where every error of a computation is translated
+            failure = job_failure(error)
+            _logger.warning("job %s failed (%s): %s", lease.job_id, failure.kind.value, failure.problem.title)
+            # A transient failure keeps the lease, which lapses: the reaper then tries again and counts the attempts.
+            if failure.kind is not FailureKind.TRANSIENT:
+                self._store.fail(lease, failure.problem)
+        else:
+            self._store.succeed(lease, digest)
+
+    def _compute(self, lease: Lease) -> str:
+        request = SpectrumRequest.model_validate_json(self._store.get(lease.job_id).request)
+        with LeaseKeeper(self._store, lease) as keeper:
+            result = run_spectrum_job(request, self._hardware, keeper.report)
+        keeper.write_last_progress()
+        return self._results.write(result.model_dump_json().encode())

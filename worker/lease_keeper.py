@@ -1,0 +1,89 @@
+"""Keeps a job's lease while it is computed, carries its progress out and the wish to cancel in."""
+
+import logging
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from redis.exceptions import RedisError
+
+from api_schemas.jobs import Progress
+from jobs.store import JobStore, Lease, LeaseLostError
+
+SECONDS_BETWEEN_SIGNS = 0.5
+
+_UNITS = {
+    "training": "steps",
+    "linearisation": "micro-batches",
+    "products": "matrix-vector products",
+    "eigenvalues": "spectra",
+}
+
+_logger = logging.getLogger(__name__)
+
+
+class JobCancelledError(Exception):
+    """The caller wants the job no more."""
+
+
+class LeaseKeeper:
+    """A thread that renews the lease; `report` is called by the computation, as often as it likes.
+
+    The thread alone talks to Redis, so a slow Redis does not slow the computation.
+    """
+
+    def __init__(self, store: JobStore, lease: Lease) -> None:
+        self._store = store
+        self._lease = lease
+        self._progress: Progress | None = Progress(phase="preparing", done=0, total=0, unit="")
+        self._cancelled = threading.Event()
+        self._lost = threading.Event()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def report(self, phase: str, done: int, total: int) -> None:
+        """Note how far the computation is.
+
+        Raises:  JobCancelledError or LeaseLostError when it is to stop.
+        """
+        self._progress = Progress(phase=phase, done=done, total=total, unit=_UNITS.get(phase, ""))
+        if self._lost.is_set():
+            raise LeaseLostError
+        if self._cancelled.is_set():
+            raise JobCancelledError
+
+    def write_last_progress(self) -> None:
+        """Write the progress that the thread has not written yet."""
+        self._sign()
+
+    def _keep(self) -> None:
+        while not self._closed.is_set() and not self._lost.is_set():
+            started = time.monotonic()
+            try:
+                self._sign()
+            except LeaseLostError:
+                self._lost.set()
+            except RedisError as error:
+                _logger.warning("lease of job %s not renewed: %s", self._lease.job_id, error)
+            self._closed.wait(max(0.0, SECONDS_BETWEEN_SIGNS - (time.monotonic() - started)))
+
+    def _sign(self) -> None:
+        progress, self._progress = self._progress, None
+        try:
+            state = self._store.renew(self._lease, progress)
+        except RedisError:
+            self._progress = self._progress or progress
+            raise
+        if state == "cancelling":
+            self._cancelled.set()

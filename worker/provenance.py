@@ -1,0 +1,58 @@
+"""Where a result's numbers come from."""
+
+import hashlib
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from api_schemas.spectrum import Provenance
+from worker.hardware import Hardware
+
+
+def provenance(
+    hardware: Hardware,
+    precision: str,
+    seed: int,
+    parameters: Iterable[Tensor],
+    data: Iterable[Tensor],
+    num_products: int,
+    wall_time_seconds: float,
+) -> Provenance:
+    """Everything that another run must share to give the same numbers, and what this one took."""
+    versions = {
+        "spectrum-server": version("spectrum-server"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+    return Provenance(
+        versions=versions,
+        device=_device_name(hardware.device),
+        num_threads=hardware.num_threads,
+        precision=precision,
+        tf32=torch.backends.cuda.matmul.allow_tf32,
+        seed=seed,
+        parameters_sha256=_digest(parameters),
+        data_sha256=_digest(data),
+        num_products=num_products,
+        wall_time_seconds=wall_time_seconds,
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return (
+        f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else f"cpu ({platform.machine()})"
+    )
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    """SHA-256 over type, shape and bytes of each tensor in order."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
