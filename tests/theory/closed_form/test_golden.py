@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from theory.closed_form.attention import self_attention_spectrum
 from theory.closed_form.homogeneous import linear_spectrum, relu_spectrum
 from theory.closed_form.quadratic import quadratic_spectrum
+from theory.closed_form.spectrum import Spectrum
 
 SPECTRA = {
     "linear": linear_spectrum,
@@ -20,17 +22,17 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "closed_form.json"
 CASES = [case for case in json.loads(GOLDEN.read_text())["cases"] if case["model"]["kind"] in SPECTRA]
 
 
-def spectrum_of(case):
+def spectrum_of(case: dict[str, Any]) -> Spectrum:
     model = dict(case["model"])
     return SPECTRA[model.pop("kind")](**model, **case["data"])
 
 
-def test_every_golden_case_is_here():
+def test_every_golden_case_is_here() -> None:
     assert len(CASES) == 31
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
-def test_eigenvalues_and_trace(case):
+def test_eigenvalues_and_trace(case: dict[str, Any]) -> None:
     spectrum = spectrum_of(case)
     wanted = np.array(case["eigenvalues"])
     tolerance = 1e-10 * np.abs(wanted).max()
@@ -39,7 +41,7 @@ def test_eigenvalues_and_trace(case):
     assert abs(spectrum.trace - case["trace"]) <= tolerance
 
 
-def test_sink_bias_matters():
+def test_sink_bias_matters() -> None:
     case = next(case for case in CASES if "sink_bias" in case["model"])
     without = {**case, "model": {**case["model"], "sink_bias": 0.0}}
     assert abs(spectrum_of(case).sharpness - spectrum_of(without).sharpness) > 0.1 * spectrum_of(case).sharpness

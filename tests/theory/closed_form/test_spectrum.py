@@ -16,38 +16,38 @@ def make(*pairs, trace=0.0, statistics=None, num_parameters=None, notes=()):
     return Spectrum("test", total, "closed-form", "none", entries, trace, statistics or {}, notes)
 
 
-def test_sorted_descending_without_empty_entries():
+def test_sorted_descending_without_empty_entries() -> None:
     spectrum = make((-1.0, 2), (3.0, 1), (7.0, 0), (2.0, 1))
     assert [(entry.value, entry.multiplicity) for entry in spectrum.eigenvalues] == [(3.0, 1), (2.0, 1), (-1.0, 2)]
     np.testing.assert_array_equal(spectrum.dense(), [-1.0, -1.0, 2.0, 3.0])
     assert (spectrum.sharpness, spectrum.smallest, spectrum.condition_number) == (3.0, -1.0, 3.0)
 
 
-def test_negative_zero_leaves_as_zero():
+def test_negative_zero_leaves_as_zero() -> None:
     spectrum = make((-0.0, 1), (1.0, 1), trace=-0.0)
     assert math.copysign(1.0, spectrum.smallest) == 1.0
     assert math.copysign(1.0, spectrum.trace) == 1.0
 
 
 @pytest.mark.parametrize("num_parameters", [1, 3])
-def test_multiplicities_must_sum(num_parameters):
+def test_multiplicities_must_sum(num_parameters: int) -> None:
     with pytest.raises(TheoryError, match="2 eigenvalues for"):
         make((1.0, 2), num_parameters=num_parameters)
 
 
-def test_no_parameters_is_refused():
+def test_no_parameters_is_refused() -> None:
     with pytest.raises(TheoryError, match="0 eigenvalues"):
         make((1.0, 0))
 
 
-def test_negative_multiplicity_is_refused():
+def test_negative_multiplicity_is_refused() -> None:
     with pytest.raises(TheoryError, match="negative multiplicity"):
         make((1.0, 3), (2.0, -1))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("place", ["eigenvalue", "trace", "xi"])
-def test_nothing_but_finite_numbers(bad, place):
+def test_nothing_but_finite_numbers(bad: float, place: str) -> None:
     with pytest.raises(TheoryError, match=f"{place} overflows"):
         make(
             (bad if place == "eigenvalue" else 1.0, 1),
@@ -68,7 +68,9 @@ def test_nothing_but_finite_numbers(bad, place):
         (((0.0, 4),), Inertia(0, 4, 0), "degenerate"),
     ],
 )
-def test_inertia_and_critical_point(pairs, inertia, critical_point):
+def test_inertia_and_critical_point(
+    pairs: tuple[tuple[float, int], ...], inertia: Inertia, critical_point: str
+) -> None:
     spectrum = make(*pairs)
     assert spectrum.inertia == inertia
     assert spectrum.critical_point == critical_point
@@ -77,19 +79,19 @@ def test_inertia_and_critical_point(pairs, inertia, critical_point):
 
 
 @pytest.mark.parametrize("scale", [1e-290, 1.0, 1e290])
-def test_zero_is_relative_to_the_scale(scale):
+def test_zero_is_relative_to_the_scale(scale: float) -> None:
     inside, outside = 0.99 * ZERO_MULTIPLE * EPS * scale, 1.01 * ZERO_MULTIPLE * EPS * scale
     assert make((scale, 1), (inside, 1), (-inside, 1)).inertia == Inertia(0, 2, 1)
     assert make((scale, 1), (outside, 1), (-outside, 1)).inertia == Inertia(1, 0, 2)
 
 
-def test_zero_note_comes_once_and_last():
+def test_zero_note_comes_once_and_last() -> None:
     spectrum = make((0.0, 1), (1.0, 1), notes=("first",))
     assert spectrum.notes == ("first", ZERO_NOTE)
     assert dataclasses.replace(spectrum).notes == spectrum.notes
 
 
-def test_statistics_are_a_copy():
+def test_statistics_are_a_copy() -> None:
     statistics = {"a": 1.0}
     spectrum = make((1.0, 1), statistics=statistics)
     statistics["a"] = math.nan

@@ -1,0 +1,133 @@
+"""Each wrong request is refused with the field to change."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from api_schemas.closed_form import ClosedFormRequest
+from api_schemas.spectrum import SpectrumRequest
+
+LINEAR = {"kind": "linear", "w": [1.0, 2.0], "v": [1.0, 0.5]}
+ATTENTION = {"kind": "self-attention", "w_v": 1.0, "w_q": [1.0], "w_k": [1.0]}
+DATA = {"x": [1.0, 2.0], "y": [0.0, 1.0]}
+
+MLP = {"kind": "mlp", "widths": [3, 4, 2]}
+GPT2 = {"kind": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 4, "n_positions": 8, "vocab_size": 256}
+INLINE = {"kind": "inline", "x": [[1.0, 2.0, 3.0]], "y": [[0.0, 1.0]]}
+TEXT = {"kind": "text", "name": "pydoc-topics", "num_sequences": 1, "sequence_length": 8}
+JOB: dict[str, Any] = {"kind": "spectrum", "model": MLP, "data": INLINE, "loss": "mse", "method": {"kind": "exact"}}
+
+
+def location(request: type[ClosedFormRequest] | type[SpectrumRequest], body: dict[str, Any]) -> str:
+    with pytest.raises(ValidationError) as caught:
+        request.model_validate(body)
+    return ".".join(str(part) for part in caught.value.errors()[0]["loc"])
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"model": {"kind": "cubic"}, "data": DATA}, "model"),
+        ({"model": {"w": [1.0], "v": [1.0]}, "data": DATA}, "model"),
+        ({"model": LINEAR | {"v": [1.0]}, "data": DATA}, "model.linear.v"),
+        ({"model": LINEAR | {"w": []}, "data": DATA}, "model.linear.w"),
+        ({"model": LINEAR | {"u": [1.0]}, "data": DATA}, "model.linear.u"),
+        ({"model": LINEAR | {"w": [1.0, float("nan")]}, "data": DATA}, "model.linear.w.1"),
+        ({"model": LINEAR | {"w": [1.0, float("inf")]}, "data": DATA}, "model.linear.w.1"),
+        ({"model": LINEAR | {"w": [1.0, "2"]}, "data": DATA}, "model.linear.w.1"),
+        ({"model": LINEAR | {"w": [1.0, True]}, "data": DATA}, "model.linear.w.1"),
+        ({"model": LINEAR}, "data.x"),
+        ({"model": LINEAR, "data": {"x": [1.0]}}, "data.y"),
+        ({"model": LINEAR, "data": {"x": [], "y": []}}, "data.x.numbers"),
+        ({"model": LINEAR, "data": {"x": [1.0], "y": [1.0, 2.0]}}, "data.y"),
+        ({"model": LINEAR, "data": {"x": [[1.0]], "y": [[1.0]]}}, "data.x"),
+        ({"model": LINEAR, "data": DATA, "eigenvectors": "some"}, "eigenvectors"),
+        ({"model": ATTENTION, "data": DATA}, "data.x"),
+        ({"model": ATTENTION | {"w_k": [1.0, 2.0]}, "data": DATA}, "model.self-attention.w_k"),
+        ({"model": ATTENTION, "data": {"x": [[1.0, 2.0]], "y": [[1.0]]}}, "data.y"),
+        ({"model": ATTENTION, "data": {"x": [[1.0, 2.0], [1.0]], "y": [[1.0], [1.0]]}}, "data.x.rows.1"),
+        ({"model": {"kind": "quadratic", "matrix": [[1.0, 2.0]]}}, "model.quadratic.matrix"),
+        ({"model": {"kind": "quadratic", "matrix": [[1.0, 2.0], [3.0, 1.0]]}}, "model.quadratic.matrix"),
+        ({"model": {"kind": "quadratic", "matrix": []}}, "model.quadratic.matrix"),
+        ({"model": {"kind": "quadratic", "matrix": [[1.0]]}, "data": DATA}, "data"),
+    ],
+)
+def test_closed_form_names_the_field(body: dict[str, Any], field: str) -> None:
+    assert location(ClosedFormRequest, body) == field
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"kind": "sum"}, "kind"),
+        ({"model": {"kind": "cnn"}}, "model"),
+        ({"model": MLP | {"widths": [3]}}, "model.mlp.widths"),
+        ({"model": MLP | {"widths": [3, 0, 2]}}, "model.mlp.widths.1"),
+        ({"model": MLP | {"widths": [4, 4, 2]}}, "data.x"),
+        ({"model": MLP | {"widths": [3, 4, 5]}}, "data.y"),
+        ({"model": MLP | {"seed": -1}}, "model.mlp.seed"),
+        ({"data": INLINE | {"y": [[0.0, 1.0], [1.0, 0.0]]}}, "data.inline.y"),
+        ({"data": INLINE | {"x": [[1.0, 2.0, float("nan")]]}}, "data.inline.x.rows.0.2"),
+        ({"data": {"kind": "digits"}}, "model.widths.0"),
+        ({"data": {"kind": "digits"}, "model": MLP | {"widths": [64, 9]}}, "model.widths.1"),
+        ({"data": {"kind": "digits", "num_samples": 1798}}, "data.digits.num_samples"),
+        ({"data": {"kind": "gaussian", "num_samples": 4, "input_dim": 2, "output_dim": 2}}, "model.widths.0"),
+        (
+            {"data": {"kind": "gaussian", "num_samples": 0, "input_dim": 3, "output_dim": 2}},
+            "data.gaussian.num_samples",
+        ),
+        ({"data": TEXT}, "data.kind"),
+        ({"loss": "hinge"}, "loss"),
+        ({"loss": "cross-entropy"}, "data.y"),
+        ({"loss": "cross-entropy", "data": INLINE | {"y": [2.0]}}, "data.y"),
+        ({"loss": "cross-entropy", "data": INLINE | {"y": [0.5]}}, "data.y"),
+        ({"loss": "cross-entropy", "data": INLINE | {"y": [-100.0]}}, "data.y"),
+        ({"model": GPT2, "data": TEXT}, "loss"),
+        ({"model": GPT2 | {"n_head": 3}, "data": TEXT, "loss": "cross-entropy"}, "model.gpt2.n_embd"),
+        ({"model": GPT2 | {"n_positions": 7}, "data": TEXT, "loss": "cross-entropy"}, "data.sequence_length"),
+        ({"model": GPT2 | {"vocab_size": 255}, "data": TEXT, "loss": "cross-entropy"}, "model.vocab_size"),
+        ({"model": GPT2, "data": {"kind": "digits"}, "loss": "cross-entropy"}, "data.kind"),
+        (
+            {"model": GPT2, "data": INLINE | {"x": [[1.0, 256.0]], "y": [[1.0, 2.0]]}, "loss": "cross-entropy"},
+            "data.x",
+        ),
+        (
+            {"model": GPT2 | {"attention_sink": {"bias": 1.0, "heads": [2]}}, "data": TEXT, "loss": "cross-entropy"},
+            "model.gpt2.attention_sink.heads",
+        ),
+        ({"model": GPT2, "data": TEXT | {"text": "both"}, "loss": "cross-entropy"}, "data.text.text"),
+        ({"model": GPT2, "data": TEXT | {"name": None}, "loss": "cross-entropy"}, "data.text.text"),
+        ({"matrix": "jacobian"}, "matrix"),
+        ({"method": {"kind": "power"}}, "method"),
+        ({"method": {"kind": "lanczos", "num_steps": 1}}, "method.lanczos.num_steps"),
+        ({"method": {"kind": "lanczos", "kappa": 1.0}}, "method.lanczos.kappa"),
+        ({"train": {"num_steps": 0, "learning_rate": 0.1}}, "train.num_steps"),
+        ({"train": {"num_steps": 1, "learning_rate": float("inf")}}, "train.learning_rate"),
+        ({"precision": "float16"}, "precision"),
+        ({"tags": {"a": 1}}, "tags.a"),
+        ({"unknown": 1}, "unknown"),
+    ],
+)
+def test_spectrum_job_names_the_field(change: dict[str, Any], field: str) -> None:
+    assert location(SpectrumRequest, JOB | change) == field
+
+
+def test_the_unchanged_requests_are_valid() -> None:
+    """Otherwise the cases above would prove nothing."""
+    ClosedFormRequest.model_validate({"model": LINEAR, "data": DATA})
+    ClosedFormRequest.model_validate({"model": ATTENTION, "data": {"x": [[1.0, 2.0]], "y": [[1.0, 2.0]]}})
+    ClosedFormRequest.model_validate({"model": {"kind": "quadratic", "matrix": [[1.0]]}, "data": {}})
+    SpectrumRequest.model_validate(JOB)
+    SpectrumRequest.model_validate(JOB | {"model": GPT2, "data": TEXT, "loss": "cross-entropy"})
+
+
+def test_exact_spectra_default_to_double_precision() -> None:
+    assert SpectrumRequest.model_validate(JOB).product_precision == "float64"
+    assert SpectrumRequest.model_validate(JOB | {"method": {"kind": "lanczos"}}).product_precision == "float32"
+    assert SpectrumRequest.model_validate(JOB | {"precision": "float32"}).product_precision == "float32"
+
+
+def test_a_request_survives_its_way_through_the_store() -> None:
+    request = SpectrumRequest.model_validate(JOB | {"tags": {"paper": "figure 2"}})
+    assert SpectrumRequest.model_validate_json(request.model_dump_json(exclude_none=True)) == request

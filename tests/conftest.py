@@ -1,0 +1,149 @@
+"""The real stack for tests: `spectrum-server up` with its embedded Redis, as a user starts it."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+
+from client.http import SpectrumClient
+from jobs.connection import connect
+
+START_SECONDS = 150
+
+
+@dataclass
+class Server:
+    """A stack in a process of its own."""
+
+    data_directory: Path
+    port: int
+    process: subprocess.Popen[str]
+    log: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/v1/health/ready").is_success:
+                    return
+            time.sleep(0.1)
+        pytest.fail(f"not ready after {START_SECONDS} s: {self.log.read_text()}")
+
+    def stop(self) -> float:
+        """Seconds that a SIGTERM took."""
+        started = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
+        return time.monotonic() - started
+
+    def redis(self) -> redis.Redis:
+        password = (self.data_directory / "redis" / "redis.conf").read_text().split("requirepass ")[1].split()[0]
+        return connect(f"unix://:{password}@{self.data_directory}/redis/run/redis.sock?db=0")
+
+    def pids(self, module: str) -> list[int]:
+        """Processes of this stack whose command line holds the words, its own children before theirs."""
+        return [pid for pid in _descendants(self.process.pid) if module in _command_line(pid)]
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Iterator[Callable[..., Server]]:
+    """Starts stacks; those still running at the end of the session are killed."""
+    servers: list[Server] = []
+
+    def start(data_directory: Path, *, wait: bool = True, **environment: str) -> Server:
+        log = data_directory.parent / f"{data_directory.name}.{len(servers)}.log"
+        port = free_port()
+        arguments = ["up", "--port", str(port), "--data-dir", str(data_directory)]
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [Path(sys.executable).with_name("spectrum-server"), *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=os.environ | environment,
+            )
+        server = Server(data_directory, port, process, log)
+        servers.append(server)
+        if wait:
+            server.wait_until_ready()
+        return server
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def server(start_server: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """One stack for all tests that leave it alive."""
+    return start_server(tmp_path_factory.mktemp("shared") / "data")
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[SpectrumClient]:
+    with SpectrumClient(server.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis-compatible server alone, without persistence."""
+    from launcher.embedded_redis import server_binary
+
+    directory = tmp_path_factory.mktemp("redis")
+    path = directory / "redis.sock"
+    command = [server_binary(), "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(directory)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    url = f"unix://{path}?db=0"
+    deadline = time.monotonic() + 20
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    yield url
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Iterator[redis.Redis]:
+    """An empty database."""
+    client = connect(redis_url)
+    client.flushall()
+    yield client
+    client.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _descendants(pid: int) -> list[int]:
+    children: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            children += [int(child) for child in (task / "children").read_text().split()]
+    return children + [grandchild for child in children for grandchild in _descendants(child)]
+
+
+def _command_line(pid: int) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return ""

@@ -1,0 +1,60 @@
+"""Small problems that several files look at."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from curvature.data.base import Dataset
+from curvature.data.digits import digits
+from curvature.losses.base import Loss
+from curvature.losses.cross_entropy import CrossEntropy
+from curvature.models.base import Model
+from curvature.models.mlp import Mlp
+from curvature.operators.hessian import HessianOperator
+from curvature.parameters import ParameterLayout
+from curvature.results import ExactSpectrum
+from curvature.algorithms.spectrum import exact_spectrum
+from curvature.risk import EmpiricalRisk
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def seeded() -> Callable[[int], torch.Generator]:
+    return lambda seed: torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="session")
+def autograd_hessian() -> Callable[[Model, Loss, Dataset, dict[str, Tensor]], Tensor]:
+    """Oracle: torch.func.hessian of the mean loss over all data at once."""
+
+    def dense(model: Model, loss: Loss, data: Dataset, parameters: dict[str, Tensor]) -> Tensor:
+        layout = ParameterLayout.of(model.parameter_shapes)
+
+        def risk(point: Tensor) -> Tensor:
+            outputs = model(layout.unflatten(point), data.inputs)
+            return loss.total(outputs, data.targets) / loss.num_terms(data.targets)
+
+        return torch.func.hessian(risk)(layout.flatten(parameters))
+
+    return dense
+
+
+@pytest.fixture(scope="session")
+def digits_operator() -> Callable[[torch.dtype], HessianOperator]:
+    """The README's problem, a third as wide: mlp 64-8-10 on 256 digits, P = 610."""
+
+    def build(dtype: torch.dtype) -> HessianOperator:
+        model = Mlp((64, 8, 10), "tanh")
+        parameters = model.initial_parameters(torch.Generator().manual_seed(0), dtype, CPU)
+        data = digits(256, torch.Generator().manual_seed(1)).to(dtype, CPU)
+        return HessianOperator(EmpiricalRisk(model, CrossEntropy(), data.split(100)), parameters)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def digits_spectrum(digits_operator: Callable[[torch.dtype], HessianOperator]) -> ExactSpectrum:
+    return exact_spectrum(digits_operator(torch.float64))

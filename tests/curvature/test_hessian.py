@@ -1,0 +1,258 @@
+"""HessianOperator against autograd's dense Hessian and against closed forms that autograd had no part in."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from curvature.data.base import Dataset
+from curvature.data.gaussian import gaussian
+from curvature.data.text import text_windows, tokenize
+from curvature.errors import InvalidProblemError, NonFiniteError
+from curvature.losses.cross_entropy import CrossEntropy
+from curvature.losses.mse import Mse
+from curvature.models.gpt2 import AttentionSink, Gpt2
+from curvature.models.mlp import ACTIVATIONS, Mlp
+from curvature.operators.dense import assemble
+from curvature.operators.hessian import HessianOperator
+from curvature.risk import EmpiricalRisk
+
+CPU = torch.device("cpu")
+F64 = torch.float64
+
+
+def relative_error(found, expected):
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def raw_matrix(operator):
+    """Products with the identity, not symmetrised."""
+    return operator.matmat(torch.eye(operator.dim, dtype=operator.dtype))
+
+
+def labelled(num_samples, input_dim, num_classes, generator):
+    data = gaussian(num_samples, input_dim, 1, "none", 1.0, generator)
+    return Dataset(data.inputs, torch.randint(num_classes, (num_samples,), generator=generator))
+
+
+@pytest.mark.parametrize("loss", [Mse(), CrossEntropy()], ids=["mse", "cross-entropy"])
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("bias", [True, False])
+def test_mlp_equals_autograd(activation, loss, bias, seeded, autograd_hessian):
+    model = Mlp((4, 5, 5, 3), activation, bias)
+    parameters = model.initial_parameters(seeded(0), F64, CPU)
+    data = labelled(30, 4, 3, seeded(1))
+    operator = HessianOperator(EmpiricalRisk(model, loss, data.split(None)), parameters)
+    expected = autograd_hessian(model, loss, data, parameters)
+    assert operator.fallback_reason is None
+    assert relative_error(raw_matrix(operator), expected) < 1e-12
+    assert relative_error(assemble(operator), expected) < 1e-12
+
+
+def test_regression_targets_equal_autograd(seeded, autograd_hessian):
+    model = Mlp((3, 6, 2), "gelu")
+    parameters = model.initial_parameters(seeded(0), F64, CPU)
+    data = gaussian(25, 3, 2, "relu", 0.1, seeded(1))
+    operator = HessianOperator(EmpiricalRisk(model, Mse(), data.split(None)), parameters)
+    assert relative_error(assemble(operator), autograd_hessian(model, Mse(), data, parameters)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    "sink", [None, AttentionSink(0.7), AttentionSink(-1.3, (0, 1), (1,))], ids=["none", "everywhere", "one-block"]
+)
+def test_gpt2_equals_double_backward(sink, seeded):
+    model = Gpt2(n_layer=2, n_head=2, n_embd=8, n_positions=6, vocab_size=11, sink=sink)
+    # 10 x GPT-2's scale, so that attention is far from uniform and every term of the second derivative counts
+    start = model.initial_parameters(seeded(0), F64, CPU)
+    parameters = {name: tensor * (10 if tensor.ndim == 2 else 1) for name, tensor in start.items()}
+    tokens = torch.randint(11, (200,), generator=seeded(1))
+    data = text_windows(tokens, 4, 6, seeded(2))
+    risk = EmpiricalRisk(model, CrossEntropy(), data.split(3))
+    operator = HessianOperator(risk, parameters)
+    assert operator.fallback_reason is None
+    vectors = torch.randn(operator.dim, 4, generator=seeded(3), dtype=F64)
+    point = operator.layout.flatten(parameters).requires_grad_()
+    value = risk.batch_share(0, operator.layout.unflatten(point)) + risk.batch_share(
+        1, operator.layout.unflatten(point)
+    )
+    (gradient,) = torch.autograd.grad(value, point, create_graph=True)
+    columns = [torch.autograd.grad(gradient @ vector, point, retain_graph=True)[0] for vector in vectors.T]
+    expected = torch.stack(columns, dim=1)
+    assert relative_error(operator.matmat(vectors), expected) < 1e-12
+    assert relative_error(operator.matvec(vectors[:, 0]), expected[:, 0]) < 1e-12
+    assert_close(operator.gradient, gradient.detach(), rtol=1e-12, atol=1e-15)
+
+
+def test_products_are_symmetric(seeded):
+    model = Gpt2(n_layer=1, n_head=2, n_embd=8, n_positions=8, vocab_size=256, sink=AttentionSink(0.5))
+    data = text_windows(tokenize("the quick brown fox jumps over the lazy dog", "bytes"), 3, 8, seeded(0))
+    parameters = model.initial_parameters(seeded(1), F64, CPU)
+    operator = HessianOperator(EmpiricalRisk(model, CrossEntropy(), data.split(2)), parameters)
+    left, right = torch.randn(2, operator.dim, generator=seeded(2), dtype=F64)
+    assert_close(left @ operator.matvec(right), right @ operator.matvec(left), rtol=1e-12, atol=1e-13)
+
+
+def test_blocks_of_any_width_give_the_columns_of_single_products(seeded, monkeypatch):
+    model = Mlp((4, 5, 3), "tanh")
+    risk = EmpiricalRisk(model, Mse(), labelled(9, 4, 3, seeded(0)).split(4))
+    operator = HessianOperator(risk, model.initial_parameters(seeded(1), F64, CPU))
+    matrix = torch.randn(operator.dim, 7, generator=seeded(2), dtype=F64)
+    expected = torch.stack([operator.matvec(column) for column in matrix.T], dim=1)
+    for num_columns in (1, 2, 7, 100):
+        monkeypatch.setattr(operator, "_block_columns", num_columns)
+        assert_close(operator.matmat(matrix), expected, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("loss", [Mse(), CrossEntropy()], ids=["mse", "cross-entropy"])
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 29])
+def test_micro_batches_with_ignored_labels_give_the_same_matrix(loss, batch_size, seeded):
+    model = Mlp((4, 6, 3), "silu")
+    data = labelled(30, 4, 3, seeded(0))
+    data.targets[[0, 1, 2, 3, 4, 5, 6, 19, 29]] = -100  # one whole micro-batch of 7, and the whole last one of 29
+    parameters = model.initial_parameters(seeded(1), F64, CPU)
+    whole = assemble(HessianOperator(EmpiricalRisk(model, loss, data.split(None)), parameters))
+    valid = data.targets != -100
+    kept = Dataset(data.inputs[valid], data.targets[valid])
+    split = assemble(HessianOperator(EmpiricalRisk(model, loss, data.split(batch_size)), parameters))
+    assert relative_error(split, whole) < 1e-14
+    assert relative_error(assemble(HessianOperator(EmpiricalRisk(model, loss, [kept]), parameters)), whole) < 1e-14
+
+
+def test_micro_batches_of_sequences_weigh_by_valid_tokens(seeded):
+    model = Gpt2(n_layer=1, n_head=1, n_embd=4, n_positions=5, vocab_size=7)
+    data = text_windows(torch.randint(7, (60,), generator=seeded(0)), 5, 5, seeded(1))
+    data.targets[0, 1:] = -100
+    data.targets[3, :2] = -100
+    parameters = model.initial_parameters(seeded(2), F64, CPU)
+    whole, split = (
+        assemble(HessianOperator(EmpiricalRisk(model, CrossEntropy(), data.split(size)), parameters))
+        for size in (None, 2)
+    )
+    assert relative_error(split, whole) < 1e-14
+
+
+def test_linear_regression_closed_form(seeded):
+    """One linear layer, mse: H = I_K (x) mean(x~ x~^T), x~ = (x, 1), whatever the weights and targets."""
+    model = Mlp((3, 2))
+    data = gaussian(40, 3, 2, "linear", 0.5, seeded(0))
+    operator = HessianOperator(
+        EmpiricalRisk(model, Mse(), data.split(11)), model.initial_parameters(seeded(1), F64, CPU)
+    )
+    second, first = data.inputs.T @ data.inputs / 40, data.inputs.mean(dim=0)
+    expected = torch.zeros(8, 8, dtype=F64)
+    for k in range(2):
+        row = slice(3 * k, 3 * k + 3)
+        expected[row, row] = second
+        expected[row, 6 + k] = expected[6 + k, row] = first
+        expected[6 + k, 6 + k] = 1
+    assert_close(assemble(operator), expected, rtol=1e-13, atol=1e-14)
+
+
+def test_logistic_regression_closed_form(seeded):
+    """One linear layer, cross-entropy: H = mean((diag(p) - p p^T) (x) x x^T)."""
+    model = Mlp((4, 3), bias=False)
+    data = labelled(50, 4, 3, seeded(0))
+    parameters = model.initial_parameters(seeded(1), F64, CPU)
+    operator = HessianOperator(EmpiricalRisk(model, CrossEntropy(), data.split(13)), parameters)
+    scores = (data.inputs @ parameters["layers.0.weight"].T).exp()
+    p = scores / scores.sum(dim=1, keepdim=True)
+    expected = sum(
+        torch.kron(torch.diag(p_i) - torch.outer(p_i, p_i), torch.outer(x_i, x_i)) / 50
+        for p_i, x_i in zip(p, data.inputs, strict=True)
+    )
+    assert_close(assemble(operator), expected, rtol=1e-13, atol=1e-14)
+
+
+def test_two_layer_linear_trace(seeded):
+    """tr H = |W2|^2 mean |x|^2 + K mean |W1 x|^2: the residual has no diagonal."""
+    model = Mlp((3, 5, 2), "linear", bias=False)
+    data = gaussian(30, 3, 2, "linear", 1.0, seeded(0))
+    parameters = model.initial_parameters(seeded(1), F64, CPU)
+    operator = HessianOperator(EmpiricalRisk(model, Mse(), data.split(7)), parameters)
+    W1, W2 = parameters["layers.0.weight"], parameters["layers.1.weight"]
+    expected = W2.square().sum() * data.inputs.square().sum() / 30 + 2 * (data.inputs @ W1.T).square().sum() / 30
+    assert_close(assemble(operator).trace(), expected, rtol=1e-13, atol=0)
+
+
+def test_scalar_linear_network_eigenvalues(seeded):
+    """f = <w, v> x: bulk +-d, m - 1 times each, outliers (t +- sqrt(t^2 + 4 d (d + 2 s2 c))) / 2 (Cracking 3.1)."""
+    m = 4
+    model = Mlp((1, m, 1), "linear", bias=False)
+    data = gaussian(20, 1, 1, "linear", 0.5, seeded(0))
+    parameters = model.initial_parameters(seeded(1), F64, CPU)
+    operator = HessianOperator(EmpiricalRisk(model, Mse(), [data]), parameters)
+    v, w = parameters["layers.0.weight"].flatten(), parameters["layers.1.weight"].flatten()
+    s2, c = data.inputs.square().mean(), w @ v
+    d, t = c * s2 - (data.inputs * data.targets).mean(), s2 * (w @ w + v @ v)
+    root = (t**2 + 4 * d * (d + 2 * s2 * c)).sqrt()
+    expected = torch.stack([*[d, -d] * (m - 1), (t + root) / 2, (t - root) / 2]).sort().values
+    assert_close(torch.linalg.eigvalsh(assemble(operator)), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_float32_agrees_with_float64(digits_operator):
+    exact, rounded = assemble(digits_operator(torch.float64)), assemble(digits_operator(torch.float32))
+    assert rounded.dtype == F64
+    assert 1e-12 < relative_error(rounded, exact) < 1e-5
+
+
+class InPlaceMlp(Mlp):
+    """A model that assigns in place, which linearize silently gets wrong in PyTorch 2.13."""
+
+    def __call__(self, parameters, inputs):
+        factors = torch.zeros(self.widths[-1], dtype=inputs.dtype)
+        factors[[0, 1]] = 3.0
+        return super().__call__(parameters, inputs) * (factors + 1)
+
+
+class BranchingMlp(Mlp):
+    """A model whose code depends on its values, which linearize refuses."""
+
+    def __call__(self, parameters, inputs):
+        outputs = super().__call__(parameters, inputs)
+        return outputs * 2 if outputs.sum().item() < 1e9 else outputs
+
+
+@pytest.mark.parametrize("kind", [InPlaceMlp, BranchingMlp])
+def test_models_that_cannot_be_linearised_get_right_products(kind, seeded, autograd_hessian):
+    model = kind((3, 4, 3), "tanh")
+    data = labelled(12, 3, 3, seeded(0))
+    parameters = model.initial_parameters(seeded(1), F64, CPU)
+    operator = HessianOperator(EmpiricalRisk(model, Mse(), data.split(5)), parameters)
+    layout, point = operator.layout, operator.layout.flatten(parameters).requires_grad_()
+    value = Mse().total(model(layout.unflatten(point), data.inputs), data.targets) / 12
+    (gradient,) = torch.autograd.grad(value, point, create_graph=True)
+    expected = torch.stack([torch.autograd.grad(entry, point, retain_graph=True)[0] for entry in gradient])
+    products = torch.stack([operator.matvec(column) for column in torch.eye(operator.dim, dtype=F64)])
+    assert relative_error(products, expected) < 1e-12
+
+
+def test_gradient_that_is_not_finite_is_an_error(seeded):
+    model = Mlp((3, 4, 2), "relu")
+    parameters = model.initial_parameters(seeded(0), torch.float32, CPU)
+    parameters["layers.0.weight"] = parameters["layers.0.weight"] * 1e30
+    data = gaussian(5, 3, 2, "linear", 0.1, seeded(1)).to(torch.float32, CPU)
+    with pytest.raises(NonFiniteError):
+        HessianOperator(EmpiricalRisk(model, Mse(), [data]), parameters)
+
+
+def test_parameters_of_another_model_are_refused(seeded):
+    data = gaussian(5, 3, 2, "linear", 0.1, seeded(0))
+    risk = EmpiricalRisk(Mlp((3, 4, 2)), Mse(), [data])
+    with pytest.raises(InvalidProblemError, match=r"layers\.0\.weight"):
+        HessianOperator(risk, Mlp((3, 5, 2)).initial_parameters(seeded(0), F64, CPU))
+    with pytest.raises(InvalidProblemError, match="expected"):
+        HessianOperator(risk, Mlp((3, 4, 4, 2)).initial_parameters(seeded(0), F64, CPU))
+
+
+def test_progress_is_told_and_may_cancel(seeded):
+    data = gaussian(10, 3, 2, "linear", 0.1, seeded(0))
+    model = Mlp((3, 4, 2))
+    risk, parameters = EmpiricalRisk(model, Mse(), data.split(4)), model.initial_parameters(seeded(1), F64, CPU)
+    calls = []
+    HessianOperator(risk, parameters, progress=lambda *call: calls.append(call))
+    assert calls == [("linearisation", done, 3) for done in (1, 2, 3)]
+
+    def cancel(phase, done, total):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        HessianOperator(risk, parameters, progress=cancel)

@@ -1,0 +1,198 @@
+"""The job store against a real server: who may write what, and when."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+
+from api_schemas.jobs import Progress
+from api_schemas.problem import Problem
+from jobs.queue import KEY_PREFIX, QUEUE
+from jobs.record import JobRecord, new_job_id
+from jobs.store import JobStore, LeaseLostError, UnknownJobError
+
+PROBLEM = Problem(title="No", status=500)
+
+
+@pytest.fixture
+def store(redis_client: redis.Redis) -> JobStore:
+    return JobStore(redis_client, lease_seconds=30.0, max_attempts=2)
+
+
+@pytest.fixture
+def hasty_store(redis_client: redis.Redis) -> JobStore:
+    """Leases end at once."""
+    return JobStore(redis_client, lease_seconds=0.0, max_attempts=2)
+
+
+def submit(store: JobStore, **tags: str) -> JobRecord:
+    return store.create("spectrum", "{}", tags)
+
+
+def test_a_new_job_is_queued_and_read_back_as_written(store: JobStore) -> None:
+    record = submit(store, paper="figure 2")
+    assert record.state == "queued"
+    assert record.tags == {"paper": "figure 2"}
+    assert store.get(record.id) == record
+
+
+def test_ids_sort_by_age() -> None:
+    ids = []
+    for _ in range(5):
+        ids.append(new_job_id())
+        time.sleep(0.001)
+    assert ids == sorted(ids)
+    assert len(set(ids)) == 5
+
+
+def test_unknown_jobs_are_named(store: JobStore) -> None:
+    for call in (store.get, store.cancel, store.delete):
+        with pytest.raises(UnknownJobError):
+            call("0" * 32)
+    assert store.claim("0" * 32) is None
+
+
+def test_one_of_many_claims_wins(store: JobStore) -> None:
+    job_id = submit(store).id
+    with ThreadPoolExecutor(8) as pool:
+        leases = [lease for lease in pool.map(lambda _: store.claim(job_id), range(32)) if lease]
+    assert len(leases) == 1
+    assert store.get(job_id).attempt == 1
+
+
+def test_a_job_succeeds_with_its_result(store: JobStore) -> None:
+    job_id = submit(store).id
+    lease = store.claim(job_id)
+    assert lease is not None
+    assert store.renew(lease, Progress(phase="products", done=3, total=9, unit="")) == "running"
+    assert store.get(job_id).progress.done == 3
+    assert store.succeed(lease, "a" * 64) == "succeeded"
+    record = store.get(job_id)
+    assert record.ended
+    assert record.result_digest == "a" * 64
+    assert record.started_at is not None
+    assert record.finished_at is not None
+    assert record.created_at <= record.started_at <= record.finished_at
+
+
+def test_an_ended_job_can_no_longer_be_written(store: JobStore) -> None:
+    job_id = submit(store).id
+    lease = store.claim(job_id)
+    assert lease is not None
+    store.fail(lease, PROBLEM)
+    for write in (lambda: store.succeed(lease, "a" * 64), lambda: store.renew(lease, None)):
+        with pytest.raises(LeaseLostError):
+            write()
+    assert store.get(job_id).state == "failed"
+    assert store.get(job_id).error == PROBLEM
+    assert store.claim(job_id) is None
+
+
+def test_cancelling_a_queued_job_ends_it(store: JobStore) -> None:
+    job_id = submit(store).id
+    assert store.cancel(job_id).state == "cancelled"
+    assert store.claim(job_id) is None
+
+
+def test_cancelling_a_running_job_tells_its_worker_and_wins_over_success(store: JobStore) -> None:
+    job_id = submit(store).id
+    lease = store.claim(job_id)
+    assert lease is not None
+    assert store.cancel(job_id).state == "cancelling"
+    assert store.renew(lease, None) == "cancelling"
+    assert store.succeed(lease, "a" * 64) == "cancelled"
+    record = store.get(job_id)
+    assert record.state == "cancelled"
+    assert record.result_digest is None
+
+
+def test_cancelling_an_ended_job_changes_nothing(store: JobStore) -> None:
+    job_id = submit(store).id
+    lease = store.claim(job_id)
+    assert lease is not None
+    store.succeed(lease, "a" * 64)
+    assert store.cancel(job_id).state == "succeeded"
+
+
+def test_a_job_whose_worker_is_silent_goes_back_and_its_old_worker_is_fenced_off(hasty_store: JobStore) -> None:
+    job_id = submit(hasty_store).id
+    lost = hasty_store.claim(job_id)
+    assert lost is not None
+    assert hasty_store.recover_lost() == [job_id]
+    assert hasty_store.get(job_id).state == "queued"
+    assert hasty_store.take_unpublished([job_id], 30.0) == [job_id]
+    new = hasty_store.claim(job_id)
+    assert new is not None
+    assert new.attempt == 2
+    with pytest.raises(LeaseLostError):
+        hasty_store.succeed(lost, "a" * 64)
+    assert hasty_store.succeed(new, "b" * 64) == "succeeded"
+
+
+def test_a_leased_job_is_left_alone(store: JobStore) -> None:
+    job_id = submit(store).id
+    store.claim(job_id)
+    assert store.recover_lost() == []
+    assert store.get(job_id).state == "running"
+
+
+def test_a_job_that_loses_every_worker_fails(hasty_store: JobStore) -> None:
+    job_id = submit(hasty_store).id
+    for _ in range(2):
+        hasty_store.claim(job_id)
+        hasty_store.recover_lost()
+    record = hasty_store.get(job_id)
+    assert record.state == "failed"
+    assert record.attempt == 2
+    assert record.error is not None
+    assert record.error.type == "/problems/workers-lost"
+
+
+def test_a_cancelled_job_without_worker_ends(hasty_store: JobStore) -> None:
+    job_id = submit(hasty_store).id
+    hasty_store.claim(job_id)
+    hasty_store.cancel(job_id)
+    assert hasty_store.recover_lost() == [job_id]
+    assert hasty_store.get(job_id).state == "cancelled"
+
+
+def test_a_lost_message_is_sent_again_once(store: JobStore, redis_client: redis.Redis) -> None:
+    job_id = submit(store).id
+    assert store.take_unpublished([], 30.0) == []
+    redis_client.hset(f"spectrum:job:{job_id}", "published_at", time.time() - 31)
+    redis_client.rpush(KEY_PREFIX + QUEUE, "another message waits, this one may be behind it")
+    assert store.take_unpublished([], 30.0) == []
+    redis_client.delete(KEY_PREFIX + QUEUE)
+    assert store.take_unpublished([], 30.0) == [job_id]
+    assert store.take_unpublished([], 30.0) == []
+
+
+def test_pages_hold_every_job_once_newest_first(store: JobStore) -> None:
+    ids = [submit(store, parity="even" if i % 2 == 0 else "odd").id for i in range(7)]
+    store.cancel(ids[3])
+    seen: list[str] = []
+    while page := store.page(None, None, 3, seen[-1] if seen else None):
+        assert len(page) <= 3
+        seen += [record.id for record in page]
+    assert seen == ids[::-1]
+    assert [r.id for r in store.page("cancelled", None, 3, None)] == [ids[3]]
+    assert [r.id for r in store.page("queued", ("parity", "odd"), 9, None)] == [ids[5], ids[1]]
+
+
+def test_a_result_lives_as_long_as_a_job_needs_it(store: JobStore) -> None:
+    digest = "c" * 64
+    jobs = [submit(store).id for _ in range(2)]
+    for job_id in jobs:
+        lease = store.claim(job_id)
+        assert lease is not None
+        store.succeed(lease, digest)
+    assert store.delete(jobs[0]) == (True, None)
+    assert store.delete(jobs[1]) == (True, digest)
+    assert store.page(None, None, 9, None) == []
+
+
+def test_an_active_job_is_not_deleted(store: JobStore) -> None:
+    job_id = submit(store).id
+    assert store.delete(job_id) == (False, None)
+    assert store.get(job_id).state == "queued"

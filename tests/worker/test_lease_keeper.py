@@ -1,0 +1,55 @@
+"""While a job is computed its lease lives, and its worker hears what callers wish."""
+
+import time
+
+import pytest
+import redis
+
+from jobs.store import JobStore, LeaseLostError
+from worker.lease_keeper import JobCancelledError, LeaseKeeper
+
+
+@pytest.fixture
+def store(redis_client: redis.Redis) -> JobStore:
+    return JobStore(redis_client, lease_seconds=1.5, max_attempts=3)
+
+
+def report_until_stopped(keeper: LeaseKeeper, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        keeper.report("products", 1, 2)
+        time.sleep(0.01)
+
+
+def test_the_lease_outlives_its_seconds(store: JobStore) -> None:
+    job_id = store.create("spectrum", "{}", {}).id
+    lease = store.claim(job_id)
+    assert lease is not None
+    with LeaseKeeper(store, lease) as keeper:
+        report_until_stopped(keeper, 2.5)
+        assert store.recover_lost() == []
+        assert store.get(job_id).progress.done == 1
+    time.sleep(1.6)
+    assert store.recover_lost() == [job_id]
+
+
+def test_a_cancelled_job_stops_within_two_seconds(store: JobStore) -> None:
+    job_id = store.create("spectrum", "{}", {}).id
+    lease = store.claim(job_id)
+    assert lease is not None
+    with LeaseKeeper(store, lease) as keeper:
+        store.cancel(job_id)
+        started = time.monotonic()
+        with pytest.raises(JobCancelledError):
+            report_until_stopped(keeper)
+        assert time.monotonic() - started < 2.0
+
+
+def test_a_worker_that_lost_its_job_stops(store: JobStore, redis_client: redis.Redis) -> None:
+    job_id = store.create("spectrum", "{}", {}).id
+    lease = store.claim(job_id)
+    assert lease is not None
+    with LeaseKeeper(store, lease) as keeper:
+        redis_client.hset(f"spectrum:job:{job_id}", "token", "of another worker")
+        with pytest.raises(LeaseLostError):
+            report_until_stopped(keeper)
