@@ -1,8 +1,8 @@
 """Request and answer of `POST /v1/closed-form`."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from api_schemas.message import Message, RequestMessage, Rows, Vector, VectorOrRows, misfit, row_width
 
@@ -86,18 +86,8 @@ class ClosedFormData(RequestMessage):
     y: VectorOrRows | None = None
 
 
-_EXAMPLES: list[Any] = [
-    {
-        "model": {"kind": "linear", "w": [0.5, -1.0, 0.25], "v": [1.0, 0.5, -0.75]},
-        "data": {"x": [1.0, -0.5, 2.0], "y": [0.8, -0.1, 1.5]},
-    }
-]
-
-
 class ClosedFormRequest(RequestMessage):
     """A model that has a formula, its data, and what to say of its Hessian at the loss (1/2n) sum |f(x_i) - y_i|^2."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": _EXAMPLES})
 
     model: ClosedFormModel
     data: ClosedFormData = ClosedFormData()

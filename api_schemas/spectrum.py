@@ -1,8 +1,8 @@
 """A spectrum job: what is asked, and what it answers."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from api_schemas.closed_form import Inertia
 from api_schemas.consistency import check_data, check_loss
@@ -39,22 +39,8 @@ class Training(RequestMessage):
     seed: Seed = 0
 
 
-_EXAMPLES: list[Any] = [
-    {
-        "kind": "spectrum",
-        "model": {"kind": "mlp", "widths": [64, 16, 10]},
-        "data": {"kind": "digits", "num_samples": 256},
-        "loss": "cross-entropy",
-        "method": {"kind": "lanczos", "num_steps": 40, "num_probes": 4},
-        "train": {"num_steps": 50, "learning_rate": 0.5, "batch_size": 64},
-    }
-]
-
-
 class SpectrumRequest(RequestMessage):
     """A network, its data and loss, a matrix of second derivatives, and the question about its eigenvalues."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": _EXAMPLES})
 
     kind: Literal["spectrum"]
     model: Model

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from jobs.connection import connect
 from jobs.queue import JobQueue
@@ -14,6 +15,7 @@ from jobs.results import ResultStore
 from jobs.settings import ServiceSettings
 from jobs.store import JobStore
 from service.admission import Admission
+from service.body_limit import BodyLimitProblem
 from service.job_desk import JobDesk
 from service.problems import register_problem_handlers
 from service.reaper import Reaper
@@ -49,11 +51,12 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         description=_DESCRIPTION,
         redoc_url=None,
         lifespan=lifespan,
-        max_body_size=settings.max_body_bytes,
     )
     app.state.redis = client
     app.state.desk = JobDesk(store, queue, ResultStore(settings.results_dir))
     app.state.admission = Admission(client)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)
+    app.add_middleware(BodyLimitProblem, max_body_bytes=settings.max_body_bytes)
     register_problem_handlers(app)
     for router in (closed_form.router, jobs.router, health.router):
         app.include_router(router, prefix="/v1")

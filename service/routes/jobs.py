@@ -4,7 +4,7 @@ import base64
 import re
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -16,7 +16,14 @@ from service.admission import Admission
 from service.job_desk import JobDesk
 from service.problems import ProblemError, invalid_request
 from service.representations import MEDIA_TYPES, accepted_format, represent
-from service.routes.documentation import INVALID, UNAVAILABLE, UNKNOWN, problem_documentation
+from service.routes.documentation import (
+    INVALID,
+    INVALID_BODY,
+    JOB_EXAMPLES,
+    UNAVAILABLE,
+    UNKNOWN,
+    problem_documentation,
+)
 
 MAX_WAIT_SECONDS = 60
 
@@ -43,11 +50,11 @@ Desk = Annotated[JobDesk, Depends(_desk)]
     "",
     status_code=202,
     response_model=Job,
-    responses={**INVALID, 200: {"model": Job, "description": "the job ended within the time of `Prefer: wait`"}},
+    responses={**INVALID_BODY, 200: {"model": Job, "description": "the job ended within the time of `Prefer: wait`"}},
     summary="Submit a job",
 )
 async def submit(
-    body: SpectrumRequest,
+    body: Annotated[SpectrumRequest, Body(openapi_examples=JOB_EXAMPLES)],
     request: Request,
     desk: Desk,
     admission: Annotated[Admission, Depends(_admission)],

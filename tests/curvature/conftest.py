@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from curvature.algorithms.spectrum import exact_spectrum
 from curvature.data.base import Dataset
 from curvature.data.digits import digits
 from curvature.losses.base import Loss
@@ -15,7 +16,6 @@ from curvature.models.mlp import Mlp
 from curvature.operators.hessian import HessianOperator
 from curvature.parameters import ParameterLayout
 from curvature.results import ExactSpectrum
-from curvature.algorithms.spectrum import exact_spectrum
 from curvature.risk import EmpiricalRisk
 
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Oracle: the dense Hessian, mean of grad f grad f^T + delta Hess f over samples, from the derivatives of one sample."""
+"""Oracle: the dense Hessian, the mean over samples of grad f grad f^T + delta Hess f, written out sample by sample."""
 
 from collections.abc import Callable
 

@@ -10,7 +10,13 @@ from theory.errors import TheoryError
 EPS = float(np.finfo(np.float64).eps)
 
 
-def make(*pairs, trace=0.0, statistics=None, num_parameters=None, notes=()):
+def make(
+    *pairs: tuple[float, int],
+    trace: float = 0.0,
+    statistics: dict[str, float | str | None] | None = None,
+    num_parameters: int | None = None,
+    notes: tuple[str, ...] = (),
+) -> Spectrum:
     entries = tuple(Eigenvalue(value, multiplicity, "bulk") for value, multiplicity in pairs)
     total = sum(multiplicity for _, multiplicity in pairs) if num_parameters is None else num_parameters
     return Spectrum("test", total, "closed-form", "none", entries, trace, statistics or {}, notes)

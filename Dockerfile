@@ -1,0 +1,80 @@
+# The three images of docker-compose.yml: `service` (HTTP, without torch), `worker` (with torch) and `redis`.
+
+FROM python:3.11-slim AS base
+
+
+# Virtual environments are made here and copied over, so no image holds uv or its cache.
+FROM base AS builder
+ARG UV_VERSION=0.13.8
+RUN python -m pip install --no-cache-dir --root-user-action=ignore "uv==${UV_VERSION}" \
+    && uv venv --python "$(command -v python)" /opt/venv
+# The bytecode is compiled now: the root file system of a running container is read-only.
+ENV VIRTUAL_ENV=/opt/venv \
+    UV_COMPILE_BYTECODE=1 \
+    UV_LINK_MODE=copy \
+    UV_SYSTEM_CERTS=1
+WORKDIR /src
+COPY pyproject.toml constraints.txt ./
+
+
+FROM builder AS service-environment
+RUN --mount=type=cache,target=/root/.cache/uv \
+    uv pip install --constraints constraints.txt --group service
+COPY . .
+RUN --mount=type=cache,target=/root/.cache/uv \
+    uv pip install --no-deps .
+
+
+FROM builder AS worker-environment
+# cpu: the build without CUDA; pypi: the build of the registry, on Linux with CUDA; anything else is a backend of uv,
+# such as cu128, fetched from PyTorch's own index. uv does not read pip's configuration, which may name a folder with a
+# CPU build of torch: where it does, that one is taken and PyTorch's index is not needed.
+ARG TORCH_BACKEND=cpu
+RUN --mount=type=cache,target=/root/.cache/uv \
+    links=$(python -m pip config list | sed -n "s/^[^.]*\.find-links='\(.*\)'$/\1/p"); \
+    if [ "$TORCH_BACKEND" = pypi ]; then \
+        set --; \
+    elif [ "$TORCH_BACKEND" = cpu ] && ls "$links"/torch-*+cpu-*.whl >/dev/null 2>&1; then \
+        set -- --find-links "$links"; \
+    else \
+        set -- --torch-backend "$TORCH_BACKEND"; \
+    fi; \
+    uv pip install "$@" --constraints constraints.txt --requirements pyproject.toml
+COPY . .
+RUN --mount=type=cache,target=/root/.cache/uv \
+    uv pip install --no-deps .
+
+
+FROM base AS runtime
+RUN groupadd --gid 10001 spectrum \
+    && useradd --uid 10001 --gid spectrum --no-create-home --home-dir /tmp --shell /usr/sbin/nologin spectrum \
+    && install -d -o spectrum -g spectrum /var/lib/spectrum /var/lib/spectrum/results
+ENV PATH=/opt/venv/bin:$PATH \
+    HOME=/tmp \
+    MPLCONFIGDIR=/tmp/matplotlib \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    SPECTRUM_RESULTS_DIR=/var/lib/spectrum/results
+WORKDIR /var/lib/spectrum
+USER 10001:10001
+
+
+FROM runtime AS service
+COPY --from=service-environment /opt/venv /opt/venv
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+CMD ["python", "-m", "service", "--host", "0.0.0.0", "--port", "8000"]
+
+
+FROM runtime AS worker
+COPY --from=worker-environment /opt/venv /opt/venv
+# Celery takes SIGTERM as a wish to finish its jobs first, however long they take, and SIGQUIT as one to stop.
+ENV REMAP_SIGTERM=SIGQUIT
+STOPSIGNAL SIGTERM
+CMD ["python", "-m", "worker"]
+
+
+FROM redis:7-alpine AS redis
+# A named volume takes the owner of the directory that it covers.
+RUN mkdir -p /data && chown 10001:10001 /data
+USER 10001:10001

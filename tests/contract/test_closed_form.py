@@ -1,0 +1,96 @@
+"""`POST /v1/closed-form` as a stranger uses it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from client.errors import ProblemResponseError
+from client.http import SpectrumClient
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "closed_form.json").read_text())
+SERVED = ("linear", "relu", "self-attention", "quadratic")
+CASES = [case for case in GOLDEN["cases"] if case["model"]["kind"] in SERVED]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_golden_spectrum_over_http(client: SpectrumClient, case: dict[str, Any]) -> None:
+    spectrum = client.closed_form({"model": case["model"], "data": case["data"]})
+    expected = np.asarray(case["eigenvalues"])
+    found = np.sort(np.repeat([e.value for e in spectrum.eigenvalues], [e.multiplicity for e in spectrum.eigenvalues]))
+    scale = np.abs(expected).max()
+    assert spectrum.num_parameters == len(expected)
+    np.testing.assert_allclose(found, np.sort(expected), rtol=0, atol=1e-10 * scale)
+    assert spectrum.trace == pytest.approx(case["trace"], abs=1e-10 * scale * len(expected))
+    assert [e.value for e in spectrum.eigenvalues] == sorted((e.value for e in spectrum.eigenvalues), reverse=True)
+    assert (spectrum.sharpness, spectrum.smallest) == (spectrum.eigenvalues[0].value, spectrum.eigenvalues[-1].value)
+
+
+def test_every_kind_of_the_golden_cases_is_served_or_refused(client: SpectrumClient) -> None:
+    assert len(CASES) == 31
+    others = {case["model"]["kind"]: case for case in GOLDEN["cases"] if case not in CASES}
+    for kind, case in others.items():
+        with pytest.raises(ProblemResponseError) as caught:
+            client.closed_form({"model": case["model"], "data": case["data"]})
+        assert caught.value.problem.status == 422, kind
+
+
+def test_a_zero_eigenvalue_leaves_no_condition_number(client: SpectrumClient) -> None:
+    spectrum = client.closed_form({"model": {"kind": "quadratic", "matrix": [[1.0, 1.0], [1.0, 1.0]]}})
+    assert spectrum.condition_number is None
+    assert spectrum.inertia.zero == 1
+    assert spectrum.critical_point == "degenerate"
+    assert any("condition" in note for note in spectrum.notes)
+
+
+BAD_BODIES = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'{"model": 1}',
+    b'{"model": {"kind": "linear", "w": [NaN], "v": [1]}, "data": {"x": [1], "y": [1]}}',
+    b'{"model": {"kind": "linear", "w": [1e999], "v": [1]}, "data": {"x": [1], "y": [1]}}',
+    b'{"model": {"kind": "linear", "w": ' + b"[" * 50_000 + b"]" * 50_000 + b"}}",
+    b'{"model": {"kind": "' + b"x" * 100_000 + b'"}}',
+    b'{"' + b"y" * 100_000 + b'": 1}',
+    b'{"model": {"kind": "linear", "w": [' + b'"a",' * 100_000 + b'"a"], "v": [1]}, "data": {}}',
+    b'{"model": {"kind": "quadratic", "matrix": [' + b'["a"],' * 50_000 + b"[1]]}}",
+    b"\xff\xfe\x00",
+]
+
+
+@pytest.mark.parametrize("path", ["/v1/closed-form", "/v1/jobs"])
+@pytest.mark.parametrize("body", BAD_BODIES, ids=range(len(BAD_BODIES)))
+def test_bad_bodies_get_a_short_problem(client: SpectrumClient, server: Any, path: str, body: bytes) -> None:
+    response = httpx.post(f"{server.url}{path}", content=body, headers={"Content-Type": "application/json"})
+    assert 400 <= response.status_code < 500
+    assert response.headers["content-type"] == "application/problem+json"
+    assert len(response.content) < 20_000
+    problem = response.json()
+    assert problem["status"] == response.status_code
+    assert problem["title"]
+    assert client.closed_form({"model": {"kind": "quadratic", "matrix": [[2.0]]}}).sharpness == 2.0
+
+
+def test_a_body_that_is_too_large_gets_a_problem(server: Any) -> None:
+    response = httpx.post(f"{server.url}/v1/closed-form", content=b" " * (64 * 2**20 + 1))
+    assert response.status_code == 413
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_numbers_beyond_floating_point_get_a_problem(server: Any) -> None:
+    body = {"model": {"kind": "linear", "w": [1e200], "v": [1e200]}, "data": {"x": [1e200], "y": [1.0]}}
+    response = httpx.post(f"{server.url}/v1/closed-form", json=body)
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("path", ["/v1/closed-form", "/v1/nothing", "/v1/jobs/1/2/3"])
+def test_wrong_methods_and_paths_get_a_problem(server: Any, path: str) -> None:
+    response = httpx.put(f"{server.url}{path}")
+    assert response.status_code in (404, 405)
+    assert response.headers["content-type"] == "application/problem+json"

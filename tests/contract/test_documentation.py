@@ -1,0 +1,71 @@
+"""The OpenAPI document: complete, offline, and its examples work."""
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from client.http import SpectrumClient
+
+
+@pytest.fixture
+def document(server: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = httpx.get(f"{server.url}/openapi.json").json()
+    return answer
+
+
+def test_every_endpoint_is_described_with_its_problems(document: dict[str, Any]) -> None:
+    operations = {(m, path): op for path, item in document["paths"].items() for m, op in item.items()}
+    assert {path for _, path in operations} >= {
+        "/v1/closed-form",
+        "/v1/jobs",
+        "/v1/jobs/{job_id}",
+        "/v1/jobs/{job_id}/result",
+        "/v1/jobs/{job_id}/cancel",
+        "/v1/health/live",
+        "/v1/health/ready",
+    }
+    for (_, path), operation in operations.items():
+        assert operation["summary"], path
+        assert operation["description"], path
+        for status, response in operation["responses"].items():
+            if int(status) >= 400:
+                assert list(response["content"]) == ["application/problem+json"], (path, status)
+
+
+def test_the_example_of_every_endpoint_works(document: dict[str, Any], server: Any, client: SpectrumClient) -> None:
+    job_id = None
+    with httpx.Client(base_url=server.url, timeout=70) as http:
+        for path, item in document["paths"].items():
+            if "post" not in item or "requestBody" not in item["post"]:
+                continue
+            examples = item["post"]["requestBody"]["content"]["application/json"]["examples"]
+            assert examples, path
+            for name, example in examples.items():
+                response = http.post(path, json=example["value"], headers={"Prefer": "wait=60"})
+                assert response.status_code == 200, (path, name, response.text)
+                job_id = response.json().get("id", job_id)
+                assert response.json().get("state", "succeeded") == "succeeded"
+        assert job_id is not None
+        for path, item in document["paths"].items():
+            if "get" in item:
+                url = path.replace("{job_id}", job_id).replace("{name}", "png")
+                assert http.get(url).is_success, path
+
+
+def test_the_page_needs_no_other_server(server: Any) -> None:
+    page = httpx.get(f"{server.url}/docs")
+    assert page.is_success
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(sources) >= 2
+    for source in sources:
+        assert source.startswith("/"), source
+        assert httpx.get(f"{server.url}{source}").is_success
+
+
+def test_health(server: Any, client: SpectrumClient) -> None:
+    assert httpx.get(f"{server.url}/v1/health/live").json() == {"status": "live"}
+    workers = client.ready().workers
+    assert len(workers) == 1
+    assert workers[0].memory_bytes > 2**30

@@ -1,0 +1,172 @@
+"""`kill -9` of anything in the middle of a job: the job runs again and ends."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api_schemas.jobs import Job
+from client.errors import ProblemResponseError
+from client.http import SpectrumClient
+
+# Long enough to be killed in the middle, short enough to wait for.
+JOB: dict[str, Any] = {
+    "kind": "spectrum",
+    "model": {"kind": "mlp", "widths": [64, 8, 10]},
+    "data": {"kind": "digits", "num_samples": 128},
+    "loss": "cross-entropy",
+    "method": {"kind": "lanczos", "num_steps": 10, "num_probes": 2},
+    "train": {"num_steps": 8000, "learning_rate": 0.01},
+}
+
+
+@pytest.fixture(scope="module")
+def own_server(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    server = start_server(tmp_path_factory.mktemp("faults") / "data", SPECTRUM_LEASE_SECONDS="3")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_client(own_server: Any) -> Iterator[SpectrumClient]:
+    with SpectrumClient(own_server.url) as client:
+        yield client
+
+
+def wait_until_training(client: SpectrumClient, job_id: str) -> Job:
+    deadline = time.monotonic() + 60
+    while True:
+        job = client.job(job_id)
+        if job.state == "running" and job.progress.phase == "training" and job.progress.done > 100:
+            return job
+        assert job.state in ("queued", "running"), job
+        assert time.monotonic() < deadline, job
+        time.sleep(0.02)
+
+
+def kill(pids: list[int]) -> None:
+    assert pids
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def expect_second_attempt(client: SpectrumClient, job_id: str, undisturbed: list[float]) -> None:
+    job = client.wait(job_id, timeout_seconds=120)
+    assert job.state == "succeeded", job
+    assert job.attempt == 2
+    assert client.result(job_id).quadrature[0].nodes == undisturbed  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(own_server: Any) -> list[float]:
+    with SpectrumClient(own_server.url) as client:
+        return client.run(JOB).quadrature[0].nodes  # type: ignore[union-attr]
+
+
+def test_the_process_that_computes(own_server: Any, own_client: SpectrumClient, undisturbed: list[float]) -> None:
+    job_id = own_client.submit(JOB).id
+    wait_until_training(own_client, job_id)
+    kill(own_server.pids("-m worker")[1:])
+    expect_second_attempt(own_client, job_id, undisturbed)
+
+
+def test_the_whole_worker(own_server: Any, own_client: SpectrumClient, undisturbed: list[float]) -> None:
+    job_id = own_client.submit(JOB).id
+    wait_until_training(own_client, job_id)
+    kill(own_server.pids("-m worker"))
+    expect_second_attempt(own_client, job_id, undisturbed)
+
+
+def test_redis(own_server: Any, own_client: SpectrumClient, undisturbed: list[float]) -> None:
+    """The worker goes on computing, and the service answers 503 until Redis is back."""
+    before = own_client.submit(JOB).id
+    wait_until_training(own_client, before)
+    kill(own_server.pids("redis"))
+    job = None
+    deadline = time.monotonic() + 60
+    while job is None and time.monotonic() < deadline:
+        try:
+            job = own_client.wait(before, timeout_seconds=60)
+        except ProblemResponseError as error:
+            assert error.problem.status == 503
+    assert job is not None
+    assert job.state == "succeeded", job
+    assert own_client.result(before).quadrature[0].nodes == undisturbed  # type: ignore[union-attr]
+    assert own_client.run(JOB).quadrature[0].nodes == undisturbed  # type: ignore[union-attr]
+
+
+def test_the_service(own_server: Any, own_client: SpectrumClient, undisturbed: list[float]) -> None:
+    job_id = own_client.submit(JOB).id
+    wait_until_training(own_client, job_id)
+    kill(own_server.pids("-m service"))
+    own_server.wait_until_ready()
+    job = own_client.wait(job_id, timeout_seconds=60)
+    assert (job.state, job.attempt) == ("succeeded", 1)
+
+
+def test_a_message_that_is_lost_is_sent_again(start_server: Callable[..., Any], tmp_path: Path) -> None:
+    server = start_server(tmp_path / "data", SPECTRUM_REPUBLISH_SECONDS="2")
+    with SpectrumClient(server.url) as client:
+        first = client.submit(JOB).id
+        wait_until_training(client, first)
+        second = client.submit(JOB | {"train": None}).id
+        with server.redis() as redis:
+            assert redis.delete("spectrum:celery:spectrum") == 1
+        assert client.wait(second, timeout_seconds=90).state == "succeeded"
+    server.stop()
+
+
+def test_everything_at_once_and_a_new_start(
+    start_server: Callable[..., Any], tmp_path: Path, undisturbed: list[float]
+) -> None:
+    data = tmp_path / "data"
+    server = start_server(data, SPECTRUM_LEASE_SECONDS="3")
+    with SpectrumClient(server.url) as client:
+        finished = client.submit(JOB | {"train": None}, wait_seconds=60).id
+        running = client.submit(JOB).id
+        queued = client.submit(JOB | {"train": None}).id
+        wait_until_training(client, running)
+        pids = [server.process.pid, *server.pids("")]
+        kill(pids)
+        server.process.wait(10)
+    for pid in pids:
+        wait_until_gone(pid)
+    server = start_server(data, SPECTRUM_LEASE_SECONDS="3")
+    with SpectrumClient(server.url) as client:
+        assert client.result(finished).num_parameters == 64 * 8 + 8 + 8 * 10 + 10
+        expect_second_attempt(client, running, undisturbed)
+        assert client.wait(queued, timeout_seconds=60).state == "succeeded"
+    server.stop()
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 15
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline, pid
+        time.sleep(0.05)
+
+
+def test_closed_forms_while_redis_is_away(start_server: Callable[..., Any], tmp_path: Path) -> None:
+    server = start_server(tmp_path / "data")
+    os.kill(server.pids("redis")[0], signal.SIGSTOP)
+    try:
+        body = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}
+        assert httpx.post(f"{server.url}/v1/closed-form", json=body, timeout=3).status_code == 200
+        started = time.monotonic()
+        for method, path in (("POST", "/v1/jobs"), ("GET", "/v1/jobs"), ("GET", "/v1/health/ready")):
+            response = httpx.request(method, f"{server.url}{path}", json=JOB if method == "POST" else None, timeout=30)
+            assert response.status_code == 503, (path, response.text)
+            assert response.headers["retry-after"]
+        assert time.monotonic() - started < 3 * 7
+    finally:
+        os.kill(server.pids("redis")[0], signal.SIGCONT)
+    with SpectrumClient(server.url) as client:
+        assert client.run(JOB | {"train": None}).num_parameters == 64 * 8 + 8 + 8 * 10 + 10
+    server.stop()

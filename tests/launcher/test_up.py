@@ -1,0 +1,139 @@
+"""`spectrum-server up`: starts, refuses, stops."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.http import SpectrumClient
+
+COMMAND = Path(sys.executable).with_name("spectrum-server")
+QUADRATIC = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}
+
+
+def gone(pids: list[int]) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_everything_within_ten_seconds(
+    start_server: Callable[..., Any], tmp_path: Path, number: signal.Signals
+) -> None:
+    server = start_server(tmp_path / "data")
+    pids = server.pids("")
+    assert len(pids) >= 4
+    with SpectrumClient(server.url) as client:
+        endless = {
+            "kind": "spectrum",
+            "model": {"kind": "mlp", "widths": [64, 8, 10]},
+            "data": {"kind": "digits"},
+            "loss": "cross-entropy",
+            "method": {"kind": "exact"},
+            "train": {"num_steps": 10_000_000, "learning_rate": 1e-9},
+        }
+        job_id = client.submit(endless).id
+        while client.job(job_id).state != "running":
+            time.sleep(0.05)
+    server.process.send_signal(number)
+    started = time.monotonic()
+    assert server.process.wait(20) == 0
+    assert time.monotonic() - started < 10
+    assert gone(pids)
+    assert not (tmp_path / "data" / "redis" / "run").exists()
+
+
+def test_a_killed_launcher_leaves_nothing_behind(start_server: Callable[..., Any], tmp_path: Path) -> None:
+    server = start_server(tmp_path / "data")
+    pids = server.pids("")
+    server.process.kill()
+    server.process.wait(5)
+    deadline = time.monotonic() + 15
+    while not gone(pids):
+        assert time.monotonic() < deadline, pids
+        time.sleep(0.1)
+    again = start_server(tmp_path / "data")
+    with SpectrumClient(again.url) as client:
+        assert client.closed_form(QUADRATIC).sharpness == 2.0
+    again.stop()
+
+
+def test_a_second_start_on_the_same_directory_is_refused(server: Any) -> None:
+    finished = subprocess.run(
+        [COMMAND, "up", "--port", "1", "--data-dir", str(server.data_directory)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert finished.returncode == 1
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    finished = subprocess.run(
+        [COMMAND, "up", "--port", str(port), "--data-dir", str(server.data_directory)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert finished.returncode == 1
+    assert f"in use by process {server.process.pid}" in finished.stderr.replace("\n", " ")
+    with SpectrumClient(server.url) as client:
+        assert client.closed_form(QUADRATIC).sharpness == 2.0
+
+
+def test_a_port_that_is_taken_is_named(server: Any, tmp_path: Path) -> None:
+    finished = subprocess.run(
+        [COMMAND, "up", "--port", str(server.port), "--data-dir", str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert finished.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{server.port}" in finished.stderr
+
+
+def test_an_unknown_variable_stops_the_start_and_is_named(start_server: Callable[..., Any], tmp_path: Path) -> None:
+    server = start_server(tmp_path / "data", wait=False, SPECTRUM_WORKERZ="2")
+    assert server.process.wait(120) == 1
+    assert "unknown variable SPECTRUM_WORKERZ" in server.log.read_text()
+
+
+def test_dead_children_are_started_again(start_server: Callable[..., Any], tmp_path: Path) -> None:
+    server = start_server(tmp_path / "data")
+    for name in ("-m service", "redis"):
+        pid = server.pids(name)[0]
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while server.pids(name)[:1] in ([], [pid]):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        server.wait_until_ready()
+    assert len(re.findall("was started again", server.log.read_text())) == 2
+    server.stop()
+
+
+def test_another_redis_is_used_where_it_is_named(
+    start_server: Callable[..., Any], tmp_path: Path, redis_url: str
+) -> None:
+    server = start_server(tmp_path / "data", SPECTRUM_REDIS_URL=redis_url)
+    assert server.pids("redis-server") + server.pids("valkey-server") == []
+    with SpectrumClient(server.url) as client:
+        assert len(client.ready().workers) == 1
+    server.stop()
+
+
+def test_a_directory_with_a_long_and_odd_name(start_server: Callable[..., Any], tmp_path: Path) -> None:
+    server = start_server(tmp_path / ("data with spaces é " + "x" * 100))
+    with SpectrumClient(server.url) as client:
+        assert client.closed_form(QUADRATIC).sharpness == 2.0
+    server.stop()
