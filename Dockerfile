@@ -31,7 +31,7 @@ FROM builder AS worker-environment
 # CPU build of torch: where it does, that one is taken and PyTorch's index is not needed.
 ARG TORCH_BACKEND=cpu
 RUN --mount=type=cache,target=/root/.cache/uv \
-    links=$(python -m pip config list | sed -n "s/^[^.]*\.find-links='\(.*\)'$/\1/p"); \
+    links=$(python -m pip config --global get global.find-links 2>/dev/null || true); \
     if [ "$TORCH_BACKEND" = pypi ]; then \
         set --; \
     elif [ "$TORCH_BACKEND" = cpu ] && ls "$links"/torch-*+cpu-*.whl >/dev/null 2>&1; then \

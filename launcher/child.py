@@ -16,7 +16,7 @@ _MAX_PAUSE_SECONDS = 5.0
 
 
 class ChildKeepsDyingError(Exception):
-    """A child died several times right after its start."""
+    """A child that a new start does not help: it refused its settings, or died several times right after its start."""
 
 
 class Child:
@@ -64,6 +64,8 @@ class Child:
         now = time.monotonic()
         if not self._restart_at:
             self._kill_group()
+            if self._process.returncode == os.EX_CONFIG:
+                raise ChildKeepsDyingError(f"{self.name} cannot start with these settings")
             quick = now - self._started_at < _QUICK_DEATH_SECONDS
             self._quick_deaths = self._quick_deaths + 1 if quick else 0
             if self._quick_deaths >= _MAX_QUICK_DEATHS:

@@ -1,6 +1,7 @@
 """`python -m service`: serve HTTP until told to stop."""
 
 import argparse
+import os
 import sys
 
 import uvicorn
@@ -18,7 +19,8 @@ def main() -> None:
     try:
         settings = ServiceSettings.load()
     except SettingsError as error:
-        sys.exit(f"spectrum service: {error}")
+        print(f"spectrum service: {error}", file=sys.stderr)
+        sys.exit(os.EX_CONFIG)
     uvicorn.run(
         create_app(settings),
         host=arguments.host,

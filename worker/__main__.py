@@ -1,12 +1,12 @@
 """`python -m worker`: run jobs until told to stop."""
 
+import os
 import sys
 import warnings
 
 from celery.platforms import SecurityWarning
 
 from jobs.settings import SettingsError, WorkerSettings
-from worker.app import create_worker
 
 
 def main() -> None:
@@ -14,7 +14,10 @@ def main() -> None:
     try:
         settings = WorkerSettings.load()
     except SettingsError as error:
-        sys.exit(f"spectrum worker: {error}")
+        print(f"spectrum worker: {error}", file=sys.stderr)
+        sys.exit(os.EX_CONFIG)
+    from worker.app import create_worker  # noqa: PLC0415 - settings that do not fit are told before torch is loaded
+
     # Celery warns root of messages that execute code; ours are JSON that holds an id.
     warnings.simplefilter("ignore", SecurityWarning)
     create_worker(settings).worker_main(

@@ -46,7 +46,7 @@ def run_spectrum_job(request: SpectrumRequest, hardware: Hardware, progress: Pro
     """
     started = time.perf_counter()
     point = _reach_point(request, hardware, progress)
-    operator = HessianOperator(point.risk, point.parameters, progress)
+    operator = HessianOperator(point.risk, point.parameters, progress=progress)
     match request.method:
         case ExactMethod():
             spectrum: ExactSpectrum | LanczosSpectrum = exact_spectrum(operator, progress)

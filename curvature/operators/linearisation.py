@@ -15,9 +15,9 @@ Map = Callable[[Tensor], Tensor]
 def linearise(function: Map, point: Tensor) -> tuple[Tensor, Map]:
     """f(x) and the map v -> J(x) v at the fixed `point` x; the primal pass is done once.
 
-    Differs from `torch.func.linearize`, whose constant folding (PyTorch 2.13) keeps every primal value, used or not, and
-    loses assignments in place: here values are computed in the order of the trace, dropped after their last use, and
-    kept only if products need them.
+    Differs from `torch.func.linearize`, whose constant folding (PyTorch 2.13) keeps every primal value, used or
+    not, and loses assignments in place: here values are computed in the order of the trace, dropped after their last
+    use, and kept only if products need them.
 
     Args:  function, of (P,), differentiable; its code must not depend on values.
     Returns:  f(x); a map that vmap takes as well.
@@ -27,7 +27,8 @@ def linearise(function: Map, point: Tensor) -> tuple[Tensor, Map]:
 
     def change(tangent: Tensor) -> Tensor:
         with forward_ad.dual_level():
-            value, derivative = forward_ad.unpack_dual(function(forward_ad.make_dual(point, tangent)))
+            dual = function(forward_ad.make_dual(point, tangent))  # type: ignore[no-untyped-call]
+            value, derivative = forward_ad.unpack_dual(dual)  # type: ignore[no-untyped-call]
             values.append(value.detach())
             # a function without curvature has no tangent at all
             return torch.zeros_like(value) if derivative is None else derivative
@@ -56,9 +57,8 @@ def _without_constants(traced: fx.GraphModule) -> fx.GraphModule:
     for node in [node for node in values if varying.intersection(node.users)]:
         name = f"constant_{len(kept)}"
         kept[name] = values[node]
-        setattr(traced, name, values[node])
         with graph.inserting_before(node):
-            node.replace_all_uses_with(graph.get_attr(name))
+            node.replace_all_uses_with(graph.create_node("get_attr", name))
     # not eliminate_dead_code, which leaves assignments in place, and with them all that they read
     for node in reversed(list(graph.nodes)):
         if node not in varying and not node.users:
@@ -66,7 +66,7 @@ def _without_constants(traced: fx.GraphModule) -> fx.GraphModule:
     return fx.GraphModule(kept, graph)
 
 
-def _evaluate(traced: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> Any:  # noqa: ANN401
+def _evaluate(traced: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     """Value of a node that does not depend on the input: a tensor, or a tuple of them."""
     if node.op == "get_attr":
         return getattr(traced, str(node.target))
