@@ -16,7 +16,8 @@ BLOCK_COLUMNS = 128
 
 # Copies of the activations, measured on mlps and gpt2s (tests/curvature/test_cost.py holds the numbers against the
 # real peak):
-RETAINED_COPIES = 4  # primal values that the linearised gradient keeps
+TRACE_COPIES = 12  # alive at once while the gradient is traced; what products need of them later is less than a half
+RETAINED_COPIES = 5  # primal values that the linearised gradient keeps
 TANGENT_COPIES = 4  # tangents alive at once while one vector goes through it
 
 
@@ -94,7 +95,8 @@ def lanczos_cost(size: Size, num_steps: int, num_probes: int, itemsize: int = FL
 
 
 def _operator_bytes(size: Size, itemsize: int) -> int:
-    """Parameters, gradient, the linearised graph and the tangents of one block of vectors."""
+    """Parameters and gradients, and the larger of the trace and of the products with one block of vectors."""
     one_column = itemsize * (4 * size.num_parameters + TANGENT_COPIES * size.num_activations)
-    block = max(one_column, BLOCK_BYTES)
-    return itemsize * (6 * size.num_parameters + RETAINED_COPIES * size.num_activations) + block
+    products = itemsize * RETAINED_COPIES * size.num_activations + max(one_column, BLOCK_BYTES)
+    trace = itemsize * (4 * size.num_parameters + TRACE_COPIES * size.num_activations)
+    return itemsize * 6 * size.num_parameters + max(products, trace)
