@@ -1,0 +1,85 @@
+"""The `spectrum` command against the real stack."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from client.main import app
+
+JOB: dict[str, Any] = {
+    "kind": "spectrum",
+    "model": {"kind": "mlp", "widths": [1, 2, 1]},
+    "data": {"kind": "inline", "x": [1.0, 2.0], "y": [0.5, -1.0]},
+    "loss": "mse",
+    "method": {"kind": "lanczos", "num_steps": 4, "num_probes": 2},
+    "tags": {"test": "command"},
+}
+QUADRATIC = json.dumps({"model": {"kind": "quadratic", "matrix": [[3.0]]}})
+
+
+@pytest.fixture
+def spectrum(server: Any) -> Any:
+    def call(*arguments: str, text: str | None = None) -> Result:
+        return CliRunner().invoke(app, [*arguments, "--url", server.url], input=text)
+
+    return call
+
+
+def test_a_closed_form_from_standard_input(spectrum: Any) -> None:
+    called = spectrum("closed-form", "-", text=QUADRATIC)
+    assert called.exit_code == 0
+    assert json.loads(called.stdout)["sharpness"] == 3.0
+
+
+def test_a_job_from_a_file_to_a_picture(spectrum: Any, tmp_path: Path) -> None:
+    request, picture = tmp_path / "job.json", tmp_path / "density.png"
+    request.write_text(json.dumps(JOB))
+    called = spectrum("run", str(request), "-o", str(picture))
+    assert called.exit_code == 0, called.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+    listed = spectrum("list", "--tag", "test:command", "--state", "succeeded")
+    job_id = listed.stdout.split()[0]
+    assert json.loads(spectrum("job", job_id).stdout)["state"] == "succeeded"
+    assert json.loads(spectrum("result", job_id).stdout)["num_parameters"] == 7
+    assert json.loads(spectrum("cancel", job_id).stdout)["state"] == "succeeded"
+    assert spectrum("delete", job_id).exit_code == 0
+    assert spectrum("job", job_id).exit_code == 1
+
+
+def test_submit_returns_before_the_end(spectrum: Any) -> None:
+    called = spectrum("submit", "-", text=json.dumps(JOB))
+    assert json.loads(called.stdout)["state"] in ("queued", "running")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "code", "said"),
+    [
+        (["closed-form", "-"], '{"model": {"kind": "linear"}}', 1, "body.model.linear.w: Field required"),
+        (["closed-form", "-"], "{", 2, "Expecting property name"),
+        (["closed-form", "-"], "[]", 2, "must be a JSON object"),
+        (["closed-form", "no-such-file.json"], None, 2, "No such file"),
+        (["result", "0" * 32], None, 1, "404 No such job"),
+        (["list", "--state", "sleeping"], None, 1, "query.state"),
+    ],
+)
+def test_mistakes_are_explained(spectrum: Any, arguments: list[str], text: str | None, code: int, said: str) -> None:
+    called = spectrum(*arguments, text=text)
+    assert called.exit_code == code
+    assert said in " ".join(called.output.split())
+
+
+def test_a_job_that_fails_makes_the_command_fail(spectrum: Any) -> None:
+    request = json.dumps(JOB | {"train": {"num_steps": 200, "learning_rate": 1e9}})
+    called = spectrum("run", "-", text=request)
+    assert called.exit_code == 1
+    assert "learning rate" in called.output
+
+
+def test_an_unreachable_server_is_named() -> None:
+    called = CliRunner().invoke(app, ["closed-form", "-", "--url", "http://127.0.0.1:1"], input=QUADRATIC)
+    assert called.exit_code == 1
+    assert "127.0.0.1:1 does not answer" in called.output
