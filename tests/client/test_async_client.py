@@ -51,5 +51,6 @@ def test_every_call(server: Any, client: SpectrumClient) -> None:
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
-    with SpectrumClient("http://127.0.0.1:1") as nowhere, pytest.raises(ServerUnreachableError, match=r"127\.0\.0\.1:1"):
+    with SpectrumClient("http://127.0.0.1:1") as nowhere, pytest.raises(ServerUnreachableError) as caught:
         nowhere.ready()
+    assert "127.0.0.1:1" in str(caught.value)
