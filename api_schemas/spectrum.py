@@ -119,6 +119,9 @@ class Provenance(Message):
     parameters_sha256: str = Field(description="of the parameters at which the matrix is taken")
     data_sha256: str
     num_products: int = Field(description="matrix-vector products done")
+    product_fallback: str | None = Field(
+        description="why products were not taken from one linearisation, which is faster; null: they were"
+    )
     wall_time_seconds: float
 
 

@@ -20,6 +20,7 @@ def provenance(
     parameters: Iterable[Tensor],
     data: Iterable[Tensor],
     num_products: int,
+    product_fallback: str | None,
     wall_time_seconds: float,
 ) -> Provenance:
     """Everything that another run must share to give the same numbers, and what this one took."""
@@ -39,6 +40,7 @@ def provenance(
         parameters_sha256=_digest(parameters),
         data_sha256=_digest(data),
         num_products=num_products,
+        product_fallback=product_fallback,
         wall_time_seconds=wall_time_seconds,
     )
 

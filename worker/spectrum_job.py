@@ -60,6 +60,7 @@ def run_spectrum_job(request: SpectrumRequest, hardware: Hardware, progress: Pro
         point.parameters.values(),
         (tensor for batch in point.risk.batches for tensor in (batch.inputs, batch.targets)),
         spectrum.num_products,
+        operator.fallback_reason,
         time.perf_counter() - started,
     )
     if isinstance(spectrum, ExactSpectrum):

@@ -76,6 +76,7 @@ def test_lanczos_agrees_with_the_exact_spectrum_of_the_same_digits_model(client:
     mean = np.mean([np.dot(q.nodes, q.weights) for q in found.quadrature]) * found.num_parameters
     assert mean == pytest.approx(found.trace.value, rel=1e-10)
     assert found.provenance.num_products == 8 * 150
+    assert found.provenance.product_fallback is None
     assert sum(vars(exact.inertia).values()) == exact.num_parameters
 
 
