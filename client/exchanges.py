@@ -15,6 +15,8 @@ from api_schemas.spectrum import ExactResult, LanczosResult, SpectrumResult
 from client.errors import ProblemResponseError
 
 T = TypeVar("T")
+_ANSWER_SECONDS = 30.0
+
 Body = BaseModel | Mapping[str, Any]
 
 _RESULT: TypeAdapter[ExactResult | LanczosResult] = TypeAdapter(SpectrumResult)
@@ -32,9 +34,17 @@ class Exchange(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     wait_seconds: float = 0.0
 
-    def json(self) -> Any:
-        """The body as JSON values."""
-        return self.body.model_dump(mode="json", exclude_none=True) if isinstance(self.body, BaseModel) else self.body
+    def arguments(self) -> dict[str, Any]:
+        """What httpx's `request` takes."""
+        body = self.body.model_dump(mode="json", exclude_none=True) if isinstance(self.body, BaseModel) else self.body
+        return {
+            "method": self.method,
+            "url": self.path,
+            "json": body,
+            "params": dict(self.query),
+            "headers": dict(self.headers),
+            "timeout": _ANSWER_SECONDS + self.wait_seconds,
+        }
 
     def finish(self, response: httpx.Response) -> T:
         """Read the answer.

@@ -16,7 +16,6 @@ from client.errors import JobFailedError, ServerUnreachableError
 from client.exchanges import Body, Exchange
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-_ANSWER_SECONDS = 30.0
 _POLL_SECONDS = 1.0
 
 T = TypeVar("T")
@@ -110,14 +109,7 @@ class SpectrumClient:
 
     def _run(self, exchange: Exchange[T]) -> T:
         try:
-            response = self._http.request(
-                exchange.method,
-                exchange.path,
-                json=exchange.json(),
-                params=dict(exchange.query),
-                headers=dict(exchange.headers),
-                timeout=_ANSWER_SECONDS + exchange.wait_seconds,
-            )
+            response = self._http.request(**exchange.arguments())
         except httpx.HTTPError as error:
             raise _unreachable(self._http.base_url, error) from error
         return exchange.finish(response)
@@ -208,14 +200,7 @@ class AsyncSpectrumClient:
 
     async def _run(self, exchange: Exchange[T]) -> T:
         try:
-            response = await self._http.request(
-                exchange.method,
-                exchange.path,
-                json=exchange.json(),
-                params=dict(exchange.query),
-                headers=dict(exchange.headers),
-                timeout=_ANSWER_SECONDS + exchange.wait_seconds,
-            )
+            response = await self._http.request(**exchange.arguments())
         except httpx.HTTPError as error:
             raise _unreachable(self._http.base_url, error) from error
         return exchange.finish(response)
