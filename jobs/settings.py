@@ -8,7 +8,10 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "SPECTRUM_"
-CLIENT_VARIABLE = "SPECTRUM_URL"
+OTHER_VARIABLES = frozenset(
+    PREFIX + name for name in ("URL", "PORT", "BIND", "REDIS_PASSWORD", "REDIS_MAXMEMORY", "TORCH_BACKEND")
+)
+"""Read by the client and by the compose files, so no mistake in the environment of a process."""
 
 
 class SettingsError(Exception):
@@ -69,4 +72,4 @@ class WorkerSettings(StorageSettings):
 
 def _known_variables() -> frozenset[str]:
     fields = {*ServiceSettings.model_fields, *WorkerSettings.model_fields}
-    return frozenset(PREFIX + name.upper() for name in fields) | {CLIENT_VARIABLE}
+    return frozenset(PREFIX + name.upper() for name in fields) | OTHER_VARIABLES

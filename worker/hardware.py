@@ -12,7 +12,11 @@ from jobs.settings import WorkerSettings
 _FAIR_SHARE = 0.8
 """Of the memory: the rest is left to the system, Redis and the service."""
 
-_CGROUP_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CGROUP_MEMORY_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Of the container around this process: version 2, version 1."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,8 @@ def _total_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return _cuda_memory_bytes(device)
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = _CGROUP_MEMORY_LIMIT.read_text().strip()
-    except OSError:
-        return machine
-    return min(machine, int(limit)) if limit.isdigit() else machine
+    limits = (path.read_text().strip() for path in _CGROUP_MEMORY_LIMITS if path.exists())
+    return min([machine, *(int(limit) for limit in limits if limit.isdigit())])
 
 
 def _cuda_memory_bytes(device: torch.device) -> int:
