@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _QUICK_DEATH_SECONDS = 5.0
@@ -22,16 +23,26 @@ class ChildKeepsDyingError(Exception):
 class Child:
     """One command in a session of its own.
 
-    Args:  name for messages; command; environment; descriptors that stay open in the child.
+    Args:
+        name: for messages.
+        command, environment: what is started.
+        descriptors: stay open in the child.
+        log: file that the child's output is appended to; None: this process's own output.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], descriptors: Sequence[int] = ()
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        descriptors: Sequence[int] = (),
+        log: Path | None = None,
     ) -> None:
         self.name = name
         self._command = list(command)
         self._environment = dict(environment)
         self._descriptors = tuple(descriptors)
+        self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self._quick_deaths = 0
@@ -45,14 +56,18 @@ class Child:
     def start(self) -> None:
         """Start the command."""
         self._started_at = time.monotonic()
-        self._process = subprocess.Popen(  # noqa: S603 - our own commands
-            self._command,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            pass_fds=self._descriptors,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no thread is running
-        )
+        with contextlib.ExitStack() as files:
+            output = files.enter_context(self._log.open("ab")) if self._log else None
+            self._process = subprocess.Popen(  # noqa: S603 - our own commands
+                self._command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT if output else None,
+                start_new_session=True,
+                pass_fds=self._descriptors,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - one system call
+            )
 
     def revive(self) -> bool:
         """Start the command again if it died, after a pause that grows; True if it did.

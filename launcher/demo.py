@@ -31,7 +31,7 @@ def run_demo(output: Path, stop: threading.Event) -> None:
     console = Console()
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="spectrum-demo-") as directory:
-        with Stack(_HOST, _free_port(), Path(directory), num_workers=1) as stack:
+        with Stack(_HOST, _free_port(), Path(directory), num_workers=1, log=output / "stack.log") as stack:
             console.print(f"Starting Redis, worker and service at {stack.url} ...")
             stack.start(stop)
             threading.Thread(target=_supervise, args=(stack, stop, console), daemon=True).start()
@@ -94,13 +94,13 @@ def _digits_classifier(client: SpectrumClient, console: Console, output: Path) -
 
 
 def _comparison_table(exact: ExactResult, lanczos: LanczosResult) -> Table:
-    table = Table("", "exact", "Lanczos", "its error bar", "difference")
+    table = Table("", "exact", "Lanczos", "error bar", "difference")
     for end, value in (("largest", exact.eigenvalues[-1]), ("smallest", exact.eigenvalues[0])):
         ritz = lanczos.largest if end == "largest" else lanczos.smallest
         table.add_row(
-            f"{end} eigenvalue",
-            f"{value:.10g}",
-            f"{ritz.value:.10g}",
+            end,
+            f"{value:.8g}",
+            f"{ritz.value:.8g}",
             f"{ritz.residual:.1e}",
             f"{ritz.value - value:+.1e}",
         )
@@ -113,7 +113,7 @@ def _comparison_table(exact: ExactResult, lanczos: LanczosResult) -> Table:
         f"{trace.value - exact.trace.value:+.2g}",
     )
     integral = np.trapezoid(lanczos.density.values, lanczos.density.grid)
-    table.add_row("density's integral", "1", f"{integral:.6f}", "", f"{integral - 1:+.1e}")
+    table.add_row("integral", "1", f"{integral:.6f}", "", f"{integral - 1:+.1e}")
     return table
 
 
@@ -134,7 +134,7 @@ def _small_gpt2(client: SpectrumClient, console: Console, output: Path) -> None:
         "train": {"num_steps": 60, "learning_rate": 0.5, "batch_size": 4},
         "method": {"kind": "lanczos", "num_steps": 60, "num_probes": 3},
     }
-    console.rule("c. Small GPT-2 with an attention sink on the text of Python's language reference")
+    console.rule("c. Small GPT-2 with an attention sink on Python's language reference")
     result = _run(client, console, request, output / "gpt2-density.png")
     if not isinstance(result, LanczosResult) or result.training is None:
         raise TypeError("the server answered another question")

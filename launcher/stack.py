@@ -30,11 +30,11 @@ class StackError(Exception):
 class Stack:
     """The whole server on one machine.
 
-    Args:  host and port of the HTTP service; data directory; number of jobs at once.
+    Args:  host and port of the HTTP service; data directory; number of jobs at once; file for the children's output.
     Raises:  StackError, DataDirectoryInUseError or NoRedisServerError.
     """
 
-    def __init__(self, host: str, port: int, data_directory: Path, num_workers: int) -> None:
+    def __init__(self, host: str, port: int, data_directory: Path, num_workers: int, log: Path | None = None) -> None:
         _check_port_is_free(host, port)
         self._data = DataDirectory(data_directory)
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -49,9 +49,10 @@ class Stack:
             "REMAP_SIGTERM": "SIGQUIT",
         }
         worker_environment = environment | {"SPECTRUM_CONCURRENCY": str(num_workers)}
+        service = [sys.executable, "-m", "service", "--host", host, "--port", str(port)]
         self._children = [
-            Child("worker", [sys.executable, "-m", "worker"], worker_environment),
-            Child("service", [sys.executable, "-m", "service", "--host", host, "--port", str(port)], dict(environment)),
+            Child("worker", [sys.executable, "-m", "worker"], worker_environment, log=log),
+            Child("service", service, environment, log=log),
         ]
 
     def __enter__(self) -> Self:

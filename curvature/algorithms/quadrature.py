@@ -26,8 +26,8 @@ def gauss_quadrature(diagonal: Tensor, off_diagonal: Tensor) -> tuple[Tensor, Te
 def extreme_ritz_values(tridiagonals: list[Tridiagonal], rounding: float) -> tuple[RitzValue, RitzValue]:
     """Smallest and largest Ritz value over all probes.
 
-    The residual of a Ritz value with eigenvector s of T is |remainder * s_m|, plus `rounding` times the largest
-    product: no product is known better than that, converged or not.
+    The residual of a Ritz value with eigenvector s of T is |remainder * s_m|, plus `rounding` times the norm of
+    A as far as it is known: no product is better than that, converged or not.
 
     Args:  rounding, machine epsilon of the products.
     Returns:  smallest, largest.
@@ -36,7 +36,8 @@ def extreme_ritz_values(tridiagonals: list[Tridiagonal], rounding: float) -> tup
     smallest, largest = [], []
     for matrix in tridiagonals:
         nodes, vectors = _eigenpairs(matrix.diagonal, matrix.off_diagonal)
-        residuals = (matrix.remainder * vectors[-1]).abs() + rounding * matrix.scale
+        norm = max(matrix.scale, float(nodes.abs().max()))
+        residuals = (matrix.remainder * vectors[-1]).abs() + rounding * norm
         smallest.append(RitzValue(float(nodes[0]), float(residuals[0])))
         largest.append(RitzValue(float(nodes[-1]), float(residuals[-1])))
     return min(smallest, key=lambda ritz: ritz.value), max(largest, key=lambda ritz: ritz.value)

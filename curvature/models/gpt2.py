@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -56,6 +56,8 @@ class Gpt2(Model):
             raise InvalidProblemError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         if self.sink is not None:
             blocks = self.sink.blocks or ()
+            if not isfinite(self.sink.bias):
+                raise InvalidProblemError(f"the attention sink's bias is {self.sink.bias}")
             if not all(0 <= head < self.n_head for head in self.sink.heads):
                 raise InvalidProblemError(f"attention sink heads {self.sink.heads} outside 0 .. {self.n_head - 1}")
             if not all(0 <= block < self.n_layer for block in blocks):

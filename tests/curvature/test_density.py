@@ -1,22 +1,23 @@
 """Smoothed density: its formula, its mass, its error bars, and spectra of zero width."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from curvature.algorithms.density import spectral_density
 from curvature.errors import InvalidProblemError
-from curvature.results import Quadrature
+from curvature.results import FloatArray, Quadrature
 
 
-def quadrature(nodes, weights=None):
+def quadrature(nodes: Sequence[float] | FloatArray, weights: Sequence[float] | None = None) -> Quadrature:
     nodes = np.asarray(nodes, dtype=np.float64)
     weights = np.full(len(nodes), 1 / len(nodes)) if weights is None else np.asarray(weights, dtype=np.float64)
     return Quadrature(nodes, weights)
 
 
-def test_formula_of_curvlinops():
+def test_formula_of_curvlinops() -> None:
     """One number at a time, from papyan2020traces algorithm 2 as curvlinops 3.0.1 writes it."""
     nodes, weights, kappa, num_steps = [-1.0, 0.5, 3.0], [0.2, 0.5, 0.3], 2.5, 7
     density = spectral_density([quadrature(nodes, weights)], num_steps, 11, kappa)
@@ -33,20 +34,20 @@ def test_formula_of_curvlinops():
         assert density.values[k] == pytest.approx(expected, rel=1e-12)
 
 
-def test_mass_is_one():
+def test_mass_is_one() -> None:
     rng = np.random.default_rng(0)
     density = spectral_density([quadrature(np.sort(rng.normal(size=60))) for _ in range(3)], 60, 512, 3.0)
     assert np.trapezoid(density.values, density.grid) == pytest.approx(1, abs=1e-6)
     assert (density.values >= 0).all()
 
 
-def test_larger_kappa_is_sharper():
+def test_larger_kappa_is_sharper() -> None:
     peaks = [spectral_density([quadrature([-1, 0, 1])], 20, 512, kappa).values.max() for kappa in (1.1, 3.0, 30.0)]
     assert peaks == sorted(peaks)
     assert peaks[0] < 0.5 * peaks[2]
 
 
-def test_standard_error_is_that_of_the_mean_over_probes():
+def test_standard_error_is_that_of_the_mean_over_probes() -> None:
     probes = [quadrature([-1, 0, 1], weights) for weights in ([0.2, 0.5, 0.3], [0.1, 0.8, 0.1], [0.4, 0.4, 0.2])]
     density = spectral_density(probes, 9, 33, 3.0)
     single = np.stack([spectral_density([probe], 9, 33, 3.0).values for probe in probes])
@@ -57,7 +58,7 @@ def test_standard_error_is_that_of_the_mean_over_probes():
 
 @pytest.mark.parametrize("value", [0.0, 2.5, -3.0, 1e-30, -1e30])
 @pytest.mark.parametrize("jitter", [0.0, 4e-16])
-def test_spectrum_of_one_point(value, jitter):
+def test_spectrum_of_one_point(value: float, jitter: float) -> None:
     density = spectral_density([quadrature([value]), quadrature([value * (1 + jitter)])], 10, 401, 3.0)
     assert np.isfinite(density.grid).all()
     assert np.isfinite(density.values).all()
@@ -68,17 +69,17 @@ def test_spectrum_of_one_point(value, jitter):
     assert density.grid[-1] - density.grid[0] == pytest.approx(1.1 * (abs(value) or 1))
 
 
-def test_one_step_has_the_width_of_two():
+def test_one_step_has_the_width_of_two() -> None:
     one, two = (spectral_density([quadrature([0.0, 1.0])], num_steps, 50, 3.0) for num_steps in (1, 2))
     np.testing.assert_array_equal(one.values, two.values)
 
 
 @pytest.mark.parametrize(("kappa", "num_points"), [(1.0, 10), (0.5, 10), (math.nan, 10), (math.inf, 10), (3.0, 1)])
-def test_bad_options_are_errors(kappa, num_points):
+def test_bad_options_are_errors(kappa: float, num_points: int) -> None:
     with pytest.raises(InvalidProblemError):
         spectral_density([quadrature([0.0, 1.0])], 5, num_points, kappa)
 
 
-def test_no_quadrature_is_an_error():
+def test_no_quadrature_is_an_error() -> None:
     with pytest.raises(InvalidProblemError):
         spectral_density([], 5, 10, 3.0)

@@ -1,42 +1,45 @@
 """Lanczos: the identities of the decomposition, on matrices of every kind."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.testing import assert_close
 
-from curvature.algorithms.lanczos import advance, start, tridiagonal
+from curvature.algorithms.lanczos import LanczosState, Tridiagonal, advance, start, tridiagonal
 from curvature.errors import InvalidProblemError, NonFiniteError
+from curvature.operators.base import SymmetricOperator
 from curvature.operators.dense import DenseOperator
 
 F64 = torch.float64
 
 
-def symmetric(eigenvalues, generator):
+def symmetric(eigenvalues: Sequence[float] | Tensor, generator: torch.Generator) -> Tensor:
     eigenvalues = torch.as_tensor(eigenvalues, dtype=F64)
     basis, _ = torch.linalg.qr(torch.randn(len(eigenvalues), len(eigenvalues), generator=generator, dtype=F64))
     matrix = basis * eigenvalues @ basis.T
     return (matrix + matrix.T) / 2
 
 
-def run(operator, probe, num_steps):
+def run(operator: SymmetricOperator, probe: Tensor, num_steps: int) -> LanczosState:
     state = start(operator, probe, num_steps)
     while not state.finished:
         advance(operator, state)
     return state
 
 
-def dense_tridiagonal(coefficients):
+def dense_tridiagonal(coefficients: Tridiagonal) -> Tensor:
     off = coefficients.off_diagonal
     return torch.diag(coefficients.diagonal) + torch.diag(off, 1) + torch.diag(off, -1)
 
 
 @settings(max_examples=40, deadline=None)
 @given(dim=st.integers(1, 40), num_steps=st.integers(1, 50), exponent=st.integers(-12, 12), seed=st.integers(0, 99))
-def test_decomposition(dim, num_steps, exponent, seed):
+def test_decomposition(dim: int, num_steps: int, exponent: int, seed: int) -> None:
     """A Q = Q T + r e^T, Q^T Q = I, Q^T r = 0, at any scale of A."""
     generator = torch.Generator().manual_seed(seed)
     scale = 10.0**exponent
@@ -55,7 +58,7 @@ def test_decomposition(dim, num_steps, exponent, seed):
     assert float(A.norm(p=2)) * (1 + 1e-12) >= T.scale
 
 
-def test_no_ghosts_after_convergence():
+def test_no_ghosts_after_convergence() -> None:
     """Outliers converge within ten steps; without reorthogonalisation they would come back as copies."""
     generator = torch.Generator().manual_seed(0)
     A = symmetric(
@@ -69,7 +72,7 @@ def test_no_ghosts_after_convergence():
 
 
 @pytest.mark.parametrize("factor", [1.0, 1e-9, 1e9])
-def test_invariant_subspace_ends_the_run_at_any_scale(factor):
+def test_invariant_subspace_ends_the_run_at_any_scale(factor: float) -> None:
     generator = torch.Generator().manual_seed(0)
     A = symmetric([3.0] * 10 + [-1.0] * 15 + [0.5] * 5, generator) * factor
     state = run(DenseOperator((A + A.T) / 2), torch.randn(30, generator=generator, dtype=F64), 20)
@@ -82,7 +85,7 @@ def test_invariant_subspace_ends_the_run_at_any_scale(factor):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_small_bulk_below_a_large_outlier_is_not_taken_for_rounding(dtype):
+def test_small_bulk_below_a_large_outlier_is_not_taken_for_rounding(dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     bulk = torch.linspace(-1, 1, 49, dtype=F64) * (1e-4 if dtype == torch.float32 else 1e-12)
     A = symmetric(torch.cat([torch.ones(1, dtype=F64), bulk]), generator).to(dtype)
@@ -90,7 +93,7 @@ def test_small_bulk_below_a_large_outlier_is_not_taken_for_rounding(dtype):
     assert state.num_done == 20
 
 
-def test_float32_products_keep_float64_scalars():
+def test_float32_products_keep_float64_scalars() -> None:
     generator = torch.Generator().manual_seed(0)
     A = symmetric(torch.randn(80, generator=generator, dtype=F64), generator)
     probe = torch.randn(80, generator=generator, dtype=F64)
@@ -100,7 +103,7 @@ def test_float32_products_keep_float64_scalars():
     assert not torch.equal(single.diagonal, single.diagonal.float().double())
 
 
-def test_a_copied_state_goes_on_to_the_same_bits():
+def test_a_copied_state_goes_on_to_the_same_bits() -> None:
     generator = torch.Generator().manual_seed(0)
     operator = DenseOperator(symmetric(torch.randn(30, generator=generator, dtype=F64), generator))
     probe = torch.randn(30, generator=generator, dtype=F64)
@@ -116,7 +119,7 @@ def test_a_copied_state_goes_on_to_the_same_bits():
     assert torch.equal(resumed.basis, whole.basis)
 
 
-def test_bad_probes_and_products_are_errors():
+def test_bad_probes_and_products_are_errors() -> None:
     operator = DenseOperator(torch.eye(3, dtype=F64))
     for probe in (torch.zeros(3), torch.ones(4), torch.tensor([1.0, math.nan, 0.0])):
         with pytest.raises(InvalidProblemError):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.testing import assert_close
 
 from curvature.algorithms.lanczos import Tridiagonal, advance, start, tridiagonal
@@ -18,7 +19,7 @@ F64 = torch.float64
 EPS = float(np.finfo(np.float64).eps)
 
 
-def tridiagonalise(A, probe, num_steps):
+def tridiagonalise(A: Tensor, probe: Tensor, num_steps: int) -> Tridiagonal:
     operator = DenseOperator(A)
     state = start(operator, probe, num_steps)
     while not state.finished:
@@ -28,7 +29,7 @@ def tridiagonalise(A, probe, num_steps):
 
 @settings(max_examples=30, deadline=None)
 @given(num_steps=st.integers(1, 8), seed=st.integers(0, 99))
-def test_moments_below_twice_the_steps_are_exact(num_steps, seed):
+def test_moments_below_twice_the_steps_are_exact(num_steps: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     A = torch.randn(25, 25, generator=generator, dtype=F64)
     A = (A + A.T) / 2
@@ -46,7 +47,7 @@ def test_moments_below_twice_the_steps_are_exact(num_steps, seed):
     assert abs(float(over - (weights * nodes ** (2 * num_steps)).sum()) - gap) < 1e-13
 
 
-def test_gauss_hermite_against_numpy():
+def test_gauss_hermite_against_numpy() -> None:
     """The Jacobi matrix of Hermite polynomials: diagonal 0, off-diagonal sqrt(k / 2)."""
     off = torch.sqrt(torch.arange(1, 9, dtype=F64) / 2)
     nodes, weights = gauss_quadrature(torch.zeros(9, dtype=F64), off)
@@ -55,13 +56,13 @@ def test_gauss_hermite_against_numpy():
     np.testing.assert_allclose(weights, expected_weights / math.sqrt(math.pi), atol=1e-14)
 
 
-def test_not_finite_tridiagonal_is_an_error():
+def test_not_finite_tridiagonal_is_an_error() -> None:
     with pytest.raises(NonFiniteError):
         gauss_quadrature(torch.tensor([1.0, math.nan], dtype=F64), torch.tensor([1.0], dtype=F64))
 
 
 @pytest.mark.parametrize("num_steps", [2, 5, 10, 40])
-def test_an_eigenvalue_lies_within_each_residual(num_steps):
+def test_an_eigenvalue_lies_within_each_residual(num_steps: int) -> None:
     generator = torch.Generator().manual_seed(num_steps)
     A = torch.randn(60, 60, generator=generator, dtype=F64)
     A = (A + A.T) / 2
@@ -74,7 +75,7 @@ def test_an_eigenvalue_lies_within_each_residual(num_steps):
     assert float(eigenvalues[0]) - 1e-12 <= smallest.value < largest.value <= float(eigenvalues[-1]) + 1e-12
 
 
-def test_residual_is_the_norm_of_the_defect():
+def test_residual_is_the_norm_of_the_defect() -> None:
     generator = torch.Generator().manual_seed(0)
     A = torch.randn(30, 30, generator=generator, dtype=F64)
     A = (A + A.T) / 2
@@ -90,8 +91,8 @@ def test_residual_is_the_norm_of_the_defect():
     assert_close(largest.residual, float((A @ ritz_vector - values[-1] * ritz_vector).norm()), rtol=1e-10, atol=0.0)
 
 
-def test_extremes_are_taken_over_all_probes():
-    def single(value, remainder):
+def test_extremes_are_taken_over_all_probes() -> None:
+    def single(value: float, remainder: float) -> Tridiagonal:
         diagonal = torch.tensor([value], dtype=F64)
         return Tridiagonal(diagonal, torch.zeros(0, dtype=F64), remainder, scale=4.0)
 

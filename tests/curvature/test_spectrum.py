@@ -2,10 +2,13 @@
 
 import copy
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from curvature.algorithms.density import spectral_density
 from curvature.algorithms.spectrum import (
@@ -21,17 +24,22 @@ from curvature.errors import InvalidProblemError, NonFiniteError
 from curvature.operators import dense
 from curvature.operators.base import SymmetricOperator
 from curvature.operators.dense import DenseOperator, assemble
-from curvature.results import Quadrature
+from curvature.operators.hessian import HessianOperator
+from curvature.results import ExactSpectrum, LanczosSpectrum, Quadrature
+
+Seeded = Callable[[int], torch.Generator]
 
 F64 = torch.float64
 
 
-def random_symmetric(dim, generator, dtype=F64):
+def random_symmetric(dim: int, generator: torch.Generator, dtype: torch.dtype = F64) -> Tensor:
     matrix = torch.randn(dim, dim, generator=generator, dtype=F64)
     return ((matrix + matrix.T) / 2).to(dtype)
 
 
-def lanczos(operator, num_steps, num_probes, seed=0, **options):
+def lanczos(
+    operator: SymmetricOperator, num_steps: int, num_probes: int, seed: int = 0, **options: Any
+) -> LanczosSpectrum:
     generator = torch.Generator().manual_seed(seed)
     return lanczos_spectrum(
         operator, num_steps, num_probes, **({"num_points": 64, "kappa": 3.0} | options), generator=generator
@@ -41,24 +49,24 @@ def lanczos(operator, num_steps, num_probes, seed=0, **options):
 class Asymmetric(SymmetricOperator):
     """Products whose rounding is not symmetric, exaggerated."""
 
-    def __init__(self, matrix):
+    def __init__(self, matrix: Tensor) -> None:
         self.matrix = matrix
 
     dim = property(lambda self: len(self.matrix))
     dtype = property(lambda self: self.matrix.dtype)
     device = property(lambda self: self.matrix.device)
 
-    def matvec(self, vector):
+    def matvec(self, vector: Tensor) -> Tensor:
         return self.matrix @ vector
 
-    def matmat(self, matrix):
+    def matmat(self, matrix: Tensor) -> Tensor:
         return self.matrix @ matrix
 
 
 # exact
 
 
-def test_exact_eigenvalues_and_inertia(seeded):
+def test_exact_eigenvalues_and_inertia(seeded: Seeded) -> None:
     values = torch.tensor([-2.0] * 3 + [0.0] * 4 + [1e-3] * 2 + [5.0], dtype=F64)
     basis, _ = torch.linalg.qr(torch.randn(10, 10, generator=seeded(0), dtype=F64))
     matrix = basis * values @ basis.T
@@ -71,7 +79,7 @@ def test_exact_eigenvalues_and_inertia(seeded):
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1e20])
-def test_inertia_does_not_depend_on_the_unit(scale, seeded):
+def test_inertia_does_not_depend_on_the_unit(scale: float, seeded: Seeded) -> None:
     matrix = random_symmetric(12, seeded(0))
     matrix[:4] = 0
     matrix[:, :4] = 0
@@ -80,13 +88,13 @@ def test_inertia_does_not_depend_on_the_unit(scale, seeded):
     assert inertia.zero == 4
 
 
-def test_zero_matrix_is_all_zero():
+def test_zero_matrix_is_all_zero() -> None:
     spectrum = exact_spectrum(DenseOperator(torch.zeros(5, 5, dtype=F64)))
     assert spectrum.inertia.zero == 5
     assert not spectrum.eigenvalues.any()
 
 
-def test_assembly_in_blocks_and_tiles(seeded, monkeypatch):
+def test_assembly_in_blocks_and_tiles(seeded: Seeded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dense, "BLOCK_COLUMNS", 7)
     monkeypatch.setattr(dense, "TILE", 5)
     matrix = torch.randn(23, 23, generator=seeded(0), dtype=F64)
@@ -96,14 +104,14 @@ def test_assembly_in_blocks_and_tiles(seeded, monkeypatch):
     assert calls == [("products", done, 23) for done in (7, 14, 21, 23)]
 
 
-def test_not_finite_products_are_errors():
+def test_not_finite_products_are_errors() -> None:
     with pytest.raises(NonFiniteError):
         exact_spectrum(DenseOperator(torch.full((3, 3), math.inf, dtype=F64)))
     with pytest.raises(NonFiniteError):
         lanczos(DenseOperator(torch.full((3, 3), math.inf, dtype=F64)), 2, 1)
 
 
-def test_dense_operator_refuses_what_is_not_symmetric(seeded):
+def test_dense_operator_refuses_what_is_not_symmetric(seeded: Seeded) -> None:
     for matrix in (torch.randn(3, 3, generator=seeded(0)), torch.ones(2, 3), torch.ones(3)):
         with pytest.raises(InvalidProblemError):
             DenseOperator(matrix)
@@ -112,7 +120,9 @@ def test_dense_operator_refuses_what_is_not_symmetric(seeded):
 # lanczos
 
 
-def test_extremes_and_trace_of_the_digits_network(digits_operator, digits_spectrum):
+def test_extremes_and_trace_of_the_digits_network(
+    digits_operator: Callable[[torch.dtype], HessianOperator], digits_spectrum: ExactSpectrum
+) -> None:
     spectrum = lanczos(digits_operator(F64), 80, 4, num_points=1024)
     exact = digits_spectrum.eigenvalues
     assert spectrum.largest.value == pytest.approx(exact[-1], abs=1e-6 * exact[-1])
@@ -124,7 +134,7 @@ def test_extremes_and_trace_of_the_digits_network(digits_operator, digits_spectr
     assert abs(spectrum.trace.value - exact.sum()) < 4 * spectrum.trace.standard_error
 
 
-def test_float32_sees_the_same_spectrum(digits_operator):
+def test_float32_sees_the_same_spectrum(digits_operator: Callable[[torch.dtype], HessianOperator]) -> None:
     double, single = (lanczos(digits_operator(dtype), 40, 2) for dtype in (F64, torch.float32))
     scale = double.largest.value
     assert single.largest.value == pytest.approx(double.largest.value, abs=1e-5 * scale)
@@ -134,7 +144,7 @@ def test_float32_sees_the_same_spectrum(digits_operator):
     np.testing.assert_allclose(single.density.values, double.density.values, atol=0.01 * double.density.values.max())
 
 
-def test_same_seed_same_bits(digits_operator):
+def test_same_seed_same_bits(digits_operator: Callable[[torch.dtype], HessianOperator]) -> None:
     first, again, other = (lanczos(digits_operator(torch.float32), 12, 2, seed) for seed in (0, 0, 1))
     for one, two in zip(first.quadrature, again.quadrature, strict=True):
         assert one.nodes.tobytes() == two.nodes.tobytes()
@@ -144,7 +154,7 @@ def test_same_seed_same_bits(digits_operator):
     assert first.trace != other.trace
 
 
-def test_full_runs_have_the_density_of_the_exact_spectrum(seeded):
+def test_full_runs_have_the_density_of_the_exact_spectrum(seeded: Seeded) -> None:
     """m = P steps: each probe's measure is exact, and the mean over probes tends to the eigenvalues' own."""
     matrix = random_symmetric(20, seeded(0))
     spectrum = lanczos(DenseOperator(matrix), 20, 400)
@@ -158,7 +168,7 @@ def test_full_runs_have_the_density_of_the_exact_spectrum(seeded):
     assert gap.max() < 0.1 * smoothed.values.max()
 
 
-def test_standard_errors_shrink_with_probes(seeded):
+def test_standard_errors_shrink_with_probes(seeded: Seeded) -> None:
     operator = DenseOperator(random_symmetric(60, seeded(0)))
     few, many = lanczos(operator, 10, 20), lanczos(operator, 10, 320)
     assert 0.15 < many.trace.standard_error / few.trace.standard_error < 0.4
@@ -169,7 +179,7 @@ def test_standard_errors_shrink_with_probes(seeded):
     assert single.density.standard_error is None
 
 
-def test_trace_is_unbiased_and_its_error_bar_honest(seeded):
+def test_trace_is_unbiased_and_its_error_bar_honest(seeded: Seeded) -> None:
     matrix = random_symmetric(30, seeded(0)) + torch.eye(30, dtype=F64)
     operator, exact = DenseOperator(matrix), float(matrix.trace())
     estimates = [lanczos(operator, 1, 50, seed).trace for seed in range(40)]
@@ -179,7 +189,7 @@ def test_trace_is_unbiased_and_its_error_bar_honest(seeded):
     assert 0.7 < scores.std() < 1.4
 
 
-def test_trace_from_numbers():
+def test_trace_from_numbers() -> None:
     estimate = trace_estimate([1.0, 2.0, 6.0], 10)
     assert estimate.value == pytest.approx(30)
     assert estimate.standard_error == pytest.approx(10 * math.sqrt(7 / 3))
@@ -189,7 +199,7 @@ def test_trace_from_numbers():
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("factor", [0.0, 1.0, -2.5])
-def test_multiples_of_the_identity(factor, dtype):
+def test_multiples_of_the_identity(factor: float, dtype: torch.dtype) -> None:
     spectrum = lanczos(DenseOperator(factor * torch.eye(9, dtype=dtype)), 6, 3, num_points=401)
     eps = torch.finfo(dtype).eps
     assert [len(each.nodes) for each in spectrum.quadrature] == [1, 1, 1]
@@ -201,7 +211,7 @@ def test_multiples_of_the_identity(factor, dtype):
     assert np.trapezoid(spectrum.density.values, spectrum.density.grid) == pytest.approx(1, abs=1e-4)
 
 
-def test_one_parameter():
+def test_one_parameter() -> None:
     spectrum = lanczos(DenseOperator(torch.tensor([[-4.0]], dtype=F64)), 10, 2)
     assert spectrum.largest.value == spectrum.smallest.value == -4
     assert spectrum.trace.value == pytest.approx(-4)
@@ -209,7 +219,7 @@ def test_one_parameter():
     assert exact_spectrum(DenseOperator(torch.tensor([[-4.0]], dtype=F64))).inertia.negative == 1
 
 
-def test_more_steps_than_parameters_are_not_taken(seeded):
+def test_more_steps_than_parameters_are_not_taken(seeded: Seeded) -> None:
     matrix = random_symmetric(6, seeded(0))
     spectrum = lanczos(DenseOperator(matrix), 50, 2)
     assert spectrum.num_products == 12
@@ -219,14 +229,14 @@ def test_more_steps_than_parameters_are_not_taken(seeded):
     assert spectrum.largest.residual < 1e-13
 
 
-def test_probes_are_uniform_on_the_sphere(seeded):
+def test_probes_are_uniform_on_the_sphere(seeded: Seeded) -> None:
     generator = seeded(0)
     probes = torch.stack([sphere_probe(5, generator) for _ in range(4000)])
     torch.testing.assert_close(probes.norm(dim=1), torch.ones(4000, dtype=F64))
     torch.testing.assert_close(probes.T @ probes / 4000, torch.eye(5, dtype=F64) / 5, rtol=0, atol=0.02)
 
 
-def test_a_sweep_stopped_anywhere_goes_on_to_the_same_bits(seeded):
+def test_a_sweep_stopped_anywhere_goes_on_to_the_same_bits(seeded: Seeded) -> None:
     operator = DenseOperator(random_symmetric(15, seeded(0)))
     whole = lanczos(operator, 7, 3)
     for stop in (1, 6, 7, 8, 20):
@@ -246,7 +256,7 @@ def test_a_sweep_stopped_anywhere_goes_on_to_the_same_bits(seeded):
         assert found.num_products == whole.num_products == 21
 
 
-def test_progress_counts_products_and_may_cancel(seeded):
+def test_progress_counts_products_and_may_cancel(seeded: Seeded) -> None:
     operator = DenseOperator(random_symmetric(9, seeded(0)))
     calls = []
     lanczos(operator, 4, 2, progress=lambda *call: calls.append(call))
@@ -258,7 +268,7 @@ def test_progress_counts_products_and_may_cancel(seeded):
     exact_spectrum(operator, progress=lambda *call: calls.append(call))
     assert calls == [("products", 9, 9), ("eigenvalues", 1, 1)]
 
-    def cancel(phase, done, total):
+    def cancel(phase: str, done: int, total: int) -> None:
         if done == 3:
             raise InterruptedError
 
@@ -275,9 +285,9 @@ def test_progress_counts_products_and_may_cancel(seeded):
         {"num_steps": 1, "num_probes": 1, "num_points": 1},
     ],
 )
-def test_bad_options_are_errors_before_any_product(options):
+def test_bad_options_are_errors_before_any_product(options: Any) -> None:
     class Untouchable(DenseOperator):
-        def matvec(self, vector):
+        def matvec(self, vector: Tensor) -> Tensor:
             raise AssertionError("a product was spent")
 
     with pytest.raises(InvalidProblemError):
