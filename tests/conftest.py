@@ -18,6 +18,9 @@ import redis
 from client.http import SpectrumClient
 from jobs.connection import connect
 
+# As in a worker: threads that spin while they wait halt a machine on which the stack runs beside the tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 START_SECONDS = 150
 
 
