@@ -9,8 +9,8 @@ from api_schemas.message import Message, RequestMessage, Rows, Vector, VectorOrR
 MAX_MATRIX_SIZE = 1000
 """Rows of the largest matrix that `quadratic` diagonalises while the caller waits."""
 
-SYMMETRY_TOLERANCE = 1e-12
-"""Largest asymmetry of a `quadratic` matrix, relative to its largest entry."""
+MAX_SCORES = 4_000_000
+"""Attention scores, num_sequences x length^2, of the largest `self-attention` request."""
 
 
 class _TwoLayerNetwork(RequestMessage):
@@ -59,17 +59,10 @@ class QuadraticForm(RequestMessage):
     matrix: Rows = Field(description="rows of the symmetric matrix")
 
     @model_validator(mode="after")
-    def _square_and_symmetric(self) -> Self:
-        size, width = len(self.matrix), len(self.matrix[0])
-        if width != size:
-            raise misfit("matrix", message=f"the matrix is not square: {size} rows of {width} numbers")
-        if size > MAX_MATRIX_SIZE:
-            raise misfit("matrix", message=f"{size} rows; at most {MAX_MATRIX_SIZE} are diagonalised at once")
-        scale = max(abs(entry) for row in self.matrix for entry in row)
-        for i, row in enumerate(self.matrix):
-            for j in range(i):
-                if abs(row[j] - self.matrix[j][i]) > SYMMETRY_TOLERANCE * scale:
-                    raise misfit("matrix", message=f"the matrix is not symmetric: [{i}][{j}] differs from [{j}][{i}]")
+    def _small_enough(self) -> Self:
+        if len(self.matrix) > MAX_MATRIX_SIZE:
+            message = f"{len(self.matrix)} rows; at most {MAX_MATRIX_SIZE} are diagonalised while the caller waits"
+            raise misfit("matrix", message=message)
         return self
 
 
@@ -111,7 +104,16 @@ class ClosedFormRequest(RequestMessage):
             raise misfit("data", "y", message=f"y holds {len(y)} samples, x holds {len(x)}")
         if row_width(y) != row_width(x):
             raise misfit("data", "y", message=f"y has rows of {row_width(y)} numbers, x of {row_width(x)}")
+        if per_sequence and self.num_scores > MAX_SCORES:
+            message = f"{len(x)} sequences of {row_width(x)} have more than {MAX_SCORES} attention scores"
+            raise misfit("data", "x", message=message)
         return self
+
+    @property
+    def num_scores(self) -> int:
+        """Attention scores that the answer goes through: num_sequences x length^2."""
+        x = self.data.x
+        return len(x) * (row_width(x) or 0) ** 2 if x is not None else 0
 
 
 class Eigenvalue(Message):

@@ -21,7 +21,7 @@ class LanczosMethod(RequestMessage):
     """Stochastic Lanczos quadrature: the density of eigenvalues and its error, with the extreme Ritz values."""
 
     kind: Literal["lanczos"]
-    num_steps: int = Field(default=80, ge=2, le=10_000, description="Lanczos steps per probe")
+    num_steps: int = Field(default=80, ge=2, le=4096, description="Lanczos steps per probe")
     num_probes: int = Field(default=4, ge=1, le=1_000, description="random start vectors")
     num_points: int = Field(default=1024, ge=2, le=100_000, description="points of the density's grid")
     kappa: float = Field(default=3.0, gt=1.0, le=1e6, description="larger values make narrower Gaussians")
@@ -71,7 +71,7 @@ class SpectrumRequest(RequestMessage):
 
 
 class Density(Message):
-    """Smoothed density of eigenvalues; integrates to 1 over the grid."""
+    """Smoothed density of eigenvalues; its integral over the grid is 1 but for what few steps smear beyond the ends."""
 
     grid: list[float] = Field(description="eigenvalues, ascending")
     values: list[float] = Field(description="density at the grid, per unit of eigenvalue")
@@ -86,7 +86,7 @@ class Quadrature(Message):
 
 
 class RitzValue(Message):
-    """An approximate eigenvalue; an exact one lies within the residual."""
+    """An approximate eigenvalue; an exact one lies within the residual, which includes the rounding of products."""
 
     value: float
     residual: float
@@ -141,6 +141,7 @@ class ExactResult(_SpectrumResult):
     method: Literal["exact"] = "exact"
     eigenvalues: list[float] = Field(description="ascending, with repetition")
     inertia: Inertia
+    zero_threshold: float = Field(description="an eigenvalue of at most this size counts as zero")
 
 
 class LanczosResult(_SpectrumResult):

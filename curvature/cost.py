@@ -20,6 +20,11 @@ TRACE_COPIES = 12  # alive at once while the gradient is traced; what products n
 RETAINED_COPIES = 5  # primal values that the linearised gradient keeps
 TANGENT_COPIES = 4  # tangents alive at once while one vector goes through it
 
+OVERHEAD_BYTES = 32 * 2**20  # the trace's Python objects, and what the allocator cannot use again
+
+EIGH_COPIES = 6  # of a dense matrix while its eigenvectors are computed
+DENSITY_COPIES = 4  # of the densities of all probes while mean and error are taken
+
 
 @dataclass(frozen=True)
 class Size:
@@ -82,8 +87,13 @@ def exact_cost(size: Size, itemsize: int = FLOAT64_BYTES) -> Cost:
     return Cost(P, P, dense + blocks + _operator_bytes(size, itemsize))
 
 
-def lanczos_cost(size: Size, num_steps: int, num_probes: int, itemsize: int = FLOAT64_BYTES) -> Cost:
-    """Cost of `lanczos_spectrum`: a basis of min(num_steps, P) + 1 vectors (full reorthogonalisation) and the products.
+def lanczos_cost(
+    size: Size, num_steps: int, num_probes: int, num_points: int = 0, itemsize: int = FLOAT64_BYTES
+) -> Cost:
+    """Cost of `lanczos_spectrum`.
+
+    A basis of m + 1 vectors, m = min(num_steps, P) (full reorthogonalisation), and the products; after them the
+    tridiagonal eigenproblem as a dense one, quadratures, and a density per probe on the grid.
 
     Args:  itemsize, bytes of a number in the precision of the products (4 or 8).
     """
@@ -91,7 +101,8 @@ def lanczos_cost(size: Size, num_steps: int, num_probes: int, itemsize: int = FL
     steps = min(num_steps, P)
     basis = (steps + 1) * P * itemsize
     vectors = 4 * P * (itemsize + FLOAT64_BYTES)
-    return Cost(P, steps * num_probes, basis + vectors + _operator_bytes(size, itemsize))
+    summary = FLOAT64_BYTES * (EIGH_COPIES * steps**2 + num_probes * (2 * steps + DENSITY_COPIES * num_points))
+    return Cost(P, steps * num_probes, max(basis + vectors, summary) + _operator_bytes(size, itemsize))
 
 
 def _operator_bytes(size: Size, itemsize: int) -> int:
@@ -99,4 +110,4 @@ def _operator_bytes(size: Size, itemsize: int) -> int:
     one_column = itemsize * (4 * size.num_parameters + TANGENT_COPIES * size.num_activations)
     products = itemsize * RETAINED_COPIES * size.num_activations + max(one_column, BLOCK_BYTES)
     trace = itemsize * (4 * size.num_parameters + TRACE_COPIES * size.num_activations)
-    return itemsize * 6 * size.num_parameters + max(products, trace)
+    return itemsize * 6 * size.num_parameters + max(products, trace) + OVERHEAD_BYTES

@@ -13,7 +13,7 @@ VISIBILITY_TIMEOUT_SECONDS = 3600
 
 
 def celery_app(redis_url: str) -> Celery:
-    """Celery with the settings that hold against lost workers and a lost broker; see docs/design/queue.md."""
+    """Celery with the settings that hold against lost workers and a lost broker; see docs/design/jobs.md."""
     app = Celery("spectrum", broker=broker_url(redis_url), set_as_current=False)
     app.conf.update(
         task_default_queue=QUEUE,

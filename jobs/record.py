@@ -21,12 +21,11 @@ def new_job_id() -> str:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A job as last written; `request` is the validated request as JSON."""
+    """A job as last written."""
 
     id: str
     kind: str
     state: JobState
-    request: str
     tags: dict[str, str]
     progress: Progress
     attempt: int
@@ -42,14 +41,15 @@ class JobRecord:
         return self.state in ENDED_STATES
 
 
-def new_record_fields(kind: str, request: str, tags: Mapping[str, str]) -> dict[str, str]:
+QUEUED = Progress(phase="queued", done=0, total=0, unit="")
+
+
+def new_record_fields(kind: str, tags: Mapping[str, str]) -> dict[str, str]:
     """Hash fields of a job that was just accepted."""
-    progress = Progress(phase="queued", done=0, total=0, unit="")
     return {
         "kind": kind,
-        "request": request,
         "tags": _TAGS.dump_json(dict(tags)).decode(),
-        "progress": progress.model_dump_json(),
+        "progress": QUEUED.model_dump_json(),
         "attempt": "0",
         "created_at": now_text(),
     }
@@ -62,7 +62,6 @@ def record_from_fields(job_id: str, fields: Mapping[str, str]) -> JobRecord:
         id=job_id,
         kind=fields["kind"],
         state=fields["state"],  # type: ignore[arg-type]
-        request=fields["request"],
         tags=_TAGS.validate_json(fields["tags"]),
         progress=Progress.model_validate_json(fields["progress"]),
         attempt=int(fields["attempt"]),

@@ -15,8 +15,9 @@ end
 CREATE = (
     _MOVE
     + """
--- ARGV[2..]: fields and values of the record.
-for i = 2, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+-- ARGV[2]: key of the request, ARGV[3]: the request, ARGV[4..]: fields and values of the record.
+redis.call('SET', ARGV[2], ARGV[3])
+for i = 4, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('HSET', KEYS[1], 'published_at', now())
 redis.call('ZADD', KEYS[2] .. 'all', 0, ARGV[1])
 move('none', 'queued')
@@ -84,7 +85,8 @@ return redis.call('HGET', KEYS[1], 'state') or ''
 RECOVER = (
     _MOVE
     + """
--- ARGV[2]: attempts allowed, ARGV[3]: time as text, ARGV[4]: problem of a job that lost all its workers.
+-- ARGV[2]: attempts allowed, ARGV[3]: time as text, ARGV[4]: problem of a job that lost all its workers,
+-- ARGV[5]: progress of a queued job.
 -- A job whose lease ran out goes back to the queue, or ends if it was cancelled or has no attempt left.
 local state, lease = redis.call('HGET', KEYS[1], 'state'), redis.call('HGET', KEYS[1], 'lease_until')
 if (state ~= 'running' and state ~= 'cancelling') or (lease and tonumber(lease) > now()) then return '' end
@@ -94,7 +96,7 @@ if state == 'cancelling' then to = 'cancelled'
 elseif tonumber(redis.call('HGET', KEYS[1], 'attempt')) >= tonumber(ARGV[2]) then to = 'failed' end
 move(state, to)
 if to == 'queued' then
-  redis.call('HSET', KEYS[1], 'published_at', 0)
+  redis.call('HSET', KEYS[1], 'published_at', 0, 'progress', ARGV[5])
 else
   redis.call('HSET', KEYS[1], 'finished_at', ARGV[3])
   if to == 'failed' then redis.call('HSET', KEYS[1], 'error', ARGV[4]) end
@@ -115,7 +117,8 @@ return 1
 )
 
 DELETE = """
--- ARGV[2]: prefix of the sets of jobs by result. Returns {outcome, digest of a result that nobody needs any more}.
+-- ARGV[2]: prefix of the sets of jobs by result, ARGV[3]: key of the request.
+-- Returns {outcome, digest of a result that nobody needs any more}.
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return {'missing', ''} end
 if state == 'queued' or state == 'running' or state == 'cancelling' then return {'active', ''} end
@@ -126,6 +129,6 @@ if digest ~= '' then
 end
 redis.call('ZREM', KEYS[2] .. 'all', ARGV[1])
 redis.call('ZREM', KEYS[2] .. state, ARGV[1])
-redis.call('DEL', KEYS[1])
+redis.call('DEL', KEYS[1], ARGV[3])
 return {'deleted', digest}
 """

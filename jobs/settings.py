@@ -55,7 +55,7 @@ class StorageSettings(BaseSettings):
 class ServiceSettings(StorageSettings):
     """Settings of the HTTP service."""
 
-    max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="larger request bodies are refused")
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="larger request bodies are refused")
     reap_seconds: float = Field(default=2.0, ge=0.1, description="pause between looks for lost jobs")
 
 

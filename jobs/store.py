@@ -11,9 +11,10 @@ from api_schemas.jobs import JobState, Progress
 from api_schemas.problem import Problem
 from jobs import scripts
 from jobs.queue import KEY_PREFIX, QUEUE
-from jobs.record import JobRecord, new_job_id, new_record_fields, now_text, record_from_fields
+from jobs.record import QUEUED, JobRecord, new_job_id, new_record_fields, now_text, record_from_fields
 
 _JOB = "spectrum:job:"
+_REQUEST = "spectrum:request:"
 _INDEX = "spectrum:jobs:"
 _RESULT_USERS = "spectrum:result-users:"
 
@@ -54,10 +55,12 @@ class JobStore:
         self._max_attempts = max_attempts
 
     def create(self, kind: str, request: str, tags: dict[str, str]) -> JobRecord:
-        """Write a queued job; it is on disk when this returns."""
+        """Write a queued job with its validated request as JSON; it is on disk when this returns."""
         job_id = new_job_id()
-        fields = new_record_fields(kind, request, tags)
-        self._run(scripts.CREATE, job_id, *(text for item in fields.items() for text in item))
+        fields = new_record_fields(kind, tags)
+        self._run(
+            scripts.CREATE, job_id, _REQUEST + job_id, request, *(text for item in fields.items() for text in item)
+        )
         return record_from_fields(job_id, {**fields, "state": "queued"})
 
     def get(self, job_id: str) -> JobRecord:
@@ -69,6 +72,16 @@ class JobStore:
         if not fields:
             raise UnknownJobError(job_id)
         return record_from_fields(job_id, fields)
+
+    def request(self, job_id: str) -> str:
+        """The request of a job as JSON, which may be far larger than its record.
+
+        Raises:  UnknownJobError.
+        """
+        request = cast("str | None", self._client.get(_REQUEST + job_id))
+        if request is None:
+            raise UnknownJobError(job_id)
+        return request
 
     def page(
         self, state: JobState | None, tag: tuple[str, str] | None, size: int, after: str | None
@@ -131,7 +144,7 @@ class JobStore:
 
         Raises:  UnknownJobError.
         """
-        outcome, digest = self._run(scripts.DELETE, job_id, _RESULT_USERS)
+        outcome, digest = self._run(scripts.DELETE, job_id, _RESULT_USERS, _REQUEST + job_id)
         if outcome == "missing":
             raise UnknownJobError(job_id)
         return outcome == "deleted", digest or None
@@ -139,8 +152,9 @@ class JobStore:
     def recover_lost(self) -> list[str]:
         """Put jobs whose worker fell silent back into the queue, or end them; returns the ids that changed."""
         problem = _POISON.model_dump_json(exclude_none=True)
+        arguments = (self._max_attempts, now_text(), problem, QUEUED.model_dump_json())
         leased = [*self._ids("running"), *self._ids("cancelling")]
-        return [i for i in leased if self._run(scripts.RECOVER, i, self._max_attempts, now_text(), problem)]
+        return [job_id for job_id in leased if self._run(scripts.RECOVER, job_id, *arguments)]
 
     def take_unpublished(self, recovered: list[str], republish_seconds: float) -> list[str]:
         """Queued jobs without a message, which the caller now publishes.

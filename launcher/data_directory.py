@@ -5,28 +5,33 @@ import os
 from pathlib import Path
 
 
-class DataDirectoryInUseError(Exception):
-    """Another stack runs on this directory."""
+class DataDirectoryError(Exception):
+    """Another stack runs on this directory, or it cannot be made or written."""
 
 
 class DataDirectory:
     """The directory, made if missing and locked for as long as a process of this stack lives.
 
-    Raises:  DataDirectoryInUseError.
+    Raises:  DataDirectoryError.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.results.mkdir(exist_ok=True)
-        self.redis.mkdir(exist_ok=True, mode=0o700)
-        self.lock_descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if not str(self.path).isprintable():
+            raise DataDirectoryError(f"{str(self.path)!r} holds characters that no configuration file can hold")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.results.mkdir(exist_ok=True)
+            self.redis.mkdir(exist_ok=True, mode=0o700)
+            self.lock_descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DataDirectoryError(f"cannot use {self.path}: {error.strerror}") from None
         try:
             fcntl.flock(self.lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self.lock_descriptor, 32, 0).decode(errors="replace").strip()
             os.close(self.lock_descriptor)
-            raise DataDirectoryInUseError(f"{self.path} is in use by process {holder or 'unknown'}") from None
+            raise DataDirectoryError(f"{self.path} is in use by process {holder or 'unknown'}") from None
         os.truncate(self.lock_descriptor, 0)
         os.pwrite(self.lock_descriptor, str(os.getpid()).encode(), 0)
 

@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from launcher.child import ChildKeepsDyingError
-from launcher.data_directory import DataDirectoryInUseError
+from launcher.data_directory import DataDirectoryError
 from launcher.demo import run_demo
 from launcher.embedded_redis import NoRedisServerError
 from launcher.stack import Stack, StackError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A server for eigenvalue spectra of loss Hessians.")
 
-StartError = (StackError, DataDirectoryInUseError, NoRedisServerError, ChildKeepsDyingError)
+StartError = (StackError, DataDirectoryError, NoRedisServerError, ChildKeepsDyingError)
 
 
 @app.command()

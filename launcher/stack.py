@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+import redis
 
 from launcher.child import Child
 from launcher.data_directory import DataDirectory
@@ -19,6 +20,7 @@ from launcher.embedded_redis import EmbeddedRedis
 REDIS_VARIABLE = "SPECTRUM_REDIS_URL"
 START_SECONDS = 120.0
 _REDIS_START_SECONDS = 30.0
+_EXTERNAL_REDIS_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _STOP_SECONDS, _REDIS_STOP_SECONDS = 6.0, 2.5
 
@@ -31,7 +33,7 @@ class Stack:
     """The whole server on one machine.
 
     Args:  host and port of the HTTP service; data directory; number of jobs at once; file for the children's output.
-    Raises:  StackError, DataDirectoryInUseError or NoRedisServerError.
+    Raises:  StackError, DataDirectoryError or NoRedisServerError.
     """
 
     def __init__(self, host: str, port: int, data_directory: Path, num_workers: int, log: Path | None = None) -> None:
@@ -71,6 +73,8 @@ class Stack:
         if self._redis is not None:
             self._redis.child.start()
             self._wait_for(self._redis.answers, _REDIS_START_SECONDS, "Redis", stop)
+        else:
+            self._wait_for(_external_redis_answers, _EXTERNAL_REDIS_SECONDS, f"the Redis of {REDIS_VARIABLE}", stop)
         for child in self._children:
             child.start()
         self._wait_for(self._ready, START_SECONDS, "the service", stop)
@@ -121,6 +125,15 @@ class Stack:
             return httpx.get(f"http://{self._health_host}:{self._port}/v1/health/ready", timeout=2.0).is_success
         except httpx.HTTPError:
             return False
+
+
+def _external_redis_answers() -> bool:
+    try:
+        with redis.Redis.from_url(os.environ[REDIS_VARIABLE], socket_timeout=2.0) as client:
+            client.ping()
+    except (redis.RedisError, ValueError):
+        return False
+    return True
 
 
 def _check_port_is_free(host: str, port: int) -> None:

@@ -56,7 +56,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.state.desk = JobDesk(store, queue, ResultStore(settings.results_dir))
     app.state.admission = Admission(client)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)
-    app.add_middleware(BodyLimitProblem, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimitProblem)
     register_problem_handlers(app)
     for router in (closed_form.router, jobs.router, health.router):
         app.include_router(router, prefix="/v1")

@@ -24,7 +24,7 @@ SMALL_REQUEST_NUMBERS = 10_000
 def num_numbers(request: ClosedFormRequest) -> int:
     """Numbers in the request, roughly: decides whether the answer blocks other requests for long."""
     model = request.model
-    size = len(model.matrix) ** 2 if isinstance(model, QuadraticForm) else 0
+    size = len(model.matrix) ** 2 if isinstance(model, QuadraticForm) else request.num_scores
     for values in (request.data.x, request.data.y, getattr(model, "w", None), getattr(model, "w_q", None)):
         if values is not None:
             size += len(values) * (len(values[0]) if isinstance(values[0], list) else 1)

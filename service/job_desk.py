@@ -85,15 +85,22 @@ class JobDesk:
         if digest:
             self._results.delete(digest)
 
-    def result(self, job_id: str) -> tuple[bytes, str]:
-        """The stored result document and its digest.
+    def result_digest(self, job_id: str) -> str:
+        """Digest of the result.
 
         Raises:  UnknownJobError; ProblemError while there is none, or the job's own problem if it failed.
         """
         record = self._store.get(job_id)
         if record.state == "succeeded" and record.result_digest:
-            return self._results.read(record.result_digest), record.result_digest
+            return record.result_digest
         raise _no_result(record)
+
+    def result(self, digest: str) -> bytes:
+        """The stored result document.
+
+        Raises:  ResultDamagedError.
+        """
+        return self._results.read(digest)
 
 
 def _no_result(record: JobRecord) -> ProblemError:

@@ -25,10 +25,20 @@ _TITLES = {
     404: "Not found",
     405: "Method not allowed",
     406: "Not acceptable",
-    413: "Body too large",
-    415: "Unsupported media type",
     422: "Invalid request",
 }
+
+BODY_TOO_LARGE = Problem(type="/problems/body-too-large", title="Body too large", status=413)
+
+# Fields whose value is one of several messages: pydantic puts the chosen one into the location of an error.
+_UNIONS = {
+    "model": {"linear", "relu", "self-attention", "quadratic", "mlp", "gpt2"},
+    "data": {"inline", "gaussian", "digits", "text"},
+    "method": {"exact", "lanczos"},
+    "x": {"numbers", "rows"},
+    "y": {"numbers", "rows"},
+}
+_UNKNOWN_KIND = {"union_tag_invalid", "union_tag_not_found"}
 
 _logger = logging.getLogger(__name__)
 
@@ -76,9 +86,8 @@ def register_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(TheoryError)
     async def outside_the_formula(request: Request, error: TheoryError) -> Response:
-        return problem_response(
-            request, invalid_request([FieldError(loc=["body"], msg=str(error)[:_MAX_MESSAGE_LENGTH])])
-        )
+        location: list[str | int] = ["body", "model", *([error.field] if error.field else [])]
+        return problem_response(request, invalid_request([FieldError(loc=location, msg=str(error))]))
 
     @app.exception_handler(UnknownJobError)
     async def unknown_job(request: Request, error: UnknownJobError) -> Response:
@@ -106,6 +115,8 @@ def register_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == BODY_TOO_LARGE.status:
+            return problem_response(request, BODY_TOO_LARGE)
         title = _TITLES.get(error.status_code, "Request refused")
         problem = Problem(title=title, status=error.status_code, detail=str(error.detail)[:_MAX_MESSAGE_LENGTH])
         return problem_response(request, problem, error.headers)
@@ -117,5 +128,20 @@ def register_problem_handlers(app: FastAPI) -> None:
 
 
 def _field_error(error: Mapping[str, Any]) -> FieldError:
-    location = [part if isinstance(part, int) else str(part)[:_MAX_NAME_LENGTH] for part in error["loc"][:16]]
+    location = _path(error["loc"][:16])
+    if error["type"] in _UNKNOWN_KIND:
+        return FieldError(
+            loc=[*location, "kind"], msg=f"must be one of {error['ctx'].get('expected_tags', 'those known')}"
+        )
     return FieldError(loc=location, msg=str(error["msg"])[:_MAX_MESSAGE_LENGTH])
+
+
+def _path(location: Sequence[str | int]) -> list[str | int]:
+    """The path as it stands in the request."""
+    path: list[str | int] = []
+    for part, parent in zip(location, (None, *location), strict=False):
+        if isinstance(part, int):
+            path.append(part)
+        elif part not in _UNIONS.get(str(parent), ()):
+            path.append(part[:_MAX_NAME_LENGTH])
+    return path

@@ -13,14 +13,15 @@ def main() -> None:
     """Read the settings, then start the pool."""
     try:
         settings = WorkerSettings.load()
+        from worker.app import create_worker  # noqa: PLC0415 - a wrong variable is told before torch is loaded
+
+        worker = create_worker(settings)
     except SettingsError as error:
         print(f"spectrum worker: {error}", file=sys.stderr)
         sys.exit(os.EX_CONFIG)
-    from worker.app import create_worker  # noqa: PLC0415 - settings that do not fit are told before torch is loaded
-
     # Celery warns root of messages that execute code; ours are JSON that holds an id.
     warnings.simplefilter("ignore", SecurityWarning)
-    create_worker(settings).worker_main(
+    worker.worker_main(
         ["--quiet", "worker", "--loglevel", "WARNING", "--without-gossip", "--without-mingle", "-n", "spectrum@%h"]
     )
 

@@ -7,7 +7,8 @@ import torch
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
-from api_schemas.problem import Problem
+from api_schemas.problem import FieldError, Problem
+from api_schemas.spectrum import SpectrumRequest
 from curvature.errors import CurvatureError
 
 _MAX_DETAIL = 1000
@@ -38,14 +39,32 @@ def job_failure(error: Exception) -> JobFailure:
         return error
     if isinstance(error, CurvatureError):
         return _failure(FailureKind.USAGE, "spectrum-undefined", "The spectrum cannot be computed", 422, str(error))
-    if isinstance(error, ValidationError):
-        return _failure(FailureKind.USAGE, "request-outdated", "This worker does not understand the request", 422)
+    if isinstance(error, ValidationError):  # of the result: its messages refuse what JSON cannot hold
+        detail = "A number of the result is beyond floating point."
+        return _failure(FailureKind.USAGE, "spectrum-undefined", "The spectrum cannot be computed", 422, detail)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return _failure(FailureKind.FATAL, "out-of-memory", "The worker ran out of memory", 507)
     if isinstance(error, RedisError | OSError):
         return _failure(FailureKind.TRANSIENT, "worker-unavailable", "The worker lost its storage", 503, str(error))
     _logger.exception("unforeseen error", exc_info=error)
     return _failure(FailureKind.FATAL, "internal", "Internal error in the worker", 500, type(error).__name__)
+
+
+def parse_request(text: str) -> SpectrumRequest:
+    """The request of a job.
+
+    Raises:  JobFailure if another version of the service wrote it.
+    """
+    try:
+        return SpectrumRequest.model_validate_json(text)
+    except ValidationError:
+        title = "This worker does not understand the request"
+        raise _failure(FailureKind.USAGE, "request-outdated", title, 422) from None
+
+
+def too_large(error: FieldError) -> JobFailure:
+    """The failure of a job that this worker has not the memory for."""
+    return _failure(FailureKind.USAGE, "too-large", "The job is too large for this worker", 422, error.msg)
 
 
 def _failure(kind: FailureKind, name: str, title: str, status: int, detail: str | None = None) -> JobFailure:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from jobs.settings import WorkerSettings
+from jobs.settings import SettingsError, WorkerSettings
 
 _FAIR_SHARE = 0.8
 """Of the memory: the rest is left to the system, Redis and the service."""
@@ -33,6 +33,8 @@ def find_hardware(settings: WorkerSettings) -> Hardware:
 
     On a GPU the parent process must not touch CUDA before it forks, so the device's memory is asked in the driver's
     own terms, which makes no context.
+
+    Raises:  SettingsError if the device is not there.
     """
     device = _device(settings.device)
     share = 1 if device.type == "cuda" else settings.concurrency
@@ -44,7 +46,10 @@ def _device(name: str) -> torch.device:
     # device_count asks NVML and leaves no CUDA context behind; is_available may make one.
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.device_count() > 0 else "cpu")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SettingsError(f"SPECTRUM_DEVICE: there is no device {name}")
+    return device
 
 
 def _total_memory(device: torch.device) -> int:

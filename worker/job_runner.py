@@ -2,10 +2,10 @@
 
 import logging
 
-from api_schemas.spectrum import SpectrumRequest
+from jobs.estimate import memory_error
 from jobs.results import ResultStore
 from jobs.store import JobStore, Lease, LeaseLostError
-from worker.failures import FailureKind, job_failure
+from worker.failures import FailureKind, job_failure, parse_request, too_large
 from worker.hardware import Hardware
 from worker.lease_keeper import JobCancelledError, LeaseKeeper
 from worker.spectrum_job import run_spectrum_job
@@ -49,7 +49,9 @@ class JobRunner:
             self._store.succeed(lease, digest)
 
     def _compute(self, lease: Lease) -> str:
-        request = SpectrumRequest.model_validate_json(self._store.get(lease.job_id).request)
+        request = parse_request(self._store.request(lease.job_id))
+        if error := memory_error(request, self._hardware.memory_bytes):
+            raise too_large(error)
         with LeaseKeeper(self._store, lease) as keeper:
             result = run_spectrum_job(request, self._hardware, keeper.report)
         keeper.write_last_progress()

@@ -1,6 +1,7 @@
 """Keeps a job's lease while it is computed, carries its progress out and the wish to cancel in."""
 
 import logging
+import os
 import threading
 import time
 from types import TracebackType
@@ -12,6 +13,8 @@ from api_schemas.jobs import Progress
 from jobs.store import JobStore, Lease, LeaseLostError
 
 SECONDS_BETWEEN_SIGNS = 0.5
+SECONDS_TO_STOP = 1.5
+"""That a computation has to hear of a wish to cancel; LAPACK, for one, does not listen."""
 
 _UNITS = {
     "training": "steps",
@@ -30,14 +33,15 @@ class JobCancelledError(Exception):
 class LeaseKeeper:
     """A thread that renews the lease; `report` is called by the computation, as often as it likes.
 
-    The thread alone talks to Redis, so a slow Redis does not slow the computation.
+    The thread alone talks to Redis, so a slow Redis does not slow the computation. A computation that goes on after
+    its job was cancelled ends with its process, which the pool replaces.
     """
 
     def __init__(self, store: JobStore, lease: Lease) -> None:
         self._store = store
         self._lease = lease
         self._progress: Progress | None = Progress(phase="preparing", done=0, total=0, unit="")
-        self._cancelled = threading.Event()
+        self._cancelled_at: float | None = None
         self._lost = threading.Event()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
@@ -60,7 +64,7 @@ class LeaseKeeper:
         self._progress = Progress(phase=phase, done=done, total=total, unit=_UNITS.get(phase, ""))
         if self._lost.is_set():
             raise LeaseLostError
-        if self._cancelled.is_set():
+        if self._cancelled_at is not None:
             raise JobCancelledError
 
     def write_last_progress(self) -> None:
@@ -86,4 +90,12 @@ class LeaseKeeper:
             self._progress = self._progress or progress
             raise
         if state == "cancelling":
-            self._cancelled.set()
+            self._stop_computation()
+
+    def _stop_computation(self) -> None:
+        now = time.monotonic()
+        self._cancelled_at = self._cancelled_at or now
+        if now - self._cancelled_at > SECONDS_TO_STOP and not self._closed.is_set():
+            self._store.close_cancelled(self._lease)
+            _logger.warning("job %s did not hear that it is cancelled: its process ends", self._lease.job_id)
+            os._exit(os.EX_TEMPFAIL)

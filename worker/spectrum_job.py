@@ -1,5 +1,6 @@
 """A spectrum job: train if wished, linearise, take the spectrum, say where it comes from."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from api_schemas.spectrum import (
     TrainingReport,
 )
 from curvature.algorithms.spectrum import exact_spectrum, lanczos_spectrum
+from curvature.errors import NonFiniteError
 from curvature.operators.hessian import HessianOperator
 from curvature.parameters import Parameters
 from curvature.progress import Progress
@@ -75,6 +77,8 @@ def _reach_point(request: SpectrumRequest, hardware: Hardware, progress: Progres
     parameters = model.initial_parameters(generator_of(request.model.seed), dtype, hardware.device)
     risk = EmpiricalRisk(model, loss, [dataset])
     initial_loss = float(risk.value(parameters))
+    if not math.isfinite(initial_loss):
+        raise NonFiniteError(f"the loss is {initial_loss} at the initial parameters")
     plan = request.train
     if plan is None:
         return _Point(risk, parameters, initial_loss, None)
@@ -103,6 +107,7 @@ def _exact_result(request: SpectrumRequest, point: _Point, spectrum: ExactSpectr
         trace=Estimate(value=float(spectrum.eigenvalues.sum()), standard_error=0.0),
         eigenvalues=spectrum.eigenvalues.tolist(),
         inertia=Inertia(negative=inertia.negative, zero=inertia.zero, positive=inertia.positive),
+        zero_threshold=spectrum.zero_threshold,
         provenance=origin,
     )
 

@@ -1,11 +1,11 @@
 """`/v1/jobs`: submit, follow, list, cancel and delete jobs, and fetch their results."""
 
 import base64
+import hashlib
 import re
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
-from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.jobs import Job, JobPage, JobState, Links
@@ -16,6 +16,7 @@ from service.admission import Admission
 from service.job_desk import JobDesk
 from service.problems import ProblemError, invalid_request
 from service.representations import MEDIA_TYPES, accepted_format, represent
+from service.routes.content_type import require_json
 from service.routes.documentation import (
     INVALID,
     INVALID_BODY,
@@ -50,6 +51,7 @@ Desk = Annotated[JobDesk, Depends(_desk)]
     "",
     status_code=202,
     response_model=Job,
+    dependencies=[Depends(require_json)],
     responses={**INVALID_BODY, 200: {"model": Job, "description": "the job ended within the time of `Prefer: wait`"}},
     summary="Submit a job",
 )
@@ -189,20 +191,28 @@ def _job(request: Request, record: JobRecord) -> Job:
 
 
 def _job_response(request: Request, record: JobRecord, status: int, headers: dict[str, str]) -> Response:
-    return JSONResponse(_job(request, record).model_dump(mode="json"), status_code=status, headers=headers)
+    content = _job(request, record).model_dump_json().encode()
+    headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    if request.method == "GET" and _is_known(headers["ETag"], request.headers.get("if-none-match")):
+        return Response(status_code=304, headers=headers)
+    return Response(content, status_code=status, media_type="application/json", headers=headers)
 
 
 def _result_response(desk: JobDesk, job_id: str, name: str, if_none_match: str | None) -> Response:
-    document, digest = desk.result(job_id)
-    tag = f'"{digest[:32]}-{name}"'
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "Accept"}
-    if if_none_match is not None and tag in (part.strip() for part in if_none_match.split(",")):
+    digest = desk.result_digest(job_id)
+    headers = {"ETag": f'"{digest[:32]}-{name}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
+    if _is_known(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
-    return Response(represent(document, name), media_type=MEDIA_TYPES[name], headers=headers)
+    return Response(represent(desk.result(digest), name), media_type=MEDIA_TYPES[name], headers=headers)
+
+
+def _is_known(tag: str, if_none_match: str | None) -> bool:
+    known = [part.strip().removeprefix("W/") for part in (if_none_match or "").split(",")]
+    return tag in known or "*" in known
 
 
 def _preferred_wait(prefer: str | None) -> int:
-    match = re.search(r"(?:^|[,;\s])wait\s*=\s*(\d{1,9})(?![\w.])", prefer or "")
+    match = re.search(r"(?:^|[,;\s])wait\s*=\s*(\d{1,100})(?![\w.])", prefer or "")
     return min(int(match.group(1)), MAX_WAIT_SECONDS) if match else 0
 
 

@@ -76,10 +76,60 @@ def test_bad_bodies_get_a_short_problem(client: SpectrumClient, server: Any, pat
     assert client.closed_form({"model": {"kind": "quadratic", "matrix": [[2.0]]}}).sharpness == 2.0
 
 
+ATTENTION = {"kind": "self-attention", "w_v": 1.0, "w_q": [1.0], "w_k": [1.0]}
+LINEAR = {"kind": "linear", "w": [1.0, 2.0], "v": [1.0, 0.5]}
+DATA = {"x": [1.0, 2.0], "y": [0.0, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"model": {"kind": "cubic"}, "data": DATA}, "body.model.kind"),
+        ({"model": {"w": [1.0]}, "data": DATA}, "body.model.kind"),
+        ({"model": LINEAR | {"w": [1.0]}, "data": DATA}, "body.model.v"),
+        ({"model": LINEAR | {"w": [1.0, "x"]}, "data": DATA}, "body.model.w.1"),
+        ({"model": LINEAR, "data": DATA | {"x": []}}, "body.data.x"),
+        ({"model": LINEAR, "data": DATA | {"y": [1.0]}}, "body.data.y"),
+        ({"model": {"kind": "quadratic", "matrix": [[1.0, 2.0]]}}, "body.model.matrix"),
+        ({"model": {"kind": "quadratic", "matrix": [[1.0, 2.0], [3.0, 1.0]]}}, "body.model.matrix"),
+        ({"model": {"kind": "quadratic", "matrix": [[1.0, 2.0], [3.0]]}}, "body.model.matrix.1"),
+        ({"model": ATTENTION, "data": {"x": [[1.0] * 2001], "y": [[1.0] * 2001]}}, "body.data.x"),
+        ({"model": LINEAR | {"w": [1e308] * 2, "v": [1e308] * 2}, "data": DATA}, "body.model"),
+    ],
+)
+def test_a_problem_names_the_field_as_it_stands_in_the_request(server: Any, body: dict[str, Any], field: str) -> None:
+    response = httpx.post(f"{server.url}/v1/closed-form", json=body)
+    assert response.status_code == 422
+    problem = response.json()
+    assert ".".join(map(str, problem["errors"][0]["loc"])) == field
+    assert problem["detail"].startswith(field)
+    assert problem["instance"] == "/v1/closed-form"
+
+
+def test_attention_as_long_as_it_is_accepted(client: SpectrumClient) -> None:
+    row = np.linspace(-1.0, 1.0, 2000).tolist()
+    spectrum = client.closed_form({"model": ATTENTION, "data": {"x": [row], "y": [row]}})
+    assert spectrum.num_parameters == 3
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "", None])
+@pytest.mark.parametrize("path", ["/v1/closed-form", "/v1/jobs"])
+def test_a_body_that_is_not_json_gets_a_problem(server: Any, path: str, content_type: str | None) -> None:
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    response = httpx.post(f"{server.url}{path}", content=b'{"kind": "spectrum"}', headers=headers)
+    assert response.status_code == 415
+    assert "Content-Type: application/json" in response.json()["detail"]
+
+
 def test_a_body_that_is_too_large_gets_a_problem(server: Any) -> None:
-    response = httpx.post(f"{server.url}/v1/closed-form", content=b" " * (64 * 2**20 + 1))
-    assert response.status_code == 413
-    assert response.headers["content-type"] == "application/problem+json"
+    headers = {"Content-Type": "application/json"}
+    body = b" " * (16 * 2**20 + 1)
+    for content in (body, iter([body])):
+        response = httpx.post(f"{server.url}/v1/closed-form", content=content, headers=headers)
+        assert response.status_code == 413
+        assert response.headers["content-type"] == "application/problem+json"
+        problem = response.json()
+        assert (problem["type"], problem["instance"]) == ("/problems/body-too-large", "/v1/closed-form")
 
 
 def test_numbers_beyond_floating_point_get_a_problem(server: Any) -> None:

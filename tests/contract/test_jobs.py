@@ -2,6 +2,7 @@
 
 import io
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -78,6 +79,7 @@ def test_lanczos_agrees_with_the_exact_spectrum_of_the_same_digits_model(client:
     assert found.provenance.num_products == 8 * 150
     assert found.provenance.product_fallback is None
     assert sum(vars(exact.inertia).values()) == exact.num_parameters
+    assert 0 < exact.zero_threshold < 1e-10 * scale
 
 
 def test_the_same_request_gives_the_same_numbers(client: SpectrumClient) -> None:
@@ -162,6 +164,10 @@ def test_a_job_is_accepted_followed_and_fetched(server: Any) -> None:
         assert (ended["state"], ended["attempt"], ended["error"]) == ("succeeded", 1, None)
         assert ended["created_at"] < ended["started_at"] < ended["finished_at"]
         assert ended["progress"]["done"] == ended["progress"]["total"]
+        record = http.get(job["links"]["self"])
+        for known in (record.headers["etag"], f"W/{record.headers['etag']}", "*"):
+            assert http.get(job["links"]["self"], headers={"If-None-Match": known}).status_code == 304
+        assert http.get(job["links"]["self"], headers={"If-None-Match": '"other"'}).status_code == 200
         result = http.get(job["links"]["result"])
         assert result.headers["content-type"] == "application/json"
         assert http.get(job["links"]["result"], headers={"If-None-Match": result.headers["etag"]}).status_code == 304
@@ -211,6 +217,25 @@ def test_a_running_job_is_cancelled_within_two_seconds(client: SpectrumClient) -
     assert client.cancel(job_id).state == "cancelled"
 
 
+def test_a_computation_that_does_not_listen_is_cancelled_all_the_same(client: SpectrumClient) -> None:
+    """LAPACK at work on a matrix of 4,960 rows: the process ends, and the next job runs."""
+    large = {
+        "model": {"kind": "mlp", "widths": [64, 66, 10]},
+        "data": {"kind": "digits", "num_samples": 2},
+        "train": None,
+    }
+    job_id = client.submit(DIGITS | large).id
+    deadline = time.monotonic() + 120
+    while (progress := client.job(job_id).progress).phase != "products" or progress.done < progress.total:
+        assert time.monotonic() < deadline, progress
+        time.sleep(0.02)
+    client.cancel(job_id)
+    started = time.monotonic()
+    assert client.wait(job_id, timeout_seconds=20).state == "cancelled"
+    assert time.monotonic() - started < 4.0
+    assert client.run(TINY).num_parameters == 4
+
+
 def test_a_queued_job_is_cancelled_at_once_and_never_runs(client: SpectrumClient) -> None:
     running = client.submit(ENDLESS).id
     waiting = client.submit(TINY).id
@@ -231,6 +256,12 @@ def test_a_result_that_is_not_there_yet(client: SpectrumClient, server: Any) -> 
     client.cancel(job_id)
 
 
+def test_numbers_beyond_floating_point_fail_and_say_so(client: SpectrumClient) -> None:
+    request = TINY | {"data": {"kind": "inline", "x": [1.0], "y": [1e200]}}
+    with pytest.raises(JobFailedError, match="the loss is inf"):
+        client.run(request)
+
+
 def test_a_job_that_diverges_fails_and_says_why(client: SpectrumClient, server: Any) -> None:
     request = DIGITS | {"loss": "mse", "train": {"num_steps": 200, "learning_rate": 1e6}}
     with pytest.raises(JobFailedError) as caught:
@@ -245,23 +276,45 @@ def test_a_job_that_diverges_fails_and_says_why(client: SpectrumClient, server: 
     assert client.run(TINY).num_parameters == 4
 
 
+@pytest.fixture(scope="module")
+def small_client(
+    start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SpectrumClient]:
+    """Of a stack whose worker has little memory."""
+    server = start_server(tmp_path_factory.mktemp("small") / "data", SPECTRUM_MEMORY_BYTES="2000000000")
+    with SpectrumClient(server.url) as client:
+        yield client
+    server.stop()
+
+
 @pytest.mark.parametrize(
-    "model",
+    ("change", "field"),
     [
-        {"kind": "mlp", "widths": [64, 1_000_000, 1_000_000, 10]},
-        {"kind": "mlp", "widths": [64, 20_000, 10]},
+        ({"model": {"kind": "mlp", "widths": [64, 1_000_000, 1_000_000, 10]}}, "model"),
+        ({"model": {"kind": "mlp", "widths": [64, 20_000, 10]}}, "model"),
+        (
+            TINY
+            | lanczos(num_steps=2)
+            | {
+                "model": {"kind": "mlp", "widths": [100_000, 1, 100_000]},
+                "data": {"kind": "gaussian", "num_samples": 1, "input_dim": 100_000, "output_dim": 100_000},
+            },
+            "data",
+        ),
+        (TINY | lanczos(num_steps=2, num_probes=1000, num_points=100_000), "method"),
     ],
 )
-def test_a_model_too_large_for_the_worker_is_refused_and_not_queued(
-    client: SpectrumClient, model: dict[str, Any]
+def test_a_job_too_large_for_the_worker_is_refused_and_not_queued(
+    small_client: SpectrumClient, change: dict[str, Any], field: str
 ) -> None:
+    client = small_client
     before = sum(1 for _ in client.jobs())
     with pytest.raises(ProblemResponseError) as caught:
-        client.submit(DIGITS | {"model": model})
+        client.submit(DIGITS | change)
     problem = caught.value.problem
     assert problem.status == 422
     assert problem.errors is not None
-    assert problem.errors[0].loc == ["body", "model"]
+    assert problem.errors[0].loc == ["body", field]
     assert "GiB" in problem.errors[0].msg
     assert sum(1 for _ in client.jobs()) == before
 

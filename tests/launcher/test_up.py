@@ -102,6 +102,43 @@ def test_a_port_that_is_taken_is_named(server: Any, tmp_path: Path) -> None:
     assert f"cannot listen on 127.0.0.1:{server.port}" in finished.stderr
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("file", "Not a directory"),
+        ("new\nline", "no configuration file"),
+        ("/proc/nowhere", "cannot use /proc/nowhere"),
+    ],
+)
+def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path, path: str, said: str) -> None:
+    (tmp_path / "file").write_text("")
+    directory = tmp_path / path / "data" if path == "file" else tmp_path / path
+    finished = subprocess.run(
+        [COMMAND, "up", "--data-dir", str(directory), "--port", "18999"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert finished.returncode == 1
+    assert said in " ".join(finished.stderr.split())
+    assert "Traceback" not in finished.stderr
+
+
+def test_a_redis_that_is_not_there_is_told(start_server: Callable[..., Any], tmp_path: Path) -> None:
+    url = "redis://:secret@127.0.0.1:1/0"
+    server = start_server(tmp_path / "data", wait=False, SPECTRUM_REDIS_URL=url)
+    assert server.process.wait(60) == 1
+    assert "the Redis of SPECTRUM_REDIS_URL was not ready" in " ".join(server.log.read_text().split())
+    assert "secret" not in server.log.read_text()
+
+
+def test_a_device_that_is_not_there_is_told(start_server: Callable[..., Any], tmp_path: Path) -> None:
+    server = start_server(tmp_path / "data", wait=False, SPECTRUM_DEVICE="cuda:99")
+    assert server.process.wait(120) == 1
+    assert "SPECTRUM_DEVICE: there is no device cuda:99" in server.log.read_text()
+
+
 def test_an_unknown_variable_stops_the_start_and_is_named(start_server: Callable[..., Any], tmp_path: Path) -> None:
     server = start_server(tmp_path / "data", wait=False, SPECTRUM_WORKERZ="2")
     assert server.process.wait(120) == 1

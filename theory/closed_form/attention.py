@@ -12,6 +12,10 @@ from theory.closed_form.spectrum import Eigenvalue, Spectrum, Statistic, zero_to
 Array = NDArray[np.float64]
 
 
+BLOCK_ROWS = 256
+"""Rows of the attention matrix that are held at once."""
+
+
 def _softmax(scores: Array) -> Array:
     weights: Array = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
@@ -20,12 +24,16 @@ def _softmax(scores: Array) -> Array:
 
 def _attention_moments(x: Array, score: float, sink_bias: float) -> tuple[Array, Array, Array]:
     """Mean, second and third central moment of x under each row of softmax(score x x^T + sink_bias e_1): three (L,)."""
-    scores = score * np.outer(x, x)
-    scores[:, 0] += sink_bias
-    attention = _softmax(scores)
-    mean = attention @ x
-    centred = x - mean[:, None]
-    return mean, np.sum(attention * centred**2, axis=1), np.sum(attention * centred**3, axis=1)
+    moments = np.empty((3, x.size))
+    for start in range(0, x.size, BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
+        scores = score * np.outer(x[rows], x)
+        scores[:, 0] += sink_bias
+        attention = _softmax(scores)
+        mean = attention @ x
+        centred = x - mean[:, None]
+        moments[:, rows] = mean, np.sum(attention * centred**2, axis=1), np.sum(attention * centred**3, axis=1)
+    return moments[0], moments[1], moments[2]
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,10 @@ def quadratic_spectrum(matrix: ArrayLike) -> Spectrum:
     """
     array = finite_array("matrix", matrix, 2)
     if array.shape[0] != array.shape[1]:
-        raise TheoryError(f"matrix must be square, not {array.shape[0]} x {array.shape[1]}")
+        raise TheoryError(f"matrix must be square, not {array.shape[0]} x {array.shape[1]}", field="matrix")
     asymmetry = np.abs(array / 2 - array.T / 2).max()
     if asymmetry > SYMMETRY_TOLERANCE / 2 * np.abs(array).max():
-        raise TheoryError(f"matrix must be symmetric to {SYMMETRY_TOLERANCE:g} of its largest entry")
+        raise TheoryError(f"matrix must be symmetric to {SYMMETRY_TOLERANCE:g} of its largest entry", field="matrix")
     values = np.linalg.eigvalsh(array / 2 + array.T / 2)
     smallest, largest = float(values[0]), float(values[-1])
     tolerance = zero_tolerance(max(abs(smallest), abs(largest)))
