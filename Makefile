@@ -33,7 +33,10 @@ types: setup
 contracts: setup
 	$(BIN)/lint-imports
 
+test-faults: setup  ## kill everything at every moment, as often as it takes
+	$(BIN)/python -m pytest -m slow tests
+
 test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST and use it
 	$(BIN)/python -m pytest -m compose tests/compose
 
-.PHONY: help setup demo serve test check lint types contracts test-compose
+.PHONY: help setup demo serve test check lint types contracts test-faults test-compose

@@ -10,7 +10,6 @@ import typer
 
 from launcher.child import ChildKeepsDyingError
 from launcher.data_directory import DataDirectoryError
-from launcher.demo import run_demo
 from launcher.embedded_redis import NoRedisServerError
 from launcher.stack import Stack, StackError
 
@@ -44,6 +43,8 @@ def demo(
     output: Annotated[Path, typer.Option(help="directory of the pictures")] = Path("demo-output"),
 ) -> None:
     """Start a stack on a free port, take three spectra, print a report and leave nothing running."""
+    from launcher.demo import run_demo  # noqa: PLC0415 - numpy and the client, which `up` does not need
+
     stop = _stop_on_signals()
     try:
         run_demo(output, stop)

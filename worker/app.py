@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import torch
-import torch._dynamo  # what torch.func.linearize loads, 5 s: once, before the pool forks
+import torch._dynamo  # what tracing loads at its first use, 5 s: once, before the pool forks
 from celery import Celery, signals
 from redis.exceptions import RedisError
 

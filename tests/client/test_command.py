@@ -58,7 +58,7 @@ def test_submit_returns_before_the_end(spectrum: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text", "code", "said"),
     [
-        (["closed-form", "-"], '{"model": {"kind": "linear"}}', 1, "body.model.linear.w: Field required"),
+        (["closed-form", "-"], '{"model": {"kind": "linear"}}', 1, "body.model.w: Field required"),
         (["closed-form", "-"], "{", 2, "Expecting property name"),
         (["closed-form", "-"], "[]", 2, "must be a JSON object"),
         (["closed-form", "no-such-file.json"], None, 2, "No such file"),

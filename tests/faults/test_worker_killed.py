@@ -28,7 +28,9 @@ JOB: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def own_server(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    server = start_server(tmp_path_factory.mktemp("faults") / "data", SPECTRUM_LEASE_SECONDS="3")
+    server = start_server(
+        tmp_path_factory.mktemp("faults") / "data", SPECTRUM_LEASE_SECONDS="3", SPECTRUM_REPUBLISH_SECONDS="2"
+    )
     yield server
     server.stop()
 
@@ -106,20 +108,19 @@ def test_the_service(own_server: Any, own_client: SpectrumClient, undisturbed: l
     own_server.wait_until_ready()
     job = own_client.wait(job_id, timeout_seconds=60)
     assert (job.state, job.attempt) == ("succeeded", 1)
+    assert "service died and was started again" in own_server.log.read_text()
 
 
-def test_a_message_that_is_lost_is_sent_again(start_server: Callable[..., Any], tmp_path: Path) -> None:
-    server = start_server(tmp_path / "data", SPECTRUM_REPUBLISH_SECONDS="2")
-    with SpectrumClient(server.url) as client:
-        first = client.submit(JOB).id
-        wait_until_training(client, first)
-        second = client.submit(JOB | {"train": None}).id
-        with server.redis() as redis:
-            assert redis.delete("spectrum:celery:spectrum") == 1
-        assert client.wait(second, timeout_seconds=90).state == "succeeded"
-    server.stop()
+def test_a_message_that_is_lost_is_sent_again(own_server: Any, own_client: SpectrumClient) -> None:
+    first = own_client.submit(JOB).id
+    wait_until_training(own_client, first)
+    second = own_client.submit(JOB | {"train": None}).id
+    with own_server.redis() as redis:
+        assert redis.delete("spectrum:celery:spectrum") == 1
+    assert own_client.wait(second, timeout_seconds=90).state == "succeeded"
 
 
+@pytest.mark.slow
 def test_everything_at_once_and_a_new_start(
     start_server: Callable[..., Any], tmp_path: Path, undisturbed: list[float]
 ) -> None:
@@ -150,20 +151,19 @@ def wait_until_gone(pid: int) -> None:
         time.sleep(0.05)
 
 
-def test_closed_forms_while_redis_is_away(start_server: Callable[..., Any], tmp_path: Path) -> None:
-    server = start_server(tmp_path / "data")
-    os.kill(server.pids("redis")[0], signal.SIGSTOP)
+def test_closed_forms_while_redis_is_away(own_server: Any, own_client: SpectrumClient) -> None:
+    redis = own_server.pids("redis")[0]
+    os.kill(redis, signal.SIGSTOP)
     try:
         body = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}
-        assert httpx.post(f"{server.url}/v1/closed-form", json=body, timeout=3).status_code == 200
-        started = time.monotonic()
+        assert httpx.post(f"{own_server.url}/v1/closed-form", json=body, timeout=3).status_code == 200
         for method, path in (("POST", "/v1/jobs"), ("GET", "/v1/jobs"), ("GET", "/v1/health/ready")):
-            response = httpx.request(method, f"{server.url}{path}", json=JOB if method == "POST" else None, timeout=30)
+            started = time.monotonic()
+            json = JOB if method == "POST" else None
+            response = httpx.request(method, f"{own_server.url}{path}", json=json, timeout=30)
             assert response.status_code == 503, (path, response.text)
             assert response.headers["retry-after"]
-        assert time.monotonic() - started < 3 * 7
+            assert time.monotonic() - started < 10
     finally:
-        os.kill(server.pids("redis")[0], signal.SIGCONT)
-    with SpectrumClient(server.url) as client:
-        assert client.run(JOB | {"train": None}).num_parameters == 64 * 8 + 8 + 8 * 10 + 10
-    server.stop()
+        os.kill(redis, signal.SIGCONT)
+    assert own_client.run(JOB | {"train": None}).num_parameters == 64 * 8 + 8 + 8 * 10 + 10
