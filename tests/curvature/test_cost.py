@@ -53,11 +53,16 @@ def lanczos(num_steps, num_probes):
 
 f32, f64 = torch.float32, torch.float64
 torch.set_num_threads(1)
-mlp((4, 3, 2), 5, f64, exact_spectrum)
-gpt2((1, 1, 4, 8, 256), 2, 8, f32, lanczos(2, 1))
+
+def warm_up():
+    mlp((4, 3, 2), 5, f64, exact_spectrum)
+    gpt2((1, 1, 4, 8, 256), 2, 8, f32, lanczos(2, 1))
+
+warm_up()
 for call in sys.argv[1:]:
     child = os.fork()
     if child == 0:  # with a memory record of its own
+        warm_up()  # a child counts the code of libraries anew, page by page as it is used
         before = memory("VmRSS")
         eval(call)
         print(memory("VmHWM") - before, flush=True)
