@@ -1,211 +1,285 @@
-"""Two-layer networks with scalar input and output: linear, and ReLU, which splits into two linear cells."""
+"""Two-layer networks with scalar input and output and a positively homogeneous activation."""
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal, localcontext
 from functools import cached_property
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from theory.closed_form.arrays import matching_arrays
-from theory.closed_form.spectrum import Eigenvalue, Spectrum, Statistic
+from theory.closed_form.arrays import finite_array, matching_arrays
+from theory.closed_form.neuron_groups import GroupedHessian, NeuronGroup, NeuronMoments, neuron_products
+from theory.closed_form.precision import inner_products, many_digits
+from theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum, Statistic
 
 Vector = NDArray[np.float64]
+
+ZERO = Decimal(0)
 
 PHASE_MULTIPLE = 8
 """c counts as arrived at theta* when |d| <= PHASE_MULTIPLE * eps * (|c| s2 + |mean(yx)|): then the phase is late."""
 
+_SUFFIXES = {"+": "_plus", "-": "_minus"}
+
+
+class SampleMoments(NamedTuple):
+    """Sums over samples."""
+
+    num_samples: int
+    sum_xx: Decimal
+    sum_yx: Decimal
+
+    def residual_sum(self, slope: Decimal) -> Decimal:
+        """sum(delta x) of f(x) = slope x."""
+        return slope * self.sum_xx - self.sum_yx
+
 
 @dataclass(frozen=True)
-class _Cell:
-    """What the spectrum of f(x) = <w, v> x depends on; the last three are signed roots of the squares of eq. 2."""
+class LinearMoments:
+    """What the spectrum of f(x) = <w, v> x depends on: neurons, and the samples that they see."""
 
-    s2: float  # mean(x^2)
-    c: float  # <w, v>
-    d: float  # mean(delta x)
-    mean_yx: float
-    trace_w: float  # s2 |w|^2
-    trace_v: float  # s2 |v|^2
-    imbalance: float  # s2 |w|^2 - s2 |v|^2
-    non_collinearity: float  # 2 s2 sqrt(|w|^2 |v|^2 - c^2)
-    target_deviation: float  # 2 (2 c s2 - mean(yx))
+    neurons: NeuronMoments
+    s2: Decimal  # mean(x^2)
+    mean_yx: Decimal
+
+    @classmethod
+    def of(cls, neurons: NeuronMoments, samples: SampleMoments) -> "LinearMoments":
+        """Means over these samples alone."""
+        return cls(neurons, samples.sum_xx / samples.num_samples, samples.sum_yx / samples.num_samples)
 
     @property
-    def outliers(self) -> tuple[float, float]:
-        trace = self.trace_w + self.trace_v
-        large = (trace + math.hypot(self.imbalance, self.non_collinearity, self.target_deviation)) / 2
-        if large == 0.0:
-            return 0.0, 0.0
-        # (trace - root) / 2 cancels; the product of the pair is -d (d + 2 s2 c), divided first against overflow.
-        return large, -self.d * ((self.d + 2 * self.s2 * self.c) / large)
+    def c(self) -> Decimal:
+        """<w, v>."""
+        return self.neurons.inner
+
+    @property
+    def d(self) -> Decimal:
+        """mean(delta x)."""
+        return self.c * self.s2 - self.mean_yx
+
+    @property
+    def phase(self) -> str | None:
+        """Learning phase: early c <= theta*/3, late up to theta*, divergent beyond; ties are late.
+
+        Source:  Cracking, appendix C, which treats theta* > 0 alone; mirrored here for theta* < 0.
+        """
+        if not self.s2 or not self.mean_yx:
+            return None
+        sign = Decimal(1).copy_sign(self.mean_yx)
+        epsilon = Decimal(float(np.finfo(np.float64).eps))
+        rounding = PHASE_MULTIPLE * epsilon * (abs(self.c) * self.s2 + abs(self.mean_yx))
+        if sign * self.d > rounding:
+            return "divergent"
+        return "early" if sign * (self.d + 2 * self.s2 * self.c) < 0 else "late"
+
+    @property
+    def statistics(self) -> dict[str, Statistic]:
+        """The quantities of Theorem 3.1 and the three squares of eq. 2."""
+        norm_w, norm_v = self.neurons.norm_w, self.neurons.norm_v
+        return {
+            "s2": float(self.s2),
+            "c": float(self.c),
+            "d": float(self.d),
+            "mean_yx": float(self.mean_yx),
+            "theta_star": float(self.mean_yx / self.s2) if self.s2 else None,
+            "trace_w": float(self.s2 * norm_w),
+            "trace_v": float(self.s2 * norm_v),
+            "imbalance": float((self.s2 * (norm_w - norm_v)) ** 2),
+            "non_collinearity": float(4 * self.s2**2 * max(norm_w * norm_v - self.c**2, ZERO)),
+            "target_deviation": float((2 * (self.d + self.c * self.s2)) ** 2),
+            "phase": self.phase,
+        }
+
+    def notes(self, suffix: str = "") -> tuple[str, ...]:
+        """Why a statistic is None."""
+        if not self.s2:
+            return (f"theta_star{suffix} and phase{suffix} are null: every input is 0",)
+        if not self.mean_yx:
+            return (f"phase{suffix} is null: mean(yx) = 0, so theta* = 0",)
+        return ()
 
 
-def _mixed_area(w: Vector, v: Vector) -> float:
-    """sqrt(|w|^2 |v|^2 - <w,v>^2), as the longer vector's length times the other's distance from its line.
-
-    The difference of products loses every digit when w and v are nearly parallel.
-    """
-    longer, shorter = (w, v) if w @ w >= v @ v else (v, w)
-    square = float(longer @ longer)
-    if square == 0.0:
-        return 0.0
-    distance = shorter - (longer @ shorter) / square * longer
-    return math.sqrt(square) * math.sqrt(float(distance @ distance))
+STATISTIC_NAMES = tuple(LinearMoments(NeuronMoments(*[ZERO] * 5), ZERO, ZERO).statistics)
 
 
-def _cell(w: Vector, v: Vector, x: Vector, y: Vector) -> _Cell:
-    s2, mean_yx, c = float(np.mean(x * x)), float(np.mean(y * x)), float(w @ v)
-    d = float(np.mean((c * x - y) * x))
-    return _Cell(
-        s2=s2,
-        c=c,
-        d=d,
-        mean_yx=mean_yx,
-        trace_w=s2 * float(w @ w),
-        trace_v=s2 * float(v @ v),
-        imbalance=s2 * float((w - v) @ (w + v)),
-        non_collinearity=2 * s2 * _mixed_area(w, v),
-        target_deviation=2 * (d + c * s2),
-    )
+def _squared_error(slope: Decimal, x: Vector, y: Vector) -> float:
+    delta = float(slope) * x - y
+    return float(delta @ delta)
 
 
-def _phase(cell: _Cell) -> str | None:
-    """Learning phase, mirrored for theta* < 0: early c <= theta*/3, late up to theta*, divergent beyond; ties are late.
-
-    Source:  Cracking, appendix C, which treats theta* > 0 alone.
-    """
-    if cell.s2 == 0.0 or cell.mean_yx == 0.0:
-        return None
-    sign = math.copysign(1.0, cell.mean_yx)
-    rounding = PHASE_MULTIPLE * float(np.finfo(np.float64).eps) * (abs(cell.c) * cell.s2 + abs(cell.mean_yx))
-    if sign * cell.d > rounding:
-        return "divergent"
-    return "early" if sign * (cell.d + 2 * cell.s2 * cell.c) < 0 else "late"
+def _parameters(num_neurons: int) -> tuple[Parameter, Parameter]:
+    return Parameter("w", (num_neurons,)), Parameter("v", (num_neurons,))
 
 
-STATISTIC_NAMES = (
-    *("s2", "c", "d", "mean_yx", "theta_star", "trace_w", "trace_v"),
-    *("imbalance", "non_collinearity", "target_deviation", "phase"),
-)
-
-
-def _statistics(cell: _Cell | None) -> dict[str, Statistic]:
-    if cell is None:
-        return dict.fromkeys(STATISTIC_NAMES)
-    return {
-        "s2": cell.s2,
-        "c": cell.c,
-        "d": cell.d,
-        "mean_yx": cell.mean_yx,
-        "theta_star": cell.mean_yx / cell.s2 if cell.s2 else None,
-        "trace_w": cell.trace_w,
-        "trace_v": cell.trace_v,
-        "imbalance": cell.imbalance * cell.imbalance,
-        "non_collinearity": cell.non_collinearity * cell.non_collinearity,
-        "target_deviation": cell.target_deviation * cell.target_deviation,
-        "phase": _phase(cell),
-    }
-
-
-def _phase_notes(cell: _Cell, suffix: str = "") -> tuple[str, ...]:
-    if cell.s2 == 0.0:
-        return (f"theta_star{suffix} and phase{suffix} are null: every input is 0 (or its square underflows)",)
-    if cell.mean_yx == 0.0:
-        return (f"phase{suffix} is null: mean(yx) = 0, so theta* = 0",)
-    return ()
-
-
-def _pair_and_bulk(cell: _Cell, weight: float, num_neurons: int, group: str | None, pair: int) -> list[Eigenvalue]:
-    values = [weight * value for value in cell.outliers]
-    bulk = weight * cell.d
-    return [
-        *(Eigenvalue(value, 1, "outlier", group, pair) for value in values),
-        *(Eigenvalue(value, num_neurons - 1, "bulk", group) for value in (bulk, -bulk)),
-    ]
-
-
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+@np.errstate(over="ignore", invalid="ignore")
 def linear_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
     """Hessian spectrum of L = 1/(2n) sum_i (f(x_i) - y_i)^2 for f(x) = <w, v> x.
 
     With s2 = mean(x^2), c = <w,v>, d = mean(delta x), delta = f(x) - y and t = s2 (|w|^2 + |v|^2), the trace:
     one pair (t ± sqrt(a + b + e)) / 2, and the bulk +d and -d, each m - 1 times, where
     a = s2^2 (|w|^2 - |v|^2)^2, b = 4 s2^2 (|w|^2 |v|^2 - c^2), e = 4 (2 c s2 - mean(yx))^2.
-    The Poster drops s2 in e. For m >= 2 and d != 0 the smallest eigenvalue is -|d|.
+    The Poster drops s2 in e. For m >= 2 the smallest eigenvalue is -|d| whenever d is not 0 (the print says -d). The
+    pair is diagonalised in the orthonormal basis of `neuron_groups`: the vectors (v, w) and (w, v), which the print
+    calls orthonormal, are so only by chance. A bulk vector (z at v, s z at w) has s = sgn(l d), not sgn(l).
 
     Args:  w, v (m,); x, y (n,).
-    Returns:  2m eigenvalues in loss per squared parameter. statistics: s2, c, d, mean_yx, theta_star = mean_yx / s2,
-        trace_w = s2 |w|^2 and trace_v = s2 |v|^2 (they sum to the trace), imbalance a, non_collinearity b,
-        target_deviation e, phase (early | late | divergent; None with a note when theta* = 0), mean_loss.
+    Returns:  2m eigenvalues in loss per squared parameter, parameters in the order w, v. statistics: s2, c, d, mean_yx,
+        theta_star = mean_yx / s2, trace_w = s2 |w|^2 and trace_v = s2 |v|^2 (they sum to the trace), imbalance a,
+        non_collinearity b, target_deviation e, phase (early | late | divergent; None with a note when theta* = 0),
+        mean_loss.
     Raises:  TheoryError for empty, unequal, non-finite or overflowing input.
-    Source:  Cracking the Hessian, Theorem 3.1, eq. 2 and appendix C.
+    Source:  Cracking the Hessian, Theorems 3.1 to 3.3, eq. 2 and appendix C.
     """
     w, v = matching_arrays(("w", "v"), (w, v), 1)
     x, y = matching_arrays(("x", "y"), (x, y), 1)
-    cell = _cell(w, v, x, y)
-    return Spectrum(
-        kind="linear",
-        num_parameters=2 * w.size,
-        method="closed-form",
-        source="Cracking the Hessian, Theorem 3.1",
-        eigenvalues=tuple(_pair_and_bulk(cell, 1.0, w.size, None, 0)),
-        trace=cell.trace_w + cell.trace_v,
-        statistics=_statistics(cell) | {"mean_loss": float(np.mean((cell.c * x - y) ** 2)) / 2},
-        notes=_phase_notes(cell),
-    )
+    with localcontext(many_digits):
+        sum_xx, sum_yx, *products = inner_products((x, x), (y, x), *neuron_products(w, v))
+        moments = LinearMoments.of(NeuronMoments(*products), SampleMoments(x.size, sum_xx, sum_yx))
+        places = np.arange(w.size)
+        group = NeuronGroup(w, v, moments.neurons, places, w.size + places)
+        hessian = GroupedHessian([group], [moments.d], [[moments.s2]], 2 * w.size)
+        return Spectrum(
+            kind="linear",
+            parameters=_parameters(w.size),
+            method="closed-form",
+            source="Cracking the Hessian, Theorem 3.1",
+            eigenvalues=tuple(hessian.eigenvalues()),
+            trace=float(hessian.trace),
+            statistics=moments.statistics | {"mean_loss": _squared_error(moments.c, x, y) / (2 * x.size)},
+            notes=moments.notes(),
+        )
+
+
+def _groups_and_cells(
+    w: Vector, v: Vector, x: Vector, y: Vector
+) -> tuple[dict[str, NeuronGroup], dict[str, SampleMoments]]:
+    """Neurons by sign of v_j, groups without any left out; samples by sign of x_i, those at 0 in no cell."""
+    neurons = {"+": np.flatnonzero(v > 0), "-": np.flatnonzero(v < 0), "0": np.flatnonzero(v == 0)}
+    neurons = {label: places for label, places in neurons.items() if places.size}
+    samples = {"+": np.flatnonzero(x > 0), "-": np.flatnonzero(x < 0)}
+    pairs = [pair for places in neurons.values() for pair in neuron_products(w[places], v[places])]
+    for places in samples.values():
+        if places.size:
+            pairs += [(x[places], x[places]), (y[places], x[places])]
+    products = iter(inner_products(*pairs))
+    groups = {
+        label: NeuronGroup(w[places], v[places], NeuronMoments(*islice(products, 5)), places, w.size + places, label)
+        for label, places in neurons.items()
+    }
+    zeros = (ZERO, ZERO)
+    cells = {
+        sign: SampleMoments(places.size, *(islice(products, 2) if places.size else zeros))
+        for sign, places in samples.items()
+    }
+    return groups, cells
 
 
 @dataclass(frozen=True)
-class _ReluCell:
-    """One sign group of neurons on the samples they see."""
+class HomogeneousNetwork:
+    """f(x) = sum_j w_j phi(v_j x), phi(a) = a for a > 0 and negative_slope a for a < 0, on its data.
 
-    group: str
-    w: Vector
-    v: Vector
-    x: Vector
-    y: Vector
-    num_samples_in_all: int
+    Neurons fall into groups by the sign of v_j, samples into cells by the sign of x_i. On a cell the network is linear
+    in x, with slope theta = sum_G k_G <w_G, v_G>, k_G = 1 where the signs agree and negative_slope elsewhere.
+    """
 
-    @property
-    def suffix(self) -> str:
-        return "_plus" if self.group == "+" else "_minus"
+    groups: dict[str, NeuronGroup]
+    cells: dict[str, SampleMoments]
+    num_neurons: int
+    num_samples: int
+    negative_slope: Decimal
 
-    @property
-    def fraction(self) -> float:
-        return self.x.size / self.num_samples_in_all
+    def factor(self, group: str, cell: str) -> Decimal:
+        """phi'(v_j x_i); at v_j = 0 the negative slope, which is what automatic differentiation takes."""
+        return Decimal(1) if group == cell else self.negative_slope
 
     @cached_property
-    def linear(self) -> _Cell | None:
-        return _cell(self.w, self.v, self.x, self.y) if self.w.size and self.x.size else None
+    def slopes(self) -> dict[str, Decimal]:
+        """theta on each cell."""
+        return {
+            cell: sum((self.factor(label, cell) * group.moments.inner for label, group in self.groups.items()), ZERO)
+            for cell in self.cells
+        }
+
+    @cached_property
+    def residual_sums(self) -> dict[str, Decimal]:
+        """sum(delta x) over each cell."""
+        return {cell: samples.residual_sum(self.slopes[cell]) for cell, samples in self.cells.items()}
+
+    def coupling(self, group: str) -> Decimal:
+        """e_G = mean over all samples of delta phi'(v_j x) x."""
+        return (
+            sum((self.factor(group, cell) * self.residual_sums[cell] for cell in self.cells), ZERO) / self.num_samples
+        )
+
+    def metric(self, group: str, other: str) -> Decimal:
+        """C_{GG'} = mean over all samples of phi'_G phi'_{G'} x^2."""
+        terms = (
+            self.factor(group, cell) * self.factor(other, cell) * samples.sum_xx for cell, samples in self.cells.items()
+        )
+        return sum(terms, ZERO) / self.num_samples
+
+    def reaches(self, group: str) -> bool:
+        """Whether any sample moves the neurons of a group."""
+        return any(self.factor(group, cell) and samples.num_samples for cell, samples in self.cells.items())
+
+    @cached_property
+    def hessian(self) -> GroupedHessian:
+        """Over the groups that some sample reaches."""
+        labels = [label for label in self.groups if self.reaches(label)]
+        return GroupedHessian(
+            groups=[self.groups[label] for label in labels],
+            couplings=[self.coupling(label) for label in labels],
+            metric=[[self.metric(label, other) for other in labels] for label in labels],
+            num_parameters=2 * self.num_neurons,
+        )
+
+    def eigenvalues(self) -> list[Eigenvalue]:
+        """The whole spectrum."""
+        unreached = [
+            group.zeros(2 * self.num_neurons) for label, group in self.groups.items() if not self.reaches(label)
+        ]
+        return [*self.hessian.eigenvalues(), *unreached]
 
     @property
-    def squared_error(self) -> float:
-        return float(np.sum((float(self.w @ self.v) * self.x - self.y) ** 2))
-
-    def eigenvalues(self, pair: int) -> list[Eigenvalue]:
-        if self.linear is None:
-            return [Eigenvalue(0.0, 2 * self.w.size, "zero", self.group)]
-        return _pair_and_bulk(self.linear, self.fraction, self.w.size, self.group, pair)
-
-    def statistics(self) -> dict[str, Statistic]:
-        counts = {"num_neurons": self.w.size, "num_samples": self.x.size, "fraction": self.fraction}
-        named: dict[str, Statistic] = {**counts, **_statistics(self.linear)}
-        return {name + self.suffix: value for name, value in named.items()}
+    def num_dead(self) -> int:
+        """Neurons with v_j = 0."""
+        return self.groups["0"].w.size if "0" in self.groups else 0
 
     def notes(self) -> tuple[str, ...]:
-        if not self.w.size:
-            return (f"cell {self.group} has no neurons",)
-        if self.linear is None:
-            return (f"cell {self.group} has no samples: its {2 * self.w.size} eigenvalues are 0",)
-        return _phase_notes(self.linear, self.suffix)
+        """Cells without neurons or samples, and dead neurons."""
+        notes = [f"cell {cell} has no neurons" for cell in self.cells if cell not in self.groups]
+        for label, group in self.groups.items():
+            if label in self.cells and not self.reaches(label):
+                notes.append(f"cell {label} has no samples: its {2 * group.w.size} eigenvalues are 0")
+        if self.num_dead and not self.reaches("0"):
+            notes.append(f"{self.num_dead} neuron(s) with v = 0 belong to no cell: two zeros each")
+        elif self.num_dead:
+            reason = "phi is not differentiable there, phi'(0) = negative_slope is taken"
+            notes.append(f"{self.num_dead} neuron(s) with v = 0: {reason}")
+        return tuple(notes)
+
+    def counts(self) -> dict[str, Statistic]:
+        """Neurons and samples by cell."""
+        found: dict[str, Statistic] = {"num_dead_neurons": self.num_dead}
+        for cell, samples in self.cells.items():
+            named = {
+                "num_neurons": self.groups[cell].w.size if cell in self.groups else 0,
+                "num_samples": samples.num_samples,
+                "fraction": samples.num_samples / self.num_samples,
+            }
+            found |= {name + _SUFFIXES[cell]: value for name, value in named.items()}
+        return found
 
 
-def _relu_cells(w: Vector, v: Vector, x: Vector, y: Vector) -> tuple[_ReluCell, _ReluCell]:
-    plus = _ReluCell("+", w[v > 0], v[v > 0], x[x > 0], y[x > 0], x.size)
-    return plus, _ReluCell("-", w[v < 0], v[v < 0], x[x < 0], y[x < 0], x.size)
+def _mean_loss(network: HomogeneousNetwork, x: Vector, y: Vector) -> float:
+    slopes = {sign: float(slope) for sign, slope in network.slopes.items()}
+    delta = np.where(x > 0, slopes["+"], slopes["-"]) * x - y
+    return float(delta @ delta) / (2 * x.size)
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+@np.errstate(over="ignore", invalid="ignore")
 def relu_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
     """Hessian spectrum of L = 1/(2n) sum_i (f(x_i) - y_i)^2 for f(x) = sum_j w_j max(v_j x, 0).
 
@@ -215,7 +289,8 @@ def relu_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spe
     sample x_i = 0 counts in n only.
 
     Args:  w, v (m,); x, y (n,).
-    Returns:  2m eigenvalues in loss per squared parameter, group = cell; pairs numbered from 0, cell "+" first.
+    Returns:  2m eigenvalues in loss per squared parameter, group = cell ("0" for neurons v_j = 0); pairs numbered from
+        0, cell "+" first; parameters in the order w, v.
         statistics: num_dead_neurons, mean_loss, and for each cell with suffix _plus or _minus: num_neurons,
         num_samples, fraction = num_samples / n and every statistic of `linear_spectrum` except mean_loss, within the
         cell (not yet times fraction); these last are None when the cell has no neurons or no samples.
@@ -224,26 +299,73 @@ def relu_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spe
     """
     w, v = matching_arrays(("w", "v"), (w, v), 1)
     x, y = matching_arrays(("x", "y"), (x, y), 1)
-    plus, minus = _relu_cells(w, v, x, y)
-    num_dead = int(np.count_nonzero(v == 0))
-    dead_note = (f"{num_dead} neuron(s) with v = 0 belong to no cell: two zeros each",) if num_dead else ()
-    squared_error = plus.squared_error + minus.squared_error + float(np.sum(y[x == 0] ** 2))
-    return Spectrum(
-        kind="relu",
-        num_parameters=2 * w.size,
-        method="closed-form",
-        source="Cracking the Hessian, Theorem 3.4",
-        eigenvalues=(
-            *plus.eigenvalues(0),
-            *minus.eigenvalues(0 if plus.linear is None else 1),
-            Eigenvalue(0.0, 2 * num_dead, "zero"),
-        ),
-        trace=sum(cell.fraction * (cell.linear.trace_w + cell.linear.trace_v) for cell in (plus, minus) if cell.linear),
-        statistics={
-            "num_dead_neurons": num_dead,
-            "mean_loss": squared_error / (2 * x.size),
-            **plus.statistics(),
-            **minus.statistics(),
-        },
-        notes=(*plus.notes(), *minus.notes(), *dead_note),
-    )
+    with localcontext(many_digits):
+        network = HomogeneousNetwork(*_groups_and_cells(w, v, x, y), w.size, x.size, ZERO)
+        statistics, notes = network.counts() | {"mean_loss": _mean_loss(network, x, y)}, list(network.notes())
+        for cell, samples in network.cells.items():
+            suffix, group = _SUFFIXES[cell], network.groups.get(cell)
+            named: dict[str, Statistic] = dict.fromkeys(STATISTIC_NAMES)
+            if group is not None and samples.num_samples:
+                moments = LinearMoments.of(group.moments, samples)
+                named = moments.statistics
+                notes += moments.notes(suffix)
+            statistics |= {name + suffix: value for name, value in named.items()}
+        return Spectrum(
+            kind="relu",
+            parameters=_parameters(w.size),
+            method="closed-form",
+            source="Cracking the Hessian, Theorem 3.4",
+            eigenvalues=tuple(network.eigenvalues()),
+            trace=float(network.hessian.trace),
+            statistics=statistics,
+            notes=tuple(notes),
+        )
+
+
+def _leaky_statistics(network: HomogeneousNetwork) -> dict[str, Statistic]:
+    statistics = network.counts()
+    for cell, samples in network.cells.items():
+        named: dict[str, Statistic] = {
+            "theta": float(network.slopes[cell]),
+            "s2": float(samples.sum_xx / samples.num_samples) if samples.num_samples else None,
+            "d": float(network.residual_sums[cell] / samples.num_samples) if samples.num_samples else None,
+            "bulk": float(network.coupling(cell)) if cell in network.groups else None,
+        }
+        statistics |= {name + _SUFFIXES[cell]: value for name, value in named.items()}
+    return statistics
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def leaky_relu_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike, negative_slope: float) -> Spectrum:
+    """Hessian spectrum of L = 1/(2n) sum_i (f(x_i) - y_i)^2 for f(x) = sum_j w_j phi(v_j x).
+
+    phi(a) = a for a > 0 and negative_slope a for a < 0: the ReLU at 0, the linear network at 1, the absolute value at
+    -1. Neurons split by the sign of v_j; group G has the bulk ±e_G, |G| - 1 times each, where e_G is the mean of
+    delta phi'(v_j x) x, and a symmetric problem of two rows per group holds the rest (`neuron_groups`).
+
+    Args:  w, v (m,); x, y (n,); negative_slope, any finite number.
+    Returns:  2m eigenvalues in loss per squared parameter; group = sign of v_j where an eigenvalue belongs to one;
+        parameters in the order w, v. statistics: num_dead_neurons, mean_loss, and with suffix _plus or _minus
+        num_neurons, num_samples, fraction, theta (f(x) = theta x on the cell), s2 and d within the cell, bulk = e_G.
+    Raises:  TheoryError for empty, unequal, non-finite or overflowing input.
+    Source:  exact reduction beyond the sources; Cracking the Hessian, Theorems 3.1 and 3.4 are its slopes 1 and 0.
+    """
+    slope = float(finite_array("negative_slope", negative_slope, 0))
+    w, v = matching_arrays(("w", "v"), (w, v), 1)
+    x, y = matching_arrays(("x", "y"), (x, y), 1)
+    with localcontext(many_digits):
+        network = HomogeneousNetwork(*_groups_and_cells(w, v, x, y), w.size, x.size, Decimal(slope))
+        statistics = _leaky_statistics(network) | {"mean_loss": _mean_loss(network, x, y)}
+        if slope == 1.0:
+            note = "negative_slope 1 is the linear network: Theorem 3.1 answered, without groups"
+            return replace(linear_spectrum(w, v, x, y), kind="leaky-relu", statistics=statistics, notes=(note,))
+        return Spectrum(
+            kind="leaky-relu",
+            parameters=_parameters(w.size),
+            method="exact-reduction" if network.hessian.is_coupled else "closed-form",
+            source="Cracking the Hessian, Theorems 3.1 and 3.4, extended to any slope",
+            eigenvalues=tuple(network.eigenvalues()),
+            trace=float(network.hessian.trace),
+            statistics=statistics,
+            notes=network.notes(),
+        )

@@ -1,10 +1,12 @@
 """A quadratic form, whose Hessian is its own symmetric matrix."""
 
+from functools import cache, partial
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from theory.closed_form.arrays import finite_array
-from theory.closed_form.spectrum import Eigenvalue, Spectrum, Statistic, zero_tolerance
+from theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum, Statistic, zero_tolerance
 from theory.errors import TheoryError
 
 SYMMETRY_TOLERANCE = 1e-12
@@ -49,18 +51,28 @@ def quadratic_spectrum(matrix: ArrayLike) -> Spectrum:
     asymmetry = np.abs(array / 2 - array.T / 2).max()
     if asymmetry > SYMMETRY_TOLERANCE / 2 * np.abs(array).max():
         raise TheoryError(f"matrix must be symmetric to {SYMMETRY_TOLERANCE:g} of its largest entry", field="matrix")
-    values = np.linalg.eigvalsh(array / 2 + array.T / 2)
+    symmetric = array / 2 + array.T / 2
+    values = np.linalg.eigvalsh(symmetric)
     smallest, largest = float(values[0]), float(values[-1])
     tolerance = zero_tolerance(max(abs(smallest), abs(largest)))
+
+    @cache
+    def vectors() -> NDArray[np.float64]:
+        return np.linalg.eigh(symmetric)[1].T
+
+    def row(index: int) -> NDArray[np.float64]:
+        return vectors()[index : index + 1]
+
     statistics = _descent_rates(smallest, largest)
     undefined = "gradient-descent rates are null: the matrix is not positive definite"
     return Spectrum(
         kind="quadratic",
-        num_parameters=array.shape[0],
+        parameters=(Parameter("w", (array.shape[0],)),),
         method="exact-reduction",
         source="Day 27, section 2",
         eigenvalues=tuple(
-            Eigenvalue(float(value), 1, "zero" if abs(value) <= tolerance else "bulk") for value in values
+            Eigenvalue(float(value), 1, "zero" if abs(value) <= tolerance else "bulk", basis=partial(row, i))
+            for i, value in enumerate(values)
         ),
         trace=float(np.trace(array)),
         statistics=statistics,

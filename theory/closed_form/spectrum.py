@@ -1,8 +1,8 @@
 """A whole Hessian spectrum as few eigenvalues with multiplicities and roles."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -13,7 +13,9 @@ from theory.errors import TheoryError
 Role = Literal["outlier", "bulk", "zero"]
 Method = Literal["closed-form", "exact-reduction"]
 CriticalPoint = Literal["minimum", "maximum", "saddle", "degenerate"]
-Statistic = float | str | None
+Statistic = float | str | list[float] | None
+Which = Literal["outliers", "all"]
+Array = NDArray[np.float64]
 
 ZERO_MULTIPLE = 64
 """An eigenvalue is zero to rounding when |value| <= ZERO_MULTIPLE * eps * scale, scale = the largest |eigenvalue|."""
@@ -34,7 +36,9 @@ class Eigenvalue:
     """One distinct eigenvalue, in loss per squared parameter.
 
     role: "zero" marks a structural zero, there whatever the values of weights and data; a bulk that happens to vanish
-    stays "bulk". group: ReLU cell "+" or "-", else None. pair: number of the outlier pair it belongs to, else None.
+    stays "bulk". group: sign of a group of neurons ("+", "-", "0"), or index of a coordinate or singular value, else
+    None. pair: number of the outlier pair it belongs to, else None. basis: gives its orthonormal eigenvectors, rows
+    (multiplicity, num_parameters).
     """
 
     value: float
@@ -42,6 +46,28 @@ class Eigenvalue:
     role: Role
     group: str | None = None
     pair: int | None = None
+    basis: Callable[[], Array] | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter array of the network: its name and shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of scalars."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Eigenvectors:
+    """Orthonormal eigenvectors: eigenvalues (k,), descending, repeated by multiplicity; vectors (k, num_parameters)."""
+
+    eigenvalues: Array
+    vectors: Array
 
 
 @dataclass(frozen=True)
@@ -55,7 +81,9 @@ class Inertia:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Every eigenvalue of a Hessian with num_parameters rows; always finite and complete.
+    """Every eigenvalue of a Hessian over these parameters; always finite and complete.
+
+    An eigenvector lists the parameters in their order, each array row by row.
 
     Construction sorts the eigenvalues descending, drops those of multiplicity 0, turns -0.0 into 0.0, and adds
     ZERO_NOTE to the notes whenever condition_number is None.
@@ -64,7 +92,7 @@ class Spectrum:
     """
 
     kind: str
-    num_parameters: int
+    parameters: tuple[Parameter, ...]
     method: Method
     source: str
     eigenvalues: tuple[Eigenvalue, ...]
@@ -73,7 +101,8 @@ class Spectrum:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        entries = [replace(entry, value=float(entry.value) + 0.0) for entry in self.eigenvalues if entry.multiplicity]
+        present = (entry for entry in self.eigenvalues if entry.multiplicity)
+        entries = [replace(entry, value=0.0) if entry.value == 0 else entry for entry in present]
         self._refuse_overflow([entry.value for entry in entries])
         if any(entry.multiplicity < 0 for entry in entries):
             raise TheoryError("an eigenvalue has a negative multiplicity")
@@ -87,11 +116,17 @@ class Spectrum:
         if self.condition_number is None and ZERO_NOTE not in self.notes:
             object.__setattr__(self, "notes", (*self.notes, ZERO_NOTE))
 
+    @property
+    def num_parameters(self) -> int:
+        """Rows of the Hessian."""
+        return sum(parameter.size for parameter in self.parameters)
+
     def _refuse_overflow(self, values: list[float]) -> None:
-        numbers = {"eigenvalue": values, "trace": [self.trace]}
-        numbers |= {name: [value] for name, value in self.statistics.items() if isinstance(value, (int, float))}
+        numbers: dict[str, Statistic] = {"eigenvalue": values, "trace": self.trace, **self.statistics}
         for name, entries in numbers.items():
-            if not all(math.isfinite(value) for value in entries):
+            if entries is None or isinstance(entries, str):
+                continue
+            if not all(map(math.isfinite, entries if isinstance(entries, list) else (entries,))):
                 raise TheoryError(f"{name} overflows float64: rescale the weights or the data")
 
     @property
@@ -136,7 +171,23 @@ class Spectrum:
             return "degenerate"
         return "minimum" if inertia.positive else "maximum"
 
-    def dense(self) -> NDArray[np.float64]:
+    def num_eigenvectors(self, which: Which) -> int:
+        """Vectors that `eigenvectors(which)` has."""
+        return sum(entry.multiplicity for entry in self._chosen(which))
+
+    def eigenvectors(self, which: Which) -> Eigenvectors:
+        """Orthonormal eigenvectors of the outliers, or of every eigenvalue: then a complete basis."""
+        chosen = self._chosen(which)
+        rows = [entry.basis() for entry in chosen if entry.basis is not None]
+        return Eigenvectors(
+            eigenvalues=np.repeat([entry.value for entry in chosen], [entry.multiplicity for entry in chosen]),
+            vectors=np.vstack(rows) if rows else np.empty((0, self.num_parameters)),
+        )
+
+    def _chosen(self, which: Which) -> list[Eigenvalue]:
+        return [entry for entry in self.eigenvalues if which == "all" or entry.role == "outlier"]
+
+    def dense(self) -> Array:
         """All eigenvalues, ascending, repeated by multiplicity: (num_parameters,)."""
         ascending = self.eigenvalues[::-1]
         return np.repeat([entry.value for entry in ascending], [entry.multiplicity for entry in ascending])

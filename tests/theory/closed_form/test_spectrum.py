@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from theory.closed_form.spectrum import ZERO_MULTIPLE, ZERO_NOTE, Eigenvalue, Inertia, Spectrum
+from theory.closed_form.spectrum import ZERO_MULTIPLE, ZERO_NOTE, Eigenvalue, Inertia, Parameter, Spectrum
 from theory.errors import TheoryError
 
 EPS = float(np.finfo(np.float64).eps)
@@ -19,7 +19,7 @@ def make(
 ) -> Spectrum:
     entries = tuple(Eigenvalue(value, multiplicity, "bulk") for value, multiplicity in pairs)
     total = sum(multiplicity for _, multiplicity in pairs) if num_parameters is None else num_parameters
-    return Spectrum("test", total, "closed-form", "none", entries, trace, statistics or {}, notes)
+    return Spectrum("test", (Parameter("w", (total,)),), "closed-form", "none", entries, trace, statistics or {}, notes)
 
 
 def test_sorted_descending_without_empty_entries() -> None:
