@@ -21,7 +21,7 @@ def _groups(w: Array, v: Array) -> list[NeuronGroup]:
     products = inner_products(*(pair for rows in zip(w, v, strict=True) for pair in neuron_products(*rows)))
     places = np.arange(w.size).reshape(w.shape)
     return [
-        NeuronGroup(w[i], v[i], NeuronMoments(*products[5 * i : 5 * i + 5]), places[i], w.size + places[i], str(i))
+        NeuronGroup(w[i], v[i], NeuronMoments(*products[3 * i : 3 * i + 3]), places[i], w.size + places[i], str(i))
         for i in range(num_coordinates)
         if size
     ]

@@ -20,7 +20,7 @@ class Descent:
     """Step by step, the first entry before any step; cut off where gradient descent diverges.
 
     loss, c, bulk (steps + 1,), outliers (steps + 1, 2), large before small; diverged_at is the step that left the range
-    of floating point. fixed_dimensions of the bulk's eigenvectors stay what they are: (z, s z), z orthogonal to w, v.
+    of floating point. fixed_dimensions is that of the bulk's eigenspace, which stays what it is.
     """
 
     loss: Array
@@ -62,7 +62,7 @@ def linear_descent(
 
     w + v and w - v keep their directions; every step multiplies them by 1 - eta d and 1 + eta d, d = mean(delta x).
     Two numbers, |w ± v|^2, hold all that the spectrum depends on. The outlier eigenvectors stay in the span of the
-    first step's, and the bulk's (z, s z) with z orthogonal to both w and v, 2 (m - 2) in general, never change.
+    first step's, and those of the bulk, (z, s z) with z orthogonal to w + s v, never change: 2 (m - 1) dimensions.
 
     Args:  w, v (m,); x, y (n,); learning_rate eta > 0; num_steps >= 1.
     Raises:  TheoryError for empty, unequal, non-finite or overflowing input.
@@ -86,12 +86,7 @@ def linear_descent(
             diverged_at = step
             break
         states.append((plus, minus))
-    return _trajectory(recursion, states, diverged_at, _fixed_dimensions(w, v))
-
-
-def _fixed_dimensions(w: Array, v: Array) -> int:
-    """Dimensions of the eigenvectors (z, s z), s = ±1, z orthogonal to w and v."""
-    return 2 * (w.size - int(np.linalg.matrix_rank(np.stack((w, v)))))
+    return _trajectory(recursion, states, diverged_at, 2 * (w.size - 1))
 
 
 def _trajectory(

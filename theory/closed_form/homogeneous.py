@@ -101,7 +101,7 @@ class LinearMoments:
         return ()
 
 
-STATISTIC_NAMES = tuple(LinearMoments(NeuronMoments(*[ZERO] * 5), ZERO, ZERO).statistics)
+STATISTIC_NAMES = tuple(LinearMoments(NeuronMoments(*[ZERO] * 3), ZERO, ZERO).statistics)
 
 
 def _squared_error(slope: Decimal, x: Vector, y: Vector) -> float:
@@ -165,7 +165,7 @@ def _groups_and_cells(
             pairs += [(x[places], x[places]), (y[places], x[places])]
     products = iter(inner_products(*pairs))
     groups = {
-        label: NeuronGroup(w[places], v[places], NeuronMoments(*islice(products, 5)), places, w.size + places, label)
+        label: NeuronGroup(w[places], v[places], NeuronMoments(*islice(products, 3)), places, w.size + places, label)
         for label, places in neurons.items()
     }
     zeros = (ZERO, ZERO)

@@ -18,13 +18,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.closed_form.precision import Matrix, Pair, mean_for_square, symmetric_eigenpairs
+from theory.closed_form.precision import Matrix, Pair, symmetric_eigenpairs
 from theory.closed_form.spectrum import Eigenvalue, zero_tolerance
 
 Array = NDArray[np.float64]
 Positions = NDArray[np.intp]
 
 SIGNS = (1, -1)
+ZERO = Decimal(0)
 
 _MAX_DECIMAL_SIZE = 6
 """Rows of the largest reduced matrix that is diagonalised in decimal arithmetic; larger ones in float64."""
@@ -33,8 +34,6 @@ _MAX_DECIMAL_SIZE = 6
 class NeuronMoments(NamedTuple):
     """What a group's weights come to."""
 
-    plus: Decimal  # |(w + v) / 2|^2
-    minus: Decimal  # |(w - v) / 2|^2
     norm_w: Decimal  # |w|^2
     norm_v: Decimal  # |v|^2
     inner: Decimal  # <w, v>
@@ -42,12 +41,13 @@ class NeuronMoments(NamedTuple):
     @property
     def squares(self) -> tuple[Decimal, Decimal]:
         """a_{G,s}^2 = |w + s v|^2 / 2 for s = +1, -1."""
-        return 2 * self.plus, 2 * self.minus
+        half = (self.norm_w + self.norm_v) / 2
+        return max(half + self.inner, ZERO), max(half - self.inner, ZERO)
 
 
 def neuron_products(w: Array, v: Array) -> list[Pair]:
     """The inner products that make the NeuronMoments of these weights."""
-    return [mean_for_square(w, v), mean_for_square(w, -v), (w, w), (v, v), (w, v)]
+    return [(w, w), (v, v), (w, v)]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,121 @@
+"""What the sources print about eigenvectors and the bias, where it fails, and what holds instead.
+
+The misprinted eigenvalues, squares, q and xi are tested beside their families.
+"""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from theory.closed_form.descent import linear_descent
+from theory.closed_form.homogeneous import linear_spectrum
+from theory.closed_form.linear_bias import linear_bias_spectrum
+
+Array = NDArray[np.float64]
+
+RANDOM = np.random.default_rng(33)
+W, V = RANDOM.normal(size=(2, 6))
+X = RANDOM.normal(size=20)
+
+
+def hessian(w: Array, v: Array, x: Array, y: Array) -> Array:
+    """Rows ordered (v, w), as the source has them."""
+    s2, d = np.mean(x * x), np.mean(((w @ v) * x - y) * x)
+    gradient = np.concatenate((w, v))
+    off = np.block([[np.zeros((w.size, w.size)), np.eye(w.size)], [np.eye(w.size), np.zeros((w.size, w.size))]])
+    return s2 * np.outer(gradient, gradient) + d * off
+
+
+@pytest.mark.parametrize("target", [-5.0, 5.0])
+def test_theorem_33_prints_the_sign_of_the_eigenvalue_where_its_product_with_d_belongs(target: float) -> None:
+    y = target * X
+    H = hessian(W, V, X, y)
+    d = linear_spectrum(W, V, X, y).statistics["d"]
+    for eigenvalue in (d, -d):
+        for sign, holds in ((np.sign(eigenvalue * d), True), (np.sign(eigenvalue), d > 0)):
+            direction = W + sign * V
+            z = RANDOM.normal(size=W.size)
+            z -= (z @ direction) / (direction @ direction) * direction
+            vector = np.concatenate((z, sign * z))
+            residual = np.linalg.norm(H @ vector - eigenvalue * vector) / np.linalg.norm(vector)
+            assert bool(residual <= 1e-13 * np.linalg.norm(H, 2)) is bool(holds)
+
+
+def test_the_spanning_vectors_of_the_outliers_are_not_orthonormal_but_span_them() -> None:
+    y = 2 * X
+    spectrum = linear_spectrum(W, V, X, y)
+    first, second = np.concatenate((W, V)), np.concatenate((V, W))
+    assert abs(first @ second) > 0.1
+    assert abs(first @ first - 1) > 0.1
+    span = np.linalg.qr(np.column_stack((first, second)))[0]
+    outliers = spectrum.eigenvectors("outliers").vectors
+    np.testing.assert_allclose(outliers @ span @ span.T, outliers, atol=1e-14)
+    for entry, vector in zip((e for e in spectrum.eigenvalues if e.role == "outlier"), outliers, strict=True):
+        d = spectrum.statistics["d"]
+        formula = np.concatenate((d * W + entry.value * V, entry.value * W + d * V))  # w first, the source has v first
+        formula /= np.linalg.norm(formula)
+        assert abs(abs(formula @ vector) - 1) <= 1e-12
+
+
+def test_the_outlier_formula_gives_nothing_at_w_equal_v_and_ours_a_vector() -> None:
+    y = 2 * X
+    spectrum = linear_spectrum(W, W, X, y)
+    d = spectrum.statistics["d"]
+    degenerate = next(e for e in spectrum.eigenvalues if e.role == "outlier" and abs(e.value + d) <= 1e-12 * abs(d))
+    assert np.linalg.norm(degenerate.value * W + d * W) <= 1e-12 * abs(d)
+    assert degenerate.basis is not None
+    vector = degenerate.basis()[0]
+    assert np.linalg.norm(vector) == pytest.approx(1.0, rel=1e-14)
+
+
+def test_theorem_b1_outside_its_assumptions() -> None:
+    b, y = RANDOM.normal(size=6), RANDOM.normal(size=20)
+    spectrum = linear_bias_spectrum(W, V, b, X, y)
+    n = V @ V + W @ W
+    printed = n / 2 + np.sqrt(n * n + 12 * ((W @ V) ** 2 + (W @ b) ** 2)) / 2
+    assert min(abs(e.value - printed) for e in spectrum.eigenvalues) > 1e-3 * printed
+    assert (spectrum.method, spectrum.statistics["N"]) == ("exact-reduction", None)
+    note = next(note for note in spectrum.notes if "Theorem B.1 does not apply" in note)
+    for assumption in ("<v, b> = 0", "|v| = |b|", "mean(x) = 0", "mean(y) = 0", "mean(yx) = 0", "mean(x^2) = 1"):
+        assert assumption in note
+
+
+def test_gradient_descent_follows_the_recursion_and_leaves_the_bulk_where_it_is() -> None:
+    w, v, y, rate = W.copy(), V.copy(), 1.5 * X + 0.1, 0.02
+    descent = linear_descent(w, v, X, y, rate, 40)
+    bulk = [e for e in linear_spectrum(w, v, X, y).eigenvalues if e.role == "bulk"]
+    spaces = np.vstack([e.basis() for e in bulk if e.basis is not None])
+    for step in range(41):
+        spectrum = linear_spectrum(w, v, X, y)
+        outliers = [e.value for e in spectrum.eigenvalues if e.role == "outlier"]
+        np.testing.assert_allclose(descent.outliers[step], outliers, rtol=1e-11)
+        assert descent.bulk[step] == pytest.approx(spectrum.statistics["d"], rel=1e-10)
+        assert descent.loss[step] == pytest.approx(spectrum.statistics["mean_loss"], rel=1e-10)
+        here = hessian(w, v, X, y)
+        reordered = np.hstack((spaces[:, w.size :], spaces[:, : w.size]))
+        images = reordered @ here
+        np.testing.assert_allclose(np.abs(images), abs(spectrum.statistics["d"]) * np.abs(reordered), atol=1e-11)
+        np.testing.assert_allclose(reordered @ np.concatenate((v, w)), 0.0, atol=1e-12)
+        d = np.mean(((w @ v) * X - y) * X)
+        w, v = w - rate * d * v, v - rate * d * w
+    assert (descent.diverged_at, descent.fixed_dimensions) == (None, len(spaces))
+
+
+def test_descent_that_diverges_ends_where_it_leaves_floating_point() -> None:
+    descent = linear_descent(W, V, X, 3 * X, 50.0, 1000)
+    assert descent.diverged_at is not None
+    assert len(descent.loss) == len(descent.outliers) == descent.diverged_at
+    assert np.isfinite(descent.outliers).all()
+    assert any("diverges" in note for note in descent.notes)
+
+
+def test_edge_of_stability_in_the_late_phase() -> None:
+    """At a step just below 2 / sharpness gradient descent converges, just above it does not stay there."""
+    w, v = np.array([1.0, 0.5]), np.array([0.9, 0.4])
+    y = (w @ v) * X
+    sharpness = linear_spectrum(w, v, X, y).sharpness
+    shaken = w + 1e-6
+    below = linear_descent(shaken, v, X, y, 1.9 / sharpness, 400)
+    above = linear_descent(shaken, v, X, y, 2.1 / sharpness, 400)
+    assert below.loss[-1] <= 1e-3 * below.loss[0]
+    assert above.loss.max() >= 10 * above.loss[0]
