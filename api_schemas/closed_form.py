@@ -1,82 +1,40 @@
 """Request and answer of `POST /v1/closed-form`."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from api_schemas.message import Message, RequestMessage, Rows, Vector, VectorOrRows, misfit, row_width
-
-MAX_MATRIX_SIZE = 1000
-"""Rows of the largest matrix that `quadratic` diagonalises while the caller waits."""
+from api_schemas.arrays import AnyNumbers, ArrayVectorOrRows, shape
+from api_schemas.closed_form_models import (
+    CLOSED_FORM_MODELS,
+    ClosedFormModel,
+    LinearNetwork,
+    QuadraticForm,
+    SelfAttention,
+    sample_widths,
+)
+from api_schemas.message import Message, RequestMessage, misfit
 
 MAX_SCORES = 4_000_000
 """Attention scores, num_sequences x length^2, of the largest `self-attention` request."""
 
+MAX_DESCENT_STEPS = 10_000
 
-class _TwoLayerNetwork(RequestMessage):
-    w: Vector = Field(description="weights of the second layer, length m")
-    v: Vector = Field(description="weights of the first layer, length m")
-
-    @model_validator(mode="after")
-    def _one_width(self) -> Self:
-        if len(self.v) != len(self.w):
-            raise misfit("v", message=f"v holds {len(self.v)} numbers, w holds {len(self.w)}")
-        return self
-
-
-class LinearNetwork(_TwoLayerNetwork):
-    """f(x) = <w, v> x for scalar x."""
-
-    kind: Literal["linear"]
-
-
-class ReluNetwork(_TwoLayerNetwork):
-    """f(x) = <w, relu(v x)> for scalar x."""
-
-    kind: Literal["relu"]
-
-
-class SelfAttention(RequestMessage):
-    """f(x) = w_v A(x) x with A = softmax(x <w_q, w_k> x^T / sqrt(d_K) + sink), for sequences of scalars."""
-
-    kind: Literal["self-attention"]
-    w_v: float = Field(description="value weight")
-    w_q: Vector = Field(description="query weights, length d_K")
-    w_k: Vector = Field(description="key weights, length d_K")
-    sink_bias: float = Field(0.0, description="added to every score of the first position, before the softmax")
-
-    @model_validator(mode="after")
-    def _one_key_dimension(self) -> Self:
-        if len(self.w_k) != len(self.w_q):
-            raise misfit("w_k", message=f"w_k holds {len(self.w_k)} numbers, w_q holds {len(self.w_q)}")
-        return self
-
-
-class QuadraticForm(RequestMessage):
-    """The form z^T H z / 2 of a symmetric matrix H."""
-
-    kind: Literal["quadratic"]
-    matrix: Rows = Field(description="rows of the symmetric matrix")
-
-    @model_validator(mode="after")
-    def _small_enough(self) -> Self:
-        if len(self.matrix) > MAX_MATRIX_SIZE:
-            message = f"{len(self.matrix)} rows; at most {MAX_MATRIX_SIZE} are diagonalised while the caller waits"
-            raise misfit("matrix", message=message)
-        return self
-
-
-ClosedFormModel = Annotated[
-    LinearNetwork | ReluNetwork | SelfAttention | QuadraticForm,
-    Field(discriminator="kind"),
-]
+EigenvectorChoice = Literal["none", "outliers", "all"]
 
 
 class ClosedFormData(RequestMessage):
-    """Samples: one number each, or for self-attention one row of numbers per sequence."""
+    """Samples: one number each, or rows of one length; for self-attention one row of numbers per sequence."""
 
-    x: VectorOrRows | None = None
-    y: VectorOrRows | None = None
+    x: ArrayVectorOrRows | None = None
+    y: ArrayVectorOrRows | None = None
+
+
+class Descent(RequestMessage):
+    """Gradient descent at a fixed step from the given weights."""
+
+    learning_rate: float = Field(gt=0, description="step, in squared parameter per loss")
+    num_steps: int = Field(ge=1, le=MAX_DESCENT_STEPS)
 
 
 class ClosedFormRequest(RequestMessage):
@@ -84,36 +42,70 @@ class ClosedFormRequest(RequestMessage):
 
     model: ClosedFormModel
     data: ClosedFormData = ClosedFormData()
-    eigenvectors: Literal["none"] = "none"
+    eigenvectors: EigenvectorChoice = Field(
+        "none", description="orthonormal ones of the outliers, or of all eigenvalues; refused above a stated size"
+    )
+    descent: Descent | None = Field(None, description="the spectrum along gradient descent; of `linear` alone")
 
     @model_validator(mode="after")
-    def _data_fit_the_model(self) -> Self:
+    def _parts_fit_together(self) -> Self:
+        self._check_data()
+        if self.descent is not None and not isinstance(self.model, LinearNetwork):
+            raise misfit("descent", message=f"gradient descent has a formula for linear alone, not {self.model.kind}")
+        return self
+
+    def _check_data(self) -> None:
         x, y = self.data.x, self.data.y
         if isinstance(self.model, QuadraticForm):
             if x is not None or y is not None:
                 raise misfit("data", message="a quadratic form takes no data")
-            return self
+            return
         if x is None or y is None:
             raise misfit("data", "x" if x is None else "y", message="field required")
-        per_sequence = isinstance(self.model, SelfAttention)
-        for name, values in (("x", x), ("y", y)):
-            if (row_width(values) is not None) is not per_sequence:
-                shape = "one row of numbers per sequence" if per_sequence else "one number per sample"
-                raise misfit("data", name, message=f"{self.model.kind} takes {shape}")
+        if isinstance(self.model, SelfAttention):
+            _check_sequences(x, y)
+        else:
+            for name, values, width in zip("xy", (x, y), sample_widths(self.model), strict=True):
+                _check_samples(self.model.kind, name, values, width)
         if len(y) != len(x):
             raise misfit("data", "y", message=f"y holds {len(y)} samples, x holds {len(x)}")
-        if row_width(y) != row_width(x):
-            raise misfit("data", "y", message=f"y has rows of {row_width(y)} numbers, x of {row_width(x)}")
-        if per_sequence and self.num_scores > MAX_SCORES:
-            message = f"{len(x)} sequences of {row_width(x)} have more than {MAX_SCORES} attention scores"
-            raise misfit("data", "x", message=message)
-        return self
 
     @property
     def num_scores(self) -> int:
         """Attention scores that the answer goes through: num_sequences x length^2."""
-        x = self.data.x
-        return len(x) * (row_width(x) or 0) ** 2 if x is not None else 0
+        return _num_scores(self.data.x) if isinstance(self.model, SelfAttention) and self.data.x is not None else 0
+
+
+def _field_paths() -> dict[str, tuple[str, ...]]:
+    parents = [("model", model) for model in CLOSED_FORM_MODELS] + [("data", ClosedFormData), ("descent", Descent)]
+    paths = {name: (parent, name) for parent, message in parents for name in message.model_fields}
+    return paths | {"eigenvectors": ("eigenvectors",)}
+
+
+FIELD_PATHS = _field_paths()
+"""Where each number, text or array stands in a request, by its own name: no two have the same one."""
+
+
+def _num_scores(x: AnyNumbers) -> int:
+    num_sequences, length = shape(x)
+    return num_sequences * length**2
+
+
+def _check_sequences(x: AnyNumbers, y: AnyNumbers) -> None:
+    for name, values in (("x", x), ("y", y)):
+        if len(shape(values)) != 2:
+            raise misfit("data", name, message="self-attention takes one row of numbers per sequence")
+    if shape(y)[1] != shape(x)[1]:
+        raise misfit("data", "y", message=f"y has rows of {shape(y)[1]} numbers, x of {shape(x)[1]}")
+    if _num_scores(x) > MAX_SCORES:
+        message = f"{len(x)} sequences of {shape(x)[1]} have more than {MAX_SCORES} attention scores"
+        raise misfit("data", "x", message=message)
+
+
+def _check_samples(kind: str, name: str, values: AnyNumbers, width: int | None) -> None:
+    if shape(values)[1:] != (() if width is None else (width,)):
+        wanted = "one number per sample" if width is None else f"one row of {width} numbers per sample"
+        raise misfit("data", name, message=f"{name} must hold {wanted} for {kind} with these weights")
 
 
 class Eigenvalue(Message):
@@ -134,6 +126,36 @@ class Inertia(Message):
     positive: int
 
 
+class Parameter(Message):
+    """One array of parameters."""
+
+    name: str
+    shape: list[int]
+
+
+class Eigenvectors(Message):
+    """Orthonormal eigenvectors; each lists the parameters in their order, each array row by row."""
+
+    which: Literal["outliers", "all"]
+    parameters: list[Parameter]
+    eigenvalues: list[float] = Field(description="descending, one for each vector")
+    vectors: list[list[float]] = Field(description="rows of num_parameters numbers")
+
+
+class DescentPath(Message):
+    """Gradient descent, one entry for each point from the given weights on; it ends early where it diverges."""
+
+    loss: list[float]
+    outliers: list[list[float]] = Field(description="the pair of outliers")
+    bulk: list[float] = Field(description="d: the bulk is d and -d")
+    c: list[float] = Field(description="<w, v>, the slope of the network")
+    diverged_at: int | None = Field(description="the first step whose numbers overflow, and are therefore missing")
+    notes: list[str]
+
+
+Statistic = float | str | None
+
+
 class ClosedFormSpectrum(Message):
     """The whole spectrum: value x multiplicity, descending."""
 
@@ -150,5 +172,7 @@ class ClosedFormSpectrum(Message):
     critical_point: Literal["minimum", "maximum", "saddle", "degenerate"] = Field(
         description="what the inertia says where the gradient vanishes"
     )
-    statistics: dict[str, float | str | None]
+    statistics: dict[str, Statistic | list[Statistic]] = Field(description="lists have one entry for each coordinate")
+    eigenvectors: Eigenvectors | None = Field(None, description="where the request asked for them")
+    descent: DescentPath | None = Field(None, description="where the request asked for it")
     notes: list[str]

@@ -56,6 +56,8 @@ class ServiceSettings(StorageSettings):
     """Settings of the HTTP service."""
 
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="larger request bodies are refused")
+    max_upload_bytes: int = Field(default=512 * 2**20, ge=1024, description="larger uploads of arrays are refused")
+    upload_memory_bytes: int = Field(default=2**30, ge=1024, description="that uploads and copies of them take at once")
     reap_seconds: float = Field(default=2.0, ge=0.1, description="pause between looks for lost jobs")
 
 

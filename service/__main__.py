@@ -5,6 +5,7 @@ import os
 import sys
 
 import uvicorn
+from fastapi import FastAPI
 
 from jobs.settings import ServiceSettings, SettingsError
 from service.app import create_app
@@ -21,10 +22,15 @@ def main() -> None:
     except SettingsError as error:
         print(f"spectrum service: {error}", file=sys.stderr)
         sys.exit(os.EX_CONFIG)
+    serve(create_app(settings), arguments.host, arguments.port)
+
+
+def serve(app: FastAPI, host: str, port: int) -> None:
+    """Answer requests until SIGINT or SIGTERM."""
     uvicorn.run(
-        create_app(settings),
-        host=arguments.host,
-        port=arguments.port,
+        app,
+        host=host,
+        port=port,
         access_log=False,
         log_level="warning",
         timeout_graceful_shutdown=3,

@@ -7,19 +7,24 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
+from api_schemas.closed_form import ClosedFormRequest
+from api_schemas.spectrum import SpectrumRequest
 from jobs.connection import connect
 from jobs.queue import JobQueue
 from jobs.results import ResultStore
 from jobs.settings import ServiceSettings
 from jobs.store import JobStore
 from service.admission import Admission
-from service.body_limit import BodyLimitProblem
+from service.body_limit import BodyLimit, BodyLimitProblem
 from service.job_desk import JobDesk
 from service.problems import register_problem_handlers
 from service.reaper import Reaper
 from service.routes import closed_form, health, jobs
+from service.routes.documentation import document_bodies
+from service.uploads.desk import UploadDesk
+
+_PREFIX = "/v1"
 
 _DESCRIPTION = """\
 Eigenvalue spectra of loss Hessians: **closed forms** are answered at once, everything else becomes a **job**.
@@ -55,9 +60,16 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.state.redis = client
     app.state.desk = JobDesk(store, queue, ResultStore(settings.results_dir))
     app.state.admission = Admission(client)
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)
+    app.state.uploads = UploadDesk(settings.max_upload_bytes, settings.upload_memory_bytes)
+    app.add_middleware(
+        BodyLimit,
+        max_body_bytes=settings.max_body_bytes,
+        max_upload_bytes=settings.max_upload_bytes,
+        upload_path=_PREFIX + closed_form.PATH,
+    )
     app.add_middleware(BodyLimitProblem)
     register_problem_handlers(app)
     for router in (closed_form.router, jobs.router, health.router):
-        app.include_router(router, prefix="/v1")
+        app.include_router(router, prefix=_PREFIX)
+    document_bodies(app, ClosedFormRequest, SpectrumRequest)
     return app

@@ -1,10 +1,34 @@
-"""The answer to a body that is too large, as a problem like every other error."""
+"""How large a body may be, and the answer to a larger one, a problem like every other error."""
 
 from starlette.datastructures import Headers
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_schemas.problem import PROBLEM_MEDIA_TYPE
+from service.content_type import media_type
 from service.problems import BODY_TOO_LARGE
+from service.uploads.desk import UPLOAD_MEDIA_TYPES
+
+
+class BodyLimit:
+    """One limit for bodies, and one for uploads of arrays to the path that takes them."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int, upload_path: str) -> None:
+        self._bodies = RequestBodyLimitMiddleware(app, max_body_bytes)
+        self._uploads = RequestBodyLimitMiddleware(app, max_upload_bytes)
+        self._upload_path = upload_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, its body no longer than the limit."""
+        limited = self._uploads if self._is_upload(scope) else self._bodies
+        await limited(scope, receive, send)
+
+    def _is_upload(self, scope: Scope) -> bool:
+        return (
+            scope["type"] == "http"
+            and scope["path"] == self._upload_path
+            and media_type(Headers(scope=scope)) in UPLOAD_MEDIA_TYPES
+        )
 
 
 class BodyLimitProblem:

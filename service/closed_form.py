@@ -1,75 +1,166 @@
 """From a closed-form request to `theory` and back."""
 
-import numpy as np
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from api_schemas.closed_form import (
-    ClosedFormRequest,
-    ClosedFormSpectrum,
-    Eigenvalue,
-    Inertia,
+from api_schemas.arrays import shape
+from api_schemas.closed_form import ClosedFormRequest, EigenvectorChoice
+from api_schemas.closed_form_models import (
+    LeakyReluNetwork,
+    LinearBiasNetwork,
     LinearNetwork,
+    MultiInputNetwork,
+    MultiOutputNetwork,
     QuadraticForm,
     ReluNetwork,
     SelfAttention,
+    TwoLayerLinearNetwork,
+    model_arrays,
 )
+from api_schemas.message import RequestMessage
+from service.problems import invalid_field
 from theory.closed_form.attention import self_attention_spectrum
-from theory.closed_form.homogeneous import linear_spectrum, relu_spectrum
+from theory.closed_form.blocks import multi_input_spectrum, multi_output_spectrum
+from theory.closed_form.descent import Descent, linear_descent
+from theory.closed_form.homogeneous import leaky_relu_spectrum, linear_spectrum, relu_spectrum
+from theory.closed_form.linear_bias import linear_bias_spectrum
 from theory.closed_form.quadratic import quadratic_spectrum
-from theory.closed_form.spectrum import Spectrum
+from theory.closed_form.spectrum import Eigenvectors, Spectrum
+from theory.closed_form.two_layer_linear import two_layer_linear_spectrum
 
 SMALL_REQUEST_NUMBERS = 10_000
 """A request of so few numbers is answered faster than a thread is started."""
 
 
-def num_numbers(request: ClosedFormRequest) -> int:
-    """Numbers in the request, roughly: decides whether the answer blocks other requests for long."""
-    model = request.model
-    size = len(model.matrix) ** 2 if isinstance(model, QuadraticForm) else request.num_scores
-    for values in (request.data.x, request.data.y, getattr(model, "w", None), getattr(model, "w_q", None)):
-        if values is not None:
-            size += len(values) * (len(values[0]) if isinstance(values[0], list) else 1)
-    return size
+@dataclass(frozen=True)
+class Answer:
+    """What theory says of a request; eigenvectors and descent are None where it did not ask."""
+
+    spectrum: Spectrum
+    which: EigenvectorChoice
+    eigenvectors: Eigenvectors | None
+    descent: Descent | None
 
 
-def answer(request: ClosedFormRequest) -> ClosedFormSpectrum:
-    """The whole spectrum of the request's Hessian.
+def is_small(request: ClosedFormRequest) -> bool:
+    """Whether the answer is found before other requests notice that they wait."""
+    if request.eigenvectors != "none" or request.descent is not None:
+        return False
+    arrays = (request.data.x, request.data.y, *model_arrays(request.model))
+    num_numbers = sum(math.prod(shape(array)) for array in arrays if array is not None)
+    return num_numbers + request.num_scores + _reduced_size(request) ** 2 <= SMALL_REQUEST_NUMBERS
 
-    Raises:  TheoryError if the numbers lead out of the range of floating point.
+
+def _reduced_size(request: ClosedFormRequest) -> int:
+    """Rows of the matrix that is diagonalised beside the numbers in the request."""
+    match request.model:
+        case TwoLayerLinearNetwork(reduced_size=size):
+            return size
+        case MultiInputNetwork(w=w):
+            return 2 * len(w)
+        case _:
+            return 0
+
+
+def answer(request: ClosedFormRequest, max_vector_numbers: int) -> Answer:
+    """The whole spectrum of the request's Hessian, and what else it asks for.
+
+    Raises:  TheoryError if the numbers lead out of the range of floating point; ProblemError 422 for eigenvectors of
+        more numbers than the answer carries.
     """
-    return _message(_spectrum(request))
+    spectrum = _spectrum(request)
+    found = _eigenvectors(spectrum, request.eigenvectors, max_vector_numbers)
+    return Answer(spectrum, request.eigenvectors, found, _descent(request))
 
 
 def _spectrum(request: ClosedFormRequest) -> Spectrum:
-    x, y = np.asarray(request.data.x, dtype=np.float64), np.asarray(request.data.y, dtype=np.float64)
-    match request.model:
-        case LinearNetwork(w=w, v=v):
-            return linear_spectrum(np.asarray(w, dtype=np.float64), np.asarray(v, dtype=np.float64), x, y)
-        case ReluNetwork(w=w, v=v):
-            return relu_spectrum(np.asarray(w, dtype=np.float64), np.asarray(v, dtype=np.float64), x, y)
-        case SelfAttention(w_v=w_v, w_q=w_q, w_k=w_k, sink_bias=sink_bias):
-            query, key = np.asarray(w_q, dtype=np.float64), np.asarray(w_k, dtype=np.float64)
-            return self_attention_spectrum(w_v, query, key, x, y, sink_bias=sink_bias)
-        case QuadraticForm(matrix=matrix):
-            return quadratic_spectrum(np.asarray(matrix, dtype=np.float64))
+    return _SPECTRA[type(request.model)](request.model, request.data.x, request.data.y)
 
 
-def _message(spectrum: Spectrum) -> ClosedFormSpectrum:
-    inertia = spectrum.inertia
-    return ClosedFormSpectrum(
-        kind=spectrum.kind,
-        num_parameters=spectrum.num_parameters,
-        method=spectrum.method,
-        source=spectrum.source,
-        eigenvalues=[
-            Eigenvalue(value=e.value, multiplicity=e.multiplicity, role=e.role, group=e.group, pair=e.pair)
+_SPECTRA: dict[type[RequestMessage], Callable[[Any, Any, Any], Spectrum]] = {
+    LinearNetwork: lambda model, x, y: linear_spectrum(model.w, model.v, x, y),
+    ReluNetwork: lambda model, x, y: relu_spectrum(model.w, model.v, x, y),
+    LeakyReluNetwork: lambda model, x, y: leaky_relu_spectrum(model.w, model.v, x, y, model.negative_slope),
+    LinearBiasNetwork: lambda model, x, y: linear_bias_spectrum(model.w, model.v, model.b, x, y),
+    MultiInputNetwork: lambda model, x, y: multi_input_spectrum(model.w, model.v, x, y),
+    MultiOutputNetwork: lambda model, x, y: multi_output_spectrum(model.w, model.v, x, y),
+    TwoLayerLinearNetwork: lambda model, x, y: two_layer_linear_spectrum(model.W1, model.W2, x, y),
+    SelfAttention: lambda model, x, y: self_attention_spectrum(
+        model.w_v, model.w_q, model.w_k, x, y, sink_bias=model.sink_bias, activation=model.activation
+    ),
+    QuadraticForm: lambda model, x, y: quadratic_spectrum(model.matrix),
+}
+
+
+def _eigenvectors(spectrum: Spectrum, which: EigenvectorChoice, max_numbers: int) -> Eigenvectors | None:
+    if which == "none":
+        return None
+    num_vectors, num_parameters = spectrum.num_eigenvectors(which), spectrum.num_parameters
+    if num_vectors * num_parameters > max_numbers:
+        message = (
+            f"{num_vectors} eigenvectors of {num_parameters} numbers are more than the {max_numbers} that this answer "
+            "carries: ask for outliers instead of all, for npz (Accept: application/x-npz), or for none"
+        )
+        raise invalid_field(["eigenvectors"], message)
+    return spectrum.eigenvectors(which)
+
+
+def _descent(request: ClosedFormRequest) -> Descent | None:
+    model: Any = request.model
+    data: Any = request.data
+    wanted = request.descent
+    if wanted is None:
+        return None
+    return linear_descent(model.w, model.v, data.x, data.y, wanted.learning_rate, wanted.num_steps)
+
+
+def document(answer: Answer) -> dict[str, Any]:
+    """The fields of a `ClosedFormSpectrum`, made by hand: building and checking the message takes twice the time."""
+    spectrum, inertia = answer.spectrum, answer.spectrum.inertia
+    return {
+        "kind": spectrum.kind,
+        "num_parameters": spectrum.num_parameters,
+        "method": spectrum.method,
+        "source": spectrum.source,
+        "eigenvalues": [
+            {"value": e.value, "multiplicity": e.multiplicity, "role": e.role, "group": e.group, "pair": e.pair}
             for e in spectrum.eigenvalues
         ],
-        trace=spectrum.trace,
-        sharpness=spectrum.sharpness,
-        smallest=spectrum.smallest,
-        condition_number=spectrum.condition_number,
-        inertia=Inertia(negative=inertia.negative, zero=inertia.zero, positive=inertia.positive),
-        critical_point=spectrum.critical_point,
-        statistics=dict(spectrum.statistics),
-        notes=list(spectrum.notes),
-    )
+        "trace": spectrum.trace,
+        "sharpness": spectrum.sharpness,
+        "smallest": spectrum.smallest,
+        "condition_number": spectrum.condition_number,
+        "inertia": {"negative": inertia.negative, "zero": inertia.zero, "positive": inertia.positive},
+        "critical_point": spectrum.critical_point,
+        "statistics": spectrum.statistics,
+        "eigenvectors": _eigenvector_fields(answer),
+        "descent": _descent_fields(answer.descent),
+        "notes": spectrum.notes,
+    }
+
+
+def _eigenvector_fields(answer: Answer) -> dict[str, Any] | None:
+    found = answer.eigenvectors
+    if found is None:
+        return None
+    return {
+        "which": answer.which,
+        "parameters": [{"name": p.name, "shape": p.shape} for p in answer.spectrum.parameters],
+        "eigenvalues": found.eigenvalues.tolist(),
+        "vectors": found.vectors.tolist(),
+    }
+
+
+def _descent_fields(descent: Descent | None) -> dict[str, Any] | None:
+    if descent is None:
+        return None
+    return {
+        "loss": descent.loss.tolist(),
+        "outliers": descent.outliers.tolist(),
+        "bulk": descent.bulk.tolist(),
+        "c": descent.c.tolist(),
+        "diverged_at": descent.diverged_at,
+        "notes": descent.notes,
+    }

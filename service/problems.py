@@ -11,6 +11,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
+from api_schemas.closed_form_models import CLOSED_FORM_KINDS
 from api_schemas.problem import PROBLEM_MEDIA_TYPE, FieldError, Problem
 from jobs.results import ResultDamagedError
 from jobs.store import UnknownJobError
@@ -32,7 +33,7 @@ BODY_TOO_LARGE = Problem(type="/problems/body-too-large", title="Body too large"
 
 # Fields whose value is one of several messages: pydantic puts the chosen one into the location of an error.
 _UNIONS = {
-    "model": {"linear", "relu", "self-attention", "quadratic", "mlp", "gpt2"},
+    "model": {*CLOSED_FORM_KINDS, "mlp", "gpt2"},
     "data": {"inline", "gaussian", "digits", "text"},
     "method": {"exact", "lanczos"},
     "x": {"numbers", "rows"},
@@ -71,6 +72,11 @@ def invalid_request(errors: Sequence[FieldError]) -> Problem:
     if len(errors) > MAX_ERRORS:
         detail = f"{detail} ({len(errors)} errors, the first {MAX_ERRORS} are listed)"
     return Problem(type="/problems/invalid-request", title="Invalid request", status=422, detail=detail, errors=shown)
+
+
+def invalid_field(path: Sequence[str | int], message: str) -> ProblemError:
+    """Error 422 of one field of the body."""
+    return ProblemError(invalid_request([FieldError(loc=["body", *path], msg=message)]))
 
 
 def register_problem_handlers(app: FastAPI) -> None:

@@ -9,6 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from api_schemas.problem import Problem
+from service.problems import ProblemError
+
 MEDIA_TYPES = {
     "json": "application/json",
     "npz": "application/x-npz",
@@ -16,8 +19,8 @@ MEDIA_TYPES = {
     "svg": "image/svg+xml",
 }
 
-# Font lookup and mathtext caches of matplotlib are shared between figures and not made for threads.
-_DRAWING = threading.Lock()
+DRAWING = threading.Lock()
+"""Held while a figure is drawn: matplotlib's caches of fonts and mathtext are shared and not made for threads."""
 
 
 def accepted_format(accept: str | None) -> str | None:
@@ -33,6 +36,18 @@ def accepted_format(accept: str | None) -> str | None:
     return None
 
 
+def require_format(accept: str | None) -> str:
+    """The format that an Accept header prefers.
+
+    Raises:  ProblemError 406 if we have none of them.
+    """
+    name = accepted_format(accept)
+    if name is None:
+        choice = ", ".join(MEDIA_TYPES.values())
+        raise ProblemError(Problem(title="Not acceptable", status=406, detail=f"a result can be had as {choice}"))
+    return name
+
+
 def represent(document: bytes, name: str) -> bytes:
     """The stored JSON document in another format."""
     if name == "json":
@@ -40,7 +55,7 @@ def represent(document: bytes, name: str) -> bytes:
     result = json.loads(document)
     if name == "npz":
         return _npz(result)
-    with _DRAWING:
+    with DRAWING:
         return _picture(result, name)
 
 

@@ -1,31 +1,72 @@
 """`POST /v1/closed-form`."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Body, Depends
+from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.closed_form import ClosedFormRequest, ClosedFormSpectrum
-from service.closed_form import SMALL_REQUEST_NUMBERS, answer, num_numbers
-from service.routes.content_type import require_json
-from service.routes.documentation import CLOSED_FORM_EXAMPLES, INVALID_BODY
+from service.bodies import json_message, validated
+from service.closed_form import is_small
+from service.closed_form_formats import represented
+from service.content_type import JSON, media_type, unsupported_media_type
+from service.representations import MEDIA_TYPES, require_format
+from service.routes.documentation import (
+    CLOSED_FORM_EXAMPLES,
+    INVALID_BODY,
+    body_documentation,
+    problem_documentation,
+    upload_documentation,
+)
+from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
+
+PATH = "/closed-form"
 
 router = APIRouter(tags=["closed forms"])
 
+_RESPONSES = {
+    **INVALID_BODY,
+    **problem_documentation(
+        status_400="the upload cannot be read",
+        status_406="none of the accepted formats",
+        status_408="the upload takes too long",
+        status_503="other uploads take the memory that the server keeps for them",
+    ),
+    200: {"content": {name: {} for name in MEDIA_TYPES.values()}},
+}
+
+_BODY = body_documentation(ClosedFormRequest, CLOSED_FORM_EXAMPLES)
+_BODY["requestBody"]["content"] |= upload_documentation()
+
 
 @router.post(
-    "/closed-form",
-    dependencies=[Depends(require_json)],
-    responses=INVALID_BODY,
+    PATH,
+    response_model=ClosedFormSpectrum,
+    responses=_RESPONSES,
+    openapi_extra=_BODY,
     summary="The whole Hessian spectrum of a network that has a formula",
 )
-async def closed_form(
-    request: Annotated[ClosedFormRequest, Body(openapi_examples=CLOSED_FORM_EXAMPLES)],
-) -> ClosedFormSpectrum:
+async def closed_form(request: Request) -> Response:
     """Eigenvalues with multiplicity and role, trace, sharpness, condition number and inertia, at once.
 
     The loss is (1/2n) sum_i |f(x_i) - y_i|^2; for self-attention it is the mean over positions and sequences, halved.
+    On request also eigenvectors, and for `linear` the spectrum along gradient descent. Large arrays come as
+    `application/x-npz` or `multipart/form-data` whose members are named like the fields, `w` or `model.w`. The answer
+    is JSON, npz or a picture, by Accept.
     """
-    if num_numbers(request) > SMALL_REQUEST_NUMBERS:
-        return await run_in_threadpool(answer, request)
-    return answer(request)
+    name = require_format(request.headers.get("accept"))
+    sent_as = media_type(request.headers)
+    if sent_as == JSON:
+        return await _answer(await json_message(request, ClosedFormRequest), name)
+    if sent_as not in UPLOAD_MEDIA_TYPES:
+        raise unsupported_media_type(JSON, *UPLOAD_MEDIA_TYPES)
+    desk: UploadDesk = request.app.state.uploads
+    async with desk.document(request, sent_as) as document:
+        message = await run_in_threadpool(validated, ClosedFormRequest.model_validate, document)
+        return await _answer(message, name)
+
+
+async def _answer(message: ClosedFormRequest, name: str) -> Response:
+    if name == "json" and is_small(message):
+        content = represented(message, name)
+    else:
+        content = await run_in_threadpool(represented, message, name)
+    return Response(content, media_type=MEDIA_TYPES[name], headers={"Vary": "Accept"})

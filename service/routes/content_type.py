@@ -1,17 +1,14 @@
 """Bodies are JSON and say so."""
 
-from typing import Annotated
+from fastapi import Request
 
-from fastapi import Header
-
-from api_schemas.problem import Problem
-from service.problems import ProblemError
+from service.content_type import JSON, media_type, unsupported_media_type
 
 
-def require_json(content_type: Annotated[str, Header()] = "") -> None:
-    """Raises:  ProblemError 415 for any other content type."""
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        detail = "Send the body with the header Content-Type: application/json."
-        raise ProblemError(
-            Problem(type="/problems/not-json", title="Unsupported media type", status=415, detail=detail)
-        )
+async def require_json(request: Request) -> None:
+    """Raises:  ProblemError 415 for any other content type.
+
+    Asynchronous, since FastAPI starts a thread for a dependency that is not.
+    """
+    if media_type(request.headers) != JSON:
+        raise unsupported_media_type(JSON)

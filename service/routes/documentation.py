@@ -1,7 +1,12 @@
-"""What the OpenAPI document says of errors, and the examples that it shows."""
+"""What the OpenAPI document says of errors and of bodies, and the examples that it shows."""
 
 from typing import Any
 
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from api_schemas.closed_form import FIELD_PATHS
 from api_schemas.problem import PROBLEM_MEDIA_TYPE, Problem
 
 Responses = dict[int | str, dict[str, Any]]
@@ -28,6 +33,39 @@ UNKNOWN = {**INVALID, **problem_documentation(status_404="no such job")}
 
 Examples = dict[str, Any]
 
+
+def body_documentation(kind: type[BaseModel], examples: Examples) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads its own JSON body; `document_bodies` must know the message."""
+    schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
+    }
+
+
+def document_bodies(app: FastAPI, *kinds: type[BaseModel]) -> None:
+    """Add messages to the document, as FastAPI describes only those that it reads itself."""
+    _, found = models_json_schema([(kind, "validation") for kind in kinds], ref_template="#/components/schemas/{model}")
+    describe = app.openapi
+
+    def describe_all() -> dict[str, Any]:
+        document = describe()
+        document["components"]["schemas"] |= found["$defs"]
+        return document
+
+    app.openapi = describe_all  # type: ignore[method-assign]
+
+
+def upload_documentation() -> dict[str, Any]:
+    """Content of a body whose arrays come as files, for `requestBody.content`."""
+    part = {"description": "a .npy file, or JSON"}
+    fields = {"request": {"description": "the request or a part of it, as JSON"}} | dict.fromkeys(FIELD_PATHS, part)
+    archive = {"type": "string", "format": "binary", "description": f"members: {', '.join(FIELD_PATHS)}"}
+    return {
+        "application/x-npz": {"schema": archive},
+        "multipart/form-data": {"schema": {"type": "object", "properties": fields}},
+    }
+
+
 CLOSED_FORM_EXAMPLES: Examples = {
     "linear": {
         "summary": "Two-layer linear network",
@@ -48,6 +86,54 @@ CLOSED_FORM_EXAMPLES: Examples = {
         "value": {
             "model": {"kind": "self-attention", "w_v": 0.9, "w_q": [0.3, -0.2], "w_k": [0.1, 0.4], "sink_bias": 2.0},
             "data": {"x": [[1.0, -0.5, 2.0], [0.3, 0.7, -1.0]], "y": [[0.8, 0.1, 1.5], [0.0, 0.5, -0.5]]},
+        },
+    },
+    "leaky-relu": {
+        "summary": "Two-layer network with any negative slope",
+        "value": {
+            "model": {"kind": "leaky-relu", "w": [0.5, -1.0, 0.25], "v": [1.0, 0.5, -0.75], "negative_slope": 0.1},
+            "data": {"x": [1.0, -0.5, 2.0], "y": [0.8, -0.1, 1.5]},
+        },
+    },
+    "linear-bias": {
+        "summary": "Two-layer linear network with a bias, and the eigenvectors of its outliers",
+        "value": {
+            "model": {"kind": "linear-bias", "w": [0.5, -1.0, 0.2], "v": [1.0, 0.5, -0.7], "b": [0.1, 0.0, -0.3]},
+            "data": {"x": [1.0, -0.5, 2.0], "y": [0.8, -0.1, 1.5]},
+            "eigenvectors": "outliers",
+        },
+    },
+    "multi-input": {
+        "summary": "One two-layer linear network per input, summed",
+        "value": {
+            "model": {"kind": "multi-input", "w": [[0.5, -1.0], [0.2, 0.3]], "v": [[1.0, 0.5], [-0.7, 0.4]]},
+            "data": {"x": [[1.0, -0.5], [2.0, 0.3], [-0.4, 0.6]], "y": [0.8, -0.1, 1.5]},
+        },
+    },
+    "multi-output": {
+        "summary": "One two-layer linear network per output",
+        "value": {
+            "model": {"kind": "multi-output", "w": [[0.5, -1.0], [0.2, 0.3]], "v": [[1.0, 0.5], [-0.7, 0.4]]},
+            "data": {"x": [1.0, -0.5, 2.0], "y": [[0.8, 0.2], [-0.1, 0.0], [1.5, -1.0]]},
+        },
+    },
+    "two-layer-linear": {
+        "summary": "Two-layer linear network with several inputs and outputs",
+        "value": {
+            "model": {
+                "kind": "two-layer-linear",
+                "W1": [[0.5, -1.0], [0.2, 0.3], [0.9, 0.1]],
+                "W2": [[1.0, 0.5, -0.3], [-0.7, 0.4, 0.2]],
+            },
+            "data": {"x": [[1.0, -0.5], [2.0, 0.3], [-0.4, 0.6]], "y": [[0.8, 0.2], [-0.1, 0.0], [1.5, -1.0]]},
+        },
+    },
+    "descent": {
+        "summary": "The spectrum of a linear network along gradient descent",
+        "value": {
+            "model": {"kind": "linear", "w": [0.5, -1.0, 0.25], "v": [1.0, 0.5, -0.75]},
+            "data": {"x": [1.0, -0.5, 2.0], "y": [0.8, -0.1, 1.5]},
+            "descent": {"learning_rate": 0.1, "num_steps": 20},
         },
     },
     "quadratic": {

@@ -5,17 +5,18 @@ import hashlib
 import re
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.jobs import Job, JobPage, JobState, Links
-from api_schemas.problem import FieldError, Problem
+from api_schemas.problem import FieldError
 from api_schemas.spectrum import SpectrumRequest, SpectrumResult
 from jobs.record import JobRecord
 from service.admission import Admission
+from service.bodies import json_message
 from service.job_desk import JobDesk
 from service.problems import ProblemError, invalid_request
-from service.representations import MEDIA_TYPES, accepted_format, represent
+from service.representations import MEDIA_TYPES, represent, require_format
 from service.routes.content_type import require_json
 from service.routes.documentation import (
     INVALID,
@@ -23,6 +24,7 @@ from service.routes.documentation import (
     JOB_EXAMPLES,
     UNAVAILABLE,
     UNKNOWN,
+    body_documentation,
     problem_documentation,
 )
 
@@ -44,6 +46,10 @@ def _admission(request: Request) -> Admission:
     return admission
 
 
+async def _spectrum_request(request: Request) -> SpectrumRequest:
+    return await json_message(request, SpectrumRequest)
+
+
 Desk = Annotated[JobDesk, Depends(_desk)]
 
 
@@ -53,10 +59,11 @@ Desk = Annotated[JobDesk, Depends(_desk)]
     response_model=Job,
     dependencies=[Depends(require_json)],
     responses={**INVALID_BODY, 200: {"model": Job, "description": "the job ended within the time of `Prefer: wait`"}},
+    openapi_extra=body_documentation(SpectrumRequest, JOB_EXAMPLES),
     summary="Submit a job",
 )
 async def submit(
-    body: Annotated[SpectrumRequest, Body(openapi_examples=JOB_EXAMPLES)],
+    body: Annotated[SpectrumRequest, Depends(_spectrum_request)],
     request: Request,
     desk: Desk,
     admission: Annotated[Admission, Depends(_admission)],
@@ -127,11 +134,7 @@ def get_result(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The result as JSON, npz or a picture, by Accept; a failed job answers with its problem."""
-    name = accepted_format(accept)
-    if name is None:
-        choice = ", ".join(MEDIA_TYPES.values())
-        raise ProblemError(Problem(title="Not acceptable", status=406, detail=f"a result can be had as {choice}"))
-    return _result_response(desk, job_id, name, if_none_match)
+    return _result_response(desk, job_id, require_format(accept), if_none_match)
 
 
 @router.get(

@@ -1,0 +1,1 @@
+"""Requests whose arrays come as npz or multipart/form-data. What is uploaded is hostile until it is checked here."""
