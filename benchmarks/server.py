@@ -1,0 +1,84 @@
+"""The real service on a port of 127.0.0.1, with endpoints beside its own that do a part of the work."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+from fastapi import FastAPI, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from api_schemas.closed_form import ClosedFormRequest
+from jobs.settings import ServiceSettings
+from service.__main__ import serve
+from service.app import create_app
+from service.bodies import json_message, validated
+from service.content_type import media_type
+from service.uploads.desk import whole_body
+
+HOST = "127.0.0.1"
+START_SECONDS = 60
+
+
+def mount_parts(app: FastAPI) -> None:
+    """`/received`, `/parsed` and `/validated`: what the closed form does up to that point, then a constant."""
+    constant = Response(b"{}", media_type="application/json", headers={"Vary": "Accept"})
+
+    @app.post("/received")
+    async def received(request: Request) -> Response:
+        await whole_body(request, int(request.headers["content-length"]))
+        return constant
+
+    @app.post("/parsed")
+    async def parsed(request: Request) -> Response:
+        async with app.state.uploads.document(request, media_type(request.headers)) as document:
+            await run_in_threadpool(validated, ClosedFormRequest.model_validate, document)
+        return constant
+
+    @app.post("/validated")
+    async def validated_json(request: Request) -> Response:
+        await json_message(request, ClosedFormRequest)
+        return constant
+
+
+@contextlib.contextmanager
+def running_server() -> Iterator[int]:
+    """The port of a server in a process of its own, which ends with the context."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port = int(probe.getsockname()[1])
+    with tempfile.TemporaryDirectory() as directory:
+        environment = os.environ | {
+            "SPECTRUM_REDIS_URL": f"unix://{directory}/none.sock",  # closed forms need no Redis
+            "SPECTRUM_RESULTS_DIR": directory,
+            "SPECTRUM_MAX_BODY_BYTES": str(2**30),  # for `/received` and `/parsed`, which take uploads too
+        }
+        command = [sys.executable, "-m", "benchmarks.server", str(port)]
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        try:
+            _wait_until_live(port, process)
+            yield port
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _wait_until_live(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((HOST, port), 1):
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    raise RuntimeError("the server does not start")
+
+
+if __name__ == "__main__":
+    application = create_app(ServiceSettings.load())
+    mount_parts(application)
+    serve(application, HOST, int(sys.argv[1]))
