@@ -1,6 +1,6 @@
 """Single-head self-attention with embedding dimension 1."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Literal
@@ -110,11 +110,11 @@ class _Terms:
         ]
         return [*outliers, *self.group.bulk(self.gamma, num_parameters)]
 
-    def _basis(self, coordinates: Array, num_parameters: int) -> Callable[[], Array]:
+    def _basis(self, coordinates: Sequence[Decimal], num_parameters: int) -> Callable[[], Array]:
         def basis() -> Array:
-            vector = coordinates[0] * np.eye(1, num_parameters)[0]
+            vector = float(coordinates[0]) * np.eye(1, num_parameters)[0]
             for sign, coordinate in zip(SIGNS, coordinates[1:], strict=True):
-                vector += coordinate * self.group.outlier_direction(sign, num_parameters)
+                vector += float(coordinate) * self.group.outlier_direction(sign, num_parameters)
             row: Array = vector[None]
             return row
 

@@ -1,14 +1,13 @@
 """Linear networks made of one scalar network per input coordinate, or per output coordinate."""
 
-from collections.abc import Sequence
-from decimal import Decimal, localcontext
+from decimal import localcontext
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from theory.closed_form.arrays import finite_array, matching_arrays
 from theory.closed_form.neuron_groups import GroupedHessian, NeuronGroup, NeuronMoments, neuron_products
-from theory.closed_form.precision import Matrix, inner_products, many_digits
+from theory.closed_form.precision import inner_products, many_digits
 from theory.closed_form.spectrum import Parameter, Spectrum, Statistic
 from theory.errors import TheoryError
 
@@ -33,9 +32,8 @@ def _parameters(shape: tuple[int, ...]) -> tuple[Parameter, Parameter]:
 
 def _statistics(hessian: GroupedHessian, delta: Array) -> dict[str, Statistic]:
     """Per coordinate: s2, c, d; and the mean loss."""
-    coordinates = range(len(hessian.groups))
     return {
-        "s2": [float(hessian.metric[i][i]) for i in coordinates],
+        "s2": [float(entry) for entry in hessian.diagonal],
         "c": [float(group.moments.inner) for group in hessian.groups],
         "d": [float(coupling) for coupling in hessian.couplings],
         "mean_loss": float(np.sum(delta * delta)) / (2 * len(delta)),
@@ -45,18 +43,6 @@ def _statistics(hessian: GroupedHessian, delta: Array) -> dict[str, Statistic]:
 def _check_samples(x: Array, y: Array) -> None:
     if len(x) != len(y):
         raise TheoryError(f"x and y must have one number of samples, not {len(x)} and {len(y)}")
-
-
-def _moments_of_inputs(x: Array, y: Array) -> tuple[Matrix, Sequence[Decimal]]:
-    """mean(x_d x_e), (D, D), and mean(y x_d), (D,): x (n, D), y (n,)."""
-    num_inputs = x.shape[1]
-    columns = np.ascontiguousarray(x.T)
-    places = [(i, j) for i in range(num_inputs) for j in range(i + 1)]
-    products = inner_products(*((columns[i], columns[j]) for i, j in places), *((y, column) for column in columns))
-    metric = [[Decimal(0)] * num_inputs for _ in range(num_inputs)]
-    for (i, j), product in zip(places, products, strict=False):
-        metric[i][j] = metric[j][i] = product / len(x)
-    return metric, [product / len(x) for product in products[len(places) :]]
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -81,13 +67,11 @@ def multi_input_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike)
         raise TheoryError(f"x has {x.shape[1]} coordinates, w has {len(w)}")
     with localcontext(many_digits):
         groups = _groups(w, v)
-        metric, mean_yx = _moments_of_inputs(x, y)
-        slopes = [group.moments.inner for group in groups]
-        couplings = [
-            sum((slope * entry for slope, entry in zip(slopes, row, strict=True)), Decimal(0)) - target
-            for row, target in zip(metric, mean_yx, strict=True)
-        ]
-        hessian = GroupedHessian(groups, couplings, metric, 2 * w.size)
+        delta = x @ np.array([float(group.moments.inner) for group in groups]) - y
+        columns = np.ascontiguousarray(x.T)
+        sums = inner_products(*((column, column) for column in columns), *((delta, column) for column in columns))
+        diagonal, couplings = ([total / len(x) for total in half] for half in (sums[: len(w)], sums[len(w) :]))
+        hessian = GroupedHessian(groups, couplings, diagonal, x.T @ x / len(x), 2 * w.size)
         reduced = "the inputs are correlated: one symmetric problem couples the coordinates' outliers"
         return Spectrum(
             kind="multi-input",
@@ -96,7 +80,7 @@ def multi_input_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike)
             source="Cracking the Hessian, Corollary B.1",
             eigenvalues=tuple(hessian.eigenvalues()),
             trace=float(hessian.trace),
-            statistics=_statistics(hessian, x @ np.array([float(slope) for slope in slopes]) - y),
+            statistics=_statistics(hessian, delta),
             notes=(reduced,) if hessian.is_coupled else (),
         )
 
@@ -125,8 +109,7 @@ def multi_output_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike
         s2 = sum_xx / len(x)
         slopes = [group.moments.inner for group in groups]
         couplings = [slope * s2 - total / len(x) for slope, total in zip(slopes, sums_yx, strict=True)]
-        metric = [[s2 if i == j else Decimal(0) for j in range(len(w))] for i in range(len(w))]
-        hessian = GroupedHessian(groups, couplings, metric, 2 * w.size)
+        hessian = GroupedHessian(groups, couplings, [s2] * len(w), None, 2 * w.size)
         return Spectrum(
             kind="multi-output",
             parameters=_parameters(w.shape),

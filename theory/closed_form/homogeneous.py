@@ -139,7 +139,7 @@ def linear_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> S
         moments = LinearMoments.of(NeuronMoments(*products), SampleMoments(x.size, sum_xx, sum_yx))
         places = np.arange(w.size)
         group = NeuronGroup(w, v, moments.neurons, places, w.size + places)
-        hessian = GroupedHessian([group], [moments.d], [[moments.s2]], 2 * w.size)
+        hessian = GroupedHessian([group], [moments.d], [moments.s2], None, 2 * w.size)
         return Spectrum(
             kind="linear",
             parameters=_parameters(w.size),
@@ -231,7 +231,8 @@ class HomogeneousNetwork:
         return GroupedHessian(
             groups=[self.groups[label] for label in labels],
             couplings=[self.coupling(label) for label in labels],
-            metric=[[self.metric(label, other) for other in labels] for label in labels],
+            diagonal=[self.metric(label, label) for label in labels],
+            off_diagonal=[[self.metric(label, other) for other in labels] for label in labels],
             num_parameters=2 * self.num_neurons,
         )
 

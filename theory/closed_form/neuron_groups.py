@@ -13,6 +13,7 @@ a_{G,s} = |w + s v| / sqrt(2). Everywhere else (z, s z), z orthogonal to w + s v
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from theory.closed_form.precision import Matrix, Pair, symmetric_eigenpairs
 from theory.closed_form.spectrum import Eigenvalue, zero_tolerance
+from theory.errors import TheoryError
 
 Array = NDArray[np.float64]
 Positions = NDArray[np.intp]
@@ -27,8 +29,8 @@ Positions = NDArray[np.intp]
 SIGNS = (1, -1)
 ZERO = Decimal(0)
 
-_MAX_DECIMAL_SIZE = 6
-"""Rows of the largest reduced matrix that is diagonalised in decimal arithmetic; larger ones in float64."""
+MAX_DECIMAL_GROUPS = 3
+"""As many linked groups are diagonalised in decimal arithmetic; more in float64."""
 
 
 class NeuronMoments(NamedTuple):
@@ -113,37 +115,36 @@ def complement(direction: Array) -> Array:
     return reflection[1:]
 
 
-def eigenpairs(matrix: Matrix) -> tuple[list[float], Array]:
-    """Eigenvalues (n,) and orthonormal eigenvectors (n, n), one a row, of a reduced matrix."""
-    if len(matrix) <= _MAX_DECIMAL_SIZE:
-        values, vectors = symmetric_eigenpairs(matrix)
-        return [float(value) for value in values], np.array(vectors, dtype=np.float64)
-    scale = max(abs(entry) for row in matrix for entry in row) or Decimal(1)
-    reduced, columns = np.linalg.eigh(np.array([[float(entry / scale) for entry in row] for row in matrix]))
-    return [float(Decimal(value) * scale) for value in reduced.tolist()], columns.T
+def eigenpairs(matrix: Matrix) -> tuple[list[float], Matrix]:
+    """Eigenvalues (n,) and orthonormal eigenvectors (n, n), one a row, of a small reduced matrix."""
+    values, vectors = symmetric_eigenpairs(matrix)
+    return [float(value) for value in values], vectors
 
 
 @dataclass(frozen=True)
 class GroupedHessian:
-    """The Hessian of the module's docstring: groups, couplings e_G, metric C_{GG'} (symmetric)."""
+    """The Hessian of the module's docstring: groups, couplings e_G, and the metric C_{GG'}.
+
+    The metric's entries beside the diagonal are None where all are 0, decimal for up to MAX_DECIMAL_GROUPS groups and
+    float64 (number of groups, number of groups) beyond; their own diagonal is not read.
+    """
 
     groups: Sequence[NeuronGroup]
     couplings: Sequence[Decimal]
-    metric: Matrix
+    diagonal: Sequence[Decimal]
+    off_diagonal: Matrix | Array | None
     num_parameters: int
 
     @property
     def trace(self) -> Decimal:
         """sum_G C_GG |b_G|^2."""
-        return sum(
-            (self.metric[i][i] * (group.moments.norm_w + group.moments.norm_v) for i, group in enumerate(self.groups)),
-            Decimal(0),
-        )
+        norms = (group.moments.norm_w + group.moments.norm_v for group in self.groups)
+        return sum((entry * norm for entry, norm in zip(self.diagonal, norms, strict=True)), ZERO)
 
     def eigenvalues(self) -> list[Eigenvalue]:
         """The whole spectrum. Groups that share no metric entry above rounding answer apart, as pairs of outliers."""
         found: list[Eigenvalue] = []
-        for pair, component in enumerate(self._components()):
+        for pair, component in enumerate(self.components):
             found += self._outliers(component, pair if len(component) == 1 else None)
         for group, coupling in zip(self.groups, self.couplings, strict=True):
             found += group.bulk(coupling, self.num_parameters)
@@ -152,44 +153,71 @@ class GroupedHessian:
     @property
     def is_coupled(self) -> bool:
         """Whether two groups share outliers."""
-        return len(self._components()) < len(self.groups)
+        return len(self.components) < len(self.groups)
 
-    def _components(self) -> list[list[int]]:
-        components: list[list[int]] = []
-        for i in range(len(self.groups)):
-            linked = [component for component in components if any(self._linked(i, j) for j in component)]
-            components = [component for component in components if component not in linked]
-            components.append(sorted([i, *(j for component in linked for j in component)]))
-        return sorted(components)
-
-    def _linked(self, i: int, j: int) -> bool:
-        product = self.metric[i][i] * self.metric[j][j]
-        return abs(self.metric[i][j]) > Decimal(zero_tolerance(1.0)) * product.sqrt()
+    @cached_property
+    def components(self) -> list[list[int]]:
+        """Groups that the metric links, directly or through others: each list answers by itself."""
+        if self.off_diagonal is None:
+            return [[i] for i in range(len(self.groups))]
+        sizes = np.sqrt(np.array([float(entry) for entry in self.diagonal]))
+        linked = np.abs(np.array(self.off_diagonal, dtype=np.float64)) > zero_tolerance(1.0) * np.outer(sizes, sizes)
+        found, waiting = [], set(range(len(self.groups)))
+        while waiting:
+            component, border = set(), {min(waiting)}
+            while border:
+                component |= border
+                neighbours = np.flatnonzero(linked[sorted(border)].any(axis=0)).tolist()
+                border = set(neighbours) - component
+            waiting -= component
+            found.append(sorted(component))
+        return found
 
     def _outliers(self, component: list[int], pair: int | None) -> list[Eigenvalue]:
+        label = self.groups[component[0]].label if len(component) == 1 else None
+        solve = self._decimal_pairs if len(component) <= MAX_DECIMAL_GROUPS else self._float_pairs
+        values, vectors = solve(component)
+        return [
+            Eigenvalue(value, 1, "outlier", label, pair, basis=self._outlier_basis(component, coordinates))
+            for value, coordinates in zip(values, vectors, strict=True)
+        ]
+
+    def _decimal_pairs(self, component: list[int]) -> tuple[list[float], Matrix]:
         directions = [(i, sign) for i in component for sign in SIGNS]
         squares = [square for i in component for square in self.groups[i].moments.squares]
         matrix = [
             [
-                self.metric[i][j] * (square if row == column else (square * squares[column]).sqrt())
+                self._metric(i, j) * (square if row == column else (square * squares[column]).sqrt())
                 for column, (j, _) in enumerate(directions)
             ]
             for row, ((i, _), square) in enumerate(zip(directions, squares, strict=True))
         ]
         for row, (i, sign) in enumerate(directions):
             matrix[row][row] += sign * self.couplings[i]
-        label = self.groups[component[0]].label if len(component) == 1 else None
-        values, vectors = eigenpairs(matrix)
-        return [
-            Eigenvalue(value, 1, "outlier", label, pair, basis=self._outlier_basis(directions, coordinates))
-            for value, coordinates in zip(values, vectors, strict=True)
-        ]
+        return eigenpairs(matrix)
 
-    def _outlier_basis(self, directions: list[tuple[int, int]], coordinates: Array) -> Callable[[], Array]:
+    def _metric(self, i: int, j: int) -> Decimal:
+        if i == j or self.off_diagonal is None:
+            return self.diagonal[i] if i == j else ZERO
+        return Decimal(self.off_diagonal[i][j])
+
+    def _float_pairs(self, component: list[int]) -> tuple[list[float], Array]:
+        amplitudes = np.array([float(square.sqrt()) for i in component for square in self.groups[i].moments.squares])
+        metric = np.array(self.off_diagonal, dtype=np.float64)[np.ix_(component, component)]
+        np.fill_diagonal(metric, [float(self.diagonal[i]) for i in component])
+        matrix = np.kron(metric, np.ones((2, 2))) * np.outer(amplitudes, amplitudes)
+        matrix += np.diag([sign * float(self.couplings[i]) for i in component for sign in SIGNS])
+        if not np.isfinite(matrix).all():
+            raise TheoryError("the Hessian overflows float64: rescale the weights or the data")
+        values, columns = np.linalg.eigh(matrix)
+        return values.tolist(), columns.T
+
+    def _outlier_basis(self, component: list[int], coordinates: Sequence[Decimal] | Array) -> Callable[[], Array]:
         def basis() -> Array:
             vector = np.zeros(self.num_parameters)
+            directions = ((i, sign) for i in component for sign in SIGNS)
             for (i, sign), coordinate in zip(directions, coordinates, strict=True):
-                vector += coordinate * self.groups[i].outlier_direction(sign, self.num_parameters)
+                vector += float(coordinate) * self.groups[i].outlier_direction(sign, self.num_parameters)
             return vector[None]
 
         return basis
