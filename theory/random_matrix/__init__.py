@@ -1,0 +1,1 @@
+"""Limiting eigenvalue distributions of random matrices and of their free sums."""
