@@ -12,10 +12,20 @@ from api_schemas.health import Readiness
 from api_schemas.jobs import Job, JobPage, JobState
 from api_schemas.problem import Problem
 from api_schemas.spectrum import ExactResult, LanczosResult, SpectrumResult
+from client.archive import NPZ, archive, holds_arrays
 from client.errors import ProblemResponseError
 
 T = TypeVar("T")
 _ANSWER_SECONDS = 30.0
+_CLOSED_FORM_SECONDS = 120.0
+
+ResultFormat = Literal["json", "npz", "png", "svg"]
+_MEDIA_TYPES: dict[ResultFormat, str] = {
+    "json": "application/json",
+    "npz": NPZ,
+    "png": "image/png",
+    "svg": "image/svg+xml",
+}
 
 Body = BaseModel | Mapping[str, Any]
 
@@ -29,7 +39,7 @@ class Exchange(Generic[T]):
     method: str
     path: str
     read: Callable[[bytes], T]
-    body: Body | None = None
+    body: Body | bytes | None = None
     query: Mapping[str, str | int | float] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     wait_seconds: float = 0.0
@@ -40,7 +50,7 @@ class Exchange(Generic[T]):
         return {
             "method": self.method,
             "url": self.path,
-            "json": body,
+            "content" if isinstance(body, bytes) else "json": body,
             "params": dict(self.query),
             "headers": dict(self.headers),
             "timeout": _ANSWER_SECONDS + self.wait_seconds,
@@ -60,9 +70,22 @@ class Exchange(Generic[T]):
         raise ProblemResponseError(problem)
 
 
-def closed_form(request: Body) -> Exchange[ClosedFormSpectrum]:
+def closed_form(request: Body | bytes) -> Exchange[ClosedFormSpectrum]:
     """The spectrum of a network that has a formula."""
-    return Exchange("POST", "/v1/closed-form", ClosedFormSpectrum.model_validate_json, body=request)
+    return _closed_form(request, "json", ClosedFormSpectrum.model_validate_json)
+
+
+def closed_form_file(request: Body | bytes, name: ResultFormat) -> Exchange[bytes]:
+    """The spectrum of a network that has a formula, in one of its formats."""
+    return _closed_form(request, name, bytes)
+
+
+def _closed_form(request: Body | bytes, name: ResultFormat, read: Callable[[bytes], T]) -> Exchange[T]:
+    headers = {"Accept": _MEDIA_TYPES[name]}
+    if isinstance(request, bytes) or holds_arrays(request):
+        request = request if isinstance(request, bytes) else archive(request)
+        headers["Content-Type"] = NPZ
+    return Exchange("POST", "/v1/closed-form", read, body=request, headers=headers, wait_seconds=_CLOSED_FORM_SECONDS)
 
 
 def submit(request: Body, wait_seconds: int = 0) -> Exchange[Job]:
@@ -91,7 +114,7 @@ def result(job_id: str) -> Exchange[ExactResult | LanczosResult]:
     return Exchange("GET", f"/v1/jobs/{job_id}/result", _RESULT.validate_json)
 
 
-def result_file(job_id: str, name: Literal["json", "npz", "png", "svg"]) -> Exchange[bytes]:
+def result_file(job_id: str, name: ResultFormat) -> Exchange[bytes]:
     """The result in one of its formats."""
     return Exchange("GET", f"/v1/jobs/{job_id}/result.{name}", bytes)
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Self, TypeVar
 
 import httpx
 
@@ -13,13 +13,12 @@ from api_schemas.jobs import ENDED_STATES, Job, JobState
 from api_schemas.spectrum import ExactResult, LanczosResult
 from client import exchanges
 from client.errors import JobFailedError, ServerUnreachableError
-from client.exchanges import Body, Exchange
+from client.exchanges import Body, Exchange, ResultFormat
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _POLL_SECONDS = 1.0
 
 T = TypeVar("T")
-ResultFormat = Literal["json", "npz", "png", "svg"]
 
 
 class SpectrumClient:
@@ -32,9 +31,16 @@ class SpectrumClient:
     def __init__(self, base_url: str = DEFAULT_URL) -> None:
         self._http = httpx.Client(base_url=base_url)
 
-    def closed_form(self, request: Body) -> ClosedFormSpectrum:
-        """The whole Hessian spectrum of a network that has a formula."""
+    def closed_form(self, request: Body | bytes) -> ClosedFormSpectrum:
+        """The whole Hessian spectrum of a network that has a formula.
+
+        A request that holds numpy arrays, or is an npz archive of its fields, is sent as npz.
+        """
         return self._run(exchanges.closed_form(request))
+
+    def closed_form_file(self, request: Body | bytes, name: ResultFormat) -> bytes:
+        """The same as JSON, npz (which carries more eigenvectors), PNG or SVG."""
+        return self._run(exchanges.closed_form_file(request, name))
 
     def submit(self, request: Body, wait_seconds: int = 0) -> Job:
         """Submit a job; with `wait_seconds` (at most 60) the answer comes when it ended or the time is over."""
@@ -121,9 +127,16 @@ class AsyncSpectrumClient:
     def __init__(self, base_url: str = DEFAULT_URL) -> None:
         self._http = httpx.AsyncClient(base_url=base_url)
 
-    async def closed_form(self, request: Body) -> ClosedFormSpectrum:
-        """The whole Hessian spectrum of a network that has a formula."""
+    async def closed_form(self, request: Body | bytes) -> ClosedFormSpectrum:
+        """The whole Hessian spectrum of a network that has a formula.
+
+        A request that holds numpy arrays, or is an npz archive of its fields, is sent as npz.
+        """
         return await self._run(exchanges.closed_form(request))
+
+    async def closed_form_file(self, request: Body | bytes, name: ResultFormat) -> bytes:
+        """The same as JSON, npz (which carries more eigenvectors), PNG or SVG."""
+        return await self._run(exchanges.closed_form_file(request, name))
 
     async def submit(self, request: Body, wait_seconds: int = 0) -> Job:
         """Submit a job; with `wait_seconds` (at most 60) the answer comes when it ended or the time is over."""

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from api_schemas.jobs import JobState
 from client.errors import SpectrumClientError
+from client.exchanges import ResultFormat
 from client.http import DEFAULT_URL, SpectrumClient
 from client.progress import job_progress
 
@@ -20,10 +21,13 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Eigenvalue s
 
 Url = Annotated[str, typer.Option(envvar="SPECTRUM_URL", help="where the server listens")]
 RequestFile = Annotated[str, typer.Argument(help="JSON file with the request, or - for standard input")]
+ArrayFile = Annotated[
+    str, typer.Argument(help="JSON file with the request, npz file with its fields, or - for JSON on standard input")
+]
 JobId = Annotated[str, typer.Argument(help="id of the job")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="file ending in .json, .npz, .png or .svg")]
 
-_FORMATS: dict[str, Literal["json", "npz", "png", "svg"]] = {
+_FORMATS: dict[str, ResultFormat] = {
     ".json": "json",
     ".npz": "npz",
     ".png": "png",
@@ -32,10 +36,14 @@ _FORMATS: dict[str, Literal["json", "npz", "png", "svg"]] = {
 
 
 @app.command("closed-form")
-def closed_form(request: RequestFile, url: Url = DEFAULT_URL) -> None:
-    """Print the spectrum of a network that has a formula."""
+def closed_form(request: ArrayFile, output: Output = None, url: Url = DEFAULT_URL) -> None:
+    """Print the spectrum of a network that has a formula, or write it to a file."""
+    fields = _read_bytes(request) if request.endswith(".npz") else _read(request)
     with _client(url) as client:
-        _print(client.closed_form(_read(request)))
+        if output is None:
+            _print(client.closed_form(fields))
+        else:
+            output.write_bytes(client.closed_form_file(fields, _format(output)))
 
 
 @app.command()
@@ -120,6 +128,13 @@ def _read(source: str) -> dict[str, Any]:
     return request
 
 
+def _read_bytes(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def _print(message: BaseModel) -> None:
     typer.echo(message.model_dump_json(indent=2))
 
@@ -128,6 +143,10 @@ def _fetch(client: SpectrumClient, job_id: str, output: Path | None) -> None:
     if output is None:
         _print(client.result(job_id))
         return
+    output.write_bytes(client.result_file(job_id, _format(output)))
+
+
+def _format(output: Path) -> ResultFormat:
     if output.suffix not in _FORMATS:
         raise typer.BadParameter(f"{output} ends in none of {', '.join(_FORMATS)}")
-    output.write_bytes(client.result_file(job_id, _FORMATS[output.suffix]))
+    return _FORMATS[output.suffix]

@@ -10,9 +10,11 @@ from fastapi.responses import Response
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from api_schemas.closed_form_models import CLOSED_FORM_KINDS
 from api_schemas.problem import PROBLEM_MEDIA_TYPE, FieldError, Problem
+from api_schemas.random_matrix import RANDOM_MATRIX_LAWS
 from jobs.results import ResultDamagedError
 from jobs.store import UnknownJobError
 from theory.errors import TheoryError
@@ -36,6 +38,8 @@ _UNIONS = {
     "model": {*CLOSED_FORM_KINDS, "mlp", "gpt2"},
     "data": {"inline", "gaussian", "digits", "text"},
     "method": {"exact", "lanczos"},
+    "body": {*RANDOM_MATRIX_LAWS},
+    "laws": {*RANDOM_MATRIX_LAWS},
     "x": {"numbers", "rows"},
     "y": {"numbers", "rows"},
 }
@@ -127,6 +131,10 @@ def register_problem_handlers(app: FastAPI) -> None:
         problem = Problem(title=title, status=error.status_code, detail=str(error.detail)[:_MAX_MESSAGE_LENGTH])
         return problem_response(request, problem, error.headers)
 
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Response:
+        return problem_response(request, Problem(title="The request ended too early", status=400))
+
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:
         _logger.exception("unforeseen error", exc_info=error)
@@ -134,20 +142,24 @@ def register_problem_handlers(app: FastAPI) -> None:
 
 
 def _field_error(error: Mapping[str, Any]) -> FieldError:
-    location = _path(error["loc"][:16])
+    location = _path(error["loc"][:16], ends_in_field=error["type"] == "extra_forbidden")
     if error["type"] in _UNKNOWN_KIND:
+        field = "law" if error["ctx"].get("discriminator") == "'law'" else "kind"
         return FieldError(
-            loc=[*location, "kind"], msg=f"must be one of {error['ctx'].get('expected_tags', 'those known')}"
+            loc=[*location, field], msg=f"must be one of {error['ctx'].get('expected_tags', 'those known')}"
         )
     return FieldError(loc=location, msg=str(error["msg"])[:_MAX_MESSAGE_LENGTH])
 
 
-def _path(location: Sequence[str | int]) -> list[str | int]:
-    """The path as it stands in the request."""
+def _path(location: Sequence[str | int], *, ends_in_field: bool) -> list[str | int]:
+    """The path as it stands in the request; `ends_in_field`: the last part is none of the messages of a union."""
     path: list[str | int] = []
-    for part, parent in zip(location, (None, *location), strict=False):
+    parent = None
+    for place, part in enumerate(location, start=1):
         if isinstance(part, int):
             path.append(part)
-        elif part not in _UNIONS.get(str(parent), ()):
+            continue
+        if (ends_in_field and place == len(location)) or part not in _UNIONS.get(str(parent), ()):
             path.append(part[:_MAX_NAME_LENGTH])
+        parent = part
     return path

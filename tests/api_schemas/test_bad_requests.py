@@ -1,16 +1,26 @@
 """Each wrong request is refused with the field to change."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from api_schemas.closed_form import ClosedFormRequest
+from api_schemas.closed_form import FIELD_PATHS, ClosedFormData, ClosedFormRequest, Descent
+from api_schemas.closed_form_models import CLOSED_FORM_MODELS
 from api_schemas.spectrum import SpectrumRequest
 
 LINEAR = {"kind": "linear", "w": [1.0, 2.0], "v": [1.0, 0.5]}
 ATTENTION = {"kind": "self-attention", "w_v": 1.0, "w_q": [1.0], "w_k": [1.0]}
 DATA = {"x": [1.0, 2.0], "y": [0.0, 1.0]}
+
+LEAKY = {"kind": "leaky-relu", "w": [1.0], "v": [1.0], "negative_slope": 0.1}
+BIAS = {"kind": "linear-bias", "w": [1.0], "v": [1.0], "b": [1.0]}
+MULTI_INPUT = {"kind": "multi-input", "w": [[1.0], [2.0]], "v": [[1.0], [2.0]]}
+MULTI_OUTPUT = {"kind": "multi-output", "w": [[1.0], [2.0]], "v": [[1.0], [2.0]]}
+TWO_LAYER = {"kind": "two-layer-linear", "W1": [[1.0, 2.0]] * 3, "W2": [[1.0, 2.0, 3.0]]}
+ROWS = [[1.0, 2.0], [3.0, 4.0]]
+DESCENT = {"learning_rate": 0.1, "num_steps": 3}
 
 MLP = {"kind": "mlp", "widths": [3, 4, 2]}
 GPT2 = {"kind": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 4, "n_positions": 8, "vocab_size": 256}
@@ -51,6 +61,29 @@ def location(request: type[ClosedFormRequest] | type[SpectrumRequest], body: dic
         ({"model": ATTENTION, "data": {"x": [[1.0] * 2001], "y": [[1.0] * 2001]}}, "data.x"),
         ({"model": {"kind": "quadratic", "matrix": []}}, "model.quadratic.matrix"),
         ({"model": {"kind": "quadratic", "matrix": [[1.0]]}, "data": DATA}, "data"),
+        ({"model": LEAKY | {"negative_slope": float("inf")}, "data": DATA}, "model.leaky-relu.negative_slope"),
+        ({"model": BIAS | {"b": [1.0, 2.0]}, "data": DATA}, "model.linear-bias.b"),
+        ({"model": MULTI_INPUT, "data": DATA}, "data.x"),
+        ({"model": MULTI_INPUT, "data": {"x": [[1.0]], "y": [1.0]}}, "data.x"),
+        ({"model": MULTI_INPUT, "data": {"x": ROWS, "y": ROWS}}, "data.y"),
+        ({"model": MULTI_INPUT, "data": {"x": ROWS, "y": [1.0]}}, "data.y"),
+        ({"model": MULTI_INPUT | {"v": [[1.0, 2.0]]}, "data": DATA}, "model.multi-input.v"),
+        ({"model": MULTI_INPUT | {"w": [[1.0], [1.0, 2.0]]}, "data": DATA}, "model.multi-input.w.1"),
+        ({"model": MULTI_INPUT | {"w": [[1.0]] * 1001, "v": [[1.0]] * 1001}, "data": DATA}, "model.multi-input.w"),
+        ({"model": MULTI_OUTPUT, "data": {"x": ROWS, "y": ROWS}}, "data.x"),
+        ({"model": MULTI_OUTPUT, "data": DATA}, "data.y"),
+        ({"model": TWO_LAYER, "data": {"x": ROWS, "y": [1.0, 2.0]}}, "data.y"),
+        ({"model": TWO_LAYER, "data": {"x": [[1.0]], "y": [[1.0]]}}, "data.x"),
+        ({"model": TWO_LAYER | {"W2": [[1.0, 2.0]]}, "data": DATA}, "model.two-layer-linear.W2"),
+        (
+            {"model": TWO_LAYER | {"W1": [[1.0] * 45] * 60, "W2": [[1.0] * 60]}, "data": DATA},
+            "model.two-layer-linear.W1",
+        ),
+        ({"model": ATTENTION | {"activation": "tanh"}, "data": DATA}, "model.self-attention.activation"),
+        ({"model": LEAKY, "data": DATA, "descent": DESCENT}, "descent"),
+        ({"model": LINEAR, "data": DATA, "descent": DESCENT | {"num_steps": 10_001}}, "descent.num_steps"),
+        ({"model": LINEAR, "data": DATA, "descent": DESCENT | {"learning_rate": 0.0}}, "descent.learning_rate"),
+        ({"model": LINEAR, "data": DATA, "descent": {"num_steps": 3}}, "descent.learning_rate"),
     ],
 )
 def test_closed_form_names_the_field(body: dict[str, Any], field: str) -> None:
@@ -118,6 +151,12 @@ def test_the_unchanged_requests_are_valid() -> None:
     ClosedFormRequest.model_validate({"model": LINEAR, "data": DATA})
     ClosedFormRequest.model_validate({"model": ATTENTION, "data": {"x": [[1.0, 2.0]], "y": [[1.0, 2.0]]}})
     ClosedFormRequest.model_validate({"model": {"kind": "quadratic", "matrix": [[1.0]]}, "data": {}})
+    for model in (LEAKY, BIAS):
+        ClosedFormRequest.model_validate({"model": model, "data": DATA})
+    ClosedFormRequest.model_validate({"model": MULTI_INPUT, "data": {"x": ROWS, "y": [1.0, 2.0]}})
+    ClosedFormRequest.model_validate({"model": MULTI_OUTPUT, "data": {"x": [1.0, 2.0], "y": ROWS}})
+    ClosedFormRequest.model_validate({"model": TWO_LAYER, "data": {"x": ROWS, "y": [[1.0], [2.0]]}})
+    ClosedFormRequest.model_validate({"model": LINEAR, "data": DATA, "descent": DESCENT, "eigenvectors": "all"})
     SpectrumRequest.model_validate(JOB)
     SpectrumRequest.model_validate(JOB | {"model": GPT2, "data": TEXT, "loss": "cross-entropy"})
 
@@ -131,3 +170,49 @@ def test_exact_spectra_default_to_double_precision() -> None:
 def test_a_request_survives_its_way_through_the_store() -> None:
     request = SpectrumRequest.model_validate(JOB | {"tags": {"paper": "figure 2"}})
     assert SpectrumRequest.model_validate_json(request.model_dump_json(exclude_none=True)) == request
+
+
+class Shaped:
+    """What an array object shows of itself."""
+
+    def __init__(self, *shape: int, kind: str = "f", itemsize: int = 8) -> None:
+        self.shape, self.ndim = shape, len(shape)
+        self.dtype = SimpleNamespace(kind=kind, itemsize=itemsize)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+
+def test_arrays_stand_for_lists_and_are_kept_as_they_are() -> None:
+    w, x = Shaped(4), Shaped(7, kind="i", itemsize=2)
+    model = {"kind": "linear", "w": w, "v": [1.0] * 4}
+    request = ClosedFormRequest.model_validate({"model": model, "data": {"x": x, "y": Shaped(7, itemsize=4)}})
+    assert request.model.w is w  # type: ignore[union-attr]
+    assert request.data.x is x
+    million = 10**6
+    layers = {"kind": "two-layer-linear", "W1": Shaped(million, 10), "W2": Shaped(10, million)}
+    ClosedFormRequest.model_validate({"model": layers, "data": {"x": Shaped(3, 10), "y": Shaped(3, 10)}})
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"w": Shaped(4, 1)}, "model.linear.w"),
+        ({"w": Shaped(4, kind="c", itemsize=16)}, "model.linear.w"),
+        ({"w": Shaped(4, kind="O")}, "model.linear.w"),
+        ({"w": Shaped(4, kind="f", itemsize=2)}, "model.linear.w"),
+        ({"w": Shaped(0)}, "model.linear.w"),
+        ({"w": Shaped(5)}, "model.linear.v"),
+    ],
+)
+def test_arrays_that_are_no_numbers_are_named(change: dict[str, Any], field: str) -> None:
+    model = {"kind": "linear", "w": [1.0] * 4, "v": [1.0] * 4} | change
+    assert location(ClosedFormRequest, {"model": model, "data": DATA}) == field
+
+
+def test_no_two_fields_have_the_same_name() -> None:
+    """Uploads name them without their path."""
+    names = [name for kind in (ClosedFormRequest, ClosedFormData, Descent) for name in kind.model_fields]
+    names += {name for kind in CLOSED_FORM_MODELS for name in kind.model_fields}
+    assert len(names) == len(set(names))
+    assert set(names) - set(FIELD_PATHS) == {"model", "data", "descent"}

@@ -33,6 +33,7 @@ def test_every_call(server: Any, client: SpectrumClient) -> None:
             assert len((await own.ready()).workers) == 1
             quadratic = {"model": {"kind": "quadratic", "matrix": [[3.0]]}}
             assert (await own.closed_form(quadratic)).sharpness == 3.0
+            assert (await own.closed_form_file(quadratic, "png")).startswith(b"\x89PNG")
             heard: list[str] = []
             result = await own.run(JOB, on_change=lambda job: heard.append(job.state))
             assert heard[-1] == "succeeded"

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -34,6 +35,17 @@ def test_a_closed_form_from_standard_input(spectrum: Any) -> None:
     assert json.loads(called.stdout)["sharpness"] == 3.0
 
 
+def test_a_closed_form_from_arrays_to_every_format(spectrum: Any, tmp_path: Path) -> None:
+    request = tmp_path / "request.npz"
+    np.savez(request, kind="linear", w=np.ones(3), v=np.ones(3), x=np.ones(2), y=np.zeros(2), eigenvectors="all")
+    assert json.loads(spectrum("closed-form", str(request)).stdout)["num_parameters"] == 6
+    for name, start in (("npz", b"PK"), ("png", b"\x89PNG"), ("svg", b"<?xml"), ("json", b"{")):
+        output = tmp_path / f"answer.{name}"
+        called = spectrum("closed-form", str(request), "-o", str(output))
+        assert called.exit_code == 0, called.output
+        assert output.read_bytes().startswith(start)
+
+
 def test_a_job_from_a_file_to_a_picture(spectrum: Any, tmp_path: Path) -> None:
     request, picture = tmp_path / "job.json", tmp_path / "density.png"
     request.write_text(json.dumps(JOB))
@@ -62,6 +74,8 @@ def test_submit_returns_before_the_end(spectrum: Any) -> None:
         (["closed-form", "-"], "{", 2, "Expecting property name"),
         (["closed-form", "-"], "[]", 2, "must be a JSON object"),
         (["closed-form", "no-such-file.json"], None, 2, "No such file"),
+        (["closed-form", "no-such-file.npz"], None, 2, "No such file"),
+        (["closed-form", "-", "-o", "answer.gif"], QUADRATIC, 2, "ends in none of .json, .npz, .png, .svg"),
         (["result", "0" * 32], None, 1, "404 No such job"),
         (["list", "--state", "sleeping"], None, 1, "query.state"),
     ],
