@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from api_schemas.arrays import AnyNumbers, ArrayRows, ArrayVector, shape
+from api_schemas.arrays import ArrayRows, ArrayVector, shape
 from api_schemas.message import RequestMessage, misfit
 
 MAX_MATRIX_SIZE = 1000
@@ -176,8 +176,3 @@ def sample_widths(
             return shape(model.W1)[1], len(model.W2)
         case _:
             return None, None
-
-
-def model_arrays(model: RequestMessage) -> list[AnyNumbers]:
-    """The arrays among the fields of a model."""
-    return [values for name in type(model).model_fields if not isinstance(values := getattr(model, name), (str, float))]

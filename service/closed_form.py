@@ -1,11 +1,9 @@
 """From a closed-form request to `theory` and back."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from api_schemas.arrays import shape
 from api_schemas.closed_form import ClosedFormRequest, EigenvectorChoice
 from api_schemas.closed_form_models import (
     LeakyReluNetwork,
@@ -17,7 +15,6 @@ from api_schemas.closed_form_models import (
     ReluNetwork,
     SelfAttention,
     TwoLayerLinearNetwork,
-    model_arrays,
 )
 from api_schemas.message import RequestMessage
 from service.problems import invalid_field
@@ -30,8 +27,11 @@ from theory.closed_form.quadratic import quadratic_spectrum
 from theory.closed_form.spectrum import Eigenvectors, Spectrum
 from theory.closed_form.two_layer_linear import two_layer_linear_spectrum
 
-SMALL_REQUEST_NUMBERS = 10_000
-"""A request of so few numbers is answered faster than a thread is started."""
+SMALL_BODY_BYTES = 20_000
+"""A body of so few bytes, a thousand doubles, is answered faster than a thread is started, if not much is derived."""
+
+SMALL_DERIVED_NUMBERS = 10_000
+"""So many attention scores, or entries of a matrix to diagonalise, take about as long."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +44,26 @@ class Answer:
     descent: Descent | None
 
 
-def is_small(request: ClosedFormRequest) -> bool:
-    """Whether the answer is found before other requests notice that they wait."""
-    if request.eigenvectors != "none" or request.descent is not None:
-        return False
-    arrays = (request.data.x, request.data.y, *model_arrays(request.model))
-    num_numbers = sum(math.prod(shape(array)) for array in arrays if array is not None)
-    return num_numbers + request.num_scores + _reduced_size(request) ** 2 <= SMALL_REQUEST_NUMBERS
+def is_small(request: ClosedFormRequest, num_bytes: int) -> bool:
+    """Whether a request in so many bytes is answered before others notice that they wait."""
+    return (
+        num_bytes <= SMALL_BODY_BYTES
+        and request.eigenvectors == "none"
+        and request.descent is None
+        and _num_derived(request) <= SMALL_DERIVED_NUMBERS
+    )
 
 
-def _reduced_size(request: ClosedFormRequest) -> int:
-    """Rows of the matrix that is diagonalised beside the numbers in the request."""
+def _num_derived(request: ClosedFormRequest) -> int:
     match request.model:
+        case SelfAttention():
+            return request.num_scores
         case TwoLayerLinearNetwork(reduced_size=size):
-            return size
+            return size**2
         case MultiInputNetwork(w=w):
-            return 2 * len(w)
+            return (2 * len(w)) ** 2
+        case QuadraticForm(matrix=matrix):
+            return len(matrix) ** 2
         case _:
             return 0
 

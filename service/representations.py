@@ -3,6 +3,7 @@
 import io
 import json
 import threading
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ DRAWING = threading.Lock()
 """Held while a figure is drawn: matplotlib's caches of fonts and mathtext are shared and not made for threads."""
 
 
+@lru_cache(maxsize=64)
 def accepted_format(accept: str | None) -> str | None:
     """The format that an Accept header prefers, JSON where it says nothing, None where we have none of them."""
     if not accept:

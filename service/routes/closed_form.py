@@ -55,18 +55,17 @@ async def closed_form(request: Request) -> Response:
     name = require_format(request.headers.get("accept"))
     sent_as = media_type(request.headers)
     if sent_as == JSON:
-        return await _answer(await json_message(request, ClosedFormRequest), name)
+        message = await json_message(request, ClosedFormRequest)
+        if name == "json" and is_small(message, len(await request.body())):
+            return _response(represented(message, name), name)
+        return _response(await run_in_threadpool(represented, message, name), name)
     if sent_as not in UPLOAD_MEDIA_TYPES:
         raise unsupported_media_type(JSON, *UPLOAD_MEDIA_TYPES)
     desk: UploadDesk = request.app.state.uploads
     async with desk.document(request, sent_as) as document:
         message = await run_in_threadpool(validated, ClosedFormRequest.model_validate, document)
-        return await _answer(message, name)
+        return _response(await run_in_threadpool(represented, message, name), name)
 
 
-async def _answer(message: ClosedFormRequest, name: str) -> Response:
-    if name == "json" and is_small(message):
-        content = represented(message, name)
-    else:
-        content = await run_in_threadpool(represented, message, name)
+def _response(content: bytes | memoryview, name: str) -> Response:
     return Response(content, media_type=MEDIA_TYPES[name], headers={"Vary": "Accept"})

@@ -1,0 +1,28 @@
+"""Pictures of spectra: drawn whatever the range of the eigenvalues."""
+
+import pytest
+
+from service.closed_form_picture import draw_spectrum
+from theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1e308, -1e308],
+        [1e308, 1.0, -1e-308],
+        [5e-324, 0.0],
+        [1e-300, -1e-310],
+        [0.0, 0.0],
+        [1.0],
+        [1e12, 1e-12],
+        [3.0, 3.0000001],
+        [float(value) for value in range(-300, 300)],
+    ],
+    ids=range(9),
+)
+def test_any_range_is_drawn(values: list[float]) -> None:
+    entries = tuple(Eigenvalue(value, 1, "bulk" if value else "zero") for value in values)
+    spectrum = Spectrum("quadratic", (Parameter("z", (len(values),)),), "exact-reduction", "", entries, 0.0, {})
+    assert draw_spectrum(spectrum, "png").startswith(b"\x89PNG")
+    assert b"<svg" in draw_spectrum(spectrum, "svg")
