@@ -11,15 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from theory.closed_form.arrays import finite_array, matching_arrays
 from theory.closed_form.neuron_groups import GroupedHessian, NeuronGroup, NeuronMoments, neuron_products
-from theory.closed_form.precision import inner_products, many_digits
+from theory.closed_form.precision import ZERO, inner_products, many_digits
 from theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum, Statistic
 
 Vector = NDArray[np.float64]
 
-ZERO = Decimal(0)
-
-PHASE_MULTIPLE = 8
-"""c counts as arrived at theta* when |d| <= PHASE_MULTIPLE * eps * (|c| s2 + |mean(yx)|): then the phase is late."""
+PHASE_ROUNDING = 8 * Decimal(float(np.finfo(np.float64).eps))
+"""c counts as arrived at theta* when |d| is at most this times |c| s2 + |mean(yx)|: then the phase is late."""
 
 _SUFFIXES = {"+": "_plus", "-": "_minus"}
 
@@ -54,7 +52,7 @@ class LinearMoments:
         """<w, v>."""
         return self.neurons.inner
 
-    @property
+    @cached_property
     def d(self) -> Decimal:
         """mean(delta x)."""
         return self.c * self.s2 - self.mean_yx
@@ -67,28 +65,32 @@ class LinearMoments:
         """
         if not self.s2 or not self.mean_yx:
             return None
-        sign = Decimal(1).copy_sign(self.mean_yx)
-        epsilon = Decimal(float(np.finfo(np.float64).eps))
-        rounding = PHASE_MULTIPLE * epsilon * (abs(self.c) * self.s2 + abs(self.mean_yx))
-        if sign * self.d > rounding:
+        reached = abs(self.c) * self.s2 + abs(self.mean_yx)
+        distance, turning = self.d, self.d + 2 * self.s2 * self.c
+        if self.mean_yx < 0:
+            distance, turning = -distance, -turning
+        if distance > PHASE_ROUNDING * reached:
             return "divergent"
-        return "early" if sign * (self.d + 2 * self.s2 * self.c) < 0 else "late"
+        return "early" if turning < 0 else "late"
 
     @property
     def statistics(self) -> dict[str, Statistic]:
         """The quantities of Theorem 3.1 and the three squares of eq. 2."""
-        norm_w, norm_v = self.neurons.norm_w, self.neurons.norm_v
+        norm_w, norm_v, c = self.neurons
+        s2, d = self.s2, self.d
+        imbalance = s2 * (norm_w - norm_v)
+        target_deviation = 2 * (d + c * s2)
         return {
-            "s2": float(self.s2),
-            "c": float(self.c),
-            "d": float(self.d),
+            "s2": float(s2),
+            "c": float(c),
+            "d": float(d),
             "mean_yx": float(self.mean_yx),
-            "theta_star": float(self.mean_yx / self.s2) if self.s2 else None,
-            "trace_w": float(self.s2 * norm_w),
-            "trace_v": float(self.s2 * norm_v),
-            "imbalance": float((self.s2 * (norm_w - norm_v)) ** 2),
-            "non_collinearity": float(4 * self.s2**2 * max(norm_w * norm_v - self.c**2, ZERO)),
-            "target_deviation": float((2 * (self.d + self.c * self.s2)) ** 2),
+            "theta_star": float(self.mean_yx / s2) if s2 else None,
+            "trace_w": float(s2 * norm_w),
+            "trace_v": float(s2 * norm_v),
+            "imbalance": float(imbalance * imbalance),
+            "non_collinearity": float(4 * s2 * s2 * max(norm_w * norm_v - c * c, ZERO)),
+            "target_deviation": float(target_deviation * target_deviation),
             "phase": self.phase,
         }
 

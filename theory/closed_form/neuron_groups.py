@@ -10,16 +10,16 @@ itself, two dimensions per group; there H is the matrix s e_G on the diagonal pl
 a_{G,s} = |w + s v| / sqrt(2). Everywhere else (z, s z), z orthogonal to w + s v, is an eigenvector of s e_G.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.closed_form.precision import Matrix, Pair, symmetric_eigenpairs
+from theory.closed_form.precision import ZERO, Matrix, Pair, symmetric_eigenpairs
 from theory.closed_form.spectrum import Eigenvalue, zero_tolerance
 from theory.errors import TheoryError
 
@@ -27,7 +27,6 @@ Array = NDArray[np.float64]
 Positions = NDArray[np.intp]
 
 SIGNS = (1, -1)
-ZERO = Decimal(0)
 
 MAX_DECIMAL_GROUPS = 3
 """As many linked groups are diagonalised in decimal arithmetic; more in float64."""
@@ -93,13 +92,13 @@ class NeuronGroup:
                 self.w.size - 1,
                 "bulk",
                 self.label,
-                basis=self._bulk_basis(sign, num_parameters),
+                basis=partial(self._bulk_basis, sign, num_parameters),
             )
             for sign in SIGNS
         ]
 
-    def _bulk_basis(self, sign: int, num_parameters: int) -> Callable[[], Array]:
-        return lambda: self._placed(complement(self._direction(sign)), sign, num_parameters)
+    def _bulk_basis(self, sign: int, num_parameters: int) -> Array:
+        return self._placed(complement(self._direction(sign)), sign, num_parameters)
 
     def zeros(self, num_parameters: int) -> Eigenvalue:
         """2k zeros: neurons that no sample reaches."""
@@ -116,9 +115,10 @@ def complement(direction: Array) -> Array:
 
 
 def eigenpairs(matrix: Matrix) -> tuple[list[float], Matrix]:
-    """Eigenvalues (n,) and orthonormal eigenvectors (n, n), one a row, of a small reduced matrix."""
+    """Eigenvalues (n,), descending, and orthonormal eigenvectors (n, n), one a row, of a small reduced matrix."""
     values, vectors = symmetric_eigenpairs(matrix)
-    return [float(value) for value in values], vectors
+    order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
+    return [float(values[i]) for i in order], [vectors[i] for i in order]
 
 
 @dataclass(frozen=True)
@@ -175,14 +175,25 @@ class GroupedHessian:
 
     def _outliers(self, component: list[int], pair: int | None) -> list[Eigenvalue]:
         label = self.groups[component[0]].label if len(component) == 1 else None
-        solve = self._decimal_pairs if len(component) <= MAX_DECIMAL_GROUPS else self._float_pairs
-        values, vectors = solve(component)
+        outliers = _Outliers(self, component)
+        values = self._pair(component[0]) if len(component) == 1 else outliers.eigenpairs[0]
         return [
-            Eigenvalue(value, 1, "outlier", label, pair, basis=self._outlier_basis(component, coordinates))
-            for value, coordinates in zip(values, vectors, strict=True)
+            Eigenvalue(value, 1, "outlier", label, pair, basis=partial(outliers.basis, index))
+            for index, value in enumerate(values)
         ]
 
-    def _decimal_pairs(self, component: list[int]) -> tuple[list[float], Matrix]:
+    def _pair(self, i: int) -> tuple[float, float]:
+        """Eigenvalues of one group's 2 x 2 matrix, descending: their product is -e (e + 2 C <w, v>)."""
+        coupling, metric, (plus, minus) = self.couplings[i], self.diagonal[i], self.groups[i].moments.squares
+        half_trace = metric * (plus + minus) / 2
+        half_difference = coupling + metric * (plus - minus) / 2
+        large = half_trace + (half_difference * half_difference + metric * metric * plus * minus).sqrt()
+        # The other root of the quadratic formula would cancel.
+        small = -coupling * (coupling + metric * (plus - minus)) / large if large else ZERO
+        return float(large), float(small)
+
+    def decimal_matrix(self, component: list[int]) -> Matrix:
+        """The reduced matrix of few groups: two rows each."""
         directions = [(i, sign) for i in component for sign in SIGNS]
         squares = [square for i in component for square in self.groups[i].moments.squares]
         matrix = [
@@ -194,30 +205,45 @@ class GroupedHessian:
         ]
         for row, (i, sign) in enumerate(directions):
             matrix[row][row] += sign * self.couplings[i]
-        return eigenpairs(matrix)
+        return matrix
 
     def _metric(self, i: int, j: int) -> Decimal:
         if i == j or self.off_diagonal is None:
             return self.diagonal[i] if i == j else ZERO
         return Decimal(self.off_diagonal[i][j])
 
-    def _float_pairs(self, component: list[int]) -> tuple[list[float], Array]:
+    def float_matrix(self, component: list[int]) -> Array:
+        """The reduced matrix of many groups: two rows each."""
         amplitudes = np.array([float(square.sqrt()) for i in component for square in self.groups[i].moments.squares])
         metric = np.array(self.off_diagonal, dtype=np.float64)[np.ix_(component, component)]
         np.fill_diagonal(metric, [float(self.diagonal[i]) for i in component])
-        matrix = np.kron(metric, np.ones((2, 2))) * np.outer(amplitudes, amplitudes)
+        matrix: Array = np.kron(metric, np.ones((2, 2))) * np.outer(amplitudes, amplitudes)
         matrix += np.diag([sign * float(self.couplings[i]) for i in component for sign in SIGNS])
         if not np.isfinite(matrix).all():
             raise TheoryError("the Hessian overflows float64: rescale the weights or the data")
-        values, columns = np.linalg.eigh(matrix)
-        return values.tolist(), columns.T
+        return matrix
 
-    def _outlier_basis(self, component: list[int], coordinates: Sequence[Decimal] | Array) -> Callable[[], Array]:
-        def basis() -> Array:
-            vector = np.zeros(self.num_parameters)
-            directions = ((i, sign) for i in component for sign in SIGNS)
-            for (i, sign), coordinate in zip(directions, coordinates, strict=True):
-                vector += float(coordinate) * self.groups[i].outlier_direction(sign, self.num_parameters)
-            return vector[None]
 
-        return basis
+@dataclass(frozen=True)
+class _Outliers:
+    """The reduced problem of linked groups, solved when it is first asked."""
+
+    hessian: GroupedHessian
+    component: list[int]
+
+    @cached_property
+    def eigenpairs(self) -> tuple[list[float], Matrix | Array]:
+        """Eigenvalues, descending, and eigenvectors of the reduced matrix, one a row."""
+        if len(self.component) <= MAX_DECIMAL_GROUPS:
+            return eigenpairs(self.hessian.decimal_matrix(self.component))
+        values, columns = np.linalg.eigh(self.hessian.float_matrix(self.component))
+        return values[::-1].tolist(), np.asarray(columns.T[::-1])
+
+    def basis(self, index: int) -> Array:
+        """One eigenvector among all parameters: (1, num_parameters)."""
+        num_parameters = self.hessian.num_parameters
+        vector = np.zeros(num_parameters)
+        directions = ((i, sign) for i in self.component for sign in SIGNS)
+        for (i, sign), coordinate in zip(directions, self.eigenpairs[1][index], strict=True):
+            vector += float(coordinate) * self.hessian.groups[i].outlier_direction(sign, num_parameters)
+        return vector.reshape(1, -1)

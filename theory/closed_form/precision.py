@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from decimal import Context, Decimal, getcontext, localcontext
 from functools import lru_cache
 from itertools import accumulate
+from operator import mul
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+ZERO = Decimal(0)
+
 Pair = tuple[Array, Array]
 Matrix = list[list[Decimal]]
 
@@ -25,6 +28,7 @@ CHUNK = 2**16
 """Products that are formed at once: bounds the memory of `inner_products`."""
 
 _FEW = 512
+_LONG = 600
 _SPLITTER = 2.0**27 + 1
 _MAX_SWEEPS = 40
 
@@ -69,54 +73,59 @@ def _few(terms: Array, errors: Array) -> tuple[Array, Array]:
     return terms, errors
 
 
-def _sum(parts: list[float]) -> Decimal:
-    """Sum to three times the precision of float64."""
+def _sum(terms: Array, errors: Array) -> Decimal:
+    """Sum of both to twice the precision of float64."""
+    terms, errors = _few(terms, errors)
+    parts = terms.tolist() + errors.tolist()
     high = math.fsum(parts)
     parts.append(-high)
-    middle = math.fsum(parts)
-    parts.append(-middle)
-    return Decimal(high) + Decimal(middle) + Decimal(math.fsum(parts))
+    return Decimal(high) + Decimal(math.fsum(parts))
 
 
-def _sums(terms: Array, errors: Array, ends: list[int]) -> list[Decimal]:
-    if terms.size > _FEW:
-        pieces = zip(np.split(terms, ends[:-1]), np.split(errors, ends[:-1]), strict=True)
-        few = [_few(*piece) for piece in pieces]
-        return [_sum(left.tolist() + right.tolist()) for left, right in few]
-    left, right = terms.tolist(), errors.tolist()
-    return [_sum(left[start:end] + right[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+def _compensated_product(a: Array, b: Array) -> Decimal:
+    """<a, b> to about 2^-100 of sum |a_j b_j|."""
+    total = ZERO
+    (a, a_exponent), (b, b_exponent) = _scaled(a), _scaled(b)
+    for start in range(0, a.size, CHUNK):
+        chunk = slice(start, start + CHUNK)
+        total += _sum(*_two_product(a[chunk], b[chunk]))
+    return total * _power_of_two(a_exponent + b_exponent)
 
 
-def _scaled(vectors: Sequence[Array], starts: Sequence[int]) -> tuple[Array, list[int]]:
-    """The vectors one after the other, each times a power of two that makes its largest entry about 1."""
+def _scaled(vector: Array) -> tuple[Array, int]:
+    """The vector times a power of two that makes its largest entry about 1, and the exponent of the inverse."""
+    exponent = int(np.frexp(np.abs(vector).max())[1])
+    return np.ldexp(vector, -exponent), exponent
+
+
+def _integers(vectors: Sequence[Array]) -> tuple[list[list[int]], int] | None:
+    """The vectors as whole numbers times one power of two, whose exponent is returned; None if these would be long."""
     joined = np.concatenate(vectors)
-    exponents = np.frexp(np.maximum.reduceat(np.abs(joined), starts))[1]
-    return np.ldexp(joined, np.repeat(-exponents, [vector.size for vector in vectors])), exponents.tolist()
-
-
-def _chunks(a: Array, b: Array) -> list[Pair]:
-    return [(a[start : start + CHUNK], b[start : start + CHUNK]) for start in range(0, a.size, CHUNK)]
+    if joined.size > _FEW:
+        return None
+    mantissas, exponents = np.frexp(joined)
+    lowest = int(exponents.min())
+    if int(exponents.max()) - lowest > _LONG:
+        return None
+    whole = np.ldexp(mantissas, 53).astype(np.int64).tolist()
+    numbers = [number << shift for number, shift in zip(whole, (exponents - lowest).tolist(), strict=True)]
+    ends = list(accumulate(vector.size for vector in vectors))
+    return [numbers[start:end] for start, end in zip([0, *ends], ends, strict=False)], lowest - 53
 
 
 def inner_products(*pairs: Pair) -> list[Decimal]:
-    """sum_j a_j b_j of each pair of vectors, whatever their scale; to be called under `localcontext(many_digits)`.
+    """<a, b> of each pair of vectors, whatever their scale; to be called under `localcontext(many_digits)`.
 
-    The error is about 2^-155 sum_j |a_j b_j| up to a length of 512, 2^-100 beyond.
+    Exact for few numbers of not too different a size, else to about 2^-100 of sum |a_j b_j|.
 
     Source:  Ogita, Rump and Oishi, Accurate sum and dot product (2005).
     """
-    sizes = [a.size for a, _ in pairs]
-    if sum(sizes) > CHUNK:
-        return [sum((inner_products(chunk)[0] for chunk in _chunks(a, b)), Decimal(0)) for a, b in pairs]
-    ends = list(accumulate(sizes))
-    starts = [0, *ends[:-1]]
-    a, a_exponents = _scaled([pair[0] for pair in pairs], starts)
-    b, b_exponents = _scaled([pair[1] for pair in pairs], starts)
-    sums = _sums(*_two_product(a, b), ends)
-    return [
-        total * _power_of_two(exponent + other)
-        for total, exponent, other in zip(sums, a_exponents, b_exponents, strict=True)
-    ]
+    vectors = {id(vector): vector for pair in pairs for vector in pair}
+    exact = _integers(list(vectors.values()))
+    if exact is None:
+        return [_compensated_product(a, b) for a, b in pairs]
+    numbers, unit = dict(zip(vectors, exact[0], strict=True)), _power_of_two(2 * exact[1])
+    return [sum(map(mul, numbers[id(a)], numbers[id(b)])) * unit for a, b in pairs]
 
 
 def extended_decimal(value: np.longdouble) -> Decimal:

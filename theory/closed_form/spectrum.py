@@ -1,8 +1,10 @@
 """A whole Hessian spectrum as few eigenvalues with multiplicities and roles."""
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Literal
 
 import numpy as np
@@ -28,7 +30,7 @@ ZERO_NOTE = (
 
 def zero_tolerance(scale: float) -> float:
     """Largest magnitude that counts as zero in a spectrum of this scale: ZERO_MULTIPLE * eps * scale, in its unit."""
-    return ZERO_MULTIPLE * float(np.finfo(np.float64).eps) * scale
+    return ZERO_MULTIPLE * sys.float_info.epsilon * scale
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Spectrum:
         num_eigenvalues = sum(entry.multiplicity for entry in entries)
         if num_eigenvalues != self.num_parameters or not entries:
             raise TheoryError(f"{num_eigenvalues} eigenvalues for {self.num_parameters} parameters")
-        entries.sort(key=lambda entry: entry.value, reverse=True)
+        entries.sort(key=attrgetter("value"), reverse=True)
         object.__setattr__(self, "eigenvalues", tuple(entries))
         object.__setattr__(self, "trace", float(self.trace) + 0.0)
         object.__setattr__(self, "statistics", dict(self.statistics))
@@ -124,9 +126,11 @@ class Spectrum:
     def _refuse_overflow(self, values: list[float]) -> None:
         numbers: dict[str, Statistic] = {"eigenvalue": values, "trace": self.trace, **self.statistics}
         for name, entries in numbers.items():
-            if entries is None or isinstance(entries, str):
-                continue
-            if not all(map(math.isfinite, entries if isinstance(entries, list) else (entries,))):
+            if isinstance(entries, float):
+                finite = math.isfinite(entries)
+            else:
+                finite = not isinstance(entries, list) or all(map(math.isfinite, entries))
+            if not finite:
                 raise TheoryError(f"{name} overflows float64: rescale the weights or the data")
 
     @property
