@@ -33,10 +33,13 @@ types: setup
 contracts: setup
 	$(BIN)/lint-imports
 
+bench: setup  ## measure the closed forms over HTTP, beside what they are compared with
+	$(BIN)/python -m benchmarks.closed_form
+
 test-faults: setup  ## kill everything at every moment, as often as it takes
 	$(BIN)/python -m pytest -m slow tests
 
 test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST and use it
 	$(BIN)/python -m pytest -m compose tests/compose
 
-.PHONY: help setup demo serve test check lint types contracts test-faults test-compose
+.PHONY: help setup demo serve test check lint types contracts bench test-faults test-compose
