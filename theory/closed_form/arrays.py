@@ -26,7 +26,7 @@ def finite_array(name: str, values: ArrayLike, num_dimensions: int) -> NDArray[n
         raise TheoryError(f"{name} must have {num_dimensions} dimension(s), not {array.ndim}")
     if array.size == 0:
         raise TheoryError(f"{name} must not be empty")
-    if not math.isfinite(array.sum()) and not np.isfinite(array).all():  # the sum alone may overflow
+    if not math.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():  # the squares alone may overflow
         raise TheoryError(f"{name} must be finite")
     return array
 

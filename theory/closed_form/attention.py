@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from theory.closed_form.arrays import finite_array, matching_arrays
 from theory.closed_form.neuron_groups import SIGNS, NeuronGroup, NeuronMoments, eigenpairs, neuron_products
-from theory.closed_form.precision import Matrix, extended_decimal, extended_float, inner_products, many_digits
+from theory.closed_form.precision import Matrix, exact_decimal, extended_float, inner_products, many_digits
 from theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum, Statistic, zero_tolerance
 from theory.errors import TheoryError
 
@@ -125,7 +125,7 @@ def _mean(values: Extended) -> Decimal:
     mean = np.mean(values)
     if not np.isfinite(mean):
         raise TheoryError("attention moments overflow: rescale the weights or the data")
-    return extended_decimal(mean)
+    return exact_decimal(mean)
 
 
 def _terms(w_v: float, w_q: Array, w_k: Array, x: Array, y: Array, sink_bias: float, activation: Activation) -> _Terms:

@@ -11,13 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from theory.closed_form.arrays import finite_array, matching_arrays
 from theory.closed_form.neuron_groups import GroupedHessian, NeuronGroup, NeuronMoments, neuron_products
-from theory.closed_form.precision import ZERO, inner_products, many_digits
+from theory.closed_form.precision import ZERO, Number, extended_products, inner_products, many_digits
 from theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum, Statistic
 
 Vector = NDArray[np.float64]
 
-PHASE_ROUNDING = 8 * Decimal(float(np.finfo(np.float64).eps))
-"""c counts as arrived at theta* when |d| is at most this times |c| s2 + |mean(yx)|: then the phase is late."""
+PHASE_ROUNDING = 2**49
+"""c counts as arrived at theta* when this times |d| is at most |c| s2 + |mean(yx)|: then the phase is late."""
+
+_CANCELLATION = 256
 
 _SUFFIXES = {"+": "_plus", "-": "_minus"}
 
@@ -26,8 +28,8 @@ class SampleMoments(NamedTuple):
     """Sums over samples."""
 
     num_samples: int
-    sum_xx: Decimal
-    sum_yx: Decimal
+    sum_xx: Number
+    sum_yx: Number
 
     def residual_sum(self, slope: Decimal) -> Decimal:
         """sum(delta x) of f(x) = slope x."""
@@ -39,8 +41,8 @@ class LinearMoments:
     """What the spectrum of f(x) = <w, v> x depends on: neurons, and the samples that they see."""
 
     neurons: NeuronMoments
-    s2: Decimal  # mean(x^2)
-    mean_yx: Decimal
+    s2: Number  # mean(x^2)
+    mean_yx: Number
 
     @classmethod
     def of(cls, neurons: NeuronMoments, samples: SampleMoments) -> "LinearMoments":
@@ -48,14 +50,30 @@ class LinearMoments:
         return cls(neurons, samples.sum_xx / samples.num_samples, samples.sum_yx / samples.num_samples)
 
     @property
-    def c(self) -> Decimal:
+    def c(self) -> Number:
         """<w, v>."""
         return self.neurons.inner
 
-    @cached_property
-    def d(self) -> Decimal:
+    @property
+    def d(self) -> Number:
         """mean(delta x)."""
         return self.c * self.s2 - self.mean_yx
+
+    @property
+    def turning(self) -> Number:
+        """d + 2 s2 c, which changes sign at theta*/3."""
+        return self.d + 2 * self.s2 * self.c
+
+    @property
+    def is_cancelling(self) -> bool:
+        """Whether one of the quantities is a small difference of large numbers, or not a number."""
+        norm_w, norm_v, c = self.neurons
+        reached = abs(c) * self.s2 + abs(self.mean_yx)
+        return not (
+            _CANCELLATION * min(abs(self.d), abs(self.turning)) >= reached
+            and _CANCELLATION * min(c * c, norm_w * norm_v - c * c) >= norm_w * norm_v
+            and _CANCELLATION * abs(norm_w - norm_v) >= norm_w + norm_v
+        )
 
     @property
     def phase(self) -> str | None:
@@ -66,10 +84,10 @@ class LinearMoments:
         if not self.s2 or not self.mean_yx:
             return None
         reached = abs(self.c) * self.s2 + abs(self.mean_yx)
-        distance, turning = self.d, self.d + 2 * self.s2 * self.c
+        distance, turning = self.d, self.turning
         if self.mean_yx < 0:
             distance, turning = -distance, -turning
-        if distance > PHASE_ROUNDING * reached:
+        if PHASE_ROUNDING * distance > reached:
             return "divergent"
         return "early" if turning < 0 else "late"
 
@@ -89,7 +107,7 @@ class LinearMoments:
             "trace_w": float(s2 * norm_w),
             "trace_v": float(s2 * norm_v),
             "imbalance": float(imbalance * imbalance),
-            "non_collinearity": float(4 * s2 * s2 * max(norm_w * norm_v - c * c, ZERO)),
+            "non_collinearity": float(4 * s2 * s2 * max(norm_w * norm_v - c * c, 0 * c)),
             "target_deviation": float(target_deviation * target_deviation),
             "phase": self.phase,
         }
@@ -104,6 +122,17 @@ class LinearMoments:
 
 
 STATISTIC_NAMES = tuple(LinearMoments(NeuronMoments(*[ZERO] * 3), ZERO, ZERO).statistics)
+
+
+def _linear_moments(w: Vector, v: Vector, x: Vector, y: Vector) -> LinearMoments:
+    pairs = ((x, x), (y, x), *neuron_products(w, v))
+    for products in (extended_products, inner_products):
+        if found := products(*pairs):
+            sum_xx, sum_yx, *neurons = found
+            moments = LinearMoments.of(NeuronMoments(*neurons), SampleMoments(x.size, sum_xx, sum_yx))
+            if not moments.is_cancelling:
+                break
+    return moments
 
 
 def _squared_error(slope: Decimal, x: Vector, y: Vector) -> float:
@@ -137,8 +166,7 @@ def linear_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> S
     w, v = matching_arrays(("w", "v"), (w, v), 1)
     x, y = matching_arrays(("x", "y"), (x, y), 1)
     with localcontext(many_digits):
-        sum_xx, sum_yx, *products = inner_products((x, x), (y, x), *neuron_products(w, v))
-        moments = LinearMoments.of(NeuronMoments(*products), SampleMoments(x.size, sum_xx, sum_yx))
+        moments = _linear_moments(w, v, x, y)
         places = np.arange(w.size)
         group = NeuronGroup(w, v, moments.neurons, places, w.size + places)
         hessian = GroupedHessian([group], [moments.d], [moments.s2], None, 2 * w.size)

@@ -12,14 +12,23 @@ a_{G,s} = |w + s v| / sqrt(2). Everywhere else (z, s z), z orthogonal to w + s v
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.closed_form.precision import ZERO, Matrix, Pair, symmetric_eigenpairs
+from theory.closed_form.precision import (
+    ZERO,
+    Matrix,
+    Number,
+    Pair,
+    exact_decimal,
+    many_digits,
+    square_root,
+    symmetric_eigenpairs,
+)
 from theory.closed_form.spectrum import Eigenvalue, zero_tolerance
 from theory.errors import TheoryError
 
@@ -35,15 +44,15 @@ MAX_DECIMAL_GROUPS = 3
 class NeuronMoments(NamedTuple):
     """What a group's weights come to."""
 
-    norm_w: Decimal  # |w|^2
-    norm_v: Decimal  # |v|^2
-    inner: Decimal  # <w, v>
+    norm_w: Number  # |w|^2
+    norm_v: Number  # |v|^2
+    inner: Number  # <w, v>
 
     @property
-    def squares(self) -> tuple[Decimal, Decimal]:
+    def squares(self) -> tuple[Number, Number]:
         """a_{G,s}^2 = |w + s v|^2 / 2 for s = +1, -1."""
         half = (self.norm_w + self.norm_v) / 2
-        return max(half + self.inner, ZERO), max(half - self.inner, ZERO)
+        return max(half + self.inner, 0 * half), max(half - self.inner, 0 * half)
 
 
 def neuron_products(w: Array, v: Array) -> list[Pair]:
@@ -84,7 +93,7 @@ class NeuronGroup:
         vector: Array = self._placed(self._direction(sign)[None], sign, num_parameters)[0]
         return vector
 
-    def bulk(self, coupling: Decimal, num_parameters: int) -> list[Eigenvalue]:
+    def bulk(self, coupling: Number, num_parameters: int) -> list[Eigenvalue]:
         """±coupling, k - 1 times each, with their eigenvectors."""
         return [
             Eigenvalue(
@@ -130,16 +139,16 @@ class GroupedHessian:
     """
 
     groups: Sequence[NeuronGroup]
-    couplings: Sequence[Decimal]
-    diagonal: Sequence[Decimal]
+    couplings: Sequence[Number]
+    diagonal: Sequence[Number]
     off_diagonal: Matrix | Array | None
     num_parameters: int
 
     @property
-    def trace(self) -> Decimal:
+    def trace(self) -> Number:
         """sum_G C_GG |b_G|^2."""
         norms = (group.moments.norm_w + group.moments.norm_v for group in self.groups)
-        return sum((entry * norm for entry, norm in zip(self.diagonal, norms, strict=True)), ZERO)
+        return sum(entry * norm for entry, norm in zip(self.diagonal, norms, strict=True))
 
     def eigenvalues(self) -> list[Eigenvalue]:
         """The whole spectrum. Groups that share no metric entry above rounding answer apart, as pairs of outliers."""
@@ -184,18 +193,18 @@ class GroupedHessian:
 
     def _pair(self, i: int) -> tuple[float, float]:
         """Eigenvalues of one group's 2 x 2 matrix, descending: their product is -e (e + 2 C <w, v>)."""
-        coupling, metric, (plus, minus) = self.couplings[i], self.diagonal[i], self.groups[i].moments.squares
-        half_trace = metric * (plus + minus) / 2
-        half_difference = coupling + metric * (plus - minus) / 2
-        large = half_trace + (half_difference * half_difference + metric * metric * plus * minus).sqrt()
+        coupling, metric, moments = self.couplings[i], self.diagonal[i], self.groups[i].moments
+        plus, minus = moments.squares
+        turn = coupling + metric * moments.inner
+        large = metric * (plus + minus) / 2 + square_root(turn * turn + metric * metric * plus * minus)
         # The other root of the quadratic formula would cancel.
-        small = -coupling * (coupling + metric * (plus - minus)) / large if large else ZERO
+        small = -coupling * ((turn + metric * moments.inner) / large) if large else large
         return float(large), float(small)
 
     def decimal_matrix(self, component: list[int]) -> Matrix:
         """The reduced matrix of few groups: two rows each."""
         directions = [(i, sign) for i in component for sign in SIGNS]
-        squares = [square for i in component for square in self.groups[i].moments.squares]
+        squares = [exact_decimal(square) for i in component for square in self.groups[i].moments.squares]
         matrix = [
             [
                 self._metric(i, j) * (square if row == column else (square * squares[column]).sqrt())
@@ -204,12 +213,12 @@ class GroupedHessian:
             for row, ((i, _), square) in enumerate(zip(directions, squares, strict=True))
         ]
         for row, (i, sign) in enumerate(directions):
-            matrix[row][row] += sign * self.couplings[i]
+            matrix[row][row] += sign * exact_decimal(self.couplings[i])
         return matrix
 
     def _metric(self, i: int, j: int) -> Decimal:
         if i == j or self.off_diagonal is None:
-            return self.diagonal[i] if i == j else ZERO
+            return exact_decimal(self.diagonal[i]) if i == j else ZERO
         return Decimal(self.off_diagonal[i][j])
 
     def float_matrix(self, component: list[int]) -> Array:
@@ -235,7 +244,8 @@ class _Outliers:
     def eigenpairs(self) -> tuple[list[float], Matrix | Array]:
         """Eigenvalues, descending, and eigenvectors of the reduced matrix, one a row."""
         if len(self.component) <= MAX_DECIMAL_GROUPS:
-            return eigenpairs(self.hessian.decimal_matrix(self.component))
+            with localcontext(many_digits):
+                return eigenpairs(self.hessian.decimal_matrix(self.component))
         values, columns = np.linalg.eigh(self.hessian.float_matrix(self.component))
         return values[::-1].tolist(), np.asarray(columns.T[::-1])
 

@@ -11,12 +11,15 @@ from decimal import Context, Decimal, getcontext, localcontext
 from functools import lru_cache
 from itertools import accumulate
 from operator import mul
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 ZERO = Decimal(0)
+
+Number = Any  # Decimal or np.longdouble: the field operations, comparison, and int beside them
 
 Pair = tuple[Array, Array]
 Matrix = list[list[Decimal]]
@@ -27,10 +30,12 @@ DIGITS = 80
 CHUNK = 2**16
 """Products that are formed at once: bounds the memory of `inner_products`."""
 
+_SHORT = 256
 _FEW = 512
 _LONG = 600
 _SPLITTER = 2.0**27 + 1
 _MAX_SWEEPS = 40
+_HAS_EXTENDED_PRECISION = np.finfo(np.longdouble).nmant >= 63
 
 many_digits = Context(prec=DIGITS)
 """Context of the algebra: `with localcontext(many_digits):`."""
@@ -128,8 +133,27 @@ def inner_products(*pairs: Pair) -> list[Decimal]:
     return [sum(map(mul, numbers[id(a)], numbers[id(b)])) * unit for a, b in pairs]
 
 
-def extended_decimal(value: np.longdouble) -> Decimal:
-    """An extended-precision number without loss, beyond the range of float64 too."""
+def extended_products(*pairs: Pair) -> list[np.longdouble] | None:
+    """<a, b> of each pair of vectors in extended precision: quick, and enough where nothing cancels.
+
+    None where the machine has no such precision, or the vectors are long enough for rounding to add up.
+    """
+    if not _HAS_EXTENDED_PRECISION or any(a.size > _SHORT for a, _ in pairs):
+        return None
+    vectors = {id(vector): vector for pair in pairs for vector in pair}
+    extended = {key: vector.astype(np.longdouble) for key, vector in vectors.items()}
+    return [np.longdouble(extended[id(a)] @ extended[id(b)]) for a, b in pairs]
+
+
+def square_root(value: Number) -> Number:
+    """In the precision of the number."""
+    return value.sqrt() if isinstance(value, Decimal) else np.sqrt(value)
+
+
+def exact_decimal(value: Number) -> Decimal:
+    """The number without loss, beyond the range of float64 too."""
+    if isinstance(value, Decimal):
+        return value
     mantissa, exponent = np.frexp(value)
     high = float(mantissa)
     return (Decimal(high) + Decimal(float(mantissa - np.longdouble(high)))) * _power_of_two(int(exponent))

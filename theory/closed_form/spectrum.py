@@ -1,9 +1,9 @@
 """A whole Hessian spectrum as few eigenvalues with multiplicities and roles."""
 
-import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite, prod
 from operator import attrgetter
 from typing import Literal
 
@@ -61,7 +61,7 @@ class Parameter:
     @property
     def size(self) -> int:
         """Number of scalars."""
-        return math.prod(self.shape)
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,14 @@ class Spectrum:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        present = (entry for entry in self.eigenvalues if entry.multiplicity)
-        entries = [replace(entry, value=0.0) if entry.value == 0 else entry for entry in present]
+        entries = [e if e.value else replace(e, value=0.0) for e in self.eigenvalues if e.multiplicity]
         self._refuse_overflow([entry.value for entry in entries])
-        if any(entry.multiplicity < 0 for entry in entries):
+        multiplicities = [entry.multiplicity for entry in entries]
+        num_eigenvalues, num_parameters = sum(multiplicities), self.num_parameters
+        if num_eigenvalues != num_parameters or not entries:
+            raise TheoryError(f"{num_eigenvalues} eigenvalues for {num_parameters} parameters")
+        if min(multiplicities) < 0:
             raise TheoryError("an eigenvalue has a negative multiplicity")
-        num_eigenvalues = sum(entry.multiplicity for entry in entries)
-        if num_eigenvalues != self.num_parameters or not entries:
-            raise TheoryError(f"{num_eigenvalues} eigenvalues for {self.num_parameters} parameters")
         entries.sort(key=attrgetter("value"), reverse=True)
         object.__setattr__(self, "eigenvalues", tuple(entries))
         object.__setattr__(self, "trace", float(self.trace) + 0.0)
@@ -126,12 +126,10 @@ class Spectrum:
     def _refuse_overflow(self, values: list[float]) -> None:
         numbers: dict[str, Statistic] = {"eigenvalue": values, "trace": self.trace, **self.statistics}
         for name, entries in numbers.items():
-            if isinstance(entries, float):
-                finite = math.isfinite(entries)
-            else:
-                finite = not isinstance(entries, list) or all(map(math.isfinite, entries))
-            if not finite:
-                raise TheoryError(f"{name} overflows float64: rescale the weights or the data")
+            listed = entries if isinstance(entries, list) else [entries] if isinstance(entries, float) else ()
+            for value in listed:
+                if not isfinite(value):
+                    raise TheoryError(f"{name} overflows float64: rescale the weights or the data")
 
     @property
     def scale(self) -> float:

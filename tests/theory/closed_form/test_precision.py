@@ -14,7 +14,7 @@ from theory.closed_form.attention import self_attention_spectrum
 from theory.closed_form.homogeneous import leaky_relu_spectrum, linear_spectrum, relu_spectrum
 from theory.closed_form.precision import (
     CHUNK,
-    extended_decimal,
+    exact_decimal,
     extended_float,
     inner_products,
     many_digits,
@@ -73,7 +73,7 @@ def test_small_eigenproblem_holds_sixty_digits(seed: int, size: int, repeated: b
 def test_extended_precision_goes_both_ways(value: str) -> None:
     number = np.longdouble(value)
     with localcontext(many_digits):
-        assert extended_float(extended_decimal(number)) == number
+        assert extended_float(exact_decimal(number)) == number
 
 
 def assert_every_digit(found: Array, exact: list[mpmath.mpf], of_itself: float = 1e-15) -> None:
