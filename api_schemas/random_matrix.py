@@ -13,7 +13,7 @@ MAX_POINTS = 100_000
 MAX_TRANSFORM_POINTS = 1000
 """Complex points of the transforms."""
 
-MAX_SAMPLE_SIZE = 2500
+MAX_SAMPLE_SIZE = 2000
 """Rows of the largest matrix that is drawn while the caller waits."""
 
 MAX_INDICES = 200_000
@@ -42,8 +42,8 @@ Energy = Annotated[
 ]
 Ratio = Annotated[float, Field(gt=0, description="1e-9 to 1e9"), _limited(1e-9, 1e9)]
 Complex = Annotated[
-    list[Annotated[float, _limited(0.0, 1e100)]],
-    Field(min_length=2, max_length=2, description="[real part, imaginary part], each of at most 1e100"),
+    list[Annotated[float, _limited(0.0, 1e50)]],
+    Field(min_length=2, max_length=2, description="[real part, imaginary part], each of at most 1e50"),
 ]
 
 
@@ -90,7 +90,7 @@ class _Evaluation(RequestMessage):
     )
     num_points: int | None = Field(
         default=None,
-        ge=16,
+        ge=2,
         le=MAX_POINTS,
         description="size of a grid from edge to edge of the support; 512 if not said",
     )
@@ -155,6 +155,9 @@ class IndexCurveRequest(RequestMessage):
             raise misfit(name, message=message)
         return self
 
+
+RANDOM_MATRIX_LAWS = ("wigner", "wishart", "hessian", "free-sum", "index-curve")
+"""Values of `law`."""
 
 LawRequest = WignerRequest | WishartRequest | HessianRequest | FreeSumRequest
 

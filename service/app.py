@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from api_schemas.closed_form import ClosedFormRequest
+from api_schemas.random_matrix import RandomMatrixRequest
 from api_schemas.spectrum import SpectrumRequest
 from jobs.connection import connect
 from jobs.queue import JobQueue
@@ -20,7 +21,7 @@ from service.body_limit import BodyLimit, BodyLimitProblem
 from service.job_desk import JobDesk
 from service.problems import register_problem_handlers
 from service.reaper import Reaper
-from service.routes import closed_form, health, jobs
+from service.routes import closed_form, health, jobs, random_matrix
 from service.routes.documentation import document_bodies
 from service.uploads.desk import UploadDesk
 
@@ -69,7 +70,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     )
     app.add_middleware(BodyLimitProblem)
     register_problem_handlers(app)
-    for router in (closed_form.router, jobs.router, health.router):
+    for router in (closed_form.router, random_matrix.router, jobs.router, health.router):
         app.include_router(router, prefix=_PREFIX)
-    document_bodies(app, ClosedFormRequest, SpectrumRequest)
+    document_bodies(app, ClosedFormRequest, RandomMatrixRequest, SpectrumRequest)
     return app

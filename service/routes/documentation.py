@@ -142,6 +142,43 @@ CLOSED_FORM_EXAMPLES: Examples = {
     },
 }
 
+RANDOM_MATRIX_EXAMPLES: Examples = {
+    "hessian-linear": {
+        "summary": "The Hessian model of a linear network at three points",
+        "value": {"law": "hessian", "activation": "linear", "energy": 0.3, "ratio": 0.5, "points": [-1.0, 0.0, 1.0]},
+    },
+    "hessian-relu": {
+        "summary": "The Hessian model of a ReLU network beside a sample",
+        "value": {
+            "law": "hessian",
+            "activation": "relu",
+            "energy": 0.3,
+            "ratio": 0.5,
+            "sample": {"size": 500, "seed": 1},
+        },
+    },
+    "wigner": {
+        "summary": "The semicircle and its transforms",
+        "value": {"law": "wigner", "variance": 1.0, "transform_points": [[0.5, 1.0], [3.0, 0.0]]},
+    },
+    "wishart": {
+        "summary": "The Marchenko-Pastur law with an atom at 0",
+        "value": {"law": "wishart", "variance": 1.0, "ratio": 2.0, "num_points": 64},
+    },
+    "free-sum": {
+        "summary": "The law of the sum of two free matrices",
+        "value": {
+            "law": "free-sum",
+            "laws": [{"law": "wigner", "variance": 0.1}, {"law": "wishart", "ratio": 4.0}],
+            "num_points": 64,
+        },
+    },
+    "index-curve": {
+        "summary": "Share of negative eigenvalues against the energy",
+        "value": {"law": "index-curve", "activation": "relu", "ratios": [0.25, 0.5, 0.75, 1.5], "num_points": 65},
+    },
+}
+
 _TRAINED_DIGITS = {
     "kind": "spectrum",
     "model": {"kind": "mlp", "widths": [64, 16, 10]},

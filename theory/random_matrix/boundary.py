@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from theory.random_matrix.monotone import increasing_root
+from theory.random_matrix.monotone import ROUNDING, increasing_root
 
 Array = NDArray[np.float64]
 
-ROUNDING = float(np.finfo(np.float64).eps)
+TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,22 @@ class Boundary:
         deviation: Array = np.sqrt(np.sum(self.weights, axis=0))
         return deviation
 
-    def excess(self, x: Array) -> Array:
-        """-dz/du = sum_j w_j / (x - p_j)^2 - 1 at real u = x: positive below the curve, 0 at an edge of the support."""
-        excess: Array = np.sum(self.weights / (x - self.poles) ** 2, axis=0) - 1
-        return excess
+    @np.errstate(divide="ignore", invalid="ignore")
+    def surplus(self, x: Array, square: Array | float = 0.0) -> tuple[Array, Array]:
+        """1 - sum_j w_j / |u - p_j|^2 at u = x + iy, and the sum of the magnitudes that it is made of.
 
-    def excess_slopes(self, x: Array) -> tuple[Array, Array]:
-        """First and second derivative of `excess`; the second is positive."""
+        It is Im z / y, and dz/du at a real u: negative below the curve, 0 on it. A part with |u - a_k| about |a_k|
+        enters as -r_k + r_k (1 - a_k^2 / |u - a_k|^2): near u = 0 all may add up to 1 - sum r_k, and that be 0.
+
+        Args:  x and square = y^2, of shape (...).
+        """
+        norms, squares, is_plain, rest = self._distances(x, square)
+        pulls = np.where(is_plain, -self.jumps * self.jumps, norms - 2 * self.jumps * x) * self.rates / squares
+        bow = self.semicircle / norms if self.is_curved else 0.0
+        return rest + np.sum(pulls, axis=0) - bow, np.abs(rest) + np.sum(np.abs(pulls), axis=0) + bow
+
+    def slopes(self, x: Array) -> tuple[Array, Array]:
+        """First and second derivative of sum_j w_j / (x - p_j)^2 at real u = x; the second is positive."""
         distances = x - self.poles
         thinned = self.weights / distances**2
         return -2 * np.sum(thinned / distances, axis=0), 6 * np.sum(thinned / distances**2, axis=0)
@@ -77,30 +86,29 @@ class Boundary:
         y = self._real_height(x)
         return self._raised_height(x, y, np.asarray(eta)) if np.any(eta) else y
 
-    @np.errstate(divide="ignore", invalid="ignore")
+    @np.errstate(divide="ignore", invalid="ignore", over="ignore")
     def _real_height(self, x: Array) -> Array:
-        weights, squares = self.weights, (x - self.poles) ** 2
-        # One term alone reaches 1 here, so the root lies to the right; 1 / sum is concave there: Newton's method
-        # for 1 / sum = 1 climbs to it without overshooting, at once where one term dominates.
-        square: Array = np.maximum(np.max(weights - squares, axis=0), 0.0)
+        # Where one term alone is 1 the root is not yet passed; from there 1 / sum is concave: Newton's method for
+        # 1 / sum = 1 climbs to the root without overshooting, at once where one term dominates.
+        norms, squares, is_plain, _ = self._distances(x, 0.0)
+        bent = (self.rates - 1) * self.jumps**2 - (norms - 2 * self.jumps * x)
+        alone = np.where(is_plain, self.rates * self.jumps**2 - squares, bent)
+        square: Array = np.maximum(self.semicircle - norms, np.max(alone, axis=0, initial=0.0))
         for _ in range(100):
-            terms = weights / (squares + square)
-            total = np.sum(terms, axis=0)
-            step = total * (total - 1) / np.sum(terms / (squares + square), axis=0)
-            step = np.where(step > 0, step, 0.0)  # also where no height is needed
+            surplus, size = self.surplus(x, square)
+            step = -surplus * (1 - surplus) / np.sum(self._thinned(x, square), axis=0)
+            step = np.where(surplus < -2 * ROUNDING * size, step, 0.0)
             square = square + step
             if not np.any(step > 4 * ROUNDING * square):
                 break
         return np.sqrt(square)
 
     def _raised_height(self, x: Array, lowest: Array, eta: Array) -> Array:
-        weights, squares = self.weights, (x - self.poles) ** 2
-
         def evaluate(y: Array) -> tuple[Array, Array, Array]:
-            terms = weights / (squares + y * y)
-            total = np.sum(terms, axis=0)
-            slope = 1 - total + 2 * y * y * np.sum(terms / (squares + y * y), axis=0)
-            return y * (1 - total) - eta, slope, 2 * ROUNDING * y
+            square = y * y
+            surplus, size = self.surplus(x, square)
+            slope = surplus + 2 * square * np.sum(self._thinned(x, square), axis=0)
+            return y * surplus - eta, slope, 4 * ROUNDING * y * size + TINY
 
         low = np.broadcast_to(np.maximum(lowest, eta), x.shape)
         high = np.where(eta > 0, (eta + self.deviation) * (1 + 4 * ROUNDING), lowest)
@@ -110,26 +118,22 @@ class Boundary:
     def location(self, x: Array, y: Array) -> tuple[Array, Array]:
         """Re z(x + iy), and how far rounding may have moved it.
 
-        Written about u = 0: near the origin the terms are small, where m + u + sum_j w_j / (u - p_j) would cancel.
+        Some parts enter as r_k a_k u / (u - a_k) = -r_k u + r_k u^2 / (u - a_k), as in `surplus`.
         """
-        norms, distances = x * x + y * y, x - self.jumps
-        squares = distances * distances + y * y
-        pulls = self.rates * self.jumps / squares
-        inverse = self.semicircle / norms if self.is_curved else 0.0
-        real = x + x * inverse + np.sum(pulls * (x * distances + y * y), axis=0)
-        size = np.abs(x) + np.sqrt(norms) * (inverse + np.sum(np.abs(pulls) * np.sqrt(squares), axis=0))
-        return real, 4 * ROUNDING * size
+        norms, squares, is_plain, rest = self._distances(x, y * y)
+        across = norms - self.jumps * x
+        pulls = np.where(is_plain, self.jumps * across, x * across + self.jumps * (y * y)) * self.rates / squares
+        bow = self.semicircle / norms if self.is_curved else 0.0
+        size = np.abs(rest) + bow + np.sum(self.rates * np.sqrt(np.minimum(self.jumps**2, norms) / squares), axis=0)
+        return x * rest + x * bow + np.sum(pulls, axis=0), 4 * ROUNDING * np.sqrt(norms) * size + TINY
 
     @np.errstate(divide="ignore", invalid="ignore")
     def stretch(self, x: Array, y: Array, eta: Array | float = 0.0) -> Array:
         """d Re z / dx along the curve Im z = eta, which is |z'|^2 / Re z'."""
-        distances = x - self.poles
-        terms = self.weights / (distances**2 + y * y)
-        thinned = terms / (distances**2 + y * y)
-        # 1 - sum_j terms vanishes on the curve of eta = 0, where its rounding would drown the rest near an edge.
-        gap = np.where(y > 0, eta / y, 1 - np.sum(terms, axis=0))
-        real = gap + 2 * y * y * np.sum(thinned, axis=0)
-        imaginary = 2 * y * np.sum(thinned * distances, axis=0)
+        thinned = self._thinned(x, y * y)
+        # The surplus vanishes on the curve of eta = 0, where its rounding would drown the rest near an edge.
+        real = np.where(y > 0, eta / y, self.surplus(x)[0]) + 2 * y * y * np.sum(thinned, axis=0)
+        imaginary = 2 * y * np.sum(thinned * (x - self.poles), axis=0)
         stretch: Array = real + imaginary * imaginary / real
         return stretch
 
@@ -161,11 +165,20 @@ class Boundary:
         small mass is no difference from 1.
         """
         x = np.where((x == 0) & (y == 0), -1e-150, x)  # the angles jump there; the left is wanted
-        norms = x * x + y * y
-        angle = np.arctan2(y, -x)
+        norms, squares, is_plain, rest = self._distances(x, y * y)
         bow = (self.semicircle / norms) * (x * y / norms) if self.is_curved else 0.0
-        squares = (x - self.jumps) ** 2 + y * y
-        turned = np.arctan2(self.jumps * y, norms - self.jumps * x)
-        bent = self.jumps * y / squares
-        parts = np.sum(self.rates * (bent - turned), axis=0)
-        return np.asarray((angle + bow + parts) / math.pi)
+        turned = np.arctan2(-self.jumps * y, norms - self.jumps * x)
+        bent = np.where(is_plain, turned, np.arctan2(y, self.jumps - x)) + self.jumps * y / squares
+        return np.asarray((np.arctan2(y, -x) * rest + bow + np.sum(self.rates * bent, axis=0)) / math.pi)
+
+    def _distances(self, x: Array, square: Array | float) -> tuple[Array, Array, NDArray[np.bool_], Array]:
+        """|u|^2, |u - a_k|^2, which of these is not about a_k^2, and 1 - sum of the other r_k."""
+        norms = x * x + square
+        is_plain = np.abs(norms - 2 * self.jumps * x) > self.jumps * self.jumps / 2
+        rest = 1 - np.sum(np.where(is_plain, 0.0, self.rates), axis=0)
+        return norms, (x - self.jumps) ** 2 + square, is_plain, rest
+
+    def _thinned(self, x: Array, square: Array) -> Array:
+        """w_j / |u - p_j|^4."""
+        thinned: Array = self.weights / ((x - self.poles) ** 2 + square) ** 2
+        return thinned

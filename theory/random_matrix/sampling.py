@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from theory.random_matrix.boundary import ROUNDING, Array
 from theory.random_matrix.law import FreeLaw
+from theory.random_matrix.monotone import ROUNDING, Array
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from theory.random_matrix.boundary import Array, Boundary
-from theory.random_matrix.monotone import increasing_root
+from theory.random_matrix.monotone import ROUNDING, increasing_root
 
 # Fractions of a stretch between two points near which the law may have a scale of its own.
 _HALVINGS = 2.0 ** -np.arange(1, 80)
@@ -36,10 +35,6 @@ class Component:
     def mass(self) -> float:
         """Mass of the interval without an atom."""
         return min(1.0, float(self.masses[-1] - self.masses[0]))
-
-    def holds(self, positions: Array) -> NDArray[np.bool_]:
-        """Which positions lie in the closed interval."""
-        return (positions >= self.low) & (positions <= self.high)
 
     def curve(self, positions: Array) -> tuple[Array, Array]:
         """x and y of u = x + iy at positions of the interval."""
@@ -84,20 +79,20 @@ def edges(boundary: Boundary) -> Array:
     poles it has one each, at most the square root of the sum of the w_j away.
     """
     order = np.argsort(boundary.poles[:, 0])
-    poles, reach = boundary.poles[order, 0], np.sqrt(boundary.weights[order, 0])
+    poles, reach = boundary.poles[order, 0], np.sqrt(boundary.weights[order, 0]) * (1 - 8 * ROUNDING)
     low, high = (poles + reach)[:-1], (poles - reach)[1:]
     low, high = low[low < high], high[low < high]
 
     def excess(x: Array) -> tuple[Array, Array, Array]:
-        return boundary.excess(x), boundary.excess_slopes(x)[0], np.zeros_like(x)
+        return -boundary.surplus(x)[0], boundary.slopes(x)[0], np.zeros_like(x)
 
     def mirrored_excess(x: Array) -> tuple[Array, Array, Array]:
-        return boundary.excess(-x), -boundary.excess_slopes(-x)[0], np.zeros_like(x)
+        return -boundary.surplus(-x)[0], -boundary.slopes(-x)[0], np.zeros_like(x)
 
-    middle = increasing_root(lambda x: (*boundary.excess_slopes(x), np.zeros_like(x)), low, high, (low + high) / 2)
-    is_gap = boundary.excess(middle) < 0
+    middle = increasing_root(lambda x: (*boundary.slopes(x), np.zeros_like(x)), low, high, (low + high) / 2)
+    is_gap = boundary.surplus(middle)[0] > 0
     low, middle, high = low[is_gap], middle[is_gap], high[is_gap]
-    total = boundary.deviation
+    total = boundary.deviation * (1 + 8 * ROUNDING)
     first, last = poles[:1] - reach[:1], poles[-1:] + reach[-1:]
     rising = increasing_root(
         excess, np.append(poles[:1] - total, middle), np.append(first, high), np.append(first, high)
