@@ -11,6 +11,7 @@ from api_schemas.closed_form import ClosedFormSpectrum
 from api_schemas.health import Readiness
 from api_schemas.jobs import Job, JobPage, JobState
 from api_schemas.problem import Problem
+from api_schemas.random_matrix import IndexCurveAnswer, LawAnswer, RandomMatrixAnswer
 from api_schemas.spectrum import ExactResult, LanczosResult, SpectrumResult
 from client.archive import NPZ, archive, holds_arrays
 from client.errors import ProblemResponseError
@@ -18,6 +19,7 @@ from client.errors import ProblemResponseError
 T = TypeVar("T")
 _ANSWER_SECONDS = 30.0
 _CLOSED_FORM_SECONDS = 120.0
+_SAMPLE_SECONDS = 60.0
 
 ResultFormat = Literal["json", "npz", "png", "svg"]
 _MEDIA_TYPES: dict[ResultFormat, str] = {
@@ -29,6 +31,7 @@ _MEDIA_TYPES: dict[ResultFormat, str] = {
 
 Body = BaseModel | Mapping[str, Any]
 
+_RANDOM_MATRIX: TypeAdapter[LawAnswer | IndexCurveAnswer] = TypeAdapter(RandomMatrixAnswer)
 _RESULT: TypeAdapter[ExactResult | LanczosResult] = TypeAdapter(SpectrumResult)
 
 
@@ -86,6 +89,21 @@ def _closed_form(request: Body | bytes, name: ResultFormat, read: Callable[[byte
         request = request if isinstance(request, bytes) else archive(request)
         headers["Content-Type"] = NPZ
     return Exchange("POST", "/v1/closed-form", read, body=request, headers=headers, wait_seconds=_CLOSED_FORM_SECONDS)
+
+
+def random_matrix(request: Body) -> Exchange[LawAnswer | IndexCurveAnswer]:
+    """A random-matrix law, or its index against the energy."""
+    return _random_matrix(request, "json", _RANDOM_MATRIX.validate_json)
+
+
+def random_matrix_file(request: Body, name: ResultFormat) -> Exchange[bytes]:
+    """A random-matrix law, or its index against the energy, in one of its formats."""
+    return _random_matrix(request, name, bytes)
+
+
+def _random_matrix(request: Body, name: ResultFormat, read: Callable[[bytes], T]) -> Exchange[T]:
+    headers = {"Accept": _MEDIA_TYPES[name]}
+    return Exchange("POST", "/v1/random-matrix", read, body=request, headers=headers, wait_seconds=_SAMPLE_SECONDS)
 
 
 def submit(request: Body, wait_seconds: int = 0) -> Exchange[Job]:

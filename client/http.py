@@ -10,6 +10,7 @@ import httpx
 from api_schemas.closed_form import ClosedFormSpectrum
 from api_schemas.health import Readiness
 from api_schemas.jobs import ENDED_STATES, Job, JobState
+from api_schemas.random_matrix import IndexCurveAnswer, LawAnswer
 from api_schemas.spectrum import ExactResult, LanczosResult
 from client import exchanges
 from client.errors import JobFailedError, ServerUnreachableError
@@ -41,6 +42,14 @@ class SpectrumClient:
     def closed_form_file(self, request: Body | bytes, name: ResultFormat) -> bytes:
         """The same as JSON, npz (which carries more eigenvectors), PNG or SVG."""
         return self._run(exchanges.closed_form_file(request, name))
+
+    def random_matrix(self, request: Body) -> LawAnswer | IndexCurveAnswer:
+        """A random-matrix law, or its index against the energy."""
+        return self._run(exchanges.random_matrix(request))
+
+    def random_matrix_file(self, request: Body, name: ResultFormat) -> bytes:
+        """The same as JSON, npz, PNG or SVG."""
+        return self._run(exchanges.random_matrix_file(request, name))
 
     def submit(self, request: Body, wait_seconds: int = 0) -> Job:
         """Submit a job; with `wait_seconds` (at most 60) the answer comes when it ended or the time is over."""
@@ -137,6 +146,14 @@ class AsyncSpectrumClient:
     async def closed_form_file(self, request: Body | bytes, name: ResultFormat) -> bytes:
         """The same as JSON, npz (which carries more eigenvectors), PNG or SVG."""
         return await self._run(exchanges.closed_form_file(request, name))
+
+    async def random_matrix(self, request: Body) -> LawAnswer | IndexCurveAnswer:
+        """A random-matrix law, or its index against the energy."""
+        return await self._run(exchanges.random_matrix(request))
+
+    async def random_matrix_file(self, request: Body, name: ResultFormat) -> bytes:
+        """The same as JSON, npz, PNG or SVG."""
+        return await self._run(exchanges.random_matrix_file(request, name))
 
     async def submit(self, request: Body, wait_seconds: int = 0) -> Job:
         """Submit a job; with `wait_seconds` (at most 60) the answer comes when it ended or the time is over."""

@@ -46,6 +46,17 @@ def closed_form(request: ArrayFile, output: Output = None, url: Url = DEFAULT_UR
             output.write_bytes(client.closed_form_file(fields, _format(output)))
 
 
+@app.command("random-matrix")
+def random_matrix(request: RequestFile, output: Output = None, url: Url = DEFAULT_URL) -> None:
+    """Print a random-matrix law or an index curve, or write it to a file."""
+    fields = _read(request)
+    with _client(url) as client:
+        if output is None:
+            _print(client.random_matrix(fields))
+        else:
+            output.write_bytes(client.random_matrix_file(fields, _format(output)))
+
+
 @app.command()
 def submit(request: RequestFile, url: Url = DEFAULT_URL) -> None:
     """Submit a job and print its record."""
