@@ -137,7 +137,7 @@ def document(answer: Answer) -> dict[str, Any]:
         "smallest": spectrum.smallest,
         "condition_number": spectrum.condition_number,
         "inertia": {"negative": inertia.negative, "zero": inertia.zero, "positive": inertia.positive},
-        "critical_point": spectrum.critical_point,
+        "critical_point": inertia.critical_point,
         "statistics": spectrum.statistics,
         "eigenvectors": _eigenvector_fields(answer),
         "descent": _descent_fields(answer.descent),

@@ -3,7 +3,6 @@
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ _FOOT = 0.5  # where the stems begin: below 1, the smallest multiplicity, on a l
 def draw_spectrum(spectrum: Spectrum, name: str) -> bytes:
     """Stems at the eigenvalues, as high as their multiplicities, coloured by role; `name` is png or svg."""
     unit = _unit(spectrum.scale)
-    stems = [replace(e, value=e.value / unit) for e in spectrum.eigenvalues]
+    stems = [e._replace(value=e.value / unit) for e in spectrum.eigenvalues]
     with DRAWING:
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.subplots()

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from theory.closed_form.arrays import finite_array, matching_arrays
 from theory.closed_form.neuron_groups import SIGNS, NeuronGroup, NeuronMoments, eigenpairs, neuron_products
-from theory.closed_form.precision import Matrix, exact_decimal, extended_float, inner_products, many_digits
+from theory.closed_form.precision import Matrix, Number, exact_decimal, extended_float, inner_products, many_digits
 from theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum, Statistic, zero_tolerance
 from theory.errors import TheoryError
 
@@ -77,12 +77,12 @@ class _Terms:
     group: NeuronGroup
 
     @property
-    def norms(self) -> Decimal:
+    def norms(self) -> Number:
         """|w_K|^2 + |w_Q|^2."""
         return self.group.moments.norm_w + self.group.moments.norm_v
 
     @property
-    def trace(self) -> Decimal:
+    def trace(self) -> Number:
         """T."""
         return self.alpha + self.zeta * self.norms
 
@@ -129,7 +129,6 @@ def _mean(values: Extended) -> Decimal:
 
 
 def _terms(w_v: float, w_q: Array, w_k: Array, x: Array, y: Array, sink_bias: float, activation: Activation) -> _Terms:
-    places = 1 + np.arange(w_q.size)
     moments = NeuronMoments(*inner_products(*neuron_products(w_q, w_k)))
     root = Decimal(w_q.size).sqrt()
     score = extended_float(moments.inner / root)
@@ -142,7 +141,7 @@ def _terms(w_v: float, w_q: Array, w_k: Array, x: Array, y: Array, sink_bias: fl
         gamma=_mean(scale * delta * slope) / root,
         zeta=_mean((scale * slope) ** 2 + scale * delta * curvature) / w_q.size,
         mean_loss=float(np.mean(delta * delta)) / 2,
-        group=NeuronGroup(w_q, w_k, moments, places, w_q.size + places),
+        group=NeuronGroup(w_q, w_k, moments, slice(1, 1 + w_q.size), slice(1 + w_q.size, None)),
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from theory.closed_form.arrays import finite_array, matching_arrays
 from theory.closed_form.neuron_groups import GroupedHessian, NeuronGroup, NeuronMoments, neuron_products
-from theory.closed_form.precision import ZERO, Number, extended_products, inner_products, many_digits
+from theory.closed_form.precision import HAS_EXTENDED_PRECISION, ZERO, Number, inner_products, many_digits
 from theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum, Statistic
 
 Vector = NDArray[np.float64]
@@ -20,6 +20,7 @@ PHASE_ROUNDING = 2**49
 """c counts as arrived at theta* when this times |d| is at most |c| s2 + |mean(yx)|: then the phase is late."""
 
 _CANCELLATION = 256
+_SHORT = 256
 
 _SUFFIXES = {"+": "_plus", "-": "_minus"}
 
@@ -31,38 +32,26 @@ class SampleMoments(NamedTuple):
     sum_xx: Number
     sum_yx: Number
 
-    def residual_sum(self, slope: Decimal) -> Decimal:
+    def residual_sum(self, slope: Number) -> Number:
         """sum(delta x) of f(x) = slope x."""
         return slope * self.sum_xx - self.sum_yx
 
 
-@dataclass(frozen=True)
-class LinearMoments:
+class LinearMoments(NamedTuple):
     """What the spectrum of f(x) = <w, v> x depends on: neurons, and the samples that they see."""
 
     neurons: NeuronMoments
     s2: Number  # mean(x^2)
     mean_yx: Number
+    d: Number  # mean(delta x)
+    turning: Number  # d + 2 s2 <w, v>, which changes sign at theta*/3
 
     @classmethod
     def of(cls, neurons: NeuronMoments, samples: SampleMoments) -> "LinearMoments":
         """Means over these samples alone."""
-        return cls(neurons, samples.sum_xx / samples.num_samples, samples.sum_yx / samples.num_samples)
-
-    @property
-    def c(self) -> Number:
-        """<w, v>."""
-        return self.neurons.inner
-
-    @property
-    def d(self) -> Number:
-        """mean(delta x)."""
-        return self.c * self.s2 - self.mean_yx
-
-    @property
-    def turning(self) -> Number:
-        """d + 2 s2 c, which changes sign at theta*/3."""
-        return self.d + 2 * self.s2 * self.c
+        s2, mean_yx = samples.sum_xx / samples.num_samples, samples.sum_yx / samples.num_samples
+        slope = neurons.inner * s2
+        return cls(neurons, s2, mean_yx, slope - mean_yx, 3 * slope - mean_yx)
 
     @property
     def is_cancelling(self) -> bool:
@@ -83,7 +72,7 @@ class LinearMoments:
         """
         if not self.s2 or not self.mean_yx:
             return None
-        reached = abs(self.c) * self.s2 + abs(self.mean_yx)
+        reached = abs(self.neurons.inner) * self.s2 + abs(self.mean_yx)
         distance, turning = self.d, self.turning
         if self.mean_yx < 0:
             distance, turning = -distance, -turning
@@ -121,23 +110,28 @@ class LinearMoments:
         return ()
 
 
-STATISTIC_NAMES = tuple(LinearMoments(NeuronMoments(*[ZERO] * 3), ZERO, ZERO).statistics)
+STATISTIC_NAMES = tuple(LinearMoments(NeuronMoments(*[ZERO] * 3), *[ZERO] * 4).statistics)
 
 
 def _linear_moments(w: Vector, v: Vector, x: Vector, y: Vector) -> LinearMoments:
-    pairs = ((x, x), (y, x), *neuron_products(w, v))
-    for products in (extended_products, inner_products):
-        if found := products(*pairs):
-            sum_xx, sum_yx, *neurons = found
-            moments = LinearMoments.of(NeuronMoments(*neurons), SampleMoments(x.size, sum_xx, sum_yx))
-            if not moments.is_cancelling:
-                break
-    return moments
+    if HAS_EXTENDED_PRECISION and max(w.size, x.size) <= _SHORT:
+        moments = _extended_moments(w, v, x, y)
+        if not moments.is_cancelling:
+            return moments
+    sum_xx, sum_yx, *neurons = inner_products((x, x), (y, x), *neuron_products(w, v))
+    return LinearMoments.of(NeuronMoments(*neurons), SampleMoments(x.size, sum_xx, sum_yx))
+
+
+def _extended_moments(w: Vector, v: Vector, x: Vector, y: Vector) -> LinearMoments:
+    """In extended precision: quick, beyond the range of float64 too, and enough where nothing cancels."""
+    wide_w, wide_v, wide_x, wide_y = (values.astype(np.longdouble) for values in (w, v, x, y))
+    neurons = NeuronMoments(np.dot(wide_w, wide_w), np.dot(wide_v, wide_v), np.dot(wide_w, wide_v))
+    return LinearMoments.of(neurons, SampleMoments(x.size, np.dot(wide_x, wide_x), np.dot(wide_y, wide_x)))
 
 
 def _squared_error(slope: Decimal, x: Vector, y: Vector) -> float:
     delta = float(slope) * x - y
-    return float(delta @ delta)
+    return float(np.dot(delta, delta))
 
 
 def _parameters(num_neurons: int) -> tuple[Parameter, Parameter]:
@@ -167,8 +161,7 @@ def linear_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> S
     x, y = matching_arrays(("x", "y"), (x, y), 1)
     with localcontext(many_digits):
         moments = _linear_moments(w, v, x, y)
-        places = np.arange(w.size)
-        group = NeuronGroup(w, v, moments.neurons, places, w.size + places)
+        group = NeuronGroup(w, v, moments.neurons, slice(w.size), slice(w.size, 2 * w.size))
         hessian = GroupedHessian([group], [moments.d], [moments.s2], None, 2 * w.size)
         return Spectrum(
             kind="linear",
@@ -177,7 +170,7 @@ def linear_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> S
             source="Cracking the Hessian, Theorem 3.1",
             eigenvalues=tuple(hessian.eigenvalues()),
             trace=float(hessian.trace),
-            statistics=moments.statistics | {"mean_loss": _squared_error(moments.c, x, y) / (2 * x.size)},
+            statistics=moments.statistics | {"mean_loss": _squared_error(moments.neurons.inner, x, y) / (2 * x.size)},
             notes=moments.notes(),
         )
 

@@ -33,7 +33,7 @@ from theory.closed_form.spectrum import Eigenvalue, zero_tolerance
 from theory.errors import TheoryError
 
 Array = NDArray[np.float64]
-Positions = NDArray[np.intp]
+Positions = NDArray[np.intp] | slice
 
 SIGNS = (1, -1)
 
@@ -111,8 +111,12 @@ class NeuronGroup:
 
     def zeros(self, num_parameters: int) -> Eigenvalue:
         """2k zeros: neurons that no sample reaches."""
-        positions = np.concatenate((self.w_positions, self.v_positions))
-        return Eigenvalue(0.0, positions.size, "zero", self.label, basis=lambda: np.eye(num_parameters)[positions])
+
+        def basis() -> Array:
+            every: Array = np.eye(num_parameters)
+            return np.vstack((every[self.w_positions], every[self.v_positions]))
+
+        return Eigenvalue(0.0, 2 * self.w.size, "zero", self.label, basis=basis)
 
 
 def complement(direction: Array) -> Array:
@@ -164,7 +168,7 @@ class GroupedHessian:
         """Whether two groups share outliers."""
         return len(self.components) < len(self.groups)
 
-    @cached_property
+    @property
     def components(self) -> list[list[int]]:
         """Groups that the metric links, directly or through others: each list answers by itself."""
         if self.off_diagonal is None:
@@ -226,7 +230,8 @@ class GroupedHessian:
         amplitudes = np.array([float(square.sqrt()) for i in component for square in self.groups[i].moments.squares])
         metric = np.array(self.off_diagonal, dtype=np.float64)[np.ix_(component, component)]
         np.fill_diagonal(metric, [float(self.diagonal[i]) for i in component])
-        matrix: Array = np.kron(metric, np.ones((2, 2))) * np.outer(amplitudes, amplitudes)
+        spread: Array = np.asarray(np.kron(metric, np.ones((2, 2))), dtype=np.float64)
+        matrix: Array = spread * np.outer(amplitudes, amplitudes)
         matrix += np.diag([sign * float(self.couplings[i]) for i in component for sign in SIGNS])
         if not np.isfinite(matrix).all():
             raise TheoryError("the Hessian overflows float64: rescale the weights or the data")

@@ -27,15 +27,16 @@ Matrix = list[list[Decimal]]
 DIGITS = 80
 """Decimal digits of the algebra: an eigenvalue 10^-60 times the largest still keeps 16 of its own."""
 
+HAS_EXTENDED_PRECISION = np.finfo(np.longdouble).nmant >= 63
+"""Whether this machine has floating point with 64 bits of mantissa."""
+
 CHUNK = 2**16
 """Products that are formed at once: bounds the memory of `inner_products`."""
 
-_SHORT = 256
 _FEW = 512
 _LONG = 600
 _SPLITTER = 2.0**27 + 1
 _MAX_SWEEPS = 40
-_HAS_EXTENDED_PRECISION = np.finfo(np.longdouble).nmant >= 63
 
 many_digits = Context(prec=DIGITS)
 """Context of the algebra: `with localcontext(many_digits):`."""
@@ -131,18 +132,6 @@ def inner_products(*pairs: Pair) -> list[Decimal]:
         return [_compensated_product(a, b) for a, b in pairs]
     numbers, unit = dict(zip(vectors, exact[0], strict=True)), _power_of_two(2 * exact[1])
     return [sum(map(mul, numbers[id(a)], numbers[id(b)])) * unit for a, b in pairs]
-
-
-def extended_products(*pairs: Pair) -> list[np.longdouble] | None:
-    """<a, b> of each pair of vectors in extended precision: quick, and enough where nothing cancels.
-
-    None where the machine has no such precision, or the vectors are long enough for rounding to add up.
-    """
-    if not _HAS_EXTENDED_PRECISION or any(a.size > _SHORT for a, _ in pairs):
-        return None
-    vectors = {id(vector): vector for pair in pairs for vector in pair}
-    extended = {key: vector.astype(np.longdouble) for key, vector in vectors.items()}
-    return [np.longdouble(extended[id(a)] @ extended[id(b)]) for a, b in pairs]
 
 
 def square_root(value: Number) -> Number:

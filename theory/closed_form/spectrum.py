@@ -2,10 +2,10 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from math import isfinite, prod
 from operator import attrgetter
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,7 @@ def zero_tolerance(scale: float) -> float:
     return ZERO_MULTIPLE * sys.float_info.epsilon * scale
 
 
-@dataclass(frozen=True)
-class Eigenvalue:
+class Eigenvalue(NamedTuple):
     """One distinct eigenvalue, in loss per squared parameter.
 
     role: "zero" marks a structural zero, there whatever the values of weights and data; a bulk that happens to vanish
@@ -48,11 +47,10 @@ class Eigenvalue:
     role: Role
     group: str | None = None
     pair: int | None = None
-    basis: Callable[[], Array] | None = field(default=None, repr=False, compare=False)
+    basis: Callable[[], Array] | None = None
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """One parameter array of the network: its name and shape."""
 
     name: str
@@ -72,13 +70,24 @@ class Eigenvectors:
     vectors: Array
 
 
-@dataclass(frozen=True)
-class Inertia:
+class Inertia(NamedTuple):
     """Numbers of negative, zero (to rounding) and positive eigenvalues, with multiplicity."""
 
     negative: int
     zero: int
     positive: int
+
+    @property
+    def critical_point(self) -> CriticalPoint:
+        """What it says where the gradient vanishes: a saddle with flat directions is still a saddle.
+
+        Source:  Day 27, section 3, which leaves open what both signs and a zero together are.
+        """
+        if self.negative and self.positive:
+            return "saddle"
+        if self.zero:
+            return "degenerate"
+        return "minimum" if self.positive else "maximum"
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ class Spectrum:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        entries = [e if e.value else replace(e, value=0.0) for e in self.eigenvalues if e.multiplicity]
+        entries = [e if e.value else e._replace(value=0.0) for e in self.eigenvalues if e.multiplicity]
         self._refuse_overflow([entry.value for entry in entries])
         multiplicities = [entry.multiplicity for entry in entries]
         num_eigenvalues, num_parameters = sum(multiplicities), self.num_parameters
@@ -124,12 +133,15 @@ class Spectrum:
         return sum(parameter.size for parameter in self.parameters)
 
     def _refuse_overflow(self, values: list[float]) -> None:
-        numbers: dict[str, Statistic] = {"eigenvalue": values, "trace": self.trace, **self.statistics}
-        for name, entries in numbers.items():
-            listed = entries if isinstance(entries, list) else [entries] if isinstance(entries, float) else ()
-            for value in listed:
-                if not isfinite(value):
-                    raise TheoryError(f"{name} overflows float64: rescale the weights or the data")
+        numbers = [value for value in self.statistics.values() if type(value) is float]
+        lists = [value for value in self.statistics.values() if type(value) is list]
+        if isfinite(sum(values) + self.trace + sum(numbers) + sum(map(sum, lists))):
+            return
+        named: dict[str, Statistic] = {"eigenvalue": values, "trace": self.trace, **self.statistics}
+        for name, entry in named.items():
+            entries = entry if isinstance(entry, list) else [entry] if isinstance(entry, float) else []
+            if not all(map(isfinite, entries)):
+                raise TheoryError(f"{name} overflows float64: rescale the weights or the data")
 
     @property
     def scale(self) -> float:
@@ -156,22 +168,15 @@ class Spectrum:
     def inertia(self) -> Inertia:
         """Counts with multiplicity; zero means |value| <= ZERO_MULTIPLE * eps * scale."""
         tolerance = zero_tolerance(self.scale)
-        negative = sum(entry.multiplicity for entry in self.eigenvalues if entry.value < -tolerance)
-        positive = sum(entry.multiplicity for entry in self.eigenvalues if entry.value > tolerance)
-        return Inertia(negative, self.num_parameters - negative - positive, positive)
+        counts = [0, 0, 0]
+        for entry in self.eigenvalues:
+            counts[(entry.value >= -tolerance) + (entry.value > tolerance)] += entry.multiplicity
+        return Inertia(*counts)
 
     @property
     def critical_point(self) -> CriticalPoint:
-        """What the inertia says where the gradient vanishes: a saddle with flat directions is still a saddle.
-
-        Source:  Day 27, section 3, which leaves open what both signs and a zero together are.
-        """
-        inertia = self.inertia
-        if inertia.negative and inertia.positive:
-            return "saddle"
-        if inertia.zero:
-            return "degenerate"
-        return "minimum" if inertia.positive else "maximum"
+        """What the inertia says where the gradient vanishes."""
+        return self.inertia.critical_point
 
     def num_eigenvectors(self, which: Which) -> int:
         """Vectors that `eigenvectors(which)` has."""

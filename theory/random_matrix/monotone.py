@@ -37,7 +37,7 @@ def increasing_root(evaluate: Evaluation, low: Array, high: Array, start: Array)
         value, slope, noise = evaluate(x)
         low, high = np.where(value <= 0, x, low), np.where(value >= 0, x, high)
         step = -value / slope
-        is_open &= (np.abs(value) > noise) & (np.abs(step) > ROUNDING * np.abs(x))
+        is_open &= (np.abs(value) > noise) & ~(np.abs(step) <= ROUNDING * np.abs(x))  # a step may be NaN
         newton, middle = x + step, _middle(low, high) if number % 2 else low + (high - low) / 2
         is_safe = (newton > low) & (newton < high) & (np.abs(step) <= longest)
         following = np.where(is_safe, newton, middle)
