@@ -15,11 +15,18 @@ LARGE_BODY_BYTES = 100_000
 
 
 async def json_message(request: Request, kind: type[M]) -> M:
-    """The message in the JSON body.
+    """The message in the body of a request.
 
     Raises:  RequestValidationError whose locations begin with `body`.
     """
-    body = await request.body()
+    return await parsed(await request.body(), kind)
+
+
+async def parsed(body: bytes, kind: type[M]) -> M:
+    """The message in a body, parsed in a thread if it is large.
+
+    Raises:  RequestValidationError whose locations begin with `body`.
+    """
     if len(body) > LARGE_BODY_BYTES:
         return await run_in_threadpool(validated, kind.model_validate_json, body)
     return validated(kind.model_validate_json, body)

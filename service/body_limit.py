@@ -39,22 +39,25 @@ class BodyLimitProblem:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on but plain 413 answers."""
-        replacing = False
-        problem = BODY_TOO_LARGE.model_copy(update={"instance": scope.get("path", "")[:200]})
-        body = problem.model_dump_json(exclude_none=True).encode()
+        body = b""
 
         async def send_problem(message: Message) -> None:
-            nonlocal replacing
+            nonlocal body
             if message["type"] == "http.response.start" and message["status"] == BODY_TOO_LARGE.status:
                 kind = Headers(raw=message["headers"]).get("content-type", "")
-                replacing = not kind.startswith(PROBLEM_MEDIA_TYPE)
-                if replacing:
+                if not kind.startswith(PROBLEM_MEDIA_TYPE):
+                    body = _problem(scope)
                     message = {**message, "headers": _headers(len(body))}
-            elif replacing and message["type"] == "http.response.body":
+            elif body and message["type"] == "http.response.body":
                 message = {"type": "http.response.body", "body": body, "more_body": False}
             await send(message)
 
         await self._app(scope, receive, send_problem)
+
+
+def _problem(scope: Scope) -> bytes:
+    problem = BODY_TOO_LARGE.model_copy(update={"instance": scope.get("path", "")[:200]})
+    return problem.model_dump_json(exclude_none=True).encode()
 
 
 def _headers(length: int) -> list[tuple[bytes, bytes]]:

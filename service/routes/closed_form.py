@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.closed_form import ClosedFormRequest, ClosedFormSpectrum
-from service.bodies import json_message, validated
+from service.bodies import parsed, validated
 from service.closed_form import is_small
 from service.closed_form_formats import represented
 from service.content_type import JSON, media_type, unsupported_media_type
@@ -55,8 +55,9 @@ async def closed_form(request: Request) -> Response:
     name = require_format(request.headers.get("accept"))
     sent_as = media_type(request.headers)
     if sent_as == JSON:
-        message = await json_message(request, ClosedFormRequest)
-        if name == "json" and is_small(message, len(await request.body())):
+        body = await request.body()
+        message = await parsed(body, ClosedFormRequest)
+        if name == "json" and is_small(message, len(body)):
             return _response(represented(message, name), name)
         return _response(await run_in_threadpool(represented, message, name), name)
     if sent_as not in UPLOAD_MEDIA_TYPES:

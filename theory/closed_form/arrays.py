@@ -13,14 +13,11 @@ def finite_array(name: str, values: ArrayLike, num_dimensions: int) -> NDArray[n
 
     Raises:  TheoryError naming `name` if the values are ragged, not real, empty, of another dimension, NaN or infinite.
     """
+    if getattr(values, "dtype", None) is not None and np.iscomplexobj(values):
+        raise TheoryError(f"{name} must be real")
     try:
-        array = np.asarray(values)
-        if array.dtype.kind == "c":
-            raise TheoryError(f"{name} must be real")
-        array = array.astype(np.float64, copy=False)
+        array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        if isinstance(error, TheoryError):
-            raise
         raise TheoryError(f"{name} must be a rectangular array of real numbers") from error
     if array.ndim != num_dimensions:
         raise TheoryError(f"{name} must have {num_dimensions} dimension(s), not {array.ndim}")

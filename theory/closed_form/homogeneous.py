@@ -113,22 +113,26 @@ class LinearMoments(NamedTuple):
 STATISTIC_NAMES = tuple(LinearMoments(NeuronMoments(*[ZERO] * 3), *[ZERO] * 4).statistics)
 
 
-def _linear_moments(w: Vector, v: Vector, x: Vector, y: Vector) -> LinearMoments:
-    if HAS_EXTENDED_PRECISION and max(w.size, x.size) <= _SHORT:
-        moments = _extended_moments(w, v, x, y)
-        if not moments.is_cancelling:
-            return moments
+def _linear_moments(w: Vector, v: Vector, x: Vector, y: Vector) -> tuple[LinearMoments, Number]:
+    """Moments and sum(delta^2), exact; to be called under `localcontext(many_digits)`."""
     sum_xx, sum_yx, *neurons = inner_products((x, x), (y, x), *neuron_products(w, v))
-    return LinearMoments.of(NeuronMoments(*neurons), SampleMoments(x.size, sum_xx, sum_yx))
+    moments = LinearMoments.of(NeuronMoments(*neurons), SampleMoments(x.size, sum_xx, sum_yx))
+    return moments, _squared_error(moments.neurons.inner, x, y)
 
 
-def _extended_moments(w: Vector, v: Vector, x: Vector, y: Vector) -> LinearMoments:
-    """In extended precision: quick, beyond the range of float64 too, and enough where nothing cancels."""
+def _quick_moments(w: Vector, v: Vector, x: Vector, y: Vector) -> tuple[LinearMoments, Number] | None:
+    """The same in extended precision, beyond the range of float64 too; None where that is not enough."""
+    if not HAS_EXTENDED_PRECISION or max(w.size, x.size) > _SHORT:
+        return None
     wide_w, wide_v, wide_x, wide_y = (values.astype(np.longdouble) for values in (w, v, x, y))
     neurons = NeuronMoments(np.dot(wide_w, wide_w), np.dot(wide_v, wide_v), np.dot(wide_w, wide_v))
-    return LinearMoments.of(neurons, SampleMoments(x.size, np.dot(wide_x, wide_x), np.dot(wide_y, wide_x)))
+    samples = SampleMoments(x.size, np.dot(wide_x, wide_x), np.dot(wide_y, wide_x))
+    moments = LinearMoments.of(neurons, samples)
+    delta = neurons.inner * wide_x - wide_y
+    return None if moments.is_cancelling else (moments, np.dot(delta, delta))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _squared_error(slope: Decimal, x: Vector, y: Vector) -> float:
     delta = float(slope) * x - y
     return float(np.dot(delta, delta))
@@ -138,7 +142,6 @@ def _parameters(num_neurons: int) -> tuple[Parameter, Parameter]:
     return Parameter("w", (num_neurons,)), Parameter("v", (num_neurons,))
 
 
-@np.errstate(over="ignore", invalid="ignore")
 def linear_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
     """Hessian spectrum of L = 1/(2n) sum_i (f(x_i) - y_i)^2 for f(x) = <w, v> x.
 
@@ -159,20 +162,27 @@ def linear_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> S
     """
     w, v = matching_arrays(("w", "v"), (w, v), 1)
     x, y = matching_arrays(("x", "y"), (x, y), 1)
+    if quick := _quick_moments(w, v, x, y):
+        return _linear_answer(w, v, *quick, x.size)
     with localcontext(many_digits):
-        moments = _linear_moments(w, v, x, y)
-        group = NeuronGroup(w, v, moments.neurons, slice(w.size), slice(w.size, 2 * w.size))
-        hessian = GroupedHessian([group], [moments.d], [moments.s2], None, 2 * w.size)
-        return Spectrum(
-            kind="linear",
-            parameters=_parameters(w.size),
-            method="closed-form",
-            source="Cracking the Hessian, Theorem 3.1",
-            eigenvalues=tuple(hessian.eigenvalues()),
-            trace=float(hessian.trace),
-            statistics=moments.statistics | {"mean_loss": _squared_error(moments.neurons.inner, x, y) / (2 * x.size)},
-            notes=moments.notes(),
-        )
+        return _linear_answer(w, v, *_linear_moments(w, v, x, y), x.size)
+
+
+def _linear_answer(w: Vector, v: Vector, moments: LinearMoments, squared_error: Number, num_samples: int) -> Spectrum:
+    group = NeuronGroup(w, v, moments.neurons, slice(w.size), slice(w.size, 2 * w.size))
+    hessian = GroupedHessian([group], [moments.d], [moments.s2], None, 2 * w.size)
+    statistics = moments.statistics
+    statistics["mean_loss"] = float(squared_error) / (2 * num_samples)
+    return Spectrum(
+        kind="linear",
+        parameters=_parameters(w.size),
+        method="closed-form",
+        source="Cracking the Hessian, Theorem 3.1",
+        eigenvalues=tuple(hessian.eigenvalues()),
+        trace=float(hessian.trace),
+        statistics=statistics,
+        notes=moments.notes(),
+    )
 
 
 def _groups_and_cells(

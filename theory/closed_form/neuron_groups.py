@@ -60,8 +60,7 @@ def neuron_products(w: Array, v: Array) -> list[Pair]:
     return [(w, w), (v, v), (w, v)]
 
 
-@dataclass(frozen=True)
-class NeuronGroup:
+class NeuronGroup(NamedTuple):
     """Neurons of one coupling: w, v (k,), their moments, and where their scalars stand among all parameters."""
 
     w: Array
@@ -134,8 +133,7 @@ def eigenpairs(matrix: Matrix) -> tuple[list[float], Matrix]:
     return [float(values[i]) for i in order], [vectors[i] for i in order]
 
 
-@dataclass(frozen=True)
-class GroupedHessian:
+class GroupedHessian(NamedTuple):
     """The Hessian of the module's docstring: groups, couplings e_G, and the metric C_{GG'}.
 
     The metric's entries beside the diagonal are None where all are 0, decimal for up to MAX_DECIMAL_GROUPS groups and

@@ -115,9 +115,8 @@ class Spectrum:
         entries = [e if e.value else e._replace(value=0.0) for e in self.eigenvalues if e.multiplicity]
         self._refuse_overflow([entry.value for entry in entries])
         multiplicities = [entry.multiplicity for entry in entries]
-        num_eigenvalues, num_parameters = sum(multiplicities), self.num_parameters
-        if num_eigenvalues != num_parameters or not entries:
-            raise TheoryError(f"{num_eigenvalues} eigenvalues for {num_parameters} parameters")
+        if sum(multiplicities) != self.num_parameters or not entries:
+            raise TheoryError(f"{sum(multiplicities)} eigenvalues for {self.num_parameters} parameters")
         if min(multiplicities) < 0:
             raise TheoryError("an eigenvalue has a negative multiplicity")
         entries.sort(key=attrgetter("value"), reverse=True)
@@ -130,12 +129,12 @@ class Spectrum:
     @property
     def num_parameters(self) -> int:
         """Rows of the Hessian."""
-        return sum(parameter.size for parameter in self.parameters)
+        return sum([prod(parameter.shape) for parameter in self.parameters])
 
     def _refuse_overflow(self, values: list[float]) -> None:
         numbers = [value for value in self.statistics.values() if type(value) is float]
-        lists = [value for value in self.statistics.values() if type(value) is list]
-        if isfinite(sum(values) + self.trace + sum(numbers) + sum(map(sum, lists))):
+        lists = [sum(value) for value in self.statistics.values() if type(value) is list]
+        if isfinite(sum(values) + self.trace + sum(numbers) + sum(lists)):
             return
         named: dict[str, Statistic] = {"eigenvalue": values, "trace": self.trace, **self.statistics}
         for name, entry in named.items():
@@ -161,8 +160,8 @@ class Spectrum:
     @property
     def condition_number(self) -> float | None:
         """max|l| / min|l|; None when an eigenvalue is zero to rounding, which the notes then say."""
-        flattest = min(abs(entry.value) for entry in self.eigenvalues)
-        return None if flattest <= zero_tolerance(self.scale) else self.scale / flattest
+        flattest, scale = min([abs(entry.value) for entry in self.eigenvalues]), self.scale
+        return None if flattest <= zero_tolerance(scale) else scale / flattest
 
     @property
     def inertia(self) -> Inertia:

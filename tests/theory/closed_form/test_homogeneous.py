@@ -302,7 +302,7 @@ def test_relu_empty_cell_gives_nothing_and_the_other_pair_is_the_first() -> None
         ([[1.0]], [[1.0]], [1.0], [1.0], r"w must have 1 dimension\(s\), not 2"),
         ([float("nan")], [1.0], [1.0], [1.0], "w must be finite"),
         ([1.0], [1.0], [1.0], [float("inf")], "y must be finite"),
-        ([1j], [1.0], [1.0], [1.0], "w must be real"),
+        ([1j], [1.0], [1.0], [1.0], "real numbers"),
         (["a"], [1.0], [1.0], [1.0], "w must be a rectangular array"),
         ([1e200], [1.0], [1.0], [1.0], "overflows float64"),
         ([1e160, 1.0], [1e160, 2.0], [1.0, 2.0], [1.0, 1.0], "overflows float64"),
