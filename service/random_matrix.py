@@ -1,6 +1,7 @@
 """From a random-matrix request to `theory` and back."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,8 @@ _SOURCES = {
     "index-curve": "Pennington & Bahri, ICML 2017",
 }
 
+_ENERGY_FIELDS = ("critical_energy", "alpha_0", "index_at_small_energy", "empirical_critical_energies")
+
 _RATE_TOLERANCE = 0.01
 
 
@@ -88,8 +91,6 @@ def _law_answer(request: LawRequest) -> LawAnswer:
     r_transform, stieltjes = _pairs(law.r_transform(transform_points)), _pairs(law.stieltjes(transform_points))
     support = law.support
     sample, sample_notes = _sample(law, request.sample) if request.sample else (None, [])
-    hessian = request if isinstance(request, Hessian) else None
-    named = (hessian.activation, hessian.ratio) if hessian else None
     return LawAnswer(
         law=request.law,
         parameters=request.model_dump(exclude={"points", "transform_points"}, exclude_none=True),
@@ -101,17 +102,23 @@ def _law_answer(request: LawRequest) -> LawAnswer:
         interval_masses=[interval.mass for interval in support],
         atom_at_zero=law.atom_at_zero,
         index=law.index,
-        critical_energy=critical_energy(*named) if named else None,
-        alpha_0=alpha_0(*named) if named else None,
-        index_at_small_energy=index_at_small_energy(*named) if named else None,
-        empirical_critical_energies=empirical_critical_energies(named[1]) if named else None,
+        **_energy_fields(request),
         moments=list(law.moments),
         transform_points=arguments.tolist(),
         r_transform=r_transform,
         stieltjes=stieltjes,
         sample=sample,
-        notes=[*_law_notes(law, density, r_transform, stieltjes), *_energy_notes(hessian), *sample_notes],
+        notes=[*_law_notes(law, density, r_transform, stieltjes), *_energy_notes(request), *sample_notes],
     )
+
+
+def _energy_fields(request: LawRequest) -> dict[str, Any]:
+    """What only the Hessian law has."""
+    if not isinstance(request, Hessian):
+        return dict.fromkeys(_ENERGY_FIELDS)
+    named = request.activation, request.ratio
+    values = critical_energy(*named), alpha_0(*named), index_at_small_energy(*named)
+    return dict(zip(_ENERGY_FIELDS, (*values, empirical_critical_energies(request.ratio)), strict=True))
 
 
 def _finite_or_none(values: NDArray[np.float64]) -> list[float | None]:
@@ -141,9 +148,9 @@ def _law_notes(
     return notes
 
 
-def _energy_notes(request: Hessian | None) -> list[str]:
-    if request is None:
-        return ["critical_energy, alpha_0 and index_at_small_energy are null: they belong to the law hessian"]
+def _energy_notes(request: LawRequest) -> list[str]:
+    if not isinstance(request, Hessian):
+        return [f"{', '.join(_ENERGY_FIELDS)} are null: they belong to the law hessian"]
     if request.ratio < 1:
         return []
     notes = [_supercritical_note(request.ratio)]
@@ -154,7 +161,7 @@ def _energy_notes(request: Hessian | None) -> list[str]:
 
 def _supercritical_note(ratio: float) -> str:
     return (
-        f"critical_energy and alpha_0 are null for the ratio {ratio:g}, as for all of at least 1: "
+        f"critical_energy and what follows from it are null for the ratio {ratio:g}, as for all of at least 1: "
         "every positive energy has negative eigenvalues, a share of index_at_small_energy as it falls to 0"
     )
 

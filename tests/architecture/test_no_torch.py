@@ -13,6 +13,7 @@ LIGHT_MODULES = [
     "theory.closed_form.attention",
     "theory.closed_form.homogeneous",
     "theory.closed_form.quadratic",
+    "theory.random_matrix.sampling",
     "api_schemas.jobs",
     "api_schemas.spectrum",
     "curvature.cost",

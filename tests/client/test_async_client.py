@@ -34,6 +34,9 @@ def test_every_call(server: Any, client: SpectrumClient) -> None:
             quadratic = {"model": {"kind": "quadratic", "matrix": [[3.0]]}}
             assert (await own.closed_form(quadratic)).sharpness == 3.0
             assert (await own.closed_form_file(quadratic, "png")).startswith(b"\x89PNG")
+            semicircle = {"law": "wigner", "num_points": 16}
+            assert await own.random_matrix(semicircle) == client.random_matrix(semicircle)
+            assert (await own.random_matrix_file(semicircle, "npz"))[:2] == b"PK"
             heard: list[str] = []
             result = await own.run(JOB, on_change=lambda job: heard.append(job.state))
             assert heard[-1] == "succeeded"

@@ -46,6 +46,17 @@ def test_a_closed_form_from_arrays_to_every_format(spectrum: Any, tmp_path: Path
         assert output.read_bytes().startswith(start)
 
 
+def test_a_random_matrix_law_printed_and_drawn(spectrum: Any, tmp_path: Path) -> None:
+    request, picture = tmp_path / "law.json", tmp_path / "law.svg"
+    request.write_text(json.dumps({"law": "wishart", "ratio": 2.0, "points": [1.0]}))
+    called = spectrum("random-matrix", str(request))
+    assert called.exit_code == 0
+    assert json.loads(called.stdout)["atom_at_zero"] == 0.5
+    assert spectrum("random-matrix", str(request), "-o", str(picture)).exit_code == 0
+    assert picture.read_bytes().startswith(b"<?xml")
+    assert spectrum("random-matrix", str(request), "-o", str(tmp_path / "law.txt")).exit_code == 2
+
+
 def test_a_job_from_a_file_to_a_picture(spectrum: Any, tmp_path: Path) -> None:
     request, picture = tmp_path / "job.json", tmp_path / "density.png"
     request.write_text(json.dumps(JOB))

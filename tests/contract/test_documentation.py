@@ -19,6 +19,7 @@ def test_every_endpoint_is_described_with_its_problems(document: dict[str, Any])
     operations = {(m, path): op for path, item in document["paths"].items() for m, op in item.items()}
     assert {path for _, path in operations} >= {
         "/v1/closed-form",
+        "/v1/random-matrix",
         "/v1/jobs",
         "/v1/jobs/{job_id}",
         "/v1/jobs/{job_id}/result",
