@@ -165,6 +165,7 @@ def _descent_fields(descent: Descent | None) -> dict[str, Any] | None:
         "outliers": descent.outliers.tolist(),
         "bulk": descent.bulk.tolist(),
         "c": descent.c.tolist(),
+        "phase": descent.phase,
         "diverged_at": descent.diverged_at,
         "notes": descent.notes,
     }

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from theory.closed_form.arrays import finite_array, matching_arrays
+from theory.closed_form.homogeneous import learning_phase
 from theory.errors import TheoryError
 
 Array = NDArray[np.float64]
@@ -19,14 +20,15 @@ DIVERGED = 1e100
 class Descent:
     """Step by step, the first entry before any step; cut off where gradient descent diverges.
 
-    loss, c, bulk (steps + 1,), outliers (steps + 1, 2), large before small; diverged_at is the step that left the range
-    of floating point. fixed_dimensions is that of the bulk's eigenspace, which stays what it is.
+    loss, c, bulk, phase (steps + 1,), outliers (steps + 1, 2), large before small; diverged_at is the step that left
+    the range of floating point. fixed_dimensions is that of the bulk's eigenspace, which stays what it is.
     """
 
     loss: Array
     c: Array
     bulk: Array
     outliers: Array
+    phase: list[str | None]
     diverged_at: int | None
     fixed_dimensions: int
     notes: tuple[str, ...]
@@ -46,6 +48,10 @@ class _Recursion:
     def loss(self, plus: float, minus: float) -> float:
         d = self.d(plus, minus)
         return self.floor + (d * (d / self.s2) / 2 if self.s2 else 0.0)
+
+    def phase(self, plus: float, minus: float) -> str | None:
+        d, c = self.d(plus, minus), (plus - minus) / 2
+        return learning_phase(self.s2, self.mean_yx, c, d, d + 2 * self.s2 * c)
 
     def outliers(self, plus: float, minus: float) -> tuple[float, float]:
         d, c = self.d(plus, minus), (plus - minus) / 2
@@ -98,6 +104,7 @@ def _trajectory(
         c=np.array([(plus - minus) / 2 for plus, minus in states]),
         bulk=np.array([recursion.d(*state) for state in states]),
         outliers=np.array([recursion.outliers(*state) for state in states]),
+        phase=[recursion.phase(*state) for state in states],
         diverged_at=diverged_at,
         fixed_dimensions=fixed_dimensions,
         notes=(note,) if diverged_at is not None else (),

@@ -25,6 +25,20 @@ _SHORT = 256
 _SUFFIXES = {"+": "_plus", "-": "_minus"}
 
 
+def learning_phase(s2: Number, mean_yx: Number, c: Number, d: Number, turning: Number) -> str | None:
+    """early c <= theta*/3, late up to theta* = mean_yx / s2, divergent beyond; ties are late, None without a theta*.
+
+    Source:  Cracking, appendix C, which treats theta* > 0 alone; mirrored here for theta* < 0.
+    """
+    if not s2 or not mean_yx:
+        return None
+    if mean_yx < 0:
+        d, turning = -d, -turning
+    if PHASE_ROUNDING * d > abs(c) * s2 + abs(mean_yx):
+        return "divergent"
+    return "early" if turning < 0 else "late"
+
+
 class SampleMoments(NamedTuple):
     """Sums over samples."""
 
@@ -66,19 +80,8 @@ class LinearMoments(NamedTuple):
 
     @property
     def phase(self) -> str | None:
-        """Learning phase: early c <= theta*/3, late up to theta*, divergent beyond; ties are late.
-
-        Source:  Cracking, appendix C, which treats theta* > 0 alone; mirrored here for theta* < 0.
-        """
-        if not self.s2 or not self.mean_yx:
-            return None
-        reached = abs(self.neurons.inner) * self.s2 + abs(self.mean_yx)
-        distance, turning = self.d, self.turning
-        if self.mean_yx < 0:
-            distance, turning = -distance, -turning
-        if PHASE_ROUNDING * distance > reached:
-            return "divergent"
-        return "early" if turning < 0 else "late"
+        """Of learning: see `learning_phase`."""
+        return learning_phase(self.s2, self.mean_yx, self.neurons.inner, self.d, self.turning)
 
     @property
     def statistics(self) -> dict[str, Statistic]:

@@ -89,6 +89,7 @@ def test_gradient_descent_follows_the_recursion_and_leaves_the_bulk_where_it_is(
         spectrum = linear_spectrum(w, v, X, y)
         outliers = [e.value for e in spectrum.eigenvalues if e.role == "outlier"]
         np.testing.assert_allclose(descent.outliers[step], outliers, rtol=1e-11)
+        assert descent.phase[step] == spectrum.statistics["phase"]
         assert descent.bulk[step] == pytest.approx(spectrum.statistics["d"], rel=1e-10)
         assert descent.loss[step] == pytest.approx(spectrum.statistics["mean_loss"], rel=1e-10)
         here = hessian(w, v, X, y)
