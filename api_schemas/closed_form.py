@@ -150,6 +150,7 @@ class DescentPath(Message):
     bulk: list[float] = Field(description="d: the bulk is d and -d")
     c: list[float] = Field(description="<w, v>, the slope of the network")
     phase: list[str | None] = Field(description="early, late or divergent; null where theta* is 0 or undefined")
+    fixed_dimensions: int = Field(description="dimensions of the bulk's eigenspace, which never moves")
     diverged_at: int | None = Field(description="the first step whose numbers overflow, and are therefore missing")
     notes: list[str]
 

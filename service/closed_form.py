@@ -166,6 +166,7 @@ def _descent_fields(descent: Descent | None) -> dict[str, Any] | None:
         "bulk": descent.bulk.tolist(),
         "c": descent.c.tolist(),
         "phase": descent.phase,
+        "fixed_dimensions": descent.fixed_dimensions,
         "diverged_at": descent.diverged_at,
         "notes": descent.notes,
     }
