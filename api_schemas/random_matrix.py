@@ -42,8 +42,8 @@ Energy = Annotated[
 ]
 Ratio = Annotated[float, Field(gt=0, description="1e-9 to 1e9"), _limited(1e-9, 1e9)]
 Complex = Annotated[
-    list[Annotated[float, _limited(0.0, 1e50)]],
-    Field(min_length=2, max_length=2, description="[real part, imaginary part], each of at most 1e50"),
+    list[Annotated[float, _limited(1e-250, 1e50)]],
+    Field(min_length=2, max_length=2, description="[real part, imaginary part], each 0 or between 1e-250 and 1e50"),
 ]
 
 

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from service.content_type import require_identity
+
 M = TypeVar("M", bound=BaseModel)
 
 LARGE_BODY_BYTES = 100_000
@@ -17,8 +19,9 @@ LARGE_BODY_BYTES = 100_000
 async def json_message(request: Request, kind: type[M]) -> M:
     """The message in the body of a request.
 
-    Raises:  RequestValidationError whose locations begin with `body`.
+    Raises:  RequestValidationError whose locations begin with `body`; ProblemError 415 for a compressed body.
     """
+    require_identity(request.headers)
     return await parsed(await request.body(), kind)
 
 

@@ -13,6 +13,19 @@ def media_type(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def require_identity(headers: Mapping[str, str]) -> None:
+    """Raises:  ProblemError 415 for a body that is compressed as a whole."""
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        problem = Problem(
+            type="/problems/unsupported-encoding",
+            title="Unsupported content encoding",
+            status=415,
+            detail="Send the body without Content-Encoding; the members of an npz may be deflated.",
+        )
+        raise ProblemError(problem)
+
+
 def unsupported_media_type(*accepted: str) -> ProblemError:
     """Error 415 that says what is accepted."""
     detail = f"Send the body with the header Content-Type: {' or '.join(accepted)}."

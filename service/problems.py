@@ -31,7 +31,13 @@ _TITLES = {
     422: "Invalid request",
 }
 
-BODY_TOO_LARGE = Problem(type="/problems/body-too-large", title="Body too large", status=413)
+BODY_TOO_LARGE = Problem(
+    type="/problems/body-too-large",
+    title="Body too large",
+    status=413,
+    detail="JSON is for small arrays. Closed forms take large ones as application/x-npz or multipart/form-data; "
+    "docs/deployment.md says how to raise the limits.",
+)
 
 # Fields whose value is one of several messages: pydantic puts the chosen one into the location of an error.
 _UNIONS = {
@@ -145,9 +151,10 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
     location = _path(error["loc"][:16], ends_in_field=error["type"] == "extra_forbidden")
     if error["type"] in _UNKNOWN_KIND:
         field = "law" if error["ctx"].get("discriminator") == "'law'" else "kind"
-        return FieldError(
-            loc=[*location, field], msg=f"must be one of {error['ctx'].get('expected_tags', 'those known')}"
-        )
+        parents = [part for part in location if isinstance(part, str)]
+        known = sorted(_UNIONS.get(parents[-1] if parents else "", ()))
+        tags = error["ctx"].get("expected_tags") or ", ".join(f"'{tag}'" for tag in known)
+        return FieldError(loc=[*location, field], msg=f"must be one of {tags}")
     return FieldError(loc=location, msg=str(error["msg"])[:_MAX_MESSAGE_LENGTH])
 
 

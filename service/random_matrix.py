@@ -1,5 +1,6 @@
 """From a random-matrix request to `theory` and back."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,9 @@ _SOURCES = {
 
 _ENERGY_FIELDS = ("critical_energy", "alpha_0", "index_at_small_energy", "empirical_critical_energies")
 
+MAX_SIZE_RATIO = 1e8
+"""Between the root mean squares of the laws of a free sum: beyond, float64 loses the smaller one near its own edges."""
+
 _RATE_TOLERANCE = 0.01
 
 
@@ -67,7 +71,12 @@ def answer(request: RandomMatrixRequest) -> LawAnswer | IndexCurveAnswer:
 def _law(request: LawRequest) -> FreeLaw:
     if isinstance(request, FreeSumRequest):
         first, second = request.laws
-        return _single_law(first) + _single_law(second)
+        laws = _single_law(first), _single_law(second)
+        sizes = [math.sqrt(law.moments[1]) for law in laws]
+        if max(sizes) > MAX_SIZE_RATIO * min(sizes):
+            limit = f"{MAX_SIZE_RATIO:g}"
+            raise TheoryError(f"their root mean squares differ by more than {limit}: the smaller is lost", field="laws")
+        return laws[0] + laws[1]
     return _single_law(request)
 
 
@@ -93,7 +102,9 @@ def _law_answer(request: LawRequest) -> LawAnswer:
     sample, sample_notes = _sample(law, request.sample) if request.sample else (None, [])
     return LawAnswer(
         law=request.law,
-        parameters=request.model_dump(exclude={"points", "transform_points"}, exclude_none=True),
+        parameters=request.model_dump(
+            exclude={"points", "num_points", "transform_points", "sample"}, exclude_none=True
+        ),
         source=_SOURCES[request.law],
         grid=points.tolist(),
         density=density,

@@ -7,7 +7,7 @@ from api_schemas.closed_form import ClosedFormRequest, ClosedFormSpectrum
 from service.bodies import parsed, validated
 from service.closed_form import is_small
 from service.closed_form_formats import represented
-from service.content_type import JSON, media_type, unsupported_media_type
+from service.content_type import JSON, media_type, require_identity, unsupported_media_type
 from service.representations import MEDIA_TYPES, require_format
 from service.routes.documentation import (
     CLOSED_FORM_EXAMPLES,
@@ -54,6 +54,7 @@ async def closed_form(request: Request) -> Response:
     """
     name = require_format(request.headers.get("accept"))
     sent_as = media_type(request.headers)
+    require_identity(request.headers)
     if sent_as == JSON:
         body = await request.body()
         message = await parsed(body, ClosedFormRequest)

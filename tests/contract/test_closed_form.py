@@ -1,5 +1,6 @@
 """`POST /v1/closed-form` as a stranger uses it."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -139,3 +140,32 @@ def test_wrong_methods_and_paths_get_a_problem(server: Any, path: str) -> None:
     response = httpx.put(f"{server.url}{path}")
     assert response.status_code in (404, 405)
     assert response.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("path", ["/v1/closed-form", "/v1/jobs", "/v1/random-matrix"])
+def test_a_compressed_body_is_refused_by_name(server: Any, path: str) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    response = httpx.post(f"{server.url}{path}", content=gzip.compress(b"{}"), headers=headers)
+    assert response.status_code == 415
+    assert "Content-Encoding" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [("/v1/closed-form", ("linear", "quadratic")), ("/v1/random-matrix", ("wigner", "index-curve"))],
+)
+def test_a_missing_kind_is_answered_with_those_there_are(server: Any, path: str, names: tuple[str, ...]) -> None:
+    response = httpx.post(f"{server.url}{path}", json={"model": {"w": [1.0]}, "data": DATA})
+    assert response.status_code == 422
+    assert all(f"'{name}'" in response.text for name in names)
+
+
+def test_descent_gives_loss_outliers_bulk_and_phase_of_every_step(client: SpectrumClient) -> None:
+    answer = client.closed_form({"model": LINEAR, "data": DATA, "descent": {"learning_rate": 0.01, "num_steps": 5}})
+    path = answer.descent
+    assert path is not None
+    outliers = [e.value for e in answer.eigenvalues if e.role == "outlier"]
+    assert path.outliers[0] == pytest.approx(outliers, rel=1e-13)
+    assert {len(values) for values in (path.loss, path.outliers, path.bulk, path.c, path.phase)} == {6}
+    assert (path.fixed_dimensions, path.diverged_at) == (2, None)
+    assert path.loss[-1] < path.loss[0]

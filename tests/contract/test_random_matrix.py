@@ -147,6 +147,11 @@ def test_a_format_that_we_have_not(server: Any) -> None:
         ({"law": "free-sum", "laws": [{"law": "wigner"}]}, "body.laws"),
         ({"law": "free-sum", "laws": [{"law": "wigner"}, {"law": "wishart", "ratio": -1}]}, "body.laws.1.ratio"),
         ({"law": "free-sum", "laws": [{"law": "wigner"}, {"law": "free-sum"}]}, "body.laws.1.law"),
+        (
+            {"law": "free-sum", "laws": [{"law": "wigner"}, {"law": "wishart", "variance": 1e-20, "ratio": 1.0}]},
+            "body.laws",
+        ),
+        (HESSIAN | {"transform_points": [[1e-300, 0.0]]}, "body.transform_points.0.0"),
         (INDEX_CURVE | {"ratios": [0.5, 0]}, "body.ratios.1"),
         (INDEX_CURVE | {"ratios": []}, "body.ratios"),
         (INDEX_CURVE | {"energies": [-1]}, "body.energies.0"),

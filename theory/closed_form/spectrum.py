@@ -23,8 +23,8 @@ ZERO_MULTIPLE = 64
 """An eigenvalue is zero to rounding when |value| <= ZERO_MULTIPLE * eps * scale, scale = the largest |eigenvalue|."""
 
 ZERO_NOTE = (
-    "condition_number is null: an eigenvalue is zero to rounding "
-    f"(at most {ZERO_MULTIPLE} float64 epsilons of the largest magnitude)"
+    f"condition_number is null: an eigenvalue is at most {ZERO_MULTIPLE} float64 epsilons of the largest magnitude and "
+    "counts as zero, since rounding the inputs alone could make it"
 )
 
 
@@ -99,7 +99,10 @@ class Spectrum:
     Construction sorts the eigenvalues descending, drops those of multiplicity 0, turns -0.0 into 0.0, and adds
     ZERO_NOTE to the notes whenever condition_number is None.
 
-    Raises:  TheoryError if the multiplicities do not sum to num_parameters, or anything is NaN or infinite.
+    A statistic that float64 cannot hold becomes None, and a note says so.
+
+    Raises:  TheoryError if the multiplicities do not sum to num_parameters, or an eigenvalue or the trace is NaN or
+        infinite.
     """
 
     kind: str
@@ -122,9 +125,11 @@ class Spectrum:
         entries.sort(key=attrgetter("value"), reverse=True)
         object.__setattr__(self, "eigenvalues", tuple(entries))
         object.__setattr__(self, "trace", float(self.trace) + 0.0)
-        object.__setattr__(self, "statistics", dict(self.statistics))
+        statistics, notes = self._finite_statistics()
+        object.__setattr__(self, "statistics", statistics)
         if self.condition_number is None and ZERO_NOTE not in self.notes:
-            object.__setattr__(self, "notes", (*self.notes, ZERO_NOTE))
+            notes = (*notes, ZERO_NOTE)
+        object.__setattr__(self, "notes", (*self.notes, *notes))
 
     @property
     def num_parameters(self) -> int:
@@ -132,15 +137,24 @@ class Spectrum:
         return sum([prod(parameter.shape) for parameter in self.parameters])
 
     def _refuse_overflow(self, values: list[float]) -> None:
-        numbers = [value for value in self.statistics.values() if type(value) is float]
-        lists = [sum(value) for value in self.statistics.values() if type(value) is list]
-        if isfinite(sum(values) + self.trace + sum(numbers) + sum(lists)):
-            return
-        named: dict[str, Statistic] = {"eigenvalue": values, "trace": self.trace, **self.statistics}
-        for name, entry in named.items():
-            entries = entry if isinstance(entry, list) else [entry] if isinstance(entry, float) else []
-            if not all(map(isfinite, entries)):
+        for name, numbers in (("eigenvalue", values), ("trace", [self.trace])):
+            if not isfinite(sum(numbers)) and not all(map(isfinite, numbers)):
                 raise TheoryError(f"{name} overflows float64: rescale the weights or the data")
+
+    def _finite_statistics(self) -> tuple[dict[str, Statistic], tuple[str, ...]]:
+        """The statistics, None instead of what float64 cannot hold, and the notes that say so."""
+        statistics = dict(self.statistics)
+        numbers = [value for value in statistics.values() if type(value) is float]
+        lists = [sum(value) for value in statistics.values() if type(value) is list]
+        if isfinite(sum(numbers) + sum(lists)):
+            return statistics, ()
+        beyond = [
+            name
+            for name, value in statistics.items()
+            if not all(map(isfinite, value if isinstance(value, list) else [value] if type(value) is float else []))
+        ]
+        note = f"{', '.join(beyond)}: null, as float64 does not hold it" if beyond else ""
+        return statistics | dict.fromkeys(beyond), (note,) if note else ()
 
     @property
     def scale(self) -> float:

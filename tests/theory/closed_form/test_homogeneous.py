@@ -331,3 +331,11 @@ def test_extreme_magnitudes_answer_finitely_or_refuse(
         assert max(map(abs, exponents)) > 30
     else:
         assert np.isfinite(spectrum.dense()).all()
+
+
+@pytest.mark.parametrize(("w", "v", "beyond"), [(1e78, 1.0, "imbalance"), (1e153, 1e-3, "imbalance")])
+def test_a_square_that_overflows_does_not_cost_the_spectrum(w: float, v: float, beyond: str) -> None:
+    spectrum = linear_spectrum([w], [v], [1.0], [1.0])
+    assert spectrum.sharpness == pytest.approx(w * w, rel=1e-12)
+    assert spectrum.statistics[beyond] is None
+    assert any(beyond in note for note in spectrum.notes)

@@ -105,3 +105,10 @@ def test_bad_input(matrix: object, message: str) -> None:
 def test_asymmetry_of_rounding_is_accepted() -> None:
     spectrum = quadratic_spectrum([[1e6, 5e-7], [0.0, 1e6]])
     assert spectrum.dense() == pytest.approx([1e6, 1e6])
+
+
+def test_a_step_beyond_float64_does_not_cost_the_spectrum() -> None:
+    spectrum = quadratic_spectrum([[1e-310, 0.0], [0.0, 2e-310]])
+    assert spectrum.sharpness == 2e-310
+    assert spectrum.statistics["best_step"] is None
+    assert any("best_step" in note for note in spectrum.notes)

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from theory.closed_form.spectrum import ZERO_MULTIPLE, ZERO_NOTE, Eigenvalue, Inertia, Parameter, Spectrum
+from theory.closed_form.spectrum import ZERO_MULTIPLE, ZERO_NOTE, Eigenvalue, Inertia, Parameter, Spectrum, Statistic
 from theory.errors import TheoryError
 
 EPS = float(np.finfo(np.float64).eps)
@@ -13,7 +13,7 @@ EPS = float(np.finfo(np.float64).eps)
 def make(
     *pairs: tuple[float, int],
     trace: float = 0.0,
-    statistics: dict[str, float | str | None] | None = None,
+    statistics: dict[str, Statistic] | None = None,
     num_parameters: int | None = None,
     notes: tuple[str, ...] = (),
 ) -> Spectrum:
@@ -52,14 +52,27 @@ def test_negative_multiplicity_is_refused() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("place", ["eigenvalue", "trace", "xi"])
-def test_nothing_but_finite_numbers(bad: float, place: str) -> None:
+@pytest.mark.parametrize("place", ["eigenvalue", "trace"])
+def test_nothing_but_finite_eigenvalues(bad: float, place: str) -> None:
     with pytest.raises(TheoryError, match=f"{place} overflows"):
-        make(
-            (bad if place == "eigenvalue" else 1.0, 1),
-            trace=bad if place == "trace" else 1.0,
-            statistics={"xi": bad if place == "xi" else 1.0, "phase": "early", "theta_star": None},
-        )
+        make((bad if place == "eigenvalue" else 1.0, 1), (2.0, 1), trace=bad if place == "trace" else 1.0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_statistic_beyond_float64_is_none_and_a_note_says_so(bad: float) -> None:
+    statistics = {
+        "xi": bad,
+        "d": [1.0, bad],
+        "c": [1.0, 2.0],
+        "phase": "early",
+        "theta_star": None,
+        "T": 1e308,
+        "B": 1e308,
+    }
+    spectrum = make((1.0, 1), statistics=statistics)
+    assert spectrum.statistics == statistics | {"xi": None, "d": None}
+    assert spectrum.notes == ("xi, d: null, as float64 does not hold it",)
+    assert make((1.0, 1), statistics={"T": 1e308, "B": 1e308}).notes == ()
 
 
 @pytest.mark.parametrize(
