@@ -21,7 +21,8 @@ from service.problems import invalid_field
 from theory.closed_form.attention import self_attention_spectrum
 from theory.closed_form.blocks import multi_input_spectrum, multi_output_spectrum
 from theory.closed_form.descent import Descent, linear_descent
-from theory.closed_form.homogeneous import leaky_relu_spectrum, linear_spectrum, relu_spectrum
+from theory.closed_form.homogeneous import leaky_relu_spectrum, relu_spectrum
+from theory.closed_form.linear import linear_spectrum
 from theory.closed_form.linear_bias import linear_bias_spectrum
 from theory.closed_form.quadratic import quadratic_spectrum
 from theory.closed_form.spectrum import Eigenvectors, Spectrum

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from theory.closed_form.arrays import finite_array, matching_arrays
-from theory.closed_form.homogeneous import learning_phase
+from theory.closed_form.linear import learning_phase
 from theory.errors import TheoryError
 
 Array = NDArray[np.float64]

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from theory.closed_form.descent import linear_descent
-from theory.closed_form.homogeneous import linear_spectrum
+from theory.closed_form.linear import linear_spectrum
 from theory.closed_form.linear_bias import linear_bias_spectrum
 
 Array = NDArray[np.float64]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from theory.closed_form.homogeneous import linear_spectrum, relu_spectrum
+from theory.closed_form.homogeneous import relu_spectrum
+from theory.closed_form.linear import linear_spectrum
 from theory.closed_form.spectrum import Inertia, Spectrum
 from theory.errors import TheoryError
 

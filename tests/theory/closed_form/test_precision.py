@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from theory.closed_form.attention import self_attention_spectrum
-from theory.closed_form.homogeneous import leaky_relu_spectrum, linear_spectrum, relu_spectrum
+from theory.closed_form.homogeneous import leaky_relu_spectrum, relu_spectrum
+from theory.closed_form.linear import linear_spectrum
 from theory.closed_form.precision import (
     CHUNK,
     exact_decimal,
