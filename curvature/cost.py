@@ -76,6 +76,72 @@ def gpt2_size(
     return Size(num_parameters, num_sequences * sequence_length * per_token)
 
 
+def conv_size(
+    image_size: int,
+    channels: Sequence[int],
+    kernel_size: int,
+    stride: int,
+    pooling: bool,
+    num_outputs: int,
+    bias: bool,
+    num_samples: int,
+) -> Size:
+    """Size of a convolutional network with a linear head on `num_samples` square images of one channel.
+
+    Each layer gives fan_out (fan_in + 1) parameters with bias, where a convolution's fan_in is channels times
+    kernel_size^2; its activations are the unfolded patches (fan_in per position), pre- and post-activations, and with
+    pooling their means. The loss adds two numbers per output.
+    """
+    num_parameters, per_sample, edge, incoming = 0, image_size**2, image_size, 1
+    for outgoing in channels:
+        fan_in = incoming * kernel_size**2
+        edge = conv_edge(edge, stride)
+        num_parameters += outgoing * (fan_in + int(bias))
+        per_sample += edge**2 * (fan_in + 2 * outgoing)
+        if pooling:
+            edge //= 2
+            per_sample += edge**2 * outgoing
+        incoming = outgoing
+    num_parameters += num_outputs * (incoming * edge**2 + int(bias))
+    return Size(num_parameters, num_samples * (per_sample + 4 * num_outputs))
+
+
+def conv_edge(edge: int, stride: int) -> int:
+    """Positions along the edge of an image after a padded convolution: edge / stride, rounded up."""
+    return -(-edge // stride)
+
+
+def attention_size(embedding_dim: int, key_dim: int, value_dim: int, num_sequences: int, sequence_length: int) -> Size:
+    """Size of one self-attention layer on `num_sequences` sequences.
+
+    P = 2 d d_K + d d_V. Per position the input (d), query and key (2 d_K), value, output and two of the loss (4 d_V);
+    per pair of positions the product, its scale, the sink's score and the weight.
+    """
+    num_parameters = embedding_dim * (2 * key_dim + value_dim)
+    per_position = embedding_dim + 2 * key_dim + 4 * value_dim + 4 * sequence_length
+    return Size(num_parameters, num_sequences * sequence_length * per_position)
+
+
+def neuron_network_size(width: int, bias: bool, num_samples: int) -> Size:
+    """Size of f(x) = <w, phi(v x + b)> for scalar x: two or three parameters per neuron."""
+    return Size((2 + int(bias)) * width, num_samples * ((2 + int(bias)) * width + 4))
+
+
+def coordinate_network_size(num_inputs: int, num_outputs: int, width: int, num_samples: int) -> Size:
+    """Size of f(x) = sum_d <w_d, v_d> x_d or f_k(x) = <w_k, v_k> x: two parameters per coordinate and neuron.
+
+    Their product is taken once, not once per sample.
+    """
+    num_coordinates = max(num_inputs, num_outputs)
+    activations = num_coordinates * (width + 1) + num_samples * (num_inputs + 3 * num_outputs)
+    return Size(2 * num_coordinates * width, activations)
+
+
+def quadratic_size(num_parameters: int) -> Size:
+    """Size of z^T A z / 2 for z (num_parameters,)."""
+    return Size(num_parameters, num_parameters**2 + 3 * num_parameters)
+
+
 def exact_cost(size: Size, itemsize: int = FLOAT64_BYTES) -> Cost:
     """Cost of `exact_spectrum`: the dense matrix (P^2 float64), LAPACK's work copy of it, and the products.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from curvature.errors import InvalidProblemError
 from curvature.parameters import Parameters
 
 
@@ -45,3 +46,24 @@ class Model(ABC):
     @abstractmethod
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Outputs (*sample axes, num_outputs)."""
+
+    def learning_rate_multipliers(self) -> dict[str, float]:
+        """Factor on the learning rate of each parameter by name: 1, unless the parametrisation says otherwise."""
+        return dict.fromkeys(self.parameter_shapes, 1.0)
+
+
+def check_real_inputs(inputs: Tensor, kind: str, *shape: int | str) -> None:
+    """Make sure that `inputs` are finite real numbers of this shape; a letter stands for any length of at least 1.
+
+    Raises:  InvalidProblemError that says what does not fit.
+    """
+    fits = inputs.ndim == len(shape) and all(
+        have >= 1 if isinstance(wanted, str) else have == wanted
+        for have, wanted in zip(inputs.shape, shape, strict=True)
+    )
+    if not fits or not inputs.is_floating_point():
+        wanted = f"({', '.join(map(str, shape))})"
+        found = f"{tuple(inputs.shape)} of {inputs.dtype}"
+        raise InvalidProblemError(f"{kind} inputs must be real numbers {wanted}, not {found}")
+    if not bool(inputs.isfinite().all()):
+        raise InvalidProblemError(f"{kind} inputs hold NaN or infinity")

@@ -1,8 +1,8 @@
 """Fully connected networks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -10,40 +10,37 @@ from torch import Tensor
 
 from curvature.cost import mlp_size
 from curvature.errors import InvalidProblemError
-from curvature.models.base import Model
+from curvature.models.activations import DEFAULT_NEGATIVE_SLOPE, activation_named
+from curvature.models.base import Model, check_real_inputs
+from curvature.models.parametrization import Layer, parametrization_named
 from curvature.parameters import Parameters
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "linear": lambda x: x,
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "sigmoid": torch.sigmoid,
-}
 
 
 @dataclass(frozen=True)
 class Mlp(Model):
-    """h_0 = x, h_{l+1} = phi(W_l h_l + b_l), without phi after the last layer.
+    """h_0 = x, h_{l+1} = phi(s_l W_l h_l + b_l), without phi after the last layer.
 
     Args:
         widths: input, hidden ... and output dimension, at least two.
-        activation: phi, one of `ACTIVATIONS`; gelu is the exact one, with the error function.
+        activation: phi, one of `ACTIVATIONS`.
         bias: whether b_l exist.
+        parametrization: one of `PARAMETRIZATIONS`: initial values, the scales s_l and learning rates.
+        negative_slope: of leaky-relu.
     Parameters:  "layers.{l}.weight" (widths[l + 1], widths[l]) and "layers.{l}.bias" (widths[l + 1],).
-    Raises:  InvalidProblemError on fewer than two widths, a width below 1 or an unknown activation.
+    Raises:  InvalidProblemError on fewer than two widths, a width below 1, an unknown activation or parametrisation.
     """
 
     widths: tuple[int, ...]
     activation: str = "relu"
     bias: bool = True
+    parametrization: str = "standard"
+    negative_slope: float = DEFAULT_NEGATIVE_SLOPE
 
     def __post_init__(self) -> None:
         if len(self.widths) < 2 or min(self.widths) < 1:
             raise InvalidProblemError(f"an mlp needs at least two widths, each at least 1, not {list(self.widths)}")
-        if self.activation not in ACTIVATIONS:
-            raise InvalidProblemError(f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
+        activation_named(self.activation, self.negative_slope)
+        parametrization_named(self.parametrization)
 
     @property
     def num_outputs(self) -> int:
@@ -51,31 +48,43 @@ class Mlp(Model):
         return self.widths[-1]
 
     @property
+    def layers(self) -> list[Layer]:
+        """Their sizes, from the input on."""
+        return [Layer(fan_in, fan_out) for fan_in, fan_out in pairwise(self.widths)]
+
+    @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Weight, then bias, layer by layer."""
         shapes: dict[str, tuple[int, ...]] = {}
-        for layer, (fan_in, fan_out) in enumerate(zip(self.widths[:-1], self.widths[1:], strict=True)):
-            shapes[f"layers.{layer}.weight"] = (fan_out, fan_in)
+        for index, layer in enumerate(self.layers):
+            shapes[f"layers.{index}.weight"] = (layer.fan_out, layer.fan_in)
             if self.bias:
-                shapes[f"layers.{layer}.bias"] = (fan_out,)
+                shapes[f"layers.{index}.bias"] = (layer.fan_out,)
         return shapes
 
     def initial_parameters(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Parameters:
-        """Weights and biases uniform in +-1/sqrt(fan_in): the standard parametrisation, PyTorch's `nn.Linear`."""
+        """As the parametrisation draws them."""
+        rule = parametrization_named(self.parametrization)
         parameters = {}
-        for name, shape in self.parameter_shapes.items():
-            bound = 1 / sqrt(self.widths[int(name.split(".")[1])])
-            uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
-            parameters[name] = ((2 * uniform - 1) * bound).to(dtype=dtype, device=device)
-        return parameters
+        for index, layer in enumerate(self.layers):
+            parameters[f"layers.{index}.weight"] = rule.initial_weight(layer, generator)
+            if self.bias:
+                parameters[f"layers.{index}.bias"] = rule.initial_bias(layer, generator)
+        return {name: values.to(dtype=dtype, device=device) for name, values in parameters.items()}
+
+    def learning_rate_multipliers(self) -> dict[str, float]:
+        """As the parametrisation says."""
+        rule = parametrization_named(self.parametrization)
+        multipliers = {}
+        for index, layer in enumerate(self.layers):
+            multipliers[f"layers.{index}.weight"] = rule.weight_rate(layer)
+            if self.bias:
+                multipliers[f"layers.{index}.bias"] = rule.bias_rate(layer)
+        return multipliers
 
     def check_inputs(self, inputs: Tensor) -> None:
         """Inputs are (n, widths[0]), floating point and finite."""
-        if inputs.ndim != 2 or inputs.shape[1] != self.widths[0] or not inputs.is_floating_point():
-            found = f"{tuple(inputs.shape)} of {inputs.dtype}"
-            raise InvalidProblemError(f"mlp inputs must be real numbers (n, {self.widths[0]}), not {found}")
-        if not bool(inputs.isfinite().all()):
-            raise InvalidProblemError("mlp inputs hold NaN or infinity")
+        check_real_inputs(inputs, "mlp", "n", self.widths[0])
 
     def num_activations(self, inputs: Tensor) -> int:
         """Pre- and post-activations of every layer, inputs included."""
@@ -83,9 +92,13 @@ class Mlp(Model):
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Outputs (n, widths[-1]) for inputs (n, widths[0])."""
-        activation = ACTIVATIONS[self.activation]
+        activation = activation_named(self.activation, self.negative_slope)
+        rule = parametrization_named(self.parametrization)
         hidden = inputs
-        for layer in range(len(self.widths) - 1):
-            bias = parameters[f"layers.{layer}.bias"] if self.bias else None
-            hidden = F.linear(hidden if layer == 0 else activation(hidden), parameters[f"layers.{layer}.weight"], bias)
+        for index, layer in enumerate(self.layers):
+            weight, scale = parameters[f"layers.{index}.weight"], rule.weight_scale(layer)
+            bias = parameters[f"layers.{index}.bias"] if self.bias else None
+            hidden = hidden if index == 0 else activation(hidden)
+            # the input is scaled, not the weight: mostly fewer numbers, and none at all for the others
+            hidden = F.linear(hidden if scale == 1 else scale * hidden, weight, bias)
         return hidden

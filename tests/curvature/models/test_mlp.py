@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 from curvature.cost import mlp_size
 from curvature.errors import InvalidProblemError
-from curvature.models.mlp import ACTIVATIONS, Mlp
+from curvature.models.activations import ACTIVATIONS
+from curvature.models.mlp import Mlp
 from curvature.parameters import ParameterLayout
 
 Seeded = Callable[[int], torch.Generator]
@@ -17,6 +18,7 @@ CPU = torch.device("cpu")
 MODULES = {
     "linear": nn.Identity,
     "relu": nn.ReLU,
+    "leaky-relu": nn.LeakyReLU,
     "tanh": nn.Tanh,
     "gelu": nn.GELU,
     "silu": nn.SiLU,

@@ -1,0 +1,50 @@
+"""A quadratic form."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from curvature.cost import quadratic_size
+from curvature.models.base import check_real_inputs
+from curvature.models.closed_form.base import ClosedFormNetwork, check_counts
+
+
+@dataclass(frozen=True)
+class QuadraticForm(ClosedFormNetwork):
+    """f(A) = z^T A z / 2: the parameters are z, and the matrix A is the input, row by row in one vector.
+
+    Its loss is `OutputValue`; the Hessian of their mean is the mean of (A + A^T) / 2.
+
+    Args:  size P.
+    Parameters:  "z" (P,).
+    Raises:  InvalidProblemError on a size below 1.
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        check_counts("a quadratic form", self.size)
+
+    @property
+    def num_outputs(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The point."""
+        return {"z": (self.size,)}
+
+    def check_inputs(self, inputs: Tensor) -> None:
+        """Inputs are (n, P^2), floating point and finite."""
+        check_real_inputs(inputs, "quadratic", "n", self.size**2)
+
+    def num_activations(self, inputs: Tensor) -> int:
+        """The matrix, and its product with the point."""
+        return inputs.shape[0] * quadratic_size(self.size).num_activations
+
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Values (n, 1) for matrices (n, P^2)."""
+        z = parameters["z"]
+        return (inputs.reshape(-1, self.size, self.size) @ z) @ z.unsqueeze(-1) / 2
