@@ -1,20 +1,63 @@
 """Data on which a job evaluates the loss."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from api_schemas.message import RequestMessage, Seed, VectorOrRows, misfit
+from api_schemas.message import MAX_NUMBERS, RequestMessage, Rows, Seed, Vector, misfit
 
 MAX_TEXT_LENGTH = 5_000_000
 
+Numbers = list[float] | list[list[float]] | list[list[list[float]]]
+"""One sample an entry: a number, a row of numbers, or rows of one length."""
+
+
+def sample_shape(values: Numbers) -> tuple[int, ...]:
+    """() where every sample is one number, its length where it is a row, else numbers of rows and columns."""
+    first = values[0]
+    if not isinstance(first, Sequence):
+        return ()
+    return (len(first), len(first[0])) if isinstance(first[0], Sequence) else (len(first),)
+
+
+def _depth(values: object) -> str:
+    """How deep lists are nested, from the first entries alone."""
+    depth = 0
+    while depth < 3 and isinstance(values, list) and values:
+        values, depth = values[0], depth + 1
+    return ("numbers", "numbers", "rows", "sequences")[depth]
+
+
+def _one_shape(sequences: list[list[list[float]]]) -> list[list[list[float]]]:
+    wanted = sample_shape(sequences)
+    for index, sequence in enumerate(sequences):
+        if (len(sequence), len(sequence[0])) != wanted:
+            have = f"{len(sequence)} rows of {len(sequence[0])} numbers"
+            raise misfit(index, message=f"sequence {index} holds {have}, sequence 0 holds {wanted[0]} of {wanted[1]}")
+    if len(sequences) * wanted[0] * wanted[1] > MAX_NUMBERS:
+        raise misfit(message=f"more than the {MAX_NUMBERS} numbers that an array may hold")
+    return sequences
+
+
+Sequences = Annotated[
+    list[Rows], Field(min_length=1, max_length=MAX_NUMBERS, fail_fast=True), AfterValidator(_one_shape)
+]
+Samples = Annotated[
+    Annotated[Vector, Tag("numbers")] | Annotated[Rows, Tag("rows")] | Annotated[Sequences, Tag("sequences")],
+    Discriminator(_depth),
+]
+
 
 class InlineData(RequestMessage):
-    """Samples in the request: numbers or rows; class labels and token ids are whole numbers, -100 is ignored."""
+    """Samples in the request: numbers, rows, or for attention sequences: rows of numbers, or of vectors.
+
+    Class labels and token ids are whole numbers, -100 is ignored.
+    """
 
     kind: Literal["inline"]
-    x: VectorOrRows
-    y: VectorOrRows
+    x: Samples
+    y: Samples
 
     @model_validator(mode="after")
     def _as_many_targets_as_inputs(self) -> Self:
@@ -24,22 +67,65 @@ class InlineData(RequestMessage):
 
 
 class GaussianData(RequestMessage):
-    """x ~ N(0, I); y = teacher(x) + N(0, noise^2), the teacher one random layer, linear or followed by a ReLU."""
+    """x ~ N(0, input_std^2 I); y = teacher(x) + N(0, noise^2), the teacher one random layer, with a ReLU, or nothing.
+
+    transform: `standardised` shifts and scales every column of x and y to mean 0 and variance 1 over the samples.
+    `decorrelated` does so too, and makes every two columns of x, and every column of x and of y, exactly uncorrelated:
+    x^T x / n = I and x^T y = 0. What is left of y is what no linear function of x explains.
+    """
 
     kind: Literal["gaussian"]
     num_samples: int = Field(ge=1, le=10_000_000)
     input_dim: int = Field(ge=1, le=1_000_000)
     output_dim: int = Field(ge=1, le=1_000_000)
-    teacher: Literal["linear", "relu"] = "linear"
+    teacher: Literal["linear", "relu", "none"] = "linear"
     noise: float = Field(default=0.1, ge=0, description="standard deviation of the noise on y")
+    input_std: float = Field(default=1.0, gt=0, description="standard deviation of x, before any transform")
+    transform: Literal["none", "standardised", "decorrelated"] = "none"
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _samples_can_be_transformed(self) -> Self:
+        if self.transform == "none":
+            return self
+        needed = 2 if self.transform == "standardised" else self.input_dim + 2
+        if self.num_samples < needed:
+            raise misfit("num_samples", message=f"{self.transform} data of this input_dim need {needed} samples")
+        if self.noise == 0 and self.teacher == "none":
+            raise misfit("noise", message="without teacher and noise y is 0, and has no variance")
+        if self.noise == 0 and self.teacher == "linear" and self.transform == "decorrelated":
+            raise misfit(
+                "noise", message="without noise a linear teacher's y is not uncorrelated with x, but given by it"
+            )
+        return self
+
+
+class GaussianSequences(RequestMessage):
+    """Sequences of vectors x_t ~ N(0, input_std^2 I), for attention; y has the shape of x, plus N(0, noise^2).
+
+    task: `reversal`, y_t = x_{T+1-t}; `linear`, y_t = W x_t with one random matrix W; `none`, y_t = 0.
+    """
+
+    kind: Literal["gaussian-sequences"]
+    num_sequences: int = Field(ge=1, le=10_000_000)
+    sequence_length: int = Field(ge=1, le=1_000_000)
+    embedding_dim: int = Field(default=1, ge=1, le=65_536)
+    task: Literal["reversal", "linear", "none"] = "reversal"
+    noise: float = Field(default=0.0, ge=0, description="standard deviation of the noise on y")
+    input_std: float = Field(default=1.0, gt=0, description="standard deviation of x")
     seed: Seed = 0
 
 
 class DigitsData(RequestMessage):
-    """The real 8x8 digits of scikit-learn, pixels / 16: the first `num_samples` of an order drawn from the seed."""
+    """The real 8x8 digits of scikit-learn, pixels / 16: the first `num_samples` of an order drawn from the seed.
+
+    transform: `standardised` shifts and scales every pixel to mean 0 and variance 1 over the samples; pixels that are
+    the same in all of them become 0.
+    """
 
     kind: Literal["digits"]
     num_samples: int = Field(default=512, ge=1, le=1797)
+    transform: Literal["none", "standardised"] = "none"
     seed: Seed = 0
 
 
@@ -63,4 +149,4 @@ class TextData(RequestMessage):
         return self
 
 
-Data = Annotated[InlineData | GaussianData | DigitsData | TextData, Field(discriminator="kind")]
+Data = Annotated[InlineData | GaussianData | GaussianSequences | DigitsData | TextData, Field(discriminator="kind")]

@@ -4,20 +4,149 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from api_schemas.message import RequestMessage, Seed, misfit
+from api_schemas.closed_form_models import (
+    LeakyReluNetwork,
+    LinearBiasNetwork,
+    LinearNetwork,
+    MultiInputNetwork,
+    MultiOutputNetwork,
+    QuadraticForm,
+    ReluNetwork,
+    SelfAttention,
+    TwoLayerLinearNetwork,
+)
+from api_schemas.message import RequestMessage, Rows, Seed, Vector, misfit
+
+MAX_LAYERS = 64
+IMAGE_EDGE, NUM_CLASSES = 8, 10
+"""Of the images that `conv` takes, and of the classes that it tells apart."""
 
 Width = Annotated[int, Field(ge=1, le=1_000_000)]
+ActivationName = Literal["linear", "relu", "leaky-relu", "tanh", "gelu", "silu", "sigmoid"]
+NegativeSlope = Annotated[float, Field(description="of leaky-relu; any number")]
+
+
+class MlpLayer(RequestMessage):
+    """Weights of one layer."""
+
+    weight: Rows = Field(description="one row per output, one column per input")
+    bias: Vector | None = Field(default=None, description="one number per output, in all layers or in none")
 
 
 class Mlp(RequestMessage):
-    """A fully connected network; `standard` is PyTorch's default initialisation of a linear layer."""
+    """A fully connected network, at random weights or at given ones.
+
+    `standard` is PyTorch's default initialisation of a linear layer. `ntk`: standard normal weights and biases, the
+    product of weights and input divided by sqrt(fan_in). `mup`: normal weights of standard deviation
+    min(1, sqrt(fan_out / fan_in)) / sqrt(fan_in), zero biases; in training the learning rate is multiplied by
+    fan_out / fan_in, for biases by fan_out.
+    """
 
     kind: Literal["mlp"]
-    widths: list[Width] = Field(min_length=2, max_length=65, description="input, hidden layers, output")
-    activation: Literal["linear", "relu", "tanh", "gelu", "silu", "sigmoid"] = "relu"
+    widths: list[Width] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=MAX_LAYERS + 1,
+        description="input, hidden layers, output; may be left out where weights are given",
+    )
+    activation: ActivationName = "relu"
+    negative_slope: NegativeSlope = 0.01
+    bias: bool = Field(default=True, description="where weights are given, whether they hold biases")
+    parametrization: Literal["standard", "ntk", "mup"] = "standard"
+    seed: Seed = Field(default=0, description="of the weights, unless they are given")
+    weights: list[MlpLayer] | None = Field(
+        default=None, min_length=1, max_length=MAX_LAYERS, description="of each layer; null: drawn from the seed"
+    )
+
+    @model_validator(mode="after")
+    def _widths_or_weights(self) -> Self:
+        if self.weights is None:
+            if self.widths is None:
+                raise misfit("widths", message="give widths or weights")
+            return self
+        for index, layer in enumerate(self.weights):
+            self._check_layer(index, layer)
+        if self.widths is not None and self.widths != self.layer_widths:
+            raise misfit("widths", message=f"the weights have the widths {self.layer_widths}")
+        if "bias" in self.model_fields_set and self.bias != self.has_bias:
+            raise misfit("bias", message=f"the weights hold {'biases' if self.has_bias else 'no biases'}")
+        return self
+
+    def _check_layer(self, index: int, layer: MlpLayer) -> None:
+        assert self.weights is not None
+        num_outputs, num_inputs = len(layer.weight), len(layer.weight[0])
+        if index and num_inputs != len(self.weights[index - 1].weight):
+            message = f"rows of {num_inputs} numbers, the layer before has {len(self.weights[index - 1].weight)} rows"
+            raise misfit("weights", index, "weight", message=message)
+        if (layer.bias is not None) != self.has_bias:
+            raise misfit("weights", index, "bias", message="give a bias in every layer or in none")
+        if layer.bias is not None and len(layer.bias) != num_outputs:
+            message = f"bias holds {len(layer.bias)} numbers, weight has {num_outputs} rows"
+            raise misfit("weights", index, "bias", message=message)
+
+    @property
+    def layer_widths(self) -> list[int]:
+        """Input, hidden layers, output."""
+        if self.weights is None:
+            assert self.widths is not None
+            return self.widths
+        return [len(self.weights[0].weight[0]), *(len(layer.weight) for layer in self.weights)]
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether the layers have biases."""
+        return self.bias if self.weights is None else self.weights[0].bias is not None
+
+
+class Conv(RequestMessage):
+    """Convolutions on 8 x 8 images (64 pixels a row), each with its activation, then a linear layer to 10 outputs.
+
+    Convolutions are padded with zeros; weights start as PyTorch's do.
+    """
+
+    kind: Literal["conv"]
+    channels: list[Annotated[int, Field(ge=1, le=4096)]] = Field(
+        min_length=1, max_length=16, description="output channels of each convolution"
+    )
+    kernel_size: Literal[1, 3, 5, 7] = 3
+    stride: Literal[1, 2] = Field(default=1, description="of every convolution")
+    pooling: Literal["none", "mean"] = Field(
+        default="none", description="mean: of 2 x 2 pixels, after every convolution's activation"
+    )
+    activation: ActivationName = "relu"
+    negative_slope: NegativeSlope = 0.01
     bias: bool = True
-    parametrization: Literal["standard"] = "standard"
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _pixels_remain(self) -> Self:
+        if self.pooling == "mean" and IMAGE_EDGE // (2 * self.stride) ** len(self.channels) < 1:
+            message = f"{len(self.channels)} convolutions of stride {self.stride} with pooling leave nothing of 8 x 8"
+            raise misfit("channels", message=message)
+        return self
+
+
+class AttentionLayer(RequestMessage):
+    """f(x) = A(x) x W_V, A = activation(x W_Q W_K^T x^T / sqrt(key_dim) + sink), for sequences x of vectors.
+
+    With embedding_dim = value_dim = 1 it is `self-attention`, at random weights.
+    """
+
+    kind: Literal["attention-layer"]
+    embedding_dim: int = Field(default=1, ge=1, le=65_536, description="d: numbers at each position of x")
+    key_dim: int = Field(ge=1, le=65_536, description="d_K: columns of W_Q and W_K")
+    value_dim: int | None = Field(
+        default=None, ge=1, le=65_536, description="numbers at each position of f(x); null: embedding_dim"
+    )
+    sink_bias: float = Field(default=0.0, description="added to every score of the first position")
+    activation: Literal["softmax", "sigmoid", "linear"] = "softmax"
+    initial_std: float = Field(default=0.1, ge=0, description="standard deviation of the normal initial weights")
+    seed: Seed = 0
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers at each position of f(x)."""
+        return self.value_dim or self.embedding_dim
 
 
 class AttentionSink(RequestMessage):
@@ -52,4 +181,17 @@ class Gpt2(RequestMessage):
         return self
 
 
-Model = Annotated[Mlp | Gpt2, Field(discriminator="kind")]
+RowNetwork = (
+    LinearNetwork
+    | ReluNetwork
+    | LeakyReluNetwork
+    | LinearBiasNetwork
+    | MultiInputNetwork
+    | MultiOutputNetwork
+    | TwoLayerLinearNetwork
+)
+"""Closed-form kinds whose samples are numbers or rows of numbers."""
+
+Model = Annotated[
+    Mlp | Conv | AttentionLayer | Gpt2 | RowNetwork | SelfAttention | QuadraticForm, Field(discriminator="kind")
+]

@@ -5,9 +5,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from api_schemas.closed_form import Inertia
-from api_schemas.consistency import check_data, check_loss
+from api_schemas.consistency import Loss, check_data, check_loss, check_training, loss_of
 from api_schemas.data import Data
-from api_schemas.message import Message, RequestMessage, Seed
+from api_schemas.message import Message, RequestMessage, Seed, misfit
 from api_schemas.models import Model
 
 
@@ -30,13 +30,32 @@ class LanczosMethod(RequestMessage):
 Method = Annotated[ExactMethod | LanczosMethod, Field(discriminator="kind")]
 
 
-class Training(RequestMessage):
-    """Plain stochastic gradient descent before the spectrum is taken."""
+class PlateauSchedule(RequestMessage):
+    """Multiply the learning rate by `factor` when the epoch's loss stops improving; at the smallest rate, stop."""
 
-    num_steps: int = Field(ge=1, le=10_000_000)
-    learning_rate: float = Field(gt=0)
+    kind: Literal["plateau"]
+    factor: float = Field(default=0.1, gt=0, lt=1)
+    patience: int = Field(default=10, ge=0, le=1_000_000, description="epochs without improvement that are borne")
+    threshold: float = Field(default=1e-4, ge=0, lt=1, description="relative fall of the loss that is an improvement")
+    min_learning_rate: float = Field(default=1e-5, ge=0)
+
+
+class Training(RequestMessage):
+    """Stochastic gradient descent before the spectrum is taken, in the precision of the products."""
+
+    num_steps: int = Field(ge=1, le=10_000_000, description="at most; a schedule may end training before")
+    learning_rate: float = Field(gt=0, description="mup multiplies it by a factor for each layer")
     batch_size: int | None = Field(default=None, ge=1, description="null: all samples in every step")
-    seed: Seed = 0
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    nesterov: bool = False
+    schedule: PlateauSchedule | None = Field(default=None, description="null: a constant learning rate")
+    seed: Seed = Field(default=0, description="of the order of the samples")
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise misfit("nesterov", message="Nesterov's step needs a momentum above 0")
+        return self
 
 
 class SpectrumRequest(RequestMessage):
@@ -44,8 +63,12 @@ class SpectrumRequest(RequestMessage):
 
     kind: Literal["spectrum"]
     model: Model
-    data: Data
-    loss: Literal["mse", "cross-entropy"] = Field(description="mse: (1/2n) sum |f - y|^2; both are means over targets")
+    data: Data | None = Field(default=None, description="of a quadratic form null, else required")
+    loss: Loss | None = Field(
+        default=None,
+        description="mse: (1/2n) sum |f - y|^2; both are means over targets. Required for mlp, conv and gpt2; of a "
+        "quadratic form null; mse is the only one, and the default, of the others",
+    )
     matrix: Literal["hessian"] = "hessian"
     method: Method
     train: Training | None = None
@@ -62,7 +85,13 @@ class SpectrumRequest(RequestMessage):
     def _parts_fit_together(self) -> Self:
         check_loss(self.model, self.data, self.loss)
         check_data(self.model, self.data, self.loss)
+        check_training(self.model, is_trained=self.train is not None)
         return self
+
+    @property
+    def effective_loss(self) -> Loss | None:
+        """The loss, where it was left out the one that the model has; None: the model's output itself."""
+        return loss_of(self.model, self.loss)
 
     @property
     def product_precision(self) -> Literal["float32", "float64"]:
@@ -100,11 +129,16 @@ class Estimate(Message):
 
 
 class TrainingReport(Message):
-    """What training did."""
+    """What training did; losses and gradient are those of all samples."""
 
-    num_steps: int
+    num_steps: int = Field(description="done")
     initial_loss: float
     final_loss: float
+    gradient_norm: float = Field(description="at the end, of all parameters together")
+    momentum: float
+    final_learning_rate: float
+    learning_rate_cuts: int
+    stopped: Literal["num-steps", "plateau"] = Field(description="plateau: the loss stood still at the smallest rate")
 
 
 class Provenance(Message):

@@ -2,14 +2,35 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
-from api_schemas.data import DigitsData, GaussianData, InlineData, TextData
-from api_schemas.message import row_width
-from api_schemas.models import Mlp
+from api_schemas.arrays import shape
+from api_schemas.closed_form_models import (
+    LinearBiasNetwork,
+    MultiInputNetwork,
+    MultiOutputNetwork,
+    QuadraticForm,
+    SelfAttention,
+    TwoLayerLinearNetwork,
+)
+from api_schemas.data import DigitsData, GaussianData, GaussianSequences, InlineData, TextData, sample_shape
+from api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, Conv, Gpt2, Mlp, RowNetwork
 from api_schemas.problem import FieldError
 from api_schemas.spectrum import LanczosMethod, SpectrumRequest
-from curvature.cost import Cost, Size, exact_cost, gpt2_size, lanczos_cost, mlp_size
+from curvature.cost import (
+    Cost,
+    Size,
+    attention_size,
+    conv_size,
+    coordinate_network_size,
+    exact_cost,
+    gpt2_size,
+    lanczos_cost,
+    mlp_size,
+    neuron_network_size,
+    quadratic_size,
+)
 
 _ITEM_BYTES = {"float32": 4, "float64": 8}
 _DATA_COPIES = 3  # as drawn in float64 with temporaries, as used
@@ -77,12 +98,38 @@ def _num_result_numbers(request: SpectrumRequest, num_parameters: int) -> int:
 
 def _size(request: SpectrumRequest) -> Size:
     model, num_samples = request.model, _num_samples(request)
-    if isinstance(model, Mlp):
-        return mlp_size(model.widths, model.bias, num_samples)
-    length = _sequence_length(request)
-    return gpt2_size(
-        model.n_layer, model.n_head, model.n_embd, model.n_positions, model.vocab_size, num_samples, length
-    )
+    match model:
+        case Mlp():
+            return mlp_size(model.layer_widths, model.has_bias, num_samples)
+        case Conv():
+            pooling = model.pooling == "mean"
+            layers = (model.channels, model.kernel_size, model.stride, pooling)
+            return conv_size(IMAGE_EDGE, *layers, NUM_CLASSES, model.bias, num_samples)
+        case AttentionLayer():
+            dims = (model.embedding_dim, model.key_dim, model.num_outputs)
+            return attention_size(*dims, num_samples, _sequence_length(request))
+        case Gpt2():
+            sizes = (model.n_layer, model.n_head, model.n_embd, model.n_positions, model.vocab_size)
+            return gpt2_size(*sizes, num_samples, _sequence_length(request))
+        case _:
+            return _closed_form_size(model, num_samples, _sequence_length(request))
+
+
+def _closed_form_size(model: RowNetwork | SelfAttention | QuadraticForm, num_samples: int, length: int) -> Size:
+    match model:
+        case MultiInputNetwork():
+            return coordinate_network_size(len(model.w), 1, shape(model.w)[1], num_samples)
+        case MultiOutputNetwork():
+            return coordinate_network_size(1, len(model.w), shape(model.w)[1], num_samples)
+        case TwoLayerLinearNetwork():
+            width, num_inputs = shape(model.W1)
+            return mlp_size((num_inputs, width, len(model.W2)), False, num_samples)
+        case SelfAttention():
+            return attention_size(1, len(model.w_q), 1, num_samples, length)
+        case QuadraticForm():
+            return quadratic_size(len(model.matrix))
+        case _:
+            return neuron_network_size(len(model.w), isinstance(model, LinearBiasNetwork), num_samples)
 
 
 def _data_bytes(request: SpectrumRequest) -> int:
@@ -90,29 +137,46 @@ def _data_bytes(request: SpectrumRequest) -> int:
         case GaussianData() as data:
             teacher = data.input_dim * data.output_dim
             numbers = teacher + data.num_samples * (data.input_dim + 2 * data.output_dim)
+            # the transforms hold what they read, a basis and what they write
+            numbers *= 1 if data.transform == "none" else 2
+        case GaussianSequences() as data:
+            positions = data.num_sequences * data.sequence_length
+            numbers = data.embedding_dim**2 + 3 * positions * data.embedding_dim
         case TextData() as data:
             numbers = data.num_sequences * 2 * (data.sequence_length + 1) + len(data.text or "")
         case InlineData() as data:
-            numbers = len(data.x) * (row_width(data.x) or 1) + len(data.y) * (row_width(data.y) or 1)
+            numbers = sum(len(values) * prod(sample_shape(values)) for values in (data.x, data.y))
         case DigitsData() as data:
             numbers = data.num_samples * 65
+        case None:
+            numbers = _num_matrix_entries(request)
     return 8 * _DATA_COPIES * numbers
+
+
+def _num_matrix_entries(request: SpectrumRequest) -> int:
+    return len(request.model.matrix) ** 2 if isinstance(request.model, QuadraticForm) else 0
 
 
 def _num_samples(request: SpectrumRequest) -> int:
     match request.data:
         case InlineData(x=x):
             return len(x)
-        case TextData(num_sequences=num_sequences):
+        case TextData(num_sequences=num_sequences) | GaussianSequences(num_sequences=num_sequences):
             return num_sequences
         case GaussianData(num_samples=num_samples) | DigitsData(num_samples=num_samples):
             return num_samples
+        case None:
+            return 1
 
 
 def _sequence_length(request: SpectrumRequest) -> int:
-    if isinstance(request.data, TextData):
-        return request.data.sequence_length
-    return row_width(request.data.x) or 1 if isinstance(request.data, InlineData) else 1
+    match request.data:
+        case TextData(sequence_length=length) | GaussianSequences(sequence_length=length):
+            return length
+        case InlineData(x=x):
+            return (sample_shape(x) or (1,))[0]
+        case _:
+            return 1
 
 
 def _gibibytes(count: int) -> str:

@@ -28,7 +28,15 @@ from curvature.risk import EmpiricalRisk
 from curvature.training import train
 from worker.hardware import Hardware
 from worker.provenance import provenance
-from worker.translation import PRECISIONS, build_dataset, build_loss, build_model, generator_of
+from worker.translation import (
+    PRECISIONS,
+    build_dataset,
+    build_loss,
+    build_model,
+    build_parameters,
+    build_plan,
+    generator_of,
+)
 
 
 @dataclass(frozen=True)
@@ -74,26 +82,25 @@ def _reach_point(request: SpectrumRequest, hardware: Hardware, progress: Progres
     dtype = PRECISIONS[request.product_precision]
     model, loss = build_model(request.model), build_loss(request)
     dataset = build_dataset(request).to(dtype, hardware.device)
-    parameters = model.initial_parameters(generator_of(request.model.seed), dtype, hardware.device)
+    parameters = build_parameters(request.model, model, dtype, hardware.device)
     risk = EmpiricalRisk(model, loss, [dataset])
     initial_loss = float(risk.value(parameters))
     if not math.isfinite(initial_loss):
         raise NonFiniteError(f"the loss is {initial_loss} at the initial parameters")
-    plan = request.train
-    if plan is None:
+    if request.train is None:
         return _Point(risk, parameters, initial_loss, None)
-    trained = train(
-        model,
-        loss,
-        dataset,
-        parameters,
-        plan.num_steps,
-        plan.learning_rate,
-        generator_of(plan.seed),
-        plan.batch_size,
-        progress=progress,
+    plan = build_plan(request.train)
+    trained = train(model, loss, dataset, parameters, plan, generator_of(request.train.seed), progress)
+    report = TrainingReport(
+        num_steps=trained.num_steps,
+        initial_loss=initial_loss,
+        final_loss=trained.loss,
+        gradient_norm=trained.gradient_norm,
+        momentum=plan.momentum,
+        final_learning_rate=trained.learning_rate,
+        learning_rate_cuts=trained.learning_rate_cuts,
+        stopped=trained.stopped,
     )
-    report = TrainingReport(num_steps=plan.num_steps, initial_loss=initial_loss, final_loss=trained.loss)
     return _Point(risk, trained.parameters, trained.loss, report)
 
 

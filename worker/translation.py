@@ -1,32 +1,75 @@
 """From the messages of a request to the objects of `curvature`."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from api_schemas.data import DigitsData, GaussianData, InlineData, TextData
+from api_schemas.arrays import shape
+from api_schemas.closed_form_models import (
+    LeakyReluNetwork,
+    LinearBiasNetwork,
+    LinearNetwork,
+    MultiInputNetwork,
+    MultiOutputNetwork,
+    ReluNetwork,
+    TwoLayerLinearNetwork,
+)
+from api_schemas.closed_form_models import QuadraticForm as QuadraticFormSpec
+from api_schemas.closed_form_models import SelfAttention as SelfAttentionSpec
+from api_schemas.data import DigitsData, GaussianData, GaussianSequences, InlineData, Numbers, TextData
+from api_schemas.message import RequestMessage
+from api_schemas.models import AttentionLayer as AttentionLayerSpec
+from api_schemas.models import Conv as ConvSpec
 from api_schemas.models import Gpt2 as Gpt2Spec
 from api_schemas.models import Mlp as MlpSpec
+from api_schemas.models import MlpLayer
 from api_schemas.models import Model as ModelSpec
 from api_schemas.spectrum import SpectrumRequest
+from api_schemas.spectrum import Training as TrainingSpec
 from curvature.data.base import Dataset
 from curvature.data.digits import digits
-from curvature.data.gaussian import gaussian
+from curvature.data.gaussian import gaussian, gaussian_sequences
 from curvature.data.text import named_text, text_windows, tokenize
+from curvature.data.transforms import decorrelated, standardised, standardised_pixels
 from curvature.losses.base import Loss
 from curvature.losses.cross_entropy import CrossEntropy
 from curvature.losses.mse import Mse
+from curvature.losses.output_value import OutputValue
+from curvature.models.attention_layer import AttentionLayer
 from curvature.models.base import Model
+from curvature.models.closed_form.coordinates import MultiInput, MultiOutput
+from curvature.models.closed_form.neurons import NeuronNetwork
+from curvature.models.closed_form.quadratic import QuadraticForm
+from curvature.models.closed_form.self_attention import SelfAttention
+from curvature.models.closed_form.two_layer_linear import TwoLayerLinear
+from curvature.models.conv import Conv
 from curvature.models.gpt2 import AttentionSink, Gpt2
 from curvature.models.mlp import Mlp
+from curvature.parameters import Parameters
+from curvature.training import Plateau, TrainingPlan
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
 def build_model(spec: ModelSpec) -> Model:
     """The network, without parameters."""
-    if isinstance(spec, MlpSpec):
-        return Mlp(tuple(spec.widths), spec.activation, spec.bias)
-    return Gpt2(spec.n_layer, spec.n_head, spec.n_embd, spec.n_positions, spec.vocab_size, _sink(spec))
+    return _MODELS[type(spec)](spec)
+
+
+def build_parameters(spec: ModelSpec, model: Model, dtype: torch.dtype, device: torch.device) -> Parameters:
+    """The parameters that the request gives, or those drawn from its seed; a quadratic form's critical point 0."""
+    match spec:
+        case MlpSpec(weights=None) | ConvSpec() | AttentionLayerSpec() | Gpt2Spec():
+            return model.initial_parameters(generator_of(spec.seed), dtype, device)
+        case MlpSpec(weights=layers):
+            arrays = _layer_arrays(layers or ())
+        case QuadraticFormSpec():
+            arrays = {"z": [0.0] * len(spec.matrix)}
+        case _:
+            arrays = {name: getattr(spec, name) for name in model.parameter_shapes}
+    return {name: _real(arrays[name]).to(dtype=dtype, device=device) for name in model.parameter_shapes}
 
 
 def build_dataset(request: SpectrumRequest) -> Dataset:
@@ -36,21 +79,39 @@ def build_dataset(request: SpectrumRequest) -> Dataset:
     """
     match request.data:
         case GaussianData() as spec:
-            generator = generator_of(spec.seed)
-            return gaussian(spec.num_samples, spec.input_dim, spec.output_dim, spec.teacher, spec.noise, generator)
+            return _gaussian_dataset(spec)
+        case GaussianSequences() as spec:
+            sizes = (spec.num_sequences, spec.sequence_length, spec.embedding_dim)
+            return gaussian_sequences(*sizes, spec.task, spec.noise, generator_of(spec.seed), spec.input_std)
         case DigitsData() as spec:
-            return digits(spec.num_samples, generator_of(spec.seed))
+            drawn = digits(spec.num_samples, generator_of(spec.seed))
+            return drawn if spec.transform == "none" else standardised_pixels(drawn)
         case TextData() as spec:
             text = spec.text if spec.text is not None else named_text(spec.name or "")
             tokens = tokenize(text, spec.tokenizer)
             return text_windows(tokens, spec.num_sequences, spec.sequence_length, generator_of(spec.seed))
         case InlineData() as spec:
             return _inline_dataset(spec, request)
+        case None:
+            return _matrix_dataset(request.model)
 
 
 def build_loss(request: SpectrumRequest) -> Loss:
     """The loss."""
-    return Mse() if request.loss == "mse" else CrossEntropy()
+    match request.effective_loss:
+        case "mse":
+            return Mse()
+        case "cross-entropy":
+            return CrossEntropy()
+        case None:
+            return OutputValue()
+
+
+def build_plan(spec: TrainingSpec) -> TrainingPlan:
+    """How to train."""
+    rule = spec.schedule
+    plateau = None if rule is None else Plateau(rule.factor, rule.patience, rule.threshold, rule.min_learning_rate)
+    return TrainingPlan(spec.num_steps, spec.learning_rate, spec.batch_size, spec.momentum, spec.nesterov, plateau)
 
 
 def generator_of(seed: int) -> torch.Generator:
@@ -58,25 +119,96 @@ def generator_of(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _sink(spec: Gpt2Spec) -> AttentionSink | None:
+def _mlp(spec: MlpSpec) -> Model:
+    widths = tuple(spec.layer_widths)
+    return Mlp(widths, spec.activation, spec.has_bias, spec.parametrization, spec.negative_slope)
+
+
+def _conv(spec: ConvSpec) -> Model:
+    pooling = spec.pooling == "mean"
+    options = (spec.kernel_size, spec.stride, pooling, spec.activation, spec.bias, spec.negative_slope)
+    return Conv(tuple(spec.channels), *options)
+
+
+def _attention_layer(spec: AttentionLayerSpec) -> Model:
+    dims = (spec.embedding_dim, spec.key_dim, spec.num_outputs)
+    return AttentionLayer(*dims, spec.sink_bias, spec.activation, spec.initial_std)
+
+
+def _gpt2(spec: Gpt2Spec) -> Model:
     sink = spec.attention_sink
-    if sink is None:
-        return None
-    return AttentionSink(sink.bias, tuple(sink.heads), None if sink.blocks is None else tuple(sink.blocks))
+    added = None
+    if sink is not None:
+        added = AttentionSink(sink.bias, tuple(sink.heads), None if sink.blocks is None else tuple(sink.blocks))
+    return Gpt2(spec.n_layer, spec.n_head, spec.n_embd, spec.n_positions, spec.vocab_size, added)
+
+
+def _two_layer_linear(spec: TwoLayerLinearNetwork) -> Model:
+    width, num_inputs = shape(spec.W1)
+    return TwoLayerLinear(num_inputs, width, len(spec.W2))
+
+
+_MODELS: dict[type[RequestMessage], Callable[[Any], Model]] = {
+    MlpSpec: _mlp,
+    ConvSpec: _conv,
+    AttentionLayerSpec: _attention_layer,
+    Gpt2Spec: _gpt2,
+    LinearNetwork: lambda spec: NeuronNetwork(len(spec.w)),
+    ReluNetwork: lambda spec: NeuronNetwork(len(spec.w), "relu"),
+    LeakyReluNetwork: lambda spec: NeuronNetwork(len(spec.w), "leaky-relu", spec.negative_slope),
+    LinearBiasNetwork: lambda spec: NeuronNetwork(len(spec.w), bias=True),
+    MultiInputNetwork: lambda spec: MultiInput(*shape(spec.w)),
+    MultiOutputNetwork: lambda spec: MultiOutput(*shape(spec.w)),
+    TwoLayerLinearNetwork: _two_layer_linear,
+    SelfAttentionSpec: lambda spec: SelfAttention(len(spec.w_q), spec.sink_bias, spec.activation),
+    QuadraticFormSpec: lambda spec: QuadraticForm(len(spec.matrix)),
+}
+
+
+def _layer_arrays(layers: Iterable[MlpLayer]) -> dict[str, list[list[float]] | list[float] | None]:
+    arrays: dict[str, list[list[float]] | list[float] | None] = {}
+    for index, layer in enumerate(layers):
+        arrays[f"layers.{index}.weight"], arrays[f"layers.{index}.bias"] = layer.weight, layer.bias
+    return arrays
+
+
+def _gaussian_dataset(spec: GaussianData) -> Dataset:
+    sizes = (spec.num_samples, spec.input_dim, spec.output_dim)
+    drawn = gaussian(*sizes, spec.teacher, spec.noise, generator_of(spec.seed), spec.input_std)
+    match spec.transform:
+        case "none":
+            return drawn
+        case "standardised":
+            return standardised(drawn)
+        case "decorrelated":
+            return decorrelated(drawn)
+
+
+def _matrix_dataset(spec: ModelSpec) -> Dataset:
+    """The matrix of a quadratic form as the one sample of its model."""
+    assert isinstance(spec, QuadraticFormSpec)
+    return Dataset(_real(spec.matrix).reshape(1, -1), torch.zeros(1, 1, dtype=torch.float64))
 
 
 def _inline_dataset(spec: InlineData, request: SpectrumRequest) -> Dataset:
     if isinstance(request.model, Gpt2Spec):
         return Dataset(_integers(spec.x), _integers(spec.y))
-    inputs = _column(torch.tensor(spec.x, dtype=torch.float64))
-    if request.loss == "cross-entropy":
+    # a sample is a vector, or a sequence of vectors; one number may stand for a vector of length 1
+    num_axes = 3 if isinstance(request.model, AttentionLayerSpec | SelfAttentionSpec) else 2
+    inputs = _vectors(spec.x, num_axes)
+    if request.effective_loss == "cross-entropy":
         return Dataset(inputs, _integers(spec.y))
-    return Dataset(inputs, _column(torch.tensor(spec.y, dtype=torch.float64)))
+    return Dataset(inputs, _vectors(spec.y, num_axes))
 
 
-def _column(values: Tensor) -> Tensor:
-    return values if values.ndim == 2 else values.unsqueeze(-1)
+def _vectors(values: Numbers, num_axes: int) -> Tensor:
+    tensor = _real(values)
+    return tensor if tensor.ndim == num_axes else tensor.unsqueeze(-1)
 
 
-def _integers(values: list[float] | list[list[float]]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64).to(torch.int64)
+def _real(values: Any) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.float64)
+
+
+def _integers(values: Numbers) -> Tensor:
+    return _real(values).to(torch.int64)

@@ -1,5 +1,6 @@
 """The model's output as its own loss."""
 
+import torch
 from torch import Tensor
 
 from curvature.errors import InvalidProblemError
@@ -12,6 +13,14 @@ class OutputValue(Loss):
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Sum of the outputs (n, 1)."""
         return outputs.sum()
+
+    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Ones."""
+        return torch.ones_like(outputs)
+
+    def hessian_product(self, outputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
+        """Zeros: the loss is linear in the output."""
+        return torch.zeros_like(direction)
 
     def num_terms(self, targets: Tensor) -> int:
         """Samples."""

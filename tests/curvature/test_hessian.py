@@ -14,9 +14,9 @@ from curvature.errors import InvalidProblemError, NonFiniteError
 from curvature.losses.base import Loss
 from curvature.losses.cross_entropy import CrossEntropy
 from curvature.losses.mse import Mse
+from curvature.models.activations import ACTIVATIONS
 from curvature.models.base import Model
 from curvature.models.gpt2 import AttentionSink, Gpt2
-from curvature.models.activations import ACTIVATIONS
 from curvature.models.mlp import Mlp
 from curvature.operators.base import SymmetricOperator
 from curvature.operators.dense import assemble

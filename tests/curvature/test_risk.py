@@ -1,4 +1,4 @@
-"""Losses and empirical risk against torch's own losses; training against steps by hand."""
+"""Losses and empirical risk against torch's own losses."""
 
 from collections.abc import Callable
 
@@ -9,13 +9,12 @@ from torch.testing import assert_close
 
 from curvature.data.base import Dataset
 from curvature.data.gaussian import gaussian
-from curvature.errors import InvalidProblemError, NonFiniteError
+from curvature.errors import InvalidProblemError
 from curvature.losses.base import Loss
 from curvature.losses.cross_entropy import CrossEntropy
 from curvature.losses.mse import Mse
 from curvature.models.mlp import Mlp
 from curvature.risk import EmpiricalRisk
-from curvature.training import train
 
 Seeded = Callable[[int], torch.Generator]
 CPU = torch.device("cpu")
@@ -98,77 +97,3 @@ def test_targets_that_do_not_fit(loss: Loss, targets: torch.Tensor, message: str
 def test_no_batches_hold_no_target() -> None:
     with pytest.raises(InvalidProblemError, match="no valid target"):
         EmpiricalRisk(Mlp((3, 2)), Mse(), [])
-
-
-# training
-
-
-def test_gradient_descent_by_hand(seeded: Seeded) -> None:
-    """Linear regression: three steps of theta <- theta - lr X^T (X theta - y) / n."""
-    model = Mlp((2, 1), bias=False)
-    data = gaussian(8, 2, 1, "linear", 0.3, seeded(0))
-    start = model.initial_parameters(seeded(1), F64, CPU)
-    theta = start["layers.0.weight"].T.clone()
-    for _ in range(3):
-        theta = theta - 0.2 * data.inputs.T @ (data.inputs @ theta - data.targets) / 8
-    for micro_batch_size in (None, 3):
-        result = train(model, Mse(), data, start, 3, 0.2, seeded(0), micro_batch_size=micro_batch_size)
-        assert_close(result.parameters["layers.0.weight"], theta.T)
-        assert result.loss == pytest.approx(float((data.inputs @ theta - data.targets).square().sum() / 16))
-    assert torch.equal(start["layers.0.weight"], model.initial_parameters(seeded(1), F64, CPU)["layers.0.weight"])
-
-
-def test_batches_visit_every_sample_once_an_epoch(seeded: Seeded) -> None:
-    """One layer without inputs but the bias: each step moves by lr times the batch's mean residual."""
-    seen: list[float] = []
-
-    class Spy(Mse):
-        def total(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            if len(targets) < 10:
-                seen.extend(targets.flatten().tolist())
-            return super().total(outputs, targets)
-
-    data = Dataset(torch.zeros(10, 1, dtype=F64), torch.arange(10, dtype=F64).unsqueeze(1))
-    model = Mlp((1, 1))
-    start = model.initial_parameters(seeded(0), F64, CPU)
-    train(model, Spy(), data, start, 6, 0.1, seeded(0), batch_size=4)
-    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
-    assert seen[:10] != seen[10:]
-
-
-def test_stochastic_training_learns_and_repeats(seeded: Seeded) -> None:
-    model = Mlp((4, 16, 2), "tanh")
-    data = gaussian(64, 4, 2, "linear", 0.05, seeded(0))
-    start = model.initial_parameters(seeded(1), torch.float32, CPU)
-    data = data.to(torch.float32, CPU)
-    before = float(EmpiricalRisk(model, Mse(), [data]).value(start))
-    calls: list[tuple[str, int, int]] = []
-    first = train(
-        model, Mse(), data, start, 100, 0.1, seeded(2), batch_size=16, progress=lambda *call: calls.append(call)
-    )
-    again = train(model, Mse(), data, start, 100, 0.1, seeded(2), batch_size=16)
-    assert first.loss == again.loss < 0.3 * before
-    assert torch.equal(first.parameters["layers.1.weight"], again.parameters["layers.1.weight"])
-    assert calls == [("training", step, 100) for step in range(1, 101)]
-
-
-def test_no_steps_change_nothing(seeded: Seeded) -> None:
-    model, data = Mlp((2, 1)), gaussian(5, 2, 1, "linear", 0.1, seeded(0))
-    start = model.initial_parameters(seeded(1), F64, CPU)
-    result = train(model, Mse(), data, start, 0, 0.1, seeded(0))
-    assert torch.equal(result.parameters["layers.0.weight"], start["layers.0.weight"])
-    assert result.loss == float(EmpiricalRisk(model, Mse(), [data]).value(start))
-
-
-def test_divergence_is_an_error_that_names_the_cure(seeded: Seeded) -> None:
-    model, data = Mlp((2, 3, 1), "relu"), gaussian(5, 2, 1, "linear", 0.1, seeded(0))
-    start = model.initial_parameters(seeded(1), F64, CPU)
-    with pytest.raises(NonFiniteError, match="smaller learning rate"):
-        train(model, Mse(), data, start, 200, 1e6, seeded(0))
-
-
-@pytest.mark.parametrize(("num_steps", "rate", "batch_size"), [(-1, 0.1, None), (1, -0.1, None), (1, 0.1, 0)])
-def test_bad_training_options(num_steps: int, rate: float, batch_size: int | None, seeded: Seeded) -> None:
-    model, data = Mlp((2, 1)), gaussian(5, 2, 1, "linear", 0.1, seeded(0))
-    with pytest.raises(InvalidProblemError):
-        train(model, Mse(), data, model.initial_parameters(seeded(1), F64, CPU), num_steps, rate, seeded(0), batch_size)

@@ -1,0 +1,255 @@
+"""Training against steps by hand, plain torch, and the closed form of gradient descent."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from curvature.data.base import Dataset
+from curvature.data.gaussian import gaussian
+from curvature.errors import InvalidProblemError, NonFiniteError
+from curvature.losses.cross_entropy import CrossEntropy
+from curvature.losses.mse import Mse
+from curvature.models.closed_form.neurons import NeuronNetwork
+from curvature.models.mlp import Mlp
+from curvature.risk import EmpiricalRisk
+from curvature.training import Plateau, Training, TrainingPlan, checkpoint, train
+from theory.closed_form.descent import linear_descent
+
+Seeded = Callable[[int], torch.Generator]
+CPU = torch.device("cpu")
+F64 = torch.float64
+
+
+def test_gradient_descent_by_hand(seeded: Seeded) -> None:
+    """Linear regression: three steps of theta <- theta - lr X^T (X theta - y) / n."""
+    model = Mlp((2, 1), bias=False)
+    data = gaussian(8, 2, 1, "linear", 0.3, seeded(0))
+    start = model.initial_parameters(seeded(1), F64, CPU)
+    theta = start["layers.0.weight"].T.clone()
+    for _ in range(3):
+        theta = theta - 0.2 * data.inputs.T @ (data.inputs @ theta - data.targets) / 8
+    residual = data.inputs @ theta - data.targets
+    for micro_batch_size in (None, 3):
+        plan = TrainingPlan(3, 0.2, micro_batch_size=micro_batch_size)
+        result = train(model, Mse(), data, start, plan, seeded(0))
+        assert_close(result.parameters["layers.0.weight"], theta.T)
+        assert result.loss == pytest.approx(float(residual.square().sum() / 16))
+        assert result.gradient_norm == pytest.approx(float((data.inputs.T @ residual / 8).norm()))
+        assert (result.num_steps, result.stopped) == (3, "num-steps")
+        assert not result.parameters["layers.0.weight"].requires_grad
+    assert torch.equal(start["layers.0.weight"], model.initial_parameters(seeded(1), F64, CPU)["layers.0.weight"])
+
+
+def test_gradient_descent_of_the_linear_network_is_its_closed_form(seeded: Seeded) -> None:
+    """`theory` steps two numbers, not weights."""
+    model = NeuronNetwork(6)
+    start = model.initial_parameters(seeded(0), F64, CPU)
+    data = gaussian(20, 1, 1, "linear", 0.5, seeded(1))
+    x, y = data.inputs[:, 0].numpy(), data.targets[:, 0].numpy()
+    expected = linear_descent(start["w"].numpy(), start["v"].numpy(), x, y, 0.05, 40)
+    training = Training(model, Mse(), data, TrainingPlan(40, 0.05))
+    state = training.start(start, seeded(2))
+    slopes = []
+    while not training.finished(state):
+        training.advance(state)
+        slopes.append(float((state.parameters["w"] @ state.parameters["v"]).detach()))
+    np.testing.assert_allclose(slopes, expected.c[1:], rtol=1e-11)
+    assert training.finish(state).loss == pytest.approx(expected.loss[-1], rel=1e-11)
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_steps_are_those_of_torch(momentum: float, nesterov: bool, batch_size: int | None, seeded: Seeded) -> None:
+    model = Mlp((3, 4, 2), "tanh")
+    data = Dataset(torch.randn(12, 3, generator=seeded(0), dtype=F64), torch.randint(2, (12,), generator=seeded(1)))
+    start = model.initial_parameters(seeded(2), F64, CPU)
+    plan = TrainingPlan(7, 0.3, batch_size, momentum, nesterov)
+    result = train(model, CrossEntropy(), data, start, plan, seeded(3))
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    network.load_state_dict({f"{2 * int(n.split('.')[1])}.{n.split('.')[2]}": t for n, t in start.items()})
+    optimizer = torch.optim.SGD(network.parameters(), 0.3, momentum, nesterov=nesterov)
+    generator = seeded(3)
+    epochs = [torch.randperm(12, generator=generator).split(5) if batch_size else [torch.arange(12)] for _ in range(7)]
+    for chosen in [batch for epoch in epochs for batch in epoch][:7]:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(data.inputs[chosen]), data.targets[chosen]).backward()
+        optimizer.step()
+    for ours, theirs in zip(result.parameters.values(), network.parameters(), strict=True):
+        assert_close(ours, theirs.detach(), rtol=1e-12, atol=1e-13)
+
+
+def test_each_parameter_moves_at_its_own_rate(seeded: Seeded) -> None:
+    model = Mlp((3, 8, 2), "tanh", parametrization="mup")
+    data = gaussian(10, 3, 2, "linear", 0.1, seeded(0))
+    start = model.initial_parameters(seeded(1), F64, CPU)
+    _, gradient = EmpiricalRisk(model, Mse(), [data]).value_and_gradient(start)
+    result = train(model, Mse(), data, start, TrainingPlan(1, 0.25), seeded(2))
+    rates = model.learning_rate_multipliers()
+    for name, values in start.items():
+        assert_close(result.parameters[name], values - 0.25 * rates[name] * gradient[name])
+    assert result.learning_rate == pytest.approx(0.25, rel=1e-15)
+
+
+def test_batches_visit_every_sample_once_an_epoch(seeded: Seeded) -> None:
+    """One layer without inputs but the bias: each step moves by lr times the batch's mean residual."""
+    seen: list[float] = []
+
+    class Spy(Mse):
+        def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            if len(targets) < 10:
+                seen.extend(targets.flatten().tolist())
+            return super().total(outputs, targets)
+
+    data = Dataset(torch.zeros(10, 1, dtype=F64), torch.arange(10, dtype=F64).unsqueeze(1))
+    model = Mlp((1, 1))
+    start = model.initial_parameters(seeded(0), F64, CPU)
+    train(model, Spy(), data, start, TrainingPlan(6, 0.1, batch_size=4), seeded(0))
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:]
+
+
+def test_stochastic_training_learns_and_repeats(seeded: Seeded) -> None:
+    model = Mlp((4, 16, 2), "tanh")
+    data = gaussian(64, 4, 2, "linear", 0.05, seeded(0)).to(torch.float32, CPU)
+    start = model.initial_parameters(seeded(1), torch.float32, CPU)
+    before = float(EmpiricalRisk(model, Mse(), [data]).value(start))
+    calls: list[tuple[str, int, int]] = []
+    plan = TrainingPlan(100, 0.1, batch_size=16)
+    first = train(model, Mse(), data, start, plan, seeded(2), lambda *call: calls.append(call))
+    again = train(model, Mse(), data, start, plan, seeded(2))
+    assert first.loss == again.loss < 0.3 * before
+    assert torch.equal(first.parameters["layers.1.weight"], again.parameters["layers.1.weight"])
+    assert calls == [("training", step, 100) for step in range(1, 101)]
+
+
+def test_a_batch_whose_targets_are_ignored_changes_nothing(seeded: Seeded) -> None:
+    model = Mlp((2, 3))
+    data = Dataset(torch.ones(2, 2, dtype=F64), torch.tensor([1, -100]))
+    start = model.initial_parameters(seeded(0), F64, CPU)
+    result = train(model, CrossEntropy(), data, start, TrainingPlan(2, 0.1, batch_size=1), seeded(1))
+    once = train(model, CrossEntropy(), data, start, TrainingPlan(1, 0.1), seeded(1))
+    assert_close(result.parameters, once.parameters)
+
+
+def test_no_steps_change_nothing(seeded: Seeded) -> None:
+    model, data = Mlp((2, 1)), gaussian(5, 2, 1, "linear", 0.1, seeded(0))
+    start = model.initial_parameters(seeded(1), F64, CPU)
+    result = train(model, Mse(), data, start, TrainingPlan(0, 0.1), seeded(0))
+    assert torch.equal(result.parameters["layers.0.weight"], start["layers.0.weight"])
+    assert result.loss == float(EmpiricalRisk(model, Mse(), [data]).value(start))
+
+
+# the learning rate's schedule
+
+
+def test_plateaus_cut_the_rate_down_to_the_floor_and_then_end(seeded: Seeded) -> None:
+    """A steep direction oscillates at the first rate: a cut; then it converges to 1/2, cut after cut."""
+    data = Dataset(torch.ones(2, 1, dtype=F64), torch.tensor([[1.0], [-1.0]], dtype=F64))
+    model = Mlp((1, 1), bias=False)
+    plan = TrainingPlan(1000, 2.0, plateau=Plateau(factor=0.1, patience=3, threshold=1e-3, min_learning_rate=2e-3))
+    training = Training(model, Mse(), data, plan)
+    state = training.start({"layers.0.weight": torch.ones(1, 1, dtype=F64)}, seeded(0))
+    rates = []
+    while not training.finished(state):
+        training.advance(state)
+        rates.append(state.learning_rate)
+    # the first step sets the least loss, 4 more in a row are one too many
+    assert rates[:5] == [2.0] * 4 + [pytest.approx(0.2)]
+    result = training.finish(state)
+    assert result.stopped == "plateau"
+    assert result.learning_rate_cuts == 3
+    assert result.learning_rate == pytest.approx(2e-3)
+    assert sorted({f"{rate:.3g}" for rate in rates}, key=float) == ["0.002", "0.02", "0.2", "2"]
+    assert 20 < result.num_steps == len(rates) < 100
+    assert result.loss == pytest.approx(0.5, rel=1e-2)
+
+
+def test_rates_are_cut_together_and_epochs_count_not_steps(seeded: Seeded) -> None:
+    model = Mlp((2, 8, 1), "tanh", parametrization="mup")
+    data = gaussian(12, 2, 1, "none", 1.0, seeded(0))
+    start = model.initial_parameters(seeded(1), F64, CPU)
+    rule = Plateau(factor=0.5, patience=1, threshold=0.9999, min_learning_rate=0.0)
+    training = Training(model, Mse(), data, TrainingPlan(100, 1e-3, batch_size=5, plateau=rule))
+    state = training.start(start, seeded(2))
+    rates = []
+    for _ in range(15):
+        training.advance(state)
+        rates.append(state.learning_rate)
+    # three steps an epoch; epoch 1 sets the least loss, 2 is borne, 3 cuts, and so on every second one
+    assert rates == pytest.approx([1e-3] * 8 + [5e-4] * 6 + [2.5e-4])
+    multipliers = model.learning_rate_multipliers().values()
+    lrs = [group["lr"] for group in state.optimizer.param_groups]
+    assert lrs == pytest.approx([2.5e-4 * multiplier for multiplier in multipliers])
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_a_run_goes_on_from_its_checkpoint_as_if_nothing_had_been(batch_size: int | None, seeded: Seeded) -> None:
+    model, data = Mlp((3, 6, 1), "tanh"), gaussian(12, 3, 1, "linear", 0.3, seeded(0))
+    start = model.initial_parameters(seeded(1), F64, CPU)
+    rule = Plateau(patience=1, threshold=0.2, min_learning_rate=1e-3)
+    plan = TrainingPlan(40, 0.2, batch_size, 0.9, plateau=rule)
+    whole = train(model, Mse(), data, start, plan, seeded(2))
+    training = Training(model, Mse(), data, plan)
+    state = training.start(start, seeded(2))
+    for _ in range(8):
+        training.advance(state)
+    saved = checkpoint(state)
+    for _ in range(3):
+        training.advance(state)  # must not reach into what was saved
+    resumed = Training(model, Mse(), data, plan)
+    state = resumed.resume(saved)
+    while not resumed.finished(state):
+        resumed.advance(state)
+    found = resumed.finish(state)
+    for name in ("loss", "gradient_norm", "num_steps", "learning_rate", "learning_rate_cuts", "stopped"):
+        assert getattr(found, name) == getattr(whole, name), name
+    for name, values in whole.parameters.items():
+        assert torch.equal(found.parameters[name], values)
+    assert whole.learning_rate_cuts > 0
+
+
+# errors
+
+
+def test_divergence_is_an_error_that_names_the_cure(seeded: Seeded) -> None:
+    model, data = Mlp((2, 3, 1), "relu"), gaussian(5, 2, 1, "linear", 0.1, seeded(0))
+    start = model.initial_parameters(seeded(1), F64, CPU)
+    with pytest.raises(NonFiniteError, match="smaller learning rate"):
+        train(model, Mse(), data, start, TrainingPlan(200, 1e6), seeded(0))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_steps": -1},
+        {"learning_rate": -0.1},
+        {"learning_rate": float("inf")},
+        {"batch_size": 0},
+        {"micro_batch_size": 0},
+        {"momentum": 1.0},
+        {"momentum": -0.1},
+        {"nesterov": True},
+    ],
+)
+def test_bad_plans_are_errors(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidProblemError):
+        TrainingPlan(**{"num_steps": 1, "learning_rate": 0.1} | options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"factor": 0.0}, {"factor": 1.0}, {"patience": -1}, {"threshold": 1.0}, {"min_learning_rate": -1.0}]
+)
+def test_bad_schedules_are_errors(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidProblemError):
+        Plateau(**options)
+
+
+def test_data_that_do_not_fit_are_errors() -> None:
+    data = Dataset(torch.zeros(2, 3), torch.zeros(2, 1))
+    with pytest.raises(InvalidProblemError):
+        Training(Mlp((2, 1)), Mse(), data, TrainingPlan(1, 0.1))
