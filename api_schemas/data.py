@@ -24,8 +24,8 @@ def sample_shape(values: Numbers) -> tuple[int, ...]:
 def _depth(values: object) -> str:
     """How deep lists are nested, from the first entries alone."""
     depth = 0
-    while depth < 3 and isinstance(values, list) and values:
-        values, depth = values[0], depth + 1
+    while isinstance(values, list) and depth < 3:
+        values, depth = values[0] if values else None, depth + 1
     return ("numbers", "numbers", "rows", "sequences")[depth]
 
 

@@ -51,7 +51,7 @@ class Mlp(RequestMessage):
     )
     activation: ActivationName = "relu"
     negative_slope: NegativeSlope = 0.01
-    bias: bool = Field(default=True, description="where weights are given, whether they hold biases")
+    bias: bool | None = Field(default=None, description="null: true, or where weights are given, as they have it")
     parametrization: Literal["standard", "ntk", "mup"] = "standard"
     seed: Seed = Field(default=0, description="of the weights, unless they are given")
     weights: list[MlpLayer] | None = Field(
@@ -68,7 +68,7 @@ class Mlp(RequestMessage):
             self._check_layer(index, layer)
         if self.widths is not None and self.widths != self.layer_widths:
             raise misfit("widths", message=f"the weights have the widths {self.layer_widths}")
-        if "bias" in self.model_fields_set and self.bias != self.has_bias:
+        if self.bias not in (None, self.has_bias):
             raise misfit("bias", message=f"the weights hold {'biases' if self.has_bias else 'no biases'}")
         return self
 
@@ -95,7 +95,9 @@ class Mlp(RequestMessage):
     @property
     def has_bias(self) -> bool:
         """Whether the layers have biases."""
-        return self.bias if self.weights is None else self.weights[0].bias is not None
+        if self.weights is None:
+            return self.bias is not False
+        return self.weights[0].bias is not None
 
 
 class Conv(RequestMessage):
