@@ -137,8 +137,6 @@ def _data_bytes(request: SpectrumRequest) -> int:
         case GaussianData() as data:
             teacher = data.input_dim * data.output_dim
             numbers = teacher + data.num_samples * (data.input_dim + 2 * data.output_dim)
-            # the transforms hold what they read, a basis and what they write
-            numbers *= 1 if data.transform == "none" else 2
         case GaussianSequences() as data:
             positions = data.num_sequences * data.sequence_length
             numbers = data.embedding_dim**2 + 3 * positions * data.embedding_dim
