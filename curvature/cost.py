@@ -138,8 +138,8 @@ def coordinate_network_size(num_inputs: int, num_outputs: int, width: int, num_s
 
 
 def quadratic_size(num_parameters: int) -> Size:
-    """Size of z^T A z / 2 for z (num_parameters,)."""
-    return Size(num_parameters, num_parameters**2 + 3 * num_parameters)
+    """Size of z^T A z / 2 for z (num_parameters,): A, z z^T, and their product."""
+    return Size(num_parameters, 2 * num_parameters**2 + 2)
 
 
 def exact_cost(size: Size, itemsize: int = FLOAT64_BYTES) -> Cost:

@@ -19,7 +19,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "leaky-relu": partial(F.leaky_relu, negative_slope=DEFAULT_NEGATIVE_SLOPE),
     "tanh": torch.tanh,
     "gelu": F.gelu,
-    "silu": F.silu,
+    "silu": lambda x: x * torch.sigmoid(x),  # F.silu's backward has no forward derivative (PyTorch 2.13)
     "sigmoid": torch.sigmoid,
 }
 

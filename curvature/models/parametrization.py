@@ -89,7 +89,8 @@ class MaximalUpdate(Parametrization):
     Cracking, appendix D.1.3, prints variance fan_out / fan_in and rate 1 / fan_in, which blows up with the width:
     features grow as sqrt(width) from layer to layer, their updates faster still.
 
-    Source:  Yang, Simon & Bernstein, A Spectral Condition for Feature Learning, arXiv:2310.17813, the spectral parametrization.
+    Source:  Yang, Simon & Bernstein, A Spectral Condition for Feature Learning, arXiv:2310.17813, the spectral
+        parametrization.
     """
 
     def initial_weight(self, layer: Layer, generator: torch.Generator) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from curvature.cost import quadratic_size
@@ -47,4 +48,5 @@ class QuadraticForm(ClosedFormNetwork):
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Values (n, 1) for matrices (n, P^2)."""
         z = parameters["z"]
-        return (inputs.reshape(-1, self.size, self.size) @ z) @ z.unsqueeze(-1) / 2
+        # matrices of 2 axes only: a recorded product of 3 axes has views that vmap cannot stride (PyTorch 2.13)
+        return inputs @ torch.outer(z, z).reshape(-1, 1) / 2
