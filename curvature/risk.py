@@ -39,6 +39,18 @@ class EmpiricalRisk:
         batch = self.batches[index]
         return self.loss.total(self.model(parameters, batch.inputs), batch.targets) / self.num_terms
 
+    def outputs(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
+        """f (*samples, K) of micro-batch `index`."""
+        return self.model(parameters, self.batches[index].inputs)
+
+    def residual(self, index: int, outputs: Tensor) -> Tensor:
+        """r = dL/df (*samples, K), 1/N included; differentiable in `outputs`."""
+        return self.loss.gradient(outputs, self.batches[index].targets) / self.num_terms
+
+    def loss_hessian_product(self, index: int, outputs: Tensor, direction: Tensor) -> Tensor:
+        """(d^2 L/df^2) u (*samples, K) for u = `direction`, 1/N included."""
+        return self.loss.hessian_product(outputs, self.batches[index].targets, direction) / self.num_terms
+
     def value(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """L, a scalar, without its graph."""
         with torch.no_grad():

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+from torch.func import grad, jvp
 
 from curvature.errors import InvalidProblemError
 
@@ -16,6 +17,14 @@ class Loss(ABC):
     @abstractmethod
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Sum of the terms, a scalar; twice differentiable in `outputs` (..., K)."""
+
+    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """d total / d outputs (..., K), differentiable once more."""
+        return grad(self.total)(outputs, targets)  # type: ignore[no-any-return]
+
+    def hessian_product(self, outputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
+        """(d^2 total / d outputs^2) u (..., K) for u = `direction` (..., K)."""
+        return jvp(lambda at: self.gradient(at, targets), (outputs,), (direction,))[1]  # type: ignore[no-any-return]
 
     @abstractmethod
     def num_terms(self, targets: Tensor) -> int:

@@ -16,6 +16,18 @@ class CrossEntropy(Loss):
         terms = outputs.logsumexp(dim=-1) - picked
         return (terms * valid.to(terms.dtype)).sum()
 
+    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """softmax(z) - e_y for each valid target, else 0."""
+        classes = torch.arange(outputs.shape[-1], device=targets.device)
+        picked = (targets.unsqueeze(-1) == classes).to(outputs.dtype)
+        return (outputs.softmax(dim=-1) - picked) * _valid(targets, outputs)
+
+    def hessian_product(self, outputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
+        """(diag(p) - p p^T) u with p = softmax(z) for each valid target, else 0."""
+        probabilities = outputs.softmax(dim=-1) * _valid(targets, outputs)
+        weighted = probabilities * direction
+        return weighted - probabilities * weighted.sum(dim=-1, keepdim=True)
+
     def num_terms(self, targets: Tensor) -> int:
         """Labels that are not ignored."""
         return num_valid_labels(targets)
@@ -23,3 +35,8 @@ class CrossEntropy(Loss):
     def check_targets(self, targets: Tensor, sample_shape: tuple[int, ...], num_outputs: int) -> None:
         """Targets are labels (*sample_shape,) in 0 .. num_outputs - 1, or -100."""
         check_labels(targets, sample_shape, num_outputs)
+
+
+def _valid(targets: Tensor, outputs: Tensor) -> Tensor:
+    """1 for each valid target, 0 for each ignored one (*samples, 1)."""
+    return (targets != IGNORED).unsqueeze(-1).to(outputs.dtype)

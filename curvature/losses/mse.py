@@ -15,12 +15,19 @@ class Mse(Loss):
 
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Sum of the terms for outputs (*samples, K) and targets of the same shape, or labels (*samples)."""
+        return self.gradient(outputs, targets).square().sum() / 2
+
+    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """f - y, 0 where the target is ignored."""
         if targets.is_floating_point():
-            return (outputs - targets).square().sum() / 2
+            return outputs - targets
         classes = torch.arange(outputs.shape[-1], device=targets.device)
         one_hot = (targets.unsqueeze(-1) == classes).to(outputs.dtype)
-        valid = (targets != IGNORED).unsqueeze(-1).to(outputs.dtype)
-        return ((outputs - one_hot) * valid).square().sum() / 2
+        return (outputs - one_hot) * _valid(targets, outputs)
+
+    def hessian_product(self, outputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
+        """The direction itself, 0 where the target is ignored."""
+        return direction if targets.is_floating_point() else direction * _valid(targets, outputs)
 
     def num_terms(self, targets: Tensor) -> int:
         """Rows of regression targets, or labels that are not ignored."""
@@ -36,3 +43,8 @@ class Mse(Loss):
             raise InvalidProblemError(f"targets have shape {tuple(targets.shape)}, the outputs {expected}")
         if not bool(targets.isfinite().all()):
             raise InvalidProblemError("targets hold NaN or infinity")
+
+
+def _valid(targets: Tensor, outputs: Tensor) -> Tensor:
+    """1 for each valid label, 0 for each ignored one (*samples, 1)."""
+    return (targets != IGNORED).unsqueeze(-1).to(outputs.dtype)

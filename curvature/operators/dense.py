@@ -3,12 +3,11 @@
 import torch
 from torch import Tensor
 
-from curvature.cost import BLOCK_COLUMNS
 from curvature.errors import InvalidProblemError, NonFiniteError
 from curvature.operators.base import SymmetricOperator
 from curvature.progress import Progress, ignore_progress
 
-TILE = 1024  # edge of the square tiles that are symmetrised at once
+TILE = 1024  # edge of the square tiles that are copied at once
 
 
 class DenseOperator(SymmetricOperator):
@@ -47,33 +46,27 @@ class DenseOperator(SymmetricOperator):
 
 
 def assemble(operator: SymmetricOperator, progress: Progress = ignore_progress) -> Tensor:
-    """Dense (A + A^T)/2 (P, P), float64, on the operator's device, from P products with the columns of the identity.
+    """Dense A (P, P), float64, exactly symmetric, on the operator's device, from products with the identity.
 
-    Beside the result it holds two blocks of `BLOCK_COLUMNS` columns and what the operator needs.
+    Beside the result it holds what the operator needs for a block of columns.
 
+    Args:  progress, told as "products" after each block of columns.
     Raises:  NonFiniteError if a product holds NaN or infinity.
     """
-    dim, dtype, device = operator.dim, operator.dtype, operator.device
-    matrix = torch.empty(dim, dim, dtype=torch.float64, device=device)
-    for start in range(0, dim, BLOCK_COLUMNS):
-        stop = min(start + BLOCK_COLUMNS, dim)
-        block = torch.zeros(dim, stop - start, dtype=dtype, device=device)
-        block[start:stop].fill_diagonal_(1)
-        # columns go to rows, which are contiguous: the matrix is symmetric
-        matrix[start:stop] = operator.matmat(block).T
-        if not bool(matrix[start:stop].isfinite().all()):
-            raise NonFiniteError(f"a matrix-vector product among columns {start} .. {stop - 1} holds NaN or infinity")
-        progress("products", stop, dim)
-    _symmetrise(matrix)
+    matrix = operator.lower_triangle(progress)
+    _mirror(matrix)
     return matrix
 
 
-def _symmetrise(matrix: Tensor) -> None:
-    """Replace A by (A + A^T)/2 tile by tile, without a second matrix."""
+def _mirror(matrix: Tensor) -> None:
+    """Copy the lower triangle to the upper one, tile by tile, without a second matrix."""
     for row in range(0, len(matrix), TILE):
-        for column in range(row, len(matrix), TILE):
-            upper = matrix[row : row + TILE, column : column + TILE]
-            lower = matrix[column : column + TILE, row : row + TILE]
-            mean = (upper + lower.T) / 2
-            upper.copy_(mean)
-            lower.copy_(mean.T)
+        rows = slice(row, row + TILE)
+        if not bool(matrix[rows, :row].isfinite().all()):
+            raise NonFiniteError("a matrix-vector product holds NaN or infinity")
+        for column in range(0, row, TILE):
+            matrix[column : column + TILE, rows] = matrix[rows, column : column + TILE].T
+        corner = matrix[rows, rows].tril()
+        if not bool(corner.isfinite().all()):
+            raise NonFiniteError("a matrix-vector product holds NaN or infinity")
+        matrix[rows, rows] = corner + corner.tril(-1).T

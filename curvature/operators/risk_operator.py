@@ -1,0 +1,215 @@
+"""Second-derivative matrices of the empirical risk: one linearisation per micro-batch, reused by every product."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+
+from curvature.cost import BLOCK_BYTES, BLOCK_COLUMNS, TANGENT_COPIES
+from curvature.errors import NonFiniteError
+from curvature.operators.base import SymmetricOperator
+from curvature.operators.blocks import ColumnGroup, column_groups, select
+from curvature.operators.products import Matrix, product
+from curvature.operators.recording import Map, Program, UnrecordableError, record
+from curvature.parameters import ParameterLayout
+from curvature.progress import Progress, ignore_progress
+from curvature.risk import EmpiricalRisk
+
+# PyTorch 2.13 compiles its own decompositions with a function it deprecates, on the first dual tensor of a process
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
+
+
+class RiskOperator(SymmetricOperator):
+    """A (P, P) at fixed parameters, in loss per squared parameter; which matrix is said by the subclass.
+
+    The first product records what it does to its vector, micro-batch by micro-batch; later ones repeat the recording
+    and never the primal pass. One repetition is compared with forward over reverse. Where a model cannot be recorded,
+    each product runs forward over reverse anew; `fallback_reason` then says why, and is None otherwise.
+
+    Args:
+        parameters: where the matrix is taken; the order of names is that of the flat vector.
+        block: a glob on parameter names; A is then the submatrix of the parameters that match.
+        memory_bytes: what recordings may hold; micro-batches beyond it are recorded anew in every sweep, through which
+            all columns of a `matmat` pass together. None: all are held.
+        progress: told as "linearisation" after each micro-batch is recorded for the first time.
+    Attributes:  layout, of the flat vector; gradient (P,), of the risk at this point; held_bytes, of recordings.
+    Raises:  InvalidProblemError if no parameter matches; NonFiniteError if the gradient holds NaN or infinity.
+    """
+
+    matrix: ClassVar[Matrix]
+
+    def __init__(
+        self,
+        risk: EmpiricalRisk,
+        parameters: Mapping[str, Tensor],
+        block: str | None = None,
+        memory_bytes: int | None = None,
+        progress: Progress = ignore_progress,
+    ) -> None:
+        shapes = risk.model.parameter_shapes
+        whole = ParameterLayout.of(shapes)
+        self.layout = ParameterLayout.of({name: shapes[name] for name in select(shapes, block)})
+        self.fallback_reason: str | None = None
+        self._risk = risk
+        self._point = whole.unflatten(whole.flatten({name: tensor.detach() for name, tensor in parameters.items()}))
+        _, gradient = risk.value_and_gradient(self._point)
+        self.gradient = self.layout.flatten({name: gradient[name] for name in self.layout.names})
+        if not bool(self.gradient.isfinite().all()):
+            raise NonFiniteError("the gradient holds NaN or infinity at these parameters")
+        self._memory_bytes = memory_bytes
+        self._progress = progress
+        self._programs: dict[tuple[int, int], Map] = {}  # by micro-batch and number of columns
+        self.held_bytes = 0
+        self._num_recorded = 0
+        self._checked = False
+        self._largest_block = self._bounded_columns()
+
+    @property
+    def dim(self) -> int:
+        """P, the number of parameters, of the block if there is one."""
+        return len(self.gradient)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the parameters."""
+        return self.gradient.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.gradient.device
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """A v (P,)."""
+        return self._sweep(vector.unsqueeze(0))[0]
+
+    def matmat(self, matrix: Tensor) -> Tensor:
+        """A V (P, k), a bounded number of columns at once."""
+        return self._sweep(matrix.T.contiguous()).T
+
+    @torch.no_grad()
+    def lower_triangle(self, progress: Progress = ignore_progress) -> Tensor:
+        """A (P, P), float64, of which the upper triangle is undefined outside the blocks of single column groups.
+
+        Each group of columns is recorded alone, with tangents of its own parameters only, and pulled back to the
+        parameters up to its last: what is zero or known by symmetry is not computed.
+
+        Args:  progress, told as "products" after each block of columns.
+        """
+        matrix = torch.zeros(self.dim, self.dim, dtype=torch.float64, device=self.device)
+        num_batches = len(self._risk.batches)
+        for index in range(num_batches):
+            for group in column_groups(self.layout):
+                self._add_columns(matrix, index, group)
+                progress("products", (index * self.dim + group.stop) // num_batches, self.dim)
+        return matrix
+
+    def _add_columns(self, matrix: Tensor, index: int, group: ColumnGroup) -> None:
+        """Add the columns of A_b in `group` to the rows of `matrix` (P, P), up to the group's last parameter."""
+        width = min(self._largest_block, group.num_columns)
+        run: Map | None = None
+        for start in range(0, group.num_columns, width):
+            stop = min(start + width, group.num_columns)
+            block = torch.zeros(width, group.num_columns, dtype=self.dtype, device=self.device)
+            block[: stop - start, start:stop].fill_diagonal_(1)
+            if run is None:
+                run = self._record(partial(self._direct, index, group.columns, group.rows), block)
+            matrix[group.start + start : group.start + stop, : group.stop] += run(block)[: stop - start]
+
+    @torch.no_grad()
+    def _sweep(self, rows: Tensor) -> Tensor:
+        """Every row (k, P) through one micro-batch before the next."""
+        result = torch.zeros_like(rows)
+        width = self._width(len(rows))
+        padded = torch.cat([rows, rows.new_zeros(-len(rows) % width, self.dim)])
+        for index in range(len(self._risk.batches)):
+            run = self._linearised(index, padded[:width])
+            for start in range(0, len(rows), width):
+                stop = min(start + width, len(rows))
+                result[start:stop] += run(padded[start : start + width])[: stop - start]
+        return result
+
+    def _width(self, num_columns: int) -> int:
+        """How many columns pass together: those of a recording that is held, if that wastes little."""
+        wanted = min(num_columns, self._largest_block)
+        held = [width for _, width in self._programs if wanted <= width < 2 * wanted]
+        return min(held, default=wanted)
+
+    def _linearised(self, index: int, rows: Tensor) -> Map:
+        """V -> A_b V of micro-batch `index`, for as many rows (k, P) as there are in `rows`."""
+        run = self._programs.get((index, len(rows)))
+        if run is None:
+            run = self._record(partial(self._direct, index, self.layout, self.layout), rows)
+            if isinstance(run, Program):
+                self._hold(index, len(rows), run)
+        return run
+
+    def _record(self, direct: Map, rows: Tensor) -> Map:
+        """The recording of `direct`, or `direct` itself, row by row, where it cannot be recorded."""
+        if self.fallback_reason is not None:
+            return _row_by_row(direct)
+        try:
+            _, program = record(direct, rows)
+        except torch.OutOfMemoryError:
+            raise
+        except (UnrecordableError, RuntimeError, NotImplementedError) as error:
+            self.fallback_reason = f"it cannot be recorded: {type(error).__name__}: {error}"
+            return _row_by_row(direct)
+        if not (self._checked or self._agree(program, direct, rows)):
+            self.fallback_reason = "its recording gave another product than forward over reverse"
+            return _row_by_row(direct)
+        self._checked = True
+        return program
+
+    def _hold(self, index: int, width: int, program: Program) -> None:
+        self._num_recorded += 1
+        if self._num_recorded <= len(self._risk.batches):
+            self._progress("linearisation", self._num_recorded, len(self._risk.batches))
+        new_bytes = self._own_bytes(program)
+        if self._memory_bytes is None or self.held_bytes + new_bytes <= self._memory_bytes:
+            self._programs[index, width] = program
+            self.held_bytes += new_bytes
+
+    def _own_bytes(self, program: Program) -> int:
+        """Memory of what the recording keeps beside the parameters and the data."""
+        shared = {tensor.untyped_storage().data_ptr() for tensor in self._shared_tensors()}
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in program.constants}
+        return sum(storage.nbytes() for place, storage in storages.items() if place not in shared)
+
+    def _shared_tensors(self) -> Iterator[Tensor]:
+        yield from self._point.values()
+        for batch in self._risk.batches:
+            yield from (batch.inputs, batch.targets)
+
+    def _direct(self, index: int, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor) -> Tensor:
+        """A_b V by forward over reverse, for vectors (k, number of columns) to (k, number of rows)."""
+
+        def single(vector: Tensor) -> Tensor:
+            direction = columns.unflatten(vector)
+            return rows.flatten(product(self.matrix, self._risk, index, self._point, direction, rows.names))
+
+        return single(vectors[0]).unsqueeze(0) if len(vectors) == 1 else vmap(single)(vectors)
+
+    def _agree(self, program: Map, direct: Map, like: Tensor) -> bool:
+        """Whether both give the same on another vector: a recording may be wrong without an error."""
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
+        expected = direct(rows)
+        # not <=: products that are NaN are reported by the algorithms, and are no reason to fall back
+        return not bool((program(rows) - expected).norm() > torch.finfo(self.dtype).eps ** 0.5 * expected.norm())
+
+    def _bounded_columns(self) -> int:
+        num_activations = max(self._risk.model.num_activations(batch.inputs) for batch in self._risk.batches)
+        column_bytes = self.dtype.itemsize * (4 * self.dim + TANGENT_COPIES * num_activations)
+        return max(1, min(BLOCK_COLUMNS, BLOCK_BYTES // column_bytes))
+
+
+def _row_by_row(direct: Map) -> Map:
+    """The same map on several rows (k, n), without vmap."""
+    return lambda rows: torch.cat([direct(rows[index : index + 1]) for index in range(len(rows))])

@@ -1,0 +1,115 @@
+"""Recorded linear maps: the same map, only what it reads, and an error where it cannot be repeated."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+from torch.testing import assert_close
+
+from curvature.data.gaussian import gaussian
+from curvature.losses.mse import Mse
+from curvature.models.mlp import Mlp
+from curvature.operators.dense import assemble
+from curvature.operators.hessian import HessianOperator
+from curvature.operators.recording import Map, Program, UnrecordableError, record
+from curvature.risk import EmpiricalRisk
+
+Seeded = Callable[[int], torch.Generator]
+F64 = torch.float64
+
+
+def derivative_of(function: Map, point: Tensor) -> Map:
+    return lambda vector: jvp(function, (point,), (vector,))[1]
+
+
+def test_only_what_products_need_is_kept(seeded: Seeded) -> None:
+    """f = cos exp sin x has the derivative v * (-sin exp sin x)(exp sin x)(cos x): one vector, multiplied beforehand."""
+    point, first, second = torch.randn(3, 50, generator=seeded(0), dtype=F64)
+    value, program = record(derivative_of(lambda x: torch.exp(torch.sin(x)).cos(), point), first)
+    slope = -point.sin().exp().sin() * point.sin().exp() * point.cos()
+    assert_close(value, slope * first, rtol=1e-14, atol=0)
+    assert_close(program(second), slope * second, rtol=1e-14, atol=1e-16)
+    assert [tuple(tensor.shape) for tensor in program.constants] == [(50,)]
+
+
+@pytest.mark.parametrize("num_rows", [None, 3])
+def test_matrix_products_are_summed_where_they_lie(num_rows: int | None, seeded: Seeded) -> None:
+    x, W = torch.randn(2, 4, 4, generator=seeded(1), dtype=F64)
+    function = derivative_of(lambda w: torch.tanh(x @ w) @ w.T, W)
+    shape = (4, 4) if num_rows is None else (num_rows, 4, 4)
+    batched = function if num_rows is None else vmap(function)
+    first, second = torch.randn(2, *shape, generator=seeded(2), dtype=F64)
+    value, program = record(batched, first)
+    assert_close(value, batched(first), rtol=1e-13, atol=1e-14)
+    before = program(second)
+    assert_close(before, batched(second), rtol=1e-13, atol=1e-14)
+    assert torch.equal(program(second), before)  # nothing that is kept was changed
+    if num_rows is None:
+        assert any("addmm_" in str(node.target) for node in program.graph.graph.nodes)
+
+
+def test_a_map_that_is_zero(seeded: Seeded) -> None:
+    vector = torch.randn(5, generator=seeded(3), dtype=F64)
+    value, program = record(lambda v: torch.zeros_like(v.detach().new_empty(5)), vector)
+    assert not value.any()
+    assert not program(vector).any()
+
+
+def test_a_result_that_is_no_linear_map_is_refused(seeded: Seeded) -> None:
+    with pytest.raises(UnrecordableError, match="does not depend"):
+        record(lambda v: torch.ones(5, dtype=F64), torch.randn(5, generator=seeded(4), dtype=F64))
+
+
+def test_state_that_changes_while_it_is_read_is_refused(seeded: Seeded) -> None:
+    calls = torch.zeros((), dtype=F64)
+
+    def counting(vector: Tensor) -> Tensor:
+        result = vector * calls
+        calls.add_(1)
+        return result
+
+    with pytest.raises(UnrecordableError, match="in place"):
+        record(counting, torch.randn(5, generator=seeded(5), dtype=F64))
+
+
+def operator_of(seeded: Seeded) -> HessianOperator:
+    model = Mlp((3, 4, 3), "tanh")
+    data = gaussian(12, 3, 3, "linear", 0.1, seeded(0))
+    parameters = model.initial_parameters(seeded(1), F64, torch.device("cpu"))
+    return HessianOperator(EmpiricalRisk(model, Mse(), data.split(5)), parameters)
+
+
+@pytest.mark.parametrize("error", [UnrecordableError("it has state"), NotImplementedError("no rule for vmap")])
+def test_models_that_cannot_be_recorded_fall_back_with_a_reason(
+    error: Exception, seeded: Seeded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, operator = operator_of(seeded), operator_of(seeded)
+    columns = torch.randn(operator.dim, 3, generator=seeded(6), dtype=F64)
+    expected, matrix = plain.matmat(columns), assemble(plain)
+
+    def failing(function: Map, argument: Tensor) -> tuple[Tensor, Program]:
+        raise error
+
+    monkeypatch.setattr("curvature.operators.risk_operator.record", failing)
+    assert_close(operator.matmat(columns), expected, rtol=1e-12, atol=1e-13)
+    assert_close(assemble(operator), matrix, rtol=1e-12, atol=1e-13)
+    assert operator.fallback_reason is not None
+    assert str(error) in operator.fallback_reason
+
+
+def test_a_wrong_recording_is_noticed(seeded: Seeded, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(function: Map, argument: Tensor) -> tuple[Tensor, Program]:
+        value, program = record(lambda vector: function(vector) * 1.001, argument)
+        return value, program
+
+    monkeypatch.setattr("curvature.operators.risk_operator.record", wrong)
+    operator = operator_of(seeded)
+    vector = torch.randn(operator.dim, generator=seeded(7), dtype=F64)
+    found = operator.matvec(vector)
+    monkeypatch.undo()
+    expected = operator_of(seeded).matvec(vector)
+    assert_close(found, expected, rtol=1e-12, atol=1e-13)
+    assert operator.fallback_reason is not None
+    assert "another product" in operator.fallback_reason
