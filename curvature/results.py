@@ -1,12 +1,14 @@
 """What the engine answers with: frozen, on the CPU, in float64, in loss per squared parameter unless stated."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
+
+Reorthogonalisation: TypeAlias = Literal["none", "full"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Inertia:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A stochastic estimate; the standard error is None when one sample alone was drawn."""
+    """A stochastic estimate; the standard error is None when nothing is known about it."""
 
     value: float
     standard_error: float | None
@@ -36,19 +38,43 @@ class RitzValue:
 
 @dataclass(frozen=True, eq=False)
 class Quadrature:
-    """Spectral measure of one probe v: v^T p(A) v = sum(weights * p(nodes))."""
+    """Spectral measure of one probe v: v^T p(A) v = sum(weights * p(nodes)), all that smoothing needs of a probe.
 
-    nodes: FloatArray  # (m,) ascending
+    Without reorthogonalisation several nodes may stand for one eigenvalue (ghosts); their weights sum to its own.
+    """
+
+    nodes: FloatArray  # (m,) ascending: Ritz values
     weights: FloatArray  # (m,) dimensionless, >= 0, sum 1
+    # (m,) last component of each residual A y - node y, y^T v > 0; its size is the residual's norm. None: not known
+    residuals: FloatArray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """Where the exact curve lies, point by point, with a probability of 95 %."""
+
+    lower: FloatArray  # (num_points,)
+    upper: FloatArray  # (num_points,)
 
 
 @dataclass(frozen=True, eq=False)
 class Density:
-    """Smoothed spectral density p(lambda) = 1/P sum_i delta(lambda - lambda_i)."""
+    """Smoothed spectral density p(lambda) = 1/P sum_i delta(lambda - lambda_i), or that of |lambda|."""
 
-    grid: FloatArray  # (num_points,) ascending, equidistant
+    grid: FloatArray  # (num_points,) ascending
     values: FloatArray  # (num_points,) per unit of eigenvalue, >= 0, integral about 1
-    standard_error: FloatArray | None  # (num_points,) across probes, None for a single probe
+    standard_error: FloatArray  # (num_points,) of the probes' mean, without the error of the quadrature
+    band: Band  # both errors
+
+
+@dataclass(frozen=True, eq=False)
+class Cumulative:
+    """Share of eigenvalues up to each point of the grid, a step function that is not smoothed."""
+
+    grid: FloatArray  # (num_points,) ascending
+    values: FloatArray  # (num_points,) ascending, 0 .. 1
+    standard_error: FloatArray  # (num_points,) of the probes' mean, without the error of the quadrature
+    band: Band  # both errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +85,8 @@ class ExactSpectrum:
     inertia: Inertia
     zero_threshold: float  # |lambda| at most this counts as zero
     num_products: int
+    eigenvectors: FloatArray | None  # (P, P) unit vectors in rows, in the order of the eigenvalues
+    residuals: FloatArray | None  # (P,) measured ||A x - eigenvalue x||, A the assembled matrix; with eigenvectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +94,43 @@ class LanczosSpectrum:
     """What stochastic Lanczos quadrature knows about a spectrum."""
 
     density: Density
+    log_density: Density  # of |lambda| + epsilon, on a geometric grid
+    cumulative: Cumulative
     quadrature: tuple[Quadrature, ...]  # one per probe
     largest: RitzValue
     smallest: RitzValue
     trace: Estimate
+    frobenius: Estimate  # ||A||_F, not squared
+    reorthogonalisation: Reorthogonalisation
     num_products: int
+
+
+@dataclass(frozen=True, eq=False)
+class TopEigenpairs:
+    """Some eigenvalues from the ends of a spectrum, each as often as it is repeated."""
+
+    eigenvalues: FloatArray  # (k,) descending; for "magnitude" by descending magnitude
+    residuals: FloatArray  # (k,) bound of ||A x - eigenvalue x||, rounding of the products included
+    converged: npt.NDArray[np.bool_]  # (k,) the residual is within the tolerance
+    eigenvectors: FloatArray  # (k, P) unit vectors in rows, in the precision of the products
+    num_products: int
+
+
+@dataclass(frozen=True, eq=False)
+class DiagonalEstimate:
+    """Every diagonal entry of a matrix; zeros as standard errors: exact but for rounding."""
+
+    values: FloatArray  # (P,)
+    standard_error: FloatArray  # (P,)
+
+
+@dataclass(frozen=True, eq=False)
+class StochasticTrace:
+    """Trace of a matrix from products with random vectors; a standard error of 0: exact but for rounding."""
+
+    value: float
+    standard_error: float
+    num_products: int
+    converged: bool  # the tolerance, if one was given, is met
+    frobenius: Estimate  # ||A||_F, not squared
+    diagonal: DiagonalEstimate | None

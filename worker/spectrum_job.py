@@ -18,7 +18,8 @@ from api_schemas.spectrum import (
     SpectrumRequest,
     TrainingReport,
 )
-from curvature.algorithms.spectrum import exact_spectrum, lanczos_spectrum
+from curvature.algorithms.exact import exact_spectrum
+from curvature.algorithms.stochastic_lanczos import lanczos_spectrum
 from curvature.errors import NonFiniteError
 from curvature.operators.hessian import HessianOperator
 from curvature.parameters import Parameters
@@ -59,7 +60,7 @@ def run_spectrum_job(request: SpectrumRequest, hardware: Hardware, progress: Pro
     operator = HessianOperator(point.risk, point.parameters, progress=progress)
     match request.method:
         case ExactMethod():
-            spectrum: ExactSpectrum | LanczosSpectrum = exact_spectrum(operator, progress)
+            spectrum: ExactSpectrum | LanczosSpectrum = exact_spectrum(operator, progress=progress)
         case LanczosMethod() as m:
             generator = generator_of(request.seed)
             spectrum = lanczos_spectrum(operator, m.num_steps, m.num_probes, m.num_points, m.kappa, generator, progress)

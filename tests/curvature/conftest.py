@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from curvature.algorithms.spectrum import exact_spectrum
+from curvature.algorithms.exact import exact_spectrum
 from curvature.data.base import Dataset
 from curvature.data.digits import digits
 from curvature.losses.base import Loss

@@ -16,7 +16,8 @@ import os
 import sys
 
 import torch
-from curvature.algorithms.spectrum import exact_spectrum, lanczos_spectrum
+from curvature.algorithms.exact import exact_spectrum
+from curvature.algorithms.stochastic_lanczos import lanczos_spectrum
 from curvature.data.gaussian import gaussian
 from curvature.data.text import text_windows, tokenize
 from curvature.losses.cross_entropy import CrossEntropy

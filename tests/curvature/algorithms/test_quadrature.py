@@ -14,14 +14,15 @@ from curvature.algorithms.lanczos import Tridiagonal, advance, start, tridiagona
 from curvature.algorithms.quadrature import extreme_ritz_values, gauss_quadrature
 from curvature.errors import NonFiniteError
 from curvature.operators.dense import DenseOperator
+from curvature.results import Quadrature, Reorthogonalisation, RitzValue
 
 F64 = torch.float64
 EPS = float(np.finfo(np.float64).eps)
 
 
-def tridiagonalise(A: Tensor, probe: Tensor, num_steps: int) -> Tridiagonal:
+def tridiagonalise(A: Tensor, probe: Tensor, num_steps: int, mode: Reorthogonalisation = "full") -> Tridiagonal:
     operator = DenseOperator(A)
-    state = start(operator, probe, num_steps)
+    state = start(operator, [probe], 1, num_steps, mode)
     while not state.finished:
         advance(operator, state)
     return tridiagonal(state)
@@ -37,7 +38,8 @@ def test_moments_below_twice_the_steps_are_exact(num_steps: int, seed: int) -> N
     v = torch.randn(25, generator=generator, dtype=F64)
     v = v / v.norm()
     T = tridiagonalise(A, v, num_steps)
-    nodes, weights = gauss_quadrature(T.diagonal, T.off_diagonal)
+    rule = gauss_quadrature(T)
+    nodes, weights = torch.from_numpy(rule.nodes), torch.from_numpy(rule.weights)
     for degree in range(2 * num_steps):
         expected = v @ torch.linalg.matrix_power(A, degree) @ v
         assert abs(float((weights * nodes**degree).sum() - expected)) < 1e-13
@@ -50,52 +52,60 @@ def test_moments_below_twice_the_steps_are_exact(num_steps: int, seed: int) -> N
 def test_gauss_hermite_against_numpy() -> None:
     """The Jacobi matrix of Hermite polynomials: diagonal 0, off-diagonal sqrt(k / 2)."""
     off = torch.sqrt(torch.arange(1, 9, dtype=F64) / 2)
-    nodes, weights = gauss_quadrature(torch.zeros(9, dtype=F64), off)
+    rule = gauss_quadrature(Tridiagonal(torch.zeros(9, dtype=F64), off, 0.0, 1.0))
     expected_nodes, expected_weights = np.polynomial.hermite.hermgauss(9)
-    np.testing.assert_allclose(nodes, expected_nodes, atol=1e-13)
-    np.testing.assert_allclose(weights, expected_weights / math.sqrt(math.pi), atol=1e-14)
+    np.testing.assert_allclose(rule.nodes, expected_nodes, atol=1e-13)
+    np.testing.assert_allclose(rule.weights, expected_weights / math.sqrt(math.pi), atol=1e-14)
 
 
 def test_not_finite_tridiagonal_is_an_error() -> None:
     with pytest.raises(NonFiniteError):
-        gauss_quadrature(torch.tensor([1.0, math.nan], dtype=F64), torch.tensor([1.0], dtype=F64))
+        gauss_quadrature(Tridiagonal(torch.tensor([1.0, math.nan], dtype=F64), torch.ones(1, dtype=F64), 0.0, 1.0))
 
 
-@pytest.mark.parametrize("num_steps", [2, 5, 10, 40])
-def test_an_eigenvalue_lies_within_each_residual(num_steps: int) -> None:
+def extremes(runs: list[Tridiagonal], mode: Reorthogonalisation = "full") -> tuple[RitzValue, RitzValue]:
+    return extreme_ritz_values([gauss_quadrature(each) for each in runs], [each.scale for each in runs], EPS, mode)
+
+
+@pytest.mark.parametrize("mode", ["none", "full"])
+@pytest.mark.parametrize("num_steps", [2, 5, 10, 40, 150])
+def test_an_eigenvalue_lies_within_each_residual(num_steps: int, mode: Reorthogonalisation) -> None:
     generator = torch.Generator().manual_seed(num_steps)
-    A = torch.randn(60, 60, generator=generator, dtype=F64)
+    A = torch.randn(200, 200, generator=generator, dtype=F64)
     A = (A + A.T) / 2
     eigenvalues = torch.linalg.eigvalsh(A)
-    runs = [tridiagonalise(A, torch.randn(60, generator=generator, dtype=F64), num_steps) for _ in range(3)]
-    smallest, largest = extreme_ritz_values(runs, EPS)
+    probes = torch.randn(3, 200, generator=generator, dtype=F64)
+    runs = [tridiagonalise(A, probe, num_steps, mode) for probe in probes]
+    smallest, largest = extremes(runs, mode)
     for ritz in (smallest, largest):
         assert float((eigenvalues - ritz.value).abs().min()) <= ritz.residual
         assert ritz.residual > 0
     assert float(eigenvalues[0]) - 1e-12 <= smallest.value < largest.value <= float(eigenvalues[-1]) + 1e-12
 
 
-def test_residual_is_the_norm_of_the_defect() -> None:
+def test_residuals_are_the_norms_of_the_defects() -> None:
     generator = torch.Generator().manual_seed(0)
     A = torch.randn(30, 30, generator=generator, dtype=F64)
     A = (A + A.T) / 2
     operator = DenseOperator(A)
-    state = start(operator, torch.randn(30, generator=generator, dtype=F64), 6)
+    state = start(operator, [torch.randn(30, generator=generator, dtype=F64)], 1, 6)
     while not state.finished:
         advance(operator, state)
     T = tridiagonal(state)
     matrix = torch.diag(T.diagonal) + torch.diag(T.off_diagonal, 1) + torch.diag(T.off_diagonal, -1)
     values, vectors = torch.linalg.eigh(matrix)
-    ritz_vector = state.basis[:6].T @ vectors[:, -1]
-    _, largest = extreme_ritz_values([T], EPS)
-    assert_close(largest.residual, float((A @ ritz_vector - values[-1] * ritz_vector).norm()), rtol=1e-10, atol=0.0)
+    ritz_vectors = state.basis[0, :6].T @ vectors
+    defects = (A @ ritz_vectors - ritz_vectors * values).norm(dim=0)
+    assert_close(torch.from_numpy(gauss_quadrature(T).residuals).abs(), defects, rtol=1e-10, atol=0.0)
+    _, largest = extremes([T])
+    assert largest.residual == pytest.approx(float(defects[-1]), rel=1e-10)
 
 
 def test_extremes_are_taken_over_all_probes() -> None:
-    def single(value: float, remainder: float) -> Tridiagonal:
-        diagonal = torch.tensor([value], dtype=F64)
-        return Tridiagonal(diagonal, torch.zeros(0, dtype=F64), remainder, scale=4.0)
+    def single(value: float, residual: float) -> Quadrature:
+        return Quadrature(np.array([value]), np.ones(1), np.array([residual]))
 
-    smallest, largest = extreme_ritz_values([single(1.0, 0.5), single(-2.0, 0.25), single(3.0, 0.125)], 2.0**-10)
+    three = [single(1.0, 0.5), single(-2.0, -0.25), single(3.0, 0.125)]
+    smallest, largest = extreme_ritz_values(three, [4.0] * 3, 2.0**-10, "full")
     assert (smallest.value, smallest.residual) == (-2.0, 0.25 + 10 * 2.0**-8)
     assert (largest.value, largest.residual) == (3.0, 0.125 + 10 * 2.0**-8)

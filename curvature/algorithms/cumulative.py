@@ -1,0 +1,55 @@
+"""Cumulative spectrum from Gauss quadratures; numpy alone."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from curvature.algorithms.density import DOUBLE_EPS, MARGIN, spectral_interval
+from curvature.algorithms.probe_mean import probe_mean
+from curvature.algorithms.rules import Rule
+from curvature.errors import InvalidProblemError
+from curvature.results import Band, Cumulative, FloatArray, Quadrature
+
+
+def cumulative_spectrum(
+    quadratures: Sequence[Quadrature],
+    dim: int,
+    num_points: int,
+    margin: float = MARGIN,
+    rounding: float = DOUBLE_EPS,
+) -> Cumulative:
+    """Share of eigenvalues <= lambda: mean over probes of the sum of the weights of nodes <= lambda.
+
+    A step function, so that it depends on no kappa. An eigenvalue of high multiplicity is seen as nodes that differ
+    by rounding: at a point of the grid that hits one, any share of the step may be counted.
+
+    Args:  dim, P; the grid is that of `spectral_density`.
+    Raises:  InvalidProblemError on fewer than two points, a negative margin or no quadrature.
+    Source:  Chen, Trogdon & Ubaru, ICML 2021 (stochastic Lanczos quadrature of the cumulative spectrum).
+    """
+    if num_points < 2 or not 0 <= margin < float("inf") or not quadratures:
+        raise InvalidProblemError("a cumulative spectrum needs two points, a margin >= 0 and a quadrature")
+    grid = np.linspace(*spectral_interval(quadratures, margin, rounding), num_points)
+
+    def below(rule: Rule) -> tuple[FloatArray, FloatArray]:
+        share = _share(rule, grid)
+        return share, share  # an indicator is its own square
+
+    def above(rule: Rule) -> tuple[FloatArray, FloatArray]:
+        share = 1 - _share(rule, grid)
+        return share, share
+
+    left, right = probe_mean(quadratures, dim, below), probe_mean(quadratures, dim, above)
+    # chi-square where few eigenvalues are on one side: the share of that side is
+    few_left = left.values <= right.values
+    lower = np.where(few_left, left.band.lower, 1 - right.band.upper)
+    upper = np.where(few_left, left.band.upper, 1 - right.band.lower)
+    band = Band(np.clip(lower, 0, 1), np.clip(upper, 0, 1))
+    return Cumulative(grid, left.values, left.standard_error, band)
+
+
+def _share(rule: Rule, grid: FloatArray) -> FloatArray:
+    """Weights of the nodes <= each point, (num_points,), within 0 .. 1."""
+    sums = np.append(0.0, np.cumsum(rule.weights))
+    share: FloatArray = np.minimum(sums[np.searchsorted(rule.nodes, grid, side="right")], 1.0)
+    return share

@@ -1,0 +1,101 @@
+"""Parameter-sized vectors: norms and products in float64 whatever their precision, and orthogonalisation."""
+
+import math
+
+import torch
+from torch import Tensor
+
+# Vectors are converted to float64 this many numbers at a time: within a cache, and next to nothing beside a vector.
+CHUNK = 2**16
+DEVICE_CHUNK = 2**24  # of an accelerator, where starting a kernel costs more than memory
+
+# Squares of norms outside lose digits or overflow in float64.
+SAFE_NORMS = (1e-140, 1e140)
+
+
+def norm(vector: Tensor) -> float:
+    """||v|| for v (P,), accumulated in float64, without overflow or underflow of the squares.
+
+    NaN or infinity in the vector comes out as NaN or infinity.
+    """
+    length = _plain_norm(vector, 1.0)
+    if length == 0 or not SAFE_NORMS[0] < length < SAFE_NORMS[1]:
+        largest = float(torch.linalg.vector_norm(vector, math.inf))
+        if 0 < largest < math.inf:
+            return largest * _plain_norm(vector, largest)
+    return length
+
+
+def dot(left: Tensor, right: Tensor) -> float:
+    """l^T r for vectors (P,), accumulated in float64."""
+    if len(left) <= _chunk_size(left):
+        return torch.dot(left.double(), right.double()).item()
+    total = torch.zeros((), dtype=torch.float64, device=left.device)
+    for one, other in zip(_chunks(left), _chunks(right), strict=True):
+        total += torch.dot(one.double(), other.double())
+    return total.item()
+
+
+def gram(left: Tensor, right: Tensor) -> Tensor:
+    """L R^T (a, b), float64, on the CPU, for rows L (a, P) and R (b, P), accumulated in float64."""
+    total = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
+    width = max(1, _chunk_size(left) // max(len(left), len(right), 1))
+    for start in range(0, left.shape[1], width):
+        total += left[:, start : start + width].double() @ right[:, start : start + width].double().T
+    return total.cpu()
+
+
+def rotate(rows: Tensor, rotation: Tensor) -> None:
+    """Replace the first c rows of V (r, P) by R^T V, R (r, c), c <= r, in place and without a second V."""
+    width = max(1, _chunk_size(rows) // len(rows))
+    turned = rotation.T.to(rows.device)
+    for start in range(0, rows.shape[1], width):
+        chunk = rows[:, start : start + width]
+        chunk[: len(turned)] = (turned @ chunk.double()).to(rows.dtype)
+
+
+def orthogonalise(vector: Tensor, basis: Tensor) -> Tensor:
+    """Take from v (P,), in place, what lies in the span of the orthonormal rows of `basis` (s, P).
+
+    Two passes leave the rest orthogonal within rounding (twice is enough), unless rounding is all that is left.
+
+    Returns:  B v (s,), of the vector as it was, in its precision.
+    Source:  Giraud, Langou & Rozloznik, Comput. Math. Appl. 50 (2005) 1069-1075.
+    """
+    coefficients = basis @ vector
+    vector.addmv_(basis.T, coefficients, alpha=-1)
+    rest = basis @ vector
+    vector.addmv_(basis.T, rest, alpha=-1)
+    return coefficients.add_(rest)
+
+
+def gaussian_vector(dim: int, generator: torch.Generator) -> Tensor:
+    """Standard normal vector (dim,), float64, on the CPU; the same for every device and precision.
+
+    Args:  generator, a CPU generator, which moves on.
+    """
+    return torch.randn(dim, generator=generator, dtype=torch.float64)
+
+
+def sphere_probe(dim: int, generator: torch.Generator) -> Tensor:
+    """Unit vector (dim,), float64, uniform on the sphere; the same for every device and precision.
+
+    Args:  generator, a CPU generator, which moves on.
+    """
+    probe = gaussian_vector(dim, generator)
+    return probe.div_(norm(probe))  # in place: a probe is as large as the parameters
+
+
+def _plain_norm(vector: Tensor, unit: float) -> float:
+    """||v / unit|| by the sum of squares."""
+    if unit == 1.0:
+        return math.sqrt(dot(vector, vector))
+    return math.sqrt(sum(dot(scaled, scaled) for scaled in (chunk.double() / unit for chunk in _chunks(vector))))
+
+
+def _chunks(vector: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(vector, _chunk_size(vector))
+
+
+def _chunk_size(tensor: Tensor) -> int:
+    return CHUNK if tensor.device.type == "cpu" else DEVICE_CHUNK

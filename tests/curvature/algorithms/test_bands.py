@@ -1,0 +1,213 @@
+"""Error bars: 95 % bands against exact spectra of real Hessians, over many seeds, and what they are made of."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+
+from curvature.algorithms.chi_square import degree_limits
+from curvature.algorithms.cumulative import cumulative_spectrum
+from curvature.algorithms.density import log_spectral_density, spectral_density
+from curvature.algorithms.lanczos import advance, start, tridiagonal
+from curvature.algorithms.quadrature import gauss_quadrature
+from curvature.algorithms.rules import compatible_rules
+from curvature.algorithms.vectors import sphere_probe
+from curvature.data.base import Dataset
+from curvature.data.digits import digits
+from curvature.data.gaussian import gaussian
+from curvature.losses.base import Loss
+from curvature.losses.cross_entropy import CrossEntropy
+from curvature.losses.mse import Mse
+from curvature.models.mlp import Mlp
+from curvature.operators.dense import DenseOperator, assemble
+from curvature.operators.hessian import HessianOperator
+from curvature.results import Band, FloatArray, Quadrature
+from curvature.risk import EmpiricalRisk
+
+F64, CPU = torch.float64, torch.device("cpu")
+NUM_SEEDS, NUM_PROBES, NUM_STEPS, NUM_POINTS = 100, 4, 60, 128
+KAPPA, LOG_KAPPA, LOG_EPSILON = 3.0, 1.04, 1e-5
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def hessian(widths: tuple[int, ...], activation: str, data: Dataset, loss: Loss) -> Tensor:
+    model = Mlp(widths, activation)
+    risk = EmpiricalRisk(model, loss, [data.to(F64, CPU)])
+    return assemble(HessianOperator(risk, model.initial_parameters(seeded(0), F64, CPU)))
+
+
+MODELS: dict[str, Callable[[], Tensor]] = {
+    "tanh": lambda: hessian((64, 5, 10), "tanh", digits(100, seeded(1)), CrossEntropy()),
+    "relu": lambda: hessian((10, 24, 5), "relu", gaussian(200, 10, 5, "linear", 0.1, seeded(1)), Mse()),
+    "gelu": lambda: hessian((16, 14, 8, 4), "gelu", gaussian(300, 16, 4, "linear", 0.1, seeded(1)), Mse()),
+}
+
+
+@cache
+def eigenvalues(model: str) -> FloatArray:
+    return torch.linalg.eigvalsh(MODELS[model]()).numpy()
+
+
+def probes_of(
+    exact: FloatArray, num_steps: int, seeds: range, num_probes: int = NUM_PROBES
+) -> Iterator[list[Quadrature]]:
+    """Quadratures of each seed. Probes are uniform on the sphere, so any basis will do: that of the eigenvectors."""
+
+    class Diagonal(DenseOperator):
+        def matmat(self, matrix: Tensor) -> Tensor:
+            return self._matrix.diagonal()[:, None] * matrix
+
+    operator = Diagonal(torch.diag(torch.from_numpy(exact)))
+    for seed in seeds:
+        generator = seeded(seed)
+        probes = [sphere_probe(len(exact), generator) for _ in range(num_probes)]
+        state = start(operator, probes, num_probes, num_steps)
+        while not state.finished:
+            advance(operator, state)
+        yield [gauss_quadrature(tridiagonal(state, probe)) for probe in range(num_probes)]
+
+
+def gaussians(grid: FloatArray, centres: FloatArray, num_steps: int, kappa: float) -> FloatArray:
+    """Mean of Gaussians, of the density's width on this equidistant grid, at the exact eigenvalues."""
+    width = (grid[-1] - grid[0]) / 2 * 2 / (num_steps - 1) / np.sqrt(8 * np.log(kappa))
+    table = np.exp(-(((grid[:, None] - centres) / width) ** 2) / 2)
+    return table.mean(axis=1) / (width * np.sqrt(2 * np.pi))
+
+
+def share_covered(band: Band, exact: FloatArray) -> float:
+    return float(((band.lower <= exact) & (exact <= band.upper)).mean())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_bands_hold_the_exact_curves(model: str) -> None:
+    """At 90 to 99 % of all points, over 100 seeds; the spread of four probes times 1.96 would hold 80 to 85 %."""
+    exact = eigenvalues(model)
+    dim = len(exact)
+    assert 300 <= dim <= 700
+    shares = []
+    for quadratures in probes_of(exact, NUM_STEPS, range(NUM_SEEDS)):
+        density = spectral_density(quadratures, dim, NUM_STEPS, NUM_POINTS, KAPPA)
+        smoothed = gaussians(density.grid, exact, NUM_STEPS, KAPPA)
+        cumulative = cumulative_spectrum(quadratures, dim, NUM_POINTS)
+        counted = np.searchsorted(exact, cumulative.grid, side="right") / dim
+        assert (density.band.lower <= density.values).all()
+        assert (density.values <= density.band.upper).all()
+        shares.append((share_covered(density.band, smoothed), share_covered(cumulative.band, counted)))
+    covered = np.mean(shares, axis=0)
+    print(f"{model}: density {covered[0]:.3f}, cumulative {covered[1]:.3f}")
+    assert (covered > 0.90).all()
+    assert (covered < 0.99).all()
+
+
+@pytest.mark.parametrize("num_probes", [1, 4])
+def test_bands_of_the_log_density(num_probes: int) -> None:
+    exact = eigenvalues("relu")
+    logarithms = np.log(np.abs(exact) + LOG_EPSILON)
+    shares = []
+    for quadratures in probes_of(exact, NUM_STEPS, range(15), num_probes):
+        density = log_spectral_density(quadratures, len(exact), NUM_STEPS, NUM_POINTS, LOG_KAPPA, epsilon=LOG_EPSILON)
+        smoothed = gaussians(np.log(density.grid), logarithms, NUM_STEPS, LOG_KAPPA) / density.grid
+        shares.append(share_covered(density.band, smoothed))
+    assert 0.88 < np.mean(shares) < 0.995
+
+
+@pytest.mark.parametrize("num_steps", [10, 40])
+def test_bands_say_where_the_steps_resolve_nothing(num_steps: int) -> None:
+    """No gaps, and Gaussians narrower than the nodes' distance: the density is a comb, the exact one is flat."""
+    dim = 3000
+    exact = np.sort(np.sin(np.linspace(-1.5, 1.5, dim)))
+    with_rules, without = [], []
+    for quadratures in probes_of(exact, num_steps, range(3)):
+        density = spectral_density(quadratures, dim, num_steps, NUM_POINTS, KAPPA)
+        smoothed = gaussians(density.grid, exact, num_steps, KAPPA)
+        with_rules.append(share_covered(density.band, smoothed))
+        gauss_only = [Quadrature(each.nodes, each.weights) for each in quadratures]
+        without.append(share_covered(spectral_density(gauss_only, dim, num_steps, NUM_POINTS, KAPPA).band, smoothed))
+    assert np.mean(with_rules) > 0.95
+    assert np.mean(without) < 0.7
+
+
+def test_a_lone_eigenvalue_is_covered_as_often_as_promised() -> None:
+    """Its weight is chi-square with one degree of freedom per probe; a normal interval would hold 75 % for one."""
+    dim, num_seeds = 300, 2000
+    rng = np.random.default_rng(0)
+    nodes = np.array([0.0, 1.0])
+    for num_probes in (1, 2, 4):
+        inside = []
+        for _ in range(num_seeds // 4):
+            vectors = rng.normal(size=(num_probes, dim))
+            weights = vectors[:, -1] ** 2 / (vectors**2).sum(axis=1)
+            quadratures = [Quadrature(nodes, np.array([1 - weight, weight])) for weight in weights]
+            band = cumulative_spectrum(quadratures, dim, 2).band
+            middle = cumulative_spectrum(quadratures, dim, 3).band
+            assert band.lower[0] == band.upper[0] == 0
+            inside.append(middle.lower[1] <= 1 - 1 / dim <= middle.upper[1])
+        assert 0.92 < np.mean(inside) < 0.98
+
+
+@pytest.mark.parametrize("num_probes", [1, 5])
+def test_standard_error_is_the_spread_over_seeds(num_probes: int) -> None:
+    rng = np.random.default_rng(0)
+    exact = np.sort(rng.normal(size=40))
+    densities = []
+    for _ in range(400):
+        vectors = rng.normal(size=(num_probes, 40))
+        weights = vectors**2 / (vectors**2).sum(axis=1, keepdims=True)
+        densities.append(spectral_density([Quadrature(exact, each) for each in weights], 40, 8, 30, KAPPA))
+    spread = np.std([each.values for each in densities], axis=0, ddof=1)
+    claimed = np.sqrt(np.mean([each.standard_error**2 for each in densities], axis=0))
+    np.testing.assert_allclose(claimed, spread, rtol=0.15)
+
+
+@pytest.mark.parametrize("probability", [0.025, 0.975])
+def test_degree_limits_against_scipy(probability: float) -> None:
+    for nu in np.geomspace(0.02, 1e7, 60):
+        quantile = np.array([chi2.ppf(probability, nu)])
+        lower, upper = degree_limits(quantile)
+        found = (upper if probability < 0.5 else lower) * quantile
+        if quantile[0] > 1e-250:
+            assert found[0] == pytest.approx(nu, rel=2e-3)
+
+
+def test_degree_limits_at_the_ends() -> None:
+    lower, upper = degree_limits(np.array([0.0, 1e-300, np.inf]))
+    assert np.isfinite(lower).all()
+    assert np.isfinite(upper).all()
+    assert lower[2] == pytest.approx(1, abs=1e-4)
+    assert upper[2] == pytest.approx(1, abs=1e-4)
+
+
+def test_compatible_rules_have_the_moments_of_the_probe() -> None:
+    exact = eigenvalues("relu")
+    scale = np.abs(exact).max()
+    (quadrature,) = next(probes_of(exact, 6, range(1), 1))
+    weights = sphere_probe(len(exact), seeded(0)).numpy() ** 2
+    rules = compatible_rules(quadrature)
+    assert [len(rule.nodes) for rule in rules] == [6, 7, 7, 7]
+    for rule in rules:
+        for degree in range(12):
+            moment = weights @ (exact / scale) ** degree
+            assert rule.weights @ (rule.nodes / scale) ** degree == pytest.approx(moment, abs=1e-13)
+
+
+def test_an_invariant_subspace_has_one_rule() -> None:
+    (quadrature,) = next(probes_of(np.repeat([0.0, 1.0, 2.0], 5), 6, range(1), 1))
+    assert len(compatible_rules(quadrature)) == 1
+    assert len(compatible_rules(Quadrature(np.ones(1), np.ones(1)))) == 1
+
+
+@pytest.mark.parametrize("factor", [1e-200, 1e200])
+def test_rules_at_any_scale(factor: float) -> None:
+    (quadrature,) = next(probes_of(np.linspace(-1, 1, 40), 6, range(1), 1))
+    assert quadrature.residuals is not None
+    scaled = Quadrature(quadrature.nodes * factor, quadrature.weights, quadrature.residuals * factor)
+    for one, other in zip(compatible_rules(quadrature), compatible_rules(scaled), strict=True):
+        np.testing.assert_allclose(other.nodes / factor, one.nodes, atol=1e-12)
+        np.testing.assert_allclose(other.weights, one.weights, atol=1e-12)
