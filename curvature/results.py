@@ -109,10 +109,11 @@ class LanczosSpectrum:
 class TopEigenpairs:
     """Some eigenvalues from the ends of a spectrum, each as often as it is repeated."""
 
-    eigenvalues: FloatArray  # (k,) descending; for "magnitude" by descending magnitude
+    # (k,) the most wanted first: "smallest" ascending, "magnitude" by descending magnitude, otherwise descending
+    eigenvalues: FloatArray
     residuals: FloatArray  # (k,) bound of ||A x - eigenvalue x||, rounding of the products included
     converged: npt.NDArray[np.bool_]  # (k,) the residual is within the tolerance
-    eigenvectors: FloatArray  # (k, P) unit vectors in rows, in the precision of the products
+    eigenvectors: npt.NDArray[np.floating]  # (k, P) unit vectors in rows, in the precision of the products
     num_products: int
 
 

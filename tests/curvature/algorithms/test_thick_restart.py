@@ -1,0 +1,224 @@
+"""Extreme eigenpairs against dense answers and ARPACK, with multiplicities, limits of memory and products."""
+
+import copy
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse.linalg import eigsh
+from torch import Tensor
+
+from curvature.algorithms.ritz import Which
+from curvature.algorithms.thick_restart import (
+    SubspaceState,
+    advance_search,
+    start_search,
+    summarise_search,
+    top_eigenpairs,
+)
+from curvature.errors import InvalidProblemError, NonFiniteError
+from curvature.operators.dense import DenseOperator
+from curvature.results import FloatArray, TopEigenpairs
+
+F64 = torch.float64
+WHICH: tuple[Which, ...] = ("largest", "smallest", "both-ends", "magnitude")
+TOLERANCE = 1e-9
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def symmetric(eigenvalues: Sequence[float] | Tensor, seed: int = 0) -> Tensor:
+    eigenvalues = torch.as_tensor(eigenvalues, dtype=F64)
+    dim = len(eigenvalues)
+    basis, _ = torch.linalg.qr(torch.randn(dim, dim, generator=seeded(seed), dtype=F64))
+    matrix = basis * eigenvalues @ basis.T
+    return (matrix + matrix.T) / 2
+
+
+def wanted(exact: FloatArray, k: int, which: Which) -> FloatArray:
+    descending = exact[::-1]
+    if which == "largest":
+        return descending[:k]
+    if which == "smallest":
+        return exact[:k]
+    if which == "both-ends":
+        upper = (k + 1) // 2
+        return np.concatenate([descending[:upper], exact[: k - upper][::-1]])
+    return descending[np.argsort(-np.abs(descending), kind="stable")][:k]
+
+
+def check(matrix: Tensor, found: TopEigenpairs, which: Which, tolerance: float = 1e-8, eps: float = 2.3e-16) -> None:
+    """Values against numpy, each with its multiplicity; residuals measured; vectors orthonormal."""
+    dense = matrix.double().numpy()
+    exact = np.linalg.eigvalsh(dense)
+    scale, k = abs(exact).max(), len(found.eigenvalues)
+    one, other = found.eigenvalues, wanted(exact, k, which)
+    if which == "magnitude":  # the order of l and -l is arbitrary
+        one, other = np.abs(one), np.abs(other)
+    np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * scale)
+    vectors = found.eigenvectors.astype(np.float64)
+    residuals = np.linalg.norm(vectors @ dense - found.eigenvalues[:, None] * vectors, axis=1)
+    assert (residuals <= found.residuals * (1 + 1e-9) + 30 * eps * scale).all()
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(k), rtol=0, atol=300 * eps)
+
+
+def random_model(seed: int) -> Tensor:
+    """A bulk like that of a ReLU network: a few outliers, copies of them, +/- pairs, and a heap of zeros."""
+    rng = np.random.default_rng(seed)
+    outliers = rng.normal(size=rng.integers(1, 8)) * 5
+    copies = np.repeat(rng.choice(outliers, 3), rng.integers(1, 6))
+    pairs = rng.exponential(size=rng.integers(0, 20))
+    bulk = rng.normal(size=rng.integers(5, 80)) * 0.3
+    zeros = np.zeros(rng.integers(0, 100))
+    block = np.full(rng.integers(0, 15), rng.normal())  # a block of the identity
+    return symmetric(np.concatenate([outliers, copies, pairs, -pairs, bulk, zeros, block]), seed)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_models(seed: int) -> None:
+    matrix = random_model(seed)
+    for which in WHICH:
+        k = min(int(np.random.default_rng(seed).integers(1, 25)), len(matrix))
+        found = top_eigenpairs(DenseOperator(matrix), k, which, TOLERANCE, seeded(seed))
+        check(matrix, found, which)
+        assert found.converged.all()
+
+
+CASES = {
+    "repeated": symmetric([5.0] * 7 + [3.0] * 12 + [1.0] * 20 + [0.0] * 100 + [-2.0] * 9),
+    "identity": 2 * torch.eye(30, dtype=F64),
+    "zero": torch.zeros(30, 30, dtype=F64),
+    "low rank": symmetric([3.0, 2.0, 2.0, -1.0] + [0.0] * 60),
+    "pairs": symmetric([s * x for x in (4.0, 3.0, 2.0) for s in (1, -1) for _ in range(3)] + [0.0] * 40),
+    "nearly equal": symmetric([1.0 + 1e-10 * j for j in range(8)] + [0.5] * 30),
+    "one": torch.full((1, 1), -3.0, dtype=F64),
+    "two": symmetric([1.0, -1.0]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("which", WHICH)
+def test_degenerate_spectra(case: str, which: Which) -> None:
+    matrix = CASES[case]
+    for k in {1, 2, min(8, len(matrix)), min(25, len(matrix)), len(matrix)}:
+        if k <= len(matrix):
+            found = top_eigenpairs(DenseOperator(matrix), k, which, TOLERANCE, seeded(0))
+            check(matrix, found, which)
+            assert found.converged.all()
+
+
+@pytest.mark.parametrize(("which", "name"), [("largest", "LA"), ("smallest", "SA"), ("magnitude", "LM")])
+def test_against_arpack(which: Which, name: str) -> None:
+    matrix = symmetric(torch.randn(300, generator=seeded(0), dtype=F64))
+    found = top_eigenpairs(DenseOperator(matrix), 12, which, TOLERANCE, seeded(0))
+    expected, vectors = eigsh(matrix.numpy(), 12, which=name)
+    np.testing.assert_allclose(np.sort(found.eigenvalues), np.sort(expected), atol=1e-11)
+    overlap = np.abs(found.eigenvectors @ vectors).max(axis=1)
+    np.testing.assert_allclose(overlap, 1, atol=1e-9)
+    assert found.num_products < 600
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    dim=st.integers(1, 25),
+    values=st.lists(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 2.0]), min_size=25, max_size=25),
+    which=st.sampled_from(WHICH),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+def test_few_distinct_values(dim: int, values: list[float], which: Which, seed: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, dim))
+    matrix = symmetric(values[:dim], seed)
+    check(matrix, top_eigenpairs(DenseOperator(matrix), k, which, TOLERANCE, seeded(seed)), which)
+
+
+@pytest.mark.parametrize("vectors", [9, 14, 30])
+def test_little_memory(vectors: int) -> None:
+    matrix = symmetric([3.0, 2.5, 2.0, 2.0] + [1 - j / 100 for j in range(96)])
+    memory = vectors * 100 * 8
+    state = start_search(DenseOperator(matrix), 4, "largest", TOLERANCE, seeded(0), memory_bytes=memory)
+    assert (len(state.basis) + state.block_size) * 100 * 8 <= memory
+    check(
+        matrix,
+        top_eigenpairs(DenseOperator(matrix), 4, "largest", TOLERANCE, seeded(0), memory_bytes=memory),
+        "largest",
+    )
+
+
+@pytest.mark.parametrize("factor", [1e-200, 1e-9, 1e200])
+def test_the_unit_does_not_matter(factor: float) -> None:
+    matrix = random_model(0)
+    plain, scaled = (
+        top_eigenpairs(DenseOperator(each), 6, "magnitude", TOLERANCE, seeded(0)) for each in (matrix, matrix * factor)
+    )
+    assert scaled.converged.all()
+    np.testing.assert_allclose(np.abs(scaled.eigenvalues) / factor, np.abs(plain.eigenvalues), rtol=1e-12)
+
+
+def test_float32_says_what_it_cannot_do() -> None:
+    matrix = symmetric(torch.linspace(-1, 1, 80, dtype=F64) ** 3).float()
+    found = top_eigenpairs(DenseOperator(matrix), 5, "largest", 1e-9, seeded(0))
+    assert not found.converged.any()
+    assert found.eigenvectors.dtype == np.float32
+    check(matrix, found, "largest", tolerance=2e-6, eps=1.2e-7)
+    assert top_eigenpairs(DenseOperator(matrix), 5, "largest", 1e-5, seeded(0)).converged.all()
+
+
+def test_what_has_not_converged_says_so() -> None:
+    matrix = symmetric(torch.linspace(-1, 1, 300, dtype=F64))
+    found = top_eigenpairs(DenseOperator(matrix), 10, "largest", TOLERANCE, seeded(0), max_products=40)
+    assert found.num_products <= 40
+    assert not found.converged.all()
+    check(matrix, found, "largest", tolerance=1.0)
+    exact = np.linalg.eigvalsh(matrix.numpy())
+    for value, residual in zip(found.eigenvalues, found.residuals, strict=True):
+        assert np.abs(exact - value).min() <= residual
+
+
+def test_same_generator_same_bits_and_a_copy_goes_on() -> None:
+    operator = DenseOperator(random_model(3))
+    whole = top_eigenpairs(operator, 7, "both-ends", TOLERANCE, seeded(0))
+    for stop in (1, 5, 12, 17):
+        state = start_search(operator, 7, "both-ends", TOLERANCE, seeded(0))
+        for _ in range(stop):
+            if state.phase != "finished":
+                advance_search(operator, state)
+        generator = torch.Generator()
+        generator.set_state(state.generator.get_state())
+        copied = copy.deepcopy({**vars(state), "generator": None})
+        state = SubspaceState(**(copied | {"generator": generator}))
+        while state.phase != "finished":
+            advance_search(operator, state)
+        found = summarise_search(operator, state)
+        assert found.eigenvalues.tobytes() == whole.eigenvalues.tobytes()
+        assert found.eigenvectors.tobytes() == whole.eigenvectors.tobytes()
+
+
+def test_progress_counts_products() -> None:
+    calls = []
+    found = top_eigenpairs(
+        DenseOperator(random_model(1)), 3, "largest", TOLERANCE, seeded(0), lambda *call: calls.append(call)
+    )
+    assert calls[0] == ("products", 3, 1000)
+    assert all(phase == "products" for phase, _, _ in calls)
+    assert calls[-1][1] <= found.num_products
+
+
+def test_bad_options_are_errors() -> None:
+    operator = DenseOperator(torch.eye(9, dtype=F64))
+    for k in (0, 10):
+        with pytest.raises(InvalidProblemError):
+            top_eigenpairs(operator, k, "largest", TOLERANCE, seeded(0))
+    for options in ({"max_products": 1}, {"memory_bytes": 5 * 9 * 8}):
+        with pytest.raises(InvalidProblemError):
+            top_eigenpairs(operator, 3, "largest", TOLERANCE, seeded(0), **options)
+    with pytest.raises(InvalidProblemError):
+        top_eigenpairs(operator, 3, "largest", math.nan, seeded(0))
+    with pytest.raises(NonFiniteError):
+        top_eigenpairs(DenseOperator(torch.full((3, 3), math.inf, dtype=F64)), 1, "largest", TOLERANCE, seeded(0))
