@@ -1,10 +1,11 @@
 """A linear map as a graph: what a function does to its argument, recorded while it runs once."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,12 +24,22 @@ class UnrecordableError(Exception):
 class Program:
     """A recorded map: the operations that depend on its argument, and the values of all others."""
 
-    graph: fx.GraphModule  # v -> A v, each of the shape that was recorded
-    constants: tuple[Tensor, ...]  # what the graph keeps of the primal pass
+    graph: fx.GraphModule  # (v, *constants) -> A v, each of the shape that was recorded
+    constants: tuple[Tensor, ...]  # what the graph reads of the primal pass
 
     def __call__(self, argument: Tensor) -> Tensor:
         """A v."""
-        return self.graph(argument)  # type: ignore[no-any-return]
+        return self.graph(argument, *self.constants)  # type: ignore[no-any-return]
+
+    @property
+    def num_nodes(self) -> int:
+        """Operations, roughly."""
+        return len(self.graph.graph.nodes)
+
+    def structure(self) -> str:
+        """The operations and the shapes of what they read: equal for two programs that differ in values alone."""
+        shapes = [(str(tensor.dtype), *tensor.shape) for tensor in self.constants]
+        return f"{self.graph.code}\n{shapes}"
 
 
 def record(function: Map, argument: Tensor) -> tuple[Tensor, Program]:
@@ -76,11 +87,24 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What was recorded, for the result `value`."""
         if value not in self._varying and bool(value.any()):
             raise UnrecordableError("the result does not depend on the argument, and is not zero")
-        self._graph.output(self._node(value))
+        # a constant zero is copied, so that callers may add to what they get
+        own = value in self._varying
+        result = self._node(value) if own else self._graph.call_function(torch.clone, (self._node(value),))
+        self._graph.output(result)
         simplify(self._graph, self._constants)
-        read = [str(node.target) for node in self._graph.nodes if node.op == "get_attr"]
-        module = fx.GraphModule({name: self._constants[name] for name in read}, self._graph)
-        return Program(module, tuple(self._constants[name] for name in read))
+        constants = tuple(self._lift())
+        return Program(fx.GraphModule({}, self._graph), constants)
+
+    def _lift(self) -> Iterator[Tensor]:
+        """Make what the graph reads its arguments, in order."""
+        # placeholders come first, in the order in which values are passed
+        last = next(iter(self._graph.nodes))
+        for node in [node for node in self._graph.nodes if node.op == "get_attr"]:
+            yield self._constants[str(node.target)]
+            with self._graph.inserting_after(last):
+                last = self._graph.placeholder(str(node.target))
+            node.replace_all_uses_with(last)
+            self._graph.erase_node(node)
 
     def _check_mutation(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], varies: bool) -> None:
         for place, argument in enumerate(func._schema.arguments):

@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 from curvature.cost import BLOCK_BYTES, BLOCK_COLUMNS, TANGENT_COPIES
-from curvature.errors import NonFiniteError
+from curvature.errors import InvalidProblemError, NonFiniteError
 from curvature.operators.base import SymmetricOperator
 from curvature.operators.blocks import ColumnGroup, column_groups, select
+from curvature.operators.execution import Execution
+from curvature.operators.precision import MatmulPrecision, matmuls_in, reduced
 from curvature.operators.products import Matrix, product
 from curvature.operators.recording import Map, Program, UnrecordableError, record
 from curvature.parameters import ParameterLayout
@@ -37,9 +39,17 @@ class RiskOperator(SymmetricOperator):
         block: a glob on parameter names; A is then the submatrix of the parameters that match.
         memory_bytes: what recordings may hold; micro-batches beyond it are recorded anew in every sweep, through which
             all columns of a `matmat` pass together. None: all are held.
+        execution: how recordings that are held run; None: as they are.
+        matmul_precision: of the matrix products inside a product, for parameters in float32; None: theirs.
         progress: told as "linearisation" after each micro-batch is recorded for the first time.
-    Attributes:  layout, of the flat vector; gradient (P,), of the risk at this point; held_bytes, of recordings.
-    Raises:  InvalidProblemError if no parameter matches; NonFiniteError if the gradient holds NaN or infinity.
+    Attributes:
+        layout: of the flat vector.
+        gradient: (P,), of the risk at this point.
+        held_bytes: of recordings.
+        precision_deviation: ||(A' - A) V|| / ||A V|| of the reduced products A' V from those in float32, for the
+            first vectors that were asked for; None where nothing is reduced, or before.
+    Raises:  InvalidProblemError if no parameter matches, or reduced products are wanted of parameters that are not
+        float32; NonFiniteError if the gradient holds NaN or infinity.
     """
 
     matrix: ClassVar[Matrix]
@@ -50,6 +60,8 @@ class RiskOperator(SymmetricOperator):
         parameters: Mapping[str, Tensor],
         block: str | None = None,
         memory_bytes: int | None = None,
+        execution: Execution | None = None,
+        matmul_precision: MatmulPrecision | None = None,
         progress: Progress = ignore_progress,
     ) -> None:
         shapes = risk.model.parameter_shapes
@@ -62,7 +74,13 @@ class RiskOperator(SymmetricOperator):
         self.gradient = self.layout.flatten({name: gradient[name] for name in self.layout.names})
         if not bool(self.gradient.isfinite().all()):
             raise NonFiniteError("the gradient holds NaN or infinity at these parameters")
+        if matmul_precision is not None and self.dtype != torch.float32:
+            raise InvalidProblemError(f"{matmul_precision} products need parameters in float32, not {self.dtype}")
+        self.precision_deviation: float | None = None
+        self._matmul_precision = matmul_precision
+        self._deviations: list[tuple[Tensor, Tensor]] = []  # A_b V and what is off of it, of each micro-batch
         self._memory_bytes = memory_bytes
+        self._execution = execution if execution is not None else Execution(mode="interpreted")
         self._progress = progress
         self._programs: dict[tuple[int, int], Map] = {}  # by micro-batch and number of columns
         self.held_bytes = 0
@@ -120,20 +138,26 @@ class RiskOperator(SymmetricOperator):
             block[: stop - start, start:stop].fill_diagonal_(1)
             if run is None:
                 run = self._record(partial(self._direct, index, group.columns, group.rows), block)
-            matrix[group.start + start : group.start + stop, : group.stop] += run(block)[: stop - start]
+                run = reduced(run, self._matmul_precision) if isinstance(run, Program) else run
+            with matmuls_in(self._matmul_precision):
+                matrix[group.start + start : group.start + stop, : group.stop] += run(block)[: stop - start]
 
     @torch.no_grad()
     def _sweep(self, rows: Tensor) -> Tensor:
         """Every row (k, P) through one micro-batch before the next."""
-        result = torch.zeros_like(rows)
         width = self._width(len(rows))
-        padded = torch.cat([rows, rows.new_zeros(-len(rows) % width, self.dim)])
+        starts = range(0, len(rows), width)
+        blocks = [_padded(rows[start : start + width], width) for start in starts]
+        totals: list[Tensor] = []
         for index in range(len(self._risk.batches)):
-            run = self._linearised(index, padded[:width])
-            for start in range(0, len(rows), width):
-                stop = min(start + width, len(rows))
-                result[start:stop] += run(padded[start : start + width])[: stop - start]
-        return result
+            run = self._linearised(index, blocks[0])
+            with matmuls_in(self._matmul_precision):
+                if index == 0:
+                    totals = [run(block) for block in blocks]
+                    continue
+                for total, block in zip(totals, blocks, strict=True):
+                    total.add_(run(block))
+        return totals[0][: len(rows)] if len(totals) == 1 else torch.cat(totals)[: len(rows)]
 
     def _width(self, num_columns: int) -> int:
         """How many columns pass together: those of a recording that is held, if that wastes little."""
@@ -145,10 +169,25 @@ class RiskOperator(SymmetricOperator):
         """V -> A_b V of micro-batch `index`, for as many rows (k, P) as there are in `rows`."""
         run = self._programs.get((index, len(rows)))
         if run is None:
-            run = self._record(partial(self._direct, index, self.layout, self.layout), rows)
-            if isinstance(run, Program):
-                self._hold(index, len(rows), run)
+            program = self._record(partial(self._direct, index, self.layout, self.layout), rows)
+            if isinstance(program, Program):
+                lowered = reduced(program, self._matmul_precision)
+                self._compare(program, lowered, rows)
+                return self._hold(index, lowered, rows)
+            run = program
         return run
+
+    def _compare(self, program: Program, lowered: Program, rows: Tensor) -> None:
+        """Note what reduced products do to the first sweep's first vectors."""
+        if self._matmul_precision is None or self.precision_deviation is not None:
+            return
+        value = program(rows)
+        with matmuls_in(self._matmul_precision):
+            self._deviations.append((value, lowered(rows) - value))
+        if len(self._deviations) == len(self._risk.batches):
+            whole, difference = (sum(parts) for parts in zip(*self._deviations, strict=True))
+            self.precision_deviation = float(difference.norm() / whole.norm()) if whole.any() else 0.0
+            self._deviations = []
 
     def _record(self, direct: Map, rows: Tensor) -> Map:
         """The recording of `direct`, or `direct` itself, row by row, where it cannot be recorded."""
@@ -167,14 +206,18 @@ class RiskOperator(SymmetricOperator):
         self._checked = True
         return program
 
-    def _hold(self, index: int, width: int, program: Program) -> None:
+    def _hold(self, index: int, program: Program, rows: Tensor) -> Map:
+        """The program as it is to be run, kept for later products if that fits."""
         self._num_recorded += 1
         if self._num_recorded <= len(self._risk.batches):
             self._progress("linearisation", self._num_recorded, len(self._risk.batches))
         new_bytes = self._own_bytes(program)
-        if self._memory_bytes is None or self.held_bytes + new_bytes <= self._memory_bytes:
-            self._programs[index, width] = program
-            self.held_bytes += new_bytes
+        if self._memory_bytes is not None and self.held_bytes + new_bytes > self._memory_bytes:
+            return program
+        with matmuls_in(self._matmul_precision):
+            run = self._programs[index, len(rows)] = self._execution.prepare(program, rows)
+        self.held_bytes += new_bytes
+        return run
 
     def _own_bytes(self, program: Program) -> int:
         """Memory of what the recording keeps beside the parameters and the data."""
@@ -208,6 +251,12 @@ class RiskOperator(SymmetricOperator):
         num_activations = max(self._risk.model.num_activations(batch.inputs) for batch in self._risk.batches)
         column_bytes = self.dtype.itemsize * (4 * self.dim + TANGENT_COPIES * num_activations)
         return max(1, min(BLOCK_COLUMNS, BLOCK_BYTES // column_bytes))
+
+
+def _padded(rows: Tensor, width: int) -> Tensor:
+    """The rows (k, P), and as many of zeros as `width` rows lack."""
+    missing = width - len(rows)
+    return torch.cat([rows, rows.new_zeros(missing, rows.shape[1])]) if missing else rows
 
 
 def _row_by_row(direct: Map) -> Map:

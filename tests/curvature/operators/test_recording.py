@@ -25,7 +25,7 @@ def derivative_of(function: Map, point: Tensor) -> Map:
 
 
 def test_only_what_products_need_is_kept(seeded: Seeded) -> None:
-    """f = cos exp sin x has the derivative v * (-sin exp sin x)(exp sin x)(cos x): one vector, multiplied beforehand."""
+    """cos exp sin x has the derivative v * (-sin exp sin x)(exp sin x)(cos x): one vector, multiplied beforehand."""
     point, first, second = torch.randn(3, 50, generator=seeded(0), dtype=F64)
     value, program = record(derivative_of(lambda x: torch.exp(torch.sin(x)).cos(), point), first)
     slope = -point.sin().exp().sin() * point.sin().exp() * point.cos()
@@ -54,6 +54,7 @@ def test_a_map_that_is_zero(seeded: Seeded) -> None:
     vector = torch.randn(5, generator=seeded(3), dtype=F64)
     value, program = record(lambda v: torch.zeros_like(v.detach().new_empty(5)), vector)
     assert not value.any()
+    program(vector).add_(1)
     assert not program(vector).any()
 
 
