@@ -1,0 +1,74 @@
+"""What products are compared with: gradients, and curvlinops as its documentation says to use it."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.operators import Matrix
+from benchmarks.problems import Problem
+from curvature.parameters import Parameters
+
+HAS_CURVLINOPS = find_spec("curvlinops") is not None
+
+
+def eager_gradient(problem: Problem) -> Callable[[], tuple[Tensor, ...]]:
+    """dL/d theta by `torch.autograd.grad`, one tensor per parameter."""
+    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in problem.parameters.items()}
+    return lambda: torch.autograd.grad(problem.risk.batch_share(0, leaves), list(leaves.values()))
+
+
+def compiled_gradient(problem: Problem) -> Callable[[], tuple[Tensor, ...]]:
+    """dL/d theta by `torch.compile(torch.func.grad(L))`, one tensor per parameter.
+
+    Of four ways to compile it (this, or autograd.grad of the compiled loss; the loss of this project, or PyTorch's
+    cross_entropy) this one took the least processor time on gpt-small: forward and backward pass are one graph.
+    """
+
+    def loss(parameters: Parameters) -> Tensor:
+        return problem.risk.batch_share(0, parameters)
+
+    # PyTorch would else take the sizes of the warm-up for variable ones, and compile slower code
+    gradient = torch.compile(torch.func.grad(loss), dynamic=False)
+    return lambda: tuple(gradient(problem.parameters).values())
+
+
+class _Network(nn.Module):
+    """The same model as a module; outputs (number of targets, K)."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        self._model = problem.model
+        self._names = tuple(problem.parameters)
+        # a module's parameters must not hold dots in their names, so they are numbered
+        self.numbered = nn.ParameterList(nn.Parameter(each.detach().clone()) for each in problem.parameters.values())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        parameters: Mapping[str, Tensor] = dict(zip(self._names, self.numbered, strict=True))
+        return self._model(parameters, inputs).flatten(0, -2)
+
+
+def curvlinops_operator(problem: Problem, matrix: Matrix) -> Any:
+    """`HessianLinearOperator` or `GGNLinearOperator` of the same risk, without its determinism check."""
+    curvlinops = load_curvlinops()
+    network = _Network(problem)
+    kinds = {"hessian": curvlinops.HessianLinearOperator, "ggn": curvlinops.GGNLinearOperator}
+    return kinds[matrix](
+        network,
+        nn.CrossEntropyLoss(),
+        list(network.parameters()),
+        [(problem.data.inputs, problem.data.targets.flatten())],
+        check_deterministic=False,
+    )
+
+
+def load_curvlinops() -> Any:
+    """The module; it is in the dependency group `benchmarks` only."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # linear_operator uses torch.jit.script
+        import_module("curvlinops.papyan2020traces.spectrum")
+        return import_module("curvlinops")

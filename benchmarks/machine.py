@@ -1,0 +1,47 @@
+"""Where and with what something was measured."""
+
+import datetime
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = {"torch": "torch", "curvlinops": "curvlinops-for-pytorch"}
+
+
+def machine(device: torch.device, clock: str) -> dict[str, Any]:
+    """Device, date, versions, threads and clock."""
+    versions = {name: _version(package) for name, package in PACKAGES.items()}
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": {"python": platform.python_version()} | versions,
+        "num_threads": torch.get_num_threads(),
+        "clock": clock,
+    }
+
+
+def machine_line(report: dict[str, Any]) -> str:
+    """The same as a sentence, for the top of a table."""
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items() if number)
+    threads = "one thread" if report["num_threads"] == 1 else f"{report['num_threads']} threads"
+    clock = "" if report["clock"] == "wall" else "; processor time of all threads"
+    return f"{report['device']}, {report['date']}; {versions}; {threads}{clock}."
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor()

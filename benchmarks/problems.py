@@ -1,0 +1,115 @@
+"""The problems that are measured: a model at its initial parameters, data, cross-entropy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from curvature.data.base import Dataset
+from curvature.data.digits import digits
+from curvature.losses.cross_entropy import CrossEntropy
+from curvature.models.base import Model
+from curvature.models.gpt2 import Gpt2
+from curvature.models.mlp import Mlp
+from curvature.parameters import ParameterLayout, Parameters
+from curvature.risk import EmpiricalRisk
+
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+
+Content = tuple[Model, Dataset]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The risk L(theta), mean cross-entropy over all targets in one batch, and a point."""
+
+    name: str
+    model: Model
+    data: Dataset
+    parameters: Parameters
+
+    @cached_property
+    def risk(self) -> EmpiricalRisk:
+        """L."""
+        return EmpiricalRisk(self.model, CrossEntropy(), [self.data])
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """Of the flat vector."""
+        return ParameterLayout.of(self.model.parameter_shapes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where parameters and data live."""
+        return next(iter(self.parameters.values())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the parameters."""
+        return next(iter(self.parameters.values())).dtype
+
+    def vectors(self, num_vectors: int) -> Tensor:
+        """Standard normal rows (num_vectors, P), the same in every process; the first does not depend on the number."""
+        generator = torch.Generator().manual_seed(1)
+        rows = [torch.randn(self.layout.dim, generator=generator, dtype=self.dtype) for _ in range(num_vectors)]
+        return torch.stack(rows).to(self.device)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make a problem, and a small one that goes through the same code."""
+
+    content: Callable[[torch.Generator, str], Content]  # the string is the type of the device
+    warm_up: str
+
+
+def _gpt2(shape: tuple[int, int, int, int, int], sequences: dict[str, tuple[int, int]]) -> Recipe:
+    """A GPT-2 on random tokens, each the target of those before it; sequences (n, T) by type of device."""
+
+    def content(generator: torch.Generator, device_type: str) -> Content:
+        model = Gpt2(*shape)
+        num_sequences, length = sequences.get(device_type, sequences["cpu"])
+        tokens = torch.randint(model.vocab_size, (num_sequences, length + 1), generator=generator)
+        return model, Dataset(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+
+    return Recipe(content, "tiny-gpt")
+
+
+def _classification(widths: tuple[int, ...], num_samples: int) -> Recipe:
+    """An mlp on normal inputs of random classes."""
+
+    def content(generator: torch.Generator, device_type: str) -> Content:
+        inputs = torch.randn(num_samples, widths[0], generator=generator, dtype=torch.float64)
+        return Mlp(widths), Dataset(inputs, torch.randint(widths[-1], (num_samples,), generator=generator))
+
+    return Recipe(content, "tiny")
+
+
+def _digits(widths: tuple[int, ...], activation: str, num_samples: int) -> Recipe:
+    return Recipe(lambda generator, device_type: (Mlp(widths, activation), digits(num_samples, generator)), "tiny")
+
+
+RECIPES = {
+    "gpt-small": _gpt2((4, 4, 256, 128, 2048), {"cpu": (4, 128)}),
+    "mlp": _classification((64, 512, 512, 512, 10), 1024),
+    "gpt2": _gpt2((12, 12, 768, 1024, 50257), {"cpu": (2, 128), "cuda": (8, 1024)}),
+    "digits": _digits((64, 32, 10), "relu", 512),
+    "digits-deep": _digits((64, 32, 32, 10), "tanh", 512),
+    "tiny": _digits((64, 4, 10), "tanh", 32),  # for warming up, and for the tests of these programs
+    "tiny-gpt": _gpt2((1, 2, 8, 8, 16), {"cpu": (2, 8)}),
+}
+
+
+def make_problem(name: str, device: torch.device, dtype: torch.dtype) -> Problem:
+    """The same numbers in every process, up to the rounding of `dtype`."""
+    generator = torch.Generator().manual_seed(0)
+    model, data = RECIPES[name].content(generator, device.type)
+    parameters = model.initial_parameters(generator, dtype, device)
+    return Problem(name, model, data.to(dtype, device), {each: parameters[each] for each in model.parameter_shapes})
+
+
+def warm_up_problem(problem: Problem) -> Problem:
+    """A small problem, on the same device, that loads the same code."""
+    return make_problem(RECIPES[problem.name].warm_up, problem.device, problem.dtype)
