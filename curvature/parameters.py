@@ -39,12 +39,19 @@ class ParameterLayout:
 
         Raises:  InvalidProblemError if names or shapes differ from the layout.
         """
+        self.check(parameters)
+        return torch.cat([parameters[name].reshape(-1) for name in self.names])
+
+    def check(self, parameters: Mapping[str, Tensor]) -> None:
+        """Make sure that names and shapes are those of the layout.
+
+        Raises:  InvalidProblemError that says what differs.
+        """
         if set(parameters) != set(self.names):
             raise InvalidProblemError(f"parameters {sorted(parameters)} where {sorted(self.names)} were expected")
         for name, shape in zip(self.names, self.shapes, strict=True):
             if tuple(parameters[name].shape) != shape:
                 raise InvalidProblemError(f"{name} has shape {tuple(parameters[name].shape)}, not {shape}")
-        return torch.cat([parameters[name].reshape(-1) for name in self.names])
 
     def unflatten(self, vector: Tensor) -> Parameters:
         """Views of `vector` (P,) by name."""

@@ -31,7 +31,7 @@ class RiskOperator(SymmetricOperator):
     """A (P, P) at fixed parameters, in loss per squared parameter; which matrix is said by the subclass.
 
     The first product records what it does to its vector, micro-batch by micro-batch; later ones repeat the recording
-    and never the primal pass. One repetition is compared with forward over reverse. Where a model cannot be recorded,
+    and never the primal pass. Each recording is compared with forward over reverse. Where a model cannot be recorded,
     each product runs forward over reverse anew; `fallback_reason` then says why, and is None otherwise.
 
     Args:
@@ -65,11 +65,11 @@ class RiskOperator(SymmetricOperator):
         progress: Progress = ignore_progress,
     ) -> None:
         shapes = risk.model.parameter_shapes
-        whole = ParameterLayout.of(shapes)
+        ParameterLayout.of(shapes).check(parameters)
         self.layout = ParameterLayout.of({name: shapes[name] for name in select(shapes, block)})
         self.fallback_reason: str | None = None
         self._risk = risk
-        self._point = whole.unflatten(whole.flatten({name: tensor.detach() for name, tensor in parameters.items()}))
+        self._point = {name: parameters[name].detach() for name in shapes}
         _, gradient = risk.value_and_gradient(self._point)
         self.gradient = self.layout.flatten({name: gradient[name] for name in self.layout.names})
         if not bool(self.gradient.isfinite().all()):
@@ -85,7 +85,6 @@ class RiskOperator(SymmetricOperator):
         self._programs: dict[tuple[int, int], Map] = {}  # by micro-batch and number of columns
         self.held_bytes = 0
         self._num_recorded = 0
-        self._checked = False
         self._largest_block = self._bounded_columns()
 
     @property
@@ -194,16 +193,15 @@ class RiskOperator(SymmetricOperator):
         if self.fallback_reason is not None:
             return _row_by_row(direct)
         try:
-            _, program = record(direct, rows)
+            value, program = record(direct, rows)
         except torch.OutOfMemoryError:
             raise
         except (UnrecordableError, RuntimeError, NotImplementedError) as error:
             self.fallback_reason = f"it cannot be recorded: {type(error).__name__}: {error}"
             return _row_by_row(direct)
-        if not (self._checked or self._agree(program, direct, rows)):
+        if not _is_odd(program, rows, value):
             self.fallback_reason = "its recording gave another product than forward over reverse"
             return _row_by_row(direct)
-        self._checked = True
         return program
 
     def _hold(self, index: int, program: Program, rows: Tensor) -> Map:
@@ -239,18 +237,17 @@ class RiskOperator(SymmetricOperator):
 
         return single(vectors[0]).unsqueeze(0) if len(vectors) == 1 else vmap(single)(vectors)
 
-    def _agree(self, program: Map, direct: Map, like: Tensor) -> bool:
-        """Whether both give the same on another vector: a recording may be wrong without an error."""
-        generator = torch.Generator().manual_seed(0)
-        rows = torch.randn(like.shape, generator=generator, dtype=torch.float64).to(like)
-        expected = direct(rows)
-        # not <=: products that are NaN are reported by the algorithms, and are no reason to fall back
-        return not bool((program(rows) - expected).norm() > torch.finfo(self.dtype).eps ** 0.5 * expected.norm())
-
     def _bounded_columns(self) -> int:
         num_activations = max(self._risk.model.num_activations(batch.inputs) for batch in self._risk.batches)
         column_bytes = self.dtype.itemsize * (4 * self.dim + TANGENT_COPIES * num_activations)
         return max(1, min(BLOCK_COLUMNS, BLOCK_BYTES // column_bytes))
+
+
+def _is_odd(program: Program, rows: Tensor, value: Tensor) -> bool:
+    """Whether the program gives the negative for negative rows: with a term that it took for constant it would not."""
+    total = program(-rows).add_(value)
+    # not <=: products that are NaN are reported by the algorithms, and are no reason to fall back
+    return not bool(total.norm() > torch.finfo(rows.dtype).eps ** 0.5 * value.norm())
 
 
 def _padded(rows: Tensor, width: int) -> Tensor:
