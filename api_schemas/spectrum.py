@@ -1,20 +1,34 @@
-"""A spectrum job: what is asked, and what it answers."""
+"""A spectrum job: what is asked; what it answers is in `spectrum_results`."""
 
+from math import prod
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from api_schemas.closed_form import Inertia
 from api_schemas.consistency import Loss, check_data, check_loss, check_training, loss_of
 from api_schemas.data import Data
-from api_schemas.message import Message, RequestMessage, Seed, misfit
+from api_schemas.message import RequestMessage, Seed, misfit
 from api_schemas.models import Model
+from api_schemas.parameter_shapes import Shapes, block_shapes
+
+MAX_VECTOR_NUMBERS = 500_000_000
+"""Numbers in the vectors of one result: 4 GB in float64, 2 GB in float32."""
+
+DEFAULT_TRACE_PROBES, DEFAULT_TRACE_LIMIT, MAX_TRACE_PRODUCTS = 100, 10_000, 1_000_000
+LEAST_XTRACE_PROBES = 4
+
+Matrix = Literal["hessian", "ggn", "functional"]
+Precision = Literal["float64", "float32", "tf32", "bfloat16"]
+Reorthogonalisation = Literal["none", "full"]
+Which = Literal["largest", "smallest", "both-ends", "magnitude"]
+Estimator = Literal["hutchinson", "hutch++", "xtrace"]
 
 
 class ExactMethod(RequestMessage):
     """Every eigenvalue, by assembling the matrix; memory grows as the square of the number of parameters."""
 
     kind: Literal["exact"]
+    eigenvectors: bool = Field(default=False, description="whether npz holds them, and their residuals")
 
 
 class LanczosMethod(RequestMessage):
@@ -25,9 +39,85 @@ class LanczosMethod(RequestMessage):
     num_probes: int = Field(default=4, ge=1, le=1_000, description="random start vectors")
     num_points: int = Field(default=1024, ge=2, le=100_000, description="points of the density's grid")
     kappa: float = Field(default=3.0, gt=1.0, le=1e6, description="larger values make narrower Gaussians")
+    margin: float = Field(
+        default=0.05, ge=0, le=10, description="of the grid beyond the extreme Ritz values, in widths of the spectrum"
+    )
+    reorthogonalisation: Reorthogonalisation | None = Field(
+        default=None,
+        description="full: no ghosts, but num_steps + 1 vectors per probe in memory; none: three vectors, and "
+        "converged eigenvalues come back as further nodes; null: full where it fits the worker's memory",
+    )
 
 
-Method = Annotated[ExactMethod | LanczosMethod, Field(discriminator="kind")]
+class TopKMethod(RequestMessage):
+    """Some eigenpairs from the ends of the spectrum, each eigenvalue as often as it is repeated."""
+
+    kind: Literal["top-k"]
+    k: int = Field(ge=1, le=10_000, description="number of eigenpairs, at most that of parameters")
+    which: Which = Field(
+        default="largest",
+        description="largest and smallest are signed; both-ends: half of each; magnitude: largest |eigenvalue|",
+    )
+    tolerance: float = Field(default=1e-5, gt=0, lt=1, description="of residuals, relative to the largest |eigenvalue|")
+    max_products: int | None = Field(
+        default=None, ge=1, le=10_000_000, description="null: 100 for each eigenpair, at least 1000"
+    )
+    eigenvectors: bool = Field(default=True, description="whether npz holds them")
+
+
+class TraceMethod(RequestMessage):
+    """The trace from products with random vectors: as many as are given, or as a tolerance needs."""
+
+    kind: Literal["trace"]
+    estimator: Estimator = Field(
+        default="hutch++",
+        description="in order of accuracy, and of the vectors held: hutchinson 32; hutch++ besides two for every three "
+        "products; xtrace two for each product",
+    )
+    num_probes: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_TRACE_PRODUCTS,
+        description=f"matrix-vector products, of xtrace at least 4; null: {DEFAULT_TRACE_PROBES}, or what a tolerance "
+        "needs. From one for each parameter on the trace is exact",
+    )
+    tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="instead of num_probes: of the standard error, relative to |trace| or the Frobenius norm, "
+        "whichever is larger",
+    )
+    max_products: int | None = Field(
+        default=None,
+        ge=4,
+        le=MAX_TRACE_PRODUCTS,
+        description=f"in search of a tolerance; null: {DEFAULT_TRACE_LIMIT}; without a tolerance null",
+    )
+    diagonal: bool = Field(default=False, description="whether npz holds the matrix's diagonal, and its errors")
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Self:
+        if self.tolerance is not None and self.num_probes is not None:
+            raise misfit("tolerance", message="give num_probes or tolerance, not both")
+        if self.tolerance is None and self.max_products is not None:
+            raise misfit("max_products", message="is for a tolerance; give num_probes")
+        if self.estimator == "xtrace" and self.num_probes is not None and self.num_probes < LEAST_XTRACE_PROBES:
+            raise misfit("num_probes", message=f"xtrace needs at least {LEAST_XTRACE_PROBES} products")
+        return self
+
+    @property
+    def fixed_products(self) -> int | None:
+        """Products to be done; None: as many as the tolerance needs."""
+        return DEFAULT_TRACE_PROBES if self.num_probes is None and self.tolerance is None else self.num_probes
+
+    @property
+    def most_products(self) -> int:
+        """Products at most."""
+        return self.fixed_products or self.max_products or DEFAULT_TRACE_LIMIT
+
+
+Method = Annotated[ExactMethod | LanczosMethod | TopKMethod | TraceMethod, Field(discriminator="kind")]
 
 
 class PlateauSchedule(RequestMessage):
@@ -41,7 +131,7 @@ class PlateauSchedule(RequestMessage):
 
 
 class Training(RequestMessage):
-    """Stochastic gradient descent before the spectrum is taken, in the precision of the products."""
+    """Stochastic gradient descent before the spectrum is taken, in the precision of the parameters."""
 
     num_steps: int = Field(ge=1, le=10_000_000, description="at most; a schedule may end training before")
     learning_rate: float = Field(gt=0, description="mup multiplies it by a factor for each layer")
@@ -69,12 +159,22 @@ class SpectrumRequest(RequestMessage):
         description="mse: (1/2n) sum |f - y|^2; both are means over targets. Required for mlp, conv and gpt2; of a "
         "quadratic form null; mse is the only one, and the default, of the others",
     )
-    matrix: Literal["hessian"] = "hessian"
+    matrix: Matrix = Field(
+        default="hessian",
+        description="ggn: J^T H J, the generalised Gauss-Newton matrix; functional: what the Hessian has beside it",
+    )
     method: Method
     train: Training | None = None
-    block: None = None
-    precision: Literal["float32", "float64"] | None = Field(
-        default=None, description="of the products; null: float64 for exact, float32 for lanczos"
+    block: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="glob (*, ?, [...]) on the names of parameters: the matrix of those that match alone",
+    )
+    precision: Precision | None = Field(
+        default=None,
+        description="of the products; null: float64 for exact, else float32. tf32 and bfloat16: float32 but for the "
+        "factors of matrix products",
     )
     seed: Seed = Field(default=0, description="of the probes")
     tags: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]] = Field(
@@ -86,7 +186,22 @@ class SpectrumRequest(RequestMessage):
         check_loss(self.model, self.data, self.loss)
         check_data(self.model, self.data, self.loss)
         check_training(self.model, is_trained=self.train is not None)
+        self._check_method(self.dim)
         return self
+
+    def _check_method(self, dim: int) -> None:
+        match self.method:
+            case ExactMethod(eigenvectors=True):
+                _check_vectors("eigenvectors", dim, dim)
+            case TopKMethod() as method:
+                if method.k > dim:
+                    raise misfit("method", "k", message=f"the matrix has {dim:,} eigenvalues")
+                if method.max_products is not None and method.max_products < method.k:
+                    raise misfit("method", "max_products", message=f"fewer than k = {method.k:,} products")
+                if method.eigenvectors:
+                    _check_vectors("eigenvectors", method.k, dim)
+            case TraceMethod(diagonal=True):
+                _check_vectors("diagonal", 2, dim)
 
     @property
     def effective_loss(self) -> Loss | None:
@@ -94,98 +209,27 @@ class SpectrumRequest(RequestMessage):
         return loss_of(self.model, self.loss)
 
     @property
-    def product_precision(self) -> Literal["float32", "float64"]:
+    def product_precision(self) -> Precision:
         """Precision of the matrix-vector products."""
         return self.precision or ("float64" if self.method.kind == "exact" else "float32")
 
+    @property
+    def vector_precision(self) -> Literal["float64", "float32"]:
+        """Precision of parameters and vectors."""
+        return "float64" if self.product_precision == "float64" else "float32"
 
-class Density(Message):
-    """Smoothed density of eigenvalues; its integral over the grid is 1 but for what few steps smear beyond the ends."""
+    @property
+    def matrix_parameters(self) -> Shapes:
+        """Shapes of the parameters to which the rows of the matrix belong, by name, in order."""
+        return block_shapes(self.model, self.block)
 
-    grid: list[float] = Field(description="eigenvalues, ascending")
-    values: list[float] = Field(description="density at the grid, per unit of eigenvalue")
-    standard_error: list[float] | None = Field(description="across probes; null for a single probe")
-
-
-class Quadrature(Message):
-    """Gauss quadrature of one probe: the spectral measure that its Lanczos run saw."""
-
-    nodes: list[float] = Field(description="Ritz values, ascending")
-    weights: list[float] = Field(description="sum to 1")
-
-
-class RitzValue(Message):
-    """An approximate eigenvalue; an exact one lies within the residual, which includes the rounding of products."""
-
-    value: float
-    residual: float
+    @property
+    def dim(self) -> int:
+        """Number of rows of the matrix."""
+        return sum(prod(shape) for shape in self.matrix_parameters.values())
 
 
-class Estimate(Message):
-    """A number and its standard error; null for a single probe."""
-
-    value: float
-    standard_error: float | None
-
-
-class TrainingReport(Message):
-    """What training did; losses and gradient are those of all samples."""
-
-    num_steps: int = Field(description="done")
-    initial_loss: float
-    final_loss: float
-    gradient_norm: float = Field(description="at the end, of all parameters together")
-    momentum: float
-    final_learning_rate: float
-    learning_rate_cuts: int
-    stopped: Literal["num-steps", "plateau"] = Field(description="plateau: the loss stood still at the smallest rate")
-
-
-class Provenance(Message):
-    """Where the numbers come from."""
-
-    versions: dict[str, str] = Field(description="of this server, Python, torch and numpy")
-    device: str
-    num_threads: int
-    precision: str
-    tf32: bool
-    seed: int
-    parameters_sha256: str = Field(description="of the parameters at which the matrix is taken")
-    data_sha256: str
-    num_products: int = Field(description="matrix-vector products done")
-    product_fallback: str | None = Field(
-        description="why products were not taken from one linearisation, which is faster; null: they were"
-    )
-    wall_time_seconds: float
-
-
-class _SpectrumResult(Message):
-    kind: Literal["spectrum"] = "spectrum"
-    num_parameters: int
-    matrix: str
-    loss: float = Field(description="at the parameters at which the matrix is taken")
-    training: TrainingReport | None
-    trace: Estimate
-    provenance: Provenance
-
-
-class ExactResult(_SpectrumResult):
-    """Every eigenvalue."""
-
-    method: Literal["exact"] = "exact"
-    eigenvalues: list[float] = Field(description="ascending, with repetition")
-    inertia: Inertia
-    zero_threshold: float = Field(description="an eigenvalue of at most this size counts as zero")
-
-
-class LanczosResult(_SpectrumResult):
-    """Density, quadrature and extremes."""
-
-    method: Literal["lanczos"] = "lanczos"
-    density: Density
-    quadrature: list[Quadrature]
-    largest: RitzValue
-    smallest: RitzValue
-
-
-SpectrumResult = Annotated[ExactResult | LanczosResult, Field(discriminator="method")]
+def _check_vectors(name: str, num_vectors: int, dim: int) -> None:
+    if num_vectors * dim > MAX_VECTOR_NUMBERS:
+        message = f"{num_vectors:,} vectors of {dim:,} numbers; a result holds at most {MAX_VECTOR_NUMBERS:,} numbers"
+        raise misfit("method", name, message=message)

@@ -12,7 +12,7 @@ from api_schemas.health import Readiness
 from api_schemas.jobs import Job, JobPage, JobState
 from api_schemas.problem import Problem
 from api_schemas.random_matrix import IndexCurveAnswer, LawAnswer, RandomMatrixAnswer
-from api_schemas.spectrum import ExactResult, LanczosResult, SpectrumResult
+from api_schemas.spectrum_results import AnySpectrumResult, SpectrumResult
 from client.archive import NPZ, archive, holds_arrays
 from client.errors import ProblemResponseError
 
@@ -30,9 +30,12 @@ _MEDIA_TYPES: dict[ResultFormat, str] = {
 }
 
 Body = BaseModel | Mapping[str, Any]
+Smoothing = Mapping[str, int | float]
+"""num_points, kappa and margin, as many as are to change."""
+
 
 _RANDOM_MATRIX: TypeAdapter[LawAnswer | IndexCurveAnswer] = TypeAdapter(RandomMatrixAnswer)
-_RESULT: TypeAdapter[ExactResult | LanczosResult] = TypeAdapter(SpectrumResult)
+_RESULT: TypeAdapter[AnySpectrumResult] = TypeAdapter(SpectrumResult)
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,16 @@ class Exchange(Generic[T]):
         """
         if response.is_success:
             return self.read(response.content)
-        try:
-            problem = Problem.model_validate_json(response.content)
-        except ValidationError:
-            problem = Problem(title=response.reason_phrase or "Error", status=response.status_code)
-        raise ProblemResponseError(problem)
+        raise refusal(response)
+
+
+def refusal(response: httpx.Response) -> ProblemResponseError:
+    """The error that an answer without success is."""
+    try:
+        problem = Problem.model_validate_json(response.content)
+    except ValidationError:
+        problem = Problem(title=response.reason_phrase or "Error", status=response.status_code)
+    return ProblemResponseError(problem)
 
 
 def closed_form(request: Body | bytes) -> Exchange[ClosedFormSpectrum]:
@@ -127,14 +135,14 @@ def jobs(state: JobState | None, tag: str | None, page_token: str | None) -> Exc
     return Exchange("GET", "/v1/jobs", JobPage.model_validate_json, query=query)
 
 
-def result(job_id: str) -> Exchange[ExactResult | LanczosResult]:
+def result(job_id: str, smoothing: Smoothing | None = None) -> Exchange[AnySpectrumResult]:
     """The result of a job that succeeded."""
-    return Exchange("GET", f"/v1/jobs/{job_id}/result", _RESULT.validate_json)
+    return Exchange("GET", f"/v1/jobs/{job_id}/result", _RESULT.validate_json, query=smoothing or {})
 
 
-def result_file(job_id: str, name: ResultFormat) -> Exchange[bytes]:
+def result_file(job_id: str, name: ResultFormat, smoothing: Smoothing | None = None) -> Exchange[bytes]:
     """The result in one of its formats."""
-    return Exchange("GET", f"/v1/jobs/{job_id}/result.{name}", bytes)
+    return Exchange("GET", f"/v1/jobs/{job_id}/result.{name}", bytes, query=smoothing or {})
 
 
 def cancel(job_id: str) -> Exchange[Job]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -11,10 +12,11 @@ from api_schemas.closed_form import ClosedFormSpectrum
 from api_schemas.health import Readiness
 from api_schemas.jobs import ENDED_STATES, Job, JobState
 from api_schemas.random_matrix import IndexCurveAnswer, LawAnswer
-from api_schemas.spectrum import ExactResult, LanczosResult
+from api_schemas.spectrum_results import AnySpectrumResult
 from client import exchanges
 from client.errors import JobFailedError, ServerUnreachableError
-from client.exchanges import Body, Exchange, ResultFormat
+from client.exchanges import Body, Exchange, ResultFormat, Smoothing, refusal
+from client.partial_file import partial_file
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _POLL_SECONDS = 1.0
@@ -80,15 +82,32 @@ class SpectrumClient:
             if job.state in ENDED_STATES or time.monotonic() >= deadline:
                 return job
 
-    def result(self, job_id: str) -> ExactResult | LanczosResult:
-        """The result of a job that succeeded."""
-        return self._run(exchanges.result(job_id))
+    def result(self, job_id: str, smoothing: Smoothing | None = None) -> AnySpectrumResult:
+        """The result of a job that succeeded; of `lanczos` with its curves smoothed anew, if wished."""
+        return self._run(exchanges.result(job_id, smoothing))
 
-    def result_file(self, job_id: str, name: ResultFormat) -> bytes:
-        """The result as JSON, npz, PNG or SVG."""
-        return self._run(exchanges.result_file(job_id, name))
+    def result_file(self, job_id: str, name: ResultFormat, smoothing: Smoothing | None = None) -> bytes:
+        """The result as JSON, npz (which alone holds eigenvectors), PNG or SVG."""
+        return self._run(exchanges.result_file(job_id, name, smoothing))
 
-    def run(self, request: Body, on_change: Callable[[Job], None] | None = None) -> ExactResult | LanczosResult:
+    def save_result(self, job_id: str, path: Path, name: ResultFormat, smoothing: Smoothing | None = None) -> None:
+        """Write the result to a file, piece by piece; the file is there when all of it is.
+
+        Raises:  OSError if it cannot be written.
+        """
+        exchange = exchanges.result_file(job_id, name, smoothing)
+        with partial_file(path) as file:
+            try:
+                with self._http.stream(**exchange.arguments()) as response:
+                    if not response.is_success:
+                        response.read()
+                        raise refusal(response)
+                    for piece in response.iter_bytes():
+                        file.write(piece)
+            except httpx.HTTPError as error:
+                raise _unreachable(self._http.base_url, error) from error
+
+    def run(self, request: Body, on_change: Callable[[Job], None] | None = None) -> AnySpectrumResult:
         """Submit, wait and fetch.
 
         Raises:  JobFailedError if the job ends without a result.
@@ -185,15 +204,34 @@ class AsyncSpectrumClient:
             if job.state in ENDED_STATES or time.monotonic() >= deadline:
                 return job
 
-    async def result(self, job_id: str) -> ExactResult | LanczosResult:
-        """The result of a job that succeeded."""
-        return await self._run(exchanges.result(job_id))
+    async def result(self, job_id: str, smoothing: Smoothing | None = None) -> AnySpectrumResult:
+        """The result of a job that succeeded; of `lanczos` with its curves smoothed anew, if wished."""
+        return await self._run(exchanges.result(job_id, smoothing))
 
-    async def result_file(self, job_id: str, name: ResultFormat) -> bytes:
-        """The result as JSON, npz, PNG or SVG."""
-        return await self._run(exchanges.result_file(job_id, name))
+    async def result_file(self, job_id: str, name: ResultFormat, smoothing: Smoothing | None = None) -> bytes:
+        """The result as JSON, npz (which alone holds eigenvectors), PNG or SVG."""
+        return await self._run(exchanges.result_file(job_id, name, smoothing))
 
-    async def run(self, request: Body, on_change: Callable[[Job], None] | None = None) -> ExactResult | LanczosResult:
+    async def save_result(
+        self, job_id: str, path: Path, name: ResultFormat, smoothing: Smoothing | None = None
+    ) -> None:
+        """Write the result to a file, piece by piece; the file is there when all of it is.
+
+        Raises:  OSError if it cannot be written.
+        """
+        exchange = exchanges.result_file(job_id, name, smoothing)
+        with partial_file(path) as file:
+            try:
+                async with self._http.stream(**exchange.arguments()) as response:
+                    if not response.is_success:
+                        await response.aread()
+                        raise refusal(response)
+                    async for piece in response.aiter_bytes():
+                        file.write(piece)
+            except httpx.HTTPError as error:
+                raise _unreachable(self._http.base_url, error) from error
+
+    async def run(self, request: Body, on_change: Callable[[Job], None] | None = None) -> AnySpectrumResult:
         """Submit, wait and fetch.
 
         Raises:  JobFailedError if the job ends without a result.

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from api_schemas.jobs import JobState
 from client.errors import SpectrumClientError
-from client.exchanges import ResultFormat
+from client.exchanges import ResultFormat, Smoothing
 from client.http import DEFAULT_URL, SpectrumClient
 from client.progress import job_progress
 
@@ -67,6 +67,8 @@ def submit(request: RequestFile, url: Url = DEFAULT_URL) -> None:
 @app.command()
 def run(request: RequestFile, output: Output = None, url: Url = DEFAULT_URL) -> None:
     """Submit a job, show its progress and fetch its result."""
+    if output is not None:
+        _format(output)  # before the job takes its time
     with _client(url) as client:
         job = client.submit(_read(request))
         with job_progress(Console(stderr=True), job.id) as show:
@@ -74,7 +76,7 @@ def run(request: RequestFile, output: Output = None, url: Url = DEFAULT_URL) -> 
         if job.state != "succeeded":
             _print(job)
             raise typer.Exit(1)
-        _fetch(client, job.id, output)
+        _fetch(client, job.id, output, None)
 
 
 @app.command()
@@ -98,10 +100,20 @@ def list_jobs(
 
 
 @app.command()
-def result(job_id: JobId, output: Output = None, url: Url = DEFAULT_URL) -> None:
-    """Print the result of a job, or write it to a file."""
+def result(
+    job_id: JobId,
+    output: Output = None,
+    name: Annotated[ResultFormat | None, typer.Option("--format", help="instead of the end of the file's name")] = None,
+    num_points: Annotated[int | None, typer.Option(help="of the curves of lanczos, smoothed anew")] = None,
+    kappa: Annotated[float | None, typer.Option(help="sharpness of the density of lanczos, smoothed anew")] = None,
+    margin: Annotated[float | None, typer.Option(help="of the grid of lanczos, smoothed anew")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Print the result of a job, or write it to a file; eigenvectors are in npz alone."""
+    wanted = {"num_points": num_points, "kappa": kappa, "margin": margin}
+    smoothing = {field: value for field, value in wanted.items() if value is not None}
     with _client(url) as client:
-        _fetch(client, job_id, output)
+        _fetch(client, job_id, output, name, smoothing)
 
 
 @app.command()
@@ -150,11 +162,22 @@ def _print(message: BaseModel) -> None:
     typer.echo(message.model_dump_json(indent=2))
 
 
-def _fetch(client: SpectrumClient, job_id: str, output: Path | None) -> None:
-    if output is None:
-        _print(client.result(job_id))
-        return
-    output.write_bytes(client.result_file(job_id, _format(output)))
+def _fetch(
+    client: SpectrumClient,
+    job_id: str,
+    output: Path | None,
+    name: ResultFormat | None,
+    smoothing: Smoothing | None = None,
+) -> None:
+    if output is not None:
+        try:
+            client.save_result(job_id, output, name or _format(output), smoothing)
+        except OSError as error:
+            raise typer.BadParameter(str(error)) from None
+    elif name in (None, "json"):
+        _print(client.result(job_id, smoothing))
+    else:
+        raise typer.BadParameter(f"{name} goes to a file: give one with --output")
 
 
 def _format(output: Path) -> ResultFormat:

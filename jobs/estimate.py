@@ -1,7 +1,7 @@
 """What a job takes, from its request alone: asked by the service before it accepts, by a worker before it begins."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
@@ -17,7 +17,7 @@ from api_schemas.closed_form_models import (
 from api_schemas.data import DigitsData, GaussianData, GaussianSequences, InlineData, TextData, sample_shape
 from api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, Conv, Gpt2, Mlp, RowNetwork
 from api_schemas.problem import FieldError
-from api_schemas.spectrum import LanczosMethod, SpectrumRequest
+from api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TopKMethod, TraceMethod
 from curvature.cost import (
     Cost,
     Size,
@@ -33,6 +33,9 @@ from curvature.cost import (
 )
 
 _ITEM_BYTES = {"float32": 4, "float64": 8}
+_PARAMETER_COPIES = 10  # of the whole model where a block is taken: parameters, gradients, their traces
+_TOP_K_ROWS = 88  # beside the wanted vectors: the rest of the basis, and blocks of products
+_TRACE_BLOCK = 48  # vectors: probes, their products, and temporaries
 _DATA_COPIES = 3  # as drawn in float64 with temporaries, as used
 _RESULT_NUMBER_BYTES = 100  # of a number as a Python object and as text
 
@@ -63,37 +66,89 @@ def memory_error(request: SpectrumRequest, available_bytes: int) -> FieldError |
     return FieldError(loc=["body", _culprit(request, available_bytes)], msg=message)
 
 
+def vector_bytes(request: SpectrumRequest, available_bytes: int) -> int:
+    """What Lanczos may use of a worker's memory for its vectors: half of what the rest leaves, but what it needs."""
+    spare = available_bytes - estimate(request).peak_bytes
+    return _lanczos_vector_bytes(request) + max(0, spare) // 2
+
+
 def _culprit(request: SpectrumRequest, available_bytes: int) -> Literal["model", "data", "method"]:
     """The first of data and method without which the job would fit, else the model."""
     cost = _method_cost(request)
     without_data = Size(_size(request).num_parameters, 0)
     if _estimate(request, without_data, 0, cost).peak_bytes <= available_bytes:
         return "data"
-    if isinstance(request.method, LanczosMethod):
-        least = lanczos_cost(_size(request), 2, 1, 2, _ITEM_BYTES[request.product_precision])
+    if not isinstance(request.method, ExactMethod):
+        least = lanczos_cost(_size(request), 2, 1, 2, _ITEM_BYTES[request.vector_precision])
         if least.peak_bytes + _data_bytes(request) <= available_bytes:
             return "method"
     return "model"
 
 
 def _estimate(request: SpectrumRequest, size: Size, data_bytes: int, cost: Callable[[Size], Cost]) -> JobEstimate:
-    taken = cost(size)
-    result_bytes = _RESULT_NUMBER_BYTES * _num_result_numbers(request, size.num_parameters)
-    return JobEstimate(taken.num_parameters, taken.num_products, taken.peak_bytes + data_bytes + result_bytes)
+    """`size` is that of the whole model: its parameters and gradients are there beside those of a block."""
+    taken = cost(Size(request.dim, size.num_activations))
+    beside = _PARAMETER_COPIES * _ITEM_BYTES[request.vector_precision] * (size.num_parameters - request.dim)
+    result_bytes = _RESULT_NUMBER_BYTES * _num_result_numbers(request)
+    return JobEstimate(request.dim, taken.num_products, taken.peak_bytes + beside + data_bytes + result_bytes)
 
 
 def _method_cost(request: SpectrumRequest) -> Callable[[Size], Cost]:
-    itemsize, method = _ITEM_BYTES[request.product_precision], request.method
-    if isinstance(method, LanczosMethod):
-        return lambda size: lanczos_cost(size, method.num_steps, method.num_probes, method.num_points, itemsize)
-    return lambda size: exact_cost(size, itemsize)
+    itemsize, method = _ITEM_BYTES[request.vector_precision], request.method
+    match method:
+        case ExactMethod():
+            return lambda size: _exact_cost(size, method, itemsize)
+        case LanczosMethod():
+            # full reorthogonalisation holds a basis; what does without one holds as much as two steps
+            steps = method.num_steps if method.reorthogonalisation == "full" else 2
+            return lambda size: replace(
+                lanczos_cost(size, steps, method.num_probes, method.num_points, itemsize),
+                num_products=min(method.num_steps, size.num_parameters) * method.num_probes,
+            )
+        case TopKMethod():
+            rows = max(3 * method.k, method.k + _TOP_K_ROWS)
+            products = method.max_products or max(1_000, 100 * method.k)
+            return lambda size: replace(lanczos_cost(size, rows, 1, 0, itemsize), num_products=products)
+        case TraceMethod():
+            return lambda size: _trace_cost(size, method, itemsize)
 
 
-def _num_result_numbers(request: SpectrumRequest, num_parameters: int) -> int:
+def _trace_cost(size: Size, method: TraceMethod, itemsize: int) -> Cost:
+    products = min(method.most_products, size.num_parameters)
+    sketch = {"hutchinson": 0, "hutch++": -(-2 * products // 3), "xtrace": 2 * products}[method.estimator]
+    cost = lanczos_cost(size, 2, 1, 0, itemsize)
+    # beside a block of probes and its products; a diagonal and its error in float64
+    vectors = itemsize * (sketch + _TRACE_BLOCK) + (4 * _ITEM_BYTES["float64"] if method.diagonal else 0)
+    return replace(cost, num_products=products, peak_bytes=cost.peak_bytes + vectors * size.num_parameters)
+
+
+def _exact_cost(size: Size, method: ExactMethod, itemsize: int) -> Cost:
+    cost = exact_cost(size, itemsize)
+    if not method.eigenvectors:
+        return cost
+    # beside the matrix and LAPACK's copy of it the vectors, and their copy for the CPU
+    return replace(cost, peak_bytes=cost.peak_bytes + 2 * _ITEM_BYTES["float64"] * size.num_parameters**2)
+
+
+def _lanczos_vector_bytes(request: SpectrumRequest) -> int:
+    """One probe: with reorthogonalisation its basis and a product, without it three vectors."""
     method = request.method
-    if isinstance(method, LanczosMethod):
-        return 2 * method.num_probes * min(method.num_steps, num_parameters) + 3 * method.num_points
-    return num_parameters
+    assert isinstance(method, LanczosMethod)
+    num_vectors = min(method.num_steps, request.dim) + 2 if method.reorthogonalisation == "full" else 3
+    return num_vectors * request.dim * _ITEM_BYTES[request.vector_precision]
+
+
+def _num_result_numbers(request: SpectrumRequest) -> int:
+    method = request.method
+    match method:
+        case ExactMethod():
+            return request.dim
+        case LanczosMethod():
+            return 3 * method.num_probes * min(method.num_steps, request.dim) + 15 * method.num_points
+        case TopKMethod():
+            return 3 * method.k
+        case TraceMethod():
+            return 0
 
 
 def _size(request: SpectrumRequest) -> Size:

@@ -1,20 +1,37 @@
-"""The result store: a directory of immutable files, each named by the SHA-256 of its content."""
+"""The result store: a directory of immutable files, each named by the SHA-256 of a result's document."""
 
 import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_CHUNK_BYTES = 2**20
 
 
 class ResultDamagedError(Exception):
     """The file of a result is missing or does not have the content that its name promises."""
 
 
+@dataclass(frozen=True)
+class ArraysFile:
+    """An npz file that waits for the document that it belongs to."""
+
+    path: Path
+    sha256: str
+    num_bytes: int
+
+
 class ResultStore:
-    """Results by digest.
+    """Documents by digest, each with an npz file of arrays if it has one; the document holds the digest of that.
 
     Args:  directory: made if missing; every process of a deployment sees the same one.
     """
@@ -23,11 +40,28 @@ class ResultStore:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
 
-    def write(self, content: bytes) -> str:
-        """Store the content for good and return its digest; a reader sees all of it or nothing."""
+    @contextmanager
+    def drafted(self, arrays: Mapping[str, NDArray[Any]]) -> Iterator[ArraysFile]:
+        """Arrays as a file that `write` takes; without that it is gone at the end."""
+        with tempfile.NamedTemporaryFile(dir=self._directory, suffix=".npz", delete=False) as file:
+            path = Path(file.name)
+            try:
+                np.savez(file, allow_pickle=False, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+                file.seek(0)
+                yield ArraysFile(path, hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+            finally:
+                path.unlink(missing_ok=True)
+
+    def write(self, content: bytes, arrays: ArraysFile | None = None) -> str:
+        """Store the document, and its arrays, for good and return its digest; a reader sees all of it or nothing."""
         digest = hashlib.sha256(content).hexdigest()
-        path = self._path(digest)
+        path = self._path(digest, "json")
         path.parent.mkdir(exist_ok=True)
+        if arrays is not None:
+            os.chmod(arrays.path, 0o640)
+            os.replace(arrays.path, self._path(digest, "npz"))
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(content)
             file.flush()
@@ -38,26 +72,51 @@ class ResultStore:
         return digest
 
     def read(self, digest: str) -> bytes:
-        """The content of a digest.
+        """The document of a digest.
 
         Raises:  ResultDamagedError if it is missing or damaged.
         """
         try:
-            content = self._path(digest).read_bytes()
+            content = self._path(digest, "json").read_bytes()
         except FileNotFoundError:
             raise ResultDamagedError(f"result {digest} is missing") from None
         if hashlib.sha256(content).hexdigest() != digest:
             raise ResultDamagedError(f"result {digest} is damaged")
         return content
 
-    def delete(self, digest: str) -> None:
-        """Remove the content; nothing happens if it is not there."""
-        self._path(digest).unlink(missing_ok=True)
+    def stream_arrays(self, digest: str, sha256: str) -> Iterator[bytes]:
+        """The npz file beside the document of this digest, in pieces; the last one only when all were right.
 
-    def _path(self, digest: str) -> Path:
+        Raises:  ResultDamagedError, at once if the file is missing, before the last piece if it is damaged.
+        """
+        try:
+            file = self._path(digest, "npz").open("rb")
+        except FileNotFoundError:
+            raise ResultDamagedError(f"the arrays of result {digest} are missing") from None
+        return _checked_pieces(file, sha256)
+
+    def delete(self, digest: str) -> None:
+        """Remove the document and its arrays; nothing happens if they are not there."""
+        for suffix in ("json", "npz"):
+            self._path(digest, suffix).unlink(missing_ok=True)
+
+    def _path(self, digest: str, suffix: str) -> Path:
         if not _DIGEST.fullmatch(digest):
             raise ResultDamagedError(f"{digest!r} is no digest")
-        return self._directory / digest[:2] / f"{digest}.json"
+        return self._directory / digest[:2] / f"{digest}.{suffix}"
+
+
+def _checked_pieces(file: BinaryIO, sha256: str) -> Iterator[bytes]:
+    found = hashlib.sha256()
+    with file:
+        piece = file.read(_CHUNK_BYTES)
+        while piece:
+            found.update(piece)
+            following = file.read(_CHUNK_BYTES)
+            if not following and found.hexdigest() != sha256:
+                raise ResultDamagedError(f"{file.name} is damaged")
+            yield piece
+            piece = following
 
 
 def _sync_directory(directory: Path) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from api_schemas.closed_form import ClosedFormSpectrum
-from api_schemas.spectrum import ExactResult, LanczosResult
+from api_schemas.spectrum_results import AnySpectrumResult, ExactResult, LanczosResult
 from client.http import SpectrumClient
 from client.progress import job_progress
 from launcher.stack import Stack
@@ -148,9 +148,7 @@ def _small_gpt2(client: SpectrumClient, console: Console, output: Path) -> None:
     )
 
 
-def _run(
-    client: SpectrumClient, console: Console, request: dict[str, Any], picture: Path
-) -> ExactResult | LanczosResult:
+def _run(client: SpectrumClient, console: Console, request: dict[str, Any], picture: Path) -> AnySpectrumResult:
     job_id = ""
 
     with job_progress(console, request["method"]["kind"]) as show:

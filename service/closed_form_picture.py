@@ -1,7 +1,6 @@
 """A spectrum of few eigenvalues with multiplicities as a picture."""
 
 import io
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
+from service.picture_axes import decades, in_units, unit_of
 from service.representations import DRAWING
 from theory.closed_form.spectrum import Eigenvalue, Role, Spectrum
 
@@ -25,7 +25,7 @@ _FOOT = 0.5  # where the stems begin: below 1, the smallest multiplicity, on a l
 
 def draw_spectrum(spectrum: Spectrum, name: str) -> bytes:
     """Stems at the eigenvalues, as high as their multiplicities, coloured by role; `name` is png or svg."""
-    unit = _unit(spectrum.scale)
+    unit = unit_of(spectrum.scale)
     stems = [e._replace(value=e.value / unit) for e in spectrum.eigenvalues]
     with DRAWING:
         figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -35,8 +35,7 @@ def draw_spectrum(spectrum: Spectrum, name: str) -> bytes:
         _scale_axes(axes, stems)
         if len(stems) <= _MAX_LABELS:
             _label_stems(axes, stems)
-        times = "" if unit == 1.0 else f" / {unit:.0e}"
-        axes.set_xlabel(f"eigenvalue of the Hessian (loss per squared parameter){times}")
+        axes.set_xlabel(f"eigenvalue of the Hessian (loss per squared parameter){in_units(unit)}")
         axes.set_title(
             f"{spectrum.kind}: {spectrum.num_parameters:,} parameters, trace {spectrum.trace:.4g}, "
             f"sharpness {spectrum.sharpness:.4g}, {spectrum.method}",
@@ -45,11 +44,6 @@ def draw_spectrum(spectrum: Spectrum, name: str) -> bytes:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=name, dpi=120, metadata={"Date": None} if name == "svg" else None)
         return buffer.getvalue()
-
-
-def _unit(scale: float) -> float:
-    """1 for most spectra; the power of ten of those so large or small that matplotlib's axes overflow."""
-    return 1.0 if 1e-12 < scale < 1e12 or not scale else 10.0 ** max(-307, math.floor(math.log10(scale)))
 
 
 def _draw_stems(axes: Any, stems: Sequence[Eigenvalue], role: Role, colour: str) -> None:
@@ -68,7 +62,7 @@ def _scale_axes(axes: Any, stems: Sequence[Eigenvalue]) -> None:
     told_apart = magnitudes[magnitudes >= largest * 10.0**-_MAX_DECADES]
     if largest > LINEAR_RANGE * told_apart.min():
         axes.set_xscale("symlog", linthresh=float(told_apart.min()))
-        axes.xaxis.set_major_locator(FixedLocator(_decades(float(told_apart.min()), largest)))
+        axes.xaxis.set_major_locator(FixedLocator(decades(float(told_apart.min()), largest)))
     axes.axvline(0.0, color="black", linewidth=0.8, alpha=0.4)
     axes.margins(x=0.08)
     axes.set_yscale("log")
@@ -78,13 +72,6 @@ def _scale_axes(axes: Any, stems: Sequence[Eigenvalue]) -> None:
     axes.set_ylabel("multiplicity")
     axes.grid(alpha=0.25)
     axes.legend(loc="upper right", fontsize="small", title="eigenvalues", title_fontsize="small")
-
-
-def _decades(smallest: float, largest: float) -> list[float]:
-    """Ticks at zero and at powers of ten on both sides, none so near to zero that their labels overlap."""
-    exponents = np.arange(np.ceil(np.log10(smallest) + 0.5), np.ceil(np.log10(largest)) + 1)
-    powers = (10.0 ** exponents[:: 1 + len(exponents) // 6]).tolist()
-    return [*(-power for power in reversed(powers)), 0.0, *powers]
 
 
 def _label_stems(axes: Any, stems: Sequence[Eigenvalue]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
 
 from kombu.exceptions import OperationalError
 from starlette.concurrency import run_in_threadpool
@@ -101,6 +102,13 @@ class JobDesk:
         Raises:  ResultDamagedError.
         """
         return self._results.read(digest)
+
+    def arrays(self, digest: str, sha256: str) -> Iterator[bytes]:
+        """The npz file beside a document, in pieces.
+
+        Raises:  ResultDamagedError, before the last piece if the file is not what was stored.
+        """
+        return self._results.stream_arrays(digest, sha256)
 
 
 def _no_result(record: JobRecord) -> ProblemError:

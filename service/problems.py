@@ -89,6 +89,11 @@ def invalid_field(path: Sequence[str | int], message: str) -> ProblemError:
     return ProblemError(invalid_request([FieldError(loc=["body", *path], msg=message)]))
 
 
+def invalid_query(name: str, message: str) -> ProblemError:
+    """Error 422 of one parameter of the query."""
+    return ProblemError(invalid_request([FieldError(loc=["query", name], msg=message)]))
+
+
 def register_problem_handlers(app: FastAPI) -> None:
     """Translate every exception that leaves a route, once."""
 

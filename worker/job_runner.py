@@ -2,13 +2,16 @@
 
 import logging
 
+from api_schemas.spectrum_results import StoredArrays
+from curvature.progress import Progress
+from jobs.arrays import result_arrays
 from jobs.estimate import memory_error
 from jobs.results import ResultStore
 from jobs.store import JobStore, Lease, LeaseLostError
 from worker.failures import FailureKind, job_failure, parse_request, too_large
 from worker.hardware import Hardware
 from worker.lease_keeper import JobCancelledError, LeaseKeeper
-from worker.spectrum_job import run_spectrum_job
+from worker.spectrum_job import Answer, run_spectrum_job
 
 _logger = logging.getLogger(__name__)
 
@@ -53,6 +56,19 @@ class JobRunner:
         if error := memory_error(request, self._hardware.memory_bytes):
             raise too_large(error)
         with LeaseKeeper(self._store, lease) as keeper:
-            result = run_spectrum_job(request, self._hardware, keeper.report)
+            answer = run_spectrum_job(request, self._hardware, keeper.report)
+            digest = self._stored(answer, keeper.report)
         keeper.write_last_progress()
-        return self._results.write(result.model_dump_json().encode())
+        return digest
+
+    def _stored(self, answer: Answer, progress: Progress) -> str:
+        """Digest of the result, once it and its arrays are on disk."""
+        result = answer.result
+        if not answer.vectors:
+            return self._results.write(result.model_dump_json().encode())
+        progress("storing", 0, 1)
+        with self._results.drafted(result_arrays(result) | answer.vectors) as draft:
+            shapes = {name: list(array.shape) for name, array in answer.vectors.items()}
+            stored = StoredArrays(sha256=draft.sha256, num_bytes=draft.num_bytes, shapes=shapes)
+            progress("storing", 1, 1)
+            return self._results.write(result.model_copy(update={"arrays": stored}).model_dump_json().encode(), draft)

@@ -21,6 +21,7 @@ _UNITS = {
     "linearisation": "micro-batches",
     "products": "matrix-vector products",
     "eigenvalues": "spectra",
+    "storing": "files",
 }
 
 _logger = logging.getLogger(__name__)

@@ -9,18 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from api_schemas.spectrum import Provenance
+from api_schemas.spectrum import SpectrumRequest
+from api_schemas.spectrum_results import Provenance
+from curvature.operators.risk_operator import RiskOperator
 from worker.hardware import Hardware
+from worker.operators import measured_deviation
 
 
 def provenance(
+    request: SpectrumRequest,
     hardware: Hardware,
-    precision: str,
-    seed: int,
+    operator: RiskOperator,
     parameters: Iterable[Tensor],
     data: Iterable[Tensor],
     num_products: int,
-    product_fallback: str | None,
     wall_time_seconds: float,
 ) -> Provenance:
     """Everything that another run must share to give the same numbers, and what this one took."""
@@ -34,13 +36,16 @@ def provenance(
         versions=versions,
         device=_device_name(hardware.device),
         num_threads=hardware.num_threads,
-        precision=precision,
+        matrix=request.matrix,
+        block=request.block,
+        precision=request.product_precision,
+        precision_deviation=measured_deviation(request, operator),
         tf32=torch.backends.cuda.matmul.allow_tf32,
-        seed=seed,
+        seed=request.seed,
         parameters_sha256=_digest(parameters),
         data_sha256=_digest(data),
         num_products=num_products,
-        product_fallback=product_fallback,
+        product_fallback=operator.fallback_reason,
         wall_time_seconds=wall_time_seconds,
     )
 

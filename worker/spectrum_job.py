@@ -4,31 +4,24 @@ import math
 import time
 from dataclasses import dataclass
 
-from api_schemas.closed_form import Inertia
-from api_schemas.spectrum import (
-    Density,
-    Estimate,
-    ExactMethod,
-    ExactResult,
-    LanczosMethod,
-    LanczosResult,
-    Provenance,
-    Quadrature,
-    RitzValue,
-    SpectrumRequest,
-    TrainingReport,
-)
+from api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TopKMethod, TraceMethod
+from api_schemas.spectrum_results import AnySpectrumResult, TrainingReport
 from curvature.algorithms.exact import exact_spectrum
 from curvature.algorithms.stochastic_lanczos import lanczos_spectrum
+from curvature.algorithms.thick_restart import top_eigenpairs
+from curvature.algorithms.trace import trace_estimate
 from curvature.errors import NonFiniteError
-from curvature.operators.hessian import HessianOperator
+from curvature.operators.base import SymmetricOperator
 from curvature.parameters import Parameters
 from curvature.progress import Progress
-from curvature.results import ExactSpectrum, LanczosSpectrum
 from curvature.risk import EmpiricalRisk
 from curvature.training import train
+from jobs.arrays import Arrays
+from jobs.estimate import vector_bytes
 from worker.hardware import Hardware
+from worker.operators import build_operator
 from worker.provenance import provenance
+from worker.spectrum_results import Spectrum, result_of, vectors_of
 from worker.translation import (
     PRECISIONS,
     build_dataset,
@@ -41,6 +34,14 @@ from worker.translation import (
 
 
 @dataclass(frozen=True)
+class Answer:
+    """The result, and the arrays that do not go into its document."""
+
+    result: AnySpectrumResult
+    vectors: Arrays
+
+
+@dataclass(frozen=True)
 class _Point:
     """The risk, and the parameters at which its matrix is taken."""
 
@@ -50,37 +51,49 @@ class _Point:
     training: TrainingReport | None
 
 
-def run_spectrum_job(request: SpectrumRequest, hardware: Hardware, progress: Progress) -> ExactResult | LanczosResult:
+def run_spectrum_job(request: SpectrumRequest, hardware: Hardware, progress: Progress) -> Answer:
     """Compute what the request asks; the same request on the same device gives the same numbers.
 
     Raises:  CurvatureError, MemoryError, and whatever `progress` raises to stop.
     """
     started = time.perf_counter()
     point = _reach_point(request, hardware, progress)
-    operator = HessianOperator(point.risk, point.parameters, progress=progress)
-    match request.method:
-        case ExactMethod():
-            spectrum: ExactSpectrum | LanczosSpectrum = exact_spectrum(operator, progress=progress)
-        case LanczosMethod() as m:
-            generator = generator_of(request.seed)
-            spectrum = lanczos_spectrum(operator, m.num_steps, m.num_probes, m.num_points, m.kappa, generator, progress)
+    operator = build_operator(request, point.risk, point.parameters, progress)
+    spectrum = _spectrum(request, operator, hardware, progress)
     origin = provenance(
+        request,
         hardware,
-        request.product_precision,
-        request.seed,
+        operator,
         point.parameters.values(),
         (tensor for batch in point.risk.batches for tensor in (batch.inputs, batch.targets)),
         spectrum.num_products,
-        operator.fallback_reason,
         time.perf_counter() - started,
     )
-    if isinstance(spectrum, ExactSpectrum):
-        return _exact_result(request, point, spectrum, origin)
-    return _lanczos_result(request, point, spectrum, operator.dim, origin)
+    result = result_of(request, spectrum, point.loss, point.training, origin)
+    return Answer(result, vectors_of(request, spectrum))
+
+
+def _spectrum(
+    request: SpectrumRequest, operator: SymmetricOperator, hardware: Hardware, progress: Progress
+) -> Spectrum:
+    generator = generator_of(request.seed)
+    match request.method:
+        case ExactMethod() as m:
+            return exact_spectrum(operator, m.eigenvectors, progress)
+        case LanczosMethod() as m:
+            counts = (m.num_steps, m.num_probes, m.num_points)
+            memory = vector_bytes(request, hardware.memory_bytes)
+            options = (m.margin, m.reorthogonalisation, memory)
+            return lanczos_spectrum(operator, *counts, m.kappa, generator, progress, *options)
+        case TopKMethod() as m:
+            return top_eigenpairs(operator, m.k, m.which, m.tolerance, generator, progress, m.max_products)
+        case TraceMethod() as m:
+            ends = (m.fixed_products, m.tolerance, m.most_products)
+            return trace_estimate(operator, m.estimator, generator, progress, *ends, m.diagonal)
 
 
 def _reach_point(request: SpectrumRequest, hardware: Hardware, progress: Progress) -> _Point:
-    dtype = PRECISIONS[request.product_precision]
+    dtype = PRECISIONS[request.vector_precision]
     model, loss = build_model(request.model), build_loss(request)
     dataset = build_dataset(request).to(dtype, hardware.device)
     parameters = build_parameters(request.model, model, dtype, hardware.device)
@@ -103,41 +116,3 @@ def _reach_point(request: SpectrumRequest, hardware: Hardware, progress: Progres
         stopped=trained.stopped,
     )
     return _Point(risk, trained.parameters, trained.loss, report)
-
-
-def _exact_result(request: SpectrumRequest, point: _Point, spectrum: ExactSpectrum, origin: Provenance) -> ExactResult:
-    inertia = spectrum.inertia
-    return ExactResult(
-        num_parameters=len(spectrum.eigenvalues),
-        matrix=request.matrix,
-        loss=point.loss,
-        training=point.training,
-        trace=Estimate(value=float(spectrum.eigenvalues.sum()), standard_error=0.0),
-        eigenvalues=spectrum.eigenvalues.tolist(),
-        inertia=Inertia(negative=inertia.negative, zero=inertia.zero, positive=inertia.positive),
-        zero_threshold=spectrum.zero_threshold,
-        provenance=origin,
-    )
-
-
-def _lanczos_result(
-    request: SpectrumRequest, point: _Point, spectrum: LanczosSpectrum, num_parameters: int, origin: Provenance
-) -> LanczosResult:
-    density, largest, smallest = spectrum.density, spectrum.largest, spectrum.smallest
-    error = density.standard_error
-    return LanczosResult(
-        num_parameters=num_parameters,
-        matrix=request.matrix,
-        loss=point.loss,
-        training=point.training,
-        trace=Estimate(value=spectrum.trace.value, standard_error=spectrum.trace.standard_error),
-        density=Density(
-            grid=density.grid.tolist(),
-            values=density.values.tolist(),
-            standard_error=None if error is None else error.tolist(),
-        ),
-        quadrature=[Quadrature(nodes=q.nodes.tolist(), weights=q.weights.tolist()) for q in spectrum.quadrature],
-        largest=RitzValue(value=largest.value, residual=largest.residual),
-        smallest=RitzValue(value=smallest.value, residual=smallest.residual),
-        provenance=origin,
-    )

@@ -196,6 +196,25 @@ JOB_EXAMPLES: Examples = {
         "summary": "Every eigenvalue of a digits classifier",
         "value": _TRAINED_DIGITS | {"method": {"kind": "exact"}},
     },
+    "ggn-top-k": {
+        "summary": "Largest eigenpairs of the first layer's Gauss-Newton matrix; their vectors are in npz",
+        "value": _TRAINED_DIGITS
+        | {"matrix": "ggn", "block": "layers.0.*", "method": {"kind": "top-k", "k": 10, "which": "largest"}},
+    },
+    "trace": {
+        "summary": "Trace of the Hessian, to two per cent",
+        "value": _TRAINED_DIGITS | {"method": {"kind": "trace", "estimator": "hutch++", "tolerance": 0.02}},
+    },
+    "eigenvectors": {
+        "summary": "Every eigenpair of the functional Hessian of the last layer",
+        "value": _TRAINED_DIGITS
+        | {
+            "matrix": "functional",
+            "block": "layers.1.*",
+            "method": {"kind": "exact", "eigenvectors": True},
+            "precision": "float64",
+        },
+    },
     "gpt2-density": {
         "summary": "Density of a small GPT-2 with an attention sink",
         "value": {

@@ -3,20 +3,23 @@
 import base64
 import hashlib
 import re
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
 
 from api_schemas.jobs import Job, JobPage, JobState, Links
-from api_schemas.problem import FieldError
-from api_schemas.spectrum import SpectrumRequest, SpectrumResult
+from api_schemas.spectrum import SpectrumRequest
+from api_schemas.spectrum_results import SpectrumResult
 from jobs.record import JobRecord
 from service.admission import Admission
 from service.bodies import json_message
 from service.job_desk import JobDesk
-from service.problems import ProblemError, invalid_request
-from service.representations import MEDIA_TYPES, represent, require_format
+from service.problems import invalid_query
+from service.representations import MEDIA_TYPES, not_acceptable, require_format
+from service.resmoothing import SmoothingChange, smoothed
 from service.routes.content_type import require_json
 from service.routes.documentation import (
     INVALID,
@@ -27,6 +30,7 @@ from service.routes.documentation import (
     body_documentation,
     problem_documentation,
 )
+from service.spectrum_formats import FORMATS, formats_of, represented, result_of
 
 MAX_WAIT_SECONDS = 60
 
@@ -120,6 +124,17 @@ _RESULT_RESPONSES = {
 }
 
 
+def _smoothing_change(
+    num_points: Annotated[int | None, Query(ge=2, le=100_000, description="points of the curves")] = None,
+    kappa: Annotated[float | None, Query(gt=1, le=1e6, description="sharpness of the density")] = None,
+    margin: Annotated[float | None, Query(ge=0, le=10, description="of the grid, in widths of the spectrum")] = None,
+) -> SmoothingChange:
+    return SmoothingChange(num_points, kappa, margin)
+
+
+Change = Annotated[SmoothingChange, Depends(_smoothing_change)]
+
+
 @router.get(
     "/{job_id}/result",
     response_model=SpectrumResult,
@@ -128,13 +143,17 @@ _RESULT_RESPONSES = {
 )
 def get_result(
     job_id: JobId,
-    request: Request,
     desk: Desk,
+    change: Change,
     accept: Annotated[str | None, Header()] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """The result as JSON, npz or a picture, by Accept; a failed job answers with its problem."""
-    return _result_response(desk, job_id, require_format(accept), if_none_match)
+    """The result as JSON, npz or a picture, by Accept; a failed job answers with its problem.
+
+    npz holds all arrays, eigenvectors and diagonals, too, which JSON does not. The curves of `lanczos` can be smoothed
+    anew, without another computation: `num_points`, `kappa` and `margin`.
+    """
+    return _result_response(desk, job_id, lambda choice: require_format(accept, choice), change, if_none_match)
 
 
 @router.get(
@@ -144,10 +163,17 @@ def get_result_file(
     job_id: JobId,
     name: ResultFormat,
     desk: Desk,
+    change: Change,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """`result.json`, `result.npz`, `result.png` or `result.svg`."""
-    return _result_response(desk, job_id, name, if_none_match)
+    """`result.json`, `result.npz`, `result.png` or `result.svg`; of a trace there is no picture."""
+
+    def choose(choice: tuple[str, ...]) -> str:
+        if name not in choice:
+            raise not_acceptable(choice)
+        return name
+
+    return _result_response(desk, job_id, choose, change, if_none_match)
 
 
 @router.post(
@@ -201,12 +227,33 @@ def _job_response(request: Request, record: JobRecord, status: int, headers: dic
     return Response(content, status_code=status, media_type="application/json", headers=headers)
 
 
-def _result_response(desk: JobDesk, job_id: str, name: str, if_none_match: str | None) -> Response:
+def _result_response(
+    desk: JobDesk,
+    job_id: str,
+    choose: Callable[[tuple[str, ...]], str],
+    change: SmoothingChange,
+    if_none_match: str | None,
+) -> Response:
     digest = desk.result_digest(job_id)
-    headers = {"ETag": f'"{digest[:32]}-{name}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
-    if _is_known(headers["ETag"], if_none_match):
-        return Response(status_code=304, headers=headers)
-    return Response(represent(desk.result(digest), name), media_type=MEDIA_TYPES[name], headers=headers)
+    name = choose(FORMATS)
+    if _is_known(_result_headers(digest, name, change)["ETag"], if_none_match):
+        return Response(status_code=304, headers=_result_headers(digest, name, change))
+    document = desk.result(digest)
+    if name == "json" and not change.changes:
+        return Response(document, media_type=MEDIA_TYPES[name], headers=_result_headers(digest, name, change))
+    result = smoothed(result_of(document), change)
+    name = choose(formats_of(result))
+    headers = _result_headers(digest, name, change)
+    if name == "npz" and result.arrays is not None:
+        pieces = desk.arrays(digest, result.arrays.sha256)
+        headers["Content-Length"] = str(result.arrays.num_bytes)
+        return StreamingResponse(pieces, media_type=MEDIA_TYPES[name], headers=headers)
+    return Response(represented(result, name), media_type=MEDIA_TYPES[name], headers=headers)
+
+
+def _result_headers(digest: str, name: str, change: SmoothingChange) -> dict[str, str]:
+    changes = "".join(f"-{field}={value!r}" for field, value in change.changes.items())
+    return {"ETag": f'"{digest[:32]}-{name}{changes}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
 
 
 def _is_known(tag: str, if_none_match: str | None) -> bool:
@@ -224,7 +271,7 @@ def _parsed_tag(tag: str | None) -> tuple[str, str] | None:
         return None
     name, separator, value = tag.partition(":")
     if not separator:
-        raise ProblemError(invalid_request([FieldError(loc=["query", "tag"], msg="is not of the form name:value")]))
+        raise invalid_query("tag", "is not of the form name:value")
     return name, value
 
 
@@ -240,5 +287,5 @@ def _id_of_token(token: str | None) -> str | None:
     except ValueError:
         raw = b""
     if len(raw) != 16:
-        raise ProblemError(invalid_request([FieldError(loc=["query", "page_token"], msg="is no token of this server")]))
+        raise invalid_query("page_token", "is no token of this server")
     return raw.hex()

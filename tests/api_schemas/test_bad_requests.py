@@ -28,6 +28,10 @@ INLINE = {"kind": "inline", "x": [[1.0, 2.0, 3.0]], "y": [[0.0, 1.0]]}
 TEXT = {"kind": "text", "name": "pydoc-topics", "num_sequences": 1, "sequence_length": 8}
 JOB: dict[str, Any] = {"kind": "spectrum", "model": MLP, "data": INLINE, "loss": "mse", "method": {"kind": "exact"}}
 
+# of 30,002 parameters and of 400 million
+WIDE: dict[str, Any] = {"model": MLP | {"widths": [3, 5000, 2]}}
+HUGE: dict[str, Any] = {"model": MLP | {"widths": [3, 20_000, 20_000, 2]}}
+
 
 def location(request: type[ClosedFormRequest] | type[SpectrumRequest], body: dict[str, Any]) -> str:
     with pytest.raises(ValidationError) as caught:
@@ -135,6 +139,33 @@ def test_closed_form_names_the_field(body: dict[str, Any], field: str) -> None:
         ({"method": {"kind": "power"}}, "method"),
         ({"method": {"kind": "lanczos", "num_steps": 1}}, "method.lanczos.num_steps"),
         ({"method": {"kind": "lanczos", "kappa": 1.0}}, "method.lanczos.kappa"),
+        ({"method": {"kind": "lanczos", "margin": -0.1}}, "method.lanczos.margin"),
+        ({"method": {"kind": "lanczos", "reorthogonalisation": "partial"}}, "method.lanczos.reorthogonalisation"),
+        ({"method": {"kind": "exact", "eigenvectors": "all"}}, "method.exact.eigenvectors"),
+        ({"method": {"kind": "exact", "eigenvectors": True}, **WIDE}, "method.eigenvectors"),
+        ({"method": {"kind": "top-k"}}, "method.top-k.k"),
+        ({"method": {"kind": "top-k", "k": 0}}, "method.top-k.k"),
+        ({"method": {"kind": "top-k", "k": 27}}, "method.k"),
+        ({"method": {"kind": "top-k", "k": 5}, "block": "layers.0.bias"}, "method.k"),
+        ({"method": {"kind": "top-k", "k": 1, "which": "middle"}}, "method.top-k.which"),
+        ({"method": {"kind": "top-k", "k": 1, "tolerance": 0.0}}, "method.top-k.tolerance"),
+        ({"method": {"kind": "top-k", "k": 1, "max_products": 0}}, "method.top-k.max_products"),
+        ({"method": {"kind": "top-k", "k": 3, "max_products": 2}}, "method.max_products"),
+        ({"method": {"kind": "top-k", "k": 2}, **HUGE}, "method.eigenvectors"),
+        ({"method": {"kind": "trace", "estimator": "hutch"}}, "method.trace.estimator"),
+        ({"method": {"kind": "trace", "num_probes": 0}}, "method.trace.num_probes"),
+        ({"method": {"kind": "trace", "num_probes": 3, "estimator": "xtrace"}}, "method.trace.num_probes"),
+        ({"method": {"kind": "trace", "num_probes": 9, "tolerance": 0.1}}, "method.trace.tolerance"),
+        ({"method": {"kind": "trace", "tolerance": 1.0}}, "method.trace.tolerance"),
+        ({"method": {"kind": "trace", "max_products": 99}}, "method.trace.max_products"),
+        ({"method": {"kind": "trace", "diagonal": 1}}, "method.trace.diagonal"),
+        ({"method": {"kind": "trace", "diagonal": True}, **HUGE}, "method.diagonal"),
+        ({"block": ""}, "block"),
+        ({"block": "*" * 257}, "block"),
+        ({"block": 0}, "block"),
+        ({"block": "layers.2.*"}, "block"),
+        ({"block": "Layers.0.weight"}, "block"),
+        ({"block": "[z-a"}, "block"),
         ({"train": {"num_steps": 0, "learning_rate": 0.1}}, "train.num_steps"),
         ({"train": {"num_steps": 1, "learning_rate": float("inf")}}, "train.learning_rate"),
         ({"precision": "float16"}, "precision"),
@@ -165,6 +196,16 @@ def test_exact_spectra_default_to_double_precision() -> None:
     assert SpectrumRequest.model_validate(JOB).product_precision == "float64"
     assert SpectrumRequest.model_validate(JOB | {"method": {"kind": "lanczos"}}).product_precision == "float32"
     assert SpectrumRequest.model_validate(JOB | {"precision": "float32"}).product_precision == "float32"
+    for precision, of_vectors in (("float64", "float64"), ("tf32", "float32"), ("bfloat16", "float32")):
+        request = SpectrumRequest.model_validate(JOB | {"precision": precision})
+        assert (request.product_precision, request.vector_precision) == (precision, of_vectors)
+
+
+def test_a_block_has_the_parameters_that_match() -> None:
+    request = SpectrumRequest.model_validate(JOB | {"block": "layers.*.weight", "matrix": "ggn"})
+    assert request.matrix_parameters == {"layers.0.weight": (4, 3), "layers.1.weight": (2, 4)}
+    assert request.dim == 20
+    assert SpectrumRequest.model_validate(JOB).dim == 26
 
 
 def test_a_request_survives_its_way_through_the_store() -> None:

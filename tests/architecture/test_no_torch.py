@@ -17,6 +17,8 @@ LIGHT_MODULES = [
     "api_schemas.jobs",
     "api_schemas.spectrum",
     "curvature.cost",
+    "curvature.algorithms.cumulative",
+    "service.resmoothing",
     "jobs.store",
 ]
 

@@ -1,7 +1,9 @@
 """Results are whole or refused."""
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jobs.results import ResultDamagedError, ResultStore
@@ -36,3 +38,45 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_only_digests_lead_to_files(tmp_path: Path, name: str) -> None:
     with pytest.raises(ResultDamagedError, match="no digest"):
         ResultStore(tmp_path).read(name)
+
+
+def test_arrays_live_and_die_with_their_document(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    vectors = np.arange(400_000.0).reshape(2, -1)
+    with store.drafted({"vectors": vectors}) as draft:
+        digest = store.write(b"{}", draft)
+    assert sorted(path.suffix for path in tmp_path.rglob("*.*")) == [".json", ".npz"]
+    content = b"".join(store.stream_arrays(digest, draft.sha256))
+    assert len(content) == draft.num_bytes
+    np.testing.assert_array_equal(np.load(io.BytesIO(content), allow_pickle=False)["vectors"], vectors)
+    store.delete(digest)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    with pytest.raises(ResultDamagedError, match="missing"):
+        store.stream_arrays(digest, draft.sha256)
+
+
+def test_arrays_that_no_document_takes_are_gone(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    with store.drafted({"a": np.ones(3)}) as draft:
+        assert draft.path.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_arrays_never_come_whole(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    with store.drafted({"a": np.zeros(500_000)}) as draft:
+        digest = store.write(b"{}", draft)
+    path = next(tmp_path.rglob("*.npz"))
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+    received: list[bytes] = []
+    with pytest.raises(ResultDamagedError, match="damaged"):
+        received.extend(store.stream_arrays(digest, draft.sha256))
+    assert 0 < sum(map(len, received)) < len(content)
+
+
+def test_what_cannot_be_stored_without_pickle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="pickle"), ResultStore(tmp_path).drafted({"a": np.array([object()])}):
+        pass
+    assert list(tmp_path.iterdir()) == []

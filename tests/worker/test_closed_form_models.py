@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from api_schemas.closed_form_models import CLOSED_FORM_KINDS
-from api_schemas.spectrum import ExactResult, SpectrumRequest
+from api_schemas.spectrum import SpectrumRequest
+from api_schemas.spectrum_results import ExactResult
 from curvature.operators.dense import assemble
 from curvature.operators.hessian import HessianOperator
 from curvature.progress import ignore_progress
@@ -85,13 +86,14 @@ def test_the_model_has_the_spectrum_of_its_formula(case: Case) -> None:
     assert operator.fallback_reason is None
     assert operator.layout.names == tuple(parameter.name for parameter in spectrum.parameters) or not case["data"]
     assert operator.dim == spectrum.num_parameters == estimate(request).num_parameters
+    assert request.matrix_parameters == dict(zip(operator.layout.names, operator.layout.shapes, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["linear-bias", "self-attention", "quadratic"])
 def test_a_job_gives_the_same(kind: str) -> None:
     case = next(case for case in CASES if case["model"]["kind"] == kind)
     request = request_of(case)
-    result = run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress)
+    result = run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress).result
     assert isinstance(result, ExactResult)
     spectrum = theory_of(case)
     wanted = np.sort(spectrum.dense())

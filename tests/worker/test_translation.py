@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from api_schemas.parameter_shapes import parameter_shapes
 from api_schemas.spectrum import SpectrumRequest
 from curvature.errors import InvalidProblemError
 from curvature.losses.cross_entropy import CrossEntropy
@@ -81,6 +82,23 @@ PROBLEMS: dict[str, dict[str, Any]] = {
         "data": DIGITS,
     },
     "quadratic": {"model": {"kind": "quadratic", "matrix": [[2.0, 1.0], [1.0, -3.0]]}},
+    "conv-pooled": {
+        "model": {"kind": "conv", "channels": [2], "stride": 2, "pooling": "mean"},
+        "data": DIGITS,
+        "loss": "mse",
+    },
+    "linear-bias": {
+        "model": {"kind": "linear-bias", "w": [1.0, 2.0], "v": [0.5, 1.0], "b": [0.0, 1.0]},
+        "data": GAUSSIAN | {"input_dim": 1, "output_dim": 1},
+    },
+    "multi-input": {
+        "model": {"kind": "multi-input", "w": [[1.0, 2.0]] * 3, "v": [[0.5, 1.0]] * 3},
+        "data": GAUSSIAN | {"output_dim": 1},
+    },
+    "multi-output": {
+        "model": {"kind": "multi-output", "w": [[1.0, 2.0]] * 2, "v": [[0.5, 1.0]] * 2},
+        "data": GAUSSIAN | {"input_dim": 1},
+    },
     "gpt2": {
         "model": {"kind": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 4, "n_positions": 8, "vocab_size": 256},
         "data": {"kind": "text", "text": "to be or not to be", "num_sequences": 2, "sequence_length": 4},
@@ -103,6 +121,7 @@ def test_every_problem_is_built_and_estimated(name: str) -> None:
     assert torch.isfinite(risk.value(parameters))
     layout = ParameterLayout.of(model.parameter_shapes)
     assert list(parameters) == list(layout.names)
+    assert parameter_shapes(request.model) == model.parameter_shapes
     assert layout.flatten(parameters).dtype == torch.float32
     assert estimate(request).num_parameters == layout.dim
     assert model.learning_rate_multipliers().keys() == parameters.keys()
@@ -170,7 +189,7 @@ def test_a_trained_job_reports_its_training() -> None:
         "schedule": {"kind": "plateau", "patience": 2, "threshold": 0.05, "min_learning_rate": 0.02},
     }
     request = request_of("mlp", train=train)
-    result = run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress)
+    result = run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress).result
     report = result.training
     assert report is not None
     assert report.stopped == "plateau"

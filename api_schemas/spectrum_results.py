@@ -1,0 +1,184 @@
+"""What a spectrum job answers; values are in loss per squared parameter unless they say otherwise."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from api_schemas.closed_form import Inertia, Parameter
+from api_schemas.message import Message
+from api_schemas.spectrum import Estimator, Matrix, Reorthogonalisation, Which
+
+
+class Band(Message):
+    """Where the exact curve lies, point by point, with a probability of 95 %."""
+
+    lower: list[float]
+    upper: list[float]
+
+
+class Density(Message):
+    """Smoothed density of eigenvalues; its integral over the grid is 1 but for what few steps smear beyond the ends."""
+
+    grid: list[float] = Field(description="eigenvalues, ascending")
+    values: list[float] = Field(description="density at the grid, per unit of eigenvalue")
+    standard_error: list[float] = Field(description="of the mean over probes")
+    band: Band = Field(description="with the error of the quadrature, too")
+
+
+class Cumulative(Message):
+    """Share of eigenvalues up to each point of the grid; not smoothed."""
+
+    grid: list[float] = Field(description="eigenvalues, ascending")
+    values: list[float] = Field(description="0 to 1")
+    standard_error: list[float] = Field(description="of the mean over probes")
+    band: Band = Field(description="with the error of the quadrature, too")
+
+
+class Quadrature(Message):
+    """Gauss quadrature of one probe: the spectral measure that its Lanczos run saw."""
+
+    nodes: list[float] = Field(description="Ritz values, ascending")
+    weights: list[float] = Field(description="sum to 1")
+    residuals: list[float] | None = Field(description="of the Ritz vectors: last components, signed; null: not known")
+
+
+class Smoothing(Message):
+    """How quadratures became curves."""
+
+    num_points: int = Field(description="of each grid")
+    kappa: float = Field(description="of the density; larger values make narrower Gaussians")
+    margin: float = Field(description="of the grid beyond the extreme Ritz values, in widths of the spectrum")
+
+
+class RitzValue(Message):
+    """An approximate eigenvalue; an exact one lies within the residual, which includes the rounding of products."""
+
+    value: float
+    residual: float
+
+
+class Eigenpair(RitzValue):
+    """An eigenvalue whose vector, if the request asked for it, npz holds."""
+
+    converged: bool = Field(description="whether the residual is within the tolerance")
+
+
+class Estimate(Message):
+    """A number and its standard error; null where nothing is known about it."""
+
+    value: float
+    standard_error: float | None
+
+
+class TraceEstimate(Message):
+    """A trace from random vectors; a standard error of 0: exact but for rounding."""
+
+    value: float
+    standard_error: float
+    num_products: int
+    converged: bool = Field(description="the tolerance, if the request gave one, is met")
+
+
+class TrainingReport(Message):
+    """What training did; losses and gradient are those of all samples."""
+
+    num_steps: int = Field(description="done")
+    initial_loss: float
+    final_loss: float
+    gradient_norm: float = Field(description="at the end, of all parameters together")
+    momentum: float
+    final_learning_rate: float
+    learning_rate_cuts: int
+    stopped: Literal["num-steps", "plateau"] = Field(description="plateau: the loss stood still at the smallest rate")
+
+
+class Provenance(Message):
+    """Where the numbers come from."""
+
+    versions: dict[str, str] = Field(description="of this server, Python, torch and numpy")
+    device: str
+    num_threads: int
+    matrix: Matrix
+    block: str | None
+    precision: str = Field(description="of the products")
+    precision_deviation: float | None = Field(
+        description="of tf32 and bfloat16: ||A v - A' v|| / ||A v|| as measured on a random v, A in float32"
+    )
+    tf32: bool
+    seed: int
+    parameters_sha256: str = Field(description="of the parameters at which the matrix is taken")
+    data_sha256: str
+    num_products: int = Field(description="matrix-vector products done")
+    product_fallback: str | None = Field(
+        description="why products were not taken from one linearisation, which is faster; null: they were"
+    )
+    wall_time_seconds: float
+
+
+class StoredArrays(Message):
+    """What only npz holds."""
+
+    sha256: str = Field(description="of the npz file")
+    num_bytes: int = Field(description="of the npz file")
+    shapes: dict[str, list[int]] = Field(description="by name, of what is not in this document")
+
+
+class _SpectrumResult(Message):
+    kind: Literal["spectrum"] = "spectrum"
+    num_parameters: int = Field(description="rows of the matrix: parameters of the block, if there is one")
+    parameters: list[Parameter] = Field(description="to which the rows belong, in order, each array row by row")
+    matrix: Matrix
+    block: str | None
+    loss: float = Field(description="at the parameters at which the matrix is taken")
+    training: TrainingReport | None
+    arrays: StoredArrays | None = Field(default=None, description="null: this document holds everything")
+    provenance: Provenance
+
+
+class ExactResult(_SpectrumResult):
+    """Every eigenvalue."""
+
+    method: Literal["exact"] = "exact"
+    trace: Estimate
+    eigenvalues: list[float] = Field(description="ascending, with repetition")
+    inertia: Inertia
+    zero_threshold: float = Field(description="an eigenvalue of at most this size counts as zero")
+
+
+class LanczosResult(_SpectrumResult):
+    """Density, quadrature and extremes."""
+
+    method: Literal["lanczos"] = "lanczos"
+    density: Density
+    log_density: Density = Field(description="of |eigenvalue| + 1e-5, smoothed in the logarithm, on a geometric grid")
+    cumulative: Cumulative
+    quadrature: list[Quadrature] = Field(description="one for each probe")
+    largest: RitzValue
+    smallest: RitzValue
+    trace: Estimate
+    frobenius: Estimate = Field(description="root of the sum of squares of the eigenvalues")
+    reorthogonalisation: Reorthogonalisation
+    num_steps: int = Field(description="per probe, at most; where a subspace was invariant a probe did fewer")
+    smoothing: Smoothing = Field(description="of these curves; `?kappa=&margin=&num_points=` gives others")
+
+
+class TopKResult(_SpectrumResult):
+    """Eigenpairs from the ends of the spectrum."""
+
+    method: Literal["top-k"] = "top-k"
+    which: Which
+    tolerance: float = Field(description="of residuals, relative to the largest |eigenvalue|")
+    eigenpairs: list[Eigenpair] = Field(description="descending; for `magnitude` by descending magnitude")
+
+
+class TraceResult(_SpectrumResult):
+    """The trace."""
+
+    method: Literal["trace"] = "trace"
+    estimator: Estimator
+    trace: TraceEstimate
+    frobenius: Estimate = Field(description="root of the sum of squares of the eigenvalues")
+
+
+AnySpectrumResult = ExactResult | LanczosResult | TopKResult | TraceResult
+SpectrumResult = Annotated[AnySpectrumResult, Field(discriminator="method")]

@@ -1,0 +1,63 @@
+"""The arrays of a result under the names that npz gives them; none needs pickle."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from api_schemas.spectrum_results import (
+    AnySpectrumResult,
+    Cumulative,
+    Density,
+    ExactResult,
+    LanczosResult,
+    TopKResult,
+)
+
+Arrays = dict[str, NDArray[Any]]
+
+_LISTS = {"eigenvalues", "eigenpairs", "density", "log_density", "cumulative", "quadrature"}
+"""Fields that become arrays; all others are the member `document`, as JSON."""
+
+
+def result_arrays(result: AnySpectrumResult) -> Arrays:
+    """Everything that the JSON document says.
+
+    exact: eigenvalues (P,). lanczos: for density, log_density and cumulative `<name>_grid`, `<name>_values`,
+    `<name>_standard_error`, `<name>_lower` and `<name>_upper` (num_points,); for each probe i nodes_i, weights_i and
+    residuals_i; largest and smallest [value, residual]. top-k: eigenvalues, residuals, converged (k,). Where there is
+    one also trace, [value, standard error].
+    """
+    arrays: Arrays = {"document": np.asarray(result.model_dump_json(exclude=_LISTS))}
+    match result:
+        case ExactResult():
+            arrays["eigenvalues"] = np.asarray(result.eigenvalues)
+        case LanczosResult():
+            arrays |= _lanczos_arrays(result)
+        case TopKResult():
+            arrays["eigenvalues"] = np.asarray([pair.value for pair in result.eigenpairs])
+            arrays["residuals"] = np.asarray([pair.residual for pair in result.eigenpairs])
+            arrays["converged"] = np.asarray([pair.converged for pair in result.eigenpairs])
+            return arrays
+    error = result.trace.standard_error
+    arrays["trace"] = np.asarray([result.trace.value, np.nan if error is None else error])
+    return arrays
+
+
+def _lanczos_arrays(result: LanczosResult) -> Arrays:
+    arrays: Arrays = {}
+    for name in ("density", "log_density", "cumulative"):
+        arrays |= {f"{name}_{part}": values for part, values in _curve_arrays(getattr(result, name)).items()}
+    for probe, rule in enumerate(result.quadrature):
+        arrays |= {f"nodes_{probe}": np.asarray(rule.nodes), f"weights_{probe}": np.asarray(rule.weights)}
+        if rule.residuals is not None:
+            arrays[f"residuals_{probe}"] = np.asarray(rule.residuals)
+    for name, ritz in (("largest", result.largest), ("smallest", result.smallest)):
+        arrays[name] = np.asarray([ritz.value, ritz.residual])
+    return arrays
+
+
+def _curve_arrays(curve: Density | Cumulative) -> Arrays:
+    parts = {name: getattr(curve, name) for name in ("grid", "values", "standard_error")}
+    parts |= {"lower": curve.band.lower, "upper": curve.band.upper}
+    return {name: np.asarray(numbers) for name, numbers in parts.items()}

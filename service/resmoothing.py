@@ -1,0 +1,75 @@
+"""The curves of a Lanczos result for another smoothing, from its quadratures: nothing is computed again."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from api_schemas.spectrum_results import AnySpectrumResult, LanczosResult, Quadrature
+from curvature import results as found
+from curvature.algorithms.cumulative import cumulative_spectrum
+from curvature.algorithms.density import log_spectral_density, spectral_density
+from jobs.curves import cumulative_message, density_message
+from service.problems import invalid_query
+
+MAX_OPERATIONS = 20_000_000_000
+"""Of one smoothing: a few seconds."""
+
+_EXPONENTIAL = 10  # operations of an exponential, beside those of a sum
+_NUM_RULES = 4  # compatible with a probe; all but the first need an eigenvalue problem
+_EIGENPROBLEM = 10  # times the cube of the number of nodes
+_DOUBLE_EPS, _SINGLE_EPS = float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True)
+class SmoothingChange:
+    """What a caller wants otherwise; None: as it was."""
+
+    num_points: int | None = None
+    kappa: float | None = None
+    margin: float | None = None
+
+    @property
+    def changes(self) -> dict[str, float]:
+        """By name, what is to change."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def smoothed(result: AnySpectrumResult, change: SmoothingChange) -> AnySpectrumResult:
+    """The result with the curves that the job would have made with the changed smoothing.
+
+    Raises:  ProblemError 422 if the result has no curves, or too long ones to be made while a caller waits.
+    """
+    if not change.changes:
+        return result
+    if not isinstance(result, LanczosResult):
+        raise invalid_query(next(iter(change.changes)), f"a result of method {result.method} has no smoothed curves")
+    smoothing = result.smoothing.model_copy(update=change.changes)
+    _check_operations(result, smoothing.num_points)
+    rules = [_quadrature(rule) for rule in result.quadrature]
+    rounding = _DOUBLE_EPS if result.provenance.precision == "float64" else _SINGLE_EPS
+    sizes = (result.num_parameters, result.num_steps, smoothing.num_points)
+    margin = smoothing.margin
+    density = spectral_density(rules, *sizes, smoothing.kappa, margin, rounding)
+    log_density = log_spectral_density(rules, *sizes, margin=margin, rounding=rounding)
+    cumulative = cumulative_spectrum(rules, result.num_parameters, smoothing.num_points, margin, rounding)
+    curves = {
+        "density": density_message(density),
+        "log_density": density_message(log_density),
+        "cumulative": cumulative_message(cumulative),
+        "smoothing": smoothing,
+    }
+    return result.model_copy(update=curves)
+
+
+def _check_operations(result: LanczosResult, num_points: int) -> None:
+    lengths = [len(rule.nodes) for rule in result.quadrature]
+    exponentials = 2 * _NUM_RULES * num_points * sum(lengths)
+    eigenproblems = (_NUM_RULES - 1) * _EIGENPROBLEM * sum(length**3 for length in lengths)
+    if _EXPONENTIAL * exponentials + eigenproblems > MAX_OPERATIONS:
+        message = f"{sum(lengths):,} nodes on {num_points:,} points are too many to smooth while you wait; run a job"
+        raise invalid_query("num_points", message)
+
+
+def _quadrature(rule: Quadrature) -> found.Quadrature:
+    residuals = None if rule.residuals is None else np.asarray(rule.residuals)
+    return found.Quadrature(np.asarray(rule.nodes), np.asarray(rule.weights), residuals)

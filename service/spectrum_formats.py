@@ -1,0 +1,49 @@
+"""The result of a spectrum job as JSON, npz or a picture."""
+
+import io
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from api_schemas.problem import Problem
+from api_schemas.spectrum_results import AnySpectrumResult, SpectrumResult, TraceResult
+from jobs.arrays import result_arrays
+from service.problems import ProblemError
+from service.representations import MEDIA_TYPES
+from service.spectrum_picture import draw_result
+
+FORMATS = tuple(MEDIA_TYPES)
+_WITHOUT_PICTURES = ("json", "npz")
+
+_RESULT: TypeAdapter[AnySpectrumResult] = TypeAdapter(SpectrumResult)
+
+
+def result_of(document: bytes) -> AnySpectrumResult:
+    """The stored document as a message.
+
+    Raises:  ProblemError 406 if another version of the server wrote it.
+    """
+    try:
+        return _RESULT.validate_json(document)
+    except ValidationError:
+        title, detail = "Not acceptable", "Another version of the server stored this result; it can be had as JSON."
+        problem = Problem(type="/problems/result-outdated", title=title, status=406, detail=detail)
+        raise ProblemError(problem) from None
+
+
+def formats_of(result: AnySpectrumResult) -> tuple[str, ...]:
+    """The formats in which the result can be had: of a trace there is no picture."""
+    return _WITHOUT_PICTURES if isinstance(result, TraceResult) else FORMATS
+
+
+def represented(result: AnySpectrumResult, name: str) -> bytes | memoryview:
+    """The result in one of its formats: json, npz, png or svg; npz without the arrays that lie beside the document."""
+    match name:
+        case "json":
+            return result.model_dump_json().encode()
+        case "npz":
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, allow_pickle=False, **result_arrays(result))
+            return buffer.getbuffer()
+        case _:
+            return draw_result(result, name)

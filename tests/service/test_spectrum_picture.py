@@ -1,0 +1,124 @@
+"""Results of jobs as pictures and arrays: whatever the range of the eigenvalues."""
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from api_schemas.spectrum_results import AnySpectrumResult
+from service.spectrum_formats import formats_of, represented, result_of
+
+PROVENANCE = {
+    "versions": {},
+    "device": "cpu",
+    "num_threads": 1,
+    "matrix": "hessian",
+    "block": None,
+    "precision": "float64",
+    "precision_deviation": None,
+    "tf32": False,
+    "seed": 0,
+    "parameters_sha256": "",
+    "data_sha256": "",
+    "num_products": 7,
+    "product_fallback": None,
+    "wall_time_seconds": 0.1,
+}
+
+
+def result(method: str, num_parameters: int, **fields: Any) -> AnySpectrumResult:
+    common = {
+        "num_parameters": num_parameters,
+        "parameters": [{"name": "z", "shape": [num_parameters]}],
+        "matrix": "ggn",
+        "block": "$_{*",
+        "loss": 0.5,
+        "training": None,
+        "provenance": PROVENANCE,
+    }
+    return result_of(json.dumps({"method": method} | common | fields).encode())
+
+
+def exact(values: list[float]) -> AnySpectrumResult:
+    found = np.asarray(values)
+    inertia = {"negative": int((found < 0).sum()), "zero": int((found == 0).sum()), "positive": int((found > 0).sum())}
+    trace = {"value": 1.0, "standard_error": 0.0}
+    return result(
+        "exact", len(values), eigenvalues=sorted(values), inertia=inertia, zero_threshold=1e-300, trace=trace
+    )
+
+
+def top_k(values: list[float]) -> AnySpectrumResult:
+    pairs = [{"value": value, "residual": abs(value) / 10, "converged": value > 0} for value in values]
+    return result("top-k", 1000, which="largest", tolerance=1e-5, eigenpairs=pairs)
+
+
+def lanczos(values: list[float]) -> AnySpectrumResult:
+    """Curves of two points and one probe."""
+    low, high = min(values), max(values)
+    if high - low < 1e-300:  # the density of a narrower one overflows
+        low, high = low - 1, high + 1
+    curve = {"grid": [low, high], "values": [0.0, 1 / (high - low)], "standard_error": [0.0, 0.0]}
+    band = {"lower": [0.0, 0.0], "upper": [0.0, 1 / (high - low)]}
+    shares = {"grid": [low, high], "values": [0.0, 1.0], "standard_error": [0.0, 0.0]}
+    return result(
+        "lanczos",
+        len(values),
+        density=curve | {"band": band},
+        log_density=curve | {"band": band},
+        cumulative=shares | {"band": {"lower": [0.0, 0.9], "upper": [0.1, 1.0]}},
+        quadrature=[{"nodes": values, "weights": [1 / len(values)] * len(values), "residuals": None}],
+        largest={"value": high, "residual": 0.0},
+        smallest={"value": low, "residual": 0.1},
+        trace={"value": 1.0, "standard_error": None},
+        frobenius={"value": 1.0, "standard_error": 0.1},
+        reorthogonalisation="full",
+        num_steps=1,
+        smoothing={"num_points": 2, "kappa": 3.0, "margin": 0.0},
+    )
+
+
+RANGES = [
+    [1e300, -1e300],
+    [1e300, 1.0, -1e-300],
+    [5e-324, 0.0],
+    [0.0, 0.0],
+    [1.0],
+    [-1.0],
+    [1e12, 1e-12],
+    [3.0, 3.0000001],
+    [float(value) for value in range(-300, 300)],
+]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("make", [exact, top_k, lanczos])
+@pytest.mark.parametrize("values", RANGES, ids=range(len(RANGES)))
+def test_any_range_is_drawn(make: Any, values: list[float]) -> None:
+    assert bytes(represented(make(values), "png")).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("make", [exact, top_k, lanczos])
+def test_svg_and_arrays(make: Any) -> None:
+    found = make([2.0, -1.0, 0.5])
+    assert b"<svg" in represented(found, "svg")
+    with np.load(io.BytesIO(represented(found, "npz")), allow_pickle=False) as arrays:
+        document = json.loads(str(arrays["document"]))
+        assert document["loss"] == 0.5
+        assert document["provenance"]["num_products"] == 7
+        members = set(arrays) - {"document"}
+        assert all(arrays[name].dtype.kind in "fb" for name in members)
+    if found.method == "lanczos":
+        assert {"density_lower", "log_density_values", "cumulative_upper", "nodes_0", "largest"} < members
+    else:
+        assert "eigenvalues" in members
+
+
+def test_a_trace_has_no_picture() -> None:
+    trace = {"value": 1.0, "standard_error": 0.1, "num_products": 9, "converged": True}
+    found = result("trace", 5, estimator="xtrace", trace=trace, frobenius={"value": 1.0, "standard_error": 0.1})
+    assert formats_of(found) == ("json", "npz")
+    with np.load(io.BytesIO(represented(found, "npz")), allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["trace"], [1.0, 0.1])

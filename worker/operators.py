@@ -1,0 +1,40 @@
+"""The matrix that a request means, as an operator of the engine."""
+
+from api_schemas.spectrum import SpectrumRequest
+from curvature.algorithms.vectors import sphere_probe
+from curvature.operators.functional import FunctionalOperator
+from curvature.operators.ggn import GgnOperator
+from curvature.operators.hessian import HessianOperator
+from curvature.operators.precision import MatmulPrecision
+from curvature.operators.risk_operator import RiskOperator
+from curvature.parameters import Parameters
+from curvature.progress import Progress
+from curvature.risk import EmpiricalRisk
+from worker.translation import generator_of
+
+_OPERATORS: dict[str, type[RiskOperator]] = {
+    "hessian": HessianOperator,
+    "ggn": GgnOperator,
+    "functional": FunctionalOperator,
+}
+_REDUCED: dict[str, MatmulPrecision] = {"tf32": "tf32", "bfloat16": "bfloat16"}
+
+
+def build_operator(
+    request: SpectrumRequest, risk: EmpiricalRisk, parameters: Parameters, progress: Progress
+) -> RiskOperator:
+    """The matrix of the request's block at these parameters.
+
+    Raises:  NonFiniteError as the operator.
+    """
+    kind = _OPERATORS[request.matrix]
+    reduced = _REDUCED.get(request.product_precision)
+    return kind(risk, parameters, request.block, matmul_precision=reduced, progress=progress)
+
+
+def measured_deviation(request: SpectrumRequest, operator: RiskOperator) -> float | None:
+    """||(A' - A) v|| / ||A v|| of reduced products A' from those in float32; None where nothing is reduced."""
+    if request.product_precision in _REDUCED and operator.precision_deviation is None:
+        # the columns of an exact spectrum are not compared: one product more is
+        operator.matvec(sphere_probe(operator.dim, generator_of(request.seed)).to(operator.gradient))
+    return operator.precision_deviation
