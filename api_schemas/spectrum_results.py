@@ -102,13 +102,14 @@ class Provenance(Message):
     block: str | None
     precision: str = Field(description="of the products")
     precision_deviation: float | None = Field(
-        description="of tf32 and bfloat16: ||A v - A' v|| / ||A v|| as measured on a random v, A in float32"
+        description="measured ||(A' - A) V|| / ||A V|| of tf32 and bfloat16 products A' V from those in float32"
     )
     tf32: bool
     seed: int
     parameters_sha256: str = Field(description="of the parameters at which the matrix is taken")
     data_sha256: str
     num_products: int = Field(description="matrix-vector products done")
+    execution: Literal["interpreted", "compiled"] = Field(description="of products, once they are recorded")
     product_fallback: str | None = Field(
         description="why products were not taken from one linearisation, which is faster; null: they were"
     )

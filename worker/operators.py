@@ -2,6 +2,7 @@
 
 from api_schemas.spectrum import SpectrumRequest
 from curvature.algorithms.vectors import sphere_probe
+from curvature.operators.execution import Execution
 from curvature.operators.functional import FunctionalOperator
 from curvature.operators.ggn import GgnOperator
 from curvature.operators.hessian import HessianOperator
@@ -21,7 +22,7 @@ _REDUCED: dict[str, MatmulPrecision] = {"tf32": "tf32", "bfloat16": "bfloat16"}
 
 
 def build_operator(
-    request: SpectrumRequest, risk: EmpiricalRisk, parameters: Parameters, progress: Progress
+    request: SpectrumRequest, risk: EmpiricalRisk, parameters: Parameters, execution: Execution, progress: Progress
 ) -> RiskOperator:
     """The matrix of the request's block at these parameters.
 
@@ -29,7 +30,7 @@ def build_operator(
     """
     kind = _OPERATORS[request.matrix]
     reduced = _REDUCED.get(request.product_precision)
-    return kind(risk, parameters, request.block, matmul_precision=reduced, progress=progress)
+    return kind(risk, parameters, request.block, execution=execution, matmul_precision=reduced, progress=progress)
 
 
 def measured_deviation(request: SpectrumRequest, operator: RiskOperator) -> float | None:

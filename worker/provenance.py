@@ -11,6 +11,7 @@ from torch import Tensor
 
 from api_schemas.spectrum import SpectrumRequest
 from api_schemas.spectrum_results import Provenance
+from curvature.operators.execution import Execution
 from curvature.operators.risk_operator import RiskOperator
 from worker.hardware import Hardware
 from worker.operators import measured_deviation
@@ -20,6 +21,7 @@ def provenance(
     request: SpectrumRequest,
     hardware: Hardware,
     operator: RiskOperator,
+    execution: Execution,
     parameters: Iterable[Tensor],
     data: Iterable[Tensor],
     num_products: int,
@@ -45,6 +47,7 @@ def provenance(
         parameters_sha256=_digest(parameters),
         data_sha256=_digest(data),
         num_products=num_products,
+        execution=execution.description,
         product_fallback=operator.fallback_reason,
         wall_time_seconds=wall_time_seconds,
     )

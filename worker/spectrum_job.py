@@ -12,6 +12,7 @@ from curvature.algorithms.thick_restart import top_eigenpairs
 from curvature.algorithms.trace import trace_estimate
 from curvature.errors import NonFiniteError
 from curvature.operators.base import SymmetricOperator
+from curvature.operators.execution import Execution
 from curvature.parameters import Parameters
 from curvature.progress import Progress
 from curvature.risk import EmpiricalRisk
@@ -58,12 +59,14 @@ def run_spectrum_job(request: SpectrumRequest, hardware: Hardware, progress: Pro
     """
     started = time.perf_counter()
     point = _reach_point(request, hardware, progress)
-    operator = build_operator(request, point.risk, point.parameters, progress)
+    execution = Execution(mode="interpreted")
+    operator = build_operator(request, point.risk, point.parameters, execution, progress)
     spectrum = _spectrum(request, operator, hardware, progress)
     origin = provenance(
         request,
         hardware,
         operator,
+        execution,
         point.parameters.values(),
         (tensor for batch in point.risk.batches for tensor in (batch.inputs, batch.targets)),
         spectrum.num_products,

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ def test_both_clients_have_the_same_methods() -> None:
     assert signatures(SpectrumClient) == signatures(AsyncSpectrumClient)
 
 
-def test_every_call(server: Any, client: SpectrumClient) -> None:
+def test_every_call(server: Any, client: SpectrumClient, tmp_path: Path) -> None:
     async def use() -> None:
         async with AsyncSpectrumClient(server.url) as own:
             assert len((await own.ready()).workers) == 1
@@ -43,6 +44,11 @@ def test_every_call(server: Any, client: SpectrumClient) -> None:
             job = await anext(own.jobs(tag="test:async-client"))
             assert client.result(job.id) == result == await own.result(job.id)
             assert (await own.result_file(job.id, "npz"))[:2] == b"PK"
+            await own.save_result(job.id, tmp_path / "spectrum.svg", "svg")
+            assert b"<svg" in (tmp_path / "spectrum.svg").read_bytes()
+            with pytest.raises(ProblemResponseError, match="kappa"):
+                await own.save_result(job.id, tmp_path / "other.svg", "svg", {"kappa": 2})
+            assert not (tmp_path / "other.svg").exists()
             assert (await own.cancel(job.id)).state == "succeeded"
             await own.delete(job.id)
             with pytest.raises(ProblemResponseError):

@@ -73,6 +73,41 @@ def test_a_job_from_a_file_to_a_picture(spectrum: Any, tmp_path: Path) -> None:
     assert spectrum("job", job_id).exit_code == 1
 
 
+def test_eigenvectors_are_saved_from_a_job_that_ended(spectrum: Any, tmp_path: Path) -> None:
+    request = json.dumps(JOB | {"method": {"kind": "top-k", "k": 2}, "block": "layers.0.*", "precision": "float64"})
+    job_id = json.loads(spectrum("submit", "-", text=request).stdout)["id"]
+    result = spectrum("run", "-", text=request)
+    assert len(json.loads(result.stdout)["eigenpairs"]) == 2, result.output
+    output = tmp_path / "vectors"
+    saved = spectrum("result", job_id, "--format", "npz", "-o", str(output))
+    assert saved.exit_code == 0, saved.output
+    with np.load(output, allow_pickle=False) as arrays:
+        assert arrays["eigenvectors"].shape == (2, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["vectors"]
+    for arguments, said in (
+        (["--format", "npz"], "npz goes to a file"),
+        (["-o", str(tmp_path / "none" / "a.npz")], "No such file"),
+        (["-o", str(output)], "ends in none of"),
+        (["--format", "gif", "-o", str(output)], "'gif' is not one of"),
+    ):
+        refused = spectrum("result", job_id, *arguments)
+        assert refused.exit_code == 2
+        assert said in " ".join(refused.output.replace("│", " ").split())
+
+
+def test_a_density_is_smoothed_anew(spectrum: Any, tmp_path: Path) -> None:
+    smoothing = ["--kappa", "9", "--num-points", "7", "--margin", "0.2"]
+    job_id = json.loads(spectrum("submit", "-", text=json.dumps(JOB)).stdout)["id"]
+    spectrum("run", "-", text=json.dumps(JOB))  # the only worker has ended the other one before
+    found = json.loads(spectrum("result", job_id, *smoothing).stdout)
+    assert found["smoothing"] == {"num_points": 7, "kappa": 9.0, "margin": 0.2}
+    assert len(found["density"]["values"]) == 7
+    refused = spectrum("result", job_id, "--kappa", "0.5", "-o", str(tmp_path / "a.png"))
+    assert refused.exit_code == 1
+    assert "query.kappa" in refused.output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_submit_returns_before_the_end(spectrum: Any) -> None:
     called = spectrum("submit", "-", text=json.dumps(JOB))
     assert json.loads(called.stdout)["state"] in ("queued", "running")
@@ -87,6 +122,8 @@ def test_submit_returns_before_the_end(spectrum: Any) -> None:
         (["closed-form", "no-such-file.json"], None, 2, "No such file"),
         (["closed-form", "no-such-file.npz"], None, 2, "No such file"),
         (["closed-form", "-", "-o", "answer.gif"], QUADRATIC, 2, "ends in none of .json, .npz, .png, .svg"),
+        (["run", "-", "-o", "answer.gif"], json.dumps(JOB), 2, "ends in none of .json, .npz, .png, .svg"),
+        (["run", "-"], json.dumps(JOB | {"block": "z"}), 1, "body.block: no parameter has such a name"),
         (["result", "0" * 32], None, 1, "404 No such job"),
         (["list", "--state", "sleeping"], None, 1, "query.state"),
     ],

@@ -23,6 +23,7 @@ PROVENANCE = {
     "parameters_sha256": "",
     "data_sha256": "",
     "num_products": 7,
+    "execution": "interpreted",
     "product_fallback": None,
     "wall_time_seconds": 0.1,
 }
