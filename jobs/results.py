@@ -1,10 +1,11 @@
 """The result store: a directory of immutable files, each named by the SHA-256 of a result's document."""
 
 import hashlib
+import io
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,18 +42,25 @@ class ResultStore:
         directory.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
-    def drafted(self, arrays: Mapping[str, NDArray[Any]]) -> Iterator[ArraysFile]:
-        """Arrays as a file that `write` takes; without that it is gone at the end."""
-        with tempfile.NamedTemporaryFile(dir=self._directory, suffix=".npz", delete=False) as file:
-            path = Path(file.name)
-            try:
+    def drafted(
+        self, arrays: Mapping[str, NDArray[Any]], report: Callable[[int], None] = lambda _: None
+    ) -> Iterator[ArraysFile]:
+        """Arrays as a file that `write` takes; without that it is gone at the end.
+
+        Args:  report, told the bytes written so far, piece by piece; what it raises ends the writing.
+        """
+        descriptor, name = tempfile.mkstemp(dir=self._directory, suffix=".npz")
+        path = Path(name)
+        try:
+            with io.BufferedRandom(_ReportingFile(descriptor, report)) as file:
                 np.savez(file, allow_pickle=False, **arrays)
                 file.flush()
-                os.fsync(file.fileno())
+                os.fsync(descriptor)
                 file.seek(0)
-                yield ArraysFile(path, hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
-            finally:
-                path.unlink(missing_ok=True)
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            yield ArraysFile(path, digest, path.stat().st_size)
+        finally:
+            path.unlink(missing_ok=True)
 
     def write(self, content: bytes, arrays: ArraysFile | None = None) -> str:
         """Store the document, and its arrays, for good and return its digest; a reader sees all of it or nothing."""
@@ -104,6 +112,21 @@ class ResultStore:
         if not _DIGEST.fullmatch(digest):
             raise ResultDamagedError(f"{digest!r} is no digest")
         return self._directory / digest[:2] / f"{digest}.{suffix}"
+
+
+class _ReportingFile(io.FileIO):
+    """A file that says how far it was written."""
+
+    def __init__(self, descriptor: int, report: Callable[[int], None]) -> None:
+        super().__init__(descriptor, "r+")
+        self._report = report
+        self._num_bytes = 0
+
+    def write(self, data: Any, /) -> int:
+        count = super().write(data)
+        self._num_bytes += count
+        self._report(self._num_bytes)
+        return count
 
 
 def _checked_pieces(file: BinaryIO, sha256: str) -> Iterator[bytes]:

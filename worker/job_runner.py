@@ -66,9 +66,13 @@ class JobRunner:
         result = answer.result
         if not answer.vectors:
             return self._results.write(result.model_dump_json().encode())
-        progress("storing", 0, 1)
-        with self._results.drafted(result_arrays(result) | answer.vectors) as draft:
+        total = sum(array.nbytes for array in answer.vectors.values())
+
+        def report(num_bytes: int) -> None:
+            progress("storing", min(num_bytes, total), total)
+
+        with self._results.drafted(result_arrays(result) | answer.vectors, report) as draft:
             shapes = {name: list(array.shape) for name, array in answer.vectors.items()}
             stored = StoredArrays(sha256=draft.sha256, num_bytes=draft.num_bytes, shapes=shapes)
-            progress("storing", 1, 1)
+            report(total)
             return self._results.write(result.model_copy(update={"arrays": stored}).model_dump_json().encode(), draft)

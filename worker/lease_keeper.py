@@ -21,7 +21,7 @@ _UNITS = {
     "linearisation": "micro-batches",
     "products": "matrix-vector products",
     "eigenvalues": "spectra",
-    "storing": "files",
+    "storing": "bytes",
 }
 
 _logger = logging.getLogger(__name__)

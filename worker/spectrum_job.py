@@ -62,6 +62,9 @@ def run_spectrum_job(request: SpectrumRequest, hardware: Hardware, progress: Pro
     execution = Execution(mode="interpreted")
     operator = build_operator(request, point.risk, point.parameters, execution, progress)
     spectrum = _spectrum(request, operator, hardware, progress)
+    if request.method.kind in ("top-k", "trace"):
+        # they may end before the products that they were allowed
+        progress("products", spectrum.num_products, spectrum.num_products)
     origin = provenance(
         request,
         hardware,

@@ -30,6 +30,7 @@ def run_all(client: SpectrumClient, requests: list[dict[str, Any]]) -> list[Any]
     ids = [client.submit(request).id for request in requests]
     ended = [client.wait(job_id, timeout_seconds=120) for job_id in ids]
     assert {job.state for job in ended} == {"succeeded"}, [job.error for job in ended]
+    assert all(job.progress.done == job.progress.total > 0 for job in ended)
     return [client.result(job_id) for job_id in ids]
 
 

@@ -62,6 +62,22 @@ def test_arrays_that_no_document_takes_are_gone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_writing_reports_and_can_be_stopped(tmp_path: Path) -> None:
+    store, arrays = ResultStore(tmp_path), {"a": np.zeros(6_000_000)}
+    seen: list[int] = []
+    with store.drafted(arrays, seen.append) as draft:
+        assert seen == sorted(seen)
+        assert len(seen) > 2
+        assert seen[-1] >= draft.num_bytes
+
+    def stop(num_bytes: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError), store.drafted(arrays, stop):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_damaged_arrays_never_come_whole(tmp_path: Path) -> None:
     store = ResultStore(tmp_path)
     with store.drafted({"a": np.zeros(500_000)}) as draft:
