@@ -126,8 +126,8 @@ def table(report: dict[str, Any]) -> str:
         f"# Spectral density: {report['problem']}",
         "",
         f"{machine_line(report)} P = {report['num_parameters']:,}, {report['precision']}, {report['num_steps']} steps, "
-        f"{report['num_probes']} probes, ours {report['execution']}, reorthogonalisation {report['reorthogonalisation']}, "
-        f"{report['num_rounds']} rounds.",
+        f"{report['num_probes']} probes, ours {report['execution']}, "
+        f"reorthogonalisation {report['reorthogonalisation']}, {report['num_rounds']} rounds.",
         "",
         "| whole job | median | products | per product | smallest | largest |",
         "|---|---|---|---|---|---|",

@@ -48,7 +48,6 @@ def measure(problem: Problem, num_rounds: int, clock: str, only: list[str] | Non
     for name, each in measurements(warm_up_problem(problem)).items():
         if name in chosen:
             each.set_up()()
-    torch.compiler.reset()
     calls: dict[str, Call] = {}
     setup_seconds, deviations = {}, _Deviations(problem)
     for name, each in chosen.items():
