@@ -33,8 +33,29 @@ types: setup
 contracts: setup
 	$(BIN)/lint-imports
 
-bench: setup  ## measure the closed forms over HTTP, beside what they are compared with
-	$(BIN)/python -m benchmarks.closed_form
+bench: bench-closed-form bench-exact bench-density bench-products  ## measure everything, keep it in benchmarks/results
+
+bench-setup: setup  ## install what the benchmarks compare with
+	$(BIN)/uv pip install -q --system-certs -p $(BIN)/python -c constraints.txt --group benchmarks
+
+# As in a worker: threads that spin while they wait disturb what else runs on the machine.
+bench bench-%: export OMP_WAIT_POLICY := PASSIVE
+# Further options, as in: make bench-products BENCH="--device cuda", or on a busy machine BENCH="--threads 1 --clock cpu"
+BENCH ?=
+
+bench-closed-form: setup
+	$(BIN)/python -m benchmarks.closed_form --save
+
+bench-exact: bench-setup
+	$(BIN)/python -m benchmarks.exact --save $(BENCH)
+
+bench-density: bench-setup
+	set -e; for problem in digits mlp gpt-small; do \
+		$(BIN)/python -m benchmarks.density --save --problem $$problem $(BENCH); done
+
+bench-products: bench-setup
+	set -e; for problem in mlp gpt-small gpt2; do \
+		$(BIN)/python -m benchmarks.products --save --problem $$problem $(BENCH); done
 
 test-faults: setup  ## kill everything at every moment, as often as it takes
 	$(BIN)/python -m pytest -m slow tests
@@ -42,4 +63,5 @@ test-faults: setup  ## kill everything at every moment, as often as it takes
 test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST and use it
 	$(BIN)/python -m pytest -m compose tests/compose
 
-.PHONY: help setup demo serve test check lint types contracts bench test-faults test-compose
+.PHONY: help setup demo serve test check lint types contracts bench bench-setup bench-closed-form bench-exact bench-density \
+	bench-products test-faults test-compose
