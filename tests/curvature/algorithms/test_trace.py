@@ -1,0 +1,214 @@
+"""Trace, Frobenius norm and diagonal: exactness where it can be had, error bars that hold, tolerances, errors."""
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from curvature.algorithms.sketch import Sketch, extend_basis, multiply_basis
+from curvature.algorithms.trace import Estimator, trace_estimate
+from curvature.algorithms.xtrace import leave_one_out
+from curvature.data.digits import digits
+from curvature.errors import InvalidProblemError, NonFiniteError
+from curvature.losses.cross_entropy import CrossEntropy
+from curvature.models.mlp import Mlp
+from curvature.operators.dense import DenseOperator, assemble
+from curvature.operators.hessian import HessianOperator
+from curvature.results import FloatArray
+from curvature.risk import EmpiricalRisk
+
+F64, CPU = torch.float64, torch.device("cpu")
+ESTIMATORS: tuple[Estimator, ...] = ("hutchinson", "hutch++", "xtrace")
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def symmetric(eigenvalues: Tensor, seed: int = 0) -> Tensor:
+    dim = len(eigenvalues)
+    basis, _ = torch.linalg.qr(torch.randn(dim, dim, generator=seeded(seed), dtype=F64))
+    matrix = basis * eigenvalues.double() @ basis.T
+    return (matrix + matrix.T) / 2
+
+
+def network() -> Tensor:
+    """Hessian of a small network on digits; pixels that are always dark leave rows of zeros."""
+    model, data = Mlp((64, 3, 10), "tanh"), digits(60, seeded(1)).to(F64, CPU)
+    risk = EmpiricalRisk(model, CrossEntropy(), [data])
+    return assemble(HessianOperator(risk, model.initial_parameters(seeded(0), F64, CPU)))
+
+
+@cache
+def spectrum(name: str) -> Tensor:
+    if name == "network":
+        return network()
+    k = torch.arange(120, dtype=F64)
+    values = {"flat": 1 + k / 60, "signed": torch.sin(k), "geometric": 0.8**k, "power": (1 + k) ** -2}
+    return symmetric(values[name])
+
+
+@pytest.mark.parametrize("name", ["network", "flat", "signed", "geometric", "power"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("num_probes", [12, 40])
+def test_error_bars_hold(name: str, estimator: Estimator, num_probes: int) -> None:
+    matrix = spectrum(name)
+    operator = DenseOperator(matrix)
+    norm, diagonal = float(matrix.norm()), matrix.diagonal().numpy()
+    scores, of_norm, of_entries = [], [], []
+    for seed in range(50):
+        found = trace_estimate(operator, estimator, seeded(seed), num_probes=num_probes, diagonal=True)
+        assert found.num_products <= num_probes
+        assert found.diagonal is not None
+        assert found.frobenius.standard_error is not None
+        scores.append((found.value - float(matrix.trace())) / found.standard_error)
+        of_norm.append((found.frobenius.value - norm) / found.frobenius.standard_error)
+        certain = found.diagonal.standard_error == 0
+        assert (found.diagonal.values[certain] == diagonal[certain]).all()
+        of_entries.append(((found.diagonal.values - diagonal) / (found.diagonal.standard_error + certain))[~certain])
+    assert abs(np.mean(scores)) < 0.6
+    assert 0.5 < np.std(scores) < 1.35
+    assert covered(np.array(scores)) >= 0.85
+    assert covered(np.array(of_norm)) >= 0.8
+    assert covered(np.array(of_entries)) >= 0.85
+
+
+def covered(scores: FloatArray) -> float:
+    return float((np.abs(scores) < 1.96).mean())
+
+
+def test_sketches_win_where_eigenvalues_decay() -> None:
+    operator = DenseOperator(spectrum("power"))
+    plain, sketched, exchangeable = (
+        trace_estimate(operator, estimator, seeded(0), num_probes=60).standard_error for estimator in ESTIMATORS
+    )
+    assert exchangeable < sketched < plain / 20
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("extra", [0, 5])
+def test_p_products_are_exact(estimator: Estimator, extra: int) -> None:
+    matrix = spectrum("signed")
+    found = trace_estimate(DenseOperator(matrix), estimator, seeded(0), num_probes=120 + extra, diagonal=True)
+    assert found.value == pytest.approx(float(matrix.trace()), abs=1e-12)
+    assert found.standard_error == 0
+    assert found.num_products == 120
+    assert found.frobenius.value == pytest.approx(float(matrix.norm()), rel=1e-12)
+    assert found.diagonal is not None
+    np.testing.assert_allclose(found.diagonal.values, matrix.diagonal(), atol=1e-14)
+    assert not found.diagonal.standard_error.any()
+
+
+@pytest.mark.parametrize("estimator", ["hutch++", "xtrace"])
+@settings(max_examples=15, deadline=None)
+@given(rank=st.integers(0, 8), scale=st.sampled_from([1e-200, 1.0, 1e200]), seed=st.integers(0, 99))
+def test_a_sketch_of_the_whole_range_is_exact(estimator: Estimator, rank: int, scale: float, seed: int) -> None:
+    values = torch.cat([torch.linspace(-2, 3, rank, dtype=F64), torch.zeros(40 - rank, dtype=F64)])
+    matrix = symmetric(values, seed) * scale
+    found = trace_estimate(DenseOperator(matrix), estimator, seeded(seed), num_probes=36, diagonal=True)
+    assert abs(found.value - float(matrix.trace())) <= 1e-12 * scale
+    assert found.standard_error <= 1e-12 * scale
+    assert found.frobenius.value / scale == pytest.approx(float((matrix / scale).norm()), rel=1e-10)
+    assert found.diagonal is not None
+    assert (np.abs(found.diagonal.values - matrix.diagonal().numpy()) <= 1e-12 * scale).all()
+
+
+def test_xtrace_leaves_each_vector_out() -> None:
+    """Against a sketch made anew for each vector that is left out."""
+    matrix, count = spectrum("power"), 10
+    dim = len(matrix)
+    vectors = torch.randn(count, dim, generator=seeded(0), dtype=F64)
+    operator, sketch = DenseOperator(matrix), Sketch.empty(DenseOperator(matrix))
+    extend_basis(operator, sketch, vectors @ matrix)
+    multiply_basis(operator, sketch)
+    found = leave_one_out(sketch, vectors, vectors @ matrix, diagonal=True)
+    traces, squares, diagonals = [], [], []
+    for i in range(count):
+        others = torch.cat([vectors[:i], vectors[i + 1 :]])
+        Q, _ = torch.linalg.qr((others @ matrix).T)
+        complement = torch.eye(dim, dtype=F64) - Q @ Q.T
+        g = torch.nn.functional.normalize(complement @ vectors[i], dim=0)
+        rest = dim - count + 1
+        traces.append((Q.T @ matrix @ Q).trace() + rest * g @ matrix @ g)
+        squares.append((matrix @ Q).square().sum() + rest * (matrix @ g).square().sum())
+        diagonals.append((matrix @ Q @ Q.T).diagonal() + rest * g * (matrix @ g))
+    assert found.trace == pytest.approx(float(torch.stack(traces).mean()), rel=1e-10)
+    assert found.frobenius.value == pytest.approx(float(torch.stack(squares).mean().sqrt()), rel=1e-10)
+    assert found.diagonal is not None
+    np.testing.assert_allclose(found.diagonal.values, torch.stack(diagonals).mean(dim=0), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("name", ["flat", "signed", "power"])
+def test_tolerance_is_met(estimator: Estimator, name: str) -> None:
+    matrix = spectrum(name)
+    exact, norm = float(matrix.trace()), float(matrix.norm())
+    calls: list[tuple[str, int, int]] = []
+    found = trace_estimate(
+        DenseOperator(matrix), estimator, seeded(0), lambda *call: calls.append(call), tolerance=0.02
+    )
+    assert found.converged
+    assert found.standard_error <= 0.02 * max(abs(found.value), found.frobenius.value)
+    assert abs(found.value - exact) <= 4 * 0.02 * max(abs(exact), norm)
+    assert calls[-1][1] == found.num_products
+    assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
+    short = trace_estimate(DenseOperator(matrix), estimator, seeded(0), tolerance=1e-9, max_products=50)
+    assert not short.converged
+    assert short.num_products <= 50
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_zero_and_tiny_matrices(estimator: Estimator, dtype: torch.dtype) -> None:
+    zero = trace_estimate(DenseOperator(torch.zeros(50, 50, dtype=dtype)), estimator, seeded(0), num_probes=12)
+    assert (zero.value, zero.standard_error, zero.frobenius.value) == (0, 0, 0)
+    one = trace_estimate(DenseOperator(torch.full((1, 1), -3.0, dtype=dtype)), estimator, seeded(0), tolerance=0.1)
+    assert (one.value, one.standard_error, one.num_products) == (-3, 0, 1)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_float32_and_same_seed_same_bits(estimator: Estimator) -> None:
+    matrix = spectrum("geometric")
+    one, again = (trace_estimate(DenseOperator(matrix.float()), estimator, seeded(0), num_probes=30) for _ in range(2))
+    double = trace_estimate(DenseOperator(matrix), estimator, seeded(0), num_probes=30)
+    assert (one.value, one.standard_error, one.frobenius) == (again.value, again.standard_error, again.frobenius)
+    assert one.value == pytest.approx(double.value, abs=1e-4)
+
+
+def test_a_single_probe_has_an_error_bar() -> None:
+    scores = []
+    for seed in range(200):
+        found = trace_estimate(DenseOperator(spectrum("signed")), "hutchinson", seeded(seed), num_probes=1)
+        assert found.frobenius.standard_error is None
+        scores.append((found.value - float(spectrum("signed").trace())) / found.standard_error)
+    assert 0.85 < np.std(scores) < 1.15
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_probes": 3, "tolerance": 0.1},
+        {"num_probes": 0},
+        {"tolerance": 0.0},
+        {"tolerance": math.nan},
+        {"tolerance": 0.1, "max_products": 0},
+    ],
+)
+def test_bad_options_are_errors(options: Any) -> None:
+    with pytest.raises(InvalidProblemError):
+        trace_estimate(DenseOperator(torch.eye(9, dtype=F64)), "hutch++", seeded(0), **options)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_products_that_are_not_finite_are_errors(estimator: Estimator) -> None:
+    with pytest.raises(NonFiniteError):
+        trace_estimate(DenseOperator(torch.full((9, 9), math.inf, dtype=F64)), estimator, seeded(0), num_probes=6)
+    with pytest.raises(InvalidProblemError):
+        trace_estimate(DenseOperator(torch.eye(9, dtype=F64)), "xtrace", seeded(0), num_probes=3)
