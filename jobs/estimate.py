@@ -115,7 +115,8 @@ def _method_cost(request: SpectrumRequest) -> Callable[[Size], Cost]:
 
 def _trace_cost(size: Size, method: TraceMethod, itemsize: int) -> Cost:
     products = min(method.most_products, size.num_parameters)
-    sketch = {"hutchinson": 0, "hutch++": -(-2 * products // 3), "xtrace": 2 * products}[method.estimator]
+    # two and four arrays of a third and a half of the vectors, and copies of those that grow
+    sketch = {"hutchinson": 0, "hutch++": 4 * products // 3, "xtrace": 3 * products}[method.estimator]
     cost = lanczos_cost(size, 2, 1, 0, itemsize)
     # beside a block of probes and its products; a diagonal and its error in float64
     vectors = itemsize * (sketch + _TRACE_BLOCK) + (4 * _ITEM_BYTES["float64"] if method.diagonal else 0)

@@ -30,6 +30,7 @@ TINY: dict[str, Any] = {
     "loss": "mse",
     "method": {"kind": "exact"},
 }
+WIDE = DIGITS | {"model": {"kind": "mlp", "widths": [64, 10_000, 10]}}
 ENDLESS = DIGITS | {"train": {"num_steps": 10_000_000, "learning_rate": 1e-9}}
 
 
@@ -301,6 +302,10 @@ def small_client(
             "data",
         ),
         (TINY | lanczos(num_steps=2, num_probes=1000, num_points=100_000), "method"),
+        (WIDE | lanczos(num_steps=2000, reorthogonalisation="full"), "method"),
+        (WIDE | {"method": {"kind": "top-k", "k": 1000, "eigenvectors": False}}, "method"),
+        (WIDE | {"method": {"kind": "trace", "estimator": "xtrace", "num_probes": 2000}}, "method"),
+        (WIDE | {"method": {"kind": "exact"}}, "model"),
     ],
 )
 def test_a_job_too_large_for_the_worker_is_refused_and_not_queued(
@@ -316,6 +321,17 @@ def test_a_job_too_large_for_the_worker_is_refused_and_not_queued(
     assert problem.errors[0].loc == ["body", field]
     assert "GiB" in problem.errors[0].msg
     assert sum(1 for _ in client.jobs()) == before
+
+
+def test_what_needs_less_memory_is_accepted(small_client: SpectrumClient) -> None:
+    """The same model in a block of it, without a basis, or by probes alone."""
+    for change in (
+        lanczos(num_steps=2000),
+        {"method": {"kind": "exact"}, "block": "layers.1.bias"},
+        {"method": {"kind": "trace", "estimator": "hutchinson", "num_probes": 2000}},
+    ):
+        job = small_client.submit(WIDE | change)
+        small_client.cancel(job.id)
 
 
 def test_invalid_jobs_are_not_queued(client: SpectrumClient) -> None:
