@@ -130,7 +130,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _call(self, target: Callable[..., Any], args: Any, kwargs: Any, result: Tensor) -> fx.Node:
         node = self._graph.call_function(target, args, kwargs)
-        node.meta["shape"] = tuple(result.shape)
+        node.meta["layout"] = (tuple(result.shape), result.stride(), result.dtype)
         return node
 
     def _varies(self, argument: Any) -> bool:

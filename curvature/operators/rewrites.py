@@ -21,6 +21,7 @@ _POINTWISE_BACKWARDS = (
 _PRODUCTS = (aten.mul.Tensor, aten.mul.Scalar)
 _QUOTIENTS = (aten.div.Tensor, aten.div.Scalar)
 _SCALINGS = (*_PRODUCTS, *_QUOTIENTS, *_POINTWISE_BACKWARDS)
+_COPIES = (aten._to_copy.default, aten.clone.default, aten.expand.default, aten.view.default, aten._unsafe_view.default)
 _VIEWS = (aten.view.default, aten._unsafe_view.default)
 _ACCUMULATING: dict[Any, Any] = {aten.mm.default: aten.addmm_.default, aten.bmm.default: aten.baddbmm_.default}
 
@@ -31,9 +32,14 @@ def simplify(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
     _avoid_mutations(graph)
     if any(is_mutation(node) for node in graph.nodes):
         return  # whose order must stay as it is
+    _remove_identities(graph, constants)
     _Scalings(graph, constants).fold()
     remove_dead_code(graph)
     _accumulate_products(graph)
+    _accumulate_scalings(graph)
+    for node in graph.nodes:
+        if node.target in _VIEWS:  # of results whose strides may be others than were recorded
+            node.target = aten.reshape.default
 
 
 def is_mutation(node: fx.Node) -> bool:
@@ -77,6 +83,28 @@ def _may_be_view(node: fx.Node) -> bool:
     if not isinstance(node.target, OpOverload):
         return True
     return any(result.alias_info is not None for result in node.target._schema.returns)
+
+
+def _remove_identities(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
+    """Copies and reshapes that change nothing, and sums with zero: vmap and tangents that are absent leave many."""
+    zeros = {node for node in graph.nodes if node.op == "get_attr" and not bool(constants[str(node.target)].any())}
+    for node in list(graph.nodes):
+        arguments: Any = node.args
+        if node.target in _COPIES:
+            source = arguments[0]
+        elif node.target == aten.add.Tensor and not node.kwargs and zeros.intersection(arguments):
+            source = arguments[1] if arguments[0] in zeros else arguments[0]
+        else:
+            continue
+        if isinstance(source, fx.Node) and _layout(source) is not None and _layout(source) == _layout(node):
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+    remove_dead_code(graph)
+
+
+def _layout(node: fx.Node) -> object:
+    """Shape, strides and type of a node's result; None for a constant, which must stay one."""
+    return node.meta.get("layout")
 
 
 class _Scalings:
@@ -175,6 +203,27 @@ def _accumulate_products(graph: fx.Graph) -> None:
     remove_dead_code(graph)
 
 
+def _accumulate_scalings(graph: fx.Graph) -> None:
+    """b + a c, elementwise, in one pass over memory."""
+    for node in list(graph.nodes):
+        if node.target != aten.add.Tensor or node.kwargs or len(node.args) != 2:
+            continue
+        for scaled, other in (node.args, node.args[::-1]):
+            if not (isinstance(scaled, fx.Node) and isinstance(other, fx.Node)):
+                continue
+            if scaled.target == aten.mul.Tensor and len(scaled.users) == 1 and scaled is not other:
+                factors: Any = scaled.args
+                if not all(isinstance(factor, fx.Node) for factor in factors):
+                    continue
+                with graph.inserting_before(node):
+                    total = graph.call_function(aten.addcmul.default, (other, *factors))
+                total.meta = dict(node.meta)
+                node.replace_all_uses_with(total)
+                graph.erase_node(node)
+                break
+    remove_dead_code(graph)
+
+
 def _add_in_place(graph: fx.Graph, node: fx.Node, first: fx.Node, second: fx.Node) -> None:
     with graph.inserting_before(node):
         total = graph.call_function(_ACCUMULATING[second.target], (first, *second.args))
@@ -195,4 +244,5 @@ def _product_below(argument: object) -> fx.Node | None:
 
 
 def _shape(node: object) -> tuple[int, ...]:
-    return tuple(node.meta.get("shape", ())) if isinstance(node, fx.Node) else ()
+    layout = node.meta.get("layout") if isinstance(node, fx.Node) else None
+    return tuple(layout[0]) if layout else ()
