@@ -55,6 +55,11 @@ class SubspaceState:
     num_fresh_steps: int = 0  # since then
 
     @property
+    def budget(self) -> int:
+        """Products at most before the residuals of locked pairs are measured, by one for each of them."""
+        return self.max_products - (0 if self.locked is None else self.num_wanted)
+
+    @property
     def complete(self) -> bool:
         """Whether the subspace is the whole space."""
         return self.num_processed == self.basis.shape[1]
@@ -106,7 +111,7 @@ def advance_search(operator: SymmetricOperator, state: SubspaceState) -> None:
     """
     if state.num_rows == state.num_processed:
         _inject(operator, state)
-    count = min(state.block_size, state.num_rows - state.num_processed, state.max_products - state.num_products)
+    count = min(state.block_size, state.num_rows - state.num_processed, state.budget - state.num_products)
     if state.num_rows + count > len(state.basis) < operator.dim:
         _restart(state)
     first = state.num_processed
@@ -167,6 +172,8 @@ def _keep(state: SubspaceState, pairs: RitzPairs, chosen: Tensor, num_pending: i
     vectors = pairs.vectors[:, chosen]
     coupling = state.projection[first : first + num_pending, :first] @ vectors
     rotate(state.basis[:first], vectors)
+    for row in state.basis[:keep]:
+        row.div_(norm(row))  # or rounding adds up from restart to restart
     for row in range(num_pending):
         state.basis[keep + row] = state.basis[first + row]
     state.projection.zero_()
@@ -184,7 +191,7 @@ def _decide(state: SubspaceState, eps: float) -> None:
     when all wanted pairs have converged they are locked, and the search begins anew in the complement. It ends when
     its best pair has converged, too, or after so many steps that a copy would have been seen.
     """
-    exhausted = state.num_products >= state.max_products
+    exhausted = state.num_products >= state.budget
     if state.num_processed < state.num_wanted:
         return
     pairs = ritz_pairs(state.projection, state.num_processed, state.num_rows, state.defects, state.scale)
@@ -194,21 +201,23 @@ def _decide(state: SubspaceState, eps: float) -> None:
     converged = bool((pairs.residuals[wanted] <= goal).all())
     dim = state.basis.shape[1]
     needed = steps_to_exclude(pairs.values, state.num_wanted, state.which, 2 * goal, dim) if converged else math.inf
-    if exhausted or state.complete or (converged and needed == 0):
-        state.phase = "finished"
-    elif converged and state.phase == "search":
-        _lock(state, pairs, wanted)
-    elif converged:
+    seen = False
+    if converged and state.phase == "verify":
         ends = others[: 2 if state.which == "both-ends" else 1]
         seen = len(ends) > 0 and bool((pairs.residuals[ends] <= goal).all())
-        if seen or state.num_fresh_steps >= needed:
-            if state.locked is not None and bool(((pairs.values[wanted] - state.locked).abs() <= 2 * goal).all()):
-                state.phase = "finished"
-            else:
-                _lock(state, pairs, wanted)
+        seen = seen or state.num_fresh_steps >= needed
+    unchanged = state.locked is not None and bool(((pairs.values[wanted] - state.locked).abs() <= 2 * goal).all())
+    if exhausted or state.complete or (converged and needed == 0) or (seen and unchanged):
+        state.phase = "finished"
+    elif converged and (state.phase == "search" or seen):
+        _lock(state, pairs, wanted)
 
 
 def _lock(state: SubspaceState, pairs: RitzPairs, wanted: Tensor) -> None:
+    """Keep the wanted pairs and nothing else, and begin anew; finish if too few products are left for that."""
+    if state.num_products + state.num_wanted >= state.max_products:
+        state.phase = "finished"
+        return
     state.locked = pairs.values[wanted]
     locked = RitzPairs(pairs.values, pairs.vectors, pairs.residuals, defects=pairs.residuals)
     _keep(state, locked, wanted, num_pending=0)
@@ -218,7 +227,7 @@ def _lock(state: SubspaceState, pairs: RitzPairs, wanted: Tensor) -> None:
 def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEigenpairs:
     """The wanted pairs as they are; the basis is overwritten, so that the state cannot go on.
 
-    Residuals of pairs that were locked are measured, by k more products if max_products allows.
+    Residuals of pairs that were locked are measured, by k more products.
 
     Raises:  InvalidProblemError if fewer than k products were done.
     """
@@ -229,12 +238,13 @@ def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEi
     if state.which == "both-ends":
         wanted = wanted[pairs.values[wanted].argsort(descending=True)]
     values = pairs.values[wanted]
-    # residuals of different locked rows add up at worst
-    residuals = pairs.residuals[wanted] + state.defects[: state.num_processed] @ pairs.vectors[:, wanted].abs()
+    residuals = pairs.residuals[wanted]
     rotate(state.basis[: state.num_processed], pairs.vectors[:, wanted])
     vectors = state.basis[: state.num_wanted]
-    was_locked = state.locked is not None and not state.complete
-    if was_locked and state.num_products + state.num_wanted <= state.max_products:
+    if state.complete:
+        residuals = torch.zeros_like(residuals)
+    elif state.locked is not None:
+        # of what locking cut off the recurrence knows no more than an estimate
         residuals = _measured_residuals(operator, state, values, vectors)
     norm_of_operator = max(state.scale, float(pairs.values.abs().max()))
     residuals = residuals + PRODUCT_ROUNDINGS * torch.finfo(operator.dtype).eps * norm_of_operator
