@@ -14,7 +14,7 @@ from service.problems import invalid_query
 MAX_OPERATIONS = 20_000_000_000
 """Of one smoothing: a few seconds."""
 
-_EXPONENTIAL = 10  # operations of an exponential, beside those of a sum
+_EXPONENTIAL = 60  # operations that take as long as an exponential and its sums
 _NUM_RULES = 4  # compatible with a probe; all but the first need an eigenvalue problem
 _EIGENPROBLEM = 10  # times the cube of the number of nodes
 _DOUBLE_EPS, _SINGLE_EPS = float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps)

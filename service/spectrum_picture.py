@@ -117,9 +117,10 @@ def _draw_density(axes: Any, result: LanczosResult, unit: float) -> None:
     grid, values = np.asarray(result.density.grid) / unit, np.asarray(result.density.values) * unit
     lower, upper = (np.asarray(each) * unit for each in (result.density.band.lower, result.density.band.upper))
     floor = _LEAST_BUMP * _bump(result, grid)
-    low, high = np.maximum(lower, floor), np.maximum(upper, floor)
+    # what is below the axis is drawn below it: the lines reach down to it
+    values, low, high = (np.maximum(each, floor / 1000) for each in (values, lower, upper))
     axes.fill_between(grid, low, high, color=_BLUE, alpha=0.25, linewidth=0, label="95 % band")
-    axes.plot(grid, np.where(values > floor, values, np.nan), color=_BLUE, linewidth=1.2, label="density")
+    axes.plot(grid, values, color=_BLUE, linewidth=1.2, label="density")
     axes.set_yscale("log")
     axes.set_ylim(floor, 3 * max(float(upper.max()), 2 * floor))
     axes.set_ylabel("density")
@@ -138,7 +139,9 @@ def _draw_shares(axes: Any, result: LanczosResult, unit: float) -> None:
     axes.set_yscale("logit")
     axes.set_ylim(least, 1 - least)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.{_share_digits(share)}f}"))
-    tails = 10.0 ** -np.arange(1, math.floor(-math.log10(least)) + 1)[:: 1 + math.floor(-math.log10(least)) // 4]
+    num_decades = math.floor(-math.log10(least))
+    step = 1 + num_decades // 4
+    tails = 10.0 ** -np.arange(step, num_decades + 1, step)
     axes.yaxis.set_major_locator(FixedLocator([*tails, 0.5, *(1 - tails)]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylabel("share of\neigenvalues below")

@@ -1,4 +1,4 @@
-"""Results of jobs as pictures and arrays: whatever the range of the eigenvalues."""
+"""Results of jobs as pictures and arrays, whatever the range of the eigenvalues."""
 
 import io
 import json
@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from api_schemas.spectrum_results import AnySpectrumResult
+from service.problems import ProblemError
+from service.resmoothing import SmoothingChange, smoothed
 from service.spectrum_formats import formats_of, represented, result_of
 
 PROVENANCE = {
@@ -46,9 +48,7 @@ def exact(values: list[float]) -> AnySpectrumResult:
     found = np.asarray(values)
     inertia = {"negative": int((found < 0).sum()), "zero": int((found == 0).sum()), "positive": int((found > 0).sum())}
     trace = {"value": 1.0, "standard_error": 0.0}
-    return result(
-        "exact", len(values), eigenvalues=sorted(values), inertia=inertia, zero_threshold=1e-300, trace=trace
-    )
+    return result("exact", len(values), eigenvalues=sorted(values), inertia=inertia, zero_threshold=1e-300, trace=trace)
 
 
 def top_k(values: list[float]) -> AnySpectrumResult:
@@ -115,6 +115,14 @@ def test_svg_and_arrays(make: Any) -> None:
         assert {"density_lower", "log_density_values", "cumulative_upper", "nodes_0", "largest"} < members
     else:
         assert "eigenvalues" in members
+
+
+def test_what_takes_too_long_is_not_smoothed_anew() -> None:
+    for found, num_points in ((lanczos([1.0, 2.0] * 2000), 2), (lanczos([1.0, 2.0] * 300), 100_000)):
+        with pytest.raises(ProblemError) as caught:
+            smoothed(found, SmoothingChange(num_points=num_points))
+        assert caught.value.problem.errors is not None
+        assert caught.value.problem.errors[0].loc == ["query", "num_points"]
 
 
 def test_a_trace_has_no_picture() -> None:
