@@ -35,6 +35,7 @@ def simplify(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
     _remove_identities(graph, constants)
     _Scalings(graph, constants).fold()
     remove_dead_code(graph)
+    _bring_products_together(graph)
     _accumulate_products(graph)
     _accumulate_scalings(graph)
     for node in graph.nodes:
@@ -88,6 +89,7 @@ def _may_be_view(node: fx.Node) -> bool:
 def _remove_identities(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
     """Copies and reshapes that change nothing, and sums with zero: vmap and tangents that are absent leave many."""
     zeros = {node for node in graph.nodes if node.op == "get_attr" and not bool(constants[str(node.target)].any())}
+    zeros |= {node for node in graph.nodes if node.target == aten.zeros_like.default}
     for node in list(graph.nodes):
         arguments: Any = node.args
         if node.target in _COPIES:
@@ -186,6 +188,34 @@ def _keeps_size(left: Factor, right: Factor) -> bool:
     return bool(prod(shape) <= max(left.numel(), right.numel()))
 
 
+def _bring_products_together(graph: fx.Graph) -> None:
+    """(x + a b) + c d becomes (a b + c d) + x."""
+    for node in list(graph.nodes):
+        for outer, inner in _orders(node):
+            if len(inner.users) > 1 or _product_below(outer) is None or _shape(outer) != _shape(node):
+                continue
+            for product, rest in _orders(inner):
+                if _product_below(product) is None or _product_below(rest) or _shape(product) != _shape(node):
+                    continue
+                with graph.inserting_before(node):
+                    both = graph.call_function(aten.add.Tensor, (product, outer))
+                both.meta = dict(node.meta)
+                node.args = (both, rest)
+                break
+            else:
+                continue
+            break
+    remove_dead_code(graph)
+
+
+def _orders(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
+    """The two summands of a plain sum of results, both ways; nothing for other nodes."""
+    if node.target != aten.add.Tensor or node.kwargs or not all(isinstance(part, fx.Node) for part in node.args):
+        return []
+    left, right = cast(tuple[fx.Node, fx.Node], node.args)
+    return [(left, right), (right, left)]
+
+
 def _accumulate_products(graph: fx.Graph) -> None:
     """a b + c d: the second product is added to the first where that lies, without a pass over memory for the sum."""
     for node in list(graph.nodes):
@@ -206,21 +236,18 @@ def _accumulate_products(graph: fx.Graph) -> None:
 def _accumulate_scalings(graph: fx.Graph) -> None:
     """b + a c, elementwise, in one pass over memory."""
     for node in list(graph.nodes):
-        if node.target != aten.add.Tensor or node.kwargs or len(node.args) != 2:
-            continue
-        for scaled, other in (node.args, node.args[::-1]):
-            if not (isinstance(scaled, fx.Node) and isinstance(other, fx.Node)):
+        for scaled, other in _orders(node):
+            factors: Any = scaled.args
+            if scaled.target != aten.mul.Tensor or len(scaled.users) > 1 or scaled is other:
                 continue
-            if scaled.target == aten.mul.Tensor and len(scaled.users) == 1 and scaled is not other:
-                factors: Any = scaled.args
-                if not all(isinstance(factor, fx.Node) for factor in factors):
-                    continue
-                with graph.inserting_before(node):
-                    total = graph.call_function(aten.addcmul.default, (other, *factors))
-                total.meta = dict(node.meta)
-                node.replace_all_uses_with(total)
-                graph.erase_node(node)
-                break
+            if not all(isinstance(factor, fx.Node) for factor in factors):
+                continue
+            with graph.inserting_before(node):
+                total = graph.call_function(aten.addcmul.default, (other, *factors))
+            total.meta = dict(node.meta)
+            node.replace_all_uses_with(total)
+            graph.erase_node(node)
+            break
     remove_dead_code(graph)
 
 
