@@ -58,10 +58,10 @@ bench-products: bench-setup
 		$(BIN)/python -m benchmarks.products --save --problem $$problem $(BENCH); done
 
 test-faults: setup  ## kill everything at every moment, as often as it takes
-	$(BIN)/python -m pytest -m slow tests
+	$(BIN)/python -m pytest -n 0 -m slow tests
 
 test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST and use it
-	$(BIN)/python -m pytest -m compose tests/compose
+	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo serve test check lint types contracts bench bench-setup bench-closed-form bench-exact bench-density \
 	bench-products test-faults test-compose
