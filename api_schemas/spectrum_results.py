@@ -110,6 +110,9 @@ class Provenance(Message):
     data_sha256: str
     num_products: int = Field(description="matrix-vector products done")
     execution: Literal["interpreted", "compiled"] = Field(description="of products, once they are recorded")
+    micro_batch_size: int | None = Field(
+        default=None, description="samples that went through the model at once; the matrix does not depend on it"
+    )
     product_fallback: str | None = Field(
         description="why products were not taken from one linearisation, which is faster; null: they were"
     )

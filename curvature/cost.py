@@ -1,179 +1,262 @@
 """What a computation will take, from plain numbers; imports no torch, so that a web service can ask before it queues.
 
-Peak bytes are those of tensors, above what the process holds after its imports.
+Peak bytes are those of the parameters and of all that is computed from them, without the data: what a process grows by,
+on a GPU what tensors hold. Predicted within 20 % where they are above 100 MiB: `benchmarks.cost`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Literal
+
+from curvature.footprints import OVERHEAD_BYTES, Footprint, Matrix, footprint
+from curvature.size import Size
 
 FLOAT64_BYTES = 8
 
-# How many vectors go through the linearised gradient at once: as many as fit, up to a number that keeps the processor
-# busy.
+# How many vectors go through a recording at once: as many as fit, up to a number that keeps the processor busy.
 BLOCK_BYTES = 64 * 2**20
 BLOCK_COLUMNS = 128
+TANGENT_COPIES = 4  # of the activations, for each of them
 
-# Copies of the activations, measured on mlps and gpt2s (tests/curvature/test_cost.py holds the numbers against the
-# real peak):
-TRACE_COPIES = 12  # alive at once while the gradient is traced; what products need of them later is less than a half
-RETAINED_COPIES = 5  # primal values that the linearised gradient keeps
-TANGENT_COPIES = 4  # tangents alive at once while one vector goes through it
+# Of what one vector takes: each further one that goes with it, while it is recorded and later.
+RECORDING_COLUMN_SHARE = 0.5
+RUNNING_COLUMN_SHARE = 0.9
 
-OVERHEAD_BYTES = 32 * 2**20  # the trace's Python objects, and what the allocator cannot use again
+GRADIENT_COPIES = 4  # of parameters outside of the block: themselves, their gradient and its terms
 
-EIGH_COPIES = 6  # of a dense matrix while its eigenvectors are computed
+DENSE_COPIES = 2  # the matrix, and LAPACK's copy of it
+DENSE_COPIES_WITH_VECTORS = 4  # the vectors, and the workspace of dsyevd
+TRIDIAGONAL_COPIES = 4  # of the order squared: the same for Lanczos, one probe after the other
 DENSITY_COPIES = 4  # of the densities of all probes while mean and error are taken
 
+# As in `algorithms.thick_restart`, `algorithms.sketch`
+TOP_K_BLOCK = 4
+TOP_K_ROWS = 80
+PROBE_BLOCK = 16
+
+Estimator = Literal["hutchinson", "hutch++", "xtrace"]
+Reorthogonalisation = Literal["none", "full"]
+
 
 @dataclass(frozen=True)
-class Size:
-    """What a cost depends on."""
+class Work:
+    """What an algorithm does, and what it holds beside the operator."""
 
-    num_parameters: int  # P
-    num_activations: int  # numbers that one forward pass over all the data produces, loss included
+    num_products: int
+    num_columns: int = 1  # multiplied at once
+    first_vectors: float = 0.0  # of length P, beside the block that is multiplied, while the gradient is recorded
+    vectors: float = 0.0  # the most of them
+    dense_bytes: int = 0  # of a dense matrix while it is filled
+    last_bytes: int = 0  # after the products
+    moved_numbers: int = 0  # read or written for orthogonality
+    dense_order: int = 0  # of the float64 eigenvalue problem
+    holds_recordings: bool = True
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Upper bounds of what a computation takes."""
+class MicroBatches:
+    """How data are split, and what that takes."""
 
-    num_parameters: int  # P
-    num_products: int  # matrix-vector products
+    num_samples: int  # of a micro-batch
+    num_batches: int
+    recording_bytes: int | None  # that recordings may hold, the others are recorded in every sweep; None: all are held
     peak_bytes: int
 
 
-def mlp_size(widths: Sequence[int], bias: bool, num_samples: int) -> Size:
-    """Size of a fully connected network on `num_samples` inputs.
+@dataclass(frozen=True)
+class Rates:
+    """What was measured on a machine."""
 
-    Each layer gives fan_out (fan_in + 1) parameters with bias, and a pre- and a post-activation per unit and sample;
-    the loss adds two numbers per output.
+    seconds_per_product: float  # one vector of a block
+    bytes_per_second: float  # of long vectors
+    seconds_per_cube: float  # of eigenvalues of a dense matrix, over its order cubed
+
+
+RECORDING_PRODUCTS = 5.0  # a recording takes as long as so many products (mlps and GPT-2s, 4 to 6)
+GRADIENT_PRODUCTS = 0.6  # and a gradient
+TRIANGLE_SHARE = 0.6  # of the products of all columns, where rows beyond the diagonal are not computed
+EIGENVECTORS_FACTOR = 3.0  # in time
+
+
+def exact_work(num_parameters: int, eigenvectors: bool = False) -> Work:
+    """Of `exact_spectrum`: columns block by block, each group recorded anew, then a dense eigenvalue problem."""
+    square = FLOAT64_BYTES * num_parameters**2
+    copies = DENSE_COPIES_WITH_VECTORS if eigenvectors else DENSE_COPIES
+    return Work(
+        num_products=num_parameters,
+        num_columns=min(num_parameters, BLOCK_COLUMNS),
+        dense_bytes=square,
+        last_bytes=copies * square,
+        dense_order=num_parameters,
+        holds_recordings=False,
+    )
+
+
+def lanczos_work(
+    num_parameters: int,
+    num_steps: int,
+    num_probes: int,
+    num_points: int = 0,
+    reorthogonalisation: Reorthogonalisation = "full",
+    group: int | None = None,
+) -> Work:
+    """Of `lanczos_spectrum`, with `group` probes in lockstep; None: all of them.
+
+    A basis of m + 1 vectors, m = min(num_steps, P), for each probe (or two), and of several probes a copy of the
+    vectors that are multiplied. After them a tridiagonal eigenproblem for each, as a dense one, and curves.
     """
-    num_parameters = sum(fan_out * (fan_in + int(bias)) for fan_in, fan_out in pairwise(widths))
-    per_sample = widths[0] + 2 * sum(widths[1:]) + 2 * widths[-1]
-    return Size(num_parameters, num_samples * per_sample)
+    steps = min(num_steps, num_parameters)
+    group = num_probes if group is None else group
+    full = reorthogonalisation == "full"
+    basis = steps + 1 if full else 2
+    copies = group if group > 1 else 0
+    summary = TRIDIAGONAL_COPIES * steps**2 + num_probes * (2 * steps + 2 * DENSITY_COPIES * num_points)
+    return Work(
+        num_products=steps * num_probes,
+        num_columns=group,
+        first_vectors=copies,
+        vectors=group * basis - group + copies,
+        last_bytes=FLOAT64_BYTES * summary,
+        # two passes of orthogonalisation, of two products with the basis each
+        moved_numbers=num_probes * num_parameters * (2 * steps**2 if full else 6 * steps),
+        dense_order=steps,
+    )
 
 
-def gpt2_size(
-    n_layer: int,
-    n_head: int,
-    n_embd: int,
-    n_positions: int,
-    vocab_size: int,
-    num_sequences: int,
-    sequence_length: int,
-) -> Size:
-    """Size of a GPT-2 with tied embedding on `num_sequences` sequences of `sequence_length` tokens.
+def top_k_work(num_parameters: int, k: int, max_products: int | None = None) -> Work:
+    """Of `top_eigenpairs`, if it restarts."""
+    rows = min(num_parameters, max(3 * k, k + TOP_K_ROWS))
+    products = max_products or max(1_000, 100 * k)
+    block = min(k, TOP_K_BLOCK)
+    return Work(
+        num_products=products,
+        num_columns=block,
+        first_vectors=1,
+        vectors=rows - block + 1,
+        moved_numbers=products * num_parameters * 4 * rows,
+        dense_order=rows,
+    )
 
-    P = (vocab_size + n_positions) d + n_layer (12 d^2 + 13 d) + 2 d with d = n_embd. Per token and block: two layer
-    norms (3 d each), queries, keys and values (3 d), attention (2 d), the hidden layer and its gelu (8 d), two
-    residual sums and the output (3 d); per pair of tokens, head and block: score, masked score and weight. The logits
-    count three times.
+
+def trace_work(num_parameters: int, estimator: Estimator, num_products: int, diagonal: bool = False) -> Work:
+    """Of `trace_estimate`; sketches are copied while they grow."""
+    products = min(num_products, num_parameters)
+    sketch = {"hutchinson": 0.0, "hutch++": products / 3, "xtrace": products / 2}[estimator]
+    held = {"hutchinson": 0.0, "hutch++": 3 * sketch, "xtrace": 5 * sketch}[estimator]
+    return Work(
+        num_products=products,
+        num_columns=min(products, PROBE_BLOCK),
+        # blocks of probes and products beside those in the sketch; a probe in float64, and of a diagonal six vectors
+        vectors=held + 3 * PROBE_BLOCK + 2 + (12 if diagonal else 0),
+        moved_numbers=int(products * num_parameters * (4 + 4 * sketch)),
+    )
+
+
+def columns_at_once(size: Size, itemsize: int) -> int:
+    """How many vectors go through a recording of these samples together."""
+    column_bytes = itemsize * (4 * size.num_parameters + TANGENT_COPIES * size.num_activations)
+    return max(1, min(BLOCK_COLUMNS, BLOCK_BYTES // column_bytes))
+
+
+def peak_bytes(
+    size: Size,
+    work: Work,
+    matrix: Matrix,
+    itemsize: int,
+    batch: int | None = None,
+    recording_bytes: int | None = None,
+) -> int:
+    """The most that is held at once: while micro-batches of `batch` samples are recorded, multiplied, or after that."""
+    parts = _Parts(size, work, matrix, itemsize, batch or size.num_samples)
+    held = parts.held if recording_bytes is None else min(parts.held, recording_bytes)
+    others = max(0, held - parts.held_by_one)
+    recording = others + parts.recording + parts.vectors(work.first_vectors)
+    running = held + parts.running + parts.vectors(work.vectors)
+    if recording_bytes is not None and held < parts.held:  # recorded again in every sweep
+        recording = held + parts.recording + parts.vectors(work.vectors)
+    last = held + parts.vectors(2) + work.last_bytes
+    peak = max(recording + work.dense_bytes, running + work.dense_bytes, last)
+    others_of_model = GRADIENT_COPIES * itemsize * size.num_other_parameters
+    return int(peak + parts.vectors(1) + others_of_model) + OVERHEAD_BYTES
+
+
+class _Parts:
+    """Bytes of the operator's parts."""
+
+    def __init__(self, size: Size, work: Work, matrix: Matrix, itemsize: int, batch: int) -> None:
+        self._size, self._itemsize = size, itemsize
+        part = size.part(min(batch, size.num_samples))
+        copies: Footprint = footprint(size.family, matrix)
+        columns = min(work.num_columns, columns_at_once(part, itemsize)) - 1
+        self.held_by_one = self._bytes(copies.held, part) if work.holds_recordings else 0
+        self.held = self._bytes(copies.held, size) if work.holds_recordings else 0
+        recording, running = self._bytes(copies.recording, part), self._bytes(copies.running, part)
+        transient = max(0, running - self._bytes(copies.held, part))
+        self.recording = recording + columns * RECORDING_COLUMN_SHARE * recording
+        self.running = transient + columns * RUNNING_COLUMN_SHARE * transient
+        if not work.holds_recordings:
+            self.running += self._bytes(copies.held, part)
+        # columns that do not pass together: themselves, their products, and these put together
+        self.waiting = max(0, work.num_columns - columns - 1) * 3 * self.vectors(1) if work.holds_recordings else 0
+        self.recording += self.waiting
+        self.running += self.waiting
+
+    def vectors(self, number: float) -> float:
+        return number * self._itemsize * self._size.num_parameters
+
+    def _bytes(self, copies: tuple[float, ...], size: Size) -> float:
+        counts = (*size.activations, size.num_parameters)
+        return self._itemsize * sum(copy * count for copy, count in zip(copies, counts, strict=True))
+
+
+def micro_batches(size: Size, work: Work, matrix: Matrix, itemsize: int, memory_bytes: int | None) -> MicroBatches:
+    """The largest micro-batches that keep within `memory_bytes`, all recordings held if that fits.
+
+    Else recordings hold half of what the rest leaves, at most; single samples, if nothing fits.
     """
-    d = n_embd
-    num_parameters = (vocab_size + n_positions) * d + n_layer * (12 * d * d + 13 * d) + 2 * d
-    per_token = n_layer * (22 * d + 3 * n_head * sequence_length) + 5 * d + 3 * vocab_size
-    return Size(num_parameters, num_sequences * sequence_length * per_token)
+    sizes = _batch_sizes(size.num_samples)
+    for batch in sizes:
+        peak = peak_bytes(size, work, matrix, itemsize, batch)
+        if memory_bytes is None or peak <= memory_bytes:
+            return MicroBatches(batch, -(-size.num_samples // batch), None, peak)
+    assert memory_bytes is not None
+    for batch in sizes:
+        spare = memory_bytes - peak_bytes(size, work, matrix, itemsize, batch, 0)
+        if spare >= 0 and work.holds_recordings:
+            # smaller micro-batches would leave more for recordings, but not all of them
+            peak = peak_bytes(size, work, matrix, itemsize, batch, spare)
+            return MicroBatches(batch, -(-size.num_samples // batch), spare, peak)
+    least = peak_bytes(size, work, matrix, itemsize, 1, 0)
+    return MicroBatches(1, size.num_samples, 0, least)
 
 
-def conv_size(
-    image_size: int,
-    channels: Sequence[int],
-    kernel_size: int,
-    stride: int,
-    pooling: bool,
-    num_outputs: int,
-    bias: bool,
-    num_samples: int,
-) -> Size:
-    """Size of a convolutional network with a linear head on `num_samples` square images of one channel.
-
-    Each layer gives fan_out (fan_in + 1) parameters with bias, where a convolution's fan_in is channels times
-    kernel_size^2; its activations are the unfolded patches (fan_in per position), pre- and post-activations, and with
-    pooling their means. The loss adds two numbers per output.
-    """
-    num_parameters, per_sample, edge, incoming = 0, image_size**2, image_size, 1
-    for outgoing in channels:
-        fan_in = incoming * kernel_size**2
-        edge = conv_edge(edge, stride)
-        num_parameters += outgoing * (fan_in + int(bias))
-        per_sample += edge**2 * (fan_in + 2 * outgoing)
-        if pooling:
-            edge //= 2
-            per_sample += edge**2 * outgoing
-        incoming = outgoing
-    num_parameters += num_outputs * (incoming * edge**2 + int(bias))
-    return Size(num_parameters, num_samples * (per_sample + 4 * num_outputs))
+def _batch_sizes(num_samples: int) -> list[int]:
+    """Samples of a micro-batch for 1, 2, 3, 4, 6, 8, 12 ... micro-batches, the largest first."""
+    sizes, count = [num_samples], 1
+    while sizes[-1] > 1:
+        for splits in (2 * count, 3 * count):
+            batch = -(-num_samples // splits)
+            if batch < sizes[-1]:
+                sizes.append(batch)
+        count *= 2
+    return sizes
 
 
-def conv_edge(edge: int, stride: int) -> int:
-    """Positions along the edge of an image after a padded convolution: edge / stride, rounded up."""
-    return -(-edge // stride)
+def predicted_seconds(work: Work, rates: Rates, itemsize: int, num_batches: int = 1, all_held: bool = True) -> float:
+    """Recording, products, orthogonality and the dense eigenvalue problem; `rates` are measured."""
+    share = 1.0 if work.holds_recordings else TRIANGLE_SHARE
+    products = work.num_products * rates.seconds_per_product * share
+    sweeps = 1 if all_held else -(-work.num_products // work.num_columns)
+    recording = RECORDING_PRODUCTS * rates.seconds_per_product * sweeps
+    moving = work.moved_numbers * itemsize / rates.bytes_per_second
+    return recording + products + moving + rates.seconds_per_cube * work.dense_order**3
 
 
-def attention_size(embedding_dim: int, key_dim: int, value_dim: int, num_sequences: int, sequence_length: int) -> Size:
-    """Size of one self-attention layer on `num_sequences` sequences.
-
-    P = 2 d d_K + d d_V. Per position the input (d), query and key (2 d_K), value, output and two of the loss (4 d_V);
-    per pair of positions the product, its scale, the sink's score and the weight.
-    """
-    num_parameters = embedding_dim * (2 * key_dim + value_dim)
-    per_position = embedding_dim + 2 * key_dim + 4 * value_dim + 4 * sequence_length
-    return Size(num_parameters, num_sequences * sequence_length * per_position)
+def probe_bytes(num_parameters: int, num_steps: int, itemsize: int, reorthogonalisation: Reorthogonalisation) -> int:
+    """Of the vectors of one Lanczos probe and its product, as `algorithms.memory` counts them."""
+    vectors = min(num_steps, num_parameters) + 2 if reorthogonalisation == "full" else 3
+    return vectors * num_parameters * itemsize
 
 
-def neuron_network_size(width: int, bias: bool, num_samples: int) -> Size:
-    """Size of f(x) = <w, phi(v x + b)> for scalar x: two or three parameters per neuron."""
-    return Size((2 + int(bias)) * width, num_samples * ((2 + int(bias)) * width + 4))
-
-
-def coordinate_network_size(num_inputs: int, num_outputs: int, width: int, num_samples: int) -> Size:
-    """Size of f(x) = sum_d <w_d, v_d> x_d or f_k(x) = <w_k, v_k> x: two parameters per coordinate and neuron.
-
-    Their product is taken once, not once per sample.
-    """
-    num_coordinates = max(num_inputs, num_outputs)
-    activations = num_coordinates * (width + 1) + num_samples * (num_inputs + 3 * num_outputs)
-    return Size(2 * num_coordinates * width, activations)
-
-
-def quadratic_size(num_parameters: int) -> Size:
-    """Size of z^T A z / 2 for z (num_parameters,): A, z z^T, and their product."""
-    return Size(num_parameters, 2 * num_parameters**2 + 2)
-
-
-def exact_cost(size: Size, itemsize: int = FLOAT64_BYTES) -> Cost:
-    """Cost of `exact_spectrum`: the dense matrix (P^2 float64), LAPACK's work copy of it, and the products.
-
-    Args:  itemsize, bytes of a number in the precision of the products (4 or 8).
-    """
-    P = size.num_parameters
-    dense = 2 * P * P * FLOAT64_BYTES
-    blocks = 3 * P * min(P, BLOCK_COLUMNS) * FLOAT64_BYTES
-    return Cost(P, P, dense + blocks + _operator_bytes(size, itemsize))
-
-
-def lanczos_cost(
-    size: Size, num_steps: int, num_probes: int, num_points: int = 0, itemsize: int = FLOAT64_BYTES
-) -> Cost:
-    """Cost of `lanczos_spectrum`.
-
-    A basis of m + 1 vectors, m = min(num_steps, P) (full reorthogonalisation), and the products; after them the
-    tridiagonal eigenproblem as a dense one, quadratures, and a density per probe on the grid.
-
-    Args:  itemsize, bytes of a number in the precision of the products (4 or 8).
-    """
-    P = size.num_parameters
-    steps = min(num_steps, P)
-    basis = (steps + 1) * P * itemsize
-    vectors = 4 * P * (itemsize + FLOAT64_BYTES)
-    summary = FLOAT64_BYTES * (EIGH_COPIES * steps**2 + num_probes * (2 * steps + DENSITY_COPIES * num_points))
-    return Cost(P, steps * num_probes, max(basis + vectors, summary) + _operator_bytes(size, itemsize))
-
-
-def _operator_bytes(size: Size, itemsize: int) -> int:
-    """Parameters and gradients, and the larger of the trace and of the products with one block of vectors."""
-    one_column = itemsize * (4 * size.num_parameters + TANGENT_COPIES * size.num_activations)
-    products = itemsize * RETAINED_COPIES * size.num_activations + max(one_column, BLOCK_BYTES)
-    trace = itemsize * (4 * size.num_parameters + TRACE_COPIES * size.num_activations)
-    return itemsize * 6 * size.num_parameters + max(products, trace) + OVERHEAD_BYTES
+def training_passes(num_steps: int, batch_size: int | None, num_samples: int) -> float:
+    """Passes over all data, forward and back, of so many steps."""
+    return num_steps * min(1.0, (batch_size or num_samples) / num_samples)

@@ -1,16 +1,17 @@
 """What a job takes, from its request alone: asked by the service before it accepts, by a worker before it begins."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
 from api_schemas.arrays import shape
 from api_schemas.closed_form_models import (
+    LeakyReluNetwork,
     LinearBiasNetwork,
     MultiInputNetwork,
     MultiOutputNetwork,
     QuadraticForm,
+    ReluNetwork,
     SelfAttention,
     TwoLayerLinearNetwork,
 )
@@ -19,124 +20,145 @@ from api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, Conv, Gp
 from api_schemas.problem import FieldError
 from api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TopKMethod, TraceMethod
 from curvature.cost import (
-    Cost,
+    MicroBatches,
+    Reorthogonalisation,
+    Work,
+    exact_work,
+    lanczos_work,
+    micro_batches,
+    probe_bytes,
+    top_k_work,
+    trace_work,
+    training_passes,
+)
+from curvature.size import (
     Size,
     attention_size,
     conv_size,
     coordinate_network_size,
-    exact_cost,
     gpt2_size,
-    lanczos_cost,
     mlp_size,
     neuron_network_size,
     quadratic_size,
 )
 
 _ITEM_BYTES = {"float32": 4, "float64": 8}
-_PARAMETER_COPIES = 10  # of the whole model where a block is taken: parameters, gradients, their traces
-_TOP_K_ROWS = 88  # beside the wanted vectors: the rest of the basis, and blocks of products
-_TRACE_BLOCK = 48  # vectors: probes, their products, and temporaries
 _DATA_COPIES = 3  # as drawn in float64 with temporaries, as used
 _RESULT_NUMBER_BYTES = 100  # of a number as a Python object and as text
 
 
 @dataclass(frozen=True)
 class JobEstimate:
-    """Upper bounds."""
+    """What a job takes, and how it is to be computed within a worker's memory."""
 
     num_parameters: int
     num_products: int
+    num_training_passes: float  # over all data, forward and back
     peak_bytes: int
+    micro_batch_size: int
+    recording_bytes: int | None  # that recordings may hold; None: all are held
+    vector_bytes: int | None  # that Lanczos may use for its probes; None: without limit
+    work: Work
+    num_batches: int
 
 
-def estimate(request: SpectrumRequest) -> JobEstimate:
-    """What the job takes."""
-    return _estimate(request, _size(request), _data_bytes(request), _method_cost(request))
+def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> JobEstimate:
+    """What the job takes on a worker with so much memory; None: with as much as it likes.
+
+    Lanczos with probes in lockstep takes at most half of the memory that one probe leaves.
+    """
+    least = _planned(request, _work(request, probes=1), available_bytes)
+    method = request.method
+    if not isinstance(method, LanczosMethod):
+        return least
+    if available_bytes is None:
+        return replace(_planned(request, _work(request, method.num_probes, "full"), None), vector_bytes=None)
+    needed = _probe_bytes(request, method.reorthogonalisation or "none")
+    vectors = needed + max(0, available_bytes - least.peak_bytes) // 2
+    mode = method.reorthogonalisation or ("full" if _probe_bytes(request, "full") <= vectors else "none")
+    group = min(method.num_probes, vectors // _probe_bytes(request, mode))
+    whole = _planned(request, _work(request, group, mode), available_bytes)
+    if whole.peak_bytes > available_bytes:
+        return replace(least, vector_bytes=needed)
+    return replace(whole, vector_bytes=vectors)
 
 
 def memory_error(request: SpectrumRequest, available_bytes: int) -> FieldError | None:
-    """None if the job fits, else the field that makes it too large, with the estimate."""
-    whole = estimate(request)
+    """None if the job fits, with single samples as micro-batches if need be; else the field that makes it too large."""
+    whole = estimate(request, available_bytes)
     if whole.peak_bytes <= available_bytes:
         return None
     message = (
         f"{whole.num_parameters:,} parameters with these data and method {request.method.kind} take about "
-        f"{_gibibytes(whole.peak_bytes)}, a worker has {_gibibytes(available_bytes)}"
+        f"{gibibytes(whole.peak_bytes)}, a worker has {gibibytes(available_bytes)}"
     )
     return FieldError(loc=["body", _culprit(request, available_bytes)], msg=message)
 
 
-def vector_bytes(request: SpectrumRequest, available_bytes: int) -> int:
-    """What Lanczos may use of a worker's memory for its vectors: half of what the rest leaves, but what it needs."""
-    spare = available_bytes - estimate(request).peak_bytes
-    return _lanczos_vector_bytes(request) + max(0, spare) // 2
-
-
 def _culprit(request: SpectrumRequest, available_bytes: int) -> Literal["model", "data", "method"]:
     """The first of data and method without which the job would fit, else the model."""
-    cost = _method_cost(request)
-    without_data = Size(_size(request).num_parameters, 0)
-    if _estimate(request, without_data, 0, cost).peak_bytes <= available_bytes:
+    size = _size(request)
+    without_data = replace(size, num_samples=1, activations=(0,) * len(size.activations))
+    work, spare = _work(request, probes=1), available_bytes - _result_bytes(request)
+    if _split(request, work, without_data, spare).peak_bytes <= spare:
         return "data"
     if not isinstance(request.method, ExactMethod):
-        least = lanczos_cost(_size(request), 2, 1, 2, _ITEM_BYTES[request.vector_precision])
-        if least.peak_bytes + _data_bytes(request) <= available_bytes:
+        spare = available_bytes - _data_bytes(request)
+        if _split(request, lanczos_work(request.dim, 2, 1), size, spare).peak_bytes <= spare:
             return "method"
     return "model"
 
 
-def _estimate(request: SpectrumRequest, size: Size, data_bytes: int, cost: Callable[[Size], Cost]) -> JobEstimate:
-    """`size` is that of the whole model: its parameters and gradients are there beside those of a block."""
-    taken = cost(Size(request.dim, size.num_activations))
-    beside = _PARAMETER_COPIES * _ITEM_BYTES[request.vector_precision] * (size.num_parameters - request.dim)
-    result_bytes = _RESULT_NUMBER_BYTES * _num_result_numbers(request)
-    return JobEstimate(request.dim, taken.num_products, taken.peak_bytes + beside + data_bytes + result_bytes)
+def _planned(request: SpectrumRequest, work: Work, available_bytes: int | None) -> JobEstimate:
+    beside = _data_bytes(request) + _result_bytes(request)
+    spare = None if available_bytes is None else available_bytes - beside
+    split = _split(request, work, _size(request), spare)
+    return JobEstimate(
+        num_parameters=request.dim,
+        num_products=work.num_products,
+        num_training_passes=_training_passes(request),
+        peak_bytes=split.peak_bytes + beside,
+        micro_batch_size=split.num_samples,
+        recording_bytes=split.recording_bytes,
+        vector_bytes=None,
+        work=work,
+        num_batches=split.num_batches,
+    )
 
 
-def _method_cost(request: SpectrumRequest) -> Callable[[Size], Cost]:
-    itemsize, method = _ITEM_BYTES[request.vector_precision], request.method
-    match method:
-        case ExactMethod():
-            return lambda size: _exact_cost(size, method, itemsize)
-        case LanczosMethod():
-            # full reorthogonalisation holds a basis; what does without one holds as much as two steps
-            steps = method.num_steps if method.reorthogonalisation == "full" else 2
-            return lambda size: replace(
-                lanczos_cost(size, steps, method.num_probes, method.num_points, itemsize),
-                num_products=min(method.num_steps, size.num_parameters) * method.num_probes,
-            )
-        case TopKMethod():
-            rows = max(3 * method.k, method.k + _TOP_K_ROWS)
-            products = method.max_products or max(1_000, 100 * method.k)
-            return lambda size: replace(lanczos_cost(size, rows, 1, 0, itemsize), num_products=products)
-        case TraceMethod():
-            return lambda size: _trace_cost(size, method, itemsize)
+def _split(request: SpectrumRequest, work: Work, size: Size, available_bytes: int | None) -> MicroBatches:
+    """`size` is that of the whole model, of which a block may be asked."""
+    size = size.with_labels() if request.effective_loss == "cross-entropy" else size
+    part = replace(size, num_parameters=request.dim, num_other_parameters=size.num_parameters - request.dim)
+    return micro_batches(part, work, request.matrix, _ITEM_BYTES[request.vector_precision], available_bytes)
 
 
-def _trace_cost(size: Size, method: TraceMethod, itemsize: int) -> Cost:
-    products = min(method.most_products, size.num_parameters)
-    # two and four arrays of a third and a half of the vectors, and copies of those that grow
-    sketch = {"hutchinson": 0, "hutch++": 4 * products // 3, "xtrace": 3 * products}[method.estimator]
-    cost = lanczos_cost(size, 2, 1, 0, itemsize)
-    # beside a block of probes and its products; a diagonal and its error in float64
-    vectors = itemsize * (sketch + _TRACE_BLOCK) + (4 * _ITEM_BYTES["float64"] if method.diagonal else 0)
-    return replace(cost, num_products=products, peak_bytes=cost.peak_bytes + vectors * size.num_parameters)
+def _work(request: SpectrumRequest, probes: int, mode: Reorthogonalisation | None = None) -> Work:
+    dim = request.dim
+    match request.method:
+        case ExactMethod(eigenvectors=eigenvectors):
+            return exact_work(dim, eigenvectors)
+        case LanczosMethod() as m:
+            mode = mode or m.reorthogonalisation or "none"
+            return lanczos_work(dim, m.num_steps, m.num_probes, m.num_points, mode, probes)
+        case TopKMethod() as m:
+            return top_k_work(dim, m.k, m.max_products)
+        case TraceMethod() as m:
+            return trace_work(dim, m.estimator, m.most_products, m.diagonal)
 
 
-def _exact_cost(size: Size, method: ExactMethod, itemsize: int) -> Cost:
-    cost = exact_cost(size, itemsize)
-    if not method.eigenvectors:
-        return cost
-    # beside the matrix and LAPACK's copy of it the vectors, and their copy for the CPU
-    return replace(cost, peak_bytes=cost.peak_bytes + 2 * _ITEM_BYTES["float64"] * size.num_parameters**2)
+def _probe_bytes(request: SpectrumRequest, mode: Reorthogonalisation) -> int:
+    assert isinstance(request.method, LanczosMethod)
+    return probe_bytes(request.dim, request.method.num_steps, _ITEM_BYTES[request.vector_precision], mode)
 
 
-def _lanczos_vector_bytes(request: SpectrumRequest) -> int:
-    """One probe: with reorthogonalisation its basis and a product, without it three vectors."""
-    method = request.method
-    assert isinstance(method, LanczosMethod)
-    num_vectors = min(method.num_steps, request.dim) + 2 if method.reorthogonalisation == "full" else 3
-    return num_vectors * request.dim * _ITEM_BYTES[request.vector_precision]
+def _training_passes(request: SpectrumRequest) -> float:
+    plan = request.train
+    return 0.0 if plan is None else training_passes(plan.num_steps, plan.batch_size, _num_samples(request))
+
+
+def _result_bytes(request: SpectrumRequest) -> int:
+    return _RESULT_NUMBER_BYTES * _num_result_numbers(request)
 
 
 def _num_result_numbers(request: SpectrumRequest) -> int:
@@ -156,11 +178,11 @@ def _size(request: SpectrumRequest) -> Size:
     model, num_samples = request.model, _num_samples(request)
     match model:
         case Mlp():
-            return mlp_size(model.layer_widths, model.has_bias, num_samples)
+            return mlp_size(model.layer_widths, model.has_bias, num_samples, model.activation)
         case Conv():
             pooling = model.pooling == "mean"
             layers = (model.channels, model.kernel_size, model.stride, pooling)
-            return conv_size(IMAGE_EDGE, *layers, NUM_CLASSES, model.bias, num_samples)
+            return conv_size(IMAGE_EDGE, *layers, NUM_CLASSES, model.bias, num_samples, model.activation)
         case AttentionLayer():
             dims = (model.embedding_dim, model.key_dim, model.num_outputs)
             return attention_size(*dims, num_samples, _sequence_length(request))
@@ -179,13 +201,14 @@ def _closed_form_size(model: RowNetwork | SelfAttention | QuadraticForm, num_sam
             return coordinate_network_size(1, len(model.w), shape(model.w)[1], num_samples)
         case TwoLayerLinearNetwork():
             width, num_inputs = shape(model.W1)
-            return mlp_size((num_inputs, width, len(model.W2)), False, num_samples)
+            return mlp_size((num_inputs, width, len(model.W2)), False, num_samples, "linear")
         case SelfAttention():
             return attention_size(1, len(model.w_q), 1, num_samples, length)
         case QuadraticForm():
             return quadratic_size(len(model.matrix))
         case _:
-            return neuron_network_size(len(model.w), isinstance(model, LinearBiasNetwork), num_samples)
+            activation = "relu" if isinstance(model, ReluNetwork | LeakyReluNetwork) else "linear"
+            return neuron_network_size(len(model.w), isinstance(model, LinearBiasNetwork), num_samples, activation)
 
 
 def _data_bytes(request: SpectrumRequest) -> int:
@@ -233,5 +256,6 @@ def _sequence_length(request: SpectrumRequest) -> int:
             return 1
 
 
-def _gibibytes(count: int) -> str:
+def gibibytes(count: int) -> str:
+    """For readers."""
     return f"{count / 2**30:.3g} GiB"

@@ -12,6 +12,9 @@ from jobs.settings import SettingsError, WorkerSettings
 _FAIR_SHARE = 0.8
 """Of the memory: the rest is left to the system, Redis and the service."""
 
+TIMINGS_FILE = "timings.json"
+"""Beside the directory of results."""
+
 _CGROUP_MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -26,6 +29,7 @@ class Hardware:
     device: torch.device
     num_threads: int
     memory_bytes: int
+    timings: Path | None = None  # file of what products were measured to take, kept for later jobs
 
 
 def find_hardware(settings: WorkerSettings) -> Hardware:
@@ -39,7 +43,8 @@ def find_hardware(settings: WorkerSettings) -> Hardware:
     device = _device(settings.device)
     share = 1 if device.type == "cuda" else settings.concurrency
     memory = settings.memory_bytes or int(_FAIR_SHARE * _total_memory(device) / share)
-    return Hardware(device, settings.num_threads or max(1, _num_cores() // settings.concurrency), memory)
+    num_threads = settings.num_threads or max(1, _num_cores() // settings.concurrency)
+    return Hardware(device, num_threads, memory, settings.results_dir.parent / TIMINGS_FILE)
 
 
 def _device(name: str) -> torch.device:

@@ -22,7 +22,12 @@ _REDUCED: dict[str, MatmulPrecision] = {"tf32": "tf32", "bfloat16": "bfloat16"}
 
 
 def build_operator(
-    request: SpectrumRequest, risk: EmpiricalRisk, parameters: Parameters, execution: Execution, progress: Progress
+    request: SpectrumRequest,
+    risk: EmpiricalRisk,
+    parameters: Parameters,
+    execution: Execution,
+    recording_bytes: int | None,
+    progress: Progress,
 ) -> RiskOperator:
     """The matrix of the request's block at these parameters.
 
@@ -30,7 +35,7 @@ def build_operator(
     """
     kind = _OPERATORS[request.matrix]
     reduced = _REDUCED.get(request.product_precision)
-    return kind(risk, parameters, request.block, execution=execution, matmul_precision=reduced, progress=progress)
+    return kind(risk, parameters, request.block, recording_bytes, execution, reduced, progress)
 
 
 def measured_deviation(request: SpectrumRequest, operator: RiskOperator) -> float | None:

@@ -22,6 +22,7 @@ def provenance(
     hardware: Hardware,
     operator: RiskOperator,
     execution: Execution,
+    micro_batch_size: int,
     parameters: Iterable[Tensor],
     data: Iterable[Tensor],
     num_products: int,
@@ -48,6 +49,7 @@ def provenance(
         data_sha256=_digest(data),
         num_products=num_products,
         execution=execution.description,
+        micro_batch_size=micro_batch_size,
         product_fallback=operator.fallback_reason,
         wall_time_seconds=wall_time_seconds,
     )

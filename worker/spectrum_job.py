@@ -12,13 +12,13 @@ from curvature.algorithms.thick_restart import top_eigenpairs
 from curvature.algorithms.trace import trace_estimate
 from curvature.errors import NonFiniteError
 from curvature.operators.base import SymmetricOperator
-from curvature.operators.execution import Execution
+from curvature.operators.execution import Execution, Timings
 from curvature.parameters import Parameters
 from curvature.progress import Progress
 from curvature.risk import EmpiricalRisk
 from curvature.training import train
 from jobs.arrays import Arrays
-from jobs.estimate import vector_bytes
+from jobs.estimate import JobEstimate, estimate
 from worker.hardware import Hardware
 from worker.operators import build_operator
 from worker.provenance import provenance
@@ -32,6 +32,8 @@ from worker.translation import (
     build_plan,
     generator_of,
 )
+
+UNUSED_PRODUCTS = 10  # as many are allowed for each that is mostly needed, where a tolerance decides
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,11 @@ def run_spectrum_job(request: SpectrumRequest, hardware: Hardware, progress: Pro
     Raises:  CurvatureError, MemoryError, and whatever `progress` raises to stop.
     """
     started = time.perf_counter()
-    point = _reach_point(request, hardware, progress)
-    execution = Execution(mode="interpreted")
-    operator = build_operator(request, point.risk, point.parameters, execution, progress)
-    spectrum = _spectrum(request, operator, hardware, progress)
+    plan = estimate(request, hardware.memory_bytes)
+    point = _reach_point(request, plan.micro_batch_size, hardware, progress)
+    execution = Execution(_num_runs(request, plan), timings=Timings(hardware.timings))
+    operator = build_operator(request, point.risk, point.parameters, execution, plan.recording_bytes, progress)
+    spectrum = _spectrum(request, operator, plan, progress)
     if request.method.kind in ("top-k", "trace"):
         # they may end before the products that they were allowed
         progress("products", spectrum.num_products, spectrum.num_products)
@@ -70,6 +73,7 @@ def run_spectrum_job(request: SpectrumRequest, hardware: Hardware, progress: Pro
         hardware,
         operator,
         execution,
+        plan.micro_batch_size,
         point.parameters.values(),
         (tensor for batch in point.risk.batches for tensor in (batch.inputs, batch.targets)),
         spectrum.num_products,
@@ -79,17 +83,23 @@ def run_spectrum_job(request: SpectrumRequest, hardware: Hardware, progress: Pro
     return Answer(result, vectors_of(request, spectrum))
 
 
-def _spectrum(
-    request: SpectrumRequest, operator: SymmetricOperator, hardware: Hardware, progress: Progress
-) -> Spectrum:
+def _num_runs(request: SpectrumRequest, plan: JobEstimate) -> int:
+    """How often recordings will run, at least: compiling must pay."""
+    match request.method:
+        case TopKMethod() | TraceMethod(tolerance=float()):
+            return plan.num_products // (UNUSED_PRODUCTS * plan.work.num_columns)
+        case _:
+            return plan.num_products // plan.work.num_columns
+
+
+def _spectrum(request: SpectrumRequest, operator: SymmetricOperator, plan: JobEstimate, progress: Progress) -> Spectrum:
     generator = generator_of(request.seed)
     match request.method:
         case ExactMethod() as m:
             return exact_spectrum(operator, m.eigenvectors, progress)
         case LanczosMethod() as m:
             counts = (m.num_steps, m.num_probes, m.num_points)
-            memory = vector_bytes(request, hardware.memory_bytes)
-            options = (m.margin, m.reorthogonalisation, memory)
+            options = (m.margin, m.reorthogonalisation, plan.vector_bytes)
             return lanczos_spectrum(operator, *counts, m.kappa, generator, progress, *options)
         case TopKMethod() as m:
             return top_eigenpairs(operator, m.k, m.which, m.tolerance, generator, progress, m.max_products)
@@ -98,18 +108,18 @@ def _spectrum(
             return trace_estimate(operator, m.estimator, generator, progress, *ends, m.diagonal)
 
 
-def _reach_point(request: SpectrumRequest, hardware: Hardware, progress: Progress) -> _Point:
+def _reach_point(request: SpectrumRequest, micro_batch_size: int, hardware: Hardware, progress: Progress) -> _Point:
     dtype = PRECISIONS[request.vector_precision]
     model, loss = build_model(request.model), build_loss(request)
     dataset = build_dataset(request).to(dtype, hardware.device)
     parameters = build_parameters(request.model, model, dtype, hardware.device)
-    risk = EmpiricalRisk(model, loss, [dataset])
+    risk = EmpiricalRisk(model, loss, dataset.split(micro_batch_size))
     initial_loss = float(risk.value(parameters))
     if not math.isfinite(initial_loss):
         raise NonFiniteError(f"the loss is {initial_loss} at the initial parameters")
     if request.train is None:
         return _Point(risk, parameters, initial_loss, None)
-    plan = build_plan(request.train)
+    plan = build_plan(request.train, micro_batch_size)
     trained = train(model, loss, dataset, parameters, plan, generator_of(request.train.seed), progress)
     report = TrainingReport(
         num_steps=trained.num_steps,

@@ -107,11 +107,12 @@ def build_loss(request: SpectrumRequest) -> Loss:
             return OutputValue()
 
 
-def build_plan(spec: TrainingSpec) -> TrainingPlan:
-    """How to train."""
+def build_plan(spec: TrainingSpec, micro_batch_size: int | None = None) -> TrainingPlan:
+    """How to train, with the activations of so many samples at once."""
     rule = spec.schedule
     plateau = None if rule is None else Plateau(rule.factor, rule.patience, rule.threshold, rule.min_learning_rate)
-    return TrainingPlan(spec.num_steps, spec.learning_rate, spec.batch_size, spec.momentum, spec.nesterov, plateau)
+    options = (spec.momentum, spec.nesterov, plateau, micro_batch_size)
+    return TrainingPlan(spec.num_steps, spec.learning_rate, spec.batch_size, *options)
 
 
 def generator_of(seed: int) -> torch.Generator:

@@ -7,11 +7,11 @@ from math import isfinite, sqrt
 import torch
 from torch import Tensor
 
-from curvature.cost import attention_size
 from curvature.errors import InvalidProblemError
 from curvature.models.activations import Activation
 from curvature.models.base import Model, check_real_inputs
 from curvature.parameters import Parameters
+from curvature.size import Size, attention_size
 
 SCORE_ACTIVATIONS: dict[str, Activation] = {
     "softmax": lambda scores: scores.softmax(dim=-1),
@@ -69,10 +69,10 @@ class AttentionLayer(Model):
         """Inputs are sequences (n, L, d), floating point and finite."""
         check_real_inputs(inputs, "attention", "n", "L", self.embedding_dim)
 
-    def num_activations(self, inputs: Tensor) -> int:
+    def size_on(self, inputs: Tensor) -> Size:
         """Queries, keys, values, scores and weights."""
         dims = (self.embedding_dim, self.key_dim, self.value_dim)
-        return attention_size(*dims, inputs.shape[0], inputs.shape[1]).num_activations
+        return attention_size(*dims, inputs.shape[0], inputs.shape[1])
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Outputs (n, L, d_V) for sequences (n, L, d)."""

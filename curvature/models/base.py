@@ -8,6 +8,7 @@ from torch import Tensor
 
 from curvature.errors import InvalidProblemError
 from curvature.parameters import Parameters
+from curvature.size import Size
 
 
 class Model(ABC):
@@ -40,8 +41,8 @@ class Model(ABC):
         """
 
     @abstractmethod
-    def num_activations(self, inputs: Tensor) -> int:
-        """Numbers that one forward pass over `inputs` produces, as in `curvature.cost`."""
+    def size_on(self, inputs: Tensor) -> Size:
+        """Parameters, and the numbers that one forward pass over `inputs` produces."""
 
     @abstractmethod
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from curvature.cost import conv_edge, conv_size
 from curvature.errors import InvalidProblemError
 from curvature.models.activations import DEFAULT_NEGATIVE_SLOPE, activation_named
 from curvature.models.base import Model, check_real_inputs
 from curvature.parameters import Parameters
+from curvature.size import Size, conv_edge, conv_size
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Conv(Model):
         """Inputs are (n, image_size^2), floating point and finite."""
         check_real_inputs(inputs, "conv", "n", self.image_size**2)
 
-    def num_activations(self, inputs: Tensor) -> int:
+    def size_on(self, inputs: Tensor) -> Size:
         """Patches, pre- and post-activations of every layer, inputs included."""
         return conv_size(
             self.image_size,
@@ -104,7 +104,8 @@ class Conv(Model):
             self.num_outputs,
             self.bias,
             inputs.shape[0],
-        ).num_activations
+            self.activation,
+        )
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Outputs (n, num_outputs) for inputs (n, image_size^2)."""

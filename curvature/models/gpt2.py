@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from curvature.cost import gpt2_size
 from curvature.errors import InvalidProblemError
 from curvature.models.base import Model
 from curvature.parameters import Parameters
+from curvature.size import Size, gpt2_size
 
 LAYER_NORM_EPSILON = 1e-5
 INITIAL_STD = 0.02
@@ -106,12 +106,12 @@ class Gpt2(Model):
         if inputs.numel() and (int(inputs.min()) < 0 or int(inputs.max()) >= self.vocab_size):
             raise InvalidProblemError(f"tokens outside 0 .. {self.vocab_size - 1} (vocab_size {self.vocab_size})")
 
-    def num_activations(self, inputs: Tensor) -> int:
+    def size_on(self, inputs: Tensor) -> Size:
         """Residual stream, attention scores, hidden layers and logits."""
         num_sequences, sequence_length = inputs.shape
         return gpt2_size(
             self.n_layer, self.n_head, self.n_embd, self.n_positions, self.vocab_size, num_sequences, sequence_length
-        ).num_activations
+        )
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Logits (n, T, vocab_size) for tokens (n, T)."""

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from curvature.cost import mlp_size
 from curvature.errors import InvalidProblemError
 from curvature.models.activations import DEFAULT_NEGATIVE_SLOPE, activation_named
 from curvature.models.base import Model, check_real_inputs
 from curvature.models.parametrization import Layer, parametrization_named
 from curvature.parameters import Parameters
+from curvature.size import Size, mlp_size
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class Mlp(Model):
         """Inputs are (n, widths[0]), floating point and finite."""
         check_real_inputs(inputs, "mlp", "n", self.widths[0])
 
-    def num_activations(self, inputs: Tensor) -> int:
+    def size_on(self, inputs: Tensor) -> Size:
         """Pre- and post-activations of every layer, inputs included."""
-        return mlp_size(self.widths, self.bias, inputs.shape[0]).num_activations
+        return mlp_size(self.widths, self.bias, inputs.shape[0], self.activation)
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Outputs (n, widths[-1]) for inputs (n, widths[0])."""

@@ -2,15 +2,18 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.func import jvp, vmap
+from torch.fx import GraphModule
 
-from curvature.cost import BLOCK_BYTES, BLOCK_COLUMNS, TANGENT_COPIES
+from curvature.cost import columns_at_once
 from curvature.errors import InvalidProblemError, NonFiniteError
+from curvature.heap import release_freed_memory
 from curvature.operators.base import SymmetricOperator
 from curvature.operators.blocks import ColumnGroup, column_groups, select
 from curvature.operators.execution import Execution
@@ -83,6 +86,7 @@ class RiskOperator(SymmetricOperator):
         self._execution = execution if execution is not None else Execution(mode="interpreted")
         self._progress = progress
         self._programs: dict[tuple[int, int], Map] = {}  # by micro-batch and number of columns
+        self._graphs: dict[str, GraphModule] = {}  # of these programs, by structure
         self.held_bytes = 0
         self._num_recorded = 0
         self._largest_block = self._bounded_columns()
@@ -125,6 +129,7 @@ class RiskOperator(SymmetricOperator):
             for group in column_groups(self.layout):
                 self._add_columns(matrix, index, group)
                 progress("products", (index * self.dim + group.stop) // num_batches, self.dim)
+        release_freed_memory()
         return matrix
 
     def _add_columns(self, matrix: Tensor, index: int, group: ColumnGroup) -> None:
@@ -209,9 +214,12 @@ class RiskOperator(SymmetricOperator):
         self._num_recorded += 1
         if self._num_recorded <= len(self._risk.batches):
             self._progress("linearisation", self._num_recorded, len(self._risk.batches))
+        release_freed_memory()  # recording takes more than what follows, and what is held lies in between
         new_bytes = self._own_bytes(program)
         if self._memory_bytes is not None and self.held_bytes + new_bytes > self._memory_bytes:
             return program
+        # micro-batches of one shape share a graph: Python's objects for it may take more than what it keeps
+        program = Program(self._graphs.setdefault(program.structure(), program.graph), program.constants)
         with matmuls_in(self._matmul_precision):
             run = self._programs[index, len(rows)] = self._execution.prepare(program, rows)
         self.held_bytes += new_bytes
@@ -238,9 +246,9 @@ class RiskOperator(SymmetricOperator):
         return single(vectors[0]).unsqueeze(0) if len(vectors) == 1 else vmap(single)(vectors)
 
     def _bounded_columns(self) -> int:
-        num_activations = max(self._risk.model.num_activations(batch.inputs) for batch in self._risk.batches)
-        column_bytes = self.dtype.itemsize * (4 * self.dim + TANGENT_COPIES * num_activations)
-        return max(1, min(BLOCK_COLUMNS, BLOCK_BYTES // column_bytes))
+        sizes = (self._risk.model.size_on(batch.inputs) for batch in self._risk.batches)
+        itemsize = self.dtype.itemsize
+        return min(columns_at_once(replace(size, num_parameters=self.dim), itemsize) for size in sizes)
 
 
 def _is_odd(program: Program, rows: Tensor, value: Tensor) -> bool:

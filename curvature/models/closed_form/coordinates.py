@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from curvature.cost import coordinate_network_size
 from curvature.models.base import check_real_inputs
 from curvature.models.closed_form.base import ClosedFormNetwork, check_counts
+from curvature.size import Size, coordinate_network_size
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class MultiInput(ClosedFormNetwork):
         """Inputs are (n, D), floating point and finite."""
         check_real_inputs(inputs, "multi-input", "n", self.num_inputs)
 
-    def num_activations(self, inputs: Tensor) -> int:
+    def size_on(self, inputs: Tensor) -> Size:
         """Slopes and outputs."""
-        return coordinate_network_size(self.num_inputs, 1, self.width, inputs.shape[0]).num_activations
+        return coordinate_network_size(self.num_inputs, 1, self.width, inputs.shape[0])
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Outputs (n, 1) for inputs (n, D)."""
@@ -79,9 +79,9 @@ class MultiOutput(ClosedFormNetwork):
         """Inputs are (n, 1), floating point and finite."""
         check_real_inputs(inputs, "multi-output", "n", 1)
 
-    def num_activations(self, inputs: Tensor) -> int:
+    def size_on(self, inputs: Tensor) -> Size:
         """Slopes and outputs."""
-        return coordinate_network_size(1, self.num_coordinates, self.width, inputs.shape[0]).num_activations
+        return coordinate_network_size(1, self.num_coordinates, self.width, inputs.shape[0])
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Outputs (n, K) for inputs (n, 1)."""

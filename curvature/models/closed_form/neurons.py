@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from curvature.cost import neuron_network_size
 from curvature.models.activations import activation_named
 from curvature.models.base import check_real_inputs
 from curvature.models.closed_form.base import ClosedFormNetwork, check_counts
+from curvature.size import Size, neuron_network_size
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class NeuronNetwork(ClosedFormNetwork):
         """Inputs are (n, 1), floating point and finite."""
         check_real_inputs(inputs, "network", "n", 1)
 
-    def num_activations(self, inputs: Tensor) -> int:
+    def size_on(self, inputs: Tensor) -> Size:
         """Pre- and post-activations."""
-        return neuron_network_size(self.width, self.bias, inputs.shape[0]).num_activations
+        return neuron_network_size(self.width, self.bias, inputs.shape[0], self.activation)
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Outputs (n, 1) for inputs (n, 1)."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from curvature.cost import quadratic_size
 from curvature.models.base import check_real_inputs
 from curvature.models.closed_form.base import ClosedFormNetwork, check_counts
+from curvature.size import Size, quadratic_size
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class QuadraticForm(ClosedFormNetwork):
         """Inputs are (n, P^2), floating point and finite."""
         check_real_inputs(inputs, "quadratic", "n", self.size**2)
 
-    def num_activations(self, inputs: Tensor) -> int:
+    def size_on(self, inputs: Tensor) -> Size:
         """The matrix, and its product with the point."""
-        return inputs.shape[0] * quadratic_size(self.size).num_activations
+        return quadratic_size(self.size, inputs.shape[0])
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Values (n, 1) for matrices (n, P^2)."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from curvature.models.attention_layer import AttentionLayer
 from curvature.models.closed_form.base import ClosedFormNetwork
+from curvature.size import Size
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class SelfAttention(ClosedFormNetwork):
         """Inputs are sequences (n, L, 1), floating point and finite."""
         self.layer.check_inputs(inputs)
 
-    def num_activations(self, inputs: Tensor) -> int:
+    def size_on(self, inputs: Tensor) -> Size:
         """As the layer's."""
-        return self.layer.num_activations(inputs)
+        return self.layer.size_on(inputs)
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Outputs (n, L, 1) for sequences (n, L, 1)."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from curvature.cost import mlp_size
 from curvature.models.base import check_real_inputs
 from curvature.models.closed_form.base import ClosedFormNetwork, check_counts
+from curvature.size import Size, mlp_size
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class TwoLayerLinear(ClosedFormNetwork):
         """Inputs are (n, D), floating point and finite."""
         check_real_inputs(inputs, "two-layer-linear", "n", self.num_inputs)
 
-    def num_activations(self, inputs: Tensor) -> int:
+    def size_on(self, inputs: Tensor) -> Size:
         """Of both layers, as in an mlp."""
         widths = (self.num_inputs, self.width, self.output_dim)
-        return mlp_size(widths, False, inputs.shape[0]).num_activations
+        return mlp_size(widths, False, inputs.shape[0], "linear")
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Outputs (n, K) for inputs (n, D)."""

@@ -1,0 +1,256 @@
+"""`python -m benchmarks.footprints FAMILY`: measure and fit the coefficients of `curvature.footprints`.
+
+Each operator is measured in a process of its own: what its first product takes, what its recording holds, and what
+products take afterwards. Each is then fitted by bounded least squares of relative errors in the numbers that a
+forward pass produces, by sort, and in the number of parameters.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.optimize import lsq_linear
+
+from curvature.data.base import Dataset
+from curvature.footprints import OVERHEAD_BYTES, Footprint
+from curvature.losses.base import Loss
+from curvature.losses.cross_entropy import CrossEntropy
+from curvature.losses.mse import Mse
+from curvature.losses.output_value import OutputValue
+from curvature.models.attention_layer import AttentionLayer
+from curvature.models.base import Model
+from curvature.models.closed_form.neurons import NeuronNetwork
+from curvature.models.closed_form.quadratic import QuadraticForm
+from curvature.models.conv import Conv
+from curvature.models.gpt2 import Gpt2
+from curvature.models.mlp import Mlp
+from curvature.operators.functional import FunctionalOperator
+from curvature.operators.ggn import GgnOperator
+from curvature.operators.hessian import HessianOperator
+from curvature.operators.risk_operator import RiskOperator
+from curvature.parameters import Parameters
+from curvature.risk import EmpiricalRisk
+from curvature.size import SORTS, Size
+
+OPERATORS: dict[str, type[RiskOperator]] = {
+    "hessian": HessianOperator,
+    "ggn": GgnOperator,
+    "functional": FunctionalOperator,
+}
+ITEM_BYTES = 4
+NUM_PRODUCTS = 3
+MOST_COPIES, MOST_PARAMETER_COPIES = 40.0, 10.0  # where no problem tells them
+
+Content = tuple[Model, Loss, Dataset]
+
+
+def mlp(*widths: int, n: int, activation: str = "tanh", labels: bool = False) -> Content:
+    """An mlp on random numbers."""
+    targets = torch.randint(widths[-1], (n,)) if labels else torch.randn(n, widths[-1])
+    return Mlp(widths, activation), CrossEntropy() if labels else Mse(), Dataset(torch.randn(n, widths[0]), targets)
+
+
+def gpt2(*shape: int, n: int) -> Content:
+    """A GPT-2 of n_layer, n_head, n_embd, n_positions, vocab_size on n full sequences."""
+    layers, heads, width, length, vocabulary = shape
+    tokens = torch.randint(vocabulary, (n, length + 1))
+    data = Dataset(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    return Gpt2(layers, heads, width, length, vocabulary), CrossEntropy(), data
+
+
+def conv(*channels: int, n: int, kernel: int = 3, pooling: bool = False, activation: str = "relu") -> Content:
+    """A conv net on random images."""
+    return (
+        Conv(channels, kernel, 1, pooling, activation),
+        CrossEntropy(),
+        Dataset(torch.randn(n, 64), torch.randint(10, (n,))),
+    )
+
+
+def attention(dims: tuple[int, int, int], n: int, length: int, activation: str = "softmax") -> Content:
+    """An attention layer of d, d_K, d_V on n sequences."""
+    data = Dataset(torch.randn(n, length, dims[0]), torch.randn(n, length, dims[2]))
+    return AttentionLayer(*dims, activation=activation), Mse(), data
+
+
+def neurons(width: int, n: int, activation: str = "linear", bias: bool = False) -> Content:
+    """A closed-form network of one input on n numbers."""
+    return NeuronNetwork(width, activation, 0.1, bias), Mse(), Dataset(torch.randn(n, 1), torch.randn(n, 1))
+
+
+def quadratic(dim: int) -> Content:
+    """A quadratic form."""
+    matrix = torch.randn(dim, dim)
+    return QuadraticForm(dim), OutputValue(), Dataset((matrix + matrix.T).reshape(1, -1), torch.zeros(1, 1))
+
+
+# Shapes that tell the sorts apart: each is the largest in one of them.
+PROBLEMS: dict[str, list[Callable[[], Content]]] = {
+    "gpt2": [
+        lambda: gpt2(2, 4, 128, 128, 1024, n=3),
+        lambda: gpt2(5, 4, 96, 64, 128, n=4),
+        lambda: gpt2(1, 8, 64, 256, 256, n=2),
+        lambda: gpt2(1, 2, 64, 64, 4096, n=4),
+        lambda: gpt2(1, 4, 256, 32, 8192, n=1),
+        lambda: gpt2(3, 4, 256, 32, 64, n=1),
+        lambda: gpt2(2, 8, 256, 64, 4000, n=2),
+        lambda: gpt2(6, 2, 64, 128, 64, n=2),
+    ],
+    "mlp": [
+        lambda: mlp(64, 256, 256, 64, n=2048),
+        lambda: mlp(512, 64, 64, 16, n=4096),
+        lambda: mlp(32, 64, 64, 512, n=2048),
+        lambda: mlp(512, 1024, 1024, 16, n=256),
+        lambda: mlp(16, 256, 256, 256, 8, n=2048),
+        lambda: mlp(1024, 2048, 1024, n=64),
+        lambda: mlp(64, 256, 256, 64, n=2048, activation="relu"),
+        lambda: mlp(16, 256, 256, 256, 8, n=2048, activation="relu"),
+        lambda: mlp(512, 1024, 1024, 16, n=256, activation="relu"),
+        lambda: mlp(32, 64, 64, 512, n=2048, activation="relu", labels=True),
+        lambda: mlp(16, 256, 256, 256, 8, n=2048, activation="linear"),
+        lambda: mlp(64, 256, 256, 64, n=2048, activation="linear"),
+        lambda: mlp(16, 256, 256, 256, 8, n=2048, activation="gelu"),
+        lambda: mlp(64, 256, 256, 64, n=2048, activation="gelu"),
+        lambda: mlp(16, 256, 256, 256, 8, n=2048, activation="silu"),
+        lambda: mlp(64, 256, 256, 64, n=2048, activation="silu"),
+        lambda: mlp(16, 256, 256, 256, 8, n=2048, activation="sigmoid"),
+        lambda: mlp(32, 64, 64, 512, n=2048, labels=True),
+        lambda: mlp(32, 128, 512, n=1024, labels=True),
+    ],
+    "conv": [
+        lambda: conv(8, 16, n=512),
+        lambda: conv(32, 4, n=512),
+        lambda: conv(16, 16, n=256, kernel=5),
+        lambda: conv(64, n=512, kernel=1),
+        lambda: conv(16, 32, n=512, pooling=True),
+        lambda: conv(8, 16, n=512, activation="tanh"),
+        lambda: conv(32, 4, n=512, activation="gelu"),
+        lambda: conv(64, n=256, activation="tanh"),
+    ],
+    "attention": [
+        lambda: attention((16, 16, 16), n=8, length=256),
+        lambda: attention((128, 64, 64), n=128, length=32),
+        lambda: attention((8, 128, 8), n=64, length=64),
+        lambda: attention((8, 8, 128), n=64, length=64),
+        lambda: attention((1, 4, 1), n=32, length=256),
+        lambda: attention((64, 64, 64), n=16, length=128, activation="sigmoid"),
+    ],
+    "neurons": [
+        lambda: neurons(1024, 2048),
+        lambda: neurons(256, 8192, "relu"),
+        lambda: neurons(128, 16384, "leaky-relu"),
+        lambda: neurons(512, 4096, bias=True),
+    ],
+    "quadratic": [lambda: quadratic(1500), lambda: quadratic(2200)],
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Bytes of one operator."""
+
+    numbers: tuple[int, ...]  # by sort, then parameters
+    recording: int
+    held: int
+    running: int
+
+
+def measured(content: Callable[[], Content], matrix: str, num_columns: int = 1) -> Measured:
+    """Of an operator in a child process, beside its parameters and data."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _measure(lambda: mlp(4, 3, 2, n=5), matrix, num_columns)  # a child counts the code of libraries anew
+        _measure(lambda: gpt2(1, 1, 4, 8, 16, n=2), matrix, num_columns)
+        os.write(writing, json.dumps(asdict(_measure(content, matrix, num_columns))).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        found = json.loads(pipe.read())
+    os.waitpid(child, 0)
+    return Measured(**(found | {"numbers": tuple(found["numbers"])}))
+
+
+def _measure(content: Callable[[], Content], matrix: str, num_columns: int) -> Measured:
+    model, loss, data = content()
+    parameters = _parameters(model)
+    size = model.size_on(data.inputs)
+    size = size if data.targets.is_floating_point() else size.with_labels()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    before = _status("VmRSS")
+    _forget_peak()
+    operator = OPERATORS[matrix](EmpiricalRisk(model, loss, [data]), parameters)
+    vectors = torch.randn(num_columns, operator.dim).T
+    operator.matmat(vectors)
+    recording = _status("VmHWM") - before
+    _forget_peak()
+    for _ in range(NUM_PRODUCTS):
+        operator.matmat(vectors)
+    assert operator.fallback_reason is None
+    return Measured(numbers_of(size), recording, operator.held_bytes, _status("VmHWM") - before)
+
+
+def _parameters(model: Model) -> Parameters:
+    if isinstance(model, QuadraticForm):
+        return {"z": torch.zeros(model.size)}
+    return model.initial_parameters(torch.Generator(), torch.float32, torch.device("cpu"))
+
+
+def numbers_of(size: Size) -> tuple[int, ...]:
+    """By sort, then parameters."""
+    return (*size.activations, size.num_parameters)
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
+
+
+def fitted(found: list[Measured], overhead: int) -> tuple[Footprint, dict[str, list[float]]]:
+    """Coefficients by quantity, and their relative errors on each measurement."""
+    features = np.array([each.numbers for each in found], dtype=float) * ITEM_BYTES
+    coefficients, errors = {}, {}
+    for quantity in ("recording", "held", "running"):
+        constant = 0 if quantity == "held" else overhead
+        wanted = np.array([max(getattr(each, quantity) - constant, 2**16) for each in found], dtype=float)
+        upper = [MOST_COPIES] * (features.shape[1] - 1) + [1.0 if quantity == "held" else MOST_PARAMETER_COPIES]
+        solution = lsq_linear(features / wanted[:, None], np.ones(len(found)), (0.0, upper)).x
+        coefficients[quantity] = tuple(float(value) for value in solution.round(2))
+        errors[quantity] = ((features @ solution + constant) / (wanted + constant) - 1).round(2).tolist()
+    return Footprint(**coefficients), errors
+
+
+def main() -> None:
+    """Print the coefficients as Python, and their errors."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.footprints", description=__doc__)
+    parser.add_argument("family", choices=PROBLEMS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for warm_up in (lambda: mlp(4, 3, 2, n=5), lambda: gpt2(1, 1, 4, 8, 16, n=2)):
+        _measure(warm_up, "hessian", 1)
+    print(f'"{arguments.family}": {{  # {", ".join(SORTS[arguments.family])}, parameters')
+    for matrix in OPERATORS:
+        found = [measured(content, matrix) for content in PROBLEMS[arguments.family]]
+        footprint, errors = fitted(found, OVERHEAD_BYTES)
+        print(f'    "{matrix}": {footprint},')
+        print(f"    # {errors}", flush=True)
+        for each in found:
+            print(each, file=sys.stderr, flush=True)
+    print("},")
+
+
+if __name__ == "__main__":
+    main()

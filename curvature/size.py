@@ -1,0 +1,155 @@
+"""How large models and their activations are, from plain numbers; imports no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+Family = Literal["mlp", "conv", "attention", "gpt2", "neurons", "quadratic"]
+
+SORTS: dict[Family, tuple[str, ...]] = {
+    "mlp": ("inputs", "linear", "piecewise", "tanh", "gelu", "silu", "sigmoid", "outputs", "logits"),
+    "conv": ("patches", "piecewise", "smooth", "pooled"),
+    "attention": ("embeddings", "keys", "values", "pairs"),
+    "gpt2": ("stream", "pairs", "logits"),
+    "neurons": ("linear", "piecewise"),
+    "quadratic": ("matrix",),
+}
+"""Of the numbers that a forward pass produces: those of one sort are kept, and copied, alike."""
+
+_PIECEWISE = ("relu", "leaky-relu", "linear")
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a cost depends on."""
+
+    family: Family
+    num_parameters: int  # P
+    num_samples: int
+    activations: tuple[int, ...]  # numbers that one forward pass over all samples produces, as in SORTS
+    num_other_parameters: int = 0  # of the model, where P is that of a block
+
+    @property
+    def num_activations(self) -> int:
+        """Of all sorts."""
+        return sum(self.activations)
+
+    def with_labels(self) -> "Size":
+        """The same where the loss takes class labels, not numbers."""
+        if self.family != "mlp":
+            return self
+        *others, outputs, logits = self.activations
+        return replace(self, activations=(*others, 0, outputs + logits))
+
+    def part(self, num_samples: int) -> "Size":
+        """The same model on so many of the samples."""
+        numbers = tuple(-(-each * num_samples // self.num_samples) for each in self.activations)
+        return replace(self, num_samples=num_samples, activations=numbers)
+
+
+def mlp_size(widths: Sequence[int], bias: bool, num_samples: int, activation: str = "tanh") -> Size:
+    """Size of a fully connected network on `num_samples` inputs.
+
+    Each layer gives fan_out (fan_in + 1) parameters with bias, and each of its hidden units a number per sample.
+    """
+    num_parameters = sum(fan_out * (fan_in + int(bias)) for fan_in, fan_out in pairwise(widths))
+    counts = dict.fromkeys(SORTS["mlp"], 0)
+    counts["inputs"], counts["outputs"] = widths[0], widths[-1]
+    counts["piecewise" if activation in ("relu", "leaky-relu") else activation] += sum(widths[1:-1])
+    return Size("mlp", num_parameters, num_samples, tuple(num_samples * each for each in counts.values()))
+
+
+def gpt2_size(
+    n_layer: int,
+    n_head: int,
+    n_embd: int,
+    n_positions: int,
+    vocab_size: int,
+    num_sequences: int,
+    sequence_length: int,
+) -> Size:
+    """Size of a GPT-2 with tied embedding on `num_sequences` sequences of `sequence_length` tokens.
+
+    P = (vocab_size + n_positions) d + n_layer (12 d^2 + 13 d) + 2 d with d = n_embd. Per token and block: two layer
+    norms (3 d each), queries, keys and values (3 d), attention (2 d), the hidden layer and its gelu (8 d), two
+    residual sums and the output (3 d); per pair of tokens, head and block: score, masked score and weight. The logits
+    count three times.
+    """
+    d = n_embd
+    num_parameters = (vocab_size + n_positions) * d + n_layer * (12 * d * d + 13 * d) + 2 * d
+    per_token = (n_layer * 22 * d + 5 * d, n_layer * 3 * n_head * sequence_length, 3 * vocab_size)
+    num_tokens = num_sequences * sequence_length
+    return Size("gpt2", num_parameters, num_sequences, tuple(num_tokens * each for each in per_token))
+
+
+def conv_size(
+    image_size: int,
+    channels: Sequence[int],
+    kernel_size: int,
+    stride: int,
+    pooling: bool,
+    num_outputs: int,
+    bias: bool,
+    num_samples: int,
+    activation: str = "relu",
+) -> Size:
+    """Size of a convolutional network with a linear head on `num_samples` square images of one channel.
+
+    Each layer gives fan_out (fan_in + 1) parameters with bias, where a convolution's fan_in is channels times
+    kernel_size^2; its activations are the unfolded patches (fan_in per position), the channels, and with pooling their
+    means.
+    """
+    num_parameters, edge, incoming = 0, image_size, 1
+    patches, units, pooled = image_size**2, 0, 0
+    for outgoing in channels:
+        fan_in = incoming * kernel_size**2
+        edge = conv_edge(edge, stride)
+        num_parameters += outgoing * (fan_in + int(bias))
+        patches += edge**2 * fan_in
+        units += edge**2 * outgoing
+        if pooling:
+            edge //= 2
+            pooled += edge**2 * outgoing
+        incoming = outgoing
+    num_parameters += num_outputs * (incoming * edge**2 + int(bias))
+    by_kind = (units, 0) if activation in _PIECEWISE else (0, units)
+    numbers = (patches, *by_kind, pooled + 2 * num_outputs)
+    return Size("conv", num_parameters, num_samples, tuple(num_samples * each for each in numbers))
+
+
+def conv_edge(edge: int, stride: int) -> int:
+    """Positions along the edge of an image after a padded convolution: edge / stride, rounded up."""
+    return -(-edge // stride)
+
+
+def attention_size(embedding_dim: int, key_dim: int, value_dim: int, num_sequences: int, sequence_length: int) -> Size:
+    """Size of one self-attention layer on `num_sequences` sequences.
+
+    P = 2 d d_K + d d_V. Per position the input (d), query and key (2 d_K), value, output and two of the loss (4 d_V);
+    per pair of positions the product, its scale, the sink's score and the weight.
+    """
+    num_parameters = embedding_dim * (2 * key_dim + value_dim)
+    per_position = (embedding_dim, 2 * key_dim, 4 * value_dim, 4 * sequence_length)
+    num_positions = num_sequences * sequence_length
+    return Size("attention", num_parameters, num_sequences, tuple(num_positions * each for each in per_position))
+
+
+def neuron_network_size(width: int, bias: bool, num_samples: int, activation: str = "linear") -> Size:
+    """Size of f(x) = <w, phi(v x + b)> for scalar x: two or three parameters per neuron, a number per sample."""
+    numbers = (num_samples * width, 0) if activation == "linear" else (0, num_samples * width)
+    return Size("neurons", (2 + int(bias)) * width, num_samples, numbers)
+
+
+def coordinate_network_size(num_inputs: int, num_outputs: int, width: int, num_samples: int) -> Size:
+    """Size of f(x) = sum_d <w_d, v_d> x_d or f_k(x) = <w_k, v_k> x: two parameters per coordinate and neuron.
+
+    Their product is taken once, not once per sample, so that inputs and outputs are what samples produce.
+    """
+    plain = mlp_size((num_inputs, num_outputs), False, num_samples)
+    return replace(plain, num_parameters=2 * max(num_inputs, num_outputs) * width)
+
+
+def quadratic_size(num_parameters: int, num_samples: int = 1) -> Size:
+    """Size of z^T A z / 2 for z (num_parameters,): A, z z^T, and their product."""
+    return Size("quadratic", num_parameters, num_samples, (num_samples * (2 * num_parameters**2 + 2),))
