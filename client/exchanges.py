@@ -8,6 +8,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from api_schemas.closed_form import ClosedFormSpectrum
+from api_schemas.estimates import CostEstimate
 from api_schemas.health import Readiness
 from api_schemas.jobs import Job, JobPage, JobState
 from api_schemas.problem import Problem
@@ -112,6 +113,11 @@ def random_matrix_file(request: Body, name: ResultFormat) -> Exchange[bytes]:
 def _random_matrix(request: Body, name: ResultFormat, read: Callable[[bytes], T]) -> Exchange[T]:
     headers = {"Accept": _MEDIA_TYPES[name]}
     return Exchange("POST", "/v1/random-matrix", read, body=request, headers=headers, wait_seconds=_SAMPLE_SECONDS)
+
+
+def estimate(request: Body) -> Exchange[CostEstimate]:
+    """What a job would take."""
+    return Exchange("POST", "/v1/estimates", CostEstimate.model_validate_json, request)
 
 
 def submit(request: Body, wait_seconds: int = 0) -> Exchange[Job]:

@@ -9,6 +9,7 @@ from typing import Self, TypeVar
 import httpx
 
 from api_schemas.closed_form import ClosedFormSpectrum
+from api_schemas.estimates import CostEstimate
 from api_schemas.health import Readiness
 from api_schemas.jobs import ENDED_STATES, Job, JobState
 from api_schemas.random_matrix import IndexCurveAnswer, LawAnswer
@@ -52,6 +53,10 @@ class SpectrumClient:
     def random_matrix_file(self, request: Body, name: ResultFormat) -> bytes:
         """The same as JSON, npz, PNG or SVG."""
         return self._run(exchanges.random_matrix_file(request, name))
+
+    def estimate(self, request: Body) -> CostEstimate:
+        """What a job would take; nothing is queued."""
+        return self._run(exchanges.estimate(request))
 
     def submit(self, request: Body, wait_seconds: int = 0) -> Job:
         """Submit a job; with `wait_seconds` (at most 60) the answer comes when it ended or the time is over."""
@@ -173,6 +178,10 @@ class AsyncSpectrumClient:
     async def random_matrix_file(self, request: Body, name: ResultFormat) -> bytes:
         """The same as JSON, npz, PNG or SVG."""
         return await self._run(exchanges.random_matrix_file(request, name))
+
+    async def estimate(self, request: Body) -> CostEstimate:
+        """What a job would take; nothing is queued."""
+        return await self._run(exchanges.estimate(request))
 
     async def submit(self, request: Body, wait_seconds: int = 0) -> Job:
         """Submit a job; with `wait_seconds` (at most 60) the answer comes when it ended or the time is over."""

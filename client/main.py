@@ -65,6 +65,13 @@ def submit(request: RequestFile, url: Url = DEFAULT_URL) -> None:
 
 
 @app.command()
+def estimate(request: RequestFile, url: Url = DEFAULT_URL) -> None:
+    """Print what a job would take; nothing is queued."""
+    with _client(url) as client:
+        _print(client.estimate(_read(request)))
+
+
+@app.command()
 def run(request: RequestFile, output: Output = None, url: Url = DEFAULT_URL) -> None:
     """Submit a job, show its progress and fetch its result."""
     if output is not None:

@@ -21,7 +21,7 @@ from service.body_limit import BodyLimit, BodyLimitProblem
 from service.job_desk import JobDesk
 from service.problems import register_problem_handlers
 from service.reaper import Reaper
-from service.routes import closed_form, health, jobs, random_matrix
+from service.routes import closed_form, estimates, health, jobs, random_matrix
 from service.routes.documentation import document_bodies
 from service.uploads.desk import UploadDesk
 
@@ -70,7 +70,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     )
     app.add_middleware(BodyLimitProblem)
     register_problem_handlers(app)
-    for router in (closed_form.router, random_matrix.router, jobs.router, health.router):
+    for router in (closed_form.router, random_matrix.router, jobs.router, estimates.router, health.router):
         app.include_router(router, prefix=_PREFIX)
     document_bodies(app, ClosedFormRequest, RandomMatrixRequest, SpectrumRequest)
     return app

@@ -45,12 +45,14 @@ def _desk(request: Request) -> JobDesk:
     return desk
 
 
-def _admission(request: Request) -> Admission:
+def get_admission(request: Request) -> Admission:
+    """Of this application."""
     admission: Admission = request.app.state.admission
     return admission
 
 
-async def _spectrum_request(request: Request) -> SpectrumRequest:
+async def spectrum_request(request: Request) -> SpectrumRequest:
+    """The body."""
     return await json_message(request, SpectrumRequest)
 
 
@@ -67,10 +69,10 @@ Desk = Annotated[JobDesk, Depends(_desk)]
     summary="Submit a job",
 )
 async def submit(
-    body: Annotated[SpectrumRequest, Depends(_spectrum_request)],
+    body: Annotated[SpectrumRequest, Depends(spectrum_request)],
     request: Request,
     desk: Desk,
-    admission: Annotated[Admission, Depends(_admission)],
+    admission: Annotated[Admission, Depends(get_admission)],
     prefer: Annotated[str | None, Header(description="`wait=N`: answer once the job ended, or after N <= 60 s")] = None,
 ) -> Response:
     """A job is accepted when its record is on disk; the answer holds its id and where to follow it."""

@@ -20,6 +20,7 @@ def test_every_endpoint_is_described_with_its_problems(document: dict[str, Any])
     assert {path for _, path in operations} >= {
         "/v1/closed-form",
         "/v1/random-matrix",
+        "/v1/estimates",
         "/v1/jobs",
         "/v1/jobs/{job_id}",
         "/v1/jobs/{job_id}/result",

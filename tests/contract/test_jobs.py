@@ -323,6 +323,23 @@ def test_a_job_too_large_for_the_worker_is_refused_and_not_queued(
     assert sum(1 for _ in client.jobs()) == before
 
 
+def test_an_estimate_says_what_submission_would_and_queues_nothing(small_client: SpectrumClient) -> None:
+    before = sum(1 for _ in small_client.jobs())
+    fitting = small_client.estimate(DIGITS)
+    assert (fitting.num_parameters, fitting.num_products) == (910, 910)
+    assert (fitting.fits, fitting.micro_batch_size, fitting.num_training_passes) == (True, 256, 25)
+    assert fitting.worker_memory_bytes == 2_000_000_000
+    large = small_client.estimate(WIDE)
+    assert large.fits is False
+    assert large.peak_bytes > 2 * 8 * large.num_parameters**2
+    assert "too large" in large.summary
+    with pytest.raises(ProblemResponseError) as caught:
+        small_client.estimate(DIGITS | {"kind": "x"})
+    assert caught.value.problem.status == 422
+    assert small_client.estimate(ENDLESS).num_training_passes == 10_000_000
+    assert sum(1 for _ in small_client.jobs()) == before
+
+
 def test_what_needs_less_memory_is_accepted(small_client: SpectrumClient) -> None:
     """The same model in a block of it, without a basis, or by probes alone."""
     for change in (

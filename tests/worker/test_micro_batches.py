@@ -1,0 +1,80 @@
+"""A job that does not fit in one batch runs in several, within its memory, and gives the same spectrum."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from api_schemas.spectrum import SpectrumRequest
+from jobs.estimate import estimate, memory_error
+
+MIB = 2**20
+REQUEST: dict[str, Any] = {
+    "kind": "spectrum",
+    "model": {"kind": "mlp", "widths": [16, 256, 256, 8], "activation": "tanh"},
+    "data": {"kind": "gaussian", "num_samples": 8192, "input_dim": 16, "output_dim": 8},
+    "loss": "mse",
+    "method": {"kind": "lanczos", "num_steps": 3, "num_probes": 1, "num_points": 64},
+    "train": {"num_steps": 2, "learning_rate": 0.01},
+}
+AMPLE, TIGHT = 2**33, 130 * MIB
+
+# in children, of which each has a memory record of its own
+PROGRAM = """
+import ctypes, json, os, sys, torch
+from api_schemas.spectrum import SpectrumRequest
+from curvature.progress import ignore_progress
+from worker.hardware import Hardware
+from worker.spectrum_job import run_spectrum_job
+
+def memory(field):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field))
+
+def run(fields, limit):
+    request = SpectrumRequest.model_validate(fields)
+    return run_spectrum_job(request, Hardware(torch.device("cpu"), 1, limit), ignore_progress).result
+
+torch.set_num_threads(1)
+fields = json.loads(sys.argv[1])
+small = fields | {"data": fields["data"] | {"num_samples": 4}}
+run(small, 2**33)
+for limit in map(int, sys.argv[2:]):
+    child = os.fork()
+    if child == 0:
+        run(small, 2**33)
+        ctypes.CDLL(None).malloc_trim(0)
+        before = memory("VmRSS")
+        open("/proc/self/clear_refs", "w").write("5")
+        found = run(fields, limit)
+        taken = memory("VmHWM") - before
+        numbers = [found.largest.value, found.trace.value, found.training.final_loss]
+        print(json.dumps([taken, found.provenance.micro_batch_size, *numbers]), flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_job_is_split_to_fit_and_gives_the_same() -> None:
+    request = SpectrumRequest.model_validate(REQUEST)
+    whole, split = estimate(request, AMPLE), estimate(request, TIGHT)
+    assert whole.micro_batch_size == 8192
+    assert whole.peak_bytes > 1.5 * TIGHT
+    assert split.micro_batch_size < 8192
+    assert split.peak_bytes <= TIGHT
+    assert memory_error(request, TIGHT) is None
+    program = [sys.executable, "-c", PROGRAM, json.dumps(REQUEST), str(AMPLE), str(TIGHT)]
+    done = subprocess.run(program, capture_output=True, text=True, check=True, timeout=250)
+    (ample, ample_size, *ample_numbers), (tight, tight_size, *tight_numbers) = map(json.loads, done.stdout.splitlines())
+    assert (ample_size, tight_size) == (8192, split.micro_batch_size)
+    assert ample == pytest.approx(whole.peak_bytes, rel=0.2)
+    assert tight <= TIGHT < ample
+    assert tight_numbers == pytest.approx(ample_numbers, rel=1e-4)
+
+
+def test_what_no_split_makes_fit_is_refused_with_its_estimate() -> None:
+    error = memory_error(SpectrumRequest.model_validate(REQUEST), 10 * MIB)
+    assert error is not None
+    assert "GiB" in error.msg
