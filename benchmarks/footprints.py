@@ -186,17 +186,17 @@ def _measure(content: Callable[[], Content], matrix: str, num_columns: int) -> M
     size = size if data.targets.is_floating_point() else size.with_labels()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    before = _status("VmRSS")
-    _forget_peak()
+    before = status("VmRSS")
+    forget_peak()
     operator = OPERATORS[matrix](EmpiricalRisk(model, loss, [data]), parameters)
     vectors = torch.randn(num_columns, operator.dim).T
     operator.matmat(vectors)
-    recording = _status("VmHWM") - before
-    _forget_peak()
+    recording = status("VmHWM") - before
+    forget_peak()
     for _ in range(NUM_PRODUCTS):
         operator.matmat(vectors)
     assert operator.fallback_reason is None
-    return Measured(numbers_of(size), recording, operator.held_bytes, _status("VmHWM") - before)
+    return Measured(numbers_of(size), recording, operator.held_bytes, status("VmHWM") - before)
 
 
 def _parameters(model: Model) -> Parameters:
@@ -210,12 +210,14 @@ def numbers_of(size: Size) -> tuple[int, ...]:
     return (*size.activations, size.num_parameters)
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
+    """Bytes of this process, as proc(5) names them."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def _forget_peak() -> None:
+def forget_peak() -> None:
+    """VmHWM begins anew."""
     Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
 
 

@@ -49,6 +49,7 @@ class Work:
     last_bytes: int = 0  # after the products
     moved_numbers: int = 0  # read or written for orthogonality
     dense_order: int = 0  # of the float64 eigenvalue problem
+    eigenvectors: bool = False  # of it
     holds_recordings: bool = True
 
 
@@ -66,14 +67,15 @@ class MicroBatches:
 class Rates:
     """What was measured on a machine."""
 
+    recording_seconds: float  # of the first product, beyond what later ones take
     seconds_per_product: float  # one vector of a block
-    bytes_per_second: float  # of long vectors
-    seconds_per_cube: float  # of eigenvalues of a dense matrix, over its order cubed
+    bytes_per_second: float  # of a basis in memory
+    eigenvalue_seconds: float  # of a dense matrix of order EIGENVALUE_ORDER
 
 
-RECORDING_PRODUCTS = 5.0  # a recording takes as long as so many products (mlps and GPT-2s, 4 to 6)
-GRADIENT_PRODUCTS = 0.6  # and a gradient
-TRIANGLE_SHARE = 0.6  # of the products of all columns, where rows beyond the diagonal are not computed
+TRIANGLE_SHARE = 0.7  # of the products of all columns, where rows beyond the diagonal are not computed
+EIGENVALUE_ORDER = 320
+EIGENVALUE_EXPONENT = 2.6  # of the order, in time: larger blocks make better use of a processor
 EIGENVECTORS_FACTOR = 3.0  # in time
 
 
@@ -87,6 +89,7 @@ def exact_work(num_parameters: int, eigenvectors: bool = False) -> Work:
         dense_bytes=square,
         last_bytes=copies * square,
         dense_order=num_parameters,
+        eigenvectors=eigenvectors,
         holds_recordings=False,
     )
 
@@ -241,14 +244,25 @@ def _batch_sizes(num_samples: int) -> list[int]:
     return sizes
 
 
-def predicted_seconds(work: Work, rates: Rates, itemsize: int, num_batches: int = 1, all_held: bool = True) -> float:
+def predicted_seconds(work: Work, rates: Rates, itemsize: int, all_held: bool = True) -> float:
     """Recording, products, orthogonality and the dense eigenvalue problem; `rates` are measured."""
     share = 1.0 if work.holds_recordings else TRIANGLE_SHARE
-    products = work.num_products * rates.seconds_per_product * share
     sweeps = 1 if all_held else -(-work.num_products // work.num_columns)
-    recording = RECORDING_PRODUCTS * rates.seconds_per_product * sweeps
-    moving = work.moved_numbers * itemsize / rates.bytes_per_second
-    return recording + products + moving + rates.seconds_per_cube * work.dense_order**3
+    recording = rates.recording_seconds * sweeps
+    products = work.num_products * rates.seconds_per_product * share
+    return recording + products + moving_seconds(work, rates, itemsize) + dense_seconds(work, rates)
+
+
+def moving_seconds(work: Work, rates: Rates, itemsize: int) -> float:
+    """Of orthogonality."""
+    return work.moved_numbers * itemsize / rates.bytes_per_second
+
+
+def dense_seconds(work: Work, rates: Rates) -> float:
+    """Of the dense eigenvalue problem."""
+    factor = EIGENVECTORS_FACTOR if work.eigenvectors else 1.0
+    orders: float = (work.dense_order / EIGENVALUE_ORDER) ** EIGENVALUE_EXPONENT
+    return factor * rates.eigenvalue_seconds * orders
 
 
 def probe_bytes(num_parameters: int, num_steps: int, itemsize: int, reorthogonalisation: Reorthogonalisation) -> int:

@@ -7,6 +7,7 @@ import pytest
 
 from curvature.algorithms.memory import probe_bytes as counted_by_lanczos
 from curvature.cost import (
+    EIGENVALUE_ORDER,
     Rates,
     Work,
     exact_work,
@@ -188,12 +189,13 @@ def test_micro_batches_are_as_large_as_memory_allows() -> None:
 
 
 def test_predicted_time_adds_up() -> None:
-    rates = Rates(seconds_per_product=0.5, bytes_per_second=1e9, seconds_per_cube=1e-9)
-    work = Work(num_products=10, moved_numbers=10**9, dense_order=1000)
-    parts = predicted_seconds(work, rates, 4), predicted_seconds(work, rates, 8)
-    assert parts[1] - parts[0] == pytest.approx(4.0)
-    assert parts[0] > 10 * 0.5 + 4 + 1
-    assert predicted_seconds(work, rates, 4, all_held=False) > parts[0] + 10
+    rates = Rates(recording_seconds=2.0, seconds_per_product=0.5, bytes_per_second=1e9, eigenvalue_seconds=0.25)
+    work = Work(num_products=10, moved_numbers=10**9, dense_order=EIGENVALUE_ORDER)
+    assert predicted_seconds(work, rates, 4) == pytest.approx(2 + 10 * 0.5 + 4 + 0.25)
+    assert predicted_seconds(work, rates, 8) == pytest.approx(2 + 10 * 0.5 + 8 + 0.25)
+    assert predicted_seconds(work, rates, 4, all_held=False) == pytest.approx(10 * 2 + 10 * 0.5 + 4 + 0.25)
+    triangle = exact_work(EIGENVALUE_ORDER)
+    assert 2 < predicted_seconds(triangle, rates, 8) < 2 + EIGENVALUE_ORDER * 0.5
 
 
 TALL, WIDE, DEEP = (256, 512, 256), (512, 2048, 512), (64, 256, 256, 64)
