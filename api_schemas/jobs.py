@@ -19,6 +19,11 @@ class Progress(Message):
     done: int
     total: int
     unit: str = Field(description="what done and total count")
+    estimated_seconds: float | None = Field(
+        default=None,
+        description="that this attempt takes in all, predicted from its first products; null: not known yet, or their "
+        "number is not",
+    )
 
 
 class Links(Message):

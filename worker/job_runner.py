@@ -5,10 +5,11 @@ import logging
 from api_schemas.spectrum_results import StoredArrays
 from curvature.progress import Progress
 from jobs.arrays import result_arrays
-from jobs.estimate import memory_error
+from jobs.estimate import estimate, memory_error
 from jobs.results import ResultStore
 from jobs.store import JobStore, Lease, LeaseLostError
 from worker.failures import FailureKind, job_failure, parse_request, too_large
+from worker.forecast import Forecast
 from worker.hardware import Hardware
 from worker.lease_keeper import JobCancelledError, LeaseKeeper
 from worker.spectrum_job import Answer, run_spectrum_job
@@ -56,7 +57,9 @@ class JobRunner:
         if error := memory_error(request, self._hardware.memory_bytes):
             raise too_large(error)
         with LeaseKeeper(self._store, lease) as keeper:
-            answer = run_spectrum_job(request, self._hardware, keeper.report)
+            plan = estimate(request, self._hardware.memory_bytes)
+            forecast = Forecast(request, plan, self._hardware.device, keeper.report, keeper.expect)
+            answer = run_spectrum_job(request, self._hardware, forecast)
             digest = self._stored(answer, keeper.report)
         keeper.write_last_progress()
         return digest

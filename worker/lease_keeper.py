@@ -42,6 +42,7 @@ class LeaseKeeper:
         self._store = store
         self._lease = lease
         self._progress: Progress | None = Progress(phase="preparing", done=0, total=0, unit="")
+        self._estimated_seconds: float | None = None
         self._cancelled_at: float | None = None
         self._lost = threading.Event()
         self._closed = threading.Event()
@@ -62,11 +63,21 @@ class LeaseKeeper:
 
         Raises:  JobCancelledError or LeaseLostError when it is to stop.
         """
-        self._progress = Progress(phase=phase, done=done, total=total, unit=_UNITS.get(phase, ""))
+        self._progress = Progress(
+            phase=phase,
+            done=done,
+            total=total,
+            unit=_UNITS.get(phase, ""),
+            estimated_seconds=self._estimated_seconds,
+        )
         if self._lost.is_set():
             raise LeaseLostError
         if self._cancelled_at is not None:
             raise JobCancelledError
+
+    def expect(self, seconds: float) -> None:
+        """Tell with all later progress that the computation takes so long."""
+        self._estimated_seconds = seconds
 
     def write_last_progress(self) -> None:
         """Write the progress that the thread has not written yet."""

@@ -1,0 +1,57 @@
+"""How long a job will take is told from its first products."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from api_schemas.spectrum import SpectrumRequest
+from jobs.estimate import estimate
+from worker.forecast import Forecast
+
+REQUEST: dict[str, Any] = {
+    "kind": "spectrum",
+    "model": {"kind": "mlp", "widths": [4, 8, 2]},
+    "data": {"kind": "gaussian", "num_samples": 16, "input_dim": 4, "output_dim": 2},
+    "loss": "mse",
+}
+
+
+class Clock:
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def forecasts(method: dict[str, Any]) -> list[float]:
+    """What is expected of a job of 100 products: 3 s of recording, then 0.5 s for each."""
+    request = SpectrumRequest.model_validate(REQUEST | {"method": method})
+    clock, expected, heard = Clock(), list[float](), list[tuple[str, int, int]]()
+    forecast = Forecast(
+        request,
+        estimate(request),
+        torch.device("cpu"),
+        lambda phase, done, total: heard.append((phase, done, total)),
+        expected.append,
+        clock,
+    )
+    clock.seconds += 3.0
+    forecast("linearisation", 1, 1)
+    for done in range(1, 101):
+        clock.seconds += 0.5
+        forecast("products", done, 100)
+    assert heard == [("linearisation", 1, 1), *(("products", done, 100) for done in range(1, 101))]
+    return expected
+
+
+@pytest.mark.parametrize("method", [{"kind": "lanczos"}, {"kind": "exact"}, {"kind": "trace", "num_probes": 100}])
+def test_the_whole_is_foreseen_from_the_second_product_on(method: dict[str, Any]) -> None:
+    found = forecasts(method)
+    assert 5 <= len(found) <= 8
+    assert found == pytest.approx([53.0] * len(found), rel=0.02)
+
+
+@pytest.mark.parametrize("method", [{"kind": "top-k", "k": 2}, {"kind": "trace", "tolerance": 0.1}])
+def test_nothing_is_said_where_a_tolerance_decides(method: dict[str, Any]) -> None:
+    assert forecasts(method) == []
