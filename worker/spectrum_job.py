@@ -34,6 +34,7 @@ from worker.translation import (
 )
 
 UNUSED_PRODUCTS = 10  # as many are allowed for each that is mostly needed, where a tolerance decides
+COMPILER_BYTES = 2**29  # that compiling takes, at most, and estimates leave out
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,10 @@ def run_spectrum_job(request: SpectrumRequest, hardware: Hardware, progress: Pro
     started = time.perf_counter()
     plan = estimate(request, hardware.memory_bytes)
     point = _reach_point(request, plan.micro_batch_size, hardware, progress)
-    execution = Execution(_num_runs(request, plan), timings=Timings(hardware.timings))
+    has_room = hardware.memory_bytes - plan.peak_bytes > COMPILER_BYTES
+    execution = Execution(
+        _num_runs(request, plan), "measured" if has_room else "interpreted", Timings(hardware.timings)
+    )
     operator = build_operator(request, point.risk, point.parameters, execution, plan.recording_bytes, progress)
     spectrum = _spectrum(request, operator, plan, progress)
     if request.method.kind in ("top-k", "trace"):
