@@ -10,6 +10,7 @@ from curvature.algorithms.exact import exact_spectrum
 from curvature.algorithms.stochastic_lanczos import lanczos_spectrum
 from curvature.algorithms.thick_restart import top_eigenpairs
 from curvature.algorithms.trace import trace_estimate
+from curvature.data.base import Dataset
 from curvature.errors import NonFiniteError
 from curvature.operators.base import SymmetricOperator
 from curvature.operators.execution import Execution, Timings
@@ -50,6 +51,7 @@ class _Point:
     """The risk, and the parameters at which its matrix is taken."""
 
     risk: EmpiricalRisk
+    data: Dataset  # of all micro-batches
     parameters: Parameters
     loss: float
     training: TrainingReport | None
@@ -79,7 +81,7 @@ def run_spectrum_job(request: SpectrumRequest, hardware: Hardware, progress: Pro
         execution,
         plan.micro_batch_size,
         point.parameters.values(),
-        (tensor for batch in point.risk.batches for tensor in (batch.inputs, batch.targets)),
+        (point.data.inputs, point.data.targets),
         spectrum.num_products,
         time.perf_counter() - started,
     )
@@ -122,7 +124,7 @@ def _reach_point(request: SpectrumRequest, micro_batch_size: int, hardware: Hard
     if not math.isfinite(initial_loss):
         raise NonFiniteError(f"the loss is {initial_loss} at the initial parameters")
     if request.train is None:
-        return _Point(risk, parameters, initial_loss, None)
+        return _Point(risk, dataset, parameters, initial_loss, None)
     plan = build_plan(request.train, micro_batch_size)
     trained = train(model, loss, dataset, parameters, plan, generator_of(request.train.seed), progress)
     report = TrainingReport(
@@ -135,4 +137,4 @@ def _reach_point(request: SpectrumRequest, micro_batch_size: int, hardware: Hard
         learning_rate_cuts=trained.learning_rate_cuts,
         stopped=trained.stopped,
     )
-    return _Point(risk, trained.parameters, trained.loss, report)
+    return _Point(risk, dataset, trained.parameters, trained.loss, report)
