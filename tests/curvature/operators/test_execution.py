@@ -113,6 +113,7 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, on importing its compiler
 def test_compiled_products_are_the_same(seeded: Seeded) -> None:
     model = Mlp((3, 4, 2), "tanh")
     data = gaussian(12, 3, 2, "linear", 0.1, seeded(0))
