@@ -39,7 +39,11 @@ class Case:
 
     def work(self, num_parameters: int) -> Work:
         """What the method does."""
-        return exact_work(num_parameters) if self.exact else lanczos_work(num_parameters, NUM_STEPS, NUM_PROBES)
+        return (
+            exact_work(num_parameters, layered=True)
+            if self.exact
+            else lanczos_work(num_parameters, NUM_STEPS, NUM_PROBES)
+        )
 
     def run(self, operator: SymmetricOperator) -> None:
         """The method."""

@@ -21,6 +21,8 @@ TANGENT_COPIES = 4  # of the activations, for each of them
 RECORDING_COLUMN_SHARE = 0.5
 RUNNING_COLUMN_SHARE = 0.9
 
+LAYERED_COPIES = 8  # of all units of the samples, for each unit that is moved: tangents, cotangents, theirs
+
 GRADIENT_COPIES = 4  # of parameters outside of the block: themselves, their gradient and its terms
 
 DENSE_COPIES = 2  # the matrix, and LAPACK's copy of it
@@ -51,6 +53,7 @@ class Work:
     dense_order: int = 0  # of the float64 eigenvalue problem
     eigenvectors: bool = False  # of it
     holds_recordings: bool = True
+    layered: bool = False  # assembled by way of pre-activations, not from products
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,17 @@ class Rates:
 
 
 TRIANGLE_SHARE = 0.7  # of the products of all columns, where rows beyond the diagonal are not computed
+LAYERED_SHARE = 0.15  # of the same, where they are assembled by way of pre-activations
 EIGENVALUE_ORDER = 320
 EIGENVALUE_EXPONENT = 2.6  # of the order, in time: larger blocks make better use of a processor
 EIGENVECTORS_FACTOR = 3.0  # in time
 
 
-def exact_work(num_parameters: int, eigenvectors: bool = False) -> Work:
-    """Of `exact_spectrum`: columns block by block, each group recorded anew, then a dense eigenvalue problem."""
+def exact_work(num_parameters: int, eigenvectors: bool = False, layered: bool = False) -> Work:
+    """Of `exact_spectrum`: columns block by block, each group recorded anew, then a dense eigenvalue problem.
+
+    Args:  layered, whether the model is an `Mlp` whose products are not reduced.
+    """
     square = FLOAT64_BYTES * num_parameters**2
     copies = DENSE_COPIES_WITH_VECTORS if eigenvectors else DENSE_COPIES
     return Work(
@@ -91,6 +98,7 @@ def exact_work(num_parameters: int, eigenvectors: bool = False) -> Work:
         dense_order=num_parameters,
         eigenvectors=eigenvectors,
         holds_recordings=False,
+        layered=layered,
     )
 
 
@@ -160,6 +168,16 @@ def columns_at_once(size: Size, itemsize: int) -> int:
     return max(1, min(BLOCK_COLUMNS, BLOCK_BYTES // column_bytes))
 
 
+def layered_samples(num_parameters: int, itemsize: int) -> int:
+    """How many samples of a fully connected network are assembled together."""
+    return max(1, BLOCK_BYTES // (itemsize * num_parameters))
+
+
+def layered_units(num_units: int, num_samples: int, itemsize: int) -> int:
+    """How many units of a layer are moved together, of `num_units` in the whole network."""
+    return max(1, BLOCK_BYTES // (itemsize * LAYERED_COPIES * num_units * num_samples))
+
+
 def peak_bytes(
     size: Size,
     work: Work,
@@ -202,9 +220,20 @@ class _Parts:
         self.waiting = max(0, work.num_columns - columns - 1) * 3 * self.vectors(1) if work.holds_recordings else 0
         self.recording += self.waiting
         self.running += self.waiting
+        if work.layered:
+            self.recording, self.running = 0.0, self._layered(part)
 
     def vectors(self, number: float) -> float:
         return number * self._itemsize * self._size.num_parameters
+
+    def _layered(self, part: Size) -> float:
+        """Of the gradient and its activations, or of each sample's terms beside moved units."""
+        samples = min(part.num_samples, layered_samples(self._size.num_parameters, self._itemsize))
+        units = -(-part.num_activations // part.num_samples)
+        width = layered_units(units, samples, self._itemsize)
+        moved = LAYERED_COPIES * (1 + min(width, units)) * units * samples
+        gradient = GRADIENT_COPIES * part.num_activations
+        return self._itemsize * max(gradient, samples * self._size.num_parameters + moved)
 
     def _bytes(self, copies: tuple[float, ...], size: Size) -> float:
         counts = (*size.activations, size.num_parameters)
@@ -246,9 +275,9 @@ def _batch_sizes(num_samples: int) -> list[int]:
 
 def predicted_seconds(work: Work, rates: Rates, itemsize: int, all_held: bool = True) -> float:
     """Recording, products, orthogonality and the dense eigenvalue problem; `rates` are measured."""
-    share = 1.0 if work.holds_recordings else TRIANGLE_SHARE
+    share = 1.0 if work.holds_recordings else LAYERED_SHARE if work.layered else TRIANGLE_SHARE
     sweeps = 1 if all_held else -(-work.num_products // work.num_columns)
-    recording = rates.recording_seconds * sweeps
+    recording = 0.0 if work.layered else rates.recording_seconds * sweeps
     products = work.num_products * rates.seconds_per_product * share
     return recording + products + moving_seconds(work, rates, itemsize) + dense_seconds(work, rates)
 

@@ -137,7 +137,8 @@ def _work(request: SpectrumRequest, probes: int, mode: Reorthogonalisation | Non
     dim = request.dim
     match request.method:
         case ExactMethod(eigenvectors=eigenvectors):
-            return exact_work(dim, eigenvectors)
+            layered = isinstance(request.model, Mlp) and request.product_precision == request.vector_precision
+            return exact_work(dim, eigenvectors, layered)
         case LanczosMethod() as m:
             mode = mode or m.reorthogonalisation or "none"
             return lanczos_work(dim, m.num_steps, m.num_probes, m.num_points, mode, probes)

@@ -1,6 +1,6 @@
 """Fully connected networks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -90,15 +90,29 @@ class Mlp(Model):
         """Pre- and post-activations of every layer, inputs included."""
         return mlp_size(self.widths, self.bias, inputs.shape[0], self.activation)
 
+    def layer_names(self, index: int) -> tuple[str, str]:
+        """Names of a layer's weight and bias."""
+        return f"layers.{index}.weight", f"layers.{index}.bias"
+
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Outputs (n, widths[-1]) for inputs (n, widths[0])."""
+        return self.forward(parameters, inputs)[0]
+
+    def forward(
+        self, parameters: Mapping[str, Tensor], inputs: Tensor, offsets: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Outputs (n, widths[-1]), and what each weight is multiplied by, s_l h_l (n, widths[l]).
+
+        Args:  offsets, (n, widths[l + 1]) each, are added to what the layers give.
+        """
         activation = activation_named(self.activation, self.negative_slope)
         rule = parametrization_named(self.parametrization)
-        hidden = inputs
+        hidden, multiplied = inputs, []
         for index, layer in enumerate(self.layers):
-            weight, scale = parameters[f"layers.{index}.weight"], rule.weight_scale(layer)
-            bias = parameters[f"layers.{index}.bias"] if self.bias else None
+            (weight, bias), scale = self.layer_names(index), rule.weight_scale(layer)
             hidden = hidden if index == 0 else activation(hidden)
             # the input is scaled, not the weight: mostly fewer numbers, and none at all for the others
-            hidden = F.linear(hidden if scale == 1 else scale * hidden, weight, bias)
-        return hidden
+            multiplied.append(hidden if scale == 1 else scale * hidden)
+            hidden = F.linear(multiplied[-1], parameters[weight], parameters[bias] if self.bias else None)
+            hidden = hidden if offsets is None else hidden + offsets[index]
+        return hidden, multiplied

@@ -7,7 +7,7 @@ from curvature.errors import InvalidProblemError, NonFiniteError
 from curvature.operators.base import SymmetricOperator
 from curvature.progress import Progress, ignore_progress
 
-TILE = 1024  # edge of the square tiles that are copied at once
+TILE = 512  # edge of the square tiles that are copied at once
 
 
 class DenseOperator(SymmetricOperator):
@@ -62,11 +62,14 @@ def _mirror(matrix: Tensor) -> None:
     """Copy the lower triangle to the upper one, tile by tile, without a second matrix."""
     for row in range(0, len(matrix), TILE):
         rows = slice(row, row + TILE)
-        if not bool(matrix[rows, :row].isfinite().all()):
-            raise NonFiniteError("a matrix-vector product holds NaN or infinity")
         for column in range(0, row, TILE):
-            matrix[column : column + TILE, rows] = matrix[rows, column : column + TILE].T
-        corner = matrix[rows, rows].tril()
-        if not bool(corner.isfinite().all()):
-            raise NonFiniteError("a matrix-vector product holds NaN or infinity")
+            columns = slice(column, column + TILE)
+            matrix[columns, rows] = _finite(matrix[rows, columns]).T
+        corner = _finite(matrix[rows, rows].tril())
         matrix[rows, rows] = corner + corner.tril(-1).T
+
+
+def _finite(tile: Tensor) -> Tensor:
+    if not bool(tile.isfinite().all()):
+        raise NonFiniteError("a matrix-vector product holds NaN or infinity")
+    return tile

@@ -1,6 +1,6 @@
 """Products of the three second-derivative matrices with one direction, by forward over reverse."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal
 
 from torch import Tensor
@@ -17,6 +17,7 @@ def product(
     matrix: Matrix,
     risk: EmpiricalRisk,
     index: int,
+    outputs_at: Callable[[Parameters], Tensor],
     point: Mapping[str, Tensor],
     direction: Mapping[str, Tensor],
     rows: Collection[str],
@@ -33,6 +34,7 @@ def product(
     and `record` as well.
 
     Args:
+        outputs_at: f of that micro-batch at given parameters, or whatever else `point` names.
         direction: v by parameter name; parameters that are not named have no tangent, and cost none.
         rows: names of the parameters whose rows are wanted; the others cost none.
     """
@@ -41,7 +43,7 @@ def product(
         current = {**point, **moving}
 
         def outputs_of(leaves: Parameters) -> Tensor:
-            return risk.outputs(index, {**current, **leaves})
+            return outputs_at({**current, **leaves})
 
         outputs, pull = vjp(outputs_of, {name: current[name] for name in rows})  # type: ignore[misc]
         primal, tangent = forward_ad.unpack_dual(outputs)  # type: ignore[no-untyped-call]

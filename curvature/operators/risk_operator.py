@@ -14,9 +14,11 @@ from torch.fx import GraphModule
 from curvature.cost import columns_at_once
 from curvature.errors import InvalidProblemError, NonFiniteError
 from curvature.heap import release_freed_memory
+from curvature.models.mlp import Mlp
 from curvature.operators.base import SymmetricOperator
 from curvature.operators.blocks import ColumnGroup, column_groups, select
 from curvature.operators.execution import Execution
+from curvature.operators.layered import LayeredAssembly
 from curvature.operators.precision import MatmulPrecision, matmuls_in, reduced
 from curvature.operators.products import Matrix, product
 from curvature.operators.recording import Map, Program, UnrecordableError, record
@@ -118,11 +120,14 @@ class RiskOperator(SymmetricOperator):
     def lower_triangle(self, progress: Progress = ignore_progress) -> Tensor:
         """A (P, P), float64, of which the upper triangle is undefined outside the blocks of single column groups.
 
-        Each group of columns is recorded alone, with tangents of its own parameters only, and pulled back to the
-        parameters up to its last: what is zero or known by symmetry is not computed.
+        Of fully connected networks it is assembled from derivatives of their pre-activations. Of others each group of
+        columns is recorded alone, with tangents of its own parameters only, and pulled back to the parameters up to
+        its last: what is zero or known by symmetry is not computed.
 
         Args:  progress, told as "products" after each block of columns.
         """
+        if isinstance(self._risk.model, Mlp) and self._matmul_precision is None:
+            return LayeredAssembly(self.matrix, self._risk, self._point, self.layout).lower_triangle(progress)
         matrix = torch.zeros(self.dim, self.dim, dtype=torch.float64, device=self.device)
         num_batches = len(self._risk.batches)
         for index in range(num_batches):
@@ -241,7 +246,8 @@ class RiskOperator(SymmetricOperator):
 
         def single(vector: Tensor) -> Tensor:
             direction = columns.unflatten(vector)
-            return rows.flatten(product(self.matrix, self._risk, index, self._point, direction, rows.names))
+            outputs_at = partial(self._risk.outputs, index)
+            return rows.flatten(product(self.matrix, self._risk, index, outputs_at, self._point, direction, rows.names))
 
         return single(vectors[0]).unsqueeze(0) if len(vectors) == 1 else vmap(single)(vectors)
 

@@ -243,7 +243,7 @@ CASES = {
     "gpt2-ggn": gpt2_case((2, 4, 128, 128, 512), n=6, matrix="ggn"),
     "exact": (
         "solve(mlp((32, 56, 16), 256), 'hessian', f32, exact())",
-        peak_bytes(DENSE, exact_work(DENSE.num_parameters), "hessian", 4),
+        peak_bytes(DENSE, exact_work(DENSE.num_parameters, layered=True), "hessian", 4),
     ),
     "top-k": (
         f"solve(mlp({TALL}, 64), 'hessian', f32, top_k(60, 200))",
