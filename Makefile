@@ -33,7 +33,7 @@ types: setup
 contracts: setup
 	$(BIN)/lint-imports
 
-bench: bench-closed-form bench-exact bench-density bench-products  ## measure everything, keep it in benchmarks/results
+bench: bench-closed-form bench-exact bench-density bench-products bench-cost  ## measure everything, keep it in benchmarks/results
 
 bench-setup: setup  ## install what the benchmarks compare with
 	$(BIN)/uv pip install -q --system-certs -p $(BIN)/python -c constraints.txt --group benchmarks
@@ -49,6 +49,9 @@ bench-closed-form: setup
 bench-exact: bench-setup
 	$(BIN)/python -m benchmarks.exact --save $(BENCH)
 
+bench-cost: bench-setup
+	$(BIN)/python -m benchmarks.cost --save
+
 bench-density: bench-setup
 	set -e; for problem in digits mlp gpt-small; do \
 		$(BIN)/python -m benchmarks.density --save --problem $$problem $(BENCH); done
@@ -63,5 +66,5 @@ test-faults: setup  ## kill everything at every moment, as often as it takes
 test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST and use it
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
-.PHONY: help setup demo serve test check lint types contracts bench bench-setup bench-closed-form bench-exact bench-density \
-	bench-products test-faults test-compose
+.PHONY: help setup demo serve test check lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
+	bench-density bench-products test-faults test-compose

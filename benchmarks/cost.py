@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.footprints import OPERATORS, Content, forget_peak, gpt2, mlp, status
 from benchmarks.machine import machine, machine_line
+from benchmarks.reports import RESULTS, publish
 from curvature.algorithms.exact import exact_spectrum
 from curvature.algorithms.stochastic_lanczos import lanczos_spectrum
 from curvature.cost import Rates, Work, exact_work, lanczos_work, peak_bytes, predicted_seconds
@@ -60,9 +61,9 @@ CASES = {
     "gpt2-small": Case(lambda: gpt2(2, 4, 64, 64, 256, n=8)),
     "gpt2-medium": Case(lambda: gpt2(3, 4, 128, 128, 1024, n=4)),
     "gpt2-large": Case(lambda: gpt2(4, 8, 256, 128, 2048, n=4)),
-    "exact-small": Case(lambda: mlp(16, 32, 16, n=512), exact=True),
-    "exact-medium": Case(lambda: mlp(32, 44, 10, n=512), exact=True),
-    "exact-large": Case(lambda: mlp(64, 40, 10, n=1024), exact=True),
+    "exact-small": Case(lambda: mlp(64, 40, 10, n=512), exact=True),
+    "exact-medium": Case(lambda: mlp(64, 64, 10, n=512), exact=True),
+    "exact-large": Case(lambda: mlp(64, 80, 10, n=1024), exact=True),
 }
 
 
@@ -153,13 +154,14 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cost", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/cost-cpu.json and .md")
     parser.add_argument("--case", choices=CASES, action="append", help="all unless told")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warm_up()
     cases = {name: measured(CASES[name]) for name in arguments.case or CASES}
     report = {**machine(torch.device("cpu"), "cpu"), "cases": cases}
-    print(json.dumps(report, indent=1) if arguments.json else table(report))
+    publish(arguments, "cost-cpu", report, table(report))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from benchmarks.baselines import HAS_CURVLINOPS, curvlinops_operator, load_curvl
 from benchmarks.machine import machine, machine_line
 from benchmarks.operators import our_operator
 from benchmarks.problems import Problem, warm_up_problem
-from benchmarks.reports import Goal, chosen_problem, new_compilations, options, publish, ratio_lines, ratios
+from benchmarks.reports import Goal, chosen_problem, new_compilations, options, publish, ratio_lines, ratios, stem
 from benchmarks.timing import Stopwatch
 from curvature.algorithms.density import MARGIN
 from curvature.algorithms.stochastic_lanczos import lanczos_spectrum
@@ -171,7 +171,7 @@ def main() -> None:
         "num_rounds": arguments.rounds,
         **numbers,
     }
-    publish(arguments, "density", report, table(report))
+    publish(arguments, stem(arguments, "density"), report, table(report))
 
 
 if __name__ == "__main__":

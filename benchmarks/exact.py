@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.machine import machine, machine_line
 from benchmarks.operators import our_operator
 from benchmarks.problems import Problem, warm_up_problem
-from benchmarks.reports import Goal, chosen_problem, new_compilations, options, publish, ratio_lines, ratios
+from benchmarks.reports import Goal, chosen_problem, new_compilations, options, publish, ratio_lines, ratios, stem
 from benchmarks.timing import Stopwatch
 from curvature.algorithms.exact import exact_spectrum
 from curvature.operators.dense import assemble
@@ -108,7 +108,7 @@ def main() -> None:
         "num_rounds": num_rounds,
         **numbers,
     }
-    publish(arguments, "exact", report, table(report))
+    publish(arguments, stem(arguments, "exact"), report, table(report))
 
 
 if __name__ == "__main__":

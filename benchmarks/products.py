@@ -11,7 +11,7 @@ from benchmarks.machine import machine, machine_line
 from benchmarks.measurements import EXECUTIONS, Call, Measurement, flat, measurements
 from benchmarks.memory import peak_bytes
 from benchmarks.problems import Problem, warm_up_problem
-from benchmarks.reports import Goal, chosen_problem, new_compilations, options, publish, ratio_lines, ratios
+from benchmarks.reports import Goal, chosen_problem, new_compilations, options, publish, ratio_lines, ratios, stem
 from benchmarks.timing import Stopwatch
 
 PROBLEMS = ["gpt-small", "mlp", "gpt2", "tiny", "tiny-gpt"]
@@ -152,7 +152,7 @@ def main() -> None:
         "num_rounds": num_rounds,
         **numbers,
     }
-    publish(arguments, "products", report, table(report))
+    publish(arguments, stem(arguments, "products"), report, table(report))
 
 
 if __name__ == "__main__":

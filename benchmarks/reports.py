@@ -76,13 +76,17 @@ def chosen_problem(arguments: argparse.Namespace) -> Problem:
     return make_problem(arguments.problem, torch.device(arguments.device), PRECISIONS[arguments.precision])
 
 
-def publish(arguments: argparse.Namespace, program: str, report: Mapping[str, Any], table: str) -> None:
+def stem(arguments: argparse.Namespace, program: str) -> str:
+    """Name of the files for one problem on one device."""
+    return f"{program}-{arguments.problem}-{torch.device(arguments.device).type}"
+
+
+def publish(arguments: argparse.Namespace, name: str, report: Mapping[str, Any], table: str) -> None:
     """Print, and with --save keep the numbers beside the code."""
     document = json.dumps(report, indent=1) + "\n"
     if arguments.save:
-        stem = f"{program}-{arguments.problem}-{torch.device(arguments.device).type}"
-        (RESULTS / f"{stem}.json").write_text(document)
-        (RESULTS / f"{stem}.md").write_text(table)
+        (RESULTS / f"{name}.json").write_text(document)
+        (RESULTS / f"{name}.md").write_text(table)
     print(document if arguments.json else table, end="")
 
 
