@@ -21,11 +21,13 @@ from benchmarks.machine import machine, machine_line
 from benchmarks.reports import RESULTS, publish
 from curvature.algorithms.exact import exact_spectrum
 from curvature.algorithms.stochastic_lanczos import lanczos_spectrum
-from curvature.cost import Rates, Work, exact_work, lanczos_work, peak_bytes, predicted_seconds
+from curvature.cost.memory import peak_bytes
+from curvature.cost.seconds import Rates, predicted_seconds
+from curvature.cost.size import Size
+from curvature.cost.work import Work, exact_work, lanczos_work
 from curvature.operators.base import SymmetricOperator
 from curvature.rates import eigenvalue_seconds, vector_rate
 from curvature.risk import EmpiricalRisk
-from curvature.size import Size
 
 NUM_STEPS, NUM_PROBES = 20, 2
 ITEM_BYTES = 4

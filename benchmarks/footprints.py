@@ -1,4 +1,4 @@
-"""`python -m benchmarks.footprints FAMILY`: measure and fit the coefficients of `curvature.footprints`.
+"""`python -m benchmarks.footprints FAMILY`: measure and fit the coefficients of `curvature.cost.footprints`.
 
 Each operator is measured in a process of its own: what its first product takes, what its recording holds, and what
 products take afterwards. Each is then fitted by bounded least squares of relative errors in the numbers that a
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from scipy.optimize import lsq_linear
 
+from curvature.cost.footprints import OVERHEAD_BYTES, Footprint
+from curvature.cost.size import SORTS, Size
 from curvature.data.base import Dataset
-from curvature.footprints import OVERHEAD_BYTES, Footprint
 from curvature.losses.base import Loss
 from curvature.losses.cross_entropy import CrossEntropy
 from curvature.losses.mse import Mse
@@ -38,7 +39,6 @@ from curvature.operators.hessian import HessianOperator
 from curvature.operators.risk_operator import RiskOperator
 from curvature.parameters import Parameters
 from curvature.risk import EmpiricalRisk
-from curvature.size import SORTS, Size
 
 OPERATORS: dict[str, type[RiskOperator]] = {
     "hessian": HessianOperator,

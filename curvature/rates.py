@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from curvature.cost import EIGENVALUE_ORDER
+from curvature.cost.seconds import EIGENVALUE_ORDER
 
 Clock = Callable[[], float]
 

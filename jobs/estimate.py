@@ -19,19 +19,8 @@ from api_schemas.data import DigitsData, GaussianData, GaussianSequences, Inline
 from api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, Conv, Gpt2, Mlp, RowNetwork
 from api_schemas.problem import FieldError
 from api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TopKMethod, TraceMethod
-from curvature.cost import (
-    MicroBatches,
-    Reorthogonalisation,
-    Work,
-    exact_work,
-    lanczos_work,
-    micro_batches,
-    probe_bytes,
-    top_k_work,
-    trace_work,
-    training_passes,
-)
-from curvature.size import (
+from curvature.cost.memory import MicroBatches, micro_batches
+from curvature.cost.size import (
     Size,
     attention_size,
     conv_size,
@@ -40,6 +29,16 @@ from curvature.size import (
     mlp_size,
     neuron_network_size,
     quadratic_size,
+)
+from curvature.cost.work import (
+    Reorthogonalisation,
+    Work,
+    exact_work,
+    lanczos_work,
+    probe_bytes,
+    top_k_work,
+    trace_work,
+    training_passes,
 )
 
 _ITEM_BYTES = {"float32": 4, "float64": 8}

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch
 
 from api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TraceMethod
-from curvature.cost import Rates, Work, dense_seconds, moving_seconds
+from curvature.cost.seconds import Rates, dense_seconds, moving_seconds
+from curvature.cost.work import Work
 from curvature.progress import Progress
 from curvature.rates import eigenvalue_seconds, vector_rate
 from jobs.estimate import JobEstimate

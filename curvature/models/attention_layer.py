@@ -7,11 +7,11 @@ from math import isfinite, sqrt
 import torch
 from torch import Tensor
 
+from curvature.cost.size import Size, attention_size
 from curvature.errors import InvalidProblemError
 from curvature.models.activations import Activation
 from curvature.models.base import Model, check_real_inputs
 from curvature.parameters import Parameters
-from curvature.size import Size, attention_size
 
 SCORE_ACTIVATIONS: dict[str, Activation] = {
     "softmax": lambda scores: scores.softmax(dim=-1),

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from curvature.cost.size import Size
 from curvature.errors import InvalidProblemError
 from curvature.parameters import Parameters
-from curvature.size import Size
 
 
 class Model(ABC):

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from curvature.cost.size import Size, conv_edge, conv_size
 from curvature.errors import InvalidProblemError
 from curvature.models.activations import DEFAULT_NEGATIVE_SLOPE, activation_named
 from curvature.models.base import Model, check_real_inputs
 from curvature.parameters import Parameters
-from curvature.size import Size, conv_edge, conv_size
 
 
 @dataclass(frozen=True)

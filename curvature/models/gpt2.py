@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from curvature.cost.size import Size, gpt2_size
 from curvature.errors import InvalidProblemError
 from curvature.models.base import Model
 from curvature.parameters import Parameters
-from curvature.size import Size, gpt2_size
 
 LAYER_NORM_EPSILON = 1e-5
 INITIAL_STD = 0.02

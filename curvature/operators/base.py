@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from curvature.cost import BLOCK_COLUMNS
+from curvature.cost.blocks import BLOCK_COLUMNS
 from curvature.progress import Progress, ignore_progress
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
-from curvature.cost import layered_samples, layered_units
+from curvature.cost.blocks import layered_samples, layered_units
 from curvature.heap import release_freed_memory
 from curvature.models.mlp import Mlp
 from curvature.operators.products import Matrix, product

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 from torch.fx import GraphModule
 
-from curvature.cost import columns_at_once
+from curvature.cost.blocks import columns_at_once
 from curvature.errors import InvalidProblemError, NonFiniteError
 from curvature.heap import release_freed_memory
 from curvature.models.mlp import Mlp

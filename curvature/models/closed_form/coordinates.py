@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from curvature.cost.size import Size, coordinate_network_size
 from curvature.models.base import check_real_inputs
 from curvature.models.closed_form.base import ClosedFormNetwork, check_counts
-from curvature.size import Size, coordinate_network_size
 
 
 @dataclass(frozen=True)

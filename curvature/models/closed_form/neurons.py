@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from curvature.cost.size import Size, neuron_network_size
 from curvature.models.activations import activation_named
 from curvature.models.base import check_real_inputs
 from curvature.models.closed_form.base import ClosedFormNetwork, check_counts
-from curvature.size import Size, neuron_network_size
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curvature.cost.size import Size, quadratic_size
 from curvature.models.base import check_real_inputs
 from curvature.models.closed_form.base import ClosedFormNetwork, check_counts
-from curvature.size import Size, quadratic_size
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from curvature.cost.size import Size
 from curvature.models.attention_layer import AttentionLayer
 from curvature.models.closed_form.base import ClosedFormNetwork
-from curvature.size import Size
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from curvature.cost.size import conv_size
 from curvature.data.digits import digits
 from curvature.errors import InvalidProblemError
 from curvature.losses.cross_entropy import CrossEntropy
@@ -15,7 +16,6 @@ from curvature.operators.dense import assemble
 from curvature.operators.hessian import HessianOperator
 from curvature.parameters import ParameterLayout
 from curvature.risk import EmpiricalRisk
-from curvature.size import conv_size
 
 Seeded = Callable[[int], torch.Generator]
 CPU = torch.device("cpu")

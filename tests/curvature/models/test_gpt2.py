@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from curvature.cost.size import gpt2_size
 from curvature.errors import InvalidProblemError
 from curvature.models.gpt2 import AttentionSink, Gpt2
 from curvature.parameters import ParameterLayout
-from curvature.size import gpt2_size
 
 Seeded = Callable[[int], torch.Generator]
 CPU = torch.device("cpu")

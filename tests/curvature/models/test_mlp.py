@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from curvature.cost.size import mlp_size
 from curvature.errors import InvalidProblemError
 from curvature.models.activations import ACTIVATIONS
 from curvature.models.mlp import Mlp
 from curvature.parameters import ParameterLayout
-from curvature.size import mlp_size
 
 Seeded = Callable[[int], torch.Generator]
 CPU = torch.device("cpu")

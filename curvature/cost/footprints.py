@@ -7,7 +7,7 @@ float32): models of 10 to 100 MB of activations, of shapes that tell the sorts a
 from dataclasses import dataclass
 from typing import Literal
 
-from curvature.size import Family
+from curvature.cost.size import Family
 
 Matrix = Literal["hessian", "ggn", "functional"]
 
