@@ -75,7 +75,7 @@ class _Parts:
     def _layered(self, part: Size) -> float:
         """Of the gradient and its activations, or of each sample's terms beside moved units."""
         samples = min(part.num_samples, layered_samples(self._size.num_parameters, self._itemsize))
-        units = -(-part.num_activations // part.num_samples)
+        units = max(1, -(-part.num_activations // part.num_samples))
         width = layered_units(units, samples, self._itemsize)
         moved = LAYERED_COPIES * (1 + min(width, units)) * units * samples
         gradient = GRADIENT_COPIES * part.num_activations
