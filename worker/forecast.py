@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -52,15 +53,27 @@ class Forecast:
         now = self._clock()
         if self._first is None:  # recording included, which says nothing of what follows
             self._first, self._next = (now, done), done + 1
-            self._rates = _rates(self._work, self._device, self._itemsize)
+            self._measure()
             return
-        assert self._rates is not None
+        rates = self._measure()
         seconds_per_product = (now - self._first[0]) / (done - self._first[1])
         left = 1 - done / total
-        moving = left * moving_seconds(self._work, self._rates, self._itemsize)
-        dense = dense_seconds(self._work, self._rates)
+        moving = left * moving_seconds(self._work, rates, self._itemsize)
+        dense = dense_seconds(self._work, rates)
         self._expect(now - self._started + (total - done) * seconds_per_product + moving + dense)
         self._next = 2 * done
+
+    def _measure(self) -> Rates:
+        """The best that was measured so far: what disturbs a measurement of milliseconds only slows it."""
+        new, old = _rates(self._work, self._device, self._itemsize), self._rates
+        if old is not None:
+            new = replace(
+                new,
+                bytes_per_second=max(new.bytes_per_second, old.bytes_per_second),
+                eigenvalue_seconds=min(new.eigenvalue_seconds, old.eigenvalue_seconds),
+            )
+        self._rates = new
+        return new
 
 
 def has_fixed_products(request: SpectrumRequest) -> bool:

@@ -6,7 +6,9 @@ from curvature.cost.size import Size
 BLOCK_BYTES = 64 * 2**20
 BLOCK_COLUMNS = 128
 TANGENT_COPIES = 4  # of the activations, for each of them
-LAYERED_COPIES = 8  # of all units of the samples, for each unit that is moved: tangents, cotangents, theirs
+# Of the outputs of all layers, where a dense matrix is assembled layer by layer: once, and for each unit that is moved
+LAYERED_COPIES = 10
+LAYERED_UNIT_COPIES = 11
 
 
 def columns_at_once(size: Size, itemsize: int) -> int:
@@ -15,11 +17,11 @@ def columns_at_once(size: Size, itemsize: int) -> int:
     return max(1, min(BLOCK_COLUMNS, BLOCK_BYTES // column_bytes))
 
 
-def layered_samples(num_parameters: int, itemsize: int) -> int:
-    """How many samples of a fully connected network are assembled together."""
-    return max(1, BLOCK_BYTES // (itemsize * num_parameters))
+def layered_samples(num_parameters: int, num_units: int, itemsize: int) -> int:
+    """How many samples of a fully connected network with so many units in all are assembled together."""
+    return max(1, BLOCK_BYTES // (itemsize * max(num_parameters, (LAYERED_COPIES + LAYERED_UNIT_COPIES) * num_units)))
 
 
 def layered_units(num_units: int, num_samples: int, itemsize: int) -> int:
-    """How many units of a layer are moved together, of `num_units` in the whole network."""
-    return max(1, BLOCK_BYTES // (itemsize * LAYERED_COPIES * num_units * num_samples))
+    """How many units of a layer are moved together."""
+    return max(1, BLOCK_BYTES // (itemsize * LAYERED_UNIT_COPIES * num_units * num_samples))

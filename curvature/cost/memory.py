@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from curvature.cost.blocks import LAYERED_COPIES, columns_at_once, layered_samples, layered_units
+from curvature.cost.blocks import LAYERED_COPIES, LAYERED_UNIT_COPIES, columns_at_once, layered_samples, layered_units
 from curvature.cost.footprints import OVERHEAD_BYTES, Footprint, Matrix, footprint
 from curvature.cost.size import Size
 from curvature.cost.work import Work
@@ -74,11 +74,12 @@ class _Parts:
 
     def _layered(self, part: Size) -> float:
         """Of the gradient and its activations, or of each sample's terms beside moved units."""
-        samples = min(part.num_samples, layered_samples(self._size.num_parameters, self._itemsize))
-        units = max(1, -(-part.num_activations // part.num_samples))
-        width = layered_units(units, samples, self._itemsize)
-        moved = LAYERED_COPIES * (1 + min(width, units)) * units * samples
-        gradient = GRADIENT_COPIES * part.num_activations
+        _, *outputs = part.activations  # inputs are data
+        units = max(1, -(-sum(outputs) // part.num_samples))
+        samples = min(part.num_samples, layered_samples(self._size.num_parameters, units, self._itemsize))
+        width = min(units, layered_units(units, samples, self._itemsize))
+        moved = (LAYERED_COPIES + LAYERED_UNIT_COPIES * width) * units * samples
+        gradient = GRADIENT_COPIES * sum(outputs)
         return self._itemsize * max(gradient, samples * self._size.num_parameters + moved)
 
     def _bytes(self, copies: tuple[float, ...], size: Size) -> float:

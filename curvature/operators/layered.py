@@ -63,7 +63,7 @@ class LayeredAssembly:
         self._matrix, self._model, self._point, self._dim = matrix, risk.model, point, layout.dim
         first = next(iter(point.values()))
         self._dtype, self._device = first.dtype, first.device
-        samples = layered_samples(layout.dim, self._dtype.itemsize)
+        samples = layered_samples(layout.dim, sum(risk.model.widths[1:]), self._dtype.itemsize)
         pieces = [piece for batch in risk.batches for piece in batch.split(samples)]
         self._risk = EmpiricalRisk(risk.model, risk.loss, pieces)
         self._starts = dict(zip(layout.names, accumulate(layout.sizes, initial=0), strict=False))
@@ -88,7 +88,7 @@ class LayeredAssembly:
     def _units(self, piece: int) -> Iterator[_Unit]:
         """Of all layers of which the block has a part, a bounded number differentiated at once."""
         widths = self._model.widths
-        width = layered_units(sum(widths), len(self._risk.batches[piece]), self._dtype.itemsize)
+        width = layered_units(sum(widths[1:]), len(self._risk.batches[piece]), self._dtype.itemsize)
         for layer, num_units in enumerate(widths[1:]):
             weight, bias = (self._starts.get(name) for name in self._model.layer_names(layer))
             if weight is None and bias is None:

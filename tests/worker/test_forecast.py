@@ -7,6 +7,7 @@ import torch
 
 from api_schemas.spectrum import SpectrumRequest
 from jobs.estimate import estimate
+from worker import forecast as forecast_module
 from worker.forecast import Forecast
 
 REQUEST: dict[str, Any] = {
@@ -55,3 +56,19 @@ def test_the_whole_is_foreseen_from_the_second_product_on(method: dict[str, Any]
 @pytest.mark.parametrize("method", [{"kind": "top-k", "k": 2}, {"kind": "trace", "tolerance": 0.1}])
 def test_nothing_is_said_where_a_tolerance_decides(method: dict[str, Any]) -> None:
     assert forecasts(method) == []
+
+
+def test_a_disturbed_measurement_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = SpectrumRequest.model_validate(
+        REQUEST | {"model": {"kind": "mlp", "widths": [4, 50, 2]}, "method": {"kind": "exact"}}
+    )
+    measured = iter([8.0, 9.0, 1.0])
+    monkeypatch.setattr(forecast_module, "eigenvalue_seconds", lambda: next(measured))
+    clock, expected = Clock(), list[float]()
+    plan = estimate(request)
+    forecast = Forecast(request, plan, torch.device("cpu"), lambda *_: None, expected.append, clock)
+    for done in (1, 2, 4):
+        clock.seconds = done
+        forecast("products", done, plan.num_products)
+    disturbed, quiet = (each - plan.num_products for each in expected)  # a second for each product
+    assert quiet == pytest.approx(disturbed / 8, rel=0.02)
