@@ -89,8 +89,11 @@ def _draw_atom(axes: Any, found: LawAnswer) -> None:
 
 def _scale_density(axes: Any, found: LawAnswer, density: NDArray[np.float64]) -> None:
     """Linear as far as twice what nine tenths of the mass stay below, or logarithmic."""
-    known = density[np.isfinite(density)]
-    masses = np.cumsum(np.gradient(np.asarray(found.cumulative))[np.isfinite(density)][np.argsort(known)])
+    inside = np.isfinite(density) & (density > 0)  # the mass of narrow bands reaches points where the density is 0
+    if not inside.any():
+        return  # the points asked for lie outside of the support
+    known = density[inside]
+    masses = np.cumsum(np.gradient(np.asarray(found.cumulative))[inside][np.argsort(known)])
     places = np.searchsorted(masses, np.array([0.1, 0.9]) * masses[-1])
     low, high = np.sort(known)[np.minimum(places, len(known) - 1)]
     highest = max(float(known.max()), max(found.sample.density) if found.sample else 0.0)

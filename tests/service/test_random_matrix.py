@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from api_schemas.random_matrix import RandomMatrixRequest
@@ -108,6 +108,8 @@ def test_every_index_curve_is_finite_and_grows(activation: str, ratios: list[flo
 
 @settings(deadline=None, max_examples=10)
 @given(LAW)
+@example({"law": "hessian", "activation": "relu", "energy": 1e-50, "ratio": 1000**0.5})
+@example({"law": "wigner", "variance": 1.0, "points": [5.0, 6.0]})
 def test_every_law_can_be_drawn(law: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
