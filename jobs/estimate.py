@@ -71,7 +71,7 @@ def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> Jo
     if not isinstance(method, LanczosMethod):
         return least
     if available_bytes is None:
-        return replace(_planned(request, _work(request, method.num_probes, "full"), None), vector_bytes=None)
+        return _planned(request, _work(request, method.num_probes, "full"), None)
     needed = _probe_bytes(request, method.reorthogonalisation or "none")
     vectors = needed + max(0, available_bytes - least.peak_bytes) // 2
     mode = method.reorthogonalisation or ("full" if _probe_bytes(request, "full") <= vectors else "none")

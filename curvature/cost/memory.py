@@ -51,23 +51,25 @@ class _Parts:
 
     def __init__(self, size: Size, work: Work, matrix: Matrix, itemsize: int, batch: int) -> None:
         self._size, self._itemsize = size, itemsize
-        part = size.part(min(batch, size.num_samples))
-        copies: Footprint = footprint(size.family, matrix)
-        columns = min(work.num_columns, columns_at_once(part, itemsize)) - 1
+        part, copies = size.part(min(batch, size.num_samples)), footprint(size.family, matrix)
         self.held_by_one = self._bytes(copies.held, part) if work.holds_recordings else 0
         self.held = self._bytes(copies.held, size) if work.holds_recordings else 0
-        recording, running = self._bytes(copies.recording, part), self._bytes(copies.running, part)
-        transient = max(0, running - self._bytes(copies.held, part))
-        self.recording = recording + columns * RECORDING_COLUMN_SHARE * recording
-        self.running = transient + columns * RUNNING_COLUMN_SHARE * transient
+        self.recording, self.running = (
+            (0.0, self._layered(part)) if work.layered else self._recorded(part, work, copies)
+        )
+
+    def _recorded(self, part: Size, work: Work, copies: Footprint) -> tuple[float, float]:
+        """While a micro-batch is recorded, and while its recording runs, beside what is held."""
+        columns = min(work.num_columns, columns_at_once(part, self._itemsize)) - 1
+        held = self._bytes(copies.held, part)
+        recording, transient = self._bytes(copies.recording, part), max(0, self._bytes(copies.running, part) - held)
+        recording += columns * RECORDING_COLUMN_SHARE * recording
+        running = transient + columns * RUNNING_COLUMN_SHARE * transient
         if not work.holds_recordings:
-            self.running += self._bytes(copies.held, part)
+            return recording, running + held
         # columns that do not pass together: themselves, their products, and these put together
-        self.waiting = max(0, work.num_columns - columns - 1) * 3 * self.vectors(1) if work.holds_recordings else 0
-        self.recording += self.waiting
-        self.running += self.waiting
-        if work.layered:
-            self.recording, self.running = 0.0, self._layered(part)
+        waiting = max(0, work.num_columns - columns - 1) * 3 * self.vectors(1)
+        return recording + waiting, running + waiting
 
     def vectors(self, number: float) -> float:
         return number * self._itemsize * self._size.num_parameters

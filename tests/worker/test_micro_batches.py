@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from api_schemas.spectrum import SpectrumRequest
-from jobs.estimate import estimate, memory_error
+from jobs.estimate import estimate, gibibytes, memory_error
 
 MIB = 2**20
 REQUEST: dict[str, Any] = {
@@ -77,6 +77,8 @@ def test_a_job_is_split_to_fit_and_gives_the_same() -> None:
 
 
 def test_what_no_split_makes_fit_is_refused_with_its_estimate() -> None:
-    error = memory_error(SpectrumRequest.model_validate(REQUEST), 10 * MIB)
+    request = SpectrumRequest.model_validate(REQUEST)
+    error = memory_error(request, 10 * MIB)
     assert error is not None
-    assert "GiB" in error.msg
+    assert error.loc == ["body", "model"]
+    assert f"about {gibibytes(estimate(request, 10 * MIB).peak_bytes)}" in error.msg
