@@ -160,7 +160,11 @@ class AttentionSink(RequestMessage):
 
 
 class Gpt2(RequestMessage):
-    """GPT-2 at its initialisation; token embedding and output layer share one parameter."""
+    """GPT-2 at its initialisation; token embedding and output layer share one parameter.
+
+    Without `attention` every attention layer is left out, and n_layer / 2 blocks of layer norm and MLP alone are added,
+    which hold as many weights: the reference of Cracking the Hessian, appendix D.1.5.
+    """
 
     kind: Literal["gpt2"]
     n_layer: int = Field(ge=1, le=192)
@@ -168,19 +172,31 @@ class Gpt2(RequestMessage):
     n_embd: int = Field(ge=1, le=65_536)
     n_positions: int = Field(ge=1, le=1_000_000)
     vocab_size: int = Field(ge=1, le=10_000_000)
+    bias: bool = Field(default=True, description="of linear layers and layer norms")
+    activation: Literal["gelu-tanh", "gelu", "relu"] = Field(
+        default="gelu-tanh", description="OpenAI's GPT-2 has gelu-tanh, nanoGPT gelu"
+    )
+    attention: bool = Field(default=True, description="false: half as many blocks more instead, of an MLP alone")
     attention_sink: AttentionSink | None = None
     seed: Seed = 0
 
     @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
+    def _parts_fit(self) -> Self:
         if self.n_embd % self.n_head:
             raise misfit("n_embd", message=f"{self.n_embd} is no multiple of n_head = {self.n_head}")
-        sink = self.attention_sink
-        if sink is not None and max(sink.heads) >= self.n_head:
-            raise misfit("attention_sink", "heads", message=f"the model has heads 0 to {self.n_head - 1}")
-        if sink is not None and sink.blocks and max(sink.blocks) >= self.n_layer:
-            raise misfit("attention_sink", "blocks", message=f"the model has blocks 0 to {self.n_layer - 1}")
+        if not self.attention and self.n_layer % 2:
+            raise misfit("n_layer", message="must be even without attention: half as many blocks are added")
+        if self.attention_sink is not None:
+            self._check_sink(self.attention_sink)
         return self
+
+    def _check_sink(self, sink: AttentionSink) -> None:
+        if not self.attention:
+            raise misfit("attention_sink", message="there is no sink without attention")
+        if max(sink.heads) >= self.n_head:
+            raise misfit("attention_sink", "heads", message=f"the model has heads 0 to {self.n_head - 1}")
+        if sink.blocks and max(sink.blocks) >= self.n_layer:
+            raise misfit("attention_sink", "blocks", message=f"the model has blocks 0 to {self.n_layer - 1}")
 
 
 RowNetwork = (

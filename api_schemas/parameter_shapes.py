@@ -92,9 +92,12 @@ def _gpt2_shapes(model: Gpt2) -> Shapes:
     d = model.n_embd
     shapes: Shapes = {"wte.weight": (model.vocab_size, d), "wpe.weight": (model.n_positions, d)}
     linear = {"attn.c_attn": (d, 3 * d), "attn.c_proj": (d, d), "mlp.c_fc": (d, 4 * d), "mlp.c_proj": (4 * d, d)}
-    for block in range(model.n_layer):
-        for part in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"):
+    parts = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+    num_blocks = model.n_layer if model.attention else model.n_layer + model.n_layer // 2
+    for block in range(num_blocks):
+        for part in parts if model.attention else parts[3:]:
             weight = linear.get(part, (d,))
-            shapes[f"h.{block}.{part}.weight"] = weight
-            shapes[f"h.{block}.{part}.bias"] = weight[-1:]
-    return shapes | {"ln_f.weight": (d,), "ln_f.bias": (d,)}
+            shapes[f"blocks.{block}.{part}.weight"] = weight
+            shapes[f"blocks.{block}.{part}.bias"] = weight[-1:]
+    shapes |= {"ln_f.weight": (d,), "ln_f.bias": (d,)}
+    return {name: size for name, size in shapes.items() if model.bias or name.endswith("weight")}

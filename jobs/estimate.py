@@ -188,7 +188,7 @@ def _size(request: SpectrumRequest) -> Size:
             return attention_size(*dims, num_samples, _sequence_length(request))
         case Gpt2():
             sizes = (model.n_layer, model.n_head, model.n_embd, model.n_positions, model.vocab_size)
-            return gpt2_size(*sizes, num_samples, _sequence_length(request))
+            return gpt2_size(*sizes, num_samples, _sequence_length(request), model.bias, model.attention)
         case _:
             return _closed_form_size(model, num_samples, _sequence_length(request))
 

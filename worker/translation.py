@@ -141,7 +141,8 @@ def _gpt2(spec: Gpt2Spec) -> Model:
     added = None
     if sink is not None:
         added = AttentionSink(sink.bias, tuple(sink.heads), None if sink.blocks is None else tuple(sink.blocks))
-    return Gpt2(spec.n_layer, spec.n_head, spec.n_embd, spec.n_positions, spec.vocab_size, added)
+    sizes = (spec.n_layer, spec.n_head, spec.n_embd, spec.n_positions, spec.vocab_size)
+    return Gpt2(*sizes, added, spec.bias, spec.activation, spec.attention)
 
 
 def _two_layer_linear(spec: TwoLayerLinearNetwork) -> Model:

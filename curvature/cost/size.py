@@ -68,17 +68,23 @@ def gpt2_size(
     vocab_size: int,
     num_sequences: int,
     sequence_length: int,
+    bias: bool = True,
+    attention: bool = True,
 ) -> Size:
     """Size of a GPT-2 with tied embedding on `num_sequences` sequences of `sequence_length` tokens.
 
-    P = (vocab_size + n_positions) d + n_layer (12 d^2 + 13 d) + 2 d with d = n_embd. Per token and block: two layer
-    norms (3 d each), queries, keys and values (3 d), attention (2 d), the hidden layer and its gelu (8 d), two
-    residual sums and the output (3 d); per pair of tokens, head and block: score, masked score and weight. The logits
-    count three times.
+    P = (vocab_size + n_positions) d + n_layer (12 d^2 + 13 d) + 2 d with d = n_embd; without attention 3/2 n_layer
+    blocks of 8 d^2 + 7 d. Per token and block: two layer norms (3 d each), queries, keys and values (3 d), attention
+    (2 d), the hidden layer and its gelu (8 d), two residual sums and the output (3 d); without attention a layer norm,
+    the hidden layer and two sums. Per pair of tokens, head and block: score, masked score and weight. The logits count
+    three times.
     """
-    d = n_embd
-    num_parameters = (vocab_size + n_positions) * d + n_layer * (12 * d * d + 13 * d) + 2 * d
-    per_token = (n_layer * 22 * d + 5 * d, n_layer * 3 * n_head * sequence_length, 3 * vocab_size)
+    d, num_blocks = n_embd, n_layer if attention else n_layer + n_layer // 2
+    weights = 12 * d * d + 2 * d if attention else 8 * d * d + d
+    biases = 11 * d if attention else 6 * d
+    num_parameters = (vocab_size + n_positions + 1) * d + num_blocks * weights + (num_blocks * biases + d) * int(bias)
+    stream, pairs = (22 * d, 3 * n_head * sequence_length) if attention else (13 * d, 0)
+    per_token = (num_blocks * stream + 5 * d, num_blocks * pairs, 3 * vocab_size)
     num_tokens = num_sequences * sequence_length
     return Size("gpt2", num_parameters, num_sequences, tuple(num_tokens * each for each in per_token))
 

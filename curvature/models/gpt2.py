@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite, sqrt
 
 import torch
@@ -10,11 +11,19 @@ from torch import Tensor
 
 from curvature.cost.size import Size, gpt2_size
 from curvature.errors import InvalidProblemError
+from curvature.models.activations import Activation
 from curvature.models.base import Model
 from curvature.parameters import Parameters
 
 LAYER_NORM_EPSILON = 1e-5
 INITIAL_STD = 0.02
+
+GPT2_ACTIVATIONS: dict[str, Activation] = {
+    "gelu-tanh": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu": torch.relu,
+}
+"""OpenAI's and Hugging Face's GPT-2 has gelu-tanh, nanoGPT gelu."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +42,21 @@ class AttentionSink:
 class Gpt2(Model):
     """Pre-layer-norm decoder: next-token logits (n, T, vocab_size) for tokens (n, T), T <= n_positions.
 
-    Attention is softmax(Q K^T / sqrt(d) + sink + causal mask) V with d = n_embd / n_head, gelu is the tanh
-    approximation, the embedding is tied to the output head (one parameter), there is no dropout.
+    Attention is softmax(Q K^T / sqrt(d) + sink + causal mask) V with d = n_embd / n_head, the embedding is tied to the
+    output head (one parameter), there is no dropout.
 
-    Parameters:  names and layouts of Hugging Face's `GPT2Model` state dict, e.g. "wte.weight" (vocab_size, n_embd),
-        "h.0.attn.c_attn.weight" (n_embd, 3 n_embd), applied as x @ weight + bias. nanoGPT holds the transposed weights.
-    Raises:  InvalidProblemError on counts below 1, n_embd not a multiple of n_head, or a sink outside heads or blocks.
-    Source:  Radford et al., Language Models are Unsupervised Multitask Learners, 2019.
+    Args:
+        bias: whether linear layers and layer norms have one.
+        activation: one of `GPT2_ACTIVATIONS`.
+        attention: False leaves every attention layer out, and adds n_layer / 2 blocks of layer norm and MLP alone,
+            which hold as many weights: 8 n_embd^2 each, a layer of attention 4 n_embd^2.
+    Parameters:  names and layouts of Hugging Face's `GPT2Model` state dict, but for `blocks` in place of `h`, e.g.
+        "wte.weight" (vocab_size, n_embd), "blocks.0.attn.c_attn.weight" (n_embd, 3 n_embd), applied as
+        x @ weight + bias. nanoGPT holds the transposed weights.
+    Raises:  InvalidProblemError on counts below 1, n_embd not a multiple of n_head, an unknown activation, a sink
+        outside heads or blocks or without attention, or an odd n_layer without attention.
+    Source:  Radford et al., Language Models are Unsupervised Multitask Learners, 2019; without attention Cracking the
+        Hessian, appendix D.1.5.
     """
 
     n_layer: int
@@ -48,12 +65,19 @@ class Gpt2(Model):
     n_positions: int
     vocab_size: int
     sink: AttentionSink | None = None
+    bias: bool = True
+    activation: str = "gelu-tanh"
+    attention: bool = True
 
     def __post_init__(self) -> None:
         if min(self.n_layer, self.n_head, self.n_embd, self.n_positions, self.vocab_size) < 1:
             raise InvalidProblemError("every count of a gpt2 must be at least 1")
         if self.n_embd % self.n_head:
             raise InvalidProblemError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        if self.activation not in GPT2_ACTIVATIONS:
+            raise InvalidProblemError(f"activation {self.activation!r} is none of {', '.join(GPT2_ACTIVATIONS)}")
+        if not self.attention and (self.n_layer % 2 or self.sink is not None):
+            raise InvalidProblemError("without attention there is no sink, and n_layer must be even")
         if self.sink is not None:
             blocks = self.sink.blocks or ()
             if not isfinite(self.sink.bias):
@@ -74,23 +98,34 @@ class Gpt2(Model):
         d = self.n_embd
         shapes: dict[str, tuple[int, ...]] = {"wte.weight": (self.vocab_size, d), "wpe.weight": (self.n_positions, d)}
         linear = {"attn.c_attn": (d, 3 * d), "attn.c_proj": (d, d), "mlp.c_fc": (d, 4 * d), "mlp.c_proj": (4 * d, d)}
-        for block in range(self.n_layer):
-            for part in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"):
+        parts = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+        for block in range(self.num_blocks):
+            for part in parts if self.attention else parts[3:]:
                 weight = linear.get(part, (d,))
-                shapes[f"h.{block}.{part}.weight"] = weight
-                shapes[f"h.{block}.{part}.bias"] = weight[-1:]
-        return shapes | {"ln_f.weight": (d,), "ln_f.bias": (d,)}
+                shapes[f"blocks.{block}.{part}.weight"] = weight
+                shapes[f"blocks.{block}.{part}.bias"] = weight[-1:]
+        shapes |= {"ln_f.weight": (d,), "ln_f.bias": (d,)}
+        return {name: shape for name, shape in shapes.items() if self.bias or not name.endswith(".bias")}
+
+    @property
+    def num_blocks(self) -> int:
+        """n_layer, without attention half as many more."""
+        return self.n_layer if self.attention else self.n_layer + self.n_layer // 2
 
     def initial_parameters(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Parameters:
-        """Weights N(0, 0.02^2), those into the residual stream / sqrt(2 n_layer), biases 0, layer norms 1 and 0."""
+        """Weights N(0, 0.02^2), those of the R sums into the residual stream / sqrt(R), biases 0, layer norms 1 and 0.
+
+        R is twice the number of blocks, without attention their number.
+        """
         parameters = {}
+        num_sums = 2 * self.num_blocks if self.attention else self.num_blocks
         for name, shape in self.parameter_shapes.items():
             if name.endswith(".bias"):
                 values = torch.zeros(shape, dtype=torch.float64)
             elif len(shape) == 1:
                 values = torch.ones(shape, dtype=torch.float64)
             else:
-                std = INITIAL_STD / sqrt(2 * self.n_layer) if "c_proj" in name else INITIAL_STD
+                std = INITIAL_STD / sqrt(num_sums) if "c_proj" in name else INITIAL_STD
                 values = std * torch.randn(shape, generator=generator, dtype=torch.float64)
             parameters[name] = values.to(dtype=dtype, device=device)
         return parameters
@@ -108,25 +143,28 @@ class Gpt2(Model):
 
     def size_on(self, inputs: Tensor) -> Size:
         """Residual stream, attention scores, hidden layers and logits."""
-        num_sequences, sequence_length = inputs.shape
-        return gpt2_size(
-            self.n_layer, self.n_head, self.n_embd, self.n_positions, self.vocab_size, num_sequences, sequence_length
-        )
+        sizes = (self.n_layer, self.n_head, self.n_embd, self.n_positions, self.vocab_size)
+        num_sequences, length = inputs.shape
+        return gpt2_size(*sizes, num_sequences, length, self.bias, self.attention)
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Logits (n, T, vocab_size) for tokens (n, T)."""
         wte = parameters["wte.weight"]
         hidden = F.embedding(inputs, wte) + parameters["wpe.weight"][: inputs.shape[1]]
-        for block in range(self.n_layer):
-            prefix = f"h.{block}."
-            hidden = hidden + self._attention(parameters, block, _layer_norm(parameters, prefix + "ln_1", hidden))
-            inner = _linear(parameters, prefix + "mlp.c_fc", _layer_norm(parameters, prefix + "ln_2", hidden))
-            hidden = hidden + _linear(parameters, prefix + "mlp.c_proj", F.gelu(inner, approximate="tanh"))
+        for block in range(self.num_blocks):
+            hidden = self._block(parameters, block, hidden)
         return _layer_norm(parameters, "ln_f", hidden) @ wte.T
+
+    def _block(self, parameters: Mapping[str, Tensor], block: int, hidden: Tensor) -> Tensor:
+        prefix = f"blocks.{block}."
+        if self.attention:
+            hidden = hidden + self._attention(parameters, block, _layer_norm(parameters, prefix + "ln_1", hidden))
+        inner = _linear(parameters, prefix + "mlp.c_fc", _layer_norm(parameters, prefix + "ln_2", hidden))
+        return hidden + _linear(parameters, prefix + "mlp.c_proj", GPT2_ACTIVATIONS[self.activation](inner))
 
     def _attention(self, parameters: Mapping[str, Tensor], block: int, hidden: Tensor) -> Tensor:
         n, length, width = hidden.shape
-        joint = _linear(parameters, f"h.{block}.attn.c_attn", hidden)
+        joint = _linear(parameters, f"blocks.{block}.attn.c_attn", hidden)
         query, key, value = (
             part.view(n, length, self.n_head, width // self.n_head).transpose(1, 2)
             for part in torch.split(joint, width, dim=-1)
@@ -137,7 +175,7 @@ class Gpt2(Model):
         future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(diagonal=1)
         weights = scores.masked_fill(future, -torch.inf).softmax(dim=-1)
         mixed = (weights @ value).transpose(1, 2).reshape(n, length, width)
-        return _linear(parameters, f"h.{block}.attn.c_proj", mixed)
+        return _linear(parameters, f"blocks.{block}.attn.c_proj", mixed)
 
     def _sink_scores(self, length: int, like: Tensor) -> Tensor:
         """Additive scores (n_head, 1, T): the bias at key 0 of the chosen heads, else 0."""
@@ -149,11 +187,15 @@ class Gpt2(Model):
 
 
 def _linear(parameters: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return x @ parameters[name + ".weight"] + parameters[name + ".bias"]
+    return _shifted(x @ parameters[name + ".weight"], parameters.get(name + ".bias"))
 
 
 def _layer_norm(parameters: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
     # written out: the fused kernel's backward has no forward derivative rule under vmap
     centred = x - x.mean(dim=-1, keepdim=True)
     scale = torch.rsqrt(centred.square().mean(dim=-1, keepdim=True) + LAYER_NORM_EPSILON)
-    return centred * scale * parameters[name + ".weight"] + parameters[name + ".bias"]
+    return _shifted(centred * scale * parameters[name + ".weight"], parameters.get(name + ".bias"))
+
+
+def _shifted(x: Tensor, bias: Tensor | None) -> Tensor:
+    return x if bias is None else x + bias
