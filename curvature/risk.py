@@ -1,6 +1,6 @@
 """Empirical risk: the mean loss of a model over its data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from curvature.errors import InvalidProblemError
 from curvature.losses.base import Loss
 from curvature.models.base import Model
 from curvature.parameters import Parameters
+
+OUTPUTS_BYTES = 2**27
+"""Of the outputs that exist at once where the model ends in an output layer: a vocabulary makes them large."""
 
 
 class EmpiricalRisk:
@@ -39,32 +42,64 @@ class EmpiricalRisk:
         batch = self.batches[index]
         return self.loss.total(self.model(parameters, batch.inputs), batch.targets) / self.num_terms
 
-    def outputs(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
-        """f (*samples, K) of micro-batch `index`."""
-        return self.model(parameters, self.batches[index].inputs)
+    def features(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
+        """What the output layer reads of micro-batch `index`, or the outputs where the model has none of its own."""
+        return self.model.features(parameters, self.batches[index].inputs)
+
+    def pieces(self, index: int, features: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features (m, d) of a bounded number of samples, and their targets (m,), in order."""
+        rows, targets = features.reshape(-1, features.shape[-1]), self.batches[index].targets.reshape(-1)
+        size = max(1, OUTPUTS_BYTES // (features.dtype.itemsize * self.model.num_outputs))
+        yield from zip(torch.split(rows, size), torch.split(targets, size), strict=True)
 
     def residual(self, index: int, outputs: Tensor) -> Tensor:
         """r = dL/df (*samples, K), 1/N included; differentiable in `outputs`."""
         return self.loss.gradient(outputs, self.batches[index].targets) / self.num_terms
 
-    def loss_hessian_product(self, index: int, outputs: Tensor, direction: Tensor) -> Tensor:
-        """(d^2 L/df^2) u (*samples, K) for u = `direction`, 1/N included."""
-        return self.loss.hessian_product(outputs, self.batches[index].targets, direction) / self.num_terms
-
     def value(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """L, a scalar, without its graph."""
         with torch.no_grad():
-            return torch.stack([self.batch_share(index, parameters) for index in range(len(self.batches))]).sum()
+            return torch.stack([self._share(index, parameters) for index in range(len(self.batches))]).sum()
 
     def value_and_gradient(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Parameters]:
         """L and its gradient by parameter name; one micro-batch's activations are held at a time."""
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
         gradient = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
-        shares = []
-        for index in range(len(self.batches)):
-            share = self.batch_share(index, leaves)
-            parts = torch.autograd.grad(share, list(leaves.values()), allow_unused=True, materialize_grads=True)
-            for name, part in zip(gradient, parts, strict=True):
-                gradient[name] += part
-            shares.append(share.detach())
+        shares = [self._add_gradient(index, leaves, gradient) for index in range(len(self.batches))]
         return torch.stack(shares).sum(), gradient
+
+    def _share(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
+        """As `batch_share`, with the outputs of some samples at a time."""
+        head = self.model.head_name
+        if head is None:
+            return self.batch_share(index, parameters)
+        features = self.features(index, parameters)
+        terms = [self.loss.total(rows @ parameters[head].T, targets) for rows, targets in self.pieces(index, features)]
+        return torch.stack(terms).sum() / self.num_terms
+
+    def _add_gradient(self, index: int, leaves: Parameters, gradient: Parameters) -> Tensor:
+        """Add that of the share of micro-batch `index`, which is returned."""
+        head = self.model.head_name
+        if head is None:
+            share = self.batch_share(index, leaves)
+            _add_all(gradient, torch.autograd.grad(share, list(leaves.values()), allow_unused=True))
+            return share.detach()
+        features = self.features(index, leaves)
+        weight, seen, values = leaves[head].detach(), torch.empty_like(features), []
+        rows_seen = seen.view(-1, features.shape[-1])
+        start = 0
+        for rows, targets in self.pieces(index, features.detach()):
+            outputs = rows @ weight.T
+            values.append(self.loss.total(outputs, targets))
+            residual = self.loss.gradient(outputs, targets) / self.num_terms
+            rows_seen[start : start + len(rows)] = residual @ weight
+            gradient[head].addmm_(residual.T, rows)
+            start += len(rows)
+        _add_all(gradient, torch.autograd.grad(features, list(leaves.values()), seen, allow_unused=True))
+        return torch.stack(values).sum() / self.num_terms
+
+
+def _add_all(totals: Parameters, parts: Iterable[Tensor | None]) -> None:
+    for total, part in zip(totals.values(), parts, strict=True):
+        if part is not None:
+            total.add_(part)

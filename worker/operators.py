@@ -42,5 +42,6 @@ def measured_deviation(request: SpectrumRequest, operator: RiskOperator) -> floa
     """||(A' - A) v|| / ||A v|| of reduced products A' from those in float32; None where nothing is reduced."""
     if request.product_precision in _REDUCED and operator.precision_deviation is None:
         # the columns of an exact spectrum are not compared: one product more is
-        operator.matvec(sphere_probe(operator.dim, generator_of(request.seed)).to(operator.gradient))
+        probe = sphere_probe(operator.dim, generator_of(request.seed))
+        operator.matvec(probe.to(dtype=operator.dtype, device=operator.device))
     return operator.precision_deviation

@@ -20,11 +20,11 @@ class CrossEntropy(Loss):
         """softmax(z) - e_y for each valid target, else 0."""
         classes = torch.arange(outputs.shape[-1], device=targets.device)
         picked = (targets.unsqueeze(-1) == classes).to(outputs.dtype)
-        return (outputs.softmax(dim=-1) - picked) * _valid(targets, outputs)
+        return _masked(outputs.softmax(dim=-1) - picked, targets)
 
     def hessian_product(self, outputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
         """(diag(p) - p p^T) u with p = softmax(z) for each valid target, else 0."""
-        probabilities = outputs.softmax(dim=-1) * _valid(targets, outputs)
+        probabilities = _masked(outputs.softmax(dim=-1), targets)
         weighted = probabilities * direction
         return weighted - probabilities * weighted.sum(dim=-1, keepdim=True)
 
@@ -37,6 +37,8 @@ class CrossEntropy(Loss):
         check_labels(targets, sample_shape, num_outputs)
 
 
-def _valid(targets: Tensor, outputs: Tensor) -> Tensor:
-    """1 for each valid target, 0 for each ignored one (*samples, 1)."""
-    return (targets != IGNORED).unsqueeze(-1).to(outputs.dtype)
+def _masked(values: Tensor, targets: Tensor) -> Tensor:
+    """The values (*samples, K), 0 for ignored targets."""
+    valid = targets != IGNORED
+    # a product with ones would be one more constant as large as the logits in every recording
+    return values if bool(valid.all()) else values * valid.unsqueeze(-1).to(values.dtype)

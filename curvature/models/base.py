@@ -48,6 +48,18 @@ class Model(ABC):
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Outputs (*sample axes, num_outputs)."""
 
+    @property
+    def head_name(self) -> str | None:
+        """Of the weight W (num_outputs, d) of an output layer, outputs = features @ W^T; None: it is like other layers.
+
+        Models with many outputs have one, so that not all of them need to exist at once.
+        """
+        return None
+
+    def features(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """What the output layer reads (*sample axes, d); without one the outputs."""
+        return self(parameters, inputs)
+
     def learning_rate_multipliers(self) -> dict[str, float]:
         """Factor on the learning rate of each parameter by name: 1, unless the parametrisation says otherwise."""
         return dict.fromkeys(self.parameter_shapes, 1.0)

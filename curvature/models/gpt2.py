@@ -149,11 +149,19 @@ class Gpt2(Model):
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Logits (n, T, vocab_size) for tokens (n, T)."""
-        wte = parameters["wte.weight"]
-        hidden = F.embedding(inputs, wte) + parameters["wpe.weight"][: inputs.shape[1]]
+        return self.features(parameters, inputs) @ parameters["wte.weight"].T
+
+    @property
+    def head_name(self) -> str:
+        """The token embedding."""
+        return "wte.weight"
+
+    def features(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Residual stream after the last layer norm (n, T, n_embd)."""
+        hidden = F.embedding(inputs, parameters["wte.weight"]) + parameters["wpe.weight"][: inputs.shape[1]]
         for block in range(self.num_blocks):
             hidden = self._block(parameters, block, hidden)
-        return _layer_norm(parameters, "ln_f", hidden) @ wte.T
+        return _layer_norm(parameters, "ln_f", hidden)
 
     def _block(self, parameters: Mapping[str, Tensor], block: int, hidden: Tensor) -> Tensor:
         prefix = f"blocks.{block}."

@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,9 +12,15 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from curvature.operators.rewrites import simplify
+from curvature.heap import release_freed_memory
+from curvature.operators.rewrites import in_place, simplify
 
 Map = Callable[[Tensor], Tensor]
+
+aten = torch.ops.aten
+
+RELEASE_BYTES = 2**27
+"""Of results, after which a recorder gives freed memory back: the C library keeps up to 40 % of what one took."""
 
 
 class UnrecordableError(Exception):
@@ -29,7 +36,11 @@ class Program:
 
     def __call__(self, argument: Tensor) -> Tensor:
         """A v."""
-        return self.graph(argument, *self.constants)  # type: ignore[no-any-return]
+        return self._in_place(argument, *self.constants)  # type: ignore[no-any-return]
+
+    @cached_property
+    def _in_place(self) -> fx.GraphModule:
+        return in_place(self.graph)
 
     @property
     def num_nodes(self) -> int:
@@ -69,6 +80,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._varying = WeakIdKeyDictionary()  # tensor -> node
         self._constants: dict[str, Tensor] = {}
         self._readers = WeakIdKeyDictionary()  # constant tensor -> node that reads it
+        self._num_bytes = 0  # of results since memory was given back
         self._varying[argument] = self._graph.placeholder("argument")
 
     def __torch_dispatch__(
@@ -81,7 +93,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         if varies:
             self._append(func, args, kwargs, result)
+        self._release(result)
         return result
+
+    def _release(self, result: Any) -> None:
+        self._num_bytes += result.nbytes if isinstance(result, Tensor) else 0
+        if self._num_bytes > RELEASE_BYTES:
+            self._num_bytes = 0
+            release_freed_memory()
 
     def program(self, value: Tensor) -> Program:
         """What was recorded, for the result `value`."""
@@ -117,16 +136,20 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise UnrecordableError(f"{func} changes in place a value that does not depend on the argument")
 
     def _append(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        if not isinstance(result, (Tensor, tuple, list)):
+            return  # a question about shapes, whose answer is part of the program
+        if func is aten._new_zeros_with_same_feature_meta.default and isinstance(result, Tensor):
+            # zeros in the layout of a primal value, which the program would otherwise hold for it
+            func, args, kwargs = aten.new_zeros.default, (args[0], list(result.shape)), {}
         node_args = tuple(self._node(argument) for argument in args)
         node_kwargs = {name: self._node(argument) for name, argument in kwargs.items()}
         if isinstance(result, Tensor):
             self._varying[result] = self._call(func, node_args, node_kwargs, result)
-        elif isinstance(result, (tuple, list)):
+        else:
             node = self._graph.call_function(func, node_args, node_kwargs)
             for place, each in enumerate(result):
                 if isinstance(each, Tensor):
                     self._varying[each] = self._call(operator.getitem, (node, place), {}, each)
-        # else a question about shapes, whose answer is part of the program
 
     def _call(self, target: Callable[..., Any], args: Any, kwargs: Any, result: Tensor) -> fx.Node:
         node = self._graph.call_function(target, args, kwargs)

@@ -23,6 +23,11 @@ _QUOTIENTS = (aten.div.Tensor, aten.div.Scalar)
 _SCALINGS = (*_PRODUCTS, *_QUOTIENTS, *_POINTWISE_BACKWARDS)
 _COPIES = (aten._to_copy.default, aten.clone.default, aten.expand.default, aten.view.default, aten._unsafe_view.default)
 _VIEWS = (aten.view.default, aten._unsafe_view.default)
+_OVERWRITING: dict[Any, Any] = {
+    aten.add.Tensor: aten.add_.Tensor,
+    aten.sub.Tensor: aten.sub_.Tensor,
+    aten.mul.Tensor: aten.mul_.Tensor,
+}
 _ACCUMULATING: dict[Any, Any] = {aten.mm.default: aten.addmm_.default, aten.bmm.default: aten.baddbmm_.default}
 
 
@@ -43,6 +48,83 @@ def simplify(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
             node.target = aten.reshape.default
 
 
+def in_place(module: fx.GraphModule) -> fx.GraphModule:
+    """The same map with fewer tensors: sums overwrite what is not read again, parts of the result go where they belong.
+
+    For graphs that are run as they are; compilers do that themselves.
+    """
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    if any(is_mutation(node) and node.target not in _ACCUMULATING.values() for node in graph.nodes):
+        return module
+    _overwrite_operands(graph)
+    _assemble_in_place(graph)
+    return fx.GraphModule({}, graph)
+
+
+def _overwrite_operands(graph: fx.Graph) -> None:
+    for node in graph.nodes:
+        if node.target not in _OVERWRITING or node.kwargs or not isinstance(node.args[0], fx.Node):
+            continue
+        left, right = node.args
+        if _may_be_overwritten(left, node):
+            node.target = _OVERWRITING[node.target]
+        elif node.target != aten.sub.Tensor and isinstance(right, fx.Node) and _may_be_overwritten(right, node):
+            node.target, node.args = _OVERWRITING[node.target], (right, left)
+
+
+def _may_be_overwritten(operand: fx.Node, node: fx.Node) -> bool:
+    """Whether the operand is a result that only this node reads, and of its layout."""
+    return (
+        operand.op == "call_function"
+        and not _may_be_view(operand)
+        and set(operand.users) == {node}
+        and node.args.count(operand) == 1
+        and _layout(operand) is not None
+        and _layout(operand) == _layout(node)
+    )
+
+
+def _assemble_in_place(graph: fx.Graph) -> None:
+    """A result put together of parts: each is written into it as soon as it is there.
+
+    Else the parts are all held beside the result: for the products of a large model half of their memory.
+    """
+    (joined,) = next(node for node in reversed(graph.nodes) if node.op == "output").args
+    while isinstance(joined, fx.Node) and joined.target in (aten.unsqueeze.default, aten.reshape.default):
+        joined = joined.args[0]
+    if not isinstance(joined, fx.Node) or joined.target != aten.cat.default or _layout(joined) is None:
+        return
+    parts, axis = cast(tuple[list[Any], int], (*joined.args, 0)[:2])
+    if len(set(parts)) < len(parts) or any(part.op == "placeholder" for part in parts):
+        return
+    shape, _, dtype = joined.meta["layout"]
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    with graph.inserting_after(inputs[-1]):
+        whole = graph.call_function(aten.new_empty.default, (inputs[0], list(shape)), {"dtype": dtype})
+    start = 0
+    for part in parts:
+        stop = start + _shape(part)[axis]
+        _write(graph, part, (whole, axis, start, stop))
+        start = stop
+    joined.replace_all_uses_with(whole)
+    graph.erase_node(joined)
+    remove_dead_code(graph)
+
+
+def _write(graph: fx.Graph, part: fx.Node, place: tuple[Any, ...]) -> None:
+    """Copy the part into a slice, before it is reshaped at the end of the graph for the sake of the result alone."""
+    source: Any = part
+    while source.target in (aten.reshape.default, aten.unsqueeze.default) and source.args[0].op != "placeholder":
+        source = source.args[0]
+    with graph.inserting_after(source):
+        target = graph.call_function(aten.slice.Tensor, place)
+    with graph.inserting_after(target):
+        shaped = graph.call_function(aten.reshape.default, (source, list(_shape(part))))
+    with graph.inserting_after(shaped):
+        graph.call_function(aten.copy_.default, (target, shaped))
+
+
 def is_mutation(node: fx.Node) -> bool:
     """Whether the node changes one of its arguments in place."""
     return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
@@ -61,7 +143,8 @@ def _skip_copies(graph: fx.Graph) -> None:
         if node.target != aten.copy_.default or not isinstance(node.args[0], fx.Node):
             continue
         target, source = node.args[:2]
-        if target.target == aten._new_zeros_with_same_feature_meta.default and set(target.users) == {node}:
+        fresh = target.target == aten.new_zeros.default and set(target.users) == {node}
+        if fresh and isinstance(source, fx.Node) and _layout(source) is not None and _like(target, source):
             node.replace_all_uses_with(source)
             graph.erase_node(node)
     remove_dead_code(graph)
@@ -102,6 +185,12 @@ def _remove_identities(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
             node.replace_all_uses_with(source)
             graph.erase_node(node)
     remove_dead_code(graph)
+
+
+def _like(left: fx.Node, right: fx.Node) -> bool:
+    """Whether two results have the same shape and type."""
+    (shape, _, dtype), (other_shape, _, other_dtype) = left.meta["layout"], right.meta["layout"]
+    return bool(shape == other_shape and dtype == other_dtype)
 
 
 def _layout(node: fx.Node) -> object:

@@ -49,7 +49,7 @@ class RiskOperator(SymmetricOperator):
         progress: told as "linearisation" after each micro-batch is recorded for the first time.
     Attributes:
         layout: of the flat vector.
-        gradient: (P,), of the risk at this point.
+        gradient_norm: of the risk at this point, with respect to the layout's parameters.
         held_bytes: of recordings.
         precision_deviation: ||(A' - A) V|| / ||A V|| of the reduced products A' V from those in float32, for the
             first vectors that were asked for; None where nothing is reduced, or before.
@@ -75,10 +75,7 @@ class RiskOperator(SymmetricOperator):
         self.fallback_reason: str | None = None
         self._risk = risk
         self._point = {name: parameters[name].detach() for name in shapes}
-        _, gradient = risk.value_and_gradient(self._point)
-        self.gradient = self.layout.flatten({name: gradient[name] for name in self.layout.names})
-        if not bool(self.gradient.isfinite().all()):
-            raise NonFiniteError("the gradient holds NaN or infinity at these parameters")
+        self.gradient_norm = self._checked_gradient_norm()
         if matmul_precision is not None and self.dtype != torch.float32:
             raise InvalidProblemError(f"{matmul_precision} products need parameters in float32, not {self.dtype}")
         self.precision_deviation: float | None = None
@@ -96,21 +93,25 @@ class RiskOperator(SymmetricOperator):
     @property
     def dim(self) -> int:
         """P, the number of parameters, of the block if there is one."""
-        return len(self.gradient)
+        return self.layout.dim
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the parameters."""
-        return self.gradient.dtype
+        return self._any_parameter.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the parameters live."""
-        return self.gradient.device
+        return self._any_parameter.device
+
+    @property
+    def _any_parameter(self) -> Tensor:
+        return next(iter(self._point.values()))
 
     def matvec(self, vector: Tensor) -> Tensor:
         """A v (P,)."""
-        return self._sweep(vector.unsqueeze(0))[0]
+        return self._sweep(vector.contiguous().unsqueeze(0))[0]
 
     def matmat(self, matrix: Tensor) -> Tensor:
         """A V (P, k), a bounded number of columns at once."""
@@ -246,10 +247,21 @@ class RiskOperator(SymmetricOperator):
 
         def single(vector: Tensor) -> Tensor:
             direction = columns.unflatten(vector)
-            outputs_at = partial(self._risk.outputs, index)
-            return rows.flatten(product(self.matrix, self._risk, index, outputs_at, self._point, direction, rows.names))
+            features_at = partial(self._risk.features, index)
+            found = product(self.matrix, self._risk, index, features_at, self._point, direction, rows.names)
+            return rows.flatten(found)
 
         return single(vectors[0]).unsqueeze(0) if len(vectors) == 1 else vmap(single)(vectors)
+
+    def _checked_gradient_norm(self) -> float:
+        _, gradient = self._risk.value_and_gradient(self._point)
+        parts = [gradient[name] for name in self.layout.names]
+        if not all(bool(part.isfinite().all()) for part in parts):
+            raise NonFiniteError("the gradient holds NaN or infinity at these parameters")
+        norms = torch.stack([torch.linalg.vector_norm(part, dtype=torch.float64) for part in parts])
+        del gradient, parts
+        release_freed_memory()  # what follows takes all that there is
+        return float(torch.linalg.vector_norm(norms))
 
     def _bounded_columns(self) -> int:
         sizes = (self._risk.model.size_on(batch.inputs) for batch in self._risk.batches)
@@ -259,7 +271,10 @@ class RiskOperator(SymmetricOperator):
 
 def _is_odd(program: Program, rows: Tensor, value: Tensor) -> bool:
     """Whether the program gives the negative for negative rows: with a term that it took for constant it would not."""
-    total = program(-rows).add_(value)
+    try:
+        total = program(rows.neg_()).add_(value)  # in place: a copy takes as much memory as the parameters
+    finally:
+        rows.neg_()
     # not <=: products that are NaN are reported by the algorithms, and are no reason to fall back
     return not bool(total.norm() > torch.finfo(rows.dtype).eps ** 0.5 * value.norm())
 

@@ -19,7 +19,10 @@ from curvature.models.gpt2 import AttentionSink, Gpt2
 from curvature.models.mlp import Mlp
 from curvature.operators.base import SymmetricOperator
 from curvature.operators.dense import assemble
+from curvature.operators.functional import FunctionalOperator
+from curvature.operators.ggn import GgnOperator
 from curvature.operators.hessian import HessianOperator
+from curvature.operators.risk_operator import RiskOperator
 from curvature.parameters import ParameterLayout
 from curvature.risk import EmpiricalRisk
 
@@ -66,7 +69,33 @@ def test_gpt2_equals_double_backward(sink: AttentionSink | None, seeded: Seeded)
     expected = torch.stack(columns, dim=1)
     assert relative_error(operator.matmat(vectors), expected) < 1e-12
     assert relative_error(operator.matvec(vectors[:, 0]), expected[:, 0]) < 1e-12
-    assert_close(operator.gradient, gradient.detach(), rtol=1e-12, atol=1e-15)
+    assert operator.gradient_norm == pytest.approx(float(gradient.detach().norm()), rel=1e-12)
+
+
+@pytest.mark.parametrize("operator", [HessianOperator, GgnOperator, FunctionalOperator])
+@pytest.mark.parametrize("block", [None, "wte.*", "blocks.0.mlp.*"])
+@pytest.mark.parametrize("num_ignored", [0, 5])
+def test_logits_in_pieces_give_the_same_products(
+    operator: type[RiskOperator], block: str | None, num_ignored: int, seeded: Seeded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Gpt2(n_layer=1, n_head=2, n_embd=8, n_positions=6, vocab_size=11)
+    parameters = model.initial_parameters(seeded(0), F64, CPU)
+    tokens = torch.randint(11, (3, 7), generator=seeded(1))
+    targets = tokens[:, 1:].clone()
+    targets.view(-1)[:num_ignored] = -100  # the whole first piece, and part of another
+    risk = EmpiricalRisk(model, CrossEntropy(), [Dataset(tokens[:, :-1].contiguous(), targets)])
+    whole = operator(risk, parameters, block)
+    vectors = torch.randn(whole.dim, 3, generator=seeded(2), dtype=F64)
+    expected, value, gradient = whole.matmat(vectors), *risk.value_and_gradient(parameters)
+    monkeypatch.setattr("curvature.risk.OUTPUTS_BYTES", 4 * 11 * 8)  # four tokens
+    assert len(list(risk.pieces(0, torch.zeros(3, 6, 8, dtype=F64)))) == 5
+    assert relative_error(operator(risk, parameters, block).matmat(vectors), expected) < 1e-13
+    again, in_pieces = risk.value_and_gradient(parameters)
+    assert_close(again, value, rtol=1e-14, atol=0)
+    assert_close(risk.value(parameters), risk.batch_share(0, parameters), rtol=1e-14, atol=0)
+    for name, part in torch.func.grad(lambda point: risk.batch_share(0, point))(parameters).items():
+        assert relative_error(in_pieces[name], part) < 1e-13
+        assert relative_error(gradient[name], part) < 1e-13
 
 
 @pytest.mark.parametrize("loss", [Mse(), CrossEntropy()], ids=["mse", "cross-entropy"])
@@ -215,7 +244,7 @@ def test_progress_is_told_and_may_cancel(seeded: Seeded) -> None:
     calls = []
     operator = HessianOperator(risk, parameters, progress=lambda *call: calls.append(call))
     for _ in range(2):
-        operator.matvec(operator.gradient)
+        operator.matvec(torch.ones(operator.dim, dtype=F64))
     assert calls == [("linearisation", done, 3) for done in (1, 2, 3)]
 
     def cancel(phase: str, done: int, total: int) -> None:
@@ -223,4 +252,4 @@ def test_progress_is_told_and_may_cancel(seeded: Seeded) -> None:
 
     operator = HessianOperator(risk, parameters, progress=cancel)
     with pytest.raises(InterruptedError):
-        operator.matvec(operator.gradient)
+        operator.matvec(torch.ones(operator.dim, dtype=F64))

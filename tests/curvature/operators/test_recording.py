@@ -50,6 +50,43 @@ def test_matrix_products_are_summed_where_they_lie(num_rows: int | None, seeded:
         assert any("addmm_" in str(node.target) for node in program.graph.graph.nodes)
 
 
+def test_parts_of_the_result_are_not_held_beside_it(seeded: Seeded) -> None:
+    """Sums overwrite what nobody reads again, and each part is written where it belongs, in the result's order."""
+    x, W, scale = torch.randn(3, 4, 4, generator=seeded(1), dtype=F64)
+
+    def function(v: Tensor) -> Tensor:
+        a, b = v.split(16)
+        left, right = (x @ a.view(4, 4)).flip(0) + (scale @ b.view(4, 4)).flip(1), b.view(4, 4).T * W
+        return torch.cat([right.reshape(-1), left.reshape(-1), a * 2.0]).unsqueeze(0)
+
+    vector = torch.randn(32, generator=seeded(2), dtype=F64)
+    value, program = record(function, vector)
+    targets = [str(node.target) for node in program._in_place.graph.nodes]
+    assert not any("cat" in target for target in targets)
+    assert sum("copy_" in target for target in targets) == 3
+    assert any("add_" in target for target in targets)
+    first, second = torch.randn(2, 32, generator=seeded(3), dtype=F64)
+    for each in (first, second, first):
+        assert_close(program(each), function(each), rtol=1e-13, atol=1e-14)
+        assert_close(program.graph(each, *program.constants), function(each), rtol=1e-13, atol=1e-14)
+    assert_close(value, function(vector), rtol=1e-13, atol=1e-14)
+
+
+def test_what_is_read_twice_is_not_overwritten(seeded: Seeded) -> None:
+    point = torch.randn(6, generator=seeded(1), dtype=F64)
+
+    def function(v: Tensor) -> Tensor:
+        a = v * point
+        b = a + a
+        c = b.view(2, 3)
+        return torch.cat([a + b, b - a * 3.0, (c * c.new_ones(2, 3)).view(-1) + b])
+
+    vector = torch.randn(6, generator=seeded(2), dtype=F64)
+    _, program = record(function, vector)
+    for scale in (1.0, -2.0, 1.0):
+        assert_close(program(vector * scale), function(vector * scale), rtol=1e-14, atol=1e-15)
+
+
 def test_a_map_that_is_zero(seeded: Seeded) -> None:
     vector = torch.randn(5, generator=seeded(3), dtype=F64)
     value, program = record(lambda v: torch.zeros_like(v.detach().new_empty(5)), vector)
