@@ -158,10 +158,24 @@ class Gpt2(Model):
 
     def features(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Residual stream after the last layer norm (n, T, n_embd)."""
-        hidden = F.embedding(inputs, parameters["wte.weight"]) + parameters["wpe.weight"][: inputs.shape[1]]
+        hidden = _embedded(parameters, inputs)
         for block in range(self.num_blocks):
             hidden = self._block(parameters, block, hidden)
         return _layer_norm(parameters, "ln_f", hidden)
+
+    def first_token_scores(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Attention on the first token (n_layer, n_head), 0 to 1: a mean over sequences and queries, the first too.
+
+        Raises:  InvalidProblemError without attention.
+        """
+        if not self.attention:
+            raise InvalidProblemError("a model without attention has no attention scores")
+        hidden, scores = _embedded(parameters, inputs), []
+        for block in range(self.n_layer):
+            weights, _ = self._attended(parameters, block, _layer_norm(parameters, f"blocks.{block}.ln_1", hidden))
+            scores.append(weights[..., 0].mean(dim=(0, 2)))
+            hidden = self._block(parameters, block, hidden)
+        return torch.stack(scores)
 
     def _block(self, parameters: Mapping[str, Tensor], block: int, hidden: Tensor) -> Tensor:
         prefix = f"blocks.{block}."
@@ -171,6 +185,12 @@ class Gpt2(Model):
         return hidden + _linear(parameters, prefix + "mlp.c_proj", GPT2_ACTIVATIONS[self.activation](inner))
 
     def _attention(self, parameters: Mapping[str, Tensor], block: int, hidden: Tensor) -> Tensor:
+        weights, value = self._attended(parameters, block, hidden)
+        mixed = (weights @ value).transpose(1, 2).reshape(hidden.shape)
+        return _linear(parameters, f"blocks.{block}.attn.c_proj", mixed)
+
+    def _attended(self, parameters: Mapping[str, Tensor], block: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (n, n_head, T, T) of queries, then keys, and values (n, n_head, T, d)."""
         n, length, width = hidden.shape
         joint = _linear(parameters, f"blocks.{block}.attn.c_attn", hidden)
         query, key, value = (
@@ -181,9 +201,7 @@ class Gpt2(Model):
         if self.sink is not None and (self.sink.blocks is None or block in self.sink.blocks):
             scores = scores + self._sink_scores(length, scores)
         future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(diagonal=1)
-        weights = scores.masked_fill(future, -torch.inf).softmax(dim=-1)
-        mixed = (weights @ value).transpose(1, 2).reshape(n, length, width)
-        return _linear(parameters, f"blocks.{block}.attn.c_proj", mixed)
+        return scores.masked_fill(future, -torch.inf).softmax(dim=-1), value
 
     def _sink_scores(self, length: int, like: Tensor) -> Tensor:
         """Additive scores (n_head, 1, T): the bias at key 0 of the chosen heads, else 0."""
@@ -192,6 +210,10 @@ class Gpt2(Model):
         heads = torch.tensor([head in self.sink.heads for head in range(self.n_head)], device=like.device)
         first = torch.arange(length, device=like.device) == 0
         return (heads.view(-1, 1, 1) & first).to(like.dtype) * self.sink.bias
+
+
+def _embedded(parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+    return F.embedding(inputs, parameters["wte.weight"]) + parameters["wpe.weight"][: inputs.shape[1]]
 
 
 def _linear(parameters: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:

@@ -1,0 +1,66 @@
+"""Principal submatrices of an operator, whose recordings they share."""
+
+import torch
+from torch import Tensor
+
+from curvature.errors import InvalidProblemError
+from curvature.operators.base import SymmetricOperator
+from curvature.operators.blocks import select
+from curvature.operators.risk_operator import RiskOperator
+from curvature.parameters import ParameterLayout
+
+
+class Submatrix(SymmetricOperator):
+    """S^T A S of some of the parameters of A, by products with A: one linearisation serves all its blocks.
+
+    Attributes:  layout, of the block's flat vector.
+    Raises:  InvalidProblemError if no parameter of A matches the glob.
+    """
+
+    def __init__(self, whole: RiskOperator, block: str | None) -> None:
+        names = select(whole.layout.names, block)
+        shapes = dict(zip(whole.layout.names, whole.layout.shapes, strict=True))
+        self.layout = ParameterLayout.of({name: shapes[name] for name in names})
+        self._whole = whole
+        self._ranges = [place for name, place in _ranges(whole.layout).items() if name in names]
+        if self.layout.dim == 0:
+            raise InvalidProblemError(f"the parameters that match {block!r} hold no numbers")
+
+    @property
+    def dim(self) -> int:
+        """Parameters of the block."""
+        return self.layout.dim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of A."""
+        return self._whole.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """That of A."""
+        return self._whole.device
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """S^T A S v (P,)."""
+        return self.matmat(vector.unsqueeze(1))[:, 0]
+
+    def matmat(self, matrix: Tensor) -> Tensor:
+        """S^T A S V (P, k)."""
+        padded = matrix.new_zeros(self._whole.dim, matrix.shape[1])
+        for place, part in zip(self._ranges, self._split(matrix), strict=True):
+            padded[place] = part
+        product = self._whole.matmat(padded)
+        return torch.cat([product[place] for place in self._ranges])
+
+    def _split(self, matrix: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(matrix, self.layout.sizes)
+
+
+def _ranges(layout: ParameterLayout) -> dict[str, slice]:
+    """Where each parameter lies in the flat vector."""
+    ranges, start = {}, 0
+    for name, size in zip(layout.names, layout.sizes, strict=True):
+        ranges[name] = slice(start, start + size)
+        start += size
+    return ranges
