@@ -1,6 +1,8 @@
 """GPT-2's tokens beside two other encoders of the same files."""
 
 import json
+import subprocess
+import sys
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
@@ -91,10 +93,33 @@ def test_pieces_have_the_tokens_of_the_whole(text: str) -> None:
     assert tokens == reference_tokens(text)
 
 
-def test_memory_is_that_of_the_longest_piece() -> None:
-    words, one_word = "to be " * 500_000, "é" * 1_000_000
-    assert text_pieces.tokenizer_bytes(words) < 100 * 2**20
-    assert text_pieces.tokenizer_bytes(one_word) > 400 * 2_000_000
+# Without torch, which takes far longer to load than this takes.
+MEASURE = """
+import re, sys
+from pathlib import Path
+from curvature.cost.text import tokenizer_bytes
+from curvature.data.gpt2_tokenizer import gpt2_tokens
+
+def resident(name):
+    return 1024 * int(re.search(rf"{name}:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+text = sys.argv[1] * (500_000 // len(sys.argv[1]))
+Path("/proc/self/clear_refs").write_text("5")
+before = resident("VmRSS")
+for tokens in gpt2_tokens(text):
+    assert tokens
+print(resident("VmHWM") - before, tokenizer_bytes(text))
+"""
+
+
+@pytest.mark.parametrize("part", ["to be ", "1!", "\t "])
+def test_memory_is_bounded_by_the_longest_piece(part: str) -> None:
+    program = [sys.executable, "-c", MEASURE, part]
+    done = subprocess.run(program, capture_output=True, text=True, check=True, timeout=100)
+    taken, predicted = map(int, done.stdout.split())
+    assert 10 * 2**20 < taken < predicted
+    has_boundaries = part == "to be "
+    assert (predicted < 100 * 2**20) == has_boundaries
 
 
 def test_lone_surrogates_are_refused() -> None:
