@@ -15,6 +15,7 @@ from api_schemas.data import (
     InlineData,
     Numbers,
     TextData,
+    TokenData,
     sample_shape,
 )
 from api_schemas.message import misfit
@@ -23,7 +24,9 @@ from api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, Conv, Gp
 Loss = Literal["mse", "cross-entropy"]
 
 DIGITS_PIXELS, DIGITS_CLASSES = 64, 10
-BYTE_TOKENS = 256
+NUM_TOKENS = {"bytes": 256, "gpt2": 50_257}
+"""Of each tokenizer."""
+
 IGNORED = -100
 SYMMETRY_TOLERANCE = 1e-12
 """Largest |a_ij - a_ji| of a quadratic form's matrix, relative to max |a_ij|, as the closed form has it."""
@@ -131,8 +134,11 @@ def _check_tokens(model: Gpt2, data: Data) -> None:
             _check_inline_tokens(model, data)
         case TextData():
             _check_sequence_length(model, data.sequence_length, "sequence_length")
-            if model.vocab_size < BYTE_TOKENS:
-                raise misfit("model", "vocab_size", message=f"the tokenizer bytes needs at least {BYTE_TOKENS}")
+            needed = NUM_TOKENS[data.tokenizer]
+            if model.vocab_size < needed:
+                raise misfit("model", "vocab_size", message=f"the tokenizer {data.tokenizer} needs at least {needed}")
+        case TokenData():
+            _check_sequence_length(model, data.sequence_length, "sequence_length")
         case _:
             raise _wrong_kind(model, data)
 

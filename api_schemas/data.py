@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
+from api_schemas.artifacts import ArtifactId
 from api_schemas.message import MAX_NUMBERS, RequestMessage, Rows, Seed, Vector, misfit
 
 MAX_TEXT_LENGTH = 5_000_000
@@ -130,12 +131,17 @@ class DigitsData(RequestMessage):
 
 
 class TextData(RequestMessage):
-    """Windows of a text with the next token as target: a text that the server knows, or one in the request."""
+    """Windows of a text with the next token as target: a text that the server knows, or one in the request.
+
+    No part of a text is a special token: `<|endoftext|>` is spelt out like any other.
+    """
 
     kind: Literal["text"]
     name: Literal["pydoc-topics"] | None = Field(default=None, description="pydoc-topics: Python's language reference")
     text: str | None = Field(default=None, min_length=2, max_length=MAX_TEXT_LENGTH)
-    tokenizer: Literal["bytes"] = "bytes"
+    tokenizer: Literal["bytes", "gpt2"] = Field(
+        default="bytes", description="bytes: those of UTF-8; gpt2: the byte-level BPE of GPT-2, 50257 tokens"
+    )
     num_sequences: int = Field(ge=1, le=1_000_000)
     sequence_length: int = Field(ge=1, le=1_000_000)
     seed: Seed = 0
@@ -144,9 +150,22 @@ class TextData(RequestMessage):
     def _one_text_that_is_long_enough(self) -> Self:
         if (self.name is None) == (self.text is None):
             raise misfit("text", message="give either the name of a text or a text")
+        # no tokenizer makes more tokens than there are bytes; gpt2 makes fewer, which the worker sees
         if self.text is not None and len(self.text.encode()) <= self.sequence_length:
             raise misfit("text", message=f"the text has no more than sequence_length = {self.sequence_length} bytes")
         return self
 
 
-Data = Annotated[InlineData | GaussianData | GaussianSequences | DigitsData | TextData, Field(discriminator="kind")]
+class TokenData(RequestMessage):
+    """Windows of uploaded tokens with the next token as target, at positions drawn from the seed."""
+
+    kind: Literal["artifact"]
+    id: ArtifactId
+    num_sequences: int = Field(ge=1, le=1_000_000)
+    sequence_length: int = Field(ge=1, le=1_000_000)
+    seed: Seed = 0
+
+
+Data = Annotated[
+    InlineData | GaussianData | GaussianSequences | DigitsData | TextData | TokenData, Field(discriminator="kind")
+]

@@ -1,12 +1,13 @@
 """Every request that the server answers and how its answer is read, apart from how it is sent."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from api_schemas.artifacts import Artifact, ArtifactPage
 from api_schemas.closed_form import ClosedFormSpectrum
 from api_schemas.estimates import CostEstimate
 from api_schemas.health import Readiness
@@ -21,6 +22,7 @@ T = TypeVar("T")
 _ANSWER_SECONDS = 30.0
 _CLOSED_FORM_SECONDS = 120.0
 _SAMPLE_SECONDS = 60.0
+_UPLOAD_SECONDS = 120.0
 
 ResultFormat = Literal["json", "npz", "png", "svg"]
 _MEDIA_TYPES: dict[ResultFormat, str] = {
@@ -31,6 +33,9 @@ _MEDIA_TYPES: dict[ResultFormat, str] = {
 }
 
 Body = BaseModel | Mapping[str, Any]
+Pieces = Iterator[bytes] | AsyncIterator[bytes]
+"""Of a body that is sent as it is read."""
+
 Smoothing = Mapping[str, int | float]
 """num_points, kappa and margin, as many as are to change."""
 
@@ -46,7 +51,7 @@ class Exchange(Generic[T]):
     method: str
     path: str
     read: Callable[[bytes], T]
-    body: Body | bytes | None = None
+    body: Body | bytes | Pieces | None = None
     query: Mapping[str, str | int | float] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     wait_seconds: float = 0.0
@@ -57,7 +62,7 @@ class Exchange(Generic[T]):
         return {
             "method": self.method,
             "url": self.path,
-            "content" if isinstance(body, bytes) else "json": body,
+            "json" if body is None or isinstance(body, Mapping) else "content": body,
             "params": dict(self.query),
             "headers": dict(self.headers),
             "timeout": _ANSWER_SECONDS + self.wait_seconds,
@@ -159,6 +164,29 @@ def cancel(job_id: str) -> Exchange[Job]:
 def delete(job_id: str) -> Exchange[None]:
     """The end of a job's record."""
     return Exchange("DELETE", f"/v1/jobs/{job_id}", lambda _: None)
+
+
+def upload_tokens(pieces: Pieces, num_bytes: int) -> Exchange[Artifact]:
+    """A file of tokens, of that size, to be kept for jobs."""
+    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(num_bytes)}
+    read = Artifact.model_validate_json
+    return Exchange("POST", "/v1/artifacts", read, body=pieces, headers=headers, wait_seconds=_UPLOAD_SECONDS)
+
+
+def artifact(artifact_id: str) -> Exchange[Artifact]:
+    """What an uploaded file holds."""
+    return Exchange("GET", f"/v1/artifacts/{artifact_id}", Artifact.model_validate_json)
+
+
+def artifacts(page_token: str | None) -> Exchange[ArtifactPage]:
+    """One page of uploaded files, newest first."""
+    query = {"page_token": page_token} if page_token else {}
+    return Exchange("GET", "/v1/artifacts", ArtifactPage.model_validate_json, query=query)
+
+
+def delete_artifact(artifact_id: str) -> Exchange[None]:
+    """The end of an uploaded file."""
+    return Exchange("DELETE", f"/v1/artifacts/{artifact_id}", lambda _: None)
 
 
 def ready() -> Exchange[Readiness]:

@@ -8,6 +8,7 @@ from typing import Self, TypeVar
 
 import httpx
 
+from api_schemas.artifacts import Artifact
 from api_schemas.closed_form import ClosedFormSpectrum
 from api_schemas.estimates import CostEstimate
 from api_schemas.health import Readiness
@@ -18,6 +19,7 @@ from client import exchanges
 from client.errors import JobFailedError, ServerUnreachableError
 from client.exchanges import Body, Exchange, ResultFormat, Smoothing, refusal
 from client.partial_file import partial_file
+from client.pieces import async_pieces, pieces
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _POLL_SECONDS = 1.0
@@ -129,6 +131,31 @@ class SpectrumClient:
     def delete(self, job_id: str) -> None:
         """Forget a job that ended, and its result."""
         self._run(exchanges.delete(job_id))
+
+    def upload_tokens(self, path: Path) -> Artifact:
+        """Send a file of tokens, nanoGPT's .bin or a .npy array of integers, piece by piece; jobs name it by its id.
+
+        Raises:  OSError if it cannot be read.
+        """
+        with path.open("rb") as file:
+            return self._run(exchanges.upload_tokens(pieces(file), path.stat().st_size))
+
+    def artifact(self, artifact_id: str) -> Artifact:
+        """What an uploaded file holds."""
+        return self._run(exchanges.artifact(artifact_id))
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Uploaded files, newest first, page by page."""
+        token: str | None = None
+        while True:
+            page = self._run(exchanges.artifacts(token))
+            yield from page.artifacts
+            if (token := page.next_page_token) is None:
+                return
+
+    def delete_artifact(self, artifact_id: str) -> None:
+        """Delete an uploaded file; jobs that wait for it fail."""
+        self._run(exchanges.delete_artifact(artifact_id))
 
     def ready(self) -> Readiness:
         """The workers that are there; a problem names what is missing."""
@@ -258,6 +285,32 @@ class AsyncSpectrumClient:
     async def delete(self, job_id: str) -> None:
         """Forget a job that ended, and its result."""
         await self._run(exchanges.delete(job_id))
+
+    async def upload_tokens(self, path: Path) -> Artifact:
+        """Send a file of tokens, nanoGPT's .bin or a .npy array of integers, piece by piece; jobs name it by its id.
+
+        Raises:  OSError if it cannot be read.
+        """
+        with path.open("rb") as file:
+            return await self._run(exchanges.upload_tokens(async_pieces(file), path.stat().st_size))
+
+    async def artifact(self, artifact_id: str) -> Artifact:
+        """What an uploaded file holds."""
+        return await self._run(exchanges.artifact(artifact_id))
+
+    async def artifacts(self) -> AsyncIterator[Artifact]:
+        """Uploaded files, newest first, page by page."""
+        token: str | None = None
+        while True:
+            page = await self._run(exchanges.artifacts(token))
+            for artifact in page.artifacts:
+                yield artifact
+            if (token := page.next_page_token) is None:
+                return
+
+    async def delete_artifact(self, artifact_id: str) -> None:
+        """Delete an uploaded file; jobs that wait for it fail."""
+        await self._run(exchanges.delete_artifact(artifact_id))
 
     async def ready(self) -> Readiness:
         """The workers that are there; a problem names what is missing."""

@@ -137,6 +137,37 @@ def delete(job_id: JobId, url: Url = DEFAULT_URL) -> None:
         client.delete(job_id)
 
 
+@app.command()
+def upload(
+    tokens: Annotated[Path, typer.Argument(help="nanoGPT's .bin, or a .npy array of integers", dir_okay=False)],
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Upload a file of tokens and print what it holds; jobs name it by its id."""
+    with _client(url) as client:
+        try:
+            _print(client.upload_tokens(tokens))
+        except OSError as error:
+            raise typer.BadParameter(str(error)) from None
+
+
+@app.command("artifacts")
+def list_artifacts(url: Url = DEFAULT_URL) -> None:
+    """Print id, number of tokens, largest token and time of every uploaded file, newest first."""
+    with _client(url) as client:
+        for found in client.artifacts():
+            created = f"{found.created_at:%Y-%m-%d %H:%M:%S}"
+            typer.echo(f"{found.id}  {found.num_tokens:>12}  {found.largest_token:>6}  {created}")
+
+
+@app.command("delete-artifact")
+def delete_artifact(
+    artifact_id: Annotated[str, typer.Argument(help="id of the uploaded file")], url: Url = DEFAULT_URL
+) -> None:
+    """Delete an uploaded file."""
+    with _client(url) as client:
+        client.delete_artifact(artifact_id)
+
+
 @contextmanager
 def _client(url: str) -> Iterator[SpectrumClient]:
     try:

@@ -15,7 +15,7 @@ from api_schemas.closed_form_models import (
     SelfAttention,
     TwoLayerLinearNetwork,
 )
-from api_schemas.data import DigitsData, GaussianData, GaussianSequences, InlineData, TextData, sample_shape
+from api_schemas.data import DigitsData, GaussianData, GaussianSequences, InlineData, TextData, TokenData, sample_shape
 from api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, Conv, Gpt2, Mlp, RowNetwork
 from api_schemas.problem import FieldError
 from api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TopKMethod, TraceMethod
@@ -30,6 +30,7 @@ from curvature.cost.size import (
     neuron_network_size,
     quadratic_size,
 )
+from curvature.cost.text import tokenizer_bytes
 from curvature.cost.work import (
     Reorthogonalisation,
     Work,
@@ -220,7 +221,9 @@ def _data_bytes(request: SpectrumRequest) -> int:
             positions = data.num_sequences * data.sequence_length
             numbers = data.embedding_dim**2 + 3 * positions * data.embedding_dim
         case TextData() as data:
-            numbers = data.num_sequences * 2 * (data.sequence_length + 1) + len(data.text or "")
+            return _text_bytes(data)
+        case TokenData() as data:
+            numbers = _window_numbers(data)
         case InlineData() as data:
             numbers = sum(len(values) * prod(sample_shape(values)) for values in (data.x, data.y))
         case DigitsData() as data:
@@ -228,6 +231,17 @@ def _data_bytes(request: SpectrumRequest) -> int:
         case None:
             numbers = _num_matrix_entries(request)
     return 8 * _DATA_COPIES * numbers
+
+
+def _text_bytes(data: TextData) -> int:
+    """Of windows, and of at most one token for each byte; what a named text takes is that of the process."""
+    text = data.text or ""
+    beside = tokenizer_bytes(text) if data.tokenizer == "gpt2" else 0
+    return 8 * _DATA_COPIES * (_window_numbers(data) + len(text.encode())) + beside
+
+
+def _window_numbers(data: TextData | TokenData) -> int:
+    return data.num_sequences * 2 * (data.sequence_length + 1)
 
 
 def _num_matrix_entries(request: SpectrumRequest) -> int:
@@ -238,8 +252,8 @@ def _num_samples(request: SpectrumRequest) -> int:
     match request.data:
         case InlineData(x=x):
             return len(x)
-        case TextData(num_sequences=num_sequences) | GaussianSequences(num_sequences=num_sequences):
-            return num_sequences
+        case TextData() | TokenData() | GaussianSequences() as data:
+            return data.num_sequences
         case GaussianData(num_samples=num_samples) | DigitsData(num_samples=num_samples):
             return num_samples
         case None:
@@ -248,8 +262,8 @@ def _num_samples(request: SpectrumRequest) -> int:
 
 def _sequence_length(request: SpectrumRequest) -> int:
     match request.data:
-        case TextData(sequence_length=length) | GaussianSequences(sequence_length=length):
-            return length
+        case TextData() | TokenData() | GaussianSequences() as data:
+            return data.sequence_length
         case InlineData(x=x):
             return (sample_shape(x) or (1,))[0]
         case _:

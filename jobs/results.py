@@ -76,7 +76,7 @@ class ResultStore:
             os.fsync(file.fileno())
         os.chmod(file.name, 0o640)
         os.replace(file.name, path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
         return digest
 
     def read(self, digest: str) -> bytes:
@@ -142,7 +142,8 @@ def _checked_pieces(file: BinaryIO, sha256: str) -> Iterator[bytes]:
             piece = following
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Write the names of its files to the disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

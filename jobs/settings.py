@@ -29,6 +29,11 @@ class StorageSettings(BaseSettings):
     max_attempts: int = Field(default=3, ge=1, description="a job that lost so many workers fails")
     republish_seconds: float = Field(default=30.0, ge=1.0, description="a queued job without message is sent again")
 
+    @property
+    def artifacts_dir(self) -> Path:
+        """Of uploaded files: a part of the results' directory, so that whoever shares one shares both."""
+        return self.results_dir / "artifacts"
+
     @field_validator("redis_url")
     @classmethod
     def _known_scheme(cls, url: SecretStr) -> SecretStr:

@@ -2,26 +2,32 @@
 
 import redis
 
+from api_schemas.data import TokenData
 from api_schemas.estimates import CostEstimate
+from api_schemas.models import Gpt2
 from api_schemas.spectrum import SpectrumRequest
+from jobs.artifacts import ArtifactStore, UnknownArtifactError
 from jobs.estimate import JobEstimate, estimate, gibibytes, memory_error
 from jobs.presence import present_workers
-from service.problems import ProblemError, invalid_request
+from service.problems import ProblemError, invalid_field, invalid_request
 
 
 class Admission:
     """Compares what a job takes with what the workers have."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, artifacts: ArtifactStore) -> None:
         self._client = client
+        self._artifacts = artifacts
 
     def check(self, request: SpectrumRequest) -> None:
         """Let a job pass that fits every worker, as any may take it; without a worker it passes and waits for one.
 
         A worker looks again before it begins.
 
-        Raises:  ProblemError 422 at the field that makes the job too large, with the estimate; RedisError.
+        Raises:  ProblemError 422 at the field that makes the job too large, with the estimate, or at what does not fit
+            the uploaded tokens; RedisError.
         """
+        self._check_tokens(request)
         available = self._available_bytes()
         if available is None:
             return
@@ -32,8 +38,9 @@ class Admission:
     def estimated(self, request: SpectrumRequest) -> CostEstimate:
         """What the job would take on the workers that are there.
 
-        Raises:  RedisError.
+        Raises:  ProblemError 422 at what does not fit the uploaded tokens; RedisError.
         """
+        self._check_tokens(request)
         available = self._available_bytes()
         found = estimate(request, available)
         return CostEstimate(
@@ -46,6 +53,23 @@ class Admission:
             fits=None if available is None else found.peak_bytes <= available,
             summary=_summary(found, available),
         )
+
+    def _check_tokens(self, request: SpectrumRequest) -> None:
+        data, model = request.data, request.model
+        if not (isinstance(data, TokenData) and isinstance(model, Gpt2)):
+            return
+        try:
+            tokens = self._artifacts.get(data.id)
+        except UnknownArtifactError:
+            raise invalid_field(("data", "id"), "there is no such artifact: upload the tokens first") from None
+        if tokens.num_tokens <= data.sequence_length:
+            message = (
+                f"there are {tokens.num_tokens} tokens, a sequence with its targets needs one more than its length"
+            )
+            raise invalid_field(("data", "sequence_length"), message)
+        if tokens.largest_token >= model.vocab_size:
+            message = f"tokens outside the vocabulary: the largest is {tokens.largest_token}"
+            raise invalid_field(("model", "vocab_size"), message)
 
     def _available_bytes(self) -> int | None:
         return min((worker.memory_bytes for worker in present_workers(self._client)), default=None)

@@ -7,10 +7,12 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.concurrency import run_in_threadpool
 
 from api_schemas.closed_form import ClosedFormRequest
 from api_schemas.random_matrix import RandomMatrixRequest
 from api_schemas.spectrum import SpectrumRequest
+from jobs.artifacts import ArtifactStore
 from jobs.connection import connect
 from jobs.queue import JobQueue
 from jobs.results import ResultStore
@@ -21,9 +23,10 @@ from service.body_limit import BodyLimit, BodyLimitProblem
 from service.job_desk import JobDesk
 from service.problems import register_problem_handlers
 from service.reaper import Reaper
-from service.routes import closed_form, estimates, health, jobs, random_matrix
+from service.routes import artifacts, closed_form, estimates, health, jobs, random_matrix
 from service.routes.documentation import document_bodies
-from service.uploads.desk import UploadDesk
+from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
+from service.uploads.tokens import TOKEN_MEDIA_TYPES
 
 _PREFIX = "/v1"
 
@@ -39,10 +42,12 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     client = connect(redis_url)
     store = JobStore(client, settings.lease_seconds, settings.max_attempts)
     queue = JobQueue(redis_url)
+    uploaded = ArtifactStore(settings.artifacts_dir)
     reaper = Reaper(store, queue, settings.republish_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(uploaded.remove_abandoned_drafts)
         task = asyncio.create_task(reaper.run(settings.reap_seconds))
         yield
         task.cancel()
@@ -60,17 +65,21 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     )
     app.state.redis = client
     app.state.desk = JobDesk(store, queue, ResultStore(settings.results_dir))
-    app.state.admission = Admission(client)
+    app.state.admission = Admission(client, uploaded)
+    app.state.artifacts = uploaded
     app.state.uploads = UploadDesk(settings.max_upload_bytes, settings.upload_memory_bytes)
     app.add_middleware(
         BodyLimit,
         max_body_bytes=settings.max_body_bytes,
         max_upload_bytes=settings.max_upload_bytes,
-        upload_path=_PREFIX + closed_form.PATH,
+        uploads={
+            _PREFIX + closed_form.PATH: UPLOAD_MEDIA_TYPES,
+            _PREFIX + artifacts.PATH: TOKEN_MEDIA_TYPES,
+        },
     )
     app.add_middleware(BodyLimitProblem)
     register_problem_handlers(app)
-    for router in (closed_form.router, random_matrix.router, jobs.router, estimates.router, health.router):
-        app.include_router(router, prefix=_PREFIX)
+    for part in (closed_form, random_matrix, artifacts, jobs, estimates, health):
+        app.include_router(part.router, prefix=_PREFIX)
     document_bodies(app, ClosedFormRequest, RandomMatrixRequest, SpectrumRequest)
     return app

@@ -1,5 +1,7 @@
 """How large a body may be, and the answer to a larger one, a problem like every other error."""
 
+from collections.abc import Collection, Mapping
+
 from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -7,16 +9,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api_schemas.problem import PROBLEM_MEDIA_TYPE
 from service.content_type import media_type
 from service.problems import BODY_TOO_LARGE
-from service.uploads.desk import UPLOAD_MEDIA_TYPES
 
 
 class BodyLimit:
-    """One limit for bodies, and one for uploads of arrays to the path that takes them."""
+    """One limit for bodies, and one for uploads: bodies of these media types to these paths."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int, upload_path: str) -> None:
+    def __init__(
+        self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int, uploads: Mapping[str, Collection[str]]
+    ) -> None:
         self._bodies = RequestBodyLimitMiddleware(app, max_body_bytes)
         self._uploads = RequestBodyLimitMiddleware(app, max_upload_bytes)
-        self._upload_path = upload_path
+        self._media_types = uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, its body no longer than the limit."""
@@ -24,11 +27,7 @@ class BodyLimit:
         await limited(scope, receive, send)
 
     def _is_upload(self, scope: Scope) -> bool:
-        return (
-            scope["type"] == "http"
-            and scope["path"] == self._upload_path
-            and media_type(Headers(scope=scope)) in UPLOAD_MEDIA_TYPES
-        )
+        return scope["type"] == "http" and media_type(Headers(scope=scope)) in self._media_types.get(scope["path"], ())
 
 
 class BodyLimitProblem:

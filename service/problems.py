@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from api_schemas.closed_form_models import CLOSED_FORM_KINDS
 from api_schemas.problem import PROBLEM_MEDIA_TYPE, FieldError, Problem
 from api_schemas.random_matrix import RANDOM_MATRIX_LAWS
+from jobs.artifacts import UnknownArtifactError
 from jobs.results import ResultDamagedError
 from jobs.store import UnknownJobError
 from theory.errors import TheoryError
@@ -42,7 +43,7 @@ BODY_TOO_LARGE = Problem(
 # Fields whose value is one of several messages: pydantic puts the chosen one into the location of an error.
 _UNIONS = {
     "model": {*CLOSED_FORM_KINDS, "mlp", "gpt2"},
-    "data": {"inline", "gaussian", "digits", "text"},
+    "data": {"inline", "gaussian", "gaussian-sequences", "digits", "text", "artifact"},
     "method": {"exact", "lanczos"},
     "body": {*RANDOM_MATRIX_LAWS},
     "laws": {*RANDOM_MATRIX_LAWS},
@@ -113,6 +114,11 @@ def register_problem_handlers(app: FastAPI) -> None:
     @app.exception_handler(UnknownJobError)
     async def unknown_job(request: Request, error: UnknownJobError) -> Response:
         problem = Problem(type="/problems/unknown-job", title="No such job", status=404)
+        return problem_response(request, problem)
+
+    @app.exception_handler(UnknownArtifactError)
+    async def unknown_artifact(request: Request, error: UnknownArtifactError) -> Response:
+        problem = Problem(type="/problems/unknown-artifact", title="No such artifact", status=404)
         return problem_response(request, problem)
 
     @app.exception_handler(ResultDamagedError)

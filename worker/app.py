@@ -12,6 +12,7 @@ from celery import Celery, signals
 from redis.exceptions import RedisError
 
 from api_schemas.health import WorkerStatus
+from jobs.artifacts import ArtifactStore
 from jobs.connection import connect
 from jobs.presence import SECONDS_BETWEEN_SIGNS, announce, withdraw
 from jobs.queue import RUN_JOB, celery_app
@@ -41,7 +42,8 @@ def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware) ->
         client = connect(settings.redis_url.get_secret_value(), patient=True)
         store = JobStore(client, settings.lease_seconds, settings.max_attempts)
         with client:
-            JobRunner(store, ResultStore(settings.results_dir), hardware).run(job_id)
+            results, artifacts = ResultStore(settings.results_dir), ArtifactStore(settings.artifacts_dir)
+            JobRunner(store, results, artifacts, hardware).run(job_id)
 
 
 def _limit_threads_of_children(hardware: Hardware) -> None:

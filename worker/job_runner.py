@@ -5,6 +5,7 @@ import logging
 from api_schemas.spectrum_results import StoredArrays
 from curvature.progress import Progress
 from jobs.arrays import result_arrays
+from jobs.artifacts import ArtifactStore
 from jobs.estimate import estimate, memory_error
 from jobs.results import ResultStore
 from jobs.store import JobStore, Lease, LeaseLostError
@@ -20,9 +21,10 @@ _logger = logging.getLogger(__name__)
 class JobRunner:
     """Runs jobs by id; every step may be killed, and the next claim begins again."""
 
-    def __init__(self, store: JobStore, results: ResultStore, hardware: Hardware) -> None:
+    def __init__(self, store: JobStore, results: ResultStore, artifacts: ArtifactStore, hardware: Hardware) -> None:
         self._store = store
         self._results = results
+        self._artifacts = artifacts
         self._hardware = hardware
 
     def run(self, job_id: str) -> None:
@@ -59,7 +61,7 @@ class JobRunner:
         with LeaseKeeper(self._store, lease) as keeper:
             plan = estimate(request, self._hardware.memory_bytes)
             forecast = Forecast(request, plan, self._hardware.device, keeper.report, keeper.expect)
-            answer = run_spectrum_job(request, self._hardware, forecast)
+            answer = run_spectrum_job(request, self._hardware, forecast, self._artifacts.tokens)
             digest = self._stored(answer, keeper.report)
         keeper.write_last_progress()
         return digest

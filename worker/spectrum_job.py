@@ -26,12 +26,14 @@ from worker.provenance import provenance
 from worker.spectrum_results import Spectrum, result_of, vectors_of
 from worker.translation import (
     PRECISIONS,
+    TokenReader,
     build_dataset,
     build_loss,
     build_model,
     build_parameters,
     build_plan,
     generator_of,
+    no_artifacts,
 )
 
 UNUSED_PRODUCTS = 10  # as many are allowed for each that is mostly needed, where a tolerance decides
@@ -57,14 +59,16 @@ class _Point:
     training: TrainingReport | None
 
 
-def run_spectrum_job(request: SpectrumRequest, hardware: Hardware, progress: Progress) -> Answer:
+def run_spectrum_job(
+    request: SpectrumRequest, hardware: Hardware, progress: Progress, read_tokens: TokenReader = no_artifacts
+) -> Answer:
     """Compute what the request asks; the same request on the same device gives the same numbers.
 
     Raises:  CurvatureError, MemoryError, and whatever `progress` raises to stop.
     """
     started = time.perf_counter()
     plan = estimate(request, hardware.memory_bytes)
-    point = _reach_point(request, plan.micro_batch_size, hardware, progress)
+    point = _reach_point(request, plan.micro_batch_size, hardware, progress, read_tokens)
     has_room = hardware.memory_bytes - plan.peak_bytes > COMPILER_BYTES
     execution = Execution(
         _num_runs(request, plan), "measured" if has_room else "interpreted", Timings(hardware.timings)
@@ -114,10 +118,12 @@ def _spectrum(request: SpectrumRequest, operator: SymmetricOperator, plan: JobEs
             return trace_estimate(operator, m.estimator, generator, progress, *ends, m.diagonal)
 
 
-def _reach_point(request: SpectrumRequest, micro_batch_size: int, hardware: Hardware, progress: Progress) -> _Point:
+def _reach_point(
+    request: SpectrumRequest, micro_batch_size: int, hardware: Hardware, progress: Progress, read_tokens: TokenReader
+) -> _Point:
     dtype = PRECISIONS[request.vector_precision]
     model, loss = build_model(request.model), build_loss(request)
-    dataset = build_dataset(request).to(dtype, hardware.device)
+    dataset = build_dataset(request, read_tokens).to(dtype, hardware.device)
     parameters = build_parameters(request.model, model, dtype, hardware.device)
     risk = EmpiricalRisk(model, loss, dataset.split(micro_batch_size))
     initial_loss = float(risk.value(parameters))

@@ -18,7 +18,7 @@ from api_schemas.closed_form_models import (
 )
 from api_schemas.closed_form_models import QuadraticForm as QuadraticFormSpec
 from api_schemas.closed_form_models import SelfAttention as SelfAttentionSpec
-from api_schemas.data import DigitsData, GaussianData, GaussianSequences, InlineData, Numbers, TextData
+from api_schemas.data import DigitsData, GaussianData, GaussianSequences, InlineData, Numbers, TextData, TokenData
 from api_schemas.message import RequestMessage
 from api_schemas.models import AttentionLayer as AttentionLayerSpec
 from api_schemas.models import Conv as ConvSpec
@@ -31,8 +31,9 @@ from api_schemas.spectrum import Training as TrainingSpec
 from curvature.data.base import Dataset
 from curvature.data.digits import digits
 from curvature.data.gaussian import gaussian, gaussian_sequences
-from curvature.data.text import named_text, text_windows, tokenize
+from curvature.data.text import Tokens, named_tokens, text_windows, tokenize
 from curvature.data.transforms import decorrelated, standardised, standardised_pixels
+from curvature.errors import InvalidProblemError
 from curvature.losses.base import Loss
 from curvature.losses.cross_entropy import CrossEntropy
 from curvature.losses.mse import Mse
@@ -49,6 +50,10 @@ from curvature.models.gpt2 import AttentionSink, Gpt2
 from curvature.models.mlp import Mlp
 from curvature.parameters import Parameters
 from curvature.training import Plateau, TrainingPlan
+from jobs.artifacts import UnknownArtifactError
+
+TokenReader = Callable[[str], Tokens]
+"""The uploaded tokens (num_tokens,) of an id; raises UnknownArtifactError."""
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
@@ -72,7 +77,15 @@ def build_parameters(spec: ModelSpec, model: Model, dtype: torch.dtype, device: 
     return {name: _real(arrays[name]).to(dtype=dtype, device=device) for name in model.parameter_shapes}
 
 
-def build_dataset(request: SpectrumRequest) -> Dataset:
+def no_artifacts(artifact_id: str) -> Tokens:
+    """Where there are none.
+
+    Raises:  UnknownArtifactError.
+    """
+    raise UnknownArtifactError(artifact_id)
+
+
+def build_dataset(request: SpectrumRequest, read_tokens: TokenReader = no_artifacts) -> Dataset:
     """The data in double precision on the CPU: real numbers float64, labels and tokens int64.
 
     Raises:  InvalidProblemError.
@@ -86,10 +99,8 @@ def build_dataset(request: SpectrumRequest) -> Dataset:
         case DigitsData() as spec:
             drawn = digits(spec.num_samples, generator_of(spec.seed))
             return drawn if spec.transform == "none" else standardised_pixels(drawn)
-        case TextData() as spec:
-            text = spec.text if spec.text is not None else named_text(spec.name or "")
-            tokens = tokenize(text, spec.tokenizer)
-            return text_windows(tokens, spec.num_sequences, spec.sequence_length, generator_of(spec.seed))
+        case TextData() | TokenData() as spec:
+            return _token_dataset(spec, request.model, read_tokens)
         case InlineData() as spec:
             return _inline_dataset(spec, request)
         case None:
@@ -190,6 +201,29 @@ def _matrix_dataset(spec: ModelSpec) -> Dataset:
     """The matrix of a quadratic form as the one sample of its model."""
     assert isinstance(spec, QuadraticFormSpec)
     return Dataset(_real(spec.matrix).reshape(1, -1), torch.zeros(1, 1, dtype=torch.float64))
+
+
+def _token_dataset(spec: TextData | TokenData, model: ModelSpec, read_tokens: TokenReader) -> Dataset:
+    windows = text_windows(
+        _tokens(spec, read_tokens), spec.num_sequences, spec.sequence_length, generator_of(spec.seed)
+    )
+    largest = max(int(windows.inputs.max()), int(windows.targets.max()))
+    if isinstance(model, Gpt2Spec) and largest >= model.vocab_size:
+        raise InvalidProblemError(f"tokens outside the vocabulary: token {largest}, vocab_size {model.vocab_size}")
+    return windows
+
+
+def _tokens(spec: TextData | TokenData, read_tokens: TokenReader) -> Tokens:
+    match spec:
+        case TokenData():
+            try:
+                return read_tokens(spec.id)
+            except UnknownArtifactError:
+                raise InvalidProblemError(f"the uploaded tokens {spec.id} are not there any more") from None
+        case TextData(text=str() as text):
+            return tokenize(text, spec.tokenizer)
+        case TextData():
+            return named_tokens(spec.name or "", spec.tokenizer)
 
 
 def _inline_dataset(spec: InlineData, request: SpectrumRequest) -> Dataset:

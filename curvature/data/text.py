@@ -1,19 +1,25 @@
 """Next-token prediction on English text, without a download."""
 
 from collections.abc import Callable
+from functools import cache
 from pydoc_data.topics import topics
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from curvature.data.base import Dataset
+from curvature.data.gpt2_tokenizer import gpt2_tokens
 from curvature.errors import InvalidProblemError
+
+Tokens = NDArray[np.integer[Any]]
 
 # Python's own documentation: its wording depends on the Python version, so provenance must name that version
 NAMED_TEXTS: dict[str, Callable[[], str]] = {
     "pydoc-topics": lambda: "\n\n".join(topics[name] for name in sorted(topics))
 }
-VOCABULARY_SIZES = {"bytes": 256}
+VOCABULARY_SIZES = {"bytes": 256, "gpt2": 50_257}
 
 
 def named_text(name: str) -> str:
@@ -26,8 +32,19 @@ def named_text(name: str) -> str:
     return NAMED_TEXTS[name]()
 
 
-def tokenize(text: str, tokenizer: str) -> Tensor:
-    """Tokens (num_tokens,) int64; "bytes" gives those of UTF-8, 0 .. 255.
+@cache
+def named_tokens(name: str, tokenizer: str) -> Tokens:
+    """Tokens of a named text, kept by this process: `gpt2` takes 0.6 s for the 466 kB of pydoc-topics.
+
+    Raises:  InvalidProblemError on an unknown name or tokenizer.
+    """
+    tokens = tokenize(named_text(name), tokenizer)
+    tokens.flags.writeable = False
+    return tokens
+
+
+def tokenize(text: str, tokenizer: str) -> Tokens:
+    """Tokens (num_tokens,) of a small integer type; "bytes" gives those of UTF-8, 0 .. 255, "gpt2" those of its BPE.
 
     Raises:  InvalidProblemError on an unknown tokenizer or text that UTF-8 cannot hold.
     """
@@ -37,11 +54,16 @@ def tokenize(text: str, tokenizer: str) -> Tensor:
         encoded = text.encode()
     except UnicodeEncodeError as error:
         raise InvalidProblemError("the text holds lone surrogates, which UTF-8 cannot encode") from error
-    return torch.tensor(list(encoded), dtype=torch.int64)
+    if tokenizer == "bytes":
+        return np.frombuffer(encoded, np.uint8).copy()
+    parts = [np.asarray(tokens, np.uint16) for tokens in gpt2_tokens(text)]
+    return np.concatenate(parts) if parts else np.empty(0, np.uint16)
 
 
-def text_windows(tokens: Tensor, num_sequences: int, sequence_length: int, generator: torch.Generator) -> Dataset:
+def text_windows(tokens: Tokens, num_sequences: int, sequence_length: int, generator: torch.Generator) -> Dataset:
     """Windows at independent uniform positions; the target of a token is the token after it.
+
+    Only the windows of `tokens` (num_tokens,) are read, so that it may be the map of a file.
 
     Returns:  inputs and targets (num_sequences, sequence_length), int64.
     Raises:  InvalidProblemError on counts below 1 or fewer than sequence_length + 1 tokens.
@@ -53,5 +75,6 @@ def text_windows(tokens: Tensor, num_sequences: int, sequence_length: int, gener
         needed = sequence_length + 1
         raise InvalidProblemError(f"the text has {len(tokens)} tokens, a sequence with its targets needs {needed}")
     starts = torch.randint(num_starts, (num_sequences, 1), generator=generator)
-    windows = tokens[starts + torch.arange(sequence_length + 1)]
+    positions = starts + torch.arange(sequence_length + 1)
+    windows = torch.from_numpy(tokens[positions.numpy()].astype(np.int64))
     return Dataset(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())

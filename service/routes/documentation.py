@@ -66,6 +66,24 @@ def upload_documentation() -> dict[str, Any]:
     }
 
 
+_TOKEN_FILE = {
+    "schema": {"type": "string", "format": "binary"},
+    "examples": {
+        "to-be": {
+            "summary": "The bytes of `to be or not to be` as tokens, two bytes each",
+            "value": "".join(f"{character}\0" for character in "to be or not to be"),
+        }
+    },
+}
+
+TOKEN_UPLOAD = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": _TOKEN_FILE, "application/x-npy": {"schema": _TOKEN_FILE["schema"]}},
+    }
+}
+"""`openapi_extra` of the upload of tokens."""
+
 CLOSED_FORM_EXAMPLES: Examples = {
     "linear": {
         "summary": "Two-layer linear network",

@@ -1,6 +1,5 @@
 """`/v1/jobs`: submit, follow, list, cancel and delete jobs, and fetch their results."""
 
-import base64
 import hashlib
 import re
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from jobs.record import JobRecord
 from service.admission import Admission
 from service.bodies import json_message
 from service.job_desk import JobDesk
+from service.page_tokens import id_of_token, token_of_id
 from service.problems import invalid_query
 from service.representations import MEDIA_TYPES, not_acceptable, require_format
 from service.resmoothing import SmoothingChange, smoothed
@@ -98,9 +98,9 @@ def list_jobs(
     page_token: Annotated[str | None, Query(max_length=100)] = None,
 ) -> JobPage:
     """One page of jobs; `next_page_token` leads to the next."""
-    records, last = desk.page(state, _parsed_tag(tag), page_size, _id_of_token(page_token))
+    records, last = desk.page(state, _parsed_tag(tag), page_size, id_of_token(page_token))
     jobs = [_job(request, record) for record in records]
-    return JobPage(jobs=jobs, next_page_token=_token_of_id(last) if last else None)
+    return JobPage(jobs=jobs, next_page_token=token_of_id(last) if last else None)
 
 
 @router.get("/{job_id}", response_model=Job, responses=UNKNOWN, summary="How a job stands")
@@ -275,19 +275,3 @@ def _parsed_tag(tag: str | None) -> tuple[str, str] | None:
     if not separator:
         raise invalid_query("tag", "is not of the form name:value")
     return name, value
-
-
-def _token_of_id(job_id: str) -> str:
-    return base64.urlsafe_b64encode(bytes.fromhex(job_id)).decode().rstrip("=")
-
-
-def _id_of_token(token: str | None) -> str | None:
-    if token is None:
-        return None
-    try:
-        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-    except ValueError:
-        raw = b""
-    if len(raw) != 16:
-        raise invalid_query("page_token", "is no token of this server")
-    return raw.hex()

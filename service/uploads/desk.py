@@ -49,7 +49,7 @@ class UploadDesk:
                 async with asyncio.timeout(UPLOAD_SECONDS):
                     source = await (whole_body(request, num_bytes) if media_type == NPZ else read_parts(request))
             except TimeoutError:
-                raise _too_slow() from None
+                raise upload_too_slow() from None
             if isinstance(source, memoryview):
                 yield await run_in_threadpool(_npz_document, source, lease)
             else:
@@ -109,6 +109,7 @@ def _json(part: Part) -> Any:
         raise invalid_field(("request",), f"is no JSON: {error!s:.100}") from None
 
 
-def _too_slow() -> ProblemError:
+def upload_too_slow() -> ProblemError:
+    """Error 408."""
     detail = f"The upload took longer than {UPLOAD_SECONDS} s."
     return ProblemError(Problem(type="/problems/upload-too-slow", title="Upload too slow", status=408, detail=detail))

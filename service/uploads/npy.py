@@ -33,7 +33,7 @@ def read_npy(content: memoryview, lease: Lease) -> Value:
 
     Raises:  UnreadableArrayError; ProblemError 503 if a copy is needed and there is no memory for it.
     """
-    shape, fortran_order, dtype, start = _header(content)
+    shape, fortran_order, dtype, start = read_header(content)
     _check_type(shape, dtype)
     if math.prod(shape) * dtype.itemsize != len(content) - start:
         raise UnreadableArrayError("its size is not what its header says")
@@ -46,7 +46,11 @@ def read_npy(content: memoryview, lease: Lease) -> Value:
     return numbers
 
 
-def _header(content: memoryview) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
+def read_header(content: bytes | memoryview) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
+    """Shape, whether the order is Fortran's, type of the numbers, and where they begin.
+
+    Raises:  UnreadableArrayError.
+    """
     stream = io.BytesIO(content[:MAX_HEADER_BYTES])
     try:
         version = npy_format.read_magic(stream)

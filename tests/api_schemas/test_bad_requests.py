@@ -26,6 +26,7 @@ MLP = {"kind": "mlp", "widths": [3, 4, 2]}
 GPT2 = {"kind": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 4, "n_positions": 8, "vocab_size": 256}
 INLINE = {"kind": "inline", "x": [[1.0, 2.0, 3.0]], "y": [[0.0, 1.0]]}
 TEXT = {"kind": "text", "name": "pydoc-topics", "num_sequences": 1, "sequence_length": 8}
+TOKENS = {"kind": "artifact", "id": "0" * 64, "num_sequences": 1, "sequence_length": 8}
 JOB: dict[str, Any] = {"kind": "spectrum", "model": MLP, "data": INLINE, "loss": "mse", "method": {"kind": "exact"}}
 
 # of 30,002 parameters and of 400 million
@@ -134,6 +135,11 @@ def test_closed_form_names_the_field(body: dict[str, Any], field: str) -> None:
             "model.gpt2.attention_sink.heads",
         ),
         ({"model": GPT2, "data": TEXT | {"text": "both"}, "loss": "cross-entropy"}, "data.text.text"),
+        ({"model": GPT2, "data": TEXT | {"tokenizer": "gpt2"}, "loss": "cross-entropy"}, "model.vocab_size"),
+        ({"model": GPT2, "data": TOKENS | {"sequence_length": 9}, "loss": "cross-entropy"}, "data.sequence_length"),
+        ({"model": GPT2, "data": TOKENS | {"id": "0" * 63 + "/"}, "loss": "cross-entropy"}, "data.artifact.id"),
+        ({"model": GPT2, "data": TOKENS, "loss": "mse"}, "loss"),
+        ({"model": MLP, "data": TOKENS, "loss": "mse"}, "data.kind"),
         ({"model": GPT2, "data": TEXT | {"name": None}, "loss": "cross-entropy"}, "data.text.text"),
         ({"matrix": "jacobian"}, "matrix"),
         ({"method": {"kind": "power"}}, "method"),

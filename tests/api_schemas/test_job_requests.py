@@ -29,6 +29,7 @@ GAUSSIAN = {"kind": "gaussian", "num_samples": 9, "input_dim": 3, "output_dim": 
 SEQUENCES = {"kind": "gaussian-sequences", "num_sequences": 3, "sequence_length": 2}
 DIGITS = {"kind": "digits"}
 TEXT = {"kind": "text", "name": "pydoc-topics", "num_sequences": 1, "sequence_length": 8}
+TOKENS = {"kind": "artifact", "id": "0" * 64, "num_sequences": 1, "sequence_length": 8}
 TRAIN = {"num_steps": 3, "learning_rate": 0.1}
 SCHEDULE = {"kind": "plateau"}
 
@@ -67,6 +68,11 @@ def location(body: dict[str, Any]) -> str:
         ({"model": INPUTS, "data": INLINE | {"y": [0.0]}}, "mse"),
         ({"model": OUTPUTS, "data": {"kind": "inline", "x": [1.0], "y": [[1.0, 2.0]]}}, "mse"),
         ({"model": TWO_LAYER, "data": GAUSSIAN | {"transform": "decorrelated"}}, "mse"),
+        ({"model": GPT2, "data": TOKENS, "loss": "cross-entropy"}, "cross-entropy"),
+        (
+            {"model": GPT2 | {"vocab_size": 50_257}, "data": TEXT | {"tokenizer": "gpt2"}, "loss": "cross-entropy"},
+            "cross-entropy",
+        ),
         ({"model": QUADRATIC}, None),
         ({"model": QUADRATIC, "data": None, "loss": None}, None),
         ({"model": MLP, "data": GAUSSIAN, "loss": "mse", "train": TRAIN | {"momentum": 0.9, "nesterov": True}}, "mse"),

@@ -21,6 +21,8 @@ def test_every_endpoint_is_described_with_its_problems(document: dict[str, Any])
         "/v1/closed-form",
         "/v1/random-matrix",
         "/v1/estimates",
+        "/v1/artifacts",
+        "/v1/artifacts/{artifact_id}",
         "/v1/jobs",
         "/v1/jobs/{job_id}",
         "/v1/jobs/{job_id}/result",
@@ -37,22 +39,29 @@ def test_every_endpoint_is_described_with_its_problems(document: dict[str, Any])
 
 
 def test_the_example_of_every_endpoint_works(document: dict[str, Any], server: Any, client: SpectrumClient) -> None:
-    job_id = None
+    job_id = artifact_id = None
     with httpx.Client(base_url=server.url, timeout=70) as http:
         for path, item in document["paths"].items():
             if "post" not in item or "requestBody" not in item["post"]:
                 continue
-            examples = item["post"]["requestBody"]["content"]["application/json"]["examples"]
-            assert examples, path
-            for name, example in examples.items():
+            media_type, content = next(iter(item["post"]["requestBody"]["content"].items()))
+            assert content["examples"], path
+            for name, example in content["examples"].items():
+                if media_type != "application/json":
+                    body = example["value"].encode("latin-1")
+                    response = http.post(path, content=body, headers={"Content-Type": media_type})
+                    assert response.status_code == 201, (path, name, response.text)
+                    artifact_id = response.json()["id"]
+                    continue
                 response = http.post(path, json=example["value"], headers={"Prefer": "wait=60"})
                 assert response.status_code == 200, (path, name, response.text)
                 job_id = response.json().get("id", job_id)
                 assert response.json().get("state", "succeeded") == "succeeded"
         assert job_id is not None
+        assert artifact_id is not None
         for path, item in document["paths"].items():
             if "get" in item:
-                url = path.replace("{job_id}", job_id).replace("{name}", "png")
+                url = path.replace("{job_id}", job_id).replace("{name}", "png").replace("{artifact_id}", artifact_id)
                 assert http.get(url).is_success, path
 
 

@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
+from api_schemas.consistency import NUM_TOKENS
 from api_schemas.parameter_shapes import parameter_shapes
 from api_schemas.spectrum import SpectrumRequest
+from curvature.data.text import VOCABULARY_SIZES
 from curvature.errors import InvalidProblemError
 from curvature.losses.cross_entropy import CrossEntropy
 from curvature.losses.mse import Mse
@@ -125,6 +128,35 @@ def test_every_problem_is_built_and_estimated(name: str) -> None:
     assert layout.flatten(parameters).dtype == torch.float32
     assert estimate(request).num_parameters == layout.dim
     assert model.learning_rate_multipliers().keys() == parameters.keys()
+
+
+TEXT = {"kind": "text", "name": "pydoc-topics", "num_sequences": 2, "sequence_length": 4}
+TOKENS = {"kind": "artifact", "id": "0" * 64, "num_sequences": 2, "sequence_length": 4, "seed": 3}
+
+
+def test_uploaded_tokens_are_read_by_their_id() -> None:
+    request = request_of("gpt2", data=TOKENS)
+    tokens = np.arange(100, dtype=np.uint16)
+    data = build_dataset(request, {TOKENS["id"]: tokens}.__getitem__)
+    assert data.inputs.dtype == torch.int64
+    assert torch.equal(data.inputs + 1, data.targets)
+    assert estimate(request).peak_bytes == estimate(request_of("gpt2", data=TEXT)).peak_bytes
+
+
+def test_uploaded_tokens_are_looked_at_again() -> None:
+    request = request_of("gpt2", data=TOKENS)
+    for tokens, message in (
+        (np.full(9, 256), "outside the vocabulary: token 256, vocab_size 256"),
+        (np.zeros(4, int), "has 4 tokens"),
+    ):
+        with pytest.raises(InvalidProblemError, match=message):
+            build_dataset(request, {TOKENS["id"]: tokens}.__getitem__)
+    with pytest.raises(InvalidProblemError, match="not there any more"):
+        build_dataset(request)
+
+
+def test_both_sides_know_the_same_tokenizers() -> None:
+    assert NUM_TOKENS == VOCABULARY_SIZES
 
 
 def test_models_have_what_the_request_says() -> None:

@@ -78,9 +78,9 @@ def test_windows_are_pieces_of_the_text_with_the_next_token_as_target(seeded: Se
 
 
 def test_windows_reach_both_ends(seeded: Seeded) -> None:
-    data = text_windows(torch.arange(6), 200, 4, seeded(0))
+    data = text_windows(np.arange(6), 200, 4, seeded(0))
     assert set(data.inputs[:, 0].tolist()) == {0, 1}
-    whole = text_windows(torch.arange(6), 1, 5, seeded(0))
+    whole = text_windows(np.arange(6), 1, 5, seeded(0))
     assert whole.inputs.tolist() == [[0, 1, 2, 3, 4]]
     assert whole.targets.tolist() == [[1, 2, 3, 4, 5]]
 
@@ -98,11 +98,11 @@ def test_bytes_are_utf_8() -> None:
 
 def test_bad_texts_are_errors(seeded: Seeded) -> None:
     with pytest.raises(InvalidProblemError, match=r"has 5 tokens, .* needs 6"):
-        text_windows(torch.arange(5), 1, 5, seeded(0))
+        text_windows(np.arange(5), 1, 5, seeded(0))
     with pytest.raises(InvalidProblemError, match="0 tokens"):
         text_windows(tokenize("", "bytes"), 1, 5, seeded(0))
     with pytest.raises(InvalidProblemError, match="at least 1"):
-        text_windows(torch.arange(5), 1, 0, seeded(0))
+        text_windows(np.arange(5), 1, 0, seeded(0))
     with pytest.raises(InvalidProblemError, match="pydoc-topics"):
         named_text("bible")
     with pytest.raises(InvalidProblemError, match="bytes"):

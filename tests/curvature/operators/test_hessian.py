@@ -55,7 +55,7 @@ def test_gpt2_equals_double_backward(sink: AttentionSink | None, seeded: Seeded)
     start = model.initial_parameters(seeded(0), F64, CPU)
     parameters = {name: tensor * (10 if tensor.ndim == 2 else 1) for name, tensor in start.items()}
     tokens = torch.randint(11, (200,), generator=seeded(1))
-    data = text_windows(tokens, 4, 6, seeded(2))
+    data = text_windows(tokens.numpy(), 4, 6, seeded(2))
     risk = EmpiricalRisk(model, CrossEntropy(), data.split(3))
     operator = HessianOperator(risk, parameters)
     assert operator.fallback_reason is None
@@ -115,7 +115,7 @@ def test_micro_batches_with_ignored_labels_give_the_same_matrix(loss: Loss, batc
 
 def test_micro_batches_of_sequences_weigh_by_valid_tokens(seeded: Seeded) -> None:
     model = Gpt2(n_layer=1, n_head=1, n_embd=4, n_positions=5, vocab_size=7)
-    data = text_windows(torch.randint(7, (60,), generator=seeded(0)), 5, 5, seeded(1))
+    data = text_windows(torch.randint(7, (60,), generator=seeded(0)).numpy(), 5, 5, seeded(1))
     data.targets[0, 1:] = -100
     data.targets[3, :2] = -100
     parameters = model.initial_parameters(seeded(2), F64, CPU)

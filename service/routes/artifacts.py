@@ -1,0 +1,90 @@
+"""`/v1/artifacts`: files that jobs name, uploaded once."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+
+from api_schemas.artifacts import Artifact, ArtifactPage
+from jobs.artifacts import ArtifactStore
+from service.content_type import media_type, require_identity, unsupported_media_type
+from service.page_tokens import id_of_token, token_of_id
+from service.routes.documentation import INVALID, TOKEN_UPLOAD, problem_documentation
+from service.uploads.tokens import TOKEN_MEDIA_TYPES, store_tokens
+
+PATH = "/artifacts"
+
+router = APIRouter(prefix=PATH, tags=["artifacts"])
+
+ArtifactId = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="the id that the upload returned")]
+
+_UNKNOWN = {**INVALID, **problem_documentation(status_404="no such artifact")}
+_RESPONSES = {
+    **INVALID,
+    **problem_documentation(
+        status_400="the upload ends too early",
+        status_408="the upload takes too long",
+        status_413="the file is too large",
+        status_415="neither of the media types",
+        status_507="the server's disk is full",
+    ),
+    200: {"model": Artifact, "description": "the same tokens were there already"},
+}
+
+
+def _store(request: Request) -> ArtifactStore:
+    store: ArtifactStore = request.app.state.artifacts
+    return store
+
+
+Store = Annotated[ArtifactStore, Depends(_store)]
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=Artifact,
+    responses=_RESPONSES,
+    openapi_extra=TOKEN_UPLOAD,
+    summary="Upload a file of tokens",
+)
+async def upload(request: Request, store: Store) -> Response:
+    """The body is the file: nanoGPT's `.bin` (uint16, little-endian), or a `.npy` array of integers in one dimension.
+
+    Jobs name it by its id, as `{"kind": "artifact", "id": ...}`. The same tokens always have the same id, whatever file
+    they came in.
+    """
+    sent_as = media_type(request.headers)
+    require_identity(request.headers)
+    if sent_as not in TOKEN_MEDIA_TYPES:
+        raise unsupported_media_type(*TOKEN_MEDIA_TYPES)
+    artifact, is_new = await store_tokens(request, store, sent_as)
+    location = str(request.url_for("get_artifact", artifact_id=artifact.id))
+    return Response(
+        artifact.model_dump_json(),
+        status_code=201 if is_new else 200,
+        media_type="application/json",
+        headers={"Location": location},
+    )
+
+
+@router.get("", responses=INVALID, summary="List uploaded files, newest first")
+def list_artifacts(
+    store: Store,
+    page_size: Annotated[int, Query(ge=1, le=200)] = 50,
+    page_token: Annotated[str | None, Query(max_length=100)] = None,
+) -> ArtifactPage:
+    """One page of artifacts; `next_page_token` leads to the next."""
+    artifacts, last = store.page(page_size, id_of_token(page_token))
+    return ArtifactPage(artifacts=artifacts, next_page_token=token_of_id(last) if last else None)
+
+
+@router.get("/{artifact_id}", responses=_UNKNOWN, summary="What an uploaded file holds")
+def get_artifact(artifact_id: ArtifactId, store: Store) -> Artifact:
+    """Number of tokens, the largest, and the size; the file itself is not handed out."""
+    return store.get(artifact_id)
+
+
+@router.delete("/{artifact_id}", status_code=204, responses=_UNKNOWN, summary="Delete an uploaded file")
+def delete_artifact(artifact_id: ArtifactId, store: Store) -> None:
+    """Jobs that still wait and name it fail, and say so."""
+    store.delete(artifact_id)
