@@ -3,8 +3,9 @@
 import redis
 
 from api_schemas.estimates import CostEstimate
-from api_schemas.spectrum import SpectrumRequest
-from jobs.estimate import JobEstimate, estimate, gibibytes, memory_error
+from api_schemas.job_requests import AnyJobRequest
+from jobs.estimate import JobEstimate, gibibytes
+from jobs.job_estimate import job_estimate, job_memory_error
 from jobs.presence import present_workers
 from service.problems import ProblemError, invalid_request
 
@@ -15,7 +16,7 @@ class Admission:
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
 
-    def check(self, request: SpectrumRequest) -> None:
+    def check(self, request: AnyJobRequest) -> None:
         """Let a job pass that fits every worker, as any may take it; without a worker it passes and waits for one.
 
         A worker looks again before it begins.
@@ -25,17 +26,17 @@ class Admission:
         available = self._available_bytes()
         if available is None:
             return
-        error = memory_error(request, available)
+        error = job_memory_error(request, available)
         if error is not None:
             raise ProblemError(invalid_request([error]))
 
-    def estimated(self, request: SpectrumRequest) -> CostEstimate:
+    def estimated(self, request: AnyJobRequest) -> CostEstimate:
         """What the job would take on the workers that are there.
 
         Raises:  RedisError.
         """
         available = self._available_bytes()
-        found = estimate(request, available)
+        found = job_estimate(request, available)
         return CostEstimate(
             num_parameters=found.num_parameters,
             num_products=found.num_products,

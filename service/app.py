@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from api_schemas.closed_form import ClosedFormRequest
+from api_schemas.job_requests import JobRequest
 from api_schemas.random_matrix import RandomMatrixRequest
-from api_schemas.spectrum import SpectrumRequest
 from jobs.connection import connect
 from jobs.queue import JobQueue
 from jobs.results import ResultStore
@@ -72,5 +72,5 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     register_problem_handlers(app)
     for router in (closed_form.router, random_matrix.router, jobs.router, estimates.router, health.router):
         app.include_router(router, prefix=_PREFIX)
-    document_bodies(app, ClosedFormRequest, RandomMatrixRequest, SpectrumRequest)
+    document_bodies(app, ClosedFormRequest, RandomMatrixRequest, JobRequest)
     return app

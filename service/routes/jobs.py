@@ -10,8 +10,8 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
+from api_schemas.job_requests import AnyJobRequest, JobRequest
 from api_schemas.jobs import Job, JobPage, JobState, Links
-from api_schemas.spectrum import SpectrumRequest
 from api_schemas.spectrum_results import SpectrumResult
 from jobs.record import JobRecord
 from service.admission import Admission
@@ -51,9 +51,9 @@ def get_admission(request: Request) -> Admission:
     return admission
 
 
-async def spectrum_request(request: Request) -> SpectrumRequest:
+async def job_request(request: Request) -> AnyJobRequest:
     """The body."""
-    return await json_message(request, SpectrumRequest)
+    return (await json_message(request, JobRequest)).root
 
 
 Desk = Annotated[JobDesk, Depends(_desk)]
@@ -65,11 +65,11 @@ Desk = Annotated[JobDesk, Depends(_desk)]
     response_model=Job,
     dependencies=[Depends(require_json)],
     responses={**INVALID_BODY, 200: {"model": Job, "description": "the job ended within the time of `Prefer: wait`"}},
-    openapi_extra=body_documentation(SpectrumRequest, JOB_EXAMPLES),
+    openapi_extra=body_documentation(JobRequest, JOB_EXAMPLES),
     summary="Submit a job",
 )
 async def submit(
-    body: Annotated[SpectrumRequest, Depends(spectrum_request)],
+    body: Annotated[AnyJobRequest, Depends(job_request)],
     request: Request,
     desk: Desk,
     admission: Annotated[Admission, Depends(get_admission)],
