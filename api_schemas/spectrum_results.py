@@ -86,7 +86,8 @@ class TrainingReport(Message):
     initial_loss: float
     final_loss: float
     gradient_norm: float = Field(description="at the end, of all parameters together")
-    momentum: float
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = Field(description="of sgd")
     final_learning_rate: float
     learning_rate_cuts: int
     stopped: Literal["num-steps", "plateau"] = Field(description="plateau: the loss stood still at the smallest rate")

@@ -47,6 +47,7 @@ _UNIONS = {
     "method": {"exact", "lanczos"},
     "body": {*RANDOM_MATRIX_LAWS, *JOB_KINDS},
     "laws": {*RANDOM_MATRIX_LAWS},
+    "schedule": {"plateau", "warmup-cosine"},
     "x": {"numbers", "rows"},
     "y": {"numbers", "rows"},
 }

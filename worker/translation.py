@@ -27,7 +27,8 @@ from api_schemas.models import Mlp as MlpSpec
 from api_schemas.models import MlpLayer
 from api_schemas.models import Model as ModelSpec
 from api_schemas.spectrum import SpectrumRequest
-from api_schemas.spectrum import Training as TrainingSpec
+from api_schemas.training import AdamWOptimizer, PlateauSchedule, WarmupCosineSchedule
+from api_schemas.training import Training as TrainingSpec
 from curvature.data.base import Dataset
 from curvature.data.digits import digits
 from curvature.data.gaussian import gaussian, gaussian_sequences
@@ -48,7 +49,7 @@ from curvature.models.conv import Conv
 from curvature.models.gpt2 import AttentionSink, Gpt2
 from curvature.models.mlp import Mlp
 from curvature.parameters import Parameters
-from curvature.training import Plateau, TrainingPlan
+from curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
@@ -109,9 +110,17 @@ def build_loss(request: SpectrumRequest) -> Loss:
 
 def build_plan(spec: TrainingSpec, micro_batch_size: int | None = None) -> TrainingPlan:
     """How to train, with the activations of so many samples at once."""
-    rule = spec.schedule
-    plateau = None if rule is None else Plateau(rule.factor, rule.patience, rule.threshold, rule.min_learning_rate)
-    options = (spec.momentum, spec.nesterov, plateau, micro_batch_size)
+    schedule: Plateau | WarmupCosine | None = None
+    match spec.schedule:
+        case PlateauSchedule() as rule:
+            schedule = Plateau(rule.factor, rule.patience, rule.threshold, rule.min_learning_rate)
+        case WarmupCosineSchedule() as rule:
+            decay_steps = rule.decay_steps or max(spec.num_steps, rule.warmup_steps)
+            schedule = WarmupCosine(rule.warmup_steps, decay_steps, rule.min_learning_rate)
+    optimizer: Sgd | AdamW = Sgd(spec.momentum, spec.nesterov)
+    if isinstance(chosen := spec.optimizer, AdamWOptimizer):
+        optimizer = AdamW(chosen.beta1, chosen.beta2, chosen.epsilon, chosen.weight_decay)
+    options = (optimizer, schedule, spec.gradient_clip, micro_batch_size)
     return TrainingPlan(spec.num_steps, spec.learning_rate, spec.batch_size, *options)
 
 
