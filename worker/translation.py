@@ -19,6 +19,7 @@ from api_schemas.closed_form_models import (
 from api_schemas.closed_form_models import QuadraticForm as QuadraticFormSpec
 from api_schemas.closed_form_models import SelfAttention as SelfAttentionSpec
 from api_schemas.data import DigitsData, GaussianData, GaussianSequences, InlineData, Numbers, TextData
+from api_schemas.hessian_vs_ggn import Pretraining, TokenData
 from api_schemas.message import RequestMessage
 from api_schemas.models import AttentionLayer as AttentionLayerSpec
 from api_schemas.models import Conv as ConvSpec
@@ -32,7 +33,8 @@ from api_schemas.training import Training as TrainingSpec
 from curvature.data.base import Dataset
 from curvature.data.digits import digits
 from curvature.data.gaussian import gaussian, gaussian_sequences
-from curvature.data.text import named_text, text_windows, tokenize
+from curvature.data.text import named_text, tokenize
+from curvature.data.token_stream import TokenStream
 from curvature.data.transforms import decorrelated, standardised, standardised_pixels
 from curvature.losses.base import Loss
 from curvature.losses.cross_entropy import CrossEntropy
@@ -88,13 +90,20 @@ def build_dataset(request: SpectrumRequest) -> Dataset:
             drawn = digits(spec.num_samples, generator_of(spec.seed))
             return drawn if spec.transform == "none" else standardised_pixels(drawn)
         case TextData() as spec:
-            text = spec.text if spec.text is not None else named_text(spec.name or "")
-            tokens = tokenize(text, spec.tokenizer)
-            return text_windows(tokens, spec.num_sequences, spec.sequence_length, generator_of(spec.seed))
+            return build_token_stream(spec).windows(spec.num_sequences, generator_of(spec.seed))
         case InlineData() as spec:
             return _inline_dataset(spec, request)
         case None:
             return _matrix_dataset(request.model)
+
+
+def build_token_stream(spec: TokenData) -> TokenStream:
+    """The tokens of which the data are windows, on the CPU.
+
+    Raises:  InvalidProblemError.
+    """
+    text = spec.text if spec.text is not None else named_text(spec.name or "")
+    return TokenStream(tokenize(text, spec.tokenizer), spec.sequence_length)
 
 
 def build_loss(request: SpectrumRequest) -> Loss:
@@ -122,6 +131,19 @@ def build_plan(spec: TrainingSpec, micro_batch_size: int | None = None) -> Train
         optimizer = AdamW(chosen.beta1, chosen.beta2, chosen.epsilon, chosen.weight_decay)
     options = (optimizer, schedule, spec.gradient_clip, micro_batch_size)
     return TrainingPlan(spec.num_steps, spec.learning_rate, spec.batch_size, *options)
+
+
+def build_pretraining_plan(spec: Pretraining, micro_batch_size: int | None = None) -> TrainingPlan:
+    """How to pretrain, with the activations of so many sequences at once."""
+    return TrainingPlan(
+        spec.num_steps,
+        spec.learning_rate,
+        spec.batch_size,
+        AdamW(spec.beta1, spec.beta2, weight_decay=spec.weight_decay),
+        WarmupCosine(spec.warmup_steps, spec.last_decay_step, spec.min_learning_rate),
+        spec.gradient_clip,
+        micro_batch_size,
+    )
 
 
 def generator_of(seed: int) -> torch.Generator:
