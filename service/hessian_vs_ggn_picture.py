@@ -50,7 +50,7 @@ def draw_comparison(result: HessianVsGgnResult, name: str) -> bytes:
         if len(result.curves) <= _MAX_LABELS:
             handles, labels = panels[1, 1].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower center", ncols=min(2, len(labels)), fontsize="small")
-        figure.suptitle(_title(result), fontsize="medium")
+        figure.suptitle(_title(result, trained=trained), fontsize="medium")
         buffer = io.BytesIO()
         figure.savefig(buffer, format=name, dpi=150, metadata={"Date": None} if name == "svg" else None)
         return buffer.getvalue()
@@ -80,10 +80,10 @@ def _draw(
 
 def _scale(panels: Any, result: HessianVsGgnResult, *, trained: bool) -> None:
     points = [point for curve in result.curves for run in curve.runs for point in run.points]
-    errors = [error for point in points if (error := _error(point))]
+    errors = [error for point in points if (error := _error(point))]  # a logarithmic axis has no place for 0
     for axes in (panels[0, 0], panels[0, 1], panels[1, 0]):
         axes.set_ylabel(_ERROR)
-        _logarithmic(axes.yaxis, errors)
+        _scale_errors(axes, errors)
     panels[1, 1].set_ylabel(_LOSS)
     panels[0, 0].set_xlabel(_RESIDUAL + r" $\|\mathrm{softmax}(z) - e_y\|$")
     panels[0, 1].set_xlabel(_LOSS)
@@ -94,29 +94,19 @@ def _scale(panels: Any, result: HessianVsGgnResult, *, trained: bool) -> None:
         if steps and max(steps) > _LINEAR_STEPS * min(steps):
             axes.set_xscale("symlog", linthresh=min(steps))
             axes.set_xlim(0, 1.1 * max(steps))
-    for axes, title in zip(
-        panels.flat,
-        ("error against residual", "error against loss", *_over("step" if trained else "model")),
-        strict=True,
-    ):
-        axes.set_title(title, fontsize="small", loc="left")
+    for axes in panels.flat:
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
 
 
-def _over(place: str) -> tuple[str, str]:
-    return f"error by {place}", f"loss by {place}"
-
-
-def _logarithmic(axis: Any, values: Sequence[float]) -> None:
-    """Make the axis logarithmic where the values need it."""
-    if len(values) and max(values) > _LINEAR_RANGE * min(values):
-        axis.axes.set_yscale("log", nonpositive="clip")
-        axis.axes.set_ylim(min(values) / 1.5, 1.5 * max(values))
-        if max(values) > 100 * min(values):
-            axis.set_minor_formatter(NullFormatter())
+def _scale_errors(axes: Any, errors: Sequence[float]) -> None:
+    if errors and max(errors) > _LINEAR_RANGE * min(errors):
+        axes.set_yscale("log", nonpositive="clip")
+        axes.set_ylim(min(errors) / 1.5, 1.5 * max(errors))
+        if max(errors) > 100 * min(errors):
+            axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axis.axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=0)
 
 
 def _colours(count: int) -> Sequence[Any]:
@@ -125,12 +115,19 @@ def _colours(count: int) -> Sequence[Any]:
     return [tuple(colour) for colour in colormaps["viridis"](np.linspace(0, 0.9, count))]
 
 
-def _title(result: HessianVsGgnResult) -> str:
-    seeds = len(result.curves[0].runs)
-    runs = "one seed" if seeds == 1 else f"mean and standard error of {seeds} seeds"
-    products = f"{result.provenance.num_products:,} {result.provenance.precision} products"
-    sequences = f"{result.num_sequences:,} sequences of {result.sequence_length:,} tokens a point"
-    return f"Top eigenvalue of the GGN for that of the Hessian: {runs}, {sequences}, {products}"
+def _title(result: HessianVsGgnResult, *, trained: bool) -> str:
+    runs, points = result.curves[0].runs, [p for curve in result.curves for run in curve.runs for p in run.points]
+    seeds = "one seed" if len(runs) == 1 else f"{len(runs)} seeds"
+    if trained and len(runs) > 1:
+        seeds = f"mean and standard error of {seeds}"
+    parts = [
+        seeds,
+        f"{result.num_sequences:,} sequences of {result.sequence_length:,} tokens a point",
+        f"{result.provenance.num_products:,} {result.provenance.precision} products",
+    ]
+    if not all(point.hessian.converged and point.ggn.converged for point in points):
+        parts.append("hollow: not converged")
+    return "Top eigenvalue of the Gauss-Newton matrix in place of the Hessian's\n" + ", ".join(parts)
 
 
 def _number(number: int, _: ComparisonPoint) -> float:
