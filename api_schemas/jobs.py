@@ -15,7 +15,9 @@ ENDED_STATES: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled
 class Progress(Message):
     """How far the running phase is."""
 
-    phase: str = Field(description="queued, preparing, training, linearisation, products, eigenvalues or storing")
+    phase: str = Field(
+        description="queued, preparing, training, measurements, linearisation, products, eigenvalues or storing"
+    )
     done: int
     total: int
     unit: str = Field(description="what done and total count")

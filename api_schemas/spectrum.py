@@ -10,6 +10,7 @@ from api_schemas.data import Data
 from api_schemas.message import RequestMessage, Seed, misfit
 from api_schemas.models import Model
 from api_schemas.parameter_shapes import Shapes, block_shapes
+from api_schemas.training import Training
 
 MAX_VECTOR_NUMBERS = 500_000_000
 """Numbers in the vectors of one result: 4 GB in float64, 2 GB in float32."""
@@ -118,34 +119,6 @@ class TraceMethod(RequestMessage):
 
 
 Method = Annotated[ExactMethod | LanczosMethod | TopKMethod | TraceMethod, Field(discriminator="kind")]
-
-
-class PlateauSchedule(RequestMessage):
-    """Multiply the learning rate by `factor` when the epoch's loss stops improving; at the smallest rate, stop."""
-
-    kind: Literal["plateau"]
-    factor: float = Field(default=0.1, gt=0, lt=1)
-    patience: int = Field(default=10, ge=0, le=1_000_000, description="epochs without improvement that are borne")
-    threshold: float = Field(default=1e-4, ge=0, lt=1, description="relative fall of the loss that is an improvement")
-    min_learning_rate: float = Field(default=1e-5, ge=0)
-
-
-class Training(RequestMessage):
-    """Stochastic gradient descent before the spectrum is taken, in the precision of the parameters."""
-
-    num_steps: int = Field(ge=1, le=10_000_000, description="at most; a schedule may end training before")
-    learning_rate: float = Field(gt=0, description="mup multiplies it by a factor for each layer")
-    batch_size: int | None = Field(default=None, ge=1, description="null: all samples in every step")
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    nesterov: bool = False
-    schedule: PlateauSchedule | None = Field(default=None, description="null: a constant learning rate")
-    seed: Seed = Field(default=0, description="of the order of the samples")
-
-    @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> Self:
-        if self.nesterov and self.momentum == 0:
-            raise misfit("nesterov", message="Nesterov's step needs a momentum above 0")
-        return self
 
 
 class SpectrumRequest(RequestMessage):

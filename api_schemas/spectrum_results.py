@@ -86,27 +86,21 @@ class TrainingReport(Message):
     initial_loss: float
     final_loss: float
     gradient_norm: float = Field(description="at the end, of all parameters together")
-    momentum: float
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = Field(description="of sgd")
     final_learning_rate: float
     learning_rate_cuts: int
     stopped: Literal["num-steps", "plateau"] = Field(description="plateau: the loss stood still at the smallest rate")
 
 
-class Provenance(Message):
-    """Where the numbers come from."""
+class Computation(Message):
+    """What computed the numbers, and in what way."""
 
     versions: dict[str, str] = Field(description="of this server, Python, torch and numpy")
     device: str
     num_threads: int
-    matrix: Matrix
-    block: str | None
     precision: str = Field(description="of the products")
-    precision_deviation: float | None = Field(
-        description="measured ||(A' - A) V|| / ||A V|| of tf32 and bfloat16 products A' V from those in float32"
-    )
     tf32: bool
-    seed: int
-    parameters_sha256: str = Field(description="of the parameters at which the matrix is taken")
     data_sha256: str
     num_products: int = Field(description="matrix-vector products done")
     execution: Literal["interpreted", "compiled"] = Field(description="of products, once they are recorded")
@@ -117,6 +111,18 @@ class Provenance(Message):
         description="why products were not taken from one linearisation, which is faster; null: they were"
     )
     wall_time_seconds: float
+
+
+class Provenance(Computation):
+    """Where the numbers of one spectrum come from."""
+
+    matrix: Matrix
+    block: str | None
+    precision_deviation: float | None = Field(
+        description="measured ||(A' - A) V|| / ||A V|| of tf32 and bfloat16 products A' V from those in float32"
+    )
+    seed: int
+    parameters_sha256: str = Field(description="of the parameters at which the matrix is taken")
 
 
 class StoredArrays(Message):

@@ -11,10 +11,10 @@ from api_schemas.artifacts import Artifact, ArtifactPage
 from api_schemas.closed_form import ClosedFormSpectrum
 from api_schemas.estimates import CostEstimate
 from api_schemas.health import Readiness
+from api_schemas.job_results import AnyJobResult, JobResult
 from api_schemas.jobs import Job, JobPage, JobState
 from api_schemas.problem import Problem
 from api_schemas.random_matrix import IndexCurveAnswer, LawAnswer, RandomMatrixAnswer
-from api_schemas.spectrum_results import AnySpectrumResult, SpectrumResult
 from client.archive import NPZ, archive, holds_arrays
 from client.errors import ProblemResponseError
 
@@ -41,7 +41,7 @@ Smoothing = Mapping[str, int | float]
 
 
 _RANDOM_MATRIX: TypeAdapter[LawAnswer | IndexCurveAnswer] = TypeAdapter(RandomMatrixAnswer)
-_RESULT: TypeAdapter[AnySpectrumResult] = TypeAdapter(SpectrumResult)
+_RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(JobResult)
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def jobs(state: JobState | None, tag: str | None, page_token: str | None) -> Exc
     return Exchange("GET", "/v1/jobs", JobPage.model_validate_json, query=query)
 
 
-def result(job_id: str, smoothing: Smoothing | None = None) -> Exchange[AnySpectrumResult]:
+def result(job_id: str, smoothing: Smoothing | None = None) -> Exchange[AnyJobResult]:
     """The result of a job that succeeded."""
     return Exchange("GET", f"/v1/jobs/{job_id}/result", _RESULT.validate_json, query=smoothing or {})
 

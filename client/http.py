@@ -12,9 +12,9 @@ from api_schemas.artifacts import Artifact
 from api_schemas.closed_form import ClosedFormSpectrum
 from api_schemas.estimates import CostEstimate
 from api_schemas.health import Readiness
+from api_schemas.job_results import AnyJobResult
 from api_schemas.jobs import ENDED_STATES, Job, JobState
 from api_schemas.random_matrix import IndexCurveAnswer, LawAnswer
-from api_schemas.spectrum_results import AnySpectrumResult
 from client import exchanges
 from client.errors import JobFailedError, ServerUnreachableError
 from client.exchanges import Body, Exchange, ResultFormat, Smoothing, refusal
@@ -89,7 +89,7 @@ class SpectrumClient:
             if job.state in ENDED_STATES or time.monotonic() >= deadline:
                 return job
 
-    def result(self, job_id: str, smoothing: Smoothing | None = None) -> AnySpectrumResult:
+    def result(self, job_id: str, smoothing: Smoothing | None = None) -> AnyJobResult:
         """The result of a job that succeeded; of `lanczos` with its curves smoothed anew, if wished."""
         return self._run(exchanges.result(job_id, smoothing))
 
@@ -114,7 +114,7 @@ class SpectrumClient:
             except httpx.HTTPError as error:
                 raise _unreachable(self._http.base_url, error) from error
 
-    def run(self, request: Body, on_change: Callable[[Job], None] | None = None) -> AnySpectrumResult:
+    def run(self, request: Body, on_change: Callable[[Job], None] | None = None) -> AnyJobResult:
         """Submit, wait and fetch.
 
         Raises:  JobFailedError if the job ends without a result.
@@ -240,7 +240,7 @@ class AsyncSpectrumClient:
             if job.state in ENDED_STATES or time.monotonic() >= deadline:
                 return job
 
-    async def result(self, job_id: str, smoothing: Smoothing | None = None) -> AnySpectrumResult:
+    async def result(self, job_id: str, smoothing: Smoothing | None = None) -> AnyJobResult:
         """The result of a job that succeeded; of `lanczos` with its curves smoothed anew, if wished."""
         return await self._run(exchanges.result(job_id, smoothing))
 
@@ -267,7 +267,7 @@ class AsyncSpectrumClient:
             except httpx.HTTPError as error:
                 raise _unreachable(self._http.base_url, error) from error
 
-    async def run(self, request: Body, on_change: Callable[[Job], None] | None = None) -> AnySpectrumResult:
+    async def run(self, request: Body, on_change: Callable[[Job], None] | None = None) -> AnyJobResult:
         """Submit, wait and fetch.
 
         Raises:  JobFailedError if the job ends without a result.

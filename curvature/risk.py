@@ -61,6 +61,19 @@ class EmpiricalRisk:
         with torch.no_grad():
             return torch.stack([self._share(index, parameters) for index in range(len(self.batches))]).sum()
 
+    def mean_residual_norm(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """1/N sum over valid targets of ||d term / d f||, f the outputs (K,) at that target; a scalar.
+
+        Of cross-entropy ||softmax(z) - e_y|| at each token, between 0 and sqrt(2).
+        Source:  Cracking the Hessian, appendix D.1.5, "the average norm of the residual".
+        """
+        with torch.no_grad():
+            norms = [
+                self.loss.gradient(self.outputs(index, parameters), batch.targets).norm(dim=-1).sum()
+                for index, batch in enumerate(self.batches)
+            ]
+            return torch.stack(norms).sum() / self.num_terms
+
     def value_and_gradient(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Parameters]:
         """L and its gradient by parameter name; one micro-batch's activations are held at a time."""
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}

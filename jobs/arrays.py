@@ -5,14 +5,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
+from api_schemas.job_results import AnyJobResult
 from api_schemas.spectrum_results import (
-    AnySpectrumResult,
     Cumulative,
     Density,
     ExactResult,
     LanczosResult,
     TopKResult,
 )
+from jobs.hessian_vs_ggn_arrays import comparison_arrays
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -20,14 +22,16 @@ _LISTS = {"eigenvalues", "eigenpairs", "density", "log_density", "cumulative", "
 """Fields that become arrays; all others are the member `document`, as JSON."""
 
 
-def result_arrays(result: AnySpectrumResult) -> Arrays:
+def result_arrays(result: AnyJobResult) -> Arrays:
     """Everything that the JSON document says.
 
     exact: eigenvalues (P,). lanczos: for density, log_density and cumulative `<name>_grid`, `<name>_values`,
     `<name>_standard_error`, `<name>_lower` and `<name>_upper` (num_points,); for each probe i nodes_i, weights_i and
     residuals_i; largest and smallest [value, residual]. top-k: eigenvalues, residuals, converged (k,). Where there is
-    one also trace, [value, standard error].
+    one also trace, [value, standard error]. Of a comparison see `comparison_arrays`.
     """
+    if isinstance(result, HessianVsGgnResult):
+        return comparison_arrays(result)
     arrays: Arrays = {"document": np.asarray(result.model_dump_json(exclude=_LISTS))}
     match result:
         case ExactResult():

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from api_schemas.closed_form import ClosedFormSpectrum
-from api_schemas.spectrum_results import AnySpectrumResult, ExactResult, LanczosResult
+from api_schemas.job_results import AnyJobResult
+from api_schemas.spectrum_results import ExactResult, LanczosResult
 from client.http import SpectrumClient
 from client.progress import job_progress
 from launcher.stack import Stack
@@ -148,7 +149,7 @@ def _small_gpt2(client: SpectrumClient, console: Console, output: Path) -> None:
     )
 
 
-def _run(client: SpectrumClient, console: Console, request: dict[str, Any], picture: Path) -> AnySpectrumResult:
+def _run(client: SpectrumClient, console: Console, request: dict[str, Any], picture: Path) -> AnyJobResult:
     job_id = ""
 
     with job_progress(console, request["method"]["kind"]) as show:

@@ -4,10 +4,12 @@ import redis
 
 from api_schemas.data import TokenData
 from api_schemas.estimates import CostEstimate
-from api_schemas.models import Gpt2
+from api_schemas.job_requests import AnyJobRequest
+from api_schemas.models import Gpt2, Model
 from api_schemas.spectrum import SpectrumRequest
 from jobs.artifacts import ArtifactStore, UnknownArtifactError
-from jobs.estimate import JobEstimate, estimate, gibibytes, memory_error
+from jobs.estimate import JobEstimate, gibibytes
+from jobs.job_estimate import job_estimate, job_memory_error
 from jobs.presence import present_workers
 from service.problems import ProblemError, invalid_field, invalid_request
 
@@ -19,7 +21,7 @@ class Admission:
         self._client = client
         self._artifacts = artifacts
 
-    def check(self, request: SpectrumRequest) -> None:
+    def check(self, request: AnyJobRequest) -> None:
         """Let a job pass that fits every worker, as any may take it; without a worker it passes and waits for one.
 
         A worker looks again before it begins.
@@ -31,18 +33,18 @@ class Admission:
         available = self._available_bytes()
         if available is None:
             return
-        error = memory_error(request, available)
+        error = job_memory_error(request, available)
         if error is not None:
             raise ProblemError(invalid_request([error]))
 
-    def estimated(self, request: SpectrumRequest) -> CostEstimate:
+    def estimated(self, request: AnyJobRequest) -> CostEstimate:
         """What the job would take on the workers that are there.
 
         Raises:  ProblemError 422 at what does not fit the uploaded tokens; RedisError.
         """
         self._check_tokens(request)
         available = self._available_bytes()
-        found = estimate(request, available)
+        found = job_estimate(request, available)
         return CostEstimate(
             num_parameters=found.num_parameters,
             num_products=found.num_products,
@@ -54,10 +56,15 @@ class Admission:
             summary=_summary(found, available),
         )
 
-    def _check_tokens(self, request: SpectrumRequest) -> None:
-        data, model = request.data, request.model
-        if not (isinstance(data, TokenData) and isinstance(model, Gpt2)):
+    def _check_tokens(self, request: AnyJobRequest) -> None:
+        if not isinstance(request.data, TokenData):
             return
+        single = isinstance(request, SpectrumRequest)
+        models: list[Model] = [request.model] if isinstance(request, SpectrumRequest) else [*request.models]
+        for index, model in enumerate(models):
+            self._check_tokens_of(("model",) if single else ("models", index), model, request.data)
+
+    def _check_tokens_of(self, place: tuple[str | int, ...], model: Model, data: TokenData) -> None:
         try:
             tokens = self._artifacts.get(data.id)
         except UnknownArtifactError:
@@ -67,9 +74,9 @@ class Admission:
                 f"there are {tokens.num_tokens} tokens, a sequence with its targets needs one more than its length"
             )
             raise invalid_field(("data", "sequence_length"), message)
-        if tokens.largest_token >= model.vocab_size:
+        if isinstance(model, Gpt2) and tokens.largest_token >= model.vocab_size:
             message = f"tokens outside the vocabulary: the largest is {tokens.largest_token}"
-            raise invalid_field(("model", "vocab_size"), message)
+            raise invalid_field((*place, "vocab_size"), message)
 
     def _available_bytes(self) -> int | None:
         return min((worker.memory_bytes for worker in present_workers(self._client)), default=None)

@@ -10,8 +10,8 @@ from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.closed_form import ClosedFormRequest
+from api_schemas.job_requests import JobRequest
 from api_schemas.random_matrix import RandomMatrixRequest
-from api_schemas.spectrum import SpectrumRequest
 from jobs.artifacts import ArtifactStore
 from jobs.connection import connect
 from jobs.queue import JobQueue
@@ -81,5 +81,5 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     register_problem_handlers(app)
     for part in (closed_form, random_matrix, artifacts, jobs, estimates, health):
         app.include_router(part.router, prefix=_PREFIX)
-    document_bodies(app, ClosedFormRequest, RandomMatrixRequest, SpectrumRequest)
+    document_bodies(app, ClosedFormRequest, RandomMatrixRequest, JobRequest)
     return app

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from kombu.exceptions import OperationalError
 from starlette.concurrency import run_in_threadpool
 
+from api_schemas.job_requests import AnyJobRequest
 from api_schemas.jobs import JobState
 from api_schemas.problem import Problem
-from api_schemas.spectrum import SpectrumRequest
 from jobs.queue import JobQueue
 from jobs.record import JobRecord
 from jobs.results import ResultStore
@@ -29,7 +29,7 @@ class JobDesk:
         self._queue = queue
         self._results = results
 
-    def submit(self, request: SpectrumRequest) -> JobRecord:
+    def submit(self, request: AnyJobRequest) -> JobRecord:
         """Accept a request that was admitted.
 
         From the moment that the record is written the job is not lost: a message that cannot be sent now is sent

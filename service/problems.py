@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api_schemas.closed_form_models import CLOSED_FORM_KINDS
+from api_schemas.job_requests import JOB_KINDS
 from api_schemas.problem import PROBLEM_MEDIA_TYPE, FieldError, Problem
 from api_schemas.random_matrix import RANDOM_MATRIX_LAWS
 from jobs.artifacts import UnknownArtifactError
@@ -45,8 +46,9 @@ _UNIONS = {
     "model": {*CLOSED_FORM_KINDS, "mlp", "gpt2"},
     "data": {"inline", "gaussian", "gaussian-sequences", "digits", "text", "artifact"},
     "method": {"exact", "lanczos"},
-    "body": {*RANDOM_MATRIX_LAWS},
+    "body": {*RANDOM_MATRIX_LAWS, *JOB_KINDS},
     "laws": {*RANDOM_MATRIX_LAWS},
+    "schedule": {"plateau", "warmup-cosine"},
     "x": {"numbers", "rows"},
     "y": {"numbers", "rows"},
 }

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from api_schemas.spectrum_results import AnySpectrumResult, LanczosResult, Quadrature
+from api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
+from api_schemas.job_results import AnyJobResult
+from api_schemas.spectrum_results import LanczosResult, Quadrature
 from curvature import results as found
 from curvature.algorithms.cumulative import cumulative_spectrum
 from curvature.algorithms.density import log_spectral_density, spectral_density
@@ -34,7 +36,7 @@ class SmoothingChange:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
-def smoothed(result: AnySpectrumResult, change: SmoothingChange) -> AnySpectrumResult:
+def smoothed(result: AnyJobResult, change: SmoothingChange) -> AnyJobResult:
     """The result with the curves that the job would have made with the changed smoothing.
 
     Raises:  ProblemError 422 if the result has no curves, or too long ones to be made while a caller waits.
@@ -42,7 +44,8 @@ def smoothed(result: AnySpectrumResult, change: SmoothingChange) -> AnySpectrumR
     if not change.changes:
         return result
     if not isinstance(result, LanczosResult):
-        raise invalid_query(next(iter(change.changes)), f"a result of method {result.method} has no smoothed curves")
+        what = f"kind {result.kind}" if isinstance(result, HessianVsGgnResult) else f"method {result.method}"
+        raise invalid_query(next(iter(change.changes)), f"a result of {what} has no smoothed curves")
     smoothing = result.smoothing.model_copy(update=change.changes)
     _check_operations(result, smoothing.num_points)
     rules = [_quadrature(rule) for rule in result.quadrature]

@@ -7,8 +7,8 @@ import torch
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
+from api_schemas.job_requests import AnyJobRequest, JobRequest
 from api_schemas.problem import FieldError, Problem
-from api_schemas.spectrum import SpectrumRequest
 from curvature.errors import CurvatureError
 
 _MAX_DETAIL = 1000
@@ -50,13 +50,13 @@ def job_failure(error: Exception) -> JobFailure:
     return _failure(FailureKind.FATAL, "internal", "Internal error in the worker", 500, type(error).__name__)
 
 
-def parse_request(text: str) -> SpectrumRequest:
+def parse_request(text: str) -> AnyJobRequest:
     """The request of a job.
 
     Raises:  JobFailure if another version of the service wrote it.
     """
     try:
-        return SpectrumRequest.model_validate_json(text)
+        return JobRequest.model_validate_json(text).root
     except ValidationError:
         title = "This worker does not understand the request"
         raise _failure(FailureKind.USAGE, "request-outdated", title, 422) from None

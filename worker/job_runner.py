@@ -2,18 +2,23 @@
 
 import logging
 
+from api_schemas.job_requests import AnyJobRequest
+from api_schemas.spectrum import SpectrumRequest
 from api_schemas.spectrum_results import StoredArrays
 from curvature.progress import Progress
 from jobs.arrays import result_arrays
 from jobs.artifacts import ArtifactStore
-from jobs.estimate import estimate, memory_error
+from jobs.estimate import estimate
+from jobs.job_estimate import job_memory_error
 from jobs.results import ResultStore
 from jobs.store import JobStore, Lease, LeaseLostError
+from worker.answer import Answer
 from worker.failures import FailureKind, job_failure, parse_request, too_large
 from worker.forecast import Forecast
 from worker.hardware import Hardware
+from worker.hessian_vs_ggn_job import run_hessian_vs_ggn_job
 from worker.lease_keeper import JobCancelledError, LeaseKeeper
-from worker.spectrum_job import Answer, run_spectrum_job
+from worker.spectrum_job import run_spectrum_job
 
 _logger = logging.getLogger(__name__)
 
@@ -56,15 +61,20 @@ class JobRunner:
 
     def _compute(self, lease: Lease) -> str:
         request = parse_request(self._store.request(lease.job_id))
-        if error := memory_error(request, self._hardware.memory_bytes):
+        if error := job_memory_error(request, self._hardware.memory_bytes):
             raise too_large(error)
         with LeaseKeeper(self._store, lease) as keeper:
-            plan = estimate(request, self._hardware.memory_bytes)
-            forecast = Forecast(request, plan, self._hardware.device, keeper.report, keeper.expect)
-            answer = run_spectrum_job(request, self._hardware, forecast, self._artifacts.tokens)
+            answer = self._answer(request, keeper)
             digest = self._stored(answer, keeper.report)
         keeper.write_last_progress()
         return digest
+
+    def _answer(self, request: AnyJobRequest, keeper: LeaseKeeper) -> Answer:
+        if not isinstance(request, SpectrumRequest):
+            return Answer(run_hessian_vs_ggn_job(request, self._hardware, keeper.report, self._artifacts.tokens))
+        plan = estimate(request, self._hardware.memory_bytes)
+        forecast = Forecast(request, plan, self._hardware.device, keeper.report, keeper.expect)
+        return run_spectrum_job(request, self._hardware, forecast, self._artifacts.tokens)
 
     def _stored(self, answer: Answer, progress: Progress) -> str:
         """Digest of the result, once it and its arrays are on disk."""

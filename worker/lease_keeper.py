@@ -18,6 +18,7 @@ SECONDS_TO_STOP = 1.5
 
 _UNITS = {
     "training": "steps",
+    "measurements": "measurements",
     "linearisation": "micro-batches",
     "products": "matrix-vector products",
     "eigenvalues": "spectra",

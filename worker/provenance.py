@@ -4,13 +4,14 @@ import hashlib
 import platform
 from collections.abc import Iterable
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from api_schemas.spectrum import SpectrumRequest
-from api_schemas.spectrum_results import Provenance
+from api_schemas.spectrum_results import Computation, Provenance
 from curvature.operators.execution import Execution
 from curvature.operators.risk_operator import RiskOperator
 from worker.hardware import Hardware
@@ -29,29 +30,42 @@ def provenance(
     wall_time_seconds: float,
 ) -> Provenance:
     """Everything that another run must share to give the same numbers, and what this one took."""
+    deviation = measured_deviation(request, operator)  # may be the first product, which says whether it is recorded
+    common = computation(
+        hardware,
+        precision=request.product_precision,
+        execution=execution.description,
+        micro_batch_size=micro_batch_size,
+        data=data,
+        num_products=num_products,
+        product_fallback=operator.fallback_reason,
+        wall_time_seconds=wall_time_seconds,
+    )
+    return Provenance(
+        **common.model_dump(),
+        matrix=request.matrix,
+        block=request.block,
+        precision_deviation=deviation,
+        seed=request.seed,
+        parameters_sha256=digest(parameters),
+    )
+
+
+def computation(hardware: Hardware, *, data: Iterable[Tensor], **fields: Any) -> Computation:
+    """What every result says; `fields` are those of the message that hardware and data do not give."""
     versions = {
         "spectrum-server": version("spectrum-server"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
-    return Provenance(
+    return Computation(
         versions=versions,
         device=_device_name(hardware.device),
         num_threads=hardware.num_threads,
-        matrix=request.matrix,
-        block=request.block,
-        precision=request.product_precision,
-        precision_deviation=measured_deviation(request, operator),
         tf32=torch.backends.cuda.matmul.allow_tf32,
-        seed=request.seed,
-        parameters_sha256=_digest(parameters),
-        data_sha256=_digest(data),
-        num_products=num_products,
-        execution=execution.description,
-        micro_batch_size=micro_batch_size,
-        product_fallback=operator.fallback_reason,
-        wall_time_seconds=wall_time_seconds,
+        data_sha256=digest(data),
+        **fields,
     )
 
 
@@ -61,7 +75,7 @@ def _device_name(device: torch.device) -> str:
     )
 
 
-def _digest(tensors: Iterable[Tensor]) -> str:
+def digest(tensors: Iterable[Tensor]) -> str:
     """SHA-256 over type, shape and bytes of each tensor in order."""
     digest = hashlib.sha256()
     for tensor in tensors:

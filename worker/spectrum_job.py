@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 
 from api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TopKMethod, TraceMethod
-from api_schemas.spectrum_results import AnySpectrumResult, TrainingReport
+from api_schemas.spectrum_results import TrainingReport
 from curvature.algorithms.exact import exact_spectrum
 from curvature.algorithms.stochastic_lanczos import lanczos_spectrum
 from curvature.algorithms.thick_restart import top_eigenpairs
@@ -18,8 +18,8 @@ from curvature.parameters import Parameters
 from curvature.progress import Progress
 from curvature.risk import EmpiricalRisk
 from curvature.training import train
-from jobs.arrays import Arrays
 from jobs.estimate import JobEstimate, estimate
+from worker.answer import Answer
 from worker.hardware import Hardware
 from worker.operators import build_operator
 from worker.provenance import provenance
@@ -38,14 +38,6 @@ from worker.translation import (
 
 UNUSED_PRODUCTS = 10  # as many are allowed for each that is mostly needed, where a tolerance decides
 COMPILER_BYTES = 2**29  # that compiling takes, at most, and estimates leave out
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The result, and the arrays that do not go into its document."""
-
-    result: AnySpectrumResult
-    vectors: Arrays
 
 
 @dataclass(frozen=True)
@@ -138,7 +130,8 @@ def _reach_point(
         initial_loss=initial_loss,
         final_loss=trained.loss,
         gradient_norm=trained.gradient_norm,
-        momentum=plan.momentum,
+        optimizer="sgd" if request.train.optimizer is None else request.train.optimizer.kind,
+        momentum=request.train.momentum,
         final_learning_rate=trained.learning_rate,
         learning_rate_cuts=trained.learning_rate_cuts,
         stopped=trained.stopped,

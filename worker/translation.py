@@ -19,6 +19,7 @@ from api_schemas.closed_form_models import (
 from api_schemas.closed_form_models import QuadraticForm as QuadraticFormSpec
 from api_schemas.closed_form_models import SelfAttention as SelfAttentionSpec
 from api_schemas.data import DigitsData, GaussianData, GaussianSequences, InlineData, Numbers, TextData, TokenData
+from api_schemas.hessian_vs_ggn import Pretraining
 from api_schemas.message import RequestMessage
 from api_schemas.models import AttentionLayer as AttentionLayerSpec
 from api_schemas.models import Conv as ConvSpec
@@ -27,11 +28,13 @@ from api_schemas.models import Mlp as MlpSpec
 from api_schemas.models import MlpLayer
 from api_schemas.models import Model as ModelSpec
 from api_schemas.spectrum import SpectrumRequest
-from api_schemas.spectrum import Training as TrainingSpec
+from api_schemas.training import AdamWOptimizer, PlateauSchedule, WarmupCosineSchedule
+from api_schemas.training import Training as TrainingSpec
 from curvature.data.base import Dataset
 from curvature.data.digits import digits
 from curvature.data.gaussian import gaussian, gaussian_sequences
-from curvature.data.text import Tokens, named_tokens, text_windows, tokenize
+from curvature.data.text import Tokens, named_tokens, tokenize
+from curvature.data.token_stream import TokenStream
 from curvature.data.transforms import decorrelated, standardised, standardised_pixels
 from curvature.errors import InvalidProblemError
 from curvature.losses.base import Loss
@@ -49,7 +52,7 @@ from curvature.models.conv import Conv
 from curvature.models.gpt2 import AttentionSink, Gpt2
 from curvature.models.mlp import Mlp
 from curvature.parameters import Parameters
-from curvature.training import Plateau, TrainingPlan
+from curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from jobs.artifacts import UnknownArtifactError
 
 TokenReader = Callable[[str], Tokens]
@@ -107,6 +110,14 @@ def build_dataset(request: SpectrumRequest, read_tokens: TokenReader = no_artifa
             return _matrix_dataset(request.model)
 
 
+def build_token_stream(spec: TextData | TokenData, read_tokens: TokenReader = no_artifacts) -> TokenStream:
+    """The tokens of which the data are windows.
+
+    Raises:  InvalidProblemError.
+    """
+    return TokenStream(_tokens(spec, read_tokens), spec.sequence_length)
+
+
 def build_loss(request: SpectrumRequest) -> Loss:
     """The loss."""
     match request.effective_loss:
@@ -120,10 +131,31 @@ def build_loss(request: SpectrumRequest) -> Loss:
 
 def build_plan(spec: TrainingSpec, micro_batch_size: int | None = None) -> TrainingPlan:
     """How to train, with the activations of so many samples at once."""
-    rule = spec.schedule
-    plateau = None if rule is None else Plateau(rule.factor, rule.patience, rule.threshold, rule.min_learning_rate)
-    options = (spec.momentum, spec.nesterov, plateau, micro_batch_size)
+    schedule: Plateau | WarmupCosine | None = None
+    match spec.schedule:
+        case PlateauSchedule() as rule:
+            schedule = Plateau(rule.factor, rule.patience, rule.threshold, rule.min_learning_rate)
+        case WarmupCosineSchedule() as rule:
+            decay_steps = rule.decay_steps or max(spec.num_steps, rule.warmup_steps)
+            schedule = WarmupCosine(rule.warmup_steps, decay_steps, rule.min_learning_rate)
+    optimizer: Sgd | AdamW = Sgd(spec.momentum, spec.nesterov)
+    if isinstance(chosen := spec.optimizer, AdamWOptimizer):
+        optimizer = AdamW(chosen.beta1, chosen.beta2, chosen.epsilon, chosen.weight_decay)
+    options = (optimizer, schedule, spec.gradient_clip, micro_batch_size)
     return TrainingPlan(spec.num_steps, spec.learning_rate, spec.batch_size, *options)
+
+
+def build_pretraining_plan(spec: Pretraining, micro_batch_size: int | None = None) -> TrainingPlan:
+    """How to pretrain, with the activations of so many sequences at once."""
+    return TrainingPlan(
+        spec.num_steps,
+        spec.learning_rate,
+        spec.batch_size,
+        AdamW(spec.beta1, spec.beta2, weight_decay=spec.weight_decay),
+        WarmupCosine(spec.warmup_steps, spec.last_decay_step, spec.min_learning_rate),
+        spec.gradient_clip,
+        micro_batch_size,
+    )
 
 
 def generator_of(seed: int) -> torch.Generator:
@@ -204,9 +236,7 @@ def _matrix_dataset(spec: ModelSpec) -> Dataset:
 
 
 def _token_dataset(spec: TextData | TokenData, model: ModelSpec, read_tokens: TokenReader) -> Dataset:
-    windows = text_windows(
-        _tokens(spec, read_tokens), spec.num_sequences, spec.sequence_length, generator_of(spec.seed)
-    )
+    windows = build_token_stream(spec, read_tokens).windows(spec.num_sequences, generator_of(spec.seed))
     largest = max(int(windows.inputs.max()), int(windows.targets.max()))
     if isinstance(model, Gpt2Spec) and largest >= model.vocab_size:
         raise InvalidProblemError(f"tokens outside the vocabulary: token {largest}, vocab_size {model.vocab_size}")

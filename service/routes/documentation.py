@@ -205,6 +205,8 @@ _TRAINED_DIGITS = {
     "train": {"num_steps": 50, "learning_rate": 0.5, "batch_size": 64},
 }
 
+_TINY_GPT2 = {"kind": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 8, "n_positions": 16, "vocab_size": 256}
+
 JOB_EXAMPLES: Examples = {
     "digits-density": {
         "summary": "Density of a digits classifier by Lanczos",
@@ -249,6 +251,16 @@ JOB_EXAMPLES: Examples = {
             "data": {"kind": "text", "name": "pydoc-topics", "num_sequences": 4, "sequence_length": 32},
             "loss": "cross-entropy",
             "method": {"kind": "lanczos", "num_steps": 20, "num_probes": 2},
+        },
+    },
+    "hessian-vs-ggn": {
+        "summary": "Top eigenvalues of Hessian and Gauss-Newton matrix while a small GPT-2 is pretrained, and without "
+        "attention",
+        "value": {
+            "kind": "hessian-vs-ggn",
+            "models": [_TINY_GPT2, _TINY_GPT2 | {"attention": False}],
+            "data": {"kind": "text", "name": "pydoc-topics", "num_sequences": 4, "sequence_length": 16},
+            "pretrain": {"num_steps": 20, "batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 5},
         },
     },
 }

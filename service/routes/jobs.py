@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
+from api_schemas.job_requests import AnyJobRequest, JobRequest
+from api_schemas.job_results import JobResult
 from api_schemas.jobs import Job, JobPage, JobState, Links
-from api_schemas.spectrum import SpectrumRequest
-from api_schemas.spectrum_results import SpectrumResult
 from jobs.record import JobRecord
 from service.admission import Admission
 from service.bodies import json_message
@@ -20,6 +20,7 @@ from service.page_tokens import id_of_token, token_of_id
 from service.problems import invalid_query
 from service.representations import MEDIA_TYPES, not_acceptable, require_format
 from service.resmoothing import SmoothingChange, smoothed
+from service.result_formats import FORMATS, formats_of, represented, result_of, stored_arrays
 from service.routes.content_type import require_json
 from service.routes.documentation import (
     INVALID,
@@ -30,7 +31,6 @@ from service.routes.documentation import (
     body_documentation,
     problem_documentation,
 )
-from service.spectrum_formats import FORMATS, formats_of, represented, result_of
 
 MAX_WAIT_SECONDS = 60
 
@@ -51,9 +51,9 @@ def get_admission(request: Request) -> Admission:
     return admission
 
 
-async def spectrum_request(request: Request) -> SpectrumRequest:
+async def job_request(request: Request) -> AnyJobRequest:
     """The body."""
-    return await json_message(request, SpectrumRequest)
+    return (await json_message(request, JobRequest)).root
 
 
 Desk = Annotated[JobDesk, Depends(_desk)]
@@ -65,11 +65,11 @@ Desk = Annotated[JobDesk, Depends(_desk)]
     response_model=Job,
     dependencies=[Depends(require_json)],
     responses={**INVALID_BODY, 200: {"model": Job, "description": "the job ended within the time of `Prefer: wait`"}},
-    openapi_extra=body_documentation(SpectrumRequest, JOB_EXAMPLES),
+    openapi_extra=body_documentation(JobRequest, JOB_EXAMPLES),
     summary="Submit a job",
 )
 async def submit(
-    body: Annotated[SpectrumRequest, Depends(spectrum_request)],
+    body: Annotated[AnyJobRequest, Depends(job_request)],
     request: Request,
     desk: Desk,
     admission: Annotated[Admission, Depends(get_admission)],
@@ -139,7 +139,7 @@ Change = Annotated[SmoothingChange, Depends(_smoothing_change)]
 
 @router.get(
     "/{job_id}/result",
-    response_model=SpectrumResult,
+    response_model=JobResult,
     responses={**_RESULT_RESPONSES, 200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}}},
     summary="The result of a job",
 )
@@ -246,9 +246,9 @@ def _result_response(
     result = smoothed(result_of(document), change)
     name = choose(formats_of(result))
     headers = _result_headers(digest, name, change)
-    if name == "npz" and result.arrays is not None:
-        pieces = desk.arrays(digest, result.arrays.sha256)
-        headers["Content-Length"] = str(result.arrays.num_bytes)
+    if name == "npz" and (stored := stored_arrays(result)) is not None:
+        pieces = desk.arrays(digest, stored.sha256)
+        headers["Content-Length"] = str(stored.num_bytes)
         return StreamingResponse(pieces, media_type=MEDIA_TYPES[name], headers=headers)
     return Response(represented(result, name), media_type=MEDIA_TYPES[name], headers=headers)
 

@@ -32,6 +32,8 @@ TEXT = {"kind": "text", "name": "pydoc-topics", "num_sequences": 1, "sequence_le
 TOKENS = {"kind": "artifact", "id": "0" * 64, "num_sequences": 1, "sequence_length": 8}
 TRAIN = {"num_steps": 3, "learning_rate": 0.1}
 SCHEDULE = {"kind": "plateau"}
+COSINE = {"kind": "warmup-cosine", "warmup_steps": 2}
+ADAMW = {"optimizer": {"kind": "adamw"}}
 
 MODELS = [MLP, GIVEN, CONV, ATTENTION, WIDE, GPT2, LINEAR, SCALAR, INPUTS, OUTPUTS, TWO_LAYER]
 """All but the quadratic form."""
@@ -77,6 +79,7 @@ def location(body: dict[str, Any]) -> str:
         ({"model": QUADRATIC, "data": None, "loss": None}, None),
         ({"model": MLP, "data": GAUSSIAN, "loss": "mse", "train": TRAIN | {"momentum": 0.9, "nesterov": True}}, "mse"),
         ({"model": LINEAR, "data": NUMBERS, "train": TRAIN | {"schedule": SCHEDULE}}, "mse"),
+        ({"model": LINEAR, "data": NUMBERS, "train": TRAIN | ADAMW | {"schedule": COSINE}}, "mse"),
     ],
 )
 def test_what_fits_survives_its_way_through_the_store(parts: dict[str, Any], loss: str | None) -> None:
@@ -188,15 +191,25 @@ def test_every_model_refuses_data_of_another_kind(model: dict[str, Any]) -> None
         # training
         ({"model": LINEAR, "data": NUMBERS, "train": TRAIN | {"momentum": 1.0}}, "train.momentum"),
         ({"model": LINEAR, "data": NUMBERS, "train": TRAIN | {"nesterov": True}}, "train.nesterov"),
-        ({"model": LINEAR, "data": NUMBERS, "train": TRAIN | {"schedule": {"kind": "cosine"}}}, "train.schedule.kind"),
+        ({"model": LINEAR, "data": NUMBERS, "train": TRAIN | {"schedule": {"kind": "cosine"}}}, "train.schedule"),
         (
             {"model": LINEAR, "data": NUMBERS, "train": TRAIN | {"schedule": SCHEDULE | {"factor": 1.0}}},
-            "train.schedule.factor",
+            "train.schedule.plateau.factor",
         ),
         (
             {"model": LINEAR, "data": NUMBERS, "train": TRAIN | {"schedule": SCHEDULE | {"step": 2}}},
-            "train.schedule.step",
+            "train.schedule.plateau.step",
         ),
+        (
+            {"model": LINEAR, "data": NUMBERS, "train": TRAIN | {"schedule": COSINE | {"decay_steps": 1}}},
+            "train.schedule.warmup-cosine.decay_steps",
+        ),
+        (
+            {"model": LINEAR, "data": NUMBERS, "train": TRAIN | {"schedule": COSINE | {"min_learning_rate": 1.0}}},
+            "train.schedule.min_learning_rate",
+        ),
+        ({"model": LINEAR, "data": NUMBERS, "train": TRAIN | ADAMW | {"momentum": 0.9}}, "train.momentum"),
+        ({"model": LINEAR, "data": NUMBERS, "train": TRAIN | {"gradient_clip": 0.0}}, "train.gradient_clip"),
     ],
 )
 def test_misfits_name_the_field(parts: dict[str, Any], field: str) -> None:

@@ -97,3 +97,20 @@ def test_targets_that_do_not_fit(loss: Loss, targets: torch.Tensor, message: str
 def test_no_batches_hold_no_target() -> None:
     with pytest.raises(InvalidProblemError, match="no valid target"):
         EmpiricalRisk(Mlp((3, 2)), Mse(), [])
+
+
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_mean_residual_norm_is_that_of_autograd_over_valid_targets(batch_size: int | None, seeded: Seeded) -> None:
+    model = Mlp((3, 5, 4), "tanh")
+    labels = torch.randint(4, (9,), generator=seeded(0))
+    labels[2] = labels[7] = -100
+    data = Dataset(torch.randn(9, 3, generator=seeded(1), dtype=F64), labels)
+    parameters = model.initial_parameters(seeded(2), F64, CPU)
+    norms = []
+    for x, y in zip(data.inputs, labels, strict=True):
+        if y != -100:
+            logits = model(parameters, x).detach().requires_grad_()
+            (residual,) = torch.autograd.grad(F.cross_entropy(logits, y), logits)
+            norms.append(residual.norm())
+    found = EmpiricalRisk(model, CrossEntropy(), data.split(batch_size)).mean_residual_norm(parameters)
+    assert_close(found, torch.stack(norms).mean())

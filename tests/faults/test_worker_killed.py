@@ -26,6 +26,14 @@ JOB: dict[str, Any] = {
 }
 
 
+COMPARISON: dict[str, Any] = {
+    "kind": "hessian-vs-ggn",
+    "models": [{"kind": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 3, "n_positions": 4, "vocab_size": 256}],
+    "data": {"kind": "text", "name": "pydoc-topics", "num_sequences": 2, "sequence_length": 4},
+    "pretrain": {"num_steps": 1000, "batch_size": 2, "measure_every": [{"every": 1000}]},
+}
+
+
 @pytest.fixture(scope="module")
 def own_server(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     server = start_server(
@@ -77,6 +85,16 @@ def test_the_process_that_computes(own_server: Any, own_client: SpectrumClient, 
     wait_until_training(own_client, job_id)
     kill(own_server.pids("-m worker")[1:])
     expect_second_attempt(own_client, job_id, undisturbed)
+
+
+def test_the_process_that_pretrains(own_server: Any, own_client: SpectrumClient) -> None:
+    """The second attempt begins anew, and ends with the numbers of a run that nothing disturbed."""
+    job_id = own_client.submit(COMPARISON).id
+    wait_until_training(own_client, job_id)
+    kill(own_server.pids("-m worker")[1:])
+    job = own_client.wait(job_id, timeout_seconds=120)
+    assert (job.state, job.attempt) == ("succeeded", 2), job
+    assert own_client.result(job_id).curves == own_client.run(COMPARISON).curves  # type: ignore[union-attr]
 
 
 def test_the_whole_worker(own_server: Any, own_client: SpectrumClient, undisturbed: list[float]) -> None:

@@ -21,7 +21,7 @@ from curvature.models.mlp import Mlp
 from curvature.parameters import ParameterLayout
 from curvature.progress import ignore_progress
 from curvature.risk import EmpiricalRisk
-from curvature.training import Plateau, TrainingPlan
+from curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from jobs.estimate import estimate
 from worker.hardware import Hardware
 from worker.spectrum_job import run_spectrum_job
@@ -210,7 +210,22 @@ def test_plans() -> None:
     assert plain is not None
     assert full is not None
     assert build_plan(plain) == TrainingPlan(5, 0.1)
-    assert build_plan(full) == TrainingPlan(5, 0.1, 3, 0.9, True, Plateau(0.1, 2, 1e-4, 1e-5))
+    assert build_plan(full) == TrainingPlan(5, 0.1, 3, Sgd(0.9, True), Plateau(0.1, 2, 1e-4, 1e-5))
+
+
+def test_plans_of_adamw() -> None:
+    train = {
+        "num_steps": 5,
+        "learning_rate": 0.1,
+        "optimizer": {"kind": "adamw", "beta2": 0.99},
+        "schedule": {"kind": "warmup-cosine", "warmup_steps": 2, "min_learning_rate": 0.01},
+        "gradient_clip": 0.5,
+    }
+    spec = request_of("mlp", train=train).train
+    assert spec is not None
+    assert build_plan(spec, 3) == TrainingPlan(
+        5, 0.1, None, AdamW(0.9, 0.99, 1e-8, 0.1), WarmupCosine(2, 5, 0.01), 0.5, 3
+    )
 
 
 def test_a_trained_job_reports_its_training() -> None:

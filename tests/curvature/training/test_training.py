@@ -1,6 +1,8 @@
 """Training against steps by hand, plain torch, and the closed form of gradient descent."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,25 @@ from torch.testing import assert_close
 
 from curvature.data.base import Dataset
 from curvature.data.gaussian import gaussian
+from curvature.data.token_stream import TokenStream
 from curvature.errors import InvalidProblemError, NonFiniteError
 from curvature.losses.cross_entropy import CrossEntropy
 from curvature.losses.mse import Mse
 from curvature.models.closed_form.neurons import NeuronNetwork
+from curvature.models.gpt2 import Gpt2
 from curvature.models.mlp import Mlp
 from curvature.risk import EmpiricalRisk
-from curvature.training import Plateau, Training, TrainingPlan, checkpoint, train
+from curvature.training import (
+    AdamW,
+    Plateau,
+    Sgd,
+    Training,
+    TrainingPlan,
+    WarmupCosine,
+    checkpoint,
+    summarise_training,
+    train,
+)
 from theory.closed_form.descent import linear_descent
 
 Seeded = Callable[[int], torch.Generator]
@@ -59,7 +73,9 @@ def test_gradient_descent_of_the_linear_network_is_its_closed_form(seeded: Seede
         training.advance(state)
         slopes.append(float((state.parameters["w"] @ state.parameters["v"]).detach()))
     np.testing.assert_allclose(slopes, expected.c[1:], rtol=1e-11)
-    assert training.finish(state).loss == pytest.approx(expected.loss[-1], rel=1e-11)
+    assert summarise_training(state, EmpiricalRisk(model, Mse(), [data])).loss == pytest.approx(
+        expected.loss[-1], rel=1e-11
+    )
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
@@ -68,7 +84,7 @@ def test_steps_are_those_of_torch(momentum: float, nesterov: bool, batch_size: i
     model = Mlp((3, 4, 2), "tanh")
     data = Dataset(torch.randn(12, 3, generator=seeded(0), dtype=F64), torch.randint(2, (12,), generator=seeded(1)))
     start = model.initial_parameters(seeded(2), F64, CPU)
-    plan = TrainingPlan(7, 0.3, batch_size, momentum, nesterov)
+    plan = TrainingPlan(7, 0.3, batch_size, Sgd(momentum, nesterov))
     result = train(model, CrossEntropy(), data, start, plan, seeded(3))
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     network.load_state_dict({f"{2 * int(n.split('.')[1])}.{n.split('.')[2]}": t for n, t in start.items()})
@@ -151,7 +167,7 @@ def test_plateaus_cut_the_rate_down_to_the_floor_and_then_end(seeded: Seeded) ->
     """A steep direction oscillates at the first rate: a cut; then it converges to 1/2, cut after cut."""
     data = Dataset(torch.ones(2, 1, dtype=F64), torch.tensor([[1.0], [-1.0]], dtype=F64))
     model = Mlp((1, 1), bias=False)
-    plan = TrainingPlan(1000, 2.0, plateau=Plateau(factor=0.1, patience=3, threshold=1e-3, min_learning_rate=2e-3))
+    plan = TrainingPlan(1000, 2.0, schedule=Plateau(factor=0.1, patience=3, threshold=1e-3, min_learning_rate=2e-3))
     training = Training(model, Mse(), data, plan)
     state = training.start({"layers.0.weight": torch.ones(1, 1, dtype=F64)}, seeded(0))
     rates = []
@@ -160,7 +176,7 @@ def test_plateaus_cut_the_rate_down_to_the_floor_and_then_end(seeded: Seeded) ->
         rates.append(state.learning_rate)
     # the first step sets the least loss, 4 more in a row are one too many
     assert rates[:5] == [2.0] * 4 + [pytest.approx(0.2)]
-    result = training.finish(state)
+    result = summarise_training(state, EmpiricalRisk(model, Mse(), [data]))
     assert result.stopped == "plateau"
     assert result.learning_rate_cuts == 3
     assert result.learning_rate == pytest.approx(2e-3)
@@ -174,7 +190,7 @@ def test_rates_are_cut_together_and_epochs_count_not_steps(seeded: Seeded) -> No
     data = gaussian(12, 2, 1, "none", 1.0, seeded(0))
     start = model.initial_parameters(seeded(1), F64, CPU)
     rule = Plateau(factor=0.5, patience=1, threshold=0.9999, min_learning_rate=0.0)
-    training = Training(model, Mse(), data, TrainingPlan(100, 1e-3, batch_size=5, plateau=rule))
+    training = Training(model, Mse(), data, TrainingPlan(100, 1e-3, batch_size=5, schedule=rule))
     state = training.start(start, seeded(2))
     rates = []
     for _ in range(15):
@@ -182,17 +198,110 @@ def test_rates_are_cut_together_and_epochs_count_not_steps(seeded: Seeded) -> No
         rates.append(state.learning_rate)
     # three steps an epoch; epoch 1 sets the least loss, 2 is borne, 3 cuts, and so on every second one
     assert rates == pytest.approx([1e-3] * 8 + [5e-4] * 6 + [2.5e-4])
-    multipliers = model.learning_rate_multipliers().values()
-    lrs = [group["lr"] for group in state.optimizer.param_groups]
-    assert lrs == pytest.approx([2.5e-4 * multiplier for multiplier in multipliers])
+    rates_of = {id(p): group["lr"] for group in state.optimizer.param_groups for p in group["params"]}
+    found = [rates_of[id(leaf)] for leaf in state.parameters.values()]
+    assert found == pytest.approx([2.5e-4 * multiplier for multiplier in model.learning_rate_multipliers().values()])
 
 
+def test_warmup_and_cosine_at_their_corners() -> None:
+    """nanoGPT's `get_lr` with warmup_iters 4, lr_decay_iters 12, learning_rate 1, min_lr 0.1."""
+    rates = [WarmupCosine(4, 12, 0.1).rate(1.0, step) for step in range(15)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[8] == pytest.approx(0.55)  # half way down
+    assert rates[6] == pytest.approx(0.1 + 0.9 * (1 + 0.5**0.5) / 2)
+    assert rates[12:] == [0.1, 0.1, 0.1]
+    assert [WarmupCosine(3, 3, 0.1).rate(1.0, step) for step in (0, 2, 3, 4)] == pytest.approx([0.25, 0.75, 0.1, 0.1])
+    assert WarmupCosine(0, 1).rate(1.0, 0) == 1.0
+
+
+def test_adamw_with_clipping_and_schedule_is_the_loop_of_nanogpt(seeded: Seeded) -> None:
+    """The loop is written with torch's own modules; clipped are some of the gradients, not all."""
+    data = Dataset(torch.randn(12, 3, generator=seeded(0), dtype=F64), torch.randint(2, (12,), generator=seeded(1)))
+    model = Mlp((3, 4, 2), "tanh")
+    start = model.initial_parameters(seeded(2), F64, CPU)
+    limit = 0.45
+    plan = TrainingPlan(30, 0.05, 5, AdamW(0.8, 0.9, 1e-6, 0.3), WarmupCosine(6, 20, 0.01), limit)
+    found = [train(model, CrossEntropy(), data, start, replace(plan, micro_batch_size=m), seeded(3)) for m in (None, 2)]
+
+    network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    network.load_state_dict({f"{2 * int(n.split('.')[1])}.{n.split('.')[2]}": t for n, t in start.items()})
+    decaying = [p for p in network.parameters() if p.dim() >= 2]
+    others = [p for p in network.parameters() if p.dim() < 2]
+    groups = [{"params": decaying, "weight_decay": 0.3}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.05, betas=(0.8, 0.9), eps=1e-6)
+    generator = seeded(3)
+    batches = [batch for _ in range(10) for batch in torch.randperm(12, generator=generator).split(5)]
+    norms = []
+    for step, chosen in enumerate(batches):
+        ratio = 0.5 * (1 + math.cos(math.pi * (step - 6) / 14))
+        rate = 0.05 * (step + 1) / 7 if step < 6 else 0.01 if step > 20 else 0.01 + ratio * 0.04
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(data.inputs[chosen]), data.targets[chosen]).backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(network.parameters(), limit)))
+        optimizer.step()
+    assert min(norms) < limit < max(norms)
+    for result in found:
+        assert result.learning_rate == pytest.approx(0.01)
+        for ours, theirs in zip(result.parameters.values(), network.parameters(), strict=True):
+            assert_close(ours, theirs.detach(), rtol=1e-9, atol=1e-12)
+
+
+# a token stream
+
+
+def test_batches_of_a_stream_are_windows_at_uniform_positions(seeded: Seeded) -> None:
+    """One step of gradient descent on the sequences that the generator gives."""
+    stream = TokenStream(torch.randint(5, (50,), generator=seeded(0)).numpy(), 6)
+    model = Gpt2(1, 1, 4, 6, 5)
+    start = model.initial_parameters(seeded(1), F64, CPU)
+    training = Training(model, CrossEntropy(), stream, TrainingPlan(2, 0.1, 3, micro_batch_size=2))
+    state = training.start(start, seeded(2))
+    training.advance(state)
+    generator = seeded(2)
+    first, second = (stream.windows(3, generator) for _ in range(2))
+    _, gradient = EmpiricalRisk(model, CrossEntropy(), [first]).value_and_gradient(start)
+    for name, values in start.items():
+        assert_close(state.parameters[name].detach(), values - 0.1 * gradient[name])
+    assert not torch.equal(first.inputs, second.inputs)
+    assert torch.equal(first.inputs[:, 1:], first.targets[:, :-1])
+    training.advance(state)
+    assert training.finished(state)
+
+
+def test_streams_that_do_not_fit_are_errors(seeded: Seeded) -> None:
+    model, tokens = Gpt2(1, 1, 4, 6, 5), np.tile(np.arange(5), 4)
+    for stream, plan in (
+        (TokenStream(tokens, 7), TrainingPlan(1, 0.1, 2)),  # longer than the model's positions
+        (TokenStream(tokens + 1, 6), TrainingPlan(1, 0.1, 2)),  # a token beyond the vocabulary
+        (TokenStream(tokens, 6), TrainingPlan(1, 0.1)),  # no batch size
+    ):
+        with pytest.raises(InvalidProblemError):
+            Training(model, CrossEntropy(), stream, plan)
+    for bad, length in ((tokens, 20), (tokens, 0), (-tokens, 3), (tokens.astype(float), 3), (tokens[None], 3)):
+        with pytest.raises(InvalidProblemError):
+            TokenStream(bad, length)
+
+
+# runs that stop and go on
+
+
+RULES = {
+    "sgd": (Sgd(0.9), Plateau(patience=1, threshold=0.2, min_learning_rate=1e-3), 0.2),
+    "adamw": (AdamW(), WarmupCosine(5, 30, 1e-3), 0.05),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("batch_size", [None, 5])
-def test_a_run_goes_on_from_its_checkpoint_as_if_nothing_had_been(batch_size: int | None, seeded: Seeded) -> None:
+def test_a_run_goes_on_from_its_checkpoint_as_if_nothing_had_been(
+    batch_size: int | None, rule: str, seeded: Seeded
+) -> None:
     model, data = Mlp((3, 6, 1), "tanh"), gaussian(12, 3, 1, "linear", 0.3, seeded(0))
     start = model.initial_parameters(seeded(1), F64, CPU)
-    rule = Plateau(patience=1, threshold=0.2, min_learning_rate=1e-3)
-    plan = TrainingPlan(40, 0.2, batch_size, 0.9, plateau=rule)
+    optimizer, schedule, rate = RULES[rule]
+    plan = TrainingPlan(40, rate, batch_size, optimizer, schedule, 0.5)
     whole = train(model, Mse(), data, start, plan, seeded(2))
     training = Training(model, Mse(), data, plan)
     state = training.start(start, seeded(2))
@@ -201,16 +310,17 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_nothing_had_been(batch_size: in
     saved = checkpoint(state)
     for _ in range(3):
         training.advance(state)  # must not reach into what was saved
-    resumed = Training(model, Mse(), data, plan)
-    state = resumed.resume(saved)
-    while not resumed.finished(state):
-        resumed.advance(state)
-    found = resumed.finish(state)
-    for name in ("loss", "gradient_norm", "num_steps", "learning_rate", "learning_rate_cuts", "stopped"):
-        assert getattr(found, name) == getattr(whole, name), name
-    for name, values in whole.parameters.items():
-        assert torch.equal(found.parameters[name], values)
-    assert whole.learning_rate_cuts > 0
+    for _ in range(2):  # nor must a run that goes on from it
+        resumed = Training(model, Mse(), data, plan)
+        state = resumed.resume(saved)
+        while not resumed.finished(state):
+            resumed.advance(state)
+        found = summarise_training(state, EmpiricalRisk(model, Mse(), [data]))
+        for name in ("loss", "gradient_norm", "num_steps", "learning_rate", "learning_rate_cuts", "stopped"):
+            assert getattr(found, name) == getattr(whole, name), name
+        for name, values in whole.parameters.items():
+            assert torch.equal(found.parameters[name], values)
+    assert (whole.learning_rate_cuts > 0) == (rule == "sgd")
 
 
 # errors
@@ -231,9 +341,7 @@ def test_divergence_is_an_error_that_names_the_cure(seeded: Seeded) -> None:
         {"learning_rate": float("inf")},
         {"batch_size": 0},
         {"micro_batch_size": 0},
-        {"momentum": 1.0},
-        {"momentum": -0.1},
-        {"nesterov": True},
+        {"max_gradient_norm": 0.0},
     ],
 )
 def test_bad_plans_are_errors(options: dict[str, Any]) -> None:
@@ -247,6 +355,24 @@ def test_bad_plans_are_errors(options: dict[str, Any]) -> None:
 def test_bad_schedules_are_errors(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidProblemError):
         Plateau(**options)
+
+
+@pytest.mark.parametrize("options", [{"momentum": 1.0}, {"momentum": -0.1}, {"nesterov": True}])
+def test_bad_descents_are_errors(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidProblemError):
+        Sgd(**options)
+
+
+@pytest.mark.parametrize("options", [{"beta1": 1.0}, {"beta2": -0.1}, {"epsilon": 0.0}, {"weight_decay": -1.0}])
+def test_bad_moments_are_errors(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidProblemError):
+        AdamW(**options)
+
+
+@pytest.mark.parametrize("numbers", [(-1, 5), (6, 5), (1, 5, -0.1)])
+def test_bad_warmups_are_errors(numbers: Any) -> None:
+    with pytest.raises(InvalidProblemError):
+        WarmupCosine(*numbers)
 
 
 def test_data_that_do_not_fit_are_errors() -> None:

@@ -1,13 +1,16 @@
-"""The result of a spectrum job as JSON, npz or a picture."""
+"""The result of a job of any kind as JSON, npz or a picture."""
 
 import io
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
+from api_schemas.job_results import AnyJobResult, JobResult
 from api_schemas.problem import Problem
-from api_schemas.spectrum_results import AnySpectrumResult, SpectrumResult, TraceResult
+from api_schemas.spectrum_results import StoredArrays, TraceResult
 from jobs.arrays import result_arrays
+from service.hessian_vs_ggn_picture import draw_comparison
 from service.problems import ProblemError
 from service.representations import MEDIA_TYPES
 from service.spectrum_picture import draw_result
@@ -15,10 +18,10 @@ from service.spectrum_picture import draw_result
 FORMATS = tuple(MEDIA_TYPES)
 _WITHOUT_PICTURES = ("json", "npz")
 
-_RESULT: TypeAdapter[AnySpectrumResult] = TypeAdapter(SpectrumResult)
+_RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(JobResult)
 
 
-def result_of(document: bytes) -> AnySpectrumResult:
+def result_of(document: bytes) -> AnyJobResult:
     """The stored document as a message.
 
     Raises:  ProblemError 406 if another version of the server wrote it.
@@ -31,12 +34,17 @@ def result_of(document: bytes) -> AnySpectrumResult:
         raise ProblemError(problem) from None
 
 
-def formats_of(result: AnySpectrumResult) -> tuple[str, ...]:
+def formats_of(result: AnyJobResult) -> tuple[str, ...]:
     """The formats in which the result can be had: of a trace there is no picture."""
     return _WITHOUT_PICTURES if isinstance(result, TraceResult) else FORMATS
 
 
-def represented(result: AnySpectrumResult, name: str) -> bytes | memoryview:
+def stored_arrays(result: AnyJobResult) -> StoredArrays | None:
+    """What only the npz file beside the document holds."""
+    return None if isinstance(result, HessianVsGgnResult) else result.arrays
+
+
+def represented(result: AnyJobResult, name: str) -> bytes | memoryview:
     """The result in one of its formats: json, npz, png or svg; npz without the arrays that lie beside the document."""
     match name:
         case "json":
@@ -45,5 +53,7 @@ def represented(result: AnySpectrumResult, name: str) -> bytes | memoryview:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, allow_pickle=False, **result_arrays(result))
             return buffer.getbuffer()
+        case _ if isinstance(result, HessianVsGgnResult):
+            return draw_comparison(result, name)
         case _:
             return draw_result(result, name)

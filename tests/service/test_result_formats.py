@@ -10,7 +10,7 @@ import pytest
 from api_schemas.spectrum_results import AnySpectrumResult
 from service.problems import ProblemError
 from service.resmoothing import SmoothingChange, smoothed
-from service.spectrum_formats import formats_of, represented, result_of
+from service.result_formats import formats_of, represented, result_of
 
 PROVENANCE = {
     "versions": {},
@@ -41,7 +41,7 @@ def result(method: str, num_parameters: int, **fields: Any) -> AnySpectrumResult
         "training": None,
         "provenance": PROVENANCE,
     }
-    return result_of(json.dumps({"method": method} | common | fields).encode())
+    return result_of(json.dumps({"kind": "spectrum", "method": method} | common | fields).encode())
 
 
 def exact(values: list[float]) -> AnySpectrumResult:

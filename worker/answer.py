@@ -1,0 +1,14 @@
+"""What a computation gives."""
+
+from dataclasses import dataclass, field
+
+from api_schemas.job_results import AnyJobResult
+from jobs.arrays import Arrays
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The result, and the arrays that do not go into its document."""
+
+    result: AnyJobResult
+    vectors: Arrays = field(default_factory=dict)
