@@ -59,7 +59,7 @@ class EmpiricalRisk:
     def value(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """L, a scalar, without its graph."""
         with torch.no_grad():
-            return torch.stack([self._share(index, parameters) for index in range(len(self.batches))]).sum()
+            return torch.stack([self.loss.total(*each) for each in self._outputs(parameters)]).sum() / self.num_terms
 
     def mean_residual_norm(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """1/N sum over valid targets of ||d term / d f||, f the outputs (K,) at that target; a scalar.
@@ -68,11 +68,19 @@ class EmpiricalRisk:
         Source:  Cracking the Hessian, appendix D.1.5, "the average norm of the residual".
         """
         with torch.no_grad():
-            norms = [
-                self.loss.gradient(self.outputs(index, parameters), batch.targets).norm(dim=-1).sum()
-                for index, batch in enumerate(self.batches)
-            ]
+            norms = [self.loss.gradient(*each).norm(dim=-1).sum() for each in self._outputs(parameters)]
             return torch.stack(norms).sum() / self.num_terms
+
+    def _outputs(self, parameters: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Outputs with their targets, of a micro-batch or of a piece of one at a time."""
+        head = self.model.head_name
+        for index, batch in enumerate(self.batches):
+            features = self.features(index, parameters)
+            if head is None:
+                yield features, batch.targets
+                continue
+            for rows, targets in self.pieces(index, features):
+                yield rows @ parameters[head].T, targets
 
     def value_and_gradient(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Parameters]:
         """L and its gradient by parameter name; one micro-batch's activations are held at a time."""
@@ -80,15 +88,6 @@ class EmpiricalRisk:
         gradient = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
         shares = [self._add_gradient(index, leaves, gradient) for index in range(len(self.batches))]
         return torch.stack(shares).sum(), gradient
-
-    def _share(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
-        """As `batch_share`, with the outputs of some samples at a time."""
-        head = self.model.head_name
-        if head is None:
-            return self.batch_share(index, parameters)
-        features = self.features(index, parameters)
-        terms = [self.loss.total(rows @ parameters[head].T, targets) for rows, targets in self.pieces(index, features)]
-        return torch.stack(terms).sum() / self.num_terms
 
     def _add_gradient(self, index: int, leaves: Parameters, gradient: Parameters) -> Tensor:
         """Add that of the share of micro-batch `index`, which is returned."""

@@ -20,7 +20,7 @@ class TokenStream:
 
     tokens: Tokens  # (num_tokens,)
     sequence_length: int
-    device: torch.device = torch.device("cpu")  # of the windows
+    device: torch.device | None = None  # of the windows; None: the CPU
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 1 or self.tokens.dtype.kind not in "iu":
@@ -43,4 +43,4 @@ class TokenStream:
     def windows(self, num_sequences: int, generator: torch.Generator) -> Dataset:
         """Sequences at independent uniform positions, each token's target the one after it; a CPU generator."""
         drawn = text_windows(self.tokens, num_sequences, self.sequence_length, generator)
-        return Dataset(drawn.inputs.to(self.device), drawn.targets.to(self.device))
+        return drawn if self.device is None else Dataset(drawn.inputs.to(self.device), drawn.targets.to(self.device))
