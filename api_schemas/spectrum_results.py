@@ -92,10 +92,17 @@ class TrainingReport(Message):
     stopped: Literal["num-steps", "plateau"] = Field(description="plateau: the loss stood still at the smallest rate")
 
 
+class UsedCheckpoint(Message):
+    """The checkpoint that a model began with."""
+
+    name: str
+    sha256: str = Field(description="of its files, as /v1/models has it")
+
+
 class Provenance(Message):
     """Where the numbers come from."""
 
-    versions: dict[str, str] = Field(description="of this server, Python, torch and numpy")
+    versions: dict[str, str] = Field(description="of this server, Python, torch, numpy, and what else computed")
     device: str
     num_threads: int
     matrix: Matrix
@@ -106,6 +113,7 @@ class Provenance(Message):
     )
     tf32: bool
     seed: int
+    checkpoint: UsedCheckpoint | None = Field(default=None, description="null: weights were drawn, or in the request")
     parameters_sha256: str = Field(description="of the parameters at which the matrix is taken")
     data_sha256: str
     num_products: int = Field(description="matrix-vector products done")

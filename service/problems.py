@@ -41,7 +41,7 @@ BODY_TOO_LARGE = Problem(
 
 # Fields whose value is one of several messages: pydantic puts the chosen one into the location of an error.
 _UNIONS = {
-    "model": {*CLOSED_FORM_KINDS, "mlp", "gpt2"},
+    "model": {*CLOSED_FORM_KINDS, "mlp", "gpt2", "causal-lm"},
     "data": {"inline", "gaussian", "digits", "text"},
     "method": {"exact", "lanczos"},
     "body": {*RANDOM_MATRIX_LAWS},
