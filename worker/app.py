@@ -12,6 +12,7 @@ from celery import Celery, signals
 from redis.exceptions import RedisError
 
 from api_schemas.health import WorkerStatus
+from checkpoints.directory import ModelsDirectory
 from jobs.connection import connect
 from jobs.presence import SECONDS_BETWEEN_SIGNS, announce, withdraw
 from jobs.queue import RUN_JOB, celery_app
@@ -36,12 +37,14 @@ def create_worker(settings: WorkerSettings) -> Celery:
 
 
 def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware) -> None:
+    models = ModelsDirectory(settings.models_dir)
+
     @app.task(name=RUN_JOB)  # type: ignore[untyped-decorator]
     def run_job(job_id: str) -> None:
         client = connect(settings.redis_url.get_secret_value(), patient=True)
         store = JobStore(client, settings.lease_seconds, settings.max_attempts)
         with client:
-            JobRunner(store, ResultStore(settings.results_dir), hardware).run(job_id)
+            JobRunner(store, ResultStore(settings.results_dir), hardware, models).run(job_id)
 
 
 def _limit_threads_of_children(hardware: Hardware) -> None:

@@ -3,6 +3,7 @@
 import logging
 
 from api_schemas.spectrum_results import StoredArrays
+from checkpoints.directory import ModelsDirectory
 from curvature.progress import Progress
 from jobs.arrays import result_arrays
 from jobs.estimate import estimate, memory_error
@@ -20,10 +21,11 @@ _logger = logging.getLogger(__name__)
 class JobRunner:
     """Runs jobs by id; every step may be killed, and the next claim begins again."""
 
-    def __init__(self, store: JobStore, results: ResultStore, hardware: Hardware) -> None:
+    def __init__(self, store: JobStore, results: ResultStore, hardware: Hardware, models: ModelsDirectory) -> None:
         self._store = store
         self._results = results
         self._hardware = hardware
+        self._models = models
 
     def run(self, job_id: str) -> None:
         """Run the job unless another worker has it or it ended."""
@@ -59,7 +61,7 @@ class JobRunner:
         with LeaseKeeper(self._store, lease) as keeper:
             plan = estimate(request, self._hardware.memory_bytes)
             forecast = Forecast(request, plan, self._hardware.device, keeper.report, keeper.expect)
-            answer = run_spectrum_job(request, self._hardware, forecast)
+            answer = run_spectrum_job(request, self._hardware, forecast, self._models)
             digest = self._stored(answer, keeper.report)
         keeper.write_last_progress()
         return digest

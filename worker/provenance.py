@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from api_schemas.models import CausalLm, Gpt2
 from api_schemas.spectrum import SpectrumRequest
-from api_schemas.spectrum_results import Provenance
+from api_schemas.spectrum_results import Provenance, UsedCheckpoint
 from curvature.operators.execution import Execution
 from curvature.operators.risk_operator import RiskOperator
 from worker.hardware import Hardware
@@ -35,6 +36,8 @@ def provenance(
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
+    if isinstance(request.model, CausalLm):
+        versions["transformers"] = version("transformers")
     return Provenance(
         versions=versions,
         device=_device_name(hardware.device),
@@ -45,6 +48,7 @@ def provenance(
         precision_deviation=measured_deviation(request, operator),
         tf32=torch.backends.cuda.matmul.allow_tf32,
         seed=request.seed,
+        checkpoint=_used_checkpoint(request),
         parameters_sha256=_digest(parameters),
         data_sha256=_digest(data),
         num_products=num_products,
@@ -53,6 +57,17 @@ def provenance(
         product_fallback=operator.fallback_reason,
         wall_time_seconds=wall_time_seconds,
     )
+
+
+def _used_checkpoint(request: SpectrumRequest) -> UsedCheckpoint | None:
+    match request.model:
+        case (
+            Gpt2(checkpoint=str(name), checkpoint_sha256=str(sha256))
+            | CausalLm(checkpoint=name, checkpoint_sha256=sha256)
+        ):
+            return UsedCheckpoint(name=name, sha256=sha256)
+        case _:
+            return None
 
 
 def _device_name(device: torch.device) -> str:

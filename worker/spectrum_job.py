@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TopKMethod, TraceMethod
 from api_schemas.spectrum_results import AnySpectrumResult, TrainingReport
+from checkpoints.directory import ModelsDirectory
 from curvature.algorithms.exact import exact_spectrum
 from curvature.algorithms.stochastic_lanczos import lanczos_spectrum
 from curvature.algorithms.thick_restart import top_eigenpairs
@@ -25,6 +26,7 @@ from worker.operators import build_operator
 from worker.provenance import provenance
 from worker.spectrum_results import Spectrum, result_of, vectors_of
 from worker.translation import (
+    NO_MODELS,
     PRECISIONS,
     build_dataset,
     build_loss,
@@ -57,14 +59,16 @@ class _Point:
     training: TrainingReport | None
 
 
-def run_spectrum_job(request: SpectrumRequest, hardware: Hardware, progress: Progress) -> Answer:
+def run_spectrum_job(
+    request: SpectrumRequest, hardware: Hardware, progress: Progress, models: ModelsDirectory = NO_MODELS
+) -> Answer:
     """Compute what the request asks; the same request on the same device gives the same numbers.
 
-    Raises:  CurvatureError, MemoryError, and whatever `progress` raises to stop.
+    Raises:  CurvatureError, CheckpointError, MemoryError, and whatever `progress` raises to stop.
     """
     started = time.perf_counter()
     plan = estimate(request, hardware.memory_bytes)
-    point = _reach_point(request, plan.micro_batch_size, hardware, progress)
+    point = _reach_point(request, plan.micro_batch_size, hardware, progress, models)
     has_room = hardware.memory_bytes - plan.peak_bytes > COMPILER_BYTES
     execution = Execution(
         _num_runs(request, plan), "measured" if has_room else "interpreted", Timings(hardware.timings)
@@ -114,11 +118,13 @@ def _spectrum(request: SpectrumRequest, operator: SymmetricOperator, plan: JobEs
             return trace_estimate(operator, m.estimator, generator, progress, *ends, m.diagonal)
 
 
-def _reach_point(request: SpectrumRequest, micro_batch_size: int, hardware: Hardware, progress: Progress) -> _Point:
+def _reach_point(
+    request: SpectrumRequest, micro_batch_size: int, hardware: Hardware, progress: Progress, models: ModelsDirectory
+) -> _Point:
     dtype = PRECISIONS[request.vector_precision]
-    model, loss = build_model(request.model), build_loss(request)
+    model, loss = build_model(request.model, models), build_loss(request)
     dataset = build_dataset(request).to(dtype, hardware.device)
-    parameters = build_parameters(request.model, model, dtype, hardware.device)
+    parameters = build_parameters(request.model, model, dtype, hardware.device, models)
     risk = EmpiricalRisk(model, loss, dataset.split(micro_batch_size))
     initial_loss = float(risk.value(parameters))
     if not math.isfinite(initial_loss):

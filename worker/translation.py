@@ -21,13 +21,15 @@ from api_schemas.closed_form_models import SelfAttention as SelfAttentionSpec
 from api_schemas.data import DigitsData, GaussianData, GaussianSequences, InlineData, Numbers, TextData
 from api_schemas.message import RequestMessage
 from api_schemas.models import AttentionLayer as AttentionLayerSpec
+from api_schemas.models import CausalLm as CausalLmSpec
 from api_schemas.models import Conv as ConvSpec
 from api_schemas.models import Gpt2 as Gpt2Spec
 from api_schemas.models import Mlp as MlpSpec
-from api_schemas.models import MlpLayer
+from api_schemas.models import MlpLayer, TokenModel
 from api_schemas.models import Model as ModelSpec
 from api_schemas.spectrum import SpectrumRequest
 from api_schemas.spectrum import Training as TrainingSpec
+from checkpoints.directory import ModelsDirectory
 from curvature.data.base import Dataset
 from curvature.data.digits import digits
 from curvature.data.gaussian import gaussian, gaussian_sequences
@@ -49,18 +51,30 @@ from curvature.models.gpt2 import AttentionSink, Gpt2
 from curvature.models.mlp import Mlp
 from curvature.parameters import Parameters
 from curvature.training import Plateau, TrainingPlan
+from worker.checkpoints import causal_lm, checkpoint_parameters
 
+NO_MODELS = ModelsDirectory(None)
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
-def build_model(spec: ModelSpec) -> Model:
-    """The network, without parameters."""
-    return _MODELS[type(spec)](spec)
+def build_model(spec: ModelSpec, models: ModelsDirectory = NO_MODELS) -> Model:
+    """The network, without parameters.
+
+    Raises:  CheckpointError.
+    """
+    return causal_lm(spec, models) if isinstance(spec, CausalLmSpec) else _MODELS[type(spec)](spec)
 
 
-def build_parameters(spec: ModelSpec, model: Model, dtype: torch.dtype, device: torch.device) -> Parameters:
-    """The parameters that the request gives, or those drawn from its seed; a quadratic form's critical point 0."""
+def build_parameters(
+    spec: ModelSpec, model: Model, dtype: torch.dtype, device: torch.device, models: ModelsDirectory = NO_MODELS
+) -> Parameters:
+    """Those of a checkpoint, of the request, or drawn from its seed; a quadratic form's critical point 0.
+
+    Raises:  CheckpointError; OSError.
+    """
     match spec:
+        case Gpt2Spec(checkpoint=str()) | CausalLmSpec():
+            return checkpoint_parameters(spec, model.parameter_shapes, models, dtype, device)
         case MlpSpec(weights=None) | ConvSpec() | AttentionLayerSpec() | Gpt2Spec():
             return model.initial_parameters(generator_of(spec.seed), dtype, device)
         case MlpSpec(weights=layers):
@@ -193,7 +207,7 @@ def _matrix_dataset(spec: ModelSpec) -> Dataset:
 
 
 def _inline_dataset(spec: InlineData, request: SpectrumRequest) -> Dataset:
-    if isinstance(request.model, Gpt2Spec):
+    if isinstance(request.model, TokenModel):
         return Dataset(_integers(spec.x), _integers(spec.y))
     # a sample is a vector, or a sequence of vectors; one number may stand for a vector of length 1
     num_axes = 3 if isinstance(request.model, AttentionLayerSpec | SelfAttentionSpec) else 2
