@@ -7,6 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from api_schemas.checkpoints import LoadableModel, ModelList
 from api_schemas.closed_form import ClosedFormSpectrum
 from api_schemas.estimates import CostEstimate
 from api_schemas.health import Readiness
@@ -21,6 +22,7 @@ T = TypeVar("T")
 _ANSWER_SECONDS = 30.0
 _CLOSED_FORM_SECONDS = 120.0
 _SAMPLE_SECONDS = 60.0
+_HASH_SECONDS = 600.0  # of checkpoints that the server has not seen before
 
 ResultFormat = Literal["json", "npz", "png", "svg"]
 _MEDIA_TYPES: dict[ResultFormat, str] = {
@@ -159,6 +161,13 @@ def cancel(job_id: str) -> Exchange[Job]:
 def delete(job_id: str) -> Exchange[None]:
     """The end of a job's record."""
     return Exchange("DELETE", f"/v1/jobs/{job_id}", lambda _: None)
+
+
+def models() -> Exchange[list[LoadableModel]]:
+    """The checkpoints that the server can load."""
+    return Exchange(
+        "GET", "/v1/models", lambda body: ModelList.model_validate_json(body).models, wait_seconds=_HASH_SECONDS
+    )
 
 
 def ready() -> Exchange[Readiness]:

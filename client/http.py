@@ -8,6 +8,7 @@ from typing import Self, TypeVar
 
 import httpx
 
+from api_schemas.checkpoints import LoadableModel
 from api_schemas.closed_form import ClosedFormSpectrum
 from api_schemas.estimates import CostEstimate
 from api_schemas.health import Readiness
@@ -129,6 +130,10 @@ class SpectrumClient:
     def delete(self, job_id: str) -> None:
         """Forget a job that ended, and its result."""
         self._run(exchanges.delete(job_id))
+
+    def models(self) -> list[LoadableModel]:
+        """The checkpoints that the server can load, and those that it cannot, with the reason."""
+        return self._run(exchanges.models())
 
     def ready(self) -> Readiness:
         """The workers that are there; a problem names what is missing."""
@@ -258,6 +263,10 @@ class AsyncSpectrumClient:
     async def delete(self, job_id: str) -> None:
         """Forget a job that ended, and its result."""
         await self._run(exchanges.delete(job_id))
+
+    async def models(self) -> list[LoadableModel]:
+        """The checkpoints that the server can load, and those that it cannot, with the reason."""
+        return await self._run(exchanges.models())
 
     async def ready(self) -> Readiness:
         """The workers that are there; a problem names what is missing."""

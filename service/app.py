@@ -11,6 +11,7 @@ from fastapi_offline import FastAPIOffline
 from api_schemas.closed_form import ClosedFormRequest
 from api_schemas.random_matrix import RandomMatrixRequest
 from api_schemas.spectrum import SpectrumRequest
+from checkpoints.directory import ModelsDirectory
 from jobs.connection import connect
 from jobs.queue import JobQueue
 from jobs.results import ResultStore
@@ -21,7 +22,7 @@ from service.body_limit import BodyLimit, BodyLimitProblem
 from service.job_desk import JobDesk
 from service.problems import register_problem_handlers
 from service.reaper import Reaper
-from service.routes import closed_form, estimates, health, jobs, random_matrix
+from service.routes import closed_form, estimates, health, jobs, models, random_matrix
 from service.routes.documentation import document_bodies
 from service.uploads.desk import UploadDesk
 
@@ -60,6 +61,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     )
     app.state.redis = client
     app.state.desk = JobDesk(store, queue, ResultStore(settings.results_dir))
+    app.state.models = ModelsDirectory(settings.models_dir)
     app.state.admission = Admission(client)
     app.state.uploads = UploadDesk(settings.max_upload_bytes, settings.upload_memory_bytes)
     app.add_middleware(
@@ -70,7 +72,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     )
     app.add_middleware(BodyLimitProblem)
     register_problem_handlers(app)
-    for router in (closed_form.router, random_matrix.router, jobs.router, estimates.router, health.router):
-        app.include_router(router, prefix=_PREFIX)
+    for route in (closed_form, random_matrix, jobs, estimates, models, health):
+        app.include_router(route.router, prefix=_PREFIX)
     document_bodies(app, ClosedFormRequest, RandomMatrixRequest, SpectrumRequest)
     return app

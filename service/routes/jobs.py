@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
+from api_schemas.checkpoints import CONTEXT
 from api_schemas.jobs import Job, JobPage, JobState, Links
 from api_schemas.spectrum import SpectrumRequest
 from api_schemas.spectrum_results import SpectrumResult
@@ -53,7 +54,7 @@ def get_admission(request: Request) -> Admission:
 
 async def spectrum_request(request: Request) -> SpectrumRequest:
     """The body."""
-    return await json_message(request, SpectrumRequest)
+    return await json_message(request, SpectrumRequest, {CONTEXT: request.app.state.models})
 
 
 Desk = Annotated[JobDesk, Depends(_desk)]
