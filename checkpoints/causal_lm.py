@@ -29,9 +29,12 @@ def causal_lm_fields(checkpoint: Checkpoint) -> CausalLmCheckpoint:
             raise CheckpointError(f"{name:.100} holds {tensor.dtype}, no floating-point numbers")
     if not any(tensor.shape == (vocab_size, n_embd) for tensor in tensors.values()):
         raise CheckpointError(f"{FILE} and weights disagree: no embedding has the shape {[vocab_size, n_embd]}")
+    n_layer = count(fields, "num_hidden_layers", "n_layer", "num_layers")
+    if n_layer > (num_layers := len(_layers(tensors))):  # of which each would be built before shapes are compared
+        raise CheckpointError(f"{FILE} and weights disagree: {n_layer} layers, the weights have {num_layers}")
     return CausalLmCheckpoint(
         checkpoint_sha256=checkpoint.sha256,
-        n_layer=count(fields, "num_hidden_layers", "n_layer", "num_layers"),
+        n_layer=n_layer,
         n_head=count(fields, "num_attention_heads", "n_head", "num_heads"),
         n_embd=n_embd,
         n_inner=count(fields, "intermediate_size", "n_inner", "ffn_dim", default=4 * n_embd),
@@ -66,6 +69,11 @@ def _check_dense_decoder(fields: Configuration) -> None:
     for name in _EXPERTS:
         if fields.get(name) not in (None, 0, 1):
             raise CheckpointError(f"{FILE}: {name} is {shown(fields[name])}; mixtures of experts are not loaded")
+
+
+def _layers(tensors: Tensors) -> set[str]:
+    """Their numbers: the first in a name is that of its layer."""
+    return {found.group(1) for name in tensors if (found := re.search(r"\.(\d+)\.", name))}
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

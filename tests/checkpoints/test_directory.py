@@ -113,6 +113,7 @@ def test_other_options_are_named_and_left_to_the_other_kind(
         ({"model_type": "t5", "is_encoder_decoder": True}, "only decoders"),
         ({"model_type": 7}, "has no model_type"),
         ({"model_type": "opt", "vocab_size": 300}, "no embedding has the shape"),
+        ({"model_type": "opt", "n_layer": 2**31 - 1}, "2147483647 layers, the weights have 2"),
     ],
 )
 def test_configurations_that_do_not_fit_are_explained(
