@@ -48,7 +48,8 @@ RUN --mount=type=cache,target=/root/.cache/uv \
 FROM base AS runtime
 RUN groupadd --gid 10001 spectrum \
     && useradd --uid 10001 --gid spectrum --no-create-home --home-dir /tmp --shell /usr/sbin/nologin spectrum \
-    && install -d -o spectrum -g spectrum /var/lib/spectrum /var/lib/spectrum/results
+    && install -d -o spectrum -g spectrum /var/lib/spectrum /var/lib/spectrum/results \
+        /var/lib/spectrum/models
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     MPLCONFIGDIR=/tmp/matplotlib \

@@ -19,7 +19,18 @@ from api_schemas.data import (
     sample_shape,
 )
 from api_schemas.message import misfit
-from api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, Conv, Gpt2, Mlp, Model, RowNetwork
+from api_schemas.models import (
+    IMAGE_EDGE,
+    NUM_CLASSES,
+    AttentionLayer,
+    CausalLm,
+    Conv,
+    Gpt2,
+    Mlp,
+    Model,
+    RowNetwork,
+    TokenModel,
+)
 
 Loss = Literal["mse", "cross-entropy"]
 
@@ -45,11 +56,11 @@ def loss_of(model: Model, loss: Loss | None) -> Loss | None:
             if loss is not None:
                 raise misfit("loss", message="a quadratic form is its own loss")
             return None
-        case Mlp() | Conv() | Gpt2():
+        case Mlp() | Conv() | Gpt2() | CausalLm():
             if loss is None:
                 raise misfit("loss", message="field required")
-            if isinstance(model, Gpt2) and loss != "cross-entropy":
-                raise misfit("loss", message="gpt2 predicts tokens: its loss is cross-entropy")
+            if isinstance(model, TokenModel) and loss != "cross-entropy":
+                raise misfit("loss", message=f"{model.kind} predicts tokens: its loss is cross-entropy")
             return loss
         case _:
             if loss == "cross-entropy":
@@ -81,7 +92,7 @@ def check_data(model: Model, data: Data | None, loss: Loss | None) -> None:
     if data is None:
         raise misfit("data", message="field required")
     match model:
-        case Gpt2():
+        case Gpt2() | CausalLm():
             _check_tokens(model, data)
         case AttentionLayer() | SelfAttention():
             _check_sequences(model, data)
@@ -128,7 +139,7 @@ def _check_sequences(model: AttentionLayer | SelfAttention, data: Data) -> None:
             raise _wrong_kind(model, data)
 
 
-def _check_tokens(model: Gpt2, data: Data) -> None:
+def _check_tokens(model: TokenModel, data: Data) -> None:
     match data:
         case InlineData():
             _check_inline_tokens(model, data)
@@ -222,18 +233,18 @@ def _check_gaussian_sequences(model: AttentionLayer | SelfAttention, data: Gauss
         )
 
 
-def _check_inline_tokens(model: Gpt2, data: InlineData) -> None:
+def _check_inline_tokens(model: TokenModel, data: InlineData) -> None:
     for name, rows in (("x", data.x), ("y", data.y)):
         have = sample_shape(rows)
         if len(have) != 1:
-            raise misfit("data", name, message="gpt2 takes one row of token ids per sequence")
+            raise misfit("data", name, message=f"{model.kind} takes one row of token ids per sequence")
         if have != sample_shape(data.x):
             raise misfit("data", name, message=f"rows of {have[0]} tokens, x has rows of {sample_shape(data.x)[0]}")
         _check_labels(name, list(chain(*rows)), model.vocab_size, ignorable=name == "y")
     _check_sequence_length(model, sample_shape(data.x)[0], "x")
 
 
-def _check_sequence_length(model: Gpt2, length: int, name: str) -> None:
+def _check_sequence_length(model: TokenModel, length: int, name: str) -> None:
     if length > model.n_positions:
         raise misfit("data", name, message=f"sequences of {length} tokens, the model has {model.n_positions} positions")
 

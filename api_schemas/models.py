@@ -1,9 +1,10 @@
 """Networks whose spectra are computed by jobs."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, model_validator
 
+from api_schemas.checkpoints import CheckpointName, Sha256, with_checkpoint
 from api_schemas.closed_form_models import (
     LeakyReluNetwork,
     LinearBiasNetwork,
@@ -159,14 +160,25 @@ class AttentionSink(RequestMessage):
     blocks: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, description="null: every block")
 
 
+def _describe_as_resolved(schema: dict[str, Any]) -> None:
+    """Of a model with a checkpoint: what callers may leave out is not required."""
+    schema["required"] = ["kind", "checkpoint"] if "parameters" in schema["properties"] else ["kind"]
+
+
 class Gpt2(RequestMessage):
-    """GPT-2 at its initialisation; token embedding and output layer share one parameter.
+    """GPT-2 at its initialisation or from a checkpoint; token embedding and output layer share one parameter.
+
+    With a checkpoint the sizes, `bias` and `activation` may be left out; where they are given, they must agree with it.
 
     Without `attention` every attention layer is left out, and n_layer / 2 blocks of layer norm and MLP alone are added,
     which hold as many weights: the reference of Cracking the Hessian, appendix D.1.5.
     """
 
+    model_config = ConfigDict(json_schema_extra=_describe_as_resolved)
+
     kind: Literal["gpt2"]
+    checkpoint: CheckpointName | None = None
+    checkpoint_sha256: Sha256 | None = Field(default=None, description="filled in, or what the checkpoint must have")
     n_layer: int = Field(ge=1, le=192)
     n_head: int = Field(ge=1, le=1024)
     n_embd: int = Field(ge=1, le=65_536)
@@ -178,10 +190,19 @@ class Gpt2(RequestMessage):
     )
     attention: bool = Field(default=True, description="false: half as many blocks more instead, of an MLP alone")
     attention_sink: AttentionSink | None = None
-    seed: Seed = 0
+    seed: Seed = Field(default=0, description="of the weights, unless they are those of a checkpoint")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_checkpoint(cls, fields: Any, info: ValidationInfo) -> Any:
+        return with_checkpoint(fields, info, lambda catalog, name: catalog.gpt2(name))
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
+        if self.checkpoint is None and self.checkpoint_sha256 is not None:
+            raise misfit("checkpoint_sha256", message="there is no checkpoint")
+        if self.checkpoint is not None and not self.attention:
+            raise misfit("attention", message="a checkpoint has attention")
         if self.n_embd % self.n_head:
             raise misfit("n_embd", message=f"{self.n_embd} is no multiple of n_head = {self.n_head}")
         if not self.attention and self.n_layer % 2:
@@ -199,6 +220,38 @@ class Gpt2(RequestMessage):
             raise misfit("attention_sink", "blocks", message=f"the model has blocks 0 to {self.n_layer - 1}")
 
 
+class CausalLm(RequestMessage):
+    """One of transformers' causal language models (Llama, Qwen, GPT-NeoX and others), dense, from a checkpoint.
+
+    What follows the checkpoint is filled in from it; where it is given, it must agree.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_describe_as_resolved)
+
+    kind: Literal["causal-lm"]
+    checkpoint: CheckpointName
+    checkpoint_sha256: Sha256 = Field(description="filled in, or what the checkpoint must have")
+    n_layer: int = Field(ge=1)
+    n_head: int = Field(ge=1)
+    n_embd: int = Field(ge=1, description="width of the residual stream")
+    n_inner: int = Field(ge=1, description="width of the hidden layers between")
+    n_positions: int = Field(ge=1)
+    vocab_size: int = Field(ge=1)
+    parameters: dict[str, list[Annotated[int, Field(ge=0)]]] = Field(
+        min_length=1, description="shape of each parameter by its name in the checkpoint"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_checkpoint(cls, fields: Any, info: ValidationInfo) -> Any:
+        if isinstance(fields, dict) and not isinstance(fields.get("checkpoint"), str):
+            raise misfit("checkpoint", message="must be the name of a checkpoint; see /v1/models")
+        return with_checkpoint(fields, info, lambda catalog, name: catalog.causal_lm(name))
+
+
+TokenModel = Gpt2 | CausalLm
+"""Networks whose samples are sequences of tokens."""
+
 RowNetwork = (
     LinearNetwork
     | ReluNetwork
@@ -211,5 +264,6 @@ RowNetwork = (
 """Closed-form kinds whose samples are numbers or rows of numbers."""
 
 Model = Annotated[
-    Mlp | Conv | AttentionLayer | Gpt2 | RowNetwork | SelfAttention | QuadraticForm, Field(discriminator="kind")
+    Mlp | Conv | AttentionLayer | Gpt2 | CausalLm | RowNetwork | SelfAttention | QuadraticForm,
+    Field(discriminator="kind"),
 ]

@@ -12,7 +12,7 @@ from api_schemas.closed_form_models import (
     TwoLayerLinearNetwork,
 )
 from api_schemas.message import misfit
-from api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, Conv, Gpt2, Mlp, Model, RowNetwork
+from api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, CausalLm, Conv, Gpt2, Mlp, Model, RowNetwork
 
 Shapes = dict[str, tuple[int, ...]]
 """By name, in the order of the flat parameter vector."""
@@ -32,6 +32,8 @@ def parameter_shapes(model: Model) -> Shapes:
             return {"W_V": (d, model.num_outputs), "W_Q": key, "W_K": key}
         case Gpt2():
             return _gpt2_shapes(model)
+        case CausalLm():
+            return {name: tuple(shape) for name, shape in model.parameters.items()}
         case _:
             return _closed_form_shapes(model)
 

@@ -129,8 +129,8 @@ class SpectrumRequest(RequestMessage):
     data: Data | None = Field(default=None, description="of a quadratic form null, else required")
     loss: Loss | None = Field(
         default=None,
-        description="mse: (1/2n) sum |f - y|^2; both are means over targets. Required for mlp, conv and gpt2; of a "
-        "quadratic form null; mse is the only one, and the default, of the others",
+        description="mse: (1/2n) sum |f - y|^2; both are means over targets. Required for mlp, conv, gpt2 and "
+        "causal-lm; of a quadratic form null; mse is the only one, and the default, of the others",
     )
     matrix: Matrix = Field(
         default="hessian",

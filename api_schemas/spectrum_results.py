@@ -93,10 +93,17 @@ class TrainingReport(Message):
     stopped: Literal["num-steps", "plateau"] = Field(description="plateau: the loss stood still at the smallest rate")
 
 
+class UsedCheckpoint(Message):
+    """The checkpoint that a model began with."""
+
+    name: str
+    sha256: str = Field(description="of its files, as /v1/models has it")
+
+
 class Computation(Message):
     """What computed the numbers, and in what way."""
 
-    versions: dict[str, str] = Field(description="of this server, Python, torch and numpy")
+    versions: dict[str, str] = Field(description="of this server, Python, torch, numpy, and what else computed")
     device: str
     num_threads: int
     precision: str = Field(description="of the products")
@@ -122,6 +129,7 @@ class Provenance(Computation):
         description="measured ||(A' - A) V|| / ||A V|| of tf32 and bfloat16 products A' V from those in float32"
     )
     seed: int
+    checkpoint: UsedCheckpoint | None = Field(default=None, description="null: weights were drawn, or in the request")
     parameters_sha256: str = Field(description="of the parameters at which the matrix is taken")
 
 

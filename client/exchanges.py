@@ -8,6 +8,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from api_schemas.artifacts import Artifact, ArtifactPage
+from api_schemas.checkpoints import LoadableModel, ModelList
 from api_schemas.closed_form import ClosedFormSpectrum
 from api_schemas.estimates import CostEstimate
 from api_schemas.health import Readiness
@@ -23,6 +24,7 @@ _ANSWER_SECONDS = 30.0
 _CLOSED_FORM_SECONDS = 120.0
 _SAMPLE_SECONDS = 60.0
 _UPLOAD_SECONDS = 120.0
+_HASH_SECONDS = 600.0  # of checkpoints that the server has not seen before
 
 ResultFormat = Literal["json", "npz", "png", "svg"]
 _MEDIA_TYPES: dict[ResultFormat, str] = {
@@ -187,6 +189,13 @@ def artifacts(page_token: str | None) -> Exchange[ArtifactPage]:
 def delete_artifact(artifact_id: str) -> Exchange[None]:
     """The end of an uploaded file."""
     return Exchange("DELETE", f"/v1/artifacts/{artifact_id}", lambda _: None)
+
+
+def models() -> Exchange[list[LoadableModel]]:
+    """The checkpoints that the server can load."""
+    return Exchange(
+        "GET", "/v1/models", lambda body: ModelList.model_validate_json(body).models, wait_seconds=_HASH_SECONDS
+    )
 
 
 def ready() -> Exchange[Readiness]:

@@ -9,6 +9,7 @@ from typing import Self, TypeVar
 import httpx
 
 from api_schemas.artifacts import Artifact
+from api_schemas.checkpoints import LoadableModel
 from api_schemas.closed_form import ClosedFormSpectrum
 from api_schemas.estimates import CostEstimate
 from api_schemas.health import Readiness
@@ -156,6 +157,10 @@ class SpectrumClient:
     def delete_artifact(self, artifact_id: str) -> None:
         """Delete an uploaded file; jobs that wait for it fail."""
         self._run(exchanges.delete_artifact(artifact_id))
+
+    def models(self) -> list[LoadableModel]:
+        """The checkpoints that the server can load, and those that it cannot, with the reason."""
+        return self._run(exchanges.models())
 
     def ready(self) -> Readiness:
         """The workers that are there; a problem names what is missing."""
@@ -311,6 +316,10 @@ class AsyncSpectrumClient:
     async def delete_artifact(self, artifact_id: str) -> None:
         """Delete an uploaded file; jobs that wait for it fail."""
         await self._run(exchanges.delete_artifact(artifact_id))
+
+    async def models(self) -> list[LoadableModel]:
+        """The checkpoints that the server can load, and those that it cannot, with the reason."""
+        return await self._run(exchanges.models())
 
     async def ready(self) -> Readiness:
         """The workers that are there; a problem names what is missing."""

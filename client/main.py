@@ -87,6 +87,15 @@ def run(request: RequestFile, output: Output = None, url: Url = DEFAULT_URL) -> 
 
 
 @app.command()
+def models(url: Url = DEFAULT_URL) -> None:
+    """Print kind, number of parameters and digest of every checkpoint, or why it cannot be loaded."""
+    with _client(url) as client:
+        for found in client.models():
+            what = found.problem or f"{found.kind}  {found.num_parameters:,} parameters  {found.sha256}"
+            typer.echo(f"{found.name}  {what}")
+
+
+@app.command()
 def job(job_id: JobId, url: Url = DEFAULT_URL) -> None:
     """Print how a job stands."""
     with _client(url) as client:

@@ -16,13 +16,14 @@ from api_schemas.closed_form_models import (
     TwoLayerLinearNetwork,
 )
 from api_schemas.data import DigitsData, GaussianData, GaussianSequences, InlineData, TextData, TokenData, sample_shape
-from api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, Conv, Gpt2, Mlp, RowNetwork
+from api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, CausalLm, Conv, Gpt2, Mlp, RowNetwork
 from api_schemas.problem import FieldError
 from api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TopKMethod, TraceMethod
 from curvature.cost.memory import MicroBatches, micro_batches
 from curvature.cost.size import (
     Size,
     attention_size,
+    causal_lm_size,
     conv_size,
     coordinate_network_size,
     gpt2_size,
@@ -190,6 +191,10 @@ def _size(request: SpectrumRequest) -> Size:
         case Gpt2():
             sizes = (model.n_layer, model.n_head, model.n_embd, model.n_positions, model.vocab_size)
             return gpt2_size(*sizes, num_samples, _sequence_length(request), model.bias, model.attention)
+        case CausalLm():
+            num_parameters = sum(map(prod, model.parameters.values()))
+            widths = (model.n_layer, model.n_head, model.n_embd, model.n_inner, model.vocab_size)
+            return causal_lm_size(num_parameters, *widths, num_samples, _sequence_length(request))
         case _:
             return _closed_form_size(model, num_samples, _sequence_length(request))
 

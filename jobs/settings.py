@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "SPECTRUM_"
 OTHER_VARIABLES = frozenset(
-    PREFIX + name for name in ("URL", "PORT", "BIND", "REDIS_PASSWORD", "REDIS_MAXMEMORY", "TORCH_BACKEND")
+    PREFIX + name for name in ("URL", "PORT", "BIND", "REDIS_PASSWORD", "REDIS_MAXMEMORY", "TORCH_BACKEND", "MODELS")
 )
 """Read by the client and by the compose files, so no mistake in the environment of a process."""
 
@@ -25,6 +25,7 @@ class StorageSettings(BaseSettings):
 
     redis_url: SecretStr = Field(description="redis://, rediss:// or unix:// with password")
     results_dir: Path = Field(description="directory of the results, shared by service and workers")
+    models_dir: Path | None = Field(default=None, description="directory of checkpoints; none: no request may name one")
     lease_seconds: float = Field(default=15.0, ge=1.0, description="a worker silent for so long has lost its job")
     max_attempts: int = Field(default=3, ge=1, description="a job that lost so many workers fails")
     republish_seconds: float = Field(default=30.0, ge=1.0, description="a queued job without message is sent again")
@@ -40,6 +41,13 @@ class StorageSettings(BaseSettings):
         if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must begin with redis://, rediss:// or unix://")
         return url
+
+    @field_validator("models_dir")
+    @classmethod
+    def _is_directory(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_dir():
+            raise ValueError("must be a directory")
+        return path
 
     @classmethod
     def load(cls) -> Self:

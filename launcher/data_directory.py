@@ -22,6 +22,7 @@ class DataDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.results.mkdir(exist_ok=True)
+            self.models.mkdir(exist_ok=True)
             self.redis.mkdir(exist_ok=True, mode=0o700)
             self.lock_descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -39,6 +40,11 @@ class DataDirectory:
     def results(self) -> Path:
         """Results of jobs."""
         return self.path / "results"
+
+    @property
+    def models(self) -> Path:
+        """Checkpoints, unless they are elsewhere."""
+        return self.path / "models"
 
     @property
     def redis(self) -> Path:

@@ -1,6 +1,8 @@
 """The `spectrum-server` command."""
 
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -24,11 +26,20 @@ def up(
     port: Annotated[int, typer.Option(min=1, max=65535, help="port of the HTTP service")] = 8000,
     data_dir: Annotated[Path, typer.Option(help="directory of jobs and results")] = Path("spectrum-data"),
     workers: Annotated[int, typer.Option(min=1, max=256, help="jobs computed at once")] = 1,
+    models_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SPECTRUM_MODELS_DIR",
+            exists=True,
+            file_okay=False,
+            help="directory of checkpoints; without it, models in the data directory",
+        ),
+    ] = None,
 ) -> None:
     """Run everything on this machine until SIGINT or SIGTERM: Redis (own, or SPECTRUM_REDIS_URL), workers, HTTP."""
     stop = _stop_on_signals()
     try:
-        with Stack(host, port, data_dir, workers) as stack:
+        with Stack(host, port, data_dir, workers, models_directory=models_dir) as stack:
             stack.start(stop)
             if not stop.is_set():
                 typer.echo(f"Serving at {stack.url} (documentation at {stack.url}/docs), data in {data_dir.resolve()}")
@@ -51,6 +62,19 @@ def demo(
     except StartError as error:
         typer.echo(f"spectrum-server: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="file of nanoGPT, or directory with config.json, pytorch_model.bin")],
+    name: Annotated[str, typer.Argument(help="of the checkpoint in the models directory")],
+    models_dir: Annotated[Path, typer.Option(envvar="SPECTRUM_MODELS_DIR", help="directory of checkpoints")] = Path(
+        "spectrum-data/models"
+    ),
+) -> None:
+    """Turn a checkpoint of PyTorch, of which nothing is run, into one that the server loads."""
+    command = [sys.executable, "-m", "worker.convert", "--models-dir", str(models_dir), "--", str(source), name]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own command
 
 
 def _stop_on_signals() -> threading.Event:

@@ -32,11 +32,20 @@ class StackError(Exception):
 class Stack:
     """The whole server on one machine.
 
-    Args:  host and port of the HTTP service; data directory; number of jobs at once; file for the children's output.
+    Args:  host and port of the HTTP service; data directory; number of jobs at once; file for the children's output;
+        models directory, if it is not in the data directory.
     Raises:  StackError, DataDirectoryError or NoRedisServerError.
     """
 
-    def __init__(self, host: str, port: int, data_directory: Path, num_workers: int, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        data_directory: Path,
+        num_workers: int,
+        log: Path | None = None,
+        models_directory: Path | None = None,
+    ) -> None:
         _check_port_is_free(host, port)
         self._data = DataDirectory(data_directory)
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -47,6 +56,7 @@ class Stack:
         environment = os.environ | {
             REDIS_VARIABLE: external_url or (self._redis.url if self._redis else ""),
             "SPECTRUM_RESULTS_DIR": str(self._data.results),
+            "SPECTRUM_MODELS_DIR": str((models_directory or self._data.models).resolve()),
             # Celery takes SIGTERM as a wish to finish its jobs first, SIGQUIT as one to stop.
             "REMAP_SIGTERM": "SIGQUIT",
         }

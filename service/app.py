@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from api_schemas.closed_form import ClosedFormRequest
 from api_schemas.job_requests import JobRequest
 from api_schemas.random_matrix import RandomMatrixRequest
+from checkpoints.directory import ModelsDirectory
 from jobs.artifacts import ArtifactStore
 from jobs.connection import connect
 from jobs.queue import JobQueue
@@ -23,7 +24,7 @@ from service.body_limit import BodyLimit, BodyLimitProblem
 from service.job_desk import JobDesk
 from service.problems import register_problem_handlers
 from service.reaper import Reaper
-from service.routes import artifacts, closed_form, estimates, health, jobs, random_matrix
+from service.routes import artifacts, closed_form, estimates, health, jobs, models, random_matrix
 from service.routes.documentation import document_bodies
 from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
 from service.uploads.tokens import TOKEN_MEDIA_TYPES
@@ -67,6 +68,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.state.desk = JobDesk(store, queue, ResultStore(settings.results_dir))
     app.state.admission = Admission(client, uploaded)
     app.state.artifacts = uploaded
+    app.state.models = ModelsDirectory(settings.models_dir)
     app.state.uploads = UploadDesk(settings.max_upload_bytes, settings.upload_memory_bytes)
     app.add_middleware(
         BodyLimit,
@@ -79,7 +81,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     )
     app.add_middleware(BodyLimitProblem)
     register_problem_handlers(app)
-    for part in (closed_form, random_matrix, artifacts, jobs, estimates, health):
+    for part in (closed_form, random_matrix, artifacts, jobs, estimates, models, health):
         app.include_router(part.router, prefix=_PREFIX)
     document_bodies(app, ClosedFormRequest, RandomMatrixRequest, JobRequest)
     return app

@@ -1,6 +1,7 @@
 """JSON bodies, parsed in one pass into the message that they must be."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
@@ -16,23 +17,25 @@ LARGE_BODY_BYTES = 100_000
 """A larger body takes a third of a millisecond and more to parse; handing it to a thread takes a tenth."""
 
 
-async def json_message(request: Request, kind: type[M]) -> M:
+async def json_message(request: Request, kind: type[M], context: Mapping[str, Any] | None = None) -> M:
     """The message in the body of a request.
 
+    Args:  context, what validators of the message look things up in.
     Raises:  RequestValidationError whose locations begin with `body`; ProblemError 415 for a compressed body.
     """
     require_identity(request.headers)
-    return await parsed(await request.body(), kind)
+    return await parsed(await request.body(), kind, context)
 
 
-async def parsed(body: bytes, kind: type[M]) -> M:
-    """The message in a body, parsed in a thread if it is large.
+async def parsed(body: bytes, kind: type[M], context: Mapping[str, Any] | None = None) -> M:
+    """The message in a body, parsed in a thread if it is large or what it is looked up in may take its time.
 
     Raises:  RequestValidationError whose locations begin with `body`.
     """
-    if len(body) > LARGE_BODY_BYTES:
-        return await run_in_threadpool(validated, kind.model_validate_json, body)
-    return validated(kind.model_validate_json, body)
+    validate = partial(kind.model_validate_json, context=context)
+    if context is not None or len(body) > LARGE_BODY_BYTES:
+        return await run_in_threadpool(validated, validate, body)
+    return validated(validate, body)
 
 
 def validated(validate: Callable[[Any], M], document: Any) -> M:

@@ -43,7 +43,7 @@ BODY_TOO_LARGE = Problem(
 
 # Fields whose value is one of several messages: pydantic puts the chosen one into the location of an error.
 _UNIONS = {
-    "model": {*CLOSED_FORM_KINDS, "mlp", "gpt2"},
+    "model": {*CLOSED_FORM_KINDS, "mlp", "gpt2", "causal-lm"},
     "data": {"inline", "gaussian", "gaussian-sequences", "digits", "text", "artifact"},
     "method": {"exact", "lanczos"},
     "body": {*RANDOM_MATRIX_LAWS, *JOB_KINDS},

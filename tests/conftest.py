@@ -1,6 +1,7 @@
 """The real stack for tests: `spectrum-server up` with its embedded Redis, as a user starts it."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -10,11 +11,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import redis
+from safetensors.numpy import save_file
 
+from api_schemas.models import Gpt2
+from api_schemas.parameter_shapes import parameter_shapes
 from client.http import SpectrumClient
 from jobs.connection import connect
 
@@ -94,9 +100,33 @@ def start_server() -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture(scope="session")
-def server(start_server: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory) -> Server:
-    """One stack for all tests that leave it alive."""
-    return start_server(tmp_path_factory.mktemp("shared") / "data")
+def server(
+    start_server: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory, write_gpt2: Callable[..., Path]
+) -> Server:
+    """One stack for all tests that leave it alive; it has a checkpoint `tiny-gpt2`."""
+    data_directory = tmp_path_factory.mktemp("shared") / "data"
+    write_gpt2(data_directory / "models" / "tiny-gpt2")
+    return start_server(data_directory)
+
+
+@pytest.fixture(scope="session")
+def write_gpt2() -> Callable[..., Path]:
+    """Writes a directory as Hugging Face has it: a GPT-2 with 256 tokens, 16 positions and random weights."""
+
+    def write(directory: Path, seed: int = 0, **configuration: Any) -> Path:
+        sizes = {"n_layer": 2, "n_head": 2, "n_embd": 8, "n_positions": 16, "vocab_size": 256}
+        model = Gpt2.model_validate({"kind": "gpt2"} | sizes)
+        generator = np.random.default_rng(seed)
+        directory.mkdir(parents=True)
+        (directory / "config.json").write_text(json.dumps({"model_type": "gpt2"} | sizes | configuration))
+        weights = {
+            f"transformer.{name.replace('blocks.', 'h.')}": generator.normal(0, 0.3, shape).astype(np.float32)
+            for name, shape in parameter_shapes(model).items()
+        }
+        save_file(weights, directory / "model.safetensors")
+        return directory
+
+    return write
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from celery import Celery, signals
 from redis.exceptions import RedisError
 
 from api_schemas.health import WorkerStatus
+from checkpoints.directory import ModelsDirectory
 from jobs.artifacts import ArtifactStore
 from jobs.connection import connect
 from jobs.presence import SECONDS_BETWEEN_SIGNS, announce, withdraw
@@ -21,6 +22,7 @@ from jobs.settings import WorkerSettings
 from jobs.store import JobStore
 from worker.hardware import Hardware, find_hardware
 from worker.job_runner import JobRunner
+from worker.sources import Sources
 
 _logger = logging.getLogger(__name__)
 
@@ -37,13 +39,15 @@ def create_worker(settings: WorkerSettings) -> Celery:
 
 
 def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware) -> None:
+    models = ModelsDirectory(settings.models_dir)
+
     @app.task(name=RUN_JOB)  # type: ignore[untyped-decorator]
     def run_job(job_id: str) -> None:
         client = connect(settings.redis_url.get_secret_value(), patient=True)
         store = JobStore(client, settings.lease_seconds, settings.max_attempts)
         with client:
-            results, artifacts = ResultStore(settings.results_dir), ArtifactStore(settings.artifacts_dir)
-            JobRunner(store, results, artifacts, hardware).run(job_id)
+            sources = Sources(models, ArtifactStore(settings.artifacts_dir).tokens)
+            JobRunner(store, ResultStore(settings.results_dir), sources, hardware).run(job_id)
 
 
 def _limit_threads_of_children(hardware: Hardware) -> None:

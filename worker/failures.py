@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
+from api_schemas.checkpoints import CheckpointError
 from api_schemas.job_requests import AnyJobRequest, JobRequest
 from api_schemas.problem import FieldError, Problem
 from curvature.errors import CurvatureError
@@ -37,10 +38,12 @@ def job_failure(error: Exception) -> JobFailure:
     """The failure that an exception of the computation means."""
     if isinstance(error, JobFailure):
         return error
-    if isinstance(error, CurvatureError):
-        return _failure(FailureKind.USAGE, "spectrum-undefined", "The spectrum cannot be computed", 422, str(error))
-    if isinstance(error, ValidationError):  # of the result: its messages refuse what JSON cannot hold
-        detail = "A number of the result is beyond floating point."
+    if isinstance(error, CheckpointError):
+        return _failure(FailureKind.USAGE, "checkpoint-unusable", "The checkpoint cannot be loaded", 422, str(error))
+    if isinstance(error, CurvatureError | ValidationError):
+        # the latter of the result: its messages refuse what JSON cannot hold
+        own = isinstance(error, CurvatureError)
+        detail = str(error) if own else "A number of the result is beyond floating point."
         return _failure(FailureKind.USAGE, "spectrum-undefined", "The spectrum cannot be computed", 422, detail)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return _failure(FailureKind.FATAL, "out-of-memory", "The worker ran out of memory", 507)

@@ -22,16 +22,15 @@ from worker.hardware import Hardware
 from worker.hessian_vs_ggn_results import labels_of, model_comparison, relative_error
 from worker.operators import build_operator
 from worker.provenance import computation, digest
+from worker.sources import NO_SOURCES, Sources
 from worker.spectrum_job import COMPILER_BYTES, UNUSED_PRODUCTS
 from worker.translation import (
     PRECISIONS,
-    TokenReader,
     build_model,
     build_parameters,
     build_pretraining_plan,
     build_token_stream,
     generator_of,
-    no_artifacts,
 )
 
 BATCHES, MEASUREMENTS = 1, 2
@@ -39,14 +38,14 @@ BATCHES, MEASUREMENTS = 1, 2
 
 
 def run_hessian_vs_ggn_job(
-    request: HessianVsGgnRequest, hardware: Hardware, progress: Progress, read_tokens: TokenReader = no_artifacts
+    request: HessianVsGgnRequest, hardware: Hardware, progress: Progress, sources: Sources = NO_SOURCES
 ) -> HessianVsGgnResult:
     """Compute what the request asks, model by model and seed by seed.
 
     Raises:  CurvatureError, MemoryError, and whatever `progress` raises to stop.
     """
     started = time.perf_counter()
-    stream = build_token_stream(request.data, read_tokens).to(hardware.device)
+    stream = build_token_stream(request.data, sources).to(hardware.device)
     tally = _Tally(request, progress)
     models = [_ModelRuns(request, spec, stream, hardware, tally) for spec in request.models]
     curves = [

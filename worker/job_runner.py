@@ -7,7 +7,6 @@ from api_schemas.spectrum import SpectrumRequest
 from api_schemas.spectrum_results import StoredArrays
 from curvature.progress import Progress
 from jobs.arrays import result_arrays
-from jobs.artifacts import ArtifactStore
 from jobs.estimate import estimate
 from jobs.job_estimate import job_memory_error
 from jobs.results import ResultStore
@@ -18,6 +17,7 @@ from worker.forecast import Forecast
 from worker.hardware import Hardware
 from worker.hessian_vs_ggn_job import run_hessian_vs_ggn_job
 from worker.lease_keeper import JobCancelledError, LeaseKeeper
+from worker.sources import Sources
 from worker.spectrum_job import run_spectrum_job
 
 _logger = logging.getLogger(__name__)
@@ -26,10 +26,10 @@ _logger = logging.getLogger(__name__)
 class JobRunner:
     """Runs jobs by id; every step may be killed, and the next claim begins again."""
 
-    def __init__(self, store: JobStore, results: ResultStore, artifacts: ArtifactStore, hardware: Hardware) -> None:
+    def __init__(self, store: JobStore, results: ResultStore, sources: Sources, hardware: Hardware) -> None:
         self._store = store
         self._results = results
-        self._artifacts = artifacts
+        self._sources = sources
         self._hardware = hardware
 
     def run(self, job_id: str) -> None:
@@ -71,10 +71,10 @@ class JobRunner:
 
     def _answer(self, request: AnyJobRequest, keeper: LeaseKeeper) -> Answer:
         if not isinstance(request, SpectrumRequest):
-            return Answer(run_hessian_vs_ggn_job(request, self._hardware, keeper.report, self._artifacts.tokens))
+            return Answer(run_hessian_vs_ggn_job(request, self._hardware, keeper.report, self._sources))
         plan = estimate(request, self._hardware.memory_bytes)
         forecast = Forecast(request, plan, self._hardware.device, keeper.report, keeper.expect)
-        return run_spectrum_job(request, self._hardware, forecast, self._artifacts.tokens)
+        return run_spectrum_job(request, self._hardware, forecast, self._sources)
 
     def _stored(self, answer: Answer, progress: Progress) -> str:
         """Digest of the result, once it and its arrays are on disk."""

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from api_schemas.models import CausalLm, Gpt2
 from api_schemas.spectrum import SpectrumRequest
-from api_schemas.spectrum_results import Computation, Provenance
+from api_schemas.spectrum_results import Computation, Provenance, UsedCheckpoint
 from curvature.operators.execution import Execution
 from curvature.operators.risk_operator import RiskOperator
 from worker.hardware import Hardware
@@ -41,12 +42,15 @@ def provenance(
         product_fallback=operator.fallback_reason,
         wall_time_seconds=wall_time_seconds,
     )
+    if isinstance(request.model, CausalLm):
+        common.versions["transformers"] = version("transformers")
     return Provenance(
         **common.model_dump(),
         matrix=request.matrix,
         block=request.block,
         precision_deviation=deviation,
         seed=request.seed,
+        checkpoint=_used_checkpoint(request),
         parameters_sha256=digest(parameters),
     )
 
@@ -67,6 +71,17 @@ def computation(hardware: Hardware, *, data: Iterable[Tensor], **fields: Any) ->
         data_sha256=digest(data),
         **fields,
     )
+
+
+def _used_checkpoint(request: SpectrumRequest) -> UsedCheckpoint | None:
+    match request.model:
+        case (
+            Gpt2(checkpoint=str(name), checkpoint_sha256=str(sha256))
+            | CausalLm(checkpoint=name, checkpoint_sha256=sha256)
+        ):
+            return UsedCheckpoint(name=name, sha256=sha256)
+        case _:
+            return None
 
 
 def _device_name(device: torch.device) -> str:

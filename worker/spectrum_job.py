@@ -23,17 +23,16 @@ from worker.answer import Answer
 from worker.hardware import Hardware
 from worker.operators import build_operator
 from worker.provenance import provenance
+from worker.sources import NO_SOURCES, Sources
 from worker.spectrum_results import Spectrum, result_of, vectors_of
 from worker.translation import (
     PRECISIONS,
-    TokenReader,
     build_dataset,
     build_loss,
     build_model,
     build_parameters,
     build_plan,
     generator_of,
-    no_artifacts,
 )
 
 UNUSED_PRODUCTS = 10  # as many are allowed for each that is mostly needed, where a tolerance decides
@@ -52,15 +51,15 @@ class _Point:
 
 
 def run_spectrum_job(
-    request: SpectrumRequest, hardware: Hardware, progress: Progress, read_tokens: TokenReader = no_artifacts
+    request: SpectrumRequest, hardware: Hardware, progress: Progress, sources: Sources = NO_SOURCES
 ) -> Answer:
     """Compute what the request asks; the same request on the same device gives the same numbers.
 
-    Raises:  CurvatureError, MemoryError, and whatever `progress` raises to stop.
+    Raises:  CurvatureError, CheckpointError, MemoryError, and whatever `progress` raises to stop.
     """
     started = time.perf_counter()
     plan = estimate(request, hardware.memory_bytes)
-    point = _reach_point(request, plan.micro_batch_size, hardware, progress, read_tokens)
+    point = _reach_point(request, plan.micro_batch_size, hardware, progress, sources)
     has_room = hardware.memory_bytes - plan.peak_bytes > COMPILER_BYTES
     execution = Execution(
         _num_runs(request, plan), "measured" if has_room else "interpreted", Timings(hardware.timings)
@@ -111,12 +110,12 @@ def _spectrum(request: SpectrumRequest, operator: SymmetricOperator, plan: JobEs
 
 
 def _reach_point(
-    request: SpectrumRequest, micro_batch_size: int, hardware: Hardware, progress: Progress, read_tokens: TokenReader
+    request: SpectrumRequest, micro_batch_size: int, hardware: Hardware, progress: Progress, sources: Sources
 ) -> _Point:
     dtype = PRECISIONS[request.vector_precision]
-    model, loss = build_model(request.model), build_loss(request)
-    dataset = build_dataset(request, read_tokens).to(dtype, hardware.device)
-    parameters = build_parameters(request.model, model, dtype, hardware.device)
+    model, loss = build_model(request.model, sources), build_loss(request)
+    dataset = build_dataset(request, sources).to(dtype, hardware.device)
+    parameters = build_parameters(request.model, model, dtype, hardware.device, sources)
     risk = EmpiricalRisk(model, loss, dataset.split(micro_batch_size))
     initial_loss = float(risk.value(parameters))
     if not math.isfinite(initial_loss):

@@ -22,10 +22,11 @@ from api_schemas.data import DigitsData, GaussianData, GaussianSequences, Inline
 from api_schemas.hessian_vs_ggn import Pretraining
 from api_schemas.message import RequestMessage
 from api_schemas.models import AttentionLayer as AttentionLayerSpec
+from api_schemas.models import CausalLm as CausalLmSpec
 from api_schemas.models import Conv as ConvSpec
 from api_schemas.models import Gpt2 as Gpt2Spec
 from api_schemas.models import Mlp as MlpSpec
-from api_schemas.models import MlpLayer
+from api_schemas.models import MlpLayer, TokenModel
 from api_schemas.models import Model as ModelSpec
 from api_schemas.spectrum import SpectrumRequest
 from api_schemas.training import AdamWOptimizer, PlateauSchedule, WarmupCosineSchedule
@@ -54,21 +55,30 @@ from curvature.models.mlp import Mlp
 from curvature.parameters import Parameters
 from curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from jobs.artifacts import UnknownArtifactError
-
-TokenReader = Callable[[str], Tokens]
-"""The uploaded tokens (num_tokens,) of an id; raises UnknownArtifactError."""
+from worker.checkpoints import causal_lm, checkpoint_parameters
+from worker.sources import NO_SOURCES, Sources
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
-def build_model(spec: ModelSpec) -> Model:
-    """The network, without parameters."""
-    return _MODELS[type(spec)](spec)
+def build_model(spec: ModelSpec, sources: Sources = NO_SOURCES) -> Model:
+    """The network, without parameters.
+
+    Raises:  CheckpointError.
+    """
+    return causal_lm(spec, sources.models) if isinstance(spec, CausalLmSpec) else _MODELS[type(spec)](spec)
 
 
-def build_parameters(spec: ModelSpec, model: Model, dtype: torch.dtype, device: torch.device) -> Parameters:
-    """The parameters that the request gives, or those drawn from its seed; a quadratic form's critical point 0."""
+def build_parameters(
+    spec: ModelSpec, model: Model, dtype: torch.dtype, device: torch.device, sources: Sources = NO_SOURCES
+) -> Parameters:
+    """Those of a checkpoint, of the request, or drawn from its seed; a quadratic form's critical point 0.
+
+    Raises:  CheckpointError; OSError.
+    """
     match spec:
+        case Gpt2Spec(checkpoint=str()) | CausalLmSpec():
+            return checkpoint_parameters(spec, model.parameter_shapes, sources.models, dtype, device)
         case MlpSpec(weights=None) | ConvSpec() | AttentionLayerSpec() | Gpt2Spec():
             return model.initial_parameters(generator_of(spec.seed), dtype, device)
         case MlpSpec(weights=layers):
@@ -80,15 +90,7 @@ def build_parameters(spec: ModelSpec, model: Model, dtype: torch.dtype, device: 
     return {name: _real(arrays[name]).to(dtype=dtype, device=device) for name in model.parameter_shapes}
 
 
-def no_artifacts(artifact_id: str) -> Tokens:
-    """Where there are none.
-
-    Raises:  UnknownArtifactError.
-    """
-    raise UnknownArtifactError(artifact_id)
-
-
-def build_dataset(request: SpectrumRequest, read_tokens: TokenReader = no_artifacts) -> Dataset:
+def build_dataset(request: SpectrumRequest, sources: Sources = NO_SOURCES) -> Dataset:
     """The data in double precision on the CPU: real numbers float64, labels and tokens int64.
 
     Raises:  InvalidProblemError.
@@ -103,19 +105,19 @@ def build_dataset(request: SpectrumRequest, read_tokens: TokenReader = no_artifa
             drawn = digits(spec.num_samples, generator_of(spec.seed))
             return drawn if spec.transform == "none" else standardised_pixels(drawn)
         case TextData() | TokenData() as spec:
-            return _token_dataset(spec, request.model, read_tokens)
+            return _token_dataset(spec, request.model, sources)
         case InlineData() as spec:
             return _inline_dataset(spec, request)
         case None:
             return _matrix_dataset(request.model)
 
 
-def build_token_stream(spec: TextData | TokenData, read_tokens: TokenReader = no_artifacts) -> TokenStream:
+def build_token_stream(spec: TextData | TokenData, sources: Sources = NO_SOURCES) -> TokenStream:
     """The tokens of which the data are windows.
 
     Raises:  InvalidProblemError.
     """
-    return TokenStream(_tokens(spec, read_tokens), spec.sequence_length)
+    return TokenStream(_tokens(spec, sources), spec.sequence_length)
 
 
 def build_loss(request: SpectrumRequest) -> Loss:
@@ -235,19 +237,19 @@ def _matrix_dataset(spec: ModelSpec) -> Dataset:
     return Dataset(_real(spec.matrix).reshape(1, -1), torch.zeros(1, 1, dtype=torch.float64))
 
 
-def _token_dataset(spec: TextData | TokenData, model: ModelSpec, read_tokens: TokenReader) -> Dataset:
-    windows = build_token_stream(spec, read_tokens).windows(spec.num_sequences, generator_of(spec.seed))
+def _token_dataset(spec: TextData | TokenData, model: ModelSpec, sources: Sources) -> Dataset:
+    windows = build_token_stream(spec, sources).windows(spec.num_sequences, generator_of(spec.seed))
     largest = max(int(windows.inputs.max()), int(windows.targets.max()))
-    if isinstance(model, Gpt2Spec) and largest >= model.vocab_size:
+    if isinstance(model, TokenModel) and largest >= model.vocab_size:
         raise InvalidProblemError(f"tokens outside the vocabulary: token {largest}, vocab_size {model.vocab_size}")
     return windows
 
 
-def _tokens(spec: TextData | TokenData, read_tokens: TokenReader) -> Tokens:
+def _tokens(spec: TextData | TokenData, sources: Sources) -> Tokens:
     match spec:
         case TokenData():
             try:
-                return read_tokens(spec.id)
+                return sources.read_tokens(spec.id)
             except UnknownArtifactError:
                 raise InvalidProblemError(f"the uploaded tokens {spec.id} are not there any more") from None
         case TextData(text=str() as text):
@@ -257,7 +259,7 @@ def _tokens(spec: TextData | TokenData, read_tokens: TokenReader) -> Tokens:
 
 
 def _inline_dataset(spec: InlineData, request: SpectrumRequest) -> Dataset:
-    if isinstance(request.model, Gpt2Spec):
+    if isinstance(request.model, TokenModel):
         return Dataset(_integers(spec.x), _integers(spec.y))
     # a sample is a vector, or a sequence of vectors; one number may stand for a vector of length 1
     num_axes = 3 if isinstance(request.model, AttentionLayerSpec | SelfAttentionSpec) else 2

@@ -89,6 +89,32 @@ def gpt2_size(
     return Size("gpt2", num_parameters, num_sequences, tuple(num_tokens * each for each in per_token))
 
 
+def causal_lm_size(
+    num_parameters: int,
+    n_layer: int,
+    n_head: int,
+    n_embd: int,
+    n_inner: int,
+    vocab_size: int,
+    num_sequences: int,
+    sequence_length: int,
+) -> Size:
+    """Size of a decoder of transformers, as a gpt2 whose blocks produce more: an upper estimate.
+
+    Per token and block, d = n_embd: two norms (4 d each, a cast to another precision included), queries, keys and
+    values (3 d), their rotation (8 d), keys and values once for each head (2 d), attention (2 d), gate, hidden layer,
+    activation and product (4 n_inner), two residual sums and the output (3 d). Per pair of tokens, head and block:
+    score, scaled and masked score, weight. The logits count three times.
+    """
+    per_token = (
+        n_layer * (26 * n_embd + 4 * n_inner) + 6 * n_embd,
+        n_layer * 4 * n_head * sequence_length,
+        3 * vocab_size,
+    )
+    num_tokens = num_sequences * sequence_length
+    return Size("gpt2", num_parameters, num_sequences, tuple(num_tokens * each for each in per_token))
+
+
 def conv_size(
     image_size: int,
     channels: Sequence[int],

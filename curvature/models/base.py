@@ -80,3 +80,18 @@ def check_real_inputs(inputs: Tensor, kind: str, *shape: int | str) -> None:
         raise InvalidProblemError(f"{kind} inputs must be real numbers {wanted}, not {found}")
     if not bool(inputs.isfinite().all()):
         raise InvalidProblemError(f"{kind} inputs hold NaN or infinity")
+
+
+def check_tokens(inputs: Tensor, kind: str, vocab_size: int, n_positions: int) -> None:
+    """Make sure that `inputs` are int64 tokens (n, T) in 0 .. vocab_size - 1 with 1 <= T <= n_positions.
+
+    Raises:  InvalidProblemError that says what does not fit.
+    """
+    if inputs.ndim != 2 or inputs.dtype != torch.int64:
+        raise InvalidProblemError(
+            f"{kind} inputs must be int64 tokens (n, T), not {tuple(inputs.shape)} {inputs.dtype}"
+        )
+    if not 1 <= inputs.shape[1] <= n_positions:
+        raise InvalidProblemError(f"sequences of {inputs.shape[1]} tokens, but n_positions is {n_positions}")
+    if inputs.numel() and (int(inputs.min()) < 0 or int(inputs.max()) >= vocab_size):
+        raise InvalidProblemError(f"tokens outside 0 .. {vocab_size - 1} (vocab_size {vocab_size})")

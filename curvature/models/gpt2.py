@@ -12,7 +12,7 @@ from torch import Tensor
 from curvature.cost.size import Size, gpt2_size
 from curvature.errors import InvalidProblemError
 from curvature.models.activations import Activation
-from curvature.models.base import Model
+from curvature.models.base import Model, check_tokens
 from curvature.parameters import Parameters
 
 LAYER_NORM_EPSILON = 1e-5
@@ -132,14 +132,7 @@ class Gpt2(Model):
 
     def check_inputs(self, inputs: Tensor) -> None:
         """Inputs are int64 tokens (n, T) in 0 .. vocab_size - 1 with T <= n_positions."""
-        if inputs.ndim != 2 or inputs.dtype != torch.int64:
-            raise InvalidProblemError(
-                f"gpt2 inputs must be int64 tokens (n, T), not {tuple(inputs.shape)} {inputs.dtype}"
-            )
-        if not 1 <= inputs.shape[1] <= self.n_positions:
-            raise InvalidProblemError(f"sequences of {inputs.shape[1]} tokens, but n_positions is {self.n_positions}")
-        if inputs.numel() and (int(inputs.min()) < 0 or int(inputs.max()) >= self.vocab_size):
-            raise InvalidProblemError(f"tokens outside 0 .. {self.vocab_size - 1} (vocab_size {self.vocab_size})")
+        check_tokens(inputs, "gpt2", self.vocab_size, self.n_positions)
 
     def size_on(self, inputs: Tensor) -> Size:
         """Residual stream, attention scores, hidden layers and logits."""

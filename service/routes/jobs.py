@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
+from api_schemas.checkpoints import CONTEXT
 from api_schemas.job_requests import AnyJobRequest, JobRequest
 from api_schemas.job_results import JobResult
 from api_schemas.jobs import Job, JobPage, JobState, Links
@@ -53,7 +54,7 @@ def get_admission(request: Request) -> Admission:
 
 async def job_request(request: Request) -> AnyJobRequest:
     """The body."""
-    return (await json_message(request, JobRequest)).root
+    return (await json_message(request, JobRequest, {CONTEXT: request.app.state.models})).root
 
 
 Desk = Annotated[JobDesk, Depends(_desk)]

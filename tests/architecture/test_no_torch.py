@@ -21,6 +21,7 @@ LIGHT_MODULES = [
     "curvature.algorithms.cumulative",
     "service.resmoothing",
     "jobs.store",
+    "checkpoints.directory",
 ]
 
 

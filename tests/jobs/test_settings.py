@@ -29,6 +29,7 @@ def test_each_process_accepts_the_variables_of_the_others(monkeypatch: pytest.Mo
         ("SPECTRUM_REDIS_URL", "http://:secret@127.0.0.1"),
         ("SPECTRUM_DEVICE", "tpu"),
         ("SPECTRUM_WORKERZ", "2"),
+        ("SPECTRUM_MODELS_DIR", "/no/secret/directory"),
     ],
 )
 def test_an_unfit_variable_is_named_and_its_value_is_not(

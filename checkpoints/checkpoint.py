@@ -1,0 +1,34 @@
+"""One checkpoint: its configuration, where its tensors lie, its digest."""
+
+from dataclasses import dataclass
+
+from checkpoints import configuration
+from checkpoints.configuration import Configuration, read_configuration
+from checkpoints.digest import Digests
+from checkpoints.files import CheckpointFiles
+from checkpoints.weights import Tensors, stored_tensors, weight_files
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What its files say; whether that is a model that can be loaded, its readers decide."""
+
+    files: CheckpointFiles
+    configuration: Configuration
+    tensors: Tensors
+    digests: Digests
+
+    @classmethod
+    def read(cls, files: CheckpointFiles, digests: Digests) -> "Checkpoint":
+        """Raises:  CheckpointError; OSError."""
+        fields = read_configuration(files.file(configuration.FILE))
+        return cls(files, fields, stored_tensors(files), digests)
+
+    @property
+    def sha256(self) -> str:
+        """Of all files that a model is loaded from.
+
+        Raises:  CheckpointError; OSError.
+        """
+        names = [configuration.FILE, *weight_files(self.files)]
+        return self.digests.of((name, self.files.file(name)) for name in sorted(names))

@@ -1,0 +1,126 @@
+"""The models directory: what a server can load."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import TypeVar
+
+from api_schemas.checkpoints import (
+    CausalLmCheckpoint,
+    CheckpointError,
+    Gpt2Checkpoint,
+    LoadableModel,
+    UnknownCheckpointError,
+)
+from api_schemas.models import Gpt2
+from api_schemas.parameter_shapes import parameter_shapes
+from checkpoints.causal_lm import causal_lm_fields
+from checkpoints.checkpoint import Checkpoint
+from checkpoints.digest import Digests
+from checkpoints.files import CheckpointFiles, is_pytorch
+from checkpoints.gpt2 import MODEL_TYPE, OtherOptionError, gpt2_fields
+
+T = TypeVar("T")
+
+
+class ModelsDirectory:
+    """Checkpoints by name; a `CheckpointCatalog`. None: this server has none."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._digests = Digests()
+
+    def names(self) -> list[str]:
+        """Of everything that looks like a checkpoint, whether or not it can be loaded.
+
+        Raises:  CheckpointError if the directory cannot be read.
+        """
+        if self._path is None:
+            return []
+        with _readable():
+            return sorted(name for name in os.listdir(self._path) if _is_listed(self._path / name))
+
+    def open(self, name: str) -> Checkpoint:
+        """The checkpoint of this name.
+
+        Raises:  UnknownCheckpointError; CheckpointError if it cannot be read.
+        """
+        if self._path is None:
+            raise UnknownCheckpointError("this server has no models directory")
+        with _readable():
+            return Checkpoint.read(CheckpointFiles.of(self._path.resolve(), name), self._digests)
+
+    def gpt2(self, name: str) -> Gpt2Checkpoint:
+        """Raises:  CheckpointError."""
+        return self._read(name, gpt2_fields)
+
+    def causal_lm(self, name: str) -> CausalLmCheckpoint:
+        """Raises:  CheckpointError."""
+        return self._read(name, causal_lm_fields)
+
+    def describe(self, name: str) -> LoadableModel:
+        """The checkpoint of this name, or why it cannot be loaded.
+
+        Raises:  UnknownCheckpointError.
+        """
+        try:
+            return self._read(name, lambda checkpoint: _described(name, checkpoint))
+        except UnknownCheckpointError:
+            raise
+        except CheckpointError as error:
+            return LoadableModel(name=name, problem=str(error))
+
+    def describe_all(self) -> list[LoadableModel]:
+        """Every checkpoint, by name.
+
+        Raises:  CheckpointError if the directory cannot be read.
+        """
+        found = []
+        for name in self.names():
+            try:
+                found.append(self.describe(name))
+            except UnknownCheckpointError:  # it went away meanwhile
+                continue
+        return found
+
+    def _read(self, name: str, read: Callable[[Checkpoint], T]) -> T:
+        checkpoint = self.open(name)
+        with _readable():
+            return read(checkpoint)
+
+
+def _is_listed(path: Path) -> bool:
+    # not Path.is_dir, which raises where this only says no
+    return not path.name.startswith(".") and (os.path.isdir(path) or is_pytorch(path))
+
+
+def _described(name: str, checkpoint: Checkpoint) -> LoadableModel:
+    if checkpoint.configuration.get("model_type") == MODEL_TYPE:
+        try:
+            fields = gpt2_fields(checkpoint)
+        except OtherOptionError:
+            pass
+        else:
+            model = Gpt2.model_validate({"kind": "gpt2", "checkpoint": name} | fields.model_dump())
+            num_parameters = sum(map(prod, parameter_shapes(model).values()))
+            return _loadable(name, "gpt2", num_parameters, fields)
+    other = causal_lm_fields(checkpoint)
+    return _loadable(name, "causal-lm", sum(map(prod, other.parameters.values())), other)
+
+
+def _loadable(name: str, kind: str, num_parameters: int, fields: Gpt2Checkpoint | CausalLmCheckpoint) -> LoadableModel:
+    return LoadableModel.model_validate(
+        fields.model_dump()
+        | {"name": name, "kind": kind, "num_parameters": num_parameters, "sha256": fields.checkpoint_sha256}
+    )
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Raises:  CheckpointError in place of OSError, whose text would name a path."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}") from None
