@@ -172,6 +172,9 @@ class HessianVsGgnRequest(RequestMessage):
     def _check_pretraining(self, plan: Pretraining) -> None:
         if len(self.models) > MAX_PRETRAINED_MODELS:
             raise misfit("models", message=f"at most {MAX_PRETRAINED_MODELS} models can be pretrained in one job")
+        for index, model in enumerate(self.models):
+            if model.seed:
+                raise misfit("models", index, "seed", message="initial parameters are drawn from each of `seeds`")
         if self.num_measurements > MAX_MEASUREMENTS:
             message = f"{self.num_measurements:,} measurements; a result holds at most {MAX_MEASUREMENTS:,}"
             raise misfit("pretrain", "measure_every", message=message)

@@ -17,7 +17,7 @@ _COLOURS = ("#1f5fa8", "#c8452f", "#2a9d5c", "#7a4fa3")
 _MAX_LABELS = 12
 _LINEAR_RANGE = 10
 """Positive values that differ by more than this factor need a logarithmic axis to be told apart."""
-_LINEAR_STEPS = 50  # likewise of the last step and the first after 0
+_LINEAR_STEPS = 20  # likewise of the last step and the first after 0
 _MANY_POINTS = 60  # of a run, from which on they are drawn small
 
 _ERROR = "relative error of the top eigenvalue\n|Hessian − GGN| / |Hessian|"

@@ -63,6 +63,7 @@ def test_measured_steps_are_counted_and_follow_the_intervals(
         ({"models": []}, "models"),
         ({"models": [GPT2] * 65}, "models"),
         ({"models": [GPT2] * 5, "pretrain": PRETRAIN}, "models"),
+        ({"models": [GPT2, GPT2 | {"seed": 1}], "pretrain": PRETRAIN}, "models.1.seed"),
         ({"models": [{"kind": "mlp", "widths": [64, 10]}]}, "models.0.kind"),
         ({"models": [GPT2, GPT2 | {"vocab_size": 255}]}, "models.1.vocab_size"),
         ({"models": [GPT2, GPT2 | {"n_layer": 3, "attention": False}]}, "models.1.n_layer"),

@@ -244,8 +244,24 @@ def test_a_trained_job_reports_its_training() -> None:
     assert report.final_loss == result.loss < report.initial_loss
     assert report.learning_rate_cuts == 2
     assert report.final_learning_rate == pytest.approx(0.02)
-    assert report.momentum == 0.5
+    assert (report.optimizer, report.momentum) == ("sgd", 0.5)
     assert 0 < report.gradient_norm < 1
+
+
+def test_a_job_trained_by_adamw_says_so() -> None:
+    train = {
+        "num_steps": 30,
+        "learning_rate": 0.05,
+        "optimizer": {"kind": "adamw"},
+        "schedule": {"kind": "warmup-cosine", "warmup_steps": 5, "decay_steps": 20, "min_learning_rate": 0.001},
+        "gradient_clip": 1.0,
+    }
+    result = run_spectrum_job(request_of("mlp", train=train), Hardware(CPU, 1, 2**32), ignore_progress).result
+    report = result.training
+    assert report is not None
+    assert (report.optimizer, report.num_steps, report.stopped) == ("adamw", 30, "num-steps")
+    assert report.final_loss < report.initial_loss
+    assert report.final_learning_rate == pytest.approx(0.001)
 
 
 def test_targets_that_follow_from_the_inputs_cannot_be_decorrelated() -> None:
