@@ -43,14 +43,14 @@ BODY_TOO_LARGE = Problem(
 
 # Fields whose value is one of several messages: pydantic puts the chosen one into the location of an error.
 _UNIONS = {
-    "model": {*CLOSED_FORM_KINDS, "mlp", "gpt2", "causal-lm"},
+    "model": {*CLOSED_FORM_KINDS, "mlp", "conv", "attention-layer", "gpt2", "causal-lm"},
     "data": {"inline", "gaussian", "gaussian-sequences", "digits", "text", "artifact"},
-    "method": {"exact", "lanczos"},
+    "method": {"exact", "lanczos", "top-k", "trace"},
     "body": {*RANDOM_MATRIX_LAWS, *JOB_KINDS},
     "laws": {*RANDOM_MATRIX_LAWS},
     "schedule": {"plateau", "warmup-cosine"},
-    "x": {"numbers", "rows"},
-    "y": {"numbers", "rows"},
+    "x": {"numbers", "rows", "sequences"},
+    "y": {"numbers", "rows", "sequences"},
 }
 _UNKNOWN_KIND = {"union_tag_invalid", "union_tag_not_found"}
 

@@ -47,7 +47,7 @@ def run_hessian_vs_ggn_job(
     started = time.perf_counter()
     stream = build_token_stream(request.data, sources).to(hardware.device)
     tally = _Tally(request, progress)
-    models = [_ModelRuns(request, spec, stream, hardware, tally) for spec in request.models]
+    models = [_ModelRuns(request, spec, stream, hardware, tally, sources) for spec in request.models]
     curves = [
         model_comparison(
             label,
@@ -111,10 +111,16 @@ class _ModelRuns:
     """The runs of one model, one for each seed."""
 
     def __init__(
-        self, request: HessianVsGgnRequest, spec: Gpt2, stream: TokenStream, hardware: Hardware, tally: _Tally
+        self,
+        request: HessianVsGgnRequest,
+        spec: Gpt2,
+        stream: TokenStream,
+        hardware: Hardware,
+        tally: _Tally,
+        sources: Sources,
     ) -> None:
-        self._request, self._spec, self._stream, self._tally = request, spec, stream, tally
-        self._model, self._loss = build_model(spec), CrossEntropy()
+        self._request, self._spec, self._stream, self._tally, self._sources = request, spec, stream, tally, sources
+        self._model, self._loss = build_model(spec, sources), CrossEntropy()
         self._dtype, self._device = PRECISIONS[request.precision], hardware.device
         self._plans = {matrix: point_estimate(request, spec, matrix, hardware.memory_bytes) for matrix in MATRICES}
         self.num_parameters = self._plans["hessian"].num_parameters
@@ -133,14 +139,14 @@ class _ModelRuns:
     def run(self, seed: int) -> ComparisonRun:
         """Measure the model's own parameters, or train from this seed's and measure on the way."""
         if self._request.pretrain is None:
-            parameters = build_parameters(self._spec, self._model, self._dtype, self._device)
+            parameters = build_parameters(self._spec, self._model, self._dtype, self._device, self._sources)
             points = [self._point(parameters, seed, 0, None)]
             return ComparisonRun(seed=seed, points=points, parameters_sha256=digest(parameters.values()))
         plan = build_pretraining_plan(self._request.pretrain, self.micro_batch_size)
         training = Training(self._model, self._loss, self._stream, plan)
         seeded = self._spec.model_copy(update={"seed": seed})
         state = training.start(
-            build_parameters(seeded, self._model, self._dtype, self._device), _generator(seed, BATCHES)
+            build_parameters(seeded, self._model, self._dtype, self._device, self._sources), _generator(seed, BATCHES)
         )
         points = []
         for step in self._request.pretrain.measured_steps:
