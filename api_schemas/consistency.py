@@ -145,11 +145,13 @@ def _check_tokens(model: TokenModel, data: Data) -> None:
             _check_inline_tokens(model, data)
         case TextData():
             _check_sequence_length(model, data.sequence_length, "sequence_length")
+            _check_mean_scores(model, data.sequence_length)
             needed = NUM_TOKENS[data.tokenizer]
             if model.vocab_size < needed:
                 raise misfit("model", "vocab_size", message=f"the tokenizer {data.tokenizer} needs at least {needed}")
         case TokenData():
             _check_sequence_length(model, data.sequence_length, "sequence_length")
+            _check_mean_scores(model, data.sequence_length)
         case _:
             raise _wrong_kind(model, data)
 
@@ -242,6 +244,17 @@ def _check_inline_tokens(model: TokenModel, data: InlineData) -> None:
             raise misfit("data", name, message=f"rows of {have[0]} tokens, x has rows of {sample_shape(data.x)[0]}")
         _check_labels(name, list(chain(*rows)), model.vocab_size, ignorable=name == "y")
     _check_sequence_length(model, sample_shape(data.x)[0], "x")
+    _check_mean_scores(model, sample_shape(data.x)[0])
+
+
+def _check_mean_scores(model: TokenModel, length: int) -> None:
+    """The first query has but one key, so that its share of the mean over all queries is sure."""
+    sink = model.attention_sink if isinstance(model, Gpt2) else None
+    for variant in sink.variants if sink is not None else ():
+        score = variant.mean_score if variant is not None else None
+        if isinstance(score, float) and score <= 1 / length:
+            message = f"sequences of {length} tokens have a mean score above 1/{length} with any bias"
+            raise misfit("model", "attention_sink", "mean_score", message=message)
 
 
 def _check_sequence_length(model: TokenModel, length: int, name: str) -> None:

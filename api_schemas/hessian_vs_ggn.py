@@ -161,6 +161,8 @@ class HessianVsGgnRequest(RequestMessage):
         return self
 
     def _check_model(self, index: int, model: Gpt2) -> None:
+        if model.attention_sink is not None:
+            raise misfit("models", index, "attention_sink", message="is for spectra: a comparison has none")
         try:
             check_data(model, self.data, self.loss)
         except ValidationError as error:

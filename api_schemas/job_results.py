@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
-from api_schemas.spectrum_results import AnySpectrumResult, SpectrumResult
+from api_schemas.spectrum_results import AnySpectrumResult, SpectrumResult, SpectrumSetResult
 
-AnyJobResult = AnySpectrumResult | HessianVsGgnResult
-JobResult = Annotated[SpectrumResult | HessianVsGgnResult, Field(discriminator="kind")]
+AnyJobResult = AnySpectrumResult | SpectrumSetResult | HessianVsGgnResult
+JobResult = Annotated[SpectrumResult | SpectrumSetResult | HessianVsGgnResult, Field(discriminator="kind")]

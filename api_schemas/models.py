@@ -19,9 +19,11 @@ from api_schemas.closed_form_models import (
 from api_schemas.message import RequestMessage, Rows, Seed, Vector, misfit
 
 MAX_LAYERS = 64
+MAX_SINKS = 32
 IMAGE_EDGE, NUM_CLASSES = 8, 10
 """Of the images that `conv` takes, and of the classes that it tells apart."""
 
+MeanScore = Annotated[float, Field(gt=0, lt=1)]
 Width = Annotated[int, Field(ge=1, le=1_000_000)]
 ActivationName = Literal["linear", "relu", "leaky-relu", "tanh", "gelu", "silu", "sigmoid"]
 NegativeSlope = Annotated[float, Field(description="of leaky-relu; any number")]
@@ -153,11 +155,41 @@ class AttentionLayer(RequestMessage):
 
 
 class AttentionSink(RequestMessage):
-    """A bias on the first token's scores, before the softmax."""
+    """A bias on the first token's scores, before the softmax: given, or solved for the attention that it is to give.
 
-    bias: float = Field(description="added to the pre-softmax scores of the first token")
+    It is put in after training, if there is any. Several biases, or several mean scores, give one spectrum each.
+    """
+
+    bias: float | Annotated[list[float], Field(min_length=1, max_length=MAX_SINKS)] | None = Field(
+        default=None, description="added to the pre-softmax scores of the first token"
+    )
+    mean_score: MeanScore | Annotated[list[MeanScore | None], Field(min_length=1, max_length=MAX_SINKS)] | None = Field(
+        default=None,
+        description="instead of the bias: mean attention on the first token, over the data, all queries, these heads "
+        "and blocks; in a list null is the model without a sink",
+    )
     heads: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1, max_length=1024)
-    blocks: list[Annotated[int, Field(ge=0)]] | None = Field(default=None, description="null: every block")
+    blocks: list[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None, min_length=1, description="null: every block"
+    )
+
+    @model_validator(mode="after")
+    def _bias_or_mean_score(self) -> Self:
+        if (self.bias is None) == (self.mean_score is None):
+            raise misfit("mean_score", message="give either a bias or a mean score")
+        for name, values in (("heads", self.heads), ("blocks", self.blocks or [])):
+            if len(set(values)) < len(values):
+                raise misfit(name, message="each only once")
+        return self
+
+    @property
+    def variants(self) -> "list[AttentionSink | None]":
+        """One sink for each bias or mean score."""
+        if self.mean_score is None:
+            biases = self.bias if isinstance(self.bias, list) else [self.bias]
+            return [self.model_copy(update={"bias": bias}) for bias in biases]
+        scores = self.mean_score if isinstance(self.mean_score, list) else [self.mean_score]
+        return [None if score is None else self.model_copy(update={"mean_score": score}) for score in scores]
 
 
 def _describe_as_resolved(schema: dict[str, Any]) -> None:

@@ -17,6 +17,9 @@ from api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, CausalLm
 Shapes = dict[str, tuple[int, ...]]
 """By name, in the order of the flat parameter vector."""
 
+Place = tuple[str | int, ...]
+"""Of a field in a request."""
+
 _MAX_NAMES_SHOWN = 20
 
 
@@ -38,16 +41,19 @@ def parameter_shapes(model: Model) -> Shapes:
             return _closed_form_shapes(model)
 
 
-def block_shapes(model: Model, block: str | None) -> Shapes:
-    """Those whose names match the glob (*, ?, [...]; case counts); None: all.
+def block_shapes(model: Model, globs: Mapping[Place, str]) -> Shapes:
+    """Those whose names match one of the globs (*, ?, [...]; case counts), each by its place in the request; {}: all.
 
-    Raises:  ValidationError at `block` if none does.
+    Raises:  ValidationError at the place of a glob that none matches.
     """
     shapes = parameter_shapes(model)
-    chosen = {name: size for name, size in shapes.items() if block is None or fnmatchcase(name, block)}
-    if not chosen:
-        raise misfit("block", message=f"no parameter has such a name; there are {_listed(shapes)}")
-    return chosen
+    chosen = set() if globs else set(shapes)
+    for place, glob in globs.items():
+        matching = {name for name in shapes if fnmatchcase(name, glob)}
+        if not matching:
+            raise misfit(*place, message=f"no parameter has such a name; there are {_listed(shapes)}")
+        chosen |= matching
+    return {name: size for name, size in shapes.items() if name in chosen}
 
 
 def _listed(shapes: Mapping[str, object]) -> str:

@@ -1,15 +1,15 @@
 """A spectrum job: what is asked; what it answers is in `spectrum_results`."""
 
 from math import prod
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from api_schemas.consistency import Loss, check_data, check_loss, check_training, loss_of
 from api_schemas.data import Data
 from api_schemas.message import RequestMessage, Seed, misfit
-from api_schemas.models import Model
-from api_schemas.parameter_shapes import Shapes, block_shapes
+from api_schemas.models import Gpt2, Model
+from api_schemas.parameter_shapes import Place, Shapes, block_shapes
 from api_schemas.training import Training
 
 MAX_VECTOR_NUMBERS = 500_000_000
@@ -18,11 +18,20 @@ MAX_VECTOR_NUMBERS = 500_000_000
 DEFAULT_TRACE_PROBES, DEFAULT_TRACE_LIMIT, MAX_TRACE_PRODUCTS = 100, 10_000, 1_000_000
 LEAST_XTRACE_PROBES = 4
 
+MAX_BLOCKS, MAX_SPECTRA = 64, 64
+"""Of one job."""
+
 Matrix = Literal["hessian", "ggn", "functional"]
 Precision = Literal["float64", "float32", "tf32", "bfloat16"]
 Reorthogonalisation = Literal["none", "full"]
 Which = Literal["largest", "smallest", "both-ends", "magnitude"]
 Estimator = Literal["hutchinson", "hutch++", "xtrace"]
+
+
+Preset = Literal["paper-figure-6"]
+PRESETS: dict[str, dict[str, float]] = {
+    "paper-figure-6": {"num_steps": 128, "num_probes": 8, "num_points": 1024, "kappa": 3.0}
+}
 
 
 class ExactMethod(RequestMessage):
@@ -36,6 +45,11 @@ class LanczosMethod(RequestMessage):
     """Stochastic Lanczos quadrature: the density of eigenvalues and its error, with the extreme Ritz values."""
 
     kind: Literal["lanczos"]
+    preset: Preset | None = Field(
+        default=None,
+        description="paper-figure-6: the settings of Cracking the Hessian, appendix D.1.6: 1,024 grid points, 1,024 "
+        "products (curvlinops' 128 steps for each of 8 probes), kappa 3; a field that is sent is kept",
+    )
     num_steps: int = Field(default=80, ge=2, le=4096, description="Lanczos steps per probe")
     num_probes: int = Field(default=4, ge=1, le=1_000, description="random start vectors")
     num_points: int = Field(default=1024, ge=2, le=100_000, description="points of the density's grid")
@@ -48,6 +62,12 @@ class LanczosMethod(RequestMessage):
         description="full: no ghosts, but num_steps + 1 vectors per probe in memory; none: three vectors, and "
         "converged eigenvalues come back as further nodes; null: full where it fits the worker's memory",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fields_of_the_preset(cls, fields: Any) -> Any:
+        preset = fields.get("preset") if isinstance(fields, dict) else None
+        return {**PRESETS[preset], **fields} if isinstance(preset, str) and preset in PRESETS else fields
 
 
 class TopKMethod(RequestMessage):
@@ -144,6 +164,12 @@ class SpectrumRequest(RequestMessage):
         max_length=256,
         description="glob (*, ?, [...]) on the names of parameters: the matrix of those that match alone",
     )
+    blocks: list[Annotated[str, Field(min_length=1, max_length=256)]] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_BLOCKS,
+        description="instead of a block: a spectrum for each of these globs, from one linearisation of all that match",
+    )
     precision: Precision | None = Field(
         default=None,
         description="of the products; null: float64 for exact, else float32. tf32 and bfloat16: float32 but for the "
@@ -159,22 +185,28 @@ class SpectrumRequest(RequestMessage):
         check_loss(self.model, self.data, self.loss)
         check_data(self.model, self.data, self.loss)
         check_training(self.model, is_trained=self.train is not None)
-        self._check_method(self.dim)
+        if self.block is not None and self.blocks is not None:
+            raise misfit("blocks", message="give one block, or several, not both")
+        parts = self.parts if self.dim else []  # the names of all blocks are looked at first
+        if len(parts) > MAX_SPECTRA:
+            raise misfit("blocks", message=f"{len(parts)} spectra, of each block with each sink; at most {MAX_SPECTRA}")
+        for part in parts:
+            part._check_method(part.dim, len(parts))
         return self
 
-    def _check_method(self, dim: int) -> None:
+    def _check_method(self, dim: int, num_spectra: int) -> None:
         match self.method:
             case ExactMethod(eigenvectors=True):
-                _check_vectors("eigenvectors", dim, dim)
+                _check_vectors("eigenvectors", num_spectra * dim, dim)
             case TopKMethod() as method:
                 if method.k > dim:
                     raise misfit("method", "k", message=f"the matrix has {dim:,} eigenvalues")
                 if method.max_products is not None and method.max_products < method.k:
                     raise misfit("method", "max_products", message=f"fewer than k = {method.k:,} products")
                 if method.eigenvectors:
-                    _check_vectors("eigenvectors", method.k, dim)
+                    _check_vectors("eigenvectors", num_spectra * method.k, dim)
             case TraceMethod(diagonal=True):
-                _check_vectors("diagonal", 2, dim)
+                _check_vectors("diagonal", num_spectra * 2, dim)
 
     @property
     def effective_loss(self) -> Loss | None:
@@ -192,9 +224,37 @@ class SpectrumRequest(RequestMessage):
         return "float64" if self.product_precision == "float64" else "float32"
 
     @property
+    def parts(self) -> "list[SpectrumRequest]":
+        """A request for each spectrum: for every sink, if there are several, one for every block."""
+        return [part for sunk in self.sunk for part in sunk.by_block]
+
+    @property
+    def sunk(self) -> "list[SpectrumRequest]":
+        """A request for each attention sink, in its order; itself where there are not several."""
+        sink = self.model.attention_sink if isinstance(self.model, Gpt2) else None
+        if sink is None or not self.varies_sink:
+            return [self]
+        models = [self.model.model_copy(update={"attention_sink": each}) for each in sink.variants]
+        return [self.model_copy(update={"model": model}) for model in models]
+
+    @property
+    def varies_sink(self) -> bool:
+        """Whether a list of biases or of mean scores is given, even of one."""
+        sink = self.model.attention_sink if isinstance(self.model, Gpt2) else None
+        return sink is not None and (isinstance(sink.bias, list) or isinstance(sink.mean_score, list))
+
+    @property
+    def by_block(self) -> "list[SpectrumRequest]":
+        """A request for each block, in their order; itself where there are not several."""
+        if self.blocks is None:
+            return [self]
+        return [self.model_copy(update={"block": block, "blocks": None}) for block in self.blocks]
+
+    @property
     def matrix_parameters(self) -> Shapes:
         """Shapes of the parameters to which the rows of the matrix belong, by name, in order."""
-        return block_shapes(self.model, self.block)
+        globs: dict[Place, str] = {("blocks", index): glob for index, glob in enumerate(self.blocks or [])}
+        return block_shapes(self.model, globs if self.block is None else {("block",): self.block})
 
     @property
     def dim(self) -> int:

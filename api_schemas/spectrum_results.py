@@ -133,6 +133,24 @@ class Provenance(Computation):
     parameters_sha256: str = Field(description="of the parameters at which the matrix is taken")
 
 
+class SinkScore(Message):
+    """Mean attention that the sink's heads of one block give the first token, over the data and all queries."""
+
+    block: int
+    before: float = Field(description="0 to 1, without the sink")
+    after: float = Field(description="0 to 1, with it")
+
+
+class SinkReport(Message):
+    """The attention sink that was put in."""
+
+    bias: float = Field(description="added to the pre-softmax scores of the first token; given, or solved for")
+    heads: list[int]
+    mean_score_before: float = Field(description="over the sink's heads and blocks, 0 to 1")
+    mean_score_after: float = Field(description="over the sink's heads and blocks, 0 to 1")
+    blocks: list[SinkScore]
+
+
 class StoredArrays(Message):
     """What only npz holds."""
 
@@ -148,6 +166,7 @@ class _SpectrumResult(Message):
     matrix: Matrix
     block: str | None
     loss: float = Field(description="at the parameters at which the matrix is taken")
+    attention_sink: SinkReport | None = Field(default=None, description="null: none was put in")
     training: TrainingReport | None
     arrays: StoredArrays | None = Field(default=None, description="null: this document holds everything")
     provenance: Provenance
@@ -200,3 +219,11 @@ class TraceResult(_SpectrumResult):
 
 AnySpectrumResult = ExactResult | LanczosResult | TopKResult | TraceResult
 SpectrumResult = Annotated[AnySpectrumResult, Field(discriminator="method")]
+
+
+class SpectrumSetResult(Message):
+    """Spectra of one job: of several attention sinks, of several blocks, or of each block with each sink."""
+
+    kind: Literal["spectrum-set"] = "spectrum-set"
+    spectra: list[SpectrumResult] = Field(description="for every sink in its order, every block in its order")
+    arrays: StoredArrays | None = Field(default=None, description="null: this document holds everything")

@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 from api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
 from api_schemas.job_results import AnyJobResult
 from api_schemas.spectrum_results import (
+    AnySpectrumResult,
     Cumulative,
     Density,
     ExactResult,
     LanczosResult,
+    SpectrumSetResult,
     TopKResult,
 )
 from jobs.hessian_vs_ggn_arrays import comparison_arrays
@@ -28,10 +30,23 @@ def result_arrays(result: AnyJobResult) -> Arrays:
     exact: eigenvalues (P,). lanczos: for density, log_density and cumulative `<name>_grid`, `<name>_values`,
     `<name>_standard_error`, `<name>_lower` and `<name>_upper` (num_points,); for each probe i nodes_i, weights_i and
     residuals_i; largest and smallest [value, residual]. top-k: eigenvalues, residuals, converged (k,). Where there is
-    one also trace, [value, standard error]. Of a comparison see `comparison_arrays`.
+    one also trace, [value, standard error]. Of several spectra i each name, the document's too, with `spectrum_<i>_`
+    before it. Of a comparison see `comparison_arrays`.
     """
-    if isinstance(result, HessianVsGgnResult):
-        return comparison_arrays(result)
+    match result:
+        case HessianVsGgnResult():
+            return comparison_arrays(result)
+        case SpectrumSetResult(spectra=spectra):
+            return {
+                f"spectrum_{index}_{name}": array
+                for index, spectrum in enumerate(spectra)
+                for name, array in result_arrays(spectrum).items()
+            }
+        case _:
+            return _spectrum_arrays(result)
+
+
+def _spectrum_arrays(result: AnySpectrumResult) -> Arrays:
     arrays: Arrays = {"document": np.asarray(result.model_dump_json(exclude=_LISTS))}
     match result:
         case ExactResult():

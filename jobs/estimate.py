@@ -68,20 +68,61 @@ def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> Jo
 
     Lanczos with probes in lockstep takes at most half of the memory that one probe leaves.
     """
-    least = _planned(request, _work(request, probes=1), available_bytes)
+    parts = request.parts
+    if request.blocks is not None and not isinstance(request.method, ExactMethod):
+        found = _estimate(request, max(parts, key=lambda part: part.dim), available_bytes)
+    else:
+        found = max((_estimate(part, part, available_bytes) for part in parts), key=lambda each: each.peak_bytes)
+    return replace(
+        found,
+        num_parameters=request.dim,
+        num_products=sum(_work(part, probes=1).num_products for part in parts),
+        peak_bytes=found.peak_bytes + sum(map(_kept_bytes, parts)) - _kept_bytes(parts[0]),
+    )
+
+
+def _estimate(request: SpectrumRequest, part: SpectrumRequest, available_bytes: int | None) -> JobEstimate:
+    """Of one spectrum: that of `part`, by products with the matrix of the request, of which it may be a block."""
+    share = part.dim / request.dim
+
+    def planned(probes: int, mode: Reorthogonalisation | None = None) -> JobEstimate:
+        return _planned(request, _of_block(_work(part, probes, mode), share), available_bytes)
+
+    least = planned(1)
     method = request.method
     if not isinstance(method, LanczosMethod):
         return least
     if available_bytes is None:
-        return _planned(request, _work(request, method.num_probes, "full"), None)
-    needed = _probe_bytes(request, method.reorthogonalisation or "none")
+        return planned(method.num_probes, "full")
+    needed = _probe_bytes(part, method.reorthogonalisation or "none")
     vectors = needed + max(0, available_bytes - least.peak_bytes) // 2
-    mode = method.reorthogonalisation or ("full" if _probe_bytes(request, "full") <= vectors else "none")
-    group = min(method.num_probes, vectors // _probe_bytes(request, mode))
-    whole = _planned(request, _work(request, group, mode), available_bytes)
+    mode = method.reorthogonalisation or ("full" if _probe_bytes(part, "full") <= vectors else "none")
+    group = min(method.num_probes, vectors // _probe_bytes(part, mode))
+    whole = planned(group, mode)
     if whole.peak_bytes > available_bytes:
         return replace(least, vector_bytes=needed)
     return replace(whole, vector_bytes=vectors)
+
+
+def _of_block(work: Work, share: float) -> Work:
+    """The same with vectors as long as a block, and a few, filled up with zeros, as long as all of them together."""
+    if share == 1:
+        return work
+    padded = 2 * work.num_columns
+    return replace(work, first_vectors=share * work.first_vectors + padded, vectors=share * work.vectors + padded)
+
+
+def _kept_bytes(part: SpectrumRequest) -> int:
+    """Of vectors, until the results of all parts are stored."""
+    match part.method:
+        case ExactMethod(eigenvectors=True):
+            return 8 * part.dim**2
+        case TopKMethod(eigenvectors=True, k=k):
+            return _ITEM_BYTES[part.vector_precision] * k * part.dim
+        case TraceMethod(diagonal=True):
+            return 16 * part.dim
+        case _:
+            return 0
 
 
 def memory_error(request: SpectrumRequest, available_bytes: int) -> FieldError | None:

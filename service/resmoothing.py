@@ -6,7 +6,7 @@ import numpy as np
 
 from api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
 from api_schemas.job_results import AnyJobResult
-from api_schemas.spectrum_results import LanczosResult, Quadrature
+from api_schemas.spectrum_results import LanczosResult, Quadrature, SpectrumSetResult
 from curvature import results as found
 from curvature.algorithms.cumulative import cumulative_spectrum
 from curvature.algorithms.density import log_spectral_density, spectral_density
@@ -43,11 +43,22 @@ def smoothed(result: AnyJobResult, change: SmoothingChange) -> AnyJobResult:
     """
     if not change.changes:
         return result
-    if not isinstance(result, LanczosResult):
-        what = f"kind {result.kind}" if isinstance(result, HessianVsGgnResult) else f"method {result.method}"
-        raise invalid_query(next(iter(change.changes)), f"a result of {what} has no smoothed curves")
+    match result:
+        case LanczosResult():
+            return _smoothed(result, change)
+        case SpectrumSetResult(spectra=spectra) if all(isinstance(each, LanczosResult) for each in spectra):
+            again = [_smoothed(each, change, len(spectra)) for each in spectra if isinstance(each, LanczosResult)]
+            return result.model_copy(update={"spectra": again})
+        case HessianVsGgnResult() | SpectrumSetResult():
+            what = f"kind {result.kind}"
+        case _:
+            what = f"method {result.method}"
+    raise invalid_query(next(iter(change.changes)), f"a result of {what} has no smoothed curves")
+
+
+def _smoothed(result: LanczosResult, change: SmoothingChange, num_spectra: int = 1) -> LanczosResult:
     smoothing = result.smoothing.model_copy(update=change.changes)
-    _check_operations(result, smoothing.num_points)
+    _check_operations(result, smoothing.num_points, num_spectra)
     rules = [_quadrature(rule) for rule in result.quadrature]
     rounding = _DOUBLE_EPS if result.provenance.precision == "float64" else _SINGLE_EPS
     sizes = (result.num_parameters, result.num_steps, smoothing.num_points)
@@ -64,11 +75,11 @@ def smoothed(result: AnyJobResult, change: SmoothingChange) -> AnyJobResult:
     return result.model_copy(update=curves)
 
 
-def _check_operations(result: LanczosResult, num_points: int) -> None:
+def _check_operations(result: LanczosResult, num_points: int, num_spectra: int) -> None:
     lengths = [len(rule.nodes) for rule in result.quadrature]
     exponentials = 2 * _NUM_RULES * num_points * sum(lengths)
     eigenproblems = (_NUM_RULES - 1) * _EIGENPROBLEM * sum(length**3 for length in lengths)
-    if _EXPONENTIAL * exponentials + eigenproblems > MAX_OPERATIONS:
+    if num_spectra * (_EXPONENTIAL * exponentials + eigenproblems) > MAX_OPERATIONS:
         message = f"{sum(lengths):,} nodes on {num_points:,} points are too many to smooth while you wait; run a job"
         raise invalid_query("num_points", message)
 

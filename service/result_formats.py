@@ -8,12 +8,13 @@ from pydantic import TypeAdapter, ValidationError
 from api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
 from api_schemas.job_results import AnyJobResult, JobResult
 from api_schemas.problem import Problem
-from api_schemas.spectrum_results import StoredArrays, TraceResult
+from api_schemas.spectrum_results import SpectrumSetResult, StoredArrays, TraceResult
 from jobs.arrays import result_arrays
 from service.hessian_vs_ggn_picture import draw_comparison
 from service.problems import ProblemError
 from service.representations import MEDIA_TYPES
 from service.spectrum_picture import draw_result
+from service.spectrum_set_picture import draw_set
 
 FORMATS = tuple(MEDIA_TYPES)
 _WITHOUT_PICTURES = ("json", "npz")
@@ -36,7 +37,8 @@ def result_of(document: bytes) -> AnyJobResult:
 
 def formats_of(result: AnyJobResult) -> tuple[str, ...]:
     """The formats in which the result can be had: of a trace there is no picture."""
-    return _WITHOUT_PICTURES if isinstance(result, TraceResult) else FORMATS
+    first = result.spectra[0] if isinstance(result, SpectrumSetResult) else result
+    return _WITHOUT_PICTURES if isinstance(first, TraceResult) else FORMATS
 
 
 def stored_arrays(result: AnyJobResult) -> StoredArrays | None:
@@ -55,5 +57,7 @@ def represented(result: AnyJobResult, name: str) -> bytes | memoryview:
             return buffer.getbuffer()
         case _ if isinstance(result, HessianVsGgnResult):
             return draw_comparison(result, name)
+        case _ if isinstance(result, SpectrumSetResult):
+            return draw_set(result, name)
         case _:
             return draw_result(result, name)

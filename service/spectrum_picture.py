@@ -14,14 +14,14 @@ from service.picture_axes import decades, in_units, unit_of
 from service.representations import DRAWING
 
 _BLUE, _RED, _GREEN, _GREY = "#1f5fa8", "#c8452f", "#2a9d5c", "#6b7280"
-_NAMES = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "functional": "Functional Hessian"}
+MATRIX_NAMES = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "functional": "Functional Hessian"}
 
 _LINEAR_RANGE = 100
 """Magnitudes that differ by more than this factor need a logarithmic axis to be told apart."""
 
 _MAX_DECADES = 12
 _FEW = 100  # points that are drawn large
-_LEAST_BUMP = 0.02
+LEAST_BUMP = 0.02
 """Densities below this share of the bump of a single eigenvalue say nothing, and are not drawn."""
 
 Numbers = NDArray[np.float64]
@@ -116,7 +116,7 @@ def _draw_lanczos(figure: Figure, result: LanczosResult) -> None:
 def _draw_density(axes: Any, result: LanczosResult, unit: float) -> None:
     grid, values = np.asarray(result.density.grid) / unit, np.asarray(result.density.values) * unit
     lower, upper = (np.asarray(each) * unit for each in (result.density.band.lower, result.density.band.upper))
-    floor = _LEAST_BUMP * _bump(result, grid)
+    floor = LEAST_BUMP * bump(result, grid)
     # what is below the axis is drawn below it: the lines reach down to it
     values, low, high = (np.maximum(each, floor / 1000) for each in (values, lower, upper))
     axes.fill_between(grid, low, high, color=_BLUE, alpha=0.25, linewidth=0, label="95 % band")
@@ -152,7 +152,7 @@ def _share_digits(share: float) -> int:
     return max(1, math.ceil(-math.log10(min(share, 1 - share)) - 1e-6)) if 0 < share < 1 else 0
 
 
-def _bump(result: LanczosResult, grid: Numbers) -> float:
+def bump(result: LanczosResult, grid: Numbers) -> float:
     """Height of the Gaussian of one eigenvalue among all."""
     sigma = (grid[-1] - grid[0]) / max(result.num_steps - 1, 1) / math.sqrt(8 * math.log(result.smoothing.kappa))
     return float(1 / (result.num_parameters * sigma * math.sqrt(2 * math.pi)))
@@ -200,11 +200,11 @@ def _scale_stems(axes: Any, magnitudes: Numbers) -> None:
 
 
 def _subject(result: AnySpectrumResult) -> str:
-    block = "" if result.block is None else f" of {_shortened(result.block)}"
-    return f"{_NAMES[result.matrix]}{block}: {result.num_parameters:,} parameters"
+    block = "" if result.block is None else f" of {shortened(result.block)}"
+    return f"{MATRIX_NAMES[result.matrix]}{block}: {result.num_parameters:,} parameters"
 
 
-def _shortened(block: str) -> str:
+def shortened(block: str) -> str:
     """The glob, such that matplotlib takes no part of it for a formula."""
     short = block if len(block) <= 30 else f"{block[:29]}…"
     return short.replace("$", r"\$")

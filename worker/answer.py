@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from api_schemas.job_results import AnyJobResult
+from api_schemas.spectrum_results import AnySpectrumResult
 from jobs.arrays import Arrays
 
 
@@ -12,3 +13,10 @@ class Answer:
 
     result: AnyJobResult
     vectors: Arrays = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SpectrumAnswer(Answer):
+    """One spectrum."""
+
+    result: AnySpectrumResult

@@ -1,7 +1,7 @@
 """From points that were measured to the curves of a comparison."""
 
 from collections.abc import Callable, Sequence
-from math import sqrt
+from math import isfinite, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ NUM_GRID_POINTS = 100  # of interpolated curves
 
 
 def relative_error(hessian: TopEigenvalue, ggn: TopEigenvalue) -> RelativeError | None:
-    """|h - g| / |h|, or None if h may be 0.
+    """|h - g| / |h|, or None if h may be 0, or is so small that the quotient overflows.
 
     For exact values within r of h and s of g the quotient g/h is off by at most (s + |g/h| r) / (|h| - r).
     """
@@ -30,6 +30,8 @@ def relative_error(hessian: TopEigenvalue, ggn: TopEigenvalue) -> RelativeError 
         return None
     ratio = ggn.value / hessian.value
     uncertainty = (ggn.residual + abs(ratio) * hessian.residual) / least
+    if not (isfinite(ratio) and isfinite(uncertainty)):
+        return None
     return RelativeError(value=abs(1 - ratio), uncertainty=uncertainty)
 
 

@@ -29,13 +29,14 @@ def build_operator(
     recording_bytes: int | None,
     progress: Progress,
 ) -> RiskOperator:
-    """The matrix of the request's block at these parameters.
+    """The matrix of the request's block, or of all its blocks together, at these parameters.
 
     Raises:  NonFiniteError as the operator.
     """
     kind = _OPERATORS[request.matrix]
     reduced = _REDUCED.get(request.product_precision)
-    return kind(risk, parameters, request.block, recording_bytes, execution, reduced, progress)
+    block = request.block if request.blocks is None else request.blocks
+    return kind(risk, parameters, block, recording_bytes, execution, reduced, progress)
 
 
 def measured_deviation(request: SpectrumRequest, operator: RiskOperator) -> float | None:

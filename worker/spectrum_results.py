@@ -13,6 +13,7 @@ from api_schemas.spectrum_results import (
     Provenance,
     Quadrature,
     RitzValue,
+    SinkReport,
     Smoothing,
     TopKResult,
     TraceEstimate,
@@ -32,6 +33,7 @@ def result_of(
     loss: float,
     training: TrainingReport | None,
     provenance: Provenance,
+    sink: SinkReport | None = None,
 ) -> AnySpectrumResult:
     """The answer, without the arrays that only npz holds.
 
@@ -43,6 +45,7 @@ def result_of(
         "matrix": request.matrix,
         "block": request.block,
         "loss": loss,
+        "attention_sink": sink,
         "training": training,
         "provenance": provenance,
     }

@@ -50,7 +50,7 @@ from curvature.models.closed_form.quadratic import QuadraticForm
 from curvature.models.closed_form.self_attention import SelfAttention
 from curvature.models.closed_form.two_layer_linear import TwoLayerLinear
 from curvature.models.conv import Conv
-from curvature.models.gpt2 import AttentionSink, Gpt2
+from curvature.models.gpt2 import Gpt2
 from curvature.models.mlp import Mlp
 from curvature.parameters import Parameters
 from curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
@@ -62,7 +62,7 @@ PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
 def build_model(spec: ModelSpec, sources: Sources = NO_SOURCES) -> Model:
-    """The network, without parameters.
+    """The network, without parameters, and without an attention sink.
 
     Raises:  CheckpointError.
     """
@@ -182,12 +182,9 @@ def _attention_layer(spec: AttentionLayerSpec) -> Model:
 
 
 def _gpt2(spec: Gpt2Spec) -> Model:
-    sink = spec.attention_sink
-    added = None
-    if sink is not None:
-        added = AttentionSink(sink.bias, tuple(sink.heads), None if sink.blocks is None else tuple(sink.blocks))
+    """Without its attention sink, which `sinks` puts in."""
     sizes = (spec.n_layer, spec.n_head, spec.n_embd, spec.n_positions, spec.vocab_size)
-    return Gpt2(*sizes, added, spec.bias, spec.activation, spec.attention)
+    return Gpt2(*sizes, bias=spec.bias, activation=spec.activation, attention=spec.attention)
 
 
 def _two_layer_linear(spec: TwoLayerLinearNetwork) -> Model:

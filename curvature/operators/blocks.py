@@ -1,6 +1,6 @@
 """Which parameters a block of the matrix is made of."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -10,15 +10,18 @@ from curvature.parameters import ParameterLayout
 GROUP_COLUMNS = 256  # fewer than these are not worth a recording of their own
 
 
-def select(names: Iterable[str], pattern: str | None) -> list[str]:
-    """The names that match the glob `pattern` (*, ?, [...]; case counts), in their order; None: all.
+def select(names: Iterable[str], globs: str | Sequence[str] | None) -> list[str]:
+    """The names that match a glob (*, ?, [...]; case counts), or one of several, in their order; None: all.
 
     Raises:  InvalidProblemError if none does.
     """
     names = list(names)
-    chosen = names if pattern is None else [name for name in names if fnmatchcase(name, pattern)]
+    if globs is None:
+        return names
+    patterns = [globs] if isinstance(globs, str) else globs
+    chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
     if not chosen:
-        raise InvalidProblemError(f"no parameter matches {pattern!r}; there are {', '.join(names[:20])}")
+        raise InvalidProblemError(f"no parameter matches {globs!r}; there are {', '.join(names[:20])}")
     return chosen
 
 

@@ -1,7 +1,7 @@
 """Second-derivative matrices of the empirical risk: one linearisation per micro-batch, reused by every product."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar
@@ -41,7 +41,7 @@ class RiskOperator(SymmetricOperator):
 
     Args:
         parameters: where the matrix is taken; the order of names is that of the flat vector.
-        block: a glob on parameter names; A is then the submatrix of the parameters that match.
+        block: a glob on parameter names, or several; A is then the submatrix of the parameters that match one.
         memory_bytes: what recordings may hold; micro-batches beyond it are recorded anew in every sweep, through which
             all columns of a `matmat` pass together. None: all are held.
         execution: how recordings that are held run; None: as they are.
@@ -63,7 +63,7 @@ class RiskOperator(SymmetricOperator):
         self,
         risk: EmpiricalRisk,
         parameters: Mapping[str, Tensor],
-        block: str | None = None,
+        block: str | Sequence[str] | None = None,
         memory_bytes: int | None = None,
         execution: Execution | None = None,
         matmul_precision: MatmulPrecision | None = None,

@@ -19,6 +19,7 @@ from api_schemas.checkpoints import CheckpointError
 from api_schemas.models import Gpt2
 from checkpoints.directory import ModelsDirectory
 from worker.convert import convert
+from worker.sources import Sources
 from worker.translation import build_model, build_parameters
 
 ARGUMENTS = {"n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 10, "vocab_size": 17, "bias": True, "dropout": 0.1}
@@ -108,7 +109,7 @@ def test_logits_are_those_of_nano_gpt(
 
     spec = Gpt2.model_validate({"kind": "gpt2", "checkpoint": "nano"} | fields)
     ours = build_model(spec)
-    parameters = build_parameters(spec, ours, dtype, torch.device("cpu"), models)
+    parameters = build_parameters(spec, ours, dtype, torch.device("cpu"), Sources(models))
     tokens = torch.randint(17, (3, 9), generator=torch.Generator().manual_seed(1))
     expected = theirs(tokens).detach()
     assert float(expected.std()) > 0.5

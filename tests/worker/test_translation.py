@@ -24,6 +24,7 @@ from curvature.risk import EmpiricalRisk
 from curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from jobs.estimate import estimate
 from worker.hardware import Hardware
+from worker.sources import Sources
 from worker.spectrum_job import run_spectrum_job
 from worker.translation import build_dataset, build_loss, build_model, build_parameters, build_plan
 
@@ -137,7 +138,7 @@ TOKENS = {"kind": "artifact", "id": "0" * 64, "num_sequences": 2, "sequence_leng
 def test_uploaded_tokens_are_read_by_their_id() -> None:
     request = request_of("gpt2", data=TOKENS)
     tokens = np.arange(100, dtype=np.uint16)
-    data = build_dataset(request, {TOKENS["id"]: tokens}.__getitem__)
+    data = build_dataset(request, Sources(read_tokens={TOKENS["id"]: tokens}.__getitem__))
     assert data.inputs.dtype == torch.int64
     assert torch.equal(data.inputs + 1, data.targets)
     assert estimate(request).peak_bytes == estimate(request_of("gpt2", data=TEXT)).peak_bytes
@@ -147,10 +148,10 @@ def test_uploaded_tokens_are_looked_at_again() -> None:
     request = request_of("gpt2", data=TOKENS)
     for tokens, message in (
         (np.full(9, 256), "outside the vocabulary: token 256, vocab_size 256"),
-        (np.zeros(4, int), "has 4 tokens"),
+        (np.zeros(4, int), "4 tokens hold no sequence of 4"),
     ):
         with pytest.raises(InvalidProblemError, match=message):
-            build_dataset(request, {TOKENS["id"]: tokens}.__getitem__)
+            build_dataset(request, Sources(read_tokens={TOKENS["id"]: tokens}.__getitem__))
     with pytest.raises(InvalidProblemError, match="not there any more"):
         build_dataset(request)
 
