@@ -5,7 +5,7 @@ from math import prod
 
 from api_schemas.hessian_vs_ggn import MATRICES, ComparedMatrix, HessianVsGgnRequest
 from api_schemas.models import Gpt2
-from api_schemas.parameter_shapes import block_shapes
+from api_schemas.parameter_shapes import parameter_shapes
 from api_schemas.problem import FieldError
 from jobs.estimate import JobEstimate, estimate, gibibytes, memory_error
 
@@ -62,6 +62,6 @@ def _training_bytes(request: HessianVsGgnRequest, model: Gpt2) -> int:
     plan = request.pretrain
     if plan is None:
         return 0
-    num_parameters = sum(prod(shape) for shape in block_shapes(model, None).values())
+    num_parameters = sum(prod(shape) for shape in parameter_shapes(model).values())
     tokens = 2 * plan.batch_size * (request.data.sequence_length + 1)
     return _MOMENTS * _ITEM_BYTES[request.precision] * num_parameters + _TOKEN_BYTES * tokens
