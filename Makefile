@@ -33,7 +33,7 @@ types: setup
 contracts: setup
 	$(BIN)/lint-imports
 
-bench: bench-closed-form bench-exact bench-density bench-products bench-cost  ## measure everything, keep it in benchmarks/results
+bench: bench-closed-form bench-exact bench-density bench-products bench-cost bench-gpt2  ## measure everything, keep it in benchmarks/results
 
 bench-setup: setup  ## install what the benchmarks compare with
 	$(BIN)/uv pip install -q --system-certs -p $(BIN)/python -c constraints.txt --group benchmarks
@@ -42,6 +42,8 @@ bench-setup: setup  ## install what the benchmarks compare with
 bench bench-%: export OMP_WAIT_POLICY := PASSIVE
 # Further options, as in: make bench-products BENCH="--device cuda", or on a busy machine BENCH="--threads 1 --clock cpu"
 BENCH ?=
+# As in: make bench-gpt2 BENCH_GPT2="--only products memory --memory-budget 24GiB"
+BENCH_GPT2 ?=
 
 bench-closed-form: setup
 	$(BIN)/python -m benchmarks.closed_form --save
@@ -60,6 +62,9 @@ bench-products: bench-setup
 	set -e; for problem in mlp gpt-small gpt2; do \
 		$(BIN)/python -m benchmarks.products --save --problem $$problem $(BENCH); done
 
+bench-gpt2: bench-setup  ## 124 million parameters on whatever device there is, each number beside its target
+	$(BIN)/python -m benchmarks.gpt2 --save $(BENCH_GPT2)
+
 test-faults: setup  ## kill everything at every moment, as often as it takes
 	$(BIN)/python -m pytest -n 0 -m slow tests
 
@@ -67,4 +72,4 @@ test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo serve test check lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
-	bench-density bench-products test-faults test-compose
+	bench-density bench-products bench-gpt2 test-faults test-compose

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.operators import Matrix
 from benchmarks.problems import Problem
+from curvature.operators.precision import MatmulPrecision, matmuls_in
 from curvature.parameters import Parameters
 
 HAS_CURVLINOPS = find_spec("curvlinops") is not None
@@ -22,19 +23,34 @@ def eager_gradient(problem: Problem) -> Callable[[], tuple[Tensor, ...]]:
     return lambda: torch.autograd.grad(problem.risk.batch_share(0, leaves), list(leaves.values()))
 
 
-def compiled_gradient(problem: Problem) -> Callable[[], tuple[Tensor, ...]]:
+def compiled_gradient(
+    problem: Problem, matmul_precision: MatmulPrecision | None = None
+) -> Callable[[], tuple[Tensor, ...]]:
     """dL/d theta by `torch.compile(torch.func.grad(L))`, one tensor per parameter.
+
+    With `matmul_precision` bfloat16 the model runs under PyTorch's autocast, as it is trained, and the loss in float32.
 
     Of four ways to compile it (this, or autograd.grad of the compiled loss; the loss of this project, or PyTorch's
     cross_entropy) this one took the least processor time on gpt-small: forward and backward pass are one graph.
     """
 
+    risk, device_type = problem.risk, problem.device.type
+
     def loss(parameters: Parameters) -> Tensor:
-        return problem.risk.batch_share(0, parameters)
+        if matmul_precision != "bfloat16":
+            return risk.batch_share(0, parameters)
+        with torch.autocast(device_type, torch.bfloat16):
+            outputs = problem.model(parameters, problem.data.inputs)
+        return risk.loss.total(outputs.to(problem.dtype), problem.data.targets) / risk.num_terms
 
     # PyTorch would else take the sizes of the warm-up for variable ones, and compile slower code
     gradient = torch.compile(torch.func.grad(loss), dynamic=False)
-    return lambda: tuple(gradient(problem.parameters).values())
+
+    def call() -> tuple[Tensor, ...]:
+        with matmuls_in(matmul_precision):
+            return tuple(gradient(problem.parameters).values())
+
+    return call
 
 
 class _Network(nn.Module):
@@ -52,8 +68,11 @@ class _Network(nn.Module):
         return self._model(parameters, inputs).flatten(0, -2)
 
 
-def curvlinops_operator(problem: Problem, matrix: Matrix) -> Any:
-    """`HessianLinearOperator` or `GGNLinearOperator` of the same risk, without its determinism check."""
+def curvlinops_operator(problem: Problem, matrix: Matrix, micro_batch_size: int | None = None) -> Any:
+    """`HessianLinearOperator` or `GGNLinearOperator` of the same risk, without its determinism check.
+
+    Args:  micro_batch_size, of which the number of samples is a multiple: curvlinops weighs by samples.
+    """
     curvlinops = load_curvlinops()
     network = _Network(problem)
     kinds = {"hessian": curvlinops.HessianLinearOperator, "ggn": curvlinops.GGNLinearOperator}
@@ -61,7 +80,7 @@ def curvlinops_operator(problem: Problem, matrix: Matrix) -> Any:
         network,
         nn.CrossEntropyLoss(),
         list(network.parameters()),
-        [(problem.data.inputs, problem.data.targets.flatten())],
+        [(each.inputs, each.targets.flatten()) for each in problem.data.split(micro_batch_size)],
         check_deterministic=False,
     )
 

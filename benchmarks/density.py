@@ -57,12 +57,12 @@ def our_density(problem: Problem, arguments: argparse.Namespace) -> Curve:
     return Curve(density.grid, density.values, smallest, largest, spectrum.num_products)
 
 
-def curvlinops_density(problem: Problem, arguments: argparse.Namespace) -> Curve:
+def curvlinops_density(problem: Problem, num_steps: int, num_probes: int, micro_batch_size: int | None = None) -> Curve:
     """By `lanczos_approximate_spectrum` of a new operator.
 
     The products count those of SciPy's `eigsh`, by which it finds both ends of the spectrum first.
     """
-    operator = curvlinops_operator(problem, "hessian")
+    operator = curvlinops_operator(problem, "hessian", micro_batch_size)
     num_products, multiply = 0, operator._matmat
 
     def counted(columns: Any) -> Any:
@@ -73,7 +73,7 @@ def curvlinops_density(problem: Problem, arguments: argparse.Namespace) -> Curve
     operator._matmat = counted
     torch.manual_seed(0)
     approximate = load_curvlinops().papyan2020traces.spectrum.lanczos_approximate_spectrum
-    grid, values = approximate(operator, arguments.num_steps, NUM_POINTS, arguments.num_probes, KAPPA, margin=MARGIN)
+    grid, values = approximate(operator, num_steps, NUM_POINTS, num_probes, KAPPA, margin=MARGIN)
     # the grid is the interval between both ends, with its margins
     margin = float(grid[-1] - grid[0]) * MARGIN / (1 + 2 * MARGIN)
     ends = float(grid[0]) + margin, float(grid[-1]) - margin
@@ -91,7 +91,7 @@ def jobs(problem: Problem, arguments: argparse.Namespace) -> dict[str, Callable[
     """The whole computations, by name."""
     found = {OURS: lambda: our_density(problem, arguments)}
     if HAS_CURVLINOPS:
-        found[CURVLINOPS] = lambda: curvlinops_density(problem, arguments)
+        found[CURVLINOPS] = lambda: curvlinops_density(problem, arguments.num_steps, arguments.num_probes)
     return found
 
 

@@ -29,8 +29,8 @@ def peak_bytes(problem: Problem, name: str) -> dict[str, int]:
     return found
 
 
-class _Meter:
-    """Memory above that at the beginning: of the process, or what tensors hold on a GPU."""
+class Meter:
+    """Peak of memory, from the beginning or the last reset on: of the process, or of what tensors hold on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -51,10 +51,14 @@ class _Meter:
             Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
 
     def peak(self) -> int:
-        """Bytes, since the last reset."""
+        """Bytes above those at the beginning."""
+        return self.whole_peak() - self._before
+
+    def whole_peak(self) -> int:
+        """Bytes, interpreter and libraries included; of a GPU what tensors hold."""
         if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device) - self._before
-        return _status("VmHWM") - self._before
+            return torch.cuda.max_memory_allocated(self._device)
+        return _status("VmHWM")
 
 
 def _status(field: str) -> int:
@@ -68,7 +72,7 @@ def measure(problem: Problem, name: str) -> dict[str, int]:
     if warm is not None:  # loads what libraries load once
         warm.set_up()()
     del warm
-    meter = _Meter(problem.device)
+    meter = Meter(problem.device)
     call = measurements(problem)[name].set_up()
     for _ in range(2):
         call()

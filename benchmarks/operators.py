@@ -1,11 +1,13 @@
 """This project's operators, as the benchmarks use them."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.problems import Problem
 from curvature.operators.execution import Execution, Mode
 from curvature.operators.ggn import GgnOperator
 from curvature.operators.hessian import HessianOperator
+from curvature.operators.precision import MatmulPrecision
 from curvature.operators.risk_operator import RiskOperator
 
 Matrix = Literal["hessian", "ggn"]
@@ -13,9 +15,29 @@ Matrix = Literal["hessian", "ggn"]
 OPERATORS: dict[Matrix, type[RiskOperator]] = {"hessian": HessianOperator, "ggn": GgnOperator}
 
 
-def our_operator(problem: Problem, matrix: Matrix, mode: Mode = "interpreted", num_products: int = 0) -> RiskOperator:
+@dataclass(frozen=True)
+class Setting:
+    """How products are taken: of all data at once and in the problem's precision, unless told otherwise."""
+
+    micro_batch_size: int | None = None
+    recording_bytes: int | None = None  # that recordings may hold
+    matmul_precision: MatmulPrecision | None = None
+
+
+WHOLE = Setting()
+
+
+def our_operator(
+    problem: Problem, matrix: Matrix, mode: Mode = "interpreted", num_products: int = 0, setting: Setting = WHOLE
+) -> RiskOperator:
     """The operator before its first product; nothing is known from operators before it.
 
     Args:  num_products, how many are to come, by which the mode "measured" decides.
     """
-    return OPERATORS[matrix](problem.risk, problem.parameters, execution=Execution(num_products, mode))
+    return OPERATORS[matrix](
+        problem.risk_of(setting.micro_batch_size),
+        problem.parameters,
+        memory_bytes=setting.recording_bytes,
+        execution=Execution(num_products, mode),
+        matmul_precision=setting.matmul_precision,
+    )

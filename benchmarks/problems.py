@@ -33,7 +33,11 @@ class Problem:
     @cached_property
     def risk(self) -> EmpiricalRisk:
         """L."""
-        return EmpiricalRisk(self.model, CrossEntropy(), [self.data])
+        return self.risk_of(None)
+
+    def risk_of(self, micro_batch_size: int | None) -> EmpiricalRisk:
+        """L, its data in micro-batches of so many samples; None: in one."""
+        return EmpiricalRisk(self.model, CrossEntropy(), self.data.split(micro_batch_size))
 
     @property
     def layout(self) -> ParameterLayout:

@@ -53,12 +53,18 @@ def ratio_lines(found: Mapping[str, Any]) -> list[str]:
 
 def options(program: str, description: str | None, problems: list[str], precision: str) -> argparse.ArgumentParser:
     """Problem, rounds, device, threads, precision, clock and output."""
+    parser = common_options(program, description, problems)
+    parser.add_argument("--precision", choices=PRECISIONS, default=precision)
+    return parser
+
+
+def common_options(program: str, description: str | None, problems: list[str]) -> argparse.ArgumentParser:
+    """The same without precision."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{program}", description=description)
     parser.add_argument("--problem", choices=problems, default=problems[0])
     parser.add_argument("--rounds", type=int, help="calls of each; the medians are reported")
     parser.add_argument("--device", default="cpu", help="as torch names it: cpu, cuda")
     parser.add_argument("--threads", type=int, help="of torch; all cores unless told")
-    parser.add_argument("--precision", choices=PRECISIONS, default=precision)
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="cpu: processor time, which a busy machine hardly changes"
     )

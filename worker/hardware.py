@@ -9,7 +9,7 @@ import torch
 
 from jobs.settings import SettingsError, WorkerSettings
 
-_FAIR_SHARE = 0.8
+FAIR_SHARE = 0.8
 """Of the memory: the rest is left to the system, Redis and the service."""
 
 TIMINGS_FILE = "timings.json"
@@ -42,7 +42,7 @@ def find_hardware(settings: WorkerSettings) -> Hardware:
     """
     device = _device(settings.device)
     share = 1 if device.type == "cuda" else settings.concurrency
-    memory = settings.memory_bytes or int(_FAIR_SHARE * _total_memory(device) / share)
+    memory = settings.memory_bytes or int(FAIR_SHARE * _total_memory(device) / share)
     num_threads = settings.num_threads or max(1, _num_cores() // settings.concurrency)
     return Hardware(device, num_threads, memory, settings.results_dir.parent / TIMINGS_FILE)
 
