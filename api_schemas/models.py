@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, model_validator
 
 from api_schemas.checkpoints import CheckpointName, Sha256, with_checkpoint
 from api_schemas.closed_form_models import (
@@ -154,16 +154,31 @@ class AttentionLayer(RequestMessage):
         return self.value_dim or self.embedding_dim
 
 
+def _one_or_several(value: object) -> str:
+    return "several" if isinstance(value, list) else "one"
+
+
+OneOrSeveralBiases = Annotated[
+    Annotated[float, Tag("one")] | Annotated[list[float], Field(min_length=1, max_length=MAX_SINKS), Tag("several")],
+    Discriminator(_one_or_several),
+]
+OneOrSeveralScores = Annotated[
+    Annotated[MeanScore, Tag("one")]
+    | Annotated[list[MeanScore | None], Field(min_length=1, max_length=MAX_SINKS), Tag("several")],
+    Discriminator(_one_or_several),
+]
+
+
 class AttentionSink(RequestMessage):
     """A bias on the first token's scores, before the softmax: given, or solved for the attention that it is to give.
 
     It is put in after training, if there is any. Several biases, or several mean scores, give one spectrum each.
     """
 
-    bias: float | Annotated[list[float], Field(min_length=1, max_length=MAX_SINKS)] | None = Field(
+    bias: OneOrSeveralBiases | None = Field(
         default=None, description="added to the pre-softmax scores of the first token"
     )
-    mean_score: MeanScore | Annotated[list[MeanScore | None], Field(min_length=1, max_length=MAX_SINKS)] | None = Field(
+    mean_score: OneOrSeveralScores | None = Field(
         default=None,
         description="instead of the bias: mean attention on the first token, over the data, all queries, these heads "
         "and blocks; in a list null is the model without a sink",

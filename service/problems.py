@@ -49,6 +49,8 @@ _UNIONS = {
     "body": {*RANDOM_MATRIX_LAWS, *JOB_KINDS},
     "laws": {*RANDOM_MATRIX_LAWS},
     "schedule": {"plateau", "warmup-cosine"},
+    "bias": {"one", "several"},
+    "mean_score": {"one", "several"},
     "x": {"numbers", "rows", "sequences"},
     "y": {"numbers", "rows", "sequences"},
 }
