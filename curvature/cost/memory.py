@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass
 
-from curvature.cost.blocks import LAYERED_COPIES, LAYERED_UNIT_COPIES, columns_at_once, layered_samples, layered_units
+from curvature.cost.blocks import (
+    LAYERED_COPIES,
+    LAYERED_UNIT_COPIES,
+    OUTPUTS_BYTES,
+    columns_at_once,
+    layered_samples,
+    layered_units,
+)
 from curvature.cost.footprints import OVERHEAD_BYTES, Footprint, Matrix, footprint
 from curvature.cost.size import Size
 from curvature.cost.work import Work
@@ -62,7 +69,8 @@ class _Parts:
         """While a micro-batch is recorded, and while its recording runs, beside what is held."""
         columns = min(work.num_columns, columns_at_once(part, self._itemsize)) - 1
         held = self._bytes(copies.held, part)
-        recording, transient = self._bytes(copies.recording, part), max(0, self._bytes(copies.running, part) - held)
+        recording = held + self._beside(copies.recording, copies.held, part)
+        transient = self._beside(copies.running, copies.held, part)
         recording += columns * RECORDING_COLUMN_SHARE * recording
         running = transient + columns * RUNNING_COLUMN_SHARE * transient
         if not work.holds_recordings:
@@ -83,6 +91,11 @@ class _Parts:
         moved = (LAYERED_COPIES + LAYERED_UNIT_COPIES * width) * units * samples
         gradient = GRADIENT_COPIES * sum(outputs)
         return self._itemsize * max(gradient, samples * self._size.num_parameters + moved)
+
+    def _beside(self, copies: tuple[float, ...], held: tuple[float, ...], size: Size) -> float:
+        """What all copies take beside those that are held: of logits that is a piece."""
+        at_once = size.at_once(OUTPUTS_BYTES // self._itemsize)
+        return max(0, self._bytes(copies, at_once) - self._bytes(held, at_once))
 
     def _bytes(self, copies: tuple[float, ...], size: Size) -> float:
         counts = (*size.activations, size.num_parameters)
