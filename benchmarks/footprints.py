@@ -104,6 +104,7 @@ PROBLEMS: dict[str, list[Callable[[], Content]]] = {
         lambda: gpt2(3, 4, 512, 32, 64, n=2),
         lambda: gpt2(2, 8, 256, 64, 4000, n=6),
         lambda: gpt2(6, 2, 64, 128, 64, n=8),
+        lambda: gpt2(4, 12, 768, 64, 40000, n=1),
     ],
     "mlp": [
         lambda: mlp(64, 256, 256, 64, n=8192),

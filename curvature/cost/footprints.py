@@ -81,17 +81,17 @@ FOOTPRINTS: dict[Family, dict[Matrix, Footprint]] = {
     },
     "gpt2": {
         "hessian": Footprint(
-            recording=(3.24, 4.71, 2.33, 4.66),
+            recording=(3.14, 4.74, 2.32, 4.03),
             held=(2.08, 1.33, 0.99, 0.0),
-            running=(2.72, 4.41, 2.36, 2.92),
+            running=(2.64, 4.42, 2.31, 2.53),
         ),
         "ggn": Footprint(
-            recording=(1.43, 2.47, 1.95, 5.17),
+            recording=(1.48, 2.44, 1.97, 4.75),
             held=(1.28, 0.67, 0.34, 0.0),
-            running=(1.28, 2.17, 1.65, 3.53),
+            running=(1.28, 2.19, 1.67, 3.28),
         ),
         "functional": Footprint(
-            recording=(3.44, 3.65, 1.69, 4.46),
+            recording=(3.46, 3.64, 1.69, 4.39),
             held=(2.05, 1.33, 0.32, 0.0),
             running=(3.52, 2.35, 0.32, 2.7),
         ),
