@@ -5,14 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from curvature.cost.blocks import OUTPUTS_BYTES
 from curvature.data.base import Dataset
 from curvature.errors import InvalidProblemError
 from curvature.losses.base import Loss
 from curvature.models.base import Model
 from curvature.parameters import Parameters
-
-OUTPUTS_BYTES = 2**27
-"""Of the outputs that exist at once where the model ends in an output layer: a vocabulary makes them large."""
 
 
 class EmpiricalRisk:

@@ -6,6 +6,9 @@ from curvature.cost.size import Size
 BLOCK_BYTES = 64 * 2**20
 BLOCK_COLUMNS = 128
 TANGENT_COPIES = 4  # of the activations, for each of them
+OUTPUTS_BYTES = 2**27
+"""Of the outputs that exist at once where the model ends in an output layer: a vocabulary makes them large."""
+
 # Of the outputs of all layers, where a dense matrix is assembled layer by layer: once, and for each unit that is moved
 LAYERED_COPIES = 10
 LAYERED_UNIT_COPIES = 11

@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass
 
-from curvature.cost.blocks import LAYERED_COPIES, LAYERED_UNIT_COPIES, columns_at_once, layered_samples, layered_units
+from curvature.cost.blocks import (
+    LAYERED_COPIES,
+    LAYERED_UNIT_COPIES,
+    OUTPUTS_BYTES,
+    columns_at_once,
+    layered_samples,
+    layered_units,
+)
 from curvature.cost.footprints import OVERHEAD_BYTES, Footprint, Matrix, footprint
 from curvature.cost.size import Size
 from curvature.cost.work import Work
@@ -10,6 +17,7 @@ from curvature.cost.work import Work
 # Of what one vector takes: each further one that goes with it, while it is recorded and later.
 RECORDING_COLUMN_SHARE = 0.5
 RUNNING_COLUMN_SHARE = 0.9
+RECORDING_AGAIN_SHARE = 1.2  # of a recording in every sweep: what it frees lies between recordings that are held
 
 GRADIENT_COPIES = 4  # of parameters outside of the block: themselves, their gradient and its terms
 
@@ -39,7 +47,7 @@ def peak_bytes(
     recording = others + parts.recording + parts.vectors(work.first_vectors)
     running = held + parts.running + parts.vectors(work.vectors)
     if recording_bytes is not None and held < parts.held:  # recorded again in every sweep
-        recording = held + parts.recording + parts.vectors(work.vectors)
+        recording = held + RECORDING_AGAIN_SHARE * parts.recording + parts.vectors(work.vectors)
     last = held + parts.vectors(2) + work.last_bytes
     peak = max(recording + work.dense_bytes, running + work.dense_bytes, last)
     others_of_model = GRADIENT_COPIES * itemsize * size.num_other_parameters
@@ -62,7 +70,8 @@ class _Parts:
         """While a micro-batch is recorded, and while its recording runs, beside what is held."""
         columns = min(work.num_columns, columns_at_once(part, self._itemsize)) - 1
         held = self._bytes(copies.held, part)
-        recording, transient = self._bytes(copies.recording, part), max(0, self._bytes(copies.running, part) - held)
+        recording = held + self._beside(copies.recording, copies.held, part)
+        transient = self._beside(copies.running, copies.held, part)
         recording += columns * RECORDING_COLUMN_SHARE * recording
         running = transient + columns * RUNNING_COLUMN_SHARE * transient
         if not work.holds_recordings:
@@ -83,6 +92,11 @@ class _Parts:
         moved = (LAYERED_COPIES + LAYERED_UNIT_COPIES * width) * units * samples
         gradient = GRADIENT_COPIES * sum(outputs)
         return self._itemsize * max(gradient, samples * self._size.num_parameters + moved)
+
+    def _beside(self, copies: tuple[float, ...], held: tuple[float, ...], size: Size) -> float:
+        """What all copies take beside those that are held: of logits that is a piece."""
+        at_once = size.at_once(OUTPUTS_BYTES // self._itemsize)
+        return max(0, self._bytes(copies, at_once) - self._bytes(held, at_once))
 
     def _bytes(self, copies: tuple[float, ...], size: Size) -> float:
         counts = (*size.activations, size.num_parameters)

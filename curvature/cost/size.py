@@ -17,6 +17,8 @@ SORTS: dict[Family, tuple[str, ...]] = {
 }
 """Of the numbers that a forward pass produces: those of one sort are kept, and copied, alike."""
 
+LOGIT_COPIES = 3  # of each logit that are counted
+
 _PIECEWISE = ("relu", "leaky-relu", "linear")
 
 
@@ -29,6 +31,7 @@ class Size:
     num_samples: int
     activations: tuple[int, ...]  # numbers that one forward pass over all samples produces, as in SORTS
     num_other_parameters: int = 0  # of the model, where P is that of a block
+    has_output_layer: bool = False  # of its own, so that logits, the last sort, are computed in pieces
 
     @property
     def num_activations(self) -> int:
@@ -41,6 +44,13 @@ class Size:
             return self
         *others, outputs, logits = self.activations
         return replace(self, activations=(*others, 0, outputs + logits))
+
+    def at_once(self, num_logits: int) -> "Size":
+        """What exists at once where an output layer computes at most so many logits together."""
+        if not self.has_output_layer:
+            return self
+        *others, logits = self.activations
+        return replace(self, activations=(*others, min(logits, LOGIT_COPIES * num_logits)))
 
     def part(self, num_samples: int) -> "Size":
         """The same model on so many of the samples."""
@@ -84,9 +94,10 @@ def gpt2_size(
     biases = 11 * d if attention else 6 * d
     num_parameters = (vocab_size + n_positions + 1) * d + num_blocks * weights + (num_blocks * biases + d) * int(bias)
     stream, pairs = (22 * d, 3 * n_head * sequence_length) if attention else (13 * d, 0)
-    per_token = (num_blocks * stream + 5 * d, num_blocks * pairs, 3 * vocab_size)
+    per_token = (num_blocks * stream + 5 * d, num_blocks * pairs, LOGIT_COPIES * vocab_size)
     num_tokens = num_sequences * sequence_length
-    return Size("gpt2", num_parameters, num_sequences, tuple(num_tokens * each for each in per_token))
+    numbers = tuple(num_tokens * each for each in per_token)
+    return Size("gpt2", num_parameters, num_sequences, numbers, has_output_layer=True)
 
 
 def causal_lm_size(
@@ -109,7 +120,7 @@ def causal_lm_size(
     per_token = (
         n_layer * (26 * n_embd + 4 * n_inner) + 6 * n_embd,
         n_layer * 4 * n_head * sequence_length,
-        3 * vocab_size,
+        LOGIT_COPIES * vocab_size,
     )
     num_tokens = num_sequences * sequence_length
     return Size("gpt2", num_parameters, num_sequences, tuple(num_tokens * each for each in per_token))

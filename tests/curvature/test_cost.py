@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from curvature.algorithms.memory import probe_bytes as counted_by_lanczos
-from curvature.cost.footprints import Matrix
+from curvature.cost.blocks import OUTPUTS_BYTES
+from curvature.cost.footprints import Matrix, footprint
 from curvature.cost.memory import micro_batches, peak_bytes
 from curvature.cost.seconds import EIGENVALUE_ORDER, Rates, predicted_seconds
-from curvature.cost.size import Size, gpt2_size, mlp_size
+from curvature.cost.size import LOGIT_COPIES, Size, causal_lm_size, gpt2_size, mlp_size
 from curvature.cost.work import Work, exact_work, lanczos_work, probe_bytes, top_k_work, trace_work, training_passes
 
 MIB = 2**20
@@ -202,6 +204,7 @@ def gpt2_case(
     return f"solve(gpt2({shape}, {n}), '{matrix}', {dtype}, lanczos(2, 1))", lanczos_case(size, 2, 1, itemsize, matrix)
 
 
+LARGE_VOCABULARY, NUM_IN_PIECES = (1, 2, 32, 128, 24000), 24  # logits of 281 MiB
 DENSE = mlp_size((32, 56, 16), True, 256)
 BASIS = mlp_size(WIDE, True, 32)
 SOME = mlp_size(TALL, True, 64)
@@ -226,10 +229,11 @@ CASES = {
         f"solve(mlp({TALL}, 64), 'hessian', f32, lanczos(20, 12))",
         lanczos_case(SOME, 20, 12),
     ),
-    "gpt2-logits": gpt2_case((1, 2, 64, 64, 8192), n=4),
+    "gpt2-logits": gpt2_case((1, 2, 64, 64, 8192), n=8),
     "gpt2-pairs": gpt2_case((1, 8, 64, 256, 256), n=3),
     "gpt2-double": gpt2_case((2, 4, 64, 64, 256), n=12, itemsize=8),
-    "gpt2-ggn": gpt2_case((2, 4, 128, 128, 512), n=6, matrix="ggn"),
+    "gpt2-ggn": gpt2_case((2, 4, 128, 128, 512), n=12, matrix="ggn"),
+    "gpt2-pieces": gpt2_case(LARGE_VOCABULARY, n=NUM_IN_PIECES, matrix="ggn"),
     "exact": (
         "solve(mlp((32, 56, 16), 256), 'hessian', f32, exact())",
         peak_bytes(DENSE, exact_work(DENSE.num_parameters, layered=True), "hessian", 4),
@@ -262,6 +266,25 @@ def test_real_peak_is_as_predicted(case: str, peaks: dict[str, int]) -> None:
     predicted = CASES[case][1]
     assert peaks[case] > 100 * MIB  # large enough to tell
     assert predicted / peaks[case] == pytest.approx(1, abs=0.2)
+
+
+def test_logits_never_exist_all_at_once(peaks: dict[str, int]) -> None:
+    pieces = gpt2_size(*LARGE_VOCABULARY, NUM_IN_PIECES, LARGE_VOCABULARY[3])
+    *_, logits = pieces.activations
+    assert 4 * logits / LOGIT_COPIES > 2 * OUTPUTS_BYTES
+    assert pieces.at_once(OUTPUTS_BYTES // 4).activations[-1] == LOGIT_COPIES * OUTPUTS_BYTES // 4
+    whole = replace(pieces, has_output_layer=False)
+    assert peaks["gpt2-pieces"] < 0.7 * lanczos_case(whole, 2, matrix="ggn")
+
+
+def test_only_what_is_held_of_logits_grows_with_the_number_of_tokens() -> None:
+    peaks = [lanczos_case(gpt2_size(1, 1, 2, 4, 50000, n, 4), 2) for n in (1000, 2000, 3000)]
+    assert peaks[2] - peaks[1] == pytest.approx(peaks[1] - peaks[0], rel=1e-3)
+    held = footprint("gpt2", "hessian").held[2] * LOGIT_COPIES * 4 * 50000 * 4 * 1000
+    assert peaks[1] - peaks[0] == pytest.approx(held, rel=0.01)
+    # a model of transformers computes all of its logits
+    whole = [lanczos_case(causal_lm_size(100308, 1, 1, 2, 8, 50000, n, 4), 2) for n in (1000, 2000)]
+    assert whole[1] - whole[0] > 2 * held
 
 
 def test_cost_imports_no_torch() -> None:

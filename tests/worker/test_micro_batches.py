@@ -14,7 +14,7 @@ MIB = 2**20
 REQUEST: dict[str, Any] = {
     "kind": "spectrum",
     "model": {"kind": "mlp", "widths": [16, 256, 256, 8], "activation": "tanh"},
-    "data": {"kind": "gaussian", "num_samples": 8192, "input_dim": 16, "output_dim": 8},
+    "data": {"kind": "gaussian", "num_samples": 12288, "input_dim": 16, "output_dim": 8},
     "loss": "mse",
     "method": {"kind": "lanczos", "num_steps": 3, "num_probes": 1, "num_points": 64},
     "train": {"num_steps": 2, "learning_rate": 0.01},
@@ -61,15 +61,15 @@ for limit in map(int, sys.argv[2:]):
 def test_a_job_is_split_to_fit_and_gives_the_same() -> None:
     request = SpectrumRequest.model_validate(REQUEST)
     whole, split = estimate(request, AMPLE), estimate(request, TIGHT)
-    assert whole.micro_batch_size == 8192
+    assert whole.micro_batch_size == 12288
     assert whole.peak_bytes > 1.5 * TIGHT
-    assert split.micro_batch_size < 8192
+    assert split.micro_batch_size < 12288
     assert split.peak_bytes <= TIGHT
     assert memory_error(request, TIGHT) is None
     program = [sys.executable, "-c", PROGRAM, json.dumps(REQUEST), str(AMPLE), str(TIGHT)]
     done = subprocess.run(program, capture_output=True, text=True, check=True, timeout=250)
     ample, tight = map(json.loads, done.stdout.splitlines())
-    assert (ample[1], tight[1]) == (8192, split.micro_batch_size)
+    assert (ample[1], tight[1]) == (12288, split.micro_batch_size)
     assert ample[0] == pytest.approx(whole.peak_bytes, rel=0.2)
     assert tight[0] <= TIGHT < ample[0]
     assert tight[2] == ample[2]
