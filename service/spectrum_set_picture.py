@@ -31,8 +31,10 @@ def draw_set(result: SpectrumSetResult, name: str) -> bytes:
         figure = Figure(figsize=(9, 5.2), layout="constrained")
         axes = figure.subplots()
         unit = unit_of(max(map(_extent, result.spectra)))
+        reports = [each.attention_sink for each in result.spectra if each.attention_sink is not None]
+        score_without = reports[0].mean_score_before if reports else None  # the same sequences, heads and blocks
         for spectrum, colour in zip(result.spectra, _colours(len(result.spectra)), strict=True):
-            _draw(axes, spectrum, unit, colour)
+            _draw(axes, spectrum, unit, colour, _name(spectrum, score_without))
         _label(axes, result.spectra[0], unit)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
@@ -64,8 +66,7 @@ def _extent(spectrum: AnySpectrumResult) -> float:
             raise TypeError(f"no picture of method {spectrum.method}")
 
 
-def _draw(axes: Any, spectrum: AnySpectrumResult, unit: float, colour: Any) -> None:
-    label = _name(spectrum)
+def _draw(axes: Any, spectrum: AnySpectrumResult, unit: float, colour: Any, label: str) -> None:
     match spectrum:
         case LanczosResult():
             _draw_density(axes, spectrum, unit, colour, label)
@@ -105,18 +106,20 @@ def _label(axes: Any, spectrum: AnySpectrumResult, unit: float) -> None:
         axes.set_yscale("log")
 
 
-def _name(spectrum: AnySpectrumResult) -> str:
-    """What tells it from the others, and its largest eigenvalue."""
+def _name(spectrum: AnySpectrumResult, score_without: float | None) -> str:
+    """What tells it from the others, the mean score without a sink where it has none, and its largest eigenvalue."""
     parts = []
     if spectrum.block is not None:
         parts.append(f"{shortened(spectrum.block)} ({spectrum.num_parameters:,})")
     sink = spectrum.attention_sink
     if sink is not None:
         parts.append(f"mean score {sink.mean_score_after:.2f} (bias {sink.bias:.3g})")
+    elif score_without is not None:
+        parts.append(f"mean score {score_without:.2f} (no sink)")
     elif spectrum.block is None:
-        parts.append("without a sink")
+        parts.append("no sink")
     if isinstance(spectrum, LanczosResult):
-        parts.append(f"largest {spectrum.largest.value:.3g}")
+        parts.append(f"largest {spectrum.largest.value:.3g} ± {spectrum.largest.residual:.1g}")
     return ", ".join(parts)
 
 
