@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from curvature.data.base import Dataset
@@ -68,6 +67,7 @@ def sink_with_mean_score(
 
     Raises:  InvalidProblemError if no bias reaches it; NonFiniteError if a score is NaN.
     """
+    from scipy.optimize import brentq  # noqa: PLC0415 - 30 MB that no other job needs
 
     def excess(bias: float) -> float:
         found = sink_scores(model, parameters, batches, replace(sink, bias=bias)).mean - mean_score

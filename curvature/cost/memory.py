@@ -17,7 +17,6 @@ from curvature.cost.work import Work
 # Of what one vector takes: each further one that goes with it, while it is recorded and later.
 RECORDING_COLUMN_SHARE = 0.5
 RUNNING_COLUMN_SHARE = 0.9
-RECORDING_AGAIN_SHARE = 1.2  # of a recording in every sweep: what it frees lies between recordings that are held
 
 GRADIENT_COPIES = 4  # of parameters outside of the block: themselves, their gradient and its terms
 
@@ -47,7 +46,7 @@ def peak_bytes(
     recording = others + parts.recording + parts.vectors(work.first_vectors)
     running = held + parts.running + parts.vectors(work.vectors)
     if recording_bytes is not None and held < parts.held:  # recorded again in every sweep
-        recording = held + RECORDING_AGAIN_SHARE * parts.recording + parts.vectors(work.vectors)
+        recording = held + parts.recording + parts.vectors(work.vectors)
     last = held + parts.vectors(2) + work.last_bytes
     peak = max(recording + work.dense_bytes, running + work.dense_bytes, last)
     others_of_model = GRADIENT_COPIES * itemsize * size.num_other_parameters

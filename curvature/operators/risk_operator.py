@@ -160,14 +160,18 @@ class RiskOperator(SymmetricOperator):
         blocks = [_padded(rows[start : start + width], width) for start in starts]
         totals: list[Tensor] = []
         for index in range(len(self._risk.batches)):
-            run = self._linearised(index, blocks[0])
-            with matmuls_in(self._matmul_precision):
-                if index == 0:
-                    totals = [run(block) for block in blocks]
-                    continue
-                for total, block in zip(totals, blocks, strict=True):
-                    total.add_(run(block))
+            self._add_products(index, blocks, totals)
         return totals[0][: len(rows)] if len(totals) == 1 else torch.cat(totals)[: len(rows)]
+
+    def _add_products(self, index: int, blocks: list[Tensor], totals: list[Tensor]) -> None:
+        """A_b V of micro-batch `index`; a recording that is not held ends here, before the next one is made."""
+        run = self._linearised(index, blocks[0])
+        with matmuls_in(self._matmul_precision):
+            if not totals:
+                totals.extend(run(block) for block in blocks)
+                return
+            for total, block in zip(totals, blocks, strict=True):
+                total.add_(run(block))
 
     def _width(self, num_columns: int) -> int:
         """How many columns pass together: those of a recording that is held, if that wastes little."""

@@ -214,8 +214,8 @@ CASES = {
         lanczos_case(mlp_size(DEEP, True, 6144), 2),
     ),
     "relu": (
-        "solve(mlp((64, 128, 64), 24576, 'relu'), 'ggn', f32, lanczos(2, 1))",
-        lanczos_case(mlp_size((64, 128, 64), True, 24576, "relu"), 2, matrix="ggn"),
+        "solve(mlp((64, 128, 64), 28672, 'relu'), 'ggn', f32, lanczos(2, 1))",
+        lanczos_case(mlp_size((64, 128, 64), True, 28672, "relu"), 2, matrix="ggn"),
     ),
     "functional": (
         f"solve(mlp({DEEP}, 4096, 'gelu'), 'functional', f64, lanczos(2, 1))",
