@@ -16,7 +16,7 @@ from service.representations import DRAWING
 _BLUE, _RED, _GREEN, _GREY = "#1f5fa8", "#c8452f", "#2a9d5c", "#6b7280"
 MATRIX_NAMES = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "functional": "Functional Hessian"}
 
-_LINEAR_RANGE = 100
+LINEAR_RANGE = 100
 """Magnitudes that differ by more than this factor need a logarithmic axis to be told apart."""
 
 _MAX_DECADES = 12
@@ -190,7 +190,7 @@ def _draw_top_k(figure: Figure, result: TopKResult) -> None:
 
 
 def _scale_stems(axes: Any, magnitudes: Numbers) -> None:
-    if len(magnitudes) and magnitudes.max() > _LINEAR_RANGE * magnitudes.min():
+    if len(magnitudes) and magnitudes.max() > LINEAR_RANGE * magnitudes.min():
         smallest = max(float(magnitudes.min()), float(magnitudes.max()) * 10.0**-_MAX_DECADES)
         axes.set_yscale("symlog", linthresh=smallest)
         # the linear part is as high as a decade: a label at its end has room

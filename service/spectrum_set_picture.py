@@ -1,12 +1,13 @@
 """Several spectra of one job in one picture: of attention sinks, or of blocks."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from api_schemas.spectrum_results import (
     AnySpectrumResult,
@@ -17,7 +18,7 @@ from api_schemas.spectrum_results import (
 )
 from service.picture_axes import in_units, unit_of
 from service.representations import DRAWING
-from service.spectrum_picture import LEAST_BUMP, MATRIX_NAMES, bump, shortened
+from service.spectrum_picture import LEAST_BUMP, LINEAR_RANGE, MATRIX_NAMES, bump, shortened
 
 _MANY = 10  # curves that colours of their own can tell apart
 
@@ -36,11 +37,13 @@ def draw_set(result: SpectrumSetResult, name: str) -> bytes:
         for spectrum, colour in zip(result.spectra, _colours(len(result.spectra)), strict=True):
             _draw(axes, spectrum, unit, colour, _name(spectrum, score_without))
         _label(axes, result.spectra[0], unit)
+        if _needs_decades(result.spectra):
+            axes.set_yscale("log")
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         columns = 2 if len(result.spectra) <= _MANY else 4
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize="small")
-        figure.suptitle(_title(result.spectra[0]), fontsize="medium")
+        figure.suptitle(_title(result.spectra), fontsize="medium")
         buffer = io.BytesIO()
         figure.savefig(buffer, format=name, dpi=150, metadata={"Date": None} if name == "svg" else None)
         return buffer.getvalue()
@@ -102,8 +105,16 @@ def _label(axes: Any, spectrum: AnySpectrumResult, unit: float) -> None:
     across, up = labels[spectrum.method]()
     axes.set_xlabel(across)
     axes.set_ylabel(up)
-    if spectrum.method == "lanczos":
-        axes.set_yscale("log")
+    if spectrum.method == "top-k":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _needs_decades(spectra: Sequence[AnySpectrumResult]) -> bool:
+    """Densities always do, eigenvalues by rank where all are positive and a linear axis cannot tell them apart."""
+    values = [pair.value for spectrum in spectra if isinstance(spectrum, TopKResult) for pair in spectrum.eigenpairs]
+    if not values:
+        return isinstance(spectra[0], LanczosResult)
+    return min(values) > 0 and max(values) > LINEAR_RANGE * min(values)
 
 
 def _name(spectrum: AnySpectrumResult, score_without: float | None) -> str:
@@ -119,11 +130,13 @@ def _name(spectrum: AnySpectrumResult, score_without: float | None) -> str:
     elif spectrum.block is None:
         parts.append("no sink")
     if isinstance(spectrum, LanczosResult):
-        parts.append(f"largest {spectrum.largest.value:.3g} ± {spectrum.largest.residual:.1g}")
+        parts.append(f"largest {spectrum.largest.value:.5g} ± {spectrum.largest.residual:.1g}")
     return ", ".join(parts)
 
 
-def _title(spectrum: AnySpectrumResult) -> str:
-    products = f"{spectrum.provenance.num_products:,} {spectrum.provenance.precision} products each"
-    rows = "" if spectrum.block is not None else f", {spectrum.num_parameters:,} parameters"
-    return f"{MATRIX_NAMES[spectrum.matrix]}{rows}, {products}"
+def _title(spectra: Sequence[AnySpectrumResult]) -> str:
+    first, counts = spectra[0], [each.provenance.num_products for each in spectra]
+    each = f"{counts[0]:,} {first.provenance.precision} products each"
+    products = each if len(set(counts)) == 1 else f"{sum(counts):,} {first.provenance.precision} products"
+    rows = "" if first.block is not None else f", {first.num_parameters:,} parameters"
+    return f"{MATRIX_NAMES[first.matrix]}{rows}, {products}"

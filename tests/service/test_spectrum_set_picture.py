@@ -59,3 +59,9 @@ def test_blocks_are_told_by_their_names_alone() -> None:
 def test_blocks_with_and_without_a_sink() -> None:
     picture = picture_of({"block": "wte.weight"}, {"block": "wte.weight", "attention_sink": SINK})
     assert "wte.weight (10), mean score 0.32 (no sink)" in picture
+
+
+def test_products_are_summed_where_spectra_took_different_numbers() -> None:
+    other = {"block": "ln_f.*", "provenance": PROVENANCE | {"num_products": 1000}}
+    assert "7 float32 products each" in picture_of({}, {})
+    assert "1,007 float32 products" in picture_of({}, other)
