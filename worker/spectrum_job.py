@@ -134,10 +134,15 @@ class _SpectrumJob:
             self._point.parameters.values(),
             (self._point.data.inputs, self._point.data.targets),
             spectrum.num_products,
-            time.perf_counter() - self._started,
+            self._seconds(),
         )
         result = result_of(part, spectrum, sunk.loss, self._point.training, origin, sunk.sink)
         return SpectrumAnswer(result, vectors_of(part, spectrum))
+
+    def _seconds(self) -> float:
+        """Since the last spectrum ended, or the job began."""
+        started, self._started = self._started, time.perf_counter()
+        return self._started - started
 
     def _tell(self, phase: str, done: int, total: int) -> None:
         """Progress of the spectrum that is computed, as that of all of them."""
