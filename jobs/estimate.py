@@ -38,6 +38,8 @@ from curvature.cost.work import (
     exact_work,
     lanczos_work,
     probe_bytes,
+    top_k_least_rows,
+    top_k_rows,
     top_k_work,
     trace_work,
     training_passes,
@@ -58,7 +60,7 @@ class JobEstimate:
     peak_bytes: int
     micro_batch_size: int
     recording_bytes: int | None  # that recordings may hold; None: all are held
-    vector_bytes: int | None  # that Lanczos may use for its probes; None: without limit
+    vector_bytes: int | None  # that Lanczos may use for its probes, top-k for its basis; None: without limit
     work: Work
     num_batches: int
 
@@ -88,8 +90,10 @@ def _estimate(request: SpectrumRequest, part: SpectrumRequest, available_bytes: 
     def planned(probes: int, mode: Reorthogonalisation | None = None) -> JobEstimate:
         return _planned(request, _of_block(_work(part, probes, mode), share), available_bytes)
 
-    least = planned(1)
     method = request.method
+    if isinstance(method, TopKMethod):
+        return _top_k_estimate(request, part, method, available_bytes)
+    least = planned(1)
     if not isinstance(method, LanczosMethod):
         return least
     if available_bytes is None:
@@ -102,6 +106,28 @@ def _estimate(request: SpectrumRequest, part: SpectrumRequest, available_bytes: 
     if whole.peak_bytes > available_bytes:
         return replace(least, vector_bytes=needed)
     return replace(whole, vector_bytes=vectors)
+
+
+def _top_k_estimate(
+    request: SpectrumRequest, part: SpectrumRequest, method: TopKMethod, available_bytes: int | None
+) -> JobEstimate:
+    """The basis is as long as it likes where recordings fit beside it; else it has half of what a short one leaves."""
+
+    def planned(rows: int) -> JobEstimate:
+        work = top_k_work(part.dim, method.k, method.max_products, rows)
+        return _planned(request, _of_block(work, part.dim / request.dim), available_bytes)
+
+    most, fewest = top_k_rows(part.dim, method.k), top_k_least_rows(part.dim, method.k)
+    whole = planned(most)
+    if available_bytes is None or (whole.peak_bytes <= available_bytes and whole.recording_bytes is None):
+        return whole
+    least, vector = planned(fewest), _ITEM_BYTES[request.vector_precision] * part.dim
+    rows = fewest + max(0, available_bytes - least.peak_bytes) // (2 * vector)
+    rows = min(rows, most)
+    found = planned(rows)
+    if found.peak_bytes > available_bytes:
+        found, rows = least, fewest
+    return replace(found, vector_bytes=(rows + found.work.num_columns) * vector)
 
 
 def _of_block(work: Work, share: float) -> Work:

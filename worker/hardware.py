@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +11,9 @@ from jobs.settings import SettingsError, WorkerSettings
 
 FAIR_SHARE = 0.8
 """Of the memory: the rest is left to the system, Redis and the service."""
+
+FAIR_SHARE_OF_FREE = 0.95
+"""Of what is free on a GPU when a job begins: the rest is for fragments, and for the libraries' workspaces."""
 
 TIMINGS_FILE = "timings.json"
 """Beside the directory of results."""
@@ -30,6 +33,17 @@ class Hardware:
     num_threads: int
     memory_bytes: int
     timings: Path | None = None  # file of what products were measured to take, kept for later jobs
+
+    def at_present(self) -> "Hardware":
+        """The same, with less memory where others use the GPU; for the process that computes, as it touches CUDA.
+
+        On a CPU memory stays what it was when the worker began, so that the same job is always split alike.
+        """
+        if self.device.type != "cuda":
+            return self
+        free, _ = torch.cuda.mem_get_info(self.device)
+        own = torch.cuda.memory_reserved(self.device)
+        return replace(self, memory_bytes=min(self.memory_bytes, int(FAIR_SHARE_OF_FREE * (free + own))))
 
 
 def find_hardware(settings: WorkerSettings) -> Hardware:

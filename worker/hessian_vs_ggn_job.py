@@ -179,7 +179,7 @@ class _ModelRuns:
         risk = EmpiricalRisk(self._model, self._loss, windows.split(plan.micro_batch_size))
         asked = request.spectrum_request(self._spec, matrix)
         operator = build_operator(asked, risk, parameters, self.execution, plan.recording_bytes, self._tally.note)
-        options = (generator, self._tally.note, request.max_products)
+        options = (generator, self._tally.note, request.max_products, plan.vector_bytes)
         found = top_eigenpairs(operator, 1, "largest", request.tolerance, *options)
         self.num_products += found.num_products
         self.fallback = self.fallback or operator.fallback_reason

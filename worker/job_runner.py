@@ -64,17 +64,17 @@ class JobRunner:
         if error := job_memory_error(request, self._hardware.memory_bytes):
             raise too_large(error)
         with LeaseKeeper(self._store, lease) as keeper:
-            answer = self._answer(request, keeper)
+            answer = self._answer(request, self._hardware.at_present(), keeper)
             digest = self._stored(answer, keeper.report)
         keeper.write_last_progress()
         return digest
 
-    def _answer(self, request: AnyJobRequest, keeper: LeaseKeeper) -> Answer:
+    def _answer(self, request: AnyJobRequest, hardware: Hardware, keeper: LeaseKeeper) -> Answer:
         if not isinstance(request, SpectrumRequest):
-            return Answer(run_hessian_vs_ggn_job(request, self._hardware, keeper.report, self._sources))
-        plan = estimate(request, self._hardware.memory_bytes)
-        forecast = Forecast(request, plan, self._hardware.device, keeper.report, keeper.expect)
-        return run_spectrum_job(request, self._hardware, forecast, self._sources)
+            return Answer(run_hessian_vs_ggn_job(request, hardware, keeper.report, self._sources))
+        plan = estimate(request, hardware.memory_bytes)
+        forecast = Forecast(request, plan, hardware.device, keeper.report, keeper.expect)
+        return run_spectrum_job(request, hardware, forecast, self._sources)
 
     def _stored(self, answer: Answer, progress: Progress) -> str:
         """Digest of the result, once it and its arrays are on disk."""

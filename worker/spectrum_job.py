@@ -168,7 +168,8 @@ def _spectrum(request: SpectrumRequest, operator: SymmetricOperator, plan: JobEs
             options = (m.margin, m.reorthogonalisation, plan.vector_bytes)
             return lanczos_spectrum(operator, *counts, m.kappa, generator, progress, *options)
         case TopKMethod() as m:
-            return top_eigenpairs(operator, m.k, m.which, m.tolerance, generator, progress, m.max_products)
+            limits = (m.max_products, plan.vector_bytes)
+            return top_eigenpairs(operator, m.k, m.which, m.tolerance, generator, progress, *limits)
         case TraceMethod() as m:
             ends = (m.fixed_products, m.tolerance, m.most_products)
             return trace_estimate(operator, m.estimator, generator, progress, *ends, m.diagonal)

@@ -15,6 +15,7 @@ DENSITY_COPIES = 4  # of the densities of all probes while mean and error are ta
 # As in `algorithms.thick_restart`, `algorithms.sketch`
 TOP_K_BLOCK = 4
 TOP_K_ROWS = 80
+TOP_K_LEAST_ROWS = 3
 PROBE_BLOCK = 16
 
 Estimator = Literal["hutchinson", "hutch++", "xtrace"]
@@ -88,11 +89,11 @@ def lanczos_work(
     )
 
 
-def top_k_work(num_parameters: int, k: int, max_products: int | None = None) -> Work:
-    """Of `top_eigenpairs`, if it restarts."""
-    rows = min(num_parameters, max(3 * k, k + TOP_K_ROWS))
+def top_k_work(num_parameters: int, k: int, max_products: int | None = None, rows: int | None = None) -> Work:
+    """Of `top_eigenpairs`, if it restarts, with so many rows of a basis; None: as many as it likes."""
+    rows = top_k_rows(num_parameters, k) if rows is None else rows
     products = max_products or max(1_000, 100 * k)
-    block = min(k, TOP_K_BLOCK)
+    block = min(k, TOP_K_BLOCK, rows)
     return Work(
         num_products=products,
         num_columns=block,
@@ -101,6 +102,16 @@ def top_k_work(num_parameters: int, k: int, max_products: int | None = None) -> 
         moved_numbers=products * num_parameters * 4 * rows,
         dense_order=rows,
     )
+
+
+def top_k_rows(num_parameters: int, k: int) -> int:
+    """Rows of the basis of `top_eigenpairs` where memory does not matter."""
+    return min(num_parameters, max(3 * k, k + TOP_K_ROWS))
+
+
+def top_k_least_rows(num_parameters: int, k: int) -> int:
+    """Rows with which it can restart at all."""
+    return min(num_parameters, k + TOP_K_LEAST_ROWS)
 
 
 def trace_work(num_parameters: int, estimator: Estimator, num_products: int, diagonal: bool = False) -> Work:

@@ -1,12 +1,14 @@
 """What one job may take of the machine."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from jobs.settings import WorkerSettings
 from worker import hardware
-from worker.hardware import find_hardware
+from worker.hardware import Hardware, find_hardware
 
 
 @pytest.fixture
@@ -40,3 +42,14 @@ def test_what_is_set_is_taken(settings: WorkerSettings) -> None:
     fixed = settings.model_copy(update={"memory_bytes": 123_456_789, "num_threads": 3})
     found = find_hardware(fixed)
     assert (found.memory_bytes, found.num_threads, str(found.device)) == (123_456_789, 3, "cpu")
+
+
+def test_a_job_takes_of_a_gpu_what_others_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process holds in reserve counts as free."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 * 10**9, 80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2 * 10**9)
+    gpu = Hardware(torch.device("cuda:0"), 1, 64 * 10**9)
+    assert gpu.at_present().memory_bytes == 9_500_000_000
+    assert replace(gpu, memory_bytes=10**9).at_present().memory_bytes == 10**9
+    cpu = Hardware(torch.device("cpu"), 1, 64 * 10**9)
+    assert cpu.at_present() is cpu
