@@ -63,7 +63,7 @@ def test_pictures_and_other_smoothings(api: httpx.Client, job: dict[str, Any]) -
     assert png.content.startswith(b"\x89PNG")
     svg = api.get(f"/v1/jobs/{job['id']}/result.svg").text
     assert "mean score 0.81" in svg
-    assert "without a sink" in svg
+    assert "no sink" in svg
     again = api.get(f"/v1/jobs/{job['id']}/result", params={"num_points": 17, "kappa": 2.0}).json()
     assert [len(spectrum["density"]["grid"]) for spectrum in again["spectra"]] == [17, 17]
 
