@@ -70,14 +70,19 @@ def product(
 
 
 def _seen(matrix: Matrix, risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
-    """What is pulled back from outputs with tangents: r, r without its tangent, or H_l times the outputs' tangent."""
-    if matrix == "hessian":
-        return risk.loss.gradient(outputs, targets)
+    """What is pulled back from outputs with tangents: r with its tangent, r without, or H_l times the outputs' tangent.
+
+    The tangent of r is the closed form H_l u and not autograd's, which keeps the probabilities of a softmax twice.
+    """
     primal, tangent = forward_ad.unpack_dual(outputs)  # type: ignore[no-untyped-call]
-    if matrix == "functional":
-        return risk.loss.gradient(primal, targets)
-    with _backwards(matrix):
-        return risk.loss.hessian_product(primal, targets, tangent)
+    with forward_ad._set_fwd_grad_enabled(False):
+        if matrix == "ggn":
+            return risk.loss.hessian_product(primal, targets, tangent)
+        residual = risk.loss.gradient(primal, targets)
+        if matrix == "functional" or tangent is None:
+            return residual
+        change = risk.loss.hessian_product(primal, targets, tangent)
+    return forward_ad.make_dual(residual, change)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _backwards(matrix: Matrix) -> AbstractContextManager[object]:
