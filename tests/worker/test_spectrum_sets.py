@@ -111,19 +111,14 @@ def test_every_block_with_every_sink_in_order() -> None:
     assert order == [(0.0, "blocks.0.*"), (0.0, "blocks.1.*"), (2.0, "blocks.0.*"), (2.0, "blocks.1.*")]
 
 
-def test_a_mean_score_that_no_bias_reaches_is_explained() -> None:
-    # a head that nothing moves: one sink block of two cannot bring both to more than its share
-    request = request_of({"attention_sink": {"mean_score": 0.13, "blocks": [0]}})
-    assert single(request).attention_sink is not None
+def test_single_tokens_attend_to_themselves_alone() -> None:
     data = {"kind": "inline", "x": [[1]], "y": [[2]]}
-    body = request_of().model_dump() | {"data": data}
-    body["model"]["attention_sink"] = {"bias": 1.0}
-    report = single(SpectrumRequest.model_validate(body)).attention_sink
+    report = single(request_of({"attention_sink": {"bias": -5.0}}, data=data)).attention_sink
     assert report is not None
-    assert report.mean_score_after == 1.0  # single tokens have but themselves
+    assert (report.mean_score_before, report.mean_score_after) == (1.0, 1.0)
 
 
-def test_unreachable_scores_in_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mean_score_that_no_bias_reaches_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("curvature.attention_sinks.MAX_BIAS", 2.0)
     with pytest.raises(InvalidProblemError, match=r"attention_sink\.mean_score: no bias gives a mean score of 0\.999"):
         run(request_of({"attention_sink": {"mean_score": 0.999}}))
