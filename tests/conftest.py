@@ -29,6 +29,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 START_SECONDS = 150
 
+SLOWEST_FIRST = ("faults", "contract", "worker", "benchmarks", "launcher")
+"""Folders of few, long tests: begun last, one of them would leave the other processes without work."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(SLOWEST_FIRST)}
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: ranks.get(item.path.relative_to(tests).parts[0], len(ranks)))
+
 
 @dataclass
 class Server:
