@@ -1,6 +1,7 @@
 """Submatrices against the whole matrix and against operators of the block alone."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -16,34 +17,53 @@ from curvature.operators.ggn import GgnOperator
 from curvature.operators.hessian import HessianOperator
 from curvature.operators.risk_operator import RiskOperator
 from curvature.operators.submatrix import Submatrix
+from curvature.parameters import Parameters
 from curvature.risk import EmpiricalRisk
 
 Seeded = Callable[[int], torch.Generator]
 F64 = torch.float64
 
 
-@pytest.mark.parametrize("kind", [HessianOperator, GgnOperator, FunctionalOperator])
-@pytest.mark.parametrize("block", ["blocks.*.attn.*", "blocks.1.*", "*.bias", None])
-def test_blocks_share_one_linearisation(kind: type[RiskOperator], block: str | None, seeded: Seeded) -> None:
-    model = Gpt2(2, 2, 4, 5, 7)
-    parameters = {n: 5 * t for n, t in model.initial_parameters(seeded(0), F64, torch.device("cpu")).items()}
-    tokens = torch.randint(7, (3, 6), generator=seeded(1))
+@dataclass(frozen=True)
+class Whole:
+    """An operator of all parameters, its matrix from another such operator, and what it was made of."""
+
+    operator: RiskOperator
+    dense: torch.Tensor
+    risk: EmpiricalRisk
+    parameters: Parameters
+
+
+@pytest.fixture(scope="module", params=[HessianOperator, GgnOperator, FunctionalOperator])
+def whole(request: pytest.FixtureRequest) -> Whole:
+    kind, model = request.param, Gpt2(2, 2, 4, 5, 7)
+    tokens = torch.randint(7, (3, 6), generator=torch.Generator().manual_seed(1))
+    start = model.initial_parameters(torch.Generator().manual_seed(0), F64, torch.device("cpu"))
+    parameters = {name: 5 * tensor for name, tensor in start.items()}
     data = Dataset(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
     risk = EmpiricalRisk(model, CrossEntropy(), data.split(2))
-    whole = kind(risk, parameters)
-    part, alone = Submatrix(whole, block), kind(risk, parameters, block)
-    assert part.layout == alone.layout
+    return Whole(kind(risk, parameters), assemble(kind(risk, parameters)), risk, parameters)
+
+
+@pytest.mark.parametrize("block", ["blocks.*.attn.*", "blocks.1.*", "*.bias", None])
+def test_blocks_share_one_linearisation(whole: Whole, block: str | None, seeded: Seeded) -> None:
+    part = Submatrix(whole.operator, block)
     vectors = torch.randn(part.dim, 3, generator=seeded(2), dtype=F64)
-    expected = alone.matmat(vectors)
-    scale = float(expected.abs().max())
+    places, scale = _places(whole.operator, part), float(whole.dense.abs().max())
+    expected = whole.dense[places][:, places] @ vectors
     assert_close(part.matmat(vectors), expected, rtol=0, atol=1e-13 * scale)
     assert_close(part.matvec(vectors[:, 1]), expected[:, 1], rtol=0, atol=1e-13 * scale)
-    held = set(whole._programs)
-    assert held == {(0, 3), (1, 3), (0, 1), (1, 1)}  # two micro-batches, by number of columns
-    Submatrix(whole, "wte.*").matmat(torch.randn(28, 3, generator=seeded(3), dtype=F64))
-    assert set(whole._programs) == held
-    dense, places = assemble(whole), _places(whole, part)
-    assert_close(assemble(part), dense[places][:, places], rtol=0, atol=1e-13 * float(dense.abs().max()))
+    # two micro-batches, by number of columns
+    assert set(whole.operator._programs) == {(0, 3), (1, 3), (0, 1), (1, 1)}
+
+
+def test_a_submatrix_is_the_operator_of_its_block_alone(whole: Whole, seeded: Seeded) -> None:
+    block = "blocks.*.attn.*"
+    part, alone = Submatrix(whole.operator, block), type(whole.operator)(whole.risk, whole.parameters, block)
+    assert part.layout == alone.layout
+    vectors = torch.randn(part.dim, 3, generator=seeded(3), dtype=F64)
+    expected = alone.matmat(vectors)
+    assert_close(part.matmat(vectors), expected, rtol=0, atol=1e-13 * float(expected.abs().max()))
 
 
 def _places(whole: RiskOperator, part: Submatrix) -> torch.Tensor:
