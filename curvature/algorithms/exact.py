@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from curvature.algorithms.vectors import norm
-from curvature.operators.base import SymmetricOperator
-from curvature.operators.dense import assemble
+from curvature.operators.base import SymmetricOperator, Triangle
+from curvature.operators.dense import mirrored
 from curvature.progress import Progress, ignore_progress
 from curvature.results import ExactSpectrum, FloatArray, Inertia
 
@@ -32,7 +32,20 @@ def exact_spectrum(
         progress: told as "products" after each block of columns, then once as "eigenvalues".
     Raises:  NonFiniteError if a product holds NaN or infinity.
     """
-    matrix = assemble(operator, progress)
+    triangle = operator.start_triangle()
+    for _ in operator.fill_triangle(triangle):
+        progress("products", triangle.num_columns, operator.dim)
+    found = summarise_triangle(operator, triangle, eigenvectors)
+    progress("eigenvalues", 1, 1)
+    return found
+
+
+def summarise_triangle(operator: SymmetricOperator, triangle: Triangle, eigenvectors: bool) -> ExactSpectrum:
+    """Every eigenvalue of a matrix that is filled; its memory is overwritten.
+
+    Raises:  NonFiniteError if a number is NaN or infinity.
+    """
+    matrix = mirrored(triangle)
     vectors, residuals = None, None
     if eigenvectors:
         values, columns = torch.linalg.eigh(matrix)
@@ -41,7 +54,6 @@ def exact_spectrum(
         vectors = _array(columns.T)
     else:
         values = torch.linalg.eigvalsh(matrix)
-    progress("eigenvalues", 1, 1)
     eps = torch.finfo(operator.dtype).eps
     threshold = ZERO_ROUNDINGS * sqrt(operator.dim) * eps * float(values.abs().max())
     return ExactSpectrum(

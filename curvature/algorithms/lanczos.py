@@ -53,6 +53,11 @@ class LanczosState:
         return self.diagonal.shape[1]
 
     @property
+    def num_vectors(self) -> int:
+        """Rows of the basis that hold something."""
+        return min(self.step + 1, self.basis.shape[1]) if self.reorthogonalisation == "full" else SHORT_BASIS
+
+    @property
     def active(self) -> list[int]:
         """Probes that have a further step to take."""
         return [j for j, ended in enumerate(self.invariant) if not ended] if self.step < self.limit else []

@@ -31,6 +31,11 @@ class Sketch:
         return Sketch(rows, rows, torch.zeros(0, 0, dtype=torch.float64), 0.0, exhausted=False)
 
     @property
+    def codimension(self) -> int:
+        """P - r, of the complement of the basis."""
+        return self.basis.shape[1] - len(self.basis)
+
+    @property
     def trace(self) -> float:
         """tr Q^T A Q, in units of A."""
         return sum(dot(row, product) for row, product in zip(self.basis, self.products, strict=True))

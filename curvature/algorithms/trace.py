@@ -1,7 +1,7 @@
 """Trace of an operator from products with random vectors, with Frobenius norm and diagonal from the same products."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -23,20 +23,35 @@ DEFAULT_PRODUCTS = 10_000  # at most, in search of a tolerance
 
 
 @dataclass
-class _Run:
-    """What the rounds of one estimate share."""
+class ColumnSums:
+    """What is kept of the columns of A, read one after the other."""
 
-    operator: SymmetricOperator
+    diagonal: Tensor  # (P,) float64, on the CPU; as many set as there are lengths
+    lengths: list[float] = field(default_factory=list)
+
+
+@dataclass
+class TraceState:
+    """A run that stopped between two blocks of products; all that `advance_trace` needs to go on."""
+
     estimator: Estimator
-    generator: torch.Generator
-    progress: Progress
-    total: int  # products at most
+    generator: torch.Generator  # on the CPU, of the probes
     diagonal: bool
+    tolerance: float | None
+    total: int  # products at most
+    target: int  # products of the rounds up to this one
+    sketch: Sketch
+    probes: ComplementProbes
+    vectors: Tensor  # (n, P) random ones, of xtrace alone
+    products: Tensor  # (n, P), theirs
+    columns: ColumnSums | None = None  # once the trace is read off
     num_products: int = 0
+    found: StochasticTrace | None = None
 
-    def spent(self, count: int) -> None:
-        self.num_products += count
-        self.progress("products", self.num_products, max(self.total, self.num_products))
+    @property
+    def finished(self) -> bool:
+        """Whether there is no further product to take."""
+        return self.found is not None
 
 
 def trace_estimate(
@@ -69,6 +84,26 @@ def trace_estimate(
         Anal. Appl. 45 (2024) 1-23, for xtrace; Hutchinson, Commun. Stat. Simul. Comput. 19 (1990) 433-450, with probes
         on the sphere.
     """
+    state = start_trace(operator, estimator, generator, num_probes, tolerance, max_products, diagonal)
+    while not state.finished:
+        advance_trace(operator, state)
+        progress("products", state.num_products, max(state.total, state.num_products))
+    return summarise_trace(state)
+
+
+def start_trace(
+    operator: SymmetricOperator,
+    estimator: Estimator,
+    generator: torch.Generator,
+    num_probes: int | None = None,
+    tolerance: float | None = None,
+    max_products: int | None = None,
+    diagonal: bool = False,
+) -> TraceState:
+    """State before the first product; arguments as of `trace_estimate`.
+
+    Raises:  InvalidProblemError as `trace_estimate`.
+    """
     if (num_probes is None) == (tolerance is None):
         raise InvalidProblemError("a trace needs a number of probes or a tolerance, and not both")
     least = 4 if estimator == "xtrace" else 1
@@ -77,122 +112,140 @@ def trace_estimate(
         raise InvalidProblemError(
             f"{most} products, tolerance {tolerance}: {estimator} needs at least {least} products"
         )
-    run = _Run(operator, estimator, generator, progress, most, diagonal)
-    if num_probes is not None:
-        if num_probes >= operator.dim:
-            return _exact(run)
-        return (_Exchangeable(run) if estimator == "xtrace" else _Deflated(run)).up_to(num_probes)
-    assert tolerance is not None
-    return _to_tolerance(run, tolerance)
+    target = most if tolerance is None else min(FIRST_ROUND, most)
+    sketch = Sketch.empty(operator)
+    probes = ComplementProbes.beside(sketch, diagonal)
+    empty = sketch.basis
+    state = TraceState(estimator, generator, diagonal, tolerance, most, target, sketch, probes, empty, empty)
+    _read_off_if_cheaper(operator, state)
+    return state
 
 
-def _to_tolerance(run: _Run, tolerance: float) -> StochasticTrace:
-    """Rounds of doubled size, until the error is small enough, products run out, or P of them give the exact trace."""
-    rounds = _Exchangeable(run) if run.estimator == "xtrace" else _Deflated(run)
-    target, dim = min(FIRST_ROUND, run.total), run.operator.dim
-    while True:
-        if target >= dim and run.num_products + dim <= run.total:
-            return _exact(run)
-        found = rounds.up_to(target)
-        met = found.standard_error <= tolerance * max(abs(found.value), found.frobenius.value)
-        if met or target >= run.total:
-            return StochasticTrace(
-                found.value, found.standard_error, run.num_products, met, found.frobenius, found.diagonal
-            )
-        target = min(2 * target, run.total)
+def advance_trace(operator: SymmetricOperator, state: TraceState) -> None:
+    """One more block of products, in place; an unfinished state only.
+
+    Raises:  NonFiniteError if a product holds NaN or infinity.
+    """
+    if state.columns is not None:
+        state.num_products += _read_columns(operator, state.columns)
+    elif len(state.sketch.products) < len(state.sketch.basis):
+        state.num_products += multiply_basis(operator, state.sketch)
+    elif state.estimator == "xtrace":
+        state.num_products += _extend_exchangeably(operator, state)
+    elif _sketch_is_small(state):
+        state.num_products += _deflate(operator, state)
+    else:
+        count = min(PROBE_BLOCK, state.target - state.num_products)
+        state.num_products += add_probes(operator, state.sketch, state.probes, state.generator, count)
+    while not state.finished and _round_is_done(operator, state):
+        _decide(operator, state)
 
 
-class _Deflated:
-    """Hutch++: a third of the products for a sketch, a third for its products, the rest for probes; or probes alone."""
+def summarise_trace(state: TraceState) -> StochasticTrace:
+    """What was found.
 
-    def __init__(self, run: _Run) -> None:
-        self._run = run
-        self._sketch = Sketch.empty(run.operator)
-        self._probes = ComplementProbes.beside(self._sketch, run.generator, run.diagonal)
-
-    def up_to(self, num_products: int) -> StochasticTrace:
-        """Estimate from as many products in all."""
-        run = self._run
-        if run.estimator == "hutch++":
-            self._deflate(num_products // 3)
-        while run.num_products < num_products and self._probes.dim > 0:
-            count = min(PROBE_BLOCK, num_products - run.num_products)
-            add_probes(run.operator, self._probes, count)
-            run.spent(count)
-        value, error = trace_of(self._probes)
-        frobenius, diagonal = frobenius_of(self._probes), diagonal_of(self._probes)
-        return StochasticTrace(value, error, run.num_products, True, frobenius, diagonal)
-
-    def _deflate(self, size: int) -> None:
-        """Extend the sketch; probes of the larger complement before are of no use any more."""
-        run, sketch = self._run, self._sketch
-        while len(sketch.basis) < size and not sketch.exhausted:
-            count = min(PROBE_BLOCK, size - len(sketch.basis))
-            extend_basis(run.operator, sketch, finite_products(run.operator, _random_rows(run, count)))
-            run.spent(count)
-            while len(sketch.products) < len(sketch.basis):
-                run.spent(multiply_basis(run.operator, sketch))
-            self._probes = ComplementProbes.beside(sketch, run.generator, run.diagonal)
+    Raises:  InvalidProblemError if the run is not finished.
+    """
+    if state.found is None:
+        raise InvalidProblemError(f"the trace is not known after {state.num_products} products")
+    return state.found
 
 
-class _Exchangeable:
-    """XTrace: half of the products for random vectors, half for the basis of their products."""
+def _sketch_is_small(state: TraceState) -> bool:
+    """Hutch++ spends a third of the products on a sketch and a third on its products, the rest on probes."""
+    sketch = state.sketch
+    return state.estimator == "hutch++" and len(sketch.basis) < state.target // 3 and not sketch.exhausted
 
-    def __init__(self, run: _Run) -> None:
-        self._run = run
-        self._sketch = Sketch.empty(run.operator)
-        self._vectors = self._products = self._sketch.basis
 
-    def up_to(self, num_products: int) -> StochasticTrace:
-        """Estimate from as many products in all, one less if the number is odd."""
-        run, sketch = self._run, self._sketch
-        while len(self._vectors) < num_products // 2 and not sketch.exhausted:
-            vectors = _random_rows(run, min(PROBE_BLOCK, num_products // 2 - len(self._vectors)))
-            products = finite_products(run.operator, vectors)
-            self._vectors = torch.cat([self._vectors, vectors])
-            self._products = torch.cat([self._products, products])
-            extend_basis(run.operator, sketch, products)
-            run.spent(len(vectors))
-            while len(sketch.products) < len(sketch.basis):
-                run.spent(multiply_basis(run.operator, sketch))
-        if sketch.exhausted:
-            return self._whole_range()
-        found = leave_one_out(sketch, self._vectors, self._products, run.diagonal)
-        return StochasticTrace(found.trace, found.trace_error, run.num_products, True, found.frobenius, found.diagonal)
+def _deflate(operator: SymmetricOperator, state: TraceState) -> int:
+    """Extend the sketch; probes of the larger complement before are of no use any more."""
+    count = min(PROBE_BLOCK, state.target // 3 - len(state.sketch.basis))
+    rows = _random_rows(operator, state.generator, count)
+    extend_basis(operator, state.sketch, finite_products(operator, rows))
+    state.probes = ComplementProbes.beside(state.sketch, state.diagonal)
+    return count
 
-    def _whole_range(self) -> StochasticTrace:
-        """Exact: the sketch spans the range of A, so that A = A Q Q^T."""
-        sketch = self._sketch
-        diagonal = None
-        if self._run.diagonal:
-            values = sketch.diagonal.cpu()
-            diagonal = DiagonalEstimate(values.numpy(), torch.zeros_like(values).numpy())
+
+def _extend_exchangeably(operator: SymmetricOperator, state: TraceState) -> int:
+    """XTrace spends half of the products on random vectors, half on the basis of their products."""
+    count = min(PROBE_BLOCK, state.target // 2 - len(state.vectors))
+    vectors = _random_rows(operator, state.generator, count)
+    products = finite_products(operator, vectors)
+    state.vectors = torch.cat([state.vectors, vectors])
+    state.products = torch.cat([state.products, products])
+    extend_basis(operator, state.sketch, products)
+    return count
+
+
+def _round_is_done(operator: SymmetricOperator, state: TraceState) -> bool:
+    sketch = state.sketch
+    if state.columns is not None:
+        return len(state.columns.lengths) == operator.dim
+    if len(sketch.products) < len(sketch.basis):
+        return False
+    if state.estimator == "xtrace":
+        return sketch.exhausted or len(state.vectors) >= state.target // 2
+    return not _sketch_is_small(state) and (state.num_products >= state.target or len(sketch.basis) == operator.dim)
+
+
+def _decide(operator: SymmetricOperator, state: TraceState) -> None:
+    """Finish, or double the products: until the error is small enough, or there are no more of them."""
+    found = _estimate(state)
+    if state.tolerance is None or state.columns is not None:
+        state.found = found
+        return
+    met = found.standard_error <= state.tolerance * max(abs(found.value), found.frobenius.value)
+    if met or state.target >= state.total:
+        state.found = replace(found, converged=met)
+        return
+    state.target = min(2 * state.target, state.total)
+    _read_off_if_cheaper(operator, state)
+
+
+def _read_off_if_cheaper(operator: SymmetricOperator, state: TraceState) -> None:
+    """From P products on the columns give the exact trace."""
+    allowed = state.tolerance is None or state.num_products + operator.dim <= state.total
+    if state.target >= operator.dim and allowed:
+        state.columns = ColumnSums(torch.zeros(operator.dim, dtype=torch.float64))
+
+
+def _read_columns(operator: SymmetricOperator, columns: ColumnSums) -> int:
+    dim, start = operator.dim, len(columns.lengths)
+    count = min(PROBE_BLOCK, dim - start)
+    rows = torch.zeros(count, dim, dtype=operator.dtype, device=operator.device)
+    rows[:, start : start + count].fill_diagonal_(1)
+    products = finite_products(operator, rows)
+    columns.diagonal[start : start + count] = products[:, start : start + count].diagonal()
+    columns.lengths += [norm(product) for product in products]
+    return count
+
+
+def _estimate(state: TraceState) -> StochasticTrace:
+    """From all products so far."""
+    sketch, count = state.sketch, state.num_products
+    if state.columns is not None:
+        columns = state.columns
+        frobenius = Estimate(math.hypot(*columns.lengths), 0.0)
+        return _exact(float(columns.diagonal.sum()), count, frobenius, columns.diagonal if state.diagonal else None)
+    if state.estimator != "xtrace":
+        value, error = trace_of(sketch, state.probes)
+        frobenius, diagonal = frobenius_of(sketch, state.probes), diagonal_of(sketch, state.probes)
+        return StochasticTrace(value, error, count, True, frobenius, diagonal)
+    if sketch.exhausted:  # the sketch spans the range of A, so that A = A Q Q^T
         frobenius = Estimate(sketch.product_norm, 0.0)
-        return StochasticTrace(sketch.trace, 0.0, self._run.num_products, True, frobenius, diagonal)
+        return _exact(sketch.trace, count, frobenius, sketch.diagonal.cpu() if state.diagonal else None)
+    found = leave_one_out(sketch, state.vectors, state.products, state.diagonal)
+    return StochasticTrace(found.trace, found.trace_error, count, True, found.frobenius, found.diagonal)
 
 
-def _exact(run: _Run) -> StochasticTrace:
-    """Read off the columns of A, block by block."""
-    operator, dim = run.operator, run.operator.dim
-    diagonal = torch.empty(dim, dtype=torch.float64)
-    lengths: list[float] = []
-    for start in range(0, dim, PROBE_BLOCK):
-        count = min(PROBE_BLOCK, dim - start)
-        rows = torch.zeros(count, dim, dtype=operator.dtype, device=operator.device)
-        rows[:, start : start + count].fill_diagonal_(1)
-        products = finite_products(operator, rows)
-        diagonal[start : start + count] = products[:, start : start + count].diagonal()
-        lengths += [norm(product) for product in products]
-        run.spent(count)
-    entries = DiagonalEstimate(diagonal.numpy(), torch.zeros_like(diagonal).numpy()) if run.diagonal else None
-    frobenius = Estimate(math.hypot(*lengths), 0.0)
-    return StochasticTrace(float(diagonal.sum()), 0.0, run.num_products, True, frobenius, entries)
+def _exact(value: float, num_products: int, frobenius: Estimate, diagonal: Tensor | None) -> StochasticTrace:
+    entries = None if diagonal is None else DiagonalEstimate(diagonal.numpy(), torch.zeros_like(diagonal).numpy())
+    return StochasticTrace(value, 0.0, num_products, True, frobenius, entries)
 
 
-def _random_rows(run: _Run, count: int) -> Tensor:
+def _random_rows(operator: SymmetricOperator, generator: torch.Generator, count: int) -> Tensor:
     """Independent unit vectors (count, P), uniform on the sphere."""
-    operator = run.operator
     rows = torch.empty(count, operator.dim, dtype=operator.dtype, device=operator.device)
     for row in rows:
-        row.copy_(sphere_probe(operator.dim, run.generator))
+        row.copy_(sphere_probe(operator.dim, generator))
     return rows

@@ -1,12 +1,28 @@
 """What algorithms see of a matrix."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from curvature.cost.blocks import BLOCK_COLUMNS
-from curvature.progress import Progress, ignore_progress
+
+
+@dataclass
+class Triangle:
+    """Half of a dense symmetric matrix, filled up to some step; all that filling needs to go on."""
+
+    rows: Tensor  # (P, P) float64; one side of the diagonal counts, the other is undefined
+    is_upper: bool  # which
+    num_steps: int = 0  # done, in the operator's own order
+    num_columns: int = 0  # about as many are done
+
+    @property
+    def lower(self) -> Tensor:
+        """The matrix (P, P), right on and below the diagonal."""
+        return self.rows.T if self.is_upper else self.rows
 
 
 class SymmetricOperator(ABC):
@@ -35,17 +51,17 @@ class SymmetricOperator(ABC):
     def matmat(self, matrix: Tensor) -> Tensor:
         """A V (P, k) for V (P, k), in memory bounded independently of k but for the result."""
 
-    def lower_triangle(self, progress: Progress = ignore_progress) -> Tensor:
-        """A (P, P), float64, on `device`; what lies above the diagonal is undefined.
+    def start_triangle(self) -> Triangle:
+        """The dense matrix before its first product."""
+        return Triangle(torch.zeros(self.dim, self.dim, dtype=torch.float64, device=self.device), is_upper=False)
 
-        Args:  progress, told as "products" after each block of columns.
-        """
-        matrix = torch.empty(self.dim, self.dim, dtype=torch.float64, device=self.device)
-        for start in range(0, self.dim, BLOCK_COLUMNS):
+    def fill_triangle(self, triangle: Triangle) -> Iterator[None]:
+        """Do what is left of it, in place, with a pause after each step."""
+        for start in range(triangle.num_steps * BLOCK_COLUMNS, self.dim, BLOCK_COLUMNS):
             stop = min(start + BLOCK_COLUMNS, self.dim)
             block = torch.zeros(self.dim, stop - start, dtype=self.dtype, device=self.device)
             block[start:stop].fill_diagonal_(1)
             # columns go to rows, which are contiguous: the matrix is symmetric
-            matrix[start:stop] = self.matmat(block).T
-            progress("products", stop, self.dim)
-        return matrix
+            triangle.rows[start:stop] = self.matmat(block).T
+            triangle.num_steps, triangle.num_columns = triangle.num_steps + 1, stop
+            yield

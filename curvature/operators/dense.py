@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from curvature.errors import InvalidProblemError, NonFiniteError
-from curvature.operators.base import SymmetricOperator
+from curvature.operators.base import SymmetricOperator, Triangle
 from curvature.progress import Progress, ignore_progress
 
 TILE = 512  # edge of the square tiles that are copied at once
@@ -53,7 +53,18 @@ def assemble(operator: SymmetricOperator, progress: Progress = ignore_progress) 
     Args:  progress, told as "products" after each block of columns.
     Raises:  NonFiniteError if a product holds NaN or infinity.
     """
-    matrix = operator.lower_triangle(progress)
+    triangle = operator.start_triangle()
+    for _ in operator.fill_triangle(triangle):
+        progress("products", triangle.num_columns, operator.dim)
+    return mirrored(triangle)
+
+
+def mirrored(triangle: Triangle) -> Tensor:
+    """The whole matrix (P, P), in the memory of its half.
+
+    Raises:  NonFiniteError if a number of the half is NaN or infinity.
+    """
+    matrix = triangle.lower
     _mirror(matrix)
     return matrix
 

@@ -12,9 +12,9 @@ from torch.func import jvp, vjp, vmap
 from curvature.cost.blocks import layered_samples, layered_units
 from curvature.heap import release_freed_memory
 from curvature.models.mlp import Mlp
+from curvature.operators.base import Triangle
 from curvature.operators.products import Matrix, product
 from curvature.parameters import ParameterLayout, Parameters
-from curvature.progress import Progress, ignore_progress
 from curvature.risk import EmpiricalRisk
 
 
@@ -68,40 +68,47 @@ class LayeredAssembly:
         self._risk = EmpiricalRisk(risk.model, risk.loss, pieces)
         self._starts = dict(zip(layout.names, accumulate(layout.sizes, initial=0), strict=False))
 
-    def lower_triangle(self, progress: Progress = ignore_progress) -> Tensor:
-        """A (P, P), float64; what lies above the diagonal is undefined.
-
-        Args:  progress, told as "products" after each unit.
-        """
-        num_pieces, done = len(self._risk.batches), 0
-        transposed = torch.zeros(self._dim, self._dim, dtype=torch.float64, device=self._device)
-        for piece in range(num_pieces):
-            signals = self._signals(piece)
-            buffer = torch.empty(self._dim, len(self._risk.batches[piece]), dtype=self._dtype, device=self._device)
-            for unit in self._units(piece):
-                done += self._add(transposed, buffer, signals, unit)
-                progress("products", done // num_pieces, self._dim)
+    def fill(self, triangle: Triangle) -> Iterator[None]:
+        """Do what is left of the upper triangle, in place, with a pause after each step."""
+        assert triangle.is_upper
+        num_pieces = len(self._risk.batches)
+        steps = [(piece, layer, units) for piece in range(num_pieces) for layer, units in self._steps(piece)]
+        num_done = sum(self._num_columns(layer, len(units)) for _, layer, units in steps[: triangle.num_steps])
+        present, signals, buffer = -1, _Signals([], []), torch.empty(0)
+        for piece, layer, units in steps[triangle.num_steps :]:
+            if piece != present:
+                present, signals = piece, self._signals(piece)
+                buffer = torch.empty(self._dim, len(self._risk.batches[piece]), dtype=self._dtype, device=self._device)
+            for unit in self._units(piece, layer, units):
+                self._add(triangle.rows, buffer, signals, unit)
+            num_done += self._num_columns(layer, len(units))
+            triangle.num_steps, triangle.num_columns = triangle.num_steps + 1, num_done // num_pieces
+            yield
         del signals, buffer
         release_freed_memory()
-        return transposed.T
 
-    def _units(self, piece: int) -> Iterator[_Unit]:
-        """Of all layers of which the block has a part, a bounded number differentiated at once."""
+    def _steps(self, piece: int) -> Iterator[tuple[int, range]]:
+        """Units by layer, a bounded number differentiated at once, of all layers of which the block has a part."""
         widths = self._model.widths
         width = layered_units(sum(widths[1:]), len(self._risk.batches[piece]), self._dtype.itemsize)
         for layer, num_units in enumerate(widths[1:]):
-            weight, bias = (self._starts.get(name) for name in self._model.layer_names(layer))
-            if weight is None and bias is None:
-                continue
-            for start in range(0, num_units, width):
-                units = range(start, min(start + width, num_units))
-                changes = self._changes(piece, layer, units)
-                for index, change in zip(units, changes, strict=True):
-                    first = None if weight is None else weight + index * widths[layer]
-                    yield _Unit(layer, index, first, None if bias is None else bias + index, change)
+            if self._num_columns(layer, 1):
+                for start in range(0, num_units, width):
+                    yield layer, range(start, min(start + width, num_units))
 
-    def _add(self, transposed: Tensor, buffer: Tensor, signals: _Signals, unit: _Unit) -> int:
-        """Add the unit's columns, as rows from the diagonal on, and say how many there are."""
+    def _num_columns(self, layer: int, num_units: int) -> int:
+        """Of the block, that so many units of the layer have."""
+        weight, bias = (name in self._starts for name in self._model.layer_names(layer))
+        return num_units * (weight * self._model.widths[layer] + bias)
+
+    def _units(self, piece: int, layer: int, units: range) -> Iterator[_Unit]:
+        weight, bias = (self._starts.get(name) for name in self._model.layer_names(layer))
+        for index, change in zip(units, self._changes(piece, layer, units), strict=True):
+            first = None if weight is None else weight + index * self._model.widths[layer]
+            yield _Unit(layer, index, first, None if bias is None else bias + index, change)
+
+    def _add(self, transposed: Tensor, buffer: Tensor, signals: _Signals, unit: _Unit) -> None:
+        """Add the unit's columns, as rows from the diagonal on."""
         start = unit.weight if unit.weight is not None else unit.bias
         assert start is not None
         terms = buffer[: self._dim - start]
@@ -111,7 +118,6 @@ class LayeredAssembly:
             _add_product(transposed[start : start + len(hidden), start:], hidden, terms)
         if unit.bias is not None:
             transposed[unit.bias, unit.bias :] += terms[unit.bias - start :].sum(1)
-        return (0 if unit.weight is None else len(signals.hidden[unit.layer])) + (unit.bias is not None)
 
     def _fill(self, terms: Tensor, signals: _Signals, unit: _Unit) -> None:
         """Each sample's terms of the change of dL/d(parameters) into `terms` (k, n), from the unit's own on."""

@@ -15,7 +15,7 @@ from curvature.cost.blocks import columns_at_once
 from curvature.errors import InvalidProblemError, NonFiniteError
 from curvature.heap import release_freed_memory
 from curvature.models.mlp import Mlp
-from curvature.operators.base import SymmetricOperator
+from curvature.operators.base import SymmetricOperator, Triangle
 from curvature.operators.blocks import ColumnGroup, column_groups, select
 from curvature.operators.execution import Execution
 from curvature.operators.layered import LayeredAssembly
@@ -117,26 +117,33 @@ class RiskOperator(SymmetricOperator):
         """A V (P, k), a bounded number of columns at once."""
         return self._sweep(matrix.T.contiguous()).T
 
+    def start_triangle(self) -> Triangle:
+        """The dense matrix before its first product."""
+        return Triangle(super().start_triangle().rows, is_upper=self._is_layered)
+
     @torch.no_grad()
-    def lower_triangle(self, progress: Progress = ignore_progress) -> Tensor:
-        """A (P, P), float64, of which the upper triangle is undefined outside the blocks of single column groups.
+    def fill_triangle(self, triangle: Triangle) -> Iterator[None]:
+        """Do what is left of it, in place, with a pause after each step.
 
         Of fully connected networks it is assembled from derivatives of their pre-activations. Of others each group of
         columns is recorded alone, with tangents of its own parameters only, and pulled back to the parameters up to
         its last: what is zero or known by symmetry is not computed.
-
-        Args:  progress, told as "products" after each block of columns.
         """
-        if isinstance(self._risk.model, Mlp) and self._matmul_precision is None:
-            return LayeredAssembly(self.matrix, self._risk, self._point, self.layout).lower_triangle(progress)
-        matrix = torch.zeros(self.dim, self.dim, dtype=torch.float64, device=self.device)
+        if self._is_layered:
+            yield from LayeredAssembly(self.matrix, self._risk, self._point, self.layout).fill(triangle)
+            return
         num_batches = len(self._risk.batches)
-        for index in range(num_batches):
-            for group in column_groups(self.layout):
-                self._add_columns(matrix, index, group)
-                progress("products", (index * self.dim + group.stop) // num_batches, self.dim)
+        steps = [(index, group) for index in range(num_batches) for group in column_groups(self.layout)]
+        for index, group in steps[triangle.num_steps :]:
+            self._add_columns(triangle.rows, index, group)
+            triangle.num_steps += 1
+            triangle.num_columns = (index * self.dim + group.stop) // num_batches
+            yield
         release_freed_memory()
-        return matrix
+
+    @property
+    def _is_layered(self) -> bool:
+        return isinstance(self._risk.model, Mlp) and self._matmul_precision is None
 
     def _add_columns(self, matrix: Tensor, index: int, group: ColumnGroup) -> None:
         """Add the columns of A_b in `group` to the rows of `matrix` (P, P), up to the group's last parameter."""

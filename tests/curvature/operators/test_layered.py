@@ -1,6 +1,6 @@
 """Layer by layer is the same matrix as product by product."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -17,7 +17,7 @@ from curvature.models.activations import ACTIVATIONS
 from curvature.models.mlp import Mlp
 from curvature.models.parametrization import PARAMETRIZATIONS
 from curvature.operators import layered
-from curvature.operators.base import SymmetricOperator
+from curvature.operators.base import Triangle
 from curvature.operators.dense import assemble
 from curvature.operators.functional import FunctionalOperator
 from curvature.operators.ggn import GgnOperator
@@ -107,18 +107,17 @@ def test_neither_pieces_of_the_samples_nor_groups_of_units_change_it(
 
 def test_it_is_used_where_products_are_not_reduced(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[object] = []
-    real = layered.LayeredAssembly.lower_triangle
+    real = layered.LayeredAssembly.fill
 
-    def noted(self: layered.LayeredAssembly, progress: Callable[[str, int, int], None]) -> torch.Tensor:
+    def noted(self: layered.LayeredAssembly, triangle: Triangle) -> Iterator[None]:
         used.append(self)
-        return real(self, progress)
+        return real(self, triangle)
 
-    monkeypatch.setattr(layered.LayeredAssembly, "lower_triangle", noted)
+    monkeypatch.setattr(layered.LayeredAssembly, "fill", noted)
     operator = Case(Mlp((2, 3, 1)), Mse(), torch.float32, 5, 5).operator(HessianOperator)
-    operator.lower_triangle()
+    assemble(operator)
     assert len(used) == 1
-    SymmetricOperator.lower_triangle(operator)
-    HessianOperator(operator._risk, operator._point, matmul_precision="bfloat16").lower_triangle()
+    assemble(HessianOperator(operator._risk, operator._point, matmul_precision="bfloat16"))
     assert len(used) == 1
 
 
