@@ -16,7 +16,7 @@ from curvature.algorithms.thick_restart import SubspaceState
 from curvature.algorithms.trace import ColumnSums, TraceState
 from curvature.operators.base import Triangle
 from curvature.training.batches import Place
-from curvature.training.state import TrainingCheckpoint
+from curvature.training.state import TrainingCheckpoint, TrainingResult
 
 TYPES = {
     kind.__name__: kind
@@ -30,6 +30,7 @@ TYPES = {
         SubspaceState,
         TraceState,
         TrainingCheckpoint,
+        TrainingResult,
         Triangle,
         Tridiagonal,
     )

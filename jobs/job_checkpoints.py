@@ -36,6 +36,28 @@ class JobCheckpoint:
     """A piece by digest.  Raises:  CheckpointDamagedError if it is missing or damaged."""
 
 
+class CheckpointStore:
+    """Checkpoints of all jobs; every process of a deployment sees the same ones.
+
+    Args:  directory, made when first needed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def of_attempt(self, job_id: str, attempt: int) -> "JobCheckpoints":
+        """Those that an attempt may read and write; attempts count from 1."""
+        return JobCheckpoints(self._directory, job_id, attempt)
+
+    def job_ids(self) -> list[str]:
+        """Jobs that have checkpoints."""
+        return [path.name for path in _directories(self._directory)]
+
+    def discard(self, job_id: str) -> None:
+        """Remove all of a job; nothing happens if there are none."""
+        shutil.rmtree(_job_directory(self._directory, job_id), ignore_errors=True)
+
+
 class JobCheckpoints:
     """The checkpoints of one attempt at a job, and those that earlier ones left.
 
@@ -84,10 +106,6 @@ class JobCheckpoints:
                 except CheckpointDamagedError as error:
                     _logger.warning("checkpoint ignored: %s", error)
 
-    def discard(self) -> None:
-        """Remove all checkpoints of the job."""
-        shutil.rmtree(self._job, ignore_errors=True)
-
     def _linked_from_earlier(self, digest: str) -> bool:
         """Whether an earlier attempt had the piece, whole."""
         for directory in _directories(self._job):
@@ -114,14 +132,6 @@ class JobCheckpoints:
         for path in self._own.iterdir():
             if path.name not in needed:
                 path.unlink(missing_ok=True)
-
-
-def discard_all_but(directory: Path, job_ids: set[str]) -> list[str]:
-    """Remove the checkpoints of all other jobs; returns their ids."""
-    others = [path for path in _directories(directory) if path.name not in job_ids]
-    for path in others:
-        shutil.rmtree(path, ignore_errors=True)
-    return [path.name for path in others]
 
 
 @dataclass(frozen=True)

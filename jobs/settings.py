@@ -35,6 +35,11 @@ class StorageSettings(BaseSettings):
         """Of uploaded files: a part of the results' directory, so that whoever shares one shares both."""
         return self.results_dir / "artifacts"
 
+    @property
+    def checkpoints_dir(self) -> Path:
+        """Of what jobs have done so far: a part of the results' directory, so that any worker can go on."""
+        return self.results_dir / "job-checkpoints"
+
     @field_validator("redis_url")
     @classmethod
     def _known_scheme(cls, url: SecretStr) -> SecretStr:
@@ -82,6 +87,7 @@ class WorkerSettings(StorageSettings):
     )
     concurrency: int = Field(default=1, ge=1, description="jobs at once; 1 on a GPU")
     num_threads: int | None = Field(default=None, ge=1, description="CPU threads of one job; default: a fair share")
+    checkpoint_seconds: float = Field(default=30.0, ge=0.1, description="of work that a job may lose with its worker")
     memory_bytes: int | None = Field(default=None, ge=2**20, description="that one job may take; default: a fair share")
 
 

@@ -1,13 +1,13 @@
 """The job store: records in Redis, each change one script."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import redis
 
-from api_schemas.jobs import JobState, Progress
+from api_schemas.jobs import ENDED_STATES, JobState, Progress
 from api_schemas.problem import Problem
 from jobs import scripts
 from jobs.queue import KEY_PREFIX, QUEUE
@@ -155,6 +155,15 @@ class JobStore:
         arguments = (self._max_attempts, now_text(), problem, QUEUED.model_dump_json())
         leased = [*self._ids("running"), *self._ids("cancelling")]
         return [job_id for job_id in leased if self._run(scripts.RECOVER, job_id, *arguments)]
+
+    def over(self, job_ids: Iterable[str]) -> list[str]:
+        """Those of the jobs that ended, or that nobody knows any more."""
+        asked = list(job_ids)
+        with self._client.pipeline(transaction=False) as pipeline:
+            for job_id in asked:
+                pipeline.hget(_JOB + job_id, "state")
+            states = pipeline.execute()
+        return [job_id for job_id, state in zip(asked, states, strict=True) if state is None or state in ENDED_STATES]
 
     def take_unpublished(self, recovered: list[str], republish_seconds: float) -> list[str]:
         """Queued jobs without a message, which the caller now publishes.

@@ -5,7 +5,7 @@ import redis
 from api_schemas.data import TokenData
 from api_schemas.estimates import CostEstimate
 from api_schemas.job_requests import AnyJobRequest
-from api_schemas.models import Gpt2, Model
+from api_schemas.models import CausalLm, Gpt2, Model
 from api_schemas.spectrum import SpectrumRequest
 from jobs.artifacts import ArtifactStore, UnknownArtifactError
 from jobs.estimate import JobEstimate, gibibytes
@@ -74,7 +74,7 @@ class Admission:
                 f"there are {tokens.num_tokens} tokens, a sequence with its targets needs one more than its length"
             )
             raise invalid_field(("data", "sequence_length"), message)
-        if isinstance(model, Gpt2) and tokens.largest_token >= model.vocab_size:
+        if isinstance(model, Gpt2 | CausalLm) and tokens.largest_token >= model.vocab_size:
             message = f"tokens outside the vocabulary: the largest is {tokens.largest_token}"
             raise invalid_field((*place, "vocab_size"), message)
 

@@ -15,6 +15,7 @@ from api_schemas.random_matrix import RandomMatrixRequest
 from checkpoints.directory import ModelsDirectory
 from jobs.artifacts import ArtifactStore
 from jobs.connection import connect
+from jobs.job_checkpoints import CheckpointStore
 from jobs.queue import JobQueue
 from jobs.results import ResultStore
 from jobs.settings import ServiceSettings
@@ -44,7 +45,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     store = JobStore(client, settings.lease_seconds, settings.max_attempts)
     queue = JobQueue(redis_url)
     uploaded = ArtifactStore(settings.artifacts_dir)
-    reaper = Reaper(store, queue, settings.republish_seconds)
+    reaper = Reaper(store, queue, CheckpointStore(settings.checkpoints_dir), settings.republish_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

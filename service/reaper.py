@@ -1,4 +1,4 @@
-"""The reaper: sends jobs again whose worker died or whose message was lost."""
+"""The reaper: sends jobs again whose worker died or whose message was lost, and removes what ended ones left."""
 
 import asyncio
 import logging
@@ -7,6 +7,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
+from jobs.job_checkpoints import CheckpointStore
 from jobs.queue import JobQueue
 from jobs.store import JobStore
 
@@ -16,9 +17,12 @@ _logger = logging.getLogger(__name__)
 class Reaper:
     """Any number of services may run one at the same time: each step is decided in Redis."""
 
-    def __init__(self, store: JobStore, queue: JobQueue, republish_seconds: float) -> None:
+    def __init__(
+        self, store: JobStore, queue: JobQueue, checkpoints: CheckpointStore, republish_seconds: float
+    ) -> None:
         self._store = store
         self._queue = queue
+        self._checkpoints = checkpoints
         self._republish_seconds = republish_seconds
 
     def sweep(self) -> None:
@@ -31,6 +35,9 @@ class Reaper:
             _logger.warning("job %s lost its worker", job_id)
         for job_id in self._store.take_unpublished(recovered, self._republish_seconds):
             self._queue.publish(job_id)
+        # of workers that died between the end of a job and its last wishes; listed before the jobs are looked up
+        for job_id in self._store.over(self._checkpoints.job_ids()):
+            self._checkpoints.discard(job_id)
 
     async def run(self, pause_seconds: float) -> None:
         """Look again and again until cancelled."""

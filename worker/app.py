@@ -47,7 +47,7 @@ def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware) ->
         store = JobStore(client, settings.lease_seconds, settings.max_attempts)
         with client:
             sources = Sources(models, ArtifactStore(settings.artifacts_dir).tokens)
-            JobRunner(store, ResultStore(settings.results_dir), sources, hardware).run(job_id)
+            JobRunner(store, ResultStore(settings.results_dir), sources, hardware, settings).run(job_id)
 
 
 def _limit_threads_of_children(hardware: Hardware) -> None:

@@ -18,6 +18,7 @@ from checkpoints.digest import identity
 from checkpoints.directory import ModelsDirectory
 from checkpoints.gpt2 import gpt2_tensors
 from checkpoints.weights import StoredTensor, Tensors
+from curvature.errors import InvalidProblemError
 from curvature.models.causal_lm import CausalLm
 from curvature.parameters import Parameters
 
@@ -33,7 +34,12 @@ def causal_lm(spec: CausalLmSpec, models: ModelsDirectory) -> CausalLm:
     """
     shapes = {name: tuple(shape) for name, shape in spec.parameters.items()}
     sizes = (spec.n_layer, spec.n_head, spec.n_embd, spec.n_inner, spec.n_positions, spec.vocab_size)
-    return CausalLm(_accepted(spec, models).configuration, shapes, *sizes)
+    model = CausalLm(_accepted(spec, models).configuration, shapes, *sizes)
+    try:
+        model.check()
+    except InvalidProblemError as error:
+        raise CheckpointError(str(error)) from error
+    return model
 
 
 def checkpoint_parameters(

@@ -1,14 +1,13 @@
 """A comparison of Hessian and GGN: train if wished, stop at the steps that are measured, take both eigenvalues."""
 
-import time
+from typing import Any
 
 import numpy as np
 import torch
 
 from api_schemas.hessian_vs_ggn import MATRICES, ComparedMatrix, HessianVsGgnRequest
 from api_schemas.hessian_vs_ggn_results import ComparisonPoint, ComparisonRun, HessianVsGgnResult, TopEigenvalue
-from api_schemas.models import Gpt2
-from curvature.algorithms.thick_restart import top_eigenpairs
+from api_schemas.spectrum import TopKMethod
 from curvature.data.base import Dataset
 from curvature.data.token_stream import TokenStream
 from curvature.losses.cross_entropy import CrossEntropy
@@ -16,13 +15,15 @@ from curvature.operators.execution import Execution, Timings
 from curvature.parameters import Parameters
 from curvature.progress import Progress
 from curvature.risk import EmpiricalRisk
-from curvature.training import Training
+from curvature.training import Training, checkpoint
 from jobs.hessian_vs_ggn_estimate import point_estimate
 from worker.hardware import Hardware
 from worker.hessian_vs_ggn_results import labels_of, model_comparison, relative_error
 from worker.operators import build_operator
 from worker.provenance import computation, digest
+from worker.resumption import Resumption, Unit
 from worker.sources import NO_SOURCES, Sources
+from worker.spectra import top_eigenpairs
 from worker.spectrum_job import COMPILER_BYTES, UNUSED_PRODUCTS
 from worker.translation import (
     PRECISIONS,
@@ -33,21 +34,27 @@ from worker.translation import (
     generator_of,
 )
 
-BATCHES, MEASUREMENTS = 1, 2
+BATCHES, MEASUREMENTS, START_VECTORS = 1, 2, 3
 """What a seed's random numbers are for, so that no two purposes share them."""
 
 
 def run_hessian_vs_ggn_job(
-    request: HessianVsGgnRequest, hardware: Hardware, progress: Progress, sources: Sources = NO_SOURCES
+    request: HessianVsGgnRequest,
+    hardware: Hardware,
+    progress: Progress,
+    sources: Sources = NO_SOURCES,
+    resumption: Resumption | None = None,
 ) -> HessianVsGgnResult:
-    """Compute what the request asks, model by model and seed by seed.
+    """Compute what the request asks, model by model and seed by seed; the same numbers whether resumed or not.
 
     Raises:  CurvatureError, MemoryError, and whatever `progress` raises to stop.
     """
-    started = time.perf_counter()
+    resumption = resumption or Resumption()
     stream = build_token_stream(request.data, sources).to(hardware.device)
     tally = _Tally(request, progress)
-    models = [_ModelRuns(request, spec, stream, hardware, tally, sources) for spec in request.models]
+    models = [
+        _ModelRuns(request, index, stream, hardware, tally, sources, resumption) for index in range(len(request.models))
+    ]
     curves = [
         model_comparison(
             label,
@@ -72,15 +79,14 @@ def run_hessian_vs_ggn_job(
             data=[torch.from_numpy(stream.tokens.copy())],
             num_products=sum(model.num_products for model in models),
             product_fallback=next((model.fallback for model in models if model.fallback), None),
-            wall_time_seconds=time.perf_counter() - started,
+            wall_time_seconds=resumption.seconds,
         ),
     )
 
 
-def measured_windows(stream: TokenStream, num_sequences: int, seed: int, step: int) -> tuple[Dataset, torch.Generator]:
-    """The sequences of one point, the same for every model, and the generator of its start vectors."""
-    generator = _generator(seed, MEASUREMENTS, step)
-    return stream.windows(num_sequences, generator), generator
+def measured_windows(stream: TokenStream, num_sequences: int, seed: int, step: int) -> Dataset:
+    """The sequences of one point, the same for every model."""
+    return stream.windows(num_sequences, _generator(seed, MEASUREMENTS, step))
 
 
 class _Tally:
@@ -102,6 +108,11 @@ class _Tally:
         self._num_measurements += 1
         self.note()
 
+    def skip(self, num_steps: int, num_measurements: int) -> None:
+        """An earlier attempt has done so much."""
+        self._num_steps += num_steps
+        self._num_measurements += num_measurements
+
     def note(self, phase: str = "", done: int = 0, total: int = 0) -> None:
         """Something is done within a measurement; a `Progress`."""
         self._progress("measurements", self._num_measurements, self._all_measurements)
@@ -113,20 +124,22 @@ class _ModelRuns:
     def __init__(
         self,
         request: HessianVsGgnRequest,
-        spec: Gpt2,
+        index: int,
         stream: TokenStream,
         hardware: Hardware,
         tally: _Tally,
         sources: Sources,
+        resumption: Resumption,
     ) -> None:
+        spec = request.models[index]
         self._request, self._spec, self._stream, self._tally, self._sources = request, spec, stream, tally, sources
+        self._name, self._resumption = f"model {index}", resumption
+        self._spent: dict[str, Any] = resumption.notes.setdefault(self._name, {"num_products": 0, "fallback": None})
         self._model, self._loss = build_model(spec, sources), CrossEntropy()
         self._dtype, self._device = PRECISIONS[request.precision], hardware.device
         self._plans = {matrix: point_estimate(request, spec, matrix, hardware.memory_bytes) for matrix in MATRICES}
         self.num_parameters = self._plans["hessian"].num_parameters
         self.micro_batch_size = min(plan.micro_batch_size for plan in self._plans.values())
-        self.num_products = 0
-        self.fallback: str | None = None
         allowed = sum(plan.num_products for plan in self._plans.values()) // len(MATRICES)
         num_points = request.num_measurements // len(request.models)
         has_room = hardware.memory_bytes - max(plan.peak_bytes for plan in self._plans.values()) > COMPILER_BYTES
@@ -134,33 +147,68 @@ class _ModelRuns:
             num_points * allowed // UNUSED_PRODUCTS,
             "measured" if has_room else "interpreted",
             Timings(hardware.timings),
+            resumption.notes.setdefault("compiled", {}),
         )
+
+    @property
+    def num_products(self) -> int:
+        """Of all runs so far."""
+        return int(self._spent["num_products"])
+
+    @property
+    def fallback(self) -> str | None:
+        """Why products were not recorded, if they were not."""
+        found: str | None = self._spent["fallback"]
+        return found
 
     def run(self, seed: int) -> ComparisonRun:
         """Measure the model's own parameters, or train from this seed's and measure on the way."""
-        if self._request.pretrain is None:
-            parameters = build_parameters(self._spec, self._model, self._dtype, self._device, self._sources)
-            points = [self._point(parameters, seed, 0, None)]
-            return ComparisonRun(seed=seed, points=points, parameters_sha256=digest(parameters.values()))
+        unit = self._resumption.unit(f"{self._name} seed {seed}")
+        if unit.value is None:
+            parameters, points = self._own_points(seed) if self._request.pretrain is None else self._trained(seed, unit)
+            run = ComparisonRun(seed=seed, points=points, parameters_sha256=digest(parameters.values()))
+            unit.finish(run.model_dump_json())
+            return run
+        run = ComparisonRun.model_validate_json(unit.value)
+        self._tally.skip(0 if self._request.pretrain is None else self._request.pretrain.num_steps, len(run.points))
+        return run
+
+    def _own_points(self, seed: int) -> tuple[Parameters, list[ComparisonPoint]]:
+        parameters = build_parameters(self._spec, self._model, self._dtype, self._device, self._sources)
+        return parameters, [self._point(parameters, seed, 0, None)]
+
+    def _trained(self, seed: int, unit: Unit) -> tuple[Parameters, list[ComparisonPoint]]:
+        """Where a run arrived, and what was measured on its way; `unit` hears how far it is after every step."""
+        assert self._request.pretrain is not None
         plan = build_pretraining_plan(self._request.pretrain, self.micro_batch_size)
         training = Training(self._model, self._loss, self._stream, plan)
-        seeded = self._spec.model_copy(update={"seed": seed})
-        state = training.start(
-            build_parameters(seeded, self._model, self._dtype, self._device, self._sources), _generator(seed, BATCHES)
-        )
-        points = []
-        for step in self._request.pretrain.measured_steps:
+        points: list[ComparisonPoint] = []
+        if unit.state is None:
+            seeded = self._spec.model_copy(update={"seed": seed})
+            parameters = build_parameters(seeded, self._model, self._dtype, self._device, self._sources)
+            state = training.start(parameters, _generator(seed, BATCHES))
+        else:
+            state = training.resume(unit.state["training"])
+            points = [ComparisonPoint.model_validate_json(each) for each in unit.state["points"]]
+            self._tally.skip(state.num_steps, len(points))
+
+        def so_far() -> dict[str, Any]:
+            return {"training": checkpoint(state), "points": [point.model_dump_json() for point in points]}
+
+        for step in self._request.pretrain.measured_steps[len(points) :]:
             while state.num_steps < step:
                 training.advance(state)
                 self._tally.step()
+                unit.offer(so_far)
             points.append(self._point(state.parameters, seed, step, plan.planned_rate(step)))
-        return ComparisonRun(seed=seed, points=points, parameters_sha256=digest(state.parameters.values()))
+            unit.offer(so_far)
+        return state.parameters, points
 
     def _point(self, parameters: Parameters, seed: int, step: int, learning_rate: float | None) -> ComparisonPoint:
-        windows, generator = measured_windows(self._stream, self._request.data.num_sequences, seed, step)
+        windows = measured_windows(self._stream, self._request.data.num_sequences, seed, step)
         risk = EmpiricalRisk(self._model, self._loss, windows.split(self.micro_batch_size))
-        hessian = self._top_eigenvalue("hessian", parameters, windows, generator)
-        ggn = self._top_eigenvalue("ggn", parameters, windows, generator)
+        hessian = self._top_eigenvalue("hessian", parameters, windows, seed, step)
+        ggn = self._top_eigenvalue("ggn", parameters, windows, seed, step)
         self._tally.measurement()
         return ComparisonPoint(
             step=step,
@@ -173,19 +221,25 @@ class _ModelRuns:
         )
 
     def _top_eigenvalue(
-        self, matrix: ComparedMatrix, parameters: Parameters, windows: Dataset, generator: torch.Generator
+        self, matrix: ComparedMatrix, parameters: Parameters, windows: Dataset, seed: int, step: int
     ) -> TopEigenvalue:
+        unit = self._resumption.unit(f"{self._name} seed {seed} step {step} {matrix}")
+        if unit.value is not None:
+            return TopEigenvalue.model_validate_json(unit.value)
         plan, request = self._plans[matrix], self._request
         risk = EmpiricalRisk(self._model, self._loss, windows.split(plan.micro_batch_size))
         asked = request.spectrum_request(self._spec, matrix)
         operator = build_operator(asked, risk, parameters, self.execution, plan.recording_bytes, self._tally.note)
-        options = (generator, self._tally.note, request.max_products, plan.vector_bytes)
-        found = top_eigenpairs(operator, 1, "largest", request.tolerance, *options)
-        self.num_products += found.num_products
-        self.fallback = self.fallback or operator.fallback_reason
-        return TopEigenvalue(
+        generator = _generator(seed, START_VECTORS, step, MATRICES.index(matrix))
+        assert isinstance(asked.method, TopKMethod)
+        found = top_eigenpairs(asked.method, operator, plan, generator, self._tally.note, unit)
+        self._spent["num_products"] += found.num_products
+        self._spent["fallback"] = self.fallback or operator.fallback_reason
+        top = TopEigenvalue(
             value=float(found.eigenvalues[0]), residual=float(found.residuals[0]), converged=bool(found.converged[0])
         )
+        unit.finish(top.model_dump_json())
+        return top
 
 
 def _generator(seed: int, *purpose: int) -> torch.Generator:

@@ -8,8 +8,10 @@ from api_schemas.spectrum_results import StoredArrays
 from curvature.progress import Progress
 from jobs.arrays import result_arrays
 from jobs.estimate import estimate
+from jobs.job_checkpoints import CheckpointStore, JobCheckpoints
 from jobs.job_estimate import job_memory_error
 from jobs.results import ResultStore
+from jobs.settings import WorkerSettings
 from jobs.store import JobStore, Lease, LeaseLostError
 from worker.answer import Answer
 from worker.failures import FailureKind, job_failure, parse_request, too_large
@@ -17,6 +19,7 @@ from worker.forecast import Forecast
 from worker.hardware import Hardware
 from worker.hessian_vs_ggn_job import run_hessian_vs_ggn_job
 from worker.lease_keeper import JobCancelledError, LeaseKeeper
+from worker.resumption import Resumption
 from worker.sources import Sources
 from worker.spectrum_job import run_spectrum_job
 
@@ -24,13 +27,16 @@ _logger = logging.getLogger(__name__)
 
 
 class JobRunner:
-    """Runs jobs by id; every step may be killed, and the next claim begins again."""
+    """Runs jobs by id; every step may be killed, and the next claim goes on from the last checkpoint."""
 
-    def __init__(self, store: JobStore, results: ResultStore, sources: Sources, hardware: Hardware) -> None:
+    def __init__(
+        self, store: JobStore, results: ResultStore, sources: Sources, hardware: Hardware, settings: WorkerSettings
+    ) -> None:
         self._store = store
         self._results = results
         self._sources = sources
         self._hardware = hardware
+        self._settings = settings
 
     def run(self, job_id: str) -> None:
         """Run the job unless another worker has it or it ended."""
@@ -44,8 +50,9 @@ class JobRunner:
             _logger.warning("job %s was taken away; its work is dropped", job_id)
 
     def _attempt(self, lease: Lease) -> None:
+        checkpoints = CheckpointStore(self._settings.checkpoints_dir)
         try:
-            digest = self._compute(lease)
+            digest = self._compute(lease, checkpoints.of_attempt(lease.job_id, lease.attempt))
         except JobCancelledError:
             self._store.close_cancelled(lease)
         except LeaseLostError:
@@ -54,27 +61,32 @@ class JobRunner:
             failure = job_failure(error)
             _logger.warning("job %s failed (%s): %s", lease.job_id, failure.kind.value, failure.problem.title)
             # A transient failure keeps the lease, which lapses: the reaper then tries again and counts the attempts.
-            if failure.kind is not FailureKind.TRANSIENT:
-                self._store.fail(lease, failure.problem)
+            if failure.kind is FailureKind.TRANSIENT:
+                return
+            self._store.fail(lease, failure.problem)
         else:
             self._store.succeed(lease, digest)
+        checkpoints.discard(lease.job_id)
 
-    def _compute(self, lease: Lease) -> str:
+    def _compute(self, lease: Lease, checkpoints: JobCheckpoints) -> str:
         request = parse_request(self._store.request(lease.job_id))
         if error := job_memory_error(request, self._hardware.memory_bytes):
             raise too_large(error)
         with LeaseKeeper(self._store, lease) as keeper:
-            answer = self._answer(request, self._hardware.at_present(), keeper)
+            resumption = Resumption(checkpoints, self._settings.checkpoint_seconds, self._hardware.device)
+            answer = self._answer(request, self._hardware.at_present(), keeper, resumption)
             digest = self._stored(answer, keeper.report)
         keeper.write_last_progress()
         return digest
 
-    def _answer(self, request: AnyJobRequest, hardware: Hardware, keeper: LeaseKeeper) -> Answer:
+    def _answer(
+        self, request: AnyJobRequest, hardware: Hardware, keeper: LeaseKeeper, resumption: Resumption
+    ) -> Answer:
         if not isinstance(request, SpectrumRequest):
-            return Answer(run_hessian_vs_ggn_job(request, hardware, keeper.report, self._sources))
+            return Answer(run_hessian_vs_ggn_job(request, hardware, keeper.report, self._sources, resumption))
         plan = estimate(request, hardware.memory_bytes)
         forecast = Forecast(request, plan, hardware.device, keeper.report, keeper.expect)
-        return run_spectrum_job(request, hardware, forecast, self._sources)
+        return run_spectrum_job(request, hardware, forecast, self._sources, resumption)
 
     def _stored(self, answer: Answer, progress: Progress) -> str:
         """Digest of the result, once it and its arrays are on disk."""

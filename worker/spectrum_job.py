@@ -1,56 +1,35 @@
 """A spectrum job: train if wished, linearise, take the spectrum, say where it comes from."""
 
-import math
-import time
 from dataclasses import dataclass
+from typing import Any
 
-from api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TopKMethod, TraceMethod
-from api_schemas.spectrum_results import SinkReport, SpectrumSetResult, TrainingReport
-from curvature.algorithms.exact import exact_spectrum
-from curvature.algorithms.stochastic_lanczos import lanczos_spectrum
-from curvature.algorithms.thick_restart import top_eigenpairs
-from curvature.algorithms.trace import trace_estimate
-from curvature.data.base import Dataset
-from curvature.errors import NonFiniteError
-from curvature.models.base import Model
-from curvature.operators.base import SymmetricOperator
+import torch
+from pydantic import TypeAdapter
+
+from api_schemas.spectrum import ExactMethod, SpectrumRequest, TopKMethod, TraceMethod
+from api_schemas.spectrum_results import AnySpectrumResult, SinkReport, SpectrumResult, SpectrumSetResult
 from curvature.operators.execution import Execution, Timings
 from curvature.operators.risk_operator import RiskOperator
 from curvature.operators.submatrix import Submatrix
-from curvature.parameters import Parameters
 from curvature.progress import Progress
 from curvature.risk import EmpiricalRisk
-from curvature.training import train
 from jobs.estimate import JobEstimate, estimate
 from worker.answer import Answer, SpectrumAnswer
 from worker.hardware import Hardware
 from worker.operators import build_operator
+from worker.point import finite_loss, reach_point
 from worker.provenance import provenance
+from worker.resumption import Resumption
 from worker.sinks import with_sink
 from worker.sources import NO_SOURCES, Sources
-from worker.spectrum_results import Spectrum, result_of, vectors_of
-from worker.translation import (
-    PRECISIONS,
-    build_dataset,
-    build_loss,
-    build_model,
-    build_parameters,
-    build_plan,
-    generator_of,
-)
+from worker.spectra import take_spectrum
+from worker.spectrum_results import result_of, vectors_of
+from worker.translation import build_loss
+
+_RESULT: TypeAdapter[AnySpectrumResult] = TypeAdapter(SpectrumResult)
 
 UNUSED_PRODUCTS = 10  # as many are allowed for each that is mostly needed, where a tolerance decides
 COMPILER_BYTES = 2**29  # that compiling takes, at most, and estimates leave out
-
-
-@dataclass(frozen=True)
-class _Point:
-    """Where the matrix is taken."""
-
-    model: Model  # without an attention sink
-    data: Dataset
-    parameters: Parameters
-    training: TrainingReport | None
 
 
 @dataclass(frozen=True)
@@ -63,13 +42,17 @@ class _Sunk:
 
 
 def run_spectrum_job(
-    request: SpectrumRequest, hardware: Hardware, progress: Progress, sources: Sources = NO_SOURCES
+    request: SpectrumRequest,
+    hardware: Hardware,
+    progress: Progress,
+    sources: Sources = NO_SOURCES,
+    resumption: Resumption | None = None,
 ) -> Answer:
-    """Compute what the request asks; the same request on the same device gives the same numbers.
+    """Compute what the request asks; the same request on the same device gives the same numbers, resumed or not.
 
     Raises:  CurvatureError, CheckpointError, MemoryError, and whatever `progress` raises to stop.
     """
-    job = _SpectrumJob(request, hardware, progress, sources)
+    job = _SpectrumJob(request, hardware, progress, sources, resumption or Resumption())
     answers = job.answers()
     if len(answers) == 1 and request.blocks is None and not request.varies_sink:
         return answers[0]
@@ -85,15 +68,25 @@ def run_spectrum_job(
 class _SpectrumJob:
     """All spectra of one request, at one point."""
 
-    def __init__(self, request: SpectrumRequest, hardware: Hardware, progress: Progress, sources: Sources) -> None:
-        self._started = time.perf_counter()
-        self._request, self._hardware, self._progress = request, hardware, progress
+    def __init__(
+        self,
+        request: SpectrumRequest,
+        hardware: Hardware,
+        progress: Progress,
+        sources: Sources,
+        resumption: Resumption,
+    ) -> None:
+        self._request, self._hardware, self._progress, self._resumption = request, hardware, progress, resumption
         self._num_spectra, self._num_done = len(request.parts), 0
         self._plan = estimate(request, hardware.memory_bytes)
-        self._point = _reach_point(request, self._plan.micro_batch_size, hardware, progress, sources)
+        size = self._plan.micro_batch_size
+        self._point = reach_point(request, size, hardware, progress, sources, resumption.unit("training"))
         has_room = hardware.memory_bytes - self._plan.peak_bytes > COMPILER_BYTES
         self._execution = Execution(
-            _num_runs(request, self._plan), "measured" if has_room else "interpreted", Timings(hardware.timings)
+            _num_runs(request, self._plan),
+            "measured" if has_room else "interpreted",
+            Timings(hardware.timings),
+            resumption.notes.setdefault("compiled", {}),
         )
 
     def answers(self) -> list[SpectrumAnswer]:
@@ -112,18 +105,29 @@ class _SpectrumJob:
         point, batches = self._point, self._point.data.split(self._plan.micro_batch_size)
         model, report = with_sink(request.model, point.model, point.parameters, batches)
         risk = EmpiricalRisk(model, build_loss(request), batches)
-        return _Sunk(risk, _finite_loss(risk, point.parameters), report)
+        return _Sunk(risk, finite_loss(risk, point.parameters), report)
 
     def _operator(self, request: SpectrumRequest, sunk: _Sunk) -> RiskOperator:
         options = (self._execution, self._plan.recording_bytes, self._tell)
         return build_operator(request, sunk.risk, self._point.parameters, *options)
 
     def _answer(self, part: SpectrumRequest, whole: RiskOperator, sunk: _Sunk) -> SpectrumAnswer:
+        unit = self._resumption.unit(f"spectrum {self._num_done}")
+        if unit.value is not None:
+            self._num_done += 1
+            return _kept_answer(unit.value)
         operator = whole if part.dim == whole.dim else Submatrix(whole, part.block)
-        spectrum = _spectrum(part, operator, self._plan, self._tell)
+        deviations = self._resumption.notes.setdefault("precision_deviations", {})
+        whole.precision_deviation = deviations.get(unit.name, whole.precision_deviation)
+
+        def tell(phase: str, done: int, total: int) -> None:
+            deviations[unit.name] = whole.precision_deviation
+            self._tell(phase, done, total)
+
+        spectrum = take_spectrum(part, operator, self._plan, tell, unit)
         if part.method.kind in ("top-k", "trace"):
             # they may end before the products that they were allowed
-            self._tell("products", spectrum.num_products, spectrum.num_products)
+            tell("products", spectrum.num_products, spectrum.num_products)
         self._num_done += 1
         origin = provenance(
             part,
@@ -137,12 +141,15 @@ class _SpectrumJob:
             self._seconds(),
         )
         result = result_of(part, spectrum, sunk.loss, self._point.training, origin, sunk.sink)
-        return SpectrumAnswer(result, vectors_of(part, spectrum))
+        answer = SpectrumAnswer(result, vectors_of(part, spectrum))
+        unit.finish(_kept(answer))
+        return answer
 
     def _seconds(self) -> float:
         """Since the last spectrum ended, or the job began."""
-        started, self._started = self._started, time.perf_counter()
-        return self._started - started
+        started: float = self._resumption.notes.get("last_spectrum", 0.0)
+        self._resumption.notes["last_spectrum"] = self._resumption.seconds
+        return self._resumption.seconds - started
 
     def _tell(self, phase: str, done: int, total: int) -> None:
         """Progress of the spectrum that is computed, as that of all of them."""
@@ -158,51 +165,11 @@ def _num_runs(request: SpectrumRequest, plan: JobEstimate) -> int:
             return plan.num_products // plan.work.num_columns
 
 
-def _spectrum(request: SpectrumRequest, operator: SymmetricOperator, plan: JobEstimate, progress: Progress) -> Spectrum:
-    generator = generator_of(request.seed)
-    match request.method:
-        case ExactMethod() as m:
-            return exact_spectrum(operator, m.eigenvectors, progress)
-        case LanczosMethod() as m:
-            counts = (m.num_steps, m.num_probes, m.num_points)
-            options = (m.margin, m.reorthogonalisation, plan.vector_bytes)
-            return lanczos_spectrum(operator, *counts, m.kappa, generator, progress, *options)
-        case TopKMethod() as m:
-            limits = (m.max_products, plan.vector_bytes)
-            return top_eigenpairs(operator, m.k, m.which, m.tolerance, generator, progress, *limits)
-        case TraceMethod() as m:
-            ends = (m.fixed_products, m.tolerance, m.most_products)
-            return trace_estimate(operator, m.estimator, generator, progress, *ends, m.diagonal)
+def _kept(answer: SpectrumAnswer) -> dict[str, Any]:
+    arrays = {name: torch.from_numpy(array) for name, array in answer.vectors.items()}
+    return {"result": answer.result.model_dump_json(), "arrays": arrays}
 
 
-def _reach_point(
-    request: SpectrumRequest, micro_batch_size: int, hardware: Hardware, progress: Progress, sources: Sources
-) -> _Point:
-    dtype = PRECISIONS[request.vector_precision]
-    model, loss = build_model(request.model, sources), build_loss(request)
-    dataset = build_dataset(request, sources).to(dtype, hardware.device)
-    parameters = build_parameters(request.model, model, dtype, hardware.device, sources)
-    initial_loss = _finite_loss(EmpiricalRisk(model, loss, dataset.split(micro_batch_size)), parameters)
-    if request.train is None:
-        return _Point(model, dataset, parameters, None)
-    plan = build_plan(request.train, micro_batch_size)
-    trained = train(model, loss, dataset, parameters, plan, generator_of(request.train.seed), progress)
-    report = TrainingReport(
-        num_steps=trained.num_steps,
-        initial_loss=initial_loss,
-        final_loss=trained.loss,
-        gradient_norm=trained.gradient_norm,
-        optimizer="sgd" if request.train.optimizer is None else request.train.optimizer.kind,
-        momentum=request.train.momentum,
-        final_learning_rate=trained.learning_rate,
-        learning_rate_cuts=trained.learning_rate_cuts,
-        stopped=trained.stopped,
-    )
-    return _Point(model, dataset, trained.parameters, report)
-
-
-def _finite_loss(risk: EmpiricalRisk, parameters: Parameters) -> float:
-    loss = float(risk.value(parameters))
-    if not math.isfinite(loss):
-        raise NonFiniteError(f"the loss is {loss} at these parameters")
-    return loss
+def _kept_answer(kept: dict[str, Any]) -> SpectrumAnswer:
+    arrays = {name: tensor.numpy() for name, tensor in kept["arrays"].items()}
+    return SpectrumAnswer(_RESULT.validate_json(kept["result"]), arrays)

@@ -44,6 +44,7 @@ from curvature.losses.mse import Mse
 from curvature.losses.output_value import OutputValue
 from curvature.models.attention_layer import AttentionLayer
 from curvature.models.base import Model
+from curvature.models.causal_lm import CausalLm
 from curvature.models.closed_form.coordinates import MultiInput, MultiOutput
 from curvature.models.closed_form.neurons import NeuronNetwork
 from curvature.models.closed_form.quadratic import QuadraticForm
@@ -74,11 +75,14 @@ def build_parameters(
 ) -> Parameters:
     """Those of a checkpoint, of the request, or drawn from its seed; a quadratic form's critical point 0.
 
-    Raises:  CheckpointError; OSError.
+    Raises:  CheckpointError; InvalidProblemError; OSError.
     """
     match spec:
         case Gpt2Spec(checkpoint=str()) | CausalLmSpec():
-            return checkpoint_parameters(spec, model.parameter_shapes, sources.models, dtype, device)
+            parameters = checkpoint_parameters(spec, model.parameter_shapes, sources.models, dtype, device)
+            if isinstance(model, CausalLm):
+                model.check_causal(parameters)
+            return parameters
         case MlpSpec(weights=None) | ConvSpec() | AttentionLayerSpec() | Gpt2Spec():
             return model.initial_parameters(generator_of(spec.seed), dtype, device)
         case MlpSpec(weights=layers):

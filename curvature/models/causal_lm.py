@@ -21,6 +21,9 @@ from curvature.parameters import Parameters
 
 _MAX_NAMES_SHOWN = 5
 
+_IGNORED = ("gradient_checkpointing", "id2label", "label2id", "num_labels")
+"""Fields of config.json that do not belong to a causal language model, or to how it is trained."""
+
 
 @dataclass(frozen=True, eq=False)
 class CausalLm(Model):
@@ -33,7 +36,8 @@ class CausalLm(Model):
         configuration: the fields of config.json, `model_type` among them.
         shapes: of the parameters, by their names in the checkpoint; a tied parameter once.
         n_inner: width of the hidden layers; it and the other sizes say how large activations are.
-    Raises:  InvalidProblemError at the first use, if transformers has no such model or it has other parameters.
+    Raises:  InvalidProblemError by `check`, or at the first use, if transformers has no such model or it has other
+        parameters.
     """
 
     configuration: Mapping[str, Any]
@@ -63,6 +67,33 @@ class CausalLm(Model):
         """Inputs are int64 tokens (n, T) in 0 .. vocab_size - 1 with T <= n_positions."""
         check_tokens(inputs, "causal-lm", self.vocab_size, self.n_positions)
 
+    def check(self) -> None:
+        """Raises:  InvalidProblemError if transformers has no such model, or it has other parameters."""
+        assert self._module_names
+
+    def check_causal(self, parameters: Mapping[str, Tensor]) -> None:
+        """Look whether the first token's logits depend on the second token.
+
+        Raises:  InvalidProblemError if they do, or if the model fails.
+        """
+        tokens = torch.zeros(
+            2, min(2, self.n_positions), dtype=torch.int64, device=next(iter(parameters.values())).device
+        )
+        tokens[1, -1] = self.vocab_size - 1
+        try:
+            with torch.no_grad():
+                first, second = self(parameters, tokens)[:, 0]
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            # forward passes are the code of each model, which raises what it likes
+            raise InvalidProblemError(
+                f"the model fails on two tokens: {type(error).__name__}: {error!s:.300}"
+            ) from error
+        scale = float(first.abs().max())
+        if self.n_positions > 1 and float((first - second).abs().max()) > torch.finfo(first.dtype).eps ** 0.5 * scale:
+            raise InvalidProblemError("the model sees the tokens that it is to predict: it is no causal language model")
+
     def size_on(self, inputs: Tensor) -> Size:
         """As `causal_lm_size` estimates it."""
         num_parameters = sum(torch.Size(shape).numel() for shape in self.shapes.values())
@@ -84,20 +115,27 @@ class CausalLm(Model):
     @cached_property
     def _module(self) -> Any:
         """The architecture; its own parameters are never set, read or, as long as they are large, given memory."""
+        assert self._module_names  # before tables as large as config.json says are made
+        return self._built("cpu")
+
+    def _built(self, device: str) -> Any:
         transformers = _transformers()
         from transformers.initialization import no_init_weights  # noqa: PLC0415 - see _transformers
 
-        fields = dict(self.configuration)
+        fields = {name: value for name, value in self.configuration.items() if name not in _IGNORED}
         model_type = fields.pop("model_type")
+        if model_type not in transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            raise InvalidProblemError(f"transformers has no causal language model of model_type {model_type!r:.60}")
         try:
             configuration = transformers.AutoConfig.for_model(model_type, **fields)
             options = {"attn_implementation": "eager", "trust_remote_code": False, "dtype": torch.float32}
-            with no_init_weights():
+            with no_init_weights(), torch.device(device):
                 module = transformers.AutoModelForCausalLM.from_config(configuration, **options)
             module.tie_weights()  # a part of the initialisation that is left out
         except Exception as error:
             # configurations are checked by the code of each model, which raises what it likes
-            raise InvalidProblemError(f"transformers builds no model from config.json: {error!s:.300}") from error
+            message = f"transformers builds no model from config.json: {type(error).__name__}: {error!s:.300}"
+            raise InvalidProblemError(message) from error
         module.requires_grad_(False)
         module.eval()
         return module
@@ -108,9 +146,10 @@ class CausalLm(Model):
 
         Raises:  InvalidProblemError if the parameters are not those of the module.
         """
-        rename = _renaming(self._module)
+        module = self._built("meta")
+        rename = _renaming(module)
         names = {name: rename(name) for name in self.shapes}
-        wanted = {name: tuple(tensor.shape) for name, tensor in self._module.named_parameters()}
+        wanted = {name: tuple(tensor.shape) for name, tensor in module.named_parameters()}
         given = {names[name]: tuple(shape) for name, shape in self.shapes.items()}
         different = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
         if different or len(given) < len(names):
@@ -123,7 +162,9 @@ class _Differentiable(TorchFunctionMode):
     """Runs a model of transformers so that its second derivatives exist, and are of the parameters' precision.
 
     SiLU is written out: its fused backward has no forward derivative where products are recorded. Norms, softmax and
-    rotations go by float32 there whatever the parameters are; with parameters in float64 they do not.
+    rotations go by float32 there whatever the parameters are; with parameters in float64 they do not. Embeddings have
+    no padding token: the reverse mode drops the gradient of its row where the forward mode does not, and a Hessian would
+    not be symmetric.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -139,6 +180,8 @@ class _Differentiable(TorchFunctionMode):
     ) -> Any:
         if func is F.silu:
             return args[0] * torch.sigmoid(args[0])
+        if func is F.embedding:
+            return func(args[0], args[1])
         if func is Tensor.float:
             return args[0].to(self._dtype)
         own_args = tuple(self._own(each) for each in args)

@@ -71,26 +71,37 @@ class Execution:
     Args:
         num_products: how often each program will run.
         mode: "measured" compiles where it is expected to pay and keeps what is faster; the others do as they say.
-    Attributes:  description, of what was chosen last.
+        choices: whether a program is compiled, by signature; those of an earlier run are followed, new ones added.
     """
 
-    def __init__(self, num_products: int = 0, mode: Mode = "measured", timings: Timings | None = None) -> None:
-        self.description: Literal["interpreted", "compiled"] = "interpreted"
+    def __init__(
+        self,
+        num_products: int = 0,
+        mode: Mode = "measured",
+        timings: Timings | None = None,
+        choices: dict[str, bool] | None = None,
+    ) -> None:
+        self._choices = choices if choices is not None else {}
         self._num_products = num_products
         self._mode = mode
         self._timings = timings if timings is not None else Timings()
         self._compiled: dict[str, Callable[..., Tensor]] = {}  # by signature: micro-batches of one shape share it
 
+    @property
+    def description(self) -> Literal["interpreted", "compiled"]:
+        """Compiled, if anything was."""
+        return "compiled" if any(self._choices.values()) else "interpreted"
+
     def prepare(self, program: Program, argument: Tensor) -> Map:
         """The map of `program`, in the way that was chosen."""
-        run: Map = program
-        if self._mode == "compiled" or (self._mode == "measured" and self._pays(program, argument)):
-            run = self._compile(program)
-            self.description = "compiled"
+        signature = _signature(program, argument)
+        if signature not in self._choices:
+            measured = self._mode == "measured" and self._pays(program, argument, signature)
+            self._choices[signature] = self._mode == "compiled" or measured
+        run: Map = self._compile(program) if self._choices[signature] else program
         return _cuda_graph(run, argument) if argument.device.type == "cuda" else run
 
-    def _pays(self, program: Program, argument: Tensor) -> bool:
-        signature = _signature(program, argument)
+    def _pays(self, program: Program, argument: Tensor, signature: str) -> bool:
         known = self._timings.get(signature)
         if known is None:
             if not self._worth_trying(program, argument):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.job_checkpoints import CheckpointDamagedError, JobCheckpoints, discard_all_but
+from jobs.job_checkpoints import CheckpointDamagedError, CheckpointStore, JobCheckpoints
 
 PIECES = [bytes([value]) * 1000 for value in range(4)]
 
@@ -105,15 +105,16 @@ def test_a_full_disk_is_told_and_leaves_what_there_was(tmp_path: Path, monkeypat
     assert found(checkpoints) == [("first", PIECES[:1])]
 
 
-def test_checkpoints_of_jobs_that_ended_go(tmp_path: Path) -> None:
-    assert discard_all_but(tmp_path / "none", set()) == []
+def test_checkpoints_of_one_job_go(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "store")
+    assert store.job_ids() == []
+    store.discard("a")
     for job in ("a", "b"):
-        written(JobCheckpoints(tmp_path, job, 1), job, PIECES[:1])
-    assert discard_all_but(tmp_path, {"b"}) == ["a"]
-    assert found(JobCheckpoints(tmp_path, "a", 2)) == []
-    assert found(JobCheckpoints(tmp_path, "b", 2)) == [("b", PIECES[:1])]
-    JobCheckpoints(tmp_path, "b", 2).discard()
-    assert names(tmp_path) == set()
+        written(store.of_attempt(job, 1), job, PIECES[:1])
+    assert sorted(store.job_ids()) == ["a", "b"]
+    store.discard("a")
+    assert found(store.of_attempt("a", 2)) == []
+    assert found(store.of_attempt("b", 2)) == [("b", PIECES[:1])]
 
 
 @pytest.mark.parametrize("job_id", ["..", "a/b", "", "/etc", "a\0"])

@@ -1,0 +1,202 @@
+"""Jobs that are stopped anywhere and go on from their checkpoints give the undisturbed numbers, to the last bit."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from api_schemas.hessian_vs_ggn import HessianVsGgnRequest
+from api_schemas.spectrum import SpectrumRequest
+from curvature.progress import Progress
+from jobs.job_checkpoints import JobCheckpoints
+from worker import resumption
+from worker.answer import Answer
+from worker.hardware import Hardware
+from worker.hessian_vs_ggn_job import run_hessian_vs_ggn_job
+from worker.resumption import Resumption
+from worker.spectrum_job import run_spectrum_job
+
+CPU = torch.device("cpu")
+HARDWARE = Hardware(CPU, 1, 2**33)
+BASE: dict[str, Any] = {
+    "kind": "spectrum",
+    "model": {"kind": "mlp", "widths": [64, 6, 10], "activation": "tanh"},
+    "data": {"kind": "digits", "num_samples": 40},
+    "loss": "cross-entropy",
+}
+SGD = {"num_steps": 25, "learning_rate": 0.1, "batch_size": 16, "momentum": 0.5}
+LANCZOS = {"kind": "lanczos", "num_steps": 10, "num_probes": 4, "num_points": 64}
+GPT2 = {"kind": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 8, "n_positions": 8, "vocab_size": 256}
+TEXT = {"kind": "text", "text": "to be or not to be " * 9, "num_sequences": 3, "sequence_length": 8}
+REQUESTS: dict[str, dict[str, Any]] = {
+    "exact": BASE | {"method": {"kind": "exact", "eigenvectors": True}, "train": SGD},
+    "lanczos": BASE | {"method": LANCZOS, "train": SGD},
+    "lanczos-short": BASE | {"method": LANCZOS | {"reorthogonalisation": "none"}},
+    "top-k": BASE | {"method": {"kind": "top-k", "k": 3, "which": "both-ends"}},
+    "trace": BASE | {"method": {"kind": "trace", "estimator": "hutch++", "num_probes": 200, "diagonal": True}},
+    "tolerance": BASE | {"method": {"kind": "trace", "estimator": "xtrace", "tolerance": 0.05}},
+    "bfloat16": BASE | {"method": LANCZOS, "precision": "bfloat16"},
+    "blocks": {
+        "kind": "spectrum",
+        "model": GPT2,
+        "data": TEXT,
+        "loss": "cross-entropy",
+        "blocks": ["blocks.0.*", "blocks.1.*"],
+        "method": {"kind": "top-k", "k": 2},
+        "train": {"num_steps": 4, "learning_rate": 0.1, "optimizer": {"kind": "adamw"}},
+    },
+}
+COMPARISON = {
+    "kind": "hessian-vs-ggn",
+    "models": [GPT2 | {"n_layer": 1}, GPT2 | {"attention": False}],
+    "data": TEXT,
+}
+PRETRAIN = {"num_steps": 4, "batch_size": 2, "learning_rate": 0.03, "warmup_steps": 1, "measure_every": [{"every": 4}]}
+SEEDS = {"models": [GPT2 | {"n_layer": 1}], "seeds": [0, 1], "pretrain": PRETRAIN}
+REQUESTS |= {"comparison": COMPARISON, "pretraining": COMPARISON | SEEDS}
+
+
+@pytest.fixture
+def always_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long checkpoints take."""
+    monkeypatch.setattr(resumption, "LARGEST_SHARE", float("inf"))
+
+
+class Killed(BaseException):
+    """What no code of ours catches."""
+
+
+def after(num_reports: int) -> Progress:
+    left = [num_reports]
+
+    def report(phase: str, done: int, total: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+
+    return report
+
+
+def count_reports(fields: dict[str, Any]) -> tuple[Answer, int]:
+    calls: list[str] = []
+    answer = run(fields, lambda *call: calls.append(call[0]))
+    return answer, len(calls)
+
+
+def run(fields: dict[str, Any], progress: Progress, kept: Resumption | None = None) -> Answer:
+    if fields["kind"] == "hessian-vs-ggn":
+        request = HessianVsGgnRequest.model_validate(fields)
+        return Answer(run_hessian_vs_ggn_job(request, HARDWARE, progress, resumption=kept))
+    return run_spectrum_job(SpectrumRequest.model_validate(fields), HARDWARE, progress, resumption=kept)
+
+
+def without_times(answer: Answer) -> dict[str, Any]:
+    document = answer.result.model_dump()
+    for part in document.get("spectra") or [document]:
+        assert part["provenance"].pop("wall_time_seconds") > 0
+    return document
+
+
+@pytest.mark.usefixtures("always_due")
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_job_killed_at_three_points_equals_the_undisturbed_one(name: str, tmp_path: Path) -> None:
+    fields, rng = REQUESTS[name], random.Random(name)
+    undisturbed, num_reports = count_reports(fields)
+    places = sorted(rng.sample(range(1, num_reports), 3))
+    spent = 0
+    for attempt, (place, before) in enumerate(zip(places, [0, *places[:-1]], strict=True), 1):
+        with pytest.raises(Killed):
+            run(fields, after(place - before), Resumption(JobCheckpoints(tmp_path, "job", attempt), 0.0))
+        spent += place - before
+    reports: list[str] = []
+    kept = Resumption(JobCheckpoints(tmp_path, "job", 4), 0.0)
+    found = run(fields, lambda *call: reports.append(call[0]), kept)
+    assert without_times(found) == without_times(undisturbed)
+    assert found.vectors.keys() == undisturbed.vectors.keys()
+    for key, array in undisturbed.vectors.items():
+        np.testing.assert_array_equal(found.vectors[key], array)
+    # not begun again: each attempt repeats the step it was killed in, and the linearisations
+    assert len(reports) + spent < num_reports + 3 * 5
+    assert len(reports) < num_reports
+
+
+@pytest.mark.usefixtures("always_due")
+@pytest.mark.parametrize("part", ["finished", "under_way", "notes", "seconds"])
+def test_a_checkpoint_that_makes_no_sense_is_ignored(part: str, tmp_path: Path) -> None:
+    fields = REQUESTS["lanczos"]
+    undisturbed, num_reports = count_reports(fields)
+    checkpoints = JobCheckpoints(tmp_path, "job", 1)
+    with pytest.raises(Killed):
+        run(fields, after(num_reports - 3), Resumption(checkpoints, 0.0))
+    newest = next(checkpoints.newest_first()).document
+    wrong = {"finished": {"training": {"document": {"Popen": {}}, "tensors": []}}, "under_way": {"a": 3}}
+    newest.pop(part)
+    if part in wrong:
+        newest[part] = wrong[part]
+    for _ in range(2):
+        checkpoints.commit(newest, set())
+    calls: list[str] = []
+    kept = Resumption(JobCheckpoints(tmp_path, "job", 2), 0.0)
+    found = run(fields, lambda *call: calls.append(call[0]), kept)
+    assert len(calls) == num_reports
+    assert without_times(found) == without_times(undisturbed)
+
+
+def test_checkpoints_are_written_when_they_are_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(resumption.time, "monotonic", lambda: now[0])
+    checkpoints = JobCheckpoints(tmp_path, "job", 1)
+    written: list[float] = []
+    commit = checkpoints.commit
+
+    def slow(document: Any, pieces: set[str]) -> None:
+        commit(document, pieces)
+        written.append(now[0])
+        now[0] += 3.0
+
+    monkeypatch.setattr(checkpoints, "commit", slow)
+    unit = Resumption(checkpoints, 30.0).unit("unit")
+    for _ in range(200):
+        now[0] += 1.0
+        unit.offer(lambda: 1)
+    # the first after 30 s; as each takes 3 s and may take 5 % of the time, the next ones after 60 s
+    assert written == [30.0, 93.0, 156.0]
+
+
+def test_a_disk_that_is_full_does_not_stop_the_job(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    in_the_way = tmp_path / "job"
+    in_the_way.write_text("")
+    fields = REQUESTS["top-k"]
+    found = run(fields, lambda *_: None, Resumption(JobCheckpoints(tmp_path, "job", 1), 0.0))
+    assert without_times(found) == without_times(count_reports(fields)[0])
+    assert "no checkpoint could be written" in caplog.text
+
+
+@pytest.mark.usefixtures("always_due")
+def test_large_tensors_come_back_from_their_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resumption, "PIECE_BYTES", 64)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        "rows": torch.randn(3, 5, 7, generator=generator)[:, :4],
+        "long": torch.randn(100, generator=generator, dtype=torch.float64),
+        "columns": torch.randn(9, 30, generator=generator).T,
+        "empty": torch.zeros(0, 4),
+        "number": torch.tensor(3),
+        "flags": torch.tensor([True, False]),
+    }
+    first = Resumption(JobCheckpoints(tmp_path, "job", 1), 0.0)
+    first.unit("a").finish(tensors)
+    first.unit("b").offer(lambda: (tensors["long"], None))
+    second = Resumption(JobCheckpoints(tmp_path, "job", 2), 0.0)
+    again = second.unit("a").value
+    for name, tensor in tensors.items():
+        assert torch.equal(again[name], tensor), name
+        assert again[name].dtype == tensor.dtype
+    # what nobody has asked for yet is not lost by the next checkpoint
+    second.unit("c").offer(lambda: 1)
+    third = Resumption(JobCheckpoints(tmp_path, "job", 3), 0.0)
+    assert torch.equal(third.unit("b").state[0], tensors["long"])
+    assert (third.unit("c").state, third.unit("d").state, third.unit("d").value) == (1, None, None)
