@@ -163,8 +163,8 @@ class _Differentiable(TorchFunctionMode):
 
     SiLU is written out: its fused backward has no forward derivative where products are recorded. Norms, softmax and
     rotations go by float32 there whatever the parameters are; with parameters in float64 they do not. Embeddings have
-    no padding token: the reverse mode drops the gradient of its row where the forward mode does not, and a Hessian would
-    not be symmetric.
+    no padding token: the reverse mode drops the gradient of its row where the forward mode does not, and a Hessian
+    would not be symmetric.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
+import curvature.models.causal_lm
 from api_schemas.checkpoints import CONTEXT, CheckpointError
 from api_schemas.spectrum import SpectrumRequest
 from checkpoints.directory import ModelsDirectory
@@ -184,6 +185,43 @@ def test_products_of_other_models_are_right_to_rounding(saved: Callable[..., Any
         assert operator.fallback_reason is None
 
 
+@pytest.mark.parametrize("change", [{"pad_token_id": 3}, {"gradient_checkpointing": True}, {"num_labels": 10**7}])
+def test_fields_that_are_about_something_else_change_nothing(saved: Callable[..., Any], change: dict[str, Any]) -> None:
+    """A padding token, for one, which is among the tokens: reverse mode would drop the gradient of its row."""
+    _, directory = saved("LlamaConfig", OTHERS | {"num_hidden_layers": 1, "hidden_size": 4})
+    models, path = ModelsDirectory(directory), directory / "small" / "config.json"
+    found = []
+    for changes in ({}, change):
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        request = request_of(models, "causal-lm", matrix="ggn", precision="float64")
+        answer = run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, Sources(models)).result
+        found.append(torch.tensor(answer.eigenvalues))  # type: ignore[union-attr]
+    assert torch.equal(*found)
+    assert found[0].min() > -1e-12 * found[0].max()
+
+
+def test_a_model_that_looks_ahead_is_refused(saved: Callable[..., Any]) -> None:
+    fields = OTHERS | {"is_decoder": True}
+    _, directory = saved("BertConfig", fields)
+    risk, parameters = loaded(directory, "causal-lm", F32)
+    assert float(risk.value(parameters)) > 0
+    path = directory / "small" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"is_decoder": False}))
+    with pytest.raises(InvalidProblemError, match="sees the tokens that it is to predict"):
+        loaded(directory, "causal-lm", F32)
+
+
+def test_a_model_that_fails_says_so(saved: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, directory = saved(*FAMILIES["llama"])
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a tensor is too small")
+
+    monkeypatch.setattr(curvature.models.causal_lm, "functional_call", fail)
+    with pytest.raises(InvalidProblemError, match="fails on two tokens: RuntimeError: a tensor is too small"):
+        loaded(directory, "causal-lm", F32)
+
+
 def test_both_kinds_give_one_gpt2_the_same_spectrum(saved: Callable[..., Any]) -> None:
     _, directory = saved("GPT2Config", GPT2 | {"n_layer": 1, "n_embd": 4})
     models = ModelsDirectory(directory)
@@ -283,8 +321,10 @@ def test_a_copy_of_the_embedding_may_be_there(saved: Callable[..., Any]) -> None
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "no-such-model"}, "transformers builds no model"),
-        ({"hidden_act": "no-such-activation"}, "transformers builds no model"),
+        ({"model_type": "no-such-model"}, "no causal language model of model_type 'no-such-model'"),
+        ({"model_type": "t5"}, "no causal language model of model_type 't5'"),
+        ({"hidden_act": "no-such-activation"}, "transformers builds no model from config.json: KeyError"),
+        ({"max_position_embeddings": 10**7, "model_type": "gpt_neo"}, "config.json"),
         ({"intermediate_size": 13}, "config.json and weights disagree"),
         ({"num_hidden_layers": 1}, "config.json and weights disagree"),
         ({"tie_word_embeddings": True}, "lm_head.weight is no copy"),
