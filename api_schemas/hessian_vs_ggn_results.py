@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from api_schemas.message import Message
-from api_schemas.spectrum_results import Computation, RitzValue
+from api_schemas.spectrum_results import Computation, RitzValue, UsedCheckpoint
 
 
 class TopEigenvalue(RitzValue):
@@ -56,6 +56,7 @@ class ModelComparison(Message):
 
     label: str
     num_parameters: int
+    checkpoint: UsedCheckpoint | None = Field(default=None, description="that the parameters came from")
     runs: list[ComparisonRun]
     loss: MeanCurve | None = Field(description="by step; null where nothing is trained, as all curves")
     relative_error: MeanCurve | None = Field(description="by step, without steps at which a seed has none")

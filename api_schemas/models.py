@@ -181,7 +181,7 @@ class AttentionSink(RequestMessage):
     mean_score: OneOrSeveralScores | None = Field(
         default=None,
         description="instead of the bias: mean attention on the first token, over the data, all queries, these heads "
-        "and blocks; in a list null is the model without a sink",
+        "and blocks; in a list null is the model without a sink, reported as one of bias 0",
     )
     heads: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1, max_length=1024)
     blocks: list[Annotated[int, Field(ge=0)]] | None = Field(
@@ -198,13 +198,16 @@ class AttentionSink(RequestMessage):
         return self
 
     @property
-    def variants(self) -> "list[AttentionSink | None]":
-        """One sink for each bias or mean score."""
+    def variants(self) -> "list[AttentionSink]":
+        """One sink for each bias or mean score; none is one of bias 0."""
         if self.mean_score is None:
             biases = self.bias if isinstance(self.bias, list) else [self.bias]
             return [self.model_copy(update={"bias": bias}) for bias in biases]
         scores = self.mean_score if isinstance(self.mean_score, list) else [self.mean_score]
-        return [None if score is None else self.model_copy(update={"mean_score": score}) for score in scores]
+        return [
+            self.model_copy(update={"mean_score": score} if score is not None else {"mean_score": None, "bias": 0.0})
+            for score in scores
+        ]
 
 
 def _describe_as_resolved(schema: dict[str, Any]) -> None:

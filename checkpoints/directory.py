@@ -1,6 +1,7 @@
 """The models directory: what a server can load."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from api_schemas.checkpoints import (
+    CHECKPOINT_NAME,
     CausalLmCheckpoint,
     CheckpointError,
     Gpt2Checkpoint,
@@ -79,6 +81,10 @@ class ModelsDirectory:
         """
         found = []
         for name in self.names():
+            if not re.fullmatch(CHECKPOINT_NAME, name):
+                shown = name.encode(errors="replace").decode()
+                found.append(LoadableModel(name=shown, problem=f"its name does not match {CHECKPOINT_NAME}"))
+                continue
             try:
                 found.append(self.describe(name))
             except UnknownCheckpointError:  # it went away meanwhile

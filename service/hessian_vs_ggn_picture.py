@@ -87,6 +87,8 @@ def _scale(panels: Any, result: HessianVsGgnResult, *, trained: bool) -> None:
     panels[1, 1].set_ylabel(_LOSS)
     panels[0, 0].set_xlabel(_RESIDUAL + r" $\|\mathrm{softmax}(z) - e_y\|$")
     panels[0, 1].set_xlabel(_LOSS)
+    for axes in panels[0]:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     for axes in panels[1]:
         axes.set_xlabel("training step" if trained else "model")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -106,7 +108,7 @@ def _scale_errors(axes: Any, errors: Sequence[float]) -> None:
         if max(errors) > 100 * min(errors):
             axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * max(errors, default=1.0))
 
 
 def _colours(count: int) -> Sequence[Any]:

@@ -37,8 +37,8 @@ BODY_TOO_LARGE = Problem(
     type="/problems/body-too-large",
     title="Body too large",
     status=413,
-    detail="JSON is for small arrays. Closed forms take large ones as application/x-npz or multipart/form-data; "
-    "docs/deployment.md says how to raise the limits.",
+    detail="JSON is for small arrays. Closed forms take large ones as application/x-npz or multipart/form-data, jobs "
+    "take tokens that were uploaded; docs/deployment.md says how large bodies and uploads may be.",
 )
 
 # Fields whose value is one of several messages: pydantic puts the chosen one into the location of an error.

@@ -32,10 +32,8 @@ def draw_set(result: SpectrumSetResult, name: str) -> bytes:
         figure = Figure(figsize=(9, 5.2), layout="constrained")
         axes = figure.subplots()
         unit = unit_of(max(map(_extent, result.spectra)))
-        reports = [each.attention_sink for each in result.spectra if each.attention_sink is not None]
-        score_without = reports[0].mean_score_before if reports else None  # the same sequences, heads and blocks
         for spectrum, colour in zip(result.spectra, _colours(len(result.spectra)), strict=True):
-            _draw(axes, spectrum, unit, colour, _name(spectrum, score_without))
+            _draw(axes, spectrum, unit, colour, _name(spectrum))
         _label(axes, result.spectra[0], unit)
         if _needs_decades(result.spectra):
             axes.set_yscale("log")
@@ -117,16 +115,15 @@ def _needs_decades(spectra: Sequence[AnySpectrumResult]) -> bool:
     return min(values) > 0 and max(values) > LINEAR_RANGE * min(values)
 
 
-def _name(spectrum: AnySpectrumResult, score_without: float | None) -> str:
+def _name(spectrum: AnySpectrumResult) -> str:
     """What tells it from the others, the mean score without a sink where it has none, and its largest eigenvalue."""
     parts = []
     if spectrum.block is not None:
         parts.append(f"{shortened(spectrum.block)} ({spectrum.num_parameters:,})")
     sink = spectrum.attention_sink
     if sink is not None:
-        parts.append(f"mean score {sink.mean_score_after:.2f} (bias {sink.bias:.3g})")
-    elif score_without is not None:
-        parts.append(f"mean score {score_without:.2f} (no sink)")
+        kind = f"bias {sink.bias:.3g}" if sink.bias else "no sink"
+        parts.append(f"mean score {sink.mean_score_after:.2f} ({kind})")
     elif spectrum.block is None:
         parts.append("no sink")
     if isinstance(spectrum, LanczosResult):

@@ -78,6 +78,11 @@ def _nano_gpt(source: Path) -> tuple[Configuration, State]:
     if not isinstance(content, Mapping) or not isinstance(content.get("model_args"), Mapping):
         raise CheckpointError(f"{source} is no checkpoint of nanoGPT: it holds no model_args")
     arguments = content["model_args"]
+    for name in ("vocab_size", *_SIZES.values()):
+        if type(arguments.get(name)) is not int:
+            raise CheckpointError(f"{source} is no checkpoint of nanoGPT: its model_args have no whole number {name}")
+    if not isinstance(arguments.get("bias", True), bool):
+        raise CheckpointError(f"{source} is no checkpoint of nanoGPT: bias in its model_args is neither true nor false")
     state = {name.removeprefix("_orig_mod."): tensor for name, tensor in _tensors(source, content.get("model")).items()}
     output_layer = state.pop(_OUTPUT_LAYER, None)
     if output_layer is not None and not torch.equal(output_layer, state.get(_EMBEDDING, output_layer)):
@@ -109,6 +114,8 @@ def _hugging_face(source: Path) -> tuple[Configuration, State]:
 
 def _load(path: Path) -> Any:
     """Raises:  CheckpointError if the file holds anything but tensors and plain values: nothing of it is run."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is no file")
     try:
         with warnings.catch_warnings(action="ignore"):  # of what is refused in the next moment
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -123,8 +130,13 @@ def _load(path: Path) -> Any:
 
 
 def _tensors(source: Path, state: Any) -> State:
-    if not isinstance(state, Mapping) or not all(isinstance(each, Tensor) for each in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(each, Tensor) for name, each in state.items()
+    ):
         raise CheckpointError(f"{source} holds no tensors by name")
+    for name, tensor in state.items():
+        if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise CheckpointError(f"{name:.100} is no dense tensor of plain numbers")
     return dict(state)
 
 

@@ -20,7 +20,7 @@ from jobs.hessian_vs_ggn_estimate import point_estimate
 from worker.hardware import Hardware
 from worker.hessian_vs_ggn_results import labels_of, model_comparison, relative_error
 from worker.operators import build_operator
-from worker.provenance import computation, digest
+from worker.provenance import computation, digest, used_checkpoint
 from worker.resumption import Resumption, Unit
 from worker.sources import NO_SOURCES, Sources
 from worker.spectra import top_eigenpairs
@@ -61,8 +61,9 @@ def run_hessian_vs_ggn_job(
             model.num_parameters,
             [model.run(seed) for seed in request.seeds],
             with_curves=request.pretrain is not None,
+            checkpoint=used_checkpoint(spec),
         )
-        for label, model in zip(labels_of(request), models, strict=True)
+        for label, spec, model in zip(labels_of(request), request.models, models, strict=True)
     ]
     tally.note()
     compiled = any(model.execution.description == "compiled" for model in models)

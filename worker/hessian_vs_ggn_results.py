@@ -16,6 +16,7 @@ from api_schemas.hessian_vs_ggn_results import (
     TopEigenvalue,
 )
 from api_schemas.models import Gpt2
+from api_schemas.spectrum_results import UsedCheckpoint
 
 NUM_GRID_POINTS = 100  # of interpolated curves
 
@@ -36,13 +37,19 @@ def relative_error(hessian: TopEigenvalue, ggn: TopEigenvalue) -> RelativeError 
 
 
 def model_comparison(
-    label: str, num_parameters: int, runs: list[ComparisonRun], *, with_curves: bool
+    label: str,
+    num_parameters: int,
+    runs: list[ComparisonRun],
+    *,
+    with_curves: bool,
+    checkpoint: UsedCheckpoint | None = None,
 ) -> ModelComparison:
     """The runs of one model, and if wished their means over seeds."""
     paths = [run.points for run in runs]
     return ModelComparison(
         label=label,
         num_parameters=num_parameters,
+        checkpoint=checkpoint,
         runs=runs,
         loss=_by_step(paths, lambda point: point.loss) if with_curves else None,
         relative_error=_by_step(paths, _error) if with_curves else None,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from api_schemas.models import CausalLm, Gpt2
+from api_schemas.models import CausalLm, Gpt2, Model
 from api_schemas.spectrum import SpectrumRequest
 from api_schemas.spectrum_results import Computation, Provenance, UsedCheckpoint
 from curvature.operators.execution import Execution
@@ -50,7 +50,7 @@ def provenance(
         block=request.block,
         precision_deviation=deviation,
         seed=request.seed,
-        checkpoint=_used_checkpoint(request),
+        checkpoint=used_checkpoint(request.model),
         parameters_sha256=digest(parameters),
     )
 
@@ -73,8 +73,9 @@ def computation(hardware: Hardware, *, data: Iterable[Tensor], **fields: Any) ->
     )
 
 
-def _used_checkpoint(request: SpectrumRequest) -> UsedCheckpoint | None:
-    match request.model:
+def used_checkpoint(model: Model) -> UsedCheckpoint | None:
+    """That the parameters of the model come from, if they do."""
+    match model:
         case (
             Gpt2(checkpoint=str(name), checkpoint_sha256=str(sha256))
             | CausalLm(checkpoint=name, checkpoint_sha256=sha256)

@@ -216,12 +216,13 @@ class RiskOperator(SymmetricOperator):
             return _row_by_row(direct)
         try:
             value, program = record(direct, rows)
+            odd = _is_odd(program, rows, value)
         except torch.OutOfMemoryError:
             raise
         except (UnrecordableError, RuntimeError, NotImplementedError) as error:
             self.fallback_reason = f"it cannot be recorded: {type(error).__name__}: {error}"
             return _row_by_row(direct)
-        if not _is_odd(program, rows, value):
+        if not odd:
             self.fallback_reason = "its recording gave another product than forward over reverse"
             return _row_by_row(direct)
         return program

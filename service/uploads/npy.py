@@ -68,7 +68,7 @@ def read_header(content: bytes | memoryview) -> tuple[tuple[int, ...], bool, np.
 
 
 def _check_type(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
-    if len(shape) > 2 or any(length < 1 for length in shape):
+    if len(shape) > 2 or any(type(length) is not int or length < 1 for length in shape):
         raise UnreadableArrayError("must have at most two dimensions and must not be empty")
     is_number = dtype.kind in "iu" or (dtype.kind == "f" and dtype.itemsize in (4, 8))
     is_text = dtype.kind == "U" and not shape and dtype.itemsize <= 4 * MAX_TEXT_LENGTH

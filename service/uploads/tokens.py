@@ -80,7 +80,7 @@ def _layout(file: BinaryIO, media_type: str) -> tuple[int, np.dtype[Any]]:
             raise UnreadableArrayError(f"has {size} bytes, and tokens of a .bin file two each")
         return 0, np.dtype("<u2")
     shape, _, dtype, start = read_header(head)
-    if len(shape) != 1 or dtype.kind not in "iu":
+    if len(shape) != 1 or type(shape[0]) is not int or dtype.kind not in "iu":
         raise UnreadableArrayError("must be an array of integers in one dimension")
     if shape[0] * dtype.itemsize != size - start:
         raise UnreadableArrayError("has not the size that its header says")

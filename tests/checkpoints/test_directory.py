@@ -242,6 +242,17 @@ def test_files_of_pytorch_are_listed_and_not_opened(models: ModelsDirectory, tmp
         assert found.problem == "a PyTorch checkpoint: convert it with `spectrum-server convert`"
 
 
+@pytest.mark.parametrize("name", [b"with space", "té".encode(), b"x" * 200, b"\xff\xfe", b"-x"])
+def test_names_that_no_request_can_hold_are_listed_with_the_reason(
+    models: ModelsDirectory, tiny: Path, name: bytes
+) -> None:
+    os.rename(os.fsencode(tiny), os.fsencode(tiny.parent) + b"/" + name)
+    (found,) = models.describe_all()
+    assert found.problem is not None
+    assert "its name does not match" in found.problem
+    assert found.model_dump_json()
+
+
 @pytest.mark.parametrize(
     "name",
     ["..", ".", "", "../tiny", "tiny/..", "tiny/.", "/", "/etc", "a\\b", "x" * 129, "tiny\n", "tiny\0", "té", "-x"],

@@ -116,3 +116,18 @@ def test_training_that_diverges_is_the_callers_failure(client: SpectrumClient) -
     assert job.error.status == 422
     with pytest.raises(ProblemResponseError, match="cannot be computed"):
         client.result(job.id)
+
+
+def test_a_checkpoint_is_named_with_its_digest(server: Any) -> None:
+    request = {
+        "kind": "hessian-vs-ggn",
+        "models": [{"kind": "gpt2", "checkpoint": "tiny-gpt2"}, GPT2],
+        "data": {"kind": "text", "text": "to be or not to be " * 9, "num_sequences": 2, "sequence_length": 4},
+        "tolerance": 0.1,
+    }
+    with httpx.Client(base_url=server.url, timeout=90) as api:
+        job = api.post("/v1/jobs", json=request, headers={"Prefer": "wait=60"}).json()
+        ours, other = api.get(f"/v1/jobs/{job['id']}/result").json()["curves"]
+        (known,) = [model for model in api.get("/v1/models").json()["models"] if model["name"] == "tiny-gpt2"]
+    assert ours["checkpoint"] == {"name": "tiny-gpt2", "sha256": known["sha256"]}
+    assert other["checkpoint"] is None

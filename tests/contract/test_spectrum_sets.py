@@ -44,7 +44,7 @@ def test_each_sink_has_its_spectrum(api: httpx.Client, job: dict[str, Any]) -> N
     result = api.get(f"/v1/jobs/{job['id']}/result").json()
     assert result["kind"] == "spectrum-set"
     plain, sunk = result["spectra"]
-    assert plain["attention_sink"] is None
+    assert plain["attention_sink"]["mean_score_after"] == sunk["attention_sink"]["mean_score_before"]
     assert sunk["attention_sink"]["mean_score_after"] == pytest.approx(0.81, abs=1e-5)
     assert [score["block"] for score in sunk["attention_sink"]["blocks"]] == [0]
     assert plain["density"]["grid"] != sunk["density"]["grid"]

@@ -137,6 +137,7 @@ def test_a_trace_has_no_picture() -> None:
 # several spectra in one picture
 
 
+NO_SINK = SinkReport(bias=0.0, heads=[0], mean_score_before=0.32, mean_score_after=0.32, blocks=[])
 SINK = SinkReport(bias=2.5, heads=[0], mean_score_before=0.32, mean_score_after=0.81, blocks=[])
 
 
@@ -159,8 +160,8 @@ def picture_of(*spectra: dict[str, Any]) -> str:
     return draw_set(result, "svg").decode()
 
 
-def test_a_spectrum_without_a_sink_has_the_score_that_the_others_started_from() -> None:
-    picture = picture_of({}, {"attention_sink": SINK})
+def test_spectra_are_told_apart_by_their_mean_scores() -> None:
+    picture = picture_of({"attention_sink": NO_SINK}, {"attention_sink": SINK})
     assert "mean score 0.32 (no sink)" in picture
     assert "mean score 0.81 (bias 2.5)" in picture
 
@@ -172,7 +173,7 @@ def test_blocks_are_told_by_their_names_alone() -> None:
 
 
 def test_blocks_with_and_without_a_sink() -> None:
-    picture = picture_of({"block": "wte.weight"}, {"block": "wte.weight", "attention_sink": SINK})
+    picture = picture_of(*({"block": "wte.weight", "attention_sink": sink} for sink in (NO_SINK, SINK)))
     assert "wte.weight (10), mean score 0.32 (no sink)" in picture
 
 

@@ -20,6 +20,7 @@ from api_schemas.spectrum import SpectrumRequest
 from checkpoints.directory import ModelsDirectory
 from curvature.errors import InvalidProblemError
 from curvature.losses.cross_entropy import CrossEntropy
+from curvature.operators.dense import assemble
 from curvature.operators.functional import FunctionalOperator
 from curvature.operators.ggn import GgnOperator
 from curvature.operators.hessian import HessianOperator
@@ -220,6 +221,25 @@ def test_a_model_that_fails_says_so(saved: Callable[..., Any], monkeypatch: pyte
     monkeypatch.setattr(curvature.models.causal_lm, "functional_call", fail)
     with pytest.raises(InvalidProblemError, match="fails on two tokens: RuntimeError: a tensor is too small"):
         loaded(directory, "causal-lm", F32)
+
+
+def test_a_model_whose_recording_does_not_run_is_computed_all_the_same(saved: Callable[..., Any]) -> None:
+    _, directory = saved(
+        "FalconConfig",
+        {
+            "vocab_size": 19,
+            "hidden_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 16,
+            "initializer_range": 0.3,
+        },
+    )
+    risk, parameters = loaded(directory, "causal-lm", F64)
+    operator = HessianOperator(risk, parameters)
+    dense, vectors = assemble(operator), torch.eye(operator.dim, 3, dtype=F64)
+    assert_close(operator.matmat(vectors), dense[:, :3], rtol=0, atol=1e-11 * float(dense.abs().max()))
+    assert operator.fallback_reason is not None
 
 
 def test_both_kinds_give_one_gpt2_the_same_spectrum(saved: Callable[..., Any]) -> None:

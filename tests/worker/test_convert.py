@@ -120,11 +120,16 @@ def test_logits_are_those_of_nano_gpt(
     ("changes", "said"),
     [
         ({"model_args": ARGUMENTS | {"n_layer": 3}}, "h.2.attn.c_attn.bias is missing"),
-        ({"model_args": ARGUMENTS | {"vocab_size": None}}, "has no vocab_size"),
-        ({"model_args": ARGUMENTS | {"n_embd": "8"}}, 'n_embd is "8", no positive whole number'),
+        ({"model_args": ARGUMENTS | {"vocab_size": None}}, "model_args have no whole number vocab_size"),
+        ({"model_args": ARGUMENTS | {"n_embd": "8"}}, "model_args have no whole number n_embd"),
         ({"model_args": None}, "it holds no model_args"),
         ({"model": None}, "holds no tensors by name"),
         ({"model": {"transformer.wte.weight": 1.0}}, "holds no tensors by name"),
+        ({"model_args": ARGUMENTS | {"n_layer": torch.tensor(2)}}, "model_args have no whole number n_layer"),
+        ({"model_args": ARGUMENTS | {"bias": "no"}}, "bias in its model_args"),
+        ({"model": {3: torch.zeros(2)}}, "holds no tensors by name"),
+        ({"model": {"transformer.wte.weight": torch.eye(3).to_sparse()}}, "is no dense tensor"),
+        ({"model": {"transformer.wte.weight": torch.zeros(2, device="meta")}}, "is no dense tensor"),
         ({"model": {}}, "is missing"),
     ],
 )

@@ -88,7 +88,8 @@ def test_sinks_are_solved_for_and_reported_block_by_block() -> None:
     sink = {"mean_score": [None, 0.4, 0.9], "heads": [1], "blocks": [1, 0]}
     found = run(request_of({"attention_sink": sink})).result
     plain, *sunk = found.spectra
-    assert plain.attention_sink is None
+    assert plain.attention_sink.bias == 0
+    assert plain.attention_sink.mean_score_after == sunk[0].attention_sink.mean_score_before
     assert plain.loss == single(request_of()).loss
     biases = []
     for spectrum, target in zip(sunk, (0.4, 0.9), strict=True):
