@@ -61,9 +61,12 @@ class SpectrumClient:
         """What a job would take; nothing is queued."""
         return self._run(exchanges.estimate(request))
 
-    def submit(self, request: Body, wait_seconds: int = 0) -> Job:
-        """Submit a job; with `wait_seconds` (at most 60) the answer comes when it ended or the time is over."""
-        return self._run(exchanges.submit(request, wait_seconds))
+    def submit(self, request: Body, wait_seconds: int = 0, idempotency_key: str | None = None) -> Job:
+        """Submit a job; with `wait_seconds` (at most 60) the answer comes when it ended or the time is over.
+
+        Sent again with the same key, within a day, the same request gives the same job.
+        """
+        return self._run(exchanges.submit(request, wait_seconds, idempotency_key))
 
     def job(self, job_id: str, wait_seconds: float = 0.0) -> Job:
         """How a job stands."""
@@ -215,9 +218,12 @@ class AsyncSpectrumClient:
         """What a job would take; nothing is queued."""
         return await self._run(exchanges.estimate(request))
 
-    async def submit(self, request: Body, wait_seconds: int = 0) -> Job:
-        """Submit a job; with `wait_seconds` (at most 60) the answer comes when it ended or the time is over."""
-        return await self._run(exchanges.submit(request, wait_seconds))
+    async def submit(self, request: Body, wait_seconds: int = 0, idempotency_key: str | None = None) -> Job:
+        """Submit a job; with `wait_seconds` (at most 60) the answer comes when it ended or the time is over.
+
+        Sent again with the same key, within a day, the same request gives the same job.
+        """
+        return await self._run(exchanges.submit(request, wait_seconds, idempotency_key))
 
     async def job(self, job_id: str, wait_seconds: float = 0.0) -> Job:
         """How a job stands."""

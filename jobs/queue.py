@@ -8,6 +8,9 @@ QUEUE = "spectrum"
 RUN_JOB = "spectrum.run_job"
 KEY_PREFIX = "spectrum:celery:"
 
+SECONDS_TO_GIVE_BACK = 4.0
+"""That a worker which is told to stop leaves its jobs to write a last checkpoint."""
+
 VISIBILITY_TIMEOUT_SECONDS = 3600
 """A lost message comes back after so long; the reaper of the job store, which knows the leases, is far faster."""
 
@@ -27,7 +30,7 @@ def celery_app(redis_url: str) -> Celery:
         worker_prefetch_multiplier=1,
         worker_send_task_events=False,
         worker_hijack_root_logger=False,
-        worker_soft_shutdown_timeout=2.0,
+        worker_soft_shutdown_timeout=SECONDS_TO_GIVE_BACK,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

@@ -15,13 +15,24 @@ end
 CREATE = (
     _MOVE
     + """
--- ARGV[2]: key of the request, ARGV[3]: the request, ARGV[4..]: fields and values of the record.
+-- ARGV[2]: key of the request, ARGV[3]: the request, ARGV[4]: key of what a caller's idempotency key stands for, or '',
+-- ARGV[5]: digest of the request, ARGV[6]: seconds that it is remembered, ARGV[7]: prefix of jobs' keys,
+-- ARGV[8..]: fields and values of the record.
+-- Returns {outcome, id of the job}; with a key that is known and whose job is there, nothing is written.
+if ARGV[4] ~= '' then
+  local known = redis.call('HMGET', ARGV[4], 'digest', 'job')
+  if known[2] and redis.call('EXISTS', ARGV[7] .. known[2]) == 1 then
+    return {known[1] == ARGV[5] and 'replayed' or 'differs', known[2]}
+  end
+  redis.call('HSET', ARGV[4], 'digest', ARGV[5], 'job', ARGV[1])
+  redis.call('EXPIRE', ARGV[4], ARGV[6])
+end
 redis.call('SET', ARGV[2], ARGV[3])
-for i = 4, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+for i = 8, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('HSET', KEYS[1], 'published_at', now())
 redis.call('ZADD', KEYS[2] .. 'all', 0, ARGV[1])
 move('none', 'queued')
-return 'queued'
+return {'created', ARGV[1]}
 """
 )
 
@@ -67,6 +78,25 @@ return final
 """
 )
 
+GIVE_BACK = (
+    _MOVE
+    + """
+-- ARGV[2]: token, ARGV[3]: time as text, ARGV[4]: progress of a queued job. A worker that stops gives a job back; no
+-- attempt is lost. Returns the state, or 'lost' to a stranger.
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[2] then return 'lost' end
+local state, to = redis.call('HGET', KEYS[1], 'state'), 'queued'
+if state == 'cancelling' then to = 'cancelled' end
+redis.call('HDEL', KEYS[1], 'token', 'lease_until')
+move(state, to)
+if to == 'queued' then
+  redis.call('HSET', KEYS[1], 'published_at', now(), 'progress', ARGV[4])
+else
+  redis.call('HSET', KEYS[1], 'finished_at', ARGV[3])
+end
+return to
+"""
+)
+
 CANCEL = (
     _MOVE
     + """
@@ -85,15 +115,15 @@ return redis.call('HGET', KEYS[1], 'state') or ''
 RECOVER = (
     _MOVE
     + """
--- ARGV[2]: attempts allowed, ARGV[3]: time as text, ARGV[4]: problem of a job that lost all its workers,
+-- ARGV[2]: workers that a job may lose, ARGV[3]: time as text, ARGV[4]: problem of a job that lost so many,
 -- ARGV[5]: progress of a queued job.
--- A job whose lease ran out goes back to the queue, or ends if it was cancelled or has no attempt left.
+-- A job whose lease ran out goes back to the queue, or ends if it was cancelled or has lost too many workers.
 local state, lease = redis.call('HGET', KEYS[1], 'state'), redis.call('HGET', KEYS[1], 'lease_until')
 if (state ~= 'running' and state ~= 'cancelling') or (lease and tonumber(lease) > now()) then return '' end
 redis.call('HDEL', KEYS[1], 'token', 'lease_until')
 local to = 'queued'
 if state == 'cancelling' then to = 'cancelled'
-elseif tonumber(redis.call('HGET', KEYS[1], 'attempt')) >= tonumber(ARGV[2]) then to = 'failed' end
+elseif redis.call('HINCRBY', KEYS[1], 'losses', 1) >= tonumber(ARGV[2]) then to = 'failed' end
 move(state, to)
 if to == 'queued' then
   redis.call('HSET', KEYS[1], 'published_at', 0, 'progress', ARGV[5])

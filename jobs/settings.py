@@ -27,7 +27,9 @@ class StorageSettings(BaseSettings):
     results_dir: Path = Field(description="directory of the results, shared by service and workers")
     models_dir: Path | None = Field(default=None, description="directory of checkpoints; none: no request may name one")
     lease_seconds: float = Field(default=15.0, ge=1.0, description="a worker silent for so long has lost its job")
-    max_attempts: int = Field(default=3, ge=1, description="a job that lost so many workers fails")
+    max_attempts: int = Field(
+        default=3, ge=1, description="a job that lost so many workers fails; those that gave it back do not count"
+    )
     republish_seconds: float = Field(default=30.0, ge=1.0, description="a queued job without message is sent again")
 
     @property

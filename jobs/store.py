@@ -1,5 +1,6 @@
 """The job store: records in Redis, each change one script."""
 
+import hashlib
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,17 +18,25 @@ _JOB = "spectrum:job:"
 _REQUEST = "spectrum:request:"
 _INDEX = "spectrum:jobs:"
 _RESULT_USERS = "spectrum:result-users:"
+_KNOWN = "spectrum:idempotency:"
+
+SECONDS_OF_IDEMPOTENCY = 24 * 3600
+"""That a key of a caller is remembered."""
 
 _POISON = Problem(
     type="/problems/workers-lost",
     title="The job lost its workers",
     status=500,
-    detail="Every attempt ended with the worker dying; the job may need more memory than the worker has.",
+    detail="Attempt after attempt ended with the worker dying; the job may need more memory than the worker has.",
 )
 
 
 class UnknownJobError(Exception):
     """No job has this id."""
+
+
+class KeyReusedError(Exception):
+    """The idempotency key was sent with another request before."""
 
 
 class LeaseLostError(Exception):
@@ -54,14 +63,49 @@ class JobStore:
         self._lease_seconds = lease_seconds
         self._max_attempts = max_attempts
 
-    def create(self, kind: str, request: str, tags: dict[str, str]) -> JobRecord:
-        """Write a queued job with its validated request as JSON; it is on disk when this returns."""
+    def create(
+        self, kind: str, request: str, tags: dict[str, str], idempotency_key: str | None = None
+    ) -> tuple[JobRecord, bool]:
+        """Write a queued job with its validated request as JSON; it is on disk when this returns.
+
+        Args:  idempotency_key, of the caller: the job that was created with it before is not created again.
+        Returns:  the record, and whether it was there before.
+        Raises:  KeyReusedError if the key stands for another request.
+        """
         job_id = new_job_id()
         fields = new_record_fields(kind, tags)
-        self._run(
-            scripts.CREATE, job_id, _REQUEST + job_id, request, *(text for item in fields.items() for text in item)
+        known = "" if idempotency_key is None else _KNOWN + _sha256(idempotency_key)
+        outcome, found = self._run(
+            scripts.CREATE,
+            job_id,
+            _REQUEST + job_id,
+            request,
+            known,
+            _sha256(request),
+            SECONDS_OF_IDEMPOTENCY,
+            _JOB,
+            *(text for item in fields.items() for text in item),
         )
-        return record_from_fields(job_id, {**fields, "state": "queued"})
+        if outcome == "created":
+            return record_from_fields(job_id, {**fields, "state": "queued"}), False
+        if outcome == "differs":
+            raise KeyReusedError
+        return self.get(found), True
+
+    def created_before(self, request: str, idempotency_key: str) -> JobRecord | None:
+        """The job that was created with this key, if there is one.
+
+        Raises:  KeyReusedError if the key stands for another request.
+        """
+        digest, job_id = cast(
+            "list[str | None]", self._client.hmget(_KNOWN + _sha256(idempotency_key), "digest", "job")
+        )
+        fields = self._fields(job_id) if job_id is not None else {}
+        if job_id is None or not fields:
+            return None
+        if digest != _sha256(request):
+            raise KeyReusedError
+        return record_from_fields(job_id, fields)
 
     def get(self, job_id: str) -> JobRecord:
         """The record of a job.
@@ -129,6 +173,14 @@ class JobStore:
         Raises:  LeaseLostError.
         """
         return self._finish(lease, "cancelled", "", "", "")
+
+    def give_back(self, lease: Lease) -> JobState:
+        """Put the job back into the queue, because its worker stops; the caller publishes it if that is its state now.
+
+        Raises:  LeaseLostError.
+        """
+        arguments = (lease.token, now_text(), QUEUED.model_dump_json())
+        return self._held(self._run(scripts.GIVE_BACK, lease.job_id, *arguments))
 
     def cancel(self, job_id: str) -> JobRecord:
         """Ask for the end of a job; a queued one ends now, one that ended stays as it is.
@@ -207,3 +259,7 @@ class JobStore:
 
     def _run(self, script: str, job_id: str, *arguments: str | float) -> Any:
         return self._client.eval(script, 2, _JOB + job_id, _INDEX, job_id, *arguments)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from kombu.exceptions import OperationalError
 from starlette.concurrency import run_in_threadpool
@@ -29,18 +29,28 @@ class JobDesk:
         self._queue = queue
         self._results = results
 
-    def submit(self, request: AnyJobRequest) -> JobRecord:
-        """Accept a request that was admitted.
+    def submit(
+        self, request: AnyJobRequest, admit: Callable[[AnyJobRequest], None], idempotency_key: str | None = None
+    ) -> tuple[JobRecord, bool]:
+        """Accept a request that `admit` lets pass, or find the job that the caller's key stands for.
 
         From the moment that the record is written the job is not lost: a message that cannot be sent now is sent
         by the reaper.
+
+        Returns:  the record, and whether it was there before.
+        Raises:  KeyReusedError, and what `admit` raises.
         """
-        record = self._store.create(request.kind, request.model_dump_json(exclude_none=True), request.tags)
-        try:
-            self._queue.publish(record.id)
-        except OperationalError as error:
-            _logger.warning("job %s waits for the reaper: %s", record.id, error)
-        return record
+        text = request.model_dump_json(exclude_none=True)
+        if idempotency_key is not None and (earlier := self._store.created_before(text, idempotency_key)):
+            return earlier, True  # what was admitted once is not asked about again
+        admit(request)
+        record, replayed = self._store.create(request.kind, text, request.tags, idempotency_key)
+        if not replayed:
+            try:
+                self._queue.publish(record.id)
+            except OperationalError as error:
+                _logger.warning("job %s waits for the reaper: %s", record.id, error)
+        return record, replayed
 
     def get(self, job_id: str) -> JobRecord:
         """Raises:  UnknownJobError."""

@@ -18,7 +18,7 @@ from api_schemas.problem import PROBLEM_MEDIA_TYPE, FieldError, Problem
 from api_schemas.random_matrix import RANDOM_MATRIX_LAWS
 from jobs.artifacts import UnknownArtifactError
 from jobs.results import ResultDamagedError
-from jobs.store import UnknownJobError
+from jobs.store import KeyReusedError, UnknownJobError
 from theory.errors import TheoryError
 
 MAX_ERRORS = 20
@@ -129,6 +129,16 @@ def register_problem_handlers(app: FastAPI) -> None:
     async def damaged_result(request: Request, error: ResultDamagedError) -> Response:
         _logger.error("%s", error)
         problem = Problem(type="/problems/result-damaged", title="The stored result is damaged or missing", status=500)
+        return problem_response(request, problem)
+
+    @app.exception_handler(KeyReusedError)
+    async def key_reused(request: Request, error: KeyReusedError) -> Response:
+        problem = Problem(
+            type="/problems/idempotency-key-reused",
+            title="The Idempotency-Key was sent with another request before",
+            status=422,
+            errors=[FieldError(loc=["header", "Idempotency-Key"], msg="stands for another request; send a new key")],
+        )
         return problem_response(request, problem)
 
     async def storage_away(request: Request, error: Exception) -> Response:

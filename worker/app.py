@@ -1,9 +1,11 @@
 """The Celery application of a worker: one task, and what happens at the start and end of its processes."""
 
 import logging
+import multiprocessing
 import os
 import socket
 import threading
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from checkpoints.directory import ModelsDirectory
 from jobs.artifacts import ArtifactStore
 from jobs.connection import connect
 from jobs.presence import SECONDS_BETWEEN_SIGNS, announce, withdraw
-from jobs.queue import RUN_JOB, celery_app
+from jobs.queue import RUN_JOB, JobQueue, celery_app
 from jobs.results import ResultStore
 from jobs.settings import WorkerSettings
 from jobs.store import JobStore
@@ -34,11 +36,22 @@ def create_worker(settings: WorkerSettings) -> Celery:
     hardware = find_hardware(settings)
     _limit_threads_of_children(hardware)
     _announce_presence(settings, hardware)
-    _register_task(app, settings, hardware)
+    _register_task(app, settings, hardware, _told_to_stop())
     return app
 
 
-def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware) -> None:
+def _told_to_stop() -> Event:
+    """Set in all processes of the pool, which share it from their fork on, when the worker shuts down."""
+    stopping = multiprocessing.Event()
+
+    @signals.worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
+    def stop(**_: Any) -> None:
+        stopping.set()
+
+    return stopping
+
+
+def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, stopping: Event) -> None:
     models = ModelsDirectory(settings.models_dir)
 
     @app.task(name=RUN_JOB)  # type: ignore[untyped-decorator]
@@ -47,7 +60,8 @@ def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware) ->
         store = JobStore(client, settings.lease_seconds, settings.max_attempts)
         with client:
             sources = Sources(models, ArtifactStore(settings.artifacts_dir).tokens)
-            JobRunner(store, ResultStore(settings.results_dir), sources, hardware, settings).run(job_id)
+            results, queue = ResultStore(settings.results_dir), JobQueue(settings.redis_url.get_secret_value())
+            JobRunner(store, queue, results, sources, hardware, settings, stopping.is_set).run(job_id)
 
 
 def _limit_threads_of_children(hardware: Hardware) -> None:

@@ -1,6 +1,7 @@
 """One attempt at a job: claim, compute, store, close."""
 
 import logging
+from collections.abc import Callable
 
 from api_schemas.job_requests import AnyJobRequest
 from api_schemas.spectrum import SpectrumRequest
@@ -10,6 +11,7 @@ from jobs.arrays import result_arrays
 from jobs.estimate import estimate
 from jobs.job_checkpoints import CheckpointStore, JobCheckpoints
 from jobs.job_estimate import job_memory_error
+from jobs.queue import JobQueue
 from jobs.results import ResultStore
 from jobs.settings import WorkerSettings
 from jobs.store import JobStore, Lease, LeaseLostError
@@ -18,7 +20,7 @@ from worker.failures import FailureKind, job_failure, parse_request, too_large
 from worker.forecast import Forecast
 from worker.hardware import Hardware
 from worker.hessian_vs_ggn_job import run_hessian_vs_ggn_job
-from worker.lease_keeper import JobCancelledError, LeaseKeeper
+from worker.lease_keeper import JobCancelledError, LeaseKeeper, WorkerStoppingError
 from worker.resumption import Resumption
 from worker.sources import Sources
 from worker.spectrum_job import run_spectrum_job
@@ -30,9 +32,18 @@ class JobRunner:
     """Runs jobs by id; every step may be killed, and the next claim goes on from the last checkpoint."""
 
     def __init__(
-        self, store: JobStore, results: ResultStore, sources: Sources, hardware: Hardware, settings: WorkerSettings
+        self,
+        store: JobStore,
+        queue: JobQueue,
+        results: ResultStore,
+        sources: Sources,
+        hardware: Hardware,
+        settings: WorkerSettings,
+        stopping: Callable[[], bool],
     ) -> None:
         self._store = store
+        self._queue = queue
+        self._stopping = stopping
         self._results = results
         self._sources = sources
         self._hardware = hardware
@@ -55,6 +66,9 @@ class JobRunner:
             digest = self._compute(lease, checkpoints.of_attempt(lease.job_id, lease.attempt))
         except JobCancelledError:
             self._store.close_cancelled(lease)
+        except WorkerStoppingError:
+            self._give_back(lease)
+            return
         except LeaseLostError:
             raise
         except Exception as error:  # noqa: BLE001 - the boundary where every error of a computation is translated
@@ -68,13 +82,22 @@ class JobRunner:
             self._store.succeed(lease, digest)
         checkpoints.discard(lease.job_id)
 
+    def _give_back(self, lease: Lease) -> None:
+        if self._store.give_back(lease) == "queued":
+            _logger.warning("job %s is given back: the worker stops", lease.job_id)
+            self._queue.publish(lease.job_id)
+
     def _compute(self, lease: Lease, checkpoints: JobCheckpoints) -> str:
         request = parse_request(self._store.request(lease.job_id))
         if error := job_memory_error(request, self._hardware.memory_bytes):
             raise too_large(error)
-        with LeaseKeeper(self._store, lease) as keeper:
+        with LeaseKeeper(self._store, lease, self._stopping) as keeper:
             resumption = Resumption(checkpoints, self._settings.checkpoint_seconds, self._hardware.device)
-            answer = self._answer(request, self._hardware.at_present(), keeper, resumption)
+            try:
+                answer = self._answer(request, self._hardware.at_present(), keeper, resumption)
+            except WorkerStoppingError:
+                resumption.save()
+                raise
             digest = self._stored(answer, keeper.report)
         keeper.write_last_progress()
         return digest

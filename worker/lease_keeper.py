@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -32,6 +33,10 @@ class JobCancelledError(Exception):
     """The caller wants the job no more."""
 
 
+class WorkerStoppingError(Exception):
+    """The worker was told to stop; the job goes on elsewhere."""
+
+
 class LeaseKeeper:
     """A thread that renews the lease; `report` is called by the computation, as often as it likes.
 
@@ -39,8 +44,9 @@ class LeaseKeeper:
     its job was cancelled ends with its process, which the pool replaces.
     """
 
-    def __init__(self, store: JobStore, lease: Lease) -> None:
+    def __init__(self, store: JobStore, lease: Lease, stopping: Callable[[], bool] = lambda: False) -> None:
         self._store = store
+        self._stopping = stopping
         self._lease = lease
         self._progress: Progress | None = Progress(phase="preparing", done=0, total=0, unit="")
         self._estimated_seconds: float | None = None
@@ -62,7 +68,7 @@ class LeaseKeeper:
     def report(self, phase: str, done: int, total: int) -> None:
         """Note how far the computation is.
 
-        Raises:  JobCancelledError or LeaseLostError when it is to stop.
+        Raises:  JobCancelledError, LeaseLostError or WorkerStoppingError when it is to stop.
         """
         self._progress = Progress(
             phase=phase,
@@ -75,6 +81,8 @@ class LeaseKeeper:
             raise LeaseLostError
         if self._cancelled_at is not None:
             raise JobCancelledError
+        if self._stopping():
+            raise WorkerStoppingError
 
     def expect(self, seconds: float) -> None:
         """Tell with all later progress that the computation takes so long."""

@@ -75,13 +75,23 @@ async def submit(
     desk: Desk,
     admission: Annotated[Admission, Depends(get_admission)],
     prefer: Annotated[str | None, Header(description="`wait=N`: answer once the job ended, or after N <= 60 s")] = None,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=255,
+            description="any text of the caller's: for a day the same key and body give the same job, so that a "
+            "request whose answer was lost can be sent again; with another body the key is refused",
+        ),
+    ] = None,
 ) -> Response:
     """A job is accepted when its record is on disk; the answer holds its id and where to follow it."""
     seconds = _preferred_wait(prefer)
-    await run_in_threadpool(admission.check, body)
-    record = await run_in_threadpool(desk.submit, body)
+    record, replayed = await run_in_threadpool(desk.submit, body, admission.check, idempotency_key)
     record = await desk.wait(record, seconds) if seconds else record
     headers = {"Location": str(request.url_for("get_job", job_id=record.id))}
+    if replayed:
+        headers["Idempotency-Replayed"] = "true"
     if seconds:
         headers["Preference-Applied"] = f"wait={seconds}"
     if not record.ended:

@@ -115,6 +115,23 @@ def test_the_whole_worker(own_server: Any, own_client: SpectrumClient, undisturb
     expect_second_attempt(own_server, own_client, job_id, undisturbed)
 
 
+def test_a_worker_that_is_told_to_stop_gives_its_job_back(
+    own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]
+) -> None:
+    """The next worker goes on at once, without waiting for the lease, and nothing is counted as lost."""
+    job_id = own_client.submit(JOB).id
+    wait_until_training(own_client, job_id)
+    os.kill(own_server.pids("-m worker")[0], signal.SIGTERM)
+    deadline = time.monotonic() + 3
+    while own_client.job(job_id).state != "queued":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    expect_second_attempt(own_server, own_client, job_id, undisturbed)
+    assert f"job {job_id} is given back" in own_server.log.read_text()
+    with own_server.redis() as redis:
+        assert redis.hget(f"spectrum:job:{job_id}", "losses") is None
+
+
 def test_redis(own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]) -> None:
     """The worker goes on computing, and the service answers 503 until Redis is back."""
     before = own_client.submit(JOB).id

@@ -10,7 +10,7 @@ from api_schemas.jobs import Progress
 from api_schemas.problem import Problem
 from jobs.queue import KEY_PREFIX, QUEUE
 from jobs.record import JobRecord, new_job_id
-from jobs.store import JobStore, LeaseLostError, UnknownJobError
+from jobs.store import JobStore, KeyReusedError, LeaseLostError, UnknownJobError
 
 PROBLEM = Problem(title="No", status=500)
 
@@ -27,7 +27,9 @@ def hasty_store(redis_client: redis.Redis) -> JobStore:
 
 
 def submit(store: JobStore, **tags: str) -> JobRecord:
-    return store.create("spectrum", "{}", tags)
+    record, replayed = store.create("spectrum", "{}", tags)
+    assert not replayed
+    return record
 
 
 def test_a_new_job_is_queued_and_read_back_as_written(store: JobStore) -> None:
@@ -35,6 +37,34 @@ def test_a_new_job_is_queued_and_read_back_as_written(store: JobStore) -> None:
     assert record.state == "queued"
     assert record.tags == {"paper": "figure 2"}
     assert store.get(record.id) == record
+
+
+def test_a_key_stands_for_one_job(store: JobStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: store.create("spectrum", "{}", {}, "key"), range(32)))
+    assert len({record.id for record, _ in made}) == 1
+    assert [replayed for _, replayed in made].count(False) == 1
+    job_id = made[0][0].id
+    assert [record.id for record in store.page(None, None, 100, None)] == [job_id]
+    found = store.created_before("{}", "key")
+    assert found is not None
+    assert found.id == job_id
+    assert store.created_before("{}", "another") is None
+    for call in (lambda: store.create("spectrum", "[]", {}, "key"), lambda: store.created_before("[]", "key")):
+        with pytest.raises(KeyReusedError):
+            call()
+    assert store.create("spectrum", "{}", {}, "another")[0].id != job_id
+
+
+def test_a_key_is_free_again_when_its_job_is_deleted(store: JobStore, redis_client: redis.Redis) -> None:
+    job_id = store.create("spectrum", "{}", {}, "key")[0].id
+    assert 0 < redis_client.ttl(redis_client.keys("spectrum:idempotency:*")[0]) <= 24 * 3600
+    store.cancel(job_id)
+    store.delete(job_id)
+    assert store.created_before("[]", "key") is None
+    record, replayed = store.create("spectrum", "[]", {}, "key")
+    assert record.id != job_id
+    assert not replayed
 
 
 def test_ids_sort_by_age() -> None:
@@ -147,6 +177,40 @@ def test_a_job_that_loses_every_worker_fails(hasty_store: JobStore) -> None:
     assert record.attempt == 2
     assert record.error is not None
     assert record.error.type == "/problems/workers-lost"
+
+
+def test_a_job_given_back_has_lost_no_worker(hasty_store: JobStore) -> None:
+    job_id = submit(hasty_store).id
+    for attempt in (1, 2, 3, 4):
+        lease = hasty_store.claim(job_id)
+        assert lease is not None
+        assert lease.attempt == attempt
+        hasty_store.renew(lease, Progress(phase="products", done=3, total=9, unit=""))
+        assert hasty_store.give_back(lease) == "queued"
+        assert hasty_store.get(job_id).progress.phase == "queued"
+        with pytest.raises(LeaseLostError):
+            hasty_store.give_back(lease)
+    for state in ("queued", "failed"):
+        hasty_store.claim(job_id)
+        hasty_store.recover_lost()
+        assert hasty_store.get(job_id).state == state
+
+
+def test_a_cancelled_job_is_not_given_back(store: JobStore) -> None:
+    job_id = submit(store).id
+    lease = store.claim(job_id)
+    assert lease is not None
+    store.cancel(job_id)
+    assert store.give_back(lease) == "cancelled"
+    assert store.get(job_id).finished_at is not None
+
+
+def test_which_jobs_are_over(store: JobStore) -> None:
+    queued, running, ended = (submit(store).id for _ in range(3))
+    store.claim(running)
+    store.cancel(ended)
+    assert store.over([queued, "0" * 32, running, ended]) == ["0" * 32, ended]
+    assert store.over([]) == []
 
 
 def test_a_cancelled_job_without_worker_ends(hasty_store: JobStore) -> None:

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from jobs.store import JobStore, LeaseLostError
-from worker.lease_keeper import JobCancelledError, LeaseKeeper
+from worker.lease_keeper import JobCancelledError, LeaseKeeper, WorkerStoppingError
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def report_until_stopped(keeper: LeaseKeeper, seconds: float = 5.0) -> None:
 
 
 def test_the_lease_outlives_its_seconds(store: JobStore) -> None:
-    job_id = store.create("spectrum", "{}", {}).id
+    job_id = store.create("spectrum", "{}", {})[0].id
     lease = store.claim(job_id)
     assert lease is not None
     with LeaseKeeper(store, lease) as keeper:
@@ -34,7 +34,7 @@ def test_the_lease_outlives_its_seconds(store: JobStore) -> None:
 
 
 def test_a_cancelled_job_stops_within_two_seconds(store: JobStore) -> None:
-    job_id = store.create("spectrum", "{}", {}).id
+    job_id = store.create("spectrum", "{}", {})[0].id
     lease = store.claim(job_id)
     assert lease is not None
     with LeaseKeeper(store, lease) as keeper:
@@ -46,10 +46,23 @@ def test_a_cancelled_job_stops_within_two_seconds(store: JobStore) -> None:
 
 
 def test_a_worker_that_lost_its_job_stops(store: JobStore, redis_client: redis.Redis) -> None:
-    job_id = store.create("spectrum", "{}", {}).id
+    job_id = store.create("spectrum", "{}", {})[0].id
     lease = store.claim(job_id)
     assert lease is not None
     with LeaseKeeper(store, lease) as keeper:
         redis_client.hset(f"spectrum:job:{job_id}", "token", "of another worker")
         with pytest.raises(LeaseLostError):
             report_until_stopped(keeper)
+
+
+def test_a_worker_that_is_told_to_stop_stops_and_keeps_the_lease(store: JobStore) -> None:
+    job_id = store.create("spectrum", "{}", {})[0].id
+    lease = store.claim(job_id)
+    assert lease is not None
+    told = [False]
+    with LeaseKeeper(store, lease, lambda: told[0]) as keeper:
+        keeper.report("products", 1, 2)
+        told[0] = True
+        with pytest.raises(WorkerStoppingError):
+            keeper.report("products", 2, 2)
+    assert store.give_back(lease) == "queued"
