@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import threading
 from multiprocessing.synchronize import Event
@@ -41,12 +42,25 @@ def create_worker(settings: WorkerSettings) -> Celery:
 
 
 def _told_to_stop() -> Event:
-    """Set in all processes of the pool, which share it from their fork on, when the worker shuts down."""
+    """Set in all processes of the pool, which share it from their fork on, when the worker is told to stop.
+
+    Celery's own signal `worker_shutting_down` comes when the time to give jobs back is over.
+    """
     stopping = multiprocessing.Event()
 
-    @signals.worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
-    def stop(**_: Any) -> None:
-        stopping.set()
+    def announce(number: int) -> None:
+        handle: Any = signal.getsignal(number)
+
+        def stop(*arguments: Any) -> None:
+            stopping.set()
+            handle(*arguments)
+
+        signal.signal(number, stop)
+
+    @signals.worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
+    def listen(**_: Any) -> None:
+        for number in (signal.SIGTERM, signal.SIGQUIT):
+            announce(number)
 
     return stopping
 
