@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -33,6 +34,12 @@ class Hardware:
     num_threads: int
     memory_bytes: int
     timings: Path | None = None  # file of what products were measured to take, kept for later jobs
+
+    @property
+    def signature(self) -> str:
+        """What two runs must share to round alike: half of a job computed elsewhere is not gone on with."""
+        place = f"{self.device}, {self.num_threads} threads, {self.memory_bytes} bytes"
+        return f"spectrum-server {version('spectrum-server')}, torch {torch.__version__}, {place}"
 
     def at_present(self) -> "Hardware":
         """The same, with less memory where others use the GPU; for the process that computes, as it touches CUDA.

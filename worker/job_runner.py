@@ -92,9 +92,10 @@ class JobRunner:
         if error := job_memory_error(request, self._hardware.memory_bytes):
             raise too_large(error)
         with LeaseKeeper(self._store, lease, self._stopping) as keeper:
-            resumption = Resumption(checkpoints, self._settings.checkpoint_seconds, self._hardware.device)
+            hardware, seconds = self._hardware, self._settings.checkpoint_seconds
+            resumption = Resumption(checkpoints, seconds, hardware.device, hardware.signature)
             try:
-                answer = self._answer(request, self._hardware.at_present(), keeper, resumption)
+                answer = self._answer(request, hardware.at_present(), keeper, resumption)
             except WorkerStoppingError:
                 resumption.save()
                 raise

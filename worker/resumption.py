@@ -52,6 +52,7 @@ class Resumption:
         checkpoints: of this attempt; None: nothing is kept.
         seconds: from one checkpoint to the next.
         device: of the tensors of states.
+        signature: of what computes; checkpoints of another are passed over.
     Attributes:
         notes: JSON values that every checkpoint holds.
     """
@@ -61,8 +62,9 @@ class Resumption:
         checkpoints: JobCheckpoints | None = None,
         seconds: float = 30.0,
         device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+        signature: str = "",
     ) -> None:
-        self._checkpoints, self._pause, self._device = checkpoints, seconds, device
+        self._checkpoints, self._pause, self._device, self._signature = checkpoints, seconds, device, signature
         self.finished: dict[str, Any] = {}
         self.under_way: dict[str, Callable[[], Any]] = {}
         self.notes: dict[str, Any] = {}
@@ -111,7 +113,13 @@ class Resumption:
         under_way = {name: _store(state, checkpoints) for name, state in states.items()}
         units: list[dict[str, Any]] = [*self._stored.values(), *under_way.values()]
         pieces = {digest for unit in units for tensor in unit["tensors"] for digest in tensor["pieces"]}
-        document = {"finished": self._stored, "under_way": under_way, "notes": self.notes, "seconds": self.seconds}
+        document = {
+            "signature": self._signature,
+            "finished": self._stored,
+            "under_way": under_way,
+            "notes": self.notes,
+            "seconds": self.seconds,
+        }
         checkpoints.commit(document, pieces)
 
     def _restore(self) -> None:
@@ -128,6 +136,8 @@ class Resumption:
 
     def _take(self, checkpoint: JobCheckpoint) -> None:
         document = checkpoint.document
+        if document["signature"] != self._signature:
+            raise ValueError(f"it was computed by {document['signature']:.200}")
         finished, left = (
             {name: _load(stored, checkpoint, self._device) for name, stored in document[part].items()}
             for part in ("finished", "under_way")

@@ -124,7 +124,7 @@ def test_a_job_killed_at_three_points_equals_the_undisturbed_one(name: str, tmp_
 
 
 @pytest.mark.usefixtures("always_due")
-@pytest.mark.parametrize("part", ["finished", "under_way", "notes", "seconds"])
+@pytest.mark.parametrize("part", ["finished", "under_way", "notes", "seconds", "signature"])
 def test_a_checkpoint_that_makes_no_sense_is_ignored(part: str, tmp_path: Path) -> None:
     fields = REQUESTS["lanczos"]
     undisturbed, num_reports = count_reports(fields)
@@ -143,6 +143,17 @@ def test_a_checkpoint_that_makes_no_sense_is_ignored(part: str, tmp_path: Path) 
     found = run(fields, lambda *call: calls.append(call[0]), kept)
     assert len(calls) == num_reports
     assert without_times(found) == without_times(undisturbed)
+
+
+@pytest.mark.usefixtures("always_due")
+def test_what_another_machine_computed_is_not_gone_on_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ours, theirs = (Hardware(CPU, threads, 2**33).signature for threads in (1, 2))
+    first = Resumption(JobCheckpoints(tmp_path, "job", 1), 0.0, signature=theirs)
+    first.unit("a").finish(1)
+    first.save()
+    assert Resumption(JobCheckpoints(tmp_path, "job", 2), 0.0, signature=ours).unit("a").value is None
+    assert "2 threads" in caplog.text
+    assert Resumption(JobCheckpoints(tmp_path, "job", 2), 0.0, signature=theirs).unit("a").value == 1
 
 
 def test_checkpoints_are_written_when_they_are_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
