@@ -34,14 +34,12 @@ COMPARISON: dict[str, Any] = {
 }
 
 
+HASTY = {"SPECTRUM_LEASE_SECONDS": "3", "SPECTRUM_CHECKPOINT_SECONDS": "0.1"}
+
+
 @pytest.fixture(scope="module")
 def own_server(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    server = start_server(
-        tmp_path_factory.mktemp("faults") / "data",
-        SPECTRUM_LEASE_SECONDS="3",
-        SPECTRUM_REPUBLISH_SECONDS="2",
-        SPECTRUM_CHECKPOINT_SECONDS="0.1",
-    )
+    server = start_server(tmp_path_factory.mktemp("faults") / "data", **HASTY, SPECTRUM_REPUBLISH_SECONDS="2")
     yield server
     server.stop()
 
@@ -171,7 +169,7 @@ def test_everything_at_once_and_a_new_start(
     start_server: Callable[..., Any], tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
     data = tmp_path / "data"
-    server = start_server(data, SPECTRUM_LEASE_SECONDS="3")
+    server = start_server(data, **HASTY)
     with SpectrumClient(server.url) as client:
         finished = client.submit(JOB | {"train": None}, wait_seconds=60).id
         running = client.submit(JOB).id
@@ -182,7 +180,7 @@ def test_everything_at_once_and_a_new_start(
         server.process.wait(10)
     for pid in pids:
         wait_until_gone(Path(f"/proc/{pid}"))
-    server = start_server(data, SPECTRUM_LEASE_SECONDS="3")
+    server = start_server(data, **HASTY)
     with SpectrumClient(server.url) as client:
         assert client.result(finished).num_parameters == 64 * 8 + 8 + 8 * 10 + 10
         expect_second_attempt(server, client, running, undisturbed)
