@@ -67,11 +67,12 @@ def test_a_job_is_split_to_fit_and_gives_the_same() -> None:
     assert split.peak_bytes <= TIGHT
     assert memory_error(request, TIGHT) is None
     program = [sys.executable, "-c", PROGRAM, json.dumps(REQUEST), str(AMPLE), str(TIGHT)]
-    done = subprocess.run(program, capture_output=True, text=True, check=True, timeout=250)
-    ample, tight = map(json.loads, done.stdout.splitlines())
+    # twice: two processes lay out their heaps differently, which changes a peak by up to 15 %
+    runs = [subprocess.run(program, capture_output=True, text=True, check=True, timeout=120) for _ in range(2)]
+    (ample, tight), (other_ample, other_tight) = (map(json.loads, run.stdout.splitlines()) for run in runs)
     assert (ample[1], tight[1]) == (12288, split.micro_batch_size)
-    assert ample[0] == pytest.approx(whole.peak_bytes, rel=0.2)
-    assert tight[0] <= TIGHT < ample[0]
+    assert (ample[0] + other_ample[0]) / 2 == pytest.approx(whole.peak_bytes, rel=0.2)
+    assert max(tight[0], other_tight[0]) <= TIGHT < min(ample[0], other_ample[0])
     assert tight[2] == ample[2]
     assert tight[3:] == pytest.approx(ample[3:], rel=1e-4)
 
