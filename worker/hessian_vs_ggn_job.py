@@ -8,6 +8,7 @@ import torch
 from api_schemas.hessian_vs_ggn import MATRICES, ComparedMatrix, HessianVsGgnRequest
 from api_schemas.hessian_vs_ggn_results import ComparisonPoint, ComparisonRun, HessianVsGgnResult, TopEigenvalue
 from api_schemas.spectrum import TopKMethod
+from curvature.algorithms.thick_restart import top_eigenpairs
 from curvature.data.base import Dataset
 from curvature.data.token_stream import TokenStream
 from curvature.losses.cross_entropy import CrossEntropy
@@ -23,7 +24,6 @@ from worker.operators import build_operator
 from worker.provenance import computation, digest, used_checkpoint
 from worker.resumption import Resumption, Unit
 from worker.sources import NO_SOURCES, Sources
-from worker.spectra import top_eigenpairs
 from worker.spectrum_job import COMPILER_BYTES, UNUSED_PRODUCTS
 from worker.translation import (
     PRECISIONS,
@@ -232,8 +232,11 @@ class _ModelRuns:
         asked = request.spectrum_request(self._spec, matrix)
         operator = build_operator(asked, risk, parameters, self.execution, plan.recording_bytes, self._tally.note)
         generator = _generator(seed, START_VECTORS, step, MATRICES.index(matrix))
-        assert isinstance(asked.method, TopKMethod)
-        found = top_eigenpairs(asked.method, operator, plan, generator, self._tally.note, unit)
+        method = asked.method
+        assert isinstance(method, TopKMethod)
+        ends = (method.k, method.which, method.tolerance)
+        limits = (method.max_products, plan.vector_bytes)
+        found = top_eigenpairs(operator, *ends, generator, self._tally.note, *limits, unit)
         self._spent["num_products"] += found.num_products
         self._spent["fallback"] = self.fallback or operator.fallback_reason
         top = TopEigenvalue(

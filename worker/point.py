@@ -11,7 +11,7 @@ from curvature.models.base import Model
 from curvature.parameters import Parameters
 from curvature.progress import Progress
 from curvature.risk import EmpiricalRisk
-from curvature.training import Training, checkpoint, summarise_training
+from curvature.training import train
 from worker.hardware import Hardware
 from worker.resumption import Unit
 from worker.sources import Sources
@@ -57,16 +57,8 @@ def reach_point(
         return Point(model, dataset, parameters, None)
     trained = unit.value
     if trained is None:
-        plan = build_plan(request.train, micro_batch_size)
-        training = Training(model, loss, dataset, plan)
-        state = training.start(parameters, generator_of(request.train.seed))
-        state = state if unit.state is None else training.resume(unit.state)
-        while not training.finished(state):
-            training.advance(state)
-            progress("training", state.num_steps, plan.num_steps)
-            unit.offer(lambda: checkpoint(state))
-        risk = EmpiricalRisk(model, loss, dataset.split(micro_batch_size))
-        trained = summarise_training(state, risk)
+        plan, generator = build_plan(request.train, micro_batch_size), generator_of(request.train.seed)
+        trained = train(model, loss, dataset, parameters, plan, generator, progress, unit)
         unit.finish(trained)
     report = TrainingReport(
         num_steps=trained.num_steps,

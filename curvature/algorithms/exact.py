@@ -8,7 +8,7 @@ from torch import Tensor
 from curvature.algorithms.vectors import norm
 from curvature.operators.base import SymmetricOperator, Triangle
 from curvature.operators.dense import mirrored
-from curvature.progress import Progress, ignore_progress
+from curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
 from curvature.results import ExactSpectrum, FloatArray, Inertia
 
 COLUMNS = 128  # of eigenvectors whose residuals are measured at once
@@ -17,7 +17,10 @@ ZERO_ROUNDINGS = 10
 
 
 def exact_spectrum(
-    operator: SymmetricOperator, eigenvectors: bool = False, progress: Progress = ignore_progress
+    operator: SymmetricOperator,
+    eigenvectors: bool = False,
+    progress: Progress = ignore_progress,
+    continuation: Continuation = FROM_THE_START,
 ) -> ExactSpectrum:
     """Every eigenvalue, from P products and a dense float64 eigenvalue problem on the operator's device.
 
@@ -30,11 +33,13 @@ def exact_spectrum(
     Args:
         eigenvectors: whether to return unit eigenvectors, in rows, and their residuals.
         progress: told as "products" after each block of columns, then once as "eigenvalues".
+        continuation: a `Triangle` to go on from, and who keeps it while it is filled.
     Raises:  NonFiniteError if a product holds NaN or infinity.
     """
-    triangle = operator.start_triangle()
+    triangle: Triangle = continuation.state or operator.start_triangle()
     for _ in operator.fill_triangle(triangle):
         progress("products", triangle.num_columns, operator.dim)
+        continuation.offer(lambda: triangle)
     found = summarise_triangle(operator, triangle, eigenvectors)
     progress("eigenvalues", 1, 1)
     return found

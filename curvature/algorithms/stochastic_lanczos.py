@@ -21,7 +21,7 @@ from curvature.algorithms.quadrature import extreme_ritz_values, gauss_quadratur
 from curvature.algorithms.vectors import sphere_probe
 from curvature.errors import InvalidProblemError
 from curvature.operators.base import SymmetricOperator
-from curvature.progress import Progress, ignore_progress
+from curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
 from curvature.results import LanczosSpectrum, Reorthogonalisation
 
 
@@ -147,6 +147,7 @@ def lanczos_spectrum(
     memory_bytes: int | None = None,
     log_kappa: float = LOG_KAPPA,
     log_epsilon: float = LOG_EPSILON,
+    continuation: Continuation = FROM_THE_START,
 ) -> LanczosSpectrum:
     """Stochastic Lanczos quadrature: num_probes runs of min(num_steps, P) steps, fewer where a subspace is invariant.
 
@@ -162,14 +163,18 @@ def lanczos_spectrum(
             curves stay right but need more steps. None: full if it fits `memory_bytes` for one probe.
         memory_bytes: of the vectors of probes and their products, at most; None: without limit.
         log_kappa, log_epsilon: sharpness and shift (in units of A) of the log density.
+        continuation: a `LanczosSweep` to go on from, and who keeps later ones.
     Raises:  NonFiniteError if a product holds NaN or infinity; InvalidProblemError on counts below 1, kappa <= 1, or
         memory that does not hold one probe.
     Source:  Golub & Meurant, Matrices, Moments and Quadrature, 2010; Papyan, JMLR 21 (2020) 1-64.
     """
     smoothing = Smoothing(num_points, kappa, margin, log_kappa, log_epsilon)
     smoothing.check()  # before the products are spent
-    sweep = start_sweep(operator, num_steps, num_probes, generator, reorthogonalisation, memory_bytes)
+    sweep: LanczosSweep = continuation.state or start_sweep(
+        operator, num_steps, num_probes, generator, reorthogonalisation, memory_bytes
+    )
     while not sweep.finished:
         advance_sweep(operator, sweep)
         progress("products", sweep.num_settled, sweep.num_steps * num_probes)
+        continuation.offer(lambda: sweep)
     return summarise_sweep(operator, sweep, smoothing)

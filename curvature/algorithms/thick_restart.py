@@ -13,7 +13,7 @@ from curvature.algorithms.ritz import RitzPairs, Which, order, ritz_pairs, steps
 from curvature.algorithms.vectors import gaussian_vector, norm, orthogonalise, rotate
 from curvature.errors import InvalidProblemError, NonFiniteError
 from curvature.operators.base import SymmetricOperator
-from curvature.progress import Progress, ignore_progress
+from curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
 from curvature.results import TopEigenpairs
 
 Phase: TypeAlias = Literal["search", "verify", "finished"]
@@ -277,6 +277,7 @@ def top_eigenpairs(
     progress: Progress = ignore_progress,
     max_products: int | None = None,
     memory_bytes: int | None = None,
+    continuation: Continuation = FROM_THE_START,
 ) -> TopEigenpairs:
     """k eigenpairs from the ends of the spectrum, each eigenvalue as often as it is repeated.
 
@@ -291,12 +292,16 @@ def top_eigenpairs(
         progress: told as "products" after each block, of max_products.
         max_products: None: 100 for each eigenpair, at least 1,000. What has not converged then says so.
         memory_bytes: of the basis and the products, at most; None: 80 vectors beside the wanted ones, at least 2 k.
+        continuation: a `SubspaceState` to go on from, and who keeps later ones.
     Raises:  NonFiniteError if a product holds NaN or infinity; InvalidProblemError if k is not in 1 .. P, products are
         fewer than k, or the memory does not hold k + 4 vectors.
     Source:  Wu & Simon, SIAM J. Matrix Anal. Appl. 22 (2000) 602-616, for thick restarts.
     """
-    state = start_search(operator, k, which, tolerance, generator, max_products, memory_bytes)
+    state: SubspaceState = continuation.state or start_search(
+        operator, k, which, tolerance, generator, max_products, memory_bytes
+    )
     while state.phase != "finished":
         advance_search(operator, state)
         progress("products", state.num_products, state.max_products)
+        continuation.offer(lambda: state)
     return summarise_search(operator, state)

@@ -13,7 +13,7 @@ from curvature.algorithms.vectors import norm, sphere_probe
 from curvature.algorithms.xtrace import leave_one_out
 from curvature.errors import InvalidProblemError
 from curvature.operators.base import SymmetricOperator
-from curvature.progress import Progress, ignore_progress
+from curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
 from curvature.results import DiagonalEstimate, Estimate, StochasticTrace
 
 Estimator: TypeAlias = Literal["hutchinson", "hutch++", "xtrace"]
@@ -63,6 +63,7 @@ def trace_estimate(
     tolerance: float | None = None,
     max_products: int | None = None,
     diagonal: bool = False,
+    continuation: Continuation = FROM_THE_START,
 ) -> StochasticTrace:
     """tr A with a standard error that holds, by so many products or to a tolerance.
 
@@ -78,16 +79,21 @@ def trace_estimate(
             trace may be zero. Products double until it is met.
         max_products: in search of a tolerance; None: 10,000.
         diagonal: whether to estimate the diagonal of A, too.
+        continuation: a `TraceState` to go on from, and who keeps later ones.
     Raises:  NonFiniteError if a product holds NaN or infinity; InvalidProblemError unless one of num_probes and
         tolerance is given and positive, or if products are too few for the estimator.
     Source:  Meyer, Musco, Musco & Woodruff, SOSA 2021, 142-155, for hutch++; Epperly, Tropp & Webber, SIAM J. Matrix
         Anal. Appl. 45 (2024) 1-23, for xtrace; Hutchinson, Commun. Stat. Simul. Comput. 19 (1990) 433-450, with probes
         on the sphere.
     """
-    state = start_trace(operator, estimator, generator, num_probes, tolerance, max_products, diagonal)
+    state: TraceState = continuation.state or start_trace(
+        operator, estimator, generator, num_probes, tolerance, max_products, diagonal
+    )
     while not state.finished:
         advance_trace(operator, state)
         progress("products", state.num_products, max(state.total, state.num_products))
+        if not state.finished:  # what was found is no state
+            continuation.offer(lambda: state)
     return summarise_trace(state)
 
 

@@ -15,7 +15,7 @@ from curvature.data.token_stream import TokenStream
 from curvature.losses.base import Loss
 from curvature.models.base import Model
 from curvature.parameters import Parameters
-from curvature.progress import Progress, ignore_progress
+from curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
 from curvature.risk import EmpiricalRisk
 from curvature.training.batches import batches_of
 from curvature.training.plan import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
@@ -24,6 +24,7 @@ from curvature.training.state import (
     TrainingResult,
     TrainingState,
     check_finite,
+    checkpoint,
     summarise_training,
 )
 
@@ -139,17 +140,22 @@ def train(
     plan: TrainingPlan,
     generator: torch.Generator,
     progress: Progress = ignore_progress,
+    continuation: Continuation = FROM_THE_START,
 ) -> TrainingResult:
     """Follow the plan to its end: with `Sgd` theta <- theta - learning_rate * multiplier * gradient of the mean loss.
 
-    Args:  parameters, the start, not changed; generator, a CPU generator for the order of the samples, which moves on.
+    Args:  parameters, the start, not changed; generator, a CPU generator for the order of the samples, which moves on;
+        progress, told as "training" after each step; continuation, a `TrainingCheckpoint` to go on from, and who keeps
+        later ones.
     Raises:  NonFiniteError when the loss is no longer finite; InvalidProblemError if data, model and loss do not fit.
     """
     training = Training(model, loss, dataset, plan)
-    state = training.start(parameters, generator)
+    begun = continuation.state
+    state = training.start(parameters, generator) if begun is None else training.resume(begun)
     while not training.finished(state):
         training.advance(state)
         progress("training", state.num_steps, plan.num_steps)
+        continuation.offer(lambda: checkpoint(state))
     return summarise_training(state, EmpiricalRisk(model, loss, dataset.split(plan.micro_batch_size)))
 
 
