@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api_schemas.closed_form import ClosedFormRequest
 from api_schemas.job_requests import JobRequest
+from api_schemas.problem import Problem
 from api_schemas.random_matrix import RandomMatrixRequest
 from checkpoints.directory import ModelsDirectory
 from jobs.artifacts import ArtifactStore
@@ -84,5 +85,5 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     register_problem_handlers(app)
     for part in (closed_form, random_matrix, artifacts, jobs, estimates, models, health):
         app.include_router(part.router, prefix=_PREFIX)
-    document_bodies(app, ClosedFormRequest, RandomMatrixRequest, JobRequest)
+    document_bodies(app, ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)
     return app

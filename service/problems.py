@@ -11,6 +11,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from api_schemas.closed_form_models import CLOSED_FORM_KINDS
 from api_schemas.job_requests import JOB_KINDS
@@ -54,6 +55,7 @@ _UNIONS = {
     "x": {"numbers", "rows", "sequences"},
     "y": {"numbers", "rows", "sequences"},
 }
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 _UNKNOWN_KIND = {"union_tag_invalid", "union_tag_not_found"}
 
 _logger = logging.getLogger(__name__)
@@ -160,7 +162,10 @@ def register_problem_handlers(app: FastAPI) -> None:
             return problem_response(request, BODY_TOO_LARGE)
         title = _TITLES.get(error.status_code, "Request refused")
         problem = Problem(title=title, status=error.status_code, detail=str(error.detail)[:_MAX_MESSAGE_LENGTH])
-        return problem_response(request, problem, error.headers)
+        headers = {**(error.headers or {})}
+        if error.status_code == 405:
+            headers["Allow"] = _allowed_methods(request)
+        return problem_response(request, problem, headers)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> Response:
@@ -170,6 +175,16 @@ def register_problem_handlers(app: FastAPI) -> None:
     async def unforeseen(request: Request, error: Exception) -> Response:
         _logger.exception("unforeseen error", exc_info=error)
         return problem_response(request, Problem(title="Internal error", status=500))
+
+
+def _allowed_methods(request: Request) -> str:
+    """Those of every route at this path; Starlette names the first one's alone."""
+    scope = {"type": "http", "path": request.url.path, "root_path": "", "headers": []}
+    return ", ".join(
+        method
+        for method in _METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    )
 
 
 def _field_error(error: Mapping[str, Any]) -> FieldError:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from api_schemas.artifacts import Artifact, ArtifactPage
 from jobs.artifacts import ArtifactStore
 from service.content_type import media_type, require_identity, unsupported_media_type
-from service.page_tokens import id_of_token, token_of_id
+from service.page_tokens import PageToken, id_of_token, token_of_id
 from service.routes.documentation import INVALID, TOKEN_UPLOAD, problem_documentation
 from service.uploads.tokens import TOKEN_MEDIA_TYPES, store_tokens
 
@@ -71,7 +71,7 @@ async def upload(request: Request, store: Store) -> Response:
 def list_artifacts(
     store: Store,
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,
-    page_token: Annotated[str | None, Query(max_length=100)] = None,
+    page_token: PageToken = None,
 ) -> ArtifactPage:
     """One page of artifacts; `next_page_token` leads to the next."""
     artifacts, last = store.page(page_size, id_of_token(page_token))

@@ -7,17 +7,17 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from api_schemas.closed_form import FIELD_PATHS
-from api_schemas.problem import PROBLEM_MEDIA_TYPE, Problem
+from api_schemas.problem import PROBLEM_MEDIA_TYPE
 
 Responses = dict[int | str, dict[str, Any]]
 
 
 def problem_documentation(**descriptions: str) -> Responses:
-    """Documented problems: keyword `status_422="when"` for each."""
+    """Documented problems: keyword `status_422="when"` for each; `document_bodies` must know the message."""
     return {
         int(name.removeprefix("status_")): {
             "description": description,
-            "content": {PROBLEM_MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
+            "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         for name, description in descriptions.items()
     }

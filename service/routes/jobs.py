@@ -17,7 +17,7 @@ from jobs.record import JobRecord
 from service.admission import Admission
 from service.bodies import json_message
 from service.job_desk import JobDesk
-from service.page_tokens import id_of_token, token_of_id
+from service.page_tokens import PageToken, id_of_token, token_of_id
 from service.problems import invalid_query
 from service.representations import MEDIA_TYPES, not_acceptable, require_format
 from service.resmoothing import SmoothingChange, smoothed
@@ -106,7 +106,7 @@ def list_jobs(
     state: JobState | None = None,
     tag: Annotated[str | None, Query(description="`name:value`", max_length=400)] = None,
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,
-    page_token: Annotated[str | None, Query(max_length=100)] = None,
+    page_token: PageToken = None,
 ) -> JobPage:
     """One page of jobs; `next_page_token` leads to the next."""
     records, last = desk.page(state, _parsed_tag(tag), page_size, id_of_token(page_token))

@@ -1,5 +1,6 @@
 """The OpenAPI document: complete, offline, and its examples work."""
 
+import json
 import re
 from typing import Any
 
@@ -38,6 +39,23 @@ def test_every_endpoint_is_described_with_its_problems(document: dict[str, Any])
         for status, response in operation["responses"].items():
             if int(status) >= 400:
                 assert list(response["content"]) == ["application/problem+json"], (path, status)
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    references = set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(document)))
+    assert "#/components/schemas/Problem" in references
+    for reference in references:
+        place: Any = document
+        for part in reference.removeprefix("#/").split("/"):
+            place = place[part]
+
+
+def test_a_method_that_an_address_has_not_is_told_those_that_it_has(document: dict[str, Any], server: Any) -> None:
+    for path, item in document["paths"].items():
+        address = re.sub(r"\{name\}", "png", re.sub(r"\{\w+_id\}|\{model_name\}", "0" * 32, path))
+        answer = httpx.patch(f"{server.url}{address}")
+        assert answer.status_code == 405, path
+        assert set(answer.headers["allow"].split(", ")) == {method.upper() for method in item}, path
 
 
 def test_the_example_of_every_endpoint_works(document: dict[str, Any], server: Any, client: SpectrumClient) -> None:
