@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from logs.configuration import LogSettings
 
 PREFIX = "SPECTRUM_"
 OTHER_VARIABLES = frozenset(
@@ -18,7 +20,7 @@ class SettingsError(Exception):
     """A variable that the process cannot start with."""
 
 
-class StorageSettings(BaseSettings):
+class StorageSettings(LogSettings):
     """Where jobs and results live."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)

@@ -8,6 +8,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from jobs.settings import ServiceSettings, SettingsError
+from logs.configuration import configure_logging
 from service.app import create_app
 
 
@@ -19,6 +20,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         settings = ServiceSettings.load()
+        configure_logging(settings)
     except SettingsError as error:
         print(f"spectrum service: {error}", file=sys.stderr)
         sys.exit(os.EX_CONFIG)
@@ -32,7 +34,7 @@ def serve(app: FastAPI, host: str, port: int) -> None:
         host=host,
         port=port,
         access_log=False,
-        log_level="warning",
+        log_config=None,
         timeout_graceful_shutdown=3,
         proxy_headers=False,
     )

@@ -7,12 +7,14 @@ import warnings
 from celery.platforms import SecurityWarning
 
 from jobs.settings import SettingsError, WorkerSettings
+from logs.configuration import configure_logging
 
 
 def main() -> None:
     """Read the settings, then start the pool."""
     try:
         settings = WorkerSettings.load()
+        configure_logging(settings)
         from worker.app import create_worker  # noqa: PLC0415 - a wrong variable is told before torch is loaded
 
         worker = create_worker(settings)
@@ -21,9 +23,7 @@ def main() -> None:
         sys.exit(os.EX_CONFIG)
     # Celery warns root of messages that execute code; ours are JSON that holds an id.
     warnings.simplefilter("ignore", SecurityWarning)
-    worker.worker_main(
-        ["--quiet", "worker", "--loglevel", "WARNING", "--without-gossip", "--without-mingle", "-n", "spectrum@%h"]
-    )
+    worker.worker_main(["--quiet", "worker", "--without-gossip", "--without-mingle", "-n", "spectrum@%h"])
 
 
 if __name__ == "__main__":

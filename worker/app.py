@@ -35,6 +35,7 @@ def create_worker(settings: WorkerSettings) -> Celery:
     app = celery_app(settings.redis_url.get_secret_value())
     app.conf.update(worker_pool="prefork", worker_concurrency=settings.concurrency)
     hardware = find_hardware(settings)
+    _keep_logging_as_configured()
     _limit_threads_of_children(hardware)
     _announce_presence(settings, hardware)
     _register_task(app, settings, hardware, _told_to_stop())
@@ -76,6 +77,13 @@ def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, st
             sources = Sources(models, ArtifactStore(settings.artifacts_dir).tokens)
             results, queue = ResultStore(settings.results_dir), JobQueue(settings.redis_url.get_secret_value())
             JobRunner(store, queue, results, sources, hardware, settings, stopping.is_set).run(job_id)
+
+
+def _keep_logging_as_configured() -> None:
+    # Celery configures logging of its own unless somebody listens here.
+    @signals.setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
+    def keep(**_: Any) -> None:
+        pass
 
 
 def _limit_threads_of_children(hardware: Hardware) -> None:

@@ -15,6 +15,7 @@ from jobs.queue import JobQueue
 from jobs.results import ResultStore
 from jobs.settings import WorkerSettings
 from jobs.store import JobStore, Lease, LeaseLostError
+from logs.context import log_fields
 from worker.answer import Answer
 from worker.failures import FailureKind, job_failure, parse_request, too_large
 from worker.forecast import Forecast
@@ -55,20 +56,24 @@ class JobRunner:
         if lease is None:
             _logger.info("job %s is not waiting; its message is dropped", job_id)
             return
-        try:
-            self._attempt(lease)
-        except LeaseLostError:
-            _logger.warning("job %s was taken away; its work is dropped", job_id)
+        with log_fields(job_id=job_id, attempt=lease.attempt):
+            _logger.info("job claimed", extra={"event": "claimed"})
+            try:
+                state = self._attempt(lease)
+            except LeaseLostError:
+                _logger.warning("job %s was taken away; its work is dropped", job_id)
+                state = "lost"
+            _logger.info("attempt ended: %s", state, extra={"event": "ended", "state": state})
 
-    def _attempt(self, lease: Lease) -> None:
+    def _attempt(self, lease: Lease) -> str:
+        """What became of the job: its state, or `lost`."""
         checkpoints = CheckpointStore(self._settings.checkpoints_dir)
         try:
             digest = self._compute(lease, checkpoints.of_attempt(lease.job_id, lease.attempt))
         except JobCancelledError:
-            self._store.close_cancelled(lease)
+            state = self._store.close_cancelled(lease)
         except WorkerStoppingError:
-            self._give_back(lease)
-            return
+            return self._give_back(lease)
         except LeaseLostError:
             raise
         except Exception as error:  # noqa: BLE001 - the boundary where every error of a computation is translated
@@ -76,16 +81,19 @@ class JobRunner:
             _logger.warning("job %s failed (%s): %s", lease.job_id, failure.kind.value, failure.problem.title)
             # A transient failure keeps the lease, which lapses: the reaper then tries again and counts the attempts.
             if failure.kind is FailureKind.TRANSIENT:
-                return
-            self._store.fail(lease, failure.problem)
+                return "lost"
+            state = self._store.fail(lease, failure.problem)
         else:
-            self._store.succeed(lease, digest)
+            state = self._store.succeed(lease, digest)
         checkpoints.discard(lease.job_id)
+        return state
 
-    def _give_back(self, lease: Lease) -> None:
-        if self._store.give_back(lease) == "queued":
+    def _give_back(self, lease: Lease) -> str:
+        state = self._store.give_back(lease)
+        if state == "queued":
             _logger.warning("job %s is given back: the worker stops", lease.job_id)
             self._queue.publish(lease.job_id)
+        return state
 
     def _compute(self, lease: Lease, checkpoints: JobCheckpoints) -> str:
         request = parse_request(self._store.request(lease.job_id))

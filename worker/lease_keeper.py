@@ -1,5 +1,6 @@
 """Keeps a job's lease while it is computed, carries its progress out and the wish to cancel in."""
 
+import contextvars
 import logging
 import os
 import threading
@@ -53,7 +54,8 @@ class LeaseKeeper:
         self._cancelled_at: float | None = None
         self._lost = threading.Event()
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
+        context = contextvars.copy_context()  # so that the thread's lines name the job, too
+        self._thread = threading.Thread(target=context.run, args=(self._keep,), name="lease-keeper", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -118,5 +120,8 @@ class LeaseKeeper:
         self._cancelled_at = self._cancelled_at or now
         if now - self._cancelled_at > SECONDS_TO_STOP and not self._closed.is_set():
             self._store.close_cancelled(self._lease)
-            _logger.warning("job %s did not hear that it is cancelled: its process ends", self._lease.job_id)
+            fields = {"event": "ended", "state": "cancelled"}
+            _logger.warning(
+                "job %s did not hear that it is cancelled: its process ends", self._lease.job_id, extra=fields
+            )
             os._exit(os.EX_TEMPFAIL)
