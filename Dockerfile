@@ -49,7 +49,8 @@ FROM base AS runtime
 RUN groupadd --gid 10001 spectrum \
     && useradd --uid 10001 --gid spectrum --no-create-home --home-dir /tmp --shell /usr/sbin/nologin spectrum \
     && install -d -o spectrum -g spectrum /var/lib/spectrum /var/lib/spectrum/results \
-        /var/lib/spectrum/models
+        /var/lib/spectrum/models \
+    && install -d -m 0700 -o spectrum -g spectrum /var/lib/spectrum/keys
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     MPLCONFIGDIR=/tmp/matplotlib \

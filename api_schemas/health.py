@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from api_schemas.message import Message
 
 
@@ -24,4 +26,4 @@ class Readiness(Message):
     """Closed forms and jobs are served."""
 
     status: Literal["ready"] = "ready"
-    workers: list[WorkerStatus]
+    workers: list[WorkerStatus] = Field(description="empty for callers without a key, where one is needed")

@@ -49,6 +49,8 @@ class Job(Message):
     finished_at: datetime | None
     error: Problem | None
     tags: dict[str, str]
+    owner: str | None = Field(default=None, description="id of the key that submitted it; null: none was needed")
+    shared: bool = Field(default=False, description="whether every key may read it")
     links: Links
 
 

@@ -179,6 +179,7 @@ class SpectrumRequest(RequestMessage):
     tags: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]] = Field(
         default_factory=dict, max_length=32
     )
+    shared: bool = Field(default=False, description="whether every key of the server may read the job and its result")
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:

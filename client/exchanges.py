@@ -80,6 +80,11 @@ class Exchange(Generic[T]):
         raise refusal(response)
 
 
+def authorization(api_key: str | None) -> dict[str, str]:
+    """Headers of whoever has this key."""
+    return {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+
+
 def refusal(response: httpx.Response) -> ProblemResponseError:
     """The error that an answer without success is."""
     try:

@@ -33,10 +33,12 @@ class SpectrumClient:
 
     Every method raises ProblemResponseError where the server refuses, ServerUnreachableError where it does not answer.
     Requests are `api_schemas` models or plain dictionaries of the same fields.
+
+    Args:  base_url, where it listens; api_key, for a server that wants one.
     """
 
-    def __init__(self, base_url: str = DEFAULT_URL) -> None:
-        self._http = httpx.Client(base_url=base_url)
+    def __init__(self, base_url: str = DEFAULT_URL, api_key: str | None = None) -> None:
+        self._http = httpx.Client(base_url=base_url, headers=exchanges.authorization(api_key))
 
     def closed_form(self, request: Body | bytes) -> ClosedFormSpectrum:
         """The whole Hessian spectrum of a network that has a formula.
@@ -192,8 +194,8 @@ class SpectrumClient:
 class AsyncSpectrumClient:
     """`SpectrumClient` for asyncio: the same methods, awaited."""
 
-    def __init__(self, base_url: str = DEFAULT_URL) -> None:
-        self._http = httpx.AsyncClient(base_url=base_url)
+    def __init__(self, base_url: str = DEFAULT_URL, api_key: str | None = None) -> None:
+        self._http = httpx.AsyncClient(base_url=base_url, headers=exchanges.authorization(api_key))
 
     async def closed_form(self, request: Body | bytes) -> ClosedFormSpectrum:
         """The whole Hessian spectrum of a network that has a formula.

@@ -1,6 +1,7 @@
 """The `spectrum` command: the server from a shell; requests are JSON files, `-` reads standard input."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from client.http import DEFAULT_URL, SpectrumClient
 from client.progress import job_progress
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Eigenvalue spectra from a spectrum server.")
+
+KEY_VARIABLE = "SPECTRUM_API_KEY"
+"""Of the API key, which is no option: the arguments of a process can be read by others."""
 
 Url = Annotated[str, typer.Option(envvar="SPECTRUM_URL", help="where the server listens")]
 RequestFile = Annotated[str, typer.Argument(help="JSON file with the request, or - for standard input")]
@@ -180,7 +184,7 @@ def delete_artifact(
 @contextmanager
 def _client(url: str) -> Iterator[SpectrumClient]:
     try:
-        with SpectrumClient(url) as client:
+        with SpectrumClient(url, os.environ.get(KEY_VARIABLE)) as client:
             yield client
     except SpectrumClientError as error:
         typer.echo(str(error), err=True)

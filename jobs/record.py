@@ -34,6 +34,8 @@ class JobRecord:
     finished_at: datetime | None
     error: Problem | None
     result_digest: str | None
+    owner: str | None = None  # id of the key that it was submitted with
+    shared: bool = False  # whether every key may read it
 
     @property
     def ended(self) -> bool:
@@ -44,9 +46,13 @@ class JobRecord:
 QUEUED = Progress(phase="queued", done=0, total=0, unit="")
 
 
-def new_record_fields(kind: str, tags: Mapping[str, str]) -> dict[str, str]:
+def new_record_fields(
+    kind: str, tags: Mapping[str, str], owner: str | None = None, *, shared: bool = False
+) -> dict[str, str]:
     """Hash fields of a job that was just accepted."""
     return {
+        **({"owner": owner} if owner is not None else {}),
+        **({"shared": "1"} if shared else {}),
         "kind": kind,
         "tags": _TAGS.dump_json(dict(tags)).decode(),
         "progress": QUEUED.model_dump_json(),
@@ -70,6 +76,8 @@ def record_from_fields(job_id: str, fields: Mapping[str, str]) -> JobRecord:
         finished_at=_time(fields.get("finished_at")),
         error=Problem.model_validate_json(error) if error else None,
         result_digest=fields.get("result_digest") or None,
+        owner=fields.get("owner"),
+        shared="shared" in fields,
     )
 
 

@@ -1,13 +1,26 @@
 """The steps of a job's life as Lua: each happens as a whole or not at all, by the clock of Redis.
 
 Every script takes KEYS[1] = hash of the job, KEYS[2] = prefix of the indexes by state, ARGV[1] = id of the job.
+A job with an owner is in an index of its owner's, too, wherever it is in one of all.
 """
 
 _MOVE = """
 local function now() local t = redis.call('TIME'); return t[1] + t[2] / 1e6 end
+local function of_owner(name)
+  local owner = redis.call('HGET', KEYS[1], 'owner')
+  return owner and (KEYS[2] .. owner .. ':' .. name)
+end
+local function enlist(name)
+  redis.call('ZADD', KEYS[2] .. name, 0, ARGV[1])
+  if of_owner(name) then redis.call('ZADD', of_owner(name), 0, ARGV[1]) end
+end
+local function strike(name)
+  redis.call('ZREM', KEYS[2] .. name, ARGV[1])
+  if of_owner(name) then redis.call('ZREM', of_owner(name), ARGV[1]) end
+end
 local function move(from, to)
-  redis.call('ZREM', KEYS[2] .. from, ARGV[1])
-  redis.call('ZADD', KEYS[2] .. to, 0, ARGV[1])
+  strike(from)
+  enlist(to)
   redis.call('HSET', KEYS[1], 'state', to)
 end
 """
@@ -30,7 +43,7 @@ end
 redis.call('SET', ARGV[2], ARGV[3])
 for i = 8, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('HSET', KEYS[1], 'published_at', now())
-redis.call('ZADD', KEYS[2] .. 'all', 0, ARGV[1])
+enlist('all')
 move('none', 'queued')
 return {'created', ARGV[1]}
 """
@@ -146,7 +159,9 @@ return 1
 """
 )
 
-DELETE = """
+DELETE = (
+    _MOVE
+    + """
 -- ARGV[2]: prefix of the sets of jobs by result, ARGV[3]: key of the request.
 -- Returns {outcome, digest of a result that nobody needs any more}.
 local state = redis.call('HGET', KEYS[1], 'state')
@@ -157,8 +172,9 @@ if digest ~= '' then
   redis.call('SREM', ARGV[2] .. digest, ARGV[1])
   if redis.call('SCARD', ARGV[2] .. digest) > 0 then digest = '' end
 end
-redis.call('ZREM', KEYS[2] .. 'all', ARGV[1])
-redis.call('ZREM', KEYS[2] .. state, ARGV[1])
+strike('all')
+strike(state)
 redis.call('DEL', KEYS[1], ARGV[3])
 return {'deleted', digest}
 """
+)

@@ -11,7 +11,8 @@ from logs.configuration import LogSettings
 
 PREFIX = "SPECTRUM_"
 OTHER_VARIABLES = frozenset(
-    PREFIX + name for name in ("URL", "PORT", "BIND", "REDIS_PASSWORD", "REDIS_MAXMEMORY", "TORCH_BACKEND", "MODELS")
+    PREFIX + name
+    for name in ("URL", "API_KEY", "PORT", "BIND", "REDIS_PASSWORD", "REDIS_MAXMEMORY", "TORCH_BACKEND", "MODELS")
 )
 """Read by the client and by the compose files, so no mistake in the environment of a process."""
 
@@ -80,7 +81,14 @@ class ServiceSettings(StorageSettings):
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="larger request bodies are refused")
     max_upload_bytes: int = Field(default=512 * 2**20, ge=1024, description="larger uploads of arrays are refused")
     upload_memory_bytes: int = Field(default=2**30, ge=1024, description="that uploads and copies of them take at once")
+    keys_file: Path | None = Field(default=None, description="of the API keys; none: keys.json beside the results")
+    insecure: bool = Field(default=False, description="without keys, also where others can connect")
     reap_seconds: float = Field(default=2.0, ge=0.1, description="pause between looks for lost jobs")
+
+    @property
+    def keys_path(self) -> Path:
+        """Of the API keys."""
+        return self.keys_file or self.results_dir.parent / "keys.json"
 
 
 class WorkerSettings(StorageSettings):

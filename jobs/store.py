@@ -64,17 +64,25 @@ class JobStore:
         self._max_attempts = max_attempts
 
     def create(
-        self, kind: str, request: str, tags: dict[str, str], idempotency_key: str | None = None
+        self,
+        kind: str,
+        request: str,
+        tags: dict[str, str],
+        idempotency_key: str | None = None,
+        owner: str | None = None,
+        *,
+        shared: bool = False,
     ) -> tuple[JobRecord, bool]:
         """Write a queued job with its validated request as JSON; it is on disk when this returns.
 
-        Args:  idempotency_key, of the caller: the job that was created with it before is not created again.
+        Args:  idempotency_key, of the owner: the job that was created with it before is not created again; owner, whose
+            job it is; shared, whether others may read it.
         Returns:  the record, and whether it was there before.
         Raises:  KeyReusedError if the key stands for another request.
         """
         job_id = new_job_id()
-        fields = new_record_fields(kind, tags)
-        known = "" if idempotency_key is None else _KNOWN + _sha256(idempotency_key)
+        fields = new_record_fields(kind, tags, owner, shared=shared)
+        known = "" if idempotency_key is None else _known_key(idempotency_key, owner)
         outcome, found = self._run(
             scripts.CREATE,
             job_id,
@@ -92,13 +100,13 @@ class JobStore:
             raise KeyReusedError
         return self.get(found), True
 
-    def created_before(self, request: str, idempotency_key: str) -> JobRecord | None:
-        """The job that was created with this key, if there is one.
+    def created_before(self, request: str, idempotency_key: str, owner: str | None = None) -> JobRecord | None:
+        """The job that its owner created with this key, if there is one.
 
         Raises:  KeyReusedError if the key stands for another request.
         """
         digest, job_id = cast(
-            "list[str | None]", self._client.hmget(_KNOWN + _sha256(idempotency_key), "digest", "job")
+            "list[str | None]", self._client.hmget(_known_key(idempotency_key, owner), "digest", "job")
         )
         fields = self._fields(job_id) if job_id is not None else {}
         if job_id is None or not fields:
@@ -128,11 +136,17 @@ class JobStore:
         return request
 
     def page(
-        self, state: JobState | None, tag: tuple[str, str] | None, size: int, after: str | None
+        self,
+        state: JobState | None,
+        tag: tuple[str, str] | None,
+        size: int,
+        after: str | None,
+        owner: str | None = None,
     ) -> list[JobRecord]:
-        """Up to `size` jobs, newest first, older than the id `after`, in this state and with this tag if given."""
+        """Up to `size` jobs, newest first, older than `after`; in this state, with this tag, of this owner if given."""
         found: list[JobRecord] = []
-        for record in self._newest_first(state, after, chunk=max(size, 100 if tag else 1)):
+        index = _INDEX + (f"{owner}:" if owner is not None else "") + (state or "all")
+        for record in self._newest_first(index, after, chunk=max(size, 100 if tag else 1)):
             if tag is None or record.tags.get(tag[0]) == tag[1]:
                 found.append(record)
                 if len(found) == size:
@@ -236,10 +250,10 @@ class JobStore:
     def _ids(self, state: str) -> list[str]:
         return [str(i) for i in self._client.zrange(_INDEX + state, 0, -1)]
 
-    def _newest_first(self, state: JobState | None, after: str | None, chunk: int) -> Iterator[JobRecord]:
-        key, start = _INDEX + (state or "all"), f"({after}" if after else "+"
+    def _newest_first(self, index: str, after: str | None, chunk: int) -> Iterator[JobRecord]:
+        start = f"({after}" if after else "+"
         while ids := cast(
-            "list[str]", self._client.zrange(key, start, "-", bylex=True, desc=True, offset=0, num=chunk)
+            "list[str]", self._client.zrange(index, start, "-", bylex=True, desc=True, offset=0, num=chunk)
         ):
             for job_id in ids:
                 if fields := self._fields(job_id):
@@ -259,6 +273,11 @@ class JobStore:
 
     def _run(self, script: str, job_id: str, *arguments: str | float) -> Any:
         return self._client.eval(script, 2, _JOB + job_id, _INDEX, job_id, *arguments)
+
+
+def _known_key(idempotency_key: str, owner: str | None) -> str:
+    """Two owners may use the same text."""
+    return _KNOWN + (f"{owner}:" if owner is not None else "") + _sha256(idempotency_key)
 
 
 def _sha256(text: str) -> str:

@@ -47,6 +47,11 @@ class DataDirectory:
         return self.path / "models"
 
     @property
+    def keys(self) -> Path:
+        """Of the API keys, unless they are elsewhere."""
+        return self.path / "keys.json"
+
+    @property
     def redis(self) -> Path:
         """Files of the embedded server."""
         return self.path / "redis"

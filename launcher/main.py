@@ -35,11 +35,25 @@ def up(
             help="directory of checkpoints; without it, models in the data directory",
         ),
     ] = None,
+    keys_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SPECTRUM_KEYS_FILE",
+            dir_okay=False,
+            help="of the API keys; without it, keys.json in the data directory",
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure", envvar="SPECTRUM_INSECURE", help="serve without keys, also where others can connect"
+        ),
+    ] = False,
 ) -> None:
     """Run everything on this machine until SIGINT or SIGTERM: Redis (own, or SPECTRUM_REDIS_URL), workers, HTTP."""
     stop = _stop_on_signals()
     try:
-        with Stack(host, port, data_dir, workers, models_directory=models_dir) as stack:
+        with Stack(host, port, data_dir, workers, None, models_dir, keys_file, insecure=insecure) as stack:
             stack.start(stop)
             if not stop.is_set():
                 typer.echo(f"Serving at {stack.url} (documentation at {stack.url}/docs), data in {data_dir.resolve()}")
@@ -74,6 +88,13 @@ def convert(
 ) -> None:
     """Turn a checkpoint of PyTorch, of which nothing is run, into one that the server loads."""
     command = [sys.executable, "-m", "worker.convert", "--models-dir", str(models_dir), "--", str(source), name]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own command
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def keys(context: typer.Context) -> None:
+    """Add, list and revoke API keys: `keys add --name NAME [--role admin]`, `keys list`, `keys revoke ID`."""
+    command = [sys.executable, "-m", "service.keys", *context.args]
     raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own command
 
 

@@ -33,7 +33,8 @@ class Stack:
     """The whole server on one machine.
 
     Args:  host and port of the HTTP service; data directory; number of jobs at once; file for the children's output;
-        models directory, if it is not in the data directory.
+        models directory and file of the API keys, if they are not in the data directory; whether to serve without
+        keys where others can connect.
     Raises:  StackError, DataDirectoryError or NoRedisServerError.
     """
 
@@ -45,6 +46,9 @@ class Stack:
         num_workers: int,
         log: Path | None = None,
         models_directory: Path | None = None,
+        keys_file: Path | None = None,
+        *,
+        insecure: bool = False,
     ) -> None:
         _check_port_is_free(host, port)
         self._data = DataDirectory(data_directory)
@@ -57,6 +61,8 @@ class Stack:
             REDIS_VARIABLE: external_url or (self._redis.url if self._redis else ""),
             "SPECTRUM_RESULTS_DIR": str(self._data.results),
             "SPECTRUM_MODELS_DIR": str((models_directory or self._data.models).resolve()),
+            "SPECTRUM_KEYS_FILE": str((keys_file or self._data.keys).resolve()),
+            "SPECTRUM_INSECURE": str(insecure),
             # Celery takes SIGTERM as a wish to finish its jobs first, SIGQUIT as one to stop.
             "REMAP_SIGTERM": "SIGQUIT",
         }

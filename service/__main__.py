@@ -1,7 +1,9 @@
 """`python -m service`: serve HTTP until told to stop."""
 
 import argparse
+import ipaddress
 import os
+import socket
 import sys
 
 import uvicorn
@@ -10,6 +12,7 @@ from fastapi import FastAPI
 from jobs.settings import ServiceSettings, SettingsError
 from logs.configuration import configure_logging
 from service.app import create_app
+from service.key_file import KeyFile, KeysUnreadableError
 
 
 def main() -> None:
@@ -17,14 +20,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m service")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--published-on", metavar="ADDRESS", help="where others reach it, if not at --host")
     arguments = parser.parse_args()
     try:
         settings = ServiceSettings.load()
         configure_logging(settings)
-    except SettingsError as error:
+        require_keys(settings, arguments.published_on or arguments.host)
+    except (SettingsError, KeysUnreadableError) as error:
         print(f"spectrum service: {error}", file=sys.stderr)
         sys.exit(os.EX_CONFIG)
     serve(create_app(settings), arguments.host, arguments.port)
+
+
+def require_keys(settings: ServiceSettings, host: str) -> None:
+    """Let a service start that asks for keys, or that this machine alone can reach.
+
+    Raises:  SettingsError that says what to do; KeysUnreadableError.
+    """
+    if not KeyFile(settings.keys_path).is_needed() and not settings.insecure and not _is_loopback(host):
+        raise SettingsError(
+            f"others can reach {host}, and there are no keys. Make one with `spectrum-server keys add --name NAME "
+            f"--role admin` (its digest goes to {settings.keys_path}), or serve whoever can connect, unasked: "
+            "--insecure, or SPECTRUM_INSECURE=true"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
 
 
 def serve(app: FastAPI, host: str, port: int) -> None:

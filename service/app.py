@@ -23,7 +23,9 @@ from jobs.settings import ServiceSettings
 from jobs.store import JobStore
 from service.admission import Admission
 from service.body_limit import BodyLimit, BodyLimitProblem
+from service.door import Door
 from service.job_desk import JobDesk
+from service.key_file import KeyFile
 from service.problems import register_problem_handlers
 from service.reaper import Reaper
 from service.routes import artifacts, closed_form, estimates, health, jobs, models, random_matrix
@@ -82,6 +84,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         },
     )
     app.add_middleware(BodyLimitProblem)
+    app.add_middleware(Door, keys=KeyFile(settings.keys_path))
     register_problem_handlers(app)
     for part in (closed_form, random_matrix, artifacts, jobs, estimates, models, health):
         app.include_router(part.router, prefix=_PREFIX)

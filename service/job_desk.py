@@ -13,7 +13,8 @@ from api_schemas.problem import Problem
 from jobs.queue import JobQueue
 from jobs.record import JobRecord
 from jobs.results import ResultStore
-from jobs.store import JobStore
+from jobs.store import JobStore, UnknownJobError
+from service.callers import Caller
 from service.problems import ProblemError
 
 _FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.03, 0.5
@@ -30,7 +31,11 @@ class JobDesk:
         self._results = results
 
     def submit(
-        self, request: AnyJobRequest, admit: Callable[[AnyJobRequest], None], idempotency_key: str | None = None
+        self,
+        request: AnyJobRequest,
+        admit: Callable[[AnyJobRequest], None],
+        caller: Caller,
+        idempotency_key: str | None = None,
     ) -> tuple[JobRecord, bool]:
         """Accept a request that `admit` lets pass, or find the job that the caller's key stands for.
 
@@ -41,10 +46,13 @@ class JobDesk:
         Raises:  KeyReusedError, and what `admit` raises.
         """
         text = request.model_dump_json(exclude_none=True)
-        if idempotency_key is not None and (earlier := self._store.created_before(text, idempotency_key)):
+        key = idempotency_key
+        if key is not None and (earlier := self._store.created_before(text, key, caller.owner)):
             return earlier, True  # what was admitted once is not asked about again
         admit(request)
-        record, replayed = self._store.create(request.kind, text, request.tags, idempotency_key)
+        record, replayed = self._store.create(
+            request.kind, text, request.tags, key, caller.owner, shared=request.shared
+        )
         if not replayed:
             try:
                 self._queue.publish(record.id)
@@ -52,9 +60,12 @@ class JobDesk:
                 _logger.warning("job %s waits for the reaper: %s", record.id, error)
         return record, replayed
 
-    def get(self, job_id: str) -> JobRecord:
-        """Raises:  UnknownJobError."""
-        return self._store.get(job_id)
+    def get(self, job_id: str, caller: Caller) -> JobRecord:
+        """Raises:  UnknownJobError, also where the job is not the caller's to see."""
+        record = self._store.get(job_id)
+        if not caller.may_read(record):
+            raise UnknownJobError(job_id)
+        return record
 
     async def wait(self, record: JobRecord, seconds: float) -> JobRecord:
         """The record once the job ended, or as it stands after this time."""
@@ -67,22 +78,39 @@ class JobDesk:
         return record
 
     def page(
-        self, state: JobState | None, tag: tuple[str, str] | None, size: int, after: str | None
+        self,
+        caller: Caller,
+        owner: str | None,
+        state: JobState | None,
+        tag: tuple[str, str] | None,
+        size: int,
+        after: str | None,
     ) -> tuple[list[JobRecord], str | None]:
-        """Up to `size` jobs, newest first, and the id after which the next page begins."""
-        records = self._store.page(state, tag, size + 1, after)
+        """Up to `size` jobs, newest first, and the id after which the next page begins.
+
+        Args:  owner, of the jobs; None: all that are the caller's to change.
+        Raises:  ProblemError 403 if the jobs of this owner are not.
+        """
+        if not caller.is_admin and owner not in (None, caller.owner):
+            raise _not_yours("Only an admin's key lists the jobs of another.")
+        records = self._store.page(state, tag, size + 1, after, owner if caller.is_admin else caller.owner)
         more = len(records) > size
         return records[:size], records[size - 1].id if more else None
 
-    def cancel(self, job_id: str) -> JobRecord:
-        """Raises:  UnknownJobError."""
-        return self._store.cancel(job_id)
+    def cancel(self, job_id: str, caller: Caller) -> tuple[JobRecord, bool]:
+        """The record, and whether the job had ended before.
 
-    def delete(self, job_id: str) -> None:
+        Raises:  UnknownJobError; ProblemError 403 if the caller may read the job alone.
+        """
+        had_ended = self._changeable(job_id, caller).ended
+        return self._store.cancel(job_id), had_ended
+
+    def delete(self, job_id: str, caller: Caller) -> None:
         """Forget an ended job and its result.
 
-        Raises:  UnknownJobError; ProblemError 409 while the job has not ended.
+        Raises:  UnknownJobError; ProblemError 403 if the caller may read the job alone, 409 while it has not ended.
         """
+        self._changeable(job_id, caller)
         deleted, digest = self._store.delete(job_id)
         if not deleted:
             raise ProblemError(
@@ -96,12 +124,12 @@ class JobDesk:
         if digest:
             self._results.delete(digest)
 
-    def result_digest(self, job_id: str) -> str:
+    def result_digest(self, job_id: str, caller: Caller) -> str:
         """Digest of the result.
 
         Raises:  UnknownJobError; ProblemError while there is none, or the job's own problem if it failed.
         """
-        record = self._store.get(job_id)
+        record = self.get(job_id, caller)
         if record.state == "succeeded" and record.result_digest:
             return record.result_digest
         raise _no_result(record)
@@ -119,6 +147,16 @@ class JobDesk:
         Raises:  ResultDamagedError, before the last piece if the file is not what was stored.
         """
         return self._results.stream_arrays(digest, sha256)
+
+    def _changeable(self, job_id: str, caller: Caller) -> JobRecord:
+        record = self.get(job_id, caller)
+        if not caller.may_change(record):
+            raise _not_yours("The job is shared: its owner and admins end and delete it, all others read it.")
+        return record
+
+
+def _not_yours(detail: str) -> ProblemError:
+    return ProblemError(Problem(type="/problems/not-yours", title="Not with this key", status=403, detail=detail))
 
 
 def _no_result(record: JobRecord) -> ProblemError:

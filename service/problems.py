@@ -72,7 +72,7 @@ class ProblemError(Exception):
 
 def problem_response(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
     """The problem as the answer to this request."""
-    content = problem.model_copy(update={"instance": problem.instance or request.url.path[:200]})
+    content = problem.model_copy(update={"instance": problem.instance or request.scope["path"][:200]})
     return Response(
         content.model_dump_json(exclude_none=True),
         status_code=problem.status,

@@ -6,6 +6,7 @@ from redis.exceptions import RedisError
 from api_schemas.health import Liveness, Readiness, WorkerStatus
 from api_schemas.problem import Problem
 from jobs.presence import present_workers
+from service.callers import STRANGER, CallerOf
 from service.problems import ProblemError
 from service.routes.documentation import problem_documentation
 
@@ -23,9 +24,10 @@ async def live() -> Liveness:
     responses=problem_documentation(status_503="something is missing; `detail` names it"),
     summary="Closed forms and jobs are served",
 )
-def ready(request: Request) -> Readiness:
+def ready(request: Request, caller: CallerOf) -> Readiness:
     """200 while Redis answers and at least one worker is there."""
-    return Readiness(workers=_workers(request))
+    workers = _workers(request)
+    return Readiness(workers=[] if caller is STRANGER else workers)
 
 
 def _workers(request: Request) -> list[WorkerStatus]:

@@ -16,7 +16,9 @@ from api_schemas.jobs import Job, JobPage, JobState, Links
 from jobs.record import JobRecord
 from service.admission import Admission
 from service.bodies import json_message
+from service.callers import CallerOf
 from service.job_desk import JobDesk
+from service.key_file import KEY_ID
 from service.page_tokens import PageToken, id_of_token, token_of_id
 from service.problems import invalid_query
 from service.representations import MEDIA_TYPES, not_acceptable, require_format
@@ -73,6 +75,7 @@ async def submit(
     body: Annotated[AnyJobRequest, Depends(job_request)],
     request: Request,
     desk: Desk,
+    caller: CallerOf,
     admission: Annotated[Admission, Depends(get_admission)],
     prefer: Annotated[str | None, Header(description="`wait=N`: answer once the job ended, or after N <= 60 s")] = None,
     idempotency_key: Annotated[
@@ -87,7 +90,7 @@ async def submit(
 ) -> Response:
     """A job is accepted when its record is on disk; the answer holds its id and where to follow it."""
     seconds = _preferred_wait(prefer)
-    record, replayed = await run_in_threadpool(desk.submit, body, admission.check, idempotency_key)
+    record, replayed = await run_in_threadpool(desk.submit, body, admission.check, caller, idempotency_key)
     record = await desk.wait(record, seconds) if seconds else record
     headers = {"Location": str(request.url_for("get_job", job_id=record.id))}
     if replayed:
@@ -99,17 +102,27 @@ async def submit(
     return _job_response(request, record, 200 if record.ended else 202, headers)
 
 
-@router.get("", responses=INVALID, summary="List jobs, newest first")
+@router.get(
+    "",
+    responses={**INVALID, **problem_documentation(status_403="only an admin lists the jobs of another")},
+    summary="List jobs, newest first",
+)
 def list_jobs(
     request: Request,
     desk: Desk,
+    caller: CallerOf,
     state: JobState | None = None,
     tag: Annotated[str | None, Query(description="`name:value`", max_length=400)] = None,
+    owner: Annotated[
+        str | None,
+        Query(pattern=rf"^(me|{KEY_ID})$", description="`me` or the id of a key; of admins, who see all jobs"),
+    ] = None,
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,
     page_token: PageToken = None,
 ) -> JobPage:
-    """One page of jobs; `next_page_token` leads to the next."""
-    records, last = desk.page(state, _parsed_tag(tag), page_size, id_of_token(page_token))
+    """One page of the caller's jobs, of an admin's everyone's; `next_page_token` leads to the next."""
+    wanted = caller.owner if owner == "me" else owner
+    records, last = desk.page(caller, wanted, state, _parsed_tag(tag), page_size, id_of_token(page_token))
     jobs = [_job(request, record) for record in records]
     return JobPage(jobs=jobs, next_page_token=token_of_id(last) if last else None)
 
@@ -119,14 +132,16 @@ async def get_job(
     job_id: JobId,
     request: Request,
     desk: Desk,
+    caller: CallerOf,
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, description="seconds to wait for its end")] = 0,
 ) -> Response:
     """The job's record; with `wait` the answer comes when the job ended or the time is over."""
-    record = await run_in_threadpool(desk.get, job_id)
+    record = await run_in_threadpool(desk.get, job_id, caller)
     record = await desk.wait(record, wait)
     return _job_response(request, record, 200, {} if record.ended else {"Retry-After": "1"})
 
 
+_NOT_YOURS = problem_documentation(status_403="the job is shared by another key, and can be read alone")
 _RESULT_RESPONSES = {
     **UNKNOWN,
     **problem_documentation(
@@ -157,6 +172,7 @@ Change = Annotated[SmoothingChange, Depends(_smoothing_change)]
 def get_result(
     job_id: JobId,
     desk: Desk,
+    caller: CallerOf,
     change: Change,
     accept: Annotated[str | None, Header()] = None,
     if_none_match: Annotated[str | None, Header()] = None,
@@ -166,7 +182,8 @@ def get_result(
     npz holds all arrays, eigenvectors and diagonals, too, which JSON does not. The curves of `lanczos` can be smoothed
     anew, without another computation: `num_points`, `kappa` and `margin`.
     """
-    return _result_response(desk, job_id, lambda choice: require_format(accept, choice), change, if_none_match)
+    digest = desk.result_digest(job_id, caller)
+    return _result_response(desk, digest, lambda choice: require_format(accept, choice), change, if_none_match)
 
 
 @router.get(
@@ -176,6 +193,7 @@ def get_result_file(
     job_id: JobId,
     name: ResultFormat,
     desk: Desk,
+    caller: CallerOf,
     change: Change,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
@@ -186,31 +204,31 @@ def get_result_file(
             raise not_acceptable(choice)
         return name
 
-    return _result_response(desk, job_id, choose, change, if_none_match)
+    return _result_response(desk, desk.result_digest(job_id, caller), choose, change, if_none_match)
 
 
 @router.post(
     "/{job_id}/cancel",
     status_code=202,
     response_model=Job,
-    responses={**UNKNOWN, 200: {"model": Job, "description": "the job had already ended"}},
+    responses={**UNKNOWN, **_NOT_YOURS, 200: {"model": Job, "description": "the job had already ended"}},
     summary="Cancel a job",
 )
-def cancel(job_id: JobId, request: Request, desk: Desk) -> Response:
+def cancel(job_id: JobId, request: Request, desk: Desk, caller: CallerOf) -> Response:
     """A queued job ends at once, a running one as soon as its worker sees the wish."""
-    had_ended = desk.get(job_id).ended
-    return _job_response(request, desk.cancel(job_id), 200 if had_ended else 202, {})
+    record, had_ended = desk.cancel(job_id, caller)
+    return _job_response(request, record, 200 if had_ended else 202, {})
 
 
 @router.delete(
     "/{job_id}",
     status_code=204,
-    responses={**UNKNOWN, **problem_documentation(status_409="the job has not ended")},
+    responses={**UNKNOWN, **_NOT_YOURS, **problem_documentation(status_409="the job has not ended")},
     summary="Forget a job and its result",
 )
-def delete(job_id: JobId, desk: Desk) -> None:
+def delete(job_id: JobId, desk: Desk, caller: CallerOf) -> None:
     """Only a job that ended can be deleted."""
-    desk.delete(job_id)
+    desk.delete(job_id, caller)
 
 
 def _job(request: Request, record: JobRecord) -> Job:
@@ -228,6 +246,8 @@ def _job(request: Request, record: JobRecord) -> Job:
         finished_at=record.finished_at,
         error=record.error,
         tags=record.tags,
+        owner=record.owner,
+        shared=record.shared,
         links=Links(self=link("get_job"), result=link("get_result"), cancel=link("cancel")),
     )
 
@@ -242,12 +262,11 @@ def _job_response(request: Request, record: JobRecord, status: int, headers: dic
 
 def _result_response(
     desk: JobDesk,
-    job_id: str,
+    digest: str,
     choose: Callable[[tuple[str, ...]], str],
     change: SmoothingChange,
     if_none_match: str | None,
 ) -> Response:
-    digest = desk.result_digest(job_id)
     name = choose(FORMATS)
     if _is_known(_result_headers(digest, name, change)["ETag"], if_none_match):
         return Response(status_code=304, headers=_result_headers(digest, name, change))

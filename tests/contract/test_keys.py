@@ -1,0 +1,247 @@
+"""Who may do what, asked of a stack that has keys: every route, for everyone."""
+
+import contextlib
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import iter_route_contexts
+
+from client.errors import ProblemResponseError
+from client.http import SpectrumClient
+from jobs.settings import ServiceSettings
+from service.app import create_app
+from service.key_file import KeyFile
+
+JOB: dict[str, Any] = {
+    "kind": "spectrum",
+    "model": {"kind": "mlp", "widths": [1, 2, 1]},
+    "data": {"kind": "inline", "x": [1.0, 2.0], "y": [0.5, -1.0]},
+    "loss": "mse",
+    "method": {"kind": "exact"},
+}
+CLOSED_FORM = {"model": {"kind": "quadratic", "matrix": [[4.0, 4.0], [4.0, 16.0]]}}
+LAW = {"law": "wigner", "num_points": 4}
+NO_JOB = "0" * 32
+NO_KEY = "spectrum_000000000000_" + "0" * 64
+
+
+@dataclass
+class Guarded:
+    """A stack with keys of three people."""
+
+    server: Any
+    keys: KeyFile
+    texts: dict[str, str]
+
+    def http(self, name: str) -> httpx.Client:
+        """Requests with the key of a person; `nobody` has none, `wrong` one that the server does not know."""
+        text = {"nobody": None, "wrong": NO_KEY}.get(name, self.texts.get(name))
+        headers = {} if text is None else {"Authorization": f"Bearer {text}"}
+        return httpx.Client(base_url=self.server.url, headers=headers, timeout=70)
+
+    def key_id(self, name: str) -> str:
+        return self.texts[name].split("_")[1]
+
+
+@pytest.fixture(scope="module")
+def guarded(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Guarded:
+    directory = tmp_path_factory.mktemp("guarded") / "data"
+    keys = KeyFile(directory / "keys.json")
+    texts = {"anna": keys.add("Anna"), "bob": keys.add("Bob"), "admin": keys.add("Carol", "admin")}
+    return Guarded(start_server(directory, SPECTRUM_API_KEY="is-for-clients"), keys, texts)
+
+
+PEOPLE = ("nobody", "wrong", "bob", "anna", "admin")
+
+
+@pytest.fixture(scope="module")
+def people(guarded: Guarded) -> Iterator[dict[str, httpx.Client]]:
+    with contextlib.ExitStack() as clients:
+        yield {name: clients.enter_context(guarded.http(name)) for name in PEOPLE}
+
+
+@pytest.fixture(scope="module")
+def jobs(people: dict[str, httpx.Client]) -> dict[str, str]:
+    """Ids of jobs of Anna's that succeeded."""
+    wait = {"Prefer": "wait=60"}
+    answers = {
+        name: people["anna"].post("/v1/jobs", json=JOB | {"shared": name == "shared"}, headers=wait).json()
+        for name in ("private", "shared")
+    }
+    assert [answer["state"] for answer in answers.values()] == ["succeeded"] * 2
+    return {name: str(answer["id"]) for name, answer in answers.items()}
+
+
+# What nobody, a wrong key, another user, the owner and an admin are answered.
+OPEN = (200, 200, 200, 200, 200)
+KEY = (401, 401, 200, 200, 200)
+JOB_ROUTE = "/v1/jobs/{job_id}"
+
+ROUTES: dict[tuple[str, str], tuple[int, ...]] = {
+    ("GET", "/docs"): OPEN,
+    ("GET", "/docs/oauth2-redirect"): OPEN,
+    ("GET", "/openapi.json"): OPEN,
+    ("GET", "/static-offline-docs"): OPEN,
+    ("GET", "/v1/health/live"): OPEN,
+    ("GET", "/v1/health/ready"): OPEN,
+    ("POST", "/v1/closed-form"): KEY,
+    ("POST", "/v1/random-matrix"): KEY,
+    ("POST", "/v1/estimates"): KEY,
+    ("GET", "/v1/models"): KEY,
+    ("GET", "/v1/models/{model_name}"): (401, 401, 404, 404, 404),
+    ("POST", "/v1/jobs"): (401, 401, 202, 202, 202),
+    ("GET", "/v1/jobs"): KEY,
+    ("POST", "/v1/artifacts"): (401, 401, 415, 415, 415),
+    ("GET", "/v1/artifacts"): KEY,
+    ("GET", "/v1/artifacts/{artifact_id}"): (401, 401, 404, 404, 404),
+    ("DELETE", "/v1/artifacts/{artifact_id}"): (401, 401, 404, 404, 404),
+}
+OF_A_PRIVATE_JOB: dict[tuple[str, str], tuple[int, ...]] = {
+    ("GET", JOB_ROUTE): (401, 401, 404, 200, 200),
+    ("GET", f"{JOB_ROUTE}/result"): (401, 401, 404, 200, 200),
+    ("GET", f"{JOB_ROUTE}/result.{{name}}"): (401, 401, 404, 200, 200),
+    ("POST", f"{JOB_ROUTE}/cancel"): (401, 401, 404, 200, 200),
+    ("DELETE", JOB_ROUTE): (401, 401, 404, 204, 404),
+}
+OF_A_SHARED_JOB = OF_A_PRIVATE_JOB | {
+    ("GET", JOB_ROUTE): KEY,
+    ("GET", f"{JOB_ROUTE}/result"): KEY,
+    ("GET", f"{JOB_ROUTE}/result.{{name}}"): KEY,
+    ("POST", f"{JOB_ROUTE}/cancel"): (401, 401, 403, 200, 200),
+    ("DELETE", JOB_ROUTE): (401, 401, 403, 204, 404),
+}
+BODIES = {"/v1/closed-form": CLOSED_FORM, "/v1/random-matrix": LAW, "/v1/estimates": JOB, "/v1/jobs": JOB}
+
+
+def answers(people: dict[str, httpx.Client], method: str, route: str, job_id: str = NO_JOB) -> tuple[int, ...]:
+    path = route.replace("{job_id}", job_id).replace("{artifact_id}", "0" * 64).replace("{name}", "npz")
+    path = path.replace("{model_name}", "none").replace("static-offline-docs", "static-offline-docs/swagger-ui.css")
+    found = [people[name].request(method, path, json=BODIES.get(path)) for name in PEOPLE]
+    for answer in found:
+        if answer.status_code >= 400:
+            assert answer.headers["content-type"] == "application/problem+json"
+        assert ("www-authenticate" in answer.headers) == (answer.status_code == 401)
+    return tuple(answer.status_code for answer in found)
+
+
+@pytest.mark.parametrize(("method", "route"), ROUTES)
+def test_everyone_is_answered_as_the_table_says(people: dict[str, httpx.Client], method: str, route: str) -> None:
+    assert answers(people, method, route) == ROUTES[method, route]
+
+
+@pytest.mark.parametrize(("kind", "table"), [("private", OF_A_PRIVATE_JOB), ("shared", OF_A_SHARED_JOB)])
+def test_a_job_is_its_owners_the_admins_and_if_shared_for_all_to_read(
+    people: dict[str, httpx.Client], jobs: dict[str, str], kind: str, table: dict[tuple[str, str], tuple[int, ...]]
+) -> None:
+    for (method, route), expected in table.items():
+        assert answers(people, method, route, jobs[kind]) == expected, (method, route)
+
+
+def test_every_route_has_a_line_in_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPECTRUM_REDIS_URL", "redis://127.0.0.1")
+    monkeypatch.setenv("SPECTRUM_RESULTS_DIR", str(tmp_path / "results"))
+    app = create_app(ServiceSettings.load())
+    found = {
+        (method, each.path)
+        for each in iter_route_contexts(app.routes)
+        for method in (each.methods or {"GET"}) - {"HEAD"}
+    }
+    assert found == set(ROUTES) | set(OF_A_PRIVATE_JOB)
+
+
+def test_what_is_not_there_needs_a_key_too(people: dict[str, httpx.Client]) -> None:
+    for path in ("/", "/v1", "/v1/none", "/metrics", "/docs/none", "/V1/health/live", "//v1/health/live", "/docs/"):
+        assert people["nobody"].get(path).status_code == 401, path
+        assert people["anna"].get(path).status_code in (404, 307), path
+    assert people["nobody"].options("/v1/jobs").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "Bearer", "Basic YW5uYTo=", "Bearer {anna} {anna}", "{anna}", "Basic {anna}", "Bearer x{anna}"],
+)
+def test_a_key_is_sent_in_one_way(guarded: Guarded, header: str) -> None:
+    text = header.replace("{anna}", guarded.texts["anna"])
+    refused = httpx.get(f"{guarded.server.url}/v1/jobs", headers={"Authorization": text})
+    assert refused.status_code == 401
+    assert refused.headers["www-authenticate"].startswith("Bearer")
+    assert guarded.texts["anna"] not in refused.text
+
+
+def test_lists_hold_ones_own_jobs_and_an_admins_all(guarded: Guarded, people: dict[str, httpx.Client]) -> None:
+    tag = uuid.uuid4().hex
+    mine = {
+        name: {str(people[name].post("/v1/jobs", json=JOB | {"tags": {"t": tag}}).json()["id"]) for _ in range(3)}
+        for name in ("anna", "bob")
+    }
+
+    def listed(name: str, **query: str) -> set[str]:
+        page = people[name].get("/v1/jobs", params={"tag": f"t:{tag}"} | query).raise_for_status().json()
+        return {str(job["id"]) for job in page["jobs"]}
+
+    assert listed("anna") == listed("anna", owner="me") == mine["anna"]
+    assert listed("bob", owner=guarded.key_id("bob")) == mine["bob"]
+    assert listed("admin") == mine["anna"] | mine["bob"]
+    assert listed("admin", owner="me") == set()
+    assert listed("admin", owner=guarded.key_id("anna")) == mine["anna"]
+    assert people["anna"].get("/v1/jobs", params={"owner": guarded.key_id("bob")}).status_code == 403
+    for job_id in mine["anna"]:
+        job = people["admin"].get(f"/v1/jobs/{job_id}", params={"wait": 60}).json()
+        assert (job["owner"], job["shared"]) == (guarded.key_id("anna"), False)
+    assert listed("anna", state="succeeded") == mine["anna"]
+    assert listed("anna", state="queued") == set()
+    for job_id in mine["anna"]:
+        assert people["bob"].delete(f"/v1/jobs/{job_id}").status_code == 404
+        assert people["admin"].delete(f"/v1/jobs/{job_id}").status_code == 204
+    assert listed("anna") == set()
+
+
+def test_two_people_may_use_the_same_idempotency_key(people: dict[str, httpx.Client]) -> None:
+    key = {"Idempotency-Key": uuid.uuid4().hex}
+    first, other = (people[name].post("/v1/jobs", json=JOB, headers=key) for name in ("anna", "bob"))
+    assert first.json()["id"] != other.json()["id"]
+    assert "idempotency-replayed" not in other.headers
+    again = people["anna"].post("/v1/jobs", json=JOB, headers=key)
+    assert again.json()["id"] == first.json()["id"]
+    assert people["bob"].post("/v1/jobs", json=JOB | {"seed": 1}, headers=key).status_code == 422
+
+
+def test_strangers_learn_of_no_worker(people: dict[str, httpx.Client]) -> None:
+    for name in ("nobody", "wrong"):
+        assert people[name].get("/v1/health/ready").json() == {"status": "ready", "workers": []}
+    assert len(people["bob"].get("/v1/health/ready").json()["workers"]) == 1
+
+
+def test_a_key_is_good_at_once_and_bad_at_once(guarded: Guarded) -> None:
+    text = guarded.keys.add("Dora")
+    with SpectrumClient(guarded.server.url, text) as client:
+        client.closed_form(CLOSED_FORM)
+        guarded.keys.revoke(text.split("_")[1])
+        with pytest.raises(ProblemResponseError, match="401"):
+            client.closed_form(CLOSED_FORM)
+
+
+def test_the_client_sends_its_key_and_shows_it_to_nobody(guarded: Guarded) -> None:
+    text = guarded.texts["anna"]
+    with SpectrumClient(guarded.server.url, text) as client:
+        assert client.run(JOB).num_parameters == 7
+        assert text not in repr(client.__dict__) + repr(client._http.__dict__)
+    with SpectrumClient(guarded.server.url) as client, pytest.raises(ProblemResponseError, match="A key is needed"):
+        client.submit(JOB)
+
+
+def test_no_key_is_in_a_log_or_a_command_line(guarded: Guarded, people: dict[str, httpx.Client]) -> None:
+    people["anna"].post("/v1/jobs", content=b"{", headers={"Content-Type": "application/json"})
+    written = [file for file in guarded.server.data_directory.rglob("*") if file.is_file()]
+    assert guarded.keys.path in written
+    places = [guarded.server.log, *written, *(Path(f"/proc/{pid}/cmdline") for pid in guarded.server.pids(""))]
+    for text in [*guarded.texts.values(), NO_KEY]:
+        secret = text.split("_")[2].encode()
+        for place in places:
+            with contextlib.suppress(FileNotFoundError):
+                assert secret not in place.read_bytes(), place
