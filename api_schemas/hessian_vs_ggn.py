@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from api_schemas.consistency import check_data
 from api_schemas.data import TextData, TokenData
-from api_schemas.message import RequestMessage, Seed, misfit
+from api_schemas.message import RequestMessage, Seed, TimeLimit, misfit
 from api_schemas.models import Gpt2
 from api_schemas.spectrum import SpectrumRequest, TopKMethod
 
@@ -142,6 +142,7 @@ class HessianVsGgnRequest(RequestMessage):
         default=None, ge=1, le=10_000_000, description="for each eigenvalue, at most; null: 1000"
     )
     precision: Literal["float64", "float32"] = Field(default="float32", description="of parameters and products")
+    time_limit_seconds: TimeLimit = None
     tags: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]] = Field(
         default_factory=dict, max_length=32
     )

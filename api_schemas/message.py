@@ -42,6 +42,14 @@ def _rectangular(rows: list[list[float]]) -> list[list[float]]:
     return rows
 
 
+TimeLimit = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        description="seconds that workers may spend on the job, over all attempts, before it fails; null: what the "
+        "server allows",
+    ),
+]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_NUMBERS, fail_fast=True)]
 Rows = Annotated[

@@ -52,12 +52,13 @@ return {'created', ARGV[1]}
 CLAIM = (
     _MOVE
     + """
--- ARGV[2]: token of the new lease, ARGV[3]: its seconds, ARGV[4]: time as text. Returns the attempt, or 0 if refused.
-if redis.call('HGET', KEYS[1], 'state') ~= 'queued' then return 0 end
+-- ARGV[2]: token of the new lease, ARGV[3]: its seconds, ARGV[4]: time as text.
+-- Returns {attempt, seconds that earlier attempts ran}; the attempt is 0 if refused.
+if redis.call('HGET', KEYS[1], 'state') ~= 'queued' then return {0, '0'} end
 move('queued', 'running')
 redis.call('HSETNX', KEYS[1], 'started_at', ARGV[4])
-redis.call('HSET', KEYS[1], 'token', ARGV[2], 'lease_until', now() + ARGV[3])
-return redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+redis.call('HSET', KEYS[1], 'token', ARGV[2], 'lease_until', now() + ARGV[3], 'signed_at', now())
+return {redis.call('HINCRBY', KEYS[1], 'attempt', 1), redis.call('HGET', KEYS[1], 'run_seconds') or '0'}
 """
 )
 
@@ -65,8 +66,11 @@ RENEW = (
     _MOVE
     + """
 -- ARGV[2]: token, ARGV[3]: seconds, ARGV[4]: progress or ''. Returns the state, or 'lost' to a stranger.
+-- The time since the last sign counts as run, whatever then becomes of the attempt.
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[2] then return 'lost' end
-redis.call('HSET', KEYS[1], 'lease_until', now() + ARGV[3])
+local time = now()
+redis.call('HINCRBYFLOAT', KEYS[1], 'run_seconds', time - (redis.call('HGET', KEYS[1], 'signed_at') or time))
+redis.call('HSET', KEYS[1], 'lease_until', time + ARGV[3], 'signed_at', time)
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'progress', ARGV[4]) end
 return redis.call('HGET', KEYS[1], 'state')
 """
@@ -107,6 +111,24 @@ else
   redis.call('HSET', KEYS[1], 'finished_at', ARGV[3])
 end
 return to
+"""
+)
+
+LOSE = (
+    _MOVE
+    + """
+-- ARGV[2]: how the lease's token begins, ARGV[3]: time as text, ARGV[4]: problem with which the job ends, or ''.
+-- The process that held the lease is gone. Without a problem the lease is over now. Returns the state, or '' to others.
+if string.sub(redis.call('HGET', KEYS[1], 'token') or '', 1, #ARGV[2]) ~= ARGV[2] then return '' end
+local state = redis.call('HGET', KEYS[1], 'state')
+if ARGV[4] == '' or state == 'cancelling' then
+  redis.call('HSET', KEYS[1], 'lease_until', 0)
+  return state
+end
+redis.call('HDEL', KEYS[1], 'token', 'lease_until')
+move(state, 'failed')
+redis.call('HSET', KEYS[1], 'finished_at', ARGV[3], 'error', ARGV[4])
+return 'failed'
 """
 )
 

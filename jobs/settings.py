@@ -34,6 +34,9 @@ class StorageSettings(LogSettings):
         default=3, ge=1, description="a job that lost so many workers fails; those that gave it back do not count"
     )
     republish_seconds: float = Field(default=30.0, ge=1.0, description="a queued job without message is sent again")
+    job_seconds: float = Field(
+        default=7 * 86400.0, gt=0, description="that one job may run in all; a request may ask for less"
+    )
 
     @property
     def artifacts_dir(self) -> Path:

@@ -50,6 +50,7 @@ class Lease:
     job_id: str
     token: str
     attempt: int
+    run_seconds: float = 0.0  # that earlier attempts took
 
 
 class JobStore:
@@ -153,11 +154,14 @@ class JobStore:
                     break
         return found
 
-    def claim(self, job_id: str) -> Lease | None:
-        """Lease a queued job, or None if it is not queued (another worker has it, or it ended)."""
-        token = secrets.token_hex(16)
-        attempt = int(self._run(scripts.CLAIM, job_id, token, self._lease_seconds, now_text()))
-        return Lease(job_id, token, attempt) if attempt else None
+    def claim(self, job_id: str, holder: str = "") -> Lease | None:
+        """Lease a queued job, or None if it is not queued (another worker has it, or it ended).
+
+        Args:  holder, name of the process that computes, by which `lose` knows the lease.
+        """
+        token = _holder_prefix(holder) + secrets.token_hex(16)
+        attempt, run_seconds = self._run(scripts.CLAIM, job_id, token, self._lease_seconds, now_text())
+        return Lease(job_id, token, int(attempt), float(run_seconds)) if attempt else None
 
     def renew(self, lease: Lease, progress: Progress | None) -> JobState:
         """Keep the lease, write progress if given, and learn the state (running or cancelling).
@@ -195,6 +199,15 @@ class JobStore:
         """
         arguments = (lease.token, now_text(), QUEUED.model_dump_json())
         return self._held(self._run(scripts.GIVE_BACK, lease.job_id, *arguments))
+
+    def lose(self, job_id: str, holder: str, problem: Problem | None) -> JobState | None:
+        """Say that the process is gone which held the lease: the job ends with the problem, or its lease is over now.
+
+        Returns:  the state; None if the process did not hold the lease.
+        """
+        text = problem.model_dump_json(exclude_none=True) if problem else ""
+        state = self._run(scripts.LOSE, job_id, _holder_prefix(holder), now_text(), text)
+        return cast("JobState", state) if state else None
 
     def cancel(self, job_id: str) -> JobRecord:
         """Ask for the end of a job; a queued one ends now, one that ended stays as it is.
@@ -278,6 +291,10 @@ class JobStore:
 def _known_key(idempotency_key: str, owner: str | None) -> str:
     """Two owners may use the same text."""
     return _KNOWN + (f"{owner}:" if owner is not None else "") + _sha256(idempotency_key)
+
+
+def _holder_prefix(holder: str) -> str:
+    return f"{holder}/"
 
 
 def _sha256(text: str) -> str:

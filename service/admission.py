@@ -17,8 +17,9 @@ from service.problems import ProblemError, invalid_field, invalid_request
 class Admission:
     """Compares what a job takes with what the workers have."""
 
-    def __init__(self, client: redis.Redis, artifacts: ArtifactStore) -> None:
+    def __init__(self, client: redis.Redis, artifacts: ArtifactStore, job_seconds: float) -> None:
         self._client = client
+        self._job_seconds = job_seconds
         self._artifacts = artifacts
 
     def check(self, request: AnyJobRequest) -> None:
@@ -26,10 +27,12 @@ class Admission:
 
         A worker looks again before it begins.
 
-        Raises:  ProblemError 422 at the field that makes the job too large, with the estimate, or at what does not fit
-            the uploaded tokens; RedisError.
+        Raises:  ProblemError 422 at the field that makes the job too large, with the estimate, at what does not fit
+            the uploaded tokens, or at a time that no job may take; RedisError.
         """
         self._check_tokens(request)
+        if (request.time_limit_seconds or 0.0) > self._job_seconds:
+            raise invalid_field(("time_limit_seconds",), f"this server lets no job run over {self._job_seconds:.15g} s")
         available = self._available_bytes()
         if available is None:
             return

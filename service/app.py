@@ -70,7 +70,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     )
     app.state.redis = client
     app.state.desk = JobDesk(store, queue, ResultStore(settings.results_dir))
-    app.state.admission = Admission(client, uploaded)
+    app.state.admission = Admission(client, uploaded, settings.job_seconds)
     app.state.artifacts = uploaded
     app.state.models = ModelsDirectory(settings.models_dir)
     app.state.uploads = UploadDesk(settings.max_upload_bytes, settings.upload_memory_bytes)

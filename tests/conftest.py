@@ -84,10 +84,10 @@ def start_server() -> Iterator[Callable[..., Server]]:
     """Starts stacks; those still running at the end of the session are killed."""
     servers: list[Server] = []
 
-    def start(data_directory: Path, *, wait: bool = True, **environment: str) -> Server:
+    def start(data_directory: Path, *, wait: bool = True, workers: int = 1, **environment: str) -> Server:
         log = data_directory.parent / f"{data_directory.name}.{len(servers)}.log"
         port = free_port()
-        arguments = ["up", "--port", str(port), "--data-dir", str(data_directory)]
+        arguments = ["up", "--port", str(port), "--data-dir", str(data_directory), "--workers", str(workers)]
         with log.open("w") as output:
             process = subprocess.Popen(
                 [Path(sys.executable).with_name("spectrum-server"), *arguments],

@@ -23,8 +23,10 @@ from jobs.queue import RUN_JOB, JobQueue, celery_app
 from jobs.results import ResultStore
 from jobs.settings import WorkerSettings
 from jobs.store import JobStore
+from worker.delivery import Delivery
 from worker.hardware import Hardware, find_hardware
 from worker.job_runner import JobRunner
+from worker.memory_guard import be_killed_first
 from worker.sources import Sources
 
 _logger = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ def create_worker(settings: WorkerSettings) -> Celery:
     app.conf.update(worker_pool="prefork", worker_concurrency=settings.concurrency)
     hardware = find_hardware(settings)
     _keep_logging_as_configured()
-    _limit_threads_of_children(hardware)
+    _prepare_children(hardware)
     _announce_presence(settings, hardware)
     _register_task(app, settings, hardware, _told_to_stop())
     return app
@@ -68,8 +70,9 @@ def _told_to_stop() -> Event:
 
 def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, stopping: Event) -> None:
     models = ModelsDirectory(settings.models_dir)
+    own_store = JobStore(connect(settings.redis_url.get_secret_value()), settings.lease_seconds, settings.max_attempts)
 
-    @app.task(name=RUN_JOB)  # type: ignore[untyped-decorator]
+    @app.task(name=RUN_JOB, Request=Delivery, store=own_store)  # type: ignore[untyped-decorator]
     def run_job(job_id: str) -> None:
         client = connect(settings.redis_url.get_secret_value(), patient=True)
         store = JobStore(client, settings.lease_seconds, settings.max_attempts)
@@ -86,11 +89,12 @@ def _keep_logging_as_configured() -> None:
         pass
 
 
-def _limit_threads_of_children(hardware: Hardware) -> None:
+def _prepare_children(hardware: Hardware) -> None:
     # In the child and not before the fork: OpenMP threads of a parent do not survive it.
     @signals.worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
-    def limit_threads(**_: Any) -> None:
+    def prepare(**_: Any) -> None:
         torch.set_num_threads(hardware.num_threads)
+        be_killed_first()
 
 
 def _announce_presence(settings: WorkerSettings, hardware: Hardware) -> None:

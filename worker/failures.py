@@ -70,6 +70,12 @@ def too_large(error: FieldError) -> JobFailure:
     return _failure(FailureKind.USAGE, "too-large", "The job is too large for this worker", 422, error.msg)
 
 
+def out_of_time(limit_seconds: float) -> JobFailure:
+    """The failure of a job that ran longer than it may."""
+    detail = f"It had not ended after {limit_seconds:,.6g} s, counted over all attempts."
+    return _failure(FailureKind.USAGE, "time-limit", "The job ran longer than it may", 422, detail)
+
+
 def _failure(kind: FailureKind, name: str, title: str, status: int, detail: str | None = None) -> JobFailure:
     short = detail[:_MAX_DETAIL] if detail else None
     return JobFailure(kind, Problem(type=f"/problems/{name}", title=title, status=status, detail=short))

@@ -16,6 +16,12 @@ FAIR_SHARE = 0.8
 FAIR_SHARE_OF_FREE = 0.95
 """Of what is free on a GPU when a job begins: the rest is for fragments, and for the libraries' workspaces."""
 
+TOLERANCE, LIBRARY_BYTES = 1.25, 2**29
+"""Estimates are right to 20 %, and leave out what libraries and compilers take when they are first used."""
+
+LARGEST_SHARE = 0.95
+"""Of the memory that all jobs may grow to before they are ended."""
+
 TIMINGS_FILE = "timings.json"
 """Beside the directory of results."""
 
@@ -34,6 +40,7 @@ class Hardware:
     num_threads: int
     memory_bytes: int
     timings: Path | None = None  # file of what products were measured to take, kept for later jobs
+    memory_limit_bytes: int | None = None  # of the machine's memory, at which a job is ended; None: never
 
     @property
     def signature(self) -> str:
@@ -62,10 +69,14 @@ def find_hardware(settings: WorkerSettings) -> Hardware:
     Raises:  SettingsError if the device is not there.
     """
     device = _device(settings.device)
-    share = 1 if device.type == "cuda" else settings.concurrency
-    memory = settings.memory_bytes or int(FAIR_SHARE * _total_memory(device) / share)
+    machine = _machine_memory() / settings.concurrency
+    total = _cuda_memory_bytes(device) if device.type == "cuda" else machine
+    memory = settings.memory_bytes or int(FAIR_SHARE * total)
     num_threads = settings.num_threads or max(1, _num_cores() // settings.concurrency)
-    return Hardware(device, num_threads, memory, settings.results_dir.parent / TIMINGS_FILE)
+    limit = int(LARGEST_SHARE * machine)
+    if device.type != "cuda":
+        limit = min(int(TOLERANCE * memory) + LIBRARY_BYTES, max(limit, memory))
+    return Hardware(device, num_threads, memory, settings.results_dir.parent / TIMINGS_FILE, limit)
 
 
 def _device(name: str) -> torch.device:
@@ -78,9 +89,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _total_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return _cuda_memory_bytes(device)
+def _machine_memory() -> int:
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = (path.read_text().strip() for path in _CGROUP_MEMORY_LIMITS if path.exists())
     return min([machine, *(int(limit) for limit in limits if limit.isdigit())])

@@ -1,6 +1,7 @@
 """One attempt at a job: claim, compute, store, close."""
 
 import logging
+import os
 from collections.abc import Callable
 
 from api_schemas.job_requests import AnyJobRequest
@@ -17,11 +18,13 @@ from jobs.settings import WorkerSettings
 from jobs.store import JobStore, Lease, LeaseLostError
 from logs.context import log_fields
 from worker.answer import Answer
+from worker.delivery import holder
 from worker.failures import FailureKind, job_failure, parse_request, too_large
 from worker.forecast import Forecast
 from worker.hardware import Hardware
 from worker.hessian_vs_ggn_job import run_hessian_vs_ggn_job
 from worker.lease_keeper import JobCancelledError, LeaseKeeper, WorkerStoppingError
+from worker.memory_guard import MemoryGuard
 from worker.resumption import Resumption
 from worker.sources import Sources
 from worker.spectrum_job import run_spectrum_job
@@ -52,14 +55,15 @@ class JobRunner:
 
     def run(self, job_id: str) -> None:
         """Run the job unless another worker has it or it ended."""
-        lease = self._store.claim(job_id)
+        lease = self._store.claim(job_id, holder(os.getppid(), os.getpid()))
         if lease is None:
             _logger.info("job %s is not waiting; its message is dropped", job_id)
             return
         with log_fields(job_id=job_id, attempt=lease.attempt):
             _logger.info("job claimed", extra={"event": "claimed"})
             try:
-                state = self._attempt(lease)
+                with MemoryGuard(self._hardware.memory_limit_bytes, lambda problem: self._store.fail(lease, problem)):
+                    state = self._attempt(lease)
             except LeaseLostError:
                 _logger.warning("job %s was taken away; its work is dropped", job_id)
                 state = "lost"
@@ -99,7 +103,8 @@ class JobRunner:
         request = parse_request(self._store.request(lease.job_id))
         if error := job_memory_error(request, self._hardware.memory_bytes):
             raise too_large(error)
-        with LeaseKeeper(self._store, lease, self._stopping) as keeper:
+        time_limit = min(self._settings.job_seconds, request.time_limit_seconds or float("inf"))
+        with LeaseKeeper(self._store, lease, self._stopping, time_limit) as keeper:
             hardware, seconds = self._hardware, self._settings.checkpoint_seconds
             resumption = Resumption(checkpoints, seconds, hardware.device, hardware.signature)
             try:

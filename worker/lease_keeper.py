@@ -13,10 +13,11 @@ from redis.exceptions import RedisError
 
 from api_schemas.jobs import Progress
 from jobs.store import JobStore, Lease, LeaseLostError
+from worker.failures import JobFailure, out_of_time
 
 SECONDS_BETWEEN_SIGNS = 0.5
 SECONDS_TO_STOP = 1.5
-"""That a computation has to hear of a wish to cancel; LAPACK, for one, does not listen."""
+"""That a computation has to hear that it is to end; LAPACK, for one, does not listen."""
 
 _UNITS = {
     "training": "steps",
@@ -42,16 +43,27 @@ class LeaseKeeper:
     """A thread that renews the lease; `report` is called by the computation, as often as it likes.
 
     The thread alone talks to Redis, so a slow Redis does not slow the computation. A computation that goes on after
-    its job was cancelled ends with its process, which the pool replaces.
+    its job was cancelled, or its time was over, ends with its process, which the pool replaces.
+
+    Args:  stopping, whether the worker was told to; time_limit_seconds of all attempts.
     """
 
-    def __init__(self, store: JobStore, lease: Lease, stopping: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        lease: Lease,
+        stopping: Callable[[], bool] = lambda: False,
+        time_limit_seconds: float = float("inf"),
+    ) -> None:
         self._store = store
+        self._time_limit = time_limit_seconds
+        self._started = time.monotonic()
         self._stopping = stopping
         self._lease = lease
         self._progress: Progress | None = Progress(phase="preparing", done=0, total=0, unit="")
         self._estimated_seconds: float | None = None
-        self._cancelled_at: float | None = None
+        self._ending: JobCancelledError | JobFailure | None = None
+        self._ending_since = 0.0
         self._lost = threading.Event()
         self._closed = threading.Event()
         context = contextvars.copy_context()  # so that the thread's lines name the job, too
@@ -70,7 +82,7 @@ class LeaseKeeper:
     def report(self, phase: str, done: int, total: int) -> None:
         """Note how far the computation is.
 
-        Raises:  JobCancelledError, LeaseLostError or WorkerStoppingError when it is to stop.
+        Raises:  JobCancelledError, JobFailure, LeaseLostError or WorkerStoppingError when it is to stop.
         """
         self._progress = Progress(
             phase=phase,
@@ -81,8 +93,8 @@ class LeaseKeeper:
         )
         if self._lost.is_set():
             raise LeaseLostError
-        if self._cancelled_at is not None:
-            raise JobCancelledError
+        if self._ending is not None:
+            raise self._ending
         if self._stopping():
             raise WorkerStoppingError
 
@@ -113,15 +125,19 @@ class LeaseKeeper:
             self._progress = self._progress or progress
             raise
         if state == "cancelling":
-            self._stop_computation()
+            self._stop_computation(JobCancelledError())
+        elif self._lease.run_seconds + time.monotonic() - self._started > self._time_limit:
+            self._stop_computation(out_of_time(self._time_limit))
 
-    def _stop_computation(self) -> None:
+    def _stop_computation(self, ending: JobCancelledError | JobFailure) -> None:
         now = time.monotonic()
-        self._cancelled_at = self._cancelled_at or now
-        if now - self._cancelled_at > SECONDS_TO_STOP and not self._closed.is_set():
-            self._store.close_cancelled(self._lease)
-            fields = {"event": "ended", "state": "cancelled"}
-            _logger.warning(
-                "job %s did not hear that it is cancelled: its process ends", self._lease.job_id, extra=fields
-            )
+        if self._ending is None:
+            self._ending, self._ending_since = ending, now
+        if now - self._ending_since > SECONDS_TO_STOP and not self._closed.is_set():
+            if isinstance(ending, JobFailure):
+                state = self._store.fail(self._lease, ending.problem)
+            else:
+                state = self._store.close_cancelled(self._lease)
+            fields = {"event": "ended", "state": state}
+            _logger.warning("job %s did not hear that it is to end: its process ends", self._lease.job_id, extra=fields)
             os._exit(os.EX_TEMPFAIL)

@@ -260,3 +260,46 @@ def test_an_active_job_is_not_deleted(store: JobStore) -> None:
     job_id = submit(store).id
     assert store.delete(job_id) == (False, None)
     assert store.get(job_id).state == "queued"
+
+
+def test_run_time_is_that_of_all_attempts(hasty_store: JobStore, redis_client: redis.Redis) -> None:
+    job_id = submit(hasty_store).id
+    times = []
+    for _ in range(2):
+        lease = hasty_store.claim(job_id)
+        assert lease is not None
+        times.append(lease.run_seconds)
+        for _ in range(2):
+            time.sleep(0.1)
+            hasty_store.renew(lease, None)
+        hasty_store.recover_lost()
+        time.sleep(0.2)  # in the queue
+    assert times[0] == 0
+    assert 0.2 <= times[1] < 0.35
+    assert 0.4 <= float(redis_client.hget(f"spectrum:job:{job_id}", "run_seconds") or "") < 0.6
+
+
+def test_a_process_that_is_gone_loses_its_lease_and_no_other(store: JobStore) -> None:
+    job_id = submit(store).id
+    store.claim(job_id, "worker-1-2")
+    for stranger in ("", "worker-1", "worker-1-22"):
+        assert store.lose(job_id, stranger, PROBLEM) is None
+    assert store.recover_lost() == []
+    assert store.lose(job_id, "worker-1-2", None) == "running"
+    assert store.recover_lost() == [job_id]
+    assert store.get(job_id).state == "queued"
+    assert store.lose(job_id, "worker-1-2", PROBLEM) is None
+
+
+def test_a_process_that_is_gone_can_end_its_job(store: JobStore) -> None:
+    ended, cancelled = (submit(store).id for _ in range(2))
+    for job_id in (ended, cancelled):
+        store.claim(job_id, "a")
+    store.cancel(cancelled)
+    assert store.lose(ended, "a", PROBLEM) == "failed"
+    record = store.get(ended)
+    assert (record.state, record.error, record.attempt) == ("failed", PROBLEM, 1)
+    assert record.finished_at is not None
+    assert store.lose(cancelled, "a", PROBLEM) == "cancelling"
+    store.recover_lost()
+    assert store.get(cancelled).state == "cancelled"

@@ -1,11 +1,14 @@
 """While a job is computed its lease lives, and its worker hears what callers wish."""
 
+import multiprocessing
+import os
 import time
 
 import pytest
 import redis
 
 from jobs.store import JobStore, LeaseLostError
+from worker.failures import JobFailure
 from worker.lease_keeper import JobCancelledError, LeaseKeeper, WorkerStoppingError
 
 
@@ -66,3 +69,40 @@ def test_a_worker_that_is_told_to_stop_stops_and_keeps_the_lease(store: JobStore
         with pytest.raises(WorkerStoppingError):
             keeper.report("products", 2, 2)
     assert store.give_back(lease) == "queued"
+
+
+def test_time_over_all_attempts_has_a_limit(store: JobStore) -> None:
+    job_id = store.create("spectrum", "{}", {})[0].id
+    for attempt in (1, 2):
+        lease = store.claim(job_id)
+        assert lease is not None
+        with LeaseKeeper(store, lease, time_limit_seconds=2.0) as keeper:
+            started = time.monotonic()
+            if attempt == 1:
+                report_until_stopped(keeper, 1.2)
+                store.give_back(lease)
+                continue
+            with pytest.raises(JobFailure) as caught:
+                report_until_stopped(keeper)
+            assert time.monotonic() - started < 1.5
+            assert caught.value.problem.type == "/problems/time-limit"
+            assert "2 s" in (caught.value.problem.detail or "")
+
+
+def test_a_computation_that_does_not_listen_ends_with_its_process(store: JobStore) -> None:
+    job_id = store.create("spectrum", "{}", {})[0].id
+    lease = store.claim(job_id)
+    assert lease is not None
+
+    def compute() -> None:
+        with LeaseKeeper(store, lease, time_limit_seconds=0.5):
+            time.sleep(60)
+
+    process = multiprocessing.get_context("fork").Process(target=compute)
+    process.start()
+    process.join(10)
+    assert process.exitcode == os.EX_TEMPFAIL
+    record = store.get(job_id)
+    assert record.state == "failed"
+    assert record.error is not None
+    assert record.error.type == "/problems/time-limit"

@@ -1,0 +1,43 @@
+"""A message in the hands of the worker's first process, which outlives those that compute."""
+
+import logging
+import os
+import socket
+from typing import Any
+
+from billiard.exceptions import WorkerLostError
+from celery.worker.request import Request
+from redis.exceptions import RedisError
+
+from worker.memory_guard import killed_by_kernel, num_oom_kills
+
+_logger = logging.getLogger(__name__)
+
+
+def holder(worker_pid: int, pid: int) -> str:
+    """Name of a process of this worker's pool, among all of a deployment."""
+    return f"{socket.gethostname()}-{worker_pid}-{pid}"
+
+
+class Delivery(Request):  # type: ignore[misc]
+    """Tells the job store at once of a process that died: the lease need not run out first.
+
+    A job whose process the kernel killed for want of memory ends, instead of taking further processes with it. That of
+    another cause goes back to the queue, and the loss is counted. The task has a `store`.
+    """
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """A process of the pool has the message."""
+        self._num_oom_kills = num_oom_kills()
+        super().on_accepted(pid, time_accepted)
+
+    def on_failure(self, exc_info: Any, *arguments: Any, **options: Any) -> None:
+        """The process died: no other error leaves the task."""
+        super().on_failure(exc_info, *arguments, **options)
+        error = getattr(exc_info.exception, "exc", exc_info.exception)
+        if isinstance(error, WorkerLostError) and self.worker_pid is not None:
+            problem = killed_by_kernel() if num_oom_kills() > self._num_oom_kills else None
+            try:
+                self.task.store.lose(self.args[0], holder(os.getpid(), self.worker_pid), problem)
+            except RedisError as away:
+                _logger.warning("the lease of job %s must run out: %s", self.args[0], away)
