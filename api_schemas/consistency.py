@@ -6,14 +6,17 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from api_schemas.arrays import shape
+from api_schemas.artifacts import StoredArray, WholeNumbers
 from api_schemas.closed_form_models import QuadraticForm, SelfAttention, sample_widths
 from api_schemas.data import (
+    ArrayData,
     Data,
     DigitsData,
     GaussianData,
     GaussianSequences,
     InlineData,
     Numbers,
+    SampleData,
     TextData,
     TokenData,
     sample_shape,
@@ -29,6 +32,7 @@ from api_schemas.models import (
     Mlp,
     Model,
     RowNetwork,
+    StoredWeights,
     TokenModel,
 )
 
@@ -119,8 +123,8 @@ def sequence_widths(model: AttentionLayer | SelfAttention) -> tuple[int, int]:
 
 def _check_vectors(model: VectorModel, data: Data, loss: Loss | None) -> None:
     match data:
-        case InlineData():
-            _check_inline_samples(model, data, loss)
+        case InlineData() | ArrayData():
+            _check_samples(model, data, loss)
         case GaussianData():
             _check_gaussian(model, data)
         case DigitsData():
@@ -131,8 +135,8 @@ def _check_vectors(model: VectorModel, data: Data, loss: Loss | None) -> None:
 
 def _check_sequences(model: AttentionLayer | SelfAttention, data: Data) -> None:
     match data:
-        case InlineData():
-            _check_inline_sequences(model, data)
+        case InlineData() | ArrayData():
+            _check_sample_sequences(model, data)
         case GaussianSequences():
             _check_gaussian_sequences(model, data)
         case _:
@@ -141,8 +145,8 @@ def _check_sequences(model: AttentionLayer | SelfAttention, data: Data) -> None:
 
 def _check_tokens(model: TokenModel, data: Data) -> None:
     match data:
-        case InlineData():
-            _check_inline_tokens(model, data)
+        case InlineData() | ArrayData():
+            _check_sample_tokens(model, data)
         case TextData():
             _check_sequence_length(model, data.sequence_length, "sequence_length")
             _check_mean_scores(model, data.sequence_length)
@@ -184,17 +188,21 @@ def _check_digits(model: VectorModel) -> None:
 
 def _check_widths(model: Mlp, num_inputs: int, num_outputs: int, what: str) -> None:
     widths = model.layer_widths
-    field = "widths" if model.weights is None else "weights"
+    last = len(widths) - 1
     for name, index, have, need in (
         ("input", 0, widths[0], num_inputs),
-        ("output", len(widths) - 1, widths[-1], num_outputs),
+        ("output", last, widths[-1], num_outputs),
     ):
         if have != need:
-            place = index if model.weights is None else min(index, len(widths) - 2)
-            raise misfit("model", field, place, message=f"the {name} width is {have}, {what} need {need}")
+            place: tuple[str | int, ...] = ("weights", min(index, last - 1))
+            if isinstance(model.weights, StoredWeights):
+                place = ("weights", "id")
+            elif model.weights is None:
+                place = ("widths", index)
+            raise misfit("model", *place, message=f"the {name} width is {have}, {what} need {need}")
 
 
-def _check_inline_samples(model: VectorModel, data: InlineData, loss: Loss | None) -> None:
+def _check_samples(model: VectorModel, data: SampleData, loss: Loss | None) -> None:
     num_inputs, num_outputs = vector_widths(model)
     _check_row("x", data.x, num_inputs, model.kind)
     if loss == "mse":
@@ -202,17 +210,17 @@ def _check_inline_samples(model: VectorModel, data: InlineData, loss: Loss | Non
         return
     if sample_shape(data.y) != ():
         raise misfit("data", "y", message="cross-entropy takes one class label per sample")
-    _check_labels("y", data.y, num_outputs, ignorable=True)  # type: ignore[arg-type]
+    _check_labels("y", data.y, num_outputs, ignorable=True)
 
 
-def _check_row(name: str, values: Numbers, width: int, kind: str) -> None:
+def _check_row(name: str, values: Numbers | StoredArray, width: int, kind: str) -> None:
     have = sample_shape(values) or (1,)
     if have != (width,):
         numbers = " x ".join(map(str, have))
         raise misfit("data", name, message=f"{name} has {numbers} numbers per sample, {kind} {width} with these fields")
 
 
-def _check_inline_sequences(model: AttentionLayer | SelfAttention, data: InlineData) -> None:
+def _check_sample_sequences(model: AttentionLayer | SelfAttention, data: SampleData) -> None:
     length = None
     for name, values, width in zip("xy", (data.x, data.y), sequence_widths(model), strict=True):
         have = sample_shape(values)
@@ -235,14 +243,14 @@ def _check_gaussian_sequences(model: AttentionLayer | SelfAttention, data: Gauss
         )
 
 
-def _check_inline_tokens(model: TokenModel, data: InlineData) -> None:
+def _check_sample_tokens(model: TokenModel, data: SampleData) -> None:
     for name, rows in (("x", data.x), ("y", data.y)):
         have = sample_shape(rows)
         if len(have) != 1:
             raise misfit("data", name, message=f"{model.kind} takes one row of token ids per sequence")
         if have != sample_shape(data.x):
             raise misfit("data", name, message=f"rows of {have[0]} tokens, x has rows of {sample_shape(data.x)[0]}")
-        _check_labels(name, list(chain(*rows)), model.vocab_size, ignorable=name == "y")
+        _check_labels(name, rows, model.vocab_size, ignorable=name == "y")
     _check_sequence_length(model, sample_shape(data.x)[0], "x")
     _check_mean_scores(model, sample_shape(data.x)[0])
 
@@ -262,11 +270,29 @@ def _check_sequence_length(model: TokenModel, length: int, name: str) -> None:
         raise misfit("data", name, message=f"sequences of {length} tokens, the model has {model.n_positions} positions")
 
 
-def _check_labels(name: str, labels: list[float], num_classes: int, *, ignorable: bool) -> None:
+def _check_labels(name: str, values: Numbers | StoredArray, num_classes: int, *, ignorable: bool) -> None:
+    if isinstance(values, StoredArray):
+        _check_stored_labels(name, values.whole_numbers, num_classes, ignorable=ignorable)
+        return
+    labels: Any = chain(*values) if sample_shape(values) else values
+    every_one_is_ignored = True
     for label in labels:
         if label != int(label) or not (0 <= label < num_classes or (ignorable and label == IGNORED)):
             raise misfit("data", name, message=f"{label:g} is no whole number from 0 to {num_classes - 1}")
-    if all(label == IGNORED for label in labels):
+        every_one_is_ignored = every_one_is_ignored and label == IGNORED
+    if every_one_is_ignored:
+        raise misfit("data", name, message="every target is ignored")
+
+
+def _check_stored_labels(name: str, found: WholeNumbers | None, num_classes: int, *, ignorable: bool) -> None:
+    if found is None:
+        raise misfit("data", name, message=f"holds numbers that are no whole ones from 0 to {num_classes - 1}")
+    outside = [each for each in (found.smallest, found.largest) if each is not None and not 0 <= each < num_classes]
+    if found.num_ignored and not ignorable:
+        outside.append(IGNORED)
+    if outside:
+        raise misfit("data", name, message=f"{outside[0]} is no whole number from 0 to {num_classes - 1}")
+    if found.largest is None:
         raise misfit("data", name, message="every target is ignored")
 
 

@@ -1,11 +1,11 @@
 """Data on which a job evaluates the loss."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, ValidationInfo, model_validator
 
-from api_schemas.artifacts import ArtifactId
+from api_schemas.artifacts import ArtifactId, StoredArray, arrays_of, listed
 from api_schemas.message import MAX_NUMBERS, RequestMessage, Rows, Seed, Vector, misfit
 
 MAX_TEXT_LENGTH = 5_000_000
@@ -14,8 +14,10 @@ Numbers = list[float] | list[list[float]] | list[list[list[float]]]
 """One sample an entry: a number, a row of numbers, or rows of one length."""
 
 
-def sample_shape(values: Numbers) -> tuple[int, ...]:
+def sample_shape(values: Numbers | StoredArray) -> tuple[int, ...]:
     """() where every sample is one number, its length where it is a row, else numbers of rows and columns."""
+    if isinstance(values, StoredArray):
+        return tuple(values.shape[1:])
     first = values[0]
     if not isinstance(first, Sequence):
         return ()
@@ -166,6 +168,61 @@ class TokenData(RequestMessage):
     seed: Seed = 0
 
 
+MAX_SAMPLE_DIMENSIONS = 3
+
+
+class ArrayData(RequestMessage):
+    """Samples in an uploaded npz or safetensors file that holds the arrays x and y, as `inline` has them.
+
+    What x and y are is filled in from the file; where it is given, it must agree.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"required": ["kind", "id"]})
+
+    kind: Literal["artifact"]
+    id: ArtifactId
+    x: StoredArray
+    y: StoredArray
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_arrays(cls, fields: Any, info: ValidationInfo) -> Any:
+        arrays = arrays_of(fields, info)
+        if arrays is None:
+            return fields
+        if arrays.keys() != {"x", "y"}:
+            raise misfit("id", message=f"holds {listed(arrays)}; data are the arrays x and y")
+        known = {name: array.model_dump() for name, array in arrays.items()}
+        for name, array in known.items():
+            if fields.get(name) not in (None, array):
+                raise misfit(name, message="the artifact holds another array; it may be left out")
+        return fields | known
+
+    @model_validator(mode="after")
+    def _samples_with_targets(self) -> Self:
+        for name, array in (("x", self.x), ("y", self.y)):
+            if len(array.shape) > MAX_SAMPLE_DIMENSIONS:
+                raise misfit(
+                    "id",
+                    message=f"{name} has {len(array.shape)} dimensions; samples are numbers, rows or sequences of rows",
+                )
+        if len(self.y) != len(self.x):
+            raise misfit("id", message=f"y holds {len(self.y)} samples, x holds {len(self.x)}")
+        return self
+
+
+def _tokens_or_arrays(fields: object) -> str:
+    windows = ("num_sequences", "sequence_length")
+    has = any(name in fields for name in windows) if isinstance(fields, dict) else isinstance(fields, TokenData)
+    return "tokens" if has else "arrays"
+
+
+UploadedData = Annotated[
+    Annotated[TokenData, Tag("tokens")] | Annotated[ArrayData, Tag("arrays")], Discriminator(_tokens_or_arrays)
+]
+SampleData = InlineData | ArrayData
+"""Samples that a caller gives."""
+
 Data = Annotated[
-    InlineData | GaussianData | GaussianSequences | DigitsData | TextData | TokenData, Field(discriminator="kind")
+    InlineData | GaussianData | GaussianSequences | DigitsData | TextData | UploadedData, Field(discriminator="kind")
 ]

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo, model_validator
 
+from api_schemas.artifacts import ArtifactId, StoredArray, arrays_of, listed
 from api_schemas.checkpoints import CheckpointName, Sha256, with_checkpoint
 from api_schemas.closed_form_models import (
     LeakyReluNetwork,
@@ -36,6 +37,27 @@ class MlpLayer(RequestMessage):
     bias: Vector | None = Field(default=None, description="one number per output, in all layers or in none")
 
 
+class StoredWeights(RequestMessage):
+    """Weights in an uploaded safetensors or npz file: layers.0.weight, layers.0.bias, layers.1.weight and so on.
+
+    Biases are there for all layers or for none.
+    """
+
+    kind: Literal["artifact"]
+    id: ArtifactId
+
+
+def _layers_or_artifact(value: object) -> str:
+    return "artifact" if isinstance(value, dict | StoredWeights) else "layers"
+
+
+Weights = Annotated[
+    Annotated[list[MlpLayer], Field(min_length=1, max_length=MAX_LAYERS), Tag("layers")]
+    | Annotated[StoredWeights, Tag("artifact")],
+    Discriminator(_layers_or_artifact),
+]
+
+
 class Mlp(RequestMessage):
     """A fully connected network, at random weights or at given ones.
 
@@ -57,13 +79,25 @@ class Mlp(RequestMessage):
     bias: bool | None = Field(default=None, description="null: true, or where weights are given, as they have it")
     parametrization: Literal["standard", "ntk", "mup"] = "standard"
     seed: Seed = Field(default=0, description="of the weights, unless they are given")
-    weights: list[MlpLayer] | None = Field(
-        default=None, min_length=1, max_length=MAX_LAYERS, description="of each layer; null: drawn from the seed"
+    weights: Weights | None = Field(
+        default=None, description="of each layer, here or in an uploaded file; null: drawn from the seed"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_stored_weights(cls, fields: Any, info: ValidationInfo) -> Any:
+        arrays = arrays_of(fields.get("weights"), info, "weights") if isinstance(fields, dict) else None
+        if arrays is None:
+            return fields
+        widths, bias = _stored_layers(arrays)
+        for field, value in (("widths", widths), ("bias", bias)):
+            if fields.get(field) not in (None, value):
+                raise misfit(field, message=f"the artifact has {f'{value}':.80}; it may be left out")
+        return fields | {"widths": widths, "bias": bias}
 
     @model_validator(mode="after")
     def _widths_or_weights(self) -> Self:
-        if self.weights is None:
+        if not isinstance(self.weights, list):
             if self.widths is None:
                 raise misfit("widths", message="give widths or weights")
             return self
@@ -76,7 +110,7 @@ class Mlp(RequestMessage):
         return self
 
     def _check_layer(self, index: int, layer: MlpLayer) -> None:
-        assert self.weights is not None
+        assert isinstance(self.weights, list)
         num_outputs, num_inputs = len(layer.weight), len(layer.weight[0])
         if index and num_inputs != len(self.weights[index - 1].weight):
             message = f"rows of {num_inputs} numbers, the layer before has {len(self.weights[index - 1].weight)} rows"
@@ -90,7 +124,7 @@ class Mlp(RequestMessage):
     @property
     def layer_widths(self) -> list[int]:
         """Input, hidden layers, output."""
-        if self.weights is None:
+        if not isinstance(self.weights, list):
             assert self.widths is not None
             return self.widths
         return [len(self.weights[0].weight[0]), *(len(layer.weight) for layer in self.weights)]
@@ -98,9 +132,38 @@ class Mlp(RequestMessage):
     @property
     def has_bias(self) -> bool:
         """Whether the layers have biases."""
-        if self.weights is None:
+        if not isinstance(self.weights, list):
             return self.bias is not False
         return self.weights[0].bias is not None
+
+
+def _stored_layers(arrays: dict[str, StoredArray]) -> tuple[list[int], bool]:
+    """Widths, and whether there are biases.
+
+    Raises:  ValidationError at `weights.id`.
+    """
+    num_layers = sum(name.endswith(".weight") for name in arrays)
+    has_bias = any(name.endswith(".bias") for name in arrays)
+    parts = ("weight", "bias") if has_bias else ("weight",)
+    names = [f"layers.{index}.{part}" for index in range(num_layers) for part in parts]
+    if not num_layers or num_layers > MAX_LAYERS:
+        raise _stored_misfit(f"holds {num_layers} weights of layers, and an mlp has 1 to {MAX_LAYERS}")
+    if missing := [name for name in names if name not in arrays]:
+        raise _stored_misfit(f"holds no {missing[0]}, but {listed(arrays)}")
+    if others := arrays.keys() - set(names):
+        raise _stored_misfit(f"holds {listed(others)} besides weights and biases of layers")
+    widths = [arrays["layers.0.weight"].shape[-1]]
+    for name in names:
+        expected = [len(arrays[name]), widths[-1]] if name.endswith("weight") else widths[-1:]
+        if arrays[name].shape != expected:
+            needed = " x ".join(map(str, expected))
+            raise _stored_misfit(f"{name} has the shape {arrays[name].shape}; beside the others it must be {needed}")
+        widths += expected[:1] if name.endswith("weight") else []
+    return widths, has_bias
+
+
+def _stored_misfit(message: str) -> ValidationError:
+    return misfit("weights", "id", message=message)
 
 
 class Conv(RequestMessage):

@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, TypeVar
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from api_schemas.artifacts import Artifact, ArtifactPage
+from api_schemas.artifacts import AnyArtifact, ArrayArtifact, ArtifactPage, TokenArtifact
 from api_schemas.checkpoints import LoadableModel, ModelList
 from api_schemas.closed_form import ClosedFormSpectrum
 from api_schemas.estimates import CostEstimate
@@ -44,6 +44,7 @@ Smoothing = Mapping[str, int | float]
 
 _RANDOM_MATRIX: TypeAdapter[LawAnswer | IndexCurveAnswer] = TypeAdapter(RandomMatrixAnswer)
 _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(JobResult)
+_ARTIFACT: TypeAdapter[AnyArtifact] = TypeAdapter(AnyArtifact)
 
 
 @dataclass(frozen=True)
@@ -175,16 +176,25 @@ def delete(job_id: str) -> Exchange[None]:
     return Exchange("DELETE", f"/v1/jobs/{job_id}", lambda _: None)
 
 
-def upload_tokens(pieces: Pieces, num_bytes: int) -> Exchange[Artifact]:
+def upload_tokens(pieces: Pieces, num_bytes: int) -> Exchange[TokenArtifact]:
     """A file of tokens, of that size, to be kept for jobs."""
-    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(num_bytes)}
-    read = Artifact.model_validate_json
+    return _upload("application/octet-stream", pieces, num_bytes, TokenArtifact.model_validate_json)
+
+
+def upload_arrays(pieces: Pieces, num_bytes: int, suffix: str) -> Exchange[ArrayArtifact]:
+    """A file of arrays, of that size, to be kept for jobs; the end of its name tells npz from safetensors."""
+    sent_as = NPZ if suffix == ".npz" else "application/x-safetensors"
+    return _upload(sent_as, pieces, num_bytes, ArrayArtifact.model_validate_json)
+
+
+def _upload(sent_as: str, pieces: Pieces, num_bytes: int, read: Callable[[bytes], T]) -> Exchange[T]:
+    headers = {"Content-Type": sent_as, "Content-Length": str(num_bytes)}
     return Exchange("POST", "/v1/artifacts", read, body=pieces, headers=headers, wait_seconds=_UPLOAD_SECONDS)
 
 
-def artifact(artifact_id: str) -> Exchange[Artifact]:
+def artifact(artifact_id: str) -> Exchange[AnyArtifact]:
     """What an uploaded file holds."""
-    return Exchange("GET", f"/v1/artifacts/{artifact_id}", Artifact.model_validate_json)
+    return Exchange("GET", f"/v1/artifacts/{artifact_id}", _ARTIFACT.validate_json)
 
 
 def artifacts(page_token: str | None) -> Exchange[ArtifactPage]:

@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 
 import httpx
 
-from api_schemas.artifacts import Artifact
+from api_schemas.artifacts import AnyArtifact, ArrayArtifact, TokenArtifact
 from api_schemas.checkpoints import LoadableModel
 from api_schemas.closed_form import ClosedFormSpectrum
 from api_schemas.estimates import CostEstimate
@@ -138,7 +138,7 @@ class SpectrumClient:
         """Forget a job that ended, and its result."""
         self._run(exchanges.delete(job_id))
 
-    def upload_tokens(self, path: Path) -> Artifact:
+    def upload_tokens(self, path: Path) -> TokenArtifact:
         """Send a file of tokens, nanoGPT's .bin or a .npy array of integers, piece by piece; jobs name it by its id.
 
         Raises:  OSError if it cannot be read.
@@ -146,11 +146,19 @@ class SpectrumClient:
         with path.open("rb") as file:
             return self._run(exchanges.upload_tokens(pieces(file), path.stat().st_size))
 
-    def artifact(self, artifact_id: str) -> Artifact:
+    def upload_arrays(self, path: Path) -> ArrayArtifact:
+        """Send a .safetensors or .npz file piece by piece: weights, or data x and y; jobs name it by its id.
+
+        Raises:  OSError if it cannot be read.
+        """
+        with path.open("rb") as file:
+            return self._run(exchanges.upload_arrays(pieces(file), path.stat().st_size, path.suffix))
+
+    def artifact(self, artifact_id: str) -> AnyArtifact:
         """What an uploaded file holds."""
         return self._run(exchanges.artifact(artifact_id))
 
-    def artifacts(self) -> Iterator[Artifact]:
+    def artifacts(self) -> Iterator[AnyArtifact]:
         """Uploaded files, newest first, page by page."""
         token: str | None = None
         while True:
@@ -299,7 +307,7 @@ class AsyncSpectrumClient:
         """Forget a job that ended, and its result."""
         await self._run(exchanges.delete(job_id))
 
-    async def upload_tokens(self, path: Path) -> Artifact:
+    async def upload_tokens(self, path: Path) -> TokenArtifact:
         """Send a file of tokens, nanoGPT's .bin or a .npy array of integers, piece by piece; jobs name it by its id.
 
         Raises:  OSError if it cannot be read.
@@ -307,11 +315,19 @@ class AsyncSpectrumClient:
         with path.open("rb") as file:
             return await self._run(exchanges.upload_tokens(async_pieces(file), path.stat().st_size))
 
-    async def artifact(self, artifact_id: str) -> Artifact:
+    async def upload_arrays(self, path: Path) -> ArrayArtifact:
+        """Send a .safetensors or .npz file piece by piece: weights, or data x and y; jobs name it by its id.
+
+        Raises:  OSError if it cannot be read.
+        """
+        with path.open("rb") as file:
+            return await self._run(exchanges.upload_arrays(async_pieces(file), path.stat().st_size, path.suffix))
+
+    async def artifact(self, artifact_id: str) -> AnyArtifact:
         """What an uploaded file holds."""
         return await self._run(exchanges.artifact(artifact_id))
 
-    async def artifacts(self) -> AsyncIterator[Artifact]:
+    async def artifacts(self) -> AsyncIterator[AnyArtifact]:
         """Uploaded files, newest first, page by page."""
         token: str | None = None
         while True:

@@ -12,6 +12,7 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 
+from api_schemas.artifacts import AnyArtifact, TokenArtifact
 from api_schemas.jobs import JobState
 from client.errors import SpectrumClientError
 from client.exchanges import ResultFormat, Smoothing
@@ -31,6 +32,7 @@ ArrayFile = Annotated[
 JobId = Annotated[str, typer.Argument(help="id of the job")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="file ending in .json, .npz, .png or .svg")]
 
+_ARRAYS = (".safetensors", ".npz")
 _FORMATS: dict[str, ResultFormat] = {
     ".json": "json",
     ".npz": "npz",
@@ -152,24 +154,29 @@ def delete(job_id: JobId, url: Url = DEFAULT_URL) -> None:
 
 @app.command()
 def upload(
-    tokens: Annotated[Path, typer.Argument(help="nanoGPT's .bin, or a .npy array of integers", dir_okay=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="tokens: nanoGPT's .bin or a .npy array of integers; weights or data: .safetensors or .npz",
+            dir_okay=False,
+        ),
+    ],
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Upload a file of tokens and print what it holds; jobs name it by its id."""
+    """Upload a file of tokens or arrays and print what it holds; jobs name it by its id."""
     with _client(url) as client:
         try:
-            _print(client.upload_tokens(tokens))
+            _print(client.upload_arrays(file) if file.suffix in _ARRAYS else client.upload_tokens(file))
         except OSError as error:
             raise typer.BadParameter(str(error)) from None
 
 
 @app.command("artifacts")
 def list_artifacts(url: Url = DEFAULT_URL) -> None:
-    """Print id, number of tokens, largest token and time of every uploaded file, newest first."""
+    """Print id, time, number of tokens and the largest, or names and shapes of arrays, of every file, newest first."""
     with _client(url) as client:
         for found in client.artifacts():
-            created = f"{found.created_at:%Y-%m-%d %H:%M:%S}"
-            typer.echo(f"{found.id}  {found.num_tokens:>12}  {found.largest_token:>6}  {created}")
+            typer.echo(f"{found.id}  {found.created_at:%Y-%m-%d %H:%M:%S}  {_contents(found)}")
 
 
 @app.command("delete-artifact")
@@ -179,6 +186,12 @@ def delete_artifact(
     """Delete an uploaded file."""
     with _client(url) as client:
         client.delete_artifact(artifact_id)
+
+
+def _contents(artifact: AnyArtifact) -> str:
+    if isinstance(artifact, TokenArtifact):
+        return f"{artifact.num_tokens} tokens up to {artifact.largest_token}"
+    return ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in artifact.arrays.items())
 
 
 @contextmanager

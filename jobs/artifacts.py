@@ -1,32 +1,24 @@
-"""The artifact store: uploaded tokens as immutable .npy files, each named by the SHA-256 of its content."""
+"""The artifact store: uploaded files, immutable, each in one form of ours and named by the SHA-256 of its content."""
 
 import hashlib
-import io
 import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
-import numpy as np
-from numpy.lib import format as npy_format
-from numpy.typing import NDArray
-
-from api_schemas.artifacts import Artifact
+from api_schemas.artifacts import AnyArtifact, ArrayArtifact, ArtifactError, StoredArray, TokenArtifact
+from jobs.array_files import Arrays, described, read_header, safetensors_pieces
 from jobs.results import sync_directory
-
-MAX_TOKEN = 2**31 - 1
-
-Tokens = NDArray[np.integer[Any]]
-Blocks = Callable[[], Iterator[Tokens]]
-"""Reads tokens from their beginning, block by block."""
+from jobs.token_files import Blocks, Tokens, counted, mapped, npy_pieces
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _DRAFT = "draft-"
+_ARRAYS = ".safetensors"
 _ABANDONED_SECONDS = 3600.0
 """Far longer than an upload may take."""
 
@@ -35,12 +27,12 @@ class UnknownArtifactError(Exception):
     """There is no artifact of this id, or no more."""
 
 
-class UnfitTokensError(ValueError):
-    """The numbers are no tokens."""
+class ArtifactDamagedError(Exception):
+    """The file of an artifact does not have the content that its name promises."""
 
 
 class ArtifactStore:
-    """Tokens by id, each one file `ID.LARGEST_TOKEN.npy`: one step stores it, one takes it away.
+    """By id tokens, one file `ID.LARGEST_TOKEN.npy`, and arrays, `ID.safetensors`: one step stores or removes each.
 
     Args:  directory: made if missing; every process of a deployment sees the same one.
     """
@@ -62,39 +54,35 @@ class ArtifactStore:
                 if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                     path.unlink()
 
-    def write(self, blocks: Blocks) -> tuple[Artifact, bool]:
+    def write_tokens(self, blocks: Blocks) -> tuple[AnyArtifact, bool]:
         """Store the tokens, which are read twice, for good: (what they are, whether they are new here).
 
         Raises:  UnfitTokensError if there are none, or one is not in 0 .. 2^31 - 1.
         """
-        num_tokens, largest = _counted(blocks())
-        digest = hashlib.sha256()
-        descriptor, name = tempfile.mkstemp(dir=self._directory, prefix=_DRAFT)
-        try:
-            with open(descriptor, "wb") as file:
-                for piece in _npy_pieces(num_tokens, largest, blocks()):
-                    file.write(piece)
-                    digest.update(piece)
-                file.flush()
-                os.fsync(descriptor)
-            return self._kept(Path(name), digest.hexdigest(), largest)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        num_tokens, largest = counted(blocks())
+        return self._write(npy_pieces(num_tokens, largest, blocks()), f".{largest}.npy")
 
-    def get(self, artifact_id: str) -> Artifact:
+    def write_arrays(self, arrays: Arrays) -> tuple[AnyArtifact, bool]:
+        """Store the arrays, which are read twice, for good: (what they are, whether they are new here).
+
+        Raises:  UnfitArrayError if a number is NaN or infinite.
+        """
+        return self._write(safetensors_pieces(arrays, described(arrays)), _ARRAYS)
+
+    def get(self, artifact_id: str) -> AnyArtifact:
         """What is known of an artifact.
 
         Raises:  UnknownArtifactError.
         """
         return _artifact(self._path(artifact_id))
 
-    def page(self, size: int, after: str | None) -> tuple[list[Artifact], str | None]:
+    def page(self, size: int, after: str | None) -> tuple[list[AnyArtifact], str | None]:
         """Up to `size` artifacts, newest first, and the place after which the next page begins.
 
         A place is 32 hexadecimal digits: the microsecond of creation, then the id's first 64 bits.
         """
-        places: dict[str, Artifact] = {}
-        for path in self._directory.glob("[0-9a-f][0-9a-f]/*.npy"):
+        places: dict[str, AnyArtifact] = {}
+        for path in self._directory.glob("[0-9a-f][0-9a-f]/*"):
             with suppress(UnknownArtifactError):
                 artifact = _artifact(path)
                 places[_place(artifact)] = artifact
@@ -104,9 +92,37 @@ class ArtifactStore:
     def tokens(self, artifact_id: str) -> Tokens:
         """The tokens (num_tokens,), mapped: only what is looked at is read.
 
-        Raises:  UnknownArtifactError.
+        Raises:  UnknownArtifactError, also if the artifact holds no tokens.
         """
-        return _mapped(self._path(artifact_id))
+        path = self._path(artifact_id)
+        if path.suffix == _ARRAYS:
+            raise UnknownArtifactError(artifact_id)
+        with _there(artifact_id):
+            return mapped(path)
+
+    def arrays(self, artifact_id: str) -> dict[str, StoredArray]:
+        """What the arrays are; this makes the store an `ArtifactCatalog`.
+
+        Raises:  ArtifactError if there is no such artifact, or it holds no arrays.
+        """
+        try:
+            artifact = self.get(artifact_id)
+        except UnknownArtifactError:
+            raise ArtifactError("there is no such artifact: upload the arrays first") from None
+        if not isinstance(artifact, ArrayArtifact):
+            raise ArtifactError("this artifact holds tokens: num_sequences and sequence_length are for those")
+        return artifact.arrays
+
+    def safetensors(self, artifact_id: str) -> bytes:
+        """The whole file of an artifact that holds arrays.
+
+        Raises:  UnknownArtifactError; ArtifactDamagedError.
+        """
+        with _there(artifact_id):
+            content = self._path(artifact_id).read_bytes()
+        if hashlib.sha256(content).hexdigest() != artifact_id:
+            raise ArtifactDamagedError(artifact_id)
+        return content
 
     def delete(self, artifact_id: str) -> None:
         """Remove the file; a job that has it open keeps it.
@@ -115,10 +131,24 @@ class ArtifactStore:
         """
         self._path(artifact_id).unlink(missing_ok=True)
 
-    def _kept(self, path: Path, digest: str, largest: int) -> tuple[Artifact, bool]:
+    def _write(self, pieces: Iterator[bytes], ending: str) -> tuple[AnyArtifact, bool]:
+        digest = hashlib.sha256()
+        descriptor, name = tempfile.mkstemp(dir=self._directory, prefix=_DRAFT)
+        try:
+            with open(descriptor, "wb") as file:
+                for piece in pieces:
+                    file.write(piece)
+                    digest.update(piece)
+                file.flush()
+                os.fsync(descriptor)
+            return self._kept(Path(name), digest.hexdigest(), ending)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    def _kept(self, path: Path, digest: str, ending: str) -> tuple[AnyArtifact, bool]:
         with suppress(UnknownArtifactError):
             return self.get(digest), False
-        kept = self._directory / digest[:2] / f"{digest}.{largest}.npy"
+        kept = self._directory / digest[:2] / f"{digest}{ending}"
         kept.parent.mkdir(exist_ok=True)
         path.chmod(0o640)
         path.replace(kept)
@@ -127,57 +157,42 @@ class ArtifactStore:
 
     def _path(self, artifact_id: str) -> Path:
         if _DIGEST.fullmatch(artifact_id):
-            for path in self._directory.glob(f"{artifact_id[:2]}/{artifact_id}.*.npy"):
+            for path in self._directory.glob(f"{artifact_id[:2]}/{artifact_id}.*"):
                 return path
         raise UnknownArtifactError(artifact_id)
 
 
-def _counted(blocks: Iterator[Tokens]) -> tuple[int, int]:
-    """Number of tokens, and the largest."""
-    num_tokens, largest = 0, -1
-    for block in blocks:
-        smallest, largest = int(block.min()), max(largest, int(block.max()))
-        if smallest < 0 or largest > MAX_TOKEN:
-            raise UnfitTokensError(f"holds {smallest if smallest < 0 else largest}, and tokens are 0 to {MAX_TOKEN}")
-        num_tokens += len(block)
-    if not num_tokens:
-        raise UnfitTokensError("holds no tokens")
-    return num_tokens, largest
-
-
-def _npy_pieces(num_tokens: int, largest: int, blocks: Iterator[Tokens]) -> Iterator[bytes]:
-    dtype = np.dtype("<u2" if largest < 2**16 else "<u4")
-    header = io.BytesIO()
-    fields = {"descr": dtype.str, "fortran_order": False, "shape": (num_tokens,)}
-    npy_format.write_array_header_1_0(header, fields)
-    yield header.getvalue()
-    for block in blocks:
-        yield block.astype(dtype).tobytes()
-
-
-def _mapped(path: Path) -> Tokens:
+@contextmanager
+def _there(artifact_id: str) -> Iterator[None]:
+    """Raises:  UnknownArtifactError in place of FileNotFoundError."""
     try:
-        return cast("Tokens", np.load(path, mmap_mode="r", allow_pickle=False))
-    except FileNotFoundError:
-        raise UnknownArtifactError(path.name[:64]) from None
-
-
-def _artifact(path: Path) -> Artifact:
-    artifact_id, largest, _ = path.name.split(".")
-    num_tokens = len(_mapped(path))
-    try:
-        status = path.stat()
+        yield
     except FileNotFoundError:
         raise UnknownArtifactError(artifact_id) from None
-    return Artifact(
-        id=artifact_id,
-        kind="tokens",
-        num_tokens=num_tokens,
-        largest_token=int(largest),
-        num_bytes=status.st_size,
-        created_at=datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC),
-    )
 
 
-def _place(artifact: Artifact) -> str:
+def _artifact(path: Path) -> AnyArtifact:
+    artifact_id, ending = path.name.split(".", 1)
+    with _there(artifact_id):
+        status = path.stat()
+        created_at = datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1e6, UTC)
+        if path.suffix == _ARRAYS:
+            return ArrayArtifact(
+                id=artifact_id,
+                num_bytes=status.st_size,
+                created_at=created_at,
+                kind="arrays",
+                arrays=read_header(path),
+            )
+        return TokenArtifact(
+            id=artifact_id,
+            num_bytes=status.st_size,
+            created_at=created_at,
+            kind="tokens",
+            num_tokens=len(mapped(path)),
+            largest_token=int(ending.split(".")[0]),
+        )
+
+
+def _place(artifact: AnyArtifact) -> str:
     return f"{round(artifact.created_at.timestamp() * 1e6):016x}{artifact.id[:16]}"

@@ -15,7 +15,16 @@ from api_schemas.closed_form_models import (
     SelfAttention,
     TwoLayerLinearNetwork,
 )
-from api_schemas.data import DigitsData, GaussianData, GaussianSequences, InlineData, TextData, TokenData, sample_shape
+from api_schemas.data import (
+    ArrayData,
+    DigitsData,
+    GaussianData,
+    GaussianSequences,
+    InlineData,
+    TextData,
+    TokenData,
+    sample_shape,
+)
 from api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, CausalLm, Conv, Gpt2, Mlp, RowNetwork
 from api_schemas.problem import FieldError
 from api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TopKMethod, TraceMethod
@@ -296,7 +305,7 @@ def _data_bytes(request: SpectrumRequest) -> int:
             return _text_bytes(data)
         case TokenData() as data:
             numbers = _window_numbers(data)
-        case InlineData() as data:
+        case InlineData() | ArrayData() as data:
             numbers = sum(len(values) * prod(sample_shape(values)) for values in (data.x, data.y))
         case DigitsData() as data:
             numbers = data.num_samples * 65
@@ -322,7 +331,7 @@ def _num_matrix_entries(request: SpectrumRequest) -> int:
 
 def _num_samples(request: SpectrumRequest) -> int:
     match request.data:
-        case InlineData(x=x):
+        case InlineData(x=x) | ArrayData(x=x):
             return len(x)
         case TextData() | TokenData() | GaussianSequences() as data:
             return data.num_sequences
@@ -336,7 +345,7 @@ def _sequence_length(request: SpectrumRequest) -> int:
     match request.data:
         case TextData() | TokenData() | GaussianSequences() as data:
             return data.sequence_length
-        case InlineData(x=x):
+        case InlineData(x=x) | ArrayData(x=x):
             return (sample_shape(x) or (1,))[0]
         case _:
             return 1

@@ -2,6 +2,7 @@
 
 import redis
 
+from api_schemas.artifacts import TokenArtifact
 from api_schemas.data import TokenData
 from api_schemas.estimates import CostEstimate
 from api_schemas.job_requests import AnyJobRequest
@@ -72,6 +73,8 @@ class Admission:
             tokens = self._artifacts.get(data.id)
         except UnknownArtifactError:
             raise invalid_field(("data", "id"), "there is no such artifact: upload the tokens first") from None
+        if not isinstance(tokens, TokenArtifact):
+            raise invalid_field(("data", "id"), "this artifact holds arrays, and num_sequences are of tokens")
         if tokens.num_tokens <= data.sequence_length:
             message = (
                 f"there are {tokens.num_tokens} tokens, a sequence with its targets needs one more than its length"

@@ -31,7 +31,6 @@ from service.reaper import Reaper
 from service.routes import artifacts, closed_form, estimates, health, jobs, models, random_matrix
 from service.routes.documentation import document_bodies
 from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
-from service.uploads.tokens import TOKEN_MEDIA_TYPES
 
 _PREFIX = "/v1"
 
@@ -80,7 +79,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         max_upload_bytes=settings.max_upload_bytes,
         uploads={
             _PREFIX + closed_form.PATH: UPLOAD_MEDIA_TYPES,
-            _PREFIX + artifacts.PATH: TOKEN_MEDIA_TYPES,
+            _PREFIX + artifacts.PATH: artifacts.MEDIA_TYPES,
         },
     )
     app.add_middleware(BodyLimitProblem)

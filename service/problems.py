@@ -39,7 +39,7 @@ BODY_TOO_LARGE = Problem(
     title="Body too large",
     status=413,
     detail="JSON is for small arrays. Closed forms take large ones as application/x-npz or multipart/form-data, jobs "
-    "take tokens that were uploaded; docs/deployment.md says how large bodies and uploads may be.",
+    "take weights, data and tokens that were uploaded; docs/deployment.md says how large bodies and uploads may be.",
 )
 
 # Fields whose value is one of several messages: pydantic puts the chosen one into the location of an error.
@@ -52,6 +52,8 @@ _UNIONS = {
     "schedule": {"plateau", "warmup-cosine"},
     "bias": {"one", "several"},
     "mean_score": {"one", "several"},
+    "weights": {"layers", "artifact"},
+    "artifact": {"tokens", "arrays"},
     "x": {"numbers", "rows", "sequences"},
     "y": {"numbers", "rows", "sequences"},
 }

@@ -77,7 +77,7 @@ def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, st
         client = connect(settings.redis_url.get_secret_value(), patient=True)
         store = JobStore(client, settings.lease_seconds, settings.max_attempts)
         with client:
-            sources = Sources(models, ArtifactStore(settings.artifacts_dir).tokens)
+            sources = Sources(models, ArtifactStore(settings.artifacts_dir))
             results, queue = ResultStore(settings.results_dir), JobQueue(settings.redis_url.get_secret_value())
             JobRunner(store, queue, results, sources, hardware, settings, stopping.is_set).run(job_id)
 

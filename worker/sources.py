@@ -1,19 +1,41 @@
-"""What requests name and workers read: checkpoints and uploaded tokens."""
+"""What requests name and workers read: checkpoints, uploaded tokens and arrays."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from checkpoints.directory import ModelsDirectory
 from curvature.data.text import Tokens
 from jobs.artifacts import UnknownArtifactError
 
 
-def no_artifacts(artifact_id: str) -> Tokens:
-    """Where there are none.
+class Artifacts(Protocol):
+    """Uploaded files by id."""
 
-    Raises:  UnknownArtifactError.
-    """
-    raise UnknownArtifactError(artifact_id)
+    def tokens(self, artifact_id: str) -> Tokens:
+        """The tokens (num_tokens,).
+
+        Raises:  UnknownArtifactError.
+        """
+        ...
+
+    def safetensors(self, artifact_id: str) -> bytes:
+        """A file of arrays.
+
+        Raises:  UnknownArtifactError; ArtifactDamagedError.
+        """
+        ...
+
+
+class NoArtifacts:
+    """Where there are none."""
+
+    def tokens(self, artifact_id: str) -> Tokens:
+        """Raises:  UnknownArtifactError."""
+        raise UnknownArtifactError(artifact_id)
+
+    def safetensors(self, artifact_id: str) -> bytes:
+        """Raises:  UnknownArtifactError."""
+        raise UnknownArtifactError(artifact_id)
 
 
 @dataclass(frozen=True)
@@ -21,7 +43,7 @@ class Sources:
     """Where a worker finds them; none by default."""
 
     models: ModelsDirectory = field(default_factory=lambda: ModelsDirectory(None))
-    read_tokens: Callable[[str], Tokens] = no_artifacts  # (num_tokens,) of an id; raises UnknownArtifactError
+    artifacts: Artifacts = field(default_factory=NoArtifacts)
 
 
 NO_SOURCES = Sources()

@@ -18,7 +18,16 @@ from api_schemas.closed_form_models import (
 )
 from api_schemas.closed_form_models import QuadraticForm as QuadraticFormSpec
 from api_schemas.closed_form_models import SelfAttention as SelfAttentionSpec
-from api_schemas.data import DigitsData, GaussianData, GaussianSequences, InlineData, Numbers, TextData, TokenData
+from api_schemas.data import (
+    ArrayData,
+    DigitsData,
+    GaussianData,
+    GaussianSequences,
+    InlineData,
+    SampleData,
+    TextData,
+    TokenData,
+)
 from api_schemas.hessian_vs_ggn import Pretraining
 from api_schemas.message import RequestMessage
 from api_schemas.models import AttentionLayer as AttentionLayerSpec
@@ -26,7 +35,7 @@ from api_schemas.models import CausalLm as CausalLmSpec
 from api_schemas.models import Conv as ConvSpec
 from api_schemas.models import Gpt2 as Gpt2Spec
 from api_schemas.models import Mlp as MlpSpec
-from api_schemas.models import MlpLayer, TokenModel
+from api_schemas.models import MlpLayer, StoredWeights, TokenModel
 from api_schemas.models import Model as ModelSpec
 from api_schemas.spectrum import SpectrumRequest
 from api_schemas.training import AdamWOptimizer, PlateauSchedule, WarmupCosineSchedule
@@ -58,6 +67,7 @@ from curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from jobs.artifacts import UnknownArtifactError
 from worker.checkpoints import causal_lm, checkpoint_parameters
 from worker.sources import NO_SOURCES, Sources
+from worker.uploaded_arrays import uploaded_arrays
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
@@ -77,6 +87,7 @@ def build_parameters(
 
     Raises:  CheckpointError; InvalidProblemError; OSError.
     """
+    arrays: dict[str, Any]
     match spec:
         case Gpt2Spec(checkpoint=str()) | CausalLmSpec():
             parameters = checkpoint_parameters(spec, model.parameter_shapes, sources.models, dtype, device)
@@ -85,8 +96,10 @@ def build_parameters(
             return parameters
         case MlpSpec(weights=None) | ConvSpec() | AttentionLayerSpec() | Gpt2Spec():
             return model.initial_parameters(generator_of(spec.seed), dtype, device)
-        case MlpSpec(weights=layers):
-            arrays = _layer_arrays(layers or ())
+        case MlpSpec(weights=StoredWeights(id=artifact_id)):
+            arrays = uploaded_arrays(sources.artifacts, artifact_id, model.parameter_shapes)
+        case MlpSpec(weights=list() as layers):
+            arrays = _layer_arrays(layers)
         case QuadraticFormSpec():
             arrays = {"z": [0.0] * len(spec.matrix)}
         case _:
@@ -110,8 +123,8 @@ def build_dataset(request: SpectrumRequest, sources: Sources = NO_SOURCES) -> Da
             return drawn if spec.transform == "none" else standardised_pixels(drawn)
         case TextData() | TokenData() as spec:
             return _token_dataset(spec, request.model, sources)
-        case InlineData() as spec:
-            return _inline_dataset(spec, request)
+        case InlineData() | ArrayData() as spec:
+            return _sample_dataset(*_samples(spec, sources), request)
         case None:
             return _matrix_dataset(request.model)
 
@@ -250,7 +263,7 @@ def _tokens(spec: TextData | TokenData, sources: Sources) -> Tokens:
     match spec:
         case TokenData():
             try:
-                return sources.read_tokens(spec.id)
+                return sources.artifacts.tokens(spec.id)
             except UnknownArtifactError:
                 raise InvalidProblemError(f"the uploaded tokens {spec.id} are not there any more") from None
         case TextData(text=str() as text):
@@ -259,18 +272,26 @@ def _tokens(spec: TextData | TokenData, sources: Sources) -> Tokens:
             return named_tokens(spec.name or "", spec.tokenizer)
 
 
-def _inline_dataset(spec: InlineData, request: SpectrumRequest) -> Dataset:
+def _samples(spec: SampleData, sources: Sources) -> tuple[Any, Any]:
+    """Inputs and targets as nested lists or as tensors."""
+    if isinstance(spec, InlineData):
+        return spec.x, spec.y
+    arrays = uploaded_arrays(sources.artifacts, spec.id, {"x": tuple(spec.x.shape), "y": tuple(spec.y.shape)})
+    return arrays["x"], arrays["y"]
+
+
+def _sample_dataset(x: Any, y: Any, request: SpectrumRequest) -> Dataset:
     if isinstance(request.model, TokenModel):
-        return Dataset(_integers(spec.x), _integers(spec.y))
+        return Dataset(_integers(x), _integers(y))
     # a sample is a vector, or a sequence of vectors; one number may stand for a vector of length 1
     num_axes = 3 if isinstance(request.model, AttentionLayerSpec | SelfAttentionSpec) else 2
-    inputs = _vectors(spec.x, num_axes)
+    inputs = _vectors(x, num_axes)
     if request.effective_loss == "cross-entropy":
-        return Dataset(inputs, _integers(spec.y))
-    return Dataset(inputs, _vectors(spec.y, num_axes))
+        return Dataset(inputs, _integers(y))
+    return Dataset(inputs, _vectors(y, num_axes))
 
 
-def _vectors(values: Numbers, num_axes: int) -> Tensor:
+def _vectors(values: Any, num_axes: int) -> Tensor:
     tensor = _real(values)
     return tensor if tensor.ndim == num_axes else tensor.unsqueeze(-1)
 
@@ -279,5 +300,5 @@ def _real(values: Any) -> Tensor:
     return torch.as_tensor(values, dtype=torch.float64)
 
 
-def _integers(values: Numbers) -> Tensor:
+def _integers(values: Any) -> Tensor:
     return _real(values).to(torch.int64)

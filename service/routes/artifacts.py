@@ -3,15 +3,19 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 
-from api_schemas.artifacts import Artifact, ArtifactPage
+from api_schemas.artifacts import AnyArtifact, ArtifactPage
 from jobs.artifacts import ArtifactStore
 from service.content_type import media_type, require_identity, unsupported_media_type
 from service.page_tokens import PageToken, id_of_token, token_of_id
-from service.routes.documentation import INVALID, TOKEN_UPLOAD, problem_documentation
+from service.routes.documentation import ARTIFACT_UPLOAD, INVALID, problem_documentation
+from service.uploads.arrays import ARRAY_MEDIA_TYPES, store_arrays
+from service.uploads.drafts import received
 from service.uploads.tokens import TOKEN_MEDIA_TYPES, store_tokens
 
 PATH = "/artifacts"
+MEDIA_TYPES = (*TOKEN_MEDIA_TYPES, *ARRAY_MEDIA_TYPES)
 
 router = APIRouter(prefix=PATH, tags=["artifacts"])
 
@@ -21,13 +25,14 @@ _UNKNOWN = {**INVALID, **problem_documentation(status_404="no such artifact")}
 _RESPONSES = {
     **INVALID,
     **problem_documentation(
-        status_400="the upload ends too early",
+        status_400="the upload ends too early, or is no such file",
         status_408="the upload takes too long",
         status_413="the file is too large",
-        status_415="neither of the media types",
+        status_415="none of the media types",
+        status_503="other uploads take the memory for inflated arrays",
         status_507="the server's disk is full",
     ),
-    200: {"model": Artifact, "description": "the same tokens were there already"},
+    200: {"model": AnyArtifact, "description": "the same tokens or arrays were there already"},
 }
 
 
@@ -42,22 +47,29 @@ Store = Annotated[ArtifactStore, Depends(_store)]
 @router.post(
     "",
     status_code=201,
-    response_model=Artifact,
+    response_model=AnyArtifact,
     responses=_RESPONSES,
-    openapi_extra=TOKEN_UPLOAD,
-    summary="Upload a file of tokens",
+    openapi_extra=ARTIFACT_UPLOAD,
+    summary="Upload a file of tokens or of arrays",
 )
 async def upload(request: Request, store: Store) -> Response:
-    """The body is the file: nanoGPT's `.bin` (uint16, little-endian), or a `.npy` array of integers in one dimension.
+    """The body is the file. Tokens: nanoGPT's `.bin` (uint16, little-endian), or a `.npy` array of integers in one
+    dimension. Arrays: safetensors or npz with the weights of an `mlp`, called `layers.0.weight`, `layers.0.bias` and so
+    on, or with data, called `x` and `y`.
 
-    Jobs name it by its id, as `{"kind": "artifact", "id": ...}`. The same tokens always have the same id, whatever file
-    they came in.
+    Jobs name it by its id, as `{"kind": "artifact", "id": ...}`. The same tokens, or the same arrays, always have the
+    same id, whatever file they came in.
     """
     sent_as = media_type(request.headers)
     require_identity(request.headers)
-    if sent_as not in TOKEN_MEDIA_TYPES:
-        raise unsupported_media_type(*TOKEN_MEDIA_TYPES)
-    artifact, is_new = await store_tokens(request, store, sent_as)
+    if sent_as not in MEDIA_TYPES:
+        raise unsupported_media_type(*MEDIA_TYPES)
+    async with received(request, store) as file:
+        if sent_as in TOKEN_MEDIA_TYPES:
+            artifact, is_new = await run_in_threadpool(store_tokens, file, store, sent_as)
+        else:
+            memory = request.app.state.uploads.memory
+            artifact, is_new = await run_in_threadpool(store_arrays, file, store, sent_as, memory)
     location = str(request.url_for("get_artifact", artifact_id=artifact.id))
     return Response(
         artifact.model_dump_json(),
@@ -79,8 +91,8 @@ def list_artifacts(
 
 
 @router.get("/{artifact_id}", responses=_UNKNOWN, summary="What an uploaded file holds")
-def get_artifact(artifact_id: ArtifactId, store: Store) -> Artifact:
-    """Number of tokens, the largest, and the size; the file itself is not handed out."""
+def get_artifact(artifact_id: ArtifactId, store: Store) -> AnyArtifact:
+    """Number of tokens and the largest, or what each array is; the file itself is not handed out."""
     return store.get(artifact_id)
 
 

@@ -1,5 +1,6 @@
 """What the OpenAPI document says of errors and of bodies, and the examples that it shows."""
 
+import json
 from typing import Any
 
 from fastapi import FastAPI
@@ -76,13 +77,40 @@ _TOKEN_FILE = {
     },
 }
 
-TOKEN_UPLOAD = {
+_ARRAYS_HEADER = json.dumps(
+    {
+        "x": {"dtype": "U8", "shape": [4, 2], "data_offsets": [0, 8]},
+        "y": {"dtype": "U8", "shape": [4], "data_offsets": [8, 12]},
+    },
+    separators=(",", ":"),
+)
+
+_ARRAYS_FILE = {
+    "schema": {"type": "string", "format": "binary"},
+    "examples": {
+        "xor": {
+            "summary": "A safetensors file with the arrays x (four rows of two numbers) and y (their classes)",
+            "value": f"{chr(len(_ARRAYS_HEADER))}{chr(0) * 7}{_ARRAYS_HEADER}"
+            + "".join(map(chr, (0, 0, 0, 1, 1, 0, 1, 1, 0, 1, 1, 0))),
+        }
+    },
+}
+
+XOR_ID = "3e37cdf9089f1cd0abecb7a4ebbe52ed1b1123b47b4321a5659119668e5f17ee"
+"""Of these arrays, once they are uploaded."""
+
+ARTIFACT_UPLOAD = {
     "requestBody": {
         "required": True,
-        "content": {"application/octet-stream": _TOKEN_FILE, "application/x-npy": {"schema": _TOKEN_FILE["schema"]}},
+        "content": {
+            "application/octet-stream": _TOKEN_FILE,
+            "application/x-npy": {"schema": _TOKEN_FILE["schema"]},
+            "application/x-safetensors": _ARRAYS_FILE,
+            "application/x-npz": {"schema": _ARRAYS_FILE["schema"]},
+        },
     }
 }
-"""`openapi_extra` of the upload of tokens."""
+"""`openapi_extra` of the upload of tokens and arrays."""
 
 CLOSED_FORM_EXAMPLES: Examples = {
     "linear": {
@@ -251,6 +279,16 @@ JOB_EXAMPLES: Examples = {
             "data": {"kind": "text", "name": "pydoc-topics", "num_sequences": 4, "sequence_length": 32},
             "loss": "cross-entropy",
             "method": {"kind": "lanczos", "num_steps": 20, "num_probes": 2},
+        },
+    },
+    "uploaded-data": {
+        "summary": "Every eigenvalue on data that were uploaded: the arrays of the example of /v1/artifacts",
+        "value": {
+            "kind": "spectrum",
+            "model": {"kind": "mlp", "widths": [2, 4, 2], "activation": "tanh"},
+            "data": {"kind": "artifact", "id": XOR_ID},
+            "loss": "cross-entropy",
+            "method": {"kind": "exact"},
         },
     },
     "hessian-vs-ggn": {

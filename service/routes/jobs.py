@@ -9,7 +9,8 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from api_schemas.checkpoints import CONTEXT
+from api_schemas.artifacts import CONTEXT as ARTIFACTS
+from api_schemas.checkpoints import CONTEXT as CHECKPOINTS
 from api_schemas.job_requests import AnyJobRequest, JobRequest
 from api_schemas.job_results import JobResult
 from api_schemas.jobs import Job, JobPage, JobState, Links
@@ -56,7 +57,8 @@ def get_admission(request: Request) -> Admission:
 
 async def job_request(request: Request) -> AnyJobRequest:
     """The body."""
-    return (await json_message(request, JobRequest, {CONTEXT: request.app.state.models})).root
+    state = request.app.state
+    return (await json_message(request, JobRequest, {CHECKPOINTS: state.models, ARTIFACTS: state.artifacts})).root
 
 
 Desk = Annotated[JobDesk, Depends(_desk)]

@@ -3,7 +3,7 @@
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -18,21 +18,31 @@ _LOCAL_HEADER = struct.Struct("<4s2xH18xHH")  # signature, flags, length of the 
 _ENCRYPTED = 0x1 | 0x40
 _INFLATED_AT_ONCE = 2**14  # compressed bytes; at most a thousand times as many come out
 
+MAGIC = b"PK\3\4"
+
 _SUFFIX = ".npy"
 
 
-def npz_contents(body: memoryview, lease: Lease) -> Iterator[tuple[tuple[str, ...], memoryview]]:
+def npz_contents(
+    body: memoryview,
+    lease: Lease,
+    path_of: Callable[[str], tuple[str, ...]] = field_path,
+    max_members: int = MAX_FIELDS,
+) -> Iterator[tuple[tuple[str, ...], memoryview]]:
     """Path and bytes of each field in turn; a view of `body` where it is stored as it is.
 
+    Args:  path_of the name of a member, without .npy; it may raise, too.
     Raises:  ProblemError 400 or 422 for what is no archive of fields, 413 or 503 if it inflates to more than there is
         memory for, ever or now.
     """
     members = _members(body)
-    if len(members) > MAX_FIELDS:
-        raise malformed_upload(f"The archive has more than {MAX_FIELDS} members.")
+    if len(members) > max_members:
+        raise malformed_upload(f"The archive has more than {max_members} members.")
+    if sum(member.compress_size for member in members if member.compress_size <= len(body)) > len(body):
+        raise malformed_upload("The members of the archive overlap.")
     lease.take(sum(member.file_size for member in members if member.compress_type != zipfile.ZIP_STORED))
     for member in members:
-        path = field_path(member.filename.removesuffix(_SUFFIX))
+        path = path_of(member.filename.removesuffix(_SUFFIX))
         if member.flag_bits & _ENCRYPTED:
             raise invalid_field(path, "is encrypted")
         try:
@@ -107,7 +117,7 @@ def _content_start(body: memoryview, member: zipfile.ZipInfo) -> int:
     signature, flags, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     name_start = member.header_offset + _LOCAL_HEADER.size
     name = bytes(body[name_start : name_start + name_length])
-    if signature != b"PK\3\4" or flags & _ENCRYPTED or name != member.orig_filename.encode("ascii", "replace"):
+    if signature != MAGIC or flags & _ENCRYPTED or name != member.orig_filename.encode("ascii", "replace"):
         raise zipfile.BadZipFile("its header differs from the directory")
     return name_start + name_length + extra_length
 

@@ -33,7 +33,7 @@ class UploadDesk:
 
     def __init__(self, max_bytes: int, memory_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._memory = UploadMemory(memory_bytes)
+        self.memory = UploadMemory(memory_bytes)
 
     @asynccontextmanager
     async def document(self, request: Request, media_type: str) -> AsyncIterator[dict[str, Any]]:
@@ -41,7 +41,7 @@ class UploadDesk:
 
         Raises:  ProblemError: 400 or 422 for what is no such upload, 408, 413, 503.
         """
-        with self._memory.lease() as lease:
+        with self.memory.lease() as lease:
             declared = request.headers.get("content-length", "")
             num_bytes = int(declared) if declared.isdecimal() else self._max_bytes
             lease.take(num_bytes)

@@ -3,6 +3,8 @@
 import io
 import math
 import tokenize
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -14,6 +16,9 @@ MAX_HEADER_BYTES = 1024
 """Headers of the arrays that are accepted take 128; a longer one is given to no parser."""
 
 MAX_TEXT_LENGTH = 64
+
+MAX_DIMENSIONS = 8
+NO_SHAPE = f"must have one to {MAX_DIMENSIONS} dimensions and must not be empty"
 
 _FINITE_BLOCK = 2**17  # numbers: a block and its mask stay in the cache
 
@@ -44,6 +49,26 @@ def read_npy(content: memoryview, lease: Lease) -> Value:
     if not _is_finite(numbers):
         raise UnreadableArrayError("must be finite: no NaN, no infinity")
     return numbers
+
+
+def read_numbers(content: memoryview) -> NDArray[np.generic]:
+    """The array as it lies in `content`: floats of 2, 4 or 8 bytes or integers, of any shape and order.
+
+    Raises:  UnreadableArrayError.
+    """
+    shape, fortran_order, dtype, start = read_header(content)
+    if not (dtype.kind in "iu" or (dtype.kind == "f" and dtype.itemsize <= 8)):
+        raise UnreadableArrayError("must hold float16, float32, float64 or integers")
+    if not is_shape(shape):
+        raise UnreadableArrayError(NO_SHAPE)
+    if math.prod(shape) * dtype.itemsize != len(content) - start:
+        raise UnreadableArrayError("its size is not what its header says")
+    return np.frombuffer(content, dtype=dtype, offset=start).reshape(shape, order="F" if fortran_order else "C")
+
+
+def is_shape(shape: Sequence[Any]) -> bool:
+    """Whether an array of numbers may have it."""
+    return 1 <= len(shape) <= MAX_DIMENSIONS and all(type(length) is int and length >= 1 for length in shape)
 
 
 def read_header(content: bytes | memoryview) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:

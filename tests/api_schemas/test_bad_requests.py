@@ -137,7 +137,7 @@ def test_closed_form_names_the_field(body: dict[str, Any], field: str) -> None:
         ({"model": GPT2, "data": TEXT | {"text": "both"}, "loss": "cross-entropy"}, "data.text.text"),
         ({"model": GPT2, "data": TEXT | {"tokenizer": "gpt2"}, "loss": "cross-entropy"}, "model.vocab_size"),
         ({"model": GPT2, "data": TOKENS | {"sequence_length": 9}, "loss": "cross-entropy"}, "data.sequence_length"),
-        ({"model": GPT2, "data": TOKENS | {"id": "0" * 63 + "/"}, "loss": "cross-entropy"}, "data.artifact.id"),
+        ({"model": GPT2, "data": TOKENS | {"id": "0" * 63 + "/"}, "loss": "cross-entropy"}, "data.artifact.tokens.id"),
         ({"model": GPT2, "data": TOKENS, "loss": "mse"}, "loss"),
         ({"model": MLP, "data": TOKENS, "loss": "mse"}, "data.kind"),
         ({"model": GPT2, "data": TEXT | {"name": None}, "loss": "cross-entropy"}, "data.text.text"),

@@ -130,14 +130,14 @@ def test_every_model_refuses_data_of_another_kind(model: dict[str, Any]) -> None
         ({"model": {"kind": "mlp"}, "data": INLINE, "loss": "mse"}, "model.mlp.widths"),
         ({"model": GIVEN | {"widths": [3, 5, 2]}, "data": INLINE, "loss": "mse"}, "model.mlp.widths"),
         ({"model": GIVEN | {"bias": False}, "data": INLINE, "loss": "mse"}, "model.mlp.bias"),
-        ({"model": GIVEN | {"weights": []}, "data": INLINE, "loss": "mse"}, "model.mlp.weights"),
+        ({"model": GIVEN | {"weights": []}, "data": INLINE, "loss": "mse"}, "model.mlp.weights.layers"),
         (
             {"model": GIVEN | {"weights": [LAYERS[0], {"weight": [[1.0] * 3], "bias": [0.0]}]}},
             "model.mlp.weights.1.weight",
         ),
         ({"model": GIVEN | {"weights": [LAYERS[0], {"weight": [[1.0] * 4]}]}}, "model.mlp.weights.1.bias"),
         ({"model": GIVEN | {"weights": [{"weight": [[1.0] * 4], "bias": [0.0] * 2}]}}, "model.mlp.weights.0.bias"),
-        ({"model": GIVEN | {"weights": [{"weight": [[1.0], [1.0, 2.0]]}]}}, "model.mlp.weights.0.weight.1"),
+        ({"model": GIVEN | {"weights": [{"weight": [[1.0], [1.0, 2.0]]}]}}, "model.mlp.weights.layers.0.weight.1"),
         ({"model": GIVEN, "data": GAUSSIAN | {"input_dim": 2}, "loss": "mse"}, "model.weights.0"),
         ({"model": GIVEN, "data": GAUSSIAN | {"output_dim": 3}, "loss": "mse"}, "model.weights.1"),
         # other models

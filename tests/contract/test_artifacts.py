@@ -206,7 +206,8 @@ def test_from_a_shell(server: Any, token_file: Path) -> None:
     called = spectrum("upload", str(token_file))
     assert called.exit_code == 0, called.output
     artifact_id = json.loads(called.stdout)["id"]
-    assert f"{artifact_id}          5000     299" in spectrum("artifacts").stdout
+    (line,) = (line for line in spectrum("artifacts").stdout.splitlines() if line.startswith(artifact_id))
+    assert line.endswith("5000 tokens up to 299")
     assert spectrum("delete-artifact", artifact_id).exit_code == 0
     assert artifact_id not in spectrum("artifacts").stdout
     assert spectrum("delete-artifact", artifact_id).exit_code == 1

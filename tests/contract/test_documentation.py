@@ -64,11 +64,12 @@ def test_the_example_of_every_endpoint_works(document: dict[str, Any], server: A
         for path, item in document["paths"].items():
             if "post" not in item or "requestBody" not in item["post"]:
                 continue
-            media_type, content = next(iter(item["post"]["requestBody"]["content"].items()))
-            assert content["examples"], path
-            for name, example in content["examples"].items():
+            contents = item["post"]["requestBody"]["content"]
+            examples = [(sent_as, *each) for sent_as, c in contents.items() for each in c.get("examples", {}).items()]
+            assert examples, path
+            for media_type, name, example in examples:
                 if media_type != "application/json":
-                    body = example["value"].encode("latin-1")
+                    body = example["value"].encode("ascii")
                     response = http.post(path, content=body, headers={"Content-Type": media_type})
                     assert response.status_code == 201, (path, name, response.text)
                     artifact_id = response.json()["id"]

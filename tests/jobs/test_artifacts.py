@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from jobs import artifacts
-from jobs.artifacts import ArtifactStore, Blocks, Tokens, UnfitTokensError, UnknownArtifactError
+from jobs.artifacts import ArtifactStore, UnknownArtifactError
+from jobs.token_files import Blocks, Tokens, UnfitTokensError
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def files(directory: Path) -> list[str]:
 
 def test_the_stored_file_is_numpys_own_and_its_digest_the_id(store: ArtifactStore, tmp_path: Path) -> None:
     for tokens, dtype in (([5, 0, 65_535], np.uint16), ([5, 0, 65_536], np.uint32)):
-        artifact, is_new = store.write(blocks(tokens[:2], tokens[2:]))
+        artifact, is_new = store.write_tokens(blocks(tokens[:2], tokens[2:]))
         expected = io.BytesIO()
         np.save(expected, np.array(tokens, dtype))
         assert is_new
@@ -46,8 +47,8 @@ def test_the_stored_file_is_numpys_own_and_its_digest_the_id(store: ArtifactStor
 
 @pytest.mark.parametrize("dtype", ["|u1", "|i1", ">i2", "<u4", ">i8", "<u8"])
 def test_the_same_tokens_are_one_artifact(store: ArtifactStore, tmp_path: Path, dtype: str) -> None:
-    first, _ = store.write(blocks([1, 2], [3]))
-    again, is_new = store.write(blocks([1, 2, 3], dtype=dtype))
+    first, _ = store.write_tokens(blocks([1, 2], [3]))
+    again, is_new = store.write_tokens(blocks([1, 2, 3], dtype=dtype))
     assert (again, is_new) == (first, False)
     assert len(files(tmp_path)) == 1
 
@@ -65,7 +66,7 @@ def test_what_is_no_token_leaves_nothing(
     store: ArtifactStore, tmp_path: Path, parts: tuple[list[int], ...], message: str
 ) -> None:
     with pytest.raises(UnfitTokensError, match=message):
-        store.write(blocks(*parts))
+        store.write_tokens(blocks(*parts))
     assert files(tmp_path) == []
 
 
@@ -79,7 +80,7 @@ def test_a_failure_on_the_way_leaves_nothing(store: ArtifactStore, tmp_path: Pat
         return iter(reading)
 
     with pytest.raises(OSError, match="no space"):
-        store.write(fail_at_the_second_reading)
+        store.write_tokens(fail_at_the_second_reading)
     with store.draft() as draft:
         draft.write(b"half")
         assert len(files(tmp_path)) == 1
@@ -87,7 +88,7 @@ def test_a_failure_on_the_way_leaves_nothing(store: ArtifactStore, tmp_path: Pat
 
 
 def test_deleted_tokens_are_gone_but_for_whoever_has_them_open(store: ArtifactStore, tmp_path: Path) -> None:
-    artifact, _ = store.write(blocks([7, 8]))
+    artifact, _ = store.write_tokens(blocks([7, 8]))
     mapped = store.tokens(artifact.id)
     store.delete(artifact.id)
     assert files(tmp_path) == []
@@ -104,7 +105,7 @@ def test_only_digests_lead_to_files(store: ArtifactStore, name: str) -> None:
 
 
 def test_pages_go_from_the_newest_to_the_oldest(store: ArtifactStore, tmp_path: Path) -> None:
-    made = [store.write(blocks([number]))[0] for number in range(5)]
+    made = [store.write_tokens(blocks([number]))[0] for number in range(5)]
     for age, artifact in enumerate(made):
         path = next(tmp_path.rglob(f"{artifact.id}*"))
         os.utime(path, ns=(0, 1_600_000_000_000_001_000 + (age // 2) * 1_000_000))
@@ -118,7 +119,7 @@ def test_pages_go_from_the_newest_to_the_oldest(store: ArtifactStore, tmp_path: 
 
 
 def test_drafts_of_killed_processes_are_removed(store: ArtifactStore, tmp_path: Path) -> None:
-    artifact, _ = store.write(blocks([1]))
+    artifact, _ = store.write_tokens(blocks([1]))
     old, young = tmp_path / "artifacts" / "draft-old", tmp_path / "artifacts" / "draft-young"
     old.touch()
     young.touch()
@@ -135,7 +136,7 @@ def test_memory_is_that_of_a_block(store: ArtifactStore) -> None:
 
     tracemalloc.start()
     try:
-        artifact, _ = store.write(many)
+        artifact, _ = store.write_tokens(many)
         assert tracemalloc.get_traced_memory()[1] < 2 * 2**20
     finally:
         tracemalloc.stop()

@@ -24,7 +24,7 @@ from curvature.risk import EmpiricalRisk
 from curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from jobs.estimate import estimate
 from worker.hardware import Hardware
-from worker.sources import Sources
+from worker.sources import NoArtifacts, Sources
 from worker.spectrum_job import run_spectrum_job
 from worker.translation import build_dataset, build_loss, build_model, build_parameters, build_plan
 
@@ -135,10 +135,19 @@ TEXT = {"kind": "text", "name": "pydoc-topics", "num_sequences": 2, "sequence_le
 TOKENS = {"kind": "artifact", "id": "0" * 64, "num_sequences": 2, "sequence_length": 4, "seed": 3}
 
 
+class Uploaded(NoArtifacts):
+    def __init__(self, tokens: Any) -> None:
+        self._tokens = tokens
+
+    def tokens(self, artifact_id: str) -> Any:
+        assert artifact_id == TOKENS["id"]
+        return self._tokens
+
+
 def test_uploaded_tokens_are_read_by_their_id() -> None:
     request = request_of("gpt2", data=TOKENS)
     tokens = np.arange(100, dtype=np.uint16)
-    data = build_dataset(request, Sources(read_tokens={TOKENS["id"]: tokens}.__getitem__))
+    data = build_dataset(request, Sources(artifacts=Uploaded(tokens)))
     assert data.inputs.dtype == torch.int64
     assert torch.equal(data.inputs + 1, data.targets)
     assert estimate(request).peak_bytes == estimate(request_of("gpt2", data=TEXT)).peak_bytes
@@ -151,7 +160,7 @@ def test_uploaded_tokens_are_looked_at_again() -> None:
         (np.zeros(4, int), "4 tokens hold no sequence of 4"),
     ):
         with pytest.raises(InvalidProblemError, match=message):
-            build_dataset(request, Sources(read_tokens={TOKENS["id"]: tokens}.__getitem__))
+            build_dataset(request, Sources(artifacts=Uploaded(tokens)))
     with pytest.raises(InvalidProblemError, match="not there any more"):
         build_dataset(request)
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jobs.artifacts import ArtifactStore
 from jobs.settings import ServiceSettings
 from service.app import create_app
-from service.uploads import tokens
+from service.uploads import drafts
 
 BINARY, NPY = "application/octet-stream", "application/x-npy"
 
@@ -183,7 +183,7 @@ def test_larger_files_are_refused_and_not_kept(tmp_path: Path) -> None:
 
 
 def test_an_upload_that_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "UPLOAD_SECONDS", 0.2)
+    monkeypatch.setattr(drafts, "UPLOAD_SECONDS", 0.2)
     response = post(tmp_path, in_pieces(2, lambda: asyncio.sleep(30)))
     assert response.status_code == 408
     assert files(tmp_path) == []
@@ -193,7 +193,7 @@ def test_a_full_disk_is_said_to_be_full(tmp_path: Path, monkeypatch: pytest.Monk
     def fail(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(ArtifactStore, "write", fail)
+    monkeypatch.setattr(ArtifactStore, "write_tokens", fail)
     response = post(tmp_path, b"abcd")
     assert response.status_code == 507
     assert response.json()["type"] == "/problems/storage-full"
