@@ -68,8 +68,17 @@ bench-gpt2: bench-setup  ## 124 million parameters on whatever device there is, 
 test-faults: setup  ## kill everything at every moment, as often as it takes
 	$(BIN)/python -m pytest -n 0 -m slow tests
 
+# Further options, as in: make soak-kills SOAK="--cycles 20 --seed 7"; the seed decides faults, moments and jobs.
+SOAK ?=
+
+soak-kills: setup  ## disturb a busy server 200 times in thirteen ways, then count what is lost, wrong or double
+	$(BIN)/python -m tests.faults.campaign --cycles 200 --min-jobs 300 $(SOAK)
+
+soak-redis: setup  ## kill -9 Redis 50 times under a busy server
+	$(BIN)/python -m tests.faults.campaign --faults redis --cycles 50 $(SOAK)
+
 test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST and use it
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo serve test check lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
-	bench-density bench-products bench-gpt2 test-faults test-compose
+	bench-density bench-products bench-gpt2 soak-kills soak-redis test-faults test-compose

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from api_schemas.consistency import check_data
 from api_schemas.data import TextData, TokenData
-from api_schemas.message import RequestMessage, Seed, TimeLimit, misfit
+from api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
 from api_schemas.models import Gpt2
 from api_schemas.spectrum import SpectrumRequest, TopKMethod
 
@@ -143,9 +143,7 @@ class HessianVsGgnRequest(RequestMessage):
     )
     precision: Literal["float64", "float32"] = Field(default="float32", description="of parameters and products")
     time_limit_seconds: TimeLimit = None
-    tags: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]] = Field(
-        default_factory=dict, max_length=32
-    )
+    tags: Tags = Field(default_factory=dict)
     shared: bool = Field(default=False, description="whether every key of the server may read the job and its result")
 
     @model_validator(mode="after")

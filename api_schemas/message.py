@@ -50,6 +50,16 @@ TimeLimit = Annotated[
         "server allows",
     ),
 ]
+_PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+Tags = Annotated[
+    dict[
+        Annotated[str, Field(max_length=64, pattern=_PRINTABLE)],
+        Annotated[str, Field(max_length=256, pattern=_PRINTABLE)],
+    ],
+    Field(max_length=32),
+]
+"""A caller's own names for a job, without control characters."""
+
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_NUMBERS, fail_fast=True)]
 Rows = Annotated[

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from api_schemas.consistency import Loss, check_data, check_loss, check_training, loss_of
 from api_schemas.data import Data
-from api_schemas.message import RequestMessage, Seed, TimeLimit, misfit
+from api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
 from api_schemas.models import Gpt2, Model
 from api_schemas.parameter_shapes import Place, Shapes, block_shapes
 from api_schemas.training import Training
@@ -177,9 +177,7 @@ class SpectrumRequest(RequestMessage):
     )
     seed: Seed = Field(default=0, description="of the probes")
     time_limit_seconds: TimeLimit = None
-    tags: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]] = Field(
-        default_factory=dict, max_length=32
-    )
+    tags: Tags = Field(default_factory=dict)
     shared: bool = Field(default=False, description="whether every key of the server may read the job and its result")
 
     @model_validator(mode="after")

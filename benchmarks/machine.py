@@ -15,7 +15,7 @@ def machine(device: torch.device, clock: str) -> dict[str, Any]:
     """Device, date, versions, threads and clock."""
     versions = {name: _version(package) for name, package in PACKAGES.items()}
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {"python": platform.python_version()} | versions,
         "num_threads": torch.get_num_threads(),
@@ -38,7 +38,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Model and number of cores."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

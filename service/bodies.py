@@ -10,11 +10,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from service.content_type import require_identity
+from service.problems import ProblemError, invalid_request
 
 M = TypeVar("M", bound=BaseModel)
 
 LARGE_BODY_BYTES = 100_000
 """A larger body takes a third of a millisecond and more to parse; handing it to a thread takes a tenth."""
+
+MOST_ERRORS = 10_000
+"""More are not even looked at: a body may hold a million unknown fields, each of them an error of a microsecond."""
 
 
 async def json_message(request: Request, kind: type[M], context: Mapping[str, Any] | None = None) -> M:
@@ -41,10 +45,12 @@ async def parsed(body: bytes, kind: type[M], context: Mapping[str, Any] | None =
 def validated(validate: Callable[[Any], M], document: Any) -> M:
     """What `validate` makes of the document.
 
-    Raises:  RequestValidationError whose locations begin with `body`.
+    Raises:  RequestValidationError whose locations begin with `body`; ProblemError 422 of very many errors.
     """
     try:
         return validate(document)
     except ValidationError as error:
+        if error.error_count() > MOST_ERRORS:
+            raise ProblemError(invalid_request([], error.error_count())) from None
         faults = error.errors(include_url=False, include_input=False)
         raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in faults]) from None

@@ -83,13 +83,13 @@ def problem_response(request: Request, problem: Problem, headers: Mapping[str, s
     )
 
 
-def invalid_request(errors: Sequence[FieldError]) -> Problem:
-    """Problem 422 of fields that are wrong."""
+def invalid_request(errors: Sequence[FieldError], num_errors: int = 0) -> Problem:
+    """Problem 422 of fields that are wrong, `num_errors` if these are not all."""
     shown = list(errors[:MAX_ERRORS])
     first = ".".join(str(part) for part in shown[0].loc) if shown else ""
-    detail = f"{first}: {shown[0].msg}" if shown else None
-    if len(errors) > MAX_ERRORS:
-        detail = f"{detail} ({len(errors)} errors, the first {MAX_ERRORS} are listed)"
+    detail = f"{first}: {shown[0].msg}" if shown else "Far too much of it is wrong."
+    if max(len(errors), num_errors) > len(shown):
+        detail = f"{detail} ({max(len(errors), num_errors)} errors, the first {len(shown)} are listed)"
     return Problem(type="/problems/invalid-request", title="Invalid request", status=422, detail=detail, errors=shown)
 
 
@@ -112,7 +112,8 @@ def register_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return problem_response(request, invalid_request([_field_error(e) for e in error.errors()]))
+        errors = error.errors()
+        return problem_response(request, invalid_request([_field_error(e) for e in errors[:MAX_ERRORS]], len(errors)))
 
     @app.exception_handler(TheoryError)
     async def outside_the_formula(request: Request, error: TheoryError) -> Response:

@@ -42,7 +42,8 @@ def npz_contents(
         raise malformed_upload("The members of the archive overlap.")
     lease.take(sum(member.file_size for member in members if member.compress_type != zipfile.ZIP_STORED))
     for member in members:
-        path = path_of(member.filename.removesuffix(_SUFFIX))
+        # not `filename`, which zipfile ends at a null byte
+        path = path_of(member.orig_filename.removesuffix(_SUFFIX))
         if member.flag_bits & _ENCRYPTED:
             raise invalid_field(path, "is encrypted")
         try:

@@ -1,0 +1,72 @@
+"""The campaign of faults in short, and that what it looks for would be found."""
+
+import json
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.campaign.attempts import Attempt, Attempts, overlaps, unlawful_ends
+from tests.faults.campaign.campaign import run_campaign
+from tests.faults.campaign.faults import MIXED, REDIS, Pause
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("faults", "num_cycles"), [(MIXED, 12), (REDIS, 5)], ids=["mixed", "redis"])
+def test_nothing_is_lost_wrong_or_run_twice(faults: Any, num_cycles: int, tmp_path: Path) -> None:
+    report = run_campaign(tmp_path, faults, num_cycles, seed=time.time_ns() % 10**6)
+    assert report.is_clean, report.table()
+    assert report.faults.total() == num_cycles
+    assert report.counts["results compared"] > 0
+
+
+def test_an_attempt_beside_the_next_one_is_found() -> None:
+    first = Attempt("a", 1, 7, 10.0, 15.0, "lost")
+    second = Attempt("a", 2, 8, 13.0, 20.0, "succeeded")
+    other = Attempt("b", 1, 8, 0.0, 30.0, "succeeded")
+    [found] = overlaps([second, other, first], [])
+    assert (found.job_id, found.seconds, found.attempts) == ("a", 2.0, (1, 2))
+    # what stood still did not compute
+    assert overlaps([first, second], [Pause([7], 12.0, 14.5)])[0].seconds == 0.5
+    # what wrote its end with a lease had stopped before the next one could begin
+    assert overlaps([Attempt("a", 1, 7, 10.0, 15.0, "queued"), second], []) == []
+
+
+def test_a_job_that_is_closed_twice_or_too_early_is_found() -> None:
+    ends = [("succeeded", "succeeded"), ("succeeded", ""), ("", "failed"), ("lost", "cancelled"), ("queued", "queued")]
+    attempts = [
+        Attempt(str(job), number, 1, 0.0, 1.0, state)
+        for job, states in enumerate(ends)
+        for number, state in enumerate(states, 1)
+    ]
+    assert unlawful_ends(attempts) == [
+        "job 0 was closed by attempts [1, 2] of 2",
+        "job 1 was closed by attempts [1] of 2",
+    ]
+
+
+def test_attempts_are_read_from_a_log_that_grows(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("Serving at ...\n")
+    attempts = Attempts(log)
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    lines = [
+        {"time": at, "event": "claimed", "job_id": "a", "attempt": 1, "pid": os.getpid()},
+        {"time": at, "event": "ended", "job_id": "a", "attempt": 1, "pid": os.getpid(), "state": "succeeded"},
+        {"time": at, "event": "claimed", "job_id": "b", "attempt": 1, "pid": 2**30},
+    ]
+    with log.open("a", buffering=1) as file:
+        for line in lines:
+            text = json.dumps(line)
+            file.write(text[:9])
+            time.sleep(0.05)
+            file.write(text[9:] + "\n")
+        time.sleep(0.1)
+    ended, dead = attempts.close()
+    assert (ended.state, ended.ended, ended.begun) == ("succeeded",) + (datetime.fromisoformat(at).timestamp(),) * 2
+    assert dead.state == ""
+    assert dead.ended is not None

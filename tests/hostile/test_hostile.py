@@ -1,0 +1,74 @@
+"""Whatever is sent, the answer is a problem, soon; nothing is run or kept, and the service goes on as before."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from benchmarks.processes import resident_bytes
+from tests.hostile.addresses import hostile_addresses
+from tests.hostile.attack import CANARY, Attack
+from tests.hostile.bodies import CLOSED_FORM, LINEAR, hostile_bodies, hostile_requests
+from tests.hostile.uploads import hostile_uploads
+
+CORPUS = [*hostile_bodies(), *hostile_requests(), *hostile_addresses(), *hostile_uploads()]
+SECONDS = 10.0
+GROWTH_BYTES = 400 * 2**20
+
+
+@pytest.fixture(scope="module")
+def http(server: Any) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=SECONDS) as http:
+        yield http
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unharmed(server: Any, http: httpx.Client) -> Iterator[None]:
+    """Before and after the whole corpus the service is the same process, and as large, as fast and as full."""
+    Path(CANARY).unlink(missing_ok=True)
+    state = [server.pids("-m service"), files(server), http.get("/v1/jobs").json(), http.get("/v1/artifacts").json()]
+    before, memory = seconds_of_a_closed_form(http), resident_bytes(state[0][0])
+    yield
+    after = [server.pids("-m service"), files(server), http.get("/v1/jobs").json(), http.get("/v1/artifacts").json()]
+    assert after == state
+    assert resident_bytes(state[0][0]) < memory + GROWTH_BYTES
+    assert seconds_of_a_closed_form(http) < 3 * before + 0.02
+    assert not Path(CANARY).exists()
+
+
+def files(server: Any) -> set[Path]:
+    return {path for path in (server.data_directory / "results").rglob("*") if path.is_file()}
+
+
+def seconds_of_a_closed_form(http: httpx.Client) -> float:
+    """The shortest of a few."""
+    times = []
+    for _ in range(20):
+        started = time.perf_counter()
+        assert http.post(CLOSED_FORM, json=LINEAR).status_code == 200
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+@pytest.mark.parametrize("attack", CORPUS, ids=lambda attack: attack.name)
+def test_it_is_refused(http: httpx.Client, attack: Attack) -> None:
+    headers = dict(attack.headers) | ({} if attack.media_type is None else {"Content-Type": attack.media_type})
+    started = time.monotonic()
+    answer = http.request(attack.method, attack.path, content=attack.body() or None, headers=headers)
+    assert time.monotonic() - started < SECONDS
+    assert answer.status_code in attack.statuses, answer.text[:500]
+    assert len(answer.content) < 20_000
+    assert "set-cookie" not in answer.headers
+    if attack.method != "HEAD":
+        assert answer.headers["content-type"] == "application/problem+json", answer.text[:200]
+        assert answer.json()["status"] == answer.status_code
+    assert "Traceback" not in answer.text
+    assert "/home" not in answer.text
+
+
+def test_names_are_told_apart() -> None:
+    names = [attack.name for attack in CORPUS]
+    assert len(names) == len(set(names)) >= 60
