@@ -33,6 +33,7 @@ class Links(Message):
 
     self: str
     result: str
+    events: str
     cancel: str
 
 

@@ -1,5 +1,6 @@
 """The client, sync and async: the same methods."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import httpx
+from httpx_sse import aconnect_sse, connect_sse
 
 from api_schemas.artifacts import AnyArtifact, ArrayArtifact, TokenArtifact
 from api_schemas.checkpoints import LoadableModel
@@ -17,13 +19,15 @@ from api_schemas.job_results import AnyJobResult
 from api_schemas.jobs import ENDED_STATES, Job, JobState
 from api_schemas.random_matrix import IndexCurveAnswer, LawAnswer
 from client import exchanges
-from client.errors import JobFailedError, ServerUnreachableError
+from client.errors import JobFailedError, ProblemResponseError, ServerUnreachableError, SpectrumClientError
+from client.event_place import SECONDS_BETWEEN_TRIES, EventPlace
 from client.exchanges import Body, Exchange, ResultFormat, Smoothing, refusal
 from client.partial_file import partial_file
 from client.pieces import async_pieces, pieces
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 _POLL_SECONDS = 1.0
+_NO_CONTENT = 204
 
 T = TypeVar("T")
 
@@ -94,6 +98,25 @@ class SpectrumClient:
                 on_change(job)
             if job.state in ENDED_STATES or time.monotonic() >= deadline:
                 return job
+
+    def events(self, job_id: str) -> Iterator[Job]:
+        """A job as it stands, then after each change, until it ended; a stream that breaks off is taken up again."""
+        place = EventPlace(job_id)
+        while not place.ended:
+            try:
+                with connect_sse(self._http, **place.arguments()) as source:
+                    if not source.response.is_success:
+                        source.response.read()
+                        raise refusal(source.response)
+                    if source.response.status_code == _NO_CONTENT:
+                        return
+                    for event in source.iter_sse():
+                        yield place.heard(event)
+            except (httpx.HTTPError, ProblemResponseError) as error:
+                if not place.may_go_on(error):
+                    raise _told(self._http.base_url, error) from error
+            if not place.ended:
+                time.sleep(SECONDS_BETWEEN_TRIES)
 
     def result(self, job_id: str, smoothing: Smoothing | None = None) -> AnyJobResult:
         """The result of a job that succeeded; of `lanczos` with its curves smoothed anew, if wished."""
@@ -261,6 +284,25 @@ class AsyncSpectrumClient:
             if job.state in ENDED_STATES or time.monotonic() >= deadline:
                 return job
 
+    async def events(self, job_id: str) -> AsyncIterator[Job]:
+        """A job as it stands, then after each change, until it ended; a stream that breaks off is taken up again."""
+        place = EventPlace(job_id)
+        while not place.ended:
+            try:
+                async with aconnect_sse(self._http, **place.arguments()) as source:
+                    if not source.response.is_success:
+                        await source.response.aread()
+                        raise refusal(source.response)
+                    if source.response.status_code == _NO_CONTENT:
+                        return
+                    async for event in source.aiter_sse():
+                        yield place.heard(event)
+            except (httpx.HTTPError, ProblemResponseError) as error:
+                if not place.may_go_on(error):
+                    raise _told(self._http.base_url, error) from error
+            if not place.ended:
+                await asyncio.sleep(SECONDS_BETWEEN_TRIES)
+
     async def result(self, job_id: str, smoothing: Smoothing | None = None) -> AnyJobResult:
         """The result of a job that succeeded; of `lanczos` with its curves smoothed anew, if wished."""
         return await self._run(exchanges.result(job_id, smoothing))
@@ -371,3 +413,7 @@ class AsyncSpectrumClient:
 
 def _unreachable(base_url: httpx.URL, error: httpx.HTTPError) -> ServerUnreachableError:
     return ServerUnreachableError(f"{base_url} does not answer: {error or type(error).__name__}")
+
+
+def _told(base_url: httpx.URL, error: httpx.HTTPError | ProblemResponseError) -> SpectrumClientError:
+    return error if isinstance(error, ProblemResponseError) else _unreachable(base_url, error)

@@ -108,6 +108,18 @@ def job(job_id: JobId, url: Url = DEFAULT_URL) -> None:
         _print(client.job(job_id))
 
 
+@app.command()
+def watch(job_id: JobId, url: Url = DEFAULT_URL) -> None:
+    """Follow a job until it ends, then print how it stands; fails unless it succeeded."""
+    with _client(url) as client:
+        with job_progress(Console(stderr=True), job_id) as show:
+            for found in client.events(job_id):
+                show(found)
+        _print(found := client.job(job_id))
+        if found.state != "succeeded":
+            raise typer.Exit(1)
+
+
 @app.command("list")
 def list_jobs(
     state: Annotated[str | None, typer.Option(help="only jobs in this state")] = None,

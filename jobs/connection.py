@@ -4,6 +4,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import redis
+import redis.asyncio
+import redis.asyncio.retry
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
@@ -17,14 +19,23 @@ def connect(redis_url: str, *, patient: bool = False) -> redis.Redis:
     Even the impatient one tries twice: a connection from the pool may have been closed by a server that restarted.
     """
     retry = Retry(ExponentialBackoff(cap=2.0, base=0.1), 20) if patient else Retry(NoBackoff(), 1)
-    return redis.Redis.from_url(
-        redis_url,
-        decode_responses=True,
-        socket_timeout=SOCKET_TIMEOUT_SECONDS,
-        health_check_interval=25,
-        retry=retry,
-        **({} if redis_url.startswith("unix://") else _TCP_OPTIONS),
-    )
+    return redis.Redis.from_url(redis_url, retry=retry, **_options(redis_url))
+
+
+def connect_async(redis_url: str) -> redis.asyncio.Redis:
+    """The same for asyncio."""
+    retry = redis.asyncio.retry.Retry(NoBackoff(), 1)
+    return redis.asyncio.Redis.from_url(redis_url, retry=retry, **_options(redis_url))
+
+
+def _options(redis_url: str) -> dict[str, Any]:
+    options = {} if redis_url.startswith("unix://") else _TCP_OPTIONS
+    return {
+        "decode_responses": True,
+        "socket_timeout": SOCKET_TIMEOUT_SECONDS,
+        "health_check_interval": 25,
+        **options,
+    }
 
 
 def broker_url(redis_url: str) -> str:

@@ -1,10 +1,21 @@
 """The steps of a job's life as Lua: each happens as a whole or not at all, by the clock of Redis.
 
 Every script takes KEYS[1] = hash of the job, KEYS[2] = prefix of the indexes by state, ARGV[1] = id of the job.
-A job with an owner is in an index of its owner's, too, wherever it is in one of all.
+A job with an owner is in an index of its owner's, too, wherever it is in one of all. A script that changes what callers
+see of the job ends with `tell()`; jobs/events.py reads what that writes.
 """
 
-_MOVE = """
+EVENTS = "spectrum:events:"
+"""Prefix of the streams of events, one for each job; an entry holds all fields of the record that are not private."""
+
+CHANGES = "spectrum:changes"
+"""Stream that says which jobs changed."""
+
+SECONDS_OF_EVENTS = 3600
+"""That the events of a job which ended are kept."""
+
+_MOVE = (
+    """
 local function now() local t = redis.call('TIME'); return t[1] + t[2] / 1e6 end
 local function of_owner(name)
   local owner = redis.call('HGET', KEYS[1], 'owner')
@@ -24,6 +35,25 @@ local function move(from, to)
   redis.call('HSET', KEYS[1], 'state', to)
 end
 """
+    + f"""
+local private = {{token = true, lease_until = true, published_at = true, losses = true,
+  signed_at = true, run_seconds = true}}
+local ended = {{succeeded = true, failed = true, cancelled = true, expired = true}}
+local function tell()
+  local record, event = redis.call('HGETALL', KEYS[1]), {{}}
+  for i = 1, #record, 2 do
+    if not private[record[i]] then
+      event[#event + 1] = record[i]
+      event[#event + 1] = record[i + 1]
+    end
+  end
+  local stream = '{EVENTS}' .. ARGV[1]
+  redis.call('XADD', stream, 'MAXLEN', '~', 100, '*', unpack(event))
+  redis.call('XADD', '{CHANGES}', 'MAXLEN', '~', 10000, '*', 'job', ARGV[1])
+  if ended[redis.call('HGET', KEYS[1], 'state')] then redis.call('EXPIRE', stream, {SECONDS_OF_EVENTS}) end
+end
+"""
+)
 
 CREATE = (
     _MOVE
@@ -45,6 +75,7 @@ for i = 8, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 redis.call('HSET', KEYS[1], 'published_at', now())
 enlist('all')
 move('none', 'queued')
+tell()
 return {'created', ARGV[1]}
 """
 )
@@ -58,7 +89,9 @@ if redis.call('HGET', KEYS[1], 'state') ~= 'queued' then return {0, '0'} end
 move('queued', 'running')
 redis.call('HSETNX', KEYS[1], 'started_at', ARGV[4])
 redis.call('HSET', KEYS[1], 'token', ARGV[2], 'lease_until', now() + ARGV[3], 'signed_at', now())
-return {redis.call('HINCRBY', KEYS[1], 'attempt', 1), redis.call('HGET', KEYS[1], 'run_seconds') or '0'}
+local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+tell()
+return {attempt, redis.call('HGET', KEYS[1], 'run_seconds') or '0'}
 """
 )
 
@@ -71,7 +104,10 @@ if redis.call('HGET', KEYS[1], 'token') ~= ARGV[2] then return 'lost' end
 local time = now()
 redis.call('HINCRBYFLOAT', KEYS[1], 'run_seconds', time - (redis.call('HGET', KEYS[1], 'signed_at') or time))
 redis.call('HSET', KEYS[1], 'lease_until', time + ARGV[3], 'signed_at', time)
-if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'progress', ARGV[4]) end
+if ARGV[4] ~= '' then
+  redis.call('HSET', KEYS[1], 'progress', ARGV[4])
+  tell()
+end
 return redis.call('HGET', KEYS[1], 'state')
 """
 )
@@ -91,6 +127,7 @@ if final == ARGV[3] and ARGV[5] ~= '' then
   redis.call('HSET', KEYS[1], ARGV[5], ARGV[6])
   if ARGV[7] ~= '' then redis.call('SADD', ARGV[7], ARGV[1]) end
 end
+tell()
 return final
 """
 )
@@ -110,6 +147,7 @@ if to == 'queued' then
 else
   redis.call('HSET', KEYS[1], 'finished_at', ARGV[3])
 end
+tell()
 return to
 """
 )
@@ -128,6 +166,7 @@ end
 redis.call('HDEL', KEYS[1], 'token', 'lease_until')
 move(state, 'failed')
 redis.call('HSET', KEYS[1], 'finished_at', ARGV[3], 'error', ARGV[4])
+tell()
 return 'failed'
 """
 )
@@ -140,8 +179,10 @@ local state = redis.call('HGET', KEYS[1], 'state')
 if state == 'queued' then
   move(state, 'cancelled')
   redis.call('HSET', KEYS[1], 'finished_at', ARGV[2])
+  tell()
 elseif state == 'running' then
   move(state, 'cancelling')
+  tell()
 end
 return redis.call('HGET', KEYS[1], 'state') or ''
 """
@@ -166,6 +207,7 @@ else
   redis.call('HSET', KEYS[1], 'finished_at', ARGV[3])
   if to == 'failed' then redis.call('HSET', KEYS[1], 'error', ARGV[4]) end
 end
+tell()
 return to
 """
 )
@@ -184,7 +226,7 @@ return 1
 DELETE = (
     _MOVE
     + """
--- ARGV[2]: prefix of the sets of jobs by result, ARGV[3]: key of the request.
+-- ARGV[2]: prefix of the sets of jobs by result, ARGV[3]: key of the request, ARGV[4]: key of the events.
 -- Returns {outcome, digest of a result that nobody needs any more}.
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return {'missing', ''} end
@@ -196,7 +238,7 @@ if digest ~= '' then
 end
 strike('all')
 strike(state)
-redis.call('DEL', KEYS[1], ARGV[3])
+redis.call('DEL', KEYS[1], ARGV[3], ARGV[4])
 return {'deleted', digest}
 """
 )

@@ -86,6 +86,7 @@ class ServiceSettings(StorageSettings):
     upload_memory_bytes: int = Field(default=2**30, ge=1024, description="that uploads and copies of them take at once")
     keys_file: Path | None = Field(default=None, description="of the API keys; none: keys.json beside the results")
     insecure: bool = Field(default=False, description="without keys, also where others can connect")
+    max_listeners: int = Field(default=500, ge=0, description="to events of jobs at once; more are refused")
     reap_seconds: float = Field(default=2.0, ge=0.1, description="pause between looks for lost jobs")
 
     @property

@@ -223,7 +223,7 @@ class JobStore:
 
         Raises:  UnknownJobError.
         """
-        outcome, digest = self._run(scripts.DELETE, job_id, _RESULT_USERS, _REQUEST + job_id)
+        outcome, digest = self._run(scripts.DELETE, job_id, _RESULT_USERS, _REQUEST + job_id, scripts.EVENTS + job_id)
         if outcome == "missing":
             raise UnknownJobError(job_id)
         return outcome == "deleted", digest or None

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -15,7 +16,8 @@ from api_schemas.problem import Problem
 from api_schemas.random_matrix import RandomMatrixRequest
 from checkpoints.directory import ModelsDirectory
 from jobs.artifacts import ArtifactStore
-from jobs.connection import connect
+from jobs.connection import connect, connect_async
+from jobs.events import EventLog
 from jobs.job_checkpoints import CheckpointStore
 from jobs.queue import JobQueue
 from jobs.results import ResultStore
@@ -25,10 +27,11 @@ from service.admission import Admission
 from service.body_limit import BodyLimit, BodyLimitProblem
 from service.door import Door
 from service.job_desk import JobDesk
+from service.job_feed import JobFeed
 from service.key_file import KeyFile
 from service.problems import register_problem_handlers
 from service.reaper import Reaper
-from service.routes import artifacts, closed_form, estimates, health, jobs, models, random_matrix
+from service.routes import artifacts, closed_form, estimates, health, job_events, jobs, models, random_matrix
 from service.routes.documentation import document_bodies
 from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
 
@@ -46,19 +49,19 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     client = connect(redis_url)
     store = JobStore(client, settings.lease_seconds, settings.max_attempts)
     queue = JobQueue(redis_url)
+    news = connect_async(redis_url)
+    feed = JobFeed(EventLog(news), settings.max_listeners)
     uploaded = ArtifactStore(settings.artifacts_dir)
     reaper = Reaper(store, queue, CheckpointStore(settings.checkpoints_dir), settings.republish_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(uploaded.remove_abandoned_drafts)
-        task = asyncio.create_task(reaper.run(settings.reap_seconds))
-        yield
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        async with _running(reaper.run(settings.reap_seconds), feed.run()):
+            yield
         queue.close()
         client.close()
+        await news.aclose()
 
     app = FastAPIOffline(
         title="Spectrum server",
@@ -68,7 +71,8 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.redis = client
-    app.state.desk = JobDesk(store, queue, ResultStore(settings.results_dir))
+    app.state.desk = JobDesk(store, queue, ResultStore(settings.results_dir), feed)
+    app.state.feed = feed
     app.state.admission = Admission(client, uploaded, settings.job_seconds)
     app.state.artifacts = uploaded
     app.state.models = ModelsDirectory(settings.models_dir)
@@ -85,7 +89,17 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.add_middleware(BodyLimitProblem)
     app.add_middleware(Door, keys=KeyFile(settings.keys_path))
     register_problem_handlers(app)
-    for part in (closed_form, random_matrix, artifacts, jobs, estimates, models, health):
+    for part in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, models, health):
         app.include_router(part.router, prefix=_PREFIX)
     document_bodies(app, ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)
     return app
+
+
+@contextlib.asynccontextmanager
+async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Beside what happens inside."""
+    tasks = [asyncio.create_task(part) for part in work]
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,6 +1,7 @@
 """What happens to a job when a caller asks: the decisions between the routes and the job store."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 
@@ -15,9 +16,11 @@ from jobs.record import JobRecord
 from jobs.results import ResultStore
 from jobs.store import JobStore, UnknownJobError
 from service.callers import Caller
+from service.job_feed import JobFeed
 from service.problems import ProblemError
 
-_FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.03, 0.5
+_LOOK_AFTER_SECONDS = 1.0
+"""Without news, for they may be lost."""
 
 _logger = logging.getLogger(__name__)
 
@@ -25,10 +28,11 @@ _logger = logging.getLogger(__name__)
 class JobDesk:
     """Takes jobs in, tells how they stand, hands results out."""
 
-    def __init__(self, store: JobStore, queue: JobQueue, results: ResultStore) -> None:
+    def __init__(self, store: JobStore, queue: JobQueue, results: ResultStore, feed: JobFeed) -> None:
         self._store = store
         self._queue = queue
         self._results = results
+        self._feed = feed
 
     def submit(
         self,
@@ -70,11 +74,14 @@ class JobDesk:
     async def wait(self, record: JobRecord, seconds: float) -> JobRecord:
         """The record once the job ended, or as it stands after this time."""
         loop = asyncio.get_running_loop()
-        deadline, pause = loop.time() + seconds, _FIRST_POLL_SECONDS
-        while not record.ended and loop.time() < deadline:
-            await asyncio.sleep(min(pause, max(0.0, deadline - loop.time())))
-            pause = min(2 * pause, _LAST_POLL_SECONDS)
-            record = await run_in_threadpool(self._store.get, record.id)
+        deadline = loop.time() + seconds
+        with self._feed.bell(record.id) as bell:
+            while not record.ended and (left := deadline - loop.time()) > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, _LOOK_AFTER_SECONDS)):
+                        await bell.wait()
+                bell.clear()
+                record = await run_in_threadpool(self._store.get, record.id)
         return record
 
     def page(

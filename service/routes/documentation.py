@@ -32,6 +32,17 @@ INVALID_BODY = {
 }
 UNKNOWN = {**INVALID, **problem_documentation(status_404="no such job")}
 
+EVENTS: dict[str, Any] = {
+    "description": "events until the job ended",
+    "content": {
+        "text/event-stream": {
+            "schema": {"type": "string"},
+            "example": 'id: 1767225600000-0\ndata: {"id": "...", "state": "running", ...}\nretry: 1000\n\n',
+        }
+    },
+}
+"""The answer of a stream of events."""
+
 Examples = dict[str, Any]
 
 

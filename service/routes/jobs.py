@@ -125,7 +125,7 @@ def list_jobs(
     """One page of the caller's jobs, of an admin's everyone's; `next_page_token` leads to the next."""
     wanted = caller.owner if owner == "me" else owner
     records, last = desk.page(caller, wanted, state, _parsed_tag(tag), page_size, id_of_token(page_token))
-    jobs = [_job(request, record) for record in records]
+    jobs = [job_message(request, record) for record in records]
     return JobPage(jobs=jobs, next_page_token=token_of_id(last) if last else None)
 
 
@@ -233,7 +233,9 @@ def delete(job_id: JobId, desk: Desk, caller: CallerOf) -> None:
     desk.delete(job_id, caller)
 
 
-def _job(request: Request, record: JobRecord) -> Job:
+def job_message(request: Request, record: JobRecord) -> Job:
+    """The record as callers see it."""
+
     def link(route: str) -> str:
         return str(request.url_for(route, job_id=record.id))
 
@@ -250,12 +252,12 @@ def _job(request: Request, record: JobRecord) -> Job:
         tags=record.tags,
         owner=record.owner,
         shared=record.shared,
-        links=Links(self=link("get_job"), result=link("get_result"), cancel=link("cancel")),
+        links=Links(self=link("get_job"), result=link("get_result"), events=link("follow_job"), cancel=link("cancel")),
     )
 
 
 def _job_response(request: Request, record: JobRecord, status: int, headers: dict[str, str]) -> Response:
-    content = _job(request, record).model_dump_json().encode()
+    content = job_message(request, record).model_dump_json().encode()
     headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     if request.method == "GET" and _is_known(headers["ETag"], request.headers.get("if-none-match")):
         return Response(status_code=304, headers=headers)

@@ -108,6 +108,17 @@ def test_a_density_is_smoothed_anew(spectrum: Any, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_job_is_watched_to_its_end(spectrum: Any) -> None:
+    job_id = json.loads(spectrum("submit", "-", text=json.dumps(JOB)).stdout)["id"]
+    called = spectrum("watch", job_id)
+    assert called.exit_code == 0, called.output
+    assert json.loads(called.stdout)["state"] == "succeeded"
+    diverging = json.dumps(JOB | {"train": {"num_steps": 200, "learning_rate": 1e9}})
+    job_id = json.loads(spectrum("submit", "-", text=diverging).stdout)["id"]
+    assert spectrum("watch", job_id).exit_code == 1
+    assert "404" in spectrum("watch", "0" * 32).output
+
+
 def test_submit_returns_before_the_end(spectrum: Any) -> None:
     called = spectrum("submit", "-", text=json.dumps(JOB))
     assert json.loads(called.stdout)["state"] in ("queued", "running")

@@ -1,0 +1,49 @@
+"""`/v1/jobs/{job_id}/events`: a job as it changes."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from jobs.record import JobRecord
+from service.callers import CallerOf
+from service.event_stream import EventStream
+from service.job_feed import JobFeed
+from service.routes.documentation import EVENTS, UNAVAILABLE, UNKNOWN, problem_documentation
+from service.routes.jobs import Desk, JobId, job_message
+
+router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE)
+
+
+@router.get(
+    "/{job_id}/events",
+    response_class=EventStream,
+    responses={
+        **UNKNOWN,
+        **problem_documentation(status_429="too many listen"),
+        200: EVENTS,
+        204: {"description": "the job ended, and all its events were heard"},
+    },
+    summary="A job as it changes",
+)
+async def follow_job(
+    job_id: JobId,
+    request: Request,
+    desk: Desk,
+    caller: CallerOf,
+    last_event_id: Annotated[str | None, Header(max_length=64, description="of the event that was heard last")] = None,
+) -> Response:
+    """Server-sent events: how the job stands now, then each change, until it ended.
+
+    The data of an event is what `GET /v1/jobs/{job_id}` said at that moment. With `Last-Event-ID` nothing is missed and
+    nothing is told twice; when that event is no longer known, the stream begins with the present.
+    """
+    feed: JobFeed = request.app.state.feed
+    listener = await feed.listener(await run_in_threadpool(desk.get, job_id, caller), last_event_id)
+    if listener is None:
+        return Response(status_code=204)
+
+    def text(record: JobRecord) -> str:
+        return job_message(request, record).model_dump_json()
+
+    return EventStream(listener, text)

@@ -1,0 +1,270 @@
+"""`/v1/jobs/{id}/events` of a service process alone; the test does what a worker would."""
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api_schemas.jobs import Job, Progress
+from client.http import AsyncSpectrumClient, SpectrumClient
+from jobs.connection import connect
+from jobs.store import JobStore, Lease
+from tests.conftest import free_port
+
+MAX_LISTENERS = 120
+QUADRATIC = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}
+
+
+class Service:
+    def __init__(self, redis_url: str, directory: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = directory / "log"
+        self.environment = os.environ | {
+            "SPECTRUM_REDIS_URL": redis_url,
+            "SPECTRUM_RESULTS_DIR": str(directory),
+            "SPECTRUM_MAX_LISTENERS": str(MAX_LISTENERS),
+        }
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("a") as output:
+            command = [sys.executable, "-m", "service", "--port", str(self.port)]
+            self.process = subprocess.Popen(command, env=self.environment, stdout=output, stderr=output)
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/v1/health/live").is_success:
+                    return
+            assert time.monotonic() < deadline
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.05)
+
+    def stop(self) -> float:
+        started = time.monotonic()
+        self.process.terminate()
+        self.process.wait(20)
+        return time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def service(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    service = Service(redis_url, tmp_path_factory.mktemp("service"))
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="module")
+def store(redis_url: str) -> Iterator[JobStore]:
+    with connect(redis_url) as client:
+        yield JobStore(client, lease_seconds=60.0, max_attempts=2)
+
+
+def new_job(store: JobStore) -> str:
+    return store.create("spectrum", "{}", {"paper": "one"})[0].id
+
+
+def claimed(store: JobStore, job_id: str) -> Lease:
+    lease = store.claim(job_id)
+    assert lease is not None
+    return lease
+
+
+def advance(store: JobStore, lease: Lease, *steps: int) -> None:
+    for done in steps:
+        store.renew(lease, Progress(phase="products", done=done, total=9, unit=""))
+
+
+Event = tuple[str, dict[str, Any]]
+
+
+def events_in(text: str) -> list[Event]:
+    blocks = [dict(line.split(": ", 1) for line in block.splitlines()) for block in text.split("\n\n") if block]
+    return [(block["id"], json.loads(block["data"])) for block in blocks if "data" in block]
+
+
+def listen(service: Service, job_id: str, after: str | None = None) -> httpx.Response:
+    """The whole stream of a job that ends."""
+    headers = {} if after is None else {"Last-Event-ID": after}
+    return httpx.get(f"{service.url}/v1/jobs/{job_id}/events", headers=headers, timeout=30)
+
+
+def test_a_listener_hears_every_change_once_and_the_last_is_the_end(service: Service, store: JobStore) -> None:
+    job_id = new_job(store)
+    told: list[dict[str, Any]] = []
+
+    def tell() -> None:
+        url = f"{service.url}/v1/jobs/{job_id}"
+        told.append(httpx.get(url).json())
+        lease = claimed(store, job_id)
+        told.append(httpx.get(url).json())
+        for done in (1, 2, 3):
+            advance(store, lease, done)
+            told.append(httpx.get(url).json())
+        store.succeed(lease, "a" * 64)
+        told.append(httpx.get(url).json())
+
+    with httpx.stream("GET", f"{service.url}/v1/jobs/{job_id}/events", timeout=30) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        worker = threading.Timer(0.2, tell)
+        worker.start()
+        heard = events_in(response.read().decode())
+    worker.join()
+    assert [data for _, data in heard] == told
+    assert told[0]["links"]["events"] == f"{service.url}/v1/jobs/{job_id}/events"
+    assert told[-1]["state"] == "succeeded"
+    for place, (event_id, _) in enumerate(heard[:-1]):
+        assert events_in(listen(service, job_id, event_id).text) == heard[place + 1 :]
+    assert listen(service, job_id, heard[-1][0]).status_code == 204
+    for unknown in ("12-3", "nonsense", "9" * 50, "0-0"):
+        assert events_in(listen(service, job_id, unknown).text) == heard[-1:]
+
+
+def test_a_job_that_ended_long_ago_is_told_once(service: Service, store: JobStore, redis_url: str) -> None:
+    job_id = new_job(store)
+    store.cancel(job_id)
+    with connect(redis_url) as client:
+        client.delete(f"spectrum:events:{job_id}")
+    [(event_id, data)] = events_in(listen(service, job_id).text)
+    assert data["state"] == "cancelled"
+    assert listen(service, job_id, event_id).status_code == 204
+
+
+def test_jobs_that_nobody_knows(service: Service) -> None:
+    assert listen(service, "0" * 32).status_code == 404
+    assert listen(service, "x").status_code == 422
+
+
+def test_a_job_that_is_deleted_behind_a_listeners_back_ends_the_stream(
+    service: Service, store: JobStore, redis_url: str
+) -> None:
+    job_id = new_job(store)
+    with httpx.stream("GET", f"{service.url}/v1/jobs/{job_id}/events", timeout=30) as response:
+        lines = response.iter_lines()
+        next(lines)
+        with connect(redis_url) as client:
+            client.delete(f"spectrum:events:{job_id}", f"spectrum:job:{job_id}")
+        assert len([line for line in lines if line.startswith("data")]) <= 1
+
+
+def test_many_listeners_hear_all_and_leave_closed_forms_quick(service: Service, store: JobStore) -> None:
+    job_id = new_job(store)
+    lease = claimed(store, job_id)
+
+    started: list[int] = []
+
+    async def follow(client: httpx.AsyncClient) -> list[int]:
+        async with client.stream("GET", f"/v1/jobs/{job_id}/events") as response:
+            started.append(response.status_code)
+            text = (await response.aread()).decode()
+        return [data["progress"]["done"] for _, data in events_in(text)]
+
+    async def all_of_them() -> list[list[int]]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=service.url, timeout=60, limits=limits) as client:
+            listeners = [asyncio.create_task(follow(client)) for _ in range(100)]
+            while len(started) < len(listeners):
+                await asyncio.sleep(0.05)
+            for done in range(1, 6):
+                await asyncio.to_thread(advance, store, lease, done)
+                asked_at = time.monotonic()
+                assert (await client.post("/v1/closed-form", json=QUADRATIC)).is_success
+                assert time.monotonic() - asked_at < 1.0
+            await asyncio.to_thread(store.succeed, lease, "b" * 64)
+            return await asyncio.gather(*listeners)
+
+    heard = asyncio.run(all_of_them())
+    assert {tuple(numbers) for numbers in heard} == {(0, 1, 2, 3, 4, 5, 5)}
+
+
+def test_listeners_are_bounded_and_those_who_vanish_make_room(service: Service, store: JobStore) -> None:
+    job_id = new_job(store)
+    with httpx.Client(base_url=service.url, timeout=30, limits=httpx.Limits(max_connections=None)) as client:
+        with contextlib.ExitStack() as open_streams:
+            for _ in range(MAX_LISTENERS):
+                response = open_streams.enter_context(client.stream("GET", f"/v1/jobs/{job_id}/events"))
+                assert response.status_code == 200
+            refused = client.get(f"/v1/jobs/{job_id}/events")
+            assert refused.status_code == 429
+            assert refused.headers["retry-after"] == "5"
+            assert refused.headers["content-type"] == "application/problem+json"
+        store.cancel(job_id)
+        deadline = time.monotonic() + 10
+        while client.get(f"/v1/jobs/{job_id}/events").status_code == 429:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_a_long_poll_hears_of_the_end_at_once(service: Service, store: JobStore) -> None:
+    job_id = new_job(store)
+    lease = claimed(store, job_id)
+    ended_at: list[float] = []
+
+    def end() -> None:
+        store.succeed(lease, "c" * 64)
+        ended_at.append(time.monotonic())
+
+    threading.Timer(1.5, end).start()
+    job = httpx.get(f"{service.url}/v1/jobs/{job_id}", params={"wait": 20}, timeout=30).json()
+    assert job["state"] == "succeeded"
+    assert time.monotonic() - ended_at[0] < 0.5
+
+
+def test_clients_follow_a_job_to_its_end(service: Service, store: JobStore) -> None:
+    job_id = new_job(store)
+
+    def work() -> None:
+        lease = claimed(store, job_id)
+        advance(store, lease, 1)
+        store.succeed(lease, "d" * 64)
+
+    def story(jobs: list[Job]) -> list[tuple[str, int]]:
+        return [(job.state, job.progress.done) for job in jobs]
+
+    whole = [("queued", 0), ("running", 0), ("running", 1), ("succeeded", 1)]
+    with SpectrumClient(service.url) as client:
+        threading.Timer(0.5, work).start()
+        assert story(list(client.events(job_id))) == whole
+
+    async def follow() -> list[Job]:
+        async with AsyncSpectrumClient(service.url) as client:
+            return [job async for job in client.events(job_id)]
+
+    assert story(asyncio.run(follow())) == whole[-1:]
+
+
+def test_a_client_goes_on_where_a_stream_broke_off(service: Service, store: JobStore) -> None:
+    """The service stops within its time although somebody listens, and the next one at its address goes on."""
+    job_id = new_job(store)
+    lease = claimed(store, job_id)
+    heard: list[int] = []
+    following = threading.Thread(target=lambda: heard.extend(follow()))
+
+    def follow() -> Iterator[int]:
+        with SpectrumClient(service.url) as client:
+            for job in client.events(job_id):
+                yield job.progress.done
+
+    following.start()
+    time.sleep(1.0)
+    advance(store, lease, 1)
+    time.sleep(0.5)
+    assert service.stop() < 3.5
+    advance(store, lease, 2, 3)
+    service.start()
+    advance(store, lease, 4)
+    store.succeed(lease, "e" * 64)
+    following.join(20)
+    assert heard == [0, 1, 2, 3, 4, 4]
+    assert service.log.read_text() == ""
