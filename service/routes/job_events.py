@@ -17,7 +17,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE)
 
 @router.get(
     "/{job_id}/events",
-    response_class=EventStream,
+    response_class=Response,
     responses={
         **UNKNOWN,
         **problem_documentation(status_429="too many listen"),

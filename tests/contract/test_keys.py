@@ -103,6 +103,7 @@ ROUTES: dict[tuple[str, str], tuple[int, ...]] = {
 }
 OF_A_PRIVATE_JOB: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", JOB_ROUTE): (401, 401, 404, 200, 200),
+    ("GET", f"{JOB_ROUTE}/events"): (401, 401, 404, 200, 200),
     ("GET", f"{JOB_ROUTE}/result"): (401, 401, 404, 200, 200),
     ("GET", f"{JOB_ROUTE}/result.{{name}}"): (401, 401, 404, 200, 200),
     ("POST", f"{JOB_ROUTE}/cancel"): (401, 401, 404, 200, 200),
@@ -110,6 +111,7 @@ OF_A_PRIVATE_JOB: dict[tuple[str, str], tuple[int, ...]] = {
 }
 OF_A_SHARED_JOB = OF_A_PRIVATE_JOB | {
     ("GET", JOB_ROUTE): KEY,
+    ("GET", f"{JOB_ROUTE}/events"): KEY,
     ("GET", f"{JOB_ROUTE}/result"): KEY,
     ("GET", f"{JOB_ROUTE}/result.{{name}}"): KEY,
     ("POST", f"{JOB_ROUTE}/cancel"): (401, 401, 403, 200, 200),
