@@ -20,6 +20,9 @@ class WorkerStatus(Message):
     device: str
     memory_bytes: int
     concurrency: int
+    code_version: str | None = Field(
+        default=None, description="digest of its code and libraries: results of the same version answer for each other"
+    )
 
 
 class Readiness(Message):

@@ -16,7 +16,7 @@ class Progress(Message):
     """How far the running phase is."""
 
     phase: str = Field(
-        description="queued, preparing, training, measurements, linearisation, products, eigenvalues or storing"
+        description="queued, preparing, training, measurements, linearisation, products, eigenvalues or storing; cached"
     )
     done: int
     total: int
@@ -52,6 +52,9 @@ class Job(Message):
     tags: dict[str, str]
     owner: str | None = Field(default=None, description="id of the key that submitted it; null: none was needed")
     shared: bool = Field(default=False, description="whether every key may read it")
+    cached: bool = Field(
+        default=False, description="whether its result was there already: another job had asked the same"
+    )
     links: Links
 
 

@@ -133,11 +133,15 @@ def estimate(request: Body) -> Exchange[CostEstimate]:
     return Exchange("POST", "/v1/estimates", CostEstimate.model_validate_json, request)
 
 
-def submit(request: Body, wait_seconds: int = 0, idempotency_key: str | None = None) -> Exchange[Job]:
+def submit(
+    request: Body, wait_seconds: int = 0, idempotency_key: str | None = None, *, fresh: bool = False
+) -> Exchange[Job]:
     """A new job, or that of the key, waited for up to this time."""
     headers = {"Prefer": f"wait={wait_seconds}"} if wait_seconds else {}
     if idempotency_key is not None:
         headers["Idempotency-Key"] = idempotency_key
+    if fresh:
+        headers["Cache-Control"] = "no-cache"
     return Exchange(
         "POST", "/v1/jobs", Job.model_validate_json, body=request, headers=headers, wait_seconds=wait_seconds
     )

@@ -67,12 +67,15 @@ class SpectrumClient:
         """What a job would take; nothing is queued."""
         return self._run(exchanges.estimate(request))
 
-    def submit(self, request: Body, wait_seconds: int = 0, idempotency_key: str | None = None) -> Job:
+    def submit(
+        self, request: Body, wait_seconds: int = 0, idempotency_key: str | None = None, *, fresh: bool = False
+    ) -> Job:
         """Submit a job; with `wait_seconds` (at most 60) the answer comes when it ended or the time is over.
 
-        Sent again with the same key, within a day, the same request gives the same job.
+        Sent again with the same key, within a day, the same request gives the same job. A request that was answered
+        before is answered by the stored result, unless it is to be `fresh`.
         """
-        return self._run(exchanges.submit(request, wait_seconds, idempotency_key))
+        return self._run(exchanges.submit(request, wait_seconds, idempotency_key, fresh=fresh))
 
     def job(self, job_id: str, wait_seconds: float = 0.0) -> Job:
         """How a job stands."""
@@ -143,12 +146,14 @@ class SpectrumClient:
             except httpx.HTTPError as error:
                 raise _unreachable(self._http.base_url, error) from error
 
-    def run(self, request: Body, on_change: Callable[[Job], None] | None = None) -> AnyJobResult:
-        """Submit, wait and fetch.
+    def run(
+        self, request: Body, on_change: Callable[[Job], None] | None = None, *, fresh: bool = False
+    ) -> AnyJobResult:
+        """Submit, wait and fetch; computed even if a stored result answers the request, if it is to be `fresh`.
 
         Raises:  JobFailedError if the job ends without a result.
         """
-        job = self.wait(self.submit(request).id, on_change=on_change)
+        job = self.wait(self.submit(request, fresh=fresh).id, on_change=on_change)
         if job.state != "succeeded":
             raise JobFailedError(job)
         return self.result(job.id)
@@ -251,12 +256,15 @@ class AsyncSpectrumClient:
         """What a job would take; nothing is queued."""
         return await self._run(exchanges.estimate(request))
 
-    async def submit(self, request: Body, wait_seconds: int = 0, idempotency_key: str | None = None) -> Job:
+    async def submit(
+        self, request: Body, wait_seconds: int = 0, idempotency_key: str | None = None, *, fresh: bool = False
+    ) -> Job:
         """Submit a job; with `wait_seconds` (at most 60) the answer comes when it ended or the time is over.
 
-        Sent again with the same key, within a day, the same request gives the same job.
+        Sent again with the same key, within a day, the same request gives the same job. A request that was answered
+        before is answered by the stored result, unless it is to be `fresh`.
         """
-        return await self._run(exchanges.submit(request, wait_seconds, idempotency_key))
+        return await self._run(exchanges.submit(request, wait_seconds, idempotency_key, fresh=fresh))
 
     async def job(self, job_id: str, wait_seconds: float = 0.0) -> Job:
         """How a job stands."""
@@ -330,12 +338,14 @@ class AsyncSpectrumClient:
             except httpx.HTTPError as error:
                 raise _unreachable(self._http.base_url, error) from error
 
-    async def run(self, request: Body, on_change: Callable[[Job], None] | None = None) -> AnyJobResult:
-        """Submit, wait and fetch.
+    async def run(
+        self, request: Body, on_change: Callable[[Job], None] | None = None, *, fresh: bool = False
+    ) -> AnyJobResult:
+        """Submit, wait and fetch; computed even if a stored result answers the request, if it is to be `fresh`.
 
         Raises:  JobFailedError if the job ends without a result.
         """
-        submitted = await self.submit(request)
+        submitted = await self.submit(request, fresh=fresh)
         job = await self.wait(submitted.id, on_change=on_change)
         if job.state != "succeeded":
             raise JobFailedError(job)

@@ -30,6 +30,7 @@ ArrayFile = Annotated[
     str, typer.Argument(help="JSON file with the request, npz file with its fields, or - for JSON on standard input")
 ]
 JobId = Annotated[str, typer.Argument(help="id of the job")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="compute, even if a stored result answers the request")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="file ending in .json, .npz, .png or .svg")]
 
 _ARRAYS = (".safetensors", ".npz")
@@ -64,10 +65,10 @@ def random_matrix(request: RequestFile, output: Output = None, url: Url = DEFAUL
 
 
 @app.command()
-def submit(request: RequestFile, url: Url = DEFAULT_URL) -> None:
+def submit(request: RequestFile, fresh: Fresh = False, url: Url = DEFAULT_URL) -> None:
     """Submit a job and print its record."""
     with _client(url) as client:
-        _print(client.submit(_read(request)))
+        _print(client.submit(_read(request), fresh=fresh))
 
 
 @app.command()
@@ -78,12 +79,12 @@ def estimate(request: RequestFile, url: Url = DEFAULT_URL) -> None:
 
 
 @app.command()
-def run(request: RequestFile, output: Output = None, url: Url = DEFAULT_URL) -> None:
+def run(request: RequestFile, output: Output = None, fresh: Fresh = False, url: Url = DEFAULT_URL) -> None:
     """Submit a job, show its progress and fetch its result."""
     if output is not None:
         _format(output)  # before the job takes its time
     with _client(url) as client:
-        job = client.submit(_read(request))
+        job = client.submit(_read(request), fresh=fresh)
         with job_progress(Console(stderr=True), job.id) as show:
             job = client.wait(job.id, on_change=show)
         if job.state != "succeeded":

@@ -36,6 +36,7 @@ class JobRecord:
     result_digest: str | None
     owner: str | None = None  # id of the key that it was submitted with
     shared: bool = False  # whether every key may read it
+    cached: bool = False  # whether its result was there before it
 
     @property
     def ended(self) -> bool:
@@ -44,6 +45,7 @@ class JobRecord:
 
 
 QUEUED = Progress(phase="queued", done=0, total=0, unit="")
+CACHED = Progress(phase="cached", done=0, total=0, unit="")
 
 
 def new_record_fields(
@@ -58,6 +60,16 @@ def new_record_fields(
         "progress": QUEUED.model_dump_json(),
         "attempt": "0",
         "created_at": now_text(),
+    }
+
+
+def answered_fields(result_digest: str) -> dict[str, str]:
+    """Further hash fields of a job whose result is there already."""
+    return {
+        "cached": "1",
+        "result_digest": result_digest,
+        "progress": CACHED.model_dump_json(),
+        "finished_at": now_text(),
     }
 
 
@@ -78,6 +90,7 @@ def record_from_fields(job_id: str, fields: Mapping[str, str]) -> JobRecord:
         result_digest=fields.get("result_digest") or None,
         owner=fields.get("owner"),
         shared="shared" in fields,
+        cached="cached" in fields,
     )
 
 

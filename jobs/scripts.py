@@ -37,7 +37,7 @@ end
 """
     + f"""
 local private = {{token = true, lease_until = true, published_at = true, losses = true,
-  signed_at = true, run_seconds = true}}
+  signed_at = true, run_seconds = true, question = true, answers = true}}
 local ended = {{succeeded = true, failed = true, cancelled = true, expired = true}}
 local function tell()
   local record, event = redis.call('HGETALL', KEYS[1]), {{}}
@@ -60,21 +60,30 @@ CREATE = (
     + """
 -- ARGV[2]: key of the request, ARGV[3]: the request, ARGV[4]: key of what a caller's idempotency key stands for, or '',
 -- ARGV[5]: digest of the request, ARGV[6]: seconds that it is remembered, ARGV[7]: prefix of jobs' keys,
--- ARGV[8..]: fields and values of the record.
--- Returns {outcome, id of the job}; with a key that is known and whose job is there, nothing is written.
+-- ARGV[8]: set of the jobs with the result that answers this one, too, or '', ARGV[9..]: the record's fields, values.
+-- Returns {outcome, id of the job}; with a key that is known and whose job is there, or with a result that is gone,
+-- nothing is written.
 if ARGV[4] ~= '' then
   local known = redis.call('HMGET', ARGV[4], 'digest', 'job')
   if known[2] and redis.call('EXISTS', ARGV[7] .. known[2]) == 1 then
     return {known[1] == ARGV[5] and 'replayed' or 'differs', known[2]}
   end
+end
+if ARGV[8] ~= '' and redis.call('SCARD', ARGV[8]) == 0 then return {'gone', ''} end
+if ARGV[4] ~= '' then
   redis.call('HSET', ARGV[4], 'digest', ARGV[5], 'job', ARGV[1])
   redis.call('EXPIRE', ARGV[4], ARGV[6])
 end
 redis.call('SET', ARGV[2], ARGV[3])
-for i = 8, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-redis.call('HSET', KEYS[1], 'published_at', now())
+for i = 9, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 enlist('all')
-move('none', 'queued')
+if ARGV[8] ~= '' then
+  redis.call('SADD', ARGV[8], ARGV[1])
+  move('none', 'succeeded')
+else
+  redis.call('HSET', KEYS[1], 'published_at', now())
+  move('none', 'queued')
+end
 tell()
 return {'created', ARGV[1]}
 """
@@ -116,7 +125,8 @@ FINISH = (
     _MOVE
     + """
 -- ARGV[2]: token, ARGV[3]: final state, ARGV[4]: time, ARGV[5]: progress, error or result_digest, ARGV[6]: its value,
--- ARGV[7]: set of the jobs with that result, or ''. A job that was cancelled ends as cancelled.
+-- ARGV[7]: set of the jobs with that result, or '', ARGV[8]: prefix of the results by question, with the version of
+-- the code that computed, or ''. A job that was cancelled ends as cancelled.
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[2] then return 'lost' end
 local state, final = redis.call('HGET', KEYS[1], 'state'), ARGV[3]
 if state == 'cancelling' then final = 'cancelled' end
@@ -126,6 +136,11 @@ redis.call('HDEL', KEYS[1], 'token', 'lease_until')
 if final == ARGV[3] and ARGV[5] ~= '' then
   redis.call('HSET', KEYS[1], ARGV[5], ARGV[6])
   if ARGV[7] ~= '' then redis.call('SADD', ARGV[7], ARGV[1]) end
+  local question = redis.call('HGET', KEYS[1], 'question')
+  if ARGV[8] ~= '' and question then
+    redis.call('HSET', KEYS[1], 'answers', ARGV[8] .. question)
+    redis.call('SET', ARGV[8] .. question, ARGV[6])
+  end
 end
 tell()
 return final
@@ -223,19 +238,29 @@ return 1
 """
 )
 
+_RELEASE = """
+-- The job needs its result no more. Returns the digest if no other job does; then it answers no question either.
+local function release(users)
+  local digest = redis.call('HGET', KEYS[1], 'result_digest')
+  if not digest then return '' end
+  redis.call('SREM', users .. digest, ARGV[1])
+  if redis.call('SCARD', users .. digest) > 0 then return '' end
+  local answers = redis.call('HGET', KEYS[1], 'answers')
+  if answers and redis.call('GET', answers) == digest then redis.call('DEL', answers) end
+  return digest
+end
+"""
+
 DELETE = (
     _MOVE
+    + _RELEASE
     + """
 -- ARGV[2]: prefix of the sets of jobs by result, ARGV[3]: key of the request, ARGV[4]: key of the events.
 -- Returns {outcome, digest of a result that nobody needs any more}.
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return {'missing', ''} end
 if state == 'queued' or state == 'running' or state == 'cancelling' then return {'active', ''} end
-local digest = redis.call('HGET', KEYS[1], 'result_digest') or ''
-if digest ~= '' then
-  redis.call('SREM', ARGV[2] .. digest, ARGV[1])
-  if redis.call('SCARD', ARGV[2] .. digest) > 0 then digest = '' end
-end
+local digest = release(ARGV[2])
 strike('all')
 strike(state)
 redis.call('DEL', KEYS[1], ARGV[3], ARGV[4])

@@ -12,13 +12,14 @@ from api_schemas.jobs import ENDED_STATES, JobState, Progress
 from api_schemas.problem import Problem
 from jobs import scripts
 from jobs.queue import KEY_PREFIX, QUEUE
-from jobs.record import QUEUED, JobRecord, new_job_id, new_record_fields, now_text, record_from_fields
+from jobs.record import QUEUED, JobRecord, answered_fields, new_job_id, new_record_fields, now_text, record_from_fields
 
 _JOB = "spectrum:job:"
 _REQUEST = "spectrum:request:"
 _INDEX = "spectrum:jobs:"
 _RESULT_USERS = "spectrum:result-users:"
 _KNOWN = "spectrum:idempotency:"
+_ANSWERS = "spectrum:answers:"
 
 SECONDS_OF_IDEMPOTENCY = 24 * 3600
 """That a key of a caller is remembered."""
@@ -53,6 +54,14 @@ class Lease:
     run_seconds: float = 0.0  # that earlier attempts took
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A result that answers a question which is asked again."""
+
+    key: str
+    result_digest: str
+
+
 class JobStore:
     """The truth about every job.
 
@@ -73,16 +82,21 @@ class JobStore:
         owner: str | None = None,
         *,
         shared: bool = False,
+        question: str = "",
+        answer: Answer | None = None,
     ) -> tuple[JobRecord, bool]:
         """Write a queued job with its validated request as JSON; it is on disk when this returns.
 
         Args:  idempotency_key, of the owner: the job that was created with it before is not created again; owner, whose
-            job it is; shared, whether others may read it.
+            job it is; shared, whether others may read it; question, digest of what is asked; answer, with which the job
+            has succeeded already, unless it is gone meanwhile.
         Returns:  the record, and whether it was there before.
         Raises:  KeyReusedError if the key stands for another request.
         """
         job_id = new_job_id()
-        fields = new_record_fields(kind, tags, owner, shared=shared)
+        fields = new_record_fields(kind, tags, owner, shared=shared) | {"question": question}
+        if answer is not None:
+            fields |= answered_fields(answer.result_digest) | {"answers": answer.key}
         known = "" if idempotency_key is None else _known_key(idempotency_key, owner)
         outcome, found = self._run(
             scripts.CREATE,
@@ -93,10 +107,13 @@ class JobStore:
             _sha256(request),
             SECONDS_OF_IDEMPOTENCY,
             _JOB,
+            _RESULT_USERS + answer.result_digest if answer else "",
             *(text for item in fields.items() for text in item),
         )
+        if outcome == "gone":
+            return self.create(kind, request, tags, idempotency_key, owner, shared=shared, question=question)
         if outcome == "created":
-            return record_from_fields(job_id, {**fields, "state": "queued"}), False
+            return record_from_fields(job_id, {**fields, "state": "succeeded" if answer else "queued"}), False
         if outcome == "differs":
             raise KeyReusedError
         return self.get(found), True
@@ -115,6 +132,12 @@ class JobStore:
         if digest != _sha256(request):
             raise KeyReusedError
         return record_from_fields(job_id, fields)
+
+    def answers(self, question: str, code_versions: Iterable[str]) -> list[Answer]:
+        """Results that code of one of these versions found to the question before."""
+        keys = [_answers_key(version) + question for version in code_versions]
+        digests = cast("list[str | None]", self._client.mget(keys)) if keys else []
+        return [Answer(key, digest) for key, digest in zip(keys, digests, strict=True) if digest]
 
     def get(self, job_id: str) -> JobRecord:
         """The record of a job.
@@ -171,26 +194,28 @@ class JobStore:
         text = progress.model_dump_json() if progress else ""
         return self._held(self._run(scripts.RENEW, lease.job_id, lease.token, self._lease_seconds, text))
 
-    def succeed(self, lease: Lease, result_digest: str) -> JobState:
+    def succeed(self, lease: Lease, result_digest: str, code_version: str = "") -> JobState:
         """End the job with its result; returns the final state, cancelled if the caller wished so in time.
 
+        Args:  code_version that computed: the same question is answered by this result as long as it is that.
         Raises:  LeaseLostError.
         """
-        return self._finish(lease, "succeeded", "result_digest", result_digest, _RESULT_USERS + result_digest)
+        users, answers = _RESULT_USERS + result_digest, _answers_key(code_version) if code_version else ""
+        return self._finish(lease, "succeeded", "result_digest", result_digest, users, answers)
 
     def fail(self, lease: Lease, problem: Problem) -> JobState:
         """End the job with a problem; returns the final state.
 
         Raises:  LeaseLostError.
         """
-        return self._finish(lease, "failed", "error", problem.model_dump_json(exclude_none=True), "")
+        return self._finish(lease, "failed", "error", problem.model_dump_json(exclude_none=True))
 
     def close_cancelled(self, lease: Lease) -> JobState:
         """End a job that was being cancelled.
 
         Raises:  LeaseLostError.
         """
-        return self._finish(lease, "cancelled", "", "", "")
+        return self._finish(lease, "cancelled", "", "")
 
     def give_back(self, lease: Lease) -> JobState:
         """Put the job back into the queue, because its worker stops; the caller publishes it if that is its state now.
@@ -276,8 +301,11 @@ class JobStore:
     def _fields(self, job_id: str) -> dict[str, str]:
         return cast("dict[str, str]", self._client.hgetall(_JOB + job_id))
 
-    def _finish(self, lease: Lease, state: JobState, field: str, value: str, users: str) -> JobState:
-        return self._held(self._run(scripts.FINISH, lease.job_id, lease.token, state, now_text(), field, value, users))
+    def _finish(
+        self, lease: Lease, state: JobState, field: str, value: str, users: str = "", answers: str = ""
+    ) -> JobState:
+        arguments = (lease.token, state, now_text(), field, value, users, answers)
+        return self._held(self._run(scripts.FINISH, lease.job_id, *arguments))
 
     def _held(self, state: str) -> JobState:
         if state == "lost":
@@ -291,6 +319,10 @@ class JobStore:
 def _known_key(idempotency_key: str, owner: str | None) -> str:
     """Two owners may use the same text."""
     return _KNOWN + (f"{owner}:" if owner is not None else "") + _sha256(idempotency_key)
+
+
+def _answers_key(code_version: str) -> str:
+    return f"{_ANSWERS}{code_version}:"
 
 
 def _holder_prefix(holder: str) -> str:

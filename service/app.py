@@ -19,6 +19,7 @@ from jobs.artifacts import ArtifactStore
 from jobs.connection import connect, connect_async
 from jobs.events import EventLog
 from jobs.job_checkpoints import CheckpointStore
+from jobs.presence import present_code_versions
 from jobs.queue import JobQueue
 from jobs.results import ResultStore
 from jobs.settings import ServiceSettings
@@ -71,7 +72,8 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.redis = client
-    app.state.desk = JobDesk(store, queue, ResultStore(settings.results_dir), feed)
+    results = ResultStore(settings.results_dir)
+    app.state.desk = JobDesk(store, queue, results, feed, lambda: present_code_versions(client))
     app.state.feed = feed
     app.state.admission = Admission(client, uploaded, settings.job_seconds)
     app.state.artifacts = uploaded

@@ -11,13 +11,15 @@ from starlette.concurrency import run_in_threadpool
 from api_schemas.job_requests import AnyJobRequest
 from api_schemas.jobs import JobState
 from api_schemas.problem import Problem
+from jobs.question import question_digest
 from jobs.queue import JobQueue
 from jobs.record import JobRecord
-from jobs.results import ResultStore
-from jobs.store import JobStore, UnknownJobError
+from jobs.results import ResultDamagedError, ResultStore
+from jobs.store import Answer, JobStore, UnknownJobError
 from service.callers import Caller
 from service.job_feed import JobFeed
 from service.problems import ProblemError
+from service.result_formats import result_of, stored_arrays
 
 _LOOK_AFTER_SECONDS = 1.0
 """Without news, for they may be lost."""
@@ -28,8 +30,16 @@ _logger = logging.getLogger(__name__)
 class JobDesk:
     """Takes jobs in, tells how they stand, hands results out."""
 
-    def __init__(self, store: JobStore, queue: JobQueue, results: ResultStore, feed: JobFeed) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        queue: JobQueue,
+        results: ResultStore,
+        feed: JobFeed,
+        code_versions: Callable[[], list[str]],
+    ) -> None:
         self._store = store
+        self._code_versions = code_versions
         self._queue = queue
         self._results = results
         self._feed = feed
@@ -40,11 +50,14 @@ class JobDesk:
         admit: Callable[[AnyJobRequest], None],
         caller: Caller,
         idempotency_key: str | None = None,
+        *,
+        fresh: bool = False,
     ) -> tuple[JobRecord, bool]:
         """Accept a request that `admit` lets pass, or find the job that the caller's key stands for.
 
-        From the moment that the record is written the job is not lost: a message that cannot be sent now is sent
-        by the reaper.
+        Unless the caller wants a fresh result, one that a present worker's code has found to the same question before
+        is that of the new job. From the moment that the record is written the job is not lost: a message that cannot be
+        sent now is sent by the reaper.
 
         Returns:  the record, and whether it was there before.
         Raises:  KeyReusedError, and what `admit` raises.
@@ -54,10 +67,18 @@ class JobDesk:
         if key is not None and (earlier := self._store.created_before(text, key, caller.owner)):
             return earlier, True  # what was admitted once is not asked about again
         admit(request)
+        question = question_digest(request)
         record, replayed = self._store.create(
-            request.kind, text, request.tags, key, caller.owner, shared=request.shared
+            request.kind,
+            text,
+            request.tags,
+            key,
+            caller.owner,
+            shared=request.shared,
+            question=question,
+            answer=None if fresh else self._answer(question),
         )
-        if not replayed:
+        if record.state == "queued" and not replayed:
             try:
                 self._queue.publish(record.id)
             except OperationalError as error:
@@ -154,6 +175,20 @@ class JobDesk:
         Raises:  ResultDamagedError, before the last piece if the file is not what was stored.
         """
         return self._results.stream_arrays(digest, sha256)
+
+    def _answer(self, question: str) -> Answer | None:
+        """A result that answers the question, whole: all of its files are read."""
+        for answer in self._store.answers(question, self._code_versions()):
+            try:
+                stored = stored_arrays(result_of(self._results.read(answer.result_digest)))
+                if stored is not None:
+                    for _ in self._results.stream_arrays(answer.result_digest, stored.sha256):
+                        pass
+            except (ResultDamagedError, ProblemError) as error:
+                _logger.warning("a stored result answers no more: %s", error)
+            else:
+                return answer
+        return None
 
     def _changeable(self, job_id: str, caller: Caller) -> JobRecord:
         record = self.get(job_id, caller)

@@ -23,6 +23,7 @@ from jobs.queue import RUN_JOB, JobQueue, celery_app
 from jobs.results import ResultStore
 from jobs.settings import WorkerSettings
 from jobs.store import JobStore
+from worker.code_version import code_version
 from worker.delivery import Delivery
 from worker.hardware import Hardware, find_hardware
 from worker.job_runner import JobRunner
@@ -104,6 +105,7 @@ def _announce_presence(settings: WorkerSettings, hardware: Hardware) -> None:
         device=str(hardware.device),
         memory_bytes=hardware.memory_bytes,
         concurrency=settings.concurrency,
+        code_version=code_version(),
     )
     closing = threading.Event()
 

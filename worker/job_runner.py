@@ -18,6 +18,7 @@ from jobs.settings import WorkerSettings
 from jobs.store import JobStore, Lease, LeaseLostError
 from logs.context import log_fields
 from worker.answer import Answer
+from worker.code_version import code_version
 from worker.delivery import holder
 from worker.failures import FailureKind, job_failure, parse_request, too_large
 from worker.forecast import Forecast
@@ -88,7 +89,7 @@ class JobRunner:
                 return "lost"
             state = self._store.fail(lease, failure.problem)
         else:
-            state = self._store.succeed(lease, digest)
+            state = self._store.succeed(lease, digest, code_version())
         checkpoints.discard(lease.job_id)
         return state
 

@@ -69,7 +69,13 @@ Desk = Annotated[JobDesk, Depends(_desk)]
     status_code=202,
     response_model=Job,
     dependencies=[Depends(require_json)],
-    responses={**INVALID_BODY, 200: {"model": Job, "description": "the job ended within the time of `Prefer: wait`"}},
+    responses={
+        **INVALID_BODY,
+        200: {
+            "model": Job,
+            "description": "the job ended within the time of `Prefer: wait`, or was answered by a stored result",
+        },
+    },
     openapi_extra=body_documentation(JobRequest, JOB_EXAMPLES),
     summary="Submit a job",
 )
@@ -89,10 +95,16 @@ async def submit(
             "request whose answer was lost can be sent again; with another body the key is refused",
         ),
     ] = None,
+    cache_control: Annotated[
+        str | None, Header(description="`no-cache`: compute, even if a stored result answers the request")
+    ] = None,
 ) -> Response:
-    """A job is accepted when its record is on disk; the answer holds its id and where to follow it."""
-    seconds = _preferred_wait(prefer)
-    record, replayed = await run_in_threadpool(desk.submit, body, admission.check, caller, idempotency_key)
+    """A job is accepted when its record is on disk; the answer holds its id and where to follow it.
+
+    A request that was answered before, by the same code, is answered at once by the stored result: the job is `cached`.
+    """
+    seconds, fresh = _preferred_wait(prefer), _wants_fresh(cache_control)
+    record, replayed = await run_in_threadpool(desk.submit, body, admission.check, caller, idempotency_key, fresh=fresh)
     record = await desk.wait(record, seconds) if seconds else record
     headers = {"Location": str(request.url_for("get_job", job_id=record.id))}
     if replayed:
@@ -252,6 +264,7 @@ def job_message(request: Request, record: JobRecord) -> Job:
         tags=record.tags,
         owner=record.owner,
         shared=record.shared,
+        cached=record.cached,
         links=Links(self=link("get_job"), result=link("get_result"), events=link("follow_job"), cancel=link("cancel")),
     )
 
@@ -295,6 +308,10 @@ def _result_headers(digest: str, name: str, change: SmoothingChange) -> dict[str
 def _is_known(tag: str, if_none_match: str | None) -> bool:
     known = [part.strip().removeprefix("W/") for part in (if_none_match or "").split(",")]
     return tag in known or "*" in known
+
+
+def _wants_fresh(cache_control: str | None) -> bool:
+    return "no-cache" in (part.strip().lower() for part in (cache_control or "").split(","))
 
 
 def _preferred_wait(prefer: str | None) -> int:

@@ -76,7 +76,7 @@ def test_a_job_from_a_file_to_a_picture(spectrum: Any, tmp_path: Path) -> None:
 def test_eigenvectors_are_saved_from_a_job_that_ended(spectrum: Any, tmp_path: Path) -> None:
     request = json.dumps(JOB | {"method": {"kind": "top-k", "k": 2}, "block": "layers.0.*", "precision": "float64"})
     job_id = json.loads(spectrum("submit", "-", text=request).stdout)["id"]
-    result = spectrum("run", "-", text=request)
+    result = spectrum("run", "-", "--fresh", text=request)
     assert len(json.loads(result.stdout)["eigenpairs"]) == 2, result.output
     output = tmp_path / "vectors"
     saved = spectrum("result", job_id, "--format", "npz", "-o", str(output))
@@ -98,7 +98,7 @@ def test_eigenvectors_are_saved_from_a_job_that_ended(spectrum: Any, tmp_path: P
 def test_a_density_is_smoothed_anew(spectrum: Any, tmp_path: Path) -> None:
     smoothing = ["--kappa", "9", "--num-points", "7", "--margin", "0.2"]
     job_id = json.loads(spectrum("submit", "-", text=json.dumps(JOB)).stdout)["id"]
-    spectrum("run", "-", text=json.dumps(JOB))  # the only worker has ended the other one before
+    spectrum("run", "--fresh", "-", text=json.dumps(JOB))  # the only worker has ended the other one before
     found = json.loads(spectrum("result", job_id, *smoothing).stdout)
     assert found["smoothing"] == {"num_points": 7, "kappa": 9.0, "margin": 0.2}
     assert len(found["density"]["values"]) == 7
@@ -120,7 +120,7 @@ def test_a_job_is_watched_to_its_end(spectrum: Any) -> None:
 
 
 def test_submit_returns_before_the_end(spectrum: Any) -> None:
-    called = spectrum("submit", "-", text=json.dumps(JOB))
+    called = spectrum("submit", "-", "--fresh", text=json.dumps(JOB))
     assert json.loads(called.stdout)["state"] in ("queued", "running")
 
 

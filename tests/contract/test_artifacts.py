@@ -129,7 +129,7 @@ def test_a_job_whose_tokens_were_deleted_fails_and_says_so(
     artifact = client.upload_tokens(token_file)
     longest = job(uploaded(artifact.id)) | {"method": {"kind": "lanczos", "num_steps": 300, "num_probes": 1000}}
     first = client.submit(longest)
-    waiting = client.submit(job(uploaded(artifact.id)))
+    waiting = client.submit(job(uploaded(artifact.id)), fresh=True)
     while client.job(first.id).progress.phase != "products":
         time.sleep(0.05)
     client.delete_artifact(artifact.id)

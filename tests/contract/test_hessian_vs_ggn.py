@@ -27,7 +27,7 @@ ENDLESS = JOB | {"pretrain": {"num_steps": 5_000_000, "batch_size": 1, "measure_
 @pytest.fixture(scope="module")
 def job_id(server: Any) -> str:
     with SpectrumClient(server.url) as client:
-        job = client.wait(client.submit(JOB).id, timeout_seconds=120)
+        job = client.wait(client.submit(JOB, fresh=True).id, timeout_seconds=120)
     assert job.state == "succeeded", job
     assert job.kind == "hessian-vs-ggn"
     assert (job.progress.phase, job.progress.done, job.progress.total) == ("measurements", 4, 4)

@@ -19,6 +19,8 @@ JOB: dict[str, Any] = {
     "method": {"kind": "exact"},
 }
 
+FRESH = {"Cache-Control": "no-cache"}
+
 
 @pytest.fixture
 def api(server: Any) -> Iterator[httpx.Client]:
@@ -47,7 +49,7 @@ def test_the_same_request_is_the_same_job(api: httpx.Client, key: dict[str, str]
 
 
 def test_another_request_is_refused(api: httpx.Client, key: dict[str, str]) -> None:
-    assert api.post("/v1/jobs", json=JOB, headers=key).status_code == 202
+    assert api.post("/v1/jobs", json=JOB, headers=key | FRESH).status_code == 202
     refused = api.post("/v1/jobs", json=JOB | {"seed": 1}, headers=key)
     assert refused.status_code == 422
     assert refused.json()["type"] == "/problems/idempotency-key-reused"
@@ -64,7 +66,7 @@ def test_many_at_once_are_one_job(server: Any, key: dict[str, str]) -> None:
 
 def test_a_request_that_is_refused_takes_no_key(api: httpx.Client, key: dict[str, str]) -> None:
     assert api.post("/v1/jobs", json=JOB | {"loss": "none"}, headers=key).status_code == 422
-    assert api.post("/v1/jobs", json=JOB, headers=key).status_code == 202
+    assert api.post("/v1/jobs", json=JOB, headers=key | FRESH).status_code == 202
 
 
 @pytest.mark.parametrize("text", ["", "x" * 256])

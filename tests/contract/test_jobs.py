@@ -33,6 +33,8 @@ TINY: dict[str, Any] = {
 WIDE = DIGITS | {"model": {"kind": "mlp", "widths": [64, 10_000, 10]}}
 ENDLESS = DIGITS | {"train": {"num_steps": 10_000_000, "learning_rate": 1e-9}}
 
+FRESH = {"Cache-Control": "no-cache"}
+
 
 def lanczos(**fields: Any) -> dict[str, Any]:
     return {"method": {"kind": "lanczos"} | fields}
@@ -84,7 +86,7 @@ def test_lanczos_agrees_with_the_exact_spectrum_of_the_same_digits_model(client:
 
 def test_the_same_request_gives_the_same_numbers(client: SpectrumClient) -> None:
     request = DIGITS | lanczos(num_steps=20, num_probes=2) | {"precision": None}
-    first, second = client.run(request), client.run(request)
+    first, second = (client.run(request, fresh=True) for _ in range(2))
     assert first.provenance.precision == "float32"
     different = {"provenance"}
     assert first.model_dump(exclude=different) == second.model_dump(exclude=different)
@@ -154,7 +156,7 @@ def test_every_kind_of_data_runs(client: SpectrumClient, change: dict[str, Any])
 
 def test_a_job_is_accepted_followed_and_fetched(server: Any) -> None:
     with httpx.Client(base_url=server.url) as http:
-        accepted = http.post("/v1/jobs", json=DIGITS | {"tags": {"paper": "one"}})
+        accepted = http.post("/v1/jobs", json=DIGITS | {"tags": {"paper": "one"}}, headers=FRESH)
         assert accepted.status_code == 202
         assert accepted.headers["retry-after"] == "1"
         job = accepted.json()
@@ -174,7 +176,7 @@ def test_a_job_is_accepted_followed_and_fetched(server: Any) -> None:
 
 
 def test_prefer_wait_answers_with_the_finished_job(server: Any) -> None:
-    response = httpx.post(f"{server.url}/v1/jobs", json=TINY, headers={"Prefer": "wait=30"}, timeout=40)
+    response = httpx.post(f"{server.url}/v1/jobs", json=TINY, headers=FRESH | {"Prefer": "wait=30"}, timeout=40)
     assert response.status_code == 200
     assert response.headers["preference-applied"] == "wait=30"
     assert response.json()["state"] == "succeeded"
@@ -233,15 +235,15 @@ def test_a_computation_that_does_not_listen_is_cancelled_all_the_same(client: Sp
     started = time.monotonic()
     assert client.wait(job_id, timeout_seconds=20).state == "cancelled"
     assert time.monotonic() - started < 4.0
-    assert client.run(TINY).num_parameters == 4
+    assert client.run(TINY, fresh=True).num_parameters == 4
 
 
 def test_a_queued_job_is_cancelled_at_once_and_never_runs(client: SpectrumClient) -> None:
     running = client.submit(ENDLESS).id
-    waiting = client.submit(TINY).id
+    waiting = client.submit(TINY, fresh=True).id
     assert client.cancel(waiting).state == "cancelled"
     client.cancel(running)
-    assert client.run(TINY).num_parameters == 4
+    assert client.run(TINY, fresh=True).num_parameters == 4
     assert client.job(waiting).attempt == 0
 
 
@@ -273,7 +275,7 @@ def test_a_job_that_diverges_fails_and_says_why(client: SpectrumClient, server: 
     response = httpx.get(f"{server.url}/v1/jobs/{job.id}/result")
     assert response.status_code == 422
     assert response.json()["detail"] == job.error.detail
-    assert client.run(TINY).num_parameters == 4
+    assert client.run(TINY, fresh=True).num_parameters == 4
 
 
 @pytest.fixture(scope="module")
@@ -390,7 +392,7 @@ def test_bad_listing_queries_name_the_parameter(server: Any, query: str) -> None
 
 
 def test_a_deleted_job_is_gone_with_its_result(client: SpectrumClient, server: Any) -> None:
-    job_id = client.submit(TINY, wait_seconds=30).id
+    job_id = client.submit(TINY, wait_seconds=30, fresh=True).id
     client.result(job_id)
     files = set((server.data_directory / "results").rglob("*.json"))
     client.delete(job_id)

@@ -30,7 +30,7 @@ def wait_for_lines(server: Any, number: int, **wanted: Any) -> list[dict[str, An
 
 
 def test_a_worker_says_what_it_takes_and_how_it_ends(server: Any, client: SpectrumClient) -> None:
-    job_id = client.submit(TINY, wait_seconds=30).id
+    job_id = client.submit(TINY, wait_seconds=30, fresh=True).id
     claimed, ended = wait_for_lines(server, 2, job_id=job_id, logger="worker.job_runner")
     assert (claimed["event"], claimed["attempt"]) == ("claimed", 1)
     assert (ended["event"], ended["attempt"], ended["state"]) == ("ended", 1, "succeeded")

@@ -148,7 +148,7 @@ def test_a_checkpoint_that_changes_after_submission_fails_the_job(
     # the only worker is busy until the checkpoint has been replaced
     busy = JOB | {"train": {"num_steps": 10_000_000, "learning_rate": 1e-9}}
     first = client.submit(busy).id
-    job = client.submit(JOB | {"model": {"kind": "gpt2", "checkpoint": "changing"}})
+    job = client.submit(JOB | {"model": {"kind": "gpt2", "checkpoint": "changing"}}, fresh=True)
     weights = load_file(path)
     save_file(weights | {"transformer.ln_f.bias": np.ones(8, np.float32)}, path.with_suffix(".new"))
     os.replace(path.with_suffix(".new"), path)

@@ -27,7 +27,7 @@ DIGITS: dict[str, Any] = {
 
 def run_all(client: SpectrumClient, requests: list[dict[str, Any]]) -> list[Any]:
     """Results of several jobs that wait in the queue together."""
-    ids = [client.submit(request).id for request in requests]
+    ids = [client.submit(request, fresh=True).id for request in requests]
     ended = [client.wait(job_id, timeout_seconds=120) for job_id in ids]
     assert {job.state for job in ended} == {"succeeded"}, [job.error for job in ended]
     assert all(job.progress.done == job.progress.total > 0 for job in ended)

@@ -100,7 +100,7 @@ def test_a_job_that_outgrows_its_memory_fails_alone(own_server: Any, own_client:
     detail = expect_failure(own_client, job.id, "memory-limit").error
     assert detail is not None
     assert "the limit of one job on this worker is 0.616 GiB" in (detail.detail or "")
-    following = own_client.submit(SHORT, wait_seconds=30)
+    following = own_client.submit(SHORT, wait_seconds=30, fresh=True)
     assert (following.state, following.attempt) == ("succeeded", 1)
     beside = own_client.job(beside.id)
     assert (beside.state, beside.attempt) == ("running", 1)

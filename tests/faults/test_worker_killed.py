@@ -87,27 +87,27 @@ def expect_second_attempt(server: Any, client: SpectrumClient, job_id: str, undi
 @pytest.fixture(scope="module")
 def undisturbed(own_server: Any) -> dict[str, Any]:
     with SpectrumClient(own_server.url) as client:
-        return numbers(client.run(JOB))
+        return numbers(client.run(JOB, fresh=True))
 
 
 def test_the_process_that_computes(own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]) -> None:
-    job_id = own_client.submit(JOB).id
+    job_id = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, job_id)
     kill(own_server.pids("-m worker")[1:])
     expect_second_attempt(own_server, own_client, job_id, undisturbed)
 
 
 def test_the_process_that_pretrains(own_server: Any, own_client: SpectrumClient) -> None:
-    job_id = own_client.submit(COMPARISON).id
+    job_id = own_client.submit(COMPARISON, fresh=True).id
     wait_until_training(own_client, job_id)
     kill(own_server.pids("-m worker")[1:])
     job = own_client.wait(job_id, timeout_seconds=120)
     assert (job.state, job.attempt) == ("succeeded", 2), job
-    assert numbers(own_client.result(job_id)) == numbers(own_client.run(COMPARISON))
+    assert numbers(own_client.result(job_id)) == numbers(own_client.run(COMPARISON, fresh=True))
 
 
 def test_the_whole_worker(own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]) -> None:
-    job_id = own_client.submit(JOB).id
+    job_id = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, job_id)
     kill(own_server.pids("-m worker"))
     expect_second_attempt(own_server, own_client, job_id, undisturbed)
@@ -117,7 +117,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(
     own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]
 ) -> None:
     """The next worker goes on at once, without waiting for the lease, and nothing is counted as lost."""
-    job_id = own_client.submit(JOB).id
+    job_id = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, job_id)
     os.kill(own_server.pids("-m worker")[0], signal.SIGTERM)
     deadline = time.monotonic() + 3
@@ -132,7 +132,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(
 
 def test_redis(own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]) -> None:
     """The worker goes on computing, and the service answers 503 until Redis is back."""
-    before = own_client.submit(JOB).id
+    before = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, before)
     kill(own_server.pids("redis"))
     with pytest.raises(ProblemResponseError) as caught:
@@ -142,11 +142,11 @@ def test_redis(own_server: Any, own_client: SpectrumClient, undisturbed: dict[st
     job = own_client.wait(before, timeout_seconds=60)
     assert job.state == "succeeded", job
     assert numbers(own_client.result(before)) == undisturbed
-    assert numbers(own_client.run(JOB)) == undisturbed
+    assert numbers(own_client.run(JOB, fresh=True)) == undisturbed
 
 
 def test_the_service(own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]) -> None:
-    job_id = own_client.submit(JOB).id
+    job_id = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, job_id)
     kill(own_server.pids("-m service"))
     own_server.wait_until_ready()
@@ -156,9 +156,9 @@ def test_the_service(own_server: Any, own_client: SpectrumClient, undisturbed: d
 
 
 def test_a_message_that_is_lost_is_sent_again(own_server: Any, own_client: SpectrumClient) -> None:
-    first = own_client.submit(JOB).id
+    first = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, first)
-    second = own_client.submit(JOB | {"train": None}).id
+    second = own_client.submit(JOB | {"train": None}, fresh=True).id
     with own_server.redis() as redis:
         assert redis.delete("spectrum:celery:spectrum") == 1
     assert own_client.wait(second, timeout_seconds=90).state == "succeeded"
@@ -171,9 +171,9 @@ def test_everything_at_once_and_a_new_start(
     data = tmp_path / "data"
     server = start_server(data, **HASTY)
     with SpectrumClient(server.url) as client:
-        finished = client.submit(JOB | {"train": None}, wait_seconds=60).id
-        running = client.submit(JOB).id
-        queued = client.submit(JOB | {"train": None}).id
+        finished = client.submit(JOB | {"train": None}, wait_seconds=60, fresh=True).id
+        running = client.submit(JOB, fresh=True).id
+        queued = client.submit(JOB | {"train": None}, fresh=True).id
         wait_until_training(client, running)
         pids = [server.process.pid, *server.pids("")]
         kill(pids)
@@ -214,4 +214,4 @@ def test_closed_forms_while_redis_is_away(own_server: Any, own_client: SpectrumC
             assert time.monotonic() - started < 10
     finally:
         os.kill(redis, signal.SIGCONT)
-    assert own_client.run(JOB | {"train": None}).num_parameters == 64 * 8 + 8 + 8 * 10 + 10
+    assert own_client.run(JOB | {"train": None}, fresh=True).num_parameters == 64 * 8 + 8 + 8 * 10 + 10

@@ -10,6 +10,7 @@ from api_schemas.jobs import Progress
 from api_schemas.problem import Problem
 from jobs.queue import KEY_PREFIX, QUEUE
 from jobs.record import JobRecord, new_job_id
+from jobs.scripts import CHANGES
 from jobs.store import JobStore, KeyReusedError, LeaseLostError, UnknownJobError
 
 PROBLEM = Problem(title="No", status=500)
@@ -303,3 +304,71 @@ def test_a_process_that_is_gone_can_end_its_job(store: JobStore) -> None:
     assert store.lose(cancelled, "a", PROBLEM) == "cancelling"
     store.recover_lost()
     assert store.get(cancelled).state == "cancelled"
+
+
+QUESTION, VERSION = "e" * 64, "f" * 64
+
+
+def compute(store: JobStore, digest: str, version: str = VERSION) -> str:
+    record, _ = store.create("spectrum", "{}", {}, question=QUESTION)
+    lease = store.claim(record.id)
+    assert lease is not None
+    store.succeed(lease, digest, version)
+    return record.id
+
+
+def ask(store: JobStore, key: str | None = None) -> JobRecord:
+    """With the answer that is known, if there is one."""
+    answer = next(iter(store.answers(QUESTION, [VERSION])), None)
+    return store.create("spectrum", "{}", {}, key, question=QUESTION, answer=answer)[0]
+
+
+def test_a_result_answers_the_same_question_to_the_same_code(store: JobStore) -> None:
+    assert store.answers(QUESTION, [VERSION]) == []
+    compute(store, "a" * 64)
+    assert [answer.result_digest for answer in store.answers(QUESTION, ["0", VERSION])] == ["a" * 64]
+    assert store.answers(QUESTION, ["0"]) == store.answers("0" * 64, [VERSION]) == store.answers(QUESTION, []) == []
+    record = ask(store)
+    assert (record.state, record.cached, record.result_digest) == ("succeeded", True, "a" * 64)
+    assert record == store.get(record.id)
+    assert [each.id for each in store.page("succeeded", None, 1, None)] == [record.id]
+    assert store.claim(record.id) is None
+    compute(store, "b" * 64)
+    assert ask(store).result_digest == "b" * 64
+
+
+def test_an_answer_is_forgotten_with_its_last_job(store: JobStore, redis_client: redis.Redis) -> None:
+    first, others = compute(store, "a" * 64), [ask(store).id for _ in range(2)]
+    assert store.delete(first) == (True, None)
+    (answer,) = store.answers(QUESTION, [VERSION])
+    assert store.delete(others[0]) == (True, None)
+    assert store.delete(others[1]) == (True, "a" * 64)
+    assert store.answers(QUESTION, [VERSION]) == []
+    late, _ = store.create("spectrum", "{}", {}, question=QUESTION, answer=answer)  # known just before
+    assert (late.state, late.cached) == ("queued", False)
+    store.cancel(late.id)
+    store.delete(late.id)
+    assert redis_client.keys("*") == [CHANGES]
+
+
+def test_an_older_result_that_ends_leaves_the_newer_answer(store: JobStore) -> None:
+    first, _ = compute(store, "a" * 64), compute(store, "b" * 64)
+    assert store.delete(first) == (True, "a" * 64)
+    assert ask(store).result_digest == "b" * 64
+
+
+def test_a_cancelled_or_failed_job_answers_nothing(store: JobStore) -> None:
+    for _ in range(2):
+        record, _ = store.create("spectrum", "{}", {}, question=QUESTION)
+        lease = store.claim(record.id)
+        assert lease is not None
+        store.cancel(record.id)
+        store.succeed(lease, "a" * 64, VERSION)
+    assert store.answers(QUESTION, [VERSION]) == []
+
+
+def test_many_with_one_key_are_one_answer(store: JobStore) -> None:
+    compute(store, "a" * 64)
+    with ThreadPoolExecutor(8) as pool:
+        assert len({record.id for record in pool.map(lambda _: ask(store, "key"), range(32))}) == 1
+    assert len(store.page(None, None, 9, None)) == 2

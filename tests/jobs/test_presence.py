@@ -1,0 +1,29 @@
+"""Who is there: those that said so lately, by the clock of Redis."""
+
+import redis
+
+from api_schemas.health import WorkerStatus
+from jobs.presence import announce, present_code_versions, present_workers, withdraw
+
+
+def status(name: str, code_version: str | None = None) -> WorkerStatus:
+    return WorkerStatus(name=name, device="cpu", memory_bytes=1, concurrency=1, code_version=code_version)
+
+
+def test_workers_come_and_go(redis_client: redis.Redis) -> None:
+    assert present_workers(redis_client) == []
+    for each in (status("b", "2"), status("a", "1"), status("c"), status("a", "2")):
+        announce(redis_client, each)
+    assert present_workers(redis_client) == [status("a", "2"), status("b", "2"), status("c")]
+    assert present_code_versions(redis_client) == ["2"]
+    withdraw(redis_client, "b")
+    assert [worker.name for worker in present_workers(redis_client)] == ["a", "c"]
+
+
+def test_who_is_silent_is_gone(redis_client: redis.Redis) -> None:
+    for name in ("silent", "there"):
+        announce(redis_client, status(name))
+    redis_client.zincrby("spectrum:workers-seen", -16, "silent")
+    assert [worker.name for worker in present_workers(redis_client)] == ["there"]
+    announce(redis_client, status("there"))
+    assert redis_client.hkeys("spectrum:workers") == ["there"]

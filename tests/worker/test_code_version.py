@@ -1,0 +1,48 @@
+"""The version of the code is another whenever a line of it is."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import worker
+from worker import code_version as module
+from worker.code_version import PACKAGES, code_version, digest_of_sources
+
+ROOT = Path(worker.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = tmp_path_factory.mktemp("sources")
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+def test_the_same_sources_have_the_same_version_wherever_they_lie(sources: Path) -> None:
+    assert digest_of_sources(sources) == code_version()
+    (sources / "worker" / "__pycache__").mkdir()
+    (sources / "worker" / "__pycache__" / "app.pyc").write_bytes(b"0")
+    assert digest_of_sources(sources) == code_version()
+
+
+@pytest.mark.parametrize("name", ["curvature/algorithms/lanczos.py", "worker/translation.py", "jobs/estimate.py"])
+def test_another_line_is_another_version(sources: Path, name: str) -> None:
+    path = next(sources.glob(name))
+    before, content = digest_of_sources(sources), path.read_text()
+    path.write_text(content + "\n")
+    assert digest_of_sources(sources) != before
+    path.write_text(content)
+    assert digest_of_sources(sources) == before
+    path.rename(path.with_suffix(".txt"))
+    assert digest_of_sources(sources) != before
+    path.with_suffix(".txt").rename(path)
+
+
+def test_another_library_is_another_version(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digest_of_sources(sources)
+    monkeypatch.setattr(module, "version", lambda name: "2.0" if name == "torch" else "1.0")
+    one = digest_of_sources(sources)
+    monkeypatch.setattr(module, "version", lambda name: "2.1" if name == "torch" else "1.0")
+    assert len({before, one, digest_of_sources(sources)}) == 3
