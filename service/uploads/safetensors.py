@@ -17,6 +17,7 @@ MAX_HEADER_BYTES = 2**20
 """Far more than names, types and places of the arrays that are accepted take."""
 
 _LENGTH_BYTES = 8
+_MAX_AXES = 64
 _METADATA = "__metadata__"
 _FIELDS = {"dtype", "shape", "data_offsets"}
 
@@ -90,6 +91,8 @@ def _place(name: str, entry: Any) -> tuple[ArrayType, list[int], int, int]:
         raise _DamagedError(f"{what} is of none of the types {', '.join(DTYPES)}")
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
         raise _DamagedError(f"{what} has a shape or offsets that are no whole numbers from 0 on")
+    if len(shape) > _MAX_AXES:  # the product of very many is a number that takes minutes
+        raise _DamagedError(f"{what} has more than {_MAX_AXES} axes")
     if offsets[1] - offsets[0] != prod(shape) * DTYPES[dtype].itemsize:
         raise _DamagedError(f"{what} has not the size that its shape says")
     return dtype, shape, offsets[0], offsets[1]

@@ -1,7 +1,9 @@
 """Whatever is sent, the answer is a problem, soon; nothing is run or kept, and the service goes on as before."""
 
+import contextlib
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ from tests.hostile.addresses import hostile_addresses
 from tests.hostile.attack import CANARY, Attack
 from tests.hostile.bodies import CLOSED_FORM, LINEAR, hostile_bodies, hostile_requests
 from tests.hostile.uploads import hostile_uploads
+from tests.hostile.wire import hostile_messages
 
 CORPUS = [*hostile_bodies(), *hostile_requests(), *hostile_addresses(), *hostile_uploads()]
+MESSAGES = dict(hostile_messages())
 SECONDS = 10.0
+SLOW_BODY = b"POST /v1/closed-form HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
 GROWTH_BYTES = 400 * 2**20
 
 
@@ -67,6 +72,31 @@ def test_it_is_refused(http: httpx.Client, attack: Attack) -> None:
         assert answer.json()["status"] == answer.status_code
     assert "Traceback" not in answer.text
     assert "/home" not in answer.text
+
+
+@pytest.mark.parametrize("make", list(MESSAGES.values()), ids=list(MESSAGES))
+def test_no_http_is_answered_with_4xx_or_not_at_all(server: Any, make: Callable[[], bytes]) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), SECONDS) as connection:
+        with contextlib.suppress(OSError):  # closed before all of it was sent
+            connection.sendall(make())
+            connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            while piece := connection.recv(2**16):
+                answer += piece
+    assert not answer or answer.startswith(b"HTTP/1.1 4"), answer[:300]
+    assert len(answer) < 5000
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"POST /v1/jobs HTTP/1.1\r\nHost: a\r\n", SLOW_BODY], ids=["nothing", "head", "body"]
+)
+def test_callers_who_send_no_more_keep_nobody_waiting(server: Any, http: httpx.Client, sent: bytes) -> None:
+    with contextlib.ExitStack() as connections:
+        for _ in range(100):
+            connection = connections.enter_context(socket.create_connection(("127.0.0.1", server.port), SECONDS))
+            connection.sendall(sent)
+        assert seconds_of_a_closed_form(http) < 0.5
 
 
 def test_names_are_told_apart() -> None:

@@ -8,8 +8,9 @@ from tests.hostile.archives import archive, hostile_archives, request
 from tests.hostile.arrays import hostile_arrays, saved
 from tests.hostile.attack import Attack
 from tests.hostile.bodies import CLOSED_FORM
+from tests.hostile.safetensors import hostile_safetensors
 
-TOKENS = "/v1/artifacts"
+ARTIFACTS = "/v1/artifacts"
 NPZ, FORM = "application/x-npz", "multipart/form-data; boundary=b"
 
 
@@ -60,7 +61,13 @@ def hostile_uploads() -> Iterator[Attack]:
         yield Attack(f"npz-{name}", CLOSED_FORM, make, NPZ)
     yield from hostile_forms()
     for name, make in hostile_arrays():
-        yield Attack(f"tokens-{name}", TOKENS, make, "application/x-npy")
+        yield Attack(f"tokens-{name}", ARTIFACTS, make, "application/x-npy")
+    for name, make in hostile_safetensors():
+        yield Attack(f"safetensors-{name}", ARTIFACTS, make, "application/x-safetensors")
+    for name, make in hostile_archives():
+        # here any names will do that are no paths
+        if not name.startswith(("forty-members", "name-of-windows")):
+            yield Attack(f"arrays-{name}", ARTIFACTS, make, NPZ)
     arrays = {
         "real": np.ones(3),
         "negative": np.array([-1, 2]),
@@ -71,8 +78,8 @@ def hostile_uploads() -> Iterator[Attack]:
         "none": np.ones(0, np.uint16),
     }
     for name, array in arrays.items():
-        yield Attack(f"tokens-of-{name}", TOKENS, lambda array=array: saved(array), "application/x-npy")
-    yield Attack("tokens-odd", TOKENS, lambda: b"abc", "application/octet-stream")
-    yield Attack("tokens-empty", TOKENS, lambda: b"", "application/octet-stream")
-    yield Attack("tokens-pickle", TOKENS, dict(hostile_arrays())["pickle-alone"], "application/x-python-pickle")
-    yield Attack("tokens-archive", TOKENS, lambda: archive(request()), "application/zip")
+        yield Attack(f"tokens-of-{name}", ARTIFACTS, lambda array=array: saved(array), "application/x-npy")
+    yield Attack("tokens-odd", ARTIFACTS, lambda: b"abc", "application/octet-stream")
+    yield Attack("tokens-empty", ARTIFACTS, lambda: b"", "application/octet-stream")
+    yield Attack("tokens-pickle", ARTIFACTS, dict(hostile_arrays())["pickle-alone"], "application/x-python-pickle")
+    yield Attack("tokens-archive", ARTIFACTS, lambda: archive(request()), "application/zip")
