@@ -49,10 +49,16 @@ CACHED = Progress(phase="cached", done=0, total=0, unit="")
 
 
 def new_record_fields(
-    kind: str, tags: Mapping[str, str], owner: str | None = None, *, shared: bool = False
+    kind: str,
+    tags: Mapping[str, str],
+    owner: str | None = None,
+    *,
+    shared: bool = False,
+    request_id: str | None = None,
 ) -> dict[str, str]:
     """Hash fields of a job that was just accepted."""
     return {
+        **({"request_id": request_id} if request_id is not None else {}),
         **({"owner": owner} if owner is not None else {}),
         **({"shared": "1"} if shared else {}),
         "kind": kind,

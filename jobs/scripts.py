@@ -37,7 +37,7 @@ end
 """
     + f"""
 local private = {{token = true, lease_until = true, published_at = true, losses = true,
-  signed_at = true, run_seconds = true, question = true, answers = true}}
+  signed_at = true, run_seconds = true, request_id = true, question = true, answers = true}}
 local ended = {{succeeded = true, failed = true, cancelled = true, expired = true}}
 local function tell()
   local record, event = redis.call('HGETALL', KEYS[1]), {{}}

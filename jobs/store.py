@@ -84,17 +84,18 @@ class JobStore:
         shared: bool = False,
         question: str = "",
         answer: Answer | None = None,
+        request_id: str | None = None,
     ) -> tuple[JobRecord, bool]:
         """Write a queued job with its validated request as JSON; it is on disk when this returns.
 
         Args:  idempotency_key, of the owner: the job that was created with it before is not created again; owner, whose
             job it is; shared, whether others may read it; question, digest of what is asked; answer, with which the job
-            has succeeded already, unless it is gone meanwhile.
+            has succeeded already, unless it is gone meanwhile; request_id, of the request that brought it, for logs.
         Returns:  the record, and whether it was there before.
         Raises:  KeyReusedError if the key stands for another request.
         """
         job_id = new_job_id()
-        fields = new_record_fields(kind, tags, owner, shared=shared) | {"question": question}
+        fields = new_record_fields(kind, tags, owner, shared=shared, request_id=request_id) | {"question": question}
         if answer is not None:
             fields |= answered_fields(answer.result_digest) | {"answers": answer.key}
         known = "" if idempotency_key is None else _known_key(idempotency_key, owner)
@@ -158,6 +159,10 @@ class JobStore:
         if request is None:
             raise UnknownJobError(job_id)
         return request
+
+    def request_id(self, job_id: str) -> str | None:
+        """Of the request that brought the job, if it had one."""
+        return cast("str | None", self._client.hget(_JOB + job_id, "request_id"))
 
     def page(
         self,

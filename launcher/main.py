@@ -1,5 +1,6 @@
 """The `spectrum-server` command."""
 
+import logging
 import signal
 import subprocess
 import sys
@@ -9,13 +10,17 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from launcher.child import ChildKeepsDyingError
 from launcher.data_directory import DataDirectoryError
 from launcher.embedded_redis import NoRedisServerError
 from launcher.stack import Stack, StackError
+from logs.configuration import LogSettings, configure_logging
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A server for eigenvalue spectra of loss Hessians.")
+
+_logger = logging.getLogger(__name__)
 
 StartError = (StackError, DataDirectoryError, NoRedisServerError, ChildKeepsDyingError)
 
@@ -51,13 +56,16 @@ def up(
     ] = False,
 ) -> None:
     """Run everything on this machine until SIGINT or SIGTERM: Redis (own, or SPECTRUM_REDIS_URL), workers, HTTP."""
+    _configure_logging()
     stop = _stop_on_signals()
     try:
         with Stack(host, port, data_dir, workers, None, models_dir, keys_file, insecure=insecure) as stack:
             stack.start(stop)
             if not stop.is_set():
-                typer.echo(f"Serving at {stack.url} (documentation at {stack.url}/docs), data in {data_dir.resolve()}")
-            stack.supervise(stop, lambda text: typer.echo(text, err=True))
+                _logger.info(
+                    "Serving at %s (documentation at %s/docs), data in %s", stack.url, stack.url, data_dir.resolve()
+                )
+            stack.supervise(stop, _logger.warning)
     except StartError as error:
         typer.echo(f"spectrum-server: {error}", err=True)
         raise typer.Exit(1) from None
@@ -96,6 +104,15 @@ def keys(context: typer.Context) -> None:
     """Add, list and revoke API keys: `keys add --name NAME [--role admin]`, `keys list`, `keys revoke ID`."""
     command = [sys.executable, "-m", "service.keys", *context.args]
     raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own command
+
+
+def _configure_logging() -> None:
+    try:
+        configure_logging(LogSettings())
+    except ValidationError as error:
+        fault = error.errors(include_input=False)[0]
+        typer.echo(f"spectrum-server: SPECTRUM_{str(fault['loc'][0]).upper()}: {fault['msg']}", err=True)
+        raise typer.Exit(1) from None
 
 
 def _stop_on_signals() -> threading.Event:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from prometheus_client import CollectorRegistry
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.closed_form import ClosedFormRequest
@@ -30,8 +31,11 @@ from service.door import Door
 from service.job_desk import JobDesk
 from service.job_feed import JobFeed
 from service.key_file import KeyFile
+from service.observed_requests import ObservedRequests
 from service.problems import register_problem_handlers
 from service.reaper import Reaper
+from service.request_lines import RequestLines
+from service.request_metrics import RequestMetrics
 from service.routes import artifacts, closed_form, estimates, health, job_events, jobs, models, random_matrix
 from service.routes.documentation import document_bodies
 from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
@@ -52,6 +56,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     queue = JobQueue(redis_url)
     news = connect_async(redis_url)
     feed = JobFeed(EventLog(news), settings.max_listeners)
+    registry = CollectorRegistry()
     uploaded = ArtifactStore(settings.artifacts_dir)
     reaper = Reaper(store, queue, CheckpointStore(settings.checkpoints_dir), settings.republish_seconds)
 
@@ -60,6 +65,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         await run_in_threadpool(uploaded.remove_abandoned_drafts)
         async with _running(reaper.run(settings.reap_seconds), feed.run()):
             yield
+        lines.write()
         queue.close()
         client.close()
         await news.aclose()
@@ -90,6 +96,8 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     )
     app.add_middleware(BodyLimitProblem)
     app.add_middleware(Door, keys=KeyFile(settings.keys_path))
+    lines = RequestLines(as_json=settings.as_json)
+    app.add_middleware(ObservedRequests, lines=lines, metrics=RequestMetrics(registry), prefix=_PREFIX)
     register_problem_handlers(app)
     for part in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, models, health):
         app.include_router(part.router, prefix=_PREFIX)

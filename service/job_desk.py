@@ -52,6 +52,7 @@ class JobDesk:
         idempotency_key: str | None = None,
         *,
         fresh: bool = False,
+        request_id: str | None = None,
     ) -> tuple[JobRecord, bool]:
         """Accept a request that `admit` lets pass, or find the job that the caller's key stands for.
 
@@ -77,6 +78,7 @@ class JobDesk:
             shared=request.shared,
             question=question,
             answer=None if fresh else self._answer(question),
+            request_id=request_id,
         )
         if record.state == "queued" and not replayed:
             try:

@@ -176,8 +176,11 @@ def register_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:
-        _logger.exception("unforeseen error", exc_info=error)
-        return problem_response(request, Problem(title="Internal error", status=500))
+        # Answered outside of all middleware: what that adds to other answers is added here.
+        request_id = str(request.state.request_id)
+        _logger.exception("unforeseen error", exc_info=error, extra={"request_id": request_id})
+        problem = Problem(title="Internal error", status=500)
+        return problem_response(request, problem, {"X-Request-ID": request_id})
 
 
 def _allowed_methods(request: Request) -> str:

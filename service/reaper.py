@@ -32,7 +32,7 @@ class Reaper:
         """
         recovered = self._store.recover_lost()
         for job_id in recovered:
-            _logger.warning("job %s lost its worker", job_id)
+            _logger.warning("job %s lost its worker", job_id, extra={"event": "lost", "job_id": job_id})
         for job_id in self._store.take_unpublished(recovered, self._republish_seconds):
             self._queue.publish(job_id)
         # of workers that died between the end of a job and its last wishes; listed before the jobs are looked up

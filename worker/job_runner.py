@@ -60,7 +60,8 @@ class JobRunner:
         if lease is None:
             _logger.info("job %s is not waiting; its message is dropped", job_id)
             return
-        with log_fields(job_id=job_id, attempt=lease.attempt):
+        request_id = self._store.request_id(job_id)
+        with log_fields(**({"request_id": request_id} if request_id else {}), job_id=job_id, attempt=lease.attempt):
             _logger.info("job claimed", extra={"event": "claimed"})
             try:
                 with MemoryGuard(self._hardware.memory_limit_bytes, lambda problem: self._store.fail(lease, problem)):

@@ -104,7 +104,8 @@ async def submit(
     A request that was answered before, by the same code, is answered at once by the stored result: the job is `cached`.
     """
     seconds, fresh = _preferred_wait(prefer), _wants_fresh(cache_control)
-    record, replayed = await run_in_threadpool(desk.submit, body, admission.check, caller, idempotency_key, fresh=fresh)
+    names = {"fresh": fresh, "request_id": request.state.request_id}
+    record, replayed = await run_in_threadpool(desk.submit, body, admission.check, caller, idempotency_key, **names)
     record = await desk.wait(record, seconds) if seconds else record
     headers = {"Location": str(request.url_for("get_job", job_id=record.id))}
     if replayed:

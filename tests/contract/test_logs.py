@@ -4,6 +4,9 @@ import json
 import time
 from typing import Any
 
+import httpx
+import pytest
+
 from client.http import SpectrumClient
 
 TINY: dict[str, Any] = {
@@ -35,3 +38,60 @@ def test_a_worker_says_what_it_takes_and_how_it_ends(server: Any, client: Spectr
     assert (claimed["event"], claimed["attempt"]) == ("claimed", 1)
     assert (ended["event"], ended["attempt"], ended["state"]) == ("ended", 1, "succeeded")
     assert claimed["pid"] == ended["pid"] in server.pids("-m worker")
+
+
+def test_one_id_finds_a_request_and_all_that_came_of_it(server: Any) -> None:
+    headers = {"X-Request-ID": "paper-7.a_B", "Prefer": "wait=30", "Cache-Control": "no-cache"}
+    sent = httpx.post(f"{server.url}/v1/jobs", json=TINY, headers=headers)
+    assert sent.headers["x-request-id"] == "paper-7.a_B"
+    job_id = sent.json()["id"]
+    [request] = wait_for_lines(server, 1, request_id="paper-7.a_B", event="request")
+    assert (request["method"], request["route"], request["status"]) == ("POST", "/v1/jobs", 200)
+    assert 0 < request["milliseconds"] < 30_000
+    assert request["time"].endswith("Z")
+    claimed = wait_for_lines(server, 1, request_id="paper-7.a_B", event="claimed")[0]
+    assert claimed["job_id"] == job_id
+
+
+@pytest.mark.parametrize("sent", ["a b", "x" * 65, "é".encode(), '{"level": "ERROR"}', "", "a/b"])
+def test_an_id_that_could_be_anything_is_replaced(server: Any, sent: str | bytes) -> None:
+    made = [httpx.get(f"{server.url}/v1/health/live", headers={"X-Request-ID": sent}) for _ in range(2)]
+    ids = {answer.headers["x-request-id"] for answer in made}
+    assert len(ids) == 2
+    assert all(len(each) == 32 for each in ids)
+
+
+def test_lines_name_routes_and_hold_nothing_of_a_caller(server: Any) -> None:
+    marker = "tell-nobody"
+    key = {"X-Request-ID": "of-routes", "Authorization": f"Bearer {marker}"}
+    for method, path in (
+        ("GET", f"/{marker}"),
+        ("GET", f"/v1/jobs/{'0' * 32}?wait=0&{marker}"),
+        ("GET", f"/v1/jobs?tag=a:{marker}"),
+        (marker.upper(), "/v1/jobs"),
+        ("POST", "/v1/closed-form"),
+    ):
+        httpx.request(method, f"{server.url}{path}", headers=key, json={marker: marker})
+    found = wait_for_lines(server, 5, request_id="of-routes", event="request")
+    assert [(line["method"], line["route"], line["status"]) for line in found] == [
+        ("GET", "other", 404),
+        ("GET", "/v1/jobs/{job_id}", 404),
+        ("GET", "/v1/jobs", 200),
+        ("other", "/v1/jobs", 405),
+        ("POST", "/v1/closed-form", 422),
+    ]
+    text = server.log.read_text()
+    assert marker not in text.lower()
+    password = (server.data_directory / "redis" / "redis.conf").read_text().split("requirepass ")[1].split()[0]
+    assert password not in text
+
+
+def test_every_line_is_an_object_with_the_same_fields(server: Any, client: SpectrumClient) -> None:
+    before = len(server.log.read_text())
+    job_id = client.submit(TINY, wait_seconds=30, fresh=True).id
+    wait_for_lines(server, 2, job_id=job_id)
+    time.sleep(0.3)  # lines of requests are gathered before they are written
+    every = [json.loads(line) for line in server.log.read_text()[before:].splitlines()]
+    assert all({"time", "level", "logger", "message", "pid"} <= line.keys() for line in every)
+    assert {line["logger"] for line in every} >= {"worker.job_runner", "service.requests"}
+    assert lines(server, logger="launcher.main")[0]["message"].startswith(f"Serving at {server.url}")
