@@ -77,8 +77,16 @@ soak-kills: setup  ## disturb a busy server 200 times in thirteen ways, then cou
 soak-redis: setup  ## kill -9 Redis 50 times under a busy server
 	$(BIN)/python -m tests.faults.campaign --faults redis --cycles 50 $(SOAK)
 
+MINUTES ?= 30
+
+soak-load: setup  ## closed forms at 80 % of capacity while jobs run, as in: make soak-load MINUTES=5
+	$(BIN)/python -m benchmarks.mixed_load --save --minutes $(MINUTES) $(SOAK)
+
+bench-job-overhead: setup  ## what a job costs beside its computation
+	$(BIN)/python -m benchmarks.job_overhead --save
+
 test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST and use it
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo serve test check lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
-	bench-density bench-products bench-gpt2 soak-kills soak-redis test-faults test-compose
+	bench-density bench-products bench-gpt2 bench-job-overhead soak-kills soak-load soak-redis test-faults test-compose

@@ -25,14 +25,14 @@ class RunningStack:
     """`spectrum-server up` with its embedded Redis, in a process of its own on a port of this machine.
 
     Args:  data_directory, made if missing; num_workers, jobs at once; settings, variables of the environment.
-    Attributes:  url of the service; log, the file that all processes write to, also those of later starts.
+    Attributes:  url and port of the service; log, the file that all processes write to, also those of later starts.
     """
 
     def __init__(self, data_directory: Path, num_workers: int, **settings: str) -> None:
         self.data_directory, self.log = data_directory, data_directory.with_suffix(".log")
-        self._port = _free_port()
-        self.url = f"http://{HOST}:{self._port}"
-        arguments = ["--port", str(self._port), "--data-dir", str(data_directory), "--workers", str(num_workers)]
+        self.port = _free_port()
+        self.url = f"http://{HOST}:{self.port}"
+        arguments = ["--port", str(self.port), "--data-dir", str(data_directory), "--workers", str(num_workers)]
         self._command = [str(Path(sys.executable).with_name("spectrum-server")), "up", *arguments]
         self._environment = os.environ | settings
         self._process: subprocess.Popen[bytes] | None = None

@@ -60,7 +60,7 @@ def texts() -> Iterator[tuple[str, Callable[[], bytes]]]:
     yield "two-million-and-one-numbers", lambda: linear.replace("0.5", "0," * 2_000_000 + "0", 1).encode()
     yield "100000-wrong-numbers", lambda: linear.replace("0.5", '"",' * 100_000 + "0", 1).encode()
     yield "100000-unknown-fields", lambda: json.dumps(LINEAR | {f"f{i}": 0 for i in range(10**5)}).encode()
-    yield "a-million-unknown-fields", lambda: json.dumps(LINEAR | {f"{i}": 0 for i in range(10**6)}).encode()
+    yield "million-unknown-fields", (linear[:-1] + ', "": 0' * 10**6 + "}").encode
     yield "unknown-field-of-a-megabyte", lambda: json.dumps(LINEAR | {"f" * 10**6: 0}).encode()
     yield "prototype", lambda: json.dumps(LINEAR | {"__proto__": {}, "__class__": "os"}).encode()
     yield "byte-order-mark", lambda: b"\xef\xbb\xbf" + linear.encode()

@@ -2,22 +2,17 @@
 
 import contextlib
 import datetime
-import os
-import platform
 import random
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.machine import processor
+from benchmarks.host import host, host_line
 from benchmarks.processes import is_alive
 from benchmarks.stack import RunningStack
-from launcher.embedded_redis import server_binary
 from tests.faults.campaign.attempts import Attempts, Overlap, overlaps, unlawful_ends
 from tests.faults.campaign.customers import Customers, Server, undisturbed
 from tests.faults.campaign.faults import SETTINGS, Fault, Killer
@@ -38,7 +33,6 @@ class Report:
 
     command: str
     seed: int
-    redis: str
     seconds: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
     states: Counter[str] = field(default_factory=Counter)
@@ -63,9 +57,7 @@ class Report:
         longest = max((each.seconds for each in self.overlaps), default=0.0)
         slowest = max(self.recoveries, default=0.0)
         rows = {
-            "machine": f"{processor()}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, commit {_commit()}",
-            "versions": f"Python {platform.python_version()}, torch {version('torch')}, Celery {version('celery')}, "
-            f"{self.redis}",
+            "machine": host_line(host()),
             "command, seed": f"`{self.command}`, {self.seed}",
             "faults": f"{self.faults.total()} in {self.seconds:.0f} s: {_listed(self.faults)}",
             "recovered after": f"median {_middle(self.recoveries):.1f} s, at most {slowest:.1f} s",
@@ -84,7 +76,7 @@ class Report:
 
 def run_campaign(directory: Path, faults: dict[Fault, int], num_cycles: int, seed: int, min_jobs: int = 0) -> Report:
     """Disturb a server so often while customers use it."""
-    report = Report(_command(), seed, _redis_version())
+    report = Report(_command(), seed)
     stack = RunningStack(directory / "data", NUM_WORKERS, **SETTINGS)
     with stack:
         say(f"seed {seed}, log {stack.log}")
@@ -176,13 +168,3 @@ def _middle(values: list[float]) -> float:
 
 def _command() -> str:
     return " ".join(["python -m tests.faults.campaign", *sys.argv[1:]])
-
-
-def _commit() -> str:
-    answer = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or "unknown"
-
-
-def _redis_version() -> str:
-    words = subprocess.run([server_binary(), "--version"], capture_output=True, text=True, check=True).stdout.split()
-    return f"{os.path.basename(words[0])} {next(word[2:] for word in words if word.startswith('v='))}"

@@ -1,0 +1,125 @@
+"""`python -m benchmarks.mixed_load`: closed forms at 80 % of what the server can take, while jobs are always queued."""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.arrivals import Answers, offer
+from benchmarks.host import host, host_line
+from benchmarks.job_stream import JobStream
+from benchmarks.load import request_bytes, requests_per_second
+from benchmarks.memory_watch import MemoryWatch
+from benchmarks.mixed_load_picture import draw
+from benchmarks.stack import RunningStack
+
+RESULTS = Path(__file__).parent / "results"
+LOAD_SHARE = 0.8
+CAPACITY_SECONDS, PAUSE_SECONDS = 20.0, 5.0
+MAX_P99_SECONDS, MAX_DRIFT = 0.05, 0.05
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "longest": 1.0}
+BODY: dict[str, Any] = {
+    "model": {"kind": "linear", "w": [round(0.1 * i - 0.4, 1) for i in range(10)], "v": [0.5, -0.25] * 5},
+    "data": {"x": [round(0.1 * i - 2.5, 1) for i in range(50)], "y": [round(0.02 * i, 2) for i in range(50)]},
+}
+
+
+def measured(
+    directory: Path, minutes: float, num_workers: int, seed: int
+) -> tuple[dict[str, Any], Answers, MemoryWatch]:
+    """The load of so many minutes on a stack of its own: what to report, and what to draw."""
+    body = json.dumps(BODY).encode()
+    with RunningStack(directory / "data", num_workers) as stack:
+        jobs = JobStream(stack.url)
+        with jobs:
+            jobs.wait_for_first()
+            capacity = requests_per_second(stack.port, "/v1/closed-form", body, CAPACITY_SECONDS)
+            time.sleep(PAUSE_SECONDS)
+            message = b"".join(request_bytes("/v1/closed-form", body, "application/json"))
+            with MemoryWatch(stack) as memory:
+                done_before = jobs.num_done
+                answers = offer(stack.port, message, LOAD_SHARE * capacity, 60 * minutes, seed)
+                num_jobs = jobs.num_done - done_before
+    report = {
+        "host": host(),
+        "minutes": minutes,
+        "num_workers": num_workers,
+        "seed": seed,
+        "capacity_per_second": capacity,
+        "offered_per_second": len(answers.seconds) / (60 * minutes),
+        "num_requests": len(answers.seconds),
+        "num_errors": answers.num_errors,
+        "seconds": {
+            name: float(np.quantile(answers.seconds, share, method="higher")) for name, share in QUANTILES.items()
+        },
+        "num_jobs": num_jobs,
+        "num_jobs_failed": len(jobs.faults),
+        "faults": jobs.faults[:10],
+        "memory": memory.summary(),
+    }
+    return report, answers, memory
+
+
+def quantiles(seconds: NDArray[np.float64]) -> dict[str, float]:
+    """Exact ones, of values that were measured."""
+    return {name: float(np.quantile(seconds, share, method="higher")) for name, share in QUANTILES.items()}
+
+
+def table(report: dict[str, Any]) -> str:
+    """As Markdown."""
+    seconds = report["seconds"]
+    latencies = ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in seconds.items())
+    drift = max((abs(each["drift"]) for each in report["memory"].values()), default=0.0)
+    lines = [
+        "# Closed forms while jobs run",
+        "",
+        host_line(report["host"]),
+        "",
+        f"{report['minutes']:g} minutes, {report['num_workers']} workers; the callers run on the same cores, too.",
+        "",
+        "| | | goal |",
+        "|---|---|---|",
+        f"| capacity while jobs run | {report['capacity_per_second']:.0f} closed forms / s | |",
+        f"| offered | {report['offered_per_second']:.0f} / s, {report['num_requests']:,} in all, at random times | "
+        f"{LOAD_SHARE:.0%} of capacity |",
+        f"| answered, from the time that each was due | {latencies} | p99 under {1e3 * MAX_P99_SECONDS:.0f} ms: "
+        f"{'reached' if seconds['p99'] < MAX_P99_SECONDS else 'missed'} |",
+        f"| errors | {report['num_errors']} | 0 |",
+        f"| jobs done meanwhile | {report['num_jobs']}, {report['num_jobs_failed']} failed | |",
+        f"| memory, first against last quarter | at most {drift:.1%} apart | {MAX_DRIFT:.0%}: "
+        f"{'reached' if drift <= MAX_DRIFT else 'missed'} |",
+        "",
+        "| process | mean | drift | range |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {each['mean_bytes'] / 2**20:.0f} MiB | {each['drift']:+.1%} | {each['range']:.1%} |"
+            for name, each in report["memory"].items()
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, print, and with --save keep numbers and picture beside the code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.mixed_load", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--workers", type=int, default=1, help="jobs at once")
+    parser.add_argument("--seed", type=int, default=0, help="of the times at which requests are due")
+    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/mixed_load.json, .md and .png")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="spectrum-load-") as directory:
+        report, answers, memory = measured(Path(directory), arguments.minutes, arguments.workers, arguments.seed)
+    if arguments.save:
+        (RESULTS / "mixed_load.json").write_text(json.dumps(report, indent=1) + "\n")
+        (RESULTS / "mixed_load.md").write_text(table(report))
+        draw(answers, memory, RESULTS / "mixed_load.png")
+    print(table(report), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Latencies and memory of a mixed load against time."""
+
+import itertools
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+from benchmarks.arrivals import Answers
+from benchmarks.memory_watch import MemoryWatch
+
+mpl.use("Agg")
+
+from matplotlib import pyplot as plt
+
+_NUM_WINDOWS = 120
+
+
+def draw(answers: Answers, memory: MemoryWatch, path: Path) -> None:
+    """Write a PNG: quantiles of windows above, processes below."""
+    figure, (above, below) = plt.subplots(2, 1, sharex=True, figsize=(9, 6), layout="constrained")
+    edges = np.linspace(0, answers.due[-1], _NUM_WINDOWS + 1)
+    windows = np.searchsorted(answers.due, edges)
+    parts = [answers.seconds[first:last] for first, last in itertools.pairwise(windows)]
+    for name, share in (("p50", 0.5), ("p99", 0.99), ("longest", 1.0)):
+        values = [1e3 * np.quantile(part, share) if len(part) else np.nan for part in parts]
+        above.step(edges[:-1] / 60, values, where="post", label=name)
+    above.axhline(50, color="grey", linestyle=":", linewidth=1)
+    above.set(yscale="log", ylabel="closed form answered after (ms)")
+    above.legend(loc="upper right")
+    for name, num_bytes in memory.num_bytes.items():
+        below.plot(np.asarray(memory.times) / 60, np.asarray(num_bytes) / 2**20, label=name)
+    below.set(yscale="log", xlabel="minutes", ylabel="memory (MiB)")
+    below.legend(loc="center right")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
