@@ -20,6 +20,7 @@ class WorkerStatus(Message):
     device: str
     memory_bytes: int
     concurrency: int
+    resident_bytes: int = Field(default=0, description="memory of its processes, what they share counted in each")
     code_version: str | None = Field(
         default=None, description="digest of its code and libraries: results of the same version answer for each other"
     )

@@ -5,6 +5,8 @@ A job with an owner is in an index of its owner's, too, wherever it is in one of
 see of the job ends with `tell()`; jobs/events.py reads what that writes.
 """
 
+from jobs import totals
+
 EVENTS = "spectrum:events:"
 """Prefix of the streams of events, one for each job; an entry holds all fields of the record that are not private."""
 
@@ -15,7 +17,8 @@ SECONDS_OF_EVENTS = 3600
 """That the events of a job which ended are kept."""
 
 _MOVE = (
-    """
+    totals.LUA
+    + """
 local function now() local t = redis.call('TIME'); return t[1] + t[2] / 1e6 end
 local function of_owner(name)
   local owner = redis.call('HGET', KEYS[1], 'owner')
@@ -32,12 +35,14 @@ end
 local function move(from, to)
   strike(from)
   enlist(to)
+  count_move(from, to, now())
   redis.call('HSET', KEYS[1], 'state', to)
 end
 """
     + f"""
 local private = {{token = true, lease_until = true, published_at = true, losses = true,
-  signed_at = true, run_seconds = true, request_id = true, question = true, answers = true}}
+  signed_at = true, run_seconds = true, moved_at = true, claimed_at = true,
+  request_id = true, question = true, answers = true}}
 local ended = {{succeeded = true, failed = true, cancelled = true, expired = true}}
 local function tell()
   local record, event = redis.call('HGETALL', KEYS[1]), {{}}
@@ -107,12 +112,14 @@ return {attempt, redis.call('HGET', KEYS[1], 'run_seconds') or '0'}
 RENEW = (
     _MOVE
     + """
--- ARGV[2]: token, ARGV[3]: seconds, ARGV[4]: progress or ''. Returns the state, or 'lost' to a stranger.
+-- ARGV[2]: token, ARGV[3]: seconds, ARGV[4]: progress or '', ARGV[5]: products computed since the last sign.
+-- Returns the state, or 'lost' to a stranger.
 -- The time since the last sign counts as run, whatever then becomes of the attempt.
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[2] then return 'lost' end
 local time = now()
 redis.call('HINCRBYFLOAT', KEYS[1], 'run_seconds', time - (redis.call('HGET', KEYS[1], 'signed_at') or time))
 redis.call('HSET', KEYS[1], 'lease_until', time + ARGV[3], 'signed_at', time)
+if ARGV[5] ~= '0' then count('products', ARGV[5]) end
 if ARGV[4] ~= '' then
   redis.call('HSET', KEYS[1], 'progress', ARGV[4])
   tell()
@@ -158,6 +165,7 @@ if state == 'cancelling' then to = 'cancelled' end
 redis.call('HDEL', KEYS[1], 'token', 'lease_until')
 move(state, to)
 if to == 'queued' then
+  count('given_back')
   redis.call('HSET', KEYS[1], 'published_at', now(), 'progress', ARGV[4])
 else
   redis.call('HSET', KEYS[1], 'finished_at', ARGV[3])
@@ -215,6 +223,8 @@ redis.call('HDEL', KEYS[1], 'token', 'lease_until')
 local to = 'queued'
 if state == 'cancelling' then to = 'cancelled'
 elseif redis.call('HINCRBY', KEYS[1], 'losses', 1) >= tonumber(ARGV[2]) then to = 'failed' end
+count('lease_losses')
+if to == 'failed' then count('poisoned') end
 move(state, to)
 if to == 'queued' then
   redis.call('HSET', KEYS[1], 'published_at', 0, 'progress', ARGV[5])

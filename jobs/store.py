@@ -16,7 +16,9 @@ from jobs.record import QUEUED, JobRecord, answered_fields, new_job_id, new_reco
 
 _JOB = "spectrum:job:"
 _REQUEST = "spectrum:request:"
-_INDEX = "spectrum:jobs:"
+INDEX = "spectrum:jobs:"
+"""Prefix of the indexes of jobs by state."""
+
 _RESULT_USERS = "spectrum:result-users:"
 _KNOWN = "spectrum:idempotency:"
 _ANSWERS = "spectrum:answers:"
@@ -174,7 +176,7 @@ class JobStore:
     ) -> list[JobRecord]:
         """Up to `size` jobs, newest first, older than `after`; in this state, with this tag, of this owner if given."""
         found: list[JobRecord] = []
-        index = _INDEX + (f"{owner}:" if owner is not None else "") + (state or "all")
+        index = INDEX + (f"{owner}:" if owner is not None else "") + (state or "all")
         for record in self._newest_first(index, after, chunk=max(size, 100 if tag else 1)):
             if tag is None or record.tags.get(tag[0]) == tag[1]:
                 found.append(record)
@@ -191,13 +193,15 @@ class JobStore:
         attempt, run_seconds = self._run(scripts.CLAIM, job_id, token, self._lease_seconds, now_text())
         return Lease(job_id, token, int(attempt), float(run_seconds)) if attempt else None
 
-    def renew(self, lease: Lease, progress: Progress | None) -> JobState:
+    def renew(self, lease: Lease, progress: Progress | None, num_products: int = 0) -> JobState:
         """Keep the lease, write progress if given, and learn the state (running or cancelling).
 
+        Args:  num_products, matrix-vector products computed since the last time, which are added to those of all jobs.
         Raises:  LeaseLostError.
         """
         text = progress.model_dump_json() if progress else ""
-        return self._held(self._run(scripts.RENEW, lease.job_id, lease.token, self._lease_seconds, text))
+        arguments = (lease.token, self._lease_seconds, text, num_products)
+        return self._held(self._run(scripts.RENEW, lease.job_id, *arguments))
 
     def succeed(self, lease: Lease, result_digest: str, code_version: str = "") -> JobState:
         """End the job with its result; returns the final state, cancelled if the caller wished so in time.
@@ -291,7 +295,7 @@ class JobStore:
         self._client.ping()
 
     def _ids(self, state: str) -> list[str]:
-        return [str(i) for i in self._client.zrange(_INDEX + state, 0, -1)]
+        return [str(i) for i in self._client.zrange(INDEX + state, 0, -1)]
 
     def _newest_first(self, index: str, after: str | None, chunk: int) -> Iterator[JobRecord]:
         start = f"({after}" if after else "+"
@@ -318,7 +322,7 @@ class JobStore:
         return cast("JobState", state)
 
     def _run(self, script: str, job_id: str, *arguments: str | float) -> Any:
-        return self._client.eval(script, 2, _JOB + job_id, _INDEX, job_id, *arguments)
+        return self._client.eval(script, 2, _JOB + job_id, INDEX, job_id, *arguments)
 
 
 def _known_key(idempotency_key: str, owner: str | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.closed_form import ClosedFormRequest
@@ -30,13 +30,14 @@ from service.body_limit import BodyLimit, BodyLimitProblem
 from service.door import Door
 from service.job_desk import JobDesk
 from service.job_feed import JobFeed
+from service.job_metrics import JobMetrics
 from service.key_file import KeyFile
 from service.observed_requests import ObservedRequests
 from service.problems import register_problem_handlers
 from service.reaper import Reaper
 from service.request_lines import RequestLines
 from service.request_metrics import RequestMetrics
-from service.routes import artifacts, closed_form, estimates, health, job_events, jobs, models, random_matrix
+from service.routes import artifacts, closed_form, estimates, health, job_events, jobs, metrics, models, random_matrix
 from service.routes.documentation import document_bodies
 from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
 
@@ -81,6 +82,9 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     results = ResultStore(settings.results_dir)
     app.state.desk = JobDesk(store, queue, results, feed, lambda: present_code_versions(client))
     app.state.feed = feed
+    app.state.metrics = registry
+    ProcessCollector(registry=registry)
+    registry.register(JobMetrics(client, feed, settings.results_dir))
     app.state.admission = Admission(client, uploaded, settings.job_seconds)
     app.state.artifacts = uploaded
     app.state.models = ModelsDirectory(settings.models_dir)
@@ -101,6 +105,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     register_problem_handlers(app)
     for part in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, models, health):
         app.include_router(part.router, prefix=_PREFIX)
+    app.include_router(metrics.router)
     document_bodies(app, ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)
     return app
 

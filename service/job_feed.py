@@ -110,6 +110,11 @@ class JobFeed:
         """
         return await self._events.newest(job_id) is not None
 
+    @property
+    def num_listeners(self) -> int:
+        """To streams that are open now."""
+        return self._num_listeners
+
     def leave(self) -> None:
         """A listener goes."""
         self._num_listeners -= 1

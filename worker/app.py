@@ -19,6 +19,7 @@ from checkpoints.directory import ModelsDirectory
 from jobs.artifacts import ArtifactStore
 from jobs.connection import connect
 from jobs.presence import SECONDS_BETWEEN_SIGNS, announce, withdraw
+from jobs.process_memory import resident_bytes
 from jobs.queue import RUN_JOB, JobQueue, celery_app
 from jobs.results import ResultStore
 from jobs.settings import WorkerSettings
@@ -112,7 +113,7 @@ def _announce_presence(settings: WorkerSettings, hardware: Hardware) -> None:
     def announce_until_closing() -> None:
         while not closing.is_set():
             try:
-                announce(client, status)
+                announce(client, status.model_copy(update={"resident_bytes": resident_bytes(os.getpid())}))
             except RedisError as error:
                 _logger.warning("presence not announced: %s", error)
             closing.wait(SECONDS_BETWEEN_SIGNS)

@@ -62,6 +62,8 @@ class LeaseKeeper:
         self._lease = lease
         self._progress: Progress | None = Progress(phase="preparing", done=0, total=0, unit="")
         self._estimated_seconds: float | None = None
+        self._last_done: int | None = None  # products of the spectrum under way; None: none yet
+        self._num_products = self._num_told = 0
         self._ending: JobCancelledError | JobFailure | None = None
         self._ending_since = 0.0
         self._lost = threading.Event()
@@ -84,6 +86,7 @@ class LeaseKeeper:
 
         Raises:  JobCancelledError, JobFailure, LeaseLostError or WorkerStoppingError when it is to stop.
         """
+        self._count(phase, done)
         self._progress = Progress(
             phase=phase,
             done=done,
@@ -97,6 +100,16 @@ class LeaseKeeper:
             raise self._ending
         if self._stopping():
             raise WorkerStoppingError
+
+    def _count(self, phase: str, done: int) -> None:
+        # What a later attempt reports first was mostly computed by those before it, and counted then.
+        if phase == "products":
+            is_resumed = self._last_done is None and self._lease.attempt > 1
+            before = done if is_resumed else (self._last_done or 0)
+            self._num_products += done - before if done >= before else done
+            self._last_done = done
+        elif self._last_done is not None:
+            self._last_done = 0
 
     def expect(self, seconds: float) -> None:
         """Tell with all later progress that the computation takes so long."""
@@ -119,11 +132,13 @@ class LeaseKeeper:
 
     def _sign(self) -> None:
         progress, self._progress = self._progress, None
+        num_products = self._num_products
         try:
-            state = self._store.renew(self._lease, progress)
+            state = self._store.renew(self._lease, progress, num_products - self._num_told)
         except RedisError:
             self._progress = self._progress or progress
             raise
+        self._num_told = num_products
         if state == "cancelling":
             self._stop_computation(JobCancelledError())
         elif self._lease.run_seconds + time.monotonic() - self._started > self._time_limit:

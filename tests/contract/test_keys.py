@@ -89,6 +89,7 @@ ROUTES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/static-offline-docs"): OPEN,
     ("GET", "/v1/health/live"): OPEN,
     ("GET", "/v1/health/ready"): OPEN,
+    ("GET", "/metrics"): KEY,
     ("POST", "/v1/closed-form"): KEY,
     ("POST", "/v1/random-matrix"): KEY,
     ("POST", "/v1/estimates"): KEY,
@@ -158,7 +159,7 @@ def test_every_route_has_a_line_in_the_table(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_what_is_not_there_needs_a_key_too(people: dict[str, httpx.Client]) -> None:
-    for path in ("/", "/v1", "/v1/none", "/metrics", "/docs/none", "/V1/health/live", "//v1/health/live", "/docs/"):
+    for path in ("/", "/v1", "/v1/none", "/docs/none", "/V1/health/live", "//v1/health/live", "/docs/"):
         assert people["nobody"].get(path).status_code == 401, path
         assert people["anna"].get(path).status_code in (404, 307), path
     assert people["nobody"].options("/v1/jobs").status_code == 401
