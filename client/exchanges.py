@@ -26,6 +26,8 @@ _SAMPLE_SECONDS = 60.0
 _UPLOAD_SECONDS = 120.0
 _HASH_SECONDS = 600.0  # of checkpoints that the server has not seen before
 
+_NOT_BEGUN = ("/problems/too-many-requests-at-once", "/problems/uploads-busy")
+
 ResultFormat = Literal["json", "npz", "png", "svg"]
 _MEDIA_TYPES: dict[ResultFormat, str] = {
     "json": "application/json",
@@ -93,6 +95,16 @@ def refusal(response: httpx.Response) -> ProblemResponseError:
     except ValidationError:
         problem = Problem(title=response.reason_phrase or "Error", status=response.status_code)
     return ProblemResponseError(problem)
+
+
+def pause_seconds(exchange: Exchange[Any], response: httpx.Response) -> float | None:
+    """After how long the same request can be sent again, because the server did not begin with it; None: it did."""
+    if response.status_code not in (429, 503) or isinstance(exchange.body, Iterator | AsyncIterator):
+        return None
+    if response.status_code == 503 and refusal(response).problem.type not in _NOT_BEGUN:
+        return None
+    text = response.headers.get("retry-after", "")
+    return float(text) if text.isdecimal() else None
 
 
 def closed_form(request: Body | bytes) -> Exchange[ClosedFormSpectrum]:

@@ -38,10 +38,12 @@ class SpectrumClient:
     Every method raises ProblemResponseError where the server refuses, ServerUnreachableError where it does not answer.
     Requests are `api_schemas` models or plain dictionaries of the same fields.
 
-    Args:  base_url, where it listens; api_key, for a server that wants one.
+    Args:  base_url, where it listens; api_key, for a server that wants one; patience_seconds, that a call may wait
+        before it is sent again, where the server has too much to do.
     """
 
-    def __init__(self, base_url: str = DEFAULT_URL, api_key: str | None = None) -> None:
+    def __init__(self, base_url: str = DEFAULT_URL, api_key: str | None = None, patience_seconds: float = 60.0) -> None:
+        self.patience_seconds = patience_seconds
         self._http = httpx.Client(base_url=base_url, headers=exchanges.authorization(api_key))
 
     def closed_form(self, request: Body | bytes) -> ClosedFormSpectrum:
@@ -220,17 +222,23 @@ class SpectrumClient:
         self.close()
 
     def _run(self, exchange: Exchange[T]) -> T:
-        try:
-            response = self._http.request(**exchange.arguments())
-        except httpx.HTTPError as error:
-            raise _unreachable(self._http.base_url, error) from error
-        return exchange.finish(response)
+        deadline = time.monotonic() + self.patience_seconds
+        while True:
+            try:
+                response = self._http.request(**exchange.arguments())
+            except httpx.HTTPError as error:
+                raise _unreachable(self._http.base_url, error) from error
+            pause = exchanges.pause_seconds(exchange, response)
+            if pause is None or time.monotonic() + pause > deadline:
+                return exchange.finish(response)
+            time.sleep(pause)
 
 
 class AsyncSpectrumClient:
     """`SpectrumClient` for asyncio: the same methods, awaited."""
 
-    def __init__(self, base_url: str = DEFAULT_URL, api_key: str | None = None) -> None:
+    def __init__(self, base_url: str = DEFAULT_URL, api_key: str | None = None, patience_seconds: float = 60.0) -> None:
+        self.patience_seconds = patience_seconds
         self._http = httpx.AsyncClient(base_url=base_url, headers=exchanges.authorization(api_key))
 
     async def closed_form(self, request: Body | bytes) -> ClosedFormSpectrum:
@@ -414,11 +422,16 @@ class AsyncSpectrumClient:
         await self.close()
 
     async def _run(self, exchange: Exchange[T]) -> T:
-        try:
-            response = await self._http.request(**exchange.arguments())
-        except httpx.HTTPError as error:
-            raise _unreachable(self._http.base_url, error) from error
-        return exchange.finish(response)
+        deadline = time.monotonic() + self.patience_seconds
+        while True:
+            try:
+                response = await self._http.request(**exchange.arguments())
+            except httpx.HTTPError as error:
+                raise _unreachable(self._http.base_url, error) from error
+            pause = exchanges.pause_seconds(exchange, response)
+            if pause is None or time.monotonic() + pause > deadline:
+                return exchange.finish(response)
+            await asyncio.sleep(pause)
 
 
 def _unreachable(base_url: httpx.URL, error: httpx.HTTPError) -> ServerUnreachableError:

@@ -65,22 +65,31 @@ CREATE = (
     + """
 -- ARGV[2]: key of the request, ARGV[3]: the request, ARGV[4]: key of what a caller's idempotency key stands for, or '',
 -- ARGV[5]: digest of the request, ARGV[6]: seconds that it is remembered, ARGV[7]: prefix of jobs' keys,
--- ARGV[8]: set of the jobs with the result that answers this one, too, or '', ARGV[9..]: the record's fields, values.
--- Returns {outcome, id of the job}; with a key that is known and whose job is there, or with a result that is gone,
--- nothing is written.
+-- ARGV[8]: set of the jobs with the result that answers this one, too, or '', ARGV[9]: index of the owner's queued jobs,
+-- or '', ARGV[10], ARGV[11]: jobs that may be queued, of the owner and of all, or '', ARGV[12..]: the record's fields,
+-- values.
+-- Returns {outcome, id of the job}; with a key that is known and whose job is there, with a result that is gone, or
+-- where too many jobs are queued, nothing is written.
+local function is_full(index, limit) return limit ~= '' and redis.call('ZCARD', index) >= tonumber(limit) end
 if ARGV[4] ~= '' then
   local known = redis.call('HMGET', ARGV[4], 'digest', 'job')
   if known[2] and redis.call('EXISTS', ARGV[7] .. known[2]) == 1 then
     return {known[1] == ARGV[5] and 'replayed' or 'differs', known[2]}
   end
 end
-if ARGV[8] ~= '' and redis.call('SCARD', ARGV[8]) == 0 then return {'gone', ''} end
+if ARGV[8] ~= '' then
+  if redis.call('SCARD', ARGV[8]) == 0 then return {'gone', ''} end
+elseif ARGV[9] ~= '' and is_full(ARGV[9], ARGV[10]) then
+  return {'owner-full', ''}
+elseif is_full(KEYS[2] .. 'queued', ARGV[11]) then
+  return {'full', ''}
+end
 if ARGV[4] ~= '' then
   redis.call('HSET', ARGV[4], 'digest', ARGV[5], 'job', ARGV[1])
   redis.call('EXPIRE', ARGV[4], ARGV[6])
 end
 redis.call('SET', ARGV[2], ARGV[3])
-for i = 9, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+for i = 12, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 enlist('all')
 if ARGV[8] ~= '' then
   redis.call('SADD', ARGV[8], ARGV[1])

@@ -86,13 +86,24 @@ class ServiceSettings(StorageSettings):
     upload_memory_bytes: int = Field(default=2**30, ge=1024, description="that uploads and copies of them take at once")
     keys_file: Path | None = Field(default=None, description="of the API keys; none: keys.json beside the results")
     insecure: bool = Field(default=False, description="without keys, also where others can connect")
-    max_listeners: int = Field(default=500, ge=0, description="to events of jobs at once; more are refused")
+    allowed_hosts: str = Field(
+        default="", description="names, separated by commas, under which it answers besides its addresses; *: any"
+    )
+    requests_per_minute: int = Field(default=1200, ge=1, description="of an address without a key")
+    max_requests: int = Field(default=128, ge=1, description="that are answered at once")
+    max_listeners: int = Field(default=512, ge=0, description="that wait besides: long polls and event streams")
+    max_queued: int = Field(default=10_000, ge=1, description="jobs that wait at a time")
     reap_seconds: float = Field(default=2.0, ge=0.1, description="pause between looks for lost jobs")
 
     @property
     def keys_path(self) -> Path:
         """Of the API keys."""
         return self.keys_file or self.results_dir.parent / "keys.json"
+
+    @property
+    def host_names(self) -> list[str]:
+        """The allowed hosts, apart."""
+        return [name for part in self.allowed_hosts.split(",") if (name := part.strip())]
 
 
 class WorkerSettings(StorageSettings):

@@ -42,8 +42,25 @@ class KeyReusedError(Exception):
     """The idempotency key was sent with another request before."""
 
 
+class QueueFullError(Exception):
+    """As many jobs wait as may: of their owner's, or of all."""
+
+    def __init__(self, limit: int, *, is_owners: bool) -> None:
+        super().__init__(limit, is_owners)
+        self.limit = limit
+        self.is_owners = is_owners
+
+
 class LeaseLostError(Exception):
     """The job was given to another worker, ended or deleted; whoever gets this must stop working on it."""
+
+
+@dataclass(frozen=True)
+class QueueLimits:
+    """Jobs that may wait before another is refused; None: any number."""
+
+    of_owner: int | None = None
+    of_all: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,14 +104,16 @@ class JobStore:
         question: str = "",
         answer: Answer | None = None,
         request_id: str | None = None,
+        limits: QueueLimits = QueueLimits(),
     ) -> tuple[JobRecord, bool]:
         """Write a queued job with its validated request as JSON; it is on disk when this returns.
 
         Args:  idempotency_key, of the owner: the job that was created with it before is not created again; owner, whose
             job it is; shared, whether others may read it; question, digest of what is asked; answer, with which the job
-            has succeeded already, unless it is gone meanwhile; request_id, of the request that brought it, for logs.
+            has succeeded already, unless it is gone meanwhile; request_id, of the request that brought it, for logs;
+            limits of the queue for one that has to wait.
         Returns:  the record, and whether it was there before.
-        Raises:  KeyReusedError if the key stands for another request.
+        Raises:  KeyReusedError if the key stands for another request; QueueFullError.
         """
         job_id = new_job_id()
         fields = new_record_fields(kind, tags, owner, shared=shared, request_id=request_id) | {"question": question}
@@ -111,14 +130,21 @@ class JobStore:
             SECONDS_OF_IDEMPOTENCY,
             _JOB,
             _RESULT_USERS + answer.result_digest if answer else "",
+            "" if owner is None else _index("queued", owner),
+            *("" if limit is None else limit for limit in (limits.of_owner, limits.of_all)),
             *(text for item in fields.items() for text in item),
         )
         if outcome == "gone":
-            return self.create(kind, request, tags, idempotency_key, owner, shared=shared, question=question)
+            return self.create(
+                kind, request, tags, idempotency_key, owner, shared=shared, question=question, limits=limits
+            )
         if outcome == "created":
             return record_from_fields(job_id, {**fields, "state": "succeeded" if answer else "queued"}), False
         if outcome == "differs":
             raise KeyReusedError
+        if outcome != "replayed":
+            is_owners = outcome == "owner-full"
+            raise QueueFullError((limits.of_owner if is_owners else limits.of_all) or 0, is_owners=is_owners)
         return self.get(found), True
 
     def created_before(self, request: str, idempotency_key: str, owner: str | None = None) -> JobRecord | None:
@@ -176,8 +202,7 @@ class JobStore:
     ) -> list[JobRecord]:
         """Up to `size` jobs, newest first, older than `after`; in this state, with this tag, of this owner if given."""
         found: list[JobRecord] = []
-        index = INDEX + (f"{owner}:" if owner is not None else "") + (state or "all")
-        for record in self._newest_first(index, after, chunk=max(size, 100 if tag else 1)):
+        for record in self._newest_first(_index(state or "all", owner), after, chunk=max(size, 100 if tag else 1)):
             if tag is None or record.tags.get(tag[0]) == tag[1]:
                 found.append(record)
                 if len(found) == size:
@@ -323,6 +348,11 @@ class JobStore:
 
     def _run(self, script: str, job_id: str, *arguments: str | float) -> Any:
         return self._client.eval(script, 2, _JOB + job_id, INDEX, job_id, *arguments)
+
+
+def _index(name: str, owner: str | None = None) -> str:
+    """Key of an index of all jobs, or of an owner's."""
+    return INDEX + (f"{owner}:" if owner is not None else "") + name
 
 
 def _known_key(idempotency_key: str, owner: str | None) -> str:

@@ -27,18 +27,32 @@ from jobs.settings import ServiceSettings
 from jobs.store import JobStore
 from service.admission import Admission
 from service.body_limit import BodyLimit, BodyLimitProblem
-from service.door import Door
+from service.crowd import Crowd
+from service.door import Door, Rules, is_open
+from service.hosts import Hosts
 from service.job_desk import JobDesk
 from service.job_feed import JobFeed
 from service.job_metrics import JobMetrics
 from service.key_file import KeyFile
 from service.observed_requests import ObservedRequests
 from service.problems import register_problem_handlers
+from service.rates import RequestRates
 from service.reaper import Reaper
 from service.request_lines import RequestLines
 from service.request_metrics import RequestMetrics
-from service.routes import artifacts, closed_form, estimates, health, job_events, jobs, metrics, models, random_matrix
-from service.routes.documentation import document_bodies
+from service.routes import (
+    artifacts,
+    closed_form,
+    estimates,
+    health,
+    job_events,
+    jobs,
+    metrics,
+    models,
+    pages,
+    random_matrix,
+)
+from service.routes.documentation import document_bodies, document_door
 from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
 
 _PREFIX = "/v1"
@@ -56,8 +70,9 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     store = JobStore(client, settings.lease_seconds, settings.max_attempts)
     queue = JobQueue(redis_url)
     news = connect_async(redis_url)
-    feed = JobFeed(EventLog(news), settings.max_listeners)
+    feed = JobFeed(EventLog(news))
     registry = CollectorRegistry()
+    rules = _rules(settings)
     uploaded = ArtifactStore(settings.artifacts_dir)
     reaper = Reaper(store, queue, CheckpointStore(settings.checkpoints_dir), settings.republish_seconds)
 
@@ -72,6 +87,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         await news.aclose()
 
     app = FastAPIOffline(
+        docs_url=None,
         title="Spectrum server",
         version=version("spectrum-server"),
         description=_DESCRIPTION,
@@ -80,11 +96,11 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     )
     app.state.redis = client
     results = ResultStore(settings.results_dir)
-    app.state.desk = JobDesk(store, queue, results, feed, lambda: present_code_versions(client))
+    app.state.desk = JobDesk(store, queue, results, feed, lambda: present_code_versions(client), settings.max_queued)
     app.state.feed = feed
     app.state.metrics = registry
     ProcessCollector(registry=registry)
-    registry.register(JobMetrics(client, feed, settings.results_dir))
+    registry.register(JobMetrics(client, rules.crowd, settings.results_dir))
     app.state.admission = Admission(client, uploaded, settings.job_seconds)
     app.state.artifacts = uploaded
     app.state.models = ModelsDirectory(settings.models_dir)
@@ -99,14 +115,16 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         },
     )
     app.add_middleware(BodyLimitProblem)
-    app.add_middleware(Door, keys=KeyFile(settings.keys_path))
+    app.add_middleware(Door, rules=rules)
     lines = RequestLines(as_json=settings.as_json)
     app.add_middleware(ObservedRequests, lines=lines, metrics=RequestMetrics(registry), prefix=_PREFIX)
     register_problem_handlers(app)
+    pages.add_documentation_page(app)
     for part in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, models, health):
         app.include_router(part.router, prefix=_PREFIX)
     app.include_router(metrics.router)
     document_bodies(app, ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)
+    document_door(app, is_open)
     return app
 
 
@@ -118,3 +136,13 @@ async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _rules(settings: ServiceSettings) -> Rules:
+    return Rules(
+        keys=KeyFile(settings.keys_path),
+        hosts=Hosts(settings.host_names),
+        rates=RequestRates(),
+        crowd=Crowd(settings.max_requests, settings.max_listeners),
+        requests_per_minute=settings.requests_per_minute,
+    )

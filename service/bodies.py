@@ -4,12 +4,15 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
+import anyio.to_thread
+from anyio import CapacityLimiter
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from service.content_type import require_identity
+from service.json_bounds import check_json
 from service.problems import ProblemError, invalid_request
 
 M = TypeVar("M", bound=BaseModel)
@@ -19,6 +22,8 @@ LARGE_BODY_BYTES = 100_000
 
 MOST_ERRORS = 10_000
 """More are not even looked at: a body may hold a million unknown fields, each of them an error of a microsecond."""
+_LARGE_BODIES = CapacityLimiter(2)
+"""Each takes up to some 400 MB while it is parsed: others wait, without a thread."""
 
 
 async def json_message(request: Request, kind: type[M], context: Mapping[str, Any] | None = None) -> M:
@@ -34,12 +39,19 @@ async def json_message(request: Request, kind: type[M], context: Mapping[str, An
 async def parsed(body: bytes, kind: type[M], context: Mapping[str, Any] | None = None) -> M:
     """The message in a body, parsed in a thread if it is large or what it is looked up in may take its time.
 
-    Raises:  RequestValidationError whose locations begin with `body`.
+    Raises:  RequestValidationError whose locations begin with `body`; ProblemError 413 or 422.
     """
-    validate = partial(kind.model_validate_json, context=context)
-    if context is not None or len(body) > LARGE_BODY_BYTES:
+    validate = partial(_checked, partial(kind.model_validate_json, context=context))
+    if len(body) > LARGE_BODY_BYTES:
+        return await anyio.to_thread.run_sync(validated, validate, body, limiter=_LARGE_BODIES)
+    if context is not None:
         return await run_in_threadpool(validated, validate, body)
     return validated(validate, body)
+
+
+def _checked(validate: Callable[[bytes], M], body: bytes) -> M:
+    check_json(body)
+    return validate(body)
 
 
 def validated(validate: Callable[[Any], M], document: Any) -> M:

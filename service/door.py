@@ -1,70 +1,142 @@
 """The door: every request passes it before anything of its body is read."""
 
+from dataclasses import dataclass
+
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_schemas.problem import Problem
 from service.callers import ANYONE, STRANGER, Caller
-from service.key_file import KeyFile, KeysUnreadableError
+from service.crowd import Crowd
+from service.hosts import Hosts
+from service.key_file import ApiKey, KeyFile, KeysUnreadableError
+from service.page_headers import PAGE_HEADERS, completed
 from service.problems import ProblemError, problem_response
+from service.rates import RequestRates, neighbourhood
 
-OPEN_PATHS = frozenset({"/docs", "/docs/oauth2-redirect", "/openapi.json", "/v1/health/live", "/v1/health/ready"})
+HEALTH = "/v1/health/"
+OPEN_PATHS = frozenset({"/docs", "/openapi.json", f"{HEALTH}live", f"{HEALTH}ready"})
 OPEN_PREFIX = "/static-offline-docs/"
 """What needs no key, ever; everything else needs one where there are keys, also what is yet to be written."""
 
 _SCHEME = "bearer"
 
 
-class Door:
-    """Lets in who has a key, or anyone where there are no keys."""
+def is_open(path: str) -> bool:
+    """Whether a path needs no key, ever."""
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
 
-    def __init__(self, app: ASGIApp, keys: KeyFile) -> None:
+
+@dataclass(frozen=True)
+class Rules:
+    """What the door looks at."""
+
+    keys: KeyFile
+    hosts: Hosts
+    rates: RequestRates
+    crowd: Crowd
+    requests_per_minute: int
+    """Of an address without a key."""
+
+
+class Door:
+    """Lets a request in that is meant for this server, has a key where one is needed, and finds room.
+
+    It leaves `request.state.caller` and `request.state.place`, and completes the headers of every answer.
+    """
+
+    def __init__(self, app: ASGIApp, rules: Rules) -> None:
         self._app = app
-        self._keys = keys
+        self._rules = rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with a problem, or pass the request on with its `Caller` as `request.state.caller`."""
+        """Pass the request on, or answer with a problem."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        wanted = dict(PAGE_HEADERS)
+
+        async def send_completed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": completed(message["headers"], wanted)}
+            await send(message)
+
         try:
-            scope.setdefault("state", {})["caller"] = self._caller(scope)
+            caller = self._let_in(scope, Headers(scope=scope), wanted)
+            if scope["path"].startswith(HEALTH):
+                await self._pass(scope, receive, send_completed, caller=caller)
+                return
+            with self._rules.crowd.place() as place:
+                await self._pass(scope, receive, send_completed, caller=caller, place=place)
         except ProblemError as refusal:
-            await problem_response(Request(scope), refusal.problem, refusal.headers)(scope, receive, send)
-            return
+            answer = problem_response(Request(scope), refusal.problem, refusal.headers)
+            await answer(scope, receive, send_completed)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, **state: object) -> None:
+        scope.setdefault("state", {}).update(state)
         await self._app(scope, receive, send)
 
-    def _caller(self, scope: Scope) -> Caller:
-        """Raises:  ProblemError 401; 503 while the keys cannot be read."""
-        path: str = scope["path"]
-        is_open = path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
-        try:
-            if not self._keys.is_needed():
-                return ANYONE
-            scheme, _, text = Headers(scope=scope).get("authorization", "").partition(" ")
-            key = self._keys.find(text.strip()) if scheme.lower() == _SCHEME else None
-        except KeysUnreadableError:
-            if is_open:
-                return STRANGER
-            raise _keys_unreadable() from None
+    def _let_in(self, scope: Scope, headers: Headers, wanted: dict[str, str]) -> Caller:
+        """Who sends the request; what its answer is to say of that goes to `wanted`.
+
+        Raises:  ProblemError 401, 403, 421, 429; 503 while the keys cannot be read.
+        """
+        need_keys, key = self._key(scope["path"], headers)
+        self._rules.hosts.check(scope["method"], headers, need_keys=need_keys)
+        self._count(scope, key, wanted)
         if key is not None:
+            wanted["Cache-Control"] = "no-store"
             return Caller(key.id, key.role == "admin", key.max_queued)
-        if is_open:
+        if not need_keys:
+            return ANYONE
+        if is_open(scope["path"]):
             return STRANGER
-        raise _no_key(is_given=bool(scheme))
+        raise _no_key(is_given="authorization" in headers)
+
+    def _key(self, path: str, headers: Headers) -> tuple[bool, ApiKey | None]:
+        """Whether keys are needed here, and the one that was sent.
+
+        Raises:  ProblemError 503.
+        """
+        try:
+            if not self._rules.keys.is_needed():
+                return False, None
+            scheme, _, text = headers.get("authorization", "").partition(" ")
+            return True, self._rules.keys.find(text.strip()) if scheme.lower() == _SCHEME else None
+        except KeysUnreadableError:
+            if is_open(path):
+                return True, None
+            raise _keys_unreadable() from None
+
+    def _count(self, scope: Scope, key: ApiKey | None, wanted: dict[str, str]) -> None:
+        """Raises:  ProblemError 429."""
+        name, limit = (None, 0) if key is None else (key.id, key.requests_per_minute)
+        if key is None and scope["client"]:
+            name, limit = neighbourhood(scope["client"][0]), self._rules.requests_per_minute
+        if name is None:
+            return
+        standing = self._rules.rates.count(name, limit)
+        wanted |= standing.headers
+        if standing.retry_seconds:
+            raise _too_often(limit, standing.retry_seconds)
 
 
 def _no_key(*, is_given: bool) -> ProblemError:
-    detail = "Send a key of this server as `Authorization: Bearer KEY`."
     problem = Problem(
         type="/problems/no-key",
         title="The key is none of this server" if is_given else "A key is needed",
         status=401,
-        detail=detail,
+        detail="Send a key of this server as `Authorization: Bearer KEY`.",
     )
     challenge = 'Bearer realm="spectrum"' + (', error="invalid_token"' if is_given else "")
     return ProblemError(problem, {"WWW-Authenticate": challenge})
+
+
+def _too_often(limit: int, retry_seconds: int) -> ProblemError:
+    detail = f"It is {limit} requests a minute."
+    problem = Problem(type="/problems/too-many-requests", title="Too many requests", status=429, detail=detail)
+    return ProblemError(problem, {"Retry-After": str(retry_seconds)})
 
 
 def _keys_unreadable() -> ProblemError:

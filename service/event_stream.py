@@ -22,7 +22,7 @@ _RETRY_MILLISECONDS = 1000
 
 
 class EventStream(EventSourceResponse):
-    """The answer to one listener, which is closed when the answer ends, however it ends.
+    """The answer to one listener.
 
     Args:  text: the data of an event.
     """
@@ -37,15 +37,11 @@ class EventStream(EventSourceResponse):
             shutdown_event=stopping,
             shutdown_grace_period=_SHUTDOWN_SECONDS,
         )
-        self._listener = listener
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until there are no more, or nobody reads them."""
-        try:
-            with contextlib.suppress(SendTimeoutError):
-                await super().__call__(scope, receive, send)
-        finally:
-            self._listener.close()
+        with contextlib.suppress(SendTimeoutError):
+            await super().__call__(scope, receive, send)
 
 
 async def _messages(

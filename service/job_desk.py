@@ -15,7 +15,7 @@ from jobs.question import question_digest
 from jobs.queue import JobQueue
 from jobs.record import JobRecord
 from jobs.results import ResultDamagedError, ResultStore
-from jobs.store import Answer, JobStore, UnknownJobError
+from jobs.store import Answer, JobStore, QueueLimits, UnknownJobError
 from service.callers import Caller
 from service.job_feed import JobFeed
 from service.problems import ProblemError
@@ -37,12 +37,14 @@ class JobDesk:
         results: ResultStore,
         feed: JobFeed,
         code_versions: Callable[[], list[str]],
+        max_queued: int,
     ) -> None:
         self._store = store
         self._code_versions = code_versions
         self._queue = queue
         self._results = results
         self._feed = feed
+        self._max_queued = max_queued
 
     def submit(
         self,
@@ -61,7 +63,7 @@ class JobDesk:
         sent now is sent by the reaper.
 
         Returns:  the record, and whether it was there before.
-        Raises:  KeyReusedError, and what `admit` raises.
+        Raises:  KeyReusedError, QueueFullError, and what `admit` raises.
         """
         text = request.model_dump_json(exclude_none=True)
         key = idempotency_key
@@ -79,6 +81,7 @@ class JobDesk:
             question=question,
             answer=None if fresh else self._answer(question),
             request_id=request_id,
+            limits=QueueLimits(caller.max_queued, self._max_queued),
         )
         if record.state == "queued" and not replayed:
             try:

@@ -9,10 +9,8 @@ from collections.abc import AsyncGenerator, Iterator
 import anyio
 from redis.exceptions import RedisError
 
-from api_schemas.problem import Problem
 from jobs.events import BEFORE_ALL, EventLog, JobEvent
 from jobs.record import JobRecord
-from service.problems import ProblemError
 
 _SECONDS_BETWEEN_READS = 0.01
 """So that many changes at once are one read."""
@@ -25,15 +23,10 @@ _logger = logging.getLogger(__name__)
 
 
 class JobFeed:
-    """Wakes those who wait when their job changes.
+    """Wakes those who wait when their job changes."""
 
-    Args:  events of all jobs; max_listeners to streams at once.
-    """
-
-    def __init__(self, events: EventLog, max_listeners: int) -> None:
+    def __init__(self, events: EventLog) -> None:
         self._events = events
-        self._max_listeners = max_listeners
-        self._num_listeners = 0
         self._bells: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._looks: dict[tuple[str, str], asyncio.Task[list[JobEvent]]] = {}
 
@@ -70,15 +63,10 @@ class JobFeed:
         """One who follows a job from after the event that was heard last or, if that is not known, from now on.
 
         Returns:  None if the job ended and all was heard.
-        Raises:  ProblemError 429 if there are too many; RedisError.
+        Raises:  RedisError.
         """
         begun = await self._begun(record, last_event_id)
-        if begun is None:
-            return None
-        if self._num_listeners >= self._max_listeners:
-            raise _too_many_listeners()
-        self._num_listeners += 1
-        return Listener(self, record.id, *begun)
+        return None if begun is None else Listener(self, record.id, *begun)
 
     async def _begun(self, record: JobRecord, last_event_id: str | None) -> tuple[list[JobEvent], str] | None:
         """What a listener hears first, and what it heard before."""
@@ -110,25 +98,15 @@ class JobFeed:
         """
         return await self._events.newest(job_id) is not None
 
-    @property
-    def num_listeners(self) -> int:
-        """To streams that are open now."""
-        return self._num_listeners
-
-    def leave(self) -> None:
-        """A listener goes."""
-        self._num_listeners -= 1
-
 
 class Listener:
-    """One who follows a job, and counts against the limit until it is closed."""
+    """One who follows a job."""
 
     def __init__(self, feed: JobFeed, job_id: str, first: list[JobEvent], last_event_id: str) -> None:
         self._feed = feed
         self._job_id = job_id
         self._first = first
         self._last_event_id = last_event_id
-        self._closed = False
 
     async def events(self, stopping: anyio.Event) -> AsyncGenerator[JobEvent, None]:
         """Each change once, the last one when the job ended.
@@ -152,12 +130,6 @@ class Listener:
                 except RedisError:
                     return
 
-    def close(self) -> None:
-        """Make room for another."""
-        if not self._closed:
-            self._closed = True
-            self._feed.leave()
-
 
 async def _rung(bell: asyncio.Event, stopping: anyio.Event) -> bool:
     """Wait until it is time to look: the bell was rung, nothing was heard for long, or all is to stop."""
@@ -170,13 +142,3 @@ async def _rung(bell: asyncio.Event, stopping: anyio.Event) -> bool:
     rung = bell.is_set()
     bell.clear()
     return rung
-
-
-def _too_many_listeners() -> ProblemError:
-    problem = Problem(
-        type="/problems/too-many-listeners",
-        title="Too many listen to events",
-        status=429,
-        detail="Ask for the job with `wait` instead, or try again.",
-    )
-    return ProblemError(problem, {"Retry-After": "5"})

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from jobs.store import INDEX
 from jobs.totals import BOUNDS, Totals, read_totals
-from service.job_feed import JobFeed
+from service.crowd import Crowd
 
 _SECONDS_BETWEEN_WALKS = 60.0
 """Through the directory of results, which may hold many files."""
@@ -39,9 +39,9 @@ class JobMetrics(Collector):
     Args:  results, the directory that all files of the deployment are in.
     """
 
-    def __init__(self, client: redis.Redis, feed: JobFeed, results: Path) -> None:
+    def __init__(self, client: redis.Redis, crowd: Crowd, results: Path) -> None:
         self._client = client
-        self._feed = feed
+        self._crowd = crowd
         self._results = results
         self._walked_at = -_SECONDS_BETWEEN_WALKS
         self._results_bytes = 0
@@ -58,7 +58,7 @@ class JobMetrics(Collector):
             _logger.warning("metrics without Redis: %s", error)
             totals = None
         yield _gauge("spectrum_redis_up", "1 while Redis answers", 0 if totals is None else 1)
-        yield _gauge("spectrum_event_listeners", "Open streams of events of this service", self._feed.num_listeners)
+        yield _gauge("spectrum_event_listeners", "Streams of events and long polls at this service", self._crowd.num_listeners)
         yield _gauge("spectrum_results_bytes", "Files of results, checkpoints and uploads", self._bytes_of_results())
         free = shutil.disk_usage(self._results).free if self._results.is_dir() else 0
         yield _gauge("spectrum_results_free_bytes", "Free on their disk", free)

@@ -19,7 +19,8 @@ from api_schemas.problem import PROBLEM_MEDIA_TYPE, FieldError, Problem
 from api_schemas.random_matrix import RANDOM_MATRIX_LAWS
 from jobs.artifacts import UnknownArtifactError
 from jobs.results import ResultDamagedError
-from jobs.store import KeyReusedError, UnknownJobError
+from jobs.store import KeyReusedError, QueueFullError, UnknownJobError
+from service.page_headers import PAGE_HEADERS
 from theory.errors import TheoryError
 
 MAX_ERRORS = 20
@@ -59,6 +60,9 @@ _UNIONS = {
 }
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 _UNKNOWN_KIND = {"union_tag_invalid", "union_tag_not_found"}
+
+_SECONDS_OF_A_FULL_QUEUE = 10
+"""After which it is worth another look."""
 
 _logger = logging.getLogger(__name__)
 
@@ -146,6 +150,17 @@ def register_problem_handlers(app: FastAPI) -> None:
         )
         return problem_response(request, problem)
 
+    @app.exception_handler(QueueFullError)
+    async def queue_full(request: Request, error: QueueFullError) -> Response:
+        whose = "of this key " if error.is_owners else ""
+        problem = Problem(
+            type="/problems/quota-of-queued-jobs" if error.is_owners else "/problems/queue-full",
+            title="Too many jobs wait",
+            status=429,
+            detail=f"At most {error.limit:,} jobs {whose}wait at a time.",
+        )
+        return problem_response(request, problem, {"Retry-After": str(_SECONDS_OF_A_FULL_QUEUE)})
+
     async def storage_away(request: Request, error: Exception) -> Response:
         _logger.warning("Redis does not answer: %s", error)
         problem = Problem(
@@ -180,7 +195,7 @@ def register_problem_handlers(app: FastAPI) -> None:
         request_id = str(request.state.request_id)
         _logger.exception("unforeseen error", exc_info=error, extra={"request_id": request_id})
         problem = Problem(title="Internal error", status=500)
-        return problem_response(request, problem, {"X-Request-ID": request_id})
+        return problem_response(request, problem, {**PAGE_HEADERS, "X-Request-ID": request_id})
 
 
 def _allowed_methods(request: Request) -> str:

@@ -1,6 +1,7 @@
 """What the OpenAPI document says of errors and of bodies, and the examples that it shows."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -62,6 +63,32 @@ def document_bodies(app: FastAPI, *kinds: type[BaseModel]) -> None:
     def describe_all() -> dict[str, Any]:
         document = describe()
         document["components"]["schemas"] |= found["$defs"]
+        return document
+
+    app.openapi = describe_all  # type: ignore[method-assign]
+
+
+def document_door(app: FastAPI, is_open: Callable[[str], bool]) -> None:
+    """Add what the door may answer to any request, and the key that it wants."""
+    describe = app.openapi
+    every = problem_documentation(
+        status_421="the server does not have the name in `Host`",
+        status_429="too many requests; `Retry-After` says when the next one is answered",
+        status_503="the server is busy",
+    )
+    changing = problem_documentation(status_403="the page of another site sent it")
+    guarded = problem_documentation(status_401="a key is needed, and none of this server's was sent")
+
+    def describe_all() -> dict[str, Any]:
+        document = describe()
+        schemes = document["components"].setdefault("securitySchemes", {})
+        schemes["key"] = {"type": "http", "scheme": "bearer", "description": "API key; none where there are no keys"}
+        for path, item in document["paths"].items():
+            for method, operation in item.items():
+                needs_key = not is_open(path)
+                wanted = every | (changing if method != "get" else {}) | (guarded if needs_key else {})
+                operation["responses"] = {str(k): v for k, v in wanted.items()} | operation["responses"]
+                operation["security"] = [{"key": []}, {}] if needs_key else []
         return document
 
     app.openapi = describe_all  # type: ignore[method-assign]

@@ -42,6 +42,7 @@ async def follow_job(
     listener = await feed.listener(await run_in_threadpool(desk.get, job_id, caller), last_event_id)
     if listener is None:
         return Response(status_code=204)
+    request.state.place.listen()
 
     def text(record: JobRecord) -> str:
         return job_message(request, record).model_dump_json()

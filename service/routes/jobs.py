@@ -106,7 +106,12 @@ async def submit(
     seconds, fresh = _preferred_wait(prefer), _wants_fresh(cache_control)
     names = {"fresh": fresh, "request_id": request.state.request_id}
     record, replayed = await run_in_threadpool(desk.submit, body, admission.check, caller, idempotency_key, **names)
-    record = await desk.wait(record, seconds) if seconds else record
+    if seconds and not record.ended:
+        if request.state.place.may_listen():
+            request.state.place.listen()
+            record = await desk.wait(record, seconds)
+        else:
+            seconds = 0  # too many wait already: a wait is a wish, the job is written
     headers = {"Location": str(request.url_for("get_job", job_id=record.id))}
     if replayed:
         headers["Idempotency-Replayed"] = "true"
@@ -152,6 +157,8 @@ async def get_job(
 ) -> Response:
     """The job's record; with `wait` the answer comes when the job ended or the time is over."""
     record = await run_in_threadpool(desk.get, job_id, caller)
+    if wait and not record.ended:
+        request.state.place.listen()
     record = await desk.wait(record, wait)
     return _job_response(request, record, 200, {} if record.ended else {"Retry-After": "1"})
 

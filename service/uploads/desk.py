@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from api_schemas.problem import Problem
+from service.json_bounds import check_json
 from service.problems import ProblemError, invalid_field
 from service.uploads.archive import npz_contents
 from service.uploads.fields import field_path, request_document
@@ -94,6 +95,7 @@ def _part_value(path: tuple[str, ...], part: Part, lease: Lease) -> Any:
         return _array(path, memoryview(part.content), lease)
     if len(part.content) > MAX_TEXT_BYTES:
         raise invalid_field(path, f"has more than {MAX_TEXT_BYTES} bytes; send it as a .npy file")
+    check_json(bytes(part.content))
     try:
         return from_json(bytes(part.content))
     except ValueError:
@@ -103,6 +105,7 @@ def _part_value(path: tuple[str, ...], part: Part, lease: Lease) -> Any:
 def _json(part: Part) -> Any:
     if len(part.content) > MAX_TEXT_BYTES:
         raise invalid_field(("request",), f"has more than {MAX_TEXT_BYTES} bytes; send the arrays as .npy files")
+    check_json(bytes(part.content))
     try:
         return from_json(bytes(part.content))
     except ValueError as error:

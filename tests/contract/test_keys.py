@@ -84,7 +84,6 @@ JOB_ROUTE = "/v1/jobs/{job_id}"
 
 ROUTES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/docs"): OPEN,
-    ("GET", "/docs/oauth2-redirect"): OPEN,
     ("GET", "/openapi.json"): OPEN,
     ("GET", "/static-offline-docs"): OPEN,
     ("GET", "/v1/health/live"): OPEN,
