@@ -65,9 +65,9 @@ CREATE = (
     + """
 -- ARGV[2]: key of the request, ARGV[3]: the request, ARGV[4]: key of what a caller's idempotency key stands for, or '',
 -- ARGV[5]: digest of the request, ARGV[6]: seconds that it is remembered, ARGV[7]: prefix of jobs' keys,
--- ARGV[8]: set of the jobs with the result that answers this one, too, or '', ARGV[9]: index of the owner's queued jobs,
--- or '', ARGV[10], ARGV[11]: jobs that may be queued, of the owner and of all, or '', ARGV[12..]: the record's fields,
--- values.
+-- ARGV[8]: set of the jobs with the result that answers this one, too, or '', ARGV[9]: index of the owner's queued
+-- jobs, or '', ARGV[10], ARGV[11]: jobs that may be queued, of the owner and of all, or '', ARGV[12..]: the record's
+-- fields and values.
 -- Returns {outcome, id of the job}; with a key that is known and whose job is there, with a result that is gone, or
 -- where too many jobs are queued, nothing is written.
 local function is_full(index, limit) return limit ~= '' and redis.call('ZCARD', index) >= tonumber(limit) end

@@ -1,6 +1,8 @@
 """The OpenAPI document: complete, offline, and its examples work."""
 
 import json
+import base64
+import hashlib
 import re
 from typing import Any
 
@@ -95,6 +97,11 @@ def test_the_page_needs_no_other_server(server: Any) -> None:
     for source in sources:
         assert source.startswith("/"), source
         assert httpx.get(f"{server.url}{source}").is_success
+    scripts = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
+    policy = page.headers["content-security-policy"]
+    assert len(scripts) == 1
+    assert f"'sha256-{base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()}'" in policy
+    assert "unsafe-inline" not in policy.split("script-src")[1].split(";")[0]
 
 
 def test_health(server: Any, client: SpectrumClient) -> None:

@@ -297,7 +297,9 @@ def test_arrays_from_python(client: SpectrumClient) -> None:
 
 def small_app(directory: Path, **settings: Any) -> httpx.AsyncClient:
     app = create_app(ServiceSettings(redis_url="unix:///nowhere", results_dir=directory, **settings))
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", headers={"Content-Type": NPZ})
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://localhost", headers={"Content-Type": NPZ}
+    )
 
 
 async def in_pieces(body: bytes, pause: Callable[[], Any]) -> AsyncIterator[bytes]:

@@ -58,7 +58,7 @@ def post(directory: Path, content: Any, sent_as: str, **options: Any) -> httpx.R
 
     async def send() -> httpx.Response:
         app = create_app(ServiceSettings(redis_url="unix:///nowhere", results_dir=directory, **options))
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
             return await http.post("/v1/artifacts", content=content, headers={"Content-Type": sent_as})
 
     return asyncio.run(send())

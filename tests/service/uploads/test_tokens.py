@@ -49,7 +49,7 @@ def use(directory: Path, steps: Callable[[httpx.AsyncClient], Awaitable[None]], 
 
     async def run() -> None:
         app = create_app(ServiceSettings(redis_url="unix:///nowhere", results_dir=directory, **options))
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
             await steps(http)
 
     asyncio.run(run())
