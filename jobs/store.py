@@ -136,7 +136,15 @@ class JobStore:
         )
         if outcome == "gone":
             return self.create(
-                kind, request, tags, idempotency_key, owner, shared=shared, question=question, limits=limits
+                kind,
+                request,
+                tags,
+                idempotency_key,
+                owner,
+                shared=shared,
+                question=question,
+                request_id=request_id,
+                limits=limits,
             )
         if outcome == "created":
             return record_from_fields(job_id, {**fields, "state": "succeeded" if answer else "queued"}), False

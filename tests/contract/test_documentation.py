@@ -1,8 +1,8 @@
 """The OpenAPI document: complete, offline, and its examples work."""
 
-import json
 import base64
 import hashlib
+import json
 import re
 from typing import Any
 
