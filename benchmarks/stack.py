@@ -16,6 +16,7 @@ import redis
 
 from benchmarks.processes import command_line, descendants
 from jobs.connection import connect
+from launcher.embedded_redis import USER
 
 HOST = "127.0.0.1"
 START_SECONDS = 150
@@ -91,8 +92,8 @@ class RunningStack:
     def redis_url(self) -> str:
         """Of the embedded server, password included."""
         configuration = (self.data_directory / "redis" / "redis.conf").read_text()
-        password = configuration.split("requirepass ")[1].split()[0]
-        return f"unix://:{password}@{self.data_directory}/redis/run/redis.sock?db=0"
+        password = configuration.split(f"user {USER} on >")[1].split()[0]
+        return f"unix://{USER}:{password}@{self.data_directory}/redis/run/redis.sock?db=0"
 
     def redis(self) -> redis.Redis:
         """A client of the embedded server."""

@@ -1,5 +1,6 @@
 """How processes reach Redis."""
 
+import ssl
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -8,6 +9,8 @@ import redis.asyncio
 import redis.asyncio.retry
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
+
+from jobs.settings import SettingsError
 
 SOCKET_TIMEOUT_SECONDS = 3.0
 _TCP_OPTIONS: dict[str, Any] = {"socket_connect_timeout": SOCKET_TIMEOUT_SECONDS, "socket_keepalive": True}
@@ -26,6 +29,27 @@ def connect_async(redis_url: str) -> redis.asyncio.Redis:
     """The same for asyncio."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 1)
     return redis.asyncio.Redis.from_url(redis_url, retry=retry, **_options(redis_url))
+
+
+def require_entry(redis_url: str) -> None:
+    """Make sure that Redis lets this process in, if it answers at all; one that is away is waited for later.
+
+    Raises:  SettingsError if its certificate, or the user, or the password is not the right one.
+    """
+    try:
+        with connect(redis_url) as client:
+            client.ping()
+    except redis.AuthenticationError as error:
+        raise SettingsError(f"SPECTRUM_REDIS_URL: Redis refuses user or password: {error}") from None
+    except redis.RedisError as error:
+        if reason := _tls_error(error):
+            raise SettingsError(f"SPECTRUM_REDIS_URL: no connection by TLS: {reason}") from None
+
+
+def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _options(redis_url: str) -> dict[str, Any]:

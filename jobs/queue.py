@@ -32,6 +32,7 @@ def celery_app(redis_url: str) -> Celery:
         event_serializer="json",
         worker_prefetch_multiplier=1,
         worker_send_task_events=False,
+        worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
         worker_lost_wait=SECONDS_TO_NOTICE_A_LOSS,
         worker_soft_shutdown_timeout=SECONDS_TO_GIVE_BACK,

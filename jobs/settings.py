@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 from typing import Self
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from logs.configuration import LogSettings
@@ -17,6 +18,13 @@ OTHER_VARIABLES = frozenset(
 """Read by the client and by the compose files, so no mistake in the environment of a process."""
 
 
+_CERTIFICATES = {
+    "ssl_ca_certs": "redis_ca_file",
+    "ssl_certfile": "redis_certificate_file",
+    "ssl_keyfile": "redis_key_file",
+}
+
+
 class SettingsError(Exception):
     """A variable that the process cannot start with."""
 
@@ -26,7 +34,14 @@ class StorageSettings(LogSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
-    redis_url: SecretStr = Field(description="redis://, rediss:// or unix:// with password")
+    redis_ca_file: FilePath | None = Field(
+        default=None, description="that signed Redis' certificate; none: the system's"
+    )
+    redis_certificate_file: FilePath | None = Field(default=None, description="of this process, where Redis wants one")
+    redis_key_file: FilePath | None = Field(default=None, description="of that certificate, if it does not hold it")
+    redis_url: SecretStr = Field(
+        description="redis://, rediss:// or unix:// with user and password; with the files above"
+    )
     results_dir: Path = Field(description="directory of the results, shared by service and workers")
     models_dir: Path | None = Field(default=None, description="directory of checkpoints; none: no request may name one")
     lease_seconds: float = Field(default=15.0, ge=1.0, description="a worker silent for so long has lost its job")
@@ -54,6 +69,25 @@ class StorageSettings(LogSettings):
         if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must begin with redis://, rediss:// or unix://")
         return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _with_certificates(cls, url: SecretStr, info: ValidationInfo) -> SecretStr:
+        """As redis and kombu both read it: files in the query, and a certificate that is verified."""
+        files = {parameter: info.data.get(field) for parameter, field in _CERTIFICATES.items()}
+        parts = urlsplit(url.get_secret_value())
+        given = dict(parse_qsl(parts.query))
+        if any(name.startswith("ssl_") for name in given):
+            raise ValueError(
+                "takes no ssl_ parameters; name files of certificates by SPECTRUM_REDIS_CA_FILE and its like"
+            )
+        if parts.scheme != "rediss":
+            if any(files.values()):
+                raise ValueError("must begin with rediss:// where files of certificates are given")
+            return url
+        query = {"ssl_cert_reqs": "required", "ssl_check_hostname": "true"}
+        query |= {parameter: str(path) for parameter, path in files.items() if path}
+        return SecretStr(parts._replace(query=urlencode(query | given)).geturl())
 
     @field_validator("models_dir")
     @classmethod

@@ -1,4 +1,4 @@
-"""A Redis-compatible server of the stack's own: durable, with a password, reachable through a socket only."""
+"""A Redis-compatible server of the stack's own: durable, with one user who may do little, behind a socket."""
 
 import os
 import re
@@ -17,11 +17,20 @@ from launcher.data_directory import DataDirectory
 _SAFE_SOCKET_PATH = re.compile(r"[A-Za-z0-9/_.-]{1,90}")
 """Unix allows about 100 bytes; other characters would have to be quoted in URLs that libraries read differently."""
 
+USER = "spectrum"
+ALLOWED = (
+    "resetchannels ~spectrum:* -@all +@read +@write +@connection +@transaction -@scripting -@dangerous "
+    "+time +eval +evalsha +script|load"
+)
+"""What service and workers may do in Redis, here and in docker-compose.yml: act on keys of theirs, and nothing that
+configures, stops, empties or looks into the rest of it. evalsha and script|load are for kombu."""
+
 _CONFIGURATION = """\
 port 0
 unixsocket "{socket}"
 unixsocketperm 700
-requirepass {password}
+user default off
+user {user} on >{password} {allowed}
 dir "{directory}"
 appendonly yes
 appendfsync always
@@ -45,7 +54,13 @@ class EmbeddedRedis:
         configuration = data.redis / "redis.conf"
         configuration.touch(mode=0o600)
         configuration.write_text(
-            _CONFIGURATION.format(socket=self._socket, password=self._password, directory=_quoted(data.redis))
+            _CONFIGURATION.format(
+                socket=self._socket,
+                user=USER,
+                password=self._password,
+                allowed=ALLOWED,
+                directory=_quoted(data.redis),
+            )
         )
         # The child inherits the lock: while it writes to the directory, no second stack can.
         command = [server_binary(), str(configuration)]
@@ -54,11 +69,11 @@ class EmbeddedRedis:
     @property
     def url(self) -> str:
         """Where it answers, password included."""
-        return f"unix://:{self._password}@{self._socket}?db=0"
+        return f"unix://{USER}:{self._password}@{self._socket}?db=0"
 
     def answers(self) -> bool:
         """Whether it takes commands by now."""
-        client = redis.Redis(unix_socket_path=str(self._socket), password=self._password, socket_timeout=1.0)
+        client = redis.Redis.from_url(self.url, socket_timeout=1.0)
         try:
             client.ping()
         except redis.RedisError:

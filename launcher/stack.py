@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 import httpx
-import redis
 
 from launcher.child import Child
 from launcher.data_directory import DataDirectory
@@ -90,7 +90,7 @@ class Stack:
             self._redis.child.start()
             self._wait_for(self._redis.answers, _REDIS_START_SECONDS, "Redis", stop)
         else:
-            self._wait_for(_external_redis_answers, _EXTERNAL_REDIS_SECONDS, f"the Redis of {REDIS_VARIABLE}", stop)
+            self._wait_for(_external_redis_listens, _EXTERNAL_REDIS_SECONDS, f"the Redis of {REDIS_VARIABLE}", stop)
         for child in self._children:
             child.start()
         self._wait_for(self._ready, START_SECONDS, "the service", stop)
@@ -143,11 +143,16 @@ class Stack:
             return False
 
 
-def _external_redis_answers() -> bool:
+def _external_redis_listens() -> bool:
+    """Whether somebody is there; service and worker find out, and say, whether they are let in."""
     try:
-        with redis.Redis.from_url(os.environ[REDIS_VARIABLE], socket_timeout=2.0) as client:
-            client.ping()
-    except (redis.RedisError, ValueError):
+        parts = urlsplit(os.environ[REDIS_VARIABLE])
+        if parts.scheme == "unix":
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(parts.path)
+        else:
+            socket.create_connection((parts.hostname or "localhost", parts.port or 6379), timeout=2.0).close()
+    except (OSError, ValueError):
         return False
     return True
 

@@ -9,6 +9,7 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
+from jobs.connection import require_entry
 from jobs.settings import ServiceSettings, SettingsError
 from logs.configuration import configure_logging
 from service.app import create_app
@@ -26,6 +27,7 @@ def main() -> None:
         settings = ServiceSettings.load()
         configure_logging(settings)
         require_keys(settings, arguments.published_on or arguments.host)
+        require_entry(settings.redis_url.get_secret_value())
     except (SettingsError, KeysUnreadableError) as error:
         print(f"spectrum service: {error}", file=sys.stderr)
         sys.exit(os.EX_CONFIG)

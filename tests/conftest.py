@@ -71,8 +71,9 @@ class Server:
         return time.monotonic() - started
 
     def redis(self) -> redis.Redis:
-        password = (self.data_directory / "redis" / "redis.conf").read_text().split("requirepass ")[1].split()[0]
-        return connect(f"unix://:{password}@{self.data_directory}/redis/run/redis.sock?db=0")
+        configuration = (self.data_directory / "redis" / "redis.conf").read_text()
+        password = configuration.split("user spectrum on >")[1].split()[0]
+        return connect(f"unix://spectrum:{password}@{self.data_directory}/redis/run/redis.sock?db=0")
 
     def pids(self, module: str) -> list[int]:
         """Processes of this stack whose command line holds the words, its own children before theirs."""

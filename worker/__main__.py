@@ -6,6 +6,7 @@ import warnings
 
 from celery.platforms import SecurityWarning
 
+from jobs.connection import require_entry
 from jobs.settings import SettingsError, WorkerSettings
 from logs.configuration import configure_logging
 
@@ -15,6 +16,7 @@ def main() -> None:
     try:
         settings = WorkerSettings.load()
         configure_logging(settings)
+        require_entry(settings.redis_url.get_secret_value())
         from worker.app import create_worker  # noqa: PLC0415 - a wrong variable is told before torch is loaded
 
         worker = create_worker(settings)
@@ -23,7 +25,9 @@ def main() -> None:
         sys.exit(os.EX_CONFIG)
     # Celery warns root of messages that execute code; ours are JSON that holds an id.
     warnings.simplefilter("ignore", SecurityWarning)
-    worker.worker_main(["--quiet", "worker", "--without-gossip", "--without-mingle", "-n", "spectrum@%h"])
+    worker.worker_main(
+        ["--quiet", "worker", "--without-gossip", "--without-mingle", "--without-heartbeat", "-n", "spectrum@%h"]
+    )
 
 
 if __name__ == "__main__":
