@@ -124,6 +124,13 @@ class ArtifactStore:
             raise ArtifactDamagedError(artifact_id)
         return content
 
+    def remove_unused(self, seconds: float) -> None:
+        """Remove the files that nobody has named by their id within this time; a job that has one open keeps it."""
+        for path in self._directory.glob("[0-9a-f][0-9a-f]/*"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_atime > seconds:
+                    path.unlink()
+
     def delete(self, artifact_id: str) -> None:
         """Remove the file; a job that has it open keeps it.
 
@@ -158,6 +165,8 @@ class ArtifactStore:
     def _path(self, artifact_id: str) -> Path:
         if _DIGEST.fullmatch(artifact_id):
             for path in self._directory.glob(f"{artifact_id[:2]}/{artifact_id}.*"):
+                with suppress(OSError):  # the time of its last use; that it was written stays
+                    os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
                 return path
         raise UnknownArtifactError(artifact_id)
 

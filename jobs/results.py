@@ -5,8 +5,9 @@ import io
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_DRAFT = "draft-"
 _CHUNK_BYTES = 2**20
 
 
@@ -49,7 +51,7 @@ class ResultStore:
 
         Args:  report, told the bytes written so far, piece by piece; what it raises ends the writing.
         """
-        descriptor, name = tempfile.mkstemp(dir=self._directory, suffix=".npz")
+        descriptor, name = tempfile.mkstemp(dir=self._directory, prefix=_DRAFT, suffix=".npz")
         path = Path(name)
         try:
             with io.BufferedRandom(_ReportingFile(descriptor, report)) as file:
@@ -63,19 +65,26 @@ class ResultStore:
             path.unlink(missing_ok=True)
 
     def write(self, content: bytes, arrays: ArraysFile | None = None) -> str:
-        """Store the document, and its arrays, for good and return its digest; a reader sees all of it or nothing."""
+        """Store the document, and its arrays, for good and return its digest; a reader sees all of it or nothing.
+
+        Raises:  OSError if the disk is full, for one; then nothing is left.
+        """
         digest = hashlib.sha256(content).hexdigest()
         path = self._path(digest, "json")
         path.parent.mkdir(exist_ok=True)
-        if arrays is not None:
-            os.chmod(arrays.path, 0o640)
-            os.replace(arrays.path, self._path(digest, "npz"))
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(file.name, 0o640)
-        os.replace(file.name, path)
+        descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=_DRAFT)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)
+            os.chmod(draft, 0o640)
+            if arrays is not None:
+                os.chmod(arrays.path, 0o640)
+                os.replace(arrays.path, self._path(digest, "npz"))
+            os.replace(draft, path)
+        finally:
+            Path(draft).unlink(missing_ok=True)
         sync_directory(path.parent)
         return digest
 
@@ -107,6 +116,34 @@ class ResultStore:
         """Remove the document and its arrays; nothing happens if they are not there."""
         for suffix in ("json", "npz"):
             self._path(digest, suffix).unlink(missing_ok=True)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files of each result, by digest, as they are on the disk now."""
+        found: dict[str, int] = {}
+        for digest, status in self._files():
+            found[digest] = found.get(digest, 0) + status.st_size
+        return found
+
+    def older_than(self, seconds: float) -> list[str]:
+        """Digests of results none of whose files was written within this time."""
+        written: dict[str, float] = {}
+        for digest, status in self._files():
+            written[digest] = max(status.st_mtime, written.get(digest, 0.0))
+        return sorted(digest for digest, when in written.items() if time.time() - when > seconds)
+
+    def remove_abandoned_drafts(self, seconds: float) -> None:
+        """Remove what processes left that were killed, if nobody has written to it for this time."""
+        for pattern in (f"{_DRAFT}*", f"[0-9a-f][0-9a-f]/{_DRAFT}*"):
+            for path in self._directory.glob(pattern):
+                with suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > seconds:
+                        path.unlink()
+
+    def _files(self) -> Iterator[tuple[str, os.stat_result]]:
+        for path in self._directory.glob("[0-9a-f][0-9a-f]/*"):
+            if _DIGEST.fullmatch(path.stem) and path.suffix in (".json", ".npz"):
+                with suppress(FileNotFoundError):
+                    yield path.stem, path.stat()
 
     def _path(self, digest: str, suffix: str) -> Path:
         if not _DIGEST.fullmatch(digest):

@@ -13,6 +13,12 @@ EVENTS = "spectrum:events:"
 CHANGES = "spectrum:changes"
 """Stream that says which jobs changed."""
 
+RESULTS = "spectrum:results"
+"""Sorted set of the digests of all results, by the end of the last job that uses each."""
+
+UNWANTED = "spectrum:unwanted-results"
+"""Set of digests of results that no job uses any more and whose files may still be there."""
+
 SECONDS_OF_EVENTS = 3600
 """That the events of a job which ended are kept."""
 
@@ -32,18 +38,22 @@ local function strike(name)
   redis.call('ZREM', KEYS[2] .. name, ARGV[1])
   if of_owner(name) then redis.call('ZREM', of_owner(name), ARGV[1]) end
 end
+local ended = {succeeded = true, failed = true, cancelled = true, expired = true}
 local function move(from, to)
   strike(from)
   enlist(to)
   count_move(from, to, now())
   redis.call('HSET', KEYS[1], 'state', to)
+  redis.call('ZREM', KEYS[2] .. 'with-result', ARGV[1])
+  if ended[to] then
+    redis.call('ZADD', KEYS[2] .. (to == 'succeeded' and 'with-result' or 'without-result'), now(), ARGV[1])
+  end
 end
 """
     + f"""
 local private = {{token = true, lease_until = true, published_at = true, losses = true,
   signed_at = true, run_seconds = true, moved_at = true, claimed_at = true,
-  request_id = true, question = true, answers = true}}
-local ended = {{succeeded = true, failed = true, cancelled = true, expired = true}}
+  request_id = true, question = true, answers = true, trouble = true}}
 local function tell()
   local record, event = redis.call('HGETALL', KEYS[1]), {{}}
   for i = 1, #record, 2 do
@@ -56,6 +66,24 @@ local function tell()
   redis.call('XADD', stream, 'MAXLEN', '~', 100, '*', unpack(event))
   redis.call('XADD', '{CHANGES}', 'MAXLEN', '~', 10000, '*', 'job', ARGV[1])
   if ended[redis.call('HGET', KEYS[1], 'state')] then redis.call('EXPIRE', stream, {SECONDS_OF_EVENTS}) end
+end
+local function use(users)
+  local digest = redis.call('HGET', KEYS[1], 'result_digest')
+  redis.call('SADD', users, ARGV[1])
+  redis.call('ZADD', '{RESULTS}', now(), digest)
+  redis.call('SREM', '{UNWANTED}', digest)
+end
+local function release(users)
+  -- Returns the digest if no other job has the result; then it answers no question either.
+  local digest = redis.call('HGET', KEYS[1], 'result_digest')
+  if not digest then return '' end
+  redis.call('SREM', users .. digest, ARGV[1])
+  if redis.call('SCARD', users .. digest) > 0 then return '' end
+  local answers = redis.call('HGET', KEYS[1], 'answers')
+  if answers and redis.call('GET', answers) == digest then redis.call('DEL', answers) end
+  redis.call('ZREM', '{RESULTS}', digest)
+  redis.call('SADD', '{UNWANTED}', digest)
+  return digest
 end
 """
 )
@@ -92,7 +120,7 @@ redis.call('SET', ARGV[2], ARGV[3])
 for i = 12, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
 enlist('all')
 if ARGV[8] ~= '' then
-  redis.call('SADD', ARGV[8], ARGV[1])
+  use(ARGV[8])
   move('none', 'succeeded')
 else
   redis.call('HSET', KEYS[1], 'published_at', now())
@@ -111,6 +139,7 @@ CLAIM = (
 if redis.call('HGET', KEYS[1], 'state') ~= 'queued' then return {0, '0'} end
 move('queued', 'running')
 redis.call('HSETNX', KEYS[1], 'started_at', ARGV[4])
+redis.call('HDEL', KEYS[1], 'trouble')
 redis.call('HSET', KEYS[1], 'token', ARGV[2], 'lease_until', now() + ARGV[3], 'signed_at', now())
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 tell()
@@ -151,7 +180,7 @@ redis.call('HSET', KEYS[1], 'finished_at', ARGV[4])
 redis.call('HDEL', KEYS[1], 'token', 'lease_until')
 if final == ARGV[3] and ARGV[5] ~= '' then
   redis.call('HSET', KEYS[1], ARGV[5], ARGV[6])
-  if ARGV[7] ~= '' then redis.call('SADD', ARGV[7], ARGV[1]) end
+  if ARGV[7] ~= '' then use(ARGV[7]) end
   local question = redis.call('HGET', KEYS[1], 'question')
   if ARGV[8] ~= '' and question then
     redis.call('HSET', KEYS[1], 'answers', ARGV[8] .. question)
@@ -183,6 +212,14 @@ tell()
 return to
 """
 )
+
+LEAVE = """
+-- ARGV[2]: token, ARGV[3]: problem. The worker works on the job no more, because of this; its lease will run out. If it
+-- is the last that the job may lose, the job fails with the problem. Returns the state, or 'lost' to a stranger.
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[2] then return 'lost' end
+redis.call('HSET', KEYS[1], 'trouble', ARGV[3])
+return redis.call('HGET', KEYS[1], 'state')
+"""
 
 LOSE = (
     _MOVE
@@ -239,7 +276,7 @@ if to == 'queued' then
   redis.call('HSET', KEYS[1], 'published_at', 0, 'progress', ARGV[5])
 else
   redis.call('HSET', KEYS[1], 'finished_at', ARGV[3])
-  if to == 'failed' then redis.call('HSET', KEYS[1], 'error', ARGV[4]) end
+  if to == 'failed' then redis.call('HSET', KEYS[1], 'error', redis.call('HGET', KEYS[1], 'trouble') or ARGV[4]) end
 end
 tell()
 return to
@@ -257,22 +294,8 @@ return 1
 """
 )
 
-_RELEASE = """
--- The job needs its result no more. Returns the digest if no other job does; then it answers no question either.
-local function release(users)
-  local digest = redis.call('HGET', KEYS[1], 'result_digest')
-  if not digest then return '' end
-  redis.call('SREM', users .. digest, ARGV[1])
-  if redis.call('SCARD', users .. digest) > 0 then return '' end
-  local answers = redis.call('HGET', KEYS[1], 'answers')
-  if answers and redis.call('GET', answers) == digest then redis.call('DEL', answers) end
-  return digest
-end
-"""
-
 DELETE = (
     _MOVE
-    + _RELEASE
     + """
 -- ARGV[2]: prefix of the sets of jobs by result, ARGV[3]: key of the request, ARGV[4]: key of the events.
 -- Returns {outcome, digest of a result that nobody needs any more}.
@@ -282,7 +305,29 @@ if state == 'queued' or state == 'running' or state == 'cancelling' then return 
 local digest = release(ARGV[2])
 strike('all')
 strike(state)
+redis.call('ZREM', KEYS[2] .. 'with-result', ARGV[1])
+redis.call('ZREM', KEYS[2] .. 'without-result', ARGV[1])
 redis.call('DEL', KEYS[1], ARGV[3], ARGV[4])
 return {'deleted', digest}
 """
 )
+
+EXPIRE = (
+    _MOVE
+    + """
+-- ARGV[2]: prefix of the sets of jobs by result, ARGV[3]: problem that tells why. The job has a result no more.
+-- Returns 1, or 0 if it had none.
+if redis.call('HGET', KEYS[1], 'state') ~= 'succeeded' then return 0 end
+release(ARGV[2])
+redis.call('HDEL', KEYS[1], 'result_digest', 'answers')
+redis.call('HSET', KEYS[1], 'error', ARGV[3])
+move('succeeded', 'expired')
+tell()
+return 1
+"""
+)
+
+END_TURN = """
+-- KEYS[1]: whose turn it is, ARGV[1]: token of the one that ends it.
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+"""

@@ -127,6 +127,13 @@ class ServiceSettings(StorageSettings):
     max_requests: int = Field(default=128, ge=1, description="that are answered at once")
     max_listeners: int = Field(default=512, ge=0, description="that wait besides: long polls and event streams")
     max_queued: int = Field(default=10_000, ge=1, description="jobs that wait at a time")
+    result_seconds: float = Field(default=30 * 86400.0, gt=0, description="that a result is kept after its job ended")
+    record_seconds: float = Field(
+        default=30 * 86400.0, gt=0, description="that the record of a job is kept which has no result, or none any more"
+    )
+    results_bytes: int | None = Field(
+        default=None, ge=0, description="of all results: the oldest go first; default: half of the disk that holds them"
+    )
     reap_seconds: float = Field(default=2.0, ge=0.1, description="pause between looks for lost jobs")
 
     @property

@@ -14,12 +14,12 @@ from jobs import scripts
 from jobs.queue import KEY_PREFIX, QUEUE
 from jobs.record import QUEUED, JobRecord, answered_fields, new_job_id, new_record_fields, now_text, record_from_fields
 
-_JOB = "spectrum:job:"
+JOB = "spectrum:job:"
 _REQUEST = "spectrum:request:"
 INDEX = "spectrum:jobs:"
 """Prefix of the indexes of jobs by state."""
 
-_RESULT_USERS = "spectrum:result-users:"
+RESULT_USERS = "spectrum:result-users:"
 _KNOWN = "spectrum:idempotency:"
 _ANSWERS = "spectrum:answers:"
 
@@ -128,8 +128,8 @@ class JobStore:
             known,
             _sha256(request),
             SECONDS_OF_IDEMPOTENCY,
-            _JOB,
-            _RESULT_USERS + answer.result_digest if answer else "",
+            JOB,
+            RESULT_USERS + answer.result_digest if answer else "",
             "" if owner is None else _index("queued", owner),
             *("" if limit is None else limit for limit in (limits.of_owner, limits.of_all)),
             *(text for item in fields.items() for text in item),
@@ -198,7 +198,7 @@ class JobStore:
 
     def request_id(self, job_id: str) -> str | None:
         """Of the request that brought the job, if it had one."""
-        return cast("str | None", self._client.hget(_JOB + job_id, "request_id"))
+        return cast("str | None", self._client.hget(JOB + job_id, "request_id"))
 
     def page(
         self,
@@ -242,7 +242,7 @@ class JobStore:
         Args:  code_version that computed: the same question is answered by this result as long as it is that.
         Raises:  LeaseLostError.
         """
-        users, answers = _RESULT_USERS + result_digest, _answers_key(code_version) if code_version else ""
+        users, answers = RESULT_USERS + result_digest, _answers_key(code_version) if code_version else ""
         return self._finish(lease, "succeeded", "result_digest", result_digest, users, answers)
 
     def fail(self, lease: Lease, problem: Problem) -> JobState:
@@ -258,6 +258,13 @@ class JobStore:
         Raises:  LeaseLostError.
         """
         return self._finish(lease, "cancelled", "", "")
+
+    def leave(self, lease: Lease, problem: Problem) -> None:
+        """Say why this attempt ends; another begins when the lease has run out, or the job fails with the problem.
+
+        Raises:  LeaseLostError.
+        """
+        self._held(self._run(scripts.LEAVE, lease.job_id, lease.token, problem.model_dump_json(exclude_none=True)))
 
     def give_back(self, lease: Lease) -> JobState:
         """Put the job back into the queue, because its worker stops; the caller publishes it if that is its state now.
@@ -290,10 +297,14 @@ class JobStore:
 
         Raises:  UnknownJobError.
         """
-        outcome, digest = self._run(scripts.DELETE, job_id, _RESULT_USERS, _REQUEST + job_id, scripts.EVENTS + job_id)
+        outcome, digest = self._run(scripts.DELETE, job_id, RESULT_USERS, _REQUEST + job_id, scripts.EVENTS + job_id)
         if outcome == "missing":
             raise UnknownJobError(job_id)
         return outcome == "deleted", digest or None
+
+    def removed(self, digest: str) -> None:
+        """Note that the files of a result that no job needs are gone; until then others may remove them, too."""
+        self._client.srem(scripts.UNWANTED, digest)
 
     def recover_lost(self) -> list[str]:
         """Put jobs whose worker fell silent back into the queue, or end them; returns the ids that changed."""
@@ -307,7 +318,7 @@ class JobStore:
         asked = list(job_ids)
         with self._client.pipeline(transaction=False) as pipeline:
             for job_id in asked:
-                pipeline.hget(_JOB + job_id, "state")
+                pipeline.hget(JOB + job_id, "state")
             states = pipeline.execute()
         return [job_id for job_id, state in zip(asked, states, strict=True) if state is None or state in ENDED_STATES]
 
@@ -341,7 +352,7 @@ class JobStore:
             start = f"({ids[-1]}"
 
     def _fields(self, job_id: str) -> dict[str, str]:
-        return cast("dict[str, str]", self._client.hgetall(_JOB + job_id))
+        return cast("dict[str, str]", self._client.hgetall(JOB + job_id))
 
     def _finish(
         self, lease: Lease, state: JobState, field: str, value: str, users: str = "", answers: str = ""
@@ -355,7 +366,7 @@ class JobStore:
         return cast("JobState", state)
 
     def _run(self, script: str, job_id: str, *arguments: str | float) -> Any:
-        return self._client.eval(script, 2, _JOB + job_id, INDEX, job_id, *arguments)
+        return self._client.eval(script, 2, JOB + job_id, INDEX, job_id, *arguments)
 
 
 def _index(name: str, owner: str | None = None) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator, Coroutine
 from importlib.metadata import version
 from typing import Any
@@ -23,6 +24,7 @@ from jobs.job_checkpoints import CheckpointStore
 from jobs.presence import present_code_versions
 from jobs.queue import JobQueue
 from jobs.results import ResultStore
+from jobs.retention import Retention
 from jobs.settings import ServiceSettings
 from jobs.store import JobStore
 from service.admission import Admission
@@ -30,6 +32,7 @@ from service.body_limit import BodyLimit, BodyLimitProblem
 from service.crowd import Crowd
 from service.door import Door, Rules, is_open
 from service.hosts import Hosts
+from service.housekeeper import Housekeeper
 from service.job_desk import JobDesk
 from service.job_feed import JobFeed
 from service.job_metrics import JobMetrics
@@ -74,7 +77,10 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     registry = CollectorRegistry()
     rules = _rules(settings)
     uploaded = ArtifactStore(settings.artifacts_dir)
-    reaper = Reaper(store, queue, CheckpointStore(settings.checkpoints_dir), settings.republish_seconds)
+    results = ResultStore(settings.results_dir)
+    checkpoints = CheckpointStore(settings.checkpoints_dir)
+    housekeeper = _housekeeper(settings, store, Retention(client), results, uploaded)
+    reaper = Reaper(store, queue, checkpoints, settings.republish_seconds, housekeeper.sweep)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -95,7 +101,6 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.redis = client
-    results = ResultStore(settings.results_dir)
     app.state.desk = JobDesk(store, queue, results, feed, lambda: present_code_versions(client), settings.max_queued)
     app.state.feed = feed
     app.state.metrics = registry
@@ -146,3 +151,12 @@ def _rules(settings: ServiceSettings) -> Rules:
         crowd=Crowd(settings.max_requests, settings.max_listeners),
         requests_per_minute=settings.requests_per_minute,
     )
+
+
+def _housekeeper(
+    settings: ServiceSettings, store: JobStore, retention: Retention, results: ResultStore, artifacts: ArtifactStore
+) -> Housekeeper:
+    half = shutil.disk_usage(settings.results_dir).total // 2
+    most = half if settings.results_bytes is None else settings.results_bytes
+    times = (settings.result_seconds, settings.record_seconds)
+    return Housekeeper(store, retention, results, artifacts, *times, most)

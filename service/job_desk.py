@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from kombu.exceptions import OperationalError
 from starlette.concurrency import run_in_threadpool
@@ -156,12 +157,22 @@ class JobDesk:
             )
         if digest:
             self._results.delete(digest)
+            self._store.removed(digest)
 
-    def result_digest(self, job_id: str, caller: Caller) -> str:
-        """Digest of the result.
+    @contextmanager
+    def result_of(self, job_id: str, caller: Caller) -> Iterator[str]:
+        """Digest of the result; files that are found missing may have gone with the job, or its time, just now.
 
         Raises:  UnknownJobError; ProblemError while there is none, or the job's own problem if it failed.
         """
+        digest = self._result_digest(job_id, caller)
+        try:
+            yield digest
+        except ResultDamagedError:
+            self._result_digest(job_id, caller)
+            raise
+
+    def _result_digest(self, job_id: str, caller: Caller) -> str:
         record = self.get(job_id, caller)
         if record.state == "succeeded" and record.result_digest:
             return record.result_digest
@@ -207,10 +218,8 @@ def _not_yours(detail: str) -> ProblemError:
 
 
 def _no_result(record: JobRecord) -> ProblemError:
-    if record.state == "failed" and record.error:
+    if record.error:  # of a job that failed or has expired
         return ProblemError(record.error)
-    if record.state == "expired":
-        return ProblemError(Problem(type="/problems/job-expired", title="The result has expired", status=410))
     if record.state == "cancelled":
         problem = Problem(type="/problems/job-cancelled", title="The job was cancelled: it has no result", status=409)
         return ProblemError(problem)

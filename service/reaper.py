@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -18,17 +19,23 @@ class Reaper:
     """Any number of services may run one at the same time: each step is decided in Redis."""
 
     def __init__(
-        self, store: JobStore, queue: JobQueue, checkpoints: CheckpointStore, republish_seconds: float
+        self,
+        store: JobStore,
+        queue: JobQueue,
+        checkpoints: CheckpointStore,
+        republish_seconds: float,
+        keep_house: Callable[[], None],
     ) -> None:
         self._store = store
         self._queue = queue
         self._checkpoints = checkpoints
         self._republish_seconds = republish_seconds
+        self._keep_house = keep_house
 
     def sweep(self) -> None:
         """Look once.
 
-        Raises:  RedisError or OperationalError if Redis is away; the next sweep goes on.
+        Raises:  RedisError or OperationalError if Redis is away, OSError if the disk is; the next sweep goes on.
         """
         recovered = self._store.recover_lost()
         for job_id in recovered:
@@ -38,6 +45,7 @@ class Reaper:
         # of workers that died between the end of a job and its last wishes; listed before the jobs are looked up
         for job_id in self._store.over(self._checkpoints.job_ids()):
             self._checkpoints.discard(job_id)
+        self._keep_house()
 
     async def run(self, pause_seconds: float) -> None:
         """Look again and again until cancelled."""
@@ -46,4 +54,6 @@ class Reaper:
                 await run_in_threadpool(self.sweep)
             except (RedisError, OperationalError) as error:
                 _logger.warning("no sweep, Redis does not answer: %s", error)
+            except OSError as error:
+                _logger.warning("a sweep ended early: %s", error)
             await asyncio.sleep(pause_seconds)

@@ -1,6 +1,7 @@
 """Why a job failed: every exception of a computation is translated here, once."""
 
 import enum
+import errno
 import logging
 
 import torch
@@ -48,7 +49,7 @@ def job_failure(error: Exception) -> JobFailure:
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return _failure(FailureKind.FATAL, "out-of-memory", "The worker ran out of memory", 507)
     if isinstance(error, RedisError | OSError):
-        return _failure(FailureKind.TRANSIENT, "worker-unavailable", "The worker lost its storage", 503, str(error))
+        return _storage_failure(error)
     _logger.exception("unforeseen error", exc_info=error)
     return _failure(FailureKind.FATAL, "internal", "Internal error in the worker", 500, type(error).__name__)
 
@@ -74,6 +75,12 @@ def out_of_time(limit_seconds: float) -> JobFailure:
     """The failure of a job that ran longer than it may."""
     detail = f"It had not ended after {limit_seconds:,.6g} s, counted over all attempts."
     return _failure(FailureKind.USAGE, "time-limit", "The job ran longer than it may", 422, detail)
+
+
+def _storage_failure(error: RedisError | OSError) -> JobFailure:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _failure(FailureKind.TRANSIENT, "storage-full", "There was no space for the result", 507)
+    return _failure(FailureKind.TRANSIENT, "worker-unavailable", "The worker lost its storage", 503, str(error))
 
 
 def _failure(kind: FailureKind, name: str, title: str, status: int, detail: str | None = None) -> JobFailure:

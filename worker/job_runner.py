@@ -1,8 +1,11 @@
 """One attempt at a job: claim, compute, store, close."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
+
+from redis.exceptions import RedisError
 
 from api_schemas.job_requests import AnyJobRequest
 from api_schemas.spectrum import SpectrumRequest
@@ -87,6 +90,8 @@ class JobRunner:
             _logger.warning("job %s failed (%s): %s", lease.job_id, failure.kind.value, failure.problem.title)
             # A transient failure keeps the lease, which lapses: the reaper then tries again and counts the attempts.
             if failure.kind is FailureKind.TRANSIENT:
+                with contextlib.suppress(RedisError):
+                    self._store.leave(lease, failure.problem)
                 return "lost"
             state = self._store.fail(lease, failure.problem)
         else:

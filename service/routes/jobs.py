@@ -204,8 +204,12 @@ def get_result(
     npz holds all arrays, eigenvectors and diagonals, too, which JSON does not. The curves of `lanczos` can be smoothed
     anew, without another computation: `num_points`, `kappa` and `margin`.
     """
-    digest = desk.result_digest(job_id, caller)
-    return _result_response(desk, digest, lambda choice: require_format(accept, choice), change, if_none_match)
+
+    def choose(choice: tuple[str, ...]) -> str:
+        return require_format(accept, choice)
+
+    with desk.result_of(job_id, caller) as digest:
+        return _result_response(desk, digest, choose, change, if_none_match)
 
 
 @router.get(
@@ -226,7 +230,8 @@ def get_result_file(
             raise not_acceptable(choice)
         return name
 
-    return _result_response(desk, desk.result_digest(job_id, caller), choose, change, if_none_match)
+    with desk.result_of(job_id, caller) as digest:
+        return _result_response(desk, digest, choose, change, if_none_match)
 
 
 @router.post(

@@ -349,6 +349,7 @@ def test_an_answer_is_forgotten_with_its_last_job(store: JobStore, redis_client:
     assert (late.state, late.cached) == ("queued", False)
     store.cancel(late.id)
     store.delete(late.id)
+    store.removed("a" * 64)
     assert set(redis_client.keys("*")) == {CHANGES, TOTALS}
 
 
@@ -373,3 +374,20 @@ def test_many_with_one_key_are_one_answer(store: JobStore) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert len({record.id for record in pool.map(lambda _: ask(store, "key"), range(32))}) == 1
     assert len(store.page(None, None, 9, None)) == 2
+
+
+def test_a_worker_may_say_why_it_leaves_a_job(hasty_store: JobStore) -> None:
+    """The last one's reason is that of the failure, unless another died without a word after it."""
+    for silent in (False, True):
+        job_id = submit(hasty_store).id
+        for attempt in (1, 2):
+            lease = hasty_store.claim(job_id)
+            assert lease is not None
+            if attempt == 1 or not silent:
+                hasty_store.leave(lease, PROBLEM)
+            assert hasty_store.recover_lost() == [job_id]
+            with pytest.raises(LeaseLostError):
+                hasty_store.leave(lease, PROBLEM)
+        error = hasty_store.get(job_id).error
+        assert error is not None
+        assert (error.type == "/problems/workers-lost") is silent

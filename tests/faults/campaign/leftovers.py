@@ -28,7 +28,7 @@ def _found(client: redis.Redis, results: Path, known: set[str]) -> list[str]:
     found = [f"{client.llen(KEY_PREFIX + QUEUE)} messages"] if client.llen(KEY_PREFIX + QUEUE) else []
     found += _orphans(client, known)
     found += [f"checkpoint {path.name}" for path in results.glob("job-checkpoints/*")]
-    found += [f"draft {path.name}" for path in [*results.glob("tmp*"), *results.glob("*/tmp*")]]
+    found += [f"draft {path.name}" for path in [*results.glob("draft-*"), *results.glob("*/draft-*")]]
     digests = {client.hget(f"spectrum:job:{job_id}", "result_digest") for job_id in known}
     stored = {path.stem for path in results.glob("[0-9a-f][0-9a-f]/*.json")}
     found += [f"result {digest} of no job" for digest in stored - digests]

@@ -1,0 +1,77 @@
+"""Which results and records have had their time: what is kept for how long, and what goes first when space is short."""
+
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import redis
+
+from api_schemas.problem import Problem
+from jobs import scripts
+from jobs.store import INDEX, JOB, RESULT_USERS
+
+_TURN = "spectrum:retention-turn"
+_TURN_SECONDS = 300
+"""After which another may take it over: whoever had it is gone."""
+
+
+class Retention:
+    """Of all jobs' results; ages count from the end of a job, by the clock of Redis.
+
+    Args:  client of the Redis that holds the records.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    @contextmanager
+    def turn(self) -> Iterator[bool]:
+        """Whether it is this caller's turn to look at what must go: two at once would let go twice as much."""
+        token = secrets.token_hex(8)
+        mine = bool(self._client.set(_TURN, token, nx=True, ex=_TURN_SECONDS))
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._client.eval(scripts.END_TURN, 1, _TURN, token)
+
+    def jobs_with_result(self, least_age_seconds: float, number: int) -> list[str]:
+        """Those that ended so long ago, oldest first."""
+        return self._older(f"{INDEX}with-result", least_age_seconds, number)
+
+    def jobs_without_result(self, least_age_seconds: float, number: int) -> list[str]:
+        """Those that failed, were cancelled or have expired so long ago, oldest first."""
+        return self._older(f"{INDEX}without-result", least_age_seconds, number)
+
+    def oldest_results(self, number: int) -> list[str]:
+        """Digests of results, by the end of the last job that uses each."""
+        return cast("list[str]", self._client.zrange(scripts.RESULTS, 0, number - 1))
+
+    def users(self, digest: str) -> list[str]:
+        """The jobs that have this result."""
+        return sorted(cast("set[str]", self._client.smembers(RESULT_USERS + digest)))
+
+    def expire(self, job_id: str, problem: Problem) -> bool:
+        """Take its result from a job, which tells why from now on; False if it had none."""
+        text = problem.model_dump_json(exclude_none=True)
+        arguments = (JOB + job_id, INDEX, job_id, RESULT_USERS, text)
+        return bool(self._client.eval(scripts.EXPIRE, 2, *arguments))
+
+    def unwanted(self) -> list[str]:
+        """Digests of results that no job has any more and whose files are still to be removed."""
+        return sorted(cast("set[str]", self._client.smembers(scripts.UNWANTED)))
+
+    def unused(self, digests: Iterable[str]) -> list[str]:
+        """Those that no job has."""
+        asked = list(digests)
+        with self._client.pipeline(transaction=False) as pipeline:
+            for digest in asked:
+                pipeline.exists(RESULT_USERS + digest)
+            found = pipeline.execute()
+        return [digest for digest, used in zip(asked, found, strict=True) if not used]
+
+    def _older(self, index: str, age_seconds: float, number: int) -> list[str]:
+        seconds, microseconds = self._client.time()
+        limit = seconds + microseconds / 1e6 - age_seconds
+        return cast("list[str]", self._client.zrangebyscore(index, "-inf", limit, start=0, num=number))

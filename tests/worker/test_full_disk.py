@@ -1,0 +1,71 @@
+"""A result that the disk has no room for: tried again, then a failure that says so, and nothing left of it."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import torch
+
+from api_schemas.job_requests import JobRequest
+from jobs.queue import JobQueue
+from jobs.results import ResultStore
+from jobs.settings import WorkerSettings
+from jobs.store import JobStore
+from worker.hardware import Hardware
+from worker.job_runner import JobRunner
+from worker.sources import NO_SOURCES
+
+REQUEST: dict[str, Any] = {
+    "kind": "spectrum",
+    "model": {"kind": "mlp", "widths": [1, 2, 1]},
+    "data": {"kind": "inline", "x": [1.0, 2.0], "y": [0.5, -1.0]},
+    "loss": "mse",
+    "method": {"kind": "top-k", "k": 2},
+}
+
+
+@pytest.fixture
+def run(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> Callable[[str], None]:
+    settings = WorkerSettings(redis_url=redis_url, results_dir=tmp_path / "results")  # type: ignore[arg-type]
+    store, queue, results = own_store(redis_client), JobQueue(redis_url), ResultStore(settings.results_dir)
+    hardware = Hardware(torch.device("cpu"), 1, 2**32)
+    return JobRunner(store, queue, results, NO_SOURCES, hardware, settings, lambda: False).run
+
+
+def own_store(client: redis.Redis) -> JobStore:
+    return JobStore(client, lease_seconds=30.0, max_attempts=2)
+
+
+def no_space(descriptor: int) -> None:
+    if "/results/" in os.readlink(f"/proc/self/fd/{descriptor}"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_it_is_tried_again_and_then_fails(
+    run: Callable[[str], None], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = own_store(redis_client)
+    request = JobRequest.model_validate(REQUEST).root.model_dump_json(exclude_none=True)
+    lucky, unlucky = (store.create("spectrum", request, {})[0].id for _ in range(2))
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", no_space)
+        for job_id in (lucky, unlucky):
+            run(job_id)
+            assert store.get(job_id).state == "running"  # until its lease has run out
+            redis_client.hset(f"spectrum:job:{job_id}", "lease_until", 0)
+        assert sorted(store.recover_lost()) == sorted([lucky, unlucky])
+        run(unlucky)
+        redis_client.hset(f"spectrum:job:{unlucky}", "lease_until", 0)
+        store.recover_lost()
+    error = store.get(unlucky).error
+    assert error is not None
+    assert (store.get(unlucky).state, error.type, error.status) == ("failed", "/problems/storage-full", 507)
+    assert [path for path in (tmp_path / "results").rglob("*") if path.is_file()] == []
+    run(lucky)
+    record = store.get(lucky)
+    assert (record.state, record.attempt) == ("succeeded", 2)
+    assert ResultStore(tmp_path / "results").read(record.result_digest or "")
