@@ -44,9 +44,10 @@ class Retention:
         """Those that failed, were cancelled or have expired so long ago, oldest first."""
         return self._older(f"{INDEX}without-result", least_age_seconds, number)
 
-    def oldest_results(self, number: int) -> list[str]:
-        """Digests of results, by the end of the last job that uses each."""
-        return cast("list[str]", self._client.zrange(scripts.RESULTS, 0, number - 1))
+    def oldest_result(self) -> str | None:
+        """Digest of the result whose last job ended first."""
+        found = cast("list[str]", self._client.zrange(scripts.RESULTS, 0, 0))
+        return found[0] if found else None
 
     def users(self, digest: str) -> list[str]:
         """The jobs that have this result."""

@@ -15,7 +15,7 @@ _AT_ONCE = 100
 _ABANDONED_SECONDS = 6 * 3600.0
 """Far longer than a worker takes from writing a result to saying so."""
 
-_SHARE_OF_LOOKING = 0.02
+_SHARE_OF_LOOKING = 0.1
 """Of the time, that looking at every file may take."""
 
 _logger = logging.getLogger(__name__)
@@ -76,29 +76,28 @@ class Housekeeper:
         started = time.monotonic()
         if started < self._next_look:
             return
-        sizes = self._results.sizes()
-        self._make_room(sizes)
-        self._remove_unwanted()
-        for digest in self._retention.unused(self._results.older_than(_ABANDONED_SECONDS)):
-            _logger.warning("result %s belongs to no job: removed", digest)
-            self._results.delete(digest)
+        sizes, old = self._results.sizes(), self._results.older_than(_ABANDONED_SECONDS)
         self._results.remove_abandoned_drafts(_ABANDONED_SECONDS)
         self._artifacts.remove_unused(self._result_seconds)
         now = time.monotonic()
         self._next_look = now + (now - started) / _SHARE_OF_LOOKING
+        for digest in self._retention.unused(old):
+            _logger.warning("result %s belongs to no job: removed", digest)
+            self._results.delete(digest)
+        self._make_room(sizes)
+        self._remove_unwanted()
 
     def _make_room(self, sizes: dict[str, int]) -> None:
         """Let the oldest results go until the others fit."""
         excess = sum(sizes.values()) - self._max_bytes
         problem = expired("It was removed to make room for newer ones.")
-        while excess > 0 and (digests := self._retention.oldest_results(_AT_ONCE)):
-            for digest in digests:
-                if excess <= 0:
-                    break
-                for job_id in self._retention.users(digest):
-                    self._retention.expire(job_id, problem)
-                _logger.warning("result %s makes room", digest)
-                excess -= sizes.pop(digest, 0)
+        last = None
+        while excess > 0 and (digest := self._retention.oldest_result()) not in (None, last):
+            for job_id in self._retention.users(digest):  # one that joins them now keeps the result
+                self._retention.expire(job_id, problem)
+            _logger.warning("result %s makes room", digest)
+            excess -= sizes.pop(digest, 0)
+            last = digest
 
 
 def expired(detail: str) -> Problem:

@@ -38,7 +38,7 @@ def own_client(own_server: Any) -> Iterator[SpectrumClient]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
