@@ -230,7 +230,8 @@ class _ModelRuns:
         plan, request = self._plans[matrix], self._request
         risk = EmpiricalRisk(self._model, self._loss, windows.split(plan.micro_batch_size))
         asked = request.spectrum_request(self._spec, matrix)
-        operator = build_operator(asked, risk, parameters, self.execution, plan.recording_bytes, self._tally.note)
+        options = (self.execution, plan.recording_bytes, self._tally.note, plan.work.num_columns)
+        operator = build_operator(asked, risk, parameters, *options)
         generator = _generator(seed, START_VECTORS, step, MATRICES.index(matrix))
         method = asked.method
         assert isinstance(method, TopKMethod)

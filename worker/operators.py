@@ -28,15 +28,18 @@ def build_operator(
     execution: Execution,
     recording_bytes: int | None,
     progress: Progress,
+    num_columns: int | None = None,
 ) -> RiskOperator:
     """The matrix of the request's block, or of all its blocks together, at these parameters.
+
+    Args:  num_columns, that its products have at once.
 
     Raises:  NonFiniteError as the operator.
     """
     kind = _OPERATORS[request.matrix]
     reduced = _REDUCED.get(request.product_precision)
     block = request.block if request.blocks is None else request.blocks
-    return kind(risk, parameters, block, recording_bytes, execution, reduced, progress)
+    return kind(risk, parameters, block, recording_bytes, execution, reduced, progress, num_columns)
 
 
 def measured_deviation(request: SpectrumRequest, operator: RiskOperator) -> float | None:

@@ -108,7 +108,7 @@ class _SpectrumJob:
         return _Sunk(risk, finite_loss(risk, point.parameters), report)
 
     def _operator(self, request: SpectrumRequest, sunk: _Sunk) -> RiskOperator:
-        options = (self._execution, self._plan.recording_bytes, self._tell)
+        options = (self._execution, self._plan.recording_bytes, self._tell, self._plan.work.num_columns)
         return build_operator(request, sunk.risk, self._point.parameters, *options)
 
     def _answer(self, part: SpectrumRequest, whole: RiskOperator, sunk: _Sunk) -> SpectrumAnswer:

@@ -1,6 +1,7 @@
 """Stochastic Lanczos quadrature: a spectrum from the Lanczos runs of random probes."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -18,7 +19,7 @@ from curvature.algorithms.lanczos import LanczosState, Tridiagonal, advance, sta
 from curvature.algorithms.memory import lockstep
 from curvature.algorithms.moments import trace_and_frobenius
 from curvature.algorithms.quadrature import extreme_ritz_values, gauss_quadrature
-from curvature.algorithms.vectors import sphere_probe
+from curvature.algorithms.vectors import gaussian_vector, sphere_probe
 from curvature.errors import InvalidProblemError
 from curvature.operators.base import SymmetricOperator
 from curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
@@ -105,6 +106,39 @@ def advance_sweep(operator: SymmetricOperator, sweep: LanczosSweep) -> None:
         sweep.current = None
 
 
+def lanczos_sweep(
+    operator: SymmetricOperator,
+    num_steps: int,
+    probes: range,
+    generator: torch.Generator,
+    progress: Progress = ignore_progress,
+    reorthogonalisation: Reorthogonalisation | None = None,
+    memory_bytes: int | None = None,
+    continuation: Continuation = FROM_THE_START,
+) -> LanczosSweep:
+    """The finished sweep of consecutive ones among the probes that a generator gives, as of `lanczos_spectrum`.
+
+    Args:  probes, by their numbers; those before the first are drawn, and nothing else.
+    Raises:  NonFiniteError, InvalidProblemError as `lanczos_spectrum`.
+    """
+    sweep: LanczosSweep | None = continuation.state
+    if sweep is None:
+        for _ in range(probes.start):
+            gaussian_vector(operator.dim, generator)
+        sweep = start_sweep(operator, num_steps, len(probes), generator, reorthogonalisation, memory_bytes)
+    while not sweep.finished:
+        advance_sweep(operator, sweep)
+        progress("products", sweep.num_settled, sweep.num_steps * sweep.num_probes)
+        continuation.offer(lambda: sweep)
+    return sweep
+
+
+def join_sweeps(sweeps: Sequence[LanczosSweep]) -> LanczosSweep:
+    """The finished sweep of all their probes, in this order."""
+    tridiagonals = [each for sweep in sweeps for each in sweep.tridiagonals]
+    return replace(sweeps[-1], num_probes=len(tridiagonals), tridiagonals=tridiagonals)
+
+
 def summarise_sweep(operator: SymmetricOperator, sweep: LanczosSweep, smoothing: Smoothing) -> LanczosSpectrum:
     """Curves, extremes and moments from the finished probes.
 
@@ -170,11 +204,6 @@ def lanczos_spectrum(
     """
     smoothing = Smoothing(num_points, kappa, margin, log_kappa, log_epsilon)
     smoothing.check()  # before the products are spent
-    sweep: LanczosSweep = continuation.state or start_sweep(
-        operator, num_steps, num_probes, generator, reorthogonalisation, memory_bytes
-    )
-    while not sweep.finished:
-        advance_sweep(operator, sweep)
-        progress("products", sweep.num_settled, sweep.num_steps * num_probes)
-        continuation.offer(lambda: sweep)
+    limits = (reorthogonalisation, memory_bytes)
+    sweep = lanczos_sweep(operator, num_steps, range(num_probes), generator, progress, *limits, continuation)
     return summarise_sweep(operator, sweep, smoothing)

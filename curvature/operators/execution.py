@@ -92,6 +92,13 @@ class Execution:
         """Compiled, if anything was."""
         return "compiled" if any(self._choices.values()) else "interpreted"
 
+    def settle(self) -> None:
+        """Choose nothing any more: programs of which nothing is known by now run as they are.
+
+        So that processes which share a computation choose alike.
+        """
+        self._mode = "interpreted"
+
     def prepare(self, program: Program, argument: Tensor) -> Map:
         """The map of `program`, in the way that was chosen."""
         signature = _signature(program, argument)

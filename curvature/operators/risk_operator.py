@@ -47,6 +47,8 @@ class RiskOperator(SymmetricOperator):
         execution: how recordings that are held run; None: as they are.
         matmul_precision: of the matrix products inside a product, for parameters in float32; None: theirs.
         progress: told as "linearisation" after each micro-batch is recorded for the first time.
+        num_columns: that most blocks of vectors will have; None: as many as the first. Smaller ones are filled up with
+            zeros to this number, its half, its quarter ..., so that a product does not depend on those before it.
     Attributes:
         layout: of the flat vector.
         gradient_norm: of the risk at this point, with respect to the layout's parameters.
@@ -68,6 +70,7 @@ class RiskOperator(SymmetricOperator):
         execution: Execution | None = None,
         matmul_precision: MatmulPrecision | None = None,
         progress: Progress = ignore_progress,
+        num_columns: int | None = None,
     ) -> None:
         shapes = risk.model.parameter_shapes
         ParameterLayout.of(shapes).check(parameters)
@@ -89,6 +92,7 @@ class RiskOperator(SymmetricOperator):
         self.held_bytes = 0
         self._num_recorded = 0
         self._largest_block = self._bounded_columns()
+        self._num_columns = num_columns
 
     @property
     def dim(self) -> int:
@@ -181,10 +185,12 @@ class RiskOperator(SymmetricOperator):
                 total.add_(run(block))
 
     def _width(self, num_columns: int) -> int:
-        """How many columns pass together: those of a recording that is held, if that wastes little."""
-        wanted = min(num_columns, self._largest_block)
-        held = [width for _, width in self._programs if wanted <= width < 2 * wanted]
-        return min(held, default=wanted)
+        """How many columns pass together: few different numbers, of which each is recorded anew."""
+        self._num_columns = self._num_columns or num_columns
+        wanted, width = min(num_columns, self._largest_block), min(self._num_columns, self._largest_block)
+        while width > 1 and (half := -(-width // 2)) >= wanted:
+            width = half
+        return max(width, wanted)
 
     def _linearised(self, index: int, rows: Tensor) -> Map:
         """V -> A_b V of micro-batch `index`, for as many rows (k, P) as there are in `rows`."""
