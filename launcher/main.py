@@ -1,6 +1,7 @@
 """The `spectrum-server` command."""
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -14,8 +15,8 @@ from pydantic import ValidationError
 
 from launcher.child import ChildKeepsDyingError
 from launcher.data_directory import DataDirectoryError
-from launcher.embedded_redis import NoRedisServerError
-from launcher.stack import Stack, StackError
+from launcher.embedded_redis import NoRedisServerError, written_url
+from launcher.stack import REDIS_VARIABLE, Stack, StackError
 from logs.configuration import LogSettings, configure_logging
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A server for eigenvalue spectra of loss Hessians.")
@@ -104,6 +105,25 @@ def keys(context: typer.Context) -> None:
     """Add, list and revoke API keys: `keys add --name NAME [--role admin]`, `keys list`, `keys revoke ID`."""
     command = [sys.executable, "-m", "service.keys", *context.args]
     raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own command
+
+
+@app.command()
+def doctor(
+    data_dir: Annotated[Path, typer.Option(help="of a server on this machine")] = Path("spectrum-data"),
+    url: Annotated[str | None, typer.Option(help="of a service: asked for a closed form and a small job")] = None,
+    port: Annotated[int | None, typer.Option(help="that a service listens at on this machine, or is to")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print findings as JSON")] = False,
+) -> None:
+    """Check a deployment: versions, disk, Redis, workers, clocks; exits with status 1 if something is wrong.
+
+    Settings come from the environment; those that are not there are those of a server on this data directory.
+    """
+    own = {REDIS_VARIABLE: written_url(data_dir), "SPECTRUM_RESULTS_DIR": str(data_dir.resolve() / "results")}
+    own["SPECTRUM_MODELS_DIR"] = str(data_dir.resolve() / "models")
+    environment = {name: value for name, value in own.items() if value is not None} | os.environ
+    options = [*(["--url", url] if url else []), *(["--port", str(port)] if port else [])]
+    command = [sys.executable, "-m", "service.doctor", *options, *(["--json"] if as_json else [])]
+    raise typer.Exit(subprocess.run(command, check=False, env=environment).returncode)  # noqa: S603 - our own command
 
 
 def _configure_logging() -> None:

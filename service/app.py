@@ -101,6 +101,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.redis = client
+    app.state.settings = settings
     app.state.desk = JobDesk(store, queue, results, feed, lambda: present_code_versions(client), settings.max_queued)
     app.state.feed = feed
     app.state.metrics = registry

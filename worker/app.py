@@ -23,6 +23,7 @@ from jobs.process_memory import resident_bytes
 from jobs.queue import RUN_JOB, JobQueue, celery_app
 from jobs.results import ResultStore
 from jobs.settings import WorkerSettings
+from jobs.source_version import source_version
 from jobs.store import JobStore
 from worker.code_version import code_version
 from worker.delivery import Delivery
@@ -107,6 +108,7 @@ def _announce_presence(settings: WorkerSettings, hardware: Hardware) -> None:
         memory_bytes=hardware.memory_bytes,
         concurrency=settings.concurrency,
         code_version=code_version(),
+        source_version=source_version(),
     )
     closing = threading.Event()
 

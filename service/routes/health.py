@@ -1,13 +1,12 @@
 """`/v1/health`: whether the process lives, and whether it can do all that it is there for."""
 
 from fastapi import APIRouter, Request
-from redis.exceptions import RedisError
 
-from api_schemas.health import Liveness, Readiness, WorkerStatus
+from api_schemas.health import Liveness, Readiness
 from api_schemas.problem import Problem
-from jobs.presence import present_workers
 from service.callers import STRANGER, CallerOf
 from service.problems import ProblemError
+from service.readiness import look
 from service.routes.documentation import problem_documentation
 
 router = APIRouter(prefix="/health", tags=["health"])
@@ -21,25 +20,15 @@ async def live() -> Liveness:
 
 @router.get(
     "/ready",
-    responses=problem_documentation(status_503="something is missing; `detail` names it"),
+    responses=problem_documentation(status_503="something is missing; `missing` and `detail` name it"),
     summary="Closed forms and jobs are served",
 )
 def ready(request: Request, caller: CallerOf) -> Readiness:
-    """200 while Redis answers and at least one worker is there."""
-    workers = _workers(request)
+    """200 while Redis answers, a worker is there, results can be kept and checkpoints read; else `missing` says."""
+    workers, missing = look(request.app.state.redis, request.app.state.settings)
+    if missing:
+        problem = Problem(
+            type="/problems/not-ready", title="Not ready", status=503, detail="; ".join(missing), missing=missing
+        )
+        raise ProblemError(problem, {"Retry-After": "5"})
     return Readiness(workers=[] if caller is STRANGER else workers)
-
-
-def _workers(request: Request) -> list[WorkerStatus]:
-    try:
-        workers = present_workers(request.app.state.redis)
-    except RedisError:
-        raise _not_ready("redis does not answer") from None
-    if not workers:
-        raise _not_ready("no worker is there")
-    return workers
-
-
-def _not_ready(missing: str) -> ProblemError:
-    problem = Problem(type="/problems/not-ready", title="Not ready", status=503, detail=missing)
-    return ProblemError(problem, {"Retry-After": "5"})

@@ -88,4 +88,6 @@ def test_lost_workers_are_counted(redis_client: redis.Redis) -> None:
 def test_workers_that_are_there(redis_client: redis.Redis) -> None:
     worker = WorkerStatus(name="a-1", device="cpu", memory_bytes=1, concurrency=2, resident_bytes=3)
     announce(redis_client, worker)
-    assert totals(redis_client).workers == [worker]
+    [found] = totals(redis_client).workers
+    assert found.resident_bytes == 3
+    assert found.clock_skew_seconds == pytest.approx(0, abs=0.5)

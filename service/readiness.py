@@ -1,0 +1,45 @@
+"""What a deployment lacks to do all that it is there for."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import redis
+from redis.exceptions import RedisError
+
+from api_schemas.health import WorkerStatus
+from jobs.presence import present_workers
+from jobs.settings import StorageSettings
+
+LEAST_FREE_BYTES = 256 * 2**20
+"""Of the disk of the results; with less it counts as full."""
+
+
+def look(client: redis.Redis, settings: StorageSettings) -> tuple[list[WorkerStatus], list[str]]:
+    """The workers that are there, and what is missing, everything at once."""
+    workers: list[WorkerStatus] = []
+    missing = [*missing_on_disk(settings.results_dir), *missing_models(settings.models_dir)]
+    try:
+        workers = present_workers(client)
+    except RedisError:
+        return [], ["redis does not answer", *missing]
+    return workers, [*([] if workers else ["no worker is there"]), *missing]
+
+
+def missing_on_disk(results: Path) -> list[str]:
+    """What hinders results from being kept."""
+    try:
+        with tempfile.TemporaryFile(dir=results):
+            pass
+        free = shutil.disk_usage(results).free
+    except OSError as error:
+        return [f"the directory of results cannot be written: {error.strerror}"]
+    return ["the disk of the results is nearly full"] if free < LEAST_FREE_BYTES else []
+
+
+def missing_models(models: Path | None) -> list[str]:
+    """What hinders checkpoints from being read."""
+    if models is None or (models.is_dir() and os.access(models, os.R_OK | os.X_OK)):
+        return []
+    return ["the models directory cannot be read"]

@@ -1,0 +1,113 @@
+"""`python -m service.doctor` and `spectrum-server doctor`: what is well, and what is not."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from api_schemas.health import WorkerStatus
+from jobs.presence import announce
+from launcher.embedded_redis import written_url
+from service import deployment_checks
+from service.deployment_checks import Finding
+from service.doctor import main
+
+COMMAND = Path(sys.executable).with_name("spectrum-server")
+
+
+@pytest.fixture
+def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str]]:
+    """Its exit code and what it printed, in this process and without torch, which takes seconds to load."""
+    monkeypatch.setattr(deployment_checks, "torch", lambda: [])
+
+    def examine(*arguments: str, **environment: str) -> tuple[Any, str]:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        return exit_.value.code, capsys.readouterr().out
+
+    return examine
+
+
+def by_name(printed: str) -> dict[str, dict[str, str]]:
+    return {finding["name"]: finding for finding in json.loads(printed)}
+
+
+def verdicts(findings: Iterable[Finding]) -> dict[str, str]:
+    return {finding.name: finding.verdict for finding in findings}
+
+
+def test_a_stack_that_is_well(server: Any) -> None:
+    options = ["--data-dir", str(server.data_directory), "--url", server.url, "--port", str(server.port), "--json"]
+    finished = subprocess.run([COMMAND, "doctor", *options], capture_output=True, text=True, timeout=200, check=False)
+    assert finished.stderr == ""
+    found = by_name(finished.stdout)
+    assert {name: finding for name, finding in found.items() if finding["verdict"] == "failed"} == {}
+    assert finished.returncode == 0
+    well = {name for name, finding in found.items() if finding["verdict"] == "ok"}
+    assert well >= {
+        "Python", "packages", "torch", "settings", "results", "file system", "models", "Redis", "clocks", "workers",
+        "versions", "port", "service", "closed form", "job",
+    }  # fmt: skip
+    assert found["Redis on disk"]["verdict"] in ("ok", "warning")
+
+
+def test_a_table_for_people(server: Any, doctor: Any) -> None:
+    url, results = written_url(server.data_directory), str(server.data_directory / "results")
+    code, printed = doctor(SPECTRUM_REDIS_URL=url, SPECTRUM_RESULTS_DIR=results)
+    assert code == 0, printed
+    assert "what to do" in printed
+    assert str(server.redis().connection_pool.connection_kwargs["password"]) not in printed
+
+
+def test_a_deployment_that_is_not_there(tmp_path: Path, doctor: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        places = {"SPECTRUM_REDIS_URL": "redis://:secret@127.0.0.1:1/0", "SPECTRUM_RESULTS_DIR": str(tmp_path / "none")}
+        code, printed = doctor("--json", "--port", port, "--url", "http://127.0.0.1:1", **places)
+    found = by_name(printed)
+    assert code == 1
+    failed = {name for name, finding in found.items() if finding["verdict"] == "failed"}
+    assert failed == {"results", "Redis", "port", "service"}
+    assert all(found[name]["advice"] for name in failed)
+    assert "secret" not in printed
+
+
+def test_settings_that_cannot_be_read_are_named(tmp_path: Path, doctor: Any) -> None:
+    code, printed = doctor("--json", SPECTRUM_RESULTS_DIR=str(tmp_path), SPECTRUM_REDIS_URL="http://x")
+    assert code == 1
+    assert "SPECTRUM_REDIS_URL" in by_name(printed)["settings"]["found"]
+
+
+def test_a_redis_without_file_is_found_out(redis_client: redis.Redis) -> None:
+    found = {finding.name: finding for finding in deployment_checks.redis_server(redis_client)}
+    assert found["Redis"].verdict == "ok"
+    assert found["Redis on disk"].verdict == "failed"
+    assert "appendonly is off" in found["Redis on disk"].found
+    assert found["Redis appendonly"].verdict == "failed"
+    assert found["Redis maxmemory-policy"].verdict == "ok"
+    assert redis_client.keys("*") == []
+
+
+def test_workers_that_are_strange(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert verdicts(deployment_checks.workers(redis_client)) == {"workers": "failed"}
+    worker = WorkerStatus(name="a-1", device="cpu", memory_bytes=1, concurrency=1, source_version="older")
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.presence.time.time", lambda: 1e9)
+        announce(redis_client, worker)
+    assert verdicts(deployment_checks.workers(redis_client)) == {"workers": "ok", "versions": "warning"}
+    [clock] = deployment_checks.clocks(redis_client)
+    assert clock.verdict == "warning"
+    assert "a-1" in clock.found
+
+
+def test_findings_are_well_or_say_what_to_do() -> None:
+    for finding in (*deployment_checks.python(), *deployment_checks.torch()):
+        assert finding.verdict in ("ok", "skipped") or finding.advice

@@ -1,0 +1,75 @@
+"""Readiness names everything that is missing, and metrics go on without Redis."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import pytest
+import redis
+from fastapi.testclient import TestClient
+
+from api_schemas.health import WorkerStatus
+from jobs.presence import announce
+from jobs.settings import ServiceSettings
+from service import readiness
+from service.app import create_app
+
+WORKER = WorkerStatus(name="a-1", device="cpu", memory_bytes=1, concurrency=1)
+
+
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch, redis_url: str, tmp_path: Path) -> dict[str, Path]:
+    """Directories of a service whose every part is there but a worker."""
+    found = {name: tmp_path / name for name in ("results", "models")}
+    for path in found.values():
+        path.mkdir()
+    monkeypatch.setenv("SPECTRUM_REDIS_URL", redis_url)
+    monkeypatch.setenv("SPECTRUM_RESULTS_DIR", str(found["results"]))
+    monkeypatch.setenv("SPECTRUM_MODELS_DIR", str(found["models"]))
+    return found
+
+
+def ask(path: str) -> httpx.Response:
+    return TestClient(create_app(ServiceSettings.load())).get(path)
+
+
+def test_everything_that_is_missing_is_named(
+    places: dict[str, Path], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask("/v1/health/ready").json()["missing"] == ["no worker is there"]
+    announce(redis_client, WORKER)
+    assert ask("/v1/health/ready").status_code == 200
+
+    monkeypatch.setenv("SPECTRUM_REDIS_URL", "unix:///nowhere?db=0")
+    client = TestClient(create_app(ServiceSettings.load()))
+    for place in places.values():
+        place.rename(place.with_name(f"{place.name}-elsewhere"))
+    refused = client.get("/v1/health/ready")
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"] == "5"
+    assert refused.json()["type"] == "/problems/not-ready"
+    missing = refused.json()["missing"]
+    assert missing == [
+        "redis does not answer",
+        "the directory of results cannot be written: No such file or directory",
+        "the models directory cannot be read",
+    ]
+    assert refused.json()["detail"] == "; ".join(missing)
+    assert client.get("/v1/health/live").json() == {"status": "live"}
+
+
+@pytest.mark.usefixtures("places")
+def test_a_disk_that_is_nearly_full_is_missing(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    announce(redis_client, WORKER)
+    monkeypatch.setattr(readiness.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    assert ask("/v1/health/ready").json()["missing"] == ["the disk of the results is nearly full"]
+
+
+@pytest.mark.usefixtures("places")
+def test_metrics_without_redis_tell_what_the_service_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECTRUM_REDIS_URL", "unix:///nowhere?db=0")
+    answer = ask("/metrics")
+    assert answer.status_code == 200
+    assert "spectrum_redis_up 0.0" in answer.text
+    assert "spectrum_results_free_bytes" in answer.text
+    assert "spectrum_workers" not in answer.text
