@@ -82,8 +82,7 @@ def test_lines_name_routes_and_hold_nothing_of_a_caller(server: Any) -> None:
     ]
     text = server.log.read_text()
     assert marker not in text.lower()
-    password = (server.data_directory / "redis" / "redis.conf").read_text().split("requirepass ")[1].split()[0]
-    assert password not in text
+    assert server.redis().connection_pool.connection_kwargs["password"] not in text
 
 
 def test_every_line_is_an_object_with_the_same_fields(server: Any, client: SpectrumClient) -> None:

@@ -14,6 +14,7 @@ from jobs.settings import ServiceSettings
 from service import readiness
 from service.app import create_app
 
+URL = "http://127.0.0.1"
 WORKER = WorkerStatus(name="a-1", device="cpu", memory_bytes=1, concurrency=1)
 
 
@@ -30,7 +31,7 @@ def places(monkeypatch: pytest.MonkeyPatch, redis_url: str, tmp_path: Path) -> d
 
 
 def ask(path: str) -> httpx.Response:
-    return TestClient(create_app(ServiceSettings.load())).get(path)
+    return TestClient(create_app(ServiceSettings.load()), base_url=URL).get(path)
 
 
 def test_everything_that_is_missing_is_named(
@@ -41,7 +42,7 @@ def test_everything_that_is_missing_is_named(
     assert ask("/v1/health/ready").status_code == 200
 
     monkeypatch.setenv("SPECTRUM_REDIS_URL", "unix:///nowhere?db=0")
-    client = TestClient(create_app(ServiceSettings.load()))
+    client = TestClient(create_app(ServiceSettings.load()), base_url=URL)
     for place in places.values():
         place.rename(place.with_name(f"{place.name}-elsewhere"))
     refused = client.get("/v1/health/ready")
