@@ -62,7 +62,7 @@ def test_everything_that_is_missing_is_named(
 @pytest.mark.usefixtures("places")
 def test_a_disk_that_is_nearly_full_is_missing(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     announce(redis_client, WORKER)
-    monkeypatch.setattr(readiness.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    monkeypatch.setattr(readiness.shutil, "disk_usage", lambda _: SimpleNamespace(free=10, total=10**12))
     assert ask("/v1/health/ready").json()["missing"] == ["the disk of the results is nearly full"]
 
 
