@@ -14,8 +14,8 @@ _SECONDS_BETWEEN_WRITES = 0.1
 class RequestLines:
     """Lines as the other loggers write them, gathered for a tenth of a second.
 
-    `logging` with a formatter of any record takes a tenth of the time of a closed form, this a fiftieth. What is written
-    here needs no escapes: none of it is text of a caller but the id, whose characters are limited.
+    `logging` with a formatter of any record takes a tenth of the time of a closed form, this a fiftieth. What is
+    written here needs no escapes: none of it is text of a caller but the id, whose characters are limited.
 
     Args:  as_json, else text.
     """
