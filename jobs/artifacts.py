@@ -5,7 +5,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,13 +76,17 @@ class ArtifactStore:
         """
         return _artifact(self._path(artifact_id))
 
-    def page(self, size: int, after: str | None) -> tuple[list[AnyArtifact], str | None]:
-        """Up to `size` artifacts, newest first, and the place after which the next page begins.
+    def page(
+        self, size: int, after: str | None, ids: Collection[str] | None = None
+    ) -> tuple[list[AnyArtifact], str | None]:
+        """Up to `size` artifacts, newest first, and the place after which the next page begins; of these ids if given.
 
         A place is 32 hexadecimal digits: the microsecond of creation, then the id's first 64 bits.
         """
         places: dict[str, AnyArtifact] = {}
         for path in self._directory.glob("[0-9a-f][0-9a-f]/*"):
+            if ids is not None and path.name.split(".", 1)[0] not in ids:
+                continue
             with suppress(UnknownArtifactError):
                 artifact = _artifact(path)
                 places[_place(artifact)] = artifact

@@ -59,6 +59,11 @@ class StorageSettings(LogSettings):
         return self.results_dir / "artifacts"
 
     @property
+    def artifact_owners_dir(self) -> Path:
+        """Of whose they are."""
+        return self.results_dir / "artifact-owners"
+
+    @property
     def checkpoints_dir(self) -> Path:
         """Of what jobs have done so far: a part of the results' directory, so that any worker can go on."""
         return self.results_dir / "job-checkpoints"

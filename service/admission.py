@@ -8,17 +8,18 @@ from api_schemas.estimates import CostEstimate
 from api_schemas.job_requests import AnyJobRequest
 from api_schemas.models import CausalLm, Gpt2, Model
 from api_schemas.spectrum import SpectrumRequest
-from jobs.artifacts import ArtifactStore, UnknownArtifactError
+from jobs.artifacts import UnknownArtifactError
 from jobs.estimate import JobEstimate, gibibytes
 from jobs.job_estimate import job_estimate, job_memory_error
 from jobs.presence import present_workers
+from service.callers_artifacts import CallersArtifacts
 from service.problems import ProblemError, invalid_field, invalid_request
 
 
 class Admission:
-    """Compares what a job takes with what the workers have."""
+    """Compares what a job of one caller takes with what the workers have."""
 
-    def __init__(self, client: redis.Redis, artifacts: ArtifactStore, job_seconds: float) -> None:
+    def __init__(self, client: redis.Redis, artifacts: CallersArtifacts, job_seconds: float) -> None:
         self._client = client
         self._job_seconds = job_seconds
         self._artifacts = artifacts

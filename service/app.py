@@ -17,6 +17,7 @@ from api_schemas.job_requests import JobRequest
 from api_schemas.problem import Problem
 from api_schemas.random_matrix import RandomMatrixRequest
 from checkpoints.directory import ModelsDirectory
+from jobs.artifact_owners import ArtifactOwners
 from jobs.artifacts import ArtifactStore
 from jobs.connection import connect, connect_async
 from jobs.events import EventLog
@@ -27,7 +28,6 @@ from jobs.results import ResultStore
 from jobs.retention import Retention
 from jobs.settings import ServiceSettings
 from jobs.store import JobStore
-from service.admission import Admission
 from service.body_limit import BodyLimit, BodyLimitProblem
 from service.crowd import Crowd
 from service.door import Door, Rules, is_open
@@ -107,8 +107,9 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.state.metrics = registry
     ProcessCollector(registry=registry)
     registry.register(JobMetrics(client, rules.crowd, settings.results_dir))
-    app.state.admission = Admission(client, uploaded, settings.job_seconds)
+    app.state.job_seconds = settings.job_seconds
     app.state.artifacts = uploaded
+    app.state.artifact_owners = ArtifactOwners(settings.artifact_owners_dir)
     app.state.models = ModelsDirectory(settings.models_dir)
     app.state.uploads = UploadDesk(settings.max_upload_bytes, settings.upload_memory_bytes)
     app.add_middleware(

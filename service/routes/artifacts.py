@@ -6,7 +6,8 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.artifacts import AnyArtifact, ArtifactPage
-from jobs.artifacts import ArtifactStore
+from service.callers import CallerOf
+from service.callers_artifacts import CallersArtifacts
 from service.content_type import media_type, require_identity, unsupported_media_type
 from service.page_tokens import PageToken, id_of_token, token_of_id
 from service.routes.documentation import ARTIFACT_UPLOAD, INVALID, problem_documentation
@@ -32,16 +33,17 @@ _RESPONSES = {
         status_503="other uploads take the memory for inflated arrays",
         status_507="the server's disk is full",
     ),
-    200: {"model": AnyArtifact, "description": "the same tokens or arrays were there already"},
+    200: {"model": AnyArtifact, "description": "the caller has sent the same tokens or arrays before"},
 }
 
 
-def _store(request: Request) -> ArtifactStore:
-    store: ArtifactStore = request.app.state.artifacts
-    return store
+async def callers_artifacts(request: Request, caller: CallerOf) -> CallersArtifacts:
+    """What of the uploaded files is the caller's."""
+    state = request.app.state
+    return CallersArtifacts(state.artifacts, state.artifact_owners, caller)
 
 
-Store = Annotated[ArtifactStore, Depends(_store)]
+Artifacts = Annotated[CallersArtifacts, Depends(callers_artifacts)]
 
 
 @router.post(
@@ -52,7 +54,7 @@ Store = Annotated[ArtifactStore, Depends(_store)]
     openapi_extra=ARTIFACT_UPLOAD,
     summary="Upload a file of tokens or of arrays",
 )
-async def upload(request: Request, store: Store) -> Response:
+async def upload(request: Request, artifacts: Artifacts) -> Response:
     """The body is the file. Tokens: nanoGPT's `.bin` (uint16, little-endian), or a `.npy` array of integers in one
     dimension. Arrays: safetensors or npz with the weights of an `mlp`, called `layers.0.weight`, `layers.0.bias` and so
     on, or with data, called `x` and `y`.
@@ -64,12 +66,12 @@ async def upload(request: Request, store: Store) -> Response:
     require_identity(request.headers)
     if sent_as not in MEDIA_TYPES:
         raise unsupported_media_type(*MEDIA_TYPES)
-    async with received(request, store) as file:
+    async with received(request, artifacts) as file:
         if sent_as in TOKEN_MEDIA_TYPES:
-            artifact, is_new = await run_in_threadpool(store_tokens, file, store, sent_as)
+            artifact, is_new = await run_in_threadpool(store_tokens, file, artifacts, sent_as)
         else:
             memory = request.app.state.uploads.memory
-            artifact, is_new = await run_in_threadpool(store_arrays, file, store, sent_as, memory)
+            artifact, is_new = await run_in_threadpool(store_arrays, file, artifacts, sent_as, memory)
     location = str(request.url_for("get_artifact", artifact_id=artifact.id))
     return Response(
         artifact.model_dump_json(),
@@ -81,22 +83,22 @@ async def upload(request: Request, store: Store) -> Response:
 
 @router.get("", responses=INVALID, summary="List uploaded files, newest first")
 def list_artifacts(
-    store: Store,
+    artifacts: Artifacts,
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,
     page_token: PageToken = None,
 ) -> ArtifactPage:
-    """One page of artifacts; `next_page_token` leads to the next."""
-    artifacts, last = store.page(page_size, id_of_token(page_token))
-    return ArtifactPage(artifacts=artifacts, next_page_token=token_of_id(last) if last else None)
+    """One page of the caller's artifacts, of an admin's everyone's; `next_page_token` leads to the next."""
+    found, last = artifacts.page(page_size, id_of_token(page_token))
+    return ArtifactPage(artifacts=found, next_page_token=token_of_id(last) if last else None)
 
 
 @router.get("/{artifact_id}", responses=_UNKNOWN, summary="What an uploaded file holds")
-def get_artifact(artifact_id: ArtifactId, store: Store) -> AnyArtifact:
+def get_artifact(artifact_id: ArtifactId, artifacts: Artifacts) -> AnyArtifact:
     """Number of tokens and the largest, or what each array is; the file itself is not handed out."""
-    return store.get(artifact_id)
+    return artifacts.get(artifact_id)
 
 
 @router.delete("/{artifact_id}", status_code=204, responses=_UNKNOWN, summary="Delete an uploaded file")
-def delete_artifact(artifact_id: ArtifactId, store: Store) -> None:
-    """Jobs that still wait and name it fail, and say so."""
-    store.delete(artifact_id)
+def delete_artifact(artifact_id: ArtifactId, artifacts: Artifacts) -> None:
+    """Jobs that still wait and name it fail, and say so, unless somebody else has uploaded the same."""
+    artifacts.delete(artifact_id)

@@ -25,6 +25,7 @@ from service.problems import invalid_query
 from service.representations import MEDIA_TYPES, not_acceptable, require_format
 from service.resmoothing import SmoothingChange, smoothed
 from service.result_formats import FORMATS, formats_of, represented, result_of, stored_arrays
+from service.routes.artifacts import Artifacts
 from service.routes.content_type import require_json
 from service.routes.documentation import (
     INVALID,
@@ -49,16 +50,15 @@ def _desk(request: Request) -> JobDesk:
     return desk
 
 
-def get_admission(request: Request) -> Admission:
-    """Of this application."""
-    admission: Admission = request.app.state.admission
-    return admission
+async def get_admission(request: Request, artifacts: Artifacts) -> Admission:
+    """For this caller."""
+    return Admission(request.app.state.redis, artifacts, request.app.state.job_seconds)
 
 
-async def job_request(request: Request) -> AnyJobRequest:
+async def job_request(request: Request, artifacts: Artifacts) -> AnyJobRequest:
     """The body."""
     state = request.app.state
-    return (await json_message(request, JobRequest, {CHECKPOINTS: state.models, ARTIFACTS: state.artifacts})).root
+    return (await json_message(request, JobRequest, {CHECKPOINTS: state.models, ARTIFACTS: artifacts})).root
 
 
 Desk = Annotated[JobDesk, Depends(_desk)]

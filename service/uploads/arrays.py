@@ -7,7 +7,7 @@ from typing import BinaryIO, cast
 
 from api_schemas.artifacts import AnyArtifact, ArrayType
 from jobs.array_files import NamedArray, UnfitArrayError
-from jobs.artifacts import ArtifactStore
+from service.callers_artifacts import CallersArtifacts
 from service.problems import invalid_field
 from service.uploads.archive import npz_contents
 from service.uploads.desk import NPZ
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}", re.ASCII)
 
 
 def store_arrays(
-    file: BinaryIO, store: ArtifactStore, media_type: str, memory: UploadMemory
+    file: BinaryIO, store: CallersArtifacts, media_type: str, memory: UploadMemory
 ) -> tuple[AnyArtifact, bool]:
     """Keep the arrays of the file: (what they are, whether they are new here).
 

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from api_schemas.problem import Problem
-from jobs.artifacts import ArtifactStore
+from service.callers_artifacts import CallersArtifacts
 from service.problems import ProblemError
 from service.uploads.desk import UPLOAD_SECONDS, upload_too_slow
 
@@ -18,7 +18,7 @@ _PIECE_BYTES = 2**20
 
 
 @asynccontextmanager
-async def received(request: Request, store: ArtifactStore) -> AsyncIterator[BinaryIO]:
+async def received(request: Request, store: CallersArtifacts) -> AsyncIterator[BinaryIO]:
     """The body as a file on the disk of the artifacts, gone after the context.
 
     Raises:  ProblemError: 408, 507, also if the disk is full within the context.

@@ -7,8 +7,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from api_schemas.artifacts import AnyArtifact
-from jobs.artifacts import ArtifactStore
 from jobs.token_files import Tokens, UnfitTokensError
+from service.callers_artifacts import CallersArtifacts
 from service.problems import invalid_field
 from service.uploads.archive import MAGIC as ZIP_MAGIC
 from service.uploads.npy import MAGIC, MAX_HEADER_BYTES, UnreadableArrayError, read_header
@@ -20,7 +20,7 @@ TOKEN_MEDIA_TYPES = (BINARY, NPY)
 _PIECE_BYTES = 2**20
 
 
-def store_tokens(file: BinaryIO, store: ArtifactStore, media_type: str) -> tuple[AnyArtifact, bool]:
+def store_tokens(file: BinaryIO, store: CallersArtifacts, media_type: str) -> tuple[AnyArtifact, bool]:
     """Keep the tokens of the file: (what they are, whether they are new here).
 
     Raises:  ProblemError 422 for what is no file of tokens.

@@ -214,6 +214,39 @@ def test_two_people_may_use_the_same_idempotency_key(people: dict[str, httpx.Cli
     assert people["bob"].post("/v1/jobs", json=JOB | {"seed": 1}, headers=key).status_code == 422
 
 
+def test_files_are_used_by_those_who_sent_them(people: dict[str, httpx.Client]) -> None:
+    tokens = uuid.uuid4().bytes * 8
+    header = {"Content-Type": "application/octet-stream"}
+    sent = people["anna"].post("/v1/artifacts", content=tokens, headers=header)
+    assert sent.status_code == 201
+    artifact_id = sent.json()["id"]
+    path = f"/v1/artifacts/{artifact_id}"
+    assert [people[name].get(path).status_code for name in PEOPLE] == [401, 401, 404, 200, 200]
+    assert [people[name].delete(path).status_code for name in PEOPLE[:3]] == [401, 401, 404]
+    listed = {name: people[name].get("/v1/artifacts").json()["artifacts"] for name in ("anna", "bob", "admin")}
+    assert [[each["id"] for each in artifacts] for artifacts in listed.values()] == [[artifact_id], [], [artifact_id]]
+    job = {
+        "kind": "spectrum",
+        "model": {"kind": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 2, "n_positions": 8, "vocab_size": 65536},
+        "data": {"kind": "artifact", "id": artifact_id, "num_sequences": 1, "sequence_length": 8},
+        "loss": "cross-entropy",
+        "method": {"kind": "lanczos", "num_steps": 2, "num_probes": 1},
+    }
+    weights = JOB | {"model": JOB["model"] | {"weights": {"kind": "artifact", "id": artifact_id}}}
+    for request in (job, weights):
+        for place in ("/v1/estimates", "/v1/jobs"):
+            refused = people["bob"].post(place, json=request)
+            assert refused.status_code == 422
+            assert "there is no such artifact" in refused.text
+    assert people["anna"].post("/v1/estimates", json=job).status_code == 200
+    assert people["bob"].post("/v1/artifacts", content=tokens, headers=header).status_code == 201
+    assert people["anna"].delete(path).status_code == 204
+    assert people["anna"].get(path).status_code == 404
+    assert people["bob"].post("/v1/estimates", json=job).status_code == 200
+    assert people["bob"].delete(path).status_code == 204
+    assert people["admin"].get(path).status_code == 404
+
+
 def test_strangers_learn_of_no_worker(people: dict[str, httpx.Client]) -> None:
     for name in ("nobody", "wrong"):
         assert people[name].get("/v1/health/ready").json() == {"status": "ready", "workers": []}

@@ -1,0 +1,92 @@
+"""Uploaded files as one caller sees them: their own, of an admin everyone's."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+from api_schemas.artifacts import AnyArtifact, ArtifactError, StoredArray
+from jobs.array_files import Arrays
+from jobs.artifact_owners import NOBODY, ArtifactOwners
+from jobs.artifacts import ArtifactStore, UnknownArtifactError
+from jobs.token_files import Blocks
+from service.callers import Caller
+
+
+class CallersArtifacts:
+    """The artifact store for one caller: what is not theirs is not there.
+
+    The same content is kept once, whoever sent it. Nobody learns from an answer that another has sent it, too.
+    """
+
+    def __init__(self, store: ArtifactStore, owners: ArtifactOwners, caller: Caller) -> None:
+        self._store = store
+        self._owners = owners
+        self._owner = caller.owner or NOBODY
+        self._sees_all = caller.is_admin
+
+    @contextmanager
+    def draft(self) -> Iterator[BinaryIO]:
+        """A file to write to and to read from, on the same disk, which is gone at the end."""
+        with self._store.draft() as file:
+            yield file
+
+    def write_tokens(self, blocks: Blocks) -> tuple[AnyArtifact, bool]:
+        """Store the tokens: (what they are, whether they are new to the caller).
+
+        Raises:  UnfitTokensError.
+        """
+        return self._owned(lambda: self._store.write_tokens(blocks))
+
+    def write_arrays(self, arrays: Arrays) -> tuple[AnyArtifact, bool]:
+        """Store the arrays: (what they are, whether they are new to the caller).
+
+        Raises:  UnfitArrayError.
+        """
+        return self._owned(lambda: self._store.write_arrays(arrays))
+
+    def get(self, artifact_id: str) -> AnyArtifact:
+        """What is known of an artifact.
+
+        Raises:  UnknownArtifactError.
+        """
+        self._check(artifact_id)
+        return self._store.get(artifact_id)
+
+    def arrays(self, artifact_id: str) -> dict[str, StoredArray]:
+        """What the arrays are; this makes it an `ArtifactCatalog`.
+
+        Raises:  ArtifactError if there is no such artifact, or it holds no arrays.
+        """
+        try:
+            self._check(artifact_id)
+        except UnknownArtifactError:
+            raise ArtifactError("there is no such artifact: upload the arrays first") from None
+        return self._store.arrays(artifact_id)
+
+    def page(self, size: int, after: str | None) -> tuple[list[AnyArtifact], str | None]:
+        """Up to `size` artifacts, newest first, and the place after which the next page begins."""
+        return self._store.page(size, after, None if self._sees_all else self._owners.artifacts(self._owner))
+
+    def delete(self, artifact_id: str) -> None:
+        """Let go of an artifact, of an admin's for all; with the last owner the file goes.
+
+        Raises:  UnknownArtifactError.
+        """
+        with self._owners.settled():
+            self._check(artifact_id)
+            for owner in self._owners.owners(artifact_id) if self._sees_all else [self._owner]:
+                self._owners.remove(owner, artifact_id)
+            if not self._owners.owners(artifact_id):
+                self._store.delete(artifact_id)
+
+    def _owned(self, write: Callable[[], tuple[AnyArtifact, bool]]) -> tuple[AnyArtifact, bool]:
+        while True:
+            with suppress(UnknownArtifactError):  # where its last owner let go of it a moment ago
+                artifact, _ = write()
+                with self._owners.settled():
+                    self._store.get(artifact.id)
+                    return artifact, self._owners.add(self._owner, artifact.id)
+
+    def _check(self, artifact_id: str) -> None:
+        if not self._sees_all and not self._owners.owns(self._owner, artifact_id):
+            raise UnknownArtifactError(artifact_id)

@@ -1,0 +1,101 @@
+"""Uploaded files of several callers: each sees their own, and the same content is kept once until the last lets go."""
+
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from api_schemas.artifacts import ArtifactError
+from jobs.artifact_owners import ArtifactOwners
+from jobs.artifacts import ArtifactStore, UnknownArtifactError
+from service.callers import ANYONE, STRANGER, Caller
+from service.callers_artifacts import CallersArtifacts
+
+ANNA, BOB, ADMIN = Caller("a" * 12, False), Caller("b" * 12, False), Caller("c" * 12, True)
+
+
+@pytest.fixture
+def of(tmp_path: Path) -> Callable[[Caller], CallersArtifacts]:
+    store = ArtifactStore(tmp_path)
+    owners = ArtifactOwners(tmp_path / "owners")
+    return lambda caller: CallersArtifacts(store, owners, caller)
+
+
+def upload(artifacts: CallersArtifacts, *tokens: int) -> tuple[str, bool]:
+    artifact, is_new = artifacts.write_tokens(lambda: iter([np.asarray(tokens)]))
+    return artifact.id, is_new
+
+
+def listed(artifacts: CallersArtifacts) -> set[str]:
+    return {artifact.id for artifact in artifacts.page(100, None)[0]}
+
+
+def test_each_sees_their_own_and_an_admin_all(of: Callable[[Caller], CallersArtifacts]) -> None:
+    annas, is_new = upload(of(ANNA), 1, 2, 3)
+    bobs, _ = upload(of(BOB), 4, 5, 6)
+    assert is_new
+    assert (listed(of(ANNA)), listed(of(BOB)), listed(of(ADMIN))) == ({annas}, {bobs}, {annas, bobs})
+    assert listed(of(ANYONE)) == {annas, bobs}
+    assert of(ANNA).get(annas) == of(ADMIN).get(annas)
+    for caller in (BOB, STRANGER):
+        for call in (of(caller).get, of(caller).delete):
+            with pytest.raises(UnknownArtifactError):
+                call(annas)
+        with pytest.raises(ArtifactError, match="no such artifact"):
+            of(caller).arrays(annas)
+    assert of(ANNA).get(annas).id == annas
+
+
+def test_the_same_content_stays_until_the_last_lets_go(
+    of: Callable[[Caller], CallersArtifacts], tmp_path: Path
+) -> None:
+    artifact_id, _ = upload(of(ANNA), 7, 8, 9)
+    assert upload(of(BOB), 7, 8, 9) == (artifact_id, True)  # as if nobody had sent it
+    assert upload(of(BOB), 7, 8, 9) == (artifact_id, False)
+    assert len(list(tmp_path.glob("??/*"))) == 1
+    of(ANNA).delete(artifact_id)
+    with pytest.raises(UnknownArtifactError):
+        of(ANNA).get(artifact_id)
+    assert of(BOB).get(artifact_id).id == artifact_id
+    of(BOB).delete(artifact_id)
+    assert not list(tmp_path.glob("??/*"))
+    assert upload(of(BOB), 7, 8, 9) == (artifact_id, True)
+
+
+def test_an_admin_deletes_for_all(of: Callable[[Caller], CallersArtifacts], tmp_path: Path) -> None:
+    artifact_id, _ = upload(of(ANNA), 1)
+    upload(of(BOB), 1)
+    of(ADMIN).delete(artifact_id)
+    assert listed(of(ANNA)) == listed(of(BOB)) == listed(of(ADMIN)) == set()
+    assert not list(tmp_path.glob("owners/*/*"))
+
+
+def test_what_was_uploaded_before_there_were_keys_is_the_admins(of: Callable[[Caller], CallersArtifacts]) -> None:
+    artifact_id, _ = upload(of(ANYONE), 1)
+    assert listed(of(ANNA)) == set()
+    upload(of(ANNA), 1)
+    of(ANNA).delete(artifact_id)
+    assert listed(of(ADMIN)) == {artifact_id}
+
+
+def test_uploads_and_deletions_at_once_lose_nothing(of: Callable[[Caller], CallersArtifacts]) -> None:
+    def come_and_go(number: int) -> str:
+        caller = Caller(f"{number:012x}", False)
+        dice = random.Random(number)
+        artifact_id = ""
+        for _ in range(30):
+            artifact_id, _ = upload(of(caller), 1, 2)
+            assert of(caller).get(artifact_id).id == artifact_id
+            if dice.random() < 0.9:
+                of(caller).delete(artifact_id)
+                with pytest.raises(UnknownArtifactError):
+                    of(caller).get(artifact_id)
+        return upload(of(caller), 1, 2)[0]
+
+    with ThreadPoolExecutor(6) as pool:
+        ids = list(pool.map(come_and_go, range(6)))
+    for number, artifact_id in enumerate(ids):
+        assert of(Caller(f"{number:012x}", False)).get(artifact_id).id == artifact_id
