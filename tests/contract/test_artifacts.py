@@ -168,7 +168,7 @@ def test_pages(server: Any, client: SpectrumClient, tmp_path: Path) -> None:
 def test_an_upload_that_breaks_off_leaves_nothing(server: Any) -> None:
     directory = server.data_directory / "results" / "artifacts"
     before = sorted(directory.rglob("*"))
-    fields = ("Host: x", "Content-Type: application/octet-stream", "Content-Length: 4000000")
+    fields = ("Host: localhost", "Content-Type: application/octet-stream", "Content-Length: 4000000")
     head = "\r\n".join(("POST /v1/artifacts HTTP/1.1", *fields, "", ""))
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(head.encode() + b"ab" * 1_500_000)
