@@ -77,6 +77,11 @@ soak-kills: setup  ## disturb a busy server 200 times in thirteen ways, then cou
 soak-redis: setup  ## kill -9 Redis 50 times under a busy server
 	$(BIN)/python -m tests.faults.campaign --faults redis --cycles 50 $(SOAK)
 
+CASES ?= 20000
+
+fuzz: setup  ## schemathesis over the whole OpenAPI document, as in: make fuzz CASES=2000
+	$(BIN)/python -m tests.faults.fuzz --cases $(CASES) $(SOAK)
+
 MINUTES ?= 30
 
 soak-load: setup  ## closed forms at 80 % of capacity while jobs run, as in: make soak-load MINUTES=5
@@ -89,4 +94,4 @@ test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo serve test check lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
-	bench-density bench-products bench-gpt2 bench-job-overhead soak-kills soak-load soak-redis test-faults test-compose
+	bench-density bench-products bench-gpt2 bench-job-overhead fuzz soak-kills soak-load soak-redis test-faults test-compose

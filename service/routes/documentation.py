@@ -37,7 +37,6 @@ EVENTS: dict[str, Any] = {
     "description": "events until the job ended",
     "content": {
         "text/event-stream": {
-            "schema": {"type": "string"},
             "example": 'id: 1767225600000-0\ndata: {"id": "...", "state": "running", ...}\nretry: 1000\n\n',
         }
     },
@@ -63,6 +62,7 @@ def document_bodies(app: FastAPI, *kinds: type[BaseModel]) -> None:
     def describe_all() -> dict[str, Any]:
         document = describe()
         document["components"]["schemas"] |= found["$defs"]
+        _leave_out_discriminators_of_unions(document)
         return document
 
     app.openapi = describe_all  # type: ignore[method-assign]
@@ -92,6 +92,15 @@ def document_door(app: FastAPI, is_open: Callable[[str], bool]) -> None:
         return document
 
     app.openapi = describe_all  # type: ignore[method-assign]
+
+
+def _leave_out_discriminators_of_unions(part: Any) -> None:
+    """Pydantic maps a value that stands for several messages to all of them, OpenAPI to one alone."""
+    for each in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        _leave_out_discriminators_of_unions(each)
+    discriminator = part.get("discriminator") if isinstance(part, dict) else None
+    if isinstance(discriminator, dict) and not all(isinstance(to, str) for to in discriminator["mapping"].values()):
+        del part["discriminator"]
 
 
 def upload_documentation() -> dict[str, Any]:

@@ -21,7 +21,6 @@ from service.callers import CallerOf
 from service.job_desk import JobDesk
 from service.key_file import KEY_ID
 from service.page_tokens import PageToken, id_of_token, token_of_id
-from service.problems import invalid_query
 from service.representations import MEDIA_TYPES, not_acceptable, require_format
 from service.resmoothing import SmoothingChange, smoothed
 from service.result_formats import FORMATS, formats_of, represented, result_of, stored_arrays
@@ -132,7 +131,7 @@ def list_jobs(
     desk: Desk,
     caller: CallerOf,
     state: JobState | None = None,
-    tag: Annotated[str | None, Query(description="`name:value`", max_length=400)] = None,
+    tag: Annotated[str | None, Query(description="`name:value`", max_length=400, pattern=":")] = None,
     owner: Annotated[
         str | None,
         Query(pattern=rf"^(me|{KEY_ID})$", description="`me` or the id of a key; of admins, who see all jobs"),
@@ -335,7 +334,5 @@ def _preferred_wait(prefer: str | None) -> int:
 def _parsed_tag(tag: str | None) -> tuple[str, str] | None:
     if tag is None:
         return None
-    name, separator, value = tag.partition(":")
-    if not separator:
-        raise invalid_query("tag", "is not of the form name:value")
+    name, _, value = tag.partition(":")
     return name, value

@@ -14,7 +14,7 @@ from benchmarks.host import host, host_line
 from benchmarks.processes import is_alive
 from benchmarks.stack import RunningStack
 from tests.faults.campaign.attempts import Attempts, Overlap, overlaps, unlawful_ends
-from tests.faults.campaign.customers import Customers, Server, undisturbed
+from tests.faults.campaign.customers import Customers, known_jobs, undisturbed
 from tests.faults.campaign.faults import SETTINGS, Fault, Killer
 from tests.faults.campaign.leftovers import held_by_the_dead, leftovers
 from tests.faults.campaign.mix import requests
@@ -81,7 +81,7 @@ def run_campaign(directory: Path, faults: dict[Fault, int], num_cycles: int, see
     with stack:
         say(f"seed {seed}, log {stack.log}")
         right = undisturbed(stack.url, requests(), say)
-        before = Server(stack.url).job_ids()
+        before = known_jobs(stack.url)
         attempts, customers = Attempts(stack.log), Customers(stack.url, requests(), right, seed)
         customers.start(NUM_CUSTOMERS)
         killer = Killer(stack, random.Random(seed))
@@ -117,7 +117,7 @@ def _disturb(killer: Killer, customers: Customers, faults: dict[Fault, int], num
             killer.stack.wait_until_ready()
             _wait_for_more(customers, ended + 2)
         before = customers.known()
-        missing = (before - Server(killer.stack.url).job_ids()) & customers.known()
+        missing = (before - known_jobs(killer.stack.url)) & customers.known()
         report.lost += [f"job {job_id} is not known after {name} of cycle {cycle}" for job_id in missing]
 
 
@@ -137,7 +137,7 @@ def _wait_for_more(customers: Customers, wanted: int) -> None:
 
 
 def _count(report: Report, stack: RunningStack, customers: Customers, before: set[str]) -> None:
-    known = Server(stack.url).job_ids()
+    known = known_jobs(stack.url)
     wanted = customers.known() | before
     report.lost += [f"job {job_id} is not known at the end" for job_id in wanted - known]
     report.twice += [f"job {job_id} was accepted twice or never asked for" for job_id in known - wanted]

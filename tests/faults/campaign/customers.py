@@ -1,6 +1,7 @@
 """Customers who keep the server busy, ask again when an answer is lost, and compare each result with the right one."""
 
 import io
+import itertools
 import json
 import random
 import threading
@@ -8,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import numpy as np
@@ -40,6 +41,12 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self._http = httpx.Client(base_url=url, timeout=httpx.Timeout(15.0))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
 
     def ask(self, method: str, path: str, expected: tuple[int, ...], **details: Any) -> httpx.Response:
         """The answer, once there is one other than 503 and 429.
@@ -140,14 +147,16 @@ class Customers:
         return sum(1 for order in list(self.orders) if order.state)
 
     def _visit(self, number: int) -> None:
-        chance, server, count = random.Random(f"{self._seed}-{number}"), Server(self._url), 0
-        while not self._closing.is_set():
-            count += 1
-            name = chance.choice(sorted(self._requests))
-            try:
-                self._order(server, chance, name, f"{self._seed}-{number}-{count}")
-            except Exception as error:  # noqa: BLE001 - whatever it is, the report shall tell it
-                self.faults.append(f"{name}: {type(error).__name__}: {error}")
+        chance = random.Random(f"{self._seed}-{number}")
+        with Server(self._url) as server:
+            for count in itertools.count():
+                if self._closing.is_set():
+                    return
+                name = chance.choice(sorted(self._requests))
+                try:
+                    self._order(server, chance, name, f"{self._seed}-{number}-{count}")
+                except Exception as error:  # noqa: BLE001 - whatever it is, the report shall tell it
+                    self.faults.append(f"{name}: {type(error).__name__}: {error}")
 
     def _order(self, server: Server, chance: random.Random, name: str, key: str) -> None:
         answer = server.submit(self._requests[name], key)
@@ -196,12 +205,19 @@ def _of(right: dict[str, Any], order: Order, name: str) -> Any:
 
 def undisturbed(url: str, requests: dict[str, dict[str, Any]], say: Callable[[str], None]) -> dict[str, Any]:
     """The right numbers of every request, from jobs that nobody disturbs."""
-    server, right = Server(url), {}
-    submitted = {name: server.submit(request, f"undisturbed-{name}") for name, request in requests.items()}
-    for name, answer in submitted.items():
-        job = server.ended(answer.json()["id"])
-        if job["state"] != "succeeded" or job["attempt"] != 1:
-            raise WrongAnswerError(f"{name} undisturbed: {job}")
-        right[name] = server.numbers(job["id"])
-        say(f"undisturbed {name}: {right[name]['document'].get('num_parameters', '')}")
+    right = {}
+    with Server(url) as server:
+        submitted = {name: server.submit(request, f"undisturbed-{name}") for name, request in requests.items()}
+        for name, answer in submitted.items():
+            job = server.ended(answer.json()["id"])
+            if job["state"] != "succeeded" or job["attempt"] != 1:
+                raise WrongAnswerError(f"{name} undisturbed: {job}")
+            right[name] = server.numbers(job["id"])
+            say(f"undisturbed {name}")
     return right
+
+
+def known_jobs(url: str) -> set[str]:
+    """Ids of all jobs that the server knows."""
+    with Server(url) as server:
+        return server.job_ids()
