@@ -131,6 +131,8 @@ class Provenance(Computation):
     seed: int
     checkpoint: UsedCheckpoint | None = Field(default=None, description="null: weights were drawn, or in the request")
     parameters_sha256: str = Field(description="of the parameters at which the matrix is taken")
+    num_shards: int = Field(default=1, description="that the probes of a long job were cut into; the request decides")
+    num_workers: int = Field(default=1, description="that computed shards; the numbers do not depend on it")
 
 
 class SinkScore(Message):

@@ -53,6 +53,7 @@ from curvature.cost.work import (
     trace_work,
     training_passes,
 )
+from jobs.partition import num_shards, probes_of_shard
 
 _ITEM_BYTES = {"float32": 4, "float64": 8}
 _DATA_COPIES = 3  # as drawn in float64 with temporaries, as used
@@ -72,6 +73,7 @@ class JobEstimate:
     vector_bytes: int | None  # that Lanczos may use for its probes, top-k for its basis; None: without limit
     work: Work
     num_batches: int
+    num_shards: int = 1  # that the probes of a long Lanczos job are cut into; each is computed by one worker
 
 
 def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> JobEstimate:
@@ -105,16 +107,28 @@ def _estimate(request: SpectrumRequest, part: SpectrumRequest, available_bytes: 
     least = planned(1)
     if not isinstance(method, LanczosMethod):
         return least
+    shards = _num_shards(request, method, least)
+    most = len(probes_of_shard(method.num_probes, shards, 0))
     if available_bytes is None:
-        return planned(method.num_probes, "full")
+        return replace(planned(most, "full"), num_shards=shards)
     needed = _probe_bytes(part, method.reorthogonalisation or "none")
     vectors = needed + max(0, available_bytes - least.peak_bytes) // 2
     mode = method.reorthogonalisation or ("full" if _probe_bytes(part, "full") <= vectors else "none")
-    group = min(method.num_probes, vectors // _probe_bytes(part, mode))
+    group = min(most, vectors // _probe_bytes(part, mode))
     whole = planned(group, mode)
     if whole.peak_bytes > available_bytes:
-        return replace(least, vector_bytes=needed)
-    return replace(whole, vector_bytes=vectors)
+        return replace(least, vector_bytes=needed, num_shards=shards)
+    return replace(whole, vector_bytes=vectors, num_shards=shards)
+
+
+def _num_shards(request: SpectrumRequest, method: LanczosMethod, plan: JobEstimate) -> int:
+    """One where there are several spectra, or where recordings are not held: all probes pass through one together."""
+    if len(request.parts) > 1 or plan.recording_bytes is not None:
+        return 1
+    size = _size(request)
+    inputs = size.num_samples * (_sequence_length(request) if size.family in ("attention", "gpt2") else 1)
+    operations = size.num_parameters * inputs
+    return num_shards(method.num_probes, min(method.num_steps, request.dim), operations, plan.work.moved_numbers)
 
 
 def _top_k_estimate(

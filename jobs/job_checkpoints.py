@@ -46,8 +46,12 @@ class CheckpointStore:
         self._directory = directory
 
     def of_attempt(self, job_id: str, attempt: int) -> "JobCheckpoints":
-        """Those that an attempt may read and write; attempts count from 1."""
+        """Those that an attempt may read and write; attempts count from 1, 0: for who only reads."""
         return JobCheckpoints(self._directory, job_id, attempt)
+
+    def of_shard(self, job_id: str, index: int, attempt: int) -> "JobCheckpoints":
+        """Those of one shard of a job, whose attempts are counted for themselves; 0: for who only reads."""
+        return JobCheckpoints(_job_directory(self._directory, job_id) / "shards", str(index), attempt)
 
     def job_ids(self) -> list[str]:
         """Jobs that have checkpoints."""

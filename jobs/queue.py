@@ -1,6 +1,9 @@
 """The Celery application that service and workers share: a message holds the id of a job and nothing else."""
 
+import contextlib
+
 from celery import Celery
+from kombu.exceptions import OperationalError
 
 from jobs.connection import SOCKET_TIMEOUT_SECONDS, broker_url
 
@@ -66,6 +69,11 @@ class JobQueue:
         Raises:  kombu.exceptions.OperationalError if the broker cannot be reached.
         """
         self._app.send_task(RUN_JOB, args=[job_id], retry=True, retry_policy={"max_retries": 1, "interval_start": 0.1})
+
+    def call(self, job_id: str) -> None:
+        """Publish the id for a worker that may be free to help; without a broker nobody comes."""
+        with contextlib.suppress(OperationalError):
+            self.publish(job_id)
 
     def close(self) -> None:
         """Give the connections back."""

@@ -26,7 +26,7 @@ _ANSWERS = "spectrum:answers:"
 SECONDS_OF_IDEMPOTENCY = 24 * 3600
 """That a key of a caller is remembered."""
 
-_POISON = Problem(
+WORKERS_LOST = Problem(
     type="/problems/workers-lost",
     title="The job lost its workers",
     status=500,
@@ -222,7 +222,7 @@ class JobStore:
 
         Args:  holder, name of the process that computes, by which `lose` knows the lease.
         """
-        token = _holder_prefix(holder) + secrets.token_hex(16)
+        token = holder_prefix(holder) + secrets.token_hex(16)
         attempt, run_seconds = self._run(scripts.CLAIM, job_id, token, self._lease_seconds, now_text())
         return Lease(job_id, token, int(attempt), float(run_seconds)) if attempt else None
 
@@ -280,7 +280,7 @@ class JobStore:
         Returns:  the state; None if the process did not hold the lease.
         """
         text = problem.model_dump_json(exclude_none=True) if problem else ""
-        state = self._run(scripts.LOSE, job_id, _holder_prefix(holder), now_text(), text)
+        state = self._run(scripts.LOSE, job_id, holder_prefix(holder), now_text(), text)
         return cast("JobState", state) if state else None
 
     def cancel(self, job_id: str) -> JobRecord:
@@ -308,7 +308,7 @@ class JobStore:
 
     def recover_lost(self) -> list[str]:
         """Put jobs whose worker fell silent back into the queue, or end them; returns the ids that changed."""
-        problem = _POISON.model_dump_json(exclude_none=True)
+        problem = WORKERS_LOST.model_dump_json(exclude_none=True)
         arguments = (self._max_attempts, now_text(), problem, QUEUED.model_dump_json())
         leased = [*self._ids("running"), *self._ids("cancelling")]
         return [job_id for job_id in leased if self._run(scripts.RECOVER, job_id, *arguments)]
@@ -333,6 +333,10 @@ class JobStore:
     def num_messages(self) -> int:
         """Messages that wait in the queue."""
         return int(self._client.llen(KEY_PREFIX + QUEUE))
+
+    def has_queued(self) -> bool:
+        """Whether a job waits for a worker."""
+        return bool(self._client.zcard(INDEX + "queued"))
 
     def ping(self) -> None:
         """Raises:  redis.exceptions.RedisError if Redis does not answer."""
@@ -383,7 +387,8 @@ def _answers_key(code_version: str) -> str:
     return f"{_ANSWERS}{code_version}:"
 
 
-def _holder_prefix(holder: str) -> str:
+def holder_prefix(holder: str) -> str:
+    """How the tokens of a process begin."""
     return f"{holder}/"
 
 

@@ -23,6 +23,7 @@ from jobs.process_memory import resident_bytes
 from jobs.queue import RUN_JOB, JobQueue, celery_app
 from jobs.results import ResultStore
 from jobs.settings import WorkerSettings
+from jobs.shards import ShardStore
 from jobs.source_version import source_version
 from jobs.store import JobStore
 from worker.code_version import code_version
@@ -73,16 +74,17 @@ def _told_to_stop() -> Event:
 
 def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, stopping: Event) -> None:
     models = ModelsDirectory(settings.models_dir)
-    own_store = JobStore(connect(settings.redis_url.get_secret_value()), settings.lease_seconds, settings.max_attempts)
+    client, limits = connect(settings.redis_url.get_secret_value()), (settings.lease_seconds, settings.max_attempts)
+    own = {"store": JobStore(client, *limits), "shards": ShardStore(client, *limits)}
 
-    @app.task(name=RUN_JOB, Request=Delivery, store=own_store)  # type: ignore[untyped-decorator]
+    @app.task(name=RUN_JOB, Request=Delivery, **own)  # type: ignore[untyped-decorator]
     def run_job(job_id: str) -> None:
         client = connect(settings.redis_url.get_secret_value(), patient=True)
-        store = JobStore(client, settings.lease_seconds, settings.max_attempts)
+        store, shards = JobStore(client, *limits), ShardStore(client, *limits)
         with client:
             sources = Sources(models, ArtifactStore(settings.artifacts_dir))
             results, queue = ResultStore(settings.results_dir), JobQueue(settings.redis_url.get_secret_value())
-            JobRunner(store, queue, results, sources, hardware, settings, stopping.is_set).run(job_id)
+            JobRunner(store, shards, queue, results, sources, hardware, settings, stopping.is_set).run(job_id)
 
 
 def _keep_logging_as_configured() -> None:

@@ -23,7 +23,7 @@ class Delivery(Request):  # type: ignore[misc]
     """Tells the job store at once of a process that died: the lease need not run out first.
 
     A job whose process the kernel killed for want of memory ends, instead of taking further processes with it. That of
-    another cause goes back to the queue, and the loss is counted. The task has a `store`.
+    another cause goes back to the queue, and the loss is counted. The task has a `store` of jobs, and one of `shards`.
     """
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
@@ -37,7 +37,9 @@ class Delivery(Request):  # type: ignore[misc]
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         if isinstance(error, WorkerLostError) and self.worker_pid is not None:
             problem = killed_by_kernel() if num_oom_kills() > self._num_oom_kills else None
+            lost = (self.args[0], holder(os.getpid(), self.worker_pid), problem)
             try:
-                self.task.store.lose(self.args[0], holder(os.getpid(), self.worker_pid), problem)
+                self.task.store.lose(*lost)
+                self.task.shards.lose(*lost)
             except RedisError as away:
                 _logger.warning("the lease of job %s must run out: %s", self.args[0], away)

@@ -2,7 +2,10 @@
 
 import multiprocessing
 import os
+import platform
+import re
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +28,8 @@ LARGEST_SHARE = 0.95
 TIMINGS_FILE = "timings.json"
 """Beside the directory of results."""
 
+_PROCESSOR_NAME = re.compile(r"^model name\s*: (.*)$", re.MULTILINE)
+
 _CGROUP_MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -45,7 +50,7 @@ class Hardware:
     @property
     def signature(self) -> str:
         """What two runs must share to round alike: half of a job computed elsewhere is not gone on with."""
-        place = f"{self.device}, {self.num_threads} threads, {self.memory_bytes} bytes"
+        place = f"{self.device}, {_processor()}, {self.num_threads} threads, {self.memory_bytes} bytes"
         return f"spectrum-server {version('spectrum-server')}, torch {torch.__version__}, {place}"
 
     def at_present(self) -> "Hardware":
@@ -103,6 +108,16 @@ def _cuda_memory_bytes(device: torch.device) -> int:
 
 def _cuda_total_memory(index: int) -> int:
     return int(torch.cuda.get_device_properties(index).total_memory)
+
+
+@cache
+def _processor() -> str:
+    """Its model, by which libraries choose their instructions."""
+    try:
+        names = _PROCESSOR_NAME.findall(Path("/proc/cpuinfo").read_text())
+    except OSError:
+        names = []
+    return names[0] if names else platform.machine()
 
 
 def _num_cores() -> int:

@@ -13,11 +13,12 @@ from api_schemas.spectrum_results import StoredArrays
 from curvature.progress import Progress
 from jobs.arrays import result_arrays
 from jobs.estimate import estimate
-from jobs.job_checkpoints import CheckpointStore, JobCheckpoints
+from jobs.job_checkpoints import CheckpointStore
 from jobs.job_estimate import job_memory_error
 from jobs.queue import JobQueue
 from jobs.results import ResultStore
 from jobs.settings import WorkerSettings
+from jobs.shards import ShardStore
 from jobs.store import JobStore, Lease, LeaseLostError
 from logs.context import log_fields
 from worker.answer import Answer
@@ -27,9 +28,11 @@ from worker.failures import FailureKind, job_failure, parse_request, too_large
 from worker.forecast import Forecast
 from worker.hardware import Hardware
 from worker.hessian_vs_ggn_job import run_hessian_vs_ggn_job
+from worker.job_helper import JobHelper
 from worker.lease_keeper import JobCancelledError, LeaseKeeper, WorkerStoppingError
 from worker.memory_guard import MemoryGuard
 from worker.resumption import Resumption
+from worker.sharing import Deployment, Leader
 from worker.sources import Sources
 from worker.spectrum_job import run_spectrum_job
 
@@ -42,6 +45,7 @@ class JobRunner:
     def __init__(
         self,
         store: JobStore,
+        shards: ShardStore,
         queue: JobQueue,
         results: ResultStore,
         sources: Sources,
@@ -50,6 +54,7 @@ class JobRunner:
         stopping: Callable[[], bool],
     ) -> None:
         self._store = store
+        self._shards = shards
         self._queue = queue
         self._stopping = stopping
         self._results = results
@@ -58,10 +63,11 @@ class JobRunner:
         self._settings = settings
 
     def run(self, job_id: str) -> None:
-        """Run the job unless another worker has it or it ended."""
+        """Run the job, or help the worker that has it with its shards; nothing happens if it ended."""
         lease = self._store.claim(job_id, holder(os.getppid(), os.getpid()))
         if lease is None:
-            _logger.info("job %s is not waiting; its message is dropped", job_id)
+            deployment = self._deployment(CheckpointStore(self._settings.checkpoints_dir))
+            JobHelper(self._store, deployment, self._sources, self._hardware, self._stopping).help(job_id)
             return
         request_id = self._store.request_id(job_id)
         with log_fields(**({"request_id": request_id} if request_id else {}), job_id=job_id, attempt=lease.attempt):
@@ -78,7 +84,7 @@ class JobRunner:
         """What became of the job: its state, or `lost`."""
         checkpoints = CheckpointStore(self._settings.checkpoints_dir)
         try:
-            digest = self._compute(lease, checkpoints.of_attempt(lease.job_id, lease.attempt))
+            digest = self._compute(lease, checkpoints)
         except JobCancelledError:
             state = self._store.close_cancelled(lease)
         except WorkerStoppingError:
@@ -106,16 +112,19 @@ class JobRunner:
             self._queue.publish(lease.job_id)
         return state
 
-    def _compute(self, lease: Lease, checkpoints: JobCheckpoints) -> str:
+    def _compute(self, lease: Lease, checkpoints: CheckpointStore) -> str:
         request = parse_request(self._store.request(lease.job_id))
         if error := job_memory_error(request, self._hardware.memory_bytes):
             raise too_large(error)
         time_limit = min(self._settings.job_seconds, request.time_limit_seconds or float("inf"))
         with LeaseKeeper(self._store, lease, self._stopping, time_limit) as keeper:
             hardware, seconds = self._hardware, self._settings.checkpoint_seconds
-            resumption = Resumption(checkpoints, seconds, hardware.device, hardware.signature)
+            kept = checkpoints.of_attempt(lease.job_id, lease.attempt)
+            resumption = Resumption(kept, seconds, hardware.device, hardware.signature)
+            leader = Leader(self._deployment(checkpoints), lease, resumption)
+            keeper.look = leader.look
             try:
-                answer = self._answer(request, hardware.at_present(), keeper, resumption)
+                answer = self._answer(request, hardware.at_present(), keeper, resumption, leader)
             except WorkerStoppingError:
                 resumption.save()
                 raise
@@ -124,13 +133,18 @@ class JobRunner:
         return digest
 
     def _answer(
-        self, request: AnyJobRequest, hardware: Hardware, keeper: LeaseKeeper, resumption: Resumption
+        self, request: AnyJobRequest, hardware: Hardware, keeper: LeaseKeeper, resumption: Resumption, leader: Leader
     ) -> Answer:
         if not isinstance(request, SpectrumRequest):
             return Answer(run_hessian_vs_ggn_job(request, hardware, keeper.report, self._sources, resumption))
         plan = estimate(request, hardware.memory_bytes)
         forecast = Forecast(request, plan, hardware.device, keeper.report, keeper.expect)
-        return run_spectrum_job(request, hardware, forecast, self._sources, resumption)
+        return run_spectrum_job(request, hardware, forecast, self._sources, resumption, leader)
+
+    def _deployment(self, checkpoints: CheckpointStore) -> Deployment:
+        seconds, device = self._settings.checkpoint_seconds, self._hardware.device
+        signature = f"{self._hardware.signature}, code {code_version()}"
+        return Deployment(self._shards, checkpoints, seconds, device, signature, self._queue.call)
 
     def _stored(self, answer: Answer, progress: Progress) -> str:
         """Digest of the result, once it and its arrays are on disk."""

@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from redis.exceptions import RedisError
 
-from api_schemas.jobs import Progress
-from jobs.store import JobStore, Lease, LeaseLostError
+from api_schemas.jobs import JobState, Progress
+from api_schemas.problem import Problem
+from jobs.store import Lease, LeaseLostError
 from worker.failures import JobFailure, out_of_time
 
 SECONDS_BETWEEN_SIGNS = 0.5
@@ -39,6 +40,22 @@ class WorkerStoppingError(Exception):
     """The worker was told to stop; the job goes on elsewhere."""
 
 
+class Leases(Protocol):
+    """Where a lease is kept: a `JobStore`, or the like."""
+
+    def renew(self, lease: Lease, progress: Progress | None, num_products: int = 0) -> JobState:
+        """Keep the lease, tell progress and the products since the last time, hear what is wished.
+
+        Raises:  LeaseLostError.
+        """
+
+    def close_cancelled(self, lease: Lease) -> JobState:
+        """End what was being cancelled."""
+
+    def fail(self, lease: Lease, problem: Problem) -> JobState:
+        """End it with a problem."""
+
+
 class LeaseKeeper:
     """A thread that renews the lease; `report` is called by the computation, as often as it likes.
 
@@ -50,7 +67,7 @@ class LeaseKeeper:
 
     def __init__(
         self,
-        store: JobStore,
+        store: Leases,
         lease: Lease,
         stopping: Callable[[], bool] = lambda: False,
         time_limit_seconds: float = float("inf"),
@@ -69,6 +86,8 @@ class LeaseKeeper:
         self._lost = threading.Event()
         self._closed = threading.Event()
         context = contextvars.copy_context()  # so that the thread's lines name the job, too
+        self.look: Callable[[], None] = lambda: None
+        """Called by the thread at each sign: may ask Redis for what the computation wants to know."""
         self._thread = threading.Thread(target=context.run, args=(self._keep,), name="lease-keeper", daemon=True)
 
     def __enter__(self) -> Self:
@@ -143,6 +162,7 @@ class LeaseKeeper:
             self._stop_computation(JobCancelledError())
         elif self._lease.run_seconds + time.monotonic() - self._started > self._time_limit:
             self._stop_computation(out_of_time(self._time_limit))
+        self.look()
 
     def _stop_computation(self, ending: JobCancelledError | JobFailure) -> None:
         now = time.monotonic()

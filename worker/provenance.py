@@ -29,6 +29,8 @@ def provenance(
     data: Iterable[Tensor],
     num_products: int,
     wall_time_seconds: float,
+    num_shards: int = 1,
+    num_workers: int = 1,
 ) -> Provenance:
     """Everything that another run must share to give the same numbers, and what this one took."""
     deviation = measured_deviation(request, operator)  # may be the first product, which says whether it is recorded
@@ -52,6 +54,8 @@ def provenance(
         seed=request.seed,
         checkpoint=used_checkpoint(request.model),
         parameters_sha256=digest(parameters),
+        num_shards=num_shards,
+        num_workers=num_workers,
     )
 
 

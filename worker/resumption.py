@@ -93,17 +93,19 @@ class Resumption:
             return
         self.save()
 
-    def save(self) -> None:
-        """Write a checkpoint."""
+    def save(self) -> bool:
+        """Write a checkpoint; whether it is on the disk."""
         if self._checkpoints is None:
-            return
-        started = time.monotonic()
+            return False
+        started, written = time.monotonic(), True
         try:
             self._write(self._checkpoints)
         except OSError as error:
             _logger.warning("no checkpoint could be written: %s", error)
+            written = False
         now = time.monotonic()
         self._due = now + max(self._pause, (now - started) / LARGEST_SHARE)
+        return written
 
     def _write(self, checkpoints: JobCheckpoints) -> None:
         for name, value in self.finished.items():

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from api_schemas.spectrum import ExactMethod, SpectrumRequest, TopKMethod, TraceMethod
+from api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TopKMethod, TraceMethod
 from api_schemas.spectrum_results import AnySpectrumResult, SinkReport, SpectrumResult, SpectrumSetResult
+from curvature.operators.base import SymmetricOperator
 from curvature.operators.execution import Execution, Timings
 from curvature.operators.risk_operator import RiskOperator
 from curvature.operators.submatrix import Submatrix
@@ -19,11 +20,12 @@ from worker.hardware import Hardware
 from worker.operators import build_operator
 from worker.point import finite_loss, reach_point
 from worker.provenance import provenance
-from worker.resumption import Resumption
+from worker.resumption import Resumption, Unit
+from worker.sharing import Alone, Sharing
 from worker.sinks import with_sink
 from worker.sources import NO_SOURCES, Sources
-from worker.spectra import take_spectrum
-from worker.spectrum_results import result_of, vectors_of
+from worker.spectra import ProbeShards, take_spectrum
+from worker.spectrum_results import Spectrum, result_of, vectors_of
 from worker.translation import build_loss
 
 _RESULT: TypeAdapter[AnySpectrumResult] = TypeAdapter(SpectrumResult)
@@ -47,12 +49,15 @@ def run_spectrum_job(
     progress: Progress,
     sources: Sources = NO_SOURCES,
     resumption: Resumption | None = None,
+    sharing: Sharing | None = None,
 ) -> Answer:
     """Compute what the request asks; the same request on the same device gives the same numbers, resumed or not.
 
+    Args:  sharing, who computes the shards of a job that is long enough; None: this worker.
     Raises:  CurvatureError, CheckpointError, MemoryError, and whatever `progress` raises to stop.
     """
-    job = _SpectrumJob(request, hardware, progress, sources, resumption or Resumption())
+    resumption = resumption or Resumption()
+    job = _SpectrumJob(request, hardware, progress, sources, resumption, sharing or Alone(resumption))
     answers = job.answers()
     if len(answers) == 1 and request.blocks is None and not request.varies_sink:
         return answers[0]
@@ -75,8 +80,10 @@ class _SpectrumJob:
         progress: Progress,
         sources: Sources,
         resumption: Resumption,
+        sharing: Sharing,
     ) -> None:
         self._request, self._hardware, self._progress, self._resumption = request, hardware, progress, resumption
+        self._sharing = sharing
         self._num_spectra, self._num_done = len(request.parts), 0
         self._plan = estimate(request, hardware.memory_bytes)
         size = self._plan.micro_batch_size
@@ -84,7 +91,7 @@ class _SpectrumJob:
         has_room = hardware.memory_bytes - self._plan.peak_bytes > COMPILER_BYTES
         self._execution = Execution(
             _num_runs(request, self._plan),
-            "measured" if has_room else "interpreted",
+            "measured" if has_room and "settled" not in resumption.notes else "interpreted",
             Timings(hardware.timings),
             resumption.notes.setdefault("compiled", {}),
         )
@@ -124,7 +131,7 @@ class _SpectrumJob:
             deviations[unit.name] = whole.precision_deviation
             self._tell(phase, done, total)
 
-        spectrum = take_spectrum(part, operator, self._plan, tell, unit)
+        spectrum = self._spectrum(part, operator, tell, unit)
         if part.method.kind in ("top-k", "trace"):
             # they may end before the products that they were allowed
             tell("products", spectrum.num_products, spectrum.num_products)
@@ -139,11 +146,19 @@ class _SpectrumJob:
             (self._point.data.inputs, self._point.data.targets),
             spectrum.num_products,
             self._seconds(),
+            self._plan.num_shards,
+            len(self._sharing.workers),
         )
         result = result_of(part, spectrum, sunk.loss, self._point.training, origin, sunk.sink)
         answer = SpectrumAnswer(result, vectors_of(part, spectrum))
         unit.finish(_kept(answer))
         return answer
+
+    def _spectrum(self, part: SpectrumRequest, operator: SymmetricOperator, tell: Progress, unit: Unit) -> Spectrum:
+        if self._plan.num_shards == 1 or not isinstance(part.method, LanczosMethod):
+            return take_spectrum(part, operator, self._plan, tell, unit)
+        shards = ProbeShards(part.method, part.seed, operator, self._plan)
+        return shards.join(self._sharing.sweeps(shards, self._execution, tell))
 
     def _seconds(self) -> float:
         """Since the last spectrum ended, or the job began."""

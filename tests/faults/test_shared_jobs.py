@@ -1,0 +1,136 @@
+"""A job that two workers share: the numbers of one, whatever dies; and nobody goes on when it is cancelled."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from api_schemas.spectrum import SpectrumRequest
+from client.http import SpectrumClient
+from jobs.estimate import estimate
+from worker.hardware import Hardware
+from worker.spectrum_job import run_spectrum_job
+
+MEMORY_BYTES = 2**29  # which leaves no room for a compiler, whose trial would take half a minute
+JOB: dict[str, Any] = {
+    "kind": "spectrum",
+    "model": {"kind": "mlp", "widths": [64, 1024, 1024, 10]},
+    "data": {"kind": "digits", "num_samples": 1024},
+    "loss": "cross-entropy",
+    "matrix": "ggn",
+    "method": {"kind": "lanczos", "num_steps": 14, "num_probes": 2, "num_points": 64},
+    "train": {"num_steps": 2, "learning_rate": 0.1, "batch_size": 64},
+}
+LONG = JOB | {"method": JOB["method"] | {"num_steps": 28, "num_probes": 4}}
+
+
+@pytest.fixture(scope="module")
+def pair(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A stack with two workers of one thread each."""
+    environment = {
+        "SPECTRUM_NUM_THREADS": "1",
+        "SPECTRUM_MEMORY_BYTES": str(MEMORY_BYTES),
+        "SPECTRUM_CHECKPOINT_SECONDS": "0.2",
+        "SPECTRUM_LEASE_SECONDS": "3",
+    }
+    server = start_server(tmp_path_factory.mktemp("pair") / "data", workers=2, **environment)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(pair: Any) -> Iterator[SpectrumClient]:
+    with SpectrumClient(pair.url) as found:
+        yield found
+
+
+def alone(job: dict[str, Any]) -> dict[str, Any]:
+    """What one worker with one thread finds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        request, hardware = SpectrumRequest.model_validate(job), Hardware(torch.device("cpu"), 1, MEMORY_BYTES)
+        assert estimate(request, MEMORY_BYTES).num_shards == job["method"]["num_probes"]
+        return numbers(run_spectrum_job(request, hardware, lambda *_: None).result)
+    finally:
+        torch.set_num_threads(before)
+
+
+def numbers(result: Any) -> dict[str, Any]:
+    document = dict(result.model_dump())
+    for name in ("wall_time_seconds", "num_workers"):
+        assert document["provenance"].pop(name) > 0
+    return document
+
+
+def shards(server: Any, job_id: str) -> dict[str, str]:
+    """Fields of the record that are of shards."""
+    with server.redis() as redis:
+        fields = redis.hgetall(f"spectrum:job:{job_id}")
+    return {name: value for name, value in fields.items() if name.startswith("shard:")}
+
+
+def wait_until_shared(server: Any, client: SpectrumClient, job_id: str) -> str:
+    """The token of the helper, once it has multiplied."""
+    deadline = time.monotonic() + 60
+    while True:
+        fields = shards(server, job_id)
+        helped = [name.split(":")[1] for name in fields if name.endswith(":until")]
+        if helped and f"shard:{helped[0]}:products" in fields:
+            return fields[f"shard:{helped[0]}:token"]
+        assert client.job(job_id).state in ("queued", "running")
+        assert time.monotonic() < deadline, fields
+        time.sleep(0.02)
+
+
+def test_two_workers_find_the_numbers_of_one(pair: Any, client: SpectrumClient) -> None:
+    job_id = client.submit(JOB).id
+    wait_until_shared(pair, client, job_id)
+    job = client.wait(job_id, timeout_seconds=120)
+    assert (job.state, job.attempt) == ("succeeded", 1), job
+    assert job.progress.done == job.progress.total == 28
+    result = client.result(job_id)
+    assert (result.provenance.num_shards, result.provenance.num_workers) == (2, 2)
+    assert numbers(result) == alone(JOB)
+    directory = pair.data_directory / "results" / "job-checkpoints" / job_id
+    deadline = time.monotonic() + 10
+    while directory.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    client.delete(job_id)
+    assert shards(pair, job_id) == {}
+
+
+def test_a_cancelled_job_is_cancelled_for_both(pair: Any, client: SpectrumClient) -> None:
+    job_id = client.submit(LONG | {"seed": 1}).id
+    wait_until_shared(pair, client, job_id)
+    client.cancel(job_id)
+    cancelled = time.monotonic()
+    while client.job(job_id).state != "cancelled" or any(name.endswith(":until") for name in shards(pair, job_id)):
+        assert time.monotonic() < cancelled + 2.5
+        time.sleep(0.02)
+    assert client.job(job_id).state == "cancelled"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["helper", "leader", "both", "stopped"])
+def test_whatever_dies_the_numbers_are_those_of_one(pair: Any, client: SpectrumClient, victim: str) -> None:
+    job = LONG | {"seed": len(victim)}
+    job_id = client.submit(job).id
+    helper = int(wait_until_shared(pair, client, job_id).split("/")[0].split("-")[-1])
+    worker, *children = pair.pids("-m worker")
+    assert helper in children
+    if victim == "stopped":
+        os.kill(worker, signal.SIGTERM)
+    for child in children:
+        if victim == "both" or (victim == "helper" and child == helper) or (victim == "leader" and child != helper):
+            os.kill(child, signal.SIGKILL)
+    ended = client.wait(job_id, timeout_seconds=300)
+    assert ended.state == "succeeded", ended
+    assert ended.attempt == (1 if victim == "helper" else 2)
+    result = client.result(job_id)
+    assert numbers(result) == alone(job)

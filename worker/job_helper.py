@@ -1,0 +1,83 @@
+"""What a worker does for a job that another worker has: shards of it, while there is nothing else to do."""
+
+import logging
+import os
+from collections.abc import Callable
+
+from api_schemas.spectrum import SpectrumRequest
+from jobs.shards import Claim, ShardPoisonedError, helper_lease
+from jobs.store import JobStore, Lease, LeaseLostError, UnknownJobError
+from logs.context import log_fields
+from worker.delivery import holder
+from worker.failures import FailureKind, job_failure, parse_request
+from worker.hardware import Hardware
+from worker.lease_keeper import JobCancelledError, LeaseKeeper, WorkerStoppingError
+from worker.memory_guard import MemoryGuard
+from worker.sharing import Deployment, Helper, NothingLeftError, ShardLostError
+from worker.sources import Sources
+from worker.spectrum_job import run_spectrum_job
+
+_logger = logging.getLogger(__name__)
+
+
+class JobHelper:
+    """Helps with jobs by id; it may be killed at any moment, and whoever goes on loses nothing but its last steps."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        deployment: Deployment,
+        sources: Sources,
+        hardware: Hardware,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._store, self._deployment, self._shards = store, deployment, deployment.shards
+        self._sources, self._hardware, self._stopping = sources, hardware, stopping
+
+    def help(self, job_id: str) -> None:
+        """Compute free shards of the job, if there are some for a worker like this one."""
+        lease = helper_lease(job_id, holder(os.getppid(), os.getpid()))
+        try:
+            claim = self._shards.take(lease, self._deployment.signature)
+        except ShardPoisonedError:
+            return  # whoever has the job says so
+        if claim is None:
+            _logger.info("job %s needs no worker; its message is dropped", job_id)
+            return
+        if claim.num_free:
+            self._deployment.call(job_id)
+        with log_fields(job_id=job_id):
+            _logger.info("shard claimed", extra={"event": "helping"})
+            self._attempt(lease, claim)
+
+    def _attempt(self, lease: Lease, claim: Claim) -> None:
+        job_id, limit = lease.job_id, self._hardware.memory_limit_bytes
+        try:
+            with MemoryGuard(limit, lambda problem: self._shards.release(lease, problem)):
+                self._compute(lease, claim)
+        except (NothingLeftError, JobCancelledError, LeaseLostError, ShardPoisonedError):
+            _logger.info("no more shards of job %s for this worker", job_id)
+            self._shards.release(lease)
+        except WorkerStoppingError:
+            _logger.warning("a shard of job %s is given back: the worker stops", job_id)
+            self._shards.release(lease)
+            self._deployment.call(job_id)
+        except (ShardLostError, UnknownJobError) as reason:
+            _logger.warning("a shard of job %s is left to others: %s", job_id, reason)
+            self._shards.release(lease)
+        except Exception as error:  # noqa: BLE001 - the boundary where every error of a computation is translated
+            failure = job_failure(error)
+            _logger.warning("a shard of job %s failed: %s", job_id, failure.problem.title)
+            if failure.kind is not FailureKind.TRANSIENT:
+                self._shards.release(lease, failure.problem)
+
+    def _compute(self, lease: Lease, claim: Claim) -> None:
+        hardware = self._hardware
+        request = parse_request(self._store.request(lease.job_id))
+        assert isinstance(request, SpectrumRequest)
+        helper = Helper(self._deployment, lease, claim, hardware.signature, self._store.has_queued)
+        with LeaseKeeper(helper, lease, self._stopping) as keeper:
+            resumption = helper.restored()
+            if request.train is not None and "training" not in resumption.finished:
+                raise ShardLostError("the trained parameters cannot be read")
+            run_spectrum_job(request, hardware.at_present(), keeper.report, self._sources, resumption, helper)
