@@ -128,12 +128,15 @@ class ArtifactStore:
             raise ArtifactDamagedError(artifact_id)
         return content
 
-    def remove_unused(self, seconds: float) -> None:
-        """Remove the files that nobody has named by their id within this time; a job that has one open keeps it."""
+    def remove_unused(self, seconds: float) -> list[str]:
+        """Remove the files that nobody has named by their id within this time: the ids; who has one open keeps it."""
+        removed = []
         for path in self._directory.glob("[0-9a-f][0-9a-f]/*"):
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_atime > seconds:
                     path.unlink()
+                    removed.append(path.name.split(".", 1)[0])
+        return removed
 
     def delete(self, artifact_id: str) -> None:
         """Remove the file; a job that has it open keeps it.

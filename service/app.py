@@ -158,7 +158,8 @@ def _rules(settings: ServiceSettings) -> Rules:
 def _housekeeper(
     settings: ServiceSettings, store: JobStore, retention: Retention, results: ResultStore, artifacts: ArtifactStore
 ) -> Housekeeper:
+    owners = ArtifactOwners(settings.artifact_owners_dir)
     half = shutil.disk_usage(settings.results_dir).total // 2
     most = half if settings.results_bytes is None else settings.results_bytes
     times = (settings.result_seconds, settings.record_seconds)
-    return Housekeeper(store, retention, results, artifacts, *times, most)
+    return Housekeeper(store, retention, results, artifacts, owners, *times, most)

@@ -4,6 +4,7 @@ import logging
 import time
 
 from api_schemas.problem import Problem
+from jobs.artifact_owners import ArtifactOwners
 from jobs.artifacts import ArtifactStore
 from jobs.results import ResultStore
 from jobs.retention import Retention
@@ -33,11 +34,13 @@ class Housekeeper:
         retention: Retention,
         results: ResultStore,
         artifacts: ArtifactStore,
+        owners: ArtifactOwners,
         result_seconds: float,
         record_seconds: float,
         max_bytes: int,
     ) -> None:
-        self._store, self._retention, self._results, self._artifacts = store, retention, results, artifacts
+        self._store, self._retention, self._results = store, retention, results
+        self._artifacts, self._owners = artifacts, owners
         self._result_seconds, self._record_seconds, self._max_bytes = result_seconds, record_seconds, max_bytes
         self._next_look = 0.0
 
@@ -78,7 +81,7 @@ class Housekeeper:
             return
         sizes, old = self._results.sizes(), self._results.older_than(_ABANDONED_SECONDS)
         self._results.remove_abandoned_drafts(_ABANDONED_SECONDS)
-        self._artifacts.remove_unused(self._result_seconds)
+        self._remove_unused_artifacts()
         now = time.monotonic()
         self._next_look = now + (now - started) / _SHARE_OF_LOOKING
         for digest in self._retention.unused(old):
@@ -86,6 +89,12 @@ class Housekeeper:
             self._results.delete(digest)
         self._make_room(sizes)
         self._remove_unwanted()
+
+    def _remove_unused_artifacts(self) -> None:
+        with self._owners.settled():
+            for artifact_id in self._artifacts.remove_unused(self._result_seconds):
+                for owner in self._owners.owners(artifact_id):
+                    self._owners.remove(owner, artifact_id)
 
     def _make_room(self, sizes: dict[str, int]) -> None:
         """Let the oldest results go until the others fit."""

@@ -15,6 +15,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jobs.artifact_owners import ArtifactOwners
 from jobs.artifacts import ArtifactStore
 from jobs.results import ResultDamagedError, ResultStore
 from jobs.retention import Retention
@@ -42,8 +43,9 @@ class House:
 
     def sweep(self, max_bytes: int | None = None) -> None:
         quota = self.max_bytes if max_bytes is None else max_bytes
-        artifacts = ArtifactStore(self.directory / "artifacts")
-        Housekeeper(self.store, self.retention, self.results, artifacts, 30 * DAY, 10 * DAY, quota).sweep()
+        artifacts, owners = ArtifactStore(self.directory / "artifacts"), ArtifactOwners(self.directory / "owners")
+        times = (30 * DAY, 10 * DAY)
+        Housekeeper(self.store, self.retention, self.results, artifacts, owners, *times, quota).sweep()
 
     def compute(self, content: bytes, question: bytes | None = None) -> str:
         """Id of a job whose answer, and question if no other is given, is this."""
@@ -156,12 +158,16 @@ def test_files_of_no_job_and_drafts_go_after_a_while(house: House) -> None:
     hours_ago = time.time() - 7 * 3600
     for path in [*house.directory.glob(f"??/{orphan}.*"), *house.directory.glob(f"??/{_digest(b'used')}.*"), *drafts]:
         os.utime(path, (hours_ago, hours_ago))
+    owners = ArtifactOwners(house.directory / "owners")
+    for owner, name in (("anna", "old"), ("bob", "old"), ("bob", "new")):
+        owners.add(owner, name)
     os.utime(artifacts / "old.npy", (time.time() - 31 * DAY, time.time()))
     house.sweep()
     assert house.state(used) == "succeeded"
     assert {path.stem for path in house.directory.glob("??/*.json")} == {_digest(b"used"), young}
     assert [path for path in drafts if path.exists()] == []
     assert [path.name for path in artifacts.iterdir()] == ["new.npy"]
+    assert (owners.owners("old"), owners.owners("new")) == ([], ["bob"])
 
 
 STEPS = st.lists(
