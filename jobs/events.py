@@ -1,7 +1,7 @@
 """What happened to a job, as the Redis stream that the scripts of jobs/scripts.py write."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import redis.asyncio
@@ -22,6 +22,8 @@ class JobEvent:
 
     id: str
     record: JobRecord
+    texts: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """What it is to callers, by the address that they use; of an event that many hear, it is made once."""
 
 
 class EventLog:

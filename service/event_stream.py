@@ -8,7 +8,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
-from jobs.record import JobRecord
+from jobs.events import JobEvent
 from service.job_feed import Listener
 
 _HEARTBEAT_SECONDS = 15
@@ -27,7 +27,7 @@ class EventStream(EventSourceResponse):
     Args:  text: the data of an event.
     """
 
-    def __init__(self, listener: Listener, text: Callable[[JobRecord], str]) -> None:
+    def __init__(self, listener: Listener, text: Callable[[JobEvent], str]) -> None:
         stopping = anyio.Event()
         super().__init__(
             _messages(listener, text, stopping),
@@ -45,8 +45,8 @@ class EventStream(EventSourceResponse):
 
 
 async def _messages(
-    listener: Listener, text: Callable[[JobRecord], str], stopping: anyio.Event
+    listener: Listener, text: Callable[[JobEvent], str], stopping: anyio.Event
 ) -> AsyncIterator[ServerSentEvent]:
     async with contextlib.aclosing(listener.events(stopping)) as events:
         async for event in events:
-            yield ServerSentEvent(text(event.record), id=event.id, retry=_RETRY_MILLISECONDS, sep="\n")
+            yield ServerSentEvent(text(event), id=event.id, retry=_RETRY_MILLISECONDS, sep="\n")

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from jobs.record import JobRecord
+from jobs.events import JobEvent
 from service.callers import CallerOf
 from service.event_stream import EventStream
 from service.job_feed import JobFeed
@@ -44,7 +44,11 @@ async def follow_job(
         return Response(status_code=204)
     request.state.place.listen()
 
-    def text(record: JobRecord) -> str:
-        return job_message(request, record).model_dump_json()
+    address = str(request.base_url)
+
+    def text(event: JobEvent) -> str:
+        if address not in event.texts:
+            event.texts[address] = job_message(request, event.record).model_dump_json()
+        return event.texts[address]
 
     return EventStream(listener, text)
