@@ -2,8 +2,9 @@
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import redis
@@ -117,43 +118,23 @@ class JobStore:
         """
         job_id = new_job_id()
         fields = new_record_fields(kind, tags, owner, shared=shared, request_id=request_id) | {"question": question}
-        if answer is not None:
-            fields |= answered_fields(answer.result_digest) | {"answers": answer.key}
         known = "" if idempotency_key is None else _known_key(idempotency_key, owner)
-        outcome, found = self._run(
-            scripts.CREATE,
-            job_id,
-            _REQUEST + job_id,
-            request,
-            known,
-            _sha256(request),
-            SECONDS_OF_IDEMPOTENCY,
-            JOB,
-            RESULT_USERS + answer.result_digest if answer else "",
-            "" if owner is None else _index("queued", owner),
-            *("" if limit is None else limit for limit in (limits.of_owner, limits.of_all)),
-            *(text for item in fields.items() for text in item),
-        )
+        write = partial(self._write_new, job_id, request, known, fields, limits)
+        outcome, found = write(answer)
         if outcome == "gone":
-            return self.create(
-                kind,
-                request,
-                tags,
-                idempotency_key,
-                owner,
-                shared=shared,
-                question=question,
-                request_id=request_id,
-                limits=limits,
-            )
-        if outcome == "created":
-            return record_from_fields(job_id, {**fields, "state": "succeeded" if answer else "queued"}), False
-        if outcome == "differs":
-            raise KeyReusedError
-        if outcome != "replayed":
-            is_owners = outcome == "owner-full"
-            raise QueueFullError((limits.of_owner if is_owners else limits.of_all) or 0, is_owners=is_owners)
-        return self.get(found), True
+            answer = None
+            outcome, found = write(answer)
+        match outcome:
+            case "created":
+                state = "succeeded" if answer else "queued"
+                return record_from_fields(job_id, fields | _answered_fields(answer) | {"state": state}), False
+            case "replayed":
+                return self.get(found), True
+            case "differs":
+                raise KeyReusedError
+            case _:
+                is_owners = outcome == "owner-full"
+                raise QueueFullError((limits.of_owner if is_owners else limits.of_all) or 0, is_owners=is_owners)
 
     def created_before(self, request: str, idempotency_key: str, owner: str | None = None) -> JobRecord | None:
         """The job that its owner created with this key, if there is one.
@@ -345,6 +326,32 @@ class JobStore:
     def _ids(self, state: str) -> list[str]:
         return [str(i) for i in self._client.zrange(INDEX + state, 0, -1)]
 
+    def _write_new(
+        self,
+        job_id: str,
+        request: str,
+        known: str,
+        fields: Mapping[str, str],
+        limits: QueueLimits,
+        answer: Answer | None,
+    ) -> tuple[str, str]:
+        owner = fields.get("owner")
+        outcome, found = self._run(
+            scripts.CREATE,
+            job_id,
+            _REQUEST + job_id,
+            request,
+            known,
+            _sha256(request),
+            SECONDS_OF_IDEMPOTENCY,
+            JOB,
+            RESULT_USERS + answer.result_digest if answer else "",
+            "" if owner is None else _index("queued", owner),
+            *("" if limit is None else limit for limit in (limits.of_owner, limits.of_all)),
+            *(text for item in {**fields, **_answered_fields(answer)}.items() for text in item),
+        )
+        return outcome, found
+
     def _newest_first(self, index: str, after: str | None, chunk: int) -> Iterator[JobRecord]:
         start = f"({after}" if after else "+"
         while ids := cast(
@@ -381,6 +388,11 @@ def _index(name: str, owner: str | None = None) -> str:
 def _known_key(idempotency_key: str, owner: str | None) -> str:
     """Two owners may use the same text."""
     return _KNOWN + (f"{owner}:" if owner is not None else "") + _sha256(idempotency_key)
+
+
+def _answered_fields(answer: Answer | None) -> dict[str, str]:
+    """Fields of a job that has its result from the start."""
+    return {} if answer is None else answered_fields(answer.result_digest) | {"answers": answer.key}
 
 
 def _answers_key(code_version: str) -> str:

@@ -23,7 +23,7 @@ LARGE_BODY_BYTES = 100_000
 MOST_ERRORS = 10_000
 """More are not even looked at: a body may hold a million unknown fields, each of them an error of a microsecond."""
 _LARGE_BODIES = CapacityLimiter(2)
-"""Each takes up to some 400 MB while it is parsed: others wait, without a thread."""
+"""Each takes up to some 600 MB while it is parsed: others wait, without a thread."""
 
 
 async def json_message(request: Request, kind: type[M], context: Mapping[str, Any] | None = None) -> M:

@@ -168,6 +168,14 @@ def test_the_command_refuses_names_that_a_terminal_would_obey(tmp_path: Path, na
     assert not list(tmp_path.glob("*.json"))
 
 
+def test_a_service_that_others_can_reach_says_what_it_lacks(tmp_path: Path) -> None:
+    storage = {"SPECTRUM_REDIS_URL": "redis://127.0.0.1", "SPECTRUM_RESULTS_DIR": str(tmp_path / "results")}
+    command = [sys.executable, "-m", "service", "--port", "1", "--published-on", "0.0.0.0"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | storage)
+    assert refused.returncode == os.EX_CONFIG
+    assert "spectrum-server keys add" in refused.stderr
+
+
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch, path: Path) -> ServiceSettings:
     monkeypatch.setenv("SPECTRUM_REDIS_URL", "redis://127.0.0.1")
