@@ -4,7 +4,6 @@ import hashlib
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import redis
@@ -119,15 +118,15 @@ class JobStore:
         job_id = new_job_id()
         fields = new_record_fields(kind, tags, owner, shared=shared, request_id=request_id) | {"question": question}
         known = "" if idempotency_key is None else _known_key(idempotency_key, owner)
-        write = partial(self._write_new, job_id, request, known, fields, limits)
-        outcome, found = write(answer)
+        written = fields | _answered_fields(answer)
+        outcome, found = self._write_new(job_id, request, known, written, limits)
         if outcome == "gone":
-            answer = None
-            outcome, found = write(answer)
+            answer, written = None, fields
+            outcome, found = self._write_new(job_id, request, known, written, limits)
         match outcome:
             case "created":
                 state = "succeeded" if answer else "queued"
-                return record_from_fields(job_id, fields | _answered_fields(answer) | {"state": state}), False
+                return record_from_fields(job_id, written | {"state": state}), False
             case "replayed":
                 return self.get(found), True
             case "differs":
@@ -327,15 +326,9 @@ class JobStore:
         return [str(i) for i in self._client.zrange(INDEX + state, 0, -1)]
 
     def _write_new(
-        self,
-        job_id: str,
-        request: str,
-        known: str,
-        fields: Mapping[str, str],
-        limits: QueueLimits,
-        answer: Answer | None,
+        self, job_id: str, request: str, known: str, fields: Mapping[str, str], limits: QueueLimits
     ) -> tuple[str, str]:
-        owner = fields.get("owner")
+        owner, answer = fields.get("owner"), fields.get("result_digest")
         outcome, found = self._run(
             scripts.CREATE,
             job_id,
@@ -345,10 +338,10 @@ class JobStore:
             _sha256(request),
             SECONDS_OF_IDEMPOTENCY,
             JOB,
-            RESULT_USERS + answer.result_digest if answer else "",
+            "" if answer is None else RESULT_USERS + answer,
             "" if owner is None else _index("queued", owner),
             *("" if limit is None else limit for limit in (limits.of_owner, limits.of_all)),
-            *(text for item in {**fields, **_answered_fields(answer)}.items() for text in item),
+            *(text for item in fields.items() for text in item),
         )
         return outcome, found
 
