@@ -1,18 +1,22 @@
-"""How large a body may be, and the answer to a larger one, a problem like every other error."""
+"""How large a body may be and how long it may take, and the answers to others, problems like every other error."""
 
+import asyncio
 from collections.abc import Collection, Mapping
 
 from starlette.datastructures import Headers
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api_schemas.problem import PROBLEM_MEDIA_TYPE
+from api_schemas.problem import PROBLEM_MEDIA_TYPE, Problem
 from service.content_type import media_type
-from service.problems import BODY_TOO_LARGE
+from service.problems import BODY_TOO_LARGE, ProblemError
+
+BODY_SECONDS = 60.0
+"""In which a body arrives that is no upload; callers who send no more would else take all places there are."""
 
 
 class BodyLimit:
-    """One limit for bodies, and one for uploads: bodies of these media types to these paths."""
+    """One limit for bodies, and one for uploads: bodies of these media types to these paths, which count their time."""
 
     def __init__(
         self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int, uploads: Mapping[str, Collection[str]]
@@ -23,11 +27,41 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, its body no longer than the limit."""
-        limited = self._uploads if self._is_upload(scope) else self._bodies
-        await limited(scope, receive, send)
+        if scope["type"] != "http" or self._is_upload(scope):
+            await self._uploads(scope, receive, send)
+        else:
+            await self._bodies(scope, _in_time(receive), send)
 
     def _is_upload(self, scope: Scope) -> bool:
-        return scope["type"] == "http" and media_type(Headers(scope=scope)) in self._media_types.get(scope["path"], ())
+        return media_type(Headers(scope=scope)) in self._media_types.get(scope["path"], ())
+
+
+def _in_time(receive: Receive) -> Receive:
+    """The same, until the body is complete.
+
+    Raises:  ProblemError 408.
+    """
+    deadline = asyncio.get_running_loop().time() + BODY_SECONDS
+    is_complete = False
+
+    async def receive_in_time() -> Message:
+        nonlocal is_complete
+        if is_complete:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError:
+            raise _too_slow() from None
+        is_complete = not message.get("more_body", False)
+        return message
+
+    return receive_in_time
+
+
+def _too_slow() -> ProblemError:
+    detail = f"The body took longer than {BODY_SECONDS:g} s."
+    return ProblemError(Problem(type="/problems/body-too-slow", title="Body too slow", status=408, detail=detail))
 
 
 class BodyLimitProblem:

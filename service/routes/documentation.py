@@ -29,7 +29,9 @@ UNAVAILABLE = problem_documentation(status_503="Redis does not answer")
 INVALID = problem_documentation(status_422="the request is invalid; `errors` names the fields")
 INVALID_BODY = {
     **INVALID,
-    **problem_documentation(status_413="the body is too large", status_415="the body is not JSON"),
+    **problem_documentation(
+        status_408="the body takes too long", status_413="the body is too large", status_415="the body is not JSON"
+    ),
 }
 UNKNOWN = {**INVALID, **problem_documentation(status_404="no such job")}
 
