@@ -4,45 +4,51 @@ FROM python:3.11-slim AS base
 
 
 # Virtual environments are made here and copied over, so no image holds uv or its cache.
+# What is installed is in requirements/, by version and SHA-256 (`make pins`), and nothing beside it (--no-deps).
 FROM base AS builder
-ARG UV_VERSION=0.13.8
-RUN python -m pip install --no-cache-dir --root-user-action=ignore "uv==${UV_VERSION}" \
+WORKDIR /src
+COPY requirements requirements
+RUN python -m pip install --no-cache-dir --root-user-action=ignore --require-hashes -r requirements/build.txt \
     && uv venv --python "$(command -v python)" /opt/venv
 # The bytecode is compiled now: the root file system of a running container is read-only.
 ENV VIRTUAL_ENV=/opt/venv \
     UV_COMPILE_BYTECODE=1 \
     UV_LINK_MODE=copy \
     UV_SYSTEM_CERTS=1
-WORKDIR /src
-COPY pyproject.toml constraints.txt ./
 
 
 FROM builder AS service-environment
 RUN --mount=type=cache,target=/root/.cache/uv \
-    uv pip install --constraints constraints.txt --group service
+    uv pip install --no-deps --require-hashes --requirements requirements/service.txt
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/uv \
-    uv pip install --no-deps .
+    uv pip install --no-deps --build-constraints requirements/build.txt .
 
 
 FROM builder AS worker-environment
-# cpu: the build without CUDA; pypi: the build of the registry, on Linux with CUDA; anything else is a backend of uv,
-# such as cu128, fetched from PyTorch's own index. uv does not read pip's configuration, which may name a folder with a
-# CPU build of torch: where it does, that one is taken and PyTorch's index is not needed.
+RUN --mount=type=cache,target=/root/.cache/uv \
+    uv pip install --no-deps --require-hashes --requirements requirements/worker.txt
+# cpu: the build without CUDA; pypi: the build of the registry, on Linux with CUDA, the only one with hashes; anything
+# else is a backend of uv, such as cu128. PyTorch's own index, from which those and cpu come, is asked for torch and what
+# belongs to CUDA alone. uv does not read pip's configuration, which may name a folder with a CPU build of torch: where it
+# does, that one is taken and PyTorch's index is not needed.
 ARG TORCH_BACKEND=cpu
+COPY constraints.txt .
 RUN --mount=type=cache,target=/root/.cache/uv \
     links=$(python -m pip config --global get global.find-links 2>/dev/null || true); \
     if [ "$TORCH_BACKEND" = pypi ]; then \
-        set --; \
+        set -- --no-deps --require-hashes --requirements requirements/torch.txt; \
     elif [ "$TORCH_BACKEND" = cpu ] && ls "$links"/torch-*+cpu-*.whl >/dev/null 2>&1; then \
-        set -- --find-links "$links"; \
+        set -- --no-deps --find-links "$links" torch; \
+    elif [ "$TORCH_BACKEND" = cpu ]; then \
+        set -- --no-deps --torch-backend cpu torch; \
     else \
-        set -- --torch-backend "$TORCH_BACKEND"; \
+        set -- --torch-backend "$TORCH_BACKEND" torch; \
     fi; \
-    uv pip install "$@" --constraints constraints.txt --requirements pyproject.toml
+    uv pip install --constraints constraints.txt "$@"
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/uv \
-    uv pip install --no-deps .
+    uv pip install --no-deps --build-constraints requirements/build.txt .
 
 
 FROM base AS runtime

@@ -65,6 +65,9 @@ bench-products: bench-setup
 bench-gpt2: bench-setup  ## 124 million parameters on whatever device there is, each number beside its target
 	$(BIN)/python -m benchmarks.gpt2 --save $(BENCH_GPT2)
 
+pins: setup  ## write requirements/ anew, from pyproject.toml and constraints.txt
+	./scripts/pins
+
 test-faults: setup  ## kill everything at every moment, as often as it takes
 	$(BIN)/python -m pytest -n 0 -m slow tests
 
@@ -97,4 +100,4 @@ test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo serve test check lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
-	bench-density bench-products bench-gpt2 bench-job-overhead bench-shards fuzz soak-kills soak-load soak-redis test-faults test-compose
+	bench-density bench-products bench-gpt2 bench-job-overhead bench-shards fuzz pins soak-kills soak-load soak-redis test-faults test-compose

@@ -11,10 +11,12 @@ from pydantic_settings import SettingsConfigDict
 from logs.configuration import LogSettings
 
 PREFIX = "SPECTRUM_"
-OTHER_VARIABLES = frozenset(
-    PREFIX + name
-    for name in ("URL", "API_KEY", "PORT", "BIND", "REDIS_PASSWORD", "REDIS_MAXMEMORY", "TORCH_BACKEND", "MODELS")
+_OF_THE_CLIENT = ("URL", "API_KEY")
+_OF_COMPOSE = (
+    *("PORT", "BIND", "REDIS_PASSWORD", "REDIS_MAXMEMORY", "TORCH_BACKEND", "MODELS"),
+    *("SERVICE_MEMORY", "WORKER_MEMORY", "REDIS_MEMORY"),
 )
+OTHER_VARIABLES = frozenset(PREFIX + name for name in _OF_THE_CLIENT + _OF_COMPOSE)
 """Read by the client and by the compose files, so no mistake in the environment of a process."""
 
 

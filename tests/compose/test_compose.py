@@ -152,6 +152,8 @@ def test_no_container_runs_as_root_or_can_become_root(stack: Stack) -> None:
         host = stack.container(service)["HostConfig"]
         assert host["CapDrop"] == ["ALL"], service
         assert "no-new-privileges:true" in host["SecurityOpt"], service
+        assert 0 < host["PidsLimit"] <= 8192, service
+        assert stack.inside(service, "sh", "-c", "ulimit -c") == "0", service
 
 
 def test_the_root_file_system_is_read_only(stack: Stack) -> None:
@@ -159,6 +161,8 @@ def test_the_root_file_system_is_read_only(stack: Stack) -> None:
         assert stack.container(service)["HostConfig"]["ReadonlyRootfs"], service
         assert stack.inside(service, "sh", "-c", "touch /touched 2>/dev/null || echo refused") == "refused", service
         assert stack.inside(service, "sh", "-c", "touch /tmp/touched && echo written") == "written", service
+        program = "printf '#!/bin/sh\\n' >/tmp/program; chmod +x /tmp/program; /tmp/program 2>/dev/null || echo refused"
+        assert stack.inside(service, "sh", "-c", program) == "refused", service
 
 
 def test_only_the_service_publishes_a_port_and_only_on_this_machine(stack: Stack) -> None:
