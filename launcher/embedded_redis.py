@@ -25,11 +25,13 @@ ALLOWED = (
 """What service and workers may do in Redis, here and in docker-compose.yml: act on keys of theirs, and nothing that
 configures, stops, empties or looks into the rest of it. evalsha and script|load are for kombu."""
 
+# Nobody can be the default user, who is off; but what is read from the append-only file at a start is done in its name,
+# and without these rights every transaction in it, which is all that our scripts wrote, would be dropped in silence.
 _CONFIGURATION = """\
 port 0
 unixsocket "{socket}"
 unixsocketperm 700
-user default off
+user default off ~* &* +@all
 user {user} on >{password} {allowed}
 dir "{directory}"
 appendonly yes

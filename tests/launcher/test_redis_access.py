@@ -18,7 +18,9 @@ import redis
 from client.http import SpectrumClient
 from jobs.connection import connect, require_entry
 from jobs.settings import SettingsError, StorageSettings
-from launcher.embedded_redis import ALLOWED, USER, server_binary
+from launcher import embedded_redis
+from launcher.data_directory import DataDirectory
+from launcher.embedded_redis import ALLOWED, USER, EmbeddedRedis, server_binary
 
 ROOT = Path(__file__).parents[2]
 TLS_FRONT = Path(__file__).with_name("tls_front.py")
@@ -50,7 +52,7 @@ class GuardedRedis:
 def guarded_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedRedis]:
     directory = tmp_path_factory.mktemp("guarded")
     socket, configuration = directory / "redis.sock", directory / "redis.conf"
-    users = f"user default off\nuser {USER} on >secret {ALLOWED}\nuser watcher on >watching ~* &* +@all\n"
+    users = f"user default off ~* &* +@all\nuser {USER} on >secret {ALLOWED}\nuser watcher on >watching ~* &* +@all\n"
     configuration.write_text(f'port 0\nunixsocket {socket}\ndir {directory}\nsave ""\n{users}')
     process = subprocess.Popen([server_binary(), str(configuration)], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 20
@@ -100,8 +102,29 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 def test_the_containers_allow_the_same_as_the_launcher() -> None:
-    (line,) = re.findall(r"user spectrum on >\S+ (.*)", (ROOT / "docker-compose.yml").read_text())
-    assert line == ALLOWED
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert re.findall(r"user spectrum on >\S+ (.*)", text) == [ALLOWED]
+    assert re.findall(r"user default (.*)", text) == re.findall(r"user default (.*)", embedded_redis._CONFIGURATION)
+
+
+def test_what_scripts_wrote_outlasts_a_restart(tmp_path: Path) -> None:
+    """The file is read in the name of the default user, whom nobody else can be."""
+    data = DataDirectory(tmp_path / "data")
+    embedded = EmbeddedRedis(data)
+    for number in range(2):
+        embedded.child.start()
+        deadline = time.monotonic() + 20
+        while not embedded.answers() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with connect(embedded.url) as client:
+            if number:
+                assert client.mget("spectrum:a", "spectrum:b", "spectrum:c") == ["1", "2", "3"]
+            client.eval("redis.call('SET', 'spectrum:a', 1); redis.call('SET', 'spectrum:b', 2)", 0)
+            client.set("spectrum:c", 3)
+        embedded.child.terminate()
+        embedded.child.wait(time.monotonic() + 10)
+    embedded.remove_socket()
+    data.release()
 
 
 FORBIDDEN = [
