@@ -1,7 +1,9 @@
 """A request that was answered before is answered by the stored result, unless the caller wants another."""
 
+import os
+import signal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -124,18 +126,16 @@ def test_eigenvectors_come_with_the_answer(client: SpectrumClient, tmp_path: Pat
         assert arrays["eigenvectors"].shape == (2, result.num_parameters)
 
 
-@pytest.fixture
-def silent_workers(server: Any) -> Iterator[None]:
-    """None is known to be there, or with which code."""
-    with server.redis() as redis:
-        redis.rename("spectrum:workers-seen", "spectrum:workers-hidden")
-        yield
-        redis.delete("spectrum:workers-hidden")
-
-
 def test_without_a_worker_nothing_is_known_to_be_the_same(
-    client: SpectrumClient, job: dict[str, Any], request: pytest.FixtureRequest
+    client: SpectrumClient, server: Any, job: dict[str, Any]
 ) -> None:
     computed(client, job)
-    request.getfixturevalue("silent_workers")
-    assert not client.submit(job, wait_seconds=60).cached
+    worker = server.pids("-m worker")[0]
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        with server.redis() as redis:
+            redis.delete("spectrum:workers-seen")
+        assert not client.submit(job).cached
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    server.wait_until_ready()

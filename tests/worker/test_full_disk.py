@@ -14,6 +14,7 @@ from api_schemas.job_requests import JobRequest
 from jobs.queue import JobQueue
 from jobs.results import ResultStore
 from jobs.settings import WorkerSettings
+from jobs.shards import ShardStore
 from jobs.store import JobStore
 from worker.hardware import Hardware
 from worker.job_runner import JobRunner
@@ -33,7 +34,8 @@ def run(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> Callable[[
     settings = WorkerSettings(redis_url=redis_url, results_dir=tmp_path / "results")  # type: ignore[arg-type]
     store, queue, results = own_store(redis_client), JobQueue(redis_url), ResultStore(settings.results_dir)
     hardware = Hardware(torch.device("cpu"), 1, 2**32)
-    return JobRunner(store, queue, results, NO_SOURCES, hardware, settings, lambda: False).run
+    shards = ShardStore(redis_client, lease_seconds=30.0, max_losses=2)
+    return JobRunner(store, shards, queue, results, NO_SOURCES, hardware, settings, lambda: False).run
 
 
 def own_store(client: redis.Redis) -> JobStore:
