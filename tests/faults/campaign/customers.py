@@ -210,7 +210,7 @@ def undisturbed(url: str, requests: dict[str, dict[str, Any]], say: Callable[[st
         submitted = {name: server.submit(request, f"undisturbed-{name}") for name, request in requests.items()}
         for name, answer in submitted.items():
             job = server.ended(answer.json()["id"])
-            if job["state"] != "succeeded" or job["attempt"] != 1:
+            if job["state"] != "succeeded":
                 raise WrongAnswerError(f"{name} undisturbed: {job}")
             right[name] = server.numbers(job["id"])
             say(f"undisturbed {name}")
