@@ -13,7 +13,7 @@ from jobs.connection import require_entry
 from jobs.settings import ServiceSettings, SettingsError
 from logs.configuration import configure_logging
 from service.app import create_app
-from service.key_file import KeyFile, KeysUnreadableError
+from service.doors.key_file import KeyFile, KeysUnreadableError
 
 
 def main() -> None:

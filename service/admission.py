@@ -12,8 +12,8 @@ from jobs.artifacts import UnknownArtifactError
 from jobs.estimate import JobEstimate, gibibytes
 from jobs.job_estimate import job_estimate, job_memory_error
 from jobs.presence import present_workers
-from service.callers_artifacts import CallersArtifacts
 from service.problems import ProblemError, invalid_field, invalid_request
+from service.uploads.callers_artifacts import CallersArtifacts
 
 
 class Admission:

@@ -28,21 +28,19 @@ from jobs.results import ResultStore
 from jobs.retention import Retention
 from jobs.settings import ServiceSettings
 from jobs.store import JobStore
-from service.body_limit import BodyLimit, BodyLimitProblem
-from service.crowd import Crowd
-from service.door import Door, Rules, is_open
-from service.hosts import Hosts
-from service.housekeeper import Housekeeper
+from service.doors.body_limit import BodyLimit, BodyLimitProblem
+from service.doors.crowd import Crowd
+from service.doors.door import Door, Rules, is_open
+from service.doors.hosts import Hosts
+from service.doors.key_file import KeyFile
+from service.doors.rates import RequestRates
 from service.job_desk import JobDesk
 from service.job_feed import JobFeed
-from service.job_metrics import JobMetrics
-from service.key_file import KeyFile
-from service.observed_requests import ObservedRequests
+from service.observation.job_metrics import JobMetrics
+from service.observation.observed_requests import ObservedRequests
+from service.observation.request_lines import RequestLines
+from service.observation.request_metrics import RequestMetrics
 from service.problems import register_problem_handlers
-from service.rates import RequestRates
-from service.reaper import Reaper
-from service.request_lines import RequestLines
-from service.request_metrics import RequestMetrics
 from service.routes import (
     artifacts,
     closed_form,
@@ -56,6 +54,8 @@ from service.routes import (
     random_matrix,
 )
 from service.routes.documentation import document_bodies, document_door
+from service.upkeep.housekeeper import Housekeeper
+from service.upkeep.reaper import Reaper
 from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
 
 _PREFIX = "/v1"

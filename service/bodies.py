@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from service.content_type import require_identity
-from service.json_bounds import check_json
+from service.doors.json_bounds import check_json
 from service.problems import ProblemError, invalid_request
 
 M = TypeVar("M", bound=BaseModel)

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from jobs.connection import connect
 from jobs.settings import ServiceSettings, SettingsError
-from service import deployment_checks, service_checks
-from service.deployment_checks import Finding
+from service.observation import deployment_checks, service_checks
+from service.observation.deployment_checks import Finding
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 

@@ -17,10 +17,10 @@ from jobs.queue import JobQueue
 from jobs.record import JobRecord
 from jobs.results import ResultDamagedError, ResultStore
 from jobs.store import Answer, JobStore, QueueLimits, UnknownJobError
-from service.callers import Caller
+from service.doors.callers import Caller
+from service.formats.result import result_of, stored_arrays
 from service.job_feed import JobFeed
 from service.problems import ProblemError
-from service.result_formats import result_of, stored_arrays
 
 _LOOK_AFTER_SECONDS = 1.0
 """Without news, for they may be lost."""

@@ -9,7 +9,7 @@ from typing import get_args
 
 from pydantic import ValidationError
 
-from service.key_file import (
+from service.doors.key_file import (
     MAX_QUEUED,
     REQUESTS_PER_MINUTE,
     ApiKey,

@@ -20,7 +20,7 @@ from api_schemas.random_matrix import RANDOM_MATRIX_LAWS
 from jobs.artifacts import UnknownArtifactError
 from jobs.results import ResultDamagedError
 from jobs.store import KeyReusedError, QueueFullError, UnknownJobError
-from service.page_headers import PAGE_HEADERS
+from service.doors.page_headers import PAGE_HEADERS
 from theory.errors import TheoryError
 
 MAX_ERRORS = 20

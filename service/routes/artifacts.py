@@ -6,12 +6,12 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.artifacts import AnyArtifact, ArtifactPage
-from service.callers import CallerOf
-from service.callers_artifacts import CallersArtifacts
 from service.content_type import media_type, require_identity, unsupported_media_type
+from service.doors.callers import CallerOf
 from service.page_tokens import PageToken, id_of_token, token_of_id
 from service.routes.documentation import ARTIFACT_UPLOAD, INVALID, problem_documentation
 from service.uploads.arrays import ARRAY_MEDIA_TYPES, store_arrays
+from service.uploads.callers_artifacts import CallersArtifacts
 from service.uploads.drafts import received
 from service.uploads.tokens import TOKEN_MEDIA_TYPES, store_tokens
 

@@ -6,9 +6,9 @@ from starlette.concurrency import run_in_threadpool
 from api_schemas.closed_form import ClosedFormRequest, ClosedFormSpectrum
 from service.bodies import parsed, validated
 from service.closed_form import is_small
-from service.closed_form_formats import represented
 from service.content_type import JSON, media_type, require_identity, unsupported_media_type
-from service.representations import MEDIA_TYPES, require_format
+from service.formats.closed_form import represented
+from service.formats.representations import MEDIA_TYPES, require_format
 from service.routes.documentation import (
     CLOSED_FORM_EXAMPLES,
     INVALID_BODY,

@@ -4,9 +4,9 @@ from fastapi import APIRouter, Request
 
 from api_schemas.health import Liveness, Readiness
 from api_schemas.problem import Problem
-from service.callers import STRANGER, CallerOf
+from service.doors.callers import STRANGER, CallerOf
+from service.observation.readiness import look
 from service.problems import ProblemError
-from service.readiness import look
 from service.routes.documentation import problem_documentation
 
 router = APIRouter(prefix="/health", tags=["health"])

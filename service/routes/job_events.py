@@ -6,7 +6,7 @@ from fastapi import APIRouter, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from jobs.events import JobEvent
-from service.callers import CallerOf
+from service.doors.callers import CallerOf
 from service.event_stream import EventStream
 from service.job_feed import JobFeed
 from service.routes.documentation import EVENTS, UNAVAILABLE, UNKNOWN, problem_documentation

@@ -17,13 +17,13 @@ from api_schemas.jobs import Job, JobPage, JobState, Links
 from jobs.record import JobRecord
 from service.admission import Admission
 from service.bodies import json_message
-from service.callers import CallerOf
+from service.doors.callers import CallerOf
+from service.doors.key_file import KEY_ID
+from service.formats.representations import MEDIA_TYPES, not_acceptable, require_format
+from service.formats.resmoothing import SmoothingChange, smoothed
+from service.formats.result import FORMATS, formats_of, represented, result_of, stored_arrays
 from service.job_desk import JobDesk
-from service.key_file import KEY_ID
 from service.page_tokens import PageToken, id_of_token, token_of_id
-from service.representations import MEDIA_TYPES, not_acceptable, require_format
-from service.resmoothing import SmoothingChange, smoothed
-from service.result_formats import FORMATS, formats_of, represented, result_of, stored_arrays
 from service.routes.artifacts import Artifacts
 from service.routes.content_type import require_json
 from service.routes.documentation import (

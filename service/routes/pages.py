@@ -4,7 +4,7 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
-from service.page_headers import documentation_policy
+from service.doors.page_headers import documentation_policy
 
 _FILES = "/static-offline-docs"
 

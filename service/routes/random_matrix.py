@@ -7,8 +7,8 @@ from starlette.concurrency import run_in_threadpool
 
 from api_schemas.random_matrix import IndexCurveRequest, RandomMatrixAnswer, RandomMatrixRequest
 from service.bodies import json_message
-from service.random_matrix_formats import represented
-from service.representations import MEDIA_TYPES, require_format
+from service.formats.random_matrix import represented
+from service.formats.representations import MEDIA_TYPES, require_format
 from service.routes.content_type import require_json
 from service.routes.documentation import (
     INVALID_BODY,

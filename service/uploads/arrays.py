@@ -7,9 +7,9 @@ from typing import BinaryIO, cast
 
 from api_schemas.artifacts import AnyArtifact, ArrayType
 from jobs.array_files import NamedArray, UnfitArrayError
-from service.callers_artifacts import CallersArtifacts
 from service.problems import invalid_field
 from service.uploads.archive import npz_contents
+from service.uploads.callers_artifacts import CallersArtifacts
 from service.uploads.desk import NPZ
 from service.uploads.fields import malformed_upload
 from service.uploads.memory import Lease, UploadMemory

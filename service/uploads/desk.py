@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from api_schemas.problem import Problem
-from service.json_bounds import check_json
+from service.doors.json_bounds import check_json
 from service.problems import ProblemError, invalid_field
 from service.uploads.archive import npz_contents
 from service.uploads.fields import field_path, request_document

@@ -10,8 +10,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from api_schemas.problem import Problem
-from service.callers_artifacts import CallersArtifacts
 from service.problems import ProblemError
+from service.uploads.callers_artifacts import CallersArtifacts
 from service.uploads.desk import UPLOAD_SECONDS, upload_too_slow
 
 _PIECE_BYTES = 2**20

@@ -8,9 +8,9 @@ import numpy as np
 
 from api_schemas.artifacts import AnyArtifact
 from jobs.token_files import Tokens, UnfitTokensError
-from service.callers_artifacts import CallersArtifacts
 from service.problems import invalid_field
 from service.uploads.archive import MAGIC as ZIP_MAGIC
+from service.uploads.callers_artifacts import CallersArtifacts
 from service.uploads.npy import MAGIC, MAX_HEADER_BYTES, UnreadableArrayError, read_header
 from service.uploads.safetensors import may_be_safetensors
 

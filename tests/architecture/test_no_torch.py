@@ -19,7 +19,7 @@ LIGHT_MODULES = [
     "curvature.cost.memory",
     "curvature.cost.seconds",
     "curvature.algorithms.cumulative",
-    "service.resmoothing",
+    "service.formats.resmoothing",
     "jobs.store",
     "checkpoints.directory",
 ]

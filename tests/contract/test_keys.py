@@ -15,7 +15,7 @@ from client.errors import ProblemResponseError
 from client.http import SpectrumClient
 from jobs.settings import ServiceSettings
 from service.app import create_app
-from service.key_file import KeyFile
+from service.doors.key_file import KeyFile
 
 JOB: dict[str, Any] = {
     "kind": "spectrum",

@@ -13,7 +13,7 @@ import pytest
 
 from client.errors import ProblemResponseError
 from client.http import SpectrumClient
-from service.key_file import KeyFile
+from service.doors.key_file import KeyFile
 
 JOB: dict[str, Any] = {
     "kind": "spectrum",

@@ -16,7 +16,7 @@ import pytest
 from client.http import SpectrumClient
 from jobs.settings import ServiceSettings
 from service.app import create_app
-from service.closed_form_formats import MAX_VECTOR_NUMBERS_JSON
+from service.formats.closed_form import MAX_VECTOR_NUMBERS_JSON
 from service.uploads import desk
 
 NPZ = "application/x-npz"

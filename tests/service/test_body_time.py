@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from jobs.settings import ServiceSettings
-from service import body_limit
 from service.app import create_app
+from service.doors import body_limit
 
 BODY = b'{"model": {"kind": "quadratic", "matrix": [[2.0]]}}'
 

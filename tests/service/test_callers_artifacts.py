@@ -11,8 +11,8 @@ import pytest
 from api_schemas.artifacts import ArtifactError
 from jobs.artifact_owners import ArtifactOwners
 from jobs.artifacts import ArtifactStore, UnknownArtifactError
-from service.callers import ANYONE, STRANGER, Caller
-from service.callers_artifacts import CallersArtifacts
+from service.doors.callers import ANYONE, STRANGER, Caller
+from service.uploads.callers_artifacts import CallersArtifacts
 
 ANNA, BOB, ADMIN = Caller("a" * 12, False), Caller("b" * 12, False), Caller("c" * 12, True)
 

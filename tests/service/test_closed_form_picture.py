@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.closed_form_picture import draw_spectrum
+from service.pictures.closed_form import draw_spectrum
 from theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum
 
 

@@ -14,9 +14,9 @@ import redis
 from api_schemas.health import WorkerStatus
 from jobs.presence import announce
 from launcher.embedded_redis import written_url
-from service import deployment_checks
-from service.deployment_checks import Finding
 from service.doctor import main
+from service.observation import deployment_checks
+from service.observation.deployment_checks import Finding
 
 COMMAND = Path(sys.executable).with_name("spectrum-server")
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
+from service.formats.resmoothing import SmoothingChange, smoothed
+from service.formats.result import formats_of, represented, result_of
 from service.problems import ProblemError
-from service.resmoothing import SmoothingChange, smoothed
-from service.result_formats import formats_of, represented, result_of
 
 COMPUTATION = {
     "versions": {},

@@ -3,7 +3,7 @@
 import pytest
 from starlette.datastructures import Headers
 
-from service.hosts import Hosts
+from service.doors.hosts import Hosts
 from service.problems import ProblemError
 
 

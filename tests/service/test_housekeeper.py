@@ -21,7 +21,7 @@ from jobs.results import ResultDamagedError, ResultStore
 from jobs.retention import Retention
 from jobs.scripts import RESULTS
 from jobs.store import JobStore
-from service.housekeeper import Housekeeper
+from service.upkeep.housekeeper import Housekeeper
 
 DAY = 86400.0
 AGES = ("spectrum:jobs:with-result", "spectrum:jobs:without-result")

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from api_schemas.job_requests import JobRequest
-from service.json_bounds import MAX_MEMBERS, MAX_VALUES, check_json
+from service.doors.json_bounds import MAX_MEMBERS, MAX_VALUES, check_json
 from service.problems import ProblemError
 
 BODY_BYTES = 16 * 2**20

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from jobs.settings import ServiceSettings, SettingsError
 from service.__main__ import require_keys
-from service.key_file import KeyFile, KeysUnreadableError, UnknownKeyError
+from service.doors.key_file import KeyFile, KeysUnreadableError, UnknownKeyError
 from service.keys import main
 
 

@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from api_schemas.random_matrix import RandomMatrixRequest
+from service.formats.random_matrix import represented
 from service.random_matrix import answer
-from service.random_matrix_formats import represented
 from theory.random_matrix.ensembles import RATIOS, SCALES
 
 

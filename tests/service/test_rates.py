@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.rates import RequestRates, neighbourhood
+from service.doors.rates import RequestRates, neighbourhood
 
 
 class Clock:

@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 from api_schemas.health import WorkerStatus
 from jobs.presence import announce
 from jobs.settings import ServiceSettings
-from service import readiness
 from service.app import create_app
+from service.observation import readiness
 
 URL = "http://127.0.0.1"
 WORKER = WorkerStatus(name="a-1", device="cpu", memory_bytes=1, concurrency=1)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from api_schemas.spectrum_results import AnySpectrumResult, SinkReport, SpectrumSetResult
+from service.formats.resmoothing import SmoothingChange, smoothed
+from service.formats.result import formats_of, represented, result_of
+from service.pictures.spectrum_set import draw_set
 from service.problems import ProblemError
-from service.resmoothing import SmoothingChange, smoothed
-from service.result_formats import formats_of, represented, result_of
-from service.spectrum_set_picture import draw_set
 
 PROVENANCE = {
     "versions": {},

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api_schemas.random_matrix import IndexCurveAnswer, IndexCurveRequest, LawAnswer, RandomMatrixRequest
+from service.pictures.random_matrix import draw_index_curves, draw_law
 from service.random_matrix import answer
-from service.random_matrix_picture import draw_index_curves, draw_law
 
 _PICTURE_POINTS = 2000
 

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from jobs.store import INDEX
 from jobs.totals import BOUNDS, Totals, read_totals
-from service.crowd import Crowd
+from service.doors.crowd import Crowd
 
 _SECONDS_BETWEEN_WALKS = 60.0
 """Through the directory of results, which may hold many files."""

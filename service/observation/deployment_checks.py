@@ -19,7 +19,7 @@ from redis.exceptions import RedisError, ResponseError
 from jobs.presence import present_workers
 from jobs.settings import StorageSettings
 from jobs.source_version import source_version
-from service.readiness import LEAST_FREE_BYTES, missing_models, missing_on_disk
+from service.observation.readiness import LEAST_FREE_BYTES, missing_models, missing_on_disk
 
 Verdict = Literal["ok", "warning", "failed", "skipped"]
 

@@ -10,11 +10,11 @@ from api_schemas.job_results import AnyJobResult, JobResult
 from api_schemas.problem import Problem
 from api_schemas.spectrum_results import SpectrumSetResult, StoredArrays, TraceResult
 from jobs.arrays import result_arrays
-from service.hessian_vs_ggn_picture import draw_comparison
+from service.formats.representations import MEDIA_TYPES
+from service.pictures.hessian_vs_ggn import draw_comparison
+from service.pictures.spectrum import draw_result
+from service.pictures.spectrum_set import draw_set
 from service.problems import ProblemError
-from service.representations import MEDIA_TYPES
-from service.spectrum_picture import draw_result
-from service.spectrum_set_picture import draw_set
 
 FORMATS = tuple(MEDIA_TYPES)
 _WITHOUT_PICTURES = ("json", "npz")

@@ -9,7 +9,7 @@ from jobs.array_files import Arrays
 from jobs.artifact_owners import NOBODY, ArtifactOwners
 from jobs.artifacts import ArtifactStore, UnknownArtifactError
 from jobs.token_files import Blocks
-from service.callers import Caller
+from service.doors.callers import Caller
 
 
 class CallersArtifacts:

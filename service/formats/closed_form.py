@@ -8,7 +8,7 @@ import pydantic_core
 
 from api_schemas.closed_form import ClosedFormRequest
 from service.closed_form import Answer, answer, document
-from service.closed_form_picture import draw_spectrum
+from service.pictures.closed_form import draw_spectrum
 from theory.closed_form.spectrum import Eigenvectors
 
 MAX_VECTOR_NUMBERS_JSON = 1_000_000

@@ -10,8 +10,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 from numpy.typing import NDArray
 
 from api_schemas.spectrum_results import AnySpectrumResult, ExactResult, LanczosResult, TopKResult
-from service.picture_axes import decades, in_units, unit_of
-from service.representations import DRAWING
+from service.formats.representations import DRAWING
+from service.pictures.axes import decades, in_units, unit_of
 
 _BLUE, _RED, _GREEN, _GREY = "#1f5fa8", "#c8452f", "#2a9d5c", "#6b7280"
 MATRIX_NAMES = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "functional": "Functional Hessian"}

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from api_schemas.hessian_vs_ggn_results import ComparisonPoint, HessianVsGgnResult, MeanCurve, ModelComparison
-from service.representations import DRAWING
+from service.formats.representations import DRAWING
 
 _COLOURS = ("#1f5fa8", "#c8452f", "#2a9d5c", "#7a4fa3")
 _MAX_LABELS = 12

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-from service.picture_axes import decades, in_units, unit_of
-from service.representations import DRAWING
+from service.formats.representations import DRAWING
+from service.pictures.axes import decades, in_units, unit_of
 from theory.closed_form.spectrum import Eigenvalue, Role, Spectrum
 
 COLOURS: dict[Role, str] = {"outlier": "#c8452f", "bulk": "#1f5fa8", "zero": "#6b7280"}

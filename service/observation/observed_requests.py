@@ -7,8 +7,8 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from logs.context import log_fields
-from service.request_lines import RequestLines
-from service.request_metrics import RequestMetrics
+from service.observation.request_lines import RequestLines
+from service.observation.request_metrics import RequestMetrics
 
 HEADER = "X-Request-ID"
 OTHER = "other"

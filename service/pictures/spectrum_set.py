@@ -16,9 +16,9 @@ from api_schemas.spectrum_results import (
     SpectrumSetResult,
     TopKResult,
 )
-from service.picture_axes import in_units, unit_of
-from service.representations import DRAWING
-from service.spectrum_picture import LEAST_BUMP, LINEAR_RANGE, MATRIX_NAMES, bump, shortened
+from service.formats.representations import DRAWING
+from service.pictures.axes import in_units, unit_of
+from service.pictures.spectrum import LEAST_BUMP, LINEAR_RANGE, MATRIX_NAMES, bump, shortened
 
 _MANY = 10  # curves that colours of their own can tell apart
 

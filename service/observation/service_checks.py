@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from service.deployment_checks import Finding
+from service.observation.deployment_checks import Finding
 
 KEY_VARIABLE = "SPECTRUM_API_KEY"
 _ANSWER_SECONDS = 10.0

@@ -7,13 +7,13 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_schemas.problem import Problem
-from service.callers import ANYONE, STRANGER, Caller
-from service.crowd import Crowd
-from service.hosts import Hosts
-from service.key_file import ApiKey, KeyFile, KeysUnreadableError
-from service.page_headers import PAGE_HEADERS, completed
+from service.doors.callers import ANYONE, STRANGER, Caller
+from service.doors.crowd import Crowd
+from service.doors.hosts import Hosts
+from service.doors.key_file import ApiKey, KeyFile, KeysUnreadableError
+from service.doors.page_headers import PAGE_HEADERS, completed
+from service.doors.rates import RequestRates, neighbourhood
 from service.problems import ProblemError, problem_response
-from service.rates import RequestRates, neighbourhood
 
 HEALTH = "/v1/health/"
 OPEN_PATHS = frozenset({"/docs", "/openapi.json", f"{HEALTH}live", f"{HEALTH}ready"})

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from api_schemas.random_matrix import IndexCurveAnswer, IndexOfRatio, LawAnswer, LawSample
-from service.representations import DRAWING
+from service.formats.representations import DRAWING
 
 _POSITIVE, _NEGATIVE, _SAMPLE, _ATOM = "#1f5fa8", "#c8452f", "#9aa3ad", "#2a9d5c"
 _MAX_LABELS = 12

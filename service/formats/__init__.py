@@ -1,0 +1,1 @@
+"""Results as JSON, npz and pictures."""
