@@ -112,6 +112,59 @@ def job(**changes: Any) -> Callable[[], bytes]:
     return lambda: json.dumps(JOB | changes).encode()
 
 
+_HUGE = 10**18
+_MLP, _GAUSSIAN = JOB["model"], {"kind": "gaussian", "num_samples": 8, "input_dim": 2, "output_dim": 1}
+_LANCZOS, _TRAIN = {"kind": "lanczos"}, {"num_steps": 10, "learning_rate": 0.1}
+_SIZES: dict[str, dict[str, Any]] = {
+    "widths": {"model": _MLP | {"widths": [2, _HUGE, 1]}},
+    "many-widths": {"model": _MLP | {"widths": [2] * 10**5}},
+    "negative-widths": {"model": _MLP | {"widths": [2, -3, 1]}},
+    "layers": {"model": GPT2 | {"n_layer": 10**9}, "data": TEXT, "loss": "cross-entropy"},
+    "embedding": {"model": GPT2 | {"n_embd": _HUGE}, "data": TEXT, "loss": "cross-entropy"},
+    "vocabulary": {"model": GPT2 | {"vocab_size": 2**63}, "data": TEXT, "loss": "cross-entropy"},
+    "samples": {"data": _GAUSSIAN | {"num_samples": _HUGE}},
+    "inputs": {"data": _GAUSSIAN | {"input_dim": _HUGE}},
+    "sequences": {"model": GPT2, "data": TEXT | {"num_sequences": _HUGE}, "loss": "cross-entropy"},
+    "positions": {"model": GPT2, "data": TEXT | {"sequence_length": _HUGE}, "loss": "cross-entropy"},
+    "lanczos-steps": {"method": _LANCZOS | {"num_steps": _HUGE}},
+    "lanczos-probes": {"method": _LANCZOS | {"num_probes": _HUGE}},
+    "lanczos-points": {"method": _LANCZOS | {"num_points": _HUGE}},
+    "kappa": {"method": _LANCZOS | {"kappa": 1e308}},
+    "pairs": {"method": {"kind": "top-k", "k": _HUGE}},
+    "products": {"method": {"kind": "trace", "num_probes": _HUGE}},
+    "training": {"train": _TRAIN | {"num_steps": _HUGE * _HUGE}},
+    "learning-rate": {"train": _TRAIN | {"learning_rate": -1e308}},
+    "seed": {"seed": 2**64},
+    "seed-negative": {"seed": -1},
+    "tags": {"tags": {str(index): "" for index in range(10_000)}},
+    "tag-name": {"tags": {"a" * 10**5: ""}},
+    "tag": {"tags": {"a": "b" * 10**6}},
+    "tag-control": {"tags": {"a": "b\r\nSet-Cookie: c=d\0"}},
+    "tag-name-control": {"tags": {"a\x1b[2J": "b"}},
+    "tag-surrogate": {"tags": {"a": "\ud800"}},
+    "blocks": {"blocks": ["*"] * 10**5},
+    "block-of-stars": {"block": "*a" * 125 + "b"},
+    "block-of-questions": {"block": "?*" * 100 + "[!a-z]"},
+    "block-of-brackets": {"block": "[" * 200},
+    "block-long": {"block": "*" * 10**6},
+    "block-format": {"block": "{0.__class__}%n"},
+    "activation-code": {"model": _MLP | {"activation": "__import__('os').system"}},
+    "loss-code": {"loss": "eval"},
+    "kind-code": {"kind": "os.system"},
+    "device": {"device": "cuda:0"},
+    "callback": {"callback": "http://127.0.0.1:9/"},
+}
+_LAW_REQUESTS: dict[str, dict[str, Any]] = {
+    "points": {"law": "wigner", "num_points": 10**9},
+    "sample": {"law": "wigner", "sample": {"size": 10**9, "seed": 0}},
+    "variance": {"law": "wigner", "variance": 1e-320},
+    "ratio": {"law": "wishart", "ratio": 1e308},
+    "nested": {"law": "free-sum", "laws": [{"law": "free-sum", "laws": []}] * 2},
+    "thousand-laws": {"law": "free-sum", "laws": [{"law": "wigner"}] * 1000},
+    "code": {"law": "__import__('os')"},
+}
+
+
 def hostile_requests() -> Iterator[Attack]:
     """Attacks by what a well-formed request asks for."""
     for name, path in PATHS.items():
@@ -121,60 +174,9 @@ def hostile_requests() -> Iterator[Attack]:
         data = {"kind": "artifact", "id": PATHS[name], "num_sequences": 1, "sequence_length": 4}
         yield Attack(f"artifact-{name}", JOBS, job(model=GPT2, data=data, loss="cross-entropy"))
         yield Attack(f"text-{name}", JOBS, job(model=GPT2, data={**TEXT, "text": None, "name": PATHS[name]}))
-    huge = 10**18
-    mlp, gaussian = JOB["model"], {"kind": "gaussian", "num_samples": 8, "input_dim": 2, "output_dim": 1}
-    lanczos, train = {"kind": "lanczos"}, {"num_steps": 10, "learning_rate": 0.1}
-    sizes: dict[str, dict[str, Any]] = {
-        "widths": {"model": mlp | {"widths": [2, huge, 1]}},
-        "many-widths": {"model": mlp | {"widths": [2] * 10**5}},
-        "negative-widths": {"model": mlp | {"widths": [2, -3, 1]}},
-        "layers": {"model": GPT2 | {"n_layer": 10**9}, "data": TEXT, "loss": "cross-entropy"},
-        "embedding": {"model": GPT2 | {"n_embd": huge}, "data": TEXT, "loss": "cross-entropy"},
-        "vocabulary": {"model": GPT2 | {"vocab_size": 2**63}, "data": TEXT, "loss": "cross-entropy"},
-        "samples": {"data": gaussian | {"num_samples": huge}},
-        "inputs": {"data": gaussian | {"input_dim": huge}},
-        "sequences": {"model": GPT2, "data": TEXT | {"num_sequences": huge}, "loss": "cross-entropy"},
-        "positions": {"model": GPT2, "data": TEXT | {"sequence_length": huge}, "loss": "cross-entropy"},
-        "lanczos-steps": {"method": lanczos | {"num_steps": huge}},
-        "lanczos-probes": {"method": lanczos | {"num_probes": huge}},
-        "lanczos-points": {"method": lanczos | {"num_points": huge}},
-        "kappa": {"method": lanczos | {"kappa": 1e308}},
-        "pairs": {"method": {"kind": "top-k", "k": huge}},
-        "products": {"method": {"kind": "trace", "num_probes": huge}},
-        "training": {"train": train | {"num_steps": huge * huge}},
-        "learning-rate": {"train": train | {"learning_rate": -1e308}},
-        "seed": {"seed": 2**64},
-        "seed-negative": {"seed": -1},
-        "tags": {"tags": {str(index): "" for index in range(10_000)}},
-        "tag-name": {"tags": {"a" * 10**5: ""}},
-        "tag": {"tags": {"a": "b" * 10**6}},
-        "tag-control": {"tags": {"a": "b\r\nSet-Cookie: c=d\0"}},
-        "tag-name-control": {"tags": {"a\x1b[2J": "b"}},
-        "tag-surrogate": {"tags": {"a": "\ud800"}},
-        "blocks": {"blocks": ["*"] * 10**5},
-        "block-of-stars": {"block": "*a" * 125 + "b"},
-        "block-of-questions": {"block": "?*" * 100 + "[!a-z]"},
-        "block-of-brackets": {"block": "[" * 200},
-        "block-long": {"block": "*" * 10**6},
-        "block-format": {"block": "{0.__class__}%n"},
-        "activation-code": {"model": mlp | {"activation": "__import__('os').system"}},
-        "loss-code": {"loss": "eval"},
-        "kind-code": {"kind": "os.system"},
-        "device": {"device": "cuda:0"},
-        "callback": {"callback": "http://127.0.0.1:9/"},
-    }
-    for name, changes in sizes.items():
+    for name, changes in _SIZES.items():
         yield Attack(f"ask-{name}", JOBS, job(**changes))
         if name in ("widths", "many-widths", "layers", "samples", "lanczos-probes", "training", "block-of-stars"):
             yield Attack(f"estimate-{name}", "/v1/estimates", job(**changes))
-    laws: dict[str, dict[str, Any]] = {
-        "points": {"law": "wigner", "num_points": 10**9},
-        "sample": {"law": "wigner", "sample": {"size": 10**9, "seed": 0}},
-        "variance": {"law": "wigner", "variance": 1e-320},
-        "ratio": {"law": "wishart", "ratio": 1e308},
-        "nested": {"law": "free-sum", "laws": [{"law": "free-sum", "laws": []}] * 2},
-        "thousand-laws": {"law": "free-sum", "laws": [{"law": "wigner"}] * 1000},
-        "code": {"law": "__import__('os')"},
-    }
-    for name, fields in laws.items():
+    for name, fields in _LAW_REQUESTS.items():
         yield Attack(f"law-{name}", LAWS, lambda fields=fields: json.dumps(fields).encode())
