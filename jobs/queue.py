@@ -1,6 +1,8 @@
 """The Celery application that service and workers share: a message holds the id of a job and nothing else."""
 
+import base64
 import contextlib
+import json
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -54,6 +56,15 @@ def celery_app(redis_url: str) -> Celery:
         },
     )
     return app
+
+
+def job_of_message(text: str) -> str:
+    """The id that a message in Redis carries; empty if it is none of ours."""
+    try:
+        arguments, *_ = json.loads(base64.b64decode(json.loads(text)["body"]))
+        return str(arguments[0])
+    except (ValueError, LookupError, TypeError):
+        return ""
 
 
 class JobQueue:

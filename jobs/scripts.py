@@ -286,9 +286,14 @@ return to
 TAKE_UNPUBLISHED = (
     _MOVE
     + """
--- ARGV[2]: seconds after which a message counts as lost. Returns 1 to the one caller that shall publish the job.
+-- ARGV[2]: seconds after which a message counts as lost, ARGV[3]: hash of the job whose message is next, or ''.
+-- Returns 1 to the one caller that shall publish the job. Messages are taken in turn: one that is older than the next
+-- does not wait any more. A recovered job has never been published.
 if redis.call('HGET', KEYS[1], 'state') ~= 'queued' then return 0 end
-if tonumber(redis.call('HGET', KEYS[1], 'published_at')) > now() - ARGV[2] then return 0 end
+local last = now()
+if ARGV[3] ~= '' then last = tonumber(redis.call('HGET', ARGV[3], 'published_at') or 0) end
+local published = tonumber(redis.call('HGET', KEYS[1], 'published_at'))
+if published > 0 and published > last - ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], 'published_at', now())
 return 1
 """

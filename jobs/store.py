@@ -11,7 +11,7 @@ import redis
 from api_schemas.jobs import ENDED_STATES, JobState, Progress
 from api_schemas.problem import Problem
 from jobs import scripts
-from jobs.queue import KEY_PREFIX, QUEUE
+from jobs.queue import KEY_PREFIX, QUEUE, job_of_message
 from jobs.record import QUEUED, JobRecord, answered_fields, new_job_id, new_record_fields, now_text, record_from_fields
 
 JOB = "spectrum:job:"
@@ -22,6 +22,9 @@ INDEX = "spectrum:jobs:"
 RESULT_USERS = "spectrum:result-users:"
 _KNOWN = "spectrum:idempotency:"
 _ANSWERS = "spectrum:answers:"
+
+_MOST_LOOKED_AT = 100
+"""Queued jobs whose message may be lost while others wait; ids sort by age."""
 
 SECONDS_OF_IDEMPOTENCY = 24 * 3600
 """That a key of a caller is remembered."""
@@ -305,10 +308,17 @@ class JobStore:
     def take_unpublished(self, recovered: list[str], republish_seconds: float) -> list[str]:
         """Queued jobs without a message, which the caller now publishes.
 
-        These are the recovered ones and, while no message waits at all, those published longer ago than this.
+        These are the recovered ones and those published longer ago than this: before now while no message waits, else
+        before the one that is next, as messages are taken in turn. Of these only the oldest are looked at.
         """
-        candidates = {*recovered, *(self._ids("queued") if self.num_messages() == 0 else [])}
-        return [i for i in sorted(candidates) if int(self._run(scripts.TAKE_UNPUBLISHED, i, republish_seconds))]
+        following = cast("str | None", self._client.lindex(KEY_PREFIX + QUEUE, -1))
+        oldest = [str(i) for i in self._client.zrange(INDEX + "queued", 0, _MOST_LOOKED_AT - 1 if following else -1)]
+        key = JOB + job_of_message(following) if following else ""
+        return [
+            i
+            for i in sorted({*recovered, *oldest})
+            if int(self._run(scripts.TAKE_UNPUBLISHED, i, republish_seconds, key))
+        ]
 
     def num_messages(self) -> int:
         """Messages that wait in the queue."""

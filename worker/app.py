@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch._dynamo  # what tracing loads at its first use, 5 s: once, before the pool forks
 from celery import Celery, signals
+from kombu.transport import redis as redis_transport
 from redis.exceptions import RedisError
 
 from api_schemas.health import WorkerStatus
@@ -27,7 +28,7 @@ from jobs.shards import ShardStore
 from jobs.source_version import source_version
 from jobs.store import JobStore
 from worker.code_version import code_version
-from worker.delivery import Delivery
+from worker.delivery import Delivery, SteadyQoS
 from worker.hardware import Hardware, find_hardware
 from worker.job_runner import JobRunner
 from worker.memory_guard import be_killed_first
@@ -40,6 +41,7 @@ def create_worker(settings: WorkerSettings) -> Celery:
     """A Celery application whose pool runs jobs with these settings."""
     app = celery_app(settings.redis_url.get_secret_value())
     app.conf.update(worker_pool="prefork", worker_concurrency=settings.concurrency)
+    redis_transport.Channel.QoS = SteadyQoS
     hardware = find_hardware(settings)
     _keep_logging_as_configured()
     _prepare_children(hardware)

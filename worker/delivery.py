@@ -3,15 +3,45 @@
 import logging
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from billiard.exceptions import WorkerLostError
 from celery.worker.request import Request
+from kombu.transport import redis as redis_transport
+from kombu.transport import virtual
 from redis.exceptions import RedisError
 
 from worker.memory_guard import killed_by_kernel, num_oom_kills
 
 _logger = logging.getLogger(__name__)
+
+
+class SteadyQoS(redis_transport.QoS):
+    """Of messages that are not acknowledged yet: one that cannot be, for Redis is away, takes no place for ever.
+
+    Otherwise a worker all of whose places are taken so waits for a place, and not for messages, and never takes another
+    job. The message itself stays in Redis, comes again when its time is over, and is dropped.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        """Raises:  RedisError."""
+        with self._place_given_back(delivery_tag):
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Raises:  RedisError."""
+        with self._place_given_back(delivery_tag):
+            super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def _place_given_back(self, delivery_tag: str) -> Iterator[None]:
+        try:
+            yield
+        except RedisError:
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+            raise
 
 
 def holder(worker_pid: int, pid: int) -> str:

@@ -8,7 +8,7 @@ import redis
 
 from api_schemas.jobs import Progress
 from api_schemas.problem import Problem
-from jobs.queue import KEY_PREFIX, QUEUE
+from jobs.queue import KEY_PREFIX, QUEUE, JobQueue
 from jobs.record import JobRecord, new_job_id
 from jobs.scripts import CHANGES
 from jobs.store import JobStore, KeyReusedError, LeaseLostError, UnknownJobError
@@ -227,10 +227,26 @@ def test_a_lost_message_is_sent_again_once(store: JobStore, redis_client: redis.
     job_id = submit(store).id
     assert store.take_unpublished([], 30.0) == []
     redis_client.hset(f"spectrum:job:{job_id}", "published_at", time.time() - 31)
-    redis_client.rpush(KEY_PREFIX + QUEUE, "another message waits, this one may be behind it")
+    redis_client.rpush(KEY_PREFIX + QUEUE, "a message of nobody knows whom, behind which this one may wait")
     assert store.take_unpublished([], 30.0) == []
     redis_client.delete(KEY_PREFIX + QUEUE)
     assert store.take_unpublished([], 30.0) == [job_id]
+    assert store.take_unpublished([], 30.0) == []
+
+
+def test_a_lost_message_is_missed_although_others_wait(
+    store: JobStore, redis_client: redis.Redis, redis_url: str
+) -> None:
+    lost, behind, following = (submit(store).id for _ in range(3))
+    queue = JobQueue(redis_url)
+    queue.publish(following)
+    queue.publish(behind)
+    queue.close()
+    redis_client.hset(f"spectrum:job:{following}", "published_at", time.time() - 100)
+    redis_client.hset(f"spectrum:job:{lost}", "published_at", time.time() - 120)
+    assert store.take_unpublished([], 30.0) == []
+    redis_client.hset(f"spectrum:job:{lost}", "published_at", time.time() - 131)
+    assert store.take_unpublished([], 30.0) == [lost]
     assert store.take_unpublished([], 30.0) == []
 
 

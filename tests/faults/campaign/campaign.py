@@ -90,6 +90,8 @@ def run_campaign(directory: Path, faults: dict[Fault, int], num_cycles: int, see
             _disturb(killer, customers, faults, num_cycles, report)
             while customers.num_ended < min_jobs and not customers.faults:
                 time.sleep(0.2)
+        except RuntimeError as error:  # the server did not recover: what was counted until then is told
+            report.lost.append(str(error))
         finally:
             customers.leave()
         report.seconds = time.monotonic() - started

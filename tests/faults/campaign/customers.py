@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import random
+import sys
 import threading
 import time
 from collections import Counter
@@ -157,6 +158,7 @@ class Customers:
                     self._order(server, chance, name, f"{self._seed}-{number}-{count}")
                 except Exception as error:  # noqa: BLE001 - whatever it is, the report shall tell it
                     self.faults.append(f"{name}: {type(error).__name__}: {error}")
+                    print(self.faults[-1], file=sys.stderr, flush=True)
 
     def _order(self, server: Server, chance: random.Random, name: str, key: str) -> None:
         answer = server.submit(self._requests[name], key)

@@ -126,7 +126,7 @@ class Killer:
         self.pauses.append(Pause(pids, begun, time.time()))
 
     def _wait_until_gone(self, pids: list[int]) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90  # a worker without Redis gives up only after a while
         while any(is_alive(pid) for pid in pids):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"of {pids} some outlive their launcher")
