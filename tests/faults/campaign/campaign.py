@@ -16,7 +16,7 @@ from benchmarks.stack import RunningStack
 from tests.faults.campaign.attempts import Attempts, Overlap, overlaps, unlawful_ends
 from tests.faults.campaign.customers import Customers, known_jobs, undisturbed
 from tests.faults.campaign.faults import SETTINGS, Fault, Killer
-from tests.faults.campaign.leftovers import held_by_the_dead, leftovers
+from tests.faults.campaign.leftovers import leftovers, removed_later
 from tests.faults.campaign.mix import requests
 
 NUM_WORKERS, NUM_CUSTOMERS = 2, 5
@@ -39,7 +39,7 @@ class Report:
     counts: Counter[str] = field(default_factory=Counter)
     attempts: int = 0
     most_attempts: int = 0
-    unacknowledged: int = 0
+    removed_later: str = ""
     recoveries: list[float] = field(default_factory=list)
     overlaps: list[Overlap] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Report:
             "wrong": str(len(self.wrong)),
             "run twice at once": str(len(self.twice)),
             "attempts that computed on after losing their lease": f"{len(self.overlaps)}, at most {longest:.2f} s",
-            "left behind": f"{len(self.left)}; {self.unacknowledged} messages that killed workers held",
+            "left behind": f"{len(self.left)}; to be removed later: {self.removed_later}",
         }
         lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
         faults = [f"- {text}" for text in [*self.lost, *self.wrong, *self.twice, *self.left]]
@@ -150,7 +150,7 @@ def _count(report: Report, stack: RunningStack, customers: Customers, before: se
     report.most_attempts = max((order.attempts for order in customers.orders), default=0)
     with stack.redis() as client:
         report.left += leftovers(client, stack.data_directory / "results", wanted)
-        report.unacknowledged = held_by_the_dead(client)
+        report.removed_later = removed_later(client, stack.data_directory / "results", wanted)
 
 
 def _judge(report: Report, attempts: Attempts, killer: Killer) -> None:

@@ -13,6 +13,7 @@ from benchmarks.stack import RunningStack
 from jobs.queue import KEY_PREFIX, QUEUE, JobQueue
 
 LEASE_SECONDS = 3.0
+LIFE_SECONDS = 6.0
 SETTINGS = {
     "SPECTRUM_LEASE_SECONDS": str(LEASE_SECONDS),
     "SPECTRUM_CHECKPOINT_SECONDS": "0.1",
@@ -42,6 +43,7 @@ class Killer:
     stack: RunningStack
     chance: random.Random
     pauses: list[Pause] = field(default_factory=list)
+    _struck: dict[str, float] = field(default_factory=dict)
 
     def child(self) -> None:
         """kill -9 of a process that computes."""
@@ -49,18 +51,22 @@ class Killer:
 
     def worker(self) -> None:
         """kill -9 of the worker, whose children compute on until the launcher ends them."""
+        self._let_live("worker")
         _kill(self._workers()[:1])
 
     def workers(self) -> None:
         """kill -9 of the worker and all of its children."""
+        self._let_live("worker")
         _kill(self._workers())
 
     def service(self) -> None:
         """kill -9 of the HTTP service."""
+        self._let_live("service")
         _kill(self.stack.pids("-m service"))
 
     def redis(self) -> None:
         """kill -9 of Redis."""
+        self._let_live("redis")
         _kill(self.stack.pids("redis.conf") or self.stack.pids("redis.sock"))
 
     def everything(self) -> None:
@@ -81,6 +87,7 @@ class Killer:
 
     def terminated_worker(self) -> None:
         """SIGTERM of the worker, as in a rolling restart."""
+        self._let_live("worker")
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._workers()[0], signal.SIGTERM)
 
@@ -109,6 +116,11 @@ class Killer:
                 for job_id in client.zrange(f"spectrum:jobs:{state}", 0, -1):
                     queue.publish(str(job_id))
         queue.close()
+
+    def _let_live(self, name: str) -> None:
+        """A launcher gives up a process that dies again and again right after its start."""
+        time.sleep(max(0.0, self._struck.get(name, 0.0) + LIFE_SECONDS - time.monotonic()))
+        self._struck[name] = time.monotonic()
 
     def _workers(self) -> list[int]:
         deadline = time.monotonic() + 60

@@ -12,28 +12,34 @@ REST_SECONDS = 20.0
 
 
 def leftovers(client: redis.Redis, results: Path, known: set[str]) -> list[str]:
-    """What stays after the rest: messages, leases, keys and files of jobs that nobody knows, checkpoints, drafts."""
+    """What stays after the rest: messages, keys of jobs that nobody knows, checkpoints; and results that lack."""
     deadline = time.monotonic() + REST_SECONDS
     while (found := _found(client, results, known)) and time.monotonic() < deadline:
         time.sleep(0.5)
     return found
 
 
-def held_by_the_dead(client: redis.Redis) -> int:
-    """Messages that killed workers had taken: the broker delivers them again after an hour, and they are dropped."""
-    return int(client.hlen(KEY_PREFIX + "unacked"))
+def removed_later(client: redis.Redis, results: Path, known: set[str]) -> str:
+    """What killed workers leave, of which the server rids itself: messages that they held, which the broker delivers
+    again after an hour to be dropped; drafts, and results that they had written but not handed in, after six hours."""
+    unused = len(_stored(results) - _used(client, known))
+    drafts = len([*results.glob("draft-*"), *results.glob("*/draft-*")])
+    return f"{client.hlen(KEY_PREFIX + 'unacked')} messages, {unused} results, {drafts} drafts"
 
 
 def _found(client: redis.Redis, results: Path, known: set[str]) -> list[str]:
     found = [f"{client.llen(KEY_PREFIX + QUEUE)} messages"] if client.llen(KEY_PREFIX + QUEUE) else []
     found += _orphans(client, known)
     found += [f"checkpoint {path.name}" for path in results.glob("job-checkpoints/*")]
-    found += [f"draft {path.name}" for path in [*results.glob("draft-*"), *results.glob("*/draft-*")]]
-    digests = {client.hget(f"spectrum:job:{job_id}", "result_digest") for job_id in known}
-    stored = {path.stem for path in results.glob("[0-9a-f][0-9a-f]/*.json")}
-    found += [f"result {digest} of no job" for digest in stored - digests]
-    found += [f"result {digest} is missing" for digest in digests - stored - {None}]
-    return found
+    return found + [f"result {digest} is missing" for digest in _used(client, known) - _stored(results)]
+
+
+def _used(client: redis.Redis, known: set[str]) -> set[str]:
+    return {digest for job_id in known if (digest := client.hget(f"spectrum:job:{job_id}", "result_digest"))}
+
+
+def _stored(results: Path) -> set[str]:
+    return {path.stem for path in results.glob("[0-9a-f][0-9a-f]/*.json")}
 
 
 def _orphans(client: redis.Redis, known: set[str]) -> list[str]:
