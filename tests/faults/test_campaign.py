@@ -32,6 +32,8 @@ def test_an_attempt_beside_the_next_one_is_found() -> None:
     assert (found.job_id, found.seconds, found.attempts) == ("a", 2.0, (1, 2))
     # what stood still did not compute
     assert overlaps([first, second], [Pause([7], 12.0, 14.5)])[0].seconds == 0.5
+    # nor does what goes on after the other has ended
+    assert overlaps([first, Attempt("a", 2, 8, 13.0, 13.5, "succeeded")], [])[0].seconds == 0.5
     # what wrote its end with a lease had stopped before the next one could begin
     assert overlaps([Attempt("a", 1, 7, 10.0, 15.0, "queued"), second], []) == []
 

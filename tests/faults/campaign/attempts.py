@@ -104,10 +104,11 @@ def overlaps(attempts: Iterable[Attempt], pauses: list[Pause]) -> list[Overlap]:
         for earlier, later in itertools.pairwise(its_own):
             if earlier.ended is None or earlier.handed_over:
                 continue
-            seconds = earlier.ended - later.begun
+            end = earlier.ended if later.ended is None else min(earlier.ended, later.ended)
+            seconds = end - later.begun
             for pause in pauses:
                 if earlier.pid in pause.pids:
-                    seconds -= max(0.0, min(earlier.ended, pause.ended) - max(later.begun, pause.begun))
+                    seconds -= max(0.0, min(end, pause.ended) - max(later.begun, pause.begun))
             if seconds > 0:
                 found.append(Overlap(job_id, seconds, (earlier.number, later.number)))
     return found
