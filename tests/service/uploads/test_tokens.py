@@ -81,7 +81,7 @@ def test_every_file_of_the_same_tokens_is_the_same_artifact(tmp_path: Path, cont
     assert again.status_code == 200, again.text
     assert again.json() == first.json()
     assert again.headers["location"].endswith(f"/v1/artifacts/{first.json()['id']}")
-    assert len(files(tmp_path)) == 1
+    assert len(files(tmp_path / "artifacts")) == 1
 
 
 ONES = np.ones(4, np.int64)
