@@ -1,7 +1,7 @@
 """Every error as `application/problem+json`; none echoes what the caller sent at length."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -109,70 +109,8 @@ def invalid_query(name: str, message: str) -> ProblemError:
 
 def register_problem_handlers(app: FastAPI) -> None:
     """Translate every exception that leaves a route, once."""
-
-    @app.exception_handler(ProblemError)
-    async def decided(request: Request, error: ProblemError) -> Response:
-        return problem_response(request, error.problem, error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        errors = error.errors()
-        return problem_response(request, invalid_request([_field_error(e) for e in errors[:MAX_ERRORS]], len(errors)))
-
-    @app.exception_handler(TheoryError)
-    async def outside_the_formula(request: Request, error: TheoryError) -> Response:
-        location: list[str | int] = ["body", "model", *([error.field] if error.field else [])]
-        return problem_response(request, invalid_request([FieldError(loc=location, msg=str(error))]))
-
-    @app.exception_handler(UnknownJobError)
-    async def unknown_job(request: Request, error: UnknownJobError) -> Response:
-        problem = Problem(type="/problems/unknown-job", title="No such job", status=404)
-        return problem_response(request, problem)
-
-    @app.exception_handler(UnknownArtifactError)
-    async def unknown_artifact(request: Request, error: UnknownArtifactError) -> Response:
-        problem = Problem(type="/problems/unknown-artifact", title="No such artifact", status=404)
-        return problem_response(request, problem)
-
-    @app.exception_handler(ResultDamagedError)
-    async def damaged_result(request: Request, error: ResultDamagedError) -> Response:
-        _logger.error("%s", error)
-        problem = Problem(type="/problems/result-damaged", title="The stored result is damaged or missing", status=500)
-        return problem_response(request, problem)
-
-    @app.exception_handler(KeyReusedError)
-    async def key_reused(request: Request, error: KeyReusedError) -> Response:
-        problem = Problem(
-            type="/problems/idempotency-key-reused",
-            title="The Idempotency-Key was sent with another request before",
-            status=422,
-            errors=[FieldError(loc=["header", "Idempotency-Key"], msg="stands for another request; send a new key")],
-        )
-        return problem_response(request, problem)
-
-    @app.exception_handler(QueueFullError)
-    async def queue_full(request: Request, error: QueueFullError) -> Response:
-        whose = "of this key " if error.is_owners else ""
-        problem = Problem(
-            type="/problems/quota-of-queued-jobs" if error.is_owners else "/problems/queue-full",
-            title="Too many jobs wait",
-            status=429,
-            detail=f"At most {error.limit:,} jobs {whose}wait at a time.",
-        )
-        return problem_response(request, problem, {"Retry-After": str(_SECONDS_OF_A_FULL_QUEUE)})
-
-    async def storage_away(request: Request, error: Exception) -> Response:
-        _logger.warning("Redis does not answer: %s", error)
-        problem = Problem(
-            type="/problems/storage-unavailable",
-            title="Jobs cannot be reached at the moment",
-            status=503,
-            detail="Redis does not answer; closed forms still do.",
-        )
-        return problem_response(request, problem, {"Retry-After": "5"})
-
-    app.add_exception_handler(RedisError, storage_away)
-    app.add_exception_handler(OperationalError, storage_away)
+    for kind, translate in _TRANSLATIONS.items():
+        app.add_exception_handler(kind, _handler(translate))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
@@ -185,10 +123,6 @@ def register_problem_handlers(app: FastAPI) -> None:
             headers["Allow"] = _allowed_methods(request)
         return problem_response(request, problem, headers)
 
-    @app.exception_handler(ClientDisconnect)
-    async def gone(request: Request, error: ClientDisconnect) -> Response:
-        return problem_response(request, Problem(title="The request ended too early", status=400))
-
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:
         # Answered outside of all middleware: what that adds to other answers is added here.
@@ -196,6 +130,88 @@ def register_problem_handlers(app: FastAPI) -> None:
         _logger.exception("unforeseen error", exc_info=error, extra={"request_id": request_id})
         problem = Problem(title="Internal error", status=500)
         return problem_response(request, problem, {**PAGE_HEADERS, "X-Request-ID": request_id})
+
+
+def _handler(translate: Callable[[Any], ProblemError]) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def answer(request: Request, error: Exception) -> Response:
+        answered = translate(error)
+        return problem_response(request, answered.problem, answered.headers)
+
+    return answer
+
+
+def _invalid(error: RequestValidationError) -> ProblemError:
+    errors = error.errors()
+    return ProblemError(invalid_request([_field_error(e) for e in errors[:MAX_ERRORS]], len(errors)))
+
+
+def _outside_the_formula(error: TheoryError) -> ProblemError:
+    return invalid_field(["model", *([error.field] if error.field else [])], str(error))
+
+
+def _unknown_job(error: UnknownJobError) -> ProblemError:
+    return ProblemError(Problem(type="/problems/unknown-job", title="No such job", status=404))
+
+
+def _unknown_artifact(error: UnknownArtifactError) -> ProblemError:
+    return ProblemError(Problem(type="/problems/unknown-artifact", title="No such artifact", status=404))
+
+
+def _damaged_result(error: ResultDamagedError) -> ProblemError:
+    _logger.error("%s", error)
+    title = "The stored result is damaged or missing"
+    return ProblemError(Problem(type="/problems/result-damaged", title=title, status=500))
+
+
+def _key_reused(error: KeyReusedError) -> ProblemError:
+    problem = Problem(
+        type="/problems/idempotency-key-reused",
+        title="The Idempotency-Key was sent with another request before",
+        status=422,
+        errors=[FieldError(loc=["header", "Idempotency-Key"], msg="stands for another request; send a new key")],
+    )
+    return ProblemError(problem)
+
+
+def _queue_full(error: QueueFullError) -> ProblemError:
+    whose = "of this key " if error.is_owners else ""
+    problem = Problem(
+        type="/problems/quota-of-queued-jobs" if error.is_owners else "/problems/queue-full",
+        title="Too many jobs wait",
+        status=429,
+        detail=f"At most {error.limit:,} jobs {whose}wait at a time.",
+    )
+    return ProblemError(problem, {"Retry-After": str(_SECONDS_OF_A_FULL_QUEUE)})
+
+
+def _storage_away(error: Exception) -> ProblemError:
+    _logger.warning("Redis does not answer: %s", error)
+    problem = Problem(
+        type="/problems/storage-unavailable",
+        title="Jobs cannot be reached at the moment",
+        status=503,
+        detail="Redis does not answer; closed forms still do.",
+    )
+    return ProblemError(problem, {"Retry-After": "5"})
+
+
+def _gone(error: ClientDisconnect) -> ProblemError:
+    return ProblemError(Problem(title="The request ended too early", status=400))
+
+
+_TRANSLATIONS: dict[type[Exception], Callable[[Any], ProblemError]] = {
+    ProblemError: lambda error: error,
+    RequestValidationError: _invalid,
+    TheoryError: _outside_the_formula,
+    UnknownJobError: _unknown_job,
+    UnknownArtifactError: _unknown_artifact,
+    ResultDamagedError: _damaged_result,
+    KeyReusedError: _key_reused,
+    QueueFullError: _queue_full,
+    RedisError: _storage_away,
+    OperationalError: _storage_away,
+    ClientDisconnect: _gone,
+}
 
 
 def _allowed_methods(request: Request) -> str:
