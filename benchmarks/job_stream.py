@@ -1,13 +1,13 @@
 """A caller who keeps jobs waiting in the queue, looks at each result, and deletes what ended."""
 
 import itertools
-import threading
 import time
 from collections import deque
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
+
+from benchmarks.background import Background
 
 NUM_WAITING = 4
 _BASE: dict[str, Any] = {
@@ -24,28 +24,21 @@ JOBS: list[dict[str, Any]] = [
 ]
 
 
-class JobStream:
+class JobStream(Background):
     """Submits the jobs above in turn, each with another seed; deleted, they leave no more records than there were.
 
     Attributes:  num_done; faults, of jobs that did not succeed.
     """
 
     def __init__(self, url: str) -> None:
+        super().__init__()
         self._http = httpx.Client(base_url=url, timeout=60, headers={"Cache-Control": "no-cache"})
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self.num_done = 0
         self.faults: list[str] = []
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._closing.set()
-        self._thread.join()
+    def close(self) -> None:
+        """Once all its jobs are done."""
+        super().close()
         self._http.close()
 
     def wait_for_first(self) -> None:
@@ -55,10 +48,11 @@ class JobStream:
                 raise RuntimeError(f"jobs fail: {self.faults}")
             time.sleep(0.1)
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Until told to stop."""
         waiting: deque[str] = deque()
         for number in itertools.count():
-            if self._closing.is_set():
+            if self.closing.is_set():
                 break
             answer = self._http.post("/v1/jobs", json=JOBS[number % len(JOBS)] | {"seed": number})
             if answer.is_error:
@@ -81,7 +75,3 @@ class JobStream:
             self.faults.append(f"{job['state']}: {job['error']}")
         self._http.delete(f"/v1/jobs/{job_id}")
         self.num_done += 1
-
-    def _asked(self, job_id: str) -> dict[str, Any]:
-        job: dict[str, Any] = self._http.get(f"/v1/jobs/{job_id}", params={"wait": 30}).json()
-        return job

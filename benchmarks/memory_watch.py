@@ -1,12 +1,11 @@
 """What the processes of a stack hold in memory, over time."""
 
-import threading
 import time
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
+from benchmarks.background import Background
 from benchmarks.processes import command_line, resident_bytes
 from benchmarks.stack import RunningStack
 
@@ -15,28 +14,17 @@ WARM_UP_SHARE = 0.2
 """Of the time, which does not count: caches fill."""
 
 
-class MemoryWatch:
+class MemoryWatch(Background):
     """Looks again and again; a process is named by what it runs and, where there are several, by its order.
 
     Attributes:  times, in seconds from the beginning; num_bytes by process, each as long as times (0: not there).
     """
 
     def __init__(self, stack: RunningStack) -> None:
+        super().__init__()
         self._stack = stack
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self.times: list[float] = []
         self.num_bytes: dict[str, list[int]] = {}
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._closing.set()
-        self._thread.join()
 
     def summary(self) -> dict[str, Any]:
         """By process: mean, how far its last quarter is above its first, and the range, as shares of the mean."""
@@ -53,9 +41,10 @@ class MemoryWatch:
             }
         return found
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Until told to stop."""
         started = time.monotonic()
-        while not self._closing.wait(_SECONDS_BETWEEN):
+        while not self.closing.wait(_SECONDS_BETWEEN):
             self.times.append(time.monotonic() - started)
             for name, pid in self._named().items():
                 values = self.num_bytes.setdefault(name, [0] * (len(self.times) - 1))

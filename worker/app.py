@@ -44,7 +44,7 @@ def create_worker(settings: WorkerSettings) -> Celery:
     redis_transport.Channel.QoS = SteadyQoS
     hardware = find_hardware(settings)
     _keep_logging_as_configured()
-    _prepare_children(hardware)
+    _prepare_children(settings, hardware)
     _announce_presence(settings, hardware)
     _register_task(app, settings, hardware, _told_to_stop())
     return app
@@ -96,10 +96,11 @@ def _keep_logging_as_configured() -> None:
         pass
 
 
-def _prepare_children(hardware: Hardware) -> None:
+def _prepare_children(settings: WorkerSettings, hardware: Hardware) -> None:
     # In the child and not before the fork: OpenMP threads of a parent do not survive it.
     @signals.worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
     def prepare(**_: Any) -> None:
+        os.nice(settings.niceness)  # before there are threads, which inherit it
         torch.set_num_threads(hardware.num_threads)
         be_killed_first()
 

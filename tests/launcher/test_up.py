@@ -1,5 +1,6 @@
 """`spectrum-server up`: starts, refuses, stops."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -68,6 +69,13 @@ def test_a_killed_launcher_leaves_nothing_behind(start_server: Callable[..., Any
     with SpectrumClient(again.url) as client:
         assert client.closed_form(QUADRATIC).sharpness == 2.0
     again.stop()
+
+
+def test_what_computes_lets_the_service_go_first(server: Any) -> None:
+    parent, child = server.pids("-m worker")
+    (service,) = server.pids("-m service")
+    niceness = [os.getpriority(os.PRIO_PROCESS, pid) for pid in (service, parent, child)]
+    assert niceness == [0, 0, 10]
 
 
 def test_a_second_start_on_the_same_directory_is_refused(server: Any) -> None:

@@ -1,0 +1,31 @@
+"""Something that goes on beside what is measured."""
+
+import threading
+from types import TracebackType
+from typing import Self
+
+
+class Background:
+    """A thread inside a `with`: `run` is to come back soon after `closing` is set."""
+
+    def __init__(self) -> None:
+        self.closing = threading.Event()
+        self._thread = threading.Thread(target=self.run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait until it has come back."""
+        self.closing.set()
+        self._thread.join()
+
+    def run(self) -> None:
+        """What goes on."""
+        raise NotImplementedError
