@@ -1,6 +1,7 @@
 """Client of the spectrum server: Python, sync and async, and the `spectrum` command."""
 
+from client.async_http import AsyncSpectrumClient
 from client.errors import JobFailedError, ProblemResponseError, SpectrumClientError
-from client.http import AsyncSpectrumClient, SpectrumClient
+from client.http import SpectrumClient
 
 __all__ = ["AsyncSpectrumClient", "JobFailedError", "ProblemResponseError", "SpectrumClient", "SpectrumClientError"]

@@ -1,5 +1,7 @@
 """What can go wrong between a caller and the server: one tree."""
 
+import httpx
+
 from api_schemas.jobs import Job
 from api_schemas.problem import Problem
 
@@ -32,3 +34,13 @@ class JobFailedError(SpectrumClientError):
         detail = f": {job.error.title}. {job.error.detail or ''}".rstrip() if job.error else ""
         super().__init__(f"job {job.id} {job.state}{detail}")
         self.job = job
+
+
+def unreachable(base_url: httpx.URL, error: httpx.HTTPError) -> ServerUnreachableError:
+    """What the failure of an exchange means."""
+    return ServerUnreachableError(f"{base_url} does not answer: {error or type(error).__name__}")
+
+
+def told(base_url: httpx.URL, error: httpx.HTTPError | ProblemResponseError) -> SpectrumClientError:
+    """The same, where the server may have answered."""
+    return error if isinstance(error, ProblemResponseError) else unreachable(base_url, error)

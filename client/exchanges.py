@@ -19,6 +19,9 @@ from api_schemas.random_matrix import IndexCurveAnswer, LawAnswer, RandomMatrixA
 from client.archive import NPZ, archive, holds_arrays
 from client.errors import ProblemResponseError
 
+DEFAULT_URL = "http://127.0.0.1:8000"
+POLL_SECONDS = 1.0
+
 T = TypeVar("T")
 _ANSWER_SECONDS = 30.0
 _CLOSED_FORM_SECONDS = 120.0

@@ -15,8 +15,8 @@ from rich.console import Console
 from api_schemas.artifacts import AnyArtifact, TokenArtifact
 from api_schemas.jobs import JobState
 from client.errors import SpectrumClientError
-from client.exchanges import ResultFormat, Smoothing
-from client.http import DEFAULT_URL, SpectrumClient
+from client.exchanges import DEFAULT_URL, ResultFormat, Smoothing
+from client.http import SpectrumClient
 from client.progress import job_progress
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Eigenvalue spectra from a spectrum server.")

@@ -45,10 +45,14 @@ class ShardStore:
         """
         return _claim(self._run(shard_scripts.OPEN, lease, num_shards, setup, signature, self._max_losses))
 
+    def new_lease(self, job_id: str, holder: str = "") -> Lease:
+        """Of a process that computes shards of a job whose own lease another has."""
+        return Lease(job_id, holder_prefix(holder) + secrets.token_hex(16), 0, seconds=self._lease_seconds)
+
     def take(self, lease: Lease, signature: str) -> Claim | None:
         """Claim a free shard of a job that offers some, for a worker that computes alike.
 
-        Args:  lease, of `helper_lease`.
+        Args:  lease, of `new_lease`.
         Raises:  ShardPoisonedError.
         """
         return _claim(self._run(shard_scripts.TAKE, lease, self._lease_seconds, self._max_losses, signature))
@@ -102,11 +106,6 @@ class ShardStore:
 
     def _run(self, script: str, lease: Lease, *arguments: str | float) -> Any:
         return self._client.eval(script, 1, JOB + lease.job_id, lease.token, *arguments)
-
-
-def helper_lease(job_id: str, holder: str = "") -> Lease:
-    """Of a process that computes shards of a job whose own lease another has."""
-    return Lease(job_id, holder_prefix(holder) + secrets.token_hex(16), 0)
 
 
 def _claim(reply: list[Any]) -> Claim | None:

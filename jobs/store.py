@@ -74,6 +74,7 @@ class Lease:
     token: str
     attempt: int
     run_seconds: float = 0.0  # that earlier attempts took
+    seconds: float = float("inf")  # that it lasts, from each renewal
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ class JobStore:
         """
         token = holder_prefix(holder) + secrets.token_hex(16)
         attempt, run_seconds = self._run(scripts.CLAIM, job_id, token, self._lease_seconds, now_text())
-        return Lease(job_id, token, int(attempt), float(run_seconds)) if attempt else None
+        return Lease(job_id, token, int(attempt), float(run_seconds), self._lease_seconds) if attempt else None
 
     def renew(self, lease: Lease, progress: Progress | None, num_products: int = 0) -> JobState:
         """Keep the lease, write progress if given, and learn the state (running or cancelling).

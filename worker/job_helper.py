@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 
 from api_schemas.spectrum import SpectrumRequest
-from jobs.shards import Claim, ShardPoisonedError, helper_lease
+from jobs.shards import Claim, ShardPoisonedError
 from jobs.store import JobStore, Lease, LeaseLostError, UnknownJobError
 from logs.context import log_fields
 from worker.delivery import holder
@@ -36,7 +36,7 @@ class JobHelper:
 
     def help(self, job_id: str) -> None:
         """Compute free shards of the job, if there are some for a worker like this one."""
-        lease = helper_lease(job_id, holder(os.getppid(), os.getpid()))
+        lease = self._shards.new_lease(job_id, holder(os.getppid(), os.getpid()))
         try:
             claim = self._shards.take(lease, self._deployment.signature)
         except ShardPoisonedError:

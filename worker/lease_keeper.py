@@ -20,6 +20,8 @@ SECONDS_BETWEEN_SIGNS = 0.5
 SECONDS_TO_STOP = 1.5
 """That a computation has to hear that it is to end; LAPACK, for one, does not listen."""
 
+_SECONDS_BETWEEN_LOOKS = 0.01
+
 _UNITS = {
     "training": "steps",
     "measurements": "measurements",
@@ -60,7 +62,9 @@ class LeaseKeeper:
     """A thread that renews the lease; `report` is called by the computation, as often as it likes.
 
     The thread alone talks to Redis, so a slow Redis does not slow the computation. A computation that goes on after
-    its job was cancelled, or its time was over, ends with its process, which the pool replaces.
+    its job was cancelled, or its time was over, ends with its process, which the pool replaces. One that stood still
+    for longer than a lease lasts waits until the thread has asked whether the job is still its own; it does not wait
+    for a Redis that gives no answer, as then nobody else can have it.
 
     Args:  stopping, whether the worker was told to; time_limit_seconds of all attempts.
     """
@@ -74,7 +78,7 @@ class LeaseKeeper:
     ) -> None:
         self._store = store
         self._time_limit = time_limit_seconds
-        self._started = time.monotonic()
+        self._started = self._asked = time.monotonic()
         self._stopping = stopping
         self._lease = lease
         self._progress: Progress | None = Progress(phase="preparing", done=0, total=0, unit="")
@@ -113,12 +117,17 @@ class LeaseKeeper:
             unit=_UNITS.get(phase, ""),
             estimated_seconds=self._estimated_seconds,
         )
+        while self._stood_still() and not self._lost.is_set():
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
         if self._lost.is_set():
             raise LeaseLostError
         if self._ending is not None:
             raise self._ending
         if self._stopping():
             raise WorkerStoppingError
+
+    def _stood_still(self) -> bool:
+        return self._thread.is_alive() and time.monotonic() - self._asked > self._lease.seconds
 
     def _count(self, phase: str, done: int) -> None:
         # What a later attempt reports first was mostly computed by those before it, and counted then.
@@ -143,10 +152,12 @@ class LeaseKeeper:
             started = time.monotonic()
             try:
                 self._sign()
+                self._asked = started
             except LeaseLostError:
                 self._lost.set()
             except RedisError as error:
                 _logger.warning("lease of job %s not renewed: %s", self._lease.job_id, error)
+                self._asked = time.monotonic()
             self._closed.wait(max(0.0, SECONDS_BETWEEN_SIGNS - (time.monotonic() - started)))
 
     def _sign(self) -> None:

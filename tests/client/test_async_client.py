@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from client.async_http import AsyncSpectrumClient
 from client.errors import JobFailedError, ProblemResponseError, ServerUnreachableError
-from client.http import AsyncSpectrumClient, SpectrumClient
+from client.http import SpectrumClient
 
 JOB: dict[str, Any] = {
     "kind": "spectrum",

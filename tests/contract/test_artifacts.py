@@ -14,8 +14,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from client.async_http import AsyncSpectrumClient
 from client.errors import JobFailedError, ProblemResponseError
-from client.http import AsyncSpectrumClient, SpectrumClient
+from client.http import SpectrumClient
 from client.main import app
 from curvature.data.text import named_tokens, text_windows
 

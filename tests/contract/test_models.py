@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from api_schemas.spectrum_results import LanczosResult
-from client.http import AsyncSpectrumClient, SpectrumClient
+from client.async_http import AsyncSpectrumClient
+from client.http import SpectrumClient
 from client.main import app
 
 JOB: dict[str, Any] = {

@@ -13,8 +13,9 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+from client.async_http import AsyncSpectrumClient
 from client.errors import ProblemResponseError
-from client.http import AsyncSpectrumClient, SpectrumClient
+from client.http import SpectrumClient
 from client.main import app
 
 RNG = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import pytest
 import redis
 
 from api_schemas.problem import Problem
-from jobs.shards import Claim, ShardStore, helper_lease
+from jobs.shards import Claim, ShardStore
 from jobs.store import JobStore, Lease, LeaseLostError
 
 PROBLEM = Problem(title="No", status=500)
@@ -28,7 +28,7 @@ def lease(store: JobStore) -> Lease:
 
 
 def test_every_shard_is_given_once(shards: ShardStore, lease: Lease) -> None:
-    helpers = [helper_lease(lease.job_id) for _ in range(3)]
+    helpers = [shards.new_lease(lease.job_id) for _ in range(3)]
     assert shards.take(helpers[0], "signature") is None  # not open yet
     assert shards.open(lease, 3, "setup", "signature") == Claim(0, 1, 2, "setup")
     assert shards.take(helpers[0], "another signature") is None
@@ -45,7 +45,7 @@ def test_every_shard_is_given_once(shards: ShardStore, lease: Lease) -> None:
 
 
 def test_strangers_change_nothing(shards: ShardStore, lease: Lease) -> None:
-    stranger, helper = helper_lease(lease.job_id), helper_lease(lease.job_id)
+    stranger, helper = shards.new_lease(lease.job_id), shards.new_lease(lease.job_id)
     for call in (
         lambda: shards.open(stranger, 2, "setup", "signature"),
         lambda: shards.finish(stranger, 5, go_on=True),
@@ -66,7 +66,7 @@ def test_strangers_change_nothing(shards: ShardStore, lease: Lease) -> None:
 
 
 def test_helpers_go_on_while_the_job_changes_its_leader(store: JobStore, shards: ShardStore, lease: Lease) -> None:
-    helper = helper_lease(lease.job_id)
+    helper = shards.new_lease(lease.job_id)
     shards.open(lease, 3, "setup", "signature")
     assert shards.take(helper, "signature") == Claim(1, 1, 1, "setup")
     store.give_back(lease)
@@ -81,7 +81,7 @@ def test_helpers_go_on_while_the_job_changes_its_leader(store: JobStore, shards:
 
 
 def test_another_setup_begins_anew(store: JobStore, shards: ShardStore, lease: Lease) -> None:
-    helper = helper_lease(lease.job_id)
+    helper = shards.new_lease(lease.job_id)
     shards.open(lease, 2, "setup", "signature")
     shards.finish(lease, 5, go_on=False)
     assert shards.take(helper, "signature") == Claim(1, 1, 0, "setup")
@@ -92,7 +92,7 @@ def test_another_setup_begins_anew(store: JobStore, shards: ShardStore, lease: L
 
 @pytest.mark.parametrize("end", ["cancel", "fail", "problem"])
 def test_helpers_hear_of_the_end(store: JobStore, shards: ShardStore, lease: Lease, end: str) -> None:
-    helpers = [helper_lease(lease.job_id) for _ in range(2)]
+    helpers = [shards.new_lease(lease.job_id) for _ in range(2)]
     shards.open(lease, 4, "setup", "signature")
     for helper in helpers:
         assert shards.take(helper, "signature") is not None
@@ -105,16 +105,16 @@ def test_helpers_hear_of_the_end(store: JobStore, shards: ShardStore, lease: Lea
             shards.release(helpers[1], PROBLEM)
             assert shards.products(lease.job_id)[1] == PROBLEM
     assert not shards.renew(helpers[0], None)
-    assert shards.take(helper_lease(lease.job_id), "signature") is None
+    assert shards.take(shards.new_lease(lease.job_id), "signature") is None
 
 
 def test_a_helper_that_died_is_replaced_at_once(shards: ShardStore, lease: Lease) -> None:
-    dead, other = (helper_lease(lease.job_id, holder) for holder in ("host-1-23", "host-1-2"))
+    dead, other = (shards.new_lease(lease.job_id, holder) for holder in ("host-1-23", "host-1-2"))
     shards.open(lease, 3, "setup", "signature")
     for helper in (dead, other):
         assert shards.take(helper, "signature") is not None
     shards.lose(lease.job_id, "host-1-23", None)
-    assert shards.take(helper_lease(lease.job_id), "signature") == Claim(1, 2, 0, "setup")
+    assert shards.take(shards.new_lease(lease.job_id), "signature") == Claim(1, 2, 0, "setup")
     assert shards.renew(other, None)
     with pytest.raises(LeaseLostError):
         shards.finish(dead, 5, go_on=False)
@@ -123,7 +123,7 @@ def test_a_helper_that_died_is_replaced_at_once(shards: ShardStore, lease: Lease
 def test_nothing_is_left_of_a_deleted_job(
     store: JobStore, shards: ShardStore, lease: Lease, redis_client: redis.Redis
 ) -> None:
-    helper = helper_lease(lease.job_id)
+    helper = shards.new_lease(lease.job_id)
     shards.open(lease, 2, "setup", "signature")
     assert shards.take(helper, "signature") is not None
     store.fail(lease, PROBLEM)

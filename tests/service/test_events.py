@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from api_schemas.jobs import Job, Progress
-from client.http import AsyncSpectrumClient, SpectrumClient
+from client.async_http import AsyncSpectrumClient
+from client.http import SpectrumClient
 from jobs.connection import connect
 from jobs.store import JobStore, Lease
 from tests.conftest import free_port

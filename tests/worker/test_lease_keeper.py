@@ -2,12 +2,16 @@
 
 import multiprocessing
 import os
+import threading
 import time
 
 import pytest
 import redis
+from redis.exceptions import RedisError
 
-from jobs.store import JobStore, LeaseLostError
+from api_schemas.jobs import JobState, Progress
+from api_schemas.problem import Problem
+from jobs.store import JobStore, Lease, LeaseLostError
 from worker.failures import JobFailure
 from worker.lease_keeper import JobCancelledError, LeaseKeeper, WorkerStoppingError
 
@@ -106,3 +110,42 @@ def test_a_computation_that_does_not_listen_ends_with_its_process(store: JobStor
     assert record.state == "failed"
     assert record.error is not None
     assert record.error.type == "/problems/time-limit"
+
+
+class SlowLeases:
+    """Answers the first sign at once, all others when told to and as told."""
+
+    def __init__(self, answer: Exception) -> None:
+        self.may_answer, self._answer, self._num_signs = threading.Event(), answer, 0
+
+    def renew(self, lease: Lease, progress: Progress | None, num_products: int = 0) -> JobState:
+        self._num_signs += 1
+        if self._num_signs > 1:
+            self.may_answer.wait(10)
+            raise self._answer
+        return "running"
+
+    def close_cancelled(self, lease: Lease) -> JobState:
+        raise NotImplementedError
+
+    def fail(self, lease: Lease, problem: Problem) -> JobState:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("answer", [LeaseLostError(), RedisError()], ids=["it is another's", "nobody answers"])
+def test_who_stood_still_asks_before_it_computes_on(answer: Exception) -> None:
+    leases = SlowLeases(answer)
+    reported: list[float] = []
+    with LeaseKeeper(leases, Lease("job", "token", 1, seconds=1.0)) as keeper:
+        threading.Timer(2.0, leases.may_answer.set).start()
+        started = time.monotonic()
+        try:
+            while time.monotonic() - started < 2.5:
+                keeper.report("products", 1, 2)
+                reported.append(time.monotonic() - started)
+                time.sleep(0.01)
+        except LeaseLostError:
+            assert isinstance(answer, LeaseLostError)
+    assert min(reported) < 0.5
+    assert not [at for at in reported if 1.2 < at < 1.9]
+    assert (max(reported) > 1.9) == isinstance(answer, RedisError)

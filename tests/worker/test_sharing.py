@@ -22,7 +22,7 @@ from curvature.errors import NonFiniteError
 from jobs import partition
 from jobs.estimate import estimate
 from jobs.job_checkpoints import CheckpointStore
-from jobs.shards import ShardPoisonedError, ShardStore, helper_lease
+from jobs.shards import ShardPoisonedError, ShardStore
 from jobs.store import JobStore, LeaseLostError
 from worker import resumption, sharing
 from worker.answer import Answer
@@ -296,12 +296,12 @@ def test_a_shard_that_kills_its_workers_ends_the_job(lab: Lab) -> None:
     shards = ShardStore(lab.client, 30.0, 3)
     assert shards.open(lease, 2, "setup", "signature") is not None
     for attempt in (1, 2, 3):
-        claim = shards.take(helper_lease(lab.job_id), "signature")
+        claim = shards.take(shards.new_lease(lab.job_id), "signature")
         assert claim is not None
         assert (claim.index, claim.attempt) == (1, attempt)
         lab.lose_leases()
     with pytest.raises(ShardPoisonedError):
-        shards.take(helper_lease(lab.job_id), "signature")
+        shards.take(shards.new_lease(lab.job_id), "signature")
     assert shards.finish(lease, 1, go_on=False) is None
     with pytest.raises(ShardPoisonedError):
         shards.open(lease, 2, "setup", "signature")
