@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import shutil
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
@@ -29,6 +30,10 @@ from service.observation.job_metrics import JobMetrics
 from service.observation.request_lines import RequestLines
 from service.upkeep.housekeeper import Housekeeper
 from service.upkeep.reaper import Reaper
+
+_SECONDS_BETWEEN_CANCELS = 0.1
+
+_logger = logging.getLogger(__name__)
 
 
 class Parts:
@@ -58,7 +63,7 @@ class Parts:
     async def running(self) -> AsyncIterator[None]:
         """What goes on beside requests goes on inside; at the end everything is given back."""
         await run_in_threadpool(self.artifacts.remove_abandoned_drafts)
-        async with _running(self._reaper.run(self.settings.reap_seconds), self.feed.run()):
+        async with going_on(self._reaper.run(self.settings.reap_seconds), self.feed.run()):
             yield
         self.lines.write()
         self.queue.close()
@@ -74,13 +79,24 @@ class Parts:
 
 
 @contextlib.asynccontextmanager
-async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Beside what happens inside."""
-    tasks = [asyncio.create_task(part) for part in work]
-    yield
+async def going_on(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Beside what happens inside; ended with it."""
+    tasks = {asyncio.create_task(part) for part in work}
     for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        task.add_done_callback(_tell_failure)
+    try:
+        yield
+    finally:
+        # Once is not enough: redis-py loses a cancellation that comes while it connects.
+        while tasks:
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=_SECONDS_BETWEEN_CANCELS)
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _logger.error("%s ended", task.get_coro(), exc_info=error)
 
 
 def _rules(settings: ServiceSettings) -> Rules:
