@@ -97,6 +97,7 @@ def test_the_process_that_computes(own_server: Any, own_client: SpectrumClient, 
     expect_second_attempt(own_server, own_client, job_id, undisturbed)
 
 
+@pytest.mark.slow
 def test_the_process_that_pretrains(own_server: Any, own_client: SpectrumClient) -> None:
     job_id = own_client.submit(COMPARISON, fresh=True).id
     wait_until_training(own_client, job_id)
@@ -130,6 +131,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(
         assert redis.hget(f"spectrum:job:{job_id}", "losses") is None
 
 
+@pytest.mark.slow
 def test_redis(own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]) -> None:
     """The worker goes on computing, and the service answers 503 until Redis is back."""
     before = own_client.submit(JOB, fresh=True).id
@@ -145,6 +147,7 @@ def test_redis(own_server: Any, own_client: SpectrumClient, undisturbed: dict[st
     assert numbers(own_client.run(JOB, fresh=True)) == undisturbed
 
 
+@pytest.mark.slow
 def test_the_service(own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]) -> None:
     job_id = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, job_id)
@@ -155,6 +158,7 @@ def test_the_service(own_server: Any, own_client: SpectrumClient, undisturbed: d
     assert "service died and was started again" in own_server.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_message_that_is_lost_is_sent_again(own_server: Any, own_client: SpectrumClient) -> None:
     first = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, first)

@@ -193,6 +193,7 @@ def test_nobody_else_gets_in(guarded_redis: GuardedRedis, user: str, password: s
         client.ping()
 
 
+@pytest.mark.slow
 def test_a_whole_stack_behind_tls_does_nothing_that_it_may_not(
     start_server: Callable[..., Any], tmp_path: Path, guarded_redis: GuardedRedis, certificates: Certificates
 ) -> None:

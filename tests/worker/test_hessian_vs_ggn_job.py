@@ -164,6 +164,7 @@ def test_the_same_seed_gives_the_same_numbers(pretrained: HessianVsGgnResult) ->
     assert loss.standard_error is None
 
 
+@pytest.mark.slow
 def test_memory_that_allows_single_sequences_changes_roundings_alone() -> None:
     request = request_of(pretrain=PRETRAIN | {"num_steps": 1}, models=[GPT2], tolerance=1e-4)
     ample = comparison_estimate(request, 2**33).peak_bytes
