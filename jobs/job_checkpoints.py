@@ -55,7 +55,7 @@ class CheckpointStore:
 
     def job_ids(self) -> list[str]:
         """Jobs that have checkpoints."""
-        return [path.name for path in _directories(self._directory)]
+        return [path.name for path in _directories(self._directory) if _JOB_ID.fullmatch(path.name)]
 
     def discard(self, job_id: str) -> None:
         """Remove all of a job; nothing happens if there are none."""

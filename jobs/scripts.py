@@ -1,5 +1,6 @@
 """The steps of a job's life as Lua: each happens as a whole or not at all, by the clock of Redis.
 
+A script may be sent twice, where its answer was lost, and does then what it did or nothing.
 Every script takes KEYS[1] = hash of the job, KEYS[2] = prefix of the indexes by state, ARGV[1] = id of the job.
 A job with an owner is in an index of its owner's, too, wherever it is in one of all. A script that changes what callers
 see of the job ends with `tell()`; jobs/events.py reads what that writes.
@@ -9,6 +10,9 @@ from jobs import totals
 
 EVENTS = "spectrum:events:"
 """Prefix of the streams of events, one for each job; an entry holds all fields of the record that are not private."""
+
+REQUESTS = "spectrum:request:"
+"""Prefix of the requests, each kept until its job ends."""
 
 CHANGES = "spectrum:changes"
 """Stream that says which jobs changed."""
@@ -38,7 +42,9 @@ local function strike(name)
   redis.call('ZREM', KEYS[2] .. name, ARGV[1])
   if of_owner(name) then redis.call('ZREM', of_owner(name), ARGV[1]) end
 end
-local ended = {succeeded = true, failed = true, cancelled = true, expired = true}
+"""
+    + f"""
+local ended = {{succeeded = true, failed = true, cancelled = true, expired = true}}
 local function move(from, to)
   strike(from)
   enlist(to)
@@ -46,11 +52,10 @@ local function move(from, to)
   redis.call('HSET', KEYS[1], 'state', to)
   redis.call('ZREM', KEYS[2] .. 'with-result', ARGV[1])
   if ended[to] then
+    redis.call('DEL', '{REQUESTS}' .. ARGV[1])
     redis.call('ZADD', KEYS[2] .. (to == 'succeeded' and 'with-result' or 'without-result'), now(), ARGV[1])
   end
 end
-"""
-    + f"""
 local private = {{token = true, lease_until = true, published_at = true, losses = true,
   signed_at = true, run_seconds = true, moved_at = true, claimed_at = true,
   request_id = true, question = true, answers = true, trouble = true}}
@@ -98,6 +103,7 @@ CREATE = (
 -- fields and values.
 -- Returns {outcome, id of the job}; with a key that is known and whose job is there, with a result that is gone, or
 -- where too many jobs are queued, nothing is written.
+if redis.call('EXISTS', KEYS[1]) == 1 then return {'created', ARGV[1]} end
 local function is_full(index, limit) return limit ~= '' and redis.call('ZCARD', index) >= tonumber(limit) end
 if ARGV[4] ~= '' then
   local known = redis.call('HMGET', ARGV[4], 'digest', 'job')
@@ -136,6 +142,9 @@ CLAIM = (
     + """
 -- ARGV[2]: token of the new lease, ARGV[3]: its seconds, ARGV[4]: time as text.
 -- Returns {attempt, seconds that earlier attempts ran}; the attempt is 0 if refused.
+if redis.call('HGET', KEYS[1], 'token') == ARGV[2] then
+  return {tonumber(redis.call('HGET', KEYS[1], 'attempt')), redis.call('HGET', KEYS[1], 'run_seconds') or '0'}
+end
 if redis.call('HGET', KEYS[1], 'state') ~= 'queued' then return {0, '0'} end
 move('queued', 'running')
 redis.call('HSETNX', KEYS[1], 'started_at', ARGV[4])
@@ -154,6 +163,7 @@ RENEW = (
 -- Returns the state, or 'lost' to a stranger.
 -- The time since the last sign counts as run, whatever then becomes of the attempt.
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[2] then return 'lost' end
+redis.call('HDEL', KEYS[1], 'nothing')  -- a Redis that is out of memory lets a script go on that began so
 local time = now()
 redis.call('HINCRBYFLOAT', KEYS[1], 'run_seconds', time - (redis.call('HGET', KEYS[1], 'signed_at') or time))
 redis.call('HSET', KEYS[1], 'lease_until', time + ARGV[3], 'signed_at', time)

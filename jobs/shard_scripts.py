@@ -1,7 +1,8 @@
 """The steps of a shard's life as Lua, on fields `shard:<index>:<name>` of the job's own record.
 
 Every script takes KEYS[1] = hash of the job. Who holds a shard has written its token there: the token of the job's
-lease, and then the shard is held as long as the job is; or one of another worker, and then until a time.
+lease, and then the shard is held as long as the job is; or one of another worker, and then until a time. A script may
+be sent twice, where its answer was lost: who holds a shard already is given that one.
 """
 
 _SHARDS = """
@@ -16,9 +17,10 @@ local function is_held(i)
   if until_time then return tonumber(until_time) > now() end
   return token == job('token')
 end
+local function holds(token, i) return shard(i, 'token') == token and (shard(i, 'until') or is_held(i)) end
 local function held_by(token)
   for i = 0, num_shards() - 1 do
-    if shard(i, 'token') == token and (shard(i, 'until') or is_held(i)) then return i end
+    if holds(token, i) then return i end
   end
 end
 local function release(i) redis.call('HDEL', KEYS[1], field(i, 'token'), field(i, 'until')) end
@@ -28,6 +30,8 @@ local function take(token, seconds, most_losses)
   for i = 0, num_shards() - 1 do
     if not shard(i, 'done') and not is_held(i) then free = free + 1; found = found or i end
   end
+  local held = held_by(token)
+  if held then return {held, tonumber(shard(held, 'attempt')), free, job('shards_setup')} end
   if not found or job('state') ~= 'running' or job('shard_problem') then return {-1, 0, 0, ''} end
   if shard(found, 'until') then
     if tonumber(shard(found, 'losses') or 0) + 1 >= most_losses then return {-2, 0, 0, ''} end
@@ -71,13 +75,17 @@ return take(ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]))
 FINISH = (
     _SHARDS
     + """
--- ARGV[1]: token, ARGV[2]: seconds, ARGV[3]: losses, ARGV[4]: products of the shard, ARGV[5]: whether to take another.
--- Returns as `take`, or -3 to a stranger.
-local i = held_by(ARGV[1])
-if not i then return {-3, 0, 0, ''} end
-release(i)
-redis.call('HSET', KEYS[1], field(i, 'done'), 1, field(i, 'products'), ARGV[4])
-if ARGV[5] == '0' then return {-1, 0, 0, ''} end
+-- ARGV[1]: token, ARGV[2]: seconds, ARGV[3]: losses, ARGV[4]: index of the shard, ARGV[5]: its products, ARGV[6]:
+-- whether to take another. Returns as `take`, or -3 to a stranger.
+if holds(ARGV[1], ARGV[4]) then
+  release(ARGV[4])
+  redis.call('HSET', KEYS[1], field(ARGV[4], 'done'), 1, field(ARGV[4], 'products'), ARGV[5])
+elseif not shard(ARGV[4], 'done') then
+  return {-3, 0, 0, ''}
+elseif not held_by(ARGV[1]) then
+  return {-1, 0, 0, ''}
+end
+if ARGV[6] == '0' then return {-1, 0, 0, ''} end
 return take(ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]))
 """
 )

@@ -57,12 +57,12 @@ class ShardStore:
         """
         return _claim(self._run(shard_scripts.TAKE, lease, self._lease_seconds, self._max_losses, signature))
 
-    def finish(self, lease: Lease, num_products: int, *, go_on: bool) -> Claim | None:
-        """Note that the claimed shard is done, its result on disk, and claim another if there is one.
+    def finish(self, lease: Lease, index: int, num_products: int, *, go_on: bool) -> Claim | None:
+        """Note that the shard of this index is done, its result on disk, and claim another if there is one.
 
         Raises:  LeaseLostError, also if another worker has the shard; ShardPoisonedError.
         """
-        arguments = (self._lease_seconds, self._max_losses, num_products, int(go_on))
+        arguments = (self._lease_seconds, self._max_losses, index, num_products, int(go_on))
         return _claim(self._run(shard_scripts.FINISH, lease, *arguments))
 
     def renew(self, lease: Lease, told: tuple[int, int] | None) -> bool:

@@ -15,7 +15,6 @@ from jobs.queue import KEY_PREFIX, QUEUE, job_of_message
 from jobs.record import QUEUED, JobRecord, answered_fields, new_job_id, new_record_fields, now_text, record_from_fields
 
 JOB = "spectrum:job:"
-_REQUEST = "spectrum:request:"
 INDEX = "spectrum:jobs:"
 """Prefix of the indexes of jobs by state."""
 
@@ -171,11 +170,11 @@ class JobStore:
         return record_from_fields(job_id, fields)
 
     def request(self, job_id: str) -> str:
-        """The request of a job as JSON, which may be far larger than its record.
+        """The request of a job as JSON, which may be far larger than its record, until the job ends.
 
-        Raises:  UnknownJobError.
+        Raises:  UnknownJobError, also for a job that ended.
         """
-        request = cast("str | None", self._client.get(_REQUEST + job_id))
+        request = cast("str | None", self._client.get(scripts.REQUESTS + job_id))
         if request is None:
             raise UnknownJobError(job_id)
         return request
@@ -281,7 +280,9 @@ class JobStore:
 
         Raises:  UnknownJobError.
         """
-        outcome, digest = self._run(scripts.DELETE, job_id, RESULT_USERS, _REQUEST + job_id, scripts.EVENTS + job_id)
+        outcome, digest = self._run(
+            scripts.DELETE, job_id, RESULT_USERS, scripts.REQUESTS + job_id, scripts.EVENTS + job_id
+        )
         if outcome == "missing":
             raise UnknownJobError(job_id)
         return outcome == "deleted", digest or None
@@ -321,17 +322,9 @@ class JobStore:
             if int(self._run(scripts.TAKE_UNPUBLISHED, i, republish_seconds, key))
         ]
 
-    def num_messages(self) -> int:
-        """Messages that wait in the queue."""
-        return int(self._client.llen(KEY_PREFIX + QUEUE))
-
     def has_queued(self) -> bool:
         """Whether a job waits for a worker."""
         return bool(self._client.zcard(INDEX + "queued"))
-
-    def ping(self) -> None:
-        """Raises:  redis.exceptions.RedisError if Redis does not answer."""
-        self._client.ping()
 
     def _ids(self, state: str) -> list[str]:
         return [str(i) for i in self._client.zrange(INDEX + state, 0, -1)]
@@ -343,7 +336,7 @@ class JobStore:
         outcome, found = self._run(
             scripts.CREATE,
             job_id,
-            _REQUEST + job_id,
+            scripts.REQUESTS + job_id,
             request,
             known,
             _sha256(request),

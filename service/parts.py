@@ -57,7 +57,8 @@ class Parts:
         self.registry.register(JobMetrics(self.client, self.rules.crowd, settings.results_dir))
         checkpoints = CheckpointStore(settings.checkpoints_dir)
         sweep = self._housekeeper().sweep
-        self._reaper = Reaper(self.store, self.queue, checkpoints, settings.republish_seconds, sweep)
+        seconds = (settings.republish_seconds, settings.lease_seconds)
+        self._reaper = Reaper(self.store, self.queue, checkpoints, *seconds, sweep)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -6,12 +6,12 @@ import platform
 import re
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from jobs.settings import SettingsError, WorkerSettings
+from worker.code_version import code_version
 
 FAIR_SHARE = 0.8
 """Of the memory: the rest is left to the system, Redis and the service."""
@@ -51,7 +51,7 @@ class Hardware:
     def signature(self) -> str:
         """What two runs must share to round alike: half of a job computed elsewhere is not gone on with."""
         place = f"{self.device}, {_processor()}, {self.num_threads} threads, {self.memory_bytes} bytes"
-        return f"spectrum-server {version('spectrum-server')}, torch {torch.__version__}, {place}"
+        return f"code {code_version()}, torch {torch.__version__}, {place}"
 
     def at_present(self) -> "Hardware":
         """The same, with less memory where others use the GPU; for the process that computes, as it touches CUDA.

@@ -143,8 +143,7 @@ class JobRunner:
 
     def _deployment(self, checkpoints: CheckpointStore) -> Deployment:
         seconds, device = self._settings.checkpoint_seconds, self._hardware.device
-        signature = f"{self._hardware.signature}, code {code_version()}"
-        return Deployment(self._shards, checkpoints, seconds, device, signature, self._queue.call)
+        return Deployment(self._shards, checkpoints, seconds, device, self._hardware.signature, self._queue.call)
 
     def _stored(self, answer: Answer, progress: Progress) -> str:
         """Digest of the result, once it and its arrays are on disk."""

@@ -158,6 +158,9 @@ class LeaseKeeper:
             except RedisError as error:
                 _logger.warning("lease of job %s not renewed: %s", self._lease.job_id, error)
                 self._asked = time.monotonic()
+            except Exception:
+                self._lost.set()  # nobody keeps the lease from here on
+                raise
             self._closed.wait(max(0.0, SECONDS_BETWEEN_SIGNS - (time.monotonic() - started)))
 
     def _sign(self) -> None:

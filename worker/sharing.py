@@ -196,7 +196,7 @@ class Leader(Alone):
                 told = self._telling(claim.index, work, progress)
                 first = begun if claim.index == 0 else None
                 part = parts[claim.index] = deployment.take(work, claim, lease.job_id, first, told)
-                claim = self._shards.finish(lease, part.sweep.num_settled, go_on=True)
+                claim = self._shards.finish(lease, claim.index, part.sweep.num_settled, go_on=True)
             elif self._shards.num_left(lease.job_id):
                 self._tell(work, progress)
                 time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -280,7 +280,8 @@ class Helper:
             if not part.is_stored:
                 raise ShardLostError(f"shard {claim.index} of job {job_id} could not be kept")
             waiting = self._has_other_work()
-            claim = self._deployment.shards.finish(self._lease, part.sweep.num_settled, go_on=not waiting)
+            num_products = part.sweep.num_settled
+            claim = self._deployment.shards.finish(self._lease, claim.index, num_products, go_on=not waiting)
             if waiting:
                 self._deployment.call(job_id)
         raise NothingLeftError

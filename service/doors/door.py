@@ -1,5 +1,6 @@
 """The door: every request passes it before anything of its body is read."""
 
+import logging
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -9,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api_schemas.problem import Problem
 from service.doors.callers import ANYONE, STRANGER, Caller
 from service.doors.crowd import Crowd
+from service.doors.delivery import Delivery
 from service.doors.hosts import Hosts
 from service.doors.key_file import ApiKey, KeyFile, KeysUnreadableError
 from service.doors.page_headers import PAGE_HEADERS, completed
@@ -21,6 +23,8 @@ OPEN_PREFIX = "/static-offline-docs/"
 """What needs no key, ever; everything else needs one where there are keys, also what is yet to be written."""
 
 _SCHEME = "bearer"
+
+_logger = logging.getLogger(__name__)
 
 
 def is_open(path: str) -> bool:
@@ -56,11 +60,12 @@ class Door:
             await self._app(scope, receive, send)
             return
         wanted = dict(PAGE_HEADERS)
+        delivery = Delivery(send)
 
         async def send_completed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": completed(message["headers"], wanted)}
-            await send(message)
+            await delivery.send(message)
 
         try:
             caller = self._let_in(scope, Headers(scope=scope), wanted)
@@ -72,6 +77,10 @@ class Door:
         except ProblemError as refusal:
             answer = problem_response(Request(scope), refusal.problem, refusal.headers)
             await answer(scope, receive, send_completed)
+        except Exception:
+            if not delivery.is_given_up:
+                raise
+            _logger.info("an answer was not read and is given up")
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, **state: object) -> None:
         scope.setdefault("state", {}).update(state)
@@ -80,8 +89,10 @@ class Door:
     def _let_in(self, scope: Scope, headers: Headers, wanted: dict[str, str]) -> Caller:
         """Who sends the request; what its answer is to say of that goes to `wanted`.
 
-        Raises:  ProblemError 401, 403, 421, 429; 503 while the keys cannot be read.
+        Raises:  ProblemError 400, 401, 403, 421, 429; 503 while the keys cannot be read.
         """
+        if "content-length" in headers and "transfer-encoding" in headers:
+            raise _two_lengths()
         need_keys, key = self._key(scope["path"], headers)
         self._rules.hosts.check(scope["method"], headers, need_keys=need_keys)
         self._count(scope, key, wanted)
@@ -120,6 +131,11 @@ class Door:
         wanted |= standing.headers
         if standing.retry_seconds:
             raise _too_often(limit, standing.retry_seconds)
+
+
+def _two_lengths() -> ProblemError:
+    title = "Either Content-Length or Transfer-Encoding"
+    return ProblemError(Problem(type="/problems/two-lengths", title=title, status=400), {"Connection": "close"})
 
 
 def _no_key(*, is_given: bool) -> ProblemError:

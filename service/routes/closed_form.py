@@ -1,5 +1,7 @@
 """`POST /v1/closed-form`."""
 
+import anyio
+import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
@@ -21,6 +23,9 @@ from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
 PATH = "/closed-form"
 
 router = APIRouter(tags=["closed forms"])
+
+_LARGE = anyio.CapacityLimiter(4)
+"""Eigenvectors take hundreds of megabytes while they are written: others wait, without a thread."""
 
 _RESPONSES = {
     **INVALID_BODY,
@@ -60,13 +65,17 @@ async def closed_form(request: Request) -> Response:
         message = await parsed(body, ClosedFormRequest)
         if name == "json" and is_small(message, len(body)):
             return _response(represented(message, name), name)
-        return _response(await run_in_threadpool(represented, message, name), name)
+        return _response(await _computed(message, name), name)
     if sent_as not in UPLOAD_MEDIA_TYPES:
         raise unsupported_media_type(JSON, *UPLOAD_MEDIA_TYPES)
     desk: UploadDesk = request.app.state.uploads
     async with desk.document(request, sent_as) as document:
         message = await run_in_threadpool(validated, ClosedFormRequest.model_validate, document)
-        return _response(await run_in_threadpool(represented, message, name), name)
+        return _response(await _computed(message, name), name)
+
+
+async def _computed(message: ClosedFormRequest, name: str) -> bytes | memoryview:
+    return await anyio.to_thread.run_sync(represented, message, name, limiter=_LARGE)
 
 
 def _response(content: bytes | memoryview, name: str) -> Response:

@@ -74,6 +74,7 @@ def document_door(app: FastAPI, is_open: Callable[[str], bool]) -> None:
     """Add what the door may answer to any request, and the key that it wants."""
     describe = app.openapi
     every = problem_documentation(
+        status_400="a body of two lengths",
         status_421="the server does not have the name in `Host`",
         status_429="too many requests; `Retry-After` says when the next one is answered",
         status_503="the server is busy",

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable
 
 from kombu.exceptions import OperationalError
@@ -24,20 +26,25 @@ class Reaper:
         queue: JobQueue,
         checkpoints: CheckpointStore,
         republish_seconds: float,
+        lease_seconds: float,
         keep_house: Callable[[], None],
     ) -> None:
         self._store = store
         self._queue = queue
         self._checkpoints = checkpoints
         self._republish_seconds = republish_seconds
+        self._lease_seconds = lease_seconds
+        self._away_until = -math.inf
         self._keep_house = keep_house
 
     def sweep(self) -> None:
         """Look once.
 
+        While Redis was away no worker could keep its lease: each has the time of one to be heard again.
+
         Raises:  RedisError or OperationalError if Redis is away, OSError if the disk is; the next sweep goes on.
         """
-        recovered = self._store.recover_lost()
+        recovered = self._recovered()
         for job_id in recovered:
             _logger.warning("job %s lost its worker", job_id, extra={"event": "lost", "job_id": job_id})
         for job_id in self._store.take_unpublished(recovered, self._republish_seconds):
@@ -46,6 +53,13 @@ class Reaper:
         for job_id in self._store.over(self._checkpoints.job_ids()):
             self._checkpoints.discard(job_id)
         self._keep_house()
+
+    def _recovered(self) -> list[str]:
+        try:
+            return [] if time.monotonic() < self._away_until else self._store.recover_lost()
+        except RedisError:
+            self._away_until = time.monotonic() + self._lease_seconds
+            raise
 
     async def run(self, pause_seconds: float) -> None:
         """Look again and again until cancelled."""
@@ -56,4 +70,6 @@ class Reaper:
                 _logger.warning("no sweep, Redis does not answer: %s", error)
             except OSError as error:
                 _logger.warning("a sweep ended early: %s", error)
+            except Exception:  # nobody else finds lost jobs
+                _logger.exception("a sweep failed")
             await asyncio.sleep(pause_seconds)

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import BinaryIO
@@ -10,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from api_schemas.problem import Problem
+from service.observation.readiness import LEAST_FREE_BYTES
 from service.problems import ProblemError
 from service.uploads.callers_artifacts import CallersArtifacts
 from service.uploads.desk import UPLOAD_SECONDS, upload_too_slow
@@ -39,8 +41,12 @@ def _room_on_disk() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        title = "The server's disk is full"
-        raise ProblemError(Problem(type="/problems/storage-full", title=title, status=507)) from None
+        raise _storage_full() from None
+
+
+def _storage_full() -> ProblemError:
+    title = "The server's disk is full"
+    return ProblemError(Problem(type="/problems/storage-full", title=title, status=507))
 
 
 async def _receive(request: Request, file: BinaryIO) -> None:
@@ -48,7 +54,15 @@ async def _receive(request: Request, file: BinaryIO) -> None:
     async for chunk in request.stream():
         piece += chunk
         if len(piece) >= _PIECE_BYTES:
-            await run_in_threadpool(file.write, piece)
+            await run_in_threadpool(_write, file, piece)
             piece = bytearray()
-    await run_in_threadpool(file.write, piece)
+    await run_in_threadpool(_write, file, piece)
     await run_in_threadpool(file.flush)
+
+
+def _write(file: BinaryIO, piece: bytearray) -> None:
+    disk = os.fstatvfs(file.fileno())
+    # The rest is for jobs that were accepted: Redis, which may write to the same disk, ends where it is full.
+    if disk.f_bavail * disk.f_frsize < LEAST_FREE_BYTES:
+        raise _storage_full()
+    file.write(piece)

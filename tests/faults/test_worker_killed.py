@@ -215,7 +215,7 @@ def test_closed_forms_while_redis_is_away(own_server: Any, own_client: SpectrumC
             response = httpx.request(method, f"{own_server.url}{path}", json=json, timeout=30)
             assert response.status_code == 503, (path, response.text)
             assert response.headers["retry-after"]
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < 3.0
     finally:
         os.kill(redis, signal.SIGCONT)
     assert own_client.run(JOB | {"train": None}, fresh=True).num_parameters == 64 * 8 + 8 + 8 * 10 + 10

@@ -3,7 +3,11 @@
 from collections.abc import Callable, Iterator
 
 _HOST = b"Host: 127.0.0.1\r\n"
-_POST = b"POST /v1/closed-form HTTP/1.1\r\n" + _HOST + b"Content-Type: application/json\r\n"
+_TO_CLOSED_FORM = b"POST /v1/closed-form HTTP/1.1\r\n" + _HOST
+_POST = _TO_CLOSED_FORM + b"Content-Type: application/json\r\n"
+_NPZ = _TO_CLOSED_FORM + b"Content-Type: application/x-npz\r\n"
+_FORM = _TO_CLOSED_FORM + b"Content-Type: multipart/form-data; boundary=b\r\n"
+_CHUNKS_OF_NPZ = b"Transfer-Encoding: chunked\r\n\r\n" + b"a\r\nPK\x03\x04567890\r\n" * 2 + b"0\r\n\r\n"
 _CHUNKED = _POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
@@ -22,6 +26,8 @@ def hostile_messages() -> Iterator[tuple[str, Callable[[], bytes]]]:
         "header-without-colon": get + _HOST + b"nonsense\r\n\r\n",
         "two-lengths": _POST + b"Content-Length: 2\r\nContent-Length: 5\r\n\r\n{}",
         "length-and-chunks": _POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "npz-longer-than-its-length": _NPZ + b"Content-Length: 5\r\n" + _CHUNKS_OF_NPZ,
+        "form-longer-than-its-length": _FORM + b"Content-Length: 1\r\n" + _CHUNKS_OF_NPZ,
         "length-negative": _POST + b"Content-Length: -1\r\n\r\n",
         "length-of-many-digits": _POST + b"Content-Length: " + b"9" * 4000 + b"\r\n\r\n",
         "length-hexadecimal": _POST + b"Content-Length: 0x10\r\n\r\n" + b"{}" * 8,

@@ -35,20 +35,39 @@ def test_every_shard_is_given_once(shards: ShardStore, lease: Lease) -> None:
     assert shards.take(helpers[0], "signature") == Claim(1, 1, 1, "setup")
     assert shards.take(helpers[1], "signature") == Claim(2, 1, 0, "setup")
     assert shards.take(helpers[2], "signature") is None
-    assert shards.finish(lease, 10, go_on=True) is None
+    assert shards.finish(lease, 0, 10, go_on=True) is None
     assert shards.num_left(lease.job_id) == 2
     shards.release(helpers[0])
-    assert shards.finish(helpers[1], 10, go_on=True) == Claim(1, 2, 0, "setup")
-    assert shards.finish(helpers[1], 9, go_on=False) is None
+    assert shards.finish(helpers[1], 2, 10, go_on=True) == Claim(1, 2, 0, "setup")
+    assert shards.finish(helpers[1], 1, 9, go_on=False) is None
     assert shards.num_left(lease.job_id) == 0
     assert shards.products(lease.job_id) == ({0: 10, 1: 9, 2: 10}, None)
+
+
+def test_a_call_whose_answer_was_lost_may_be_sent_again(shards: ShardStore, lease: Lease) -> None:
+    helper = shards.new_lease(lease.job_id)
+    for _ in range(2):
+        assert shards.open(lease, 5, "setup", "signature") == Claim(0, 1, 4, "setup")
+    for _ in range(2):
+        assert shards.take(helper, "signature") == Claim(1, 1, 3, "setup")
+    for _ in range(2):
+        assert shards.finish(lease, 0, 10, go_on=True) == Claim(2, 1, 2, "setup")
+    for _ in range(2):
+        assert shards.finish(helper, 1, 10, go_on=True) == Claim(3, 1, 1, "setup")
+    for _ in range(2):
+        assert shards.finish(helper, 3, 10, go_on=False) is None
+    assert shards.num_left(lease.job_id) == 2
+    assert shards.finish(lease, 2, 10, go_on=True) == Claim(4, 1, 0, "setup")
+    for _ in range(2):
+        assert shards.finish(lease, 4, 10, go_on=True) is None
+    assert shards.products(lease.job_id) == (dict.fromkeys(range(5), 10), None)
 
 
 def test_strangers_change_nothing(shards: ShardStore, lease: Lease) -> None:
     stranger, helper = shards.new_lease(lease.job_id), shards.new_lease(lease.job_id)
     for call in (
         lambda: shards.open(stranger, 2, "setup", "signature"),
-        lambda: shards.finish(stranger, 5, go_on=True),
+        lambda: shards.finish(stranger, 1, 5, go_on=True),
         lambda: shards.reopen(stranger, 0),
     ):
         with pytest.raises(LeaseLostError):
@@ -58,7 +77,7 @@ def test_strangers_change_nothing(shards: ShardStore, lease: Lease) -> None:
     assert not shards.renew(stranger, (1, 5))
     shards.release(stranger, PROBLEM)
     with pytest.raises(LeaseLostError):
-        shards.finish(stranger, 5, go_on=True)
+        shards.finish(stranger, 1, 5, go_on=True)
     assert shards.renew(helper, (0, 7))  # told of the shard before: it is not taken for this one's
     assert shards.products(lease.job_id) == ({}, None)
     assert shards.renew(helper, (1, 5))
@@ -71,19 +90,19 @@ def test_helpers_go_on_while_the_job_changes_its_leader(store: JobStore, shards:
     assert shards.take(helper, "signature") == Claim(1, 1, 1, "setup")
     store.give_back(lease)
     assert shards.renew(helper, None)
-    assert shards.finish(helper, 5, go_on=True) is None  # nothing new without a leader
+    assert shards.finish(helper, 1, 5, go_on=True) is None  # nothing new without a leader
     with pytest.raises(LeaseLostError):
-        shards.finish(lease, 5, go_on=True)
+        shards.finish(lease, 0, 5, go_on=True)
     again = store.claim(lease.job_id)
     assert again is not None
     assert shards.open(again, 3, "setup", "signature") == Claim(0, 2, 1, "setup")
-    assert shards.finish(again, 5, go_on=True) == Claim(2, 1, 0, "setup")
+    assert shards.finish(again, 0, 5, go_on=True) == Claim(2, 1, 0, "setup")
 
 
 def test_another_setup_begins_anew(store: JobStore, shards: ShardStore, lease: Lease) -> None:
     helper = shards.new_lease(lease.job_id)
     shards.open(lease, 2, "setup", "signature")
-    shards.finish(lease, 5, go_on=False)
+    shards.finish(lease, 0, 5, go_on=False)
     assert shards.take(helper, "signature") == Claim(1, 1, 0, "setup")
     assert shards.open(lease, 2, "another setup", "signature") == Claim(0, 2, 1, "another setup")
     assert not shards.renew(helper, None)
@@ -117,7 +136,7 @@ def test_a_helper_that_died_is_replaced_at_once(shards: ShardStore, lease: Lease
     assert shards.take(shards.new_lease(lease.job_id), "signature") == Claim(1, 2, 0, "setup")
     assert shards.renew(other, None)
     with pytest.raises(LeaseLostError):
-        shards.finish(dead, 5, go_on=False)
+        shards.finish(dead, 1, 5, go_on=False)
 
 
 def test_nothing_is_left_of_a_deleted_job(

@@ -407,3 +407,49 @@ def test_a_worker_may_say_why_it_leaves_a_job(hasty_store: JobStore) -> None:
         error = hasty_store.get(job_id).error
         assert error is not None
         assert (error.type == "/problems/workers-lost") is silent
+
+
+def test_a_call_whose_answer_was_lost_may_be_sent_again(store: JobStore, redis_client: redis.Redis) -> None:
+    sent: list[tuple[object, ...]] = []
+    send = redis_client.eval
+
+    def send_twice(*arguments: object) -> object:
+        sent.append(arguments)
+        send(*arguments)
+        return send(*arguments)
+
+    redis_client.eval = send_twice  # type: ignore[assignment,method-assign]
+    job, was_there = store.create("spectrum", "{}", {}, idempotency_key="key")
+    assert not was_there
+    assert [found.id for found in store.page(None, None, 10, None)] == [job.id]
+    lease = store.claim(job.id)
+    assert lease is not None
+    assert lease.attempt == 1
+    assert store.renew(lease, None) == "running"
+    assert len(sent) == 3
+
+
+def test_a_request_is_kept_until_its_job_ends(store: JobStore, redis_client: redis.Redis) -> None:
+    ended, cancelled, waiting = (store.create("spectrum", "{}", {})[0].id for _ in range(3))
+    lease = store.claim(ended)
+    assert lease is not None
+    assert store.request(ended) == "{}"
+    store.fail(lease, PROBLEM)
+    store.cancel(cancelled)
+    assert redis_client.keys("spectrum:request:*") == [f"spectrum:request:{waiting}"]
+    with pytest.raises(UnknownJobError):
+        store.request(ended)
+
+
+def test_a_redis_without_memory_takes_no_new_jobs_and_loses_none(store: JobStore, redis_client: redis.Redis) -> None:
+    job_id = store.create("spectrum", "{}", {})[0].id
+    lease = store.claim(job_id)
+    assert lease is not None
+    redis_client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(redis.OutOfMemoryError):
+            store.create("spectrum", "{}", {})
+        assert store.renew(lease, None, 3) == "running"
+        assert store.succeed(lease, "0" * 64) == "succeeded"
+    finally:
+        redis_client.config_set("maxmemory", 0)

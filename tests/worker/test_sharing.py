@@ -302,7 +302,7 @@ def test_a_shard_that_kills_its_workers_ends_the_job(lab: Lab) -> None:
         lab.lose_leases()
     with pytest.raises(ShardPoisonedError):
         shards.take(shards.new_lease(lab.job_id), "signature")
-    assert shards.finish(lease, 1, go_on=False) is None
+    assert shards.finish(lease, 0, 1, go_on=False) is None
     with pytest.raises(ShardPoisonedError):
         shards.open(lease, 2, "setup", "signature")
 

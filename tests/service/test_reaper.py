@@ -1,0 +1,74 @@
+"""The reaper goes on whatever happens, and takes nobody's job who could not be heard."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from redis.exceptions import RedisError
+
+from jobs.job_checkpoints import CheckpointStore
+from jobs.queue import JobQueue
+from jobs.store import JobStore
+from service.upkeep.reaper import Reaper
+
+
+class Broken(JobStore):
+    """Loses its Redis for one look."""
+
+    is_away = False
+
+    def recover_lost(self) -> list[str]:
+        if self.is_away:
+            raise RedisError
+        return super().recover_lost()
+
+
+@pytest.fixture
+def parts(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "store": Broken(redis_client, lease_seconds=0.2, max_attempts=3),
+        "queue": JobQueue(redis_url),
+        "checkpoints": CheckpointStore(tmp_path),
+        "republish_seconds": 30.0,
+        "lease_seconds": 0.6,
+        "keep_house": lambda: None,
+    }
+
+
+def test_leases_that_ran_out_while_redis_was_away_can_be_renewed(parts: dict[str, Any]) -> None:
+    store, reaper = parts["store"], Reaper(**parts)
+    lease = store.claim(store.create("spectrum", "{}", {})[0].id)
+    store.is_away = True
+    with pytest.raises(RedisError):
+        reaper.sweep()
+    store.is_away = False
+    asyncio.run(asyncio.sleep(0.3))
+    reaper.sweep()
+    assert store.renew(lease, None) == "running"
+    asyncio.run(asyncio.sleep(0.4))
+    reaper.sweep()
+    assert store.get(lease.job_id).state == "queued"
+
+
+def test_directories_of_no_job_and_failures_stop_nothing(
+    parts: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "lost+found").mkdir()
+    looks = 0
+
+    def keep_house() -> None:
+        nonlocal looks
+        looks += 1
+        raise KeyError("unforeseen")
+
+    async def sweep_for_a_while() -> None:
+        async with asyncio.timeout(0.5):
+            await Reaper(**parts | {"keep_house": keep_house}).run(0.01)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(sweep_for_a_while())
+    assert looks > 2
+    assert "unforeseen" in caplog.text
+    assert (tmp_path / "lost+found").is_dir()
