@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx
 
+from curvature.operators.graph_module import graph_module
 from curvature.operators.recording import Program
 from curvature.operators.rewrites import remove_dead_code
 
@@ -49,7 +50,7 @@ def _in_bfloat16(program: Program) -> Program:
         if not node.users:
             graph.erase_node(node)
             del values[node]
-    module = fx.GraphModule({}, graph)
+    module = graph_module(graph)
     order = [node for node in module.graph.nodes if node.op == "placeholder"][1:]
     by_name = {node.name: value for node, value in values.items()}
     return Program(module, tuple(by_name[node.name] for node in order))

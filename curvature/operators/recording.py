@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from curvature.heap import release_freed_memory
+from curvature.operators.graph_module import graph_module
 from curvature.operators.rewrites import in_place, simplify
 
 Map = Callable[[Tensor], Tensor]
@@ -112,7 +113,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._graph.output(result)
         simplify(self._graph, self._constants)
         constants = tuple(self._lift())
-        return Program(fx.GraphModule({}, self._graph), constants)
+        return Program(graph_module(self._graph), constants)
 
     def _lift(self) -> Iterator[Tensor]:
         """Make what the graph reads its arguments, in order."""

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
+from curvature.operators.graph_module import graph_module
+
 aten = torch.ops.aten
 
 Factor: TypeAlias = Tensor | float
@@ -59,7 +61,7 @@ def in_place(module: fx.GraphModule) -> fx.GraphModule:
         return module
     _overwrite_operands(graph)
     _assemble_in_place(graph)
-    return fx.GraphModule({}, graph)
+    return graph_module(graph)
 
 
 def _overwrite_operands(graph: fx.Graph) -> None:

@@ -1,11 +1,13 @@
 """Recorded linear maps: the same map, only what it reads, and an error where it cannot be repeated."""
 
+import linecache
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 from torch.func import jvp, vmap
+from torch.fx.graph_module import _loader
 from torch.testing import assert_close
 
 from curvature.data.gaussian import gaussian
@@ -160,3 +162,15 @@ def test_a_wrong_recording_is_noticed(
     assert_close(operator.matvec(vector), expected, rtol=1e-12, atol=1e-13)
     assert operator.fallback_reason is not None
     assert "another product" in operator.fallback_reason
+
+
+def test_nothing_is_left_of_a_program_that_is_gone() -> None:
+    def forget_one() -> None:
+        _, program = record(lambda v: torch.sin(torch.arange(3.0)) * v, torch.ones(3))
+        assert program(torch.ones(3)).shape == (3,)
+
+    forget_one()
+    before = len(_loader.eval_cache), len(linecache.cache)
+    for _ in range(5):
+        forget_one()
+    assert (len(_loader.eval_cache), len(linecache.cache)) == before
