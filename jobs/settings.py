@@ -163,7 +163,7 @@ class WorkerSettings(StorageSettings):
     concurrency: int = Field(default=1, ge=1, description="jobs at once; 1 on a GPU")
     num_threads: int | None = Field(default=None, ge=1, description="CPU threads of one job; default: a fair share")
     niceness: int = Field(
-        default=10, ge=0, le=19, description="of what computes: the service and Redis go first where they share cores"
+        default=10, ge=0, le=20, description="of what computes; 20: only while nobody else wants the core"
     )
     checkpoint_seconds: float = Field(default=30.0, ge=0.1, description="of work that a job may lose with its worker")
     memory_bytes: int | None = Field(default=None, ge=2**20, description="that one job may take; default: a fair share")

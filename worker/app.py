@@ -32,6 +32,7 @@ from worker.delivery import Delivery, SteadyQoS
 from worker.hardware import Hardware, find_hardware
 from worker.job_runner import JobRunner
 from worker.memory_guard import be_killed_first
+from worker.niceness import be_nice
 from worker.sources import Sources
 
 _logger = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ def _prepare_children(settings: WorkerSettings, hardware: Hardware) -> None:
     # In the child and not before the fork: OpenMP threads of a parent do not survive it.
     @signals.worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
     def prepare(**_: Any) -> None:
-        os.nice(settings.niceness)  # before there are threads, which inherit it
+        be_nice(settings.niceness)  # before there are threads, which inherit it
         torch.set_num_threads(hardware.num_threads)
         be_killed_first()
 
