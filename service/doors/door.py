@@ -72,7 +72,7 @@ class Door:
             if scope["path"].startswith(HEALTH):
                 await self._pass(scope, receive, send_completed, caller=caller)
                 return
-            with self._rules.crowd.place() as place:
+            with self._rules.crowd.place(caller.owner) as place:
                 await self._pass(scope, receive, send_completed, caller=caller, place=place)
         except ProblemError as refusal:
             answer = problem_response(Request(scope), refusal.problem, refusal.headers)

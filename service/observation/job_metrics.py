@@ -59,7 +59,9 @@ class JobMetrics(Collector):
             totals = None
         yield _gauge("spectrum_redis_up", "1 while Redis answers", 0 if totals is None else 1)
         yield _gauge(
-            "spectrum_event_listeners", "Streams of events and long polls at this service", self._crowd.num_listeners
+            "spectrum_event_listeners",
+            "Streams of events and long polls at this service",
+            self._crowd.listeners.num_taken,
         )
         yield _gauge("spectrum_results_bytes", "Files of results, checkpoints and uploads", self._bytes_of_results())
         free = shutil.disk_usage(self._results).free if self._results.is_dir() else 0
