@@ -35,6 +35,9 @@ from worker.memory_guard import be_killed_first
 from worker.niceness import be_nice
 from worker.sources import Sources
 
+SECONDS_TO_STOP = 20.0
+"""From the signal on: four are for jobs to be given back, the rest for Celery."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -51,6 +54,17 @@ def create_worker(settings: WorkerSettings) -> Celery:
     return app
 
 
+def end_in_any_case(seconds: float = SECONDS_TO_STOP) -> None:
+    """End this process after so many seconds if it is there still; its jobs go on elsewhere when their leases are over.
+
+    A pool that stops reads what its processes have left to say. One that was killed in the middle of that leaves half a
+    message, for whose end the pool waits for ever.
+    """
+    timer = threading.Timer(seconds, os._exit, (os.EX_TEMPFAIL,))
+    timer.daemon = True
+    timer.start()
+
+
 def _told_to_stop() -> Event:
     """Set in all processes of the pool, which share it from their fork on, when the worker is told to stop.
 
@@ -63,6 +77,7 @@ def _told_to_stop() -> Event:
 
         def stop(*arguments: Any) -> None:
             stopping.set()
+            end_in_any_case()
             handle(*arguments)
 
         signal.signal(number, stop)
