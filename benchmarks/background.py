@@ -1,11 +1,12 @@
 """Something that goes on beside what is measured."""
 
 import threading
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
 
-class Background:
+class Background(ABC):
     """A thread inside a `with`: `run` is to come back soon after `closing` is set."""
 
     def __init__(self) -> None:
@@ -26,6 +27,6 @@ class Background:
         self.closing.set()
         self._thread.join()
 
+    @abstractmethod
     def run(self) -> None:
         """What goes on."""
-        raise NotImplementedError
