@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -24,6 +25,9 @@ _ANSWERS = "spectrum:answers:"
 
 _MOST_LOOKED_AT = 100
 """Queued jobs whose message may be lost while others wait; ids sort by age."""
+
+_SECONDS_OF_STANDSTILL = 0.5
+"""That an answer takes at least where Redis, and not only this process, was slow."""
 
 SECONDS_OF_IDEMPOTENCY = 24 * 3600
 """That a key of a caller is remembered."""
@@ -292,10 +296,16 @@ class JobStore:
         self._client.srem(scripts.UNWANTED, digest)
 
     def recover_lost(self) -> list[str]:
-        """Put jobs whose worker fell silent back into the queue, or end them; returns the ids that changed."""
+        """Put jobs whose worker fell silent back into the queue, or end them; returns the ids that changed.
+
+        Raises:  redis.TimeoutError from a Redis that stood still just now, and so may not have heard a worker's sign.
+        """
         problem = WORKERS_LOST.model_dump_json(exclude_none=True)
         arguments = (self._max_attempts, now_text(), problem, QUEUED.model_dump_json())
+        asked = time.monotonic()
         leased = [*self._ids("running"), *self._ids("cancelling")]
+        if time.monotonic() - asked > max(_SECONDS_OF_STANDSTILL, self._lease_seconds / 2):
+            raise redis.TimeoutError(f"an answer took {time.monotonic() - asked:.1f} s")
         return [job_id for job_id in leased if self._run(scripts.RECOVER, job_id, *arguments)]
 
     def over(self, job_ids: Iterable[str]) -> list[str]:

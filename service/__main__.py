@@ -14,6 +14,7 @@ from jobs.connection import require_entry
 from jobs.settings import ServiceSettings, SettingsError
 from logs.configuration import configure_logging
 from service.app import create_app
+from service.doors.http_protocol import HttpProtocol
 from service.doors.key_file import KeyFile, KeysUnreadableError
 
 
@@ -65,7 +66,8 @@ def serve(app: FastAPI, host: str, port: int) -> None:
         app,
         host=host,
         port=port,
-        http="h11",  # bounds the head of a request, which the other parser does not
+        http=HttpProtocol,
+        ws="none",
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=3,

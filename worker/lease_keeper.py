@@ -19,6 +19,8 @@ from worker.failures import JobFailure, out_of_time
 SECONDS_BETWEEN_SIGNS = 0.5
 SECONDS_TO_STOP = 1.5
 """That a computation has to hear that it is to end; LAPACK, for one, does not listen."""
+SECONDS_TO_LET_GO = 0.5
+"""That it has where its job is another's by now."""
 
 _SECONDS_BETWEEN_LOOKS = 0.01
 
@@ -62,9 +64,9 @@ class LeaseKeeper:
     """A thread that renews the lease; `report` is called by the computation, as often as it likes.
 
     The thread alone talks to Redis, so a slow Redis does not slow the computation. A computation that goes on after
-    its job was cancelled, or its time was over, ends with its process, which the pool replaces. One that stood still
-    for longer than a lease lasts waits until the thread has asked whether the job is still its own; it does not wait
-    for a Redis that gives no answer, as then nobody else can have it.
+    its job was cancelled or taken away, or its time was over, ends with its process, which the pool replaces. One that
+    stood still for longer than a lease lasts waits until the thread has asked whether the job is still its own; it does
+    not wait for a Redis that gives no answer, as then nobody else can have it.
 
     Args:  stopping, whether the worker was told to; time_limit_seconds of all attempts.
     """
@@ -148,19 +150,24 @@ class LeaseKeeper:
         self._sign()
 
     def _keep(self) -> None:
-        while not self._closed.is_set() and not self._lost.is_set():
+        try:
+            self._keep_signing()
+        finally:
+            self._lost.set()  # nobody keeps the lease from here on
+            if not self._closed.wait(SECONDS_TO_LET_GO):
+                self._end_process("lost")
+
+    def _keep_signing(self) -> None:
+        while not self._closed.is_set():
             started = time.monotonic()
             try:
                 self._sign()
                 self._asked = started
             except LeaseLostError:
-                self._lost.set()
+                return
             except RedisError as error:
                 _logger.warning("lease of job %s not renewed: %s", self._lease.job_id, error)
                 self._asked = time.monotonic()
-            except Exception:
-                self._lost.set()  # nobody keeps the lease from here on
-                raise
             self._closed.wait(max(0.0, SECONDS_BETWEEN_SIGNS - (time.monotonic() - started)))
 
     def _sign(self) -> None:
@@ -187,6 +194,9 @@ class LeaseKeeper:
                 state = self._store.fail(self._lease, ending.problem)
             else:
                 state = self._store.close_cancelled(self._lease)
-            fields = {"event": "ended", "state": state}
-            _logger.warning("job %s did not hear that it is to end: its process ends", self._lease.job_id, extra=fields)
-            os._exit(os.EX_TEMPFAIL)
+            self._end_process(state)
+
+    def _end_process(self, state: str) -> None:
+        fields = {"event": "ended", "state": state}
+        _logger.warning("job %s did not hear that it is to end: its process ends", self._lease.job_id, extra=fields)
+        os._exit(os.EX_TEMPFAIL)

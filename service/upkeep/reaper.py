@@ -44,7 +44,14 @@ class Reaper:
 
         Raises:  RedisError or OperationalError if Redis is away, OSError if the disk is; the next sweep goes on.
         """
-        recovered = self._recovered()
+        try:
+            self._look()
+        except (RedisError, OperationalError):
+            self._away_until = time.monotonic() + self._lease_seconds
+            raise
+
+    def _look(self) -> None:
+        recovered = [] if time.monotonic() < self._away_until else self._store.recover_lost()
         for job_id in recovered:
             _logger.warning("job %s lost its worker", job_id, extra={"event": "lost", "job_id": job_id})
         for job_id in self._store.take_unpublished(recovered, self._republish_seconds):
@@ -53,13 +60,6 @@ class Reaper:
         for job_id in self._store.over(self._checkpoints.job_ids()):
             self._checkpoints.discard(job_id)
         self._keep_house()
-
-    def _recovered(self) -> list[str]:
-        try:
-            return [] if time.monotonic() < self._away_until else self._store.recover_lost()
-        except RedisError:
-            self._away_until = time.monotonic() + self._lease_seconds
-            raise
 
     async def run(self, pause_seconds: float) -> None:
         """Look again and again until cancelled."""

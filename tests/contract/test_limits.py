@@ -1,11 +1,12 @@
 """How much a caller may ask of a server, and what browsers are told, asked of a stack with narrow limits."""
 
 import contextlib
+import re
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import httpx
@@ -232,3 +233,48 @@ def test_a_malformed_host_gets_a_problem(server: Any, host: str) -> None:
         connection.sendall(f"GET /v1/jobs/none HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith((b"HTTP/1.1 421", b"HTTP/1.1 400"))
+
+
+def exchanged(port: int, pieces: Iterable[bytes]) -> bytes:
+    """What the server answers to these bytes until it closes the connection; it may do so before all are sent."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        with contextlib.suppress(ConnectionError):
+            for piece in pieces:
+                connection.sendall(piece)
+        with contextlib.suppress(ConnectionError):
+            return b"".join(iter(lambda: connection.recv(65536), b""))
+    return b""
+
+
+START = b"GET /v1/health/live HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+IN_PIECES = (
+    b"POST /v1/closed-form HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [START, b"X: " + 2**16 * b"a", b"\r\n\r\n"],
+        [START, *(f"X-{number}: a\r\n".encode() for number in range(2**12)), b"\r\n"],
+        [START, b"X: a", *(2**10 * [2**10 * b"a"])],
+        [b"GET /" + 2**16 * b"a", b" HTTP/1.1\r\n\r\n"],
+        [b"G" * 2**20],
+        [IN_PIECES, *(f"X-{number}: a\r\n".encode() for number in range(2**12)), b"\r\n"],
+        [IN_PIECES[:-3], b"1;a=", *(512 * [2**10 * b"a"])],
+    ],
+    ids=["one header", "many headers", "a header without end", "target", "method", "trailers", "extension of a piece"],
+)
+def test_a_head_without_end_is_not_kept(server: Any, pieces: list[bytes]) -> None:
+    answer = exchanged(server.port, pieces)
+    assert answer.startswith(b"HTTP/1.1 400") or not answer
+
+
+def test_heads_up_to_the_bound_and_requests_in_line_are_answered(server: Any) -> None:
+    long = START + b"X: " + 60_000 * b"a" + b"\r\n\r\n"
+    assert exchanged(server.port, [long]).startswith(b"HTTP/1.1 200")
+    assert exchanged(server.port, [long[i : i + 500] for i in range(0, len(long), 500)]).startswith(b"HTTP/1.1 200")
+    first = START.replace(b"Connection: close\r\n", b"\r\n")
+    second = START.replace(b"health/live", b"jobs/none") + b"\r\n"
+    assert re.findall(rb"HTTP/1.1 (\d+)", exchanged(server.port, [first + second])) == [b"200", b"422"]

@@ -169,6 +169,16 @@ def test_a_leased_job_is_left_alone(store: JobStore) -> None:
     assert store.get(job_id).state == "running"
 
 
+def test_no_worker_loses_its_job_while_redis_stands_still(hasty_store: JobStore, redis_client: redis.Redis) -> None:
+    job_id = submit(hasty_store).id
+    assert hasty_store.claim(job_id) is not None
+    redis_client.client_pause(900)
+    with pytest.raises(redis.TimeoutError):
+        hasty_store.recover_lost()
+    assert hasty_store.get(job_id).state == "running"
+    assert hasty_store.recover_lost() == [job_id]
+
+
 def test_a_job_that_loses_every_worker_fails(hasty_store: JobStore) -> None:
     job_id = submit(hasty_store).id
     for _ in range(2):

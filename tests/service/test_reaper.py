@@ -1,6 +1,7 @@
 """The reaper goes on whatever happens, and takes nobody's job who could not be heard."""
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,19 @@ from service.upkeep.reaper import Reaper
 
 
 class Broken(JobStore):
-    """Loses its Redis for one look."""
+    """Loses its Redis while it is away, when asked for one thing or for another."""
 
-    is_away = False
+    is_away = ""
 
     def recover_lost(self) -> list[str]:
-        if self.is_away:
+        if self.is_away == "recover_lost":
             raise RedisError
         return super().recover_lost()
+
+    def over(self, job_ids: Iterable[str]) -> list[str]:
+        if self.is_away == "over":
+            raise RedisError
+        return super().over(job_ids)
 
 
 @pytest.fixture
@@ -37,13 +43,14 @@ def parts(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> dict[str
     }
 
 
-def test_leases_that_ran_out_while_redis_was_away_can_be_renewed(parts: dict[str, Any]) -> None:
+@pytest.mark.parametrize("question", ["recover_lost", "over"])
+def test_leases_that_ran_out_while_redis_was_away_can_be_renewed(parts: dict[str, Any], question: str) -> None:
     store, reaper = parts["store"], Reaper(**parts)
     lease = store.claim(store.create("spectrum", "{}", {})[0].id)
-    store.is_away = True
+    store.is_away = question
     with pytest.raises(RedisError):
         reaper.sweep()
-    store.is_away = False
+    store.is_away = ""
     asyncio.run(asyncio.sleep(0.3))
     reaper.sweep()
     assert store.renew(lease, None) == "running"

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import threading
 import time
+from multiprocessing.process import BaseProcess
 
 import pytest
 import redis
@@ -93,19 +94,38 @@ def test_time_over_all_attempts_has_a_limit(store: JobStore) -> None:
             assert "2 s" in (caught.value.problem.detail or "")
 
 
-def test_a_computation_that_does_not_listen_ends_with_its_process(store: JobStore) -> None:
-    job_id = store.create("spectrum", "{}", {})[0].id
-    lease = store.claim(job_id)
-    assert lease is not None
+def compute_deaf(store: JobStore, lease: Lease, time_limit_seconds: float) -> BaseProcess:
+    """The process of a computation that never reports, once it has ended or 10 s are over."""
 
     def compute() -> None:
-        with LeaseKeeper(store, lease, time_limit_seconds=0.5):
+        with LeaseKeeper(store, lease, time_limit_seconds=time_limit_seconds):
             time.sleep(60)
 
     process = multiprocessing.get_context("fork").Process(target=compute)
     process.start()
     process.join(10)
-    assert process.exitcode == os.EX_TEMPFAIL
+    return process
+
+
+def test_a_computation_that_does_not_hear_of_its_loss_ends_with_its_process(
+    store: JobStore, redis_client: redis.Redis
+) -> None:
+    job_id = store.create("spectrum", "{}", {})[0].id
+    lease = store.claim(job_id)
+    assert lease is not None
+    redis_client.hset(f"spectrum:job:{job_id}", "token", "of another worker")
+    started = time.monotonic()
+    assert compute_deaf(store, lease, float("inf")).exitcode == os.EX_TEMPFAIL
+    assert time.monotonic() - started < 2.0
+    assert store.get(job_id).state == "running"
+
+
+def test_a_computation_that_does_not_listen_ends_with_its_process(store: JobStore) -> None:
+    job_id = store.create("spectrum", "{}", {})[0].id
+    lease = store.claim(job_id)
+    assert lease is not None
+
+    assert compute_deaf(store, lease, 0.5).exitcode == os.EX_TEMPFAIL
     record = store.get(job_id)
     assert record.state == "failed"
     assert record.error is not None

@@ -1,0 +1,97 @@
+"""A connection on which nobody can do anything before its caller sends more ends by itself."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from service.doors import http_protocol
+from service.doors.http_protocol import HttpProtocol
+
+HEAD_SECONDS = 0.6
+HEAD = b"POST / HTTP/1.1\r\nHost: a\r\n"
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers without reading the body, late at `/slow`."""
+    if scope["path"] == "/slow":
+        await asyncio.sleep(3 * HEAD_SECONDS)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", HEAD_SECONDS)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http=HttpProtocol, ws="none", lifespan="off", log_config=None))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    yield listener.getsockname()[1]
+    server.should_exit = True
+    thread.join()
+
+
+def answer_until_closed(port: int, first: bytes, again: bytes = b"") -> tuple[bytes, float]:
+    """All that the server says, while the caller goes on sending, and the seconds until it hangs up."""
+    started, answer = time.monotonic(), b""
+    with socket.create_connection(("127.0.0.1", port), timeout=HEAD_SECONDS / 6) as connection:
+        try:
+            connection.sendall(first)
+            while time.monotonic() - started < 10:
+                try:
+                    piece = connection.recv(65536)
+                except TimeoutError:
+                    connection.sendall(again)
+                    continue
+                if not piece:
+                    break
+                answer += piece
+        except ConnectionError:
+            pass
+    return answer, time.monotonic() - started
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [(b"", b""), (b"", b"\r\n"), (HEAD, b""), (HEAD, b"X: a\r\n"), (HEAD + b"X:", b"a")],
+    ids=["nothing", "empty lines", "half a head", "header after header", "a header byte by byte"],
+)
+def test_a_head_has_its_time(port: int, first: bytes, again: bytes) -> None:
+    answer, seconds = answer_until_closed(port, first, again)
+    assert answer == b""
+    assert 0.9 * HEAD_SECONDS < seconds < 5 * HEAD_SECONDS
+
+
+@pytest.mark.parametrize(
+    "length", [b"Content-Length: 1000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"], ids=["length", "pieces"]
+)
+def test_what_follows_an_answer_has_its_time(port: int, length: bytes) -> None:
+    answer, seconds = answer_until_closed(port, HEAD + length, b"1\r\n{\r\n" if b"chunked" in length else b"a")
+    assert answer.endswith(b"ok")
+    assert 0.9 * HEAD_SECONDS < seconds < 5 * HEAD_SECONDS
+
+
+def test_an_answer_may_take_longer(port: int) -> None:
+    slow = HEAD.replace(b"POST /", b"GET /slow") + b"Connection: close\r\n\r\n"
+    answer, seconds = answer_until_closed(port, slow)
+    assert answer.endswith(b"ok")
+    assert seconds >= 3 * HEAD_SECONDS
+
+
+def test_requests_one_after_another_are_answered_for_longer(port: int) -> None:
+    started = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection, connection.makefile("rb") as stream:
+        while time.monotonic() - started < 3 * HEAD_SECONDS:
+            connection.sendall(HEAD)
+            time.sleep(0.3 * HEAD_SECONDS)
+            connection.sendall(b"Content-Length: 0\r\n\r\n")
+            assert stream.readline() == b"HTTP/1.1 200 OK\r\n"
+            while stream.readline() != b"\r\n":
+                pass
+            assert stream.read(2) == b"ok"
