@@ -1,4 +1,7 @@
-"""`python -m benchmarks.mixed_load`: closed forms at 80 % of what the server can take, while jobs are always queued."""
+"""`python -m benchmarks.mixed_load`: closed forms at 80 % of what the server can take, while jobs are always queued.
+
+Then for shorter times at less than that, and without jobs.
+"""
 
 import argparse
 import json
@@ -26,7 +29,10 @@ from benchmarks.stack import RunningStack
 RESULTS = Path(__file__).parent / "results"
 LOAD_SHARE = 0.8
 CAPACITY_SECONDS, PAUSE_SECONDS = 60.0, 5.0
-ALONE_SHARE = 0.1
+LESSER_SHARES = (0.5, 0.65)
+SHORT = 0.05
+"""Of the minutes: how long each of the shorter loads lasts."""
+
 MAX_P99_SECONDS, MAX_DRIFT = 0.05, 0.05
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "longest": 1.0}
 BODY: dict[str, Any] = {
@@ -39,12 +45,14 @@ BODY: dict[str, Any] = {
 class Measured:
     """What callers, jobs and processes had of a load.
 
-    Attributes:  alone, the answers to the same callers afterwards, with no jobs; stolen, the share of all cores that
-        the host of this machine took for others, with jobs and without.
+    Attributes:  lesser, the answers to fewer callers afterwards, by their share of the capacity; alone, those to the
+        same callers with no jobs; stolen, the share of all cores that the host of this machine took for others, with
+        jobs and without.
     """
 
     capacity: float
     answers: Answers
+    lesser: dict[float, Answers]
     alone: Answers
     jobs: JobStream
     num_jobs: int
@@ -53,7 +61,7 @@ class Measured:
 
 
 def measured(directory: Path, minutes: float, num_workers: int, seed: int) -> Measured:
-    """The load of so many minutes on a stack of its own, then a tenth of it without jobs."""
+    """The load of so many minutes on a stack of its own, then the shorter ones."""
     body = json.dumps(BODY).encode()
     with RunningStack(directory / "data", num_workers) as stack:
         with JobStream(stack.url) as jobs:
@@ -66,8 +74,10 @@ def measured(directory: Path, minutes: float, num_workers: int, seed: int) -> Me
                 done_before = jobs.num_done
                 answers, stolen = _with_stolen(lambda: load(60 * minutes, seed))
                 num_jobs = jobs.num_done - done_before
-        alone, stolen_alone = _with_stolen(lambda: load(60 * minutes * ALONE_SHARE, seed))
-    return Measured(capacity, answers, alone, jobs, num_jobs, memory, (stolen, stolen_alone))
+            seconds = 60 * minutes * SHORT
+            lesser = {share: offer(stack.port, message, share * capacity, seconds, seed) for share in LESSER_SHARES}
+        alone, stolen_alone = _with_stolen(lambda: load(seconds, seed))
+    return Measured(capacity, answers, lesser, alone, jobs, num_jobs, memory, (stolen, stolen_alone))
 
 
 def _with_stolen(load: Callable[[], Answers]) -> tuple[Answers, float]:
@@ -86,8 +96,9 @@ def report(found: Measured, minutes: float, num_workers: int, seed: int) -> dict
         "capacity_per_second": found.capacity,
         "offered_per_second": len(found.answers.seconds) / (60 * minutes),
         "num_requests": len(found.answers.seconds),
-        "num_errors": found.answers.num_errors + found.alone.num_errors,
+        "num_errors": sum(each.num_errors for each in (found.answers, found.alone, *found.lesser.values())),
         "seconds": quantiles(found.answers.seconds),
+        "seconds_at_shares": {f"{share:.0%}": quantiles(each.seconds) for share, each in found.lesser.items()},
         "seconds_alone": quantiles(found.alone.seconds),
         "stolen": found.stolen[0],
         "stolen_alone": found.stolen[1],
@@ -121,6 +132,10 @@ def table(report: dict[str, Any]) -> str:
         f"{LOAD_SHARE:.0%} of capacity |",
         f"| answered, from the time that each was due | {_latencies(report['seconds'])} | p99 under "
         f"{1e3 * MAX_P99_SECONDS:.0f} ms: {_word(is_fast)} |",
+        *(
+            f"| {share} of capacity, for {60 * report['minutes'] * SHORT:.0f} s | {_latencies(seconds)} | |"
+            for share, seconds in report["seconds_at_shares"].items()
+        ),
         f"| the same callers, without jobs | {_latencies(report['seconds_alone'])} | |",
         f"| of the cores taken by the machine's host | {report['stolen']:.1%}, without jobs "
         f"{report['stolen_alone']:.1%} | |",

@@ -49,10 +49,10 @@ class HttpProtocol(HttpToolsProtocol):
         """Parse what has come."""
         if self.transport.is_closing():
             return
-        self._num_unparsed += len(data)
-        if self._num_unparsed > MAX_HEAD_BYTES + len(data):
+        if self._num_unparsed > MAX_HEAD_BYTES:
             self.send_400_response("")
             return
+        self._num_unparsed += len(data)
         super().data_received(data)
         if self._is_in_head or self.cycle.response_complete:  # nobody can do anything before the caller sends more
             self._start_clock()

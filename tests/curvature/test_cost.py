@@ -261,6 +261,7 @@ def peaks() -> dict[str, int]:
     return {case: sum(int(each.split()[0]) for each in pair) // 2 for case, pair in zip(CASES, lines, strict=True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_real_peak_is_as_predicted(case: str, peaks: dict[str, int]) -> None:
     predicted = CASES[case][1]

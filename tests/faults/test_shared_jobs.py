@@ -15,6 +15,8 @@ from jobs.estimate import estimate
 from worker.hardware import Hardware
 from worker.spectrum_job import run_spectrum_job
 
+pytestmark = pytest.mark.slow
+
 MEMORY_BYTES = 2**29  # which leaves no room for a compiler, whose trial would take half a minute
 JOB: dict[str, Any] = {
     "kind": "spectrum",
@@ -116,7 +118,6 @@ def test_a_cancelled_job_is_cancelled_for_both(pair: Any, client: SpectrumClient
     assert client.job(job_id).state == "cancelled"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "victim"), [(2, "helper"), (3, "leader"), (4, "both"), (5, "stopped")])
 def test_whatever_dies_the_numbers_are_those_of_one(pair: Any, client: SpectrumClient, seed: int, victim: str) -> None:
     job = LONG | {"seed": seed}

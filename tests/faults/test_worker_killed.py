@@ -107,6 +107,7 @@ def test_the_process_that_pretrains(own_server: Any, own_client: SpectrumClient)
     assert numbers(own_client.result(job_id)) == numbers(own_client.run(COMPARISON, fresh=True))
 
 
+@pytest.mark.slow
 def test_the_whole_worker(own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]) -> None:
     job_id = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, job_id)
@@ -114,6 +115,7 @@ def test_the_whole_worker(own_server: Any, own_client: SpectrumClient, undisturb
     expect_second_attempt(own_server, own_client, job_id, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_stop_gives_its_job_back(
     own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]
 ) -> None:

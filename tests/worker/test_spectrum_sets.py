@@ -153,6 +153,7 @@ def test_estimates_add_products_and_share_memory() -> None:
     assert both - alone >= rows
 
 
+@pytest.mark.slow
 def test_memory_that_allows_single_sequences_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     request = request_of({"attention_sink": {"mean_score": [0.5]}}, blocks=BLOCKS)
     whole = run(request).result
