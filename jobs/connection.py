@@ -25,7 +25,7 @@ def connect(redis_url: str, *, patient: bool = False) -> redis.Redis:
     Even the impatient one tries twice where a connection is closed: that of the pool may be one of a server that
     restarted. A server that is silent is not asked again.
     """
-    retry = Retry(ExponentialBackoff(cap=0.5, base=0.1), 80) if patient else Retry(NoBackoff(), 1, _CLOSED)
+    retry = Retry(ExponentialBackoff(cap=2.0, base=0.1), 20) if patient else Retry(NoBackoff(), 1, _CLOSED)
     return redis.Redis.from_url(redis_url, retry=retry, **_options(redis_url))
 
 

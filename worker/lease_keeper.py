@@ -119,7 +119,7 @@ class LeaseKeeper:
             unit=_UNITS.get(phase, ""),
             estimated_seconds=self._estimated_seconds,
         )
-        while self._stood_still() and not self._lost.is_set():
+        while self._stood_still() and not self._lost.is_set() and not self._stopping():
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         if self._lost.is_set():
             raise LeaseLostError
@@ -152,10 +152,11 @@ class LeaseKeeper:
     def _keep(self) -> None:
         try:
             self._keep_signing()
-        finally:
-            self._lost.set()  # nobody keeps the lease from here on
-            if not self._closed.wait(SECONDS_TO_LET_GO):
-                self._end_process("lost")
+        except Exception:
+            _logger.exception("the lease of job %s is kept no more", self._lease.job_id)
+        self._lost.set()
+        if not self._closed.wait(SECONDS_TO_LET_GO):
+            self._end_process("lost")
 
     def _keep_signing(self) -> None:
         while not self._closed.is_set():

@@ -92,9 +92,7 @@ class Door:
         Raises:  ProblemError 400, 401, 403, 421, 429; 503 while the keys cannot be read.
         """
         if "content-length" in headers and "transfer-encoding" in headers:
-            raise _ambiguous("Either Content-Length or Transfer-Encoding", "two-lengths")
-        if len(headers.getlist("host")) > 1:
-            raise _ambiguous("One Host, not several", "two-hosts")
+            raise _two_lengths()
         need_keys, key = self._key(scope["path"], headers)
         self._rules.hosts.check(scope["method"], headers, need_keys=need_keys)
         self._count(scope, key, wanted)
@@ -135,9 +133,9 @@ class Door:
             raise _too_often(limit, standing.retry_seconds)
 
 
-def _ambiguous(title: str, name: str) -> ProblemError:
-    """Of a request that a proxy may have read differently."""
-    return ProblemError(Problem(type=f"/problems/{name}", title=title, status=400), {"Connection": "close"})
+def _two_lengths() -> ProblemError:
+    title = "Either Content-Length or Transfer-Encoding"
+    return ProblemError(Problem(type="/problems/two-lengths", title=title, status=400), {"Connection": "close"})
 
 
 def _no_key(*, is_given: bool) -> ProblemError:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
+import redis
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
@@ -15,6 +16,9 @@ from jobs.queue import JobQueue
 from jobs.store import JobStore
 
 _logger = logging.getLogger(__name__)
+
+_AWAY = (redis.ConnectionError, redis.TimeoutError)
+"""A Redis that refuses something, as one without memory does, hears its workers all the same."""
 
 
 class Reaper:
@@ -46,7 +50,7 @@ class Reaper:
         """
         try:
             self._look()
-        except (RedisError, OperationalError):
+        except _AWAY:
             self._away_until = time.monotonic() + self._lease_seconds
             raise
 

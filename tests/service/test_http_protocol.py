@@ -1,6 +1,7 @@
 """A connection on which nobody can do anything before its caller sends more ends by itself."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ from service.doors import http_protocol
 from service.doors.http_protocol import HttpProtocol
 
 HEAD_SECONDS = 0.6
+LONG = 2**24
 HEAD = b"POST / HTTP/1.1\r\nHost: a\r\n"
 
 
@@ -21,20 +23,32 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers without reading the body, late at `/slow`."""
     if scope["path"] == "/slow":
         await asyncio.sleep(3 * HEAD_SECONDS)
+    if scope["path"] == "/long":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LONG)]})
+        await send({"type": "http.response.body", "body": bytes(LONG)})
+        return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 
 
 @pytest.fixture
-def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[uvicorn.Server]:
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", HEAD_SECONDS)
+    monkeypatch.setattr(http_protocol, "UNREAD_SECONDS", 2 * HEAD_SECONDS)
     server = uvicorn.Server(uvicorn.Config(app, port=0, http=HttpProtocol, ws="none", lifespan="off", log_config=None))
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
-    yield listener.getsockname()[1]
+    while not server.started:
+        time.sleep(0.01)
+    yield server
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture
+def port(server: uvicorn.Server) -> int:
+    return int(server.servers[0].sockets[0].getsockname()[1])
 
 
 def answer_until_closed(port: int, first: bytes, again: bytes = b"") -> tuple[bytes, float]:
@@ -59,8 +73,8 @@ def answer_until_closed(port: int, first: bytes, again: bytes = b"") -> tuple[by
 
 @pytest.mark.parametrize(
     ("first", "again"),
-    [(b"", b""), (b"", b"\r\n"), (HEAD, b""), (HEAD, b"X: a\r\n"), (HEAD + b"X:", b"a")],
-    ids=["nothing", "empty lines", "half a head", "header after header", "a header byte by byte"],
+    [(b"", b""), (HEAD, b""), (HEAD, b"X: a\r\n"), (HEAD + b"X:", b"a")],
+    ids=["nothing", "half a head", "header after header", "a header byte by byte"],
 )
 def test_a_head_has_its_time(port: int, first: bytes, again: bytes) -> None:
     answer, seconds = answer_until_closed(port, first, again)
@@ -75,6 +89,32 @@ def test_what_follows_an_answer_has_its_time(port: int, length: bytes) -> None:
     answer, seconds = answer_until_closed(port, HEAD + length, b"1\r\n{\r\n" if b"chunked" in length else b"a")
     assert answer.endswith(b"ok")
     assert 0.9 * HEAD_SECONDS < seconds < 5 * HEAD_SECONDS
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system does not count it")
+def test_an_answer_that_nobody_reads_is_dropped(server: uvicorn.Server, port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(HEAD.replace(b"POST /", b"GET /long") + b"\r\n")
+        deadline = time.monotonic() + 1
+        while not server.server_state.connections:
+            assert time.monotonic() < deadline
+        started = time.monotonic()
+        while server.server_state.connections:
+            assert time.monotonic() < started + 20 * HEAD_SECONDS
+            time.sleep(0.05)
+    assert time.monotonic() - started > HEAD_SECONDS
+
+
+def test_what_is_no_http_gets_no_second_answer(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        answer = connection.recv(65536)
+        connection.sendall(b"no length\r\n")
+        with contextlib.suppress(ConnectionError):
+            while piece := connection.recv(65536):
+                answer += piece
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.count(b"HTTP/1.1") == 1
 
 
 def test_an_answer_may_take_longer(port: int) -> None:
