@@ -269,6 +269,7 @@ def test_real_peak_is_as_predicted(case: str, peaks: dict[str, int]) -> None:
     assert predicted / peaks[case] == pytest.approx(1, abs=0.2)
 
 
+@pytest.mark.slow
 def test_logits_never_exist_all_at_once(peaks: dict[str, int]) -> None:
     pieces = gpt2_size(*LARGE_VOCABULARY, NUM_IN_PIECES, LARGE_VOCABULARY[3])
     *_, logits = pieces.activations
