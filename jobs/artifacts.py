@@ -13,6 +13,7 @@ from typing import BinaryIO, cast
 
 from api_schemas.artifacts import AnyArtifact, ArrayArtifact, ArtifactError, StoredArray, TokenArtifact
 from jobs.array_files import Arrays, described, read_header, safetensors_pieces
+from jobs.disk import require_room
 from jobs.results import sync_directory
 from jobs.token_files import Blocks, Tokens, counted, mapped, npy_pieces
 
@@ -128,6 +129,14 @@ class ArtifactStore:
             raise ArtifactDamagedError(artifact_id)
         return content
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each artifact, by id."""
+        found: dict[str, int] = {}
+        for path in self._directory.glob("[0-9a-f][0-9a-f]/*"):
+            with suppress(FileNotFoundError):
+                found[path.name.split(".", 1)[0]] = path.stat().st_size
+        return found
+
     def remove_unused(self, seconds: float) -> list[str]:
         """Remove the files that nobody has named by their id within this time: the ids; who has one open keeps it."""
         removed = []
@@ -151,6 +160,7 @@ class ArtifactStore:
         try:
             with open(descriptor, "wb") as file:
                 for piece in pieces:
+                    require_room(descriptor, len(piece))
                     file.write(piece)
                     digest.update(piece)
                 file.flush()

@@ -1,7 +1,9 @@
 """How processes reach Redis."""
 
 import ssl
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 import redis
@@ -15,6 +17,8 @@ from jobs.settings import SettingsError
 SOCKET_TIMEOUT_SECONDS = 2.5
 """So that a service which finds Redis frozen says so within 3 s."""
 
+SECONDS_OF_SILENCE = 1.0
+
 _CLOSED = (redis.ConnectionError,)
 _TCP_OPTIONS: dict[str, Any] = {"socket_connect_timeout": SOCKET_TIMEOUT_SECONDS, "socket_keepalive": True}
 
@@ -23,9 +27,10 @@ def connect(redis_url: str, *, patient: bool = False) -> redis.Redis:
     """A client whose every call answers or raises within seconds; a patient one outlasts a restart of Redis.
 
     Even the impatient one tries twice where a connection is closed: that of the pool may be one of a server that
-    restarted. A server that is silent is not asked again.
+    restarted. A server that is silent is not asked again for a second: callers who stand in line for a thread do not
+    wait for it one after the other.
     """
-    retry = Retry(ExponentialBackoff(cap=2.0, base=0.1), 20) if patient else Retry(NoBackoff(), 1, _CLOSED)
+    retry = Retry(ExponentialBackoff(cap=2.0, base=0.1), 20) if patient else _Fuse()
     return redis.Redis.from_url(redis_url, retry=retry, **_options(redis_url))
 
 
@@ -48,6 +53,27 @@ def require_entry(redis_url: str) -> None:
     except redis.RedisError as error:
         if reason := _tls_error(error):
             raise SettingsError(f"SPECTRUM_REDIS_URL: no connection by TLS: {reason}") from None
+
+
+class _Fuse(Retry):
+    """Tries of one client, all of whose connections share it."""
+
+    def __init__(self) -> None:
+        super().__init__(NoBackoff(), 1, _CLOSED)
+        self._silent_since = -SECONDS_OF_SILENCE
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def call_with_retry(self, do: Callable[[], Any], *arguments: Any, **options: Any) -> Any:
+        """Raises:  redis.TimeoutError at once where another call waited in vain a moment ago."""
+        if time.monotonic() - self._silent_since < SECONDS_OF_SILENCE:
+            raise redis.TimeoutError("Redis did not answer a moment ago")
+        try:
+            return super().call_with_retry(do, *arguments, **options)
+        except redis.TimeoutError:
+            self._silent_since = time.monotonic()
+            raise
 
 
 def _tls_error(error: BaseException | None) -> ssl.SSLError | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.disk import require_room
 from jobs.results import sync_directory
 
 _JOB_ID = re.compile(r"[0-9a-zA-Z-]{1,64}")
@@ -77,13 +78,14 @@ class JobCheckpoints:
     def put(self, piece: bytes | memoryview) -> str:
         """Write a piece, unless it is there, and return its digest.
 
-        Raises:  OSError.
+        Raises:  OSError if the disk counts as full, for one.
         """
         digest = hashlib.sha256(piece).hexdigest()
         path = self._own / digest
         if not path.exists():
             self._own.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not self._linked_from_earlier(digest):
+                require_room(self._own, len(piece))
                 _write(path, piece)
         return digest
 
@@ -99,6 +101,14 @@ class JobCheckpoints:
         _write(self._own / _name(max(numbers, default=0) + 1), sealed)
         sync_directory(self._own)
         self._remove_old()
+
+    def remove_rest(self) -> None:
+        """Remove the pieces that no checkpoint names: those that were put, and cannot be committed.
+
+        Raises:  OSError.
+        """
+        if self._own.is_dir():
+            self._remove_unnamed(sorted(_numbers(self._own)))
 
     def newest_first(self) -> Iterator[JobCheckpoint]:
         """What earlier attempts left, and this one wrote; documents that are damaged are passed over."""
@@ -128,6 +138,9 @@ class JobCheckpoints:
             for directory in _directories(self._job):
                 if directory.name < self._own.name:
                     shutil.rmtree(directory, ignore_errors=True)
+        self._remove_unnamed(numbers)
+
+    def _remove_unnamed(self, numbers: list[int]) -> None:
         needed: set[str] = set()
         for number in numbers[-NUM_KEPT:]:
             path = self._own / _name(number)

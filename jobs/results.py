@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.disk import require_room
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _DRAFT = "draft-"
 _CHUNK_BYTES = 2**20
@@ -50,6 +52,7 @@ class ResultStore:
         """Arrays as a file that `write` takes; without that it is gone at the end.
 
         Args:  report, told the bytes written so far, piece by piece; what it raises ends the writing.
+        Raises:  OSError if the disk counts as full, for one.
         """
         descriptor, name = tempfile.mkstemp(dir=self._directory, prefix=_DRAFT, suffix=".npz")
         path = Path(name)
@@ -109,8 +112,19 @@ class ResultStore:
         try:
             file = self._path(digest, "npz").open("rb")
         except FileNotFoundError:
-            raise ResultDamagedError(f"the arrays of result {digest} are missing") from None
+            raise _arrays_missing(digest) from None
         return _checked_pieces(file, sha256)
+
+    def version_of_arrays(self, digest: str) -> tuple[int, ...]:
+        """What changes when somebody writes to the npz file, or puts another one in its place.
+
+        Raises:  ResultDamagedError if it is missing.
+        """
+        try:
+            status = self._path(digest, "npz").stat()
+        except FileNotFoundError:
+            raise _arrays_missing(digest) from None
+        return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def delete(self, digest: str) -> None:
         """Remove the document and its arrays; nothing happens if they are not there."""
@@ -160,6 +174,7 @@ class _ReportingFile(io.FileIO):
         self._num_bytes = 0
 
     def write(self, data: Any, /) -> int:
+        require_room(self.fileno(), len(data))
         count = super().write(data)
         self._num_bytes += count
         self._report(self._num_bytes)
@@ -177,6 +192,10 @@ def _checked_pieces(file: BinaryIO, sha256: str) -> Iterator[bytes]:
                 raise ResultDamagedError(f"{file.name} is damaged")
             yield piece
             piece = following
+
+
+def _arrays_missing(digest: str) -> ResultDamagedError:
+    return ResultDamagedError(f"the arrays of result {digest} are missing")
 
 
 def sync_directory(directory: Path) -> None:

@@ -1,6 +1,7 @@
 """Settings of every process, read from `SPECTRUM_...` variables when it starts."""
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -130,6 +131,10 @@ class ServiceSettings(StorageSettings):
     allowed_hosts: str = Field(
         default="", description="names, separated by commas, under which it answers besides its addresses; *: any"
     )
+    trusted_proxies: str = Field(
+        default="",
+        description="addresses or networks, separated by commas, whose X-Forwarded-For and -Proto are believed",
+    )
     requests_per_minute: int = Field(default=1200, ge=1, description="of an address without a key")
     max_requests: int = Field(default=128, ge=1, description="that are answered at once")
     max_listeners: int = Field(default=512, ge=0, description="that wait besides: long polls and event streams")
@@ -141,7 +146,18 @@ class ServiceSettings(StorageSettings):
     results_bytes: int | None = Field(
         default=None, ge=0, description="of all results: the oldest go first; default: half of the disk that holds them"
     )
+    uploads_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description="of all uploaded files, three quarters of it for one key; default: a quarter of the disk",
+    )
     reap_seconds: float = Field(default=2.0, ge=0.1, description="pause between looks for lost jobs")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, text: str) -> str:
+        networks = [ip_network(part.strip()) for part in text.split(",") if part.strip()]
+        return ",".join(str(network) for network in networks)
 
     @property
     def keys_path(self) -> Path:

@@ -33,7 +33,7 @@ def main() -> None:
     except (SettingsError, KeysUnreadableError) as error:
         print(f"spectrum service: {error}", file=sys.stderr)
         sys.exit(os.EX_CONFIG)
-    serve(create_app(settings), arguments.host, arguments.port)
+    serve(create_app(settings), arguments.host, arguments.port, settings.trusted_proxies)
 
 
 def require_keys(settings: ServiceSettings, host: str) -> None:
@@ -57,8 +57,8 @@ def _is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
 
 
-def serve(app: FastAPI, host: str, port: int) -> None:
-    """Answer requests until SIGINT or SIGTERM."""
+def serve(app: FastAPI, host: str, port: int, trusted_proxies: str = "") -> None:
+    """Answer requests until SIGINT or SIGTERM; of these proxies, in the name of those who sent them there."""
     # What was loaded stays: to look through it for garbage takes a tenth of a second, in which nobody is answered.
     gc.collect()
     gc.freeze()
@@ -71,7 +71,8 @@ def serve(app: FastAPI, host: str, port: int) -> None:
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=3,
-        proxy_headers=False,
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=trusted_proxies,
     )
 
 

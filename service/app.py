@@ -79,10 +79,12 @@ def _hand_out(app: FastAPI, parts: Parts) -> None:
         settings.max_queued,
     )
     app.state.feed = parts.feed
+    app.state.keys = parts.rules.keys
     app.state.metrics = parts.registry
     app.state.job_seconds = settings.job_seconds
     app.state.artifacts = parts.artifacts
     app.state.artifact_owners = parts.artifact_owners
+    app.state.uploads_bytes = parts.uploads_bytes
     app.state.models = ModelsDirectory(settings.models_dir)
     app.state.uploads = UploadDesk(settings.max_upload_bytes, settings.upload_memory_bytes)
 

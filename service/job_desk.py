@@ -18,9 +18,9 @@ from jobs.record import JobRecord
 from jobs.results import ResultDamagedError, ResultStore
 from jobs.store import Answer, JobStore, QueueLimits, UnknownJobError
 from service.doors.callers import Caller
-from service.formats.result import result_of, stored_arrays
 from service.job_feed import JobFeed
 from service.problems import ProblemError
+from service.whole_results import WholeResults
 
 _LOOK_AFTER_SECONDS = 1.0
 """Without news, for they may be lost."""
@@ -46,6 +46,7 @@ class JobDesk:
         self._results = results
         self._feed = feed
         self._max_queued = max_queued
+        self._whole_results = WholeResults(results)
 
     def submit(
         self,
@@ -193,13 +194,10 @@ class JobDesk:
         return self._results.stream_arrays(digest, sha256)
 
     def _answer(self, question: str) -> Answer | None:
-        """A result that answers the question, whole: all of its files are read."""
+        """A result that answers the question, whole."""
         for answer in self._store.answers(question, self._code_versions()):
             try:
-                stored = stored_arrays(result_of(self._results.read(answer.result_digest)))
-                if stored is not None:
-                    for _ in self._results.stream_arrays(answer.result_digest, stored.sha256):
-                        pass
+                self._whole_results.check(answer.result_digest)
             except (ResultDamagedError, ProblemError) as error:
                 _logger.warning("a stored result answers no more: %s", error)
             else:

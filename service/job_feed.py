@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 
 import anyio
 from redis.exceptions import RedisError
@@ -59,14 +59,17 @@ class JobFeed:
             if not self._bells[job_id]:
                 del self._bells[job_id]
 
-    async def listener(self, record: JobRecord, last_event_id: str | None) -> "Listener | None":
+    async def listener(
+        self, record: JobRecord, last_event_id: str | None, may_hear: Callable[[], bool] = lambda: True
+    ) -> "Listener | None":
         """One who follows a job from after the event that was heard last or, if that is not known, from now on.
 
+        Args:  may_hear, whether they still may.
         Returns:  None if the job ended and all was heard.
         Raises:  RedisError.
         """
         begun = await self._begun(record, last_event_id)
-        return None if begun is None else Listener(self, record.id, *begun)
+        return None if begun is None else Listener(self, record.id, *begun, may_hear)
 
     async def _begun(self, record: JobRecord, last_event_id: str | None) -> tuple[list[JobEvent], str] | None:
         """What a listener hears first, and what it heard before."""
@@ -102,21 +105,24 @@ class JobFeed:
 class Listener:
     """One who follows a job."""
 
-    def __init__(self, feed: JobFeed, job_id: str, first: list[JobEvent], last_event_id: str) -> None:
+    def __init__(
+        self, feed: JobFeed, job_id: str, first: list[JobEvent], last_event_id: str, may_hear: Callable[[], bool]
+    ) -> None:
         self._feed = feed
         self._job_id = job_id
         self._first = first
         self._last_event_id = last_event_id
+        self._may_hear = may_hear
 
     async def events(self, stopping: anyio.Event) -> AsyncGenerator[JobEvent, None]:
         """Each change once, the last one when the job ended.
 
-        They end early when Redis is away, the job is gone, or soon after `stopping` is set; whoever wants to go on
-        listens anew.
+        They end early when Redis is away, the job is gone, or soon after `stopping` is set or its listener may hear no
+        more; whoever wants to go on listens anew.
         """
         with self._feed.bell(self._job_id) as bell:
             news = self._first
-            while not stopping.is_set():
+            while not stopping.is_set() and self._may_hear():
                 for event in news:
                     self._last_event_id = event.id
                     yield event

@@ -50,6 +50,8 @@ class Parts:
         self.artifacts = ArtifactStore(settings.artifacts_dir)
         self.artifact_owners = ArtifactOwners(settings.artifact_owners_dir)
         self.results = ResultStore(settings.results_dir)
+        quarter = shutil.disk_usage(settings.results_dir).total // 4
+        self.uploads_bytes = quarter if settings.uploads_bytes is None else settings.uploads_bytes
         self.rules = _rules(settings)
         self.lines = RequestLines(as_json=settings.as_json)
         self.registry = CollectorRegistry()

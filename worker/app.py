@@ -31,7 +31,7 @@ from worker.code_version import code_version
 from worker.delivery import Delivery, SteadyQoS
 from worker.hardware import Hardware, find_hardware
 from worker.job_runner import JobRunner
-from worker.memory_guard import be_killed_first
+from worker.memory_guard import KernelWatch, be_killed_first
 from worker.niceness import be_nice
 from worker.sources import Sources
 
@@ -93,7 +93,9 @@ def _told_to_stop() -> Event:
 def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, stopping: Event) -> None:
     models = ModelsDirectory(settings.models_dir)
     client, limits = connect(settings.redis_url.get_secret_value()), (settings.lease_seconds, settings.max_attempts)
-    own = {"store": JobStore(client, *limits), "shards": ShardStore(client, *limits)}
+    kernel = KernelWatch()
+    signals.worker_ready.connect(lambda **_: kernel.start(), weak=False)
+    own = {"store": JobStore(client, *limits), "shards": ShardStore(client, *limits), "kernel": kernel}
 
     @app.task(name=RUN_JOB, Request=Delivery, **own)  # type: ignore[untyped-decorator]
     def run_job(job_id: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,9 @@ from kombu.transport import redis as redis_transport
 from kombu.transport import virtual
 from redis.exceptions import RedisError
 
-from worker.memory_guard import killed_by_kernel, num_oom_kills
+from worker.memory_guard import killed_by_kernel
+
+_SIGKILL = f"signal {signal.SIGKILL.value} "
 
 _logger = logging.getLogger(__name__)
 
@@ -53,20 +56,16 @@ class Delivery(Request):  # type: ignore[misc]
     """Tells the job store at once of a process that died: the lease need not run out first.
 
     A job whose process the kernel killed for want of memory ends, instead of taking further processes with it. That of
-    another cause goes back to the queue, and the loss is counted. The task has a `store` of jobs, and one of `shards`.
+    another cause goes back to the queue, and the loss is counted. The task has a `store` of jobs, one of `shards`, and
+    a `kernel` watch.
     """
-
-    def on_accepted(self, pid: int, time_accepted: float) -> None:
-        """A process of the pool has the message."""
-        self._num_oom_kills = num_oom_kills()
-        super().on_accepted(pid, time_accepted)
 
     def on_failure(self, exc_info: Any, *arguments: Any, **options: Any) -> None:
         """The process died: no other error leaves the task."""
         super().on_failure(exc_info, *arguments, **options)
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         if isinstance(error, WorkerLostError) and self.worker_pid is not None:
-            problem = killed_by_kernel() if num_oom_kills() > self._num_oom_kills else None
+            problem = killed_by_kernel() if _SIGKILL in str(error) and self.task.kernel.has_killed() else None
             lost = (self.args[0], holder(os.getpid(), self.worker_pid), problem)
             try:
                 self.task.store.lose(*lost)

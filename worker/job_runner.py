@@ -4,8 +4,11 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable
+from typing import TypeVar
 
+from redis.exceptions import ConnectionError as RedisAwayError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from api_schemas.job_requests import AnyJobRequest
 from api_schemas.spectrum import SpectrumRequest
@@ -35,6 +38,8 @@ from worker.resumption import Resumption
 from worker.sharing import Deployment, Leader
 from worker.sources import Sources
 from worker.spectrum_job import run_spectrum_job
+
+_T = TypeVar("_T")
 
 _logger = logging.getLogger(__name__)
 
@@ -101,7 +106,7 @@ class JobRunner:
                 return "lost"
             state = self._store.fail(lease, failure.problem)
         else:
-            state = self._store.succeed(lease, digest, code_version())
+            state = self._outlasting(lambda: self._store.succeed(lease, digest, code_version()))
         checkpoints.discard(lease.job_id)
         return state
 
@@ -129,8 +134,21 @@ class JobRunner:
                 resumption.save()
                 raise
             digest = self._stored(answer, keeper.report)
-        keeper.write_last_progress()
+        self._outlasting(keeper.write_last_progress)
         return digest
+
+    def _outlasting(self, step: Callable[[], _T]) -> _T:
+        """What the step gives, once Redis is back: hours of work are not dropped for an outage of minutes.
+
+        Raises:  what it raises; where Redis is away, once the worker stops.
+        """
+        while True:
+            try:
+                return step()
+            except (RedisAwayError, RedisTimeoutError) as error:
+                if self._stopping():
+                    raise
+                _logger.warning("a job that is done waits for Redis: %s", error)
 
     def _answer(
         self, request: AnyJobRequest, hardware: Hardware, keeper: LeaseKeeper, resumption: Resumption, leader: Leader

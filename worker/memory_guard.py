@@ -5,6 +5,8 @@ import logging
 import os
 import re
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,9 @@ from jobs.estimate import gibibytes
 SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_TO_TELL = 5.0
 """That the failure has to be written, while memory may still grow."""
+
+SECONDS_BETWEEN_COUNTS = 5.0
+_COUNTS_KEPT = 3
 
 _STATUS = Path("/proc/self/status")
 _PRIVATE = re.compile(r"^(?:RssAnon|VmSwap):\s+(\d+) kB$", re.MULTILINE)
@@ -112,6 +117,27 @@ def num_oom_kills() -> int:
     except OSError:
         return 0
     return int(found[1]) if found else 0
+
+
+class KernelWatch:
+    """Tells whether the kernel has killed any process of the machine within the last seconds, by counts of a thread."""
+
+    def __init__(self) -> None:
+        self._counts = deque([num_oom_kills()], maxlen=_COUNTS_KEPT)
+        self._thread = threading.Thread(target=self._count, name="kernel-watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to count; once, in the process that asks."""
+        self._thread.start()
+
+    def has_killed(self) -> bool:
+        """Whether it has; where the machine stood still meanwhile, also longer ago."""
+        return num_oom_kills() > self._counts[0]
+
+    def _count(self) -> None:
+        while True:
+            time.sleep(SECONDS_BETWEEN_COUNTS)
+            self._counts.append(num_oom_kills())
 
 
 def be_killed_first() -> None:

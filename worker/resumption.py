@@ -1,5 +1,6 @@
 """What a job has done so far, kept so that a later attempt goes on where this one ends."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -69,7 +70,7 @@ class Resumption:
         self.under_way: dict[str, Callable[[], Any]] = {}
         self.notes: dict[str, Any] = {}
         self._left: dict[str, Any] = {}
-        self._stored: dict[str, Any] = {}  # finished units, as written
+        self._stored: dict[str, Any] = {}  # finished units, as the last checkpoint has them
         self._seconds_before = 0.0
         self._started = time.monotonic()
         self._due = self._started + seconds
@@ -103,26 +104,30 @@ class Resumption:
         except OSError as error:
             _logger.warning("no checkpoint could be written: %s", error)
             written = False
+            with contextlib.suppress(OSError):
+                self._checkpoints.remove_rest()
         now = time.monotonic()
         self._due = now + max(self._pause, (now - started) / LARGEST_SHARE)
         return written
 
     def _write(self, checkpoints: JobCheckpoints) -> None:
+        finished = dict(self._stored)
         for name, value in self.finished.items():
-            if name not in self._stored:
-                self._stored[name] = _store(value, checkpoints)
+            if name not in finished:
+                finished[name] = _store(value, checkpoints)
         states = self._left | {name: state() for name, state in self.under_way.items()}
         under_way = {name: _store(state, checkpoints) for name, state in states.items()}
-        units: list[dict[str, Any]] = [*self._stored.values(), *under_way.values()]
+        units: list[dict[str, Any]] = [*finished.values(), *under_way.values()]
         pieces = {digest for unit in units for tensor in unit["tensors"] for digest in tensor["pieces"]}
         document = {
             "signature": self._signature,
-            "finished": self._stored,
+            "finished": finished,
             "under_way": under_way,
             "notes": self.notes,
             "seconds": self.seconds,
         }
         checkpoints.commit(document, pieces)
+        self._stored = finished
 
     def _restore(self) -> None:
         if self._checkpoints is None:

@@ -82,6 +82,13 @@ class KeyFile:
         key = self._by_id.get(form.group(1)) if form else None
         return key if key is not None and hmac.compare_digest(key.sha256, _sha256(text)) else None
 
+    def lets_in(self, key_id: str | None) -> bool:
+        """Whether the bearer of this key, or who came without any, would be let in now, too."""
+        try:
+            return not self.is_needed() or key_id in self._by_id
+        except KeysUnreadableError:
+            return False
+
     def all(self) -> list[ApiKey]:
         """All keys, oldest first.
 

@@ -63,12 +63,12 @@ class RequestRates:
 def neighbourhood(address: str) -> str | None:
     """Whose requests are counted together where there is no key: those of an IPv4 address, or of an IPv6 network /64.
 
-    None for this machine itself, and for a socket that has no address.
+    None for this machine itself, and for a socket that has no address; what is no address counts as it stands.
     """
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return None
+        return address or None
     if isinstance(found, ipaddress.IPv6Address):
         found = found.ipv4_mapped or found
     if found.is_loopback:

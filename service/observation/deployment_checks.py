@@ -16,10 +16,11 @@ from typing import Literal
 import redis
 from redis.exceptions import RedisError, ResponseError
 
+from jobs.disk import LEAST_FREE_BYTES
 from jobs.presence import present_workers
 from jobs.settings import StorageSettings
 from jobs.source_version import source_version
-from service.observation.readiness import LEAST_FREE_BYTES, missing_models, missing_on_disk
+from service.observation.readiness import missing_models, missing_on_disk
 
 Verdict = Literal["ok", "warning", "failed", "skipped"]
 

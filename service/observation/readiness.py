@@ -9,11 +9,9 @@ import redis
 from redis.exceptions import RedisError
 
 from api_schemas.health import WorkerStatus
+from jobs.disk import LEAST_FREE_BYTES
 from jobs.presence import present_workers
 from jobs.settings import StorageSettings
-
-LEAST_FREE_BYTES = 256 * 2**20
-"""Of the disk of the results; with less it counts as full."""
 
 
 def look(client: redis.Redis, settings: StorageSettings) -> tuple[list[WorkerStatus], list[str]]:

@@ -31,7 +31,7 @@ _RESPONSES = {
         status_413="the file is too large",
         status_415="none of the media types",
         status_503="other uploads take the memory for inflated arrays",
-        status_507="the server's disk is full",
+        status_507="there is no room for the file",
     ),
     200: {"model": AnyArtifact, "description": "the caller has sent the same tokens or arrays before"},
 }
@@ -40,7 +40,7 @@ _RESPONSES = {
 async def callers_artifacts(request: Request, caller: CallerOf) -> CallersArtifacts:
     """What of the uploaded files is the caller's."""
     state = request.app.state
-    return CallersArtifacts(state.artifacts, state.artifact_owners, caller)
+    return CallersArtifacts(state.artifacts, state.artifact_owners, caller, state.uploads_bytes)
 
 
 Artifacts = Annotated[CallersArtifacts, Depends(callers_artifacts)]

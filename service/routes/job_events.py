@@ -7,6 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from jobs.events import JobEvent
 from service.doors.callers import CallerOf
+from service.doors.key_file import KeyFile
 from service.event_stream import EventStream
 from service.job_feed import JobFeed
 from service.routes.documentation import EVENTS, UNAVAILABLE, UNKNOWN, problem_documentation
@@ -39,7 +40,9 @@ async def follow_job(
     nothing is told twice; when that event is no longer known, the stream begins with the present.
     """
     feed: JobFeed = request.app.state.feed
-    listener = await feed.listener(await run_in_threadpool(desk.get, job_id, caller), last_event_id)
+    keys: KeyFile = request.app.state.keys
+    record = await run_in_threadpool(desk.get, job_id, caller)
+    listener = await feed.listener(record, last_event_id, lambda: keys.lets_in(caller.owner))
     if listener is None:
         return Response(status_code=204)
     request.state.place.listen()

@@ -3,8 +3,11 @@
 import hashlib
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Literal
 
+import anyio.to_thread
+from anyio import CapacityLimiter
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
@@ -39,6 +42,9 @@ from service.routes.documentation import (
 MAX_WAIT_SECONDS = 60
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE)
+
+_SUBMISSIONS = CapacityLimiter(20)
+"""At once: some read large files, and must leave threads to other requests."""
 
 JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="the id that the submission returned")]
 ResultFormat = Literal["json", "npz", "png", "svg"]
@@ -104,7 +110,8 @@ async def submit(
     """
     seconds, fresh = _preferred_wait(prefer), _wants_fresh(cache_control)
     names = {"fresh": fresh, "request_id": request.state.request_id}
-    record, replayed = await run_in_threadpool(desk.submit, body, admission.check, caller, idempotency_key, **names)
+    submit = partial(desk.submit, body, admission.check, caller, idempotency_key, **names)
+    record, replayed = await anyio.to_thread.run_sync(submit, limiter=_SUBMISSIONS)
     if seconds and not record.ended:
         if request.state.place.may_listen():
             request.state.place.listen()

@@ -5,24 +5,30 @@ from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from api_schemas.artifacts import AnyArtifact, ArtifactError, StoredArray
+from api_schemas.problem import Problem
 from jobs.array_files import Arrays
 from jobs.artifact_owners import NOBODY, ArtifactOwners
 from jobs.artifacts import ArtifactStore, UnknownArtifactError
 from jobs.token_files import Blocks
 from service.doors.callers import Caller
+from service.doors.crowd import SHARE_OF_A_KEY
+from service.problems import ProblemError
 
 
 class CallersArtifacts:
     """The artifact store for one caller: what is not theirs is not there.
 
     The same content is kept once, whoever sent it. Nobody learns from an answer that another has sent it, too.
+
+    Args:  max_bytes of all that is kept, of which one key's is a share at most.
     """
 
-    def __init__(self, store: ArtifactStore, owners: ArtifactOwners, caller: Caller) -> None:
+    def __init__(self, store: ArtifactStore, owners: ArtifactOwners, caller: Caller, max_bytes: int) -> None:
         self._store = store
         self._owners = owners
         self._owner = caller.owner or NOBODY
         self._sees_all = caller.is_admin
+        self._max_bytes = max_bytes
 
     @contextmanager
     def draft(self) -> Iterator[BinaryIO]:
@@ -33,14 +39,14 @@ class CallersArtifacts:
     def write_tokens(self, blocks: Blocks) -> tuple[AnyArtifact, bool]:
         """Store the tokens: (what they are, whether they are new to the caller).
 
-        Raises:  UnfitTokensError.
+        Raises:  UnfitTokensError; ProblemError 507.
         """
         return self._owned(lambda: self._store.write_tokens(blocks))
 
     def write_arrays(self, arrays: Arrays) -> tuple[AnyArtifact, bool]:
         """Store the arrays: (what they are, whether they are new to the caller).
 
-        Raises:  UnfitArrayError.
+        Raises:  UnfitArrayError; ProblemError 507.
         """
         return self._owned(lambda: self._store.write_arrays(arrays))
 
@@ -85,8 +91,31 @@ class CallersArtifacts:
                 artifact, _ = write()
                 with self._owners.settled():
                     self._store.get(artifact.id)
+                    self._require_room(artifact.id)
                     return artifact, self._owners.add(self._owner, artifact.id)
+
+    def _require_room(self, artifact_id: str) -> None:
+        """Let go of what is new and finds no room.
+
+        Raises:  ProblemError 507.
+        """
+        if self._owners.owns(self._owner, artifact_id):
+            return
+        sizes = self._store.sizes()
+        own = sum(sizes.get(each, 0) for each in {*self._owners.artifacts(self._owner), artifact_id})
+        most = self._max_bytes if self._owner == NOBODY else int(SHARE_OF_A_KEY * self._max_bytes)
+        if own <= most and sum(sizes.values()) <= self._max_bytes:
+            return
+        if not self._owners.owners(artifact_id):
+            self._store.delete(artifact_id)
+        raise _no_room(own > most)
 
     def _check(self, artifact_id: str) -> None:
         if not self._sees_all and not self._owners.owns(self._owner, artifact_id):
             raise UnknownArtifactError(artifact_id)
+
+
+def _no_room(is_own: bool) -> ProblemError:
+    detail = "Yours are too many: delete some of them." if is_own else "An admin can delete some of them."
+    title = "There is no more room for uploaded files"
+    return ProblemError(Problem(type="/problems/uploads-full", title=title, status=507, detail=detail))

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import BinaryIO
@@ -11,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from api_schemas.problem import Problem
-from service.observation.readiness import LEAST_FREE_BYTES
+from jobs.disk import require_room
 from service.problems import ProblemError
 from service.uploads.callers_artifacts import CallersArtifacts
 from service.uploads.desk import UPLOAD_SECONDS, upload_too_slow
@@ -61,8 +60,5 @@ async def _receive(request: Request, file: BinaryIO) -> None:
 
 
 def _write(file: BinaryIO, piece: bytearray) -> None:
-    disk = os.fstatvfs(file.fileno())
-    # The rest is for jobs that were accepted: Redis, which may write to the same disk, ends where it is full.
-    if disk.f_bavail * disk.f_frsize < LEAST_FREE_BYTES:
-        raise _storage_full()
+    require_room(file.fileno(), len(piece))
     file.write(piece)

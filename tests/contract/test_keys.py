@@ -1,6 +1,7 @@
 """Who may do what, asked of a stack that has keys: every route, for everyone."""
 
 import contextlib
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -260,6 +261,26 @@ def test_a_key_is_good_at_once_and_bad_at_once(guarded: Guarded) -> None:
         guarded.keys.revoke(text.split("_")[1])
         with pytest.raises(ProblemResponseError, match="401"):
             client.closed_form(CLOSED_FORM)
+
+
+def test_a_key_that_is_revoked_hears_no_more(guarded: Guarded, people: dict[str, httpx.Client]) -> None:
+    text = guarded.keys.add("Eve")
+    long_job = JOB | {"train": {"num_steps": 1_000_000, "learning_rate": 1e-6}}
+    with httpx.Client(base_url=guarded.server.url, headers={"Authorization": f"Bearer {text}"}, timeout=30) as eve:
+        address = f"/v1/jobs/{eve.post('/v1/jobs', json=long_job).json()['id']}"
+        try:
+            with eve.stream("GET", f"{address}/events") as stream:
+                lines = stream.iter_lines()
+                while '"running"' not in next(lines):
+                    pass
+                guarded.keys.revoke(text.split("_")[1])
+                revoked = time.monotonic()
+                for _ in lines:
+                    pass
+            assert time.monotonic() - revoked < 10
+            assert people["admin"].get(address).json()["state"] == "running"
+        finally:
+            people["admin"].post(f"{address}/cancel")
 
 
 def test_the_client_sends_its_key_and_shows_it_to_nobody(guarded: Guarded) -> None:

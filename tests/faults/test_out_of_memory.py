@@ -126,10 +126,14 @@ def test_a_job_whose_process_the_kernel_killed_takes_no_other_along(
     own_client.cancel(beside.id)
 
 
-def test_a_process_that_dies_of_another_cause_is_missed_at_once(own_server: Any, own_client: SpectrumClient) -> None:
+def test_a_process_that_dies_of_another_cause_is_missed_at_once(
+    own_server: Any, own_client: SpectrumClient, faults: Path
+) -> None:
+    """The kernel had killed another one just before."""
     job = running(own_client)
+    (faults / "vmstat").write_text("oom_kill 9\n")
     started = time.monotonic()
-    os.kill(process_of(own_server, job.id), signal.SIGKILL)
+    os.kill(process_of(own_server, job.id), signal.SIGSEGV)
     while own_client.job(job.id).attempt == 1:
         assert time.monotonic() - started < 10  # the lease lasts 15 s
         time.sleep(0.05)

@@ -1,5 +1,6 @@
 """`kill -9` of anything in the middle of a job: the job goes on and ends with the numbers of an undisturbed one."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -194,6 +195,18 @@ def test_everything_at_once_and_a_new_start(
     server.stop()
 
 
+async def seconds_of_many(url: str, number: int) -> list[float]:
+    """What each of many requests at once waits for its 503."""
+
+    async def ask(client: httpx.AsyncClient) -> float:
+        started = time.monotonic()
+        assert (await client.get(url)).status_code == 503
+        return time.monotonic() - started
+
+    async with httpx.AsyncClient(timeout=30, limits=httpx.Limits(max_connections=number)) as client:
+        return await asyncio.gather(*(ask(client) for _ in range(number)))
+
+
 def wait_until_gone(path: Path) -> None:
     """A file, or the directory of a process, which as a zombie counts as gone."""
     deadline = time.monotonic() + 15
@@ -203,6 +216,42 @@ def wait_until_gone(path: Path) -> None:
                 return
         assert time.monotonic() < deadline, path
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_job_that_loses_its_third_worker_fails(own_server: Any, own_client: SpectrumClient) -> None:
+    job_id = own_client.submit(JOB | {"train": JOB["train"] | {"num_steps": 1_000_000}}, fresh=True).id
+    for attempt in (1, 2, 3):
+        while wait_until_training(own_client, job_id).attempt < attempt:
+            time.sleep(0.02)
+        kill(own_server.pids("-m worker")[1:])
+    job = own_client.wait(job_id, timeout_seconds=60)
+    assert (job.state, job.attempt) == ("failed", 3), job
+    assert job.error is not None
+    assert job.error.type == "/problems/workers-lost"
+    wait_until_gone(own_server.data_directory / "results" / "job-checkpoints" / job_id)
+
+
+@pytest.mark.slow
+def test_damaged_checkpoints_are_passed_over(
+    own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]
+) -> None:
+    job_id = own_client.submit(JOB, fresh=True).id
+    wait_until_training(own_client, job_id)
+    computing = own_server.pids("-m worker")[1:]
+    for pid in computing:
+        os.kill(pid, signal.SIGSTOP)
+    checkpoints = own_server.data_directory / "results" / "job-checkpoints" / job_id
+    pieces = [path for path in checkpoints.rglob("*") if path.is_file()]
+    assert pieces
+    for path in pieces:
+        path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    kill(computing)
+    job = own_client.wait(job_id, timeout_seconds=120)
+    assert (job.state, job.attempt) == ("succeeded", 2), job
+    assert numbers(own_client.result(job_id)) == undisturbed
+    assert "checkpoint ignored" in own_server.log.read_text()
+    assert "the job goes on after" not in own_server.log.read_text().rpartition("checkpoint ignored")[2]
 
 
 def test_closed_forms_while_redis_is_away(own_server: Any, own_client: SpectrumClient) -> None:
@@ -218,6 +267,7 @@ def test_closed_forms_while_redis_is_away(own_server: Any, own_client: SpectrumC
             assert response.status_code == 503, (path, response.text)
             assert response.headers["retry-after"]
             assert time.monotonic() - started < 3.0
+        assert max(asyncio.run(seconds_of_many(f"{own_server.url}/v1/jobs", 60))) < 3.0
     finally:
         os.kill(redis, signal.SIGCONT)
     assert own_client.run(JOB | {"train": None}, fresh=True).num_parameters == 64 * 8 + 8 + 8 * 10 + 10

@@ -12,8 +12,10 @@ from api_schemas.artifacts import ArtifactError
 from jobs.artifact_owners import ArtifactOwners
 from jobs.artifacts import ArtifactStore, UnknownArtifactError
 from service.doors.callers import ANYONE, STRANGER, Caller
+from service.problems import ProblemError
 from service.uploads.callers_artifacts import CallersArtifacts
 
+MAX_BYTES = 10_000
 ANNA, BOB, ADMIN = Caller("a" * 12, False), Caller("b" * 12, False), Caller("c" * 12, True)
 
 
@@ -21,7 +23,7 @@ ANNA, BOB, ADMIN = Caller("a" * 12, False), Caller("b" * 12, False), Caller("c" 
 def of(tmp_path: Path) -> Callable[[Caller], CallersArtifacts]:
     store = ArtifactStore(tmp_path)
     owners = ArtifactOwners(tmp_path / "owners")
-    return lambda caller: CallersArtifacts(store, owners, caller)
+    return lambda caller: CallersArtifacts(store, owners, caller, MAX_BYTES)
 
 
 def upload(artifacts: CallersArtifacts, *tokens: int) -> tuple[str, bool]:
@@ -99,3 +101,32 @@ def test_uploads_and_deletions_at_once_lose_nothing(of: Callable[[Caller], Calle
         ids = list(pool.map(come_and_go, range(6)))
     for number, artifact_id in enumerate(ids):
         assert of(Caller(f"{number:012x}", False)).get(artifact_id).id == artifact_id
+
+
+def test_a_key_takes_three_quarters_of_the_room_and_all_together_no_more_than_there_is(
+    of: Callable[[Caller], CallersArtifacts], tmp_path: Path
+) -> None:
+    numbers = iter(range(1000))
+
+    def taken() -> int:
+        return sum(path.stat().st_size for path in tmp_path.glob("??/*"))
+
+    def fill(caller: Caller) -> str:
+        for number in numbers:
+            try:
+                upload(of(caller), *range(number, number + 200))
+            except ProblemError as refusal:
+                return f"{refusal.problem.status}: {refusal.problem.detail}"
+        raise AssertionError
+
+    first, _ = upload(of(ANNA), *range(next(numbers), 200))
+    one = taken()
+    assert fill(ANNA).startswith("507: Yours are too many")
+    assert 0.75 * MAX_BYTES - one < taken() <= 0.75 * MAX_BYTES
+    assert fill(BOB).startswith("507: An admin")
+    assert MAX_BYTES - one < taken() <= MAX_BYTES
+    assert upload(of(ANNA), *range(200)) == (first, False)  # what is theirs takes no room
+    of(ANNA).delete(first)
+    upload(of(BOB), *range(5, 205))
+    assert taken() <= MAX_BYTES
+    assert {path.name.split(".")[0] for path in tmp_path.glob("??/*")} == listed(of(ANNA)) | listed(of(BOB))

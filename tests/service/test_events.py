@@ -3,13 +3,9 @@
 import asyncio
 import contextlib
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,47 +16,16 @@ from client.async_http import AsyncSpectrumClient
 from client.http import SpectrumClient
 from jobs.connection import connect
 from jobs.store import JobStore, Lease
-from tests.conftest import free_port
+from tests.service.own_service import Service
 
 MAX_LISTENERS = 120
 QUADRATIC = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}
 
 
-class Service:
-    def __init__(self, redis_url: str, directory: Path) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log = directory / "log"
-        self.environment = os.environ | {
-            "SPECTRUM_REDIS_URL": redis_url,
-            "SPECTRUM_RESULTS_DIR": str(directory),
-            "SPECTRUM_MAX_LISTENERS": str(MAX_LISTENERS),
-        }
-        self.start()
-
-    def start(self) -> None:
-        with self.log.open("a") as output:
-            command = [sys.executable, "-m", "service", "--port", str(self.port)]
-            self.process = subprocess.Popen(command, env=self.environment, stdout=output, stderr=output)
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/v1/health/live").is_success:
-                    return
-            assert time.monotonic() < deadline
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.05)
-
-    def stop(self) -> float:
-        started = time.monotonic()
-        self.process.terminate()
-        self.process.wait(20)
-        return time.monotonic() - started
-
-
 @pytest.fixture(scope="module")
 def service(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    service = Service(redis_url, tmp_path_factory.mktemp("service"))
+    settings = {"SPECTRUM_MAX_LISTENERS": str(MAX_LISTENERS)}
+    service = Service(redis_url, tmp_path_factory.mktemp("service"), **settings)
     yield service
     service.stop()
 

@@ -12,7 +12,7 @@ import redis
 
 from jobs.store import JobStore
 from worker import memory_guard
-from worker.memory_guard import MemoryGuard, be_killed_first, num_oom_kills, private_bytes
+from worker.memory_guard import KernelWatch, MemoryGuard, be_killed_first, num_oom_kills, private_bytes
 
 MIB = 2**20
 
@@ -87,6 +87,24 @@ def test_kills_of_the_kernel_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert num_oom_kills() == 0
     vmstat.write_text("pgfault 12\noom_kill 3\nnr_unstable 0\n")
     assert num_oom_kills() == 3
+
+
+def test_only_the_last_kills_of_the_kernel_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    vmstat = tmp_path / "vmstat"
+    monkeypatch.setattr(memory_guard, "_VMSTAT", vmstat)
+    monkeypatch.setattr(memory_guard, "SECONDS_BETWEEN_COUNTS", 0.1)
+    vmstat.write_text("oom_kill 3\n")
+    watch = KernelWatch()
+    assert not watch.has_killed()
+    vmstat.write_text("oom_kill 4\n")
+    assert watch.has_killed()
+    time.sleep(0.5)
+    assert watch.has_killed()  # nobody has counted meanwhile: the machine stood still
+    watch.start()
+    deadline = time.monotonic() + 10
+    while watch.has_killed():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_process_can_offer_itself_to_the_kernel() -> None:

@@ -1,5 +1,6 @@
 """Jobs that are stopped anywhere and go on from their checkpoints give the undisturbed numbers, to the last bit."""
 
+import errno
 import random
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,36 @@ def test_a_disk_that_is_full_does_not_stop_the_job(tmp_path: Path, caplog: pytes
     found = run(fields, lambda *_: None, Resumption(JobCheckpoints(tmp_path, "job", 1), 0.0))
     assert without_times(found) == without_times(count_reports(fields)[0])
     assert "no checkpoint could be written" in caplog.text
+
+
+@pytest.mark.usefixtures("always_due")
+def test_a_disk_that_fills_in_the_middle_keeps_nothing_of_what_it_could_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resumption, "PIECE_BYTES", 64)
+    checkpoints = JobCheckpoints(tmp_path, "job", 1)
+    put, room = checkpoints.put, [100]
+
+    def put_if_room(piece: bytes | memoryview) -> str:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        room[0] -= 1
+        return put(piece)
+
+    monkeypatch.setattr(checkpoints, "put", put_if_room)
+    first = Resumption(checkpoints, 0.0)
+    first.unit("a").finish(torch.arange(20.0))
+    first.unit("b").offer(lambda: torch.arange(30.0))
+    kept = sorted(path.name for path in (tmp_path / "job" / "0001").iterdir())
+    room[0] = 4  # what was finished since finds room, what is under way does not
+    first.unit("c").finish(torch.arange(50.0, 100.0))
+    first.unit("d").offer(lambda: torch.arange(200.0, 300.0))
+    assert sorted(path.name for path in (tmp_path / "job" / "0001").iterdir()) == kept
+    room[0] = 100
+    first.unit("d").offer(lambda: torch.arange(200.0, 300.0))
+    second = Resumption(JobCheckpoints(tmp_path, "job", 2))
+    assert torch.equal(second.unit("c").value, torch.arange(50.0, 100.0))
+    assert torch.equal(second.unit("d").state, torch.arange(200.0, 300.0))
 
 
 @pytest.mark.usefixtures("always_due")

@@ -1,4 +1,4 @@
-"""A result that the disk has no room for: tried again, then a failure that says so, and nothing left of it."""
+"""One attempt at a job, where what it writes to is full or away."""
 
 import errno
 import os
@@ -16,6 +16,7 @@ from jobs.results import ResultStore
 from jobs.settings import WorkerSettings
 from jobs.shards import ShardStore
 from jobs.store import JobStore
+from worker import job_runner
 from worker.hardware import Hardware
 from worker.job_runner import JobRunner
 from worker.sources import NO_SOURCES
@@ -30,12 +31,17 @@ REQUEST: dict[str, Any] = {
 
 
 @pytest.fixture
-def run(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> Callable[[str], None]:
+def runner(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> JobRunner:
     settings = WorkerSettings(redis_url=redis_url, results_dir=tmp_path / "results")  # type: ignore[arg-type]
     store, queue, results = own_store(redis_client), JobQueue(redis_url), ResultStore(settings.results_dir)
     hardware = Hardware(torch.device("cpu"), 1, 2**32)
     shards = ShardStore(redis_client, lease_seconds=30.0, max_losses=2)
-    return JobRunner(store, shards, queue, results, NO_SOURCES, hardware, settings, lambda: False).run
+    return JobRunner(store, shards, queue, results, NO_SOURCES, hardware, settings, lambda: False)
+
+
+@pytest.fixture
+def run(runner: JobRunner) -> Callable[[str], None]:
+    return runner.run
 
 
 def own_store(client: redis.Redis) -> JobStore:
@@ -47,12 +53,16 @@ def no_space(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_it_is_tried_again_and_then_fails(
+def submitted(store: JobStore) -> str:
+    request = JobRequest.model_validate(REQUEST).root.model_dump_json(exclude_none=True)
+    return store.create("spectrum", request, {})[0].id
+
+
+def test_a_result_without_room_is_tried_again_and_then_a_failure(
     run: Callable[[str], None], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     store = own_store(redis_client)
-    request = JobRequest.model_validate(REQUEST).root.model_dump_json(exclude_none=True)
-    lucky, unlucky = (store.create("spectrum", request, {})[0].id for _ in range(2))
+    lucky, unlucky = submitted(store), submitted(store)
     with monkeypatch.context() as full:
         full.setattr(os, "fsync", no_space)
         for job_id in (lucky, unlucky):
@@ -71,3 +81,47 @@ def test_it_is_tried_again_and_then_fails(
     record = store.get(lucky)
     assert (record.state, record.attempt) == ("succeeded", 2)
     assert ResultStore(tmp_path / "results").read(record.result_digest or "")
+
+
+AWAY = [redis.ConnectionError("away"), redis.TimeoutError("silent")]
+
+
+def absent(step: Callable[..., Any], errors: list[Exception]) -> Callable[..., Any]:
+    """The step, whose first calls fail, as they do when a client's patience is over."""
+
+    def tried(*arguments: Any, **options: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return step(*arguments, **options)
+
+    return tried
+
+
+@pytest.mark.parametrize("errors", [AWAY, 3 * AWAY], ids=["twice", "often"])
+def test_what_was_computed_outlasts_an_outage_of_redis(
+    runner: JobRunner, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, errors: list[Exception]
+) -> None:
+    left = [*errors]
+    monkeypatch.setattr(JobStore, "succeed", absent(JobStore.succeed, left))
+    job_id = submitted(own_store(redis_client))
+    runner.run(job_id)
+    record = own_store(redis_client).get(job_id)
+    assert (record.state, record.attempt, left) == ("succeeded", 1, [])
+
+
+def test_a_worker_that_stops_does_not_wait_for_redis(
+    runner: JobRunner, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JobStore, "succeed", absent(JobStore.succeed, 100 * AWAY))
+    monkeypatch.setattr(runner, "_stopping", lambda: stopping)
+    stopping = False
+    job_id = submitted(own_store(redis_client))
+
+    def stop(*_: Any) -> None:
+        nonlocal stopping
+        stopping = True
+
+    monkeypatch.setattr(job_runner._logger, "warning", stop)
+    with pytest.raises(redis.TimeoutError):
+        runner.run(job_id)
+    assert own_store(redis_client).get(job_id).state == "running"  # until its lease has run out
