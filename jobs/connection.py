@@ -17,7 +17,7 @@ from jobs.settings import SettingsError
 SOCKET_TIMEOUT_SECONDS = 2.5
 """So that a service which finds Redis frozen says so within 3 s."""
 
-SECONDS_OF_SILENCE = 1.0
+SECONDS_OF_SILENCE = 0.5
 
 _CLOSED = (redis.ConnectionError,)
 _TCP_OPTIONS: dict[str, Any] = {"socket_connect_timeout": SOCKET_TIMEOUT_SECONDS, "socket_keepalive": True}
@@ -27,8 +27,8 @@ def connect(redis_url: str, *, patient: bool = False) -> redis.Redis:
     """A client whose every call answers or raises within seconds; a patient one outlasts a restart of Redis.
 
     Even the impatient one tries twice where a connection is closed: that of the pool may be one of a server that
-    restarted. A server that is silent is not asked again for a second: callers who stand in line for a thread do not
-    wait for it one after the other.
+    restarted. A server that is silent is not asked again for half a second: callers who stand in line for a thread do
+    not wait for it one after the other.
     """
     retry = Retry(ExponentialBackoff(cap=2.0, base=0.1), 20) if patient else _Fuse()
     return redis.Redis.from_url(redis_url, retry=retry, **_options(redis_url))

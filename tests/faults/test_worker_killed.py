@@ -270,4 +270,5 @@ def test_closed_forms_while_redis_is_away(own_server: Any, own_client: SpectrumC
         assert max(asyncio.run(seconds_of_many(f"{own_server.url}/v1/jobs", 60))) < 3.0
     finally:
         os.kill(redis, signal.SIGCONT)
+    own_server.wait_until_ready()
     assert own_client.run(JOB | {"train": None}, fresh=True).num_parameters == 64 * 8 + 8 + 8 * 10 + 10
