@@ -20,6 +20,8 @@ from jobs.disk import require_room
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _DRAFT = "draft-"
 _CHUNK_BYTES = 2**20
+_SECONDS_BETWEEN_DIRECTORIES = 0.002
+"""Of a look at all files, so that it does not hold the interpreter for as long as thousands of them take."""
 
 
 class ResultDamagedError(Exception):
@@ -154,10 +156,12 @@ class ResultStore:
                         path.unlink()
 
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
-        for path in self._directory.glob("[0-9a-f][0-9a-f]/*"):
-            if _DIGEST.fullmatch(path.stem) and path.suffix in (".json", ".npz"):
-                with suppress(FileNotFoundError):
-                    yield path.stem, path.stat()
+        for directory in self._directory.glob("[0-9a-f][0-9a-f]"):
+            for path in directory.iterdir():
+                if _DIGEST.fullmatch(path.stem) and path.suffix in (".json", ".npz"):
+                    with suppress(FileNotFoundError):
+                        yield path.stem, path.stat()
+            time.sleep(_SECONDS_BETWEEN_DIRECTORIES)
 
     def _path(self, digest: str, suffix: str) -> Path:
         if not _DIGEST.fullmatch(digest):
