@@ -13,7 +13,7 @@ BEFORE_ALL = "0-0"
 """Id before every event."""
 
 _ID = re.compile(r"\d{1,19}-\d{1,19}")
-_BLOCK_MILLISECONDS = 2000
+_BLOCK_MILLISECONDS = 1000
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class EventLog:
         return str(found[0][0]) if found else BEFORE_ALL
 
     async def changes(self, place: str) -> tuple[str, set[str]]:
-        """Wait up to two seconds for jobs that changed after this place: (the next place, their ids)."""
+        """Wait up to a second for jobs that changed after this place: (the next place, their ids)."""
         answer = await self._client.xread({CHANGES: place}, block=_BLOCK_MILLISECONDS)
         entries = cast("list[tuple[str, dict[str, str]]]", _of_one_stream(answer))
         return (entries[-1][0] if entries else place), {fields["job"] for _, fields in entries}
