@@ -17,11 +17,14 @@ class Answers:
     """Of each request when it was due, from the beginning, and how long its caller waited from then on, in seconds.
 
     A request that waits for a connection waits, too: no slow answer keeps the next ones from being counted.
+
+    Attributes:  started, the beginning, by `time.perf_counter`.
     """
 
     due: NDArray[np.float64]
     seconds: NDArray[np.float64]
     num_errors: int = 0
+    started: float = 0.0
 
 
 def offer(port: int, message: bytes, per_second: float, seconds: float, seed: int) -> Answers:
@@ -33,12 +36,13 @@ def offer(port: int, message: bytes, per_second: float, seconds: float, seed: in
 
 
 async def _offer(port: int, message: bytes, answers: Answers) -> None:
-    numbers, started = iter(range(len(answers.due))), time.perf_counter()
+    numbers = iter(range(len(answers.due)))
+    answers.started = time.perf_counter()
 
     async def converse() -> None:
         reader, writer = await asyncio.open_connection(HOST, port)
         for number in numbers:  # shared: whichever connection is free takes the next one
-            due = started + answers.due[number]
+            due = answers.started + answers.due[number]
             if (pause := due - time.perf_counter()) > 0:
                 await asyncio.sleep(pause)
             try:

@@ -5,10 +5,8 @@ Then for shorter times at less than that, and without jobs.
 
 import argparse
 import json
-import os
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +21,7 @@ from benchmarks.job_stream import JobStream
 from benchmarks.load import request_bytes, requests_per_second
 from benchmarks.memory_watch import MemoryWatch
 from benchmarks.mixed_load_picture import draw
-from benchmarks.processes import stolen_seconds
+from benchmarks.pace import SLOW, Pace, PaceWatch
 from benchmarks.stack import RunningStack
 
 RESULTS = Path(__file__).parent / "results"
@@ -45,45 +43,52 @@ BODY: dict[str, Any] = {
 class Measured:
     """What callers, jobs and processes had of a load.
 
-    Attributes:  lesser, the answers to fewer callers afterwards, by their share of the capacity; alone, those to the
-        same callers with no jobs; stolen, the share of all cores that the host of this machine took for others, with
-        jobs and without.
+    Attributes:  capacity, requests per second; tried, when that was measured, by `time.perf_counter`; lesser,
+        the answers to fewer callers afterwards, by their share of the capacity; alone, those to the same callers with
+        no jobs; pace, of the machine all the time.
     """
 
     capacity: float
+    tried: tuple[float, float]
     answers: Answers
     lesser: dict[float, Answers]
     alone: Answers
     jobs: JobStream
     num_jobs: int
     memory: MemoryWatch
-    stolen: tuple[float, float]
+    pace: Pace
+
+    def pace_during(self, answers: Answers) -> Pace:
+        """Of the machine from the first request on until after the last answer."""
+        return self.pace.between(answers.started, answers.started + answers.due[-1] + PAUSE_SECONDS)
+
+    def ideal_seconds(self, answers: Answers) -> NDArray[np.float64]:
+        """What the same callers wait for a server of this capacity that needs the same for each request."""
+        work = self.pace.between(*self.tried).mean / self.capacity
+        return self.pace_during(answers).ideal_seconds(answers.started + answers.due, work)
 
 
 def measured(directory: Path, minutes: float, num_workers: int, seed: int) -> Measured:
     """The load of so many minutes on a stack of its own, then the shorter ones."""
     body = json.dumps(BODY).encode()
-    with RunningStack(directory / "data", num_workers) as stack:
+    with RunningStack(directory / "data", num_workers) as stack, PaceWatch() as watch:
         with JobStream(stack.url) as jobs:
             jobs.wait_for_first()
+            began = time.perf_counter()
             capacity = requests_per_second(stack.port, "/v1/closed-form", body, CAPACITY_SECONDS)
+            tried = (began, time.perf_counter())
             time.sleep(PAUSE_SECONDS)
             message = b"".join(request_bytes("/v1/closed-form", body, "application/json"))
-            load = partial(offer, stack.port, message, LOAD_SHARE * capacity)
+            load = partial(offer, stack.port, message)
             with MemoryWatch(stack) as memory:
                 done_before = jobs.num_done
-                answers, stolen = _with_stolen(lambda: load(60 * minutes, seed))
+                answers = load(LOAD_SHARE * capacity, 60 * minutes, seed)
                 num_jobs = jobs.num_done - done_before
             seconds = 60 * minutes * SHORT
-            lesser = {share: offer(stack.port, message, share * capacity, seconds, seed) for share in LESSER_SHARES}
-        alone, stolen_alone = _with_stolen(lambda: load(seconds, seed))
-    return Measured(capacity, answers, lesser, alone, jobs, num_jobs, memory, (stolen, stolen_alone))
-
-
-def _with_stolen(load: Callable[[], Answers]) -> tuple[Answers, float]:
-    before, started = stolen_seconds(), time.perf_counter()
-    answers = load()
-    return answers, (stolen_seconds() - before) / (time.perf_counter() - started) / (os.cpu_count() or 1)
+            lesser = {share: load(share * capacity, seconds, seed) for share in LESSER_SHARES}
+        alone = load(LOAD_SHARE * capacity, seconds, seed)
+        time.sleep(PAUSE_SECONDS)
+    return Measured(capacity, tried, answers, lesser, alone, jobs, num_jobs, memory, watch.pace)
 
 
 def report(found: Measured, minutes: float, num_workers: int, seed: int) -> dict[str, Any]:
@@ -100,8 +105,16 @@ def report(found: Measured, minutes: float, num_workers: int, seed: int) -> dict
         "seconds": quantiles(found.answers.seconds),
         "seconds_at_shares": {f"{share:.0%}": quantiles(each.seconds) for share, each in found.lesser.items()},
         "seconds_alone": quantiles(found.alone.seconds),
-        "stolen": found.stolen[0],
-        "stolen_alone": found.stolen[1],
+        "seconds_ideal": quantiles(found.ideal_seconds(found.answers)),
+        "seconds_ideal_alone": quantiles(found.ideal_seconds(found.alone)),
+        "pace": {
+            name: {"mean": pace.mean, "slow_share": pace.slow_share}
+            for name, pace in (
+                ("capacity", found.pace.between(*found.tried)),
+                ("load", found.pace_during(found.answers)),
+                ("alone", found.pace_during(found.alone)),
+            )
+        },
         "num_jobs": found.num_jobs,
         "num_jobs_failed": len(found.jobs.faults),
         "faults": found.jobs.faults[:10],
@@ -137,8 +150,9 @@ def table(report: dict[str, Any]) -> str:
             for share, seconds in report["seconds_at_shares"].items()
         ),
         f"| the same callers, without jobs | {_latencies(report['seconds_alone'])} | |",
-        f"| of the cores taken by the machine's host | {report['stolen']:.1%}, without jobs "
-        f"{report['stolen_alone']:.1%} | |",
+        f"| pace of the machine | {_paces(report['pace'])} | |",
+        f"| what that alone makes of an ideal server of this capacity | {_latencies(report['seconds_ideal'])} | |",
+        f"| the same, while there were no jobs | {_latencies(report['seconds_ideal_alone'])} | |",
         f"| errors | {report['num_errors']} | 0 |",
         f"| jobs done meanwhile | {report['num_jobs']}, {report['num_jobs_failed']} failed | |",
         f"| memory, first against last quarter | at most {drift:.1%} apart | {MAX_DRIFT:.0%}: {_word(is_flat)} |",
@@ -155,6 +169,13 @@ def table(report: dict[str, Any]) -> str:
 
 def _latencies(seconds: dict[str, float]) -> str:
     return ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in seconds.items())
+
+
+def _paces(paces: dict[str, dict[str, float]]) -> str:
+    return "; ".join(
+        f"{name}: {pace['mean']:.2f} of the usual, below {SLOW:g} for {pace['slow_share']:.1%} of the time"
+        for name, pace in paces.items()
+    )
 
 
 def _word(is_reached: bool) -> str:
@@ -176,7 +197,7 @@ def main() -> None:
     if arguments.save:
         (RESULTS / "mixed_load.json").write_text(json.dumps(told, indent=1) + "\n")
         (RESULTS / "mixed_load.md").write_text(table(told))
-        draw(found.answers, found.memory, RESULTS / "mixed_load.png")
+        draw(found.answers, found.pace_during(found.answers), found.memory, RESULTS / "mixed_load.png")
     print(table(told), end="")
 
 

@@ -1,4 +1,4 @@
-"""Latencies and memory of a mixed load against time."""
+"""Latencies of a mixed load, the pace of the machine and memory against time."""
 
 import itertools
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks.arrivals import Answers
 from benchmarks.memory_watch import MemoryWatch
+from benchmarks.pace import SLOW, Pace
 
 mpl.use("Agg")
 
@@ -16,9 +17,9 @@ from matplotlib import pyplot as plt
 _NUM_WINDOWS = 120
 
 
-def draw(answers: Answers, memory: MemoryWatch, path: Path) -> None:
-    """Write a PNG: quantiles of windows above, processes below."""
-    figure, (above, below) = plt.subplots(2, 1, sharex=True, figsize=(9, 6), layout="constrained")
+def draw(answers: Answers, pace: Pace, memory: MemoryWatch, path: Path) -> None:
+    """Write a PNG: quantiles of windows above, how fast the machine was in them, processes below."""
+    figure, (above, middle, below) = plt.subplots(3, 1, sharex=True, figsize=(9, 8), layout="constrained")
     edges = np.linspace(0, answers.due[-1], _NUM_WINDOWS + 1)
     windows = np.searchsorted(answers.due, edges)
     parts = [answers.seconds[first:last] for first, last in itertools.pairwise(windows)]
@@ -28,6 +29,13 @@ def draw(answers: Answers, memory: MemoryWatch, path: Path) -> None:
     above.axhline(50, color="grey", linestyle=":", linewidth=1)
     above.set(yscale="log", ylabel="closed form answered after (ms)")
     above.legend(loc="upper right")
+    paces = [pace.between(*window) for window in itertools.pairwise(answers.started + edges)]
+    middle.step(edges[:-1] / 60, [each.mean for each in paces], where="post", label="mean")
+    middle.step(
+        edges[:-1] / 60, [each.slow_share for each in paces], where="post", label=f"share of time below {SLOW:g}"
+    )
+    middle.set(ylabel="pace of the machine", ylim=(0, None))
+    middle.legend(loc="center right")
     for name, num_bytes in memory.num_bytes.items():
         below.plot(np.asarray(memory.times) / 60, np.asarray(num_bytes) / 2**20, label=name)
     below.set(yscale="log", xlabel="minutes", ylabel="memory (MiB)")

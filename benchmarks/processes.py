@@ -1,7 +1,6 @@
 """What Linux tells about processes."""
 
 import contextlib
-import os
 from pathlib import Path
 
 
@@ -35,9 +34,3 @@ def resident_bytes(pid: int) -> int:
             if line.startswith("Pss:"):
                 return 1024 * int(line.split()[1])
     return 0
-
-
-def stolen_seconds() -> float:
-    """Of all cores since the machine began: when it had work, and its host computed something else."""
-    words = Path("/proc/stat").read_text().partition("\n")[0].split()
-    return int(words[8]) / os.sysconf("SC_CLK_TCK")

@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from benchmarks.arrivals import offer
 from benchmarks.job_overhead import quantile
 from benchmarks.memory_watch import MemoryWatch
 from benchmarks.mixed_load import quantiles
+from benchmarks.pace import SECONDS_BETWEEN, Pace, PaceWatch, core_speed
 
 STALL_SECONDS, EVERY = 0.4, 100
 
@@ -50,11 +52,11 @@ def stalling_port() -> Iterator[int]:
 
 
 def test_a_stall_counts_for_all_who_were_due_meanwhile(stalling_port: int) -> None:
-    answers = offer(stalling_port, b"GET / HTTP/1.1\r\n\r\n", 300.0, 2.0, seed=1)
-    assert len(answers.seconds) == 600
-    assert answers.num_errors == 600 // EVERY
-    # 120 were due while nobody was answered, and the later one was due, the shorter it waited
-    assert 80 < np.count_nonzero(answers.seconds > 0.05) < 300
+    answers = offer(stalling_port, b"GET / HTTP/1.1\r\n\r\n", 100.0, 4.0, seed=1)
+    assert len(answers.seconds) == 400
+    assert answers.num_errors == 400 // EVERY
+    # about 40 were due while nobody was answered, and the later one was due, the shorter it waited
+    assert 25 < np.count_nonzero(answers.seconds > 0.05) < 200
     assert answers.seconds.max() >= 0.9 * STALL_SECONDS
     assert np.quantile(answers.seconds, 0.5) < 0.05
 
@@ -79,3 +81,56 @@ def test_memory_that_grows_is_told_from_memory_that_is_used_again() -> None:
     assert abs(found["flat"]["drift"]) < 0.01
     assert found["flat"]["range"] == pytest.approx(0.095, abs=0.001)
     assert found["growing"]["drift"] > 0.3
+
+
+def one_after_the_other(due: list[float], speed_at: Callable[[float], float], work: float, step: float) -> list[float]:
+    """The same waits, from small steps in time."""
+    now, waits = 0.0, []
+    for moment in due:
+        now, left = max(now, moment), work
+        while left > 0:
+            left -= step * speed_at(now)
+            now += step
+        waits.append(now - moment)
+    return waits
+
+
+def test_an_ideal_server_waits_for_the_machine_alone() -> None:
+    edges = np.arange(0, 4.001, 0.01)
+    speed = np.where((edges[:-1] >= 1) & (edges[:-1] < 1.1), 0.0, np.where(edges[:-1] >= 2, 0.5, 1.0))
+    due = np.cumsum(np.random.default_rng(5).exponential(1 / 80, 250))
+    found = Pace(edges, speed).ideal_seconds(due, 0.004)
+    expected = one_after_the_other(list(due), lambda now: float(speed[min(int(now / 0.01), 399)]), 0.004, 1e-5)
+    assert due[-1] < 3.9
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    # who is due at the beginning of a standstill waits for its end
+    assert 0.09 < found[np.searchsorted(due, 1.0)] < 0.11
+
+
+def test_what_is_not_done_when_the_watch_ends_goes_on_at_the_usual_pace() -> None:
+    pace = Pace(np.array([0.0, 1.0]), np.array([1.0]))
+    np.testing.assert_allclose(pace.ideal_seconds(np.array([0.2, 0.5, 0.9]), 0.6), [0.6, 0.9, 1.1], rtol=1e-12)
+
+
+def test_pace_of_a_core_that_is_slow_and_of_one_that_is_taken() -> None:
+    ends = np.array([0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.15, 0.16])
+    costs = np.array([1.0, 1.0, 4.0, 1.0, 1.0, 1.0, 1.0, 1.0]) * 5e-5
+    stolen = np.array([7.0, 7.0, 7.0, 7.0, 7.0, 7.0, 7.08, 7.08])
+    found = core_speed(np.array([0.0, 0.01, 0.02, 0.05, 0.15, 0.16]), ends, costs, stolen)
+    np.testing.assert_allclose(found, [1, 0.25, 1, 0.2, 1], rtol=1e-9)
+
+
+def test_the_pace_of_this_machine() -> None:
+    began = time.perf_counter()
+    with PaceWatch() as watch:
+        watching = time.perf_counter()
+        time.sleep(0.5)
+        stopping = time.perf_counter()
+    pace = watch.pace
+    assert began < pace.edges[0] < watching
+    assert stopping - 0.2 < pace.edges[-1] < time.perf_counter()
+    assert len(pace.edges) == len(pace.speed) + 1
+    assert np.all(pace.speed >= 0)
+    assert 0.5 < np.median(pace.speed) < 2
+    half = pace.between(watching, watching + 0.25)
+    assert len(half.edges) == len(half.speed) + 1 == pytest.approx(0.25 / SECONDS_BETWEEN, abs=2)
