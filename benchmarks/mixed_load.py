@@ -32,6 +32,7 @@ SHORT = 0.05
 """Of the minutes: how long each of the shorter loads lasts."""
 
 MAX_P99_SECONDS, MAX_DRIFT = 0.05, 0.05
+WHEN = ("while capacity was measured", "under the load", "without jobs")
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "longest": 1.0}
 BODY: dict[str, Any] = {
     "model": {"kind": "linear", "w": [round(0.1 * i - 0.4, 1) for i in range(10)], "v": [0.5, -0.25] * 5},
@@ -108,11 +109,11 @@ def report(found: Measured, minutes: float, num_workers: int, seed: int) -> dict
         "seconds_ideal": quantiles(found.ideal_seconds(found.answers)),
         "seconds_ideal_alone": quantiles(found.ideal_seconds(found.alone)),
         "pace": {
-            name: {"mean": pace.mean, "slow_share": pace.slow_share}
-            for name, pace in (
-                ("capacity", found.pace.between(*found.tried)),
-                ("load", found.pace_during(found.answers)),
-                ("alone", found.pace_during(found.alone)),
+            when: {"mean": pace.mean, "slow_share": pace.slow_share}
+            for when, pace in zip(
+                WHEN,
+                (found.pace.between(*found.tried), found.pace_during(found.answers), found.pace_during(found.alone)),
+                strict=True,
             )
         },
         "num_jobs": found.num_jobs,
@@ -150,9 +151,9 @@ def table(report: dict[str, Any]) -> str:
             for share, seconds in report["seconds_at_shares"].items()
         ),
         f"| the same callers, without jobs | {_latencies(report['seconds_alone'])} | |",
-        f"| pace of the machine | {_paces(report['pace'])} | |",
-        f"| what that alone makes of an ideal server of this capacity | {_latencies(report['seconds_ideal'])} | |",
-        f"| the same, while there were no jobs | {_latencies(report['seconds_ideal_alone'])} | |",
+        *(f"| pace of the machine {when} | {_pace(report['pace'][when])} | |" for when in WHEN),
+        f"| an ideal server of this capacity at this pace | {_latencies(report['seconds_ideal'])} | |",
+        f"| the same, where no jobs ran | {_latencies(report['seconds_ideal_alone'])} | |",
         f"| errors | {report['num_errors']} | 0 |",
         f"| jobs done meanwhile | {report['num_jobs']}, {report['num_jobs_failed']} failed | |",
         f"| memory, first against last quarter | at most {drift:.1%} apart | {MAX_DRIFT:.0%}: {_word(is_flat)} |",
@@ -171,11 +172,8 @@ def _latencies(seconds: dict[str, float]) -> str:
     return ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in seconds.items())
 
 
-def _paces(paces: dict[str, dict[str, float]]) -> str:
-    return "; ".join(
-        f"{name}: {pace['mean']:.2f} of the usual, below {SLOW:g} for {pace['slow_share']:.1%} of the time"
-        for name, pace in paces.items()
-    )
+def _pace(pace: dict[str, float]) -> str:
+    return f"{pace['mean']:.2f} of the usual, below {SLOW:g} for {pace['slow_share']:.1%} of the time"
 
 
 def _word(is_reached: bool) -> str:
