@@ -16,6 +16,7 @@ SECONDS_BETWEEN = 0.01
 SLOW = 0.5
 """Of the usual pace: below it a moment counts as slow."""
 
+MOST_SPEED = 3.0
 _NUM_TURNS = 1500
 _SECONDS_TO_BEGIN, _SECONDS_TO_END = 30.0, 30.0
 
@@ -104,6 +105,8 @@ def core_speed(
 ) -> NDArray[np.float64]:
     """The pace (n) between edges (n + 1) of a core: its loops ended then, took so much of it, the host so far, in s."""
     usual = np.median(costs)
+    # Linux takes what the host took off the loop's own time, and sometimes too much: such a loop says nothing.
+    costs = np.where(costs < usual / MOST_SPEED, usual, costs)
     share_left = np.clip(1 - np.diff(stolen) / np.diff(ends), 0.0, 1.0)
     done = np.concatenate(([0.0], np.cumsum(usual / costs[1:] * share_left * np.diff(ends))))
     pace: NDArray[np.float64] = np.diff(np.interp(edges, ends, done)) / np.diff(edges)

@@ -120,6 +120,11 @@ def test_pace_of_a_core_that_is_slow_and_of_one_that_is_taken() -> None:
     np.testing.assert_allclose(found, [1, 0.25, 1, 0.2, 1], rtol=1e-9)
 
 
+def test_a_loop_without_a_cost_says_nothing() -> None:
+    ends, costs = np.linspace(0, 0.5, 6), np.array([5e-5, 5e-5, 0.0, 1e-4, 5e-5, 5e-5])
+    np.testing.assert_allclose(core_speed(ends, ends, costs, np.zeros(6)), [1, 1, 0.5, 1, 1], rtol=1e-9)
+
+
 def test_the_pace_of_this_machine() -> None:
     began = time.perf_counter()
     with PaceWatch() as watch:
