@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import redis.asyncio
 
+from jobs.connection import SOCKET_TIMEOUT_SECONDS
 from jobs.record import JobRecord, record_from_fields
 from jobs.scripts import CHANGES, EVENTS
 
@@ -13,7 +14,8 @@ BEFORE_ALL = "0-0"
 """Id before every event."""
 
 _ID = re.compile(r"\d{1,19}-\d{1,19}")
-_BLOCK_MILLISECONDS = 1000
+# Half of what a call waits for an answer: when nothing changes, Redis must not count as silent.
+_BLOCK_MILLISECONDS = round(500 * SOCKET_TIMEOUT_SECONDS)
 
 
 @dataclass(frozen=True)
