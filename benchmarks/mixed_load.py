@@ -60,7 +60,7 @@ class Measured:
     pace: Pace
 
     def pace_during(self, answers: Answers) -> Pace:
-        """Of the machine from the first request on until after the last answer."""
+        """Of the machine from the first request on until a little after the last one was due."""
         return self.pace.between(answers.started, answers.started + answers.due[-1] + PAUSE_SECONDS)
 
     def ideal_seconds(self, answers: Answers) -> NDArray[np.float64]:
