@@ -1,12 +1,12 @@
 """Smoothed spectral densities from Gauss quadratures; numpy alone, so that any process may smooth anew."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import log, pi, sqrt
-from typing import NamedTuple
 
 import numpy as np
 
-from curvature.algorithms.probe_mean import MomentBounds, Moments, ProbeMean, Rules, probe_mean
+from curvature.algorithms.probe_mean import Curve, MomentBounds, Moments, ProbeMean, Rules, probe_mean
 from curvature.algorithms.rules import Rule, compatible_rules, rules_through
 from curvature.errors import InvalidProblemError
 from curvature.results import Band, Density, FloatArray, Quadrature
@@ -190,7 +190,7 @@ def _smoothed(
     parts = []
     for start in range(0, num_points, length):
         gaussians = _Gaussians(unit_grid[start : start + length], sigma, boundaries, coordinates)
-        parts.append(probe_mean(quadratures, dim, gaussians.moments, rules))
+        parts.append(probe_mean(quadratures, dim, gaussians, rules))
     values, errors, bands = zip(*parts, strict=True)
     lower, upper = (np.concatenate(ends) for ends in zip(*((each.lower, each.upper) for each in bands), strict=True))
     return ProbeMean(np.concatenate(values), np.concatenate(errors), Band(lower, upper))
@@ -200,7 +200,8 @@ Coordinates = Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
 """Of the ends of intervals of eigenvalues, those in the coordinate in which to smooth."""
 
 
-class _Gaussians(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Gaussians(Curve):
     """exp(-t^2 / 2) / (sigma sqrt(2 pi)), t in units of sigma, about the points of a grid."""
 
     grid: FloatArray  # (num_points,)
@@ -210,21 +211,33 @@ class _Gaussians(NamedTuple):
 
     def moments(self, rule: Rule, node_error: float) -> MomentBounds:
         """Those of each cluster of nodes."""
-        places = self.coordinates(rule.nodes, rule.nodes)[0]
-        weights = np.zeros((len(self.boundaries) + 1, len(places)))
-        weights[np.searchsorted(self.boundaries, places), np.arange(len(places))] = rule.weights
-        middle = self._moments(weights, self.grid - places[:, None])
         low, high = self.coordinates(rule.nodes - node_error, rule.nodes + node_error)
-        if float((high - low).max()) <= NEGLIGIBLE_ERROR * self.sigma:
-            return MomentBounds(middle, middle, middle)
-        farthest = np.maximum(self.grid - low[:, None], high[:, None] - self.grid)
-        nearest = self.grid - np.clip(self.grid, low[:, None], high[:, None])
-        return MomentBounds(self._moments(weights, farthest), middle, self._moments(weights, nearest))
+        centres = (low + high) / 2
+        weights = np.zeros((len(self.boundaries) + 1, len(centres)))
+        weights[np.searchsorted(self.boundaries, centres), np.arange(len(centres))] = rule.weights
+        distances = np.abs(self.grid - centres[:, None])
+        radii = (high - low)[:, None] / 2
+        if float(radii.max()) <= NEGLIGIBLE_ERROR * self.sigma:
+            middle = self._moments(weights, distances)
+            return MomentBounds(middle, middle)
+        nearest = np.maximum(distances - radii, 0)
+        farthest = np.add(distances, radii, out=distances)
+        return MomentBounds(self._moments(weights, farthest), self._moments(weights, nearest))
+
+    def values(self, rule: Rule) -> Moments:
+        """Those of all nodes together, as they are."""
+        mean, square = self._moments(
+            rule.weights[None], self.grid - self.coordinates(rule.nodes, rule.nodes)[0][:, None]
+        )
+        return Moments(mean[0], square[0])
 
     def _moments(self, weights: FloatArray, distances: FloatArray) -> Moments:
-        table = np.exp((distances / self.sigma) ** 2 / -2)
+        """Of nodes at these distances (m, num_points), which are overwritten, with weights (num_clusters, m)."""
         height = 1 / (self.sigma * sqrt(2 * pi))
-        return Moments(height * (weights @ table), height**2 * (weights @ table**2))
+        table = np.divide(distances, self.sigma * sqrt(2), out=distances)
+        np.exp(np.negative(np.square(table, out=table), out=table), out=table)
+        mean = height * (weights @ table)
+        return Moments(mean, height**2 * (weights @ np.square(table, out=table)))
 
 
 def _cluster_boundaries(places: FloatArray, sigma: float) -> FloatArray:

@@ -1,5 +1,6 @@
 """Mean over random probes of v^T f(A) v, with its standard error and a 95 % band; numpy alone."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from math import sqrt
 from typing import NamedTuple
@@ -23,22 +24,29 @@ CURVE_ROUNDING = 1e-7
 
 
 class Moments(NamedTuple):
-    """sum(weights * f(nodes)) and sum(weights * f(nodes)**2) over each cluster of nodes, for every f of a grid."""
+    """sum(weights * f(nodes)) and sum(weights * f(nodes)**2), for every f >= 0 of a curve."""
 
-    mean: FloatArray  # (num_clusters, num_points)
-    square: FloatArray  # (num_clusters, num_points)
+    mean: FloatArray  # (num_points,), or (num_clusters, num_points) of each cluster of nodes
+    square: FloatArray  # of the same shape
 
 
 class MomentBounds(NamedTuple):
-    """Moments of one rule: with f at the nodes, and with its least and largest value within their errors."""
+    """Moments with the least and the largest value that f has within the errors of the nodes."""
 
-    least: Moments
-    middle: Moments
-    largest: Moments
+    least: Moments  # (num_clusters, num_points)
+    largest: Moments  # (num_clusters, num_points)
 
 
-MomentsOf = Callable[[Rule, float], MomentBounds]
-"""Of a rule whose nodes are known to within so much, in units of A."""
+class Curve(ABC):
+    """A function f >= 0 for every point of a grid."""
+
+    @abstractmethod
+    def values(self, rule: Rule) -> Moments:
+        """Moments (num_points,) of f at the nodes."""
+
+    @abstractmethod
+    def moments(self, rule: Rule, node_error: float) -> MomentBounds:
+        """Moments of each cluster of nodes, which are known to within `node_error`, in units of A."""
 
 
 class ProbeMean(NamedTuple):
@@ -49,9 +57,7 @@ class ProbeMean(NamedTuple):
     band: Band
 
 
-def probe_mean(
-    quadratures: Sequence[Quadrature], dim: int, moments_of: MomentsOf, rules: Rules = compatible_rules
-) -> ProbeMean:
+def probe_mean(quadratures: Sequence[Quadrature], dim: int, curve: Curve, rules: Rules = compatible_rules) -> ProbeMean:
     """Mean over probes by their Gauss rules; what is known about its error.
 
     Probes are uniform on the sphere, so one estimate of tr f(A) / P has the variance 2 / (P + 2) (<f^2> - <f>^2), <.>
@@ -67,15 +73,15 @@ def probe_mean(
     The band goes from the lower limit by the least to the upper limit by the largest moments that the rules of each
     probe, and the errors of their nodes, allow: where the steps, or the products, have not resolved f, it says so.
 
-    Args:  dim, P; moments_of, for 0 <= f.
+    Args:  dim, P.
     Raises:  InvalidProblemError without a quadrature.
     Source:  Satterthwaite, Biometrics Bulletin 2 (1946) 110-114.
     """
     if not quadratures:
         raise InvalidProblemError("at least one quadrature is needed")
-    bounds = [_bounds(quadrature, moments_of, rules) for quadrature in quadratures]
-    least, middle, largest = (_average([each[part] for each in bounds]) for part in range(3))
-    mean, square = middle.mean.sum(axis=0), middle.square.sum(axis=0)
+    bounds = [_bounds(quadrature, curve, rules) for quadrature in quadratures]
+    least, largest = (_average([each[part] for each in bounds]) for part in range(2))
+    mean, square = _average([curve.values(Rule(each.nodes, each.weights)) for each in quadratures])
     share = 2 / (len(quadratures) * (dim + 2))  # variance of the mean in units of that of f over eigenvalues
     error = np.sqrt(share / (1 - share) * np.maximum(square - mean**2, 0))
     away = least.mean - confidence_limits(*least, len(quadratures), dim).lower
@@ -86,14 +92,14 @@ def probe_mean(
     return ProbeMean(mean, error, Band(lower * (1 - CURVE_ROUNDING), upper * (1 + CURVE_ROUNDING)))
 
 
-def _bounds(quadrature: Quadrature, moments_of: MomentsOf, rules: Rules) -> MomentBounds:
-    """Moments by the Gauss rule, between the least and the largest by all rules."""
-    found = [moments_of(rule, quadrature.node_error) for rule in rules(quadrature)]
-    least, largest = found[0].least, found[0].largest
+def _bounds(quadrature: Quadrature, curve: Curve, rules: Rules) -> MomentBounds:
+    """The least and the largest moments by all rules."""
+    found = [curve.moments(rule, quadrature.node_error) for rule in rules(quadrature)]
+    least, largest = found[0]
     for each in found[1:]:
         least = Moments(*map(np.minimum, least, each.least))
         largest = Moments(*map(np.maximum, largest, each.largest))
-    return MomentBounds(least, found[0].middle, largest)
+    return MomentBounds(least, largest)
 
 
 def _average(moments: Sequence[Moments]) -> Moments:
