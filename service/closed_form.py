@@ -34,6 +34,9 @@ SMALL_BODY_BYTES = 20_000
 SMALL_DERIVED_NUMBERS = 10_000
 """So many attention scores, or entries of a matrix to diagonalise, take about as long."""
 
+DECIMAL_COST = 64
+"""An attention score that has to be taken in decimals takes as long as so many derived numbers."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -58,7 +61,7 @@ def is_small(request: ClosedFormRequest, num_bytes: int) -> bool:
 def _num_derived(request: ClosedFormRequest) -> int:
     match request.model:
         case SelfAttention():
-            return request.num_scores
+            return DECIMAL_COST * request.num_scores
         case TwoLayerLinearNetwork(reduced_size=size):
             return size**2
         case MultiInputNetwork(w=w):
