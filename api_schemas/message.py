@@ -69,7 +69,7 @@ class RequestMessage(BaseModel):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
         """Lets every integer field take any spelling of an integer."""
-        return _with_whole_numbers(handler(source))
+        return cast("CoreSchema", _with_whole_numbers(handler(source)))
 
 
 def misfit(*location: str | int, message: str) -> ValidationError:

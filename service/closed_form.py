@@ -126,7 +126,7 @@ def _descent(request: ClosedFormRequest) -> Descent | None:
 
 def document(answer: Answer) -> dict[str, Any]:
     """The fields of a `ClosedFormSpectrum`, made by hand: building and checking the message takes twice the time."""
-    spectrum, inertia = answer.spectrum, answer.spectrum.inertia
+    spectrum, inertia, conditioning = answer.spectrum, answer.spectrum.inertia, answer.spectrum.conditioning
     return {
         "kind": spectrum.kind,
         "num_parameters": spectrum.num_parameters,
@@ -139,7 +139,9 @@ def document(answer: Answer) -> dict[str, Any]:
         "trace": spectrum.trace,
         "sharpness": spectrum.sharpness,
         "smallest": spectrum.smallest,
-        "condition_number": spectrum.condition_number,
+        "condition_number": conditioning.value,
+        "condition_number_lower": conditioning.lower,
+        "condition_number_upper": conditioning.upper,
         "inertia": {"negative": inertia.negative, "zero": inertia.zero, "positive": inertia.positive},
         "critical_point": inertia.critical_point,
         "statistics": spectrum.statistics,

@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from theory.closed_form.arrays import finite_array, matching_arrays
 from theory.closed_form.attention_response import ACTIVATIONS, Activation, attention_response, num_steps
 from theory.closed_form.ball import DECIMAL, EXTENDED, Arithmetic
+from theory.closed_form.condition_number import zero_tolerance
 from theory.closed_form.neuron_groups import SIGNS, NeuronGroup, NeuronMoments, neuron_products
 from theory.closed_form.precision import ZERO, Matrix, Number, inner_products, many_digits, symmetric_eigenpairs
-from theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum, Statistic, zero_tolerance
+from theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum, Statistic
 from theory.errors import TheoryError
 
 Array = NDArray[np.float64]
@@ -285,4 +286,5 @@ def self_attention_spectrum(
             trace=float(terms.trace),
             statistics=statistics,
             notes=_notes(terms, statistics, xi),
+            resolution=float(terms.error / max(map(abs, terms.values))) if terms.error else None,
         )

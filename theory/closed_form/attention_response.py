@@ -45,7 +45,8 @@ class _Rows:
     @property
     def doubt(self) -> Numbers:
         """Relative error of the weights of each row: an error of the score is one of its exponential: (rows,)."""
-        return self.arithmetic.unit * (4 + _SCORE_ROUNDINGS * self.size + int(len(self.keys) ** 0.5))
+        doubt: Numbers = self.arithmetic.unit * (4 + _SCORE_ROUNDINGS * self.size + int(len(self.keys) ** 0.5))
+        return doubt
 
     def softmax(self) -> _Moments:
         """Mean and central moments of the keys under each row's weights."""

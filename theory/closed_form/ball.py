@@ -109,9 +109,7 @@ def _decimal_exponentials(values: Numbers) -> Numbers:
 
 
 def _objects(shape: tuple[int, ...], entries: Iterable[Decimal]) -> Numbers:
-    found = np.empty(shape, dtype=object)
-    found.flat = list(entries)
-    return found
+    return np.array(list(entries), dtype=object).reshape(shape)
 
 
 EXTENDED = Arithmetic(
