@@ -1,7 +1,7 @@
 """What all messages share, and the numeric shapes that several of them carry."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self, cast
 
 from pydantic import (
     AfterValidator,
@@ -70,6 +70,26 @@ class RequestMessage(BaseModel):
     def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
         """Lets every integer field take any spelling of an integer."""
         return cast("CoreSchema", _with_whole_numbers(handler(source)))
+
+    def settled(self) -> Mapping[str, Any]:
+        """Fields whose effect the others settle, with the value that stands for all that have the same effect.
+
+        A field without effect has its default; one that is left to the server has what the server would take.
+        """
+        return {}
+
+    def canonical(self) -> Self:
+        """The message that stands for all that mean the same: each has the same numbers as an answer."""
+        fields = dict(self) | self.settled()
+        return self.model_copy(update={name: _canonical(value) for name, value in fields.items()})
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, RequestMessage):
+        return value.canonical()
+    if isinstance(value, list) and value and isinstance(value[0], RequestMessage):
+        return [_canonical(part) for part in value]
+    return value
 
 
 def misfit(*location: str | int, message: str) -> ValidationError:
