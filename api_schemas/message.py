@@ -80,7 +80,7 @@ class RequestMessage(BaseModel):
 
     def canonical(self) -> Self:
         """The message that stands for all that mean the same: each has the same numbers as an answer."""
-        fields = dict(self) | self.settled()
+        fields = {**dict(self), **self.settled()}
         return self.model_copy(update={name: _canonical(value) for name, value in fields.items()})
 
 
