@@ -21,7 +21,7 @@ from curvature.algorithms.moments import trace_and_frobenius
 from curvature.algorithms.quadrature import extreme_ritz_values, gauss_quadrature
 from curvature.algorithms.vectors import gaussian_vector, sphere_probe
 from curvature.errors import InvalidProblemError
-from curvature.operators.base import SymmetricOperator
+from curvature.operators.base import PRODUCT_ROUNDINGS, SymmetricOperator
 from curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
 from curvature.results import LanczosSpectrum, Reorthogonalisation
 
@@ -152,7 +152,9 @@ def summarise_sweep(operator: SymmetricOperator, sweep: LanczosSweep, smoothing:
         quadratures, dim, sweep.num_steps, num_points, smoothing.log_kappa, margin, smoothing.log_epsilon, rounding
     )
     scales = [each.scale for each in sweep.tridiagonals]
-    smallest, largest = extreme_ritz_values(quadratures, scales, operator.product_error, sweep.reorthogonalisation)
+    smallest, largest = extreme_ritz_values(
+        quadratures, scales, PRODUCT_ROUNDINGS * rounding, sweep.reorthogonalisation
+    )
     trace, frobenius = trace_and_frobenius(quadratures, dim)
     return LanczosSpectrum(
         density=density,

@@ -132,8 +132,8 @@ class RiskOperator(SymmetricOperator):
     def sensitivity(self) -> float:
         """||(B' - B) v|| / ||B v|| / eps for a random v, where in B' every parameter is one eps larger or smaller.
 
-        B is the matrix of the first micro-batch. This takes two products and four vectors; it is cheapest before the
-        first product is recorded.
+        B is the matrix of the first micro-batch. This takes two products and four vectors, and is for whoever has
+        the memory: Lanczos, whose plan leaves none, does without.
         """
         generator = torch.Generator().manual_seed(0)
         eps = torch.finfo(self.dtype).eps
