@@ -137,7 +137,7 @@ class Provenance(Computation):
     precision_deviation: float | None = Field(
         description="measured ||(A' - A) V|| / ||A V|| of tf32 and bfloat16 products A' V from those in float32"
     )
-    seed: int
+    seed: int = Field(description="seed of the probes; 0 where none are drawn")
     checkpoint: UsedCheckpoint | None = Field(default=None, description="null: weights were drawn, or in the request")
     parameters_sha256: str = Field(description="of the parameters at which the matrix is taken")
     num_shards: int = Field(default=1, description="that the probes of a long job were cut into; the request decides")

@@ -19,7 +19,7 @@ MAX_OPERATIONS = 20_000_000_000
 
 _EXPONENTIAL = 60  # operations that take as long as an exponential and its sums
 # Of the exponentials of each node and point, two for each of four rules and one for the value, in both densities; of
-# the probes whose further rules are looked at, two for each of those. All but the first rule take an eigenvalue problem.
+# the probes whose further rules are looked at, two for each of those. Each but the first is an eigenvalue problem.
 _TABLES, _FURTHER_TABLES = 18, 2 * (2 * MOST_PLACES - 1)
 _EIGENPROBLEMS, _FURTHER_EIGENPROBLEMS = 3, 2 * MOST_PLACES - 1
 _EIGENPROBLEM = 10  # times the cube of the number of nodes
