@@ -40,6 +40,9 @@ DEVIATION_MARGIN = 2
 SENSITIVITY_MARGIN = 4
 """How many times more rounding may change a product than a change of every parameter by one machine epsilon did."""
 
+SENSITIVITY_SAMPLES, SENSITIVITY_SHARE = 16, 8
+"""Samples at most on which that is measured, and of large samples one in so many of a micro-batch."""
+
 
 class RiskOperator(SymmetricOperator):
     """A (P, P) at fixed parameters, in loss per squared parameter; which matrix is said by the subclass.
@@ -132,20 +135,27 @@ class RiskOperator(SymmetricOperator):
     def sensitivity(self) -> float:
         """||(B' - B) v|| / ||B v|| / eps for a random v, where in B' every parameter is one eps larger or smaller.
 
-        B is the matrix of the first micro-batch. This takes two products and four vectors, and is for whoever has
-        the memory: Lanczos, whose plan leaves none, does without.
+        B is the matrix of at most 16 samples of the first micro-batch, and at most an eighth of a large one: more may
+        not fit beside what is held. Micro-batches so large that they hold fewer than eight samples are not measured: 0.
         """
+        first = self._risk.batches[0]
+        count = min(SENSITIVITY_SAMPLES, len(first) if self._largest_block > 1 else len(first) // SENSITIVITY_SHARE)
+        if count == 0:
+            return 0.0
+        sample = first.take(torch.linspace(0, len(first) - 1, count).long())
+        if self._risk.loss.num_terms(sample.targets) == 0:
+            return 0.0
         generator = torch.Generator().manual_seed(0)
         eps = torch.finfo(self.dtype).eps
         vector = torch.randn(1, self.dim, generator=generator, dtype=self.dtype).to(self.device)
-        neighbour = copy(self)
+        here, neighbour = copy(self), copy(self)
+        here._risk = neighbour._risk = EmpiricalRisk(self._risk.model, self._risk.loss, [sample])
         neighbour._point = {
             name: values * (1 + eps * _signs(values, generator)) for name, values in self._point.items()
         }
         with torch.no_grad():
-            here = self._direct(0, self.layout, self.layout, vector)
-            there = neighbour._direct(0, self.layout, self.layout, vector)
-        ratio = float((there - here).norm() / here.norm()) if here.any() else 0.0
+            value, moved = (each._direct(0, self.layout, self.layout, vector) for each in (here, neighbour))
+        ratio = float((moved - value).norm() / value.norm()) if value.any() else 0.0
         return ratio / eps if math.isfinite(ratio) else 0.0  # products that are NaN are reported by the algorithms
 
     @property
