@@ -31,12 +31,13 @@ _HASH_SECONDS = 600.0  # of checkpoints that the server has not seen before
 
 _NOT_BEGUN = ("/problems/too-many-requests-at-once", "/problems/uploads-busy")
 
-ResultFormat = Literal["json", "npz", "png", "svg"]
+ResultFormat = Literal["json", "npz", "png", "svg", "pdf"]
 _MEDIA_TYPES: dict[ResultFormat, str] = {
     "json": "application/json",
     "npz": NPZ,
     "png": "image/png",
     "svg": "image/svg+xml",
+    "pdf": "application/pdf",
 }
 
 Body = BaseModel | Mapping[str, Any]
