@@ -6,6 +6,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from api_schemas.patterns import described
+
 MAX_NUMBERS = 2_000_000
 """Numbers that one inline array may hold."""
 
@@ -50,7 +52,7 @@ TimeLimit = Annotated[
         "server allows",
     ),
 ]
-_PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+_PRINTABLE = described(r"^[^\x00-\x1f\x7f]*$", "must hold no control characters")
 Tags = Annotated[
     dict[
         Annotated[str, Field(max_length=64, pattern=_PRINTABLE)],

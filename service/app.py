@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from api_schemas.closed_form import ClosedFormRequest
@@ -32,6 +32,7 @@ from service.routes import (
     random_matrix,
 )
 from service.routes.documentation import document_bodies, document_door
+from service.routes.query import refuse_unknown_parameters
 from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
 
 _PREFIX = "/v1"
@@ -52,6 +53,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         description=_DESCRIPTION,
         redoc_url=None,
         lifespan=lambda _: parts.running(),
+        dependencies=[Depends(refuse_unknown_parameters)],
     )
     _hand_out(app, parts)
     _guard(app, parts)

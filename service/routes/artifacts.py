@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.artifacts import AnyArtifact, ArtifactPage
+from api_schemas.patterns import SHA256
 from service.content_type import media_type, require_identity, unsupported_media_type
 from service.doors.callers import CallerOf
 from service.page_tokens import PageToken, id_of_token, token_of_id
@@ -20,7 +21,7 @@ MEDIA_TYPES = (*TOKEN_MEDIA_TYPES, *ARRAY_MEDIA_TYPES)
 
 router = APIRouter(prefix=PATH, tags=["artifacts"])
 
-ArtifactId = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="the id that the upload returned")]
+ArtifactId = Annotated[str, Path(pattern=SHA256, description="the id that the upload returned")]
 
 _UNKNOWN = {**INVALID, **problem_documentation(status_404="no such artifact")}
 _RESPONSES = {

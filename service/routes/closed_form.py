@@ -70,7 +70,7 @@ async def closed_form(request: Request) -> Response:
         raise unsupported_media_type(JSON, *UPLOAD_MEDIA_TYPES)
     desk: UploadDesk = request.app.state.uploads
     async with desk.document(request, sent_as) as document:
-        message = await run_in_threadpool(validated, ClosedFormRequest.model_validate, document)
+        message = await run_in_threadpool(validated, ClosedFormRequest, document)
         return _response(await _computed(message, name), name)
 
 

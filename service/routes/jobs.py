@@ -17,6 +17,7 @@ from api_schemas.checkpoints import CONTEXT as CHECKPOINTS
 from api_schemas.job_requests import AnyJobRequest, JobRequest
 from api_schemas.job_results import JobResult
 from api_schemas.jobs import Job, JobPage, JobState, Links
+from api_schemas.patterns import described
 from jobs.record import JobRecord
 from service.admission import Admission
 from service.bodies import json_message
@@ -46,7 +47,11 @@ router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE)
 _SUBMISSIONS = CapacityLimiter(20)
 """At once: some read large files, and must leave threads to other requests."""
 
-JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="the id that the submission returned")]
+_JOB_ID = described(r"^[0-9a-f]{32}$", "must be the id of a job: 32 hexadecimal digits in lower case")
+_OWNER = described(rf"^(me|{KEY_ID})$", "must be me, or the id of a key: 12 hexadecimal digits")
+_TAG = described(":", "must be a name and a value with a colon between them")
+
+JobId = Annotated[str, Path(pattern=_JOB_ID, description="the id that the submission returned")]
 ResultFormat = Literal["json", "npz", "png", "svg"]
 
 
@@ -138,10 +143,10 @@ def list_jobs(
     desk: Desk,
     caller: CallerOf,
     state: JobState | None = None,
-    tag: Annotated[str | None, Query(description="`name:value`", max_length=400, pattern=":")] = None,
+    tag: Annotated[str | None, Query(description="`name:value`", max_length=400, pattern=_TAG)] = None,
     owner: Annotated[
         str | None,
-        Query(pattern=rf"^(me|{KEY_ID})$", description="`me` or the id of a key; of admins, who see all jobs"),
+        Query(pattern=_OWNER, description="`me` or the id of a key; of admins, who see all jobs"),
     ] = None,
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,
     page_token: PageToken = None,
