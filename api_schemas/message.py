@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from api_schemas.patterns import described
+from api_schemas.patterns import PRINTABLE
 
 MAX_NUMBERS = 2_000_000
 """Numbers that one inline array may hold."""
@@ -52,11 +52,10 @@ TimeLimit = Annotated[
         "server allows",
     ),
 ]
-_PRINTABLE = described(r"^[^\x00-\x1f\x7f]*$", "must hold no control characters")
 Tags = Annotated[
     dict[
-        Annotated[str, Field(max_length=64, pattern=_PRINTABLE)],
-        Annotated[str, Field(max_length=256, pattern=_PRINTABLE)],
+        Annotated[str, Field(max_length=64, pattern=PRINTABLE)],
+        Annotated[str, Field(max_length=256, pattern=PRINTABLE)],
     ],
     Field(max_length=32),
 ]

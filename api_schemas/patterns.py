@@ -11,3 +11,4 @@ def described(pattern: str, sentence: str) -> str:
 
 
 SHA256 = described(r"^[0-9a-f]{64}$", "must be 64 hexadecimal digits in lower case")
+PRINTABLE = described(r"^[^\x00-\x1f\x7f]*$", "must hold no control characters")

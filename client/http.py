@@ -21,7 +21,7 @@ from api_schemas.random_matrix import IndexCurveAnswer, LawAnswer
 from client import exchanges
 from client.errors import JobFailedError, ProblemResponseError, SpectrumClientError, told, unreachable
 from client.event_place import SECONDS_BETWEEN_TRIES, EventPlace
-from client.exchanges import DEFAULT_URL, POLL_SECONDS, Body, Exchange, ResultFormat, Smoothing, refusal
+from client.exchanges import DEFAULT_URL, POLL_SECONDS, Body, Exchange, PictureStyle, ResultFormat, Smoothing, refusal
 from client.output_file import output_file
 from client.patience import Patience
 from client.pieces import pieces
@@ -62,17 +62,17 @@ class SpectrumClient:
         """
         return self._run(exchanges.closed_form(request))
 
-    def closed_form_file(self, request: Body | bytes, name: ResultFormat) -> bytes:
-        """The same as JSON, npz (which carries more eigenvectors), PNG or SVG."""
-        return self._run(exchanges.closed_form_file(request, name))
+    def closed_form_file(self, request: Body | bytes, name: ResultFormat, style: PictureStyle | None = None) -> bytes:
+        """The same as JSON, npz (which carries more eigenvectors) or a picture, PNG, SVG or PDF."""
+        return self._run(exchanges.closed_form_file(request, name, style))
 
     def random_matrix(self, request: Body) -> LawAnswer | IndexCurveAnswer:
         """A random-matrix law, or its index against the energy."""
         return self._run(exchanges.random_matrix(request))
 
-    def random_matrix_file(self, request: Body, name: ResultFormat) -> bytes:
-        """The same as JSON, npz, PNG or SVG."""
-        return self._run(exchanges.random_matrix_file(request, name))
+    def random_matrix_file(self, request: Body, name: ResultFormat, style: PictureStyle | None = None) -> bytes:
+        """The same as JSON, npz or a picture, PNG, SVG or PDF."""
+        return self._run(exchanges.random_matrix_file(request, name, style))
 
     def estimate(self, request: Body) -> CostEstimate:
         """What a job would take; nothing is queued."""
@@ -139,18 +139,25 @@ class SpectrumClient:
         """The result of a job that succeeded; of `lanczos` with its curves smoothed anew, if wished."""
         return self._run(exchanges.result(job_id, smoothing))
 
-    def result_file(self, job_id: str, name: ResultFormat, smoothing: Smoothing | None = None) -> bytes:
-        """The result as JSON, npz (which alone holds eigenvectors), PNG or SVG."""
-        return self._run(exchanges.result_file(job_id, name, smoothing))
+    def result_file(
+        self, job_id: str, name: ResultFormat, smoothing: Smoothing | None = None, style: PictureStyle | None = None
+    ) -> bytes:
+        """The result as JSON, npz (which alone holds eigenvectors) or a picture, PNG, SVG or PDF."""
+        return self._run(exchanges.result_file(job_id, name, smoothing, style))
 
     def save_result(
-        self, job_id: str, path: Path | BinaryIO, name: ResultFormat, smoothing: Smoothing | None = None
+        self,
+        job_id: str,
+        path: Path | BinaryIO,
+        name: ResultFormat,
+        smoothing: Smoothing | None = None,
+        style: PictureStyle | None = None,
     ) -> None:
         """Write the result to a file, piece by piece; the file at a path is there when all of it is.
 
         Raises:  OSError if it cannot be written.
         """
-        exchange = exchanges.result_file(job_id, name, smoothing)
+        exchange = exchanges.result_file(job_id, name, smoothing, style)
         with output_file(path) as file:
             try:
                 with self._http.stream(**exchange.arguments()) as response:

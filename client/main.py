@@ -3,10 +3,10 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel
@@ -16,12 +16,14 @@ from api_schemas.artifacts import AnyArtifact, TokenArtifact
 from api_schemas.jobs import JobState
 from client.destination import Destination, cannot_write, destination
 from client.errors import ServerUnreachableError, SpectrumClientError
-from client.exchanges import DEFAULT_URL, ResultFormat, Smoothing
+from client.exchanges import DEFAULT_URL, PictureStyle, ResultFormat, Smoothing
 from client.http import SpectrumClient
 from client.output_file import output_file
 from client.progress import job_progress
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Eigenvalue spectra from a spectrum server.")
+
+T = TypeVar("T")
 
 KEY_VARIABLE = "SPECTRUM_API_KEY"
 """Of the API key, which is no option: the arguments of a process can be read by others."""
@@ -39,6 +41,10 @@ Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="file ending in .json, .npz, .png, .svg or .pdf; - for standard output"),
 ]
+Width = Annotated[float | None, typer.Option(help="inches, of a picture")]
+Height = Annotated[float | None, typer.Option(help="inches, of a picture")]
+Dpi = Annotated[int | None, typer.Option(help="pixels per inch of a png picture")]
+Title = Annotated[str | None, typer.Option(help="of a picture instead of its own; empty: none")]
 Format = Annotated[ResultFormat | None, typer.Option("--format", help="instead of the end of the file's name")]
 
 _ARRAYS = (".safetensors", ".npz")
@@ -47,7 +53,16 @@ _INTERRUPTED = 130
 
 
 @app.command("closed-form")
-def closed_form(request: ArrayFile, output: Output = None, name: Format = None, url: Url = DEFAULT_URL) -> None:
+def closed_form(
+    request: ArrayFile,
+    output: Output = None,
+    name: Format = None,
+    width: Width = None,
+    height: Height = None,
+    dpi: Dpi = None,
+    title: Title = None,
+    url: Url = DEFAULT_URL,
+) -> None:
     """Print the spectrum of a network that has a formula, or write it to a file."""
     where = destination(output, name)
     fields = _read_bytes(request) if request.endswith(".npz") else _read(request)
@@ -55,11 +70,20 @@ def closed_form(request: ArrayFile, output: Output = None, name: Format = None, 
         if where.is_text_to_read:
             _print(client.closed_form(fields))
         else:
-            _write(where, client.closed_form_file(fields, where.name))
+            _write(where, client.closed_form_file(fields, where.name, _style(width, height, dpi, title)))
 
 
 @app.command("random-matrix")
-def random_matrix(request: RequestFile, output: Output = None, name: Format = None, url: Url = DEFAULT_URL) -> None:
+def random_matrix(
+    request: RequestFile,
+    output: Output = None,
+    name: Format = None,
+    width: Width = None,
+    height: Height = None,
+    dpi: Dpi = None,
+    title: Title = None,
+    url: Url = DEFAULT_URL,
+) -> None:
     """Print a random-matrix law or an index curve, or write it to a file."""
     where = destination(output, name)
     fields = _read(request)
@@ -67,7 +91,7 @@ def random_matrix(request: RequestFile, output: Output = None, name: Format = No
         if where.is_text_to_read:
             _print(client.random_matrix(fields))
         else:
-            _write(where, client.random_matrix_file(fields, where.name))
+            _write(where, client.random_matrix_file(fields, where.name, _style(width, height, dpi, title)))
 
 
 @app.command()
@@ -86,7 +110,15 @@ def estimate(request: RequestFile, url: Url = DEFAULT_URL) -> None:
 
 @app.command()
 def run(
-    request: RequestFile, output: Output = None, name: Format = None, fresh: Fresh = False, url: Url = DEFAULT_URL
+    request: RequestFile,
+    output: Output = None,
+    name: Format = None,
+    width: Width = None,
+    height: Height = None,
+    dpi: Dpi = None,
+    title: Title = None,
+    fresh: Fresh = False,
+    url: Url = DEFAULT_URL,
 ) -> None:
     """Submit a job, show its progress and fetch its result.
 
@@ -102,7 +134,7 @@ def run(
             if job.state != "succeeded":
                 _print(job)
                 raise typer.Exit(1)
-            _fetch(client, job.id, where, None)
+            _fetch(client, job.id, where, {}, _style(width, height, dpi, title))
 
 
 @app.command()
@@ -158,14 +190,17 @@ def result(
     num_points: Annotated[int | None, typer.Option(help="of the curves of lanczos, smoothed anew")] = None,
     kappa: Annotated[float | None, typer.Option(help="sharpness of the density of lanczos, smoothed anew")] = None,
     margin: Annotated[float | None, typer.Option(help="of the grid of lanczos, smoothed anew")] = None,
+    width: Width = None,
+    height: Height = None,
+    dpi: Dpi = None,
+    title: Title = None,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Print the result of a job, or write it to a file; eigenvectors are in npz alone."""
     where = destination(output, name)
-    wanted = {"num_points": num_points, "kappa": kappa, "margin": margin}
-    smoothing = {field: value for field, value in wanted.items() if value is not None}
+    smoothing = _given({"num_points": num_points, "kappa": kappa, "margin": margin})
     with _client(url) as client:
-        _fetch(client, job_id, where, smoothing)
+        _fetch(client, job_id, where, smoothing, _style(width, height, dpi, title))
 
 
 @app.command()
@@ -256,12 +291,21 @@ def _print(message: BaseModel) -> None:
     typer.echo(message.model_dump_json(indent=2))
 
 
-def _fetch(client: SpectrumClient, job_id: str, where: Destination, smoothing: Smoothing | None) -> None:
+def _given(options: Mapping[str, T | None]) -> dict[str, T]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _style(width: float | None, height: float | None, dpi: int | None, title: str | None) -> PictureStyle:
+    options: dict[str, str | float | None] = {"width_inches": width, "height_inches": height, "dpi": dpi}
+    return _given({**options, "title": title})
+
+
+def _fetch(client: SpectrumClient, job_id: str, where: Destination, smoothing: Smoothing, style: PictureStyle) -> None:
     if where.is_text_to_read:
         _print(client.result(job_id, smoothing))
         return
     try:
-        client.save_result(job_id, where.target, where.name, smoothing)
+        client.save_result(job_id, where.target, where.name, smoothing, style)
     except OSError as error:
         raise cannot_write(where, error) from None
 

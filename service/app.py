@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from api_schemas.closed_form import ClosedFormRequest
@@ -32,7 +32,7 @@ from service.routes import (
     random_matrix,
 )
 from service.routes.documentation import document_bodies, document_door
-from service.routes.query import refuse_unknown_parameters
+from service.routes.strict_route import StrictRoute
 from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
 
 _PREFIX = "/v1"
@@ -53,8 +53,8 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         description=_DESCRIPTION,
         redoc_url=None,
         lifespan=lambda _: parts.running(),
-        dependencies=[Depends(refuse_unknown_parameters)],
     )
+    app.router.route_class = StrictRoute
     _hand_out(app, parts)
     _guard(app, parts)
     register_problem_handlers(app)

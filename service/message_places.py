@@ -35,7 +35,7 @@ class MessagePlace:
 def message_place(message: type[BaseModel], location: Sequence[str | int]) -> MessagePlace:
     """Follow the location of a validation error through the message."""
     place, schemas = MessagePlace(), _Schemas()
-    schema = schemas.bare(message.__pydantic_core_schema__)
+    schema: Schema | None = schemas.bare(message.__pydantic_core_schema__)
     for part in location:
         schema = _step(place, schema, part)
         schema = schemas.bare(schema) if schema is not None else None
@@ -54,10 +54,10 @@ def _step(place: MessagePlace, schema: Schema | None, part: str | int) -> Schema
         case {"type": "model-fields", "fields": fields}:
             place.fields = tuple(fields)
             inner = fields[part]["schema"] if part in fields else None
-        case {"items_schema": Mapping() as inner}:
-            pass
-        case {"type": "dict", "values_schema": inner}:
-            pass
+        case {"items_schema": Mapping() as items}:
+            inner = items
+        case {"type": "dict", "values_schema": values}:
+            inner = values
         case {"type": "str"} if part == _OF_A_KEY:
             return schema
     place.path.append(part)

@@ -12,7 +12,9 @@ _MAX_NAMES_SHOWN = 200
 def near_name(name: str, names: Collection[str]) -> str | None:
     """The name that is most like it, whatever the case and the characters between words; None if none is near."""
     by_spelling = {_spelling(each): each for each in names}
-    near = difflib.get_close_matches(_spelling(name[:_MAX_NAME_LENGTH]), by_spelling, n=1)
+    spelling = _spelling(name[:_MAX_NAME_LENGTH])
+    near = difflib.get_close_matches(spelling, by_spelling, n=1)
+    near = near or [each for each in by_spelling if each.startswith(f"{spelling}_")]
     return by_spelling[near[0]] if near else None
 
 

@@ -11,6 +11,7 @@ from service.content_type import media_type, require_identity, unsupported_media
 from service.doors.callers import CallerOf
 from service.page_tokens import PageToken, id_of_token, token_of_id
 from service.routes.documentation import ARTIFACT_UPLOAD, INVALID, problem_documentation
+from service.routes.strict_route import StrictRoute
 from service.uploads.arrays import ARRAY_MEDIA_TYPES, store_arrays
 from service.uploads.callers_artifacts import CallersArtifacts
 from service.uploads.drafts import received
@@ -19,7 +20,7 @@ from service.uploads.tokens import TOKEN_MEDIA_TYPES, store_tokens
 PATH = "/artifacts"
 MEDIA_TYPES = (*TOKEN_MEDIA_TYPES, *ARRAY_MEDIA_TYPES)
 
-router = APIRouter(prefix=PATH, tags=["artifacts"])
+router = APIRouter(prefix=PATH, tags=["artifacts"], route_class=StrictRoute)
 
 ArtifactId = Annotated[str, Path(pattern=SHA256, description="the id that the upload returned")]
 

@@ -43,7 +43,7 @@ def test_a_closed_form_from_arrays_to_every_format(spectrum: Any, tmp_path: Path
     request = tmp_path / "request.npz"
     np.savez(request, kind="linear", w=np.ones(3), v=np.ones(3), x=np.ones(2), y=np.zeros(2), eigenvectors="all")
     assert json.loads(spectrum("closed-form", str(request)).stdout)["num_parameters"] == 6
-    for name, start in (("npz", b"PK"), ("png", b"\x89PNG"), ("svg", b"<?xml"), ("json", b"{")):
+    for name, start in (("npz", b"PK"), ("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF"), ("json", b"{")):
         output = tmp_path / f"answer.{name}"
         called = spectrum("closed-form", str(request), "-o", str(output))
         assert called.exit_code == 0, called.output
@@ -112,7 +112,12 @@ def test_answers_go_to_standard_output_and_through_links(spectrum: Any, tmp_path
     assert json.loads(spectrum("result", job_id, "-o", "-").stdout)["num_parameters"] == 7
     assert spectrum("closed-form", "-", "-o", "-", "--format", "npz", text=QUADRATIC).stdout_bytes.startswith(b"PK")
     law = json.dumps({"law": "wigner", "points": [0.0]})
-    assert spectrum("random-matrix", "-", "--format", "svg", text=law).stdout_bytes.startswith(b"<?xml")
+    style = ["--title", "A law", "--width", "4", "--height", "3", "--dpi", "100"]
+    drawn = spectrum("random-matrix", "-", "--format", "svg", *style, text=law).stdout
+    assert drawn.startswith("<?xml")
+    assert 'width="288pt"' in drawn
+    assert ">A law</text>" in drawn
+    assert ">A law</text>" in spectrum("result", job_id, "--format", "svg", "--title", "A law").stdout
 
 
 def test_the_device_of_standard_output_survives(server: Any) -> None:

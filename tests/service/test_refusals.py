@@ -115,7 +115,8 @@ def test_the_path_of_an_error_is_that_of_the_request() -> None:
 def test_near_names() -> None:
     names = ("learning_rate", "num_steps", "batch_size")
     assert near_name("learningRate", names) == near_name("Learning-Rate", names) == "learning_rate"
-    assert near_name("x" * 100_000, names) is None
+    assert near_name("batch", names) == "batch_size"
+    assert near_name("", names) is near_name("x" * 100_000, names) is None
     assert unknown_name("field", "momentum", names) == "no such field; there are learning_rate, num_steps, batch_size"
     assert len(unknown_name("field", "zzz", [f"name_{index}" for index in range(1000)])) < 300
 
