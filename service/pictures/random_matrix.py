@@ -52,7 +52,7 @@ def draw_index_curves(found: IndexCurveAnswer, name: str, style: Style = AS_USUA
             _draw_index_curve(axes, curve, colour, is_labelled=number % step == 0)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("energy $\\epsilon$ (triangles: critical energies)")
-        axes.set_ylabel("index $\\alpha$, share of negative eigenvalues")
+        axes.set_ylabel("index $\\alpha$,\nshare of negative eigenvalues")
         axes.grid(alpha=0.25)
         figure.legend(loc="outside right upper", fontsize="small")
         return f"Hessian law, {found.parameters['activation']} activation"
