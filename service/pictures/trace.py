@@ -69,8 +69,7 @@ def _draw_diagonal(axes: Any, diagonal: DiagonalSample) -> None:
     axes.set_ylabel("number of entries")
     axes.set_xlabel(f"entry of the diagonal (loss per squared parameter){in_units(unit)}")
     of_all = "" if diagonal.num_entries == len(entries) else f" of {diagonal.num_entries:,}"
-    error = float(np.median(diagonal.standard_errors))
-    errors = f"standard error {error:.1g} (median)" if error else "exact but for rounding"
+    errors = f"standard error {np.median(diagonal.standard_errors):.1g} (median)"
     axes.set_title(f"{len(entries):,}{of_all} entries of the diagonal, {errors}", fontsize="small")
 
 
