@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
+from api_schemas.estimate_text import estimated, meaning_of_error
 from api_schemas.spectrum_results import AnySpectrumResult, ExactResult, LanczosResult, TopKResult, TraceResult
 from service.pictures.axes import decades, in_units, unit_of
 from service.pictures.diagonal import DiagonalSample
-from service.pictures.numbers import estimated, meaning_of_error
 from service.pictures.sheet import AS_USUAL, Style, columns_that_fit, drawn
 from service.pictures.trace import draw_trace
 

@@ -8,6 +8,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from api_schemas.estimate_text import error_bar, estimated, meaning_of_error
 from api_schemas.spectrum_results import (
     AnySpectrumResult,
     ExactResult,
@@ -17,7 +18,6 @@ from api_schemas.spectrum_results import (
     TraceResult,
 )
 from service.pictures.axes import in_units, unit_of
-from service.pictures.numbers import error_bar, estimated, meaning_of_error
 from service.pictures.sheet import AS_USUAL, Style, columns_that_fit, drawn
 from service.pictures.spectrum import LINEAR_RANGE, MATRIX_NAMES, density_curve, shortened
 

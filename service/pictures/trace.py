@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from api_schemas.estimate_text import error_bar, estimated, meaning_of_error, with_error
 from api_schemas.spectrum_results import Estimate, TraceResult
 from service.pictures.axes import decades, in_units, unit_of
 from service.pictures.diagonal import DiagonalSample
-from service.pictures.numbers import error_bar, estimated, meaning_of_error, with_error
 from service.pictures.sheet import columns_that_fit
 
 _BLUE, _RED, _GREY = "#1f5fa8", "#c8452f", "#6b7280"

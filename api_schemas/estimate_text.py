@@ -1,4 +1,4 @@
-"""Numbers as pictures write them, with what is known of their errors."""
+"""Numbers as pictures and programs write them, with what is known of their errors."""
 
 import math
 
