@@ -11,6 +11,7 @@ from api_schemas.spectrum_results import (
     AnySpectrumResult,
     Cumulative,
     Density,
+    Estimate,
     ExactResult,
     LanczosResult,
     SpectrumSetResult,
@@ -30,8 +31,8 @@ def result_arrays(result: AnyJobResult) -> Arrays:
     exact: eigenvalues (P,). lanczos: for density, log_density and cumulative `<name>_grid`, `<name>_values`,
     `<name>_standard_error`, `<name>_lower` and `<name>_upper` (num_points,); for each probe i nodes_i, weights_i and
     residuals_i; largest and smallest [value, residual]. top-k: eigenvalues, residuals, converged (k,). Where there is
-    one also trace, [value, standard error]. Of several spectra i each name, the document's too, with `spectrum_<i>_`
-    before it. Of a comparison see `comparison_arrays`.
+    one also trace and frobenius, [value, standard error]. Of several spectra i each name, the document's too, with
+    `spectrum_<i>_` before it. Of a comparison see `comparison_arrays`.
     """
     match result:
         case HessianVsGgnResult():
@@ -58,9 +59,15 @@ def _spectrum_arrays(result: AnySpectrumResult) -> Arrays:
             arrays["residuals"] = np.asarray([pair.residual for pair in result.eigenpairs])
             arrays["converged"] = np.asarray([pair.converged for pair in result.eigenpairs])
             return arrays
-    error = result.trace.standard_error
-    arrays["trace"] = np.asarray([result.trace.value, np.nan if error is None else error])
+    arrays["trace"] = _estimate_array(result.trace)
+    if not isinstance(result, ExactResult):
+        arrays["frobenius"] = _estimate_array(result.frobenius)
     return arrays
+
+
+def _estimate_array(estimate: Estimate) -> NDArray[Any]:
+    error = estimate.standard_error
+    return np.asarray([estimate.value, np.nan if error is None else error])
 
 
 def _lanczos_arrays(result: LanczosResult) -> Arrays:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.disk import require_room
+from jobs.npz_members import mapped_member
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _DRAFT = "draft-"
@@ -116,6 +117,16 @@ class ResultStore:
         except FileNotFoundError:
             raise _arrays_missing(digest) from None
         return _checked_pieces(file, sha256)
+
+    def mapped_array(self, digest: str, name: str) -> NDArray[Any]:
+        """One array of the npz file beside the document of this digest, of which only what is looked at is read.
+
+        Raises:  ResultDamagedError if it is missing.
+        """
+        try:
+            return mapped_member(self._path(digest, "npz"), name)
+        except (FileNotFoundError, KeyError):
+            raise _arrays_missing(digest) from None
 
     def version_of_arrays(self, digest: str) -> tuple[int, ...]:
         """What changes when somebody writes to the npz file, or puts another one in its place.

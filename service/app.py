@@ -32,6 +32,7 @@ from service.routes import (
     random_matrix,
 )
 from service.routes.documentation import document_bodies, document_door
+from service.routes.strict_route import StrictRoute
 from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
 
 _PREFIX = "/v1"
@@ -53,6 +54,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         redoc_url=None,
         lifespan=lambda _: parts.running(),
     )
+    app.router.route_class = StrictRoute
     _hand_out(app, parts)
     _guard(app, parts)
     register_problem_handlers(app)

@@ -5,8 +5,10 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from kombu.exceptions import OperationalError
+from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.job_requests import AnyJobRequest
@@ -192,6 +194,14 @@ class JobDesk:
         Raises:  ResultDamagedError, before the last piece if the file is not what was stored.
         """
         return self._results.stream_arrays(digest, sha256)
+
+    def array(self, digest: str, name: str) -> NDArray[Any]:
+        """One array of the npz file beside a document; its numbers are read from the disk as they are looked at.
+
+        Raises:  ResultDamagedError if the file is not what was stored.
+        """
+        self._whole_results.check(digest)
+        return self._results.mapped_array(digest, name)
 
     def _answer(self, question: str) -> Answer | None:
         """A result that answers the question, whole."""

@@ -6,10 +6,12 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.artifacts import AnyArtifact, ArtifactPage
+from api_schemas.patterns import SHA256
 from service.content_type import media_type, require_identity, unsupported_media_type
 from service.doors.callers import CallerOf
 from service.page_tokens import PageToken, id_of_token, token_of_id
 from service.routes.documentation import ARTIFACT_UPLOAD, INVALID, problem_documentation
+from service.routes.strict_route import StrictRoute
 from service.uploads.arrays import ARRAY_MEDIA_TYPES, store_arrays
 from service.uploads.callers_artifacts import CallersArtifacts
 from service.uploads.drafts import received
@@ -18,9 +20,9 @@ from service.uploads.tokens import TOKEN_MEDIA_TYPES, store_tokens
 PATH = "/artifacts"
 MEDIA_TYPES = (*TOKEN_MEDIA_TYPES, *ARRAY_MEDIA_TYPES)
 
-router = APIRouter(prefix=PATH, tags=["artifacts"])
+router = APIRouter(prefix=PATH, tags=["artifacts"], route_class=StrictRoute)
 
-ArtifactId = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="the id that the upload returned")]
+ArtifactId = Annotated[str, Path(pattern=SHA256, description="the id that the upload returned")]
 
 _UNKNOWN = {**INVALID, **problem_documentation(status_404="no such artifact")}
 _RESPONSES = {

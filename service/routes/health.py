@@ -8,8 +8,9 @@ from service.doors.callers import STRANGER, CallerOf
 from service.observation.readiness import look
 from service.problems import ProblemError
 from service.routes.documentation import problem_documentation
+from service.routes.strict_route import StrictRoute
 
-router = APIRouter(prefix="/health", tags=["health"])
+router = APIRouter(prefix="/health", tags=["health"], route_class=StrictRoute)
 
 
 @router.get("/live", summary="The process answers")

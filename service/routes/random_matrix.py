@@ -16,8 +16,10 @@ from service.routes.documentation import (
     body_documentation,
     problem_documentation,
 )
+from service.routes.picture_style import PICTURE_PARAMETERS, picture_style
+from service.routes.strict_route import StrictRoute
 
-router = APIRouter(tags=["random matrices"])
+router = APIRouter(tags=["random matrices"], route_class=StrictRoute)
 
 _SAMPLES = CapacityLimiter(1)
 """A sample keeps a core busy for seconds and several matrices in memory: others wait, without a thread."""
@@ -32,7 +34,7 @@ _SAMPLES = CapacityLimiter(1)
         **problem_documentation(status_406="none of the accepted formats"),
         200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}},
     },
-    openapi_extra=body_documentation(RandomMatrixRequest, RANDOM_MATRIX_EXAMPLES),
+    openapi_extra=body_documentation(RandomMatrixRequest, RANDOM_MATRIX_EXAMPLES) | {"parameters": PICTURE_PARAMETERS},
     summary="A limiting eigenvalue law, or the index of the Hessian law against the energy",
 )
 async def random_matrix(request: Request) -> Response:
@@ -43,10 +45,11 @@ async def random_matrix(request: Request) -> Response:
     The answer is JSON, npz or a picture, by Accept.
     """
     name = require_format(request.headers.get("accept"))
+    style = picture_style(request, name)
     message = await json_message(request, RandomMatrixRequest)
     wanted = message.root
     if isinstance(wanted, IndexCurveRequest) or wanted.sample is None:
-        content = await run_in_threadpool(represented, message, name)
+        content = await run_in_threadpool(represented, message, name, style)
     else:
-        content = await anyio.to_thread.run_sync(represented, message, name, limiter=_SAMPLES)
+        content = await anyio.to_thread.run_sync(represented, message, name, style, limiter=_SAMPLES)
     return Response(content, media_type=MEDIA_TYPES[name], headers={"Vary": "Accept"})

@@ -271,15 +271,15 @@ def test_what_cannot_be_smoothed_is_named(
 
 def test_formats_of_every_method(server: Any, finished: dict[str, str]) -> None:
     with httpx.Client(base_url=f"{server.url}/v1/jobs", timeout=30) as http:
-        for method in ("lanczos", "top-k"):
+        for method in ("lanczos", "top-k", "trace"):
             assert http.get(f"/{finished[method]}/result.png").content.startswith(b"\x89PNG")
             assert b"<svg" in http.get(f"/{finished[method]}/result", headers={"Accept": "image/svg+xml"}).content
         trace = f"/{finished['trace']}/result"
-        assert http.get(f"{trace}.png").status_code == 406
-        refused = http.get(trace, headers={"Accept": "image/png"})
+        refused = http.get(trace, headers={"Accept": "image/gif"})
         assert refused.status_code == 406
-        assert refused.json()["detail"] == "a result can be had as application/json, application/x-npz"
-        second_choice = http.get(trace, headers={"Accept": "image/png, application/json;q=0.5"})
+        media_types = "application/json, application/x-npz, image/png, image/svg+xml, application/pdf"
+        assert refused.json()["detail"] == f"a result can be had as {media_types}"
+        second_choice = http.get(trace, headers={"Accept": "image/gif, application/json;q=0.5"})
         assert second_choice.json()["trace"]["num_products"] == 12
         assert http.get(trace, headers={"If-None-Match": second_choice.headers["etag"]}).status_code == 304
         arrays = http.get(f"/{finished['top-k']}/result", headers={"Accept": "application/x-npz"})
