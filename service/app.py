@@ -70,10 +70,12 @@ def _hand_out(app: FastAPI, parts: Parts) -> None:
     settings, client = parts.settings, parts.client
     app.state.redis = client
     app.state.settings = settings
+    app.state.storage = parts.storage
     app.state.desk = JobDesk(
         parts.store,
         parts.queue,
         parts.results,
+        parts.storage,
         parts.feed,
         lambda: present_code_versions(client),
         settings.max_queued,
@@ -84,7 +86,7 @@ def _hand_out(app: FastAPI, parts: Parts) -> None:
     app.state.job_seconds = settings.job_seconds
     app.state.artifacts = parts.artifacts
     app.state.artifact_owners = parts.artifact_owners
-    app.state.uploads_bytes = parts.uploads_bytes
+    app.state.uploads_bytes = settings.uploads_bytes
     app.state.models = ModelsDirectory(settings.models_dir)
     app.state.uploads = UploadDesk(settings.max_upload_bytes, settings.upload_memory_bytes)
 

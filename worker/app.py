@@ -19,6 +19,7 @@ from api_schemas.health import WorkerStatus
 from checkpoints.directory import ModelsDirectory
 from jobs.artifacts import ArtifactStore
 from jobs.connection import connect
+from jobs.job_checkpoints import CheckpointStore
 from jobs.presence import SECONDS_BETWEEN_SIGNS, announce, withdraw
 from jobs.process_memory import resident_bytes
 from jobs.queue import RUN_JOB, JobQueue, celery_app
@@ -26,6 +27,7 @@ from jobs.results import ResultStore
 from jobs.settings import WorkerSettings
 from jobs.shards import ShardStore
 from jobs.source_version import source_version
+from jobs.storage_identity import StorageIdentity
 from jobs.store import JobStore
 from worker.code_version import code_version
 from worker.delivery import Delivery, SteadyQoS
@@ -91,7 +93,8 @@ def _told_to_stop() -> Event:
 
 
 def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, stopping: Event) -> None:
-    models = ModelsDirectory(settings.models_dir)
+    sources = Sources(ModelsDirectory(settings.models_dir), ArtifactStore(settings.artifacts_dir))
+    results, checkpoints = ResultStore(settings.results_dir), CheckpointStore(settings.checkpoints_dir)
     client, limits = connect(settings.redis_url.get_secret_value()), (settings.lease_seconds, settings.max_attempts)
     kernel = KernelWatch()
     signals.worker_ready.connect(lambda **_: kernel.start(), weak=False)
@@ -102,8 +105,10 @@ def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, st
         client = connect(settings.redis_url.get_secret_value(), patient=True)
         store, shards = JobStore(client, *limits), ShardStore(client, *limits)
         with client:
-            sources = Sources(models, ArtifactStore(settings.artifacts_dir))
-            results, queue = ResultStore(settings.results_dir), JobQueue(settings.redis_url.get_secret_value())
+            if fault := StorageIdentity(client, results, checkpoints).fault():
+                _logger.error("job %s is left to others: %s", job_id, fault)
+                return  # it is queued still, and its message is sent again
+            queue = JobQueue(settings.redis_url.get_secret_value())
             JobRunner(store, shards, queue, results, sources, hardware, settings, stopping.is_set).run(job_id)
 
 
