@@ -14,6 +14,7 @@ from jobs.presence import present_code_versions
 from jobs.settings import ServiceSettings
 from service.doors.body_limit import BodyLimit, BodyLimitProblem
 from service.doors.door import Door, is_open
+from service.doors.request_target import AbsoluteTargets
 from service.job_desk import JobDesk
 from service.observation.observed_requests import ObservedRequests
 from service.observation.request_metrics import RequestMetrics
@@ -106,3 +107,4 @@ def _guard(app: FastAPI, parts: Parts) -> None:
     app.add_middleware(BodyLimitProblem)
     app.add_middleware(Door, rules=parts.rules)
     app.add_middleware(ObservedRequests, lines=parts.lines, metrics=RequestMetrics(parts.registry), prefix=_PREFIX)
+    app.add_middleware(AbsoluteTargets)
