@@ -61,11 +61,13 @@ def up(
     stop = _stop_on_signals()
     try:
         with Stack(host, port, data_dir, workers, None, models_dir, keys_file, insecure=insecure) as stack:
-            stack.start(stop)
+            missing = stack.start(stop, _logger.warning)
             if not stop.is_set():
                 _logger.info(
                     "Serving at %s (documentation at %s/docs), data in %s", stack.url, stack.url, data_dir.resolve()
                 )
+            if missing:
+                _logger.warning("closed forms are served, jobs wait: %s", "; ".join(missing))
             stack.supervise(stop, _logger.warning)
     except StartError as error:
         typer.echo(f"spectrum-server: {error}", err=True)
