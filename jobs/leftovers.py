@@ -1,6 +1,6 @@
 """What lies on the disk and is needed by no job, as the Redis says that belongs to the results directory."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any, cast
 
@@ -14,6 +14,9 @@ from jobs.store import JOB, RESULT_USERS
 
 _AT_ONCE = 1000
 """Questions in one transaction, for whose time Redis answers nobody else."""
+
+_MARKED = "spectrum:results-of-no-job"
+"""Sorted set of digests by the time at which each was first found to belong to no job."""
 
 
 class Leftovers:
@@ -34,11 +37,28 @@ class Leftovers:
         states = self._replies(asked, lambda pipeline, job_id: pipeline.hget(JOB + job_id, "state"))
         return [job_id for job_id, state in zip(asked, states, strict=True) if state is None or state in ENDED_STATES]
 
-    def unused_results(self, digests: Iterable[str]) -> list[str]:
-        """Those that no job has."""
+    def abandoned_results(self, digests: Iterable[str], seconds: float) -> list[str]:
+        """Those that no job has, and of which Redis has known this for so long.
+
+        A Redis that was restored from an older backup does not know the latest results; so there is time to restore a
+        better one.
+        """
         asked = list(digests)
         found = self._replies(asked, lambda pipeline, digest: pipeline.exists(RESULT_USERS + digest))
-        return [digest for digest, used in zip(asked, found, strict=True) if not used]
+        unused = {digest for digest, used in zip(asked, found, strict=True) if not used}
+        now, marked = self._storage.replies(lambda pipeline: pipeline.time().zrange(_MARKED, 0, -1, withscores=True))
+        since = dict(marked)
+        self._mark(unused - since.keys(), now[0], unmark=since.keys() - unused)
+        return sorted(digest for digest in unused if now[0] - since.get(digest, now[0]) >= seconds)
+
+    def _mark(self, digests: Collection[str], now: float, unmark: Collection[str]) -> None:
+        def ask(pipeline: Pipeline) -> None:
+            if digests:
+                pipeline.zadd(_MARKED, dict.fromkeys(digests, now))
+            if unmark:
+                pipeline.zrem(_MARKED, *unmark)
+
+        self._storage.replies(ask)
 
     def unwanted_results(self) -> list[str]:
         """Digests of results that no job has any more and whose files are still to be removed."""

@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _text(num_results: int, num_unknown: int, *, is_done: bool) -> str:
     lost = f"Of {num_results:,} results in the directory, Redis does not know {num_unknown:,}."
     if is_done:
-        return f"{lost} They are deleted once they are six hours old. Directory and Redis belong together now."
-    return f"{lost} They would be deleted once they are six hours old. Nothing was changed: repeat with --yes to do it."
+        return f"{lost} Those are deleted in six hours. Directory and Redis belong together now."
+    return f"{lost} Those would be deleted six hours later. Nothing was changed: repeat with --yes to do it."
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 import torch._dynamo  # what tracing loads at its first use, 5 s: once, before the pool forks
 from celery import Celery, signals
 from kombu.transport import redis as redis_transport
+from redis import Redis
 from redis.exceptions import RedisError
 
 from api_schemas.health import WorkerStatus
@@ -39,6 +40,9 @@ from worker.sources import Sources
 
 SECONDS_TO_STOP = 20.0
 """From the signal on: four are for jobs to be given back, the rest for Celery."""
+
+_SECONDS_TO_PASS_ON = 5.0
+"""That a worker which may take no jobs keeps the message of one, so that it does not take all of them from others."""
 
 _logger = logging.getLogger(__name__)
 
@@ -94,7 +98,7 @@ def _told_to_stop() -> Event:
 
 def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, stopping: Event) -> None:
     sources = Sources(ModelsDirectory(settings.models_dir), ArtifactStore(settings.artifacts_dir))
-    results, checkpoints = ResultStore(settings.results_dir), CheckpointStore(settings.checkpoints_dir)
+    results = ResultStore(settings.results_dir)
     client, limits = connect(settings.redis_url.get_secret_value()), (settings.lease_seconds, settings.max_attempts)
     kernel = KernelWatch()
     signals.worker_ready.connect(lambda **_: kernel.start(), weak=False)
@@ -104,12 +108,28 @@ def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, st
     def run_job(job_id: str) -> None:
         client = connect(settings.redis_url.get_secret_value(), patient=True)
         store, shards = JobStore(client, *limits), ShardStore(client, *limits)
+        queue = JobQueue(settings.redis_url.get_secret_value())
         with client:
-            if fault := StorageIdentity(client, results, checkpoints).fault():
+            if fault := storage_fault(client, settings):
                 _logger.error("job %s is left to others: %s", job_id, fault)
-                return  # it is queued still, and its message is sent again
-            queue = JobQueue(settings.redis_url.get_secret_value())
+                stopping.wait(_SECONDS_TO_PASS_ON)
+                queue.call(job_id)
+                return
             JobRunner(store, shards, queue, results, sources, hardware, settings, stopping.is_set).run(job_id)
+
+
+def storage_fault(client: Redis, settings: WorkerSettings) -> str | None:
+    """Why results would not be found again, if they would not: the directory is gone, or belongs to another Redis.
+
+    Raises:  RedisError if Redis cannot be asked.
+    """
+    if not settings.results_dir.is_dir():
+        return "The results directory is gone."
+    results, checkpoints = ResultStore(settings.results_dir), CheckpointStore(settings.checkpoints_dir)
+    try:
+        return StorageIdentity(client, results, checkpoints).difference()
+    except OSError as error:
+        return f"The results directory cannot be read: {error.strerror}."
 
 
 def _keep_logging_as_configured() -> None:
@@ -143,7 +163,8 @@ def _announce_presence(settings: WorkerSettings, hardware: Hardware) -> None:
     def announce_until_closing() -> None:
         while not closing.is_set():
             try:
-                announce(client, status.model_copy(update={"resident_bytes": resident_bytes(os.getpid())}))
+                now = {"resident_bytes": resident_bytes(os.getpid()), "fault": storage_fault(client, settings)}
+                announce(client, status.model_copy(update=now))
             except RedisError as error:
                 _logger.warning("presence not announced: %s", error)
             closing.wait(SECONDS_BETWEEN_SIGNS)

@@ -209,6 +209,9 @@ def workers(client: redis.Redis) -> Iterator[Finding]:
         return
     named = ", ".join(f"{worker.name} ({worker.device}, {worker.concurrency} at once)" for worker in present)
     yield Finding("workers", "ok", named)
+    for worker in present:
+        if worker.fault:
+            yield Finding(f"worker {worker.name}", "failed", f"it takes no jobs: {worker.fault}", "mend its settings")
     strange = [worker.name for worker in present if worker.source_version != source_version()]
     versions = {worker.code_version for worker in present}
     if strange:

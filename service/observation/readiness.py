@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import redis
@@ -24,10 +25,18 @@ def look(
     try:
         require_writable(client)
         workers = present_workers(client)
-        faults = ["" if workers else "no worker is there", eviction_fault(client), mismatch(storage)]
+        faults = [missing_worker(workers), eviction_fault(client), mismatch(storage)]
     except RedisError as error:
         return [], [described(error), *missing]
     return workers, [*filter(None, faults), *missing]
+
+
+def missing_worker(workers: Sequence[WorkerStatus]) -> str | None:
+    """What hinders jobs from being taken."""
+    if not workers:
+        return "no worker is there"
+    faults = [worker.fault for worker in workers]
+    return None if None in faults else f"no worker takes jobs: {faults[0]}"
 
 
 def mismatch(storage: StorageIdentity) -> str | None:

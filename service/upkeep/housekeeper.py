@@ -17,7 +17,7 @@ _AT_ONCE = 100
 """Jobs in one step; the others have their turn in the next."""
 
 _ABANDONED_SECONDS = 6 * 3600.0
-"""Far longer than a worker takes from writing a result to saying so."""
+"""Far longer than a worker takes from writing a result to saying so, and enough to see that a backup is too old."""
 
 _SHARE_OF_LOOKING = 0.1
 """Of the time, that looking at every file may take."""
@@ -95,7 +95,7 @@ class Housekeeper:
         self._remove_unused_artifacts()
         now = time.monotonic()
         self._next_look = now + (now - started) / _SHARE_OF_LOOKING
-        for digest in self._leftovers.unused_results(old):
+        for digest in self._leftovers.abandoned_results(old, _ABANDONED_SECONDS):
             self._storage.require()
             _logger.warning("result %s belongs to no job: removed", digest)
             self._results.delete(digest)

@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from jobs.job_checkpoints import CheckpointStore
 from jobs.leftovers import Leftovers
 from jobs.queue import JobQueue
+from jobs.redis_faults import described
 from jobs.storage_identity import StorageIdentity, StorageMismatchError
 from jobs.store import JobStore
 
@@ -85,7 +86,7 @@ class Reaper:
                     _logger.error("%s", error)
                 self._mismatch = str(error)
             except (RedisError, OperationalError) as error:
-                _logger.warning("no sweep, Redis does not answer: %s", error)
+                _logger.warning("no sweep, %s: %s", described(error), error)
             except OSError as error:
                 _logger.warning("a sweep ended early: %s", error)
             except Exception:  # nobody else finds lost jobs

@@ -147,7 +147,7 @@ def test_another_database_knows_nothing_and_the_right_one_is_taken_back(deployme
     deployment.storage.settle()
     other_client = redis.Redis.from_url(redis_url.replace("db=0", "db=1"), decode_responses=True)
     other = Deployment(other_client, deployment.directory)
-    for ask in (lambda: Leftovers(other.storage).unused_results([digest]),
+    for ask in (lambda: Leftovers(other.storage).abandoned_results([digest], 0),
                 lambda: Leftovers(other.storage).ended_jobs([job_id])):  # fmt: skip
         with pytest.raises(StorageMismatchError):
             ask()
@@ -155,7 +155,7 @@ def test_another_database_knows_nothing_and_the_right_one_is_taken_back(deployme
     another.storage.settle()
     assert "different deployments" in str(other.storage.fault())
     deployment.storage.require()
-    assert Leftovers(deployment.storage).unused_results([digest, "0" * 64]) == ["0" * 64]
+    assert Leftovers(deployment.storage).abandoned_results([digest, "0" * 64], 0) == ["0" * 64]
 
 
 def test_a_redis_that_is_restored_belongs_to_its_directory_again(deployment: Deployment) -> None:
@@ -187,6 +187,26 @@ def test_an_administrator_joins_what_was_not_used_together(deployment: Deploymen
     assert deployment.file.read_text() != before
     digests = [*deployment.results.sizes(), deployment.has_result()]
     assert num_known(deployment.client, digests) == 1
+
+
+def test_results_that_an_older_backup_does_not_know_have_time(deployment: Deployment) -> None:
+    deployment.storage.settle()
+    old = deployment.has_result()
+    backup = {key: deployment.client.dump(key) for key in deployment.client.keys("*")}
+    new = deployment.has_result()
+
+    def restore() -> None:
+        deployment.client.flushall()
+        for key, value in backup.items():
+            deployment.client.restore(key, 0, value)
+
+    restore()
+    leftovers = Leftovers(deployment.storage)
+    assert leftovers.abandoned_results([old, new], 3600) == []
+    restore()  # what the first one noted is gone with it
+    assert leftovers.abandoned_results([old, new], 3600) == []
+    deployment.client.zincrby("spectrum:results-of-no-job", -3600, new)
+    assert leftovers.abandoned_results([old, new], 3600) == [new]
 
 
 def test_which_jobs_are_over(deployment: Deployment) -> None:

@@ -91,6 +91,14 @@ def test_a_directory_and_a_redis_that_do_not_belong_together_are_not_ready(redis
 
 
 @pytest.mark.usefixtures("places")
+def test_workers_that_take_no_jobs_are_none(redis_client: redis.Redis) -> None:
+    announce(redis_client, WORKER.model_copy(update={"fault": "The results directory is gone."}))
+    assert ask("/v1/health/ready").json()["missing"] == ["no worker takes jobs: The results directory is gone."]
+    announce(redis_client, WORKER.model_copy(update={"name": "b-1"}))
+    assert ask("/v1/health/ready").status_code == 200
+
+
+@pytest.mark.usefixtures("places")
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
 def test_a_redis_that_deletes_jobs_is_not_ready(redis_client: redis.Redis, policy: str) -> None:
     announce(redis_client, WORKER)
