@@ -46,10 +46,10 @@ class Leftovers:
         asked = list(digests)
         found = self._replies(asked, lambda pipeline, digest: pipeline.exists(RESULT_USERS + digest))
         unused = {digest for digest, used in zip(asked, found, strict=True) if not used}
-        now, marked = self._storage.replies(lambda pipeline: pipeline.time().zrange(_MARKED, 0, -1, withscores=True))
+        (now, _), marked = self._storage.replies(_ask_for_marks)
         since = dict(marked)
-        self._mark(unused - since.keys(), now[0], unmark=since.keys() - unused)
-        return sorted(digest for digest in unused if now[0] - since.get(digest, now[0]) >= seconds)
+        self._mark(unused - since.keys(), now, unmark=since.keys() - unused)
+        return sorted(digest for digest in unused if now - since.get(digest, now) >= seconds)
 
     def _mark(self, digests: Collection[str], now: float, unmark: Collection[str]) -> None:
         def ask(pipeline: Pipeline) -> None:
@@ -77,6 +77,11 @@ def num_known(client: redis.Redis, digests: list[str]) -> int:
     """How many of the results some job has, in whatever Redis this is."""
     parts = (digests[start : start + _AT_ONCE] for start in range(0, len(digests), _AT_ONCE))
     return sum(client.exists(*(RESULT_USERS + digest for digest in part)) for part in parts)
+
+
+def _ask_for_marks(pipeline: Pipeline) -> None:
+    pipeline.time()
+    pipeline.zrange(_MARKED, 0, -1, withscores=True)
 
 
 def _ask_all(part: list[str], ask: Callable[[Pipeline, str], object], pipeline: Pipeline) -> None:

@@ -26,5 +26,5 @@ class AbsoluteTargets:
             host, path = found[1], found[2] or b"/"
             headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
             # In place: whatever answers, also outside of this, names the path alone.
-            scope |= {"raw_path": path, "path": unquote(path.decode("ascii")), "headers": [(b"host", host), *headers]}
+            scope.update(raw_path=path, path=unquote(path.decode("ascii")), headers=[(b"host", host), *headers])
         await self._app(scope, receive, send)
