@@ -24,6 +24,8 @@ _PASSING = frozenset(
 )
 """Why a command cannot be started now, and may be later: a disk, memory, a limit of the system."""
 
+_KILLED = "it was killed, as the system does where memory is short"
+
 
 class ChildKeepsDyingError(Exception):
     """A child that a new start does not help: it refused its settings, or died several times right after its start."""
@@ -113,7 +115,7 @@ class Child:
         quick = time.monotonic() - self._started_at < _QUICK_DEATH_SECONDS
         if not quick:
             self._obstacle_pause = 0.0
-        if obstacle := self._find_obstacle():
+        if obstacle := self._find_obstacle() or (_KILLED if quick and status == -signal.SIGKILL else None):
             return self._put_off(obstacle)
         self._quick_deaths = self._quick_deaths + 1 if quick else 0
         if self._quick_deaths >= _MAX_QUICK_DEATHS:

@@ -110,6 +110,20 @@ def test_pauses_grow_and_a_start_that_fails_is_put_off() -> None:
         thing.wait(0)
 
 
+@pytest.mark.usefixtures("short_pauses")
+def test_a_child_that_is_killed_again_and_again_is_not_given_up() -> None:
+    thing = child("import os; os.kill(os.getpid(), 9)")
+    thing.start()
+    told: list[str] = []
+    try:
+        while sum("was started again" in text for text in told) < 7:
+            told += filter(None, [thing.revive()])
+            time.sleep(0.005)
+    finally:
+        thing.wait(0)
+    assert told[0].startswith("thing cannot run: it was killed, as the system does where memory is short; the next try")
+
+
 def test_a_command_that_is_not_there_is_no_obstacle() -> None:
     with pytest.raises(ChildKeepsDyingError, match="thing cannot be started"):
         Child("thing", ["/no/such/command"], {}).start()
