@@ -1,5 +1,6 @@
 """What is wrong with Redis, in words, and what to do about it."""
 
+import re
 from typing import Literal
 
 import redis
@@ -16,6 +17,9 @@ _WORDS: dict[Fault, str] = {
     "refusing": "redis refuses what is asked of it: see the log of the service",
 }
 _PROBE = "spectrum:probe"
+_MEMORY = "if redis.acl_check_cmd('info') then return redis.call('INFO', 'memory') end"
+"""A user who may not ask is told nothing, and Redis logs no refusal."""
+
 KEEPS_ALL = "noeviction"
 """The only policy that loses no job: a full Redis refuses new ones."""
 
@@ -56,9 +60,11 @@ def eviction_policy(client: redis.Redis) -> str | None:
         RedisError: if Redis is away.
     """
     try:
-        return str(client.info("memory").get("maxmemory_policy", KEEPS_ALL))
+        found = client.eval(_MEMORY, 0)
     except redis.exceptions.NoPermissionError:
         return None
+    policy = re.search(r"^maxmemory_policy:(\S+)", str(found), re.MULTILINE)
+    return policy[1] if policy else None
 
 
 def eviction_fault(client: redis.Redis) -> str | None:
