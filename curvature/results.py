@@ -21,11 +21,24 @@ class Inertia:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """A 95 % confidence interval; an end that cannot be given is None, and `why` then says why."""
+
+    lower: float | None
+    upper: float | None
+    why: str | None = None
+
+
+UNKNOWN = Interval(None, None, "no interval was computed")
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A stochastic estimate; the standard error is None when nothing is known about it."""
 
     value: float
     standard_error: float | None
+    interval: Interval = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,8 @@ class RitzValue:
     """An approximate eigenvalue; some true eigenvalue lies within `residual` of `value`."""
 
     value: float
-    residual: float  # ||A y - value y|| for the unit Ritz vector y, rounding of the products included
+    residual: float  # ||A y - value y|| for the unit Ritz vector y, errors of the products included
+    interval: Interval = UNKNOWN  # of the eigenvalue that was asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +61,7 @@ class Quadrature:
     weights: FloatArray  # (m,) dimensionless, >= 0, sum 1
     # (m,) last component of each residual A y - node y, y^T v > 0; its size is the residual's norm. None: not known
     residuals: FloatArray | None = None
+    node_error: float = 0.0  # in units of A: errors of the products move an eigenvalue by at most about this
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +79,7 @@ class Density:
     grid: FloatArray  # (num_points,) ascending
     values: FloatArray  # (num_points,) per unit of eigenvalue, >= 0, integral about 1
     standard_error: FloatArray  # (num_points,) of the probes' mean, without the error of the quadrature
-    band: Band  # both errors
+    band: Band  # with the errors of the quadrature and of the products
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +89,7 @@ class Cumulative:
     grid: FloatArray  # (num_points,) ascending
     values: FloatArray  # (num_points,) ascending, 0 .. 1
     standard_error: FloatArray  # (num_points,) of the probes' mean, without the error of the quadrature
-    band: Band  # both errors
+    band: Band  # with the errors of the quadrature and of the products
 
 
 @dataclass(frozen=True, eq=False)
