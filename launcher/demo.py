@@ -16,7 +16,7 @@ from api_schemas.job_results import AnyJobResult
 from api_schemas.spectrum_results import ExactResult, LanczosResult
 from client.http import SpectrumClient
 from client.progress import job_progress
-from launcher.stack import Stack
+from launcher.stack import Stack, StackError
 
 _HOST = "127.0.0.1"
 
@@ -35,7 +35,8 @@ def run_demo(output: Path, stop: threading.Event) -> None:
     with tempfile.TemporaryDirectory(prefix="spectrum-demo-") as directory:
         with Stack(_HOST, _free_port(), Path(directory), num_workers=1, log=output / "stack.log") as stack:
             console.print(f"Starting Redis, worker and service at {stack.url} ...")
-            stack.start(stop)
+            if missing := stack.start(stop, console.print):
+                raise StackError("; ".join(missing))
             threading.Thread(target=_supervise, args=(stack, stop, console), daemon=True).start()
             with SpectrumClient(stack.url) as client:
                 for part in (_two_layer_network, _digits_classifier, _small_gpt2):

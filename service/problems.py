@@ -1,6 +1,8 @@
 """Every error as `application/problem+json`; none echoes what the caller sent at length."""
 
+import errno
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ from starlette.routing import Match
 from api_schemas.patterns import SENTENCES
 from api_schemas.problem import PROBLEM_MEDIA_TYPE, FieldError, Problem
 from jobs.artifacts import UnknownArtifactError
+from jobs.redis_faults import described, fault_of
 from jobs.results import ResultDamagedError
 from jobs.store import KeyReusedError, QueueFullError, UnknownJobError
 from service.doors.page_headers import PAGE_HEADERS
@@ -170,15 +173,35 @@ def _queue_full(error: QueueFullError) -> ProblemError:
     return ProblemError(problem, {"Retry-After": str(_SECONDS_OF_A_FULL_QUEUE)})
 
 
-def _storage_away(error: Exception) -> ProblemError:
-    _logger.warning("Redis does not answer: %s", error)
+def _storage_away(error: RedisError | OperationalError) -> ProblemError:
+    _logger.warning("%s: %s", described(error), error)
+    is_full = fault_of(error) == "full"
     problem = Problem(
-        type="/problems/storage-unavailable",
-        title="Jobs cannot be reached at the moment",
+        type="/problems/redis-full" if is_full else "/problems/storage-unavailable",
+        title="There is no memory left for jobs" if is_full else "Jobs cannot be reached at the moment",
         status=503,
-        detail="Redis does not answer; closed forms still do.",
+        detail=f"{described(error).capitalize()}; closed forms are answered all the same.",
     )
     return ProblemError(problem, {"Retry-After": "5"})
+
+
+def _disk_away(error: OSError) -> ProblemError:
+    """Of whatever a route read or wrote: all that it has to do with is the storage of results and models.
+
+    Raises:  the error itself if it is none of a file.
+    """
+    if error.errno is None or isinstance(error, ConnectionError | TimeoutError | BlockingIOError):
+        raise error
+    _logger.error("the storage of files fails: %s", error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ProblemError(Problem(type="/problems/storage-full", title="The server's disk is full", status=507))
+    problem = Problem(
+        type="/problems/disk-unavailable",
+        title="The server cannot use its files at the moment",
+        status=503,
+        detail=f"The system says: {os.strerror(error.errno)}. Closed forms are answered all the same.",
+    )
+    return ProblemError(problem, {"Retry-After": "30"})
 
 
 def _gone(error: ClientDisconnect) -> ProblemError:
@@ -196,6 +219,7 @@ _TRANSLATIONS: dict[type[Exception], Callable[[Any], ProblemError]] = {
     QueueFullError: _queue_full,
     RedisError: _storage_away,
     OperationalError: _storage_away,
+    OSError: _disk_away,
     ClientDisconnect: _gone,
 }
 

@@ -24,7 +24,8 @@ router = APIRouter(prefix=PATH, tags=["artifacts"], route_class=StrictRoute)
 
 ArtifactId = Annotated[str, Path(pattern=SHA256, description="the id that the upload returned")]
 
-_UNKNOWN = {**INVALID, **problem_documentation(status_404="no such artifact")}
+_DISK = problem_documentation(status_503="the directory of results is gone, or cannot be written")
+_UNKNOWN = {**INVALID, **_DISK, **problem_documentation(status_404="no such artifact")}
 _RESPONSES = {
     **INVALID,
     **problem_documentation(
@@ -32,7 +33,7 @@ _RESPONSES = {
         status_408="the upload takes too long",
         status_413="the file is too large",
         status_415="none of the media types",
-        status_503="other uploads take the memory for inflated arrays",
+        status_503="other uploads take the memory for inflated arrays, or the directory of results cannot be written",
         status_507="there is no room for the file",
     ),
     200: {"model": AnyArtifact, "description": "the caller has sent the same tokens or arrays before"},
@@ -83,7 +84,7 @@ async def upload(request: Request, artifacts: Artifacts) -> Response:
     )
 
 
-@router.get("", responses=INVALID, summary="List uploaded files, newest first")
+@router.get("", responses={**INVALID, **_DISK}, summary="List uploaded files, newest first")
 def list_artifacts(
     artifacts: Artifacts,
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,

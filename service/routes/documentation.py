@@ -25,7 +25,7 @@ def problem_documentation(**descriptions: str) -> Responses:
     }
 
 
-UNAVAILABLE = problem_documentation(status_503="Redis does not answer")
+UNAVAILABLE = problem_documentation(status_503="Redis does not answer or is full, or the directory of results is gone")
 INVALID = problem_documentation(status_422="the request is invalid; `errors` names the fields")
 INVALID_BODY = {
     **INVALID,

@@ -26,7 +26,8 @@ async def live() -> Liveness:
 )
 def ready(request: Request, caller: CallerOf) -> Readiness:
     """200 while Redis answers, a worker is there, results can be kept and checkpoints read; else `missing` says."""
-    workers, missing = look(request.app.state.redis, request.app.state.settings)
+    state = request.app.state
+    workers, missing = look(state.redis, state.storage, state.settings)
     if missing:
         problem = Problem(
             type="/problems/not-ready", title="Not ready", status=503, detail="; ".join(missing), missing=missing

@@ -13,7 +13,9 @@ import redis
 
 from api_schemas.health import WorkerStatus
 from jobs.presence import announce
+from jobs.results import ResultStore
 from launcher.embedded_redis import written_url
+from service.bind import main as bind
 from service.doctor import main
 from service.observation import deployment_checks
 from service.observation.deployment_checks import Finding
@@ -94,6 +96,32 @@ def test_a_redis_without_file_is_found_out(redis_client: redis.Redis) -> None:
     assert found["Redis appendonly"].verdict == "failed"
     assert found["Redis maxmemory-policy"].verdict == "ok"
     assert redis_client.keys("*") == []
+
+
+def test_what_loses_jobs_or_does_not_belong_together_is_found_out(
+    redis_client: redis.Redis, redis_url: str, tmp_path: Path, doctor: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"SPECTRUM_REDIS_URL": redis_url, "SPECTRUM_RESULTS_DIR": str(tmp_path)}
+    assert by_name(doctor("--json", **places)[1])["identity"]["verdict"] == "ok"
+    ResultStore(tmp_path).write(b"a result")
+    redis_client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        found = by_name(doctor("--json")[1])
+    finally:
+        redis_client.config_set("maxmemory-policy", "noeviction")
+    assert found["Redis maxmemory-policy"]["verdict"] == "failed"
+    assert found["Redis maxmemory-policy"]["advice"] == "set maxmemory-policy noeviction"
+    assert found["identity"]["verdict"] == "failed"
+    assert "spectrum-server bind" in found["identity"]["advice"]
+
+    for options, code, said in (((), 1, "Nothing was changed"), (("--yes",), 0, "belong together now")):
+        with pytest.raises(SystemExit) as exit_:
+            bind(options)
+        assert exit_.value.code == code
+        printed = capsys.readouterr().out
+        assert "Of 1 results in the directory, Redis does not know 1." in printed
+        assert said in printed
+    assert by_name(doctor("--json")[1])["identity"]["verdict"] == "ok"
 
 
 def test_workers_that_are_strange(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
