@@ -190,7 +190,9 @@ class ExactResult(_SpectrumResult):
     trace: Estimate
     eigenvalues: list[float] = Field(description="ascending, with repetition")
     inertia: Inertia
-    zero_threshold: float = Field(description="an eigenvalue of at most this size counts as zero")
+    zero_threshold: float = Field(
+        description="an eigenvalue of at most this size counts as zero; every eigenvalue is known to within this"
+    )
 
 
 class LanczosResult(_SpectrumResult):

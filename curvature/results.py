@@ -97,8 +97,9 @@ class ExactSpectrum:
     """Every eigenvalue of the dense matrix."""
 
     eigenvalues: FloatArray  # (P,) ascending
+    trace: Estimate
     inertia: Inertia
-    zero_threshold: float  # |lambda| at most this counts as zero
+    zero_threshold: float  # |lambda| at most this counts as zero; each eigenvalue is known to within this
     num_products: int
     eigenvectors: FloatArray | None  # (P, P) unit vectors in rows, in the order of the eigenvalues
     residuals: FloatArray | None  # (P,) measured ||A x - eigenvalue x||, A the assembled matrix; with eigenvectors

@@ -85,7 +85,7 @@ def _exact_result(spectrum: found.ExactSpectrum, common: dict[str, Any]) -> Exac
     inertia = spectrum.inertia
     return ExactResult(
         **common,
-        trace=Estimate(value=float(spectrum.eigenvalues.sum()), standard_error=0.0),
+        trace=_estimate(spectrum.trace),
         eigenvalues=spectrum.eigenvalues.tolist(),
         inertia=Inertia(negative=inertia.negative, zero=inertia.zero, positive=inertia.positive),
         zero_threshold=spectrum.zero_threshold,
