@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from curvature.algorithms.density import DOUBLE_EPS, MARGIN, spectral_interval
-from curvature.algorithms.probe_mean import probe_mean
+from curvature.algorithms.probe_mean import MomentBounds, Moments, probe_mean
 from curvature.algorithms.rules import Rule
 from curvature.errors import InvalidProblemError
 from curvature.results import Band, Cumulative, FloatArray, Quadrature
@@ -31,13 +31,13 @@ def cumulative_spectrum(
         raise InvalidProblemError("a cumulative spectrum needs two points, a margin >= 0 and a quadrature")
     grid = np.linspace(*spectral_interval(quadratures, margin, rounding), num_points)
 
-    def below(rule: Rule) -> tuple[FloatArray, FloatArray]:
-        share = _share(rule, grid)
-        return share, share  # an indicator is its own square
+    def below(rule: Rule, node_error: float) -> MomentBounds:
+        shares = (_share(rule, grid + shift) for shift in (-node_error, 0.0, node_error))
+        return MomentBounds(*(Moments(share[None], share[None]) for share in shares))  # an indicator is its square
 
-    def above(rule: Rule) -> tuple[FloatArray, FloatArray]:
-        share = 1 - _share(rule, grid)
-        return share, share
+    def above(rule: Rule, node_error: float) -> MomentBounds:
+        shares = (1 - _share(rule, grid + shift) for shift in (node_error, 0.0, -node_error))
+        return MomentBounds(*(Moments(share[None], share[None]) for share in shares))
 
     left, right = probe_mean(quadratures, dim, below), probe_mean(quadratures, dim, above)
     # chi-square where few eigenvalues are on one side: the share of that side is
