@@ -17,7 +17,7 @@ class PairSums:
     Probes are uniform on the unit sphere of a space of `dim` dimensions, B is the square of A within it.
     """
 
-    unit: float  # about ||A g||, so that y is small where B is nearly a multiple of the identity
+    unit: float  # ||A g|| of some probe: y is then not much larger than x, and small for a multiple of the identity
     count: int = 0
     squares: float = 0.0  # y^2
     products: float = 0.0  # x y

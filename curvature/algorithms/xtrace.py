@@ -67,7 +67,7 @@ def leave_one_out(
     left_out = _left_out(sketch)
     overlaps = gram(sketch.basis, vectors)  # Q^T w_i in columns
     explained = sketch.trace
-    pairs = PairSums(sketch.scale)
+    pairs: PairSums | None = None
     rows = _Rows(sketch) if diagonal else None
     found = []
     for start in range(0, len(vectors), PROBE_BLOCK):
@@ -79,7 +79,9 @@ def leave_one_out(
             found.append(_term(sketch, explained, s, along, probes[place], residuals[place]))
             if rows is not None:
                 rows.add(s, probes[place], residuals[place])
+        pairs = pairs or PairSums(norm(residuals[0]) or sketch.scale)
         pairs.add(probes, residuals)
+    assert pairs is not None
     terms = _Terms(*np.array(found).T)
     alignment = (left_out.T @ left_out).square().numpy()
     frobenius = _frobenius(sketch, terms, alignment, pairs, product_error)
@@ -165,7 +167,8 @@ def _trace(
     count, tail_count = _effective_count(np.sqrt(variances), terms.spread_share, alignment)
     error = math.sqrt(float(variances.mean()) / count) * sketch.scale
     value = float((terms.explained + dim * terms.quadratic).mean()) * sketch.scale
-    reach = deviation_factor(tail_count) * small_dimension(dim) * SHARED_SKETCH * error
+    degrees = max(tail_count / SHARED_SKETCH**2, 1.0)
+    reach = deviation_factor(degrees) * small_dimension(dim) * SHARED_SKETCH * error
     rounding = product_error * max(frobenius, abs(value))
     interval = widened(value, Limits(value - reach, value + reach), rounding)
     return Estimate(value, combined_error(error, rounding), interval), math.sqrt(num_terms / count)
@@ -174,8 +177,11 @@ def _trace(
 def _frobenius(sketch: Sketch, terms: _Terms, alignment: FloatArray, pairs: PairSums, product_error: float) -> Estimate:
     """||A||_F, at least ||A Q||_F."""
     dim = sketch.codimension + 1
-    count = max(min(_effective_count(terms.length, terms.length_share, alignment)), 1.0)
-    root_square = pairs.root_square(terms.length, dim)
+    count = max(min(_effective_count(terms.length, terms.length_share, alignment)) / SHARED_SKETCH**2, 1.0)
+    unit = pairs.unit / sketch.scale
+    root_square = pairs.root_square(terms.length / unit, dim)
+    if root_square is not None:
+        root_square *= unit**2
     rest = sum_estimate(dim * float((terms.length**2).mean()), root_square, count, (count - 1) * (count + 2) / 2, dim)
     whole = (sketch.product_norm / sketch.scale) ** 2
     found = rest.plus(whole - float(terms.missing.mean()))
