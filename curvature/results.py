@@ -135,19 +135,20 @@ class TopEigenpairs:
 
 @dataclass(frozen=True, eq=False)
 class DiagonalEstimate:
-    """Every diagonal entry of a matrix; zeros as standard errors: exact but for rounding."""
+    """Every diagonal entry of a matrix, with a 95 % interval for each."""
 
     values: FloatArray  # (P,)
     standard_error: FloatArray  # (P,)
+    lower: FloatArray  # (P,)
+    upper: FloatArray  # (P,)
 
 
 @dataclass(frozen=True, eq=False)
 class StochasticTrace:
-    """Trace of a matrix from products with random vectors; a standard error of 0: exact but for rounding."""
+    """Trace of a matrix from products with random vectors."""
 
-    value: float
-    standard_error: float
-    num_products: int
-    converged: bool  # the tolerance, if one was given, is met
+    trace: Estimate
     frobenius: Estimate  # ||A||_F, not squared
     diagonal: DiagonalEstimate | None
+    num_products: int
+    converged: bool  # the tolerance, if one was given, is met

@@ -27,7 +27,14 @@ from api_schemas.data import (
 )
 from api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, CausalLm, Conv, Gpt2, Mlp, RowNetwork
 from api_schemas.problem import FieldError
-from api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TopKMethod, TraceMethod
+from api_schemas.spectrum import (
+    DIAGONAL_ARRAYS,
+    ExactMethod,
+    LanczosMethod,
+    SpectrumRequest,
+    TopKMethod,
+    TraceMethod,
+)
 from curvature.cost.memory import MicroBatches, micro_batches
 from curvature.cost.size import (
     Size,
@@ -169,7 +176,7 @@ def _kept_bytes(part: SpectrumRequest) -> int:
         case TopKMethod(eigenvectors=True, k=k):
             return _ITEM_BYTES[part.vector_precision] * k * part.dim
         case TraceMethod(diagonal=True):
-            return 16 * part.dim
+            return 8 * DIAGONAL_ARRAYS * part.dim
         case _:
             return 0
 

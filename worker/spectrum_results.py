@@ -67,7 +67,7 @@ def vectors_of(request: SpectrumRequest, spectrum: Spectrum) -> Arrays:
     """Arrays as long as the parameter vector, which only npz holds, where the request asks for them.
 
     exact: eigenvectors (P, P) and residuals (P,); top-k: eigenvectors (k, P); both in rows, in the order of the
-    eigenvalues. trace: diagonal (P,) and diagonal_standard_error (P,).
+    eigenvalues. trace: diagonal, diagonal_standard_error, diagonal_lower and diagonal_upper (P,).
     """
     match spectrum, request.method:
         case found.TopEigenpairs(eigenvectors=vectors), TopKMethod(eigenvectors=True):
@@ -76,7 +76,7 @@ def vectors_of(request: SpectrumRequest, spectrum: Spectrum) -> Arrays:
             assert residuals is not None
             return {"eigenvectors": vectors, "residuals": residuals}
         case found.StochasticTrace(diagonal=diagonal), _ if diagonal is not None:
-            return {"diagonal": diagonal.values, "diagonal_standard_error": diagonal.standard_error}
+            return _diagonal_arrays(diagonal)
         case _:
             return {}
 
@@ -124,13 +124,21 @@ def _trace_result(spectrum: found.StochasticTrace, method: TraceMethod, common: 
         **common,
         estimator=method.estimator,
         trace=TraceEstimate(
-            value=spectrum.value,
-            standard_error=spectrum.standard_error,
+            **_estimate(spectrum.trace).model_dump(),
             num_products=spectrum.num_products,
             converged=spectrum.converged,
         ),
         frobenius=_estimate(spectrum.frobenius),
     )
+
+
+def _diagonal_arrays(diagonal: found.DiagonalEstimate) -> Arrays:
+    return {
+        "diagonal": diagonal.values,
+        "diagonal_standard_error": diagonal.standard_error,
+        "diagonal_lower": diagonal.lower,
+        "diagonal_upper": diagonal.upper,
+    }
 
 
 def _quadrature(rule: found.Quadrature) -> Quadrature:

@@ -122,8 +122,8 @@ def trace_work(num_parameters: int, estimator: Estimator, num_products: int, dia
     return Work(
         num_products=products,
         num_columns=min(products, PROBE_BLOCK),
-        # blocks of probes and products beside those in the sketch; a probe in float64, and of a diagonal six vectors
-        vectors=held + 3 * PROBE_BLOCK + 2 + (12 if diagonal else 0),
+        # blocks of probes and products beside those in the sketch; a probe in float64, and of a diagonal eight vectors
+        vectors=held + 3 * PROBE_BLOCK + 2 + (16 if diagonal else 0),
         moved_numbers=int(products * num_parameters * (4 + 4 * sketch)),
     )
 

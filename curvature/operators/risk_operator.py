@@ -66,7 +66,7 @@ class RiskOperator(SymmetricOperator):
         gradient_norm: of the risk at this point, with respect to the layout's parameters.
         held_bytes: of recordings.
         precision_deviation: ||(A' - A) V|| / ||A V|| of the reduced products A' V from those in float32, for the
-            first vectors that were asked for; None where nothing is reduced, or before.
+            first vectors that were asked for, or random ones; None where nothing is reduced, or before.
     Raises:  InvalidProblemError if no parameter matches, or reduced products are wanted of parameters that are not
         float32; NonFiniteError if the gradient holds NaN or infinity.
     """
@@ -254,9 +254,11 @@ class RiskOperator(SymmetricOperator):
         return run
 
     def _compare(self, program: Program, lowered: Program, rows: Tensor) -> None:
-        """Note what reduced products do to the first sweep's first vectors."""
+        """Note what reduced products do to the first sweep's first vectors, or to random ones instead of columns."""
         if self._matmul_precision is None or self.precision_deviation is not None:
             return
+        if int(rows[0].count_nonzero()) < 2:  # columns may be zero, and say nothing of the others
+            rows = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).to(rows)
         value = program(rows)
         with matmuls_in(self._matmul_precision):
             self._deviations.append((value, lowered(rows) - value))

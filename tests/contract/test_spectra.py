@@ -165,6 +165,9 @@ def test_every_method_agrees_with_the_exact_spectrum_of_a_block(client: Spectrum
     assert all(pair.converged and pair.residual <= 1e-9 * 1.01 * scale for pair in top.eigenpairs)
     assert abs(trace.trace.value - exact.trace.value) <= 5 * trace.trace.standard_error + 1e-12 * scale
     assert trace.trace.num_products == 40
+    assert trace.trace.lower is not None
+    assert trace.trace.upper is not None
+    assert trace.trace.lower <= exact.trace.value <= trace.trace.upper
     frobenius = np.linalg.norm(exact.eigenvalues)
     for estimate in (trace.frobenius, lanczos.frobenius):
         assert estimate.standard_error is not None
@@ -190,6 +193,8 @@ def _check_arrays(client: SpectrumClient, ids: list[str], exact: ExactResult, sc
     trace = arrays_of(client, ids[2])
     error = np.abs(trace["diagonal"] - np.diag(matrix))
     assert (error <= 6 * trace["diagonal_standard_error"] + 1e-12 * scale).all()
+    held = (trace["diagonal_lower"] <= np.diag(matrix)) & (np.diag(matrix) <= trace["diagonal_upper"])
+    assert held.mean() > 0.9
     assert client.result(ids[3]).arrays is None
 
 
