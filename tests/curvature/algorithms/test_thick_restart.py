@@ -13,13 +13,9 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from curvature.algorithms.ritz import Which
-from curvature.algorithms.thick_restart import (
-    SubspaceState,
-    advance_search,
-    start_search,
-    summarise_search,
-    top_eigenpairs,
-)
+from curvature.algorithms.subspace import SubspaceState
+from curvature.algorithms.thick_restart import advance_search, start_search, top_eigenpairs
+from curvature.algorithms.top_pairs import summarise_search
 from curvature.errors import InvalidProblemError, NonFiniteError
 from curvature.operators.dense import DenseOperator
 from curvature.results import FloatArray, TopEigenpairs
