@@ -43,7 +43,7 @@ class SubspaceState:
     absolute_tolerance: float  # in units of A
     block_size: int
     max_products: int
-    is_corrected: bool  # the pairs are multiplied by unreduced products at the end
+    is_reduced: bool  # products are those of a reduced precision
     generator: torch.Generator  # on the CPU, of the start vectors
     basis: Tensor  # (rows, P), in the operator's precision; rows from num_rows on undefined
     projection: Tensor  # (rows, rows) float64, on the CPU; 0 beyond num_rows and num_processed
@@ -63,9 +63,8 @@ class SubspaceState:
 
     @property
     def budget(self) -> int:
-        """Products at most before the pairs are multiplied once more, where they are."""
-        is_measured = self.num_locked > 0 or self.is_corrected
-        return max(self.num_wanted, self.max_products - self.num_wanted) if is_measured else self.max_products
+        """Products at most before the pairs are multiplied once more."""
+        return max(self.num_wanted, self.max_products - self.num_wanted)
 
     @property
     def complete(self) -> bool:
@@ -186,8 +185,8 @@ class SubspaceState:
         return bound
 
     def _overlap(self) -> float:
-        """That part, at least, but for a chance which all runs and ends share."""
-        chance = MISS_PROBABILITY / 2 ** min(self.num_runs, 30) / len(self.ends)
+        """That part, at least, but for a chance which ends share, and all runs after the first: either counts."""
+        chance = MISS_PROBABILITY / 2 ** min(self.num_runs - 1, 30) / len(self.ends)
         return overlap_of_block(self.basis.shape[1] - self.num_locked, self.run_width, chance)
 
 

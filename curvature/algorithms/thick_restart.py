@@ -26,6 +26,9 @@ LOCKING_SHARE = 0.25
 # What a residual adds to the error of the values that are locked together, as a share of their slack, at most.
 SPREAD_SHARE = 0.6
 
+# Share of the products after which pairs are locked though some have not converged.
+SEARCH_SHARE = 0.8
+
 # Share of the rows beside the wanted ones that converged pairs from elsewhere may keep when pairs are locked.
 KEPT_SHARE = 0.25
 KEPT_GOAL = 0.1  # of the residual that is asked of wanted pairs
@@ -59,7 +62,7 @@ def start_search(
         absolute_tolerance=absolute_tolerance,
         block_size=block_size,
         max_products=limit,
-        is_corrected=operator.unreduced is not operator,
+        is_reduced=operator.unreduced is not operator,
         generator=generator,
         basis=torch.empty(num_rows, dim, dtype=operator.dtype, device=operator.device),
         projection=torch.zeros(num_rows, num_rows, dtype=torch.float64),
@@ -196,8 +199,14 @@ def _decide(state: SubspaceState, product_error: float) -> None:
     is_first = state.num_locked < state.num_wanted and (state.needs_locking or state.num_locked > 0)
     if not is_first and (converged or state.num_locked) and _is_settled(state, found, slack):
         state.phase = "finished"
-    elif converged and (is_first or state.is_closed or state.is_improved(found, slack)):
+    elif (is_first and (converged or _is_late(state, residuals, slack))) or (converged and (state.is_closed or state.is_improved(found, slack))):
         _lock(state, pairs, _worth_keeping(state, pairs, wanted, LOCKING_SHARE * float(slack.min())))
+
+
+def _is_late(state: SubspaceState, residuals: Tensor, slack: Tensor) -> bool:
+    """Whether what is left of the products had better show that those pairs that have converged are the right ones."""
+    any_converged = bool((residuals <= LOCKING_SHARE * slack).any())
+    return any_converged and state.num_products >= SEARCH_SHARE * state.budget
 
 
 def _is_settled(state: SubspaceState, found: Tensor, slack: Tensor) -> bool:
@@ -235,14 +244,11 @@ def _worth_keeping(state: SubspaceState, pairs: RitzPairs, wanted: Tensor, goal:
     room = room if len(state.basis) == state.basis.shape[1] else int(KEPT_SHARE * room)
     others = pairs.residuals.argsort()
     is_other = ~torch.isin(others, wanted) & (pairs.residuals[others] <= KEPT_GOAL * goal)
-    return torch.cat([wanted, others[is_other][: 0 if state.is_corrected else room]])
+    return torch.cat([wanted, others[is_other][: 0 if state.is_reduced else room]])
 
 
 def _lock(state: SubspaceState, pairs: RitzPairs, chosen: Tensor) -> None:
-    """Keep the chosen pairs as they are, and nothing else; finish if too few products are left for going on."""
-    if state.num_products + state.num_wanted >= state.max_products:
-        state.phase = "finished"
-        return
+    """Keep the chosen pairs as they are, and nothing else."""
     _keep(state, 0, pairs._replace(defects=pairs.residuals), chosen, num_pending=0)
     state.num_locked = len(chosen)
 

@@ -28,7 +28,8 @@ class _Pairs:
 def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEigenpairs:
     """The wanted pairs as they are; the basis is overwritten, so that the state cannot go on.
 
-    Pairs that were locked, and all where products are reduced, are multiplied once more, by unreduced products.
+    The pairs are multiplied once more, by unreduced products: what locking cut off, what reduced products are off, and
+    what restarts add up to, the recurrence does not know.
 
     Raises:  InvalidProblemError if fewer than k products were done.
     """
@@ -83,11 +84,13 @@ def _final_pairs(operator: SymmetricOperator, state: SubspaceState, every: RitzP
         values, vectors = state.locked_values()[: len(values)], torch.eye(*vectors.shape, dtype=torch.float64)
         residuals = state.defects[: len(values)]
     rotate(state.basis[: state.num_processed], vectors)
+    for row in state.basis[: len(values)]:
+        row.div_(norm(row))
     if state.complete:
         residuals = torch.zeros_like(residuals)
     size = state.norm(every.values)
     error = operator.product_error * size
-    is_measured = state.is_corrected or (state.num_locked > 0 and not state.complete)
+    is_measured = state.is_reduced or not state.complete
     if is_measured and state.num_products + state.num_wanted <= state.max_products:
         exact = operator.unreduced
         values, residuals = _refined(exact, state, values, size)
@@ -98,7 +101,6 @@ def _final_pairs(operator: SymmetricOperator, state: SubspaceState, every: RitzP
 def _refined(operator: SymmetricOperator, state: SubspaceState, values: Tensor, size: float) -> tuple[Tensor, Tensor]:
     """Rayleigh-Ritz on the wanted vectors alone, and the measured ||A x - value x|| (k,), by k products.
 
-    What is left of products beside the recurrence is not known from it where pairs were locked, or products reduced.
     Where memory has no room for the products the vectors stay as they are.
     """
     count = len(values)
