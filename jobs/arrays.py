@@ -20,7 +20,10 @@ from jobs.hessian_vs_ggn_arrays import comparison_arrays
 
 Arrays = dict[str, NDArray[Any]]
 
-_LISTS = {"eigenvalues", "eigenpairs", "density", "log_density", "cumulative", "quadrature"}
+_LISTS: Any = {
+    **dict.fromkeys(("eigenvalues", "density", "log_density", "cumulative", "quadrature"), True),
+    "eigenpairs": {"__all__": {"value", "residual", "converged", "lower", "upper"}},
+}
 """Fields that become arrays; all others are the member `document`, as JSON."""
 
 
@@ -29,9 +32,9 @@ def result_arrays(result: AnyJobResult) -> Arrays:
 
     exact: eigenvalues (P,). lanczos: for density, log_density and cumulative `<name>_grid`, `<name>_values`,
     `<name>_standard_error`, `<name>_lower` and `<name>_upper` (num_points,); for each probe i nodes_i, weights_i and
-    residuals_i; largest and smallest [value, residual]. top-k: eigenvalues, residuals, converged (k,). Where there is
-    one also trace, [value, standard error]. Of several spectra i each name, the document's too, with `spectrum_<i>_`
-    before it. Of a comparison see `comparison_arrays`.
+    residuals_i; largest and smallest [value, residual]. top-k: eigenvalues, residuals, converged, lower, upper (k,), NaN
+    where an end of an interval is not known. Where there is one also trace, [value, standard error]. Of several spectra
+    i each name, the document's too, with `spectrum_<i>_` before it. Of a comparison see `comparison_arrays`.
     """
     match result:
         case HessianVsGgnResult():
@@ -57,6 +60,8 @@ def _spectrum_arrays(result: AnySpectrumResult) -> Arrays:
             arrays["eigenvalues"] = np.asarray([pair.value for pair in result.eigenpairs])
             arrays["residuals"] = np.asarray([pair.residual for pair in result.eigenpairs])
             arrays["converged"] = np.asarray([pair.converged for pair in result.eigenpairs])
+            for end in ("lower", "upper"):
+                arrays[end] = np.asarray([getattr(pair, end) for pair in result.eigenpairs], dtype=np.float64)
             return arrays
     error = result.trace.standard_error
     arrays["trace"] = np.asarray([result.trace.value, np.nan if error is None else error])

@@ -261,7 +261,7 @@ def _num_result_numbers(request: SpectrumRequest) -> int:
         case LanczosMethod():
             return 3 * method.num_probes * min(method.num_steps, request.dim) + 15 * method.num_points
         case TopKMethod():
-            return 3 * method.k
+            return 5 * method.k
         case TraceMethod():
             return 0
 

@@ -33,8 +33,8 @@ class SubspaceState:
     """A run that stopped between two products: all that `advance_search` needs, so all that a checkpoint must hold.
 
     Rows of the basis are orthonormal. The first num_locked are Ritz vectors that stay as they are; the matrix on their
-    complement is searched from random rows. The first num_processed were multiplied: A b_j = sum_i projection[i, j] b_i,
-    up to defects[j]; the rest are pending.
+    complement is searched from random rows. The first num_processed were multiplied: A b_j is the sum of
+    projection[i, j] b_i, up to defects[j]; the rest are pending.
     """
 
     which: Which
@@ -173,7 +173,7 @@ class SubspaceState:
         return end_of_spectrum(self._presence(active, side), self._overlap(), _last(active, side), unit, side)
 
     def _presence(self, active: RitzPairs, side: int) -> Callable[[float], float]:
-        """Bound on the part, in the run's random vectors, of an eigenvector with an eigenvalue beyond all Ritz values."""
+        """Bound on the part in the run's random vectors of an eigenvector, by its eigenvalue beyond all Ritz values."""
         parts, end = self.stages_so_far(active), _last(active, side)
         stages = Stages(parts) if len(parts) else None
 

@@ -155,7 +155,7 @@ def _restart(state: SubspaceState) -> None:
 
 
 def _keep(state: SubspaceState, start: int, pairs: RitzPairs, chosen: Tensor, num_pending: int) -> None:
-    """Replace the processed rows from `start` on by chosen Ritz vectors of their span, and keep some that are pending."""
+    """Replace processed rows from `start` on by chosen Ritz vectors of their span, and keep some that are pending."""
     first, stop = state.num_processed, start + len(chosen)
     vectors = pairs.vectors[:, chosen]
     rotate(state.basis[start:first], vectors)
@@ -199,14 +199,22 @@ def _decide(state: SubspaceState, product_error: float) -> None:
     is_first = state.num_locked < state.num_wanted and (state.needs_locking or state.num_locked > 0)
     if not is_first and (converged or state.num_locked) and _is_settled(state, found, slack):
         state.phase = "finished"
-    elif (is_first and (converged or _is_late(state, residuals, slack))) or (converged and (state.is_closed or state.is_improved(found, slack))):
+    elif _has_more_to_lock(state, found, residuals, slack, converged=converged):
         _lock(state, pairs, _worth_keeping(state, pairs, wanted, LOCKING_SHARE * float(slack.min())))
 
 
-def _is_late(state: SubspaceState, residuals: Tensor, slack: Tensor) -> bool:
-    """Whether what is left of the products had better show that those pairs that have converged are the right ones."""
+def _has_more_to_lock(
+    state: SubspaceState, found: Tensor, residuals: Tensor, slack: Tensor, *, converged: bool
+) -> bool:
+    """Whether all wanted pairs have converged and not all are locked, or there is little time left for it.
+
+    What is left of the products had then better show that those pairs that have converged are the right ones.
+    """
+    if state.num_locked >= state.num_wanted:
+        return converged and (state.is_closed or state.is_improved(found, slack))
+    is_late = state.num_products >= SEARCH_SHARE * state.budget
     any_converged = bool((residuals <= LOCKING_SHARE * slack).any())
-    return any_converged and state.num_products >= SEARCH_SHARE * state.budget
+    return (state.needs_locking and (converged or (is_late and any_converged))) or state.is_closed
 
 
 def _is_settled(state: SubspaceState, found: Tensor, slack: Tensor) -> bool:

@@ -149,7 +149,7 @@ def _bounds(state: SubspaceState, pairs: _Pairs, rest: list[float], error: float
 
 
 def _interval(state: SubspaceState, index: int, pairs: _Pairs, gap: float, why: str | None) -> Interval:
-    """Of one wanted eigenvalue: not worse than the value, by the minimax principle, and not better by more than `gap`."""
+    """Of one wanted eigenvalue: not worse than the value, by the minimax principle, and better by `gap` at most."""
     value = float(pairs.values[index])
     is_upper = value >= 0 if state.which == "magnitude" else state.side_of(index) > 0
     far = value + gap if is_upper else value - gap
@@ -172,7 +172,8 @@ class _Reasons:
         """One sentence."""
         value, residual = float(pairs.values[index]), float(pairs.residuals[index])
         if self.error > tolerance and abs(value) <= self.error:
-            return f"The value is zero within the error of the products, {self.error:.2g}; absolute_tolerance can allow it."
+            told = f"The value is zero within the error of the products, {self.error:.2g}"
+            return f"{told}; an absolute_tolerance above that would accept it."
         if self.error > tolerance:
             return f"The error of the products, {self.error:.2g}, is above the tolerance, {tolerance:.2g}."
         if residual > tolerance:

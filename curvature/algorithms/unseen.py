@@ -1,8 +1,8 @@
 """Bounds on what a run from random vectors has not found: the end of a spectrum, with a stated chance of a mistake.
 
 Let u be the unit eigenvector of the largest eigenvalue l of A, and X the orthonormal block of random vectors that a
-Krylov run began with. After any number of steps A V = V T + Q C, so that V^T u = (l - T)^-1 C^T Q^T u, and the part of u
-in X, of which the chance to be small is known, is
+Krylov run began with. After any number of steps A V = V T + Q C, so that V^T u = (l - T)^-1 C^T Q^T u, and the part of
+u in X, of which the chance to be small is known, is
 
     X^T u = F(l) Q^T u,   F(l) = sum_i s_i c_i^T / (l - t_i),
 

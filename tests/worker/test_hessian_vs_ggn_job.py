@@ -199,7 +199,8 @@ def test_progress_counts_steps_and_measurements_of_the_whole_job_and_can_stop_it
 
 
 def eigenvalue(value: float, residual: float) -> TopEigenvalue:
-    return TopEigenvalue(value=value, residual=residual, converged=True)
+    """Known as well as its residual says."""
+    return TopEigenvalue(value=value, residual=residual, converged=True, lower=value - residual, upper=value + residual)
 
 
 @given(
