@@ -32,9 +32,9 @@ def result_arrays(result: AnyJobResult) -> Arrays:
 
     exact: eigenvalues (P,). lanczos: for density, log_density and cumulative `<name>_grid`, `<name>_values`,
     `<name>_standard_error`, `<name>_lower` and `<name>_upper` (num_points,); for each probe i nodes_i, weights_i and
-    residuals_i; largest and smallest [value, residual]. top-k: eigenvalues, residuals, converged, lower, upper (k,), NaN
-    where an end of an interval is not known. Where there is one also trace, [value, standard error]. Of several spectra
-    i each name, the document's too, with `spectrum_<i>_` before it. Of a comparison see `comparison_arrays`.
+    residuals_i; largest and smallest [value, residual]. top-k: eigenvalues, residuals, converged, lower and upper (k,),
+    NaN where an end of an interval is not known. Where there is one also trace, [value, standard error]. Of several
+    spectra i each name, the document's too, with `spectrum_<i>_` before it. Of a comparison see `comparison_arrays`.
     """
     match result:
         case HessianVsGgnResult():

@@ -91,8 +91,12 @@ class SubspaceState:
 
     @property
     def needs_locking(self) -> bool:
-        """Whether a run from random vectors, which shows few copies of an eigenvalue, is not enough."""
-        return any(end.count > 1 for end in self.ends)
+        """Whether one run is not enough.
+
+        It shows few copies of an eigenvalue; and where products are reduced its pairs are off by what can only be told
+        from the gap to the rest.
+        """
+        return self.is_reduced or any(end.count > 1 for end in self.ends)
 
     def pairs(self) -> RitzPairs:
         """Of all processed rows."""

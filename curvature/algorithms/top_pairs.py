@@ -14,6 +14,9 @@ from curvature.errors import InvalidProblemError
 from curvature.operators.base import SymmetricOperator
 from curvature.results import Interval, TopEigenpairs
 
+FLOOR_ERRORS = 3
+"""Errors of the products that residuals of pairs are at most that are as good as they can be."""
+
 
 @dataclass(frozen=True)
 class _Pairs:
@@ -171,13 +174,13 @@ class _Reasons:
     def of(self, pairs: _Pairs, index: int, tolerance: float) -> str:
         """One sentence."""
         value, residual = float(pairs.values[index]), float(pairs.residuals[index])
-        if self.error > tolerance and abs(value) <= self.error:
-            told = f"The value is zero within the error of the products, {self.error:.2g}"
-            return f"{told}; an absolute_tolerance above that would accept it."
-        if self.error > tolerance:
-            return f"The error of the products, {self.error:.2g}, is above the tolerance, {tolerance:.2g}."
-        if residual > tolerance:
+        if self.error > tolerance and residual <= FLOOR_ERRORS * self.error:
+            told = f"The error of the products, {self.error:.2g}, is above the tolerance, {tolerance:.2g}"
+        elif residual > tolerance:
             told = f"The residual, {residual:.2g}, is above the tolerance, {tolerance:.2g}"
-            return f"{told}, and max_products are used up." if self.is_exhausted else f"{told}."
-        told = "A better eigenvalue cannot be excluded"
-        return f"{told} with max_products." if self.is_exhausted else f"{told}."
+            told += ", and max_products are used up" if self.is_exhausted else ""
+        else:
+            return "A better eigenvalue cannot be excluded" + (" with max_products." if self.is_exhausted else ".")
+        if abs(value) <= max(self.error, residual):
+            told += "; the value may be zero, which an absolute_tolerance would accept"
+        return told + "."

@@ -63,8 +63,11 @@ def test_not_finite_tridiagonal_is_an_error() -> None:
         gauss_quadrature(Tridiagonal(torch.tensor([1.0, math.nan], dtype=F64), torch.ones(1, dtype=F64), 0.0, 1.0))
 
 
-def extremes(runs: list[Tridiagonal], mode: Reorthogonalisation = "full") -> tuple[RitzValue, RitzValue]:
-    return extreme_ritz_values([gauss_quadrature(each) for each in runs], [each.scale for each in runs], EPS, mode)
+def extremes(
+    runs: list[Tridiagonal], mode: Reorthogonalisation = "full", dim: int = 200
+) -> tuple[RitzValue, RitzValue]:
+    rules = [gauss_quadrature(each) for each in runs]
+    return extreme_ritz_values(rules, [each.scale for each in runs], 10 * EPS, mode, dim)
 
 
 def refined_eigenvalues(A: Tensor) -> Tensor:
@@ -113,6 +116,6 @@ def test_extremes_are_taken_over_all_probes() -> None:
         return Quadrature(np.array([value]), np.ones(1), np.array([residual]))
 
     three = [single(1.0, 0.5), single(-2.0, -0.25), single(3.0, 0.125)]
-    smallest, largest = extreme_ritz_values(three, [4.0] * 3, 2.0**-10, "full")
+    smallest, largest = extreme_ritz_values(three, [4.0] * 3, 10 * 2.0**-10, "full", 100)
     assert (smallest.value, smallest.residual) == (-2.0, 0.25 + 10 * 2.0**-8)
     assert (largest.value, largest.residual) == (3.0, 0.125 + 10 * 2.0**-8)
