@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from math import hypot, isfinite, sqrt
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,20 @@ MISS_PROBABILITY = 0.025
 UNSEEN = "The steps are too few to bound what the probes have not seen."
 
 
-def gauss_quadrature(matrix: Tridiagonal) -> Quadrature:
+def node_error(matrix: Tridiagonal, product_error: float, reorthogonalisation: Reorthogonalisation) -> float:
+    """How far errors of the products may move a node, in units of A: product_error times the norm of A, as it is known.
+
+    What lies within it of another eigenvalue, or of zero, is not resolved, even where Lanczos stopped because all that
+    was left was rounding. Without reorthogonalisation it grows like the root of the number of steps.
+
+    Args:  product_error, ||A' v - A v|| / ||A|| of unit vectors v.
+    Source:  Paige, Linear Algebra Appl. 34 (1980) 235-258.
+    """
+    growth = 1.0 if reorthogonalisation == "full" else sqrt(len(matrix.diagonal))
+    return product_error * growth * max(matrix.scale, float(matrix.diagonal.abs().max()))
+
+
+def gauss_quadrature(matrix: Tridiagonal, node_error: float = 0.0) -> Quadrature:
     """Nodes and weights of the spectral measure that Lanczos saw.
 
     For T = S diag(nodes) S^T and weights S[0]**2:  v^T p(H) v = sum(weights * p(nodes))
@@ -33,7 +47,7 @@ def gauss_quadrature(matrix: Tridiagonal) -> Quadrature:
     nodes, vectors = _eigenpairs(matrix)
     signs = torch.where(vectors[0] < 0, -1.0, 1.0)
     residuals = matrix.remainder * vectors[-1] * signs
-    return Quadrature(nodes.numpy(), vectors[0].square().numpy(), residuals.numpy())
+    return Quadrature(nodes.numpy(), vectors[0].square().numpy(), residuals.numpy(), node_error)
 
 
 def extreme_ritz_values(
@@ -77,7 +91,7 @@ def _extreme(
     value = float(quadratures[best].nodes[place])
     residuals = quadratures[best].residuals
     assert residuals is not None
-    near, far = value - side * floors[best], _end(quadratures, value, dim, side) + side * max(floors)
+    near, far = value - side * floors[best], _end(quadratures, floors, value, dim, side) + side * max(floors)
     if not isfinite(far):
         known = Interval(near, None, UNSEEN) if side > 0 else Interval(None, near, UNSEEN)
     else:
@@ -85,18 +99,23 @@ def _extreme(
     return RitzValue(value, factor * abs(float(residuals[place])) + floors[best], known)
 
 
-def _end(quadratures: Sequence[Quadrature], value: float, dim: int, side: int) -> float:
+def _end(quadratures: Sequence[Quadrature], floors: Sequence[float], value: float, dim: int, side: int) -> float:
     """A point beyond which there is no eigenvalue, with a probability of 97.5 %."""
-    rules = [(torch.from_numpy(q.nodes), torch.from_numpy(q.weights).sqrt(), q.residuals) for q in quadratures]
-    parts = [(nodes, roots * torch.from_numpy(residuals)) for nodes, roots, residuals in rules]
+    parts, unit = [], 0.0
+    for rule, floor in zip(quadratures, floors, strict=True):
+        assert rule.residuals is not None
+        factors = np.sqrt(rule.weights) * rule.residuals
+        # an invariant subspace is closed but for what was taken for rounding
+        parts.append((rule.nodes, factors, 0.0 if factors.any() else floor))
+        unit = max(unit, float(np.ptp(rule.nodes)), float(abs(rule.nodes).max()), float(abs(factors).sum()))
 
     def presence(point: float) -> float:
         """Of an eigenvector with this eigenvalue, in all probes together."""
-        return hypot(*(float((factors / (point - nodes)).sum()) for nodes, factors in parts))
+        found = ((factors / (point - nodes)).sum() + dropped / (point - value) for nodes, factors, dropped in parts)
+        return hypot(*map(float, found))
 
-    sizes = [max(float(nodes[-1] - nodes[0]), float(nodes.abs().max())) for nodes, _ in parts]
-    unit = max(*sizes, *(float(factors.abs().sum()) for _, factors in parts))
-    return end_of_spectrum(presence, overlap_of_probes(dim, len(quadratures), MISS_PROBABILITY), value, unit, side)
+    overlap = overlap_of_probes(dim, len(quadratures), MISS_PROBABILITY)
+    return end_of_spectrum(presence, overlap, value, unit, side)
 
 
 def _eigenpairs(matrix: Tridiagonal) -> tuple[Tensor, Tensor]:
