@@ -1,7 +1,7 @@
 """The subspace of a search for extreme eigenpairs, and what it says about those that were not found."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
@@ -59,6 +59,7 @@ class SubspaceState:
     num_starts: int = 0  # rows of it; 0: the stage is not followed
     dropped: float = 0.0  # root of the sum of squares of what this run took for rounding, in units of A
     scale: float = 0.0  # largest ||A b|| so far
+    far_ends: list[float] = field(default_factory=list)  # for each end, beyond which A has no eigenvalue; [] at first
     phase: Phase = "search"
 
     @property
@@ -175,6 +176,15 @@ class SubspaceState:
         sizes = (active.values[-1] - active.values[0], active.values.abs().max(), active.couplings.abs().sum())
         unit = max(float(size) for size in (*sizes, self.dropped))
         return end_of_spectrum(self._presence(active, side), self._overlap(), _last(active, side), unit, side)
+
+    def ends_of_rest(self) -> list[float]:
+        """For each end `end_of_rest`, or what an earlier run said of the whole matrix if that is better."""
+        active = self.active_pairs()
+        found = [self.end_of_rest(active, end.side) for end in self.ends]
+        if not self.far_ends:
+            return found
+        both = zip(self.ends, found, self.far_ends, strict=True)
+        return [end.side * min(end.side * one, end.side * other) for end, one, other in both]
 
     def _presence(self, active: RitzPairs, side: int) -> Callable[[float], float]:
         """Bound on the part in the run's random vectors of an eigenvector, by its eigenvalue beyond all Ritz values."""

@@ -197,7 +197,8 @@ def _decide(state: SubspaceState, product_error: float) -> None:
     norms = spread(residuals)
     converged = bool((residuals <= LOCKING_SHARE * slack).all() and (norms <= SPREAD_SHARE * slack).all())
     is_first = state.num_locked < state.num_wanted and (state.needs_locking or state.num_locked > 0)
-    if not is_first and (converged or state.num_locked) and _is_settled(state, found, slack):
+    is_blind = bool((state.tolerances(found) <= 2 * product_error * state.norm(pairs.values)).any())
+    if not is_first and (converged or state.num_locked) and _is_settled(state, found, slack, is_blind=is_blind):
         state.phase = "finished"
     elif _has_more_to_lock(state, found, residuals, slack, converged=converged):
         _lock(state, pairs, _worth_keeping(state, pairs, wanted, LOCKING_SHARE * float(slack.min())))
@@ -217,12 +218,18 @@ def _has_more_to_lock(
     return (state.needs_locking and (converged or (is_late and any_converged))) or state.is_closed
 
 
-def _is_settled(state: SubspaceState, found: Tensor, slack: Tensor) -> bool:
-    """Whether no eigenvalue can have been missed that is better than the wanted ones by more than the slack."""
+def _is_settled(state: SubspaceState, found: Tensor, slack: Tensor, *, is_blind: bool) -> bool:
+    """Whether no eigenvalue can have been missed that is better than the wanted ones by more than the slack.
+
+    Args:  is_blind, whether the error of products hides what the tolerance asks for: then it is enough that nothing
+        but that error is left.
+    """
     values, norms = found, torch.zeros_like(found)
     if state.num_locked:
         if state.is_improved(found, slack):
             return False
+        if is_blind and state.is_closed:
+            return True
         values = state.locked_values()[: len(found)]
         norms = spread(state.defects[: state.num_locked])[: len(found)]
     active = state.active_pairs()
@@ -257,6 +264,8 @@ def _worth_keeping(state: SubspaceState, pairs: RitzPairs, wanted: Tensor, goal:
 
 def _lock(state: SubspaceState, pairs: RitzPairs, chosen: Tensor) -> None:
     """Keep the chosen pairs as they are, and nothing else."""
+    if state.num_locked == 0:
+        state.far_ends = state.ends_of_rest()
     _keep(state, 0, pairs._replace(defects=pairs.residuals), chosen, num_pending=0)
     state.num_locked = len(chosen)
 

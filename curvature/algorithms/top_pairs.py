@@ -73,8 +73,7 @@ def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEi
 
 def _ends_of_rest(state: SubspaceState, error: float) -> list[float]:
     """For each end, the side times a point beyond which the complement of what is locked has no eigenvalue."""
-    active = state.active_pairs()
-    return [end.side * state.end_of_rest(active, end.side) + error for end in state.ends]
+    return [end.side * point + error for end, point in zip(state.ends, state.ends_of_rest(), strict=True)]
 
 
 def _final_pairs(operator: SymmetricOperator, state: SubspaceState, every: RitzPairs) -> _Pairs:

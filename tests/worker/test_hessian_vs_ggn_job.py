@@ -224,6 +224,16 @@ def test_the_exact_relative_error_lies_within_the_uncertainty(
     assert abs(exact - found.value) <= found.uncertainty * (1 + 1e-9) + 1e-9 * (1 + exact + found.value)
 
 
+def test_the_relative_error_is_known_as_well_as_the_intervals() -> None:
+    resolved = TopEigenvalue(value=1e-3, residual=0.1, converged=True, lower=0.99e-3, upper=1.01e-3)
+    found = relative_error(resolved, eigenvalue(0.9e-3, 1e-6))
+    assert found is not None
+    assert found.value == pytest.approx(0.1)
+    assert found.uncertainty == pytest.approx((1e-6 + 0.9 * 1e-5) / 0.99e-3)
+    unknown = TopEigenvalue(value=1.0, residual=1e-9, converged=False, lower=1.0, upper=None, why="too few steps")
+    assert relative_error(unknown, eigenvalue(1.0, 0.1)) is None
+
+
 def test_a_hessian_that_may_be_zero_has_no_relative_error_and_its_point_no_place_on_curves() -> None:
     def point(step: int, loss: float, hessian: float) -> ComparisonPoint:
         pair = eigenvalue(hessian, 0.1), eigenvalue(1.0, 0.1)
