@@ -25,7 +25,7 @@ class End(NamedTuple):
     """One end of the spectrum, and how many of the wanted eigenvalues may lie there."""
 
     side: int  # 1 for the upper one, -1 for the lower one
-    count: int
+    num_wanted: int
 
 
 @dataclass
@@ -88,7 +88,7 @@ class SubspaceState:
             "both-ends": both,
             "magnitude": [End(1, k), End(-1, k)],
         }
-        return [end for end in found[self.which] if end.count > 0]
+        return [end for end in found[self.which] if end.num_wanted > 0]
 
     @property
     def needs_locking(self) -> bool:
@@ -97,7 +97,7 @@ class SubspaceState:
         It shows few copies of an eigenvalue; and where products are reduced its pairs are off by what can only be told
         from the gap to the rest.
         """
-        return self.is_reduced or any(end.count > 1 for end in self.ends)
+        return self.is_reduced or any(end.num_wanted > 1 for end in self.ends)
 
     def pairs(self) -> RitzPairs:
         """Of all processed rows."""

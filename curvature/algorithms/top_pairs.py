@@ -146,7 +146,7 @@ def _bounds(state: SubspaceState, pairs: _Pairs, rest: list[float], error: float
         return bounds_from_above(torch.cat([values, -values]), norms.repeat(2), max(rest), count)
     found = torch.empty(count, dtype=torch.float64)
     for members, end, limit in zip(state.groups(), state.ends, rest, strict=True):
-        found[members] = bounds_from_above(end.side * values, norms, limit, end.count)
+        found[members] = bounds_from_above(end.side * values, norms, limit, end.num_wanted)
     return found
 
 

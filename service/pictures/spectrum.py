@@ -165,7 +165,8 @@ def _tolerances(result: TopKResult, values: Numbers, unit: float) -> Numbers:
         upper = (len(values) + 1) // 2
         tolerances[:upper] = result.tolerance * abs(values[:upper]).max()
         tolerances[upper:] = result.tolerance * abs(values[upper:]).max()
-    return np.maximum(tolerances, (result.absolute_tolerance or 0.0) / unit)
+    allowed: Numbers = np.maximum(tolerances, (result.absolute_tolerance or 0.0) / unit)
+    return allowed
 
 
 def _draw_top_k(figure: Figure, result: TopKResult) -> None:
