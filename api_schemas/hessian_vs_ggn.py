@@ -141,7 +141,15 @@ class HessianVsGgnRequest(RequestMessage):
         "that are measured, and of the start vectors",
     )
     tolerance: float = Field(
-        default=1e-4, gt=0, lt=1, description="of the eigenvalues' residuals, relative to the largest |eigenvalue|"
+        default=1e-4,
+        gt=0,
+        lt=1,
+        description="how far the largest eigenvalues and their residuals may be off, relative to themselves",
+    )
+    absolute_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="how far they may be off in any case, in loss per squared parameter: either tolerance is enough",
     )
     max_products: int | None = Field(
         default=None, ge=1, le=10_000_000, description="for each eigenvalue, at most; null: 1000"
@@ -203,7 +211,12 @@ class HessianVsGgnRequest(RequestMessage):
     def spectrum_request(self, model: Gpt2, matrix: ComparedMatrix) -> SpectrumRequest:
         """The job that finds one eigenvalue of one point."""
         method = TopKMethod(
-            kind="top-k", k=1, tolerance=self.tolerance, max_products=self.max_products, eigenvectors=False
+            kind="top-k",
+            k=1,
+            tolerance=self.tolerance,
+            absolute_tolerance=self.absolute_tolerance,
+            max_products=self.max_products,
+            eigenvectors=False,
         )
         return SpectrumRequest(
             kind="spectrum",

@@ -87,7 +87,19 @@ class TopKMethod(RequestMessage):
         default="largest",
         description="largest and smallest are signed; both-ends: half of each; magnitude: largest |eigenvalue|",
     )
-    tolerance: float = Field(default=1e-5, gt=0, lt=1, description="of residuals, relative to the largest |eigenvalue|")
+    tolerance: float = Field(
+        default=1e-5,
+        gt=0,
+        lt=1,
+        description="how far residuals and eigenvalues may be off, relative to the largest |eigenvalue| among those "
+        "that are asked for at the same end of the spectrum",
+    )
+    absolute_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="how far residuals and eigenvalues may be off in any case, in loss per squared parameter: a pair "
+        "that is within either tolerance has converged; for eigenvalues that may be zero",
+    )
     max_products: int | None = Field(
         default=None,
         ge=1,

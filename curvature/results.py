@@ -127,8 +127,12 @@ class TopEigenpairs:
 
     # (k,) the most wanted first: "smallest" ascending, "magnitude" by descending magnitude, otherwise descending
     eigenvalues: FloatArray
-    residuals: FloatArray  # (k,) bound of ||A x - eigenvalue x||, rounding of the products included
-    converged: npt.NDArray[np.bool_]  # (k,) the residual is within the tolerance
+    residuals: FloatArray  # (k,) bound of ||A x - eigenvalue x||, the error of the products included
+    # (k,) the residual is within the tolerance, and the value, too, of the eigenvalue that was asked for
+    converged: npt.NDArray[np.bool_]
+    # (k,) of the eigenvalues that were asked for, with the reason where one has not converged; of "magnitude" that of
+    # |eigenvalue|, with the sign of the value
+    intervals: tuple[Interval, ...]
     eigenvectors: npt.NDArray[np.floating]  # (k, P) unit vectors in rows, in the precision of the products
     num_products: int
 

@@ -14,7 +14,7 @@ from curvature.algorithms.lanczos import LanczosState, Tridiagonal
 from curvature.algorithms.pairs import PairSums
 from curvature.algorithms.sketch import Sketch
 from curvature.algorithms.stochastic_lanczos import LanczosSweep
-from curvature.algorithms.thick_restart import SubspaceState
+from curvature.algorithms.subspace import SubspaceState
 from curvature.algorithms.trace import ColumnSums, TraceState
 from curvature.operators.base import Triangle
 from curvature.training.batches import Place

@@ -110,12 +110,20 @@ def _lanczos_result(spectrum: found.LanczosSpectrum, method: LanczosMethod, comm
 
 
 def _top_k_result(spectrum: found.TopEigenpairs, method: TopKMethod, common: dict[str, Any]) -> TopKResult:
-    columns = (spectrum.eigenvalues.tolist(), spectrum.residuals.tolist(), spectrum.converged.tolist())
+    columns = (
+        spectrum.eigenvalues.tolist(),
+        spectrum.residuals.tolist(),
+        spectrum.converged.tolist(),
+        map(asdict, spectrum.intervals),
+    )
     return TopKResult(
         **common,
         which=method.which,
         tolerance=method.tolerance,
-        eigenpairs=[Eigenpair(value=v, residual=r, converged=c) for v, r, c in zip(*columns, strict=True)],
+        absolute_tolerance=method.absolute_tolerance,
+        eigenpairs=[
+            Eigenpair(value=v, residual=r, converged=c, **interval) for v, r, c, interval in zip(*columns, strict=True)
+        ],
     )
 
 

@@ -159,6 +159,11 @@ class RiskOperator(SymmetricOperator):
         return ratio / eps if math.isfinite(ratio) else 0.0  # products that are NaN are reported by the algorithms
 
     @property
+    def unreduced(self) -> SymmetricOperator:
+        """The same matrix by products in float32, each by forward over reverse anew; itself, if nothing is reduced."""
+        return self if self._matmul_precision is None else _Unreduced(self)
+
+    @property
     def _any_parameter(self) -> Tensor:
         return next(iter(self._point.values()))
 
@@ -211,6 +216,16 @@ class RiskOperator(SymmetricOperator):
                 run = reduced(run, self._matmul_precision) if isinstance(run, Program) else run
             with matmuls_in(self._matmul_precision):
                 matrix[group.start + start : group.start + stop, : group.stop] += run(block)[: stop - start]
+
+    @torch.no_grad()
+    def direct_products(self, rows: Tensor) -> Tensor:
+        """A v for each row (k, P), without a recording and in the precision of the vectors."""
+        total = torch.zeros_like(rows)
+        with matmuls_in(None):
+            for index in range(len(self._risk.batches)):
+                for row in range(len(rows)):
+                    total[row] += self._direct(index, self.layout, self.layout, rows[row : row + 1])[0]
+        return total
 
     @torch.no_grad()
     def _sweep(self, rows: Tensor) -> Tensor:
@@ -336,6 +351,31 @@ class RiskOperator(SymmetricOperator):
         sizes = (self._risk.model.size_on(batch.inputs) for batch in self._risk.batches)
         itemsize = self.dtype.itemsize
         return min(columns_at_once(replace(size, num_parameters=self.dim), itemsize) for size in sizes)
+
+
+class _Unreduced(SymmetricOperator):
+    """A matrix whose products are reduced, by products that are not: one column and one micro-batch at a time."""
+
+    def __init__(self, reduced: RiskOperator) -> None:
+        self._reduced = reduced
+
+    @property
+    def dim(self) -> int:
+        return self._reduced.dim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._reduced.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._reduced.device
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        return self._reduced.direct_products(vector.contiguous().unsqueeze(0))[0]
+
+    def matmat(self, matrix: Tensor) -> Tensor:
+        return self._reduced.direct_products(matrix.T.contiguous()).T
 
 
 def _is_odd(program: Program, rows: Tensor, value: Tensor) -> bool:

@@ -200,6 +200,17 @@ def _bump(result: LanczosResult, grid: Numbers) -> float:
     return float(1 / (result.num_parameters * sigma * math.sqrt(2 * math.pi)))
 
 
+def _tolerances(result: TopKResult, values: Numbers, unit: float) -> Numbers:
+    """Of each pair: relative to the largest of its end, or absolute where that is more."""
+    tolerances = np.full(len(values), result.tolerance * abs(values).max())
+    if result.which == "both-ends" and len(values) > 1:
+        upper = (len(values) + 1) // 2
+        tolerances[:upper] = result.tolerance * abs(values[:upper]).max()
+        tolerances[upper:] = result.tolerance * abs(values[upper:]).max()
+    allowed: Numbers = np.maximum(tolerances, (result.absolute_tolerance or 0.0) / unit)
+    return allowed
+
+
 def _draw_top_k(figure: Figure, result: TopKResult) -> str:
     pairs = result.eigenpairs
     unit = unit_of(max(abs(pair.value) for pair in pairs))
@@ -218,11 +229,11 @@ def _draw_top_k(figure: Figure, result: TopKResult) -> str:
     _scale_stems(stems, abs(values[values != 0]))
     stems.set_ylabel(f"eigenvalue{in_units(unit)}")
     stems.legend(loc="best", fontsize="small", title="eigenpairs", title_fontsize="small")
-    tolerance = result.tolerance * float(abs(values).max())
-    bars.axhline(tolerance, color=_RED, linestyle="--", linewidth=1)
+    tolerances = _tolerances(result, values, unit)
+    bars.plot(ranks, tolerances, color=_RED, linestyle="--", linewidth=1, drawstyle="steps-mid", marker="_")
     bars.set_yscale("log")
     bars.yaxis.set_minor_formatter(NullFormatter())
-    heights = np.append(residuals[residuals > 0], tolerance or 1.0)
+    heights = np.append(residuals[residuals > 0], tolerances[tolerances > 0] if tolerances.any() else 1.0)
     bars.set_ylim(heights.min() / 5, 5 * heights.max())
     bars.set_ylabel(f"residual{in_units(unit)}\n(dashed: tolerance)")
     bars.set_xlabel("rank")
