@@ -21,6 +21,12 @@ serve: setup  ## run everything on this machine until Ctrl-C
 test: setup  ## the whole test suite
 	$(BIN)/python -m pytest
 
+REDIS_SERVER ?= $(shell command -v redis-server)
+
+test-redis: setup  ## the tests of Redis with the redis-server of this machine, or REDIS_SERVER=PATH
+	@if [ -z "$(REDIS_SERVER)" ]; then echo "test-redis: skipped, as no redis-server is on the PATH"; else \
+		"$(REDIS_SERVER)" --version && $(BIN)/python -m pytest -m "redis and not compose" --redis-server "$(REDIS_SERVER)"; fi
+
 check: lint types contracts test  ## lint, types, import contracts, tests
 
 lint: setup
@@ -100,4 +106,4 @@ test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo serve test check lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
-	bench-density bench-products bench-gpt2 bench-job-overhead bench-shards fuzz pins soak-kills soak-load soak-redis test-faults test-compose
+	bench-density bench-products bench-gpt2 bench-job-overhead bench-shards fuzz pins soak-kills soak-load soak-redis test-faults test-compose test-redis

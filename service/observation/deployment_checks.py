@@ -105,6 +105,9 @@ def _forget(client: redis.Redis) -> None:
         return
 
 
+_NO_FILE = Finding("Redis on disk", "failed", "appendonly is off: jobs are lost", "set appendonly yes")
+
+
 def _durability(client: redis.Redis) -> Finding:
     """Redis says itself when a write is on disk, also to a user who may not see its configuration."""
     slowest = 0.0
@@ -118,14 +121,28 @@ def _durability(client: redis.Redis) -> Finding:
                 return Finding("Redis on disk", "failed", "a write was not on disk after 2 s", "see docs/deployment.md")
     except ResponseError as error:
         if "appendonly" in str(error):
-            return Finding("Redis on disk", "failed", "appendonly is off: jobs are lost", "set appendonly yes")
-        return Finding("Redis on disk", "skipped", f"it cannot tell: {error}")
+            return _NO_FILE
+        return _reported_durability(client)
     finally:
         _forget(client)
     if slowest > _SLOW_WRITE_SECONDS:
         advice = "set appendfsync always, or use a faster disk"
         return Finding("Redis on disk", "warning", f"a write takes up to {slowest:.2f} s to the disk", advice)
     return Finding("Redis on disk", "ok", f"writes are on disk within {1e3 * slowest:.0f} ms")
+
+
+def _reported_durability(client: redis.Redis) -> Finding:
+    """What a Redis without WAITAOF, older than 7.2, reports of its file to a user who may call INFO."""
+    try:
+        reported = client.info("persistence")
+    except RedisError:
+        found = "writes may be on disk or not: only from Redis 7.2 on does it tell this user"
+        return Finding("Redis on disk", "skipped", found, "see to its configuration: docs/deployment.md")
+    if not reported["aof_enabled"]:
+        return _NO_FILE
+    if reported["aof_last_write_status"] != "ok":
+        return Finding("Redis on disk", "failed", "the last write to its file failed", "see its log; free some space")
+    return Finding("Redis on disk", "ok", "appendonly is on; how fast writes are on disk, Redis tells from 7.2 on")
 
 
 def _configuration(client: redis.Redis) -> Iterator[Finding]:

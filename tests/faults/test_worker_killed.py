@@ -134,6 +134,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(
         assert redis.hget(f"spectrum:job:{job_id}", "losses") is None
 
 
+@pytest.mark.redis
 @pytest.mark.slow
 def test_redis(own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]) -> None:
     """The worker goes on computing, and the service answers 503 until Redis is back."""
