@@ -102,8 +102,16 @@ bench-shards: setup  ## one long job on one worker and on two; on a quiet machin
 bench-job-overhead: setup  ## what a job costs beside its computation
 	$(BIN)/python -m benchmarks.job_overhead --save
 
+test-clients: build/clients/bin/python  ## clients of the OpenAPI document by four generators, against a real server
+	$(BIN)/python -m pytest -n 0 -m clients tests/clients
+
+build/clients/bin/python: pyproject.toml | setup
+	$(BIN)/uv venv -q --clear build/clients
+	$(BIN)/uv pip install -q --system-certs -p build/clients --group clients
+	@touch $@
+
 test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST and use it
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo serve test check lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
-	bench-density bench-products bench-gpt2 bench-job-overhead bench-shards fuzz pins soak-kills soak-load soak-redis test-faults test-compose test-redis
+	bench-density bench-products bench-gpt2 bench-job-overhead bench-shards fuzz pins soak-kills soak-load soak-redis test-clients test-faults test-compose test-redis

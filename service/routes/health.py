@@ -13,7 +13,7 @@ router = APIRouter(prefix="/health", tags=["health"])
 
 
 @router.get("/live", summary="The process answers")
-async def live() -> Liveness:
+async def get_liveness() -> Liveness:
     """Always 200."""
     return Liveness()
 
@@ -23,7 +23,7 @@ async def live() -> Liveness:
     responses=problem_documentation(status_503="something is missing; `missing` and `detail` name it"),
     summary="Closed forms and jobs are served",
 )
-def ready(request: Request, caller: CallerOf) -> Readiness:
+def get_readiness(request: Request, caller: CallerOf) -> Readiness:
     """200 while Redis answers, a worker is there, results can be kept and checkpoints read; else `missing` says."""
     workers, missing = look(request.app.state.redis, request.app.state.settings)
     if missing:
