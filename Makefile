@@ -25,7 +25,7 @@ REDIS_SERVER ?= $(shell command -v redis-server)
 
 test-redis: setup  ## the tests of Redis with the redis-server of this machine, or REDIS_SERVER=PATH
 	@if [ -z "$(REDIS_SERVER)" ]; then echo "test-redis: skipped, as no redis-server is on the PATH"; else \
-		"$(REDIS_SERVER)" --version && $(BIN)/python -m pytest -m "redis and not compose" --redis-server "$(REDIS_SERVER)"; fi
+		"$(REDIS_SERVER)" --version && $(BIN)/python -m pytest -m "redis and not long" --redis-server "$(REDIS_SERVER)"; fi
 
 check: lint types contracts test  ## lint, types, import contracts, tests
 
@@ -74,8 +74,11 @@ bench-gpt2: bench-setup  ## 124 million parameters on whatever device there is, 
 pins: setup  ## write requirements/ anew, from pyproject.toml and constraints.txt
 	./scripts/pins
 
-test-faults: setup  ## kill everything at every moment, as often as it takes
+test-faults: setup  ## kill everything once, and what else takes a quarter of a minute
 	$(BIN)/python -m pytest -n 0 -m slow tests
+
+soak-faults: setup  ## kill everything in further ways, as often as it takes
+	$(BIN)/python -m pytest -n 0 -m long tests
 
 # Further options, as in: make soak-kills SOAK="--cycles 20 --seed 7"; the seed decides faults, moments and jobs.
 SOAK ?=
@@ -114,4 +117,4 @@ test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo serve test check lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
-	bench-density bench-products bench-gpt2 bench-job-overhead bench-shards fuzz pins soak-kills soak-load soak-redis test-clients test-faults test-compose test-redis
+	bench-density bench-products bench-gpt2 bench-job-overhead bench-shards fuzz pins soak-faults soak-kills soak-load soak-redis test-clients test-faults test-compose test-redis

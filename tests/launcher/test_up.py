@@ -57,7 +57,7 @@ def test_a_signal_stops_everything_within_ten_seconds(
     assert list(tmp_path.rglob("*.sock")) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_launcher_leaves_nothing_behind(start_server: Callable[..., Any], tmp_path: Path) -> None:
     server = start_server(tmp_path / "data")
     pids = server.pids("")
