@@ -25,7 +25,7 @@ REDIS_SERVER ?= $(shell command -v redis-server)
 
 test-redis: setup  ## the tests of Redis with the redis-server of this machine, or REDIS_SERVER=PATH
 	@if [ -z "$(REDIS_SERVER)" ]; then echo "test-redis: skipped, as no redis-server is on the PATH"; else \
-		"$(REDIS_SERVER)" --version && $(BIN)/python -m pytest -m "redis and not long" --redis-server "$(REDIS_SERVER)"; fi
+		"$(REDIS_SERVER)" --version && $(BIN)/python -m pytest -m "redis and not long" --redis-server="$(REDIS_SERVER)" tests; fi
 
 check: lint types contracts test  ## lint, types, import contracts, tests
 
