@@ -127,6 +127,7 @@ def test_unions_are_told_apart_by_a_field_that_is_always_there(document: dict[st
     assert len(unions) >= 12
     undiscriminated = [union for union in unions if "discriminator" not in union]
     assert undiscriminated == [schemas["UploadedData"]]  # both are of kind artifact
+    assert all(schema["type"] == "object" for schema in schemas.values() if schema in unions)
     for union in unions:
         discriminator = union.get("discriminator", {"propertyName": "kind", "mapping": {}})
         assert set(discriminator["mapping"].values()) <= {each["$ref"] for each in union["oneOf"]}
