@@ -109,7 +109,7 @@ test-clients: build/clients/bin/python  ## clients of the OpenAPI document by fo
 	$(BIN)/python -m pytest -n 0 -m clients tests/clients
 
 build/clients/bin/python: pyproject.toml | setup
-	$(BIN)/uv venv -q --clear build/clients
+	$(BIN)/uv venv -q --clear -p $(BIN)/python build/clients
 	$(BIN)/uv pip install -q --system-certs -p build/clients --group clients
 	@touch $@
 
