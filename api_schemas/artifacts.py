@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, ValidationInfo
+from typing_extensions import TypeAliasType
 
 from api_schemas.message import Message, RequestMessage, misfit
 from api_schemas.patterns import SHA256
@@ -61,7 +62,7 @@ class ArrayArtifact(Artifact):
     arrays: dict[str, StoredArray]
 
 
-AnyArtifact = Annotated[TokenArtifact | ArrayArtifact, Field(discriminator="kind")]
+AnyArtifact = TypeAliasType("AnyArtifact", Annotated[TokenArtifact | ArrayArtifact, Field(discriminator="kind")])
 
 
 class ArtifactPage(Message):

@@ -30,12 +30,11 @@ class MeasuringInterval(RequestMessage):
     until_step: int | None = Field(default=None, ge=1, le=10_000_000, description="null: to the end, in the last one")
 
 
-def _intervals_of_the_paper() -> list[MeasuringInterval]:
-    return [
-        MeasuringInterval(every=10, until_step=100),
-        MeasuringInterval(every=100, until_step=1_000),
-        MeasuringInterval(every=1_000),
-    ]
+_INTERVALS_OF_THE_PAPER = [
+    MeasuringInterval(every=10, until_step=100),
+    MeasuringInterval(every=100, until_step=1_000),
+    MeasuringInterval(every=1_000),
+]
 
 
 class Pretraining(RequestMessage):
@@ -61,7 +60,7 @@ class Pretraining(RequestMessage):
         default=1.0, gt=0, description="largest norm of the gradient of all parameters together; null: none"
     )
     measure_every: list[MeasuringInterval] = Field(
-        default_factory=_intervals_of_the_paper,
+        default=_INTERVALS_OF_THE_PAPER,
         min_length=1,
         max_length=16,
         description="one interval after the other; steps 0 and num_steps are measured in any case",
@@ -156,7 +155,7 @@ class HessianVsGgnRequest(RequestMessage):
     )
     precision: Literal["float64", "float32"] = Field(default="float32", description="of parameters and products")
     time_limit_seconds: TimeLimit = None
-    tags: Tags = Field(default_factory=dict)
+    tags: Tags = Field(default={})
     shared: bool = Field(default=False, description="whether every key of the server may read the job and its result")
 
     @model_validator(mode="after")

@@ -212,7 +212,7 @@ class SpectrumRequest(RequestMessage):
     )
     seed: Seed = Field(default=0, description="of the probes")
     time_limit_seconds: TimeLimit = None
-    tags: Tags = Field(default_factory=dict)
+    tags: Tags = Field(default={})
     shared: bool = Field(default=False, description="whether every key of the server may read the job and its result")
 
     @model_validator(mode="after")

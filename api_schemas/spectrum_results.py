@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from pydantic import Field
+from typing_extensions import TypeAliasType
 
 from api_schemas.closed_form import Inertia, Parameter
 from api_schemas.message import Message
@@ -239,7 +240,7 @@ class TraceResult(_SpectrumResult):
 
 
 AnySpectrumResult = ExactResult | LanczosResult | TopKResult | TraceResult
-SpectrumResult = Annotated[AnySpectrumResult, Field(discriminator="method")]
+SpectrumResult = TypeAliasType("SpectrumResult", Annotated[AnySpectrumResult, Field(discriminator="method")])
 
 
 class SpectrumSetResult(Message):

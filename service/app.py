@@ -18,6 +18,7 @@ from service.doors.request_target import AbsoluteTargets
 from service.job_desk import JobDesk
 from service.observation.observed_requests import ObservedRequests
 from service.observation.request_metrics import RequestMetrics
+from service.openapi_document import complete_document, operation_id
 from service.parts import Parts
 from service.problems import register_problem_handlers
 from service.routes import (
@@ -32,7 +33,6 @@ from service.routes import (
     pages,
     random_matrix,
 )
-from service.routes.documentation import document_bodies, document_door
 from service.routes.strict_route import StrictRoute
 from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
 
@@ -53,6 +53,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         version=version("spectrum-server"),
         description=_DESCRIPTION,
         redoc_url=None,
+        generate_unique_id_function=operation_id,
         lifespan=lambda _: parts.running(),
     )
     app.router.route_class = StrictRoute
@@ -63,8 +64,8 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     for part in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, models, health):
         app.include_router(part.router, prefix=_PREFIX)
     app.include_router(metrics.router)
-    document_bodies(app, ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)
-    document_door(app, is_open)
+    messages = (ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)
+    complete_document(app, *messages, file_path=_PREFIX + jobs.FILE_PATH, is_open=is_open)
     return app
 
 

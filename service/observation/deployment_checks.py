@@ -112,6 +112,9 @@ def _forget(client: redis.Redis) -> None:
         return
 
 
+_NO_FILE = Finding("Redis on disk", "failed", "appendonly is off: jobs are lost", "set appendonly yes")
+
+
 def _durability(client: redis.Redis) -> Finding:
     """Redis says itself when a write is on disk, also to a user who may not see its configuration."""
     slowest = 0.0
@@ -125,8 +128,8 @@ def _durability(client: redis.Redis) -> Finding:
                 return Finding("Redis on disk", "failed", "a write was not on disk after 2 s", "see docs/deployment.md")
     except ResponseError as error:
         if "appendonly" in str(error):
-            return Finding("Redis on disk", "failed", "appendonly is off: jobs are lost", "set appendonly yes")
-        return Finding("Redis on disk", "skipped", f"it cannot tell: {error}")
+            return _NO_FILE
+        return _reported_durability(client)
     finally:
         _forget(client)
     if slowest > _SLOW_WRITE_SECONDS:
@@ -148,6 +151,20 @@ def _eviction(client: redis.Redis) -> Finding:
     good = policy == KEEPS_ALL
     found = policy if good else f"{policy}: jobs are deleted when it is full"
     return Finding(name, "ok" if good else "failed", found, "" if good else f"set maxmemory-policy {KEEPS_ALL}")
+
+
+def _reported_durability(client: redis.Redis) -> Finding:
+    """What a Redis without WAITAOF, older than 7.2, reports of its file to a user who may call INFO."""
+    try:
+        reported = client.info("persistence")
+    except RedisError:
+        found = "writes may be on disk or not: only from Redis 7.2 on does it tell this user"
+        return Finding("Redis on disk", "skipped", found, "see to its configuration: docs/deployment.md")
+    if not reported["aof_enabled"]:
+        return _NO_FILE
+    if reported["aof_last_write_status"] != "ok":
+        return Finding("Redis on disk", "failed", "the last write to its file failed", "see its log; free some space")
+    return Finding("Redis on disk", "ok", "appendonly is on; how fast writes are on disk, Redis tells from 7.2 on")
 
 
 def _configuration(client: redis.Redis) -> Iterator[Finding]:

@@ -57,7 +57,7 @@ Artifacts = Annotated[CallersArtifacts, Depends(callers_artifacts)]
     openapi_extra=ARTIFACT_UPLOAD,
     summary="Upload a file of tokens or of arrays",
 )
-async def upload(request: Request, artifacts: Artifacts) -> Response:
+async def upload_artifact(request: Request, artifacts: Artifacts) -> Response:
     """The body is the file. Tokens: nanoGPT's `.bin` (uint16, little-endian), or a `.npy` array of integers in one
     dimension. Arrays: safetensors or npz with the weights of an `mlp`, called `layers.0.weight`, `layers.0.bias` and so
     on, or with data, called `x` and `y`.

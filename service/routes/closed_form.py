@@ -15,7 +15,9 @@ from service.pictures.sheet import Style
 from service.routes.documentation import (
     CLOSED_FORM_EXAMPLES,
     INVALID_BODY,
+    Accept,
     body_documentation,
+    formats_documentation,
     problem_documentation,
     upload_documentation,
 )
@@ -38,7 +40,7 @@ _RESPONSES = {
         status_408="the upload takes too long",
         status_503="other uploads take the memory that the server keeps for them",
     ),
-    200: {"content": {name: {} for name in MEDIA_TYPES.values()}},
+    200: {"content": formats_documentation()},
 }
 
 _BODY = body_documentation(ClosedFormRequest, CLOSED_FORM_EXAMPLES) | {"parameters": PICTURE_PARAMETERS}
@@ -52,7 +54,7 @@ _BODY["requestBody"]["content"] |= upload_documentation()
     openapi_extra=_BODY,
     summary="The whole Hessian spectrum of a network that has a formula",
 )
-async def closed_form(request: Request) -> Response:
+async def compute_closed_form(request: Request, accept: Accept = None) -> Response:
     """Eigenvalues with multiplicity and role, trace, sharpness, condition number and inertia, at once.
 
     The loss is (1/2n) sum_i |f(x_i) - y_i|^2; for self-attention it is the mean over positions and sequences, halved.
@@ -60,7 +62,7 @@ async def closed_form(request: Request) -> Response:
     `application/x-npz` or `multipart/form-data` whose members are named like the fields, `w` or `model.w`. The answer
     is JSON, npz or a picture, by Accept.
     """
-    name = require_format(request.headers.get("accept"))
+    name = require_format(accept)
     style = picture_style(request, name)
     sent_as = media_type(request.headers)
     require_identity(request.headers)

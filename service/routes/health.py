@@ -14,7 +14,7 @@ router = APIRouter(prefix="/health", tags=["health"], route_class=StrictRoute)
 
 
 @router.get("/live", summary="The process answers")
-async def live() -> Liveness:
+async def get_liveness() -> Liveness:
     """Always 200."""
     return Liveness()
 
@@ -24,7 +24,7 @@ async def live() -> Liveness:
     responses=problem_documentation(status_503="something is missing; `missing` and `detail` name it"),
     summary="Closed forms and jobs are served",
 )
-def ready(request: Request, caller: CallerOf) -> Readiness:
+def get_readiness(request: Request, caller: CallerOf) -> Readiness:
     """200 while Redis answers, a worker is there, results can be kept and checkpoints read; else `missing` says."""
     state = request.app.state
     workers, missing = look(state.redis, state.storage, state.settings)

@@ -37,7 +37,9 @@ from service.routes.documentation import (
     JOB_EXAMPLES,
     UNAVAILABLE,
     UNKNOWN,
+    Accept,
     body_documentation,
+    formats_documentation,
     problem_documentation,
 )
 from service.routes.picture_style import PICTURE_PARAMETERS, picture_style
@@ -46,6 +48,9 @@ from service.routes.strict_route import StrictRoute
 MAX_WAIT_SECONDS = 60
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE, route_class=StrictRoute)
+
+FILE_PATH = "/jobs/{job_id}/result.{name}"
+"""Of a result as a file."""
 
 _SUBMISSIONS = CapacityLimiter(20)
 """At once: some read large files, and must leave threads to other requests."""
@@ -92,7 +97,7 @@ Desk = Annotated[JobDesk, Depends(_desk)]
     openapi_extra=body_documentation(JobRequest, JOB_EXAMPLES),
     summary="Submit a job",
 )
-async def submit(
+async def submit_job(
     body: Annotated[AnyJobRequest, Depends(job_request)],
     request: Request,
     desk: Desk,
@@ -202,17 +207,17 @@ Change = Annotated[SmoothingChange, Depends(_smoothing_change)]
 @router.get(
     "/{job_id}/result",
     response_model=JobResult,
-    responses={**_RESULT_RESPONSES, 200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}}},
+    responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation()}},
     openapi_extra={"parameters": PICTURE_PARAMETERS},
     summary="The result of a job",
 )
-def get_result(
+def get_job_result(
     job_id: JobId,
     desk: Desk,
     caller: CallerOf,
     change: Change,
     request: Request,
-    accept: Annotated[str | None, Header()] = None,
+    accept: Accept = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The result as JSON, npz or a picture, by Accept; a failed job answers with its problem.
@@ -226,13 +231,13 @@ def get_result(
 
 
 @router.get(
-    "/{job_id}/result.{name}",
-    response_class=Response,
-    responses=_RESULT_RESPONSES,
+    FILE_PATH.removeprefix(router.prefix),
+    response_model=JobResult,
+    responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation()}},
     openapi_extra={"parameters": PICTURE_PARAMETERS},
     summary="The result as a file",
 )
-def get_result_file(
+def get_job_result_file(
     job_id: JobId,
     name: ResultFormat,
     desk: Desk,
@@ -253,7 +258,7 @@ def get_result_file(
     responses={**UNKNOWN, **_NOT_YOURS, 200: {"model": Job, "description": "the job had already ended"}},
     summary="Cancel a job",
 )
-def cancel(job_id: JobId, request: Request, desk: Desk, caller: CallerOf) -> Response:
+def cancel_job(job_id: JobId, request: Request, desk: Desk, caller: CallerOf) -> Response:
     """A queued job ends at once, a running one as soon as its worker sees the wish."""
     record, had_ended = desk.cancel(job_id, caller)
     return _job_response(request, record, 200 if had_ended else 202, {})
@@ -265,7 +270,7 @@ def cancel(job_id: JobId, request: Request, desk: Desk, caller: CallerOf) -> Res
     responses={**UNKNOWN, **_NOT_YOURS, **problem_documentation(status_409="the job has not ended")},
     summary="Forget a job and its result",
 )
-def delete(job_id: JobId, desk: Desk, caller: CallerOf) -> None:
+def delete_job(job_id: JobId, desk: Desk, caller: CallerOf) -> None:
     """Only a job that ended can be deleted."""
     desk.delete(job_id, caller)
 
@@ -290,7 +295,9 @@ def job_message(request: Request, record: JobRecord) -> Job:
         owner=record.owner,
         shared=record.shared,
         cached=record.cached,
-        links=Links(self=link("get_job"), result=link("get_result"), events=link("follow_job"), cancel=link("cancel")),
+        links=Links(
+            self=link("get_job"), result=link("get_job_result"), events=link("follow_job"), cancel=link("cancel_job")
+        ),
     )
 
 

@@ -13,7 +13,9 @@ from service.routes.content_type import require_json
 from service.routes.documentation import (
     INVALID_BODY,
     RANDOM_MATRIX_EXAMPLES,
+    Accept,
     body_documentation,
+    formats_documentation,
     problem_documentation,
 )
 from service.routes.picture_style import PICTURE_PARAMETERS, picture_style
@@ -32,19 +34,19 @@ _SAMPLES = CapacityLimiter(1)
     responses={
         **INVALID_BODY,
         **problem_documentation(status_406="none of the accepted formats"),
-        200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}},
+        200: {"content": formats_documentation()},
     },
     openapi_extra=body_documentation(RandomMatrixRequest, RANDOM_MATRIX_EXAMPLES) | {"parameters": PICTURE_PARAMETERS},
     summary="A limiting eigenvalue law, or the index of the Hessian law against the energy",
 )
-async def random_matrix(request: Request) -> Response:
+async def compute_random_matrix(request: Request, accept: Accept = None) -> Response:
     """Density, edges, masses, index, moments and transforms of a law, and on request a sample's eigenvalues beside it.
 
     `wigner`, `wishart`, `hessian` (the model of a two-layer network, activation `linear` or `relu`), `free-sum` of two
     of them; `index-curve`: the share of negative eigenvalues of `hessian` against the energy, for a list of ratios.
     The answer is JSON, npz or a picture, by Accept.
     """
-    name = require_format(request.headers.get("accept"))
+    name = require_format(accept)
     style = picture_style(request, name)
     message = await json_message(request, RandomMatrixRequest)
     wanted = message.root
