@@ -146,4 +146,4 @@ def student_factor(freedom: float) -> float:
 
 def small_dimension(dim: int) -> float:
     """By how much to widen for probes on a sphere of few dimensions; with one, nothing is random."""
-    return dim / max(dim - 1, 1)
+    return (dim + 1) / max(dim - 1, 1)

@@ -94,9 +94,9 @@ def _left_out(sketch: Sketch) -> Tensor:
     # columns to unit length: the directions s_i stay, and the solution is as precise as R allows
     triangle = sketch.triangle / torch.linalg.vector_norm(sketch.triangle / sketch.scale, dim=0) / sketch.scale
     identity = torch.eye(len(triangle), dtype=torch.float64)
-    columns: Tensor = torch.linalg.solve_triangular(triangle.T, identity, upper=False)
-    left_out: Tensor = columns / torch.linalg.vector_norm(columns, dim=0)
-    return left_out
+    left_out = torch.linalg.solve_triangular(triangle.T, identity, upper=False)
+    directions: Tensor = left_out / torch.linalg.vector_norm(left_out, dim=0)
+    return directions
 
 
 def _complement(sketch: Sketch, s: Tensor, overlap: Tensor, probe: Tensor, residual: Tensor) -> float:
