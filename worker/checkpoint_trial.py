@@ -79,8 +79,8 @@ def tried(
     return CheckpointVerdict(
         state="loadable",
         sizes=sizes,
-        fallback_method=found and found.method,
-        fallback_reason=found and found.reason,
+        fallback_method=None if found is None else found.method,
+        fallback_reason=None if found is None else found.reason,
     )
 
 

@@ -135,7 +135,7 @@ class _Differentiable(TorchFunctionMode):
         self._has_tangents = torch._C._is_fwd_grad_enabled()
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         torch._C._set_fwd_grad_enabled(self._has_tangents)
 
     def __torch_function__(
