@@ -71,6 +71,7 @@ class DecoderSizes(Message):
     n_inner: int
     n_positions: int
     vocab_size: int
+    num_parameters: int
     left_out: list[str]  # names of the stored tensors that are no parameters: copies of tied ones, and tables
 
 

@@ -4,7 +4,7 @@ import re
 
 from api_schemas.checkpoints import CausalLmCheckpoint, CheckpointError, DecoderSizes
 from checkpoints.checkpoint import Checkpoint
-from checkpoints.configuration import FILE, Configuration, check_plain, count, shown
+from checkpoints.configuration import FILE, Configuration, UnknownSizeError, check_plain, count, shown
 from checkpoints.weights import FLOATS, Tensors
 
 OUTPUT_LAYERS = ("lm_head.weight", "embed_out.weight")
@@ -24,7 +24,11 @@ def causal_lm_fields(checkpoint: Checkpoint, sizes: DecoderSizes | None = None) 
     for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS:
             raise CheckpointError(f"{name:.100} holds {tensor.dtype}, no floating-point numbers")
-    known = _sizes(checkpoint.configuration, tensors) if sizes is None else sizes.model_dump(exclude={"left_out"})
+    known = (
+        _sizes(checkpoint.configuration, tensors)
+        if sizes is None
+        else sizes.model_dump(exclude={"left_out", "num_parameters"})
+    )
     return CausalLmCheckpoint(
         checkpoint_sha256=checkpoint.sha256,
         **known,
@@ -38,7 +42,8 @@ def causal_lm_tensors(checkpoint: Checkpoint, sizes: DecoderSizes | None = None)
     Before a worker found out which these are, config.json alone says whether anything is tied.
     """
     if sizes is not None:
-        return {name: tensor for name, tensor in checkpoint.tensors.items() if name not in set(sizes.left_out)}
+        left_out = set(sizes.left_out)
+        return {name: tensor for name, tensor in checkpoint.tensors.items() if name not in left_out}
     tied = checkpoint.configuration.get("tie_word_embeddings") is True
     return {
         name: tensor
@@ -49,8 +54,11 @@ def causal_lm_tensors(checkpoint: Checkpoint, sizes: DecoderSizes | None = None)
 
 def _sizes(fields: Configuration, tensors: Tensors) -> dict[str, int]:
     """Raises:  UnknownSizeError; CheckpointError if config.json and weights disagree."""
+    if "decoder_layers" in fields:
+        raise UnknownSizeError(f"{FILE} describes an encoder as well")
     n_embd, vocab_size = count(fields, "hidden_size", "n_embd", "d_model"), count(fields, "vocab_size")
-    if not any(tensor.shape == (vocab_size, n_embd) for tensor in tensors.values()):
+    # whose width may be another than that of the layers
+    if not any(len(tensor.shape) == 2 and tensor.shape[0] == vocab_size for tensor in tensors.values()):
         raise CheckpointError(f"{FILE} and weights disagree: no embedding has the shape {[vocab_size, n_embd]}")
     n_layer = count(fields, "num_hidden_layers", "n_layer", "num_layers")
     if n_layer > (num_layers := len(_layers(tensors))):  # of which each would be built before shapes are compared

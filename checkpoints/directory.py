@@ -82,11 +82,12 @@ class ModelsDirectory:
         Raises:  UnknownCheckpointError.
         """
         try:
-            return self._read(name, lambda checkpoint: self._described(name, checkpoint))
+            found = self._read(name, lambda checkpoint: _described(name, checkpoint))
         except UnknownCheckpointError:
             raise
         except CheckpointError as error:
             return _refused(name, str(error))
+        return self._judged(found)
 
     def describe_all(self) -> list[LoadableModel]:
         """Every checkpoint, by name.
@@ -110,24 +111,16 @@ class ModelsDirectory:
         with _readable():
             return read(checkpoint)
 
-    def _described(self, name: str, checkpoint: Checkpoint) -> LoadableModel:
-        if checkpoint.configuration.get("model_type") == MODEL_TYPE:
-            try:
-                fields = gpt2_fields(checkpoint)
-            except OtherOptionError:
-                pass
-            else:
-                model = Gpt2.model_validate({"kind": "gpt2", "checkpoint": name} | fields.model_dump())
-                num_parameters = sum(map(prod, parameter_shapes(model).values()))
-                found = fields.model_dump() | {"num_parameters": num_parameters}
-                return _listed(name, "gpt2", found, self._verdict(fields.checkpoint_sha256, "gpt2"))
-        verdict = self._verdict(checkpoint.sha256, "causal-lm")
-        try:
-            other = self._causal_lm(checkpoint)
-        except UnknownSizeError:
-            return _listed(name, "causal-lm", {"checkpoint_sha256": checkpoint.sha256}, verdict)
-        num_parameters = sum(map(prod, other.parameters.values()))
-        return _listed(name, "causal-lm", other.model_dump() | {"num_parameters": num_parameters}, verdict)
+    def _judged(self, found: LoadableModel) -> LoadableModel:
+        """With what a worker found, beside what the files say."""
+        verdict = self._verdicts.of(found.sha256 or "", found.kind or "")
+        if verdict is None:
+            return found
+        if verdict.state == "refused":
+            return _refused(found.name, verdict.reason or "a worker could not load it")
+        known = {} if verdict.sizes is None else verdict.sizes.model_dump(exclude={"left_out", "n_inner"})
+        reason = verdict.reason or verdict.fallback_reason
+        return found.model_copy(update=known | {"state": verdict.state, "reason": reason})
 
     def _causal_lm(self, checkpoint: Checkpoint) -> CausalLmCheckpoint:
         verdict = self._verdict(checkpoint.sha256, "causal-lm")
@@ -169,12 +162,28 @@ def _refused(name: str, reason: str) -> LoadableModel:
     return LoadableModel(name=name, state="refused", reason=reason, problem=reason)
 
 
-def _listed(name: str, kind: str, fields: dict[str, Any], verdict: CheckpointVerdict | None) -> LoadableModel:
-    """A checkpoint that nothing speaks against, with what is known of it."""
-    verdict = verdict or CheckpointVerdict(state="unchecked", reason="no worker has tried it yet")
-    found = {"name": name, "kind": kind, "sha256": fields["checkpoint_sha256"], "state": verdict.state}
-    found["reason"] = verdict.reason or verdict.fallback_reason
-    return LoadableModel.model_validate(fields | found)
+def _described(name: str, checkpoint: Checkpoint) -> LoadableModel:
+    """What the files say, before any trial."""
+    if checkpoint.configuration.get("model_type") == MODEL_TYPE:
+        try:
+            fields = gpt2_fields(checkpoint)
+        except OtherOptionError:
+            pass
+        else:
+            model = Gpt2.model_validate({"kind": "gpt2", "checkpoint": name} | fields.model_dump())
+            num_parameters = sum(map(prod, parameter_shapes(model).values()))
+            return _untried(name, "gpt2", fields.model_dump() | {"num_parameters": num_parameters})
+    try:
+        other = causal_lm_fields(checkpoint)
+    except UnknownSizeError:
+        return _untried(name, "causal-lm", {"checkpoint_sha256": checkpoint.sha256})
+    num_parameters = sum(map(prod, other.parameters.values()))
+    return _untried(name, "causal-lm", other.model_dump() | {"num_parameters": num_parameters})
+
+
+def _untried(name: str, kind: str, fields: dict[str, Any]) -> LoadableModel:
+    known = {"name": name, "kind": kind, "sha256": fields["checkpoint_sha256"]}
+    return LoadableModel.model_validate(fields | known | {"reason": "no worker has tried it yet"})
 
 
 @contextmanager

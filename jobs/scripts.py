@@ -58,7 +58,8 @@ local function move(from, to)
 end
 local private = {{token = true, lease_until = true, published_at = true, losses = true,
   signed_at = true, run_seconds = true, moved_at = true, claimed_at = true,
-  request_id = true, question = true, answers = true, trouble = true, crashed_by = true}}
+  request_id = true, question = true, answers = true, trouble = true, crashed_by = true,
+  shard_trouble = true}}
 local function tell()
   local record, event = redis.call('HGETALL', KEYS[1]), {{}}
   for i = 1, #record, 2 do

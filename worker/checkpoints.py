@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ def decoder_sizes(checkpoint: Checkpoint) -> DecoderSizes:
     found = _architecture(checkpoint)
     names = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size")
     left_out = [name for name in checkpoint.tensors if name not in found.parameters]
-    return DecoderSizes(**{name: getattr(found, name) for name in names}, left_out=left_out)
+    num_parameters = sum(prod(checkpoint.tensors[name].shape) for name in found.parameters)
+    sizes = {name: getattr(found, name) for name in names}
+    return DecoderSizes(**sizes, num_parameters=num_parameters, left_out=left_out)
 
 
 def checkpoint_parameters(

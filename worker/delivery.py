@@ -74,7 +74,7 @@ class Delivery(Request):  # type: ignore[misc]
             last_problem = None if name is None else died_of(name)
             try:
                 self.task.store.lose(*lost, last_problem, name if name in CRASHES else None)
-                self.task.shards.lose(*lost)
+                self.task.shards.lose(*lost, last_problem)
             except RedisError as away:
                 _logger.warning("the lease of job %s must run out: %s", self.args[0], away)
 

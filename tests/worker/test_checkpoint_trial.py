@@ -46,7 +46,8 @@ ODD: dict[str, tuple[str, dict[str, Any], int]] = {
     "bloom": ("Bloom", {"vocab_size": 11, "hidden_size": 4, "n_layer": 1, "n_head": 2}, LONGEST_SEQUENCE),
     "mpt": ("Mpt", {"vocab_size": 11, "d_model": 4, "n_layers": 1, "n_heads": 2, "max_seq_len": 8}, 8),
     "gemma": ("Gemma", ROPE, 8),
-    "bart": ("Bart", BART | {"max_position_embeddings": 8, "is_encoder_decoder": False}, 8),
+    "bart": ("Bart", BART | {"max_position_embeddings": 8, "is_encoder_decoder": False, "encoder_layers": 3}, 8),
+    "opt": ("OPT", LAYERS | {"ffn_dim": 6, "max_position_embeddings": 8, "word_embed_proj_dim": 6}, 8),
     "apertus": ("Apertus", ROPE, 8),
 }
 
