@@ -164,8 +164,8 @@ class LoadableModel(Message):
     )
     reason: str | None = Field(
         default=None,
-        description="why it is refused, why it is still unchecked, or how its products are computed if they cannot be "
-        "recorded",
+        description="why it is refused, why it is still unchecked, or what does not work with it: a precision in which "
+        "the model fails, and why its products cannot be recorded",
     )
     problem: str | None = Field(default=None, description="why it cannot be loaded: the reason of a refused one")
 

@@ -119,7 +119,7 @@ class ModelsDirectory:
         if verdict.state == "refused":
             return _refused(found.name, verdict.reason or "a worker could not load it")
         known = {} if verdict.sizes is None else verdict.sizes.model_dump(exclude={"left_out", "n_inner"})
-        reason = verdict.reason or verdict.fallback_reason
+        reason = "; ".join(each for each in (verdict.reason, verdict.fallback_reason) if each) or None
         return found.model_copy(update=known | {"state": verdict.state, "reason": reason})
 
     def _causal_lm(self, checkpoint: Checkpoint) -> CausalLmCheckpoint:

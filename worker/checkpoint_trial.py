@@ -21,18 +21,21 @@ from checkpoints.checkpoint import Checkpoint
 from checkpoints.directory import ModelsDirectory
 from checkpoints.gpt2 import gpt2_fields
 from curvature.data.base import Dataset
-from curvature.errors import CurvatureError
+from curvature.errors import CurvatureError, InvalidProblemError
+from curvature.heap import is_memory_error
 from curvature.losses.cross_entropy import CrossEntropy
-from curvature.models.causal_lm import CausalLm
+from curvature.models.base import Model
 from curvature.operators.hessian import HessianOperator
 from curvature.operators.products import Fallback
+from curvature.parameters import Parameters
 from curvature.risk import EmpiricalRisk
 from worker.checkpoint_check import OUT_OF_MEMORY
 from worker.checkpoints import CHANGED, decoder_sizes
+from worker.generators import generator_of
 from worker.memory_guard import MemoryGuard, be_killed_first
 from worker.niceness import be_nice
 from worker.sources import Sources
-from worker.translation import build_model, build_parameters, generator_of
+from worker.translation import build_model, build_parameters
 
 SMALL = 10_000_000
 """Parameters up to which products of several vectors, and in double precision, are tried as well."""
@@ -73,11 +76,12 @@ def tried(
         if checkpoint.sha256 != sha256:
             return CheckpointVerdict(state="unchecked", reason=CHANGED)
         spec, sizes = _spec(name, kind, checkpoint)
-        found = _with_products(spec, Sources(models), fallback)
+        found, reason = _with_products(spec, Sources(models), fallback)
     except (CheckpointError, CurvatureError) as error:
         return CheckpointVerdict(state="refused", reason=str(error))
     return CheckpointVerdict(
         state="loadable",
+        reason=reason,
         sizes=sizes,
         fallback_method=None if found is None else found.method,
         fallback_reason=None if found is None else found.reason,
@@ -93,33 +97,55 @@ def _spec(name: str, kind: str, checkpoint: Checkpoint) -> tuple[Gpt2Spec | Caus
     return CausalLmSpec.model_validate(fields), sizes
 
 
-def _with_products(spec: Gpt2Spec | CausalLmSpec, sources: Sources, fallback: Fallback | None) -> Fallback | None:
-    """How products must be computed where they cannot be recorded.
+def _with_products(
+    spec: Gpt2Spec | CausalLmSpec, sources: Sources, fallback: Fallback | None
+) -> tuple[Fallback | None, str | None]:
+    """How products must be computed where they cannot be recorded, and the precision in which there are none, if any.
 
-    Raises:  CheckpointError; CurvatureError.
+    Raises:  CheckpointError if there are none in any precision.
     """
     model = build_model(spec, sources)
-    dim = sum(torch.Size(shape).numel() for shape in model.parameter_shapes.values())
-    length = min(2, spec.n_positions)
-    tokens = torch.tensor([[0, spec.vocab_size - 1][:length]])
-    for dtype in (torch.float32, torch.float64) if dim <= SMALL else (torch.float32,):
-        parameters = build_parameters(spec, model, dtype, _CPU, sources)
-        if not isinstance(model, CausalLm):
-            model(parameters, tokens)
-        risk = EmpiricalRisk(model, CrossEntropy(), [Dataset(tokens, tokens.flip(1))])
-        operator = HessianOperator(risk, parameters, fallback=fallback)
-        vectors = torch.randn(dim, 2 if dim <= SMALL else 1, generator=generator_of(0), dtype=dtype)
-        product = operator.matvec(vectors[:, 0])
-        operator.matmat(vectors)
-        if not bool(product.isfinite().all()):
-            raise CheckpointError(f"a product of its Hessian is not finite in {dtype}")
-        fallback = operator.fallback
-    # in the precision that was tried last, where roundings are smallest
-    if fallback is None or fallback.method != "double-backward":
+    is_small = sum(torch.Size(shape).numel() for shape in model.parameter_shapes.values()) <= SMALL
+    errors: dict[torch.dtype, str] = {}
+    for dtype in (torch.float32, torch.float64):
+        if dtype == torch.float64 and not (is_small or errors):
+            break
+        try:
+            parameters = build_parameters(spec, model, dtype, _CPU, sources)
+            fallback = _product(model, parameters, 2 if is_small else 1, fallback)
+        except Exception as error:
+            # the code of each model raises what it likes
+            if is_memory_error(error):
+                raise
+            own = isinstance(error, CheckpointError | CurvatureError)
+            errors[dtype] = str(error) if own else f"the model fails: {type(error).__name__}: {error!s:.300}"
+    if len(errors) == 2:
+        raise CheckpointError(errors[torch.float32])
+    return fallback, next((f"in {str(dtype)[6:]}: {error}" for dtype, error in errors.items()), None)
+
+
+def _product(model: Model, parameters: Parameters, num_columns: int, fallback: Fallback | None) -> Fallback | None:
+    """How a product on two tokens had to be computed, which is compared with double backward.
+
+    Raises:  CurvatureError, and whatever the model raises.
+    """
+    tokens = torch.tensor([[0, model.num_outputs - 1]])
+    try:
+        model.check_inputs(tokens)
+    except InvalidProblemError:
+        tokens = tokens[:, 1:]  # a model of one position
+    risk = EmpiricalRisk(model, CrossEntropy(), [Dataset(tokens, tokens.flip(1))])
+    operator = HessianOperator(risk, parameters, fallback=fallback)
+    vectors = torch.randn(operator.dim, num_columns, generator=generator_of(0), dtype=operator.dtype)
+    product = operator.matvec(vectors[:, 0])
+    operator.matmat(vectors)
+    if not bool(product.isfinite().all()):
+        raise CheckpointError("a product of its Hessian is not finite")
+    if operator.fallback is None or operator.fallback.method != "double-backward":
         reverse = HessianOperator(risk, parameters, fallback=Fallback("double-backward", ""))
         if _differ(product, reverse.matvec(vectors[:, 0])):
             return Fallback("double-backward", "forward mode and double backward give different products")
-    return fallback
+    return operator.fallback
 
 
 def _differ(product: Tensor, reference: Tensor) -> bool:

@@ -225,6 +225,14 @@ def test_what_cannot_be_loaded_is_refused_by_the_trial(
         raise AssertionError(verdict.reason)
 
 
+def test_a_precision_in_which_a_model_fails_is_named(saved: Callable[..., Any]) -> None:
+    """XGLM's mask is made of a number of float64 in float32; it is computed in float32 all the same."""
+    _, directory = saved("XGLM", {"vocab_size": 11, "d_model": 4, "num_layers": 1, "attention_heads": 2, "ffn_dim": 6})
+    verdict = verdict_on(directory)
+    assert verdict.state == "loadable"
+    assert (verdict.reason or "").startswith("in float64: the model fails on two tokens: RuntimeError")
+
+
 def test_code_beside_a_family_that_the_library_has_is_left_alone(saved: Callable[..., Any]) -> None:
     _, directory = saved("Gemma", ROPE)
     (directory / "odd" / "evil.py").write_text("raise SystemExit(7)")
