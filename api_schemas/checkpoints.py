@@ -8,13 +8,24 @@ from pydantic import Field, ValidationInfo
 from api_schemas.message import Message, misfit
 from api_schemas.patterns import SHA256, described
 
+_PART = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+
+MAX_DEPTH = 4
+"""Directories in the name of a checkpoint, as of a hub's cache or of a trainer's run."""
+
 CHECKPOINT_NAME = described(
-    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
-    "must be the name of a checkpoint: up to 128 letters, digits and . _ -, the first a letter or digit",
+    rf"^{_PART}(/{_PART}){{0,{MAX_DEPTH - 1}}}$",
+    f"must be the name of a checkpoint: up to {MAX_DEPTH} names of directories with / between them, each of up to 128 "
+    "letters, digits and . _ -, the first a letter or digit",
 )
 
 CheckpointName = Annotated[
-    str, Field(pattern=CHECKPOINT_NAME, description="a directory in the server's models directory; see /v1/models")
+    str,
+    Field(
+        pattern=CHECKPOINT_NAME,
+        description="a directory in the server's models directory, or one below it such as run-7/checkpoint-500; see "
+        "/v1/models",
+    ),
 ]
 Sha256 = Annotated[str, Field(pattern=SHA256)]
 
@@ -54,6 +65,48 @@ class CausalLmCheckpoint(Message):
     n_positions: int
     vocab_size: int
     parameters: dict[str, list[int]]
+
+
+class DecoderSizes(Message):
+    """What transformers' own configuration class makes of a `causal-lm`."""
+
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_inner: int
+    n_positions: int
+    vocab_size: int
+    num_parameters: int
+    left_out: list[str]  # names of the stored tensors that are no parameters: copies of tied ones, and tables
+
+
+CheckpointState = Literal["loadable", "unchecked", "refused"]
+
+
+class CheckpointVerdict(Message):
+    """What came of a worker's trial of a checkpoint: it was built, given two tokens and multiplied with a vector."""
+
+    state: CheckpointState
+    reason: str | None = None
+    sizes: DecoderSizes | None = None  # of a `causal-lm`
+    fallback_method: Literal["forward-over-reverse", "double-backward"] | None = None
+    fallback_reason: str | None = None
+
+
+class Verdicts(Protocol):
+    """Knows what workers found of checkpoints."""
+
+    def of(self, sha256: str, kind: str) -> CheckpointVerdict | None:
+        """Of the checkpoint with this digest as a model of this kind; None before any trial."""
+        ...
+
+
+class NoVerdicts:
+    """Where nothing was tried."""
+
+    def of(self, sha256: str, kind: str) -> CheckpointVerdict | None:
+        """None."""
+        return None
 
 
 class CheckpointCatalog(Protocol):
@@ -109,7 +162,17 @@ class LoadableModel(Message):
     n_embd: int | None = None
     n_positions: int | None = None
     vocab_size: int | None = None
-    problem: str | None = Field(default=None, description="why it cannot be loaded")
+    state: CheckpointState = Field(
+        default="unchecked",
+        description="loadable: a worker has built it and computed a product of its matrix; unchecked: none has tried "
+        "yet, which a worker does by itself, and before the first job that names it; refused: it cannot be loaded",
+    )
+    reason: str | None = Field(
+        default=None,
+        description="why it is refused, why it is still unchecked, or what does not work with it: a precision in which "
+        "the model fails, and why its products cannot be recorded",
+    )
+    problem: str | None = Field(default=None, description="why it cannot be loaded: the reason of a refused one")
 
 
 class ModelList(Message):

@@ -2,9 +2,9 @@
 
 import re
 
-from api_schemas.checkpoints import CausalLmCheckpoint, CheckpointError
+from api_schemas.checkpoints import CausalLmCheckpoint, CheckpointError, DecoderSizes
 from checkpoints.checkpoint import Checkpoint
-from checkpoints.configuration import FILE, Configuration, check_plain, count, shown
+from checkpoints.configuration import FILE, Configuration, UnknownSizeError, check_plain, count, shown
 from checkpoints.weights import FLOATS, Tensors
 
 OUTPUT_LAYERS = ("lm_head.weight", "embed_out.weight")
@@ -13,44 +13,63 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 _BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.masked_bias")
 
 
-def causal_lm_fields(checkpoint: Checkpoint) -> CausalLmCheckpoint:
+def causal_lm_fields(checkpoint: Checkpoint, sizes: DecoderSizes | None = None) -> CausalLmCheckpoint:
     """What the checkpoint decides of a request's `causal-lm`.
 
-    Whether transformers has such a model, with these parameters, the worker finds out.
-
-    Raises:  CheckpointError; OSError.
+    Args:  sizes, that a worker found by transformers; None: as far as config.json says them under usual names.
+    Raises:  UnknownSizeError if it does not; CheckpointError; OSError.
     """
-    fields = checkpoint.configuration
-    _check_dense_decoder(fields)
-    n_embd, vocab_size = count(fields, "hidden_size", "n_embd", "d_model"), count(fields, "vocab_size")
-    tensors = causal_lm_tensors(checkpoint)
+    _check_dense_decoder(checkpoint.configuration)
+    tensors = causal_lm_tensors(checkpoint, sizes)
     for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS:
             raise CheckpointError(f"{name:.100} holds {tensor.dtype}, no floating-point numbers")
-    if not any(tensor.shape == (vocab_size, n_embd) for tensor in tensors.values()):
-        raise CheckpointError(f"{FILE} and weights disagree: no embedding has the shape {[vocab_size, n_embd]}")
-    n_layer = count(fields, "num_hidden_layers", "n_layer", "num_layers")
-    if n_layer > (num_layers := len(_layers(tensors))):  # of which each would be built before shapes are compared
-        raise CheckpointError(f"{FILE} and weights disagree: {n_layer} layers, the weights have {num_layers}")
+    known = (
+        _sizes(checkpoint.configuration, tensors)
+        if sizes is None
+        else sizes.model_dump(exclude={"left_out", "num_parameters"})
+    )
     return CausalLmCheckpoint(
         checkpoint_sha256=checkpoint.sha256,
-        n_layer=n_layer,
-        n_head=count(fields, "num_attention_heads", "n_head", "num_heads"),
-        n_embd=n_embd,
-        n_inner=count(fields, "intermediate_size", "n_inner", "ffn_dim", default=4 * n_embd),
-        n_positions=count(fields, "max_position_embeddings", "n_positions", "n_ctx", "seq_length"),
-        vocab_size=vocab_size,
+        **known,
         parameters={name: list(tensors[name].shape) for name in sorted(tensors, key=_natural)},
     )
 
 
-def causal_lm_tensors(checkpoint: Checkpoint) -> Tensors:
-    """The parameters; no buffers, and of an output layer that is tied to the embedding no copy."""
+def causal_lm_tensors(checkpoint: Checkpoint, sizes: DecoderSizes | None = None) -> Tensors:
+    """The parameters; no tables, and of an output layer that is tied to the embedding no copy.
+
+    Before a worker found out which these are, config.json alone says whether anything is tied.
+    """
+    if sizes is not None:
+        left_out = set(sizes.left_out)
+        return {name: tensor for name, tensor in checkpoint.tensors.items() if name not in left_out}
     tied = checkpoint.configuration.get("tie_word_embeddings") is True
     return {
         name: tensor
         for name, tensor in checkpoint.tensors.items()
         if not is_buffer(name, tensor.shape) and not (tied and name in OUTPUT_LAYERS)
+    }
+
+
+def _sizes(fields: Configuration, tensors: Tensors) -> dict[str, int]:
+    """Raises:  UnknownSizeError; CheckpointError if config.json and weights disagree."""
+    if "decoder_layers" in fields:
+        raise UnknownSizeError(f"{FILE} describes an encoder as well")
+    n_embd, vocab_size = count(fields, "hidden_size", "n_embd", "d_model"), count(fields, "vocab_size")
+    # whose width may be another than that of the layers
+    if not any(len(tensor.shape) == 2 and tensor.shape[0] == vocab_size for tensor in tensors.values()):
+        raise CheckpointError(f"{FILE} and weights disagree: no embedding has the shape {[vocab_size, n_embd]}")
+    n_layer = count(fields, "num_hidden_layers", "n_layer", "num_layers")
+    if n_layer > (num_layers := len(_layers(tensors))):  # of which each would be built before shapes are compared
+        raise CheckpointError(f"{FILE} and weights disagree: {n_layer} layers, the weights have {num_layers}")
+    return {
+        "n_layer": n_layer,
+        "n_head": count(fields, "num_attention_heads", "n_head", "num_heads"),
+        "n_embd": n_embd,
+        "n_inner": count(fields, "intermediate_size", "n_inner", "ffn_dim", default=4 * n_embd),
+        "n_positions": count(fields, "max_position_embeddings", "n_positions", "n_ctx", "seq_length"),
+        "vocab_size": vocab_size,
     }
 
 
@@ -66,7 +85,7 @@ def _check_dense_decoder(fields: Configuration) -> None:
     for name in ("is_encoder_decoder", "add_cross_attention"):
         if fields.get(name) not in (None, False):
             raise CheckpointError(f"{FILE}: {name} is {shown(fields[name])}; only decoders are loaded")
-    for name in _EXPERTS:
+    for name in _EXPERTS if fields.get("is_moe") is not False else ():
         if fields.get(name) not in (None, 0, 1):
             raise CheckpointError(f"{FILE}: {name} is {shown(fields[name])}; mixtures of experts are not loaded")
 

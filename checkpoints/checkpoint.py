@@ -7,6 +7,7 @@ from checkpoints.configuration import Configuration, read_configuration
 from checkpoints.digest import Digests
 from checkpoints.files import CheckpointFiles
 from checkpoints.weights import Tensors, stored_tensors, weight_files
+from checkpoints.wrappers import without_wrappers
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Checkpoint:
     def read(cls, files: CheckpointFiles, digests: Digests) -> "Checkpoint":
         """Raises:  CheckpointError; OSError."""
         fields = read_configuration(files.file(configuration.FILE))
-        return cls(files, fields, stored_tensors(files), digests)
+        return cls(files, fields, without_wrappers(stored_tensors(files)), digests)
 
     @property
     def sha256(self) -> str:

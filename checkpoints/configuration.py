@@ -33,16 +33,23 @@ def read_configuration(path: Path) -> Configuration:
 
 
 def check_plain(configuration: Configuration) -> None:
-    """Raises:  CheckpointError if the model brings code of its own, or quantised weights."""
-    for name in ("auto_map", "quantization_config"):
-        if configuration.get(name) is not None:
-            raise CheckpointError(f"{FILE} has {name}: models with code of their own, or quantised, are not loaded")
+    """Raises:  CheckpointError if the weights are quantised.
+
+    Code of the checkpoint's own, which auto_map names, is never run; the worker finds out whether the library has the
+    model itself.
+    """
+    if configuration.get("quantization_config") is not None:
+        raise CheckpointError(f"{FILE} has quantization_config: models with quantised weights are not loaded")
+
+
+class UnknownSizeError(CheckpointError):
+    """config.json does not say a size under a usual name."""
 
 
 def count(configuration: Configuration, *names: str, default: int | None = None) -> int:
     """The positive whole number under the first of these names that is there and not null.
 
-    Raises:  CheckpointError.
+    Raises:  UnknownSizeError if there is none and no default; CheckpointError.
     """
     for name in names:
         value = configuration.get(name)
@@ -52,7 +59,7 @@ def count(configuration: Configuration, *names: str, default: int | None = None)
             raise CheckpointError(f"{FILE}: {name} is {shown(value)}, no positive whole number")
         return value
     if default is None:
-        raise CheckpointError(f"{FILE} has no {names[0]}")
+        raise UnknownSizeError(f"{FILE} has no {names[0]}")
     return default
 
 

@@ -3,23 +3,28 @@
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from api_schemas.checkpoints import (
     CHECKPOINT_NAME,
+    MAX_DEPTH,
     CausalLmCheckpoint,
     CheckpointError,
+    CheckpointVerdict,
     Gpt2Checkpoint,
     LoadableModel,
+    NoVerdicts,
     UnknownCheckpointError,
+    Verdicts,
 )
 from api_schemas.models import Gpt2
 from api_schemas.parameter_shapes import parameter_shapes
 from checkpoints.causal_lm import causal_lm_fields
 from checkpoints.checkpoint import Checkpoint
+from checkpoints.configuration import FILE, UnknownSizeError
 from checkpoints.digest import Digests
 from checkpoints.files import CheckpointFiles, is_pytorch
 from checkpoints.gpt2 import MODEL_TYPE, OtherOptionError, gpt2_fields
@@ -28,10 +33,14 @@ T = TypeVar("T")
 
 
 class ModelsDirectory:
-    """Checkpoints by name; a `CheckpointCatalog`. None: this server has none."""
+    """Checkpoints by name; a `CheckpointCatalog`.
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    Args:  path, None: this server has none; verdicts, what workers found of them; None: nothing.
+    """
+
+    def __init__(self, path: Path | None, verdicts: Verdicts | None = None) -> None:
+        self.path = path
+        self._verdicts = NoVerdicts() if verdicts is None else verdicts
         self._digests = Digests()
 
     def names(self) -> list[str]:
@@ -39,28 +48,33 @@ class ModelsDirectory:
 
         Raises:  CheckpointError if the directory cannot be read.
         """
-        if self._path is None:
+        if self.path is None:
             return []
         with _readable():
-            return sorted(name for name in os.listdir(self._path) if _is_listed(self._path / name))
+            return sorted(_checkpoint_names(self.path))
 
     def open(self, name: str) -> Checkpoint:
         """The checkpoint of this name.
 
         Raises:  UnknownCheckpointError; CheckpointError if it cannot be read.
         """
-        if self._path is None:
+        if self.path is None:
             raise UnknownCheckpointError("this server has no models directory")
         with _readable():
-            return Checkpoint.read(CheckpointFiles.of(self._path.resolve(), name), self._digests)
+            return Checkpoint.read(CheckpointFiles.of(self.path.resolve(), name), self._digests)
 
     def gpt2(self, name: str) -> Gpt2Checkpoint:
         """Raises:  CheckpointError."""
-        return self._read(name, gpt2_fields)
+        fields = self._read(name, gpt2_fields)
+        self._verdict(fields.checkpoint_sha256, "gpt2")
+        return fields
 
     def causal_lm(self, name: str) -> CausalLmCheckpoint:
         """Raises:  CheckpointError."""
-        return self._read(name, causal_lm_fields)
+        try:
+            return self._read(name, self._causal_lm)
+        except UnknownSizeError as error:
+            raise CheckpointError(f"{error}, and no worker has found it out yet; see /v1/models") from None
 
     def describe(self, name: str) -> LoadableModel:
         """The checkpoint of this name, or why it cannot be loaded.
@@ -68,11 +82,12 @@ class ModelsDirectory:
         Raises:  UnknownCheckpointError.
         """
         try:
-            return self._read(name, lambda checkpoint: _described(name, checkpoint))
+            found = self._read(name, lambda checkpoint: _described(name, checkpoint))
         except UnknownCheckpointError:
             raise
         except CheckpointError as error:
-            return LoadableModel(name=name, problem=str(error))
+            return _refused(name, str(error))
+        return self._judged(found)
 
     def describe_all(self) -> list[LoadableModel]:
         """Every checkpoint, by name.
@@ -83,7 +98,7 @@ class ModelsDirectory:
         for name in self.names():
             if not re.fullmatch(CHECKPOINT_NAME, name):
                 shown = name.encode(errors="replace").decode()
-                found.append(LoadableModel(name=shown, problem=f"its name does not match {CHECKPOINT_NAME}"))
+                found.append(_refused(shown, f"its name does not match {CHECKPOINT_NAME}"))
                 continue
             try:
                 found.append(self.describe(name))
@@ -96,13 +111,59 @@ class ModelsDirectory:
         with _readable():
             return read(checkpoint)
 
+    def _judged(self, found: LoadableModel) -> LoadableModel:
+        """With what a worker found, beside what the files say."""
+        verdict = self._verdicts.of(found.sha256 or "", found.kind or "")
+        if verdict is None:
+            return found
+        if verdict.state == "refused":
+            return _refused(found.name, verdict.reason or "a worker could not load it")
+        known = {} if verdict.sizes is None else verdict.sizes.model_dump(exclude={"left_out", "n_inner"})
+        reason = "; ".join(each for each in (verdict.reason, verdict.fallback_reason) if each) or None
+        return found.model_copy(update=known | {"state": verdict.state, "reason": reason})
 
-def _is_listed(path: Path) -> bool:
-    # not Path.is_dir, which raises where this only says no
-    return not path.name.startswith(".") and (os.path.isdir(path) or is_pytorch(path))
+    def _causal_lm(self, checkpoint: Checkpoint) -> CausalLmCheckpoint:
+        verdict = self._verdict(checkpoint.sha256, "causal-lm")
+        return causal_lm_fields(checkpoint, None if verdict is None else verdict.sizes)
+
+    def _verdict(self, sha256: str, kind: str) -> CheckpointVerdict | None:
+        """Raises:  CheckpointError with the reason of a refusal."""
+        verdict = self._verdicts.of(sha256, kind)
+        if verdict is not None and verdict.state == "refused":
+            raise CheckpointError(verdict.reason or "a worker could not load it")
+        return verdict
+
+
+def _checkpoint_names(root: Path, prefix: str = "", depth: int = MAX_DEPTH) -> Iterator[str]:
+    """Of all that looks like a checkpoint; directories without one of their own stand for those inside of them."""
+    for name in os.listdir(root / prefix):
+        path = root / prefix / name
+        # not Path.is_dir, which raises where this only says no
+        is_directory = os.path.isdir(path)
+        if name.startswith(".") or not (is_directory or (not prefix and is_pytorch(path))):
+            continue
+        inner: list[str] = []
+        if is_directory and depth > 1 and not path.is_symlink() and re.fullmatch(CHECKPOINT_NAME, prefix + name):
+            with suppress(OSError):
+                inner = list(_checkpoint_names(root, f"{prefix}{name}/", depth - 1))
+        if _has_checkpoint(path) or not (prefix or inner):
+            yield prefix + name
+        yield from inner
+
+
+def _has_checkpoint(path: Path) -> bool:
+    """Whether files that a checkpoint has lie in the directory itself."""
+    with suppress(OSError):
+        return any(name == FILE or is_pytorch(Path(name)) or name.endswith(".safetensors") for name in os.listdir(path))
+    return False
+
+
+def _refused(name: str, reason: str) -> LoadableModel:
+    return LoadableModel(name=name, state="refused", reason=reason, problem=reason)
 
 
 def _described(name: str, checkpoint: Checkpoint) -> LoadableModel:
+    """What the files say, before any trial."""
     if checkpoint.configuration.get("model_type") == MODEL_TYPE:
         try:
             fields = gpt2_fields(checkpoint)
@@ -111,16 +172,18 @@ def _described(name: str, checkpoint: Checkpoint) -> LoadableModel:
         else:
             model = Gpt2.model_validate({"kind": "gpt2", "checkpoint": name} | fields.model_dump())
             num_parameters = sum(map(prod, parameter_shapes(model).values()))
-            return _loadable(name, "gpt2", num_parameters, fields)
-    other = causal_lm_fields(checkpoint)
-    return _loadable(name, "causal-lm", sum(map(prod, other.parameters.values())), other)
+            return _untried(name, "gpt2", fields.model_dump() | {"num_parameters": num_parameters})
+    try:
+        other = causal_lm_fields(checkpoint)
+    except UnknownSizeError:
+        return _untried(name, "causal-lm", {"checkpoint_sha256": checkpoint.sha256})
+    num_parameters = sum(map(prod, other.parameters.values()))
+    return _untried(name, "causal-lm", other.model_dump() | {"num_parameters": num_parameters})
 
 
-def _loadable(name: str, kind: str, num_parameters: int, fields: Gpt2Checkpoint | CausalLmCheckpoint) -> LoadableModel:
-    return LoadableModel.model_validate(
-        fields.model_dump()
-        | {"name": name, "kind": kind, "num_parameters": num_parameters, "sha256": fields.checkpoint_sha256}
-    )
+def _untried(name: str, kind: str, fields: dict[str, Any]) -> LoadableModel:
+    known = {"name": name, "kind": kind, "sha256": fields["checkpoint_sha256"]}
+    return LoadableModel.model_validate(fields | known | {"reason": "no worker has tried it yet"})
 
 
 @contextmanager

@@ -139,10 +139,11 @@ def run(
 
 @app.command()
 def models(url: Url = DEFAULT_URL) -> None:
-    """Print kind, number of parameters and digest of every checkpoint, or why it cannot be loaded."""
+    """Print kind, number of parameters, digest and state of every checkpoint, or why it cannot be loaded."""
     with _client(url) as client:
         for found in client.models():
-            what = found.problem or f"{found.kind}  {found.num_parameters:,} parameters  {found.sha256}"
+            count = "unknown" if found.num_parameters is None else f"{found.num_parameters:,}"
+            what = found.problem or f"{found.kind}  {count} parameters  {found.sha256}  {found.state}"
             typer.echo(f"{found.name}  {what}")
 
 

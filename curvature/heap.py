@@ -3,6 +3,8 @@
 import ctypes
 import sys
 
+import torch
+
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # glibc's
 
 
@@ -14,3 +16,8 @@ def release_freed_memory() -> None:
     """
     if _TRIM is not None:
         _TRIM(0)
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Whether an allocation failed; on a CPU torch says so by a plain RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

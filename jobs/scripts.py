@@ -58,7 +58,8 @@ local function move(from, to)
 end
 local private = {{token = true, lease_until = true, published_at = true, losses = true,
   signed_at = true, run_seconds = true, moved_at = true, claimed_at = true,
-  request_id = true, question = true, answers = true, trouble = true}}
+  request_id = true, question = true, answers = true, trouble = true, crashed_by = true,
+  shard_trouble = true}}
 local function tell()
   local record, event = redis.call('HGETALL', KEYS[1]), {{}}
   for i = 1, #record, 2 do
@@ -141,18 +142,22 @@ CLAIM = (
     _MOVE
     + """
 -- ARGV[2]: token of the new lease, ARGV[3]: its seconds, ARGV[4]: time as text.
--- Returns {attempt, seconds that earlier attempts ran}; the attempt is 0 if refused.
-if redis.call('HGET', KEYS[1], 'token') == ARGV[2] then
-  return {tonumber(redis.call('HGET', KEYS[1], 'attempt')), redis.call('HGET', KEYS[1], 'run_seconds') or '0'}
+-- Returns {attempt, seconds that earlier attempts ran, signal of which one of them crashed or ''}; the attempt is 0 if
+-- refused.
+local function claimed(attempt)
+  return {attempt, redis.call('HGET', KEYS[1], 'run_seconds') or '0', redis.call('HGET', KEYS[1], 'crashed_by') or ''}
 end
-if redis.call('HGET', KEYS[1], 'state') ~= 'queued' then return {0, '0'} end
+if redis.call('HGET', KEYS[1], 'token') == ARGV[2] then
+  return claimed(tonumber(redis.call('HGET', KEYS[1], 'attempt')))
+end
+if redis.call('HGET', KEYS[1], 'state') ~= 'queued' then return {0, '0', ''} end
 move('queued', 'running')
 redis.call('HSETNX', KEYS[1], 'started_at', ARGV[4])
 redis.call('HDEL', KEYS[1], 'trouble')
 redis.call('HSET', KEYS[1], 'token', ARGV[2], 'lease_until', now() + ARGV[3], 'signed_at', now())
 local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 tell()
-return {attempt, redis.call('HGET', KEYS[1], 'run_seconds') or '0'}
+return claimed(attempt)
 """
 )
 
@@ -234,12 +239,16 @@ return redis.call('HGET', KEYS[1], 'state')
 LOSE = (
     _MOVE
     + """
--- ARGV[2]: how the lease's token begins, ARGV[3]: time as text, ARGV[4]: problem with which the job ends, or ''.
+-- ARGV[2]: how the lease's token begins, ARGV[3]: time as text, ARGV[4]: problem with which the job ends, or '',
+-- ARGV[5]: problem with which it ends only if this was the last worker that it may lose, or '', ARGV[6]: signal of
+-- which the process crashed, or ''.
 -- The process that held the lease is gone. Without a problem the lease is over now. Returns the state, or '' to others.
 if string.sub(redis.call('HGET', KEYS[1], 'token') or '', 1, #ARGV[2]) ~= ARGV[2] then return '' end
 local state = redis.call('HGET', KEYS[1], 'state')
 if ARGV[4] == '' or state == 'cancelling' then
   redis.call('HSET', KEYS[1], 'lease_until', 0)
+  if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'trouble', ARGV[5]) end
+  if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'crashed_by', ARGV[6]) end
   return state
 end
 redis.call('HDEL', KEYS[1], 'token', 'lease_until')

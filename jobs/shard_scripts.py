@@ -118,12 +118,13 @@ return 1
 LOSE = (
     _SHARDS
     + """
--- ARGV[1]: how the tokens of a process begin that is gone, ARGV[2]: problem with which the job is to end, or ''. Its
--- lease is over now.
+-- ARGV[1]: how the tokens of a process begin that is gone, ARGV[2]: problem with which the job is to end, or '',
+-- ARGV[3]: problem with which it ends only if the shard may lose no more workers, or ''. Its lease is over now.
 for i = 0, num_shards() - 1 do
   if shard(i, 'until') and string.sub(shard(i, 'token') or '', 1, #ARGV[1]) == ARGV[1] then
     redis.call('HSET', KEYS[1], field(i, 'until'), 0)
     if ARGV[2] ~= '' then redis.call('HSETNX', KEYS[1], 'shard_problem', ARGV[2]) end
+    if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'shard_trouble', ARGV[3]) end
   end
 end
 return 1

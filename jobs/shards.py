@@ -76,10 +76,18 @@ class ShardStore:
         """Give the claimed shard up, because the worker stops or because of a problem, with which the job is to end."""
         self._run(shard_scripts.RELEASE, lease, "" if problem is None else problem.model_dump_json(exclude_none=True))
 
-    def lose(self, job_id: str, holder: str, problem: Problem | None) -> None:
-        """Take a helper that died for what it is, before its lease runs out; the job ends if there is a problem."""
-        told = "" if problem is None else problem.model_dump_json(exclude_none=True)
-        self._run(shard_scripts.LOSE, Lease(job_id, holder_prefix(holder), 0), told)
+    def lose(self, job_id: str, holder: str, problem: Problem | None, last_problem: Problem | None = None) -> None:
+        """Take a helper that died for what it is, before its lease runs out; the job ends if there is a problem.
+
+        Args:  last_problem, with which the job ends only if the shard may lose no more workers.
+        """
+        texts = ("" if each is None else each.model_dump_json(exclude_none=True) for each in (problem, last_problem))
+        self._run(shard_scripts.LOSE, Lease(job_id, holder_prefix(holder), 0), *texts)
+
+    def last_loss(self, job_id: str) -> Problem | None:
+        """What the last helper died of that told."""
+        text = cast("str | None", self._client.hget(JOB + job_id, "shard_trouble"))
+        return Problem.model_validate_json(text) if text else None
 
     def reopen(self, lease: Lease, index: int) -> None:
         """Have a shard computed again whose result is lost.

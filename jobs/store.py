@@ -36,7 +36,7 @@ WORKERS_LOST = Problem(
     type="/problems/workers-lost",
     title="The job lost its workers",
     status=500,
-    detail="Attempt after attempt ended with the worker dying; the job may need more memory than the worker has.",
+    detail="In every attempt its worker fell silent: the process was killed, or its machine stopped or was cut off.",
 )
 
 
@@ -78,6 +78,7 @@ class Lease:
     attempt: int
     run_seconds: float = 0.0  # that earlier attempts took
     seconds: float = float("inf")  # that it lasts, from each renewal
+    crashed_by: str | None = None  # signal of which the process of an earlier attempt died, through no one else's doing
 
 
 @dataclass(frozen=True)
@@ -210,8 +211,10 @@ class JobStore:
         Args:  holder, name of the process that computes, by which `lose` knows the lease.
         """
         token = holder_prefix(holder) + secrets.token_hex(16)
-        attempt, run_seconds = self._run(scripts.CLAIM, job_id, token, self._lease_seconds, now_text())
-        return Lease(job_id, token, int(attempt), float(run_seconds), self._lease_seconds) if attempt else None
+        attempt, run_seconds, crashed_by = self._run(scripts.CLAIM, job_id, token, self._lease_seconds, now_text())
+        if not attempt:
+            return None
+        return Lease(job_id, token, int(attempt), float(run_seconds), self._lease_seconds, crashed_by or None)
 
     def renew(self, lease: Lease, progress: Progress | None, num_products: int = 0) -> JobState:
         """Keep the lease, write progress if given, and learn the state (running or cancelling).
@@ -261,13 +264,23 @@ class JobStore:
         arguments = (lease.token, now_text(), QUEUED.model_dump_json())
         return self._held(self._run(scripts.GIVE_BACK, lease.job_id, *arguments))
 
-    def lose(self, job_id: str, holder: str, problem: Problem | None) -> JobState | None:
+    def lose(
+        self,
+        job_id: str,
+        holder: str,
+        problem: Problem | None,
+        last_problem: Problem | None = None,
+        crashed_by: str | None = None,
+    ) -> JobState | None:
         """Say that the process is gone which held the lease: the job ends with the problem, or its lease is over now.
 
+        Args:
+            last_problem: with which the job ends only if it may lose no more workers.
+            crashed_by: name of the signal that the process brought upon itself, which later leases tell.
         Returns:  the state; None if the process did not hold the lease.
         """
-        text = problem.model_dump_json(exclude_none=True) if problem else ""
-        state = self._run(scripts.LOSE, job_id, holder_prefix(holder), now_text(), text)
+        texts = ("" if each is None else each.model_dump_json(exclude_none=True) for each in (problem, last_problem))
+        state = self._run(scripts.LOSE, job_id, holder_prefix(holder), now_text(), *texts, crashed_by or "")
         return cast("JobState", state) if state else None
 
     def cancel(self, job_id: str) -> JobRecord:

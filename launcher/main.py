@@ -91,14 +91,22 @@ def demo(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="file of nanoGPT, or directory with config.json, pytorch_model.bin")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="file of nanoGPT, directory with config.json and pytorch_model.bin, or file of tensors"),
+    ],
     name: Annotated[str, typer.Argument(help="of the checkpoint in the models directory")],
     models_dir: Annotated[Path, typer.Option(envvar="SPECTRUM_MODELS_DIR", help="directory of checkpoints")] = Path(
         "spectrum-data/models"
     ),
+    config: Annotated[
+        Path | None,
+        typer.Option(help="config.json of the model, for a file of tensors, as Lightning writes it"),
+    ] = None,
 ) -> None:
     """Turn a checkpoint of PyTorch, of which nothing is run, into one that the server loads."""
-    command = [sys.executable, "-m", "worker.convert", "--models-dir", str(models_dir), "--", str(source), name]
+    options = ["--models-dir", str(models_dir), *(["--config", str(config)] if config is not None else [])]
+    command = [sys.executable, "-m", "worker.convert", *options, "--", str(source), name]
     raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own command
 
 

@@ -12,6 +12,7 @@ from api_schemas.random_matrix import RandomMatrixRequest
 from checkpoints.directory import ModelsDirectory
 from jobs.presence import present_code_versions
 from jobs.settings import ServiceSettings
+from jobs.verdicts import VerdictStore
 from service.doors.body_limit import BodyLimit, BodyLimitProblem
 from service.doors.door import Door, is_open
 from service.doors.request_target import AbsoluteTargets
@@ -91,7 +92,8 @@ def _hand_out(app: FastAPI, parts: Parts) -> None:
     app.state.artifacts = parts.artifacts
     app.state.artifact_owners = parts.artifact_owners
     app.state.uploads_bytes = settings.uploads_bytes
-    app.state.models = ModelsDirectory(settings.models_dir)
+    verdicts = VerdictStore(client, lambda: present_code_versions(client))
+    app.state.models = ModelsDirectory(settings.models_dir, verdicts)
     app.state.uploads = UploadDesk(settings.max_upload_bytes, settings.upload_memory_bytes)
 
 

@@ -30,6 +30,9 @@ from jobs.shards import ShardStore
 from jobs.source_version import source_version
 from jobs.storage_identity import StorageIdentity
 from jobs.store import JobStore
+from jobs.verdicts import VerdictStore
+from worker.checkpoint_check import CheckpointCheck
+from worker.checkpoint_inspector import CheckpointInspector
 from worker.code_version import code_version
 from worker.delivery import Delivery, SteadyQoS
 from worker.hardware import Hardware, find_hardware
@@ -56,6 +59,7 @@ def create_worker(settings: WorkerSettings) -> Celery:
     _keep_logging_as_configured()
     _prepare_children(settings, hardware)
     _announce_presence(settings, hardware)
+    _inspect_checkpoints(settings, hardware)
     _register_task(app, settings, hardware, _told_to_stop())
     return app
 
@@ -97,8 +101,7 @@ def _told_to_stop() -> Event:
 
 
 def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, stopping: Event) -> None:
-    sources = Sources(ModelsDirectory(settings.models_dir), ArtifactStore(settings.artifacts_dir))
-    results = ResultStore(settings.results_dir)
+    models, results = ModelsDirectory(settings.models_dir), ResultStore(settings.results_dir)
     client, limits = connect(settings.redis_url.get_secret_value()), (settings.lease_seconds, settings.max_attempts)
     kernel = KernelWatch()
     signals.worker_ready.connect(lambda **_: kernel.start(), weak=False)
@@ -115,6 +118,8 @@ def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, st
                 stopping.wait(_SECONDS_TO_PASS_ON)
                 queue.call(job_id)
                 return
+            check = CheckpointCheck(models, VerdictStore(client, lambda: [code_version()]))
+            sources = Sources(models, ArtifactStore(settings.artifacts_dir), check)
             JobRunner(store, shards, queue, results, sources, hardware, settings, stopping.is_set).run(job_id)
 
 
@@ -146,6 +151,15 @@ def _prepare_children(settings: WorkerSettings, hardware: Hardware) -> None:
         be_nice(settings.niceness)  # before there are threads, which inherit it
         torch.set_num_threads(hardware.num_threads)
         be_killed_first()
+
+
+def _inspect_checkpoints(settings: WorkerSettings, hardware: Hardware) -> None:
+    # with a directory of its own: one that is shared with the pool's processes might be locked when they are forked
+    verdicts = VerdictStore(connect(settings.redis_url.get_secret_value()), lambda: [code_version()])
+    check = CheckpointCheck(ModelsDirectory(settings.models_dir, verdicts), verdicts, niceness=settings.niceness)
+    inspector = CheckpointInspector(check, hardware.memory_limit_bytes)
+    signals.worker_ready.connect(lambda **_: inspector.start(), weak=False)
+    signals.worker_shutting_down.connect(lambda **_: inspector.stop(), weak=False)
 
 
 def _announce_presence(settings: WorkerSettings, hardware: Hardware) -> None:

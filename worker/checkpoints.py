@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from api_schemas.checkpoints import CheckpointError
+from api_schemas.checkpoints import CheckpointError, DecoderSizes
 from api_schemas.models import CausalLm as CausalLmSpec
 from api_schemas.models import Gpt2 as Gpt2Spec
-from checkpoints.causal_lm import OUTPUT_LAYERS, causal_lm_tensors
+from checkpoints.causal_lm import is_buffer
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.digest import identity
 from checkpoints.directory import ModelsDirectory
-from checkpoints.gpt2 import gpt2_tensors
-from checkpoints.weights import StoredTensor, Tensors
+from checkpoints.gpt2 import OUTPUT_LAYER, gpt2_tensors
+from checkpoints.weights import StoredTensor
 from curvature.errors import InvalidProblemError
 from curvature.models.causal_lm import CausalLm
+from curvature.models.decoder_architecture import DecoderArchitecture, decoder_architecture
 from curvature.parameters import Parameters
 
 CHANGED = "the checkpoint changed since the job was accepted"
@@ -32,14 +34,43 @@ def causal_lm(spec: CausalLmSpec, models: ModelsDirectory) -> CausalLm:
 
     Raises:  CheckpointError.
     """
+    checkpoint = _accepted(spec, models)
+    architecture = _architecture(checkpoint)
+    if architecture.parameters.keys() != spec.parameters.keys():
+        raise CheckpointError(f"the checkpoint has {len(architecture.parameters)} parameters by transformers' account")
+    with ExitStack() as files:
+        read = _reader(files)
+        for name, original in architecture.copies.items():
+            _check_copy(name, checkpoint.tensors[name], checkpoint.tensors[original], read)
+        tables = {own: read(checkpoint.tensors[name]) for name, own in architecture.tables.items()}
     shapes = {name: tuple(shape) for name, shape in spec.parameters.items()}
     sizes = (spec.n_layer, spec.n_head, spec.n_embd, spec.n_inner, spec.n_positions, spec.vocab_size)
-    model = CausalLm(_accepted(spec, models).configuration, shapes, *sizes)
+    return CausalLm(checkpoint.configuration, shapes, *sizes, tables)
+
+
+def _architecture(checkpoint: Checkpoint) -> DecoderArchitecture:
+    """What transformers makes of a checkpoint.
+
+    Raises:  CheckpointError.
+    """
+    stored = {name: each.shape for name, each in checkpoint.tensors.items() if not is_buffer(name, each.shape)}
     try:
-        model.check()
+        return decoder_architecture(checkpoint.configuration, stored)
     except InvalidProblemError as error:
         raise CheckpointError(str(error)) from error
-    return model
+
+
+def decoder_sizes(checkpoint: Checkpoint) -> DecoderSizes:
+    """What transformers makes of the checkpoint.
+
+    Raises:  CheckpointError.
+    """
+    found = _architecture(checkpoint)
+    names = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size")
+    left_out = [name for name in checkpoint.tensors if name not in found.parameters]
+    num_parameters = sum(prod(checkpoint.tensors[name].shape) for name in found.parameters)
+    sizes = {name: getattr(found, name) for name in names}
+    return DecoderSizes(**sizes, num_parameters=num_parameters, left_out=left_out)
 
 
 def checkpoint_parameters(
@@ -56,13 +87,14 @@ def checkpoint_parameters(
     """
     checkpoint = _accepted(spec, models)
     digested = {path: identity(path) for path in {tensor.file for tensor in checkpoint.tensors.values()}}
-    found = gpt2_tensors(checkpoint) if isinstance(spec, Gpt2Spec) else causal_lm_tensors(checkpoint)
+    found = gpt2_tensors(checkpoint) if isinstance(spec, Gpt2Spec) else checkpoint.tensors
     if any(name not in found or found[name].shape != tuple(shape) for name, shape in shapes.items()):
         raise CheckpointError(CHANGED)
     try:
         with ExitStack() as files:
             read = _reader(files)
-            _check_copies(checkpoint, shapes, found, read)
+            if isinstance(spec, Gpt2Spec) and OUTPUT_LAYER in found:
+                _check_copy(OUTPUT_LAYER, found[OUTPUT_LAYER], found["wte.weight"], read)
             parameters = {name: _finite(name, read(found[name]).to(device, dtype)) for name in shapes}
     except SafetensorError:
         raise CheckpointError(CHANGED) from None
@@ -90,14 +122,10 @@ def _reader(files: ExitStack) -> Reader:
     return read
 
 
-def _check_copies(checkpoint: Checkpoint, shapes: Mapping[str, Any], found: Tensors, read: Reader) -> None:
-    """Output layers that are no parameters of their own must be copies of one."""
-    for name, copy in checkpoint.tensors.items():
-        if name not in OUTPUT_LAYERS or name in shapes:
-            continue
-        candidates = [tensor for other, tensor in found.items() if other in shapes and tensor.shape == copy.shape]
-        if not any(torch.equal(read(copy), read(tensor)) for tensor in candidates):
-            raise CheckpointError(f"{name} is no copy of the embedding, though config.json ties them")
+def _check_copy(name: str, copy: StoredTensor, original: StoredTensor, read: Reader) -> None:
+    """Raises:  CheckpointError if a tensor that is tied to a parameter holds other numbers."""
+    if not torch.equal(read(copy), read(original)):
+        raise CheckpointError(f"{name} is no copy of the embedding, to which the model ties it")
 
 
 def _finite(name: str, values: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-import signal
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +14,12 @@ from kombu.transport import redis as redis_transport
 from kombu.transport import virtual
 from redis.exceptions import RedisError
 
+from api_schemas.problem import Problem
+from jobs.store import WORKERS_LOST
 from worker.memory_guard import killed_by_kernel
+from worker.signals import CRASHES, name_of_signal
 
-_SIGKILL = f"signal {signal.SIGKILL.value} "
+_SIGNAL = re.compile(r"signal (\d+)")
 
 _logger = logging.getLogger(__name__)
 
@@ -56,8 +59,8 @@ class Delivery(Request):  # type: ignore[misc]
     """Tells the job store at once of a process that died: the lease need not run out first.
 
     A job whose process the kernel killed for want of memory ends, instead of taking further processes with it. That of
-    another cause goes back to the queue, and the loss is counted. The task has a `store` of jobs, one of `shards`, and
-    a `kernel` watch.
+    another cause goes back to the queue, and the loss is counted; if it was the last that the job may have, the job's
+    problem names the signal. The task has a `store` of jobs, one of `shards`, and a `kernel` watch.
     """
 
     def on_failure(self, exc_info: Any, *arguments: Any, **options: Any) -> None:
@@ -65,10 +68,28 @@ class Delivery(Request):  # type: ignore[misc]
         super().on_failure(exc_info, *arguments, **options)
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         if isinstance(error, WorkerLostError) and self.worker_pid is not None:
-            problem = killed_by_kernel() if _SIGKILL in str(error) and self.task.kernel.has_killed() else None
+            name = signal_in(str(error))
+            problem = killed_by_kernel() if name == "SIGKILL" and self.task.kernel.has_killed() else None
             lost = (self.args[0], holder(os.getpid(), self.worker_pid), problem)
+            last_problem = None if name is None else died_of(name)
             try:
-                self.task.store.lose(*lost)
-                self.task.shards.lose(*lost)
+                self.task.store.lose(*lost, last_problem, name if name in CRASHES else None)
+                self.task.shards.lose(*lost, last_problem)
             except RedisError as away:
                 _logger.warning("the lease of job %s must run out: %s", self.args[0], away)
+
+
+def signal_in(text: str) -> str | None:
+    """Of the signal that billiard says a process died of; None if it names none."""
+    found = _SIGNAL.search(text)
+    if found is None:
+        return None
+    return name_of_signal(int(found[1]))
+
+
+def died_of(name: str) -> Problem:
+    """What a job ends with whose processes died of this signal, attempt after attempt."""
+    detail = f"The process that computed it died of {name}, and all attempts that a job may lose are used up."
+    if name == "SIGKILL":
+        detail += " The job may need more memory than the worker has."
+    return WORKERS_LOST.model_copy(update={"detail": detail})

@@ -4,7 +4,6 @@ import enum
 import errno
 import logging
 
-import torch
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
@@ -12,6 +11,7 @@ from api_schemas.checkpoints import CheckpointError
 from api_schemas.job_requests import AnyJobRequest, JobRequest
 from api_schemas.problem import FieldError, Problem
 from curvature.errors import CurvatureError
+from curvature.heap import is_memory_error
 
 _MAX_DETAIL = 1000
 
@@ -46,7 +46,7 @@ def job_failure(error: Exception) -> JobFailure:
         own = isinstance(error, CurvatureError)
         detail = str(error) if own else "A number of the result is beyond floating point."
         return _failure(FailureKind.USAGE, "spectrum-undefined", "The spectrum cannot be computed", 422, detail)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if is_memory_error(error):
         return _failure(FailureKind.FATAL, "out-of-memory", "The worker ran out of memory", 507)
     if isinstance(error, RedisError | OSError):
         return _storage_failure(error)

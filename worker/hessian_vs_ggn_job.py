@@ -230,7 +230,13 @@ class _ModelRuns:
         plan, request = self._plans[matrix], self._request
         risk = EmpiricalRisk(self._model, self._loss, windows.split(plan.micro_batch_size))
         asked = request.spectrum_request(self._spec, matrix)
-        options = (self.execution, plan.recording_bytes, self._tally.note, plan.work.num_columns)
+        options = (
+            self.execution,
+            plan.recording_bytes,
+            self._tally.note,
+            plan.work.num_columns,
+            self._sources.fallback,
+        )
         operator = build_operator(asked, risk, parameters, *options)
         generator = generator_of(seed, START_VECTORS, step, MATRICES.index(matrix))
         method = asked.method

@@ -13,6 +13,7 @@ from worker.failures import FailureKind, job_failure, parse_request
 from worker.hardware import Hardware
 from worker.lease_keeper import JobCancelledError, LeaseKeeper, WorkerStoppingError
 from worker.memory_guard import MemoryGuard
+from worker.request_checks import checked_request
 from worker.sharing import Deployment, Helper, NothingLeftError, ShardLostError
 from worker.sources import Sources
 from worker.spectrum_job import run_spectrum_job
@@ -80,4 +81,7 @@ class JobHelper:
             resumption = helper.restored()
             if request.train is not None and "training" not in resumption.finished:
                 raise ShardLostError("the trained parameters cannot be read")
-            run_spectrum_job(request, hardware.at_present(), keeper.report, self._sources, resumption, helper)
+            options = (hardware.memory_limit_bytes, lambda: keeper.report("preparing", 0, 0))
+            checked, sources = checked_request(request, self._sources, *options)
+            assert isinstance(checked, SpectrumRequest)
+            run_spectrum_job(checked, hardware.at_present(), keeper.report, sources, resumption, helper)

@@ -34,6 +34,7 @@ from worker.hessian_vs_ggn_job import run_hessian_vs_ggn_job
 from worker.job_helper import JobHelper
 from worker.lease_keeper import JobCancelledError, LeaseKeeper, WorkerStoppingError
 from worker.memory_guard import MemoryGuard
+from worker.request_checks import after_crash, checked_request, signature_with
 from worker.resumption import Resumption
 from worker.sharing import Deployment, Leader
 from worker.sources import Sources
@@ -71,7 +72,7 @@ class JobRunner:
         """Run the job, or help the worker that has it with its shards; nothing happens if it ended."""
         lease = self._store.claim(job_id, holder(os.getppid(), os.getpid()))
         if lease is None:
-            deployment = self._deployment(CheckpointStore(self._settings.checkpoints_dir))
+            deployment = self._deployment(CheckpointStore(self._settings.checkpoints_dir), self._hardware.signature)
             JobHelper(self._store, deployment, self._sources, self._hardware, self._stopping).help(job_id)
             return
         request_id = self._store.request_id(job_id)
@@ -124,12 +125,16 @@ class JobRunner:
         time_limit = min(self._settings.job_seconds, request.time_limit_seconds or float("inf"))
         with LeaseKeeper(self._store, lease, self._stopping, time_limit) as keeper:
             hardware, seconds = self._hardware, self._settings.checkpoint_seconds
+            options = (hardware.memory_limit_bytes, lambda: keeper.report("preparing", 0, 0))
+            request, sources = checked_request(request, self._sources, *options)
+            sources = after_crash(sources, lease.crashed_by)
+            signature = signature_with(hardware, sources.fallback)
             kept = checkpoints.of_attempt(lease.job_id, lease.attempt)
-            resumption = Resumption(kept, seconds, hardware.device, hardware.signature)
-            leader = Leader(self._deployment(checkpoints), lease, resumption)
+            resumption = Resumption(kept, seconds, hardware.device, signature)
+            leader = Leader(self._deployment(checkpoints, signature), lease, resumption)
             keeper.look = leader.look
             try:
-                answer = self._answer(request, hardware.at_present(), keeper, resumption, leader)
+                answer = self._answer(request, hardware.at_present(), keeper, sources, resumption, leader)
             except WorkerStoppingError:
                 resumption.save()
                 raise
@@ -151,17 +156,23 @@ class JobRunner:
                 _logger.warning("a job that is done waits for Redis: %s", error)
 
     def _answer(
-        self, request: AnyJobRequest, hardware: Hardware, keeper: LeaseKeeper, resumption: Resumption, leader: Leader
+        self,
+        request: AnyJobRequest,
+        hardware: Hardware,
+        keeper: LeaseKeeper,
+        sources: Sources,
+        resumption: Resumption,
+        leader: Leader,
     ) -> Answer:
         if not isinstance(request, SpectrumRequest):
-            return Answer(run_hessian_vs_ggn_job(request, hardware, keeper.report, self._sources, resumption))
+            return Answer(run_hessian_vs_ggn_job(request, hardware, keeper.report, sources, resumption))
         plan = estimate(request, hardware.memory_bytes)
         forecast = Forecast(request, plan, hardware.device, keeper.report, keeper.expect)
-        return run_spectrum_job(request, hardware, forecast, self._sources, resumption, leader)
+        return run_spectrum_job(request, hardware, forecast, sources, resumption, leader)
 
-    def _deployment(self, checkpoints: CheckpointStore) -> Deployment:
+    def _deployment(self, checkpoints: CheckpointStore, signature: str) -> Deployment:
         seconds, device = self._settings.checkpoint_seconds, self._hardware.device
-        return Deployment(self._shards, checkpoints, seconds, device, self._hardware.signature, self._queue.call)
+        return Deployment(self._shards, checkpoints, seconds, device, signature, self._queue.call)
 
     def _stored(self, answer: Answer, progress: Progress) -> str:
         """Digest of the result, once it and its arrays are on disk."""

@@ -7,6 +7,7 @@ from curvature.operators.functional import FunctionalOperator
 from curvature.operators.ggn import GgnOperator
 from curvature.operators.hessian import HessianOperator
 from curvature.operators.precision import MatmulPrecision
+from curvature.operators.products import Fallback
 from curvature.operators.risk_operator import RiskOperator
 from curvature.parameters import Parameters
 from curvature.progress import Progress
@@ -29,17 +30,18 @@ def build_operator(
     recording_bytes: int | None,
     progress: Progress,
     num_columns: int | None = None,
+    fallback: Fallback | None = None,
 ) -> RiskOperator:
     """The matrix of the request's block, or of all its blocks together, at these parameters.
 
-    Args:  num_columns, that its products have at once.
+    Args:  num_columns, that its products have at once; fallback, how they are computed if not from a recording.
 
     Raises:  NonFiniteError as the operator.
     """
     kind = _OPERATORS[request.matrix]
     reduced = _REDUCED.get(request.product_precision)
     block = request.block if request.blocks is None else request.blocks
-    return kind(risk, parameters, block, recording_bytes, execution, reduced, progress, num_columns)
+    return kind(risk, parameters, block, recording_bytes, execution, reduced, progress, num_columns, fallback)
 
 
 def measured_deviation(request: SpectrumRequest, operator: RiskOperator) -> float | None:

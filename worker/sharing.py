@@ -173,7 +173,8 @@ class Leader(Alone):
         try:
             parts = self._parts(work, begun, progress)
         except ShardPoisonedError:
-            raise JobFailure(FailureKind.FATAL, WORKERS_LOST) from None
+            problem = self._shards.last_loss(self._lease.job_id) or WORKERS_LOST
+            raise JobFailure(FailureKind.FATAL, problem) from None
         self._own = {index: part.sweep.num_settled for index, part in parts.items()}
         self._tell(work, progress)
         self.workers = {name for part in parts.values() for name in part.workers}

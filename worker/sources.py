@@ -5,7 +5,9 @@ from typing import Protocol
 
 from checkpoints.directory import ModelsDirectory
 from curvature.data.text import Tokens
+from curvature.operators.products import Fallback
 from jobs.artifacts import UnknownArtifactError
+from worker.checkpoint_check import CheckpointCheck
 
 
 class Artifacts(Protocol):
@@ -40,10 +42,17 @@ class NoArtifacts:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a worker finds them; none by default."""
+    """Where a worker finds them; none by default.
+
+    Attributes:
+        check: tries checkpoints before they are computed with; None: they are not tried.
+        fallback: how products of the request's models are computed if they must not be recorded.
+    """
 
     models: ModelsDirectory = field(default_factory=lambda: ModelsDirectory(None))
     artifacts: Artifacts = field(default_factory=NoArtifacts)
+    check: CheckpointCheck | None = None
+    fallback: Fallback | None = None
 
 
 NO_SOURCES = Sources()

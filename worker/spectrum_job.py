@@ -83,7 +83,7 @@ class _SpectrumJob:
         sharing: Sharing,
     ) -> None:
         self._request, self._hardware, self._progress, self._resumption = request, hardware, progress, resumption
-        self._sharing = sharing
+        self._sharing, self._fallback = sharing, sources.fallback
         self._num_spectra, self._num_done = len(request.parts), 0
         self._plan = estimate(request, hardware.memory_bytes)
         size = self._plan.micro_batch_size
@@ -115,7 +115,7 @@ class _SpectrumJob:
         return _Sunk(risk, finite_loss(risk, point.parameters), report)
 
     def _operator(self, request: SpectrumRequest, sunk: _Sunk) -> RiskOperator:
-        options = (self._execution, self._plan.recording_bytes, self._tell, self._plan.work.num_columns)
+        options = (self._execution, self._plan.recording_bytes, self._tell, self._plan.work.num_columns, self._fallback)
         return build_operator(request, sunk.risk, self._point.parameters, *options)
 
     def _answer(self, part: SpectrumRequest, whole: RiskOperator, sunk: _Sunk) -> SpectrumAnswer:

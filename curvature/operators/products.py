@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -13,6 +14,14 @@ from curvature.parameters import Parameters
 from curvature.risk import EmpiricalRisk
 
 Matrix = Literal["hessian", "ggn", "functional"]
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """How each product is computed anew where products cannot be recorded, and why they cannot be."""
+
+    method: Literal["forward-over-reverse", "double-backward"]
+    reason: str
 
 
 def product(

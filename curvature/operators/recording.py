@@ -91,7 +91,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         varies = any(self._varies(argument) for argument in (*args, *kwargs.values()))
         if func._schema.is_mutable:
             self._check_mutation(func, args, kwargs, varies)
-        result = func(*args, **kwargs)
+        result = func(*map(_materialised, args), **{name: _materialised(each) for name, each in kwargs.items()})
         if varies:
             self._append(func, args, kwargs, result)
         self._release(result)
@@ -173,6 +173,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._varying[argument]
         if argument not in self._readers:
             name = f"constant_{len(self._constants)}"
-            self._constants[name] = argument
+            self._constants[name] = _materialised(argument)
             self._readers[argument] = self._graph.create_node("get_attr", name)
         return self._readers[argument]
+
+
+def _materialised(argument: Any) -> Any:
+    """A tangent that is absent, as zeros that lie somewhere.
+
+    Autograd's own zeros have no memory. Some operations read it all the same when a dispatch mode calls them, as
+    mul.Scalar does in PyTorch 2.13, and the process ends.
+    """
+    if isinstance(argument, Tensor):
+        return argument.new_zeros(argument.shape) if argument._is_zerotensor() else argument
+    if isinstance(argument, (list, tuple)):
+        return type(argument)(_materialised(each) for each in argument)
+    return argument

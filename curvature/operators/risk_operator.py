@@ -15,16 +15,17 @@ from torch.fx import GraphModule
 
 from curvature.cost.blocks import columns_at_once
 from curvature.errors import InvalidProblemError, NonFiniteError
-from curvature.heap import release_freed_memory
+from curvature.heap import is_memory_error, release_freed_memory
 from curvature.models.mlp import Mlp
 from curvature.operators.base import SymmetricOperator, Triangle
 from curvature.operators.blocks import ColumnGroup, column_groups, select
+from curvature.operators.double_backward import double_backward_product
 from curvature.operators.execution import Execution
 from curvature.operators.layered import LayeredAssembly
 from curvature.operators.precision import MatmulPrecision, matmuls_in, reduced
-from curvature.operators.products import Matrix, product
+from curvature.operators.products import Fallback, Matrix, product
 from curvature.operators.recording import Map, Program, UnrecordableError, record
-from curvature.parameters import ParameterLayout
+from curvature.parameters import ParameterLayout, Parameters
 from curvature.progress import Progress, ignore_progress
 from curvature.risk import EmpiricalRisk
 
@@ -49,7 +50,8 @@ class RiskOperator(SymmetricOperator):
 
     The first product records what it does to its vector, micro-batch by micro-batch; later ones repeat the recording
     and never the primal pass. Each recording is compared with forward over reverse. Where a model cannot be recorded,
-    each product runs forward over reverse anew; `fallback_reason` then says why, and is None otherwise.
+    each product runs forward over reverse anew, or by double backward where its code has no forward mode;
+    `fallback_reason` then says why, and is None otherwise.
 
     Args:
         parameters: where the matrix is taken; the order of names is that of the flat vector.
@@ -61,10 +63,12 @@ class RiskOperator(SymmetricOperator):
         progress: told as "linearisation" after each micro-batch is recorded for the first time.
         num_columns: that most blocks of vectors will have; None: as many as the first. Smaller ones are filled up with
             zeros to this number, its half, its quarter ..., so that a product does not depend on those before it.
+        fallback: how products are computed if it is known already that they must not be recorded.
     Attributes:
         layout: of the flat vector.
         gradient_norm: of the risk at this point, with respect to the layout's parameters.
         held_bytes: of recordings.
+        fallback: how products are computed if they are not recorded, and why; None where they are, or before the first.
         precision_deviation: ||(A' - A) V|| / ||A V|| of the reduced products A' V from those in float32, for the
             first vectors that were asked for, or random ones; None where nothing is reduced, or before.
     Raises:  InvalidProblemError if no parameter matches, or reduced products are wanted of parameters that are not
@@ -83,11 +87,12 @@ class RiskOperator(SymmetricOperator):
         matmul_precision: MatmulPrecision | None = None,
         progress: Progress = ignore_progress,
         num_columns: int | None = None,
+        fallback: Fallback | None = None,
     ) -> None:
         shapes = risk.model.parameter_shapes
         ParameterLayout.of(shapes).check(parameters)
         self.layout = ParameterLayout.of({name: shapes[name] for name in select(shapes, block)})
-        self.fallback_reason: str | None = None
+        self.fallback = fallback
         self._risk = risk
         self._point = {name: parameters[name].detach() for name in shapes}
         self.gradient_norm = self._checked_gradient_norm()
@@ -110,6 +115,11 @@ class RiskOperator(SymmetricOperator):
     def dim(self) -> int:
         """P, the number of parameters, of the block if there is one."""
         return self.layout.dim
+
+    @property
+    def fallback_reason(self) -> str | None:
+        """Why products are not recorded; None where they are, or before the first."""
+        return self.fallback.reason if self.fallback is not None else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -154,7 +164,7 @@ class RiskOperator(SymmetricOperator):
             name: values * (1 + eps * _signs(values, generator)) for name, values in self._point.items()
         }
         with torch.no_grad():
-            value, moved = (each._direct(0, self.layout, self.layout, vector) for each in (here, neighbour))
+            value, moved = (each._anew(0, self.layout, self.layout)(vector) for each in (here, neighbour))
         ratio = float((moved - value).norm() / value.norm()) if value.any() else 0.0
         return ratio / eps if math.isfinite(ratio) else 0.0  # products that are NaN are reported by the algorithms
 
@@ -212,7 +222,7 @@ class RiskOperator(SymmetricOperator):
             block = torch.zeros(width, group.num_columns, dtype=self.dtype, device=self.device)
             block[: stop - start, start:stop].fill_diagonal_(1)
             if run is None:
-                run = self._record(partial(self._direct, index, group.columns, group.rows), block)
+                run = self._record(index, group.columns, group.rows, block)
                 run = reduced(run, self._matmul_precision) if isinstance(run, Program) else run
             with matmuls_in(self._matmul_precision):
                 matrix[group.start + start : group.start + stop, : group.stop] += run(block)[: stop - start]
@@ -224,7 +234,7 @@ class RiskOperator(SymmetricOperator):
         with matmuls_in(None):
             for index in range(len(self._risk.batches)):
                 for row in range(len(rows)):
-                    total[row] += self._direct(index, self.layout, self.layout, rows[row : row + 1])[0]
+                    total[row] += self._anew(index, self.layout, self.layout)(rows[row : row + 1])[0]
         return total
 
     @torch.no_grad()
@@ -260,7 +270,7 @@ class RiskOperator(SymmetricOperator):
         """V -> A_b V of micro-batch `index`, for as many rows (k, P) as there are in `rows`."""
         run = self._programs.get((index, len(rows)))
         if run is None:
-            program = self._record(partial(self._direct, index, self.layout, self.layout), rows)
+            program = self._record(index, self.layout, self.layout, rows)
             if isinstance(program, Program):
                 lowered = reduced(program, self._matmul_precision)
                 self._compare(program, lowered, rows)
@@ -282,22 +292,39 @@ class RiskOperator(SymmetricOperator):
             self.precision_deviation = float(difference.norm() / whole.norm()) if whole.any() else 0.0
             self._deviations = []
 
-    def _record(self, direct: Map, rows: Tensor) -> Map:
-        """The recording of `direct`, or `direct` itself, row by row, where it cannot be recorded."""
-        if self.fallback_reason is not None:
-            return _row_by_row(direct)
-        try:
-            value, program = record(direct, rows)
-            odd = _is_odd(program, rows, value)
-        except torch.OutOfMemoryError:
-            raise
-        except (UnrecordableError, RuntimeError, NotImplementedError) as error:
-            self.fallback_reason = f"it cannot be recorded: {type(error).__name__}: {error}"
-            return _row_by_row(direct)
-        if not odd:
-            self.fallback_reason = "its recording gave another product than forward over reverse"
-            return _row_by_row(direct)
-        return program
+    def _record(self, index: int, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor) -> Map:
+        """The recording of A_b, or A_b computed row by row where it cannot be recorded."""
+        direct = partial(self._direct, index, columns, rows)
+        if self.fallback is None:
+            try:
+                value, program = record(direct, vectors)
+                if _is_odd(program, vectors, value):
+                    return program
+                reason = "its recording gave another product than forward over reverse"
+            except (UnrecordableError, RuntimeError, NotImplementedError) as error:
+                if is_memory_error(error):
+                    raise
+                reason = f"it cannot be recorded: {_told(error)}"
+            self.fallback = Fallback("forward-over-reverse", reason)
+        return self._anew(index, columns, rows)
+
+    def _anew(self, index: int, columns: ParameterLayout, rows: ParameterLayout) -> Map:
+        """A_b without a recording, row by row; by double backward where the model's code has no forward mode."""
+        direct = _row_by_row(partial(self._direct, index, columns, rows))
+        backward = partial(self._by_double_backward, index, columns, rows)
+
+        def run(vectors: Tensor) -> Tensor:
+            if self.fallback is not None and self.fallback.method == "double-backward":
+                return backward(vectors)
+            try:
+                return direct(vectors)
+            except (RuntimeError, NotImplementedError) as error:
+                if is_memory_error(error):
+                    raise
+                self.fallback = Fallback("double-backward", f"the model's code has no forward mode: {_told(error)}")
+            return backward(vectors)
+
+        return run
 
     def _hold(self, index: int, program: Program, rows: Tensor) -> Map:
         """The program as it is to be run, kept for later products if that fits."""
@@ -336,6 +363,21 @@ class RiskOperator(SymmetricOperator):
             return rows.flatten(found)
 
         return single(vectors[0]).unsqueeze(0) if len(vectors) == 1 else vmap(single)(vectors)
+
+    def _by_double_backward(
+        self, index: int, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor
+    ) -> Tensor:
+        """As `_direct`, of models whose code has no forward mode."""
+
+        def outputs_at(point: Parameters) -> Tensor:
+            return self._risk.model(point, self._risk.batches[index].inputs)
+
+        def single(vector: Tensor) -> Tensor:
+            direction = columns.unflatten(vector)
+            problem = (self.matrix, self._risk, index, outputs_at, self._point)
+            return rows.flatten(double_backward_product(*problem, direction, rows.names))
+
+        return torch.stack([single(vector) for vector in vectors])
 
     def _checked_gradient_norm(self) -> float:
         _, gradient = self._risk.value_and_gradient(self._point)
@@ -386,6 +428,12 @@ def _is_odd(program: Program, rows: Tensor, value: Tensor) -> bool:
         rows.neg_()
     # not <=: products that are NaN are reported by the algorithms, and are no reason to fall back
     return not bool(total.norm() > torch.finfo(rows.dtype).eps ** 0.5 * value.norm())
+
+
+def _told(error: Exception) -> str:
+    """The first line of an error."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]:.300}"
 
 
 def _signs(values: Tensor, generator: torch.Generator) -> Tensor:

@@ -29,7 +29,7 @@ def list_models(request: Request) -> ModelList:
 
 
 @router.get(
-    "/{model_name}",
+    "/{model_name:path}",
     responses={**INVALID, **problem_documentation(status_404="no such checkpoint")},
     summary="One checkpoint",
 )

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from api_schemas.checkpoints import CheckpointError, UnknownCheckpointError
+from api_schemas.checkpoints import CheckpointError, CheckpointVerdict, UnknownCheckpointError
 from checkpoints.directory import ModelsDirectory
 
 Write = Callable[..., Path]
@@ -64,6 +64,7 @@ def test_a_gpt2_is_described(models: ModelsDirectory, tiny: Path) -> None:
         ({"activation_function": "gelu_pytorch_tanh"}, "activation", "gelu-tanh"),
         ({"n_positions": "absent", "n_ctx": 16}, "n_positions", 16),
         ({"n_inner": 32, "reorder_and_upcast_attn": True, "quantization_config": None}, "n_embd", 8),
+        ({"auto_map": {"AutoModelForCausalLM": "evil.Model"}}, "n_embd", 8),
     ],
 )
 def test_options_are_understood(models: ModelsDirectory, tiny: Path, changes: Any, field: str, value: Any) -> None:
@@ -107,7 +108,6 @@ def test_other_options_are_named_and_left_to_the_other_kind(
         ({"n_layer": True}, "n_layer is true, no positive whole number"),
         ({"n_embd": 10**12}, "n_embd is 1000000000000, no positive"),
         ({"n_layer": 10**6}, "n_layer: "),
-        ({"auto_map": {"AutoModelForCausalLM": "evil.Model"}}, "has auto_map"),
         ({"quantization_config": {"bits": 4}}, "has quantization_config"),
         ({"model_type": "mixtral", "num_local_experts": 8}, "num_local_experts is 8"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "only decoders"),
@@ -260,6 +260,81 @@ def test_names_that_no_request_can_hold_are_listed_with_the_reason(
 def test_names_that_lead_elsewhere_are_unknown(models: ModelsDirectory, tiny: Path, name: str) -> None:
     with pytest.raises(UnknownCheckpointError):
         models.open(name)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module.", "_orig_mod.module.", "module._orig_mod.", "module.module."]
+)
+def test_what_compilers_and_distributed_training_put_before_names_is_taken_off(
+    models: ModelsDirectory, tiny: Path, prefix: str
+) -> None:
+    plain = models.describe("tiny")
+    weights = load_file(tiny / "model.safetensors")
+    renamed = {prefix + name.replace(".h.0.", ".h.0._orig_mod."): array for name, array in weights.items()}
+    save_file(renamed, tiny / "model.safetensors")
+    found = models.describe("tiny")
+    assert found.sha256 != plain.sha256
+    assert found.model_copy(update={"sha256": plain.sha256}) == plain
+    save_file(renamed | {"transformer.ln_f.bias": weights["transformer.ln_f.bias"]}, tiny / "model.safetensors")
+    assert "two tensors are called transformer.ln_f.bias" in problem(models)
+
+
+def test_subfolders_of_a_hubs_cache_and_of_a_trainer_have_names(
+    models: ModelsDirectory, tmp_path: Path, write_gpt2: Write
+) -> None:
+    directory = tmp_path / "models"
+    snapshot = write_gpt2(directory / "models--org--tiny" / "snapshots" / "0a1b")
+    for file in list(snapshot.iterdir()):
+        blob = directory / "models--org--tiny" / "blobs" / file.name.split(".")[0]
+        blob.parent.mkdir(exist_ok=True)
+        file.rename(blob)
+        file.symlink_to(Path("../../blobs") / blob.name)
+    run = write_gpt2(directory / "run-7")
+    write_gpt2(run / "checkpoint-500")
+    (run / "runs").mkdir()
+    (run / "loop").symlink_to(run)
+    found = {model.name: model.problem for model in models.describe_all()}
+    names = ["models--org--tiny/snapshots/0a1b", "run-7", "run-7/checkpoint-500", "run-7/loop"]
+    assert found == dict.fromkeys(names)
+    assert models.gpt2("models--org--tiny/snapshots/0a1b") == models.gpt2("run-7/checkpoint-500")
+    for name in ("run-7/../run-7", "run-7//checkpoint-500", "run-7/.", "/run-7", "run-7/", "a/b/c/d/e"):
+        with pytest.raises(UnknownCheckpointError):
+            models.open(name)
+
+
+class Found:
+    """Verdicts of a test."""
+
+    def __init__(self, **fields: Any) -> None:
+        self._verdict = CheckpointVerdict.model_validate(fields)
+
+    def of(self, sha256: str, kind: str) -> CheckpointVerdict | None:
+        return self._verdict if (len(sha256), kind) == (64, "gpt2") else None
+
+
+def test_a_checkpoint_is_loadable_once_a_worker_has_tried_it(tmp_path: Path, write_gpt2: Write) -> None:
+    write_gpt2(tmp_path / "tiny")
+    found = ModelsDirectory(tmp_path).describe("tiny")
+    assert (found.state, found.reason, found.problem) == ("unchecked", "no worker has tried it yet", None)
+    models = ModelsDirectory(tmp_path, Found(state="loadable", fallback_reason="its code has no forward mode"))
+    found = models.describe("tiny")
+    assert (found.state, found.reason, found.problem) == ("loadable", "its code has no forward mode", None)
+    models = ModelsDirectory(tmp_path, Found(state="refused", reason="it ends the process by SIGSEGV"))
+    found = models.describe("tiny")
+    assert (found.state, found.reason, found.problem) == ("refused", *["it ends the process by SIGSEGV"] * 2)
+    with pytest.raises(CheckpointError, match="by SIGSEGV"):
+        models.gpt2("tiny")
+
+
+def test_sizes_under_unusual_names_are_unknown_until_a_worker_has_asked_the_library(
+    models: ModelsDirectory, tiny: Path
+) -> None:
+    reconfigure(tiny, model_type="mpt", n_layer="absent", n_layers=2)
+    found = models.describe("tiny")
+    assert (found.state, found.kind, found.n_layer, found.num_parameters) == ("unchecked", "causal-lm", None, None)
+    assert found.sha256 is not None
+    with pytest.raises(CheckpointError, match="has no num_hidden_layers, and no worker has found it out yet"):
+        models.causal_lm("tiny")
 
 
 def test_links_must_stay_inside(models: ModelsDirectory, tiny: Path, tmp_path: Path, write_gpt2: Write) -> None:

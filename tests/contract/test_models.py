@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,20 @@ def http(server: Any) -> Iterator[httpx.Client]:
         yield client
 
 
+def wait_until_tried(http: httpx.Client, name: str) -> dict[str, Any]:
+    """What is said of a checkpoint once a worker has tried it, which nobody asked it to."""
+    deadline = time.monotonic() + 200
+    while True:
+        found: dict[str, Any] = http.get(f"/v1/models/{name}").json()
+        if found["state"] != "unchecked":
+            return found
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+
+
 def test_checkpoints_are_listed_by_every_client(server: Any, client: SpectrumClient, http: httpx.Client) -> None:
+    tried = wait_until_tried(http, "tiny-gpt2")
+    assert (tried["state"], tried["reason"]) == ("loadable", None)
     listed = http.get("/v1/models").json()["models"]
     tiny = next(found for found in listed if found["name"] == "tiny-gpt2")
     assert (tiny["kind"], tiny["num_parameters"], tiny["problem"]) == ("gpt2", 3936, None)
@@ -46,7 +60,7 @@ def test_checkpoints_are_listed_by_every_client(server: Any, client: SpectrumCli
     assert http.get("/v1/models/tiny-gpt2").json() == tiny
     assert [found.model_dump() for found in client.models()] == listed
     printed = CliRunner().invoke(app, ["models", "--url", server.url]).output
-    assert f"tiny-gpt2  gpt2  3,936 parameters  {tiny['sha256']}" in printed
+    assert f"tiny-gpt2  gpt2  3,936 parameters  {tiny['sha256']}  loadable" in printed
 
 
 async def _names(url: str) -> list[str]:
@@ -86,6 +100,22 @@ def test_another_architecture_goes_by_transformers(
     own = client.run(JOB)
     assert own.provenance.parameters_sha256 != result.provenance.parameters_sha256  # in another order
     assert own.loss != result.loss
+
+
+def test_a_checkpoint_that_no_worker_can_load_is_refused_before_any_job(
+    http: httpx.Client, models: Path, write_gpt2: Callable[..., Path]
+) -> None:
+    """What only the library knows is found out by a worker, and said by the service."""
+    write_gpt2(models / "run-7" / "checkpoint-5", model_type="gpt-of-my-own", auto_map={"AutoModel": "evil.Model"})
+    found = wait_until_tried(http, "run-7/checkpoint-5")
+    assert found["state"] == "refused"
+    assert "no causal language model of model_type 'gpt-of-my-own'" in found["reason"]
+    assert found["problem"] == found["reason"]
+    refused = http.post("/v1/jobs", json=JOB | {"model": {"kind": "causal-lm", "checkpoint": "run-7/checkpoint-5"}})
+    assert refused.status_code == 422
+    (error,) = refused.json()["errors"]
+    assert error["loc"] == ["body", "model", "checkpoint"]
+    assert found["reason"] in error["msg"]
 
 
 @pytest.mark.parametrize(

@@ -62,11 +62,11 @@ def wait_until_training(client: SpectrumClient, job_id: str) -> Job:
         time.sleep(0.02)
 
 
-def kill(pids: list[int]) -> None:
+def kill(pids: list[int], signal_number: int = signal.SIGKILL) -> None:
     assert pids
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signal_number)
 
 
 def numbers(result: Any) -> dict[str, Any]:
@@ -220,16 +220,19 @@ def wait_until_gone(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_that_loses_its_third_worker_fails(own_server: Any, own_client: SpectrumClient) -> None:
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV"])
+def test_a_job_that_loses_its_third_worker_fails(own_server: Any, own_client: SpectrumClient, name: str) -> None:
     job_id = own_client.submit(JOB | {"train": JOB["train"] | {"num_steps": 1_000_000}}, fresh=True).id
     for attempt in (1, 2, 3):
         while wait_until_training(own_client, job_id).attempt < attempt:
             time.sleep(0.02)
-        kill(own_server.pids("-m worker")[1:])
+        kill(own_server.pids("-m worker")[1:], getattr(signal, name))
     job = own_client.wait(job_id, timeout_seconds=60)
     assert (job.state, job.attempt) == ("failed", 3), job
     assert job.error is not None
     assert job.error.type == "/problems/workers-lost"
+    assert f"died of {name}" in (job.error.detail or "")
+    assert ("more memory" in (job.error.detail or "")) is (name == "SIGKILL")
     wait_until_gone(own_server.data_directory / "results" / "job-checkpoints" / job_id)
 
 

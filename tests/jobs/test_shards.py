@@ -132,7 +132,11 @@ def test_a_helper_that_died_is_replaced_at_once(shards: ShardStore, lease: Lease
     shards.open(lease, 3, "setup", "signature")
     for helper in (dead, other):
         assert shards.take(helper, "signature") is not None
-    shards.lose(lease.job_id, "host-1-23", None)
+    assert shards.last_loss(lease.job_id) is None
+    shards.lose(lease.job_id, "host-1-7", None, PROBLEM)
+    assert shards.last_loss(lease.job_id) is None  # a stranger's
+    shards.lose(lease.job_id, "host-1-23", None, PROBLEM)
+    assert shards.last_loss(lease.job_id) == PROBLEM
     assert shards.take(shards.new_lease(lease.job_id), "signature") == Claim(1, 2, 0, "setup")
     assert shards.renew(other, None)
     with pytest.raises(LeaseLostError):
@@ -149,6 +153,6 @@ def test_nothing_is_left_of_a_deleted_job(
     store.delete(lease.job_id)
     assert not shards.renew(helper, (1, 3))
     shards.release(helper, PROBLEM)
-    shards.lose(lease.job_id, "host-1-2", PROBLEM)
+    shards.lose(lease.job_id, "host-1-2", PROBLEM, PROBLEM)
     assert shards.take(helper, "signature") is None
     assert not redis_client.exists(f"spectrum:job:{lease.job_id}")

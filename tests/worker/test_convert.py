@@ -1,5 +1,7 @@
 """Checkpoints of nanoGPT and PyTorch files of Hugging Face: converted, compared, refused without running anything."""
 
+import argparse
+import fractions
 import json
 import pickle
 import subprocess
@@ -8,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from api_schemas.checkpoints import CheckpointError
-from api_schemas.models import Gpt2
+from api_schemas.models import CausalLm, Gpt2
 from checkpoints.directory import ModelsDirectory
 from worker.convert import convert
 from worker.sources import Sources
@@ -142,11 +145,42 @@ def test_what_is_no_nano_gpt_is_explained(
     assert not list((tmp_path / "models").glob("*")) if (tmp_path / "models").exists() else True
 
 
-def test_an_output_layer_of_its_own_is_refused(save: Callable[..., Any], tmp_path: Path) -> None:
-    model, source = save()
-    save(model=model.state_dict() | {"lm_head.weight": torch.zeros(17, 8)})
-    with pytest.raises(CheckpointError, match="output layer that is not tied"):
+def test_an_output_layer_of_its_own_becomes_a_causal_lm(save: Callable[..., Any], tmp_path: Path) -> None:
+    """Whose logits are nanoGPT's: the engine's own GPT-2 is tied, that of transformers need not be."""
+    theirs, source = save()
+    head = 0.3 * torch.randn(17, 8, generator=torch.Generator().manual_seed(1))
+    save(model=theirs.state_dict() | {"lm_head.weight": head})
+    found = convert(source, "nano", tmp_path / "models")
+    assert (found.kind, found.state, found.problem) == ("causal-lm", "unchecked", None)
+    assert found.num_parameters == sum(parameter.numel() for parameter in theirs.parameters()) + 17 * 8
+    models = ModelsDirectory(tmp_path / "models")
+    fields = models.causal_lm("nano").model_dump()
+    spec = CausalLm.model_validate({"kind": "causal-lm", "checkpoint": "nano"} | fields)
+    ours = build_model(spec, Sources(models))
+    parameters = build_parameters(spec, ours, torch.float32, torch.device("cpu"), Sources(models))
+    tokens = torch.randint(17, (3, 9), generator=torch.Generator().manual_seed(1))
+    theirs.lm_head.weight = nn.Parameter(head)
+    expected = theirs(tokens).detach()
+    assert_close(ours(parameters, tokens), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_one_without_biases_is_refused_where_transformers_has_none(save: Callable[..., Any], tmp_path: Path) -> None:
+    model, source = save(bias=False)
+    save(bias=False, model=model.state_dict() | {"lm_head.weight": torch.zeros(17, 8)})
+    with pytest.raises(CheckpointError, match="output layer that is not tied to the embedding, and no biases"):
         convert(source, "nano", tmp_path / "models")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module.", "module._orig_mod."])
+def test_numbers_of_numpy_and_prefixes_of_distributed_training_do_no_harm(
+    save: Callable[..., Any], tmp_path: Path, prefix: str
+) -> None:
+    theirs, source = save()
+    state = {prefix + name: tensor for name, tensor in theirs.state_dict().items()}
+    best = {"best_val_loss": np.float64(1.5), "seen": np.int64(3), "losses": np.ones(3), "rng": np.random.get_state()}
+    save(model=state, config=argparse.Namespace(lr=np.float32(0.1)), **best)
+    found = convert(source, "nano", tmp_path / "models")
+    assert found.num_parameters == sum(parameter.numel() for parameter in theirs.parameters())
 
 
 def test_a_name_is_used_once_and_stays_inside(save: Callable[..., Any], tmp_path: Path) -> None:
@@ -183,6 +217,71 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path, is_archive: b
     assert not (tmp_path / "models").exists()
     torch.load(source, weights_only=False) if is_archive else pickle.loads(source.read_bytes())
     assert trace.exists()  # it would have run
+
+
+def test_what_is_refused_is_named(tmp_path: Path) -> None:
+    torch.save(
+        {"model": {}, "trainer": Evil(tmp_path / "trace"), "when": fractions.Fraction(1, 2)}, tmp_path / "ckpt.pt"
+    )
+    with pytest.raises(CheckpointError, match=r"plain values \(builtins\.getattr, fractions\.Fraction, pathlib"):
+        convert(tmp_path / "ckpt.pt", "evil", tmp_path / "models")
+
+
+def llama(tmp_path: Path) -> tuple[dict[str, Tensor], Path]:
+    """Random weights, and config.json."""
+    shapes = {"self_attn.q_proj": (8, 8), "self_attn.k_proj": (8, 8), "self_attn.v_proj": (8, 8)}
+    shapes |= {"self_attn.o_proj": (8, 8), "mlp.gate_proj": (12, 8), "mlp.up_proj": (12, 8), "mlp.down_proj": (8, 12)}
+    shapes |= {"input_layernorm": (8,), "post_attention_layernorm": (8,)}
+    every = {f"model.layers.0.{name}.weight": shape for name, shape in shapes.items()}
+    every |= {"model.embed_tokens.weight": (19, 8), "model.norm.weight": (8,), "lm_head.weight": (19, 8)}
+    fields = {"model_type": "llama", "vocab_size": 19, "hidden_size": 8, "intermediate_size": 12}
+    fields |= {"num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 16}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    return {name: torch.randn(shape) for name, shape in every.items()}, tmp_path / "config.json"
+
+
+@pytest.mark.parametrize(
+    ("key", "prefix"), [("state_dict", "model."), ("model", "module."), (None, ""), (None, "net.lm.")]
+)
+def test_tensors_alone_are_converted_where_a_configuration_is_given(
+    tmp_path: Path, key: str | None, prefix: str
+) -> None:
+    """As Lightning writes them, with the name of the attribute that holds the model, or as torch.save does."""
+    weights, config = llama(tmp_path)
+    state = {prefix + name: tensor for name, tensor in weights.items()}
+    lightning = {"epoch": 3, "pytorch-lightning_version": "2.5", "hyper_parameters": {"lr": 0.1}}
+    torch.save(state if key is None else lightning | {key: state}, tmp_path / "last.ckpt")
+    found = convert(tmp_path / "last.ckpt", "tiny", tmp_path / "models", config)
+    assert (found.kind, found.num_parameters) == ("causal-lm", sum(tensor.numel() for tensor in weights.values()))
+    converted = load_file(tmp_path / "models" / "tiny" / "model.safetensors")
+    assert converted.keys() == weights.keys()
+    assert all(torch.equal(converted[name], tensor) for name, tensor in weights.items())
+
+
+def test_tensors_alone_need_a_configuration_that_fits(tmp_path: Path) -> None:
+    weights, config = llama(tmp_path)
+    torch.save(weights, tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match="it holds no model_args; that of another model needs --config"):
+        convert(tmp_path / "last.ckpt", "tiny", tmp_path / "models")
+    config.write_text(config.read_text().replace("12", "13"))
+    with pytest.raises(CheckpointError, match=r"disagree.* model.layers.0.mlp.down_proj.weight is \(8, 13\)"):
+        convert(tmp_path / "last.ckpt", "tiny", tmp_path / "models", config)
+    assert not (tmp_path / "models").exists()
+
+
+def test_files_of_hugging_face_in_parts_are_one_checkpoint(tmp_path: Path) -> None:
+    weights, _ = llama(tmp_path)
+    names = list(weights)
+    index = {name: f"pytorch_model-0000{1 + place % 2}-of-00002.bin" for place, name in enumerate(names)}
+    for file in set(index.values()):
+        torch.save({name: weights[name] for name in names if index[name] == file}, tmp_path / file)
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": index}))
+    found = convert(tmp_path, "tiny", tmp_path / "models")
+    assert found.num_parameters == sum(tensor.numel() for tensor in weights.values())
+    for bad in ({"a": "../x.bin"}, {}, {"a": 3}, None):
+        (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": bad}))
+        with pytest.raises(CheckpointError, match="holds no weight_map"):
+            convert(tmp_path, "other", tmp_path / "models")
 
 
 def test_the_command_says_in_a_line_why_it_refuses(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """One attempt at a job, where what it writes to is full or away."""
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -125,3 +126,26 @@ def test_a_worker_that_stops_does_not_wait_for_redis(
     with pytest.raises((redis.ConnectionError, redis.TimeoutError)):
         runner.run(job_id)
     assert own_store(redis_client).get(job_id).state == "running"  # until its lease has run out
+
+
+def test_after_a_crash_products_are_not_recorded(
+    run: Callable[[str], None], redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    """The process of the first attempt died of SIGSEGV: the next one computes all the same, and says how."""
+    store = own_store(redis_client)
+    crashed, other = submitted(store), submitted(store)
+    assert store.claim(crashed, "host-1-2") is not None
+    store.lose(crashed, "host-1-2", None, crashed_by="SIGSEGV")
+    store.recover_lost()
+    results = []
+    for job_id in (crashed, other):
+        run(job_id)
+        record = store.get(job_id)
+        assert record.state == "succeeded"
+        content = ResultStore(tmp_path / "results").read(record.result_digest or "")
+        results.append(json.loads(content))
+    first, second = results
+    assert "died of SIGSEGV" in first["provenance"]["product_fallback"]
+    assert second["provenance"]["product_fallback"] is None
+    values = [[pair["value"] for pair in result["eigenpairs"]] for result in results]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)

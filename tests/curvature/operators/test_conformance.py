@@ -2,17 +2,21 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.func import hessian, jacrev
 
 from curvature.data.base import Dataset
 from curvature.data.gaussian import gaussian
+from curvature.errors import InvalidProblemError
 from curvature.losses.base import Loss
 from curvature.losses.cross_entropy import CrossEntropy
 from curvature.losses.mse import Mse
+from curvature.models.activations import ACTIVATIONS
 from curvature.models.base import Model
 from curvature.models.conv import Conv
 from curvature.models.gpt2 import AttentionSink, Gpt2
@@ -22,6 +26,7 @@ from curvature.operators.dense import DenseOperator, assemble
 from curvature.operators.functional import FunctionalOperator
 from curvature.operators.ggn import GgnOperator
 from curvature.operators.hessian import HessianOperator
+from curvature.operators.products import Fallback
 from curvature.operators.risk_operator import RiskOperator
 from curvature.parameters import ParameterLayout, Parameters
 from curvature.risk import EmpiricalRisk
@@ -152,6 +157,64 @@ def test_equals_dense_autograd(matrix: str, name: str) -> None:
     assert close(operator.matmat(identity), expected, scale)
     assert close(assemble(operator), expected, scale)
     assert operator.fallback_reason is None
+
+
+@pytest.mark.parametrize("name", ["tanh-cross-entropy", "regression", "gpt2"])
+@pytest.mark.parametrize("matrix", OPERATORS)
+@pytest.mark.parametrize("method", ["forward-over-reverse", "double-backward"])
+def test_without_recording_the_matrix_is_the_same(matrix: str, name: str, method: Any) -> None:
+    operator = build(matrix, name, fallback=Fallback(method, "because"))
+    expected, scale = dense(name)[matrix], dense(name)["hessian"]
+    columns = torch.randn(operator.dim, 2, generator=generator(9), dtype=F64)
+    assert close(operator.matmat(columns), expected @ columns, scale)
+    if name == "regression":
+        assert close(assemble(build(matrix, name, 9, fallback=Fallback(method, "because"))), expected, scale)
+    assert operator.fallback_reason == "because"
+
+
+class WithoutForwardMode(torch.autograd.Function):
+    """The hyperbolic tangent as BLOOM writes its activation: nothing that torch.func could transform."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return gradient * (1 - x.tanh().square())
+
+
+class WithoutSecondDerivative(WithoutForwardMode):
+    """The same, whose gradient is a constant to autograd."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return gradient * (1 - x.tanh().square())
+
+
+@pytest.mark.parametrize("matrix", OPERATORS)
+def test_a_model_without_forward_mode_is_differentiated_twice_backwards(
+    matrix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, scale = dense("tanh-mse")[matrix], dense("tanh-mse")["hessian"]
+    sensitivity = build(matrix, "tanh-mse", 6).sensitivity
+    monkeypatch.setitem(ACTIVATIONS, "tanh", WithoutForwardMode.apply)
+    operator = build(matrix, "tanh-mse", 6)
+    assert 0.3 < operator.sensitivity / sensitivity < 3  # asked before the first product
+    assert close(operator.matmat(torch.eye(operator.dim, dtype=F64)), expected, scale)
+    assert operator.fallback_reason is not None
+    assert "no forward mode: RuntimeError" in operator.fallback_reason
+
+
+def test_a_model_without_second_derivatives_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ACTIVATIONS, "tanh", WithoutSecondDerivative.apply)
+    operator = build("hessian", "tanh-mse", 6)
+    with pytest.raises(InvalidProblemError, match="cannot be differentiated twice: RuntimeError"):
+        operator.matvec(torch.ones(operator.dim, dtype=F64))
 
 
 @pytest.mark.parametrize("name", ["tanh-cross-entropy", "relu-mse", "gpt2"])

@@ -114,6 +114,21 @@ def test_state_that_changes_while_it_is_read_is_refused(seeded: Seeded) -> None:
         record(counting, torch.randn(5, generator=seeded(5), dtype=F64))
 
 
+def test_a_tangent_that_is_absent_is_read_as_zeros(seeded: Seeded) -> None:
+    """Autograd's zeros have no memory: a multiplication with a number that read it ended the process by SIGSEGV."""
+    left, right = torch.randn(2, 2, 3, 3, generator=seeded(8), dtype=F64)
+
+    def tangent(vector: Tensor) -> Tensor:
+        def product(matrix: Tensor) -> Tensor:
+            return torch.baddbmm(torch.ones(2, 3, 3, dtype=F64), matrix, right, beta=0.5, alpha=2)
+
+        return torch.func.jvp(product, (left,), (vector,))[1]
+
+    value, program = record(tangent, left)
+    assert_close(value, 2 * left @ right)
+    assert_close(program(right), 2 * right @ right)
+
+
 def operator_of(seeded: Seeded) -> HessianOperator:
     model = Mlp((3, 4, 3), "tanh")
     data = gaussian(12, 3, 3, "linear", 0.1, seeded(0))
