@@ -23,8 +23,13 @@ from checkpoints.checkpoint import Checkpoint
 from checkpoints.digest import Digests
 from checkpoints.files import CheckpointFiles, is_pytorch
 from checkpoints.gpt2 import MODEL_TYPE, OtherOptionError, gpt2_fields
+from checkpoints.readings import Readings
+from checkpoints.weights import num_header_bytes
 
 T = TypeVar("T")
+
+_MOST_DESCRIBED, _MOST_KEPT = 1000, 8
+"""Descriptions are small; the fields of a model hold the name and the shape of each parameter."""
 
 
 class ModelsDirectory:
@@ -33,6 +38,9 @@ class ModelsDirectory:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._digests = Digests()
+        self._described: Readings[LoadableModel] = Readings(_MOST_DESCRIBED)
+        self._gpt2: Readings[Gpt2Checkpoint] = Readings(_MOST_KEPT)
+        self._causal_lm: Readings[CausalLmCheckpoint] = Readings(_MOST_KEPT)
 
     def names(self) -> list[str]:
         """Of everything that looks like a checkpoint, whether or not it can be loaded.
@@ -49,18 +57,24 @@ class ModelsDirectory:
 
         Raises:  UnknownCheckpointError; CheckpointError if it cannot be read.
         """
-        if self._path is None:
-            raise UnknownCheckpointError("this server has no models directory")
         with _readable():
-            return Checkpoint.read(CheckpointFiles.of(self._path.resolve(), name), self._digests)
+            return Checkpoint.read(self._files(name), self._digests)
+
+    def num_header_bytes(self, name: str) -> int:
+        """How long the lists of the checkpoint's tensors are; 0 where there is none that could be read."""
+        try:
+            with _readable():
+                return num_header_bytes(self._files(name))
+        except CheckpointError:
+            return 0
 
     def gpt2(self, name: str) -> Gpt2Checkpoint:
         """Raises:  CheckpointError."""
-        return self._read(name, gpt2_fields)
+        return self._read(name, gpt2_fields, self._gpt2)
 
     def causal_lm(self, name: str) -> CausalLmCheckpoint:
         """Raises:  CheckpointError."""
-        return self._read(name, causal_lm_fields)
+        return self._read(name, causal_lm_fields, self._causal_lm)
 
     def describe(self, name: str) -> LoadableModel:
         """The checkpoint of this name, or why it cannot be loaded.
@@ -68,7 +82,7 @@ class ModelsDirectory:
         Raises:  UnknownCheckpointError.
         """
         try:
-            return self._read(name, lambda checkpoint: _described(name, checkpoint))
+            return self._read(name, lambda checkpoint: _described(name, checkpoint), self._described)
         except UnknownCheckpointError:
             raise
         except CheckpointError as error:
@@ -91,10 +105,15 @@ class ModelsDirectory:
                 continue
         return found
 
-    def _read(self, name: str, read: Callable[[Checkpoint], T]) -> T:
-        checkpoint = self.open(name)
+    def _read(self, name: str, read: Callable[[Checkpoint], T], readings: Readings[T]) -> T:
         with _readable():
-            return read(checkpoint)
+            files = self._files(name)
+            return readings.of(name, files.path, lambda: read(Checkpoint.read(files, self._digests)))
+
+    def _files(self, name: str) -> CheckpointFiles:
+        if self._path is None:
+            raise UnknownCheckpointError("this server has no models directory")
+        return CheckpointFiles.of(self._path.resolve(), name)
 
 
 def _is_listed(path: Path) -> bool:

@@ -138,6 +138,12 @@ class ServiceSettings(StorageSettings):
     requests_per_minute: int = Field(default=1200, ge=1, description="of an address without a key")
     max_requests: int = Field(default=128, ge=1, description="that are answered at once")
     max_listeners: int = Field(default=512, ge=0, description="that wait besides: long polls and event streams")
+    heavy_requests: int = Field(
+        default_factory=lambda: max(2, min(4, os.cpu_count() or 1)),
+        ge=2,
+        description="pictures, large requests and the like that are worked on at once, all but one of them for one key",
+    )
+    heavy_seconds: float = Field(default=120.0, gt=0, description="that one of these may take")
     max_queued: int = Field(default=10_000, ge=1, description="jobs that wait at a time")
     result_seconds: float = Field(default=30 * 86400.0, gt=0, description="that a result is kept after its job ended")
     record_seconds: float = Field(

@@ -79,6 +79,7 @@ def _hand_out(app: FastAPI, parts: Parts) -> None:
         settings.max_queued,
     )
     app.state.feed = parts.feed
+    app.state.heavy = parts.heavy
     app.state.keys = parts.rules.keys
     app.state.metrics = parts.registry
     app.state.job_seconds = settings.job_seconds

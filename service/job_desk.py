@@ -3,16 +3,14 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 
 from kombu.exceptions import OperationalError
 from starlette.concurrency import run_in_threadpool
 
-from api_schemas.job_requests import AnyJobRequest
 from api_schemas.jobs import JobState
 from api_schemas.problem import Problem
-from jobs.question import question_digest
 from jobs.queue import JobQueue
 from jobs.record import JobRecord
 from jobs.results import ResultDamagedError, ResultStore
@@ -20,6 +18,7 @@ from jobs.store import Answer, JobStore, QueueLimits, UnknownJobError
 from service.doors.callers import Caller
 from service.job_feed import JobFeed
 from service.problems import ProblemError
+from service.submission import Submission
 from service.whole_results import WholeResults
 
 _LOOK_AFTER_SECONDS = 1.0
@@ -50,15 +49,15 @@ class JobDesk:
 
     def submit(
         self,
-        request: AnyJobRequest,
-        admit: Callable[[AnyJobRequest], None],
+        submission: Submission,
+        admit: Callable[[], None],
         caller: Caller,
         idempotency_key: str | None = None,
         *,
         fresh: bool = False,
         request_id: str | None = None,
     ) -> tuple[JobRecord, bool]:
-        """Accept a request that `admit` lets pass, or find the job that the caller's key stands for.
+        """Accept a submission that `admit` lets pass, or find the job that the caller's key stands for.
 
         Unless the caller wants a fresh result, one that a present worker's code has found to the same question before
         is that of the new job. From the moment that the record is written the job is not lost: a message that cannot be
@@ -67,21 +66,19 @@ class JobDesk:
         Returns:  the record, and whether it was there before.
         Raises:  KeyReusedError, QueueFullError, and what `admit` raises.
         """
-        text = request.model_dump_json(exclude_none=True)
         key = idempotency_key
-        if key is not None and (earlier := self._store.created_before(text, key, caller.owner)):
+        if key is not None and (earlier := self._store.created_before(submission.text, key, caller.owner)):
             return earlier, True  # what was admitted once is not asked about again
-        admit(request)
-        question = question_digest(request)
+        admit()
         record, replayed = self._store.create(
-            request.kind,
-            text,
-            request.tags,
+            submission.kind,
+            submission.text,
+            submission.tags,
             key,
             caller.owner,
-            shared=request.shared,
-            question=question,
-            answer=None if fresh else self._answer(question),
+            shared=submission.shared,
+            question=submission.question,
+            answer=None if fresh else self._answer(submission.question),
             request_id=request_id,
             limits=QueueLimits(caller.max_queued, self._max_queued),
         )
@@ -160,17 +157,17 @@ class JobDesk:
             self._results.delete(digest)
             self._store.removed(digest)
 
-    @contextmanager
-    def result_of(self, job_id: str, caller: Caller) -> Iterator[str]:
+    @asynccontextmanager
+    async def result_of(self, job_id: str, caller: Caller) -> AsyncIterator[str]:
         """Digest of the result; files that are found missing may have gone with the job, or its time, just now.
 
         Raises:  UnknownJobError; ProblemError while there is none, or the job's own problem if it failed.
         """
-        digest = self._result_digest(job_id, caller)
+        digest = await run_in_threadpool(self._result_digest, job_id, caller)
         try:
             yield digest
         except ResultDamagedError:
-            self._result_digest(job_id, caller)
+            await run_in_threadpool(self._result_digest, job_id, caller)
             raise
 
     def _result_digest(self, job_id: str, caller: Caller) -> str:

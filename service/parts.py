@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
+import anyio.to_thread
 from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.concurrency import run_in_threadpool
 
@@ -20,11 +21,14 @@ from jobs.results import ResultStore
 from jobs.retention import Retention
 from jobs.settings import ServiceSettings
 from jobs.store import JobStore
-from service.doors.crowd import Crowd
+from service.doors.crowd import Crowd, Room
 from service.doors.door import Rules
 from service.doors.hosts import Hosts
 from service.doors.key_file import KeyFile
 from service.doors.rates import RequestRates
+from service.heavy.desk import HeavyDesk
+from service.heavy.processes import Processes
+from service.heavy.turns import Turns
 from service.job_feed import JobFeed
 from service.observation.job_metrics import JobMetrics
 from service.observation.request_lines import RequestLines
@@ -32,6 +36,8 @@ from service.upkeep.housekeeper import Housekeeper
 from service.upkeep.reaper import Reaper
 
 _SECONDS_BETWEEN_CANCELS = 0.1
+_OTHER_THREADS = 32
+"""For the upkeep, and for looks of those who wait."""
 
 _logger = logging.getLogger(__name__)
 
@@ -53,6 +59,10 @@ class Parts:
         quarter = shutil.disk_usage(settings.results_dir).total // 4
         self.uploads_bytes = quarter if settings.uploads_bytes is None else settings.uploads_bytes
         self.rules = _rules(settings)
+        self._processes = Processes(settings.heavy_seconds)
+        # Those who wait for their turn leave half of the places to requests that are answered at once.
+        room = Room(max(2, settings.max_requests // 2))
+        self.heavy = HeavyDesk(Turns(settings.heavy_requests, room), self._processes)
         self.lines = RequestLines(as_json=settings.as_json)
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -65,10 +75,13 @@ class Parts:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """What goes on beside requests goes on inside; at the end everything is given back."""
+        # No request waits for the thread of another: the bearers of one key have not all places.
+        anyio.to_thread.current_default_thread_limiter().total_tokens = self.settings.max_requests + _OTHER_THREADS
         await run_in_threadpool(self.artifacts.remove_abandoned_drafts)
         async with going_on(self._reaper.run(self.settings.reap_seconds), self.feed.run()):
             yield
         self.lines.write()
+        await self._processes.close()
         self.queue.close()
         self.client.close()
         await self._news.aclose()

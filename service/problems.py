@@ -132,6 +132,12 @@ def register_problem_handlers(app: FastAPI) -> None:
         return problem_response(request, problem, {**PAGE_HEADERS, "X-Request-ID": request_id})
 
 
+def translated(error: Exception) -> ProblemError | None:
+    """The answer to an error, as it would be if a route raised it; None: it was not foreseen."""
+    found = next((_TRANSLATIONS[kind] for kind in type(error).__mro__ if kind in _TRANSLATIONS), None)
+    return None if found is None else found(error)
+
+
 def _handler(translate: Callable[[Any], ProblemError]) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def answer(request: Request, error: Exception) -> Response:
         answered = translate(error)

@@ -1,5 +1,7 @@
 """`/v1/health`: whether the process lives, and whether it can do all that it is there for."""
 
+import anyio.to_thread
+from anyio import CapacityLimiter
 from fastapi import APIRouter, Request
 
 from api_schemas.health import Liveness, Readiness
@@ -10,6 +12,9 @@ from service.problems import ProblemError
 from service.routes.documentation import problem_documentation
 
 router = APIRouter(prefix="/health", tags=["health"])
+
+_LOOKS = CapacityLimiter(8)
+"""Threads of their own: whoever asks whether the server is well waits for no other request."""
 
 
 @router.get("/live", summary="The process answers")
@@ -23,9 +28,10 @@ async def live() -> Liveness:
     responses=problem_documentation(status_503="something is missing; `missing` and `detail` name it"),
     summary="Closed forms and jobs are served",
 )
-def ready(request: Request, caller: CallerOf) -> Readiness:
+async def ready(request: Request, caller: CallerOf) -> Readiness:
     """200 while Redis answers, a worker is there, results can be kept and checkpoints read; else `missing` says."""
-    workers, missing = look(request.app.state.redis, request.app.state.settings)
+    state = request.app.state
+    workers, missing = await anyio.to_thread.run_sync(look, state.redis, state.settings, limiter=_LOOKS)
     if missing:
         problem = Problem(
             type="/problems/not-ready", title="Not ready", status=503, detail="; ".join(missing), missing=missing

@@ -2,32 +2,27 @@
 
 import hashlib
 import re
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
-import anyio.to_thread
-from anyio import CapacityLimiter
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from api_schemas.artifacts import CONTEXT as ARTIFACTS
-from api_schemas.checkpoints import CONTEXT as CHECKPOINTS
-from api_schemas.job_requests import AnyJobRequest, JobRequest
+from api_schemas.job_requests import JobRequest
 from api_schemas.job_results import JobResult
 from api_schemas.jobs import Job, JobPage, JobState, Links
 from jobs.record import JobRecord
-from service.admission import Admission
-from service.bodies import json_message
+from jobs.results import ResultDamagedError
 from service.doors.callers import CallerOf
 from service.doors.key_file import KEY_ID
-from service.formats.representations import MEDIA_TYPES, not_acceptable, require_format
-from service.formats.resmoothing import SmoothingChange, smoothed
-from service.formats.result import FORMATS, formats_of, represented, result_of, stored_arrays
+from service.formats.representations import MEDIA_TYPES, require_format
+from service.formats.resmoothing import SmoothingChange
+from service.heavy.desk import HeavyDesk
 from service.job_desk import JobDesk
 from service.page_tokens import PageToken, id_of_token, token_of_id
-from service.routes.artifacts import Artifacts
+from service.routes.asked_jobs import AskedJob, asked_job
 from service.routes.content_type import require_json
 from service.routes.documentation import (
     INVALID,
@@ -43,9 +38,6 @@ MAX_WAIT_SECONDS = 60
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE)
 
-_SUBMISSIONS = CapacityLimiter(20)
-"""At once: some read large files, and must leave threads to other requests."""
-
 JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="the id that the submission returned")]
 ResultFormat = Literal["json", "npz", "png", "svg"]
 
@@ -53,17 +45,6 @@ ResultFormat = Literal["json", "npz", "png", "svg"]
 def _desk(request: Request) -> JobDesk:
     desk: JobDesk = request.app.state.desk
     return desk
-
-
-async def get_admission(request: Request, artifacts: Artifacts) -> Admission:
-    """For this caller."""
-    return Admission(request.app.state.redis, artifacts, request.app.state.job_seconds)
-
-
-async def job_request(request: Request, artifacts: Artifacts) -> AnyJobRequest:
-    """The body."""
-    state = request.app.state
-    return (await json_message(request, JobRequest, {CHECKPOINTS: state.models, ARTIFACTS: artifacts})).root
 
 
 Desk = Annotated[JobDesk, Depends(_desk)]
@@ -85,11 +66,10 @@ Desk = Annotated[JobDesk, Depends(_desk)]
     summary="Submit a job",
 )
 async def submit(
-    body: Annotated[AnyJobRequest, Depends(job_request)],
+    asked: Annotated[AskedJob, Depends(asked_job)],
     request: Request,
     desk: Desk,
     caller: CallerOf,
-    admission: Annotated[Admission, Depends(get_admission)],
     prefer: Annotated[str | None, Header(description="`wait=N`: answer once the job ended, or after N <= 60 s")] = None,
     idempotency_key: Annotated[
         str | None,
@@ -110,8 +90,8 @@ async def submit(
     """
     seconds, fresh = _preferred_wait(prefer), _wants_fresh(cache_control)
     names = {"fresh": fresh, "request_id": request.state.request_id}
-    submit = partial(desk.submit, body, admission.check, caller, idempotency_key, **names)
-    record, replayed = await anyio.to_thread.run_sync(submit, limiter=_SUBMISSIONS)
+    submit = partial(desk.submit, asked.submission, asked.admit, caller, idempotency_key, **names)
+    record, replayed = await run_in_threadpool(submit)
     if seconds and not record.ended:
         if request.state.place.may_listen():
             request.state.place.listen()
@@ -197,8 +177,9 @@ Change = Annotated[SmoothingChange, Depends(_smoothing_change)]
     responses={**_RESULT_RESPONSES, 200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}}},
     summary="The result of a job",
 )
-def get_result(
+async def get_result(
     job_id: JobId,
+    request: Request,
     desk: Desk,
     caller: CallerOf,
     change: Change,
@@ -211,19 +192,18 @@ def get_result(
     anew, without another computation: `num_points`, `kappa` and `margin`.
     """
 
-    def choose(choice: tuple[str, ...]) -> str:
-        return require_format(accept, choice)
-
-    with desk.result_of(job_id, caller) as digest:
-        return _result_response(desk, digest, choose, change, if_none_match)
+    async with desk.result_of(job_id, caller) as digest:
+        wanted = _Wanted(digest, require_format(accept), change, accept)
+        return await _result_response(request, desk, wanted, if_none_match)
 
 
 @router.get(
     "/{job_id}/result.{name}", response_class=Response, responses=_RESULT_RESPONSES, summary="The result as a file"
 )
-def get_result_file(
+async def get_result_file(
     job_id: JobId,
     name: ResultFormat,
+    request: Request,
     desk: Desk,
     caller: CallerOf,
     change: Change,
@@ -231,13 +211,8 @@ def get_result_file(
 ) -> Response:
     """`result.json`, `result.npz`, `result.png` or `result.svg`; of a trace there is no picture."""
 
-    def choose(choice: tuple[str, ...]) -> str:
-        if name not in choice:
-            raise not_acceptable(choice)
-        return name
-
-    with desk.result_of(job_id, caller) as digest:
-        return _result_response(desk, digest, choose, change, if_none_match)
+    async with desk.result_of(job_id, caller) as digest:
+        return await _result_response(request, desk, _Wanted(digest, name, change, is_fixed=True), if_none_match)
 
 
 @router.post(
@@ -296,32 +271,47 @@ def _job_response(request: Request, record: JobRecord, status: int, headers: dic
     return Response(content, status_code=status, media_type="application/json", headers=headers)
 
 
-def _result_response(
-    desk: JobDesk,
-    digest: str,
-    choose: Callable[[tuple[str, ...]], str],
-    change: SmoothingChange,
-    if_none_match: str | None,
-) -> Response:
-    name = choose(FORMATS)
-    if _is_known(_result_headers(digest, name, change)["ETag"], if_none_match):
-        return Response(status_code=304, headers=_result_headers(digest, name, change))
-    document = desk.result(digest)
-    if name == "json" and not change.changes:
-        return Response(document, media_type=MEDIA_TYPES[name], headers=_result_headers(digest, name, change))
-    result = smoothed(result_of(document), change)
-    name = choose(formats_of(result))
-    headers = _result_headers(digest, name, change)
-    if name == "npz" and (stored := stored_arrays(result)) is not None:
-        pieces = desk.arrays(digest, stored.sha256)
-        headers["Content-Length"] = str(stored.num_bytes)
+@dataclass(frozen=True)
+class _Wanted:
+    """A result in some form; with `accept` another one where it has not the first."""
+
+    digest: str
+    name: str
+    change: SmoothingChange
+    accept: str | None = None
+    is_fixed: bool = False
+
+
+async def _result_response(request: Request, desk: JobDesk, wanted: _Wanted, if_none_match: str | None) -> Response:
+    headers = _result_headers(wanted, wanted.name)
+    if _is_known(headers["ETag"], if_none_match):
+        return Response(status_code=304, headers=headers)
+    if wanted.name == "json" and not wanted.change.changes:
+        document = await run_in_threadpool(desk.result, wanted.digest)
+        return Response(document, media_type=MEDIA_TYPES[wanted.name], headers=headers)
+    heavy: HeavyDesk = request.app.state.heavy
+    arguments = {
+        "results_dir": str(request.app.state.settings.results_dir),
+        "digest": wanted.digest,
+        "changes": wanted.change.changes,
+        "name": wanted.name if wanted.is_fixed else None,
+        "accept": wanted.accept,
+    }
+    reply = await heavy.do(request, "result", arguments)
+    if "damaged" in reply.fields:
+        raise ResultDamagedError(reply.fields["damaged"])
+    name, arrays = reply.fields["name"], reply.fields.get("arrays")
+    headers = _result_headers(wanted, name)
+    if arrays is not None:
+        pieces = desk.arrays(wanted.digest, arrays["sha256"])
+        headers["Content-Length"] = str(arrays["num_bytes"])
         return StreamingResponse(pieces, media_type=MEDIA_TYPES[name], headers=headers)
-    return Response(represented(result, name), media_type=MEDIA_TYPES[name], headers=headers)
+    return Response(reply.content, media_type=MEDIA_TYPES[name], headers=headers)
 
 
-def _result_headers(digest: str, name: str, change: SmoothingChange) -> dict[str, str]:
-    changes = "".join(f"-{field}={value!r}" for field, value in change.changes.items())
-    return {"ETag": f'"{digest[:32]}-{name}{changes}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
+def _result_headers(wanted: _Wanted, name: str) -> dict[str, str]:
+    changes = "".join(f"-{field}={value!r}" for field, value in wanted.change.changes.items())
+    return {"ETag": f'"{wanted.digest[:32]}-{name}{changes}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
 
 
 def _is_known(tag: str, if_none_match: str | None) -> bool:
