@@ -24,7 +24,7 @@ _LANCZOS: dict[str, Any] = {
     "method": {"kind": "lanczos", "num_steps": 64, "num_probes": 200},
 }
 _DECODER = {"model_type": "llama", "hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1}
-_DECODER |= {"intermediate_size": 8, "max_position_embeddings": 64, "vocab_size": 16}
+_DECODER |= {"intermediate_size": 8, "max_position_embeddings": 64, "vocab_size": 256}
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,10 @@ def _large_body(number: int) -> bytes:
 
 def write_checkpoint(directory: Path, num_tensors: int) -> None:
     """A directory that looks like a decoder with so many tensors, most of them of one number."""
-    shapes = {"e": [16, 8]} | {f"l.{number // 8}.{number}.w": [1] for number in range(num_tensors - 1)}
+    shapes = {"e": [256, 8]} | {f"l.{number // 8}.{number}.w": [1] for number in range(num_tensors - 1)}
     header, end = {}, 0
     for name, shape in shapes.items():
-        size = 4 * (128 if len(shape) == 2 else 1)
+        size = 4 * (2048 if len(shape) == 2 else 1)
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
         end += size
     text = json.dumps(header, separators=(",", ":")).encode()
