@@ -11,6 +11,7 @@ from api_schemas.problem import Problem
 from api_schemas.random_matrix import RandomMatrixRequest
 from checkpoints.directory import ModelsDirectory
 from jobs.presence import present_code_versions
+from jobs.quotas import Quotas
 from jobs.settings import ServiceSettings
 from service.doors.body_limit import BodyLimit, BodyLimitProblem
 from service.doors.door import Door, is_open
@@ -76,7 +77,7 @@ def _hand_out(app: FastAPI, parts: Parts) -> None:
         parts.results,
         parts.feed,
         lambda: present_code_versions(client),
-        settings.max_queued,
+        Quotas(settings.max_queued, settings.requests_bytes, settings.records_bytes),
     )
     app.state.feed = parts.feed
     app.state.heavy = parts.heavy

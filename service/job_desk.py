@@ -12,9 +12,10 @@ from starlette.concurrency import run_in_threadpool
 from api_schemas.jobs import JobState
 from api_schemas.problem import Problem
 from jobs.queue import JobQueue
+from jobs.quotas import Quotas
 from jobs.record import JobRecord
 from jobs.results import ResultDamagedError, ResultStore
-from jobs.store import Answer, JobStore, QueueLimits, UnknownJobError
+from jobs.store import Answer, JobStore, UnknownJobError
 from service.doors.callers import Caller
 from service.job_feed import JobFeed
 from service.problems import ProblemError
@@ -23,6 +24,9 @@ from service.whole_results import WholeResults
 
 _LOOK_AFTER_SECONDS = 1.0
 """Without news, for they may be lost."""
+
+SHARES = 4
+"""Into which what is kept of jobs is cut: a key has one of them."""
 
 _logger = logging.getLogger(__name__)
 
@@ -37,14 +41,14 @@ class JobDesk:
         results: ResultStore,
         feed: JobFeed,
         code_versions: Callable[[], list[str]],
-        max_queued: int,
+        quotas: Quotas,
     ) -> None:
         self._store = store
         self._code_versions = code_versions
         self._queue = queue
         self._results = results
         self._feed = feed
-        self._max_queued = max_queued
+        self._of_all = quotas
         self._whole_results = WholeResults(results)
 
     def submit(
@@ -64,7 +68,7 @@ class JobDesk:
         sent now is sent by the reaper.
 
         Returns:  the record, and whether it was there before.
-        Raises:  KeyReusedError, QueueFullError, and what `admit` raises.
+        Raises:  KeyReusedError, QuotaError, OSError, and what `admit` raises.
         """
         key = idempotency_key
         if key is not None and (earlier := self._store.created_before(submission.text, key, caller.owner)):
@@ -80,7 +84,7 @@ class JobDesk:
             question=submission.question,
             answer=None if fresh else self._answer(submission.question),
             request_id=request_id,
-            limits=QueueLimits(caller.max_queued, self._max_queued),
+            quotas=self._quotas(caller),
         )
         if record.state == "queued" and not replayed:
             try:
@@ -189,6 +193,11 @@ class JobDesk:
         Raises:  ResultDamagedError, before the last piece if the file is not what was stored.
         """
         return self._results.stream_arrays(digest, sha256)
+
+    def _quotas(self, caller: Caller) -> tuple[Quotas, Quotas]:
+        """Of the caller and of all."""
+        shares = (None if most is None else most // SHARES for most in (self._of_all.requests, self._of_all.records))
+        return Quotas(caller.max_queued, *shares), self._of_all
 
     def _answer(self, question: str) -> Answer | None:
         """A result that answers the question, whole."""

@@ -17,6 +17,7 @@ from jobs.connection import connect, connect_async
 from jobs.events import EventLog
 from jobs.job_checkpoints import CheckpointStore
 from jobs.queue import JobQueue
+from jobs.request_files import RequestFiles
 from jobs.results import ResultStore
 from jobs.retention import Retention
 from jobs.settings import ServiceSettings
@@ -49,7 +50,8 @@ class Parts:
         redis_url = settings.redis_url.get_secret_value()
         self.settings = settings
         self.client = connect(redis_url)
-        self.store = JobStore(self.client, settings.lease_seconds, settings.max_attempts)
+        self.requests = RequestFiles(settings.requests_dir)
+        self.store = JobStore(self.client, settings.lease_seconds, settings.max_attempts, self.requests)
         self.queue = JobQueue(redis_url)
         self._news = connect_async(redis_url)
         self.feed = JobFeed(EventLog(self._news))
@@ -70,7 +72,7 @@ class Parts:
         checkpoints = CheckpointStore(settings.checkpoints_dir)
         sweep = self._housekeeper().sweep
         seconds = (settings.republish_seconds, settings.lease_seconds)
-        self._reaper = Reaper(self.store, self.queue, checkpoints, *seconds, sweep)
+        self._reaper = Reaper(self.store, self.queue, checkpoints, self.requests, *seconds, sweep)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -93,7 +93,7 @@ def _estimate(arguments: Arguments, content: bytes) -> Reply:
 def _asked(arguments: Arguments, content: bytes) -> tuple[AnyJobRequest, Admission]:
     caller = Caller(arguments["owner"], arguments["is_admin"])
     stores = (ArtifactStore(Path(arguments["artifacts_dir"])), ArtifactOwners(Path(arguments["artifact_owners_dir"])))
-    artifacts = CallersArtifacts(*stores, caller, arguments["uploads_bytes"])
+    artifacts = CallersArtifacts(*stores, caller, arguments["uploads_bytes"], arguments["max_artifacts"])
     context = {CHECKPOINTS: _models(arguments["models_dir"]), ARTIFACTS: artifacts}
     admission = Admission(lambda: arguments["available_bytes"], artifacts, arguments["job_seconds"])
     return read(content, JobRequest, context).root, admission

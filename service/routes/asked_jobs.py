@@ -84,6 +84,7 @@ async def _done(request: Request, task: str, body: bytes, caller: CallerOf) -> A
         "artifact_owners_dir": str(settings.artifact_owners_dir),
         "models_dir": None if settings.models_dir is None else str(settings.models_dir),
         "uploads_bytes": state.uploads_bytes,
+        "max_artifacts": settings.max_artifacts,
         "job_seconds": state.job_seconds,
         "owner": caller.owner,
         "is_admin": caller.is_admin,

@@ -13,9 +13,13 @@ from starlette.concurrency import run_in_threadpool
 
 from jobs.job_checkpoints import CheckpointStore
 from jobs.queue import JobQueue
+from jobs.request_files import RequestFiles
 from jobs.store import JobStore
 
 _logger = logging.getLogger(__name__)
+
+ABANDONED_SECONDS = 6 * 3600.0
+"""Far longer than it takes from writing a request to writing the record of its job."""
 
 _AWAY = (redis.ConnectionError, redis.TimeoutError)
 """A Redis that refuses something, as one without memory does, hears its workers all the same."""
@@ -29,6 +33,7 @@ class Reaper:
         store: JobStore,
         queue: JobQueue,
         checkpoints: CheckpointStore,
+        requests: RequestFiles,
         republish_seconds: float,
         lease_seconds: float,
         keep_house: Callable[[], None],
@@ -36,6 +41,7 @@ class Reaper:
         self._store = store
         self._queue = queue
         self._checkpoints = checkpoints
+        self._requests = requests
         self._republish_seconds = republish_seconds
         self._lease_seconds = lease_seconds
         self._away_until = -math.inf
@@ -55,6 +61,7 @@ class Reaper:
             raise
 
     def _look(self) -> None:
+        self._store.take_stock()
         recovered = [] if time.monotonic() < self._away_until else self._store.recover_lost()
         for job_id in recovered:
             _logger.warning("job %s lost its worker", job_id, extra={"event": "lost", "job_id": job_id})
@@ -63,6 +70,9 @@ class Reaper:
         # of workers that died between the end of a job and its last wishes; listed before the jobs are looked up
         for job_id in self._store.over(self._checkpoints.job_ids()):
             self._checkpoints.discard(job_id)
+        # of processes that died then, or between writing a request and its record
+        for job_id in self._store.over(self._requests.job_ids(ABANDONED_SECONDS)):
+            self._requests.discard(job_id)
         self._keep_house()
 
     async def run(self, pause_seconds: float) -> None:

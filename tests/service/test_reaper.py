@@ -10,6 +10,7 @@ import redis
 
 from jobs.job_checkpoints import CheckpointStore
 from jobs.queue import JobQueue
+from jobs.request_files import RequestFiles
 from jobs.store import JobStore
 from service.upkeep.reaper import Reaper
 
@@ -35,7 +36,8 @@ def parts(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> dict[str
     return {
         "store": Broken(redis_client, lease_seconds=0.2, max_attempts=3),
         "queue": JobQueue(redis_url),
-        "checkpoints": CheckpointStore(tmp_path),
+        "checkpoints": CheckpointStore(tmp_path / "checkpoints"),
+        "requests": RequestFiles(tmp_path / "requests"),
         "republish_seconds": 30.0,
         "lease_seconds": 0.6,
         "keep_house": lambda: None,
