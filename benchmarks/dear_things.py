@@ -66,7 +66,7 @@ def prepared(stack: RunningStack, greedy: str, other: str) -> DearThings:
         "data": {"kind": "artifact", "id": tokens, "num_sequences": 2, "sequence_length": 8},
         "loss": "cross-entropy",
         "method": {"kind": "exact"},
-        "blocks": [f"*{number}.w" for number in range(10, 10 + NUM_BLOCKS)],
+        "blocks": [f"*{number:02x}" for number in range(NUM_BLOCKS)],
     }
     cheap = {"job": Request("GET", f"/v1/jobs/{others_job}"), "ready": Request("GET", "/v1/health/ready")}
     return DearThings(cheap, _dear(job_id, question))
@@ -118,7 +118,7 @@ def _large_body(number: int) -> bytes:
 
 def write_checkpoint(directory: Path, num_tensors: int) -> None:
     """A directory that looks like a decoder with so many tensors, most of them of one number."""
-    shapes = {"e": [256, 8]} | {f"l.{number // 8}.{number}.w": [1] for number in range(num_tensors - 1)}
+    shapes = {"l.0.e": [256, 8]} | {f"{number:x}": [1] for number in range(num_tensors - 1)}
     header, end = {}, 0
     for name, shape in shapes.items():
         size = 4 * (2048 if len(shape) == 2 else 1)

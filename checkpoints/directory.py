@@ -23,10 +23,13 @@ from checkpoints.checkpoint import Checkpoint
 from checkpoints.digest import Digests
 from checkpoints.files import CheckpointFiles, is_pytorch
 from checkpoints.gpt2 import MODEL_TYPE, OtherOptionError, gpt2_fields
-from checkpoints.readings import Readings
+from checkpoints.readings import Readings, State, state
 from checkpoints.weights import num_header_bytes
 
 T = TypeVar("T")
+
+LARGE_HEADER_BYTES = 2**18
+"""Some thousand tensors: to read their names is work, and so it is to look through them for each block of a request."""
 
 _MOST_DESCRIBED, _MOST_KEPT = 1000, 8
 """Descriptions are small; the fields of a model hold the name and the shape of each parameter."""
@@ -87,6 +90,26 @@ class ModelsDirectory:
             raise
         except CheckpointError as error:
             return LoadableModel(name=name, problem=str(error))
+
+    def is_described(self, name: str) -> bool:
+        """Whether it is known what `describe` says of this name, as its files are now.
+
+        Raises:  CheckpointError.
+        """
+        with _readable():
+            return self._described.holds(name, self._files(name).path)
+
+    def state(self, name: str) -> State:
+        """Changes when a file of the checkpoint does.
+
+        Raises:  CheckpointError.
+        """
+        with _readable():
+            return state(self._files(name).path)
+
+    def remember(self, name: str, of: State, found: LoadableModel) -> None:
+        """Say the same of this name as another process did of its files in this state."""
+        self._described.put(name, of, found)
 
     def describe_all(self) -> list[LoadableModel]:
         """Every checkpoint, by name.

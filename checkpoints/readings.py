@@ -21,7 +21,21 @@ class Readings(Generic[T]):
     def __init__(self, number: int) -> None:
         self._number = number
         self._known: OrderedDict[str, tuple[State, T | CheckpointError]] = OrderedDict()
+        self._keeping = threading.Lock()
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def holds(self, name: str, directory: Path) -> bool:
+        """Whether it was read as the files are now.
+
+        Raises:  OSError.
+        """
+        known = self._known.get(name)
+        return known is not None and known[0] == state(directory)
+
+    def put(self, name: str, of: State, value: T) -> None:
+        """Keep what another process read of files in this state."""
+        with self._locks[name]:
+            self._keep(name, (of, value))
 
     def of(self, name: str, directory: Path, read: Callable[[], T]) -> T:
         """What `read` gives, or gave when the files of the directory were what they are now.
@@ -29,16 +43,21 @@ class Readings(Generic[T]):
         Raises:  CheckpointError, the same one again; OSError.
         """
         with self._locks[name]:  # who comes second waits for the first, and then has it for nothing
-            state = _state(directory)
-            known = self._known.pop(name, None)
-            if known is None or known[0] != state:
-                known = state, _outcome(read)
-            self._known[name] = known
-            if len(self._known) > self._number:
-                self._known.popitem(last=False)
+            now = state(directory)
+            known = self._known.get(name)
+            if known is None or known[0] != now:
+                known = now, _outcome(read)
+            self._keep(name, known)
         if isinstance(known[1], CheckpointError):
             raise known[1].with_traceback(None)
         return known[1]
+
+    def _keep(self, name: str, known: tuple[State, T | CheckpointError]) -> None:
+        with self._keeping:
+            self._known[name] = known
+            self._known.move_to_end(name)
+            if len(self._known) > self._number:
+                self._known.popitem(last=False)
 
 
 def _outcome(read: Callable[[], T]) -> T | CheckpointError:
@@ -48,7 +67,11 @@ def _outcome(read: Callable[[], T]) -> T | CheckpointError:
         return error
 
 
-def _state(directory: Path) -> State:
+def state(directory: Path) -> State:
+    """Changes when a file of the directory does.
+
+    Raises:  OSError.
+    """
     return tuple((name, _identity(directory / name)) for name in sorted(os.listdir(directory)))
 
 

@@ -74,6 +74,10 @@ def _random_matrix(arguments: Arguments, content: bytes) -> Reply:
     return Reply({}, random_matrix.represented(read(content, RandomMatrixRequest), arguments["name"]))
 
 
+def _model(arguments: Arguments, _content: bytes) -> Reply:
+    return Reply({}, _models(arguments["models_dir"]).describe(arguments["name"]).model_dump_json().encode())
+
+
 def _submission(arguments: Arguments, content: bytes) -> Reply:
     """A job as it is to be kept, and in `refusal` why it is not admitted."""
     request, admission = _asked(arguments, content)
@@ -108,6 +112,7 @@ _TASKS: Mapping[str, Callable[[Arguments, bytes], Reply]] = {
     "result": _result,
     "closed-form": _closed_form,
     "random-matrix": _random_matrix,
+    "model": _model,
     "submission": _submission,
     "estimate": _estimate,
 }

@@ -14,7 +14,7 @@ from api_schemas.checkpoints import CONTEXT as CHECKPOINTS
 from api_schemas.estimates import CostEstimate
 from api_schemas.job_requests import AnyJobRequest, JobRequest
 from api_schemas.problem import Problem
-from checkpoints.directory import ModelsDirectory
+from checkpoints.directory import LARGE_HEADER_BYTES, ModelsDirectory
 from jobs.settings import ServiceSettings
 from service.admission import Admission, available_bytes
 from service.bodies import LARGE_BODY_BYTES, json_body, read
@@ -25,9 +25,6 @@ from service.problems import ProblemError
 from service.routes.artifacts import Artifacts
 from service.submission import Submission
 from service.uploads.callers_artifacts import CallersArtifacts
-
-LARGE_HEADER_BYTES = 2**18
-"""Of a checkpoint: some thousand tensors, the names of which are looked through for each block of a request."""
 
 
 @dataclass(frozen=True)
