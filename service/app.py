@@ -15,6 +15,7 @@ from jobs.quotas import Quotas
 from jobs.settings import ServiceSettings
 from service.doors.body_limit import BodyLimit, BodyLimitProblem
 from service.doors.door import Door, is_open
+from service.heavy.descriptions import Descriptions
 from service.job_desk import JobDesk
 from service.observation.observed_requests import ObservedRequests
 from service.observation.request_metrics import RequestMetrics
@@ -88,6 +89,7 @@ def _hand_out(app: FastAPI, parts: Parts) -> None:
     app.state.artifact_owners = parts.artifact_owners
     app.state.uploads_bytes = parts.uploads_bytes
     app.state.models = ModelsDirectory(settings.models_dir)
+    app.state.descriptions = Descriptions(app.state.models, settings.models_dir, parts.heavy)
     app.state.uploads = UploadDesk(settings.max_upload_bytes, settings.upload_memory_bytes)
 
 

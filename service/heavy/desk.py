@@ -34,6 +34,13 @@ class HeavyDesk:
         """
         return await self._worked(request, lambda: self._processes.do(task, arguments, content))
 
+    async def finish(self, request: Request, task: str, arguments: Mapping[str, Any]) -> Reply:
+        """The same of work that others wait for, too: it goes on when the caller goes.
+
+        Raises:  ProblemError.
+        """
+        return await self._in_turn(request, lambda: self._processes.do(task, arguments))
+
     async def in_thread(self, request: Request, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """The same of a function whose arguments are too large to be handed on; once begun it runs to its end.
 
@@ -42,15 +49,15 @@ class HeavyDesk:
         return await self._worked(request, lambda: anyio.to_thread.run_sync(lambda: function(*arguments, **options)))
 
     async def _worked(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
-        async def in_turn() -> T:
-            async with self._turns.turn(request.state.caller.owner):
-                began = time.monotonic()
-                try:
-                    return await work()
-                finally:
-                    request.state.charge(REQUESTS_PER_SECOND * (time.monotonic() - began))
+        return await while_connected(request.receive, self._in_turn(request, work))
 
-        return await while_connected(request.receive, in_turn())
+    async def _in_turn(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
+        async with self._turns.turn(request.state.caller.owner):
+            began = time.monotonic()
+            try:
+                return await work()
+            finally:
+                request.state.charge(REQUESTS_PER_SECOND * (time.monotonic() - began))
 
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
