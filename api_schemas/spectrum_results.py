@@ -50,31 +50,37 @@ class Smoothing(Message):
     margin: float = Field(description="of the grid beyond the extreme Ritz values, in widths of the spectrum")
 
 
-class RitzValue(Message):
-    """An approximate eigenvalue; an exact one lies within the residual, which includes the rounding of products."""
+class Interval(Message):
+    """A 95 % confidence interval of the exact number."""
+
+    lower: float | None = Field(default=None, description="lower end of the interval; null: see `why`")
+    upper: float | None = Field(default=None, description="upper end of the interval; null: see `why`")
+    why: str | None = Field(default=None, description="why an end is null, or the pair not converged; else null")
+
+
+class RitzValue(Interval):
+    """An approximate eigenvalue; an exact one lies within the residual, the interval is of the one asked for."""
 
     value: float
-    residual: float
+    residual: float = Field(description="norm of A x - value x, with the error of the products")
 
 
 class Eigenpair(RitzValue):
     """An eigenvalue whose vector, if the request asked for it, npz holds."""
 
-    converged: bool = Field(description="whether the residual is within the tolerance")
+    converged: bool = Field(description="whether this is the eigenvalue asked for, within the tolerance")
 
 
-class Estimate(Message):
-    """A number and its standard error; null where nothing is known about it."""
+class Estimate(Interval):
+    """A number with its standard error and a 95 % confidence interval; null where nothing is known about them."""
 
     value: float
     standard_error: float | None
 
 
-class TraceEstimate(Message):
-    """A trace from random vectors; a standard error of 0: exact but for rounding."""
+class TraceEstimate(Estimate):
+    """A trace from random vectors."""
 
-    value: float
-    standard_error: float
     num_products: int
     converged: bool = Field(description="the tolerance, if the request gave one, is met")
 

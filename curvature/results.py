@@ -21,11 +21,24 @@ class Inertia:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """A 95 % confidence interval; an end that cannot be given is None, and `why` then says why."""
+
+    lower: float | None
+    upper: float | None
+    why: str | None = None
+
+
+UNKNOWN = Interval(None, None, "no interval was computed")
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A stochastic estimate; the standard error is None when nothing is known about it."""
 
     value: float
     standard_error: float | None
+    interval: Interval = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,8 @@ class RitzValue:
     """An approximate eigenvalue; some true eigenvalue lies within `residual` of `value`."""
 
     value: float
-    residual: float  # ||A y - value y|| for the unit Ritz vector y, rounding of the products included
+    residual: float  # ||A y - value y|| for the unit Ritz vector y, errors of the products included
+    interval: Interval = UNKNOWN  # of the eigenvalue that was asked for
 
 
 @dataclass(frozen=True, eq=False)

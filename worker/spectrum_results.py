@@ -1,5 +1,6 @@
 """From what the engine found to the messages that say it."""
 
+from dataclasses import asdict
 from typing import Any
 
 from api_schemas.closed_form import Inertia, Parameter
@@ -138,8 +139,9 @@ def _quadrature(rule: found.Quadrature) -> Quadrature:
 
 
 def _ritz_value(ritz: found.RitzValue) -> RitzValue:
-    return RitzValue(value=ritz.value, residual=ritz.residual)
+    return RitzValue(value=ritz.value, residual=ritz.residual, **asdict(ritz.interval))
 
 
 def _estimate(estimate: found.Estimate) -> Estimate:
-    return Estimate(value=estimate.value, standard_error=estimate.standard_error)
+    fields = asdict(estimate.interval)
+    return Estimate(value=estimate.value, standard_error=estimate.standard_error, **fields)

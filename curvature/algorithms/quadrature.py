@@ -8,10 +8,8 @@ from torch import Tensor
 
 from curvature.algorithms.lanczos import Tridiagonal
 from curvature.errors import NonFiniteError
+from curvature.operators.base import PRODUCT_ROUNDINGS
 from curvature.results import Quadrature, Reorthogonalisation, RitzValue
-
-PRODUCT_ROUNDINGS = 10
-"""Machine epsilons by which products of norm 1 may be off; up to about 4 were seen against exact eigenvalues."""
 
 GHOST_FACTOR = 2.5
 """Without orthogonality a Ritz vector may be shorter than 1, so that its residual understates the distance."""

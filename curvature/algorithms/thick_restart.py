@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from curvature.algorithms.lanczos import BREAKDOWN_ROUNDINGS
-from curvature.algorithms.quadrature import PRODUCT_ROUNDINGS
 from curvature.algorithms.ritz import RitzPairs, Which, order, ritz_pairs, steps_to_exclude
 from curvature.algorithms.vectors import gaussian_vector, norm, orthogonalise, rotate
 from curvature.errors import InvalidProblemError, NonFiniteError
-from curvature.operators.base import SymmetricOperator
+from curvature.operators.base import PRODUCT_ROUNDINGS, SymmetricOperator
 from curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
 from curvature.results import TopEigenpairs
 

@@ -32,6 +32,10 @@ with warnings.catch_warnings():
     jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
 
 
+DEVIATION_MARGIN = 2
+"""By which the deviation of reduced products may be larger for another vector than for those that it was measured on."""
+
+
 class RiskOperator(SymmetricOperator):
     """A (P, P) at fixed parameters, in loss per squared parameter; which matrix is said by the subclass.
 
@@ -108,6 +112,11 @@ class RiskOperator(SymmetricOperator):
     def device(self) -> torch.device:
         """Where the parameters live."""
         return self._any_parameter.device
+
+    @property
+    def product_error(self) -> float:
+        """Bound on ||A' v - A v|| / ||A||, with the deviation of reduced products, as far as it was measured."""
+        return super().product_error + DEVIATION_MARGIN * (self.precision_deviation or 0.0)
 
     @property
     def _any_parameter(self) -> Tensor:
