@@ -14,6 +14,9 @@ from jobs.results import sync_directory
 LARGE_REQUEST_BYTES = 2**16
 """A longer request is a file; what is shorter is as well off in Redis, which writes it to a disk, too."""
 
+ABANDONED_SECONDS = 6 * 3600.0
+"""Far longer than it takes from writing a request to writing the record of its job."""
+
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 _DRAFT = "draft-"
 
@@ -76,16 +79,16 @@ class RequestFiles:
             self._path(job_id).unlink(missing_ok=True)
 
     def job_ids(self, least_age_seconds: float) -> list[str]:
-        """Jobs whose requests were written so long ago; what was left half written then is removed."""
+        """Jobs whose requests were written so long ago; what was left half written hours ago is removed."""
         found = []
         with contextlib.suppress(FileNotFoundError):
             for path in sorted(self._directory.iterdir()):
                 with contextlib.suppress(FileNotFoundError):
-                    if time.time() - path.stat().st_mtime < least_age_seconds:
-                        continue
+                    age_seconds = time.time() - path.stat().st_mtime
                     if path.name.startswith(_DRAFT):
-                        path.unlink()
-                    elif _JOB_ID.fullmatch(path.stem):
+                        if age_seconds > ABANDONED_SECONDS:
+                            path.unlink()
+                    elif age_seconds >= least_age_seconds and _JOB_ID.fullmatch(path.stem):
                         found.append(path.stem)
         return found
 

@@ -13,13 +13,10 @@ from starlette.concurrency import run_in_threadpool
 
 from jobs.job_checkpoints import CheckpointStore
 from jobs.queue import JobQueue
-from jobs.request_files import RequestFiles
+from jobs.request_files import ABANDONED_SECONDS, RequestFiles
 from jobs.store import JobStore
 
 _logger = logging.getLogger(__name__)
-
-ABANDONED_SECONDS = 6 * 3600.0
-"""Far longer than it takes from writing a request to writing the record of its job."""
 
 _AWAY = (redis.ConnectionError, redis.TimeoutError)
 """A Redis that refuses something, as one without memory does, hears its workers all the same."""
@@ -70,8 +67,9 @@ class Reaper:
         # of workers that died between the end of a job and its last wishes; listed before the jobs are looked up
         for job_id in self._store.over(self._checkpoints.job_ids()):
             self._checkpoints.discard(job_id)
-        # of processes that died then, or between writing a request and its record
-        for job_id in self._store.over(self._requests.job_ids(ABANDONED_SECONDS)):
+        # of processes that died then, or, long ago, between writing a request and the record of its job
+        ended, abandoned = self._requests.job_ids(0.0), self._requests.job_ids(ABANDONED_SECONDS)
+        for job_id in [*self._store.ended(ended), *self._store.over(abandoned)]:
             self._requests.discard(job_id)
         self._keep_house()
 

@@ -1,6 +1,7 @@
 """The reaper goes on whatever happens, and takes nobody's job who could not be heard."""
 
 import asyncio
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import redis
 
 from jobs.job_checkpoints import CheckpointStore
 from jobs.queue import JobQueue
+from jobs.record import new_job_id
 from jobs.request_files import RequestFiles
 from jobs.store import JobStore
 from service.upkeep.reaper import Reaper
@@ -80,3 +82,16 @@ def test_directories_of_no_job_and_failures_stop_nothing(
     assert looks > 2
     assert "unforeseen" in caplog.text
     assert (tmp_path / "lost+found").is_dir()
+
+
+def test_requests_of_jobs_that_ended_go_and_others_stay(parts: dict[str, Any], tmp_path: Path) -> None:
+    store, files = parts["store"], parts["requests"]
+    ended, queued = (store.create("spectrum", "{}", {})[0].id for _ in range(2))
+    store.cancel(ended)
+    young, old = (new_job_id() for _ in range(2))  # whose records are yet to be written, or never were
+    for job_id in (ended, queued, young, old):
+        files.write(job_id, "{}")
+    os.utime(tmp_path / "requests" / f"{old}.json", (0, 0))
+    os.utime(tmp_path / "requests" / f"{queued}.json", (0, 0))
+    Reaper(**parts).sweep()
+    assert sorted(path.stem for path in (tmp_path / "requests").iterdir()) == sorted((queued, young))
