@@ -142,8 +142,11 @@ def register_problem_handlers(app: FastAPI) -> None:
 
 def translated(error: Exception) -> ProblemError | None:
     """The answer to an error, as it would be if a route raised it; None: it was not foreseen."""
-    found = next((_TRANSLATIONS[kind] for kind in type(error).__mro__ if kind in _TRANSLATIONS), None)
-    return None if found is None else found(error)
+    translate = next((_TRANSLATIONS[kind] for kind in type(error).__mro__ if kind in _TRANSLATIONS), None)
+    try:
+        return None if translate is None else translate(error)
+    except type(error):  # that kind was foreseen, and not this one of it
+        return None
 
 
 def _handler(translate: Callable[[Any], ProblemError]) -> Callable[[Request, Exception], Awaitable[Response]]:

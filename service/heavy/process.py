@@ -5,6 +5,7 @@ error.
 """
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -18,6 +19,7 @@ from service.heavy.messages import LENGTHS, Reply
 NICENESS = 10
 """Requests that are answered at once go first."""
 
+_PR_SET_PDEATHSIG = 1
 _IDLE_SECONDS = 600.0
 _FIRST_TO_BE_KILLED = "1000"
 
@@ -25,6 +27,7 @@ _FIRST_TO_BE_KILLED = "1000"
 def main() -> None:
     """Answer until there is nothing to do any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which then ends this process, too
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # nobody else would read the answer
     os.nice(NICENESS)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_BE_KILLED)
@@ -37,7 +40,8 @@ def serve(messages: BinaryIO, answers: BinaryIO) -> None:
     """Answer each message, until they end or none comes for a while."""
     from service.heavy.tasks import done  # noqa: PLC0415 - what it draws with takes a second to load
 
-    while select.select([messages], [], [], _IDLE_SECONDS)[0]:
+    while select.select([messages], [], [], _PR_SET_PDEATHSIG = 1
+_IDLE_SECONDS)[0]:
         lengths = _exactly(messages, struct.calcsize(LENGTHS))
         if not lengths:
             return

@@ -57,6 +57,7 @@ Desk = Annotated[JobDesk, Depends(_desk)]
     dependencies=[Depends(require_json)],
     responses={
         **INVALID_BODY,
+        **problem_documentation(status_507="there is no room on the disk for a large request"),
         200: {
             "model": Job,
             "description": "the job ended within the time of `Prefer: wait`, or was answered by a stored result",
