@@ -40,8 +40,7 @@ def serve(messages: BinaryIO, answers: BinaryIO) -> None:
     """Answer each message, until they end or none comes for a while."""
     from service.heavy.tasks import done  # noqa: PLC0415 - what it draws with takes a second to load
 
-    while select.select([messages], [], [], _PR_SET_PDEATHSIG = 1
-_IDLE_SECONDS)[0]:
+    while select.select([messages], [], [], _IDLE_SECONDS)[0]:
         lengths = _exactly(messages, struct.calcsize(LENGTHS))
         if not lengths:
             return
