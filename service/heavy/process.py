@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 from service.heavy.messages import LENGTHS, Reply
 
-NICENESS = 10
-"""Requests that are answered at once go first."""
+NICENESS = 5
+"""Requests that are answered at once go first, and jobs, for which nobody waits, last."""
 
 _PR_SET_PDEATHSIG = 1
 _IDLE_SECONDS = 600.0
