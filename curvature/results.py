@@ -61,6 +61,7 @@ class Quadrature:
     weights: FloatArray  # (m,) dimensionless, >= 0, sum 1
     # (m,) last component of each residual A y - node y, y^T v > 0; its size is the residual's norm. None: not known
     residuals: FloatArray | None = None
+    node_error: float = 0.0  # in units of A: errors of the products move an eigenvalue by at most about this
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +79,7 @@ class Density:
     grid: FloatArray  # (num_points,) ascending
     values: FloatArray  # (num_points,) per unit of eigenvalue, >= 0, integral about 1
     standard_error: FloatArray  # (num_points,) of the probes' mean, without the error of the quadrature
-    band: Band  # both errors
+    band: Band  # with the errors of the quadrature and of the products
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +89,7 @@ class Cumulative:
     grid: FloatArray  # (num_points,) ascending
     values: FloatArray  # (num_points,) ascending, 0 .. 1
     standard_error: FloatArray  # (num_points,) of the probes' mean, without the error of the quadrature
-    band: Band  # both errors
+    band: Band  # with the errors of the quadrature and of the products
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,11 +1,12 @@
 """Cumulative spectrum from Gauss quadratures; numpy alone."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from curvature.algorithms.density import DOUBLE_EPS, MARGIN, spectral_interval
-from curvature.algorithms.probe_mean import probe_mean
+from curvature.algorithms.probe_mean import Curve, MomentBounds, Moments, probe_mean
 from curvature.algorithms.rules import Rule
 from curvature.errors import InvalidProblemError
 from curvature.results import Band, Cumulative, FloatArray, Quadrature
@@ -31,15 +32,7 @@ def cumulative_spectrum(
         raise InvalidProblemError("a cumulative spectrum needs two points, a margin >= 0 and a quadrature")
     grid = np.linspace(*spectral_interval(quadratures, margin, rounding), num_points)
 
-    def below(rule: Rule) -> tuple[FloatArray, FloatArray]:
-        share = _share(rule, grid)
-        return share, share  # an indicator is its own square
-
-    def above(rule: Rule) -> tuple[FloatArray, FloatArray]:
-        share = 1 - _share(rule, grid)
-        return share, share
-
-    left, right = probe_mean(quadratures, dim, below), probe_mean(quadratures, dim, above)
+    left, right = (probe_mean(quadratures, dim, _Share(grid, above)) for above in (False, True))
     # chi-square where few eigenvalues are on one side: the share of that side is
     few_left = left.values <= right.values
     lower = np.where(few_left, left.band.lower, 1 - right.band.upper)
@@ -48,8 +41,26 @@ def cumulative_spectrum(
     return Cumulative(grid, left.values, left.standard_error, band)
 
 
-def _share(rule: Rule, grid: FloatArray) -> FloatArray:
-    """Weights of the nodes <= each point, (num_points,), within 0 .. 1."""
-    sums = np.append(0.0, np.cumsum(rule.weights))
-    share: FloatArray = np.minimum(sums[np.searchsorted(rule.nodes, grid, side="right")], 1.0)
-    return share
+@dataclass(frozen=True, eq=False)
+class _Share(Curve):
+    """Whether an eigenvalue is <= each point of a grid, or above it; an indicator is its own square."""
+
+    grid: FloatArray  # (num_points,)
+    above: bool
+
+    def values(self, rule: Rule) -> Moments:
+        """The share as the nodes have it."""
+        share = self._share(rule, 0.0)
+        return Moments(share, share)
+
+    def moments(self, rule: Rule, node_error: float) -> MomentBounds:
+        """With the grid moved both ways."""
+        shares = (self._share(rule, shift) for shift in (node_error, -node_error))
+        ends = [Moments(share[None], share[None]) for share in shares]
+        return MomentBounds(*(ends if self.above else ends[::-1]))
+
+    def _share(self, rule: Rule, shift: float) -> FloatArray:
+        """Weights of the nodes on the wanted side of each point + shift, (num_points,), within 0 .. 1."""
+        sums = np.append(0.0, np.cumsum(rule.weights))
+        share: FloatArray = np.minimum(sums[np.searchsorted(rule.nodes, self.grid + shift, side="right")], 1.0)
+        return 1 - share if self.above else share

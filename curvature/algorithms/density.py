@@ -1,12 +1,13 @@
 """Smoothed spectral densities from Gauss quadratures; numpy alone, so that any process may smooth anew."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import log, pi, sqrt
 
 import numpy as np
 
-from curvature.algorithms.probe_mean import ProbeMean, probe_mean
-from curvature.algorithms.rules import Rule
+from curvature.algorithms.probe_mean import Curve, MomentBounds, Moments, ProbeMean, Rules, probe_mean
+from curvature.algorithms.rules import Rule, compatible_rules, rules_through
 from curvature.errors import InvalidProblemError
 from curvature.results import Band, Density, FloatArray, Quadrature
 
@@ -16,6 +17,14 @@ LOG_EPSILON = 1e-5  # Papyan 2020, section D.2
 
 # A spectrum narrower than this many roundings of its largest magnitude is one point.
 POINT_ROUNDINGS = 100
+
+# Errors of nodes below this share of the Gaussians' width are less than the rounding that `probe_mean` allows for.
+NEGLIGIBLE_ERROR = 1e-9
+
+# Places on each side of zero at which the log density asks what the steps leave open: as many, for few steps; with
+# many steps the nodes themselves are dense, and an eigenvalue problem costs more.
+MOST_PLACES, LEAST_PLACES = 12, 5
+PLACES_TIMES_STEPS = 480
 
 # A table of exponentials holds at most this many numbers.
 TABLE_SIZE = 2**17
@@ -55,7 +64,7 @@ def spectral_density(
     check_options(quadratures, num_points, kappa, margin)
     lower, upper = spectral_interval(quadratures, margin, rounding)
     sigma = _sigma(num_steps, kappa)
-    found = _smoothed(quadratures, dim, num_points, sigma, (lower, upper), _itself)
+    found = _smoothed(quadratures, dim, num_points, sigma, (lower, upper), _itself, compatible_rules)
     return _density(np.linspace(lower, upper, num_points), found, np.float64((upper - lower) / 2))
 
 
@@ -76,7 +85,8 @@ def log_spectral_density(
     `spectral_density` gives them, in units of half the logarithmic width; values are per unit of eigenvalue, so that
     the integral over the grid, whose points are exponentials, is 1 up to the tails.
 
-    Eigenvalues far below the largest are not resolved by few steps, and the logarithm shows it: believe the band.
+    Eigenvalues far below the largest are not resolved by few steps, nor by products whose errors are larger: the band
+    is made of all places, on a geometric grid from zero on both sides, at which the moments of a probe allow weight.
 
     Args:  epsilon, > 0, in units of A; others as of `spectral_density`.
     Raises:  InvalidProblemError as `spectral_density`, and if epsilon is not positive.
@@ -85,16 +95,28 @@ def log_spectral_density(
     check_options(quadratures, num_points, kappa, margin)
     check_epsilon(epsilon)
 
-    def transform(nodes: FloatArray) -> FloatArray:
-        logarithms: FloatArray = np.log(np.abs(nodes) + epsilon)
-        return logarithms
+    def transform(lowest: FloatArray, highest: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Of |lambda| for lambda in the interval."""
+        smallest = np.maximum(np.maximum(lowest, -highest), 0)
+        return np.log(smallest + epsilon), np.log(np.maximum(-lowest, highest) + epsilon)
 
-    ends = [transform(each.nodes) for each in quadratures]
+    ends = [transform(each.nodes, each.nodes)[0] for each in quadratures]
     lower, upper = min(float(each.min()) for each in ends), max(float(each.max()) for each in ends)
     lower, upper = _widened(lower, upper, margin, rounding, half_width=0.5)
-    found = _smoothed(quadratures, dim, num_points, _sigma(num_steps, kappa), (lower, upper), transform)
+    places = _places(epsilon, upper, num_steps)
+    rules = {each: compatible_rules(each) + rules_through(each, places, dim) for each in quadratures}
+    sigma = _sigma(num_steps, kappa)
+    found = _smoothed(quadratures, dim, num_points, sigma, (lower, upper), transform, rules.__getitem__)
     grid = np.exp(np.linspace(lower, upper, num_points))
     return _density(grid, found, grid * ((upper - lower) / 2))
+
+
+def _places(epsilon: float, upper: float, num_steps: int) -> FloatArray:
+    """Eigenvalues of both signs, with |lambda| + epsilon on a geometric grid from epsilon to exp(upper)."""
+    count = min(max(PLACES_TIMES_STEPS // num_steps, LEAST_PLACES), MOST_PLACES)
+    sizes = np.exp(np.linspace(np.log(epsilon), max(upper, np.log(epsilon)), count)) - epsilon
+    sizes = np.maximum(sizes, 0)
+    return np.concatenate([-sizes[:0:-1], sizes])
 
 
 def spectral_interval(quadratures: Sequence[Quadrature], margin: float, rounding: float) -> tuple[float, float]:
@@ -137,8 +159,8 @@ def _sigma(num_steps: int, kappa: float) -> float:
     return 2 / max(num_steps - 1, 1) / sqrt(8 * log(kappa))
 
 
-def _itself(nodes: FloatArray) -> FloatArray:
-    return nodes
+def _itself(lowest: FloatArray, highest: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return lowest, highest
 
 
 def _smoothed(
@@ -147,27 +169,83 @@ def _smoothed(
     num_points: int,
     sigma: float,
     interval: tuple[float, float],
-    transform: Callable[[FloatArray], FloatArray],
+    transform: "Coordinates",
+    rules: Rules,
 ) -> ProbeMean:
-    """Mean of exp(-t^2 / 2) / (sigma sqrt(2 pi)), t in units of sigma, on the interval moved to [-1, 1]."""
+    """Mean of exp(-t^2 / 2) / (sigma sqrt(2 pi)), t in units of sigma, on the interval moved to [-1, 1].
+
+    Args:  transform, of an interval of eigenvalues to one of the coordinate in which to smooth.
+    """
     centre, radius = (interval[1] + interval[0]) / 2, (interval[1] - interval[0]) / 2
     unit_grid = np.linspace(-1, 1, num_points)
-    height = 1 / (sigma * sqrt(2 * pi))
-    block = max(1, TABLE_SIZE // num_points)
 
-    def moments(rule: Rule) -> tuple[FloatArray, FloatArray]:
-        nodes = (transform(rule.nodes) - centre) / radius
-        mean, square = np.zeros_like(unit_grid), np.zeros_like(unit_grid)
-        # block by block: the table (m, num_points) of all exponentials would need m times the memory of the answer
-        for start in range(0, len(nodes), block):
-            part = slice(start, start + block)
-            table = (unit_grid - nodes[part, None]) / sigma
-            table = np.exp(table**2 / -2)
-            mean += rule.weights[part] @ table
-            square += rule.weights[part] @ table**2
-        return height * mean, height**2 * square
+    def coordinates(lowest: FloatArray, highest: FloatArray) -> tuple[FloatArray, FloatArray]:
+        low, high = transform(lowest, highest)
+        return (low - centre) / radius, (high - centre) / radius
 
-    return probe_mean(quadratures, dim, moments)
+    all_nodes = np.concatenate([each.nodes for each in quadratures])
+    boundaries = _cluster_boundaries(coordinates(all_nodes, all_nodes)[0], sigma)
+    # part by part: tables of a number for each cluster, or node, and point would take much more than the answer
+    length = max(1, TABLE_SIZE // max(len(boundaries) + 1, *(len(each.nodes) for each in quadratures)))
+    parts = []
+    for start in range(0, num_points, length):
+        gaussians = _Gaussians(unit_grid[start : start + length], sigma, boundaries, coordinates)
+        parts.append(probe_mean(quadratures, dim, gaussians, rules))
+    values, errors, bands = zip(*parts, strict=True)
+    lower, upper = (np.concatenate(ends) for ends in zip(*((each.lower, each.upper) for each in bands), strict=True))
+    return ProbeMean(np.concatenate(values), np.concatenate(errors), Band(lower, upper))
+
+
+Coordinates = Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
+"""Of the ends of intervals of eigenvalues, those in the coordinate in which to smooth."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Gaussians(Curve):
+    """exp(-t^2 / 2) / (sigma sqrt(2 pi)), t in units of sigma, about the points of a grid."""
+
+    grid: FloatArray  # (num_points,)
+    sigma: float
+    boundaries: FloatArray  # between clusters of nodes
+    coordinates: Coordinates
+
+    def moments(self, rule: Rule, node_error: float) -> MomentBounds:
+        """Those of each cluster of nodes."""
+        low, high = self.coordinates(rule.nodes - node_error, rule.nodes + node_error)
+        centres = (low + high) / 2
+        weights = np.zeros((len(self.boundaries) + 1, len(centres)))
+        weights[np.searchsorted(self.boundaries, centres), np.arange(len(centres))] = rule.weights
+        distances = np.abs(self.grid - centres[:, None])
+        radii = (high - low)[:, None] / 2
+        if float(radii.max()) <= NEGLIGIBLE_ERROR * self.sigma:
+            middle = self._moments(weights, distances)
+            return MomentBounds(middle, middle)
+        nearest = np.maximum(distances - radii, 0)
+        farthest = np.add(distances, radii, out=distances)
+        return MomentBounds(self._moments(weights, farthest), self._moments(weights, nearest))
+
+    def values(self, rule: Rule) -> Moments:
+        """Those of all nodes together, as they are."""
+        mean, square = self._moments(
+            rule.weights[None], self.grid - self.coordinates(rule.nodes, rule.nodes)[0][:, None]
+        )
+        return Moments(mean[0], square[0])
+
+    def _moments(self, weights: FloatArray, distances: FloatArray) -> Moments:
+        """Of nodes at these distances (m, num_points), which are overwritten, with weights (num_clusters, m)."""
+        height = 1 / (self.sigma * sqrt(2 * pi))
+        table = np.divide(distances, self.sigma * sqrt(2), out=distances)
+        np.exp(np.negative(np.square(table, out=table), out=table), out=table)
+        mean = height * (weights @ table)
+        return Moments(mean, height**2 * (weights @ np.square(table, out=table)))
+
+
+def _cluster_boundaries(places: FloatArray, sigma: float) -> FloatArray:
+    """Middles of the gaps between places that are wider than sigma, ascending."""
+    places = np.sort(places)
+    wide = np.flatnonzero(np.diff(places) > sigma)
+    boundaries: FloatArray = (places[wide] + places[wide + 1]) / 2
+    return boundaries
 
 
 def _density(grid: FloatArray, found: ProbeMean, unit: FloatArray | np.float64) -> Density:

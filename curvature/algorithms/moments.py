@@ -1,22 +1,35 @@
 """Trace and Frobenius norm from the quadratures of random probes; numpy alone."""
 
-from collections.abc import Sequence
-from math import sqrt
+from collections.abc import Iterator, Sequence
+from math import hypot, sqrt
 
 import numpy as np
 
+from curvature.algorithms.probe_mean import confidence_limits
+from curvature.algorithms.rules import compatible_rules
 from curvature.errors import InvalidProblemError
-from curvature.results import Estimate, Quadrature
+from curvature.results import Estimate, FloatArray, Interval, Quadrature
+
+# What contributes numbers of one sign within this factor is one group of eigenvalues; groups end in the widest gap.
+GROUP_RATIOS = (1.5, 3.0)
+
+# Steps from which on the spread of a probe's estimates is known, as far as an interval needs it.
+LEAST_STEPS = 3
+TOO_FEW_STEPS = f"fewer than {LEAST_STEPS} Lanczos steps do not tell how far probes may be off; take more steps"
 
 
-def trace_and_frobenius(quadratures: Sequence[Quadrature], dim: int) -> tuple[Estimate, Estimate]:
+def trace_and_frobenius(
+    quadratures: Sequence[Quadrature], dim: int, product_error: float = 0.0
+) -> tuple[Estimate, Estimate]:
     """tr A = P E[v^T A v] and ||A||_F = sqrt(P E[||A v||^2]) for v uniform on the unit sphere, where E[v v^T] = I / P.
 
     Both are moments that the Gauss rules hold exactly, so no further product is needed. Standard errors come from the
     variances 2 / (P + 2) (<lambda^2> - <lambda>^2) and 2 / (P + 2) (<lambda^4> - <lambda^2>^2) of one probe, <.> the
-    mean over eigenvalues, estimated by the same rules: known for a single probe too.
+    mean over eigenvalues, estimated by the same rules: known for a single probe too. The intervals are those of
+    `mean_limits`, and the errors of the products come on top: of A' = A + E with ||E v|| <= e ||A|| relative to A, the
+    trace is off by up to e (sum |lambda| + 2 ||A||_F).
 
-    Args:  dim, P.
+    Args:  dim, P; product_error, e, dimensionless.
     Returns:  in the unit of A.
     Raises:  InvalidProblemError if there is no quadrature.
     Source:  Hutchinson, Commun. Stat. Simul. Comput. 19 (1990) 433-450, with probes on the sphere.
@@ -25,15 +38,89 @@ def trace_and_frobenius(quadratures: Sequence[Quadrature], dim: int) -> tuple[Es
         raise InvalidProblemError("a trace needs at least one probe")
     scale = max(max(float(np.abs(each.nodes).max()), _lone_residual(each)) for each in quadratures)
     if scale == 0:
-        return Estimate(0.0, 0.0), Estimate(0.0, 0.0)
+        zero = Estimate(0.0, 0.0, Interval(0.0, 0.0))
+        return zero, zero
     first, second, fourth = np.mean([_moments(each, scale) for each in quadratures], axis=0)
     share = 2 / (len(quadratures) * (dim + 2))
     share = share / (1 - share)
+    trace, frobenius = dim * first, sqrt(dim * second)
     trace_error = dim * sqrt(share * max(second - first**2, 0))
-    frobenius = sqrt(dim * second)
     # the error of a root: half that of its square, over the root
     frobenius_error = dim * sqrt(share * max(fourth - second**2, 0)) / (2 * frobenius)
-    return Estimate(dim * first * scale, trace_error * scale), Estimate(frobenius * scale, frobenius_error * scale)
+    nuclear = dim * float(np.mean([each.weights @ np.abs(each.nodes) for each in quadratures])) / scale
+    rounding = product_error * (nuclear + 2 * frobenius)
+    if any(len(each.nodes) < LEAST_STEPS and _has_remainder(each) for each in quadratures):
+        intervals = [Interval(None, None, TOO_FEW_STEPS)] * 2
+    else:
+        down, up = (dim * each + rounding for each in _widest_limits(quadratures, scale, 1, dim))
+        lower, upper = (dim * each for each in _widest_limits(quadratures, scale, 2, dim))
+        roots = [sqrt(max(each, 0)) for each in (dim * second - lower, dim * second + upper)]
+        error = product_error * frobenius
+        intervals = [
+            Interval((trace - down) * scale, (trace + up) * scale),
+            Interval(max(roots[0] - error, 0) * scale, (roots[1] + error) * scale),
+        ]
+    return (
+        Estimate(trace * scale, trace_error * scale, intervals[0]),
+        Estimate(frobenius * scale, frobenius_error * scale, intervals[1]),
+    )
+
+
+def _widest_limits(quadratures: Sequence[Quadrature], scale: float, power: int, dim: int) -> tuple[float, float]:
+    """`mean_limits` of (lambda / scale)^power, the widest by the rules that are compatible with the probes.
+
+    A Gauss rule of two steps does not know the spread of squares; those with one more node do.
+    """
+    rules = [compatible_rules(each) for each in quadratures]
+    limits = []
+    for index in range(max(len(each) for each in rules)):
+        chosen = [each[min(index, len(each) - 1)] for each in rules]
+        values = np.concatenate([(rule.nodes / scale) ** power for rule in chosen])
+        weights = np.concatenate([rule.weights for rule in chosen])
+        limits.append(mean_limits(values, weights, len(rules), dim))
+    downs, ups = zip(*limits, strict=True)
+    return max(downs), max(ups)
+
+
+def mean_limits(values: FloatArray, weights: FloatArray, num_probes: int, dim: int) -> tuple[float, float]:
+    """How far <f> may lie below and above the mean of num_probes rules, with 95 % confidence.
+
+    The values of f are counted from their mean, which the weights of a probe, whose sum is 1, cannot err about. The
+    rest is cut, sign by sign, into groups of like size. Where a lone eigenvalue has drawn a small weight its group
+    still shows how large it is, which the spread of all values together would not. Limits of groups, whose weights are
+    nearly independent, add up in squares.
+
+    Args:  values of f at the nodes of all rules (n,); weights (n,), which sum to num_probes; dim, P.
+    """
+    rest = values - weights @ values / num_probes
+    down, up = 0.0, 0.0
+    for sign in (1, -1):
+        for group in _groups(sign * rest):
+            mean = np.array([weights[group] @ np.abs(rest[group])]) / num_probes
+            square = np.array([weights[group] @ rest[group] ** 2]) / num_probes
+            limits = confidence_limits(mean, square, num_probes, dim, on_sphere=False)
+            away, beyond = float((mean - limits.lower)[0]), float((limits.upper - mean)[0])
+            down, up = hypot(down, away if sign > 0 else beyond), hypot(up, beyond if sign > 0 else away)
+    return down, up
+
+
+def _groups(values: FloatArray) -> Iterator[FloatArray]:
+    """Indices of the positive values, group by group, from the largest on."""
+    order = values.argsort(kind="stable")[::-1]
+    order = order[values[order] > 0]
+    with np.errstate(over="ignore"):
+        ratios = values[order[:-1]] / values[order[1:]]
+    start = 0
+    while start < len(order):
+        below = values[order[start]] / values[order[start:]]
+        first = int(np.searchsorted(below, GROUP_RATIOS[0], side="right"))
+        last = int(np.searchsorted(below, GROUP_RATIOS[1], side="right"))
+        if first < len(below):
+            # between the value before `first` and that before `last` + 1: the widest gap
+            gaps = ratios[start + first - 1 : start + last]
+            first += int(gaps.argmax())
+        yield order[start : start + first]
+        start += first
 
 
 def _moments(quadrature: Quadrature, scale: float) -> tuple[float, float, float]:
@@ -41,6 +128,10 @@ def _moments(quadrature: Quadrature, scale: float) -> tuple[float, float, float]
     nodes, weights = quadrature.nodes / scale, quadrature.weights
     second = float(weights @ nodes**2) + (_lone_residual(quadrature) / scale) ** 2
     return float(weights @ nodes), second, max(float(weights @ nodes**4), second**2)
+
+
+def _has_remainder(quadrature: Quadrature) -> bool:
+    return quadrature.residuals is not None and float(np.abs(quadrature.residuals).max()) > quadrature.node_error
 
 
 def _lone_residual(quadrature: Quadrature) -> float:

@@ -15,7 +15,20 @@ GHOST_FACTOR = 2.5
 """Without orthogonality a Ritz vector may be shorter than 1, so that its residual understates the distance."""
 
 
-def gauss_quadrature(matrix: Tridiagonal) -> Quadrature:
+def node_error(matrix: Tridiagonal, product_error: float, reorthogonalisation: Reorthogonalisation) -> float:
+    """How far errors of the products may move a node, in units of A: product_error times the norm of A, as it is known.
+
+    What lies within it of another eigenvalue, or of zero, is not resolved, even where Lanczos stopped because all that
+    was left was rounding. Without reorthogonalisation it grows like the root of the number of steps.
+
+    Args:  product_error, ||A' v - A v|| / ||A|| of unit vectors v.
+    Source:  Paige, Linear Algebra Appl. 34 (1980) 235-258.
+    """
+    growth = 1.0 if reorthogonalisation == "full" else sqrt(len(matrix.diagonal))
+    return product_error * growth * max(matrix.scale, float(matrix.diagonal.abs().max()))
+
+
+def gauss_quadrature(matrix: Tridiagonal, node_error: float = 0.0) -> Quadrature:
     """Nodes and weights of the spectral measure that Lanczos saw.
 
     For T = S diag(nodes) S^T and weights S[0]**2:  v^T p(H) v = sum(weights * p(nodes))
@@ -28,7 +41,7 @@ def gauss_quadrature(matrix: Tridiagonal) -> Quadrature:
     nodes, vectors = _eigenpairs(matrix)
     signs = torch.where(vectors[0] < 0, -1.0, 1.0)
     residuals = matrix.remainder * vectors[-1] * signs
-    return Quadrature(nodes.numpy(), vectors[0].square().numpy(), residuals.numpy())
+    return Quadrature(nodes.numpy(), vectors[0].square().numpy(), residuals.numpy(), node_error)
 
 
 def extreme_ritz_values(

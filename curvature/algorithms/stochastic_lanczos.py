@@ -18,7 +18,7 @@ from curvature.algorithms.density import (
 from curvature.algorithms.lanczos import LanczosState, Tridiagonal, advance, start, tridiagonal
 from curvature.algorithms.memory import lockstep
 from curvature.algorithms.moments import trace_and_frobenius
-from curvature.algorithms.quadrature import extreme_ritz_values, gauss_quadrature
+from curvature.algorithms.quadrature import extreme_ritz_values, gauss_quadrature, node_error
 from curvature.algorithms.vectors import gaussian_vector, sphere_probe
 from curvature.errors import InvalidProblemError
 from curvature.operators.base import SymmetricOperator
@@ -146,14 +146,15 @@ def summarise_sweep(operator: SymmetricOperator, sweep: LanczosSweep, smoothing:
     """
     rounding, dim = torch.finfo(operator.dtype).eps, operator.dim
     num_points, margin = smoothing.num_points, smoothing.margin
-    quadratures = tuple(gauss_quadrature(each) for each in sweep.tridiagonals)
+    mode, error = sweep.reorthogonalisation, operator.product_error
+    quadratures = tuple(gauss_quadrature(each, node_error(each, error, mode)) for each in sweep.tridiagonals)
     density = spectral_density(quadratures, dim, sweep.num_steps, num_points, smoothing.kappa, margin, rounding)
     log_density = log_spectral_density(
         quadratures, dim, sweep.num_steps, num_points, smoothing.log_kappa, margin, smoothing.log_epsilon, rounding
     )
     scales = [each.scale for each in sweep.tridiagonals]
     smallest, largest = extreme_ritz_values(quadratures, scales, rounding, sweep.reorthogonalisation)
-    trace, frobenius = trace_and_frobenius(quadratures, dim)
+    trace, frobenius = trace_and_frobenius(quadratures, dim, error)
     return LanczosSpectrum(
         density=density,
         log_density=log_density,

@@ -33,7 +33,7 @@ with warnings.catch_warnings():
 
 
 DEVIATION_MARGIN = 2
-"""By which the deviation of reduced products may be larger for another vector than for those that it was measured on."""
+"""How many times larger the deviation of reduced products may be for vectors other than those it was measured on."""
 
 
 class RiskOperator(SymmetricOperator):
