@@ -1,7 +1,8 @@
 """A job that compares the top eigenvalues of Hessian and GGN; what it answers is in `hessian_vs_ggn_results`."""
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -9,7 +10,7 @@ from api_schemas.consistency import check_data
 from api_schemas.data import TextData, TokenData
 from api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
 from api_schemas.models import Gpt2
-from api_schemas.spectrum import SpectrumRequest, TopKMethod
+from api_schemas.spectrum import LEAST_TOP_K_LIMIT, SpectrumRequest, TopKMethod
 
 StreamData = Annotated[TextData | TokenData, Field(discriminator="kind")]
 """Data whose sequences are windows of one stream of tokens."""
@@ -80,6 +81,10 @@ class Pretraining(RequestMessage):
                 message = f"must be above {interval.until_step:,}, where the interval before ends"
                 raise misfit("measure_every", index + 1, "until_step", message=message)
         return self
+
+    def settled(self) -> Mapping[str, Any]:
+        """The last step of the cosine."""
+        return {"decay_steps": self.last_decay_step}
 
     @property
     def last_decay_step(self) -> int:
@@ -180,6 +185,10 @@ class HessianVsGgnRequest(RequestMessage):
         if self.num_measurements > MAX_MEASUREMENTS:
             message = f"{self.num_measurements:,} measurements; a result holds at most {MAX_MEASUREMENTS:,}"
             raise misfit("pretrain", "measure_every", message=message)
+
+    def settled(self) -> Mapping[str, Any]:
+        """The limit on products that is left to the server."""
+        return {"max_products": self.max_products or LEAST_TOP_K_LIMIT}
 
     @property
     def num_runs(self) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from api_schemas.consistency import Loss, check_data, check_loss, check_training, loss_of
-from api_schemas.data import Data
+from api_schemas.data import Data, num_samples
 from api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
 from api_schemas.models import Gpt2, Model
 from api_schemas.parameter_shapes import Place, Shapes, block_dims, block_shapes
@@ -18,6 +18,7 @@ MAX_VECTOR_NUMBERS = 500_000_000
 
 DEFAULT_TRACE_PROBES, DEFAULT_TRACE_LIMIT, MAX_TRACE_PRODUCTS = 100, 10_000, 1_000_000
 LEAST_XTRACE_PROBES = 4
+TOP_K_PRODUCTS, LEAST_TOP_K_LIMIT = 100, 1000
 
 MAX_BLOCKS, MAX_SPECTRA = 64, 64
 """Of one job."""
@@ -64,6 +65,10 @@ class LanczosMethod(RequestMessage):
         "converged eigenvalues come back as further nodes; null: full where it fits the worker's memory",
     )
 
+    def settled(self) -> Mapping[str, Any]:
+        """The preset, whose fields are filled in."""
+        return {"preset": None}
+
     @model_validator(mode="before")
     @classmethod
     def _fields_of_the_preset(cls, fields: Any) -> Any:
@@ -82,9 +87,16 @@ class TopKMethod(RequestMessage):
     )
     tolerance: float = Field(default=1e-5, gt=0, lt=1, description="of residuals, relative to the largest |eigenvalue|")
     max_products: int | None = Field(
-        default=None, ge=1, le=10_000_000, description="null: 100 for each eigenpair, at least 1000"
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description=f"null: {TOP_K_PRODUCTS} for each eigenpair, at least {LEAST_TOP_K_LIMIT}",
     )
     eigenvectors: bool = Field(default=True, description="whether npz holds them")
+
+    def settled(self) -> Mapping[str, Any]:
+        """The limit on products that is left to the server."""
+        return {"max_products": self.max_products or max(LEAST_TOP_K_LIMIT, TOP_K_PRODUCTS * self.k)}
 
 
 class TraceMethod(RequestMessage):
@@ -127,6 +139,12 @@ class TraceMethod(RequestMessage):
         if self.estimator == "xtrace" and self.num_probes is not None and self.num_probes < LEAST_XTRACE_PROBES:
             raise misfit("num_probes", message=f"xtrace needs at least {LEAST_XTRACE_PROBES} products")
         return self
+
+    def settled(self) -> Mapping[str, Any]:
+        """The number of products, or the limit on it, that is left to the server."""
+        if self.tolerance is None:
+            return {"num_probes": self.fixed_products}
+        return {"max_products": self.most_products}
 
     @property
     def fixed_products(self) -> int | None:
@@ -209,6 +227,15 @@ class SpectrumRequest(RequestMessage):
             case TraceMethod(diagonal=True):
                 _check_vectors("diagonal", num_spectra * 2, dim)
 
+    def settled(self) -> Mapping[str, Any]:
+        """Loss and precision that are left to the server, and seeds of what is not drawn."""
+        fields: dict[str, Any] = {"loss": self.effective_loss, "precision": self.product_precision}
+        if self.method.kind == "exact" and self.product_precision == self.vector_precision:
+            fields["seed"] = 0
+        if self.train is not None and self.data and (self.train.batch_size or 0) >= num_samples(self.data):
+            fields["train"] = self.train.model_copy(update={"batch_size": None})
+        return fields
+
     @property
     def effective_loss(self) -> Loss | None:
         """The loss, where it was left out the one that the model has; None: the model's output itself."""
@@ -227,11 +254,10 @@ class SpectrumRequest(RequestMessage):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic's, but for what follows from the fields and is kept."""
         copied = super().model_copy(update=update, deep=deep)
-        for name in _KEPT:
-            copied.__dict__.pop(name, None)
+        copied.__dict__.pop("dims", None)
         return copied
 
-    @cached_property
+    @property
     def parts(self) -> "list[SpectrumRequest]":
         """A request for each spectrum: for every sink, if there are several, one for every block."""
         return [part for sunk in self.sunk for part in sunk.by_block]
@@ -282,9 +308,6 @@ class SpectrumRequest(RequestMessage):
         if self.block is not None:
             return {("block",): self.block}
         return {("blocks", index): glob for index, glob in enumerate(self.blocks or [])}
-
-
-_KEPT = ("parts", "dims")
 
 
 def _check_vectors(name: str, num_vectors: int, dim: int) -> None:

@@ -22,7 +22,7 @@ class Density(Message):
     grid: list[float] = Field(description="eigenvalues, ascending")
     values: list[float] = Field(description="density at the grid, per unit of eigenvalue")
     standard_error: list[float] = Field(description="of the mean over probes")
-    band: Band = Field(description="with the error of the quadrature, too")
+    band: Band = Field(description="95 % band with the errors of probes, quadrature and products")
 
 
 class Cumulative(Message):
@@ -31,7 +31,7 @@ class Cumulative(Message):
     grid: list[float] = Field(description="eigenvalues, ascending")
     values: list[float] = Field(description="0 to 1")
     standard_error: list[float] = Field(description="of the mean over probes")
-    band: Band = Field(description="with the error of the quadrature, too")
+    band: Band = Field(description="95 % band with the errors of probes, quadrature and products")
 
 
 class Quadrature(Message):
@@ -40,6 +40,9 @@ class Quadrature(Message):
     nodes: list[float] = Field(description="Ritz values, ascending")
     weights: list[float] = Field(description="sum to 1")
     residuals: list[float] | None = Field(description="of the Ritz vectors: last components, signed; null: not known")
+    node_error: float = Field(
+        default=0.0, description="how far errors of the products may move a node; 0 in results of older servers"
+    )
 
 
 class Smoothing(Message):
@@ -134,7 +137,7 @@ class Provenance(Computation):
     precision_deviation: float | None = Field(
         description="measured ||(A' - A) V|| / ||A V|| of tf32 and bfloat16 products A' V from those in float32"
     )
-    seed: int
+    seed: int = Field(description="seed of the probes; 0 where none are drawn")
     checkpoint: UsedCheckpoint | None = Field(default=None, description="null: weights were drawn, or in the request")
     parameters_sha256: str = Field(description="of the parameters at which the matrix is taken")
     num_shards: int = Field(default=1, description="that the probes of a long job were cut into; the request decides")

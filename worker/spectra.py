@@ -21,9 +21,9 @@ from curvature.progress import Continuation, Progress
 from curvature.results import LanczosSpectrum
 from jobs.estimate import JobEstimate
 from jobs.partition import probes_of_shard
+from worker.generators import generator_of
 from worker.resumption import Unit
 from worker.spectrum_results import Spectrum
-from worker.translation import generator_of
 
 
 def take_spectrum(

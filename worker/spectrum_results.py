@@ -135,7 +135,8 @@ def _trace_result(spectrum: found.StochasticTrace, method: TraceMethod, common: 
 
 def _quadrature(rule: found.Quadrature) -> Quadrature:
     residuals = None if rule.residuals is None else rule.residuals.tolist()
-    return Quadrature(nodes=rule.nodes.tolist(), weights=rule.weights.tolist(), residuals=residuals)
+    nodes, weights = rule.nodes.tolist(), rule.weights.tolist()
+    return Quadrature(nodes=nodes, weights=weights, residuals=residuals, node_error=rule.node_error)
 
 
 def _ritz_value(ritz: found.RitzValue) -> RitzValue:

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from curvature.algorithms.lanczos import Tridiagonal
 from curvature.errors import NonFiniteError
-from curvature.operators.base import PRODUCT_ROUNDINGS
 from curvature.results import Quadrature, Reorthogonalisation, RitzValue
 
 GHOST_FACTOR = 2.5
@@ -47,16 +46,16 @@ def gauss_quadrature(matrix: Tridiagonal, node_error: float = 0.0) -> Quadrature
 def extreme_ritz_values(
     quadratures: Sequence[Quadrature],
     scales: Sequence[float],
-    rounding: float,
+    product_error: float,
     reorthogonalisation: Reorthogonalisation,
 ) -> tuple[RitzValue, RitzValue]:
     """Smallest and largest Ritz value over all probes.
 
-    The residual of a Ritz value is that of its node, plus `rounding` times 10 norms of A as far as the norm is known:
+    The residual of a Ritz value is that of its node, plus `product_error` times the norm of A as far as that is known:
     no product is better than that, converged or not. Without reorthogonalisation it is 2.5 times as large and the
-    rounding grows like the root of the number of steps. A ghost is a copy, so an extreme value is never a wrong one.
+    error grows like the root of the number of steps. A ghost is a copy, so an extreme value is never a wrong one.
 
-    Args:  scales, largest ||A q|| of each probe; rounding, machine epsilon of the products.
+    Args:  scales, largest ||A q|| of each probe; product_error, that of the operator.
     Returns:  smallest, largest.
     Source:  Paige, Linear Algebra Appl. 34 (1980) 235-258, for the factor 2.5.
     """
@@ -66,7 +65,7 @@ def extreme_ritz_values(
         assert residuals is not None
         norm = max(scale, float(abs(nodes).max()))
         factor, growth = (1.0, 1.0) if reorthogonalisation == "full" else (GHOST_FACTOR, sqrt(len(nodes)))
-        floor = PRODUCT_ROUNDINGS * rounding * norm * growth
+        floor = product_error * norm * growth
         smallest.append(RitzValue(float(nodes[0]), factor * abs(float(residuals[0])) + floor))
         largest.append(RitzValue(float(nodes[-1]), factor * abs(float(residuals[-1])) + floor))
     return min(smallest, key=lambda ritz: ritz.value), max(largest, key=lambda ritz: ritz.value)

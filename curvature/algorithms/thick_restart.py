@@ -11,7 +11,7 @@ from curvature.algorithms.lanczos import BREAKDOWN_ROUNDINGS
 from curvature.algorithms.ritz import RitzPairs, Which, order, ritz_pairs, steps_to_exclude
 from curvature.algorithms.vectors import gaussian_vector, norm, orthogonalise, rotate
 from curvature.errors import InvalidProblemError, NonFiniteError
-from curvature.operators.base import PRODUCT_ROUNDINGS, SymmetricOperator
+from curvature.operators.base import SymmetricOperator
 from curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
 from curvature.results import TopEigenpairs
 
@@ -120,7 +120,7 @@ def advance_search(operator: SymmetricOperator, state: SubspaceState) -> None:
     state.num_processed += count
     state.num_products += count
     state.num_fresh_steps += 1
-    _decide(state, torch.finfo(operator.dtype).eps)
+    _decide(state, torch.finfo(operator.dtype).eps, operator.product_error)
 
 
 def _absorb(operator: SymmetricOperator, state: SubspaceState, column: int, product: Tensor) -> None:
@@ -183,7 +183,7 @@ def _keep(state: SubspaceState, pairs: RitzPairs, chosen: Tensor, num_pending: i
     state.num_processed, state.num_rows = keep, keep + num_pending
 
 
-def _decide(state: SubspaceState, eps: float) -> None:
+def _decide(state: SubspaceState, eps: float, product_error: float) -> None:
     """Finish, go on, or lock the wanted pairs and look for copies of them from fresh vectors.
 
     A Krylov space holds as many copies of an eigenvalue as its block has vectors, and shows nothing of the others. So
@@ -196,7 +196,7 @@ def _decide(state: SubspaceState, eps: float) -> None:
     pairs = ritz_pairs(state.projection, state.num_processed, state.num_rows, state.defects, state.scale)
     ranking = order(pairs.values, state.which)
     wanted, others = ranking[: state.num_wanted], ranking[state.num_wanted :]
-    goal = state.scale * max(LOCKING_SHARE * (state.tolerance - PRODUCT_ROUNDINGS * eps), LEAST_ROUNDINGS * eps)
+    goal = state.scale * max(LOCKING_SHARE * (state.tolerance - product_error), LEAST_ROUNDINGS * eps)
     converged = bool((pairs.residuals[wanted] <= goal).all())
     dim = state.basis.shape[1]
     needed = steps_to_exclude(pairs.values, state.num_wanted, state.which, 2 * goal, dim) if converged else math.inf
@@ -246,7 +246,7 @@ def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEi
         # of what locking cut off the recurrence knows no more than an estimate
         residuals = _measured_residuals(operator, state, values, vectors)
     norm_of_operator = max(state.scale, float(pairs.values.abs().max()))
-    residuals = residuals + PRODUCT_ROUNDINGS * torch.finfo(operator.dtype).eps * norm_of_operator
+    residuals = residuals + operator.product_error * norm_of_operator
     return TopEigenpairs(
         eigenvalues=values.numpy(),
         residuals=residuals.numpy(),

@@ -41,6 +41,11 @@ class Submatrix(SymmetricOperator):
         """That of A."""
         return self._whole.device
 
+    @property
+    def product_error(self) -> float:
+        """That of A, which may be measured."""
+        return self._whole.product_error
+
     def matvec(self, vector: Tensor) -> Tensor:
         """S^T A S v (P,)."""
         return self.matmat(vector.unsqueeze(1))[:, 0]

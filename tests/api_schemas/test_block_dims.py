@@ -8,6 +8,7 @@ from api_schemas import parameter_shapes
 from api_schemas.checkpoints import CONTEXT, CausalLmCheckpoint
 from api_schemas.spectrum import SpectrumRequest
 from jobs.estimate import estimate
+from jobs.question import question_digest
 
 NUM_TENSORS = 2_000
 
@@ -70,3 +71,10 @@ def test_a_changed_copy_is_counted_anew() -> None:
     assert part.model_copy(update={"seed": 3}).dim == 4
     assert request == request_for(blocks=["layers.1.w", "layers.2.w"])
     assert SpectrumRequest.model_validate_json(request.model_dump_json(exclude_none=True)) == request
+
+
+def test_what_is_counted_is_no_part_of_the_question() -> None:
+    fresh, counted = (request_for(block="layers.1.w", seed=1) for _ in range(2))
+    assert counted.parts[0].dim == counted.dim == 4
+    assert question_digest(counted) == question_digest(fresh)
+    assert counted.canonical() == fresh.canonical()
