@@ -102,6 +102,9 @@ soak-load: setup  ## closed forms at 80 % of capacity while jobs run, as in: mak
 bench-shards: setup  ## one long job on one worker and on two; on a quiet machine
 	$(BIN)/python -m benchmarks.shards --save
 
+bench-fairness: setup  ## what others wait for while one key asks for the dearest things there are
+	$(BIN)/python -m benchmarks.fairness --save
+
 bench-job-overhead: setup  ## what a job costs beside its computation
 	$(BIN)/python -m benchmarks.job_overhead --save
 
@@ -117,4 +120,4 @@ test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo serve test check lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
-	bench-density bench-products bench-gpt2 bench-job-overhead bench-shards fuzz pins soak-faults soak-kills soak-load soak-redis test-clients test-faults test-compose test-redis
+	bench-density bench-products bench-gpt2 bench-fairness bench-job-overhead bench-shards fuzz pins soak-faults soak-kills soak-load soak-redis test-clients test-faults test-compose test-redis

@@ -82,7 +82,7 @@ class RequestMessage(BaseModel):
 
     def canonical(self) -> Self:
         """The message that stands for all that mean the same: each has the same numbers as an answer."""
-        fields = {**dict(self), **self.settled()}
+        fields = {**{name: getattr(self, name) for name in type(self).model_fields}, **self.settled()}
         return self.model_copy(update={name: _canonical(value) for name, value in fields.items()})
 
 

@@ -1,6 +1,8 @@
 """Networks whose spectra are computed by jobs."""
 
 from collections.abc import Mapping
+from functools import cached_property
+from math import prod
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo, model_validator
@@ -388,6 +390,11 @@ class CausalLm(RequestMessage):
         if isinstance(fields, dict) and not isinstance(fields.get("checkpoint"), str):
             raise misfit("checkpoint", message="must be the name of a checkpoint; see /v1/models")
         return with_checkpoint(fields, info, lambda catalog, name: catalog.causal_lm(name))
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Of the whole model."""
+        return sum(map(prod, self.parameters.values()))
 
 
 TokenModel = Gpt2 | CausalLm

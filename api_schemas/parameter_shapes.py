@@ -1,8 +1,10 @@
 """Names and shapes of the parameters of every model, which a block chooses from; the engine's models have the same."""
 
+import re
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from itertools import pairwise
+from math import prod
 
 from api_schemas.arrays import shape
 from api_schemas.closed_form_models import (
@@ -47,13 +49,31 @@ def block_shapes(model: Model, globs: Mapping[Place, str]) -> Shapes:
     Raises:  ValidationError at the place of a glob that none matches.
     """
     shapes = parameter_shapes(model)
-    chosen = set() if globs else set(shapes)
-    for place, glob in globs.items():
-        matching = {name for name in shapes if fnmatchcase(name, glob)}
-        if not matching:
-            raise misfit(*place, message=f"no parameter has such a name; there are {_listed(shapes)}")
-        chosen |= matching
+    if not globs:
+        return shapes
+    chosen = {name for place, glob in globs.items() for name in _matching(shapes, place, glob)}
     return {name: size for name, size in shapes.items() if name in chosen}
+
+
+def block_dims(model: Model, globs: Mapping[Place, str]) -> tuple[int, ...]:
+    """How many numbers all these parameters have together, then those of each glob alone; names are read once.
+
+    Raises:  as `block_shapes`.
+    """
+    sizes = {name: prod(size) for name, size in parameter_shapes(model).items()}
+    if not globs:
+        return (sum(sizes.values()),)
+    blocks = [_matching(sizes, place, glob) for place, glob in globs.items()]
+    chosen = blocks if len(blocks) == 1 else [{name for names in blocks for name in names}, *blocks]
+    return tuple(sum(map(sizes.__getitem__, names)) for names in chosen)
+
+
+def _matching(names: Mapping[str, object], place: Place, glob: str) -> list[str]:
+    """Raises:  ValidationError at the place of a glob that matches none."""
+    matching = list(filter(re.compile(translate(glob)).match, names))
+    if not matching:
+        raise misfit(*place, message=f"no parameter has such a name; there are {_listed(names)}")
+    return matching
 
 
 def _listed(shapes: Mapping[str, object]) -> str:

@@ -1,7 +1,7 @@
 """A spectrum job: what is asked; what it answers is in `spectrum_results`."""
 
 from collections.abc import Mapping
-from math import prod
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,7 +10,7 @@ from api_schemas.consistency import Loss, check_data, check_loss, check_training
 from api_schemas.data import Data, num_samples
 from api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
 from api_schemas.models import Gpt2, Model
-from api_schemas.parameter_shapes import Place, Shapes, block_shapes
+from api_schemas.parameter_shapes import Place, Shapes, block_dims, block_shapes
 from api_schemas.training import Training
 
 MAX_VECTOR_NUMBERS = 500_000_000
@@ -267,6 +267,12 @@ class SpectrumRequest(RequestMessage):
         """Precision of parameters and vectors."""
         return "float64" if self.product_precision == "float64" else "float32"
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, but for what follows from the fields and is kept."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("dims", None)
+        return copied
+
     @property
     def parts(self) -> "list[SpectrumRequest]":
         """A request for each spectrum: for every sink, if there are several, one for every block."""
@@ -292,18 +298,32 @@ class SpectrumRequest(RequestMessage):
         """A request for each block, in their order; itself where there are not several."""
         if self.blocks is None:
             return [self]
-        return [self.model_copy(update={"block": block, "blocks": None}) for block in self.blocks]
+        _, *dims = self.dims if len(self.blocks) > 1 else 2 * self.dims
+        parts = [self.model_copy(update={"block": block, "blocks": None}) for block in self.blocks]
+        for part, dim in zip(parts, dims, strict=True):
+            part.__dict__["dims"] = (dim,)  # names are not looked through again for each of them
+        return parts
 
     @property
     def matrix_parameters(self) -> Shapes:
         """Shapes of the parameters to which the rows of the matrix belong, by name, in order."""
-        globs: dict[Place, str] = {("blocks", index): glob for index, glob in enumerate(self.blocks or [])}
-        return block_shapes(self.model, globs if self.block is None else {("block",): self.block})
+        return block_shapes(self.model, self._globs)
+
+    @cached_property
+    def dims(self) -> tuple[int, ...]:
+        """Number of rows of the matrix, then, where there are several, that of each block."""
+        return block_dims(self.model, self._globs)
 
     @property
     def dim(self) -> int:
         """Number of rows of the matrix."""
-        return sum(prod(shape) for shape in self.matrix_parameters.values())
+        return self.dims[0]
+
+    @property
+    def _globs(self) -> dict[Place, str]:
+        if self.block is not None:
+            return {("block",): self.block}
+        return {("blocks", index): glob for index, glob in enumerate(self.blocks or [])}
 
 
 def _check_vectors(name: str, num_vectors: int, dim: int) -> None:

@@ -16,7 +16,7 @@ from api_schemas.closed_form import ClosedFormRequest
 from jobs.settings import ServiceSettings
 from service.__main__ import serve
 from service.app import create_app
-from service.bodies import json_message, validated
+from service.bodies import json_body, read, validated
 from service.content_type import media_type
 from service.uploads.desk import whole_body
 
@@ -41,7 +41,7 @@ def mount_parts(app: FastAPI) -> None:
 
     @app.post("/validated")
     async def validated_json(request: Request) -> Response:
-        await json_message(request, ClosedFormRequest)
+        await run_in_threadpool(read, await json_body(request), ClosedFormRequest)
         return constant
 
 

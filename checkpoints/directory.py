@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
 from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,8 +29,16 @@ from checkpoints.configuration import FILE, UnknownSizeError
 from checkpoints.digest import Digests
 from checkpoints.files import CheckpointFiles, is_pytorch
 from checkpoints.gpt2 import MODEL_TYPE, OtherOptionError, gpt2_fields
+from checkpoints.readings import Readings, State, state
+from checkpoints.weights import num_header_bytes
 
 T = TypeVar("T")
+
+LARGE_HEADER_BYTES = 2**18
+"""Some thousand tensors: to read their names is work, and so it is to look through them for each block of a request."""
+
+_MOST_DESCRIBED, _MOST_KEPT = 1000, 8
+"""Descriptions are small; the fields of a model hold the name and the shape of each parameter."""
 
 
 class ModelsDirectory:
@@ -42,6 +51,10 @@ class ModelsDirectory:
         self.path = path
         self._verdicts = NoVerdicts() if verdicts is None else verdicts
         self._digests = Digests()
+        self._sha256s: Readings[str] = Readings(_MOST_DESCRIBED)
+        self._described: Readings[LoadableModel] = Readings(_MOST_DESCRIBED)
+        self._gpt2: Readings[Gpt2Checkpoint] = Readings(_MOST_KEPT)
+        self._causal_lm: Readings[CausalLmCheckpoint] = Readings(_MOST_KEPT)
 
     def names(self) -> list[str]:
         """Of everything that looks like a checkpoint, whether or not it can be loaded.
@@ -58,23 +71,47 @@ class ModelsDirectory:
 
         Raises:  UnknownCheckpointError; CheckpointError if it cannot be read.
         """
-        if self.path is None:
-            raise UnknownCheckpointError("this server has no models directory")
         with _readable():
-            return Checkpoint.read(CheckpointFiles.of(self.path.resolve(), name), self._digests)
+            return Checkpoint.read(self._files(name), self._digests)
+
+    def num_header_bytes(self, name: str) -> int:
+        """How long the lists of the checkpoint's tensors are; 0 where there is none that could be read."""
+        try:
+            with _readable():
+                return num_header_bytes(self._files(name))
+        except CheckpointError:
+            return 0
 
     def gpt2(self, name: str) -> Gpt2Checkpoint:
         """Raises:  CheckpointError."""
-        fields = self._read(name, gpt2_fields)
+        fields = self._read(name, gpt2_fields, self._gpt2)
         self._verdict(fields.checkpoint_sha256, "gpt2")
         return fields
 
     def causal_lm(self, name: str) -> CausalLmCheckpoint:
         """Raises:  CheckpointError."""
+        verdict = self._verdict(self._sha256(name), "causal-lm")
+        sizes = None if verdict is None else verdict.sizes
+        # what is kept of the files depends on what a worker found out about them
+        key = name if sizes is None else f"{name} {sizes.model_dump_json()}"
         try:
-            return self._read(name, self._causal_lm)
+            return self._read(name, lambda checkpoint: causal_lm_fields(checkpoint, sizes), self._causal_lm, key)
         except UnknownSizeError as error:
             raise CheckpointError(f"{error}, and no worker has found it out yet; see /v1/models") from None
+
+    def verdicts(self, name: str) -> dict[str, CheckpointVerdict]:
+        """What workers found of the checkpoint, under "kind sha256"; nothing of one that cannot be read."""
+        with suppress(CheckpointError):
+            sha256 = self._sha256(name)
+            found = ((kind, self._verdicts.of(sha256, kind)) for kind in ("gpt2", "causal-lm"))
+            return {f"{kind} {sha256}": verdict for kind, verdict in found if verdict is not None}
+        return {}
+
+    def with_verdicts(self, verdicts: Verdicts) -> "ModelsDirectory":
+        """The same directory, with all that was read of it, and other verdicts."""
+        other = copy(self)
+        other._verdicts = verdicts
+        return other
 
     def describe(self, name: str) -> LoadableModel:
         """The checkpoint of this name, or why it cannot be loaded.
@@ -82,12 +119,32 @@ class ModelsDirectory:
         Raises:  UnknownCheckpointError.
         """
         try:
-            found = self._read(name, lambda checkpoint: _described(name, checkpoint))
+            found = self._read(name, lambda checkpoint: _described(name, checkpoint), self._described)
         except UnknownCheckpointError:
             raise
         except CheckpointError as error:
             return _refused(name, str(error))
         return self._judged(found)
+
+    def is_described(self, name: str) -> bool:
+        """Whether it is known what `describe` says of this name, as its files are now.
+
+        Raises:  CheckpointError.
+        """
+        with _readable():
+            return self._described.holds(name, self._files(name).path)
+
+    def state(self, name: str) -> State:
+        """Changes when a file of the checkpoint does.
+
+        Raises:  CheckpointError.
+        """
+        with _readable():
+            return state(self._files(name).path)
+
+    def remember(self, name: str, of: State, found: LoadableModel) -> None:
+        """Say the same of this name as another process did of its files in this state."""
+        self._described.put(name, of, found)
 
     def describe_all(self) -> list[LoadableModel]:
         """Every checkpoint, by name.
@@ -106,10 +163,15 @@ class ModelsDirectory:
                 continue
         return found
 
-    def _read(self, name: str, read: Callable[[Checkpoint], T]) -> T:
-        checkpoint = self.open(name)
+    def _read(self, name: str, read: Callable[[Checkpoint], T], readings: Readings[T], key: str | None = None) -> T:
         with _readable():
-            return read(checkpoint)
+            files = self._files(name)
+            return readings.of(key or name, files.path, lambda: read(Checkpoint.read(files, self._digests)))
+
+    def _files(self, name: str) -> CheckpointFiles:
+        if self.path is None:
+            raise UnknownCheckpointError("this server has no models directory")
+        return CheckpointFiles.of(self.path.resolve(), name)
 
     def _judged(self, found: LoadableModel) -> LoadableModel:
         """With what a worker found, beside what the files say."""
@@ -122,9 +184,8 @@ class ModelsDirectory:
         reason = "; ".join(each for each in (verdict.reason, verdict.fallback_reason) if each) or None
         return found.model_copy(update=known | {"state": verdict.state, "reason": reason})
 
-    def _causal_lm(self, checkpoint: Checkpoint) -> CausalLmCheckpoint:
-        verdict = self._verdict(checkpoint.sha256, "causal-lm")
-        return causal_lm_fields(checkpoint, None if verdict is None else verdict.sizes)
+    def _sha256(self, name: str) -> str:
+        return self._read(name, lambda checkpoint: checkpoint.sha256, self._sha256s)
 
     def _verdict(self, sha256: str, kind: str) -> CheckpointVerdict | None:
         """Raises:  CheckpointError with the reason of a refusal."""

@@ -64,6 +64,20 @@ def stored_tensors(files: CheckpointFiles) -> Tensors:
     return found
 
 
+def num_header_bytes(files: CheckpointFiles) -> int:
+    """Bytes of the headers of all files with weights, which name every tensor.
+
+    Raises:  CheckpointError; OSError.
+    """
+    names = [name for name in weight_files(files) if name != INDEX]
+    return sum(min(_header_bytes(files.file(name)), MAX_HEADER_BYTES) for name in names)
+
+
+def _header_bytes(path: Path) -> int:
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(8), "little")
+
+
 def _index(files: CheckpointFiles) -> dict[str, str]:
     """Name of the file of each tensor."""
     with files.file(INDEX).open("rb") as file:

@@ -84,15 +84,17 @@ class ArtifactStore:
 
         A place is 32 hexadecimal digits: the microsecond of creation, then the id's first 64 bits.
         """
-        places: dict[str, AnyArtifact] = {}
+        places: dict[str, Path] = {}
         for path in present(self.directory).glob("[0-9a-f][0-9a-f]/*"):
-            if ids is not None and path.name.split(".", 1)[0] not in ids:
-                continue
-            with suppress(UnknownArtifactError):
-                artifact = _artifact(path)
-                places[_place(artifact)] = artifact
+            if ids is None or path.name.split(".", 1)[0] in ids:
+                with suppress(FileNotFoundError):
+                    places[_place(path)] = path
         wanted = sorted((place for place in places if after is None or place < after), reverse=True)
-        return [places[place] for place in wanted[:size]], wanted[size - 1] if len(wanted) > size else None
+        found = []
+        for place in wanted[:size]:  # headers are read of these alone
+            with suppress(UnknownArtifactError):
+                found.append(_artifact(places[place]))
+        return found, wanted[size - 1] if len(wanted) > size else None
 
     def tokens(self, artifact_id: str) -> Tokens:
         """The tokens (num_tokens,), mapped: only what is looked at is read.
@@ -220,5 +222,5 @@ def _artifact(path: Path) -> AnyArtifact:
         )
 
 
-def _place(artifact: AnyArtifact) -> str:
-    return f"{round(artifact.created_at.timestamp() * 1e6):016x}{artifact.id[:16]}"
+def _place(path: Path) -> str:
+    return f"{path.stat().st_mtime_ns // 1000:016x}{path.name[:16]}"

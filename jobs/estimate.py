@@ -293,9 +293,8 @@ def _size(request: SpectrumRequest) -> Size:
             sizes = (model.n_layer, model.n_head, model.n_embd, model.n_positions, model.vocab_size)
             return gpt2_size(*sizes, num_samples, _sequence_length(request), model.bias, model.attention)
         case CausalLm():
-            num_parameters = sum(map(prod, model.parameters.values()))
             widths = (model.n_layer, model.n_head, model.n_embd, model.n_inner, model.vocab_size)
-            return causal_lm_size(num_parameters, *widths, num_samples, _sequence_length(request))
+            return causal_lm_size(model.num_parameters, *widths, num_samples, _sequence_length(request))
         case _:
             return _closed_form_size(model, num_samples, _sequence_length(request))
 

@@ -1,6 +1,7 @@
 """What happened to a job, as the Redis stream that the scripts of jobs/scripts.py write."""
 
 import re
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -8,7 +9,7 @@ import redis.asyncio
 
 from jobs.connection import SOCKET_TIMEOUT_SECONDS
 from jobs.record import JobRecord, record_from_fields
-from jobs.scripts import CHANGES, EVENTS
+from jobs.scripts import CHANGES, EVENTS, JOB
 
 BEFORE_ALL = "0-0"
 """Id before every event."""
@@ -39,7 +40,7 @@ class EventLog:
 
     async def newest(self, job_id: str) -> JobEvent | None:
         """The last event of a job; None if its events are gone."""
-        found = _events(job_id, await self._client.xrevrange(EVENTS + job_id, count=1))
+        found = await self._events(job_id, await self._client.xrevrange(EVENTS + job_id, count=1))
         return found[0] if found else None
 
     async def holds(self, job_id: str, event_id: str) -> bool:
@@ -50,7 +51,14 @@ class EventLog:
 
     async def after(self, job_id: str, event_id: str) -> list[JobEvent]:
         """The events of a job after this one, oldest first."""
-        return _events(job_id, await self._client.xrange(EVENTS + job_id, f"({event_id}"))
+        return await self._events(job_id, await self._client.xrange(EVENTS + job_id, f"({event_id}"))
+
+    async def _events(self, job_id: str, entries: Any) -> list[JobEvent]:
+        """With the tags, which never change and are in the record alone."""
+        if not entries:
+            return []
+        tags = await cast("Awaitable[str | None]", self._client.hget(JOB + job_id, "tags")) or "{}"
+        return [JobEvent(event_id, record_from_fields(job_id, {"tags": tags} | fields)) for event_id, fields in entries]
 
     async def newest_change(self) -> str:
         """Where `changes` begins with what happens from now on."""
@@ -68,7 +76,3 @@ def _of_one_stream(answer: Any) -> list[Any]:
     # A list of pairs in one version of the protocol, a mapping in the other.
     streams = list(answer.values()) if isinstance(answer, dict) else [entries for _, entries in answer or []]
     return list(streams[0]) if streams else []
-
-
-def _events(job_id: str, entries: Any) -> list[JobEvent]:
-    return [JobEvent(event_id, record_from_fields(job_id, fields)) for event_id, fields in entries]

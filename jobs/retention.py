@@ -9,7 +9,8 @@ import redis
 
 from api_schemas.problem import Problem
 from jobs import scripts
-from jobs.store import INDEX, JOB, RESULT_USERS
+from jobs.job_index import INDEX
+from jobs.store import JOB, RESULT_USERS
 
 _TURN = "spectrum:retention-turn"
 _TURN_SECONDS = 300

@@ -6,13 +6,24 @@ A job with an owner is in an index of its owner's, too, wherever it is in one of
 see of the job ends with `tell()`; jobs/events.py reads what that writes.
 """
 
+import hashlib
+
 from jobs import totals
 
+JOB = "spectrum:job:"
+"""Prefix of the records, one hash for each job."""
+
 EVENTS = "spectrum:events:"
-"""Prefix of the streams of events, one for each job; an entry holds all fields of the record that are not private."""
+"""Prefix of the streams of events, one for each job; an entry holds all fields that change and are not private."""
 
 REQUESTS = "spectrum:request:"
-"""Prefix of the requests, each kept until its job ends."""
+"""Prefix of the requests that are no file of their own, each kept until its job ends."""
+
+BYTES = "spectrum:bytes"
+"""Hash of what is kept: `requests` of jobs that have not ended and `records`; `requests:OWNER` and so on of each."""
+
+TAG = "tag:"
+"""Before the digest of a tag: name of the index of the jobs that have it."""
 
 CHANGES = "spectrum:changes"
 """Stream that says which jobs changed."""
@@ -26,7 +37,15 @@ UNWANTED = "spectrum:unwanted-results"
 SECONDS_OF_EVENTS = 3600
 """That the events of a job which ended are kept."""
 
-_MOVE = (
+_TAG_DIGITS = 16
+
+
+def tag_index(name: str, value: str) -> str:
+    """Name of the index of the jobs with this tag; others may be in it, too, if rarely."""
+    return TAG + hashlib.sha1(f"{name}:{value}".encode(), usedforsecurity=False).hexdigest()[:_TAG_DIGITS]
+
+
+MOVE = (
     totals.LUA
     + """
 local function now() local t = redis.call('TIME'); return t[1] + t[2] / 1e6 end
@@ -44,6 +63,21 @@ local function strike(name)
 end
 """
     + f"""
+local function each_tag(change)
+  for name, value in pairs(cjson.decode(redis.call('HGET', KEYS[1], 'tags') or '{{}}')) do
+    change('{TAG}' .. string.sub(redis.sha1hex(name .. ':' .. value), 1, {_TAG_DIGITS}))
+  end
+end
+local function weigh(what, field, sign)
+  -- Adds what the field of the job says to what is kept, or takes it away, once.
+  local size = redis.call('HGET', KEYS[1], field)
+  if not size then return end
+  local owner = redis.call('HGET', KEYS[1], 'owner')
+  for _, name in ipairs({{what, owner and what .. ':' .. owner or nil}}) do
+    if redis.call('HINCRBY', '{BYTES}', name, sign * size) == 0 then redis.call('HDEL', '{BYTES}', name) end
+  end
+  if sign < 0 then redis.call('HDEL', KEYS[1], field) end
+end
 local ended = {{succeeded = true, failed = true, cancelled = true, expired = true}}
 local function move(from, to)
   strike(from)
@@ -53,13 +87,15 @@ local function move(from, to)
   redis.call('ZREM', KEYS[2] .. 'with-result', ARGV[1])
   if ended[to] then
     redis.call('DEL', '{REQUESTS}' .. ARGV[1])
+    weigh('requests', 'request_bytes', -1)
+    redis.call('HDEL', KEYS[1], 'request_sha256')
     redis.call('ZADD', KEYS[2] .. (to == 'succeeded' and 'with-result' or 'without-result'), now(), ARGV[1])
   end
 end
 local private = {{token = true, lease_until = true, published_at = true, losses = true,
   signed_at = true, run_seconds = true, moved_at = true, claimed_at = true,
   request_id = true, question = true, answers = true, trouble = true, crashed_by = true,
-  shard_trouble = true}}
+  shard_trouble = true, request_bytes = true, request_sha256 = true, record_bytes = true, tags = true}}
 local function tell()
   local record, event = redis.call('HGETALL', KEYS[1]), {{}}
   for i = 1, #record, 2 do
@@ -95,41 +131,60 @@ end
 )
 
 CREATE = (
-    _MOVE
+    MOVE
+    + f"""
+local BYTES = '{BYTES}'
+"""
     + """
--- ARGV[2]: key of the request, ARGV[3]: the request, ARGV[4]: key of what a caller's idempotency key stands for, or '',
--- ARGV[5]: digest of the request, ARGV[6]: seconds that it is remembered, ARGV[7]: prefix of jobs' keys,
--- ARGV[8]: set of the jobs with the result that answers this one, too, or '', ARGV[9]: index of the owner's queued
--- jobs, or '', ARGV[10], ARGV[11]: jobs that may be queued, of the owner and of all, or '', ARGV[12..]: the record's
--- fields and values.
+-- ARGV[2]: key of the request, ARGV[3]: the request, or '' where it is a file, ARGV[4]: key of what a caller's
+-- idempotency key stands for, or '', ARGV[5]: digest of the request, ARGV[6]: seconds that it is remembered, ARGV[7]:
+-- prefix of jobs' keys, ARGV[8]: set of the jobs with the result that answers this one, too, or '', ARGV[9]: index of
+-- the owner's queued jobs, or '', ARGV[10]: owner or '', ARGV[11..16]: limits of the owner and of all, or '': of queued
+-- jobs, of bytes of requests, of bytes of records, ARGV[17..]: the record's fields and values.
 -- Returns {outcome, id of the job}; with a key that is known and whose job is there, with a result that is gone, or
--- where too many jobs are queued, nothing is written.
+-- where too much is kept, nothing is written.
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'created', ARGV[1]} end
+local fields = {}
+for i = 17, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
 local function is_full(index, limit) return limit ~= '' and redis.call('ZCARD', index) >= tonumber(limit) end
+local function is_heavy(what, size, limit)
+  return limit ~= '' and (redis.call('HGET', BYTES, what) or 0) + (size or 0) > tonumber(limit)
+end
+local function refusal()
+  local owner = ARGV[10]
+  if ARGV[8] == '' then
+    if owner ~= '' and is_full(ARGV[9], ARGV[11]) then return 'owner-jobs' end
+    if is_full(KEYS[2] .. 'queued', ARGV[12]) then return 'all-jobs' end
+    if owner ~= '' and is_heavy('requests:' .. owner, fields.request_bytes, ARGV[13]) then return 'owner-requests' end
+    if is_heavy('requests', fields.request_bytes, ARGV[14]) then return 'all-requests' end
+  end
+  if owner ~= '' and is_heavy('records:' .. owner, fields.record_bytes, ARGV[15]) then return 'owner-records' end
+  if is_heavy('records', fields.record_bytes, ARGV[16]) then return 'all-records' end
+end
 if ARGV[4] ~= '' then
   local known = redis.call('HMGET', ARGV[4], 'digest', 'job')
   if known[2] and redis.call('EXISTS', ARGV[7] .. known[2]) == 1 then
     return {known[1] == ARGV[5] and 'replayed' or 'differs', known[2]}
   end
 end
-if ARGV[8] ~= '' then
-  if redis.call('SCARD', ARGV[8]) == 0 then return {'gone', ''} end
-elseif ARGV[9] ~= '' and is_full(ARGV[9], ARGV[10]) then
-  return {'owner-full', ''}
-elseif is_full(KEYS[2] .. 'queued', ARGV[11]) then
-  return {'full', ''}
-end
+if ARGV[8] ~= '' and redis.call('SCARD', ARGV[8]) == 0 then return {'gone', ''} end
+local refused = refusal()
+if refused then return {refused, ''} end
 if ARGV[4] ~= '' then
   redis.call('HSET', ARGV[4], 'digest', ARGV[5], 'job', ARGV[1])
   redis.call('EXPIRE', ARGV[4], ARGV[6])
 end
-redis.call('SET', ARGV[2], ARGV[3])
-for i = 12, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+for field, value in pairs(fields) do redis.call('HSET', KEYS[1], field, value) end
 enlist('all')
+each_tag(enlist)
+weigh('records', 'record_bytes', 1)
 if ARGV[8] ~= '' then
+  redis.call('HDEL', KEYS[1], 'request_bytes', 'request_sha256')
   use(ARGV[8])
   move('none', 'succeeded')
 else
+  if ARGV[3] ~= '' then redis.call('SET', ARGV[2], ARGV[3]) end
+  weigh('requests', 'request_bytes', 1)
   redis.call('HSET', KEYS[1], 'published_at', now())
   move('none', 'queued')
 end
@@ -139,7 +194,7 @@ return {'created', ARGV[1]}
 )
 
 CLAIM = (
-    _MOVE
+    MOVE
     + """
 -- ARGV[2]: token of the new lease, ARGV[3]: its seconds, ARGV[4]: time as text.
 -- Returns {attempt, seconds that earlier attempts ran, signal of which one of them crashed or ''}; the attempt is 0 if
@@ -162,7 +217,7 @@ return claimed(attempt)
 )
 
 RENEW = (
-    _MOVE
+    MOVE
     + """
 -- ARGV[2]: token, ARGV[3]: seconds, ARGV[4]: progress or '', ARGV[5]: products computed since the last sign.
 -- Returns the state, or 'lost' to a stranger.
@@ -182,7 +237,7 @@ return redis.call('HGET', KEYS[1], 'state')
 )
 
 FINISH = (
-    _MOVE
+    MOVE
     + """
 -- ARGV[2]: token, ARGV[3]: final state, ARGV[4]: time, ARGV[5]: progress, error or result_digest, ARGV[6]: its value,
 -- ARGV[7]: set of the jobs with that result, or '', ARGV[8]: prefix of the results by question, with the version of
@@ -208,7 +263,7 @@ return final
 )
 
 GIVE_BACK = (
-    _MOVE
+    MOVE
     + """
 -- ARGV[2]: token, ARGV[3]: time as text, ARGV[4]: progress of a queued job. A worker that stops gives a job back; no
 -- attempt is lost. Returns the state, or 'lost' to a stranger.
@@ -237,7 +292,7 @@ return redis.call('HGET', KEYS[1], 'state')
 """
 
 LOSE = (
-    _MOVE
+    MOVE
     + """
 -- ARGV[2]: how the lease's token begins, ARGV[3]: time as text, ARGV[4]: problem with which the job ends, or '',
 -- ARGV[5]: problem with which it ends only if this was the last worker that it may lose, or '', ARGV[6]: signal of
@@ -260,7 +315,7 @@ return 'failed'
 )
 
 CANCEL = (
-    _MOVE
+    MOVE
     + """
 -- ARGV[2]: time as text. A queued job ends at once, a running one when its worker sees it.
 local state = redis.call('HGET', KEYS[1], 'state')
@@ -277,7 +332,7 @@ return redis.call('HGET', KEYS[1], 'state') or ''
 )
 
 RECOVER = (
-    _MOVE
+    MOVE
     + """
 -- ARGV[2]: workers that a job may lose, ARGV[3]: time as text, ARGV[4]: problem of a job that lost so many,
 -- ARGV[5]: progress of a queued job.
@@ -303,7 +358,7 @@ return to
 )
 
 TAKE_UNPUBLISHED = (
-    _MOVE
+    MOVE
     + """
 -- ARGV[2]: seconds after which a message counts as lost, ARGV[3]: hash of the job whose message is next, or ''.
 -- Returns 1 to the one caller that shall publish the job. Messages are taken in turn: one that is older than the next
@@ -319,7 +374,7 @@ return 1
 )
 
 DELETE = (
-    _MOVE
+    MOVE
     + """
 -- ARGV[2]: prefix of the sets of jobs by result, ARGV[3]: key of the request, ARGV[4]: key of the events.
 -- Returns {outcome, digest of a result that nobody needs any more}.
@@ -329,6 +384,8 @@ if state == 'queued' or state == 'running' or state == 'cancelling' then return 
 local digest = release(ARGV[2])
 strike('all')
 strike(state)
+each_tag(strike)
+weigh('records', 'record_bytes', -1)
 redis.call('ZREM', KEYS[2] .. 'with-result', ARGV[1])
 redis.call('ZREM', KEYS[2] .. 'without-result', ARGV[1])
 redis.call('DEL', KEYS[1], ARGV[3], ARGV[4])
@@ -337,7 +394,7 @@ return {'deleted', digest}
 )
 
 EXPIRE = (
-    _MOVE
+    MOVE
     + """
 -- ARGV[2]: prefix of the sets of jobs by result, ARGV[3]: problem that tells why. The job has a result no more.
 -- Returns 1, or 0 if it had none.

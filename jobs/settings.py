@@ -67,6 +67,11 @@ class StorageSettings(LogSettings):
         return self.results_dir / "artifact-owners"
 
     @property
+    def requests_dir(self) -> Path:
+        """Of large requests of jobs that have not ended."""
+        return self.results_dir / "requests"
+
+    @property
     def checkpoints_dir(self) -> Path:
         """Of what jobs have done so far: a part of the results' directory, so that any worker can go on."""
         return self.results_dir / "job-checkpoints"
@@ -138,7 +143,17 @@ class ServiceSettings(StorageSettings):
     requests_per_minute: int = Field(default=1200, ge=1, description="of an address without a key")
     max_requests: int = Field(default=128, ge=1, description="that are answered at once")
     max_listeners: int = Field(default=512, ge=0, description="that wait besides: long polls and event streams")
+    heavy_requests: int = Field(
+        default_factory=lambda: max(2, min(4, os.cpu_count() or 1)),
+        ge=2,
+        description="pictures, large requests and the like that are worked on at once, all but one of them for one key",
+    )
+    heavy_seconds: float = Field(default=120.0, gt=0, description="that one of these may take")
     max_queued: int = Field(default=10_000, ge=1, description="jobs that wait at a time")
+    requests_bytes: int = Field(
+        default=2 * 2**30, ge=0, description="of the requests of jobs that have not ended, a quarter of it for one key"
+    )
+    records_bytes: int = Field(default=2**30, ge=0, description="of the records of jobs, a quarter of it for one key")
     result_seconds: float = Field(default=30 * 86400.0, gt=0, description="that a result is kept after its job ended")
     record_seconds: float = Field(
         default=30 * 86400.0, gt=0, description="that the record of a job is kept which has no result, or none any more"
@@ -151,6 +166,7 @@ class ServiceSettings(StorageSettings):
         ge=0,
         description="of all uploaded files, three quarters of it for one key; default: a quarter of the disk",
     )
+    max_artifacts: int = Field(default=10_000, ge=0, description="uploaded files of one key")
     reap_seconds: float = Field(default=2.0, ge=0.1, description="pause between looks for lost jobs")
 
     @field_validator("trusted_proxies")

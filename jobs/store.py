@@ -5,20 +5,20 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import redis
 
-from api_schemas.jobs import JobState, Progress
+from api_schemas.jobs import ENDED_STATES, JobState, Progress
 from api_schemas.problem import Problem
 from jobs import scripts
+from jobs.job_index import INDEX, JobIndex, index_key
 from jobs.queue import KEY_PREFIX, QUEUE, job_of_message
+from jobs.quotas import Kept, QuotaError, Quotas, sizes
 from jobs.record import QUEUED, JobRecord, answered_fields, new_job_id, new_record_fields, now_text, record_from_fields
+from jobs.request_files import LARGE_REQUEST_BYTES, RequestFiles
 
-JOB = "spectrum:job:"
-INDEX = "spectrum:jobs:"
-"""Prefix of the indexes of jobs by state."""
-
+JOB = scripts.JOB
 RESULT_USERS = "spectrum:result-users:"
 _KNOWN = "spectrum:idempotency:"
 _ANSWERS = "spectrum:answers:"
@@ -48,25 +48,8 @@ class KeyReusedError(Exception):
     """The idempotency key was sent with another request before."""
 
 
-class QueueFullError(Exception):
-    """As many jobs wait as may: of their owner's, or of all."""
-
-    def __init__(self, limit: int, *, is_owners: bool) -> None:
-        super().__init__(limit, is_owners)
-        self.limit = limit
-        self.is_owners = is_owners
-
-
 class LeaseLostError(Exception):
     """The job was given to another worker, ended or deleted; whoever gets this must stop working on it."""
-
-
-@dataclass(frozen=True)
-class QueueLimits:
-    """Jobs that may wait before another is refused; None: any number."""
-
-    of_owner: int | None = None
-    of_all: int | None = None
 
 
 @dataclass(frozen=True)
@@ -92,11 +75,16 @@ class Answer:
 class JobStore:
     """The truth about every job.
 
-    Args:  client of the Redis that holds the records; lease_seconds a worker may be silent; max_attempts of a job.
+    Args:  client of the Redis that holds the records; lease_seconds a worker may be silent; max_attempts of a job;
+        requests, where large ones go; None: all are kept in Redis.
     """
 
-    def __init__(self, client: redis.Redis, lease_seconds: float, max_attempts: int) -> None:
+    def __init__(
+        self, client: redis.Redis, lease_seconds: float, max_attempts: int, requests: RequestFiles | None = None
+    ) -> None:
         self._client = client
+        self._requests = requests
+        self._index = JobIndex(client)
         self._lease_seconds = lease_seconds
         self._max_attempts = max_attempts
 
@@ -112,25 +100,27 @@ class JobStore:
         question: str = "",
         answer: Answer | None = None,
         request_id: str | None = None,
-        limits: QueueLimits = QueueLimits(),
+        quotas: tuple[Quotas, Quotas] = (Quotas(), Quotas()),
     ) -> tuple[JobRecord, bool]:
         """Write a queued job with its validated request as JSON; it is on disk when this returns.
 
         Args:  idempotency_key, of the owner: the job that was created with it before is not created again; owner, whose
             job it is; shared, whether others may read it; question, digest of what is asked; answer, with which the job
             has succeeded already, unless it is gone meanwhile; request_id, of the request that brought it, for logs;
-            limits of the queue for one that has to wait.
+            quotas of the owner and of all.
         Returns:  the record, and whether it was there before.
-        Raises:  KeyReusedError if the key stands for another request; QueueFullError.
+        Raises:  KeyReusedError if the key stands for another request; QuotaError; OSError if a large request cannot be
+            written.
         """
         job_id = new_job_id()
         fields = new_record_fields(kind, tags, owner, shared=shared, request_id=request_id) | {"question": question}
+        fields |= sizes(request, fields["tags"], len(tags))
         known = "" if idempotency_key is None else _known_key(idempotency_key, owner)
         written = fields | _answered_fields(answer)
-        outcome, found = self._write_new(job_id, request, known, written, limits)
+        outcome, found = self._write_new(job_id, request, known, written, quotas)
         if outcome == "gone":
             answer, written = None, fields
-            outcome, found = self._write_new(job_id, request, known, written, limits)
+            outcome, found = self._write_new(job_id, request, known, written, quotas)
         match outcome:
             case "created":
                 state = "succeeded" if answer else "queued"
@@ -140,8 +130,9 @@ class JobStore:
             case "differs":
                 raise KeyReusedError
             case _:
-                is_owners = outcome == "owner-full"
-                raise QueueFullError((limits.of_owner if is_owners else limits.of_all) or 0, is_owners=is_owners)
+                whose, what = outcome.split("-")
+                limit = getattr(quotas[whose == "all"], what)
+                raise QuotaError(cast("Kept", what), limit, is_owners=whose == "owner")
 
     def created_before(self, request: str, idempotency_key: str, owner: str | None = None) -> JobRecord | None:
         """The job that its owner created with this key, if there is one.
@@ -177,12 +168,15 @@ class JobStore:
     def request(self, job_id: str) -> str:
         """The request of a job as JSON, which may be far larger than its record, until the job ends.
 
-        Raises:  UnknownJobError, also for a job that ended.
+        Raises:  UnknownJobError, also for a job that ended; RequestDamagedError.
         """
         request = cast("str | None", self._client.get(scripts.REQUESTS + job_id))
-        if request is None:
+        if request is not None:
+            return request
+        sha256 = cast("str | None", self._client.hget(JOB + job_id, "request_sha256"))
+        if sha256 is None or self._requests is None:
             raise UnknownJobError(job_id)
-        return request
+        return self._requests.read(job_id, sha256)
 
     def request_id(self, job_id: str) -> str | None:
         """Of the request that brought the job, if it had one."""
@@ -197,13 +191,11 @@ class JobStore:
         owner: str | None = None,
     ) -> list[JobRecord]:
         """Up to `size` jobs, newest first, older than `after`; in this state, with this tag, of this owner if given."""
-        found: list[JobRecord] = []
-        for record in self._newest_first(_index(state or "all", owner), after, chunk=max(size, 100 if tag else 1)):
-            if tag is None or record.tags.get(tag[0]) == tag[1]:
-                found.append(record)
-                if len(found) == size:
-                    break
-        return found
+        return self._index.page(state, tag, size, after, owner)
+
+    def take_stock(self) -> None:
+        """Index and count the jobs that an earlier version created; once for a Redis."""
+        self._index.take_stock()
 
     def claim(self, job_id: str, holder: str = "") -> Lease | None:
         """Lease a queued job, or None if it is not queued (another worker has it, or it ended).
@@ -290,7 +282,10 @@ class JobStore:
         """
         if not self._run(scripts.CANCEL, job_id, now_text()):
             raise UnknownJobError(job_id)
-        return self.get(job_id)
+        record = self.get(job_id)
+        if record.ended:
+            self._discard_request(job_id)
+        return record
 
     def delete(self, job_id: str) -> tuple[bool, str | None]:
         """Forget a job that ended: (whether it had ended, digest of a result that no job needs any more).
@@ -302,6 +297,8 @@ class JobStore:
         )
         if outcome == "missing":
             raise UnknownJobError(job_id)
+        if outcome == "deleted":
+            self._discard_request(job_id)
         return outcome == "deleted", digest or None
 
     def removed(self, digest: str) -> None:
@@ -320,6 +317,10 @@ class JobStore:
         if time.monotonic() - asked > max(_SECONDS_OF_STANDSTILL, self._lease_seconds / 2):
             raise redis.TimeoutError(f"an answer took {time.monotonic() - asked:.1f} s")
         return [job_id for job_id in leased if self._run(scripts.RECOVER, job_id, *arguments)]
+
+    def ended(self, job_ids: Iterable[str]) -> list[str]:
+        """Those of the jobs that are known to have ended."""
+        return [job_id for job_id, state in self._states(job_ids) if state in ENDED_STATES]
 
     def take_unpublished(self, recovered: list[str], republish_seconds: float) -> list[str]:
         """Queued jobs without a message, which the caller now publishes.
@@ -343,35 +344,53 @@ class JobStore:
     def _ids(self, state: str) -> list[str]:
         return [str(i) for i in self._client.zrange(INDEX + state, 0, -1)]
 
+    def _states(self, job_ids: Iterable[str]) -> Iterator[tuple[str, str | None]]:
+        asked = list(job_ids)
+        with self._client.pipeline(transaction=False) as pipeline:
+            for job_id in asked:
+                pipeline.hget(JOB + job_id, "state")
+            return zip(asked, pipeline.execute(), strict=True)
+
     def _write_new(
-        self, job_id: str, request: str, known: str, fields: Mapping[str, str], limits: QueueLimits
+        self, job_id: str, request: str, known: str, fields: Mapping[str, str], quotas: tuple[Quotas, Quotas]
     ) -> tuple[str, str]:
         owner, answer = fields.get("owner"), fields.get("result_digest")
-        outcome, found = self._run(
-            scripts.CREATE,
-            job_id,
+        is_file = answer is None and self._requests is not None and len(request) > LARGE_REQUEST_BYTES
+        if is_file:
+            fields = {**fields, "request_sha256": _sha256(request)}
+        limits = [getattr(each, what) for what in get_args(Kept) for each in quotas]
+        arguments = (
             scripts.REQUESTS + job_id,
-            request,
+            "" if is_file else request,
             known,
             _sha256(request),
             SECONDS_OF_IDEMPOTENCY,
             JOB,
             "" if answer is None else RESULT_USERS + answer,
-            "" if owner is None else _index("queued", owner),
-            *("" if limit is None else limit for limit in (limits.of_owner, limits.of_all)),
+            "" if owner is None else index_key("queued", owner),
+            owner or "",
+            *("" if limit is None else limit for limit in limits),
             *(text for item in fields.items() for text in item),
         )
+        if not is_file or self._requests is None:
+            return cast("tuple[str, str]", self._run(scripts.CREATE, job_id, *arguments))
+        return self._write_with_file(self._requests, job_id, request, arguments)
+
+    def _write_with_file(
+        self, files: RequestFiles, job_id: str, request: str, arguments: tuple[str | float, ...]
+    ) -> tuple[str, str]:
+        """The file first: whoever sees the record finds it. Where no answer comes the record may be there."""
+        files.write(job_id, request)
+        outcome, found = self._run(scripts.CREATE, job_id, *arguments)
+        if outcome != "created":
+            files.discard(job_id)
+        elif not files.holds(job_id):  # this process stood still meanwhile, and the file was taken for a forgotten one
+            files.write(job_id, request)
         return outcome, found
 
-    def _newest_first(self, index: str, after: str | None, chunk: int) -> Iterator[JobRecord]:
-        start = f"({after}" if after else "+"
-        while ids := cast(
-            "list[str]", self._client.zrange(index, start, "-", bylex=True, desc=True, offset=0, num=chunk)
-        ):
-            for job_id in ids:
-                if fields := self._fields(job_id):
-                    yield record_from_fields(job_id, fields)
-            start = f"({ids[-1]}"
+    def _discard_request(self, job_id: str) -> None:
+        if self._requests is not None:
+            self._requests.discard(job_id)
 
     def _fields(self, job_id: str) -> dict[str, str]:
         return cast("dict[str, str]", self._client.hgetall(JOB + job_id))
@@ -380,7 +399,9 @@ class JobStore:
         self, lease: Lease, state: JobState, field: str, value: str, users: str = "", answers: str = ""
     ) -> JobState:
         arguments = (lease.token, state, now_text(), field, value, users, answers)
-        return self._held(self._run(scripts.FINISH, lease.job_id, *arguments))
+        final = self._held(self._run(scripts.FINISH, lease.job_id, *arguments))
+        self._discard_request(lease.job_id)
+        return final
 
     def _held(self, state: str) -> JobState:
         if state == "lost":
@@ -389,11 +410,6 @@ class JobStore:
 
     def _run(self, script: str, job_id: str, *arguments: str | float) -> Any:
         return self._client.eval(script, 2, JOB + job_id, INDEX, job_id, *arguments)
-
-
-def _index(name: str, owner: str | None = None) -> str:
-    """Key of an index of all jobs, or of an owner's."""
-    return INDEX + (f"{owner}:" if owner is not None else "") + name
 
 
 def _known_key(idempotency_key: str, owner: str | None) -> str:

@@ -17,6 +17,9 @@ from service.app import create_app
 from service.doors.http_protocol import HttpProtocol
 from service.doors.key_file import KeyFile, KeysUnreadableError
 
+_THREAD_SECONDS = 0.001
+"""That a thread keeps the interpreter while others wait for it: among very many the event loop has its turn soon."""
+
 
 def main() -> None:
     """Read the settings, then serve."""
@@ -62,6 +65,7 @@ def serve(app: FastAPI, host: str, port: int, trusted_proxies: str = "") -> None
     # What was loaded stays: to look through it for garbage takes a tenth of a second, in which nobody is answered.
     gc.collect()
     gc.freeze()
+    sys.setswitchinterval(_THREAD_SECONDS)
     uvicorn.run(
         app,
         host=host,

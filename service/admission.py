@@ -1,5 +1,7 @@
 """Whether a job can be computed here at all, before anything is queued."""
 
+from collections.abc import Callable
+
 import redis
 
 from api_schemas.artifacts import TokenArtifact
@@ -17,10 +19,15 @@ from service.uploads.callers_artifacts import CallersArtifacts
 
 
 class Admission:
-    """Compares what a job of one caller takes with what the workers have."""
+    """Compares what a job of one caller takes with what the workers have.
 
-    def __init__(self, client: redis.Redis, artifacts: CallersArtifacts, job_seconds: float) -> None:
-        self._client = client
+    Args:  available_bytes, as `available_bytes` says it.
+    """
+
+    def __init__(
+        self, available_bytes: Callable[[], int | None], artifacts: CallersArtifacts, job_seconds: float
+    ) -> None:
+        self._available_bytes = available_bytes
         self._job_seconds = job_seconds
         self._artifacts = artifacts
 
@@ -85,8 +92,13 @@ class Admission:
             message = f"tokens outside the vocabulary: the largest is {tokens.largest_token}"
             raise invalid_field((*place, "vocab_size"), message)
 
-    def _available_bytes(self) -> int | None:
-        return min((worker.memory_bytes for worker in present_workers(self._client)), default=None)
+
+def available_bytes(client: redis.Redis) -> int | None:
+    """Memory of one job at the worker that has the least, as any may take it; None: no worker is there.
+
+    Raises:  RedisError.
+    """
+    return min((worker.memory_bytes for worker in present_workers(client)), default=None)
 
 
 def _summary(found: JobEstimate, available: int | None) -> str:

@@ -11,11 +11,13 @@ from api_schemas.problem import Problem
 from api_schemas.random_matrix import RandomMatrixRequest
 from checkpoints.directory import ModelsDirectory
 from jobs.presence import present_code_versions
+from jobs.quotas import Quotas
 from jobs.settings import ServiceSettings
 from jobs.verdicts import VerdictStore
 from service.doors.body_limit import BodyLimit, BodyLimitProblem
 from service.doors.door import Door, is_open
 from service.doors.request_target import AbsoluteTargets
+from service.heavy.descriptions import Descriptions
 from service.job_desk import JobDesk
 from service.observation.observed_requests import ObservedRequests
 from service.observation.request_metrics import RequestMetrics
@@ -83,9 +85,10 @@ def _hand_out(app: FastAPI, parts: Parts) -> None:
         parts.storage,
         parts.feed,
         lambda: present_code_versions(client),
-        settings.max_queued,
+        Quotas(settings.max_queued, settings.requests_bytes, settings.records_bytes),
     )
     app.state.feed = parts.feed
+    app.state.heavy = parts.heavy
     app.state.keys = parts.rules.keys
     app.state.metrics = parts.registry
     app.state.job_seconds = settings.job_seconds
@@ -94,6 +97,7 @@ def _hand_out(app: FastAPI, parts: Parts) -> None:
     app.state.uploads_bytes = settings.uploads_bytes
     verdicts = VerdictStore(client, lambda: present_code_versions(client))
     app.state.models = ModelsDirectory(settings.models_dir, verdicts)
+    app.state.descriptions = Descriptions(app.state.models, settings.models_dir, parts.heavy)
     app.state.uploads = UploadDesk(settings.max_upload_bytes, settings.upload_memory_bytes)
 
 

@@ -3,31 +3,32 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 
 from kombu.exceptions import OperationalError
-from numpy.typing import NDArray
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from api_schemas.job_requests import AnyJobRequest
 from api_schemas.jobs import JobState
 from api_schemas.problem import Problem
-from jobs.question import question_digest
 from jobs.queue import JobQueue
+from jobs.quotas import Quotas
 from jobs.record import JobRecord
 from jobs.results import ResultDamagedError, ResultStore
 from jobs.storage_identity import StorageIdentity, StorageMismatchError
-from jobs.store import Answer, JobStore, QueueLimits, UnknownJobError
+from jobs.store import Answer, JobStore, UnknownJobError
 from service.doors.callers import Caller
 from service.job_feed import JobFeed
 from service.problems import ProblemError
+from service.submission import Submission
 from service.whole_results import WholeResults
 
 _LOOK_AFTER_SECONDS = 1.0
 """Without news, for they may be lost."""
+
+SHARES = 4
+"""Into which what is kept of jobs is cut: a key has one of them."""
 
 _logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class JobDesk:
         storage: StorageIdentity,
         feed: JobFeed,
         code_versions: Callable[[], list[str]],
-        max_queued: int,
+        quotas: Quotas,
     ) -> None:
         self._store = store
         self._code_versions = code_versions
@@ -51,45 +52,43 @@ class JobDesk:
         self._results = results
         self._storage = storage
         self._feed = feed
-        self._max_queued = max_queued
+        self._of_all = quotas
         self._whole_results = WholeResults(results)
 
     def submit(
         self,
-        request: AnyJobRequest,
-        admit: Callable[[AnyJobRequest], None],
+        submission: Submission,
+        admit: Callable[[], None],
         caller: Caller,
         idempotency_key: str | None = None,
         *,
         fresh: bool = False,
         request_id: str | None = None,
     ) -> tuple[JobRecord, bool]:
-        """Accept a request that `admit` lets pass, or find the job that the caller's key stands for.
+        """Accept a submission that `admit` lets pass, or find the job that the caller's key stands for.
 
         Unless the caller wants a fresh result, one that a present worker's code has found to the same question before
         is that of the new job. From the moment that the record is written the job is not lost: a message that cannot be
         sent now is sent by the reaper.
 
         Returns:  the record, and whether it was there before.
-        Raises:  KeyReusedError, QueueFullError, and what `admit` raises.
+        Raises:  KeyReusedError, QuotaError, OSError, and what `admit` raises.
         """
-        text = request.model_dump_json(exclude_none=True)
         key = idempotency_key
-        if key is not None and (earlier := self._store.created_before(text, key, caller.owner)):
+        if key is not None and (earlier := self._store.created_before(submission.text, key, caller.owner)):
             return earlier, True  # what was admitted once is not asked about again
-        admit(request)
-        question = question_digest(request)
+        admit()
         record, replayed = self._store.create(
-            request.kind,
-            text,
-            request.tags,
+            submission.kind,
+            submission.text,
+            submission.tags,
             key,
             caller.owner,
-            shared=request.shared,
-            question=question,
-            answer=None if fresh else self._answer(question),
+            shared=submission.shared,
+            question=submission.question,
+            answer=None if fresh else self._answer(submission.question),
             request_id=request_id,
-            limits=QueueLimits(caller.max_queued, self._max_queued),
+            quotas=self._quotas(caller),
         )
         if record.state == "queued" and not replayed:
             try:
@@ -165,17 +164,17 @@ class JobDesk:
         if digest:
             self._remove_files(digest)
 
-    @contextmanager
-    def result_of(self, job_id: str, caller: Caller) -> Iterator[str]:
+    @asynccontextmanager
+    async def result_of(self, job_id: str, caller: Caller) -> AsyncIterator[str]:
         """Digest of the result; files that are found missing may have gone with the job, or its time, just now.
 
         Raises:  UnknownJobError; ProblemError while there is none, or the job's own problem if it failed.
         """
-        digest = self._result_digest(job_id, caller)
+        digest = await run_in_threadpool(self._result_digest, job_id, caller)
         try:
             yield digest
         except ResultDamagedError:
-            self._result_digest(job_id, caller)
+            await run_in_threadpool(self._result_digest, job_id, caller)
             raise
 
     def _result_digest(self, job_id: str, caller: Caller) -> str:
@@ -198,14 +197,6 @@ class JobDesk:
         """
         return self._results.stream_arrays(digest, sha256)
 
-    def array(self, digest: str, name: str) -> NDArray[Any]:
-        """One array of the npz file beside a document; its numbers are read from the disk as they are looked at.
-
-        Raises:  ResultDamagedError if the file is not what was stored.
-        """
-        self._whole_results.check(digest)
-        return self._results.mapped_array(digest, name)
-
     def _remove_files(self, digest: str) -> None:
         try:
             self._storage.require()
@@ -213,6 +204,11 @@ class JobDesk:
             self._store.removed(digest)
         except (StorageMismatchError, RedisError, OSError) as error:
             _logger.warning("the files of result %s stay for now: %s", digest, error)
+
+    def _quotas(self, caller: Caller) -> tuple[Quotas, Quotas]:
+        """Of the caller and of all."""
+        shares = (None if most is None else most // SHARES for most in (self._of_all.requests, self._of_all.records))
+        return Quotas(caller.max_queued, *shares), self._of_all
 
     def _answer(self, question: str) -> Answer | None:
         """A result that answers the question, whole."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
+import anyio.to_thread
 from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.concurrency import run_in_threadpool
 
@@ -15,16 +16,20 @@ from jobs.connection import connect, connect_async
 from jobs.events import EventLog
 from jobs.job_checkpoints import CheckpointStore
 from jobs.queue import JobQueue
+from jobs.request_files import RequestFiles
 from jobs.results import ResultStore
 from jobs.retention import Retention
 from jobs.settings import ServiceSettings
 from jobs.storage_identity import StorageIdentity
 from jobs.store import JobStore
-from service.doors.crowd import Crowd
+from service.doors.crowd import Crowd, Room
 from service.doors.door import Rules
 from service.doors.hosts import Hosts
 from service.doors.key_file import KeyFile
 from service.doors.rates import RequestRates
+from service.heavy.desk import HeavyDesk
+from service.heavy.processes import Processes
+from service.heavy.turns import Turns
 from service.job_feed import JobFeed
 from service.observation.job_metrics import JobMetrics
 from service.observation.request_lines import RequestLines
@@ -32,6 +37,8 @@ from service.upkeep.housekeeper import Housekeeper
 from service.upkeep.reaper import Reaper
 
 _SECONDS_BETWEEN_CANCELS = 0.1
+_OTHER_THREADS = 32
+"""For the upkeep, and for looks of those who wait."""
 
 _logger = logging.getLogger(__name__)
 
@@ -43,7 +50,8 @@ class Parts:
         redis_url = settings.redis_url.get_secret_value()
         self.settings = settings
         self.client = connect(redis_url)
-        self.store = JobStore(self.client, settings.lease_seconds, settings.max_attempts)
+        self.requests = RequestFiles(settings.requests_dir)
+        self.store = JobStore(self.client, settings.lease_seconds, settings.max_attempts, self.requests)
         self.queue = JobQueue(redis_url)
         self._news = connect_async(redis_url)
         self.feed = JobFeed(EventLog(self._news))
@@ -51,6 +59,10 @@ class Parts:
         self.artifact_owners = ArtifactOwners(settings.artifact_owners_dir)
         self.results = ResultStore(settings.results_dir)
         self.rules = _rules(settings)
+        self._processes = Processes(settings.heavy_seconds)
+        # Those who wait for their turn leave half of the places to requests that are answered at once.
+        room = Room(max(2, settings.max_requests // 2))
+        self.heavy = HeavyDesk(Turns(settings.heavy_requests, room), self._processes)
         self.lines = RequestLines(as_json=settings.as_json)
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -59,16 +71,19 @@ class Parts:
         self.storage = StorageIdentity(self.client, self.results, checkpoints)
         sweep = self._housekeeper().sweep
         seconds = (settings.republish_seconds, settings.lease_seconds)
-        self._reaper = Reaper(self.store, self.queue, checkpoints, self.storage, *seconds, sweep)
+        self._reaper = Reaper(self.store, self.queue, checkpoints, self.requests, self.storage, *seconds, sweep)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """What goes on beside requests goes on inside; at the end everything is given back."""
+        # No request waits for the thread of another: the bearers of one key have not all places.
+        anyio.to_thread.current_default_thread_limiter().total_tokens = self.settings.max_requests + _OTHER_THREADS
         with contextlib.suppress(OSError):
             await run_in_threadpool(self.artifacts.remove_abandoned_drafts)
         async with going_on(self._reaper.run(self.settings.reap_seconds), self.feed.run()):
             yield
         self.lines.write()
+        await self._processes.close()
         self.queue.close()
         self.client.close()
         await self._news.aclose()

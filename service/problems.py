@@ -19,9 +19,10 @@ from starlette.routing import Match
 from api_schemas.patterns import SENTENCES
 from api_schemas.problem import PROBLEM_MEDIA_TYPE, FieldError, Problem
 from jobs.artifacts import UnknownArtifactError
+from jobs.quotas import QuotaError
 from jobs.redis_faults import described, fault_of
 from jobs.results import ResultDamagedError
-from jobs.store import KeyReusedError, QueueFullError, UnknownJobError
+from jobs.store import KeyReusedError, UnknownJobError
 from service.doors.page_headers import PAGE_HEADERS
 from service.message_places import MessagePlace, message_place
 from service.near_names import near_name, unknown_name
@@ -52,6 +53,13 @@ _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 _SECONDS_OF_A_FULL_QUEUE = 10
 """After which it is worth another look."""
+
+_QUOTAS = {
+    "jobs": ("queue-full", "quota-of-queued-jobs"),
+    "requests": ("requests-full", "quota-of-requests"),
+    "records": ("records-full", "quota-of-records"),
+}
+"""Types of the problems with what is kept: of all, of one key."""
 
 _logger = logging.getLogger(__name__)
 
@@ -121,6 +129,15 @@ def register_problem_handlers(app: FastAPI) -> None:
         return problem_response(request, problem, {**PAGE_HEADERS, "X-Request-ID": request_id})
 
 
+def translated(error: Exception) -> ProblemError | None:
+    """The answer to an error, as it would be if a route raised it; None: it was not foreseen."""
+    translate = next((_TRANSLATIONS[kind] for kind in type(error).__mro__ if kind in _TRANSLATIONS), None)
+    try:
+        return None if translate is None else translate(error)
+    except type(error):  # that kind was foreseen, and not this one of it
+        return None
+
+
 def _handler(translate: Callable[[Any], ProblemError]) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def answer(request: Request, error: Exception) -> Response:
         answered = translate(error)
@@ -162,15 +179,26 @@ def _key_reused(error: KeyReusedError) -> ProblemError:
     return ProblemError(problem)
 
 
-def _queue_full(error: QueueFullError) -> ProblemError:
-    whose = "of this key " if error.is_owners else ""
-    problem = Problem(
-        type="/problems/quota-of-queued-jobs" if error.is_owners else "/problems/queue-full",
-        title="Too many jobs wait",
-        status=429,
-        detail=f"At most {error.limit:,} jobs {whose}wait at a time.",
-    )
-    return ProblemError(problem, {"Retry-After": str(_SECONDS_OF_A_FULL_QUEUE)})
+def _quota(error: QuotaError) -> ProblemError:
+    whose, size = "of this key " if error.is_owners else "", f"{error.limit / 2**20:,.6g} MiB"
+    match error.what:
+        case "jobs":
+            title, detail = "Too many jobs wait", f"At most {error.limit:,} jobs {whose}wait at a time."
+        case "requests":
+            title = "The requests of waiting jobs take too much"
+            detail = (
+                f"Those {whose}whose jobs have not ended take at most {size} together: wait until some have ended, or "
+                "upload weights, data and tokens to `/v1/artifacts` and name them."
+            )
+        case "records":
+            title = "The records of jobs take too much"
+            detail = (
+                f"Those {whose}take at most {size} together: delete jobs that have ended and are no longer needed "
+                "(`DELETE /v1/jobs/ID`), or send fewer and shorter tags."
+            )
+    headers = {} if error.what == "records" else {"Retry-After": str(_SECONDS_OF_A_FULL_QUEUE)}
+    kind = _QUOTAS[error.what][error.is_owners]
+    return ProblemError(Problem(type=f"/problems/{kind}", title=title, status=429, detail=detail), headers)
 
 
 def _storage_away(error: RedisError | OperationalError) -> ProblemError:
@@ -216,7 +244,7 @@ _TRANSLATIONS: dict[type[Exception], Callable[[Any], ProblemError]] = {
     UnknownArtifactError: _unknown_artifact,
     ResultDamagedError: _damaged_result,
     KeyReusedError: _key_reused,
-    QueueFullError: _queue_full,
+    QuotaError: _quota,
     RedisError: _storage_away,
     OperationalError: _storage_away,
     OSError: _disk_away,

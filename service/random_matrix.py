@@ -55,6 +55,20 @@ MAX_SIZE_RATIO = 1e8
 
 _RATE_TOLERANCE = 0.01
 
+_FEW_POINTS, _FEW_INDICES, _FEW_TRANSFORM_POINTS = 5000, 1000, 100
+"""That take less than a tenth of a second."""
+
+
+def is_small(request: RandomMatrixRequest) -> bool:
+    """Whether it is answered before others notice that they wait."""
+    wanted = request.root
+    if isinstance(wanted, IndexCurveRequest):
+        num_energies = len(wanted.energies or ()) or wanted.num_points or DEFAULT_ENERGIES
+        return num_energies * len(wanted.ratios) <= _FEW_INDICES
+    num_points = len(wanted.points or ()) or wanted.num_points or DEFAULT_POINTS
+    few = num_points <= _FEW_POINTS and len(wanted.transform_points or ()) <= _FEW_TRANSFORM_POINTS
+    return few and wanted.sample is None
+
 
 def answer(request: RandomMatrixRequest) -> LawAnswer | IndexCurveAnswer:
     """The law, or the index curves.

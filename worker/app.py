@@ -24,6 +24,7 @@ from jobs.job_checkpoints import CheckpointStore
 from jobs.presence import SECONDS_BETWEEN_SIGNS, announce, withdraw
 from jobs.process_memory import resident_bytes
 from jobs.queue import RUN_JOB, JobQueue, celery_app
+from jobs.request_files import RequestFiles
 from jobs.results import ResultStore
 from jobs.settings import WorkerSettings
 from jobs.shards import ShardStore
@@ -105,12 +106,13 @@ def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, st
     client, limits = connect(settings.redis_url.get_secret_value()), (settings.lease_seconds, settings.max_attempts)
     kernel = KernelWatch()
     signals.worker_ready.connect(lambda **_: kernel.start(), weak=False)
-    own = {"store": JobStore(client, *limits), "shards": ShardStore(client, *limits), "kernel": kernel}
+    requests = RequestFiles(settings.requests_dir)
+    own = {"store": JobStore(client, *limits, requests), "shards": ShardStore(client, *limits), "kernel": kernel}
 
     @app.task(name=RUN_JOB, Request=Delivery, **own)  # type: ignore[untyped-decorator]
     def run_job(job_id: str) -> None:
         client = connect(settings.redis_url.get_secret_value(), patient=True)
-        store, shards = JobStore(client, *limits), ShardStore(client, *limits)
+        store, shards = JobStore(client, *limits, requests), ShardStore(client, *limits)
         queue = JobQueue(settings.redis_url.get_secret_value())
         with client:
             if fault := storage_fault(client, settings):

@@ -1,7 +1,9 @@
 """The door: every request passes it before anything of its body is read."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -21,6 +23,8 @@ HEALTH = "/v1/health/"
 OPEN_PATHS = frozenset({"/docs", "/openapi.json", f"{HEALTH}live", f"{HEALTH}ready"})
 OPEN_PREFIX = "/static-offline-docs/"
 """What needs no key, ever; everything else needs one where there are keys, also what is yet to be written."""
+
+Charge = Callable[[float], None]
 
 _SCHEME = "bearer"
 
@@ -47,7 +51,7 @@ class Rules:
 class Door:
     """Lets a request in that is meant for this server, has a key where one is needed, and finds room.
 
-    It leaves `request.state.caller` and `request.state.place`, and completes the headers of every answer.
+    It leaves `request.state.caller`, `charge` and `place`, and completes the headers of every answer.
     """
 
     def __init__(self, app: ASGIApp, rules: Rules) -> None:
@@ -68,12 +72,13 @@ class Door:
             await delivery.send(message)
 
         try:
-            caller = self._let_in(scope, Headers(scope=scope), wanted)
+            caller, charge = self._let_in(scope, Headers(scope=scope), wanted)
+            state = {"caller": caller, "charge": charge}
             if scope["path"].startswith(HEALTH):
-                await self._pass(scope, receive, send_completed, caller=caller)
+                await self._pass(scope, receive, send_completed, **state)
                 return
             with self._rules.crowd.place(caller.owner) as place:
-                await self._pass(scope, receive, send_completed, caller=caller, place=place)
+                await self._pass(scope, receive, send_completed, **state, place=place)
         except ProblemError as refusal:
             answer = problem_response(Request(scope), refusal.problem, refusal.headers)
             await answer(scope, receive, send_completed)
@@ -86,8 +91,8 @@ class Door:
         scope.setdefault("state", {}).update(state)
         await self._app(scope, receive, send)
 
-    def _let_in(self, scope: Scope, headers: Headers, wanted: dict[str, str]) -> Caller:
-        """Who sends the request; what its answer is to say of that goes to `wanted`.
+    def _let_in(self, scope: Scope, headers: Headers, wanted: dict[str, str]) -> tuple[Caller, Charge]:
+        """Who sends the request, and how it is charged; what its answer is to say of that goes to `wanted`.
 
         Raises:  ProblemError 400, 401, 403, 421, 429; 503 while the keys cannot be read.
         """
@@ -95,14 +100,14 @@ class Door:
             raise _two_lengths()
         need_keys, key = self._key(scope["path"], headers)
         self._rules.hosts.check(scope["method"], headers, need_keys=need_keys)
-        self._count(scope, key, wanted)
+        charge = self._count(scope, key, wanted)
         if key is not None:
             wanted["Cache-Control"] = "no-store"
-            return Caller(key.id, key.role == "admin", key.max_queued)
+            return Caller(key.id, key.role == "admin", key.max_queued), charge
         if not need_keys:
-            return ANYONE
+            return ANYONE, charge
         if is_open(scope["path"]):
-            return STRANGER
+            return STRANGER, charge
         raise _no_key(is_given="authorization" in headers)
 
     def _key(self, path: str, headers: Headers) -> tuple[bool, ApiKey | None]:
@@ -120,17 +125,21 @@ class Door:
                 return True, None
             raise _keys_unreadable() from None
 
-    def _count(self, scope: Scope, key: ApiKey | None, wanted: dict[str, str]) -> None:
-        """Raises:  ProblemError 429."""
+    def _count(self, scope: Scope, key: ApiKey | None, wanted: dict[str, str]) -> Charge:
+        """What to call with further requests that this one counts as.
+
+        Raises:  ProblemError 429.
+        """
         name, limit = (None, 0) if key is None else (key.id, key.requests_per_minute)
         if key is None and scope["client"]:
             name, limit = neighbourhood(scope["client"][0]), self._rules.requests_per_minute
         if name is None:
-            return
+            return lambda _: None
         standing = self._rules.rates.count(name, limit)
         wanted |= standing.headers
         if standing.retry_seconds:
             raise _too_often(limit, standing.retry_seconds)
+        return partial(self._rules.rates.charge, name, limit)
 
 
 def _two_lengths() -> ProblemError:

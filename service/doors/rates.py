@@ -52,6 +52,13 @@ class RequestRates:
             self._forget(now)
         return Standing(limit, int(limit - spent + _ROUNDING), math.ceil(spent * seconds_each), 0)
 
+    def charge(self, caller: str, limit: int, num_requests: float) -> None:
+        """Count an answer that took more than others as so many further requests; what is owed is over in a minute."""
+        now = self._clock()
+        before, then = self._spent.get(caller, (0.0, now))
+        spent = max(0.0, before - (now - then) * limit / _WINDOW_SECONDS) + num_requests
+        self._spent[caller] = min(spent, max(before, 2.0 * limit)), now
+
     def _forget(self, now: float) -> None:
         """Those who asked for nothing in the last minute are as those who never came."""
         self._spent = {

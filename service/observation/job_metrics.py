@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from jobs.store import INDEX
+from jobs.job_index import INDEX
 from jobs.totals import BOUNDS, Totals, read_totals
 from service.doors.crowd import Crowd
 

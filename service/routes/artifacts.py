@@ -43,7 +43,8 @@ _RESPONSES = {
 async def callers_artifacts(request: Request, caller: CallerOf) -> CallersArtifacts:
     """What of the uploaded files is the caller's."""
     state = request.app.state
-    return CallersArtifacts(state.artifacts, state.artifact_owners, caller, state.uploads_bytes)
+    limits = (state.uploads_bytes, state.settings.max_artifacts)
+    return CallersArtifacts(state.artifacts, state.artifact_owners, caller, *limits)
 
 
 Artifacts = Annotated[CallersArtifacts, Depends(callers_artifacts)]

@@ -1,16 +1,15 @@
 """`POST /v1/closed-form`."""
 
-import anyio
-import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.closed_form import ClosedFormRequest, ClosedFormSpectrum
-from service.bodies import parsed, validated
+from service.bodies import LARGE_BODY_BYTES, json_body, read, validated
 from service.closed_form import is_small
 from service.content_type import JSON, media_type, require_identity, unsupported_media_type
 from service.formats.closed_form import represented
 from service.formats.representations import MEDIA_TYPES, require_format
+from service.heavy.desk import HeavyDesk
 from service.pictures.sheet import Style
 from service.routes.documentation import (
     CLOSED_FORM_EXAMPLES,
@@ -28,9 +27,6 @@ from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
 PATH = "/closed-form"
 
 router = APIRouter(tags=["closed forms"], route_class=StrictRoute)
-
-_LARGE = anyio.CapacityLimiter(4)
-"""Eigenvectors take hundreds of megabytes while they are written: others wait, without a thread."""
 
 _RESPONSES = {
     **INVALID_BODY,
@@ -65,23 +61,25 @@ async def compute_closed_form(request: Request, accept: Accept = None) -> Respon
     name = require_format(accept)
     style = picture_style(request, name)
     sent_as = media_type(request.headers)
-    require_identity(request.headers)
+    heavy: HeavyDesk = request.app.state.heavy
     if sent_as == JSON:
-        body = await request.body()
-        message = await parsed(body, ClosedFormRequest)
-        if name == "json" and is_small(message, len(body)):
-            return _response(represented(message, name), name)
-        return _response(await _computed(message, name, style), name)
+        return _response(await _answer(await json_body(request), name, style, request), name)
+    require_identity(request.headers)
     if sent_as not in UPLOAD_MEDIA_TYPES:
         raise unsupported_media_type(JSON, *UPLOAD_MEDIA_TYPES)
     desk: UploadDesk = request.app.state.uploads
     async with desk.document(request, sent_as) as document:
         message = await run_in_threadpool(validated, ClosedFormRequest, document)
-        return _response(await _computed(message, name, style), name)
+        return _response(await heavy.in_thread(request, represented, message, name, style), name)
 
 
-async def _computed(message: ClosedFormRequest, name: str, style: Style) -> bytes | memoryview:
-    return await anyio.to_thread.run_sync(represented, message, name, style, limiter=_LARGE)
+async def _answer(body: bytes, name: str, style: Style, request: Request) -> bytes | memoryview:
+    if len(body) <= LARGE_BODY_BYTES:
+        message = read(body, ClosedFormRequest)
+        if name == "json" and is_small(message, len(body)):
+            return represented(message, name)
+    heavy: HeavyDesk = request.app.state.heavy
+    return (await heavy.do(request, "closed-form", {"name": name, "style": style.choices}, body)).content
 
 
 def _response(content: bytes | memoryview, name: str) -> Response:

@@ -1,5 +1,7 @@
 """`/v1/health`: whether the process lives, and whether it can do all that it is there for."""
 
+import anyio.to_thread
+from anyio import CapacityLimiter
 from fastapi import APIRouter, Request
 
 from api_schemas.health import Liveness, Readiness
@@ -11,6 +13,9 @@ from service.routes.documentation import problem_documentation
 from service.routes.strict_route import StrictRoute
 
 router = APIRouter(prefix="/health", tags=["health"], route_class=StrictRoute)
+
+_LOOKS = CapacityLimiter(8)
+"""Threads of their own: whoever asks whether the server is well waits for no other request."""
 
 
 @router.get("/live", summary="The process answers")
@@ -24,10 +29,11 @@ async def get_liveness() -> Liveness:
     responses=problem_documentation(status_503="something is missing; `missing` and `detail` name it"),
     summary="Closed forms and jobs are served",
 )
-def get_readiness(request: Request, caller: CallerOf) -> Readiness:
+async def get_readiness(request: Request, caller: CallerOf) -> Readiness:
     """200 while Redis answers, a worker is there, results can be kept and checkpoints read; else `missing` says."""
     state = request.app.state
-    workers, missing = look(state.redis, state.storage, state.settings)
+    parts = (state.redis, state.storage, state.settings)
+    workers, missing = await anyio.to_thread.run_sync(look, *parts, limiter=_LOOKS)
     if missing:
         problem = Problem(
             type="/problems/not-ready", title="Not ready", status=503, detail="; ".join(missing), missing=missing

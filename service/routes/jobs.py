@@ -2,34 +2,29 @@
 
 import hashlib
 import re
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
-import anyio.to_thread
-from anyio import CapacityLimiter
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from api_schemas.artifacts import CONTEXT as ARTIFACTS
-from api_schemas.checkpoints import CONTEXT as CHECKPOINTS
-from api_schemas.job_requests import AnyJobRequest, JobRequest
+from api_schemas.job_requests import JobRequest
 from api_schemas.job_results import JobResult
 from api_schemas.jobs import Job, JobPage, JobState, Links
 from api_schemas.patterns import described
 from jobs.record import JobRecord
-from service.admission import Admission
-from service.bodies import json_message
+from jobs.results import ResultDamagedError
 from service.doors.callers import CallerOf
 from service.doors.key_file import KEY_ID
 from service.formats.representations import MEDIA_TYPES, require_format
-from service.formats.resmoothing import SmoothingChange, smoothed
-from service.formats.result import has_diagonal, represented, result_of, stored_arrays
+from service.formats.resmoothing import SmoothingChange
+from service.heavy.desk import HeavyDesk
 from service.job_desk import JobDesk
 from service.page_tokens import PageToken, id_of_token, token_of_id
-from service.pictures.diagonal import diagonal_sample
-from service.pictures.sheet import PICTURES, Style
-from service.routes.artifacts import Artifacts
+from service.pictures.sheet import Style
+from service.routes.asked_jobs import AskedJob, asked_job
 from service.routes.content_type import require_json
 from service.routes.documentation import (
     INVALID,
@@ -52,9 +47,6 @@ router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE, route_c
 FILE_PATH = "/jobs/{job_id}/result.{name}"
 """Of a result as a file."""
 
-_SUBMISSIONS = CapacityLimiter(20)
-"""At once: some read large files, and must leave threads to other requests."""
-
 _JOB_ID = described(r"^[0-9a-f]{32}$", "must be the id of a job: 32 hexadecimal digits in lower case")
 _OWNER = described(rf"^(me|{KEY_ID})$", "must be me, or the id of a key: 12 hexadecimal digits")
 _TAG = described(":", "must be a name and a value with a colon between them")
@@ -68,17 +60,6 @@ def _desk(request: Request) -> JobDesk:
     return desk
 
 
-async def get_admission(request: Request, artifacts: Artifacts) -> Admission:
-    """For this caller."""
-    return Admission(request.app.state.redis, artifacts, request.app.state.job_seconds)
-
-
-async def job_request(request: Request, artifacts: Artifacts) -> AnyJobRequest:
-    """The body."""
-    state = request.app.state
-    return (await json_message(request, JobRequest, {CHECKPOINTS: state.models, ARTIFACTS: artifacts})).root
-
-
 Desk = Annotated[JobDesk, Depends(_desk)]
 
 
@@ -89,6 +70,7 @@ Desk = Annotated[JobDesk, Depends(_desk)]
     dependencies=[Depends(require_json)],
     responses={
         **INVALID_BODY,
+        **problem_documentation(status_507="there is no room on the disk for a large request"),
         200: {
             "model": Job,
             "description": "the job ended within the time of `Prefer: wait`, or was answered by a stored result",
@@ -98,11 +80,10 @@ Desk = Annotated[JobDesk, Depends(_desk)]
     summary="Submit a job",
 )
 async def submit_job(
-    body: Annotated[AnyJobRequest, Depends(job_request)],
+    asked: Annotated[AskedJob, Depends(asked_job)],
     request: Request,
     desk: Desk,
     caller: CallerOf,
-    admission: Annotated[Admission, Depends(get_admission)],
     prefer: Annotated[str | None, Header(description="`wait=N`: answer once the job ended, or after N <= 60 s")] = None,
     idempotency_key: Annotated[
         str | None,
@@ -123,8 +104,8 @@ async def submit_job(
     """
     seconds, fresh = _preferred_wait(prefer), _wants_fresh(cache_control)
     names = {"fresh": fresh, "request_id": request.state.request_id}
-    submit = partial(desk.submit, body, admission.check, caller, idempotency_key, **names)
-    record, replayed = await anyio.to_thread.run_sync(submit, limiter=_SUBMISSIONS)
+    submit = partial(desk.submit, asked.submission, asked.admit, caller, idempotency_key, **names)
+    record, replayed = await run_in_threadpool(submit)
     if seconds and not record.ended:
         if request.state.place.may_listen():
             request.state.place.listen()
@@ -211,12 +192,12 @@ Change = Annotated[SmoothingChange, Depends(_smoothing_change)]
     openapi_extra={"parameters": PICTURE_PARAMETERS},
     summary="The result of a job",
 )
-def get_job_result(
+async def get_job_result(
     job_id: JobId,
+    request: Request,
     desk: Desk,
     caller: CallerOf,
     change: Change,
-    request: Request,
     accept: Accept = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
@@ -225,9 +206,10 @@ def get_job_result(
     npz holds all arrays, eigenvectors and diagonals, too, which JSON does not. The curves of `lanczos` can be smoothed
     anew, without another computation: `num_points`, `kappa` and `margin`.
     """
-    with desk.result_of(job_id, caller) as digest:
-        name = require_format(accept)
-        return _result_response(desk, digest, name, change, picture_style(request, name), if_none_match)
+    name = require_format(accept)
+    style = picture_style(request, name)
+    async with desk.result_of(job_id, caller) as digest:
+        return await _result_response(request, desk, _Wanted(digest, name, change, style), if_none_match)
 
 
 @router.get(
@@ -237,18 +219,19 @@ def get_job_result(
     openapi_extra={"parameters": PICTURE_PARAMETERS},
     summary="The result as a file",
 )
-def get_job_result_file(
+async def get_job_result_file(
     job_id: JobId,
     name: ResultFormat,
+    request: Request,
     desk: Desk,
     caller: CallerOf,
     change: Change,
-    request: Request,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """`result.json`, `result.npz`, `result.png`, `result.svg` or `result.pdf`."""
-    with desk.result_of(job_id, caller) as digest:
-        return _result_response(desk, digest, name, change, picture_style(request, name), if_none_match)
+    style = picture_style(request, name)
+    async with desk.result_of(job_id, caller) as digest:
+        return await _result_response(request, desk, _Wanted(digest, name, change, style), if_none_match)
 
 
 @router.post(
@@ -309,30 +292,46 @@ def _job_response(request: Request, record: JobRecord, status: int, headers: dic
     return Response(content, status_code=status, media_type="application/json", headers=headers)
 
 
-def _result_response(
-    desk: JobDesk, digest: str, name: str, change: SmoothingChange, style: Style, if_none_match: str | None
-) -> Response:
-    headers = _result_headers(digest, name, change, style)
+@dataclass(frozen=True)
+class _Wanted:
+    """A result in some form."""
+
+    digest: str
+    name: str
+    change: SmoothingChange
+    style: Style
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """With a tag of all that the answer depends on."""
+        choices = repr(sorted({**self.change.changes, **self.style.choices}.items()))
+        tag = hashlib.sha256(f"{self.digest}.{self.name} {choices}".encode()).hexdigest()[:32]
+        return {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
+
+
+async def _result_response(request: Request, desk: JobDesk, wanted: _Wanted, if_none_match: str | None) -> Response:
+    headers, media_type = wanted.headers, MEDIA_TYPES[wanted.name]
     if _is_known(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
-    document = desk.result(digest)
-    if name == "json" and not change.changes:
-        return Response(document, media_type=MEDIA_TYPES[name], headers=headers)
-    result = smoothed(result_of(document), change)
-    if name == "npz" and (stored := stored_arrays(result)) is not None:
-        pieces = desk.arrays(digest, stored.sha256)
-        headers["Content-Length"] = str(stored.num_bytes)
-        return StreamingResponse(pieces, media_type=MEDIA_TYPES[name], headers=headers)
-    diagonal = None
-    if name in PICTURES and has_diagonal(result):
-        diagonal = diagonal_sample(partial(desk.array, digest))
-    return Response(represented(result, name, style, diagonal), media_type=MEDIA_TYPES[name], headers=headers)
-
-
-def _result_headers(digest: str, name: str, change: SmoothingChange, style: Style) -> dict[str, str]:
-    choices = repr(sorted({**change.changes, **style.choices}.items()))
-    tag = hashlib.sha256(f"{digest}.{name} {choices}".encode()).hexdigest()[:32]
-    return {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
+    if wanted.name == "json" and not wanted.change.changes:
+        document = await run_in_threadpool(desk.result, wanted.digest)
+        return Response(document, media_type=media_type, headers=headers)
+    heavy: HeavyDesk = request.app.state.heavy
+    arguments = {
+        "results_dir": str(request.app.state.settings.results_dir),
+        "digest": wanted.digest,
+        "changes": wanted.change.changes,
+        "name": wanted.name,
+        "style": wanted.style.choices,
+    }
+    reply = await heavy.do(request, "result", arguments)
+    if "damaged" in reply.fields:
+        raise ResultDamagedError(reply.fields["damaged"])
+    if (arrays := reply.fields.get("arrays")) is not None:
+        pieces = desk.arrays(wanted.digest, arrays["sha256"])
+        headers["Content-Length"] = str(arrays["num_bytes"])
+        return StreamingResponse(pieces, media_type=media_type, headers=headers)
+    return Response(reply.content, media_type=media_type, headers=headers)
 
 
 def _is_known(tag: str, if_none_match: str | None) -> bool:

@@ -3,10 +3,12 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
+from starlette.concurrency import run_in_threadpool
 
 from api_schemas.checkpoints import CHECKPOINT_NAME, CheckpointError, LoadableModel, ModelList, UnknownCheckpointError
 from api_schemas.problem import Problem
 from checkpoints.directory import ModelsDirectory
+from service.heavy.descriptions import Descriptions
 from service.problems import ProblemError
 from service.routes.documentation import INVALID, problem_documentation
 from service.routes.strict_route import StrictRoute
@@ -19,10 +21,13 @@ router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
     responses=problem_documentation(status_503="the models directory cannot be read"),
     summary="What this server can load",
 )
-def list_models(request: Request) -> ModelList:
+async def list_models(request: Request) -> ModelList:
     """Every checkpoint of the models directory; of those that cannot be loaded, why."""
+    models = _directory(request)
     try:
-        return ModelList(models=_directory(request).describe_all())
+        for name in await run_in_threadpool(models.names):
+            await _descriptions(request).make(request, name)
+        return ModelList(models=await run_in_threadpool(models.describe_all))
     except CheckpointError as error:
         problem = Problem(type="/problems/no-models", title="No models at the moment", status=503, detail=str(error))
         raise ProblemError(problem) from None
@@ -33,12 +38,13 @@ def list_models(request: Request) -> ModelList:
     responses={**INVALID, **problem_documentation(status_404="no such checkpoint")},
     summary="One checkpoint",
 )
-def get_model(
+async def get_model(
     model_name: Annotated[str, Path(pattern=CHECKPOINT_NAME, description="as in the list")], request: Request
 ) -> LoadableModel:
     """Its sizes and its digest, or why it cannot be loaded."""
     try:
-        return _directory(request).describe(model_name)
+        await _descriptions(request).make(request, model_name)
+        return await run_in_threadpool(_directory(request).describe, model_name)
     except UnknownCheckpointError as error:
         problem = Problem(type="/problems/unknown-model", title="No such model", status=404, detail=str(error))
         raise ProblemError(problem) from None
@@ -47,3 +53,8 @@ def get_model(
 def _directory(request: Request) -> ModelsDirectory:
     directory: ModelsDirectory = request.app.state.models
     return directory
+
+
+def _descriptions(request: Request) -> Descriptions:
+    descriptions: Descriptions = request.app.state.descriptions
+    return descriptions

@@ -1,14 +1,15 @@
 """`POST /v1/random-matrix`."""
 
-import anyio.to_thread
-from anyio import CapacityLimiter
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from api_schemas.random_matrix import IndexCurveRequest, RandomMatrixAnswer, RandomMatrixRequest
-from service.bodies import json_message
+from api_schemas.random_matrix import RandomMatrixAnswer, RandomMatrixRequest
+from service.bodies import LARGE_BODY_BYTES, json_body, read
 from service.formats.random_matrix import represented
 from service.formats.representations import MEDIA_TYPES, require_format
+from service.heavy.desk import HeavyDesk
+from service.pictures.sheet import Style
+from service.random_matrix import is_small
 from service.routes.content_type import require_json
 from service.routes.documentation import (
     INVALID_BODY,
@@ -22,9 +23,6 @@ from service.routes.picture_style import PICTURE_PARAMETERS, picture_style
 from service.routes.strict_route import StrictRoute
 
 router = APIRouter(tags=["random matrices"], route_class=StrictRoute)
-
-_SAMPLES = CapacityLimiter(1)
-"""A sample keeps a core busy for seconds and several matrices in memory: others wait, without a thread."""
 
 
 @router.post(
@@ -48,10 +46,14 @@ async def compute_random_matrix(request: Request, accept: Accept = None) -> Resp
     """
     name = require_format(accept)
     style = picture_style(request, name)
-    message = await json_message(request, RandomMatrixRequest)
-    wanted = message.root
-    if isinstance(wanted, IndexCurveRequest) or wanted.sample is None:
-        content = await run_in_threadpool(represented, message, name, style)
-    else:
-        content = await anyio.to_thread.run_sync(represented, message, name, style, limiter=_SAMPLES)
+    content = await _answer(await json_body(request), name, style, request)
     return Response(content, media_type=MEDIA_TYPES[name], headers={"Vary": "Accept"})
+
+
+async def _answer(body: bytes, name: str, style: Style, request: Request) -> bytes | memoryview:
+    if len(body) <= LARGE_BODY_BYTES:
+        message = read(body, RandomMatrixRequest)
+        if name == "json" and is_small(message):
+            return await run_in_threadpool(represented, message, name)
+    heavy: HeavyDesk = request.app.state.heavy
+    return (await heavy.do(request, "random-matrix", {"name": name, "style": style.choices}, body)).content

@@ -15,6 +15,7 @@ from jobs.job_checkpoints import CheckpointStore
 from jobs.leftovers import Leftovers
 from jobs.queue import JobQueue
 from jobs.redis_faults import described
+from jobs.request_files import ABANDONED_SECONDS, RequestFiles
 from jobs.storage_identity import StorageIdentity, StorageMismatchError
 from jobs.store import JobStore
 
@@ -32,6 +33,7 @@ class Reaper:
         store: JobStore,
         queue: JobQueue,
         checkpoints: CheckpointStore,
+        requests: RequestFiles,
         storage: StorageIdentity,
         republish_seconds: float,
         lease_seconds: float,
@@ -40,6 +42,7 @@ class Reaper:
         self._store = store
         self._queue = queue
         self._checkpoints = checkpoints
+        self._requests = requests
         self._storage = storage
         self._republish_seconds = republish_seconds
         self._lease_seconds = lease_seconds
@@ -63,16 +66,23 @@ class Reaper:
             raise
 
     def _look(self) -> None:
+        self._store.take_stock()
         recovered = [] if time.monotonic() < self._away_until else self._store.recover_lost()
         for job_id in recovered:
             _logger.warning("job %s lost its worker", job_id, extra={"event": "lost", "job_id": job_id})
         for job_id in self._store.take_unpublished(recovered, self._republish_seconds):
             self._queue.publish(job_id)
         self._storage.settle()
+        leftovers = Leftovers(self._storage)
         # of workers that died between the end of a job and its last wishes; listed before the jobs are looked up
-        for job_id in Leftovers(self._storage).ended_jobs(self._checkpoints.job_ids()):
+        for job_id in leftovers.ended_jobs(self._checkpoints.job_ids()):
             self._storage.require()
             self._checkpoints.discard(job_id)
+        # of processes that died then, or, long ago, between writing a request and the record of its job
+        ended, abandoned = self._requests.job_ids(0.0), self._requests.job_ids(ABANDONED_SECONDS)
+        for job_id in [*self._store.ended(ended), *leftovers.ended_jobs(abandoned)]:
+            self._storage.require()
+            self._requests.discard(job_id)
         self._keep_house()
 
     async def run(self, pause_seconds: float) -> None:

@@ -21,15 +21,20 @@ class CallersArtifacts:
 
     The same content is kept once, whoever sent it. Nobody learns from an answer that another has sent it, too.
 
-    Args:  max_bytes of all that is kept, by default a quarter of the disk, of which one key's is a share at most.
+    Args:
+        max_bytes: of all that is kept, by default a quarter of the disk, of which one key's is a share at most.
+        max_number: of one key's.
     """
 
-    def __init__(self, store: ArtifactStore, owners: ArtifactOwners, caller: Caller, max_bytes: int | None) -> None:
+    def __init__(
+        self, store: ArtifactStore, owners: ArtifactOwners, caller: Caller, max_bytes: int | None, max_number: int
+    ) -> None:
         self._store = store
         self._owners = owners
         self._owner = caller.owner or NOBODY
         self._sees_all = caller.is_admin
         self._max_bytes = max_bytes
+        self._max_number = max_number
 
     @contextmanager
     def draft(self) -> Iterator[BinaryIO]:
@@ -102,19 +107,26 @@ class CallersArtifacts:
         """
         if self._owners.owns(self._owner, artifact_id):
             return
+        own = {*self._owners.artifacts(self._owner), artifact_id}
         sizes = self._store.sizes()
-        own = sum(sizes.get(each, 0) for each in {*self._owners.artifacts(self._owner), artifact_id})
+        own_bytes = sum(sizes.get(each, 0) for each in own)
         all_bytes = share_of_disk(self._store.directory, 4) if self._max_bytes is None else self._max_bytes
         most = all_bytes if self._owner == NOBODY else int(SHARE_OF_A_KEY * all_bytes)
-        if own <= most and sum(sizes.values()) <= all_bytes:
+        if len(own) <= self._max_number and own_bytes <= most and sum(sizes.values()) <= all_bytes:
             return
         if not self._owners.owners(artifact_id):
             self._store.delete(artifact_id)
-        raise _no_room(own > most)
+        raise _too_many(self._max_number) if len(own) > self._max_number else _no_room(own_bytes > most)
 
     def _check(self, artifact_id: str) -> None:
         if not self._sees_all and not self._owners.owns(self._owner, artifact_id):
             raise UnknownArtifactError(artifact_id)
+
+
+def _too_many(max_number: int) -> ProblemError:
+    detail = f"A key keeps at most {max_number:,}: delete some that no job needs any more."
+    title = "Too many uploaded files"
+    return ProblemError(Problem(type="/problems/too-many-uploads", title=title, status=507, detail=detail))
 
 
 def _no_room(is_own: bool) -> ProblemError:

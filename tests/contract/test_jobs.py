@@ -424,3 +424,14 @@ def test_result_formats(client: SpectrumClient, server: Any) -> None:
             assert httpx.get(base, headers={"Accept": accept}).headers["content-type"].startswith(media_type)
         assert httpx.get(base, headers={"Accept": "text/html"}).status_code == 406
         assert httpx.get(f"{base}.exe").status_code == 422
+
+
+def test_a_large_request_is_computed_like_a_small_one(client: SpectrumClient, server: Any) -> None:
+    numbers = np.linspace(-1, 1, 8192).tolist()
+    job = TINY | {"data": {"kind": "inline", "x": numbers, "y": numbers[::-1]}, "tags": {"size": "large"}}
+    queued = client.submit(job, fresh=True)
+    result = client.result(client.wait(queued.id).id)
+    assert isinstance(result, ExactResult)
+    assert len(result.eigenvalues) == 4
+    assert not (server.data_directory / "results" / "requests" / f"{queued.id}.json").exists()
+    assert client.submit(job).cached

@@ -142,3 +142,15 @@ def test_memory_is_that_of_a_block(store: ArtifactStore) -> None:
         tracemalloc.stop()
     assert artifact.num_tokens == 200 * 2**16
     assert store.tokens(artifact.id)[-1] == 199
+
+
+def test_a_page_reads_no_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ArtifactStore(tmp_path)
+    ids = [store.write_tokens(lambda number=number: iter([np.asarray([number])]))[0].id for number in range(6)]
+    looked_at = []
+    described = artifacts._artifact
+    monkeypatch.setattr(artifacts, "_artifact", lambda path: looked_at.append(path) or described(path))
+    first, place = store.page(2, None)
+    second, _ = store.page(2, place)
+    assert [artifact.id for artifact in (*first, *second)] == ids[:1:-1]
+    assert len(looked_at) == 4

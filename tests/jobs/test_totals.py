@@ -8,8 +8,9 @@ import redis
 
 from api_schemas.health import WorkerStatus
 from api_schemas.problem import Problem
+from jobs.job_index import INDEX
 from jobs.presence import announce
-from jobs.store import INDEX, JobStore
+from jobs.store import JobStore
 from jobs.totals import BOUNDS, Totals, read_totals
 
 PROBLEM = Problem(title="No", status=500)

@@ -15,6 +15,7 @@ from service.doors.callers import ANYONE, STRANGER, Caller
 from service.problems import ProblemError
 from service.uploads.callers_artifacts import CallersArtifacts
 
+MAX_NUMBER = 40
 MAX_BYTES = 10_000
 ANNA, BOB, ADMIN = Caller("a" * 12, False), Caller("b" * 12, False), Caller("c" * 12, True)
 
@@ -23,7 +24,7 @@ ANNA, BOB, ADMIN = Caller("a" * 12, False), Caller("b" * 12, False), Caller("c" 
 def of(tmp_path: Path) -> Callable[[Caller], CallersArtifacts]:
     store = ArtifactStore(tmp_path)
     owners = ArtifactOwners(tmp_path / "owners")
-    return lambda caller: CallersArtifacts(store, owners, caller, MAX_BYTES)
+    return lambda caller: CallersArtifacts(store, owners, caller, MAX_BYTES, MAX_NUMBER)
 
 
 def upload(artifacts: CallersArtifacts, *tokens: int) -> tuple[str, bool]:
@@ -130,3 +131,16 @@ def test_a_key_takes_three_quarters_of_the_room_and_all_together_no_more_than_th
     upload(of(BOB), *range(5, 205))
     assert taken() <= MAX_BYTES
     assert {path.name.split(".")[0] for path in tmp_path.glob("??/*")} == listed(of(ANNA)) | listed(of(BOB))
+
+
+def test_a_key_keeps_no_more_files_than_it_may(of: Callable[[Caller], CallersArtifacts]) -> None:
+    ids = [upload(of(ANNA), number)[0] for number in range(MAX_NUMBER)]
+    with pytest.raises(ProblemError) as refusal:
+        upload(of(ANNA), MAX_NUMBER)
+    assert (refusal.value.problem.status, refusal.value.problem.type) == (507, "/problems/too-many-uploads")
+    assert refusal.value.problem.detail == "A key keeps at most 40: delete some that no job needs any more."
+    assert listed(of(ANNA)) == set(ids)
+    assert upload(of(ANNA), 0) == (ids[0], False)
+    upload(of(BOB), 0)
+    of(ANNA).delete(ids[0])
+    upload(of(ANNA), MAX_NUMBER)

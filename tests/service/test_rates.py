@@ -93,3 +93,14 @@ def test_memory_does_not_grow_with_callers_who_went(rates: RequestRates, clock: 
 )
 def test_addresses_are_counted_by_whom_they_belong_to(address: str, counted_as: str | None) -> None:
     assert neighbourhood(address) == counted_as
+
+
+def test_what_takes_longer_counts_for_more(rates: RequestRates, clock: Clock) -> None:
+    rates.count("anna", 60)
+    rates.charge("anna", 60, 30.0)
+    assert rates.count("anna", 60).remaining == 28
+    rates.charge("anna", 60, 1e6)  # what is owed is over in a minute
+    assert rates.count("bob", 60).retry_seconds == 0
+    assert 55 < rates.count("anna", 60).retry_seconds <= 61
+    clock.seconds += 61
+    assert rates.count("anna", 60).retry_seconds == 0

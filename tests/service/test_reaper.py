@@ -1,6 +1,7 @@
 """The reaper goes on whatever happens, and takes nobody's job who could not be heard."""
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import redis
 
 from jobs.job_checkpoints import CheckpointStore
 from jobs.queue import JobQueue
+from jobs.record import new_job_id
+from jobs.request_files import RequestFiles
 from jobs.results import ResultStore
 from jobs.storage_identity import StorageIdentity
 from jobs.store import JobStore
@@ -38,6 +41,7 @@ def parts(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> dict[str
         "store": Broken(redis_client, lease_seconds=0.2, max_attempts=3),
         "queue": JobQueue(redis_url),
         "checkpoints": checkpoints,
+        "requests": RequestFiles(tmp_path / "requests"),
         "storage": StorageIdentity(redis_client, ResultStore(tmp_path), checkpoints),
         "republish_seconds": 30.0,
         "lease_seconds": 0.6,
@@ -101,3 +105,16 @@ def test_checkpoints_that_an_empty_redis_does_not_know_stay(
         asyncio.run(sweep_for_a_while())
     assert checkpoints.job_ids() == [job_id]
     assert caplog.text.count("Redis does not know this results directory") == 1
+
+
+def test_requests_of_jobs_that_ended_go_and_others_stay(parts: dict[str, Any], tmp_path: Path) -> None:
+    store, files = parts["store"], parts["requests"]
+    ended, queued = (store.create("spectrum", "{}", {})[0].id for _ in range(2))
+    store.cancel(ended)
+    young, old = (new_job_id() for _ in range(2))  # whose records are yet to be written, or never were
+    for job_id in (ended, queued, young, old):
+        files.write(job_id, "{}")
+    os.utime(tmp_path / "requests" / f"{old}.json", (0, 0))
+    os.utime(tmp_path / "requests" / f"{queued}.json", (0, 0))
+    Reaper(**parts).sweep()
+    assert sorted(path.stem for path in (tmp_path / "requests").iterdir()) == sorted((queued, young))

@@ -78,3 +78,18 @@ def test_a_copy_that_was_put_in_place_is_read_anew(store: CountingStore, digest:
     path.write_bytes(content)
     whole.check(digest)
     assert store.num_reads == 2
+
+
+def test_a_document_is_understood_once(
+    store: CountingStore, digest: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    understood = []
+    monkeypatch.setattr(whole_results, "result_of", lambda text: understood.append(text) or json.loads(text))
+    whole = WholeResults(store)
+    for _ in range(3):
+        whole.check(digest)
+    assert len(understood) == 1
+    [path] = tmp_path.glob("*/*.json")
+    path.write_bytes(path.read_bytes()[:-1] + b" ")
+    with pytest.raises(ResultDamagedError):
+        whole.check(digest)

@@ -31,6 +31,7 @@ def _found(client: redis.Redis, results: Path, known: set[str]) -> list[str]:
     found = [f"{client.llen(KEY_PREFIX + QUEUE)} messages"] if client.llen(KEY_PREFIX + QUEUE) else []
     found += _orphans(client, known)
     found += [f"checkpoint {path.name}" for path in results.glob("job-checkpoints/*")]
+    found += [f"request {path.name}" for path in results.glob("requests/*") if path.stem in known]
     return found + [f"result {digest} is missing" for digest in _used(client, known) - _stored(results)]
 
 

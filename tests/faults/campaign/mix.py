@@ -13,6 +13,8 @@ _TEXT: dict[str, Any] = {"kind": "text", "name": "pydoc-topics", "num_sequences"
 _PRETRAIN: dict[str, Any] = {"num_steps": 60, "batch_size": 2, "measure_every": [{"every": 60}]}
 _LANCZOS: dict[str, Any] = {"kind": "lanczos", "num_steps": 12, "num_probes": 4, "num_points": 64}
 
+_NUMBERS = [number / 1024 for number in range(2048)]
+
 _KINDS: dict[str, dict[str, Any]] = {
     "exact": _MLP | {"method": {"kind": "exact"}, "train": {"num_steps": 400, "learning_rate": 0.05}},
     "lanczos": _MLP | {"method": _LANCZOS | {"num_probes": 12}},
@@ -28,6 +30,13 @@ _KINDS: dict[str, dict[str, Any]] = {
         "loss": "cross-entropy",
         "method": {"kind": "top-k", "k": 2},
         "train": {"num_steps": 60, "learning_rate": 0.01, "optimizer": {"kind": "adamw"}},
+    },
+    "large-request": _MLP
+    | {
+        "model": {"kind": "mlp", "widths": [1, 4, 1]},
+        "data": {"kind": "inline", "x": 4 * _NUMBERS, "y": 4 * _NUMBERS[::-1]},
+        "loss": "mse",
+        "method": {"kind": "exact"},
     },
     "comparison": {"kind": "hessian-vs-ggn", "models": [_GPT2], "data": _TEXT, "pretrain": _PRETRAIN},
 }
