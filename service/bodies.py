@@ -3,13 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from service.content_type import require_identity
 from service.doors.json_bounds import check_json
-from service.problems import ProblemError, invalid_request
+from service.problems import invalid_body
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -33,25 +32,28 @@ def read(body: bytes, kind: type[M], context: Mapping[str, Any] | None = None) -
     """The message in a body.
 
     Args:  context, what validators of the message look things up in.
-    Raises:  RequestValidationError whose locations begin with `body`; ProblemError 413 or 422.
+    Raises:  ProblemError 413 or 422.
     """
 
     def checked(text: bytes) -> M:
         check_json(text)
         return kind.model_validate_json(text, context=context)
 
-    return validated(checked, body)
+    return _validated(kind, checked, body)
 
 
-def validated(validate: Callable[[Any], M], document: Any) -> M:
-    """What `validate` makes of the document.
+def validated(kind: type[M], document: Any) -> M:
+    """The message that a document is.
 
-    Raises:  RequestValidationError whose locations begin with `body`; ProblemError 422 of very many errors.
+    Raises:  ProblemError 422.
     """
+    return _validated(kind, kind.model_validate, document)
+
+
+def _validated(kind: type[M], validate: Callable[[Any], M], document: Any) -> M:
     try:
         return validate(document)
     except ValidationError as error:
-        if error.error_count() > MOST_ERRORS:
-            raise ProblemError(invalid_request([], error.error_count())) from None
-        faults = error.errors(include_url=False, include_input=False)
-        raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in faults]) from None
+        num_errors = error.error_count()
+        errors = error.errors(include_url=False, include_input=False) if num_errors <= MOST_ERRORS else []
+        raise invalid_body(kind, errors, num_errors) from None

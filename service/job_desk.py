@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.jobs import JobState
@@ -15,6 +16,7 @@ from jobs.queue import JobQueue
 from jobs.quotas import Quotas
 from jobs.record import JobRecord
 from jobs.results import ResultDamagedError, ResultStore
+from jobs.storage_identity import StorageIdentity, StorageMismatchError
 from jobs.store import Answer, JobStore, UnknownJobError
 from service.doors.callers import Caller
 from service.job_feed import JobFeed
@@ -39,6 +41,7 @@ class JobDesk:
         store: JobStore,
         queue: JobQueue,
         results: ResultStore,
+        storage: StorageIdentity,
         feed: JobFeed,
         code_versions: Callable[[], list[str]],
         quotas: Quotas,
@@ -47,6 +50,7 @@ class JobDesk:
         self._code_versions = code_versions
         self._queue = queue
         self._results = results
+        self._storage = storage
         self._feed = feed
         self._of_all = quotas
         self._whole_results = WholeResults(results)
@@ -142,7 +146,7 @@ class JobDesk:
         return self._store.cancel(job_id), had_ended
 
     def delete(self, job_id: str, caller: Caller) -> None:
-        """Forget an ended job and its result.
+        """Forget an ended job and its result, whose files the housekeeper removes where that cannot be done now.
 
         Raises:  UnknownJobError; ProblemError 403 if the caller may read the job alone, 409 while it has not ended.
         """
@@ -158,8 +162,7 @@ class JobDesk:
                 )
             )
         if digest:
-            self._results.delete(digest)
-            self._store.removed(digest)
+            self._remove_files(digest)
 
     @asynccontextmanager
     async def result_of(self, job_id: str, caller: Caller) -> AsyncIterator[str]:
@@ -199,12 +202,20 @@ class JobDesk:
         shares = (None if most is None else most // SHARES for most in (self._of_all.requests, self._of_all.records))
         return Quotas(caller.max_queued, *shares), self._of_all
 
+    def _remove_files(self, digest: str) -> None:
+        try:
+            self._storage.require()
+            self._results.delete(digest)
+            self._store.removed(digest)
+        except (StorageMismatchError, RedisError, OSError) as error:
+            _logger.warning("the files of result %s stay for now: %s", digest, error)
+
     def _answer(self, question: str) -> Answer | None:
         """A result that answers the question, whole."""
         for answer in self._store.answers(question, self._code_versions()):
             try:
                 self._whole_results.check(answer.result_digest)
-            except (ResultDamagedError, ProblemError) as error:
+            except (ResultDamagedError, ProblemError, OSError) as error:
                 _logger.warning("a stored result answers no more: %s", error)
             else:
                 return answer

@@ -3,7 +3,8 @@
 import json
 import logging
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ from service.admission import Admission
 from service.bodies import read
 from service.doors.callers import Caller
 from service.formats import closed_form, random_matrix
-from service.formats.representations import not_acceptable, require_format
 from service.formats.resmoothing import SmoothingChange, smoothed
-from service.formats.result import formats_of, represented, result_of, stored_arrays
+from service.formats.result import has_diagonal, represented, result_of, stored_arrays
 from service.heavy.messages import Reply
+from service.pictures.diagonal import diagonal_sample
+from service.pictures.sheet import PICTURES, Style
 from service.problems import ProblemError, translated
 from service.submission import Submission
 from service.uploads.callers_artifacts import CallersArtifacts
+from service.whole_results import WholeResults
 
 Arguments = Mapping[str, Any]
 
@@ -48,30 +51,32 @@ def done(head: bytes, content: bytes) -> Reply:
 
 
 def _result(arguments: Arguments, _content: bytes) -> Reply:
-    """The result of a job in some form: with `name` that one, else the one that `accept` prefers.
+    """The result of a job in some form.
 
-    Fields: `name`; `arrays` where it is the file beside the document; `damaged` where there is none.
+    Fields: `arrays` where it is the file beside the document; `damaged` where there is none.
     """
+    digest, name, results = arguments["digest"], arguments["name"], _results(arguments["results_dir"])
     try:
-        document = ResultStore(Path(arguments["results_dir"])).read(arguments["digest"])
+        result = smoothed(result_of(results.store.read(digest)), SmoothingChange(**arguments["changes"]))
+        if name == "npz" and (stored := stored_arrays(result)) is not None:
+            return Reply({"arrays": {"sha256": stored.sha256, "num_bytes": stored.num_bytes}})
+        diagonal = None
+        if name in PICTURES and has_diagonal(result):
+            results.whole.check(digest)
+            diagonal = diagonal_sample(partial(results.store.mapped_array, digest))
     except ResultDamagedError as error:
         return Reply({"damaged": str(error)})
-    result = smoothed(result_of(document), SmoothingChange(**arguments["changes"]))
-    choice = formats_of(result)
-    name = arguments["name"] or require_format(arguments["accept"], choice)
-    if name not in choice:
-        raise not_acceptable(choice)
-    if name == "npz" and (stored := stored_arrays(result)) is not None:
-        return Reply({"name": name, "arrays": {"sha256": stored.sha256, "num_bytes": stored.num_bytes}})
-    return Reply({"name": name}, represented(result, name))
+    return Reply({}, represented(result, name, Style(**arguments["style"]), diagonal))
 
 
 def _closed_form(arguments: Arguments, content: bytes) -> Reply:
-    return Reply({}, closed_form.represented(read(content, ClosedFormRequest), arguments["name"]))
+    message, style = read(content, ClosedFormRequest), Style(**arguments["style"])
+    return Reply({}, closed_form.represented(message, arguments["name"], style))
 
 
 def _random_matrix(arguments: Arguments, content: bytes) -> Reply:
-    return Reply({}, random_matrix.represented(read(content, RandomMatrixRequest), arguments["name"]))
+    message, style = read(content, RandomMatrixRequest), Style(**arguments["style"])
+    return Reply({}, random_matrix.represented(message, arguments["name"], style))
 
 
 def _model(arguments: Arguments, _content: bytes) -> Reply:
@@ -101,6 +106,18 @@ def _asked(arguments: Arguments, content: bytes) -> tuple[AnyJobRequest, Admissi
     context = {CHECKPOINTS: _models(arguments["models_dir"]), ARTIFACTS: artifacts}
     admission = Admission(lambda: arguments["available_bytes"], artifacts, arguments["job_seconds"])
     return read(content, JobRequest, context).root, admission
+
+
+@dataclass(frozen=True)
+class _Results:
+    store: ResultStore
+    whole: WholeResults
+
+
+@lru_cache(maxsize=1)
+def _results(path: str) -> _Results:
+    store = ResultStore(Path(path))
+    return _Results(store, WholeResults(store))
 
 
 @lru_cache(maxsize=1)

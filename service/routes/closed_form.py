@@ -10,18 +10,23 @@ from service.content_type import JSON, media_type, require_identity, unsupported
 from service.formats.closed_form import represented
 from service.formats.representations import MEDIA_TYPES, require_format
 from service.heavy.desk import HeavyDesk
+from service.pictures.sheet import Style
 from service.routes.documentation import (
     CLOSED_FORM_EXAMPLES,
     INVALID_BODY,
+    Accept,
     body_documentation,
+    formats_documentation,
     problem_documentation,
     upload_documentation,
 )
+from service.routes.picture_style import PICTURE_PARAMETERS, picture_style
+from service.routes.strict_route import StrictRoute
 from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
 
 PATH = "/closed-form"
 
-router = APIRouter(tags=["closed forms"])
+router = APIRouter(tags=["closed forms"], route_class=StrictRoute)
 
 _RESPONSES = {
     **INVALID_BODY,
@@ -31,10 +36,10 @@ _RESPONSES = {
         status_408="the upload takes too long",
         status_503="other uploads take the memory that the server keeps for them",
     ),
-    200: {"content": {name: {} for name in MEDIA_TYPES.values()}},
+    200: {"content": formats_documentation()},
 }
 
-_BODY = body_documentation(ClosedFormRequest, CLOSED_FORM_EXAMPLES)
+_BODY = body_documentation(ClosedFormRequest, CLOSED_FORM_EXAMPLES) | {"parameters": PICTURE_PARAMETERS}
 _BODY["requestBody"]["content"] |= upload_documentation()
 
 
@@ -45,7 +50,7 @@ _BODY["requestBody"]["content"] |= upload_documentation()
     openapi_extra=_BODY,
     summary="The whole Hessian spectrum of a network that has a formula",
 )
-async def closed_form(request: Request) -> Response:
+async def compute_closed_form(request: Request, accept: Accept = None) -> Response:
     """Eigenvalues with multiplicity and role, trace, sharpness, condition number and inertia, at once.
 
     The loss is (1/2n) sum_i |f(x_i) - y_i|^2; for self-attention it is the mean over positions and sequences, halved.
@@ -53,26 +58,27 @@ async def closed_form(request: Request) -> Response:
     `application/x-npz` or `multipart/form-data` whose members are named like the fields, `w` or `model.w`. The answer
     is JSON, npz or a picture, by Accept.
     """
-    name = require_format(request.headers.get("accept"))
+    name = require_format(accept)
+    style = picture_style(request, name)
     sent_as = media_type(request.headers)
     heavy: HeavyDesk = request.app.state.heavy
     if sent_as == JSON:
-        return _response(await _answer(await json_body(request), name, request, heavy), name)
+        return _response(await _answer(await json_body(request), name, style, request, heavy), name)
     require_identity(request.headers)
     if sent_as not in UPLOAD_MEDIA_TYPES:
         raise unsupported_media_type(JSON, *UPLOAD_MEDIA_TYPES)
     desk: UploadDesk = request.app.state.uploads
     async with desk.document(request, sent_as) as document:
-        message = await run_in_threadpool(validated, ClosedFormRequest.model_validate, document)
-        return _response(await heavy.in_thread(request, represented, message, name), name)
+        message = await run_in_threadpool(validated, ClosedFormRequest, document)
+        return _response(await heavy.in_thread(request, represented, message, name, style), name)
 
 
-async def _answer(body: bytes, name: str, request: Request, heavy: HeavyDesk) -> bytes | memoryview:
+async def _answer(body: bytes, name: str, style: Style, request: Request, heavy: HeavyDesk) -> bytes | memoryview:
     if len(body) <= LARGE_BODY_BYTES:
         message = read(body, ClosedFormRequest)
         if name == "json" and is_small(message, len(body)):
             return represented(message, name)
-    return (await heavy.do(request, "closed-form", {"name": name}, body)).content
+    return (await heavy.do(request, "closed-form", {"name": name, "style": style.choices}, body)).content
 
 
 def _response(content: bytes | memoryview, name: str) -> Response:

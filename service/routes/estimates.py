@@ -9,8 +9,9 @@ from api_schemas.job_requests import JobRequest
 from service.routes.asked_jobs import asked_estimate
 from service.routes.content_type import require_json
 from service.routes.documentation import INVALID_BODY, JOB_EXAMPLES, UNAVAILABLE, body_documentation
+from service.routes.strict_route import StrictRoute
 
-router = APIRouter(prefix="/estimates", tags=["jobs"], responses=UNAVAILABLE)
+router = APIRouter(prefix="/estimates", tags=["jobs"], responses=UNAVAILABLE, route_class=StrictRoute)
 
 
 @router.post(

@@ -10,15 +10,16 @@ from service.doors.callers import STRANGER, CallerOf
 from service.observation.readiness import look
 from service.problems import ProblemError
 from service.routes.documentation import problem_documentation
+from service.routes.strict_route import StrictRoute
 
-router = APIRouter(prefix="/health", tags=["health"])
+router = APIRouter(prefix="/health", tags=["health"], route_class=StrictRoute)
 
 _LOOKS = CapacityLimiter(8)
 """Threads of their own: whoever asks whether the server is well waits for no other request."""
 
 
 @router.get("/live", summary="The process answers")
-async def live() -> Liveness:
+async def get_liveness() -> Liveness:
     """Always 200."""
     return Liveness()
 
@@ -28,10 +29,11 @@ async def live() -> Liveness:
     responses=problem_documentation(status_503="something is missing; `missing` and `detail` name it"),
     summary="Closed forms and jobs are served",
 )
-async def ready(request: Request, caller: CallerOf) -> Readiness:
+async def get_readiness(request: Request, caller: CallerOf) -> Readiness:
     """200 while Redis answers, a worker is there, results can be kept and checkpoints read; else `missing` says."""
     state = request.app.state
-    workers, missing = await anyio.to_thread.run_sync(look, state.redis, state.settings, limiter=_LOOKS)
+    parts = (state.redis, state.storage, state.settings)
+    workers, missing = await anyio.to_thread.run_sync(look, *parts, limiter=_LOOKS)
     if missing:
         problem = Problem(
             type="/problems/not-ready", title="Not ready", status=503, detail="; ".join(missing), missing=missing

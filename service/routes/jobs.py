@@ -13,6 +13,7 @@ from starlette.responses import StreamingResponse
 from api_schemas.job_requests import JobRequest
 from api_schemas.job_results import JobResult
 from api_schemas.jobs import Job, JobPage, JobState, Links
+from api_schemas.patterns import described
 from jobs.record import JobRecord
 from jobs.results import ResultDamagedError
 from service.doors.callers import CallerOf
@@ -22,6 +23,7 @@ from service.formats.resmoothing import SmoothingChange
 from service.heavy.desk import HeavyDesk
 from service.job_desk import JobDesk
 from service.page_tokens import PageToken, id_of_token, token_of_id
+from service.pictures.sheet import Style
 from service.routes.asked_jobs import AskedJob, asked_job
 from service.routes.content_type import require_json
 from service.routes.documentation import (
@@ -30,16 +32,27 @@ from service.routes.documentation import (
     JOB_EXAMPLES,
     UNAVAILABLE,
     UNKNOWN,
+    Accept,
     body_documentation,
+    formats_documentation,
     problem_documentation,
 )
+from service.routes.picture_style import PICTURE_PARAMETERS, picture_style
+from service.routes.strict_route import StrictRoute
 
 MAX_WAIT_SECONDS = 60
 
-router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE)
+router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE, route_class=StrictRoute)
 
-JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="the id that the submission returned")]
-ResultFormat = Literal["json", "npz", "png", "svg"]
+FILE_PATH = "/jobs/{job_id}/result.{name}"
+"""Of a result as a file."""
+
+_JOB_ID = described(r"^[0-9a-f]{32}$", "must be the id of a job: 32 hexadecimal digits in lower case")
+_OWNER = described(rf"^(me|{KEY_ID})$", "must be me, or the id of a key: 12 hexadecimal digits")
+_TAG = described(":", "must be a name and a value with a colon between them")
+
+JobId = Annotated[str, Path(pattern=_JOB_ID, description="the id that the submission returned")]
+ResultFormat = Literal["json", "npz", "png", "svg", "pdf"]
 
 
 def _desk(request: Request) -> JobDesk:
@@ -66,7 +79,7 @@ Desk = Annotated[JobDesk, Depends(_desk)]
     openapi_extra=body_documentation(JobRequest, JOB_EXAMPLES),
     summary="Submit a job",
 )
-async def submit(
+async def submit_job(
     asked: Annotated[AskedJob, Depends(asked_job)],
     request: Request,
     desk: Desk,
@@ -119,10 +132,10 @@ def list_jobs(
     desk: Desk,
     caller: CallerOf,
     state: JobState | None = None,
-    tag: Annotated[str | None, Query(description="`name:value`", max_length=400, pattern=":")] = None,
+    tag: Annotated[str | None, Query(description="`name:value`", max_length=400, pattern=_TAG)] = None,
     owner: Annotated[
         str | None,
-        Query(pattern=rf"^(me|{KEY_ID})$", description="`me` or the id of a key; of admins, who see all jobs"),
+        Query(pattern=_OWNER, description="`me` or the id of a key; of admins, who see all jobs"),
     ] = None,
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,
     page_token: PageToken = None,
@@ -175,16 +188,17 @@ Change = Annotated[SmoothingChange, Depends(_smoothing_change)]
 @router.get(
     "/{job_id}/result",
     response_model=JobResult,
-    responses={**_RESULT_RESPONSES, 200: {"content": {media_type: {} for media_type in MEDIA_TYPES.values()}}},
+    responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation()}},
+    openapi_extra={"parameters": PICTURE_PARAMETERS},
     summary="The result of a job",
 )
-async def get_result(
+async def get_job_result(
     job_id: JobId,
-    request: Request,
     desk: Desk,
     caller: CallerOf,
     change: Change,
-    accept: Annotated[str | None, Header()] = None,
+    request: Request,
+    accept: Accept = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The result as JSON, npz or a picture, by Accept; a failed job answers with its problem.
@@ -192,28 +206,32 @@ async def get_result(
     npz holds all arrays, eigenvectors and diagonals, too, which JSON does not. The curves of `lanczos` can be smoothed
     anew, without another computation: `num_points`, `kappa` and `margin`.
     """
-
     async with desk.result_of(job_id, caller) as digest:
-        wanted = _Wanted(digest, require_format(accept), change, accept)
+        name = require_format(accept)
+        wanted = _Wanted(digest, name, change, picture_style(request, name))
         return await _result_response(request, desk, wanted, if_none_match)
 
 
 @router.get(
-    "/{job_id}/result.{name}", response_class=Response, responses=_RESULT_RESPONSES, summary="The result as a file"
+    FILE_PATH.removeprefix(router.prefix),
+    response_model=JobResult,
+    responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation()}},
+    openapi_extra={"parameters": PICTURE_PARAMETERS},
+    summary="The result as a file",
 )
-async def get_result_file(
+async def get_job_result_file(
     job_id: JobId,
     name: ResultFormat,
-    request: Request,
     desk: Desk,
     caller: CallerOf,
     change: Change,
+    request: Request,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """`result.json`, `result.npz`, `result.png` or `result.svg`; of a trace there is no picture."""
-
+    """`result.json`, `result.npz`, `result.png`, `result.svg` or `result.pdf`."""
     async with desk.result_of(job_id, caller) as digest:
-        return await _result_response(request, desk, _Wanted(digest, name, change, is_fixed=True), if_none_match)
+        wanted = _Wanted(digest, name, change, picture_style(request, name))
+        return await _result_response(request, desk, wanted, if_none_match)
 
 
 @router.post(
@@ -223,7 +241,7 @@ async def get_result_file(
     responses={**UNKNOWN, **_NOT_YOURS, 200: {"model": Job, "description": "the job had already ended"}},
     summary="Cancel a job",
 )
-def cancel(job_id: JobId, request: Request, desk: Desk, caller: CallerOf) -> Response:
+def cancel_job(job_id: JobId, request: Request, desk: Desk, caller: CallerOf) -> Response:
     """A queued job ends at once, a running one as soon as its worker sees the wish."""
     record, had_ended = desk.cancel(job_id, caller)
     return _job_response(request, record, 200 if had_ended else 202, {})
@@ -235,7 +253,7 @@ def cancel(job_id: JobId, request: Request, desk: Desk, caller: CallerOf) -> Res
     responses={**UNKNOWN, **_NOT_YOURS, **problem_documentation(status_409="the job has not ended")},
     summary="Forget a job and its result",
 )
-def delete(job_id: JobId, desk: Desk, caller: CallerOf) -> None:
+def delete_job(job_id: JobId, desk: Desk, caller: CallerOf) -> None:
     """Only a job that ended can be deleted."""
     desk.delete(job_id, caller)
 
@@ -260,7 +278,9 @@ def job_message(request: Request, record: JobRecord) -> Job:
         owner=record.owner,
         shared=record.shared,
         cached=record.cached,
-        links=Links(self=link("get_job"), result=link("get_result"), events=link("follow_job"), cancel=link("cancel")),
+        links=Links(
+            self=link("get_job"), result=link("get_job_result"), events=link("follow_job"), cancel=link("cancel_job")
+        ),
     )
 
 
@@ -274,45 +294,43 @@ def _job_response(request: Request, record: JobRecord, status: int, headers: dic
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A result in some form; with `accept` another one where it has not the first."""
+    """A result in some form."""
 
     digest: str
     name: str
     change: SmoothingChange
-    accept: str | None = None
-    is_fixed: bool = False
+    style: Style
 
 
 async def _result_response(request: Request, desk: JobDesk, wanted: _Wanted, if_none_match: str | None) -> Response:
-    headers = _result_headers(wanted, wanted.name)
+    headers, media_type = _result_headers(wanted), MEDIA_TYPES[wanted.name]
     if _is_known(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
     if wanted.name == "json" and not wanted.change.changes:
         document = await run_in_threadpool(desk.result, wanted.digest)
-        return Response(document, media_type=MEDIA_TYPES[wanted.name], headers=headers)
+        return Response(document, media_type=media_type, headers=headers)
     heavy: HeavyDesk = request.app.state.heavy
     arguments = {
         "results_dir": str(request.app.state.settings.results_dir),
         "digest": wanted.digest,
+        "name": wanted.name,
         "changes": wanted.change.changes,
-        "name": wanted.name if wanted.is_fixed else None,
-        "accept": wanted.accept,
+        "style": wanted.style.choices,
     }
     reply = await heavy.do(request, "result", arguments)
     if "damaged" in reply.fields:
         raise ResultDamagedError(reply.fields["damaged"])
-    name, arrays = reply.fields["name"], reply.fields.get("arrays")
-    headers = _result_headers(wanted, name)
-    if arrays is not None:
+    if (arrays := reply.fields.get("arrays")) is not None:
         pieces = desk.arrays(wanted.digest, arrays["sha256"])
         headers["Content-Length"] = str(arrays["num_bytes"])
-        return StreamingResponse(pieces, media_type=MEDIA_TYPES[name], headers=headers)
-    return Response(reply.content, media_type=MEDIA_TYPES[name], headers=headers)
+        return StreamingResponse(pieces, media_type=media_type, headers=headers)
+    return Response(reply.content, media_type=media_type, headers=headers)
 
 
-def _result_headers(wanted: _Wanted, name: str) -> dict[str, str]:
-    changes = "".join(f"-{field}={value!r}" for field, value in wanted.change.changes.items())
-    return {"ETag": f'"{wanted.digest[:32]}-{name}{changes}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
+def _result_headers(wanted: _Wanted) -> dict[str, str]:
+    choices = repr(sorted({**wanted.change.changes, **wanted.style.choices}.items()))
+    tag = hashlib.sha256(f"{wanted.digest}.{wanted.name} {choices}".encode()).hexdigest()[:32]
+    return {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
 
 
 def _is_known(tag: str, if_none_match: str | None) -> bool:

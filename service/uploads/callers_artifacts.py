@@ -9,6 +9,7 @@ from api_schemas.problem import Problem
 from jobs.array_files import Arrays
 from jobs.artifact_owners import NOBODY, ArtifactOwners
 from jobs.artifacts import ArtifactStore, UnknownArtifactError
+from jobs.disk import share_of_disk
 from jobs.token_files import Blocks
 from service.doors.callers import Caller
 from service.doors.crowd import SHARE_OF_A_KEY
@@ -20,11 +21,12 @@ class CallersArtifacts:
 
     The same content is kept once, whoever sent it. Nobody learns from an answer that another has sent it, too.
 
-    Args:  max_bytes of all that is kept, of which one key's is a share at most; max_number of one key's.
+    Args:  max_bytes of all that is kept, by default a quarter of the disk, of which one key's is a share at most;
+        max_number of one key's.
     """
 
     def __init__(
-        self, store: ArtifactStore, owners: ArtifactOwners, caller: Caller, max_bytes: int, max_number: int
+        self, store: ArtifactStore, owners: ArtifactOwners, caller: Caller, max_bytes: int | None, max_number: int
     ) -> None:
         self._store = store
         self._owners = owners
@@ -107,8 +109,9 @@ class CallersArtifacts:
         own = {*self._owners.artifacts(self._owner), artifact_id}
         sizes = self._store.sizes()
         own_bytes = sum(sizes.get(each, 0) for each in own)
-        most = self._max_bytes if self._owner == NOBODY else int(SHARE_OF_A_KEY * self._max_bytes)
-        if len(own) <= self._max_number and own_bytes <= most and sum(sizes.values()) <= self._max_bytes:
+        all_bytes = share_of_disk(self._store.directory, 4) if self._max_bytes is None else self._max_bytes
+        most = all_bytes if self._owner == NOBODY else int(SHARE_OF_A_KEY * all_bytes)
+        if len(own) <= self._max_number and own_bytes <= most and sum(sizes.values()) <= all_bytes:
             return
         if not self._owners.owners(artifact_id):
             self._store.delete(artifact_id)

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ from jobs.job_checkpoints import CheckpointStore
 from jobs.queue import JobQueue
 from jobs.record import new_job_id
 from jobs.request_files import RequestFiles
+from jobs.results import ResultStore
+from jobs.storage_identity import StorageIdentity
 from jobs.store import JobStore
 from service.upkeep.reaper import Reaper
 
@@ -27,26 +28,28 @@ class Broken(JobStore):
             raise redis.ConnectionError
         return super().recover_lost()
 
-    def over(self, job_ids: Iterable[str]) -> list[str]:
-        if self.is_away == "over":
+    def take_unpublished(self, recovered: list[str], republish_seconds: float) -> list[str]:
+        if self.is_away == "take_unpublished":
             raise redis.ConnectionError
-        return super().over(job_ids)
+        return super().take_unpublished(recovered, republish_seconds)
 
 
 @pytest.fixture
 def parts(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> dict[str, Any]:
+    checkpoints = CheckpointStore(tmp_path / "job-checkpoints")
     return {
         "store": Broken(redis_client, lease_seconds=0.2, max_attempts=3),
         "queue": JobQueue(redis_url),
-        "checkpoints": CheckpointStore(tmp_path / "checkpoints"),
+        "checkpoints": checkpoints,
         "requests": RequestFiles(tmp_path / "requests"),
+        "storage": StorageIdentity(redis_client, ResultStore(tmp_path), checkpoints),
         "republish_seconds": 30.0,
         "lease_seconds": 0.6,
         "keep_house": lambda: None,
     }
 
 
-@pytest.mark.parametrize("question", ["recover_lost", "over"])
+@pytest.mark.parametrize("question", ["recover_lost", "take_unpublished"])
 def test_leases_that_ran_out_while_redis_was_away_can_be_renewed(parts: dict[str, Any], question: str) -> None:
     store, reaper = parts["store"], Reaper(**parts)
     lease = store.claim(store.create("spectrum", "{}", {})[0].id)
@@ -65,7 +68,7 @@ def test_leases_that_ran_out_while_redis_was_away_can_be_renewed(parts: dict[str
 def test_directories_of_no_job_and_failures_stop_nothing(
     parts: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "job-checkpoints" / "lost+found").mkdir(parents=True)
     looks = 0
 
     def keep_house() -> None:
@@ -81,7 +84,7 @@ def test_directories_of_no_job_and_failures_stop_nothing(
         asyncio.run(sweep_for_a_while())
     assert looks > 2
     assert "unforeseen" in caplog.text
-    assert (tmp_path / "lost+found").is_dir()
+    assert (tmp_path / "job-checkpoints" / "lost+found").is_dir()
 
 
 def test_requests_of_jobs_that_ended_go_and_others_stay(parts: dict[str, Any], tmp_path: Path) -> None:
@@ -95,3 +98,23 @@ def test_requests_of_jobs_that_ended_go_and_others_stay(parts: dict[str, Any], t
     os.utime(tmp_path / "requests" / f"{queued}.json", (0, 0))
     Reaper(**parts).sweep()
     assert sorted(path.stem for path in (tmp_path / "requests").iterdir()) == sorted((queued, young))
+
+
+def test_checkpoints_that_an_empty_redis_does_not_know_stay(
+    parts: dict[str, Any], redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, checkpoints = parts["store"], parts["checkpoints"]
+    job_id = store.create("spectrum", "{}", {})[0].id
+    store.claim(job_id)
+    checkpoints.of_attempt(job_id, 1).commit({}, set())
+    Reaper(**parts).sweep()
+    redis_client.flushall()
+
+    async def sweep_for_a_while() -> None:
+        async with asyncio.timeout(0.3):
+            await Reaper(**parts).run(0.01)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(sweep_for_a_while())
+    assert checkpoints.job_ids() == [job_id]
+    assert caplog.text.count("Redis does not know this results directory") == 1

@@ -34,6 +34,15 @@ class Whole:
     parameters: Parameters
 
 
+def test_a_block_states_the_measured_error_of_reduced_products(whole: Whole) -> None:
+    narrow = {name: parameter.float() for name, parameter in whole.parameters.items()}
+    operator = type(whole.operator)(whole.risk, narrow, matmul_precision="bfloat16")
+    block = Submatrix(operator, "*weight")
+    assert block.product_error < 1e-5
+    block.matvec(torch.ones(block.dim))
+    assert block.product_error == operator.product_error > 1e-4
+
+
 @pytest.fixture(scope="module", params=[HessianOperator, GgnOperator, FunctionalOperator])
 def whole(request: pytest.FixtureRequest) -> Whole:
     kind, model = request.param, Gpt2(2, 2, 4, 5, 7)
