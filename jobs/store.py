@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
@@ -320,7 +320,12 @@ class JobStore:
 
     def ended(self, job_ids: Iterable[str]) -> list[str]:
         """Those of the jobs that are known to have ended."""
-        return [job_id for job_id, state in self._states(job_ids) if state in ENDED_STATES]
+        asked = list(job_ids)
+        with self._client.pipeline(transaction=False) as pipeline:
+            for job_id in asked:
+                pipeline.hget(JOB + job_id, "state")
+            states = pipeline.execute()
+        return [job_id for job_id, state in zip(asked, states, strict=True) if state in ENDED_STATES]
 
     def take_unpublished(self, recovered: list[str], republish_seconds: float) -> list[str]:
         """Queued jobs without a message, which the caller now publishes.
@@ -343,13 +348,6 @@ class JobStore:
 
     def _ids(self, state: str) -> list[str]:
         return [str(i) for i in self._client.zrange(INDEX + state, 0, -1)]
-
-    def _states(self, job_ids: Iterable[str]) -> Iterator[tuple[str, str | None]]:
-        asked = list(job_ids)
-        with self._client.pipeline(transaction=False) as pipeline:
-            for job_id in asked:
-                pipeline.hget(JOB + job_id, "state")
-            return zip(asked, pipeline.execute(), strict=True)
 
     def _write_new(
         self, job_id: str, request: str, known: str, fields: Mapping[str, str], quotas: tuple[Quotas, Quotas]

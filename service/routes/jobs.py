@@ -194,7 +194,6 @@ Change = Annotated[SmoothingChange, Depends(_smoothing_change)]
 )
 async def get_job_result(
     job_id: JobId,
-    request: Request,
     desk: Desk,
     caller: CallerOf,
     change: Change,
@@ -206,10 +205,10 @@ async def get_job_result(
     npz holds all arrays, eigenvectors and diagonals, too, which JSON does not. The curves of `lanczos` can be smoothed
     anew, without another computation: `num_points`, `kappa` and `margin`.
     """
-    name = require_format(accept)
-    style = picture_style(request, name)
     async with desk.result_of(job_id, caller) as digest:
-        return await _result_response(request, desk, _Wanted(digest, name, change, style), if_none_match)
+        name = require_format(accept)
+        wanted = _Wanted(digest, name, change, picture_style(request, name))
+        return await _result_response(request, desk, wanted, if_none_match)
 
 
 @router.get(
@@ -222,16 +221,15 @@ async def get_job_result(
 async def get_job_result_file(
     job_id: JobId,
     name: ResultFormat,
-    request: Request,
     desk: Desk,
     caller: CallerOf,
     change: Change,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """`result.json`, `result.npz`, `result.png`, `result.svg` or `result.pdf`."""
-    style = picture_style(request, name)
     async with desk.result_of(job_id, caller) as digest:
-        return await _result_response(request, desk, _Wanted(digest, name, change, style), if_none_match)
+        wanted = _Wanted(digest, name, change, picture_style(request, name))
+        return await _result_response(request, desk, wanted, if_none_match)
 
 
 @router.post(
@@ -320,8 +318,8 @@ async def _result_response(request: Request, desk: JobDesk, wanted: _Wanted, if_
     arguments = {
         "results_dir": str(request.app.state.settings.results_dir),
         "digest": wanted.digest,
-        "changes": wanted.change.changes,
         "name": wanted.name,
+        "changes": wanted.change.changes,
         "style": wanted.style.choices,
     }
     reply = await heavy.do(request, "result", arguments)

@@ -124,7 +124,7 @@ def test_a_record_is_written_after_its_file(
     assert files.job_ids(3600.0) == []
     long_ago = time.time() - 7200
     os.utime(tmp_path / "requests" / left, (long_ago, long_ago))
-    assert store.over(files.job_ids(3600.0)) == [left.removesuffix(".json")]
+    assert files.job_ids(3600.0) == [left.removesuffix(".json")]
 
 
 def test_a_file_that_was_cleared_away_meanwhile_is_written_again(store: JobStore, files: RequestFiles) -> None:

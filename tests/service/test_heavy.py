@@ -47,7 +47,7 @@ def heavy_processes() -> set[int]:
 
 
 async def law(work: Processes, message: dict[str, Any] = LAW) -> Any:
-    reply = await work.do("random-matrix", {"name": "json"}, json.dumps(message).encode())
+    reply = await work.do("random-matrix", {"name": "json", "style": {}}, json.dumps(message).encode())
     return json.loads(bytes(reply.content))
 
 
@@ -57,7 +57,7 @@ def test_a_process_answers_as_this_one_does_and_is_kept() -> None:
             expected = json.loads(represented(RandomMatrixRequest.model_validate(LAW), "json"))
             assert await law(work) == expected
             [kept] = heavy_processes()
-            picture = await work.do("random-matrix", {"name": "png"}, json.dumps(LAW).encode())
+            picture = await work.do("random-matrix", {"name": "png", "style": {}}, json.dumps(LAW).encode())
             assert bytes(picture.content).startswith(b"\x89PNG")
             assert heavy_processes() == {kept}
             assert os.getpriority(os.PRIO_PROCESS, kept) >= 5
@@ -77,7 +77,7 @@ def test_problems_are_those_of_a_route() -> None:
             with pytest.raises(ProblemError) as internal:
                 await work.do("random-matrix", {}, json.dumps(LAW).encode())
             assert (internal.value.problem.status, internal.value.problem.title) == (500, "Internal error")
-            missing = {"results_dir": "/nowhere", "digest": "0" * 64, "changes": {}, "name": "png", "accept": None}
+            missing = {"results_dir": "/nowhere", "digest": "0" * 64, "changes": {}, "name": "png", "style": {}}
             assert "missing" in (await work.do("result", missing)).fields["damaged"]
             assert len((await law(work))["grid"]) == 5
 
@@ -165,7 +165,7 @@ def test_an_upload_of_numbers_is_answered_alike() -> None:
 
     async def test() -> None:
         async with processes() as work:
-            reply = await work.do("closed-form", {"name": "json"}, json.dumps(body).encode())
+            reply = await work.do("closed-form", {"name": "json", "style": {}}, json.dumps(body).encode())
             assert len(json.loads(bytes(reply.content))["eigenvalues"]) == 2
 
     run(test())

@@ -36,7 +36,7 @@ class Broken(JobStore):
 
 @pytest.fixture
 def parts(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> dict[str, Any]:
-    checkpoints = CheckpointStore(tmp_path)
+    checkpoints = CheckpointStore(tmp_path / "job-checkpoints")
     return {
         "store": Broken(redis_client, lease_seconds=0.2, max_attempts=3),
         "queue": JobQueue(redis_url),
@@ -68,7 +68,7 @@ def test_leases_that_ran_out_while_redis_was_away_can_be_renewed(parts: dict[str
 def test_directories_of_no_job_and_failures_stop_nothing(
     parts: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "job-checkpoints" / "lost+found").mkdir(parents=True)
     looks = 0
 
     def keep_house() -> None:
@@ -84,7 +84,20 @@ def test_directories_of_no_job_and_failures_stop_nothing(
         asyncio.run(sweep_for_a_while())
     assert looks > 2
     assert "unforeseen" in caplog.text
-    assert (tmp_path / "lost+found").is_dir()
+    assert (tmp_path / "job-checkpoints" / "lost+found").is_dir()
+
+
+def test_requests_of_jobs_that_ended_go_and_others_stay(parts: dict[str, Any], tmp_path: Path) -> None:
+    store, files = parts["store"], parts["requests"]
+    ended, queued = (store.create("spectrum", "{}", {})[0].id for _ in range(2))
+    store.cancel(ended)
+    young, old = (new_job_id() for _ in range(2))  # whose records are yet to be written, or never were
+    for job_id in (ended, queued, young, old):
+        files.write(job_id, "{}")
+    os.utime(tmp_path / "requests" / f"{old}.json", (0, 0))
+    os.utime(tmp_path / "requests" / f"{queued}.json", (0, 0))
+    Reaper(**parts).sweep()
+    assert sorted(path.stem for path in (tmp_path / "requests").iterdir()) == sorted((queued, young))
 
 
 def test_checkpoints_that_an_empty_redis_does_not_know_stay(
@@ -105,16 +118,3 @@ def test_checkpoints_that_an_empty_redis_does_not_know_stay(
         asyncio.run(sweep_for_a_while())
     assert checkpoints.job_ids() == [job_id]
     assert caplog.text.count("Redis does not know this results directory") == 1
-
-
-def test_requests_of_jobs_that_ended_go_and_others_stay(parts: dict[str, Any], tmp_path: Path) -> None:
-    store, files = parts["store"], parts["requests"]
-    ended, queued = (store.create("spectrum", "{}", {})[0].id for _ in range(2))
-    store.cancel(ended)
-    young, old = (new_job_id() for _ in range(2))  # whose records are yet to be written, or never were
-    for job_id in (ended, queued, young, old):
-        files.write(job_id, "{}")
-    os.utime(tmp_path / "requests" / f"{old}.json", (0, 0))
-    os.utime(tmp_path / "requests" / f"{queued}.json", (0, 0))
-    Reaper(**parts).sweep()
-    assert sorted(path.stem for path in (tmp_path / "requests").iterdir()) == sorted((queued, young))
