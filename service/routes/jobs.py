@@ -194,6 +194,7 @@ Change = Annotated[SmoothingChange, Depends(_smoothing_change)]
 )
 async def get_job_result(
     job_id: JobId,
+    request: Request,
     desk: Desk,
     caller: CallerOf,
     change: Change,
@@ -221,6 +222,7 @@ async def get_job_result(
 async def get_job_result_file(
     job_id: JobId,
     name: ResultFormat,
+    request: Request,
     desk: Desk,
     caller: CallerOf,
     change: Change,
