@@ -21,6 +21,12 @@ serve: setup  ## run everything on this machine until Ctrl-C
 test: setup  ## the whole test suite
 	$(BIN)/python -m pytest
 
+REDIS_SERVER ?= $(shell command -v redis-server)
+
+test-redis: setup  ## the tests of Redis with the redis-server of this machine, or REDIS_SERVER=PATH
+	@if [ -z "$(REDIS_SERVER)" ]; then echo "test-redis: skipped, as no redis-server is on the PATH"; else \
+		"$(REDIS_SERVER)" --version && $(BIN)/python -m pytest -m "redis and not long" --redis-server="$(REDIS_SERVER)" tests; fi
+
 check: lint types contracts test  ## lint, types, import contracts, tests
 
 lint: setup
@@ -68,8 +74,11 @@ bench-gpt2: bench-setup  ## 124 million parameters on whatever device there is, 
 pins: setup  ## write requirements/ anew, from pyproject.toml and constraints.txt
 	./scripts/pins
 
-test-faults: setup  ## kill everything at every moment, as often as it takes
+test-faults: setup  ## kill everything once, and what else takes a quarter of a minute
 	$(BIN)/python -m pytest -n 0 -m slow tests
+
+soak-faults: setup  ## kill everything in further ways, as often as it takes
+	$(BIN)/python -m pytest -n 0 -m long tests
 
 # Further options, as in: make soak-kills SOAK="--cycles 20 --seed 7"; the seed decides faults, moments and jobs.
 SOAK ?=
@@ -96,8 +105,16 @@ bench-shards: setup  ## one long job on one worker and on two; on a quiet machin
 bench-job-overhead: setup  ## what a job costs beside its computation
 	$(BIN)/python -m benchmarks.job_overhead --save
 
+test-clients: build/clients/bin/python  ## clients of the OpenAPI document by four generators, against a real server
+	$(BIN)/python -m pytest -n 0 -m clients tests/clients
+
+build/clients/bin/python: pyproject.toml | setup
+	$(BIN)/uv venv -q --clear -p $(BIN)/python build/clients
+	$(BIN)/uv pip install -q --system-certs -p build/clients --group clients
+	@touch $@
+
 test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST and use it
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
 .PHONY: help setup demo serve test check lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
-	bench-density bench-products bench-gpt2 bench-job-overhead bench-shards fuzz pins soak-kills soak-load soak-redis test-faults test-compose
+	bench-density bench-products bench-gpt2 bench-job-overhead bench-shards fuzz pins soak-faults soak-kills soak-load soak-redis test-clients test-faults test-compose test-redis

@@ -5,10 +5,12 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, ValidationInfo
+from typing_extensions import TypeAliasType
 
 from api_schemas.message import Message, RequestMessage, misfit
+from api_schemas.patterns import SHA256
 
-ArtifactId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="the id that the upload returned")]
+ArtifactId = Annotated[str, Field(pattern=SHA256, description="the id that the upload returned")]
 
 CONTEXT = "artifacts"
 """Key of the `ArtifactCatalog` in the context of a validation."""
@@ -60,7 +62,7 @@ class ArrayArtifact(Artifact):
     arrays: dict[str, StoredArray]
 
 
-AnyArtifact = Annotated[TokenArtifact | ArrayArtifact, Field(discriminator="kind")]
+AnyArtifact = TypeAliasType("AnyArtifact", Annotated[TokenArtifact | ArrayArtifact, Field(discriminator="kind")])
 
 
 class ArtifactPage(Message):

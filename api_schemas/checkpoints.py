@@ -6,13 +6,18 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field, ValidationInfo
 
 from api_schemas.message import Message, misfit
+from api_schemas.patterns import SHA256, described
 
 _PART = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
 MAX_DEPTH = 4
 """Directories in the name of a checkpoint, as of a hub's cache or of a trainer's run."""
 
-CHECKPOINT_NAME = rf"^{_PART}(/{_PART}){{0,{MAX_DEPTH - 1}}}$"
+CHECKPOINT_NAME = described(
+    rf"^{_PART}(/{_PART}){{0,{MAX_DEPTH - 1}}}$",
+    "must be the name of a checkpoint: up to 128 letters, digits and . _ -, the first a letter or digit, and as much "
+    "again after each of up to three slashes",
+)
 
 CheckpointName = Annotated[
     str,
@@ -22,7 +27,7 @@ CheckpointName = Annotated[
         "/v1/models",
     ),
 ]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Field(pattern=SHA256)]
 
 CONTEXT = "checkpoints"
 """Key of the `CheckpointCatalog` in the context of a validation."""

@@ -1,8 +1,8 @@
 """Request and answer of `POST /v1/closed-form`."""
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from api_schemas.arrays import AnyNumbers, ArrayVectorOrRows, shape
 from api_schemas.closed_form_models import (
@@ -37,11 +37,20 @@ class Descent(RequestMessage):
     num_steps: int = Field(ge=1, le=MAX_DESCENT_STEPS)
 
 
+def _none_is_empty(data: Any) -> Any:
+    return ClosedFormData() if data is None else data
+
+
+_Data = Annotated[ClosedFormData, BeforeValidator(_none_is_empty, json_schema_input_type=ClosedFormData | None)]
+
+
 class ClosedFormRequest(RequestMessage):
     """A model that has a formula, its data, and what to say of its Hessian at the loss (1/2n) sum |f(x_i) - y_i|^2."""
 
     model: ClosedFormModel
-    data: ClosedFormData = ClosedFormData()
+    data: _Data = Field(
+        default=ClosedFormData(), json_schema_extra={"default": None}, description="of a quadratic form null"
+    )
     eigenvectors: EigenvectorChoice = Field(
         "none", description="orthonormal ones of the outliers, or of all eigenvalues; refused above a stated size"
     )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, ValidationInfo, model_validator
+from typing_extensions import TypeAliasType
 
 from api_schemas.artifacts import ArtifactId, StoredArray, arrays_of, listed
 from api_schemas.message import MAX_NUMBERS, RequestMessage, Rows, Seed, Vector, misfit
@@ -217,9 +218,12 @@ def _tokens_or_arrays(fields: object) -> str:
     return "tokens" if has else "arrays"
 
 
-UploadedData = Annotated[
-    Annotated[TokenData, Tag("tokens")] | Annotated[ArrayData, Tag("arrays")], Discriminator(_tokens_or_arrays)
-]
+UploadedData = TypeAliasType(
+    "UploadedData",
+    Annotated[
+        Annotated[TokenData, Tag("tokens")] | Annotated[ArrayData, Tag("arrays")], Discriminator(_tokens_or_arrays)
+    ],
+)
 SampleData = InlineData | ArrayData
 """Samples that a caller gives."""
 

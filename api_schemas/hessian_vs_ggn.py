@@ -30,12 +30,11 @@ class MeasuringInterval(RequestMessage):
     until_step: int | None = Field(default=None, ge=1, le=10_000_000, description="null: to the end, in the last one")
 
 
-def _intervals_of_the_paper() -> list[MeasuringInterval]:
-    return [
-        MeasuringInterval(every=10, until_step=100),
-        MeasuringInterval(every=100, until_step=1_000),
-        MeasuringInterval(every=1_000),
-    ]
+_INTERVALS_OF_THE_PAPER = [
+    MeasuringInterval(every=10, until_step=100),
+    MeasuringInterval(every=100, until_step=1_000),
+    MeasuringInterval(every=1_000),
+]
 
 
 class Pretraining(RequestMessage):
@@ -61,7 +60,7 @@ class Pretraining(RequestMessage):
         default=1.0, gt=0, description="largest norm of the gradient of all parameters together; null: none"
     )
     measure_every: list[MeasuringInterval] = Field(
-        default_factory=_intervals_of_the_paper,
+        default=_INTERVALS_OF_THE_PAPER,
         min_length=1,
         max_length=16,
         description="one interval after the other; steps 0 and num_steps are measured in any case",
@@ -141,14 +140,22 @@ class HessianVsGgnRequest(RequestMessage):
         "that are measured, and of the start vectors",
     )
     tolerance: float = Field(
-        default=1e-4, gt=0, lt=1, description="of the eigenvalues' residuals, relative to the largest |eigenvalue|"
+        default=1e-4,
+        gt=0,
+        lt=1,
+        description="how far the largest eigenvalues and their residuals may be off, relative to themselves",
+    )
+    absolute_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="how far they may be off in any case, in loss per squared parameter: either tolerance is enough",
     )
     max_products: int | None = Field(
         default=None, ge=1, le=10_000_000, description="for each eigenvalue, at most; null: 1000"
     )
     precision: Literal["float64", "float32"] = Field(default="float32", description="of parameters and products")
     time_limit_seconds: TimeLimit = None
-    tags: Tags = Field(default_factory=dict)
+    tags: Tags = Field(default={})
     shared: bool = Field(default=False, description="whether every key of the server may read the job and its result")
 
     @model_validator(mode="after")
@@ -203,7 +210,12 @@ class HessianVsGgnRequest(RequestMessage):
     def spectrum_request(self, model: Gpt2, matrix: ComparedMatrix) -> SpectrumRequest:
         """The job that finds one eigenvalue of one point."""
         method = TopKMethod(
-            kind="top-k", k=1, tolerance=self.tolerance, max_products=self.max_products, eigenvectors=False
+            kind="top-k",
+            k=1,
+            tolerance=self.tolerance,
+            absolute_tolerance=self.absolute_tolerance,
+            max_products=self.max_products,
+            eigenvectors=False,
         )
         return SpectrumRequest(
             kind="spectrum",

@@ -3,9 +3,12 @@
 from typing import Annotated
 
 from pydantic import Field
+from typing_extensions import TypeAliasType
 
 from api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
 from api_schemas.spectrum_results import AnySpectrumResult, SpectrumResult, SpectrumSetResult
 
 AnyJobResult = AnySpectrumResult | SpectrumSetResult | HessianVsGgnResult
-JobResult = Annotated[SpectrumResult | SpectrumSetResult | HessianVsGgnResult, Field(discriminator="kind")]
+JobResult = TypeAliasType(
+    "JobResult", Annotated[SpectrumResult | SpectrumSetResult | HessianVsGgnResult, Field(discriminator="kind")]
+)

@@ -15,6 +15,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
+from api_schemas.patterns import PRINTABLE
+
 MAX_NUMBERS = 2_000_000
 """Numbers that one inline array may hold."""
 
@@ -120,11 +122,10 @@ TimeLimit = Annotated[
         "server allows",
     ),
 ]
-_PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 Tags = Annotated[
     dict[
-        Annotated[str, Field(max_length=64, pattern=_PRINTABLE)],
-        Annotated[str, Field(max_length=256, pattern=_PRINTABLE)],
+        Annotated[str, Field(max_length=64, pattern=PRINTABLE)],
+        Annotated[str, Field(max_length=256, pattern=PRINTABLE)],
     ],
     Field(max_length=32),
 ]

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, RootModel, model_validator
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypeAliasType
 
 from api_schemas.message import Message, RequestMessage, Seed, misfit
 
@@ -235,4 +236,6 @@ class IndexCurveAnswer(Message):
     notes: list[str]
 
 
-RandomMatrixAnswer = Annotated[LawAnswer | IndexCurveAnswer, Field(discriminator="law")]
+RandomMatrixAnswer = TypeAliasType(
+    "RandomMatrixAnswer", Annotated[LawAnswer | IndexCurveAnswer, Field(discriminator="law")]
+)

@@ -19,6 +19,8 @@ MAX_VECTOR_NUMBERS = 500_000_000
 DEFAULT_TRACE_PROBES, DEFAULT_TRACE_LIMIT, MAX_TRACE_PRODUCTS = 100, 10_000, 1_000_000
 LEAST_XTRACE_PROBES = 4
 TOP_K_PRODUCTS, LEAST_TOP_K_LIMIT = 100, 1000
+DIAGONAL_ARRAYS = 4
+"""The diagonal, its standard errors, and both ends of its intervals."""
 
 MAX_BLOCKS, MAX_SPECTRA = 64, 64
 """Of one job."""
@@ -85,7 +87,19 @@ class TopKMethod(RequestMessage):
         default="largest",
         description="largest and smallest are signed; both-ends: half of each; magnitude: largest |eigenvalue|",
     )
-    tolerance: float = Field(default=1e-5, gt=0, lt=1, description="of residuals, relative to the largest |eigenvalue|")
+    tolerance: float = Field(
+        default=1e-5,
+        gt=0,
+        lt=1,
+        description="how far residuals and eigenvalues may be off, relative to the largest |eigenvalue| among those "
+        "that are asked for at the same end of the spectrum",
+    )
+    absolute_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="how far residuals and eigenvalues may be off in any case, in loss per squared parameter: a pair "
+        "that is within either tolerance has converged; for eigenvalues that may be zero",
+    )
     max_products: int | None = Field(
         default=None,
         ge=1,
@@ -113,14 +127,14 @@ class TraceMethod(RequestMessage):
         ge=1,
         le=MAX_TRACE_PRODUCTS,
         description=f"matrix-vector products, of xtrace at least 4; null: {DEFAULT_TRACE_PROBES}, or what a tolerance "
-        "needs. From one for each parameter on the trace is exact",
+        "needs. From one for each parameter on the trace is exact but for the error of the products",
     )
     tolerance: float | None = Field(
         default=None,
         gt=0,
         lt=1,
-        description="instead of num_probes: of the standard error, relative to |trace| or the Frobenius norm, "
-        "whichever is larger",
+        description="instead of num_probes: of the standard error, or half the width of the interval over 1.96, "
+        "whichever is larger, relative to |trace| or the Frobenius norm, whichever is larger",
     )
     max_products: int | None = Field(
         default=None,
@@ -128,7 +142,9 @@ class TraceMethod(RequestMessage):
         le=MAX_TRACE_PRODUCTS,
         description=f"in search of a tolerance; null: {DEFAULT_TRACE_LIMIT}; without a tolerance null",
     )
-    diagonal: bool = Field(default=False, description="whether npz holds the matrix's diagonal, and its errors")
+    diagonal: bool = Field(
+        default=False, description="whether npz holds the diagonal of the matrix, its errors and intervals"
+    )
 
     @model_validator(mode="after")
     def _one_end(self) -> Self:
@@ -196,7 +212,7 @@ class SpectrumRequest(RequestMessage):
     )
     seed: Seed = Field(default=0, description="of the probes")
     time_limit_seconds: TimeLimit = None
-    tags: Tags = Field(default_factory=dict)
+    tags: Tags = Field(default={})
     shared: bool = Field(default=False, description="whether every key of the server may read the job and its result")
 
     @model_validator(mode="after")
@@ -225,7 +241,7 @@ class SpectrumRequest(RequestMessage):
                 if method.eigenvectors:
                     _check_vectors("eigenvectors", num_spectra * method.k, dim)
             case TraceMethod(diagonal=True):
-                _check_vectors("diagonal", num_spectra * 2, dim)
+                _check_vectors("diagonal", num_spectra * DIAGONAL_ARRAYS, dim)
 
     def settled(self) -> Mapping[str, Any]:
         """Loss and precision that are left to the server, and seeds of what is not drawn."""

@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from pydantic import Field
+from typing_extensions import TypeAliasType
 
 from api_schemas.closed_form import Inertia, Parameter
 from api_schemas.message import Message
@@ -71,7 +72,10 @@ class RitzValue(Interval):
 class Eigenpair(RitzValue):
     """An eigenvalue whose vector, if the request asked for it, npz holds."""
 
-    converged: bool = Field(description="whether this is the eigenvalue asked for, within the tolerance")
+    converged: bool = Field(
+        description="whether the residual is within the tolerance, and the value within it of the eigenvalue that was "
+        "asked for: a better one is missed with a chance of 1/1000 at most"
+    )
 
 
 class Estimate(Interval):
@@ -190,7 +194,9 @@ class ExactResult(_SpectrumResult):
     trace: Estimate
     eigenvalues: list[float] = Field(description="ascending, with repetition")
     inertia: Inertia
-    zero_threshold: float = Field(description="an eigenvalue of at most this size counts as zero")
+    zero_threshold: float = Field(
+        description="an eigenvalue of at most this size counts as zero; every eigenvalue is known to within this"
+    )
 
 
 class LanczosResult(_SpectrumResult):
@@ -215,7 +221,12 @@ class TopKResult(_SpectrumResult):
 
     method: Literal["top-k"] = "top-k"
     which: Which
-    tolerance: float = Field(description="of residuals, relative to the largest |eigenvalue|")
+    tolerance: float = Field(
+        description="of residuals and values, relative to the largest |eigenvalue| that was asked for at the same end"
+    )
+    absolute_tolerance: float | None = Field(
+        default=None, description="of residuals and values, in loss per squared parameter, where it is the larger one"
+    )
     eigenpairs: list[Eigenpair] = Field(description="descending; for `magnitude` by descending magnitude")
 
 
@@ -229,7 +240,7 @@ class TraceResult(_SpectrumResult):
 
 
 AnySpectrumResult = ExactResult | LanczosResult | TopKResult | TraceResult
-SpectrumResult = Annotated[AnySpectrumResult, Field(discriminator="method")]
+SpectrumResult = TypeAliasType("SpectrumResult", Annotated[AnySpectrumResult, Field(discriminator="method")])
 
 
 class SpectrumSetResult(Message):

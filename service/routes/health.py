@@ -8,12 +8,13 @@ from service.doors.callers import STRANGER, CallerOf
 from service.observation.readiness import look
 from service.problems import ProblemError
 from service.routes.documentation import problem_documentation
+from service.routes.strict_route import StrictRoute
 
-router = APIRouter(prefix="/health", tags=["health"])
+router = APIRouter(prefix="/health", tags=["health"], route_class=StrictRoute)
 
 
 @router.get("/live", summary="The process answers")
-async def live() -> Liveness:
+async def get_liveness() -> Liveness:
     """Always 200."""
     return Liveness()
 
@@ -23,9 +24,10 @@ async def live() -> Liveness:
     responses=problem_documentation(status_503="something is missing; `missing` and `detail` name it"),
     summary="Closed forms and jobs are served",
 )
-def ready(request: Request, caller: CallerOf) -> Readiness:
+def get_readiness(request: Request, caller: CallerOf) -> Readiness:
     """200 while Redis answers, a worker is there, results can be kept and checkpoints read; else `missing` says."""
-    workers, missing = look(request.app.state.redis, request.app.state.settings)
+    state = request.app.state
+    workers, missing = look(state.redis, state.storage, state.settings)
     if missing:
         problem = Problem(
             type="/problems/not-ready", title="Not ready", status=503, detail="; ".join(missing), missing=missing

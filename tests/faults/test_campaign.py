@@ -5,23 +5,41 @@ import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.faults.campaign.attempts import Attempt, Attempts, overlaps, unlawful_ends
-from tests.faults.campaign.campaign import run_campaign
-from tests.faults.campaign.faults import MIXED, REDIS, Pause
+from tests.faults.campaign.campaign import Report, run_campaign
+from tests.faults.campaign.faults import MIXED, REDIS, Killer, Pause, drawn, each_once
+
+
+def expect_clean(report: Report, num_faults: int) -> None:
+    assert report.is_clean, report.table()
+    assert report.faults.total() == num_faults
+    assert report.counts["results compared"] > 0
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("faults", "num_cycles"), [(MIXED, 12), (REDIS, 5)], ids=["mixed", "redis"])
-def test_nothing_is_lost_wrong_or_run_twice(faults: Any, num_cycles: int, tmp_path: Path) -> None:
-    report = run_campaign(tmp_path, faults, num_cycles, seed=time.time_ns() % 10**6)
-    assert report.is_clean, report.table()
-    assert report.faults.total() == num_cycles
-    assert report.counts["results compared"] > 0
+def test_nothing_is_lost_wrong_or_run_twice_after_any_fault(tmp_path: Path) -> None:
+    seed = time.time_ns() % 10**6
+    report = run_campaign(tmp_path, each_once(seed), seed)
+    expect_clean(report, len(MIXED))
+    assert max(report.faults.values()) == 1
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_nothing_is_lost_when_redis_dies_again_and_again(tmp_path: Path) -> None:
+    seed = time.time_ns() % 10**6
+    expect_clean(run_campaign(tmp_path, drawn(REDIS, 5, seed), seed), 5)
+
+
+def test_faults_are_drawn_by_their_weights_and_each_kind_once() -> None:
+    assert drawn(MIXED, 20, seed=1) == drawn(MIXED, 20, seed=1) != drawn(MIXED, 20, seed=2)
+    assert set(drawn(REDIS, 5, seed=0)) == {Killer.redis}
+    assert set(each_once(3)) == set(MIXED)
+    assert len(each_once(3)) == len(MIXED) == 13
 
 
 def test_an_attempt_beside_the_next_one_is_found() -> None:

@@ -15,8 +15,6 @@ from jobs.estimate import estimate
 from worker.hardware import Hardware
 from worker.spectrum_job import run_spectrum_job
 
-pytestmark = pytest.mark.slow
-
 MEMORY_BYTES = 2**29  # which leaves no room for a compiler, whose trial would take half a minute
 JOB: dict[str, Any] = {
     "kind": "spectrum",
@@ -89,6 +87,7 @@ def wait_until_shared(server: Any, client: SpectrumClient, job_id: str) -> str:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_two_workers_find_the_numbers_of_one(pair: Any, client: SpectrumClient) -> None:
     job_id = client.submit(JOB).id
     wait_until_shared(pair, client, job_id)
@@ -107,6 +106,7 @@ def test_two_workers_find_the_numbers_of_one(pair: Any, client: SpectrumClient) 
     assert shards(pair, job_id) == {}
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_is_cancelled_for_both(pair: Any, client: SpectrumClient) -> None:
     job_id = client.submit(LONG | {"seed": 1}).id
     wait_until_shared(pair, client, job_id)
@@ -118,7 +118,15 @@ def test_a_cancelled_job_is_cancelled_for_both(pair: Any, client: SpectrumClient
     assert client.job(job_id).state == "cancelled"
 
 
-@pytest.mark.parametrize(("seed", "victim"), [(2, "helper"), (3, "leader"), (4, "both"), (5, "stopped")])
+@pytest.mark.parametrize(
+    ("seed", "victim"),
+    [
+        pytest.param(2, "helper", marks=pytest.mark.slow),
+        pytest.param(3, "leader", marks=pytest.mark.slow),
+        pytest.param(4, "both", marks=pytest.mark.long),
+        pytest.param(5, "stopped", marks=pytest.mark.long),
+    ],
+)
 def test_whatever_dies_the_numbers_are_those_of_one(pair: Any, client: SpectrumClient, seed: int, victim: str) -> None:
     job = LONG | {"seed": seed}
     job_id = client.submit(job).id

@@ -40,6 +40,9 @@ JOBS: dict[str, dict[str, Any]] = {
     "comparison": {"kind": "hessian-vs-ggn", "models": [GPT2], "data": TEXT, "pretrain": PRETRAIN},
 }
 
+ONE_OF_EACH = {"lanczos-trained", "exact", "top-k", "trace", "comparison"}
+"""Kinds of checkpoints; the others are further ways into them."""
+
 
 @pytest.fixture(scope="module")
 def stack(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
@@ -65,8 +68,9 @@ def wait_for_attempt(server: Server, job_id: str, attempt: int) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(JOBS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ONE_OF_EACH else pytest.mark.long) for name in JOBS]
+)
 def test_a_job_killed_at_three_points_equals_the_undisturbed_one(stack: Any, server: Server, name: str) -> None:
     seed = time.time_ns()
     print(f"seed {seed}")

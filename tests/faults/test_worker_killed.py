@@ -98,7 +98,7 @@ def test_the_process_that_computes(own_server: Any, own_client: SpectrumClient, 
     expect_second_attempt(own_server, own_client, job_id, undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_process_that_pretrains(own_server: Any, own_client: SpectrumClient) -> None:
     job_id = own_client.submit(COMPARISON, fresh=True).id
     wait_until_training(own_client, job_id)
@@ -108,7 +108,7 @@ def test_the_process_that_pretrains(own_server: Any, own_client: SpectrumClient)
     assert numbers(own_client.result(job_id)) == numbers(own_client.run(COMPARISON, fresh=True))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_whole_worker(own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]) -> None:
     job_id = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, job_id)
@@ -134,6 +134,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(
         assert redis.hget(f"spectrum:job:{job_id}", "losses") is None
 
 
+@pytest.mark.redis
 @pytest.mark.slow
 def test_redis(own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]) -> None:
     """The worker goes on computing, and the service answers 503 until Redis is back."""
@@ -150,7 +151,7 @@ def test_redis(own_server: Any, own_client: SpectrumClient, undisturbed: dict[st
     assert numbers(own_client.run(JOB, fresh=True)) == undisturbed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_service(own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]) -> None:
     job_id = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, job_id)
@@ -161,7 +162,7 @@ def test_the_service(own_server: Any, own_client: SpectrumClient, undisturbed: d
     assert "service died and was started again" in own_server.log.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_message_that_is_lost_is_sent_again(own_server: Any, own_client: SpectrumClient) -> None:
     first = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, first)
@@ -171,7 +172,7 @@ def test_a_message_that_is_lost_is_sent_again(own_server: Any, own_client: Spect
     assert own_client.wait(second, timeout_seconds=90).state == "succeeded"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_everything_at_once_and_a_new_start(
     start_server: Callable[..., Any], tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:

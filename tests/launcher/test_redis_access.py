@@ -20,7 +20,7 @@ from jobs.connection import connect, require_entry
 from jobs.settings import SettingsError, StorageSettings
 from launcher import embedded_redis
 from launcher.data_directory import DataDirectory
-from launcher.embedded_redis import ALLOWED, USER, EmbeddedRedis, server_binary
+from launcher.embedded_redis import ALLOWED, USER, EmbeddedRedis
 
 ROOT = Path(__file__).parents[2]
 TLS_FRONT = Path(__file__).with_name("tls_front.py")
@@ -49,12 +49,12 @@ class GuardedRedis:
 
 
 @pytest.fixture(scope="module")
-def guarded_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedRedis]:
+def guarded_redis(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedRedis]:
     directory = tmp_path_factory.mktemp("guarded")
     socket, configuration = directory / "redis.sock", directory / "redis.conf"
     users = f"user default off ~* &* +@all\nuser {USER} on >secret {ALLOWED}\nuser watcher on >watching ~* &* +@all\n"
     configuration.write_text(f'port 0\nunixsocket {socket}\ndir {directory}\nsave ""\n{users}')
-    process = subprocess.Popen([server_binary(), str(configuration)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([redis_server, str(configuration)], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 20
     while not socket.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -107,6 +107,7 @@ def test_the_containers_allow_the_same_as_the_launcher() -> None:
     assert re.findall(r"user default (.*)", text) == re.findall(r"user default (.*)", embedded_redis._CONFIGURATION)
 
 
+@pytest.mark.redis
 def test_what_scripts_wrote_outlasts_a_restart(tmp_path: Path) -> None:
     """The file is read in the name of the default user, whom nobody else can be."""
     data = DataDirectory(tmp_path / "data")

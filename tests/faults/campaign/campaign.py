@@ -6,7 +6,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,8 +74,8 @@ class Report:
         return "\n".join([*lines, *faults])
 
 
-def run_campaign(directory: Path, faults: dict[Fault, int], num_cycles: int, seed: int, min_jobs: int = 0) -> Report:
-    """Disturb a server so often while customers use it."""
+def run_campaign(directory: Path, faults: Sequence[Fault], seed: int, min_jobs: int = 0) -> Report:
+    """Disturb a server, by one fault after the other, while customers use it."""
     report = Report(_command(), seed)
     stack = RunningStack(directory / "data", NUM_WORKERS, **SETTINGS)
     with stack:
@@ -87,7 +87,7 @@ def run_campaign(directory: Path, faults: dict[Fault, int], num_cycles: int, see
         killer = Killer(stack, random.Random(seed))
         started = time.monotonic()
         try:
-            _disturb(killer, customers, faults, num_cycles, report)
+            _disturb(killer, customers, faults, report)
             while customers.num_ended < min_jobs and not customers.faults:
                 time.sleep(0.2)
         except RuntimeError as error:  # the server did not recover: what was counted until then is told
@@ -107,10 +107,9 @@ def say(text: str) -> None:
     print(f"{datetime.datetime.now():%H:%M:%S} {text}", file=sys.stderr, flush=True)
 
 
-def _disturb(killer: Killer, customers: Customers, faults: dict[Fault, int], num_cycles: int, report: Report) -> None:
-    for cycle in range(1, num_cycles + 1):
+def _disturb(killer: Killer, customers: Customers, faults: Sequence[Fault], report: Report) -> None:
+    for cycle, fault in enumerate(faults, 1):
         time.sleep(killer.chance.uniform(*MOMENT_SECONDS))
-        [fault] = killer.chance.choices(list(faults), list(faults.values()))
         name, ended = fault.__name__, customers.num_ended
         say(f"cycle {cycle}: {name}, {ended} jobs ended, {len(customers.faults)} wrong")
         fault(killer)

@@ -167,6 +167,16 @@ MIXED: dict[Fault, int] = {
 REDIS: dict[Fault, int] = {Killer.redis: 1}
 
 
+def drawn(weights: dict[Fault, int], number: int, seed: int) -> list[Fault]:
+    """So many faults at random, one as often as its weight says."""
+    return random.Random(seed).choices(list(weights), list(weights.values()), k=number)
+
+
+def each_once(seed: int) -> list[Fault]:
+    """Every kind of fault, in random order."""
+    return random.Random(seed).sample(list(MIXED), len(MIXED))
+
+
 def _kill(pids: list[int]) -> None:
     if not pids:
         raise RuntimeError("nothing to kill")
