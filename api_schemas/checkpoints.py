@@ -15,8 +15,8 @@ MAX_DEPTH = 4
 
 CHECKPOINT_NAME = described(
     rf"^{_PART}(/{_PART}){{0,{MAX_DEPTH - 1}}}$",
-    f"must be the name of a checkpoint: up to {MAX_DEPTH} names of directories with / between them, each of up to 128 "
-    "letters, digits and . _ -, the first a letter or digit",
+    "must be the name of a checkpoint: up to 128 letters, digits and . _ -, the first a letter or digit, and as much "
+    "again after each of up to three slashes",
 )
 
 CheckpointName = Annotated[
