@@ -8,8 +8,9 @@ from pydantic import Field, ValidationInfo
 from typing_extensions import TypeAliasType
 
 from api_schemas.message import Message, RequestMessage, misfit
+from api_schemas.patterns import SHA256
 
-ArtifactId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="the id that the upload returned")]
+ArtifactId = Annotated[str, Field(pattern=SHA256, description="the id that the upload returned")]
 
 CONTEXT = "artifacts"
 """Key of the `ArtifactCatalog` in the context of a validation."""

@@ -6,13 +6,17 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field, ValidationInfo
 
 from api_schemas.message import Message, misfit
+from api_schemas.patterns import SHA256, described
 
-CHECKPOINT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+CHECKPOINT_NAME = described(
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+    "must be the name of a checkpoint: up to 128 letters, digits and . _ -, the first a letter or digit",
+)
 
 CheckpointName = Annotated[
     str, Field(pattern=CHECKPOINT_NAME, description="a directory in the server's models directory; see /v1/models")
 ]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Field(pattern=SHA256)]
 
 CONTEXT = "checkpoints"
 """Key of the `CheckpointCatalog` in the context of a validation."""

@@ -178,7 +178,16 @@ class ClosedFormSpectrum(Message):
     trace: float
     sharpness: float = Field(description="largest eigenvalue")
     smallest: float
-    condition_number: float | None = Field(description="max |l| / min |l|; null where an eigenvalue is zero, see notes")
+    condition_number: float | None = Field(
+        description="max |l| / min |l|, rounded to the digits that are known; null where an eigenvalue is zero or the "
+        "smallest magnitude is known too badly, see notes"
+    )
+    condition_number_lower: float | None = Field(
+        default=None, description="the condition number is at least this; null where every eigenvalue is zero"
+    )
+    condition_number_upper: float | None = Field(
+        default=None, description="the condition number is at most this; null where the smallest magnitude may be zero"
+    )
     inertia: Inertia
     critical_point: Literal["minimum", "maximum", "saddle", "degenerate"] = Field(
         description="what the inertia says where the gradient vanishes"

@@ -230,3 +230,14 @@ SampleData = InlineData | ArrayData
 Data = Annotated[
     InlineData | GaussianData | GaussianSequences | DigitsData | TextData | UploadedData, Field(discriminator="kind")
 ]
+
+
+def num_samples(data: Data) -> int:
+    """Samples of the data, or sequences."""
+    match data:
+        case InlineData() | ArrayData():
+            return len(data.x)
+        case GaussianSequences() | TextData() | TokenData():
+            return data.num_sequences
+        case GaussianData() | DigitsData():
+            return data.num_samples

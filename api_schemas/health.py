@@ -28,6 +28,7 @@ class WorkerStatus(Message):
     code_version: str | None = Field(
         default=None, description="digest of its code and libraries: results of the same version answer for each other"
     )
+    fault: str | None = Field(default=None, description="why the worker takes no jobs at the moment, if it takes none")
 
 
 class Readiness(Message):

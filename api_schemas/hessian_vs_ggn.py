@@ -1,7 +1,8 @@
 """A job that compares the top eigenvalues of Hessian and GGN; what it answers is in `hessian_vs_ggn_results`."""
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -9,7 +10,7 @@ from api_schemas.consistency import check_data
 from api_schemas.data import TextData, TokenData
 from api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
 from api_schemas.models import Gpt2
-from api_schemas.spectrum import SpectrumRequest, TopKMethod
+from api_schemas.spectrum import LEAST_TOP_K_LIMIT, SpectrumRequest, TopKMethod
 
 StreamData = Annotated[TextData | TokenData, Field(discriminator="kind")]
 """Data whose sequences are windows of one stream of tokens."""
@@ -80,6 +81,10 @@ class Pretraining(RequestMessage):
                 raise misfit("measure_every", index + 1, "until_step", message=message)
         return self
 
+    def settled(self) -> Mapping[str, Any]:
+        """The last step of the cosine."""
+        return {"decay_steps": self.last_decay_step}
+
     @property
     def last_decay_step(self) -> int:
         """From which on the learning rate is the smallest."""
@@ -135,7 +140,15 @@ class HessianVsGgnRequest(RequestMessage):
         "that are measured, and of the start vectors",
     )
     tolerance: float = Field(
-        default=1e-4, gt=0, lt=1, description="of the eigenvalues' residuals, relative to the largest |eigenvalue|"
+        default=1e-4,
+        gt=0,
+        lt=1,
+        description="how far the largest eigenvalues and their residuals may be off, relative to themselves",
+    )
+    absolute_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="how far they may be off in any case, in loss per squared parameter: either tolerance is enough",
     )
     max_products: int | None = Field(
         default=None, ge=1, le=10_000_000, description="for each eigenvalue, at most; null: 1000"
@@ -180,6 +193,10 @@ class HessianVsGgnRequest(RequestMessage):
             message = f"{self.num_measurements:,} measurements; a result holds at most {MAX_MEASUREMENTS:,}"
             raise misfit("pretrain", "measure_every", message=message)
 
+    def settled(self) -> Mapping[str, Any]:
+        """The limit on products that is left to the server."""
+        return {"max_products": self.max_products or LEAST_TOP_K_LIMIT}
+
     @property
     def num_runs(self) -> int:
         """Models times seeds."""
@@ -193,7 +210,12 @@ class HessianVsGgnRequest(RequestMessage):
     def spectrum_request(self, model: Gpt2, matrix: ComparedMatrix) -> SpectrumRequest:
         """The job that finds one eigenvalue of one point."""
         method = TopKMethod(
-            kind="top-k", k=1, tolerance=self.tolerance, max_products=self.max_products, eigenvectors=False
+            kind="top-k",
+            k=1,
+            tolerance=self.tolerance,
+            absolute_tolerance=self.absolute_tolerance,
+            max_products=self.max_products,
+            eigenvectors=False,
         )
         return SpectrumRequest(
             kind="spectrum",

@@ -11,11 +11,14 @@ from api_schemas.spectrum_results import Computation, RitzValue, UsedCheckpoint
 class TopEigenvalue(RitzValue):
     """The largest eigenvalue, signed."""
 
-    converged: bool = Field(description="whether the residual is within the tolerance")
+    converged: bool = Field(
+        description="whether the residual is within the tolerance, and the value within it of the largest eigenvalue: "
+        "a larger one is missed with a chance of 1/1000 at most"
+    )
 
 
 class RelativeError(Message):
-    """|hessian - ggn| / |hessian|, and how far the residuals of both leave it open."""
+    """|hessian - ggn| / |hessian|, and how far the intervals of both leave it open."""
 
     value: float
     uncertainty: float
@@ -32,7 +35,7 @@ class ComparisonPoint(Message):
     )
     hessian: TopEigenvalue
     ggn: TopEigenvalue
-    relative_error: RelativeError | None = Field(description="null: the Hessian's eigenvalue may be 0")
+    relative_error: RelativeError | None = Field(description="null: the Hessian's eigenvalue may be 0, by its interval")
 
 
 class ComparisonRun(Message):

@@ -1,13 +1,27 @@
 """What all messages share, and the numeric shapes that several of them carry."""
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    Tag,
+    ValidationError,
+)
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+from api_schemas.patterns import PRINTABLE
 
 MAX_NUMBERS = 2_000_000
 """Numbers that one inline array may hold."""
+
+MAX_EXACT_INTEGER = 2**53
+"""Up to here a floating-point number stands for one integer."""
 
 
 class Message(BaseModel):
@@ -16,10 +30,68 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
+def _whole_number(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_EXACT_INTEGER else value
+
+
+def _whole_choice(value: Any) -> Any:
+    """The same before a literal, in whose eyes true is 1."""
+    return None if isinstance(value, bool) else _whole_number(value)
+
+
+_NO_SCHEMAS = {"config", "default", "expected", "metadata", "serialization"}
+"""What a core schema holds beside schemas that could contain an integer's."""
+
+
+def _with_whole_numbers(schema: Any) -> Any:
+    """A core schema that takes 20.0 where it took 20."""
+    if isinstance(schema, list | tuple):
+        return type(schema)(map(_with_whole_numbers, schema))
+    if not isinstance(schema, dict) or _is_done(schema):
+        return schema
+    if schema.get("type") == "int":
+        return core_schema.no_info_before_validator_function(_whole_number, cast("CoreSchema", schema))
+    if schema.get("type") == "literal" and all(type(value) is int for value in schema["expected"]):
+        return core_schema.no_info_before_validator_function(_whole_choice, cast("CoreSchema", schema))
+    return {key: part if key in _NO_SCHEMAS else _with_whole_numbers(part) for key, part in schema.items()}
+
+
+def _is_done(schema: dict[str, Any]) -> bool:
+    return schema.get("type") == "function-before" and schema["function"]["function"] in (_whole_number, _whole_choice)
+
+
 class RequestMessage(BaseModel):
-    """What a caller says: immutable, no unknown fields, no coercion of strings to numbers, no NaN, no infinity."""
+    """What a caller says: immutable, no unknown fields, no coercion of strings to numbers, no NaN, no infinity.
+
+    JSON has one kind of number: 20.0 and 2e1 are the integer 20 in every field that takes integers.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Lets every integer field take any spelling of an integer."""
+        return cast("CoreSchema", _with_whole_numbers(handler(source)))
+
+    def settled(self) -> Mapping[str, Any]:
+        """Fields whose effect the others settle, with the value that stands for all that have the same effect.
+
+        A field without effect has its default; one that is left to the server has what the server would take.
+        """
+        return {}
+
+    def canonical(self) -> Self:
+        """The message that stands for all that mean the same: each has the same numbers as an answer."""
+        fields = {**dict(self), **self.settled()}
+        return self.model_copy(update={name: _canonical(value) for name, value in fields.items()})
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, RequestMessage):
+        return value.canonical()
+    if isinstance(value, list) and value and isinstance(value[0], RequestMessage):
+        return [_canonical(part) for part in value]
+    return value
 
 
 def misfit(*location: str | int, message: str) -> ValidationError:
@@ -50,11 +122,10 @@ TimeLimit = Annotated[
         "server allows",
     ),
 ]
-_PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 Tags = Annotated[
     dict[
-        Annotated[str, Field(max_length=64, pattern=_PRINTABLE)],
-        Annotated[str, Field(max_length=256, pattern=_PRINTABLE)],
+        Annotated[str, Field(max_length=64, pattern=PRINTABLE)],
+        Annotated[str, Field(max_length=256, pattern=PRINTABLE)],
     ],
     Field(max_length=32),
 ]

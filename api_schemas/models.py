@@ -1,5 +1,6 @@
 """Networks whose spectra are computed by jobs."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo, model_validator
@@ -27,7 +28,13 @@ IMAGE_EDGE, NUM_CLASSES = 8, 10
 MeanScore = Annotated[float, Field(gt=0, lt=1)]
 Width = Annotated[int, Field(ge=1, le=1_000_000)]
 ActivationName = Literal["linear", "relu", "leaky-relu", "tanh", "gelu", "silu", "sigmoid"]
+DEFAULT_NEGATIVE_SLOPE = 0.01
 NegativeSlope = Annotated[float, Field(description="of leaky-relu; any number")]
+
+
+def slope_of(activation: ActivationName) -> dict[str, float]:
+    """The field `negative_slope`, settled where the activation has no slope."""
+    return {} if activation == "leaky-relu" else {"negative_slope": DEFAULT_NEGATIVE_SLOPE}
 
 
 class MlpLayer(RequestMessage):
@@ -75,7 +82,7 @@ class Mlp(RequestMessage):
         description="input, hidden layers, output; may be left out where weights are given",
     )
     activation: ActivationName = "relu"
-    negative_slope: NegativeSlope = 0.01
+    negative_slope: NegativeSlope = DEFAULT_NEGATIVE_SLOPE
     bias: bool | None = Field(default=None, description="null: true, or where weights are given, as they have it")
     parametrization: Literal["standard", "ntk", "mup"] = "standard"
     seed: Seed = Field(default=0, description="of the weights, unless they are given")
@@ -120,6 +127,11 @@ class Mlp(RequestMessage):
         if layer.bias is not None and len(layer.bias) != num_outputs:
             message = f"bias holds {len(layer.bias)} numbers, weight has {num_outputs} rows"
             raise misfit("weights", index, "bias", message=message)
+
+    def settled(self) -> Mapping[str, Any]:
+        """The seed of weights that are given, the slope of an activation that has none, sizes that weights have."""
+        seed = {} if self.weights is None else {"seed": 0}
+        return {"widths": self.layer_widths, "bias": self.has_bias} | seed | slope_of(self.activation)
 
     @property
     def layer_widths(self) -> list[int]:
@@ -182,9 +194,13 @@ class Conv(RequestMessage):
         default="none", description="mean: of 2 x 2 pixels, after every convolution's activation"
     )
     activation: ActivationName = "relu"
-    negative_slope: NegativeSlope = 0.01
+    negative_slope: NegativeSlope = DEFAULT_NEGATIVE_SLOPE
     bias: bool = True
     seed: Seed = 0
+
+    def settled(self) -> Mapping[str, Any]:
+        """The slope of an activation that has none."""
+        return slope_of(self.activation)
 
     @model_validator(mode="after")
     def _pixels_remain(self) -> Self:
@@ -210,6 +226,10 @@ class AttentionLayer(RequestMessage):
     activation: Literal["softmax", "sigmoid", "linear"] = "softmax"
     initial_std: float = Field(default=0.1, ge=0, description="standard deviation of the normal initial weights")
     seed: Seed = 0
+
+    def settled(self) -> Mapping[str, Any]:
+        """The numbers at each position of f(x)."""
+        return {"value_dim": self.num_outputs}
 
     @property
     def num_outputs(self) -> int:
@@ -259,6 +279,10 @@ class AttentionSink(RequestMessage):
             if len(set(values)) < len(values):
                 raise misfit(name, message="each only once")
         return self
+
+    def settled(self) -> Mapping[str, Any]:
+        """The order of heads and blocks."""
+        return {"heads": sorted(self.heads), "blocks": self.blocks and sorted(self.blocks)}
 
     @property
     def variants(self) -> "list[AttentionSink]":
@@ -323,6 +347,10 @@ class Gpt2(RequestMessage):
         if self.attention_sink is not None:
             self._check_sink(self.attention_sink)
         return self
+
+    def settled(self) -> Mapping[str, Any]:
+        """The seed of weights that are those of a checkpoint."""
+        return {} if self.checkpoint is None else {"seed": 0}
 
     def _check_sink(self, sink: AttentionSink) -> None:
         if not self.attention:

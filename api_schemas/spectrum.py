@@ -1,12 +1,13 @@
 """A spectrum job: what is asked; what it answers is in `spectrum_results`."""
 
+from collections.abc import Mapping
 from math import prod
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from api_schemas.consistency import Loss, check_data, check_loss, check_training, loss_of
-from api_schemas.data import Data
+from api_schemas.data import Data, num_samples
 from api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
 from api_schemas.models import Gpt2, Model
 from api_schemas.parameter_shapes import Place, Shapes, block_shapes
@@ -17,6 +18,9 @@ MAX_VECTOR_NUMBERS = 500_000_000
 
 DEFAULT_TRACE_PROBES, DEFAULT_TRACE_LIMIT, MAX_TRACE_PRODUCTS = 100, 10_000, 1_000_000
 LEAST_XTRACE_PROBES = 4
+TOP_K_PRODUCTS, LEAST_TOP_K_LIMIT = 100, 1000
+DIAGONAL_ARRAYS = 4
+"""The diagonal, its standard errors, and both ends of its intervals."""
 
 MAX_BLOCKS, MAX_SPECTRA = 64, 64
 """Of one job."""
@@ -63,6 +67,10 @@ class LanczosMethod(RequestMessage):
         "converged eigenvalues come back as further nodes; null: full where it fits the worker's memory",
     )
 
+    def settled(self) -> Mapping[str, Any]:
+        """The preset, whose fields are filled in."""
+        return {"preset": None}
+
     @model_validator(mode="before")
     @classmethod
     def _fields_of_the_preset(cls, fields: Any) -> Any:
@@ -79,11 +87,30 @@ class TopKMethod(RequestMessage):
         default="largest",
         description="largest and smallest are signed; both-ends: half of each; magnitude: largest |eigenvalue|",
     )
-    tolerance: float = Field(default=1e-5, gt=0, lt=1, description="of residuals, relative to the largest |eigenvalue|")
+    tolerance: float = Field(
+        default=1e-5,
+        gt=0,
+        lt=1,
+        description="how far residuals and eigenvalues may be off, relative to the largest |eigenvalue| among those "
+        "that are asked for at the same end of the spectrum",
+    )
+    absolute_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="how far residuals and eigenvalues may be off in any case, in loss per squared parameter: a pair "
+        "that is within either tolerance has converged; for eigenvalues that may be zero",
+    )
     max_products: int | None = Field(
-        default=None, ge=1, le=10_000_000, description="null: 100 for each eigenpair, at least 1000"
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description=f"null: {TOP_K_PRODUCTS} for each eigenpair, at least {LEAST_TOP_K_LIMIT}",
     )
     eigenvectors: bool = Field(default=True, description="whether npz holds them")
+
+    def settled(self) -> Mapping[str, Any]:
+        """The limit on products that is left to the server."""
+        return {"max_products": self.max_products or max(LEAST_TOP_K_LIMIT, TOP_K_PRODUCTS * self.k)}
 
 
 class TraceMethod(RequestMessage):
@@ -100,14 +127,14 @@ class TraceMethod(RequestMessage):
         ge=1,
         le=MAX_TRACE_PRODUCTS,
         description=f"matrix-vector products, of xtrace at least 4; null: {DEFAULT_TRACE_PROBES}, or what a tolerance "
-        "needs. From one for each parameter on the trace is exact",
+        "needs. From one for each parameter on the trace is exact but for the error of the products",
     )
     tolerance: float | None = Field(
         default=None,
         gt=0,
         lt=1,
-        description="instead of num_probes: of the standard error, relative to |trace| or the Frobenius norm, "
-        "whichever is larger",
+        description="instead of num_probes: of the standard error, or half the width of the interval over 1.96, "
+        "whichever is larger, relative to |trace| or the Frobenius norm, whichever is larger",
     )
     max_products: int | None = Field(
         default=None,
@@ -115,7 +142,9 @@ class TraceMethod(RequestMessage):
         le=MAX_TRACE_PRODUCTS,
         description=f"in search of a tolerance; null: {DEFAULT_TRACE_LIMIT}; without a tolerance null",
     )
-    diagonal: bool = Field(default=False, description="whether npz holds the matrix's diagonal, and its errors")
+    diagonal: bool = Field(
+        default=False, description="whether npz holds the diagonal of the matrix, its errors and intervals"
+    )
 
     @model_validator(mode="after")
     def _one_end(self) -> Self:
@@ -126,6 +155,12 @@ class TraceMethod(RequestMessage):
         if self.estimator == "xtrace" and self.num_probes is not None and self.num_probes < LEAST_XTRACE_PROBES:
             raise misfit("num_probes", message=f"xtrace needs at least {LEAST_XTRACE_PROBES} products")
         return self
+
+    def settled(self) -> Mapping[str, Any]:
+        """The number of products, or the limit on it, that is left to the server."""
+        if self.tolerance is None:
+            return {"num_probes": self.fixed_products}
+        return {"max_products": self.most_products}
 
     @property
     def fixed_products(self) -> int | None:
@@ -206,7 +241,16 @@ class SpectrumRequest(RequestMessage):
                 if method.eigenvectors:
                     _check_vectors("eigenvectors", num_spectra * method.k, dim)
             case TraceMethod(diagonal=True):
-                _check_vectors("diagonal", num_spectra * 2, dim)
+                _check_vectors("diagonal", num_spectra * DIAGONAL_ARRAYS, dim)
+
+    def settled(self) -> Mapping[str, Any]:
+        """Loss and precision that are left to the server, and seeds of what is not drawn."""
+        fields: dict[str, Any] = {"loss": self.effective_loss, "precision": self.product_precision}
+        if self.method.kind == "exact" and self.product_precision == self.vector_precision:
+            fields["seed"] = 0
+        if self.train is not None and self.data and (self.train.batch_size or 0) >= num_samples(self.data):
+            fields["train"] = self.train.model_copy(update={"batch_size": None})
+        return fields
 
     @property
     def effective_loss(self) -> Loss | None:

@@ -23,7 +23,7 @@ class Density(Message):
     grid: list[float] = Field(description="eigenvalues, ascending")
     values: list[float] = Field(description="density at the grid, per unit of eigenvalue")
     standard_error: list[float] = Field(description="of the mean over probes")
-    band: Band = Field(description="with the error of the quadrature, too")
+    band: Band = Field(description="95 % band with the errors of probes, quadrature and products")
 
 
 class Cumulative(Message):
@@ -32,7 +32,7 @@ class Cumulative(Message):
     grid: list[float] = Field(description="eigenvalues, ascending")
     values: list[float] = Field(description="0 to 1")
     standard_error: list[float] = Field(description="of the mean over probes")
-    band: Band = Field(description="with the error of the quadrature, too")
+    band: Band = Field(description="95 % band with the errors of probes, quadrature and products")
 
 
 class Quadrature(Message):
@@ -41,6 +41,9 @@ class Quadrature(Message):
     nodes: list[float] = Field(description="Ritz values, ascending")
     weights: list[float] = Field(description="sum to 1")
     residuals: list[float] | None = Field(description="of the Ritz vectors: last components, signed; null: not known")
+    node_error: float = Field(
+        default=0.0, description="how far errors of the products may move a node; 0 in results of older servers"
+    )
 
 
 class Smoothing(Message):
@@ -69,7 +72,10 @@ class RitzValue(Interval):
 class Eigenpair(RitzValue):
     """An eigenvalue whose vector, if the request asked for it, npz holds."""
 
-    converged: bool = Field(description="whether this is the eigenvalue asked for, within the tolerance")
+    converged: bool = Field(
+        description="whether the residual is within the tolerance, and the value within it of the eigenvalue that was "
+        "asked for: a better one is missed with a chance of 1/1000 at most"
+    )
 
 
 class Estimate(Interval):
@@ -135,7 +141,7 @@ class Provenance(Computation):
     precision_deviation: float | None = Field(
         description="measured ||(A' - A) V|| / ||A V|| of tf32 and bfloat16 products A' V from those in float32"
     )
-    seed: int
+    seed: int = Field(description="seed of the probes; 0 where none are drawn")
     checkpoint: UsedCheckpoint | None = Field(default=None, description="null: weights were drawn, or in the request")
     parameters_sha256: str = Field(description="of the parameters at which the matrix is taken")
     num_shards: int = Field(default=1, description="that the probes of a long job were cut into; the request decides")
@@ -188,7 +194,9 @@ class ExactResult(_SpectrumResult):
     trace: Estimate
     eigenvalues: list[float] = Field(description="ascending, with repetition")
     inertia: Inertia
-    zero_threshold: float = Field(description="an eigenvalue of at most this size counts as zero")
+    zero_threshold: float = Field(
+        description="an eigenvalue of at most this size counts as zero; every eigenvalue is known to within this"
+    )
 
 
 class LanczosResult(_SpectrumResult):
@@ -213,7 +221,12 @@ class TopKResult(_SpectrumResult):
 
     method: Literal["top-k"] = "top-k"
     which: Which
-    tolerance: float = Field(description="of residuals, relative to the largest |eigenvalue|")
+    tolerance: float = Field(
+        description="of residuals and values, relative to the largest |eigenvalue| that was asked for at the same end"
+    )
+    absolute_tolerance: float | None = Field(
+        default=None, description="of residuals and values, in loss per squared parameter, where it is the larger one"
+    )
     eigenpairs: list[Eigenpair] = Field(description="descending; for `magnitude` by descending magnitude")
 
 

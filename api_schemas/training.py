@@ -1,6 +1,7 @@
 """Training before a spectrum is taken."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -63,6 +64,15 @@ class Training(RequestMessage):
         default=None, gt=0, description="largest norm of the gradient of all parameters together; null: none"
     )
     seed: Seed = Field(default=0, description="of the order of the samples")
+
+    def settled(self) -> Mapping[str, Any]:
+        """The order of samples that are all seen in every step, and the last step of a cosine."""
+        seed = {"seed": 0} if self.batch_size is None else {}
+        rule = self.schedule
+        if isinstance(rule, WarmupCosineSchedule):
+            decay_steps = rule.decay_steps or max(self.num_steps, rule.warmup_steps)
+            return seed | {"schedule": rule.model_copy(update={"decay_steps": decay_steps})}
+        return seed
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -36,7 +36,7 @@ def mount_parts(app: FastAPI) -> None:
     @app.post("/parsed")
     async def parsed(request: Request) -> Response:
         async with app.state.uploads.document(request, media_type(request.headers)) as document:
-            await run_in_threadpool(validated, ClosedFormRequest.model_validate, document)
+            await run_in_threadpool(validated, ClosedFormRequest, document)
         return constant
 
     @app.post("/validated")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import BinaryIO, Self, TypeVar
 
 import httpx
 from httpx_sse import aconnect_sse
@@ -20,10 +20,11 @@ from api_schemas.job_results import AnyJobResult
 from api_schemas.jobs import ENDED_STATES, Job, JobState
 from api_schemas.random_matrix import IndexCurveAnswer, LawAnswer
 from client import exchanges
-from client.errors import JobFailedError, ProblemResponseError, told, unreachable
+from client.errors import JobFailedError, ProblemResponseError, SpectrumClientError, told, unreachable
 from client.event_place import SECONDS_BETWEEN_TRIES, EventPlace
-from client.exchanges import DEFAULT_URL, POLL_SECONDS, Body, Exchange, ResultFormat, Smoothing, refusal
-from client.partial_file import partial_file
+from client.exchanges import DEFAULT_URL, POLL_SECONDS, Body, Exchange, PictureStyle, ResultFormat, Smoothing, refusal
+from client.output_file import output_file
+from client.patience import Patience
 from client.pieces import async_pieces
 
 T = TypeVar("T")
@@ -32,8 +33,16 @@ T = TypeVar("T")
 class AsyncSpectrumClient:
     """`SpectrumClient` for asyncio: the same methods, awaited."""
 
-    def __init__(self, base_url: str = DEFAULT_URL, api_key: str | None = None, patience_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        patience_seconds: float = 60.0,
+        outage_seconds: float = 600.0,
+    ) -> None:
         self.patience_seconds = patience_seconds
+        self.outage_seconds = outage_seconds
+        self._has_answered = False
         self._http = httpx.AsyncClient(base_url=base_url, headers=exchanges.authorization(api_key))
 
     async def closed_form(self, request: Body | bytes) -> ClosedFormSpectrum:
@@ -43,17 +52,19 @@ class AsyncSpectrumClient:
         """
         return await self._run(exchanges.closed_form(request))
 
-    async def closed_form_file(self, request: Body | bytes, name: ResultFormat) -> bytes:
-        """The same as JSON, npz (which carries more eigenvectors), PNG or SVG."""
-        return await self._run(exchanges.closed_form_file(request, name))
+    async def closed_form_file(
+        self, request: Body | bytes, name: ResultFormat, style: PictureStyle | None = None
+    ) -> bytes:
+        """The same as JSON, npz (which carries more eigenvectors) or a picture, PNG, SVG or PDF."""
+        return await self._run(exchanges.closed_form_file(request, name, style))
 
     async def random_matrix(self, request: Body) -> LawAnswer | IndexCurveAnswer:
         """A random-matrix law, or its index against the energy."""
         return await self._run(exchanges.random_matrix(request))
 
-    async def random_matrix_file(self, request: Body, name: ResultFormat) -> bytes:
-        """The same as JSON, npz, PNG or SVG."""
-        return await self._run(exchanges.random_matrix_file(request, name))
+    async def random_matrix_file(self, request: Body, name: ResultFormat, style: PictureStyle | None = None) -> bytes:
+        """The same as JSON, npz or a picture, PNG, SVG or PDF."""
+        return await self._run(exchanges.random_matrix_file(request, name, style))
 
     async def estimate(self, request: Body) -> CostEstimate:
         """What a job would take; nothing is queued."""
@@ -88,8 +99,10 @@ class AsyncSpectrumClient:
     ) -> Job:
         """The job once it ended, or as it stands after this time; `on_change` hears of it about once a second."""
         deadline = time.monotonic() + timeout_seconds
+        patience = self._patience(job_id, deadline)
         while True:
-            job = await self.job(job_id, wait_seconds=max(0.0, min(POLL_SECONDS, deadline - time.monotonic())))
+            seconds = max(0.0, min(POLL_SECONDS, deadline - time.monotonic()))
+            job = await self._follow(exchanges.job(job_id, seconds), patience)
             if on_change:
                 on_change(job)
             if job.state in ENDED_STATES or time.monotonic() >= deadline:
@@ -97,7 +110,7 @@ class AsyncSpectrumClient:
 
     async def events(self, job_id: str) -> AsyncIterator[Job]:
         """A job as it stands, then after each change, until it ended; a stream that breaks off is taken up again."""
-        place = EventPlace(job_id)
+        place, patience = EventPlace(job_id), self._patience(job_id)
         while not place.ended:
             try:
                 async with aconnect_sse(self._http, **place.arguments()) as source:
@@ -106,31 +119,39 @@ class AsyncSpectrumClient:
                         raise refusal(source.response)
                     if source.response.status_code == HTTPStatus.NO_CONTENT:
                         return
+                    patience.heard()
                     async for event in source.aiter_sse():
                         yield place.heard(event)
+                pause = SECONDS_BETWEEN_TRIES
             except (httpx.HTTPError, ProblemResponseError) as error:
-                if not place.may_go_on(error):
-                    raise told(self._http.base_url, error) from error
+                pause = patience.pause_seconds(told(self._http.base_url, error))
             if not place.ended:
-                await asyncio.sleep(SECONDS_BETWEEN_TRIES)
+                await asyncio.sleep(pause)
 
     async def result(self, job_id: str, smoothing: Smoothing | None = None) -> AnyJobResult:
         """The result of a job that succeeded; of `lanczos` with its curves smoothed anew, if wished."""
         return await self._run(exchanges.result(job_id, smoothing))
 
-    async def result_file(self, job_id: str, name: ResultFormat, smoothing: Smoothing | None = None) -> bytes:
-        """The result as JSON, npz (which alone holds eigenvectors), PNG or SVG."""
-        return await self._run(exchanges.result_file(job_id, name, smoothing))
+    async def result_file(
+        self, job_id: str, name: ResultFormat, smoothing: Smoothing | None = None, style: PictureStyle | None = None
+    ) -> bytes:
+        """The result as JSON, npz (which alone holds eigenvectors) or a picture, PNG, SVG or PDF."""
+        return await self._run(exchanges.result_file(job_id, name, smoothing, style))
 
     async def save_result(
-        self, job_id: str, path: Path, name: ResultFormat, smoothing: Smoothing | None = None
+        self,
+        job_id: str,
+        path: Path | BinaryIO,
+        name: ResultFormat,
+        smoothing: Smoothing | None = None,
+        style: PictureStyle | None = None,
     ) -> None:
-        """Write the result to a file, piece by piece; the file is there when all of it is.
+        """Write the result to a file, piece by piece; the file at a path is there when all of it is.
 
         Raises:  OSError if it cannot be written.
         """
-        exchange = exchanges.result_file(job_id, name, smoothing)
-        with partial_file(path) as file:
+        exchange = exchanges.result_file(job_id, name, smoothing, style)
+        with output_file(path) as file:
             try:
                 async with self._http.stream(**exchange.arguments()) as response:
                     if not response.is_success:
@@ -152,7 +173,7 @@ class AsyncSpectrumClient:
         job = await self.wait(submitted.id, on_change=on_change)
         if job.state != "succeeded":
             raise JobFailedError(job)
-        return await self.result(job.id)
+        return await self._follow(exchanges.result(job.id), self._patience(job.id))
 
     async def cancel(self, job_id: str) -> Job:
         """Ask for the end of a job."""
@@ -223,7 +244,22 @@ class AsyncSpectrumClient:
                 response = await self._http.request(**exchange.arguments())
             except httpx.HTTPError as error:
                 raise unreachable(self._http.base_url, error) from error
+            self._has_answered = True
             pause = exchanges.pause_seconds(exchange, response)
             if pause is None or time.monotonic() + pause > deadline:
                 return exchange.finish(response)
             await asyncio.sleep(pause)
+
+    async def _follow(self, exchange: Exchange[T], patience: Patience) -> T:
+        """The answer, once the server is there to give it."""
+        while True:
+            try:
+                answer = await self._run(exchange)
+            except SpectrumClientError as error:
+                await asyncio.sleep(patience.pause_seconds(error))
+            else:
+                patience.heard()
+                return answer
+
+    def _patience(self, job_id: str, deadline: float = float("inf")) -> Patience:
+        return Patience(job_id, self.outage_seconds, is_known=self._has_answered, deadline=deadline)

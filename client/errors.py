@@ -27,6 +27,14 @@ class ProblemResponseError(SpectrumClientError):
         self.problem = problem
 
 
+class JobOutOfSightError(ServerUnreachableError):
+    """The server did not answer for so long that following the job ended; the job itself goes on."""
+
+    def __init__(self, job_id: str, seconds: float, error: SpectrumClientError) -> None:
+        super().__init__(f"no answer about job {job_id} for {seconds:.0f} s, the last try: {error}")
+        self.job_id = job_id
+
+
 class JobFailedError(SpectrumClientError):
     """The job ended without a result."""
 

@@ -1,21 +1,15 @@
 """Where a caller is among the events of a job."""
 
-import time
 from typing import Any
 
 import httpx
 from httpx_sse import ServerSentEvent
 
 from api_schemas.jobs import ENDED_STATES, Job
-from client.errors import ProblemResponseError
 
 SECONDS_BETWEEN_TRIES = 1.0
-_SECONDS_TO_TRY = 60.0
 _SECONDS_OF_SILENCE = 45.0
 """Three heartbeats of the server."""
-
-_PASSING = {429, 502, 503, 504}
-"""Status codes of what may be over soon."""
 
 
 class EventPlace:
@@ -24,7 +18,6 @@ class EventPlace:
     def __init__(self, job_id: str) -> None:
         self._path = f"/v1/jobs/{job_id}/events"
         self._last_event_id: str | None = None
-        self._heard_at = time.monotonic()
         self.ended = False
 
     def arguments(self) -> dict[str, Any]:
@@ -36,11 +29,6 @@ class EventPlace:
     def heard(self, event: ServerSentEvent) -> Job:
         """The job that an event tells of."""
         job = Job.model_validate_json(event.data)
-        self._last_event_id, self._heard_at = event.id, time.monotonic()
+        self._last_event_id = event.id
         self.ended = job.state in ENDED_STATES
         return job
-
-    def may_go_on(self, error: Exception) -> bool:
-        """Whether another try makes sense after this one: not if the first already failed, or all did for a minute."""
-        passing = not isinstance(error, ProblemResponseError) or error.problem.status in _PASSING
-        return passing and self._last_event_id is not None and time.monotonic() - self._heard_at < _SECONDS_TO_TRY

@@ -31,12 +31,13 @@ _HASH_SECONDS = 600.0  # of checkpoints that the server has not seen before
 
 _NOT_BEGUN = ("/problems/too-many-requests-at-once", "/problems/uploads-busy")
 
-ResultFormat = Literal["json", "npz", "png", "svg"]
+ResultFormat = Literal["json", "npz", "png", "svg", "pdf"]
 _MEDIA_TYPES: dict[ResultFormat, str] = {
     "json": "application/json",
     "npz": NPZ,
     "png": "image/png",
     "svg": "image/svg+xml",
+    "pdf": "application/pdf",
 }
 
 Body = BaseModel | Mapping[str, Any]
@@ -45,6 +46,9 @@ Pieces = Iterator[bytes] | AsyncIterator[bytes]
 
 Smoothing = Mapping[str, int | float]
 """num_points, kappa and margin, as many as are to change."""
+
+PictureStyle = Mapping[str, str | int | float]
+"""width_inches, height_inches, dpi and title of a picture, as many as are to be other than usual."""
 
 
 _RANDOM_MATRIX: TypeAdapter[LawAnswer | IndexCurveAnswer] = TypeAdapter(RandomMatrixAnswer)
@@ -115,17 +119,19 @@ def closed_form(request: Body | bytes) -> Exchange[ClosedFormSpectrum]:
     return _closed_form(request, "json", ClosedFormSpectrum.model_validate_json)
 
 
-def closed_form_file(request: Body | bytes, name: ResultFormat) -> Exchange[bytes]:
+def closed_form_file(request: Body | bytes, name: ResultFormat, style: PictureStyle | None) -> Exchange[bytes]:
     """The spectrum of a network that has a formula, in one of its formats."""
-    return _closed_form(request, name, bytes)
+    return _closed_form(request, name, bytes, style)
 
 
-def _closed_form(request: Body | bytes, name: ResultFormat, read: Callable[[bytes], T]) -> Exchange[T]:
+def _closed_form(
+    request: Body | bytes, name: ResultFormat, read: Callable[[bytes], T], style: PictureStyle | None = None
+) -> Exchange[T]:
     headers = {"Accept": _MEDIA_TYPES[name]}
     if isinstance(request, bytes) or holds_arrays(request):
         request = request if isinstance(request, bytes) else archive(request)
         headers["Content-Type"] = NPZ
-    return Exchange("POST", "/v1/closed-form", read, body=request, headers=headers, wait_seconds=_CLOSED_FORM_SECONDS)
+    return Exchange("POST", "/v1/closed-form", read, request, style or {}, headers, wait_seconds=_CLOSED_FORM_SECONDS)
 
 
 def random_matrix(request: Body) -> Exchange[LawAnswer | IndexCurveAnswer]:
@@ -133,14 +139,16 @@ def random_matrix(request: Body) -> Exchange[LawAnswer | IndexCurveAnswer]:
     return _random_matrix(request, "json", _RANDOM_MATRIX.validate_json)
 
 
-def random_matrix_file(request: Body, name: ResultFormat) -> Exchange[bytes]:
+def random_matrix_file(request: Body, name: ResultFormat, style: PictureStyle | None) -> Exchange[bytes]:
     """A random-matrix law, or its index against the energy, in one of its formats."""
-    return _random_matrix(request, name, bytes)
+    return _random_matrix(request, name, bytes, style)
 
 
-def _random_matrix(request: Body, name: ResultFormat, read: Callable[[bytes], T]) -> Exchange[T]:
+def _random_matrix(
+    request: Body, name: ResultFormat, read: Callable[[bytes], T], style: PictureStyle | None = None
+) -> Exchange[T]:
     headers = {"Accept": _MEDIA_TYPES[name]}
-    return Exchange("POST", "/v1/random-matrix", read, body=request, headers=headers, wait_seconds=_SAMPLE_SECONDS)
+    return Exchange("POST", "/v1/random-matrix", read, request, style or {}, headers, wait_seconds=_SAMPLE_SECONDS)
 
 
 def estimate(request: Body) -> Exchange[CostEstimate]:
@@ -180,9 +188,12 @@ def result(job_id: str, smoothing: Smoothing | None = None) -> Exchange[AnyJobRe
     return Exchange("GET", f"/v1/jobs/{job_id}/result", _RESULT.validate_json, query=smoothing or {})
 
 
-def result_file(job_id: str, name: ResultFormat, smoothing: Smoothing | None = None) -> Exchange[bytes]:
+def result_file(
+    job_id: str, name: ResultFormat, smoothing: Smoothing | None = None, style: PictureStyle | None = None
+) -> Exchange[bytes]:
     """The result in one of its formats."""
-    return Exchange("GET", f"/v1/jobs/{job_id}/result.{name}", bytes, query=smoothing or {})
+    query = {**(smoothing or {}), **(style or {})}
+    return Exchange("GET", f"/v1/jobs/{job_id}/result.{name}", bytes, query=query)
 
 
 def cancel(job_id: str) -> Exchange[Job]:

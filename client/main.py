@@ -3,10 +3,10 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel
@@ -14,54 +14,84 @@ from rich.console import Console
 
 from api_schemas.artifacts import AnyArtifact, TokenArtifact
 from api_schemas.jobs import JobState
-from client.errors import SpectrumClientError
-from client.exchanges import DEFAULT_URL, ResultFormat, Smoothing
+from client.destination import Destination, cannot_write, destination
+from client.errors import ServerUnreachableError, SpectrumClientError
+from client.exchanges import DEFAULT_URL, PictureStyle, ResultFormat, Smoothing
 from client.http import SpectrumClient
+from client.output_file import output_file
 from client.progress import job_progress
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Eigenvalue spectra from a spectrum server.")
 
+T = TypeVar("T")
+
 KEY_VARIABLE = "SPECTRUM_API_KEY"
 """Of the API key, which is no option: the arguments of a process can be read by others."""
 
-Url = Annotated[str, typer.Option(envvar="SPECTRUM_URL", help="where the server listens")]
+URL_VARIABLE = "SPECTRUM_URL"
+
+Url = Annotated[str, typer.Option(envvar=URL_VARIABLE, help="where the server listens")]
 RequestFile = Annotated[str, typer.Argument(help="JSON file with the request, or - for standard input")]
 ArrayFile = Annotated[
     str, typer.Argument(help="JSON file with the request, npz file with its fields, or - for JSON on standard input")
 ]
 JobId = Annotated[str, typer.Argument(help="id of the job")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="compute, even if a stored result answers the request")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="file ending in .json, .npz, .png or .svg")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="file ending in .json, .npz, .png, .svg or .pdf; - for standard output"),
+]
+Width = Annotated[float | None, typer.Option(help="inches, of a picture")]
+Height = Annotated[float | None, typer.Option(help="inches, of a picture")]
+Dpi = Annotated[int | None, typer.Option(help="pixels per inch of a png picture")]
+Title = Annotated[str | None, typer.Option(help="of a picture instead of its own; empty: none")]
+Format = Annotated[ResultFormat | None, typer.Option("--format", help="instead of the end of the file's name")]
 
 _ARRAYS = (".safetensors", ".npz")
-_FORMATS: dict[str, ResultFormat] = {
-    ".json": "json",
-    ".npz": "npz",
-    ".png": "png",
-    ".svg": "svg",
-}
+_INTERRUPTED = 130
+"""Exit code of a program that Ctrl-C ended, as shells have it."""
 
 
 @app.command("closed-form")
-def closed_form(request: ArrayFile, output: Output = None, url: Url = DEFAULT_URL) -> None:
+def closed_form(
+    request: ArrayFile,
+    output: Output = None,
+    name: Format = None,
+    width: Width = None,
+    height: Height = None,
+    dpi: Dpi = None,
+    title: Title = None,
+    url: Url = DEFAULT_URL,
+) -> None:
     """Print the spectrum of a network that has a formula, or write it to a file."""
+    where = destination(output, name)
     fields = _read_bytes(request) if request.endswith(".npz") else _read(request)
     with _client(url) as client:
-        if output is None:
+        if where.is_text_to_read:
             _print(client.closed_form(fields))
         else:
-            output.write_bytes(client.closed_form_file(fields, _format(output)))
+            _write(where, client.closed_form_file(fields, where.name, _style(width, height, dpi, title)))
 
 
 @app.command("random-matrix")
-def random_matrix(request: RequestFile, output: Output = None, url: Url = DEFAULT_URL) -> None:
+def random_matrix(
+    request: RequestFile,
+    output: Output = None,
+    name: Format = None,
+    width: Width = None,
+    height: Height = None,
+    dpi: Dpi = None,
+    title: Title = None,
+    url: Url = DEFAULT_URL,
+) -> None:
     """Print a random-matrix law or an index curve, or write it to a file."""
+    where = destination(output, name)
     fields = _read(request)
     with _client(url) as client:
-        if output is None:
+        if where.is_text_to_read:
             _print(client.random_matrix(fields))
         else:
-            output.write_bytes(client.random_matrix_file(fields, _format(output)))
+            _write(where, client.random_matrix_file(fields, where.name, _style(width, height, dpi, title)))
 
 
 @app.command()
@@ -79,18 +109,32 @@ def estimate(request: RequestFile, url: Url = DEFAULT_URL) -> None:
 
 
 @app.command()
-def run(request: RequestFile, output: Output = None, fresh: Fresh = False, url: Url = DEFAULT_URL) -> None:
-    """Submit a job, show its progress and fetch its result."""
-    if output is not None:
-        _format(output)  # before the job takes its time
+def run(
+    request: RequestFile,
+    output: Output = None,
+    name: Format = None,
+    width: Width = None,
+    height: Height = None,
+    dpi: Dpi = None,
+    title: Title = None,
+    fresh: Fresh = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Submit a job, show its progress and fetch its result.
+
+    When the server stops for a while, this goes on after it returns. Ctrl-C leaves the job alone and says how to come
+    back.
+    """
+    where = destination(output, name)  # before the job takes its time
     with _client(url) as client:
         job = client.submit(_read(request), fresh=fresh)
-        with job_progress(Console(stderr=True), job.id) as show:
-            job = client.wait(job.id, on_change=show)
-        if job.state != "succeeded":
-            _print(job)
-            raise typer.Exit(1)
-        _fetch(client, job.id, output, None)
+        with _leaving(job.id, url):
+            with job_progress(Console(stderr=True), job.id) as show:
+                job = client.wait(job.id, on_change=show)
+            if job.state != "succeeded":
+                _print(job)
+                raise typer.Exit(1)
+            _fetch(client, job.id, where, {}, _style(width, height, dpi, title))
 
 
 @app.command()
@@ -111,9 +155,13 @@ def job(job_id: JobId, url: Url = DEFAULT_URL) -> None:
 
 @app.command()
 def watch(job_id: JobId, url: Url = DEFAULT_URL) -> None:
-    """Follow a job until it ends, then print how it stands; fails unless it succeeded."""
+    """Follow a job until it ends, then print how it stands; fails unless it succeeded.
+
+    When the server stops for a while, this goes on after it returns. Ctrl-C leaves the job alone and says how to come
+    back.
+    """
     with _client(url) as client:
-        with job_progress(Console(stderr=True), job_id) as show:
+        with _leaving(job_id, url), job_progress(Console(stderr=True), job_id) as show:
             for found in client.events(job_id):
                 show(found)
         _print(found := client.job(job_id))
@@ -138,17 +186,21 @@ def list_jobs(
 def result(
     job_id: JobId,
     output: Output = None,
-    name: Annotated[ResultFormat | None, typer.Option("--format", help="instead of the end of the file's name")] = None,
+    name: Format = None,
     num_points: Annotated[int | None, typer.Option(help="of the curves of lanczos, smoothed anew")] = None,
     kappa: Annotated[float | None, typer.Option(help="sharpness of the density of lanczos, smoothed anew")] = None,
     margin: Annotated[float | None, typer.Option(help="of the grid of lanczos, smoothed anew")] = None,
+    width: Width = None,
+    height: Height = None,
+    dpi: Dpi = None,
+    title: Title = None,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Print the result of a job, or write it to a file; eigenvectors are in npz alone."""
-    wanted = {"num_points": num_points, "kappa": kappa, "margin": margin}
-    smoothing = {field: value for field, value in wanted.items() if value is not None}
+    where = destination(output, name)
+    smoothing = _given({"num_points": num_points, "kappa": kappa, "margin": margin})
     with _client(url) as client:
-        _fetch(client, job_id, output, name, smoothing)
+        _fetch(client, job_id, where, smoothing, _style(width, height, dpi, title))
 
 
 @app.command()
@@ -239,25 +291,46 @@ def _print(message: BaseModel) -> None:
     typer.echo(message.model_dump_json(indent=2))
 
 
-def _fetch(
-    client: SpectrumClient,
-    job_id: str,
-    output: Path | None,
-    name: ResultFormat | None,
-    smoothing: Smoothing | None = None,
-) -> None:
-    if output is not None:
-        try:
-            client.save_result(job_id, output, name or _format(output), smoothing)
-        except OSError as error:
-            raise typer.BadParameter(str(error)) from None
-    elif name in (None, "json"):
+def _given(options: Mapping[str, T | None]) -> dict[str, T]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _style(width: float | None, height: float | None, dpi: int | None, title: str | None) -> PictureStyle:
+    options: dict[str, str | float | None] = {"width_inches": width, "height_inches": height, "dpi": dpi}
+    return _given({**options, "title": title})
+
+
+def _fetch(client: SpectrumClient, job_id: str, where: Destination, smoothing: Smoothing, style: PictureStyle) -> None:
+    if where.is_text_to_read:
         _print(client.result(job_id, smoothing))
-    else:
-        raise typer.BadParameter(f"{name} goes to a file: give one with --output")
+        return
+    try:
+        client.save_result(job_id, where.target, where.name, smoothing, style)
+    except OSError as error:
+        raise cannot_write(where, error) from None
 
 
-def _format(output: Path) -> ResultFormat:
-    if output.suffix not in _FORMATS:
-        raise typer.BadParameter(f"{output} ends in none of {', '.join(_FORMATS)}")
-    return _FORMATS[output.suffix]
+def _write(where: Destination, content: bytes) -> None:
+    try:
+        with output_file(where.target) as file:
+            file.write(content)
+    except OSError as error:
+        raise cannot_write(where, error) from None
+
+
+@contextmanager
+def _leaving(job_id: str, url: str) -> Iterator[None]:
+    """Tell whoever stops following a job, or has to, how to come back to it."""
+    options = "" if url in (DEFAULT_URL, os.environ.get(URL_VARIABLE)) else f" --url {url}"
+    commands = f"""\
+  spectrum watch {job_id}{options}               follow it again
+  spectrum result {job_id}{options} -o FILE      fetch its result when it has ended
+  spectrum cancel {job_id}{options}              end it"""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"Job {job_id} goes on without this command. To come back:\n{commands}", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    except ServerUnreachableError as error:
+        typer.echo(f"{error}\nThe job does not depend on this command. To come back:\n{commands}", err=True)
+        raise typer.Exit(1) from None

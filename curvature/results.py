@@ -97,8 +97,9 @@ class ExactSpectrum:
     """Every eigenvalue of the dense matrix."""
 
     eigenvalues: FloatArray  # (P,) ascending
+    trace: Estimate
     inertia: Inertia
-    zero_threshold: float  # |lambda| at most this counts as zero
+    zero_threshold: float  # |lambda| at most this counts as zero; each eigenvalue is known to within this
     num_products: int
     eigenvectors: FloatArray | None  # (P, P) unit vectors in rows, in the order of the eigenvalues
     residuals: FloatArray | None  # (P,) measured ||A x - eigenvalue x||, A the assembled matrix; with eigenvectors
@@ -126,27 +127,32 @@ class TopEigenpairs:
 
     # (k,) the most wanted first: "smallest" ascending, "magnitude" by descending magnitude, otherwise descending
     eigenvalues: FloatArray
-    residuals: FloatArray  # (k,) bound of ||A x - eigenvalue x||, rounding of the products included
-    converged: npt.NDArray[np.bool_]  # (k,) the residual is within the tolerance
+    residuals: FloatArray  # (k,) bound of ||A x - eigenvalue x||, the error of the products included
+    # (k,) the residual is within the tolerance, and the value, too, of the eigenvalue that was asked for
+    converged: npt.NDArray[np.bool_]
+    # (k,) of the eigenvalues that were asked for, with the reason where one has not converged; of "magnitude" that of
+    # |eigenvalue|, with the sign of the value
+    intervals: tuple[Interval, ...]
     eigenvectors: npt.NDArray[np.floating]  # (k, P) unit vectors in rows, in the precision of the products
     num_products: int
 
 
 @dataclass(frozen=True, eq=False)
 class DiagonalEstimate:
-    """Every diagonal entry of a matrix; zeros as standard errors: exact but for rounding."""
+    """Every diagonal entry of a matrix, with a 95 % interval for each."""
 
     values: FloatArray  # (P,)
     standard_error: FloatArray  # (P,)
+    lower: FloatArray  # (P,)
+    upper: FloatArray  # (P,)
 
 
 @dataclass(frozen=True, eq=False)
 class StochasticTrace:
-    """Trace of a matrix from products with random vectors; a standard error of 0: exact but for rounding."""
+    """Trace of a matrix from products with random vectors."""
 
-    value: float
-    standard_error: float
-    num_products: int
-    converged: bool  # the tolerance, if one was given, is met
+    trace: Estimate
     frobenius: Estimate  # ||A||_F, not squared
     diagonal: DiagonalEstimate | None
+    num_products: int
+    converged: bool  # the tolerance, if one was given, is met

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvature.algorithms.diagonal import RowRegression
 from curvature.algorithms.hutchinson import ComplementProbes
 from curvature.algorithms.lanczos import LanczosState, Tridiagonal
+from curvature.algorithms.pairs import PairSums
 from curvature.algorithms.sketch import Sketch
 from curvature.algorithms.stochastic_lanczos import LanczosSweep
-from curvature.algorithms.thick_restart import SubspaceState
+from curvature.algorithms.subspace import SubspaceState
 from curvature.algorithms.trace import ColumnSums, TraceState
 from curvature.operators.base import Triangle
 from curvature.training.batches import Place
@@ -25,7 +27,9 @@ TYPES = {
         ComplementProbes,
         LanczosState,
         LanczosSweep,
+        PairSums,
         Place,
+        RowRegression,
         Sketch,
         SubspaceState,
         TraceState,

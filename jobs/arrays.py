@@ -11,6 +11,7 @@ from api_schemas.spectrum_results import (
     AnySpectrumResult,
     Cumulative,
     Density,
+    Estimate,
     ExactResult,
     LanczosResult,
     SpectrumSetResult,
@@ -20,7 +21,10 @@ from jobs.hessian_vs_ggn_arrays import comparison_arrays
 
 Arrays = dict[str, NDArray[Any]]
 
-_LISTS = {"eigenvalues", "eigenpairs", "density", "log_density", "cumulative", "quadrature"}
+_LISTS: Any = {
+    **dict.fromkeys(("eigenvalues", "density", "log_density", "cumulative", "quadrature"), True),
+    "eigenpairs": {"__all__": {"value", "residual", "converged", "lower", "upper"}},
+}
 """Fields that become arrays; all others are the member `document`, as JSON."""
 
 
@@ -29,9 +33,10 @@ def result_arrays(result: AnyJobResult) -> Arrays:
 
     exact: eigenvalues (P,). lanczos: for density, log_density and cumulative `<name>_grid`, `<name>_values`,
     `<name>_standard_error`, `<name>_lower` and `<name>_upper` (num_points,); for each probe i nodes_i, weights_i and
-    residuals_i; largest and smallest [value, residual]. top-k: eigenvalues, residuals, converged (k,). Where there is
-    one also trace, [value, standard error]. Of several spectra i each name, the document's too, with `spectrum_<i>_`
-    before it. Of a comparison see `comparison_arrays`.
+    residuals_i, and for all node_errors (num_probes,); largest and smallest [value, residual]. top-k: eigenvalues,
+    residuals, converged, lower and upper (k,). Where there is one also trace and frobenius, [value, standard error],
+    and trace_interval and frobenius_interval, [lower, upper]. NaN stands for what is not known. Of several spectra i
+    each name, the document's too, with `spectrum_<i>_` before it. Of a comparison see `comparison_arrays`.
     """
     match result:
         case HessianVsGgnResult():
@@ -57,14 +62,22 @@ def _spectrum_arrays(result: AnySpectrumResult) -> Arrays:
             arrays["eigenvalues"] = np.asarray([pair.value for pair in result.eigenpairs])
             arrays["residuals"] = np.asarray([pair.residual for pair in result.eigenpairs])
             arrays["converged"] = np.asarray([pair.converged for pair in result.eigenpairs])
+            for end in ("lower", "upper"):
+                arrays[end] = np.asarray([getattr(pair, end) for pair in result.eigenpairs], dtype=np.float64)
             return arrays
-    error = result.trace.standard_error
-    arrays["trace"] = np.asarray([result.trace.value, np.nan if error is None else error])
+    arrays |= _estimate_arrays("trace", result.trace)
+    if not isinstance(result, ExactResult):
+        arrays |= _estimate_arrays("frobenius", result.frobenius)
     return arrays
 
 
+def _estimate_arrays(name: str, estimate: Estimate) -> Arrays:
+    pairs = {name: (estimate.value, estimate.standard_error), f"{name}_interval": (estimate.lower, estimate.upper)}
+    return {key: np.asarray([np.nan if each is None else each for each in pair]) for key, pair in pairs.items()}
+
+
 def _lanczos_arrays(result: LanczosResult) -> Arrays:
-    arrays: Arrays = {}
+    arrays: Arrays = {"node_errors": np.asarray([rule.node_error for rule in result.quadrature])}
     for name in ("density", "log_density", "cumulative"):
         arrays |= {f"{name}_{part}": values for part, values in _curve_arrays(getattr(result, name)).items()}
     for probe, rule in enumerate(result.quadrature):

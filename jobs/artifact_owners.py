@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jobs.disk import make_directory, present
+
 NOBODY = "nobody"
 """Owner of what is uploaded where no key is needed."""
 
@@ -18,12 +20,12 @@ class ArtifactOwners:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
 
     @contextmanager
     def settled(self) -> Iterator[None]:
         """Nobody becomes or ceases to be an owner meanwhile, in whatever process."""
-        descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        descriptor = os.open(present(self._directory) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -44,7 +46,7 @@ class ArtifactOwners:
 
     def owns(self, owner: str, artifact_id: str) -> bool:
         """Whether the artifact is theirs, too."""
-        return self._mark(owner, artifact_id).exists()
+        return (present(self._directory) / owner / artifact_id).exists()
 
     def owners(self, artifact_id: str) -> list[str]:
         """All whose it is."""

@@ -13,7 +13,7 @@ from typing import BinaryIO, cast
 
 from api_schemas.artifacts import AnyArtifact, ArrayArtifact, ArtifactError, StoredArray, TokenArtifact
 from jobs.array_files import Arrays, described, read_header, safetensors_pieces
-from jobs.disk import require_room
+from jobs.disk import make_directory, present, require_room
 from jobs.results import sync_directory
 from jobs.token_files import Blocks, Tokens, counted, mapped, npy_pieces
 
@@ -39,18 +39,18 @@ class ArtifactStore:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        make_directory(directory)
 
     @contextmanager
     def draft(self) -> Iterator[BinaryIO]:
         """A file to write to and to read from, on the same disk, which is gone at the end."""
-        with tempfile.NamedTemporaryFile(dir=self._directory, prefix=_DRAFT) as file:
+        with tempfile.NamedTemporaryFile(dir=present(self.directory), prefix=_DRAFT) as file:
             yield cast("BinaryIO", file)
 
     def remove_abandoned_drafts(self) -> None:
         """Remove what processes left that were killed."""
-        for path in self._directory.glob(f"{_DRAFT}*"):
+        for path in self.directory.glob(f"{_DRAFT}*"):
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                     path.unlink()
@@ -85,7 +85,7 @@ class ArtifactStore:
         A place is 32 hexadecimal digits: the microsecond of creation, then the id's first 64 bits.
         """
         places: dict[str, AnyArtifact] = {}
-        for path in self._directory.glob("[0-9a-f][0-9a-f]/*"):
+        for path in present(self.directory).glob("[0-9a-f][0-9a-f]/*"):
             if ids is not None and path.name.split(".", 1)[0] not in ids:
                 continue
             with suppress(UnknownArtifactError):
@@ -132,7 +132,7 @@ class ArtifactStore:
     def sizes(self) -> dict[str, int]:
         """Bytes of each artifact, by id."""
         found: dict[str, int] = {}
-        for path in self._directory.glob("[0-9a-f][0-9a-f]/*"):
+        for path in self.directory.glob("[0-9a-f][0-9a-f]/*"):
             with suppress(FileNotFoundError):
                 found[path.name.split(".", 1)[0]] = path.stat().st_size
         return found
@@ -140,7 +140,7 @@ class ArtifactStore:
     def remove_unused(self, seconds: float) -> list[str]:
         """Remove the files that nobody has named by their id within this time: the ids; who has one open keeps it."""
         removed = []
-        for path in self._directory.glob("[0-9a-f][0-9a-f]/*"):
+        for path in self.directory.glob("[0-9a-f][0-9a-f]/*"):
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_atime > seconds:
                     path.unlink()
@@ -156,7 +156,7 @@ class ArtifactStore:
 
     def _write(self, pieces: Iterator[bytes], ending: str) -> tuple[AnyArtifact, bool]:
         digest = hashlib.sha256()
-        descriptor, name = tempfile.mkstemp(dir=self._directory, prefix=_DRAFT)
+        descriptor, name = tempfile.mkstemp(dir=present(self.directory), prefix=_DRAFT)
         try:
             with open(descriptor, "wb") as file:
                 for piece in pieces:
@@ -172,7 +172,7 @@ class ArtifactStore:
     def _kept(self, path: Path, digest: str, ending: str) -> tuple[AnyArtifact, bool]:
         with suppress(UnknownArtifactError):
             return self.get(digest), False
-        kept = self._directory / digest[:2] / f"{digest}{ending}"
+        kept = self.directory / digest[:2] / f"{digest}{ending}"
         kept.parent.mkdir(exist_ok=True)
         path.chmod(0o640)
         path.replace(kept)
@@ -181,7 +181,7 @@ class ArtifactStore:
 
     def _path(self, artifact_id: str) -> Path:
         if _DIGEST.fullmatch(artifact_id):
-            for path in self._directory.glob(f"{artifact_id[:2]}/{artifact_id}.*"):
+            for path in present(self.directory).glob(f"{artifact_id[:2]}/{artifact_id}.*"):
                 with suppress(OSError):  # the time of its last use; that it was written stays
                     os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
                 return path

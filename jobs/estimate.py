@@ -27,7 +27,14 @@ from api_schemas.data import (
 )
 from api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, CausalLm, Conv, Gpt2, Mlp, RowNetwork
 from api_schemas.problem import FieldError
-from api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TopKMethod, TraceMethod
+from api_schemas.spectrum import (
+    DIAGONAL_ARRAYS,
+    ExactMethod,
+    LanczosMethod,
+    SpectrumRequest,
+    TopKMethod,
+    TraceMethod,
+)
 from curvature.cost.memory import MicroBatches, micro_batches
 from curvature.cost.size import (
     Size,
@@ -137,7 +144,7 @@ def _top_k_estimate(
     """The basis is as long as it likes where recordings fit beside it; else it has half of what a short one leaves."""
 
     def planned(rows: int) -> JobEstimate:
-        work = top_k_work(part.dim, method.k, method.max_products, rows)
+        work = top_k_work(part.dim, method.k, method.max_products, rows, reduced=_is_reduced(request))
         return _planned(request, _of_block(work, part.dim / request.dim), available_bytes)
 
     most, fewest = top_k_rows(part.dim, method.k), top_k_least_rows(part.dim, method.k)
@@ -169,7 +176,7 @@ def _kept_bytes(part: SpectrumRequest) -> int:
         case TopKMethod(eigenvectors=True, k=k):
             return _ITEM_BYTES[part.vector_precision] * k * part.dim
         case TraceMethod(diagonal=True):
-            return 16 * part.dim
+            return 8 * DIAGONAL_ARRAYS * part.dim
         case _:
             return 0
 
@@ -234,9 +241,13 @@ def _work(request: SpectrumRequest, probes: int, mode: Reorthogonalisation | Non
             mode = mode or m.reorthogonalisation or "none"
             return lanczos_work(dim, m.num_steps, m.num_probes, m.num_points, mode, probes)
         case TopKMethod() as m:
-            return top_k_work(dim, m.k, m.max_products)
+            return top_k_work(dim, m.k, m.max_products, reduced=_is_reduced(request))
         case TraceMethod() as m:
             return trace_work(dim, m.estimator, m.most_products, m.diagonal)
+
+
+def _is_reduced(request: SpectrumRequest) -> bool:
+    return request.product_precision != request.vector_precision
 
 
 def _probe_bytes(request: SpectrumRequest, mode: Reorthogonalisation) -> int:
@@ -261,7 +272,7 @@ def _num_result_numbers(request: SpectrumRequest) -> int:
         case LanczosMethod():
             return 3 * method.num_probes * min(method.num_steps, request.dim) + 15 * method.num_points
         case TopKMethod():
-            return 3 * method.k
+            return 5 * method.k
         case TraceMethod():
             return 0
 

@@ -8,15 +8,21 @@ from numpy.typing import NDArray
 
 from api_schemas.hessian_vs_ggn_results import ComparisonPoint, HessianVsGgnResult, ModelComparison
 
-_QUANTITIES: dict[str, Callable[[ComparisonPoint], float]] = {
+_QUANTITIES: dict[str, Callable[[ComparisonPoint], float | str]] = {
     "loss": lambda point: point.loss,
     "mean_residual_norm": lambda point: point.mean_residual_norm,
     "hessian": lambda point: point.hessian.value,
     "hessian_residual": lambda point: point.hessian.residual,
+    "hessian_lower": lambda point: _number(point.hessian.lower),
+    "hessian_upper": lambda point: _number(point.hessian.upper),
     "hessian_converged": lambda point: point.hessian.converged,
+    "hessian_why": lambda point: point.hessian.why or "",
     "ggn": lambda point: point.ggn.value,
     "ggn_residual": lambda point: point.ggn.residual,
+    "ggn_lower": lambda point: _number(point.ggn.lower),
+    "ggn_upper": lambda point: _number(point.ggn.upper),
     "ggn_converged": lambda point: point.ggn.converged,
+    "ggn_why": lambda point: point.ggn.why or "",
     "relative_error": lambda point: np.nan if point.relative_error is None else point.relative_error.value,
     "relative_error_uncertainty": lambda point: (
         np.nan if point.relative_error is None else point.relative_error.uncertainty
@@ -28,6 +34,11 @@ _CURVES = {
     "against_residual": "against_residual",
     "against_loss": "against_loss",
 }
+
+
+def _number(end: float | None) -> float:
+    """NaN where an end of an interval is not known."""
+    return np.nan if end is None else end
 
 
 def comparison_arrays(result: HessianVsGgnResult) -> dict[str, NDArray[Any]]:

@@ -5,12 +5,13 @@ import hashlib
 from api_schemas.job_requests import AnyJobRequest
 
 _NO_PART = {"tags", "shared", "time_limit_seconds"}
-"""Fields that change no number of a result."""
+"""Fields that say how a job is treated, and change nothing of its result."""
 
 
 def question_digest(request: AnyJobRequest) -> str:
-    """SHA-256 of the validated request with all its defaults.
+    """SHA-256 of the request in its canonical spelling, which is what workers compute.
 
-    A named checkpoint is in it with its own digest, an uploaded file by its id, which is one.
+    So requests of one digest have one result: whatever their spellings differ in, no worker sees it. A named checkpoint
+    is in it with its own digest, an uploaded file by its id, which is one.
     """
-    return hashlib.sha256(request.model_dump_json(exclude=_NO_PART, exclude_none=True).encode()).hexdigest()
+    return hashlib.sha256(request.canonical().model_dump_json(exclude=_NO_PART, exclude_none=True).encode()).hexdigest()

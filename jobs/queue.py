@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 
+import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
 
@@ -72,14 +73,24 @@ class JobQueue:
 
     def __init__(self, redis_url: str) -> None:
         self._app = celery_app(redis_url)
-        self._app.conf.broker_transport_options |= {"socket_timeout": SOCKET_TIMEOUT_SECONDS}
+        # Kombu would try to connect for four seconds.
+        once = {"socket_timeout": SOCKET_TIMEOUT_SECONDS, "max_retries": 0}
+        self._app.conf.broker_transport_options |= once
 
     def publish(self, job_id: str) -> None:
         """Send the id to the workers; a second message for the same job does no harm.
 
         Raises:  kombu.exceptions.OperationalError if the broker cannot be reached.
         """
-        self._app.send_task(RUN_JOB, args=[job_id], retry=True, retry_policy={"max_retries": 1, "interval_start": 0.1})
+        try:
+            self._send(job_id)
+        except OperationalError as error:
+            if isinstance(error.__cause__, redis.TimeoutError):
+                raise  # one that is silent would be waited for once more
+            self._send(job_id)  # by another connection: this one may have led to a server that restarted
+
+    def _send(self, job_id: str) -> None:
+        self._app.send_task(RUN_JOB, args=[job_id], retry=False)
 
     def call(self, job_id: str) -> None:
         """Publish the id for a worker that may be free to help; without a broker nobody comes."""

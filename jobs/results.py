@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.disk import require_room
+from jobs.disk import make_directory, require_room
+from jobs.npz_members import mapped_member
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _DRAFT = "draft-"
@@ -44,8 +45,16 @@ class ResultStore:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        make_directory(directory)
+
+    def holds(self, digest: str) -> bool:
+        """Whether the document of this digest is there, damaged or not."""
+        return self._path(digest, "json").exists()
+
+    def is_empty(self) -> bool:
+        """Whether there is no file of any result."""
+        return next(self._files(), None) is None
 
     @contextmanager
     def drafted(
@@ -56,7 +65,7 @@ class ResultStore:
         Args:  report, told the bytes written so far, piece by piece; what it raises ends the writing.
         Raises:  OSError if the disk counts as full, for one.
         """
-        descriptor, name = tempfile.mkstemp(dir=self._directory, prefix=_DRAFT, suffix=".npz")
+        descriptor, name = tempfile.mkstemp(dir=self.directory, prefix=_DRAFT, suffix=".npz")
         path = Path(name)
         try:
             with io.BufferedRandom(_ReportingFile(descriptor, report)) as file:
@@ -96,12 +105,12 @@ class ResultStore:
     def read(self, digest: str) -> bytes:
         """The document of a digest.
 
-        Raises:  ResultDamagedError if it is missing or damaged.
+        Raises:  ResultDamagedError if it is missing or damaged; OSError, also if the directory is gone.
         """
         try:
             content = self._path(digest, "json").read_bytes()
         except FileNotFoundError:
-            raise ResultDamagedError(f"result {digest} is missing") from None
+            raise self._missing(f"result {digest} is missing") from None
         if hashlib.sha256(content).hexdigest() != digest:
             raise ResultDamagedError(f"result {digest} is damaged")
         return content
@@ -114,8 +123,18 @@ class ResultStore:
         try:
             file = self._path(digest, "npz").open("rb")
         except FileNotFoundError:
-            raise _arrays_missing(digest) from None
+            raise self._missing(f"the arrays of result {digest} are missing") from None
         return _checked_pieces(file, sha256)
+
+    def mapped_array(self, digest: str, name: str) -> NDArray[Any]:
+        """One array of the npz file beside the document of this digest, of which only what is looked at is read.
+
+        Raises:  ResultDamagedError if it is missing.
+        """
+        try:
+            return mapped_member(self._path(digest, "npz"), name)
+        except (FileNotFoundError, KeyError):
+            raise self._missing(f"the arrays of result {digest} are missing") from None
 
     def version_of_arrays(self, digest: str) -> tuple[int, ...]:
         """What changes when somebody writes to the npz file, or puts another one in its place.
@@ -125,7 +144,7 @@ class ResultStore:
         try:
             status = self._path(digest, "npz").stat()
         except FileNotFoundError:
-            raise _arrays_missing(digest) from None
+            raise self._missing(f"the arrays of result {digest} are missing") from None
         return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def delete(self, digest: str) -> None:
@@ -150,23 +169,28 @@ class ResultStore:
     def remove_abandoned_drafts(self, seconds: float) -> None:
         """Remove what processes left that were killed, if nobody has written to it for this time."""
         for pattern in (f"{_DRAFT}*", f"[0-9a-f][0-9a-f]/{_DRAFT}*"):
-            for path in self._directory.glob(pattern):
+            for path in self.directory.glob(pattern):
                 with suppress(FileNotFoundError):
                     if time.time() - path.stat().st_mtime > seconds:
                         path.unlink()
 
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
-        for directory in self._directory.glob("[0-9a-f][0-9a-f]"):
+        for directory in self.directory.glob("[0-9a-f][0-9a-f]"):
             for path in directory.iterdir():
                 if _DIGEST.fullmatch(path.stem) and path.suffix in (".json", ".npz"):
                     with suppress(FileNotFoundError):
                         yield path.stem, path.stat()
             time.sleep(_SECONDS_BETWEEN_DIRECTORIES)
 
+    def _missing(self, text: str) -> ResultDamagedError:
+        """Raises:  OSError if everything is missing, as when a volume is not mounted."""
+        os.stat(self.directory)
+        return ResultDamagedError(text)
+
     def _path(self, digest: str, suffix: str) -> Path:
         if not _DIGEST.fullmatch(digest):
             raise ResultDamagedError(f"{digest!r} is no digest")
-        return self._directory / digest[:2] / f"{digest}.{suffix}"
+        return self.directory / digest[:2] / f"{digest}.{suffix}"
 
 
 class _ReportingFile(io.FileIO):
@@ -196,10 +220,6 @@ def _checked_pieces(file: BinaryIO, sha256: str) -> Iterator[bytes]:
                 raise ResultDamagedError(f"{file.name} is damaged")
             yield piece
             piece = following
-
-
-def _arrays_missing(digest: str) -> ResultDamagedError:
-    return ResultDamagedError(f"the arrays of result {digest} are missing")
 
 
 def sync_directory(directory: Path) -> None:

@@ -1,7 +1,7 @@
 """Which results and records have had their time: what is kept for how long, and what goes first when space is short."""
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
@@ -58,19 +58,6 @@ class Retention:
         text = problem.model_dump_json(exclude_none=True)
         arguments = (JOB + job_id, INDEX, job_id, RESULT_USERS, text)
         return bool(self._client.eval(scripts.EXPIRE, 2, *arguments))
-
-    def unwanted(self) -> list[str]:
-        """Digests of results that no job has any more and whose files are still to be removed."""
-        return sorted(cast("set[str]", self._client.smembers(scripts.UNWANTED)))
-
-    def unused(self, digests: Iterable[str]) -> list[str]:
-        """Those that no job has."""
-        asked = list(digests)
-        with self._client.pipeline(transaction=False) as pipeline:
-            for digest in asked:
-                pipeline.exists(RESULT_USERS + digest)
-            found = pipeline.execute()
-        return [digest for digest, used in zip(asked, found, strict=True) if not used]
 
     def _older(self, index: str, age_seconds: float, number: int) -> list[str]:
         seconds, microseconds = self._client.time()

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import redis
 
-from api_schemas.jobs import ENDED_STATES, JobState, Progress
+from api_schemas.jobs import JobState, Progress
 from api_schemas.problem import Problem
 from jobs import scripts
 from jobs.queue import KEY_PREFIX, QUEUE, job_of_message
@@ -307,15 +307,6 @@ class JobStore:
         if time.monotonic() - asked > max(_SECONDS_OF_STANDSTILL, self._lease_seconds / 2):
             raise redis.TimeoutError(f"an answer took {time.monotonic() - asked:.1f} s")
         return [job_id for job_id in leased if self._run(scripts.RECOVER, job_id, *arguments)]
-
-    def over(self, job_ids: Iterable[str]) -> list[str]:
-        """Those of the jobs that ended, or that nobody knows any more."""
-        asked = list(job_ids)
-        with self._client.pipeline(transaction=False) as pipeline:
-            for job_id in asked:
-                pipeline.hget(JOB + job_id, "state")
-            states = pipeline.execute()
-        return [job_id for job_id, state in zip(asked, states, strict=True) if state is None or state in ENDED_STATES]
 
     def take_unpublished(self, recovered: list[str], republish_seconds: float) -> list[str]:
         """Queued jobs without a message, which the caller now publishes.

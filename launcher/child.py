@@ -2,18 +2,29 @@
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _QUICK_DEATH_SECONDS = 5.0
 _MAX_QUICK_DEATHS = 5
 _MAX_PAUSE_SECONDS = 5.0
+_FIRST_OBSTACLE_PAUSE_SECONDS, _MAX_OBSTACLE_PAUSE_SECONDS = 1.0, 30.0
+_PASSING = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE),
+        *(errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
+    }
+)
+"""Why a command cannot be started now, and may be later: a disk, memory, a limit of the system."""
+
+_KILLED = "it was killed, as the system does where memory is short"
 
 
 class ChildKeepsDyingError(Exception):
@@ -28,6 +39,12 @@ class Child:
         command, environment: what is started.
         descriptors: stay open in the child.
         log: file that the child's output is appended to; None: this process's own output.
+        prepare: is called before each start.
+        obstacle: what outside of the command keeps it from running, in words, if anything does. For as long as it is
+            there, the child is not given up, however often it dies.
+
+    Attributes:
+        obstacle: that keeps the child from running now.
     """
 
     def __init__(
@@ -37,16 +54,22 @@ class Child:
         environment: Mapping[str, str],
         descriptors: Sequence[int] = (),
         log: Path | None = None,
+        prepare: Callable[[], None] = lambda: None,
+        obstacle: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.name = name
         self._command = list(command)
         self._environment = dict(environment)
         self._descriptors = tuple(descriptors)
         self._log = log
+        self._prepare = prepare
+        self._find_obstacle = obstacle
+        self.obstacle: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self._quick_deaths = 0
-        self._restart_at = 0.0
+        self._next_start: float | None = None
+        self._obstacle_pause = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -54,7 +77,64 @@ class Child:
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Start the command."""
+        """Start the command; where that is impossible for now, `obstacle` says why, and `revive` tries again.
+
+        Raises:  ChildKeepsDyingError if the command cannot be started at all.
+        """
+        self._next_start = None
+        try:
+            self._prepare()
+            self._launch()
+        except OSError as error:
+            if error.errno not in _PASSING:
+                raise ChildKeepsDyingError(f"{self.name} cannot be started: {error}") from None
+            self._put_off(error.strerror or str(error))
+        else:
+            self.obstacle = None
+
+    def revive(self) -> str | None:
+        """Start the command again if it died, after a pause that grows; a sentence if there is something to tell.
+
+        Raises:  ChildKeepsDyingError.
+        """
+        if self._next_start is None:
+            if self._process is None or self._process.poll() is None:
+                return None
+            return self._died(self._process.returncode)
+        if time.monotonic() < self._next_start:
+            return None
+        if obstacle := self._find_obstacle():
+            return self._put_off(obstacle)
+        self.start()
+        return self._waiting() if self.obstacle else f"{self.name} died and was started again (process {self.pid})"
+
+    def _died(self, status: int) -> str | None:
+        self._kill_group()
+        if status == os.EX_CONFIG:
+            raise ChildKeepsDyingError(f"{self.name} cannot start with these settings")
+        quick = time.monotonic() - self._started_at < _QUICK_DEATH_SECONDS
+        if not quick:
+            self._obstacle_pause = 0.0
+        if obstacle := self._find_obstacle() or (_KILLED if quick and status == -signal.SIGKILL else None):
+            return self._put_off(obstacle)
+        self._quick_deaths = self._quick_deaths + 1 if quick else 0
+        if self._quick_deaths >= _MAX_QUICK_DEATHS:
+            raise ChildKeepsDyingError(f"{self.name} died {self._quick_deaths} times right after its start")
+        self._next_start = time.monotonic() + min(_MAX_PAUSE_SECONDS, 0.1 * 2**self._quick_deaths)
+        return None
+
+    def _put_off(self, obstacle: str) -> str:
+        self.obstacle = obstacle
+        self._obstacle_pause = min(
+            _MAX_OBSTACLE_PAUSE_SECONDS, max(_FIRST_OBSTACLE_PAUSE_SECONDS, 2 * self._obstacle_pause)
+        )
+        self._next_start = time.monotonic() + self._obstacle_pause
+        return self._waiting()
+
+    def _waiting(self) -> str:
+        return f"{self.name} cannot run: {self.obstacle}; the next try is in {self._obstacle_pause:.0f} s"
+
+    def _launch(self) -> None:
         self._started_at = time.monotonic()
         with contextlib.ExitStack() as files:
             output = files.enter_context(self._log.open("ab")) if self._log else None
@@ -68,29 +148,6 @@ class Child:
                 pass_fds=self._descriptors,
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - one system call
             )
-
-    def revive(self) -> bool:
-        """Start the command again if it died, after a pause that grows; True if it did.
-
-        Raises:  ChildKeepsDyingError.
-        """
-        if self._process is None or self._process.poll() is None:
-            return False
-        now = time.monotonic()
-        if not self._restart_at:
-            self._kill_group()
-            if self._process.returncode == os.EX_CONFIG:
-                raise ChildKeepsDyingError(f"{self.name} cannot start with these settings")
-            quick = now - self._started_at < _QUICK_DEATH_SECONDS
-            self._quick_deaths = self._quick_deaths + 1 if quick else 0
-            if self._quick_deaths >= _MAX_QUICK_DEATHS:
-                raise ChildKeepsDyingError(f"{self.name} died {self._quick_deaths} times right after its start")
-            self._restart_at = now + min(_MAX_PAUSE_SECONDS, 0.1 * 2**self._quick_deaths)
-        if now < self._restart_at:
-            return False
-        self._restart_at = 0.0
-        self.start()
-        return True
 
     def terminate(self) -> None:
         """Ask the command to stop."""

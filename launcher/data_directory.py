@@ -1,5 +1,6 @@
 """The directory that holds all that outlives a stack; one stack at a time."""
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -33,8 +34,9 @@ class DataDirectory:
             holder = os.pread(self.lock_descriptor, 32, 0).decode(errors="replace").strip()
             os.close(self.lock_descriptor)
             raise DataDirectoryError(f"{self.path} is in use by process {holder or 'unknown'}") from None
-        os.truncate(self.lock_descriptor, 0)
-        os.pwrite(self.lock_descriptor, str(os.getpid()).encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name
+            os.truncate(self.lock_descriptor, 0)
+            os.pwrite(self.lock_descriptor, str(os.getpid()).encode(), 0)
 
     @property
     def results(self) -> Path:

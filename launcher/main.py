@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -61,11 +61,13 @@ def up(
     stop = _stop_on_signals()
     try:
         with Stack(host, port, data_dir, workers, None, models_dir, keys_file, insecure=insecure) as stack:
-            stack.start(stop)
+            missing = stack.start(stop, _logger.warning)
             if not stop.is_set():
                 _logger.info(
                     "Serving at %s (documentation at %s/docs), data in %s", stack.url, stack.url, data_dir.resolve()
                 )
+            if missing:
+                _logger.warning("closed forms are served, jobs wait: %s", "; ".join(missing))
             stack.supervise(stop, _logger.warning)
     except StartError as error:
         typer.echo(f"spectrum-server: {error}", err=True)
@@ -118,11 +120,28 @@ def doctor(
 
     Settings come from the environment; those that are not there are those of a server on this data directory.
     """
+    options = [*(["--url", url] if url else []), *(["--port", str(port)] if port else [])]
+    _run_beside(data_dir, "service.doctor", *options, *(["--json"] if as_json else []))
+
+
+@app.command()
+def bind(
+    data_dir: Annotated[Path, typer.Option(help="of a server on this machine")] = Path("spectrum-data"),
+    yes: Annotated[bool, typer.Option("--yes", help="do it; without this it only says what would be lost")] = False,
+) -> None:
+    """Let a results directory and a running Redis belong together that were not used together before.
+
+    Settings come from the environment; those that are not there are those of a server on this data directory.
+    """
+    _run_beside(data_dir, "service.bind", *(["--yes"] if yes else []))
+
+
+def _run_beside(data_dir: Path, module: str, *options: str) -> NoReturn:
+    """Run a module with the settings of a server on this data directory, where the environment has no others."""
     own = {REDIS_VARIABLE: written_url(data_dir), "SPECTRUM_RESULTS_DIR": str(data_dir.resolve() / "results")}
     own["SPECTRUM_MODELS_DIR"] = str(data_dir.resolve() / "models")
     environment = {name: value for name, value in own.items() if value is not None} | os.environ
-    options = [*(["--url", url] if url else []), *(["--port", str(port)] if port else [])]
-    command = [sys.executable, "-m", "service.doctor", *options, *(["--json"] if as_json else [])]
+    command = [sys.executable, "-m", module, *options]
     raise typer.Exit(subprocess.run(command, check=False, env=environment).returncode)  # noqa: S603 - our own command
 
 

@@ -16,12 +16,19 @@ import httpx
 from launcher.child import Child
 from launcher.data_directory import DataDirectory
 from launcher.embedded_redis import EmbeddedRedis
+from launcher.obstacles import disk_obstacle, port_obstacle
 
 REDIS_VARIABLE = "SPECTRUM_REDIS_URL"
 START_SECONDS = 120.0
 _REDIS_START_SECONDS = 30.0
 _EXTERNAL_REDIS_SECONDS = 10.0
 _POLL_SECONDS = 0.1
+_ANSWER_SECONDS = 4.0
+"""Of the service, which itself waits for a Redis that is silent."""
+
+_PATIENCE_SECONDS = 20.0
+"""After which it is said what is waited for: a worker that loads its libraries takes that long."""
+
 _STOP_SECONDS, _REDIS_STOP_SECONDS = 6.0, 2.5
 
 
@@ -50,7 +57,8 @@ class Stack:
         *,
         insecure: bool = False,
     ) -> None:
-        _check_port_is_free(host, port)
+        if obstacle := port_obstacle(host, port):
+            raise StackError(obstacle)
         self._data = DataDirectory(data_directory)
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         self._health_host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, self.url[7:].rsplit(":", 1)[0])  # noqa: S104
@@ -69,8 +77,14 @@ class Stack:
         worker_environment = environment | {"SPECTRUM_CONCURRENCY": str(num_workers)}
         service = [sys.executable, "-m", "service", "--host", host, "--port", str(port)]
         self._children = [
-            Child("worker", [sys.executable, "-m", "worker"], worker_environment, log=log),
-            Child("service", service, environment, log=log),
+            Child(
+                "worker",
+                [sys.executable, "-m", "worker"],
+                worker_environment,
+                log=log,
+                obstacle=lambda: disk_obstacle(self._data.results),
+            ),
+            Child("service", service, environment, log=log, obstacle=lambda: port_obstacle(host, port)),
         ]
 
     def __enter__(self) -> Self:
@@ -81,19 +95,25 @@ class Stack:
     ) -> None:
         self.stop()
 
-    def start(self, stop: threading.Event) -> None:
+    def start(self, stop: threading.Event, say: Callable[[str], None] = lambda _: None) -> list[str]:
         """Start everything and wait until jobs are served, or until `stop` is set.
 
+        Where something outside keeps jobs from being served, as a full disk does, closed forms are served all the same,
+        and jobs as soon as it is gone.
+
+        Args:  say, told what is waited for.
+        Returns:  what jobs still lack.
         Raises:  StackError or ChildKeepsDyingError.
         """
         if self._redis is not None:
-            self._redis.child.start()
-            self._wait_for(self._redis.answers, _REDIS_START_SECONDS, "Redis", stop)
+            redis = self._redis
+            redis.child.start()
+            self._wait_for(lambda: redis.answers() or bool(redis.child.obstacle), _REDIS_START_SECONDS, "Redis", stop)
         else:
             self._wait_for(_external_redis_listens, _EXTERNAL_REDIS_SECONDS, f"the Redis of {REDIS_VARIABLE}", stop)
         for child in self._children:
             child.start()
-        self._wait_for(self._ready, START_SECONDS, "the service", stop)
+        return self._wait_until_ready(stop, say)
 
     def supervise(self, stop: threading.Event, say: Callable[[str], None]) -> None:
         """Restart children that die until `stop` is set.
@@ -125,8 +145,8 @@ class Stack:
 
     def _revive(self, say: Callable[[str], None]) -> None:
         for child in self._all():
-            if child.revive():
-                say(f"{child.name} died and was started again (process {child.pid})")
+            if told := child.revive():
+                say(told)
 
     def _wait_for(self, condition: Callable[[], bool], seconds: float, what: str, stop: threading.Event) -> None:
         deadline = time.monotonic() + seconds
@@ -136,11 +156,28 @@ class Stack:
                 raise StackError(f"{what} was not ready after {seconds:.0f} s")
             stop.wait(_POLL_SECONDS)
 
-    def _ready(self) -> bool:
+    def _wait_until_ready(self, stop: threading.Event, say: Callable[[str], None]) -> list[str]:
+        started, told = time.monotonic(), None
+        while not stop.is_set() and (missing := self._missing()) != []:
+            self._revive(say)
+            seconds = time.monotonic() - started
+            if missing and (seconds > START_SECONDS or any(child.obstacle for child in self._all())):
+                return missing
+            if seconds > START_SECONDS:
+                raise StackError(f"the service was not ready after {START_SECONDS:.0f} s")
+            if missing and seconds > _PATIENCE_SECONDS and missing != told:
+                say(f"not ready yet: {'; '.join(missing)}")
+                told = missing
+            stop.wait(_POLL_SECONDS)
+        return []
+
+    def _missing(self) -> list[str] | None:
+        """What jobs lack, as the service says; None if it does not answer."""
         try:
-            return httpx.get(f"http://{self._health_host}:{self._port}/v1/health/ready", timeout=2.0).is_success
-        except httpx.HTTPError:
-            return False
+            answer = httpx.get(f"http://{self._health_host}:{self._port}/v1/health/ready", timeout=_ANSWER_SECONDS)
+            return [] if answer.is_success else [str(each) for each in answer.json()["missing"]]
+        except (httpx.HTTPError, ValueError, LookupError, TypeError):
+            return None
 
 
 def _external_redis_listens() -> bool:
@@ -155,13 +192,3 @@ def _external_redis_listens() -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def _check_port_is_free(host: str, port: int) -> None:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise StackError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None

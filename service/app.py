@@ -14,6 +14,7 @@ from jobs.presence import present_code_versions
 from jobs.settings import ServiceSettings
 from service.doors.body_limit import BodyLimit, BodyLimitProblem
 from service.doors.door import Door, is_open
+from service.doors.request_target import AbsoluteTargets
 from service.job_desk import JobDesk
 from service.observation.observed_requests import ObservedRequests
 from service.observation.request_metrics import RequestMetrics
@@ -32,6 +33,7 @@ from service.routes import (
     pages,
     random_matrix,
 )
+from service.routes.strict_route import StrictRoute
 from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
 
 _PREFIX = "/v1"
@@ -54,6 +56,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         generate_unique_id_function=operation_id,
         lifespan=lambda _: parts.running(),
     )
+    app.router.route_class = StrictRoute
     _hand_out(app, parts)
     _guard(app, parts)
     register_problem_handlers(app)
@@ -71,10 +74,12 @@ def _hand_out(app: FastAPI, parts: Parts) -> None:
     settings, client = parts.settings, parts.client
     app.state.redis = client
     app.state.settings = settings
+    app.state.storage = parts.storage
     app.state.desk = JobDesk(
         parts.store,
         parts.queue,
         parts.results,
+        parts.storage,
         parts.feed,
         lambda: present_code_versions(client),
         settings.max_queued,
@@ -85,7 +90,7 @@ def _hand_out(app: FastAPI, parts: Parts) -> None:
     app.state.job_seconds = settings.job_seconds
     app.state.artifacts = parts.artifacts
     app.state.artifact_owners = parts.artifact_owners
-    app.state.uploads_bytes = parts.uploads_bytes
+    app.state.uploads_bytes = settings.uploads_bytes
     app.state.models = ModelsDirectory(settings.models_dir)
     app.state.uploads = UploadDesk(settings.max_upload_bytes, settings.upload_memory_bytes)
 
@@ -105,3 +110,4 @@ def _guard(app: FastAPI, parts: Parts) -> None:
     app.add_middleware(BodyLimitProblem)
     app.add_middleware(Door, rules=parts.rules)
     app.add_middleware(ObservedRequests, lines=parts.lines, metrics=RequestMetrics(parts.registry), prefix=_PREFIX)
+    app.add_middleware(AbsoluteTargets)

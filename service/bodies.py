@@ -6,14 +6,13 @@ from typing import Any, TypeVar
 
 import anyio.to_thread
 from anyio import CapacityLimiter
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from service.content_type import require_identity
 from service.doors.json_bounds import check_json
-from service.problems import ProblemError, invalid_request
+from service.problems import invalid_body
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -30,7 +29,7 @@ async def json_message(request: Request, kind: type[M], context: Mapping[str, An
     """The message in the body of a request.
 
     Args:  context, what validators of the message look things up in.
-    Raises:  RequestValidationError whose locations begin with `body`; ProblemError 415 for a compressed body.
+    Raises:  ProblemError 413, 415 for a compressed body, or 422.
     """
     require_identity(request.headers)
     return await parsed(await request.body(), kind, context)
@@ -39,14 +38,22 @@ async def json_message(request: Request, kind: type[M], context: Mapping[str, An
 async def parsed(body: bytes, kind: type[M], context: Mapping[str, Any] | None = None) -> M:
     """The message in a body, parsed in a thread if it is large or what it is looked up in may take its time.
 
-    Raises:  RequestValidationError whose locations begin with `body`; ProblemError 413 or 422.
+    Raises:  ProblemError 413 or 422.
     """
     validate = partial(_checked, partial(kind.model_validate_json, context=context))
     if len(body) > LARGE_BODY_BYTES:
-        return await anyio.to_thread.run_sync(validated, validate, body, limiter=_LARGE_BODIES)
+        return await anyio.to_thread.run_sync(_validated, kind, validate, body, limiter=_LARGE_BODIES)
     if context is not None:
-        return await run_in_threadpool(validated, validate, body)
-    return validated(validate, body)
+        return await run_in_threadpool(_validated, kind, validate, body)
+    return _validated(kind, validate, body)
+
+
+def validated(kind: type[M], document: Any) -> M:
+    """The message that a document is.
+
+    Raises:  ProblemError 422.
+    """
+    return _validated(kind, kind.model_validate, document)
 
 
 def _checked(validate: Callable[[bytes], M], body: bytes) -> M:
@@ -54,15 +61,10 @@ def _checked(validate: Callable[[bytes], M], body: bytes) -> M:
     return validate(body)
 
 
-def validated(validate: Callable[[Any], M], document: Any) -> M:
-    """What `validate` makes of the document.
-
-    Raises:  RequestValidationError whose locations begin with `body`; ProblemError 422 of very many errors.
-    """
+def _validated(kind: type[M], validate: Callable[[Any], M], document: Any) -> M:
     try:
         return validate(document)
     except ValidationError as error:
-        if error.error_count() > MOST_ERRORS:
-            raise ProblemError(invalid_request([], error.error_count())) from None
-        faults = error.errors(include_url=False, include_input=False)
-        raise RequestValidationError([{**fault, "loc": ("body", *fault["loc"])} for fault in faults]) from None
+        num_errors = error.error_count()
+        errors = error.errors(include_url=False, include_input=False) if num_errors <= MOST_ERRORS else []
+        raise invalid_body(kind, errors, num_errors) from None

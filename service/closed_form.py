@@ -34,6 +34,9 @@ SMALL_BODY_BYTES = 20_000
 SMALL_DERIVED_NUMBERS = 10_000
 """So many attention scores, or entries of a matrix to diagonalise, take about as long."""
 
+DECIMAL_COST = 64
+"""An attention score that has to be taken in decimals takes as long as so many derived numbers."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -58,7 +61,7 @@ def is_small(request: ClosedFormRequest, num_bytes: int) -> bool:
 def _num_derived(request: ClosedFormRequest) -> int:
     match request.model:
         case SelfAttention():
-            return request.num_scores
+            return DECIMAL_COST * request.num_scores
         case TwoLayerLinearNetwork(reduced_size=size):
             return size**2
         case MultiInputNetwork(w=w):
@@ -123,7 +126,7 @@ def _descent(request: ClosedFormRequest) -> Descent | None:
 
 def document(answer: Answer) -> dict[str, Any]:
     """The fields of a `ClosedFormSpectrum`, made by hand: building and checking the message takes twice the time."""
-    spectrum, inertia = answer.spectrum, answer.spectrum.inertia
+    spectrum, inertia, conditioning = answer.spectrum, answer.spectrum.inertia, answer.spectrum.conditioning
     return {
         "kind": spectrum.kind,
         "num_parameters": spectrum.num_parameters,
@@ -136,7 +139,9 @@ def document(answer: Answer) -> dict[str, Any]:
         "trace": spectrum.trace,
         "sharpness": spectrum.sharpness,
         "smallest": spectrum.smallest,
-        "condition_number": spectrum.condition_number,
+        "condition_number": conditioning.value,
+        "condition_number_lower": conditioning.lower,
+        "condition_number_upper": conditioning.upper,
         "inertia": {"negative": inertia.negative, "zero": inertia.zero, "positive": inertia.positive},
         "critical_point": inertia.critical_point,
         "statistics": spectrum.statistics,

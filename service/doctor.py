@@ -45,6 +45,7 @@ def _findings(url: str | None, host: str, port: int | None) -> Iterator[Finding]
         yield from deployment_checks.directories(settings)
         with connect(settings.redis_url.get_secret_value()) as client:
             yield from deployment_checks.redis_server(client)
+            yield from deployment_checks.identity(client, settings)
             yield from deployment_checks.clocks(client)
             yield from deployment_checks.workers(client)
     if port is not None:

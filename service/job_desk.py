@@ -5,8 +5,11 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from kombu.exceptions import OperationalError
+from numpy.typing import NDArray
+from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.job_requests import AnyJobRequest
@@ -16,6 +19,7 @@ from jobs.question import question_digest
 from jobs.queue import JobQueue
 from jobs.record import JobRecord
 from jobs.results import ResultDamagedError, ResultStore
+from jobs.storage_identity import StorageIdentity, StorageMismatchError
 from jobs.store import Answer, JobStore, QueueLimits, UnknownJobError
 from service.doors.callers import Caller
 from service.job_feed import JobFeed
@@ -36,6 +40,7 @@ class JobDesk:
         store: JobStore,
         queue: JobQueue,
         results: ResultStore,
+        storage: StorageIdentity,
         feed: JobFeed,
         code_versions: Callable[[], list[str]],
         max_queued: int,
@@ -44,6 +49,7 @@ class JobDesk:
         self._code_versions = code_versions
         self._queue = queue
         self._results = results
+        self._storage = storage
         self._feed = feed
         self._max_queued = max_queued
         self._whole_results = WholeResults(results)
@@ -141,7 +147,7 @@ class JobDesk:
         return self._store.cancel(job_id), had_ended
 
     def delete(self, job_id: str, caller: Caller) -> None:
-        """Forget an ended job and its result.
+        """Forget an ended job and its result, whose files the housekeeper removes where that cannot be done now.
 
         Raises:  UnknownJobError; ProblemError 403 if the caller may read the job alone, 409 while it has not ended.
         """
@@ -157,8 +163,7 @@ class JobDesk:
                 )
             )
         if digest:
-            self._results.delete(digest)
-            self._store.removed(digest)
+            self._remove_files(digest)
 
     @contextmanager
     def result_of(self, job_id: str, caller: Caller) -> Iterator[str]:
@@ -193,12 +198,28 @@ class JobDesk:
         """
         return self._results.stream_arrays(digest, sha256)
 
+    def array(self, digest: str, name: str) -> NDArray[Any]:
+        """One array of the npz file beside a document; its numbers are read from the disk as they are looked at.
+
+        Raises:  ResultDamagedError if the file is not what was stored.
+        """
+        self._whole_results.check(digest)
+        return self._results.mapped_array(digest, name)
+
+    def _remove_files(self, digest: str) -> None:
+        try:
+            self._storage.require()
+            self._results.delete(digest)
+            self._store.removed(digest)
+        except (StorageMismatchError, RedisError, OSError) as error:
+            _logger.warning("the files of result %s stay for now: %s", digest, error)
+
     def _answer(self, question: str) -> Answer | None:
         """A result that answers the question, whole."""
         for answer in self._store.answers(question, self._code_versions()):
             try:
                 self._whole_results.check(answer.result_digest)
-            except (ResultDamagedError, ProblemError) as error:
+            except (ResultDamagedError, ProblemError, OSError) as error:
                 _logger.warning("a stored result answers no more: %s", error)
             else:
                 return answer

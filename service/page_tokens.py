@@ -5,9 +5,11 @@ from typing import Annotated
 
 from fastapi import Query
 
-PageToken = Annotated[
-    str | None, Query(pattern=r"^[A-Za-z0-9_-]{21}[AQgw]$", description="`next_page_token` of the page before")
-]
+from api_schemas.patterns import described
+
+_TOKEN = described(r"^[A-Za-z0-9_-]{21}[AQgw]$", "must be the next_page_token of another page")
+
+PageToken = Annotated[str | None, Query(pattern=_TOKEN, description="`next_page_token` of the page before")]
 """16 bytes in the alphabet of URLs; of the last character only two bits count."""
 
 

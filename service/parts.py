@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import shutil
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
@@ -19,6 +18,7 @@ from jobs.queue import JobQueue
 from jobs.results import ResultStore
 from jobs.retention import Retention
 from jobs.settings import ServiceSettings
+from jobs.storage_identity import StorageIdentity
 from jobs.store import JobStore
 from service.doors.crowd import Crowd
 from service.doors.door import Rules
@@ -50,22 +50,22 @@ class Parts:
         self.artifacts = ArtifactStore(settings.artifacts_dir)
         self.artifact_owners = ArtifactOwners(settings.artifact_owners_dir)
         self.results = ResultStore(settings.results_dir)
-        quarter = shutil.disk_usage(settings.results_dir).total // 4
-        self.uploads_bytes = quarter if settings.uploads_bytes is None else settings.uploads_bytes
         self.rules = _rules(settings)
         self.lines = RequestLines(as_json=settings.as_json)
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.registry.register(JobMetrics(self.client, self.rules.crowd, settings.results_dir))
         checkpoints = CheckpointStore(settings.checkpoints_dir)
+        self.storage = StorageIdentity(self.client, self.results, checkpoints)
         sweep = self._housekeeper().sweep
         seconds = (settings.republish_seconds, settings.lease_seconds)
-        self._reaper = Reaper(self.store, self.queue, checkpoints, *seconds, sweep)
+        self._reaper = Reaper(self.store, self.queue, checkpoints, self.storage, *seconds, sweep)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """What goes on beside requests goes on inside; at the end everything is given back."""
-        await run_in_threadpool(self.artifacts.remove_abandoned_drafts)
+        with contextlib.suppress(OSError):
+            await run_in_threadpool(self.artifacts.remove_abandoned_drafts)
         async with going_on(self._reaper.run(self.settings.reap_seconds), self.feed.run()):
             yield
         self.lines.write()
@@ -75,10 +75,8 @@ class Parts:
 
     def _housekeeper(self) -> Housekeeper:
         settings = self.settings
-        half = shutil.disk_usage(settings.results_dir).total // 2
-        most = half if settings.results_bytes is None else settings.results_bytes
-        stores = (self.store, Retention(self.client), self.results, self.artifacts, self.artifact_owners)
-        return Housekeeper(*stores, settings.result_seconds, settings.record_seconds, most)
+        stores = (self.store, Retention(self.client), self.results, self.artifacts, self.artifact_owners, self.storage)
+        return Housekeeper(*stores, settings.result_seconds, settings.record_seconds, settings.results_bytes)
 
 
 @contextlib.asynccontextmanager

@@ -1,6 +1,8 @@
 """Every error as `application/problem+json`; none echoes what the caller sent at length."""
 
+import errno
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,24 +10,27 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from kombu.exceptions import OperationalError
+from pydantic import BaseModel
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from api_schemas.closed_form_models import CLOSED_FORM_KINDS
-from api_schemas.job_requests import JOB_KINDS
+from api_schemas.patterns import SENTENCES
 from api_schemas.problem import PROBLEM_MEDIA_TYPE, FieldError, Problem
-from api_schemas.random_matrix import RANDOM_MATRIX_LAWS
 from jobs.artifacts import UnknownArtifactError
+from jobs.redis_faults import described, fault_of
 from jobs.results import ResultDamagedError
 from jobs.store import KeyReusedError, QueueFullError, UnknownJobError
 from service.doors.page_headers import PAGE_HEADERS
+from service.message_places import MessagePlace, message_place
+from service.near_names import near_name, unknown_name
 from theory.errors import TheoryError
 
 MAX_ERRORS = 20
 _MAX_MESSAGE_LENGTH = 300
 _MAX_NAME_LENGTH = 64
+_MAX_DEPTH = 16
 
 _TITLES = {
     400: "Bad request",
@@ -43,23 +48,7 @@ BODY_TOO_LARGE = Problem(
     "take weights, data and tokens that were uploaded; docs/deployment.md says how large bodies and uploads may be.",
 )
 
-# Fields whose value is one of several messages: pydantic puts the chosen one into the location of an error.
-_UNIONS = {
-    "model": {*CLOSED_FORM_KINDS, "mlp", "conv", "attention-layer", "gpt2", "causal-lm"},
-    "data": {"inline", "gaussian", "gaussian-sequences", "digits", "text", "artifact"},
-    "method": {"exact", "lanczos", "top-k", "trace"},
-    "body": {*RANDOM_MATRIX_LAWS, *JOB_KINDS},
-    "laws": {*RANDOM_MATRIX_LAWS},
-    "schedule": {"plateau", "warmup-cosine"},
-    "bias": {"one", "several"},
-    "mean_score": {"one", "several"},
-    "weights": {"layers", "artifact"},
-    "artifact": {"tokens", "arrays"},
-    "x": {"numbers", "rows", "sequences"},
-    "y": {"numbers", "rows", "sequences"},
-}
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-_UNKNOWN_KIND = {"union_tag_invalid", "union_tag_not_found"}
 
 _SECONDS_OF_A_FULL_QUEUE = 10
 """After which it is worth another look."""
@@ -104,7 +93,7 @@ def invalid_field(path: Sequence[str | int], message: str) -> ProblemError:
 
 def invalid_query(name: str, message: str) -> ProblemError:
     """Error 422 of one parameter of the query."""
-    return ProblemError(invalid_request([FieldError(loc=["query", name], msg=message)]))
+    return ProblemError(invalid_request([FieldError(loc=["query", name[:_MAX_NAME_LENGTH]], msg=message)]))
 
 
 def register_problem_handlers(app: FastAPI) -> None:
@@ -184,15 +173,35 @@ def _queue_full(error: QueueFullError) -> ProblemError:
     return ProblemError(problem, {"Retry-After": str(_SECONDS_OF_A_FULL_QUEUE)})
 
 
-def _storage_away(error: Exception) -> ProblemError:
-    _logger.warning("Redis does not answer: %s", error)
+def _storage_away(error: RedisError | OperationalError) -> ProblemError:
+    _logger.warning("%s: %s", described(error), error)
+    is_full = fault_of(error) == "full"
     problem = Problem(
-        type="/problems/storage-unavailable",
-        title="Jobs cannot be reached at the moment",
+        type="/problems/redis-full" if is_full else "/problems/storage-unavailable",
+        title="There is no memory left for jobs" if is_full else "Jobs cannot be reached at the moment",
         status=503,
-        detail="Redis does not answer; closed forms still do.",
+        detail=f"{described(error).capitalize()}; closed forms are answered all the same.",
     )
     return ProblemError(problem, {"Retry-After": "5"})
+
+
+def _disk_away(error: OSError) -> ProblemError:
+    """Of whatever a route read or wrote: all that it has to do with is the storage of results and models.
+
+    Raises:  the error itself if it is none of a file.
+    """
+    if error.errno is None or isinstance(error, ConnectionError | TimeoutError | BlockingIOError):
+        raise error
+    _logger.error("the storage of files fails: %s", error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ProblemError(Problem(type="/problems/storage-full", title="The server's disk is full", status=507))
+    problem = Problem(
+        type="/problems/disk-unavailable",
+        title="The server cannot use its files at the moment",
+        status=503,
+        detail=f"The system says: {os.strerror(error.errno)}. Closed forms are answered all the same.",
+    )
+    return ProblemError(problem, {"Retry-After": "30"})
 
 
 def _gone(error: ClientDisconnect) -> ProblemError:
@@ -210,6 +219,7 @@ _TRANSLATIONS: dict[type[Exception], Callable[[Any], ProblemError]] = {
     QueueFullError: _queue_full,
     RedisError: _storage_away,
     OperationalError: _storage_away,
+    OSError: _disk_away,
     ClientDisconnect: _gone,
 }
 
@@ -224,26 +234,40 @@ def _allowed_methods(request: Request) -> str:
     )
 
 
+def invalid_body(message: type[BaseModel], errors: Sequence[Mapping[str, Any]], num_errors: int) -> ProblemError:
+    """Error 422 of a body that is none of these messages, from pydantic's errors, `num_errors` if these are not all."""
+    return ProblemError(invalid_request([_body_error(message, e) for e in errors[:MAX_ERRORS]], num_errors))
+
+
+def _body_error(message: type[BaseModel], error: Mapping[str, Any]) -> FieldError:
+    place = message_place(message, error["loc"][:_MAX_DEPTH])
+    location = ["body", *_shortened(place.path)]
+    match error["type"]:
+        case "extra_forbidden":
+            return FieldError(loc=location, msg=unknown_name("field", str(place.path[-1]), place.fields))
+        case "union_tag_invalid" | "union_tag_not_found":
+            choice = [place.discriminator] if place.discriminator is not None else []
+            return FieldError(loc=[*location, *choice], msg=_one_of(place, error["ctx"].get("tag")))
+        case _:
+            return FieldError(loc=location, msg=_said(error))
+
+
 def _field_error(error: Mapping[str, Any]) -> FieldError:
-    location = _path(error["loc"][:16], ends_in_field=error["type"] == "extra_forbidden")
-    if error["type"] in _UNKNOWN_KIND:
-        field = "law" if error["ctx"].get("discriminator") == "'law'" else "kind"
-        parents = [part for part in location if isinstance(part, str)]
-        known = sorted(_UNIONS.get(parents[-1] if parents else "", ()))
-        tags = error["ctx"].get("expected_tags") or ", ".join(f"'{tag}'" for tag in known)
-        return FieldError(loc=[*location, field], msg=f"must be one of {tags}")
-    return FieldError(loc=location, msg=str(error["msg"])[:_MAX_MESSAGE_LENGTH])
+    return FieldError(loc=_shortened(error["loc"][:_MAX_DEPTH]), msg=_said(error))
 
 
-def _path(location: Sequence[str | int], *, ends_in_field: bool) -> list[str | int]:
-    """The path as it stands in the request; `ends_in_field`: the last part is none of the messages of a union."""
-    path: list[str | int] = []
-    parent = None
-    for place, part in enumerate(location, start=1):
-        if isinstance(part, int):
-            path.append(part)
-            continue
-        if (ends_in_field and place == len(location)) or part not in _UNIONS.get(str(parent), ()):
-            path.append(part[:_MAX_NAME_LENGTH])
-        parent = part
-    return path
+def _one_of(place: MessagePlace, tag: str | None) -> str:
+    kinds = ", ".join(f"'{kind}'" for kind in place.kinds)
+    near = near_name(tag, place.kinds) if tag is not None else None
+    return f"must be one of {kinds}" + (f"; did you mean '{near}'?" if near is not None else "")
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    """The message of an error in words that a caller can use."""
+    if error["type"] == "string_pattern_mismatch":
+        return SENTENCES.get(error["ctx"]["pattern"], "has a form that is not allowed here")
+    return str(error["msg"])[:_MAX_MESSAGE_LENGTH]
+
+
+def _shortened(path: Sequence[str | int]) -> list[str | int]:
+    return [part[:_MAX_NAME_LENGTH] if isinstance(part, str) else part for part in path]

@@ -13,12 +13,14 @@ import torch
 import torch._dynamo  # what tracing loads at its first use, 5 s: once, before the pool forks
 from celery import Celery, signals
 from kombu.transport import redis as redis_transport
+from redis import Redis
 from redis.exceptions import RedisError
 
 from api_schemas.health import WorkerStatus
 from checkpoints.directory import ModelsDirectory
 from jobs.artifacts import ArtifactStore
 from jobs.connection import connect
+from jobs.job_checkpoints import CheckpointStore
 from jobs.presence import SECONDS_BETWEEN_SIGNS, announce, withdraw
 from jobs.process_memory import resident_bytes
 from jobs.queue import RUN_JOB, JobQueue, celery_app
@@ -26,6 +28,7 @@ from jobs.results import ResultStore
 from jobs.settings import WorkerSettings
 from jobs.shards import ShardStore
 from jobs.source_version import source_version
+from jobs.storage_identity import StorageIdentity
 from jobs.store import JobStore
 from worker.code_version import code_version
 from worker.delivery import Delivery, SteadyQoS
@@ -37,6 +40,9 @@ from worker.sources import Sources
 
 SECONDS_TO_STOP = 20.0
 """From the signal on: four are for jobs to be given back, the rest for Celery."""
+
+_SECONDS_TO_PASS_ON = 5.0
+"""That a worker which may take no jobs keeps the message of one, so that it does not take all of them from others."""
 
 _logger = logging.getLogger(__name__)
 
@@ -91,7 +97,8 @@ def _told_to_stop() -> Event:
 
 
 def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, stopping: Event) -> None:
-    models = ModelsDirectory(settings.models_dir)
+    sources = Sources(ModelsDirectory(settings.models_dir), ArtifactStore(settings.artifacts_dir))
+    results = ResultStore(settings.results_dir)
     client, limits = connect(settings.redis_url.get_secret_value()), (settings.lease_seconds, settings.max_attempts)
     kernel = KernelWatch()
     signals.worker_ready.connect(lambda **_: kernel.start(), weak=False)
@@ -101,10 +108,28 @@ def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, st
     def run_job(job_id: str) -> None:
         client = connect(settings.redis_url.get_secret_value(), patient=True)
         store, shards = JobStore(client, *limits), ShardStore(client, *limits)
+        queue = JobQueue(settings.redis_url.get_secret_value())
         with client:
-            sources = Sources(models, ArtifactStore(settings.artifacts_dir))
-            results, queue = ResultStore(settings.results_dir), JobQueue(settings.redis_url.get_secret_value())
+            if fault := storage_fault(client, settings):
+                _logger.error("job %s is left to others: %s", job_id, fault)
+                stopping.wait(_SECONDS_TO_PASS_ON)
+                queue.call(job_id)
+                return
             JobRunner(store, shards, queue, results, sources, hardware, settings, stopping.is_set).run(job_id)
+
+
+def storage_fault(client: Redis, settings: WorkerSettings) -> str | None:
+    """Why results would not be found again, if they would not: the directory is gone, or belongs to another Redis.
+
+    Raises:  RedisError if Redis cannot be asked.
+    """
+    if not settings.results_dir.is_dir():
+        return "The results directory is gone."
+    results, checkpoints = ResultStore(settings.results_dir), CheckpointStore(settings.checkpoints_dir)
+    try:
+        return StorageIdentity(client, results, checkpoints).difference()
+    except OSError as error:
+        return f"The results directory cannot be read: {error.strerror}."
 
 
 def _keep_logging_as_configured() -> None:
@@ -138,7 +163,8 @@ def _announce_presence(settings: WorkerSettings, hardware: Hardware) -> None:
     def announce_until_closing() -> None:
         while not closing.is_set():
             try:
-                announce(client, status.model_copy(update={"resident_bytes": resident_bytes(os.getpid())}))
+                now = {"resident_bytes": resident_bytes(os.getpid()), "fault": storage_fault(client, settings)}
+                announce(client, status.model_copy(update=now))
             except RedisError as error:
                 _logger.warning("presence not announced: %s", error)
             closing.wait(SECONDS_BETWEEN_SIGNS)

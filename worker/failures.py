@@ -55,12 +55,12 @@ def job_failure(error: Exception) -> JobFailure:
 
 
 def parse_request(text: str) -> AnyJobRequest:
-    """The request of a job.
+    """The request of a job, in the spelling that all requests with the same answer have in common.
 
     Raises:  JobFailure if another version of the service wrote it.
     """
     try:
-        return JobRequest.model_validate_json(text).root
+        return JobRequest.model_validate_json(text).root.canonical()
     except ValidationError:
         title = "This worker does not understand the request"
         raise _failure(FailureKind.USAGE, "request-outdated", title, 422) from None

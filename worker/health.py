@@ -7,6 +7,7 @@ from redis.exceptions import RedisError
 
 from jobs.connection import connect
 from jobs.presence import present_workers
+from jobs.redis_faults import described
 from jobs.settings import SettingsError, StorageSettings
 
 
@@ -20,7 +21,7 @@ def main() -> None:
         with connect(settings.redis_url.get_secret_value()) as client:
             hosts = {worker.name.rpartition("-")[0] for worker in present_workers(client)}
     except RedisError as error:
-        sys.exit(f"spectrum worker: redis does not answer: {error}")
+        sys.exit(f"spectrum worker: {described(error)}: {error}")
     if socket.gethostname() not in hosts:
         sys.exit("spectrum worker: not announced within the last seconds")
 

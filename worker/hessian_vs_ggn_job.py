@@ -1,8 +1,8 @@
 """A comparison of Hessian and GGN: train if wished, stop at the steps that are measured, take both eigenvalues."""
 
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 
 from api_schemas.hessian_vs_ggn import MATRICES, ComparedMatrix, HessianVsGgnRequest
@@ -18,6 +18,7 @@ from curvature.progress import Progress
 from curvature.risk import EmpiricalRisk
 from curvature.training import Training, checkpoint
 from jobs.hessian_vs_ggn_estimate import point_estimate
+from worker.generators import generator_of
 from worker.hardware import Hardware
 from worker.hessian_vs_ggn_results import labels_of, model_comparison, relative_error
 from worker.operators import build_operator
@@ -31,7 +32,6 @@ from worker.translation import (
     build_parameters,
     build_pretraining_plan,
     build_token_stream,
-    generator_of,
 )
 
 BATCHES, MEASUREMENTS, START_VECTORS = 1, 2, 3
@@ -87,7 +87,7 @@ def run_hessian_vs_ggn_job(
 
 def measured_windows(stream: TokenStream, num_sequences: int, seed: int, step: int) -> Dataset:
     """The sequences of one point, the same for every model."""
-    return stream.windows(num_sequences, _generator(seed, MEASUREMENTS, step))
+    return stream.windows(num_sequences, generator_of(seed, MEASUREMENTS, step))
 
 
 class _Tally:
@@ -187,7 +187,7 @@ class _ModelRuns:
         if unit.state is None:
             seeded = self._spec.model_copy(update={"seed": seed})
             parameters = build_parameters(seeded, self._model, self._dtype, self._device, self._sources)
-            state = training.start(parameters, _generator(seed, BATCHES))
+            state = training.start(parameters, generator_of(seed, BATCHES))
         else:
             state = training.resume(unit.state["training"])
             points = [ComparisonPoint.model_validate_json(each) for each in unit.state["points"]]
@@ -232,21 +232,28 @@ class _ModelRuns:
         asked = request.spectrum_request(self._spec, matrix)
         options = (self.execution, plan.recording_bytes, self._tally.note, plan.work.num_columns)
         operator = build_operator(asked, risk, parameters, *options)
-        generator = _generator(seed, START_VECTORS, step, MATRICES.index(matrix))
+        generator = generator_of(seed, START_VECTORS, step, MATRICES.index(matrix))
         method = asked.method
         assert isinstance(method, TopKMethod)
-        ends = (method.k, method.which, method.tolerance)
-        limits = (method.max_products, plan.vector_bytes)
-        found = top_eigenpairs(operator, *ends, generator, self._tally.note, *limits, unit)
+        found = top_eigenpairs(
+            operator,
+            method.k,
+            method.which,
+            method.tolerance,
+            generator,
+            self._tally.note,
+            method.max_products,
+            plan.vector_bytes,
+            unit,
+            method.absolute_tolerance or 0.0,
+        )
         self._spent["num_products"] += found.num_products
         self._spent["fallback"] = self.fallback or operator.fallback_reason
         top = TopEigenvalue(
-            value=float(found.eigenvalues[0]), residual=float(found.residuals[0]), converged=bool(found.converged[0])
+            value=float(found.eigenvalues[0]),
+            residual=float(found.residuals[0]),
+            converged=bool(found.converged[0]),
+            **asdict(found.intervals[0]),
         )
         unit.finish(top.model_dump_json())
         return top
-
-
-def _generator(seed: int, *purpose: int) -> torch.Generator:
-    """Of one purpose of a seed, independent of those of the others."""
-    return generator_of(int(np.random.SeedSequence((seed, *purpose)).generate_state(1, np.uint64)[0]))

@@ -1,7 +1,7 @@
 """From points that were measured to the curves of a comparison."""
 
 from collections.abc import Callable, Sequence
-from math import isfinite, sqrt
+from math import inf, isfinite, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +26,22 @@ def relative_error(hessian: TopEigenvalue, ggn: TopEigenvalue) -> RelativeError 
 
     For exact values within r of h and s of g the quotient g/h is off by at most (s + |g/h| r) / (|h| - r).
     """
-    least = abs(hessian.value) - hessian.residual
-    if least <= 0:
+    own, other = _uncertainty(hessian), _uncertainty(ggn)
+    least = abs(hessian.value) - own
+    if not least > 0:
         return None
     ratio = ggn.value / hessian.value
-    uncertainty = (ggn.residual + abs(ratio) * hessian.residual) / least
+    uncertainty = (other + abs(ratio) * own) / least
     if not (isfinite(ratio) and isfinite(uncertainty)):
         return None
     return RelativeError(value=abs(1 - ratio), uncertainty=uncertainty)
+
+
+def _uncertainty(top: TopEigenvalue) -> float:
+    """How far the largest eigenvalue may be from the value; a residual speaks of the nearest eigenvalue alone."""
+    if top.lower is None or top.upper is None:
+        return inf
+    return max(top.upper - top.value, top.value - top.lower)
 
 
 def model_comparison(

@@ -11,7 +11,7 @@ from curvature.operators.risk_operator import RiskOperator
 from curvature.parameters import Parameters
 from curvature.progress import Progress
 from curvature.risk import EmpiricalRisk
-from worker.translation import generator_of
+from worker.generators import generator_of
 
 _OPERATORS: dict[str, type[RiskOperator]] = {
     "hessian": HessianOperator,

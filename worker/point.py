@@ -12,6 +12,7 @@ from curvature.parameters import Parameters
 from curvature.progress import Progress
 from curvature.risk import EmpiricalRisk
 from curvature.training import train
+from worker.generators import generator_of
 from worker.hardware import Hardware
 from worker.resumption import Unit
 from worker.sources import Sources
@@ -22,7 +23,6 @@ from worker.translation import (
     build_model,
     build_parameters,
     build_plan,
-    generator_of,
 )
 
 

@@ -21,9 +21,9 @@ from curvature.progress import Continuation, Progress
 from curvature.results import LanczosSpectrum
 from jobs.estimate import JobEstimate
 from jobs.partition import probes_of_shard
+from worker.generators import generator_of
 from worker.resumption import Unit
 from worker.spectrum_results import Spectrum
-from worker.translation import generator_of
 
 
 def take_spectrum(
@@ -52,8 +52,18 @@ def take_spectrum(
                 continuation=unit,
             )
         case TopKMethod() as m:
-            limits = (m.max_products, plan.vector_bytes)
-            return top_eigenpairs(operator, m.k, m.which, m.tolerance, generator, progress, *limits, unit)
+            return top_eigenpairs(
+                operator,
+                m.k,
+                m.which,
+                m.tolerance,
+                generator,
+                progress,
+                m.max_products,
+                plan.vector_bytes,
+                unit,
+                m.absolute_tolerance or 0.0,
+            )
         case TraceMethod() as m:
             ends = (m.fixed_products, m.tolerance, m.most_products)
             return trace_estimate(operator, m.estimator, generator, progress, *ends, m.diagonal, unit)

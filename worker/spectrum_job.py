@@ -17,7 +17,7 @@ from curvature.risk import EmpiricalRisk
 from jobs.estimate import JobEstimate, estimate
 from worker.answer import Answer, SpectrumAnswer
 from worker.hardware import Hardware
-from worker.operators import build_operator
+from worker.operators import build_operator, measured_deviation
 from worker.point import finite_loss, reach_point
 from worker.provenance import provenance
 from worker.resumption import Resumption, Unit
@@ -131,6 +131,8 @@ class _SpectrumJob:
             deviations[unit.name] = whole.precision_deviation
             self._tell(phase, done, total)
 
+        if isinstance(part.method, ExactMethod):
+            measured_deviation(part, whole)  # products of columns are not compared with those in full precision
         spectrum = self._spectrum(part, operator, tell, unit)
         if part.method.kind in ("top-k", "trace"):
             # they may end before the products that they were allowed

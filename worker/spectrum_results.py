@@ -67,7 +67,7 @@ def vectors_of(request: SpectrumRequest, spectrum: Spectrum) -> Arrays:
     """Arrays as long as the parameter vector, which only npz holds, where the request asks for them.
 
     exact: eigenvectors (P, P) and residuals (P,); top-k: eigenvectors (k, P); both in rows, in the order of the
-    eigenvalues. trace: diagonal (P,) and diagonal_standard_error (P,).
+    eigenvalues. trace: diagonal, diagonal_standard_error, diagonal_lower and diagonal_upper (P,).
     """
     match spectrum, request.method:
         case found.TopEigenpairs(eigenvectors=vectors), TopKMethod(eigenvectors=True):
@@ -76,7 +76,7 @@ def vectors_of(request: SpectrumRequest, spectrum: Spectrum) -> Arrays:
             assert residuals is not None
             return {"eigenvectors": vectors, "residuals": residuals}
         case found.StochasticTrace(diagonal=diagonal), _ if diagonal is not None:
-            return {"diagonal": diagonal.values, "diagonal_standard_error": diagonal.standard_error}
+            return _diagonal_arrays(diagonal)
         case _:
             return {}
 
@@ -85,7 +85,7 @@ def _exact_result(spectrum: found.ExactSpectrum, common: dict[str, Any]) -> Exac
     inertia = spectrum.inertia
     return ExactResult(
         **common,
-        trace=Estimate(value=float(spectrum.eigenvalues.sum()), standard_error=0.0),
+        trace=_estimate(spectrum.trace),
         eigenvalues=spectrum.eigenvalues.tolist(),
         inertia=Inertia(negative=inertia.negative, zero=inertia.zero, positive=inertia.positive),
         zero_threshold=spectrum.zero_threshold,
@@ -110,12 +110,20 @@ def _lanczos_result(spectrum: found.LanczosSpectrum, method: LanczosMethod, comm
 
 
 def _top_k_result(spectrum: found.TopEigenpairs, method: TopKMethod, common: dict[str, Any]) -> TopKResult:
-    columns = (spectrum.eigenvalues.tolist(), spectrum.residuals.tolist(), spectrum.converged.tolist())
+    columns = (
+        spectrum.eigenvalues.tolist(),
+        spectrum.residuals.tolist(),
+        spectrum.converged.tolist(),
+        map(asdict, spectrum.intervals),
+    )
     return TopKResult(
         **common,
         which=method.which,
         tolerance=method.tolerance,
-        eigenpairs=[Eigenpair(value=v, residual=r, converged=c) for v, r, c in zip(*columns, strict=True)],
+        absolute_tolerance=method.absolute_tolerance,
+        eigenpairs=[
+            Eigenpair(value=v, residual=r, converged=c, **interval) for v, r, c, interval in zip(*columns, strict=True)
+        ],
     )
 
 
@@ -124,8 +132,7 @@ def _trace_result(spectrum: found.StochasticTrace, method: TraceMethod, common: 
         **common,
         estimator=method.estimator,
         trace=TraceEstimate(
-            value=spectrum.value,
-            standard_error=spectrum.standard_error,
+            **_estimate(spectrum.trace).model_dump(),
             num_products=spectrum.num_products,
             converged=spectrum.converged,
         ),
@@ -133,9 +140,19 @@ def _trace_result(spectrum: found.StochasticTrace, method: TraceMethod, common: 
     )
 
 
+def _diagonal_arrays(diagonal: found.DiagonalEstimate) -> Arrays:
+    return {
+        "diagonal": diagonal.values,
+        "diagonal_standard_error": diagonal.standard_error,
+        "diagonal_lower": diagonal.lower,
+        "diagonal_upper": diagonal.upper,
+    }
+
+
 def _quadrature(rule: found.Quadrature) -> Quadrature:
     residuals = None if rule.residuals is None else rule.residuals.tolist()
-    return Quadrature(nodes=rule.nodes.tolist(), weights=rule.weights.tolist(), residuals=residuals)
+    nodes, weights = rule.nodes.tolist(), rule.weights.tolist()
+    return Quadrature(nodes=nodes, weights=weights, residuals=residuals, node_error=rule.node_error)
 
 
 def _ritz_value(ritz: found.RitzValue) -> RitzValue:

@@ -66,6 +66,7 @@ from curvature.parameters import Parameters
 from curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from jobs.artifacts import UnknownArtifactError
 from worker.checkpoints import causal_lm, checkpoint_parameters
+from worker.generators import generator_of
 from worker.sources import NO_SOURCES, Sources
 from worker.uploaded_arrays import uploaded_arrays
 
@@ -175,11 +176,6 @@ def build_pretraining_plan(spec: Pretraining, micro_batch_size: int | None = Non
         spec.gradient_clip,
         micro_batch_size,
     )
-
-
-def generator_of(seed: int) -> torch.Generator:
-    """A CPU generator: its numbers do not depend on the device of the computation."""
-    return torch.Generator().manual_seed(seed)
 
 
 def _mlp(spec: MlpSpec) -> Model:

@@ -6,8 +6,16 @@ from math import log, pi, sqrt
 
 import numpy as np
 
-from curvature.algorithms.probe_mean import Curve, MomentBounds, Moments, ProbeMean, Rules, probe_mean
-from curvature.algorithms.rules import Rule, compatible_rules, rules_through
+from curvature.algorithms.probe_mean import (
+    MOST_PROBES_WITH_FURTHER_RULES,
+    Curve,
+    MomentBounds,
+    Moments,
+    ProbeMean,
+    Rules,
+    probe_mean,
+)
+from curvature.algorithms.rules import Rule, rules_through
 from curvature.errors import InvalidProblemError
 from curvature.results import Band, Density, FloatArray, Quadrature
 
@@ -64,7 +72,7 @@ def spectral_density(
     check_options(quadratures, num_points, kappa, margin)
     lower, upper = spectral_interval(quadratures, margin, rounding)
     sigma = _sigma(num_steps, kappa)
-    found = _smoothed(quadratures, dim, num_points, sigma, (lower, upper), _itself, compatible_rules)
+    found = _smoothed(quadratures, dim, num_points, sigma, (lower, upper), _itself)
     return _density(np.linspace(lower, upper, num_points), found, np.float64((upper - lower) / 2))
 
 
@@ -104,9 +112,9 @@ def log_spectral_density(
     lower, upper = min(float(each.min()) for each in ends), max(float(each.max()) for each in ends)
     lower, upper = _widened(lower, upper, margin, rounding, half_width=0.5)
     places = _places(epsilon, upper, num_steps)
-    rules = {each: compatible_rules(each) + rules_through(each, places, dim) for each in quadratures}
+    further = {each: rules_through(each, places, dim) for each in quadratures[:MOST_PROBES_WITH_FURTHER_RULES]}
     sigma = _sigma(num_steps, kappa)
-    found = _smoothed(quadratures, dim, num_points, sigma, (lower, upper), transform, rules.__getitem__)
+    found = _smoothed(quadratures, dim, num_points, sigma, (lower, upper), transform, further.__getitem__)
     grid = np.exp(np.linspace(lower, upper, num_points))
     return _density(grid, found, grid * ((upper - lower) / 2))
 
@@ -170,7 +178,7 @@ def _smoothed(
     sigma: float,
     interval: tuple[float, float],
     transform: "Coordinates",
-    rules: Rules,
+    further_rules: Rules | None = None,
 ) -> ProbeMean:
     """Mean of exp(-t^2 / 2) / (sigma sqrt(2 pi)), t in units of sigma, on the interval moved to [-1, 1].
 
@@ -190,7 +198,7 @@ def _smoothed(
     parts = []
     for start in range(0, num_points, length):
         gaussians = _Gaussians(unit_grid[start : start + length], sigma, boundaries, coordinates)
-        parts.append(probe_mean(quadratures, dim, gaussians, rules))
+        parts.append(probe_mean(quadratures, dim, gaussians, further_rules))
     values, errors, bands = zip(*parts, strict=True)
     lower, upper = (np.concatenate(ends) for ends in zip(*((each.lower, each.upper) for each in bands), strict=True))
     return ProbeMean(np.concatenate(values), np.concatenate(errors), Band(lower, upper))

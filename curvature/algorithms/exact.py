@@ -5,11 +5,12 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from curvature.algorithms.chi_square import NORMAL_QUANTILE
 from curvature.algorithms.vectors import norm
 from curvature.operators.base import SymmetricOperator, Triangle
 from curvature.operators.dense import mirrored
 from curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
-from curvature.results import ExactSpectrum, FloatArray, Inertia
+from curvature.results import Estimate, ExactSpectrum, FloatArray, Inertia, Interval
 
 COLUMNS = 128  # of eigenvectors whose residuals are measured at once
 
@@ -24,9 +25,10 @@ def exact_spectrum(
 ) -> ExactSpectrum:
     """Every eigenvalue, from P products and a dense float64 eigenvalue problem on the operator's device.
 
-    An eigenvalue counts as zero up to 10 sqrt(P) eps max |lambda|, eps the machine epsilon of the products: rounding
-    errors of P terms add up like sqrt(P), and 10 is for those of the products themselves. (The usual rank threshold, P
-    eps, would call a third of the positive eigenvalues of a small network in float32 zero.)
+    An eigenvalue counts as zero, and is known, up to (e + 10 (sqrt(P) - 1) eps) max |lambda|, eps the machine epsilon
+    and e the relative error of the products, with that of reduced precision: rounding errors of P terms add up like
+    sqrt(P), and 10 is for those of the products themselves. (The usual rank threshold, P eps, would call a third of the
+    positive eigenvalues of a small network in float32 zero.)
 
     At its peak it holds 2 P^2 numbers in float64, with eigenvectors 4 P^2.
 
@@ -60,15 +62,24 @@ def summarise_triangle(operator: SymmetricOperator, triangle: Triangle, eigenvec
     else:
         values = torch.linalg.eigvalsh(matrix)
     eps = torch.finfo(operator.dtype).eps
-    threshold = ZERO_ROUNDINGS * sqrt(operator.dim) * eps * float(values.abs().max())
+    assembly = ZERO_ROUNDINGS * (sqrt(operator.dim) - 1) * eps
+    threshold = (operator.product_error + assembly) * float(values.abs().max())
     return ExactSpectrum(
         eigenvalues=_array(values),
+        trace=_trace(values, operator.product_error),
         inertia=_inertia(values, threshold),
         zero_threshold=threshold,
         num_products=operator.dim,
         eigenvectors=vectors,
         residuals=residuals,
     )
+
+
+def _trace(values: Tensor, product_error: float) -> Estimate:
+    """Errors of the products, relative to A, move it by up to product_error (sum |lambda| + 2 ||A||_F)."""
+    value = float(values.sum())
+    error = product_error * (float(values.abs().sum()) + 2 * norm(values))
+    return Estimate(value, error / NORMAL_QUANTILE, Interval(value - error, value + error))
 
 
 def _inertia(values: Tensor, threshold: float) -> Inertia:

@@ -5,36 +5,44 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from curvature.algorithms.diagonal import RowRegression, exact_diagonal, regression_estimate, single_estimate
+from curvature.algorithms.intervals import (
+    Limits,
+    combined_error,
+    deviation_factor,
+    exact_estimate,
+    root_estimate,
+    small_dimension,
+    sum_estimate,
+    widened,
+)
+from curvature.algorithms.pairs import PairSums
 from curvature.algorithms.sketch import PROBE_BLOCK, Sketch, finite_products
 from curvature.algorithms.vectors import dot, norm, orthogonalise, sphere_probe
 from curvature.operators.base import SymmetricOperator
-from curvature.results import DiagonalEstimate, Estimate, FloatArray
-
-# 97.5 % quantile of Student's t over that of the normal distribution, by degrees of freedom; none counts as one.
-STUDENT = (6.483, 6.483, 2.195, 1.624, 1.417, 1.312, 1.248, 1.206, 1.177, 1.154, 1.137)
-STUDENT_SLOPE = 1.3  # of what is above 1, over one by degrees of freedom, beyond
+from curvature.results import DiagonalEstimate, Estimate
 
 
 @dataclass
 class ComplementProbes:
     """Sums over probes g, uniform on the unit sphere of the complement of a sketch, of dimension P' = P - r."""
 
-    product_sum: Tensor | None  # (P,) float64, sum of g o A g / unit; None: no diagonal is wanted
-    square_sum: Tensor | None  # (P,) float64, sum of (A g)^2 / unit^2
+    regression: RowRegression | None  # of A g / unit on g; None: no diagonal is wanted
     quadratic: list[float] = field(default_factory=list)  # g^T A g
     lengths: list[float] = field(default_factory=list)  # ||A g||
     inner_lengths: list[float] = field(default_factory=list)  # ||A g|| within the complement
-    unit: float = 0.0  # of the two sums, in units of A: squares of the numbers themselves may overflow
+    pairs: PairSums | None = None  # once there is a product that is not zero
+
+    @property
+    def unit(self) -> float:
+        """Of the sums, in units of A."""
+        return self.pairs.unit if self.pairs is not None else 1.0
 
     @staticmethod
     def beside(sketch: Sketch, diagonal: bool) -> "ComplementProbes":
         """No probe yet."""
-        if not diagonal:
-            return ComplementProbes(None, None)
-        zeros = sketch.basis.new_zeros(sketch.basis.shape[1], dtype=torch.float64)
-        return ComplementProbes(zeros, zeros.clone())
+        return ComplementProbes(RowRegression.empty(sketch.basis) if diagonal else None)
 
 
 def add_probes(
@@ -50,81 +58,79 @@ def add_probes(
         row.copy_(sphere_probe(operator.dim, generator))
         orthogonalise(row, sketch.basis)
         row.div_(norm(row))
-    for row, product in zip(rows, finite_products(operator, rows), strict=True):
-        length = norm(product)
+    products = finite_products(operator, rows)
+    lengths = [norm(product) for product in products]
+    probes.lengths += lengths
+    # squares of the numbers themselves may overflow
+    probes.pairs = probes.pairs or PairSums(next((length for length in lengths if length > 0), 1.0))
+    probes.pairs.add(rows, products)
+    for row, product in zip(rows, products, strict=True):
         probes.quadratic.append(dot(row, product))
-        probes.lengths.append(length)
-        if probes.product_sum is not None and probes.square_sum is not None:
-            probes.unit = probes.unit or length or 1.0
-            probes.product_sum += row.double() * (product.double() / probes.unit)
-            probes.square_sum += (product.double() / probes.unit).square()
+        if probes.regression is not None:
+            probes.regression.add(row.double(), product.double() / probes.unit)
         inner = product.clone()
         orthogonalise(inner, sketch.basis)
         probes.inner_lengths.append(norm(inner))
     return len(rows)
 
 
-def trace_of(sketch: Sketch, probes: ComplementProbes) -> tuple[float, float]:
-    """tr A = tr Q^T A Q + P' E[g^T A g], and its standard error.
+def trace_of(sketch: Sketch, probes: ComplementProbes, frobenius: float, product_error: float) -> Estimate:
+    """tr A = tr Q^T A Q + P' E[g^T A g].
 
     The variance of one probe, 2 / (P' + 2) (<l^2> - <l>^2) over the eigenvalues l of A within the complement, is
     estimated from ||A g|| and g^T A g, and known for a single probe too.
+
+    Args:
+        frobenius: estimate of ||A||_F.
+        product_error: relative to ||A||_F and to the trace.
     """
-    explained = sketch.trace
-    if not probes.quadratic:
-        return explained, 0.0
-    dim = sketch.codimension
+    explained, dim, count = sketch.trace, sketch.codimension, len(probes.quadratic)
+    if not count:
+        return exact_estimate(explained, product_error * max(frobenius, abs(explained)))
     scale = max(probes.inner_lengths) or 1.0
     mean = float(np.mean(probes.quadratic)) / scale
     square = float(np.mean((np.array(probes.inner_lengths) / scale) ** 2))
-    share = 2 / (len(probes.quadratic) * (dim + 2))
+    share = 2 / (count * (dim + 2))
     error = dim * math.sqrt(share / (1 - share) * max(square - mean**2, 0)) * scale
-    return explained + dim * mean * scale, error
+    value = explained + dim * mean * scale
+    reach = deviation_factor(count) * small_dimension(dim) * error
+    rounding = product_error * max(frobenius, abs(value))
+    interval = widened(value, Limits(value - reach, value + reach), rounding)
+    return Estimate(value, combined_error(error, rounding), interval)
 
 
-def frobenius_of(sketch: Sketch, probes: ComplementProbes) -> Estimate:
-    """||A||_F^2 = ||A Q||_F^2 + P' E[||A g||^2]; the error of the root, from the spread of the probes."""
-    explained = sketch.product_norm
-    if not probes.lengths:
-        return Estimate(explained, 0.0)
-    scale = max(*probes.lengths, explained) or 1.0
-    squares = sketch.codimension * (np.array(probes.lengths) / scale) ** 2
-    return root_estimate((explained / scale) ** 2 + squares, scale)
+def frobenius_of(sketch: Sketch, probes: ComplementProbes, product_error: float) -> Estimate:
+    """||A||_F^2 = ||A Q||_F^2 + P' E[||A g||^2].
 
+    The variance of one probe, 2 P' / (P' + 2) (tr B^2 - (tr B)^2 / P'), B the square of A within the complement, comes
+    from pairs of probes; a single one says nothing of it.
 
-def spread_factor(count: int) -> float:
-    """By how much to widen a standard error that the spread of `count` numbers gives.
-
-    Then 1.96 of them hold 95 %, as Student's t with count - 1 degrees of freedom says.
+    Args:  product_error: relative to ||A||_F.
     """
-    degrees = count - 1
-    return STUDENT[degrees] if degrees < len(STUDENT) else 1 + STUDENT_SLOPE / degrees
+    explained, dim, count = sketch.product_norm, sketch.codimension, len(probes.lengths)
+    if probes.pairs is None:
+        return exact_estimate(explained, product_error * explained, floor=0.0)
+    lengths = np.array(probes.lengths) / probes.unit
+    root_square, freedom = probes.pairs.root_square(lengths, dim), probes.pairs.freedom(count)
+    rest = sum_estimate(dim * float((lengths**2).mean()), root_square, count, freedom, dim)
+    unit = max(probes.unit, explained)
+    found = rest.times((probes.unit / unit) ** 2).plus((explained / unit) ** 2)
+    return root_estimate(found, unit, product_error)
 
 
-def root_estimate(squares: FloatArray, scale: float, factor: float = 1.0) -> Estimate:
-    """Root of the mean of squares (n,), times scale, with its standard error, `factor` times as wide; None for one."""
-    root = math.sqrt(float(squares.mean()))
-    if len(squares) == 1:
-        return Estimate(root * scale, None)
-    spread = float(squares.std(ddof=1)) / math.sqrt(len(squares)) * spread_factor(len(squares)) * factor
-    return Estimate(root * scale, spread / (2 * root) * scale if root > 0 else 0.0)
+def diagonal_of(sketch: Sketch, probes: ComplementProbes, product_error: float) -> DiagonalEstimate | None:
+    """diag A = diag(A Q Q^T) + diag(A N), N the projection on the complement, by regression of A g on g times N_ii.
 
-
-def diagonal_of(sketch: Sketch, probes: ComplementProbes) -> DiagonalEstimate | None:
-    """diag A = diag(A Q Q^T) + P' E[g o A g].
-
-    The variance of P' g_i (A g)_i is N_ii (A N A)_ii + (A N)_ii^2, N the projection on the complement, but for terms of
-    relative size 1 / P'; the factors are estimated from the same products.
+    Args:  product_error: relative to the norms of rows.
     """
-    if probes.product_sum is None or probes.square_sum is None:
+    if probes.regression is None:
         return None
-    explained = sketch.diagonal
-    count, dim = len(probes.quadratic), sketch.codimension
-    if count == 0:
-        return DiagonalEstimate(explained.cpu().numpy(), torch.zeros_like(explained).cpu().numpy())
-    rest = probes.product_sum * (dim / count)
+    regression, dim, count = probes.regression, sketch.codimension, len(probes.quadratic)
+    unit = max(probes.unit, sketch.scale) or 1.0
+    squares = sketch.row_squares(unit) + regression.mean_squares * (dim * (probes.unit / unit) ** 2)
+    row_norms = squares.sqrt() * unit
+    if not count:
+        return exact_diagonal(sketch.diagonal, row_norms, product_error)
     outside = (1 - sketch.row_shares).clamp(min=0)
-    variance = (outside * probes.square_sum * (dim / count) + rest.square()) / count
-    values = explained + rest * probes.unit
-    errors = variance.sqrt() * (probes.unit * spread_factor(count))
-    return DiagonalEstimate(values.cpu().numpy(), errors.cpu().numpy())
+    parts = (sketch.diagonal, regression, outside, row_norms, probes.unit, product_error)
+    return single_estimate(*parts, dim) if count == 1 else regression_estimate(*parts)

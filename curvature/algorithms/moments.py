@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from math import hypot, sqrt
 
 import numpy as np
+from numpy.typing import NDArray
 
 from curvature.algorithms.probe_mean import confidence_limits
 from curvature.algorithms.rules import compatible_rules
@@ -40,7 +41,7 @@ def trace_and_frobenius(
     if scale == 0:
         zero = Estimate(0.0, 0.0, Interval(0.0, 0.0))
         return zero, zero
-    first, second, fourth = np.mean([_moments(each, scale) for each in quadratures], axis=0)
+    first, second, fourth = map(float, np.mean([_moments(each, scale) for each in quadratures], axis=0))
     share = 2 / (len(quadratures) * (dim + 2))
     share = share / (1 - share)
     trace, frobenius = dim * first, sqrt(dim * second)
@@ -104,7 +105,7 @@ def mean_limits(values: FloatArray, weights: FloatArray, num_probes: int, dim: i
     return down, up
 
 
-def _groups(values: FloatArray) -> Iterator[FloatArray]:
+def _groups(values: FloatArray) -> Iterator[NDArray[np.intp]]:
     """Indices of the positive values, group by group, from the largest on."""
     order = values.argsort(kind="stable")[::-1]
     order = order[values[order] > 0]

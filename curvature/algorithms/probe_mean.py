@@ -13,7 +13,9 @@ from curvature.errors import InvalidProblemError
 from curvature.results import Band, FloatArray, Quadrature
 
 Rules = Callable[[Quadrature], Sequence[Rule]]
-"""Rules with which the measure of a probe is compatible, the Gauss rule first."""
+"""Rules with which the measure of a probe is compatible."""
+
+MOST_PROBES_WITH_FURTHER_RULES = 16
 
 TINY = 1e-290  # squares below lose digits
 NEGLIGIBLE_SHARE = 1e-9  # of a probe: not even an unlucky one has so little of an eigenvalue
@@ -57,7 +59,9 @@ class ProbeMean(NamedTuple):
     band: Band
 
 
-def probe_mean(quadratures: Sequence[Quadrature], dim: int, curve: Curve, rules: Rules = compatible_rules) -> ProbeMean:
+def probe_mean(
+    quadratures: Sequence[Quadrature], dim: int, curve: Curve, further_rules: Rules | None = None
+) -> ProbeMean:
     """Mean over probes by their Gauss rules; what is known about its error.
 
     Probes are uniform on the sphere, so one estimate of tr f(A) / P has the variance 2 / (P + 2) (<f^2> - <f>^2), <.>
@@ -70,17 +74,27 @@ def probe_mean(quadratures: Sequence[Quadrature], dim: int, curve: Curve, rules:
     each other have heights of their own, and limits that add up in squares: a small weight of one would hide its height
     behind that of the others.
 
-    The band goes from the lower limit by the least to the upper limit by the largest moments that the rules of each
-    probe, and the errors of their nodes, allow: where the steps, or the products, have not resolved f, it says so.
+    The band goes from the lower limit by the least to the upper limit by the largest moments that the
+    `compatible_rules` of each probe, and the errors of their nodes, allow: where the steps, or the products, have not
+    resolved f, it says so.
 
-    Args:  dim, P.
+    Args:
+        dim: P.
+        further_rules: of which the first 16 probes tell how much further apart, on average, they set the moments.
     Raises:  InvalidProblemError without a quadrature.
     Source:  Satterthwaite, Biometrics Bulletin 2 (1946) 110-114.
     """
     if not quadratures:
         raise InvalidProblemError("at least one quadrature is needed")
-    bounds = [_bounds(quadrature, curve, rules) for quadrature in quadratures]
+    bounds = [_bounds(quadrature, curve, compatible_rules(quadrature)) for quadrature in quadratures]
     least, largest = (_average([each[part] for each in bounds]) for part in range(2))
+    if further_rules is not None:
+        chosen = quadratures[:MOST_PROBES_WITH_FURTHER_RULES]
+        wider = [_bounds(each, curve, further_rules(each), start) for each, start in zip(chosen, bounds, strict=False)]
+        least, largest = (
+            _moved(whole, [each[part] for each in bounds[: len(chosen)]], [each[part] for each in wider])
+            for part, whole in enumerate((least, largest))
+        )
     mean, square = _average([curve.values(Rule(each.nodes, each.weights)) for each in quadratures])
     share = 2 / (len(quadratures) * (dim + 2))  # variance of the mean in units of that of f over eigenvalues
     error = np.sqrt(share / (1 - share) * np.maximum(square - mean**2, 0))
@@ -92,14 +106,23 @@ def probe_mean(quadratures: Sequence[Quadrature], dim: int, curve: Curve, rules:
     return ProbeMean(mean, error, Band(lower * (1 - CURVE_ROUNDING), upper * (1 + CURVE_ROUNDING)))
 
 
-def _bounds(quadrature: Quadrature, curve: Curve, rules: Rules) -> MomentBounds:
-    """The least and the largest moments by all rules."""
-    found = [curve.moments(rule, quadrature.node_error) for rule in rules(quadrature)]
-    least, largest = found[0]
-    for each in found[1:]:
+def _bounds(
+    quadrature: Quadrature, curve: Curve, rules: Sequence[Rule], known: MomentBounds | None = None
+) -> MomentBounds:
+    """The least and the largest moments by all rules, and those that are known."""
+    found = [curve.moments(rule, quadrature.node_error) for rule in rules]
+    least, largest = known if known is not None else found.pop(0)
+    for each in found:
         least = Moments(*map(np.minimum, least, each.least))
         largest = Moments(*map(np.maximum, largest, each.largest))
     return MomentBounds(least, largest)
+
+
+def _moved(whole: Moments, before: Sequence[Moments], after: Sequence[Moments]) -> Moments:
+    """The average over all probes, moved by as much as that of some of them was."""
+    old, new = _average(before), _average(after)
+    mean = np.maximum(whole.mean + (new.mean - old.mean), 0)
+    return Moments(mean, np.maximum(whole.square + (new.square - old.square), mean**2))
 
 
 def _average(moments: Sequence[Moments]) -> Moments:

@@ -1,18 +1,24 @@
 """Gauss quadrature and Ritz values from the tridiagonal matrix of Lanczos."""
 
 from collections.abc import Sequence
-from math import sqrt
+from math import hypot, isfinite, sqrt
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from curvature.algorithms.lanczos import Tridiagonal
+from curvature.algorithms.unseen import end_of_spectrum, overlap_of_probes
 from curvature.errors import NonFiniteError
-from curvature.operators.base import PRODUCT_ROUNDINGS
-from curvature.results import Quadrature, Reorthogonalisation, RitzValue
+from curvature.results import Interval, Quadrature, Reorthogonalisation, RitzValue
 
 GHOST_FACTOR = 2.5
 """Without orthogonality a Ritz vector may be shorter than 1, so that its residual understates the distance."""
+
+MISS_PROBABILITY = 0.025
+"""Chance that the end of a spectrum lies beyond its interval."""
+
+UNSEEN = "The steps are too few to bound what the probes have not seen."
 
 
 def node_error(matrix: Tridiagonal, product_error: float, reorthogonalisation: Reorthogonalisation) -> float:
@@ -47,29 +53,69 @@ def gauss_quadrature(matrix: Tridiagonal, node_error: float = 0.0) -> Quadrature
 def extreme_ritz_values(
     quadratures: Sequence[Quadrature],
     scales: Sequence[float],
-    rounding: float,
+    product_error: float,
     reorthogonalisation: Reorthogonalisation,
+    dim: int,
 ) -> tuple[RitzValue, RitzValue]:
     """Smallest and largest Ritz value over all probes.
 
-    The residual of a Ritz value is that of its node, plus `rounding` times 10 norms of A as far as the norm is known:
-    no product is better than that, converged or not. Without reorthogonalisation it is 2.5 times as large and the
-    rounding grows like the root of the number of steps. A ghost is a copy, so an extreme value is never a wrong one.
+    The residual of a Ritz value is that of its node, plus the error of products as far as the norm of A is known: no
+    product is better than that, converged or not. Without reorthogonalisation it is 2.5 times as large and the error
+    grows like the root of the number of steps. A ghost is a copy, so an extreme value is never a wrong one.
 
-    Args:  scales, largest ||A q|| of each probe; rounding, machine epsilon of the products.
+    A residual speaks of the nearest eigenvalue. The end of the spectrum is beyond the Ritz value, but only as far as
+    the random probes can have missed its eigenvector, all of them, with a chance of 2.5 %; see `unseen`.
+
+    Args:
+        quadratures: of independent probes, uniform on the sphere, with residuals.
+        scales: largest ||A q|| of each probe.
+        product_error: of products, relative to ||A||.
+        dim: P.
     Returns:  smallest, largest.
     Source:  Paige, Linear Algebra Appl. 34 (1980) 235-258, for the factor 2.5.
     """
-    smallest, largest = [], []
+    floors = []
     for quadrature, scale in zip(quadratures, scales, strict=True):
-        nodes, residuals = quadrature.nodes, quadrature.residuals
-        assert residuals is not None
-        norm = max(scale, float(abs(nodes).max()))
-        factor, growth = (1.0, 1.0) if reorthogonalisation == "full" else (GHOST_FACTOR, sqrt(len(nodes)))
-        floor = PRODUCT_ROUNDINGS * rounding * norm * growth
-        smallest.append(RitzValue(float(nodes[0]), factor * abs(float(residuals[0])) + floor))
-        largest.append(RitzValue(float(nodes[-1]), factor * abs(float(residuals[-1])) + floor))
-    return min(smallest, key=lambda ritz: ritz.value), max(largest, key=lambda ritz: ritz.value)
+        growth = 1.0 if reorthogonalisation == "full" else sqrt(len(quadrature.nodes))
+        floors.append(product_error * max(scale, float(abs(quadrature.nodes).max())) * growth)
+    factor = 1.0 if reorthogonalisation == "full" else GHOST_FACTOR
+    return _extreme(quadratures, floors, factor, dim, -1), _extreme(quadratures, floors, factor, dim, 1)
+
+
+def _extreme(
+    quadratures: Sequence[Quadrature], floors: Sequence[float], factor: float, dim: int, side: int
+) -> RitzValue:
+    """The last Ritz value on one side; `floors` are the errors of the probes' products, in units of A."""
+    place = -1 if side > 0 else 0
+    best = max(range(len(quadratures)), key=lambda probe: side * float(quadratures[probe].nodes[place]))
+    value = float(quadratures[best].nodes[place])
+    residuals = quadratures[best].residuals
+    assert residuals is not None
+    near, far = value - side * floors[best], _end(quadratures, floors, value, dim, side) + side * max(floors)
+    if not isfinite(far):
+        known = Interval(near, None, UNSEEN) if side > 0 else Interval(None, near, UNSEEN)
+    else:
+        known = Interval(min(near, far), max(near, far))
+    return RitzValue(value, factor * abs(float(residuals[place])) + floors[best], known)
+
+
+def _end(quadratures: Sequence[Quadrature], floors: Sequence[float], value: float, dim: int, side: int) -> float:
+    """A point beyond which there is no eigenvalue, with a probability of 97.5 %."""
+    parts, unit = [], 0.0
+    for rule, floor in zip(quadratures, floors, strict=True):
+        assert rule.residuals is not None
+        factors = np.sqrt(rule.weights) * rule.residuals
+        # an invariant subspace is closed but for what was taken for rounding
+        parts.append((rule.nodes, factors, 0.0 if factors.any() else floor))
+        unit = max(unit, float(np.ptp(rule.nodes)), float(abs(rule.nodes).max()), float(abs(factors).sum()))
+
+    def presence(point: float) -> float:
+        """Of an eigenvector with this eigenvalue, in all probes together."""
+        found = ((factors / (point - nodes)).sum() + dropped / (point - value) for nodes, factors, dropped in parts)
+        return hypot(*map(float, found))
+
+    overlap = overlap_of_probes(dim, len(quadratures), MISS_PROBABILITY)
+    return end_of_spectrum(presence, overlap, value, unit, side)
 
 
 def _eigenpairs(matrix: Tridiagonal) -> tuple[Tensor, Tensor]:

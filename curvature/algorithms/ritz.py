@@ -1,15 +1,11 @@
-"""Ritz pairs of a subspace: values, residuals, which of them are wanted, and what may have been missed."""
+"""Ritz pairs of a subspace: values, residuals, and which of them are wanted."""
 
-import math
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 Which: TypeAlias = Literal["largest", "smallest", "both-ends", "magnitude"]
-
-# Chance that a copy of an eigenvalue is missed because the random vector that would show it has too little of it.
-MISS_PROBABILITY = 1e-9
 
 
 class RitzPairs(NamedTuple):
@@ -19,6 +15,7 @@ class RitzPairs(NamedTuple):
     vectors: Tensor  # (n, n) in columns, in terms of the basis
     residuals: Tensor  # (n,) in units of A, without the rounding of products
     defects: Tensor  # (n,) the part of the residuals that comes from locked rows
+    couplings: Tensor  # (n, pending) of the residuals to pending rows, in units of A
 
 
 def ritz_pairs(projection: Tensor, num_processed: int, num_rows: int, defects: Tensor, scale: float) -> RitzPairs:
@@ -37,7 +34,7 @@ def ritz_pairs(projection: Tensor, num_processed: int, num_rows: int, defects: T
     coupling = projection[n:num_rows, :n] / unit @ vectors
     inherited = ((defects[:n] / unit).square() @ vectors.square()).sqrt()
     residuals = torch.hypot(torch.linalg.vector_norm(coupling, dim=0), inherited)
-    return RitzPairs(values * unit, vectors, residuals * unit, inherited * unit)
+    return RitzPairs(values * unit, vectors, residuals * unit, inherited * unit, coupling.T * unit)
 
 
 def order(values: Tensor, which: Which) -> Tensor:
@@ -50,38 +47,3 @@ def order(values: Tensor, which: Which) -> Tensor:
     if which == "magnitude":
         return values.abs().argsort(descending=True, stable=True)
     return torch.stack([ascending.flip(0), ascending], dim=1).flatten()[: len(values)]
-
-
-def steps_to_exclude(values: Tensor, num_wanted: int, which: Which, distance: float, dim: int) -> float:
-    """Steps from a random vector after which further copies of the wanted eigenvalues would have shown.
-
-    What can be missing is a copy of a wanted eigenvalue l* that is better than the worst one. If it existed, the best
-    Ritz value t from a random vector would be within epsilon (l* - l_min) of it after m steps but for a chance of
-    1.648 sqrt(P) exp(-(2 m - 1) sqrt(epsilon)), and as long as t stays further away, this bounds the chance.
-
-    Args:
-        values (n,), Ritz values: the wanted, converged ones, and those of the search in their complement.
-        distance: what differs by less is one eigenvalue.
-        dim: P.
-    Returns:  0 if no wanted eigenvalue is better than the worst; infinity as long as t cannot be told from l*.
-    Source:  Kuczynski & Wozniakowski, SIAM J. Matrix Anal. Appl. 13 (1992) 1094-1122, theorem 4.1.
-    """
-    ends = {
-        "largest": [(values, num_wanted)],
-        "smallest": [(-values, num_wanted)],
-        "magnitude": [(values.abs(), num_wanted)],
-        "both-ends": [(values, (num_wanted + 1) // 2), (-values, num_wanted // 2)],
-    }[which]
-    width = float(values.max() - values.min())
-    steps = 0.0
-    for scores, count in ends:
-        ranked = scores.sort(descending=True).values
-        better = ranked[:count][ranked[:count] > ranked[count - 1 : count] + distance] if count > 0 else ranked[:0]
-        if len(better) == 0:
-            continue
-        gap = float(better[-1] - ranked[count]) if len(ranked) > count else 0.0
-        if gap <= 0 or width <= 0:
-            return math.inf
-        rate = math.sqrt(min(gap / max(width, gap), 1.0))
-        steps = max(steps, (1 + math.log(1.648 * math.sqrt(dim) / MISS_PROBABILITY) / rate) / 2)
-    return steps

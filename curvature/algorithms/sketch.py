@@ -22,7 +22,7 @@ class Sketch:
     products: Tensor  # (r, P)
     triangle: Tensor  # (r, n) float64, on the CPU: product j of the n random vectors is sum_i triangle[i, j] Q_i
     scale: float  # largest ||A v|| seen
-    exhausted: bool  # a product lay in the span of those before, within rounding: the basis is that of the whole range
+    exhausted: bool  # a product lay in the span of those before, within rounding; what lies below that is not known
 
     @staticmethod
     def empty(operator: SymmetricOperator) -> "Sketch":
@@ -59,6 +59,13 @@ class Sketch:
         total = torch.zeros(self.basis.shape[1], dtype=torch.float64, device=self.basis.device)
         for row in self.basis:
             total += row.double().square()
+        return total
+
+    def row_squares(self, unit: float) -> Tensor:
+        """diag(A Q Q^T A) (P,), float64, in units^2."""
+        total = torch.zeros(self.basis.shape[1], dtype=torch.float64, device=self.basis.device)
+        for product in self.products:
+            total += (product.double() / unit).square()
         return total
 
     @property

@@ -153,7 +153,7 @@ def summarise_sweep(operator: SymmetricOperator, sweep: LanczosSweep, smoothing:
         quadratures, dim, sweep.num_steps, num_points, smoothing.log_kappa, margin, smoothing.log_epsilon, rounding
     )
     scales = [each.scale for each in sweep.tridiagonals]
-    smallest, largest = extreme_ritz_values(quadratures, scales, rounding, sweep.reorthogonalisation)
+    smallest, largest = extreme_ritz_values(quadratures, scales, error, sweep.reorthogonalisation, dim)
     trace, frobenius = trace_and_frobenius(quadratures, dim, error)
     return LanczosSpectrum(
         density=density,

@@ -1,67 +1,37 @@
-"""Extreme eigenpairs by block Lanczos with thick restarts, full reorthogonalisation and a search for missed copies."""
+"""Extreme eigenpairs by block Lanczos with thick restarts, full reorthogonalisation and a search for missed ones."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from curvature.algorithms.lanczos import BREAKDOWN_ROUNDINGS
-from curvature.algorithms.ritz import RitzPairs, Which, order, ritz_pairs, steps_to_exclude
+from curvature.algorithms.ritz import RitzPairs, Which, order
+from curvature.algorithms.subspace import LIMIT_SHARE, MAX_STAGES, SubspaceState
+from curvature.algorithms.top_pairs import summarise_search
+from curvature.algorithms.unseen import largest_rest, spread
 from curvature.algorithms.vectors import gaussian_vector, norm, orthogonalise, rotate
 from curvature.errors import InvalidProblemError, NonFiniteError
-from curvature.operators.base import PRODUCT_ROUNDINGS, SymmetricOperator
+from curvature.operators.base import SymmetricOperator
 from curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
 from curvature.results import TopEigenpairs
 
-Phase: TypeAlias = Literal["search", "verify", "finished"]
-
-BLOCK_SIZE = 4  # vectors multiplied at once, so copies of an eigenvalue that one search finds
+BLOCK_SIZE = 4  # vectors multiplied at once, so copies of an eigenvalue that one run finds
 DEFAULT_ROWS = 80  # of the basis beside the wanted vectors
 LEAST_ROWS = 3  # beside the wanted vectors: with fewer a restart has nothing to restart from
 
 # Pairs are locked when their residual is this much below the tolerance: within a cluster residuals add up later.
 LOCKING_SHARE = 0.25
 
-# Residuals of the recurrence below this many roundings mean nothing.
-LEAST_ROUNDINGS = 2
+# What a residual adds to the error of the values that are locked together, as a share of their slack, at most.
+SPREAD_SHARE = 0.6
 
+# Share of the products after which pairs are locked though some have not converged.
+SEARCH_SHARE = 0.8
 
-@dataclass
-class SubspaceState:
-    """A run that stopped between two products: all that `advance_search` needs, so all that a checkpoint must hold.
-
-    Rows of the basis are orthonormal. The first num_processed were multiplied: A b_j = sum_i projection[i, j] b_i,
-    up to defects[j]; the rest are pending.
-    """
-
-    which: Which
-    num_wanted: int  # k
-    tolerance: float  # of residuals, relative to the scale
-    block_size: int
-    max_products: int
-    generator: torch.Generator  # on the CPU, of the start vectors
-    basis: Tensor  # (rows, P), in the operator's precision; rows from num_rows on undefined
-    projection: Tensor  # (rows, rows) float64, on the CPU; 0 beyond num_rows and num_processed
-    defects: Tensor  # (rows,) float64, on the CPU: what is left of the products of locked rows, in units of A
-    num_rows: int = 0
-    num_processed: int = 0
-    num_products: int = 0
-    scale: float = 0.0  # largest ||A b|| so far
-    phase: Phase = "search"
-    locked: Tensor | None = None  # (k,) the wanted values when verification began
-    num_fresh_steps: int = 0  # since then
-
-    @property
-    def budget(self) -> int:
-        """Products at most before the residuals of locked pairs are measured, by one for each of them."""
-        return self.max_products - (0 if self.locked is None else self.num_wanted)
-
-    @property
-    def complete(self) -> bool:
-        """Whether the subspace is the whole space."""
-        return self.num_processed == self.basis.shape[1]
+# Share of the rows beside the wanted ones that converged pairs from elsewhere may keep when pairs are locked.
+KEPT_SHARE = 0.25
+KEPT_GOAL = 0.1  # of the residual that is asked of wanted pairs
 
 
 def start_search(
@@ -72,6 +42,7 @@ def start_search(
     generator: torch.Generator,
     max_products: int | None = None,
     memory_bytes: int | None = None,
+    absolute_tolerance: float = 0.0,
 ) -> SubspaceState:
     """State before the first product; arguments as of `top_eigenpairs`.
 
@@ -81,11 +52,23 @@ def start_search(
     limit = max(1_000, 100 * k) if max_products is None else max_products
     if not 1 <= k <= dim or not 0 <= tolerance < math.inf or limit < k:
         raise InvalidProblemError(f"{k} of {dim} eigenpairs, tolerance {tolerance}, {limit} products: that cannot be")
+    if not 0 <= absolute_tolerance < math.inf:
+        raise InvalidProblemError(f"the absolute tolerance must be 0 or more, not {absolute_tolerance}")
     num_rows, block_size = _rows_and_block(dim, k, operator.dtype.itemsize, memory_bytes)
-    basis = torch.empty(num_rows, dim, dtype=operator.dtype, device=operator.device)
-    projection = torch.zeros(num_rows, num_rows, dtype=torch.float64)
-    defects = torch.zeros(num_rows, dtype=torch.float64)
-    return SubspaceState(which, k, tolerance, block_size, limit, generator, basis, projection, defects)
+    return SubspaceState(
+        which=which,
+        num_wanted=k,
+        tolerance=tolerance,
+        absolute_tolerance=absolute_tolerance,
+        block_size=block_size,
+        max_products=limit,
+        is_reduced=operator.unreduced is not operator,
+        generator=generator,
+        basis=torch.empty(num_rows, dim, dtype=operator.dtype, device=operator.device),
+        projection=torch.zeros(num_rows, num_rows, dtype=torch.float64),
+        defects=torch.zeros(num_rows, dtype=torch.float64),
+        stages=torch.zeros(0, num_rows, 1 + 2 * block_size, dtype=torch.float64),
+    )
 
 
 def _rows_and_block(dim: int, k: int, itemsize: int, memory_bytes: int | None) -> tuple[int, int]:
@@ -108,7 +91,7 @@ def advance_search(operator: SymmetricOperator, state: SubspaceState) -> None:
 
     Raises:  NonFiniteError if a product holds NaN or infinity.
     """
-    if state.num_rows == state.num_processed:
+    if state.is_closed:
         _inject(operator, state)
     count = min(state.block_size, state.num_rows - state.num_processed, state.budget - state.num_products)
     if state.num_rows + count > len(state.basis) < operator.dim:
@@ -119,8 +102,7 @@ def advance_search(operator: SymmetricOperator, state: SubspaceState) -> None:
         _absorb(operator, state, column, product)
     state.num_processed += count
     state.num_products += count
-    state.num_fresh_steps += 1
-    _decide(state, torch.finfo(operator.dtype).eps)
+    _decide(state, operator.product_error)
 
 
 def _absorb(operator: SymmetricOperator, state: SubspaceState, column: int, product: Tensor) -> None:
@@ -134,6 +116,7 @@ def _absorb(operator: SymmetricOperator, state: SubspaceState, column: int, prod
     state.projection[:rows, column] = orthogonalise(rest, state.basis[:rows]).double().cpu()
     remainder = norm(rest)
     if remainder <= BREAKDOWN_ROUNDINGS * torch.finfo(operator.dtype).eps * state.scale or rows == len(state.basis):
+        state.dropped = math.hypot(state.dropped, remainder)
         return
     state.basis[rows] = rest / remainder
     state.projection[rows, column] = remainder
@@ -141,10 +124,11 @@ def _absorb(operator: SymmetricOperator, state: SubspaceState, column: int, prod
 
 
 def _inject(operator: SymmetricOperator, state: SubspaceState) -> None:
-    """Append random rows: nothing is pending, because the run begins, its subspace is invariant or was locked."""
-    if state.num_rows + state.block_size > len(state.basis) < operator.dim:
-        _restart(state)
+    """Begin a run from random rows, in the complement of those that there are, which are locked."""
     count = min(state.block_size, len(state.basis) - state.num_rows)
+    state.start_row, state.num_starts, state.run_width = state.num_rows, count, count
+    state.stages, state.dropped = state.stages[:0], 0.0
+    state.num_runs += 1
     for _ in range(count):
         row = gaussian_vector(operator.dim, state.generator).to(state.basis)
         # again after normalising: little may be left of a vector when the basis is nearly complete
@@ -156,115 +140,134 @@ def _inject(operator: SymmetricOperator, state: SubspaceState) -> None:
 
 
 def _restart(state: SubspaceState) -> None:
-    """Keep the most wanted half of what is not wanted, in Ritz vectors, and all that is pending."""
+    """Keep what is locked, the most wanted half of the other Ritz vectors, and all that is pending."""
     num_pending = state.num_rows - state.num_processed
-    most = len(state.basis) - num_pending - state.block_size
-    keep = min(state.num_wanted + (state.num_processed - state.num_wanted) // 2, most)
-    pairs = ritz_pairs(state.projection, state.num_processed, state.num_rows, state.defects, state.scale)
-    chosen = order(pairs.values, state.which)[:keep]
-    _keep(state, pairs, chosen, num_pending)
+    pairs = state.active_pairs()
+    is_followed = state.num_starts > 0 and len(state.stages) < MAX_STAGES
+    if is_followed:
+        state.stages = state.stages_so_far(pairs)
+    num_active = len(pairs.values)
+    share = 0 if state.num_locked else min(state.num_wanted, num_active)
+    most = len(state.basis) - state.num_locked - num_pending - state.block_size
+    chosen = order(pairs.values, state.which)[: min(share + (num_active - share) // 2, most)]
+    _keep(state, state.num_locked, pairs, chosen, num_pending)
+    state.start_row, state.num_starts = state.num_processed, num_pending if is_followed else 0
 
 
-def _keep(state: SubspaceState, pairs: RitzPairs, chosen: Tensor, num_pending: int) -> None:
-    """Make the chosen Ritz vectors the processed rows, followed by the first num_pending of the pending rows."""
-    first, keep = state.num_processed, len(chosen)
+def _keep(state: SubspaceState, start: int, pairs: RitzPairs, chosen: Tensor, num_pending: int) -> None:
+    """Replace processed rows from `start` on by chosen Ritz vectors of their span, and keep some that are pending."""
+    first, stop = state.num_processed, start + len(chosen)
     vectors = pairs.vectors[:, chosen]
-    coupling = state.projection[first : first + num_pending, :first] @ vectors
-    rotate(state.basis[:first], vectors)
-    for row in state.basis[:keep]:
+    rotate(state.basis[start:first], vectors)
+    for row in state.basis[start:stop]:
         row.div_(norm(row))  # or rounding adds up from restart to restart
     for row in range(num_pending):
-        state.basis[keep + row] = state.basis[first + row]
-    state.projection.zero_()
-    state.projection[:keep, :keep] = torch.diag(pairs.values[chosen])
-    state.projection[keep : keep + num_pending, :keep] = coupling
-    state.defects[:keep] = pairs.defects[chosen]
-    state.defects[keep:] = 0
-    state.num_processed, state.num_rows = keep, keep + num_pending
+        state.basis[stop + row] = state.basis[first + row]
+    to_locked = state.projection[:start, start:first] @ vectors
+    state.projection[:start, start:] = 0
+    state.projection[start:] = 0
+    state.projection[:start, start:stop] = to_locked
+    state.projection[start:stop, start:stop] = torch.diag(pairs.values[chosen])
+    state.projection[stop : stop + num_pending, start:stop] = pairs.couplings[chosen][:, :num_pending].T
+    state.defects[start:stop] = pairs.defects[chosen]
+    state.defects[stop:] = 0
+    state.num_processed, state.num_rows = stop, stop + num_pending
 
 
-def _decide(state: SubspaceState, eps: float) -> None:
-    """Finish, go on, or lock the wanted pairs and look for copies of them from fresh vectors.
+def _decide(state: SubspaceState, product_error: float) -> None:
+    """Finish, go on, or lock the wanted pairs and look for better ones, or copies of them, from fresh vectors.
 
     A Krylov space holds as many copies of an eigenvalue as its block has vectors, and shows nothing of the others. So
     when all wanted pairs have converged they are locked, and the search begins anew in the complement. It ends when
-    its best pair has converged, too, or after so many steps that a copy would have been seen.
+    its random vectors would have shown whatever is better than what is locked, and by more than the tolerance. Where
+    one eigenvalue of an end is wanted the first run does.
     """
-    exhausted = state.num_products >= state.budget
-    if state.num_processed < state.num_wanted:
-        return
-    pairs = ritz_pairs(state.projection, state.num_processed, state.num_rows, state.defects, state.scale)
-    ranking = order(pairs.values, state.which)
-    wanted, others = ranking[: state.num_wanted], ranking[state.num_wanted :]
-    goal = state.scale * max(LOCKING_SHARE * (state.tolerance - PRODUCT_ROUNDINGS * eps), LEAST_ROUNDINGS * eps)
-    converged = bool((pairs.residuals[wanted] <= goal).all())
-    dim = state.basis.shape[1]
-    needed = steps_to_exclude(pairs.values, state.num_wanted, state.which, 2 * goal, dim) if converged else math.inf
-    seen = False
-    if converged and state.phase == "verify":
-        ends = others[: 2 if state.which == "both-ends" else 1]
-        seen = len(ends) > 0 and bool((pairs.residuals[ends] <= goal).all())
-        seen = seen or state.num_fresh_steps >= needed
-    unchanged = state.locked is not None and bool(((pairs.values[wanted] - state.locked).abs() <= 2 * goal).all())
-    if exhausted or state.complete or (converged and needed == 0) or (seen and unchanged):
-        state.phase = "finished"
-    elif converged and (state.phase == "search" or seen):
-        _lock(state, pairs, wanted)
-
-
-def _lock(state: SubspaceState, pairs: RitzPairs, wanted: Tensor) -> None:
-    """Keep the wanted pairs and nothing else, and begin anew; finish if too few products are left for that."""
-    if state.num_products + state.num_wanted >= state.max_products:
-        state.phase = "finished"
-        return
-    state.locked = pairs.values[wanted]
-    locked = RitzPairs(pairs.values, pairs.vectors, pairs.residuals, defects=pairs.residuals)
-    _keep(state, locked, wanted, num_pending=0)
-    state.phase, state.num_fresh_steps = "verify", 0
-
-
-def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEigenpairs:
-    """The wanted pairs as they are; the basis is overwritten, so that the state cannot go on.
-
-    Residuals of pairs that were locked are measured, by k more products.
-
-    Raises:  InvalidProblemError if fewer than k products were done.
-    """
-    if state.num_processed < state.num_wanted:
-        raise InvalidProblemError(f"{state.num_processed} products are too few for {state.num_wanted} eigenpairs")
-    pairs = ritz_pairs(state.projection, state.num_processed, state.num_rows, state.defects, state.scale)
+    pairs = state.pairs()
     wanted = order(pairs.values, state.which)[: state.num_wanted]
-    if state.which == "both-ends":
-        wanted = wanted[pairs.values[wanted].argsort(descending=True)]
-    values = pairs.values[wanted]
+    if state.complete or state.num_products >= state.budget:
+        state.phase = "finished"
+        return
+    if len(wanted) < state.num_wanted:
+        if state.is_closed:
+            _lock(state, pairs, order(pairs.values, state.which))
+        return
+    found = pairs.values[wanted]
+    slack = state.slack(found, product_error)
     residuals = pairs.residuals[wanted]
-    rotate(state.basis[: state.num_processed], pairs.vectors[:, wanted])
-    vectors = state.basis[: state.num_wanted]
-    if state.complete:
-        residuals = torch.zeros_like(residuals)
-    elif state.locked is not None:
-        # of what locking cut off the recurrence knows no more than an estimate
-        residuals = _measured_residuals(operator, state, values, vectors)
-    norm_of_operator = max(state.scale, float(pairs.values.abs().max()))
-    residuals = residuals + PRODUCT_ROUNDINGS * torch.finfo(operator.dtype).eps * norm_of_operator
-    return TopEigenpairs(
-        eigenvalues=values.numpy(),
-        residuals=residuals.numpy(),
-        converged=(residuals <= state.tolerance * norm_of_operator).numpy(),
-        eigenvectors=vectors.cpu().numpy(),
-        num_products=state.num_products,
-    )
+    norms = spread(residuals)
+    converged = bool((residuals <= LOCKING_SHARE * slack).all() and (norms <= SPREAD_SHARE * slack).all())
+    is_first = state.num_locked < state.num_wanted and (state.needs_locking or state.num_locked > 0)
+    is_blind = bool((state.tolerances(found) <= 2 * product_error * state.norm(pairs.values)).any())
+    if not is_first and (converged or state.num_locked) and _is_settled(state, found, slack, is_blind=is_blind):
+        state.phase = "finished"
+    elif _has_more_to_lock(state, found, residuals, slack, converged=converged):
+        _lock(state, pairs, _worth_keeping(state, pairs, wanted, LOCKING_SHARE * float(slack.min())))
 
 
-def _measured_residuals(operator: SymmetricOperator, state: SubspaceState, values: Tensor, vectors: Tensor) -> Tensor:
-    """||A x - value x|| (k,), float64, for rows x (k, P)."""
-    found = []
-    for start_row in range(0, len(vectors), state.block_size):
-        block = vectors[start_row : start_row + state.block_size]
-        for row, product in enumerate(operator.matmat(block.T).T):
-            found.append(norm(product - float(values[start_row + row]) * block[row]))
-        state.num_products += len(block)
-    return torch.tensor(found, dtype=torch.float64)
+def _has_more_to_lock(
+    state: SubspaceState, found: Tensor, residuals: Tensor, slack: Tensor, *, converged: bool
+) -> bool:
+    """Whether all wanted pairs have converged and not all are locked, or there is little time left for it.
+
+    What is left of the products had then better show that those pairs that have converged are the right ones.
+    """
+    if state.num_locked >= state.num_wanted:
+        return converged and (state.is_closed or state.is_improved(found, slack))
+    is_late = state.num_products >= SEARCH_SHARE * state.budget
+    any_converged = bool((residuals <= LOCKING_SHARE * slack).any())
+    return (state.needs_locking and (converged or (is_late and any_converged))) or state.is_closed
+
+
+def _is_settled(state: SubspaceState, found: Tensor, slack: Tensor, *, is_blind: bool) -> bool:
+    """Whether no eigenvalue can have been missed that is better than the wanted ones by more than the slack.
+
+    Args:  is_blind, whether the error of products hides what the tolerance asks for: then it is enough that nothing
+        but that error is left.
+    """
+    values, norms = found, torch.zeros_like(found)
+    if state.num_locked:
+        if state.is_improved(found, slack):
+            return False
+        if is_blind and state.is_closed:
+            return True
+        values = state.locked_values()[: len(found)]
+        norms = spread(state.defects[: state.num_locked])[: len(found)]
+    active = state.active_pairs()
+    ends = zip(state.ends, _limits(state, values, norms, slack), strict=True)
+    return all(state.excludes(active, limit, end.side) for end, limit in ends)
+
+
+def _limits(state: SubspaceState, values: Tensor, norms: Tensor, slack: Tensor) -> list[float]:
+    """For each end, where eigenvalues of the complement would be too good to be missed.
+
+    As far out as is needed to know each value within its slack; but not so near that what is left within the slack of
+    the worst one would have to be told from it, which may take for ever.
+    """
+    scores, limits = state.scores(values), []
+    for members in state.groups():
+        own = slack[members]
+        nearest = float(scores[members].min() + LIMIT_SHARE * own.max())
+        limits.append(max(nearest, float(largest_rest(scores[members], norms[members], own).min())))
+    if state.which == "magnitude":
+        limits *= 2
+    return [end.side * limit for end, limit in zip(state.ends, limits, strict=True)]
+
+
+def _worth_keeping(state: SubspaceState, pairs: RitzPairs, wanted: Tensor, goal: float) -> Tensor:
+    """The wanted pairs, and the best known ones of the others: what has a size of its own need not be found again."""
+    room = len(state.basis) - state.num_wanted
+    room = room if len(state.basis) == state.basis.shape[1] else int(KEPT_SHARE * room)
+    others = pairs.residuals.argsort()
+    is_other = ~torch.isin(others, wanted) & (pairs.residuals[others] <= KEPT_GOAL * goal)
+    return torch.cat([wanted, others[is_other][: 0 if state.is_reduced else room]])
+
+
+def _lock(state: SubspaceState, pairs: RitzPairs, chosen: Tensor) -> None:
+    """Keep the chosen pairs as they are, and nothing else."""
+    if state.num_locked == 0:
+        state.far_ends = state.ends_of_rest()
+    _keep(state, 0, pairs._replace(defects=pairs.residuals), chosen, num_pending=0)
+    state.num_locked = len(chosen)
 
 
 def top_eigenpairs(
@@ -277,27 +280,31 @@ def top_eigenpairs(
     max_products: int | None = None,
     memory_bytes: int | None = None,
     continuation: Continuation = FROM_THE_START,
+    absolute_tolerance: float = 0.0,
 ) -> TopEigenpairs:
     """k eigenpairs from the ends of the spectrum, each eigenvalue as often as it is repeated.
 
     Where k exceeds the number of eigenvalues of one kind the next ones follow, zeros included; k = P gives them all.
+    A pair has converged when its residual is within the tolerance and its value, too, of the eigenvalue that was asked
+    for: that nothing better was missed is known but for a chance of `MISS_PROBABILITY`, whatever the spectrum.
 
     Args:
         which: "largest", "smallest" (both signed), "both-ends" (half of each, one more of the largest if k is odd) or
             "magnitude".
-        tolerance: of the residuals, relative to the largest ||A v|| seen; what is below the rounding of the products
-            is never reached, and pairs are then as good as they can be but not called converged.
+        tolerance: relative to the largest wanted |eigenvalue| of the same end.
         generator: a CPU generator for the start vectors, which moves on.
         progress: told as "products" after each block, of max_products.
         max_products: None: 100 for each eigenpair, at least 1,000. What has not converged then says so.
         memory_bytes: of the basis and the products, at most; None: 80 vectors beside the wanted ones, at least 2 k.
         continuation: a `SubspaceState` to go on from, and who keeps later ones.
+        absolute_tolerance: in units of A; a pair within either tolerance has converged. What is below the error of the
+            products is never reached: pairs are then as good as they can be, and say why they are not converged.
     Raises:  NonFiniteError if a product holds NaN or infinity; InvalidProblemError if k is not in 1 .. P, products are
         fewer than k, or the memory does not hold k + 4 vectors.
     Source:  Wu & Simon, SIAM J. Matrix Anal. Appl. 22 (2000) 602-616, for thick restarts.
     """
     state: SubspaceState = continuation.state or start_search(
-        operator, k, which, tolerance, generator, max_products, memory_bytes
+        operator, k, which, tolerance, generator, max_products, memory_bytes, absolute_tolerance
     )
     while state.phase != "finished":
         advance_search(operator, state)

@@ -7,14 +7,16 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from curvature.algorithms.diagonal import exact_diagonal
 from curvature.algorithms.hutchinson import ComplementProbes, add_probes, diagonal_of, frobenius_of, trace_of
+from curvature.algorithms.intervals import NORMAL_QUANTILE, exact_estimate
 from curvature.algorithms.sketch import PROBE_BLOCK, Sketch, extend_basis, finite_products, multiply_basis
 from curvature.algorithms.vectors import norm, sphere_probe
 from curvature.algorithms.xtrace import leave_one_out
 from curvature.errors import InvalidProblemError
 from curvature.operators.base import SymmetricOperator
 from curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
-from curvature.results import DiagonalEstimate, Estimate, StochasticTrace
+from curvature.results import Estimate, StochasticTrace
 
 Estimator: TypeAlias = Literal["hutchinson", "hutch++", "xtrace"]
 
@@ -65,18 +67,21 @@ def trace_estimate(
     diagonal: bool = False,
     continuation: Continuation = FROM_THE_START,
 ) -> StochasticTrace:
-    """tr A with a standard error that holds, by so many products or to a tolerance.
+    """tr A with a 95 % interval that holds, by so many products or to a tolerance.
 
     "hutchinson" holds two vectors of length P for each of 16 probes; "hutch++" two for each of a third of the products
     as well, and wins where few eigenvalues are large; "xtrace" four for each of half of the products, and wins more.
-    From P products on the trace is read off the columns of A and exact.
+    From P products on the trace is read off the columns of A, and exact but for the error of the products, which every
+    stated error includes. Where a sketch spans all of the range that the precision of products resolves, the products
+    that are left go to probes of its complement: what lies there is small and not zero.
 
     Args:
         generator: a CPU generator for the probes, which moves on.
         progress: told as "products" after each block.
         num_probes: products to spend, of whatever kind. xtrace needs 4, and spends an even number.
-        tolerance: instead of num_probes; of the standard error, relative to |tr A| or ||A||_F, whichever is larger: a
-            trace may be zero. Products double until it is met.
+        tolerance: instead of num_probes; of the standard error, or of half the interval's width over 1.96, whichever is
+            larger, relative to |tr A| or ||A||_F, whichever is larger: a trace may be zero. Products double until it is
+            met, or the error of the products alone is larger.
         max_products: in search of a tolerance; None: 10,000.
         diagonal: whether to estimate the diagonal of A, too.
         continuation: a `TraceState` to go on from, and who keeps later ones.
@@ -136,7 +141,7 @@ def advance_trace(operator: SymmetricOperator, state: TraceState) -> None:
         state.num_products += _read_columns(operator, state.columns)
     elif len(state.sketch.products) < len(state.sketch.basis):
         state.num_products += multiply_basis(operator, state.sketch)
-    elif state.estimator == "xtrace":
+    elif state.estimator == "xtrace" and not state.sketch.exhausted:
         state.num_products += _extend_exchangeably(operator, state)
     elif _sketch_is_small(state):
         state.num_products += _deflate(operator, state)
@@ -189,23 +194,37 @@ def _round_is_done(operator: SymmetricOperator, state: TraceState) -> bool:
         return len(state.columns.lengths) == operator.dim
     if len(sketch.products) < len(sketch.basis):
         return False
-    if state.estimator == "xtrace":
-        return sketch.exhausted or len(state.vectors) >= state.target // 2
+    if state.estimator == "xtrace" and not sketch.exhausted:
+        return len(state.vectors) >= state.target // 2
     return not _sketch_is_small(state) and (state.num_products >= state.target or len(sketch.basis) == operator.dim)
 
 
 def _decide(operator: SymmetricOperator, state: TraceState) -> None:
-    """Finish, or double the products: until the error is small enough, or there are no more of them."""
-    found = _estimate(state)
-    if state.tolerance is None or state.columns is not None:
+    """Finish, or double the products: until the error is small enough, or more of them are of no use or not allowed."""
+    found = _estimate(state, operator.product_error)
+    if state.tolerance is None:
         state.found = found
         return
-    met = found.standard_error <= state.tolerance * max(abs(found.value), found.frobenius.value)
-    if met or state.target >= state.total:
+    allowed = state.tolerance * max(abs(found.trace.value), found.frobenius.value)
+    met = _error(found.trace) <= allowed
+    if met or state.columns is not None or state.target >= state.total or _rounding(operator, found) > allowed:
         state.found = replace(found, converged=met)
         return
     state.target = min(2 * state.target, state.total)
     _read_off_if_cheaper(operator, state)
+
+
+def _error(trace: Estimate) -> float:
+    """Standard error, or what the interval says of it if that is more; infinite where neither is known."""
+    lower, upper = trace.interval.lower, trace.interval.upper
+    if trace.standard_error is None or lower is None or upper is None:
+        return math.inf
+    return max(trace.standard_error, (upper - lower) / (2 * NORMAL_QUANTILE))
+
+
+def _rounding(operator: SymmetricOperator, found: StochasticTrace) -> float:
+    """Standard error that the products alone leave, however many they are."""
+    return operator.product_error * max(abs(found.trace.value), found.frobenius.value) / NORMAL_QUANTILE
 
 
 def _read_off_if_cheaper(operator: SymmetricOperator, state: TraceState) -> None:
@@ -226,27 +245,29 @@ def _read_columns(operator: SymmetricOperator, columns: ColumnSums) -> int:
     return count
 
 
-def _estimate(state: TraceState) -> StochasticTrace:
+def _estimate(state: TraceState, product_error: float) -> StochasticTrace:
     """From all products so far."""
     sketch, count = state.sketch, state.num_products
     if state.columns is not None:
-        columns = state.columns
-        frobenius = Estimate(math.hypot(*columns.lengths), 0.0)
-        return _exact(float(columns.diagonal.sum()), count, frobenius, columns.diagonal if state.diagonal else None)
-    if state.estimator != "xtrace":
-        value, error = trace_of(sketch, state.probes)
-        frobenius, diagonal = frobenius_of(sketch, state.probes), diagonal_of(sketch, state.probes)
-        return StochasticTrace(value, error, count, True, frobenius, diagonal)
-    if sketch.exhausted:  # the sketch spans the range of A, so that A = A Q Q^T
-        frobenius = Estimate(sketch.product_norm, 0.0)
-        return _exact(sketch.trace, count, frobenius, sketch.diagonal.cpu() if state.diagonal else None)
-    found = leave_one_out(sketch, state.vectors, state.products, state.diagonal)
-    return StochasticTrace(found.trace, found.trace_error, count, True, found.frobenius, found.diagonal)
+        return _exact(state.columns, count, product_error, state.diagonal)
+    if state.estimator == "xtrace" and not sketch.exhausted:
+        found = leave_one_out(sketch, state.vectors, state.products, state.diagonal, product_error)
+        return StochasticTrace(found.trace, found.frobenius, found.diagonal, count, converged=True)
+    frobenius = frobenius_of(sketch, state.probes, product_error)
+    trace = trace_of(sketch, state.probes, frobenius.value, product_error)
+    diagonal = diagonal_of(sketch, state.probes, product_error)
+    return StochasticTrace(trace, frobenius, diagonal, count, converged=True)
 
 
-def _exact(value: float, num_products: int, frobenius: Estimate, diagonal: Tensor | None) -> StochasticTrace:
-    entries = None if diagonal is None else DiagonalEstimate(diagonal.numpy(), torch.zeros_like(diagonal).numpy())
-    return StochasticTrace(value, 0.0, num_products, True, frobenius, entries)
+def _exact(columns: ColumnSums, num_products: int, product_error: float, diagonal: bool) -> StochasticTrace:
+    """Columns are known but for the error of the products, relative to their own norms and to ||A||_F."""
+    norm_value = math.hypot(*columns.lengths)
+    value = math.fsum(columns.diagonal.tolist())
+    frobenius = exact_estimate(norm_value, product_error * norm_value, floor=0.0)
+    trace = exact_estimate(value, product_error * max(norm_value, abs(value)))
+    lengths = torch.tensor(columns.lengths, dtype=torch.float64)
+    entries = exact_diagonal(columns.diagonal, lengths, product_error) if diagonal else None
+    return StochasticTrace(trace, frobenius, entries, num_products, converged=True)
 
 
 def _random_rows(operator: SymmetricOperator, generator: torch.Generator, count: int) -> Tensor:

@@ -54,6 +54,15 @@ def rotate(rows: Tensor, rotation: Tensor) -> None:
         chunk[: len(turned)] = (turned @ chunk.double()).to(rows.dtype)
 
 
+def subtract(rows: Tensor, coefficients: Tensor, basis: Tensor) -> None:
+    """Replace V (r, P) by V - C B, C (r, s) and B (s, P), in place, in float64 and without a second V."""
+    factors = coefficients.to(rows.device)
+    width = max(1, _chunk_size(rows) // max(len(rows), len(basis)))
+    for start in range(0, rows.shape[1], width):
+        part = slice(start, start + width)
+        rows[:, part] = (rows[:, part].double() - factors @ basis[:, part].double()).to(rows.dtype)
+
+
 def orthogonalise(vector: Tensor, basis: Tensor) -> Tensor:
     """Take from v (P,), in place, what lies in the span of the orthonormal rows of `basis` (s, P).
 

@@ -47,6 +47,8 @@ def peak_bytes(
     running = held + parts.running + parts.vectors(work.vectors)
     if recording_bytes is not None and held < parts.held:  # recorded again in every sweep
         recording = held + parts.recording + parts.vectors(work.vectors)
+    if work.corrected:
+        running = max(running, held + parts.direct + parts.vectors(work.vectors))
     last = held + parts.vectors(2) + work.last_bytes
     peak = max(recording + work.dense_bytes, running + work.dense_bytes, last)
     others_of_model = GRADIENT_COPIES * itemsize * size.num_other_parameters
@@ -61,6 +63,8 @@ class _Parts:
         part, copies = size.part(min(batch, size.num_samples)), footprint(size.family, matrix)
         self.held_by_one = self._bytes(copies.held, part) if work.holds_recordings else 0
         self.held = self._bytes(copies.held, size) if work.holds_recordings else 0
+        # one column through one micro-batch without a recording takes as much as to record it
+        self.direct = self._bytes(copies.held, part) + self._beside(copies.recording, copies.held, part)
         self.recording, self.running = (
             (0.0, self._layered(part)) if work.layered else self._recorded(part, work, copies)
         )

@@ -37,6 +37,7 @@ class Work:
     eigenvectors: bool = False  # of it
     holds_recordings: bool = True
     layered: bool = False  # assembled by way of pre-activations, not from products
+    corrected: bool = False  # a few products at the end are not reduced, and not recorded
 
 
 def exact_work(num_parameters: int, eigenvectors: bool = False, layered: bool = False) -> Work:
@@ -89,8 +90,18 @@ def lanczos_work(
     )
 
 
-def top_k_work(num_parameters: int, k: int, max_products: int | None = None, rows: int | None = None) -> Work:
-    """Of `top_eigenpairs`, if it restarts, with so many rows of a basis; None: as many as it likes."""
+def top_k_work(
+    num_parameters: int,
+    k: int,
+    max_products: int | None = None,
+    rows: int | None = None,
+    *,
+    reduced: bool = False,
+) -> Work:
+    """Of `top_eigenpairs`, if it restarts, with so many rows of a basis; None: as many as it likes.
+
+    Args:  reduced, whether products are of a reduced precision.
+    """
     rows = top_k_rows(num_parameters, k) if rows is None else rows
     products = max_products or max(1_000, 100 * k)
     block = min(k, TOP_K_BLOCK, rows)
@@ -101,6 +112,7 @@ def top_k_work(num_parameters: int, k: int, max_products: int | None = None, row
         vectors=rows - block + 1,
         moved_numbers=products * num_parameters * 4 * rows,
         dense_order=rows,
+        corrected=reduced,
     )
 
 
@@ -122,8 +134,8 @@ def trace_work(num_parameters: int, estimator: Estimator, num_products: int, dia
     return Work(
         num_products=products,
         num_columns=min(products, PROBE_BLOCK),
-        # blocks of probes and products beside those in the sketch; a probe in float64, and of a diagonal six vectors
-        vectors=held + 3 * PROBE_BLOCK + 2 + (12 if diagonal else 0),
+        # blocks of probes and products beside those in the sketch; a probe in float64, and of a diagonal eight vectors
+        vectors=held + 3 * PROBE_BLOCK + 2 + (16 if diagonal else 0),
         moved_numbers=int(products * num_parameters * (4 + 4 * sketch)),
     )
 

@@ -1,9 +1,11 @@
 """Second-derivative matrices of the empirical risk: one linearisation per micro-batch, reused by every product."""
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import ClassVar
 
 import torch
@@ -35,6 +37,12 @@ with warnings.catch_warnings():
 DEVIATION_MARGIN = 2
 """How many times larger the deviation of reduced products may be for vectors other than those it was measured on."""
 
+SENSITIVITY_MARGIN = 4
+"""How many times more rounding may change a product than a change of every parameter by one machine epsilon did."""
+
+SENSITIVITY_SAMPLES, SENSITIVITY_SHARE = 16, 8
+"""Samples at most on which that is measured, and of large samples one in so many of a micro-batch."""
+
 
 class RiskOperator(SymmetricOperator):
     """A (P, P) at fixed parameters, in loss per squared parameter; which matrix is said by the subclass.
@@ -58,7 +66,7 @@ class RiskOperator(SymmetricOperator):
         gradient_norm: of the risk at this point, with respect to the layout's parameters.
         held_bytes: of recordings.
         precision_deviation: ||(A' - A) V|| / ||A V|| of the reduced products A' V from those in float32, for the
-            first vectors that were asked for; None where nothing is reduced, or before.
+            first vectors that were asked for, or random ones; None where nothing is reduced, or before.
     Raises:  InvalidProblemError if no parameter matches, or reduced products are wanted of parameters that are not
         float32; NonFiniteError if the gradient holds NaN or infinity.
     """
@@ -115,8 +123,45 @@ class RiskOperator(SymmetricOperator):
 
     @property
     def product_error(self) -> float:
-        """Bound on ||A' v - A v|| / ||A||, with the deviation of reduced products, as far as it was measured."""
-        return super().product_error + DEVIATION_MARGIN * (self.precision_deviation or 0.0)
+        """Bound on ||A' v - A v|| / ||A||, with the deviation of reduced products, as far as it was measured.
+
+        What rounding does depends on the point: pre-activations of 100 are known to 1e-5 in float32, and so is a tanh'
+        that is as small. So it is measured what as small a change of the parameters does.
+        """
+        rounding = SENSITIVITY_MARGIN * self.sensitivity * torch.finfo(self.dtype).eps
+        return super().product_error + rounding + DEVIATION_MARGIN * (self.precision_deviation or 0.0)
+
+    @cached_property
+    def sensitivity(self) -> float:
+        """||(B' - B) v|| / ||B v|| / eps for a random v, where in B' every parameter is one eps larger or smaller.
+
+        B is the matrix of at most 16 samples of the first micro-batch, and at most an eighth of a large one: more may
+        not fit beside what is held. Micro-batches so large that they hold fewer than eight samples are not measured: 0.
+        """
+        first = self._risk.batches[0]
+        count = min(SENSITIVITY_SAMPLES, len(first) if self._largest_block > 1 else len(first) // SENSITIVITY_SHARE)
+        if count == 0:
+            return 0.0
+        sample = first.take(torch.linspace(0, len(first) - 1, count).long())
+        if self._risk.loss.num_terms(sample.targets) == 0:
+            return 0.0
+        generator = torch.Generator().manual_seed(0)
+        eps = torch.finfo(self.dtype).eps
+        vector = torch.randn(1, self.dim, generator=generator, dtype=self.dtype).to(self.device)
+        here, neighbour = copy(self), copy(self)
+        here._risk = neighbour._risk = EmpiricalRisk(self._risk.model, self._risk.loss, [sample])
+        neighbour._point = {
+            name: values * (1 + eps * _signs(values, generator)) for name, values in self._point.items()
+        }
+        with torch.no_grad():
+            value, moved = (each._direct(0, self.layout, self.layout, vector) for each in (here, neighbour))
+        ratio = float((moved - value).norm() / value.norm()) if value.any() else 0.0
+        return ratio / eps if math.isfinite(ratio) else 0.0  # products that are NaN are reported by the algorithms
+
+    @property
+    def unreduced(self) -> SymmetricOperator:
+        """The same matrix by products in float32, each by forward over reverse anew; itself, if nothing is reduced."""
+        return self if self._matmul_precision is None else _Unreduced(self)
 
     @property
     def _any_parameter(self) -> Tensor:
@@ -173,6 +218,16 @@ class RiskOperator(SymmetricOperator):
                 matrix[group.start + start : group.start + stop, : group.stop] += run(block)[: stop - start]
 
     @torch.no_grad()
+    def direct_products(self, rows: Tensor) -> Tensor:
+        """A v for each row (k, P), without a recording and in the precision of the vectors."""
+        total = torch.zeros_like(rows)
+        with matmuls_in(None):
+            for index in range(len(self._risk.batches)):
+                for row in range(len(rows)):
+                    total[row] += self._direct(index, self.layout, self.layout, rows[row : row + 1])[0]
+        return total
+
+    @torch.no_grad()
     def _sweep(self, rows: Tensor) -> Tensor:
         """Every row (k, P) through one micro-batch before the next."""
         width = self._width(len(rows))
@@ -214,9 +269,11 @@ class RiskOperator(SymmetricOperator):
         return run
 
     def _compare(self, program: Program, lowered: Program, rows: Tensor) -> None:
-        """Note what reduced products do to the first sweep's first vectors."""
+        """Note what reduced products do to the first sweep's first vectors, or to random ones instead of columns."""
         if self._matmul_precision is None or self.precision_deviation is not None:
             return
+        if int(rows[0].count_nonzero()) < 2:  # columns may be zero, and say nothing of the others
+            rows = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).to(rows)
         value = program(rows)
         with matmuls_in(self._matmul_precision):
             self._deviations.append((value, lowered(rows) - value))
@@ -296,6 +353,31 @@ class RiskOperator(SymmetricOperator):
         return min(columns_at_once(replace(size, num_parameters=self.dim), itemsize) for size in sizes)
 
 
+class _Unreduced(SymmetricOperator):
+    """A matrix whose products are reduced, by products that are not: one column and one micro-batch at a time."""
+
+    def __init__(self, reduced: RiskOperator) -> None:
+        self._reduced = reduced
+
+    @property
+    def dim(self) -> int:
+        return self._reduced.dim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._reduced.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._reduced.device
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        return self._reduced.direct_products(vector.contiguous().unsqueeze(0))[0]
+
+    def matmat(self, matrix: Tensor) -> Tensor:
+        return self._reduced.direct_products(matrix.T.contiguous()).T
+
+
 def _is_odd(program: Program, rows: Tensor, value: Tensor) -> bool:
     """Whether the program gives the negative for negative rows: with a term that it took for constant it would not."""
     try:
@@ -304,6 +386,11 @@ def _is_odd(program: Program, rows: Tensor, value: Tensor) -> bool:
         rows.neg_()
     # not <=: products that are NaN are reported by the algorithms, and are no reason to fall back
     return not bool(total.norm() > torch.finfo(rows.dtype).eps ** 0.5 * value.norm())
+
+
+def _signs(values: Tensor, generator: torch.Generator) -> Tensor:
+    """1 or -1 for each of the values."""
+    return (2 * torch.randint(0, 2, values.shape, generator=generator) - 1).to(values)
 
 
 def _padded(rows: Tensor, width: int) -> Tensor:

@@ -9,6 +9,7 @@ import pydantic_core
 from api_schemas.closed_form import ClosedFormRequest
 from service.closed_form import Answer, answer, document
 from service.pictures.closed_form import draw_spectrum
+from service.pictures.sheet import AS_USUAL, Style
 from theory.closed_form.spectrum import Eigenvectors
 
 MAX_VECTOR_NUMBERS_JSON = 1_000_000
@@ -18,8 +19,8 @@ MAX_VECTOR_NUMBERS_NPZ = 20_000_000
 """Numbers in the eigenvectors of an answer as npz, 160 MB."""
 
 
-def represented(request: ClosedFormRequest, name: str) -> bytes | memoryview:
-    """The answer in this format: json, npz, png or svg.
+def represented(request: ClosedFormRequest, name: str, style: Style = AS_USUAL) -> bytes | memoryview:
+    """The answer in this format: json, npz or a picture.
 
     Raises:  as `answer`.
     """
@@ -28,7 +29,7 @@ def represented(request: ClosedFormRequest, name: str) -> bytes | memoryview:
     if name == "npz":
         return _npz(answer(request, MAX_VECTOR_NUMBERS_NPZ))
     spectrum_alone = request.model_copy(update={"eigenvectors": "none", "descent": None})
-    return draw_spectrum(answer(spectrum_alone, 0).spectrum, name)
+    return draw_spectrum(answer(spectrum_alone, 0).spectrum, name, style)
 
 
 def _json(fields: object) -> bytes:

@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from api_schemas.random_matrix import IndexCurveAnswer, IndexCurveRequest, LawAnswer, RandomMatrixRequest
 from service.pictures.random_matrix import draw_index_curves, draw_law
+from service.pictures.sheet import AS_USUAL, Style
 from service.random_matrix import answer
 
 _PICTURE_POINTS = 2000
 
 
-def represented(request: RandomMatrixRequest, name: str) -> bytes:
-    """The answer in this format: json, npz, png or svg.
+def represented(request: RandomMatrixRequest, name: str, style: Style = AS_USUAL) -> bytes:
+    """The answer in this format: json, npz or a picture.
 
     Raises:  as `answer`.
     """
@@ -23,7 +24,9 @@ def represented(request: RandomMatrixRequest, name: str) -> bytes:
         found = answer(request)
         return found.model_dump_json().encode() if name == "json" else _npz(found)
     found = answer(_for_a_picture(request))
-    return draw_index_curves(found, name) if isinstance(found, IndexCurveAnswer) else draw_law(found, name)
+    if isinstance(found, IndexCurveAnswer):
+        return draw_index_curves(found, name, style)
+    return draw_law(found, name, style)
 
 
 def _for_a_picture(request: RandomMatrixRequest) -> RandomMatrixRequest:

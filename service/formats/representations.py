@@ -1,6 +1,5 @@
 """Forms in which a result can be had: JSON, npz, and pictures."""
 
-import threading
 from functools import lru_cache
 
 from api_schemas.problem import Problem
@@ -11,10 +10,8 @@ MEDIA_TYPES = {
     "npz": "application/x-npz",
     "png": "image/png",
     "svg": "image/svg+xml",
+    "pdf": "application/pdf",
 }
-
-DRAWING = threading.Lock()
-"""Held while a figure is drawn: matplotlib's caches of fonts and mathtext are shared and not made for threads."""
 
 
 @lru_cache(maxsize=64)

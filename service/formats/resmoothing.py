@@ -9,7 +9,8 @@ from api_schemas.job_results import AnyJobResult
 from api_schemas.spectrum_results import LanczosResult, Quadrature, SpectrumSetResult
 from curvature import results as found
 from curvature.algorithms.cumulative import cumulative_spectrum
-from curvature.algorithms.density import log_spectral_density, spectral_density
+from curvature.algorithms.density import MOST_PLACES, log_spectral_density, spectral_density
+from curvature.algorithms.probe_mean import MOST_PROBES_WITH_FURTHER_RULES
 from jobs.curves import cumulative_message, density_message
 from service.problems import invalid_query
 
@@ -17,7 +18,10 @@ MAX_OPERATIONS = 20_000_000_000
 """Of one smoothing: a few seconds."""
 
 _EXPONENTIAL = 60  # operations that take as long as an exponential and its sums
-_NUM_RULES = 4  # compatible with a probe; all but the first need an eigenvalue problem
+# Of the exponentials of each node and point, two for each of four rules and one for the value, in both densities; of
+# the probes whose further rules are looked at, two for each of those. Each but the first is an eigenvalue problem.
+_TABLES, _FURTHER_TABLES = 18, 2 * (2 * MOST_PLACES - 1)
+_EIGENPROBLEMS, _FURTHER_EIGENPROBLEMS = 3, 2 * MOST_PLACES - 1
 _EIGENPROBLEM = 10  # times the cube of the number of nodes
 _DOUBLE_EPS, _SINGLE_EPS = float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps)
 
@@ -77,8 +81,10 @@ def _smoothed(result: LanczosResult, change: SmoothingChange, num_spectra: int =
 
 def _check_operations(result: LanczosResult, num_points: int, num_spectra: int) -> None:
     lengths = [len(rule.nodes) for rule in result.quadrature]
-    exponentials = 2 * _NUM_RULES * num_points * sum(lengths)
-    eigenproblems = (_NUM_RULES - 1) * _EIGENPROBLEM * sum(length**3 for length in lengths)
+    some = lengths[:MOST_PROBES_WITH_FURTHER_RULES]
+    exponentials = num_points * (_TABLES * sum(lengths) + _FURTHER_TABLES * sum(some))
+    cubes, further_cubes = (sum(length**3 for length in each) for each in (lengths, some))
+    eigenproblems = _EIGENPROBLEM * (_EIGENPROBLEMS * cubes + _FURTHER_EIGENPROBLEMS * further_cubes)
     if num_spectra * (_EXPONENTIAL * exponentials + eigenproblems) > MAX_OPERATIONS:
         message = f"{sum(lengths):,} nodes on {num_points:,} points are too many to smooth while you wait; run a job"
         raise invalid_query("num_points", message)
@@ -86,4 +92,4 @@ def _check_operations(result: LanczosResult, num_points: int, num_spectra: int) 
 
 def _quadrature(rule: Quadrature) -> found.Quadrature:
     residuals = None if rule.residuals is None else np.asarray(rule.residuals)
-    return found.Quadrature(np.asarray(rule.nodes), np.asarray(rule.weights), residuals)
+    return found.Quadrature(np.asarray(rule.nodes), np.asarray(rule.weights), residuals, rule.node_error)

@@ -10,14 +10,12 @@ from api_schemas.job_results import AnyJobResult, JobResult
 from api_schemas.problem import Problem
 from api_schemas.spectrum_results import SpectrumSetResult, StoredArrays, TraceResult
 from jobs.arrays import result_arrays
-from service.formats.representations import MEDIA_TYPES
+from service.pictures.diagonal import DiagonalSample
 from service.pictures.hessian_vs_ggn import draw_comparison
+from service.pictures.sheet import AS_USUAL, Style
 from service.pictures.spectrum import draw_result
 from service.pictures.spectrum_set import draw_set
 from service.problems import ProblemError
-
-FORMATS = tuple(MEDIA_TYPES)
-_WITHOUT_PICTURES = ("json", "npz")
 
 _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(JobResult)
 
@@ -35,10 +33,9 @@ def result_of(document: bytes) -> AnyJobResult:
         raise ProblemError(problem) from None
 
 
-def formats_of(result: AnyJobResult) -> tuple[str, ...]:
-    """The formats in which the result can be had: of a trace there is no picture."""
-    first = result.spectra[0] if isinstance(result, SpectrumSetResult) else result
-    return _WITHOUT_PICTURES if isinstance(first, TraceResult) else FORMATS
+def has_diagonal(result: AnyJobResult) -> bool:
+    """Whether a picture of the result needs the diagonal that lies beside the document."""
+    return isinstance(result, TraceResult) and result.arrays is not None and "diagonal" in result.arrays.shapes
 
 
 def stored_arrays(result: AnyJobResult) -> StoredArrays | None:
@@ -46,8 +43,10 @@ def stored_arrays(result: AnyJobResult) -> StoredArrays | None:
     return None if isinstance(result, HessianVsGgnResult) else result.arrays
 
 
-def represented(result: AnyJobResult, name: str) -> bytes | memoryview:
-    """The result in one of its formats: json, npz, png or svg; npz without the arrays that lie beside the document."""
+def represented(
+    result: AnyJobResult, name: str, style: Style = AS_USUAL, diagonal: DiagonalSample | None = None
+) -> bytes | memoryview:
+    """The result in one of its formats: json, npz without the arrays that lie beside the document, or a picture."""
     match name:
         case "json":
             return result.model_dump_json().encode()
@@ -56,8 +55,8 @@ def represented(result: AnyJobResult, name: str) -> bytes | memoryview:
             np.savez_compressed(buffer, allow_pickle=False, **result_arrays(result))
             return buffer.getbuffer()
         case _ if isinstance(result, HessianVsGgnResult):
-            return draw_comparison(result, name)
+            return draw_comparison(result, name, style)
         case _ if isinstance(result, SpectrumSetResult):
-            return draw_set(result, name)
+            return draw_set(result, name, style)
         case _:
-            return draw_result(result, name)
+            return draw_result(result, name, style, diagonal)

@@ -17,9 +17,13 @@ import redis
 from redis.exceptions import RedisError, ResponseError
 
 from jobs.disk import LEAST_FREE_BYTES
+from jobs.job_checkpoints import CheckpointStore
 from jobs.presence import present_workers
+from jobs.redis_faults import KEEPS_ALL, described, eviction_policy, fault_of
+from jobs.results import ResultStore
 from jobs.settings import StorageSettings
 from jobs.source_version import source_version
+from jobs.storage_identity import MEND, StorageIdentity
 from service.observation.readiness import missing_models, missing_on_disk
 
 Verdict = Literal["ok", "warning", "failed", "skipped"]
@@ -88,13 +92,16 @@ def redis_server(client: redis.Redis) -> Iterator[Finding]:
         client.eval("return redis.call('XADD', KEYS[1], 'MAXLEN', 1, '*', 'a', 'b')", 1, f"{_KEY}:stream")
     except RedisError as error:
         advice = "start it; check SPECTRUM_REDIS_URL, the password and what its user may do"
-        yield Finding("Redis", "failed", str(error)[:200], advice)
+        is_standing = fault_of(error) in ("full", "disk", "loading")
+        found, advice = (described(error), "see docs/deployment.md") if is_standing else (str(error), advice)
+        yield Finding("Redis", "failed", found[:200], advice)
         return
     finally:
         _forget(client)
     fields = hello if isinstance(hello, dict) else dict(zip(hello[::2], hello[1::2], strict=True))
     yield Finding("Redis", "ok", f"{fields.get('server', 'redis')} {fields.get('version', '')}")
     yield _durability(client)
+    yield _eviction(client)
     yield from _configuration(client)
 
 
@@ -145,8 +152,23 @@ def _reported_durability(client: redis.Redis) -> Finding:
     return Finding("Redis on disk", "ok", "appendonly is on; how fast writes are on disk, Redis tells from 7.2 on")
 
 
+def _eviction(client: redis.Redis) -> Finding:
+    """Whether it throws jobs away where it is full."""
+    name = "Redis maxmemory-policy"
+    try:
+        policy = eviction_policy(client)
+    except RedisError as error:
+        return Finding(name, "skipped", described(error))
+    if policy is None:
+        advice = f"see as an administrator that it is {KEEPS_ALL}, or let this user ask (+info)"
+        return Finding(name, "skipped", "this user may not see it", advice)
+    good = policy == KEEPS_ALL
+    found = policy if good else f"{policy}: jobs are deleted when it is full"
+    return Finding(name, "ok" if good else "failed", found, "" if good else f"set maxmemory-policy {KEEPS_ALL}")
+
+
 def _configuration(client: redis.Redis) -> Iterator[Finding]:
-    wanted = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+    wanted = {"appendonly": "yes", "appendfsync": "always"}
     try:
         found = {name: client.config_get(name).get(name) for name in wanted}
     except RedisError:
@@ -159,6 +181,24 @@ def _configuration(client: redis.Redis) -> Iterator[Finding]:
         yield Finding(f"Redis {name}", "ok" if good else "failed", str(found[name]), "" if good else f"set {value}")
 
 
+def identity(client: redis.Redis, settings: StorageSettings) -> Iterator[Finding]:
+    """Whether results and jobs belong together: otherwise nothing is deleted."""
+    name = "identity"
+    if not settings.results_dir.is_dir():
+        yield Finding(name, "skipped", "the directory of results is not there")
+        return
+    storage = StorageIdentity(client, ResultStore(settings.results_dir), CheckpointStore(settings.checkpoints_dir))
+    try:
+        fault = storage.difference()
+    except (RedisError, OSError) as error:
+        yield Finding(name, "skipped", f"it cannot be asked: {error}"[:200])
+        return
+    if fault:
+        yield Finding(name, "failed", f"{fault} Nothing is deleted until this is mended.", MEND)
+    else:
+        yield Finding(name, "ok", "the directory of results and Redis belong together")
+
+
 def clocks(client: redis.Redis) -> Iterator[Finding]:
     """This machine's and the workers' against that of Redis, by which leases run."""
     try:
@@ -166,7 +206,7 @@ def clocks(client: redis.Redis) -> Iterator[Finding]:
         skews = {"this machine": time.time() - seconds - microseconds / 1e6}
         skews |= {w.name: w.clock_skew_seconds for w in present_workers(client) if w.clock_skew_seconds is not None}
     except RedisError:
-        yield Finding("clocks", "skipped", "Redis does not answer")
+        yield Finding("clocks", "skipped", "Redis cannot be asked")
         return
     name = max(skews, key=lambda each: abs(skews[each]))
     good = abs(skews[name]) < _MOST_SKEW_SECONDS
@@ -179,13 +219,16 @@ def workers(client: redis.Redis) -> Iterator[Finding]:
     try:
         present = present_workers(client)
     except RedisError:
-        yield Finding("workers", "skipped", "Redis does not answer")
+        yield Finding("workers", "skipped", "Redis cannot be asked")
         return
     if not present:
         yield Finding("workers", "failed", "none is there: jobs wait", "start one; look at its log")
         return
     named = ", ".join(f"{worker.name} ({worker.device}, {worker.concurrency} at once)" for worker in present)
     yield Finding("workers", "ok", named)
+    for worker in present:
+        if worker.fault:
+            yield Finding(f"worker {worker.name}", "failed", f"it takes no jobs: {worker.fault}", "mend its settings")
     strange = [worker.name for worker in present if worker.source_version != source_version()]
     versions = {worker.code_version for worker in present}
     if strange:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import redis
@@ -11,18 +12,43 @@ from redis.exceptions import RedisError
 from api_schemas.health import WorkerStatus
 from jobs.disk import LEAST_FREE_BYTES
 from jobs.presence import present_workers
+from jobs.redis_faults import described, eviction_fault, require_writable
 from jobs.settings import StorageSettings
+from jobs.storage_identity import StorageIdentity
 
 
-def look(client: redis.Redis, settings: StorageSettings) -> tuple[list[WorkerStatus], list[str]]:
+def look(
+    client: redis.Redis, storage: StorageIdentity, settings: StorageSettings
+) -> tuple[list[WorkerStatus], list[str]]:
     """The workers that are there, and what is missing, everything at once."""
-    workers: list[WorkerStatus] = []
     missing = [*missing_on_disk(settings.results_dir), *missing_models(settings.models_dir)]
     try:
+        require_writable(client)
         workers = present_workers(client)
-    except RedisError:
-        return [], ["redis does not answer", *missing]
-    return workers, [*([] if workers else ["no worker is there"]), *missing]
+        faults = [missing_worker(workers), eviction_fault(client), mismatch(storage)]
+    except RedisError as error:
+        return [], [described(error), *missing]
+    return workers, [*filter(None, faults), *missing]
+
+
+def missing_worker(workers: Sequence[WorkerStatus]) -> str | None:
+    """What hinders jobs from being taken."""
+    if not workers:
+        return "no worker is there"
+    faults = [worker.fault for worker in workers]
+    return None if None in faults else f"no worker takes jobs: {faults[0]}"
+
+
+def mismatch(storage: StorageIdentity) -> str | None:
+    """Why directory and Redis do not belong together; None also for a directory that is away, which is said apart.
+
+    Raises:
+        RedisError: if Redis cannot be asked.
+    """
+    try:
+        return storage.fault()
+    except OSError:
+        return None
 
 
 def missing_on_disk(results: Path) -> list[str]:

@@ -1,6 +1,5 @@
 """A spectrum of few eigenvalues with multiplicities as a picture."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-from service.formats.representations import DRAWING
 from service.pictures.axes import decades, in_units, unit_of
+from service.pictures.sheet import AS_USUAL, Style, drawn
 from theory.closed_form.spectrum import Eigenvalue, Role, Spectrum
 
 COLOURS: dict[Role, str] = {"outlier": "#c8452f", "bulk": "#1f5fa8", "zero": "#6b7280"}
@@ -23,12 +22,12 @@ _LABEL_WIDTH, _LABEL_LEVELS = 62, 3  # pixels
 _FOOT = 0.5  # where the stems begin: below 1, the smallest multiplicity, on a logarithmic axis
 
 
-def draw_spectrum(spectrum: Spectrum, name: str) -> bytes:
-    """Stems at the eigenvalues, as high as their multiplicities, coloured by role; `name` is png or svg."""
+def draw_spectrum(spectrum: Spectrum, name: str, style: Style = AS_USUAL) -> bytes:
+    """Stems at the eigenvalues, as high as their multiplicities, coloured by role; `name` is that of a picture."""
     unit = unit_of(spectrum.scale)
     stems = [e._replace(value=e.value / unit) for e in spectrum.eigenvalues]
-    with DRAWING:
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
+
+    def draw(figure: Figure) -> str:
         axes = figure.subplots()
         for role, colour in COLOURS.items():
             _draw_stems(axes, [stem for stem in stems if stem.role == role], role, colour)
@@ -36,14 +35,12 @@ def draw_spectrum(spectrum: Spectrum, name: str) -> bytes:
         if len(stems) <= _MAX_LABELS:
             _label_stems(axes, stems)
         axes.set_xlabel(f"eigenvalue of the Hessian (loss per squared parameter){in_units(unit)}")
-        axes.set_title(
+        return (
             f"{spectrum.kind}: {spectrum.num_parameters:,} parameters, trace {spectrum.trace:.4g}, "
-            f"sharpness {spectrum.sharpness:.4g}, {spectrum.method}",
-            fontsize="medium",
+            f"sharpness {spectrum.sharpness:.4g}, {spectrum.method}"
         )
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=name, dpi=120, metadata={"Date": None} if name == "svg" else None)
-        return buffer.getvalue()
+
+    return drawn(draw, (8, 4.5), name, style)
 
 
 def _draw_stems(axes: Any, stems: Sequence[Eigenvalue], role: Role, colour: str) -> None:

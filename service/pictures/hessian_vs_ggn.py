@@ -1,6 +1,5 @@
 """A comparison of Hessian and GGN as a picture: the four relations of Cracking the Hessian, figures 5 and 23 to 25."""
 
-import io
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,10 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from api_schemas.hessian_vs_ggn_results import ComparisonPoint, HessianVsGgnResult, MeanCurve, ModelComparison
-from service.formats.representations import DRAWING
+from service.pictures.sheet import AS_USUAL, Style, columns_that_fit, drawn
 
 _COLOURS = ("#1f5fa8", "#c8452f", "#2a9d5c", "#7a4fa3")
 _MAX_LABELS = 12
+_LABEL_INCHES = 3.5
 _LINEAR_RANGE = 10
 """Positive values that differ by more than this factor need a logarithmic axis to be told apart."""
 _LINEAR_STEPS = 20  # likewise of the last step and the first after 0
@@ -27,15 +27,15 @@ _RESIDUAL = "mean residual norm"
 Quantity = Callable[[ComparisonPoint], float | None]
 
 
-def draw_comparison(result: HessianVsGgnResult, name: str) -> bytes:
-    """Relative error against residual, loss and step, and loss against step; `name` is png or svg.
+def draw_comparison(result: HessianVsGgnResult, name: str, style: Style = AS_USUAL) -> bytes:
+    """Relative error against residual, loss and step, and loss against step; `name` is that of a picture.
 
     Lines are means over seeds, bands their standard error, dots the points themselves, hollow where an eigenvalue has
     not converged. Where nothing was trained models stand in place of steps.
     """
     trained = result.curves[0].loss is not None
-    with DRAWING:
-        figure = Figure(figsize=(10, 7.5), layout="constrained")
+
+    def draw(figure: Figure) -> str:
         panels = figure.subplots(2, 2)
         for index, (curve, colour) in enumerate(zip(result.curves, _colours(len(result.curves)), strict=True)):
             place = _step if trained else partial(_number, index + 1)
@@ -49,11 +49,11 @@ def draw_comparison(result: HessianVsGgnResult, name: str) -> bytes:
         _scale(panels, result, trained=trained)
         if len(result.curves) <= _MAX_LABELS:
             handles, labels = panels[1, 1].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(2, len(labels)), fontsize="small")
-        figure.suptitle(_title(result, trained=trained), fontsize="medium")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=name, dpi=150, metadata={"Date": None} if name == "svg" else None)
-        return buffer.getvalue()
+            columns = columns_that_fit(figure, min(2, len(labels)), _LABEL_INCHES)
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small")
+        return _title(result, trained=trained)
+
+    return drawn(draw, (10, 7.5), name, style)
 
 
 def _draw(

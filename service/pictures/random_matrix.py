@@ -1,6 +1,5 @@
 """Random-matrix laws and index curves as pictures."""
 
-import io
 from typing import Any
 
 import numpy as np
@@ -9,18 +8,19 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from api_schemas.random_matrix import IndexCurveAnswer, IndexOfRatio, LawAnswer, LawSample
-from service.formats.representations import DRAWING
+from service.pictures.sheet import AS_USUAL, Style, drawn
 
 _POSITIVE, _NEGATIVE, _SAMPLE, _ATOM = "#1f5fa8", "#c8452f", "#9aa3ad", "#2a9d5c"
+_SIZE = (8, 4.5)
 _MAX_LABELS = 12
 _LOGARITHMIC_RATIO = 50
 """Where the densities of most of the mass differ by more, a linear axis would show a spike alone."""
 
 
-def draw_law(found: LawAnswer, name: str) -> bytes:
-    """Density with its edges, the atom, the negative part and the histogram of a sample; `name` is png or svg."""
-    with DRAWING:
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
+def draw_law(found: LawAnswer, name: str, style: Style = AS_USUAL) -> bytes:
+    """Density with edges, atom, negative part and the histogram of a sample; `name` is that of a picture."""
+
+    def draw(figure: Figure) -> str:
         axes = figure.subplots()
         grid = np.asarray(found.grid)
         density = np.asarray([np.nan if value is None else value for value in found.density])
@@ -36,14 +36,15 @@ def draw_law(found: LawAnswer, name: str) -> bytes:
         axes.set_ylabel("density")
         axes.grid(alpha=0.25)
         axes.legend(loc="upper right", fontsize="small")
-        axes.set_title(_title(found), fontsize="medium")
-        return _file(figure, name)
+        return _title(found)
+
+    return drawn(draw, _SIZE, name, style)
 
 
-def draw_index_curves(found: IndexCurveAnswer, name: str) -> bytes:
-    """Index against energy, one line for each ratio, with the critical energies on the axis; `name` is png or svg."""
-    with DRAWING:
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
+def draw_index_curves(found: IndexCurveAnswer, name: str, style: Style = AS_USUAL) -> bytes:
+    """Index against energy, one line for each ratio, critical energies on the axis; `name` is that of a picture."""
+
+    def draw(figure: Figure) -> str:
         axes = figure.subplots()
         colours = colormaps["viridis"](np.linspace(0, 0.9, len(found.curves)))
         step = -(-len(found.curves) // _MAX_LABELS)
@@ -51,11 +52,12 @@ def draw_index_curves(found: IndexCurveAnswer, name: str) -> bytes:
             _draw_index_curve(axes, curve, colour, is_labelled=number % step == 0)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("energy $\\epsilon$ (triangles: critical energies)")
-        axes.set_ylabel("index $\\alpha$, share of negative eigenvalues")
+        axes.set_ylabel("index $\\alpha$,\nshare of negative eigenvalues")
         axes.grid(alpha=0.25)
         figure.legend(loc="outside right upper", fontsize="small")
-        axes.set_title(f"Hessian law, {found.parameters['activation']} activation", fontsize="medium")
-        return _file(figure, name)
+        return f"Hessian law, {found.parameters['activation']} activation"
+
+    return drawn(draw, _SIZE, name, style)
 
 
 def _draw_index_curve(axes: Any, curve: IndexOfRatio, colour: Any, *, is_labelled: bool) -> None:
@@ -120,9 +122,3 @@ def _described(parameters: dict[str, Any]) -> str:
         case _:
             law = f"Hessian ({parameters['activation']})"
             return f"{law}, $\\epsilon$ = {parameters['energy']:g}, $\\phi$ = {parameters['ratio']:g}"
-
-
-def _file(figure: Figure, name: str) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=name, dpi=120, metadata={"Date": None} if name == "svg" else None)
-    return buffer.getvalue()

@@ -1,7 +1,7 @@
 """Spectra that jobs computed, as pictures."""
 
-import io
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from api_schemas.spectrum_results import AnySpectrumResult, ExactResult, LanczosResult, TopKResult
-from service.formats.representations import DRAWING
+from api_schemas.estimate_text import estimated, meaning_of_error
+from api_schemas.spectrum_results import AnySpectrumResult, ExactResult, LanczosResult, TopKResult, TraceResult
 from service.pictures.axes import decades, in_units, unit_of
+from service.pictures.diagonal import DiagonalSample
+from service.pictures.sheet import AS_USUAL, Style, columns_that_fit, drawn
+from service.pictures.trace import draw_trace
 
 _BLUE, _RED, _GREEN, _GREY = "#1f5fa8", "#c8452f", "#2a9d5c", "#6b7280"
 MATRIX_NAMES = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "functional": "Functional Hessian"}
@@ -20,6 +23,7 @@ LINEAR_RANGE = 100
 """Magnitudes that differ by more than this factor need a logarithmic axis to be told apart."""
 
 _MAX_DECADES = 12
+_LABEL_INCHES = 2.2  # of a legend below the picture
 _FEW = 100  # points that are drawn large
 LEAST_BUMP = 0.02
 """Densities below this share of the bump of a single eigenvalue say nothing, and are not drawn."""
@@ -27,31 +31,37 @@ LEAST_BUMP = 0.02
 Numbers = NDArray[np.float64]
 
 
-def draw_result(result: AnySpectrumResult, name: str) -> bytes:
-    """The result as a picture, `name` png or svg.
+def draw_result(
+    result: AnySpectrumResult, name: str, style: Style = AS_USUAL, diagonal: DiagonalSample | None = None
+) -> bytes:
+    """The result as a picture of this name; of a trace with the distribution of its diagonal, where there is one."""
 
-    Raises:  TypeError for a trace.
-    """
-    with DRAWING:
-        figure = Figure(figsize=(9, 5), layout="constrained")
-        match result:
-            case ExactResult():
-                _draw_exact(figure, result)
-            case LanczosResult():
-                _draw_lanczos(figure, result)
-            case TopKResult():
-                _draw_top_k(figure, result)
-            case _:
-                raise TypeError(f"no picture of method {result.method}")
+    def draw(figure: Figure) -> str:
+        title = _fill(figure, result, diagonal)
         for axes in figure.axes:
             axes.grid(alpha=0.25, linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=name, dpi=150, metadata={"Date": None} if name == "svg" else None)
-        return buffer.getvalue()
+        return f"{_subject(result)}, {title}"
+
+    is_low = isinstance(result, TraceResult) and diagonal is None
+    return drawn(draw, (9, 2.2) if is_low else (9, 5), name, style)
 
 
-def _draw_exact(figure: Figure, result: ExactResult) -> None:
+def _fill(figure: Figure, result: AnySpectrumResult, diagonal: DiagonalSample | None) -> str:
+    """Draw the result, and return what its title says besides the subject."""
+    match result:
+        case ExactResult():
+            return _draw_exact(figure, result)
+        case LanczosResult():
+            return _draw_lanczos(figure, result)
+        case TopKResult():
+            return _draw_top_k(figure, result)
+        case TraceResult():
+            draw_trace(figure, result, diagonal)
+            return f"{result.estimator}, {_products(result)}"
+
+
+def _draw_exact(figure: Figure, result: ExactResult) -> str:
     unit = unit_of(max(map(abs, result.eigenvalues)))
     eigenvalues = np.asarray(result.eigenvalues) / unit
     threshold, inertia = result.zero_threshold / unit, result.inertia
@@ -77,11 +87,11 @@ def _draw_exact(figure: Figure, result: ExactResult) -> None:
     histogram.set_ylim(bottom=0.5)
     histogram.set_xlabel(_axis_label(unit))
     histogram.set_ylabel("number of eigenvalues")
-    histogram.legend(loc="upper right", fontsize="small", title="eigenvalues", title_fontsize="small")
+    handles = histogram.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=columns_that_fit(figure, 3, 1.5), fontsize="small")
     _scale_ranks(ranks, np.concatenate([-negative, positive]), threshold)
     ranks.set_ylabel(f"magnitude{in_units(unit)}")
-    ends = f"from {result.eigenvalues[0]:.4g} to {result.eigenvalues[-1]:.4g}"
-    figure.suptitle(f"{_subject(result)}, {ends}, trace {result.trace.value:.4g}", fontsize="medium")
+    return f"from {result.eigenvalues[0]:.4g} to {result.eigenvalues[-1]:.4g}, trace {result.trace.value:.4g}"
 
 
 def _scale_ranks(axes: Any, magnitudes: Numbers, threshold: float) -> None:
@@ -99,30 +109,31 @@ def _scale_ranks(axes: Any, magnitudes: Numbers, threshold: float) -> None:
         axes.legend(loc="upper right", fontsize="small")
 
 
-def _draw_lanczos(figure: Figure, result: LanczosResult) -> None:
+def _draw_lanczos(figure: Figure, result: LanczosResult) -> str:
     density, shares = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     unit = unit_of(max(map(abs, result.density.grid)))
     _draw_density(density, result, unit)
     _draw_shares(shares, result, unit)
     shares.set_xlabel(_axis_label(unit))
     for name, end, colour in (("smallest", result.smallest, _GREEN), ("largest", result.largest, _RED)):
-        label = f"{name} {end.value:.5g} ± {end.residual:.1g}"
+        label = f"{name} {estimated(end)}"
         density.axvline(end.value / unit, color=colour, linestyle=":", linewidth=1.2, label=label)
         shares.axvline(end.value / unit, color=colour, linestyle=":", linewidth=1.2)
-    figure.legend(*density.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
-    figure.suptitle(f"{_subject(result)}, trace {_with_error(result)}, {_products(result)}", fontsize="medium")
+    columns = columns_that_fit(figure, 4, _LABEL_INCHES)
+    figure.legend(*density.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize="small")
+    ends, trace = meaning_of_error(result.largest), meaning_of_error(result.trace)
+    errors = f"±: {ends}" if ends == trace else f"± of the ends: {ends}, of the trace: {trace}"
+    return f"trace {estimated(result.trace)}, {_products(result)} ({errors})"
 
 
 def _draw_density(axes: Any, result: LanczosResult, unit: float) -> None:
-    grid, values = np.asarray(result.density.grid) / unit, np.asarray(result.density.values) * unit
-    lower, upper = (np.asarray(each) * unit for each in (result.density.band.lower, result.density.band.upper))
-    floor = LEAST_BUMP * bump(result, grid)
-    # what is below the axis is drawn below it: the lines reach down to it
-    values, low, high = (np.maximum(each, floor / 1000) for each in (values, lower, upper))
-    axes.fill_between(grid, low, high, color=_BLUE, alpha=0.25, linewidth=0, label="95 % band")
-    axes.plot(grid, values, color=_BLUE, linewidth=1.2, label="density")
+    curve = density_curve(result, unit)
+    axes.fill_between(
+        curve.grid, curve.lower, curve.upper, where=curve.is_shown, color=_BLUE, alpha=0.25, lw=0, label="95 % band"
+    )
+    axes.plot(curve.grid, curve.values, color=_BLUE, linewidth=1.2, label="density")
     axes.set_yscale("log")
-    axes.set_ylim(floor, 3 * max(float(upper.max()), 2 * floor))
+    axes.set_ylim(curve.floor, 3 * max(float(curve.upper.max()), 2 * curve.floor))
     axes.set_ylabel("density")
 
 
@@ -152,13 +163,55 @@ def _share_digits(share: float) -> int:
     return max(1, math.ceil(-math.log10(min(share, 1 - share)) - 1e-6)) if 0 < share < 1 else 0
 
 
-def bump(result: LanczosResult, grid: Numbers) -> float:
+@dataclass(frozen=True, eq=False)
+class DensityCurve:
+    """A density and its band in units of the axes; below the floor, where it says nothing, neither is drawn.
+
+    Attributes:
+        is_shown: Where the density is above the floor. The band is drawn there alone: beside the curve's line, which
+            leads down below the floor, it would be a band without a curve.
+    """
+
+    grid: Numbers
+    values: Numbers
+    lower: Numbers
+    upper: Numbers
+    floor: float
+    is_shown: NDArray[np.bool_]
+
+
+def density_curve(result: LanczosResult, unit: float) -> DensityCurve:
+    """The density of a result, as pictures draw it."""
+    density = result.density
+    grid = np.asarray(density.grid) / unit
+    values, lower, upper = (
+        np.asarray(each) * unit for each in (density.values, density.band.lower, density.band.upper)
+    )
+    floor = LEAST_BUMP * _bump(result, grid)
+    is_shown = values > floor
+    # lines reach down through the floor, which logarithms of 0 would not
+    values, lower, upper = (np.maximum(each, floor / 1000) for each in (values, lower, upper))
+    return DensityCurve(grid, values, lower, upper, floor, is_shown)
+
+
+def _bump(result: LanczosResult, grid: Numbers) -> float:
     """Height of the Gaussian of one eigenvalue among all."""
     sigma = (grid[-1] - grid[0]) / max(result.num_steps - 1, 1) / math.sqrt(8 * math.log(result.smoothing.kappa))
     return float(1 / (result.num_parameters * sigma * math.sqrt(2 * math.pi)))
 
 
-def _draw_top_k(figure: Figure, result: TopKResult) -> None:
+def _tolerances(result: TopKResult, values: Numbers, unit: float) -> Numbers:
+    """Of each pair: relative to the largest of its end, or absolute where that is more."""
+    tolerances = np.full(len(values), result.tolerance * abs(values).max())
+    if result.which == "both-ends" and len(values) > 1:
+        upper = (len(values) + 1) // 2
+        tolerances[:upper] = result.tolerance * abs(values[:upper]).max()
+        tolerances[upper:] = result.tolerance * abs(values[upper:]).max()
+    allowed: Numbers = np.maximum(tolerances, (result.absolute_tolerance or 0.0) / unit)
+    return allowed
+
+
+def _draw_top_k(figure: Figure, result: TopKResult) -> str:
     pairs = result.eigenpairs
     unit = unit_of(max(abs(pair.value) for pair in pairs))
     values, residuals = (np.asarray([getattr(p, name) for p in pairs]) / unit for name in ("value", "residual"))
@@ -176,17 +229,16 @@ def _draw_top_k(figure: Figure, result: TopKResult) -> None:
     _scale_stems(stems, abs(values[values != 0]))
     stems.set_ylabel(f"eigenvalue{in_units(unit)}")
     stems.legend(loc="best", fontsize="small", title="eigenpairs", title_fontsize="small")
-    tolerance = result.tolerance * float(abs(values).max())
-    bars.axhline(tolerance, color=_RED, linestyle="--", linewidth=1)
+    tolerances = _tolerances(result, values, unit)
+    bars.plot(ranks, tolerances, color=_RED, linestyle="--", linewidth=1, drawstyle="steps-mid", marker="_")
     bars.set_yscale("log")
     bars.yaxis.set_minor_formatter(NullFormatter())
-    heights = np.append(residuals[residuals > 0], tolerance or 1.0)
+    heights = np.append(residuals[residuals > 0], tolerances[tolerances > 0] if tolerances.any() else 1.0)
     bars.set_ylim(heights.min() / 5, 5 * heights.max())
     bars.set_ylabel(f"residual{in_units(unit)}\n(dashed: tolerance)")
     bars.set_xlabel("rank")
     bars.xaxis.set_major_locator(MaxNLocator(integer=True))
-    which = f"{len(pairs):,} eigenvalues, {result.which.replace('-', ' ')}"
-    figure.suptitle(f"{_subject(result)}, {which}, {_products(result)}", fontsize="medium")
+    return f"{len(pairs):,} eigenvalues, {result.which.replace('-', ' ')}, {_products(result)}"
 
 
 def _scale_stems(axes: Any, magnitudes: Numbers) -> None:
@@ -212,11 +264,6 @@ def shortened(block: str) -> str:
 
 def _products(result: AnySpectrumResult) -> str:
     return f"{result.provenance.num_products:,} {result.provenance.precision} products"
-
-
-def _with_error(result: LanczosResult) -> str:
-    error = result.trace.standard_error
-    return f"{result.trace.value:.4g}" + (f" ± {error:.2g}" if error else "")
 
 
 def _axis_label(unit: float) -> str:

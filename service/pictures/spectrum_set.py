@@ -1,6 +1,5 @@
 """Several spectra of one job in one picture: of attention sinks, or of blocks."""
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,42 +8,40 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from api_schemas.estimate_text import error_bar, estimated, meaning_of_error
 from api_schemas.spectrum_results import (
     AnySpectrumResult,
     ExactResult,
     LanczosResult,
     SpectrumSetResult,
     TopKResult,
+    TraceResult,
 )
-from service.formats.representations import DRAWING
 from service.pictures.axes import in_units, unit_of
-from service.pictures.spectrum import LEAST_BUMP, LINEAR_RANGE, MATRIX_NAMES, bump, shortened
+from service.pictures.sheet import AS_USUAL, Style, columns_that_fit, drawn
+from service.pictures.spectrum import LINEAR_RANGE, MATRIX_NAMES, density_curve, shortened
 
+_LABEL_INCHES = 3.2
 _MANY = 10  # curves that colours of their own can tell apart
 
 
-def draw_set(result: SpectrumSetResult, name: str) -> bytes:
-    """The spectra over one another, `name` png or svg: densities, eigenvalues by rank, or cumulative spectra.
+def draw_set(result: SpectrumSetResult, name: str, style: Style = AS_USUAL) -> bytes:
+    """The spectra over one another: densities, eigenvalues by rank, cumulative spectra or traces, as a picture."""
+    unit = unit_of(max(map(_extent, result.spectra)))
 
-    Raises:  TypeError for traces.
-    """
-    with DRAWING:
-        figure = Figure(figsize=(9, 5.2), layout="constrained")
+    def draw(figure: Figure) -> str:
         axes = figure.subplots()
-        unit = unit_of(max(map(_extent, result.spectra)))
-        for spectrum, colour in zip(result.spectra, _colours(len(result.spectra)), strict=True):
-            _draw(axes, spectrum, unit, colour, _name(spectrum))
-        _label(axes, result.spectra[0], unit)
-        if _needs_decades(result.spectra):
-            axes.set_yscale("log")
+        for number, (spectrum, colour) in enumerate(zip(result.spectra, _colours(len(result.spectra)), strict=True)):
+            _draw(axes, spectrum, unit, colour, _name(spectrum), number)
+        _label(axes, result.spectra, unit)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        columns = 2 if len(result.spectra) <= _MANY else 4
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize="small")
-        figure.suptitle(_title(result.spectra), fontsize="medium")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=name, dpi=150, metadata={"Date": None} if name == "svg" else None)
-        return buffer.getvalue()
+        columns = columns_that_fit(figure, 2 if len(result.spectra) <= _MANY else 4, _LABEL_INCHES)
+        handles = axes.get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=columns, fontsize="small")
+        return _title(result.spectra)
+
+    return drawn(draw, (9, 5.2), name, style)
 
 
 def _colours(number: int) -> list[Any]:
@@ -63,11 +60,11 @@ def _extent(spectrum: AnySpectrumResult) -> float:
             return max(map(abs, spectrum.eigenvalues))
         case TopKResult():
             return max(abs(pair.value) for pair in spectrum.eigenpairs)
-        case _:
-            raise TypeError(f"no picture of method {spectrum.method}")
+        case TraceResult():
+            return abs(spectrum.trace.value)
 
 
-def _draw(axes: Any, spectrum: AnySpectrumResult, unit: float, colour: Any, label: str) -> None:
+def _draw(axes: Any, spectrum: AnySpectrumResult, unit: float, colour: Any, label: str, number: int) -> None:
     match spectrum:
         case LanczosResult():
             _draw_density(axes, spectrum, unit, colour, label)
@@ -80,31 +77,41 @@ def _draw(axes: Any, spectrum: AnySpectrumResult, unit: float, colour: Any, labe
                 np.arange(1, len(pairs) + 1), values, residuals, fmt="o-", ms=3, lw=1, color=colour, label=label
             )
 
+        case TraceResult(trace=trace):
+            bar = np.asarray(error_bar(trace)).reshape(2, 1) / unit
+            style = {"fmt": "o", "ms": 5, "lw": 1.4, "capsize": 4}
+            axes.errorbar([number + 1], [trace.value / unit], bar, color=colour, label=label, **style)
+
 
 def _draw_density(axes: Any, spectrum: LanczosResult, unit: float, colour: Any, label: str) -> None:
-    grid, values = np.asarray(spectrum.density.grid) / unit, np.asarray(spectrum.density.values) * unit
-    lower, upper = (np.asarray(each) * unit for each in (spectrum.density.band.lower, spectrum.density.band.upper))
-    # what is below a part of one eigenvalue's bump says nothing, and is not drawn
-    floor = LEAST_BUMP * bump(spectrum, grid)
-    shown = np.where(values > floor, values, np.nan)
-    axes.fill_between(grid, np.maximum(lower, floor), np.maximum(upper, floor), color=colour, alpha=0.15, linewidth=0)
-    axes.plot(grid, shown, color=colour, linewidth=1.3, label=label)
+    curve = density_curve(spectrum, unit)
+    style = {"color": colour, "alpha": 0.15, "linewidth": 0}
+    axes.fill_between(curve.grid, curve.lower, curve.upper, where=curve.is_shown, **style)
+    axes.plot(curve.grid, curve.values, color=colour, linewidth=1.3, label=label)
     for end in (spectrum.smallest, spectrum.largest):
-        axes.plot(end.value / unit, 1.5 * floor, "^", color=colour, markersize=5, zorder=3)
+        axes.plot(end.value / unit, 1.5 * curve.floor, "^", color=colour, markersize=5, zorder=3)
 
 
-def _label(axes: Any, spectrum: AnySpectrumResult, unit: float) -> None:
+def _label(axes: Any, spectra: Sequence[AnySpectrumResult], unit: float) -> None:
+    first = spectra[0]
     eigenvalue = f"eigenvalue (loss per squared parameter){in_units(unit)}"
     labels: dict[str, Callable[[], tuple[str, str]]] = {
         "lanczos": lambda: (eigenvalue, "density (bands: 95 %, triangles: both ends)"),
         "exact": lambda: (eigenvalue, "share of eigenvalues up to it"),
         "top-k": lambda: ("rank", f"eigenvalue{in_units(unit)}"),
+        "trace": lambda: ("spectrum, in the order of the legend", f"trace{in_units(unit)}"),
     }
-    across, up = labels[spectrum.method]()
+    across, up = labels[first.method]()
     axes.set_xlabel(across)
     axes.set_ylabel(up)
-    if spectrum.method == "top-k":
+    if first.method in ("top-k", "trace"):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if _needs_decades(spectra):
+        axes.set_yscale("log")
+    densities = [density_curve(each, unit) for each in spectra if isinstance(each, LanczosResult)]
+    if densities:
+        floor = min(each.floor for each in densities)
+        axes.set_ylim(floor, 3 * max(2 * floor, *(float(each.upper.max()) for each in densities)))
 
 
 def _needs_decades(spectra: Sequence[AnySpectrumResult]) -> bool:
@@ -127,7 +134,9 @@ def _name(spectrum: AnySpectrumResult) -> str:
     elif spectrum.block is None:
         parts.append("no sink")
     if isinstance(spectrum, LanczosResult):
-        parts.append(f"largest {spectrum.largest.value:.5g} ± {spectrum.largest.residual:.1g}")
+        parts.append(f"largest {estimated(spectrum.largest)}")
+    if isinstance(spectrum, TraceResult):
+        parts.append(f"trace {estimated(spectrum.trace)}")
     return ", ".join(parts)
 
 
@@ -136,4 +145,12 @@ def _title(spectra: Sequence[AnySpectrumResult]) -> str:
     each = f"{counts[0]:,} {first.provenance.precision} products each"
     products = each if len(set(counts)) == 1 else f"{sum(counts):,} {first.provenance.precision} products"
     rows = "" if first.block is not None else f", {first.num_parameters:,} parameters"
-    return f"{MATRIX_NAMES[first.matrix]}{rows}, {products}"
+    return f"{MATRIX_NAMES[first.matrix]}{rows}, {products}{_errors(first)}"
+
+
+def _errors(spectrum: AnySpectrumResult) -> str:
+    match spectrum:
+        case LanczosResult(largest=number) | TraceResult(trace=number):
+            return f" (±: {meaning_of_error(number)})"
+        case _:
+            return ""

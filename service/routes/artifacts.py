@@ -6,10 +6,12 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from api_schemas.artifacts import AnyArtifact, ArtifactPage
+from api_schemas.patterns import SHA256
 from service.content_type import media_type, require_identity, unsupported_media_type
 from service.doors.callers import CallerOf
 from service.page_tokens import PageToken, id_of_token, token_of_id
 from service.routes.documentation import ARTIFACT_UPLOAD, INVALID, problem_documentation
+from service.routes.strict_route import StrictRoute
 from service.uploads.arrays import ARRAY_MEDIA_TYPES, store_arrays
 from service.uploads.callers_artifacts import CallersArtifacts
 from service.uploads.drafts import received
@@ -18,11 +20,12 @@ from service.uploads.tokens import TOKEN_MEDIA_TYPES, store_tokens
 PATH = "/artifacts"
 MEDIA_TYPES = (*TOKEN_MEDIA_TYPES, *ARRAY_MEDIA_TYPES)
 
-router = APIRouter(prefix=PATH, tags=["artifacts"])
+router = APIRouter(prefix=PATH, tags=["artifacts"], route_class=StrictRoute)
 
-ArtifactId = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="the id that the upload returned")]
+ArtifactId = Annotated[str, Path(pattern=SHA256, description="the id that the upload returned")]
 
-_UNKNOWN = {**INVALID, **problem_documentation(status_404="no such artifact")}
+_DISK = problem_documentation(status_503="the directory of results is gone, or cannot be written")
+_UNKNOWN = {**INVALID, **_DISK, **problem_documentation(status_404="no such artifact")}
 _RESPONSES = {
     **INVALID,
     **problem_documentation(
@@ -30,7 +33,7 @@ _RESPONSES = {
         status_408="the upload takes too long",
         status_413="the file is too large",
         status_415="none of the media types",
-        status_503="other uploads take the memory for inflated arrays",
+        status_503="other uploads take the memory for inflated arrays, or the directory of results cannot be written",
         status_507="there is no room for the file",
     ),
     200: {"model": AnyArtifact, "description": "the caller has sent the same tokens or arrays before"},
@@ -81,7 +84,7 @@ async def upload_artifact(request: Request, artifacts: Artifacts) -> Response:
     )
 
 
-@router.get("", responses=INVALID, summary="List uploaded files, newest first")
+@router.get("", responses={**INVALID, **_DISK}, summary="List uploaded files, newest first")
 def list_artifacts(
     artifacts: Artifacts,
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,

@@ -11,20 +11,23 @@ from service.closed_form import is_small
 from service.content_type import JSON, media_type, require_identity, unsupported_media_type
 from service.formats.closed_form import represented
 from service.formats.representations import MEDIA_TYPES, require_format
+from service.pictures.sheet import Style
 from service.routes.documentation import (
+    ACCEPT,
     CLOSED_FORM_EXAMPLES,
     INVALID_BODY,
-    Accept,
     body_documentation,
     formats_documentation,
     problem_documentation,
     upload_documentation,
 )
+from service.routes.picture_style import PICTURE_PARAMETERS, picture_style
+from service.routes.strict_route import StrictRoute
 from service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
 
 PATH = "/closed-form"
 
-router = APIRouter(tags=["closed forms"])
+router = APIRouter(tags=["closed forms"], route_class=StrictRoute)
 
 _LARGE = anyio.CapacityLimiter(4)
 """Eigenvectors take hundreds of megabytes while they are written: others wait, without a thread."""
@@ -40,7 +43,7 @@ _RESPONSES = {
     200: {"content": formats_documentation()},
 }
 
-_BODY = body_documentation(ClosedFormRequest, CLOSED_FORM_EXAMPLES)
+_BODY = body_documentation(ClosedFormRequest, CLOSED_FORM_EXAMPLES) | {"parameters": [ACCEPT, *PICTURE_PARAMETERS]}
 _BODY["requestBody"]["content"] |= upload_documentation()
 
 
@@ -51,7 +54,7 @@ _BODY["requestBody"]["content"] |= upload_documentation()
     openapi_extra=_BODY,
     summary="The whole Hessian spectrum of a network that has a formula",
 )
-async def compute_closed_form(request: Request, accept: Accept = None) -> Response:
+async def compute_closed_form(request: Request) -> Response:
     """Eigenvalues with multiplicity and role, trace, sharpness, condition number and inertia, at once.
 
     The loss is (1/2n) sum_i |f(x_i) - y_i|^2; for self-attention it is the mean over positions and sequences, halved.
@@ -59,7 +62,8 @@ async def compute_closed_form(request: Request, accept: Accept = None) -> Respon
     `application/x-npz` or `multipart/form-data` whose members are named like the fields, `w` or `model.w`. The answer
     is JSON, npz or a picture, by Accept.
     """
-    name = require_format(accept)
+    name = require_format(request.headers.get("accept"))
+    style = picture_style(request, name)
     sent_as = media_type(request.headers)
     require_identity(request.headers)
     if sent_as == JSON:
@@ -67,17 +71,17 @@ async def compute_closed_form(request: Request, accept: Accept = None) -> Respon
         message = await parsed(body, ClosedFormRequest)
         if name == "json" and is_small(message, len(body)):
             return _response(represented(message, name), name)
-        return _response(await _computed(message, name), name)
+        return _response(await _computed(message, name, style), name)
     if sent_as not in UPLOAD_MEDIA_TYPES:
         raise unsupported_media_type(JSON, *UPLOAD_MEDIA_TYPES)
     desk: UploadDesk = request.app.state.uploads
     async with desk.document(request, sent_as) as document:
-        message = await run_in_threadpool(validated, ClosedFormRequest.model_validate, document)
-        return _response(await _computed(message, name), name)
+        message = await run_in_threadpool(validated, ClosedFormRequest, document)
+        return _response(await _computed(message, name, style), name)
 
 
-async def _computed(message: ClosedFormRequest, name: str) -> bytes | memoryview:
-    return await anyio.to_thread.run_sync(represented, message, name, limiter=_LARGE)
+async def _computed(message: ClosedFormRequest, name: str, style: Style) -> bytes | memoryview:
+    return await anyio.to_thread.run_sync(represented, message, name, style, limiter=_LARGE)
 
 
 def _response(content: bytes | memoryview, name: str) -> Response:

@@ -10,8 +10,9 @@ from service.admission import Admission
 from service.routes.content_type import require_json
 from service.routes.documentation import INVALID_BODY, JOB_EXAMPLES, UNAVAILABLE, body_documentation
 from service.routes.jobs import get_admission, job_request
+from service.routes.strict_route import StrictRoute
 
-router = APIRouter(prefix="/estimates", tags=["jobs"], responses=UNAVAILABLE)
+router = APIRouter(prefix="/estimates", tags=["jobs"], responses=UNAVAILABLE, route_class=StrictRoute)
 
 
 @router.post(

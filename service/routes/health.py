@@ -8,8 +8,9 @@ from service.doors.callers import STRANGER, CallerOf
 from service.observation.readiness import look
 from service.problems import ProblemError
 from service.routes.documentation import problem_documentation
+from service.routes.strict_route import StrictRoute
 
-router = APIRouter(prefix="/health", tags=["health"])
+router = APIRouter(prefix="/health", tags=["health"], route_class=StrictRoute)
 
 
 @router.get("/live", summary="The process answers")
@@ -25,7 +26,8 @@ async def get_liveness() -> Liveness:
 )
 def get_readiness(request: Request, caller: CallerOf) -> Readiness:
     """200 while Redis answers, a worker is there, results can be kept and checkpoints read; else `missing` says."""
-    workers, missing = look(request.app.state.redis, request.app.state.settings)
+    state = request.app.state
+    workers, missing = look(state.redis, state.storage, state.settings)
     if missing:
         problem = Problem(
             type="/problems/not-ready", title="Not ready", status=503, detail="; ".join(missing), missing=missing

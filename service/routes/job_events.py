@@ -12,8 +12,9 @@ from service.event_stream import EventStream
 from service.job_feed import JobFeed
 from service.routes.documentation import EVENTS, UNAVAILABLE, UNKNOWN, problem_documentation
 from service.routes.jobs import Desk, JobId, job_message
+from service.routes.strict_route import StrictRoute
 
-router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE)
+router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE, route_class=StrictRoute)
 
 
 @router.get(

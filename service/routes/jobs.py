@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Literal
 
@@ -17,33 +16,38 @@ from api_schemas.checkpoints import CONTEXT as CHECKPOINTS
 from api_schemas.job_requests import AnyJobRequest, JobRequest
 from api_schemas.job_results import JobResult
 from api_schemas.jobs import Job, JobPage, JobState, Links
+from api_schemas.patterns import described
 from jobs.record import JobRecord
 from service.admission import Admission
 from service.bodies import json_message
 from service.doors.callers import CallerOf
 from service.doors.key_file import KEY_ID
-from service.formats.representations import MEDIA_TYPES, not_acceptable, require_format
+from service.formats.representations import MEDIA_TYPES, require_format
 from service.formats.resmoothing import SmoothingChange, smoothed
-from service.formats.result import FORMATS, formats_of, represented, result_of, stored_arrays
+from service.formats.result import has_diagonal, represented, result_of, stored_arrays
 from service.job_desk import JobDesk
 from service.page_tokens import PageToken, id_of_token, token_of_id
+from service.pictures.diagonal import diagonal_sample
+from service.pictures.sheet import PICTURES, Style
 from service.routes.artifacts import Artifacts
 from service.routes.content_type import require_json
 from service.routes.documentation import (
+    ACCEPT,
     INVALID,
     INVALID_BODY,
     JOB_EXAMPLES,
     UNAVAILABLE,
     UNKNOWN,
-    Accept,
     body_documentation,
     formats_documentation,
     problem_documentation,
 )
+from service.routes.picture_style import PICTURE_PARAMETERS, picture_style
+from service.routes.strict_route import StrictRoute
 
 MAX_WAIT_SECONDS = 60
 
-router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE)
+router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE, route_class=StrictRoute)
 
 FILE_PATH = "/jobs/{job_id}/result.{name}"
 """Of a result as a file."""
@@ -51,8 +55,12 @@ FILE_PATH = "/jobs/{job_id}/result.{name}"
 _SUBMISSIONS = CapacityLimiter(20)
 """At once: some read large files, and must leave threads to other requests."""
 
-JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="the id that the submission returned")]
-ResultFormat = Literal["json", "npz", "png", "svg"]
+_JOB_ID = described(r"^[0-9a-f]{32}$", "must be the id of a job: 32 hexadecimal digits in lower case")
+_OWNER = described(rf"^(me|{KEY_ID})$", "must be me, or the id of a key: 12 hexadecimal digits")
+_TAG = described(":", "must be a name and a value with a colon between them")
+
+JobId = Annotated[str, Path(pattern=_JOB_ID, description="the id that the submission returned")]
+ResultFormat = Literal["json", "npz", "png", "svg", "pdf"]
 
 
 def _desk(request: Request) -> JobDesk:
@@ -143,10 +151,10 @@ def list_jobs(
     desk: Desk,
     caller: CallerOf,
     state: JobState | None = None,
-    tag: Annotated[str | None, Query(description="`name:value`", max_length=400, pattern=":")] = None,
+    tag: Annotated[str | None, Query(description="`name:value`", max_length=400, pattern=_TAG)] = None,
     owner: Annotated[
         str | None,
-        Query(pattern=rf"^(me|{KEY_ID})$", description="`me` or the id of a key; of admins, who see all jobs"),
+        Query(pattern=_OWNER, description="`me` or the id of a key; of admins, who see all jobs"),
     ] = None,
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,
     page_token: PageToken = None,
@@ -200,6 +208,7 @@ Change = Annotated[SmoothingChange, Depends(_smoothing_change)]
     "/{job_id}/result",
     response_model=JobResult,
     responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation()}},
+    openapi_extra={"parameters": [ACCEPT, *PICTURE_PARAMETERS]},
     summary="The result of a job",
 )
 def get_job_result(
@@ -207,7 +216,7 @@ def get_job_result(
     desk: Desk,
     caller: CallerOf,
     change: Change,
-    accept: Accept = None,
+    request: Request,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The result as JSON, npz or a picture, by Accept; a failed job answers with its problem.
@@ -215,18 +224,16 @@ def get_job_result(
     npz holds all arrays, eigenvectors and diagonals, too, which JSON does not. The curves of `lanczos` can be smoothed
     anew, without another computation: `num_points`, `kappa` and `margin`.
     """
-
-    def choose(choice: tuple[str, ...]) -> str:
-        return require_format(accept, choice)
-
     with desk.result_of(job_id, caller) as digest:
-        return _result_response(desk, digest, choose, change, if_none_match)
+        name = require_format(request.headers.get("accept"))
+        return _result_response(desk, digest, name, change, picture_style(request, name), if_none_match)
 
 
 @router.get(
     FILE_PATH.removeprefix(router.prefix),
     response_model=JobResult,
     responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation()}},
+    openapi_extra={"parameters": PICTURE_PARAMETERS},
     summary="The result as a file",
 )
 def get_job_result_file(
@@ -235,17 +242,12 @@ def get_job_result_file(
     desk: Desk,
     caller: CallerOf,
     change: Change,
+    request: Request,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """`result.json`, `result.npz`, `result.png` or `result.svg`; of a trace there is no picture."""
-
-    def choose(choice: tuple[str, ...]) -> str:
-        if name not in choice:
-            raise not_acceptable(choice)
-        return name
-
+    """`result.json`, `result.npz`, `result.png`, `result.svg` or `result.pdf`."""
     with desk.result_of(job_id, caller) as digest:
-        return _result_response(desk, digest, choose, change, if_none_match)
+        return _result_response(desk, digest, name, change, picture_style(request, name), if_none_match)
 
 
 @router.post(
@@ -307,31 +309,29 @@ def _job_response(request: Request, record: JobRecord, status: int, headers: dic
 
 
 def _result_response(
-    desk: JobDesk,
-    digest: str,
-    choose: Callable[[tuple[str, ...]], str],
-    change: SmoothingChange,
-    if_none_match: str | None,
+    desk: JobDesk, digest: str, name: str, change: SmoothingChange, style: Style, if_none_match: str | None
 ) -> Response:
-    name = choose(FORMATS)
-    if _is_known(_result_headers(digest, name, change)["ETag"], if_none_match):
-        return Response(status_code=304, headers=_result_headers(digest, name, change))
+    headers = _result_headers(digest, name, change, style)
+    if _is_known(headers["ETag"], if_none_match):
+        return Response(status_code=304, headers=headers)
     document = desk.result(digest)
     if name == "json" and not change.changes:
-        return Response(document, media_type=MEDIA_TYPES[name], headers=_result_headers(digest, name, change))
+        return Response(document, media_type=MEDIA_TYPES[name], headers=headers)
     result = smoothed(result_of(document), change)
-    name = choose(formats_of(result))
-    headers = _result_headers(digest, name, change)
     if name == "npz" and (stored := stored_arrays(result)) is not None:
         pieces = desk.arrays(digest, stored.sha256)
         headers["Content-Length"] = str(stored.num_bytes)
         return StreamingResponse(pieces, media_type=MEDIA_TYPES[name], headers=headers)
-    return Response(represented(result, name), media_type=MEDIA_TYPES[name], headers=headers)
+    diagonal = None
+    if name in PICTURES and has_diagonal(result):
+        diagonal = diagonal_sample(partial(desk.array, digest))
+    return Response(represented(result, name, style, diagonal), media_type=MEDIA_TYPES[name], headers=headers)
 
 
-def _result_headers(digest: str, name: str, change: SmoothingChange) -> dict[str, str]:
-    changes = "".join(f"-{field}={value!r}" for field, value in change.changes.items())
-    return {"ETag": f'"{digest[:32]}-{name}{changes}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
+def _result_headers(digest: str, name: str, change: SmoothingChange, style: Style) -> dict[str, str]:
+    choices = repr(sorted({**change.changes, **style.choices}.items()))
+    tag = hashlib.sha256(f"{digest}.{name} {choices}".encode()).hexdigest()[:32]
+    return {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
 
 
 def _is_known(tag: str, if_none_match: str | None) -> bool:

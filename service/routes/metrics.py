@@ -3,7 +3,9 @@
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-router = APIRouter()
+from service.routes.strict_route import StrictRoute
+
+router = APIRouter(route_class=StrictRoute)
 
 
 @router.get("/metrics", include_in_schema=False)

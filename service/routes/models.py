@@ -9,8 +9,9 @@ from api_schemas.problem import Problem
 from checkpoints.directory import ModelsDirectory
 from service.problems import ProblemError
 from service.routes.documentation import INVALID, problem_documentation
+from service.routes.strict_route import StrictRoute
 
-router = APIRouter(prefix="/models", tags=["models"])
+router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
 
 
 @router.get(

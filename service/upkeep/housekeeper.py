@@ -6,15 +6,18 @@ import time
 from api_schemas.problem import Problem
 from jobs.artifact_owners import ArtifactOwners
 from jobs.artifacts import ArtifactStore
+from jobs.disk import share_of_disk
+from jobs.leftovers import Leftovers
 from jobs.results import ResultStore
 from jobs.retention import Retention
+from jobs.storage_identity import StorageIdentity
 from jobs.store import JobStore, UnknownJobError
 
 _AT_ONCE = 100
 """Jobs in one step; the others have their turn in the next."""
 
 _ABANDONED_SECONDS = 6 * 3600.0
-"""Far longer than a worker takes from writing a result to saying so."""
+"""Far longer than a worker takes from writing a result to saying so, and enough to see that a backup is too old."""
 
 _SHARE_OF_LOOKING = 0.1
 """Of the time, that looking at every file may take."""
@@ -25,7 +28,11 @@ _logger = logging.getLogger(__name__)
 class Housekeeper:
     """Any number of services may have one at the same time: they take turns, and each step is decided in Redis.
 
-    Args:  result_seconds that results are kept; record_seconds that records without result are; max_bytes of results.
+    Nothing expires and nothing is removed unless the results directory and Redis belong together, which is asked again
+    before each removal.
+
+    Args:  result_seconds that results are kept; record_seconds that records without result are; max_bytes of
+            results, by default half of the disk that holds them.
     """
 
     def __init__(
@@ -35,20 +42,23 @@ class Housekeeper:
         results: ResultStore,
         artifacts: ArtifactStore,
         owners: ArtifactOwners,
+        storage: StorageIdentity,
         result_seconds: float,
         record_seconds: float,
-        max_bytes: int,
+        max_bytes: int | None,
     ) -> None:
         self._store, self._retention, self._results = store, retention, results
         self._artifacts, self._owners = artifacts, owners
+        self._storage, self._leftovers = storage, Leftovers(storage)
         self._result_seconds, self._record_seconds, self._max_bytes = result_seconds, record_seconds, max_bytes
         self._next_look = 0.0
 
     def sweep(self) -> None:
         """Look once.
 
-        Raises:  RedisError or OSError; the next sweep goes on.
+        Raises:  StorageMismatchError, RedisError or OSError; the next sweep goes on.
         """
+        self._storage.require()
         with self._retention.turn() as mine:
             if mine:
                 self._expire_old()
@@ -70,7 +80,8 @@ class Housekeeper:
 
     def _remove_unwanted(self) -> None:
         # A job that had found the very same bytes just now would lose them; but a result says how long it took.
-        for digest in self._retention.unwanted():
+        for digest in self._leftovers.unwanted_results():
+            self._storage.require()
             self._results.delete(digest)
             self._store.removed(digest)
 
@@ -84,13 +95,15 @@ class Housekeeper:
         self._remove_unused_artifacts()
         now = time.monotonic()
         self._next_look = now + (now - started) / _SHARE_OF_LOOKING
-        for digest in self._retention.unused(old):
+        for digest in self._leftovers.abandoned_results(old, _ABANDONED_SECONDS):
+            self._storage.require()
             _logger.warning("result %s belongs to no job: removed", digest)
             self._results.delete(digest)
         self._make_room(sizes)
         self._remove_unwanted()
 
     def _remove_unused_artifacts(self) -> None:
+        self._storage.require()
         with self._owners.settled():
             for artifact_id in self._artifacts.remove_unused(self._result_seconds):
                 for owner in self._owners.owners(artifact_id):
@@ -98,7 +111,8 @@ class Housekeeper:
 
     def _make_room(self, sizes: dict[str, int]) -> None:
         """Let the oldest results go until the others fit."""
-        excess = sum(sizes.values()) - self._max_bytes
+        most = share_of_disk(self._results.directory, 2) if self._max_bytes is None else self._max_bytes
+        excess = sum(sizes.values()) - most
         problem = expired("It was removed to make room for newer ones.")
         last = None
         while excess > 0 and (digest := self._retention.oldest_result()) not in (None, last):

@@ -12,7 +12,10 @@ from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from jobs.job_checkpoints import CheckpointStore
+from jobs.leftovers import Leftovers
 from jobs.queue import JobQueue
+from jobs.redis_faults import described
+from jobs.storage_identity import StorageIdentity, StorageMismatchError
 from jobs.store import JobStore
 
 _logger = logging.getLogger(__name__)
@@ -29,6 +32,7 @@ class Reaper:
         store: JobStore,
         queue: JobQueue,
         checkpoints: CheckpointStore,
+        storage: StorageIdentity,
         republish_seconds: float,
         lease_seconds: float,
         keep_house: Callable[[], None],
@@ -36,17 +40,21 @@ class Reaper:
         self._store = store
         self._queue = queue
         self._checkpoints = checkpoints
+        self._storage = storage
         self._republish_seconds = republish_seconds
         self._lease_seconds = lease_seconds
         self._away_until = -math.inf
         self._keep_house = keep_house
+        self._mismatch = ""
+        """That was logged already; it may last for days."""
 
     def sweep(self) -> None:
         """Look once.
 
         While Redis was away no worker could keep its lease: each has the time of one to be heard again.
 
-        Raises:  RedisError or OperationalError if Redis is away, OSError if the disk is; the next sweep goes on.
+        Raises:  RedisError or OperationalError if Redis is away, OSError if the disk is, StorageMismatchError if the
+            two do not belong together; the next sweep goes on.
         """
         try:
             self._look()
@@ -60,8 +68,10 @@ class Reaper:
             _logger.warning("job %s lost its worker", job_id, extra={"event": "lost", "job_id": job_id})
         for job_id in self._store.take_unpublished(recovered, self._republish_seconds):
             self._queue.publish(job_id)
+        self._storage.settle()
         # of workers that died between the end of a job and its last wishes; listed before the jobs are looked up
-        for job_id in self._store.over(self._checkpoints.job_ids()):
+        for job_id in Leftovers(self._storage).ended_jobs(self._checkpoints.job_ids()):
+            self._storage.require()
             self._checkpoints.discard(job_id)
         self._keep_house()
 
@@ -70,8 +80,13 @@ class Reaper:
         while True:
             try:
                 await run_in_threadpool(self.sweep)
+                self._mismatch = ""
+            except StorageMismatchError as error:
+                if str(error) != self._mismatch:
+                    _logger.error("%s", error)
+                self._mismatch = str(error)
             except (RedisError, OperationalError) as error:
-                _logger.warning("no sweep, Redis does not answer: %s", error)
+                _logger.warning("no sweep, %s: %s", described(error), error)
             except OSError as error:
                 _logger.warning("a sweep ended early: %s", error)
             except Exception:  # nobody else finds lost jobs

@@ -9,6 +9,7 @@ from api_schemas.problem import Problem
 from jobs.array_files import Arrays
 from jobs.artifact_owners import NOBODY, ArtifactOwners
 from jobs.artifacts import ArtifactStore, UnknownArtifactError
+from jobs.disk import share_of_disk
 from jobs.token_files import Blocks
 from service.doors.callers import Caller
 from service.doors.crowd import SHARE_OF_A_KEY
@@ -20,10 +21,10 @@ class CallersArtifacts:
 
     The same content is kept once, whoever sent it. Nobody learns from an answer that another has sent it, too.
 
-    Args:  max_bytes of all that is kept, of which one key's is a share at most.
+    Args:  max_bytes of all that is kept, by default a quarter of the disk, of which one key's is a share at most.
     """
 
-    def __init__(self, store: ArtifactStore, owners: ArtifactOwners, caller: Caller, max_bytes: int) -> None:
+    def __init__(self, store: ArtifactStore, owners: ArtifactOwners, caller: Caller, max_bytes: int | None) -> None:
         self._store = store
         self._owners = owners
         self._owner = caller.owner or NOBODY
@@ -103,8 +104,9 @@ class CallersArtifacts:
             return
         sizes = self._store.sizes()
         own = sum(sizes.get(each, 0) for each in {*self._owners.artifacts(self._owner), artifact_id})
-        most = self._max_bytes if self._owner == NOBODY else int(SHARE_OF_A_KEY * self._max_bytes)
-        if own <= most and sum(sizes.values()) <= self._max_bytes:
+        all_bytes = share_of_disk(self._store.directory, 4) if self._max_bytes is None else self._max_bytes
+        most = all_bytes if self._owner == NOBODY else int(SHARE_OF_A_KEY * all_bytes)
+        if own <= most and sum(sizes.values()) <= all_bytes:
             return
         if not self._owners.owners(artifact_id):
             self._store.delete(artifact_id)

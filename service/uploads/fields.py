@@ -5,6 +5,7 @@ from typing import Any
 
 from api_schemas.closed_form import FIELD_PATHS
 from api_schemas.problem import Problem
+from service.near_names import unknown_name
 from service.problems import ProblemError, invalid_field
 
 MAX_FIELDS = 32
@@ -21,7 +22,7 @@ def field_path(name: str) -> tuple[str, ...]:
     """
     path = FIELD_PATHS.get(name) or _DOTTED_PATHS.get(name)
     if path is None:
-        raise invalid_field((name[:_MAX_NAME_LENGTH],), f"no such field; there are {', '.join(FIELD_PATHS)}")
+        raise invalid_field((name[:_MAX_NAME_LENGTH],), unknown_name("field", name, FIELD_PATHS))
     return path
 
 

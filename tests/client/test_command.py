@@ -1,6 +1,10 @@
 """The `spectrum` command against the real stack."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +43,7 @@ def test_a_closed_form_from_arrays_to_every_format(spectrum: Any, tmp_path: Path
     request = tmp_path / "request.npz"
     np.savez(request, kind="linear", w=np.ones(3), v=np.ones(3), x=np.ones(2), y=np.zeros(2), eigenvectors="all")
     assert json.loads(spectrum("closed-form", str(request)).stdout)["num_parameters"] == 6
-    for name, start in (("npz", b"PK"), ("png", b"\x89PNG"), ("svg", b"<?xml"), ("json", b"{")):
+    for name, start in (("npz", b"PK"), ("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF"), ("json", b"{")):
         output = tmp_path / f"answer.{name}"
         called = spectrum("closed-form", str(request), "-o", str(output))
         assert called.exit_code == 0, called.output
@@ -85,7 +89,6 @@ def test_eigenvectors_are_saved_from_a_job_that_ended(spectrum: Any, tmp_path: P
         assert arrays["eigenvectors"].shape == (2, 4)
     assert [path.name for path in tmp_path.iterdir()] == ["vectors"]
     for arguments, said in (
-        (["--format", "npz"], "npz goes to a file"),
         (["-o", str(tmp_path / "none" / "a.npz")], "No such file"),
         (["-o", str(output)], "ends in none of"),
         (["--format", "gif", "-o", str(output)], "'gif' is not one of"),
@@ -93,6 +96,61 @@ def test_eigenvectors_are_saved_from_a_job_that_ended(spectrum: Any, tmp_path: P
         refused = spectrum("result", job_id, *arguments)
         assert refused.exit_code == 2
         assert said in " ".join(refused.output.replace("│", " ").split())
+
+
+def test_answers_go_to_standard_output_and_through_links(spectrum: Any, tmp_path: Path) -> None:
+    job_id = json.loads(spectrum("submit", "-", text=json.dumps(JOB)).stdout)["id"]
+    spectrum("watch", job_id)
+    link = tmp_path / "link.png"
+    link.symlink_to("target.png")
+    assert spectrum("result", job_id, "-o", str(link)).exit_code == 0
+    picture = (tmp_path / "target.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert link.is_symlink()
+    for arguments in (["--format", "png"], ["-o", "-", "--format", "png"]):
+        assert spectrum("result", job_id, *arguments).stdout_bytes == picture
+    assert json.loads(spectrum("result", job_id, "-o", "-").stdout)["num_parameters"] == 7
+    assert spectrum("closed-form", "-", "-o", "-", "--format", "npz", text=QUADRATIC).stdout_bytes.startswith(b"PK")
+    law = json.dumps({"law": "wigner", "points": [0.0]})
+    style = ["--title", "A law", "--width", "4", "--height", "3", "--dpi", "100"]
+    drawn = spectrum("random-matrix", "-", "--format", "svg", *style, text=law).stdout
+    assert drawn.startswith("<?xml")
+    assert 'width="288pt"' in drawn
+    assert ">A law</text>" in drawn
+    assert ">A law</text>" in spectrum("result", job_id, "--format", "svg", "--title", "A law").stdout
+
+
+def test_the_device_of_standard_output_survives(server: Any) -> None:
+    """As root, `-o /dev/stdout` once replaced the device by a file."""
+    command = [Path(sys.executable).with_name("spectrum"), "closed-form", "-", "--format", "png", "--url", server.url]
+    done = subprocess.run(
+        [*command, "-o", "/dev/stdout"], input=QUADRATIC.encode(), capture_output=True, check=True, timeout=60
+    )
+    assert done.stdout.startswith(b"\x89PNG")
+    assert Path("/dev/stdout").is_symlink()
+
+
+def test_a_picture_is_not_printed_on_a_terminal() -> None:
+    controller, terminal = pty.openpty()
+    command = [Path(sys.executable).with_name("spectrum"), "closed-form", "-", "--format", "png"]
+    done = subprocess.run(command, input=b"{}", stdout=terminal, stderr=subprocess.PIPE, check=False, timeout=60)
+    os.close(controller)
+    os.close(terminal)
+    assert done.returncode == 2
+    assert b"png goes to a file or a pipe" in done.stderr
+
+
+def test_a_destination_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    """Not even a server is needed."""
+    request = tmp_path / "request.json"
+    request.write_text(json.dumps(JOB))
+    (tmp_path / "folder.png").mkdir()
+    for command in (["run", str(request)], ["closed-form", str(request)], ["random-matrix", str(request)]):
+        for output, said in (("none/a.png", "No such file or directory"), ("folder.png", "Is a directory")):
+            nowhere = ["--url", "http://127.0.0.1:1"]
+            refused = CliRunner().invoke(app, [*command, "-o", str(tmp_path / output), *nowhere])
+            assert refused.exit_code == 2
+            assert said in " ".join(refused.output.replace("│", " ").split())
 
 
 def test_a_density_is_smoothed_anew(spectrum: Any, tmp_path: Path) -> None:

@@ -107,8 +107,8 @@ def test_what_does_not_fit_is_refused_with_its_field(
     text = {"kind": "text", "text": "to be or not", "num_sequences": 1, "sequence_length": 4, "tokenizer": "gpt2"}
     for request, field, message in (
         (job(uploaded("0" * 64)), "data.id", "no such artifact"),
-        (job(uploaded("../etc/passwd")), "data.id", "pattern"),
-        (job(uploaded("A" * 64)), "data.id", "pattern"),
+        (job(uploaded("../etc/passwd")), "data.id", "64 hexadecimal digits"),
+        (job(uploaded("A" * 64)), "data.id", "64 hexadecimal digits"),
         (job(uploaded(known), vocab_size=299), "model.vocab_size", "tokens outside the vocabulary"),
         (job(uploaded(known, sequence_length=9)), "data.sequence_length", "the model has 8 positions"),
         (job(uploaded(known, sequence_length=5000), n_positions=5000), "data.sequence_length", "5000 tokens"),

@@ -165,6 +165,9 @@ def test_every_method_agrees_with_the_exact_spectrum_of_a_block(client: Spectrum
     assert all(pair.converged and pair.residual <= 1e-9 * 1.01 * scale for pair in top.eigenpairs)
     assert abs(trace.trace.value - exact.trace.value) <= 5 * trace.trace.standard_error + 1e-12 * scale
     assert trace.trace.num_products == 40
+    assert trace.trace.lower is not None
+    assert trace.trace.upper is not None
+    assert trace.trace.lower <= exact.trace.value <= trace.trace.upper
     frobenius = np.linalg.norm(exact.eigenvalues)
     for estimate in (trace.frobenius, lanczos.frobenius):
         assert estimate.standard_error is not None
@@ -190,6 +193,8 @@ def _check_arrays(client: SpectrumClient, ids: list[str], exact: ExactResult, sc
     trace = arrays_of(client, ids[2])
     error = np.abs(trace["diagonal"] - np.diag(matrix))
     assert (error <= 6 * trace["diagonal_standard_error"] + 1e-12 * scale).all()
+    held = (trace["diagonal_lower"] <= np.diag(matrix)) & (np.diag(matrix) <= trace["diagonal_upper"])
+    assert held.mean() > 0.9
     assert client.result(ids[3]).arrays is None
 
 
@@ -271,15 +276,15 @@ def test_what_cannot_be_smoothed_is_named(
 
 def test_formats_of_every_method(server: Any, finished: dict[str, str]) -> None:
     with httpx.Client(base_url=f"{server.url}/v1/jobs", timeout=30) as http:
-        for method in ("lanczos", "top-k"):
+        for method in ("lanczos", "top-k", "trace"):
             assert http.get(f"/{finished[method]}/result.png").content.startswith(b"\x89PNG")
             assert b"<svg" in http.get(f"/{finished[method]}/result", headers={"Accept": "image/svg+xml"}).content
         trace = f"/{finished['trace']}/result"
-        assert http.get(f"{trace}.png").status_code == 406
-        refused = http.get(trace, headers={"Accept": "image/png"})
+        refused = http.get(trace, headers={"Accept": "image/gif"})
         assert refused.status_code == 406
-        assert refused.json()["detail"] == "a result can be had as application/json, application/x-npz"
-        second_choice = http.get(trace, headers={"Accept": "image/png, application/json;q=0.5"})
+        media_types = "application/json, application/x-npz, image/png, image/svg+xml, application/pdf"
+        assert refused.json()["detail"] == f"a result can be had as {media_types}"
+        second_choice = http.get(trace, headers={"Accept": "image/gif, application/json;q=0.5"})
         assert second_choice.json()["trace"]["num_products"] == 12
         assert http.get(trace, headers={"If-None-Match": second_choice.headers["etag"]}).status_code == 304
         arrays = http.get(f"/{finished['top-k']}/result", headers={"Accept": "application/x-npz"})

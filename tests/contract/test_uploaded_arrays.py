@@ -146,7 +146,7 @@ def test_weights_that_do_not_fit_are_refused(server: Any, client: SpectrumClient
         ({"weights": named(good), "widths": [3, 6, 4]}, "model.widths", "the artifact has [3, 5, 4]"),
         ({"weights": named(good), "bias": False}, "model.bias", "the artifact has True"),
         ({"weights": {"kind": "file", "path": "/etc/passwd"}}, "model.weights.kind", "artifact"),
-        ({"weights": named(good) | {"url": "http://example.org"}}, "model.weights.url", "not permitted"),
+        ({"weights": named(good) | {"url": "http://example.org"}}, "model.weights.url", "no such field"),
         ({"weights": {"id": 5, "kind": "artifact"}}, "model.weights.id", "string"),
     ):
         found, said = refused(server, job(model, data))
@@ -182,7 +182,7 @@ def test_data_that_do_not_fit_are_refused(server: Any, client: SpectrumClient, u
         (named(tokens), "data.id", "num_sequences and sequence_length"),
         (named(good) | {"x": {"dtype": "F32", "shape": [20, 4]}}, "data.x", "holds another array"),
         (named(good) | {"num_sequences": 1, "sequence_length": 1}, "data.kind", "mlp takes no artifact data"),
-        (named(good) | {"path": "/etc/passwd"}, "data.path", "not permitted"),
+        (named(good) | {"path": "/etc/passwd"}, "data.path", "no such field"),
     ):
         found, said = refused(server, job(model, data))
         assert found == f"body.{field}"

@@ -80,7 +80,7 @@ def top_k(k, max_products):
         operator, k, "largest", 1e-9, seeded(), max_products=max_products).eigenvalues[0]
 
 def trace(estimator, num_probes):
-    return lambda operator: trace_estimate(operator, estimator, seeded(), num_probes=num_probes).value
+    return lambda operator: trace_estimate(operator, estimator, seeded(), num_probes=num_probes).trace.value
 
 f32, f64 = torch.float32, torch.float64
 torch.set_num_threads(1)

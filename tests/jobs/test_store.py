@@ -217,14 +217,6 @@ def test_a_cancelled_job_is_not_given_back(store: JobStore) -> None:
     assert store.get(job_id).finished_at is not None
 
 
-def test_which_jobs_are_over(store: JobStore) -> None:
-    queued, running, ended = (submit(store).id for _ in range(3))
-    store.claim(running)
-    store.cancel(ended)
-    assert store.over([queued, "0" * 32, running, ended]) == ["0" * 32, ended]
-    assert store.over([]) == []
-
-
 def test_a_cancelled_job_without_worker_ends(hasty_store: JobStore) -> None:
     job_id = submit(hasty_store).id
     hasty_store.claim(job_id)

@@ -14,7 +14,9 @@ import redis
 from api_schemas.health import WorkerStatus
 from jobs.connection import connect
 from jobs.presence import announce
+from jobs.results import ResultStore
 from launcher.embedded_redis import written_url
+from service.bind import main as bind
 from service.doctor import main
 from service.observation import deployment_checks
 from service.observation.deployment_checks import Finding
@@ -145,6 +147,32 @@ def test_of_an_old_redis_without_info_nothing_is_said_of_its_disk(
     assert found["Redis on disk"].verdict == "skipped"
     assert "Redis 7.2" in found["Redis on disk"].found
     assert "docs/deployment.md" in found["Redis on disk"].advice
+
+
+def test_what_loses_jobs_or_does_not_belong_together_is_found_out(
+    redis_client: redis.Redis, redis_url: str, tmp_path: Path, doctor: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"SPECTRUM_REDIS_URL": redis_url, "SPECTRUM_RESULTS_DIR": str(tmp_path)}
+    assert by_name(doctor("--json", **places)[1])["identity"]["verdict"] == "ok"
+    ResultStore(tmp_path).write(b"a result")
+    redis_client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        found = by_name(doctor("--json")[1])
+    finally:
+        redis_client.config_set("maxmemory-policy", "noeviction")
+    assert found["Redis maxmemory-policy"]["verdict"] == "failed"
+    assert found["Redis maxmemory-policy"]["advice"] == "set maxmemory-policy noeviction"
+    assert found["identity"]["verdict"] == "failed"
+    assert "spectrum-server bind" in found["identity"]["advice"]
+
+    for options, code, said in (((), 1, "Nothing was changed"), (("--yes",), 0, "belong together now")):
+        with pytest.raises(SystemExit) as exit_:
+            bind(options)
+        assert exit_.value.code == code
+        printed = capsys.readouterr().out
+        assert "Of 1 results in the directory, Redis does not know 1." in printed
+        assert said in printed
+    assert by_name(doctor("--json")[1])["identity"]["verdict"] == "ok"
 
 
 def test_workers_that_are_strange(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,13 +17,17 @@ from hypothesis import strategies as st
 
 from jobs.artifact_owners import ArtifactOwners
 from jobs.artifacts import ArtifactStore
+from jobs.job_checkpoints import CheckpointStore
+from jobs.leftovers import Leftovers
 from jobs.results import ResultDamagedError, ResultStore
 from jobs.retention import Retention
 from jobs.scripts import RESULTS
+from jobs.storage_identity import StorageIdentity, StorageMismatchError
 from jobs.store import JobStore
 from service.upkeep.housekeeper import Housekeeper
 
 DAY = 86400.0
+ORPHANS = "spectrum:results-of-no-job"
 AGES = ("spectrum:jobs:with-result", "spectrum:jobs:without-result")
 
 
@@ -40,12 +44,14 @@ class House:
         self.store = JobStore(self.client, lease_seconds=30.0, max_attempts=2)
         self.results = ResultStore(self.directory)
         self.retention = Retention(self.client)
+        self.storage = StorageIdentity(self.client, self.results, CheckpointStore(self.directory / "job-checkpoints"))
+        self.storage.settle()
 
     def sweep(self, max_bytes: int | None = None) -> None:
         quota = self.max_bytes if max_bytes is None else max_bytes
         artifacts, owners = ArtifactStore(self.directory / "artifacts"), ArtifactOwners(self.directory / "owners")
         times = (30 * DAY, 10 * DAY)
-        Housekeeper(self.store, self.retention, self.results, artifacts, owners, *times, quota).sweep()
+        Housekeeper(self.store, self.retention, self.results, artifacts, owners, self.storage, *times, quota).sweep()
 
     def compute(self, content: bytes, question: bytes | None = None) -> str:
         """Id of a job whose answer, and question if no other is given, is this."""
@@ -66,6 +72,10 @@ class House:
         for index in AGES:
             for job_id in self.client.zrange(index, 0, -1):
                 self.client.zincrby(index, -days * DAY, job_id)
+
+    def age_orphans(self, hours: float) -> None:
+        for digest in self.client.zrange(ORPHANS, 0, -1):
+            self.client.zincrby(ORPHANS, -hours * 3600, digest)
 
     def state(self, job_id: str) -> str:
         return self.store.get(job_id).state
@@ -92,7 +102,7 @@ def test_results_and_then_records_have_their_time(house: House, redis_client: re
     assert (house.state(job_id), house.state(failed)) == ("succeeded", "cancelled")
     house.age(2)
     house.sweep()
-    assert house.store.over([failed]) == [failed]
+    assert Leftovers(house.storage).ended_jobs([failed]) == [failed]
     assert [record.id for record in house.store.page(None, None, 9, None)] == [job_id]
     house.age(20)
     house.sweep()
@@ -105,7 +115,7 @@ def test_results_and_then_records_have_their_time(house: House, redis_client: re
     assert [each.id for each in house.store.page("expired", None, 9, None)] == [job_id]
     house.age(11)
     house.sweep()
-    house.client.delete("spectrum:changes", "spectrum:totals")  # of all jobs together
+    house.client.delete("spectrum:changes", "spectrum:totals", "spectrum:identity")  # of all jobs together
     for stream in redis_client.scan_iter(match="spectrum:events:*"):
         assert 0 < redis_client.ttl(stream) <= 3600
         redis_client.delete(stream)
@@ -142,7 +152,7 @@ def test_what_a_killed_service_did_not_remove_is_removed(house: House, monkeypat
     assert house.files() == {_digest(b"a")}
     house.sweep()
     assert house.files() == set()
-    assert house.retention.unwanted() == []
+    assert Leftovers(house.storage).unwanted_results() == []
 
 
 def test_files_of_no_job_and_drafts_go_after_a_while(house: House) -> None:
@@ -163,11 +173,66 @@ def test_files_of_no_job_and_drafts_go_after_a_while(house: House) -> None:
         owners.add(owner, name)
     os.utime(artifacts / "old.npy", (time.time() - 31 * DAY, time.time()))
     house.sweep()
+    assert orphan in house.files()  # a Redis restored from an older backup would not know it either
+    house.age_orphans(5)
+    house.sweep()
+    assert orphan in house.files()
+    house.age_orphans(1)
+    house.sweep()
+    assert house.client.zrange(ORPHANS, 0, -1) == [orphan]
+    house.sweep()
+    assert house.client.zrange(ORPHANS, 0, -1) == []
     assert house.state(used) == "succeeded"
     assert {path.stem for path in house.directory.glob("??/*.json")} == {_digest(b"used"), young}
     assert [path for path in drafts if path.exists()] == []
     assert [path.name for path in artifacts.iterdir()] == ["new.npy"]
     assert (owners.owners("old"), owners.owners("new")) == ([], ["bob"])
+
+
+@pytest.mark.parametrize("is_bound", [True, False])
+def test_an_empty_redis_deletes_nothing(house: House, is_bound: bool) -> None:
+    """A wrong database, a lost volume, a restore that is half done: also of what an earlier version left."""
+    used = house.compute(b"used")
+    artifact = house.directory / "artifacts" / "ab" / "old.npy"
+    artifact.parent.mkdir(parents=True)
+    artifact.touch()
+    long_ago = time.time() - 31 * DAY
+    for path in [*house.directory.glob("??/*"), artifact]:
+        os.utime(path, (long_ago, long_ago))
+    kept = {key: house.client.dump(key) for key in house.client.keys("*")}
+    house.client.flushall()
+    if not is_bound:
+        (house.directory / "identity").unlink()
+    with pytest.raises(StorageMismatchError):
+        house.sweep(0)
+    assert house.files() == {_digest(b"used")}
+    assert artifact.exists()
+    for key, value in kept.items():
+        house.client.restore(key, 0, value)
+    if not is_bound:
+        house.client.delete("spectrum:identity")
+        house.storage.settle()
+    house.sweep()
+    assert house.files() == {_digest(b"used")}
+    assert house.state(used) == "succeeded"
+
+
+def test_a_redis_that_is_replaced_between_two_steps_deletes_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.compute(b"used")
+    for path in house.directory.glob("??/*"):
+        os.utime(path, (time.time() - DAY, time.time() - DAY))
+    sizes = house.results.sizes
+
+    def replaced() -> dict[str, int]:
+        house.client.flushall()
+        return sizes()
+
+    monkeypatch.setattr(house.results, "sizes", replaced)
+    with pytest.raises(StorageMismatchError):
+        house.sweep()
+    assert house.files() == {_digest(b"used")}
 
 
 STEPS = st.lists(

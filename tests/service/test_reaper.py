@@ -1,7 +1,6 @@
 """The reaper goes on whatever happens, and takes nobody's job who could not be heard."""
 
 import asyncio
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ import redis
 
 from jobs.job_checkpoints import CheckpointStore
 from jobs.queue import JobQueue
+from jobs.results import ResultStore
+from jobs.storage_identity import StorageIdentity
 from jobs.store import JobStore
 from service.upkeep.reaper import Reaper
 
@@ -24,25 +25,27 @@ class Broken(JobStore):
             raise redis.ConnectionError
         return super().recover_lost()
 
-    def over(self, job_ids: Iterable[str]) -> list[str]:
-        if self.is_away == "over":
+    def take_unpublished(self, recovered: list[str], republish_seconds: float) -> list[str]:
+        if self.is_away == "take_unpublished":
             raise redis.ConnectionError
-        return super().over(job_ids)
+        return super().take_unpublished(recovered, republish_seconds)
 
 
 @pytest.fixture
 def parts(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> dict[str, Any]:
+    checkpoints = CheckpointStore(tmp_path)
     return {
         "store": Broken(redis_client, lease_seconds=0.2, max_attempts=3),
         "queue": JobQueue(redis_url),
-        "checkpoints": CheckpointStore(tmp_path),
+        "checkpoints": checkpoints,
+        "storage": StorageIdentity(redis_client, ResultStore(tmp_path), checkpoints),
         "republish_seconds": 30.0,
         "lease_seconds": 0.6,
         "keep_house": lambda: None,
     }
 
 
-@pytest.mark.parametrize("question", ["recover_lost", "over"])
+@pytest.mark.parametrize("question", ["recover_lost", "take_unpublished"])
 def test_leases_that_ran_out_while_redis_was_away_can_be_renewed(parts: dict[str, Any], question: str) -> None:
     store, reaper = parts["store"], Reaper(**parts)
     lease = store.claim(store.create("spectrum", "{}", {})[0].id)
@@ -78,3 +81,23 @@ def test_directories_of_no_job_and_failures_stop_nothing(
     assert looks > 2
     assert "unforeseen" in caplog.text
     assert (tmp_path / "lost+found").is_dir()
+
+
+def test_checkpoints_that_an_empty_redis_does_not_know_stay(
+    parts: dict[str, Any], redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, checkpoints = parts["store"], parts["checkpoints"]
+    job_id = store.create("spectrum", "{}", {})[0].id
+    store.claim(job_id)
+    checkpoints.of_attempt(job_id, 1).commit({}, set())
+    Reaper(**parts).sweep()
+    redis_client.flushall()
+
+    async def sweep_for_a_while() -> None:
+        async with asyncio.timeout(0.3):
+            await Reaper(**parts).run(0.01)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(sweep_for_a_while())
+    assert checkpoints.job_ids() == [job_id]
+    assert caplog.text.count("Redis does not know this results directory") == 1

@@ -9,7 +9,7 @@ import pytest
 
 from api_schemas.spectrum_results import AnySpectrumResult, SinkReport, SpectrumSetResult
 from service.formats.resmoothing import SmoothingChange, smoothed
-from service.formats.result import formats_of, represented, result_of
+from service.formats.result import represented, result_of
 from service.pictures.spectrum_set import draw_set
 from service.problems import ProblemError
 
@@ -113,7 +113,7 @@ def test_svg_and_arrays(make: Any) -> None:
         members = set(arrays) - {"document"}
         assert all(arrays[name].dtype.kind in "fb" for name in members)
     if found.method == "lanczos":
-        assert {"density_lower", "log_density_values", "cumulative_upper", "nodes_0", "largest"} < members
+        assert {"density_lower", "log_density_values", "cumulative_upper", "nodes_0", "largest", "frobenius"} < members
     else:
         assert "eigenvalues" in members
 
@@ -126,12 +126,12 @@ def test_what_takes_too_long_is_not_smoothed_anew() -> None:
         assert caught.value.problem.errors[0].loc == ["query", "num_points"]
 
 
-def test_a_trace_has_no_picture() -> None:
+def test_arrays_of_a_trace() -> None:
     trace = {"value": 1.0, "standard_error": 0.1, "num_products": 9, "converged": True}
     found = result("trace", 5, estimator="xtrace", trace=trace, frobenius={"value": 1.0, "standard_error": 0.1})
-    assert formats_of(found) == ("json", "npz")
     with np.load(io.BytesIO(represented(found, "npz")), allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["trace"], [1.0, 0.1])
+        np.testing.assert_array_equal(arrays["frobenius"], [1.0, 0.1])
 
 
 # several spectra in one picture

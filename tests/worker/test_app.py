@@ -1,9 +1,19 @@
-"""A worker that was told to stop is gone soon, whatever holds it up."""
+"""A worker that was told to stop is gone soon, and one whose results nobody would find takes no jobs."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
+
+import redis
+
+from jobs.job_checkpoints import CheckpointStore
+from jobs.results import ResultStore
+from jobs.settings import WorkerSettings
+from jobs.storage_identity import StorageIdentity
+from worker.app import storage_fault
 
 PROGRAM = """
 import time
@@ -18,3 +28,21 @@ def test_a_worker_that_cannot_stop_ends_all_the_same() -> None:
     ended = subprocess.run([sys.executable, "-c", PROGRAM], check=False, timeout=50)
     assert ended.returncode == os.EX_TEMPFAIL
     assert time.monotonic() - started < 40
+
+
+def test_a_worker_takes_jobs_only_where_its_results_are_found(
+    redis_client: redis.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    def settings(name: str) -> WorkerSettings:
+        return WorkerSettings(redis_url=redis_url, results_dir=tmp_path / name)  # type: ignore[arg-type]
+
+    for name in ("shared", "own"):
+        (tmp_path / name).mkdir()
+        assert storage_fault(redis_client, settings(name)) is None
+    checkpoints = CheckpointStore(settings("shared").checkpoints_dir)
+    StorageIdentity(redis_client, ResultStore(tmp_path / "shared"), checkpoints).settle()
+    assert storage_fault(redis_client, settings("shared")) is None
+    assert "not the one that belongs to this Redis" in str(storage_fault(redis_client, settings("own")))
+    shutil.rmtree(tmp_path / "shared")
+    assert storage_fault(redis_client, settings("shared")) == "The results directory is gone."
+    assert not (tmp_path / "shared").exists()

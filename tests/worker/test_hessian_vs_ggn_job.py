@@ -199,7 +199,8 @@ def test_progress_counts_steps_and_measurements_of_the_whole_job_and_can_stop_it
 
 
 def eigenvalue(value: float, residual: float) -> TopEigenvalue:
-    return TopEigenvalue(value=value, residual=residual, converged=True)
+    """Known as well as its residual says."""
+    return TopEigenvalue(value=value, residual=residual, converged=True, lower=value - residual, upper=value + residual)
 
 
 @given(
@@ -221,6 +222,16 @@ def test_the_exact_relative_error_lies_within_the_uncertainty(
     exact_h, exact_g = h + a * r, g + b * s
     exact = abs(exact_h - exact_g) / abs(exact_h)
     assert abs(exact - found.value) <= found.uncertainty * (1 + 1e-9) + 1e-9 * (1 + exact + found.value)
+
+
+def test_the_relative_error_is_known_as_well_as_the_intervals() -> None:
+    resolved = TopEigenvalue(value=1e-3, residual=0.1, converged=True, lower=0.99e-3, upper=1.01e-3)
+    found = relative_error(resolved, eigenvalue(0.9e-3, 1e-6))
+    assert found is not None
+    assert found.value == pytest.approx(0.1)
+    assert found.uncertainty == pytest.approx((1e-6 + 0.9 * 1e-5) / 0.99e-3)
+    unknown = TopEigenvalue(value=1.0, residual=1e-9, converged=False, lower=1.0, upper=None, why="too few steps")
+    assert relative_error(unknown, eigenvalue(1.0, 0.1)) is None
 
 
 def test_a_hessian_that_may_be_zero_has_no_relative_error_and_its_point_no_place_on_curves() -> None:

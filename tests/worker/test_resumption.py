@@ -32,12 +32,15 @@ SGD = {"num_steps": 25, "learning_rate": 0.1, "batch_size": 16, "momentum": 0.5}
 LANCZOS = {"kind": "lanczos", "num_steps": 10, "num_probes": 4, "num_points": 64}
 GPT2 = {"kind": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 8, "n_positions": 8, "vocab_size": 256}
 TEXT = {"kind": "text", "text": "to be or not to be " * 9, "num_sequences": 3, "sequence_length": 8}
+RANK_3 = {"kind": "quadratic", "matrix": np.diag([3.0, 2.0, 1.0] + [0.0] * 97).tolist()}
+EXHAUSTED = {"kind": "trace", "estimator": "xtrace", "num_probes": 90, "diagonal": True}
 REQUESTS: dict[str, dict[str, Any]] = {
     "exact": BASE | {"method": {"kind": "exact", "eigenvectors": True}, "train": SGD},
     "lanczos": BASE | {"method": LANCZOS, "train": SGD},
     "lanczos-short": BASE | {"method": LANCZOS | {"reorthogonalisation": "none"}},
     "top-k": BASE | {"method": {"kind": "top-k", "k": 3, "which": "both-ends"}},
     "trace": BASE | {"method": {"kind": "trace", "estimator": "hutch++", "num_probes": 200, "diagonal": True}},
+    "exhausted": {"kind": "spectrum", "model": RANK_3, "method": EXHAUSTED},
     "tolerance": BASE | {"method": {"kind": "trace", "estimator": "xtrace", "tolerance": 0.05}},
     "bfloat16": BASE | {"method": LANCZOS, "precision": "bfloat16"},
     "blocks": {

@@ -3,76 +3,48 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
-from typing import Literal
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from theory.closed_form.arrays import finite_array, matching_arrays
-from theory.closed_form.neuron_groups import SIGNS, NeuronGroup, NeuronMoments, eigenpairs, neuron_products
-from theory.closed_form.precision import Matrix, Number, exact_decimal, extended_float, inner_products, many_digits
-from theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum, Statistic, zero_tolerance
+from theory.closed_form.attention_response import ACTIVATIONS, Activation, attention_response, num_steps
+from theory.closed_form.ball import DECIMAL, EXTENDED, Arithmetic
+from theory.closed_form.condition_number import zero_tolerance
+from theory.closed_form.neuron_groups import SIGNS, NeuronGroup, NeuronMoments, neuron_products
+from theory.closed_form.precision import ZERO, Matrix, Number, inner_products, many_digits, symmetric_eigenpairs
+from theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum, Statistic
 from theory.errors import TheoryError
 
 Array = NDArray[np.float64]
-Extended = NDArray[np.longdouble]
-Activation = Literal["softmax", "sigmoid", "linear"]
 
-BLOCK_ROWS = 256
-"""Rows of the attention matrix that are held at once."""
+MAX_DECIMAL_STEPS = 2**12
+"""As many attention scores are gone through in decimal arithmetic, where the processor's precision is not enough."""
 
+_VANISHING = Decimal("1e-60")
+"""An eigenvalue that is not known to differ from 0, and is smaller than this beside the largest, is 0."""
 
-def _softmax(scores: Extended, x: Extended) -> tuple[Extended, Extended, Extended]:
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    mean = weights @ x
-    centred = x - mean[:, None]
-    return mean, np.sum(weights * centred**2, axis=1), np.sum(weights * centred**3, axis=1)
+_RESOLVED = Decimal(2) ** -54
+"""Error of an eigenvalue, relative to it, that leaves it within one unit in the last place once it is rounded."""
 
 
-def _sigmoid(scores: Extended, x: Extended) -> tuple[Extended, Extended, Extended]:
-    weights = 1 / (1 + np.exp(-scores))
-    slope = weights / (1 + np.exp(scores))
-    return weights @ x, slope @ x**2, (slope * (1 - 2 * weights)) @ x**3
-
-
-def _linear(scores: Extended, x: Extended) -> tuple[Extended, Extended, Extended]:
-    return scores @ x, np.full(len(scores), x @ x), np.zeros(len(scores), dtype=np.longdouble)
-
-
-_MOMENTS: dict[Activation, Callable[[Extended, Extended], tuple[Extended, Extended, Extended]]] = {
-    "softmax": _softmax,
-    "sigmoid": _sigmoid,
-    "linear": _linear,
-}
-
-
-def _response(x: Array, score: np.longdouble, sink_bias: float, activation: Activation) -> Extended:
-    """h = A(s) x and its first two derivatives by the score s, position by position: (3, L).
-
-    The exponential is not algebra, so it is taken in the extended precision that the machine has: a score of 1000
-    would otherwise cost the weights three digits.
-    """
-    keys = x.astype(np.longdouble)
-    response = np.empty((3, x.size), dtype=np.longdouble)
-    for start in range(0, x.size, BLOCK_ROWS):
-        rows = slice(start, start + BLOCK_ROWS)
-        queries = keys[rows]
-        scores = score * np.outer(queries, keys)
-        scores[:, 0] += sink_bias
-        value, slope, curvature = _MOMENTS[activation](scores, keys)
-        response[:, rows] = value, queries * slope, queries**2 * curvature
-    return response
-
-
-@dataclass(frozen=True)
-class _Terms:
-    """alpha .. zeta of Theorem 3.5, and the group of (w_Q, w_K)."""
+class _Moments(NamedTuple):
+    """alpha .. zeta of Theorem 3.5, or bounds on their errors."""
 
     alpha: Decimal
     beta: Decimal
     gamma: Decimal
     zeta: Decimal
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """alpha .. zeta with bounds on their errors, and the group of (w_Q, w_K)."""
+
+    moments: _Moments
+    errors: _Moments
     mean_loss: float
     group: NeuronGroup
 
@@ -84,7 +56,7 @@ class _Terms:
     @property
     def trace(self) -> Number:
         """T."""
-        return self.alpha + self.zeta * self.norms
+        return self.moments.alpha + self.moments.zeta * self.norms
 
     @property
     def reduced(self) -> Matrix:
@@ -92,23 +64,64 @@ class _Terms:
 
         Elsewhere the Hessian is gamma [[0, I], [I, 0]]. Its characteristic polynomial is the cubic of the theorem.
         """
+        return self._reduced(self.moments, SIGNS)
+
+    def _reduced(self, moments: _Moments, signs: tuple[int, int]) -> Matrix:
         plus, minus = (square.sqrt() for square in self.group.moments.squares)
-        zeta, cross = self.zeta, self.zeta * plus * minus
+        (alpha, beta, gamma, zeta), cross = moments, moments.zeta * plus * minus
         return [
-            [self.alpha, self.beta * plus, self.beta * minus],
-            [self.beta * plus, self.gamma + zeta * plus * plus, cross],
-            [self.beta * minus, cross, -self.gamma + zeta * minus * minus],
+            [alpha, beta * plus, beta * minus],
+            [beta * plus, signs[0] * gamma + zeta * plus * plus, cross],
+            [beta * minus, cross, signs[1] * gamma + zeta * minus * minus],
         ]
+
+    @cached_property
+    def outliers(self) -> tuple[list[Decimal], Matrix]:
+        """Eigenvalues and eigenvectors, one a row, of the reduced matrix."""
+        return symmetric_eigenpairs(self.reduced)
+
+    @cached_property
+    def outlier_errors(self) -> list[Decimal]:
+        """Bounds on the errors of the outliers: to first order |v|^T E |v|, E the errors of the matrix."""
+        errors = self._reduced(self.errors, (1, 1))
+        norm = sum((entry * entry for row in errors for entry in row), ZERO).sqrt()
+        values, vectors = self.outliers
+        found = []
+        for i, vector in enumerate(vectors):
+            gap = min(abs(values[i] - value) for j, value in enumerate(values) if j != i)
+            first = sum((abs(u * v) * errors[j][k] for j, u in enumerate(vector) for k, v in enumerate(vector)), ZERO)
+            found.append(min(norm, first + norm * norm / gap) if gap else norm)
+        return found
+
+    @cached_property
+    def values(self) -> list[Decimal]:
+        """The three outliers and gamma; what decimals cannot tell from 0 is 0."""
+        values = [*self.outliers[0], self.moments.gamma]
+        nothing = _VANISHING * max(map(abs, values))
+        return [
+            ZERO if abs(value) <= min(error, nothing) else value
+            for value, error in zip(values, self.value_errors, strict=True)
+        ]
+
+    @property
+    def value_errors(self) -> list[Decimal]:
+        """Bounds on their errors."""
+        return [*self.outlier_errors, self.errors.gamma]
+
+    @property
+    def error(self) -> Decimal:
+        """Largest bound on the error of an eigenvalue that is not known to its last place; 0 if there is none."""
+        known = list(zip(self.values, self.value_errors, strict=True))[: 3 + (self.group.w.size > 1)]
+        return max((error for value, error in known if value and error > _RESOLVED * abs(value)), default=ZERO)
 
     def eigenvalues(self) -> list[Eigenvalue]:
         """The whole spectrum, parameters in the order w_V, w_Q, w_K."""
         num_parameters = 2 * self.group.w.size + 1
-        values, vectors = eigenpairs(self.reduced)
         outliers = [
-            Eigenvalue(value, 1, "outlier", basis=self._basis(coordinates, num_parameters))
-            for value, coordinates in zip(values, vectors, strict=True)
+            Eigenvalue(float(value), 1, "outlier", basis=self._basis(coordinates, num_parameters))
+            for value, coordinates in zip(self.values, self.outliers[1], strict=False)
         ]
-        return [*outliers, *self.group.bulk(self.gamma, num_parameters)]
+        return [*outliers, *self.group.bulk(self.values[-1], num_parameters)]
 
     def _basis(self, coordinates: Sequence[Decimal], num_parameters: int) -> Callable[[], Array]:
         def basis() -> Array:
@@ -121,28 +134,57 @@ class _Terms:
         return basis
 
 
-def _mean(values: Extended) -> Decimal:
-    mean = np.mean(values)
-    if not np.isfinite(mean):
-        raise TheoryError("attention moments overflow: rescale the weights or the data")
-    return exact_decimal(mean)
-
-
-def _terms(w_v: float, w_q: Array, w_k: Array, x: Array, y: Array, sink_bias: float, activation: Activation) -> _Terms:
+def _terms(
+    arithmetic: Arithmetic,
+    w_v: float,
+    w_q: Array,
+    w_k: Array,
+    x: Array,
+    y: Array,
+    sink_bias: float,
+    activation: Activation,
+) -> _Terms | None:
+    """The moments in this arithmetic; None where they leave its range."""
     moments = NeuronMoments(*inner_products(*neuron_products(w_q, w_k)))
     root = Decimal(w_q.size).sqrt()
-    score = extended_float(moments.inner / root)
-    value, slope, curvature = np.stack([_response(sequence, score, sink_bias, activation) for sequence in x], axis=1)
-    scale = np.longdouble(w_v)
-    delta = scale * value - y
+    response = attention_response(arithmetic, x, arithmetic.number(moments.inner / root), sink_bias, activation)
+    scale, target = arithmetic.exact(arithmetic.number(w_v)), arithmetic.exact(arithmetic.array(y.ravel()))
+    value, slope = scale * response.value, scale * response.slope
+    delta = value - target
+    means = [
+        (response.value * response.value).mean(),
+        ((value + delta) * response.slope).mean(),
+        (delta * slope).mean(),
+        (slope * slope + scale * delta * response.curvature).mean(),
+    ]
+    loss = (delta * delta).mean()
+    if arithmetic is EXTENDED and not all(np.isfinite([(ball.value, ball.radius) for ball in means]).ravel()):
+        return None
+    divisors = (1, root, root, w_q.size)
+    values, errors = zip(*(ball.decimals() for ball in means), strict=True)
     return _Terms(
-        alpha=_mean(value * value),
-        beta=_mean((scale * value + delta) * slope) / root,
-        gamma=_mean(scale * delta * slope) / root,
-        zeta=_mean((scale * slope) ** 2 + scale * delta * curvature) / w_q.size,
-        mean_loss=float(np.mean(delta * delta)) / 2,
+        moments=_Moments(*(number / divisor for number, divisor in zip(values, divisors, strict=True))),
+        errors=_Moments(*(number / divisor for number, divisor in zip(errors, divisors, strict=True))),
+        mean_loss=float(loss.value) / 2,
         group=NeuronGroup(w_q, w_k, moments, slice(1, 1 + w_q.size), slice(1 + w_q.size, None)),
     )
+
+
+def _known_terms(
+    w_v: float, w_q: Array, w_k: Array, x: Array, y: Array, sink_bias: float, activation: Activation
+) -> _Terms:
+    """The moments in extended precision or, where this leaves an eigenvalue's last place open, in decimals."""
+    problem = (w_v, w_q, w_k, x, y, sink_bias, activation)
+    quick = _terms(EXTENDED, *problem)
+    if quick is not None and not quick.error:
+        return quick
+    if num_steps(x, activation) <= MAX_DECIMAL_STEPS:
+        exact = _terms(DECIMAL, *problem)
+        assert exact is not None
+        return exact
+    if quick is None:
+        raise TheoryError("attention moments overflow: rescale the weights or the data")
+    return quick
 
 
 def _xi(reduced: Matrix) -> Decimal:
@@ -156,19 +198,19 @@ def _xi(reduced: Matrix) -> Decimal:
 
 
 def _statistics(terms: _Terms, xi: Decimal, scale: float) -> dict[str, Statistic]:
-    slack = terms.beta * terms.beta - terms.alpha * terms.zeta
+    slack = terms.moments.beta * terms.moments.beta - terms.moments.alpha * terms.moments.zeta
     inner, size = terms.group.moments.inner, terms.group.w.size
     lower, upper = terms.trace / 3 + xi / 2, terms.trace / 3 + xi
-    gamma = abs(terms.gamma)
+    gamma = abs(terms.moments.gamma)
     has_kappa_bound = size >= 2 and gamma > Decimal(zero_tolerance(scale))
     return {
-        "alpha": float(terms.alpha),
-        "beta": float(terms.beta),
-        "gamma": float(terms.gamma),
-        "zeta": float(terms.zeta),
+        "alpha": float(terms.moments.alpha),
+        "beta": float(terms.moments.beta),
+        "gamma": float(terms.moments.gamma),
+        "zeta": float(terms.moments.zeta),
         "T": float(terms.trace),
-        "B": float(slack * terms.norms + terms.gamma * (2 * terms.zeta * inner + terms.gamma)),
-        "C": float(terms.gamma * (2 * slack * inner - terms.alpha * terms.gamma)),
+        "B": float(slack * terms.norms + terms.moments.gamma * (2 * terms.moments.zeta * inner + terms.moments.gamma)),
+        "C": float(terms.moments.gamma * (2 * slack * inner - terms.moments.alpha * terms.moments.gamma)),
         "xi": float(xi),
         "lambda_max_lower": float(lower),
         "lambda_max_upper": float(max(upper, gamma) if size >= 2 else upper),
@@ -182,8 +224,13 @@ def _notes(terms: _Terms, statistics: dict[str, Statistic], xi: Decimal) -> tupl
     if statistics["condition_number_lower"] is None:
         reason = "d_K = 1, so there is no bulk" if size == 1 else "gamma is zero to rounding"
         notes.append(f"condition_number_lower is null: {reason}")
-    if size >= 2 and abs(terms.gamma) > terms.trace / 3 + xi:
+    if size >= 2 and abs(terms.moments.gamma) > terms.trace / 3 + xi:
         notes.append("lambda_max_upper is |gamma|: Remark B.4 bounds the outliers only, and here the bulk exceeds them")
+    if error := terms.error:
+        notes.append(
+            f"an eigenvalue may be off by up to {error:.1e}: more than {MAX_DECIMAL_STEPS:,} attention scores are "
+            "taken in the processor's precision alone"
+        )
     return tuple(notes)
 
 
@@ -224,10 +271,10 @@ def self_attention_spectrum(
     w_v, sink_bias = (float(finite_array(*named, 0)) for named in (("w_v", w_v), ("sink_bias", sink_bias)))
     w_q, w_k = matching_arrays(("w_q", "w_k"), (w_q, w_k), 1)
     x, y = matching_arrays(("x", "y"), (x, y), 2)
-    if activation not in _MOMENTS:
-        raise TheoryError(f"activation must be one of {', '.join(_MOMENTS)}", field="activation")
+    if activation not in ACTIVATIONS:
+        raise TheoryError(f"activation must be one of {', '.join(ACTIVATIONS)}", field="activation")
     with localcontext(many_digits):
-        terms = _terms(w_v, w_q, w_k, x, y, sink_bias, activation)
+        terms = _known_terms(w_v, w_q, w_k, x, y, sink_bias, activation)
         eigenvalues, xi = terms.eigenvalues(), _xi(terms.reduced)
         statistics = _statistics(terms, xi, max(abs(entry.value) for entry in eigenvalues))
         return Spectrum(
@@ -239,4 +286,5 @@ def self_attention_spectrum(
             trace=float(terms.trace),
             statistics=statistics,
             notes=_notes(terms, statistics, xi),
+            resolution=float(terms.error / max(map(abs, terms.values))) if terms.error else None,
         )

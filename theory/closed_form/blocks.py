@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from theory.closed_form.arrays import finite_array, matching_arrays
 from theory.closed_form.neuron_groups import GroupedHessian, NeuronGroup, NeuronMoments, neuron_products
 from theory.closed_form.precision import inner_products, many_digits
-from theory.closed_form.spectrum import Parameter, Spectrum, Statistic
+from theory.closed_form.spectrum import FLOAT64_RESOLUTION, Parameter, Spectrum, Statistic
 from theory.errors import TheoryError
 
 Array = NDArray[np.float64]
@@ -82,6 +82,7 @@ def multi_input_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike)
             trace=float(hessian.trace),
             statistics=_statistics(hessian, delta),
             notes=(reduced,) if hessian.is_coupled else (),
+            resolution=FLOAT64_RESOLUTION,
         )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from theory.closed_form.arrays import finite_array, matching_arrays
-from theory.closed_form.spectrum import Parameter, Spectrum, Statistic
+from theory.closed_form.spectrum import FLOAT64_RESOLUTION, Parameter, Spectrum, Statistic
 from theory.closed_form.two_layer_linear import KnownEigenvalue, TwoLayerHessian, mean_loss, two_layer_hessian
 
 Array = NDArray[np.float64]
@@ -125,4 +125,5 @@ def linear_bias_spectrum(w: ArrayLike, v: ArrayLike, b: ArrayLike, x: ArrayLike,
         trace=hessian.trace,
         statistics=statistics,
         notes=notes,
+        resolution=FLOAT64_RESOLUTION,
     )

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.closed_form.condition_number import zero_tolerance
 from theory.closed_form.precision import (
     ZERO,
     Matrix,
@@ -29,7 +30,7 @@ from theory.closed_form.precision import (
     square_root,
     symmetric_eigenpairs,
 )
-from theory.closed_form.spectrum import Eigenvalue, zero_tolerance
+from theory.closed_form.spectrum import Eigenvalue
 from theory.errors import TheoryError
 
 Array = NDArray[np.float64]

@@ -1,12 +1,15 @@
 """A quadratic form, whose Hessian is its own symmetric matrix."""
 
+import math
+import sys
 from functools import cache, partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from theory.closed_form.arrays import finite_array
-from theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum, Statistic, zero_tolerance
+from theory.closed_form.condition_number import zero_tolerance
+from theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum, Statistic
 from theory.errors import TheoryError
 
 SYMMETRY_TOLERANCE = 1e-12
@@ -28,6 +31,13 @@ def _descent_rates(smallest: float, largest: float) -> dict[str, Statistic]:
         "best_contraction": (largest / 2 - smallest / 2) / mean,
         "stability_limit": 2 / largest,
     }
+
+
+def _resolution(symmetric: NDArray[np.float64]) -> float | None:
+    """Error of LAPACK's eigenvalues over the largest, twice what was seen; a diagonal matrix has none."""
+    size = len(symmetric)
+    is_diagonal = np.count_nonzero(symmetric) == np.count_nonzero(symmetric.diagonal())
+    return None if is_diagonal else 4 * math.sqrt(size) * sys.float_info.epsilon
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -77,4 +87,5 @@ def quadratic_spectrum(matrix: ArrayLike) -> Spectrum:
         trace=float(np.trace(array)),
         statistics=statistics,
         notes=(undefined,) if statistics["best_step"] is None else (),
+        resolution=_resolution(symmetric),
     )

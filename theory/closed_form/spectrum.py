@@ -1,6 +1,5 @@
 """A whole Hessian spectrum as few eigenvalues with multiplicities and roles."""
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite, prod
@@ -10,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from theory.closed_form.condition_number import ConditionNumber, condition_number, zero_tolerance
 from theory.errors import TheoryError
 
 Role = Literal["outlier", "bulk", "zero"]
@@ -19,18 +19,8 @@ Statistic = float | str | list[float] | None
 Which = Literal["outliers", "all"]
 Array = NDArray[np.float64]
 
-ZERO_MULTIPLE = 64
-"""An eigenvalue is zero to rounding when |value| <= ZERO_MULTIPLE * eps * scale, scale = the largest |eigenvalue|."""
-
-ZERO_NOTE = (
-    f"condition_number is null: an eigenvalue is at most {ZERO_MULTIPLE} float64 epsilons of the largest magnitude and "
-    "counts as zero, since rounding the inputs alone could make it"
-)
-
-
-def zero_tolerance(scale: float) -> float:
-    """Largest magnitude that counts as zero in a spectrum of this scale: ZERO_MULTIPLE * eps * scale, in its unit."""
-    return ZERO_MULTIPLE * sys.float_info.epsilon * scale
+FLOAT64_RESOLUTION = 1e-13
+"""Bound on the error of eigenvalues whose moments or reduced problem are float64, relative to the largest."""
 
 
 class Eigenvalue(NamedTuple):
@@ -96,8 +86,8 @@ class Spectrum:
 
     An eigenvector lists the parameters in their order, each array row by row.
 
-    Construction sorts the eigenvalues descending, drops those of multiplicity 0, turns -0.0 into 0.0, and adds
-    ZERO_NOTE to the notes whenever condition_number is None.
+    Construction sorts the eigenvalues descending, drops those of multiplicity 0, turns -0.0 into 0.0, and adds a note
+    whenever condition_number is None.
 
     A statistic that float64 cannot hold becomes None, and a note says so.
 
@@ -113,6 +103,7 @@ class Spectrum:
     trace: float
     statistics: Mapping[str, Statistic]
     notes: tuple[str, ...] = ()
+    resolution: float | None = None  # error of each eigenvalue over the largest; None: one unit in its own last place
 
     def __post_init__(self) -> None:
         entries = [e if e.value else e._replace(value=0.0) for e in self.eigenvalues if e.multiplicity]
@@ -127,8 +118,8 @@ class Spectrum:
         object.__setattr__(self, "trace", float(self.trace) + 0.0)
         statistics, notes = self._finite_statistics()
         object.__setattr__(self, "statistics", statistics)
-        if self.condition_number is None and ZERO_NOTE not in self.notes:
-            notes = (*notes, ZERO_NOTE)
+        if (note := self.conditioning.note) and note not in self.notes:
+            notes = (*notes, note)
         object.__setattr__(self, "notes", (*self.notes, *notes))
 
     @property
@@ -172,14 +163,18 @@ class Spectrum:
         return self.eigenvalues[-1].value
 
     @property
+    def conditioning(self) -> ConditionNumber:
+        """The condition number with its bounds."""
+        return condition_number(self.scale, min([abs(entry.value) for entry in self.eigenvalues]), self.resolution)
+
+    @property
     def condition_number(self) -> float | None:
-        """max|l| / min|l|; None when an eigenvalue is zero to rounding, which the notes then say."""
-        flattest, scale = min([abs(entry.value) for entry in self.eigenvalues]), self.scale
-        return None if flattest <= zero_tolerance(scale) else scale / flattest
+        """max|l| / min|l| to the digits that are known; None when too few are, which the notes then say."""
+        return self.conditioning.value
 
     @property
     def inertia(self) -> Inertia:
-        """Counts with multiplicity; zero means |value| <= ZERO_MULTIPLE * eps * scale."""
+        """Counts with multiplicity; zero means |value| <= zero_tolerance(scale)."""
         tolerance = zero_tolerance(self.scale)
         counts = [0, 0, 0]
         for entry in self.eigenvalues:

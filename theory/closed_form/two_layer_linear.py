@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from theory.closed_form.arrays import finite_array
-from theory.closed_form.spectrum import Eigenvalue, Parameter, Role, Spectrum, Statistic, zero_tolerance
+from theory.closed_form.condition_number import zero_tolerance
+from theory.closed_form.spectrum import FLOAT64_RESOLUTION, Eigenvalue, Parameter, Role, Spectrum, Statistic
 from theory.errors import TheoryError
 
 Array = NDArray[np.float64]
@@ -260,4 +261,5 @@ def two_layer_linear_spectrum(W1: ArrayLike, W2: ArrayLike, x: ArrayLike, y: Arr
         eigenvalues=tuple(hessian.eigenvalues([*hessian.bulk(), hessian.zeros()])),
         trace=hessian.trace,
         statistics=statistics,
+        resolution=FLOAT64_RESOLUTION,
     )

@@ -13,13 +13,9 @@ from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from curvature.algorithms.ritz import Which
-from curvature.algorithms.thick_restart import (
-    SubspaceState,
-    advance_search,
-    start_search,
-    summarise_search,
-    top_eigenpairs,
-)
+from curvature.algorithms.subspace import SubspaceState
+from curvature.algorithms.thick_restart import advance_search, start_search, top_eigenpairs
+from curvature.algorithms.top_pairs import summarise_search
 from curvature.errors import InvalidProblemError, NonFiniteError
 from curvature.operators.dense import DenseOperator
 from curvature.results import FloatArray, TopEigenpairs
@@ -222,3 +218,120 @@ def test_bad_options_are_errors() -> None:
         top_eigenpairs(operator, 3, "largest", math.nan, seeded(0))
     with pytest.raises(NonFiniteError):
         top_eigenpairs(DenseOperator(torch.full((3, 3), math.inf, dtype=F64)), 1, "largest", TOLERANCE, seeded(0))
+
+
+def wide_spectrum() -> Tensor:
+    """Large eigenvalues, a bulk over three orders of magnitude beside zero, and what is asked for beyond the bulk."""
+    bulk = torch.logspace(-6, -3, 196, dtype=F64)
+    return torch.cat([torch.tensor([1e4, 1e3], dtype=F64), bulk, torch.tensor([-0.01, -0.02], dtype=F64)])
+
+
+def check_intervals(found: TopEigenpairs, exact: FloatArray, which: Which, error: float) -> None:
+    """Every wanted eigenvalue lies in its interval, up to the error of `exact`; reasons stand where they belong."""
+    for interval, value, converged in zip(found.intervals, exact, found.converged, strict=True):
+        lower = -math.inf if interval.lower is None else interval.lower
+        upper = math.inf if interval.upper is None else interval.upper
+        if which == "magnitude":
+            lower, upper = sorted((abs(lower), abs(upper)))
+        assert lower - error <= (abs(value) if which == "magnitude" else value) <= upper + error
+        assert (interval.why is None) == bool(converged)
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_lies_far_below_the_norm_is_found(seed: int, rotated: bool) -> None:
+    spectrum = wide_spectrum()
+    matrix = symmetric(spectrum, seed) if rotated else torch.diag(spectrum)
+    lowest = top_eigenpairs(DenseOperator(matrix), 2, "smallest", 1e-5, seeded(seed))
+    assert lowest.converged.all()
+    np.testing.assert_allclose(lowest.eigenvalues, [-0.02, -0.01], atol=2e-7)
+    highest = top_eigenpairs(DenseOperator(-matrix), 2, "largest", 1e-5, seeded(seed))
+    assert highest.converged.all()
+    np.testing.assert_allclose(highest.eigenvalues, [0.02, 0.01], atol=2e-7)
+    for found, exact in ((lowest, [-0.02, -0.01]), (highest, [0.02, 0.01])):
+        check_intervals(found, np.asarray(exact), "largest", 1e-11)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_float32_does_not_call_found_what_its_products_cannot_tell(seed: int) -> None:
+    found = top_eigenpairs(DenseOperator(symmetric(wide_spectrum(), seed).float()), 2, "smallest", 1e-5, seeded(seed))
+    assert not found.converged.any()
+    for interval, exact in zip(found.intervals, (-0.02, -0.01), strict=True):
+        assert interval.lower is not None
+        assert interval.upper is not None
+        assert interval.lower <= exact <= interval.upper
+        assert interval.why is not None
+        assert "error of the products" in interval.why
+
+
+def test_an_absolute_tolerance_is_enough() -> None:
+    matrix = torch.diag(torch.cat([torch.logspace(0, 4, 40, dtype=F64), torch.zeros(60, dtype=F64)]))
+    operator = DenseOperator(matrix)
+    zeros = top_eigenpairs(operator, 3, "smallest", 1e-5, seeded(0))
+    assert not zeros.converged.any()
+    assert all(interval.why and "absolute_tolerance" in interval.why for interval in zeros.intervals)
+    allowed = top_eigenpairs(operator, 3, "smallest", 1e-5, seeded(0), absolute_tolerance=1e-6)
+    assert allowed.converged.all()
+    np.testing.assert_allclose(allowed.eigenvalues, 0, atol=1e-6)
+    for tolerance in (-1.0, math.nan, math.inf):
+        with pytest.raises(InvalidProblemError):
+            top_eigenpairs(operator, 3, "smallest", 1e-5, seeded(0), absolute_tolerance=tolerance)
+
+
+def test_what_has_converged_is_known_to_be_right_where_the_rest_has_not() -> None:
+    spectrum = torch.cat([torch.tensor([3.0, 2.0], dtype=F64), 1 - torch.linspace(0, 1, 298, dtype=F64) ** 3])
+    found = top_eigenpairs(DenseOperator(torch.diag(spectrum)), 4, "largest", 1e-9, seeded(0), max_products=300)
+    assert found.converged.tolist() == [True, True, False, False]
+    assert all("max_products" in (interval.why or "") for interval in found.intervals[2:])
+    check_intervals(found, np.asarray([3.0, 2.0, 1.0, 1.0]), "largest", 1e-7)
+
+
+def nasty_spectrum(kind: str, rng: np.random.Generator, dim: int = 90) -> FloatArray:
+    """Of wide range, with clusters at its end, with its end near zero, or with an end that hardly any vector has."""
+    match kind:
+        case "wide":
+            return rng.choice([-1, 1], dim) * 10.0 ** rng.uniform(-8, 8, dim)
+        case "positive":
+            return 10.0 ** rng.uniform(-8, 8, dim)
+        case "below a bulk":
+            return np.concatenate([10.0 ** rng.uniform(0, 6, 5), rng.normal(size=dim - 8) / 1e3, -rng.uniform(size=3)])
+        case "clusters":
+            return np.concatenate([1 - 10.0 ** rng.uniform(-7, -3, 10), rng.uniform(-0.5, 0.9, dim - 10)])
+        case "near zero":
+            return np.concatenate(
+                [10.0 ** rng.uniform(-2, 4, 20), np.zeros(dim - 23), -(10.0 ** rng.uniform(-9, -4, 3))]
+            )
+        case _:
+            return np.append(np.linspace(0, 1, dim - 1), 1 + 10.0 ** rng.uniform(-4, 0))
+
+
+NASTY = ("wide", "positive", "below a bulk", "clusters", "near zero", "a hidden end")
+
+
+def check_nasty(kind: str, seed: int, counts: Sequence[int]) -> None:
+    exact = np.sort(nasty_spectrum(kind, np.random.default_rng(seed)))
+    operator, error = DenseOperator(torch.diag(torch.from_numpy(exact))), 1e-15 * np.abs(exact).max()
+    for which in WHICH:
+        for k in counts:
+            found = top_eigenpairs(operator, k, which, 1e-5, seeded(seed), max_products=120)
+            right = wanted(exact, k, which)
+            one, other = (found.eigenvalues, right) if which != "magnitude" else map(np.abs, (found.eigenvalues, right))
+            scale = np.full(k, np.abs(right).max())
+            if which == "both-ends" and k > 1:
+                upper = (k + 1) // 2
+                scale[:upper], scale[upper:] = np.abs(right[:upper]).max(), np.abs(right[upper:]).max()
+            off = np.abs(one - other) > 1e-5 * scale + error
+            assert not (off & found.converged).any(), (kind, seed, which, k)
+            check_intervals(found, right, which, error)
+
+
+@pytest.mark.parametrize("kind", NASTY)
+def test_what_is_called_converged_is_what_was_asked_for(kind: str) -> None:
+    check_nasty(kind, 0, (1, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", NASTY)
+def test_what_is_called_converged_is_what_was_asked_for_over_many_seeds(kind: str) -> None:
+    for seed in range(1, 9):
+        check_nasty(kind, seed, (1, 2, 5))

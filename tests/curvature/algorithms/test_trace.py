@@ -20,7 +20,7 @@ from curvature.losses.cross_entropy import CrossEntropy
 from curvature.models.mlp import Mlp
 from curvature.operators.dense import DenseOperator, assemble
 from curvature.operators.hessian import HessianOperator
-from curvature.results import FloatArray
+from curvature.results import Estimate, FloatArray, Interval
 from curvature.risk import EmpiricalRisk
 
 F64, CPU = torch.float64, torch.device("cpu")
@@ -67,7 +67,7 @@ def test_error_bars_hold(name: str, estimator: Estimator, num_probes: int) -> No
         assert found.num_products <= num_probes
         assert found.diagonal is not None
         assert found.frobenius.standard_error is not None
-        scores.append((found.value - float(matrix.trace())) / found.standard_error)
+        scores.append((found.trace.value - float(matrix.trace())) / found.trace.standard_error)
         of_norm.append((found.frobenius.value - norm) / found.frobenius.standard_error)
         certain = found.diagonal.standard_error == 0
         assert (found.diagonal.values[certain] == diagonal[certain]).all()
@@ -79,6 +79,15 @@ def test_error_bars_hold(name: str, estimator: Estimator, num_probes: int) -> No
     assert covered(np.array(of_entries)) >= 0.85
 
 
+def held(estimate: Estimate, exact: float) -> bool:
+    """Whether the interval holds the exact number."""
+    lower, upper = estimate.interval.lower, estimate.interval.upper
+    assert lower is not None
+    assert upper is not None
+    assert lower <= estimate.value <= upper
+    return lower <= exact <= upper
+
+
 def covered(scores: FloatArray) -> float:
     return float((np.abs(scores) < 1.96).mean())
 
@@ -86,7 +95,7 @@ def covered(scores: FloatArray) -> float:
 def test_sketches_win_where_eigenvalues_decay() -> None:
     operator = DenseOperator(spectrum("power"))
     plain, sketched, exchangeable = (
-        trace_estimate(operator, estimator, seeded(0), num_probes=60).standard_error for estimator in ESTIMATORS
+        trace_estimate(operator, estimator, seeded(0), num_probes=60).trace.standard_error for estimator in ESTIMATORS
     )
     assert exchangeable < sketched < plain / 20
 
@@ -96,13 +105,14 @@ def test_sketches_win_where_eigenvalues_decay() -> None:
 def test_p_products_are_exact(estimator: Estimator, extra: int) -> None:
     matrix = spectrum("signed")
     found = trace_estimate(DenseOperator(matrix), estimator, seeded(0), num_probes=120 + extra, diagonal=True)
-    assert found.value == pytest.approx(float(matrix.trace()), abs=1e-12)
-    assert found.standard_error == 0
+    assert found.trace.value == pytest.approx(float(matrix.trace()), abs=1e-12)
+    assert 0 < found.trace.standard_error < 1e-13
     assert found.num_products == 120
     assert found.frobenius.value == pytest.approx(float(matrix.norm()), rel=1e-12)
     assert found.diagonal is not None
     np.testing.assert_allclose(found.diagonal.values, matrix.diagonal(), atol=1e-14)
-    assert not found.diagonal.standard_error.any()
+    assert (found.diagonal.standard_error > 0).all()
+    assert (found.diagonal.standard_error < 1e-13).all()
 
 
 @pytest.mark.parametrize("estimator", ["hutch++", "xtrace"])
@@ -112,8 +122,10 @@ def test_a_sketch_of_the_whole_range_is_exact(estimator: Estimator, rank: int, s
     values = torch.cat([torch.linspace(-2, 3, rank, dtype=F64), torch.zeros(40 - rank, dtype=F64)])
     matrix = symmetric(values, seed) * scale
     found = trace_estimate(DenseOperator(matrix), estimator, seeded(seed), num_probes=36, diagonal=True)
-    assert abs(found.value - float(matrix.trace())) <= 1e-12 * scale
-    assert found.standard_error <= 1e-12 * scale
+    assert abs(found.trace.value - float(matrix.trace())) <= 1e-12 * scale
+    assert found.trace.standard_error <= 1e-12 * scale
+    assert held(found.trace, float(matrix.trace()))
+    assert (found.trace.standard_error > 0) == (rank > 0)
     assert found.frobenius.value / scale == pytest.approx(float((matrix / scale).norm()), rel=1e-10)
     assert found.diagonal is not None
     assert (np.abs(found.diagonal.values - matrix.diagonal().numpy()) <= 1e-12 * scale).all()
@@ -127,8 +139,8 @@ def test_xtrace_leaves_each_vector_out() -> None:
     operator, sketch = DenseOperator(matrix), Sketch.empty(DenseOperator(matrix))
     extend_basis(operator, sketch, vectors @ matrix)
     multiply_basis(operator, sketch)
-    found = leave_one_out(sketch, vectors, vectors @ matrix, diagonal=True)
-    traces, squares, diagonals = [], [], []
+    found = leave_one_out(sketch, vectors, vectors @ matrix, True, 1e-15)
+    traces, squares, along, across = [], [], [], []
     for i in range(count):
         others = torch.cat([vectors[:i], vectors[i + 1 :]])
         Q, _ = torch.linalg.qr((others @ matrix).T)
@@ -137,11 +149,15 @@ def test_xtrace_leaves_each_vector_out() -> None:
         rest = dim - count + 1
         traces.append((Q.T @ matrix @ Q).trace() + rest * g @ matrix @ g)
         squares.append((matrix @ Q).square().sum() + rest * (matrix @ g).square().sum())
-        diagonals.append((matrix @ Q @ Q.T).diagonal() + rest * g * (matrix @ g))
-    assert found.trace == pytest.approx(float(torch.stack(traces).mean()), rel=1e-10)
+        # A g is the diagonal times x and noise, but for what Q explains
+        x = g / complement.diagonal()
+        along.append(x * (matrix @ g + (matrix @ Q @ Q.T).diagonal() * x))
+        across.append(x * x)
+    assert found.trace.value == pytest.approx(float(torch.stack(traces).mean()), rel=1e-10)
     assert found.frobenius.value == pytest.approx(float(torch.stack(squares).mean().sqrt()), rel=1e-10)
     assert found.diagonal is not None
-    np.testing.assert_allclose(found.diagonal.values, torch.stack(diagonals).mean(dim=0), rtol=0, atol=1e-10)
+    diagonal = torch.stack(along).sum(dim=0) / torch.stack(across).sum(dim=0)
+    np.testing.assert_allclose(found.diagonal.values, diagonal, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -154,8 +170,12 @@ def test_tolerance_is_met(estimator: Estimator, name: str) -> None:
         DenseOperator(matrix), estimator, seeded(0), lambda *call: calls.append(call), tolerance=0.02
     )
     assert found.converged
-    assert found.standard_error <= 0.02 * max(abs(found.value), found.frobenius.value)
-    assert abs(found.value - exact) <= 4 * 0.02 * max(abs(exact), norm)
+    lower, upper = found.trace.interval.lower, found.trace.interval.upper
+    assert lower is not None
+    assert upper is not None
+    error = max(found.trace.standard_error, (upper - lower) / 2 / 1.96)
+    assert error <= 0.02 * max(abs(found.trace.value), found.frobenius.value)
+    assert abs(found.trace.value - exact) <= 4 * 0.02 * max(abs(exact), norm)
     assert calls[-1][1] == found.num_products
     assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
     short = trace_estimate(DenseOperator(matrix), estimator, seeded(0), tolerance=1e-9, max_products=50)
@@ -167,9 +187,11 @@ def test_tolerance_is_met(estimator: Estimator, name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_zero_and_tiny_matrices(estimator: Estimator, dtype: torch.dtype) -> None:
     zero = trace_estimate(DenseOperator(torch.zeros(50, 50, dtype=dtype)), estimator, seeded(0), num_probes=12)
-    assert (zero.value, zero.standard_error, zero.frobenius.value) == (0, 0, 0)
+    assert (zero.trace.value, zero.trace.standard_error, zero.frobenius.value) == (0, 0, 0)
+    assert zero.trace.interval == Interval(0, 0)
     one = trace_estimate(DenseOperator(torch.full((1, 1), -3.0, dtype=dtype)), estimator, seeded(0), tolerance=0.1)
-    assert (one.value, one.standard_error, one.num_products) == (-3, 0, 1)
+    assert (one.trace.value, one.num_products) == (-3, 1)
+    assert 0 < one.trace.standard_error <= 16 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -177,8 +199,8 @@ def test_float32_and_same_seed_same_bits(estimator: Estimator) -> None:
     matrix = spectrum("geometric")
     one, again = (trace_estimate(DenseOperator(matrix.float()), estimator, seeded(0), num_probes=30) for _ in range(2))
     double = trace_estimate(DenseOperator(matrix), estimator, seeded(0), num_probes=30)
-    assert (one.value, one.standard_error, one.frobenius) == (again.value, again.standard_error, again.frobenius)
-    assert one.value == pytest.approx(double.value, abs=1e-4)
+    assert (one.trace, one.frobenius) == (again.trace, again.frobenius)
+    assert one.trace.value == pytest.approx(double.trace.value, abs=1e-4)
 
 
 def test_a_single_probe_has_an_error_bar() -> None:
@@ -186,7 +208,7 @@ def test_a_single_probe_has_an_error_bar() -> None:
     for seed in range(200):
         found = trace_estimate(DenseOperator(spectrum("signed")), "hutchinson", seeded(seed), num_probes=1)
         assert found.frobenius.standard_error is None
-        scores.append((found.value - float(spectrum("signed").trace())) / found.standard_error)
+        scores.append((found.trace.value - float(spectrum("signed").trace())) / found.trace.standard_error)
     assert 0.85 < np.std(scores) < 1.15
 
 

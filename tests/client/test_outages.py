@@ -1,0 +1,183 @@
+"""Whoever follows a job goes on after the server was away, and is told how to come back."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api_schemas.jobs import Job
+from client import patience
+from client.async_http import AsyncSpectrumClient
+from client.errors import JobOutOfSightError, ServerUnreachableError, SpectrumClientError
+from client.http import SpectrumClient
+from client.patience import Patience
+from tests.client.outages import Passage
+
+ENDLESS: dict[str, Any] = {
+    "kind": "spectrum",
+    "model": {"kind": "mlp", "widths": [64, 8, 10]},
+    "data": {"kind": "digits", "num_samples": 128},
+    "loss": "cross-entropy",
+    "method": {"kind": "exact"},
+    "train": {"num_steps": 10_000_000, "learning_rate": 0.01, "batch_size": 1},
+}
+SPECTRUM = Path(sys.executable).with_name("spectrum")
+
+
+@pytest.fixture
+def passage(server: Any) -> Iterator[Passage]:
+    passage = Passage(server.url)
+    yield passage
+    passage.close()
+
+
+@pytest.fixture
+def job_id(client: SpectrumClient) -> Iterator[str]:
+    """Of a job that does not end by itself."""
+    job = client.submit(ENDLESS, fresh=True)
+    yield job.id
+    client.cancel(job.id)
+    client.wait(job.id, 30)
+
+
+class Disturbance:
+    """Takes the server away for a moment when a job is first heard of, and ends the job when it is back."""
+
+    def __init__(self, passage: Passage, client: SpectrumClient) -> None:
+        self._passage, self._client, self._is_over = passage, client, False
+
+    def __call__(self, job: Job) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._passage.close()
+            threading.Timer(1.5, self._end, (job.id,)).start()
+
+    def _end(self, job_id: str) -> None:
+        self._client.cancel(job_id)
+        self._passage.open()
+
+
+def test_waiting_goes_on(
+    passage: Passage, client: SpectrumClient, job_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SpectrumClient(passage.url, outage_seconds=60) as follower, caplog.at_level(logging.WARNING):
+        job = follower.wait(job_id, on_change=Disturbance(passage, client))
+    assert job.state == "cancelled"
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "client.patience"]
+    assert line.startswith(f"{passage.url} does not answer")
+    assert "trying again for up to 60 s" in line
+
+
+def test_events_go_on(passage: Passage, client: SpectrumClient, job_id: str) -> None:
+    disturb, states = Disturbance(passage, client), []
+    with SpectrumClient(passage.url) as follower:
+        for job in follower.events(job_id):
+            states.append(job.state)
+            disturb(job)
+    assert states[-1] == "cancelled"
+
+
+def test_both_go_on_in_the_async_client(passage: Passage, client: SpectrumClient, job_id: str) -> None:
+    async def follow() -> tuple[Job, list[str]]:
+        async with AsyncSpectrumClient(passage.url) as follower:
+            disturb, states = Disturbance(passage, client), []
+            await follower.job(job_id)
+            waiting = asyncio.create_task(follower.wait(job_id))
+            async for job in follower.events(job_id):
+                states.append(job.state)
+                disturb(job)
+            return await waiting, states
+
+    job, states = asyncio.run(asyncio.wait_for(follow(), 60))
+    assert job.state == states[-1] == "cancelled"
+
+
+def test_the_command_goes_on(passage: Passage, client: SpectrumClient, job_id: str) -> None:
+    command = [SPECTRUM, "watch", job_id, "--url", passage.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert passage.has_answered.wait(60)
+        time.sleep(0.5)
+        passage.close()
+        time.sleep(2)
+        client.cancel(job_id)
+        passage.open()
+        output, errors = process.communicate(timeout=60)
+    assert json.loads(output)["state"] == "cancelled", errors
+    assert "trying again for up to 600 s" in errors
+
+
+def test_patience_ends(passage: Passage, job_id: str) -> None:
+    with SpectrumClient(passage.url, outage_seconds=0.5) as follower:
+        follower.job(job_id)
+        passage.close()
+        with pytest.raises(JobOutOfSightError, match=f"job {job_id} for .* does not answer"):
+            follower.wait(job_id)
+        with pytest.raises(JobOutOfSightError):
+            list(follower.events(job_id))
+    with SpectrumClient(passage.url, outage_seconds=600) as follower:
+        follower._has_answered = True
+        with pytest.raises(JobOutOfSightError):
+            follower.wait(job_id, timeout_seconds=0.2)
+
+
+def test_a_server_that_never_answered_is_not_waited_for() -> None:
+    with SpectrumClient("http://127.0.0.1:1") as nowhere:
+        for follow in (nowhere.wait, lambda job_id: list(nowhere.events(job_id))):
+            with pytest.raises(ServerUnreachableError) as caught:
+                follow("0" * 32)
+            assert not isinstance(caught.value, JobOutOfSightError)
+
+
+def test_an_outage_counts_from_its_first_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long nothing changed before; an answer between two outages ends the first."""
+    clock = [0.0]
+    monkeypatch.setattr(patience.time, "monotonic", lambda: clock[0])
+    error: SpectrumClientError = ServerUnreachableError("away")
+    following = Patience("a", 10, is_known=True)
+    pauses = []
+    for now in (100.0, 105.0, 109.0):
+        clock[0] = now
+        pauses.append(following.pause_seconds(error))
+    assert pauses == sorted(pauses)
+    assert max(pauses) <= 5
+    following.heard()
+    clock[0] = 300.0
+    assert following.pause_seconds(error) == pauses[0]
+    clock[0] = 310.0
+    with pytest.raises(JobOutOfSightError, match="for 10 s"):
+        following.pause_seconds(error)
+
+
+@pytest.mark.parametrize("command", ["watch", "run"])
+def test_ctrl_c_leaves_the_job_alone_and_says_how_to_come_back(
+    passage: Passage, client: SpectrumClient, tmp_path: Path, command: str
+) -> None:
+    request = tmp_path / "request.json"
+    request.write_text(json.dumps(ENDLESS | {"tags": {"interrupted": command}}))
+    argument = client.submit(json.loads(request.read_text()), fresh=True).id if command == "watch" else str(request)
+    arguments = [SPECTRUM, command, argument, "--url", passage.url]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert passage.has_answered.wait(60)
+        time.sleep(0.5)
+        os.kill(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    (job,) = client.jobs(tag=f"interrupted:{command}")
+    try:
+        assert process.returncode == 130, errors
+        assert f"Job {job.id} goes on" in errors
+        assert f"spectrum watch {job.id} --url {passage.url}" in errors
+        assert f"spectrum result {job.id} --url {passage.url} -o FILE" in errors
+        assert job.state in ("queued", "running")
+    finally:
+        client.cancel(job.id)
+        client.wait(job.id, 30)

@@ -1,0 +1,64 @@
+"""The condition number of a spectrum, to as many digits as its eigenvalues resolve."""
+
+import sys
+from math import ceil, inf, log10
+from typing import NamedTuple
+
+ZERO_MULTIPLE = 64
+"""An eigenvalue is zero to rounding when |value| <= ZERO_MULTIPLE * eps * scale, scale = the largest |eigenvalue|."""
+
+ZERO_NOTE = (
+    f"condition_number is null: an eigenvalue is at most {ZERO_MULTIPLE} float64 epsilons of the largest magnitude and "
+    "counts as zero, since rounding the inputs alone could make it"
+)
+
+_LARGEST_DOUBT = 0.5
+"""A condition number whose relative error may be larger than this is not given."""
+
+
+def zero_tolerance(scale: float) -> float:
+    """Largest magnitude that counts as zero in a spectrum of this scale: ZERO_MULTIPLE * eps * scale, in its unit."""
+    return ZERO_MULTIPLE * sys.float_info.epsilon * scale
+
+
+class ConditionNumber(NamedTuple):
+    """max |l| / min |l|, rounded to the digits that are known, and bounds between which it lies.
+
+    value is None where too little is known, which `note` then says; a bound is None where there is none.
+    """
+
+    value: float | None
+    lower: float | None
+    upper: float | None
+    note: str | None
+
+
+def condition_number(scale: float, flattest: float, resolution: float | None) -> ConditionNumber:
+    """The condition number of eigenvalues whose largest and smallest magnitudes are scale and flattest.
+
+    Args:
+        resolution: error of both over the scale, at most; None: each is right to one unit in its last place.
+    """
+    rounding = sys.float_info.epsilon
+    if flattest <= zero_tolerance(scale):
+        beyond = (1 - rounding) / (ZERO_MULTIPLE * rounding + (resolution or rounding))
+        return ConditionNumber(None, beyond if scale else None, None, ZERO_NOTE)
+    flattest_error = rounding * flattest if resolution is None else resolution * scale
+    largest_error = rounding * scale if resolution is None else resolution * scale
+    lower = max(1.0, (scale - largest_error) / (flattest + flattest_error) * (1 - rounding))
+    least = flattest - flattest_error
+    upper = (scale + largest_error) / least * (1 + rounding) if least > 0 else inf
+    value = scale / flattest
+    doubt = max(upper - value, value - lower)
+    known_upper = upper if upper < inf else None
+    if not doubt <= _LARGEST_DOUBT * value:
+        note = (
+            f"condition_number is null: the smallest magnitude, {flattest:.1e}, is known to ±{flattest_error:.1e} alone"
+        )
+        return ConditionNumber(None, lower, known_upper, note)
+    return ConditionNumber(_rounded(value, doubt), lower, known_upper, None)
+
+
+def _rounded(value: float, doubt: float) -> float:
+    """The value without the decimal places that lie below the doubt."""
+    return value if doubt <= 4 * sys.float_info.epsilon * value else round(value, -ceil(log10(doubt)))
