@@ -11,7 +11,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.formats.representations import MEDIA_TYPES
+from service.pictures.sheet import PICTURES
 from service.routes.documentation import problem_documentation
+from service.routes.picture_style import PICTURE_PARAMETERS
 
 Document = dict[str, Any]
 
@@ -106,7 +108,8 @@ def _paths_by_format(paths: Document, file_path: str) -> Document:
             [(method, operation)] = deepcopy(item).items()
             operation["operationId"] = operation["operationId"].removesuffix("file") + name
             operation["summary"] += f": {name}"
-            operation["parameters"] = [each for each in operation["parameters"] if each["name"] != "name"]
+            unfit = {"name"} if name in PICTURES else {"name", *(each["name"] for each in PICTURE_PARAMETERS)}
+            operation["parameters"] = [each for each in operation["parameters"] if each["name"] not in unfit]
             content = operation["responses"]["200"]["content"]
             operation["responses"]["200"]["content"] = {media_type: content[media_type]}
             described[path.replace("{name}", name)] = {method: operation}
@@ -126,6 +129,8 @@ def _leave_out_nulls(parameters: list[Document]) -> None:
     """A parameter is not sent or it is, but it is never null."""
     for parameter in parameters:
         schema = parameter["schema"]
+        if schema.get("default", ...) is None:
+            del schema["default"]
         kinds = [each for each in schema.pop("anyOf", []) if each != {"type": "null"}]
         if len(kinds) == 1:
             schema |= kinds[0]

@@ -12,9 +12,9 @@ from service.formats.representations import MEDIA_TYPES, require_format
 from service.heavy.desk import HeavyDesk
 from service.pictures.sheet import Style
 from service.routes.documentation import (
+    ACCEPT,
     CLOSED_FORM_EXAMPLES,
     INVALID_BODY,
-    Accept,
     body_documentation,
     formats_documentation,
     problem_documentation,
@@ -39,7 +39,7 @@ _RESPONSES = {
     200: {"content": formats_documentation()},
 }
 
-_BODY = body_documentation(ClosedFormRequest, CLOSED_FORM_EXAMPLES) | {"parameters": PICTURE_PARAMETERS}
+_BODY = body_documentation(ClosedFormRequest, CLOSED_FORM_EXAMPLES) | {"parameters": [ACCEPT, *PICTURE_PARAMETERS]}
 _BODY["requestBody"]["content"] |= upload_documentation()
 
 
@@ -50,7 +50,7 @@ _BODY["requestBody"]["content"] |= upload_documentation()
     openapi_extra=_BODY,
     summary="The whole Hessian spectrum of a network that has a formula",
 )
-async def compute_closed_form(request: Request, accept: Accept = None) -> Response:
+async def compute_closed_form(request: Request) -> Response:
     """Eigenvalues with multiplicity and role, trace, sharpness, condition number and inertia, at once.
 
     The loss is (1/2n) sum_i |f(x_i) - y_i|^2; for self-attention it is the mean over positions and sequences, halved.
@@ -58,7 +58,7 @@ async def compute_closed_form(request: Request, accept: Accept = None) -> Respon
     `application/x-npz` or `multipart/form-data` whose members are named like the fields, `w` or `model.w`. The answer
     is JSON, npz or a picture, by Accept.
     """
-    name = require_format(accept)
+    name = require_format(request.headers.get("accept"))
     style = picture_style(request, name)
     sent_as = media_type(request.headers)
     heavy: HeavyDesk = request.app.state.heavy

@@ -1,9 +1,8 @@
 """What the OpenAPI document says of errors and of bodies, and the examples that it shows."""
 
 import json
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Header
 from pydantic import BaseModel
 
 from api_schemas.closed_form import FIELD_PATHS
@@ -16,14 +15,15 @@ Responses = dict[int | str, dict[str, Any]]
 BINARY = {"type": "string", "format": "binary"}
 """Schema of a file."""
 
-Accept = Annotated[
-    str | None,
-    Header(
-        description=f"The format of the answer: {', '.join(MEDIA_TYPES.values())}, or several of them with weights. "
-        "Without the header it is the first one.",
-        examples=list(MEDIA_TYPES.values()),
-    ),
-]
+ACCEPT = {
+    "name": "accept",
+    "in": "header",
+    "required": False,
+    "description": f"The format of the answer: {', '.join(MEDIA_TYPES.values())}, or several of them with weights. "
+    "Without the header it is the first one.",
+    "schema": {"type": "string", "examples": list(MEDIA_TYPES.values())},
+}
+"""For `openapi_extra` of a route whose answer differs by it."""
 
 
 def problem_documentation(**descriptions: str) -> Responses:

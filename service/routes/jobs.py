@@ -27,12 +27,12 @@ from service.pictures.sheet import Style
 from service.routes.asked_jobs import AskedJob, asked_job
 from service.routes.content_type import require_json
 from service.routes.documentation import (
+    ACCEPT,
     INVALID,
     INVALID_BODY,
     JOB_EXAMPLES,
     UNAVAILABLE,
     UNKNOWN,
-    Accept,
     body_documentation,
     formats_documentation,
     problem_documentation,
@@ -189,7 +189,7 @@ Change = Annotated[SmoothingChange, Depends(_smoothing_change)]
     "/{job_id}/result",
     response_model=JobResult,
     responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation()}},
-    openapi_extra={"parameters": PICTURE_PARAMETERS},
+    openapi_extra={"parameters": [ACCEPT, *PICTURE_PARAMETERS]},
     summary="The result of a job",
 )
 async def get_job_result(
@@ -198,7 +198,6 @@ async def get_job_result(
     desk: Desk,
     caller: CallerOf,
     change: Change,
-    accept: Accept = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The result as JSON, npz or a picture, by Accept; a failed job answers with its problem.
@@ -207,7 +206,7 @@ async def get_job_result(
     anew, without another computation: `num_points`, `kappa` and `margin`.
     """
     async with desk.result_of(job_id, caller) as digest:
-        name = require_format(accept)
+        name = require_format(request.headers.get("accept"))
         wanted = _Wanted(digest, name, change, picture_style(request, name))
         return await _result_response(request, desk, wanted, if_none_match)
 

@@ -12,9 +12,9 @@ from service.pictures.sheet import Style
 from service.random_matrix import is_small
 from service.routes.content_type import require_json
 from service.routes.documentation import (
+    ACCEPT,
     INVALID_BODY,
     RANDOM_MATRIX_EXAMPLES,
-    Accept,
     body_documentation,
     formats_documentation,
     problem_documentation,
@@ -34,17 +34,18 @@ router = APIRouter(tags=["random matrices"], route_class=StrictRoute)
         **problem_documentation(status_406="none of the accepted formats"),
         200: {"content": formats_documentation()},
     },
-    openapi_extra=body_documentation(RandomMatrixRequest, RANDOM_MATRIX_EXAMPLES) | {"parameters": PICTURE_PARAMETERS},
+    openapi_extra=body_documentation(RandomMatrixRequest, RANDOM_MATRIX_EXAMPLES)
+    | {"parameters": [ACCEPT, *PICTURE_PARAMETERS]},
     summary="A limiting eigenvalue law, or the index of the Hessian law against the energy",
 )
-async def compute_random_matrix(request: Request, accept: Accept = None) -> Response:
+async def compute_random_matrix(request: Request) -> Response:
     """Density, edges, masses, index, moments and transforms of a law, and on request a sample's eigenvalues beside it.
 
     `wigner`, `wishart`, `hessian` (the model of a two-layer network, activation `linear` or `relu`), `free-sum` of two
     of them; `index-curve`: the share of negative eigenvalues of `hessian` against the energy, for a list of ratios.
     The answer is JSON, npz or a picture, by Accept.
     """
-    name = require_format(accept)
+    name = require_format(request.headers.get("accept"))
     style = picture_style(request, name)
     content = await _answer(await json_body(request), name, style, request)
     return Response(content, media_type=MEDIA_TYPES[name], headers={"Vary": "Accept"})

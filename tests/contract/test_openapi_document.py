@@ -53,6 +53,7 @@ def test_operations_have_short_names_that_stay(operations: list[Operation]) -> N
         "compute_closed_form", "compute_random_matrix",
         "submit_job", "list_jobs", "get_job", "follow_job", "cancel_job", "delete_job", "estimate_job",
         "get_job_result", "get_job_result_json", "get_job_result_npz", "get_job_result_png", "get_job_result_svg",
+        "get_job_result_pdf",
         "upload_artifact", "list_artifacts", "get_artifact", "delete_artifact",
         "list_models", "get_model", "get_liveness", "get_readiness",
     }  # fmt: skip
