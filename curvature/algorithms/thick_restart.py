@@ -115,12 +115,24 @@ def _absorb(operator: SymmetricOperator, state: SubspaceState, column: int, prod
     rows = state.num_rows
     state.projection[:rows, column] = orthogonalise(rest, state.basis[:rows]).double().cpu()
     remainder = norm(rest)
-    if remainder <= BREAKDOWN_ROUNDINGS * torch.finfo(operator.dtype).eps * state.scale or rows == len(state.basis):
+    if remainder == 0 or rows == len(state.basis):
         state.dropped = math.hypot(state.dropped, remainder)
         return
-    state.basis[rows] = rest / remainder
+    row = rest / remainder
+    if remainder <= BREAKDOWN_ROUNDINGS * torch.finfo(operator.dtype).eps * state.scale:
+        row = _orthonormal(row, state.basis[:rows])  # rounding, as good as a random row
+    state.basis[rows] = row
     state.projection[rows, column] = remainder
     state.num_rows += 1
+
+
+def _orthonormal(row: Tensor, basis: Tensor) -> Tensor:
+    """The row (P,), which is overwritten, without what lies in the span of the basis, and normalised."""
+    # again after normalising: little may be left of a vector when the basis is nearly complete
+    for _ in range(2):
+        orthogonalise(row, basis)
+        row = row / norm(row)
+    return row
 
 
 def _inject(operator: SymmetricOperator, state: SubspaceState) -> None:
@@ -131,11 +143,7 @@ def _inject(operator: SymmetricOperator, state: SubspaceState) -> None:
     state.num_runs += 1
     for _ in range(count):
         row = gaussian_vector(operator.dim, state.generator).to(state.basis)
-        # again after normalising: little may be left of a vector when the basis is nearly complete
-        for _ in range(2):
-            orthogonalise(row, state.basis[: state.num_rows])
-            row = row / norm(row)
-        state.basis[state.num_rows] = row
+        state.basis[state.num_rows] = _orthonormal(row, state.basis[: state.num_rows])
         state.num_rows += 1
 
 

@@ -136,17 +136,22 @@ def _rotated(state: SubspaceState, vectors: Tensor, products: Tensor, unit: floa
 
 
 def _bounds(state: SubspaceState, pairs: _Pairs, rest: list[float], error: float) -> Tensor:
-    """Upper bounds on the scores of the wanted eigenvalues (k,), from what is locked and the ends of the rest."""
+    """Upper bounds on the scores of the wanted eigenvalues (k,), from what is locked and the ends of the rest.
+
+    Of the matrix whose products were seen: the exact one is off by their error, which is added once.
+    """
     count = state.num_wanted
-    values, residuals = state.locked_values(), state.defects[: state.num_locked] + error
+    values, residuals = state.locked_values(), state.defects[: state.num_locked]
     if pairs.are_locked:
-        values, residuals = torch.cat([pairs.values, values[count:]]), torch.cat([pairs.residuals, residuals[count:]])
+        measured = pairs.residuals - pairs.error
+        values, residuals = torch.cat([pairs.values, values[count:]]), torch.cat([measured, residuals[count:]])
+        error = 0.0  # that of what was measured is added by the caller
     norms = spread(residuals)
     if state.which == "magnitude":
-        return bounds_from_above(torch.cat([values, -values]), norms.repeat(2), max(rest), count)
+        return bounds_from_above(torch.cat([values, -values]), norms.repeat(2), max(rest), count) + error
     found = torch.empty(count, dtype=torch.float64)
     for members, end, limit in zip(state.groups(), state.ends, rest, strict=True):
-        found[members] = bounds_from_above(end.side * values, norms, limit, end.num_wanted)
+        found[members] = bounds_from_above(end.side * values, norms, limit, end.num_wanted) + error
     return found
 
 
