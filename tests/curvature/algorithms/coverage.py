@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curvature.algorithms.stochastic_lanczos import lanczos_spectrum
 from curvature.algorithms.trace import Estimator, trace_estimate
 from curvature.operators.base import SymmetricOperator
-from curvature.results import FloatArray, Interval
+from curvature.results import FloatArray, Interval, Reorthogonalisation
 
 DIM = 200
 NUM_PROBES = (1, 2, 3, 4, 5, 10, 30)
+LANCZOS_STEPS = 12  # of each probe
 NOMINAL, LEAST = 0.95, 0.92
 
 
@@ -123,6 +125,12 @@ class Method(NamedTuple):
 
     intervals: Callable[[SymmetricOperator, int, torch.Generator], Mapping[str, Ends]]
     least_probes: int
+    most_probes: int = NUM_PROBES[-1]
+
+    @property
+    def num_probes(self) -> list[int]:
+        """Those of the table."""
+        return [each for each in NUM_PROBES if self.least_probes <= each <= self.most_probes]
 
 
 def exact_numbers(matrix: FloatArray) -> dict[str, FloatArray]:
@@ -154,10 +162,19 @@ def _of_trace(
     }
 
 
+def _of_lanczos(
+    operator: SymmetricOperator, num_probes: int, generator: torch.Generator, mode: Reorthogonalisation
+) -> Mapping[str, Ends]:
+    found = lanczos_spectrum(operator, LANCZOS_STEPS, num_probes, 2, 3.0, generator, reorthogonalisation=mode)
+    return {"trace": Ends.of(found.trace.interval), "frobenius": Ends.of(found.frobenius.interval)}
+
+
 METHODS: dict[str, Method] = {
     "hutchinson": Method(partial(_of_trace, "hutchinson"), 1),
     "hutch++": Method(partial(_of_trace, "hutch++"), 1),
     "xtrace": Method(partial(_of_trace, "xtrace"), 4),
+    "lanczos": Method(partial(_of_lanczos, mode="full"), 1, most_probes=10),
+    "lanczos without reorthogonalisation": Method(partial(_of_lanczos, mode="none"), 1, most_probes=4),
 }
 
 
@@ -223,7 +240,7 @@ def main() -> None:
     dtype = getattr(torch, options.precision)
     torch.set_num_threads(1)
     for method in options.method or METHODS:
-        counts = [each for each in options.probes or NUM_PROBES if each >= METHODS[method].least_probes]
+        counts = options.probes or METHODS[method].num_probes
         rows = [
             cell
             for spectrum in (OTHERS if options.others else SPECTRA)

@@ -14,7 +14,8 @@ from curvature.algorithms.cumulative import cumulative_spectrum
 from curvature.algorithms.density import log_spectral_density, spectral_density
 from curvature.algorithms.lanczos import Tridiagonal, advance, start, tridiagonal
 from curvature.algorithms.quadrature import gauss_quadrature
-from curvature.algorithms.rules import compatible_rules
+from curvature.algorithms.rules import compatible_rules, rules_through
+from curvature.algorithms.stochastic_lanczos import lanczos_spectrum
 from curvature.algorithms.vectors import sphere_probe
 from curvature.data.base import Dataset
 from curvature.data.digits import digits
@@ -25,7 +26,7 @@ from curvature.losses.mse import Mse
 from curvature.models.mlp import Mlp
 from curvature.operators.dense import DenseOperator, assemble
 from curvature.operators.hessian import HessianOperator
-from curvature.results import Band, FloatArray, Quadrature
+from curvature.results import Band, FloatArray, Quadrature, Reorthogonalisation
 from curvature.risk import EmpiricalRisk
 
 F64, CPU = torch.float64, torch.device("cpu")
@@ -139,6 +140,72 @@ def test_bands_of_the_log_density(num_probes: int) -> None:
     assert 0.88 < np.mean(shares) < 0.995
 
 
+class Diagonal(DenseOperator):
+    """A diagonal matrix, whose products cost next to nothing."""
+
+    def __init__(self, diagonal: FloatArray, dtype: torch.dtype) -> None:
+        self._matrix = torch.from_numpy(diagonal).to(dtype)
+
+    def matmat(self, matrix: Tensor) -> Tensor:
+        return self._matrix.unsqueeze(1) * matrix
+
+
+def log_density_of(exact: FloatArray, grid: FloatArray, num_steps: int) -> FloatArray:
+    smoothed = gaussians(np.log(grid), np.log(np.abs(exact) + LOG_EPSILON), min(num_steps, len(exact)), LOG_KAPPA)
+    return smoothed / grid
+
+
+@pytest.mark.parametrize("mode", ["full", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("num_steps", [10, 20, 40])
+def test_bands_of_a_bulk_far_below_its_outliers(num_steps: int, dtype: torch.dtype, mode: Reorthogonalisation) -> None:
+    """Ghosts take steps from the bulk, and few steps leave it open: the four rules alone would hold 22 to 98 %."""
+    exact = np.concatenate([np.geomspace(100, 1, 10), np.random.default_rng(0).normal(0, 0.01, 190)])
+    operator, shares = Diagonal(exact, dtype), []
+    for seed in range(16):
+        found = lanczos_spectrum(operator, num_steps, 4, NUM_POINTS, KAPPA, seeded(seed), reorthogonalisation=mode)
+        density, logarithmic, cumulative = found.density, found.log_density, found.cumulative
+        shares.append(
+            (
+                share_covered(density.band, gaussians(density.grid, exact, num_steps, KAPPA)),
+                share_covered(logarithmic.band, log_density_of(exact, logarithmic.grid, num_steps)),
+                share_covered(cumulative.band, np.searchsorted(np.sort(exact), cumulative.grid, "right") / 200),
+            )
+        )
+    assert (np.mean(shares, axis=0) > 0.92).all()
+
+
+def test_what_lies_below_the_precision_of_the_products_is_in_the_band() -> None:
+    """float64 resolves what float32 cannot: eigenvalues of 1 and 0.001 beside one of 10^7."""
+    exact = np.concatenate([[1e7], np.full(150, 1e-3), np.ones(149)])
+    known, unknown = (
+        lanczos_spectrum(Diagonal(exact, dtype), 40, 4, NUM_POINTS, KAPPA, seeded(0)).log_density
+        for dtype in (F64, torch.float32)
+    )
+    smoothed = log_density_of(exact, unknown.grid, 40)
+    assert share_covered(unknown.band, smoothed) == 1
+    middle = np.abs(np.log(unknown.grid)).argmin()  # at 1
+    assert unknown.band.upper[middle] > 10 * unknown.band.lower[middle]
+    assert share_covered(known.band, log_density_of(exact, known.grid, 40)) > 0.9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("counts", [{0.0: 119, 5.0: 1}, {2.0: 120}, {-1.0: 60, 1.0: 60}])
+def test_bands_of_few_distinct_eigenvalues(counts: dict[float, int], dtype: torch.dtype) -> None:
+    """What one probe shows little of still has a height of its own, and its complement is no surer than itself."""
+    exact, shares = np.repeat(list(counts), list(counts.values())), []
+    for seed in range(60):
+        found = lanczos_spectrum(Diagonal(exact, dtype), 10, 1, 64, KAPPA, seeded(seed))
+        density, logarithmic = found.density, found.log_density
+        shares.append(
+            (
+                share_covered(density.band, gaussians(density.grid, exact, 10, KAPPA)),
+                share_covered(logarithmic.band, log_density_of(exact, logarithmic.grid, 10)),
+            )
+        )
+    assert (np.mean(shares, axis=0) > 0.9).all()
+
+
 @pytest.mark.parametrize("num_steps", [10, 40])
 def test_bands_say_where_the_steps_resolve_nothing(num_steps: int) -> None:
     """No gaps, and Gaussians narrower than the nodes' distance: the density is a comb, the exact one is flat."""
@@ -216,6 +283,22 @@ def test_compatible_rules_have_the_moments_of_the_probe() -> None:
         for degree in range(12):
             moment = weights @ (exact / scale) ** degree
             assert rule.weights @ (rule.nodes / scale) ** degree == pytest.approx(moment, abs=1e-13)
+
+
+def test_rules_through_places_have_the_moments_of_the_probe() -> None:
+    exact = eigenvalues("relu")
+    scale = np.abs(exact).max()
+    (quadrature,) = next(probes_of(exact, 6, range(1), 1))
+    weights = sphere_probe(len(exact), seeded(0)).numpy() ** 2
+    places = scale * np.array([-0.05, 0.0, 1e-3, 0.2])
+    rules = rules_through(quadrature, places, len(exact))
+    assert len(rules) == 4
+    for place, rule in zip(places, rules, strict=True):
+        assert np.abs(rule.nodes - place).min() < 1e-12 * scale
+        for degree in range(12):
+            moment = weights @ (exact / scale) ** degree
+            assert rule.weights @ (rule.nodes / scale) ** degree == pytest.approx(moment, abs=1e-12)
+    assert rules_through(quadrature, np.array([1e9 * scale]), len(exact)) == ()
 
 
 def test_an_invariant_subspace_has_one_rule() -> None:

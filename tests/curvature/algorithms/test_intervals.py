@@ -21,7 +21,7 @@ from curvature.operators.dense import DenseOperator, assemble
 from curvature.operators.hessian import HessianOperator
 from curvature.results import FloatArray, Interval, StochasticTrace
 from curvature.risk import EmpiricalRisk
-from tests.curvature.algorithms.coverage import LEAST, METHODS, NUM_PROBES, SPECTRA, Reflected, cells
+from tests.curvature.algorithms.coverage import LEAST, METHODS, SPECTRA, Reflected, cells
 
 F32, F64, CPU = torch.float32, torch.float64, torch.device("cpu")
 ESTIMATORS: tuple[Estimator, ...] = ("hutchinson", "hutch++", "xtrace")
@@ -133,10 +133,9 @@ def test_intervals_of_few_probes_hold(method: str, spectrum: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("spectrum", SPECTRA)
 def test_intervals_hold_over_300_seeds(method: str, spectrum: str) -> None:
-    for num_probes in NUM_PROBES:
-        if num_probes >= METHODS[method].least_probes:
-            for cell in cells(spectrum, method, num_probes, 300, F32, rotated=True):
-                assert cell.coverage >= LEAST, cell
+    for num_probes in METHODS[method].num_probes:
+        for cell in cells(spectrum, method, num_probes, 300, F32, rotated=True):
+            assert cell.coverage >= LEAST, cell
 
 
 def test_intervals_of_a_flat_spectrum_are_hardly_wider_than_they_must_be() -> None:
