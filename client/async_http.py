@@ -121,7 +121,8 @@ class AsyncSpectrumClient:
                         return
                     patience.heard()
                     async for event in source.aiter_sse():
-                        yield place.heard(event)
+                        if (job := place.heard(event)) is not None:
+                            yield job
                 pause = SECONDS_BETWEEN_TRIES
             except (httpx.HTTPError, ProblemResponseError) as error:
                 pause = patience.pause_seconds(told(self._http.base_url, error))

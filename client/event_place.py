@@ -26,8 +26,10 @@ class EventPlace:
         timeout = httpx.Timeout(30.0, read=_SECONDS_OF_SILENCE)
         return {"method": "GET", "url": self._path, "headers": headers, "timeout": timeout}
 
-    def heard(self, event: ServerSentEvent) -> Job:
-        """The job that an event tells of."""
+    def heard(self, event: ServerSentEvent) -> Job | None:
+        """The job that an event tells of; None for a heartbeat, which httpx-sse takes for an event without data."""
+        if not event.data:
+            return None
         job = Job.model_validate_json(event.data)
         self._last_event_id = event.id
         self.ended = job.state in ENDED_STATES

@@ -128,7 +128,8 @@ class SpectrumClient:
                         return
                     patience.heard()
                     for event in source.iter_sse():
-                        yield place.heard(event)
+                        if (job := place.heard(event)) is not None:
+                            yield job
                 pause = SECONDS_BETWEEN_TRIES
             except (httpx.HTTPError, ProblemResponseError) as error:
                 pause = patience.pause_seconds(told(self._http.base_url, error))

@@ -261,7 +261,8 @@ IN_PIECES = (
         [START, b"X: a", *(2**10 * [2**10 * b"a"])],
         [b"GET /" + 2**16 * b"a", b" HTTP/1.1\r\n\r\n"],
         [b"G" * 2**20],
-        [IN_PIECES, *(f"X-{number}: a\r\n".encode() for number in range(2**12)), b"\r\n"],
+        # more than is read at once: a head that came whole is not kept, and so not refused
+        [IN_PIECES, *(f"X-{number}: a\r\n".encode() for number in range(2**16)), b"\r\n"],
         [IN_PIECES[:-3], b"1;a=", *(512 * [2**10 * b"a"])],
     ],
     ids=["one header", "many headers", "a header without end", "target", "method", "trailers", "extension of a piece"],

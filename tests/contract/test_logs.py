@@ -66,16 +66,18 @@ def test_lines_name_routes_and_hold_nothing_of_a_caller(server: Any) -> None:
     key = {"X-Request-ID": "of-routes", "Authorization": f"Bearer {marker}"}
     for method, path in (
         ("GET", f"/{marker}"),
+        ("GET", f"/v1/jobs/{'0' * 32}?wait=0"),
         ("GET", f"/v1/jobs/{'0' * 32}?wait=0&{marker}"),
         ("GET", f"/v1/jobs?tag=a:{marker}"),
         (marker.upper(), "/v1/jobs"),
         ("POST", "/v1/closed-form"),
     ):
         httpx.request(method, f"{server.url}{path}", headers=key, json={marker: marker})
-    found = wait_for_lines(server, 5, request_id="of-routes", event="request")
+    found = wait_for_lines(server, 6, request_id="of-routes", event="request")
     assert [(line["method"], line["route"], line["status"]) for line in found] == [
         ("GET", "other", 404),
         ("GET", "/v1/jobs/{job_id}", 404),
+        ("GET", "/v1/jobs/{job_id}", 422),
         ("GET", "/v1/jobs", 200),
         ("other", "/v1/jobs", 405),
         ("POST", "/v1/closed-form", 422),

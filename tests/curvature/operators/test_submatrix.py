@@ -38,9 +38,10 @@ def test_a_block_states_the_measured_error_of_reduced_products(whole: Whole) -> 
     narrow = {name: parameter.float() for name, parameter in whole.parameters.items()}
     operator = type(whole.operator)(whole.risk, narrow, matmul_precision="bfloat16")
     block = Submatrix(operator, "*weight")
-    assert block.product_error < 1e-5
+    assert block.product_error < 1e-4  # rounding, before the first product
     block.matvec(torch.ones(block.dim))
-    assert block.product_error == operator.product_error > 1e-4
+    assert operator.precision_deviation is not None
+    assert block.product_error == operator.product_error > operator.precision_deviation > 1e-4
 
 
 @pytest.fixture(scope="module", params=[HessianOperator, GgnOperator, FunctionalOperator])
