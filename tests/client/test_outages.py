@@ -201,7 +201,7 @@ def test_ctrl_c_leaves_the_job_alone_and_says_how_to_come_back(
 def test_a_heartbeat_after_an_event_is_no_event() -> None:
     """The service sends a comment after fifteen quiet seconds; httpx-sse 0.4.3 takes it for an event without data."""
     links = Links(self="/", result="/", events="/", cancel="/")
-    progress = Progress(done=1, total=2, unit="products")
+    progress = Progress(phase="products", done=1, total=2, unit="matrix-vector products")
     fields = {"started_at": None, "finished_at": None, "error": None, "tags": {}, "links": links}
     job = Job(id="0" * 32, kind="spectrum", state="running", progress=progress, attempt=1, created_at=NOW, **fields)
     ended = job.model_copy(update={"state": "succeeded"})
