@@ -216,6 +216,33 @@ def test_reduced_products_say_how_far_they_deviate(client: SpectrumClient) -> No
     assert plain.arrays is None
 
 
+def test_errors_of_reduced_products_are_part_of_what_is_said(client: SpectrumClient) -> None:
+    """The problem is convex: no eigenvalue is negative, in whatever precision."""
+    problem = DIGITS | {"model": {"kind": "mlp", "widths": [64, 10]}}
+    exact, lanczos = {"kind": "exact"}, {"kind": "lanczos", "num_steps": 30, "num_probes": 2, "num_points": 32}
+    true, reduced, estimated = run_all(
+        client,
+        [
+            problem | {"method": exact},
+            problem | {"method": exact, "precision": "bfloat16"},
+            problem | {"method": lanczos, "precision": "bfloat16"},
+        ],
+    )
+    assert reduced.inertia.negative == 0
+    largest_error = np.abs(np.subtract(reduced.eigenvalues, true.eigenvalues)).max()
+    assert 1e-6 < largest_error <= reduced.zero_threshold < 0.02 * true.eigenvalues[-1]
+    assert reduced.trace.lower <= true.trace.value <= reduced.trace.upper
+    assert reduced.trace.standard_error > 0
+    assert estimated.smallest.value - estimated.smallest.residual <= true.eigenvalues[0]
+    for found, expected in (
+        (estimated.smallest, true.eigenvalues[0]),
+        (estimated.largest, true.eigenvalues[-1]),
+        (estimated.trace, true.trace.value),
+        (estimated.frobenius, np.linalg.norm(true.eigenvalues)),
+    ):
+        assert found.lower <= expected <= found.upper
+
+
 def test_a_quadratic_form_has_no_gauss_newton_part(client: SpectrumClient) -> None:
     quadratic = {"kind": "spectrum", "model": {"kind": "quadratic", "matrix": [[2.0, 1.0], [1.0, 2.0]]}}
     problem = quadratic | {"method": {"kind": "exact"}}
