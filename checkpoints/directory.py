@@ -102,7 +102,8 @@ class ModelsDirectory:
     def verdicts(self, name: str) -> dict[str, CheckpointVerdict]:
         """What workers found of the checkpoint, under "kind sha256"; nothing of one that cannot be read."""
         with suppress(CheckpointError):
-            sha256 = self._sha256(name)
+            # as it was described, maybe by another process: of very many tensors it takes long to read the names
+            sha256 = self._read(name, lambda checkpoint: _described(name, checkpoint), self._described).sha256 or ""
             found = ((kind, self._verdicts.of(sha256, kind)) for kind in ("gpt2", "causal-lm"))
             return {f"{kind} {sha256}": verdict for kind, verdict in found if verdict is not None}
         return {}

@@ -14,6 +14,9 @@ from curvature.results import Estimate, FloatArray, Interval, Quadrature
 # What contributes numbers of one sign within this factor is one group of eigenvalues; groups end in the widest gap.
 GROUP_RATIOS = (1.5, 3.0)
 
+# By which limits are wider than those of independent groups that are known apart.
+RESERVE = 1.05
+
 # Steps from which on the spread of a probe's estimates is known, as far as an interval needs it.
 LEAST_STEPS = 3
 TOO_FEW_STEPS = f"fewer than {LEAST_STEPS} Lanczos steps do not tell how far probes may be off; take more steps"
@@ -102,7 +105,7 @@ def mean_limits(values: FloatArray, weights: FloatArray, num_probes: int, dim: i
             limits = confidence_limits(mean, square, num_probes, dim, on_sphere=False)
             away, beyond = float((mean - limits.lower)[0]), float((limits.upper - mean)[0])
             down, up = hypot(down, away if sign > 0 else beyond), hypot(up, beyond if sign > 0 else away)
-    return down, up
+    return RESERVE * down, RESERVE * up
 
 
 def _groups(values: FloatArray) -> Iterator[NDArray[np.intp]]:

@@ -1,7 +1,6 @@
 """Whoever follows a job goes on after the server was away, and is told how to come back."""
 
 import asyncio
-import contextlib
 import json
 import logging
 import signal
@@ -164,14 +163,10 @@ def test_an_outage_counts_from_its_first_error(monkeypatch: pytest.MonkeyPatch) 
         following.pause_seconds(error)
 
 
-def interrupted(process: subprocess.Popen[str]) -> str:
-    """What the process says when it is interrupted; on a busy machine an interrupt may hit where Python ignores it."""
-    for _ in range(6):
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=10)[1]
-    process.kill()
-    return process.communicate()[1]
+HEARING_INTERRUPTS = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""Shells have what they start in the background ignore interrupts, and that is inherited."""
 
 
 @pytest.mark.parametrize("command", ["watch", "run"])
@@ -181,11 +176,13 @@ def test_ctrl_c_leaves_the_job_alone_and_says_how_to_come_back(
     request = tmp_path / "request.json"
     request.write_text(json.dumps(ENDLESS | {"tags": {"interrupted": command}}))
     argument = client.submit(json.loads(request.read_text()), fresh=True).id if command == "watch" else str(request)
-    arguments = [SPECTRUM, command, argument, "--url", passage.url]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    arguments = [sys.executable, "-c", HEARING_INTERRUPTS, SPECTRUM, command, argument, "--url", passage.url]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(arguments, **pipes) as process:
         assert passage.has_answered.wait(60)
         time.sleep(0.5)
-        errors = interrupted(process)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
     (job,) = client.jobs(tag=f"interrupted:{command}")
     try:
         assert process.returncode == 130, errors

@@ -81,6 +81,7 @@ def large(num_numbers: int, **fields: Any) -> dict[str, Any]:
 
 def test_heavy_work_of_one_key_leaves_others_theirs(shared: Shared) -> None:
     ended: list[int] = []
+    shared.client.flushall()  # no worker of another test is there
     with shared.http() as other, shared.http() as greedy:
 
         def ask(number: int) -> None:
