@@ -142,9 +142,8 @@ def test_redis(own_server: Any, own_client: SpectrumClient, undisturbed: dict[st
     wait_until_training(own_client, before)
     kill(own_server.pids("redis"))
     with pytest.raises(ProblemResponseError) as caught:
-        own_client.wait(before)
+        own_client.job(before)
     assert caught.value.problem.status == 503
-    own_server.wait_until_ready()
     job = own_client.wait(before, timeout_seconds=60)
     assert job.state == "succeeded", job
     assert numbers(own_client.result(before)) == undisturbed
