@@ -25,6 +25,8 @@ QUADRATIC = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}
 @pytest.fixture(scope="module")
 def service(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settings = {"SPECTRUM_MAX_LISTENERS": str(MAX_LISTENERS)}
+    with connect(redis_url) as client:
+        client.flushall()  # it may belong to the results directory of another test
     service = Service(redis_url, tmp_path_factory.mktemp("service"), **settings)
     yield service
     service.stop()
@@ -134,6 +136,7 @@ def test_many_listeners_hear_all_and_leave_closed_forms_quick(service: Service, 
         async with client.stream("GET", f"/v1/jobs/{job_id}/events") as response:
             started.append(response.status_code)
             text = (await response.aread()).decode()
+            assert response.status_code == 200, text
         return [data["progress"]["done"] for _, data in events_in(text)]
 
     async def all_of_them() -> list[list[int]]:
