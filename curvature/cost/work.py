@@ -109,7 +109,7 @@ def top_k_work(
         num_products=products,
         num_columns=block,
         first_vectors=1,
-        vectors=rows - block + 1,
+        vectors=rows - block + 1 + k,  # at the end, products of the wanted vectors lie beside the basis
         moved_numbers=products * num_parameters * 4 * rows,
         dense_order=rows,
         corrected=reduced,
