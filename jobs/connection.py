@@ -88,6 +88,8 @@ def _options(redis_url: str) -> dict[str, Any]:
         "decode_responses": True,
         "socket_timeout": SOCKET_TIMEOUT_SECONDS,
         "health_check_interval": 25,
+        # Requests and listeners are bounded where they are let in; redis-py would refuse the 101st of them.
+        "max_connections": 100_000,
         **options,
     }
 

@@ -1,5 +1,6 @@
-"""Clients of a Redis that is there and says nothing."""
+"""Clients of a Redis that is there and says nothing, and of one that many ask at once."""
 
+import asyncio
 import contextlib
 import socket
 import time
@@ -10,9 +11,10 @@ import pytest
 import redis
 
 from jobs import connection
-from jobs.connection import connect
+from jobs.connection import connect, connect_async
 
 SILENCE = 0.4
+CROWD = 150
 
 
 @pytest.fixture
@@ -57,3 +59,17 @@ def test_a_connection_that_was_closed_is_made_anew(redis_url: str) -> None:
     pooled._sock.shutdown(socket.SHUT_RDWR)
     client.connection_pool.release(pooled)
     assert client.ping()
+
+
+def test_a_crowd_of_threads_is_answered_at_once(redis_url: str) -> None:
+    with connect(redis_url) as client, ThreadPoolExecutor(CROWD) as pool:
+        answers = list(pool.map(lambda _: client.blpop(["nothing"], timeout=0.5), range(CROWD)))
+    assert answers == [None] * CROWD
+
+
+def test_a_crowd_of_listeners_is_answered_at_once(redis_url: str) -> None:
+    async def ask() -> list[object]:
+        async with connect_async(redis_url) as client:
+            return await asyncio.gather(*(client.blpop(["nothing"], timeout=0.5) for _ in range(CROWD)))
+
+    assert asyncio.run(ask()) == [None] * CROWD
