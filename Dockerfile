@@ -22,7 +22,8 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --no-deps --require-hashes --requirements requirements/service.txt
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/uv \
-    uv pip install --no-deps --build-constraints requirements/build.txt .
+    uv pip install --no-deps --build-constraints requirements/build.txt \
+        ./api_schemas ./core ./service
 
 
 FROM builder AS worker-environment
@@ -48,7 +49,8 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     uv pip install --constraints constraints.txt "$@"
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/uv \
-    uv pip install --no-deps --build-constraints requirements/build.txt .
+    uv pip install --no-deps --build-constraints requirements/build.txt \
+        ./api_schemas ./client ./core ./launcher ./service ./worker
 
 
 FROM base AS runtime
@@ -71,7 +73,7 @@ FROM runtime AS service
 COPY --from=service-environment /opt/venv /opt/venv
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-CMD ["python", "-m", "service", "--host", "0.0.0.0", "--port", "8000"]
+CMD ["python", "-m", "hessian_spectrum.service", "--host", "0.0.0.0", "--port", "8000"]
 
 
 FROM runtime AS worker
@@ -79,7 +81,7 @@ COPY --from=worker-environment /opt/venv /opt/venv
 # Celery takes SIGTERM as a wish to finish its jobs first, however long they take, and SIGQUIT as one to stop.
 ENV REMAP_SIGTERM=SIGQUIT
 STOPSIGNAL SIGTERM
-CMD ["python", "-m", "worker"]
+CMD ["python", "-m", "hessian_spectrum.worker"]
 
 
 FROM redis:7-alpine AS redis

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.dense import dense_hessian
 from benchmarks.load import requests_per_second, seconds_for_one
 from benchmarks.server import running_server
-from theory.closed_form.two_layer_linear import two_layer_linear_spectrum
+from hessian_spectrum.theory.closed_form.two_layer_linear import two_layer_linear_spectrum
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from benchmarks.stack import RunningStack
-from jobs.store import JobStore
+from hessian_spectrum.jobs.store import JobStore
 
 NUM_TAGGED_JOBS = 10_000
 NUM_TENSORS, NUM_ESTIMATED_TENSORS, NUM_BLOCKS = 250_000, 200_000, 64

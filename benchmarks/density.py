@@ -15,10 +15,10 @@ from benchmarks.operators import our_operator
 from benchmarks.problems import Problem, warm_up_problem
 from benchmarks.reports import Goal, chosen_problem, new_compilations, options, publish, ratio_lines, ratios, stem
 from benchmarks.timing import Stopwatch
-from curvature.algorithms.density import MARGIN
-from curvature.algorithms.stochastic_lanczos import lanczos_spectrum
-from curvature.operators.execution import Mode
-from curvature.results import FloatArray
+from hessian_spectrum.quadrature.density import MARGIN
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import lanczos_spectrum
+from hessian_spectrum.curvature.operators.execution import Mode
+from hessian_spectrum.quadrature.results import FloatArray
 
 PROBLEMS = ["mlp", "digits", "gpt-small", "tiny"]
 STEPS_AND_PROBES = {"mlp": (60, 2), "digits": (100, 10), "gpt-small": (30, 2), "tiny": (10, 2)}

@@ -13,9 +13,9 @@ from benchmarks.operators import our_operator
 from benchmarks.problems import Problem, warm_up_problem
 from benchmarks.reports import Goal, chosen_problem, new_compilations, options, publish, ratio_lines, ratios, stem
 from benchmarks.timing import Stopwatch
-from curvature.algorithms.exact import exact_spectrum
-from curvature.operators.dense import assemble
-from curvature.results import FloatArray
+from hessian_spectrum.curvature.algorithms.exact import exact_spectrum
+from hessian_spectrum.curvature.operators.dense import assemble
+from hessian_spectrum.quadrature.results import FloatArray
 
 PROBLEMS = ["digits-deep", "tiny"]
 

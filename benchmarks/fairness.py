@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.dear_things import DearThings, Request, prepared
 from benchmarks.host import host, host_line
 from benchmarks.stack import RunningStack
-from service.doors.key_file import KeyFile
+from hessian_spectrum.service.doors.key_file import KeyFile
 
 RESULTS = Path(__file__).parent / "results"
 NUM_AT_ONCE = 45

@@ -20,26 +20,26 @@ import numpy as np
 import torch
 from scipy.optimize import lsq_linear
 
-from curvature.cost.footprints import OVERHEAD_BYTES, Footprint
-from curvature.cost.size import SORTS, Size
-from curvature.data.base import Dataset
-from curvature.losses.base import Loss
-from curvature.losses.cross_entropy import CrossEntropy
-from curvature.losses.mse import Mse
-from curvature.losses.output_value import OutputValue
-from curvature.models.attention_layer import AttentionLayer
-from curvature.models.base import Model
-from curvature.models.closed_form.neurons import NeuronNetwork
-from curvature.models.closed_form.quadratic import QuadraticForm
-from curvature.models.conv import Conv
-from curvature.models.gpt2 import Gpt2
-from curvature.models.mlp import Mlp
-from curvature.operators.functional import FunctionalOperator
-from curvature.operators.ggn import GgnOperator
-from curvature.operators.hessian import HessianOperator
-from curvature.operators.risk_operator import RiskOperator
-from curvature.parameters import Parameters
-from curvature.risk import EmpiricalRisk
+from hessian_spectrum.planning.footprints import OVERHEAD_BYTES, Footprint
+from hessian_spectrum.planning.size import SORTS, Size
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.losses.base import Loss
+from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.losses.output_value import OutputValue
+from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
+from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.models.closed_form.neurons import NeuronNetwork
+from hessian_spectrum.curvature.models.closed_form.quadratic import QuadraticForm
+from hessian_spectrum.curvature.models.conv import Conv
+from hessian_spectrum.curvature.models.gpt2 import Gpt2
+from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.operators.functional import FunctionalOperator
+from hessian_spectrum.curvature.operators.ggn import GgnOperator
+from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
+from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.curvature.risk import EmpiricalRisk
 
 OPERATORS: dict[str, type[RiskOperator]] = {
     "hessian": HessianOperator,

@@ -17,7 +17,7 @@ from benchmarks.machine import machine, machine_line
 from benchmarks.measurements import EXECUTIONS
 from benchmarks.operations import hessian_product_operations
 from benchmarks.reports import common_options, new_compilations, publish, stem
-from worker.hardware import FAIR_SHARE
+from hessian_spectrum.worker.hardware import FAIR_SHARE
 
 PROBLEMS = ["gpt2", "gpt-small", "tiny-gpt"]
 PARTS = ["products", "memory", "density", "budget", "curvlinops"]

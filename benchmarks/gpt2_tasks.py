@@ -12,24 +12,24 @@ from typing import Any, Literal
 
 import torch
 
-from api_schemas.spectrum import SpectrumRequest
-from api_schemas.spectrum_results import LanczosResult
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.api_schemas.spectrum_results import LanczosResult
 from benchmarks.baselines import compiled_gradient
 from benchmarks.density import KAPPA, NUM_POINTS, Curve, curvlinops_density
 from benchmarks.memory import Meter
 from benchmarks.operators import Setting, our_operator
 from benchmarks.problems import RECIPES, Problem
 from benchmarks.timing import Stopwatch
-from curvature.data.base import Dataset
-from curvature.models.gpt2 import Gpt2
-from curvature.operators.execution import Mode
-from curvature.operators.precision import MatmulPrecision
-from curvature.operators.risk_operator import RiskOperator
-from curvature.progress import ignore_progress
-from jobs.estimate import JobEstimate, estimate
-from worker.hardware import Hardware
-from worker.spectrum_job import run_spectrum_job
-from worker.translation import build_parameters
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.models.gpt2 import Gpt2
+from hessian_spectrum.curvature.operators.execution import Mode
+from hessian_spectrum.curvature.operators.precision import MatmulPrecision
+from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
+from hessian_spectrum.curvature.progress import ignore_progress
+from hessian_spectrum.jobs.estimate import JobEstimate, estimate
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.spectrum_job import run_spectrum_job
+from hessian_spectrum.worker.translation import build_parameters
 
 Part = Literal["products", "memory", "density", "curvlinops"]
 Precision = Literal["float32", "tf32", "bfloat16"]

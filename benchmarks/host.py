@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from launcher.embedded_redis import server_binary
+from hessian_spectrum.launcher.embedded_redis import server_binary
 
 _PACKAGES = ("torch", "celery", "fastapi", "uvicorn", "pydantic")
 

@@ -1,6 +1,6 @@
 """How many operations the matrix products of a Hessian product take."""
 
-from curvature.models.gpt2 import Gpt2
+from hessian_spectrum.curvature.models.gpt2 import Gpt2
 
 HESSIAN_PER_FORWARD = 6
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.problems import Problem
-from curvature.operators.execution import Execution, Mode
-from curvature.operators.ggn import GgnOperator
-from curvature.operators.hessian import HessianOperator
-from curvature.operators.precision import MatmulPrecision
-from curvature.operators.risk_operator import RiskOperator
+from hessian_spectrum.curvature.operators.execution import Execution, Mode
+from hessian_spectrum.curvature.operators.ggn import GgnOperator
+from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.precision import MatmulPrecision
+from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 
 Matrix = Literal["hessian", "ggn"]
 

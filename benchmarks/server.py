@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from api_schemas.closed_form import ClosedFormRequest
-from jobs.settings import ServiceSettings
-from service.__main__ import serve
-from service.app import create_app
-from service.bodies import json_body, read, validated
-from service.content_type import media_type
-from service.uploads.desk import whole_body
+from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
+from hessian_spectrum.jobs.settings import ServiceSettings
+from hessian_spectrum.service.__main__ import serve
+from hessian_spectrum.service.app import create_app
+from hessian_spectrum.service.bodies import json_body, read, validated
+from hessian_spectrum.service.content_type import media_type
+from hessian_spectrum.service.uploads.desk import whole_body
 
 HOST = "127.0.0.1"
 START_SECONDS = 60

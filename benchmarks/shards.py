@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.host import host, host_line
 from benchmarks.stack import RunningStack
-from client.http import SpectrumClient
+from hessian_spectrum.client.http import SpectrumClient
 
 RESULTS = Path(__file__).parent / "results"
 LENGTHS = 14, 42  # steps of a probe: about half a minute on one core, and two

@@ -15,8 +15,8 @@ import httpx
 import redis
 
 from benchmarks.processes import command_line, descendants
-from jobs.connection import connect
-from launcher.embedded_redis import USER
+from hessian_spectrum.jobs.connection import connect
+from hessian_spectrum.launcher.embedded_redis import USER
 
 HOST = "127.0.0.1"
 START_SECONDS = 150

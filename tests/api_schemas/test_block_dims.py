@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from api_schemas import parameter_shapes
-from api_schemas.checkpoints import CONTEXT, CausalLmCheckpoint
-from api_schemas.spectrum import SpectrumRequest
-from jobs.estimate import estimate
-from jobs.question import question_digest
+from hessian_spectrum.api_schemas import parameter_shapes
+from hessian_spectrum.api_schemas.checkpoints import CONTEXT, CausalLmCheckpoint
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.jobs.question import question_digest
 
 NUM_TENSORS = 2_000
 

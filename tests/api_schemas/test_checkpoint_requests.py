@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from api_schemas.checkpoints import CONTEXT, CausalLmCheckpoint, Gpt2Checkpoint, UnknownCheckpointError
-from api_schemas.models import CausalLm, Gpt2
-from api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.api_schemas.checkpoints import CONTEXT, CausalLmCheckpoint, Gpt2Checkpoint, UnknownCheckpointError
+from hessian_spectrum.api_schemas.models import CausalLm, Gpt2
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 8, "n_positions": 16, "vocab_size": 300}
 SHA256 = "0123456789abcdef" * 4

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from api_schemas.closed_form import ClosedFormRequest
-from api_schemas.job_requests import JobRequest
-from api_schemas.message import MAX_EXACT_INTEGER
-from api_schemas.random_matrix import RandomMatrixRequest
-from service.routes.documentation import JOB_EXAMPLES
+from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
+from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.api_schemas.message import MAX_EXACT_INTEGER
+from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
+from hessian_spectrum.service.routes.documentation import JOB_EXAMPLES
 
 Path = tuple[str | int, ...]
 

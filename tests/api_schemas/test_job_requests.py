@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 
 MLP = {"kind": "mlp", "widths": [3, 4, 2]}
 LAYERS = [{"weight": [[1.0, 2.0, 3.0]] * 4, "bias": [0.0] * 4}, {"weight": [[1.0] * 4] * 2, "bias": [0.0] * 2}]

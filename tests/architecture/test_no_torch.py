@@ -6,22 +6,22 @@ import sys
 import pytest
 
 LIGHT_MODULES = [
-    "service.__main__",
-    "service.app",
-    "launcher.main",
-    "client.main",
-    "theory.closed_form.attention",
-    "theory.closed_form.homogeneous",
-    "theory.closed_form.quadratic",
-    "theory.random_matrix.sampling",
-    "api_schemas.jobs",
-    "api_schemas.spectrum",
-    "curvature.cost.memory",
-    "curvature.cost.seconds",
-    "curvature.algorithms.cumulative",
-    "service.formats.resmoothing",
-    "jobs.store",
-    "checkpoints.directory",
+    "hessian_spectrum.service.__main__",
+    "hessian_spectrum.service.app",
+    "hessian_spectrum.launcher.main",
+    "hessian_spectrum.client.main",
+    "hessian_spectrum.theory.closed_form.attention",
+    "hessian_spectrum.theory.closed_form.homogeneous",
+    "hessian_spectrum.theory.closed_form.quadratic",
+    "hessian_spectrum.theory.random_matrix.sampling",
+    "hessian_spectrum.api_schemas.jobs",
+    "hessian_spectrum.api_schemas.spectrum",
+    "hessian_spectrum.planning.memory",
+    "hessian_spectrum.planning.seconds",
+    "hessian_spectrum.quadrature.cumulative",
+    "hessian_spectrum.service.formats.resmoothing",
+    "hessian_spectrum.jobs.store",
+    "hessian_spectrum.checkpoints.directory",
 ]
 
 
@@ -34,6 +34,6 @@ def test_module_loads_without_torch(module: str) -> None:
 
 def test_worker_does_load_torch() -> None:
     """The check above can fail."""
-    script = "import sys, worker.app; print('torch' in sys.modules)"
+    script = "import sys, hessian_spectrum.worker.app; print('torch' in sys.modules)"
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "True"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from benchmarks.dear_things import write_checkpoint
 from benchmarks.fairness import table
-from checkpoints.directory import ModelsDirectory
+from hessian_spectrum.checkpoints.directory import ModelsDirectory
 
 
 def test_the_table_says_what_is_reached_and_what_is_missed() -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from api_schemas.checkpoints import CheckpointError, CheckpointVerdict, UnknownCheckpointError
-from checkpoints.directory import ModelsDirectory
+from hessian_spectrum.api_schemas.checkpoints import CheckpointError, CheckpointVerdict, UnknownCheckpointError
+from hessian_spectrum.checkpoints.directory import ModelsDirectory
 
 Write = Callable[..., Path]
 NUM_PARAMETERS = 256 * 8 + 16 * 8 + 2 * (12 * 64 + 13 * 8) + 16
@@ -406,7 +406,7 @@ def test_digests_are_taken_once_for_each_content(
         taken.append(Path(file.name).name)
         return real(file, name)
 
-    monkeypatch.setattr("checkpoints.digest.hashlib.file_digest", noting)
+    monkeypatch.setattr("hessian_spectrum.checkpoints.digest.hashlib.file_digest", noting)
     first = models.describe("tiny").sha256
     assert models.describe("tiny").sha256 == first
     assert sorted(taken) == ["config.json", "model.safetensors"]

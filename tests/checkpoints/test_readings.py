@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import weights
-from checkpoints.directory import ModelsDirectory
+from hessian_spectrum.checkpoints import weights
+from hessian_spectrum.checkpoints.directory import ModelsDirectory
 
 
 @pytest.fixture

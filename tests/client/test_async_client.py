@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from client.async_http import AsyncSpectrumClient
-from client.errors import JobFailedError, ProblemResponseError, ServerUnreachableError
-from client.http import SpectrumClient
+from hessian_spectrum.client.async_http import AsyncSpectrumClient
+from hessian_spectrum.client.errors import JobFailedError, ProblemResponseError, ServerUnreachableError
+from hessian_spectrum.client.http import SpectrumClient
 
 JOB: dict[str, Any] = {
     "kind": "spectrum",

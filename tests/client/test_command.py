@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from client.main import app
+from hessian_spectrum.client.main import app
 
 JOB: dict[str, Any] = {
     "kind": "spectrum",

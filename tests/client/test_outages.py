@@ -17,13 +17,13 @@ import httpx
 import pytest
 from httpx_sse import EventSource
 
-from api_schemas.jobs import Job, Links, Progress
-from client import patience
-from client.async_http import AsyncSpectrumClient
-from client.errors import JobOutOfSightError, ServerUnreachableError, SpectrumClientError
-from client.event_place import EventPlace
-from client.http import SpectrumClient
-from client.patience import Patience
+from hessian_spectrum.api_schemas.jobs import Job, Links, Progress
+from hessian_spectrum.client import patience
+from hessian_spectrum.client.async_http import AsyncSpectrumClient
+from hessian_spectrum.client.errors import JobOutOfSightError, ServerUnreachableError, SpectrumClientError
+from hessian_spectrum.client.event_place import EventPlace
+from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.client.patience import Patience
 from tests.client.outages import Passage
 
 ENDLESS: dict[str, Any] = {
@@ -78,7 +78,7 @@ def test_waiting_goes_on(
     with SpectrumClient(passage.url, outage_seconds=60) as follower, caplog.at_level(logging.WARNING):
         job = follower.wait(job_id, on_change=Disturbance(passage, client))
     assert job.state == "cancelled"
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "client.patience"]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "hessian_spectrum.client.patience"]
     assert line.startswith(f"{passage.url} does not answer")
     assert "trying again for up to 60 s" in line
 

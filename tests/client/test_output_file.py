@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import pytest
 
-from client.output_file import check_writable, output_file
+from hessian_spectrum.client.output_file import check_writable, output_file
 
 CONTENT = b"an answer"
 

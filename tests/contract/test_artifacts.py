@@ -14,11 +14,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from client.async_http import AsyncSpectrumClient
-from client.errors import JobFailedError, ProblemResponseError
-from client.http import SpectrumClient
-from client.main import app
-from curvature.data.text import named_tokens, text_windows
+from hessian_spectrum.client.async_http import AsyncSpectrumClient
+from hessian_spectrum.client.errors import JobFailedError, ProblemResponseError
+from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.client.main import app
+from hessian_spectrum.curvature.data.text import named_tokens, text_windows
 
 TOKENS = np.random.default_rng(0).integers(0, 300, 5000)
 MODEL = {"kind": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 4, "n_positions": 8, "vocab_size": 300}

@@ -12,9 +12,9 @@ import httpx
 import numpy as np
 import pytest
 
-from api_schemas.jobs import Job
-from api_schemas.spectrum_results import TopKResult
-from client.http import SpectrumClient
+from hessian_spectrum.api_schemas.jobs import Job
+from hessian_spectrum.api_schemas.spectrum_results import TopKResult
+from hessian_spectrum.client.http import SpectrumClient
 
 JOB: dict[str, Any] = {
     "kind": "spectrum",

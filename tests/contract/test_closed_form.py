@@ -9,8 +9,8 @@ import httpx
 import numpy as np
 import pytest
 
-from api_schemas.closed_form_models import CLOSED_FORM_KINDS
-from client.http import SpectrumClient
+from hessian_spectrum.api_schemas.closed_form_models import CLOSED_FORM_KINDS
+from hessian_spectrum.client.http import SpectrumClient
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "closed_form.json").read_text())
 CASES = GOLDEN["cases"]

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from client.errors import JobFailedError, ProblemResponseError
-from client.http import SpectrumClient
+from hessian_spectrum.client.errors import JobFailedError, ProblemResponseError
+from hessian_spectrum.client.http import SpectrumClient
 
 QUOTA = 40_000
 JOB: dict[str, Any] = {

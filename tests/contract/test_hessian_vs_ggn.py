@@ -8,9 +8,9 @@ import httpx
 import numpy as np
 import pytest
 
-from api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
-from client.errors import ProblemResponseError
-from client.http import SpectrumClient
+from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
+from hessian_spectrum.client.errors import ProblemResponseError
+from hessian_spectrum.client.http import SpectrumClient
 
 GPT2: dict[str, Any] = {"kind": "gpt2", "n_layer": 2, "n_head": 1, "n_embd": 3, "n_positions": 8, "vocab_size": 256}
 JOB: dict[str, Any] = {

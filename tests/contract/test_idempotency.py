@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from client.http import SpectrumClient
+from hessian_spectrum.client.http import SpectrumClient
 
 JOB: dict[str, Any] = {
     "kind": "spectrum",

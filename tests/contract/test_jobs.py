@@ -9,10 +9,10 @@ import httpx
 import numpy as np
 import pytest
 
-from api_schemas.jobs import Job
-from api_schemas.spectrum_results import ExactResult, LanczosResult
-from client.errors import JobFailedError, ProblemResponseError
-from client.http import SpectrumClient
+from hessian_spectrum.api_schemas.jobs import Job
+from hessian_spectrum.api_schemas.spectrum_results import ExactResult, LanczosResult
+from hessian_spectrum.client.errors import JobFailedError, ProblemResponseError
+from hessian_spectrum.client.http import SpectrumClient
 
 DIGITS: dict[str, Any] = {
     "kind": "spectrum",
@@ -101,7 +101,7 @@ def test_a_linear_network_job_equals_its_closed_form(client: SpectrumClient) -> 
     assert isinstance(result, ExactResult)
     import torch
 
-    from curvature.models.mlp import Mlp
+    from hessian_spectrum.curvature.models.mlp import Mlp
 
     generator = torch.Generator().manual_seed(0)
     parameters = Mlp((1, 2, 1), "linear", bias=False).initial_parameters(generator, torch.float64, torch.device("cpu"))

@@ -12,11 +12,11 @@ import httpx
 import pytest
 from fastapi.routing import iter_route_contexts
 
-from client.errors import ProblemResponseError
-from client.http import SpectrumClient
-from jobs.settings import ServiceSettings
-from service.app import create_app
-from service.doors.key_file import KeyFile
+from hessian_spectrum.client.errors import ProblemResponseError
+from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.jobs.settings import ServiceSettings
+from hessian_spectrum.service.app import create_app
+from hessian_spectrum.service.doors.key_file import KeyFile
 
 JOB: dict[str, Any] = {
     "kind": "spectrum",

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from client.errors import ProblemResponseError
-from client.http import SpectrumClient
-from service.doors.key_file import KeyFile
+from hessian_spectrum.client.errors import ProblemResponseError
+from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.service.doors.key_file import KeyFile
 
 JOB: dict[str, Any] = {
     "kind": "spectrum",

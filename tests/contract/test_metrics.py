@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from client.http import SpectrumClient
+from hessian_spectrum.client.http import SpectrumClient
 
 LANCZOS: dict[str, Any] = {
     "kind": "spectrum",

@@ -13,10 +13,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from api_schemas.spectrum_results import LanczosResult
-from client.async_http import AsyncSpectrumClient
-from client.http import SpectrumClient
-from client.main import app
+from hessian_spectrum.api_schemas.spectrum_results import LanczosResult
+from hessian_spectrum.client.async_http import AsyncSpectrumClient
+from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.client.main import app
 
 JOB: dict[str, Any] = {
     "kind": "spectrum",

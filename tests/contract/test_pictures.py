@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from client.http import SpectrumClient
+from hessian_spectrum.client.http import SpectrumClient
 
 TRACE: dict[str, Any] = {
     "kind": "spectrum",

@@ -10,9 +10,9 @@ import httpx
 import numpy as np
 import pytest
 
-from api_schemas.random_matrix import IndexCurveAnswer, LawAnswer
-from client.errors import ProblemResponseError
-from client.http import SpectrumClient
+from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, LawAnswer
+from hessian_spectrum.client.errors import ProblemResponseError
+from hessian_spectrum.client.http import SpectrumClient
 
 ROWS = json.loads((Path(__file__).parents[1] / "golden" / "random_matrix.json").read_text())["rows"]
 HESSIAN = {"law": "hessian", "activation": "linear", "energy": 0.3, "ratio": 0.5}

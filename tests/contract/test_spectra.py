@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, jacrev
 
-from api_schemas.spectrum_results import ExactResult, LanczosResult, TopKResult, TraceResult
-from client.http import SpectrumClient
+from hessian_spectrum.api_schemas.spectrum_results import ExactResult, LanczosResult, TopKResult, TraceResult
+from hessian_spectrum.client.http import SpectrumClient
 
 DIGITS: dict[str, Any] = {
     "kind": "spectrum",

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from client.http import SpectrumClient
+from hessian_spectrum.client.http import SpectrumClient
 
 SPECTRUM: dict[str, Any] = {
     "kind": "spectrum",

@@ -13,10 +13,10 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from client.async_http import AsyncSpectrumClient
-from client.errors import ProblemResponseError
-from client.http import SpectrumClient
-from client.main import app
+from hessian_spectrum.client.async_http import AsyncSpectrumClient
+from hessian_spectrum.client.errors import ProblemResponseError
+from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.client.main import app
 
 RNG = np.random.default_rng(0)
 WIDTHS = (3, 5, 4)

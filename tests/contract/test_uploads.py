@@ -13,11 +13,11 @@ import httpx
 import numpy as np
 import pytest
 
-from client.http import SpectrumClient
-from jobs.settings import ServiceSettings
-from service.app import create_app
-from service.formats.closed_form import MAX_VECTOR_NUMBERS_JSON
-from service.uploads import desk
+from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.jobs.settings import ServiceSettings
+from hessian_spectrum.service.app import create_app
+from hessian_spectrum.service.formats.closed_form import MAX_VECTOR_NUMBERS_JSON
+from hessian_spectrum.service.uploads import desk
 
 NPZ = "application/x-npz"
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "closed_form.json").read_text())

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from curvature.algorithms.exact import exact_spectrum
-from curvature.data.base import Dataset
-from curvature.data.digits import digits
-from curvature.losses.base import Loss
-from curvature.losses.cross_entropy import CrossEntropy
-from curvature.models.base import Model
-from curvature.models.mlp import Mlp
-from curvature.operators.hessian import HessianOperator
-from curvature.parameters import ParameterLayout
-from curvature.results import ExactSpectrum
-from curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.algorithms.exact import exact_spectrum
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.data.digits import digits
+from hessian_spectrum.curvature.losses.base import Loss
+from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.parameters import ParameterLayout
+from hessian_spectrum.quadrature.results import ExactSpectrum
+from hessian_spectrum.curvature.risk import EmpiricalRisk
 
 CPU = torch.device("cpu")
 

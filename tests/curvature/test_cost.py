@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from curvature.algorithms.memory import probe_bytes as counted_by_lanczos
-from curvature.cost.blocks import OUTPUTS_BYTES
-from curvature.cost.footprints import Matrix, footprint
-from curvature.cost.memory import micro_batches, peak_bytes
-from curvature.cost.seconds import EIGENVALUE_ORDER, Rates, predicted_seconds
-from curvature.cost.size import LOGIT_COPIES, Size, causal_lm_size, gpt2_size, mlp_size
-from curvature.cost.work import Work, exact_work, lanczos_work, probe_bytes, top_k_work, trace_work, training_passes
+from hessian_spectrum.curvature.algorithms.memory import probe_bytes as counted_by_lanczos
+from hessian_spectrum.planning.blocks import OUTPUTS_BYTES
+from hessian_spectrum.planning.footprints import Matrix, footprint
+from hessian_spectrum.planning.memory import micro_batches, peak_bytes
+from hessian_spectrum.planning.seconds import EIGENVALUE_ORDER, Rates, predicted_seconds
+from hessian_spectrum.planning.size import LOGIT_COPIES, Size, causal_lm_size, gpt2_size, mlp_size
+from hessian_spectrum.planning.work import Work, exact_work, lanczos_work, probe_bytes, top_k_work, trace_work, training_passes
 
 MIB = 2**20
 
@@ -23,19 +23,19 @@ import os
 import sys
 
 import torch
-from curvature.algorithms.exact import exact_spectrum
-from curvature.algorithms.stochastic_lanczos import lanczos_spectrum
-from curvature.algorithms.thick_restart import top_eigenpairs
-from curvature.algorithms.trace import trace_estimate
-from curvature.data.base import Dataset
-from curvature.losses.cross_entropy import CrossEntropy
-from curvature.losses.mse import Mse
-from curvature.models.gpt2 import Gpt2
-from curvature.models.mlp import Mlp
-from curvature.operators.functional import FunctionalOperator
-from curvature.operators.ggn import GgnOperator
-from curvature.operators.hessian import HessianOperator
-from curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.algorithms.exact import exact_spectrum
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import lanczos_spectrum
+from hessian_spectrum.curvature.algorithms.thick_restart import top_eigenpairs
+from hessian_spectrum.curvature.algorithms.trace import trace_estimate
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.models.gpt2 import Gpt2
+from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.operators.functional import FunctionalOperator
+from hessian_spectrum.curvature.operators.ggn import GgnOperator
+from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.risk import EmpiricalRisk
 
 OPERATORS = {"hessian": HessianOperator, "ggn": GgnOperator, "functional": FunctionalOperator}
 
@@ -290,7 +290,7 @@ def test_only_what_is_held_of_logits_grows_with_the_number_of_tokens() -> None:
 
 
 def test_cost_imports_no_torch() -> None:
-    modules = "curvature.cost.memory, curvature.cost.seconds"
+    modules = "hessian_spectrum.planning.memory, curvature.cost.seconds"
     program = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch.testing import assert_close
 
-from curvature.data.base import Dataset
-from curvature.data.gaussian import gaussian
-from curvature.errors import InvalidProblemError
-from curvature.losses.base import Loss
-from curvature.losses.cross_entropy import CrossEntropy
-from curvature.losses.mse import Mse
-from curvature.models.mlp import Mlp
-from curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.data.gaussian import gaussian
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.curvature.losses.base import Loss
+from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.risk import EmpiricalRisk
 
 Seeded = Callable[[int], torch.Generator]
 CPU = torch.device("cpu")

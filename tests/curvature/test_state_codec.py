@@ -11,20 +11,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curvature.algorithms import lanczos
-from curvature.algorithms.exact import summarise_triangle
-from curvature.algorithms.stochastic_lanczos import Smoothing, advance_sweep, start_sweep, summarise_sweep
-from curvature.algorithms.thick_restart import advance_search, start_search, summarise_search
-from curvature.algorithms.trace import advance_trace, start_trace, summarise_trace
-from curvature.data.base import Dataset
-from curvature.losses.cross_entropy import CrossEntropy
-from curvature.models.gpt2 import Gpt2
-from curvature.models.mlp import Mlp
-from curvature.operators.base import SymmetricOperator
-from curvature.operators.dense import DenseOperator
-from curvature.operators.hessian import HessianOperator
-from curvature.risk import EmpiricalRisk
-from curvature.state_codec import freeze, thaw
+from hessian_spectrum.curvature.algorithms import lanczos
+from hessian_spectrum.curvature.algorithms.exact import summarise_triangle
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import Smoothing, advance_sweep, start_sweep, summarise_sweep
+from hessian_spectrum.curvature.algorithms.thick_restart import advance_search, start_search, summarise_search
+from hessian_spectrum.curvature.algorithms.trace import advance_trace, start_trace, summarise_trace
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.models.gpt2 import Gpt2
+from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.operators.dense import DenseOperator
+from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.state_codec import freeze, thaw
 
 CPU = torch.device("cpu")
 Step = Callable[[SymmetricOperator, Any], bool]

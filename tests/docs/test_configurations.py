@@ -19,9 +19,9 @@ import pytest
 import redis
 import yaml
 
-from api_schemas.closed_form import ClosedFormRequest
-from api_schemas.job_requests import JobRequest
-from api_schemas.random_matrix import RandomMatrixRequest
+from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
+from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from tests.docs.blocks import ROOT, Block, blocks
 
 BLOCKS = blocks()

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from api_schemas.jobs import Job
-from client.http import SpectrumClient
+from hessian_spectrum.api_schemas.jobs import Job
+from hessian_spectrum.client.http import SpectrumClient
 
 JOB: dict[str, Any] = {
     "kind": "spectrum",

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from api_schemas.jobs import Job
-from client.errors import ProblemResponseError
-from client.http import SpectrumClient
+from hessian_spectrum.api_schemas.jobs import Job
+from hessian_spectrum.client.errors import ProblemResponseError
+from hessian_spectrum.client.http import SpectrumClient
 
 # Long enough to be killed in the middle, short enough to wait for.
 JOB: dict[str, Any] = {

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 from safetensors.torch import load
 
-from api_schemas.artifacts import ArrayArtifact, ArtifactError
-from jobs.array_files import DTYPES, NamedArray, UnfitArrayError, described
-from jobs.artifacts import ArtifactDamagedError, ArtifactStore, UnknownArtifactError
+from hessian_spectrum.api_schemas.artifacts import ArrayArtifact, ArtifactError
+from hessian_spectrum.jobs.array_files import DTYPES, NamedArray, UnfitArrayError, described
+from hessian_spectrum.jobs.artifacts import ArtifactDamagedError, ArtifactStore, UnknownArtifactError
 
 PLAIN = [name for name in DTYPES if name != "BF16"]
 ANY_ARRAY = st.sampled_from(PLAIN).flatmap(

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs import artifacts
-from jobs.artifacts import ArtifactStore, UnknownArtifactError
-from jobs.token_files import Blocks, Tokens, UnfitTokensError
+from hessian_spectrum.jobs import artifacts
+from hessian_spectrum.jobs.artifacts import ArtifactStore, UnknownArtifactError
+from hessian_spectrum.jobs.token_files import Blocks, Tokens, UnfitTokensError
 
 
 @pytest.fixture

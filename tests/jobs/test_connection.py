@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from jobs import connection
-from jobs.connection import connect, connect_async
+from hessian_spectrum.jobs import connection
+from hessian_spectrum.jobs.connection import connect, connect_async
 
 SILENCE = 0.4
 CROWD = 150

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jobs.artifacts import ArtifactStore
-from jobs.disk import LEAST_FREE_BYTES, require_room
-from jobs.job_checkpoints import JobCheckpoints
-from jobs.results import ResultStore
+from hessian_spectrum.jobs.artifacts import ArtifactStore
+from hessian_spectrum.jobs.disk import LEAST_FREE_BYTES, require_room
+from hessian_spectrum.jobs.job_checkpoints import JobCheckpoints
+from hessian_spectrum.jobs.results import ResultStore
 
 BLOCK = 4096
 

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import pytest
 import redis
 
-from api_schemas.jobs import Progress
-from api_schemas.problem import Problem
-from jobs import scripts
-from jobs.connection import connect_async
-from jobs.events import BEFORE_ALL, EventLog, JobEvent
-from jobs.store import JobStore
+from hessian_spectrum.api_schemas.jobs import Progress
+from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs import scripts
+from hessian_spectrum.jobs.connection import connect_async
+from hessian_spectrum.jobs.events import BEFORE_ALL, EventLog, JobEvent
+from hessian_spectrum.jobs.store import JobStore
 
 T = TypeVar("T")
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from api_schemas.hessian_vs_ggn import HessianVsGgnRequest
-from jobs.estimate import estimate
-from jobs.hessian_vs_ggn_estimate import comparison_estimate, comparison_memory_error
-from jobs.job_estimate import job_estimate
+from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
+from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.jobs.hessian_vs_ggn_estimate import comparison_estimate, comparison_memory_error
+from hessian_spectrum.jobs.job_estimate import job_estimate
 
 GPT2: dict[str, Any] = {"kind": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 64, "n_positions": 32, "vocab_size": 256}
 WIDE = GPT2 | {"n_embd": 256}

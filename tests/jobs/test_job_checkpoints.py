@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.job_checkpoints import CheckpointDamagedError, CheckpointStore, JobCheckpoints
+from hessian_spectrum.jobs.job_checkpoints import CheckpointDamagedError, CheckpointStore, JobCheckpoints
 
 PIECES = [bytes([value]) * 1000 for value in range(4)]
 

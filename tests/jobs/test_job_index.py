@@ -5,11 +5,11 @@ from itertools import count
 import pytest
 import redis
 
-from jobs.job_index import INDEX
-from jobs.quotas import QuotaError, Quotas
-from jobs.record import QUEUED, JobRecord
-from jobs.scripts import BYTES, tag_index
-from jobs.store import JobStore
+from hessian_spectrum.jobs.job_index import INDEX
+from hessian_spectrum.jobs.quotas import QuotaError, Quotas
+from hessian_spectrum.jobs.record import QUEUED, JobRecord
+from hessian_spectrum.jobs.scripts import BYTES, tag_index
+from hessian_spectrum.jobs.store import JobStore
 
 ANNA, BOB = "a" * 12, "b" * 12
 

@@ -2,8 +2,8 @@
 
 import redis
 
-from api_schemas.health import WorkerStatus
-from jobs.presence import announce, present_code_versions, present_workers, withdraw
+from hessian_spectrum.api_schemas.health import WorkerStatus
+from hessian_spectrum.jobs.presence import announce, present_code_versions, present_workers, withdraw
 
 
 def status(name: str, code_version: str | None = None) -> WorkerStatus:

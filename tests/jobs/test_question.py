@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from api_schemas.job_requests import JobRequest
-from api_schemas.spectrum import SpectrumRequest
-from curvature.progress import ignore_progress
-from jobs.question import question_digest
-from service.routes.documentation import JOB_EXAMPLES
-from worker.hardware import Hardware
-from worker.spectrum_job import run_spectrum_job
+from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.curvature.progress import ignore_progress
+from hessian_spectrum.jobs.question import question_digest
+from hessian_spectrum.service.routes.documentation import JOB_EXAMPLES
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.spectrum_job import run_spectrum_job
 
 # those that name an uploaded file need a store to look it up in
 REQUESTS = [each["value"] for each in JOB_EXAMPLES.values() if "artifact" not in str(each["value"])]

@@ -6,9 +6,9 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
-from jobs import queue
-from jobs.connection import connect
-from jobs.queue import KEY_PREFIX, QUEUE, JobQueue, job_of_message
+from hessian_spectrum.jobs import queue
+from hessian_spectrum.jobs.connection import connect
+from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, JobQueue, job_of_message
 
 SILENCE = 1.0
 

@@ -4,9 +4,9 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
-from jobs.queue import JobQueue
-from jobs.redis_faults import Fault, described, eviction_fault, fault_of, require_writable
-from jobs.store import JobStore
+from hessian_spectrum.jobs.queue import JobQueue
+from hessian_spectrum.jobs.redis_faults import Fault, described, eviction_fault, fault_of, require_writable
+from hessian_spectrum.jobs.store import JobStore
 
 
 @pytest.mark.parametrize(

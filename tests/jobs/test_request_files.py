@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from api_schemas.problem import Problem
-from jobs import disk
-from jobs.quotas import QuotaError, Quotas
-from jobs.request_files import LARGE_REQUEST_BYTES, RequestDamagedError, RequestFiles
-from jobs.scripts import BYTES
-from jobs.store import Answer, JobStore, Lease, UnknownJobError
+from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs import disk
+from hessian_spectrum.jobs.quotas import QuotaError, Quotas
+from hessian_spectrum.jobs.request_files import LARGE_REQUEST_BYTES, RequestDamagedError, RequestFiles
+from hessian_spectrum.jobs.scripts import BYTES
+from hessian_spectrum.jobs.store import Answer, JobStore, Lease, UnknownJobError
 
 LARGE = '{"x": "%s"}' % (LARGE_REQUEST_BYTES * "ä")
 ANNA, BOB = "a" * 12, "b" * 12

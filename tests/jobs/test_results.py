@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.results import ResultDamagedError, ResultStore
+from hessian_spectrum.jobs.results import ResultDamagedError, ResultStore
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.connection import broker_url
-from jobs.settings import ServiceSettings, SettingsError, WorkerSettings
+from hessian_spectrum.jobs.connection import broker_url
+from hessian_spectrum.jobs.settings import ServiceSettings, SettingsError, WorkerSettings
 
 
 @pytest.fixture(autouse=True)

@@ -3,9 +3,9 @@
 import pytest
 import redis
 
-from api_schemas.problem import Problem
-from jobs.shards import Claim, ShardStore
-from jobs.store import JobStore, Lease, LeaseLostError
+from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs.shards import Claim, ShardStore
+from hessian_spectrum.jobs.store import JobStore, Lease, LeaseLostError
 
 PROBLEM = Problem(title="No", status=500)
 

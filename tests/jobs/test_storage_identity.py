@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from jobs.job_checkpoints import CheckpointStore
-from jobs.leftovers import Leftovers, num_known
-from jobs.results import ResultStore
-from jobs.storage_identity import IDENTITY, StorageIdentity, StorageMismatchError
-from jobs.store import JobStore
+from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
+from hessian_spectrum.jobs.leftovers import Leftovers, num_known
+from hessian_spectrum.jobs.results import ResultStore
+from hessian_spectrum.jobs.storage_identity import IDENTITY, StorageIdentity, StorageMismatchError
+from hessian_spectrum.jobs.store import JobStore
 
 
 class Deployment:

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from api_schemas.jobs import Progress
-from api_schemas.problem import Problem
-from jobs.queue import KEY_PREFIX, QUEUE, JobQueue
-from jobs.record import JobRecord, new_job_id
-from jobs.scripts import CHANGES
-from jobs.store import JobStore, KeyReusedError, LeaseLostError, UnknownJobError
-from jobs.totals import TOTALS
+from hessian_spectrum.api_schemas.jobs import Progress
+from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, JobQueue
+from hessian_spectrum.jobs.record import JobRecord, new_job_id
+from hessian_spectrum.jobs.scripts import CHANGES
+from hessian_spectrum.jobs.store import JobStore, KeyReusedError, LeaseLostError, UnknownJobError
+from hessian_spectrum.jobs.totals import TOTALS
 
 PROBLEM = Problem(title="No", status=500)
 

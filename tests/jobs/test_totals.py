@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from api_schemas.health import WorkerStatus
-from api_schemas.problem import Problem
-from jobs.job_index import INDEX
-from jobs.presence import announce
-from jobs.store import JobStore
-from jobs.totals import BOUNDS, Totals, read_totals
+from hessian_spectrum.api_schemas.health import WorkerStatus
+from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs.job_index import INDEX
+from hessian_spectrum.jobs.presence import announce
+from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.jobs.totals import BOUNDS, Totals, read_totals
 
 PROBLEM = Problem(title="No", status=500)
 

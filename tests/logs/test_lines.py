@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from logs.configuration import LogSettings, configure_logging
-from logs.context import log_fields
+from hessian_spectrum.logs.configuration import LogSettings, configure_logging
+from hessian_spectrum.logs.context import log_fields
 
 FORGED = 'evil"\n{"level": "INFO", "message": "all is well"}\r\x1b[2K\u2028more'
 
@@ -79,7 +79,7 @@ def test_libraries_are_heard_when_they_warn(
     assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == ["trouble"]
 
 
-@pytest.mark.parametrize("module", ["service", "worker"])
+@pytest.mark.parametrize("module", ["hessian_spectrum.service", "hessian_spectrum.worker"])
 def test_a_level_that_is_none_is_named(module: str) -> None:
     environment = {"SPECTRUM_LOG_LEVEL": "LOUD", "SPECTRUM_REDIS_URL": "unix:///none", "SPECTRUM_RESULTS_DIR": "/none"}
     finished = subprocess.run(

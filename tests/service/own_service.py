@@ -26,7 +26,7 @@ class Service:
 
     def start(self) -> None:
         with self.log.open("a") as output:
-            command = [sys.executable, "-m", "service", "--port", str(self.port)]
+            command = [sys.executable, "-m", "hessian_spectrum.service", "--port", str(self.port)]
             self.process = subprocess.Popen(command, env=self.environment, stdout=output, stderr=output)
         deadline = time.monotonic() + 60
         while True:

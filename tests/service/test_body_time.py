@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from jobs.settings import ServiceSettings
-from service.app import create_app
-from service.doors import body_limit
+from hessian_spectrum.jobs.settings import ServiceSettings
+from hessian_spectrum.service.app import create_app
+from hessian_spectrum.service.doors import body_limit
 
 BODY = b'{"model": {"kind": "quadratic", "matrix": [[2.0]]}}'
 

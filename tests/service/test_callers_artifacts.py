@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from api_schemas.artifacts import ArtifactError
-from jobs.artifact_owners import ArtifactOwners
-from jobs.artifacts import ArtifactStore, UnknownArtifactError
-from service.doors.callers import ANYONE, STRANGER, Caller
-from service.problems import ProblemError
-from service.uploads.callers_artifacts import CallersArtifacts
+from hessian_spectrum.api_schemas.artifacts import ArtifactError
+from hessian_spectrum.jobs.artifact_owners import ArtifactOwners
+from hessian_spectrum.jobs.artifacts import ArtifactStore, UnknownArtifactError
+from hessian_spectrum.service.doors.callers import ANYONE, STRANGER, Caller
+from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.service.uploads.callers_artifacts import CallersArtifacts
 
 MAX_NUMBER = 40
 MAX_BYTES = 10_000

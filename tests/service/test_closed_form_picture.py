@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.pictures.closed_form import draw_spectrum
-from theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum
+from hessian_spectrum.service.pictures.closed_form import draw_spectrum
+from hessian_spectrum.theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum
 
 
 @pytest.mark.parametrize(

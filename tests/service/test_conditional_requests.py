@@ -12,10 +12,10 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 
-from jobs.connection import connect
-from jobs.settings import ServiceSettings
-from jobs.store import JobStore
-from service.app import create_app
+from hessian_spectrum.jobs.connection import connect
+from hessian_spectrum.jobs.settings import ServiceSettings
+from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.service.app import create_app
 from tests.conftest import running_redis
 
 URL = "http://127.0.0.1"

@@ -4,8 +4,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from service.doors.crowd import Crowd
-from service.problems import ProblemError
+from hessian_spectrum.service.doors.crowd import Crowd
+from hessian_spectrum.service.problems import ProblemError
 
 
 def test_one_key_leaves_places_to_others_and_all_come_back() -> None:

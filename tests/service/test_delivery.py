@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from starlette.types import Message
 
-from service.doors import delivery
-from service.doors.delivery import PIECE_BYTES, Delivery
+from hessian_spectrum.service.doors import delivery
+from hessian_spectrum.service.doors.delivery import PIECE_BYTES, Delivery
 
 BODY = bytes(range(256)) * (5 * PIECE_BYTES // 512)
 

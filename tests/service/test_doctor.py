@@ -1,4 +1,4 @@
-"""`python -m service.doctor` and `spectrum-server doctor`: what is well, and what is not."""
+"""`python -m hessian_spectrum.service.doctor` and `spectrum-server doctor`: what is well, and what is not."""
 
 import json
 import socket
@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import redis
 
-from api_schemas.health import WorkerStatus
-from jobs.connection import connect
-from jobs.presence import announce
-from jobs.results import ResultStore
-from launcher.embedded_redis import written_url
-from service.bind import main as bind
-from service.doctor import main
-from service.observation import deployment_checks
-from service.observation.deployment_checks import Finding
+from hessian_spectrum.api_schemas.health import WorkerStatus
+from hessian_spectrum.jobs.connection import connect
+from hessian_spectrum.jobs.presence import announce
+from hessian_spectrum.jobs.results import ResultStore
+from hessian_spectrum.launcher.embedded_redis import written_url
+from hessian_spectrum.service.bind import main as bind
+from hessian_spectrum.service.doctor import main
+from hessian_spectrum.service.observation import deployment_checks
+from hessian_spectrum.service.observation.deployment_checks import Finding
 from tests.conftest import running_redis
 
 COMMAND = Path(sys.executable).with_name("spectrum-server")
@@ -179,7 +179,7 @@ def test_workers_that_are_strange(redis_client: redis.Redis, monkeypatch: pytest
     assert verdicts(deployment_checks.workers(redis_client)) == {"workers": "failed"}
     worker = WorkerStatus(name="a-1", device="cpu", memory_bytes=1, concurrency=1, source_version="older")
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.presence.time.time", lambda: 1e9)
+        patch.setattr("hessian_spectrum.jobs.presence.time.time", lambda: 1e9)
         announce(redis_client, worker)
     assert verdicts(deployment_checks.workers(redis_client)) == {"workers": "ok", "versions": "warning"}
     [clock] = deployment_checks.clocks(redis_client)

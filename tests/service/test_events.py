@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from api_schemas.jobs import Job, Progress
-from client.async_http import AsyncSpectrumClient
-from client.http import SpectrumClient
-from jobs.connection import connect
-from jobs.store import JobStore, Lease
+from hessian_spectrum.api_schemas.jobs import Job, Progress
+from hessian_spectrum.client.async_http import AsyncSpectrumClient
+from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.jobs.connection import connect
+from hessian_spectrum.jobs.store import JobStore, Lease
 from tests.service.own_service import Service
 
 MAX_LISTENERS = 120

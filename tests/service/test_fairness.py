@@ -14,16 +14,16 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from api_schemas.health import WorkerStatus
+from hessian_spectrum.api_schemas.health import WorkerStatus
 from benchmarks.dear_things import write_checkpoint
-from checkpoints import weights
-from jobs.connection import connect
-from jobs.presence import announce
-from jobs.settings import ServiceSettings
-from service.app import create_app
-from service.bodies import LARGE_BODY_BYTES
-from service.doors.key_file import KeyFile
-from service.heavy.processes import Processes
+from hessian_spectrum.checkpoints import weights
+from hessian_spectrum.jobs.connection import connect
+from hessian_spectrum.jobs.presence import announce
+from hessian_spectrum.jobs.settings import ServiceSettings
+from hessian_spectrum.service.app import create_app
+from hessian_spectrum.service.bodies import LARGE_BODY_BYTES
+from hessian_spectrum.service.doors.key_file import KeyFile
+from hessian_spectrum.service.heavy.processes import Processes
 from tests.service.own_service import Service
 
 SAMPLE = {"law": "wigner", "sample": {"size": 1000}}

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from starlette.requests import ClientDisconnect
 
-from api_schemas.random_matrix import RandomMatrixRequest
-from service.doors.crowd import Room
-from service.formats.random_matrix import represented
-from service.heavy.desk import REQUESTS_PER_SECOND, HeavyDesk, while_connected
-from service.heavy.processes import Processes
-from service.heavy.turns import Turns
-from service.problems import ProblemError
+from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
+from hessian_spectrum.service.doors.crowd import Room
+from hessian_spectrum.service.formats.random_matrix import represented
+from hessian_spectrum.service.heavy.desk import REQUESTS_PER_SECOND, HeavyDesk, while_connected
+from hessian_spectrum.service.heavy.processes import Processes
+from hessian_spectrum.service.heavy.turns import Turns
+from hessian_spectrum.service.problems import ProblemError
 
 LAW = {"law": "wigner", "num_points": 5}
 LONG = {"law": "wigner", "sample": {"size": 2000}}
@@ -43,7 +43,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 def heavy_processes() -> set[int]:
     """Those that are children of this process."""
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    return {int(pid) for pid in children if b"service.heavy.process" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    return {int(pid) for pid in children if b"hessian_spectrum.service.heavy.process" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
 async def law(work: Processes, message: dict[str, Any] = LAW) -> Any:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
-from service.formats.resmoothing import SmoothingChange, smoothed
-from service.formats.result import represented, result_of
-from service.problems import ProblemError
+from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
+from hessian_spectrum.service.formats.resmoothing import SmoothingChange, smoothed
+from hessian_spectrum.service.formats.result import represented, result_of
+from hessian_spectrum.service.problems import ProblemError
 
 COMPUTATION = {
     "versions": {},

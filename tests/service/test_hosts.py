@@ -3,8 +3,8 @@
 import pytest
 from starlette.datastructures import Headers
 
-from service.doors.hosts import Hosts
-from service.problems import ProblemError
+from hessian_spectrum.service.doors.hosts import Hosts
+from hessian_spectrum.service.problems import ProblemError
 
 
 def status(hosts: Hosts, method: str = "GET", *, need_keys: bool = False, **headers: str) -> int:

@@ -15,16 +15,16 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.artifact_owners import ArtifactOwners
-from jobs.artifacts import ArtifactStore
-from jobs.job_checkpoints import CheckpointStore
-from jobs.leftovers import Leftovers
-from jobs.results import ResultDamagedError, ResultStore
-from jobs.retention import Retention
-from jobs.scripts import RESULTS
-from jobs.storage_identity import StorageIdentity, StorageMismatchError
-from jobs.store import JobStore
-from service.upkeep.housekeeper import Housekeeper
+from hessian_spectrum.jobs.artifact_owners import ArtifactOwners
+from hessian_spectrum.jobs.artifacts import ArtifactStore
+from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
+from hessian_spectrum.jobs.leftovers import Leftovers
+from hessian_spectrum.jobs.results import ResultDamagedError, ResultStore
+from hessian_spectrum.jobs.retention import Retention
+from hessian_spectrum.jobs.scripts import RESULTS
+from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
+from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.service.upkeep.housekeeper import Housekeeper
 
 DAY = 86400.0
 ORPHANS = "spectrum:results-of-no-job"

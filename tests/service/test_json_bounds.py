@@ -7,9 +7,9 @@ import time
 import pytest
 from pydantic import ValidationError
 
-from api_schemas.job_requests import JobRequest
-from service.doors.json_bounds import MAX_MEMBERS, MAX_VALUES, check_json
-from service.problems import ProblemError
+from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.service.doors.json_bounds import MAX_MEMBERS, MAX_VALUES, check_json
+from hessian_spectrum.service.problems import ProblemError
 
 BODY_BYTES = 16 * 2**20
 

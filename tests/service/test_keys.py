@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from jobs.settings import ServiceSettings, SettingsError
-from service.__main__ import require_keys
-from service.doors.key_file import KeyFile, KeysUnreadableError, UnknownKeyError
-from service.keys import main
+from hessian_spectrum.jobs.settings import ServiceSettings, SettingsError
+from hessian_spectrum.service.__main__ import require_keys
+from hessian_spectrum.service.doors.key_file import KeyFile, KeysUnreadableError, UnknownKeyError
+from hessian_spectrum.service.keys import main
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_the_command_refuses_names_that_a_terminal_would_obey(tmp_path: Path, na
 
 def test_a_service_that_others_can_reach_says_what_it_lacks(tmp_path: Path) -> None:
     storage = {"SPECTRUM_REDIS_URL": "redis://127.0.0.1", "SPECTRUM_RESULTS_DIR": str(tmp_path / "results")}
-    command = [sys.executable, "-m", "service", "--port", "1", "--published-on", "0.0.0.0"]
+    command = [sys.executable, "-m", "hessian_spectrum.service", "--port", "1", "--published-on", "0.0.0.0"]
     refused = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | storage)
     assert refused.returncode == os.EX_CONFIG
     assert "spectrum-server keys add" in refused.stderr

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.parts import going_on
+from hessian_spectrum.service.parts import going_on
 
 
 def test_work_that_overhears_a_cancellation_ends_all_the_same() -> None:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from api_schemas.estimate_text import error_bar, estimated, meaning_of_error, with_error
-from api_schemas.spectrum_results import Estimate, RitzValue, SpectrumSetResult
-from service.formats.result import represented
-from service.pictures import diagonal
-from service.pictures.diagonal import DiagonalSample, diagonal_sample
-from service.pictures.sheet import PICTURES, Style
-from service.problems import ProblemError
+from hessian_spectrum.api_schemas.estimate_text import error_bar, estimated, meaning_of_error, with_error
+from hessian_spectrum.api_schemas.spectrum_results import Estimate, RitzValue, SpectrumSetResult
+from hessian_spectrum.service.formats.result import represented
+from hessian_spectrum.service.pictures import diagonal
+from hessian_spectrum.service.pictures.diagonal import DiagonalSample, diagonal_sample
+from hessian_spectrum.service.pictures.sheet import PICTURES, Style
+from hessian_spectrum.service.problems import ProblemError
 from tests.service.test_result_formats import RANGES, exact, lanczos, result, top_k
 
 TRACE = {"value": 29.149, "standard_error": 0.12, "lower": 28.9, "upper": 29.4, "num_products": 9, "converged": True}

@@ -6,7 +6,7 @@ import httpx
 import pytest
 import redis
 
-from jobs.store import JobStore
+from hessian_spectrum.jobs.store import JobStore
 from tests.service.own_service import Service
 
 

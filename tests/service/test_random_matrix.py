@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from api_schemas.random_matrix import RandomMatrixRequest
-from service.formats.random_matrix import represented
-from service.random_matrix import answer
-from theory.random_matrix.ensembles import RATIOS, SCALES
+from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
+from hessian_spectrum.service.formats.random_matrix import represented
+from hessian_spectrum.service.random_matrix import answer
+from hessian_spectrum.theory.random_matrix.ensembles import RATIOS, SCALES
 
 
 def powers(low: float, high: float) -> st.SearchStrategy[float]:

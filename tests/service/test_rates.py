@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.doors.rates import RequestRates, neighbourhood
+from hessian_spectrum.service.doors.rates import RequestRates, neighbourhood
 
 
 class Clock:

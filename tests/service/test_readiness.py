@@ -9,11 +9,11 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 
-from api_schemas.health import WorkerStatus
-from jobs.presence import announce
-from jobs.settings import ServiceSettings
-from service.app import create_app
-from service.observation import readiness
+from hessian_spectrum.api_schemas.health import WorkerStatus
+from hessian_spectrum.jobs.presence import announce
+from hessian_spectrum.jobs.settings import ServiceSettings
+from hessian_spectrum.service.app import create_app
+from hessian_spectrum.service.observation import readiness
 
 URL = "http://127.0.0.1"
 JOB = {

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import redis
 
-from jobs.job_checkpoints import CheckpointStore
-from jobs.queue import JobQueue
-from jobs.record import new_job_id
-from jobs.request_files import RequestFiles
-from jobs.results import ResultStore
-from jobs.storage_identity import StorageIdentity
-from jobs.store import JobStore
-from service.upkeep.reaper import Reaper
+from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
+from hessian_spectrum.jobs.queue import JobQueue
+from hessian_spectrum.jobs.record import new_job_id
+from hessian_spectrum.jobs.request_files import RequestFiles
+from hessian_spectrum.jobs.results import ResultStore
+from hessian_spectrum.jobs.storage_identity import StorageIdentity
+from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.service.upkeep.reaper import Reaper
 
 
 class Broken(JobStore):

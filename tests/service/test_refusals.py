@@ -9,16 +9,16 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from api_schemas.closed_form import ClosedFormRequest
-from api_schemas.job_requests import JobRequest
-from api_schemas.patterns import SENTENCES
-from api_schemas.random_matrix import RandomMatrixRequest
-from jobs.settings import ServiceSettings
-from service.app import create_app
-from service.bodies import validated
-from service.message_places import message_place
-from service.near_names import near_name, unknown_name
-from service.problems import ProblemError
+from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
+from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.api_schemas.patterns import SENTENCES
+from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
+from hessian_spectrum.jobs.settings import ServiceSettings
+from hessian_spectrum.service.app import create_app
+from hessian_spectrum.service.bodies import validated
+from hessian_spectrum.service.message_places import message_place
+from hessian_spectrum.service.near_names import near_name, unknown_name
+from hessian_spectrum.service.problems import ProblemError
 
 MLP = {"kind": "mlp", "widths": [1, 2, 1]}
 JOB: dict[str, Any] = {

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from api_schemas.spectrum_results import AnySpectrumResult, SinkReport, SpectrumSetResult
-from service.formats.resmoothing import SmoothingChange, smoothed
-from service.formats.result import represented, result_of
-from service.pictures.spectrum_set import draw_set
-from service.problems import ProblemError
+from hessian_spectrum.api_schemas.spectrum_results import AnySpectrumResult, SinkReport, SpectrumSetResult
+from hessian_spectrum.service.formats.resmoothing import SmoothingChange, smoothed
+from hessian_spectrum.service.formats.result import represented, result_of
+from hessian_spectrum.service.pictures.spectrum_set import draw_set
+from hessian_spectrum.service.problems import ProblemError
 
 PROVENANCE = {
     "versions": {},

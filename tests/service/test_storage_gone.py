@@ -11,11 +11,11 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 
-from jobs.results import ResultStore
-from jobs.settings import ServiceSettings
-from jobs.storage_identity import StorageIdentity
-from jobs.store import JobStore
-from service.app import create_app
+from hessian_spectrum.jobs.results import ResultStore
+from hessian_spectrum.jobs.settings import ServiceSettings
+from hessian_spectrum.jobs.storage_identity import StorageIdentity
+from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.service.app import create_app
 
 QUADRATIC = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}
 JOB = {

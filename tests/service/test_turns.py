@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from service.doors.crowd import Room
-from service.heavy.turns import Turns
-from service.problems import ProblemError
+from hessian_spectrum.service.doors.crowd import Room
+from hessian_spectrum.service.heavy.turns import Turns
+from hessian_spectrum.service.problems import ProblemError
 
 ANNA, BOB = "a" * 12, "b" * 12
 

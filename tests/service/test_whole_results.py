@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from api_schemas.spectrum_results import StoredArrays
-from jobs.results import ResultDamagedError, ResultStore
-from service import whole_results
-from service.whole_results import SECONDS_BELIEVED, WholeResults
+from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
+from hessian_spectrum.jobs.results import ResultDamagedError, ResultStore
+from hessian_spectrum.service import whole_results
+from hessian_spectrum.service.whole_results import SECONDS_BELIEVED, WholeResults
 
 
 class CountingStore(ResultStore):

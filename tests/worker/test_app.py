@@ -9,15 +9,15 @@ from pathlib import Path
 
 import redis
 
-from jobs.job_checkpoints import CheckpointStore
-from jobs.results import ResultStore
-from jobs.settings import WorkerSettings
-from jobs.storage_identity import StorageIdentity
-from worker.app import storage_fault
+from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
+from hessian_spectrum.jobs.results import ResultStore
+from hessian_spectrum.jobs.settings import WorkerSettings
+from hessian_spectrum.jobs.storage_identity import StorageIdentity
+from hessian_spectrum.worker.app import storage_fault
 
 PROGRAM = """
 import time
-from worker.app import end_in_any_case
+from hessian_spectrum.worker.app import end_in_any_case
 end_in_any_case(0.5)
 time.sleep(60)
 """

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from api_schemas.checkpoints import CheckpointVerdict
-from checkpoints.directory import ModelsDirectory
-from jobs.verdicts import SECONDS_KEPT, SECONDS_UNTIL_ANOTHER_TRIAL, VerdictStore
-from worker.checkpoint_check import CheckpointCheck
+from hessian_spectrum.api_schemas.checkpoints import CheckpointVerdict
+from hessian_spectrum.checkpoints.directory import ModelsDirectory
+from hessian_spectrum.jobs.verdicts import SECONDS_KEPT, SECONDS_UNTIL_ANOTHER_TRIAL, VerdictStore
+from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
 
 SHA = "0" * 64
 START = """

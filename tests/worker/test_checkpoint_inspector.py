@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from checkpoints.directory import ModelsDirectory
-from jobs.verdicts import VerdictStore
-from worker import checkpoint_inspector
-from worker.checkpoint_check import CheckpointCheck
-from worker.checkpoint_inspector import BESIDE_A_JOB_BYTES, CheckpointInspector
+from hessian_spectrum.checkpoints.directory import ModelsDirectory
+from hessian_spectrum.jobs.verdicts import VerdictStore
+from hessian_spectrum.worker import checkpoint_inspector
+from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
+from hessian_spectrum.worker.checkpoint_inspector import BESIDE_A_JOB_BYTES, CheckpointInspector
 
 SAY = """
 import sys

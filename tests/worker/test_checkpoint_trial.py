@@ -16,23 +16,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
-from api_schemas.checkpoints import CONTEXT, CheckpointVerdict
-from api_schemas.spectrum import SpectrumRequest
-from checkpoints.directory import ModelsDirectory
-from curvature.models.decoder_architecture import LONGEST_SEQUENCE, loaded_transformers
-from curvature.operators.dense import assemble
-from curvature.operators.ggn import GgnOperator
-from curvature.operators.hessian import HessianOperator
-from curvature.operators.products import Fallback
-from curvature.parameters import ParameterLayout
-from curvature.progress import ignore_progress
-from curvature.risk import EmpiricalRisk
-from worker.checkpoint_trial import tried
-from worker.hardware import Hardware
-from worker.request_checks import checked_request
-from worker.sources import Sources
-from worker.spectrum_job import run_spectrum_job
-from worker.translation import build_dataset, build_loss, build_model, build_parameters
+from hessian_spectrum.api_schemas.checkpoints import CONTEXT, CheckpointVerdict
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.checkpoints.directory import ModelsDirectory
+from hessian_spectrum.curvature.models.decoder_architecture import LONGEST_SEQUENCE, loaded_transformers
+from hessian_spectrum.curvature.operators.dense import assemble
+from hessian_spectrum.curvature.operators.ggn import GgnOperator
+from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.products import Fallback
+from hessian_spectrum.curvature.parameters import ParameterLayout
+from hessian_spectrum.curvature.progress import ignore_progress
+from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.worker.checkpoint_trial import tried
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.request_checks import checked_request
+from hessian_spectrum.worker.sources import Sources
+from hessian_spectrum.worker.spectrum_job import run_spectrum_job
+from hessian_spectrum.worker.translation import build_dataset, build_loss, build_model, build_parameters
 
 CPU, F64 = torch.device("cpu"), torch.float64
 TOKENS, TARGETS = [[1, 5, 3, 10], [4, 4, 0, 9]], [[5, 3, 10, 7], [4, 0, 9, -100]]
@@ -294,7 +294,7 @@ def test_the_command_prints_the_verdict_and_ends_with_its_parent(write_gpt2: Cal
     with tempfile.TemporaryDirectory() as directory:
         write_gpt2(Path(directory) / "tiny")
         sha256 = ModelsDirectory(Path(directory)).describe("tiny").sha256
-        command = [sys.executable, "-m", "worker.checkpoint_trial", directory, "tiny", "gpt2", str(sha256)]
+        command = [sys.executable, "-m", "hessian_spectrum.worker.checkpoint_trial", directory, "tiny", "gpt2", str(sha256)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             verdict = CheckpointVerdict.model_validate_json(process.stdout.read())

@@ -14,24 +14,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
-import curvature.models.causal_lm
-from api_schemas.checkpoints import CONTEXT, CheckpointError
-from api_schemas.spectrum import SpectrumRequest
-from checkpoints.directory import ModelsDirectory
-from curvature.errors import InvalidProblemError
-from curvature.losses.cross_entropy import CrossEntropy
-from curvature.operators.dense import assemble
-from curvature.operators.functional import FunctionalOperator
-from curvature.operators.ggn import GgnOperator
-from curvature.operators.hessian import HessianOperator
-from curvature.parameters import ParameterLayout
-from curvature.progress import ignore_progress
-from curvature.risk import EmpiricalRisk
-from worker.checkpoints import CHANGED
-from worker.hardware import Hardware
-from worker.sources import Sources
-from worker.spectrum_job import run_spectrum_job
-from worker.translation import build_dataset, build_model, build_parameters
+import hessian_spectrum.curvature.models.causal_lm
+from hessian_spectrum.api_schemas.checkpoints import CONTEXT, CheckpointError
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.checkpoints.directory import ModelsDirectory
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.operators.dense import assemble
+from hessian_spectrum.curvature.operators.functional import FunctionalOperator
+from hessian_spectrum.curvature.operators.ggn import GgnOperator
+from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.parameters import ParameterLayout
+from hessian_spectrum.curvature.progress import ignore_progress
+from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.worker.checkpoints import CHANGED
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.sources import Sources
+from hessian_spectrum.worker.spectrum_job import run_spectrum_job
+from hessian_spectrum.worker.translation import build_dataset, build_model, build_parameters
 
 CPU = torch.device("cpu")
 F32, F64 = torch.float32, torch.float64

@@ -9,25 +9,25 @@ import numpy as np
 import pytest
 import torch
 
-from api_schemas.closed_form_models import CLOSED_FORM_KINDS
-from api_schemas.spectrum import SpectrumRequest
-from api_schemas.spectrum_results import ExactResult
-from curvature.operators.dense import assemble
-from curvature.operators.hessian import HessianOperator
-from curvature.progress import ignore_progress
-from curvature.risk import EmpiricalRisk
-from jobs.estimate import estimate
-from theory.closed_form.attention import self_attention_spectrum
-from theory.closed_form.blocks import multi_input_spectrum, multi_output_spectrum
-from theory.closed_form.homogeneous import leaky_relu_spectrum, relu_spectrum
-from theory.closed_form.linear import linear_spectrum
-from theory.closed_form.linear_bias import linear_bias_spectrum
-from theory.closed_form.quadratic import quadratic_spectrum
-from theory.closed_form.spectrum import Spectrum
-from theory.closed_form.two_layer_linear import two_layer_linear_spectrum
-from worker.hardware import Hardware
-from worker.spectrum_job import run_spectrum_job
-from worker.translation import build_dataset, build_loss, build_model, build_parameters
+from hessian_spectrum.api_schemas.closed_form_models import CLOSED_FORM_KINDS
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.api_schemas.spectrum_results import ExactResult
+from hessian_spectrum.curvature.operators.dense import assemble
+from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.progress import ignore_progress
+from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
+from hessian_spectrum.theory.closed_form.blocks import multi_input_spectrum, multi_output_spectrum
+from hessian_spectrum.theory.closed_form.homogeneous import leaky_relu_spectrum, relu_spectrum
+from hessian_spectrum.theory.closed_form.linear import linear_spectrum
+from hessian_spectrum.theory.closed_form.linear_bias import linear_bias_spectrum
+from hessian_spectrum.theory.closed_form.quadratic import quadratic_spectrum
+from hessian_spectrum.theory.closed_form.spectrum import Spectrum
+from hessian_spectrum.theory.closed_form.two_layer_linear import two_layer_linear_spectrum
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.spectrum_job import run_spectrum_job
+from hessian_spectrum.worker.translation import build_dataset, build_loss, build_model, build_parameters
 
 Case = dict[str, Any]
 

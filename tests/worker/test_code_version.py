@@ -5,31 +5,28 @@ from pathlib import Path
 
 import pytest
 
-import worker
-from worker import code_version as module
-from worker.code_version import PACKAGES, code_version, digest_of_sources
-
-ROOT = Path(worker.__file__).parents[1]
+from hessian_spectrum.jobs.source_version import directories_of
+from hessian_spectrum.worker import code_version as module
+from hessian_spectrum.worker.code_version import PACKAGES, code_version, digest_of_sources
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     copy = tmp_path_factory.mktemp("sources")
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
-    return copy
+    ignored = shutil.ignore_patterns("__pycache__")
+    return [shutil.copytree(path, copy / path.name, ignore=ignored) for path in directories_of(PACKAGES)]
 
 
-def test_the_same_sources_have_the_same_version_wherever_they_lie(sources: Path) -> None:
+def test_the_same_sources_have_the_same_version_wherever_they_lie(sources: list[Path]) -> None:
     assert digest_of_sources(sources) == code_version()
-    (sources / "worker" / "__pycache__").mkdir()
-    (sources / "worker" / "__pycache__" / "app.pyc").write_bytes(b"0")
+    (sources[-1] / "__pycache__").mkdir()
+    (sources[-1] / "__pycache__" / "app.pyc").write_bytes(b"0")
     assert digest_of_sources(sources) == code_version()
 
 
 @pytest.mark.parametrize("name", ["curvature/algorithms/lanczos.py", "worker/translation.py", "jobs/estimate.py"])
-def test_another_line_is_another_version(sources: Path, name: str) -> None:
-    path = next(sources.glob(name))
+def test_another_line_is_another_version(sources: list[Path], name: str) -> None:
+    path = sources[0].parent / name
     before, content = digest_of_sources(sources), path.read_text()
     path.write_text(content + "\n")
     assert digest_of_sources(sources) != before
@@ -40,7 +37,7 @@ def test_another_line_is_another_version(sources: Path, name: str) -> None:
     path.with_suffix(".txt").rename(path)
 
 
-def test_another_library_is_another_version(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_library_is_another_version(sources: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     before = digest_of_sources(sources)
     monkeypatch.setattr(module, "version", lambda name: "2.0" if name == "torch" else "1.0")
     one = digest_of_sources(sources)

@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from api_schemas.checkpoints import CheckpointError
-from api_schemas.models import CausalLm, Gpt2
-from checkpoints.directory import ModelsDirectory
-from worker.convert import convert
-from worker.sources import Sources
-from worker.translation import build_model, build_parameters
+from hessian_spectrum.api_schemas.checkpoints import CheckpointError
+from hessian_spectrum.api_schemas.models import CausalLm, Gpt2
+from hessian_spectrum.checkpoints.directory import ModelsDirectory
+from hessian_spectrum.worker.convert import convert
+from hessian_spectrum.worker.sources import Sources
+from hessian_spectrum.worker.translation import build_model, build_parameters
 
 ARGUMENTS = {"n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 10, "vocab_size": 17, "bias": True, "dropout": 0.1}
 

@@ -12,9 +12,9 @@ from kombu import Connection, Queue
 from kombu.transport import redis as redis_transport
 from redis.exceptions import ConnectionError as RedisAwayError
 
-from jobs.connection import broker_url
-from jobs.store import JobStore
-from worker.delivery import Delivery, SteadyQoS, holder
+from hessian_spectrum.jobs.connection import broker_url
+from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.worker.delivery import Delivery, SteadyQoS, holder
 
 
 @pytest.fixture

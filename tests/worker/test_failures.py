@@ -6,9 +6,9 @@ import pytest
 import torch
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-import curvature.errors
-from curvature.errors import CurvatureError
-from worker.failures import FailureKind, job_failure
+import hessian_spectrum.quadrature.errors
+from hessian_spectrum.quadrature.errors import CurvatureError
+from hessian_spectrum.worker.failures import FailureKind, job_failure
 
 
 def subclasses(kind: type[CurvatureError]) -> Iterator[type[CurvatureError]]:

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from api_schemas.spectrum import SpectrumRequest
-from jobs.estimate import estimate
-from worker import forecast as forecast_module
-from worker.forecast import Forecast
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.worker import forecast as forecast_module
+from hessian_spectrum.worker.forecast import Forecast
 
 REQUEST: dict[str, Any] = {
     "kind": "spectrum",

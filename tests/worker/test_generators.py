@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from api_schemas.hessian_vs_ggn import HessianVsGgnRequest
-from api_schemas.spectrum import SpectrumRequest
-from api_schemas.spectrum_results import TraceResult
-from curvature.progress import ignore_progress
-from theory.random_matrix.ensembles import wigner_law
-from theory.random_matrix.sampling import draw_sample
-from worker.generators import generator_of
-from worker.hardware import Hardware
-from worker.hessian_vs_ggn_job import run_hessian_vs_ggn_job
-from worker.spectrum_job import run_spectrum_job
+from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.api_schemas.spectrum_results import TraceResult
+from hessian_spectrum.curvature.progress import ignore_progress
+from hessian_spectrum.theory.random_matrix.ensembles import wigner_law
+from hessian_spectrum.theory.random_matrix.sampling import draw_sample
+from hessian_spectrum.worker.generators import generator_of
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.hessian_vs_ggn_job import run_hessian_vs_ggn_job
+from hessian_spectrum.worker.spectrum_job import run_spectrum_job
 
 SAME_LOW_BITS = [0, 2**32, 2**52, 2**53, 2**53 + 2**32, 2**62]
 HARDWARE = Hardware(torch.device("cpu"), 1, 2**32)

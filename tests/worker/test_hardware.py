@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.settings import WorkerSettings
-from worker import hardware
-from worker.hardware import Hardware, find_hardware
+from hessian_spectrum.jobs.settings import WorkerSettings
+from hessian_spectrum.worker import hardware
+from hessian_spectrum.worker.hardware import Hardware, find_hardware
 
 
 @pytest.fixture

@@ -11,16 +11,16 @@ import pytest
 import redis
 import torch
 
-from api_schemas.job_requests import JobRequest
-from jobs.queue import JobQueue
-from jobs.results import ResultStore
-from jobs.settings import WorkerSettings
-from jobs.shards import ShardStore
-from jobs.store import JobStore
-from worker import job_runner
-from worker.hardware import Hardware
-from worker.job_runner import JobRunner
-from worker.sources import NO_SOURCES
+from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.jobs.queue import JobQueue
+from hessian_spectrum.jobs.results import ResultStore
+from hessian_spectrum.jobs.settings import WorkerSettings
+from hessian_spectrum.jobs.shards import ShardStore
+from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.worker import job_runner
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.job_runner import JobRunner
+from hessian_spectrum.worker.sources import NO_SOURCES
 
 REQUEST: dict[str, Any] = {
     "kind": "spectrum",

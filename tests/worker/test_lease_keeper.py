@@ -10,11 +10,11 @@ import pytest
 import redis
 from redis.exceptions import RedisError
 
-from api_schemas.jobs import JobState, Progress
-from api_schemas.problem import Problem
-from jobs.store import JobStore, Lease, LeaseLostError
-from worker.failures import JobFailure
-from worker.lease_keeper import JobCancelledError, LeaseKeeper, WorkerStoppingError
+from hessian_spectrum.api_schemas.jobs import JobState, Progress
+from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs.store import JobStore, Lease, LeaseLostError
+from hessian_spectrum.worker.failures import JobFailure
+from hessian_spectrum.worker.lease_keeper import JobCancelledError, LeaseKeeper, WorkerStoppingError
 
 
 @pytest.fixture

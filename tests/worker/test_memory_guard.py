@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import redis
 
-from jobs.store import JobStore
-from worker import memory_guard
-from worker.memory_guard import KernelWatch, MemoryGuard, be_killed_first, num_oom_kills, private_bytes
+from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.worker import memory_guard
+from hessian_spectrum.worker.memory_guard import KernelWatch, MemoryGuard, be_killed_first, num_oom_kills, private_bytes
 
 MIB = 2**20
 

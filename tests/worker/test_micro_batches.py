@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from api_schemas.spectrum import SpectrumRequest
-from jobs.estimate import estimate, gibibytes, memory_error
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.jobs.estimate import estimate, gibibytes, memory_error
 
 MIB = 2**20
 REQUEST: dict[str, Any] = {
@@ -24,10 +24,10 @@ AMPLE, TIGHT = 2**33, 130 * MIB
 # in children, of which each has a memory record of its own
 PROGRAM = """
 import ctypes, json, os, sys, torch
-from api_schemas.spectrum import SpectrumRequest
-from curvature.progress import ignore_progress
-from worker.hardware import Hardware
-from worker.spectrum_job import run_spectrum_job
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.curvature.progress import ignore_progress
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.spectrum_job import run_spectrum_job
 
 def memory(field):
     with open("/proc/self/status") as status:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from worker.niceness import be_nice
+from hessian_spectrum.worker.niceness import be_nice
 
 
 def _told(niceness: int) -> tuple[int, int]:

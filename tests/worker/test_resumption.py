@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from api_schemas.hessian_vs_ggn import HessianVsGgnRequest
-from api_schemas.spectrum import SpectrumRequest
-from curvature.progress import Progress
-from jobs.job_checkpoints import JobCheckpoints
-from worker import resumption
-from worker.answer import Answer
-from worker.hardware import Hardware
-from worker.hessian_vs_ggn_job import run_hessian_vs_ggn_job
-from worker.resumption import Resumption
-from worker.spectrum_job import run_spectrum_job
+from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.curvature.progress import Progress
+from hessian_spectrum.jobs.job_checkpoints import JobCheckpoints
+from hessian_spectrum.worker import resumption
+from hessian_spectrum.worker.answer import Answer
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.hessian_vs_ggn_job import run_hessian_vs_ggn_job
+from hessian_spectrum.worker.resumption import Resumption
+from hessian_spectrum.worker.spectrum_job import run_spectrum_job
 
 CPU = torch.device("cpu")
 HARDWARE = Hardware(CPU, 1, 2**33)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from api_schemas.spectrum import SpectrumRequest
-from curvature.operators.dense import assemble
-from curvature.operators.execution import Execution
-from curvature.operators.risk_operator import RiskOperator
-from curvature.progress import ignore_progress
-from curvature.risk import EmpiricalRisk
-from worker.operators import build_operator
-from worker.translation import build_dataset, build_loss, build_model, build_parameters
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.curvature.operators.dense import assemble
+from hessian_spectrum.curvature.operators.execution import Execution
+from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
+from hessian_spectrum.curvature.progress import ignore_progress
+from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.worker.operators import build_operator
+from hessian_spectrum.worker.translation import build_dataset, build_loss, build_model, build_parameters
 
 CPU = torch.device("cpu")
 

@@ -15,25 +15,25 @@ import pytest
 import redis
 import torch
 
-from api_schemas.problem import Problem
-from api_schemas.spectrum import SpectrumRequest
-from curvature.algorithms.stochastic_lanczos import LanczosSweep
-from curvature.errors import NonFiniteError
-from jobs import partition
-from jobs.estimate import estimate
-from jobs.job_checkpoints import CheckpointStore
-from jobs.shards import ShardPoisonedError, ShardStore
-from jobs.store import JobStore, LeaseLostError
-from worker import resumption, sharing
-from worker.answer import Answer
-from worker.failures import JobFailure
-from worker.hardware import Hardware
-from worker.job_helper import JobHelper
-from worker.resumption import Resumption
-from worker.sharing import Deployment, Leader
-from worker.sources import NO_SOURCES
-from worker.spectra import ProbeShards
-from worker.spectrum_job import run_spectrum_job
+from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import LanczosSweep
+from hessian_spectrum.quadrature.errors import NonFiniteError
+from hessian_spectrum.jobs import partition
+from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
+from hessian_spectrum.jobs.shards import ShardPoisonedError, ShardStore
+from hessian_spectrum.jobs.store import JobStore, LeaseLostError
+from hessian_spectrum.worker import resumption, sharing
+from hessian_spectrum.worker.answer import Answer
+from hessian_spectrum.worker.failures import JobFailure
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.job_helper import JobHelper
+from hessian_spectrum.worker.resumption import Resumption
+from hessian_spectrum.worker.sharing import Deployment, Leader
+from hessian_spectrum.worker.sources import NO_SOURCES
+from hessian_spectrum.worker.spectra import ProbeShards
+from hessian_spectrum.worker.spectrum_job import run_spectrum_job
 
 HARDWARE = Hardware(torch.device("cpu"), 1, 2**33)
 JOB: dict[str, Any] = {

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from api_schemas.spectrum import SpectrumRequest
-from api_schemas.spectrum_results import TopKResult
-from curvature.progress import ignore_progress
-from jobs.estimate import estimate, memory_error
-from worker.hardware import Hardware
-from worker.spectrum_job import run_spectrum_job
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.api_schemas.spectrum_results import TopKResult
+from hessian_spectrum.curvature.progress import ignore_progress
+from hessian_spectrum.jobs.estimate import estimate, memory_error
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.spectrum_job import run_spectrum_job
 
 REQUEST: dict[str, Any] = {
     "kind": "spectrum",

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from api_schemas.spectrum import SpectrumRequest
-from api_schemas.spectrum_results import AnySpectrumResult, ExactResult, LanczosResult, SpectrumSetResult, TopKResult
-from curvature.errors import InvalidProblemError
-from curvature.progress import ignore_progress
-from jobs.arrays import result_arrays
-from jobs.estimate import estimate
-from worker.hardware import Hardware
-from worker.spectrum_job import run_spectrum_job
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.api_schemas.spectrum_results import AnySpectrumResult, ExactResult, LanczosResult, SpectrumSetResult, TopKResult
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.curvature.progress import ignore_progress
+from hessian_spectrum.jobs.arrays import result_arrays
+from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.spectrum_job import run_spectrum_job
 
 GPT2 = {"kind": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 4, "n_positions": 8, "vocab_size": 256, "seed": 3}
 BLOCKS = ["blocks.*.attn.*", "blocks.0.mlp.*", "ln_f.*"]
@@ -120,7 +120,7 @@ def test_single_tokens_attend_to_themselves_alone() -> None:
 
 
 def test_a_mean_score_that_no_bias_reaches_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curvature.attention_sinks.MAX_BIAS", 2.0)
+    monkeypatch.setattr("hessian_spectrum.curvature.attention_sinks.MAX_BIAS", 2.0)
     with pytest.raises(InvalidProblemError, match=r"attention_sink\.mean_score: no bias gives a mean score of 0\.999"):
         run(request_of({"attention_sink": {"mean_score": 0.999}}))
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from api_schemas.spectrum import SpectrumRequest
-from api_schemas.spectrum_results import ExactResult, TopKResult
-from curvature.progress import ignore_progress
-from worker.hardware import Hardware
-from worker.spectrum_job import run_spectrum_job
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.api_schemas.spectrum_results import ExactResult, TopKResult
+from hessian_spectrum.curvature.progress import ignore_progress
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.spectrum_job import run_spectrum_job
 
 DIGITS: dict[str, Any] = {
     "kind": "spectrum",

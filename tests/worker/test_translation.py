@@ -7,26 +7,26 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from api_schemas.consistency import NUM_TOKENS
-from api_schemas.parameter_shapes import parameter_shapes
-from api_schemas.spectrum import SpectrumRequest
-from curvature.data.text import VOCABULARY_SIZES
-from curvature.errors import InvalidProblemError
-from curvature.losses.cross_entropy import CrossEntropy
-from curvature.losses.mse import Mse
-from curvature.losses.output_value import OutputValue
-from curvature.models.attention_layer import AttentionLayer
-from curvature.models.conv import Conv
-from curvature.models.mlp import Mlp
-from curvature.parameters import ParameterLayout
-from curvature.progress import ignore_progress
-from curvature.risk import EmpiricalRisk
-from curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
-from jobs.estimate import estimate
-from worker.hardware import Hardware
-from worker.sources import NoArtifacts, Sources
-from worker.spectrum_job import run_spectrum_job
-from worker.translation import build_dataset, build_loss, build_model, build_parameters, build_plan
+from hessian_spectrum.api_schemas.consistency import NUM_TOKENS
+from hessian_spectrum.api_schemas.parameter_shapes import parameter_shapes
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.curvature.data.text import VOCABULARY_SIZES
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.losses.output_value import OutputValue
+from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
+from hessian_spectrum.curvature.models.conv import Conv
+from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.parameters import ParameterLayout
+from hessian_spectrum.curvature.progress import ignore_progress
+from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
+from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.sources import NoArtifacts, Sources
+from hessian_spectrum.worker.spectrum_job import run_spectrum_job
+from hessian_spectrum.worker.translation import build_dataset, build_loss, build_model, build_parameters, build_plan
 
 CPU = torch.device("cpu")
 F64 = torch.float64

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curvature.algorithms.stochastic_lanczos import lanczos_spectrum
-from curvature.algorithms.trace import Estimator, trace_estimate
-from curvature.operators.base import SymmetricOperator
-from curvature.results import FloatArray, Interval, Reorthogonalisation
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import lanczos_spectrum
+from hessian_spectrum.curvature.algorithms.trace import Estimator, trace_estimate
+from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.quadrature.results import FloatArray, Interval, Reorthogonalisation
 
 DIM = 200
 NUM_PROBES = (1, 2, 3, 4, 5, 10, 30)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from curvature.algorithms.cumulative import cumulative_spectrum
-from curvature.algorithms.density import log_spectral_density, spectral_density
-from curvature.errors import InvalidProblemError
-from curvature.results import FloatArray, Quadrature
+from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
+from hessian_spectrum.quadrature.density import log_spectral_density, spectral_density
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.results import FloatArray, Quadrature
 
 
 def quadrature(nodes: Sequence[float] | FloatArray, weights: Sequence[float] | None = None) -> Quadrature:
@@ -136,7 +136,7 @@ def test_cumulative_spectrum_counts_weights() -> None:
 
 def test_smoothing_loads_no_torch() -> None:
     """Stored quadratures can be smoothed anew by a process without it."""
-    modules = "curvature.algorithms.density, curvature.algorithms.cumulative, curvature.algorithms.moments"
+    modules = "hessian_spectrum.curvature.algorithms.density, curvature.algorithms.cumulative, curvature.algorithms.moments"
     program = (
         f"import sys, {modules}, curvature.algorithms.memory; sys.exit(bool({{'torch', 'scipy'}} & set(sys.modules)))"
     )

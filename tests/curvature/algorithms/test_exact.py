@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from curvature.algorithms.exact import exact_spectrum
-from curvature.errors import NonFiniteError
-from curvature.operators.dense import DenseOperator
+from hessian_spectrum.curvature.algorithms.exact import exact_spectrum
+from hessian_spectrum.quadrature.errors import NonFiniteError
+from hessian_spectrum.curvature.operators.dense import DenseOperator
 
 Seeded = Callable[[int], torch.Generator]
 

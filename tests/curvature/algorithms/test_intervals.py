@@ -7,20 +7,20 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from curvature.algorithms.diagonal import RowRegression
-from curvature.algorithms.intervals import LEVEL, deviation_factor, sum_estimate
-from curvature.algorithms.pairs import PairSums
-from curvature.algorithms.trace import Estimator, trace_estimate
-from curvature.algorithms.vectors import sphere_probe
-from curvature.data.base import Dataset
-from curvature.data.digits import digits
-from curvature.losses.cross_entropy import CrossEntropy
-from curvature.losses.mse import Mse
-from curvature.models.mlp import Mlp
-from curvature.operators.dense import DenseOperator, assemble
-from curvature.operators.hessian import HessianOperator
-from curvature.results import FloatArray, Interval, StochasticTrace
-from curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.algorithms.diagonal import RowRegression
+from hessian_spectrum.curvature.algorithms.intervals import LEVEL, deviation_factor, sum_estimate
+from hessian_spectrum.curvature.algorithms.pairs import PairSums
+from hessian_spectrum.curvature.algorithms.trace import Estimator, trace_estimate
+from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.data.digits import digits
+from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.operators.dense import DenseOperator, assemble
+from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.quadrature.results import FloatArray, Interval, StochasticTrace
+from hessian_spectrum.curvature.risk import EmpiricalRisk
 from tests.curvature.algorithms.coverage import LEAST, METHODS, SPECTRA, Reflected, cells
 
 F32, F64, CPU = torch.float32, torch.float64, torch.device("cpu")

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from curvature.algorithms.lanczos import LanczosState, Tridiagonal, advance, start, tridiagonal
-from curvature.algorithms.quadrature import gauss_quadrature
-from curvature.errors import InvalidProblemError, NonFiniteError
-from curvature.operators.base import SymmetricOperator
-from curvature.operators.dense import DenseOperator
-from curvature.results import Reorthogonalisation
+from hessian_spectrum.curvature.algorithms.lanczos import LanczosState, Tridiagonal, advance, start, tridiagonal
+from hessian_spectrum.curvature.algorithms.quadrature import gauss_quadrature
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.operators.dense import DenseOperator
+from hessian_spectrum.quadrature.results import Reorthogonalisation
 
 F64 = torch.float64
 

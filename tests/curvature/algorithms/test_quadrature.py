@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from curvature.algorithms.lanczos import Tridiagonal, advance, start, tridiagonal
-from curvature.algorithms.quadrature import extreme_ritz_values, gauss_quadrature
-from curvature.algorithms.vectors import sphere_probe
-from curvature.errors import NonFiniteError
-from curvature.operators.dense import DenseOperator
-from curvature.results import Quadrature, Reorthogonalisation, RitzValue
+from hessian_spectrum.curvature.algorithms.lanczos import Tridiagonal, advance, start, tridiagonal
+from hessian_spectrum.curvature.algorithms.quadrature import extreme_ritz_values, gauss_quadrature
+from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
+from hessian_spectrum.quadrature.errors import NonFiniteError
+from hessian_spectrum.curvature.operators.dense import DenseOperator
+from hessian_spectrum.quadrature.results import Quadrature, Reorthogonalisation, RitzValue
 
 F64 = torch.float64
 EPS = float(np.finfo(np.float64).eps)

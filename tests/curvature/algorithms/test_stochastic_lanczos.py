@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from curvature.algorithms.cumulative import cumulative_spectrum
-from curvature.algorithms.density import spectral_density
-from curvature.algorithms.memory import lockstep, probe_bytes
-from curvature.algorithms.stochastic_lanczos import (
+from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
+from hessian_spectrum.quadrature.density import spectral_density
+from hessian_spectrum.curvature.algorithms.memory import lockstep, probe_bytes
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import (
     LanczosSweep,
     Smoothing,
     advance_sweep,
@@ -24,12 +24,12 @@ from curvature.algorithms.stochastic_lanczos import (
     start_sweep,
     summarise_sweep,
 )
-from curvature.algorithms.vectors import sphere_probe
-from curvature.errors import InvalidProblemError, NonFiniteError
-from curvature.operators.base import SymmetricOperator
-from curvature.operators.dense import DenseOperator
-from curvature.operators.hessian import HessianOperator
-from curvature.results import ExactSpectrum, LanczosSpectrum, Quadrature, Reorthogonalisation
+from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.operators.dense import DenseOperator
+from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.quadrature.results import ExactSpectrum, LanczosSpectrum, Quadrature, Reorthogonalisation
 
 Seeded = Callable[[int], torch.Generator]
 

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
-from curvature.algorithms.ritz import Which
-from curvature.algorithms.subspace import SubspaceState
-from curvature.algorithms.thick_restart import advance_search, start_search, top_eigenpairs
-from curvature.algorithms.top_pairs import summarise_search
-from curvature.errors import InvalidProblemError, NonFiniteError
-from curvature.operators.dense import DenseOperator
-from curvature.results import FloatArray, TopEigenpairs
+from hessian_spectrum.curvature.algorithms.ritz import Which
+from hessian_spectrum.curvature.algorithms.subspace import SubspaceState
+from hessian_spectrum.curvature.algorithms.thick_restart import advance_search, start_search, top_eigenpairs
+from hessian_spectrum.curvature.algorithms.top_pairs import summarise_search
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+from hessian_spectrum.curvature.operators.dense import DenseOperator
+from hessian_spectrum.quadrature.results import FloatArray, TopEigenpairs
 
 F64 = torch.float64
 WHICH: tuple[Which, ...] = ("largest", "smallest", "both-ends", "magnitude")

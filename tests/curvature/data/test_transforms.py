@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from curvature.data.base import Dataset
-from curvature.data.digits import digits
-from curvature.data.gaussian import gaussian, gaussian_sequences
-from curvature.data.transforms import decorrelated, standardised, standardised_pixels
-from curvature.errors import InvalidProblemError
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.data.digits import digits
+from hessian_spectrum.curvature.data.gaussian import gaussian, gaussian_sequences
+from hessian_spectrum.curvature.data.transforms import decorrelated, standardised, standardised_pixels
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 Seeded = Callable[[int], torch.Generator]
 F64 = torch.float64

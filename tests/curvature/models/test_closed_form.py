@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from curvature.errors import InvalidProblemError
-from curvature.losses.output_value import OutputValue
-from curvature.models.attention_layer import AttentionLayer
-from curvature.models.base import Model
-from curvature.models.closed_form.coordinates import MultiInput, MultiOutput
-from curvature.models.closed_form.neurons import NeuronNetwork
-from curvature.models.closed_form.quadratic import QuadraticForm
-from curvature.models.closed_form.self_attention import SelfAttention
-from curvature.models.closed_form.two_layer_linear import TwoLayerLinear
-from curvature.models.mlp import Mlp
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.curvature.losses.output_value import OutputValue
+from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
+from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.models.closed_form.coordinates import MultiInput, MultiOutput
+from hessian_spectrum.curvature.models.closed_form.neurons import NeuronNetwork
+from hessian_spectrum.curvature.models.closed_form.quadratic import QuadraticForm
+from hessian_spectrum.curvature.models.closed_form.self_attention import SelfAttention
+from hessian_spectrum.curvature.models.closed_form.two_layer_linear import TwoLayerLinear
+from hessian_spectrum.curvature.models.mlp import Mlp
 
 Seeded = Callable[[int], torch.Generator]
 CPU = torch.device("cpu")

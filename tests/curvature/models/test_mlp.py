@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from curvature.cost.size import mlp_size
-from curvature.errors import InvalidProblemError
-from curvature.models.activations import ACTIVATIONS
-from curvature.models.mlp import Mlp
-from curvature.parameters import ParameterLayout
+from hessian_spectrum.planning.size import mlp_size
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.curvature.models.activations import ACTIVATIONS
+from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.parameters import ParameterLayout
 
 Seeded = Callable[[int], torch.Generator]
 CPU = torch.device("cpu")

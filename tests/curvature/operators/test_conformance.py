@@ -10,26 +10,26 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.func import hessian, jacrev
 
-from curvature.data.base import Dataset
-from curvature.data.gaussian import gaussian
-from curvature.errors import InvalidProblemError
-from curvature.losses.base import Loss
-from curvature.losses.cross_entropy import CrossEntropy
-from curvature.losses.mse import Mse
-from curvature.models.activations import ACTIVATIONS
-from curvature.models.base import Model
-from curvature.models.conv import Conv
-from curvature.models.gpt2 import AttentionSink, Gpt2
-from curvature.models.mlp import Mlp
-from curvature.operators.base import SymmetricOperator
-from curvature.operators.dense import DenseOperator, assemble
-from curvature.operators.functional import FunctionalOperator
-from curvature.operators.ggn import GgnOperator
-from curvature.operators.hessian import HessianOperator
-from curvature.operators.products import Fallback
-from curvature.operators.risk_operator import RiskOperator
-from curvature.parameters import ParameterLayout, Parameters
-from curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.data.gaussian import gaussian
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.curvature.losses.base import Loss
+from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.models.activations import ACTIVATIONS
+from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.models.conv import Conv
+from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
+from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.operators.dense import DenseOperator, assemble
+from hessian_spectrum.curvature.operators.functional import FunctionalOperator
+from hessian_spectrum.curvature.operators.ggn import GgnOperator
+from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.products import Fallback
+from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
+from hessian_spectrum.curvature.parameters import ParameterLayout, Parameters
+from hessian_spectrum.curvature.risk import EmpiricalRisk
 
 CPU = torch.device("cpu")
 F64 = torch.float64

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from curvature.data.gaussian import gaussian
-from curvature.losses.mse import Mse
-from curvature.models.mlp import Mlp
-from curvature.operators.execution import Execution, Timing, Timings
-from curvature.operators.hessian import HessianOperator
-from curvature.operators.recording import Map, Program, record
-from curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.data.gaussian import gaussian
+from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.operators.execution import Execution, Timing, Timings
+from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.recording import Map, Program, record
+from hessian_spectrum.curvature.risk import EmpiricalRisk
 
 Seeded = Callable[[int], torch.Generator]
 F64 = torch.float64
@@ -38,7 +38,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     monkeypatch.setattr(torch, "compile", compile_)
     monkeypatch.setattr(
-        "curvature.operators.execution._seconds", lambda run, argument: 1.0 if isinstance(run, Program) else 0.5
+        "hessian_spectrum.curvature.operators.execution._seconds", lambda run, argument: 1.0 if isinstance(run, Program) else 0.5
     )
     return found
 
@@ -89,7 +89,7 @@ def test_a_compiler_that_fails_is_not_needed(
         raise RuntimeError("no C++ compiler here")
 
     monkeypatch.setattr(torch, "compile", fail)
-    monkeypatch.setattr("curvature.operators.execution._seconds", lambda run, argument: 1.0)
+    monkeypatch.setattr("hessian_spectrum.curvature.operators.execution._seconds", lambda run, argument: 1.0)
     timings = Timings()
     execution = Execution(num_products=1000, timings=timings)
     assert execution.prepare(program, torch.zeros(6, dtype=F64)) is program

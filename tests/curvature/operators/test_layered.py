@@ -8,22 +8,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curvature.data.base import Dataset
-from curvature.errors import NonFiniteError
-from curvature.losses.base import Loss
-from curvature.losses.cross_entropy import CrossEntropy
-from curvature.losses.mse import Mse
-from curvature.models.activations import ACTIVATIONS
-from curvature.models.mlp import Mlp
-from curvature.models.parametrization import PARAMETRIZATIONS
-from curvature.operators import layered
-from curvature.operators.base import Triangle
-from curvature.operators.dense import assemble
-from curvature.operators.functional import FunctionalOperator
-from curvature.operators.ggn import GgnOperator
-from curvature.operators.hessian import HessianOperator
-from curvature.operators.risk_operator import RiskOperator
-from curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.quadrature.errors import NonFiniteError
+from hessian_spectrum.curvature.losses.base import Loss
+from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.models.activations import ACTIVATIONS
+from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.models.parametrization import PARAMETRIZATIONS
+from hessian_spectrum.curvature.operators import layered
+from hessian_spectrum.curvature.operators.base import Triangle
+from hessian_spectrum.curvature.operators.dense import assemble
+from hessian_spectrum.curvature.operators.functional import FunctionalOperator
+from hessian_spectrum.curvature.operators.ggn import GgnOperator
+from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
+from hessian_spectrum.curvature.risk import EmpiricalRisk
 
 CPU = torch.device("cpu")
 OPERATORS = [HessianOperator, GgnOperator, FunctionalOperator]

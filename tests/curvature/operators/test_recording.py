@@ -10,13 +10,13 @@ from torch.func import jvp, vmap
 from torch.fx.graph_module import _loader
 from torch.testing import assert_close
 
-from curvature.data.gaussian import gaussian
-from curvature.losses.mse import Mse
-from curvature.models.mlp import Mlp
-from curvature.operators.dense import assemble
-from curvature.operators.hessian import HessianOperator
-from curvature.operators.recording import Map, Program, UnrecordableError, record
-from curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.data.gaussian import gaussian
+from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.operators.dense import assemble
+from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.recording import Map, Program, UnrecordableError, record
+from hessian_spectrum.curvature.risk import EmpiricalRisk
 
 Seeded = Callable[[int], torch.Generator]
 F64 = torch.float64
@@ -147,7 +147,7 @@ def test_models_that_cannot_be_recorded_fall_back_with_a_reason(
     def failing(function: Map, argument: Tensor) -> tuple[Tensor, Program]:
         raise error
 
-    monkeypatch.setattr("curvature.operators.risk_operator.record", failing)
+    monkeypatch.setattr("hessian_spectrum.curvature.operators.risk_operator.record", failing)
     assert_close(operator.matmat(columns), expected, rtol=1e-12, atol=1e-13)
     assert_close(assemble(operator), matrix, rtol=1e-12, atol=1e-13)
     assert operator.fallback_reason is not None
@@ -173,7 +173,7 @@ def test_a_wrong_recording_is_noticed(
     operator, plain = operator_of(seeded), operator_of(seeded)
     vector = torch.randn(operator.dim, generator=seeded(7), dtype=F64)
     expected = plain.matvec(vector)
-    monkeypatch.setattr("curvature.operators.risk_operator.record", record_wrongly)
+    monkeypatch.setattr("hessian_spectrum.curvature.operators.risk_operator.record", record_wrongly)
     assert_close(operator.matvec(vector), expected, rtol=1e-12, atol=1e-13)
     assert operator.fallback_reason is not None
     assert "another product" in operator.fallback_reason

@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from curvature.data.base import Dataset
-from curvature.errors import InvalidProblemError
-from curvature.losses.cross_entropy import CrossEntropy
-from curvature.models.gpt2 import Gpt2
-from curvature.operators.dense import assemble
-from curvature.operators.functional import FunctionalOperator
-from curvature.operators.ggn import GgnOperator
-from curvature.operators.hessian import HessianOperator
-from curvature.operators.risk_operator import RiskOperator
-from curvature.operators.submatrix import Submatrix
-from curvature.parameters import Parameters
-from curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.models.gpt2 import Gpt2
+from hessian_spectrum.curvature.operators.dense import assemble
+from hessian_spectrum.curvature.operators.functional import FunctionalOperator
+from hessian_spectrum.curvature.operators.ggn import GgnOperator
+from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
+from hessian_spectrum.curvature.operators.submatrix import Submatrix
+from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.curvature.risk import EmpiricalRisk
 
 Seeded = Callable[[int], torch.Generator]
 F64 = torch.float64

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from curvature.data.base import Dataset
-from curvature.data.gaussian import gaussian
-from curvature.data.token_stream import TokenStream
-from curvature.errors import InvalidProblemError, NonFiniteError
-from curvature.losses.cross_entropy import CrossEntropy
-from curvature.losses.mse import Mse
-from curvature.models.closed_form.neurons import NeuronNetwork
-from curvature.models.gpt2 import Gpt2
-from curvature.models.mlp import Mlp
-from curvature.risk import EmpiricalRisk
-from curvature.training import (
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.data.gaussian import gaussian
+from hessian_spectrum.curvature.data.token_stream import TokenStream
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.models.closed_form.neurons import NeuronNetwork
+from hessian_spectrum.curvature.models.gpt2 import Gpt2
+from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.training import (
     AdamW,
     Plateau,
     Sgd,
@@ -32,7 +32,7 @@ from curvature.training import (
     summarise_training,
     train,
 )
-from theory.closed_form.descent import linear_descent
+from hessian_spectrum.theory.closed_form.descent import linear_descent
 
 Seeded = Callable[[int], torch.Generator]
 CPU = torch.device("cpu")

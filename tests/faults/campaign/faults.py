@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.processes import is_alive
 from benchmarks.stack import RunningStack
-from jobs.queue import KEY_PREFIX, QUEUE, JobQueue
+from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, JobQueue
 
 LEASE_SECONDS = 3.0
 LIFE_SECONDS = 6.0

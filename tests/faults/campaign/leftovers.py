@@ -5,7 +5,7 @@ from pathlib import Path
 
 import redis
 
-from jobs.queue import KEY_PREFIX, QUEUE
+from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE
 
 REST_SECONDS = 20.0
 """Within which messages are taken and checkpoints removed."""

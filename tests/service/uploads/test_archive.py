@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.problems import ProblemError
-from service.uploads.archive import MAX_DIRECTORY_BYTES, npz_contents
-from service.uploads.fields import MAX_FIELDS
-from service.uploads.memory import Lease, UploadMemory
+from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.service.uploads.archive import MAX_DIRECTORY_BYTES, npz_contents
+from hessian_spectrum.service.uploads.fields import MAX_FIELDS
+from hessian_spectrum.service.uploads.memory import Lease, UploadMemory
 
 BUDGET = 10**6
 

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from jobs.settings import ServiceSettings
-from service.app import create_app
+from hessian_spectrum.jobs.settings import ServiceSettings
+from hessian_spectrum.service.app import create_app
 
 NPZ, SAFETENSORS, BINARY = "application/x-npz", "application/x-safetensors", "application/octet-stream"
 X, Y = np.arange(6.0).reshape(3, 2), np.array([0, 1, -100])

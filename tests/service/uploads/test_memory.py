@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.problems import ProblemError
-from service.uploads.memory import UploadMemory
+from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.service.uploads.memory import UploadMemory
 
 
 def test_what_is_not_free_is_refused_for_now_and_what_never_will_be_for_good() -> None:

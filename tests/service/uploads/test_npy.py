@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 from numpy.lib import format as npy_format
 
-from service.uploads.memory import Lease, UploadMemory
-from service.uploads.npy import MAX_TEXT_LENGTH, UnreadableArrayError, read_npy
+from hessian_spectrum.service.uploads.memory import Lease, UploadMemory
+from hessian_spectrum.service.uploads.npy import MAX_TEXT_LENGTH, UnreadableArrayError, read_npy
 
 NUMBERS = st.one_of(
     numpy_strategies.floating_dtypes(sizes=(32, 64)),

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 from safetensors.numpy import save
 
-from service.problems import ProblemError
-from service.uploads.safetensors import MAX_HEADER_BYTES, may_be_safetensors, safetensors_arrays
+from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.service.uploads.safetensors import MAX_HEADER_BYTES, may_be_safetensors, safetensors_arrays
 
 DTYPES = st.sampled_from([np.dtype(f"{kind}{size}") for kind in "iu" for size in (1, 2, 4, 8)] + [np.dtype("f4")])
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.artifacts import ArtifactStore
-from jobs.settings import ServiceSettings
-from service.app import create_app
-from service.uploads import drafts
+from hessian_spectrum.jobs.artifacts import ArtifactStore
+from hessian_spectrum.jobs.settings import ServiceSettings
+from hessian_spectrum.service.app import create_app
+from hessian_spectrum.service.uploads import drafts
 
 BINARY, NPY = "application/octet-stream", "application/x-npy"
 

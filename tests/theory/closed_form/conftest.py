@@ -8,14 +8,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from theory.closed_form.attention import self_attention_spectrum
-from theory.closed_form.blocks import multi_input_spectrum, multi_output_spectrum
-from theory.closed_form.homogeneous import leaky_relu_spectrum, relu_spectrum
-from theory.closed_form.linear import linear_spectrum
-from theory.closed_form.linear_bias import linear_bias_spectrum
-from theory.closed_form.quadratic import quadratic_spectrum
-from theory.closed_form.spectrum import Spectrum
-from theory.closed_form.two_layer_linear import two_layer_linear_spectrum
+from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
+from hessian_spectrum.theory.closed_form.blocks import multi_input_spectrum, multi_output_spectrum
+from hessian_spectrum.theory.closed_form.homogeneous import leaky_relu_spectrum, relu_spectrum
+from hessian_spectrum.theory.closed_form.linear import linear_spectrum
+from hessian_spectrum.theory.closed_form.linear_bias import linear_bias_spectrum
+from hessian_spectrum.theory.closed_form.quadratic import quadratic_spectrum
+from hessian_spectrum.theory.closed_form.spectrum import Spectrum
+from hessian_spectrum.theory.closed_form.two_layer_linear import two_layer_linear_spectrum
 
 SPECTRA = {
     "linear": linear_spectrum,

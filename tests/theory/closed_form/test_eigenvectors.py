@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from theory.closed_form.spectrum import Spectrum
+from hessian_spectrum.theory.closed_form.spectrum import Spectrum
 
 Array = NDArray[np.float64]
 Case = dict[str, Any]

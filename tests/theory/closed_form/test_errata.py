@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from theory.closed_form.descent import linear_descent
-from theory.closed_form.linear import linear_spectrum
-from theory.closed_form.linear_bias import linear_bias_spectrum
+from hessian_spectrum.theory.closed_form.descent import linear_descent
+from hessian_spectrum.theory.closed_form.linear import linear_spectrum
+from hessian_spectrum.theory.closed_form.linear_bias import linear_bias_spectrum
 
 Array = NDArray[np.float64]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from theory.closed_form.spectrum import Spectrum
+from hessian_spectrum.theory.closed_form.spectrum import Spectrum
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "closed_form.json"
 CASES = json.loads(GOLDEN.read_text())["cases"]

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from theory.closed_form.homogeneous import relu_spectrum
-from theory.closed_form.linear import linear_spectrum
-from theory.closed_form.spectrum import Inertia, Spectrum
-from theory.errors import TheoryError
+from hessian_spectrum.theory.closed_form.homogeneous import relu_spectrum
+from hessian_spectrum.theory.closed_form.linear import linear_spectrum
+from hessian_spectrum.theory.closed_form.spectrum import Inertia, Spectrum
+from hessian_spectrum.theory.errors import TheoryError
 
 Array = NDArray[np.float64]
 Problem = tuple[Array, Array, Array, Array]  # w, v, x, y

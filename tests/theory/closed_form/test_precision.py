@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from theory.closed_form.attention import MAX_DECIMAL_STEPS, self_attention_spectrum
-from theory.closed_form.attention_response import ACTIVATIONS, Activation, attention_response
-from theory.closed_form.ball import DECIMAL, EXTENDED
-from theory.closed_form.blocks import multi_output_spectrum
-from theory.closed_form.homogeneous import leaky_relu_spectrum, relu_spectrum
-from theory.closed_form.linear import linear_spectrum
-from theory.closed_form.precision import (
+from hessian_spectrum.theory.closed_form.attention import MAX_DECIMAL_STEPS, self_attention_spectrum
+from hessian_spectrum.theory.closed_form.attention_response import ACTIVATIONS, Activation, attention_response
+from hessian_spectrum.theory.closed_form.ball import DECIMAL, EXTENDED
+from hessian_spectrum.theory.closed_form.blocks import multi_output_spectrum
+from hessian_spectrum.theory.closed_form.homogeneous import leaky_relu_spectrum, relu_spectrum
+from hessian_spectrum.theory.closed_form.linear import linear_spectrum
+from hessian_spectrum.theory.closed_form.precision import (
     CHUNK,
     exact_decimal,
     extended_float,

@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from theory.closed_form.quadratic import quadratic_spectrum
-from theory.closed_form.spectrum import Inertia
-from theory.errors import TheoryError
+from hessian_spectrum.theory.closed_form.quadratic import quadratic_spectrum
+from hessian_spectrum.theory.closed_form.spectrum import Inertia
+from hessian_spectrum.theory.errors import TheoryError
 
 Array = NDArray[np.float64]
 RATES = ("best_step", "best_contraction", "stability_limit")

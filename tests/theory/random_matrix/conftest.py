@@ -6,9 +6,9 @@ from typing import Any
 import mpmath as mp
 import pytest
 
-from theory.random_matrix.ensembles import wigner_law, wishart_law
-from theory.random_matrix.hessian import hessian_law
-from theory.random_matrix.law import FreeLaw
+from hessian_spectrum.theory.random_matrix.ensembles import wigner_law, wishart_law
+from hessian_spectrum.theory.random_matrix.hessian import hessian_law
+from hessian_spectrum.theory.random_matrix.law import FreeLaw
 
 LAWS = {
     "wigner": wigner_law(0.3),

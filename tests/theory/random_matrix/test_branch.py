@@ -7,7 +7,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from theory.random_matrix.law import FreeLaw
+from hessian_spectrum.theory.random_matrix.law import FreeLaw
 
 START, DIGITS = 1000, 40
 

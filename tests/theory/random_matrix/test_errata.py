@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from theory.random_matrix.ensembles import wigner_law, wishart_law
-from theory.random_matrix.sampling import draw_sample
+from hessian_spectrum.theory.random_matrix.ensembles import wigner_law, wishart_law
+from hessian_spectrum.theory.random_matrix.sampling import draw_sample
 
 
 def test_wigner_entries_have_the_variance_over_the_size() -> None:

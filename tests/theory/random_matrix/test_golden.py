@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from theory.random_matrix.ensembles import wigner_law, wishart_law
-from theory.random_matrix.hessian import critical_energy, hessian_law
-from theory.random_matrix.law import FreeLaw
+from hessian_spectrum.theory.random_matrix.ensembles import wigner_law, wishart_law
+from hessian_spectrum.theory.random_matrix.hessian import critical_energy, hessian_law
+from hessian_spectrum.theory.random_matrix.law import FreeLaw
 
 ROWS = json.loads((Path(__file__).parents[2] / "golden" / "random_matrix.json").read_text())["rows"]
 

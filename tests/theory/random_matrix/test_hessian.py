@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from theory.errors import TheoryError
-from theory.random_matrix.hessian import (
+from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.random_matrix.hessian import (
     alpha_0,
     critical_energy,
     empirical_critical_energies,

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from theory.errors import TheoryError
-from theory.random_matrix.ensembles import RATIOS, SCALES, wigner_law, wishart_law
-from theory.random_matrix.hessian import hessian_law
-from theory.random_matrix.law import FreeLaw, Interval
+from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.random_matrix.ensembles import RATIOS, SCALES, wigner_law, wishart_law
+from hessian_spectrum.theory.random_matrix.hessian import hessian_law
+from hessian_spectrum.theory.random_matrix.law import FreeLaw, Interval
 
 
 def powers(low: float, high: float) -> st.SearchStrategy[float]:

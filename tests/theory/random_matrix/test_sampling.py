@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from theory.random_matrix.ensembles import wigner_law, wishart_law
-from theory.random_matrix.hessian import hessian_law
-from theory.random_matrix.law import FreeLaw
-from theory.random_matrix.sampling import draw_sample, histogram
+from hessian_spectrum.theory.random_matrix.ensembles import wigner_law, wishart_law
+from hessian_spectrum.theory.random_matrix.hessian import hessian_law
+from hessian_spectrum.theory.random_matrix.law import FreeLaw
+from hessian_spectrum.theory.random_matrix.sampling import draw_sample, histogram
 
 
 @pytest.mark.parametrize(

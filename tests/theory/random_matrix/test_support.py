@@ -7,10 +7,10 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from theory.random_matrix.boundary import Boundary
-from theory.random_matrix.hessian import hessian_law
-from theory.random_matrix.law import FreeLaw
-from theory.random_matrix.support import edges
+from hessian_spectrum.theory.random_matrix.boundary import Boundary
+from hessian_spectrum.theory.random_matrix.hessian import hessian_law
+from hessian_spectrum.theory.random_matrix.law import FreeLaw
+from hessian_spectrum.theory.random_matrix.support import edges
 
 DIGITS = 60
 

@@ -1,0 +1,198 @@
+"""Request and answer of `POST /v1/closed-form`."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from hessian_spectrum.api_schemas.arrays import AnyNumbers, ArrayVectorOrRows, shape
+from hessian_spectrum.api_schemas.closed_form_models import (
+    CLOSED_FORM_MODELS,
+    ClosedFormModel,
+    LinearNetwork,
+    QuadraticForm,
+    SelfAttention,
+    sample_widths,
+)
+from hessian_spectrum.api_schemas.message import Message, RequestMessage, misfit
+
+MAX_SCORES = 4_000_000
+"""Attention scores, num_sequences x length^2, of the largest `self-attention` request."""
+
+MAX_DESCENT_STEPS = 10_000
+
+EigenvectorChoice = Literal["none", "outliers", "all"]
+
+
+class ClosedFormData(RequestMessage):
+    """Samples: one number each, or rows of one length; for self-attention one row of numbers per sequence."""
+
+    x: ArrayVectorOrRows | None = None
+    y: ArrayVectorOrRows | None = None
+
+
+class Descent(RequestMessage):
+    """Gradient descent at a fixed step from the given weights."""
+
+    learning_rate: float = Field(gt=0, description="step, in squared parameter per loss")
+    num_steps: int = Field(ge=1, le=MAX_DESCENT_STEPS)
+
+
+def _none_is_empty(data: Any) -> Any:
+    return ClosedFormData() if data is None else data
+
+
+_Data = Annotated[ClosedFormData, BeforeValidator(_none_is_empty, json_schema_input_type=ClosedFormData | None)]
+
+
+class ClosedFormRequest(RequestMessage):
+    """A model that has a formula, its data, and what to say of its Hessian at the loss (1/2n) sum |f(x_i) - y_i|^2."""
+
+    model: ClosedFormModel
+    data: _Data = Field(
+        default=ClosedFormData(), json_schema_extra={"default": None}, description="of a quadratic form null"
+    )
+    eigenvectors: EigenvectorChoice = Field(
+        "none", description="orthonormal ones of the outliers, or of all eigenvalues; refused above a stated size"
+    )
+    descent: Descent | None = Field(None, description="the spectrum along gradient descent; of `linear` alone")
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        self._check_data()
+        if self.descent is not None and not isinstance(self.model, LinearNetwork):
+            raise misfit("descent", message=f"gradient descent has a formula for linear alone, not {self.model.kind}")
+        return self
+
+    def _check_data(self) -> None:
+        x, y = self.data.x, self.data.y
+        if isinstance(self.model, QuadraticForm):
+            if x is not None or y is not None:
+                raise misfit("data", message="a quadratic form takes no data")
+            return
+        if x is None or y is None:
+            raise misfit("data", "x" if x is None else "y", message="field required")
+        if isinstance(self.model, SelfAttention):
+            _check_sequences(x, y)
+        else:
+            for name, values, width in zip("xy", (x, y), sample_widths(self.model), strict=True):
+                _check_samples(self.model.kind, name, values, width)
+        if len(y) != len(x):
+            raise misfit("data", "y", message=f"y holds {len(y)} samples, x holds {len(x)}")
+
+    @property
+    def num_scores(self) -> int:
+        """Attention scores that the answer goes through: num_sequences x length^2."""
+        return _num_scores(self.data.x) if isinstance(self.model, SelfAttention) and self.data.x is not None else 0
+
+
+def _field_paths() -> dict[str, tuple[str, ...]]:
+    parents = [("model", model) for model in CLOSED_FORM_MODELS] + [("data", ClosedFormData), ("descent", Descent)]
+    paths = {name: (parent, name) for parent, message in parents for name in message.model_fields}
+    return paths | {"eigenvectors": ("eigenvectors",)}
+
+
+FIELD_PATHS = _field_paths()
+"""Where each number, text or array stands in a request, by its own name: no two have the same one."""
+
+
+def _num_scores(x: AnyNumbers) -> int:
+    num_sequences, length = shape(x)
+    return num_sequences * length**2
+
+
+def _check_sequences(x: AnyNumbers, y: AnyNumbers) -> None:
+    for name, values in (("x", x), ("y", y)):
+        if len(shape(values)) != 2:
+            raise misfit("data", name, message="self-attention takes one row of numbers per sequence")
+    if shape(y)[1] != shape(x)[1]:
+        raise misfit("data", "y", message=f"y has rows of {shape(y)[1]} numbers, x of {shape(x)[1]}")
+    if _num_scores(x) > MAX_SCORES:
+        message = f"{len(x)} sequences of {shape(x)[1]} have more than {MAX_SCORES} attention scores"
+        raise misfit("data", "x", message=message)
+
+
+def _check_samples(kind: str, name: str, values: AnyNumbers, width: int | None) -> None:
+    if shape(values)[1:] != (() if width is None else (width,)):
+        wanted = "one number per sample" if width is None else f"one row of {width} numbers per sample"
+        raise misfit("data", name, message=f"{name} must hold {wanted} for {kind} with these weights")
+
+
+class Eigenvalue(Message):
+    """One eigenvalue of the Hessian, in units of the loss per squared parameter."""
+
+    value: float
+    multiplicity: int = Field(ge=1)
+    role: Literal["outlier", "bulk", "zero"]
+    group: str | None = Field(description="cell '+' or '-', coordinate or head index")
+    pair: int | None = Field(description="eigenvalues with the same number come from one pair")
+
+
+class Inertia(Message):
+    """Number of eigenvalues of each sign, with multiplicity; zero means zero to rounding."""
+
+    negative: int
+    zero: int
+    positive: int
+
+
+class Parameter(Message):
+    """One array of parameters."""
+
+    name: str
+    shape: list[int]
+
+
+class Eigenvectors(Message):
+    """Orthonormal eigenvectors; each lists the parameters in their order, each array row by row."""
+
+    which: Literal["outliers", "all"]
+    parameters: list[Parameter]
+    eigenvalues: list[float] = Field(description="descending, one for each vector")
+    vectors: list[list[float]] = Field(description="rows of num_parameters numbers")
+
+
+class DescentPath(Message):
+    """Gradient descent, one entry for each point from the given weights on; it ends early where it diverges."""
+
+    loss: list[float]
+    outliers: list[list[float]] = Field(description="the pair of outliers")
+    bulk: list[float] = Field(description="d: the bulk is d and -d")
+    c: list[float] = Field(description="<w, v>, the slope of the network")
+    phase: list[str | None] = Field(description="early, late or divergent; null where theta* is 0 or undefined")
+    fixed_dimensions: int = Field(description="dimensions of the bulk's eigenspace, which never moves")
+    diverged_at: int | None = Field(description="the first step whose numbers overflow, and are therefore missing")
+    notes: list[str]
+
+
+Statistic = float | str | None
+
+
+class ClosedFormSpectrum(Message):
+    """The whole spectrum: value x multiplicity, descending."""
+
+    kind: str
+    num_parameters: int
+    method: Literal["closed-form", "exact-reduction"]
+    source: str
+    eigenvalues: list[Eigenvalue]
+    trace: float
+    sharpness: float = Field(description="largest eigenvalue")
+    smallest: float
+    condition_number: float | None = Field(
+        description="max |l| / min |l|, rounded to the digits that are known; null where an eigenvalue is zero or the "
+        "smallest magnitude is known too badly, see notes"
+    )
+    condition_number_lower: float | None = Field(
+        default=None, description="the condition number is at least this; null where every eigenvalue is zero"
+    )
+    condition_number_upper: float | None = Field(
+        default=None, description="the condition number is at most this; null where the smallest magnitude may be zero"
+    )
+    inertia: Inertia
+    critical_point: Literal["minimum", "maximum", "saddle", "degenerate"] = Field(
+        description="what the inertia says where the gradient vanishes"
+    )
+    statistics: dict[str, Statistic | list[Statistic]] = Field(description="lists have one entry for each coordinate")
+    eigenvectors: Eigenvectors | None = Field(None, description="where the request asked for them")
+    descent: DescentPath | None = Field(None, description="where the request asked for it")
+    notes: list[str]

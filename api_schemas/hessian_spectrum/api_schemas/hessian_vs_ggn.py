@@ -1,0 +1,228 @@
+"""A job that compares the top eigenvalues of Hessian and GGN; what it answers is in `hessian_vs_ggn_results`."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from hessian_spectrum.api_schemas.consistency import check_data
+from hessian_spectrum.api_schemas.data import TextData, TokenData
+from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
+from hessian_spectrum.api_schemas.models import Gpt2
+from hessian_spectrum.api_schemas.spectrum import LEAST_TOP_K_LIMIT, SpectrumRequest, TopKMethod
+
+StreamData = Annotated[TextData | TokenData, Field(discriminator="kind")]
+"""Data whose sequences are windows of one stream of tokens."""
+
+MAX_PRETRAINED_MODELS, MAX_MODELS = 4, 64
+MAX_MEASUREMENTS = 10_000
+"""Points of one result, over all models and seeds."""
+
+ComparedMatrix = Literal["hessian", "ggn"]
+MATRICES: tuple[ComparedMatrix, ...] = ("hessian", "ggn")
+
+
+class MeasuringInterval(RequestMessage):
+    """A measurement whenever `every` divides the step, up to a step."""
+
+    every: int = Field(ge=1, le=10_000_000, description="steps")
+    until_step: int | None = Field(default=None, ge=1, le=10_000_000, description="null: to the end, in the last one")
+
+
+_INTERVALS_OF_THE_PAPER = [
+    MeasuringInterval(every=10, until_step=100),
+    MeasuringInterval(every=100, until_step=1_000),
+    MeasuringInterval(every=1_000),
+]
+
+
+class Pretraining(RequestMessage):
+    """Training from scratch as nanoGPT does it.
+
+    AdamW, with weight decay on parameters of two or more axes alone; the learning rate grows linearly over
+    warmup_steps, falls along half a cosine until decay_steps, and stays. A batch is `batch_size` windows at independent
+    uniform positions of the tokens.
+    """
+
+    num_steps: int = Field(ge=1, le=10_000_000)
+    batch_size: int = Field(ge=1, le=65_536, description="sequences of a step, as long as those that are measured")
+    learning_rate: float = Field(default=6e-4, gt=0, description="the largest")
+    min_learning_rate: float = Field(default=6e-5, ge=0, description="from decay_steps on")
+    warmup_steps: int = Field(default=2_000, ge=0, le=10_000_000)
+    decay_steps: int | None = Field(
+        default=None, ge=1, le=10_000_000, description="null: num_steps, at least warmup_steps"
+    )
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    weight_decay: float = Field(default=0.1, ge=0)
+    gradient_clip: float | None = Field(
+        default=1.0, gt=0, description="largest norm of the gradient of all parameters together; null: none"
+    )
+    measure_every: list[MeasuringInterval] = Field(
+        default=_INTERVALS_OF_THE_PAPER,
+        min_length=1,
+        max_length=16,
+        description="one interval after the other; steps 0 and num_steps are measured in any case",
+    )
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.min_learning_rate > self.learning_rate:
+            raise misfit("min_learning_rate", message=f"above learning_rate = {self.learning_rate:g}")
+        if self.decay_steps is not None and self.decay_steps < self.warmup_steps:
+            raise misfit("decay_steps", message=f"fewer than warmup_steps = {self.warmup_steps:,}")
+        for index, (interval, following) in enumerate(pairwise(self.measure_every)):
+            if interval.until_step is None:
+                message = "only the last interval may go to the end"
+                raise misfit("measure_every", index, "until_step", message=message)
+            if following.until_step is not None and following.until_step <= interval.until_step:
+                message = f"must be above {interval.until_step:,}, where the interval before ends"
+                raise misfit("measure_every", index + 1, "until_step", message=message)
+        return self
+
+    def settled(self) -> Mapping[str, Any]:
+        """The last step of the cosine."""
+        return {"decay_steps": self.last_decay_step}
+
+    @property
+    def last_decay_step(self) -> int:
+        """From which on the learning rate is the smallest."""
+        return self.decay_steps or max(self.num_steps, self.warmup_steps)
+
+    @property
+    def num_measurements(self) -> int:
+        """Of one model and seed."""
+        inner = sum(len(steps) for steps in self._inner_steps())
+        return inner + 2
+
+    @property
+    def measured_steps(self) -> list[int]:
+        """Ascending, from 0 to num_steps."""
+        return [0, *(step for steps in self._inner_steps() for step in steps), self.num_steps]
+
+    def _inner_steps(self) -> list[range]:
+        """Between the first and the last step, interval by interval."""
+        found, start = [], 1
+        for interval in self.measure_every:
+            end = self.num_steps if interval.until_step is None else min(interval.until_step + 1, self.num_steps)
+            first = -(-start // interval.every) * interval.every
+            found.append(range(first, end, interval.every))
+            start = max(start, end)
+        return found
+
+
+class HessianVsGgnRequest(RequestMessage):
+    """How well the largest eigenvalue of the Gauss-Newton matrix stands for that of the Hessian.
+
+    At each point: both eigenvalues, the relative error |hessian - ggn| / |hessian|, the loss, and the mean over targets
+    of the norm of the loss's derivative by the logits, all on the same newly drawn sequences.
+    Source:  Cracking the Hessian, section 4.3 and appendix D.1.5; figures 5 and 23 to 25.
+    """
+
+    kind: Literal["hessian-vs-ggn"]
+    models: list[Gpt2] = Field(
+        min_length=1, max_length=MAX_MODELS, description=f"at most {MAX_PRETRAINED_MODELS} where they are pretrained"
+    )
+    labels: list[Annotated[str, Field(min_length=1, max_length=80)]] | None = Field(
+        default=None, description="one for each model, for the picture; null: made from their sizes"
+    )
+    data: StreamData = Field(description="num_sequences are drawn from its tokens anew for each point")
+    loss: Literal["cross-entropy"] = "cross-entropy"
+    pretrain: Pretraining | None = Field(
+        default=None, description="null: each model at its own parameters is one point for each seed"
+    )
+    seeds: list[Seed] = Field(
+        default=[0],
+        min_length=1,
+        max_length=10,
+        description="a run each: of the initial parameters and batches where models are pretrained, of the sequences "
+        "that are measured, and of the start vectors",
+    )
+    tolerance: float = Field(
+        default=1e-4,
+        gt=0,
+        lt=1,
+        description="how far the largest eigenvalues and their residuals may be off, relative to themselves",
+    )
+    absolute_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="how far they may be off in any case, in loss per squared parameter: either tolerance is enough",
+    )
+    max_products: int | None = Field(
+        default=None, ge=1, le=10_000_000, description="for each eigenvalue, at most; null: 1000"
+    )
+    precision: Literal["float64", "float32"] = Field(default="float32", description="of parameters and products")
+    time_limit_seconds: TimeLimit = None
+    tags: Tags = Field(default={})
+    shared: bool = Field(default=False, description="whether every key of the server may read the job and its result")
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        for index, model in enumerate(self.models):
+            self._check_model(index, model)
+        if self.labels is not None and len(self.labels) != len(self.models):
+            raise misfit("labels", message=f"{len(self.labels)} labels for {len(self.models)} models")
+        if self.data.seed:
+            raise misfit("data", "seed", message="sequences are drawn from each of `seeds`")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise misfit("seeds", message="the same seed twice gives the same run twice")
+        if self.pretrain is not None:
+            self._check_pretraining(self.pretrain)
+        return self
+
+    def _check_model(self, index: int, model: Gpt2) -> None:
+        if model.attention_sink is not None:
+            raise misfit("models", index, "attention_sink", message="is for spectra: a comparison has none")
+        try:
+            check_data(model, self.data, self.loss)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            first, *others = fault["loc"]
+            place = ("models", index) if first == "model" else (first,)
+            raise misfit(*place, *others, message=fault["msg"]) from None
+
+    def _check_pretraining(self, plan: Pretraining) -> None:
+        if len(self.models) > MAX_PRETRAINED_MODELS:
+            raise misfit("models", message=f"at most {MAX_PRETRAINED_MODELS} models can be pretrained in one job")
+        for index, model in enumerate(self.models):
+            if model.seed:
+                raise misfit("models", index, "seed", message="initial parameters are drawn from each of `seeds`")
+        if self.num_measurements > MAX_MEASUREMENTS:
+            message = f"{self.num_measurements:,} measurements; a result holds at most {MAX_MEASUREMENTS:,}"
+            raise misfit("pretrain", "measure_every", message=message)
+
+    def settled(self) -> Mapping[str, Any]:
+        """The limit on products that is left to the server."""
+        return {"max_products": self.max_products or LEAST_TOP_K_LIMIT}
+
+    @property
+    def num_runs(self) -> int:
+        """Models times seeds."""
+        return len(self.models) * len(self.seeds)
+
+    @property
+    def num_measurements(self) -> int:
+        """Of the whole job."""
+        return self.num_runs * (1 if self.pretrain is None else self.pretrain.num_measurements)
+
+    def spectrum_request(self, model: Gpt2, matrix: ComparedMatrix) -> SpectrumRequest:
+        """The job that finds one eigenvalue of one point."""
+        method = TopKMethod(
+            kind="top-k",
+            k=1,
+            tolerance=self.tolerance,
+            absolute_tolerance=self.absolute_tolerance,
+            max_products=self.max_products,
+            eigenvectors=False,
+        )
+        return SpectrumRequest(
+            kind="spectrum",
+            model=model,
+            data=self.data,
+            loss=self.loss,
+            matrix=matrix,
+            method=method,
+            precision=self.precision,
+        )

@@ -1,0 +1,332 @@
+"""A spectrum job: what is asked; what it answers is in `spectrum_results`."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from hessian_spectrum.api_schemas.consistency import Loss, check_data, check_loss, check_training, loss_of
+from hessian_spectrum.api_schemas.data import Data, num_samples
+from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
+from hessian_spectrum.api_schemas.models import Gpt2, Model
+from hessian_spectrum.api_schemas.parameter_shapes import Place, Shapes, block_dims, block_shapes
+from hessian_spectrum.api_schemas.training import Training
+
+MAX_VECTOR_NUMBERS = 500_000_000
+"""Numbers in the vectors of one result: 4 GB in float64, 2 GB in float32."""
+
+DEFAULT_TRACE_PROBES, DEFAULT_TRACE_LIMIT, MAX_TRACE_PRODUCTS = 100, 10_000, 1_000_000
+LEAST_XTRACE_PROBES = 4
+TOP_K_PRODUCTS, LEAST_TOP_K_LIMIT = 100, 1000
+DIAGONAL_ARRAYS = 4
+"""The diagonal, its standard errors, and both ends of its intervals."""
+
+MAX_BLOCKS, MAX_SPECTRA = 64, 64
+"""Of one job."""
+
+Matrix = Literal["hessian", "ggn", "functional"]
+Precision = Literal["float64", "float32", "tf32", "bfloat16"]
+Reorthogonalisation = Literal["none", "full"]
+Which = Literal["largest", "smallest", "both-ends", "magnitude"]
+Estimator = Literal["hutchinson", "hutch++", "xtrace"]
+
+
+Preset = Literal["paper-figure-6"]
+PRESETS: dict[str, dict[str, float]] = {
+    "paper-figure-6": {"num_steps": 128, "num_probes": 8, "num_points": 1024, "kappa": 3.0}
+}
+
+
+class ExactMethod(RequestMessage):
+    """Every eigenvalue, by assembling the matrix; memory grows as the square of the number of parameters."""
+
+    kind: Literal["exact"]
+    eigenvectors: bool = Field(default=False, description="whether npz holds them, and their residuals")
+
+
+class LanczosMethod(RequestMessage):
+    """Stochastic Lanczos quadrature: the density of eigenvalues and its error, with the extreme Ritz values."""
+
+    kind: Literal["lanczos"]
+    preset: Preset | None = Field(
+        default=None,
+        description="paper-figure-6: the settings of Cracking the Hessian, appendix D.1.6: 1,024 grid points, 1,024 "
+        "products (curvlinops' 128 steps for each of 8 probes), kappa 3; a field that is sent is kept",
+    )
+    num_steps: int = Field(default=80, ge=2, le=4096, description="Lanczos steps per probe")
+    num_probes: int = Field(default=4, ge=1, le=1_000, description="random start vectors")
+    num_points: int = Field(default=1024, ge=2, le=100_000, description="points of the density's grid")
+    kappa: float = Field(default=3.0, gt=1.0, le=1e6, description="larger values make narrower Gaussians")
+    margin: float = Field(
+        default=0.05, ge=0, le=10, description="of the grid beyond the extreme Ritz values, in widths of the spectrum"
+    )
+    reorthogonalisation: Reorthogonalisation | None = Field(
+        default=None,
+        description="full: no ghosts, but num_steps + 1 vectors per probe in memory; none: three vectors, and "
+        "converged eigenvalues come back as further nodes; null: full where it fits the worker's memory",
+    )
+
+    def settled(self) -> Mapping[str, Any]:
+        """The preset, whose fields are filled in."""
+        return {"preset": None}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fields_of_the_preset(cls, fields: Any) -> Any:
+        preset = fields.get("preset") if isinstance(fields, dict) else None
+        return {**PRESETS[preset], **fields} if isinstance(preset, str) and preset in PRESETS else fields
+
+
+class TopKMethod(RequestMessage):
+    """Some eigenpairs from the ends of the spectrum, each eigenvalue as often as it is repeated."""
+
+    kind: Literal["top-k"]
+    k: int = Field(ge=1, le=10_000, description="number of eigenpairs, at most that of parameters")
+    which: Which = Field(
+        default="largest",
+        description="largest and smallest are signed; both-ends: half of each; magnitude: largest |eigenvalue|",
+    )
+    tolerance: float = Field(
+        default=1e-5,
+        gt=0,
+        lt=1,
+        description="how far residuals and eigenvalues may be off, relative to the largest |eigenvalue| among those "
+        "that are asked for at the same end of the spectrum",
+    )
+    absolute_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="how far residuals and eigenvalues may be off in any case, in loss per squared parameter: a pair "
+        "that is within either tolerance has converged; for eigenvalues that may be zero",
+    )
+    max_products: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description=f"null: {TOP_K_PRODUCTS} for each eigenpair, at least {LEAST_TOP_K_LIMIT}",
+    )
+    eigenvectors: bool = Field(default=True, description="whether npz holds them")
+
+    def settled(self) -> Mapping[str, Any]:
+        """The limit on products that is left to the server."""
+        return {"max_products": self.max_products or max(LEAST_TOP_K_LIMIT, TOP_K_PRODUCTS * self.k)}
+
+
+class TraceMethod(RequestMessage):
+    """The trace from products with random vectors: as many as are given, or as a tolerance needs."""
+
+    kind: Literal["trace"]
+    estimator: Estimator = Field(
+        default="hutch++",
+        description="in order of accuracy, and of the vectors held: hutchinson 32; hutch++ besides two for every three "
+        "products; xtrace two for each product",
+    )
+    num_probes: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_TRACE_PRODUCTS,
+        description=f"matrix-vector products, of xtrace at least 4; null: {DEFAULT_TRACE_PROBES}, or what a tolerance "
+        "needs. From one for each parameter on the trace is exact but for the error of the products",
+    )
+    tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="instead of num_probes: of the standard error, or half the width of the interval over 1.96, "
+        "whichever is larger, relative to |trace| or the Frobenius norm, whichever is larger",
+    )
+    max_products: int | None = Field(
+        default=None,
+        ge=4,
+        le=MAX_TRACE_PRODUCTS,
+        description=f"in search of a tolerance; null: {DEFAULT_TRACE_LIMIT}; without a tolerance null",
+    )
+    diagonal: bool = Field(
+        default=False, description="whether npz holds the diagonal of the matrix, its errors and intervals"
+    )
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Self:
+        if self.tolerance is not None and self.num_probes is not None:
+            raise misfit("tolerance", message="give num_probes or tolerance, not both")
+        if self.tolerance is None and self.max_products is not None:
+            raise misfit("max_products", message="is for a tolerance; give num_probes")
+        if self.estimator == "xtrace" and self.num_probes is not None and self.num_probes < LEAST_XTRACE_PROBES:
+            raise misfit("num_probes", message=f"xtrace needs at least {LEAST_XTRACE_PROBES} products")
+        return self
+
+    def settled(self) -> Mapping[str, Any]:
+        """The number of products, or the limit on it, that is left to the server."""
+        if self.tolerance is None:
+            return {"num_probes": self.fixed_products}
+        return {"max_products": self.most_products}
+
+    @property
+    def fixed_products(self) -> int | None:
+        """Products to be done; None: as many as the tolerance needs."""
+        return DEFAULT_TRACE_PROBES if self.num_probes is None and self.tolerance is None else self.num_probes
+
+    @property
+    def most_products(self) -> int:
+        """Products at most."""
+        return self.fixed_products or self.max_products or DEFAULT_TRACE_LIMIT
+
+
+Method = Annotated[ExactMethod | LanczosMethod | TopKMethod | TraceMethod, Field(discriminator="kind")]
+
+
+class SpectrumRequest(RequestMessage):
+    """A network, its data and loss, a matrix of second derivatives, and the question about its eigenvalues."""
+
+    kind: Literal["spectrum"]
+    model: Model
+    data: Data | None = Field(default=None, description="of a quadratic form null, else required")
+    loss: Loss | None = Field(
+        default=None,
+        description="mse: (1/2n) sum |f - y|^2; both are means over targets. Required for mlp, conv, gpt2 and "
+        "causal-lm; of a quadratic form null; mse is the only one, and the default, of the others",
+    )
+    matrix: Matrix = Field(
+        default="hessian",
+        description="ggn: J^T H J, the generalised Gauss-Newton matrix; functional: what the Hessian has beside it",
+    )
+    method: Method
+    train: Training | None = None
+    block: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="glob (*, ?, [...]) on the names of parameters: the matrix of those that match alone",
+    )
+    blocks: list[Annotated[str, Field(min_length=1, max_length=256)]] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_BLOCKS,
+        description="instead of a block: a spectrum for each of these globs, from one linearisation of all that match",
+    )
+    precision: Precision | None = Field(
+        default=None,
+        description="of the products; null: float64 for exact, else float32. tf32 and bfloat16: float32 but for the "
+        "factors of matrix products",
+    )
+    seed: Seed = Field(default=0, description="of the probes")
+    time_limit_seconds: TimeLimit = None
+    tags: Tags = Field(default={})
+    shared: bool = Field(default=False, description="whether every key of the server may read the job and its result")
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        check_loss(self.model, self.data, self.loss)
+        check_data(self.model, self.data, self.loss)
+        check_training(self.model, is_trained=self.train is not None)
+        if self.block is not None and self.blocks is not None:
+            raise misfit("blocks", message="give one block, or several, not both")
+        parts = self.parts if self.dim else []  # the names of all blocks are looked at first
+        if len(parts) > MAX_SPECTRA:
+            raise misfit("blocks", message=f"{len(parts)} spectra, of each block with each sink; at most {MAX_SPECTRA}")
+        for part in parts:
+            part._check_method(part.dim, len(parts))
+        return self
+
+    def _check_method(self, dim: int, num_spectra: int) -> None:
+        match self.method:
+            case ExactMethod(eigenvectors=True):
+                _check_vectors("eigenvectors", num_spectra * dim, dim)
+            case TopKMethod() as method:
+                if method.k > dim:
+                    raise misfit("method", "k", message=f"the matrix has {dim:,} eigenvalues")
+                if method.max_products is not None and method.max_products < method.k:
+                    raise misfit("method", "max_products", message=f"fewer than k = {method.k:,} products")
+                if method.eigenvectors:
+                    _check_vectors("eigenvectors", num_spectra * method.k, dim)
+            case TraceMethod(diagonal=True):
+                _check_vectors("diagonal", num_spectra * DIAGONAL_ARRAYS, dim)
+
+    def settled(self) -> Mapping[str, Any]:
+        """Loss and precision that are left to the server, and seeds of what is not drawn."""
+        fields: dict[str, Any] = {"loss": self.effective_loss, "precision": self.product_precision}
+        if self.method.kind == "exact" and self.product_precision == self.vector_precision:
+            fields["seed"] = 0
+        if self.train is not None and self.data and (self.train.batch_size or 0) >= num_samples(self.data):
+            fields["train"] = self.train.model_copy(update={"batch_size": None})
+        return fields
+
+    @property
+    def effective_loss(self) -> Loss | None:
+        """The loss, where it was left out the one that the model has; None: the model's output itself."""
+        return loss_of(self.model, self.loss)
+
+    @property
+    def product_precision(self) -> Precision:
+        """Precision of the matrix-vector products."""
+        return self.precision or ("float64" if self.method.kind == "exact" else "float32")
+
+    @property
+    def vector_precision(self) -> Literal["float64", "float32"]:
+        """Precision of parameters and vectors."""
+        return "float64" if self.product_precision == "float64" else "float32"
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, but for what follows from the fields and is kept."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("dims", None)
+        return copied
+
+    @property
+    def parts(self) -> "list[SpectrumRequest]":
+        """A request for each spectrum: for every sink, if there are several, one for every block."""
+        return [part for sunk in self.sunk for part in sunk.by_block]
+
+    @property
+    def sunk(self) -> "list[SpectrumRequest]":
+        """A request for each attention sink, in its order; itself where there are not several."""
+        sink = self.model.attention_sink if isinstance(self.model, Gpt2) else None
+        if sink is None or not self.varies_sink:
+            return [self]
+        models = [self.model.model_copy(update={"attention_sink": each}) for each in sink.variants]
+        return [self.model_copy(update={"model": model}) for model in models]
+
+    @property
+    def varies_sink(self) -> bool:
+        """Whether a list of biases or of mean scores is given, even of one."""
+        sink = self.model.attention_sink if isinstance(self.model, Gpt2) else None
+        return sink is not None and (isinstance(sink.bias, list) or isinstance(sink.mean_score, list))
+
+    @property
+    def by_block(self) -> "list[SpectrumRequest]":
+        """A request for each block, in their order; itself where there are not several."""
+        if self.blocks is None:
+            return [self]
+        _, *dims = self.dims if len(self.blocks) > 1 else 2 * self.dims
+        parts = [self.model_copy(update={"block": block, "blocks": None}) for block in self.blocks]
+        for part, dim in zip(parts, dims, strict=True):
+            part.__dict__["dims"] = (dim,)  # names are not looked through again for each of them
+        return parts
+
+    @property
+    def matrix_parameters(self) -> Shapes:
+        """Shapes of the parameters to which the rows of the matrix belong, by name, in order."""
+        return block_shapes(self.model, self._globs)
+
+    @cached_property
+    def dims(self) -> tuple[int, ...]:
+        """Number of rows of the matrix, then, where there are several, that of each block."""
+        return block_dims(self.model, self._globs)
+
+    @property
+    def dim(self) -> int:
+        """Number of rows of the matrix."""
+        return self.dims[0]
+
+    @property
+    def _globs(self) -> dict[Place, str]:
+        if self.block is not None:
+            return {("block",): self.block}
+        return {("blocks", index): glob for index, glob in enumerate(self.blocks or [])}
+
+
+def _check_vectors(name: str, num_vectors: int, dim: int) -> None:
+    if num_vectors * dim > MAX_VECTOR_NUMBERS:
+        message = f"{num_vectors:,} vectors of {dim:,} numbers; a result holds at most {MAX_VECTOR_NUMBERS:,} numbers"
+        raise misfit("method", name, message=message)

@@ -1,0 +1,21 @@
+"""Client of the spectrum server: Python, sync and async, and the `spectrum` command."""
+
+from hessian_spectrum.client.async_http import AsyncSpectrumClient
+from hessian_spectrum.client.errors import (
+    JobFailedError,
+    JobOutOfSightError,
+    ProblemResponseError,
+    ServerUnreachableError,
+    SpectrumClientError,
+)
+from hessian_spectrum.client.http import SpectrumClient
+
+__all__ = [
+    "AsyncSpectrumClient",
+    "JobFailedError",
+    "JobOutOfSightError",
+    "ProblemResponseError",
+    "ServerUnreachableError",
+    "SpectrumClient",
+    "SpectrumClientError",
+]

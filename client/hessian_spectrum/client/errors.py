@@ -1,0 +1,54 @@
+"""What can go wrong between a caller and the server: one tree."""
+
+import httpx
+
+from hessian_spectrum.api_schemas.jobs import Job
+from hessian_spectrum.api_schemas.problem import Problem
+
+
+class SpectrumClientError(Exception):
+    """Base of the client's errors."""
+
+
+class ServerUnreachableError(SpectrumClientError):
+    """The server did not answer in time, or not at all."""
+
+
+class ProblemResponseError(SpectrumClientError):
+    """The server refused the request; `problem` says why."""
+
+    def __init__(self, problem: Problem) -> None:
+        lines = [f"{problem.status} {problem.title}"]
+        if problem.errors:
+            lines += [f"  {'.'.join(map(str, error.loc))}: {error.msg}" for error in problem.errors]
+        elif problem.detail:
+            lines.append(f"  {problem.detail}")
+        super().__init__("\n".join(lines))
+        self.problem = problem
+
+
+class JobOutOfSightError(ServerUnreachableError):
+    """The server did not answer for so long that following the job ended; the job itself goes on."""
+
+    def __init__(self, job_id: str, seconds: float, error: SpectrumClientError) -> None:
+        super().__init__(f"no answer about job {job_id} for {seconds:.0f} s, the last try: {error}")
+        self.job_id = job_id
+
+
+class JobFailedError(SpectrumClientError):
+    """The job ended without a result."""
+
+    def __init__(self, job: Job) -> None:
+        detail = f": {job.error.title}. {job.error.detail or ''}".rstrip() if job.error else ""
+        super().__init__(f"job {job.id} {job.state}{detail}")
+        self.job = job
+
+
+def unreachable(base_url: httpx.URL, error: httpx.HTTPError) -> ServerUnreachableError:
+    """What the failure of an exchange means."""
+    return ServerUnreachableError(f"{base_url} does not answer: {error or type(error).__name__}")
+
+
+def told(base_url: httpx.URL, error: httpx.HTTPError | ProblemResponseError) -> SpectrumClientError:
+    """The same, where the server may have answered."""
+    return error if isinstance(error, ProblemResponseError) else unreachable(base_url, error)

@@ -1,0 +1,337 @@
+"""The `spectrum` command: the server from a shell; requests are JSON files, `-` reads standard input."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+
+from hessian_spectrum.api_schemas.artifacts import AnyArtifact, TokenArtifact
+from hessian_spectrum.api_schemas.jobs import JobState
+from hessian_spectrum.client.destination import Destination, cannot_write, destination
+from hessian_spectrum.client.errors import ServerUnreachableError, SpectrumClientError
+from hessian_spectrum.client.exchanges import DEFAULT_URL, PictureStyle, ResultFormat, Smoothing
+from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.client.output_file import output_file
+from hessian_spectrum.client.progress import job_progress
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Eigenvalue spectra from a spectrum server.")
+
+T = TypeVar("T")
+
+KEY_VARIABLE = "SPECTRUM_API_KEY"
+"""Of the API key, which is no option: the arguments of a process can be read by others."""
+
+URL_VARIABLE = "SPECTRUM_URL"
+
+Url = Annotated[str, typer.Option(envvar=URL_VARIABLE, help="where the server listens")]
+RequestFile = Annotated[str, typer.Argument(help="JSON file with the request, or - for standard input")]
+ArrayFile = Annotated[
+    str, typer.Argument(help="JSON file with the request, npz file with its fields, or - for JSON on standard input")
+]
+JobId = Annotated[str, typer.Argument(help="id of the job")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="compute, even if a stored result answers the request")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="file ending in .json, .npz, .png, .svg or .pdf; - for standard output"),
+]
+Width = Annotated[float | None, typer.Option(help="inches, of a picture")]
+Height = Annotated[float | None, typer.Option(help="inches, of a picture")]
+Dpi = Annotated[int | None, typer.Option(help="pixels per inch of a png picture")]
+Title = Annotated[str | None, typer.Option(help="of a picture instead of its own; empty: none")]
+Format = Annotated[ResultFormat | None, typer.Option("--format", help="instead of the end of the file's name")]
+
+_ARRAYS = (".safetensors", ".npz")
+_INTERRUPTED = 130
+"""Exit code of a program that Ctrl-C ended, as shells have it."""
+
+
+@app.command("closed-form")
+def closed_form(
+    request: ArrayFile,
+    output: Output = None,
+    name: Format = None,
+    width: Width = None,
+    height: Height = None,
+    dpi: Dpi = None,
+    title: Title = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Print the spectrum of a network that has a formula, or write it to a file."""
+    where = destination(output, name)
+    fields = _read_bytes(request) if request.endswith(".npz") else _read(request)
+    with _client(url) as client:
+        if where.is_text_to_read:
+            _print(client.closed_form(fields))
+        else:
+            _write(where, client.closed_form_file(fields, where.name, _style(width, height, dpi, title)))
+
+
+@app.command("random-matrix")
+def random_matrix(
+    request: RequestFile,
+    output: Output = None,
+    name: Format = None,
+    width: Width = None,
+    height: Height = None,
+    dpi: Dpi = None,
+    title: Title = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Print a random-matrix law or an index curve, or write it to a file."""
+    where = destination(output, name)
+    fields = _read(request)
+    with _client(url) as client:
+        if where.is_text_to_read:
+            _print(client.random_matrix(fields))
+        else:
+            _write(where, client.random_matrix_file(fields, where.name, _style(width, height, dpi, title)))
+
+
+@app.command()
+def submit(request: RequestFile, fresh: Fresh = False, url: Url = DEFAULT_URL) -> None:
+    """Submit a job and print its record."""
+    with _client(url) as client:
+        _print(client.submit(_read(request), fresh=fresh))
+
+
+@app.command()
+def estimate(request: RequestFile, url: Url = DEFAULT_URL) -> None:
+    """Print what a job would take; nothing is queued."""
+    with _client(url) as client:
+        _print(client.estimate(_read(request)))
+
+
+@app.command()
+def run(
+    request: RequestFile,
+    output: Output = None,
+    name: Format = None,
+    width: Width = None,
+    height: Height = None,
+    dpi: Dpi = None,
+    title: Title = None,
+    fresh: Fresh = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Submit a job, show its progress and fetch its result.
+
+    When the server stops for a while, this goes on after it returns. Ctrl-C leaves the job alone and says how to come
+    back.
+    """
+    where = destination(output, name)  # before the job takes its time
+    with _client(url) as client:
+        job = client.submit(_read(request), fresh=fresh)
+        with _leaving(job.id, url):
+            with job_progress(Console(stderr=True), job.id) as show:
+                job = client.wait(job.id, on_change=show)
+            if job.state != "succeeded":
+                _print(job)
+                raise typer.Exit(1)
+            _fetch(client, job.id, where, {}, _style(width, height, dpi, title))
+
+
+@app.command()
+def models(url: Url = DEFAULT_URL) -> None:
+    """Print kind, number of parameters, digest and state of every checkpoint, or why it cannot be loaded."""
+    with _client(url) as client:
+        for found in client.models():
+            count = "unknown" if found.num_parameters is None else f"{found.num_parameters:,}"
+            what = found.problem or f"{found.kind}  {count} parameters  {found.sha256}  {found.state}"
+            typer.echo(f"{found.name}  {what}")
+
+
+@app.command()
+def job(job_id: JobId, url: Url = DEFAULT_URL) -> None:
+    """Print how a job stands."""
+    with _client(url) as client:
+        _print(client.job(job_id))
+
+
+@app.command()
+def watch(job_id: JobId, url: Url = DEFAULT_URL) -> None:
+    """Follow a job until it ends, then print how it stands; fails unless it succeeded.
+
+    When the server stops for a while, this goes on after it returns. Ctrl-C leaves the job alone and says how to come
+    back.
+    """
+    with _client(url) as client:
+        with _leaving(job_id, url), job_progress(Console(stderr=True), job_id) as show:
+            for found in client.events(job_id):
+                show(found)
+        _print(found := client.job(job_id))
+        if found.state != "succeeded":
+            raise typer.Exit(1)
+
+
+@app.command("list")
+def list_jobs(
+    state: Annotated[str | None, typer.Option(help="only jobs in this state")] = None,
+    tag: Annotated[str | None, typer.Option(help="only jobs with this tag, name:value")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Print id, state, kind and time of every job, newest first."""
+    wanted: JobState | None = state  # type: ignore[assignment]
+    with _client(url) as client:
+        for found in client.jobs(wanted, tag):
+            typer.echo(f"{found.id}  {found.state:<10}  {found.kind}  {found.created_at:%Y-%m-%d %H:%M:%S}")
+
+
+@app.command()
+def result(
+    job_id: JobId,
+    output: Output = None,
+    name: Format = None,
+    num_points: Annotated[int | None, typer.Option(help="of the curves of lanczos, smoothed anew")] = None,
+    kappa: Annotated[float | None, typer.Option(help="sharpness of the density of lanczos, smoothed anew")] = None,
+    margin: Annotated[float | None, typer.Option(help="of the grid of lanczos, smoothed anew")] = None,
+    width: Width = None,
+    height: Height = None,
+    dpi: Dpi = None,
+    title: Title = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Print the result of a job, or write it to a file; eigenvectors are in npz alone."""
+    where = destination(output, name)
+    smoothing = _given({"num_points": num_points, "kappa": kappa, "margin": margin})
+    with _client(url) as client:
+        _fetch(client, job_id, where, smoothing, _style(width, height, dpi, title))
+
+
+@app.command()
+def cancel(job_id: JobId, url: Url = DEFAULT_URL) -> None:
+    """Cancel a job."""
+    with _client(url) as client:
+        _print(client.cancel(job_id))
+
+
+@app.command()
+def delete(job_id: JobId, url: Url = DEFAULT_URL) -> None:
+    """Forget a job that ended, and its result."""
+    with _client(url) as client:
+        client.delete(job_id)
+
+
+@app.command()
+def upload(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="tokens: nanoGPT's .bin or a .npy array of integers; weights or data: .safetensors or .npz",
+            dir_okay=False,
+        ),
+    ],
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Upload a file of tokens or arrays and print what it holds; jobs name it by its id."""
+    with _client(url) as client:
+        try:
+            _print(client.upload_arrays(file) if file.suffix in _ARRAYS else client.upload_tokens(file))
+        except OSError as error:
+            raise typer.BadParameter(str(error)) from None
+
+
+@app.command("artifacts")
+def list_artifacts(url: Url = DEFAULT_URL) -> None:
+    """Print id, time, number of tokens and the largest, or names and shapes of arrays, of every file, newest first."""
+    with _client(url) as client:
+        for found in client.artifacts():
+            typer.echo(f"{found.id}  {found.created_at:%Y-%m-%d %H:%M:%S}  {_contents(found)}")
+
+
+@app.command("delete-artifact")
+def delete_artifact(
+    artifact_id: Annotated[str, typer.Argument(help="id of the uploaded file")], url: Url = DEFAULT_URL
+) -> None:
+    """Delete an uploaded file."""
+    with _client(url) as client:
+        client.delete_artifact(artifact_id)
+
+
+def _contents(artifact: AnyArtifact) -> str:
+    if isinstance(artifact, TokenArtifact):
+        return f"{artifact.num_tokens} tokens up to {artifact.largest_token}"
+    return ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in artifact.arrays.items())
+
+
+@contextmanager
+def _client(url: str) -> Iterator[SpectrumClient]:
+    try:
+        with SpectrumClient(url, os.environ.get(KEY_VARIABLE)) as client:
+            yield client
+    except SpectrumClientError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+
+
+def _read(source: str) -> dict[str, Any]:
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).read_text()
+        request = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+    if not isinstance(request, dict):
+        raise typer.BadParameter("the request must be a JSON object")
+    return request
+
+
+def _read_bytes(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _print(message: BaseModel) -> None:
+    typer.echo(message.model_dump_json(indent=2))
+
+
+def _given(options: Mapping[str, T | None]) -> dict[str, T]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _style(width: float | None, height: float | None, dpi: int | None, title: str | None) -> PictureStyle:
+    options: dict[str, str | float | None] = {"width_inches": width, "height_inches": height, "dpi": dpi}
+    return _given({**options, "title": title})
+
+
+def _fetch(client: SpectrumClient, job_id: str, where: Destination, smoothing: Smoothing, style: PictureStyle) -> None:
+    if where.is_text_to_read:
+        _print(client.result(job_id, smoothing))
+        return
+    try:
+        client.save_result(job_id, where.target, where.name, smoothing, style)
+    except OSError as error:
+        raise cannot_write(where, error) from None
+
+
+def _write(where: Destination, content: bytes) -> None:
+    try:
+        with output_file(where.target) as file:
+            file.write(content)
+    except OSError as error:
+        raise cannot_write(where, error) from None
+
+
+@contextmanager
+def _leaving(job_id: str, url: str) -> Iterator[None]:
+    """Tell whoever stops following a job, or has to, how to come back to it."""
+    options = "" if url in (DEFAULT_URL, os.environ.get(URL_VARIABLE)) else f" --url {url}"
+    commands = f"""\
+  spectrum watch {job_id}{options}               follow it again
+  spectrum result {job_id}{options} -o FILE      fetch its result when it has ended
+  spectrum cancel {job_id}{options}              end it"""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"Job {job_id} goes on without this command. To come back:\n{commands}", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    except ServerUnreachableError as error:
+        typer.echo(f"{error}\nThe job does not depend on this command. To come back:\n{commands}", err=True)
+        raise typer.Exit(1) from None

@@ -1,0 +1,82 @@
+"""What was read from the files of a directory, kept as long as none of them changes."""
+
+import os
+import threading
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from hessian_spectrum.api_schemas.checkpoints import CheckpointError
+from hessian_spectrum.checkpoints.digest import Identity, identity
+
+T = TypeVar("T")
+
+State = tuple[tuple[str, Identity | None], ...]
+
+
+class Readings(Generic[T]):
+    """By name, the last `number` that were asked for; errors are kept, too. May be asked from several threads."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._known: OrderedDict[str, tuple[State, T | CheckpointError]] = OrderedDict()
+        self._keeping = threading.Lock()
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def holds(self, name: str, directory: Path) -> bool:
+        """Whether it was read as the files are now.
+
+        Raises:  OSError.
+        """
+        known = self._known.get(name)
+        return known is not None and known[0] == state(directory)
+
+    def put(self, name: str, of: State, value: T) -> None:
+        """Keep what another process read of files in this state."""
+        with self._locks[name]:
+            self._keep(name, (of, value))
+
+    def of(self, name: str, directory: Path, read: Callable[[], T]) -> T:
+        """What `read` gives, or gave when the files of the directory were what they are now.
+
+        Raises:  CheckpointError, the same one again; OSError.
+        """
+        with self._locks[name]:  # who comes second waits for the first, and then has it for nothing
+            now = state(directory)
+            known = self._known.get(name)
+            if known is None or known[0] != now:
+                known = now, _outcome(read)
+            self._keep(name, known)
+        if isinstance(known[1], CheckpointError):
+            raise known[1].with_traceback(None)
+        return known[1]
+
+    def _keep(self, name: str, known: tuple[State, T | CheckpointError]) -> None:
+        with self._keeping:
+            self._known[name] = known
+            self._known.move_to_end(name)
+            if len(self._known) > self._number:
+                self._known.popitem(last=False)
+
+
+def _outcome(read: Callable[[], T]) -> T | CheckpointError:
+    try:
+        return read()
+    except CheckpointError as error:
+        return error
+
+
+def state(directory: Path) -> State:
+    """Changes when a file of the directory does.
+
+    Raises:  OSError.
+    """
+    return tuple((name, _identity(directory / name)) for name in sorted(os.listdir(directory)))
+
+
+def _identity(path: Path) -> Identity | None:
+    try:
+        return identity(path)
+    except OSError:  # a link that leads nowhere
+        return None

@@ -1,0 +1,137 @@
+"""Named arrays as one safetensors file in one canonical form, whose header also says which arrays hold whole numbers.
+
+Canonical: arrays by name and without gaps, little-endian, in C order. So the same arrays make the same bytes.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hessian_spectrum.api_schemas.artifacts import ArrayType, StoredArray, WholeNumbers
+
+DTYPES: dict[ArrayType, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),  # the upper halves of float32
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("<i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
+    "U8": np.dtype("<u1"),
+}
+"""Of the bytes of each type."""
+
+IGNORED = -100
+MAX_WHOLE_NUMBER = 2**53
+
+_METADATA = "__metadata__"
+_WHOLE_NUMBERS = "whole_numbers"
+_BLOCK_NUMBERS = 2**17
+
+
+class UnfitArrayError(ValueError):
+    """An array that no job takes; its name begins the message."""
+
+
+@dataclass(frozen=True)
+class NamedArray:
+    """Numbers in any order of bytes and of axes; of BF16 their bits."""
+
+    dtype: ArrayType
+    values: NDArray[Any]
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """The canonical numbers, flat, some at a time; each is gone with the next."""
+        with np.nditer(
+            self.values,
+            flags=["external_loop", "buffered"],
+            op_flags=["readonly"],
+            op_dtypes=DTYPES[self.dtype],
+            order="C",
+            casting="equiv",
+            buffersize=_BLOCK_NUMBERS,
+        ) as blocks:
+            yield from blocks
+
+
+Arrays = Mapping[str, NamedArray]
+
+
+def described(arrays: Arrays) -> dict[str, StoredArray]:
+    """What each array holds; every number is looked at.
+
+    Raises:  UnfitArrayError.
+    """
+    return {name: _described(name, array) for name, array in sorted(arrays.items())}
+
+
+def safetensors_pieces(arrays: Arrays, found: Mapping[str, StoredArray]) -> Iterator[bytes]:
+    """The file, of arrays that were `found` to be these."""
+    start, header = 0, {}
+    for name, array in found.items():
+        end = start + prod(array.shape) * DTYPES[array.dtype].itemsize
+        header[name] = {"dtype": array.dtype, "shape": array.shape, "data_offsets": [start, end]}
+        start = end
+    whole = {name: array.whole_numbers.model_dump() for name, array in found.items() if array.whole_numbers}
+    text = json.dumps({_METADATA: {_WHOLE_NUMBERS: json.dumps(whole)}, **header}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in found:
+        for block in arrays[name].blocks():
+            yield block.tobytes()
+
+
+def read_header(path: Path) -> dict[str, StoredArray]:
+    """What a file that was written here holds.
+
+    Raises:  FileNotFoundError.
+    """
+    with path.open("rb") as file:
+        fields = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    whole = json.loads(fields.pop(_METADATA)[_WHOLE_NUMBERS])
+    return {
+        name: StoredArray.model_validate(
+            {"dtype": field["dtype"], "shape": field["shape"], "whole_numbers": whole.get(name)}
+        )
+        for name, field in fields.items()
+    }
+
+
+def _described(name: str, array: NamedArray) -> StoredArray:
+    whole: WholeNumbers | None = WholeNumbers(num_ignored=0)
+    for block in array.blocks():
+        numbers = _widened(array.dtype, block)
+        if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+            raise UnfitArrayError(f"{name} must be finite: no NaN, no infinity")
+        whole = whole and _extended(whole, numbers)
+    return StoredArray(dtype=array.dtype, shape=list(array.values.shape), whole_numbers=whole)
+
+
+def _widened(dtype: ArrayType, block: NDArray[Any]) -> NDArray[Any]:
+    return (block.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else block
+
+
+def _extended(found: WholeNumbers, numbers: NDArray[Any]) -> WholeNumbers | None:
+    """With these numbers, too; None if one is not whole."""
+    if numbers.dtype.kind == "f" and not np.array_equal(numbers, np.rint(numbers)):
+        return None
+    others = numbers[numbers != IGNORED]
+    num_ignored = found.num_ignored + numbers.size - others.size
+    if not others.size:
+        return found.model_copy(update={"num_ignored": num_ignored})
+    smallest, largest = int(others.min()), int(others.max())
+    if found.smallest is not None and found.largest is not None:
+        smallest, largest = min(smallest, found.smallest), max(largest, found.largest)
+    if max(-smallest, largest) > MAX_WHOLE_NUMBER:
+        return None
+    return WholeNumbers(smallest=smallest, largest=largest, num_ignored=num_ignored)

@@ -1,0 +1,380 @@
+"""What a job takes, from its request alone: asked by the service before it accepts, by a worker before it begins."""
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Literal
+
+from hessian_spectrum.api_schemas.arrays import shape
+from hessian_spectrum.api_schemas.closed_form_models import (
+    LeakyReluNetwork,
+    LinearBiasNetwork,
+    MultiInputNetwork,
+    MultiOutputNetwork,
+    QuadraticForm,
+    ReluNetwork,
+    SelfAttention,
+    TwoLayerLinearNetwork,
+)
+from hessian_spectrum.api_schemas.data import (
+    ArrayData,
+    DigitsData,
+    GaussianData,
+    GaussianSequences,
+    InlineData,
+    TextData,
+    TokenData,
+    sample_shape,
+)
+from hessian_spectrum.api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, CausalLm, Conv, Gpt2, Mlp, RowNetwork
+from hessian_spectrum.api_schemas.problem import FieldError
+from hessian_spectrum.api_schemas.spectrum import (
+    DIAGONAL_ARRAYS,
+    ExactMethod,
+    LanczosMethod,
+    SpectrumRequest,
+    TopKMethod,
+    TraceMethod,
+)
+from hessian_spectrum.planning.memory import MicroBatches, micro_batches
+from hessian_spectrum.planning.size import (
+    Size,
+    attention_size,
+    causal_lm_size,
+    conv_size,
+    coordinate_network_size,
+    gpt2_size,
+    mlp_size,
+    neuron_network_size,
+    quadratic_size,
+)
+from hessian_spectrum.planning.text import tokenizer_bytes
+from hessian_spectrum.planning.work import (
+    Reorthogonalisation,
+    Work,
+    exact_work,
+    lanczos_work,
+    probe_bytes,
+    top_k_least_rows,
+    top_k_rows,
+    top_k_work,
+    trace_work,
+    training_passes,
+)
+from hessian_spectrum.jobs.partition import num_shards, probes_of_shard
+
+_ITEM_BYTES = {"float32": 4, "float64": 8}
+_DATA_COPIES = 3  # as drawn in float64 with temporaries, as used
+_RESULT_NUMBER_BYTES = 100  # of a number as a Python object and as text
+
+
+@dataclass(frozen=True)
+class JobEstimate:
+    """What a job takes, and how it is to be computed within a worker's memory."""
+
+    num_parameters: int
+    num_products: int
+    num_training_passes: float  # over all data, forward and back
+    peak_bytes: int
+    micro_batch_size: int
+    recording_bytes: int | None  # that recordings may hold; None: all are held
+    vector_bytes: int | None  # that Lanczos may use for its probes, top-k for its basis; None: without limit
+    work: Work
+    num_batches: int
+    num_shards: int = 1  # that the probes of a long Lanczos job are cut into; each is computed by one worker
+
+
+def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> JobEstimate:
+    """What the job takes on a worker with so much memory; None: with as much as it likes.
+
+    Lanczos with probes in lockstep takes at most half of the memory that one probe leaves.
+    """
+    parts = request.parts
+    if request.blocks is not None and not isinstance(request.method, ExactMethod):
+        found = _estimate(request, max(parts, key=lambda part: part.dim), available_bytes)
+    else:
+        found = max((_estimate(part, part, available_bytes) for part in parts), key=lambda each: each.peak_bytes)
+    return replace(
+        found,
+        num_parameters=request.dim,
+        num_products=sum(_work(part, probes=1).num_products for part in parts),
+        peak_bytes=found.peak_bytes + sum(map(_kept_bytes, parts)) - _kept_bytes(parts[0]),
+    )
+
+
+def _estimate(request: SpectrumRequest, part: SpectrumRequest, available_bytes: int | None) -> JobEstimate:
+    """Of one spectrum: that of `part`, by products with the matrix of the request, of which it may be a block."""
+    share = part.dim / request.dim
+
+    def planned(probes: int, mode: Reorthogonalisation | None = None) -> JobEstimate:
+        return _planned(request, _of_block(_work(part, probes, mode), share), available_bytes)
+
+    method = request.method
+    if isinstance(method, TopKMethod):
+        return _top_k_estimate(request, part, method, available_bytes)
+    least = planned(1)
+    if not isinstance(method, LanczosMethod):
+        return least
+    shards = _num_shards(request, method, least)
+    most = len(probes_of_shard(method.num_probes, shards, 0))
+    if available_bytes is None:
+        return replace(planned(most, "full"), num_shards=shards)
+    needed = _probe_bytes(part, method.reorthogonalisation or "none")
+    vectors = needed + max(0, available_bytes - least.peak_bytes) // 2
+    mode = method.reorthogonalisation or ("full" if _probe_bytes(part, "full") <= vectors else "none")
+    group = min(most, vectors // _probe_bytes(part, mode))
+    whole = planned(group, mode)
+    if whole.peak_bytes > available_bytes:
+        return replace(least, vector_bytes=needed, num_shards=shards)
+    return replace(whole, vector_bytes=vectors, num_shards=shards)
+
+
+def _num_shards(request: SpectrumRequest, method: LanczosMethod, plan: JobEstimate) -> int:
+    """One where there are several spectra, or where recordings are not held: all probes pass through one together."""
+    if len(request.parts) > 1 or plan.recording_bytes is not None:
+        return 1
+    size = _size(request)
+    inputs = size.num_samples * (_sequence_length(request) if size.family in ("attention", "gpt2") else 1)
+    operations = size.num_parameters * inputs
+    return num_shards(method.num_probes, min(method.num_steps, request.dim), operations, plan.work.moved_numbers)
+
+
+def _top_k_estimate(
+    request: SpectrumRequest, part: SpectrumRequest, method: TopKMethod, available_bytes: int | None
+) -> JobEstimate:
+    """The basis is as long as it likes where recordings fit beside it; else it has half of what a short one leaves."""
+
+    def planned(rows: int) -> JobEstimate:
+        work = top_k_work(part.dim, method.k, method.max_products, rows, reduced=_is_reduced(request))
+        return _planned(request, _of_block(work, part.dim / request.dim), available_bytes)
+
+    most, fewest = top_k_rows(part.dim, method.k), top_k_least_rows(part.dim, method.k)
+    whole = planned(most)
+    if available_bytes is None or (whole.peak_bytes <= available_bytes and whole.recording_bytes is None):
+        return whole
+    least, vector = planned(fewest), _ITEM_BYTES[request.vector_precision] * part.dim
+    rows = fewest + max(0, available_bytes - least.peak_bytes) // (2 * vector)
+    rows = min(rows, most)
+    found = planned(rows)
+    if found.peak_bytes > available_bytes:
+        found, rows = least, fewest
+    return replace(found, vector_bytes=(rows + found.work.num_columns) * vector)
+
+
+def _of_block(work: Work, share: float) -> Work:
+    """The same with vectors as long as a block, and a few, filled up with zeros, as long as all of them together."""
+    if share == 1:
+        return work
+    padded = 2 * work.num_columns
+    return replace(work, first_vectors=share * work.first_vectors + padded, vectors=share * work.vectors + padded)
+
+
+def _kept_bytes(part: SpectrumRequest) -> int:
+    """Of vectors, until the results of all parts are stored."""
+    match part.method:
+        case ExactMethod(eigenvectors=True):
+            return 8 * part.dim**2
+        case TopKMethod(eigenvectors=True, k=k):
+            return _ITEM_BYTES[part.vector_precision] * k * part.dim
+        case TraceMethod(diagonal=True):
+            return 8 * DIAGONAL_ARRAYS * part.dim
+        case _:
+            return 0
+
+
+def memory_error(request: SpectrumRequest, available_bytes: int) -> FieldError | None:
+    """None if the job fits, with single samples as micro-batches if need be; else the field that makes it too large."""
+    whole = estimate(request, available_bytes)
+    if whole.peak_bytes <= available_bytes:
+        return None
+    message = (
+        f"{whole.num_parameters:,} parameters with these data and method {request.method.kind} take about "
+        f"{gibibytes(whole.peak_bytes)}, a worker has {gibibytes(available_bytes)}"
+    )
+    return FieldError(loc=["body", _culprit(request, available_bytes)], msg=message)
+
+
+def _culprit(request: SpectrumRequest, available_bytes: int) -> Literal["model", "data", "method"]:
+    """The first of data and method without which the job would fit, else the model."""
+    size = _size(request)
+    without_data = replace(size, num_samples=1, activations=(0,) * len(size.activations))
+    work, spare = _work(request, probes=1), available_bytes - _result_bytes(request)
+    if _split(request, work, without_data, spare).peak_bytes <= spare:
+        return "data"
+    if not isinstance(request.method, ExactMethod):
+        spare = available_bytes - _data_bytes(request)
+        if _split(request, lanczos_work(request.dim, 2, 1), size, spare).peak_bytes <= spare:
+            return "method"
+    return "model"
+
+
+def _planned(request: SpectrumRequest, work: Work, available_bytes: int | None) -> JobEstimate:
+    beside = _data_bytes(request) + _result_bytes(request)
+    spare = None if available_bytes is None else available_bytes - beside
+    split = _split(request, work, _size(request), spare)
+    return JobEstimate(
+        num_parameters=request.dim,
+        num_products=work.num_products,
+        num_training_passes=_training_passes(request),
+        peak_bytes=split.peak_bytes + beside,
+        micro_batch_size=split.num_samples,
+        recording_bytes=split.recording_bytes,
+        vector_bytes=None,
+        work=work,
+        num_batches=split.num_batches,
+    )
+
+
+def _split(request: SpectrumRequest, work: Work, size: Size, available_bytes: int | None) -> MicroBatches:
+    """`size` is that of the whole model, of which a block may be asked."""
+    size = size.with_labels() if request.effective_loss == "cross-entropy" else size
+    part = replace(size, num_parameters=request.dim, num_other_parameters=size.num_parameters - request.dim)
+    return micro_batches(part, work, request.matrix, _ITEM_BYTES[request.vector_precision], available_bytes)
+
+
+def _work(request: SpectrumRequest, probes: int, mode: Reorthogonalisation | None = None) -> Work:
+    dim = request.dim
+    match request.method:
+        case ExactMethod(eigenvectors=eigenvectors):
+            layered = isinstance(request.model, Mlp) and request.product_precision == request.vector_precision
+            return exact_work(dim, eigenvectors, layered)
+        case LanczosMethod() as m:
+            mode = mode or m.reorthogonalisation or "none"
+            return lanczos_work(dim, m.num_steps, m.num_probes, m.num_points, mode, probes)
+        case TopKMethod() as m:
+            return top_k_work(dim, m.k, m.max_products, reduced=_is_reduced(request))
+        case TraceMethod() as m:
+            return trace_work(dim, m.estimator, m.most_products, m.diagonal)
+
+
+def _is_reduced(request: SpectrumRequest) -> bool:
+    return request.product_precision != request.vector_precision
+
+
+def _probe_bytes(request: SpectrumRequest, mode: Reorthogonalisation) -> int:
+    assert isinstance(request.method, LanczosMethod)
+    return probe_bytes(request.dim, request.method.num_steps, _ITEM_BYTES[request.vector_precision], mode)
+
+
+def _training_passes(request: SpectrumRequest) -> float:
+    plan = request.train
+    return 0.0 if plan is None else training_passes(plan.num_steps, plan.batch_size, _num_samples(request))
+
+
+def _result_bytes(request: SpectrumRequest) -> int:
+    return _RESULT_NUMBER_BYTES * _num_result_numbers(request)
+
+
+def _num_result_numbers(request: SpectrumRequest) -> int:
+    method = request.method
+    match method:
+        case ExactMethod():
+            return request.dim
+        case LanczosMethod():
+            return 3 * method.num_probes * min(method.num_steps, request.dim) + 15 * method.num_points
+        case TopKMethod():
+            return 5 * method.k
+        case TraceMethod():
+            return 0
+
+
+def _size(request: SpectrumRequest) -> Size:
+    model, num_samples = request.model, _num_samples(request)
+    match model:
+        case Mlp():
+            return mlp_size(model.layer_widths, model.has_bias, num_samples, model.activation)
+        case Conv():
+            pooling = model.pooling == "mean"
+            layers = (model.channels, model.kernel_size, model.stride, pooling)
+            return conv_size(IMAGE_EDGE, *layers, NUM_CLASSES, model.bias, num_samples, model.activation)
+        case AttentionLayer():
+            dims = (model.embedding_dim, model.key_dim, model.num_outputs)
+            return attention_size(*dims, num_samples, _sequence_length(request))
+        case Gpt2():
+            sizes = (model.n_layer, model.n_head, model.n_embd, model.n_positions, model.vocab_size)
+            return gpt2_size(*sizes, num_samples, _sequence_length(request), model.bias, model.attention)
+        case CausalLm():
+            widths = (model.n_layer, model.n_head, model.n_embd, model.n_inner, model.vocab_size)
+            return causal_lm_size(model.num_parameters, *widths, num_samples, _sequence_length(request))
+        case _:
+            return _closed_form_size(model, num_samples, _sequence_length(request))
+
+
+def _closed_form_size(model: RowNetwork | SelfAttention | QuadraticForm, num_samples: int, length: int) -> Size:
+    match model:
+        case MultiInputNetwork():
+            return coordinate_network_size(len(model.w), 1, shape(model.w)[1], num_samples)
+        case MultiOutputNetwork():
+            return coordinate_network_size(1, len(model.w), shape(model.w)[1], num_samples)
+        case TwoLayerLinearNetwork():
+            width, num_inputs = shape(model.W1)
+            return mlp_size((num_inputs, width, len(model.W2)), False, num_samples, "linear")
+        case SelfAttention():
+            return attention_size(1, len(model.w_q), 1, num_samples, length)
+        case QuadraticForm():
+            return quadratic_size(len(model.matrix))
+        case _:
+            activation = "relu" if isinstance(model, ReluNetwork | LeakyReluNetwork) else "linear"
+            return neuron_network_size(len(model.w), isinstance(model, LinearBiasNetwork), num_samples, activation)
+
+
+def _data_bytes(request: SpectrumRequest) -> int:
+    match request.data:
+        case GaussianData() as data:
+            teacher = data.input_dim * data.output_dim
+            numbers = teacher + data.num_samples * (data.input_dim + 2 * data.output_dim)
+        case GaussianSequences() as data:
+            positions = data.num_sequences * data.sequence_length
+            numbers = data.embedding_dim**2 + 3 * positions * data.embedding_dim
+        case TextData() as data:
+            return _text_bytes(data)
+        case TokenData() as data:
+            numbers = _window_numbers(data)
+        case InlineData() | ArrayData() as data:
+            numbers = sum(len(values) * prod(sample_shape(values)) for values in (data.x, data.y))
+        case DigitsData() as data:
+            numbers = data.num_samples * 65
+        case None:
+            numbers = _num_matrix_entries(request)
+    return 8 * _DATA_COPIES * numbers
+
+
+def _text_bytes(data: TextData) -> int:
+    """Of windows, and of at most one token for each byte; what a named text takes is that of the process."""
+    text = data.text or ""
+    beside = tokenizer_bytes(text) if data.tokenizer == "gpt2" else 0
+    return 8 * _DATA_COPIES * (_window_numbers(data) + len(text.encode())) + beside
+
+
+def _window_numbers(data: TextData | TokenData) -> int:
+    return data.num_sequences * 2 * (data.sequence_length + 1)
+
+
+def _num_matrix_entries(request: SpectrumRequest) -> int:
+    return len(request.model.matrix) ** 2 if isinstance(request.model, QuadraticForm) else 0
+
+
+def _num_samples(request: SpectrumRequest) -> int:
+    match request.data:
+        case InlineData(x=x) | ArrayData(x=x):
+            return len(x)
+        case TextData() | TokenData() | GaussianSequences() as data:
+            return data.num_sequences
+        case GaussianData(num_samples=num_samples) | DigitsData(num_samples=num_samples):
+            return num_samples
+        case None:
+            return 1
+
+
+def _sequence_length(request: SpectrumRequest) -> int:
+    match request.data:
+        case TextData() | TokenData() | GaussianSequences() as data:
+            return data.sequence_length
+        case InlineData(x=x) | ArrayData(x=x):
+            return (sample_shape(x) or (1,))[0]
+        case _:
+            return 1
+
+
+def gibibytes(count: int) -> str:
+    """For readers."""
+    return f"{count / 2**30:.3g} GiB"

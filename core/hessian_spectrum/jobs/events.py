@@ -1,0 +1,78 @@
+"""What happened to a job, as the Redis stream that the scripts of jobs/scripts.py write."""
+
+import re
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import redis.asyncio
+
+from hessian_spectrum.jobs.connection import SOCKET_TIMEOUT_SECONDS
+from hessian_spectrum.jobs.record import JobRecord, record_from_fields
+from hessian_spectrum.jobs.scripts import CHANGES, EVENTS, JOB
+
+BEFORE_ALL = "0-0"
+"""Id before every event."""
+
+_ID = re.compile(r"\d{1,19}-\d{1,19}")
+# Half of what a call waits for an answer: when nothing changes, Redis must not count as silent.
+_BLOCK_MILLISECONDS = round(500 * SOCKET_TIMEOUT_SECONDS)
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """The job as it stood after a change."""
+
+    id: str
+    record: JobRecord
+    texts: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """What it is to callers, by the address that they use; of an event that many hear, it is made once."""
+
+
+class EventLog:
+    """The events of all jobs.
+
+    Every method raises RedisError if Redis does not answer.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._client = client
+
+    async def newest(self, job_id: str) -> JobEvent | None:
+        """The last event of a job; None if its events are gone."""
+        found = await self._events(job_id, await self._client.xrevrange(EVENTS + job_id, count=1))
+        return found[0] if found else None
+
+    async def holds(self, job_id: str, event_id: str) -> bool:
+        """Whether this event of the job is still known, and with it all later ones."""
+        if not _ID.fullmatch(event_id):
+            return False
+        return bool(await self._client.xrange(EVENTS + job_id, event_id, event_id))
+
+    async def after(self, job_id: str, event_id: str) -> list[JobEvent]:
+        """The events of a job after this one, oldest first."""
+        return await self._events(job_id, await self._client.xrange(EVENTS + job_id, f"({event_id}"))
+
+    async def _events(self, job_id: str, entries: Any) -> list[JobEvent]:
+        """With the tags, which never change and are in the record alone."""
+        if not entries:
+            return []
+        tags = await cast("Awaitable[str | None]", self._client.hget(JOB + job_id, "tags")) or "{}"
+        return [JobEvent(event_id, record_from_fields(job_id, {"tags": tags} | fields)) for event_id, fields in entries]
+
+    async def newest_change(self) -> str:
+        """Where `changes` begins with what happens from now on."""
+        found = await self._client.xrevrange(CHANGES, count=1)
+        return str(found[0][0]) if found else BEFORE_ALL
+
+    async def changes(self, place: str) -> tuple[str, set[str]]:
+        """Wait up to a second for jobs that changed after this place: (the next place, their ids)."""
+        answer = await self._client.xread({CHANGES: place}, block=_BLOCK_MILLISECONDS)
+        entries = cast("list[tuple[str, dict[str, str]]]", _of_one_stream(answer))
+        return (entries[-1][0] if entries else place), {fields["job"] for _, fields in entries}
+
+
+def _of_one_stream(answer: Any) -> list[Any]:
+    # A list of pairs in one version of the protocol, a mapping in the other.
+    streams = list(answer.values()) if isinstance(answer, dict) else [entries for _, entries in answer or []]
+    return list(streams[0]) if streams else []

@@ -1,0 +1,102 @@
+"""The Celery application that service and workers share: a message holds the id of a job and nothing else."""
+
+import base64
+import contextlib
+import json
+
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from hessian_spectrum.jobs.connection import SOCKET_TIMEOUT_SECONDS, broker_url
+
+QUEUE = "spectrum"
+RUN_JOB = "spectrum.run_job"
+KEY_PREFIX = "spectrum:celery:"
+
+SECONDS_TO_GIVE_BACK = 4.0
+"""That a worker which is told to stop leaves its jobs to write a last checkpoint."""
+
+SECONDS_TO_NOTICE_A_LOSS = 0.5
+"""From the death of a process that computes; Celery would wait longer for a result, which ours do not send."""
+
+VISIBILITY_TIMEOUT_SECONDS = 3600
+"""A lost message comes back after so long; the reaper of the job store, which knows the leases, is far faster."""
+
+
+def celery_app(redis_url: str) -> Celery:
+    """Celery with the settings that hold against lost workers and a lost broker; see docs/design/jobs.md."""
+    app = Celery("spectrum", broker=broker_url(redis_url), set_as_current=False)
+    app.conf.update(
+        task_default_queue=QUEUE,
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_serializer="json",
+        accept_content=["json"],
+        result_accept_content=["json"],
+        event_serializer="json",
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_lost_wait=SECONDS_TO_NOTICE_A_LOSS,
+        worker_soft_shutdown_timeout=SECONDS_TO_GIVE_BACK,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "global_keyprefix": KEY_PREFIX,
+            "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
+            "unacked_restore_interval": 10,
+            "unacked_restore_throttle": 1,
+            "socket_timeout": 30,
+            "socket_connect_timeout": SOCKET_TIMEOUT_SECONDS,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+        },
+    )
+    return app
+
+
+def job_of_message(text: str) -> str:
+    """The id that a message in Redis carries; empty if it is none of ours."""
+    try:
+        arguments, *_ = json.loads(base64.b64decode(json.loads(text)["body"]))
+        return str(arguments[0])
+    except (ValueError, LookupError, TypeError):
+        return ""
+
+
+class JobQueue:
+    """Publishes job ids; fails within seconds when the broker is away."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._app = celery_app(redis_url)
+        # Kombu would try to connect for four seconds.
+        once = {"socket_timeout": SOCKET_TIMEOUT_SECONDS, "max_retries": 0}
+        self._app.conf.broker_transport_options |= once
+
+    def publish(self, job_id: str) -> None:
+        """Send the id to the workers; a second message for the same job does no harm.
+
+        Raises:  kombu.exceptions.OperationalError if the broker cannot be reached.
+        """
+        try:
+            self._send(job_id)
+        except OperationalError as error:
+            if isinstance(error.__cause__, redis.TimeoutError):
+                raise  # one that is silent would be waited for once more
+            self._send(job_id)  # by another connection: this one may have led to a server that restarted
+
+    def _send(self, job_id: str) -> None:
+        self._app.send_task(RUN_JOB, args=[job_id], retry=False)
+
+    def call(self, job_id: str) -> None:
+        """Publish the id for a worker that may be free to help; without a broker nobody comes."""
+        with contextlib.suppress(OperationalError):
+            self.publish(job_id)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._app.close()

@@ -1,0 +1,109 @@
+"""The record of a job: the truth about it, kept as one Redis hash."""
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic import TypeAdapter
+
+from hessian_spectrum.api_schemas.jobs import ENDED_STATES, JobState, Progress
+from hessian_spectrum.api_schemas.problem import Problem
+
+_TAGS: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
+
+
+def new_job_id() -> str:
+    """32 hexadecimal digits: the microsecond of creation, so that ids sort by age, then 64 random bits."""
+    return f"{time.time_ns() // 1000:016x}{secrets.token_hex(8)}"
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job as last written."""
+
+    id: str
+    kind: str
+    state: JobState
+    tags: dict[str, str]
+    progress: Progress
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: Problem | None
+    result_digest: str | None
+    owner: str | None = None  # id of the key that it was submitted with
+    shared: bool = False  # whether every key may read it
+    cached: bool = False  # whether its result was there before it
+
+    @property
+    def ended(self) -> bool:
+        """Whether the state can no longer change."""
+        return self.state in ENDED_STATES
+
+
+QUEUED = Progress(phase="queued", done=0, total=0, unit="")
+CACHED = Progress(phase="cached", done=0, total=0, unit="")
+
+
+def new_record_fields(
+    kind: str,
+    tags: Mapping[str, str],
+    owner: str | None = None,
+    *,
+    shared: bool = False,
+    request_id: str | None = None,
+) -> dict[str, str]:
+    """Hash fields of a job that was just accepted."""
+    return {
+        **({"request_id": request_id} if request_id is not None else {}),
+        **({"owner": owner} if owner is not None else {}),
+        **({"shared": "1"} if shared else {}),
+        "kind": kind,
+        "tags": _TAGS.dump_json(dict(tags)).decode(),
+        "progress": QUEUED.model_dump_json(),
+        "attempt": "0",
+        "created_at": now_text(),
+    }
+
+
+def answered_fields(result_digest: str) -> dict[str, str]:
+    """Further hash fields of a job whose result is there already."""
+    return {
+        "cached": "1",
+        "result_digest": result_digest,
+        "progress": CACHED.model_dump_json(),
+        "finished_at": now_text(),
+    }
+
+
+def record_from_fields(job_id: str, fields: Mapping[str, str]) -> JobRecord:
+    """The record that a hash holds."""
+    error = fields.get("error")
+    return JobRecord(
+        id=job_id,
+        kind=fields["kind"],
+        state=fields["state"],  # type: ignore[arg-type]
+        tags=_TAGS.validate_json(fields["tags"]),
+        progress=Progress.model_validate_json(fields["progress"]),
+        attempt=int(fields["attempt"]),
+        created_at=datetime.fromisoformat(fields["created_at"]),
+        started_at=_time(fields.get("started_at")),
+        finished_at=_time(fields.get("finished_at")),
+        error=Problem.model_validate_json(error) if error else None,
+        result_digest=fields.get("result_digest") or None,
+        owner=fields.get("owner"),
+        shared="shared" in fields,
+        cached="cached" in fields,
+    )
+
+
+def now_text() -> str:
+    """This moment in UTC, as written to records."""
+    return datetime.now(UTC).isoformat()
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

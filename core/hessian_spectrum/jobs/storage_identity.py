@@ -1,0 +1,197 @@
+"""The identity that the results directory and Redis share, so that neither is mistaken for another one."""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import redis
+from redis.client import Pipeline
+
+from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
+from hessian_spectrum.jobs.results import ResultStore, sync_directory
+from hessian_spectrum.jobs.scripts import RESULTS
+from hessian_spectrum.jobs.store import JOB
+
+IDENTITY = "spectrum:identity"
+_OFFER = "spectrum:identity-offer"
+"""An identity that is being given to a directory; it becomes the identity of Redis once the directory holds it."""
+
+_FILE = "identity"
+_NUM_COMPARED = 100
+
+_MAKE_OFFER = """
+-- KEYS[1]: identity, KEYS[2]: offer, ARGV[1]: what to offer if nothing is offered yet.
+-- Returns the offer, or '' where Redis has its identity already.
+if redis.call('EXISTS', KEYS[1]) == 1 then return '' end
+redis.call('SET', KEYS[2], ARGV[1], 'NX')
+return redis.call('GET', KEYS[2])
+"""
+
+_ACCEPT_OFFER = """
+-- KEYS[1]: identity, KEYS[2]: offer, ARGV[1]: the offer that the directory holds now.
+redis.call('SET', KEYS[1], ARGV[1], 'NX')
+redis.call('DEL', KEYS[2])
+"""
+
+MEND = (
+    "Set SPECTRUM_REDIS_URL and SPECTRUM_RESULTS_DIR to the pair that belongs together, or restore what was lost. "
+    "To join these two for good, run `spectrum-server bind`."
+)
+
+
+class StorageMismatchError(Exception):
+    """The results directory and Redis do not belong together, so nothing may be deleted."""
+
+
+class StorageIdentity:
+    """A random identity, kept in a file of the results directory and in a key of Redis.
+
+    Files are deleted when Redis does not know them. That is right only for the Redis in which they were recorded: an
+    empty one (another database, a lost volume, a restore that is half done) knows none of them. So whoever deletes asks
+    here first.
+
+    A directory and a Redis that are both new, or that an earlier version has used together, get an identity by
+    `settle`. It is offered in Redis, written to the directory and then accepted in Redis, so that a process which is
+    killed in between, or several that start at once, end up with one identity.
+
+    Args:
+        client: the Redis that holds the records of jobs.
+        results: the store whose directory keeps the identity.
+        checkpoints: what jobs that are under way have written.
+    """
+
+    def __init__(self, client: redis.Redis, results: ResultStore, checkpoints: CheckpointStore) -> None:
+        self._client, self._results, self._checkpoints = client, results, checkpoints
+
+    def fault(self) -> str | None:
+        """What is wrong and how to mend it; None if directory and Redis belong together, or may be joined.
+
+        Raises:
+            RedisError: if Redis cannot be asked.
+            OSError: if the directory cannot be read.
+        """
+        found = self.difference()
+        return found and f"{found} Nothing is deleted until this is mended. {MEND}"
+
+    def difference(self) -> str | None:
+        """What is wrong, alone.
+
+        Raises:
+            RedisError: if Redis cannot be asked.
+            OSError: if the directory cannot be read.
+        """
+        # Twice, as another process may give both their identity between two reads.
+        return self._difference() and self._difference()
+
+    def require(self) -> None:
+        """Make sure that directory and Redis share their identity at this moment.
+
+        Raises:
+            StorageMismatchError: if they do not.
+            RedisError: if Redis cannot be asked.
+            OSError: if the directory cannot be read.
+        """
+        self.replies(lambda _: None)
+
+    def replies(self, ask: Callable[[Pipeline], object]) -> list[Any]:
+        """Replies to commands from one moment in which Redis had the identity of the directory.
+
+        Args:
+            ask: adds the commands to a transaction.
+
+        Raises:
+            StorageMismatchError: if Redis had another identity, or none.
+            RedisError: if Redis cannot be asked.
+            OSError: if the directory cannot be read.
+        """
+        with self._client.pipeline() as pipeline:
+            pipeline.get(IDENTITY)
+            ask(pipeline)
+            known, *replies = pipeline.execute()
+        if known is None or known != self._kept():
+            raise StorageMismatchError(self.fault() or "The results directory and Redis have no identity yet.")
+        return replies
+
+    def settle(self) -> None:
+        """Give both an identity if neither has one and nothing speaks against it.
+
+        Raises:
+            StorageMismatchError: if they do not belong together.
+            RedisError: if Redis cannot be asked.
+            OSError: if the directory cannot be read or written.
+        """
+        if fault := self.fault():
+            raise StorageMismatchError(fault)
+        offer = str(self._client.eval(_MAKE_OFFER, 2, IDENTITY, _OFFER, secrets.token_hex(16)))
+        if offer:
+            if self._kept() != offer:
+                self._keep(offer)
+            self._accept(offer)
+
+    def join(self) -> None:
+        """Give both a new identity, whatever they had: an administrator says that they belong together.
+
+        Raises:
+            RedisError: if Redis cannot be asked.
+            OSError: if the directory cannot be written.
+        """
+        identity = secrets.token_hex(16)
+        self._keep(identity)
+        with self._client.pipeline() as pipeline:
+            pipeline.set(IDENTITY, identity)
+            pipeline.delete(_OFFER)
+            pipeline.execute()
+
+    def _difference(self) -> str | None:
+        kept = self._kept()
+        offered, known = cast("list[str | None]", self._client.mget(_OFFER, IDENTITY))
+        if kept is None and known is None:
+            return self._strangeness()
+        if kept is None:
+            return "The results directory is not the one that belongs to this Redis: its identity is missing."
+        if known is None:
+            return None if kept == offered else "Redis does not know this results directory: its identity is missing."
+        return None if kept == known else "The results directory and Redis belong to different deployments."
+
+    def _kept(self) -> str | None:
+        """What the directory holds; text that is no identity equals none."""
+        try:
+            return self._file.read_text(errors="replace").strip()
+        except FileNotFoundError:
+            os.stat(self._results.directory)  # a directory that is gone is not one without identity
+            return None
+
+    def _accept(self, offer: str) -> None:
+        self._client.eval(_ACCEPT_OFFER, 2, IDENTITY, _OFFER, offer)
+
+    def _keep(self, identity: str) -> None:
+        descriptor, draft = tempfile.mkstemp(dir=self._results.directory, prefix="draft-")
+        try:
+            with open(descriptor, "w") as file:
+                file.write(identity + "\n")
+                file.flush()
+                os.fsync(descriptor)
+            os.chmod(draft, 0o640)
+            os.replace(draft, self._file)
+        finally:
+            Path(draft).unlink(missing_ok=True)
+        sync_directory(self._results.directory)
+
+    def _strangeness(self) -> str | None:
+        """What speaks against it that two without identity, as an earlier version left them, belong together."""
+        known = cast("list[str]", self._client.zrange(RESULTS, 0, _NUM_COMPARED - 1, desc=True))
+        if known and not any(map(self._results.holds, known)):
+            return "The results that Redis knows are not in the results directory."
+        if not known and not self._results.is_empty():
+            return "Redis knows none of the results in the results directory."
+        jobs = [JOB + job_id for job_id in self._checkpoints.job_ids()[:_NUM_COMPARED]]
+        if jobs and not self._client.exists(*jobs):
+            return "Redis knows none of the jobs whose checkpoints are in the results directory."
+        return None
+
+    @property
+    def _file(self) -> Path:
+        return self._results.directory / _FILE

@@ -1,0 +1,262 @@
+"""Smoothed spectral densities from Gauss quadratures; numpy alone, so that any process may smooth anew."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import log, pi, sqrt
+
+import numpy as np
+
+from hessian_spectrum.quadrature.probe_mean import (
+    MOST_PROBES_WITH_FURTHER_RULES,
+    Curve,
+    MomentBounds,
+    Moments,
+    ProbeMean,
+    Rules,
+    probe_mean,
+)
+from hessian_spectrum.quadrature.rules import Rule, rules_through
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.results import Band, Density, FloatArray, Quadrature
+
+MARGIN = 0.05  # Papyan 2020, section D.2
+LOG_KAPPA = 1.04  # curvlinops 3.0.1, which found it by reproducing Papyan's figure 15b
+LOG_EPSILON = 1e-5  # Papyan 2020, section D.2
+
+# A spectrum narrower than this many roundings of its largest magnitude is one point.
+POINT_ROUNDINGS = 100
+
+# Errors of nodes below this share of the Gaussians' width are less than the rounding that `probe_mean` allows for.
+NEGLIGIBLE_ERROR = 1e-9
+
+# Places on each side of zero at which the log density asks what the steps leave open: as many, for few steps; with
+# many steps the nodes themselves are dense, and an eigenvalue problem costs more.
+MOST_PLACES, LEAST_PLACES = 12, 5
+PLACES_TIMES_STEPS = 480
+
+# A table of exponentials holds at most this many numbers.
+TABLE_SIZE = 2**17
+
+DOUBLE_EPS = float(np.finfo(np.float64).eps)
+
+
+def spectral_density(
+    quadratures: Sequence[Quadrature],
+    dim: int,
+    num_steps: int,
+    num_points: int,
+    kappa: float,
+    margin: float = MARGIN,
+    rounding: float = DOUBLE_EPS,
+) -> Density:
+    """Mean over probes of sum_i weights_i N(lambda; nodes_i, (d sigma)^2), and its error as `probe_mean` has it.
+
+    Smoothing is that of curvlinops' `lanczos_approximate_spectrum`. The extreme nodes of all probes, widened by
+    `margin` on both sides, are c - d and c + d; the grid covers them with num_points equidistant points;
+    sigma = 2 / (num_steps - 1) / sqrt(8 log kappa), in units of d. What a Gaussian puts outside the grid is not moved
+    back, so the integral is 1 up to the tails, and the grid resolves the Gaussians when num_points is at least about
+    num_steps.
+
+    Deviations: boundaries are Ritz values, there is no second Lanczos run for them; one step has the width of two; a
+    spectrum of zero width, such as that of c I, gets a grid of width |c|, or 1 if c = 0, instead of NaN.
+
+    Args:
+        dim: P.
+        num_steps: Lanczos steps asked for, at most P: the resolution, whether or not a probe stopped early.
+        kappa: > 1, dimensionless; larger is sharper.
+        margin: >= 0, in units of the width of the spectrum.
+        rounding: machine epsilon of the products.
+    Raises:  InvalidProblemError if kappa <= 1, fewer than two points or no quadrature.
+    Source:  Papyan, JMLR 21 (2020) 1-64, algorithm 2 and section D.2; curvlinops 3.0.1.
+    """
+    check_options(quadratures, num_points, kappa, margin)
+    lower, upper = spectral_interval(quadratures, margin, rounding)
+    sigma = _sigma(num_steps, kappa)
+    found = _smoothed(quadratures, dim, num_points, sigma, (lower, upper), _itself)
+    return _density(np.linspace(lower, upper, num_points), found, np.float64((upper - lower) / 2))
+
+
+def log_spectral_density(
+    quadratures: Sequence[Quadrature],
+    dim: int,
+    num_steps: int,
+    num_points: int,
+    kappa: float = LOG_KAPPA,
+    margin: float = MARGIN,
+    epsilon: float = LOG_EPSILON,
+    rounding: float = DOUBLE_EPS,
+) -> Density:
+    """Density of |lambda| + epsilon, smoothed in the logarithm, where small eigenvalues can be told apart.
+
+    That of curvlinops' `lanczos_approximate_log_spectrum`: the grid is geometric, from the smallest to the largest
+    |node| + epsilon widened by `margin` on both sides in the logarithm; Gaussians have the width that
+    `spectral_density` gives them, in units of half the logarithmic width; values are per unit of eigenvalue, so that
+    the integral over the grid, whose points are exponentials, is 1 up to the tails.
+
+    Eigenvalues far below the largest are not resolved by few steps, nor by products whose errors are larger: the band
+    is made of all places, on a geometric grid from zero on both sides, at which the moments of a probe allow weight.
+
+    Args:  epsilon, > 0, in units of A; others as of `spectral_density`.
+    Raises:  InvalidProblemError as `spectral_density`, and if epsilon is not positive.
+    Source:  Papyan, JMLR 21 (2020) 1-64, section C.7; curvlinops 3.0.1.
+    """
+    check_options(quadratures, num_points, kappa, margin)
+    check_epsilon(epsilon)
+
+    def transform(lowest: FloatArray, highest: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Of |lambda| for lambda in the interval."""
+        smallest = np.maximum(np.maximum(lowest, -highest), 0)
+        return np.log(smallest + epsilon), np.log(np.maximum(-lowest, highest) + epsilon)
+
+    ends = [transform(each.nodes, each.nodes)[0] for each in quadratures]
+    lower, upper = min(float(each.min()) for each in ends), max(float(each.max()) for each in ends)
+    lower, upper = _widened(lower, upper, margin, rounding, half_width=0.5)
+    places = _places(epsilon, upper, num_steps)
+    further = {each: rules_through(each, places, dim) for each in quadratures[:MOST_PROBES_WITH_FURTHER_RULES]}
+    sigma = _sigma(num_steps, kappa)
+    found = _smoothed(quadratures, dim, num_points, sigma, (lower, upper), transform, further.__getitem__)
+    grid = np.exp(np.linspace(lower, upper, num_points))
+    return _density(grid, found, grid * ((upper - lower) / 2))
+
+
+def _places(epsilon: float, upper: float, num_steps: int) -> FloatArray:
+    """Eigenvalues of both signs, with |lambda| + epsilon on a geometric grid from epsilon to exp(upper)."""
+    count = min(max(PLACES_TIMES_STEPS // num_steps, LEAST_PLACES), MOST_PLACES)
+    sizes = np.exp(np.linspace(np.log(epsilon), max(upper, np.log(epsilon)), count)) - epsilon
+    sizes = np.maximum(sizes, 0)
+    return np.concatenate([-sizes[:0:-1], sizes])
+
+
+def spectral_interval(quadratures: Sequence[Quadrature], margin: float, rounding: float) -> tuple[float, float]:
+    """From the smallest to the largest node of all probes, widened by `margin` times the width on both sides."""
+    lower = min(float(each.nodes[0]) for each in quadratures)
+    upper = max(float(each.nodes[-1]) for each in quadratures)
+    magnitude = max(abs(lower), abs(upper))
+    return _widened(lower, upper, margin, rounding * magnitude, half_width=magnitude / 2 if magnitude > 0 else 0.5)
+
+
+def check_options(quadratures: Sequence[Quadrature], num_points: int, kappa: float, margin: float) -> None:
+    """Raises:  InvalidProblemError if there is nothing to smooth, or no way to."""
+    if not quadratures:
+        raise InvalidProblemError("a density needs at least one quadrature")
+    check_smoothing(num_points, kappa, margin)
+
+
+def check_smoothing(num_points: int, kappa: float, margin: float) -> None:
+    """Raises:  InvalidProblemError on kappa <= 1, fewer than two points or a negative margin."""
+    if not 1 < kappa < float("inf") or num_points < 2 or not 0 <= margin < float("inf"):
+        raise InvalidProblemError("a density needs kappa > 1, at least two grid points and a margin >= 0")
+
+
+def check_epsilon(epsilon: float) -> None:
+    """Raises:  InvalidProblemError unless 0 < epsilon < infinity."""
+    if not 0 < epsilon < float("inf"):
+        raise InvalidProblemError(f"the logarithm needs a positive epsilon, not {epsilon}")
+
+
+def _widened(lower: float, upper: float, margin: float, rounding: float, half_width: float) -> tuple[float, float]:
+    """The interval with its margin; one of no width within 100 roundings is first given `half_width` on each side."""
+    if upper - lower <= POINT_ROUNDINGS * rounding:
+        middle = lower + (upper - lower) / 2
+        lower, upper = middle - half_width, middle + half_width
+    padding = margin * (upper - lower)
+    return lower - padding, upper + padding
+
+
+def _sigma(num_steps: int, kappa: float) -> float:
+    return 2 / max(num_steps - 1, 1) / sqrt(8 * log(kappa))
+
+
+def _itself(lowest: FloatArray, highest: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return lowest, highest
+
+
+def _smoothed(
+    quadratures: Sequence[Quadrature],
+    dim: int,
+    num_points: int,
+    sigma: float,
+    interval: tuple[float, float],
+    transform: "Coordinates",
+    further_rules: Rules | None = None,
+) -> ProbeMean:
+    """Mean of exp(-t^2 / 2) / (sigma sqrt(2 pi)), t in units of sigma, on the interval moved to [-1, 1].
+
+    Args:  transform, of an interval of eigenvalues to one of the coordinate in which to smooth.
+    """
+    centre, radius = (interval[1] + interval[0]) / 2, (interval[1] - interval[0]) / 2
+    unit_grid = np.linspace(-1, 1, num_points)
+
+    def coordinates(lowest: FloatArray, highest: FloatArray) -> tuple[FloatArray, FloatArray]:
+        low, high = transform(lowest, highest)
+        return (low - centre) / radius, (high - centre) / radius
+
+    all_nodes = np.concatenate([each.nodes for each in quadratures])
+    boundaries = _cluster_boundaries(coordinates(all_nodes, all_nodes)[0], sigma)
+    # part by part: tables of a number for each cluster, or node, and point would take much more than the answer
+    length = max(1, TABLE_SIZE // max(len(boundaries) + 1, *(len(each.nodes) for each in quadratures)))
+    parts = []
+    for start in range(0, num_points, length):
+        gaussians = _Gaussians(unit_grid[start : start + length], sigma, boundaries, coordinates)
+        parts.append(probe_mean(quadratures, dim, gaussians, further_rules))
+    values, errors, bands = zip(*parts, strict=True)
+    lower, upper = (np.concatenate(ends) for ends in zip(*((each.lower, each.upper) for each in bands), strict=True))
+    return ProbeMean(np.concatenate(values), np.concatenate(errors), Band(lower, upper))
+
+
+Coordinates = Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
+"""Of the ends of intervals of eigenvalues, those in the coordinate in which to smooth."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Gaussians(Curve):
+    """exp(-t^2 / 2) / (sigma sqrt(2 pi)), t in units of sigma, about the points of a grid."""
+
+    grid: FloatArray  # (num_points,)
+    sigma: float
+    boundaries: FloatArray  # between clusters of nodes
+    coordinates: Coordinates
+
+    def moments(self, rule: Rule, node_error: float) -> MomentBounds:
+        """Those of each cluster of nodes."""
+        low, high = self.coordinates(rule.nodes - node_error, rule.nodes + node_error)
+        centres = (low + high) / 2
+        weights = np.zeros((len(self.boundaries) + 1, len(centres)))
+        weights[np.searchsorted(self.boundaries, centres), np.arange(len(centres))] = rule.weights
+        distances = np.abs(self.grid - centres[:, None])
+        radii = (high - low)[:, None] / 2
+        if float(radii.max()) <= NEGLIGIBLE_ERROR * self.sigma:
+            middle = self._moments(weights, distances)
+            return MomentBounds(middle, middle)
+        nearest = np.maximum(distances - radii, 0)
+        farthest = np.add(distances, radii, out=distances)
+        return MomentBounds(self._moments(weights, farthest), self._moments(weights, nearest))
+
+    def values(self, rule: Rule) -> Moments:
+        """Those of all nodes together, as they are."""
+        mean, square = self._moments(
+            rule.weights[None], self.grid - self.coordinates(rule.nodes, rule.nodes)[0][:, None]
+        )
+        return Moments(mean[0], square[0])
+
+    def _moments(self, weights: FloatArray, distances: FloatArray) -> Moments:
+        """Of nodes at these distances (m, num_points), which are overwritten, with weights (num_clusters, m)."""
+        height = 1 / (self.sigma * sqrt(2 * pi))
+        table = np.divide(distances, self.sigma * sqrt(2), out=distances)
+        np.exp(np.negative(np.square(table, out=table), out=table), out=table)
+        mean = height * (weights @ table)
+        return Moments(mean, height**2 * (weights @ np.square(table, out=table)))
+
+
+def _cluster_boundaries(places: FloatArray, sigma: float) -> FloatArray:
+    """Middles of the gaps between places that are wider than sigma, ascending."""
+    places = np.sort(places)
+    wide = np.flatnonzero(np.diff(places) > sigma)
+    boundaries: FloatArray = (places[wide] + places[wide + 1]) / 2
+    return boundaries
+
+
+def _density(grid: FloatArray, found: ProbeMean, unit: FloatArray | np.float64) -> Density:
+    """Per unit of eigenvalue what is per `unit`."""
+    band = Band(found.band.lower / unit, found.band.upper / unit)
+    return Density(grid, found.values / unit, found.standard_error / unit, band)

@@ -1,0 +1,165 @@
+"""Mean over random probes of v^T f(A) v, with its standard error and a 95 % band; numpy alone."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from math import sqrt
+from typing import NamedTuple
+
+import numpy as np
+
+from hessian_spectrum.quadrature.chi_square import degree_limits
+from hessian_spectrum.quadrature.rules import Rule, compatible_rules
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.results import Band, FloatArray, Quadrature
+
+Rules = Callable[[Quadrature], Sequence[Rule]]
+"""Rules with which the measure of a probe is compatible."""
+
+MOST_PROBES_WITH_FURTHER_RULES = 16
+
+TINY = 1e-290  # squares below lose digits
+NEGLIGIBLE_SHARE = 1e-9  # of a probe: not even an unlucky one has so little of an eigenvalue
+
+
+# By which share of itself an end of a band may be off for the rounding of what makes the curves.
+CURVE_ROUNDING = 1e-7
+
+
+class Moments(NamedTuple):
+    """sum(weights * f(nodes)) and sum(weights * f(nodes)**2), for every f >= 0 of a curve."""
+
+    mean: FloatArray  # (num_points,), or (num_clusters, num_points) of each cluster of nodes
+    square: FloatArray  # of the same shape
+
+
+class MomentBounds(NamedTuple):
+    """Moments with the least and the largest value that f has within the errors of the nodes."""
+
+    least: Moments  # (num_clusters, num_points)
+    largest: Moments  # (num_clusters, num_points)
+
+
+class Curve(ABC):
+    """A function f >= 0 for every point of a grid."""
+
+    @abstractmethod
+    def values(self, rule: Rule) -> Moments:
+        """Moments (num_points,) of f at the nodes."""
+
+    @abstractmethod
+    def moments(self, rule: Rule, node_error: float) -> MomentBounds:
+        """Moments of each cluster of nodes, which are known to within `node_error`, in units of A."""
+
+
+class ProbeMean(NamedTuple):
+    """Estimate of tr f(A) / P for every f of a grid."""
+
+    values: FloatArray  # (num_points,)
+    standard_error: FloatArray  # (num_points,)
+    band: Band
+
+
+def probe_mean(
+    quadratures: Sequence[Quadrature], dim: int, curve: Curve, further_rules: Rules | None = None
+) -> ProbeMean:
+    """Mean over probes by their Gauss rules; what is known about its error.
+
+    Probes are uniform on the sphere, so one estimate of tr f(A) / P has the variance 2 / (P + 2) (<f^2> - <f>^2), <.>
+    the mean over eigenvalues, which the same quadratures estimate. That is far better than the spread of a few probes,
+    and known even for one.
+
+    Where k eigenvalues contribute f = h each, P <f> is h k, and the sum over n probes is distributed as h / P times
+    chi-square with n k degrees of freedom. With the effective height h = <f^2> / <f> (Satterthwaite), in which the
+    weight of a lone eigenvalue cancels, the sum tells which k are compatible with it. Clusters of eigenvalues far from
+    each other have heights of their own, and limits that add up in squares: a small weight of one would hide its height
+    behind that of the others.
+
+    The band goes from the lower limit by the least to the upper limit by the largest moments that the
+    `compatible_rules` of each probe, and the errors of their nodes, allow: where the steps, or the products, have not
+    resolved f, it says so.
+
+    Args:
+        dim: P.
+        further_rules: of which the first 16 probes tell how much further apart, on average, they set the moments.
+    Raises:  InvalidProblemError without a quadrature.
+    Source:  Satterthwaite, Biometrics Bulletin 2 (1946) 110-114.
+    """
+    if not quadratures:
+        raise InvalidProblemError("at least one quadrature is needed")
+    bounds = [_bounds(quadrature, curve, compatible_rules(quadrature)) for quadrature in quadratures]
+    least, largest = (_average([each[part] for each in bounds]) for part in range(2))
+    if further_rules is not None:
+        chosen = quadratures[:MOST_PROBES_WITH_FURTHER_RULES]
+        wider = [_bounds(each, curve, further_rules(each), start) for each, start in zip(chosen, bounds, strict=False)]
+        least, largest = (
+            _moved(whole, [each[part] for each in bounds[: len(chosen)]], [each[part] for each in wider])
+            for part, whole in enumerate((least, largest))
+        )
+    mean, square = _average([curve.values(Rule(each.nodes, each.weights)) for each in quadratures])
+    share = 2 / (len(quadratures) * (dim + 2))  # variance of the mean in units of that of f over eigenvalues
+    error = np.sqrt(share / (1 - share) * np.maximum(square - mean**2, 0))
+    away = least.mean - confidence_limits(*least, len(quadratures), dim).lower
+    beyond = confidence_limits(*largest, len(quadratures), dim).upper - largest.mean
+    # not the root of a sum of squares, which underflow far out in a Gaussian
+    lower = np.maximum(least.mean.sum(axis=0) - np.hypot.reduce(away, axis=0), 0)
+    upper = largest.mean.sum(axis=0) + np.hypot.reduce(beyond, axis=0)
+    return ProbeMean(mean, error, Band(lower * (1 - CURVE_ROUNDING), upper * (1 + CURVE_ROUNDING)))
+
+
+def _bounds(
+    quadrature: Quadrature, curve: Curve, rules: Sequence[Rule], known: MomentBounds | None = None
+) -> MomentBounds:
+    """The least and the largest moments by all rules, and those that are known."""
+    found = [curve.moments(rule, quadrature.node_error) for rule in rules]
+    least, largest = known if known is not None else found.pop(0)
+    for each in found:
+        least = Moments(*map(np.minimum, least, each.least))
+        largest = Moments(*map(np.maximum, largest, each.largest))
+    return MomentBounds(least, largest)
+
+
+def _moved(whole: Moments, before: Sequence[Moments], after: Sequence[Moments]) -> Moments:
+    """The average over all probes, moved by as much as that of some of them was."""
+    old, new = _average(before), _average(after)
+    mean = np.maximum(whole.mean + (new.mean - old.mean), 0)
+    return Moments(mean, np.maximum(whole.square + (new.square - old.square), mean**2))
+
+
+def _average(moments: Sequence[Moments]) -> Moments:
+    """Over probes; a mean square is no less than the square of the mean."""
+    mean, square = (sum(parts) / len(moments) for parts in zip(*moments, strict=True))
+    return Moments(mean, np.maximum(square, mean**2))
+
+
+def confidence_limits(
+    mean: FloatArray, square: FloatArray, num_probes: int, dim: int, *, on_sphere: bool = True
+) -> Band:
+    """95 % confidence limits of <f>, for f >= 0.
+
+    Args:
+        mean, square: <f> and <f^2> as the probes have them, of any shape.
+        dim: P.
+        on_sphere: whether to count on it that the weights of a probe sum to 1, so that what most eigenvalues share
+            varies less than chi-square.
+    """
+    # far out in a Gaussian the square underflows before the mean: the mean is small, and no more is known
+    known = square > TINY
+    degrees = np.full_like(mean, num_probes)
+    np.divide(num_probes * dim * mean**2, square, out=degrees, where=known)
+    low, high = degree_limits(degrees)
+    high = np.maximum(high, num_probes / np.maximum(degrees, TINY))  # at least one eigenvalue
+    narrowing = np.ones_like(mean)
+    if on_sphere:
+        share = np.ones_like(mean)
+        np.divide(mean**2, square, out=share, where=known)
+        narrowing = np.sqrt(_largest_rest(1 - share, num_probes, dim) * dim / (dim + 2))
+    lower, upper = mean * low**narrowing, mean * high**narrowing
+    unknown = ~known & (mean > 0)
+    return Band(np.where(unknown, 0.0, lower), np.where(unknown, np.maximum(upper, sqrt(TINY)), upper))
+
+
+def _largest_rest(rest: FloatArray, num_probes: int, dim: int) -> FloatArray:
+    """Upper limit of the share of eigenvalues that do not contribute, where the probes show some of them."""
+    limits = rest * degree_limits(num_probes * dim * np.clip(rest, 0, 1))[1]
+    upper: FloatArray = np.clip(np.maximum(limits, 1 / dim), 0, 1)  # at least one
+    return np.where(rest > NEGLIGIBLE_SHARE, upper, 0.0)

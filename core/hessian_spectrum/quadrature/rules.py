@@ -1,0 +1,96 @@
+"""Quadrature rules that agree with all that Lanczos knows of a probe; numpy alone."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from hessian_spectrum.quadrature.results import FloatArray, Quadrature
+
+NEIGHBOUR_SHIFTS = (-1.0, 0.0, 1.0)
+
+# Nodes whose residual is smaller than this share of the largest are converged: no rule moves them.
+CONVERGED_SHARE = 1e-9
+
+# A rule is left out when the node that it was made for holds less than this number of eigenvalues.
+NEGLIGIBLE_COUNT = 0.02
+
+
+class Rule(NamedTuple):
+    """sum(weights * f(nodes)) for v^T f(A) v."""
+
+    nodes: FloatArray  # (m,) ascending
+    weights: FloatArray  # (m,) >= 0, sum 1
+
+
+@lru_cache(maxsize=64)  # several curves are made of the same quadratures
+def compatible_rules(quadrature: Quadrature) -> tuple[Rule, ...]:
+    """The Gauss rule of a probe, and three others of the same moments.
+
+    A further step would border T by the remainder beta and an unknown coefficient a. Every a gives a rule that is
+    exact to degree 2m like that of the probe's own measure (Gauss and Radau rules), and as a runs through all numbers
+    its nodes sweep the gaps between those of the Gauss rule (a = infinity). Converged nodes stay. With
+    a = alpha + (-1, 0, 1) beta, alpha the last coefficient, the four sets of nodes are equally spaced in the middle of
+    a spectrum without gaps. What they disagree on, the steps have not resolved.
+
+    Without residuals, and for an invariant subspace, the Gauss rule alone.
+
+    Source:  Golub & Meurant, Matrices, Moments and Quadrature, 2010, chapter 6, for the rules.
+    """
+    gauss = Rule(quadrature.nodes, quadrature.weights)
+    largest = _largest_residual(quadrature)
+    if quadrature.residuals is None or largest == 0:
+        return (gauss,)
+    scaled = quadrature.residuals / largest  # squares of the residuals themselves may underflow
+    beta = largest * float(np.linalg.norm(scaled))
+    alpha = float(quadrature.nodes @ scaled**2) / float(scaled @ scaled)
+    return (gauss, *_bordered_rules(quadrature, alpha + np.array(NEIGHBOUR_SHIFTS) * beta))
+
+
+def rules_through(quadrature: Quadrature, places: FloatArray, dim: int) -> tuple[Rule, ...]:
+    """The compatible rules that have a node at each of these places.
+
+    Such a rule puts as much weight on its place as any measure with the probe's moments can. The coefficient that
+    borders T for it is a = x + sum_j residual_j^2 / (node_j - x), and the weight on x is the squared overlap of
+    (residual_j / (x - node_j), 1), normalised, with the probe.
+
+    Args:  places (n,), in units of A; dim, P.
+    Returns:  at most n rules: those left out give their place the weight of less than 0.02 eigenvalues.
+    Source:  Golub & Meurant, Matrices, Moments and Quadrature, 2010, chapter 6; Krein & Nudelman, The Markov Moment
+        Problem and Extremal Problems, 1977, for canonical representations.
+    """
+    residuals = quadrature.residuals
+    if residuals is None or _largest_residual(quadrature) == 0:
+        return ()
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        components = residuals / (places[:, None] - quadrature.nodes)
+        coefficients = places - components @ residuals
+        weights = (components @ np.sqrt(quadrature.weights)) ** 2 / (1 + (components**2).sum(axis=1))
+        useful = np.isfinite(coefficients) & (weights * dim > NEGLIGIBLE_COUNT)
+    return _bordered_rules(quadrature, coefficients[useful])
+
+
+def _largest_residual(quadrature: Quadrature) -> float:
+    return 0.0 if quadrature.residuals is None else float(np.abs(quadrature.residuals).max())
+
+
+def _bordered_rules(quadrature: Quadrature, coefficients: FloatArray) -> tuple[Rule, ...]:
+    """The rules of T with one more row and column, for each last coefficient (n,)."""
+    residuals = quadrature.residuals
+    assert residuals is not None
+    moving = np.abs(residuals) > CONVERGED_SHARE * _largest_residual(quadrature)
+    count = int(moving.sum())
+    bordered = np.zeros((len(coefficients), count + 1, count + 1))
+    bordered[:, np.arange(count), np.arange(count)] = quadrature.nodes[moving]
+    bordered[:, -1, :-1] = bordered[:, :-1, -1] = residuals[moving]
+    bordered[:, -1, -1] = coefficients
+    nodes, vectors = np.linalg.eigh(bordered)
+    start = np.append(np.sqrt(quadrature.weights[moving]), 0.0)  # the probe, in the basis of the nodes
+    weights = (start @ vectors) ** 2
+    still = (quadrature.nodes[~moving], quadrature.weights[~moving])
+    return tuple(_sorted(np.append(still[0], n), np.append(still[1], w)) for n, w in zip(nodes, weights, strict=True))
+
+
+def _sorted(nodes: FloatArray, weights: FloatArray) -> Rule:
+    order = nodes.argsort(kind="stable")
+    return Rule(nodes[order], weights[order])

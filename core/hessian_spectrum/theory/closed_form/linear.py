@@ -1,0 +1,184 @@
+"""The two-layer linear network with scalar input and output."""
+
+from decimal import Decimal, localcontext
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hessian_spectrum.theory.closed_form.arrays import matching_arrays
+from hessian_spectrum.theory.closed_form.neuron_groups import GroupedHessian, NeuronGroup, NeuronMoments, neuron_products
+from hessian_spectrum.theory.closed_form.precision import HAS_EXTENDED_PRECISION, ZERO, Number, inner_products, many_digits
+from hessian_spectrum.theory.closed_form.spectrum import Parameter, Spectrum, Statistic
+
+Vector = NDArray[np.float64]
+
+PHASE_ROUNDING = 2**49
+"""c counts as arrived at theta* when this times |d| is at most |c| s2 + |mean(yx)|: then the phase is late."""
+
+_CANCELLATION = 256
+_SHORT = 256
+
+
+def learning_phase(s2: Number, mean_yx: Number, c: Number, d: Number, turning: Number) -> str | None:
+    """early c <= theta*/3, late up to theta* = mean_yx / s2, divergent beyond; ties are late, None without a theta*.
+
+    Source:  Cracking, appendix C, which treats theta* > 0 alone; mirrored here for theta* < 0.
+    """
+    if not s2 or not mean_yx:
+        return None
+    if mean_yx < 0:
+        d, turning = -d, -turning
+    if PHASE_ROUNDING * d > abs(c) * s2 + abs(mean_yx):
+        return "divergent"
+    return "early" if turning < 0 else "late"
+
+
+class SampleMoments(NamedTuple):
+    """Sums over samples."""
+
+    num_samples: int
+    sum_xx: Number
+    sum_yx: Number
+
+    def residual_sum(self, slope: Number) -> Number:
+        """sum(delta x) of f(x) = slope x."""
+        return slope * self.sum_xx - self.sum_yx
+
+
+class LinearMoments(NamedTuple):
+    """What the spectrum of f(x) = <w, v> x depends on: neurons, and the samples that they see."""
+
+    neurons: NeuronMoments
+    s2: Number  # mean(x^2)
+    mean_yx: Number
+    d: Number  # mean(delta x)
+    turning: Number  # d + 2 s2 <w, v>, which changes sign at theta*/3
+
+    @classmethod
+    def of(cls, neurons: NeuronMoments, samples: SampleMoments) -> "LinearMoments":
+        """Means over these samples alone."""
+        s2, mean_yx = samples.sum_xx / samples.num_samples, samples.sum_yx / samples.num_samples
+        slope = neurons.inner * s2
+        return cls(neurons, s2, mean_yx, slope - mean_yx, 3 * slope - mean_yx)
+
+    @property
+    def is_cancelling(self) -> bool:
+        """Whether one of the quantities is a small difference of large numbers, or not a number."""
+        norm_w, norm_v, c = self.neurons
+        reached = abs(c) * self.s2 + abs(self.mean_yx)
+        return not (
+            _CANCELLATION * min(abs(self.d), abs(self.turning)) >= reached
+            and _CANCELLATION * min(c * c, norm_w * norm_v - c * c) >= norm_w * norm_v
+            and _CANCELLATION * abs(norm_w - norm_v) >= norm_w + norm_v
+        )
+
+    @property
+    def phase(self) -> str | None:
+        """Of learning: see `learning_phase`."""
+        return learning_phase(self.s2, self.mean_yx, self.neurons.inner, self.d, self.turning)
+
+    @property
+    def statistics(self) -> dict[str, Statistic]:
+        """The quantities of Theorem 3.1 and the three squares of eq. 2."""
+        norm_w, norm_v, c = self.neurons
+        s2, d = self.s2, self.d
+        imbalance = s2 * (norm_w - norm_v)
+        target_deviation = 2 * (d + c * s2)
+        return {
+            "s2": float(s2),
+            "c": float(c),
+            "d": float(d),
+            "mean_yx": float(self.mean_yx),
+            "theta_star": float(self.mean_yx / s2) if s2 else None,
+            "trace_w": float(s2 * norm_w),
+            "trace_v": float(s2 * norm_v),
+            "imbalance": float(imbalance * imbalance),
+            "non_collinearity": float(4 * s2 * s2 * max(norm_w * norm_v - c * c, 0 * c)),
+            "target_deviation": float(target_deviation * target_deviation),
+            "phase": self.phase,
+        }
+
+    def notes(self, suffix: str = "") -> tuple[str, ...]:
+        """Why a statistic is None."""
+        if not self.s2:
+            return (f"theta_star{suffix} and phase{suffix} are null: every input is 0",)
+        if not self.mean_yx:
+            return (f"phase{suffix} is null: mean(yx) = 0, so theta* = 0",)
+        return ()
+
+
+STATISTIC_NAMES = tuple(LinearMoments(NeuronMoments(*[ZERO] * 3), *[ZERO] * 4).statistics)
+
+
+def _linear_moments(w: Vector, v: Vector, x: Vector, y: Vector) -> tuple[LinearMoments, Number]:
+    """Moments and sum(delta^2), exact; to be called under `localcontext(many_digits)`."""
+    sum_xx, sum_yx, *neurons = inner_products((x, x), (y, x), *neuron_products(w, v))
+    moments = LinearMoments.of(NeuronMoments(*neurons), SampleMoments(x.size, sum_xx, sum_yx))
+    return moments, _squared_error(moments.neurons.inner, x, y)
+
+
+def _quick_moments(w: Vector, v: Vector, x: Vector, y: Vector) -> tuple[LinearMoments, Number] | None:
+    """The same in extended precision, beyond the range of float64 too; None where that is not enough."""
+    if not HAS_EXTENDED_PRECISION or max(w.size, x.size) > _SHORT:
+        return None
+    wide_w, wide_v, wide_x, wide_y = (values.astype(np.longdouble) for values in (w, v, x, y))
+    neurons = NeuronMoments(np.dot(wide_w, wide_w), np.dot(wide_v, wide_v), np.dot(wide_w, wide_v))
+    samples = SampleMoments(x.size, np.dot(wide_x, wide_x), np.dot(wide_y, wide_x))
+    moments = LinearMoments.of(neurons, samples)
+    delta = neurons.inner * wide_x - wide_y
+    return None if moments.is_cancelling else (moments, np.dot(delta, delta))
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _squared_error(slope: Decimal, x: Vector, y: Vector) -> float:
+    delta = float(slope) * x - y
+    return float(np.dot(delta, delta))
+
+
+def network_parameters(num_neurons: int) -> tuple[Parameter, Parameter]:
+    """w and v, one scalar per neuron each."""
+    return Parameter("w", (num_neurons,)), Parameter("v", (num_neurons,))
+
+
+def linear_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
+    """Hessian spectrum of L = 1/(2n) sum_i (f(x_i) - y_i)^2 for f(x) = <w, v> x.
+
+    With s2 = mean(x^2), c = <w,v>, d = mean(delta x), delta = f(x) - y and t = s2 (|w|^2 + |v|^2), the trace:
+    one pair (t ± sqrt(a + b + e)) / 2, and the bulk +d and -d, each m - 1 times, where
+    a = s2^2 (|w|^2 - |v|^2)^2, b = 4 s2^2 (|w|^2 |v|^2 - c^2), e = 4 (2 c s2 - mean(yx))^2.
+    The Poster drops s2 in e. For m >= 2 the smallest eigenvalue is -|d| whenever d is not 0 (the print says -d). The
+    pair is diagonalised in the orthonormal basis of `neuron_groups`: the vectors (v, w) and (w, v), which the print
+    calls orthonormal, are so only by chance. A bulk vector (z at v, s z at w) has s = sgn(l d), not sgn(l).
+
+    Args:  w, v (m,); x, y (n,).
+    Returns:  2m eigenvalues in loss per squared parameter, parameters in the order w, v. statistics: s2, c, d, mean_yx,
+        theta_star = mean_yx / s2, trace_w = s2 |w|^2 and trace_v = s2 |v|^2 (they sum to the trace), imbalance a,
+        non_collinearity b, target_deviation e, phase (early | late | divergent; None with a note when theta* = 0),
+        mean_loss.
+    Raises:  TheoryError for empty, unequal, non-finite or overflowing input.
+    Source:  Cracking the Hessian, Theorems 3.1 to 3.3, eq. 2 and appendix C.
+    """
+    w, v = matching_arrays(("w", "v"), (w, v), 1)
+    x, y = matching_arrays(("x", "y"), (x, y), 1)
+    if quick := _quick_moments(w, v, x, y):
+        return _linear_answer(w, v, *quick, x.size)
+    with localcontext(many_digits):
+        return _linear_answer(w, v, *_linear_moments(w, v, x, y), x.size)
+
+
+def _linear_answer(w: Vector, v: Vector, moments: LinearMoments, squared_error: Number, num_samples: int) -> Spectrum:
+    group = NeuronGroup(w, v, moments.neurons, slice(w.size), slice(w.size, 2 * w.size))
+    hessian = GroupedHessian([group], [moments.d], [moments.s2], None, 2 * w.size)
+    statistics = moments.statistics
+    statistics["mean_loss"] = float(squared_error) / (2 * num_samples)
+    return Spectrum(
+        kind="linear",
+        parameters=network_parameters(w.size),
+        method="closed-form",
+        source="Cracking the Hessian, Theorem 3.1",
+        eigenvalues=tuple(hessian.eigenvalues()),
+        trace=float(hessian.trace),
+        statistics=statistics,
+        notes=moments.notes(),
+    )

@@ -1,0 +1,208 @@
+"""A whole Hessian spectrum as few eigenvalues with multiplicities and roles."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isfinite, prod
+from operator import attrgetter
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hessian_spectrum.theory.closed_form.condition_number import ConditionNumber, condition_number, zero_tolerance
+from hessian_spectrum.theory.errors import TheoryError
+
+Role = Literal["outlier", "bulk", "zero"]
+Method = Literal["closed-form", "exact-reduction"]
+CriticalPoint = Literal["minimum", "maximum", "saddle", "degenerate"]
+Statistic = float | str | list[float] | None
+Which = Literal["outliers", "all"]
+Array = NDArray[np.float64]
+
+FLOAT64_RESOLUTION = 1e-13
+"""Bound on the error of eigenvalues whose moments or reduced problem are float64, relative to the largest."""
+
+
+class Eigenvalue(NamedTuple):
+    """One distinct eigenvalue, in loss per squared parameter.
+
+    role: "zero" marks a structural zero, there whatever the values of weights and data; a bulk that happens to vanish
+    stays "bulk". group: sign of a group of neurons ("+", "-", "0"), or index of a coordinate or singular value, else
+    None. pair: number of the outlier pair it belongs to, else None. basis: gives its orthonormal eigenvectors, rows
+    (multiplicity, num_parameters).
+    """
+
+    value: float
+    multiplicity: int
+    role: Role
+    group: str | None = None
+    pair: int | None = None
+    basis: Callable[[], Array] | None = None
+
+
+class Parameter(NamedTuple):
+    """One parameter array of the network: its name and shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of scalars."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Eigenvectors:
+    """Orthonormal eigenvectors: eigenvalues (k,), descending, repeated by multiplicity; vectors (k, num_parameters)."""
+
+    eigenvalues: Array
+    vectors: Array
+
+
+class Inertia(NamedTuple):
+    """Numbers of negative, zero (to rounding) and positive eigenvalues, with multiplicity."""
+
+    negative: int
+    zero: int
+    positive: int
+
+    @property
+    def critical_point(self) -> CriticalPoint:
+        """What it says where the gradient vanishes: a saddle with flat directions is still a saddle.
+
+        Source:  Day 27, section 3, which leaves open what both signs and a zero together are.
+        """
+        if self.negative and self.positive:
+            return "saddle"
+        if self.zero:
+            return "degenerate"
+        return "minimum" if self.positive else "maximum"
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Every eigenvalue of a Hessian over these parameters; always finite and complete.
+
+    An eigenvector lists the parameters in their order, each array row by row.
+
+    Construction sorts the eigenvalues descending, drops those of multiplicity 0, turns -0.0 into 0.0, and adds a note
+    whenever condition_number is None.
+
+    A statistic that float64 cannot hold becomes None, and a note says so.
+
+    Raises:  TheoryError if the multiplicities do not sum to num_parameters, or an eigenvalue or the trace is NaN or
+        infinite.
+    """
+
+    kind: str
+    parameters: tuple[Parameter, ...]
+    method: Method
+    source: str
+    eigenvalues: tuple[Eigenvalue, ...]
+    trace: float
+    statistics: Mapping[str, Statistic]
+    notes: tuple[str, ...] = ()
+    resolution: float | None = None  # error of each eigenvalue over the largest; None: one unit in its own last place
+
+    def __post_init__(self) -> None:
+        entries = [e if e.value else e._replace(value=0.0) for e in self.eigenvalues if e.multiplicity]
+        self._refuse_overflow([entry.value for entry in entries])
+        multiplicities = [entry.multiplicity for entry in entries]
+        if sum(multiplicities) != self.num_parameters or not entries:
+            raise TheoryError(f"{sum(multiplicities)} eigenvalues for {self.num_parameters} parameters")
+        if min(multiplicities) < 0:
+            raise TheoryError("an eigenvalue has a negative multiplicity")
+        entries.sort(key=attrgetter("value"), reverse=True)
+        object.__setattr__(self, "eigenvalues", tuple(entries))
+        object.__setattr__(self, "trace", float(self.trace) + 0.0)
+        statistics, notes = self._finite_statistics()
+        object.__setattr__(self, "statistics", statistics)
+        if (note := self.conditioning.note) and note not in self.notes:
+            notes = (*notes, note)
+        object.__setattr__(self, "notes", (*self.notes, *notes))
+
+    @property
+    def num_parameters(self) -> int:
+        """Rows of the Hessian."""
+        return sum([prod(parameter.shape) for parameter in self.parameters])
+
+    def _refuse_overflow(self, values: list[float]) -> None:
+        for name, numbers in (("eigenvalue", values), ("trace", [self.trace])):
+            if not isfinite(sum(numbers)) and not all(map(isfinite, numbers)):
+                raise TheoryError(f"{name} overflows float64: rescale the weights or the data")
+
+    def _finite_statistics(self) -> tuple[dict[str, Statistic], tuple[str, ...]]:
+        """The statistics, None instead of what float64 cannot hold, and the notes that say so."""
+        statistics = dict(self.statistics)
+        numbers = [value for value in statistics.values() if type(value) is float]
+        lists = [sum(value) for value in statistics.values() if type(value) is list]
+        if isfinite(sum(numbers) + sum(lists)):
+            return statistics, ()
+        beyond = [
+            name
+            for name, value in statistics.items()
+            if not all(map(isfinite, value if isinstance(value, list) else [value] if type(value) is float else []))
+        ]
+        note = f"{', '.join(beyond)}: null, as float64 does not hold it" if beyond else ""
+        return statistics | dict.fromkeys(beyond), (note,) if note else ()
+
+    @property
+    def scale(self) -> float:
+        """Largest magnitude of an eigenvalue."""
+        return max(abs(self.sharpness), abs(self.smallest))
+
+    @property
+    def sharpness(self) -> float:
+        """Largest eigenvalue."""
+        return self.eigenvalues[0].value
+
+    @property
+    def smallest(self) -> float:
+        """Smallest (most negative) eigenvalue."""
+        return self.eigenvalues[-1].value
+
+    @property
+    def conditioning(self) -> ConditionNumber:
+        """The condition number with its bounds."""
+        return condition_number(self.scale, min([abs(entry.value) for entry in self.eigenvalues]), self.resolution)
+
+    @property
+    def condition_number(self) -> float | None:
+        """max|l| / min|l| to the digits that are known; None when too few are, which the notes then say."""
+        return self.conditioning.value
+
+    @property
+    def inertia(self) -> Inertia:
+        """Counts with multiplicity; zero means |value| <= zero_tolerance(scale)."""
+        tolerance = zero_tolerance(self.scale)
+        counts = [0, 0, 0]
+        for entry in self.eigenvalues:
+            counts[(entry.value >= -tolerance) + (entry.value > tolerance)] += entry.multiplicity
+        return Inertia(*counts)
+
+    @property
+    def critical_point(self) -> CriticalPoint:
+        """What the inertia says where the gradient vanishes."""
+        return self.inertia.critical_point
+
+    def num_eigenvectors(self, which: Which) -> int:
+        """Vectors that `eigenvectors(which)` has."""
+        return sum(entry.multiplicity for entry in self._chosen(which))
+
+    def eigenvectors(self, which: Which) -> Eigenvectors:
+        """Orthonormal eigenvectors of the outliers, or of every eigenvalue: then a complete basis."""
+        chosen = self._chosen(which)
+        rows = [entry.basis() for entry in chosen if entry.basis is not None]
+        return Eigenvectors(
+            eigenvalues=np.repeat([entry.value for entry in chosen], [entry.multiplicity for entry in chosen]),
+            vectors=np.vstack(rows) if rows else np.empty((0, self.num_parameters)),
+        )
+
+    def _chosen(self, which: Which) -> list[Eigenvalue]:
+        return [entry for entry in self.eigenvalues if which == "all" or entry.role == "outlier"]
+
+    def dense(self) -> Array:
+        """All eigenvalues, ascending, repeated by multiplicity: (num_parameters,)."""
+        ascending = self.eigenvalues[::-1]
+        return np.repeat([entry.value for entry in ascending], [entry.multiplicity for entry in ascending])

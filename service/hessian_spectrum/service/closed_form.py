@@ -1,0 +1,178 @@
+"""From a closed-form request to `theory` and back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest, EigenvectorChoice
+from hessian_spectrum.api_schemas.closed_form_models import (
+    LeakyReluNetwork,
+    LinearBiasNetwork,
+    LinearNetwork,
+    MultiInputNetwork,
+    MultiOutputNetwork,
+    QuadraticForm,
+    ReluNetwork,
+    SelfAttention,
+    TwoLayerLinearNetwork,
+)
+from hessian_spectrum.api_schemas.message import RequestMessage
+from hessian_spectrum.service.problems import invalid_field
+from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
+from hessian_spectrum.theory.closed_form.blocks import multi_input_spectrum, multi_output_spectrum
+from hessian_spectrum.theory.closed_form.descent import Descent, linear_descent
+from hessian_spectrum.theory.closed_form.homogeneous import leaky_relu_spectrum, relu_spectrum
+from hessian_spectrum.theory.closed_form.linear import linear_spectrum
+from hessian_spectrum.theory.closed_form.linear_bias import linear_bias_spectrum
+from hessian_spectrum.theory.closed_form.quadratic import quadratic_spectrum
+from hessian_spectrum.theory.closed_form.spectrum import Eigenvectors, Spectrum
+from hessian_spectrum.theory.closed_form.two_layer_linear import two_layer_linear_spectrum
+
+SMALL_BODY_BYTES = 20_000
+"""A body of so few bytes, a thousand doubles, is answered faster than a thread is started, if not much is derived."""
+
+SMALL_DERIVED_NUMBERS = 10_000
+"""So many attention scores, or entries of a matrix to diagonalise, take about as long."""
+
+DECIMAL_COST = 64
+"""An attention score that has to be taken in decimals takes as long as so many derived numbers."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What theory says of a request; eigenvectors and descent are None where it did not ask."""
+
+    spectrum: Spectrum
+    which: EigenvectorChoice
+    eigenvectors: Eigenvectors | None
+    descent: Descent | None
+
+
+def is_small(request: ClosedFormRequest, num_bytes: int) -> bool:
+    """Whether a request in so many bytes is answered before others notice that they wait."""
+    return (
+        num_bytes <= SMALL_BODY_BYTES
+        and request.eigenvectors == "none"
+        and request.descent is None
+        and _num_derived(request) <= SMALL_DERIVED_NUMBERS
+    )
+
+
+def _num_derived(request: ClosedFormRequest) -> int:
+    match request.model:
+        case SelfAttention():
+            return DECIMAL_COST * request.num_scores
+        case TwoLayerLinearNetwork(reduced_size=size):
+            return size**2
+        case MultiInputNetwork(w=w):
+            return (2 * len(w)) ** 2
+        case QuadraticForm(matrix=matrix):
+            return len(matrix) ** 2
+        case _:
+            return 0
+
+
+def answer(request: ClosedFormRequest, max_vector_numbers: int) -> Answer:
+    """The whole spectrum of the request's Hessian, and what else it asks for.
+
+    Raises:  TheoryError if the numbers lead out of the range of floating point; ProblemError 422 for eigenvectors of
+        more numbers than the answer carries.
+    """
+    spectrum = _spectrum(request)
+    found = _eigenvectors(spectrum, request.eigenvectors, max_vector_numbers)
+    return Answer(spectrum, request.eigenvectors, found, _descent(request))
+
+
+def _spectrum(request: ClosedFormRequest) -> Spectrum:
+    return _SPECTRA[type(request.model)](request.model, request.data.x, request.data.y)
+
+
+_SPECTRA: dict[type[RequestMessage], Callable[[Any, Any, Any], Spectrum]] = {
+    LinearNetwork: lambda model, x, y: linear_spectrum(model.w, model.v, x, y),
+    ReluNetwork: lambda model, x, y: relu_spectrum(model.w, model.v, x, y),
+    LeakyReluNetwork: lambda model, x, y: leaky_relu_spectrum(model.w, model.v, x, y, model.negative_slope),
+    LinearBiasNetwork: lambda model, x, y: linear_bias_spectrum(model.w, model.v, model.b, x, y),
+    MultiInputNetwork: lambda model, x, y: multi_input_spectrum(model.w, model.v, x, y),
+    MultiOutputNetwork: lambda model, x, y: multi_output_spectrum(model.w, model.v, x, y),
+    TwoLayerLinearNetwork: lambda model, x, y: two_layer_linear_spectrum(model.W1, model.W2, x, y),
+    SelfAttention: lambda model, x, y: self_attention_spectrum(
+        model.w_v, model.w_q, model.w_k, x, y, sink_bias=model.sink_bias, activation=model.activation
+    ),
+    QuadraticForm: lambda model, x, y: quadratic_spectrum(model.matrix),
+}
+
+
+def _eigenvectors(spectrum: Spectrum, which: EigenvectorChoice, max_numbers: int) -> Eigenvectors | None:
+    if which == "none":
+        return None
+    num_vectors, num_parameters = spectrum.num_eigenvectors(which), spectrum.num_parameters
+    if num_vectors * num_parameters > max_numbers:
+        message = (
+            f"{num_vectors} eigenvectors of {num_parameters} numbers are more than the {max_numbers} that this answer "
+            "carries: ask for outliers instead of all, for npz (Accept: application/x-npz), or for none"
+        )
+        raise invalid_field(["eigenvectors"], message)
+    return spectrum.eigenvectors(which)
+
+
+def _descent(request: ClosedFormRequest) -> Descent | None:
+    model: Any = request.model
+    data: Any = request.data
+    wanted = request.descent
+    if wanted is None:
+        return None
+    return linear_descent(model.w, model.v, data.x, data.y, wanted.learning_rate, wanted.num_steps)
+
+
+def document(answer: Answer) -> dict[str, Any]:
+    """The fields of a `ClosedFormSpectrum`, made by hand: building and checking the message takes twice the time."""
+    spectrum, inertia, conditioning = answer.spectrum, answer.spectrum.inertia, answer.spectrum.conditioning
+    return {
+        "kind": spectrum.kind,
+        "num_parameters": spectrum.num_parameters,
+        "method": spectrum.method,
+        "source": spectrum.source,
+        "eigenvalues": [
+            {"value": e.value, "multiplicity": e.multiplicity, "role": e.role, "group": e.group, "pair": e.pair}
+            for e in spectrum.eigenvalues
+        ],
+        "trace": spectrum.trace,
+        "sharpness": spectrum.sharpness,
+        "smallest": spectrum.smallest,
+        "condition_number": conditioning.value,
+        "condition_number_lower": conditioning.lower,
+        "condition_number_upper": conditioning.upper,
+        "inertia": {"negative": inertia.negative, "zero": inertia.zero, "positive": inertia.positive},
+        "critical_point": inertia.critical_point,
+        "statistics": spectrum.statistics,
+        "eigenvectors": _eigenvector_fields(answer),
+        "descent": _descent_fields(answer.descent),
+        "notes": spectrum.notes,
+    }
+
+
+def _eigenvector_fields(answer: Answer) -> dict[str, Any] | None:
+    found = answer.eigenvectors
+    if found is None:
+        return None
+    return {
+        "which": answer.which,
+        "parameters": [{"name": p.name, "shape": p.shape} for p in answer.spectrum.parameters],
+        "eigenvalues": found.eigenvalues.tolist(),
+        "vectors": found.vectors.tolist(),
+    }
+
+
+def _descent_fields(descent: Descent | None) -> dict[str, Any] | None:
+    if descent is None:
+        return None
+    return {
+        "loss": descent.loss.tolist(),
+        "outliers": descent.outliers.tolist(),
+        "bulk": descent.bulk.tolist(),
+        "c": descent.c.tolist(),
+        "phase": descent.phase,
+        "fixed_dimensions": descent.fixed_dimensions,
+        "diverged_at": descent.diverged_at,
+        "notes": descent.notes,
+    }

@@ -1,0 +1,95 @@
+"""The curves of a Lanczos result for another smoothing, from its quadratures: nothing is computed again."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
+from hessian_spectrum.api_schemas.job_results import AnyJobResult
+from hessian_spectrum.api_schemas.spectrum_results import LanczosResult, Quadrature, SpectrumSetResult
+from hessian_spectrum.quadrature import results as found
+from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
+from hessian_spectrum.quadrature.density import MOST_PLACES, log_spectral_density, spectral_density
+from hessian_spectrum.quadrature.probe_mean import MOST_PROBES_WITH_FURTHER_RULES
+from hessian_spectrum.jobs.curves import cumulative_message, density_message
+from hessian_spectrum.service.problems import invalid_query
+
+MAX_OPERATIONS = 20_000_000_000
+"""Of one smoothing: a few seconds."""
+
+_EXPONENTIAL = 60  # operations that take as long as an exponential and its sums
+# Of the exponentials of each node and point, two for each of four rules and one for the value, in both densities; of
+# the probes whose further rules are looked at, two for each of those. Each but the first is an eigenvalue problem.
+_TABLES, _FURTHER_TABLES = 18, 2 * (2 * MOST_PLACES - 1)
+_EIGENPROBLEMS, _FURTHER_EIGENPROBLEMS = 3, 2 * MOST_PLACES - 1
+_EIGENPROBLEM = 10  # times the cube of the number of nodes
+_DOUBLE_EPS, _SINGLE_EPS = float(np.finfo(np.float64).eps), float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True)
+class SmoothingChange:
+    """What a caller wants otherwise; None: as it was."""
+
+    num_points: int | None = None
+    kappa: float | None = None
+    margin: float | None = None
+
+    @property
+    def changes(self) -> dict[str, float]:
+        """By name, what is to change."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def smoothed(result: AnyJobResult, change: SmoothingChange) -> AnyJobResult:
+    """The result with the curves that the job would have made with the changed smoothing.
+
+    Raises:  ProblemError 422 if the result has no curves, or too long ones to be made while a caller waits.
+    """
+    if not change.changes:
+        return result
+    match result:
+        case LanczosResult():
+            return _smoothed(result, change)
+        case SpectrumSetResult(spectra=spectra) if all(isinstance(each, LanczosResult) for each in spectra):
+            again = [_smoothed(each, change, len(spectra)) for each in spectra if isinstance(each, LanczosResult)]
+            return result.model_copy(update={"spectra": again})
+        case HessianVsGgnResult() | SpectrumSetResult():
+            what = f"kind {result.kind}"
+        case _:
+            what = f"method {result.method}"
+    raise invalid_query(next(iter(change.changes)), f"a result of {what} has no smoothed curves")
+
+
+def _smoothed(result: LanczosResult, change: SmoothingChange, num_spectra: int = 1) -> LanczosResult:
+    smoothing = result.smoothing.model_copy(update=change.changes)
+    _check_operations(result, smoothing.num_points, num_spectra)
+    rules = [_quadrature(rule) for rule in result.quadrature]
+    rounding = _DOUBLE_EPS if result.provenance.precision == "float64" else _SINGLE_EPS
+    sizes = (result.num_parameters, result.num_steps, smoothing.num_points)
+    margin = smoothing.margin
+    density = spectral_density(rules, *sizes, smoothing.kappa, margin, rounding)
+    log_density = log_spectral_density(rules, *sizes, margin=margin, rounding=rounding)
+    cumulative = cumulative_spectrum(rules, result.num_parameters, smoothing.num_points, margin, rounding)
+    curves = {
+        "density": density_message(density),
+        "log_density": density_message(log_density),
+        "cumulative": cumulative_message(cumulative),
+        "smoothing": smoothing,
+    }
+    return result.model_copy(update=curves)
+
+
+def _check_operations(result: LanczosResult, num_points: int, num_spectra: int) -> None:
+    lengths = [len(rule.nodes) for rule in result.quadrature]
+    some = lengths[:MOST_PROBES_WITH_FURTHER_RULES]
+    exponentials = num_points * (_TABLES * sum(lengths) + _FURTHER_TABLES * sum(some))
+    cubes, further_cubes = (sum(length**3 for length in each) for each in (lengths, some))
+    eigenproblems = _EIGENPROBLEM * (_EIGENPROBLEMS * cubes + _FURTHER_EIGENPROBLEMS * further_cubes)
+    if num_spectra * (_EXPONENTIAL * exponentials + eigenproblems) > MAX_OPERATIONS:
+        message = f"{sum(lengths):,} nodes on {num_points:,} points are too many to smooth while you wait; run a job"
+        raise invalid_query("num_points", message)
+
+
+def _quadrature(rule: Quadrature) -> found.Quadrature:
+    residuals = None if rule.residuals is None else np.asarray(rule.residuals)
+    return found.Quadrature(np.asarray(rule.nodes), np.asarray(rule.weights), residuals, rule.node_error)

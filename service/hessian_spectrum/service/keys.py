@@ -1,0 +1,93 @@
+"""`python -m hessian_spectrum.service.keys`: add, list and revoke the API keys of a deployment."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from pydantic import ValidationError
+
+from hessian_spectrum.service.doors.key_file import (
+    MAX_QUEUED,
+    REQUESTS_PER_MINUTE,
+    ApiKey,
+    KeyFile,
+    KeysUnreadableError,
+    Role,
+    UnknownKeyError,
+)
+
+_FILE_VARIABLE = "SPECTRUM_KEYS_FILE"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what the command line says; a service that runs sees the change at its next request."""
+    parser = _parser()
+    wanted = parser.parse_args(arguments)
+    path = Path(os.environ.get(_FILE_VARIABLE) or wanted.data_dir / "keys.json").resolve()
+    try:
+        wanted.run(KeyFile(path), wanted)
+    except ValidationError as error:
+        parser.error("; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors(include_input=False)))
+    except UnknownKeyError as error:
+        sys.exit(f"spectrum keys: no key has the id {error}")
+    except (KeysUnreadableError, OSError) as error:
+        sys.exit(f"spectrum keys: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="spectrum-server keys", description="API keys, of which digests are kept.")
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("spectrum-data"),
+        help=f"of the server: the keys are in its keys.json, unless {_FILE_VARIABLE} names a file",
+    )
+    commands = parser.add_subparsers(required=True, metavar="add | list | revoke")
+    add = commands.add_parser("add", parents=[place], help="make a key and print it, once")
+    add.add_argument("--name", required=True, type=_printable, help="of whoever gets it")
+    add.add_argument("--role", choices=get_args(Role), default="user", help="an admin sees and ends the jobs of all")
+    add.add_argument("--requests-per-minute", type=int, default=REQUESTS_PER_MINUTE, metavar="N")
+    add.add_argument("--max-queued", type=int, default=MAX_QUEUED, metavar="N", help="jobs that may wait at a time")
+    add.set_defaults(run=_add)
+    listing = commands.add_parser("list", parents=[place], help="print id, role, limits, time and name of every key")
+    listing.set_defaults(run=_list)
+    revoke = commands.add_parser("revoke", parents=[place], help="take a key away, at once")
+    revoke.add_argument("id", help="as `list` prints it; the part of a key between the underscores")
+    revoke.set_defaults(run=_revoke)
+    return parser
+
+
+def _add(keys: KeyFile, wanted: argparse.Namespace) -> None:
+    text = keys.add(wanted.name, wanted.role, wanted.requests_per_minute, wanted.max_queued)
+    print(f"Its digest is in {keys.path}; the key itself is shown this once:", file=sys.stderr)
+    print(text)
+
+
+def _list(keys: KeyFile, wanted: argparse.Namespace) -> None:
+    for key in keys.all():
+        print(_line(key))
+
+
+def _revoke(keys: KeyFile, wanted: argparse.Namespace) -> None:
+    print(f"revoked: {_line(keys.revoke(wanted.id))}")
+    if not keys.all():
+        print("No key is left: nobody is let in until one is added.", file=sys.stderr)
+
+
+def _line(key: ApiKey) -> str:
+    limits = f"{key.requests_per_minute:>7} requests/min  {key.max_queued:>6} queued"
+    return f"{key.id}  {key.role:<5}  {limits}  {key.created_at:%Y-%m-%d %H:%M:%S}  {key.name}"
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise argparse.ArgumentTypeError("holds characters that cannot be printed")
+    return text
+
+
+if __name__ == "__main__":
+    main()

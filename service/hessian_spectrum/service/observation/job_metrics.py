@@ -1,0 +1,129 @@
+"""What Redis and the disk know, asked when Prometheus asks."""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import redis
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
+
+from hessian_spectrum.jobs.job_index import INDEX
+from hessian_spectrum.jobs.totals import BOUNDS, Totals, read_totals
+from hessian_spectrum.service.doors.crowd import Crowd
+
+_SECONDS_BETWEEN_WALKS = 60.0
+"""Through the directory of results, which may hold many files."""
+
+_COUNTERS = {
+    "accepted": ("spectrum_jobs_accepted", "Jobs that went into the queue"),
+    "cached": ("spectrum_jobs_cached", "Jobs that a stored result answered"),
+    "attempts": ("spectrum_attempts", "Times that a worker took a job"),
+    "given_back": ("spectrum_give_backs", "Jobs that a worker gave back because it stopped"),
+    "lease_losses": ("spectrum_lease_losses", "Times that a job lost its worker"),
+    "poisoned": ("spectrum_poison_failures", "Jobs that failed because they lost too many workers"),
+    "products": ("spectrum_products", "Matrix-vector products that workers computed"),
+}
+_ENDED = "ended:"
+
+_logger = logging.getLogger(__name__)
+
+
+class JobMetrics(Collector):
+    """Jobs, queue, workers and disk; without Redis only that it is away.
+
+    Args:  results, the directory that all files of the deployment are in.
+    """
+
+    def __init__(self, client: redis.Redis, crowd: Crowd, results: Path) -> None:
+        self._client = client
+        self._crowd = crowd
+        self._results = results
+        self._walked_at = -_SECONDS_BETWEEN_WALKS
+        self._results_bytes = 0
+
+    def describe(self) -> list[Metric]:
+        """Nothing beforehand: registering must not ask Redis."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Ask once."""
+        try:
+            totals = read_totals(self._client, INDEX)
+        except RedisError as error:
+            _logger.warning("metrics without Redis: %s", error)
+            totals = None
+        yield _gauge("spectrum_redis_up", "1 while Redis answers", 0 if totals is None else 1)
+        yield _gauge(
+            "spectrum_event_listeners",
+            "Streams of events and long polls at this service",
+            self._crowd.listeners.num_taken,
+        )
+        yield _gauge("spectrum_results_bytes", "Files of results, checkpoints and uploads", self._bytes_of_results())
+        free = shutil.disk_usage(self._results).free if self._results.is_dir() else 0
+        yield _gauge("spectrum_results_free_bytes", "Free on their disk", free)
+        if totals is not None:
+            yield from _of_jobs(totals)
+            yield from _of_workers(totals)
+
+    def _bytes_of_results(self) -> int:
+        if time.monotonic() - self._walked_at >= _SECONDS_BETWEEN_WALKS:
+            self._results_bytes = _bytes_in(self._results)
+            self._walked_at = time.monotonic()
+        return self._results_bytes
+
+
+def _of_jobs(totals: Totals) -> Iterator[Metric]:
+    jobs = GaugeMetricFamily("spectrum_jobs", "Jobs by state", labels=["state"])
+    for state, num_jobs in totals.num_jobs.items():
+        jobs.add_metric([state], num_jobs)
+    yield jobs
+    yield _gauge("spectrum_queue_messages", "Messages that wait for a worker", totals.num_messages)
+    yield _gauge(
+        "spectrum_oldest_queued_seconds", "Since the creation of the oldest queued job", totals.oldest_queued_seconds
+    )
+    for name, (metric, text) in _COUNTERS.items():
+        yield CounterMetricFamily(metric, text, value=totals.number(name))
+    ended = CounterMetricFamily("spectrum_jobs_ended", "Jobs that came into a final state", labels=["state"])
+    for name, number in totals.counted.items():
+        if name.startswith(_ENDED):
+            ended.add_metric([name.removeprefix(_ENDED)], number)
+    yield ended
+    yield _histogram("spectrum_job_wait_seconds", "Time in the queue before an attempt", totals, "wait")
+    yield _histogram("spectrum_job_run_seconds", "Time of an attempt", totals, "run")
+
+
+def _of_workers(totals: Totals) -> Iterator[Metric]:
+    yield _gauge("spectrum_workers", "Workers that are there", len(totals.workers))
+    memory = GaugeMetricFamily("spectrum_worker_resident_bytes", "Memory of a worker", labels=["worker"])
+    slots = GaugeMetricFamily("spectrum_worker_concurrency", "Jobs that a worker runs at once", labels=["worker"])
+    for worker in totals.workers:
+        memory.add_metric([worker.name], worker.resident_bytes)
+        slots.add_metric([worker.name], worker.concurrency)
+    yield memory
+    yield slots
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _histogram(name: str, text: str, totals: Totals, counted: str) -> Metric:
+    found = totals.durations(counted)
+    bounds = [*(f"{bound:g}" for bound in BOUNDS), "+Inf"]
+    return HistogramMetricFamily(name, text, list(zip(bounds, found.counts, strict=True)), found.sum_seconds)
+
+
+def _bytes_in(directory: Path) -> int:
+    total = 0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += (Path(place) / name).stat().st_size
+            except OSError:  # gone meanwhile
+                continue
+    return total

@@ -1,0 +1,321 @@
+"""What the OpenAPI document says of errors and of bodies, and the examples that it shows."""
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+
+from hessian_spectrum.api_schemas.closed_form import FIELD_PATHS
+from hessian_spectrum.api_schemas.problem import PROBLEM_MEDIA_TYPE
+from hessian_spectrum.service.content_type import JSON
+from hessian_spectrum.service.formats.representations import MEDIA_TYPES
+
+Responses = dict[int | str, dict[str, Any]]
+
+BINARY = {"type": "string", "format": "binary"}
+"""Schema of a file."""
+
+ACCEPT = {
+    "name": "accept",
+    "in": "header",
+    "required": False,
+    "description": f"The format of the answer: {', '.join(MEDIA_TYPES.values())}, or several of them with weights. "
+    "Without the header it is the first one.",
+    "schema": {"type": "string", "examples": list(MEDIA_TYPES.values())},
+}
+"""For `openapi_extra` of a route whose answer differs by it."""
+
+
+def problem_documentation(**descriptions: str) -> Responses:
+    """Documented problems: keyword `status_422="when"` for each; `service.openapi_document` must know the message."""
+    return {
+        int(name.removeprefix("status_")): {
+            "description": description,
+            "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for name, description in descriptions.items()
+    }
+
+
+UNAVAILABLE = problem_documentation(status_503="Redis does not answer or is full, or the directory of results is gone")
+INVALID = problem_documentation(status_422="the request is invalid; `errors` names the fields")
+INVALID_BODY = {
+    **INVALID,
+    **problem_documentation(
+        status_408="the body takes too long", status_413="the body is too large", status_415="the body is not JSON"
+    ),
+}
+UNKNOWN = {**INVALID, **problem_documentation(status_404="no such job")}
+
+EVENTS: dict[str, Any] = {
+    "description": "events until the job ended",
+    "content": {
+        "text/event-stream": {
+            "example": 'id: 1767225600000-0\ndata: {"id": "...", "state": "running", ...}\nretry: 1000\n\n',
+        }
+    },
+}
+"""The answer of a stream of events."""
+
+Examples = dict[str, Any]
+
+
+def body_documentation(kind: type[BaseModel], examples: Examples) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads its own JSON body; `service.openapi_document` must know the message."""
+    schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
+    }
+
+
+def formats_documentation() -> dict[str, Any]:
+    """Content of an answer that can be had in several formats, beside the schema of its JSON."""
+    return {media_type: {} if media_type == JSON else {"schema": BINARY} for media_type in MEDIA_TYPES.values()}
+
+
+def upload_documentation() -> dict[str, Any]:
+    """Content of a body whose arrays come as files, for `requestBody.content`."""
+    part = {"description": "a .npy file, or JSON"}
+    fields = {"request": {"description": "the request or a part of it, as JSON"}} | dict.fromkeys(FIELD_PATHS, part)
+    archive = BINARY | {"description": f"members: {', '.join(FIELD_PATHS)}"}
+    return {
+        "application/x-npz": {"schema": archive},
+        "multipart/form-data": {"schema": {"type": "object", "properties": fields}},
+    }
+
+
+_TOKEN_FILE = {
+    "schema": BINARY,
+    "examples": {
+        "to-be": {
+            "summary": "The bytes of `to be or not to be` as tokens, two bytes each",
+            "value": "".join(f"{character}\0" for character in "to be or not to be"),
+        }
+    },
+}
+
+_ARRAYS_HEADER = json.dumps(
+    {
+        "x": {"dtype": "U8", "shape": [4, 2], "data_offsets": [0, 8]},
+        "y": {"dtype": "U8", "shape": [4], "data_offsets": [8, 12]},
+    },
+    separators=(",", ":"),
+)
+
+_ARRAYS_FILE = {
+    "schema": BINARY,
+    "examples": {
+        "xor": {
+            "summary": "A safetensors file with the arrays x (four rows of two numbers) and y (their classes)",
+            "value": f"{chr(len(_ARRAYS_HEADER))}{chr(0) * 7}{_ARRAYS_HEADER}"
+            + "".join(map(chr, (0, 0, 0, 1, 1, 0, 1, 1, 0, 1, 1, 0))),
+        }
+    },
+}
+
+XOR_ID = "3e37cdf9089f1cd0abecb7a4ebbe52ed1b1123b47b4321a5659119668e5f17ee"
+"""Of these arrays, once they are uploaded."""
+
+ARTIFACT_UPLOAD = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/octet-stream": _TOKEN_FILE,
+            "application/x-npy": {"schema": _TOKEN_FILE["schema"]},
+            "application/x-safetensors": _ARRAYS_FILE,
+            "application/x-npz": {"schema": _ARRAYS_FILE["schema"]},
+        },
+    }
+}
+"""`openapi_extra` of the upload of tokens and arrays."""
+
+CLOSED_FORM_EXAMPLES: Examples = {
+    "linear": {
+        "summary": "Two-layer linear network",
+        "value": {
+            "model": {"kind": "linear", "w": [0.5, -1.0, 0.25], "v": [1.0, 0.5, -0.75]},
+            "data": {"x": [1.0, -0.5, 2.0], "y": [0.8, -0.1, 1.5]},
+        },
+    },
+    "relu": {
+        "summary": "Two-layer ReLU network",
+        "value": {
+            "model": {"kind": "relu", "w": [0.5, -1.0, 0.25], "v": [1.0, 0.5, -0.75]},
+            "data": {"x": [1.0, -0.5, 2.0], "y": [0.8, -0.1, 1.5]},
+        },
+    },
+    "self-attention": {
+        "summary": "Self-attention with an attention sink",
+        "value": {
+            "model": {"kind": "self-attention", "w_v": 0.9, "w_q": [0.3, -0.2], "w_k": [0.1, 0.4], "sink_bias": 2.0},
+            "data": {"x": [[1.0, -0.5, 2.0], [0.3, 0.7, -1.0]], "y": [[0.8, 0.1, 1.5], [0.0, 0.5, -0.5]]},
+        },
+    },
+    "leaky-relu": {
+        "summary": "Two-layer network with any negative slope",
+        "value": {
+            "model": {"kind": "leaky-relu", "w": [0.5, -1.0, 0.25], "v": [1.0, 0.5, -0.75], "negative_slope": 0.1},
+            "data": {"x": [1.0, -0.5, 2.0], "y": [0.8, -0.1, 1.5]},
+        },
+    },
+    "linear-bias": {
+        "summary": "Two-layer linear network with a bias, and the eigenvectors of its outliers",
+        "value": {
+            "model": {"kind": "linear-bias", "w": [0.5, -1.0, 0.2], "v": [1.0, 0.5, -0.7], "b": [0.1, 0.0, -0.3]},
+            "data": {"x": [1.0, -0.5, 2.0], "y": [0.8, -0.1, 1.5]},
+            "eigenvectors": "outliers",
+        },
+    },
+    "multi-input": {
+        "summary": "One two-layer linear network per input, summed",
+        "value": {
+            "model": {"kind": "multi-input", "w": [[0.5, -1.0], [0.2, 0.3]], "v": [[1.0, 0.5], [-0.7, 0.4]]},
+            "data": {"x": [[1.0, -0.5], [2.0, 0.3], [-0.4, 0.6]], "y": [0.8, -0.1, 1.5]},
+        },
+    },
+    "multi-output": {
+        "summary": "One two-layer linear network per output",
+        "value": {
+            "model": {"kind": "multi-output", "w": [[0.5, -1.0], [0.2, 0.3]], "v": [[1.0, 0.5], [-0.7, 0.4]]},
+            "data": {"x": [1.0, -0.5, 2.0], "y": [[0.8, 0.2], [-0.1, 0.0], [1.5, -1.0]]},
+        },
+    },
+    "two-layer-linear": {
+        "summary": "Two-layer linear network with several inputs and outputs",
+        "value": {
+            "model": {
+                "kind": "two-layer-linear",
+                "W1": [[0.5, -1.0], [0.2, 0.3], [0.9, 0.1]],
+                "W2": [[1.0, 0.5, -0.3], [-0.7, 0.4, 0.2]],
+            },
+            "data": {"x": [[1.0, -0.5], [2.0, 0.3], [-0.4, 0.6]], "y": [[0.8, 0.2], [-0.1, 0.0], [1.5, -1.0]]},
+        },
+    },
+    "descent": {
+        "summary": "The spectrum of a linear network along gradient descent",
+        "value": {
+            "model": {"kind": "linear", "w": [0.5, -1.0, 0.25], "v": [1.0, 0.5, -0.75]},
+            "data": {"x": [1.0, -0.5, 2.0], "y": [0.8, -0.1, 1.5]},
+            "descent": {"learning_rate": 0.1, "num_steps": 20},
+        },
+    },
+    "quadratic": {
+        "summary": "Quadratic form",
+        "value": {"model": {"kind": "quadratic", "matrix": [[4.0, 4.0], [4.0, 16.0]]}},
+    },
+}
+
+RANDOM_MATRIX_EXAMPLES: Examples = {
+    "hessian-linear": {
+        "summary": "The Hessian model of a linear network at three points",
+        "value": {"law": "hessian", "activation": "linear", "energy": 0.3, "ratio": 0.5, "points": [-1.0, 0.0, 1.0]},
+    },
+    "hessian-relu": {
+        "summary": "The Hessian model of a ReLU network beside a sample",
+        "value": {
+            "law": "hessian",
+            "activation": "relu",
+            "energy": 0.3,
+            "ratio": 0.5,
+            "sample": {"size": 500, "seed": 1},
+        },
+    },
+    "wigner": {
+        "summary": "The semicircle and its transforms",
+        "value": {"law": "wigner", "variance": 1.0, "transform_points": [[0.5, 1.0], [3.0, 0.0]]},
+    },
+    "wishart": {
+        "summary": "The Marchenko-Pastur law with an atom at 0",
+        "value": {"law": "wishart", "variance": 1.0, "ratio": 2.0, "num_points": 64},
+    },
+    "free-sum": {
+        "summary": "The law of the sum of two free matrices",
+        "value": {
+            "law": "free-sum",
+            "laws": [{"law": "wigner", "variance": 0.1}, {"law": "wishart", "ratio": 4.0}],
+            "num_points": 64,
+        },
+    },
+    "index-curve": {
+        "summary": "Share of negative eigenvalues against the energy",
+        "value": {"law": "index-curve", "activation": "relu", "ratios": [0.25, 0.5, 0.75, 1.5], "num_points": 65},
+    },
+}
+
+_TRAINED_DIGITS = {
+    "kind": "spectrum",
+    "model": {"kind": "mlp", "widths": [64, 16, 10]},
+    "data": {"kind": "digits", "num_samples": 256},
+    "loss": "cross-entropy",
+    "train": {"num_steps": 50, "learning_rate": 0.5, "batch_size": 64},
+}
+
+_TINY_GPT2 = {"kind": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 8, "n_positions": 16, "vocab_size": 256}
+
+JOB_EXAMPLES: Examples = {
+    "digits-density": {
+        "summary": "Density of a digits classifier by Lanczos",
+        "value": _TRAINED_DIGITS | {"method": {"kind": "lanczos", "num_steps": 40, "num_probes": 4}},
+    },
+    "digits-exact": {
+        "summary": "Every eigenvalue of a digits classifier",
+        "value": _TRAINED_DIGITS | {"method": {"kind": "exact"}},
+    },
+    "ggn-top-k": {
+        "summary": "Largest eigenpairs of the first layer's Gauss-Newton matrix; their vectors are in npz",
+        "value": _TRAINED_DIGITS
+        | {"matrix": "ggn", "block": "layers.0.*", "method": {"kind": "top-k", "k": 10, "which": "largest"}},
+    },
+    "trace": {
+        "summary": "Trace of the Hessian, to two per cent",
+        "value": _TRAINED_DIGITS | {"method": {"kind": "trace", "estimator": "hutch++", "tolerance": 0.02}},
+    },
+    "eigenvectors": {
+        "summary": "Every eigenpair of the functional Hessian of the last layer",
+        "value": _TRAINED_DIGITS
+        | {
+            "matrix": "functional",
+            "block": "layers.1.*",
+            "method": {"kind": "exact", "eigenvectors": True},
+            "precision": "float64",
+        },
+    },
+    "gpt2-density": {
+        "summary": "Density of a small GPT-2 with an attention sink",
+        "value": {
+            "kind": "spectrum",
+            "model": {
+                "kind": "gpt2",
+                "n_layer": 1,
+                "n_head": 2,
+                "n_embd": 16,
+                "n_positions": 32,
+                "vocab_size": 256,
+                "attention_sink": {"bias": 2.0},
+            },
+            "data": {"kind": "text", "name": "pydoc-topics", "num_sequences": 4, "sequence_length": 32},
+            "loss": "cross-entropy",
+            "method": {"kind": "lanczos", "num_steps": 20, "num_probes": 2},
+        },
+    },
+    "uploaded-data": {
+        "summary": "Every eigenvalue on data that were uploaded: the arrays of the example of /v1/artifacts",
+        "value": {
+            "kind": "spectrum",
+            "model": {"kind": "mlp", "widths": [2, 4, 2], "activation": "tanh"},
+            "data": {"kind": "artifact", "id": XOR_ID},
+            "loss": "cross-entropy",
+            "method": {"kind": "exact"},
+        },
+    },
+    "hessian-vs-ggn": {
+        "summary": "Top eigenvalues of Hessian and Gauss-Newton matrix while a small GPT-2 is pretrained, and without "
+        "attention",
+        "value": {
+            "kind": "hessian-vs-ggn",
+            "models": [_TINY_GPT2, _TINY_GPT2 | {"attention": False}],
+            "data": {"kind": "text", "name": "pydoc-topics", "num_sequences": 4, "sequence_length": 16},
+            "pretrain": {"num_steps": 20, "batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 5},
+        },
+    },
+}

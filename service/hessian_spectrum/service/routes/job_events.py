@@ -1,0 +1,58 @@
+"""`/v1/jobs/{job_id}/events`: a job as it changes."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from hessian_spectrum.jobs.events import JobEvent
+from hessian_spectrum.service.doors.callers import CallerOf
+from hessian_spectrum.service.doors.key_file import KeyFile
+from hessian_spectrum.service.event_stream import EventStream
+from hessian_spectrum.service.job_feed import JobFeed
+from hessian_spectrum.service.routes.documentation import EVENTS, UNAVAILABLE, UNKNOWN, problem_documentation
+from hessian_spectrum.service.routes.jobs import Desk, JobId, job_message
+from hessian_spectrum.service.routes.strict_route import StrictRoute
+
+router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE, route_class=StrictRoute)
+
+
+@router.get(
+    "/{job_id}/events",
+    response_class=Response,
+    responses={
+        **UNKNOWN,
+        **problem_documentation(status_429="too many listen"),
+        200: EVENTS,
+        204: {"description": "the job ended, and all its events were heard"},
+    },
+    summary="A job as it changes",
+)
+async def follow_job(
+    job_id: JobId,
+    request: Request,
+    desk: Desk,
+    caller: CallerOf,
+    last_event_id: Annotated[str | None, Header(max_length=64, description="of the event that was heard last")] = None,
+) -> Response:
+    """Server-sent events: how the job stands now, then each change, until it ended.
+
+    The data of an event is what `GET /v1/jobs/{job_id}` said at that moment. With `Last-Event-ID` nothing is missed and
+    nothing is told twice; when that event is no longer known, the stream begins with the present.
+    """
+    feed: JobFeed = request.app.state.feed
+    keys: KeyFile = request.app.state.keys
+    record = await run_in_threadpool(desk.get, job_id, caller)
+    listener = await feed.listener(record, last_event_id, lambda: keys.lets_in(caller.owner))
+    if listener is None:
+        return Response(status_code=204)
+    request.state.place.listen()
+
+    address = str(request.base_url)
+
+    def text(event: JobEvent) -> str:
+        if address not in event.texts:
+            event.texts[address] = job_message(request, event.record).model_dump_json()
+        return event.texts[address]
+
+    return EventStream(listener, text)

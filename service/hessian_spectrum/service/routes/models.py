@@ -1,0 +1,60 @@
+"""`/v1/models`: the checkpoints that this server can load."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+from starlette.concurrency import run_in_threadpool
+
+from hessian_spectrum.api_schemas.checkpoints import CHECKPOINT_NAME, CheckpointError, LoadableModel, ModelList, UnknownCheckpointError
+from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.checkpoints.directory import ModelsDirectory
+from hessian_spectrum.service.heavy.descriptions import Descriptions
+from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.service.routes.documentation import INVALID, problem_documentation
+from hessian_spectrum.service.routes.strict_route import StrictRoute
+
+router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
+
+
+@router.get(
+    "",
+    responses=problem_documentation(status_503="the models directory cannot be read"),
+    summary="What this server can load",
+)
+async def list_models(request: Request) -> ModelList:
+    """Every checkpoint of the models directory; of those that cannot be loaded, why."""
+    models = _directory(request)
+    try:
+        for name in await run_in_threadpool(models.names):
+            await _descriptions(request).make(request, name)
+        return ModelList(models=await run_in_threadpool(models.describe_all))
+    except CheckpointError as error:
+        problem = Problem(type="/problems/no-models", title="No models at the moment", status=503, detail=str(error))
+        raise ProblemError(problem) from None
+
+
+@router.get(
+    "/{model_name:path}",
+    responses={**INVALID, **problem_documentation(status_404="no such checkpoint")},
+    summary="One checkpoint",
+)
+async def get_model(
+    model_name: Annotated[str, Path(pattern=CHECKPOINT_NAME, description="as in the list")], request: Request
+) -> LoadableModel:
+    """Its sizes and its digest, or why it cannot be loaded."""
+    try:
+        await _descriptions(request).make(request, model_name)
+        return await run_in_threadpool(_directory(request).describe, model_name)
+    except UnknownCheckpointError as error:
+        problem = Problem(type="/problems/unknown-model", title="No such model", status=404, detail=str(error))
+        raise ProblemError(problem) from None
+
+
+def _directory(request: Request) -> ModelsDirectory:
+    directory: ModelsDirectory = request.app.state.models
+    return directory
+
+
+def _descriptions(request: Request) -> Descriptions:
+    descriptions: Descriptions = request.app.state.descriptions
+    return descriptions

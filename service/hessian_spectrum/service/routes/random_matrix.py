@@ -1,0 +1,60 @@
+"""`POST /v1/random-matrix`."""
+
+from fastapi import APIRouter, Depends, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from hessian_spectrum.api_schemas.random_matrix import RandomMatrixAnswer, RandomMatrixRequest
+from hessian_spectrum.service.bodies import LARGE_BODY_BYTES, json_body, read
+from hessian_spectrum.service.formats.random_matrix import represented
+from hessian_spectrum.service.formats.representations import MEDIA_TYPES, require_format
+from hessian_spectrum.service.heavy.desk import HeavyDesk
+from hessian_spectrum.service.pictures.sheet import Style
+from hessian_spectrum.service.random_matrix import is_small
+from hessian_spectrum.service.routes.content_type import require_json
+from hessian_spectrum.service.routes.documentation import (
+    ACCEPT,
+    INVALID_BODY,
+    RANDOM_MATRIX_EXAMPLES,
+    body_documentation,
+    formats_documentation,
+    problem_documentation,
+)
+from hessian_spectrum.service.routes.picture_style import PICTURE_PARAMETERS, picture_style
+from hessian_spectrum.service.routes.strict_route import StrictRoute
+
+router = APIRouter(tags=["random matrices"], route_class=StrictRoute)
+
+
+@router.post(
+    "/random-matrix",
+    response_model=RandomMatrixAnswer,
+    dependencies=[Depends(require_json)],
+    responses={
+        **INVALID_BODY,
+        **problem_documentation(status_406="none of the accepted formats"),
+        200: {"content": formats_documentation()},
+    },
+    openapi_extra=body_documentation(RandomMatrixRequest, RANDOM_MATRIX_EXAMPLES)
+    | {"parameters": [ACCEPT, *PICTURE_PARAMETERS]},
+    summary="A limiting eigenvalue law, or the index of the Hessian law against the energy",
+)
+async def compute_random_matrix(request: Request) -> Response:
+    """Density, edges, masses, index, moments and transforms of a law, and on request a sample's eigenvalues beside it.
+
+    `wigner`, `wishart`, `hessian` (the model of a two-layer network, activation `linear` or `relu`), `free-sum` of two
+    of them; `index-curve`: the share of negative eigenvalues of `hessian` against the energy, for a list of ratios.
+    The answer is JSON, npz or a picture, by Accept.
+    """
+    name = require_format(request.headers.get("accept"))
+    style = picture_style(request, name)
+    content = await _answer(await json_body(request), name, style, request)
+    return Response(content, media_type=MEDIA_TYPES[name], headers={"Vary": "Accept"})
+
+
+async def _answer(body: bytes, name: str, style: Style, request: Request) -> bytes | memoryview:
+    if len(body) <= LARGE_BODY_BYTES:
+        message = read(body, RandomMatrixRequest)
+        if name == "json" and is_small(message):
+            return await run_in_threadpool(represented, message, name)
+    heavy: HeavyDesk = request.app.state.heavy
+    return (await heavy.do(request, "random-matrix", {"name": name, "style": style.choices}, body)).content

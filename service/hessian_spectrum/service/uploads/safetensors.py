@@ -1,0 +1,113 @@
+"""safetensors files in memory: the header is checked here, strictly, before anything else looks at the file."""
+
+import json
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from hessian_spectrum.api_schemas.artifacts import ArrayType
+from hessian_spectrum.jobs.array_files import DTYPES, NamedArray
+from hessian_spectrum.service.problems import invalid_field
+from hessian_spectrum.service.uploads.fields import malformed_upload
+from hessian_spectrum.service.uploads.npy import NO_SHAPE, is_shape
+
+MAX_HEADER_BYTES = 2**20
+"""Far more than names, types and places of the arrays that are accepted take."""
+
+_LENGTH_BYTES = 8
+_MAX_AXES = 64
+_METADATA = "__metadata__"
+_FIELDS = {"dtype", "shape", "data_offsets"}
+
+
+class _DamagedError(ValueError):
+    """What is wrong with a header."""
+
+
+def may_be_safetensors(head: bytes, num_bytes: int) -> bool:
+    """Whether a file of this size and beginning has the look of one."""
+    length = int.from_bytes(head[:_LENGTH_BYTES], "little")
+    return head[_LENGTH_BYTES : _LENGTH_BYTES + 2] == b'{"' and length <= num_bytes - _LENGTH_BYTES
+
+
+def safetensors_arrays(body: memoryview) -> Iterator[tuple[str, NamedArray]]:
+    """Name and array of each entry, views of `body`; names are as the file has them.
+
+    Raises:  ProblemError 400 for what is no safetensors file, or a damaged one; 422 for an array without numbers.
+    """
+    try:
+        header, start = _header(body)
+        places = [(name, *_place(name, entry)) for name, entry in header.items()]
+        _check_covered([(first, last) for *_, first, last in places], len(body) - start)
+    except _DamagedError as error:
+        raise malformed_upload(f"The body is no safetensors file, or a damaged one: {error}.") from None
+    for name, dtype, shape, first, last in places:
+        if not is_shape(shape):
+            raise invalid_field((name[:64],), NO_SHAPE)
+        content = body[start + first : start + last]
+        yield name, NamedArray(dtype, np.frombuffer(content, DTYPES[dtype]).reshape(shape))
+
+
+def _header(body: memoryview) -> tuple[dict[str, Any], int]:
+    """Its entries without the metadata, and where the numbers begin."""
+    length = int.from_bytes(body[:_LENGTH_BYTES], "little")
+    end = _LENGTH_BYTES + length
+    if len(body) < _LENGTH_BYTES or length > MAX_HEADER_BYTES or end > len(body):
+        raise _DamagedError(f"its header is longer than the file or than {MAX_HEADER_BYTES} bytes")
+    text = bytes(body[_LENGTH_BYTES:end])
+    if not text.startswith(b"{"):
+        raise _DamagedError("its header is no JSON object")
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = error if isinstance(error, _DamagedError) else "its header is no JSON"
+        raise _DamagedError(str(reason)) from None
+    metadata = header.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _DamagedError(f"{_METADATA} holds more than texts")
+    return header, end
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _DamagedError("its header has a key twice")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise _DamagedError("its header holds no finite number")
+
+
+def _place(name: str, entry: Any) -> tuple[ArrayType, list[int], int, int]:
+    """Type, shape, and where the numbers of an entry begin and end."""
+    what = f"the entry {name[:64]!a}"
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS:
+        raise _DamagedError(f"{what} holds not dtype, shape and data_offsets alone")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise _DamagedError(f"{what} is of none of the types {', '.join(DTYPES)}")
+    if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
+        raise _DamagedError(f"{what} has a shape or offsets that are no whole numbers from 0 on")
+    if len(shape) > _MAX_AXES:  # the product of very many is a number that takes minutes
+        raise _DamagedError(f"{what} has more than {_MAX_AXES} axes")
+    if offsets[1] - offsets[0] != prod(shape) * DTYPES[dtype].itemsize:
+        raise _DamagedError(f"{what} has not the size that its shape says")
+    return dtype, shape, offsets[0], offsets[1]
+
+
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
+
+
+def _check_covered(places: list[tuple[int, int]], num_bytes: int) -> None:
+    """Every byte belongs to one entry."""
+    end = 0
+    for first, last in sorted(places):
+        if first != end:
+            raise _DamagedError("its arrays overlap, or there are gaps between them")
+        end = last
+    if end != num_bytes:
+        raise _DamagedError("it has not the size that its header says")

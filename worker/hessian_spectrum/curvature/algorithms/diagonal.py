@@ -1,0 +1,114 @@
+"""Diagonal entries from random probes: a regression for each row of a matrix."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hessian_spectrum.curvature.algorithms.intervals import NORMAL_QUANTILE, SINGLE_FACTOR, spread_factor, student_factor
+from hessian_spectrum.quadrature.results import DiagonalEstimate
+
+
+@dataclass
+class RowRegression:
+    """y = slope x + noise for each row of a matrix, by least squares, one sample (x, y) after the other.
+
+    For Gaussian g, (A g)_i = A_ii g_i + noise, and the noise, what the rest of the row adds, is normal and does not
+    depend on g_i: the slope is A_ii with an error that follows Student's t, for every matrix.
+
+    Source:  Bekas, Kokiopoulou & Saad, Appl. Numer. Math. 57 (2007) 1214-1229, for the slope.
+    """
+
+    slopes: Tensor  # (P,) float64
+    weights: Tensor  # (P,) sum of x^2
+    residuals: Tensor  # (P,) sum of (y - slope x)^2
+    count: int = 0
+
+    @staticmethod
+    def empty(rows: Tensor) -> "RowRegression":
+        """No sample yet, for vectors like the rows (n, P)."""
+        zeros = rows.new_zeros(rows.shape[1], dtype=torch.float64)
+        return RowRegression(zeros, zeros.clone(), zeros.clone())
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Update with one sample (P,) of each row, y being overwritten: sums of squares alone would cancel."""
+        total = (x.square() + self.weights).clamp_(min=torch.finfo(torch.float64).tiny)
+        y.sub_(self.slopes * x)
+        self.residuals += self.weights * y.square() / total
+        self.slopes += y.mul_(x).div_(total)
+        self.weights = total
+        self.count += 1
+
+    @property
+    def mean_squares(self) -> Tensor:
+        """Mean of y^2 (P,)."""
+        return (self.residuals + self.slopes.square() * self.weights) / max(self.count, 1)
+
+    @property
+    def errors(self) -> Tensor:
+        """Standard errors of the slopes (P,), of two samples or more."""
+        return (self.residuals / (self.count - 1) / self.weights).sqrt()
+
+
+def regression_estimate(
+    known: Tensor,
+    regression: RowRegression,
+    share: Tensor,
+    row_norms: Tensor,
+    unit: float,
+    product_error: float,
+    correlation: float = 1.0,
+) -> DiagonalEstimate:
+    """Diagonal entries: what is known, and slopes from two samples or more.
+
+    Args:
+        known: (P,) in units of A.
+        share: (P,) by which slopes are multiplied.
+        row_norms: (P,) of A; `product_error` is relative to them.
+        unit: of the slopes.
+        correlation: by how much errors are larger where samples depend on each other.
+    """
+    freedom = regression.count - 1
+    errors = regression.errors * share * (unit * correlation)
+    values = known + regression.slopes * share * unit
+    return _estimate(
+        values, errors * spread_factor(freedom), values, errors * student_factor(freedom), row_norms * product_error
+    )
+
+
+def single_estimate(
+    known: Tensor,
+    regression: RowRegression,
+    share: Tensor,
+    row_norms: Tensor,
+    unit: float,
+    product_error: float,
+    dim: int,
+) -> DiagonalEstimate:
+    """Diagonal entries: what is known, and one sample g, A g of a probe on the sphere of a subspace.
+
+    What is not known is (A N)_ii, at most the root of N_ii (A N A)_ii, and the sample's y is a normal number of the
+    variance (A N A)_ii / dim.
+
+    Args:
+        share: (P,) diagonal of the projection N on the subspace.
+        dim: of the subspace.
+    """
+    y_squares = regression.mean_squares * dim
+    change = regression.slopes * regression.weights * (dim * unit)
+    reach = (y_squares * share).sqrt() * (unit * SINGLE_FACTOR)
+    errors = (y_squares * share * unit**2 + change.square()).sqrt()
+    return _estimate(known + change, errors * spread_factor(0), known, reach, row_norms * product_error)
+
+
+def exact_diagonal(values: Tensor, row_norms: Tensor, product_error: float) -> DiagonalEstimate:
+    """Diagonal entries that are known but for the error of the products."""
+    zeros = torch.zeros_like(values)
+    return _estimate(values, zeros, values, zeros, row_norms * product_error)
+
+
+def _estimate(values: Tensor, errors: Tensor, centres: Tensor, reach: Tensor, rounding: Tensor) -> DiagonalEstimate:
+    lower = torch.minimum(centres - reach, values) - rounding
+    upper = torch.maximum(centres + reach, values) + rounding
+    parts = (values, torch.hypot(errors, rounding / NORMAL_QUANTILE), lower, upper)
+    return DiagonalEstimate(*(part.cpu().numpy() for part in parts))

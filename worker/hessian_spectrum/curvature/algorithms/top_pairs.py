@@ -1,0 +1,190 @@
+"""From the subspace of a finished search to eigenpairs, each with an interval of the eigenvalue that was asked for."""
+
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from hessian_spectrum.curvature.algorithms.ritz import RitzPairs, order
+from hessian_spectrum.curvature.algorithms.subspace import SubspaceState
+from hessian_spectrum.curvature.algorithms.unseen import bounds_from_above, spread
+from hessian_spectrum.curvature.algorithms.vectors import gram, norm, rotate, subtract
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.quadrature.results import Interval, TopEigenpairs
+
+FLOOR_ERRORS = 3
+"""Errors of the products that residuals of pairs are at most that are as good as they can be."""
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The wanted pairs, the most wanted first, their vectors in the first rows of the basis; all in units of A."""
+
+    values: Tensor  # (k,)
+    residuals: Tensor  # (k,) with the error of the products
+    error: float  # of the values, from the products
+    are_locked: bool  # they span what the first locked rows did
+
+
+def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEigenpairs:
+    """The wanted pairs as they are; the basis is overwritten, so that the state cannot go on.
+
+    The pairs are multiplied once more, by unreduced products: what locking cut off, what reduced products are off, and
+    what restarts add up to, the recurrence does not know.
+
+    Raises:  InvalidProblemError if fewer than k products were done.
+    """
+    if state.num_processed < state.num_wanted:
+        raise InvalidProblemError(f"{state.num_processed} products are too few for {state.num_wanted} eigenpairs")
+    every = state.pairs()
+    rest = None if state.complete else _ends_of_rest(state, operator.product_error * state.norm(every.values))
+    is_exhausted = state.num_products >= state.budget
+    pairs = _final_pairs(operator, state, every)
+    coarse = operator.product_error * state.norm(every.values)
+    tolerances = state.tolerances(pairs.values)
+    scores = state.scores(pairs.values)
+    better = scores if rest is None else _bounds(state, pairs, rest, coarse).maximum(scores)
+    gaps = better - scores + pairs.error
+    converged = (pairs.residuals <= tolerances) & (gaps <= tolerances)
+    display = torch.arange(len(scores))
+    if state.which == "both-ends":
+        display = pairs.values.argsort(descending=True)
+    whys = _Reasons(coarse, is_exhausted)
+    return TopEigenpairs(
+        eigenvalues=pairs.values[display].numpy(),
+        residuals=pairs.residuals[display].numpy(),
+        converged=converged[display].numpy(),
+        intervals=tuple(
+            _interval(
+                state,
+                index,
+                pairs,
+                float(gaps[index]),
+                None if converged[index] else whys.of(pairs, index, float(tolerances[index])),
+            )
+            for index in display.tolist()
+        ),
+        eigenvectors=state.basis[: state.num_wanted][display.to(state.basis.device)].cpu().numpy(),
+        num_products=state.num_products,
+    )
+
+
+def _ends_of_rest(state: SubspaceState, error: float) -> list[float]:
+    """For each end, the side times a point beyond which the complement of what is locked has no eigenvalue."""
+    return [end.side * point + error for end, point in zip(state.ends, state.ends_of_rest(), strict=True)]
+
+
+def _final_pairs(operator: SymmetricOperator, state: SubspaceState, every: RitzPairs) -> _Pairs:
+    """Rayleigh-Ritz on all rows, or what is locked where that found nothing better; measured once more if need be."""
+    wanted = order(every.values, state.which)[: state.num_wanted]
+    values, residuals, vectors = every.values[wanted], every.residuals[wanted], every.vectors[:, wanted]
+    is_open = state.num_locked < state.num_wanted or state.complete
+    are_locked = not is_open and not state.is_improved(values, state.slack(values, operator.product_error))
+    if are_locked:
+        values, vectors = state.locked_values()[: len(values)], torch.eye(*vectors.shape, dtype=torch.float64)
+        residuals = state.defects[: len(values)]
+    rotate(state.basis[: state.num_processed], vectors)
+    for row in state.basis[: len(values)]:
+        row.div_(norm(row))
+    if state.complete:
+        residuals = torch.zeros_like(residuals)
+    size = state.norm(every.values)
+    error = operator.product_error * size
+    is_measured = state.is_reduced or not state.complete
+    if is_measured and state.num_products + state.num_wanted <= state.max_products:
+        exact = operator.unreduced
+        values, residuals = _refined(exact, state, values, size)
+        error = exact.product_error * size
+    return _Pairs(values, residuals + error, error, are_locked)
+
+
+def _refined(operator: SymmetricOperator, state: SubspaceState, values: Tensor, size: float) -> tuple[Tensor, Tensor]:
+    """Rayleigh-Ritz on the wanted vectors alone, and the measured ||A x - value x|| (k,), by k products.
+
+    Where memory has no room for the products the vectors stay as they are.
+    """
+    count = len(values)
+    vectors, rests = state.basis[:count], state.basis[count : 2 * count]
+    has_room = len(rests) == count
+    residuals = torch.empty(count, dtype=torch.float64)
+    for start in range(0, count, state.block_size):
+        block = vectors[start : start + state.block_size]
+        products = operator.matmat(block.T).T
+        state.num_products += len(block)
+        if has_room:
+            rests[start : start + len(block)] = products
+            continue
+        for row, product in enumerate(products):
+            residuals[start + row] = norm(product - float(values[start + row]) * block[row])
+    return _rotated(state, vectors, rests, size or 1.0) if has_room else (values, residuals)
+
+
+def _rotated(state: SubspaceState, vectors: Tensor, products: Tensor, unit: float) -> tuple[Tensor, Tensor]:
+    """Ritz values and residuals of the span of rows (k, P), which become Ritz vectors, for their products."""
+    projection = gram(vectors, products)
+    subtract(products, projection.T, vectors)
+    projection = projection / unit
+    values, rotation = torch.linalg.eigh((projection + projection.T) / 2)
+    ranking = order(values, state.which)
+    rotation = rotation[:, ranking]
+    squares = gram(products / unit, products / unit)
+    residuals = (rotation * (squares @ rotation)).sum(dim=0).clamp(min=0).sqrt()
+    rotate(vectors, rotation)
+    return values[ranking] * unit, residuals * unit
+
+
+def _bounds(state: SubspaceState, pairs: _Pairs, rest: list[float], error: float) -> Tensor:
+    """Upper bounds on the scores of the wanted eigenvalues (k,), from what is locked and the ends of the rest.
+
+    Of the matrix whose products were seen: the exact one is off by their error, which is added once.
+    """
+    count = state.num_wanted
+    values, residuals = state.locked_values(), state.defects[: state.num_locked]
+    if pairs.are_locked:
+        measured = pairs.residuals - pairs.error
+        values, residuals = torch.cat([pairs.values, values[count:]]), torch.cat([measured, residuals[count:]])
+        error = 0.0  # that of what was measured is added by the caller
+    norms = spread(residuals)
+    if state.which == "magnitude":
+        return bounds_from_above(torch.cat([values, -values]), norms.repeat(2), max(rest), count) + error
+    found = torch.empty(count, dtype=torch.float64)
+    for members, end, limit in zip(state.groups(), state.ends, rest, strict=True):
+        found[members] = bounds_from_above(end.side * values, norms, limit, end.num_wanted) + error
+    return found
+
+
+def _interval(state: SubspaceState, index: int, pairs: _Pairs, gap: float, why: str | None) -> Interval:
+    """Of one wanted eigenvalue: not worse than the value, by the minimax principle, and better by `gap` at most."""
+    value = float(pairs.values[index])
+    is_upper = value >= 0 if state.which == "magnitude" else state.side_of(index) > 0
+    far = value + gap if is_upper else value - gap
+    near = value - pairs.error if is_upper else value + pairs.error
+    if state.which == "magnitude" and abs(value) < pairs.error:
+        near = 0.0
+    if not isfinite(far):
+        return Interval(near, None, why) if is_upper else Interval(None, near, why)
+    return Interval(min(near, far), max(near, far), why)
+
+
+@dataclass(frozen=True)
+class _Reasons:
+    """Why a pair has not converged."""
+
+    error: float  # of products, in units of A
+    is_exhausted: bool  # no more products were allowed
+
+    def of(self, pairs: _Pairs, index: int, tolerance: float) -> str:
+        """One sentence."""
+        value, residual = float(pairs.values[index]), float(pairs.residuals[index])
+        if self.error > tolerance and residual <= FLOOR_ERRORS * self.error:
+            told = f"The error of the products, {self.error:.2g}, is above the tolerance, {tolerance:.2g}"
+        elif residual > tolerance:
+            told = f"The residual, {residual:.2g}, is above the tolerance, {tolerance:.2g}"
+            told += ", and max_products are used up" if self.is_exhausted else ""
+        else:
+            return "A better eigenvalue cannot be excluded" + (" with max_products." if self.is_exhausted else ".")
+        if abs(value) <= max(self.error, residual):
+            told += "; the value may be zero, which an absolute_tolerance would accept"
+        return told + "."

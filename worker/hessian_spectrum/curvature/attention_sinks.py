@@ -1,0 +1,85 @@
+"""Attention sinks of a wanted strength: the bias on the first token's scores that gives it a mean attention."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
+
+MAX_BIAS = 1024.0
+"""Beyond it softmax is 0 or 1 at every score that a trained network has."""
+
+SCORE_TOLERANCE = 1e-6
+"""Largest error of a mean score that was solved for; float32 forward passes give no better one."""
+
+BIAS_TOLERANCE = 1e-9
+"""Of the bracket, at which the search ends even if the mean score jumps there by more than its tolerance."""
+
+
+@dataclass(frozen=True)
+class SinkScores:
+    """Attention on the first token, a mean over sequences, queries and the sink's heads; 0 to 1."""
+
+    blocks: tuple[int, ...]
+    by_block: tuple[float, ...]  # of each of `blocks`
+
+    @property
+    def mean(self) -> float:
+        """Over the blocks."""
+        return sum(self.by_block) / len(self.by_block)
+
+
+def sink_scores(
+    model: Gpt2, parameters: Mapping[str, Tensor], batches: Sequence[Dataset], sink: AttentionSink
+) -> SinkScores:
+    """What the sink's heads give the first token, in a model with this sink.
+
+    The mean is over all queries, the first one included, whose only key is the first token.
+
+    Raises:  NonFiniteError if a score is NaN.
+    """
+    sunk = replace(model, sink=sink)
+    with torch.no_grad():
+        scores = [sunk.first_token_scores(parameters, batch.inputs).double() * len(batch) for batch in batches]
+    mean = torch.stack(scores).sum(0) / sum(len(batch) for batch in batches)
+    blocks = tuple(range(model.n_layer)) if sink.blocks is None else sink.blocks
+    chosen = mean[list(blocks)][:, list(sink.heads)].mean(1)
+    if not bool(chosen.isfinite().all()):
+        raise NonFiniteError("attention scores are NaN or infinite at these parameters")
+    return SinkScores(blocks, tuple(chosen.tolist()))
+
+
+def sink_with_mean_score(
+    model: Gpt2,
+    parameters: Mapping[str, Tensor],
+    batches: Sequence[Dataset],
+    sink: AttentionSink,
+    mean_score: float,
+) -> AttentionSink:
+    """The sink's heads and blocks with the one bias that makes their mean score `mean_score`.
+
+    The bias is bracketed by doubling, then found by Brent's method, to `SCORE_TOLERANCE` in the score. Where deeper
+    blocks make the mean score fall as the bias grows there may be several; it is then one of them.
+
+    Raises:  InvalidProblemError if no bias reaches it; NonFiniteError if a score is NaN.
+    """
+    from scipy.optimize import brentq  # noqa: PLC0415 - 30 MB that no other job needs
+
+    def excess(bias: float) -> float:
+        found = sink_scores(model, parameters, batches, replace(sink, bias=bias)).mean - mean_score
+        return 0.0 if abs(found) <= SCORE_TOLERANCE else found
+
+    at_zero = excess(0.0)
+    if at_zero == 0:
+        return replace(sink, bias=0.0)
+    near, far = 0.0, 1.0 if at_zero < 0 else -1.0
+    while (found := excess(far)) * at_zero > 0:
+        if abs(far) >= MAX_BIAS:
+            message = f"no bias gives a mean score of {mean_score:g}: with {far:g} it is {found + mean_score:.6g}"
+            raise InvalidProblemError(f"attention_sink.mean_score: {message}")
+        near, far = far, 2 * far
+    return replace(sink, bias=float(brentq(excess, min(near, far), max(near, far), xtol=BIAS_TOLERANCE)))

@@ -1,0 +1,51 @@
+"""Inputs with their targets."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """n samples; integer targets are class labels or tokens, floating targets regression values."""
+
+    inputs: Tensor  # (n, ...)
+    targets: Tensor  # (n, ...)
+
+    def __post_init__(self) -> None:
+        if self.inputs.ndim == 0 or self.targets.ndim == 0 or len(self.inputs) != len(self.targets):
+            shapes = f"{tuple(self.inputs.shape)} and {tuple(self.targets.shape)}"
+            raise InvalidProblemError(f"inputs and targets must have the same number of samples, not shapes {shapes}")
+        if len(self.inputs) == 0:
+            raise InvalidProblemError("a dataset needs at least one sample")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def to(self, dtype: torch.dtype, device: torch.device) -> "Dataset":
+        """The same samples on `device`, real numbers as `dtype`; integers keep their type."""
+        return Dataset(_cast(self.inputs, dtype, device), _cast(self.targets, dtype, device))
+
+    def split(self, batch_size: int | None) -> "tuple[Dataset, ...]":
+        """Micro-batches of `batch_size` samples in order, the last one smaller; None: all in one.
+
+        Raises:  InvalidProblemError if batch_size < 1.
+        """
+        if batch_size is None:
+            return (self,)
+        if batch_size < 1:
+            raise InvalidProblemError(f"a batch needs at least one sample, not {batch_size}")
+        bounds = [(start, start + batch_size) for start in range(0, len(self), batch_size)]
+        return tuple(Dataset(self.inputs[start:stop], self.targets[start:stop]) for start, stop in bounds)
+
+    def take(self, indices: Tensor) -> "Dataset":
+        """The samples at `indices` (k,), in that order."""
+        indices = indices.to(self.inputs.device)
+        return Dataset(self.inputs[indices], self.targets[indices])
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else tensor.dtype)

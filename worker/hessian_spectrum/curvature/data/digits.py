@@ -1,0 +1,24 @@
+"""Real images without a download: the 8 x 8 digits that come with scikit-learn."""
+
+import torch
+
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+
+MAXIMUM_PIXEL = 16
+
+
+def digits(num_samples: int, generator: torch.Generator) -> Dataset:
+    """The first `num_samples` of the shuffled digits.
+
+    Returns:  inputs (num_samples, 64) float64, pixels / 16 in 0 .. 1; targets (num_samples,) int64 in 0 .. 9.
+    Raises:  InvalidProblemError if num_samples is not in 1 .. 1797.
+    """
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - 40 MB that no other job needs
+
+    pixels, labels = load_digits(return_X_y=True)
+    if not 1 <= num_samples <= len(labels):
+        raise InvalidProblemError(f"there are {len(labels)} digits, so num_samples cannot be {num_samples}")
+    chosen = torch.randperm(len(labels), generator=generator)[:num_samples]
+    inputs = torch.as_tensor(pixels, dtype=torch.float64)[chosen] / MAXIMUM_PIXEL
+    return Dataset(inputs, torch.as_tensor(labels, dtype=torch.int64)[chosen])

@@ -1,0 +1,85 @@
+"""Synthetic regression: Gaussian inputs and the noisy answers of a random teacher."""
+
+from math import sqrt
+
+import torch
+
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+
+TEACHERS = ("linear", "relu", "none")
+
+
+TASKS = ("reversal", "linear", "none")
+
+
+def gaussian(
+    num_samples: int,
+    input_dim: int,
+    output_dim: int,
+    teacher: str,
+    noise: float,
+    generator: torch.Generator,
+    input_std: float = 1.0,
+) -> Dataset:
+    """x ~ N(0, input_std^2 I), y = t(x) + noise * N(0, I) with t(x) = W x (linear), relu(W x) (relu) or 0 (none).
+
+    W has independent N(0, 1 / input_dim) entries, so that y is of order one. Drawn in the order W, inputs, noise; W is
+    drawn for every teacher, so that the inputs of one seed are the same whatever the teacher.
+
+    Args:  noise, the standard deviation, >= 0, in units of y.
+    Returns:  inputs (num_samples, input_dim), targets (num_samples, output_dim), float64.
+    Raises:  InvalidProblemError on counts below 1, negative deviations or an unknown teacher.
+    Source:  Cracking the Hessian, appendix D (noise 0.1; the scale of W is not stated there).
+    """
+    if min(num_samples, input_dim, output_dim) < 1:
+        raise InvalidProblemError("num_samples, input_dim and output_dim must be at least 1")
+    _check_deviations(noise, input_std)
+    if teacher not in TEACHERS:
+        raise InvalidProblemError(f"teacher {teacher!r} is none of {', '.join(TEACHERS)}")
+    weight = torch.randn(output_dim, input_dim, generator=generator, dtype=torch.float64) / sqrt(input_dim)
+    inputs = input_std * torch.randn(num_samples, input_dim, generator=generator, dtype=torch.float64)
+    targets = noise * torch.randn(num_samples, output_dim, generator=generator, dtype=torch.float64)
+    if teacher != "none":
+        answers = inputs @ weight.T
+        targets = targets + (answers.relu() if teacher == "relu" else answers)
+    return Dataset(inputs, targets)
+
+
+def gaussian_sequences(
+    num_sequences: int,
+    sequence_length: int,
+    embedding_dim: int,
+    task: str,
+    noise: float,
+    generator: torch.Generator,
+    input_std: float = 1.0,
+) -> Dataset:
+    """Sequences of x_t ~ N(0, input_std^2 I) and y_t = t_t(x) + noise * N(0, I), for t = 1 .. L.
+
+    t_t(x) = x_{L+1-t} (reversal), W x_t (linear) or 0 (none); W has independent N(0, 1 / embedding_dim) entries. Drawn
+    in the order W, inputs, noise, whatever the task.
+
+    Args:  noise, the standard deviation, >= 0, in units of y.
+    Returns:  inputs and targets (num_sequences, sequence_length, embedding_dim), float64.
+    Raises:  InvalidProblemError on counts below 1, negative deviations or an unknown task.
+    Source:  Cracking the Hessian, appendix D.2 (reversal of sequences of length 2, embedding dimension 1).
+    """
+    if min(num_sequences, sequence_length, embedding_dim) < 1:
+        raise InvalidProblemError("num_sequences, sequence_length and embedding_dim must be at least 1")
+    _check_deviations(noise, input_std)
+    if task not in TASKS:
+        raise InvalidProblemError(f"task {task!r} is none of {', '.join(TASKS)}")
+    shape = (num_sequences, sequence_length, embedding_dim)
+    weight = torch.randn(embedding_dim, embedding_dim, generator=generator, dtype=torch.float64) / sqrt(embedding_dim)
+    inputs = input_std * torch.randn(shape, generator=generator, dtype=torch.float64)
+    targets = noise * torch.randn(shape, generator=generator, dtype=torch.float64)
+    if task != "none":
+        targets = targets + (inputs.flip(1) if task == "reversal" else inputs @ weight.T)
+    return Dataset(inputs, targets)
+
+
+def _check_deviations(noise: float, input_std: float) -> None:
+    for name, value in (("noise", noise), ("input_std", input_std)):
+        if not 0 <= value < float("inf"):
+            raise InvalidProblemError(f"{name} is a standard deviation, so it cannot be {value}")

@@ -1,0 +1,127 @@
+"""Convolutional networks on small square images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod, sqrt
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from hessian_spectrum.planning.size import Size, conv_edge, conv_size
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.curvature.models.activations import DEFAULT_NEGATIVE_SLOPE, activation_named
+from hessian_spectrum.curvature.models.base import Model, check_real_inputs
+from hessian_spectrum.curvature.parameters import Parameters
+
+
+@dataclass(frozen=True)
+class Conv(Model):
+    """Convolutions, each followed by phi and perhaps a mean over 2 x 2 pixels, then a linear layer; no batch norm.
+
+    Convolutions are padded with zeros to ceil(edge / stride) positions along an edge. An image is one channel, given as
+    a row of image_size^2 pixels.
+
+    Args:
+        channels: output channels of each convolution, at least one.
+        kernel_size: edge of the kernel, odd.
+        stride: pixels between positions.
+        pooling: whether a mean over 2 x 2 pixels, a last odd row or column left out, follows each phi.
+        activation, negative_slope: phi, one of `ACTIVATIONS`.
+        bias: whether the layers have one.
+    Parameters:  "conv.{l}.weight" (channels, channels before, kernel_size, kernel_size), "conv.{l}.bias" (channels,),
+        "head.weight" (num_outputs, channels * positions), "head.bias" (num_outputs,), as torch.nn has them.
+    Raises:  InvalidProblemError on counts below 1, an even kernel, an unknown activation or more poolings than pixels.
+    """
+
+    channels: tuple[int, ...]
+    kernel_size: int = 3
+    stride: int = 1
+    pooling: bool = False
+    activation: str = "relu"
+    bias: bool = True
+    negative_slope: float = DEFAULT_NEGATIVE_SLOPE
+    image_size: int = 8
+    num_classes: int = 10
+
+    def __post_init__(self) -> None:
+        counts = (*self.channels, self.kernel_size, self.stride, self.image_size, self.num_classes)
+        if not self.channels or min(counts) < 1:
+            raise InvalidProblemError("a conv net needs at least one convolution, and every count to be at least 1")
+        if self.kernel_size % 2 == 0:
+            raise InvalidProblemError(f"the kernel's edge must be odd, not {self.kernel_size}")
+        activation_named(self.activation, self.negative_slope)
+        if min(self.edges) < 1:
+            raise InvalidProblemError(f"{len(self.channels)} poolings leave nothing of {self.image_size} pixels")
+
+    @property
+    def num_outputs(self) -> int:
+        """Classes."""
+        return self.num_classes
+
+    @property
+    def edges(self) -> list[int]:
+        """Positions along an edge after each convolution and its pooling."""
+        edges = [self.image_size]
+        for _ in self.channels:
+            edge = conv_edge(edges[-1], self.stride)
+            edges.append(edge // 2 if self.pooling else edge)
+        return edges[1:]
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Weight, then bias, layer by layer."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for index, (incoming, outgoing) in enumerate(zip((1, *self.channels[:-1]), self.channels, strict=True)):
+            shapes[f"conv.{index}.weight"] = (outgoing, incoming, self.kernel_size, self.kernel_size)
+            shapes[f"conv.{index}.bias"] = (outgoing,)
+        shapes["head.weight"] = (self.num_outputs, self.channels[-1] * self.edges[-1] ** 2)
+        shapes["head.bias"] = (self.num_outputs,)
+        return {name: shape for name, shape in shapes.items() if self.bias or name.endswith("weight")}
+
+    def initial_parameters(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Parameters:
+        """Weights and biases uniform in +-1/sqrt(fan_in), as in torch.nn."""
+        shapes = self.parameter_shapes
+        parameters = {}
+        for name, shape in shapes.items():
+            fan_in = prod(shapes[name.removesuffix("bias").removesuffix("weight") + "weight"][1:])
+            uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+            parameters[name] = ((2 * uniform - 1) / sqrt(fan_in)).to(dtype=dtype, device=device)
+        return parameters
+
+    def check_inputs(self, inputs: Tensor) -> None:
+        """Inputs are (n, image_size^2), floating point and finite."""
+        check_real_inputs(inputs, "conv", "n", self.image_size**2)
+
+    def size_on(self, inputs: Tensor) -> Size:
+        """Patches, pre- and post-activations of every layer, inputs included."""
+        return conv_size(
+            self.image_size,
+            self.channels,
+            self.kernel_size,
+            self.stride,
+            self.pooling,
+            self.num_outputs,
+            self.bias,
+            inputs.shape[0],
+            self.activation,
+        )
+
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Outputs (n, num_outputs) for inputs (n, image_size^2)."""
+        activation = activation_named(self.activation, self.negative_slope)
+        images = inputs.reshape(-1, 1, self.image_size, self.image_size)
+        for index in range(len(self.channels)):
+            images = activation(self._convolution(parameters, index, images))
+            images = F.avg_pool2d(images, 2) if self.pooling else images
+        return F.linear(images.flatten(1), parameters["head.weight"], parameters.get("head.bias"))
+
+    def _convolution(self, parameters: Mapping[str, Tensor], index: int, images: Tensor) -> Tensor:
+        # not F.conv2d: vmap over its linearised gradient fails (PyTorch 2.13: view of a tensor that is not contiguous)
+        weight, bias = parameters[f"conv.{index}.weight"], parameters.get(f"conv.{index}.bias")
+        patches = F.unfold(images, self.kernel_size, padding=self.kernel_size // 2, stride=self.stride)
+        values = weight.flatten(1) @ patches
+        if bias is not None:
+            values = values + bias.unsqueeze(-1)
+        edge = conv_edge(images.shape[-1], self.stride)
+        return values.reshape(images.shape[0], weight.shape[0], edge, edge)

@@ -1,0 +1,118 @@
+"""Fully connected networks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from hessian_spectrum.planning.size import Size, mlp_size
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.curvature.models.activations import DEFAULT_NEGATIVE_SLOPE, activation_named
+from hessian_spectrum.curvature.models.base import Model, check_real_inputs
+from hessian_spectrum.curvature.models.parametrization import Layer, parametrization_named
+from hessian_spectrum.curvature.parameters import Parameters
+
+
+@dataclass(frozen=True)
+class Mlp(Model):
+    """h_0 = x, h_{l+1} = phi(s_l W_l h_l + b_l), without phi after the last layer.
+
+    Args:
+        widths: input, hidden ... and output dimension, at least two.
+        activation: phi, one of `ACTIVATIONS`.
+        bias: whether b_l exist.
+        parametrization: one of `PARAMETRIZATIONS`: initial values, the scales s_l and learning rates.
+        negative_slope: of leaky-relu.
+    Parameters:  "layers.{l}.weight" (widths[l + 1], widths[l]) and "layers.{l}.bias" (widths[l + 1],).
+    Raises:  InvalidProblemError on fewer than two widths, a width below 1, an unknown activation or parametrisation.
+    """
+
+    widths: tuple[int, ...]
+    activation: str = "relu"
+    bias: bool = True
+    parametrization: str = "standard"
+    negative_slope: float = DEFAULT_NEGATIVE_SLOPE
+
+    def __post_init__(self) -> None:
+        if len(self.widths) < 2 or min(self.widths) < 1:
+            raise InvalidProblemError(f"an mlp needs at least two widths, each at least 1, not {list(self.widths)}")
+        activation_named(self.activation, self.negative_slope)
+        parametrization_named(self.parametrization)
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of the last layer."""
+        return self.widths[-1]
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Their sizes, from the input on."""
+        return [Layer(fan_in, fan_out) for fan_in, fan_out in pairwise(self.widths)]
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Weight, then bias, layer by layer."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for index, layer in enumerate(self.layers):
+            shapes[f"layers.{index}.weight"] = (layer.fan_out, layer.fan_in)
+            if self.bias:
+                shapes[f"layers.{index}.bias"] = (layer.fan_out,)
+        return shapes
+
+    def initial_parameters(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Parameters:
+        """As the parametrisation draws them."""
+        rule = parametrization_named(self.parametrization)
+        parameters = {}
+        for index, layer in enumerate(self.layers):
+            parameters[f"layers.{index}.weight"] = rule.initial_weight(layer, generator)
+            if self.bias:
+                parameters[f"layers.{index}.bias"] = rule.initial_bias(layer, generator)
+        return {name: values.to(dtype=dtype, device=device) for name, values in parameters.items()}
+
+    def learning_rate_multipliers(self) -> dict[str, float]:
+        """As the parametrisation says."""
+        rule = parametrization_named(self.parametrization)
+        multipliers = {}
+        for index, layer in enumerate(self.layers):
+            multipliers[f"layers.{index}.weight"] = rule.weight_rate(layer)
+            if self.bias:
+                multipliers[f"layers.{index}.bias"] = rule.bias_rate(layer)
+        return multipliers
+
+    def check_inputs(self, inputs: Tensor) -> None:
+        """Inputs are (n, widths[0]), floating point and finite."""
+        check_real_inputs(inputs, "mlp", "n", self.widths[0])
+
+    def size_on(self, inputs: Tensor) -> Size:
+        """Pre- and post-activations of every layer, inputs included."""
+        return mlp_size(self.widths, self.bias, inputs.shape[0], self.activation)
+
+    def layer_names(self, index: int) -> tuple[str, str]:
+        """Names of a layer's weight and bias."""
+        return f"layers.{index}.weight", f"layers.{index}.bias"
+
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Outputs (n, widths[-1]) for inputs (n, widths[0])."""
+        return self.forward(parameters, inputs)[0]
+
+    def forward(
+        self, parameters: Mapping[str, Tensor], inputs: Tensor, offsets: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Outputs (n, widths[-1]), and what each weight is multiplied by, s_l h_l (n, widths[l]).
+
+        Args:  offsets, (n, widths[l + 1]) each, are added to what the layers give.
+        """
+        activation = activation_named(self.activation, self.negative_slope)
+        rule = parametrization_named(self.parametrization)
+        hidden, multiplied = inputs, []
+        for index, layer in enumerate(self.layers):
+            (weight, bias), scale = self.layer_names(index), rule.weight_scale(layer)
+            hidden = hidden if index == 0 else activation(hidden)
+            # the input is scaled, not the weight: mostly fewer numbers, and none at all for the others
+            multiplied.append(hidden if scale == 1 else scale * hidden)
+            hidden = F.linear(multiplied[-1], parameters[weight], parameters[bias] if self.bias else None)
+            hidden = hidden if offsets is None else hidden + offsets[index]
+        return hidden, multiplied

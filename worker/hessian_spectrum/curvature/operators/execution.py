@@ -1,0 +1,192 @@
+"""How recorded programs run: as they are, compiled where that pays, as CUDA graphs on a GPU."""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hessian_spectrum.curvature.operators.recording import Map, Program
+
+Mode = Literal["interpreted", "compiled", "measured"]
+
+# Before anything was measured: what compiling takes for each operation, and what part of the time it may save.
+COMPILE_SECONDS_PER_NODE = 0.03
+EXPECTED_SAVING = {"cpu": 0.15, "cuda": 0.5}
+NUM_TIMINGS = 3
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one program was measured to take, in seconds."""
+
+    interpreted: float  # per product
+    compiled: float  # per product
+    compilation: float  # once; infinite where it failed
+
+    def pays(self, num_products: int) -> bool:
+        """Whether compiling is worth it for that many products."""
+        return num_products * (self.interpreted - self.compiled) > self.compilation
+
+
+class Timings:
+    """What was measured before, by program, kept in a file so that every later job chooses alike."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._known: dict[str, Timing] = {}
+        if path is not None and path.exists():
+            self._known = _read(path)
+
+    def get(self, signature: str) -> Timing | None:
+        """What is known about a program."""
+        return self._known.get(signature)
+
+    def put(self, signature: str, timing: Timing) -> None:
+        """Remember, in the file as well."""
+        self._known[signature] = timing
+        if self._path is not None:
+            self._known = {**_read(self._path), **self._known}
+            text = json.dumps({name: asdict(each) for name, each in self._known.items()}, indent=1)
+            unique = self._path.with_suffix(f".{os.getpid()}.tmp")
+            unique.write_text(text)
+            unique.replace(self._path)
+
+
+class Execution:
+    """Chooses for each program.
+
+    The choice decides about the order of roundings, so it must not change from run to run: what was measured once is
+    kept in `timings`, and only a program of another shape, device or version is measured again.
+
+    Args:
+        num_products: how often each program will run.
+        mode: "measured" compiles where it is expected to pay and keeps what is faster; the others do as they say.
+        choices: whether a program is compiled, by signature; those of an earlier run are followed, new ones added.
+    """
+
+    def __init__(
+        self,
+        num_products: int = 0,
+        mode: Mode = "measured",
+        timings: Timings | None = None,
+        choices: dict[str, bool] | None = None,
+    ) -> None:
+        self._choices = choices if choices is not None else {}
+        self._num_products = num_products
+        self._mode = mode
+        self._timings = timings if timings is not None else Timings()
+        self._compiled: dict[str, Callable[..., Tensor]] = {}  # by signature: micro-batches of one shape share it
+
+    @property
+    def description(self) -> Literal["interpreted", "compiled"]:
+        """Compiled, if anything was."""
+        return "compiled" if any(self._choices.values()) else "interpreted"
+
+    def settle(self) -> None:
+        """Choose nothing any more: programs of which nothing is known by now run as they are.
+
+        So that processes which share a computation choose alike.
+        """
+        self._mode = "interpreted"
+
+    def prepare(self, program: Program, argument: Tensor) -> Map:
+        """The map of `program`, in the way that was chosen."""
+        signature = _signature(program, argument)
+        if signature not in self._choices:
+            measured = self._mode == "measured" and self._pays(program, argument, signature)
+            self._choices[signature] = self._mode == "compiled" or measured
+        run: Map = self._compile(program) if self._choices[signature] else program
+        return _cuda_graph(run, argument) if argument.device.type == "cuda" else run
+
+    def _pays(self, program: Program, argument: Tensor, signature: str) -> bool:
+        known = self._timings.get(signature)
+        if known is None:
+            if not self._worth_trying(program, argument):
+                return False
+            known = self._measure(program, argument)
+            self._timings.put(signature, known)
+        return known.pays(self._num_products)
+
+    def _worth_trying(self, program: Program, argument: Tensor) -> bool:
+        saving = EXPECTED_SAVING.get(argument.device.type, 0.0)
+        if self._num_products * saving < COMPILE_SECONDS_PER_NODE * program.num_nodes / 10:
+            return False  # not even at ten seconds a product
+        expected = self._num_products * saving * _seconds(program, argument)
+        return expected > COMPILE_SECONDS_PER_NODE * program.num_nodes
+
+    def _measure(self, program: Program, argument: Tensor) -> Timing:
+        started = time.perf_counter()
+        try:
+            run = self._compile(program)
+            run(argument)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - compilers fail in ways of their own; products do not need them
+            _logger.warning("products are not compiled: %s: %s", type(error).__name__, error)
+            return Timing(_seconds(program, argument), float("inf"), float("inf"))
+        compilation = time.perf_counter() - started
+        return Timing(_seconds(program, argument), _seconds(run, argument), compilation)
+
+    def _compile(self, program: Program) -> Map:
+        signature = program.structure()
+        if signature not in self._compiled:
+            self._compiled[signature] = torch.compile(program.graph, fullgraph=True, dynamic=False)
+        function = self._compiled[signature]
+        return lambda argument: function(argument, *program.constants)
+
+
+def _read(path: Path) -> dict[str, Timing]:
+    """What the file holds; nothing, if it is not what was written."""
+    try:
+        return {name: Timing(**each) for name, each in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _signature(program: Program, argument: Tensor) -> str:
+    device = torch.cuda.get_device_name(argument.device) if argument.device.type == "cuda" else "cpu"
+    parts = (program.structure(), device, str(torch.get_num_threads()), torch.__version__)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _seconds(run: Map, argument: Tensor) -> float:
+    """Least time of a few calls: what disturbs only adds."""
+    times = []
+    for _ in range(NUM_TIMINGS):
+        started = time.perf_counter()
+        run(argument)
+        if argument.device.type == "cuda":
+            torch.cuda.synchronize(argument.device)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def _cuda_graph(run: Map, argument: Tensor) -> Map:
+    """The same map as one launch: all its kernels captured, reading and writing fixed memory."""
+    held = argument.clone()
+    stream = torch.cuda.Stream(argument.device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(argument.device))
+    with torch.cuda.stream(stream):  # libraries allocate their workspaces before the capture
+        for _ in range(2):
+            run(held)
+    torch.cuda.current_stream(argument.device).wait_stream(stream)
+    graph: Any = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run(held)
+
+    def replay(vector: Tensor) -> Tensor:
+        held.copy_(vector)
+        graph.replay()
+        return result.clone()
+
+    return replay

@@ -1,0 +1,14 @@
+"""Functional Hessian of the empirical risk."""
+
+from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
+
+
+class FunctionalOperator(RiskOperator):
+    """F = H - G = sum_k r_k d^2 f_k / d theta^2, with r = dL/df: what the Hessian has and Gauss-Newton has not.
+
+    Taken directly, not as a difference of two products, so that nothing cancels.
+
+    Source:  Singh, Bachmann & Hofmann, Analytic Insights into Structure and Rank of Neural Network Hessian Maps, 2021.
+    """
+
+    matrix = "functional"

@@ -1,0 +1,193 @@
+"""Dense matrices of fully connected networks, by way of their pre-activations."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vjp, vmap
+
+from hessian_spectrum.planning.blocks import layered_samples, layered_units
+from hessian_spectrum.curvature.heap import release_freed_memory
+from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.operators.base import Triangle
+from hessian_spectrum.curvature.operators.products import Matrix, product
+from hessian_spectrum.curvature.parameters import ParameterLayout, Parameters
+from hessian_spectrum.curvature.risk import EmpiricalRisk
+
+
+@dataclass(frozen=True)
+class _Signals:
+    """What passes each layer, forwards and backwards; samples are the last axis."""
+
+    hidden: list[Tensor]  # h_l (widths[l], n), scaled as W_l multiplies them
+    delta: list[Tensor]  # dL/dz_l (widths[l + 1], n)
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Unit `index` of `layer`, and how signals change as it moves: those of its layer and of later ones."""
+
+    layer: int
+    index: int
+    weight: int | None  # its first column, if the block has its weights
+    bias: int | None  # its column, if the block has its bias
+    change: _Signals
+
+
+class LayeredAssembly:
+    """A (P, P) of the risk of an `Mlp`: n P^2 operations where P products take 6 n P^2.
+
+    Parameters enter by z_l = W_l h_l + b_l only, and samples meet in no z. So dL/dW_l = sum_n delta_l h_l^T, and moving
+    unit i of z_m of *every* sample at once gives, by one product with respect to the z, the derivatives d_i of each
+    sample; W_m[i, j] moves it by h_m[j]:
+
+        A[W_l, W_m[i, j]] = sum_n (d_i delta_l h_l^T + delta_l d_i h_l^T) h_m[j],    l >= m
+
+    where d_i h_m = 0, and Gauss-Newton lacks the second term. (For l < m, delta_l depends on W_m itself as well; that
+    part is known by symmetry.) Biases have 1 in place of h.
+
+    Args:
+        matrix: which of the three.
+        risk: of an `Mlp`.
+        point: its parameters.
+        layout: of the parameters whose submatrix is wanted, in the model's order.
+    """
+
+    def __init__(
+        self, matrix: Matrix, risk: EmpiricalRisk, point: Mapping[str, Tensor], layout: ParameterLayout
+    ) -> None:
+        assert isinstance(risk.model, Mlp)
+        self._matrix, self._model, self._point, self._dim = matrix, risk.model, point, layout.dim
+        first = next(iter(point.values()))
+        self._dtype, self._device = first.dtype, first.device
+        samples = layered_samples(layout.dim, sum(risk.model.widths[1:]), self._dtype.itemsize)
+        pieces = [piece for batch in risk.batches for piece in batch.split(samples)]
+        self._risk = EmpiricalRisk(risk.model, risk.loss, pieces)
+        self._starts = dict(zip(layout.names, accumulate(layout.sizes, initial=0), strict=False))
+
+    def fill(self, triangle: Triangle) -> Iterator[None]:
+        """Do what is left of the upper triangle, in place, with a pause after each step."""
+        assert triangle.is_upper
+        num_pieces = len(self._risk.batches)
+        steps = [(piece, layer, units) for piece in range(num_pieces) for layer, units in self._steps(piece)]
+        num_done = sum(self._num_columns(layer, len(units)) for _, layer, units in steps[: triangle.num_steps])
+        present, signals, buffer = -1, _Signals([], []), torch.empty(0)
+        for piece, layer, units in steps[triangle.num_steps :]:
+            if piece != present:
+                present, signals = piece, self._signals(piece)
+                buffer = torch.empty(self._dim, len(self._risk.batches[piece]), dtype=self._dtype, device=self._device)
+            for unit in self._units(piece, layer, units):
+                self._add(triangle.rows, buffer, signals, unit)
+            num_done += self._num_columns(layer, len(units))
+            triangle.num_steps, triangle.num_columns = triangle.num_steps + 1, num_done // num_pieces
+            yield
+        del signals, buffer
+        release_freed_memory()
+
+    def _steps(self, piece: int) -> Iterator[tuple[int, range]]:
+        """Units by layer, a bounded number differentiated at once, of all layers of which the block has a part."""
+        widths = self._model.widths
+        width = layered_units(sum(widths[1:]), len(self._risk.batches[piece]), self._dtype.itemsize)
+        for layer, num_units in enumerate(widths[1:]):
+            if self._num_columns(layer, 1):
+                for start in range(0, num_units, width):
+                    yield layer, range(start, min(start + width, num_units))
+
+    def _num_columns(self, layer: int, num_units: int) -> int:
+        """Of the block, that so many units of the layer have."""
+        weight, bias = (name in self._starts for name in self._model.layer_names(layer))
+        return num_units * (weight * self._model.widths[layer] + bias)
+
+    def _units(self, piece: int, layer: int, units: range) -> Iterator[_Unit]:
+        weight, bias = (self._starts.get(name) for name in self._model.layer_names(layer))
+        for index, change in zip(units, self._changes(piece, layer, units), strict=True):
+            first = None if weight is None else weight + index * self._model.widths[layer]
+            yield _Unit(layer, index, first, None if bias is None else bias + index, change)
+
+    def _add(self, transposed: Tensor, buffer: Tensor, signals: _Signals, unit: _Unit) -> None:
+        """Add the unit's columns, as rows from the diagonal on."""
+        start = unit.weight if unit.weight is not None else unit.bias
+        assert start is not None
+        terms = buffer[: self._dim - start]
+        self._fill(terms, signals, unit)
+        if unit.weight is not None:
+            hidden = signals.hidden[unit.layer]
+            _add_product(transposed[start : start + len(hidden), start:], hidden, terms)
+        if unit.bias is not None:
+            transposed[unit.bias, unit.bias :] += terms[unit.bias - start :].sum(1)
+
+    def _fill(self, terms: Tensor, signals: _Signals, unit: _Unit) -> None:
+        """Each sample's terms of the change of dL/d(parameters) into `terms` (k, n), from the unit's own on."""
+        place = 0
+        for layer in range(unit.layer, len(self._model.widths) - 1):
+            weight, bias = (name in self._starts for name in self._model.layer_names(layer))
+            hidden, later = signals.hidden[layer], layer - unit.layer
+            delta_change = unit.change.delta[later]
+            first = 0 if later else unit.index
+            if weight:
+                change = delta_change[first:]
+                outer = terms[place : place + len(change) * len(hidden)].view(-1, *hidden.shape)
+                torch.mul(change[:, None], hidden, out=outer)
+                if later and self._matrix != "ggn":
+                    outer.addcmul_(signals.delta[layer][:, None], unit.change.hidden[later])
+                place += len(change) * len(hidden)
+            if bias:
+                first = first if unit.weight is None else 0  # after its weights come all biases of the layer
+                terms[place : place + len(delta_change) - first] = delta_change[first:]
+                place += len(delta_change) - first
+
+    def _signals(self, piece: int) -> _Signals:
+        offsets = self._offsets(piece)
+        outputs, pull = vjp(partial(self._outputs, piece), offsets)  # type: ignore[misc]
+        gradient = pull(self._risk.residual(piece, outputs))[0]
+        hidden = self._hidden(piece, offsets)
+        return _Signals([each.T.contiguous() for each in hidden], [each.T.contiguous() for each in gradient.values()])
+
+    def _changes(self, piece: int, layer: int, units: range) -> list[_Signals]:
+        """Derivatives of the signals of this layer and the later ones along each of the layer's `units`."""
+        offsets, name = self._offsets(piece), str(layer)
+        later = list(offsets)[layer:]
+
+        def single(direction: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+            outputs_at = partial(self._outputs, piece)
+            delta = product(self._matrix, self._risk, piece, outputs_at, offsets, {name: direction}, later)
+
+            def hidden_at(offset: Tensor) -> list[Tensor]:
+                return self._hidden(piece, {**offsets, name: offset})[layer:]
+
+            _, hidden = jvp(hidden_at, (offsets[name],), (direction,))  # type: ignore[misc]
+            return hidden, list(delta.values())
+
+        directions = torch.zeros(len(units), *offsets[name].shape, dtype=self._dtype, device=self._device)
+        for place, unit in enumerate(units):
+            directions[place, :, unit] = 1
+        hidden, delta = ([each.mT.contiguous() for each in signals] for signals in vmap(single)(directions))
+        return [_Signals([h[i] for h in hidden], [d[i] for d in delta]) for i in range(len(units))]
+
+    def _offsets(self, piece: int) -> Parameters:
+        """Zeros, one for each pre-activation, by layer."""
+        num_samples = len(self._risk.batches[piece])
+        return {
+            str(layer): torch.zeros(num_samples, width, dtype=self._dtype, device=self._device)
+            for layer, width in enumerate(self._model.widths[1:])
+        }
+
+    def _outputs(self, piece: int, offsets: Mapping[str, Tensor]) -> Tensor:
+        return self._forward(piece, offsets)[0]
+
+    def _hidden(self, piece: int, offsets: Mapping[str, Tensor]) -> list[Tensor]:
+        return self._forward(piece, offsets)[1]
+
+    def _forward(self, piece: int, offsets: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        return self._model.forward(self._point, self._risk.batches[piece].inputs, list(offsets.values()))
+
+
+def _add_product(target: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left right^T to `target`, which may be of a higher precision."""
+    if target.dtype == left.dtype:
+        target.addmm_(left, right.T)
+    else:
+        target += left @ right.T

@@ -1,0 +1,128 @@
+"""Products of the three second-derivative matrices with one direction, by forward over reverse."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.func import jvp, vjp
+
+from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.curvature.risk import EmpiricalRisk
+
+Matrix = Literal["hessian", "ggn", "functional"]
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """How each product is computed anew where products cannot be recorded, and why they cannot be."""
+
+    method: Literal["forward-over-reverse", "double-backward"]
+    reason: str
+
+
+def product(
+    matrix: Matrix,
+    risk: EmpiricalRisk,
+    index: int,
+    features_at: Callable[[Parameters], Tensor],
+    point: Mapping[str, Tensor],
+    direction: Mapping[str, Tensor],
+    rows: Collection[str],
+) -> Parameters:
+    """Rows `rows` of A_b v, for the share of micro-batch b = `index` in the risk, at `point`.
+
+    With outputs f, their Jacobian J, and the loss l of the outputs, r = dl/df and H_l = d^2 l/df^2:
+
+        hessian     d(J^T r)[v]          = J^T H_l J v + dJ[v]^T r
+        ggn         J^T H_l J v
+        functional  dJ[v]^T r
+
+    One forward pass with tangents, one backward pass; r and H_l are the closed forms of the loss. Where the model ends
+    in an output layer f = h W^T, outputs and their tangents exist for one piece of the samples at a time. For use
+    inside vmap and `record` as well.
+
+    Args:
+        features_at: h, or f itself without such a layer, of that micro-batch at given parameters, or whatever else
+            `point` names.
+        direction: v by parameter name; parameters that are not named have no tangent, and cost none.
+        rows: names of the parameters whose rows are wanted; the others cost none.
+    """
+    head = risk.model.head_name
+
+    def pulled_back(moving: Parameters) -> tuple[Parameters, list[Tensor]]:
+        current = {**point, **moving}
+
+        def features_of(leaves: Parameters) -> Tensor:
+            return features_at({**current, **leaves})
+
+        features, pull = vjp(features_of, {name: current[name] for name in rows})  # type: ignore[misc]
+        of_head: list[Tensor] = []
+        if head is None:
+            seen = _seen(matrix, risk, features, risk.batches[index].targets)
+        else:
+            parts = list(_through_head(matrix, risk, index, features, current[head], of_head if head in rows else None))
+            seen = torch.cat(parts).reshape(features.shape) if len(parts) > 1 else parts[0].reshape(features.shape)
+        with _backwards(matrix):
+            return pull(seen / risk.num_terms)[0], of_head
+
+    moving = {name: point[name] for name in direction}
+    values, changes, of_head = jvp(pulled_back, (moving,), (dict(direction),), has_aux=True)  # type: ignore[misc]
+    result: Parameters = values if matrix == "ggn" else changes
+    for part in of_head:
+        assert head is not None
+        result[head] = part.add_(result[head])
+    return result
+
+
+def _seen(matrix: Matrix, risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
+    """What is pulled back from outputs with tangents: r with its tangent, r without, or H_l times the outputs' tangent.
+
+    The tangent of r is the closed form H_l u and not autograd's, which keeps the probabilities of a softmax twice.
+    """
+    primal, tangent = forward_ad.unpack_dual(outputs)  # type: ignore[no-untyped-call]
+    with forward_ad._set_fwd_grad_enabled(False):
+        if matrix == "ggn":
+            return risk.loss.hessian_product(primal, targets, tangent)
+        residual = risk.loss.gradient(primal, targets)
+        if matrix == "functional" or tangent is None:
+            return residual
+        change = risk.loss.hessian_product(primal, targets, tangent)
+    return forward_ad.make_dual(residual, change)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _backwards(matrix: Matrix) -> AbstractContextManager[object]:
+    """Of Gauss-Newton only the way forward has tangents."""
+    return forward_ad._set_fwd_grad_enabled(False) if matrix == "ggn" else nullcontext()
+
+
+def _through_head(
+    matrix: Matrix, risk: EmpiricalRisk, index: int, features: Tensor, weight: Tensor, of_head: list[Tensor] | None
+) -> Iterator[Tensor]:
+    """What is pulled back from the features (n, d), piece by piece.
+
+    Args:  weight W (K, d); of_head, to which the product's rows of W are added: those by way of the output layer.
+    """
+    for piece, targets in risk.pieces(index, features):
+        seen = _seen(matrix, risk, piece @ weight.T, targets)
+        with _backwards(matrix):
+            yield seen @ weight
+            if of_head is not None:
+                # of what is linear in two values with tangents, without the primal value, which is as large as W
+                rows = _change_of_product(matrix, seen, piece / risk.num_terms)
+                of_head[:] = [of_head[0] + rows if of_head else rows]
+
+
+def _change_of_product(matrix: Matrix, seen: Tensor, piece: Tensor) -> Tensor:
+    """s^T h for Gauss-Newton, whose s is a tangent; else the tangent of that."""
+    if matrix == "ggn":
+        return seen.T @ piece
+    (left, left_change), (right, right_change) = (forward_ad.unpack_dual(each) for each in (seen, piece))  # type: ignore[no-untyped-call]
+    change = left.T @ right_change if right_change is not None else None
+    if left_change is None:
+        return change if change is not None else torch.zeros_like(left.T @ right)
+    part: Tensor = left_change.T @ right
+    return part if change is None else part + change

@@ -1,0 +1,191 @@
+"""A linear map as a graph: what a function does to its argument, recorded while it runs once."""
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from hessian_spectrum.curvature.heap import release_freed_memory
+from hessian_spectrum.curvature.operators.graph_module import graph_module
+from hessian_spectrum.curvature.operators.rewrites import in_place, simplify
+
+Map = Callable[[Tensor], Tensor]
+
+aten = torch.ops.aten
+
+RELEASE_BYTES = 2**27
+"""Of results, after which a recorder gives freed memory back: the C library keeps up to 40 % of what one took."""
+
+
+class UnrecordableError(Exception):
+    """The function does something that cannot be repeated from a graph."""
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A recorded map: the operations that depend on its argument, and the values of all others."""
+
+    graph: fx.GraphModule  # (v, *constants) -> A v, each of the shape that was recorded
+    constants: tuple[Tensor, ...]  # what the graph reads of the primal pass
+
+    def __call__(self, argument: Tensor) -> Tensor:
+        """A v."""
+        return self._in_place(argument, *self.constants)  # type: ignore[no-any-return]
+
+    @cached_property
+    def _in_place(self) -> fx.GraphModule:
+        return in_place(self.graph)
+
+    @property
+    def num_nodes(self) -> int:
+        """Operations, roughly."""
+        return len(self.graph.graph.nodes)
+
+    def structure(self) -> str:
+        """The operations and the shapes of what they read: equal for two programs that differ in values alone."""
+        shapes = [(str(tensor.dtype), *tensor.shape) for tensor in self.constants]
+        return f"{self.graph.code}\n{shapes}"
+
+
+def record(function: Map, argument: Tensor) -> tuple[Tensor, Program]:
+    """f(v), and f as a program, for f linear in v and deterministic.
+
+    Operations on values that do not depend on v are done now, once, and never again; of their results the program keeps
+    those that it reads. Differs from `torch.func.linearize`, whose constant folding (PyTorch 2.13) keeps every primal
+    value, used or not, and loses assignments in place, and from make_fx, which takes a hundred times as long.
+
+    Returns:  f(argument); the program, for arguments of the same shape, type and device.
+    Raises:  UnrecordableError where values that do not depend on v are changed in place by values that do, or after
+        they were read.
+    """
+    recorder = _Recorder(argument)
+    with recorder:
+        # a view, so that a function that returns its argument unchanged gives a tensor of its own
+        value = function(argument.view_as(argument))
+    return value, recorder.program(value)
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every operation below autograd and vmap, with real values."""
+
+    def __init__(self, argument: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._graph = fx.Graph()
+        self._varying = WeakIdKeyDictionary()  # tensor -> node
+        self._constants: dict[str, Tensor] = {}
+        self._readers = WeakIdKeyDictionary()  # constant tensor -> node that reads it
+        self._num_bytes = 0  # of results since memory was given back
+        self._varying[argument] = self._graph.placeholder("argument")
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        varies = any(self._varies(argument) for argument in (*args, *kwargs.values()))
+        if func._schema.is_mutable:
+            self._check_mutation(func, args, kwargs, varies)
+        result = func(*map(_materialised, args), **{name: _materialised(each) for name, each in kwargs.items()})
+        if varies:
+            self._append(func, args, kwargs, result)
+        self._release(result)
+        return result
+
+    def _release(self, result: Any) -> None:
+        self._num_bytes += result.nbytes if isinstance(result, Tensor) else 0
+        if self._num_bytes > RELEASE_BYTES:
+            self._num_bytes = 0
+            release_freed_memory()
+
+    def program(self, value: Tensor) -> Program:
+        """What was recorded, for the result `value`."""
+        if value not in self._varying and bool(value.any()):
+            raise UnrecordableError("the result does not depend on the argument, and is not zero")
+        # a constant zero is copied, so that callers may add to what they get
+        own = value in self._varying
+        result = self._node(value) if own else self._graph.call_function(torch.clone, (self._node(value),))
+        self._graph.output(result)
+        simplify(self._graph, self._constants)
+        constants = tuple(self._lift())
+        return Program(graph_module(self._graph), constants)
+
+    def _lift(self) -> Iterator[Tensor]:
+        """Make what the graph reads its arguments, in order."""
+        # placeholders come first, in the order in which values are passed
+        last = next(iter(self._graph.nodes))
+        for node in [node for node in self._graph.nodes if node.op == "get_attr"]:
+            yield self._constants[str(node.target)]
+            with self._graph.inserting_after(last):
+                last = self._graph.placeholder(str(node.target))
+            node.replace_all_uses_with(last)
+            self._graph.erase_node(node)
+
+    def _check_mutation(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], varies: bool) -> None:
+        for place, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            target = kwargs.get(argument.name) if argument.kwarg_only or place >= len(args) else args[place]
+            if not isinstance(target, Tensor) or target in self._varying:
+                continue
+            if varies or target in self._readers:
+                raise UnrecordableError(f"{func} changes in place a value that does not depend on the argument")
+
+    def _append(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        if not isinstance(result, (Tensor, tuple, list)):
+            return  # a question about shapes, whose answer is part of the program
+        if func is aten._new_zeros_with_same_feature_meta.default and isinstance(result, Tensor):
+            # zeros in the layout of a primal value, which the program would otherwise hold for it
+            func, args, kwargs = aten.new_zeros.default, (args[0], list(result.shape)), {}
+        node_args = tuple(self._node(argument) for argument in args)
+        node_kwargs = {name: self._node(argument) for name, argument in kwargs.items()}
+        if isinstance(result, Tensor):
+            self._varying[result] = self._call(func, node_args, node_kwargs, result)
+        else:
+            node = self._graph.call_function(func, node_args, node_kwargs)
+            for place, each in enumerate(result):
+                if isinstance(each, Tensor):
+                    self._varying[each] = self._call(operator.getitem, (node, place), {}, each)
+
+    def _call(self, target: Callable[..., Any], args: Any, kwargs: Any, result: Tensor) -> fx.Node:
+        node = self._graph.call_function(target, args, kwargs)
+        node.meta["layout"] = (tuple(result.shape), result.stride(), result.dtype)
+        return node
+
+    def _varies(self, argument: Any) -> bool:
+        # arguments of operations are tensors, numbers, or flat lists of either
+        if isinstance(argument, Tensor):
+            return argument in self._varying
+        return isinstance(argument, (list, tuple)) and any(self._varies(each) for each in argument)
+
+    def _node(self, argument: Any) -> Any:
+        """What stands in the graph for an argument."""
+        if isinstance(argument, (list, tuple)):
+            return type(argument)(self._node(each) for each in argument)
+        if not isinstance(argument, Tensor):
+            return argument
+        if argument in self._varying:
+            return self._varying[argument]
+        if argument not in self._readers:
+            name = f"constant_{len(self._constants)}"
+            self._constants[name] = _materialised(argument)
+            self._readers[argument] = self._graph.create_node("get_attr", name)
+        return self._readers[argument]
+
+
+def _materialised(argument: Any) -> Any:
+    """A tangent that is absent, as zeros that lie somewhere.
+
+    Autograd's own zeros have no memory. Some operations read it all the same when a dispatch mode calls them, as
+    mul.Scalar does in PyTorch 2.13, and the process ends.
+    """
+    if isinstance(argument, Tensor):
+        return argument.new_zeros(argument.shape) if argument._is_zerotensor() else argument
+    if isinstance(argument, (list, tuple)):
+        return type(argument)(_materialised(each) for each in argument)
+    return argument

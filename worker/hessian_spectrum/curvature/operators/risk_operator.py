@@ -1,0 +1,452 @@
+"""Second-derivative matrices of the empirical risk: one linearisation per micro-batch, reused by every product."""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+from torch.fx import GraphModule
+
+from hessian_spectrum.planning.blocks import columns_at_once
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+from hessian_spectrum.curvature.heap import is_memory_error, release_freed_memory
+from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.operators.base import SymmetricOperator, Triangle
+from hessian_spectrum.curvature.operators.blocks import ColumnGroup, column_groups, select
+from hessian_spectrum.curvature.operators.double_backward import double_backward_product
+from hessian_spectrum.curvature.operators.execution import Execution
+from hessian_spectrum.curvature.operators.layered import LayeredAssembly
+from hessian_spectrum.curvature.operators.precision import MatmulPrecision, matmuls_in, reduced
+from hessian_spectrum.curvature.operators.products import Fallback, Matrix, product
+from hessian_spectrum.curvature.operators.recording import Map, Program, UnrecordableError, record
+from hessian_spectrum.curvature.parameters import ParameterLayout, Parameters
+from hessian_spectrum.curvature.progress import Progress, ignore_progress
+from hessian_spectrum.curvature.risk import EmpiricalRisk
+
+# PyTorch 2.13 compiles its own decompositions with a function it deprecates, on the first dual tensor of a process
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
+
+
+DEVIATION_MARGIN = 2
+"""How many times larger the deviation of reduced products may be for vectors other than those it was measured on."""
+
+SENSITIVITY_MARGIN = 4
+"""How many times more rounding may change a product than a change of every parameter by one machine epsilon did."""
+
+SENSITIVITY_SAMPLES, SENSITIVITY_SHARE = 16, 8
+"""Samples at most on which that is measured, and of large samples one in so many of a micro-batch."""
+
+
+class RiskOperator(SymmetricOperator):
+    """A (P, P) at fixed parameters, in loss per squared parameter; which matrix is said by the subclass.
+
+    The first product records what it does to its vector, micro-batch by micro-batch; later ones repeat the recording
+    and never the primal pass. Each recording is compared with forward over reverse. Where a model cannot be recorded,
+    each product runs forward over reverse anew, or by double backward where its code has no forward mode;
+    `fallback_reason` then says why, and is None otherwise.
+
+    Args:
+        parameters: where the matrix is taken; the order of names is that of the flat vector.
+        block: a glob on parameter names, or several; A is then the submatrix of the parameters that match one.
+        memory_bytes: what recordings may hold; micro-batches beyond it are recorded anew in every sweep, through which
+            all columns of a `matmat` pass together. None: all are held.
+        execution: how recordings that are held run; None: as they are.
+        matmul_precision: of the matrix products inside a product, for parameters in float32; None: theirs.
+        progress: told as "linearisation" after each micro-batch is recorded for the first time.
+        num_columns: that most blocks of vectors will have; None: as many as the first. Smaller ones are filled up with
+            zeros to this number, its half, its quarter ..., so that a product does not depend on those before it.
+        fallback: how products are computed if it is known already that they must not be recorded.
+    Attributes:
+        layout: of the flat vector.
+        gradient_norm: of the risk at this point, with respect to the layout's parameters.
+        held_bytes: of recordings.
+        fallback: how products are computed if they are not recorded, and why; None where they are, or before the first.
+        precision_deviation: ||(A' - A) V|| / ||A V|| of the reduced products A' V from those in float32, for the
+            first vectors that were asked for, or random ones; None where nothing is reduced, or before.
+    Raises:  InvalidProblemError if no parameter matches, or reduced products are wanted of parameters that are not
+        float32; NonFiniteError if the gradient holds NaN or infinity.
+    """
+
+    matrix: ClassVar[Matrix]
+
+    def __init__(
+        self,
+        risk: EmpiricalRisk,
+        parameters: Mapping[str, Tensor],
+        block: str | Sequence[str] | None = None,
+        memory_bytes: int | None = None,
+        execution: Execution | None = None,
+        matmul_precision: MatmulPrecision | None = None,
+        progress: Progress = ignore_progress,
+        num_columns: int | None = None,
+        fallback: Fallback | None = None,
+    ) -> None:
+        shapes = risk.model.parameter_shapes
+        ParameterLayout.of(shapes).check(parameters)
+        self.layout = ParameterLayout.of({name: shapes[name] for name in select(shapes, block)})
+        self.fallback = fallback
+        self._risk = risk
+        self._point = {name: parameters[name].detach() for name in shapes}
+        self.gradient_norm = self._checked_gradient_norm()
+        if matmul_precision is not None and self.dtype != torch.float32:
+            raise InvalidProblemError(f"{matmul_precision} products need parameters in float32, not {self.dtype}")
+        self.precision_deviation: float | None = None
+        self._matmul_precision = matmul_precision
+        self._deviations: list[tuple[Tensor, Tensor]] = []  # A_b V and what is off of it, of each micro-batch
+        self._memory_bytes = memory_bytes
+        self._execution = execution if execution is not None else Execution(mode="interpreted")
+        self._progress = progress
+        self._programs: dict[tuple[int, int], Map] = {}  # by micro-batch and number of columns
+        self._graphs: dict[str, GraphModule] = {}  # of these programs, by structure
+        self.held_bytes = 0
+        self._num_recorded = 0
+        self._largest_block = self._bounded_columns()
+        self._num_columns = num_columns
+
+    @property
+    def dim(self) -> int:
+        """P, the number of parameters, of the block if there is one."""
+        return self.layout.dim
+
+    @property
+    def fallback_reason(self) -> str | None:
+        """Why products are not recorded; None where they are, or before the first."""
+        return self.fallback.reason if self.fallback is not None else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the parameters."""
+        return self._any_parameter.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self._any_parameter.device
+
+    @property
+    def product_error(self) -> float:
+        """Bound on ||A' v - A v|| / ||A||, with the deviation of reduced products, as far as it was measured.
+
+        What rounding does depends on the point: pre-activations of 100 are known to 1e-5 in float32, and so is a tanh'
+        that is as small. So it is measured what as small a change of the parameters does.
+        """
+        rounding = SENSITIVITY_MARGIN * self.sensitivity * torch.finfo(self.dtype).eps
+        return super().product_error + rounding + DEVIATION_MARGIN * (self.precision_deviation or 0.0)
+
+    @cached_property
+    def sensitivity(self) -> float:
+        """||(B' - B) v|| / ||B v|| / eps for a random v, where in B' every parameter is one eps larger or smaller.
+
+        B is the matrix of at most 16 samples of the first micro-batch, and at most an eighth of a large one: more may
+        not fit beside what is held. Micro-batches so large that they hold fewer than eight samples are not measured: 0.
+        """
+        first = self._risk.batches[0]
+        count = min(SENSITIVITY_SAMPLES, len(first) if self._largest_block > 1 else len(first) // SENSITIVITY_SHARE)
+        if count == 0:
+            return 0.0
+        sample = first.take(torch.linspace(0, len(first) - 1, count).long())
+        if self._risk.loss.num_terms(sample.targets) == 0:
+            return 0.0
+        generator = torch.Generator().manual_seed(0)
+        eps = torch.finfo(self.dtype).eps
+        vector = torch.randn(1, self.dim, generator=generator, dtype=self.dtype).to(self.device)
+        here, neighbour = copy(self), copy(self)
+        here._risk = neighbour._risk = EmpiricalRisk(self._risk.model, self._risk.loss, [sample])
+        neighbour._point = {
+            name: values * (1 + eps * _signs(values, generator)) for name, values in self._point.items()
+        }
+        with torch.no_grad():
+            value, moved = (each._anew(0, self.layout, self.layout)(vector) for each in (here, neighbour))
+        ratio = float((moved - value).norm() / value.norm()) if value.any() else 0.0
+        return ratio / eps if math.isfinite(ratio) else 0.0  # products that are NaN are reported by the algorithms
+
+    @property
+    def unreduced(self) -> SymmetricOperator:
+        """The same matrix by products in float32, each by forward over reverse anew; itself, if nothing is reduced."""
+        return self if self._matmul_precision is None else _Unreduced(self)
+
+    @property
+    def _any_parameter(self) -> Tensor:
+        return next(iter(self._point.values()))
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """A v (P,)."""
+        return self._sweep(vector.contiguous().unsqueeze(0))[0]
+
+    def matmat(self, matrix: Tensor) -> Tensor:
+        """A V (P, k), a bounded number of columns at once."""
+        return self._sweep(matrix.T.contiguous()).T
+
+    def start_triangle(self) -> Triangle:
+        """The dense matrix before its first product."""
+        return Triangle(super().start_triangle().rows, is_upper=self._is_layered)
+
+    @torch.no_grad()
+    def fill_triangle(self, triangle: Triangle) -> Iterator[None]:
+        """Do what is left of it, in place, with a pause after each step.
+
+        Of fully connected networks it is assembled from derivatives of their pre-activations. Of others each group of
+        columns is recorded alone, with tangents of its own parameters only, and pulled back to the parameters up to
+        its last: what is zero or known by symmetry is not computed.
+        """
+        if self._is_layered:
+            yield from LayeredAssembly(self.matrix, self._risk, self._point, self.layout).fill(triangle)
+            return
+        num_batches = len(self._risk.batches)
+        steps = [(index, group) for index in range(num_batches) for group in column_groups(self.layout)]
+        for index, group in steps[triangle.num_steps :]:
+            self._add_columns(triangle.rows, index, group)
+            triangle.num_steps += 1
+            triangle.num_columns = (index * self.dim + group.stop) // num_batches
+            yield
+        release_freed_memory()
+
+    @property
+    def _is_layered(self) -> bool:
+        return isinstance(self._risk.model, Mlp) and self._matmul_precision is None
+
+    def _add_columns(self, matrix: Tensor, index: int, group: ColumnGroup) -> None:
+        """Add the columns of A_b in `group` to the rows of `matrix` (P, P), up to the group's last parameter."""
+        width = min(self._largest_block, group.num_columns)
+        run: Map | None = None
+        for start in range(0, group.num_columns, width):
+            stop = min(start + width, group.num_columns)
+            block = torch.zeros(width, group.num_columns, dtype=self.dtype, device=self.device)
+            block[: stop - start, start:stop].fill_diagonal_(1)
+            if run is None:
+                run = self._record(index, group.columns, group.rows, block)
+                run = reduced(run, self._matmul_precision) if isinstance(run, Program) else run
+            with matmuls_in(self._matmul_precision):
+                matrix[group.start + start : group.start + stop, : group.stop] += run(block)[: stop - start]
+
+    @torch.no_grad()
+    def direct_products(self, rows: Tensor) -> Tensor:
+        """A v for each row (k, P), without a recording and in the precision of the vectors."""
+        total = torch.zeros_like(rows)
+        with matmuls_in(None):
+            for index in range(len(self._risk.batches)):
+                for row in range(len(rows)):
+                    total[row] += self._anew(index, self.layout, self.layout)(rows[row : row + 1])[0]
+        return total
+
+    @torch.no_grad()
+    def _sweep(self, rows: Tensor) -> Tensor:
+        """Every row (k, P) through one micro-batch before the next."""
+        width = self._width(len(rows))
+        starts = range(0, len(rows), width)
+        blocks = [_padded(rows[start : start + width], width) for start in starts]
+        totals: list[Tensor] = []
+        for index in range(len(self._risk.batches)):
+            self._add_products(index, blocks, totals)
+        return totals[0][: len(rows)] if len(totals) == 1 else torch.cat(totals)[: len(rows)]
+
+    def _add_products(self, index: int, blocks: list[Tensor], totals: list[Tensor]) -> None:
+        """A_b V of micro-batch `index`; a recording that is not held ends here, before the next one is made."""
+        run = self._linearised(index, blocks[0])
+        with matmuls_in(self._matmul_precision):
+            if not totals:
+                totals.extend(run(block) for block in blocks)
+                return
+            for total, block in zip(totals, blocks, strict=True):
+                total.add_(run(block))
+
+    def _width(self, num_columns: int) -> int:
+        """How many columns pass together: few different numbers, of which each is recorded anew."""
+        self._num_columns = self._num_columns or num_columns
+        wanted, width = min(num_columns, self._largest_block), min(self._num_columns, self._largest_block)
+        while width > 1 and (half := -(-width // 2)) >= wanted:
+            width = half
+        return max(width, wanted)
+
+    def _linearised(self, index: int, rows: Tensor) -> Map:
+        """V -> A_b V of micro-batch `index`, for as many rows (k, P) as there are in `rows`."""
+        run = self._programs.get((index, len(rows)))
+        if run is None:
+            program = self._record(index, self.layout, self.layout, rows)
+            if isinstance(program, Program):
+                lowered = reduced(program, self._matmul_precision)
+                self._compare(program, lowered, rows)
+                return self._hold(index, lowered, rows)
+            run = program
+        return run
+
+    def _compare(self, program: Program, lowered: Program, rows: Tensor) -> None:
+        """Note what reduced products do to the first sweep's first vectors, or to random ones instead of columns."""
+        if self._matmul_precision is None or self.precision_deviation is not None:
+            return
+        if int(rows[0].count_nonzero()) < 2:  # columns may be zero, and say nothing of the others
+            rows = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).to(rows)
+        value = program(rows)
+        with matmuls_in(self._matmul_precision):
+            self._deviations.append((value, lowered(rows) - value))
+        if len(self._deviations) == len(self._risk.batches):
+            whole, difference = (sum(parts) for parts in zip(*self._deviations, strict=True))
+            self.precision_deviation = float(difference.norm() / whole.norm()) if whole.any() else 0.0
+            self._deviations = []
+
+    def _record(self, index: int, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor) -> Map:
+        """The recording of A_b, or A_b computed row by row where it cannot be recorded."""
+        direct = partial(self._direct, index, columns, rows)
+        if self.fallback is None:
+            try:
+                value, program = record(direct, vectors)
+                if _is_odd(program, vectors, value):
+                    return program
+                reason = "its recording gave another product than forward over reverse"
+            except (UnrecordableError, RuntimeError, NotImplementedError) as error:
+                if is_memory_error(error):
+                    raise
+                reason = f"it cannot be recorded: {_told(error)}"
+            self.fallback = Fallback("forward-over-reverse", reason)
+        return self._anew(index, columns, rows)
+
+    def _anew(self, index: int, columns: ParameterLayout, rows: ParameterLayout) -> Map:
+        """A_b without a recording, row by row; by double backward where the model's code has no forward mode."""
+        direct = _row_by_row(partial(self._direct, index, columns, rows))
+        backward = partial(self._by_double_backward, index, columns, rows)
+
+        def run(vectors: Tensor) -> Tensor:
+            if self.fallback is not None and self.fallback.method == "double-backward":
+                return backward(vectors)
+            try:
+                return direct(vectors)
+            except (RuntimeError, NotImplementedError) as error:
+                if is_memory_error(error):
+                    raise
+                self.fallback = Fallback("double-backward", f"the model's code has no forward mode: {_told(error)}")
+            return backward(vectors)
+
+        return run
+
+    def _hold(self, index: int, program: Program, rows: Tensor) -> Map:
+        """The program as it is to be run, kept for later products if that fits."""
+        self._num_recorded += 1
+        if self._num_recorded <= len(self._risk.batches):
+            self._progress("linearisation", self._num_recorded, len(self._risk.batches))
+        release_freed_memory()  # recording takes more than what follows, and what is held lies in between
+        new_bytes = self._own_bytes(program)
+        if self._memory_bytes is not None and self.held_bytes + new_bytes > self._memory_bytes:
+            return program
+        # micro-batches of one shape share a graph: Python's objects for it may take more than what it keeps
+        program = Program(self._graphs.setdefault(program.structure(), program.graph), program.constants)
+        with matmuls_in(self._matmul_precision):
+            run = self._programs[index, len(rows)] = self._execution.prepare(program, rows)
+        self.held_bytes += new_bytes
+        return run
+
+    def _own_bytes(self, program: Program) -> int:
+        """Memory of what the recording keeps beside the parameters and the data."""
+        shared = {tensor.untyped_storage().data_ptr() for tensor in self._shared_tensors()}
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in program.constants}
+        return sum(storage.nbytes() for place, storage in storages.items() if place not in shared)
+
+    def _shared_tensors(self) -> Iterator[Tensor]:
+        yield from self._point.values()
+        for batch in self._risk.batches:
+            yield from (batch.inputs, batch.targets)
+
+    def _direct(self, index: int, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor) -> Tensor:
+        """A_b V by forward over reverse, for vectors (k, number of columns) to (k, number of rows)."""
+
+        def single(vector: Tensor) -> Tensor:
+            direction = columns.unflatten(vector)
+            features_at = partial(self._risk.features, index)
+            found = product(self.matrix, self._risk, index, features_at, self._point, direction, rows.names)
+            return rows.flatten(found)
+
+        return single(vectors[0]).unsqueeze(0) if len(vectors) == 1 else vmap(single)(vectors)
+
+    def _by_double_backward(
+        self, index: int, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor
+    ) -> Tensor:
+        """As `_direct`, of models whose code has no forward mode."""
+
+        def outputs_at(point: Parameters) -> Tensor:
+            return self._risk.model(point, self._risk.batches[index].inputs)
+
+        def single(vector: Tensor) -> Tensor:
+            direction = columns.unflatten(vector)
+            problem = (self.matrix, self._risk, index, outputs_at, self._point)
+            return rows.flatten(double_backward_product(*problem, direction, rows.names))
+
+        return torch.stack([single(vector) for vector in vectors])
+
+    def _checked_gradient_norm(self) -> float:
+        _, gradient = self._risk.value_and_gradient(self._point)
+        parts = [gradient[name] for name in self.layout.names]
+        if not all(bool(part.isfinite().all()) for part in parts):
+            raise NonFiniteError("the gradient holds NaN or infinity at these parameters")
+        norms = torch.stack([torch.linalg.vector_norm(part, dtype=torch.float64) for part in parts])
+        del gradient, parts
+        release_freed_memory()  # what follows takes all that there is
+        return float(torch.linalg.vector_norm(norms))
+
+    def _bounded_columns(self) -> int:
+        sizes = (self._risk.model.size_on(batch.inputs) for batch in self._risk.batches)
+        itemsize = self.dtype.itemsize
+        return min(columns_at_once(replace(size, num_parameters=self.dim), itemsize) for size in sizes)
+
+
+class _Unreduced(SymmetricOperator):
+    """A matrix whose products are reduced, by products that are not: one column and one micro-batch at a time."""
+
+    def __init__(self, reduced: RiskOperator) -> None:
+        self._reduced = reduced
+
+    @property
+    def dim(self) -> int:
+        return self._reduced.dim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._reduced.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._reduced.device
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        return self._reduced.direct_products(vector.contiguous().unsqueeze(0))[0]
+
+    def matmat(self, matrix: Tensor) -> Tensor:
+        return self._reduced.direct_products(matrix.T.contiguous()).T
+
+
+def _is_odd(program: Program, rows: Tensor, value: Tensor) -> bool:
+    """Whether the program gives the negative for negative rows: with a term that it took for constant it would not."""
+    try:
+        total = program(rows.neg_()).add_(value)  # in place: a copy takes as much memory as the parameters
+    finally:
+        rows.neg_()
+    # not <=: products that are NaN are reported by the algorithms, and are no reason to fall back
+    return not bool(total.norm() > torch.finfo(rows.dtype).eps ** 0.5 * value.norm())
+
+
+def _told(error: Exception) -> str:
+    """The first line of an error."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]:.300}"
+
+
+def _signs(values: Tensor, generator: torch.Generator) -> Tensor:
+    """1 or -1 for each of the values."""
+    return (2 * torch.randint(0, 2, values.shape, generator=generator) - 1).to(values)
+
+
+def _padded(rows: Tensor, width: int) -> Tensor:
+    """The rows (k, P), and as many of zeros as `width` rows lack."""
+    missing = width - len(rows)
+    return torch.cat([rows, rows.new_zeros(missing, rows.shape[1])]) if missing else rows
+
+
+def _row_by_row(direct: Map) -> Map:
+    """The same map on several rows (k, n), without vmap."""
+    return lambda rows: torch.cat([direct(rows[index : index + 1]) for index in range(len(rows))])

@@ -1,0 +1,79 @@
+"""Principal submatrices of an operator, whose recordings they share."""
+
+import torch
+from torch import Tensor
+
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.operators.blocks import select
+from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
+from hessian_spectrum.curvature.parameters import ParameterLayout
+
+
+class Submatrix(SymmetricOperator):
+    """S^T A S of some of the parameters of A, by products with A: one linearisation serves all its blocks.
+
+    Args:  products, that give A v; None: A itself.
+    Attributes:  layout, of the block's flat vector.
+    Raises:  InvalidProblemError if no parameter of A matches the glob.
+    """
+
+    def __init__(self, whole: RiskOperator, block: str | None, products: SymmetricOperator | None = None) -> None:
+        names = select(whole.layout.names, block)
+        shapes = dict(zip(whole.layout.names, whole.layout.shapes, strict=True))
+        self.layout = ParameterLayout.of({name: shapes[name] for name in names})
+        self._whole, self._block = whole, block
+        self._products: SymmetricOperator = whole if products is None else products
+        self._ranges = [place for name, place in _ranges(whole.layout).items() if name in names]
+        if self.layout.dim == 0:
+            raise InvalidProblemError(f"the parameters that match {block!r} hold no numbers")
+
+    @property
+    def dim(self) -> int:
+        """Parameters of the block."""
+        return self.layout.dim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of A."""
+        return self._whole.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """That of A."""
+        return self._whole.device
+
+    @property
+    def product_error(self) -> float:
+        """That of A, relative to the norm of the block."""
+        return self._whole.product_error
+
+    @property
+    def unreduced(self) -> SymmetricOperator:
+        """The same block, by unreduced products with A."""
+        exact = self._whole.unreduced
+        return self if exact is self._whole else Submatrix(self._whole, self._block, exact)
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """S^T A S v (P,)."""
+        return self.matmat(vector.unsqueeze(1))[:, 0]
+
+    def matmat(self, matrix: Tensor) -> Tensor:
+        """S^T A S V (P, k)."""
+        padded = matrix.new_zeros(self._whole.dim, matrix.shape[1])
+        for place, part in zip(self._ranges, self._split(matrix), strict=True):
+            padded[place] = part
+        product = self._products.matmat(padded)
+        return torch.cat([product[place] for place in self._ranges])
+
+    def _split(self, matrix: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(matrix, self.layout.sizes)
+
+
+def _ranges(layout: ParameterLayout) -> dict[str, slice]:
+    """Where each parameter lies in the flat vector."""
+    ranges, start = {}, 0
+    for name, size in zip(layout.names, layout.sizes, strict=True):
+        ranges[name] = slice(start, start + size)
+        start += size
+    return ranges

@@ -1,0 +1,20 @@
+"""Training, to reach the point where a spectrum is wanted, one step at a time."""
+
+from hessian_spectrum.curvature.training.descent import Training, train
+from hessian_spectrum.curvature.training.plan import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
+from hessian_spectrum.curvature.training.state import TrainingCheckpoint, TrainingResult, TrainingState, checkpoint, summarise_training
+
+__all__ = [
+    "AdamW",
+    "Plateau",
+    "Sgd",
+    "Training",
+    "TrainingCheckpoint",
+    "TrainingPlan",
+    "TrainingResult",
+    "TrainingState",
+    "WarmupCosine",
+    "checkpoint",
+    "summarise_training",
+    "train",
+]

@@ -1,0 +1,100 @@
+"""What each step of training sees."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.data.token_stream import TokenStream
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.curvature.losses.base import Loss
+from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.risk import EmpiricalRisk
+
+
+@dataclass
+class Place:
+    """Where a run is in its epoch."""
+
+    order: Tensor | None = None  # (n,) samples of the present epoch; None: before the first, or there is no order
+    position: int = 0  # samples of the present epoch that were seen
+
+
+class Batches(ABC):
+    """A source of batches; what changes from step to step is in the place and the generator, not in here."""
+
+    @abstractmethod
+    def check(self, model: Model, loss: Loss) -> None:
+        """Make sure that every batch that can come fits; steps do not look again.
+
+        Raises:  InvalidProblemError.
+        """
+
+    @abstractmethod
+    def draw(self, place: Place, generator: torch.Generator) -> tuple[Dataset, ...]:
+        """The next batch in micro-batches; place and generator move on."""
+
+    @abstractmethod
+    def ends_epoch(self, place: Place) -> bool:
+        """Whether the batch that was drawn last is the last of its epoch."""
+
+
+class EpochBatches(Batches):
+    """Samples of a dataset without replacement, epoch by epoch; all of them where a batch holds as many."""
+
+    def __init__(self, dataset: Dataset, batch_size: int | None, micro_batch_size: int | None) -> None:
+        self._dataset, self._micro_batch_size = dataset, micro_batch_size
+        self._batch_size = min(batch_size or len(dataset), len(dataset))
+        self._whole = dataset.split(micro_batch_size)
+
+    def check(self, model: Model, loss: Loss) -> None:
+        """All samples, once."""
+        EmpiricalRisk(model, loss, self._whole)
+
+    def draw(self, place: Place, generator: torch.Generator) -> tuple[Dataset, ...]:
+        """The next samples of the epoch."""
+        size = len(self._dataset)
+        if self._batch_size == size:
+            place.position = size
+            return self._whole
+        if place.order is None or place.position >= size:
+            place.order, place.position = torch.randperm(size, generator=generator), 0
+        chosen = place.order[place.position : place.position + self._batch_size]
+        place.position += len(chosen)
+        return self._dataset.take(chosen).split(self._micro_batch_size)
+
+    def ends_epoch(self, place: Place) -> bool:
+        """When every sample was seen."""
+        return place.position >= len(self._dataset)
+
+
+class WindowBatches(Batches):
+    """Windows at independent uniform positions of a token stream; each batch is an epoch."""
+
+    def __init__(self, stream: TokenStream, batch_size: int | None, micro_batch_size: int | None) -> None:
+        if batch_size is None:
+            raise InvalidProblemError("a token stream has no batch of all its windows: give batch_size")
+        self._stream, self._batch_size, self._micro_batch_size = stream, batch_size, micro_batch_size
+
+    def check(self, model: Model, loss: Loss) -> None:
+        """One window of the shape that all have, of the largest token that there is."""
+        window = torch.full((1, self._stream.sequence_length), self._stream.largest_token)
+        model.check_inputs(window)
+        loss.check_targets(window, tuple(window.shape), model.num_outputs)
+
+    def draw(self, place: Place, generator: torch.Generator) -> tuple[Dataset, ...]:
+        """New windows."""
+        return self._stream.windows(self._batch_size, generator).split(self._micro_batch_size)
+
+    def ends_epoch(self, place: Place) -> bool:
+        """Always."""
+        return True
+
+
+def batches_of(data: Dataset | TokenStream, batch_size: int | None, micro_batch_size: int | None) -> Batches:
+    """The source that fits the data."""
+    if isinstance(data, TokenStream):
+        return WindowBatches(data, batch_size, micro_batch_size)
+    return EpochBatches(data, batch_size, micro_batch_size)

@@ -1,0 +1,174 @@
+"""Steps along the gradient of a batch's mean loss."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.data.token_stream import TokenStream
+from hessian_spectrum.curvature.losses.base import Loss
+from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
+from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.training.batches import batches_of
+from hessian_spectrum.curvature.training.plan import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
+from hessian_spectrum.curvature.training.state import (
+    TrainingCheckpoint,
+    TrainingResult,
+    TrainingState,
+    check_finite,
+    checkpoint,
+    summarise_training,
+)
+
+FLOOR_ROUNDING = 1e-9  # a rate that repeated cuts bring so close to the smallest one, relative to it, has arrived
+DECAYING_AXES = 2  # of the parameters that AdamW lets decay, at least
+
+
+class Training:
+    """Descent of a model's mean loss over a data set, or over the windows of a token stream.
+
+    All that a run needs to go on is its state: `start`, then `advance` until `finished`.
+
+    Raises:  InvalidProblemError if the data fit neither model nor loss, or the plan does not fit the data.
+    """
+
+    def __init__(self, model: Model, loss: Loss, data: Dataset | TokenStream, plan: TrainingPlan) -> None:
+        self._model, self._loss, self._plan = model, loss, plan
+        self._batches = batches_of(data, plan.batch_size, plan.micro_batch_size)
+        # once: a step of a small network costs less than looking at its samples again
+        self._batches.check(model, loss)
+
+    def start(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> TrainingState:
+        """State before the first step.
+
+        Args:  parameters, the start, not changed; generator, a CPU generator for the order of the samples, which moves
+            on; unused by full batches.
+        """
+        leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in parameters.items()}
+        plan = self._plan
+        optimizer = _optimizer(plan, leaves, self._model.learning_rate_multipliers())
+        scheduler = None
+        if isinstance(rule := plan.schedule, Plateau):
+            scheduler = ReduceLROnPlateau(
+                optimizer,
+                factor=rule.factor,
+                patience=rule.patience,
+                threshold=rule.threshold,
+                min_lr=[rule.min_learning_rate * group["multiplier"] for group in optimizer.param_groups],
+                eps=0.0,
+            )
+        return TrainingState(leaves, optimizer, scheduler, generator)
+
+    def finished(self, state: TrainingState) -> bool:
+        """Whether there is no further step to take."""
+        return state.has_plateaued or state.num_steps >= self._plan.num_steps
+
+    def advance(self, state: TrainingState) -> None:
+        """Take one step, in place.
+
+        Raises:  NonFiniteError when the loss is no longer finite.
+        """
+        pieces = self._batches.draw(state.place, state.generator)
+        # a batch whose targets are all ignored has the gradient 0
+        num_terms = max(sum(self._loss.num_terms(piece.targets) for piece in pieces), 1)
+        value = 0.0
+        for piece in pieces:
+            share = self._loss.total(self._model(state.parameters, piece.inputs), piece.targets) / num_terms
+            share.backward()  # type: ignore[no-untyped-call]
+            value += share.item()
+        check_finite(value, state.num_steps)
+        self._step(state)
+        state.num_steps += 1
+        state.epoch_loss += value * num_terms
+        state.epoch_terms += num_terms
+        if self._batches.ends_epoch(state.place):
+            self._end_epoch(state)
+
+    def resume(self, checkpoint: TrainingCheckpoint) -> TrainingState:
+        """The state of which `checkpoint` was taken, with tensors of its own."""
+        state = self.start(checkpoint.parameters, torch.Generator())
+        state.optimizer.load_state_dict(deepcopy(checkpoint.optimizer))
+        if state.scheduler is not None and checkpoint.scheduler is not None:
+            state.scheduler.load_state_dict(checkpoint.scheduler)
+        state.generator.set_state(checkpoint.generator)
+        state.place = replace(checkpoint.place)
+        for name, value in checkpoint.counters.items():
+            setattr(state, name, value)
+        return state
+
+    def _step(self, state: TrainingState) -> None:
+        plan = self._plan
+        if isinstance(plan.schedule, WarmupCosine):
+            rate = plan.planned_rate(state.num_steps)
+            for group in state.optimizer.param_groups:
+                group["lr"] = rate * group["multiplier"]
+        if plan.max_gradient_norm is not None:
+            clip_grad_norm_(state.parameters.values(), plan.max_gradient_norm)
+        state.optimizer.step()
+        state.optimizer.zero_grad()  # now, not before the next step: between steps the memory may serve others
+
+    def _end_epoch(self, state: TrainingState) -> None:
+        """Cut the learning rate if the loss stopped improving, or take note that it cannot be cut any more."""
+        mean = state.epoch_loss / state.epoch_terms
+        state.epoch_loss, state.epoch_terms = 0.0, 0
+        scheduler, rule = state.scheduler, self._plan.schedule
+        if scheduler is None or not isinstance(rule, Plateau):
+            return
+        before, least, num_bad = state.learning_rate, scheduler.best, scheduler.num_bad_epochs
+        scheduler.step(mean)
+        if scheduler.best != least or num_bad < rule.patience:
+            return
+        if before <= rule.min_learning_rate * (1 + FLOOR_ROUNDING):
+            state.has_plateaued = True
+        else:
+            state.learning_rate_cuts += 1
+
+
+def train(
+    model: Model,
+    loss: Loss,
+    dataset: Dataset,
+    parameters: Mapping[str, Tensor],
+    plan: TrainingPlan,
+    generator: torch.Generator,
+    progress: Progress = ignore_progress,
+    continuation: Continuation = FROM_THE_START,
+) -> TrainingResult:
+    """Follow the plan to its end: with `Sgd` theta <- theta - learning_rate * multiplier * gradient of the mean loss.
+
+    Args:  parameters, the start, not changed; generator, a CPU generator for the order of the samples, which moves on;
+        progress, told as "training" after each step; continuation, a `TrainingCheckpoint` to go on from, and who keeps
+        later ones.
+    Raises:  NonFiniteError when the loss is no longer finite; InvalidProblemError if data, model and loss do not fit.
+    """
+    training = Training(model, loss, dataset, plan)
+    begun = continuation.state
+    state = training.start(parameters, generator) if begun is None else training.resume(begun)
+    while not training.finished(state):
+        training.advance(state)
+        progress("training", state.num_steps, plan.num_steps)
+        continuation.offer(lambda: checkpoint(state))
+    return summarise_training(state, EmpiricalRisk(model, loss, dataset.split(plan.micro_batch_size)))
+
+
+def _optimizer(plan: TrainingPlan, leaves: Parameters, multipliers: Mapping[str, float]) -> torch.optim.Optimizer:
+    """Of one group for all parameters of one multiplier that decay, and one for those that do not."""
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    weight_decay = plan.optimizer.weight_decay if isinstance(plan.optimizer, AdamW) else 0.0
+    for name, leaf in leaves.items():
+        multiplier, decay = multipliers[name], weight_decay if leaf.ndim >= DECAYING_AXES else 0.0
+        options = {"lr": plan.planned_rate(0) * multiplier, "multiplier": multiplier, "weight_decay": decay}
+        groups.setdefault((multiplier, decay), {"params": [], **options})["params"].append(leaf)
+    match plan.optimizer:
+        case Sgd(momentum=momentum, nesterov=nesterov):
+            return torch.optim.SGD(groups.values(), plan.learning_rate, momentum, nesterov=nesterov)
+        case AdamW(beta1=beta1, beta2=beta2, epsilon=epsilon):
+            return torch.optim.AdamW(groups.values(), plan.learning_rate, (beta1, beta2), epsilon)

@@ -1,0 +1,136 @@
+"""How to train: optimizer, learning rate, batches."""
+
+from dataclasses import dataclass, field
+from math import cos, pi
+
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Stochastic gradient descent; as `torch.optim.SGD`, without dampening.
+
+    Raises:  InvalidProblemError if momentum is outside 0 .. 1, or nesterov without momentum.
+    """
+
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1 or (self.nesterov and self.momentum == 0):
+            raise InvalidProblemError(f"momentum must be in 0 .. 1, and positive for nesterov, not {self.momentum}")
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay; as `torch.optim.AdamW`.
+
+    Parameters of one axis, which are biases and the weights of layer norms, do not decay.
+
+    Raises:  InvalidProblemError if a beta is outside 0 .. 1, epsilon is not positive, or weight_decay is negative.
+    Source:  Loshchilov & Hutter, ICLR 2019; numbers and the rule on axes as in nanoGPT.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1  # times the learning rate
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.epsilon > 0 and self.weight_decay >= 0):
+            raise InvalidProblemError(f"{self} is no optimizer")
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Multiply the learning rate by `factor` when the epoch's loss stops improving; at the smallest rate, stop.
+
+    Improving means to fall below (1 - threshold) times the least loss so far; `patience` epochs in a row without that
+    are borne, the next one cuts. The epoch's loss is the mean over its steps, each at the parameters of that step.
+
+    Raises:  InvalidProblemError on a factor outside 0 .. 1, a negative patience or rate, or a threshold outside 0 .. 1.
+    Source:  Cracking the Hessian, appendix D.1.3 (factor 1/10, smallest rate 1e-5); patience and threshold are
+        PyTorch's defaults.
+    """
+
+    factor: float = 0.1
+    patience: int = 10  # epochs
+    threshold: float = 1e-4
+    min_learning_rate: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not (0 < self.factor < 1 and self.patience >= 0 and 0 <= self.threshold < 1 and self.min_learning_rate >= 0):
+            raise InvalidProblemError(f"{self} is no schedule")
+
+
+@dataclass(frozen=True)
+class WarmupCosine:
+    """A rate that grows linearly from step 0, then falls along half a cosine, and stays at the smallest.
+
+    With w = warmup_steps, d = decay_steps: (step + 1) / (w + 1) of the largest rate before w;
+    min + (largest - min) (1 + cos(pi (step - w) / (d - w))) / 2 from there to d.
+
+    Raises:  InvalidProblemError if the counts are not 0 <= warmup_steps <= decay_steps, or the rate is negative.
+    Source:  nanoGPT, `get_lr`.
+    """
+
+    warmup_steps: int
+    decay_steps: int
+    min_learning_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.warmup_steps <= self.decay_steps and self.min_learning_rate >= 0):
+            raise InvalidProblemError(f"{self} is no schedule")
+
+    def rate(self, largest: float, step: int) -> float:
+        """Of the step after `step` steps."""
+        if step < self.warmup_steps:
+            return largest * (step + 1) / (self.warmup_steps + 1)
+        if step >= self.decay_steps:
+            return self.min_learning_rate
+        done = (step - self.warmup_steps) / (self.decay_steps - self.warmup_steps)
+        return self.min_learning_rate + (largest - self.min_learning_rate) * (1 + cos(pi * done)) / 2
+
+
+Optimizer = Sgd | AdamW
+Schedule = Plateau | WarmupCosine
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How to train.
+
+    Args:
+        num_steps: the most steps; fewer if a plateau ends training before.
+        learning_rate: of parameters whose multiplier is 1, in squared parameter per loss for `Sgd`; with a schedule
+            the largest.
+        batch_size: samples of a step, drawn without replacement epoch by epoch (the last batch of an epoch may be
+            smaller), or as windows of a token stream; None means all, so gradient descent, and an epoch is a step.
+        schedule: of the learning rate; None: constant.
+        max_gradient_norm: a longer gradient, of all parameters together, is shortened to it; None: none is.
+        micro_batch_size: samples whose activations are held at once; does not change the result beyond rounding.
+    Raises:  InvalidProblemError on negative counts or rates.
+    """
+
+    num_steps: int
+    learning_rate: float
+    batch_size: int | None = None
+    optimizer: Optimizer = field(default_factory=Sgd)
+    schedule: Schedule | None = None
+    max_gradient_norm: float | None = None
+    micro_batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 0 or not 0 <= self.learning_rate < float("inf"):
+            raise InvalidProblemError(f"cannot train {self.num_steps} steps at learning rate {self.learning_rate}")
+        for size in (self.batch_size, self.micro_batch_size):
+            if size is not None and size < 1:
+                raise InvalidProblemError(f"a batch needs at least one sample, not {size}")
+        if self.max_gradient_norm is not None and not self.max_gradient_norm > 0:
+            raise InvalidProblemError(f"gradients cannot be shortened to {self.max_gradient_norm}")
+
+    def planned_rate(self, step: int) -> float:
+        """Of the step after `step` steps, if no plateau is met."""
+        if isinstance(self.schedule, WarmupCosine):
+            return self.schedule.rate(self.learning_rate, step)
+        return self.learning_rate

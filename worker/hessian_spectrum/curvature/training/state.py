@@ -1,0 +1,103 @@
+"""Where a training run is, and where it arrived."""
+
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from math import isfinite, sqrt
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from hessian_spectrum.quadrature.errors import NonFiniteError
+from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.training.batches import Place
+
+Stop = Literal["num-steps", "plateau"]
+
+
+@dataclass(eq=False)
+class TrainingState:
+    """A run that stopped between two steps."""
+
+    parameters: Parameters  # leaves, which steps change in place
+    optimizer: torch.optim.Optimizer
+    scheduler: ReduceLROnPlateau | None
+    generator: torch.Generator
+    place: Place = field(default_factory=Place)
+    num_steps: int = 0
+    epoch_loss: float = 0.0  # sum over the valid targets of the present epoch
+    epoch_terms: int = 0
+    learning_rate_cuts: int = 0
+    has_plateaued: bool = False  # at the smallest rate
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the last step, of parameters whose multiplier is 1."""
+        group = self.optimizer.param_groups[0]
+        return float(group["lr"] / group["multiplier"])
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingCheckpoint:
+    """All that a `TrainingState` holds, as tensors on any device and plain numbers."""
+
+    parameters: Parameters
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any] | None
+    generator: Tensor
+    place: Place
+    counters: dict[str, Any]  # the other fields of the state by name
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """Where training arrived."""
+
+    parameters: Parameters
+    loss: float  # over the whole data, at `parameters`
+    gradient_norm: float  # of that loss
+    num_steps: int
+    learning_rate: float  # of the last step
+    learning_rate_cuts: int
+    stopped: Stop
+
+
+def checkpoint(state: TrainingState) -> TrainingCheckpoint:
+    """All that `Training.resume` needs, in tensors that later steps do not change."""
+    counters = ("num_steps", "epoch_loss", "epoch_terms", "learning_rate_cuts", "has_plateaued")
+    return TrainingCheckpoint(
+        parameters={name: tensor.detach().clone() for name, tensor in state.parameters.items()},
+        optimizer=deepcopy(state.optimizer.state_dict()),
+        scheduler=None if state.scheduler is None else state.scheduler.state_dict(),
+        generator=state.generator.get_state(),
+        place=replace(state.place),
+        counters={name: getattr(state, name) for name in counters},
+    )
+
+
+def summarise_training(state: TrainingState, risk: EmpiricalRisk) -> TrainingResult:
+    """Loss and gradient of `risk`, that of the whole data, where the run has arrived.
+
+    Raises:  NonFiniteError if one of them is not finite.
+    """
+    value, gradient = risk.value_and_gradient(state.parameters)
+    norm = sqrt(sum(float(part.norm(dtype=torch.float64)) ** 2 for part in gradient.values()))
+    for number in (float(value), norm):
+        check_finite(number, state.num_steps)
+    return TrainingResult(
+        parameters={name: tensor.detach() for name, tensor in state.parameters.items()},
+        loss=float(value),
+        gradient_norm=norm,
+        num_steps=state.num_steps,
+        learning_rate=state.learning_rate,
+        learning_rate_cuts=state.learning_rate_cuts,
+        stopped="plateau" if state.has_plateaued else "num-steps",
+    )
+
+
+def check_finite(value: float, step: int) -> None:
+    """Raises:  NonFiniteError unless the loss after so many steps is a number."""
+    if not isfinite(value):
+        raise NonFiniteError(f"the training loss is {value} after {step} steps: try a smaller learning rate")

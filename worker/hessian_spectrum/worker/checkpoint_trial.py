@@ -1,0 +1,164 @@
+"""`python -m hessian_spectrum.worker.checkpoint_trial`: try one checkpoint in this process, and print the verdict.
+
+It builds the model, gives it two tokens, and compares a recorded product of its Hessian with double backward. Whatever
+goes wrong, down to the end of the process by a signal, happens to nobody else.
+"""
+
+import argparse
+import os
+import sys
+import threading
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hessian_spectrum.api_schemas.checkpoints import CheckpointError, CheckpointVerdict, DecoderSizes
+from hessian_spectrum.api_schemas.models import CausalLm as CausalLmSpec
+from hessian_spectrum.api_schemas.models import Gpt2 as Gpt2Spec
+from hessian_spectrum.checkpoints.causal_lm import causal_lm_fields
+from hessian_spectrum.checkpoints.checkpoint import Checkpoint
+from hessian_spectrum.checkpoints.directory import ModelsDirectory
+from hessian_spectrum.checkpoints.gpt2 import gpt2_fields
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.quadrature.errors import CurvatureError, InvalidProblemError
+from hessian_spectrum.curvature.heap import is_memory_error
+from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.products import Fallback
+from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.worker.checkpoint_check import OUT_OF_MEMORY
+from hessian_spectrum.worker.checkpoints import CHANGED, decoder_sizes
+from hessian_spectrum.worker.generators import generator_of
+from hessian_spectrum.worker.memory_guard import MemoryGuard, be_killed_first
+from hessian_spectrum.worker.niceness import be_nice
+from hessian_spectrum.worker.sources import Sources
+from hessian_spectrum.worker.translation import build_model, build_parameters
+
+SMALL = 10_000_000
+"""Parameters up to which products of several vectors, and in double precision, are tried as well."""
+
+_CPU = torch.device("cpu")
+
+
+def main() -> None:
+    """Print the verdict as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m hessian_spectrum.worker.checkpoint_trial")
+    parser.add_argument("models_dir", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("kind", choices=["gpt2", "causal-lm"])
+    parser.add_argument("sha256")
+    parser.add_argument("--memory-bytes", type=int)
+    parser.add_argument("--niceness", type=int, default=0)
+    parser.add_argument("--fallback-method", choices=["forward-over-reverse", "double-backward"])
+    parser.add_argument("--fallback-reason", default="")
+    arguments = parser.parse_args()
+    threading.Thread(target=_end_with_whoever_started_this, daemon=True).start()
+    be_nice(arguments.niceness)
+    be_killed_first()
+    fallback = arguments.fallback_method and Fallback(arguments.fallback_method, arguments.fallback_reason)
+    with MemoryGuard(arguments.memory_bytes, lambda _: os._exit(OUT_OF_MEMORY)):
+        models = ModelsDirectory(arguments.models_dir)
+        print(tried(models, arguments.name, arguments.kind, arguments.sha256, fallback).model_dump_json())
+
+
+def tried(
+    models: ModelsDirectory, name: str, kind: str, sha256: str, fallback: Fallback | None = None
+) -> CheckpointVerdict:
+    """What comes of the checkpoint as a model of this kind.
+
+    Args:  fallback, how products are to be computed, because recording them ended a process before.
+    """
+    try:
+        checkpoint = models.open(name)
+        if checkpoint.sha256 != sha256:
+            return CheckpointVerdict(state="unchecked", reason=CHANGED)
+        spec, sizes = _spec(name, kind, checkpoint)
+        found, reason = _with_products(spec, Sources(models), fallback)
+    except (CheckpointError, CurvatureError) as error:
+        return CheckpointVerdict(state="refused", reason=str(error))
+    return CheckpointVerdict(
+        state="loadable",
+        reason=reason,
+        sizes=sizes,
+        fallback_method=None if found is None else found.method,
+        fallback_reason=None if found is None else found.reason,
+    )
+
+
+def _spec(name: str, kind: str, checkpoint: Checkpoint) -> tuple[Gpt2Spec | CausalLmSpec, DecoderSizes | None]:
+    if kind == "gpt2":
+        fields = {"kind": kind, "checkpoint": name, **gpt2_fields(checkpoint).model_dump()}
+        return Gpt2Spec.model_validate(fields), None
+    sizes = decoder_sizes(checkpoint)
+    fields = {"kind": kind, "checkpoint": name, **causal_lm_fields(checkpoint, sizes).model_dump()}
+    return CausalLmSpec.model_validate(fields), sizes
+
+
+def _with_products(
+    spec: Gpt2Spec | CausalLmSpec, sources: Sources, fallback: Fallback | None
+) -> tuple[Fallback | None, str | None]:
+    """How products must be computed where they cannot be recorded, and the precision in which there are none, if any.
+
+    Raises:  CheckpointError if there are none in any precision.
+    """
+    model = build_model(spec, sources)
+    is_small = sum(torch.Size(shape).numel() for shape in model.parameter_shapes.values()) <= SMALL
+    errors: dict[torch.dtype, str] = {}
+    for dtype in (torch.float32, torch.float64):
+        if dtype == torch.float64 and not (is_small or errors):
+            break
+        try:
+            parameters = build_parameters(spec, model, dtype, _CPU, sources)
+            fallback = _product(model, parameters, 2 if is_small else 1, fallback)
+        except Exception as error:
+            # the code of each model raises what it likes
+            if is_memory_error(error):
+                raise
+            own = isinstance(error, CheckpointError | CurvatureError)
+            errors[dtype] = str(error) if own else f"the model fails: {type(error).__name__}: {error!s:.300}"
+    if len(errors) == 2:
+        raise CheckpointError(errors[torch.float32])
+    return fallback, next((f"in {str(dtype)[6:]}: {error}" for dtype, error in errors.items()), None)
+
+
+def _product(model: Model, parameters: Parameters, num_columns: int, fallback: Fallback | None) -> Fallback | None:
+    """How a product on two tokens had to be computed, which is compared with double backward.
+
+    Raises:  CurvatureError, and whatever the model raises.
+    """
+    tokens = torch.tensor([[0, model.num_outputs - 1]])
+    try:
+        model.check_inputs(tokens)
+    except InvalidProblemError:
+        tokens = tokens[:, 1:]  # a model of one position
+    risk = EmpiricalRisk(model, CrossEntropy(), [Dataset(tokens, tokens.flip(1))])
+    operator = HessianOperator(risk, parameters, fallback=fallback)
+    vectors = torch.randn(operator.dim, num_columns, generator=generator_of(0), dtype=operator.dtype)
+    product = operator.matvec(vectors[:, 0])
+    operator.matmat(vectors)
+    if not bool(product.isfinite().all()):
+        raise CheckpointError("a product of its Hessian is not finite")
+    if operator.fallback is None or operator.fallback.method != "double-backward":
+        reverse = HessianOperator(risk, parameters, fallback=Fallback("double-backward", ""))
+        if _differ(product, reverse.matvec(vectors[:, 0])):
+            return Fallback("double-backward", "forward mode and double backward give different products")
+    return operator.fallback
+
+
+def _differ(product: Tensor, reference: Tensor) -> bool:
+    """By more than roundings, which a small difference of large numbers may have magnified."""
+    tolerance = torch.finfo(product.dtype).eps ** 0.5
+    return bool((product - reference).norm() > 10 * tolerance * reference.norm())
+
+
+def _end_with_whoever_started_this() -> None:
+    """Nobody waits for the verdict any more once the other end of standard input is closed."""
+    sys.stdin.read()
+    os._exit(os.EX_TEMPFAIL)
+
+
+if __name__ == "__main__":
+    main()

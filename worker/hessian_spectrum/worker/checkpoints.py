@@ -1,0 +1,134 @@
+"""Models and parameters from a checkpoint, as it was when the job was accepted."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from hessian_spectrum.api_schemas.checkpoints import CheckpointError, DecoderSizes
+from hessian_spectrum.api_schemas.models import CausalLm as CausalLmSpec
+from hessian_spectrum.api_schemas.models import Gpt2 as Gpt2Spec
+from hessian_spectrum.checkpoints.causal_lm import is_buffer
+from hessian_spectrum.checkpoints.checkpoint import Checkpoint
+from hessian_spectrum.checkpoints.digest import identity
+from hessian_spectrum.checkpoints.directory import ModelsDirectory
+from hessian_spectrum.checkpoints.gpt2 import OUTPUT_LAYER, gpt2_tensors
+from hessian_spectrum.checkpoints.weights import StoredTensor
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.curvature.models.causal_lm import CausalLm
+from hessian_spectrum.curvature.models.decoder_architecture import DecoderArchitecture, decoder_architecture
+from hessian_spectrum.curvature.parameters import Parameters
+
+CHANGED = "the checkpoint changed since the job was accepted"
+
+Reader = Callable[[StoredTensor], Tensor]
+
+
+def causal_lm(spec: CausalLmSpec, models: ModelsDirectory) -> CausalLm:
+    """The model, without parameters.
+
+    Raises:  CheckpointError.
+    """
+    checkpoint = _accepted(spec, models)
+    architecture = _architecture(checkpoint)
+    if architecture.parameters.keys() != spec.parameters.keys():
+        raise CheckpointError(f"the checkpoint has {len(architecture.parameters)} parameters by transformers' account")
+    with ExitStack() as files:
+        read = _reader(files)
+        for name, original in architecture.copies.items():
+            _check_copy(name, checkpoint.tensors[name], checkpoint.tensors[original], read)
+        tables = {own: read(checkpoint.tensors[name]) for name, own in architecture.tables.items()}
+    shapes = {name: tuple(shape) for name, shape in spec.parameters.items()}
+    sizes = (spec.n_layer, spec.n_head, spec.n_embd, spec.n_inner, spec.n_positions, spec.vocab_size)
+    return CausalLm(checkpoint.configuration, shapes, *sizes, tables)
+
+
+def _architecture(checkpoint: Checkpoint) -> DecoderArchitecture:
+    """What transformers makes of a checkpoint.
+
+    Raises:  CheckpointError.
+    """
+    stored = {name: each.shape for name, each in checkpoint.tensors.items() if not is_buffer(name, each.shape)}
+    try:
+        return decoder_architecture(checkpoint.configuration, stored)
+    except InvalidProblemError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def decoder_sizes(checkpoint: Checkpoint) -> DecoderSizes:
+    """What transformers makes of the checkpoint.
+
+    Raises:  CheckpointError.
+    """
+    found = _architecture(checkpoint)
+    names = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size")
+    left_out = [name for name in checkpoint.tensors if name not in found.parameters]
+    num_parameters = sum(prod(checkpoint.tensors[name].shape) for name in found.parameters)
+    sizes = {name: getattr(found, name) for name in names}
+    return DecoderSizes(**sizes, num_parameters=num_parameters, left_out=left_out)
+
+
+def checkpoint_parameters(
+    spec: Gpt2Spec | CausalLmSpec,
+    shapes: Mapping[str, tuple[int, ...]],
+    models: ModelsDirectory,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Parameters:
+    """The parameters of these names and shapes.
+
+    Raises:  CheckpointError if the checkpoint is not the one that the job was accepted with, a number is NaN or
+        infinite in this precision, or an output layer is no copy of the embedding that it is tied to; OSError.
+    """
+    checkpoint = _accepted(spec, models)
+    digested = {path: identity(path) for path in {tensor.file for tensor in checkpoint.tensors.values()}}
+    found = gpt2_tensors(checkpoint) if isinstance(spec, Gpt2Spec) else checkpoint.tensors
+    if any(name not in found or found[name].shape != tuple(shape) for name, shape in shapes.items()):
+        raise CheckpointError(CHANGED)
+    try:
+        with ExitStack() as files:
+            read = _reader(files)
+            if isinstance(spec, Gpt2Spec) and OUTPUT_LAYER in found:
+                _check_copy(OUTPUT_LAYER, found[OUTPUT_LAYER], found["wte.weight"], read)
+            parameters = {name: _finite(name, read(found[name]).to(device, dtype)) for name in shapes}
+    except SafetensorError:
+        raise CheckpointError(CHANGED) from None
+    if {path: identity(path) for path in digested} != digested:
+        raise CheckpointError(CHANGED)
+    return parameters
+
+
+def _accepted(spec: Gpt2Spec | CausalLmSpec, models: ModelsDirectory) -> Checkpoint:
+    checkpoint = models.open(spec.checkpoint or "")
+    if checkpoint.sha256 != spec.checkpoint_sha256:
+        raise CheckpointError(CHANGED)
+    return checkpoint
+
+
+def _reader(files: ExitStack) -> Reader:
+    """Reads from files that stay open as long as `files`."""
+    handles: dict[Path, Any] = {}
+
+    def read(tensor: StoredTensor) -> Tensor:
+        if tensor.file not in handles:
+            handles[tensor.file] = files.enter_context(safe_open(tensor.file, framework="pt"))
+        return handles[tensor.file].get_tensor(tensor.name)  # type: ignore[no-any-return]
+
+    return read
+
+
+def _check_copy(name: str, copy: StoredTensor, original: StoredTensor, read: Reader) -> None:
+    """Raises:  CheckpointError if a tensor that is tied to a parameter holds other numbers."""
+    if not torch.equal(read(copy), read(original)):
+        raise CheckpointError(f"{name} is no copy of the embedding, to which the model ties it")
+
+
+def _finite(name: str, values: Tensor) -> Tensor:
+    if not bool(values.isfinite().all()):
+        raise CheckpointError(f"{name:.100} holds NaN or infinity in {values.dtype}")
+    return values

@@ -1,0 +1,88 @@
+"""Why a job failed: every exception of a computation is translated here, once."""
+
+import enum
+import errno
+import logging
+
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+
+from hessian_spectrum.api_schemas.checkpoints import CheckpointError
+from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
+from hessian_spectrum.api_schemas.problem import FieldError, Problem
+from hessian_spectrum.quadrature.errors import CurvatureError
+from hessian_spectrum.curvature.heap import is_memory_error
+
+_MAX_DETAIL = 1000
+
+_logger = logging.getLogger(__name__)
+
+
+class FailureKind(enum.Enum):
+    """Whose fault it is, and whether another attempt can help."""
+
+    USAGE = "usage"
+    TRANSIENT = "transient"
+    FATAL = "fatal"
+
+
+class JobFailure(Exception):
+    """A job that ends without a result; only a transient one is tried again."""
+
+    def __init__(self, kind: FailureKind, problem: Problem) -> None:
+        super().__init__(problem.title)
+        self.kind = kind
+        self.problem = problem
+
+
+def job_failure(error: Exception) -> JobFailure:
+    """The failure that an exception of the computation means."""
+    if isinstance(error, JobFailure):
+        return error
+    if isinstance(error, CheckpointError):
+        return _failure(FailureKind.USAGE, "checkpoint-unusable", "The checkpoint cannot be loaded", 422, str(error))
+    if isinstance(error, CurvatureError | ValidationError):
+        # the latter of the result: its messages refuse what JSON cannot hold
+        own = isinstance(error, CurvatureError)
+        detail = str(error) if own else "A number of the result is beyond floating point."
+        return _failure(FailureKind.USAGE, "spectrum-undefined", "The spectrum cannot be computed", 422, detail)
+    if is_memory_error(error):
+        return _failure(FailureKind.FATAL, "out-of-memory", "The worker ran out of memory", 507)
+    if isinstance(error, RedisError | OSError):
+        return _storage_failure(error)
+    _logger.exception("unforeseen error", exc_info=error)
+    return _failure(FailureKind.FATAL, "internal", "Internal error in the worker", 500, type(error).__name__)
+
+
+def parse_request(text: str) -> AnyJobRequest:
+    """The request of a job, in the spelling that all requests with the same answer have in common.
+
+    Raises:  JobFailure if another version of the service wrote it.
+    """
+    try:
+        return JobRequest.model_validate_json(text).root.canonical()
+    except ValidationError:
+        title = "This worker does not understand the request"
+        raise _failure(FailureKind.USAGE, "request-outdated", title, 422) from None
+
+
+def too_large(error: FieldError) -> JobFailure:
+    """The failure of a job that this worker has not the memory for."""
+    return _failure(FailureKind.USAGE, "too-large", "The job is too large for this worker", 422, error.msg)
+
+
+def out_of_time(limit_seconds: float) -> JobFailure:
+    """The failure of a job that ran longer than it may."""
+    detail = f"It had not ended after {limit_seconds:,.6g} s, counted over all attempts."
+    return _failure(FailureKind.USAGE, "time-limit", "The job ran longer than it may", 422, detail)
+
+
+def _storage_failure(error: RedisError | OSError) -> JobFailure:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _failure(FailureKind.TRANSIENT, "storage-full", "There was no space for the result", 507)
+    return _failure(FailureKind.TRANSIENT, "worker-unavailable", "The worker lost its storage", 503, str(error))
+
+
+def _failure(kind: FailureKind, name: str, title: str, status: int, detail: str | None = None) -> JobFailure:
+    short = detail[:_MAX_DETAIL] if detail else None
+    return JobFailure(kind, Problem(type=f"/problems/{name}", title=title, status=status, detail=short))

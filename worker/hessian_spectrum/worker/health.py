@@ -1,0 +1,30 @@
+"""`python -m hessian_spectrum.worker.health`: succeeds while the worker of this machine or container announces itself."""
+
+import socket
+import sys
+
+from redis.exceptions import RedisError
+
+from hessian_spectrum.jobs.connection import connect
+from hessian_spectrum.jobs.presence import present_workers
+from hessian_spectrum.jobs.redis_faults import described
+from hessian_spectrum.jobs.settings import SettingsError, StorageSettings
+
+
+def main() -> None:
+    """Exit with status 0, or 1 and the reason."""
+    try:
+        settings = StorageSettings.load()
+    except SettingsError as error:
+        sys.exit(f"spectrum worker: {error}")
+    try:
+        with connect(settings.redis_url.get_secret_value()) as client:
+            hosts = {worker.name.rpartition("-")[0] for worker in present_workers(client)}
+    except RedisError as error:
+        sys.exit(f"spectrum worker: {described(error)}: {error}")
+    if socket.gethostname() not in hosts:
+        sys.exit("spectrum worker: not announced within the last seconds")
+
+
+if __name__ == "__main__":
+    main()
