@@ -21,13 +21,13 @@ from benchmarks.machine import machine, machine_line
 from benchmarks.reports import RESULTS, publish
 from hessian_spectrum.curvature.algorithms.exact import exact_spectrum
 from hessian_spectrum.curvature.algorithms.stochastic_lanczos import lanczos_spectrum
+from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.rates import eigenvalue_seconds, vector_rate
+from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.planning.memory import peak_bytes
 from hessian_spectrum.planning.seconds import Rates, predicted_seconds
 from hessian_spectrum.planning.size import Size
 from hessian_spectrum.planning.work import Work, exact_work, lanczos_work
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.rates import eigenvalue_seconds, vector_rate
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 
 NUM_STEPS, NUM_PROBES = 20, 2
 ITEM_BYTES = 4

@@ -20,8 +20,6 @@ import numpy as np
 import torch
 from scipy.optimize import lsq_linear
 
-from hessian_spectrum.planning.footprints import OVERHEAD_BYTES, Footprint
-from hessian_spectrum.planning.size import SORTS, Size
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
@@ -40,6 +38,8 @@ from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.planning.footprints import OVERHEAD_BYTES, Footprint
+from hessian_spectrum.planning.size import SORTS, Size
 
 OPERATORS: dict[str, type[RiskOperator]] = {
     "hessian": HessianOperator,

@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 import torch
 
-from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.api_schemas.spectrum_results import LanczosResult
 from benchmarks.baselines import compiled_gradient
 from benchmarks.density import KAPPA, NUM_POINTS, Curve, curvlinops_density
 from benchmarks.memory import Meter
 from benchmarks.operators import Setting, our_operator
 from benchmarks.problems import RECIPES, Problem
 from benchmarks.timing import Stopwatch
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.api_schemas.spectrum_results import LanczosResult
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.operators.execution import Mode

@@ -246,7 +246,17 @@ def test_a_worker_with_a_running_job_stops_in_time_and_its_job_is_taken_up_again
 def test_a_worker_that_cannot_reach_redis_is_not_healthy(stack: Stack) -> None:
     stack.compose("stop", "redis")
     try:
-        command = ["compose", "-p", stack.project, "exec", "-T", "worker", "python", "-m", "hessian_spectrum.worker.health"]
+        command = [
+            "compose",
+            "-p",
+            stack.project,
+            "exec",
+            "-T",
+            "worker",
+            "python",
+            "-m",
+            "hessian_spectrum.worker.health",
+        ]
         check = attempt(*command, environment=stack.environment)
         assert (check.returncode, "redis does not answer" in check.stderr) == (1, True), check.stderr
     finally:

@@ -94,5 +94,8 @@ def test_every_line_is_an_object_with_the_same_fields(server: Any, client: Spect
     time.sleep(0.3)  # lines of requests are gathered before they are written
     every = [json.loads(line) for line in server.log.read_text()[before:].splitlines()]
     assert all({"time", "level", "logger", "message", "pid"} <= line.keys() for line in every)
-    assert {line["logger"] for line in every} >= {"hessian_spectrum.worker.job_runner", "hessian_spectrum.service.requests"}
+    assert {line["logger"] for line in every} >= {
+        "hessian_spectrum.worker.job_runner",
+        "hessian_spectrum.service.requests",
+    }
     assert lines(server, logger="hessian_spectrum.launcher.main")[0]["message"].startswith(f"Serving at {server.url}")

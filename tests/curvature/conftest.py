@@ -16,8 +16,8 @@ from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.parameters import ParameterLayout
-from hessian_spectrum.quadrature.results import ExactSpectrum
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.quadrature.results import ExactSpectrum
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,15 @@ from hessian_spectrum.planning.footprints import Matrix, footprint
 from hessian_spectrum.planning.memory import micro_batches, peak_bytes
 from hessian_spectrum.planning.seconds import EIGENVALUE_ORDER, Rates, predicted_seconds
 from hessian_spectrum.planning.size import LOGIT_COPIES, Size, causal_lm_size, gpt2_size, mlp_size
-from hessian_spectrum.planning.work import Work, exact_work, lanczos_work, probe_bytes, top_k_work, trace_work, training_passes
+from hessian_spectrum.planning.work import (
+    Work,
+    exact_work,
+    lanczos_work,
+    probe_bytes,
+    top_k_work,
+    trace_work,
+    training_passes,
+)
 
 MIB = 2**20
 

@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 
 from hessian_spectrum.curvature.algorithms import lanczos
 from hessian_spectrum.curvature.algorithms.exact import summarise_triangle
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import Smoothing, advance_sweep, start_sweep, summarise_sweep
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import (
+    Smoothing,
+    advance_sweep,
+    start_sweep,
+    summarise_sweep,
+)
 from hessian_spectrum.curvature.algorithms.thick_restart import advance_search, start_search, summarise_search
 from hessian_spectrum.curvature.algorithms.trace import advance_trace, start_trace, summarise_trace
 from hessian_spectrum.curvature.data.base import Dataset

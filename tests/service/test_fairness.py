@@ -14,8 +14,8 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from hessian_spectrum.api_schemas.health import WorkerStatus
 from benchmarks.dear_things import write_checkpoint
+from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.checkpoints import weights
 from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.presence import announce

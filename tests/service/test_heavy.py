@@ -43,7 +43,11 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 def heavy_processes() -> set[int]:
     """Those that are children of this process."""
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    return {int(pid) for pid in children if b"hessian_spectrum.service.heavy.process" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    return {
+        int(pid)
+        for pid in children
+        if b"hessian_spectrum.service.heavy.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    }
 
 
 async def law(work: Processes, message: dict[str, Any] = LAW) -> Any:

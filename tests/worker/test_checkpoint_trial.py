@@ -294,7 +294,15 @@ def test_the_command_prints_the_verdict_and_ends_with_its_parent(write_gpt2: Cal
     with tempfile.TemporaryDirectory() as directory:
         write_gpt2(Path(directory) / "tiny")
         sha256 = ModelsDirectory(Path(directory)).describe("tiny").sha256
-        command = [sys.executable, "-m", "hessian_spectrum.worker.checkpoint_trial", directory, "tiny", "gpt2", str(sha256)]
+        command = [
+            sys.executable,
+            "-m",
+            "hessian_spectrum.worker.checkpoint_trial",
+            directory,
+            "tiny",
+            "gpt2",
+            str(sha256),
+        ]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             verdict = CheckpointVerdict.model_validate_json(process.stdout.read())

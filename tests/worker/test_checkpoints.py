@@ -14,11 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
-import hessian_spectrum.curvature.models.causal_lm
 from hessian_spectrum.api_schemas.checkpoints import CONTEXT, CheckpointError
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.operators.dense import assemble
 from hessian_spectrum.curvature.operators.functional import FunctionalOperator
@@ -27,6 +25,7 @@ from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.parameters import ParameterLayout
 from hessian_spectrum.curvature.progress import ignore_progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.worker.checkpoints import CHANGED
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.sources import Sources
@@ -218,7 +217,7 @@ def test_a_model_that_fails_says_so(saved: Callable[..., Any], monkeypatch: pyte
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("a tensor is too small")
 
-    monkeypatch.setattr(curvature.models.causal_lm, "functional_call", fail)
+    monkeypatch.setattr("hessian_spectrum.curvature.models.causal_lm.functional_call", fail)
     with pytest.raises(InvalidProblemError, match="fails on two tokens: RuntimeError: a tensor is too small"):
         loaded(directory, "causal-lm", F32)
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-import hessian_spectrum.quadrature.errors
 from hessian_spectrum.quadrature.errors import CurvatureError
 from hessian_spectrum.worker.failures import FailureKind, job_failure
 
@@ -17,7 +16,7 @@ def subclasses(kind: type[CurvatureError]) -> Iterator[type[CurvatureError]]:
         yield from subclasses(subclass)
 
 
-@pytest.mark.parametrize("kind", list(subclasses(curvature.errors.CurvatureError)))
+@pytest.mark.parametrize("kind", list(subclasses(CurvatureError)))
 def test_every_error_of_the_engine_is_the_callers_and_explained(kind: type[CurvatureError]) -> None:
     failure = job_failure(kind("widths do not fit"))
     assert failure.kind is FailureKind.USAGE

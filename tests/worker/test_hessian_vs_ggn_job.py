@@ -13,7 +13,12 @@ from torch import Tensor
 from torch.func import hessian, jacrev
 
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
-from hessian_spectrum.api_schemas.hessian_vs_ggn_results import ComparisonPoint, ComparisonRun, HessianVsGgnResult, TopEigenvalue
+from hessian_spectrum.api_schemas.hessian_vs_ggn_results import (
+    ComparisonPoint,
+    ComparisonRun,
+    HessianVsGgnResult,
+    TopEigenvalue,
+)
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.parameters import ParameterLayout

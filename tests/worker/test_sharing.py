@@ -18,12 +18,12 @@ import torch
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.algorithms.stochastic_lanczos import LanczosSweep
-from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.jobs import partition
 from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.shards import ShardPoisonedError, ShardStore
 from hessian_spectrum.jobs.store import JobStore, LeaseLostError
+from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.worker import resumption, sharing
 from hessian_spectrum.worker.answer import Answer
 from hessian_spectrum.worker.failures import JobFailure

@@ -7,11 +7,17 @@ import pytest
 import torch
 
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.api_schemas.spectrum_results import AnySpectrumResult, ExactResult, LanczosResult, SpectrumSetResult, TopKResult
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.api_schemas.spectrum_results import (
+    AnySpectrumResult,
+    ExactResult,
+    LanczosResult,
+    SpectrumSetResult,
+    TopKResult,
+)
 from hessian_spectrum.curvature.progress import ignore_progress
 from hessian_spectrum.jobs.arrays import result_arrays
 from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.spectrum_job import run_spectrum_job
 

@@ -11,7 +11,6 @@ from hessian_spectrum.api_schemas.consistency import NUM_TOKENS
 from hessian_spectrum.api_schemas.parameter_shapes import parameter_shapes
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.data.text import VOCABULARY_SIZES
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.losses.mse import Mse
 from hessian_spectrum.curvature.losses.output_value import OutputValue
@@ -23,6 +22,7 @@ from hessian_spectrum.curvature.progress import ignore_progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.sources import NoArtifacts, Sources
 from hessian_spectrum.worker.spectrum_job import run_spectrum_job

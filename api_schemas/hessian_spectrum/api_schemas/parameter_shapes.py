@@ -14,7 +14,17 @@ from hessian_spectrum.api_schemas.closed_form_models import (
     TwoLayerLinearNetwork,
 )
 from hessian_spectrum.api_schemas.message import misfit
-from hessian_spectrum.api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, CausalLm, Conv, Gpt2, Mlp, Model, RowNetwork
+from hessian_spectrum.api_schemas.models import (
+    IMAGE_EDGE,
+    NUM_CLASSES,
+    AttentionLayer,
+    CausalLm,
+    Conv,
+    Gpt2,
+    Mlp,
+    Model,
+    RowNetwork,
+)
 
 Shapes = dict[str, tuple[int, ...]]
 """By name, in the order of the flat parameter vector."""

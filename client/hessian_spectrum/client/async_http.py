@@ -22,7 +22,16 @@ from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, LawAnsw
 from hessian_spectrum.client import exchanges
 from hessian_spectrum.client.errors import JobFailedError, ProblemResponseError, SpectrumClientError, told, unreachable
 from hessian_spectrum.client.event_place import SECONDS_BETWEEN_TRIES, EventPlace
-from hessian_spectrum.client.exchanges import DEFAULT_URL, POLL_SECONDS, Body, Exchange, PictureStyle, ResultFormat, Smoothing, refusal
+from hessian_spectrum.client.exchanges import (
+    DEFAULT_URL,
+    POLL_SECONDS,
+    Body,
+    Exchange,
+    PictureStyle,
+    ResultFormat,
+    Smoothing,
+    refusal,
+)
 from hessian_spectrum.client.output_file import output_file
 from hessian_spectrum.client.patience import Patience
 from hessian_spectrum.client.pieces import async_pieces

@@ -3,7 +3,12 @@
 import logging
 import time
 
-from hessian_spectrum.client.errors import JobOutOfSightError, ProblemResponseError, ServerUnreachableError, SpectrumClientError
+from hessian_spectrum.client.errors import (
+    JobOutOfSightError,
+    ProblemResponseError,
+    ServerUnreachableError,
+    SpectrumClientError,
+)
 
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 5.0

@@ -25,7 +25,16 @@ from hessian_spectrum.api_schemas.data import (
     TokenData,
     sample_shape,
 )
-from hessian_spectrum.api_schemas.models import IMAGE_EDGE, NUM_CLASSES, AttentionLayer, CausalLm, Conv, Gpt2, Mlp, RowNetwork
+from hessian_spectrum.api_schemas.models import (
+    IMAGE_EDGE,
+    NUM_CLASSES,
+    AttentionLayer,
+    CausalLm,
+    Conv,
+    Gpt2,
+    Mlp,
+    RowNetwork,
+)
 from hessian_spectrum.api_schemas.problem import FieldError
 from hessian_spectrum.api_schemas.spectrum import (
     DIAGONAL_ARRAYS,
@@ -35,6 +44,7 @@ from hessian_spectrum.api_schemas.spectrum import (
     TopKMethod,
     TraceMethod,
 )
+from hessian_spectrum.jobs.partition import num_shards, probes_of_shard
 from hessian_spectrum.planning.memory import MicroBatches, micro_batches
 from hessian_spectrum.planning.size import (
     Size,
@@ -60,7 +70,6 @@ from hessian_spectrum.planning.work import (
     trace_work,
     training_passes,
 )
-from hessian_spectrum.jobs.partition import num_shards, probes_of_shard
 
 _ITEM_BYTES = {"float32": 4, "float64": 8}
 _DATA_COPIES = 3  # as drawn in float64 with temporaries, as used

@@ -30,4 +30,5 @@ def digests_of_files(directories: Iterable[Path]) -> Iterator[str]:
     for directory in directories:
         for path in sorted(directory.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
-                yield f"{path.relative_to(directory.parent).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
+                yield f"{path.relative_to(directory.parent).as_posix()} {content}\n"

@@ -15,7 +15,15 @@ from hessian_spectrum.jobs import scripts
 from hessian_spectrum.jobs.job_index import INDEX, JobIndex, index_key
 from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, job_of_message
 from hessian_spectrum.jobs.quotas import Kept, QuotaError, Quotas, sizes
-from hessian_spectrum.jobs.record import QUEUED, JobRecord, answered_fields, new_job_id, new_record_fields, now_text, record_from_fields
+from hessian_spectrum.jobs.record import (
+    QUEUED,
+    JobRecord,
+    answered_fields,
+    new_job_id,
+    new_record_fields,
+    now_text,
+    record_from_fields,
+)
 from hessian_spectrum.jobs.request_files import LARGE_REQUEST_BYTES, RequestFiles
 
 JOB = scripts.JOB

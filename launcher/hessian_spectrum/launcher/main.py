@@ -106,14 +106,14 @@ def convert(
 ) -> None:
     """Turn a checkpoint of PyTorch, of which nothing is run, into one that the server loads."""
     options = ["--models-dir", str(models_dir), *(["--config", str(config)] if config is not None else [])]
-    command = [sys.executable, "-m", "hessian_spectrum.worker.convert", *options, "--", str(source), name]
+    command = [sys.executable, "-P", "-m", "hessian_spectrum.worker.convert", *options, "--", str(source), name]
     raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own command
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def keys(context: typer.Context) -> None:
     """Add, list and revoke API keys: `keys add --name NAME [--role admin]`, `keys list`, `keys revoke ID`."""
-    command = [sys.executable, "-m", "hessian_spectrum.service.keys", *context.args]
+    command = [sys.executable, "-P", "-m", "hessian_spectrum.service.keys", *context.args]
     raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own command
 
 
@@ -149,7 +149,7 @@ def _run_beside(data_dir: Path, module: str, *options: str) -> NoReturn:
     own = {REDIS_VARIABLE: written_url(data_dir), "SPECTRUM_RESULTS_DIR": str(data_dir.resolve() / "results")}
     own["SPECTRUM_MODELS_DIR"] = str(data_dir.resolve() / "models")
     environment = {name: value for name, value in own.items() if value is not None} | os.environ
-    command = [sys.executable, "-m", module, *options]
+    command = [sys.executable, "-P", "-m", module, *options]
     raise typer.Exit(subprocess.run(command, check=False, env=environment).returncode)  # noqa: S603 - our own command
 
 

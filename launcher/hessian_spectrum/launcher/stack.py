@@ -75,11 +75,11 @@ class Stack:
             "REMAP_SIGTERM": "SIGQUIT",
         }
         worker_environment = environment | {"SPECTRUM_CONCURRENCY": str(num_workers)}
-        service = [sys.executable, "-m", "hessian_spectrum.service", "--host", host, "--port", str(port)]
+        service = [sys.executable, "-P", "-m", "hessian_spectrum.service", "--host", host, "--port", str(port)]
         self._children = [
             Child(
                 "worker",
-                [sys.executable, "-m", "hessian_spectrum.worker"],
+                [sys.executable, "-P", "-m", "hessian_spectrum.worker"],
                 worker_environment,
                 log=log,
                 obstacle=lambda: disk_obstacle(self._data.results),

@@ -9,12 +9,8 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from hessian_spectrum.quadrature.chi_square import degree_limits
-from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
-from hessian_spectrum.quadrature.density import log_spectral_density, spectral_density
 from hessian_spectrum.curvature.algorithms.lanczos import Tridiagonal, advance, start, tridiagonal
 from hessian_spectrum.curvature.algorithms.quadrature import gauss_quadrature
-from hessian_spectrum.quadrature.rules import compatible_rules, rules_through
 from hessian_spectrum.curvature.algorithms.stochastic_lanczos import lanczos_spectrum
 from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
 from hessian_spectrum.curvature.data.base import Dataset
@@ -26,8 +22,12 @@ from hessian_spectrum.curvature.losses.mse import Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.dense import DenseOperator, assemble
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.quadrature.results import Band, FloatArray, Quadrature, Reorthogonalisation
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.quadrature.chi_square import degree_limits
+from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
+from hessian_spectrum.quadrature.density import log_spectral_density, spectral_density
+from hessian_spectrum.quadrature.results import Band, FloatArray, Quadrature, Reorthogonalisation
+from hessian_spectrum.quadrature.rules import compatible_rules, rules_through
 
 F64, CPU = torch.float64, torch.device("cpu")
 NUM_SEEDS, NUM_PROBES, NUM_STEPS, NUM_POINTS = 100, 4, 60, 128

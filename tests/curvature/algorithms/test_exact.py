@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.exact import exact_spectrum
-from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.curvature.operators.dense import DenseOperator
+from hessian_spectrum.quadrature.errors import NonFiniteError
 
 Seeded = Callable[[int], torch.Generator]
 

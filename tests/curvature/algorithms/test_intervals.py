@@ -19,8 +19,8 @@ from hessian_spectrum.curvature.losses.mse import Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.dense import DenseOperator, assemble
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.quadrature.results import FloatArray, Interval, StochasticTrace
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.quadrature.results import FloatArray, Interval, StochasticTrace
 from tests.curvature.algorithms.coverage import LEAST, METHODS, SPECTRA, Reflected, cells
 
 F32, F64, CPU = torch.float32, torch.float64, torch.device("cpu")

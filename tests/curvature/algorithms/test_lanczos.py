@@ -14,9 +14,9 @@ from torch.testing import assert_close
 
 from hessian_spectrum.curvature.algorithms.lanczos import LanczosState, Tridiagonal, advance, start, tridiagonal
 from hessian_spectrum.curvature.algorithms.quadrature import gauss_quadrature
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.operators.dense import DenseOperator
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import Reorthogonalisation
 
 F64 = torch.float64

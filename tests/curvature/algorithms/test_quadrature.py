@@ -13,8 +13,8 @@ from torch.testing import assert_close
 from hessian_spectrum.curvature.algorithms.lanczos import Tridiagonal, advance, start, tridiagonal
 from hessian_spectrum.curvature.algorithms.quadrature import extreme_ritz_values, gauss_quadrature
 from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
-from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.curvature.operators.dense import DenseOperator
+from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.quadrature.results import Quadrature, Reorthogonalisation, RitzValue
 
 F64 = torch.float64

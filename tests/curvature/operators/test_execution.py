@@ -38,7 +38,8 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     monkeypatch.setattr(torch, "compile", compile_)
     monkeypatch.setattr(
-        "hessian_spectrum.curvature.operators.execution._seconds", lambda run, argument: 1.0 if isinstance(run, Program) else 0.5
+        "hessian_spectrum.curvature.operators.execution._seconds",
+        lambda run, argument: 1.0 if isinstance(run, Program) else 0.5,
     )
     return found
 

@@ -10,7 +10,6 @@ from torch.testing import assert_close
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.gaussian import gaussian
 from hessian_spectrum.curvature.data.text import text_windows
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.losses.mse import Mse
@@ -25,6 +24,7 @@ from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.parameters import ParameterLayout
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 
 Seeded = Callable[[int], torch.Generator]
 

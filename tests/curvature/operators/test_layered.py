@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.losses.mse import Mse
@@ -24,6 +23,7 @@ from hessian_spectrum.curvature.operators.ggn import GgnOperator
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.quadrature.errors import NonFiniteError
 
 CPU = torch.device("cpu")
 OPERATORS = [HessianOperator, GgnOperator, FunctionalOperator]

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.operators.ggn import GgnOperator
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 Seeded = Callable[[int], torch.Generator]
 F32, F64 = torch.float32, torch.float64

@@ -8,7 +8,6 @@ import torch
 from torch.testing import assert_close
 
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.operators.dense import assemble
@@ -19,6 +18,7 @@ from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 Seeded = Callable[[int], torch.Generator]
 F64 = torch.float64

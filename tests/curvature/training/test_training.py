@@ -14,7 +14,6 @@ from torch.testing import assert_close
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.gaussian import gaussian
 from hessian_spectrum.curvature.data.token_stream import TokenStream
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.losses.mse import Mse
 from hessian_spectrum.curvature.models.closed_form.neurons import NeuronNetwork
@@ -32,6 +31,7 @@ from hessian_spectrum.curvature.training import (
     summarise_training,
     train,
 )
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.theory.closed_form.descent import linear_descent
 
 Seeded = Callable[[int], torch.Generator]

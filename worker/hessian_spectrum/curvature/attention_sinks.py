@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 
 MAX_BIAS = 1024.0
 """Beyond it softmax is 0 or 1 at every score that a trained network has."""

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hessian_spectrum.planning.blocks import OUTPUTS_BYTES
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.planning.blocks import OUTPUTS_BYTES
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
 class EmpiricalRisk:

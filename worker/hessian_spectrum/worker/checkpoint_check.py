@@ -23,7 +23,7 @@ OUT_OF_MEMORY = 75
 _SECONDS_BETWEEN_LOOKS = 0.2
 _METHODS = ("forward-over-reverse", "double-backward")
 # whoever looks for workers looks for "-m worker"
-_COMMAND = (sys.executable, "-c", "from worker.checkpoint_trial import main; main()")
+_COMMAND = (sys.executable, "-P", "-c", "from hessian_spectrum.worker.checkpoint_trial import main; main()")
 
 _logger = logging.getLogger(__name__)
 

@@ -21,7 +21,6 @@ from hessian_spectrum.checkpoints.checkpoint import Checkpoint
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.checkpoints.gpt2 import gpt2_fields
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.quadrature.errors import CurvatureError, InvalidProblemError
 from hessian_spectrum.curvature.heap import is_memory_error
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.models.base import Model
@@ -29,6 +28,7 @@ from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.quadrature.errors import CurvatureError, InvalidProblemError
 from hessian_spectrum.worker.checkpoint_check import OUT_OF_MEMORY
 from hessian_spectrum.worker.checkpoints import CHANGED, decoder_sizes
 from hessian_spectrum.worker.generators import generator_of

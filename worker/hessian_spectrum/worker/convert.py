@@ -1,4 +1,4 @@
-"""`python -m hessian_spectrum.worker.convert`: checkpoints of PyTorch, which are pickles, as directories that the server loads."""
+"""Checkpoints of PyTorch, which are pickles, as directories that the server loads."""
 
 import argparse
 import json
@@ -18,14 +18,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hessian_spectrum.api_schemas.checkpoints import CHECKPOINT_NAME, CheckpointError, CheckpointVerdict, DecoderSizes, LoadableModel
+from hessian_spectrum.api_schemas.checkpoints import (
+    CHECKPOINT_NAME,
+    CheckpointError,
+    CheckpointVerdict,
+    DecoderSizes,
+    LoadableModel,
+)
 from hessian_spectrum.checkpoints.causal_lm import OUTPUT_LAYERS, is_buffer
 from hessian_spectrum.checkpoints.configuration import FILE, Configuration, read_configuration
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.checkpoints.weights import WEIGHTS
 from hessian_spectrum.checkpoints.wrappers import without_wrappers
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.models.decoder_architecture import decoder_architecture
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.worker.checkpoints import decoder_sizes
 
 HUGGING_FACE_FILE = "pytorch_model.bin"

@@ -10,8 +10,8 @@ from redis.exceptions import RedisError
 from hessian_spectrum.api_schemas.checkpoints import CheckpointError
 from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
 from hessian_spectrum.api_schemas.problem import FieldError, Problem
-from hessian_spectrum.quadrature.errors import CurvatureError
 from hessian_spectrum.curvature.heap import is_memory_error
+from hessian_spectrum.quadrature.errors import CurvatureError
 
 _MAX_DETAIL = 1000
 

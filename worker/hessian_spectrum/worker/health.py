@@ -1,4 +1,4 @@
-"""`python -m hessian_spectrum.worker.health`: succeeds while the worker of this machine or container announces itself."""
+"""`python -m` of this: succeeds while the worker of this machine or container announces itself."""
 
 import socket
 import sys

@@ -6,7 +6,12 @@ from typing import Any
 import torch
 
 from hessian_spectrum.api_schemas.hessian_vs_ggn import MATRICES, ComparedMatrix, HessianVsGgnRequest
-from hessian_spectrum.api_schemas.hessian_vs_ggn_results import ComparisonPoint, ComparisonRun, HessianVsGgnResult, TopEigenvalue
+from hessian_spectrum.api_schemas.hessian_vs_ggn_results import (
+    ComparisonPoint,
+    ComparisonRun,
+    HessianVsGgnResult,
+    TopEigenvalue,
+)
 from hessian_spectrum.api_schemas.spectrum import TopKMethod
 from hessian_spectrum.curvature.algorithms.thick_restart import top_eigenpairs
 from hessian_spectrum.curvature.data.base import Dataset

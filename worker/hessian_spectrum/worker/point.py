@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import TrainingReport
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training import train
+from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.worker.generators import generator_of
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.resumption import Unit

@@ -7,7 +7,12 @@ import torch
 from pydantic import TypeAdapter
 
 from hessian_spectrum.api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TopKMethod, TraceMethod
-from hessian_spectrum.api_schemas.spectrum_results import AnySpectrumResult, SinkReport, SpectrumResult, SpectrumSetResult
+from hessian_spectrum.api_schemas.spectrum_results import (
+    AnySpectrumResult,
+    SinkReport,
+    SpectrumResult,
+    SpectrumSetResult,
+)
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.operators.execution import Execution, Timings
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator

@@ -21,9 +21,9 @@ from hessian_spectrum.api_schemas.spectrum_results import (
     TraceResult,
     TrainingReport,
 )
-from hessian_spectrum.quadrature import results as found
 from hessian_spectrum.jobs.arrays import Arrays
 from hessian_spectrum.jobs.curves import cumulative_message, density_message
+from hessian_spectrum.quadrature import results as found
 
 Spectrum = found.ExactSpectrum | found.LanczosSpectrum | found.TopEigenpairs | found.StochasticTrace
 

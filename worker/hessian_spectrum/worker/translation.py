@@ -46,7 +46,6 @@ from hessian_spectrum.curvature.data.gaussian import gaussian, gaussian_sequence
 from hessian_spectrum.curvature.data.text import Tokens, named_tokens, tokenize
 from hessian_spectrum.curvature.data.token_stream import TokenStream
 from hessian_spectrum.curvature.data.transforms import decorrelated, standardised, standardised_pixels
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.losses.mse import Mse
@@ -65,6 +64,7 @@ from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.jobs.artifacts import UnknownArtifactError
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.worker.checkpoints import causal_lm, checkpoint_parameters
 from hessian_spectrum.worker.generators import generator_of
 from hessian_spectrum.worker.sources import NO_SOURCES, Sources

@@ -16,7 +16,12 @@ from hessian_spectrum.theory.closed_form.linear import (
     linear_spectrum,
     network_parameters,
 )
-from hessian_spectrum.theory.closed_form.neuron_groups import GroupedHessian, NeuronGroup, NeuronMoments, neuron_products
+from hessian_spectrum.theory.closed_form.neuron_groups import (
+    GroupedHessian,
+    NeuronGroup,
+    NeuronMoments,
+    neuron_products,
+)
 from hessian_spectrum.theory.closed_form.precision import ZERO, inner_products, many_digits
 from hessian_spectrum.theory.closed_form.spectrum import Eigenvalue, Spectrum, Statistic
 

@@ -7,8 +7,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hessian_spectrum.theory.closed_form.arrays import matching_arrays
-from hessian_spectrum.theory.closed_form.neuron_groups import GroupedHessian, NeuronGroup, NeuronMoments, neuron_products
-from hessian_spectrum.theory.closed_form.precision import HAS_EXTENDED_PRECISION, ZERO, Number, inner_products, many_digits
+from hessian_spectrum.theory.closed_form.neuron_groups import (
+    GroupedHessian,
+    NeuronGroup,
+    NeuronMoments,
+    neuron_products,
+)
+from hessian_spectrum.theory.closed_form.precision import (
+    HAS_EXTENDED_PRECISION,
+    ZERO,
+    Number,
+    inner_products,
+    many_digits,
+)
 from hessian_spectrum.theory.closed_form.spectrum import Parameter, Spectrum, Statistic
 
 Vector = NDArray[np.float64]

@@ -8,7 +8,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from hessian_spectrum.theory.closed_form.arrays import finite_array, matching_arrays
 from hessian_spectrum.theory.closed_form.spectrum import FLOAT64_RESOLUTION, Parameter, Spectrum, Statistic
-from hessian_spectrum.theory.closed_form.two_layer_linear import KnownEigenvalue, TwoLayerHessian, mean_loss, two_layer_hessian
+from hessian_spectrum.theory.closed_form.two_layer_linear import (
+    KnownEigenvalue,
+    TwoLayerHessian,
+    mean_loss,
+    two_layer_hessian,
+)
 
 Array = NDArray[np.float64]
 

@@ -9,7 +9,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from hessian_spectrum.theory.closed_form.arrays import finite_array
 from hessian_spectrum.theory.closed_form.condition_number import zero_tolerance
-from hessian_spectrum.theory.closed_form.spectrum import FLOAT64_RESOLUTION, Eigenvalue, Parameter, Role, Spectrum, Statistic
+from hessian_spectrum.theory.closed_form.spectrum import (
+    FLOAT64_RESOLUTION,
+    Eigenvalue,
+    Parameter,
+    Role,
+    Spectrum,
+    Statistic,
+)
 from hessian_spectrum.theory.errors import TheoryError
 
 Array = NDArray[np.float64]

@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, IndexCurveRequest, LawAnswer, RandomMatrixRequest
+from hessian_spectrum.api_schemas.random_matrix import (
+    IndexCurveAnswer,
+    IndexCurveRequest,
+    LawAnswer,
+    RandomMatrixRequest,
+)
 from hessian_spectrum.service.pictures.random_matrix import draw_index_curves, draw_law
 from hessian_spectrum.service.pictures.sheet import AS_USUAL, Style
 from hessian_spectrum.service.random_matrix import answer

@@ -7,11 +7,11 @@ import numpy as np
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
 from hessian_spectrum.api_schemas.job_results import AnyJobResult
 from hessian_spectrum.api_schemas.spectrum_results import LanczosResult, Quadrature, SpectrumSetResult
+from hessian_spectrum.jobs.curves import cumulative_message, density_message
 from hessian_spectrum.quadrature import results as found
 from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
 from hessian_spectrum.quadrature.density import MOST_PLACES, log_spectral_density, spectral_density
 from hessian_spectrum.quadrature.probe_mean import MOST_PROBES_WITH_FURTHER_RULES
-from hessian_spectrum.jobs.curves import cumulative_message, density_message
 from hessian_spectrum.service.problems import invalid_query
 
 MAX_OPERATIONS = 20_000_000_000

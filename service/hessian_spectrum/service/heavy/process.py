@@ -1,4 +1,4 @@
-"""`python -m hessian_spectrum.service.heavy.process`: a process that does heavy work for the service until that ends, or for a while.
+"""`python -m`: a process that does heavy work for the service until that ends, or for a while.
 
 Messages come on standard input and go to standard output, one answer to each; what else is printed goes to standard
 error.

@@ -101,7 +101,7 @@ class Processes:
 
 
 async def _started() -> _Worker:
-    command = (sys.executable, "-m", _MODULE)
+    command = (sys.executable, "-P", "-m", _MODULE)
     starting = asyncio.create_subprocess_exec(
         *command, stdin=PIPE, stdout=PIPE, env=os.environ | _ONE_THREAD, limit=_BUFFER_BYTES
     )

@@ -68,7 +68,7 @@ def python() -> Iterator[Finding]:
 
 def torch() -> Iterator[Finding]:
     """Torch and its GPUs, in a process of its own: the service holds none."""
-    command = [sys.executable, "-c", _TORCH]
+    command = [sys.executable, "-P", "-c", _TORCH]
     try:
         finished = subprocess.run(command, capture_output=True, text=True, timeout=_TORCH_SECONDS, check=False)  # noqa: S603
     except subprocess.TimeoutExpired:

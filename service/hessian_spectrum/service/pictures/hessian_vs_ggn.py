@@ -9,7 +9,12 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from hessian_spectrum.api_schemas.hessian_vs_ggn_results import ComparisonPoint, HessianVsGgnResult, MeanCurve, ModelComparison
+from hessian_spectrum.api_schemas.hessian_vs_ggn_results import (
+    ComparisonPoint,
+    HessianVsGgnResult,
+    MeanCurve,
+    ModelComparison,
+)
 from hessian_spectrum.service.pictures.sheet import AS_USUAL, Style, columns_that_fit, drawn
 
 _COLOURS = ("#1f5fa8", "#c8452f", "#2a9d5c", "#7a4fa3")

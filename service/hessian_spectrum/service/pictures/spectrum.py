@@ -10,7 +10,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 from numpy.typing import NDArray
 
 from hessian_spectrum.api_schemas.estimate_text import estimated, meaning_of_error
-from hessian_spectrum.api_schemas.spectrum_results import AnySpectrumResult, ExactResult, LanczosResult, TopKResult, TraceResult
+from hessian_spectrum.api_schemas.spectrum_results import (
+    AnySpectrumResult,
+    ExactResult,
+    LanczosResult,
+    TopKResult,
+    TraceResult,
+)
 from hessian_spectrum.service.pictures.axes import decades, in_units, unit_of
 from hessian_spectrum.service.pictures.diagonal import DiagonalSample
 from hessian_spectrum.service.pictures.sheet import AS_USUAL, Style, columns_that_fit, drawn

@@ -5,7 +5,13 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request
 from starlette.concurrency import run_in_threadpool
 
-from hessian_spectrum.api_schemas.checkpoints import CHECKPOINT_NAME, CheckpointError, LoadableModel, ModelList, UnknownCheckpointError
+from hessian_spectrum.api_schemas.checkpoints import (
+    CHECKPOINT_NAME,
+    CheckpointError,
+    LoadableModel,
+    ModelList,
+    UnknownCheckpointError,
+)
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.service.heavy.descriptions import Descriptions

@@ -5,7 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.algorithms.intervals import NORMAL_QUANTILE, SINGLE_FACTOR, spread_factor, student_factor
+from hessian_spectrum.curvature.algorithms.intervals import (
+    NORMAL_QUANTILE,
+    SINGLE_FACTOR,
+    spread_factor,
+    student_factor,
+)
 from hessian_spectrum.quadrature.results import DiagonalEstimate
 
 

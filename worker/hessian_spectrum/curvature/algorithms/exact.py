@@ -5,11 +5,11 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from hessian_spectrum.quadrature.chi_square import NORMAL_QUANTILE
 from hessian_spectrum.curvature.algorithms.vectors import norm
 from hessian_spectrum.curvature.operators.base import SymmetricOperator, Triangle
 from hessian_spectrum.curvature.operators.dense import mirrored
 from hessian_spectrum.curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
+from hessian_spectrum.quadrature.chi_square import NORMAL_QUANTILE
 from hessian_spectrum.quadrature.results import Estimate, ExactSpectrum, FloatArray, Inertia, Interval
 
 COLUMNS = 128  # of eigenvectors whose residuals are measured at once

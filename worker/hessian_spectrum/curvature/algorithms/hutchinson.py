@@ -6,7 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from hessian_spectrum.curvature.algorithms.diagonal import RowRegression, exact_diagonal, regression_estimate, single_estimate
+from hessian_spectrum.curvature.algorithms.diagonal import (
+    RowRegression,
+    exact_diagonal,
+    regression_estimate,
+    single_estimate,
+)
 from hessian_spectrum.curvature.algorithms.intervals import (
     Limits,
     combined_error,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.vectors import dot, norm, orthogonalise
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import Reorthogonalisation
 
 # A remainder below this many roundings of the largest product is rounding: the subspace is invariant.

@@ -5,6 +5,12 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from hessian_spectrum.curvature.algorithms.lanczos import LanczosState, Tridiagonal, advance, start, tridiagonal
+from hessian_spectrum.curvature.algorithms.memory import lockstep
+from hessian_spectrum.curvature.algorithms.quadrature import extreme_ritz_values, gauss_quadrature, node_error
+from hessian_spectrum.curvature.algorithms.vectors import gaussian_vector, sphere_probe
+from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
 from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
 from hessian_spectrum.quadrature.density import (
     LOG_EPSILON,
@@ -15,14 +21,8 @@ from hessian_spectrum.quadrature.density import (
     log_spectral_density,
     spectral_density,
 )
-from hessian_spectrum.curvature.algorithms.lanczos import LanczosState, Tridiagonal, advance, start, tridiagonal
-from hessian_spectrum.curvature.algorithms.memory import lockstep
-from hessian_spectrum.quadrature.moments import trace_and_frobenius
-from hessian_spectrum.curvature.algorithms.quadrature import extreme_ritz_values, gauss_quadrature, node_error
-from hessian_spectrum.curvature.algorithms.vectors import gaussian_vector, sphere_probe
 from hessian_spectrum.quadrature.errors import InvalidProblemError
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
+from hessian_spectrum.quadrature.moments import trace_and_frobenius
 from hessian_spectrum.quadrature.results import LanczosSpectrum, Reorthogonalisation
 
 

@@ -11,9 +11,9 @@ from hessian_spectrum.curvature.algorithms.subspace import LIMIT_SHARE, MAX_STAG
 from hessian_spectrum.curvature.algorithms.top_pairs import summarise_search
 from hessian_spectrum.curvature.algorithms.unseen import largest_rest, spread
 from hessian_spectrum.curvature.algorithms.vectors import gaussian_vector, norm, orthogonalise, rotate
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import TopEigenpairs
 
 BLOCK_SIZE = 4  # vectors multiplied at once, so copies of an eigenvalue that one run finds

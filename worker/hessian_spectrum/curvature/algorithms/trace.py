@@ -8,14 +8,26 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.diagonal import exact_diagonal
-from hessian_spectrum.curvature.algorithms.hutchinson import ComplementProbes, add_probes, diagonal_of, frobenius_of, trace_of
+from hessian_spectrum.curvature.algorithms.hutchinson import (
+    ComplementProbes,
+    add_probes,
+    diagonal_of,
+    frobenius_of,
+    trace_of,
+)
 from hessian_spectrum.curvature.algorithms.intervals import NORMAL_QUANTILE, exact_estimate
-from hessian_spectrum.curvature.algorithms.sketch import PROBE_BLOCK, Sketch, extend_basis, finite_products, multiply_basis
+from hessian_spectrum.curvature.algorithms.sketch import (
+    PROBE_BLOCK,
+    Sketch,
+    extend_basis,
+    finite_products,
+    multiply_basis,
+)
 from hessian_spectrum.curvature.algorithms.vectors import norm, sphere_probe
 from hessian_spectrum.curvature.algorithms.xtrace import leave_one_out
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.quadrature.results import Estimate, StochasticTrace
 
 Estimator: TypeAlias = Literal["hutchinson", "hutch++", "xtrace"]

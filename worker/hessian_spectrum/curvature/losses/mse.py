@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.losses.base import IGNORED, Loss, check_labels, num_valid_labels
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
 class Mse(Loss):

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.planning.size import Size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
-from hessian_spectrum.curvature.parameters import Parameters
 
 
 class Model(ABC):

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from hessian_spectrum.planning.size import Size, mlp_size
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.models.activations import DEFAULT_NEGATIVE_SLOPE, activation_named
 from hessian_spectrum.curvature.models.base import Model, check_real_inputs
 from hessian_spectrum.curvature.models.parametrization import Layer, parametrization_named
 from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.planning.size import Size, mlp_size
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
 @dataclass(frozen=True)

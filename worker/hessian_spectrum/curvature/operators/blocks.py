@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.parameters import ParameterLayout
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 GROUP_COLUMNS = 256  # fewer than these are not worth a recording of their own
 

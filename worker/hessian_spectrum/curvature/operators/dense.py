@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.curvature.operators.base import SymmetricOperator, Triangle
 from hessian_spectrum.curvature.progress import Progress, ignore_progress
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 
 TILE = 512  # edge of the square tiles that are copied at once
 

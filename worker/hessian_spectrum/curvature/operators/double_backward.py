@@ -5,11 +5,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.heap import is_memory_error
 from hessian_spectrum.curvature.operators.products import Matrix
 from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
 def double_backward_product(

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
-from hessian_spectrum.planning.blocks import layered_samples, layered_units
 from hessian_spectrum.curvature.heap import release_freed_memory
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.base import Triangle
 from hessian_spectrum.curvature.operators.products import Matrix, product
 from hessian_spectrum.curvature.parameters import ParameterLayout, Parameters
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.planning.blocks import layered_samples, layered_units
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,6 @@ from torch import Tensor
 from torch.func import jvp, vmap
 from torch.fx import GraphModule
 
-from hessian_spectrum.planning.blocks import columns_at_once
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.curvature.heap import is_memory_error, release_freed_memory
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.base import SymmetricOperator, Triangle
@@ -28,6 +26,8 @@ from hessian_spectrum.curvature.operators.recording import Map, Program, Unrecor
 from hessian_spectrum.curvature.parameters import ParameterLayout, Parameters
 from hessian_spectrum.curvature.progress import Progress, ignore_progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.planning.blocks import columns_at_once
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 
 # PyTorch 2.13 compiles its own decompositions with a function it deprecates, on the first dual tensor of a process
 with warnings.catch_warnings():

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.operators.blocks import select
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.parameters import ParameterLayout
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
 class Submatrix(SymmetricOperator):

@@ -2,7 +2,13 @@
 
 from hessian_spectrum.curvature.training.descent import Training, train
 from hessian_spectrum.curvature.training.plan import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
-from hessian_spectrum.curvature.training.state import TrainingCheckpoint, TrainingResult, TrainingState, checkpoint, summarise_training
+from hessian_spectrum.curvature.training.state import (
+    TrainingCheckpoint,
+    TrainingResult,
+    TrainingState,
+    checkpoint,
+    summarise_training,
+)
 
 __all__ = [
     "AdamW",

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.token_stream import TokenStream
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
 @dataclass

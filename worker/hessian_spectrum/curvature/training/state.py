@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training.batches import Place
+from hessian_spectrum.quadrature.errors import NonFiniteError
 
 Stop = Literal["num-steps", "plateau"]
 

@@ -4,9 +4,9 @@ from abc import ABC
 
 import torch
 
-from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
 class ClosedFormNetwork(Model, ABC):

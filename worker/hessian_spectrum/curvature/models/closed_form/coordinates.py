@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hessian_spectrum.planning.size import Size, coordinate_network_size
 from hessian_spectrum.curvature.models.base import check_real_inputs
 from hessian_spectrum.curvature.models.closed_form.base import ClosedFormNetwork, check_counts
+from hessian_spectrum.planning.size import Size, coordinate_network_size
 
 
 @dataclass(frozen=True)

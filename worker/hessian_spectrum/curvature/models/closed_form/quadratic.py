@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hessian_spectrum.planning.size import Size, quadratic_size
 from hessian_spectrum.curvature.models.base import check_real_inputs
 from hessian_spectrum.curvature.models.closed_form.base import ClosedFormNetwork, check_counts
+from hessian_spectrum.planning.size import Size, quadratic_size
 
 
 @dataclass(frozen=True)

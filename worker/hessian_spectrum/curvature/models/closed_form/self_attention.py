@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from hessian_spectrum.planning.size import Size
 from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
 from hessian_spectrum.curvature.models.closed_form.base import ClosedFormNetwork
+from hessian_spectrum.planning.size import Size
 
 
 @dataclass(frozen=True)
