@@ -4,12 +4,17 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.jobs.source_version import source_version
 
 
 @pytest.fixture
@@ -33,6 +38,7 @@ def test_every_endpoint_is_described_with_its_problems(document: dict[str, Any])
         "/v1/models",
         "/v1/models/{model_name}",
         "/v1/health/live",
+        "/v1/version",
         "/v1/health/ready",
     }
     for (_, path), operation in operations.items():
@@ -102,6 +108,15 @@ def test_the_page_needs_no_other_server(server: Any) -> None:
     assert len(scripts) == 1
     assert f"'sha256-{base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()}'" in policy
     assert "unsafe-inline" not in policy.split("script-src")[1].split(";")[0]
+
+
+def test_server_commands_and_document_tell_one_version(server: Any, document: dict[str, Any]) -> None:
+    told = httpx.get(f"{server.url}/v1/version").json()
+    commands = [[Path(sys.executable).with_name(name), "--version"] for name in ("spectrum", "spectrum-server")]
+    printed = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for command in commands}
+    assert printed == {f"{__version__}\n"}
+    assert told == {"version": __version__, "code_version": source_version()}
+    assert document["info"]["version"] == __version__
 
 
 def test_health(server: Any, client: SpectrumClient) -> None:

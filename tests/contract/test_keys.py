@@ -87,6 +87,7 @@ ROUTES: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/docs"): OPEN,
     ("GET", "/openapi.json"): OPEN,
     ("GET", "/static-offline-docs"): OPEN,
+    ("GET", "/v1/version"): OPEN,
     ("GET", "/v1/health/live"): OPEN,
     ("GET", "/v1/health/ready"): OPEN,
     ("GET", "/metrics"): KEY,

@@ -13,6 +13,15 @@ class Liveness(Message):
     status: Literal["live"] = "live"
 
 
+class Version(Message):
+    """The release that answers, and the code it runs."""
+
+    version: str = Field(description="Release of the server, as in 1.2.0.")
+    code_version: str = Field(
+        description="SHA-256 of the sources that service and workers share; workers report the same as source_version."
+    )
+
+
 class WorkerStatus(Message):
     """A worker that reported within the last seconds."""
 

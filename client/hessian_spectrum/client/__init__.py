@@ -1,5 +1,6 @@
 """Client of the spectrum server: Python, sync and async, and the `spectrum` command."""
 
+from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.client.async_http import AsyncSpectrumClient
 from hessian_spectrum.client.errors import (
     JobFailedError,
@@ -18,4 +19,5 @@ __all__ = [
     "ServerUnreachableError",
     "SpectrumClient",
     "SpectrumClientError",
+    "__version__",
 ]

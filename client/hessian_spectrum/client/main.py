@@ -14,6 +14,7 @@ from rich.console import Console
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, TokenArtifact
 from hessian_spectrum.api_schemas.jobs import JobState
+from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.client.destination import Destination, cannot_write, destination
 from hessian_spectrum.client.errors import ServerUnreachableError, SpectrumClientError
 from hessian_spectrum.client.exchanges import DEFAULT_URL, PictureStyle, ResultFormat, Smoothing
@@ -24,6 +25,22 @@ from hessian_spectrum.client.progress import job_progress
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Eigenvalue spectra from a spectrum server.")
 
 T = TypeVar("T")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Eigenvalue spectra from a spectrum server."""
+
 
 KEY_VARIABLE = "SPECTRUM_API_KEY"
 """Of the API key, which is no option: the arguments of a process can be read by others."""

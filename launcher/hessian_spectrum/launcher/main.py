@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 from pydantic import ValidationError
 
+from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.launcher.child import ChildKeepsDyingError
 from hessian_spectrum.launcher.data_directory import DataDirectoryError
 from hessian_spectrum.launcher.embedded_redis import NoRedisServerError, written_url
@@ -22,6 +23,22 @@ from hessian_spectrum.logs.configuration import LogSettings, configure_logging
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A server for eigenvalue spectra of loss Hessians.")
 
 _logger = logging.getLogger(__name__)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """A server for eigenvalue spectra of loss Hessians."""
+
 
 StartError = (StackError, DataDirectoryError, NoRedisServerError, ChildKeepsDyingError)
 

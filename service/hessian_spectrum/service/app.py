@@ -1,7 +1,5 @@
 """The application factory: everything that lives as long as the service is made here."""
 
-from importlib.metadata import version
-
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
@@ -9,6 +7,7 @@ from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
 from hessian_spectrum.api_schemas.job_requests import JobRequest
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
+from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.jobs.presence import present_code_versions
 from hessian_spectrum.jobs.quotas import Quotas
@@ -35,6 +34,7 @@ from hessian_spectrum.service.routes import (
     models,
     pages,
     random_matrix,
+    version,
 )
 from hessian_spectrum.service.routes.strict_route import StrictRoute
 from hessian_spectrum.service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
@@ -53,7 +53,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app = FastAPIOffline(
         docs_url=None,
         title="Spectrum server",
-        version=version("spectrum-server"),
+        version=__version__,
         description=_DESCRIPTION,
         redoc_url=None,
         generate_unique_id_function=operation_id,
@@ -64,7 +64,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     _guard(app, parts)
     register_problem_handlers(app)
     pages.add_documentation_page(app)
-    for part in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, models, health):
+    for part in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, models, health, version):
         app.include_router(part.router, prefix=_PREFIX)
     app.include_router(metrics.router)
     messages = (ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)

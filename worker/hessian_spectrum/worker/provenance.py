@@ -13,6 +13,7 @@ from torch import Tensor
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2, Model
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import Computation, Provenance, UsedCheckpoint
+from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.curvature.operators.execution import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.worker.hardware import Hardware
@@ -62,7 +63,7 @@ def provenance(
 def computation(hardware: Hardware, *, data: Iterable[Tensor], **fields: Any) -> Computation:
     """What every result says; `fields` are those of the message that hardware and data do not give."""
     versions = {
-        "spectrum-server": version("spectrum-server"),
+        "spectrum-server": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -20,7 +20,7 @@ from hessian_spectrum.service.doors.rates import RequestRates, neighbourhood
 from hessian_spectrum.service.problems import ProblemError, problem_response
 
 HEALTH = "/v1/health/"
-OPEN_PATHS = frozenset({"/docs", "/openapi.json", f"{HEALTH}live", f"{HEALTH}ready"})
+OPEN_PATHS = frozenset({"/docs", "/openapi.json", "/v1/version", f"{HEALTH}live", f"{HEALTH}ready"})
 OPEN_PREFIX = "/static-offline-docs/"
 """What needs no key, ever; everything else needs one where there are keys, also what is yet to be written."""
 
