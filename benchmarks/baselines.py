@@ -71,7 +71,8 @@ class _Network(nn.Module):
 def curvlinops_operator(problem: Problem, matrix: Matrix, micro_batch_size: int | None = None) -> Any:
     """`HessianLinearOperator` or `GGNLinearOperator` of the same risk, without its determinism check.
 
-    Args:  micro_batch_size, of which the number of samples is a multiple: curvlinops weighs by samples.
+    Args:
+        micro_batch_size: Of which the number of samples is a multiple: curvlinops weighs by samples.
     """
     curvlinops = load_curvlinops()
     network = _Network(problem)

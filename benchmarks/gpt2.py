@@ -74,7 +74,8 @@ def free_bytes(device: torch.device) -> int:
 def byte_count(text: str) -> int:
     """24GB, 24GiB, or a number of bytes.
 
-    Raises:  ArgumentTypeError.
+    Raises:
+        ArgumentTypeError: The text is not valid.
     """
     digits = text.rstrip("KMGiB")
     unit = text[len(digits) :]

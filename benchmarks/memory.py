@@ -19,7 +19,8 @@ TIMEOUT_SECONDS = 3600
 def peak_bytes(problem: Problem, name: str) -> dict[str, int]:
     """What measurement `name` takes above the parameters and the data, its vectors included.
 
-    Returns:  "peak" from its beginning on, with what is compiled or recorded; "steady" of the third call.
+    Returns:
+        "peak" from its beginning on, with what is compiled or recorded; "steady" of the third call.
     """
     precision = next(key for key, dtype in PRECISIONS.items() if dtype == problem.dtype)
     options = ["--device", str(problem.device), "--threads", str(torch.get_num_threads()), "--precision", precision]

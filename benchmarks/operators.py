@@ -32,7 +32,8 @@ def our_operator(
 ) -> RiskOperator:
     """The operator before its first product; nothing is known from operators before it.
 
-    Args:  num_products, how many are to come, by which the mode "measured" decides.
+    Args:
+        num_products: How many are to come, by which the mode "measured" decides.
     """
     return OPERATORS[matrix](
         problem.risk_of(setting.micro_batch_size),

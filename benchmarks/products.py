@@ -40,8 +40,11 @@ def goals() -> list[Goal]:
 def measure(problem: Problem, num_rounds: int, clock: str, only: list[str] | None, with_memory: bool) -> dict[str, Any]:
     """Every number of the report.
 
-    Args:  only, names of the measurements to take; None: all.
-    Raises:  ArithmeticError if results that should be equal are not.
+    Args:
+        only: Names of the measurements to take; None: all.
+
+    Raises:
+        ArithmeticError: If results that should be equal are not.
     """
     chosen = {name: each for name, each in measurements(problem).items() if only is None or name in only}
     stopwatch = Stopwatch(problem.device, clock)

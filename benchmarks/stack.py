@@ -25,7 +25,9 @@ START_SECONDS = 150
 class RunningStack:
     """`spectrum-server up` with its embedded Redis, in a process of its own on a port of this machine.
 
-    Args:  data_directory, made if missing; num_workers, jobs at once; settings, variables of the environment.
+    Args:
+        data_directory: Made if missing.
+        num_workers: Jobs at once; settings, variables of the environment.
     Attributes:  url and port of the service; log, the file that all processes write to, also those of later starts.
     """
 

@@ -13,7 +13,8 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 class Stopwatch:
     """Seconds that a call takes; on a GPU until it has finished there.
 
-    Raises:  ValueError for the processor's time of what a GPU does.
+    Raises:
+        ValueError: For the processor's time of what a GPU does.
     """
 
     def __init__(self, device: torch.device, clock: str = "wall") -> None:

@@ -89,8 +89,11 @@ def arrays_of(fields: Any, info: ValidationInfo, *place: str) -> dict[str, Store
 
     None also without a catalog in the context, as where a request is read that was accepted before.
 
-    Args:  place, of the fields in the message that is validated.
-    Raises:  ValidationError at their `id`.
+    Args:
+        place: Of the fields in the message that is validated.
+
+    Raises:
+        ValidationError: At their `id`.
     """
     if not isinstance(fields, dict) or not isinstance(fields.get("id"), str):
         return None

@@ -128,7 +128,8 @@ def with_checkpoint(
 
     Without a catalog in the context, as where a request is read that was accepted before, they stay as they are.
 
-    Raises:  ValidationError at `checkpoint`, or at a field that differs from the checkpoint.
+    Raises:
+        ValidationError: At `checkpoint`, or at a field that differs from the checkpoint.
     """
     if not isinstance(fields, dict) or not isinstance(fields.get("checkpoint"), str):
         return fields

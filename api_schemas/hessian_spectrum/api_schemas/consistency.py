@@ -53,7 +53,8 @@ VectorModel = Mlp | Conv | RowNetwork
 def loss_of(model: Model, loss: Loss | None) -> Loss | None:
     """The loss that a request means: mse where the model has no other and none is named, None for a quadratic form.
 
-    Raises:  ValidationError at `loss` if the model has no such loss, or several and none is named.
+    Raises:
+        ValidationError: At `loss` if the model has no such loss, or several and none is named.
     """
     match model:
         case QuadraticForm():

@@ -117,7 +117,9 @@ class HessianVsGgnRequest(RequestMessage):
 
     At each point: both eigenvalues, the relative error |hessian - ggn| / |hessian|, the loss, and the mean over targets
     of the norm of the loss's derivative by the logits, all on the same newly drawn sequences.
-    Source:  Cracking the Hessian, section 4.3 and appendix D.1.5; figures 5 and 23 to 25.
+
+    References:
+        Cracking the Hessian, section 4.3 and appendix D.1.5; figures 5 and 23 to 25.
     """
 
     kind: Literal["hessian-vs-ggn"]

@@ -154,7 +154,8 @@ class Mlp(RequestMessage):
 def _stored_layers(arrays: dict[str, StoredArray]) -> tuple[list[int], bool]:
     """Widths, and whether there are biases.
 
-    Raises:  ValidationError at `weights.id`.
+    Raises:
+        ValidationError: At `weights.id`.
     """
     num_layers = sum(name.endswith(".weight") for name in arrays)
     has_bias = any(name.endswith(".bias") for name in arrays)

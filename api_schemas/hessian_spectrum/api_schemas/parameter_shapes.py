@@ -56,7 +56,8 @@ def parameter_shapes(model: Model) -> Shapes:
 def block_shapes(model: Model, globs: Mapping[Place, str]) -> Shapes:
     """Those whose names match one of the globs (*, ?, [...]; case counts), each by its place in the request; {}: all.
 
-    Raises:  ValidationError at the place of a glob that none matches.
+    Raises:
+        ValidationError: At the place of a glob that none matches.
     """
     shapes = parameter_shapes(model)
     if not globs:

@@ -158,7 +158,8 @@ class AsyncSpectrumClient:
     ) -> None:
         """Write the result to a file, piece by piece; the file at a path is there when all of it is.
 
-        Raises:  OSError if it cannot be written.
+        Raises:
+            OSError: If it cannot be written.
         """
         exchange = exchanges.result_file(job_id, name, smoothing, style)
         with output_file(path) as file:
@@ -177,7 +178,8 @@ class AsyncSpectrumClient:
     ) -> AnyJobResult:
         """Submit, wait and fetch; computed even if a stored result answers the request, if it is to be `fresh`.
 
-        Raises:  JobFailedError if the job ends without a result.
+        Raises:
+            JobFailedError: If the job ends without a result.
         """
         submitted = await self.submit(request, fresh=fresh)
         job = await self.wait(submitted.id, on_change=on_change)
@@ -196,7 +198,8 @@ class AsyncSpectrumClient:
     async def upload_tokens(self, path: Path) -> TokenArtifact:
         """Send a file of tokens, nanoGPT's .bin or a .npy array of integers, piece by piece; jobs name it by its id.
 
-        Raises:  OSError if it cannot be read.
+        Raises:
+            OSError: If it cannot be read.
         """
         with path.open("rb") as file:
             return await self._run(exchanges.upload_tokens(async_pieces(file), path.stat().st_size))
@@ -204,7 +207,8 @@ class AsyncSpectrumClient:
     async def upload_arrays(self, path: Path) -> ArrayArtifact:
         """Send a .safetensors or .npz file piece by piece: weights, or data x and y; jobs name it by its id.
 
-        Raises:  OSError if it cannot be read.
+        Raises:
+            OSError: If it cannot be read.
         """
         with path.open("rb") as file:
             return await self._run(exchanges.upload_arrays(async_pieces(file), path.stat().st_size, path.suffix))

@@ -83,7 +83,8 @@ class Exchange(Generic[T]):
     def finish(self, response: httpx.Response) -> T:
         """Read the answer.
 
-        Raises:  ProblemResponseError.
+        Raises:
+            ProblemResponseError: The server answers with a problem.
         """
         if response.is_success:
             return self.read(response.content)

@@ -165,7 +165,8 @@ class SpectrumClient:
     ) -> None:
         """Write the result to a file, piece by piece; the file at a path is there when all of it is.
 
-        Raises:  OSError if it cannot be written.
+        Raises:
+            OSError: If it cannot be written.
         """
         exchange = exchanges.result_file(job_id, name, smoothing, style)
         with output_file(path) as file:
@@ -184,7 +185,8 @@ class SpectrumClient:
     ) -> AnyJobResult:
         """Submit, wait and fetch; computed even if a stored result answers the request, if it is to be `fresh`.
 
-        Raises:  JobFailedError if the job ends without a result.
+        Raises:
+            JobFailedError: If the job ends without a result.
         """
         job = self.wait(self.submit(request, fresh=fresh).id, on_change=on_change)
         if job.state != "succeeded":
@@ -202,7 +204,8 @@ class SpectrumClient:
     def upload_tokens(self, path: Path) -> TokenArtifact:
         """Send a file of tokens, nanoGPT's .bin or a .npy array of integers, piece by piece; jobs name it by its id.
 
-        Raises:  OSError if it cannot be read.
+        Raises:
+            OSError: If it cannot be read.
         """
         with path.open("rb") as file:
             return self._run(exchanges.upload_tokens(pieces(file), path.stat().st_size))
@@ -210,7 +213,8 @@ class SpectrumClient:
     def upload_arrays(self, path: Path) -> ArrayArtifact:
         """Send a .safetensors or .npz file piece by piece: weights, or data x and y; jobs name it by its id.
 
-        Raises:  OSError if it cannot be read.
+        Raises:
+            OSError: If it cannot be read.
         """
         with path.open("rb") as file:
             return self._run(exchanges.upload_arrays(pieces(file), path.stat().st_size, path.suffix))

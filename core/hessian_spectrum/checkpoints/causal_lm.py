@@ -16,8 +16,13 @@ _BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attenti
 def causal_lm_fields(checkpoint: Checkpoint, sizes: DecoderSizes | None = None) -> CausalLmCheckpoint:
     """What the checkpoint decides of a request's `causal-lm`.
 
-    Args:  sizes, that a worker found by transformers; None: as far as config.json says them under usual names.
-    Raises:  UnknownSizeError if it does not; CheckpointError; OSError.
+    Args:
+        sizes: That a worker found by transformers; None: as far as config.json says them under usual names.
+
+    Raises:
+        UnknownSizeError: If it does not.
+        CheckpointError: The checkpoint cannot be used.
+        OSError: A file cannot be read or written.
     """
     _check_dense_decoder(checkpoint.configuration)
     tensors = causal_lm_tensors(checkpoint, sizes)

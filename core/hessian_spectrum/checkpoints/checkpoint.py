@@ -29,7 +29,9 @@ class Checkpoint:
     def sha256(self) -> str:
         """Of all files that a model is loaded from.
 
-        Raises:  CheckpointError; OSError.
+        Raises:
+            CheckpointError: The checkpoint cannot be used.
+            OSError: A file cannot be read or written.
         """
         names = [configuration.FILE, *weight_files(self.files)]
         return self.digests.of((name, self.files.file(name)) for name in sorted(names))

@@ -17,7 +17,9 @@ _MAX_SHOWN = 40
 def read_configuration(path: Path) -> Configuration:
     """The object in the file.
 
-    Raises:  CheckpointError if it is too long, no JSON, no object, repeats a key or holds NaN or infinity; OSError.
+    Raises:
+        CheckpointError: If it is too long, no JSON, no object, repeats a key or holds NaN or infinity.
+        OSError: A file cannot be read or written.
     """
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
@@ -49,7 +51,9 @@ class UnknownSizeError(CheckpointError):
 def count(configuration: Configuration, *names: str, default: int | None = None) -> int:
     """The positive whole number under the first of these names that is there and not null.
 
-    Raises:  UnknownSizeError if there is none and no default; CheckpointError.
+    Raises:
+        UnknownSizeError: If there is none and no default.
+        CheckpointError: The checkpoint cannot be used.
     """
     for name in names:
         value = configuration.get(name)

@@ -24,7 +24,8 @@ class Digests:
     def of(self, files: Iterable[tuple[str, Path]]) -> str:
         """Digest of what `sha256sum` prints of the files, given by name and path.
 
-        Raises:  OSError.
+        Raises:
+            OSError: A file cannot be read or written.
         """
         lines = (f"{self._of_file(path)}  {name}\n" for name, path in files)
         return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -44,7 +44,9 @@ _MOST_DESCRIBED, _MOST_KEPT = 1000, 8
 class ModelsDirectory:
     """Checkpoints by name; a `CheckpointCatalog`.
 
-    Args:  path, None: this server has none; verdicts, what workers found of them; None: nothing.
+    Args:
+        path: None: this server has none.
+        verdicts: What workers found of them; None: nothing.
     """
 
     def __init__(self, path: Path | None, verdicts: Verdicts | None = None) -> None:
@@ -59,7 +61,8 @@ class ModelsDirectory:
     def names(self) -> list[str]:
         """Of everything that looks like a checkpoint, whether or not it can be loaded.
 
-        Raises:  CheckpointError if the directory cannot be read.
+        Raises:
+            CheckpointError: If the directory cannot be read.
         """
         if self.path is None:
             return []
@@ -69,7 +72,9 @@ class ModelsDirectory:
     def open(self, name: str) -> Checkpoint:
         """The checkpoint of this name.
 
-        Raises:  UnknownCheckpointError; CheckpointError if it cannot be read.
+        Raises:
+            UnknownCheckpointError: There is no such checkpoint.
+            CheckpointError: If it cannot be read.
         """
         with _readable():
             return Checkpoint.read(self._files(name), self._digests)
@@ -117,7 +122,8 @@ class ModelsDirectory:
     def describe(self, name: str) -> LoadableModel:
         """The checkpoint of this name, or why it cannot be loaded.
 
-        Raises:  UnknownCheckpointError.
+        Raises:
+            UnknownCheckpointError: There is no such checkpoint.
         """
         try:
             found = self._read(name, lambda checkpoint: _described(name, checkpoint), self._described)
@@ -130,7 +136,8 @@ class ModelsDirectory:
     def is_described(self, name: str) -> bool:
         """Whether it is known what `describe` says of this name, as its files are now.
 
-        Raises:  CheckpointError.
+        Raises:
+            CheckpointError: The checkpoint cannot be used.
         """
         with _readable():
             return self._described.holds(name, self._files(name).path)
@@ -138,7 +145,8 @@ class ModelsDirectory:
     def state(self, name: str) -> State:
         """Changes when a file of the checkpoint does.
 
-        Raises:  CheckpointError.
+        Raises:
+            CheckpointError: The checkpoint cannot be used.
         """
         with _readable():
             return state(self._files(name).path)
@@ -150,7 +158,8 @@ class ModelsDirectory:
     def describe_all(self) -> list[LoadableModel]:
         """Every checkpoint, by name.
 
-        Raises:  CheckpointError if the directory cannot be read.
+        Raises:
+            CheckpointError: If the directory cannot be read.
         """
         found = []
         for name in self.names():

@@ -40,7 +40,9 @@ class OtherOptionError(CheckpointError):
 def gpt2_fields(checkpoint: Checkpoint) -> Gpt2Checkpoint:
     """What the checkpoint decides of a request's `gpt2`, once config.json and weights agree.
 
-    Raises:  CheckpointError; OSError.
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
+        OSError: A file cannot be read or written.
     """
     sizes = _sizes(checkpoint.configuration)
     try:

@@ -27,7 +27,8 @@ class Readings(Generic[T]):
     def holds(self, name: str, directory: Path) -> bool:
         """Whether it was read as the files are now.
 
-        Raises:  OSError.
+        Raises:
+            OSError: A file cannot be read or written.
         """
         known = self._known.get(name)
         return known is not None and known[0] == state(directory)
@@ -40,7 +41,9 @@ class Readings(Generic[T]):
     def of(self, name: str, directory: Path, read: Callable[[], T]) -> T:
         """What `read` gives, or gave when the files of the directory were what they are now.
 
-        Raises:  CheckpointError, the same one again; OSError.
+        Raises:
+            CheckpointError: The same one again.
+            OSError: A file cannot be read or written.
         """
         with self._locks[name]:  # who comes second waits for the first, and then has it for nothing
             now = state(directory)
@@ -70,7 +73,8 @@ def _outcome(read: Callable[[], T]) -> T | CheckpointError:
 def state(directory: Path) -> State:
     """Changes when a file of the directory does.
 
-    Raises:  OSError.
+    Raises:
+        OSError: A file cannot be read or written.
     """
     return tuple((name, _identity(directory / name)) for name in sorted(os.listdir(directory)))
 

@@ -35,7 +35,9 @@ Tensors = dict[str, StoredTensor]
 def weight_files(files: CheckpointFiles) -> list[str]:
     """Names of the files with weights, and of their index if there are several.
 
-    Raises:  CheckpointError; OSError.
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
+        OSError: A file cannot be read or written.
     """
     there = set(files.names())
     if WEIGHTS in there:
@@ -50,7 +52,9 @@ def weight_files(files: CheckpointFiles) -> list[str]:
 def stored_tensors(files: CheckpointFiles) -> Tensors:
     """Every tensor by its name in the files.
 
-    Raises:  CheckpointError if a file is damaged or no safetensors, or index and files disagree; OSError.
+    Raises:
+        CheckpointError: If a file is damaged or no safetensors, or index and files disagree.
+        OSError: A file cannot be read or written.
     """
     names = weight_files(files)
     if names[0] != INDEX:
@@ -67,7 +71,9 @@ def stored_tensors(files: CheckpointFiles) -> Tensors:
 def num_header_bytes(files: CheckpointFiles) -> int:
     """Bytes of the headers of all files with weights, which name every tensor.
 
-    Raises:  CheckpointError; OSError.
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
+        OSError: A file cannot be read or written.
     """
     names = [name for name in weight_files(files) if name != INDEX]
     return sum(min(_header_bytes(files.file(name)), MAX_HEADER_BYTES) for name in names)

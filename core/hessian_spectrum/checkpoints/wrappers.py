@@ -15,7 +15,8 @@ _LEADING = re.compile(r"^(module\.)+")
 def without_wrappers(tensors: Mapping[str, T]) -> dict[str, T]:
     """The same by plain names: `_orig_mod.` is taken off wherever it stands, `module.` at the beginning.
 
-    Raises:  CheckpointError if two names are the same then.
+    Raises:
+        CheckpointError: If two names are the same then.
     """
     found: dict[str, T] = {}
     for name, tensor in tensors.items():

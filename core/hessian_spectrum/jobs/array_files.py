@@ -70,7 +70,8 @@ Arrays = Mapping[str, NamedArray]
 def described(arrays: Arrays) -> dict[str, StoredArray]:
     """What each array holds; every number is looked at.
 
-    Raises:  UnfitArrayError.
+    Raises:
+        UnfitArrayError: The array does not fit.
     """
     return {name: _described(name, array) for name, array in sorted(arrays.items())}
 
@@ -94,7 +95,8 @@ def safetensors_pieces(arrays: Arrays, found: Mapping[str, StoredArray]) -> Iter
 def read_header(path: Path) -> dict[str, StoredArray]:
     """What a file that was written here holds.
 
-    Raises:  FileNotFoundError.
+    Raises:
+        FileNotFoundError: There is no such file.
     """
     with path.open("rb") as file:
         fields = json.loads(file.read(int.from_bytes(file.read(8), "little")))

@@ -15,7 +15,8 @@ NOBODY = "nobody"
 class ArtifactOwners:
     """Several may own the same file: it goes with the last of them.
 
-    Args:  directory: made if missing; every process of a deployment sees the same one.
+    Args:
+        directory: Made if missing; every process of a deployment sees the same one.
     """
 
     def __init__(self, directory: Path) -> None:

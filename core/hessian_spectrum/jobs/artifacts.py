@@ -35,7 +35,8 @@ class ArtifactDamagedError(Exception):
 class ArtifactStore:
     """By id tokens, one file `ID.LARGEST_TOKEN.npy`, and arrays, `ID.safetensors`: one step stores or removes each.
 
-    Args:  directory: made if missing; every process of a deployment sees the same one.
+    Args:
+        directory: Made if missing; every process of a deployment sees the same one.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -58,7 +59,8 @@ class ArtifactStore:
     def write_tokens(self, blocks: Blocks) -> tuple[AnyArtifact, bool]:
         """Store the tokens, which are read twice, for good: (what they are, whether they are new here).
 
-        Raises:  UnfitTokensError if there are none, or one is not in 0 .. 2^31 - 1.
+        Raises:
+            UnfitTokensError: If there are none, or one is not in 0 .. 2^31 - 1.
         """
         num_tokens, largest = counted(blocks())
         return self._write(npy_pieces(num_tokens, largest, blocks()), f".{largest}.npy")
@@ -66,14 +68,16 @@ class ArtifactStore:
     def write_arrays(self, arrays: Arrays) -> tuple[AnyArtifact, bool]:
         """Store the arrays, which are read twice, for good: (what they are, whether they are new here).
 
-        Raises:  UnfitArrayError if a number is NaN or infinite.
+        Raises:
+            UnfitArrayError: If a number is NaN or infinite.
         """
         return self._write(safetensors_pieces(arrays, described(arrays)), _ARRAYS)
 
     def get(self, artifact_id: str) -> AnyArtifact:
         """What is known of an artifact.
 
-        Raises:  UnknownArtifactError.
+        Raises:
+            UnknownArtifactError: There is no such artifact.
         """
         return _artifact(self._path(artifact_id))
 
@@ -99,7 +103,8 @@ class ArtifactStore:
     def tokens(self, artifact_id: str) -> Tokens:
         """The tokens (num_tokens,), mapped: only what is looked at is read.
 
-        Raises:  UnknownArtifactError, also if the artifact holds no tokens.
+        Raises:
+            UnknownArtifactError: Also if the artifact holds no tokens.
         """
         path = self._path(artifact_id)
         if path.suffix == _ARRAYS:
@@ -110,7 +115,8 @@ class ArtifactStore:
     def arrays(self, artifact_id: str) -> dict[str, StoredArray]:
         """What the arrays are; this makes the store an `ArtifactCatalog`.
 
-        Raises:  ArtifactError if there is no such artifact, or it holds no arrays.
+        Raises:
+            ArtifactError: If there is no such artifact, or it holds no arrays.
         """
         try:
             artifact = self.get(artifact_id)
@@ -123,7 +129,9 @@ class ArtifactStore:
     def safetensors(self, artifact_id: str) -> bytes:
         """The whole file of an artifact that holds arrays.
 
-        Raises:  UnknownArtifactError; ArtifactDamagedError.
+        Raises:
+            UnknownArtifactError: There is no such artifact.
+            ArtifactDamagedError: Its file is damaged.
         """
         with _there(artifact_id):
             content = self._path(artifact_id).read_bytes()
@@ -152,7 +160,8 @@ class ArtifactStore:
     def delete(self, artifact_id: str) -> None:
         """Remove the file; a job that has it open keeps it.
 
-        Raises:  UnknownArtifactError.
+        Raises:
+            UnknownArtifactError: There is no such artifact.
         """
         self._path(artifact_id).unlink(missing_ok=True)
 

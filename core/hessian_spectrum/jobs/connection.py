@@ -43,7 +43,8 @@ def connect_async(redis_url: str) -> redis.asyncio.Redis:
 def require_entry(redis_url: str) -> None:
     """Make sure that Redis lets this process in, if it answers at all; one that is away is waited for later.
 
-    Raises:  SettingsError if its certificate, or the user, or the password is not the right one.
+    Raises:
+        SettingsError: If its certificate, or the user, or the password is not the right one.
     """
     try:
         with connect(redis_url) as client:

@@ -9,7 +9,8 @@ from hessian_spectrum.quadrature import results as found
 def density_message(density: found.Density) -> Density:
     """The density as a message.
 
-    Raises:  ValidationError if a number is NaN or infinite.
+    Raises:
+        ValidationError: If a number is NaN or infinite.
     """
     return Density(**_fields(density))
 
@@ -17,7 +18,8 @@ def density_message(density: found.Density) -> Density:
 def cumulative_message(cumulative: found.Cumulative) -> Cumulative:
     """The cumulative spectrum as a message.
 
-    Raises:  ValidationError if a number is NaN or infinite.
+    Raises:
+        ValidationError: If a number is NaN or infinite.
     """
     return Cumulative(**_fields(cumulative))
 

@@ -14,7 +14,8 @@ ends where there is no room."""
 def require_room(place: Path | int, num_bytes: int) -> None:
     """Make sure that the disk of a path, or of an open file, takes so many bytes and still does not count as full.
 
-    Raises:  OSError ENOSPC.
+    Raises:
+        OSError: ENOSPC.
     """
     disk = os.statvfs(place)
     if disk.f_bavail * disk.f_frsize - num_bytes < LEAST_FREE_BYTES:
@@ -24,7 +25,8 @@ def require_room(place: Path | int, num_bytes: int) -> None:
 def share_of_disk(place: Path, divisor: int) -> int:
     """Bytes of the disk that holds a path, free or not, by the divisor.
 
-    Raises:  OSError if the path is gone.
+    Raises:
+        OSError: If the path is gone.
     """
     return shutil.disk_usage(place).total // divisor
 
@@ -38,7 +40,8 @@ def make_directory(directory: Path) -> None:
 def present(directory: Path) -> Path:
     """The directory, which is made anew where the one above it is there: that may be a volume that was empty.
 
-    Raises:  OSError if the one above is gone, as is a volume that is not mounted, or cannot be written.
+    Raises:
+        OSError: If the one above is gone, as is a volume that is not mounted, or cannot be written.
     """
     directory.mkdir(exist_ok=True)
     return directory

@@ -40,7 +40,8 @@ class JobCheckpoint:
 class CheckpointStore:
     """Checkpoints of all jobs; every process of a deployment sees the same ones.
 
-    Args:  directory, made when first needed.
+    Args:
+        directory: Made when first needed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -68,7 +69,9 @@ class JobCheckpoints:
 
     An attempt writes to a directory of its own, so that one which lost its lease without knowing does no harm.
 
-    Args:  directory of all jobs' checkpoints, made when first needed; attempt, 1, 2, ...
+    Args:
+        directory: Of all jobs' checkpoints, made when first needed.
+        attempt: 1, 2, .
     """
 
     def __init__(self, directory: Path, job_id: str, attempt: int) -> None:
@@ -78,7 +81,8 @@ class JobCheckpoints:
     def put(self, piece: bytes | memoryview) -> str:
         """Write a piece, unless it is there, and return its digest.
 
-        Raises:  OSError if the disk counts as full, for one.
+        Raises:
+            OSError: If the disk counts as full, for one.
         """
         digest = hashlib.sha256(piece).hexdigest()
         path = self._own / digest
@@ -92,7 +96,8 @@ class JobCheckpoints:
     def commit(self, document: Any, pieces: set[str]) -> None:
         """Make a JSON document, and the pieces that it names, the newest checkpoint; what is older is removed.
 
-        Raises:  OSError.
+        Raises:
+            OSError: A file cannot be read or written.
         """
         self._own.mkdir(parents=True, exist_ok=True, mode=0o700)
         numbers = _numbers(self._own)
@@ -105,7 +110,8 @@ class JobCheckpoints:
     def remove_rest(self) -> None:
         """Remove the pieces that no checkpoint names: those that were put, and cannot be committed.
 
-        Raises:  OSError.
+        Raises:
+            OSError: A file cannot be read or written.
         """
         if self._own.is_dir():
             self._remove_unnamed(sorted(_numbers(self._own)))

@@ -54,7 +54,8 @@ return {found, looked[#looked] or ''}
 class JobIndex:
     """Reads the indexes that the scripts of jobs/scripts.py keep.
 
-    Args:  client of the Redis that holds them.
+    Args:
+        client: Of the Redis that holds them.
     """
 
     def __init__(self, client: redis.Redis) -> None:

@@ -23,8 +23,9 @@ _NUMBERS_PER_SECOND = 1e9
 def num_shards(num_probes: int, num_steps: int, product_operations: float, moved_numbers: float) -> int:
     """Into how many shards a Lanczos job is cut; 1: into none.
 
-    Args:  product_operations, pairs of a parameter and an input in one product; moved_numbers, of the whole job, for
-        orthogonality.
+    Args:
+        product_operations: Pairs of a parameter and an input in one product.
+        moved_numbers: Of the whole job, for orthogonality.
     """
     operations = num_probes * num_steps * product_operations
     seconds = operations / _OPERATIONS_PER_SECOND + moved_numbers / _NUMBERS_PER_SECOND

@@ -80,7 +80,8 @@ class JobQueue:
     def publish(self, job_id: str) -> None:
         """Send the id to the workers; a second message for the same job does no harm.
 
-        Raises:  kombu.exceptions.OperationalError if the broker cannot be reached.
+        Raises:
+            kombu.exceptions.OperationalError: If the broker cannot be reached.
         """
         try:
             self._send(job_id)

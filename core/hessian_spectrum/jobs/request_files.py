@@ -30,7 +30,8 @@ class RequestFiles:
 
     A file belongs to one job alone, so that nobody else needs it when the job has ended.
 
-    Args:  directory, made when first needed.
+    Args:
+        directory: Made when first needed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -39,7 +40,8 @@ class RequestFiles:
     def write(self, job_id: str, text: str) -> None:
         """Keep a request; it is on disk when this returns.
 
-        Raises:  OSError if the disk is full, for one; then nothing is left.
+        Raises:
+            OSError: If the disk is full, for one; then nothing is left.
         """
         self._directory.mkdir(exist_ok=True)
         content = text.encode()
@@ -63,7 +65,8 @@ class RequestFiles:
     def read(self, job_id: str, sha256: str) -> str:
         """The request of a job.
 
-        Raises:  RequestDamagedError.
+        Raises:
+            RequestDamagedError: The file of the request is missing or damaged.
         """
         try:
             content = self._path(job_id).read_bytes()

@@ -41,7 +41,8 @@ class ArraysFile:
 class ResultStore:
     """Documents by digest, each with an npz file of arrays if it has one; the document holds the digest of that.
 
-    Args:  directory: made if missing; every process of a deployment sees the same one.
+    Args:
+        directory: Made if missing; every process of a deployment sees the same one.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -62,8 +63,11 @@ class ResultStore:
     ) -> Iterator[ArraysFile]:
         """Arrays as a file that `write` takes; without that it is gone at the end.
 
-        Args:  report, told the bytes written so far, piece by piece; what it raises ends the writing.
-        Raises:  OSError if the disk counts as full, for one.
+        Args:
+            report: Told the bytes written so far, piece by piece; what it raises ends the writing.
+
+        Raises:
+            OSError: If the disk counts as full, for one.
         """
         descriptor, name = tempfile.mkstemp(dir=self.directory, prefix=_DRAFT, suffix=".npz")
         path = Path(name)
@@ -81,7 +85,8 @@ class ResultStore:
     def write(self, content: bytes, arrays: ArraysFile | None = None) -> str:
         """Store the document, and its arrays, for good and return its digest; a reader sees all of it or nothing.
 
-        Raises:  OSError if the disk is full, for one; then nothing is left.
+        Raises:
+            OSError: If the disk is full, for one; then nothing is left.
         """
         digest = hashlib.sha256(content).hexdigest()
         path = self._path(digest, "json")
@@ -105,7 +110,9 @@ class ResultStore:
     def read(self, digest: str) -> bytes:
         """The document of a digest.
 
-        Raises:  ResultDamagedError if it is missing or damaged; OSError, also if the directory is gone.
+        Raises:
+            ResultDamagedError: If it is missing or damaged.
+            OSError: Also if the directory is gone.
         """
         try:
             content = self._path(digest, "json").read_bytes()
@@ -118,7 +125,8 @@ class ResultStore:
     def stream_arrays(self, digest: str, sha256: str) -> Iterator[bytes]:
         """The npz file beside the document of this digest, in pieces; the last one only when all were right.
 
-        Raises:  ResultDamagedError, at once if the file is missing, before the last piece if it is damaged.
+        Raises:
+            ResultDamagedError: At once if the file is missing, before the last piece if it is damaged.
         """
         try:
             file = self._path(digest, "npz").open("rb")
@@ -129,7 +137,8 @@ class ResultStore:
     def mapped_array(self, digest: str, name: str) -> NDArray[Any]:
         """One array of the npz file beside the document of this digest, of which only what is looked at is read.
 
-        Raises:  ResultDamagedError if it is missing.
+        Raises:
+            ResultDamagedError: If it is missing.
         """
         try:
             return mapped_member(self._path(digest, "npz"), name)
@@ -139,7 +148,8 @@ class ResultStore:
     def version_of_arrays(self, digest: str) -> tuple[int, ...]:
         """What changes when somebody writes to the npz file, or puts another one in its place.
 
-        Raises:  ResultDamagedError if it is missing.
+        Raises:
+            ResultDamagedError: If it is missing.
         """
         try:
             status = self._path(digest, "npz").stat()

@@ -20,7 +20,8 @@ _TURN_SECONDS = 300
 class Retention:
     """Of all jobs' results; ages count from the end of a job, by the clock of Redis.
 
-    Args:  client of the Redis that holds the records.
+    Args:
+        client: Of the Redis that holds the records.
     """
 
     def __init__(self, client: redis.Redis) -> None:

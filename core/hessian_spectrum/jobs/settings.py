@@ -113,7 +113,8 @@ class StorageSettings(LogSettings):
     def load(cls) -> Self:
         """The settings of this process from its environment.
 
-        Raises:  SettingsError naming the variable that is missing, unknown or unfit; never its value.
+        Raises:
+            SettingsError: Naming the variable that is missing, unknown or unfit; never its value.
         """
         unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in _known_variables())
         if unknown:

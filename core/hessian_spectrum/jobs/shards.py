@@ -39,9 +39,13 @@ class ShardStore:
     def open(self, lease: Lease, num_shards: int, setup: str, signature: str) -> Claim | None:
         """Offer the shards of a job to all workers, if that is not done, and claim the first that is free.
 
-        Args:  setup, what their results depend on: what is done of others is forgotten; signature, of what computes:
-            workers of another get none.
-        Raises:  LeaseLostError; ShardPoisonedError.
+        Args:
+            setup: What their results depend on: what is done of others is forgotten.
+            signature: Of what computes: workers of another get none.
+
+        Raises:
+            LeaseLostError: Another process holds the job by now.
+            ShardPoisonedError: The shard has failed too often.
         """
         return _claim(self._run(shard_scripts.OPEN, lease, num_shards, setup, signature, self._max_losses))
 
@@ -52,15 +56,20 @@ class ShardStore:
     def take(self, lease: Lease, signature: str) -> Claim | None:
         """Claim a free shard of a job that offers some, for a worker that computes alike.
 
-        Args:  lease, of `new_lease`.
-        Raises:  ShardPoisonedError.
+        Args:
+            lease: Of `new_lease`.
+
+        Raises:
+            ShardPoisonedError: The shard has failed too often.
         """
         return _claim(self._run(shard_scripts.TAKE, lease, self._lease_seconds, self._max_losses, signature))
 
     def finish(self, lease: Lease, index: int, num_products: int, *, go_on: bool) -> Claim | None:
         """Note that the shard of this index is done, its result on disk, and claim another if there is one.
 
-        Raises:  LeaseLostError, also if another worker has the shard; ShardPoisonedError.
+        Raises:
+            LeaseLostError: Also if another worker has the shard.
+            ShardPoisonedError: The shard has failed too often.
         """
         arguments = (self._lease_seconds, self._max_losses, index, num_products, int(go_on))
         return _claim(self._run(shard_scripts.FINISH, lease, *arguments))
@@ -68,7 +77,8 @@ class ShardStore:
     def renew(self, lease: Lease, told: tuple[int, int] | None) -> bool:
         """Keep a helper's shard; whether it is to be gone on with.
 
-        Args:  told, the index of a shard, which may be the one before, and how many of its products are done.
+        Args:
+            told: The index of a shard, which may be the one before, and how many of its products are done.
         """
         return bool(self._run(shard_scripts.RENEW, lease, self._lease_seconds, *(told or (-1, 0))))
 
@@ -79,7 +89,8 @@ class ShardStore:
     def lose(self, job_id: str, holder: str, problem: Problem | None, last_problem: Problem | None = None) -> None:
         """Take a helper that died for what it is, before its lease runs out; the job ends if there is a problem.
 
-        Args:  last_problem, with which the job ends only if the shard may lose no more workers.
+        Args:
+            last_problem: With which the job ends only if the shard may lose no more workers.
         """
         texts = ("" if each is None else each.model_dump_json(exclude_none=True) for each in (problem, last_problem))
         self._run(shard_scripts.LOSE, Lease(job_id, holder_prefix(holder), 0), *texts)
@@ -92,7 +103,8 @@ class ShardStore:
     def reopen(self, lease: Lease, index: int) -> None:
         """Have a shard computed again whose result is lost.
 
-        Raises:  LeaseLostError.
+        Raises:
+            LeaseLostError: Another process holds the job by now.
         """
         if not self._run(shard_scripts.REOPEN, lease, index):
             raise LeaseLostError

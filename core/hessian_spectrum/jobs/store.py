@@ -83,8 +83,11 @@ class Answer:
 class JobStore:
     """The truth about every job.
 
-    Args:  client of the Redis that holds the records; lease_seconds a worker may be silent; max_attempts of a job;
-        requests, where large ones go; None: all are kept in Redis.
+    Args:
+        client: Of the Redis that holds the records.
+        lease_seconds: A worker may be silent.
+        max_attempts: Of a job.
+        requests: Where large ones go; None: all are kept in Redis.
     """
 
     def __init__(
@@ -112,13 +115,22 @@ class JobStore:
     ) -> tuple[JobRecord, bool]:
         """Write a queued job with its validated request as JSON; it is on disk when this returns.
 
-        Args:  idempotency_key, of the owner: the job that was created with it before is not created again; owner, whose
-            job it is; shared, whether others may read it; question, digest of what is asked; answer, with which the job
-            has succeeded already, unless it is gone meanwhile; request_id, of the request that brought it, for logs;
-            quotas of the owner and of all.
-        Returns:  the record, and whether it was there before.
-        Raises:  KeyReusedError if the key stands for another request; QuotaError; OSError if a large request cannot be
-            written.
+        Args:
+            idempotency_key: Of the owner: the job that was created with it before is not created again.
+            owner: Whose job it is.
+            shared: Whether others may read it.
+            question: Digest of what is asked.
+            answer: With which the job has succeeded already, unless it is gone meanwhile.
+            request_id: Of the request that brought it, for logs.
+            quotas: Of the owner and of all.
+
+        Returns:
+            The record, and whether it was there before.
+
+        Raises:
+            KeyReusedError: If the key stands for another request.
+            QuotaError: A quota is exhausted.
+            OSError: If a large request cannot be written.
         """
         job_id = new_job_id()
         fields = new_record_fields(kind, tags, owner, shared=shared, request_id=request_id) | {"question": question}
@@ -145,7 +157,8 @@ class JobStore:
     def created_before(self, request: str, idempotency_key: str, owner: str | None = None) -> JobRecord | None:
         """The job that its owner created with this key, if there is one.
 
-        Raises:  KeyReusedError if the key stands for another request.
+        Raises:
+            KeyReusedError: If the key stands for another request.
         """
         digest, job_id = cast(
             "list[str | None]", self._client.hmget(_known_key(idempotency_key, owner), "digest", "job")
@@ -166,7 +179,8 @@ class JobStore:
     def get(self, job_id: str) -> JobRecord:
         """The record of a job.
 
-        Raises:  UnknownJobError.
+        Raises:
+            UnknownJobError: There is no such job.
         """
         fields = self._fields(job_id)
         if not fields:
@@ -176,7 +190,9 @@ class JobStore:
     def request(self, job_id: str) -> str:
         """The request of a job as JSON, which may be far larger than its record, until the job ends.
 
-        Raises:  UnknownJobError, also for a job that ended; RequestDamagedError.
+        Raises:
+            UnknownJobError: Also for a job that ended.
+            RequestDamagedError: The file of the request is missing or damaged.
         """
         request = cast("str | None", self._client.get(scripts.REQUESTS + job_id))
         if request is not None:
@@ -208,7 +224,8 @@ class JobStore:
     def claim(self, job_id: str, holder: str = "") -> Lease | None:
         """Lease a queued job, or None if it is not queued (another worker has it, or it ended).
 
-        Args:  holder, name of the process that computes, by which `lose` knows the lease.
+        Args:
+            holder: Name of the process that computes, by which `lose` knows the lease.
         """
         token = holder_prefix(holder) + secrets.token_hex(16)
         attempt, run_seconds, crashed_by = self._run(scripts.CLAIM, job_id, token, self._lease_seconds, now_text())
@@ -219,8 +236,11 @@ class JobStore:
     def renew(self, lease: Lease, progress: Progress | None, num_products: int = 0) -> JobState:
         """Keep the lease, write progress if given, and learn the state (running or cancelling).
 
-        Args:  num_products, matrix-vector products computed since the last time, which are added to those of all jobs.
-        Raises:  LeaseLostError.
+        Args:
+            num_products: Matrix-vector products computed since the last time, which are added to those of all jobs.
+
+        Raises:
+            LeaseLostError: Another process holds the job by now.
         """
         text = progress.model_dump_json() if progress else ""
         arguments = (lease.token, self._lease_seconds, text, num_products)
@@ -229,8 +249,11 @@ class JobStore:
     def succeed(self, lease: Lease, result_digest: str, code_version: str = "") -> JobState:
         """End the job with its result; returns the final state, cancelled if the caller wished so in time.
 
-        Args:  code_version that computed: the same question is answered by this result as long as it is that.
-        Raises:  LeaseLostError.
+        Args:
+            code_version: That computed: the same question is answered by this result as long as it is that.
+
+        Raises:
+            LeaseLostError: Another process holds the job by now.
         """
         users, answers = RESULT_USERS + result_digest, _answers_key(code_version) if code_version else ""
         return self._finish(lease, "succeeded", "result_digest", result_digest, users, answers)
@@ -238,28 +261,32 @@ class JobStore:
     def fail(self, lease: Lease, problem: Problem) -> JobState:
         """End the job with a problem; returns the final state.
 
-        Raises:  LeaseLostError.
+        Raises:
+            LeaseLostError: Another process holds the job by now.
         """
         return self._finish(lease, "failed", "error", problem.model_dump_json(exclude_none=True))
 
     def close_cancelled(self, lease: Lease) -> JobState:
         """End a job that was being cancelled.
 
-        Raises:  LeaseLostError.
+        Raises:
+            LeaseLostError: Another process holds the job by now.
         """
         return self._finish(lease, "cancelled", "", "")
 
     def leave(self, lease: Lease, problem: Problem) -> None:
         """Say why this attempt ends; another begins when the lease has run out, or the job fails with the problem.
 
-        Raises:  LeaseLostError.
+        Raises:
+            LeaseLostError: Another process holds the job by now.
         """
         self._held(self._run(scripts.LEAVE, lease.job_id, lease.token, problem.model_dump_json(exclude_none=True)))
 
     def give_back(self, lease: Lease) -> JobState:
         """Put the job back into the queue, because its worker stops; the caller publishes it if that is its state now.
 
-        Raises:  LeaseLostError.
+        Raises:
+            LeaseLostError: Another process holds the job by now.
         """
         arguments = (lease.token, now_text(), QUEUED.model_dump_json())
         return self._held(self._run(scripts.GIVE_BACK, lease.job_id, *arguments))
@@ -277,7 +304,9 @@ class JobStore:
         Args:
             last_problem: with which the job ends only if it may lose no more workers.
             crashed_by: name of the signal that the process brought upon itself, which later leases tell.
-        Returns:  the state; None if the process did not hold the lease.
+
+        Returns:
+            The state; None if the process did not hold the lease.
         """
         texts = ("" if each is None else each.model_dump_json(exclude_none=True) for each in (problem, last_problem))
         state = self._run(scripts.LOSE, job_id, holder_prefix(holder), now_text(), *texts, crashed_by or "")
@@ -286,7 +315,8 @@ class JobStore:
     def cancel(self, job_id: str) -> JobRecord:
         """Ask for the end of a job; a queued one ends now, one that ended stays as it is.
 
-        Raises:  UnknownJobError.
+        Raises:
+            UnknownJobError: There is no such job.
         """
         if not self._run(scripts.CANCEL, job_id, now_text()):
             raise UnknownJobError(job_id)
@@ -298,7 +328,8 @@ class JobStore:
     def delete(self, job_id: str) -> tuple[bool, str | None]:
         """Forget a job that ended: (whether it had ended, digest of a result that no job needs any more).
 
-        Raises:  UnknownJobError.
+        Raises:
+            UnknownJobError: There is no such job.
         """
         outcome, digest = self._run(
             scripts.DELETE, job_id, RESULT_USERS, scripts.REQUESTS + job_id, scripts.EVENTS + job_id
@@ -316,7 +347,8 @@ class JobStore:
     def recover_lost(self) -> list[str]:
         """Put jobs whose worker fell silent back into the queue, or end them; returns the ids that changed.
 
-        Raises:  redis.TimeoutError from a Redis that stood still just now, and so may not have heard a worker's sign.
+        Raises:
+            redis.TimeoutError: From a Redis that stood still just now, and so may not have heard a worker's sign.
         """
         problem = WORKERS_LOST.model_dump_json(exclude_none=True)
         arguments = (self._max_attempts, now_text(), problem, QUEUED.model_dump_json())

@@ -23,7 +23,8 @@ class UnfitTokensError(ValueError):
 def counted(blocks: Iterator[Tokens]) -> tuple[int, int]:
     """Number of tokens, and the largest.
 
-    Raises:  UnfitTokensError if there are none, or one is not in 0 .. 2^31 - 1.
+    Raises:
+        UnfitTokensError: If there are none, or one is not in 0 .. 2^31 - 1.
     """
     num_tokens, largest = 0, -1
     for block in blocks:
@@ -50,6 +51,7 @@ def npy_pieces(num_tokens: int, largest: int, blocks: Iterator[Tokens]) -> Itera
 def mapped(path: Path) -> Tokens:
     """The tokens (num_tokens,): only what is looked at is read.
 
-    Raises:  FileNotFoundError.
+    Raises:
+        FileNotFoundError: There is no such file.
     """
     return cast("Tokens", np.load(path, mmap_mode="r", allow_pickle=False))

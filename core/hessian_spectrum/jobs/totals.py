@@ -78,7 +78,8 @@ class Totals:
 def read_totals(client: redis.Redis, index_prefix: str) -> Totals:
     """Look once.
 
-    Raises:  RedisError.
+    Raises:
+        RedisError: Redis does not answer.
     """
     with client.pipeline(transaction=False) as pipeline:
         for state in STATES:

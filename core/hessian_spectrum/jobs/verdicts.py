@@ -22,7 +22,8 @@ _logger = logging.getLogger(__name__)
 class VerdictStore:
     """The verdicts of these versions of the code; a `Verdicts`.
 
-    Args:  code_versions, asked each time: those of the workers that are there.
+    Args:
+        code_versions: Asked each time: those of the workers that are there.
     """
 
     def __init__(self, client: redis.Redis, code_versions: Callable[[], Iterable[str]]) -> None:
@@ -44,7 +45,8 @@ class VerdictStore:
     def keep(self, sha256: str, kind: str, verdict: CheckpointVerdict) -> None:
         """Of a trial by this worker, whose version is the only one.
 
-        Raises:  RedisError.
+        Raises:
+            RedisError: Redis does not answer.
         """
         (version,) = self._code_versions()
         seconds = SECONDS_UNTIL_ANOTHER_TRIAL if verdict.state == "unchecked" else SECONDS_KEPT
@@ -53,7 +55,8 @@ class VerdictStore:
     def may_try(self, sha256: str, kind: str, seconds: float) -> bool:
         """Whether no other worker is trying the checkpoint; from now on this one is, for so long at most.
 
-        Raises:  RedisError.
+        Raises:
+            RedisError: Redis does not answer.
         """
         (version,) = self._code_versions()
         return bool(self._client.set(_name(_TRIAL, version, sha256, kind), "", nx=True, ex=int(seconds)))

@@ -43,7 +43,8 @@ class Work:
 def exact_work(num_parameters: int, eigenvectors: bool = False, layered: bool = False) -> Work:
     """Of `exact_spectrum`: columns block by block, each group recorded anew, then a dense eigenvalue problem.
 
-    Args:  layered, whether the model is an `Mlp` whose products are not reduced.
+    Args:
+        layered: Whether the model is an `Mlp` whose products are not reduced.
     """
     square = FLOAT64_BYTES * num_parameters**2
     copies = DENSE_COPIES_WITH_VECTORS if eigenvectors else DENSE_COPIES
@@ -100,7 +101,8 @@ def top_k_work(
 ) -> Work:
     """Of `top_eigenpairs`, if it restarts, with so many rows of a basis; None: as many as it likes.
 
-    Args:  reduced, whether products are of a reduced precision.
+    Args:
+        reduced: Whether products are of a reduced precision.
     """
     rows = top_k_rows(num_parameters, k) if rows is None else rows
     products = max_products or max(1_000, 100 * k)

@@ -24,9 +24,14 @@ def degree_limits(value: FloatArray) -> tuple[FloatArray, FloatArray]:
     nu_lower solves P(chi^2 >= x) = 2.5 %, nu_upper solves P(chi^2 <= x) = 2.5 %; both by interpolation to a relative
     10^-3.
 
-    Args:  value, x >= 0 of any shape, infinity included.
-    Returns:  nu_lower / x and nu_upper / x, of the same shape, tending to 1 for large x.
-    Source:  Garwood, Biometrika 28 (1936) 437-442, for limits of this kind.
+    Args:
+        value: X >= 0 of any shape, infinity included.
+
+    Returns:
+        Nu_lower / x and nu_upper / x, of the same shape, tending to 1 for large x.
+
+    References:
+        Garwood, Biometrika 28 (1936) 437-442, for limits of this kind.
     """
     with np.errstate(divide="ignore"):
         logarithm = np.log(value)
@@ -36,7 +41,7 @@ def degree_limits(value: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 @cache
 def _tables() -> list[tuple[FloatArray, FloatArray]]:
-    """log x and log(nu / x), ascending in x, for x the 97.5 % and 2.5 % quantile of each nu."""
+    """Log x and log(nu / x), ascending in x, for x the 97.5 % and 2.5 % quantile of each nu."""
     nu = np.append(FEW_DEGREES, MANY_DEGREES)
     tables = []
     for probability, sign in ((QUANTILE, 1.0), (1 - QUANTILE, -1.0)):
@@ -48,7 +53,7 @@ def _tables() -> list[tuple[FloatArray, FloatArray]]:
 
 
 def _log_quantiles(degrees: FloatArray, probability: float) -> FloatArray:
-    """log x with P(chi^2_nu <= x) = probability, by bisection."""
+    """Log x with P(chi^2_nu <= x) = probability, by bisection."""
     lower, upper = np.full(len(degrees), SMALLEST_LOG), np.full(len(degrees), np.log(200.0))
     for _ in range(50):
         centre = (lower + upper) / 2

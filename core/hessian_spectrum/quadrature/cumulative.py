@@ -24,9 +24,14 @@ def cumulative_spectrum(
     A step function, so that it depends on no kappa. An eigenvalue of high multiplicity is seen as nodes that differ
     by rounding: at a point of the grid that hits one, any share of the step may be counted.
 
-    Args:  dim, P; the grid is that of `spectral_density`.
-    Raises:  InvalidProblemError on fewer than two points, a negative margin or no quadrature.
-    Source:  Chen, Trogdon & Ubaru, ICML 2021 (stochastic Lanczos quadrature of the cumulative spectrum).
+    Args:
+        dim: P; the grid is that of `spectral_density`.
+
+    Raises:
+        InvalidProblemError: On fewer than two points, a negative margin or no quadrature.
+
+    References:
+        Chen, Trogdon & Ubaru, ICML 2021 (stochastic Lanczos quadrature of the cumulative spectrum).
     """
     if num_points < 2 or not 0 <= margin < float("inf") or not quadratures:
         raise InvalidProblemError("a cumulative spectrum needs two points, a margin >= 0 and a quadrature")

@@ -66,8 +66,12 @@ def spectral_density(
         kappa: > 1, dimensionless; larger is sharper.
         margin: >= 0, in units of the width of the spectrum.
         rounding: machine epsilon of the products.
-    Raises:  InvalidProblemError if kappa <= 1, fewer than two points or no quadrature.
-    Source:  Papyan, JMLR 21 (2020) 1-64, algorithm 2 and section D.2; curvlinops 3.0.1.
+
+    Raises:
+        InvalidProblemError: If kappa <= 1, fewer than two points or no quadrature.
+
+    References:
+        Papyan, JMLR 21 (2020) 1-64, algorithm 2 and section D.2; curvlinops 3.0.1.
     """
     check_options(quadratures, num_points, kappa, margin)
     lower, upper = spectral_interval(quadratures, margin, rounding)
@@ -96,9 +100,14 @@ def log_spectral_density(
     Eigenvalues far below the largest are not resolved by few steps, nor by products whose errors are larger: the band
     is made of all places, on a geometric grid from zero on both sides, at which the moments of a probe allow weight.
 
-    Args:  epsilon, > 0, in units of A; others as of `spectral_density`.
-    Raises:  InvalidProblemError as `spectral_density`, and if epsilon is not positive.
-    Source:  Papyan, JMLR 21 (2020) 1-64, section C.7; curvlinops 3.0.1.
+    Args:
+        epsilon: > 0, in units of A; others as of `spectral_density`.
+
+    Raises:
+        InvalidProblemError: As `spectral_density`, and if epsilon is not positive.
+
+    References:
+        Papyan, JMLR 21 (2020) 1-64, section C.7; curvlinops 3.0.1.
     """
     check_options(quadratures, num_points, kappa, margin)
     check_epsilon(epsilon)
@@ -182,7 +191,8 @@ def _smoothed(
 ) -> ProbeMean:
     """Mean of exp(-t^2 / 2) / (sigma sqrt(2 pi)), t in units of sigma, on the interval moved to [-1, 1].
 
-    Args:  transform, of an interval of eigenvalues to one of the coordinate in which to smooth.
+    Args:
+        transform: Of an interval of eigenvalues to one of the coordinate in which to smooth.
     """
     centre, radius = (interval[1] + interval[0]) / 2, (interval[1] - interval[0]) / 2
     unit_grid = np.linspace(-1, 1, num_points)

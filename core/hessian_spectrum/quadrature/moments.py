@@ -25,7 +25,7 @@ TOO_FEW_STEPS = f"fewer than {LEAST_STEPS} Lanczos steps do not tell how far pro
 def trace_and_frobenius(
     quadratures: Sequence[Quadrature], dim: int, product_error: float = 0.0
 ) -> tuple[Estimate, Estimate]:
-    """tr A = P E[v^T A v] and ||A||_F = sqrt(P E[||A v||^2]) for v uniform on the unit sphere, where E[v v^T] = I / P.
+    """Tr A = P E[v^T A v] and ||A||_F = sqrt(P E[||A v||^2]) for v uniform on the unit sphere, where E[v v^T] = I / P.
 
     Both are moments that the Gauss rules hold exactly, so no further product is needed. Standard errors come from the
     variances 2 / (P + 2) (<lambda^2> - <lambda>^2) and 2 / (P + 2) (<lambda^4> - <lambda^2>^2) of one probe, <.> the
@@ -33,10 +33,18 @@ def trace_and_frobenius(
     `mean_limits`, and the errors of the products come on top: of A' = A + E with ||E v|| <= e ||A|| relative to A, the
     trace is off by up to e (sum |lambda| + 2 ||A||_F).
 
-    Args:  dim, P; product_error, e, dimensionless.
-    Returns:  in the unit of A.
-    Raises:  InvalidProblemError if there is no quadrature.
-    Source:  Hutchinson, Commun. Stat. Simul. Comput. 19 (1990) 433-450, with probes on the sphere.
+    Args:
+        dim: P.
+        product_error: E, dimensionless.
+
+    Returns:
+        In the unit of A.
+
+    Raises:
+        InvalidProblemError: If there is no quadrature.
+
+    References:
+        Hutchinson, Commun. Stat. Simul. Comput. 19 (1990) 433-450, with probes on the sphere.
     """
     if not quadratures:
         raise InvalidProblemError("a trace needs at least one probe")
@@ -94,7 +102,10 @@ def mean_limits(values: FloatArray, weights: FloatArray, num_probes: int, dim: i
     still shows how large it is, which the spread of all values together would not. Limits of groups, whose weights are
     nearly independent, add up in squares.
 
-    Args:  values of f at the nodes of all rules (n,); weights (n,), which sum to num_probes; dim, P.
+    Args:
+        values: Of f at the nodes of all rules (n,).
+        weights: (n,), which sum to num_probes.
+        dim: P.
     """
     rest = values - weights @ values / num_probes
     down, up = 0.0, 0.0

@@ -81,8 +81,12 @@ def probe_mean(
     Args:
         dim: P.
         further_rules: of which the first 16 probes tell how much further apart, on average, they set the moments.
-    Raises:  InvalidProblemError without a quadrature.
-    Source:  Satterthwaite, Biometrics Bulletin 2 (1946) 110-114.
+
+    Raises:
+        InvalidProblemError: Without a quadrature.
+
+    References:
+        Satterthwaite, Biometrics Bulletin 2 (1946) 110-114.
     """
     if not quadratures:
         raise InvalidProblemError("at least one quadrature is needed")

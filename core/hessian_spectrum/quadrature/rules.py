@@ -35,7 +35,8 @@ def compatible_rules(quadrature: Quadrature) -> tuple[Rule, ...]:
 
     Without residuals, and for an invariant subspace, the Gauss rule alone.
 
-    Source:  Golub & Meurant, Matrices, Moments and Quadrature, 2010, chapter 6, for the rules.
+    References:
+        Golub & Meurant, Matrices, Moments and Quadrature, 2010, chapter 6, for the rules.
     """
     gauss = Rule(quadrature.nodes, quadrature.weights)
     largest = _largest_residual(quadrature)
@@ -54,10 +55,16 @@ def rules_through(quadrature: Quadrature, places: FloatArray, dim: int) -> tuple
     borders T for it is a = x + sum_j residual_j^2 / (node_j - x), and the weight on x is the squared overlap of
     (residual_j / (x - node_j), 1), normalised, with the probe.
 
-    Args:  places (n,), in units of A; dim, P.
-    Returns:  at most n rules: those left out give their place the weight of less than 0.02 eigenvalues.
-    Source:  Golub & Meurant, Matrices, Moments and Quadrature, 2010, chapter 6; Krein & Nudelman, The Markov Moment
-        Problem and Extremal Problems, 1977, for canonical representations.
+    Args:
+        places: (n,), in units of A.
+        dim: P.
+
+    Returns:
+        At most n rules: those left out give their place the weight of less than 0.02 eigenvalues.
+
+    References:
+        Golub & Meurant, Matrices, Moments and Quadrature, 2010, chapter 6; Krein & Nudelman, The Markov Moment Problem
+        and Extremal Problems, 1977, for canonical representations.
     """
     residuals = quadrature.residuals
     if residuals is None or _largest_residual(quadrature) == 0:

@@ -79,7 +79,8 @@ class Child:
     def start(self) -> None:
         """Start the command; where that is impossible for now, `obstacle` says why, and `revive` tries again.
 
-        Raises:  ChildKeepsDyingError if the command cannot be started at all.
+        Raises:
+            ChildKeepsDyingError: If the command cannot be started at all.
         """
         self._next_start = None
         try:
@@ -95,7 +96,8 @@ class Child:
     def revive(self) -> str | None:
         """Start the command again if it died, after a pause that grows; a sentence if there is something to tell.
 
-        Raises:  ChildKeepsDyingError.
+        Raises:
+            ChildKeepsDyingError: A process dies again and again right after its start.
         """
         if self._next_start is None:
             if self._process is None or self._process.poll() is None:

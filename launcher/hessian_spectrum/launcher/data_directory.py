@@ -13,7 +13,8 @@ class DataDirectoryError(Exception):
 class DataDirectory:
     """The directory, made if missing and locked for as long as a process of this stack lives.
 
-    Raises:  DataDirectoryError.
+    Raises:
+        DataDirectoryError: The data directory cannot be used.
     """
 
     def __init__(self, path: Path) -> None:

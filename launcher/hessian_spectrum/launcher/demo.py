@@ -28,7 +28,9 @@ class DemoStoppedError(Exception):
 def run_demo(output: Path, stop: threading.Event) -> None:
     """Start a stack in a temporary directory, run the three parts and stop it.
 
-    Raises:  StackError and the other errors of a start; SpectrumClientError if a part fails.
+    Raises:
+        StackError: And the other errors of a start.
+        SpectrumClientError: If a part fails.
     """
     console = Console()
     output.mkdir(parents=True, exist_ok=True)

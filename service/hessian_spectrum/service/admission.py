@@ -21,7 +21,8 @@ from hessian_spectrum.service.uploads.callers_artifacts import CallersArtifacts
 class Admission:
     """Compares what a job of one caller takes with what the workers have.
 
-    Args:  available_bytes, as `available_bytes` says it.
+    Args:
+        available_bytes: As `available_bytes` says it.
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class Admission:
 
         A worker looks again before it begins.
 
-        Raises:  ProblemError 422 at the field that makes the job too large, with the estimate, at what does not fit
-            the uploaded tokens, or at a time that no job may take; RedisError.
+        Raises:
+            ProblemError: 422 at the field that makes the job too large, with the estimate, at what does not fit the
+                uploaded tokens, or at a time that no job may take.
+            RedisError: Redis does not answer.
         """
         self._check_tokens(request)
         if (request.time_limit_seconds or 0.0) > self._job_seconds:
@@ -52,7 +55,9 @@ class Admission:
     def estimated(self, request: AnyJobRequest) -> CostEstimate:
         """What the job would take on the workers that are there.
 
-        Raises:  ProblemError 422 at what does not fit the uploaded tokens; RedisError.
+        Raises:
+            ProblemError: 422 at what does not fit the uploaded tokens.
+            RedisError: Redis does not answer.
         """
         self._check_tokens(request)
         available = self._available_bytes()
@@ -96,7 +101,8 @@ class Admission:
 def available_bytes(client: redis.Redis) -> int | None:
     """Memory of one job at the worker that has the least, as any may take it; None: no worker is there.
 
-    Raises:  RedisError.
+    Raises:
+        RedisError: Redis does not answer.
     """
     return min((worker.memory_bytes for worker in present_workers(client)), default=None)
 

@@ -22,7 +22,8 @@ MOST_ERRORS = 10_000
 async def json_body(request: Request) -> bytes:
     """The body of a request.
 
-    Raises:  ProblemError 415 for a compressed body.
+    Raises:
+        ProblemError: 415 for a compressed body.
     """
     require_identity(request.headers)
     return await request.body()
@@ -31,8 +32,11 @@ async def json_body(request: Request) -> bytes:
 def read(body: bytes, kind: type[M], context: Mapping[str, Any] | None = None) -> M:
     """The message in a body.
 
-    Args:  context, what validators of the message look things up in.
-    Raises:  ProblemError 413 or 422.
+    Args:
+        context: What validators of the message look things up in.
+
+    Raises:
+        ProblemError: 413 or 422.
     """
 
     def checked(text: bytes) -> M:
@@ -45,7 +49,8 @@ def read(body: bytes, kind: type[M], context: Mapping[str, Any] | None = None) -
 def validated(kind: type[M], document: Any) -> M:
     """The message that a document is.
 
-    Raises:  ProblemError 422.
+    Raises:
+        ProblemError: 422.
     """
     return _validated(kind, kind.model_validate, document)
 

@@ -75,8 +75,9 @@ def _num_derived(request: ClosedFormRequest) -> int:
 def answer(request: ClosedFormRequest, max_vector_numbers: int) -> Answer:
     """The whole spectrum of the request's Hessian, and what else it asks for.
 
-    Raises:  TheoryError if the numbers lead out of the range of floating point; ProblemError 422 for eigenvectors of
-        more numbers than the answer carries.
+    Raises:
+        TheoryError: If the numbers lead out of the range of floating point.
+        ProblemError: 422 for eigenvectors of more numbers than the answer carries.
     """
     spectrum = _spectrum(request)
     found = _eigenvectors(spectrum, request.eigenvectors, max_vector_numbers)

@@ -24,7 +24,8 @@ _RETRY_MILLISECONDS = 1000
 class EventStream(EventSourceResponse):
     """The answer to one listener.
 
-    Args:  text: the data of an event.
+    Args:
+        text: The data of an event.
     """
 
     def __init__(self, listener: Listener, text: Callable[[JobEvent], str]) -> None:

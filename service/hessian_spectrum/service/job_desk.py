@@ -71,8 +71,13 @@ class JobDesk:
         is that of the new job. From the moment that the record is written the job is not lost: a message that cannot be
         sent now is sent by the reaper.
 
-        Returns:  the record, and whether it was there before.
-        Raises:  KeyReusedError, QuotaError, OSError, and what `admit` raises.
+        Returns:
+            The record, and whether it was there before.
+
+        Raises:
+            KeyReusedError: And what `admit` raises.
+            QuotaError: And what `admit` raises.
+            OSError: And what `admit` raises.
         """
         key = idempotency_key
         if key is not None and (earlier := self._store.created_before(submission.text, key, caller.owner)):
@@ -128,8 +133,11 @@ class JobDesk:
     ) -> tuple[list[JobRecord], str | None]:
         """Up to `size` jobs, newest first, and the id after which the next page begins.
 
-        Args:  owner, of the jobs; None: all that are the caller's to change.
-        Raises:  ProblemError 403 if the jobs of this owner are not.
+        Args:
+            owner: Of the jobs; None: all that are the caller's to change.
+
+        Raises:
+            ProblemError: 403 if the jobs of this owner are not.
         """
         if not caller.is_admin and owner not in (None, caller.owner):
             raise _not_yours("Only an admin's key lists the jobs of another.")
@@ -140,7 +148,9 @@ class JobDesk:
     def cancel(self, job_id: str, caller: Caller) -> tuple[JobRecord, bool]:
         """The record, and whether the job had ended before.
 
-        Raises:  UnknownJobError; ProblemError 403 if the caller may read the job alone.
+        Raises:
+            UnknownJobError: There is no such job.
+            ProblemError: 403 if the caller may read the job alone.
         """
         had_ended = self._changeable(job_id, caller).ended
         return self._store.cancel(job_id), had_ended
@@ -148,7 +158,9 @@ class JobDesk:
     def delete(self, job_id: str, caller: Caller) -> None:
         """Forget an ended job and its result, whose files the housekeeper removes where that cannot be done now.
 
-        Raises:  UnknownJobError; ProblemError 403 if the caller may read the job alone, 409 while it has not ended.
+        Raises:
+            UnknownJobError: There is no such job.
+            ProblemError: 403 if the caller may read the job alone, 409 while it has not ended.
         """
         self._changeable(job_id, caller)
         deleted, digest = self._store.delete(job_id)
@@ -168,7 +180,9 @@ class JobDesk:
     async def result_of(self, job_id: str, caller: Caller) -> AsyncIterator[str]:
         """Digest of the result; files that are found missing may have gone with the job, or its time, just now.
 
-        Raises:  UnknownJobError; ProblemError while there is none, or the job's own problem if it failed.
+        Raises:
+            UnknownJobError: There is no such job.
+            ProblemError: While there is none, or the job's own problem if it failed.
         """
         digest = await run_in_threadpool(self._result_digest, job_id, caller)
         try:
@@ -186,14 +200,16 @@ class JobDesk:
     def result(self, digest: str) -> bytes:
         """The stored result document.
 
-        Raises:  ResultDamagedError.
+        Raises:
+            ResultDamagedError: The file of the result is missing or damaged.
         """
         return self._results.read(digest)
 
     def arrays(self, digest: str, sha256: str) -> Iterator[bytes]:
         """The npz file beside a document, in pieces.
 
-        Raises:  ResultDamagedError, before the last piece if the file is not what was stored.
+        Raises:
+            ResultDamagedError: Before the last piece if the file is not what was stored.
         """
         return self._results.stream_arrays(digest, sha256)
 

@@ -64,9 +64,14 @@ class JobFeed:
     ) -> "Listener | None":
         """One who follows a job from after the event that was heard last or, if that is not known, from now on.
 
-        Args:  may_hear, whether they still may.
-        Returns:  None if the job ended and all was heard.
-        Raises:  RedisError.
+        Args:
+            may_hear: Whether they still may.
+
+        Returns:
+            None if the job ended and all was heard.
+
+        Raises:
+            RedisError: Redis does not answer.
         """
         begun = await self._begun(record, last_event_id)
         return None if begun is None else Listener(self, record.id, *begun, may_hear)
@@ -85,7 +90,8 @@ class JobFeed:
     async def after(self, job_id: str, event_id: str) -> list[JobEvent]:
         """The events after this one; listeners that ask for the same at the same time share one look.
 
-        Raises:  RedisError.
+        Raises:
+            RedisError: Redis does not answer.
         """
         key = (job_id, event_id)
         look = self._looks.get(key)
@@ -97,7 +103,8 @@ class JobFeed:
     async def knows(self, job_id: str) -> bool:
         """Whether a job has events.
 
-        Raises:  RedisError.
+        Raises:
+            RedisError: Redis does not answer.
         """
         return await self._events.newest(job_id) is not None
 

@@ -73,7 +73,8 @@ def is_small(request: RandomMatrixRequest) -> bool:
 def answer(request: RandomMatrixRequest) -> LawAnswer | IndexCurveAnswer:
     """The law, or the index curves.
 
-    Raises:  ProblemError that names the field if the formulas refuse a number.
+    Raises:
+        ProblemError: That names the field if the formulas refuse a number.
     """
     wanted = request.root
     try:

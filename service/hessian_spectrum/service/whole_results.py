@@ -28,7 +28,9 @@ class WholeResults:
     def check(self, digest: str) -> None:
         """Make sure that the result is there, with all of its arrays.
 
-        Raises:  ResultDamagedError; ProblemError if its document is none that this version can read.
+        Raises:
+            ResultDamagedError: The file of the result is missing or damaged.
+            ProblemError: If its document is none that this version can read.
         """
         stored = self._arrays_of(digest, self._results.read(digest))
         if stored is not None:

@@ -52,7 +52,8 @@ class Server:
     def ask(self, method: str, path: str, expected: tuple[int, ...], **details: Any) -> httpx.Response:
         """The answer, once there is one other than 503 and 429.
 
-        Raises:  WrongAnswerError if its status is not expected, or there is none for minutes.
+        Raises:
+            WrongAnswerError: If its status is not expected, or there is none for minutes.
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
@@ -76,7 +77,8 @@ class Server:
     def ended(self, job_id: str) -> dict[str, Any]:
         """The job, once it ended.
 
-        Raises:  WrongAnswerError if it does not for minutes.
+        Raises:
+            WrongAnswerError: If it does not for minutes.
         """
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:

@@ -40,7 +40,8 @@ def sink_scores(
 
     The mean is over all queries, the first one included, whose only key is the first token.
 
-    Raises:  NonFiniteError if a score is NaN.
+    Raises:
+        NonFiniteError: If a score is NaN.
     """
     sunk = replace(model, sink=sink)
     with torch.no_grad():
@@ -65,7 +66,9 @@ def sink_with_mean_score(
     The bias is bracketed by doubling, then found by Brent's method, to `SCORE_TOLERANCE` in the score. Where deeper
     blocks make the mean score fall as the bias grows there may be several; it is then one of them.
 
-    Raises:  InvalidProblemError if no bias reaches it; NonFiniteError if a score is NaN.
+    Raises:
+        InvalidProblemError: If no bias reaches it.
+        NonFiniteError: If a score is NaN.
     """
     from scipy.optimize import brentq  # noqa: PLC0415 - 30 MB that no other job needs
 

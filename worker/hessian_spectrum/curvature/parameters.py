@@ -37,7 +37,8 @@ class ParameterLayout:
     def flatten(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """One vector (P,) in the order of `names`.
 
-        Raises:  InvalidProblemError if names or shapes differ from the layout.
+        Raises:
+            InvalidProblemError: If names or shapes differ from the layout.
         """
         self.check(parameters)
         return torch.cat([parameters[name].reshape(-1) for name in self.names])
@@ -45,7 +46,8 @@ class ParameterLayout:
     def check(self, parameters: Mapping[str, Tensor]) -> None:
         """Make sure that names and shapes are those of the layout.
 
-        Raises:  InvalidProblemError that says what differs.
+        Raises:
+            InvalidProblemError: Says what differs.
         """
         if set(parameters) != set(self.names):
             raise InvalidProblemError(f"parameters {sorted(parameters)} where {sorted(self.names)} were expected")

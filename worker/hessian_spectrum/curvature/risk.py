@@ -19,7 +19,8 @@ class EmpiricalRisk:
     A batch so weighs as much as it has valid targets, and any split of the data gives the same L, gradient and Hessian
     up to rounding.
 
-    Raises:  InvalidProblemError if a batch fits neither model nor loss, or no target is valid.
+    Raises:
+        InvalidProblemError: If a batch fits neither model nor loss, or no target is valid.
     """
 
     def __init__(self, model: Model, loss: Loss, batches: Sequence[Dataset]) -> None:
@@ -51,7 +52,7 @@ class EmpiricalRisk:
         yield from zip(torch.split(rows, size), torch.split(targets, size), strict=True)
 
     def residual(self, index: int, outputs: Tensor) -> Tensor:
-        """r = dL/df (*samples, K), 1/N included; differentiable in `outputs`."""
+        """R = dL/df (*samples, K), 1/N included; differentiable in `outputs`."""
         return self.loss.gradient(outputs, self.batches[index].targets) / self.num_terms
 
     def value(self, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -63,7 +64,9 @@ class EmpiricalRisk:
         """1/N sum over valid targets of ||d term / d f||, f the outputs (K,) at that target; a scalar.
 
         Of cross-entropy ||softmax(z) - e_y|| at each token, between 0 and sqrt(2).
-        Source:  Cracking the Hessian, appendix D.1.5, "the average norm of the residual".
+
+        References:
+            Cracking the Hessian, appendix D.1.5, "the average norm of the residual".
         """
         with torch.no_grad():
             norms = [self.loss.gradient(*each).norm(dim=-1).sum() for each in self._outputs(parameters)]

@@ -57,7 +57,9 @@ def freeze(state: Any) -> Frozen:
     """The state as it is now; its tensors must be read before it moves on.
 
     Args:  a tree of the types above, tensors, CPU generators, lists, tuples, mappings and plain values.
-    Raises:  TypeError for anything else.
+
+    Raises:
+        TypeError: For anything else.
     """
     tensors: list[Tensor] = []
     return Frozen(_freeze(state, tensors), tensors)
@@ -66,7 +68,11 @@ def freeze(state: Any) -> Frozen:
 def thaw(document: Any, tensors: Sequence[Tensor], device: torch.device) -> Any:
     """The state that was frozen; tensors that were not on the CPU come to `device`.
 
-    Raises:  ValueError, KeyError, TypeError or IndexError if the document is not one of `freeze`.
+    Raises:
+        ValueError: If the document is not one of `freeze`.
+        KeyError: If the document is not one of `freeze`.
+        TypeError: If the document is not one of `freeze`.
+        IndexError: If the document is not one of `freeze`.
     """
     if not isinstance(document, dict):
         return [thaw(each, tensors, device) for each in document] if isinstance(document, list) else document

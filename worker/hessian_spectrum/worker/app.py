@@ -128,7 +128,8 @@ def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, st
 def storage_fault(client: Redis, settings: WorkerSettings) -> str | None:
     """Why results would not be found again, if they would not: the directory is gone, or belongs to another Redis.
 
-    Raises:  RedisError if Redis cannot be asked.
+    Raises:
+        RedisError: If Redis cannot be asked.
     """
     if not settings.results_dir.is_dir():
         return "The results directory is gone."

@@ -52,7 +52,8 @@ class CheckpointCheck:
     ) -> CheckpointVerdict:
         """The verdict, from a trial if there was none before.
 
-        Args:  look, called several times a second meanwhile; what it raises ends the trial.
+        Args:
+            look: Called several times a second meanwhile; what it raises ends the trial.
         """
         known = self.verdicts.of(sha256, kind)
         if known is not None and known.state != "unchecked":
@@ -89,7 +90,8 @@ class CheckpointCheck:
     def _run(self, arguments: Sequence[str], look: Callable[[], object]) -> tuple[str, str | None]:
         """What a trial printed, and the signal by which its process crashed.
 
-        Raises:  TrialEndedError if it ended otherwise.
+        Raises:
+            TrialEndedError: If it ended otherwise.
         """
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
         with tempfile.TemporaryFile("w+") as printed:

@@ -33,7 +33,9 @@ class CheckpointInspector:
     No caller starts a trial, so none can ask for many. Each has its bounds of time and memory, and no two workers try
     the same checkpoint.
 
-    Args:  check, of nobody else, as the pool's processes are forked while it works; memory_bytes of a trial at most.
+    Args:
+        check: Of nobody else, as the pool's processes are forked while it works.
+        memory_bytes: Of a trial at most.
     """
 
     def __init__(self, check: CheckpointCheck, memory_bytes: int | None) -> None:
@@ -66,7 +68,9 @@ class CheckpointInspector:
     def look_through(self) -> None:
         """Try every checkpoint that has no verdict, and may be tried now.
 
-        Raises:  RedisError; CheckpointError if the models directory cannot be read.
+        Raises:
+            RedisError: Redis does not answer.
+            CheckpointError: If the models directory cannot be read.
         """
         verdicts = self._check.verdicts
         for name, sha256, kind in self._untried():

@@ -69,7 +69,8 @@ def tried(
 ) -> CheckpointVerdict:
     """What comes of the checkpoint as a model of this kind.
 
-    Args:  fallback, how products are to be computed, because recording them ended a process before.
+    Args:
+        fallback: How products are to be computed, because recording them ended a process before.
     """
     try:
         checkpoint = models.open(name)
@@ -102,7 +103,8 @@ def _with_products(
 ) -> tuple[Fallback | None, str | None]:
     """How products must be computed where they cannot be recorded, and the precision in which there are none, if any.
 
-    Raises:  CheckpointError if there are none in any precision.
+    Raises:
+        CheckpointError: If there are none in any precision.
     """
     model = build_model(spec, sources)
     is_small = sum(torch.Size(shape).numel() for shape in model.parameter_shapes.values()) <= SMALL
@@ -127,7 +129,8 @@ def _with_products(
 def _product(model: Model, parameters: Parameters, num_columns: int, fallback: Fallback | None) -> Fallback | None:
     """How a product on two tokens had to be computed, which is compared with double backward.
 
-    Raises:  CurvatureError, and whatever the model raises.
+    Raises:
+        CurvatureError: And whatever the model raises.
     """
     tokens = torch.tensor([[0, model.num_outputs - 1]])
     try:

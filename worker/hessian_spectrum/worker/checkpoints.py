@@ -32,7 +32,8 @@ Reader = Callable[[StoredTensor], Tensor]
 def causal_lm(spec: CausalLmSpec, models: ModelsDirectory) -> CausalLm:
     """The model, without parameters.
 
-    Raises:  CheckpointError.
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
     """
     checkpoint = _accepted(spec, models)
     architecture = _architecture(checkpoint)
@@ -51,7 +52,8 @@ def causal_lm(spec: CausalLmSpec, models: ModelsDirectory) -> CausalLm:
 def _architecture(checkpoint: Checkpoint) -> DecoderArchitecture:
     """What transformers makes of a checkpoint.
 
-    Raises:  CheckpointError.
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
     """
     stored = {name: each.shape for name, each in checkpoint.tensors.items() if not is_buffer(name, each.shape)}
     try:
@@ -63,7 +65,8 @@ def _architecture(checkpoint: Checkpoint) -> DecoderArchitecture:
 def decoder_sizes(checkpoint: Checkpoint) -> DecoderSizes:
     """What transformers makes of the checkpoint.
 
-    Raises:  CheckpointError.
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
     """
     found = _architecture(checkpoint)
     names = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size")
@@ -82,8 +85,10 @@ def checkpoint_parameters(
 ) -> Parameters:
     """The parameters of these names and shapes.
 
-    Raises:  CheckpointError if the checkpoint is not the one that the job was accepted with, a number is NaN or
-        infinite in this precision, or an output layer is no copy of the embedding that it is tied to; OSError.
+    Raises:
+        CheckpointError: If the checkpoint is not the one that the job was accepted with, a number is NaN or infinite in
+            this precision, or an output layer is no copy of the embedding that it is tied to.
+        OSError: A file cannot be read or written.
     """
     checkpoint = _accepted(spec, models)
     digested = {path: identity(path) for path in {tensor.file for tensor in checkpoint.tensors.values()}}

@@ -86,7 +86,10 @@ def convert(source: Path, name: str, models_dir: Path, config: Path | None = Non
         source: a file of nanoGPT, a directory of Hugging Face with config.json and pytorch_model.bin, in one file or
             several, or with `config` any file that holds tensors by name, as Lightning and `torch.save` write it.
         config: config.json of the model, as transformers has it.
-    Raises:  CheckpointError if the source is refused or no such checkpoint, or the name is taken; OSError.
+
+    Raises:
+        CheckpointError: If the source is refused or no such checkpoint, or the name is taken.
+        OSError: A file cannot be read or written.
     """
     target = models_dir / name
     if not re.fullmatch(CHECKPOINT_NAME, name) or "/" in name:
@@ -122,7 +125,8 @@ class _Sizes:
 def _described(directory: Path, name: str) -> LoadableModel:
     """The only checkpoint in a directory.
 
-    Raises:  CheckpointError if it cannot be loaded.
+    Raises:
+        CheckpointError: If it cannot be loaded.
     """
     models = ModelsDirectory(directory)
     found = models.describe(name)
@@ -134,7 +138,7 @@ def _described(directory: Path, name: str) -> LoadableModel:
 
 
 def _nano_gpt(source: Path) -> tuple[Configuration, State]:
-    """nanoGPT's linear layers hold the transposed weights, its gelu is the exact one."""
+    """NanoGPT's linear layers hold the transposed weights, its gelu is the exact one."""
     content = _load(source)
     if not isinstance(content, Mapping) or not isinstance(content.get("model_args"), Mapping):
         message = f"{source} is no checkpoint of nanoGPT: it holds no model_args; that of another model needs --config"
@@ -179,7 +183,8 @@ def _hugging_face(source: Path) -> tuple[Configuration, State]:
 def _shards(index: Path) -> list[str]:
     """Names of the files that an index lists, which lie beside it.
 
-    Raises:  CheckpointError.
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
     """
     try:
         names = sorted({*json.loads(index.read_bytes())["weight_map"].values()})

@@ -71,7 +71,8 @@ def find_hardware(settings: WorkerSettings) -> Hardware:
     On a GPU the parent process must not touch CUDA before it forks, so the device's memory is asked in the driver's
     own terms, which makes no context.
 
-    Raises:  SettingsError if the device is not there.
+    Raises:
+        SettingsError: If the device is not there.
     """
     device = _device(settings.device)
     machine = _machine_memory() / settings.concurrency

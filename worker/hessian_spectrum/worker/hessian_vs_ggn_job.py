@@ -52,7 +52,9 @@ def run_hessian_vs_ggn_job(
 ) -> HessianVsGgnResult:
     """Compute what the request asks, model by model and seed by seed; the same numbers whether resumed or not.
 
-    Raises:  CurvatureError, MemoryError, and whatever `progress` raises to stop.
+    Raises:
+        CurvatureError: And whatever `progress` raises to stop.
+        MemoryError: And whatever `progress` raises to stop.
     """
     resumption = resumption or Resumption()
     stream = build_token_stream(request.data, sources).to(hardware.device)

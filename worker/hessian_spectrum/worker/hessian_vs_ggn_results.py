@@ -102,7 +102,8 @@ def _against(
 ) -> MeanCurve | None:
     """Relative errors over `quantity`: each seed's interpolated to one grid, then their mean.
 
-    Source:  Cracking the Hessian, appendix D.1.5.
+    References:
+        Cracking the Hessian, appendix D.1.5.
     """
     curves = [_ordered([(quantity(p), e) for p in points if (e := _error(p)) is not None]) for points in paths]
     if not all(len(places) for places, _ in curves):

@@ -50,7 +50,8 @@ class Leases(Protocol):
     def renew(self, lease: Lease, progress: Progress | None, num_products: int = 0) -> JobState:
         """Keep the lease, tell progress and the products since the last time, hear what is wished.
 
-        Raises:  LeaseLostError.
+        Raises:
+            LeaseLostError: Another process holds the job by now.
         """
 
     def close_cancelled(self, lease: Lease) -> JobState:
@@ -68,7 +69,9 @@ class LeaseKeeper:
     stood still for longer than a lease lasts waits until the thread has asked whether the job is still its own; it does
     not wait for a Redis that gives no answer, as then nobody else can have it.
 
-    Args:  stopping, whether the worker was told to; time_limit_seconds of all attempts.
+    Args:
+        stopping: Whether the worker was told to.
+        time_limit_seconds: Of all attempts.
     """
 
     def __init__(
@@ -109,7 +112,8 @@ class LeaseKeeper:
     def report(self, phase: str, done: int, total: int) -> None:
         """Note how far the computation is.
 
-        Raises:  JobCancelledError, JobFailure, LeaseLostError or WorkerStoppingError when it is to stop.
+        Raises:
+            JobCancelledError: JobFailure, LeaseLostError or WorkerStoppingError when it is to stop.
         """
         self._count(phase, done)
         self._progress = Progress(

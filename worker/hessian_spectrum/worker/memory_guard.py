@@ -37,7 +37,9 @@ class MemoryGuard:
     What counts is private memory, resident or swapped out: pages of libraries and of mapped files do not. A computation
     is not asked to stop first, as what it took would come back to the machine only in part.
 
-    Args:  limit_bytes, None: without limit; fail, told the problem before the process ends.
+    Args:
+        limit_bytes: None: without limit.
+        fail: Told the problem before the process ends.
     """
 
     def __init__(self, limit_bytes: int | None, fail: Callable[[Problem], object]) -> None:

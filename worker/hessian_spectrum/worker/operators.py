@@ -34,9 +34,12 @@ def build_operator(
 ) -> RiskOperator:
     """The matrix of the request's block, or of all its blocks together, at these parameters.
 
-    Args:  num_columns, that its products have at once; fallback, how they are computed if not from a recording.
+    Args:
+        num_columns: That its products have at once.
+        fallback: How they are computed if not from a recording.
 
-    Raises:  NonFiniteError as the operator.
+    Raises:
+        NonFiniteError: As the operator.
     """
     kind = _OPERATORS[request.matrix]
     reduced = _REDUCED.get(request.product_precision)

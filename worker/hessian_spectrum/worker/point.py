@@ -46,7 +46,9 @@ def reach_point(
 ) -> Point:
     """The point of a request; `unit` hears how far its training is after every step.
 
-    Raises:  CurvatureError, CheckpointError, and whatever `progress` raises to stop.
+    Raises:
+        CurvatureError: And whatever `progress` raises to stop.
+        CheckpointError: And whatever `progress` raises to stop.
     """
     dtype = PRECISIONS[request.vector_precision]
     model, loss = build_model(request.model, sources), build_loss(request)
@@ -77,7 +79,8 @@ def reach_point(
 def finite_loss(risk: EmpiricalRisk, parameters: Parameters) -> float:
     """The loss.
 
-    Raises:  NonFiniteError if it is none.
+    Raises:
+        NonFiniteError: If it is none.
     """
     loss = float(risk.value(parameters))
     if not math.isfinite(loss):

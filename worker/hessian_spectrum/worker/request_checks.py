@@ -23,7 +23,9 @@ def checked_request(
     Args:
         memory_bytes: that the trial of a checkpoint may take.
         look: called several times a second while a checkpoint is tried; what it raises ends the trial.
-    Raises:  CheckpointError if a checkpoint is refused.
+
+    Raises:
+        CheckpointError: If a checkpoint is refused.
     """
     fallbacks: list[Fallback] = []
     models = [request.model] if isinstance(request, SpectrumRequest) else request.models

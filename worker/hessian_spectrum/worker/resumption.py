@@ -54,6 +54,7 @@ class Resumption:
         seconds: from one checkpoint to the next.
         device: of the tensors of states.
         signature: of what computes; checkpoints of another are passed over.
+
     Attributes:
         notes: JSON values that every checkpoint holds.
     """

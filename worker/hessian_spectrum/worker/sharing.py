@@ -145,7 +145,9 @@ class Leader(Alone):
 
     Where others still compute when it finds nothing to do, it waits for them, or for their leases to lapse.
 
-    Args:  lease of the job; resumption, of which `save` makes what helpers need readable.
+    Args:
+        lease: Of the job.
+        resumption: Of which `save` makes what helpers need readable.
     """
 
     def __init__(self, deployment: Deployment, lease: Lease, resumption: Resumption) -> None:
@@ -160,7 +162,8 @@ class Leader(Alone):
     def look(self) -> None:
         """Hear how far others are; called by the thread that keeps the lease.
 
-        Raises:  RedisError.
+        Raises:
+            RedisError: Redis does not answer.
         """
         if self._is_open:
             self._told, self._problem = self._shards.products(self._lease.job_id)
@@ -241,7 +244,10 @@ class Leader(Alone):
 class Helper:
     """A worker with nothing else to do: it computes shards of a job that another holds.
 
-    Args:  claim, of its first shard; signature, of the checkpoints of jobs; has_other_work, whether jobs wait.
+    Args:
+        claim: Of its first shard.
+        signature: Of the checkpoints of jobs.
+        has_other_work: Whether jobs wait.
     """
 
     def __init__(

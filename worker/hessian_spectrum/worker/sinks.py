@@ -19,7 +19,8 @@ def with_sink(
 ) -> tuple[Model, SinkReport | None]:
     """The model with its one sink, if there is one, whose bias is solved for if need be; and what it does.
 
-    Raises:  InvalidProblemError if no bias reaches the mean score.
+    Raises:
+        InvalidProblemError: If no bias reaches the mean score.
     """
     if not (isinstance(model, Gpt2) and isinstance(spec, Gpt2Spec) and spec.attention_sink is not None):
         return model, None

@@ -16,14 +16,17 @@ class Artifacts(Protocol):
     def tokens(self, artifact_id: str) -> Tokens:
         """The tokens (num_tokens,).
 
-        Raises:  UnknownArtifactError.
+        Raises:
+            UnknownArtifactError: There is no such artifact.
         """
         ...
 
     def safetensors(self, artifact_id: str) -> bytes:
         """A file of arrays.
 
-        Raises:  UnknownArtifactError; ArtifactDamagedError.
+        Raises:
+            UnknownArtifactError: There is no such artifact.
+            ArtifactDamagedError: Its file is damaged.
         """
         ...
 

@@ -31,7 +31,8 @@ def take_spectrum(
 ) -> Spectrum:
     """What the method gives; `unit` hears how far it is after every block of products.
 
-    Raises:  CurvatureError, and whatever `progress` raises to stop.
+    Raises:
+        CurvatureError: And whatever `progress` raises to stop.
     """
     generator = generator_of(request.seed)
     match request.method:
@@ -75,7 +76,9 @@ class ProbeShards:
     Attributes:
         num_shards, num_products: of all shards together.
         setup: how the plan, which depends on memory, has the numbers computed.
-    Raises:  InvalidProblemError if no curve can be made, before the first product.
+
+    Raises:
+        InvalidProblemError: If no curve can be made, before the first product.
     """
 
     def __init__(self, method: LanczosMethod, seed: int, operator: SymmetricOperator, plan: JobEstimate) -> None:

@@ -58,8 +58,13 @@ def run_spectrum_job(
 ) -> Answer:
     """Compute what the request asks; the same request on the same device gives the same numbers, resumed or not.
 
-    Args:  sharing, who computes the shards of a job that is long enough; None: this worker.
-    Raises:  CurvatureError, CheckpointError, MemoryError, and whatever `progress` raises to stop.
+    Args:
+        sharing: Who computes the shards of a job that is long enough; None: this worker.
+
+    Raises:
+        CurvatureError: And whatever `progress` raises to stop.
+        CheckpointError: And whatever `progress` raises to stop.
+        MemoryError: And whatever `progress` raises to stop.
     """
     resumption = resumption or Resumption()
     job = _SpectrumJob(request, hardware, progress, sources, resumption, sharing or Alone(resumption))

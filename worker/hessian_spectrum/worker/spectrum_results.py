@@ -38,7 +38,8 @@ def result_of(
 ) -> AnySpectrumResult:
     """The answer, without the arrays that only npz holds.
 
-    Raises:  ValidationError if a number is NaN or infinite.
+    Raises:
+        ValidationError: If a number is NaN or infinite.
     """
     common = {
         "num_parameters": request.dim,

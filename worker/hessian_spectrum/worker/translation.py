@@ -76,7 +76,8 @@ PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 def build_model(spec: ModelSpec, sources: Sources = NO_SOURCES) -> Model:
     """The network, without parameters, and without an attention sink.
 
-    Raises:  CheckpointError.
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
     """
     return causal_lm(spec, sources.models) if isinstance(spec, CausalLmSpec) else _MODELS[type(spec)](spec)
 
@@ -86,7 +87,10 @@ def build_parameters(
 ) -> Parameters:
     """Those of a checkpoint, of the request, or drawn from its seed; a quadratic form's critical point 0.
 
-    Raises:  CheckpointError; InvalidProblemError; OSError.
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
+        InvalidProblemError: Model, data or options do not fit together.
+        OSError: A file cannot be read or written.
     """
     arrays: dict[str, Any]
     match spec:
@@ -111,7 +115,8 @@ def build_parameters(
 def build_dataset(request: SpectrumRequest, sources: Sources = NO_SOURCES) -> Dataset:
     """The data in double precision on the CPU: real numbers float64, labels and tokens int64.
 
-    Raises:  InvalidProblemError.
+    Raises:
+        InvalidProblemError: Model, data or options do not fit together.
     """
     match request.data:
         case GaussianData() as spec:
@@ -133,7 +138,8 @@ def build_dataset(request: SpectrumRequest, sources: Sources = NO_SOURCES) -> Da
 def build_token_stream(spec: TextData | TokenData, sources: Sources = NO_SOURCES) -> TokenStream:
     """The tokens of which the data are windows.
 
-    Raises:  InvalidProblemError.
+    Raises:
+        InvalidProblemError: Model, data or options do not fit together.
     """
     return TokenStream(_tokens(spec, sources), spec.sequence_length)
 

@@ -14,7 +14,8 @@ from hessian_spectrum.worker.sources import Artifacts
 def uploaded_arrays(artifacts: Artifacts, artifact_id: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Those of these names, in the precision that they were uploaded in.
 
-    Raises:  InvalidProblemError if they are not there any more, or are not those that the job was accepted with.
+    Raises:
+        InvalidProblemError: If they are not there any more, or are not those that the job was accepted with.
     """
     try:
         found = load(artifacts.safetensors(artifact_id))

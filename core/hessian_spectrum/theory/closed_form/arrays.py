@@ -11,7 +11,8 @@ from hessian_spectrum.theory.errors import TheoryError
 def finite_array(name: str, values: ArrayLike, num_dimensions: int) -> NDArray[np.float64]:
     """Float64 copy or view of `values` with the wanted number of dimensions, not empty, every entry finite.
 
-    Raises:  TheoryError naming `name` if the values are ragged, not real, empty, of another dimension, NaN or infinite.
+    Raises:
+        TheoryError: Naming `name` if the values are ragged, not real, empty, of another dimension, NaN or infinite.
     """
     if getattr(values, "dtype", None) is not None and np.iscomplexobj(values):
         raise TheoryError(f"{name} must be real")
@@ -33,7 +34,8 @@ def matching_arrays(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Two checked arrays of one shape.
 
-    Raises:  TheoryError if either fails `finite_array` or their shapes differ.
+    Raises:
+        TheoryError: If either fails `finite_array` or their shapes differ.
     """
     first = finite_array(names[0], values[0], num_dimensions)
     second = finite_array(names[1], values[1], num_dimensions)

@@ -200,7 +200,7 @@ def _known_terms(
 
 
 def _xi(reduced: Matrix) -> Decimal:
-    """xi = 2 sqrt(-p / 3) of the depressed cubic, as sqrt(2/3) times the Frobenius norm of the trace-free part.
+    """Xi = 2 sqrt(-p / 3) of the depressed cubic, as sqrt(2/3) times the Frobenius norm of the trace-free part.
 
     p = -B - T^2/3 cancels when the three outliers lie close together; this form does not.
     """
@@ -270,15 +270,24 @@ def self_attention_spectrum(
     lose half their digits where two meet. xi takes squared norms (the print does not). Remark B.4 bounds the largest
     outlier from above, which the bulk |gamma| can exceed, so lambda_max_upper is the larger of the two.
 
-    Args:  w_v scalar; w_q, w_k (d_K,); x, y (batch, L); sink_bias, dimensionless, added to the scores;
-        activation: softmax | sigmoid | linear.
-    Returns:  2 d_K + 1 eigenvalues in loss per squared parameter, parameters in the order w_V, w_Q, w_K.
-        statistics: alpha, beta, gamma, zeta, T, B, C,
-        xi = (2/3) sqrt(3B + T^2), lambda_max_lower = T/3 + xi/2, lambda_max_upper = max(T/3 + xi, |gamma|) (without
-        |gamma| when d_K = 1), condition_number_lower = lambda_max_lower / |gamma| (None with a note when d_K = 1 or
-        gamma is zero to rounding), mean_loss.
-    Raises:  TheoryError for empty, unequal, non-finite or overflowing input.
-    Source:  Cracking the Hessian, Theorem 3.5, Remarks 3.1 and B.4.
+    Args:
+        w_v: Scalar.
+        w_q: W_k (d_K,).
+        x: Y (batch, L).
+        sink_bias: Dimensionless, added to the scores.
+        activation: Softmax | sigmoid | linear.
+
+    Returns:
+        2 d_K + 1 eigenvalues in loss per squared parameter, parameters in the order w_V, w_Q, w_K. statistics: alpha,
+        beta, gamma, zeta, T, B, C, xi = (2/3) sqrt(3B + T^2), lambda_max_lower = T/3 + xi/2, lambda_max_upper = max(T/3
+        + xi, |gamma|) (without |gamma| when d_K = 1), condition_number_lower = lambda_max_lower / |gamma| (None with a
+        note when d_K = 1 or gamma is zero to rounding), mean_loss.
+
+    Raises:
+        TheoryError: For empty, unequal, non-finite or overflowing input.
+
+    References:
+        Cracking the Hessian, Theorem 3.5, Remarks 3.1 and B.4.
     """
     w_v, sink_bias = (float(finite_array(*named, 0)) for named in (("w_v", w_v), ("sink_bias", sink_bias)))
     w_q, w_k = matching_arrays(("w_q", "w_k"), (w_q, w_k), 1)

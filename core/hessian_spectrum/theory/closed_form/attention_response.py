@@ -121,7 +121,9 @@ def attention_response(
 ) -> Response:
     """The response at all positions, one after the other, of sequences x (batch, L).
 
-    Args:  score, s, in the arithmetic; sink_bias, added to the scores of the first key.
+    Args:
+        score: S, in the arithmetic.
+        sink_bias: Added to the scores of the first key.
     """
     sink, parts = arithmetic.number(sink_bias), []
     for sequence in x:

@@ -59,11 +59,20 @@ def multi_input_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike)
     they are not, the blocks couple through mean(x_d x_e) and the 2D outliers solve one symmetric problem
     (`neuron_groups`). Diagonal linear networks are m = 1.
 
-    Args:  w, v (D, m); x (n, D); y (n,).
-    Returns:  2 D m eigenvalues in loss per squared parameter, group = coordinate where an eigenvalue belongs to one;
+    Args:
+        w: V (D, m).
+        x: (n, D).
+        y: (n,).
+
+    Returns:
+        2 D m eigenvalues in loss per squared parameter, group = coordinate where an eigenvalue belongs to one;
         parameters in the order w, v. statistics, per coordinate: s2 = mean(x_d^2), c = <w_d, v_d>, d; and mean_loss.
-    Raises:  TheoryError for empty, unequal, non-finite or overflowing input.
-    Source:  Cracking the Hessian, Corollaries B.1 and B.3; the coupled case goes beyond.
+
+    Raises:
+        TheoryError: For empty, unequal, non-finite or overflowing input.
+
+    References:
+        Cracking the Hessian, Corollaries B.1 and B.3; the coupled case goes beyond.
     """
     w, v = matching_arrays(("w", "v"), (w, v), 2)
     x, y = finite_array("x", x, 2), finite_array("y", y, 1)
@@ -97,11 +106,20 @@ def multi_output_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike
 
     Every output has neurons of its own, so the Hessian is block diagonal: each block is that of `linear_spectrum`.
 
-    Args:  w, v (K, m); x (n,); y (n, K).
-    Returns:  2 K m eigenvalues in loss per squared parameter, group = output, one pair of outliers each; parameters in
-        the order w, v. statistics, per output: s2 = mean(x^2), c = <w_k, v_k>, d = mean(delta_k x); and mean_loss.
-    Raises:  TheoryError for empty, unequal, non-finite or overflowing input.
-    Source:  Cracking the Hessian, Corollary B.2.
+    Args:
+        w: V (K, m).
+        x: (n,).
+        y: (n, K).
+
+    Returns:
+        2 K m eigenvalues in loss per squared parameter, group = output, one pair of outliers each; parameters in the
+        order w, v. statistics, per output: s2 = mean(x^2), c = <w_k, v_k>, d = mean(delta_k x); and mean_loss.
+
+    Raises:
+        TheoryError: For empty, unequal, non-finite or overflowing input.
+
+    References:
+        Cracking the Hessian, Corollary B.2.
     """
     w, v = matching_arrays(("w", "v"), (w, v), 2)
     x, y = finite_array("x", x, 1), finite_array("y", y, 2)

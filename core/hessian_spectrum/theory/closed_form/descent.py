@@ -70,9 +70,17 @@ def linear_descent(
     Two numbers, |w ± v|^2, hold all that the spectrum depends on. The outlier eigenvectors stay in the span of the
     first step's, and those of the bulk, (z, s z) with z orthogonal to w + s v, never change: 2 (m - 1) dimensions.
 
-    Args:  w, v (m,); x, y (n,); learning_rate eta > 0; num_steps >= 1.
-    Raises:  TheoryError for empty, unequal, non-finite or overflowing input.
-    Source:  Cracking the Hessian, Corollary 3.1.
+    Args:
+        w: V (m,).
+        x: Y (n,).
+        learning_rate: Eta > 0.
+        num_steps: >= 1.
+
+    Raises:
+        TheoryError: For empty, unequal, non-finite or overflowing input.
+
+    References:
+        Cracking the Hessian, Corollary 3.1.
     """
     w, v = matching_arrays(("w", "v"), (w, v), 1)
     x, y = matching_arrays(("x", "y"), (x, y), 1)

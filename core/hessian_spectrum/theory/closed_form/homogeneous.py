@@ -74,7 +74,7 @@ class HomogeneousNetwork:
 
     @cached_property
     def slopes(self) -> dict[str, Decimal]:
-        """theta on each cell."""
+        """Theta on each cell."""
         return {
             cell: sum((self.factor(label, cell) * group.moments.inner for label, group in self.groups.items()), ZERO)
             for cell in self.cells
@@ -167,14 +167,22 @@ def relu_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spe
     neurons gives nothing, one without samples gives zeros, a neuron v_j = 0 gives two zeros (relu'(0) = 0), and a
     sample x_i = 0 counts in n only.
 
-    Args:  w, v (m,); x, y (n,).
-    Returns:  2m eigenvalues in loss per squared parameter, group = cell ("0" for neurons v_j = 0); pairs numbered from
-        0, cell "+" first; parameters in the order w, v.
-        statistics: num_dead_neurons, mean_loss, and for each cell with suffix _plus or _minus: num_neurons,
-        num_samples, fraction = num_samples / n and every statistic of `linear_spectrum` except mean_loss, within the
-        cell (not yet times fraction); these last are None when the cell has no neurons or no samples.
-    Raises:  TheoryError for empty, unequal, non-finite or overflowing input.
-    Source:  Cracking the Hessian, Theorem 3.4.
+    Args:
+        w: V (m,).
+        x: Y (n,).
+
+    Returns:
+        2m eigenvalues in loss per squared parameter, group = cell ("0" for neurons v_j = 0); pairs numbered from 0,
+        cell "+" first; parameters in the order w, v. statistics: num_dead_neurons, mean_loss, and for each cell with
+        suffix _plus or _minus: num_neurons, num_samples, fraction = num_samples / n and every statistic of
+        `linear_spectrum` except mean_loss, within the cell (not yet times fraction); these last are None when the cell
+        has no neurons or no samples.
+
+    Raises:
+        TheoryError: For empty, unequal, non-finite or overflowing input.
+
+    References:
+        Cracking the Hessian, Theorem 3.4.
     """
     w, v = matching_arrays(("w", "v"), (w, v), 1)
     x, y = matching_arrays(("x", "y"), (x, y), 1)
@@ -222,12 +230,21 @@ def leaky_relu_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike, 
     -1. Neurons split by the sign of v_j; group G has the bulk ±e_G, |G| - 1 times each, where e_G is the mean of
     delta phi'(v_j x) x, and a symmetric problem of two rows per group holds the rest (`neuron_groups`).
 
-    Args:  w, v (m,); x, y (n,); negative_slope, any finite number.
-    Returns:  2m eigenvalues in loss per squared parameter; group = sign of v_j where an eigenvalue belongs to one;
-        parameters in the order w, v. statistics: num_dead_neurons, mean_loss, and with suffix _plus or _minus
-        num_neurons, num_samples, fraction, theta (f(x) = theta x on the cell), s2 and d within the cell, bulk = e_G.
-    Raises:  TheoryError for empty, unequal, non-finite or overflowing input.
-    Source:  exact reduction beyond the sources; Cracking the Hessian, Theorems 3.1 and 3.4 are its slopes 1 and 0.
+    Args:
+        w: V (m,).
+        x: Y (n,).
+        negative_slope: Any finite number.
+
+    Returns:
+        2m eigenvalues in loss per squared parameter; group = sign of v_j where an eigenvalue belongs to one; parameters
+        in the order w, v. statistics: num_dead_neurons, mean_loss, and with suffix _plus or _minus num_neurons,
+        num_samples, fraction, theta (f(x) = theta x on the cell), s2 and d within the cell, bulk = e_G.
+
+    Raises:
+        TheoryError: For empty, unequal, non-finite or overflowing input.
+
+    References:
+        exact reduction beyond the sources; Cracking the Hessian, Theorems 3.1 and 3.4 are its slopes 1 and 0.
     """
     slope = float(finite_array("negative_slope", negative_slope, 0))
     w, v = matching_arrays(("w", "v"), (w, v), 1)

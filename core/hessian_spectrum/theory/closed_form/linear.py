@@ -32,9 +32,10 @@ _SHORT = 256
 
 
 def learning_phase(s2: Number, mean_yx: Number, c: Number, d: Number, turning: Number) -> str | None:
-    """early c <= theta*/3, late up to theta* = mean_yx / s2, divergent beyond; ties are late, None without a theta*.
+    """Early c <= theta*/3, late up to theta* = mean_yx / s2, divergent beyond; ties are late, None without a theta*.
 
-    Source:  Cracking, appendix C, which treats theta* > 0 alone; mirrored here for theta* < 0.
+    References:
+        Cracking, appendix C, which treats theta* > 0 alone; mirrored here for theta* < 0.
     """
     if not s2 or not mean_yx:
         return None
@@ -148,7 +149,7 @@ def _squared_error(slope: Decimal, x: Vector, y: Vector) -> float:
 
 
 def network_parameters(num_neurons: int) -> tuple[Parameter, Parameter]:
-    """w and v, one scalar per neuron each."""
+    """W and v, one scalar per neuron each."""
     return Parameter("w", (num_neurons,)), Parameter("v", (num_neurons,))
 
 
@@ -162,13 +163,21 @@ def linear_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> S
     pair is diagonalised in the orthonormal basis of `neuron_groups`: the vectors (v, w) and (w, v), which the print
     calls orthonormal, are so only by chance. A bulk vector (z at v, s z at w) has s = sgn(l d), not sgn(l).
 
-    Args:  w, v (m,); x, y (n,).
-    Returns:  2m eigenvalues in loss per squared parameter, parameters in the order w, v. statistics: s2, c, d, mean_yx,
+    Args:
+        w: V (m,).
+        x: Y (n,).
+
+    Returns:
+        2m eigenvalues in loss per squared parameter, parameters in the order w, v. statistics: s2, c, d, mean_yx,
         theta_star = mean_yx / s2, trace_w = s2 |w|^2 and trace_v = s2 |v|^2 (they sum to the trace), imbalance a,
         non_collinearity b, target_deviation e, phase (early | late | divergent; None with a note when theta* = 0),
         mean_loss.
-    Raises:  TheoryError for empty, unequal, non-finite or overflowing input.
-    Source:  Cracking the Hessian, Theorems 3.1 to 3.3, eq. 2 and appendix C.
+
+    Raises:
+        TheoryError: For empty, unequal, non-finite or overflowing input.
+
+    References:
+        Cracking the Hessian, Theorems 3.1 to 3.3, eq. 2 and appendix C.
     """
     w, v = matching_arrays(("w", "v"), (w, v), 1)
     x, y = matching_arrays(("x", "y"), (x, y), 1)

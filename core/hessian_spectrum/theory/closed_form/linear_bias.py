@@ -94,11 +94,19 @@ def linear_bias_spectrum(w: ArrayLike, v: ArrayLike, b: ArrayLike, x: ArrayLike,
     N/2 ± sqrt(N^2 + 12 S)/2 and the three roots of l^3 - N l^2 - S l + |w|^2 S, the bulk is ±sqrt(S), m - 2 times
     each, and 0 is there m - 1 times; the print does not give these counts.
 
-    Args:  w, v, b (m,); x, y (n,).
-    Returns:  3m eigenvalues in loss per squared parameter, parameters in the order w, v, b. statistics: mean_loss,
-        N and S (None with a note off the assumptions).
-    Raises:  TheoryError for empty, unequal, non-finite or overflowing input.
-    Source:  Cracking the Hessian, Theorem B.1; the general case goes beyond.
+    Args:
+        w: V, b (m,).
+        x: Y (n,).
+
+    Returns:
+        3m eigenvalues in loss per squared parameter, parameters in the order w, v, b. statistics: mean_loss, N and S
+        (None with a note off the assumptions).
+
+    Raises:
+        TheoryError: For empty, unequal, non-finite or overflowing input.
+
+    References:
+        Cracking the Hessian, Theorem B.1; the general case goes beyond.
     """
     w, v = matching_arrays(("w", "v"), (w, v), 1)
     w, b = matching_arrays(("w", "b"), (w, b), 1)

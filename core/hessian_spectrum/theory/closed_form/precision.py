@@ -54,7 +54,7 @@ def _halves(a: Array) -> tuple[Array, Array]:
 
 
 def _two_product(a: Array, b: Array) -> tuple[Array, Array]:
-    """a b as rounded product and its exact error (Veltkamp and Dekker)."""
+    """A b as rounded product and its exact error (Veltkamp and Dekker)."""
     product = a * b
     a_high, a_low = _halves(a)
     b_high, b_low = _halves(b)
@@ -62,7 +62,7 @@ def _two_product(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """a + b as rounded sum and its exact error (Knuth)."""
+    """A + b as rounded sum and its exact error (Knuth)."""
     total = a + b
     shadow = total - a
     return total, (a - (total - shadow)) + (b - shadow)
@@ -124,7 +124,8 @@ def inner_products(*pairs: Pair) -> list[Decimal]:
 
     Exact for few numbers of not too different a size, else to about 2^-100 of sum |a_j b_j|.
 
-    Source:  Ogita, Rump and Oishi, Accurate sum and dot product (2005).
+    References:
+        Ogita, Rump and Oishi, Accurate sum and dot product (2005).
     """
     vectors = {id(vector): vector for pair in pairs for vector in pair}
     exact = _integers(list(vectors.values()))
@@ -158,7 +159,8 @@ def symmetric_eigenpairs(matrix: Matrix) -> tuple[list[Decimal], Matrix]:
 
     Cyclic Jacobi rotations, meant for sizes up to about 6. Repeated eigenvalues lose nothing.
 
-    Returns:  values (n,), unordered, and rows (n, n), row i the vector of value i.
+    Returns:
+        Values (n,), unordered, and rows (n, n), row i the vector of value i.
     """
     with localcontext(many_digits):
         size = len(matrix)

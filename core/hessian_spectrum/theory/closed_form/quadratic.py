@@ -19,7 +19,8 @@ SYMMETRY_TOLERANCE = 1e-12
 def _descent_rates(smallest: float, largest: float) -> dict[str, Statistic]:
     """Gradient descent with a fixed step on a positive definite quadratic; every rate None otherwise.
 
-    Source:  Day 27, section 5.
+    References:
+        Day 27, section 5.
     """
     is_positive_definite = smallest > zero_tolerance(max(abs(smallest), abs(largest)))
     if not is_positive_definite:
@@ -47,13 +48,20 @@ def quadratic_spectrum(matrix: ArrayLike) -> Spectrum:
     Equal eigenvalues stay separate, multiplicity 1 each: rounding splits them, and no theorem says which belong
     together. role is "zero" for those that are zero to rounding, else "bulk", as nothing singles any out.
 
-    Args:  matrix (n, n), loss per squared parameter, symmetric to SYMMETRY_TOLERANCE; its symmetric part is used.
-    Returns:  n eigenvalues. statistics, for gradient descent: best_step = 2 / (l_max + l_min), best_contraction =
-        (kappa - 1) / (kappa + 1) of the distance per step at it, stability_limit = 2 / l_max (steps in squared
-        parameter per loss); None with a note unless the matrix is positive definite.
-    Raises:  TheoryError for a matrix that is not square, symmetric and finite, or whose results overflow.
-    Source:  Day 27, sections 2 and 5. At the best step both extreme directions contract alike; the text says the
-        steep one is slower.
+    Args:
+        matrix: (n, n), loss per squared parameter, symmetric to SYMMETRY_TOLERANCE; its symmetric part is used.
+
+    Returns:
+        N eigenvalues. statistics, for gradient descent: best_step = 2 / (l_max + l_min), best_contraction = (kappa - 1)
+        / (kappa + 1) of the distance per step at it, stability_limit = 2 / l_max (steps in squared parameter per loss);
+        None with a note unless the matrix is positive definite.
+
+    Raises:
+        TheoryError: For a matrix that is not square, symmetric and finite, or whose results overflow.
+
+    References:
+        Day 27, sections 2 and 5. At the best step both extreme directions contract alike; the text says the steep one
+        is slower.
     """
     array = finite_array("matrix", matrix, 2)
     if array.shape[0] != array.shape[1]:

@@ -71,7 +71,8 @@ class Inertia(NamedTuple):
     def critical_point(self) -> CriticalPoint:
         """What it says where the gradient vanishes: a saddle with flat directions is still a saddle.
 
-        Source:  Day 27, section 3, which leaves open what both signs and a zero together are.
+        References:
+            Day 27, section 3, which leaves open what both signs and a zero together are.
         """
         if self.negative and self.positive:
             return "saddle"
@@ -91,8 +92,9 @@ class Spectrum:
 
     A statistic that float64 cannot hold becomes None, and a note says so.
 
-    Raises:  TheoryError if the multiplicities do not sum to num_parameters, or an eigenvalue or the trace is NaN or
-        infinite.
+    Raises:
+        TheoryError: If the multiplicities do not sum to num_parameters, or an eigenvalue or the trace is NaN or
+            infinite.
     """
 
     kind: str

@@ -60,7 +60,7 @@ class TwoLayerHessian:
 
     @property
     def width(self) -> int:
-        """m."""
+        """M."""
         return len(self.W1)
 
     @property
@@ -75,7 +75,7 @@ class TwoLayerHessian:
 
     @property
     def rank(self) -> int:
-        """r."""
+        """R."""
         return min(self.width, self.num_inputs + self.num_outputs)
 
     @property
@@ -244,11 +244,17 @@ def two_layer_linear_spectrum(W1: ArrayLike, W2: ArrayLike, x: ArrayLike, y: Arr
     rest are eigenvalues of a symmetric matrix of r (D + K) rows, whatever the width m.
 
     Args:  W1 (m, D); W2 (K, m); x (n, D); y (n, K).
-    Returns:  m (D + K) eigenvalues in loss per squared parameter, group = index of the singular value, parameters in
-        the order W1, W2. Role "zero" includes what is zero to rounding in the reduced problem, given as 0.
-        statistics: singular_values of Omega, reduced_size = r (D + K), mean_loss.
-    Raises:  TheoryError for empty, unequal, non-finite or overflowing input.
-    Source:  exact reduction beyond the sources; Cracking the Hessian, Theorem 3.1, is D = K = 1.
+
+    Returns:
+        M (D + K) eigenvalues in loss per squared parameter, group = index of the singular value, parameters in the
+        order W1, W2. Role "zero" includes what is zero to rounding in the reduced problem, given as 0. statistics:
+        singular_values of Omega, reduced_size = r (D + K), mean_loss.
+
+    Raises:
+        TheoryError: For empty, unequal, non-finite or overflowing input.
+
+    References:
+        exact reduction beyond the sources; Cracking the Hessian, Theorem 3.1, is D = K = 1.
     """
     W1, W2 = finite_array("W1", W1, 2), finite_array("W2", W2, 2)
     x, y = finite_array("x", x, 2), finite_array("y", y, 2)

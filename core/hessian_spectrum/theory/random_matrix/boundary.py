@@ -27,7 +27,9 @@ class Boundary:
     among the roots of a polynomial.
 
     Shapes: semicircle (...), all positive or all 0; rates and jumps (N, ...); (...) broadcasts against the points.
-    Source:  Biane, Indiana Univ. Math. J. 46 (1997) 705-718, for a semicircular part; free Poisson parts alike.
+
+    References:
+        Biane, Indiana Univ. Math. J. 46 (1997) 705-718, for a semicircular part; free Poisson parts alike.
     """
 
     semicircle: Array
@@ -68,7 +70,8 @@ class Boundary:
         It is Im z / y, and dz/du at a real u: negative below the curve, 0 on it. A part with |u - a_k| about |a_k|
         enters as -r_k + r_k (1 - a_k^2 / |u - a_k|^2): near u = 0 all may add up to 1 - sum r_k, and that be 0.
 
-        Args:  x and square = y^2, of shape (...).
+        Args:
+            x: And square = y^2, of shape (...).
         """
         norms, squares, is_plain, rest = self._distances(x, square)
         pulls = np.where(is_plain, -self.jumps * self.jumps, norms - 2 * self.jumps * x) * self.rates / squares
@@ -129,7 +132,7 @@ class Boundary:
 
     @np.errstate(divide="ignore", invalid="ignore")
     def stretch(self, x: Array, y: Array, eta: Array | float = 0.0) -> Array:
-        """d Re z / dx along the curve Im z = eta, which is |z'|^2 / Re z'."""
+        """D Re z / dx along the curve Im z = eta, which is |z'|^2 / Re z'."""
         thinned = self._thinned(x, y * y)
         # The surplus vanishes on the curve of eta = 0, where its rounding would drown the rest near an edge.
         real = np.where(y > 0, eta / y, self.surplus(x)[0]) + 2 * y * y * np.sum(thinned, axis=0)

@@ -15,7 +15,8 @@ RATIOS = (1e-9, 1e9)
 def in_range(name: str, value: float, limits: tuple[float, float]) -> float:
     """The value.
 
-    Raises:  TheoryError naming `name` if it is NaN or not within the limits.
+    Raises:
+        TheoryError: Naming `name` if it is NaN or not within the limits.
     """
     low, high = limits
     if not (math.isfinite(value) and low <= value <= high):
@@ -28,8 +29,11 @@ def wigner_law(variance: float) -> FreeLaw:
 
     Density sqrt(4 v - l^2) / (2 pi v) on |l| <= 2 sqrt(v).
 
-    Raises:  TheoryError if the variance is not within SCALES.
-    Source:  Lecture, which gives the entries the variance sigma^2 without the 1/n that its density needs.
+    Raises:
+        TheoryError: If the variance is not within SCALES.
+
+    References:
+        Lecture, which gives the entries the variance sigma^2 without the 1/n that its density needs.
     """
     return FreeLaw(in_range("variance", variance, SCALES))
 
@@ -40,8 +44,11 @@ def wishart_law(variance: float, ratio: float) -> FreeLaw:
     Density sqrt((b - l) (l - a)) / (2 pi l v tau) between a, b = v (1 -/+ sqrt(tau))^2; for tau > 1 an atom 1 - 1/tau
     at 0.
 
-    Raises:  TheoryError if the variance is not within SCALES, the ratio not within RATIOS.
-    Source:  Marchenko & Pastur, Math. USSR-Sb. 1 (1967) 457-483; Lecture, which writes sigma where sigma^2 is meant.
+    Raises:
+        TheoryError: If the variance is not within SCALES, the ratio not within RATIOS.
+
+    References:
+        Marchenko & Pastur, Math. USSR-Sb. 1 (1967) 457-483; Lecture, which writes sigma where sigma^2 is meant.
     """
     variance, ratio = in_range("variance", variance, SCALES), in_range("ratio", ratio, RATIOS)
     return FreeLaw(0.0, (1 / ratio,), (variance * ratio,))

@@ -21,8 +21,11 @@ def hessian_law(activation: Activation, energy: float, ratio: float) -> FreeLaw:
     Poisson parts of rate 1 / (2 phi) and jump phi sqrt(eps / 2): H1 = sqrt(eps / 2) (W1 - W2) with W = J J^T, J n x p/2
     with entry variance 1/p, p = n / phi. At energy 0 only H0 is left.
 
-    Raises:  TheoryError if the energy is neither 0 nor within SCALES, the ratio not within RATIOS.
-    Source:  Pennington & Bahri, ICML 2017; Lecture. The difference is ours.
+    Raises:
+        TheoryError: If the energy is neither 0 nor within SCALES, the ratio not within RATIOS.
+
+    References:
+        Pennington & Bahri, ICML 2017; Lecture. The difference is ours.
     """
     wishart_rate = 1 / in_range("ratio", ratio, RATIOS)
     check_energy(energy)
@@ -49,8 +52,11 @@ def critical_energy(activation: Activation, ratio: float) -> float | None:
     (3 - q)^3 (q + 1) / 128 and (3 - q)^3 (q + 1) / (32 phi (1 - phi)^3), and 3 - q is 8 (1 - phi) / (3 + q),
     8 (1 - phi)^2 / (3 + q), which leaves products of positive numbers.
 
-    Raises:  TheoryError if the ratio is not within RATIOS.
-    Source:  Pennington & Bahri, ICML 2017; Lecture.
+    Raises:
+        TheoryError: If the ratio is not within RATIOS.
+
+    References:
+        Pennington & Bahri, ICML 2017; Lecture.
     """
     in_range("ratio", ratio, RATIOS)
     if ratio >= 1:
@@ -67,8 +73,11 @@ def alpha_0(activation: Activation, ratio: float) -> float | None:
     `critical_energy`. Beside an edge e the density is sqrt(2 (l - e) / |z''(u*)|) / (pi u*^2), and e moves with the
     energy at the speed dz/deps at fixed u*, as dz/du = 0 there. The mass that passes 0 is the integral of that root.
 
-    Raises:  TheoryError if the ratio is not within RATIOS.
-    Source:  the exponent from Pennington & Bahri, ICML 2017; the factor is ours.
+    Raises:
+        TheoryError: If the ratio is not within RATIOS.
+
+    References:
+        the exponent from Pennington & Bahri, ICML 2017; the factor is ours.
     """
     energy = critical_energy(activation, ratio)
     if energy is None:
@@ -94,7 +103,8 @@ def index_at_small_energy(activation: Activation, ratio: float) -> float:
     The kernel has the share 1 - 1/phi. On it a semicircle is half negative; so is the ReLU part until phi = 2, from
     where on its rank 1/phi is less than the kernel holds: (1 - 1/phi) / 2, for relu at most 1 / (2 phi).
 
-    Raises:  TheoryError if the ratio is not within RATIOS.
+    Raises:
+        TheoryError: If the ratio is not within RATIOS.
     """
     in_range("ratio", ratio, RATIOS)
     half_kernel = max(0.0, (1 - 1 / ratio) / 2)
@@ -104,17 +114,23 @@ def index_at_small_energy(activation: Activation, ratio: float) -> float:
 def empirical_critical_energies(ratio: float) -> dict[str, float] | None:
     """Fits to trained single-hidden-layer networks: tanh (1 - phi)^2 / 2, linear (1 - phi) / 2; None for phi >= 1.
 
-    Source:  Lecture, after figure 6 of Pennington & Bahri, ICML 2017.
+    References:
+        Lecture, after figure 6 of Pennington & Bahri, ICML 2017.
     """
     return {"tanh": (1 - ratio) ** 2 / 2, "linear": (1 - ratio) / 2} if ratio < 1 else None
 
 
 def index_curve(activation: Activation, energies: ArrayLike, ratio: float) -> Array:
-    """alpha of `hessian_law` at many energies.
+    """Alpha of `hessian_law` at many energies.
 
-    Args:  energies (n,).
-    Returns:  (n,); 0 up to the critical energy.
-    Raises:  TheoryError if an energy is neither 0 nor within SCALES, the ratio not within RATIOS.
+    Args:
+        energies: (n,).
+
+    Returns:
+        (n,); 0 up to the critical energy.
+
+    Raises:
+        TheoryError: If an energy is neither 0 nor within SCALES, the ratio not within RATIOS.
     """
     array = np.asarray(energies, dtype=np.float64)
     rate = 1 / in_range("ratio", ratio, RATIOS)

@@ -34,9 +34,15 @@ class FreeLaw:
 
     Construction merges parts of equal jump and drops those that are 0.
 
-    Args:  semicircle_variance >= 0; rates > 0 and jumps != 0, one of each per free Poisson part.
-    Raises:  TheoryError if nothing is left, or a number is not finite or of the wrong sign.
-    Source:  Voiculescu, Dykema & Nica, Free Random Variables (1992); the Lecture for the sum rule of R.
+    Args:
+        semicircle_variance: >= 0.
+        rates: > 0 and jumps != 0, one of each per free Poisson part.
+
+    Raises:
+        TheoryError: If nothing is left, or a number is not finite or of the wrong sign.
+
+    References:
+        Voiculescu, Dykema & Nica, Free Random Variables (1992); the Lecture for the sum rule of R.
     """
 
     semicircle_variance: float
@@ -107,16 +113,22 @@ class FreeLaw:
     def density(self, points: ArrayLike) -> Array:
         """-Im G(l + i0) / pi, without the atom; infinite at 0 where it diverges there.
 
-        Args:  points (n,), eigenvalues.
-        Returns:  (n,), per unit of eigenvalue; exactly 0 outside the support.
+        Args:
+            points: (n,), eigenvalues.
+
+        Returns:
+            (n,), per unit of eigenvalue; exactly 0 outside the support.
         """
         return self.density_and_mass(points)[0]
 
     def cumulative(self, points: ArrayLike) -> Array:
         """Mass of (-infinity, l], with the atom.
 
-        Args:  points (n,).
-        Returns:  (n,), increasing with the point, 0 to the left of the support and 1 to its right.
+        Args:
+            points: (n,).
+
+        Returns:
+            (n,), increasing with the point, 0 to the left of the support and 1 to its right.
         """
         return self.density_and_mass(points)[1]
 
@@ -139,8 +151,11 @@ class FreeLaw:
     def r_transform(self, points: ArrayLike) -> Complexes:
         """R(z) at complex z.
 
-        Args:  points (n,).
-        Returns:  (n,), not finite at a pole z = 1 / a_k.
+        Args:
+            points: (n,).
+
+        Returns:
+            (n,), not finite at a pole z = 1 / a_k.
         """
         z = np.asarray(points, dtype=np.complex128)
         rates, jumps = np.array(self.rates)[:, None], np.array(self.jumps)[:, None]
@@ -150,8 +165,11 @@ class FreeLaw:
     def stieltjes(self, points: ArrayLike) -> Complexes:
         """G(z), the integral of rho(dl) / (z - l); at a real z its limit from above.
 
-        Args:  points (n,).
-        Returns:  (n,), per unit of eigenvalue; not finite at an atom, and at 0 where the density diverges there.
+        Args:
+            points: (n,).
+
+        Returns:
+            (n,), per unit of eigenvalue; not finite at an atom, and at 0 where the density diverges there.
         """
         z = np.asarray(points, dtype=np.complex128) / self._scale
         position, eta = np.real(z), np.abs(np.imag(z))
@@ -169,8 +187,11 @@ class FreeLaw:
         Half of the measure that the points share evenly is the mass, the other half the arcsine law of each interval,
         each with the share of the interval's length. Too few points for all edges are evenly apart instead.
 
-        Args:  num_points >= 2.
-        Returns:  (num_points,), ascending.
+        Args:
+            num_points: >= 2.
+
+        Returns:
+            (num_points,), ascending.
         """
         if num_points < 2 * len(self.support):
             return np.linspace(self.support[0].low, self.support[-1].high, num_points)
@@ -204,8 +225,11 @@ def indices(boundary: Boundary) -> Array:
     Without a semicircle and with sum r_k <= 1, u = 0 lies in a gap or on an edge and belongs to the point 0, which a
     search would miss by rounding.
 
-    Args:  boundary with shape (B,).
-    Returns:  (B,).
+    Args:
+        boundary: With shape (B,).
+
+    Returns:
+        (B,).
     """
     is_real = ~boundary.is_curved & (np.sum(boundary.rates, axis=0) <= 1 + 8 * ROUNDING)
     x = np.where(is_real, 0.0, boundary.abscissa(np.zeros_like(boundary.semicircle)))

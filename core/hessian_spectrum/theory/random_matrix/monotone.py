@@ -26,9 +26,12 @@ def increasing_root(evaluate: Evaluation, low: Array, high: Array, start: Array)
     A step that leaves the bracket, or is above NEWTON_RATIO times the one just before, is replaced by bisection: in
     turn of the values and of the 64-bit numbers of the floats between, which find a root of any magnitude in 64 steps.
 
-    Args:  evaluate: x -> (value, slope, noise), all of the shape of x; a value within `noise` of 0 ends the search.
-        low, high, start: one shape; the root is taken to lie in [low, high].
-    Returns:  x of that shape: |value| <= noise, or x is right to rounding.
+    Args:
+        evaluate: X -> (value, slope, noise), all of the shape of x; a value within `noise` of 0 ends the search. low,
+            high, start: one shape; the root is taken to lie in [low, high].
+
+    Returns:
+        X of that shape: |value| <= noise, or x is right to rounding.
     """
     low, high, x = low.copy(), high.copy(), np.clip(start, low, high)
     longest = np.full(x.shape, np.inf)

@@ -47,8 +47,12 @@ def draw_sample(law: FreeLaw, size: int, seed: int) -> Sample:
     The Gaussian matrix has variance s/n off the diagonal and 2 s/n on it. G is standard normal, n x m with m the whole
     number nearest r n, at least 1. Independent and invariant under rotations, the parts are free in the limit.
 
-    Args:  size n >= 1; seed >= 0 of numpy's PCG64.
-    Returns:  the sample, the same for the same arguments and version of numpy.
+    Args:
+        size: N >= 1.
+        seed: >= 0 of numpy's PCG64.
+
+    Returns:
+        The sample, the same for the same arguments and version of numpy.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     matrix = np.zeros((size, size))
@@ -68,7 +72,8 @@ def draw_sample(law: FreeLaw, size: int, seed: int) -> Sample:
 def _gaussian_factor(size: int, num_columns: int, generator: np.random.Generator) -> Array:
     """F with the law of F F^T that of G G^T, G standard normal and size x num_columns, F with at most size columns.
 
-    Source:  Bartlett's decomposition (1933): F lower triangular, standard normal below the diagonal, on it the roots of
+    References:
+        Bartlett's decomposition (1933): F lower triangular, standard normal below the diagonal, on it the roots of
     chi-squared numbers of num_columns, num_columns - 1, ... degrees of freedom.
     """
     if num_columns < size:
@@ -81,7 +86,8 @@ def _gaussian_factor(size: int, num_columns: int, generator: np.random.Generator
 def histogram(law: FreeLaw, sample: Sample, num_bins: int) -> Histogram:
     """Histogram over the whole support and every eigenvalue; where the law has an atom at 0, zeros are left out.
 
-    Args:  num_bins >= 1, all of one width.
+    Args:
+        num_bins: >= 1, all of one width.
     """
     eigenvalues = sample.eigenvalues
     low = min(law.support[0].low, float(eigenvalues[0]))

@@ -37,7 +37,7 @@ class Component:
         return min(1.0, float(self.masses[-1] - self.masses[0]))
 
     def curve(self, positions: Array) -> tuple[Array, Array]:
-        """x and y of u = x + iy at positions of the interval."""
+        """X and y of u = x + iy at positions of the interval."""
         right = np.clip(np.searchsorted(self.locations, positions), 1, len(self.locations) - 1)
         low, high = self.abscissas[right - 1], self.abscissas[right]
         start = np.interp(positions, self.locations, self.abscissas)

@@ -39,7 +39,8 @@ class BodyLimit:
 def _in_time(receive: Receive) -> Receive:
     """The same, until the body is complete.
 
-    Raises:  ProblemError 408.
+    Raises:
+        ProblemError: 408.
     """
     deadline = asyncio.get_running_loop().time() + BODY_SECONDS
     is_complete = False

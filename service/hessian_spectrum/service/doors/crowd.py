@@ -52,8 +52,11 @@ class Crowd:
     def place(self, owner: str | None) -> Iterator["Place"]:
         """A place for one request until its answer is sent.
 
-        Args:  owner, id of its key.
-        Raises:  ProblemError 503 if there is none.
+        Args:
+            owner: Id of its key.
+
+        Raises:
+            ProblemError: 503 if there is none.
         """
         if not self.requests.has_place(owner):
             raise _too_many_requests()
@@ -79,7 +82,8 @@ class Place:
     def listen(self) -> None:
         """From now on, to its end, this request only waits.
 
-        Raises:  ProblemError 429 if too many do.
+        Raises:
+            ProblemError: 429 if too many do.
         """
         if self.room is self._crowd.listeners:
             return

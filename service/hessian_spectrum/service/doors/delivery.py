@@ -24,7 +24,8 @@ class Delivery:
     async def send(self, message: Message) -> None:
         """Send on, a long body in pieces.
 
-        Raises:  TimeoutError if the caller does not read.
+        Raises:
+            TimeoutError: If the caller does not read.
         """
         body = message.get("body", b"")
         if len(body) <= PIECE_BYTES:

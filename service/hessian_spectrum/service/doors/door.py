@@ -94,7 +94,8 @@ class Door:
     def _let_in(self, scope: Scope, headers: Headers, wanted: dict[str, str]) -> tuple[Caller, Charge]:
         """Who sends the request, and how it is charged; what its answer is to say of that goes to `wanted`.
 
-        Raises:  ProblemError 400, 401, 403, 421, 429; 503 while the keys cannot be read.
+        Raises:
+            ProblemError: 400, 401, 403, 421, 429; 503 while the keys cannot be read.
         """
         if "content-length" in headers and "transfer-encoding" in headers:
             raise _two_lengths()
@@ -113,7 +114,8 @@ class Door:
     def _key(self, path: str, headers: Headers) -> tuple[bool, ApiKey | None]:
         """Whether keys are needed here, and the one that was sent.
 
-        Raises:  ProblemError 503.
+        Raises:
+            ProblemError: 503.
         """
         try:
             if not self._rules.keys.is_needed():
@@ -128,7 +130,8 @@ class Door:
     def _count(self, scope: Scope, key: ApiKey | None, wanted: dict[str, str]) -> Charge:
         """What to call with further requests that this one counts as.
 
-        Raises:  ProblemError 429.
+        Raises:
+            ProblemError: 429.
         """
         name, limit = (None, 0) if key is None else (key.id, key.requests_per_minute)
         if key is None and scope["client"]:

@@ -23,7 +23,8 @@ def check_json(body: bytes) -> None:
 
     The parser gives up beyond 200 lists or objects in one another.
 
-    Raises:  ProblemError 413 for too many values, 422 for too many or doubled names.
+    Raises:
+        ProblemError: 413 for too many values, 422 for too many or doubled names.
     """
     if len(body) > MAX_VALUES and sum(body.count(mark) for mark in _MARKS) > MAX_VALUES:
         detail = f"A body of JSON holds at most {MAX_VALUES:,} values; send arrays as files."

@@ -67,7 +67,8 @@ class KeyFile:
     def is_needed(self) -> bool:
         """Whether a caller must have a key.
 
-        Raises:  KeysUnreadableError.
+        Raises:
+            KeysUnreadableError: The file of keys cannot be read.
         """
         self._look()
         return self._is_needed
@@ -75,7 +76,8 @@ class KeyFile:
     def find(self, text: str) -> ApiKey | None:
         """The key that a caller sent, None if it is none of this file.
 
-        Raises:  KeysUnreadableError.
+        Raises:
+            KeysUnreadableError: The file of keys cannot be read.
         """
         self._look()
         form = _KEY.fullmatch(text)
@@ -92,7 +94,8 @@ class KeyFile:
     def all(self) -> list[ApiKey]:
         """All keys, oldest first.
 
-        Raises:  KeysUnreadableError.
+        Raises:
+            KeysUnreadableError: The file of keys cannot be read.
         """
         self._look()
         return sorted(self._by_id.values(), key=lambda key: key.created_at)
@@ -106,7 +109,10 @@ class KeyFile:
     ) -> str:
         """Make a key and return its text, which is kept nowhere.
 
-        Raises:  KeysUnreadableError; OSError if the file cannot be written; ValidationError of an unfit value.
+        Raises:
+            KeysUnreadableError: The file of keys cannot be read.
+            OSError: If the file cannot be written.
+            ValidationError: Of an unfit value.
         """
         key_id = secrets.token_hex(6)
         text = f"spectrum_{key_id}_{secrets.token_hex(32)}"
@@ -126,7 +132,10 @@ class KeyFile:
     def revoke(self, key_id: str) -> ApiKey:
         """Take a key away; what it submitted stays, for admins alone.
 
-        Raises:  UnknownKeyError; KeysUnreadableError; OSError if the file cannot be written.
+        Raises:
+            UnknownKeyError: There is no such key.
+            KeysUnreadableError: The file of keys cannot be read.
+            OSError: If the file cannot be written.
         """
         with self._changing():
             keys = self.all()

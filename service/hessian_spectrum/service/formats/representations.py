@@ -32,7 +32,8 @@ def accepted_format(accept: str | None, choice: tuple[str, ...] = tuple(MEDIA_TY
 def require_format(accept: str | None, choice: tuple[str, ...] = tuple(MEDIA_TYPES)) -> str:
     """The format of the choice that an Accept header prefers.
 
-    Raises:  ProblemError 406 if it is none of them.
+    Raises:
+        ProblemError: 406 if it is none of them.
     """
     name = accepted_format(accept, choice)
     if name is None:

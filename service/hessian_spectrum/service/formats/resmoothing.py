@@ -43,7 +43,8 @@ class SmoothingChange:
 def smoothed(result: AnyJobResult, change: SmoothingChange) -> AnyJobResult:
     """The result with the curves that the job would have made with the changed smoothing.
 
-    Raises:  ProblemError 422 if the result has no curves, or too long ones to be made while a caller waits.
+    Raises:
+        ProblemError: 422 if the result has no curves, or too long ones to be made while a caller waits.
     """
     if not change.changes:
         return result

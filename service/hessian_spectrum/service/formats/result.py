@@ -23,7 +23,8 @@ _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(JobResult)
 def result_of(document: bytes) -> AnyJobResult:
     """The stored document as a message.
 
-    Raises:  ProblemError 406 if another version of the server wrote it.
+    Raises:
+        ProblemError: 406 if another version of the server wrote it.
     """
     try:
         return _RESULT.validate_json(document)

@@ -15,7 +15,9 @@ from hessian_spectrum.service.heavy.desk import HeavyDesk
 class Descriptions:
     """Lets a process describe what would keep this one from answering.
 
-    Args:  models, which remember; path of their directory.
+    Args:
+        models: Which remember.
+        path: Of their directory.
     """
 
     def __init__(self, models: ModelsDirectory, path: Path | None, heavy: HeavyDesk) -> None:
@@ -25,7 +27,8 @@ class Descriptions:
     async def make(self, request: Request, name: str) -> None:
         """Have a checkpoint described for which that is heavy work, unless it is done.
 
-        Raises:  ProblemError.
+        Raises:
+            ProblemError: The answer is a problem.
         """
         try:
             if not await run_in_threadpool(self._is_work, name):

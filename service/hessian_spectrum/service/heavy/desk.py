@@ -30,14 +30,17 @@ class HeavyDesk:
     async def do(self, request: Request, task: str, arguments: Mapping[str, Any], content: bytes = b"") -> Reply:
         """What a task of `service/heavy/tasks.py` answers; its process is killed when the caller goes.
 
-        Raises:  ProblemError: that of the task, 429 if too many wait, 503; ClientDisconnect.
+        Raises:
+            ProblemError: : that of the task, 429 if too many wait, 503.
+            ClientDisconnect: The caller has gone.
         """
         return await self._worked(request, lambda: self._processes.do(task, arguments, content))
 
     async def finish(self, request: Request, task: str, arguments: Mapping[str, Any]) -> Reply:
         """The same of work that others wait for, too: it goes on when the caller goes.
 
-        Raises:  ProblemError.
+        Raises:
+            ProblemError: The answer is a problem.
         """
         return await self._in_turn(request, lambda: self._processes.do(task, arguments))
 

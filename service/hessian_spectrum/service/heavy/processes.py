@@ -61,7 +61,8 @@ class _Worker:
 class Processes:
     """Started when they are needed, and kept for the next piece of work; an idle one ends by itself.
 
-    Args:  seconds that one piece of work may take.
+    Args:
+        seconds: That one piece of work may take.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -71,7 +72,8 @@ class Processes:
     async def do(self, task: str, arguments: Mapping[str, Any], content: bytes = b"") -> Reply:
         """What the task, one of `service/heavy/tasks.py`, makes of this; a caller who is cancelled ends the work.
 
-        Raises:  ProblemError: that of the task; 503 if it takes too long, or loses its process.
+        Raises:
+            ProblemError: : that of the task; 503 if it takes too long, or loses its process.
         """
         try:
             async with asyncio.timeout(self._seconds):

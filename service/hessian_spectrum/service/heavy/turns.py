@@ -29,7 +29,8 @@ class Turns:
     async def turn(self, owner: str | None) -> AsyncIterator[None]:
         """A place, once it is this key's turn; None: of those who have no key, who may take all.
 
-        Raises:  ProblemError 429 if too many wait.
+        Raises:
+            ProblemError: 429 if too many wait.
         """
         if not self._room.has_place(owner):
             raise _too_many()

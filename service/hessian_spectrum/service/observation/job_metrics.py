@@ -36,7 +36,8 @@ _logger = logging.getLogger(__name__)
 class JobMetrics(Collector):
     """Jobs, queue, workers and disk; without Redis only that it is away.
 
-    Args:  results, the directory that all files of the deployment are in.
+    Args:
+        results: The directory that all files of the deployment are in.
     """
 
     def __init__(self, client: redis.Redis, crowd: Crowd, results: Path) -> None:

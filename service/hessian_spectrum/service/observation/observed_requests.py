@@ -23,7 +23,8 @@ _FAILED = 500
 class ObservedRequests:
     """A caller may send the id as `X-Request-ID`: up to 64 letters, digits and `. _ -`; the answer names it.
 
-    Args:  prefix of the paths of routes.
+    Args:
+        prefix: Of the paths of routes.
     """
 
     def __init__(self, app: ASGIApp, lines: RequestLines, metrics: RequestMetrics, prefix: str) -> None:

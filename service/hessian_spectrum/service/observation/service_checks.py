@@ -95,7 +95,10 @@ def _asked(
 ) -> tuple[int, dict[str, Any]]:
     """Status and document, also of a problem.
 
-    Raises:  OSError, HTTPException or ValueError where the answer is none of a service of this kind.
+    Raises:
+        OSError: Where the answer is none of a service of this kind.
+        HTTPException: Where the answer is none of a service of this kind.
+        ValueError: Where the answer is none of a service of this kind.
     """
     content = None if body is None else json.dumps(body).encode()
     key = os.environ.get(KEY_VARIABLE)

@@ -31,8 +31,10 @@ class Housekeeper:
     Nothing expires and nothing is removed unless the results directory and Redis belong together, which is asked again
     before each removal.
 
-    Args:  result_seconds that results are kept; record_seconds that records without result are; max_bytes of
-            results, by default half of the disk that holds them.
+    Args:
+        result_seconds: That results are kept.
+        record_seconds: That records without result are.
+        max_bytes: Of results, by default half of the disk that holds them.
     """
 
     def __init__(
@@ -56,7 +58,10 @@ class Housekeeper:
     def sweep(self) -> None:
         """Look once.
 
-        Raises:  StorageMismatchError, RedisError or OSError; the next sweep goes on.
+        Raises:
+            StorageMismatchError: The next sweep goes on.
+            RedisError: The next sweep goes on.
+            OSError: The next sweep goes on.
         """
         self._storage.require()
         with self._retention.turn() as mine:

@@ -56,8 +56,11 @@ class Reaper:
 
         While Redis was away no worker could keep its lease: each has the time of one to be heard again.
 
-        Raises:  RedisError or OperationalError if Redis is away, OSError if the disk is, StorageMismatchError if the
-            two do not belong together; the next sweep goes on.
+        Raises:
+            RedisError: If Redis is away, OSError if the disk is, StorageMismatchError if the two do not belong
+                together; the next sweep goes on.
+            OperationalError: If Redis is away, OSError if the disk is, StorageMismatchError if the two do not belong
+                together; the next sweep goes on.
         """
         try:
             self._look()

@@ -31,9 +31,12 @@ def npz_contents(
 ) -> Iterator[tuple[tuple[str, ...], memoryview]]:
     """Path and bytes of each field in turn; a view of `body` where it is stored as it is.
 
-    Args:  path_of the name of a member, without .npy; it may raise, too.
-    Raises:  ProblemError 400 or 422 for what is no archive of fields, 413 or 503 if it inflates to more than there is
-        memory for, ever or now.
+    Args:
+        path_of: The name of a member, without .npy; it may raise, too.
+
+    Raises:
+        ProblemError: 400 or 422 for what is no archive of fields, 413 or 503 if it inflates to more than there is
+            memory for, ever or now.
     """
     members = _members(body)
     if len(members) > max_members:

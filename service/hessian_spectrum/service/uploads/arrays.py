@@ -28,8 +28,11 @@ def store_arrays(
 ) -> tuple[AnyArtifact, bool]:
     """Keep the arrays of the file: (what they are, whether they are new here).
 
-    Args:  memory, of which members that must be inflated take their size.
-    Raises:  ProblemError: 400 for no such file, 422 for what is no such array, 413 or 503 for want of memory.
+    Args:
+        memory: Of which members that must be inflated take their size.
+
+    Raises:
+        ProblemError: : 400 for no such file, 422 for what is no such array, 413 or 503 for want of memory.
     """
     with memory.lease() as lease:
         body = _mapped(file)
@@ -60,7 +63,8 @@ def _npz_arrays(body: memoryview, lease: Lease) -> Iterator[tuple[str, NamedArra
 def _checked(arrays: Iterable[tuple[str, NamedArray]]) -> dict[str, NamedArray]:
     """By name, each of which is there once and is one that a job may ask for.
 
-    Raises:  ProblemError 422.
+    Raises:
+        ProblemError: 422.
     """
     found: dict[str, NamedArray] = {}
     for name, array in arrays:

@@ -45,21 +45,26 @@ class CallersArtifacts:
     def write_tokens(self, blocks: Blocks) -> tuple[AnyArtifact, bool]:
         """Store the tokens: (what they are, whether they are new to the caller).
 
-        Raises:  UnfitTokensError; ProblemError 507.
+        Raises:
+            UnfitTokensError: The tokens do not fit.
+            ProblemError: 507.
         """
         return self._owned(lambda: self._store.write_tokens(blocks))
 
     def write_arrays(self, arrays: Arrays) -> tuple[AnyArtifact, bool]:
         """Store the arrays: (what they are, whether they are new to the caller).
 
-        Raises:  UnfitArrayError; ProblemError 507.
+        Raises:
+            UnfitArrayError: The array does not fit.
+            ProblemError: 507.
         """
         return self._owned(lambda: self._store.write_arrays(arrays))
 
     def get(self, artifact_id: str) -> AnyArtifact:
         """What is known of an artifact.
 
-        Raises:  UnknownArtifactError.
+        Raises:
+            UnknownArtifactError: There is no such artifact.
         """
         self._check(artifact_id)
         return self._store.get(artifact_id)
@@ -67,7 +72,8 @@ class CallersArtifacts:
     def arrays(self, artifact_id: str) -> dict[str, StoredArray]:
         """What the arrays are; this makes it an `ArtifactCatalog`.
 
-        Raises:  ArtifactError if there is no such artifact, or it holds no arrays.
+        Raises:
+            ArtifactError: If there is no such artifact, or it holds no arrays.
         """
         try:
             self._check(artifact_id)
@@ -82,7 +88,8 @@ class CallersArtifacts:
     def delete(self, artifact_id: str) -> None:
         """Let go of an artifact, of an admin's for all; with the last owner the file goes.
 
-        Raises:  UnknownArtifactError.
+        Raises:
+            UnknownArtifactError: There is no such artifact.
         """
         with self._owners.settled():
             self._check(artifact_id)
@@ -103,7 +110,8 @@ class CallersArtifacts:
     def _require_room(self, artifact_id: str) -> None:
         """Let go of what is new and finds no room.
 
-        Raises:  ProblemError 507.
+        Raises:
+            ProblemError: 507.
         """
         if self._owners.owns(self._owner, artifact_id):
             return

@@ -40,7 +40,8 @@ class UploadDesk:
     async def document(self, request: Request, media_type: str) -> AsyncIterator[dict[str, Any]]:
         """The request's fields, arrays among them, which are gone after the context.
 
-        Raises:  ProblemError: 400 or 422 for what is no such upload, 408, 413, 503.
+        Raises:
+            ProblemError: : 400 or 422 for what is no such upload, 408, 413, 503.
         """
         with self.memory.lease() as lease:
             declared = request.headers.get("content-length", "")

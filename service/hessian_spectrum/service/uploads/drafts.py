@@ -19,7 +19,9 @@ _PIECE_BYTES = 2**20
 async def received(request: Request, store: CallersArtifacts) -> AsyncIterator[BinaryIO]:
     """The body as a file on the disk of the artifacts, gone after the context.
 
-    Raises:  ProblemError 408; OSError, for one if the disk is full.
+    Raises:
+        ProblemError: 408.
+        OSError: For one if the disk is full.
     """
     with store.draft() as file:
         try:

@@ -18,7 +18,8 @@ _MAX_NAME_LENGTH = 64
 def field_path(name: str) -> tuple[str, ...]:
     """Where a field stands in the request: `w` and `model.w` are the same one.
 
-    Raises:  ProblemError 422 if there is none of this name.
+    Raises:
+        ProblemError: 422 if there is none of this name.
     """
     path = FIELD_PATHS.get(name) or _DOTTED_PATHS.get(name)
     if path is None:
@@ -29,7 +30,8 @@ def field_path(name: str) -> tuple[str, ...]:
 def request_document(fields: Iterable[tuple[tuple[str, ...], Any]], start: Any = None) -> dict[str, Any]:
     """The fields nested by their paths, on top of `start` where a part of the request came as JSON.
 
-    Raises:  ProblemError 422 if a field is given twice.
+    Raises:
+        ProblemError: 422 if a field is given twice.
     """
     document = _copied(start)
     for path, value in fields:

@@ -62,7 +62,8 @@ class _Form:
 async def read_parts(request: Request) -> list[Part]:
     """The parts of the body, whose size the caller has bounded.
 
-    Raises:  ProblemError 400 if it is no complete form.
+    Raises:
+        ProblemError: 400 if it is no complete form.
     """
     form = _Form()
     try:

@@ -45,7 +45,8 @@ class UploadMemory:
     def move(self, num_bytes: int) -> None:
         """Take from what is free, or give back.
 
-        Raises:  ProblemError 503 if so much is not free.
+        Raises:
+            ProblemError: 503 if so much is not free.
         """
         with self._lock:
             if num_bytes > self._free:

@@ -36,7 +36,9 @@ def read_npy(content: memoryview, lease: Lease) -> Value:
 
     A view of `content` if it already holds that, in the order of its memory, which may be Fortran's.
 
-    Raises:  UnreadableArrayError; ProblemError 503 if a copy is needed and there is no memory for it.
+    Raises:
+        UnreadableArrayError: The array cannot be read.
+        ProblemError: 503 if a copy is needed and there is no memory for it.
     """
     shape, fortran_order, dtype, start = read_header(content)
     _check_type(shape, dtype)
@@ -54,7 +56,8 @@ def read_npy(content: memoryview, lease: Lease) -> Value:
 def read_numbers(content: memoryview) -> NDArray[np.generic]:
     """The array as it lies in `content`: floats of 2, 4 or 8 bytes or integers, of any shape and order.
 
-    Raises:  UnreadableArrayError.
+    Raises:
+        UnreadableArrayError: The array cannot be read.
     """
     shape, fortran_order, dtype, start = read_header(content)
     if not (dtype.kind in "iu" or (dtype.kind == "f" and dtype.itemsize <= 8)):
@@ -74,7 +77,8 @@ def is_shape(shape: Sequence[Any]) -> bool:
 def read_header(content: bytes | memoryview) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
     """Shape, whether the order is Fortran's, type of the numbers, and where they begin.
 
-    Raises:  UnreadableArrayError.
+    Raises:
+        UnreadableArrayError: The array cannot be read.
     """
     stream = io.BytesIO(content[:MAX_HEADER_BYTES])
     try:

@@ -35,7 +35,8 @@ def may_be_safetensors(head: bytes, num_bytes: int) -> bool:
 def safetensors_arrays(body: memoryview) -> Iterator[tuple[str, NamedArray]]:
     """Name and array of each entry, views of `body`; names are as the file has them.
 
-    Raises:  ProblemError 400 for what is no safetensors file, or a damaged one; 422 for an array without numbers.
+    Raises:
+        ProblemError: 400 for what is no safetensors file, or a damaged one; 422 for an array without numbers.
     """
     try:
         header, start = _header(body)

@@ -23,7 +23,8 @@ _PIECE_BYTES = 2**20
 def store_tokens(file: BinaryIO, store: CallersArtifacts, media_type: str) -> tuple[AnyArtifact, bool]:
     """Keep the tokens of the file: (what they are, whether they are new here).
 
-    Raises:  ProblemError 422 for what is no file of tokens.
+    Raises:
+        ProblemError: 422 for what is no file of tokens.
     """
     try:
         start, dtype = _layout(file, media_type)
@@ -35,7 +36,8 @@ def store_tokens(file: BinaryIO, store: CallersArtifacts, media_type: str) -> tu
 def _layout(file: BinaryIO, media_type: str) -> tuple[int, np.dtype[Any]]:
     """Where the tokens begin, and their type.
 
-    Raises:  UnreadableArrayError.
+    Raises:
+        UnreadableArrayError: The array cannot be read.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)

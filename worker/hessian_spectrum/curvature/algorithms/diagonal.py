@@ -21,7 +21,8 @@ class RowRegression:
     For Gaussian g, (A g)_i = A_ii g_i + noise, and the noise, what the rest of the row adds, is normal and does not
     depend on g_i: the slope is A_ii with an error that follows Student's t, for every matrix.
 
-    Source:  Bekas, Kokiopoulou & Saad, Appl. Numer. Math. 57 (2007) 1214-1229, for the slope.
+    References:
+        Bekas, Kokiopoulou & Saad, Appl. Numer. Math. 57 (2007) 1214-1229, for the slope.
     """
 
     slopes: Tensor  # (P,) float64

@@ -36,7 +36,9 @@ def exact_spectrum(
         eigenvectors: whether to return unit eigenvectors, in rows, and their residuals.
         progress: told as "products" after each block of columns, then once as "eigenvalues".
         continuation: a `Triangle` to go on from, and who keeps it while it is filled.
-    Raises:  NonFiniteError if a product holds NaN or infinity.
+
+    Raises:
+        NonFiniteError: If a product holds NaN or infinity.
     """
     triangle: Triangle = continuation.state or operator.start_triangle()
     for _ in operator.fill_triangle(triangle):
@@ -50,7 +52,8 @@ def exact_spectrum(
 def summarise_triangle(operator: SymmetricOperator, triangle: Triangle, eigenvectors: bool) -> ExactSpectrum:
     """Every eigenvalue of a matrix that is filled; its memory is overwritten.
 
-    Raises:  NonFiniteError if a number is NaN or infinity.
+    Raises:
+        NonFiniteError: If a number is NaN or infinity.
     """
     matrix = mirrored(triangle)
     vectors, residuals = None, None

@@ -55,8 +55,11 @@ def add_probes(
 ) -> int:
     """Multiply at most PROBE_BLOCK further probes, in place; a generator on the CPU, which moves on.
 
-    Returns:  how many.
-    Raises:  NonFiniteError if a product holds NaN or infinity.
+    Returns:
+        How many.
+
+    Raises:
+        NonFiniteError: If a product holds NaN or infinity.
     """
     rows = torch.empty(min(count, PROBE_BLOCK), operator.dim, dtype=operator.dtype, device=operator.device)
     for row in rows:
@@ -80,7 +83,7 @@ def add_probes(
 
 
 def trace_of(sketch: Sketch, probes: ComplementProbes, frobenius: float, product_error: float) -> Estimate:
-    """tr A = tr Q^T A Q + P' E[g^T A g].
+    """Tr A = tr Q^T A Q + P' E[g^T A g].
 
     The variance of one probe, 2 / (P' + 2) (<l^2> - <l>^2) over the eigenvalues l of A within the complement, is
     estimated from ||A g|| and g^T A g, and known for a single probe too.
@@ -110,7 +113,8 @@ def frobenius_of(sketch: Sketch, probes: ComplementProbes, product_error: float)
     The variance of one probe, 2 P' / (P' + 2) (tr B^2 - (tr B)^2 / P'), B the square of A within the complement, comes
     from pairs of probes; a single one says nothing of it.
 
-    Args:  product_error: relative to ||A||_F.
+    Args:
+        product_error: Relative to ||A||_F.
     """
     explained, dim, count = sketch.product_norm, sketch.codimension, len(probes.lengths)
     if probes.pairs is None:
@@ -124,9 +128,10 @@ def frobenius_of(sketch: Sketch, probes: ComplementProbes, product_error: float)
 
 
 def diagonal_of(sketch: Sketch, probes: ComplementProbes, product_error: float) -> DiagonalEstimate | None:
-    """diag A = diag(A Q Q^T) + diag(A N), N the projection on the complement, by regression of A g on g times N_ii.
+    """Diag A = diag(A Q Q^T) + diag(A N), N the projection on the complement, by regression of A g on g times N_ii.
 
-    Args:  product_error: relative to the norms of rows.
+    Args:
+        product_error: Relative to the norms of rows.
     """
     if probes.regression is None:
         return None

@@ -53,12 +53,13 @@ class SumEstimate(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def deviation_factor(degrees: float) -> float:
-    """k with |X - tr A| <= k F sqrt(2 / n), X the mean of v^T A v and F^2 that of ||A v||^2 over n Gaussian probes v.
+    """K with |X - tr A| <= k F sqrt(2 / n), X the mean of v^T A v and F^2 that of ||A v||^2 over n Gaussian probes v.
 
     A single eigenvalue is the worst case, in which X / tr A = (F / tr A)^2 is 1/n times chi-square with n degrees of
     freedom. k is 14.1 for one probe, 4.7 for two, 2.4 for ten, and tends to a quantile of the normal distribution.
 
-    Args:  degrees, n > 0; not whole where probes depend on each other.
+    Args:
+        degrees: N > 0; not whole where probes depend on each other.
     """
     low, high = 0.0, math.log(LARGEST_FACTOR)
     for _ in range(60):
@@ -75,13 +76,14 @@ def _chance_within(factor: float, degrees: float) -> float:
 
 
 def sum_estimate(total: float, root_square: float | None, degrees: float, freedom: float, dim: int) -> SumEstimate:
-    """tr B for positive semidefinite B, from a mean over probes.
+    """Tr B for positive semidefinite B, from a mean over probes.
 
     Where one eigenvalue has all the weight the mean is chi-square, and limits in proportion to it hold for every other
     B too. They are wide: where tr B^2 is known, limits by the deviation it gives are narrower. Their factors are those
     of Student's t, and above at least what a single eigenvalue needs, to which `root_square` is then in proportion.
 
-    Source:  Szekely & Bakirov, Probab. Theory Relat. Fields 126 (2003) 184-202, for the tails of such sums.
+    References:
+        Szekely & Bakirov, Probab. Theory Relat. Fields 126 (2003) 184-202, for the tails of such sums.
 
     Args:
         total: the mean, over `degrees` probes.
@@ -103,7 +105,8 @@ def sum_estimate(total: float, root_square: float | None, degrees: float, freedo
 def root_estimate(square: SumEstimate, unit: float, product_error: float) -> Estimate:
     """Square root, times unit.
 
-    Args:  product_error, relative, to be added.
+    Args:
+        product_error: Relative, to be added.
     """
     root = math.sqrt(square.value)
     rounding = product_error * root * unit

@@ -77,8 +77,11 @@ def start(
 ) -> LanczosState:
     """State before the first of min(num_steps, P) steps from each probe.
 
-    Args:  probes, num_probes of (P,), of any non-zero length, on any device in any precision; taken one by one.
-    Raises:  InvalidProblemError if a count is below 1, or a probe has another dimension or is zero or not finite.
+    Args:
+        probes: Num_probes of (P,), of any non-zero length, on any device in any precision; taken one by one.
+
+    Raises:
+        InvalidProblemError: If a count is below 1, or a probe has another dimension or is zero or not finite.
     """
     if min(num_steps, num_probes) < 1:
         raise InvalidProblemError(f"{num_steps} steps of {num_probes} probes: both must be at least 1")
@@ -115,9 +118,11 @@ def advance(operator: SymmetricOperator, state: LanczosState) -> None:
     neither overflow nor underflow; the test for an invariant subspace is relative to the largest product, so that A
     and 10^-9 A stop at the same step; with full reorthogonalisation there are no ghost eigenvalues.
 
-    Raises:  NonFiniteError if a product holds NaN or infinity.
-    Source:  Paige, J. Inst. Math. Appl. 10 (1972) 373-381, for the order of the subtractions without
-        reorthogonalisation.
+    Raises:
+        NonFiniteError: If a product holds NaN or infinity.
+
+    References:
+        Paige, J. Inst. Math. Appl. 10 (1972) 373-381, for the order of the subtractions without reorthogonalisation.
     """
     active, step = state.active, state.step
     current = state.basis[:, step % state.basis.shape[1]]
@@ -166,7 +171,8 @@ def _extend_shortly(state: LanczosState, probe: int, product: Tensor) -> Tensor:
 def tridiagonal(state: LanczosState, probe: int = 0) -> Tridiagonal:
     """The coefficients of the steps done so far from one probe.
 
-    Raises:  InvalidProblemError if no step was done.
+    Raises:
+        InvalidProblemError: If no step was done.
     """
     num_done = state.num_done[probe]
     if num_done == 0:

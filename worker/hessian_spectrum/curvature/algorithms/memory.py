@@ -9,7 +9,9 @@ SHORT_VECTORS = 3  # without reorthogonalisation: two vectors and a product
 def probe_bytes(dim: int, num_steps: int, itemsize: int, reorthogonalisation: Reorthogonalisation) -> int:
     """Bytes that one Lanczos probe holds: a basis of min(num_steps, P) + 1 vectors and a product, or three vectors.
 
-    Args:  dim, P; itemsize, bytes of a number in the precision of the products.
+    Args:
+        dim: P.
+        itemsize: Bytes of a number in the precision of the products.
     """
     vectors = min(num_steps, dim) + 2 if reorthogonalisation == "full" else SHORT_VECTORS
     return vectors * dim * itemsize
@@ -25,9 +27,14 @@ def lockstep(
 ) -> tuple[Reorthogonalisation, int]:
     """How Lanczos keeps within `memory_bytes` (None: without limit).
 
-    Args:  reorthogonalisation, None: full if it fits for one probe, none otherwise.
-    Returns:  reorthogonalisation, and how many probes go in lockstep.
-    Raises:  InvalidProblemError if one probe alone does not fit.
+    Args:
+        reorthogonalisation: None: full if it fits for one probe, none otherwise.
+
+    Returns:
+        Reorthogonalisation, and how many probes go in lockstep.
+
+    Raises:
+        InvalidProblemError: If one probe alone does not fit.
     """
     if memory_bytes is None:
         return reorthogonalisation or "full", num_probes

@@ -40,7 +40,8 @@ class PairSums:
         The matrix W = dim V^T B V of the probes V is compared with a multiple of V^T V: tr B^2 is the mean square of an
         entry beside the diagonal, and half that of an entry on it.
 
-        Args:  lengths, ||A g|| of all probes, in units.
+        Args:
+            lengths: ||A g|| of all probes, in units.
         """
         if not self.freedom(len(lengths)):
             return None

@@ -27,8 +27,11 @@ def node_error(matrix: Tridiagonal, product_error: float, reorthogonalisation: R
     What lies within it of another eigenvalue, or of zero, is not resolved, even where Lanczos stopped because all that
     was left was rounding. Without reorthogonalisation it grows like the root of the number of steps.
 
-    Args:  product_error, ||A' v - A v|| / ||A|| of unit vectors v.
-    Source:  Paige, Linear Algebra Appl. 34 (1980) 235-258.
+    Args:
+        product_error: ||A' v - A v|| / ||A|| of unit vectors v.
+
+    References:
+        Paige, Linear Algebra Appl. 34 (1980) 235-258.
     """
     growth = 1.0 if reorthogonalisation == "full" else sqrt(len(matrix.diagonal))
     return product_error * growth * max(matrix.scale, float(matrix.diagonal.abs().max()))
@@ -40,9 +43,14 @@ def gauss_quadrature(matrix: Tridiagonal, node_error: float = 0.0) -> Quadrature
     For T = S diag(nodes) S^T and weights S[0]**2:  v^T p(H) v = sum(weights * p(nodes))
     for every polynomial p of degree < 2m. Residuals are remainder * S[-1], signed so that S[0] >= 0.
 
-    Returns:  nodes (m,) ascending and residuals (m,), in units of A; weights (m,), dimensionless, sum 1.
-    Raises:  NonFiniteError if the tridiagonal holds NaN or infinity.
-    Source:  Golub & Welsch, Math. Comp. 23 (1969) 221-230.
+    Returns:
+        Nodes (m,) ascending and residuals (m,), in units of A; weights (m,), dimensionless, sum 1.
+
+    Raises:
+        NonFiniteError: If the tridiagonal holds NaN or infinity.
+
+    References:
+        Golub & Welsch, Math. Comp. 23 (1969) 221-230.
     """
     nodes, vectors = _eigenpairs(matrix)
     signs = torch.where(vectors[0] < 0, -1.0, 1.0)
@@ -71,8 +79,12 @@ def extreme_ritz_values(
         scales: largest ||A q|| of each probe.
         product_error: of products, relative to ||A||.
         dim: P.
-    Returns:  smallest, largest.
-    Source:  Paige, Linear Algebra Appl. 34 (1980) 235-258, for the factor 2.5.
+
+    Returns:
+        Smallest, largest.
+
+    References:
+        Paige, Linear Algebra Appl. 34 (1980) 235-258, for the factor 2.5.
     """
     floors = []
     for quadrature, scale in zip(quadratures, scales, strict=True):

@@ -24,7 +24,8 @@ def ritz_pairs(projection: Tensor, num_processed: int, num_rows: int, defects: T
     The residual of a Ritz vector s is ||C s||, C the couplings to pending rows, and the root of the sum of
     (s_j defect_j)^2: what is left of the products of different locked rows has different directions.
 
-    Args:  projection (rows, rows), of which the upper triangle and the rows below it that are pending are read.
+    Args:
+        projection: (rows, rows), of which the upper triangle and the rows below it that are pending are read.
     """
     unit = scale if scale > 0 else 1.0  # squares of the numbers themselves may overflow
     n = num_processed

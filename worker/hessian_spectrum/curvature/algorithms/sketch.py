@@ -26,7 +26,7 @@ class Sketch:
 
     @staticmethod
     def empty(operator: SymmetricOperator) -> "Sketch":
-        """r = 0."""
+        """R = 0."""
         rows = torch.empty(0, operator.dim, dtype=operator.dtype, device=operator.device)
         return Sketch(rows, rows, torch.zeros(0, 0, dtype=torch.float64), 0.0, exhausted=False)
 
@@ -37,7 +37,7 @@ class Sketch:
 
     @property
     def trace(self) -> float:
-        """tr Q^T A Q, in units of A."""
+        """Tr Q^T A Q, in units of A."""
         return sum(dot(row, product) for row, product in zip(self.basis, self.products, strict=True))
 
     @property
@@ -77,7 +77,8 @@ class Sketch:
 def finite_products(operator: SymmetricOperator, rows: Tensor) -> Tensor:
     """A applied to each row (n, P).
 
-    Raises:  NonFiniteError if a product holds NaN or infinity.
+    Raises:
+        NonFiniteError: If a product holds NaN or infinity.
     """
     products = operator.matmat(rows.T).T
     if not bool(products.isfinite().all()):
@@ -88,7 +89,8 @@ def finite_products(operator: SymmetricOperator, rows: Tensor) -> Tensor:
 def extend_basis(operator: SymmetricOperator, sketch: Sketch, range_rows: Tensor) -> int:
     """Add the directions of products (n, P) of random vectors to the basis, in place, without their own products.
 
-    Returns:  how many directions are new; fewer than n only if the range is exhausted.
+    Returns:
+        How many directions are new; fewer than n only if the range is exhausted.
     """
     known = len(sketch.basis)
     basis = torch.cat([sketch.basis, torch.empty_like(range_rows)])
@@ -113,7 +115,8 @@ def extend_basis(operator: SymmetricOperator, sketch: Sketch, range_rows: Tensor
 def multiply_basis(operator: SymmetricOperator, sketch: Sketch) -> int:
     """Products of at most PROBE_BLOCK basis rows that have none yet, in place.
 
-    Returns:  how many.
+    Returns:
+        How many.
     """
     known = len(sketch.products)
     rows = sketch.basis[known : known + PROBE_BLOCK]

@@ -83,7 +83,8 @@ def start_sweep(
 ) -> LanczosSweep:
     """Sweep before its first product.
 
-    Raises:  InvalidProblemError if num_steps or num_probes is below 1, or the memory does not hold one probe.
+    Raises:
+        InvalidProblemError: If num_steps or num_probes is below 1, or the memory does not hold one probe.
     """
     if min(num_steps, num_probes) < 1:
         raise InvalidProblemError(f"{num_steps} steps of {num_probes} probes: both must be at least 1")
@@ -118,8 +119,12 @@ def lanczos_sweep(
 ) -> LanczosSweep:
     """The finished sweep of consecutive ones among the probes that a generator gives, as of `lanczos_spectrum`.
 
-    Args:  probes, by their numbers; those before the first are drawn, and nothing else.
-    Raises:  NonFiniteError, InvalidProblemError as `lanczos_spectrum`.
+    Args:
+        probes: By their numbers; those before the first are drawn, and nothing else.
+
+    Raises:
+        NonFiniteError: As `lanczos_spectrum`.
+        InvalidProblemError: As `lanczos_spectrum`.
     """
     sweep: LanczosSweep | None = continuation.state
     if sweep is None:
@@ -142,7 +147,8 @@ def join_sweeps(sweeps: Sequence[LanczosSweep]) -> LanczosSweep:
 def summarise_sweep(operator: SymmetricOperator, sweep: LanczosSweep, smoothing: Smoothing) -> LanczosSpectrum:
     """Curves, extremes and moments from the finished probes.
 
-    Raises:  InvalidProblemError if no probe is finished, or as `spectral_density`.
+    Raises:
+        InvalidProblemError: If no probe is finished, or as `spectral_density`.
     """
     rounding, dim = torch.finfo(operator.dtype).eps, operator.dim
     num_points, margin = smoothing.num_points, smoothing.margin
@@ -199,9 +205,13 @@ def lanczos_spectrum(
         memory_bytes: of the vectors of probes and their products, at most; None: without limit.
         log_kappa, log_epsilon: sharpness and shift (in units of A) of the log density.
         continuation: a `LanczosSweep` to go on from, and who keeps later ones.
-    Raises:  NonFiniteError if a product holds NaN or infinity; InvalidProblemError on counts below 1, kappa <= 1, or
-        memory that does not hold one probe.
-    Source:  Golub & Meurant, Matrices, Moments and Quadrature, 2010; Papyan, JMLR 21 (2020) 1-64.
+
+    Raises:
+        NonFiniteError: If a product holds NaN or infinity.
+        InvalidProblemError: On counts below 1, kappa <= 1, or memory that does not hold one probe.
+
+    References:
+        Golub & Meurant, Matrices, Moments and Quadrature, 2010; Papyan, JMLR 21 (2020) 1-64.
     """
     smoothing = Smoothing(num_points, kappa, margin, log_kappa, log_epsilon)
     smoothing.check()  # before the products are spent

@@ -46,7 +46,8 @@ def start_search(
 ) -> SubspaceState:
     """State before the first product; arguments as of `top_eigenpairs`.
 
-    Raises:  InvalidProblemError as `top_eigenpairs`.
+    Raises:
+        InvalidProblemError: As `top_eigenpairs`.
     """
     dim = operator.dim
     limit = max(1_000, 100 * k) if max_products is None else max_products
@@ -89,7 +90,8 @@ def _rows_and_block(dim: int, k: int, itemsize: int, memory_bytes: int | None) -
 def advance_search(operator: SymmetricOperator, state: SubspaceState) -> None:
     """Multiply one block, in place, and decide how to go on; an unfinished state only.
 
-    Raises:  NonFiniteError if a product holds NaN or infinity.
+    Raises:
+        NonFiniteError: If a product holds NaN or infinity.
     """
     if state.is_closed:
         _inject(operator, state)
@@ -229,8 +231,9 @@ def _has_more_to_lock(
 def _is_settled(state: SubspaceState, found: Tensor, slack: Tensor, *, is_blind: bool) -> bool:
     """Whether no eigenvalue can have been missed that is better than the wanted ones by more than the slack.
 
-    Args:  is_blind, whether the error of products hides what the tolerance asks for: then it is enough that nothing
-        but that error is left.
+    Args:
+        is_blind: Whether the error of products hides what the tolerance asks for: then it is enough that nothing but
+            that error is left.
     """
     values, norms = found, torch.zeros_like(found)
     if state.num_locked:
@@ -290,7 +293,7 @@ def top_eigenpairs(
     continuation: Continuation = FROM_THE_START,
     absolute_tolerance: float = 0.0,
 ) -> TopEigenpairs:
-    """k eigenpairs from the ends of the spectrum, each eigenvalue as often as it is repeated.
+    """K eigenpairs from the ends of the spectrum, each eigenvalue as often as it is repeated.
 
     Where k exceeds the number of eigenvalues of one kind the next ones follow, zeros included; k = P gives them all.
     A pair has converged when its residual is within the tolerance and its value, too, of the eigenvalue that was asked
@@ -307,9 +310,14 @@ def top_eigenpairs(
         continuation: a `SubspaceState` to go on from, and who keeps later ones.
         absolute_tolerance: in units of A; a pair within either tolerance has converged. What is below the error of the
             products is never reached: pairs are then as good as they can be, and say why they are not converged.
-    Raises:  NonFiniteError if a product holds NaN or infinity; InvalidProblemError if k is not in 1 .. P, products are
-        fewer than k, or the memory does not hold k + 4 vectors.
-    Source:  Wu & Simon, SIAM J. Matrix Anal. Appl. 22 (2000) 602-616, for thick restarts.
+
+    Raises:
+        NonFiniteError: If a product holds NaN or infinity.
+        InvalidProblemError: If k is not in 1 .. P, products are fewer than k, or the memory does not hold k + 4
+            vectors.
+
+    References:
+        Wu & Simon, SIAM J. Matrix Anal. Appl. 22 (2000) 602-616, for thick restarts.
     """
     state: SubspaceState = continuation.state or start_search(
         operator, k, which, tolerance, generator, max_products, memory_bytes, absolute_tolerance

@@ -34,7 +34,8 @@ def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEi
     The pairs are multiplied once more, by unreduced products: what locking cut off, what reduced products are off, and
     what restarts add up to, the recurrence does not know.
 
-    Raises:  InvalidProblemError if fewer than k products were done.
+    Raises:
+        InvalidProblemError: If fewer than k products were done.
     """
     if state.num_processed < state.num_wanted:
         raise InvalidProblemError(f"{state.num_processed} products are too few for {state.num_wanted} eigenpairs")

@@ -79,7 +79,7 @@ def trace_estimate(
     diagonal: bool = False,
     continuation: Continuation = FROM_THE_START,
 ) -> StochasticTrace:
-    """tr A with a 95 % interval that holds, by so many products or to a tolerance.
+    """Tr A with a 95 % interval that holds, by so many products or to a tolerance.
 
     "hutchinson" holds two vectors of length P for each of 16 probes; "hutch++" two for each of a third of the products
     as well, and wins where few eigenvalues are large; "xtrace" four for each of half of the products, and wins more.
@@ -97,11 +97,16 @@ def trace_estimate(
         max_products: in search of a tolerance; None: 10,000.
         diagonal: whether to estimate the diagonal of A, too.
         continuation: a `TraceState` to go on from, and who keeps later ones.
-    Raises:  NonFiniteError if a product holds NaN or infinity; InvalidProblemError unless one of num_probes and
-        tolerance is given and positive, or if products are too few for the estimator.
-    Source:  Meyer, Musco, Musco & Woodruff, SOSA 2021, 142-155, for hutch++; Epperly, Tropp & Webber, SIAM J. Matrix
-        Anal. Appl. 45 (2024) 1-23, for xtrace; Hutchinson, Commun. Stat. Simul. Comput. 19 (1990) 433-450, with probes
-        on the sphere.
+
+    Raises:
+        NonFiniteError: If a product holds NaN or infinity.
+        InvalidProblemError: Unless one of num_probes and tolerance is given and positive, or if products are too few
+            for the estimator.
+
+    References:
+        Meyer, Musco, Musco & Woodruff, SOSA 2021, 142-155, for hutch++; Epperly, Tropp & Webber, SIAM J. Matrix Anal.
+        Appl. 45 (2024) 1-23, for xtrace; Hutchinson, Commun. Stat. Simul. Comput. 19 (1990) 433-450, with probes on the
+        sphere.
     """
     state: TraceState = continuation.state or start_trace(
         operator, estimator, generator, num_probes, tolerance, max_products, diagonal
@@ -125,7 +130,8 @@ def start_trace(
 ) -> TraceState:
     """State before the first product; arguments as of `trace_estimate`.
 
-    Raises:  InvalidProblemError as `trace_estimate`.
+    Raises:
+        InvalidProblemError: As `trace_estimate`.
     """
     if (num_probes is None) == (tolerance is None):
         raise InvalidProblemError("a trace needs a number of probes or a tolerance, and not both")
@@ -147,7 +153,8 @@ def start_trace(
 def advance_trace(operator: SymmetricOperator, state: TraceState) -> None:
     """One more block of products, in place; an unfinished state only.
 
-    Raises:  NonFiniteError if a product holds NaN or infinity.
+    Raises:
+        NonFiniteError: If a product holds NaN or infinity.
     """
     if state.columns is not None:
         state.num_products += _read_columns(operator, state.columns)
@@ -167,7 +174,8 @@ def advance_trace(operator: SymmetricOperator, state: TraceState) -> None:
 def summarise_trace(state: TraceState) -> StochasticTrace:
     """What was found.
 
-    Raises:  InvalidProblemError if the run is not finished.
+    Raises:
+        InvalidProblemError: If the run is not finished.
     """
     if state.found is None:
         raise InvalidProblemError(f"the trace is not known after {state.num_products} products")

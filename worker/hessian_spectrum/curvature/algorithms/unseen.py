@@ -31,7 +31,8 @@ def overlap_of_block(dim: int, count: int, chance: float) -> float:
     |X^T u|^2 is beta distributed, below y with a chance of y^(count/2) Gamma(dim/2) / (Gamma(count/2 + 1)
     Gamma((dim - count)/2)) at most.
 
-    Args:  chance, of falling short of it, at most.
+    Args:
+        chance: Of falling short of it, at most.
     """
     if count >= dim:
         return 1.0
@@ -51,8 +52,9 @@ def overlap_of_probes(dim: int, count: int, chance: float) -> float:
 class Stages:
     """The functions F of a run from random vectors, one for each part between restarts, the current one last.
 
-    Args:  parts (num_stages, rows, 1 + 2 block): Ritz values (infinite where there are fewer), and in the columns after
-        them s and c of each, zeros where the block is smaller.
+    Args:
+        parts: (num_stages, rows, 1 + 2 block): Ritz values (infinite where there are fewer), and in the columns after
+            them s and c of each, zeros where the block is smaller.
     """
 
     def __init__(self, parts: Tensor) -> None:
@@ -97,8 +99,11 @@ def excludes(bound: Callable[[float], float], overlap: float, point: float, end:
 def end_of_spectrum(bound: Callable[[float], float], overlap: float, end: float, unit: float, side: int) -> float:
     """A point beyond which there is no eigenvalue; arguments as of `excludes`.
 
-    Args:  unit, of the size of Ritz values and couplings; 0 if all of them are.
-    Returns:  infinite if nothing can be said.
+    Args:
+        unit: Of the size of Ritz values and couplings; 0 if all of them are.
+
+    Returns:
+        Infinite if nothing can be said.
     """
     if unit == 0:
         return end
@@ -130,7 +135,8 @@ def bounds_from_above(values: Tensor, norms: Tensor, rest: float, count: int) ->
     is at most `rest`. R^T R is at most the square of diag(norms) (see `spread`), so that the bounds are those of 2 x 2
     problems [[value, norm], [norm, rest]]: their larger eigenvalues.
 
-    Source:  the inertia of the Schur complement of B; Haynsworth, Linear Algebra Appl. 1 (1968) 73-81.
+    References:
+        the inertia of the Schur complement of B; Haynsworth, Linear Algebra Appl. 1 (1968) 73-81.
     """
     if not math.isfinite(rest):
         return torch.full((count,), math.inf, dtype=torch.float64)

@@ -68,8 +68,11 @@ def orthogonalise(vector: Tensor, basis: Tensor) -> Tensor:
 
     Two passes leave the rest orthogonal within rounding (twice is enough), unless rounding is all that is left.
 
-    Returns:  B v (s,), of the vector as it was, in its precision.
-    Source:  Giraud, Langou & Rozloznik, Comput. Math. Appl. 50 (2005) 1069-1075.
+    Returns:
+        B v (s,), of the vector as it was, in its precision.
+
+    References:
+        Giraud, Langou & Rozloznik, Comput. Math. Appl. 50 (2005) 1069-1075.
     """
     coefficients = basis @ vector
     vector.addmv_(basis.T, coefficients, alpha=-1)
@@ -81,7 +84,8 @@ def orthogonalise(vector: Tensor, basis: Tensor) -> Tensor:
 def gaussian_vector(dim: int, generator: torch.Generator) -> Tensor:
     """Standard normal vector (dim,), float64, on the CPU; the same for every device and precision.
 
-    Args:  generator, a CPU generator, which moves on.
+    Args:
+        generator: A CPU generator, which moves on.
     """
     return torch.randn(dim, generator=generator, dtype=torch.float64)
 
@@ -89,7 +93,8 @@ def gaussian_vector(dim: int, generator: torch.Generator) -> Tensor:
 def sphere_probe(dim: int, generator: torch.Generator) -> Tensor:
     """Unit vector (dim,), float64, uniform on the sphere; the same for every device and precision.
 
-    Args:  generator, a CPU generator, which moves on.
+    Args:
+        generator: A CPU generator, which moves on.
     """
     probe = gaussian_vector(dim, generator)
     return probe.div_(norm(probe))  # in place: a probe is as large as the parameters

@@ -50,7 +50,7 @@ class _Terms(NamedTuple):
 def leave_one_out(
     sketch: Sketch, vectors: Tensor, products: Tensor, diagonal: bool, product_error: float
 ) -> ExchangeableEstimates:
-    """tr A = mean of tr Q_i^T A Q_i + (P - n + 1) g_i^T A g_i; ||A||_F and diag A likewise.
+    """Tr A = mean of tr Q_i^T A Q_i + (P - n + 1) g_i^T A g_i; ||A||_F and diag A likewise.
 
     Q_i spans the products of all random vectors but the i-th, w_i, and g_i is the unit vector along w_i in the
     complement of Q_i. With Q of all products, Q_i Q_i^T = Q (I - s_i s_i^T) Q^T, where s_i is orthogonal to all columns
@@ -61,8 +61,10 @@ def leave_one_out(
         products: A w_i (n, P).
         sketch: of all n, not exhausted, n >= 2.
         product_error: relative to ||A||_F, to the trace, and to the norms of rows.
-    Source:  Epperly, Tropp & Webber, SIAM J. Matrix Anal. Appl. 45 (2024) 1-23, with normalised vectors (section 2.3),
-        and XDiag there for the diagonal, whose terms a regression joins.
+
+    References:
+        Epperly, Tropp & Webber, SIAM J. Matrix Anal. Appl. 45 (2024) 1-23, with normalised vectors (section 2.3), and
+        XDiag there for the diagonal, whose terms a regression joins.
     """
     left_out = _left_out(sketch)
     overlaps = gram(sketch.basis, vectors)  # Q^T w_i in columns
@@ -102,7 +104,8 @@ def _left_out(sketch: Sketch) -> Tensor:
 def _complement(sketch: Sketch, s: Tensor, overlap: Tensor, probe: Tensor, residual: Tensor) -> float:
     """Make g_i of w_i and A g_i of A w_i, in place.
 
-    Returns:  s_i^T Q^T g_i.
+    Returns:
+        S_i^T Q^T g_i.
     """
     along = float(s @ overlap)
     inside = (overlap - s * along).to(probe)
@@ -148,7 +151,10 @@ def _effective_count(sizes: FloatArray, shares: FloatArray, alignment: FloatArra
     errors are along it. As many outliers of one size as vectors are the extreme: each term then errs by the direction
     that the others do not span, which is the same for all. A term much larger than the others stands for the sum.
 
-    Args:  sizes, >= 0, of the errors (n,); shares, of their squares along what is left out; alignment (n, n).
+    Args:
+        sizes: >= 0, of the errors (n,).
+        shares: Of their squares along what is left out.
+        alignment: (n, n).
     """
     correlation = alignment * np.sqrt(np.outer(shares, shares))
     np.fill_diagonal(correlation, 1.0)
@@ -160,7 +166,7 @@ def _effective_count(sizes: FloatArray, shares: FloatArray, alignment: FloatArra
 def _trace(
     sketch: Sketch, terms: _Terms, alignment: FloatArray, frobenius: float, product_error: float
 ) -> tuple[Estimate, float]:
-    """tr A, and by how much the error of the mean is larger than that of independent terms."""
+    """Tr A, and by how much the error of the mean is larger than that of independent terms."""
     num_terms = len(terms.spread)
     dim = sketch.codimension + 1
     share = 2 / (dim + 2)

@@ -32,7 +32,8 @@ class Dataset:
     def split(self, batch_size: int | None) -> "tuple[Dataset, ...]":
         """Micro-batches of `batch_size` samples in order, the last one smaller; None: all in one.
 
-        Raises:  InvalidProblemError if batch_size < 1.
+        Raises:
+            InvalidProblemError: If batch_size < 1.
         """
         if batch_size is None:
             return (self,)

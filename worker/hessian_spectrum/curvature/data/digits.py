@@ -11,8 +11,11 @@ MAXIMUM_PIXEL = 16
 def digits(num_samples: int, generator: torch.Generator) -> Dataset:
     """The first `num_samples` of the shuffled digits.
 
-    Returns:  inputs (num_samples, 64) float64, pixels / 16 in 0 .. 1; targets (num_samples,) int64 in 0 .. 9.
-    Raises:  InvalidProblemError if num_samples is not in 1 .. 1797.
+    Returns:
+        Inputs (num_samples, 64) float64, pixels / 16 in 0 .. 1; targets (num_samples,) int64 in 0 .. 9.
+
+    Raises:
+        InvalidProblemError: If num_samples is not in 1 .. 1797.
     """
     from sklearn.datasets import load_digits  # noqa: PLC0415 - 40 MB that no other job needs
 

@@ -22,15 +22,22 @@ def gaussian(
     generator: torch.Generator,
     input_std: float = 1.0,
 ) -> Dataset:
-    """x ~ N(0, input_std^2 I), y = t(x) + noise * N(0, I) with t(x) = W x (linear), relu(W x) (relu) or 0 (none).
+    """X ~ N(0, input_std^2 I), y = t(x) + noise * N(0, I) with t(x) = W x (linear), relu(W x) (relu) or 0 (none).
 
     W has independent N(0, 1 / input_dim) entries, so that y is of order one. Drawn in the order W, inputs, noise; W is
     drawn for every teacher, so that the inputs of one seed are the same whatever the teacher.
 
-    Args:  noise, the standard deviation, >= 0, in units of y.
-    Returns:  inputs (num_samples, input_dim), targets (num_samples, output_dim), float64.
-    Raises:  InvalidProblemError on counts below 1, negative deviations or an unknown teacher.
-    Source:  Cracking the Hessian, appendix D (noise 0.1; the scale of W is not stated there).
+    Args:
+        noise: The standard deviation, >= 0, in units of y.
+
+    Returns:
+        Inputs (num_samples, input_dim), targets (num_samples, output_dim), float64.
+
+    Raises:
+        InvalidProblemError: On counts below 1, negative deviations or an unknown teacher.
+
+    References:
+        Cracking the Hessian, appendix D (noise 0.1; the scale of W is not stated there).
     """
     if min(num_samples, input_dim, output_dim) < 1:
         raise InvalidProblemError("num_samples, input_dim and output_dim must be at least 1")
@@ -60,10 +67,17 @@ def gaussian_sequences(
     t_t(x) = x_{L+1-t} (reversal), W x_t (linear) or 0 (none); W has independent N(0, 1 / embedding_dim) entries. Drawn
     in the order W, inputs, noise, whatever the task.
 
-    Args:  noise, the standard deviation, >= 0, in units of y.
-    Returns:  inputs and targets (num_sequences, sequence_length, embedding_dim), float64.
-    Raises:  InvalidProblemError on counts below 1, negative deviations or an unknown task.
-    Source:  Cracking the Hessian, appendix D.2 (reversal of sequences of length 2, embedding dimension 1).
+    Args:
+        noise: The standard deviation, >= 0, in units of y.
+
+    Returns:
+        Inputs and targets (num_sequences, sequence_length, embedding_dim), float64.
+
+    Raises:
+        InvalidProblemError: On counts below 1, negative deviations or an unknown task.
+
+    References:
+        Cracking the Hessian, appendix D.2 (reversal of sequences of length 2, embedding dimension 1).
     """
     if min(num_sequences, sequence_length, embedding_dim) < 1:
         raise InvalidProblemError("num_sequences, sequence_length and embedding_dim must be at least 1")

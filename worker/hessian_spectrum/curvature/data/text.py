@@ -25,7 +25,8 @@ VOCABULARY_SIZES = {"bytes": 256, "gpt2": 50_257}
 def named_text(name: str) -> str:
     """The text of that name.
 
-    Raises:  InvalidProblemError if there is none.
+    Raises:
+        InvalidProblemError: If there is none.
     """
     if name not in NAMED_TEXTS:
         raise InvalidProblemError(f"text {name!r} is none of {', '.join(NAMED_TEXTS)}")
@@ -36,7 +37,8 @@ def named_text(name: str) -> str:
 def named_tokens(name: str, tokenizer: str) -> Tokens:
     """Tokens of a named text, kept by this process: `gpt2` takes 0.6 s for the 466 kB of pydoc-topics.
 
-    Raises:  InvalidProblemError on an unknown name or tokenizer.
+    Raises:
+        InvalidProblemError: On an unknown name or tokenizer.
     """
     tokens = tokenize(named_text(name), tokenizer)
     tokens.flags.writeable = False
@@ -46,7 +48,8 @@ def named_tokens(name: str, tokenizer: str) -> Tokens:
 def tokenize(text: str, tokenizer: str) -> Tokens:
     """Tokens (num_tokens,) of a small integer type; "bytes" gives those of UTF-8, 0 .. 255, "gpt2" those of its BPE.
 
-    Raises:  InvalidProblemError on an unknown tokenizer or text that UTF-8 cannot hold.
+    Raises:
+        InvalidProblemError: On an unknown tokenizer or text that UTF-8 cannot hold.
     """
     if tokenizer not in VOCABULARY_SIZES:
         raise InvalidProblemError(f"tokenizer {tokenizer!r} is none of {', '.join(VOCABULARY_SIZES)}")
@@ -65,8 +68,11 @@ def text_windows(tokens: Tokens, num_sequences: int, sequence_length: int, gener
 
     Only the windows of `tokens` (num_tokens,) are read, so that it may be the map of a file.
 
-    Returns:  inputs and targets (num_sequences, sequence_length), int64.
-    Raises:  InvalidProblemError on counts below 1 or fewer than sequence_length + 1 tokens.
+    Returns:
+        Inputs and targets (num_sequences, sequence_length), int64.
+
+    Raises:
+        InvalidProblemError: On counts below 1 or fewer than sequence_length + 1 tokens.
     """
     if min(num_sequences, sequence_length) < 1:
         raise InvalidProblemError("num_sequences and sequence_length must be at least 1")

@@ -14,8 +14,8 @@ from hessian_spectrum.quadrature.errors import InvalidProblemError
 class TokenStream:
     """Tokens in the order of the text, which may be the map of a file.
 
-    Raises:  InvalidProblemError if they are no row of integers of at least 0, or too few for a sequence with its
-        targets.
+    Raises:
+        InvalidProblemError: If they are no row of integers of at least 0, or too few for a sequence with its targets.
     """
 
     tokens: Tokens  # (num_tokens,)

@@ -14,8 +14,11 @@ ROUNDING = 1e-10  # what is left of a column, relative to its length, that is ro
 def standardised(data: Dataset) -> Dataset:
     """Every column of inputs and targets shifted and scaled: mean 0, mean of squares 1, over the n samples.
 
-    Args:  data, float64 inputs (n, D) and targets (n, K).
-    Raises:  InvalidProblemError if a column is constant.
+    Args:
+        data: Float64 inputs (n, D) and targets (n, K).
+
+    Raises:
+        InvalidProblemError: If a column is constant.
     """
     return Dataset(_standardise(data.inputs, "inputs"), _standardise(data.targets, "targets"))
 
@@ -36,9 +39,14 @@ def decorrelated(data: Dataset) -> Dataset:
     constant stays what it is; Y loses its projection on the constant and on all inputs. Targets stay correlated with
     one another.
 
-    Args:  data, float64.
-    Raises:  InvalidProblemError if n < D + 2, inputs are linearly dependent, or a target is a linear function of them.
-    Source:  Cracking the Hessian, appendix D.1.2, which takes n = D + 2 for its widest networks.
+    Args:
+        data: Float64.
+
+    Raises:
+        InvalidProblemError: If n < D + 2, inputs are linearly dependent, or a target is a linear function of them.
+
+    References:
+        Cracking the Hessian, appendix D.1.2, which takes n = D + 2 for its widest networks.
     """
     size, dim = data.inputs.shape
     if size < dim + 2:

@@ -19,7 +19,7 @@ class Loss(ABC):
         """Sum of the terms, a scalar; twice differentiable in `outputs` (..., K)."""
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """d total / d outputs (..., K), differentiable once more."""
+        """D total / d outputs (..., K), differentiable once more."""
         return grad(self.total)(outputs, targets)  # type: ignore[no-any-return]
 
     def hessian_product(self, outputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
@@ -34,14 +34,16 @@ class Loss(ABC):
     def check_targets(self, targets: Tensor, sample_shape: tuple[int, ...], num_outputs: int) -> None:
         """Make sure that the loss is defined for outputs (*sample_shape, num_outputs).
 
-        Raises:  InvalidProblemError that says what does not fit.
+        Raises:
+            InvalidProblemError: Says what does not fit.
         """
 
 
 def check_labels(labels: Tensor, sample_shape: tuple[int, ...], num_classes: int) -> None:
     """Make sure that `labels` are int64 (*sample_shape,), each in 0 .. num_classes - 1 or -100 (ignored).
 
-    Raises:  InvalidProblemError that says what does not fit.
+    Raises:
+        InvalidProblemError: Says what does not fit.
     """
     if labels.dtype != torch.int64:
         raise InvalidProblemError(f"class labels must be int64, not {labels.dtype}")

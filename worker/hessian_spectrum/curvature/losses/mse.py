@@ -18,7 +18,7 @@ class Mse(Loss):
         return self.gradient(outputs, targets).square().sum() / 2
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """f - y, 0 where the target is ignored."""
+        """F - y, 0 where the target is ignored."""
         if targets.is_floating_point():
             return outputs - targets
         classes = torch.arange(outputs.shape[-1], device=targets.device)

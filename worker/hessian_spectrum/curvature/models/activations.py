@@ -27,8 +27,11 @@ ACTIVATIONS: dict[str, Activation] = {
 def activation_named(name: str, negative_slope: float = DEFAULT_NEGATIVE_SLOPE) -> Activation:
     """The elementwise map of that name; gelu is the exact one, with the error function.
 
-    Args:  negative_slope, of leaky-relu below and at 0, any number; the others do not use it.
-    Raises:  InvalidProblemError on an unknown name or a slope that is not finite.
+    Args:
+        negative_slope: Of leaky-relu below and at 0, any number; the others do not use it.
+
+    Raises:
+        InvalidProblemError: On an unknown name or a slope that is not finite.
     """
     if name not in ACTIVATIONS:
         raise InvalidProblemError(f"activation {name!r} is none of {', '.join(ACTIVATIONS)}")

@@ -28,10 +28,17 @@ class AttentionLayer(Model):
     The sink adds `sink_bias` to every score of the first position, as key. For d = d_V = 1 this is the closed form
     `self-attention`.
 
-    Args:  embedding_dim d, key_dim d_K, value_dim d_V; activation, one of `SCORE_ACTIVATIONS`; initial_std > 0.
+    Args:
+        embedding_dim: D, key_dim d_K, value_dim d_V.
+        activation: One of `SCORE_ACTIVATIONS`.
+        initial_std: > 0.
     Parameters:  "W_V" (d, d_V), "W_Q" and "W_K" (d, d_K).
-    Raises:  InvalidProblemError on counts below 1, an unknown activation, or a bias or deviation that is no number.
-    Source:  Cracking the Hessian, section 3.3 and appendix D.2, whose initial standard deviation is the default.
+
+    Raises:
+        InvalidProblemError: On counts below 1, an unknown activation, or a bias or deviation that is no number.
+
+    References:
+        Cracking the Hessian, section 3.3 and appendix D.2, whose initial standard deviation is the default.
     """
 
     embedding_dim: int

@@ -30,14 +30,16 @@ class Model(ABC):
 
         Precisions and devices so start from the same numbers.
 
-        Args:  generator, a CPU generator, which moves on.
+        Args:
+            generator: A CPU generator, which moves on.
         """
 
     @abstractmethod
     def check_inputs(self, inputs: Tensor) -> None:
         """Make sure that the model is defined on `inputs`.
 
-        Raises:  InvalidProblemError that says what does not fit.
+        Raises:
+            InvalidProblemError: Says what does not fit.
         """
 
     @abstractmethod
@@ -68,7 +70,8 @@ class Model(ABC):
 def check_real_inputs(inputs: Tensor, kind: str, *shape: int | str) -> None:
     """Make sure that `inputs` are finite real numbers of this shape; a letter stands for any length of at least 1.
 
-    Raises:  InvalidProblemError that says what does not fit.
+    Raises:
+        InvalidProblemError: Says what does not fit.
     """
     fits = inputs.ndim == len(shape) and all(
         have >= 1 if isinstance(wanted, str) else have == wanted
@@ -85,7 +88,8 @@ def check_real_inputs(inputs: Tensor, kind: str, *shape: int | str) -> None:
 def check_tokens(inputs: Tensor, kind: str, vocab_size: int, n_positions: int) -> None:
     """Make sure that `inputs` are int64 tokens (n, T) in 0 .. vocab_size - 1 with 1 <= T <= n_positions.
 
-    Raises:  InvalidProblemError that says what does not fit.
+    Raises:
+        InvalidProblemError: Says what does not fit.
     """
     if inputs.ndim != 2 or inputs.dtype != torch.int64:
         raise InvalidProblemError(

@@ -30,7 +30,9 @@ class CausalLm(Model):
         shapes: of the parameters, by their names in the checkpoint; a tied parameter once.
         n_inner: width of the hidden layers; it and the other sizes say how large activations are.
         tables: buffers of the library's module that the checkpoint holds, by the module's names.
-    Raises:  InvalidProblemError at the first use, if transformers has no such model or it has other parameters.
+
+    Raises:
+        InvalidProblemError: At the first use, if transformers has no such model or it has other parameters.
     """
 
     configuration: Mapping[str, Any]
@@ -64,7 +66,8 @@ class CausalLm(Model):
     def check_causal(self, parameters: Mapping[str, Tensor]) -> None:
         """Look whether the first token's logits depend on the second token.
 
-        Raises:  InvalidProblemError if they do, or if the model fails.
+        Raises:
+            InvalidProblemError: If they do, or if the model fails.
         """
         tokens = torch.zeros(
             2, min(2, self.n_positions), dtype=torch.int64, device=next(iter(parameters.values())).device
@@ -114,7 +117,8 @@ class CausalLm(Model):
     def _module_names(self) -> dict[str, str]:
         """Names inside the module by those in the checkpoint.
 
-        Raises:  InvalidProblemError if the parameters are not those of the module.
+        Raises:
+            InvalidProblemError: If the parameters are not those of the module.
         """
         return decoder_architecture(self.configuration, self.shapes).parameters
 

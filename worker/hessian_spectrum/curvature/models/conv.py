@@ -31,7 +31,9 @@ class Conv(Model):
         bias: whether the layers have one.
     Parameters:  "conv.{l}.weight" (channels, channels before, kernel_size, kernel_size), "conv.{l}.bias" (channels,),
         "head.weight" (num_outputs, channels * positions), "head.bias" (num_outputs,), as torch.nn has them.
-    Raises:  InvalidProblemError on counts below 1, an even kernel, an unknown activation or more poolings than pixels.
+
+    Raises:
+        InvalidProblemError: On counts below 1, an even kernel, an unknown activation or more poolings than pixels.
     """
 
     channels: tuple[int, ...]

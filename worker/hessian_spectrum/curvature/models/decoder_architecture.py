@@ -57,8 +57,9 @@ class DecoderArchitecture:
 def decoder_architecture(configuration: Configuration, stored: Shapes) -> DecoderArchitecture:
     """The architecture of a checkpoint with these fields of config.json and tensors of these shapes.
 
-    Raises:  InvalidProblemError if the library has no such model, it is a mixture of experts, or its parameters are not
-        those of the checkpoint.
+    Raises:
+        InvalidProblemError: If the library has no such model, it is a mixture of experts, or its parameters are not
+            those of the checkpoint.
     """
     module = built(configuration, "meta", num_tensors=len(stored))
     if any(".experts." in name for name, _ in module.named_parameters()):
@@ -83,7 +84,8 @@ def decoder_architecture(configuration: Configuration, stored: Shapes) -> Decode
 def built(configuration: Configuration, device: str, num_tensors: int) -> Any:
     """The module, without numbers of its own, of a configuration that fits a checkpoint of so many tensors.
 
-    Raises:  InvalidProblemError if the library builds none, or one of far more parameters.
+    Raises:
+        InvalidProblemError: If the library builds none, or one of far more parameters.
     """
     transformers = loaded_transformers()
     from transformers.initialization import no_init_weights  # noqa: PLC0415 - see loaded_transformers

@@ -53,9 +53,13 @@ class Gpt2(Model):
     Parameters:  names and layouts of Hugging Face's `GPT2Model` state dict, but for `blocks` in place of `h`, e.g.
         "wte.weight" (vocab_size, n_embd), "blocks.0.attn.c_attn.weight" (n_embd, 3 n_embd), applied as
         x @ weight + bias. nanoGPT holds the transposed weights.
-    Raises:  InvalidProblemError on counts below 1, n_embd not a multiple of n_head, an unknown activation, a sink
-        outside heads or blocks or without attention, or an odd n_layer without attention.
-    Source:  Radford et al., Language Models are Unsupervised Multitask Learners, 2019; without attention Cracking the
+
+    Raises:
+        InvalidProblemError: On counts below 1, n_embd not a multiple of n_head, an unknown activation, a sink outside
+            heads or blocks or without attention, or an odd n_layer without attention.
+
+    References:
+        Radford et al., Language Models are Unsupervised Multitask Learners, 2019; without attention Cracking the
         Hessian, appendix D.1.5.
     """
 
@@ -159,7 +163,8 @@ class Gpt2(Model):
     def first_token_scores(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Attention on the first token (n_layer, n_head), 0 to 1: a mean over sequences and queries, the first too.
 
-        Raises:  InvalidProblemError without attention.
+        Raises:
+            InvalidProblemError: Without attention.
         """
         if not self.attention:
             raise InvalidProblemError("a model without attention has no attention scores")

@@ -27,7 +27,9 @@ class Mlp(Model):
         parametrization: one of `PARAMETRIZATIONS`: initial values, the scales s_l and learning rates.
         negative_slope: of leaky-relu.
     Parameters:  "layers.{l}.weight" (widths[l + 1], widths[l]) and "layers.{l}.bias" (widths[l + 1],).
-    Raises:  InvalidProblemError on fewer than two widths, a width below 1, an unknown activation or parametrisation.
+
+    Raises:
+        InvalidProblemError: On fewer than two widths, a width below 1, an unknown activation or parametrisation.
     """
 
     widths: tuple[int, ...]
@@ -103,7 +105,8 @@ class Mlp(Model):
     ) -> tuple[Tensor, list[Tensor]]:
         """Outputs (n, widths[-1]), and what each weight is multiplied by, s_l h_l (n, widths[l]).
 
-        Args:  offsets, (n, widths[l + 1]) each, are added to what the layers give.
+        Args:
+            offsets: (n, widths[l + 1]) each, are added to what the layers give.
         """
         activation = activation_named(self.activation, self.negative_slope)
         rule = parametrization_named(self.parametrization)

@@ -63,7 +63,8 @@ class Ntk(Parametrization):
     The print of Cracking, appendix D.1.3, scales a layer's output by 1/sqrt of its own width n_l; the source of the
     parametrisation, and we, scale by that of its input. The bias is the source's with beta = 1.
 
-    Source:  Jacot, Gabriel & Hongler, Neural Tangent Kernel, NeurIPS 2018, section 2.
+    References:
+        Jacot, Gabriel & Hongler, Neural Tangent Kernel, NeurIPS 2018, section 2.
     """
 
     def initial_weight(self, layer: Layer, generator: torch.Generator) -> Tensor:
@@ -89,7 +90,8 @@ class MaximalUpdate(Parametrization):
     Cracking, appendix D.1.3, prints variance fan_out / fan_in and rate 1 / fan_in, which blows up with the width:
     features grow as sqrt(width) from layer to layer, their updates faster still.
 
-    Source:  Yang, Simon & Bernstein, A Spectral Condition for Feature Learning, arXiv:2310.17813, the spectral
+    References:
+        Yang, Simon & Bernstein, A Spectral Condition for Feature Learning, arXiv:2310.17813, the spectral
         parametrization.
     """
 
@@ -117,7 +119,8 @@ PARAMETRIZATIONS: dict[str, Parametrization] = {"standard": Standard(), "ntk": N
 def parametrization_named(name: str) -> Parametrization:
     """The parametrisation of that name.
 
-    Raises:  InvalidProblemError if there is none.
+    Raises:
+        InvalidProblemError: If there is none.
     """
     if name not in PARAMETRIZATIONS:
         raise InvalidProblemError(f"parametrization {name!r} is none of {', '.join(PARAMETRIZATIONS)}")

@@ -13,7 +13,8 @@ GROUP_COLUMNS = 256  # fewer than these are not worth a recording of their own
 def select(names: Iterable[str], globs: str | Sequence[str] | None) -> list[str]:
     """The names that match a glob (*, ?, [...]; case counts), or one of several, in their order; None: all.
 
-    Raises:  InvalidProblemError if none does.
+    Raises:
+        InvalidProblemError: If none does.
     """
     names = list(names)
     if globs is None:

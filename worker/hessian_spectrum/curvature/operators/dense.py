@@ -13,7 +13,8 @@ TILE = 512  # edge of the square tiles that are copied at once
 class DenseOperator(SymmetricOperator):
     """A given symmetric matrix (P, P) as an operator.
 
-    Raises:  InvalidProblemError if it is not square and exactly symmetric.
+    Raises:
+        InvalidProblemError: If it is not square and exactly symmetric.
     """
 
     def __init__(self, matrix: Tensor) -> None:
@@ -50,8 +51,11 @@ def assemble(operator: SymmetricOperator, progress: Progress = ignore_progress) 
 
     Beside the result it holds what the operator needs for a block of columns.
 
-    Args:  progress, told as "products" after each block of columns.
-    Raises:  NonFiniteError if a product holds NaN or infinity.
+    Args:
+        progress: Told as "products" after each block of columns.
+
+    Raises:
+        NonFiniteError: If a product holds NaN or infinity.
     """
     triangle = operator.start_triangle()
     for _ in operator.fill_triangle(triangle):
@@ -62,7 +66,8 @@ def assemble(operator: SymmetricOperator, progress: Progress = ignore_progress) 
 def mirrored(triangle: Triangle) -> Tensor:
     """The whole matrix (P, P), in the memory of its half.
 
-    Raises:  NonFiniteError if a number of the half is NaN or infinity.
+    Raises:
+        NonFiniteError: If a number of the half is NaN or infinity.
     """
     matrix = triangle.lower
     _mirror(matrix)

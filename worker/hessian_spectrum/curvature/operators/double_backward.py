@@ -32,7 +32,9 @@ def double_backward_product(
     Args:
         outputs_at: the model's outputs of that micro-batch at given parameters, built by autograd.
         direction: v by parameter name; parameters that are not named are held fixed.
-    Raises:  InvalidProblemError if the model's code cannot be differentiated twice.
+
+    Raises:
+        InvalidProblemError: If the model's code cannot be differentiated twice.
     """
     try:
         with torch.enable_grad():

@@ -8,7 +8,8 @@ class FunctionalOperator(RiskOperator):
 
     Taken directly, not as a difference of two products, so that nothing cancels.
 
-    Source:  Singh, Bachmann & Hofmann, Analytic Insights into Structure and Rank of Neural Network Hessian Maps, 2021.
+    References:
+        Singh, Bachmann & Hofmann, Analytic Insights into Structure and Rank of Neural Network Hessian Maps, 2021.
     """
 
     matrix = "functional"

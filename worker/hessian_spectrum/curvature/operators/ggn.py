@@ -8,7 +8,8 @@ class GgnOperator(RiskOperator):
 
     The Hessian without the curvature of the network itself.
 
-    Source:  Schraudolph, Neural Comput. 14 (2002) 1723-1738.
+    References:
+        Schraudolph, Neural Comput. 14 (2002) 1723-1738.
     """
 
     matrix = "ggn"

@@ -57,7 +57,7 @@ def _in_bfloat16(program: Program) -> Program:
 
 
 def _round_product(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, Tensor]) -> None:
-    """a b, or c + a b in place, with a and b as bfloat16; the result, and the sum, as float32."""
+    """A b, or c + a b in place, with a and b as bfloat16; the result, and the sum, as float32."""
     arguments: Any = node.args
     factors = [_rounded(graph, node, factor, values) for factor in arguments[-2:]]
     with graph.inserting_before(node):

@@ -104,7 +104,9 @@ def _through_head(
 ) -> Iterator[Tensor]:
     """What is pulled back from the features (n, d), piece by piece.
 
-    Args:  weight W (K, d); of_head, to which the product's rows of W are added: those by way of the output layer.
+    Args:
+        weight: W (K, d).
+        of_head: To which the product's rows of W are added: those by way of the output layer.
     """
     for piece, targets in risk.pieces(index, features):
         seen = _seen(matrix, risk, piece @ weight.T, targets)

@@ -61,9 +61,12 @@ def record(function: Map, argument: Tensor) -> tuple[Tensor, Program]:
     those that it reads. Differs from `torch.func.linearize`, whose constant folding (PyTorch 2.13) keeps every primal
     value, used or not, and loses assignments in place, and from make_fx, which takes a hundred times as long.
 
-    Returns:  f(argument); the program, for arguments of the same shape, type and device.
-    Raises:  UnrecordableError where values that do not depend on v are changed in place by values that do, or after
-        they were read.
+    Returns:
+        F(argument); the program, for arguments of the same shape, type and device.
+
+    Raises:
+        UnrecordableError: Where values that do not depend on v are changed in place by values that do, or after they
+            were read.
     """
     recorder = _Recorder(argument)
     with recorder:

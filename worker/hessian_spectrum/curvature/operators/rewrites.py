@@ -222,7 +222,7 @@ class _Scalings:
             self._replace(node, source, factor)
 
     def _scaling(self, node: fx.Node) -> tuple[fx.Node, Factor] | None:
-        """x and c of a node that is x * c."""
+        """X and c of a node that is x * c."""
         arguments: Any = node.args
         if node.target == aten.neg.default:
             return arguments[0], -1.0
@@ -308,7 +308,7 @@ def _orders(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
 
 
 def _accumulate_products(graph: fx.Graph) -> None:
-    """a b + c d: the second product is added to the first where that lies, without a pass over memory for the sum."""
+    """A b + c d: the second product is added to the first where that lies, without a pass over memory for the sum."""
     for node in list(graph.nodes):
         if node.target != aten.add.Tensor or node.kwargs or len(node.args) != 2:
             continue
@@ -325,7 +325,7 @@ def _accumulate_products(graph: fx.Graph) -> None:
 
 
 def _accumulate_scalings(graph: fx.Graph) -> None:
-    """b + a c, elementwise, in one pass over memory."""
+    """B + a c, elementwise, in one pass over memory."""
     for node in list(graph.nodes):
         for scaled, other in _orders(node):
             factors: Any = scaled.args

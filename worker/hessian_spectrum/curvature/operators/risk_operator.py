@@ -64,6 +64,7 @@ class RiskOperator(SymmetricOperator):
         num_columns: that most blocks of vectors will have; None: as many as the first. Smaller ones are filled up with
             zeros to this number, its half, its quarter ..., so that a product does not depend on those before it.
         fallback: how products are computed if it is known already that they must not be recorded.
+
     Attributes:
         layout: of the flat vector.
         gradient_norm: of the risk at this point, with respect to the layout's parameters.
@@ -71,8 +72,10 @@ class RiskOperator(SymmetricOperator):
         fallback: how products are computed if they are not recorded, and why; None where they are, or before the first.
         precision_deviation: ||(A' - A) V|| / ||A V|| of the reduced products A' V from those in float32, for the
             first vectors that were asked for, or random ones; None where nothing is reduced, or before.
-    Raises:  InvalidProblemError if no parameter matches, or reduced products are wanted of parameters that are not
-        float32; NonFiniteError if the gradient holds NaN or infinity.
+
+    Raises:
+        InvalidProblemError: If no parameter matches, or reduced products are wanted of parameters that are not float32.
+        NonFiniteError: If the gradient holds NaN or infinity.
     """
 
     matrix: ClassVar[Matrix]

@@ -13,9 +13,12 @@ from hessian_spectrum.quadrature.errors import InvalidProblemError
 class Submatrix(SymmetricOperator):
     """S^T A S of some of the parameters of A, by products with A: one linearisation serves all its blocks.
 
-    Args:  products, that give A v; None: A itself.
+    Args:
+        products: That give A v; None: A itself.
     Attributes:  layout, of the block's flat vector.
-    Raises:  InvalidProblemError if no parameter of A matches the glob.
+
+    Raises:
+        InvalidProblemError: If no parameter of A matches the glob.
     """
 
     def __init__(self, whole: RiskOperator, block: str | None, products: SymmetricOperator | None = None) -> None:

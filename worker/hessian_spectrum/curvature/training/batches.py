@@ -29,7 +29,8 @@ class Batches(ABC):
     def check(self, model: Model, loss: Loss) -> None:
         """Make sure that every batch that can come fits; steps do not look again.
 
-        Raises:  InvalidProblemError.
+        Raises:
+            InvalidProblemError: Model, data or options do not fit together.
         """
 
     @abstractmethod

@@ -37,7 +37,8 @@ class Training:
 
     All that a run needs to go on is its state: `start`, then `advance` until `finished`.
 
-    Raises:  InvalidProblemError if the data fit neither model nor loss, or the plan does not fit the data.
+    Raises:
+        InvalidProblemError: If the data fit neither model nor loss, or the plan does not fit the data.
     """
 
     def __init__(self, model: Model, loss: Loss, data: Dataset | TokenStream, plan: TrainingPlan) -> None:
@@ -49,8 +50,9 @@ class Training:
     def start(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> TrainingState:
         """State before the first step.
 
-        Args:  parameters, the start, not changed; generator, a CPU generator for the order of the samples, which moves
-            on; unused by full batches.
+        Args:
+            parameters: The start, not changed.
+            generator: A CPU generator for the order of the samples, which moves on; unused by full batches.
         """
         leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in parameters.items()}
         plan = self._plan
@@ -74,7 +76,8 @@ class Training:
     def advance(self, state: TrainingState) -> None:
         """Take one step, in place.
 
-        Raises:  NonFiniteError when the loss is no longer finite.
+        Raises:
+            NonFiniteError: When the loss is no longer finite.
         """
         pieces = self._batches.draw(state.place, state.generator)
         # a batch whose targets are all ignored has the gradient 0
@@ -144,10 +147,15 @@ def train(
 ) -> TrainingResult:
     """Follow the plan to its end: with `Sgd` theta <- theta - learning_rate * multiplier * gradient of the mean loss.
 
-    Args:  parameters, the start, not changed; generator, a CPU generator for the order of the samples, which moves on;
-        progress, told as "training" after each step; continuation, a `TrainingCheckpoint` to go on from, and who keeps
-        later ones.
-    Raises:  NonFiniteError when the loss is no longer finite; InvalidProblemError if data, model and loss do not fit.
+    Args:
+        parameters: The start, not changed.
+        generator: A CPU generator for the order of the samples, which moves on.
+        progress: Told as "training" after each step.
+        continuation: A `TrainingCheckpoint` to go on from, and who keeps later ones.
+
+    Raises:
+        NonFiniteError: When the loss is no longer finite.
+        InvalidProblemError: If data, model and loss do not fit.
     """
     training = Training(model, loss, dataset, plan)
     begun = continuation.state

@@ -10,7 +10,8 @@ from hessian_spectrum.quadrature.errors import InvalidProblemError
 class Sgd:
     """Stochastic gradient descent; as `torch.optim.SGD`, without dampening.
 
-    Raises:  InvalidProblemError if momentum is outside 0 .. 1, or nesterov without momentum.
+    Raises:
+        InvalidProblemError: If momentum is outside 0 .. 1, or nesterov without momentum.
     """
 
     momentum: float = 0.0
@@ -27,8 +28,11 @@ class AdamW:
 
     Parameters of one axis, which are biases and the weights of layer norms, do not decay.
 
-    Raises:  InvalidProblemError if a beta is outside 0 .. 1, epsilon is not positive, or weight_decay is negative.
-    Source:  Loshchilov & Hutter, ICLR 2019; numbers and the rule on axes as in nanoGPT.
+    Raises:
+        InvalidProblemError: If a beta is outside 0 .. 1, epsilon is not positive, or weight_decay is negative.
+
+    References:
+        Loshchilov & Hutter, ICLR 2019; numbers and the rule on axes as in nanoGPT.
     """
 
     beta1: float = 0.9
@@ -48,9 +52,12 @@ class Plateau:
     Improving means to fall below (1 - threshold) times the least loss so far; `patience` epochs in a row without that
     are borne, the next one cuts. The epoch's loss is the mean over its steps, each at the parameters of that step.
 
-    Raises:  InvalidProblemError on a factor outside 0 .. 1, a negative patience or rate, or a threshold outside 0 .. 1.
-    Source:  Cracking the Hessian, appendix D.1.3 (factor 1/10, smallest rate 1e-5); patience and threshold are
-        PyTorch's defaults.
+    Raises:
+        InvalidProblemError: On a factor outside 0 .. 1, a negative patience or rate, or a threshold outside 0 .. 1.
+
+    References:
+        Cracking the Hessian, appendix D.1.3 (factor 1/10, smallest rate 1e-5); patience and threshold are PyTorch's
+        defaults.
     """
 
     factor: float = 0.1
@@ -70,8 +77,11 @@ class WarmupCosine:
     With w = warmup_steps, d = decay_steps: (step + 1) / (w + 1) of the largest rate before w;
     min + (largest - min) (1 + cos(pi (step - w) / (d - w))) / 2 from there to d.
 
-    Raises:  InvalidProblemError if the counts are not 0 <= warmup_steps <= decay_steps, or the rate is negative.
-    Source:  nanoGPT, `get_lr`.
+    Raises:
+        InvalidProblemError: If the counts are not 0 <= warmup_steps <= decay_steps, or the rate is negative.
+
+    References:
+        nanoGPT, `get_lr`.
     """
 
     warmup_steps: int
@@ -109,7 +119,9 @@ class TrainingPlan:
         schedule: of the learning rate; None: constant.
         max_gradient_norm: a longer gradient, of all parameters together, is shortened to it; None: none is.
         micro_batch_size: samples whose activations are held at once; does not change the result beyond rounding.
-    Raises:  InvalidProblemError on negative counts or rates.
+
+    Raises:
+        InvalidProblemError: On negative counts or rates.
     """
 
     num_steps: int

@@ -80,7 +80,8 @@ def checkpoint(state: TrainingState) -> TrainingCheckpoint:
 def summarise_training(state: TrainingState, risk: EmpiricalRisk) -> TrainingResult:
     """Loss and gradient of `risk`, that of the whole data, where the run has arrived.
 
-    Raises:  NonFiniteError if one of them is not finite.
+    Raises:
+        NonFiniteError: If one of them is not finite.
     """
     value, gradient = risk.value_and_gradient(state.parameters)
     norm = sqrt(sum(float(part.norm(dtype=torch.float64)) ** 2 for part in gradient.values()))

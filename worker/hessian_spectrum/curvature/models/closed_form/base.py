@@ -21,7 +21,8 @@ class ClosedFormNetwork(Model, ABC):
 def check_counts(kind: str, *counts: int) -> None:
     """Make sure that every count is at least 1.
 
-    Raises:  InvalidProblemError.
+    Raises:
+        InvalidProblemError: Model, data or options do not fit together.
     """
     if min(counts) < 1:
         raise InvalidProblemError(f"every dimension of {kind} must be at least 1, not {counts}")

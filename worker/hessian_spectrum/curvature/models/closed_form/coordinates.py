@@ -14,10 +14,15 @@ from hessian_spectrum.planning.size import Size, coordinate_network_size
 class MultiInput(ClosedFormNetwork):
     """f(x) = sum_d <w_d, v_d> x_d for x (D,).
 
-    Args:  num_inputs D, width m.
+    Args:
+        num_inputs: D, width m.
     Parameters:  "w" and "v" (D, m).
-    Raises:  InvalidProblemError on counts below 1.
-    Source:  Cracking the Hessian, Corollary B.1.
+
+    Raises:
+        InvalidProblemError: On counts below 1.
+
+    References:
+        Cracking the Hessian, Corollary B.1.
     """
 
     num_inputs: int
@@ -53,10 +58,15 @@ class MultiInput(ClosedFormNetwork):
 class MultiOutput(ClosedFormNetwork):
     """f_k(x) = <w_k, v_k> x for scalar x and K outputs.
 
-    Args:  num_coordinates K, width m.
+    Args:
+        num_coordinates: K, width m.
     Parameters:  "w" and "v" (K, m).
-    Raises:  InvalidProblemError on counts below 1.
-    Source:  Cracking the Hessian, Corollary B.2.
+
+    Raises:
+        InvalidProblemError: On counts below 1.
+
+    References:
+        Cracking the Hessian, Corollary B.2.
     """
 
     num_coordinates: int

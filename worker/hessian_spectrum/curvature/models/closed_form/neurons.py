@@ -15,10 +15,18 @@ from hessian_spectrum.planning.size import Size, neuron_network_size
 class NeuronNetwork(ClosedFormNetwork):
     """f(x) = <w, phi(v x + b)>, b = 0 without bias: the kinds linear, relu, leaky-relu and linear-bias.
 
-    Args:  width m; activation phi, one of `ACTIVATIONS`; negative_slope, of leaky-relu; bias, whether b exists.
+    Args:
+        width: M.
+        activation: Phi, one of `ACTIVATIONS`.
+        negative_slope: Of leaky-relu.
+        bias: Whether b exists.
     Parameters:  "w" (m,), "v" (m,) and "b" (m,).
-    Raises:  InvalidProblemError on a width below 1 or an unknown activation.
-    Source:  Cracking the Hessian, sections 3.1 and 3.4, appendix B.1.
+
+    Raises:
+        InvalidProblemError: On a width below 1 or an unknown activation.
+
+    References:
+        Cracking the Hessian, sections 3.1 and 3.4, appendix B.1.
     """
 
     width: int

@@ -17,9 +17,12 @@ class QuadraticForm(ClosedFormNetwork):
 
     Its loss is `OutputValue`; the Hessian of their mean is the mean of (A + A^T) / 2.
 
-    Args:  size P.
+    Args:
+        size: P.
     Parameters:  "z" (P,).
-    Raises:  InvalidProblemError on a size below 1.
+
+    Raises:
+        InvalidProblemError: On a size below 1.
     """
 
     size: int

@@ -14,10 +14,16 @@ from hessian_spectrum.planning.size import Size
 class SelfAttention(ClosedFormNetwork):
     """`AttentionLayer` with embedding and value dimension 1, and the parameter names of its formula.
 
-    Args:  key_dim d_K; sink_bias; activation, one of `SCORE_ACTIVATIONS`.
+    Args:
+        key_dim: D_K; sink_bias.
+        activation: One of `SCORE_ACTIVATIONS`.
     Parameters:  "w_v" (), "w_q" and "w_k" (d_K,).
-    Raises:  InvalidProblemError as `AttentionLayer`.
-    Source:  Cracking the Hessian, section 3.3.
+
+    Raises:
+        InvalidProblemError: As `AttentionLayer`.
+
+    References:
+        Cracking the Hessian, section 3.3.
     """
 
     key_dim: int

@@ -14,9 +14,12 @@ from hessian_spectrum.planning.size import Size, mlp_size
 class TwoLayerLinear(ClosedFormNetwork):
     """f(x) = W2 W1 x for x (D,).
 
-    Args:  num_inputs D, width m, output_dim K.
+    Args:
+        num_inputs: D, width m, output_dim K.
     Parameters:  "W1" (m, D) and "W2" (K, m).
-    Raises:  InvalidProblemError on counts below 1.
+
+    Raises:
+        InvalidProblemError: On counts below 1.
     """
 
     num_inputs: int
