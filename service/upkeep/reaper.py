@@ -66,12 +66,12 @@ class Reaper:
             raise
 
     def _look(self) -> None:
-        self._store.take_stock()
         recovered = [] if time.monotonic() < self._away_until else self._store.recover_lost()
         for job_id in recovered:
             _logger.warning("job %s lost its worker", job_id, extra={"event": "lost", "job_id": job_id})
         for job_id in self._store.take_unpublished(recovered, self._republish_seconds):
             self._queue.publish(job_id)
+        self._store.take_stock()  # for which a full Redis has no room
         self._storage.settle()
         leftovers = Leftovers(self._storage)
         # of workers that died between the end of a job and its last wishes; listed before the jobs are looked up

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from jobs.job_checkpoints import CheckpointStore
-from jobs.queue import JobQueue
+from jobs.queue import KEY_PREFIX, QUEUE, JobQueue
 from jobs.record import new_job_id
 from jobs.request_files import RequestFiles
 from jobs.results import ResultStore
@@ -63,6 +63,22 @@ def test_leases_that_ran_out_while_redis_was_away_can_be_renewed(parts: dict[str
     asyncio.run(asyncio.sleep(0.4))
     reaper.sweep()
     assert store.get(lease.job_id).state == "queued"
+
+
+def test_a_redis_without_room_to_take_stock_loses_no_job(
+    parts: dict[str, Any], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = parts["store"]
+    job_id = store.create("spectrum", "{}", {})[0].id
+    redis_client.hset(f"spectrum:job:{job_id}", "published_at", 0)  # its message is lost
+
+    def fail() -> None:
+        raise redis.exceptions.OutOfMemoryError
+
+    monkeypatch.setattr(store, "take_stock", fail)
+    with pytest.raises(redis.exceptions.OutOfMemoryError):
+        Reaper(**parts).sweep()
+    assert redis_client.llen(KEY_PREFIX + QUEUE) == 1
 
 
 def test_directories_of_no_job_and_failures_stop_nothing(
