@@ -22,6 +22,12 @@ from client.errors import ProblemResponseError
 DEFAULT_URL = "http://127.0.0.1:8000"
 POLL_SECONDS = 1.0
 
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+# Streams of events and long polls keep their connections. By default, the hundred and first would wait for one of them
+# to end, and then find that the server does not answer.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+
 T = TypeVar("T")
 _ANSWER_SECONDS = 30.0
 _CLOSED_FORM_SECONDS = 120.0
@@ -90,9 +96,14 @@ class Exchange(Generic[T]):
         raise refusal(response)
 
 
-def authorization(api_key: str | None) -> dict[str, str]:
-    """Headers of whoever has this key."""
-    return {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+def connection(base_url: str, api_key: str | None) -> dict[str, Any]:
+    """What httpx's clients take, for whoever has this key; a server on this machine is asked without a proxy."""
+    return {
+        "base_url": base_url,
+        "headers": {} if api_key is None else {"Authorization": f"Bearer {api_key}"},
+        "limits": _LIMITS,
+        "trust_env": httpx.URL(base_url).host not in _LOOPBACK,
+    }
 
 
 def refusal(response: httpx.Response) -> ProblemResponseError:
