@@ -80,7 +80,7 @@ class Reaper:
             self._checkpoints.discard(job_id)
         # of processes that died then, or, long ago, between writing a request and the record of its job
         ended, abandoned = self._requests.job_ids(0.0), self._requests.job_ids(ABANDONED_SECONDS)
-        for job_id in [*self._store.ended(ended), *leftovers.ended_jobs(abandoned)]:
+        for job_id in [*self._store.ended(ended), *leftovers.abandoned_requests(abandoned, ABANDONED_SECONDS)]:
             self._storage.require()
             self._requests.discard(job_id)
         self._keep_house()

@@ -103,7 +103,9 @@ def test_directories_of_no_job_and_failures_stop_nothing(
     assert (tmp_path / "job-checkpoints" / "lost+found").is_dir()
 
 
-def test_requests_of_jobs_that_ended_go_and_others_stay(parts: dict[str, Any], tmp_path: Path) -> None:
+def test_requests_of_jobs_that_ended_go_and_others_stay(
+    parts: dict[str, Any], redis_client: redis.Redis, tmp_path: Path
+) -> None:
     store, files = parts["store"], parts["requests"]
     ended, queued = (store.create("spectrum", "{}", {})[0].id for _ in range(2))
     store.cancel(ended)
@@ -112,8 +114,29 @@ def test_requests_of_jobs_that_ended_go_and_others_stay(parts: dict[str, Any], t
         files.write(job_id, "{}")
     os.utime(tmp_path / "requests" / f"{old}.json", (0, 0))
     os.utime(tmp_path / "requests" / f"{queued}.json", (0, 0))
+    Reaper(**parts).sweep()  # a Redis restored from an older backup would not know the old one either
+    assert sorted(path.stem for path in (tmp_path / "requests").iterdir()) == sorted((queued, young, old))
+    redis_client.zincrby("spectrum:requests-of-no-job", -6 * 3600, old)
     Reaper(**parts).sweep()
     assert sorted(path.stem for path in (tmp_path / "requests").iterdir()) == sorted((queued, young))
+    Reaper(**parts).sweep()
+    assert not redis_client.exists("spectrum:requests-of-no-job")
+
+
+def test_requests_outlast_a_backup_that_does_not_know_their_jobs(
+    parts: dict[str, Any], redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    files, queued = parts["requests"], parts["store"].create("spectrum", "{}", {})[0].id
+    files.write(queued, "{}")
+    os.utime(tmp_path / "requests" / f"{queued}.json", (0, 0))
+    Reaper(**parts).sweep()
+    record = redis_client.dump(f"spectrum:job:{queued}")
+    redis_client.delete(f"spectrum:job:{queued}")
+    Reaper(**parts).sweep()
+    redis_client.restore(f"spectrum:job:{queued}", 0, record)
+    Reaper(**parts).sweep()
+    assert files.holds(queued)
+    assert not redis_client.exists("spectrum:requests-of-no-job")
 
 
 def test_checkpoints_that_an_empty_redis_does_not_know_stay(
