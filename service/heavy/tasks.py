@@ -9,7 +9,7 @@ from typing import Any
 
 from api_schemas.artifacts import CONTEXT as ARTIFACTS
 from api_schemas.checkpoints import CONTEXT as CHECKPOINTS
-from api_schemas.checkpoints import CheckpointVerdict
+from api_schemas.checkpoints import CheckpointVerdict, UnknownCheckpointError
 from api_schemas.closed_form import ClosedFormRequest
 from api_schemas.job_requests import AnyJobRequest, JobRequest
 from api_schemas.problem import Problem
@@ -81,7 +81,11 @@ def _random_matrix(arguments: Arguments, content: bytes) -> Reply:
 
 
 def _model(arguments: Arguments, _content: bytes) -> Reply:
-    return Reply({}, _models(arguments["models_dir"]).describe(arguments["name"]).model_dump_json().encode())
+    """What `describe` says of a checkpoint; nothing of one that went away meanwhile."""
+    try:
+        return Reply({}, _models(arguments["models_dir"]).describe(arguments["name"]).model_dump_json().encode())
+    except UnknownCheckpointError:
+        return Reply()
 
 
 def _submission(arguments: Arguments, content: bytes) -> Reply:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -262,3 +263,25 @@ def test_a_checkpoint_of_very_many_tensors_is_described_once(
     assert answers[0]["models"][0]["num_parameters"] == 2048 + 5999
     names = [f"{number:x}" for number in range(5999)]
     assert estimate["num_parameters"] == sum(name.startswith("1") or name.endswith("f") for name in names)
+
+
+def test_a_checkpoint_that_goes_while_it_is_read_is_unknown(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = tmp_path / "models"
+    monkeypatch.setenv("SPECTRUM_REDIS_URL", redis_url)
+    monkeypatch.setenv("SPECTRUM_RESULTS_DIR", str(tmp_path))
+    models.mkdir()
+    monkeypatch.setenv("SPECTRUM_MODELS_DIR", str(models))
+    app = create_app(ServiceSettings.load())
+    do = Processes.do
+
+    async def go(self: Processes, task: str, *arguments: Any) -> Any:
+        shutil.rmtree(models / "large")
+        return await do(self, task, *arguments)
+
+    monkeypatch.setattr(Processes, "do", go)
+    with TestClient(app, base_url="http://127.0.0.1") as http:
+        for path, status in (("/v1/models", 200), ("/v1/models/large", 404)):
+            write_checkpoint(models / "large", 6_000)
+            assert http.get(path).status_code == status
