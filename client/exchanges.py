@@ -30,8 +30,7 @@ _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
 
 T = TypeVar("T")
 _ANSWER_SECONDS = 30.0
-_CLOSED_FORM_SECONDS = 120.0
-_SAMPLE_SECONDS = 60.0
+_HEAVY_SECONDS = 120.0  # that the server gives to one answer of those that keep a core busy
 _UPLOAD_SECONDS = 120.0
 _HASH_SECONDS = 600.0  # of checkpoints that the server has not seen before
 
@@ -83,7 +82,7 @@ class Exchange(Generic[T]):
             "json" if body is None or isinstance(body, Mapping) else "content": body,
             "params": dict(self.query),
             "headers": dict(self.headers),
-            "timeout": _ANSWER_SECONDS + self.wait_seconds,
+            "timeout": httpx.Timeout(_ANSWER_SECONDS + self.wait_seconds, connect=_ANSWER_SECONDS),
         }
 
     def finish(self, response: httpx.Response) -> T:
@@ -142,7 +141,7 @@ def _closed_form(
     if isinstance(request, bytes) or holds_arrays(request):
         request = request if isinstance(request, bytes) else archive(request)
         headers["Content-Type"] = NPZ
-    return Exchange("POST", "/v1/closed-form", read, request, style or {}, headers, wait_seconds=_CLOSED_FORM_SECONDS)
+    return Exchange("POST", "/v1/closed-form", read, request, style or {}, headers, wait_seconds=_HEAVY_SECONDS)
 
 
 def random_matrix(request: Body) -> Exchange[LawAnswer | IndexCurveAnswer]:
@@ -159,12 +158,12 @@ def _random_matrix(
     request: Body, name: ResultFormat, read: Callable[[bytes], T], style: PictureStyle | None = None
 ) -> Exchange[T]:
     headers = {"Accept": _MEDIA_TYPES[name]}
-    return Exchange("POST", "/v1/random-matrix", read, request, style or {}, headers, wait_seconds=_SAMPLE_SECONDS)
+    return Exchange("POST", "/v1/random-matrix", read, request, style or {}, headers, wait_seconds=_HEAVY_SECONDS)
 
 
 def estimate(request: Body) -> Exchange[CostEstimate]:
     """What a job would take."""
-    return Exchange("POST", "/v1/estimates", CostEstimate.model_validate_json, request)
+    return Exchange("POST", "/v1/estimates", CostEstimate.model_validate_json, request, wait_seconds=_HEAVY_SECONDS)
 
 
 def submit(
@@ -176,9 +175,8 @@ def submit(
         headers["Idempotency-Key"] = idempotency_key
     if fresh:
         headers["Cache-Control"] = "no-cache"
-    return Exchange(
-        "POST", "/v1/jobs", Job.model_validate_json, body=request, headers=headers, wait_seconds=wait_seconds
-    )
+    seconds = _HEAVY_SECONDS + wait_seconds  # a large request is read before it is waited for
+    return Exchange("POST", "/v1/jobs", Job.model_validate_json, body=request, headers=headers, wait_seconds=seconds)
 
 
 def job(job_id: str, wait_seconds: float = 0.0) -> Exchange[Job]:
@@ -196,7 +194,9 @@ def jobs(state: JobState | None, tag: str | None, page_token: str | None) -> Exc
 
 def result(job_id: str, smoothing: Smoothing | None = None) -> Exchange[AnyJobResult]:
     """The result of a job that succeeded."""
-    return Exchange("GET", f"/v1/jobs/{job_id}/result", _RESULT.validate_json, query=smoothing or {})
+    seconds = _HEAVY_SECONDS if smoothing else 0.0
+    path = f"/v1/jobs/{job_id}/result"
+    return Exchange("GET", path, _RESULT.validate_json, query=smoothing or {}, wait_seconds=seconds)
 
 
 def result_file(
@@ -204,7 +204,7 @@ def result_file(
 ) -> Exchange[bytes]:
     """The result in one of its formats."""
     query = {**(smoothing or {}), **(style or {})}
-    return Exchange("GET", f"/v1/jobs/{job_id}/result.{name}", bytes, query=query)
+    return Exchange("GET", f"/v1/jobs/{job_id}/result.{name}", bytes, query=query, wait_seconds=_HEAVY_SECONDS)
 
 
 def cancel(job_id: str) -> Exchange[Job]:

@@ -8,9 +8,11 @@ import pytest
 
 from api_schemas.health import Readiness
 from api_schemas.problem import Problem
+from client import exchanges
 from client.async_http import AsyncSpectrumClient
 from client.errors import ProblemResponseError
 from client.http import SpectrumClient
+from jobs.settings import ServiceSettings
 from tests.client.answers import Answer, answering
 
 JOB_ID = "0" * 32
@@ -74,3 +76,19 @@ def test_a_server_on_this_machine_is_asked_without_a_proxy(monkeypatch: pytest.M
         assert asyncio.run(ask(url)).workers == []
         with SpectrumClient(url) as client:
             assert client.ready().workers == []
+
+
+@pytest.mark.parametrize(
+    "exchange",
+    [
+        exchanges.closed_form({}),
+        exchanges.random_matrix_file({}, "png", None),
+        exchanges.estimate({}),
+        exchanges.submit({}),
+        exchanges.result(JOB_ID, {"kappa": 3.0}),
+        exchanges.result_file(JOB_ID, "npz"),
+    ],
+)
+def test_heavy_work_is_waited_for_as_long_as_the_server_does_it(exchange: exchanges.Exchange[object]) -> None:
+    """Whoever leaves before ends it, and the next try begins anew."""
+    assert exchange.arguments()["timeout"].read > ServiceSettings.model_fields["heavy_seconds"].default
