@@ -46,6 +46,7 @@ class Descriptions:
             reply = await self._heavy.finish(request, "model", {"models_dir": str(self._path), "name": name})
             if not reply.content:
                 return
+            self._models.digests.learn(reply.fields["digests"])
             found = LoadableModel.model_validate_json(bytes(reply.content))
             # a thread that reads the same checkpoint, whose files have changed, may keep it for minutes
             await run_in_threadpool(self._models.remember, name, state, found)

@@ -81,11 +81,13 @@ def _random_matrix(arguments: Arguments, content: bytes) -> Reply:
 
 
 def _model(arguments: Arguments, _content: bytes) -> Reply:
-    """What `describe` says of a checkpoint; nothing of one that went away meanwhile."""
+    """What `describe` says of a checkpoint, and the digests; nothing of one that went away meanwhile."""
+    models = _models(arguments["models_dir"])
     try:
-        return Reply({}, _models(arguments["models_dir"]).describe(arguments["name"]).model_dump_json().encode())
+        found = models.describe(arguments["name"])
     except UnknownCheckpointError:
         return Reply()
+    return Reply({"digests": models.digests.known()}, found.model_dump_json().encode())
 
 
 def _submission(arguments: Arguments, content: bytes) -> Reply:
@@ -109,7 +111,9 @@ def _asked(arguments: Arguments, content: bytes) -> tuple[AnyJobRequest, Admissi
     stores = (ArtifactStore(Path(arguments["artifacts_dir"])), ArtifactOwners(Path(arguments["artifact_owners_dir"])))
     artifacts = CallersArtifacts(*stores, caller, arguments["uploads_bytes"], arguments["max_artifacts"])
     verdicts = _Verdicts(arguments["verdicts"])
-    context = {CHECKPOINTS: _models(arguments["models_dir"]).with_verdicts(verdicts), ARTIFACTS: artifacts}
+    models = _models(arguments["models_dir"]).with_verdicts(verdicts)
+    models.digests.learn(arguments["digests"])  # to take them again may be longer than a caller waits
+    context = {CHECKPOINTS: models, ARTIFACTS: artifacts}
     admission = Admission(lambda: arguments["available_bytes"], artifacts, arguments["job_seconds"])
     return read(content, JobRequest, context).root, admission
 
