@@ -1,6 +1,7 @@
 """`python -m service`: serve HTTP until told to stop."""
 
 import argparse
+import contextlib
 import gc
 import ipaddress
 import os
@@ -72,7 +73,8 @@ def serve(app: FastAPI, host: str, port: int, trusted_proxies: str = "") -> None
     gc.freeze()
     # Each caller is an open file, and so is what is asked of Redis for them: shells allow 1024.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with contextlib.suppress(ValueError, OSError):  # where "unlimited" is more than the system gives
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     sys.setswitchinterval(_THREAD_SECONDS)
     uvicorn.run(
         app,
