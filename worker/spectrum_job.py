@@ -134,10 +134,6 @@ class _SpectrumJob:
         if isinstance(part.method, ExactMethod):
             measured_deviation(part, whole)  # products of columns are not compared with those in full precision
         spectrum = self._spectrum(part, operator, tell, unit)
-        if part.method.kind in ("top-k", "trace"):
-            # they may end before the products that they were allowed
-            tell("products", spectrum.num_products, spectrum.num_products)
-        self._num_done += 1
         origin = provenance(
             part,
             self._hardware,
@@ -154,6 +150,11 @@ class _SpectrumJob:
         result = result_of(part, spectrum, sunk.loss, self._point.training, origin, sunk.sink)
         answer = SpectrumAnswer(result, vectors_of(part, spectrum))
         unit.finish(_kept(answer))
+        if part.method.kind in ("top-k", "trace"):
+            # they may end before the products that they were allowed; told once the answer is kept, as whoever hears
+            # it may stop the job, and a search that was summarised cannot go on
+            tell("products", spectrum.num_products, spectrum.num_products)
+        self._num_done += 1
         return answer
 
     def _spectrum(self, part: SpectrumRequest, operator: SymmetricOperator, tell: Progress, unit: Unit) -> Spectrum:

@@ -15,7 +15,7 @@ from curvature.algorithms import lanczos
 from curvature.algorithms.exact import summarise_triangle
 from curvature.algorithms.stochastic_lanczos import Smoothing, advance_sweep, start_sweep, summarise_sweep
 from curvature.algorithms.thick_restart import advance_search, start_search, summarise_search
-from curvature.algorithms.trace import advance_trace, start_trace, summarise_trace
+from curvature.algorithms.trace import advance_trace, start_trace
 from curvature.data.base import Dataset
 from curvature.losses.cross_entropy import CrossEntropy
 from curvature.models.gpt2 import Gpt2
@@ -75,10 +75,9 @@ def finished_search(operator: SymmetricOperator, between: Callable[[Any], Any], 
 
 def finished_trace(operator: SymmetricOperator, between: Callable[[Any], Any], estimator: Any, **ends: Any) -> Any:
     state = start_trace(operator, estimator, seeded(), diagonal=True, **ends)
-    while not state.finished:
-        advance_trace(operator, state)
-        state = state if state.finished else between(state)
-    return summarise_trace(state)
+    while advance_trace(operator, state) is None:
+        state = between(state)
+    return advance_trace(operator, between(state))  # what is at its end says again what was found
 
 
 def finished_exact(operator: SymmetricOperator, between: Callable[[Any], Any]) -> Any:

@@ -127,6 +127,21 @@ def test_a_job_killed_at_three_points_equals_the_undisturbed_one(name: str, tmp_
     assert len(reports) < num_reports
 
 
+@pytest.mark.parametrize("left", [1, 2])
+@pytest.mark.parametrize("name", ["top-k", "trace", "exhausted", "tolerance", "lanczos", "exact"])
+def test_a_job_stopped_at_its_last_reports_keeps_what_it_did(name: str, left: int, tmp_path: Path) -> None:
+    """As by a worker that is told to stop, which saves what is under way at that moment."""
+    undisturbed, num_reports = count_reports(REQUESTS[name])
+    kept = Resumption(JobCheckpoints(tmp_path, "job", 1), 1e9)
+    with pytest.raises(Killed):
+        run(REQUESTS[name], after(num_reports - left), kept)
+    assert kept.save()
+    found = run(REQUESTS[name], lambda *_: None, Resumption(JobCheckpoints(tmp_path, "job", 2), 1e9))
+    assert without_times(found) == without_times(undisturbed)
+    for key, array in undisturbed.vectors.items():
+        np.testing.assert_array_equal(found.vectors[key], array)
+
+
 @pytest.mark.usefixtures("always_due")
 @pytest.mark.parametrize("part", ["finished", "under_way", "notes", "seconds", "signature"])
 def test_a_checkpoint_that_makes_no_sense_is_ignored(part: str, tmp_path: Path) -> None:
