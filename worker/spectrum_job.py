@@ -125,10 +125,11 @@ class _SpectrumJob:
             return _kept_answer(unit.value)
         operator = whole if part.dim == whole.dim else Submatrix(whole, part.block)
         deviations = self._resumption.notes.setdefault("precision_deviations", {})
-        whole.precision_deviation = deviations.get(unit.name, whole.precision_deviation)
+        if unit.name in deviations:
+            operator.precision_deviation, whole.precision_deviation = deviations[unit.name]
 
         def tell(phase: str, done: int, total: int) -> None:
-            deviations[unit.name] = whole.precision_deviation
+            deviations[unit.name] = [operator.precision_deviation, whole.precision_deviation]
             self._tell(phase, done, total)
 
         if isinstance(part.method, ExactMethod):
@@ -147,6 +148,8 @@ class _SpectrumJob:
             self._plan.num_shards,
             len(self._sharing.workers),
         )
+        if isinstance(operator, Submatrix):
+            origin = origin.model_copy(update={"precision_deviation": operator.precision_deviation})
         result = result_of(part, spectrum, sunk.loss, self._point.training, origin, sunk.sink)
         answer = SpectrumAnswer(result, vectors_of(part, spectrum))
         unit.finish(_kept(answer))

@@ -43,6 +43,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "exhausted": {"kind": "spectrum", "model": RANK_3, "method": EXHAUSTED},
     "tolerance": BASE | {"method": {"kind": "trace", "estimator": "xtrace", "tolerance": 0.05}},
     "bfloat16": BASE | {"method": LANCZOS, "precision": "bfloat16"},
+    "bfloat16-blocks": BASE
+    | {"method": {"kind": "top-k", "k": 2}, "precision": "bfloat16", "blocks": ["layers.0.*", "layers.1.*", "*"]},
     "blocks": {
         "kind": "spectrum",
         "model": GPT2,

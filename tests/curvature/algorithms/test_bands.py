@@ -315,3 +315,16 @@ def test_rules_at_any_scale(factor: float) -> None:
     for one, other in zip(compatible_rules(quadrature), compatible_rules(scaled), strict=True):
         np.testing.assert_allclose(other.nodes / factor, one.nodes, atol=1e-12)
         np.testing.assert_allclose(other.weights, one.weights, atol=1e-12)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 4, 12])
+def test_cumulative_bands_of_few_eigenvalues(dim: int) -> None:
+    exact = np.sort(np.random.default_rng(dim).standard_normal(dim))
+    middles = (exact[1:] + exact[:-1]) / 2
+    inside = []
+    for quadratures in probes_of(exact, dim, range(60)):
+        found = cumulative_spectrum(quadratures[:1], dim, 401)
+        places = np.searchsorted(found.grid, middles)
+        share = np.arange(1, dim) / dim
+        inside.append((found.band.lower[places] <= share) & (share <= found.band.upper[places]))
+    assert np.mean(inside) >= 0.92
