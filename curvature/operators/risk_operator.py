@@ -290,7 +290,7 @@ class RiskOperator(SymmetricOperator):
         """Note what reduced products do to the first sweep's first vectors, and to random ones."""
         if self._matmul_precision is None or self.precision_deviation is not None:
             return
-        vectors = compared_vectors(rows).split(len(rows))
+        vectors = torch.split(compared_vectors(rows), len(rows))
         value = torch.cat([program(each) for each in vectors])
         with matmuls_in(self._matmul_precision):
             difference = torch.cat([lowered(each) for each in vectors]) - value

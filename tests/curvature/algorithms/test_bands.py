@@ -1,7 +1,8 @@
 """Error bars: 95 % bands against exact spectra of real Hessians, over many seeds, and what they are made of."""
 
+import tracemalloc
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -328,3 +329,26 @@ def test_cumulative_bands_of_few_eigenvalues(dim: int) -> None:
         share = np.arange(1, dim) / dim
         inside.append((found.band.lower[places] <= share) & (share <= found.band.upper[places]))
     assert np.mean(inside) >= 0.92
+
+
+def peak_bytes(step: Callable[[], object]) -> int:
+    """Of the arrays that a step makes."""
+    tracemalloc.start()
+    try:
+        step()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def unresolved(num_nodes: int) -> Quadrature:
+    nodes = np.linspace(0, 1, num_nodes)
+    return Quadrature(nodes, np.full(num_nodes, 1 / num_nodes), np.full(num_nodes, 1e-3), 1e-6)
+
+
+def test_many_steps_and_many_probes_take_no_more_memory_than_they_need() -> None:
+    long, places = unresolved(300), np.linspace(-0.5, 1.5, 9)
+    assert peak_bytes(lambda: rules_through(long, places, 10**6)) < 6 * 8 * 300**2
+    few, many = ([unresolved(40) for _ in range(count)] for count in (4, 60))
+    one, other = (peak_bytes(partial(spectral_density, each, 10**6, 40, 256, KAPPA)) for each in (few, many))
+    assert other < 2 * one
