@@ -1,25 +1,25 @@
-"""How a long computation tells its caller where it is, and goes on from where an earlier one was."""
+"""How a long computation reports its progress and resumes from an earlier state."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
 
 class Progress(Protocol):
-    """Called after every unit of work; an exception raised here ends the computation and reaches its caller."""
+    """Callback after every unit of work; an exception that it raises ends the computation and reaches the caller."""
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         """Take note that `done` of `total` units of `phase` are finished."""
 
 
 class Continuation(Protocol):
-    """Where a computation goes on from, and who keeps its states."""
+    """The state from which a computation resumes, and the receiver of later states."""
 
     @property
     def state(self) -> Any | None:
-        """Of the same computation, which then goes on from it; None: it begins."""
+        """State of an earlier run of the same computation; None starts from the beginning."""
 
     def offer(self, state: Callable[[], Any]) -> None:
-        """Hear how far the computation is; `state` may be asked for its state now or at any later moment."""
+        """Receive a callable that returns the present state, now or at any later moment."""
 
 
 class _FromTheStart:
@@ -30,8 +30,8 @@ class _FromTheStart:
 
 
 FROM_THE_START = _FromTheStart()
-"""Nothing was done before, and nobody keeps what is done: the default."""
+"""Starts from the beginning and stores no states; this is the default."""
 
 
 def ignore_progress(phase: str, done: int, total: int) -> None:
-    """Take no note: the default."""
+    """Ignore the report; this is the default."""

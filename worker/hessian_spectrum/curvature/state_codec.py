@@ -1,4 +1,4 @@
-"""States of algorithms as plain values and tensors, which a file can hold, and back; nothing is pickled."""
+"""Conversion of states of algorithms to plain values and tensors, which a file can hold, and back, without pickle."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -47,16 +47,20 @@ USED_ROWS = {(LanczosState, "basis"): (1, "num_vectors"), (SubspaceState, "basis
 
 @dataclass(frozen=True, eq=False)
 class Frozen:
-    """A state at one moment: a document of JSON values, and its tensors, not copied, in the order of their places."""
+    """A state at one moment: a document of JSON values, and its tensors, not copied, in the order of reference."""
 
     document: Any
     tensors: list[Tensor] = field(default_factory=list)
 
 
 def freeze(state: Any) -> Frozen:
-    """The state as it is now; its tensors must be read before it moves on.
+    """The present state; its tensors must be read before it changes.
 
-    Args:  a tree of the types above, tensors, CPU generators, lists, tuples, mappings and plain values.
+    Args:
+        state: A tree of the types above, tensors, CPU generators, lists, tuples, mappings and plain values.
+
+    Returns:
+        The document and its tensors, which share memory with the state.
 
     Raises:
         TypeError: For anything else.
@@ -66,7 +70,15 @@ def freeze(state: Any) -> Frozen:
 
 
 def thaw(document: Any, tensors: Sequence[Tensor], device: torch.device) -> Any:
-    """The state that was frozen; tensors that were not on the CPU come to `device`.
+    """The state that was frozen; tensors that were not on the CPU are moved to `device`.
+
+    Args:
+        document: Document of `freeze`.
+        tensors: Tensors of `freeze`, in its order.
+        device: Device of the tensors that were not on the CPU.
+
+    Returns:
+        The state.
 
     Raises:
         ValueError: If the document is not one of `freeze`.

@@ -1,4 +1,4 @@
-"""Steps along the gradient of a batch's mean loss."""
+"""Training steps along the gradient of a batch's mean loss."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -28,14 +28,20 @@ from hessian_spectrum.curvature.training.state import (
     summarise_training,
 )
 
-FLOOR_ROUNDING = 1e-9  # a rate that repeated cuts bring so close to the smallest one, relative to it, has arrived
-DECAYING_AXES = 2  # of the parameters that AdamW lets decay, at least
+FLOOR_ROUNDING = 1e-9  # relative distance at which a rate counts as the smallest
+DECAYING_AXES = 2  # smallest number of axes of parameters that AdamW decays
 
 
 class Training:
-    """Descent of a model's mean loss over a data set, or over the windows of a token stream.
+    """Gradient descent on a model's mean loss over a data set, or over the windows of a token stream.
 
-    All that a run needs to go on is its state: `start`, then `advance` until `finished`.
+    A run is determined by its state: `start`, then `advance` until `finished`.
+
+    Args:
+        model: Model to train.
+        loss: Loss of the model's outputs.
+        data: Samples, or a stream of tokens.
+        plan: How to train.
 
     Raises:
         InvalidProblemError: If the data fit neither model nor loss, or the plan does not fit the data.
@@ -44,15 +50,18 @@ class Training:
     def __init__(self, model: Model, loss: Loss, data: Dataset | TokenStream, plan: TrainingPlan) -> None:
         self._model, self._loss, self._plan = model, loss, plan
         self._batches = batches_of(data, plan.batch_size, plan.micro_batch_size)
-        # once: a step of a small network costs less than looking at its samples again
+        # once, because a step of a small network costs less than checking its samples again
         self._batches.check(model, loss)
 
     def start(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> TrainingState:
         """State before the first step.
 
         Args:
-            parameters: The start, not changed.
-            generator: A CPU generator for the order of the samples, which moves on; unused by full batches.
+            parameters: Initial parameters by name, which are not changed.
+            generator: CPU generator for the order of the samples, which advances; unused by full batches.
+
+        Returns:
+            The state, with parameters of its own.
         """
         leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in parameters.items()}
         plan = self._plan
@@ -70,14 +79,17 @@ class Training:
         return TrainingState(leaves, optimizer, scheduler, generator)
 
     def finished(self, state: TrainingState) -> bool:
-        """Whether there is no further step to take."""
+        """Whether no further step remains."""
         return state.has_plateaued or state.num_steps >= self._plan.num_steps
 
     def advance(self, state: TrainingState) -> None:
         """Take one step, in place.
 
+        Args:
+            state: State of the run, which is changed.
+
         Raises:
-            NonFiniteError: When the loss is no longer finite.
+            NonFiniteError: If the loss is no longer finite.
         """
         pieces = self._batches.draw(state.place, state.generator)
         # a batch whose targets are all ignored has the gradient 0
@@ -96,7 +108,7 @@ class Training:
             self._end_epoch(state)
 
     def resume(self, checkpoint: TrainingCheckpoint) -> TrainingState:
-        """The state of which `checkpoint` was taken, with tensors of its own."""
+        """The state from which `checkpoint` was taken, with tensors of its own."""
         state = self.start(checkpoint.parameters, torch.Generator())
         state.optimizer.load_state_dict(deepcopy(checkpoint.optimizer))
         if state.scheduler is not None and checkpoint.scheduler is not None:
@@ -119,7 +131,7 @@ class Training:
         state.optimizer.zero_grad()  # now, not before the next step: between steps the memory may serve others
 
     def _end_epoch(self, state: TrainingState) -> None:
-        """Cut the learning rate if the loss stopped improving, or take note that it cannot be cut any more."""
+        """Reduce the learning rate if the loss stopped improving, or note that it cannot be reduced any further."""
         mean = state.epoch_loss / state.epoch_terms
         state.epoch_loss, state.epoch_terms = 0.0, 0
         scheduler, rule = state.scheduler, self._plan.schedule
@@ -145,16 +157,23 @@ def train(
     progress: Progress = ignore_progress,
     continuation: Continuation = FROM_THE_START,
 ) -> TrainingResult:
-    """Follow the plan to its end: with `Sgd` theta <- theta - learning_rate * multiplier * gradient of the mean loss.
+    """Follow the plan to its end; with `Sgd`, theta <- theta - learning_rate * multiplier * gradient of the mean loss.
 
     Args:
-        parameters: The start, not changed.
-        generator: A CPU generator for the order of the samples, which moves on.
-        progress: Told as "training" after each step.
-        continuation: A `TrainingCheckpoint` to go on from, and who keeps later ones.
+        model: Model to train.
+        loss: Loss of the model's outputs.
+        dataset: Samples.
+        parameters: Initial parameters by name, which are not changed.
+        plan: How to train.
+        generator: CPU generator for the order of the samples, which advances.
+        progress: Called with phase "training" after each step.
+        continuation: Provides a `TrainingCheckpoint` to resume from, and receives later ones.
+
+    Returns:
+        The parameters at the end, with their loss and gradient norm.
 
     Raises:
-        NonFiniteError: When the loss is no longer finite.
+        NonFiniteError: If the loss is no longer finite.
         InvalidProblemError: If data, model and loss do not fit.
     """
     training = Training(model, loss, dataset, plan)
@@ -168,7 +187,7 @@ def train(
 
 
 def _optimizer(plan: TrainingPlan, leaves: Parameters, multipliers: Mapping[str, float]) -> torch.optim.Optimizer:
-    """Of one group for all parameters of one multiplier that decay, and one for those that do not."""
+    """Optimizer with groups of parameters that share a multiplier, with and without weight decay apart."""
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     weight_decay = plan.optimizer.weight_decay if isinstance(plan.optimizer, AdamW) else 0.0
     for name, leaf in leaves.items():
