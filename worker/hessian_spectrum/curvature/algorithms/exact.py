@@ -25,20 +25,24 @@ def exact_spectrum(
 ) -> ExactSpectrum:
     """Every eigenvalue, from P products and a dense float64 eigenvalue problem on the operator's device.
 
-    An eigenvalue counts as zero, and is known, up to (e + 10 (sqrt(P) - 1) eps) max |lambda|, eps the machine epsilon
-    and e the relative error of the products, with that of reduced precision: rounding errors of P terms add up like
-    sqrt(P), and 10 is for those of the products themselves. (The usual rank threshold, P eps, would call a third of the
-    positive eigenvalues of a small network in float32 zero.)
+    An eigenvalue is known, and counts as zero, up to (e + 10 (sqrt(P) - 1) eps) max |lambda|, where eps is the machine
+    epsilon and e the relative error of the products, including that of reduced precision: rounding errors of P terms
+    add up like sqrt(P), and the factor 10 covers those of the products themselves. (The usual rank threshold, P eps,
+    would count a third of the positive eigenvalues of a small network in float32 as zero.)
 
-    At its peak it holds 2 P^2 numbers in float64, with eigenvectors 4 P^2.
+    Peak memory is 2 P^2 numbers in float64, with eigenvectors 4 P^2.
 
     Args:
-        eigenvectors: whether to return unit eigenvectors, in rows, and their residuals.
-        progress: told as "products" after each block of columns, then once as "eigenvalues".
-        continuation: a `Triangle` to go on from, and who keeps it while it is filled.
+        operator: The matrix A.
+        eigenvectors: Whether to return unit eigenvectors, in rows, and their residuals.
+        progress: Called with phase "products" after each block of columns, then once with "eigenvalues".
+        continuation: Provides a `Triangle` to resume from, and receives it while it is filled.
+
+    Returns:
+        The spectrum.
 
     Raises:
-        NonFiniteError: If a product holds NaN or infinity.
+        NonFiniteError: If a product contains NaN or infinity.
     """
     triangle: Triangle = continuation.state or operator.start_triangle()
     for _ in operator.fill_triangle(triangle):
@@ -50,10 +54,18 @@ def exact_spectrum(
 
 
 def summarise_triangle(operator: SymmetricOperator, triangle: Triangle, eigenvectors: bool) -> ExactSpectrum:
-    """Every eigenvalue of a matrix that is filled; its memory is overwritten.
+    """Every eigenvalue of a completely filled matrix, whose memory is overwritten.
+
+    Args:
+        operator: The matrix A.
+        triangle: Its filled half.
+        eigenvectors: Whether to return unit eigenvectors, in rows, and their residuals.
+
+    Returns:
+        The spectrum.
 
     Raises:
-        NonFiniteError: If a number is NaN or infinity.
+        NonFiniteError: If an entry is NaN or infinite.
     """
     matrix = mirrored(triangle)
     vectors, residuals = None, None
@@ -79,7 +91,7 @@ def summarise_triangle(operator: SymmetricOperator, triangle: Triangle, eigenvec
 
 
 def _trace(values: Tensor, product_error: float) -> Estimate:
-    """Errors of the products, relative to A, move it by up to product_error (sum |lambda| + 2 ||A||_F)."""
+    """Trace; errors of the products, relative to A, move it by at most product_error (sum |lambda| + 2 ||A||_F)."""
     value = float(values.sum())
     error = product_error * (float(values.abs().sum()) + 2 * norm(values))
     return Estimate(value, error / NORMAL_QUANTILE, Interval(value - error, value + error))
@@ -92,7 +104,7 @@ def _inertia(values: Tensor, threshold: float) -> Inertia:
 
 
 def _residuals(matrix: Tensor, values: Tensor, columns: Tensor) -> FloatArray:
-    """||A x - lambda x|| (P,) of the unit columns x, as they are."""
+    """Residuals ||A x - lambda x|| (P,) of the unit columns x."""
     found = torch.empty_like(values, device="cpu")
     for start in range(0, len(values), COLUMNS):
         part = slice(start, start + COLUMNS)

@@ -1,4 +1,4 @@
-"""How many parameter-sized vectors an algorithm may hold; imports no torch."""
+"""Number of parameter-sized vectors that an algorithm may keep in memory; imports no torch."""
 
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.quadrature.results import Reorthogonalisation
@@ -7,11 +7,16 @@ SHORT_VECTORS = 3  # without reorthogonalisation: two vectors and a product
 
 
 def probe_bytes(dim: int, num_steps: int, itemsize: int, reorthogonalisation: Reorthogonalisation) -> int:
-    """Bytes that one Lanczos probe holds: a basis of min(num_steps, P) + 1 vectors and a product, or three vectors.
+    """Bytes that one Lanczos probe needs: a basis of min(num_steps, P) + 1 vectors and a product, or three vectors.
 
     Args:
-        dim: P.
-        itemsize: Bytes of a number in the precision of the products.
+        dim: Number of parameters P.
+        num_steps: Number of Lanczos steps.
+        itemsize: Bytes per number in the precision of the products.
+        reorthogonalisation: Whether the basis is kept.
+
+    Returns:
+        Number of bytes.
     """
     vectors = min(num_steps, dim) + 2 if reorthogonalisation == "full" else SHORT_VECTORS
     return vectors * dim * itemsize
@@ -25,16 +30,21 @@ def lockstep(
     reorthogonalisation: Reorthogonalisation | None,
     memory_bytes: int | None,
 ) -> tuple[Reorthogonalisation, int]:
-    """How Lanczos keeps within `memory_bytes` (None: without limit).
+    """How Lanczos stays within `memory_bytes`.
 
     Args:
-        reorthogonalisation: None: full if it fits for one probe, none otherwise.
+        dim: Number of parameters P.
+        num_steps: Number of Lanczos steps.
+        num_probes: Number of probes.
+        itemsize: Bytes per number in the precision of the products.
+        reorthogonalisation: Whether the basis is kept; None keeps it if it fits for one probe.
+        memory_bytes: Memory limit; None for no limit.
 
     Returns:
-        Reorthogonalisation, and how many probes go in lockstep.
+        Reorthogonalisation, and number of probes in lockstep.
 
     Raises:
-        InvalidProblemError: If one probe alone does not fit.
+        InvalidProblemError: If a single probe does not fit.
     """
     if memory_bytes is None:
         return reorthogonalisation or "full", num_probes

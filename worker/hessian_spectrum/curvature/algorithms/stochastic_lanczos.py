@@ -1,4 +1,4 @@
-"""Stochastic Lanczos quadrature: a spectrum from the Lanczos runs of random probes."""
+"""Stochastic Lanczos quadrature: the spectrum of an operator from Lanczos runs with random probes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,7 @@ from hessian_spectrum.quadrature.results import LanczosSpectrum, Reorthogonalisa
 
 @dataclass(frozen=True)
 class Smoothing:
-    """How quadratures become curves; see `spectral_density` and `log_spectral_density`."""
+    """Settings of the curves that are computed from quadratures; see `spectral_density`."""
 
     num_points: int
     kappa: float
@@ -37,7 +37,11 @@ class Smoothing:
     log_epsilon: float = LOG_EPSILON  # in units of A
 
     def check(self) -> None:
-        """Raises:  InvalidProblemError if a curve cannot be made."""
+        """Check the settings.
+
+        Raises:
+            InvalidProblemError: If a curve cannot be computed with them.
+        """
         check_smoothing(self.num_points, self.kappa, self.margin)
         check_smoothing(self.num_points, self.log_kappa, self.margin)
         check_epsilon(self.log_epsilon)
@@ -45,7 +49,7 @@ class Smoothing:
 
 @dataclass
 class LanczosSweep:
-    """Lanczos from group after group of probes, stopped between two products; all that a checkpoint must hold."""
+    """Lanczos runs of one group of probes after the other, between two products; everything a checkpoint must store."""
 
     num_steps: int  # per probe, at most P
     num_probes: int
@@ -62,13 +66,13 @@ class LanczosSweep:
 
     @property
     def num_products(self) -> int:
-        """Products done so far."""
+        """Number of products done so far."""
         under_way = sum(self.current.num_done) if self.current is not None else 0
         return under_way + sum(len(each.diagonal) for each in self.tridiagonals)
 
     @property
     def num_settled(self) -> int:
-        """Products done so far, and those that probes of an invariant subspace will not need."""
+        """Number of products done so far, plus those that probes with an invariant subspace will not need."""
         under_way = self.current.step * len(self.current.num_done) if self.current is not None else 0
         return under_way + len(self.tridiagonals) * self.num_steps
 
@@ -83,8 +87,19 @@ def start_sweep(
 ) -> LanczosSweep:
     """Sweep before its first product.
 
+    Args:
+        operator: The matrix A.
+        num_steps: Number of Lanczos steps per probe.
+        num_probes: Number of probes.
+        generator: CPU generator of the probes, which advances.
+        reorthogonalisation: Whether the basis is kept; None keeps it if it fits for one probe.
+        memory_bytes: Memory limit of the vectors; None for no limit.
+
+    Returns:
+        The sweep.
+
     Raises:
-        InvalidProblemError: If num_steps or num_probes is below 1, or the memory does not hold one probe.
+        InvalidProblemError: If num_steps or num_probes is below 1, or the memory does not suffice for one probe.
     """
     if min(num_steps, num_probes) < 1:
         raise InvalidProblemError(f"{num_steps} steps of {num_probes} probes: both must be at least 1")
@@ -95,7 +110,7 @@ def start_sweep(
 
 
 def advance_sweep(operator: SymmetricOperator, sweep: LanczosSweep) -> None:
-    """One more `matmat`, in place; an unfinished sweep only."""
+    """Compute one more `matmat`, in place, of an unfinished sweep."""
     if sweep.current is None:
         count = min(sweep.group_size, sweep.num_probes - len(sweep.tridiagonals))
         probes = (sphere_probe(operator.dim, sweep.generator) for _ in range(count))
@@ -117,14 +132,24 @@ def lanczos_sweep(
     memory_bytes: int | None = None,
     continuation: Continuation = FROM_THE_START,
 ) -> LanczosSweep:
-    """The finished sweep of consecutive ones among the probes that a generator gives, as of `lanczos_spectrum`.
+    """Finished sweep of consecutive probes among those that a generator yields for `lanczos_spectrum`.
 
     Args:
-        probes: By their numbers; those before the first are drawn, and nothing else.
+        operator: The matrix A.
+        num_steps: Number of Lanczos steps per probe.
+        probes: Numbers of the probes; those before the first are drawn and discarded.
+        generator: CPU generator of the probes, which advances.
+        progress: Called with phase "products" after each `matmat`.
+        reorthogonalisation: Whether the basis is kept; None keeps it if it fits for one probe.
+        memory_bytes: Memory limit of the vectors; None for no limit.
+        continuation: Provides a `LanczosSweep` to resume from, and receives later ones.
+
+    Returns:
+        The sweep.
 
     Raises:
-        NonFiniteError: As `lanczos_spectrum`.
-        InvalidProblemError: As `lanczos_spectrum`.
+        NonFiniteError: As for `lanczos_spectrum`.
+        InvalidProblemError: As for `lanczos_spectrum`.
     """
     sweep: LanczosSweep | None = continuation.state
     if sweep is None:
@@ -139,7 +164,7 @@ def lanczos_sweep(
 
 
 def join_sweeps(sweeps: Sequence[LanczosSweep]) -> LanczosSweep:
-    """The finished sweep of all their probes, in this order."""
+    """Finished sweep of all their probes, in this order."""
     tridiagonals = [each for sweep in sweeps for each in sweep.tridiagonals]
     return replace(sweeps[-1], num_probes=len(tridiagonals), tridiagonals=tridiagonals)
 
@@ -147,8 +172,16 @@ def join_sweeps(sweeps: Sequence[LanczosSweep]) -> LanczosSweep:
 def summarise_sweep(operator: SymmetricOperator, sweep: LanczosSweep, smoothing: Smoothing) -> LanczosSpectrum:
     """Curves, extremes and moments from the finished probes.
 
+    Args:
+        operator: The matrix A.
+        sweep: Sweep whose finished probes are used.
+        smoothing: Settings of the curves.
+
+    Returns:
+        The spectrum.
+
     Raises:
-        InvalidProblemError: If no probe is finished, or as `spectral_density`.
+        InvalidProblemError: If no probe is finished, or as for `spectral_density`.
     """
     rounding, dim = torch.finfo(operator.dtype).eps, operator.dim
     num_points, margin = smoothing.num_points, smoothing.margin
@@ -190,25 +223,34 @@ def lanczos_spectrum(
     log_epsilon: float = LOG_EPSILON,
     continuation: Continuation = FROM_THE_START,
 ) -> LanczosSpectrum:
-    """Stochastic Lanczos quadrature: num_probes runs of min(num_steps, P) steps, fewer where a subspace is invariant.
+    """Stochastic Lanczos quadrature: num_probes runs of min(num_steps, P) steps, fewer if a subspace is invariant.
 
-    As many probes as `memory_bytes` holds go in lockstep, one `matmat` for a step of them all; the result depends on
-    that within rounding only.
+    As many probes as fit in `memory_bytes` advance in lockstep, with one `matmat` for a step of all of them; the result
+    depends on that only up to rounding.
 
     Args:
-        num_points, kappa, margin: grid and sharpness of the density, see `spectral_density`.
-        generator: a CPU generator for the probes, which moves on.
-        progress: told as "products" after each `matmat`; a probe that stops early counts in full.
-        reorthogonalisation: "full" keeps a basis of num_steps + 1 vectors per probe, "none" two vectors, at the price
-            of ghosts: converged eigenvalues come back as further nodes, which share the weight of the first, so that
-            curves stay right but need more steps. None: full if it fits `memory_bytes` for one probe.
-        memory_bytes: of the vectors of probes and their products, at most; None: without limit.
-        log_kappa, log_epsilon: sharpness and shift (in units of A) of the log density.
-        continuation: a `LanczosSweep` to go on from, and who keeps later ones.
+        operator: The matrix A.
+        num_steps: Number of Lanczos steps per probe.
+        num_probes: Number of probes.
+        num_points: Number of grid points, as for `spectral_density`.
+        kappa: Sharpness of the density, as for `spectral_density`.
+        generator: CPU generator of the probes, which advances.
+        progress: Called with phase "products" after each `matmat`; a probe that stops early counts in full.
+        margin: Extent of the grid, as for `spectral_density`.
+        reorthogonalisation: "full" keeps a basis of num_steps + 1 vectors per probe; "none" keeps two vectors, at the
+            price of ghosts: converged eigenvalues reappear as further nodes, which share the weight of the first, so
+            that curves stay right but need more steps. None means "full" if that fits in `memory_bytes` for one probe.
+        memory_bytes: Memory limit of the vectors of probes and their products; None for no limit.
+        log_kappa: Sharpness of the log density.
+        log_epsilon: Offset of the log density, in units of A.
+        continuation: Provides a `LanczosSweep` to resume from, and receives later ones.
+
+    Returns:
+        The spectrum.
 
     Raises:
-        NonFiniteError: If a product holds NaN or infinity.
-        InvalidProblemError: On counts below 1, kappa <= 1, or memory that does not hold one probe.
+        NonFiniteError: If a product contains NaN or infinity.
+        InvalidProblemError: If a count is below 1, kappa <= 1, or the memory does not suffice for one probe.
 
     References:
         Golub & Meurant, Matrices, Moments and Quadrature, 2010; Papyan, JMLR 21 (2020) 1-64.

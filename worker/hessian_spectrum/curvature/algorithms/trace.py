@@ -38,7 +38,7 @@ DEFAULT_PRODUCTS = 10_000  # at most, in search of a tolerance
 
 @dataclass
 class ColumnSums:
-    """What is kept of the columns of A, read one after the other."""
+    """Sums over the columns of A, which are read one after the other."""
 
     diagonal: Tensor  # (P,) float64, on the CPU; as many set as there are lengths
     lengths: list[float] = field(default_factory=list)
@@ -46,7 +46,7 @@ class ColumnSums:
 
 @dataclass
 class TraceState:
-    """A run that stopped between two blocks of products; all that `advance_trace` needs to go on."""
+    """A run between two blocks of products, with everything that `advance_trace` needs to continue."""
 
     estimator: Estimator
     generator: torch.Generator  # on the CPU, of the probes
@@ -73,29 +73,35 @@ def trace_estimate(
     diagonal: bool = False,
     continuation: Continuation = FROM_THE_START,
 ) -> StochasticTrace:
-    """Tr A with a 95 % interval that holds, by so many products or to a tolerance.
+    """Trace tr A with a 95 % interval, from a number of products or to a tolerance.
 
-    "hutchinson" holds two vectors of length P for each of 16 probes; "hutch++" two for each of a third of the products
-    as well, and wins where few eigenvalues are large; "xtrace" four for each of half of the products, and wins more.
-    From P products on the trace is read off the columns of A, and exact but for the error of the products, which every
-    stated error includes. Where a sketch spans all of the range that the precision of products resolves, the products
-    that are left go to probes of its complement: what lies there is small and not zero.
+    "hutchinson" keeps two vectors of length P for each of 16 probes. "hutch++" additionally keeps two for each of a
+    third of the products, and is more accurate if few eigenvalues are large. "xtrace" keeps four for each of half of
+    the products, and is more accurate still. From P products on the trace is read from the columns of A, and exact up
+    to the error of the products, which every stated error includes. If a sketch spans the whole range that the
+    precision of products resolves, the remaining products are spent on probes of its complement, which is small but not
+    zero.
 
     Args:
-        generator: a CPU generator for the probes, which moves on.
-        progress: told as "products" after each block.
-        num_probes: products to spend, of whatever kind. xtrace needs 4, and spends an even number.
-        tolerance: instead of num_probes; of the standard error, or of half the interval's width over 1.96, whichever is
-            larger, relative to |tr A| or ||A||_F, whichever is larger: a trace may be zero. Products double until it is
-            met, or the error of the products alone is larger.
-        max_products: in search of a tolerance; None: 10,000.
-        diagonal: whether to estimate the diagonal of A, too.
-        continuation: a `TraceState` to go on from, and who keeps later ones.
+        operator: The matrix A.
+        estimator: "hutchinson", "hutch++" or "xtrace".
+        generator: CPU generator of the probes, which advances.
+        progress: Called with phase "products" after each block.
+        num_probes: Number of products of any kind. xtrace needs 4, and uses an even number.
+        tolerance: Alternative to num_probes: the limit of the standard error, or half the interval's width over 1.96,
+            whichever is larger, relative to |tr A| or ||A||_F, whichever is larger, as a trace may be zero. Products
+            double until it is met, or the error of the products alone is larger.
+        max_products: Largest number of products spent on a tolerance; None means 10,000.
+        diagonal: Whether to estimate the diagonal of A, too.
+        continuation: Provides a `TraceState` to resume from, and receives later ones.
+
+    Returns:
+        The trace with Frobenius norm and, if requested, diagonal.
 
     Raises:
-        NonFiniteError: If a product holds NaN or infinity.
-        InvalidProblemError: Unless one of num_probes and tolerance is given and positive, or if products are too few
-            for the estimator.
+        NonFiniteError: If a product contains NaN or infinity.
+        InvalidProblemError: Unless exactly one of num_probes and tolerance is given and positive, or if products are
+            too few for the estimator.
 
     References:
         Meyer, Musco, Musco & Woodruff, SOSA 2021, 142-155, for hutch++; Epperly, Tropp & Webber, SIAM J. Matrix Anal.
@@ -122,10 +128,22 @@ def start_trace(
     max_products: int | None = None,
     diagonal: bool = False,
 ) -> TraceState:
-    """State before the first product; arguments as of `trace_estimate`.
+    """State before the first product.
+
+    Args:
+        operator: The matrix A.
+        estimator: Estimator, as for `trace_estimate`.
+        generator: CPU generator of the probes, which advances.
+        num_probes: Number of products, as for `trace_estimate`.
+        tolerance: Tolerance, as for `trace_estimate`.
+        max_products: Largest number of products, as for `trace_estimate`.
+        diagonal: Whether to estimate the diagonal of A, too.
+
+    Returns:
+        The state.
 
     Raises:
-        InvalidProblemError: As `trace_estimate`.
+        InvalidProblemError: As for `trace_estimate`.
     """
     if (num_probes is None) == (tolerance is None):
         raise InvalidProblemError("a trace needs a number of probes or a tolerance, and not both")
@@ -145,13 +163,17 @@ def start_trace(
 
 
 def advance_trace(operator: SymmetricOperator, state: TraceState) -> StochasticTrace | None:
-    """One more block of products, in place, unless there is no further one to take.
+    """Compute one more block of products, in place, unless none remains.
+
+    Args:
+        operator: The matrix A.
+        state: State of the run, which is changed.
 
     Returns:
-        What was found, if that was the last one.
+        The result, if that was the last block.
 
     Raises:
-        NonFiniteError: If a product holds NaN or infinity.
+        NonFiniteError: If a product contains NaN or infinity.
     """
     if not _round_is_done(operator, state):
         _multiply(operator, state)
@@ -176,13 +198,13 @@ def _multiply(operator: SymmetricOperator, state: TraceState) -> None:
 
 
 def _sketch_is_small(state: TraceState) -> bool:
-    """Hutch++ spends a third of the products on a sketch and a third on its products, the rest on probes."""
+    """Whether the sketch must grow: Hutch++ spends a third of the products on it and a third on its products."""
     sketch = state.sketch
     return state.estimator == "hutch++" and len(sketch.basis) < state.target // 3 and not sketch.exhausted
 
 
 def _deflate(operator: SymmetricOperator, state: TraceState) -> int:
-    """Extend the sketch; probes of the larger complement before are of no use any more."""
+    """Extend the sketch, which makes earlier probes of the larger complement useless."""
     count = min(PROBE_BLOCK, state.target // 3 - len(state.sketch.basis))
     rows = _random_rows(operator, state.generator, count)
     extend_basis(operator, state.sketch, finite_products(operator, rows))
@@ -191,7 +213,7 @@ def _deflate(operator: SymmetricOperator, state: TraceState) -> int:
 
 
 def _extend_exchangeably(operator: SymmetricOperator, state: TraceState) -> int:
-    """XTrace spends half of the products on random vectors, half on the basis of their products."""
+    """Spend half of the products on random vectors, and half on the basis of their products, as XTrace does."""
     count = min(PROBE_BLOCK, state.target // 2 - len(state.vectors))
     vectors = _random_rows(operator, state.generator, count)
     products = finite_products(operator, vectors)
@@ -213,7 +235,7 @@ def _round_is_done(operator: SymmetricOperator, state: TraceState) -> bool:
 
 
 def _decide(operator: SymmetricOperator, state: TraceState) -> StochasticTrace | None:
-    """Finish, or double the products: until the error is small enough, or more of them are of no use or not allowed."""
+    """Finish, or double the products until the error is small enough, or more of them are useless or not allowed."""
     found = _estimate(state, operator.product_error)
     if state.tolerance is None:
         return found
@@ -227,7 +249,7 @@ def _decide(operator: SymmetricOperator, state: TraceState) -> StochasticTrace |
 
 
 def _error(trace: Estimate) -> float:
-    """Standard error, or what the interval says of it if that is more; infinite where neither is known."""
+    """Standard error, or what the interval implies if that is larger; infinite if neither is known."""
     lower, upper = trace.interval.lower, trace.interval.upper
     if trace.standard_error is None or lower is None or upper is None:
         return math.inf
@@ -235,12 +257,12 @@ def _error(trace: Estimate) -> float:
 
 
 def _rounding(operator: SymmetricOperator, found: StochasticTrace) -> float:
-    """Standard error that the products alone leave, however many they are."""
+    """Standard error that the products alone leave, whatever their number."""
     return operator.product_error * max(abs(found.trace.value), found.frobenius.value) / NORMAL_QUANTILE
 
 
 def _read_off_if_cheaper(operator: SymmetricOperator, state: TraceState) -> None:
-    """From P products on the columns give the exact trace."""
+    """Switch to reading columns from P products on, which yields the exact trace."""
     allowed = state.tolerance is None or state.num_products + operator.dim <= state.total
     if state.target >= operator.dim and allowed:
         state.columns = ColumnSums(torch.zeros(operator.dim, dtype=torch.float64))
@@ -258,7 +280,7 @@ def _read_columns(operator: SymmetricOperator, columns: ColumnSums) -> int:
 
 
 def _estimate(state: TraceState, product_error: float) -> StochasticTrace:
-    """From all products so far."""
+    """Estimate from all products so far."""
     sketch, count = state.sketch, state.num_products
     if state.columns is not None:
         return _exact(state.columns, count, product_error, state.diagonal)
@@ -272,7 +294,7 @@ def _estimate(state: TraceState, product_error: float) -> StochasticTrace:
 
 
 def _exact(columns: ColumnSums, num_products: int, product_error: float, diagonal: bool) -> StochasticTrace:
-    """Columns are known but for the error of the products, relative to their own norms and to ||A||_F."""
+    """Result from columns, which are known up to the error of the products, relative to their norms and to ||A||_F."""
     norm_value = math.hypot(*columns.lengths)
     value = math.fsum(columns.diagonal.tolist())
     frobenius = exact_estimate(norm_value, product_error * norm_value, floor=0.0)
