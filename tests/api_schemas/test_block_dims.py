@@ -7,8 +7,8 @@ import pytest
 from hessian_spectrum.api_schemas import parameter_shapes
 from hessian_spectrum.api_schemas.checkpoints import CONTEXT, CausalLmCheckpoint
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.jobs.cache_key import cache_key
 from hessian_spectrum.jobs.estimate import estimate
-from hessian_spectrum.jobs.question import question_digest
 
 NUM_TENSORS = 2_000
 
@@ -76,5 +76,5 @@ def test_a_changed_copy_is_counted_anew() -> None:
 def test_what_is_counted_is_no_part_of_the_question() -> None:
     fresh, counted = (request_for(block="layers.1.w", seed=1) for _ in range(2))
     assert counted.parts[0].dim == counted.dim == 4
-    assert question_digest(counted) == question_digest(fresh)
+    assert cache_key(counted) == cache_key(fresh)
     assert counted.canonical() == fresh.canonical()

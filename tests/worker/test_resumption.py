@@ -151,7 +151,7 @@ def test_a_checkpoint_that_makes_no_sense_is_ignored(part: str, tmp_path: Path) 
 
 @pytest.mark.usefixtures("always_due")
 def test_what_another_machine_computed_is_not_gone_on_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ours, theirs = (Hardware(CPU, threads, 2**33).signature for threads in (1, 2))
+    ours, theirs = (Hardware(CPU, threads, 2**33).numerics_fingerprint() for threads in (1, 2))
     first = Resumption(JobCheckpoints(tmp_path, "job", 1), 0.0, signature=theirs)
     first.unit("a").finish(1)
     first.save()

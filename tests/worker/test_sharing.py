@@ -18,7 +18,7 @@ import torch
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.algorithms.stochastic_lanczos import LanczosSweep
-from hessian_spectrum.jobs import partition
+from hessian_spectrum.jobs import sharding
 from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.shards import ShardPoisonedError, ShardStore
@@ -50,9 +50,9 @@ NUM_PRODUCTS = 6 * 5
 
 @pytest.fixture(autouse=True)
 def short_jobs_are_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partition, "LEAST_SHARD_SECONDS", 1e-9)
-    monkeypatch.setattr(partition, "LEAST_BLOCK_OPERATIONS", 1)
-    monkeypatch.setattr(partition, "MOST_SHARDS", 3)  # of two, two and one probes
+    monkeypatch.setattr(sharding, "MIN_SHARD_SECONDS", 1e-9)
+    monkeypatch.setattr(sharding, "MIN_BLOCK_OPERATIONS", 1)
+    monkeypatch.setattr(sharding, "MAX_SHARDS", 3)  # of two, two and one probes
     monkeypatch.setattr(resumption, "LARGEST_SHARE", float("inf"))
     monkeypatch.setattr(sharing, "SECONDS_BETWEEN_LOOKS", 0.0)
 
@@ -96,13 +96,15 @@ class Lab:
     def deployment(self, event: Event, hardware: Hardware = HARDWARE) -> Deployment:
         shards = WatchedShards(self.client, 30.0, 1000)
         shards.event = event  # type: ignore[method-assign]
-        return Deployment(shards, self.checkpoints, 0.0, hardware.device, hardware.signature, self.calls.append)
+        return Deployment(
+            shards, self.checkpoints, 0.0, hardware.device, hardware.numerics_fingerprint(), self.calls.append
+        )
 
     def lead(self, event: Event = lambda _: None) -> Answer:
         lease = self.store.claim(self.job_id)
         assert lease is not None
         kept = self.checkpoints.of_attempt(self.job_id, lease.attempt)
-        resumed = Resumption(kept, 0.0, signature=HARDWARE.signature)
+        resumed = Resumption(kept, 0.0, signature=HARDWARE.numerics_fingerprint())
         leader = Leader(self.deployment(event), lease, resumed)
 
         def progress(phase: str, done: int, total: int) -> None:

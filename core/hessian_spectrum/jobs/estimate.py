@@ -44,7 +44,7 @@ from hessian_spectrum.api_schemas.spectrum import (
     TopKMethod,
     TraceMethod,
 )
-from hessian_spectrum.jobs.partition import num_shards, probes_of_shard
+from hessian_spectrum.jobs.sharding import num_shards, probes_of_shard
 from hessian_spectrum.planning.memory import MicroBatches, micro_batches
 from hessian_spectrum.planning.size import (
     Size,
@@ -144,7 +144,12 @@ def _num_shards(request: SpectrumRequest, method: LanczosMethod, plan: JobEstima
     size = _size(request)
     inputs = size.num_samples * (_sequence_length(request) if size.family in ("attention", "gpt2") else 1)
     operations = size.num_parameters * inputs
-    return num_shards(method.num_probes, min(method.num_steps, request.dim), operations, plan.work.moved_numbers)
+    return num_shards(
+        num_probes=method.num_probes,
+        num_steps=min(method.num_steps, request.dim),
+        product_operations=operations,
+        moved_numbers=plan.work.moved_numbers,
+    )
 
 
 def _top_k_estimate(

@@ -8,7 +8,7 @@ from celery.platforms import SecurityWarning
 
 from hessian_spectrum.jobs.connection import require_entry
 from hessian_spectrum.jobs.settings import SettingsError, WorkerSettings
-from hessian_spectrum.logs.configuration import configure_logging
+from hessian_spectrum.telemetry.logging import configure_logging
 
 
 def main() -> None:

@@ -21,20 +21,19 @@ from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.jobs.artifacts import ArtifactStore
 from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
-from hessian_spectrum.jobs.presence import SECONDS_BETWEEN_SIGNS, announce, withdraw
 from hessian_spectrum.jobs.process_memory import resident_bytes
 from hessian_spectrum.jobs.queue import RUN_JOB, JobQueue, celery_app
 from hessian_spectrum.jobs.request_files import RequestFiles
 from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import ShardStore
-from hessian_spectrum.jobs.source_version import source_version
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.jobs.verdicts import VerdictStore
+from hessian_spectrum.jobs.versions import protocol_version, result_version
+from hessian_spectrum.jobs.worker_registry import SECONDS_BETWEEN_HEARTBEATS, register, unregister
 from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
 from hessian_spectrum.worker.checkpoint_inspector import CheckpointInspector
-from hessian_spectrum.worker.code_version import code_version
 from hessian_spectrum.worker.delivery import Delivery, SteadyQoS
 from hessian_spectrum.worker.hardware import Hardware, find_hardware
 from hessian_spectrum.worker.job_runner import JobRunner
@@ -120,7 +119,7 @@ def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, st
                 stopping.wait(_SECONDS_TO_PASS_ON)
                 queue.call(job_id)
                 return
-            check = CheckpointCheck(models, VerdictStore(client, lambda: [code_version()]))
+            check = CheckpointCheck(models, VerdictStore(client, lambda: [result_version()]))
             sources = Sources(models, ArtifactStore(settings.artifacts_dir), check)
             JobRunner(store, shards, queue, results, sources, hardware, settings, stopping.is_set).run(job_id)
 
@@ -158,7 +157,7 @@ def _prepare_children(settings: WorkerSettings, hardware: Hardware) -> None:
 
 def _inspect_checkpoints(settings: WorkerSettings, hardware: Hardware) -> None:
     # with a directory of its own: one that is shared with the pool's processes might be locked when they are forked
-    verdicts = VerdictStore(connect(settings.redis_url.get_secret_value()), lambda: [code_version()])
+    verdicts = VerdictStore(connect(settings.redis_url.get_secret_value()), lambda: [result_version()])
     check = CheckpointCheck(ModelsDirectory(settings.models_dir, verdicts), verdicts, niceness=settings.niceness)
     inspector = CheckpointInspector(check, hardware.memory_limit_bytes)
     signals.worker_ready.connect(lambda **_: inspector.start(), weak=False)
@@ -172,8 +171,8 @@ def _announce_presence(settings: WorkerSettings, hardware: Hardware) -> None:
         device=str(hardware.device),
         memory_bytes=hardware.memory_bytes,
         concurrency=settings.concurrency,
-        code_version=code_version(),
-        source_version=source_version(),
+        code_version=result_version(),
+        source_version=protocol_version(),
     )
     closing = threading.Event()
 
@@ -181,10 +180,10 @@ def _announce_presence(settings: WorkerSettings, hardware: Hardware) -> None:
         while not closing.is_set():
             try:
                 now = {"resident_bytes": resident_bytes(os.getpid()), "fault": storage_fault(client, settings)}
-                announce(client, status.model_copy(update=now))
+                register(client, status.model_copy(update=now))
             except RedisError as error:
-                _logger.warning("presence not announced: %s", error)
-            closing.wait(SECONDS_BETWEEN_SIGNS)
+                _logger.warning("the worker is not registered: %s", error)
+            closing.wait(SECONDS_BETWEEN_HEARTBEATS)
 
     @signals.worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
     def start(**_: Any) -> None:
@@ -194,6 +193,6 @@ def _announce_presence(settings: WorkerSettings, hardware: Hardware) -> None:
     def stop(**_: Any) -> None:
         closing.set()
         try:
-            withdraw(client, status.name)
+            unregister(client, status.name)
         except RedisError as error:
-            _logger.warning("presence not withdrawn: %s", error)
+            _logger.warning("the worker is still registered: %s", error)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.shards import Claim, ShardPoisonedError
 from hessian_spectrum.jobs.store import JobStore, Lease, LeaseLostError, UnknownJobError
-from hessian_spectrum.logs.context import log_fields
+from hessian_spectrum.telemetry.logging import log_fields
 from hessian_spectrum.worker.delivery import holder
 from hessian_spectrum.worker.failures import FailureKind, job_failure, parse_request
 from hessian_spectrum.worker.hardware import Hardware
@@ -76,7 +76,7 @@ class JobHelper:
         hardware = self._hardware
         request = parse_request(self._store.request(lease.job_id))
         assert isinstance(request, SpectrumRequest)
-        helper = Helper(self._deployment, lease, claim, hardware.signature, self._store.has_queued)
+        helper = Helper(self._deployment, lease, claim, hardware.numerics_fingerprint(), self._store.has_queued)
         with LeaseKeeper(helper, lease, self._stopping) as keeper:
             resumption = helper.restored()
             if request.train is not None and "training" not in resumption.finished:

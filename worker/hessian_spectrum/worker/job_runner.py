@@ -23,9 +23,9 @@ from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import ShardStore
 from hessian_spectrum.jobs.store import JobStore, Lease, LeaseLostError
-from hessian_spectrum.logs.context import log_fields
+from hessian_spectrum.jobs.versions import result_version
+from hessian_spectrum.telemetry.logging import log_fields
 from hessian_spectrum.worker.answer import Answer
-from hessian_spectrum.worker.code_version import code_version
 from hessian_spectrum.worker.delivery import holder
 from hessian_spectrum.worker.failures import FailureKind, job_failure, parse_request, too_large
 from hessian_spectrum.worker.forecast import Forecast
@@ -72,7 +72,9 @@ class JobRunner:
         """Run the job, or help the worker that has it with its shards; nothing happens if it ended."""
         lease = self._store.claim(job_id, holder(os.getppid(), os.getpid()))
         if lease is None:
-            deployment = self._deployment(CheckpointStore(self._settings.checkpoints_dir), self._hardware.signature)
+            deployment = self._deployment(
+                CheckpointStore(self._settings.checkpoints_dir), self._hardware.numerics_fingerprint()
+            )
             JobHelper(self._store, deployment, self._sources, self._hardware, self._stopping).help(job_id)
             return
         request_id = self._store.request_id(job_id)
@@ -107,7 +109,7 @@ class JobRunner:
                 return "lost"
             state = self._store.fail(lease, failure.problem)
         else:
-            state = self._outlasting(lambda: self._store.succeed(lease, digest, code_version()))
+            state = self._outlasting(lambda: self._store.succeed(lease, digest, result_version()))
         checkpoints.discard(lease.job_id)
         return state
 

@@ -53,7 +53,7 @@ def after_crash(sources: Sources, crashed_by: str | None) -> Sources:
 
 def signature_with(hardware: Hardware, fallback: Fallback | None) -> str:
     """What two runs must share to round alike, with the way in which products are computed."""
-    return hardware.signature if fallback is None else f"{hardware.signature}, {fallback.method}"
+    return hardware.numerics_fingerprint(None if fallback is None else fallback.method)
 
 
 def _as_found(model: CausalLm, verdict: CheckpointVerdict, models: ModelsDirectory) -> CausalLm:

@@ -1,7 +1,5 @@
 """The shards of a long job: on one worker one after the other, or on as many as have nothing else to do."""
 
-import hashlib
-import json
 import math
 import os
 import time
@@ -20,6 +18,7 @@ from hessian_spectrum.curvature.progress import Continuation, Progress
 from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.shards import Claim, ShardPoisonedError, ShardStore
 from hessian_spectrum.jobs.store import WORKERS_LOST, Lease
+from hessian_spectrum.jobs.versions import shard_fingerprint
 from hessian_spectrum.worker.delivery import holder
 from hessian_spectrum.worker.failures import FailureKind, JobFailure
 from hessian_spectrum.worker.lease_keeper import WorkerStoppingError
@@ -314,9 +313,13 @@ def _sweep(unit: Unit) -> LanczosSweep:
 def _setup(deployment: Deployment, resumption: Resumption, work: Work) -> str:
     """Digest of all that the numbers of shards depend on beside the request."""
     notes = resumption.notes
-    compiled = sorted(name for name, chosen in notes.get("compiled", {}).items() if chosen)
-    decisive = [deployment.signature, work.setup, "settled" in notes, compiled, notes.get("precision_deviations")]
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    return shard_fingerprint(
+        deployment.signature,
+        partition=work.setup,
+        is_calibrated="settled" in notes,
+        compiled=notes.get("compiled", {}),
+        deviations=notes.get("precision_deviations"),
+    )
 
 
 def worker_name() -> str:

@@ -19,7 +19,7 @@ from hessian_spectrum.curvature.algorithms.trace import trace_estimate
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.progress import Continuation, Progress
 from hessian_spectrum.jobs.estimate import JobEstimate
-from hessian_spectrum.jobs.partition import probes_of_shard
+from hessian_spectrum.jobs.sharding import probes_of_shard
 from hessian_spectrum.quadrature.results import LanczosSpectrum
 from hessian_spectrum.worker.generators import generator_of
 from hessian_spectrum.worker.resumption import Unit

@@ -3,7 +3,7 @@
 import redis
 
 from hessian_spectrum.api_schemas.health import WorkerStatus
-from hessian_spectrum.jobs.presence import announce, present_code_versions, present_workers, withdraw
+from hessian_spectrum.jobs.worker_registry import register, registered_result_versions, registered_workers, unregister
 
 
 def status(name: str, code_version: str | None = None) -> WorkerStatus:
@@ -11,22 +11,22 @@ def status(name: str, code_version: str | None = None) -> WorkerStatus:
 
 
 def test_workers_come_and_go(redis_client: redis.Redis) -> None:
-    assert present_workers(redis_client) == []
+    assert registered_workers(redis_client) == []
     for each in (status("b", "2"), status("a", "1"), status("c"), status("a", "2")):
-        announce(redis_client, each)
-    there = present_workers(redis_client)
+        register(redis_client, each)
+    there = registered_workers(redis_client)
     assert all(abs(worker.clock_skew_seconds) < 1 for worker in there)  # one machine has one clock
     told = [worker.model_copy(update={"clock_skew_seconds": None}) for worker in there]
     assert told == [status("a", "2"), status("b", "2"), status("c")]
-    assert present_code_versions(redis_client) == ["2"]
-    withdraw(redis_client, "b")
-    assert [worker.name for worker in present_workers(redis_client)] == ["a", "c"]
+    assert registered_result_versions(redis_client) == ["2"]
+    unregister(redis_client, "b")
+    assert [worker.name for worker in registered_workers(redis_client)] == ["a", "c"]
 
 
 def test_who_is_silent_is_gone(redis_client: redis.Redis) -> None:
     for name in ("silent", "there"):
-        announce(redis_client, status(name))
+        register(redis_client, status(name))
     redis_client.zincrby("spectrum:workers-seen", -16, "silent")
-    assert [worker.name for worker in present_workers(redis_client)] == ["there"]
-    announce(redis_client, status("there"))
+    assert [worker.name for worker in registered_workers(redis_client)] == ["there"]
+    register(redis_client, status("there"))
     assert redis_client.hkeys("spectrum:workers") == ["there"]

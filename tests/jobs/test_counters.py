@@ -8,10 +8,10 @@ import redis
 
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs.counters import BOUNDS, JobCounters, read_counters
 from hessian_spectrum.jobs.job_index import INDEX
-from hessian_spectrum.jobs.presence import announce
 from hessian_spectrum.jobs.store import JobStore
-from hessian_spectrum.jobs.totals import BOUNDS, Totals, read_totals
+from hessian_spectrum.jobs.worker_registry import register
 
 PROBLEM = Problem(title="No", status=500)
 
@@ -21,8 +21,8 @@ def store(redis_client: redis.Redis) -> JobStore:
     return JobStore(redis_client, lease_seconds=30.0, max_attempts=2)
 
 
-def totals(client: redis.Redis) -> Totals:
-    return read_totals(client, INDEX)
+def totals(client: redis.Redis) -> JobCounters:
+    return read_counters(client, INDEX)
 
 
 def test_nothing_was_counted_in_the_beginning(redis_client: redis.Redis) -> None:
@@ -88,7 +88,7 @@ def test_lost_workers_are_counted(redis_client: redis.Redis) -> None:
 
 def test_workers_that_are_there(redis_client: redis.Redis) -> None:
     worker = WorkerStatus(name="a-1", device="cpu", memory_bytes=1, concurrency=2, resident_bytes=3)
-    announce(redis_client, worker)
+    register(redis_client, worker)
     [found] = totals(redis_client).workers
     assert found.resident_bytes == 3
     assert found.clock_skew_seconds == pytest.approx(0, abs=0.5)

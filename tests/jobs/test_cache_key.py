@@ -8,7 +8,7 @@ import torch
 from hessian_spectrum.api_schemas.job_requests import JobRequest
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.progress import ignore_progress
-from hessian_spectrum.jobs.question import question_digest
+from hessian_spectrum.jobs.cache_key import cache_key
 from hessian_spectrum.service.routes.documentation import JOB_EXAMPLES
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.spectrum_job import run_spectrum_job
@@ -18,14 +18,14 @@ REQUESTS = [each["value"] for each in JOB_EXAMPLES.values() if "artifact" not in
 
 
 def digest(request: dict[str, Any]) -> str:
-    return question_digest(JobRequest.model_validate(request).root)
+    return cache_key(JobRequest.model_validate(request).root)
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
 def test_it_survives_the_way_to_a_worker(request_: dict[str, Any]) -> None:
     asked = JobRequest.model_validate(request_).root
     sent = JobRequest.model_validate_json(asked.model_dump_json(exclude_none=True)).root
-    assert question_digest(sent) == question_digest(asked)
+    assert cache_key(sent) == cache_key(asked)
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
@@ -150,7 +150,7 @@ def test_the_canonical_request_is_a_request_and_its_own_canonical_form(request_:
     canonical = JobRequest.model_validate(request_).root.canonical()
     again = JobRequest.model_validate_json(canonical.model_dump_json(exclude_none=True)).root
     assert again.canonical() == again == canonical
-    assert question_digest(again) == digest(request_)
+    assert cache_key(again) == digest(request_)
 
 
 @pytest.mark.parametrize(("one", "other"), [pair for pair in SAME if pair[0]["kind"] == "spectrum"])

@@ -1,27 +1,26 @@
-"""The version of the code is another whenever a line of it is."""
+"""The result version changes with every line of the code and with every library."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 
-from hessian_spectrum.jobs.source_version import directories_of
-from hessian_spectrum.worker import code_version as module
-from hessian_spectrum.worker.code_version import PACKAGES, code_version, digest_of_sources
+from hessian_spectrum.jobs import versions
+from hessian_spectrum.jobs.versions import RESULT_PACKAGES, digest_of_sources, package_directories, result_version
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     copy = tmp_path_factory.mktemp("sources")
     ignored = shutil.ignore_patterns("__pycache__")
-    return [shutil.copytree(path, copy / path.name, ignore=ignored) for path in directories_of(PACKAGES)]
+    return [shutil.copytree(path, copy / path.name, ignore=ignored) for path in package_directories(RESULT_PACKAGES)]
 
 
 def test_the_same_sources_have_the_same_version_wherever_they_lie(sources: list[Path]) -> None:
-    assert digest_of_sources(sources) == code_version()
+    assert digest_of_sources(sources) == result_version()
     (sources[-1] / "__pycache__").mkdir()
     (sources[-1] / "__pycache__" / "app.pyc").write_bytes(b"0")
-    assert digest_of_sources(sources) == code_version()
+    assert digest_of_sources(sources) == result_version()
 
 
 @pytest.mark.parametrize("name", ["curvature/algorithms/lanczos.py", "worker/translation.py", "jobs/estimate.py"])
@@ -39,7 +38,7 @@ def test_another_line_is_another_version(sources: list[Path], name: str) -> None
 
 def test_another_library_is_another_version(sources: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     before = digest_of_sources(sources)
-    monkeypatch.setattr(module, "version", lambda name: "2.0" if name == "torch" else "1.0")
+    monkeypatch.setattr(versions, "version", lambda name: "2.0" if name == "torch" else "1.0")
     one = digest_of_sources(sources)
-    monkeypatch.setattr(module, "version", lambda name: "2.1" if name == "torch" else "1.0")
+    monkeypatch.setattr(versions, "version", lambda name: "2.1" if name == "torch" else "1.0")
     assert len({before, one, digest_of_sources(sources)}) == 3

@@ -8,17 +8,17 @@ import redis
 
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.api_schemas.jobs import JobState
-from hessian_spectrum.jobs.presence import present_workers
 from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE
+from hessian_spectrum.jobs.worker_registry import registered_workers
 
-TOTALS = "spectrum:totals"
+COUNTERS = "spectrum:totals"
 BOUNDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)
 """Of durations, in seconds."""
 
 STATES: tuple[JobState, ...] = ("queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired")
 
 LUA = f"""
-local function count(name, number) redis.call('HINCRBYFLOAT', '{TOTALS}', name, number or 1) end
+local function count(name, number) redis.call('HINCRBYFLOAT', '{COUNTERS}', name, number or 1) end
 local function observe(name, seconds)
   count(name .. ':sum', seconds)
   for _, bound in ipairs({{{", ".join(f"'{bound:g}'" for bound in BOUNDS)}}}) do
@@ -52,7 +52,7 @@ class Durations:
 
 
 @dataclass(frozen=True)
-class Totals:
+class JobCounters:
     """The jobs of a deployment as they stand, and what was counted since its Redis was new."""
 
     num_jobs: Mapping[JobState, int]
@@ -75,7 +75,7 @@ class Totals:
         return Durations(tuple(counts), self.number(f"{name}:sum"))
 
 
-def read_totals(client: redis.Redis, index_prefix: str) -> Totals:
+def read_counters(client: redis.Redis, index_prefix: str) -> JobCounters:
     """Look once.
 
     Raises:
@@ -86,14 +86,14 @@ def read_totals(client: redis.Redis, index_prefix: str) -> Totals:
             pipeline.zcard(index_prefix + state)
         pipeline.llen(KEY_PREFIX + QUEUE)
         pipeline.zrange(index_prefix + "queued", 0, 0)
-        pipeline.hgetall(TOTALS)
+        pipeline.hgetall(COUNTERS)
         pipeline.time()
         *numbers, num_messages, oldest, counted, (seconds, microseconds) = pipeline.execute()
-    return Totals(
+    return JobCounters(
         num_jobs=dict(zip(STATES, numbers, strict=True)),
         num_messages=num_messages,
         # An id begins with the microsecond of its creation.
         oldest_queued_seconds=max(0.0, seconds + (microseconds - int(oldest[0][:16], 16)) / 1e6) if oldest else 0.0,
         counted={name: float(number) for name, number in cast("dict[str, str]", counted).items()},
-        workers=present_workers(client),
+        workers=registered_workers(client),
     )

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from hessian_spectrum.logs.configuration import LogSettings, configure_logging
-from hessian_spectrum.logs.context import log_fields
+from hessian_spectrum.telemetry.logging import LogSettings, configure_logging, log_fields
 
 FORGED = 'evil"\n{"level": "INFO", "message": "all is well"}\r\x1b[2K\u2028more'
 
