@@ -104,7 +104,7 @@ class Lab:
         lease = self.store.claim(self.job_id)
         assert lease is not None
         kept = self.checkpoints.of_attempt(self.job_id, lease.attempt)
-        resumed = JobCheckpointer(kept, 0.0, fingerprint=HARDWARE.numerics_fingerprint())
+        resumed = JobCheckpointer.restored(kept, 0.0, fingerprint=HARDWARE.numerics_fingerprint())
         leader = ShardCoordinator(self.deployment(event), lease, resumed)
 
         def progress(phase: str, done: int, total: int) -> None:

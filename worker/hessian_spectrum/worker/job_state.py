@@ -79,6 +79,7 @@ class JobCheckpointer:
         self,
         checkpoints: JobCheckpoints | None = None,
         seconds: float = 30.0,
+        *,
         device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
         fingerprint: str = "",
     ) -> None:
@@ -93,7 +94,20 @@ class JobCheckpointer:
         self._seconds_before = 0.0
         self._started = time.monotonic()
         self._due = self._started + seconds
-        self._restore()
+
+    @classmethod
+    def restored(
+        cls,
+        checkpoints: JobCheckpoints,
+        seconds: float = 30.0,
+        *,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+        fingerprint: str = "",
+    ) -> "JobCheckpointer":
+        """Return the stages as the newest checkpoint that can be read has them; arguments as of the class."""
+        job = cls(checkpoints, seconds, device=device, fingerprint=fingerprint)
+        job._restore(checkpoints)
+        return job
 
     def stage(self, name: str) -> Stage:
         """Return what is known about a stage."""
@@ -176,10 +190,8 @@ class JobCheckpointer:
         checkpoints.commit(document, pieces)
         self._written_finished, self._written_states = finished, states
 
-    def _restore(self) -> None:
-        if self._checkpoints is None:
-            return
-        for checkpoint in self._checkpoints.newest_first():
+    def _restore(self, checkpoints: JobCheckpoints) -> None:
+        for checkpoint in checkpoints.newest_first():
             try:
                 self._take(checkpoint)
             except (CheckpointDamagedError, ValueError, KeyError, TypeError, IndexError) as error:

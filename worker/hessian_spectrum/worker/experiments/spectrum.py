@@ -53,6 +53,7 @@ def run_spectrum_job(
     inputs: Inputs = NO_INPUTS,
     job: JobCheckpointer | None = None,
     sharding: Sharding | None = None,
+    plan: JobEstimate | None = None,
 ) -> JobOutput:
     """Compute what the request asks; the same request on the same device gives the same numbers, resumed or not.
 
@@ -63,6 +64,7 @@ def run_spectrum_job(
         inputs: Checkpoints and uploaded files.
         job: The job's checkpoints; None: nothing is saved.
         sharding: Who computes the shards of a job that is long enough; None: this worker.
+        plan: How the spectra are taken within the worker's memory; None: it is made here.
 
     Raises:
         CurvatureError: If a spectrum cannot be computed.
@@ -71,7 +73,15 @@ def run_spectrum_job(
     """
     job = job or JobCheckpointer()
     sharding = sharding or LocalSharding(job)
-    experiment = SpectrumExperiment(request, hardware, progress, inputs, job, sharding)
+    experiment = SpectrumExperiment(
+        request=request,
+        plan=plan or estimate(request, hardware.memory_bytes),
+        hardware=hardware,
+        progress=progress,
+        inputs=inputs,
+        job=job,
+        sharding=sharding,
+    )
     return PointRunner(job, sharding).run(experiment)
 
 
@@ -80,16 +90,12 @@ class SpectrumExperiment(Experiment):
     """All spectra of one request, at one place in parameter space: a point for each attention sink."""
 
     request: SpectrumRequest
+    plan: JobEstimate
     hardware: Hardware
     progress: Progress
     inputs: Inputs
     job: JobCheckpointer
     sharding: Sharding
-
-    @cached_property
-    def plan(self) -> JobEstimate:
-        """How the spectra are taken within the worker's memory."""
-        return estimate(self.request, self.hardware.memory_bytes)
 
     @cached_property
     def preparation(self) -> Preparation:

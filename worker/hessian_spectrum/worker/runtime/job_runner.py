@@ -142,7 +142,8 @@ class JobRunner:
             inputs = after_crash(inputs, lease.crashed_by)
             fingerprint = fingerprint_with(hardware, inputs.fallback)
             saved = checkpoints.of_attempt(lease.job_id, lease.attempt)
-            job = JobCheckpointer(saved, self._settings.checkpoint_seconds, hardware.device, fingerprint)
+            seconds = self._settings.checkpoint_seconds
+            job = JobCheckpointer.restored(saved, seconds, device=hardware.device, fingerprint=fingerprint)
             coordinator = ShardCoordinator(self._deployment(checkpoints, fingerprint), lease, job)
             renewer.on_renewal = coordinator.refresh
             try:
@@ -181,7 +182,7 @@ class JobRunner:
             return run_hessian_vs_ggn_job(request, hardware, renewer.report, inputs=inputs, job=job)
         plan = estimate(request, hardware.memory_bytes)
         progress = RemainingTime(request, plan, hardware.device, report=renewer.report, expect=renewer.expect)
-        return run_spectrum_job(request, hardware, progress, inputs=inputs, job=job, sharding=coordinator)
+        return run_spectrum_job(request, hardware, progress, inputs=inputs, job=job, sharding=coordinator, plan=plan)
 
     def _deployment(self, checkpoints: CheckpointStore, fingerprint: str) -> Deployment:
         seconds, device = self._settings.checkpoint_seconds, self._hardware.device

@@ -52,7 +52,8 @@ class Deployment:
     def shard_checkpointer(self, job_id: str, index: int, attempt: int, shard_fingerprint: str) -> JobCheckpointer:
         """Return what is saved of one shard."""
         checkpoints = self.checkpoints.of_shard(job_id, index, attempt)
-        return JobCheckpointer(checkpoints, self.seconds, self.device, f"{self.fingerprint}, {shard_fingerprint}")
+        fingerprint = f"{self.fingerprint}, {shard_fingerprint}"
+        return JobCheckpointer.restored(checkpoints, self.seconds, device=self.device, fingerprint=fingerprint)
 
     def compute(
         self, task: ShardedMethod, claim: Claim, *, job_id: str, begun: Any | None, progress: Progress

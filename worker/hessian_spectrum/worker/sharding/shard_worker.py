@@ -53,7 +53,9 @@ class ShardWorker:
     def restored(self) -> JobCheckpointer:
         """Return what the coordinator has saved for shard workers, which only read it."""
         checkpoints = self._deployment.checkpoints.of_attempt(self._lease.job_id, 0)
-        self._job = JobCheckpointer(checkpoints, math.inf, self._deployment.device, self._fingerprint)
+        self._job = JobCheckpointer.restored(
+            checkpoints, math.inf, device=self._deployment.device, fingerprint=self._fingerprint
+        )
         return self._job
 
     def renew(self, lease: Lease, progress: JobProgress | None, num_products: int = 0) -> JobState:
