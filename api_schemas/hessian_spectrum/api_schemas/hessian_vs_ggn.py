@@ -10,7 +10,7 @@ from hessian_spectrum.api_schemas.consistency import check_data
 from hessian_spectrum.api_schemas.data import TextData, TokenData
 from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
 from hessian_spectrum.api_schemas.models import Gpt2
-from hessian_spectrum.api_schemas.spectrum import LEAST_TOP_K_LIMIT, SpectrumRequest, TopKMethod
+from hessian_spectrum.api_schemas.spectrum import LEAST_TOP_K_LIMIT
 
 StreamData = Annotated[TextData | TokenData, Field(discriminator="kind")]
 """Data whose sequences are windows of one stream of tokens."""
@@ -208,23 +208,3 @@ class HessianVsGgnRequest(RequestMessage):
     def num_measurements(self) -> int:
         """Of the whole job."""
         return self.num_runs * (1 if self.pretrain is None else self.pretrain.num_measurements)
-
-    def spectrum_request(self, model: Gpt2, matrix: ComparedMatrix) -> SpectrumRequest:
-        """The job that finds one eigenvalue of one point."""
-        method = TopKMethod(
-            kind="top-k",
-            k=1,
-            tolerance=self.tolerance,
-            absolute_tolerance=self.absolute_tolerance,
-            max_products=self.max_products,
-            eigenvectors=False,
-        )
-        return SpectrumRequest(
-            kind="spectrum",
-            model=model,
-            data=self.data,
-            loss=self.loss,
-            matrix=matrix,
-            method=method,
-            precision=self.precision,
-        )

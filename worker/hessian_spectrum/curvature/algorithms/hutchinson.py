@@ -26,9 +26,11 @@ from hessian_spectrum.curvature.algorithms.pairs import PairSums
 from hessian_spectrum.curvature.algorithms.sketch import PROBE_BLOCK, Sketch, finite_products
 from hessian_spectrum.curvature.algorithms.vectors import dot, norm, orthogonalise, sphere_probe
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.quadrature.results import DiagonalEstimate, Estimate
 
 
+@serializable()
 @dataclass
 class ComplementProbes:
     """Sums over probes g, uniform on the unit sphere of the complement of a sketch, of dimension P' = P - r."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.ritz import RitzPairs, Which, ritz_pairs
 from hessian_spectrum.curvature.algorithms.unseen import Stages, end_of_spectrum, excludes, overlap_of_block, stage
+from hessian_spectrum.curvature.serialization import UsedPart, serializable
 
 Phase: TypeAlias = Literal["search", "finished"]
 
@@ -28,9 +29,10 @@ class End(NamedTuple):
     num_wanted: int
 
 
+@serializable(basis=UsedPart(0, "num_rows"))
 @dataclass
 class SubspaceState:
-    """A run that stopped between two products: all that `advance_search` needs, so all that a checkpoint must hold.
+    """A run that stopped between two products: all that a step needs, so all that a checkpoint must hold.
 
     Rows of the basis are orthonormal. The first num_locked are Ritz vectors that stay as they are; the matrix on their
     complement is searched from random rows. The first num_processed were multiplied: A b_j is the sum of

@@ -1,18 +1,22 @@
 """Extreme eigenpairs by block Lanczos with thick restarts, full reorthogonalisation and a search for missed ones."""
 
 import math
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.lanczos import BREAKDOWN_ROUNDINGS
+from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.algorithms.ritz import RitzPairs, Which, order
 from hessian_spectrum.curvature.algorithms.subspace import LIMIT_SHARE, MAX_STAGES, SubspaceState
 from hessian_spectrum.curvature.algorithms.top_pairs import summarise_search
 from hessian_spectrum.curvature.algorithms.unseen import largest_rest, spread
 from hessian_spectrum.curvature.algorithms.vectors import gaussian_vector, norm, orthogonalise, rotate
+from hessian_spectrum.curvature.iteration import Count
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
+from hessian_spectrum.planning.work import Work, top_k_work
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import TopEigenpairs
 
@@ -34,42 +38,99 @@ KEPT_SHARE = 0.25
 KEPT_GOAL = 0.1  # of the residual that is asked of wanted pairs
 
 
-def start_search(
-    operator: SymmetricOperator,
-    k: int,
-    which: Which,
-    tolerance: float,
-    generator: torch.Generator,
-    max_products: int | None = None,
-    memory_bytes: int | None = None,
-    absolute_tolerance: float = 0.0,
-) -> SubspaceState:
-    """State before the first product; arguments as of `top_eigenpairs`.
+@dataclass(frozen=True)
+class ThickRestartLanczos(Method[SubspaceState, TopEigenpairs]):
+    """K eigenpairs from the ends of the spectrum, each eigenvalue as often as it is repeated.
+
+    Where k exceeds the number of eigenvalues of one kind the next ones follow, zeros included; k = P gives them all.
+    A pair has converged when its residual is within the tolerance and its value, too, of the eigenvalue that was asked
+    for: that nothing better was missed is known but for a chance of `MISS_PROBABILITY`, whatever the spectrum.
+
+    Args:
+        k: Number of eigenpairs.
+        which: "largest", "smallest" (both signed), "both-ends" (half of each, one more of the largest if k is odd) or
+            "magnitude".
+        tolerance: Relative to the largest wanted |eigenvalue| of the same end.
+        absolute_tolerance: In units of A; a pair within either tolerance has converged. What is below the error of the
+            products is never reached: pairs are then as good as they can be, and say why they are not converged.
+        max_products: None: 100 for each eigenpair, at least 1,000. What has not converged then says so.
+        memory_bytes: Of the basis and the products, at most; None: 80 vectors beside the wanted ones, at least 2 k.
 
     Raises:
-        InvalidProblemError: As `top_eigenpairs`.
+        NonFiniteError: If a product holds NaN or infinity.
+        InvalidProblemError: If k is not in 1 .. P, products are fewer than k, or the memory does not hold k + 4
+            vectors.
+
+    References:
+        Wu & Simon, SIAM J. Matrix Anal. Appl. 22 (2000) 602-616, for thick restarts.
     """
-    dim = operator.dim
-    limit = max(1_000, 100 * k) if max_products is None else max_products
-    if not 1 <= k <= dim or not 0 <= tolerance < math.inf or limit < k:
-        raise InvalidProblemError(f"{k} of {dim} eigenpairs, tolerance {tolerance}, {limit} products: that cannot be")
-    if not 0 <= absolute_tolerance < math.inf:
-        raise InvalidProblemError(f"the absolute tolerance must be 0 or more, not {absolute_tolerance}")
-    num_rows, block_size = _rows_and_block(dim, k, operator.dtype.itemsize, memory_bytes)
-    return SubspaceState(
-        which=which,
-        num_wanted=k,
-        tolerance=tolerance,
-        absolute_tolerance=absolute_tolerance,
-        block_size=block_size,
-        max_products=limit,
-        is_reduced=operator.unreduced is not operator,
-        generator=generator,
-        basis=torch.empty(num_rows, dim, dtype=operator.dtype, device=operator.device),
-        projection=torch.zeros(num_rows, num_rows, dtype=torch.float64),
-        defects=torch.zeros(num_rows, dtype=torch.float64),
-        stages=torch.zeros(0, num_rows, 1 + 2 * block_size, dtype=torch.float64),
-    )
+
+    k: int
+    which: Which
+    tolerance: float
+    _: KW_ONLY
+    absolute_tolerance: float = 0.0
+    max_products: int | None = None
+    memory_bytes: int | None = None
+
+    may_end_early: ClassVar[bool] = True
+
+    def cost(self, num_parameters: int, *, rows: int | None = None, reduced: bool = False) -> Work:
+        """Return the work with so many rows of a basis; None: as many as it likes."""
+        return top_k_work(num_parameters, self.k, self.max_products, rows, reduced=reduced)
+
+    def init(self, problem: SymmetricOperator, *, generator: torch.Generator) -> SubspaceState:
+        """Return the state before the first product."""
+        k, tolerance, dim = self.k, self.tolerance, problem.dim
+        limit = max(1_000, 100 * k) if self.max_products is None else self.max_products
+        if not 1 <= k <= dim or not 0 <= tolerance < math.inf or limit < k:
+            told = f"{k} of {dim} eigenpairs, tolerance {tolerance}, {limit} products: that cannot be"
+            raise InvalidProblemError(told)
+        if not 0 <= self.absolute_tolerance < math.inf:
+            raise InvalidProblemError(f"the absolute tolerance must be 0 or more, not {self.absolute_tolerance}")
+        num_rows, block_size = _rows_and_block(dim, k, problem.dtype.itemsize, self.memory_bytes)
+        return SubspaceState(
+            which=self.which,
+            num_wanted=k,
+            tolerance=tolerance,
+            absolute_tolerance=self.absolute_tolerance,
+            block_size=block_size,
+            max_products=limit,
+            is_reduced=problem.unreduced is not problem,
+            generator=generator,
+            basis=torch.empty(num_rows, dim, dtype=problem.dtype, device=problem.device),
+            projection=torch.zeros(num_rows, num_rows, dtype=torch.float64),
+            defects=torch.zeros(num_rows, dtype=torch.float64),
+            stages=torch.zeros(0, num_rows, 1 + 2 * block_size, dtype=torch.float64),
+        )
+
+    def is_finished(self, state: SubspaceState) -> bool:
+        """Return whether the search has ended."""
+        return state.phase == "finished"
+
+    def step(self, problem: SymmetricOperator, state: SubspaceState) -> SubspaceState:
+        """Multiply one block, in place, and decide how to go on."""
+        if state.is_closed:
+            _inject(problem, state)
+        count = min(state.block_size, state.num_rows - state.num_processed, state.budget - state.num_products)
+        if state.num_rows + count > len(state.basis) < problem.dim:
+            _restart(state)
+        first = state.num_processed
+        products = problem.matmat(state.basis[first : first + count].T).T
+        for column, product in enumerate(products, first):
+            _absorb(problem, state, column, product)
+        state.num_processed += count
+        state.num_products += count
+        _decide(state, problem.product_error)
+        return state
+
+    def count(self, state: SubspaceState) -> Count:
+        """Return the products done, of max_products."""
+        return Count(state.num_products, state.max_products)
+
+    def result(self, problem: SymmetricOperator, state: SubspaceState) -> TopEigenpairs:
+        """Return the wanted pairs; the basis is overwritten."""
+        return summarise_search(problem, state)
 
 
 def _rows_and_block(dim: int, k: int, itemsize: int, memory_bytes: int | None) -> tuple[int, int]:
@@ -85,26 +146,6 @@ def _rows_and_block(dim: int, k: int, itemsize: int, memory_bytes: int | None) -
         needed = (min(dim, k + LEAST_ROWS) + 1) * dim * itemsize
         raise InvalidProblemError(f"{k} eigenpairs take at least {needed} bytes, and {memory_bytes} are allowed")
     return rows, block_size
-
-
-def advance_search(operator: SymmetricOperator, state: SubspaceState) -> None:
-    """Multiply one block, in place, and decide how to go on; an unfinished state only.
-
-    Raises:
-        NonFiniteError: If a product holds NaN or infinity.
-    """
-    if state.is_closed:
-        _inject(operator, state)
-    count = min(state.block_size, state.num_rows - state.num_processed, state.budget - state.num_products)
-    if state.num_rows + count > len(state.basis) < operator.dim:
-        _restart(state)
-    first = state.num_processed
-    products = operator.matmat(state.basis[first : first + count].T).T
-    for column, product in enumerate(products, first):
-        _absorb(operator, state, column, product)
-    state.num_processed += count
-    state.num_products += count
-    _decide(state, operator.product_error)
 
 
 def _absorb(operator: SymmetricOperator, state: SubspaceState, column: int, product: Tensor) -> None:
@@ -279,51 +320,3 @@ def _lock(state: SubspaceState, pairs: RitzPairs, chosen: Tensor) -> None:
         state.far_ends = state.ends_of_rest()
     _keep(state, 0, pairs._replace(defects=pairs.residuals), chosen, num_pending=0)
     state.num_locked = len(chosen)
-
-
-def top_eigenpairs(
-    operator: SymmetricOperator,
-    k: int,
-    which: Which,
-    tolerance: float,
-    generator: torch.Generator,
-    progress: Progress = ignore_progress,
-    max_products: int | None = None,
-    memory_bytes: int | None = None,
-    continuation: Continuation = FROM_THE_START,
-    absolute_tolerance: float = 0.0,
-) -> TopEigenpairs:
-    """K eigenpairs from the ends of the spectrum, each eigenvalue as often as it is repeated.
-
-    Where k exceeds the number of eigenvalues of one kind the next ones follow, zeros included; k = P gives them all.
-    A pair has converged when its residual is within the tolerance and its value, too, of the eigenvalue that was asked
-    for: that nothing better was missed is known but for a chance of `MISS_PROBABILITY`, whatever the spectrum.
-
-    Args:
-        which: "largest", "smallest" (both signed), "both-ends" (half of each, one more of the largest if k is odd) or
-            "magnitude".
-        tolerance: relative to the largest wanted |eigenvalue| of the same end.
-        generator: a CPU generator for the start vectors, which moves on.
-        progress: told as "products" after each block, of max_products.
-        max_products: None: 100 for each eigenpair, at least 1,000. What has not converged then says so.
-        memory_bytes: of the basis and the products, at most; None: 80 vectors beside the wanted ones, at least 2 k.
-        continuation: a `SubspaceState` to go on from, and who keeps later ones.
-        absolute_tolerance: in units of A; a pair within either tolerance has converged. What is below the error of the
-            products is never reached: pairs are then as good as they can be, and say why they are not converged.
-
-    Raises:
-        NonFiniteError: If a product holds NaN or infinity.
-        InvalidProblemError: If k is not in 1 .. P, products are fewer than k, or the memory does not hold k + 4
-            vectors.
-
-    References:
-        Wu & Simon, SIAM J. Matrix Anal. Appl. 22 (2000) 602-616, for thick restarts.
-    """
-    state: SubspaceState = continuation.state or start_search(
-        operator, k, which, tolerance, generator, max_products, memory_bytes, absolute_tolerance
-    )
-    while state.phase != "finished":
-        advance_search(operator, state)
-        progress("products", state.num_products, state.max_products)
-        continuation.offer(lambda: state)
-    return summarise_search(operator, state)

@@ -1,8 +1,8 @@
 """Trace of an operator from products with random vectors, with Frobenius norm and diagonal from the same products."""
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from hessian_spectrum.curvature.algorithms.hutchinson import (
     trace_of,
 )
 from hessian_spectrum.curvature.algorithms.intervals import NORMAL_QUANTILE, exact_estimate
+from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.algorithms.sketch import (
     PROBE_BLOCK,
     Sketch,
@@ -25,17 +26,23 @@ from hessian_spectrum.curvature.algorithms.sketch import (
 )
 from hessian_spectrum.curvature.algorithms.vectors import norm, sphere_probe
 from hessian_spectrum.curvature.algorithms.xtrace import leave_one_out
+from hessian_spectrum.curvature.iteration import Count
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
+from hessian_spectrum.curvature.serialization import serializable
+from hessian_spectrum.planning.work import Work, trace_work
 from hessian_spectrum.quadrature.errors import InvalidProblemError
-from hessian_spectrum.quadrature.results import Estimate, StochasticTrace
+from hessian_spectrum.quadrature.results import DiagonalEstimate, Estimate, Interval, StochasticTrace
 
 Estimator: TypeAlias = Literal["hutchinson", "hutch++", "xtrace"]
 
 FIRST_ROUND = 24  # products before a tolerance is first looked at
 DEFAULT_PRODUCTS = 10_000  # at most, in search of a tolerance
 
+for _kind in (DiagonalEstimate, Estimate, Interval, StochasticTrace):  # of finished states
+    serializable()(_kind)
 
+
+@serializable()
 @dataclass
 class ColumnSums:
     """What is kept of the columns of A, read one after the other."""
@@ -44,9 +51,10 @@ class ColumnSums:
     lengths: list[float] = field(default_factory=list)
 
 
+@serializable()
 @dataclass
 class TraceState:
-    """A run that stopped between two blocks of products; all that `advance_trace` needs to go on."""
+    """A run that stopped between two blocks of products; all that a step needs to go on."""
 
     estimator: Estimator
     generator: torch.Generator  # on the CPU, of the probes
@@ -60,19 +68,11 @@ class TraceState:
     products: Tensor  # (n, P), theirs
     columns: ColumnSums | None = None  # once the trace is read off
     num_products: int = 0
+    estimate: StochasticTrace | None = None  # once there is no further product to take
 
 
-def trace_estimate(
-    operator: SymmetricOperator,
-    estimator: Estimator,
-    generator: torch.Generator,
-    progress: Progress = ignore_progress,
-    num_probes: int | None = None,
-    tolerance: float | None = None,
-    max_products: int | None = None,
-    diagonal: bool = False,
-    continuation: Continuation = FROM_THE_START,
-) -> StochasticTrace:
+@dataclass(frozen=True)
+class TraceEstimator(Method[TraceState, StochasticTrace]):
     """Tr A with a 95 % interval that holds, by so many products or to a tolerance.
 
     "hutchinson" holds two vectors of length P for each of 16 probes; "hutch++" two for each of a third of the products
@@ -82,15 +82,13 @@ def trace_estimate(
     that are left go to probes of its complement: what lies there is small and not zero.
 
     Args:
-        generator: a CPU generator for the probes, which moves on.
-        progress: told as "products" after each block.
-        num_probes: products to spend, of whatever kind. xtrace needs 4, and spends an even number.
-        tolerance: instead of num_probes; of the standard error, or of half the interval's width over 1.96, whichever is
+        estimator: "hutchinson", "hutch++" or "xtrace".
+        num_probes: Products to spend, of whatever kind. xtrace needs 4, and spends an even number.
+        tolerance: Instead of num_probes; of the standard error, or of half the interval's width over 1.96, whichever is
             larger, relative to |tr A| or ||A||_F, whichever is larger: a trace may be zero. Products double until it is
             met, or the error of the products alone is larger.
-        max_products: in search of a tolerance; None: 10,000.
-        diagonal: whether to estimate the diagonal of A, too.
-        continuation: a `TraceState` to go on from, and who keeps later ones.
+        max_products: In search of a tolerance; None: 10,000.
+        diagonal: Whether to estimate the diagonal of A, too.
 
     Raises:
         NonFiniteError: If a product holds NaN or infinity.
@@ -102,77 +100,85 @@ def trace_estimate(
         Appl. 45 (2024) 1-23, for xtrace; Hutchinson, Commun. Stat. Simul. Comput. 19 (1990) 433-450, with probes on the
         sphere.
     """
-    state: TraceState = continuation.state or start_trace(
-        operator, estimator, generator, num_probes, tolerance, max_products, diagonal
-    )
-    found: StochasticTrace | None = None
-    while found is None:
-        found = advance_trace(operator, state)
-        progress("products", state.num_products, max(state.total, state.num_products))
-        continuation.offer(lambda: state)
-    return found
 
+    estimator: Estimator
+    _: KW_ONLY
+    num_probes: int | None = None
+    tolerance: float | None = None
+    max_products: int | None = None
+    diagonal: bool = False
 
-def start_trace(
-    operator: SymmetricOperator,
-    estimator: Estimator,
-    generator: torch.Generator,
-    num_probes: int | None = None,
-    tolerance: float | None = None,
-    max_products: int | None = None,
-    diagonal: bool = False,
-) -> TraceState:
-    """State before the first product; arguments as of `trace_estimate`.
+    may_end_early: ClassVar[bool] = True
 
-    Raises:
-        InvalidProblemError: As `trace_estimate`.
-    """
-    if (num_probes is None) == (tolerance is None):
-        raise InvalidProblemError("a trace needs a number of probes or a tolerance, and not both")
-    least = 4 if estimator == "xtrace" else 1
-    most = num_probes if num_probes is not None else DEFAULT_PRODUCTS if max_products is None else max_products
-    if most < least or (tolerance is not None and not 0 < tolerance < math.inf):
-        raise InvalidProblemError(
-            f"{most} products, tolerance {tolerance}: {estimator} needs at least {least} products"
+    def cost(self, num_parameters: int) -> Work:
+        """Return the work of as many products as may be needed."""
+        return trace_work(num_parameters, self.estimator, self._most_products, self.diagonal)
+
+    def init(self, problem: SymmetricOperator, *, generator: torch.Generator) -> TraceState:
+        """Return the state before the first product."""
+        most, tolerance = self._most_products, self.tolerance
+        if (self.num_probes is None) == (tolerance is None):
+            raise InvalidProblemError("a trace needs a number of probes or a tolerance, and not both")
+        least = 4 if self.estimator == "xtrace" else 1
+        if most < least or (tolerance is not None and not 0 < tolerance < math.inf):
+            told = f"{most} products, tolerance {tolerance}: {self.estimator} needs at least {least} products"
+            raise InvalidProblemError(told)
+        sketch = Sketch.empty(problem)
+        state = TraceState(
+            estimator=self.estimator,
+            generator=generator,
+            diagonal=self.diagonal,
+            tolerance=tolerance,
+            total=most,
+            target=most if tolerance is None else min(FIRST_ROUND, most),
+            sketch=sketch,
+            probes=ComplementProbes.beside(sketch, self.diagonal),
+            vectors=sketch.basis,
+            products=sketch.basis,
         )
-    target = most if tolerance is None else min(FIRST_ROUND, most)
-    sketch = Sketch.empty(operator)
-    probes = ComplementProbes.beside(sketch, diagonal)
-    empty = sketch.basis
-    state = TraceState(estimator, generator, diagonal, tolerance, most, target, sketch, probes, empty, empty)
-    _read_off_if_cheaper(operator, state)
-    return state
+        _read_off_if_cheaper(problem, state)
+        return state
 
+    @property
+    def _most_products(self) -> int:
+        if self.num_probes is not None:
+            return self.num_probes
+        return DEFAULT_PRODUCTS if self.max_products is None else self.max_products
 
-def advance_trace(operator: SymmetricOperator, state: TraceState) -> StochasticTrace | None:
-    """One more block of products, in place, unless there is no further one to take.
+    def is_finished(self, state: TraceState) -> bool:
+        """Return whether the trace is known."""
+        return state.estimate is not None
 
-    Returns:
-        What was found, if that was the last one.
+    def step(self, problem: SymmetricOperator, state: TraceState) -> TraceState:
+        """Take one more block of products, in place."""
+        if state.columns is not None:
+            state.num_products += _read_columns(problem, state.columns)
+        elif len(state.sketch.products) < len(state.sketch.basis):
+            state.num_products += multiply_basis(problem, state.sketch)
+        elif state.estimator == "xtrace" and not state.sketch.exhausted:
+            state.num_products += _extend_exchangeably(problem, state)
+        elif _sketch_is_small(state):
+            state.num_products += _deflate(problem, state)
+        else:
+            count = min(PROBE_BLOCK, state.target - state.num_products)
+            state.num_products += add_probes(problem, state.sketch, state.probes, state.generator, count)
+        while state.estimate is None and _round_is_done(problem, state):
+            _decide(problem, state)
+        return state
 
-    Raises:
-        NonFiniteError: If a product holds NaN or infinity.
-    """
-    if not _round_is_done(operator, state):
-        _multiply(operator, state)
-    while _round_is_done(operator, state):
-        if (found := _decide(operator, state)) is not None:
-            return found
-    return None
+    def count(self, state: TraceState) -> Count:
+        """Return the products done, of those that are allowed."""
+        return Count(state.num_products, max(state.total, state.num_products))
 
+    def result(self, problem: SymmetricOperator, state: TraceState) -> StochasticTrace:
+        """Return the estimate.
 
-def _multiply(operator: SymmetricOperator, state: TraceState) -> None:
-    if state.columns is not None:
-        state.num_products += _read_columns(operator, state.columns)
-    elif len(state.sketch.products) < len(state.sketch.basis):
-        state.num_products += multiply_basis(operator, state.sketch)
-    elif state.estimator == "xtrace" and not state.sketch.exhausted:
-        state.num_products += _extend_exchangeably(operator, state)
-    elif _sketch_is_small(state):
-        state.num_products += _deflate(operator, state)
-    else:
-        count = min(PROBE_BLOCK, state.target - state.num_products)
-        state.num_products += add_probes(operator, state.sketch, state.probes, state.generator, count)
+        Raises:
+            InvalidProblemError: If the state is not finished.
+        """
+        if state.estimate is None:
+            raise InvalidProblemError(f"the trace is not known after {state.num_products} products")
+        return state.estimate
 
 
 def _sketch_is_small(state: TraceState) -> bool:
@@ -212,18 +218,19 @@ def _round_is_done(operator: SymmetricOperator, state: TraceState) -> bool:
     return not _sketch_is_small(state) and (state.num_products >= state.target or len(sketch.basis) == operator.dim)
 
 
-def _decide(operator: SymmetricOperator, state: TraceState) -> StochasticTrace | None:
+def _decide(operator: SymmetricOperator, state: TraceState) -> None:
     """Finish, or double the products: until the error is small enough, or more of them are of no use or not allowed."""
     found = _estimate(state, operator.product_error)
     if state.tolerance is None:
-        return found
+        state.estimate = found
+        return
     allowed = state.tolerance * max(abs(found.trace.value), found.frobenius.value)
-    met = _error(found.trace) <= allowed
+    met = bool(_error(found.trace) <= allowed)
     if met or state.columns is not None or state.target >= state.total or _rounding(operator, found) > allowed:
-        return replace(found, converged=met)
+        state.estimate = replace(found, converged=met)
+        return
     state.target = min(2 * state.target, state.total)
     _read_off_if_cheaper(operator, state)
-    return None
 
 
 def _error(trace: Estimate) -> float:

@@ -102,27 +102,27 @@ def _backwards(matrix: Matrix) -> AbstractContextManager[object]:
 def _through_head(
     matrix: Matrix, risk: EmpiricalRisk, index: int, features: Tensor, weight: Tensor, of_head: list[Tensor] | None
 ) -> Iterator[Tensor]:
-    """What is pulled back from the features (n, d), piece by piece.
+    """What is pulled back from the features (n, d), chunk by chunk.
 
     Args:
         weight: W (K, d).
         of_head: To which the product's rows of W are added: those by way of the output layer.
     """
-    for piece, targets in risk.pieces(index, features):
-        seen = _seen(matrix, risk, piece @ weight.T, targets)
+    for chunk, targets in risk.output_chunks(index, features):
+        seen = _seen(matrix, risk, chunk @ weight.T, targets)
         with _backwards(matrix):
             yield seen @ weight
             if of_head is not None:
                 # of what is linear in two values with tangents, without the primal value, which is as large as W
-                rows = _change_of_product(matrix, seen, piece / risk.num_terms)
+                rows = _change_of_product(matrix, seen, chunk / risk.num_terms)
                 of_head[:] = [of_head[0] + rows if of_head else rows]
 
 
-def _change_of_product(matrix: Matrix, seen: Tensor, piece: Tensor) -> Tensor:
+def _change_of_product(matrix: Matrix, seen: Tensor, chunk: Tensor) -> Tensor:
     """s^T h for Gauss-Newton, whose s is a tangent; else the tangent of that."""
     if matrix == "ggn":
-        return seen.T @ piece
-    (left, left_change), (right, right_change) = (forward_ad.unpack_dual(each) for each in (seen, piece))  # type: ignore[no-untyped-call]
+        return seen.T @ chunk
+    (left, left_change), (right, right_change) = (forward_ad.unpack_dual(each) for each in (seen, chunk))  # type: ignore[no-untyped-call]
     change = left.T @ right_change if right_change is not None else None
     if left_change is None:
         return change if change is not None else torch.zeros_like(left.T @ right)
