@@ -88,8 +88,8 @@ def test_the_first_redis_on_the_path_is_started(
 
 
 def test_what_computes_lets_the_service_go_first(server: Any) -> None:
-    parent, child = server.pids("-m worker")
-    service = min(server.pids("-m service"))  # beside processes that do heavy work for it
+    parent, child = server.pids("-m hessian_spectrum.worker")
+    service = min(server.pids("-m hessian_spectrum.service"))  # beside processes that do heavy work for it
     niceness = [os.getpriority(os.PRIO_PROCESS, pid) for pid in (service, parent, child)]
     assert niceness == [0, 0, 10]
 

@@ -13,8 +13,8 @@ import redis
 
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.jobs.connection import connect
-from hessian_spectrum.jobs.presence import announce
 from hessian_spectrum.jobs.results import ResultStore
+from hessian_spectrum.jobs.worker_registry import register
 from hessian_spectrum.launcher.embedded_redis import written_url
 from hessian_spectrum.service.bind import main as bind
 from hessian_spectrum.service.doctor import main
@@ -180,8 +180,8 @@ def test_workers_that_are_strange(redis_client: redis.Redis, monkeypatch: pytest
     assert verdicts(deployment_checks.workers(redis_client)) == {"workers": "failed"}
     worker = WorkerStatus(name="a-1", device="cpu", memory_bytes=1, concurrency=1, source_version="older")
     with monkeypatch.context() as patch:
-        patch.setattr("hessian_spectrum.jobs.presence.time.time", lambda: 1e9)
-        announce(redis_client, worker)
+        patch.setattr("hessian_spectrum.jobs.worker_registry.time.time", lambda: 1e9)
+        register(redis_client, worker)
     assert verdicts(deployment_checks.workers(redis_client)) == {"workers": "ok", "versions": "warning"}
     [clock] = deployment_checks.clocks(redis_client)
     assert clock.verdict == "warning"

@@ -20,8 +20,8 @@ from benchmarks.dear_things import write_checkpoint
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.checkpoints import weights
 from hessian_spectrum.jobs.connection import connect
-from hessian_spectrum.jobs.presence import announce
 from hessian_spectrum.jobs.settings import ServiceSettings
+from hessian_spectrum.jobs.worker_registry import register
 from hessian_spectrum.service.app import create_app
 from hessian_spectrum.service.bodies import LARGE_BODY_BYTES
 from hessian_spectrum.service.doors.key_file import KeyFile
@@ -166,7 +166,7 @@ def test_what_is_wrong_with_a_large_body_is_named(http: httpx.Client, path: str)
 
 
 def test_a_large_job_that_fits_no_worker_is_refused(shared: Shared, http: httpx.Client) -> None:
-    announce(shared.client, WorkerStatus(name="a-1", device="cpu", memory_bytes=2**20, concurrency=1))
+    register(shared.client, WorkerStatus(name="a-1", device="cpu", memory_bytes=2**20, concurrency=1))
     job = JOB | {"model": {"kind": "mlp", "widths": [1, 2000, 1]}}
     refused = [http.post("/v1/jobs", **body) for body in (padded(job), {"json": job})]
     assert [answer.status_code for answer in refused] == [422, 422]

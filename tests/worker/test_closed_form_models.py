@@ -25,8 +25,8 @@ from hessian_spectrum.theory.closed_form.linear_bias import linear_bias_spectrum
 from hessian_spectrum.theory.closed_form.quadratic import quadratic_spectrum
 from hessian_spectrum.theory.closed_form.spectrum import Spectrum
 from hessian_spectrum.theory.closed_form.two_layer_linear import two_layer_linear_spectrum
+from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.spectrum_job import run_spectrum_job
 from hessian_spectrum.worker.translation import build_dataset, build_loss, build_model, build_parameters
 
 Case = dict[str, Any]

@@ -23,9 +23,9 @@ from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.sources import NoArtifacts, Sources
-from hessian_spectrum.worker.spectrum_job import run_spectrum_job
+from hessian_spectrum.worker.inputs import Inputs, NoArtifacts
 from hessian_spectrum.worker.translation import build_dataset, build_loss, build_model, build_parameters, build_plan
 
 CPU = torch.device("cpu")
@@ -147,7 +147,7 @@ class Uploaded(NoArtifacts):
 def test_uploaded_tokens_are_read_by_their_id() -> None:
     request = request_of("gpt2", data=TOKENS)
     tokens = np.arange(100, dtype=np.uint16)
-    data = build_dataset(request, Sources(artifacts=Uploaded(tokens)))
+    data = build_dataset(request, Inputs(artifacts=Uploaded(tokens)))
     assert data.inputs.dtype == torch.int64
     assert torch.equal(data.inputs + 1, data.targets)
     assert estimate(request).peak_bytes == estimate(request_of("gpt2", data=TEXT)).peak_bytes
@@ -160,7 +160,7 @@ def test_uploaded_tokens_are_looked_at_again() -> None:
         (np.zeros(4, int), "4 tokens hold no sequence of 4"),
     ):
         with pytest.raises(InvalidProblemError, match=message):
-            build_dataset(request, Sources(artifacts=Uploaded(tokens)))
+            build_dataset(request, Inputs(artifacts=Uploaded(tokens)))
     with pytest.raises(InvalidProblemError, match="not there any more"):
         build_dataset(request)
 

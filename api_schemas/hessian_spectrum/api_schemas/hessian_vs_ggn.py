@@ -10,7 +10,7 @@ from hessian_spectrum.api_schemas.consistency import check_data
 from hessian_spectrum.api_schemas.data import TextData, TokenData
 from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
 from hessian_spectrum.api_schemas.models import Gpt2
-from hessian_spectrum.api_schemas.spectrum import LEAST_TOP_K_LIMIT, SpectrumRequest, TopKMethod
+from hessian_spectrum.api_schemas.spectrum import LEAST_TOP_K_LIMIT
 
 StreamData = Annotated[TextData | TokenData, Field(discriminator="kind")]
 """Data whose sequences are windows of one stream of tokens."""
@@ -124,13 +124,13 @@ class Pretraining(RequestMessage):
 
     def _inner_steps(self) -> list[range]:
         """Measured steps strictly between the first and the last, one range for each interval."""
-        steps, start = [], 1
+        found, start = [], 1
         for interval in self.measure_every:
             end = self.num_steps if interval.until_step is None else min(interval.until_step + 1, self.num_steps)
             first = -(-start // interval.every) * interval.every
-            steps.append(range(first, end, interval.every))
+            found.append(range(first, end, interval.every))
             start = max(start, end)
-        return steps
+        return found
 
 
 class HessianVsGgnRequest(RequestMessage):
@@ -247,31 +247,3 @@ class HessianVsGgnRequest(RequestMessage):
     def num_measurements(self) -> int:
         """Number of points of the whole job."""
         return self.num_runs * (1 if self.pretrain is None else self.pretrain.num_measurements)
-
-    def spectrum_request(self, model: Gpt2, matrix: ComparedMatrix) -> SpectrumRequest:
-        """Request of the job that computes one eigenvalue of one point.
-
-        Args:
-            model: Model at the point.
-            matrix: Hessian or Gauss-Newton matrix.
-
-        Returns:
-            A top-k request with k = 1 and the tolerances of this request.
-        """
-        method = TopKMethod(
-            kind="top-k",
-            k=1,
-            tolerance=self.tolerance,
-            absolute_tolerance=self.absolute_tolerance,
-            max_products=self.max_products,
-            eigenvectors=False,
-        )
-        return SpectrumRequest(
-            kind="spectrum",
-            model=model,
-            data=self.data,
-            loss=self.loss,
-            matrix=matrix,
-            method=method,
-            precision=self.precision,
-        )

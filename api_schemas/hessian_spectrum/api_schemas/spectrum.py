@@ -14,16 +14,16 @@ from hessian_spectrum.api_schemas.parameter_shapes import Place, Shapes, block_d
 from hessian_spectrum.api_schemas.training import Training
 
 MAX_VECTOR_NUMBERS = 500_000_000
-"""Largest number of entries of all vectors of one result: 4 GB in float64, 2 GB in float32."""
+"""Numbers in the vectors of one result: 4 GB in float64, 2 GB in float32."""
 
 DEFAULT_TRACE_PROBES, DEFAULT_TRACE_LIMIT, MAX_TRACE_PRODUCTS = 100, 10_000, 1_000_000
 LEAST_XTRACE_PROBES = 4
 TOP_K_PRODUCTS, LEAST_TOP_K_LIMIT = 100, 1000
 DIAGONAL_ARRAYS = 4
-"""Number of stored arrays: the diagonal, its standard errors, and both ends of its intervals."""
+"""The diagonal, its standard errors, and both ends of its intervals."""
 
 MAX_BLOCKS, MAX_SPECTRA = 64, 64
-"""Largest numbers of blocks and of spectra in one job."""
+"""Of one job."""
 
 Matrix = Literal["hessian", "ggn", "functional"]
 Precision = Literal["float64", "float32", "tf32", "bfloat16"]
@@ -244,11 +244,13 @@ class SpectrumRequest(RequestMessage):
         check_training(self.model, is_trained=self.train is not None)
         if self.block is not None and self.blocks is not None:
             raise misfit("blocks", message="give one block, or several, not both")
-        parts = self.parts if self.dim else []  # accessing dim matches the names of all blocks first
-        if len(parts) > MAX_SPECTRA:
-            raise misfit("blocks", message=f"{len(parts)} spectra, of each block with each sink; at most {MAX_SPECTRA}")
-        for part in parts:
-            part._check_method(part.dim, len(parts))
+        if self.dim:  # the names of all blocks are looked at first
+            num_spectra = self.num_spectra
+            if num_spectra > MAX_SPECTRA:
+                message = f"{num_spectra} spectra, of each block with each sink; at most {MAX_SPECTRA}"
+                raise misfit("blocks", message=message)
+            for dim in self.block_dims:
+                self._check_method(dim, num_spectra)
         return self
 
     def _check_method(self, dim: int, num_spectra: int) -> None:
@@ -304,35 +306,10 @@ class SpectrumRequest(RequestMessage):
         return copied
 
     @property
-    def parts(self) -> "list[SpectrumRequest]":
-        """One request for each spectrum: each block of the first attention sink, then of the next."""
-        return [part for sunk in self.sunk for part in sunk.by_block]
-
-    @property
-    def sunk(self) -> "list[SpectrumRequest]":
-        """One request for each attention sink, in their order; the request itself if there is only one."""
-        sink = self.model.attention_sink if isinstance(self.model, Gpt2) else None
-        if sink is None or not self.varies_sink:
-            return [self]
-        models = [self.model.model_copy(update={"attention_sink": each}) for each in sink.variants]
-        return [self.model_copy(update={"model": model}) for model in models]
-
-    @property
     def varies_sink(self) -> bool:
         """Whether a list of biases or mean scores is given, even a list of one."""
         sink = self.model.attention_sink if isinstance(self.model, Gpt2) else None
         return sink is not None and (isinstance(sink.bias, list) or isinstance(sink.mean_score, list))
-
-    @property
-    def by_block(self) -> "list[SpectrumRequest]":
-        """One request for each block, in their order; the request itself without `blocks`."""
-        if self.blocks is None:
-            return [self]
-        _, *dims = self.dims if len(self.blocks) > 1 else 2 * self.dims
-        parts = [self.model_copy(update={"block": block, "blocks": None}) for block in self.blocks]
-        for part, dim in zip(parts, dims, strict=True):
-            part.__dict__["dims"] = (dim,)  # saves matching all names again for each block
-        return parts
 
     @property
     def matrix_parameters(self) -> Shapes:
@@ -348,6 +325,18 @@ class SpectrumRequest(RequestMessage):
     def dim(self) -> int:
         """Number of rows of the matrix."""
         return self.dims[0]
+
+    @property
+    def block_dims(self) -> tuple[int, ...]:
+        """Number of rows of the matrix of each spectrum, for one attention sink."""
+        return self.dims[1:] if self.blocks is not None and len(self.blocks) > 1 else self.dims
+
+    @property
+    def num_spectra(self) -> int:
+        """Number of spectra: one for each block with each attention sink."""
+        sink = self.model.attention_sink if isinstance(self.model, Gpt2) else None
+        num_sinks = 1 if sink is None or not self.varies_sink else len(sink.variants)
+        return num_sinks * len(self.block_dims)
 
     @property
     def _globs(self) -> dict[Place, str]:

@@ -44,7 +44,8 @@ from hessian_spectrum.api_schemas.spectrum import (
     TopKMethod,
     TraceMethod,
 )
-from hessian_spectrum.jobs.partition import num_shards, probes_of_shard
+from hessian_spectrum.jobs.sharding import num_shards, probes_of_shard
+from hessian_spectrum.jobs.spectrum_variants import spectrum_variants
 from hessian_spectrum.planning.memory import MicroBatches, micro_batches
 from hessian_spectrum.planning.size import (
     Size,
@@ -97,7 +98,7 @@ def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> Jo
 
     Lanczos with probes in lockstep takes at most half of the memory that one probe leaves.
     """
-    parts = request.parts
+    parts = spectrum_variants(request)
     if request.blocks is not None and not isinstance(request.method, ExactMethod):
         found = _estimate(request, max(parts, key=lambda part: part.dim), available_bytes)
     else:
@@ -139,12 +140,17 @@ def _estimate(request: SpectrumRequest, part: SpectrumRequest, available_bytes: 
 
 def _num_shards(request: SpectrumRequest, method: LanczosMethod, plan: JobEstimate) -> int:
     """One where there are several spectra, or where recordings are not held: all probes pass through one together."""
-    if len(request.parts) > 1 or plan.recording_bytes is not None:
+    if len(spectrum_variants(request)) > 1 or plan.recording_bytes is not None:
         return 1
     size = _size(request)
     inputs = size.num_samples * (_sequence_length(request) if size.family in ("attention", "gpt2") else 1)
     operations = size.num_parameters * inputs
-    return num_shards(method.num_probes, min(method.num_steps, request.dim), operations, plan.work.moved_numbers)
+    return num_shards(
+        num_probes=method.num_probes,
+        num_steps=min(method.num_steps, request.dim),
+        product_operations=operations,
+        moved_numbers=plan.work.moved_numbers,
+    )
 
 
 def _top_k_estimate(

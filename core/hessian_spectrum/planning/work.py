@@ -41,7 +41,7 @@ class Work:
 
 
 def exact_work(num_parameters: int, eigenvectors: bool = False, layered: bool = False) -> Work:
-    """Of `exact_spectrum`: columns block by block, each group recorded anew, then a dense eigenvalue problem.
+    """Of `DenseEigensolver`: columns block by block, each group recorded anew, then a dense eigenvalue problem.
 
     Args:
         layered: Whether the model is an `Mlp` whose products are not reduced.
@@ -68,7 +68,7 @@ def lanczos_work(
     reorthogonalisation: Reorthogonalisation = "full",
     group: int | None = None,
 ) -> Work:
-    """Of `lanczos_spectrum`, with `group` probes in lockstep; None: all of them.
+    """Of `StochasticLanczosQuadrature`, with `group` probes in lockstep; None: all of them.
 
     A basis of m + 1 vectors, m = min(num_steps, P), for each probe (or two), and of several probes a copy of the
     vectors that are multiplied. After them a tridiagonal eigenproblem for each, as a dense one, and curves.
@@ -99,7 +99,7 @@ def top_k_work(
     *,
     reduced: bool = False,
 ) -> Work:
-    """Of `top_eigenpairs`, if it restarts, with so many rows of a basis; None: as many as it likes.
+    """Of `ThickRestartLanczos`, if it restarts, with so many rows of a basis; None: as many as it likes.
 
     Args:
         reduced: Whether products are of a reduced precision.
@@ -119,7 +119,7 @@ def top_k_work(
 
 
 def top_k_rows(num_parameters: int, k: int) -> int:
-    """Rows of the basis of `top_eigenpairs` where memory does not matter."""
+    """Rows of the basis of `ThickRestartLanczos` where memory does not matter."""
     return min(num_parameters, max(3 * k, k + TOP_K_ROWS))
 
 
@@ -129,7 +129,7 @@ def top_k_least_rows(num_parameters: int, k: int) -> int:
 
 
 def trace_work(num_parameters: int, estimator: Estimator, num_products: int, diagonal: bool = False) -> Work:
-    """Of `trace_estimate`; sketches are copied while they grow."""
+    """Of `TraceEstimator`; sketches are copied while they grow."""
     products = min(num_products, num_parameters)
     sketch = {"hutchinson": 0.0, "hutch++": products / 3, "xtrace": products / 2}[estimator]
     held = {"hutchinson": 0.0, "hutch++": 3 * sketch, "xtrace": 5 * sketch}[estimator]
@@ -143,7 +143,7 @@ def trace_work(num_parameters: int, estimator: Estimator, num_products: int, dia
 
 
 def probe_bytes(num_parameters: int, num_steps: int, itemsize: int, reorthogonalisation: Reorthogonalisation) -> int:
-    """Of the vectors of one Lanczos probe and its product, as `algorithms.memory` counts them."""
+    """Of the vectors of one Lanczos probe and its product."""
     vectors = min(num_steps, num_parameters) + 2 if reorthogonalisation == "full" else 3
     return vectors * num_parameters * itemsize
 

@@ -8,8 +8,8 @@ import numpy as np
 from hessian_spectrum.quadrature.density import DOUBLE_EPS, MARGIN, spectral_interval
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.quadrature.probe_mean import Curve, MomentBounds, Moments, probe_mean
+from hessian_spectrum.quadrature.radau_rules import Rule
 from hessian_spectrum.quadrature.results import Band, Cumulative, FloatArray, Quadrature
-from hessian_spectrum.quadrature.rules import Rule
 
 
 def cumulative_spectrum(

@@ -16,8 +16,8 @@ from hessian_spectrum.quadrature.probe_mean import (
     Rules,
     probe_mean,
 )
+from hessian_spectrum.quadrature.radau_rules import Rule, rules_through
 from hessian_spectrum.quadrature.results import Band, Density, FloatArray, Quadrature
-from hessian_spectrum.quadrature.rules import Rule, rules_through
 
 MARGIN = 0.05  # Papyan 2020, section D.2
 LOG_KAPPA = 1.04  # curvlinops 3.0.1, determined by reproducing Papyan's figure 15b

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.quadrature.probe_mean import confidence_limits
+from hessian_spectrum.quadrature.radau_rules import compatible_rules
 from hessian_spectrum.quadrature.results import Estimate, FloatArray, Interval, Quadrature
-from hessian_spectrum.quadrature.rules import compatible_rules
 
 # What contributes numbers of one sign within this factor is one group of eigenvalues; groups end in the widest gap.
 GROUP_RATIOS = (1.5, 3.0)

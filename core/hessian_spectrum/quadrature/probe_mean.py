@@ -9,8 +9,8 @@ import numpy as np
 
 from hessian_spectrum.quadrature.chi_square import degree_limits
 from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.radau_rules import Rule, compatible_rules
 from hessian_spectrum.quadrature.results import Band, FloatArray, Quadrature
-from hessian_spectrum.quadrature.rules import Rule, compatible_rules
 
 Rules = Callable[[Quadrature], Sequence[Rule]]
 """Returns rules that the measure of a probe is compatible with."""

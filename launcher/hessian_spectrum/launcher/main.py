@@ -18,7 +18,7 @@ from hessian_spectrum.launcher.data_directory import DataDirectoryError
 from hessian_spectrum.launcher.embedded_redis import NoRedisServerError, written_url
 from hessian_spectrum.launcher.managed_process import CrashLoopError
 from hessian_spectrum.launcher.stack import REDIS_VARIABLE, Stack, StackError
-from hessian_spectrum.logs.configuration import LogSettings, configure_logging
+from hessian_spectrum.telemetry.logging import LogSettings, configure_logging
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A server for eigenvalue spectra of loss Hessians.")
 

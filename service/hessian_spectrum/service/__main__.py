@@ -14,10 +14,10 @@ from fastapi import FastAPI
 
 from hessian_spectrum.jobs.connection import require_entry
 from hessian_spectrum.jobs.settings import ServiceSettings, SettingsError
-from hessian_spectrum.logs.configuration import configure_logging
 from hessian_spectrum.service.app import create_app
 from hessian_spectrum.service.doors.http_protocol import HttpProtocol
 from hessian_spectrum.service.doors.key_file import KeyFile, KeysUnreadableError
+from hessian_spectrum.telemetry.logging import configure_logging
 
 KEEP_ALIVE_SECONDS = 20
 """That a connection waits for its next request: longer than those of most clients, so that a request does not arrive

@@ -1,36 +1,46 @@
-"""How a long computation reports its progress and resumes from an earlier state."""
+"""How a long computation reports its progress, and how its state is saved and restored."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
 
 class Progress(Protocol):
-    """Callback after every unit of work; an exception that it raises ends the computation and reaches the caller."""
+    """Callback after every step of a computation; an exception that it raises ends it and reaches the caller."""
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         """Take note that `done` of `total` units of `phase` are finished."""
 
 
-class Continuation(Protocol):
-    """The state from which a computation resumes, and the receiver of later states."""
+class Checkpointer(Protocol):
+    """Saves the states of one computation, and restores the last one in a later process."""
 
-    @property
-    def state(self) -> Any | None:
-        """State of an earlier run of the same computation; None starts from the beginning."""
+    def restore(self) -> Any | None:
+        """Return the state that an earlier process saved, or None at the beginning of a computation."""
 
-    def offer(self, state: Callable[[], Any]) -> None:
-        """Receive a callable that returns the present state, now or at any later moment."""
+    def update(self, snapshot: Callable[[], Any]) -> None:
+        """Announce a new state.
+
+        Args:
+            snapshot: Returns the state to save. It may be called immediately, or at any later moment before `seal`.
+        """
+
+    def seal(self) -> None:
+        """Announce that the result is about to consume the state; the last saved state stays saved."""
 
 
-class _FromTheStart:
-    state = None
+class _NoCheckpoints:
+    def restore(self) -> None:
+        return None
 
-    def offer(self, state: Callable[[], Any]) -> None:
+    def update(self, snapshot: Callable[[], Any]) -> None:
+        pass
+
+    def seal(self) -> None:
         pass
 
 
-FROM_THE_START = _FromTheStart()
-"""Starts from the beginning and stores no states; this is the default."""
+NO_CHECKPOINTS: Checkpointer = _NoCheckpoints()
+"""Saves and restores nothing; this is the default."""
 
 
 def ignore_progress(phase: str, done: int, total: int) -> None:

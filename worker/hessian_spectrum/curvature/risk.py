@@ -45,7 +45,7 @@ class EmpiricalRisk:
         """Inputs of the output layer for micro-batch `index`; the outputs if the model has no separate output layer."""
         return self.model.features(parameters, self.batches[index].inputs)
 
-    def pieces(self, index: int, features: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def output_chunks(self, index: int, features: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Features (m, d) of a bounded number of samples, and their targets (m,), in order."""
         rows, targets = features.reshape(-1, features.shape[-1]), self.batches[index].targets.reshape(-1)
         size = max(1, OUTPUTS_BYTES // (features.dtype.itemsize * self.model.num_outputs))
@@ -86,7 +86,7 @@ class EmpiricalRisk:
             if head is None:
                 yield features, batch.targets
                 continue
-            for rows, targets in self.pieces(index, features):
+            for rows, targets in self.output_chunks(index, features):
                 yield rows @ parameters[head].T, targets
 
     def value_and_gradient(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Parameters]:
@@ -107,7 +107,7 @@ class EmpiricalRisk:
         weight, seen, values = leaves[head].detach(), torch.empty_like(features), []
         rows_seen = seen.view(-1, features.shape[-1])
         start = 0
-        for rows, targets in self.pieces(index, features.detach()):
+        for rows, targets in self.output_chunks(index, features.detach()):
             outputs = rows @ weight.T
             values.append(self.loss.total(outputs, targets))
             residual = self.loss.gradient(outputs, targets) / self.num_terms

@@ -67,13 +67,13 @@ from hessian_spectrum.jobs.artifacts import UnknownArtifactError
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.worker.checkpoints import causal_lm, checkpoint_parameters
 from hessian_spectrum.worker.generators import generator_of
-from hessian_spectrum.worker.sources import NO_SOURCES, Sources
+from hessian_spectrum.worker.inputs import NO_INPUTS, Inputs
 from hessian_spectrum.worker.uploaded_arrays import uploaded_arrays
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
-def build_model(spec: ModelSpec, sources: Sources = NO_SOURCES) -> Model:
+def build_model(spec: ModelSpec, sources: Inputs = NO_INPUTS) -> Model:
     """The network, without parameters, and without an attention sink.
 
     Raises:
@@ -83,7 +83,7 @@ def build_model(spec: ModelSpec, sources: Sources = NO_SOURCES) -> Model:
 
 
 def build_parameters(
-    spec: ModelSpec, model: Model, dtype: torch.dtype, device: torch.device, sources: Sources = NO_SOURCES
+    spec: ModelSpec, model: Model, dtype: torch.dtype, device: torch.device, sources: Inputs = NO_INPUTS
 ) -> Parameters:
     """Those of a checkpoint, of the request, or drawn from its seed; a quadratic form's critical point 0.
 
@@ -112,7 +112,7 @@ def build_parameters(
     return {name: _real(arrays[name]).to(dtype=dtype, device=device) for name in model.parameter_shapes}
 
 
-def build_dataset(request: SpectrumRequest, sources: Sources = NO_SOURCES) -> Dataset:
+def build_dataset(request: SpectrumRequest, sources: Inputs = NO_INPUTS) -> Dataset:
     """The data in double precision on the CPU: real numbers float64, labels and tokens int64.
 
     Raises:
@@ -135,7 +135,7 @@ def build_dataset(request: SpectrumRequest, sources: Sources = NO_SOURCES) -> Da
             return _matrix_dataset(request.model)
 
 
-def build_token_stream(spec: TextData | TokenData, sources: Sources = NO_SOURCES) -> TokenStream:
+def build_token_stream(spec: TextData | TokenData, sources: Inputs = NO_INPUTS) -> TokenStream:
     """The tokens of which the data are windows.
 
     Raises:
@@ -253,7 +253,7 @@ def _matrix_dataset(spec: ModelSpec) -> Dataset:
     return Dataset(_real(spec.matrix).reshape(1, -1), torch.zeros(1, 1, dtype=torch.float64))
 
 
-def _token_dataset(spec: TextData | TokenData, model: ModelSpec, sources: Sources) -> Dataset:
+def _token_dataset(spec: TextData | TokenData, model: ModelSpec, sources: Inputs) -> Dataset:
     windows = build_token_stream(spec, sources).windows(spec.num_sequences, generator_of(spec.seed))
     largest = max(int(windows.inputs.max()), int(windows.targets.max()))
     if isinstance(model, TokenModel) and largest >= model.vocab_size:
@@ -261,7 +261,7 @@ def _token_dataset(spec: TextData | TokenData, model: ModelSpec, sources: Source
     return windows
 
 
-def _tokens(spec: TextData | TokenData, sources: Sources) -> Tokens:
+def _tokens(spec: TextData | TokenData, sources: Inputs) -> Tokens:
     match spec:
         case TokenData():
             try:
@@ -274,7 +274,7 @@ def _tokens(spec: TextData | TokenData, sources: Sources) -> Tokens:
             return named_tokens(spec.name or "", spec.tokenizer)
 
 
-def _samples(spec: SampleData, sources: Sources) -> tuple[Any, Any]:
+def _samples(spec: SampleData, sources: Inputs) -> tuple[Any, Any]:
     """Inputs and targets as nested lists or as tensors."""
     if isinstance(spec, InlineData):
         return spec.x, spec.y

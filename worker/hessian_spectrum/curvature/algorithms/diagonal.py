@@ -11,9 +11,11 @@ from hessian_spectrum.curvature.algorithms.intervals import (
     spread_factor,
     student_factor,
 )
+from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.quadrature.results import DiagonalEstimate
 
 
+@serializable()
 @dataclass
 class RowRegression:
     """y = slope x + noise for each row of a matrix, by least squares, one sample (x, y) after the other.

@@ -1,14 +1,20 @@
 """Every eigenvalue of an operator, from the dense matrix."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from math import sqrt
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.algorithms.vectors import norm
+from hessian_spectrum.curvature.iteration import Count
 from hessian_spectrum.curvature.operators.base import SymmetricOperator, Triangle
 from hessian_spectrum.curvature.operators.dense import mirrored
-from hessian_spectrum.curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
+from hessian_spectrum.curvature.serialization import serializable, transient
+from hessian_spectrum.planning.work import Work, exact_work
 from hessian_spectrum.quadrature.chi_square import NORMAL_QUANTILE
 from hessian_spectrum.quadrature.results import Estimate, ExactSpectrum, FloatArray, Inertia, Interval
 
@@ -17,12 +23,22 @@ COLUMNS = 128  # of eigenvectors whose residuals are measured at once
 ZERO_ROUNDINGS = 10
 
 
-def exact_spectrum(
-    operator: SymmetricOperator,
-    eigenvectors: bool = False,
-    progress: Progress = ignore_progress,
-    continuation: Continuation = FROM_THE_START,
-) -> ExactSpectrum:
+@serializable()
+@dataclass
+class DenseMatrixState:
+    """A dense matrix that is filled step by step."""
+
+    triangle: Triangle
+    steps: Iterator[None] | None = transient()  # noqa: RUF009 - a field; of the operator that fills the triangle, in this process
+
+    @property
+    def dim(self) -> int:
+        """Number of rows P."""
+        return len(self.triangle.rows)
+
+
+@dataclass(frozen=True)
+class DenseEigensolver(Method[DenseMatrixState, ExactSpectrum]):
     """Every eigenvalue, from P products and a dense float64 eigenvalue problem on the operator's device.
 
     An eigenvalue is known, and counts as zero, up to (e + 10 (sqrt(P) - 1) eps) max |lambda|, where eps is the machine
@@ -33,24 +49,44 @@ def exact_spectrum(
     Peak memory is 2 P^2 numbers in float64, with eigenvectors 4 P^2.
 
     Args:
-        operator: The matrix A.
         eigenvectors: Whether to return unit eigenvectors, in rows, and their residuals.
-        progress: Called with phase "products" after each block of columns, then once with "eigenvalues".
-        continuation: Provides a `Triangle` to resume from, and receives it while it is filled.
-
-    Returns:
-        The spectrum.
 
     Raises:
         NonFiniteError: If a product contains NaN or infinity.
     """
-    triangle: Triangle = continuation.state or operator.start_triangle()
-    for _ in operator.fill_triangle(triangle):
-        progress("products", triangle.num_columns, operator.dim)
-        continuation.offer(lambda: triangle)
-    found = summarise_triangle(operator, triangle, eigenvectors)
-    progress("eigenvalues", 1, 1)
-    return found
+
+    eigenvectors: bool = False
+
+    result_phase: ClassVar[str | None] = "eigenvalues"
+
+    def cost(self, num_parameters: int, *, layered: bool = False) -> Work:
+        """Return the work; `layered` tells whether the model is an `Mlp` whose products are not reduced."""
+        return exact_work(num_parameters, self.eigenvectors, layered)
+
+    def init(self, problem: SymmetricOperator, *, generator: torch.Generator) -> DenseMatrixState:
+        """Return the matrix before its first product; the generator is not used."""
+        return DenseMatrixState(problem.start_triangle())
+
+    def is_finished(self, state: DenseMatrixState) -> bool:
+        """Return whether all columns are filled."""
+        return state.triangle.num_columns == state.dim
+
+    def step(self, problem: SymmetricOperator, state: DenseMatrixState) -> DenseMatrixState:
+        """Fill one block of columns."""
+        # one generator for all steps of a process: some operators prepare what serves many steps
+        state.steps = state.steps or problem.fill_triangle(state.triangle)
+        next(state.steps)
+        if self.is_finished(state):
+            next(state.steps, None)  # it releases what it holds
+        return state
+
+    def count(self, state: DenseMatrixState) -> Count:
+        """Return the number of filled columns, of P."""
+        return Count(state.triangle.num_columns, state.dim)
+
+    def result(self, problem: SymmetricOperator, state: DenseMatrixState) -> ExactSpectrum:
+        """Solve the dense eigenvalue problem in the memory of the matrix."""
+        return summarise_triangle(problem, state.triangle, self.eigenvectors)
 
 
 def summarise_triangle(operator: SymmetricOperator, triangle: Triangle, eigenvectors: bool) -> ExactSpectrum:
@@ -105,12 +141,12 @@ def _inertia(values: Tensor, threshold: float) -> Inertia:
 
 def _residuals(matrix: Tensor, values: Tensor, columns: Tensor) -> FloatArray:
     """Residuals ||A x - lambda x|| (P,) of the unit columns x."""
-    found = torch.empty_like(values, device="cpu")
+    lengths = torch.empty_like(values, device="cpu")
     for start in range(0, len(values), COLUMNS):
         part = slice(start, start + COLUMNS)
         defects = matrix @ columns[:, part] - columns[:, part] * values[part]
-        found[part] = torch.tensor([norm(defect) for defect in defects.T], dtype=torch.float64)
-    return _array(found)
+        lengths[part] = torch.tensor([norm(defect) for defect in defects.T], dtype=torch.float64)
+    return _array(lengths)
 
 
 def _array(tensor: Tensor) -> FloatArray:

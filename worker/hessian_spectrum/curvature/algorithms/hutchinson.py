@@ -26,9 +26,11 @@ from hessian_spectrum.curvature.algorithms.pairs import PairSums
 from hessian_spectrum.curvature.algorithms.sketch import PROBE_BLOCK, Sketch, finite_products
 from hessian_spectrum.curvature.algorithms.vectors import dot, norm, orthogonalise, sphere_probe
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.quadrature.results import DiagonalEstimate, Estimate
 
 
+@serializable()
 @dataclass
 class ComplementProbes:
     """Sums over probes g, uniform on the unit sphere of the complement of a sketch, of dimension P' = P - r."""
@@ -140,8 +142,8 @@ def frobenius_of(sketch: Sketch, probes: ComplementProbes, product_error: float)
     root_square, freedom = probes.pairs.root_square(lengths, dim), probes.pairs.freedom(count)
     rest = sum_estimate(dim * float((lengths**2).mean()), root_square, count, freedom, dim)
     unit = max(probes.unit, explained)
-    found = rest.times((probes.unit / unit) ** 2).plus((explained / unit) ** 2)
-    return root_estimate(found, unit, product_error)
+    square = rest.times((probes.unit / unit) ** 2).plus((explained / unit) ** 2)
+    return root_estimate(square, unit, product_error)
 
 
 def diagonal_of(sketch: Sketch, probes: ComplementProbes, product_error: float) -> DiagonalEstimate | None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.vectors import dot, norm, orthogonalise
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.serialization import UsedPart, serializable
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import Reorthogonalisation
 
@@ -19,6 +20,7 @@ BREAKDOWN_ROUNDINGS = 10
 SHORT_BASIS = 2
 
 
+@serializable()
 @dataclass(frozen=True, eq=False)
 class Tridiagonal:
     """T (m, m) of A Q = Q T + remainder q e_m^T; T = Q^T A Q with full reorthogonalisation."""
@@ -29,6 +31,7 @@ class Tridiagonal:
     scale: float  # largest ||A q_j||, a lower bound of ||A||
 
 
+@serializable(basis=UsedPart(1, "num_vectors"))
 @dataclass
 class LanczosState:
     """k probes between two steps, with everything that `advance` needs and a checkpoint must store.

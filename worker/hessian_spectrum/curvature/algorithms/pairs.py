@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.vectors import gram
+from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.quadrature.results import FloatArray
 
 
+@serializable()
 @dataclass
 class PairSums:
     """Sums over pairs of probes g, h of one block, of y = (A g)^T (A h) / unit^2 - g^T h and x = g^T h.

@@ -133,8 +133,8 @@ def _end(quadratures: Sequence[Quadrature], floors: Sequence[float], value: floa
 
     def presence(point: float) -> float:
         """Bound on the part of an eigenvector with this eigenvalue in all probes together."""
-        found = ((factors / (point - nodes)).sum() + dropped / (point - value) for nodes, factors, dropped in parts)
-        return hypot(*map(float, found))
+        shares = ((factors / (point - nodes)).sum() + dropped / (point - value) for nodes, factors, dropped in parts)
+        return hypot(*map(float, shares))
 
     overlap = overlap_of_probes(dim, len(quadratures), MISS_PROBABILITY)
     return end_of_spectrum(presence, overlap, value, unit, side)

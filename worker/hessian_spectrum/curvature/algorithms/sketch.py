@@ -9,11 +9,13 @@ from torch import Tensor
 from hessian_spectrum.curvature.algorithms.lanczos import BREAKDOWN_ROUNDINGS
 from hessian_spectrum.curvature.algorithms.vectors import dot, gram, norm, orthogonalise
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.quadrature.errors import NonFiniteError
 
 PROBE_BLOCK = 16  # vectors multiplied at once
 
 
+@serializable()
 @dataclass
 class Sketch:
     """Rows Q (r, P), orthonormal, in the span of A applied to random vectors, and A Q."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.ritz import RitzPairs, Which, ritz_pairs
 from hessian_spectrum.curvature.algorithms.unseen import Stages, end_of_spectrum, excludes, overlap_of_block, stage
+from hessian_spectrum.curvature.serialization import UsedPart, serializable
 
 Phase: TypeAlias = Literal["search", "finished"]
 
@@ -28,9 +29,10 @@ class End(NamedTuple):
     num_wanted: int
 
 
+@serializable(basis=UsedPart(0, "num_rows"))
 @dataclass
 class SubspaceState:
-    """A search between two products, with everything that `advance_search` needs and a checkpoint must store.
+    """A search between two products, with everything that a step needs and a checkpoint must store.
 
     Rows of the basis are orthonormal. The first num_locked are Ritz vectors that stay unchanged; the matrix on their
     complement is searched from random rows. The first num_processed have been multiplied: A b_j is the sum of
@@ -82,13 +84,13 @@ class SubspaceState:
         """Ends at which eigenvalues are requested."""
         k = self.num_wanted
         both = [End(1, (k + 1) // 2), End(-1, k // 2)]
-        found = {
+        ends = {
             "largest": [End(1, k)],
             "smallest": [End(-1, k)],
             "both-ends": both,
             "magnitude": [End(1, k), End(-1, k)],
         }
-        return [end for end in found[self.which] if end.num_wanted > 0]
+        return [end for end in ends[self.which] if end.num_wanted > 0]
 
     @property
     def needs_locking(self) -> bool:
@@ -122,21 +124,21 @@ class SubspaceState:
 
     def tolerances(self, values: Tensor) -> Tensor:
         """Tolerances of requested values (k,), in order of preference, relative to the largest of their end."""
-        found = torch.empty_like(values)
+        tolerances = torch.empty_like(values)
         for members in self.groups():
-            found[members] = self.tolerance * float(values[members].abs().max())
-        return found.clamp(min=self.absolute_tolerance)
+            tolerances[members] = self.tolerance * float(values[members].abs().max())
+        return tolerances.clamp(min=self.absolute_tolerance)
 
     def slack(self, values: Tensor, product_error: float) -> Tensor:
         """Accepted errors of requested values (k,) besides the error of the products, and at least as large as it."""
         error = product_error * self.norm(values)
         return (self.tolerances(values) - error).clamp(min=error)
 
-    def is_improved(self, found: Tensor, slack: Tensor) -> bool:
-        """Whether the requested values that were found (k,) are better than those that are locked."""
+    def is_improved(self, values: Tensor, slack: Tensor) -> bool:
+        """Whether these requested values (k,) are better than those that are locked."""
         if self.num_locked == 0:
             return False
-        gain = self.scores(found) - self.scores(self.locked_values()[: len(found)])
+        gain = self.scores(values) - self.scores(self.locked_values()[: len(values)])
         return bool((gain > LIMIT_SHARE * slack).any())
 
     def side_of(self, index: int) -> int:
@@ -183,10 +185,10 @@ class SubspaceState:
     def ends_of_rest(self) -> list[float]:
         """For each end `end_of_rest`, or the bound of an earlier run on the whole matrix if that is tighter."""
         active = self.active_pairs()
-        found = [self.end_of_rest(active, end.side) for end in self.ends]
+        limits = [self.end_of_rest(active, end.side) for end in self.ends]
         if not self.far_ends:
-            return found
-        both = zip(self.ends, found, self.far_ends, strict=True)
+            return limits
+        both = zip(self.ends, limits, self.far_ends, strict=True)
         return [end.side * min(end.side * one, end.side * other) for end, one, other in both]
 
     def _presence(self, active: RitzPairs, side: int) -> Callable[[float], float]:

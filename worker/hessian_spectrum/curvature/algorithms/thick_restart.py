@@ -1,18 +1,22 @@
 """Extreme eigenpairs by block Lanczos with thick restarts, full reorthogonalisation and a search for missed pairs."""
 
 import math
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.lanczos import BREAKDOWN_ROUNDINGS
+from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.algorithms.ritz import RitzPairs, Which, order
 from hessian_spectrum.curvature.algorithms.subspace import LIMIT_SHARE, MAX_STAGES, SubspaceState
 from hessian_spectrum.curvature.algorithms.top_pairs import summarise_search
 from hessian_spectrum.curvature.algorithms.unseen import largest_rest, spread
 from hessian_spectrum.curvature.algorithms.vectors import gaussian_vector, norm, orthogonalise, rotate
+from hessian_spectrum.curvature.iteration import Count
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
+from hessian_spectrum.planning.work import Work, top_k_work
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import TopEigenpairs
 
@@ -34,55 +38,102 @@ KEPT_SHARE = 0.25
 KEPT_GOAL = 0.1  # of the residual that is required of requested pairs
 
 
-def start_search(
-    operator: SymmetricOperator,
-    k: int,
-    which: Which,
-    tolerance: float,
-    generator: torch.Generator,
-    max_products: int | None = None,
-    memory_bytes: int | None = None,
-    absolute_tolerance: float = 0.0,
-) -> SubspaceState:
-    """State before the first product.
+@dataclass(frozen=True)
+class ThickRestartLanczos(Method[SubspaceState, TopEigenpairs]):
+    """Some eigenpairs from the ends of the spectrum; repeated eigenvalues are returned with their multiplicity.
+
+    If k exceeds the number of eigenvalues of one kind the next ones follow, zeros included; k = P yields all of them. A
+    pair has converged when its residual is within the tolerance and its value is within it of the requested eigenvalue:
+    nothing better was missed, except with a probability of `MISS_PROBABILITY`, whatever the spectrum.
 
     Args:
-        operator: The matrix A.
         k: Number of eigenpairs.
-        which: Part of the spectrum, as for `top_eigenpairs`.
-        tolerance: Relative tolerance, as for `top_eigenpairs`.
-        generator: CPU generator of the start vectors, which advances.
-        max_products: Largest number of products, as for `top_eigenpairs`.
-        memory_bytes: Memory limit, as for `top_eigenpairs`.
-        absolute_tolerance: Absolute tolerance, as for `top_eigenpairs`.
-
-    Returns:
-        The state.
+        which: "largest", "smallest" (both signed), "both-ends" (half of each, one more of the largest if k is odd) or
+            "magnitude".
+        tolerance: Tolerance relative to the largest requested |eigenvalue| of the same end.
+        absolute_tolerance: Tolerance in units of A; a pair within either tolerance has converged. Tolerances below the
+            error of the products are never reached: pairs are then as accurate as possible, with the reason that they
+            have not converged.
+        max_products: Largest number of products; None means 100 for each eigenpair, at least 1,000. Pairs that have not
+            converged by then are marked.
+        memory_bytes: Memory limit of the basis and the products; None means 80 vectors beside the requested ones, at
+            least 2 k.
 
     Raises:
-        InvalidProblemError: As for `top_eigenpairs`.
+        NonFiniteError: If a product contains NaN or infinity.
+        InvalidProblemError: If k is not in 1 .. P, products are fewer than k, or the memory does not suffice for k + 4
+            vectors.
+
+    References:
+        Wu & Simon, SIAM J. Matrix Anal. Appl. 22 (2000) 602-616, for thick restarts.
     """
-    dim = operator.dim
-    limit = max(1_000, 100 * k) if max_products is None else max_products
-    if not 1 <= k <= dim or not 0 <= tolerance < math.inf or limit < k:
-        raise InvalidProblemError(f"{k} of {dim} eigenpairs, tolerance {tolerance}, {limit} products: that cannot be")
-    if not 0 <= absolute_tolerance < math.inf:
-        raise InvalidProblemError(f"the absolute tolerance must be 0 or more, not {absolute_tolerance}")
-    num_rows, block_size = _rows_and_block(dim, k, operator.dtype.itemsize, memory_bytes)
-    return SubspaceState(
-        which=which,
-        num_wanted=k,
-        tolerance=tolerance,
-        absolute_tolerance=absolute_tolerance,
-        block_size=block_size,
-        max_products=limit,
-        is_reduced=operator.unreduced is not operator,
-        generator=generator,
-        basis=torch.empty(num_rows, dim, dtype=operator.dtype, device=operator.device),
-        projection=torch.zeros(num_rows, num_rows, dtype=torch.float64),
-        defects=torch.zeros(num_rows, dtype=torch.float64),
-        stages=torch.zeros(0, num_rows, 1 + 2 * block_size, dtype=torch.float64),
-    )
+
+    k: int
+    which: Which
+    tolerance: float
+    _: KW_ONLY
+    absolute_tolerance: float = 0.0
+    max_products: int | None = None
+    memory_bytes: int | None = None
+
+    may_end_early: ClassVar[bool] = True
+
+    def cost(self, num_parameters: int, *, rows: int | None = None, reduced: bool = False) -> Work:
+        """Return the work with so many rows of a basis; None means the preferred number."""
+        return top_k_work(num_parameters, self.k, self.max_products, rows, reduced=reduced)
+
+    def init(self, problem: SymmetricOperator, *, generator: torch.Generator) -> SubspaceState:
+        """Return the state before the first product."""
+        k, tolerance, dim = self.k, self.tolerance, problem.dim
+        limit = max(1_000, 100 * k) if self.max_products is None else self.max_products
+        if not 1 <= k <= dim or not 0 <= tolerance < math.inf or limit < k:
+            message = f"{k} of {dim} eigenpairs, tolerance {tolerance}, {limit} products: that cannot be"
+            raise InvalidProblemError(message)
+        if not 0 <= self.absolute_tolerance < math.inf:
+            raise InvalidProblemError(f"the absolute tolerance must be 0 or more, not {self.absolute_tolerance}")
+        num_rows, block_size = _rows_and_block(dim, k, problem.dtype.itemsize, self.memory_bytes)
+        return SubspaceState(
+            which=self.which,
+            num_wanted=k,
+            tolerance=tolerance,
+            absolute_tolerance=self.absolute_tolerance,
+            block_size=block_size,
+            max_products=limit,
+            is_reduced=problem.unreduced is not problem,
+            generator=generator,
+            basis=torch.empty(num_rows, dim, dtype=problem.dtype, device=problem.device),
+            projection=torch.zeros(num_rows, num_rows, dtype=torch.float64),
+            defects=torch.zeros(num_rows, dtype=torch.float64),
+            stages=torch.zeros(0, num_rows, 1 + 2 * block_size, dtype=torch.float64),
+        )
+
+    def is_finished(self, state: SubspaceState) -> bool:
+        """Return whether the search has ended."""
+        return state.phase == "finished"
+
+    def step(self, problem: SymmetricOperator, state: SubspaceState) -> SubspaceState:
+        """Multiply one block, in place, and decide how to continue."""
+        if state.is_closed:
+            _inject(problem, state)
+        count = min(state.block_size, state.num_rows - state.num_processed, state.budget - state.num_products)
+        if state.num_rows + count > len(state.basis) < problem.dim:
+            _restart(state)
+        first = state.num_processed
+        products = problem.matmat(state.basis[first : first + count].T).T
+        for column, product in enumerate(products, first):
+            _absorb(problem, state, column, product)
+        state.num_processed += count
+        state.num_products += count
+        _decide(state, problem.product_error)
+        return state
+
+    def count(self, state: SubspaceState) -> Count:
+        """Return the number of products done, of max_products."""
+        return Count(state.num_products, state.max_products)
+
+    def result(self, problem: SymmetricOperator, state: SubspaceState) -> TopEigenpairs:
+        """Return the requested pairs; the basis is overwritten."""
+        return summarise_search(problem, state)
 
 
 def _rows_and_block(dim: int, k: int, itemsize: int, memory_bytes: int | None) -> tuple[int, int]:
@@ -98,30 +149,6 @@ def _rows_and_block(dim: int, k: int, itemsize: int, memory_bytes: int | None) -
         needed = (min(dim, k + LEAST_ROWS) + 1) * dim * itemsize
         raise InvalidProblemError(f"{k} eigenpairs take at least {needed} bytes, and {memory_bytes} are allowed")
     return rows, block_size
-
-
-def advance_search(operator: SymmetricOperator, state: SubspaceState) -> None:
-    """Multiply one block, in place, and decide how to continue; only for an unfinished state.
-
-    Args:
-        operator: The matrix A.
-        state: State of the search, which is changed.
-
-    Raises:
-        NonFiniteError: If a product contains NaN or infinity.
-    """
-    if state.is_closed:
-        _inject(operator, state)
-    count = min(state.block_size, state.num_rows - state.num_processed, state.budget - state.num_products)
-    if state.num_rows + count > len(state.basis) < operator.dim:
-        _restart(state)
-    first = state.num_processed
-    products = operator.matmat(state.basis[first : first + count].T).T
-    for column, product in enumerate(products, first):
-        _absorb(operator, state, column, product)
-    state.num_processed += count
-    state.num_products += count
-    _decide(state, operator.product_error)
 
 
 def _absorb(operator: SymmetricOperator, state: SubspaceState, column: int, product: Tensor) -> None:
@@ -214,29 +241,29 @@ def _decide(state: SubspaceState, product_error: float) -> None:
         product_error: Error of the products, relative to ||A||.
     """
     pairs = state.pairs()
-    wanted = order(pairs.values, state.which)[: state.num_wanted]
+    requested = order(pairs.values, state.which)[: state.num_wanted]
     if state.complete or state.num_products >= state.budget:
         state.phase = "finished"
         return
-    if len(wanted) < state.num_wanted:
+    if len(requested) < state.num_wanted:
         if state.is_closed:
             _lock(state, pairs, order(pairs.values, state.which))
         return
-    found = pairs.values[wanted]
-    slack = state.slack(found, product_error)
-    residuals = pairs.residuals[wanted]
+    leading = pairs.values[requested]
+    slack = state.slack(leading, product_error)
+    residuals = pairs.residuals[requested]
     norms = spread(residuals)
     converged = bool((residuals <= LOCKING_SHARE * slack).all() and (norms <= SPREAD_SHARE * slack).all())
     is_first = state.num_locked < state.num_wanted and (state.needs_locking or state.num_locked > 0)
-    is_blind = bool((state.tolerances(found) <= 2 * product_error * state.norm(pairs.values)).any())
-    if not is_first and (converged or state.num_locked) and _is_settled(state, found, slack, is_blind=is_blind):
+    is_blind = bool((state.tolerances(leading) <= 2 * product_error * state.norm(pairs.values)).any())
+    if not is_first and (converged or state.num_locked) and _is_settled(state, leading, slack, is_blind=is_blind):
         state.phase = "finished"
-    elif _has_more_to_lock(state, found, residuals, slack, converged=converged):
-        _lock(state, pairs, _worth_keeping(state, pairs, wanted, LOCKING_SHARE * float(slack.min())))
+    elif _has_more_to_lock(state, leading, residuals, slack, converged=converged):
+        _lock(state, pairs, _worth_keeping(state, pairs, requested, LOCKING_SHARE * float(slack.min())))
 
 
 def _has_more_to_lock(
-    state: SubspaceState, found: Tensor, residuals: Tensor, slack: Tensor, *, converged: bool
+    state: SubspaceState, leading: Tensor, residuals: Tensor, slack: Tensor, *, converged: bool
 ) -> bool:
     """Whether all requested pairs have converged and not all are locked, or few products remain for locking them.
 
@@ -244,7 +271,7 @@ def _has_more_to_lock(
 
     Args:
         state: State of the search.
-        found: Requested values (k,), in order of preference.
+        leading: Requested values (k,), in order of preference.
         residuals: Their residuals.
         slack: Their accepted errors.
         converged: Whether all have converged.
@@ -253,18 +280,18 @@ def _has_more_to_lock(
         Whether to lock pairs now.
     """
     if state.num_locked >= state.num_wanted:
-        return converged and (state.is_closed or state.is_improved(found, slack))
+        return converged and (state.is_closed or state.is_improved(leading, slack))
     is_late = state.num_products >= SEARCH_SHARE * state.budget
     any_converged = bool((residuals <= LOCKING_SHARE * slack).any())
     return (state.needs_locking and (converged or (is_late and any_converged))) or state.is_closed
 
 
-def _is_settled(state: SubspaceState, found: Tensor, slack: Tensor, *, is_blind: bool) -> bool:
+def _is_settled(state: SubspaceState, leading: Tensor, slack: Tensor, *, is_blind: bool) -> bool:
     """Whether no eigenvalue can have been missed that is better than the requested ones by more than the slack.
 
     Args:
         state: State of the search.
-        found: Requested values (k,), in order of preference.
+        leading: Requested values (k,), in order of preference.
         slack: Their accepted errors.
         is_blind: Whether the error of products hides what the tolerance requires; it then suffices that nothing but
             that error is left.
@@ -272,14 +299,14 @@ def _is_settled(state: SubspaceState, found: Tensor, slack: Tensor, *, is_blind:
     Returns:
         Whether the search can end.
     """
-    values, norms = found, torch.zeros_like(found)
+    values, norms = leading, torch.zeros_like(leading)
     if state.num_locked:
-        if state.is_improved(found, slack):
+        if state.is_improved(leading, slack):
             return False
         if is_blind and state.is_closed:
             return True
-        values = state.locked_values()[: len(found)]
-        norms = spread(state.defects[: state.num_locked])[: len(found)]
+        values = state.locked_values()[: len(leading)]
+        norms = spread(state.defects[: state.num_locked])[: len(leading)]
     active = state.active_pairs()
     ends = zip(state.ends, _limits(state, values, norms, slack), strict=True)
     return all(state.excludes(active, limit, end.side) for end, limit in ends)
@@ -310,13 +337,13 @@ def _limits(state: SubspaceState, values: Tensor, norms: Tensor, slack: Tensor) 
     return [end.side * limit for end, limit in zip(state.ends, limits, strict=True)]
 
 
-def _worth_keeping(state: SubspaceState, pairs: RitzPairs, wanted: Tensor, goal: float) -> Tensor:
+def _worth_keeping(state: SubspaceState, pairs: RitzPairs, requested: Tensor, goal: float) -> Tensor:
     """The requested pairs, and the best known of the others; distinct ones need not be found again."""
     room = len(state.basis) - state.num_wanted
     room = room if len(state.basis) == state.basis.shape[1] else int(KEPT_SHARE * room)
     others = pairs.residuals.argsort()
-    is_other = ~torch.isin(others, wanted) & (pairs.residuals[others] <= KEPT_GOAL * goal)
-    return torch.cat([wanted, others[is_other][: 0 if state.is_reduced else room]])
+    is_other = ~torch.isin(others, requested) & (pairs.residuals[others] <= KEPT_GOAL * goal)
+    return torch.cat([requested, others[is_other][: 0 if state.is_reduced else room]])
 
 
 def _lock(state: SubspaceState, pairs: RitzPairs, chosen: Tensor) -> None:
@@ -325,59 +352,3 @@ def _lock(state: SubspaceState, pairs: RitzPairs, chosen: Tensor) -> None:
         state.far_ends = state.ends_of_rest()
     _keep(state, 0, pairs._replace(defects=pairs.residuals), chosen, num_pending=0)
     state.num_locked = len(chosen)
-
-
-def top_eigenpairs(
-    operator: SymmetricOperator,
-    k: int,
-    which: Which,
-    tolerance: float,
-    generator: torch.Generator,
-    progress: Progress = ignore_progress,
-    max_products: int | None = None,
-    memory_bytes: int | None = None,
-    continuation: Continuation = FROM_THE_START,
-    absolute_tolerance: float = 0.0,
-) -> TopEigenpairs:
-    """Compute k eigenpairs from the ends of the spectrum; repeated eigenvalues are returned with their multiplicity.
-
-    If k exceeds the number of eigenvalues of one kind the next ones follow, zeros included; k = P yields all of them. A
-    pair has converged when its residual is within the tolerance and its value is within it of the requested eigenvalue:
-    nothing better was missed, except with a probability of `MISS_PROBABILITY`, whatever the spectrum.
-
-    Args:
-        operator: The matrix A.
-        k: Number of eigenpairs.
-        which: "largest", "smallest" (both signed), "both-ends" (half of each, one more of the largest if k is odd) or
-            "magnitude".
-        tolerance: Tolerance relative to the largest requested |eigenvalue| of the same end.
-        generator: CPU generator of the start vectors, which advances.
-        progress: Called with phase "products" after each block, with max_products as the total.
-        max_products: Largest number of products; None means 100 for each eigenpair, at least 1,000. Pairs that have not
-            converged by then are marked.
-        memory_bytes: Memory limit of the basis and the products; None means 80 vectors beside the requested ones, at
-            least 2 k.
-        continuation: Provides a `SubspaceState` to resume from, and receives later ones.
-        absolute_tolerance: Tolerance in units of A; a pair within either tolerance has converged. Tolerances below the
-            error of the products are never reached: pairs are then as accurate as possible, with the reason that they
-            have not converged.
-
-    Returns:
-        The eigenpairs with their intervals.
-
-    Raises:
-        NonFiniteError: If a product contains NaN or infinity.
-        InvalidProblemError: If k is not in 1 .. P, products are fewer than k, or the memory does not suffice for k + 4
-            vectors.
-
-    References:
-        Wu & Simon, SIAM J. Matrix Anal. Appl. 22 (2000) 602-616, for thick restarts.
-    """
-    state: SubspaceState = continuation.state or start_search(
-        operator, k, which, tolerance, generator, max_products, memory_bytes, absolute_tolerance
-    )
-    while state.phase != "finished":
-        advance_search(operator, state)
-        progress("products", state.num_products, state.max_products)
-        continuation.offer(lambda: state)
-    return summarise_search(operator, state)

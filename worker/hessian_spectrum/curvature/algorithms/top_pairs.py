@@ -106,8 +106,8 @@ def _ends_of_others(state: SubspaceState, every: RitzPairs, error: float) -> lis
 
 def _final_pairs(operator: SymmetricOperator, state: SubspaceState, every: RitzPairs) -> _Pairs:
     """Rayleigh-Ritz on all rows, or the locked pairs if nothing better was found; measured once more if necessary."""
-    wanted = order(every.values, state.which)[: state.num_wanted]
-    values, residuals, vectors = every.values[wanted], every.residuals[wanted], every.vectors[:, wanted]
+    requested = order(every.values, state.which)[: state.num_wanted]
+    values, residuals, vectors = every.values[requested], every.residuals[requested], every.vectors[:, requested]
     is_open = state.num_locked < state.num_wanted or state.complete
     are_locked = not is_open and not state.is_improved(values, state.slack(values, operator.product_error))
     if are_locked:
@@ -197,10 +197,10 @@ def _bounds(state: SubspaceState, pairs: _Pairs, rest: list[float], error: float
     norms = spread(residuals)
     if state.which == "magnitude":
         return bounds_from_above(torch.cat([values, -values]), norms.repeat(2), max(rest), count) + error
-    found = torch.empty(count, dtype=torch.float64)
+    bounds = torch.empty(count, dtype=torch.float64)
     for members, end, limit in zip(state.groups(), state.ends, rest, strict=True):
-        found[members] = bounds_from_above(end.side * values, norms, limit, end.num_wanted) + error
-    return found
+        bounds[members] = bounds_from_above(end.side * values, norms, limit, end.num_wanted) + error
+    return bounds
 
 
 def _interval(state: SubspaceState, index: int, pairs: _Pairs, gap: float, why: str | None) -> Interval:
@@ -227,12 +227,12 @@ class _Reasons:
         """The reason in one sentence."""
         value, residual = float(pairs.values[index]), float(pairs.residuals[index])
         if self.error > tolerance and residual <= FLOOR_ERRORS * self.error:
-            told = f"The error of the products, {self.error:.2g}, is above the tolerance, {tolerance:.2g}"
+            message = f"The error of the products, {self.error:.2g}, is above the tolerance, {tolerance:.2g}"
         elif residual > tolerance:
-            told = f"The residual, {residual:.2g}, is above the tolerance, {tolerance:.2g}"
-            told += ", and max_products are used up" if self.is_exhausted else ""
+            message = f"The residual, {residual:.2g}, is above the tolerance, {tolerance:.2g}"
+            message += ", and max_products are used up" if self.is_exhausted else ""
         else:
             return "A better eigenvalue cannot be excluded" + (" with max_products." if self.is_exhausted else ".")
         if abs(value) <= max(self.error, residual):
-            told += "; the value may be zero, which an absolute_tolerance would accept"
-        return told + "."
+            message += "; the value may be zero, which an absolute_tolerance would accept"
+        return message + "."

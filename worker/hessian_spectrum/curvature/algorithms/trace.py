@@ -1,8 +1,8 @@
 """Trace of an operator from products with random vectors, with Frobenius norm and diagonal from the same products."""
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from hessian_spectrum.curvature.algorithms.hutchinson import (
     trace_of,
 )
 from hessian_spectrum.curvature.algorithms.intervals import NORMAL_QUANTILE, exact_estimate
+from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.algorithms.sketch import (
     PROBE_BLOCK,
     Sketch,
@@ -25,17 +26,23 @@ from hessian_spectrum.curvature.algorithms.sketch import (
 )
 from hessian_spectrum.curvature.algorithms.vectors import norm, sphere_probe
 from hessian_spectrum.curvature.algorithms.xtrace import leave_one_out
+from hessian_spectrum.curvature.iteration import Count
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
+from hessian_spectrum.curvature.serialization import serializable
+from hessian_spectrum.planning.work import Work, trace_work
 from hessian_spectrum.quadrature.errors import InvalidProblemError
-from hessian_spectrum.quadrature.results import Estimate, StochasticTrace
+from hessian_spectrum.quadrature.results import DiagonalEstimate, Estimate, Interval, StochasticTrace
 
 Estimator: TypeAlias = Literal["hutchinson", "hutch++", "xtrace"]
 
 FIRST_ROUND = 24  # products before a tolerance is first looked at
 DEFAULT_PRODUCTS = 10_000  # at most, in search of a tolerance
 
+for _kind in (DiagonalEstimate, Estimate, Interval, StochasticTrace):  # of finished states
+    serializable()(_kind)
 
+
+@serializable()
 @dataclass
 class ColumnSums:
     """Sums over the columns of A, which are read one after the other."""
@@ -44,9 +51,10 @@ class ColumnSums:
     lengths: list[float] = field(default_factory=list)
 
 
+@serializable()
 @dataclass
 class TraceState:
-    """A run between two blocks of products, with everything that `advance_trace` needs to continue."""
+    """A run between two blocks of products, with everything that a step needs to continue."""
 
     estimator: Estimator
     generator: torch.Generator  # on the CPU, of the probes
@@ -60,19 +68,11 @@ class TraceState:
     products: Tensor  # (n, P), theirs
     columns: ColumnSums | None = None  # once the trace is read off
     num_products: int = 0
+    estimate: StochasticTrace | None = None  # once there is no further product to take
 
 
-def trace_estimate(
-    operator: SymmetricOperator,
-    estimator: Estimator,
-    generator: torch.Generator,
-    progress: Progress = ignore_progress,
-    num_probes: int | None = None,
-    tolerance: float | None = None,
-    max_products: int | None = None,
-    diagonal: bool = False,
-    continuation: Continuation = FROM_THE_START,
-) -> StochasticTrace:
+@dataclass(frozen=True)
+class TraceEstimator(Method[TraceState, StochasticTrace]):
     """Trace tr A with a 95 % interval, from a number of products or to a tolerance.
 
     "hutchinson" keeps two vectors of length P for each of 16 probes. "hutch++" additionally keeps two for each of a
@@ -83,20 +83,13 @@ def trace_estimate(
     zero.
 
     Args:
-        operator: The matrix A.
         estimator: "hutchinson", "hutch++" or "xtrace".
-        generator: CPU generator of the probes, which advances.
-        progress: Called with phase "products" after each block.
         num_probes: Number of products of any kind. xtrace needs 4, and uses an even number.
         tolerance: Alternative to num_probes: the limit of the standard error, or half the interval's width over 1.96,
             whichever is larger, relative to |tr A| or ||A||_F, whichever is larger, as a trace may be zero. Products
             double until it is met, or the error of the products alone is larger.
         max_products: Largest number of products spent on a tolerance; None means 10,000.
         diagonal: Whether to estimate the diagonal of A, too.
-        continuation: Provides a `TraceState` to resume from, and receives later ones.
-
-    Returns:
-        The trace with Frobenius norm and, if requested, diagonal.
 
     Raises:
         NonFiniteError: If a product contains NaN or infinity.
@@ -108,93 +101,85 @@ def trace_estimate(
         Appl. 45 (2024) 1-23, for xtrace; Hutchinson, Commun. Stat. Simul. Comput. 19 (1990) 433-450, with probes on the
         sphere.
     """
-    state: TraceState = continuation.state or start_trace(
-        operator, estimator, generator, num_probes, tolerance, max_products, diagonal
-    )
-    found: StochasticTrace | None = None
-    while found is None:
-        found = advance_trace(operator, state)
-        progress("products", state.num_products, max(state.total, state.num_products))
-        continuation.offer(lambda: state)
-    return found
 
+    estimator: Estimator
+    _: KW_ONLY
+    num_probes: int | None = None
+    tolerance: float | None = None
+    max_products: int | None = None
+    diagonal: bool = False
 
-def start_trace(
-    operator: SymmetricOperator,
-    estimator: Estimator,
-    generator: torch.Generator,
-    num_probes: int | None = None,
-    tolerance: float | None = None,
-    max_products: int | None = None,
-    diagonal: bool = False,
-) -> TraceState:
-    """State before the first product.
+    may_end_early: ClassVar[bool] = True
 
-    Args:
-        operator: The matrix A.
-        estimator: Estimator, as for `trace_estimate`.
-        generator: CPU generator of the probes, which advances.
-        num_probes: Number of products, as for `trace_estimate`.
-        tolerance: Tolerance, as for `trace_estimate`.
-        max_products: Largest number of products, as for `trace_estimate`.
-        diagonal: Whether to estimate the diagonal of A, too.
+    def cost(self, num_parameters: int) -> Work:
+        """Return the work of the largest number of products that may be needed."""
+        return trace_work(num_parameters, self.estimator, self._most_products, self.diagonal)
 
-    Returns:
-        The state.
-
-    Raises:
-        InvalidProblemError: As for `trace_estimate`.
-    """
-    if (num_probes is None) == (tolerance is None):
-        raise InvalidProblemError("a trace needs a number of probes or a tolerance, and not both")
-    least = 4 if estimator == "xtrace" else 1
-    most = num_probes if num_probes is not None else DEFAULT_PRODUCTS if max_products is None else max_products
-    if most < least or (tolerance is not None and not 0 < tolerance < math.inf):
-        raise InvalidProblemError(
-            f"{most} products, tolerance {tolerance}: {estimator} needs at least {least} products"
+    def init(self, problem: SymmetricOperator, *, generator: torch.Generator) -> TraceState:
+        """Return the state before the first product."""
+        most, tolerance = self._most_products, self.tolerance
+        if (self.num_probes is None) == (tolerance is None):
+            raise InvalidProblemError("a trace needs a number of probes or a tolerance, and not both")
+        least = 4 if self.estimator == "xtrace" else 1
+        if most < least or (tolerance is not None and not 0 < tolerance < math.inf):
+            message = f"{most} products, tolerance {tolerance}: {self.estimator} needs at least {least} products"
+            raise InvalidProblemError(message)
+        sketch = Sketch.empty(problem)
+        state = TraceState(
+            estimator=self.estimator,
+            generator=generator,
+            diagonal=self.diagonal,
+            tolerance=tolerance,
+            total=most,
+            target=most if tolerance is None else min(FIRST_ROUND, most),
+            sketch=sketch,
+            probes=ComplementProbes.beside(sketch, self.diagonal),
+            vectors=sketch.basis,
+            products=sketch.basis,
         )
-    target = most if tolerance is None else min(FIRST_ROUND, most)
-    sketch = Sketch.empty(operator)
-    probes = ComplementProbes.beside(sketch, diagonal)
-    empty = sketch.basis
-    state = TraceState(estimator, generator, diagonal, tolerance, most, target, sketch, probes, empty, empty)
-    _read_off_if_cheaper(operator, state)
-    return state
+        _read_off_if_cheaper(problem, state)
+        return state
 
+    @property
+    def _most_products(self) -> int:
+        if self.num_probes is not None:
+            return self.num_probes
+        return DEFAULT_PRODUCTS if self.max_products is None else self.max_products
 
-def advance_trace(operator: SymmetricOperator, state: TraceState) -> StochasticTrace | None:
-    """Compute one more block of products, in place, unless none remains.
+    def is_finished(self, state: TraceState) -> bool:
+        """Return whether the trace is known."""
+        return state.estimate is not None
 
-    Args:
-        operator: The matrix A.
-        state: State of the run, which is changed.
+    def step(self, problem: SymmetricOperator, state: TraceState) -> TraceState:
+        """Take one more block of products, in place."""
+        if state.columns is not None:
+            state.num_products += _read_columns(problem, state.columns)
+        elif len(state.sketch.products) < len(state.sketch.basis):
+            state.num_products += multiply_basis(problem, state.sketch)
+        elif state.estimator == "xtrace" and not state.sketch.exhausted:
+            state.num_products += _extend_exchangeably(problem, state)
+        elif _sketch_is_small(state):
+            state.num_products += _deflate(problem, state)
+        else:
+            count = min(PROBE_BLOCK, state.target - state.num_products)
+            state.num_products += add_probes(problem, state.sketch, state.probes, state.generator, count)
+        while state.estimate is None and _round_is_done(problem, state):
+            _decide(problem, state)
+        return state
 
-    Returns:
-        The result, if that was the last block.
+    def count(self, state: TraceState) -> Count:
+        """Return the number of products done, of those that are allowed."""
+        return Count(state.num_products, max(state.total, state.num_products))
 
-    Raises:
-        NonFiniteError: If a product contains NaN or infinity.
-    """
-    if not _round_is_done(operator, state):
-        _multiply(operator, state)
-    while _round_is_done(operator, state):
-        if (found := _decide(operator, state)) is not None:
-            return found
-    return None
+    def result(self, problem: SymmetricOperator, state: TraceState) -> StochasticTrace:
+        """Return the estimate.
 
-
-def _multiply(operator: SymmetricOperator, state: TraceState) -> None:
-    if state.columns is not None:
-        state.num_products += _read_columns(operator, state.columns)
-    elif len(state.sketch.products) < len(state.sketch.basis):
-        state.num_products += multiply_basis(operator, state.sketch)
-    elif state.estimator == "xtrace" and not state.sketch.exhausted:
-        state.num_products += _extend_exchangeably(operator, state)
-    elif _sketch_is_small(state):
-        state.num_products += _deflate(operator, state)
-    else:
-        count = min(PROBE_BLOCK, state.target - state.num_products)
-        state.num_products += add_probes(operator, state.sketch, state.probes, state.generator, count)
+        Raises:
+            InvalidProblemError: If the state is not finished.
+        """
+        if state.estimate is None:
+            raise InvalidProblemError(f"the trace is not known after {state.num_products} products")
+        return state.estimate
 
 
 def _sketch_is_small(state: TraceState) -> bool:
@@ -234,18 +219,19 @@ def _round_is_done(operator: SymmetricOperator, state: TraceState) -> bool:
     return not _sketch_is_small(state) and (state.num_products >= state.target or len(sketch.basis) == operator.dim)
 
 
-def _decide(operator: SymmetricOperator, state: TraceState) -> StochasticTrace | None:
+def _decide(operator: SymmetricOperator, state: TraceState) -> None:
     """Finish, or double the products until the error is small enough, or more of them are useless or not allowed."""
-    found = _estimate(state, operator.product_error)
+    estimate = _estimate(state, operator.product_error)
     if state.tolerance is None:
-        return found
-    allowed = state.tolerance * max(abs(found.trace.value), found.frobenius.value)
-    met = _error(found.trace) <= allowed
-    if met or state.columns is not None or state.target >= state.total or _rounding(operator, found) > allowed:
-        return replace(found, converged=met)
+        state.estimate = estimate
+        return
+    allowed = state.tolerance * max(abs(estimate.trace.value), estimate.frobenius.value)
+    met = bool(_error(estimate.trace) <= allowed)
+    if met or state.columns is not None or state.target >= state.total or _rounding(operator, estimate) > allowed:
+        state.estimate = replace(estimate, converged=met)
+        return
     state.target = min(2 * state.target, state.total)
     _read_off_if_cheaper(operator, state)
-    return None
 
 
 def _error(trace: Estimate) -> float:
@@ -256,9 +242,9 @@ def _error(trace: Estimate) -> float:
     return max(trace.standard_error, (upper - lower) / (2 * NORMAL_QUANTILE))
 
 
-def _rounding(operator: SymmetricOperator, found: StochasticTrace) -> float:
+def _rounding(operator: SymmetricOperator, estimate: StochasticTrace) -> float:
     """Standard error that the products alone leave, whatever their number."""
-    return operator.product_error * max(abs(found.trace.value), found.frobenius.value) / NORMAL_QUANTILE
+    return operator.product_error * max(abs(estimate.trace.value), estimate.frobenius.value) / NORMAL_QUANTILE
 
 
 def _read_off_if_cheaper(operator: SymmetricOperator, state: TraceState) -> None:
@@ -285,8 +271,8 @@ def _estimate(state: TraceState, product_error: float) -> StochasticTrace:
     if state.columns is not None:
         return _exact(state.columns, count, product_error, state.diagonal)
     if state.estimator == "xtrace" and not sketch.exhausted:
-        found = leave_one_out(sketch, state.vectors, state.products, state.diagonal, product_error)
-        return StochasticTrace(found.trace, found.frobenius, found.diagonal, count, converged=True)
+        means = leave_one_out(sketch, state.vectors, state.products, state.diagonal, product_error)
+        return StochasticTrace(means.trace, means.frobenius, means.diagonal, count, converged=True)
     frobenius = frobenius_of(sketch, state.probes, product_error)
     trace = trace_of(sketch, state.probes, frobenius.value, product_error)
     diagonal = diagonal_of(sketch, state.probes, product_error)

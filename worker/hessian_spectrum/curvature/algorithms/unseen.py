@@ -165,8 +165,8 @@ def bounds_from_above(values: Tensor, norms: Tensor, rest: float, count: int) ->
         return torch.full((count,), math.inf, dtype=torch.float64)
     half = (values - rest) / 2
     correction = torch.where(norms > 0, norms * (norms / (torch.hypot(half, norms) + half.abs())), 0.0)
-    found = (values.clamp(min=rest) + correction).sort(descending=True).values[:count]
-    return torch.cat([found, torch.full((count - len(found),), rest, dtype=torch.float64)])
+    bounds = (values.clamp(min=rest) + correction).sort(descending=True).values[:count]
+    return torch.cat([bounds, torch.full((count - len(bounds),), rest, dtype=torch.float64)])
 
 
 def largest_rest(values: Tensor, norms: Tensor, slack: Tensor) -> Tensor:

@@ -75,20 +75,20 @@ def leave_one_out(
     explained = sketch.trace
     pairs: PairSums | None = None
     rows = _Rows(sketch) if diagonal else None
-    found = []
+    single_terms = []
     for start in range(0, len(vectors), PROBE_BLOCK):
         block = slice(start, start + PROBE_BLOCK)
         probes, residuals = vectors[block].clone(), products[block].clone()
         for place in range(len(probes)):
             s, overlap = left_out[:, start + place], overlaps[:, start + place]
             along = _complement(sketch, s, overlap, probes[place], residuals[place])
-            found.append(_term(sketch, explained, s, along, probes[place], residuals[place]))
+            single_terms.append(_term(sketch, explained, s, along, probes[place], residuals[place]))
             if rows is not None:
                 rows.add(s, probes[place], residuals[place])
         pairs = pairs or PairSums(norm(residuals[0]) or sketch.scale)
         pairs.add(probes, residuals)
     assert pairs is not None
-    terms = _Terms(*np.array(found).T)
+    terms = _Terms(*np.array(single_terms).T)
     alignment = (left_out.T @ left_out).square().numpy()
     frobenius = _frobenius(sketch, terms, alignment, pairs, product_error)
     trace, correlation = _trace(sketch, terms, alignment, frobenius.value, product_error)
@@ -206,10 +206,10 @@ def _frobenius(sketch: Sketch, terms: _Terms, alignment: FloatArray, pairs: Pair
         root_square *= unit**2
     rest = sum_estimate(dim * float((terms.length**2).mean()), root_square, count, (count - 1) * (count + 2) / 2, dim)
     whole = (sketch.product_norm / sketch.scale) ** 2
-    found = rest.plus(whole - float(terms.missing.mean()))
-    limits = Limits(max(found.limits.lower, whole), max(found.limits.upper, whole))
-    value = max(found.value, 0.0)
-    return root_estimate(found._replace(value=value, limits=limits), sketch.scale, product_error)
+    square = rest.plus(whole - float(terms.missing.mean()))
+    limits = Limits(max(square.limits.lower, whole), max(square.limits.upper, whole))
+    value = max(square.value, 0.0)
+    return root_estimate(square._replace(value=value, limits=limits), sketch.scale, product_error)
 
 
 class _Rows:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.planning.blocks import BLOCK_COLUMNS
 
 PRODUCT_ROUNDINGS = 10
 """Machine epsilons by which products of norm 1 may be off where the numbers that make up the matrix are exact."""
 
 
+@serializable()
 @dataclass
 class Triangle:
     """Half of a dense symmetric matrix, filled up to some step, with everything needed to fill the rest."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.heap import is_memory_error
+from hessian_spectrum.curvature.malloc_trim import is_memory_error
 from hessian_spectrum.curvature.operators.products import Matrix
 from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.risk import EmpiricalRisk

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx
 
 from hessian_spectrum.curvature.operators.graph_module import graph_module
+from hessian_spectrum.curvature.operators.graph_passes import remove_dead_code
 from hessian_spectrum.curvature.operators.recording import Program
-from hessian_spectrum.curvature.operators.rewrites import remove_dead_code
 
 MatmulPrecision = Literal["tf32", "bfloat16"]
 

@@ -118,7 +118,7 @@ def _backwards(matrix: Matrix) -> AbstractContextManager[object]:
 def _through_head(
     matrix: Matrix, risk: EmpiricalRisk, index: int, features: Tensor, weight: Tensor, of_head: list[Tensor] | None
 ) -> Iterator[Tensor]:
-    """Cotangents of the features (n, d), piece by piece.
+    """Cotangents of the features (n, d), chunk by chunk.
 
     Args:
         matrix: Which of the three matrices.
@@ -129,23 +129,23 @@ def _through_head(
         of_head: List to which the product's rows of W through the output layer are added; None if these are not needed.
 
     Yields:
-        Cotangents of the features of one piece after the other.
+        Cotangents of the features of one chunk after the other.
     """
-    for piece, targets in risk.pieces(index, features):
-        seen = _seen(matrix, risk, piece @ weight.T, targets)
+    for chunk, targets in risk.output_chunks(index, features):
+        seen = _seen(matrix, risk, chunk @ weight.T, targets)
         with _backwards(matrix):
             yield seen @ weight
             if of_head is not None:
                 # of what is linear in two values with tangents, without the primal value, which is as large as W
-                rows = _change_of_product(matrix, seen, piece / risk.num_terms)
+                rows = _change_of_product(matrix, seen, chunk / risk.num_terms)
                 of_head[:] = [of_head[0] + rows if of_head else rows]
 
 
-def _change_of_product(matrix: Matrix, seen: Tensor, piece: Tensor) -> Tensor:
+def _change_of_product(matrix: Matrix, seen: Tensor, chunk: Tensor) -> Tensor:
     """s^T h for Gauss-Newton, where s is a tangent; otherwise the tangent of s^T h."""
     if matrix == "ggn":
-        return seen.T @ piece
-    (left, left_change), (right, right_change) = (forward_ad.unpack_dual(each) for each in (seen, piece))  # type: ignore[no-untyped-call]
+        return seen.T @ chunk
+    (left, left_change), (right, right_change) = (forward_ad.unpack_dual(each) for each in (seen, chunk))  # type: ignore[no-untyped-call]
     change = left.T @ right_change if right_change is not None else None
     if left_change is None:
         return change if change is not None else torch.zeros_like(left.T @ right)

@@ -12,9 +12,9 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from hessian_spectrum.curvature.heap import release_freed_memory
+from hessian_spectrum.curvature.malloc_trim import release_freed_memory
 from hessian_spectrum.curvature.operators.graph_module import graph_module
-from hessian_spectrum.curvature.operators.rewrites import in_place, simplify
+from hessian_spectrum.curvature.operators.graph_passes import in_place, simplify
 
 Map = Callable[[Tensor], Tensor]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 from torch.fx import GraphModule
 
-from hessian_spectrum.curvature.heap import is_memory_error, release_freed_memory
+from hessian_spectrum.curvature.malloc_trim import is_memory_error, release_freed_memory
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.base import SymmetricOperator, Triangle
 from hessian_spectrum.curvature.operators.blocks import ColumnGroup, column_groups, select

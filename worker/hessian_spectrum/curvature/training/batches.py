@@ -11,9 +11,11 @@ from hessian_spectrum.curvature.data.token_stream import TokenStream
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
+@serializable()
 @dataclass
 class Place:
     """Position of a run within its epoch."""

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.curvature.training.batches import Place
 from hessian_spectrum.quadrature.errors import NonFiniteError
 
@@ -39,6 +40,7 @@ class TrainingState:
         return float(group["lr"] / group["multiplier"])
 
 
+@serializable()
 @dataclass(frozen=True, eq=False)
 class TrainingCheckpoint:
     """Everything that a `TrainingState` contains, as tensors on any device and plain numbers."""
@@ -51,6 +53,7 @@ class TrainingCheckpoint:
     counters: dict[str, Any]  # the other fields of the state by name
 
 
+@serializable()
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
     """Result of a training run."""
@@ -65,7 +68,7 @@ class TrainingResult:
 
 
 def checkpoint(state: TrainingState) -> TrainingCheckpoint:
-    """Everything that `Training.resume` needs, in tensors that later steps do not change."""
+    """Everything that `Training.load` needs, in tensors that later steps do not change."""
     counters = ("num_steps", "epoch_loss", "epoch_terms", "learning_rate_cuts", "has_plateaued")
     return TrainingCheckpoint(
         parameters={name: tensor.detach().clone() for name, tensor in state.parameters.items()},
