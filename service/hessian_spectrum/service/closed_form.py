@@ -89,15 +89,17 @@ def _spectrum(request: ClosedFormRequest) -> Spectrum:
 
 
 _SPECTRA: dict[type[RequestMessage], Callable[[Any, Any, Any], Spectrum]] = {
-    LinearNetwork: lambda model, x, y: linear_spectrum(model.w, model.v, x, y),
-    ReluNetwork: lambda model, x, y: relu_spectrum(model.w, model.v, x, y),
-    LeakyReluNetwork: lambda model, x, y: leaky_relu_spectrum(model.w, model.v, x, y, model.negative_slope),
-    LinearBiasNetwork: lambda model, x, y: linear_bias_spectrum(model.w, model.v, model.b, x, y),
-    MultiInputNetwork: lambda model, x, y: multi_input_spectrum(model.w, model.v, x, y),
-    MultiOutputNetwork: lambda model, x, y: multi_output_spectrum(model.w, model.v, x, y),
-    TwoLayerLinearNetwork: lambda model, x, y: two_layer_linear_spectrum(model.W1, model.W2, x, y),
+    LinearNetwork: lambda model, x, y: linear_spectrum(w=model.w, v=model.v, x=x, y=y),
+    ReluNetwork: lambda model, x, y: relu_spectrum(w=model.w, v=model.v, x=x, y=y),
+    LeakyReluNetwork: lambda model, x, y: leaky_relu_spectrum(
+        w=model.w, v=model.v, x=x, y=y, negative_slope=model.negative_slope
+    ),
+    LinearBiasNetwork: lambda model, x, y: linear_bias_spectrum(w=model.w, v=model.v, b=model.b, x=x, y=y),
+    MultiInputNetwork: lambda model, x, y: multi_input_spectrum(w=model.w, v=model.v, x=x, y=y),
+    MultiOutputNetwork: lambda model, x, y: multi_output_spectrum(w=model.w, v=model.v, x=x, y=y),
+    TwoLayerLinearNetwork: lambda model, x, y: two_layer_linear_spectrum(W1=model.W1, W2=model.W2, x=x, y=y),
     SelfAttention: lambda model, x, y: self_attention_spectrum(
-        model.w_v, model.w_q, model.w_k, x, y, sink_bias=model.sink_bias, activation=model.activation
+        w_v=model.w_v, w_q=model.w_q, w_k=model.w_k, x=x, y=y, sink_bias=model.sink_bias, activation=model.activation
     ),
     QuadraticForm: lambda model, x, y: quadratic_spectrum(model.matrix),
 }
@@ -122,7 +124,9 @@ def _descent(request: ClosedFormRequest) -> Descent | None:
     wanted = request.descent
     if wanted is None:
         return None
-    return linear_descent(model.w, model.v, data.x, data.y, wanted.learning_rate, wanted.num_steps)
+    return linear_descent(
+        w=model.w, v=model.v, x=data.x, y=data.y, learning_rate=wanted.learning_rate, num_steps=wanted.num_steps
+    )
 
 
 def document(answer: Answer) -> dict[str, Any]:
