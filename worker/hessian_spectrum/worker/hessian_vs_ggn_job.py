@@ -23,6 +23,13 @@ from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training import Training, checkpoint
 from hessian_spectrum.jobs.hessian_vs_ggn_estimate import point_estimate
+from hessian_spectrum.worker.builders import (
+    PRECISIONS,
+    build_model,
+    build_parameters,
+    build_pretraining_plan,
+    build_token_stream,
+)
 from hessian_spectrum.worker.generators import generator_of
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.hessian_vs_ggn_results import labels_of, model_comparison, relative_error
@@ -31,13 +38,6 @@ from hessian_spectrum.worker.provenance import computation, digest, used_checkpo
 from hessian_spectrum.worker.resumption import Resumption, Unit
 from hessian_spectrum.worker.sources import NO_SOURCES, Sources
 from hessian_spectrum.worker.spectrum_job import COMPILER_BYTES, UNUSED_PRODUCTS
-from hessian_spectrum.worker.translation import (
-    PRECISIONS,
-    build_model,
-    build_parameters,
-    build_pretraining_plan,
-    build_token_stream,
-)
 
 BATCHES, MEASUREMENTS, START_VECTORS = 1, 2, 3
 """What a seed's random numbers are for, so that no two purposes share them."""

@@ -12,11 +12,7 @@ from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training import train
 from hessian_spectrum.quadrature.errors import NonFiniteError
-from hessian_spectrum.worker.generators import generator_of
-from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.resumption import Unit
-from hessian_spectrum.worker.sources import Sources
-from hessian_spectrum.worker.translation import (
+from hessian_spectrum.worker.builders import (
     PRECISIONS,
     build_dataset,
     build_loss,
@@ -24,6 +20,10 @@ from hessian_spectrum.worker.translation import (
     build_parameters,
     build_plan,
 )
+from hessian_spectrum.worker.generators import generator_of
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.resumption import Unit
+from hessian_spectrum.worker.sources import Sources
 
 
 @dataclass(frozen=True)

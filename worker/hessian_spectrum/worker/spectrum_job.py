@@ -21,6 +21,7 @@ from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.jobs.estimate import JobEstimate, estimate
 from hessian_spectrum.worker.answer import Answer, SpectrumAnswer
+from hessian_spectrum.worker.builders import build_loss
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.operators import build_operator, measured_deviation
 from hessian_spectrum.worker.point import finite_loss, reach_point
@@ -31,7 +32,6 @@ from hessian_spectrum.worker.sinks import with_sink
 from hessian_spectrum.worker.sources import NO_SOURCES, Sources
 from hessian_spectrum.worker.spectra import ProbeShards, take_spectrum
 from hessian_spectrum.worker.spectrum_results import Spectrum, result_of, vectors_of
-from hessian_spectrum.worker.translation import build_loss
 
 _RESULT: TypeAdapter[AnySpectrumResult] = TypeAdapter(SpectrumResult)
 

@@ -48,3 +48,6 @@ class Mse(Loss):
 def _valid(targets: Tensor, outputs: Tensor) -> Tensor:
     """1 for each valid label, 0 for each ignored one (*samples, 1)."""
     return (targets != IGNORED).unsqueeze(-1).to(outputs.dtype)
+
+
+LOSSES = {"mse": Mse}

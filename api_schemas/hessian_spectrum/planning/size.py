@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
+from hessian_spectrum.planning.activations import ACTIVATIONS
+
 Family = Literal["mlp", "conv", "attention", "gpt2", "neurons", "quadratic"]
 
 SORTS: dict[Family, tuple[str, ...]] = {
@@ -19,7 +21,7 @@ SORTS: dict[Family, tuple[str, ...]] = {
 
 LOGIT_COPIES = 3  # of each logit that are counted
 
-_PIECEWISE = ("relu", "leaky-relu", "linear")
+_PIECEWISE = ("linear", "piecewise")
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Size:
         """Of all sorts."""
         return sum(self.activations)
 
-    def with_labels(self) -> "Size":
-        """The same where the loss takes class labels, not numbers."""
+    def with_logits(self) -> "Size":
+        """The same where the loss keeps as much of the outputs as cross-entropy does of logits."""
         if self.family != "mlp":
             return self
         *others, outputs, logits = self.activations
@@ -66,7 +68,7 @@ def mlp_size(widths: Sequence[int], bias: bool, num_samples: int, activation: st
     num_parameters = sum(fan_out * (fan_in + int(bias)) for fan_in, fan_out in pairwise(widths))
     counts = dict.fromkeys(SORTS["mlp"], 0)
     counts["inputs"], counts["outputs"] = widths[0], widths[-1]
-    counts["piecewise" if activation in ("relu", "leaky-relu") else activation] += sum(widths[1:-1])
+    counts[ACTIVATIONS[activation].costs_like] += sum(widths[1:-1])
     return Size("mlp", num_parameters, num_samples, tuple(num_samples * each for each in counts.values()))
 
 
@@ -156,7 +158,7 @@ def conv_size(
             pooled += edge**2 * outgoing
         incoming = outgoing
     num_parameters += num_outputs * (incoming * edge**2 + int(bias))
-    by_kind = (units, 0) if activation in _PIECEWISE else (0, units)
+    by_kind = (units, 0) if ACTIVATIONS[activation].costs_like in _PIECEWISE else (0, units)
     numbers = (patches, *by_kind, pooled + 2 * num_outputs)
     return Size("conv", num_parameters, num_samples, tuple(num_samples * each for each in numbers))
 
