@@ -298,15 +298,15 @@ def test_only_what_is_held_of_logits_grows_with_the_number_of_tokens() -> None:
 
 
 def test_cost_imports_no_torch() -> None:
-    modules = "hessian_spectrum.planning.memory, curvature.cost.seconds"
+    modules = "hessian_spectrum.planning.memory, hessian_spectrum.planning.seconds"
     program = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_the_engine_knows_nothing_of_the_server() -> None:
     program = """
-import importlib, pkgutil, sys, curvature
-for found in pkgutil.walk_packages(curvature.__path__, "curvature."):
+import importlib, pkgutil, sys, hessian_spectrum.curvature as engine
+for found in pkgutil.walk_packages(engine.__path__, "hessian_spectrum.curvature."):
     importlib.import_module(found.name)
 sys.exit(", ".join({"pydantic", "fastapi", "celery", "redis"} & set(sys.modules)) or 0)
 """

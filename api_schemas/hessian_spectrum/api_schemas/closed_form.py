@@ -81,8 +81,8 @@ class ClosedFormRequest(RequestMessage):
 
 
 def _field_paths() -> dict[str, tuple[str, ...]]:
-    models: list[tuple[str, type[BaseModel]]] = [("model", family.message) for family in FAMILIES.values()]
-    parents = [*models, ("data", ClosedFormData), ("descent", Descent)]
+    parents: list[tuple[str, type[BaseModel]]] = [("model", family.message) for family in FAMILIES.values()]
+    parents += [("data", ClosedFormData), ("descent", Descent)]
     paths = {name: (parent, name) for parent, message in parents for name in message.model_fields}
     return paths | {"eigenvectors": ("eigenvectors",)}
 

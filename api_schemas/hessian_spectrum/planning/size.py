@@ -7,7 +7,7 @@ from typing import Literal
 
 from hessian_spectrum.planning.activations import ACTIVATIONS
 
-Family = Literal["mlp", "conv", "attention", "gpt2", "neurons", "quadratic"]
+Family = Literal["mlp", "conv", "attention", "gpt2", "neurons", "quadratic", "generic"]
 
 SORTS: dict[Family, tuple[str, ...]] = {
     "mlp": ("inputs", "linear", "piecewise", "tanh", "gelu", "silu", "sigmoid", "outputs", "logits"),
@@ -16,6 +16,7 @@ SORTS: dict[Family, tuple[str, ...]] = {
     "gpt2": ("stream", "pairs", "logits"),
     "neurons": ("linear", "piecewise"),
     "quadratic": ("matrix",),
+    "generic": ("numbers",),
 }
 """Of the numbers that a forward pass produces: those of one sort are kept, and copied, alike."""
 
@@ -58,6 +59,17 @@ class Size:
         """The same model on so many of the samples."""
         numbers = tuple(-(-each * num_samples // self.num_samples) for each in self.activations)
         return replace(self, num_samples=num_samples, activations=numbers)
+
+
+def generic_size(num_parameters: int, num_samples: int, numbers_per_sample: int) -> Size:
+    """Size of a model whose memory was not measured: an upper estimate.
+
+    Args:
+        num_parameters: P.
+        num_samples: Samples that are evaluated.
+        numbers_per_sample: Numbers that the operations of a forward pass produce for each, inputs included.
+    """
+    return Size("generic", num_parameters, num_samples, (num_samples * numbers_per_sample,))
 
 
 def mlp_size(widths: Sequence[int], bias: bool, num_samples: int, activation: str = "tanh") -> Size:

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from hessian_spectrum.api_schemas.data.kind import DataKind, DataMessage, check_widths
 from hessian_spectrum.api_schemas.losses import LossName
-from hessian_spectrum.api_schemas.message import Seed, misfit
-from hessian_spectrum.api_schemas.models import Model, kind_of
+from hessian_spectrum.api_schemas.message import Seed
+from hessian_spectrum.api_schemas.models import Model
 
 DIGITS_PIXELS, DIGITS_CLASSES = 64, 10
 
@@ -26,16 +26,7 @@ class DigitsData(DataMessage):
 
 
 def _check(model: Model, data: DigitsData, loss: LossName | None) -> None:
-    kind = kind_of(model)
-    assert kind.widths is not None
-    have, needed = kind.widths(model), (DIGITS_PIXELS, DIGITS_CLASSES)
-    if kind.width_places is not None:
-        check_widths(model, have, kind.width_places(model), needed, "digits")
-    if have != needed:
-        message = (
-            f"digits have {DIGITS_PIXELS} pixels and {DIGITS_CLASSES} classes, this {model.kind} {have[0]}, {have[1]}"
-        )
-        raise misfit("data", "kind", message=message)
+    check_widths(model, (DIGITS_PIXELS, DIGITS_CLASSES), "digits")
 
 
 KINDS = (

@@ -63,10 +63,10 @@ class GaussianSequences(DataMessage):
 def _check_vectors(model: Model, data: GaussianData, loss: LossName | None) -> None:
     kind = kind_of(model)
     assert kind.widths is not None
-    have, needed = kind.widths(model), (data.input_dim, data.output_dim)
+    needed = (data.input_dim, data.output_dim)
     if kind.width_places is not None:
-        check_widths(model, have, kind.width_places(model), needed, "gaussian data")
-    for name, ours, theirs in zip(("input_dim", "output_dim"), needed, have, strict=True):
+        check_widths(model, needed, "gaussian data")
+    for name, ours, theirs in zip(("input_dim", "output_dim"), needed, kind.widths(model), strict=True):
         if ours != theirs:
             raise misfit("data", name, message=f"{name} is {ours}, {model.kind} has {theirs} with these fields")
 

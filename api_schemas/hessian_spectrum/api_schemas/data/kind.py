@@ -6,7 +6,8 @@ from typing import Any
 
 from hessian_spectrum.api_schemas.losses import LossName, Target
 from hessian_spectrum.api_schemas.message import misfit
-from hessian_spectrum.api_schemas.models.kind import KindMessage, ModelMessage, Place, Samples, fields_of, kind_name
+from hessian_spectrum.api_schemas.models import kind_of
+from hessian_spectrum.api_schemas.models.kind import KindMessage, ModelMessage, Samples, fields_of, kind_name
 
 
 class DataMessage(KindMessage):
@@ -52,21 +53,24 @@ class DataKind:
         return kind_name(self.message)
 
 
-def check_widths(
-    model: ModelMessage, have: tuple[int, int], places: tuple[Place, Place], needed: tuple[int, int], what: str
-) -> None:
-    """Compare the numbers of inputs and outputs of a model with those of data.
+def check_widths(model: ModelMessage, needed: tuple[int, int], what: str) -> None:
+    """Compare the numbers of inputs and outputs of a model that reads vectors with those of data.
 
     Args:
         model: The model, which the message of an error is about.
-        have: Inputs and outputs of the model.
-        places: Fields of the model that say so.
         needed: Inputs and outputs of the data.
         what: The data, in the words of the message.
 
     Raises:
-        ValidationError: At the field of the model that does not fit.
+        ValidationError: At the field of the model that says how many it has, else at the kind of the data.
     """
-    for name, place, number, need in zip(("input", "output"), places, have, needed, strict=True):
+    kind = kind_of(model)
+    assert kind.widths is not None
+    have = kind.widths(model)
+    places = kind.width_places(model) if kind.width_places is not None else None
+    if places is None and have != needed:
+        message = f"{what} have {needed[0]} inputs and {needed[1]} outputs, this {model.kind} {have[0]} and {have[1]}"
+        raise misfit("data", "kind", message=message)
+    for name, place, number, need in zip(("input", "output"), places or ((), ()), have, needed, strict=True):
         if number != need:
             raise misfit("model", *place, message=f"the {name} width is {number}, {what} need {need}")

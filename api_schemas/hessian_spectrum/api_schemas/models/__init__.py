@@ -37,7 +37,8 @@ KINDS: dict[str, ModelKind] = {kind.name: kind for kind in listed(sys.modules[__
 FAMILIES: dict[str, ClosedFormFamily] = {family.name: family for family in listed(sys.modules[__name__], "FAMILIES")}
 """What has a closed form, by name."""
 
-for _each in (*FAMILIES.values(), *KINDS.values()):
+_entries: list[ClosedFormFamily | ModelKind] = [*FAMILIES.values(), *KINDS.values()]
+for _each in _entries:
     _each.message.example = _each.example["model"]
 
 if TYPE_CHECKING:
