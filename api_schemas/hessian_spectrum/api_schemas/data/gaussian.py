@@ -23,8 +23,8 @@ class GaussianData(DataMessage):
     input_dim: int = Field(ge=1, le=1_000_000)
     output_dim: int = Field(ge=1, le=1_000_000)
     teacher: Literal["linear", "relu", "none"] = "linear"
-    noise: float = Field(default=0.1, ge=0, description="standard deviation of the noise on y")
-    input_std: float = Field(default=1.0, gt=0, description="standard deviation of x, before any transform")
+    noise: float = Field(default=0.1, ge=0, description="The standard deviation of the noise on y.")
+    input_std: float = Field(default=1.0, gt=0, description="The standard deviation of x, before any transform.")
     transform: Literal["none", "standardised", "decorrelated"] = "none"
     seed: Seed = 0
 
@@ -55,8 +55,8 @@ class GaussianSequences(DataMessage):
     sequence_length: int = Field(ge=1, le=1_000_000)
     embedding_dim: int = Field(default=1, ge=1, le=65_536)
     task: Literal["reversal", "linear", "none"] = "reversal"
-    noise: float = Field(default=0.0, ge=0, description="standard deviation of the noise on y")
-    input_std: float = Field(default=1.0, gt=0, description="standard deviation of x")
+    noise: float = Field(default=0.0, ge=0, description="The standard deviation of the noise on y.")
+    input_std: float = Field(default=1.0, gt=0, description="The standard deviation of x.")
     seed: Seed = 0
 
 

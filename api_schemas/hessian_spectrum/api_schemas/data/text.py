@@ -23,10 +23,14 @@ class TextData(DataMessage):
     """
 
     kind: Literal["text"]
-    name: Literal["pydoc-topics"] | None = Field(default=None, description="pydoc-topics: Python's language reference")
+    name: Literal["pydoc-topics"] | None = Field(
+        default=None, description="The name of a text that the server has: pydoc-topics is Python's language reference."
+    )
     text: str | None = Field(default=None, min_length=2, max_length=MAX_TEXT_LENGTH)
     tokenizer: Literal["bytes", "gpt2"] = Field(
-        default="bytes", description="bytes: those of UTF-8; gpt2: the byte-level BPE of GPT-2, 50257 tokens"
+        default="bytes",
+        description="How text becomes tokens: bytes are those of UTF-8, gpt2 is the byte-level BPE of GPT-2 "
+        "with 50257 tokens.",
     )
     num_sequences: int = Field(ge=1, le=1_000_000)
     sequence_length: int = Field(ge=1, le=1_000_000)

@@ -22,14 +22,19 @@ class AttentionLayer(ModelMessage):
     """
 
     kind: Literal["attention-layer"]
-    embedding_dim: int = Field(default=1, ge=1, le=65_536, description="d: numbers at each position of x")
-    key_dim: int = Field(ge=1, le=65_536, description="d_K: columns of W_Q and W_K")
-    value_dim: int | None = Field(
-        default=None, ge=1, le=65_536, description="numbers at each position of f(x); null: embedding_dim"
+    embedding_dim: int = Field(
+        default=1, ge=1, le=65_536, description="The dimension d: how many numbers each position of x has."
     )
-    sink_bias: float = Field(default=0.0, description="added to every score of the first position")
+    key_dim: int = Field(ge=1, le=65_536, description="The key dimension d_K: the number of columns of W_Q and W_K.")
+    value_dim: int | None = Field(
+        default=None,
+        ge=1,
+        le=65_536,
+        description="How many numbers each position of f(x) has; null means embedding_dim.",
+    )
+    sink_bias: float = Field(default=0.0, description="A number that is added to every score of the first position.")
     activation: Literal["softmax", "sigmoid", "linear"] = "softmax"
-    initial_std: float = Field(default=0.1, ge=0, description="standard deviation of the normal initial weights")
+    initial_std: float = Field(default=0.1, ge=0, description="The standard deviation of the normal initial weights.")
     seed: Seed = 0
 
     def settled(self) -> Mapping[str, Any]:
@@ -46,10 +51,12 @@ class SelfAttention(ModelMessage):
     """f(x) = w_v A(x) x with A = activation(x <w_q, w_k> x^T / sqrt(d_K) + sink), for sequences of scalars."""
 
     kind: Literal["self-attention"]
-    w_v: float = Field(description="value weight")
-    w_q: ArrayVector = Field(description="query weights, length d_K")
-    w_k: ArrayVector = Field(description="key weights, length d_K")
-    sink_bias: float = Field(0.0, description="added to every score of the first position, before the activation")
+    w_v: float = Field(description="The value weight, a single number.")
+    w_q: ArrayVector = Field(description="The query weights, a vector of length d_K.")
+    w_k: ArrayVector = Field(description="The key weights, a vector of length d_K.")
+    sink_bias: float = Field(
+        0.0, description="A number that is added to every score of the first position, before the activation."
+    )
     activation: Literal["softmax", "sigmoid", "linear"] = "softmax"
 
     @model_validator(mode="after")

@@ -23,15 +23,17 @@ class CausalLm(ModelMessage):
 
     kind: Literal["causal-lm"]
     checkpoint: CheckpointName
-    checkpoint_sha256: Sha256 = Field(description="filled in, or what the checkpoint must have")
+    checkpoint_sha256: Sha256 = Field(
+        description="The digest of the checkpoint: filled in by the server or, where given, compared with it."
+    )
     n_layer: int = Field(ge=1)
     n_head: int = Field(ge=1)
-    n_embd: int = Field(ge=1, description="width of the residual stream")
-    n_inner: int = Field(ge=1, description="width of the hidden layers between")
+    n_embd: int = Field(ge=1, description="The width of the residual stream.")
+    n_inner: int = Field(ge=1, description="The width of the hidden layers of the MLPs.")
     n_positions: int = Field(ge=1)
     vocab_size: int = Field(ge=1)
     parameters: dict[str, list[Annotated[int, Field(ge=0)]]] = Field(
-        min_length=1, description="shape of each parameter by its name in the checkpoint"
+        min_length=1, description="The shape of each parameter, by its name in the checkpoint."
     )
 
     @model_validator(mode="before")

@@ -30,12 +30,12 @@ class Conv(ModelMessage):
 
     kind: Literal["conv"]
     channels: list[Annotated[int, Field(ge=1, le=4096)]] = Field(
-        min_length=1, max_length=16, description="output channels of each convolution"
+        min_length=1, max_length=16, description="The number of output channels of each convolution."
     )
     kernel_size: Literal[1, 3, 5, 7] = 3
-    stride: Literal[1, 2] = Field(default=1, description="of every convolution")
+    stride: Literal[1, 2] = Field(default=1, description="The stride of every convolution, in pixels.")
     pooling: Literal["none", "mean"] = Field(
-        default="none", description="mean: of 2 x 2 pixels, after every convolution's activation"
+        default="none", description="With mean, a mean over 2 x 2 pixels follows every convolution's activation."
     )
     activation: ActivationName = "relu"
     negative_slope: NegativeSlope = DEFAULT_NEGATIVE_SLOPE

@@ -15,8 +15,8 @@ MAX_COORDINATES = 1000
 
 
 class _CoordinateNetwork(ModelMessage):
-    w: ArrayRows = Field(description="weights of the second layer, one row of m for each coordinate")
-    v: ArrayRows = Field(description="weights of the first layer, one row of m for each coordinate")
+    w: ArrayRows = Field(description="The weights of the second layer, one row of m numbers for each coordinate.")
+    v: ArrayRows = Field(description="The weights of the first layer, one row of m numbers for each coordinate.")
 
     @model_validator(mode="after")
     def _one_shape(self) -> Self:

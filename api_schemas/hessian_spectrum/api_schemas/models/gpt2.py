@@ -37,16 +37,16 @@ class AttentionSink(RequestMessage):
     """
 
     bias: OneOrSeveralBiases | None = Field(
-        default=None, description="added to the pre-softmax scores of the first token"
+        default=None, description="A number, or several, that is added to the pre-softmax scores of the first token."
     )
     mean_score: OneOrSeveralScores | None = Field(
         default=None,
-        description="instead of the bias: mean attention on the first token, over the data, all queries, these heads "
-        "and blocks; in a list null is the model without a sink, reported as one of bias 0",
+        description="The mean attention on the first token that the bias is solved for: over the data, all queries, "
+        "these heads and blocks. In a list, null stands for the model without a sink, which is reported as one of bias 0.",
     )
     heads: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1, max_length=1024)
     blocks: list[Annotated[int, Field(ge=0)]] | None = Field(
-        default=None, min_length=1, description="null: every block"
+        default=None, min_length=1, description="The blocks that have the sink; null means every block."
     )
 
     @model_validator(mode="after")
@@ -93,19 +93,27 @@ class Gpt2(ModelMessage):
 
     kind: Literal["gpt2"]
     checkpoint: CheckpointName | None = None
-    checkpoint_sha256: Sha256 | None = Field(default=None, description="filled in, or what the checkpoint must have")
+    checkpoint_sha256: Sha256 | None = Field(
+        default=None,
+        description="The digest of the checkpoint: filled in by the server or, where given, compared with it.",
+    )
     n_layer: int = Field(ge=1, le=192)
     n_head: int = Field(ge=1, le=1024)
     n_embd: int = Field(ge=1, le=65_536)
     n_positions: int = Field(ge=1, le=1_000_000)
     vocab_size: int = Field(ge=1, le=10_000_000)
-    bias: bool = Field(default=True, description="of linear layers and layer norms")
+    bias: bool = Field(default=True, description="Whether linear layers and layer norms have biases.")
     activation: Literal["gelu-tanh", "gelu", "relu"] = Field(
-        default="gelu-tanh", description="OpenAI's GPT-2 has gelu-tanh, nanoGPT gelu"
+        default="gelu-tanh", description="The activation of the MLPs: gelu-tanh in OpenAI's GPT-2, gelu in nanoGPT."
     )
-    attention: bool = Field(default=True, description="false: half as many blocks more instead, of an MLP alone")
+    attention: bool = Field(
+        default=True,
+        description="Whether there are attention layers; if not, half as many blocks with an MLP alone are added.",
+    )
     attention_sink: AttentionSink | None = None
-    seed: Seed = Field(default=0, description="of the weights, unless they are those of a checkpoint")
+    seed: Seed = Field(
+        default=0, description="The seed of the random weights, without effect where a checkpoint is named."
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -29,8 +29,10 @@ Width = Annotated[int, Field(ge=1, le=1_000_000)]
 class MlpLayer(RequestMessage):
     """Weights of one layer."""
 
-    weight: Rows = Field(description="one row per output, one column per input")
-    bias: Vector | None = Field(default=None, description="one number per output, in all layers or in none")
+    weight: Rows = Field(description="The weights, one row per output and one column per input.")
+    bias: Vector | None = Field(
+        default=None, description="The biases, one number per output; given in all layers or in none."
+    )
 
 
 def _layers_or_artifact(value: object) -> str:
@@ -58,15 +60,20 @@ class Mlp(ModelMessage):
         default=None,
         min_length=2,
         max_length=MAX_LAYERS + 1,
-        description="input, hidden layers, output; may be left out where weights are given",
+        description="Widths of the input, the hidden layers and the output; may be left out where weights are given.",
     )
     activation: ActivationName = "relu"
     negative_slope: NegativeSlope = DEFAULT_NEGATIVE_SLOPE
-    bias: bool | None = Field(default=None, description="null: true, or where weights are given, as they have it")
+    bias: bool | None = Field(
+        default=None,
+        description="Whether the layers have biases; null means true or, where weights are given, whatever these have.",
+    )
     parametrization: Literal["standard", "ntk", "mup"] = "standard"
-    seed: Seed = Field(default=0, description="of the weights, unless they are given")
+    seed: Seed = Field(default=0, description="The seed of the random weights, without effect where weights are given.")
     weights: Weights | None = Field(
-        default=None, description="of each layer, here or in an uploaded file; null: drawn from the seed"
+        default=None,
+        description="The weights of each layer, in the request or in an uploaded file; null means that they are "
+        "drawn from the seed.",
     )
 
     @model_validator(mode="before")

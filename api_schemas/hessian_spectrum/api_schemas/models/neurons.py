@@ -11,8 +11,8 @@ from hessian_spectrum.planning.size import Size, neuron_network_size
 
 
 class _NeuronNetwork(ModelMessage):
-    w: ArrayVector = Field(description="weights of the second layer, length m")
-    v: ArrayVector = Field(description="weights of the first layer, length m")
+    w: ArrayVector = Field(description="The weights of the second layer, a vector of length m.")
+    v: ArrayVector = Field(description="The weights of the first layer, a vector of length m.")
 
     @model_validator(mode="after")
     def _one_width(self) -> Self:
@@ -36,14 +36,16 @@ class LeakyReluNetwork(_NeuronNetwork):
     """f(x) = <w, phi(v x)> for scalar x; phi(a) = a for a > 0, negative_slope a below."""
 
     kind: Literal["leaky-relu"]
-    negative_slope: float = Field(description="any number: 1 is linear, 0 relu, -1 the absolute value")
+    negative_slope: float = Field(
+        description="The slope for negative numbers: 1 makes the network linear, 0 a ReLU, -1 the absolute value."
+    )
 
 
 class LinearBiasNetwork(_NeuronNetwork):
     """f(x) = <w, v x + b> for scalar x."""
 
     kind: Literal["linear-bias"]
-    b: ArrayVector = Field(description="bias of the first layer, length m")
+    b: ArrayVector = Field(description="The bias of the first layer, a vector of length m.")
 
     @model_validator(mode="after")
     def _one_bias_per_neuron(self) -> Self:

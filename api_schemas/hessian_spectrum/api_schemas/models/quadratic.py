@@ -20,7 +20,7 @@ class QuadraticForm(ModelMessage):
     """The form z^T H z / 2 of a symmetric matrix H."""
 
     kind: Literal["quadratic"]
-    matrix: ArrayRows = Field(description="rows of the symmetric matrix")
+    matrix: ArrayRows = Field(description="The rows of the symmetric matrix.")
 
     @model_validator(mode="after")
     def _small_enough(self) -> Self:

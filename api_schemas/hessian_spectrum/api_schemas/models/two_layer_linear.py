@@ -17,8 +17,8 @@ class TwoLayerLinearNetwork(ModelMessage):
     """f(x) = W2 W1 x for x of D numbers and K outputs."""
 
     kind: Literal["two-layer-linear"]
-    W1: ArrayRows = Field(description="weights of the first layer, m rows of D")
-    W2: ArrayRows = Field(description="weights of the second layer, K rows of m")
+    W1: ArrayRows = Field(description="The weights of the first layer, m rows of D numbers.")
+    W2: ArrayRows = Field(description="The weights of the second layer, K rows of m numbers.")
 
     @model_validator(mode="after")
     def _layers_fit_and_reduce(self) -> Self:
