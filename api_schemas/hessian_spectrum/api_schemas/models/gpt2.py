@@ -42,7 +42,8 @@ class AttentionSink(RequestMessage):
     mean_score: OneOrSeveralScores | None = Field(
         default=None,
         description="The mean attention on the first token that the bias is solved for: over the data, all queries, "
-        "these heads and blocks. In a list, null stands for the model without a sink, which is reported as one of bias 0.",
+        "these heads and blocks. In a list, null stands for the model without a sink, which is reported as one of bias "
+        "0.",
     )
     heads: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1, max_length=1024)
     blocks: list[Annotated[int, Field(ge=0)]] | None = Field(
