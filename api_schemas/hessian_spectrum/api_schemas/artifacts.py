@@ -10,7 +10,7 @@ from typing_extensions import TypeAliasType
 from hessian_spectrum.api_schemas.message import Message, RequestMessage, misfit
 from hessian_spectrum.api_schemas.patterns import SHA256
 
-ArtifactId = Annotated[str, Field(pattern=SHA256, description="the id that the upload returned")]
+ArtifactId = Annotated[str, Field(pattern=SHA256, description="The id that the upload returned.")]
 
 CONTEXT = "artifacts"
 """Key of the `ArtifactCatalog` in the context of a validation."""
@@ -23,17 +23,21 @@ ArrayType = Literal["F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64
 class WholeNumbers(RequestMessage):
     """What classes and tokens must be, of an array in which nothing else is."""
 
-    smallest: int | None = Field(default=None, description="of those that are not -100; null: all are")
+    smallest: int | None = Field(
+        default=None, description="The smallest of those that are not -100; null where all are."
+    )
     largest: int | None = None
-    num_ignored: int = Field(ge=0, description="entries of -100, which no loss counts as a target")
+    num_ignored: int = Field(ge=0, description="The number of entries of -100, which no loss counts as a target.")
 
 
 class StoredArray(RequestMessage):
     """One array of an artifact; not its numbers."""
 
-    dtype: ArrayType = Field(description="as safetensors has it")
+    dtype: ArrayType = Field(description="The type of the numbers, by safetensors' name.")
     shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
-    whole_numbers: WholeNumbers | None = Field(default=None, description="null: some are not whole, or beyond 2^53")
+    whole_numbers: WholeNumbers | None = Field(
+        default=None, description="What the whole numbers are; null where some are not whole or are beyond 2^53."
+    )
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -42,9 +46,9 @@ class StoredArray(RequestMessage):
 class Artifact(Message):
     """An uploaded file as the server keeps it."""
 
-    id: str = Field(description="SHA-256 of the stored file")
-    num_bytes: int = Field(description="of the stored file")
-    created_at: datetime = Field(description="UTC")
+    id: str = Field(description="The SHA-256 of the stored file.")
+    num_bytes: int = Field(description="The number of bytes of the stored file.")
+    created_at: datetime = Field(description="When it was uploaded first, in UTC.")
 
 
 class TokenArtifact(Artifact):
@@ -69,7 +73,7 @@ class ArtifactPage(Message):
     """Artifacts, newest first."""
 
     artifacts: list[AnyArtifact]
-    next_page_token: str | None = Field(description="null on the last page")
+    next_page_token: str | None = Field(description="The token of the next page; null on the last page.")
 
 
 class ArtifactError(ValueError):

@@ -23,8 +23,8 @@ CheckpointName = Annotated[
     str,
     Field(
         pattern=CHECKPOINT_NAME,
-        description="a directory in the server's models directory, or one below it such as run-7/checkpoint-500; see "
-        "/v1/models",
+        description="A directory in the server's models directory, or one below it such as run-7/checkpoint-500, as "
+        "`/v1/models` lists them.",
     ),
 ]
 Sha256 = Annotated[str, Field(pattern=SHA256)]
@@ -153,10 +153,11 @@ class LoadableModel(Message):
     """A checkpoint in the models directory; what is not known of one that cannot be loaded is null."""
 
     name: str
-    kind: Literal["gpt2", "causal-lm"] | None = Field(default=None, description="of the model that it is for")
+    kind: Literal["gpt2", "causal-lm"] | None = Field(default=None, description="The kind of model that it is for.")
     num_parameters: int | None = None
     sha256: str | None = Field(
-        default=None, description="of what sha256sum prints of config.json and the files of the weights, by name"
+        default=None,
+        description="The SHA-256 of what sha256sum prints of config.json and the files of the weights, by name.",
     )
     n_layer: int | None = None
     n_head: int | None = None
@@ -165,15 +166,16 @@ class LoadableModel(Message):
     vocab_size: int | None = None
     state: CheckpointState = Field(
         default="unchecked",
-        description="loadable: a worker has built it and computed a product of its matrix; unchecked: none has tried "
-        "yet, which a worker does by itself, and before the first job that names it; refused: it cannot be loaded",
+        description="It is loadable if a worker has built it and computed a product of its matrix, unchecked if none "
+        "has tried yet (a worker does so by itself, and before the first job that names it), refused if it cannot be "
+        "loaded.",
     )
     reason: str | None = Field(
         default=None,
-        description="why it is refused, why it is still unchecked, or what does not work with it: a precision in which "
-        "the model fails, and why its products cannot be recorded",
+        description="Why it is refused or still unchecked, or what does not work with it: a precision in which "
+        "the model fails, or why its products cannot be recorded.",
     )
-    problem: str | None = Field(default=None, description="why it cannot be loaded: the reason of a refused one")
+    problem: str | None = Field(default=None, description="Why it cannot be loaded: the reason of a refused one.")
 
 
 class ModelList(Message):

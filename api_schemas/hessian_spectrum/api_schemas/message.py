@@ -118,8 +118,8 @@ TimeLimit = Annotated[
     float | None,
     Field(
         gt=0,
-        description="seconds that workers may spend on the job, over all attempts, before it fails; null: what the "
-        "server allows",
+        description="How many seconds workers may spend on the job, over all attempts, before it fails; null means "
+        "what the server allows.",
     ),
 ]
 Tags = Annotated[

@@ -6,12 +6,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hessian_spectrum.api_schemas.consistency import Loss, check_data, check_loss, check_training, loss_of
+from hessian_spectrum.api_schemas.consistency import check_data, check_loss, check_training, loss_of
 from hessian_spectrum.api_schemas.data import Data, num_samples
+from hessian_spectrum.api_schemas.losses import LOSSES, LossName
 from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
 from hessian_spectrum.api_schemas.models import Gpt2, Model
 from hessian_spectrum.api_schemas.parameter_shapes import Place, Shapes, block_dims, block_shapes
 from hessian_spectrum.api_schemas.training import Training
+
+_LOSSES = "; ".join(f"{name} is {loss.formula}" for name, loss in LOSSES.items())
 
 MAX_VECTOR_NUMBERS = 500_000_000
 """Numbers in the vectors of one result: 4 GB in float64, 2 GB in float32."""
@@ -182,10 +185,10 @@ class SpectrumRequest(RequestMessage):
     kind: Literal["spectrum"]
     model: Model
     data: Data | None = Field(default=None, description="of a quadratic form null, else required")
-    loss: Loss | None = Field(
+    loss: LossName | None = Field(
         default=None,
-        description="mse: (1/2n) sum |f - y|^2; both are means over targets. Required for mlp, conv, gpt2 and "
-        "causal-lm; of a quadratic form null; mse is the only one, and the default, of the others",
+        description=f"The loss, a mean over targets: {_LOSSES}. Required for models that have several; null for a "
+        "quadratic form; the others have mse alone, which is the default.",
     )
     matrix: Matrix = Field(
         default="hessian",
@@ -255,7 +258,7 @@ class SpectrumRequest(RequestMessage):
         return fields
 
     @property
-    def effective_loss(self) -> Loss | None:
+    def effective_loss(self) -> LossName | None:
         """The loss, where it was left out the one that the model has; None: the model's output itself."""
         return loss_of(self.model, self.loss)
 

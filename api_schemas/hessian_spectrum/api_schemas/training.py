@@ -23,8 +23,15 @@ class PlateauSchedule(RequestMessage):
 
     kind: Literal["plateau"]
     factor: float = Field(default=0.1, gt=0, lt=1)
-    patience: int = Field(default=10, ge=0, le=1_000_000, description="epochs without improvement that are borne")
-    threshold: float = Field(default=1e-4, ge=0, lt=1, description="relative fall of the loss that is an improvement")
+    patience: int = Field(
+        default=10, ge=0, le=1_000_000, description="How many epochs without improvement are tolerated."
+    )
+    threshold: float = Field(
+        default=1e-4,
+        ge=0,
+        lt=1,
+        description="By how much the loss must fall, relative to itself, to count as an improvement.",
+    )
     min_learning_rate: float = Field(default=1e-5, ge=0)
 
 
@@ -34,7 +41,10 @@ class WarmupCosineSchedule(RequestMessage):
     kind: Literal["warmup-cosine"]
     warmup_steps: int = Field(default=0, ge=0, le=10_000_000)
     decay_steps: int | None = Field(
-        default=None, ge=1, le=10_000_000, description="null: num_steps, at least warmup_steps"
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="The step at which the decay ends; null means num_steps, at least warmup_steps.",
     )
     min_learning_rate: float = Field(default=0.0, ge=0)
 
@@ -51,19 +61,30 @@ Schedule = Annotated[PlateauSchedule | WarmupCosineSchedule, Field(discriminator
 class Training(RequestMessage):
     """Descent along the gradient of batches before the spectrum is taken, in the precision of the parameters."""
 
-    num_steps: int = Field(ge=1, le=10_000_000, description="at most; a schedule may end training before")
-    learning_rate: float = Field(gt=0, description="mup multiplies it by a factor for each layer")
-    batch_size: int | None = Field(default=None, ge=1, description="null: all samples in every step")
+    num_steps: int = Field(
+        ge=1, le=10_000_000, description="The number of steps at most; a schedule may end training before."
+    )
+    learning_rate: float = Field(
+        gt=0, description="The learning rate, which mup multiplies by a factor for each layer."
+    )
+    batch_size: int | None = Field(
+        default=None, ge=1, description="How many samples a step takes; null means all samples in every step."
+    )
     optimizer: AdamWOptimizer | None = Field(
-        default=None, description="null: stochastic gradient descent with `momentum` and `nesterov`"
+        default=None,
+        description="The optimizer; null means stochastic gradient descent with `momentum` and `nesterov`.",
     )
     momentum: float = Field(default=0.0, ge=0, lt=1)
     nesterov: bool = False
-    schedule: Schedule | None = Field(default=None, description="null: a constant learning rate")
-    gradient_clip: float | None = Field(
-        default=None, gt=0, description="largest norm of the gradient of all parameters together; null: none"
+    schedule: Schedule | None = Field(
+        default=None, description="How the learning rate changes; null means that it is constant."
     )
-    seed: Seed = Field(default=0, description="of the order of the samples")
+    gradient_clip: float | None = Field(
+        default=None,
+        gt=0,
+        description="The largest norm of the gradient of all parameters together; null means no limit.",
+    )
+    seed: Seed = Field(default=0, description="The seed of the order of the samples.")
 
     def settled(self) -> Mapping[str, Any]:
         """The order of samples that are all seen in every step, and the last step of a cosine."""

@@ -140,3 +140,6 @@ def linear_bias_spectrum(w: ArrayLike, v: ArrayLike, b: ArrayLike, x: ArrayLike,
         notes=notes,
         resolution=FLOAT64_RESOLUTION,
     )
+
+
+SPECTRA = {"linear-bias": linear_bias_spectrum}
