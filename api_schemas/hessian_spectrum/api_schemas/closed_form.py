@@ -1,4 +1,4 @@
-"""Request and answer of `POST /v1/closed-form`."""
+"""Request and response of `POST /v1/closed-form`."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -19,17 +19,24 @@ EigenvectorChoice = Literal["none", "outliers", "all"]
 
 
 class ClosedFormData(RequestMessage):
-    """Samples: one number each, or rows of one length; for self-attention one row of numbers per sequence."""
+    """Samples: single numbers, or rows of equal length; for self-attention, one row of numbers per sequence."""
 
-    x: ArrayVectorOrRows | None = None
-    y: ArrayVectorOrRows | None = None
+    x: ArrayVectorOrRows | None = Field(
+        default=None,
+        description="Inputs of the samples: one number or one row of numbers each; for self-attention, one sequence "
+        "each.",
+    )
+    y: ArrayVectorOrRows | None = Field(
+        default=None,
+        description="Targets of the samples, as many as inputs; for self-attention, rows of the same length.",
+    )
 
 
 class Descent(RequestMessage):
-    """Gradient descent at a fixed step from the given weights."""
+    """Gradient descent with a fixed learning rate from the given weights."""
 
-    learning_rate: float = Field(gt=0, description="The step size, in squared parameter per loss.")
-    num_steps: int = Field(ge=1, le=MAX_DESCENT_STEPS)
+    learning_rate: float = Field(gt=0, description="Learning rate, in squared parameter per loss.")
+    num_steps: int = Field(ge=1, le=MAX_DESCENT_STEPS, description="Number of steps from the given weights.")
 
 
 def _none_is_empty(data: Any) -> Any:
@@ -40,21 +47,21 @@ _Data = Annotated[ClosedFormData, BeforeValidator(_none_is_empty, json_schema_in
 
 
 class ClosedFormRequest(RequestMessage):
-    """A model that has a formula, its data, and what to say of its Hessian at the loss (1/2n) sum |f(x_i) - y_i|^2."""
+    """A model whose Hessian has a formula, its data, and what to report, at the loss (1/2n) sum |f(x_i) - y_i|^2."""
 
-    model: ClosedFormModel
+    model: ClosedFormModel = Field(description="Network, or quadratic form, whose Hessian has a formula.")
     data: _Data = Field(
         default=ClosedFormData(),
         json_schema_extra={"default": None},
-        description="The samples x and y; null for a quadratic form.",
+        description="Samples that define the loss; null for a quadratic form.",
     )
     eigenvectors: EigenvectorChoice = Field(
         "none",
-        description="Whether the answer has orthonormal eigenvectors, of the outliers or of all eigenvalues; refused "
-        "above a stated size.",
+        description="Which orthonormal eigenvectors to return: none, those of the outliers, or all; refused above a "
+        "stated size.",
     )
     descent: Descent | None = Field(
-        None, description="Gradient descent along which the spectrum is wanted as well; for `linear` alone."
+        None, description="Gradient descent along which to report the spectrum; for `linear` models only."
     )
 
     @model_validator(mode="after")
@@ -82,7 +89,7 @@ class ClosedFormRequest(RequestMessage):
 
     @property
     def num_derived(self) -> int:
-        """Numbers that the formula derives from weights and inputs at a cost that others would notice."""
+        """Number of values that the formula derives from weights and inputs at a cost that others would notice."""
         return family_of(self.model).num_derived(self.model, self.data.x)
 
 
@@ -110,97 +117,116 @@ def _check_sequences(x: AnyNumbers, y: AnyNumbers) -> None:
 
 def _check_samples(kind: str, name: str, values: AnyNumbers, width: int | None) -> None:
     if shape(values)[1:] != (() if width is None else (width,)):
-        wanted = "one number per sample" if width is None else f"one row of {width} numbers per sample"
-        raise misfit("data", name, message=f"{name} must hold {wanted} for {kind} with these weights")
+        expected = "one number per sample" if width is None else f"one row of {width} numbers per sample"
+        raise misfit("data", name, message=f"{name} must hold {expected} for {kind} with these weights")
 
 
 class Eigenvalue(Message):
-    """One eigenvalue of the Hessian, in units of the loss per squared parameter."""
+    """One eigenvalue of the Hessian, in loss per squared parameter."""
 
-    value: float
-    multiplicity: int = Field(ge=1)
-    role: Literal["outlier", "bulk", "zero"]
-    group: str | None = Field(
-        description="The group of parameters that it belongs to: a cell '+' or '-', or the index of a coordinate."
+    value: float = Field(description="The eigenvalue, in loss per squared parameter.")
+    multiplicity: int = Field(ge=1, description="How often the eigenvalue is repeated.")
+    role: Literal["outlier", "bulk", "zero"] = Field(
+        description="Its part in the spectrum: an outlier, the bulk, or a zero that does not depend on weights and "
+        "data."
     )
-    pair: int | None = Field(description="The number of its pair: eigenvalues with the same number belong together.")
+    group: str | None = Field(
+        description="Group that it belongs to: sign of a cell of neurons ('+', '-' or '0'), or index of a "
+        "coordinate, singular value or head."
+    )
+    pair: int | None = Field(
+        description="Number of the pair that it belongs to; eigenvalues with the same number form one pair."
+    )
 
 
 class Inertia(Message):
-    """Number of eigenvalues of each sign, with multiplicity; zero means zero to rounding."""
+    """Number of eigenvalues of each sign, with multiplicity; zero means zero up to rounding."""
 
-    negative: int
-    zero: int
-    positive: int
+    negative: int = Field(description="Number of negative eigenvalues, with multiplicity.")
+    zero: int = Field(description="Number of eigenvalues that are zero up to rounding, with multiplicity.")
+    positive: int = Field(description="Number of positive eigenvalues, with multiplicity.")
 
 
 class Parameter(Message):
-    """One array of parameters."""
+    """Name and shape of one array of parameters."""
 
-    name: str
-    shape: list[int]
+    name: str = Field(description="Name of the array of parameters.")
+    shape: list[int] = Field(description="Length along each dimension, outermost first.")
 
 
 class Eigenvectors(Message):
-    """Orthonormal eigenvectors; each lists the parameters in their order, each array row by row."""
+    """Orthonormal eigenvectors; each lists the parameters in the given order, each array row by row."""
 
-    which: Literal["outliers", "all"]
-    parameters: list[Parameter]
-    eigenvalues: list[float] = Field(description="The eigenvalue of each vector, in descending order.")
+    which: Literal["outliers", "all"] = Field(
+        description="Whether these are the eigenvectors of the outliers or of all eigenvalues."
+    )
+    parameters: list[Parameter] = Field(description="Arrays of parameters in the order of the entries of a vector.")
+    eigenvalues: list[float] = Field(
+        description="Eigenvalue of each vector, descending, in loss per squared parameter."
+    )
     vectors: list[list[float]] = Field(description="The eigenvectors, as rows of num_parameters numbers.")
 
 
 class DescentPath(Message):
-    """Gradient descent, one entry for each point from the given weights on; it ends early where it diverges."""
+    """Gradient descent, with one entry for each point from the given weights on; it ends early if it diverges."""
 
-    loss: list[float]
-    outliers: list[list[float]] = Field(description="The pair of outliers at each point.")
-    bulk: list[float] = Field(description="The number d at each point: the bulk is d and -d.")
-    c: list[float] = Field(description="The slope <w, v> of the network at each point.")
+    loss: list[float] = Field(description="Loss at each point of the path.")
+    outliers: list[list[float]] = Field(
+        description="Pair of outlying eigenvalues at each point, in loss per squared parameter."
+    )
+    bulk: list[float] = Field(
+        description="Value d at each point: the bulk of the spectrum is d and -d, in loss per squared parameter."
+    )
+    c: list[float] = Field(description="Slope <w, v> of the network at each point.")
     phase: list[str | None] = Field(
-        description="The phase at each point: early, late or divergent; null where theta* is 0 or undefined."
+        description="Phase of each point: early, late or divergent; null where theta* is 0 or undefined."
     )
-    fixed_dimensions: int = Field(description="The number of dimensions of the bulk's eigenspace, which never moves.")
+    fixed_dimensions: int = Field(
+        description="Dimension of the part of the bulk's eigenspace that is the same at every point."
+    )
     diverged_at: int | None = Field(
-        description="The first step whose numbers overflow and are therefore missing; null where none does."
+        description="First step whose numbers overflow and are therefore missing; null if none does."
     )
-    notes: list[str]
+    notes: list[str] = Field(description="Remarks on values that are null or inexact.")
 
 
 Statistic = float | str | None
 
 
 class ClosedFormSpectrum(Message):
-    """The whole spectrum: value x multiplicity, descending."""
+    """The complete spectrum of a Hessian as distinct eigenvalues with multiplicities, descending."""
 
-    kind: str
-    num_parameters: int
-    method: Literal["closed-form", "exact-reduction"]
-    source: str
-    eigenvalues: list[Eigenvalue]
-    trace: float
-    sharpness: float = Field(description="The largest eigenvalue of the Hessian.")
-    smallest: float
+    kind: str = Field(description="Kind of the model, as in the request.")
+    num_parameters: int = Field(description="Number of parameters, which is the number of rows of the Hessian.")
+    method: Literal["closed-form", "exact-reduction"] = Field(
+        description="Whether eigenvalues come from a closed form or from an exact reduction to a smaller matrix."
+    )
+    source: str = Field(description="Publication and section in which the formula is derived.")
+    eigenvalues: list[Eigenvalue] = Field(description="Distinct eigenvalues with their multiplicities, descending.")
+    trace: float = Field(description="Sum of all eigenvalues, in loss per squared parameter.")
+    sharpness: float = Field(description="Largest eigenvalue, in loss per squared parameter.")
+    smallest: float = Field(description="Smallest eigenvalue, in loss per squared parameter.")
     condition_number: float | None = Field(
-        description="The quotient max |l| / min |l|, rounded to the digits that are known; null where an eigenvalue "
-        "is zero or the smallest magnitude is not known well enough, as the notes then say."
+        description="Condition number max |l| / min |l|, rounded to the digits that are known; null if an eigenvalue "
+        "is zero or the smallest magnitude is known too inaccurately, as `notes` explains."
     )
     condition_number_lower: float | None = Field(
-        default=None, description="The condition number is at least this number; null where every eigenvalue is zero."
+        default=None, description="Lower bound of the condition number; null if every eigenvalue is zero."
     )
     condition_number_upper: float | None = Field(
-        default=None,
-        description="The condition number is at most this number; null where the smallest magnitude may be zero.",
+        default=None, description="Upper bound of the condition number; null if the smallest magnitude may be zero."
     )
-    inertia: Inertia
+    inertia: Inertia = Field(description="Number of eigenvalues of each sign.")
     critical_point: Literal["minimum", "maximum", "saddle", "degenerate"] = Field(
-        description="What the inertia says of points where the gradient vanishes."
+        description="Type of critical point that the inertia implies wherever the gradient vanishes."
     )
     statistics: dict[str, Statistic | list[Statistic]] = Field(
-        description="Quantities of the formula by name; lists have one entry for each coordinate."
+        description="Further quantities of this kind of model, by name; lists have one entry for each coordinate."
     )
-    eigenvectors: Eigenvectors | None = Field(None, description="The eigenvectors, where the request asked for them.")
+    eigenvectors: Eigenvectors | None = Field(
+        None, description="Orthonormal eigenvectors, if the request asked for them."
+    )
     descent: DescentPath | None = Field(
-        None, description="The path of gradient descent, where the request asked for it."
+        None, description="Spectrum along gradient descent, if the request asked for it."
     )
-    notes: list[str]
+    notes: list[str] = Field(description="Remarks on values that are null or inexact.")

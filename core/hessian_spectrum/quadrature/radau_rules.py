@@ -1,4 +1,4 @@
-"""Quadrature rules that agree with all that Lanczos knows of a probe; numpy alone."""
+"""Quadrature rules that agree with everything that Lanczos determines about a probe; requires only numpy."""
 
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -17,7 +17,7 @@ NEGLIGIBLE_COUNT = 0.02
 
 
 class Rule(NamedTuple):
-    """sum(weights * f(nodes)) for v^T f(A) v."""
+    """A quadrature rule sum(weights * f(nodes)) for v^T f(A) v."""
 
     nodes: FloatArray  # (m,) ascending
     weights: FloatArray  # (m,) >= 0, sum 1
@@ -28,15 +28,19 @@ _known_rules: WeakKeyDictionary[Quadrature, tuple[Rule, ...]] = WeakKeyDictionar
 
 
 def compatible_rules(quadrature: Quadrature) -> tuple[Rule, ...]:
-    """The Gauss rule of a probe, and three others of the same moments.
+    """The Gauss rule of a probe, and three others with the same moments.
 
-    A further step would border T by the remainder beta and an unknown coefficient a. Every a gives a rule that is
-    exact to degree 2m like that of the probe's own measure (Gauss and Radau rules), and as a runs through all numbers
-    its nodes sweep the gaps between those of the Gauss rule (a = infinity). Converged nodes stay. With
-    a = alpha + (-1, 0, 1) beta, alpha the last coefficient, the four sets of nodes are equally spaced in the middle of
-    a spectrum without gaps. What they disagree on, the steps have not resolved.
+    A further step would border T by the remainder beta and an unknown coefficient a. Every a gives a rule that is exact
+    to degree 2m like that of the probe's own measure (Gauss and Radau rules), and as a varies over all numbers its
+    nodes sweep the gaps between those of the Gauss rule (a = infinity). Converged nodes stay in place. With a = alpha +
+    (-1, 0, 1) beta, where alpha is the last coefficient, the four sets of nodes are equally spaced in the middle of a
+    spectrum without gaps. Where the rules disagree, the steps have not resolved the measure.
 
-    Without residuals, and for an invariant subspace, the Gauss rule alone.
+    Args:
+        quadrature: Gauss quadrature of the probe.
+
+    Returns:
+        The four rules; the Gauss rule alone if residuals are unknown or the subspace is invariant.
 
     References:
         Golub & Meurant, Matrices, Moments and Quadrature, 2010, chapter 6, for the rules.
@@ -59,18 +63,19 @@ def _compatible_rules(quadrature: Quadrature) -> tuple[Rule, ...]:
 
 
 def rules_through(quadrature: Quadrature, places: FloatArray, dim: int) -> tuple[Rule, ...]:
-    """The compatible rules that have a node at each of these places.
+    """Compatible rules that have a node at each of the given places.
 
     Such a rule puts as much weight on its place as any measure with the probe's moments can. The coefficient that
     borders T for it is a = x + sum_j residual_j^2 / (node_j - x), and the weight on x is the squared overlap of
     (residual_j / (x - node_j), 1), normalised, with the probe.
 
     Args:
-        places: (n,), in units of A.
-        dim: P.
+        quadrature: Gauss quadrature of the probe.
+        places: Positions x of shape (n,), in units of A.
+        dim: Number of parameters P.
 
     Returns:
-        At most n rules: those left out give their place the weight of less than 0.02 eigenvalues.
+        At most n rules; those that would give their place a weight of less than 0.02 eigenvalues are omitted.
 
     References:
         Golub & Meurant, Matrices, Moments and Quadrature, 2010, chapter 6; Krein & Nudelman, The Markov Moment Problem
@@ -92,7 +97,7 @@ def _largest_residual(quadrature: Quadrature) -> float:
 
 
 def _bordered_rules(quadrature: Quadrature, coefficients: FloatArray) -> tuple[Rule, ...]:
-    """The rules of T with one more row and column, for each last coefficient (n,)."""
+    """Rules of T with one more row and column, for each last coefficient (n,)."""
     residuals = quadrature.residuals
     assert residuals is not None
     moving = np.abs(residuals) > CONVERGED_SHARE * _largest_residual(quadrature)
