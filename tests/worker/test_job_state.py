@@ -142,8 +142,8 @@ def test_a_job_stopped_at_its_last_reports_keeps_what_it_did(name: str, left: in
     assert kept.save()
     found = run(REQUESTS[name], lambda *_: None, JobCheckpointer(JobCheckpoints(tmp_path, "job", 2), 1e9))
     assert without_times(found) == without_times(undisturbed)
-    for key, array in undisturbed.vectors.items():
-        np.testing.assert_array_equal(found.vectors[key], array)
+    for key, array in undisturbed.arrays.items():
+        np.testing.assert_array_equal(found.arrays[key], array)
 
 
 @pytest.mark.usefixtures("always_due")

@@ -2,18 +2,13 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from hessian_spectrum.api_schemas.arrays import AnyNumbers, ArrayVectorOrRows, shape
-from hessian_spectrum.api_schemas.closed_form_models import (
-    CLOSED_FORM_MODELS,
-    ClosedFormModel,
-    LinearNetwork,
-    QuadraticForm,
-    SelfAttention,
-    sample_widths,
-)
 from hessian_spectrum.api_schemas.message import Message, RequestMessage, misfit
+from hessian_spectrum.api_schemas.models import FAMILIES, ClosedFormModel, family_of
+from hessian_spectrum.api_schemas.models.attention import num_scores
+from hessian_spectrum.api_schemas.models.neurons import LinearNetwork
 
 MAX_SCORES = 4_000_000
 """Attention scores, num_sequences x length^2, of the largest `self-attention` request."""
@@ -77,29 +72,30 @@ class ClosedFormRequest(RequestMessage):
         return self
 
     def _check_data(self) -> None:
-        x, y = self.data.x, self.data.y
-        if isinstance(self.model, QuadraticForm):
+        family, (x, y) = family_of(self.model), (self.data.x, self.data.y)
+        if family.samples == "none":
             if x is not None or y is not None:
                 raise misfit("data", message="a quadratic form takes no data")
             return
         if x is None or y is None:
             raise misfit("data", "x" if x is None else "y", message="field required")
-        if isinstance(self.model, SelfAttention):
+        if family.samples == "sequences":
             _check_sequences(x, y)
         else:
-            for name, values, width in zip("xy", (x, y), sample_widths(self.model), strict=True):
+            for name, values, width in zip("xy", (x, y), family.row_widths(self.model), strict=True):
                 _check_samples(self.model.kind, name, values, width)
         if len(y) != len(x):
             raise misfit("data", "y", message=f"y holds {len(y)} samples, x holds {len(x)}")
 
     @property
-    def num_scores(self) -> int:
-        """Number of attention scores that the computation visits: num_sequences x length^2."""
-        return _num_scores(self.data.x) if isinstance(self.model, SelfAttention) and self.data.x is not None else 0
+    def num_derived(self) -> int:
+        """Number of values that the formula derives from weights and inputs at a cost that others would notice."""
+        return family_of(self.model).num_derived(self.model, self.data.x)
 
 
 def _field_paths() -> dict[str, tuple[str, ...]]:
-    parents = [("model", model) for model in CLOSED_FORM_MODELS] + [("data", ClosedFormData), ("descent", Descent)]
+    parents: list[tuple[str, type[BaseModel]]] = [("model", family.message) for family in FAMILIES.values()]
+    parents += [("data", ClosedFormData), ("descent", Descent)]
     paths = {name: (parent, name) for parent, message in parents for name in message.model_fields}
     return paths | {"eigenvectors": ("eigenvectors",)}
 
@@ -108,18 +104,13 @@ FIELD_PATHS = _field_paths()
 """Where each number, text or array stands in a request, by its own name: no two have the same one."""
 
 
-def _num_scores(x: AnyNumbers) -> int:
-    num_sequences, length = shape(x)
-    return num_sequences * length**2
-
-
 def _check_sequences(x: AnyNumbers, y: AnyNumbers) -> None:
     for name, values in (("x", x), ("y", y)):
         if len(shape(values)) != 2:
             raise misfit("data", name, message="self-attention takes one row of numbers per sequence")
     if shape(y)[1] != shape(x)[1]:
         raise misfit("data", "y", message=f"y has rows of {shape(y)[1]} numbers, x of {shape(x)[1]}")
-    if _num_scores(x) > MAX_SCORES:
+    if num_scores(x) > MAX_SCORES:
         message = f"{len(x)} sequences of {shape(x)[1]} have more than {MAX_SCORES} attention scores"
         raise misfit("data", "x", message=message)
 

@@ -6,12 +6,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hessian_spectrum.api_schemas.consistency import Loss, check_data, check_loss, check_training, loss_of
+from hessian_spectrum.api_schemas.consistency import check_data, check_loss, check_training, loss_of
 from hessian_spectrum.api_schemas.data import Data, num_samples
+from hessian_spectrum.api_schemas.losses import LOSSES, LossName
 from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
 from hessian_spectrum.api_schemas.models import Gpt2, Model
 from hessian_spectrum.api_schemas.parameter_shapes import Place, Shapes, block_dims, block_shapes
 from hessian_spectrum.api_schemas.training import Training
+
+_LOSSES = "; ".join(f"{name} is {loss.formula}" for name, loss in LOSSES.items())
 
 MAX_VECTOR_NUMBERS = 500_000_000
 """Numbers in the vectors of one result: 4 GB in float64, 2 GB in float32."""
@@ -199,11 +202,10 @@ class SpectrumRequest(RequestMessage):
         default=None,
         description="Samples that define the loss; required except for a quadratic form, for which it is null.",
     )
-    loss: Loss | None = Field(
+    loss: LossName | None = Field(
         default=None,
-        description="Loss function, a mean over targets; `mse` is (1/2n) sum |f - y|^2. Required for mlp, conv, gpt2 "
-        "and causal-lm; null for a quadratic form; all other models accept only mse, which is their "
-        "default.",
+        description=f"Loss function, a mean over targets: {_LOSSES}. Required for models that have several; null for a "
+        "quadratic form; all other models accept only mse, which is their default.",
     )
     matrix: Matrix = Field(
         default="hessian",
@@ -277,7 +279,7 @@ class SpectrumRequest(RequestMessage):
         return fields
 
     @property
-    def effective_loss(self) -> Loss | None:
+    def effective_loss(self) -> LossName | None:
         """The loss, or the model's own if the request leaves it out; None if the model's output itself is the loss."""
         return loss_of(self.model, self.loss)
 

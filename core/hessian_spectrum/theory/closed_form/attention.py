@@ -323,3 +323,6 @@ def self_attention_spectrum(
             notes=_notes(terms, statistics, xi),
             resolution=float(terms.error / max(map(abs, terms.values))) if terms.error else None,
         )
+
+
+SPECTRA = {"self-attention": self_attention_spectrum}

@@ -145,3 +145,6 @@ def multi_output_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayL
             trace=float(hessian.trace),
             statistics=_statistics(hessian, x[:, None] * np.array([float(slope) for slope in slopes]) - y),
         )
+
+
+SPECTRA = {"multi-input": multi_input_spectrum, "multi-output": multi_output_spectrum}

@@ -277,3 +277,6 @@ def leaky_relu_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLik
             statistics=statistics,
             notes=network.notes(),
         )
+
+
+SPECTRA = {"relu": relu_spectrum, "leaky-relu": leaky_relu_spectrum}

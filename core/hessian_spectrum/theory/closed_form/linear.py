@@ -217,3 +217,6 @@ def _linear_answer(w: Vector, v: Vector, moments: LinearMoments, squared_error: 
         statistics=statistics,
         notes=moments.notes(),
     )
+
+
+SPECTRA = {"linear": linear_spectrum}

@@ -146,3 +146,6 @@ def linear_bias_spectrum(*, w: ArrayLike, v: ArrayLike, b: ArrayLike, x: ArrayLi
         notes=notes,
         resolution=FLOAT64_RESOLUTION,
     )
+
+
+SPECTRA = {"linear-bias": linear_bias_spectrum}

@@ -105,3 +105,6 @@ def quadratic_spectrum(matrix: ArrayLike) -> Spectrum:
         notes=(undefined,) if statistics["best_step"] is None else (),
         resolution=_resolution(symmetric),
     )
+
+
+SPECTRA = {"quadratic": quadratic_spectrum}

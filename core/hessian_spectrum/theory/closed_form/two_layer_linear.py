@@ -297,3 +297,6 @@ def two_layer_linear_spectrum(*, W1: ArrayLike, W2: ArrayLike, x: ArrayLike, y: 
         statistics=statistics,
         resolution=FLOAT64_RESOLUTION,
     )
+
+
+SPECTRA = {"two-layer-linear": two_layer_linear_spectrum}

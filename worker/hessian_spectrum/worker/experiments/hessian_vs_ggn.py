@@ -33,6 +33,13 @@ from hessian_spectrum.jobs.estimate import JobEstimate
 from hessian_spectrum.jobs.hessian_vs_ggn_estimate import point_estimate
 from hessian_spectrum.jobs.spectrum_variants import eigenvalue_request
 from hessian_spectrum.quadrature.results import TopEigenpairs
+from hessian_spectrum.worker.builders import (
+    PRECISIONS,
+    build_model,
+    build_parameters,
+    build_pretraining_plan,
+    build_token_stream,
+)
 from hessian_spectrum.worker.experiments.comparison_curves import labels_of, model_comparison, relative_error
 from hessian_spectrum.worker.experiments.methods import Spectrum
 from hessian_spectrum.worker.experiments.operators import build_operator
@@ -51,13 +58,6 @@ from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.inputs import NO_INPUTS, Inputs
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
 from hessian_spectrum.worker.sharding.shards import LocalSharding
-from hessian_spectrum.worker.translation import (
-    PRECISIONS,
-    build_model,
-    build_parameters,
-    build_pretraining_plan,
-    build_token_stream,
-)
 
 BATCHES, MEASUREMENTS, START_VECTORS = 1, 2, 3
 """What a seed's random numbers are for, so that no two purposes share them."""

@@ -22,6 +22,7 @@ from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.jobs.estimate import JobEstimate, estimate
 from hessian_spectrum.jobs.spectrum_variants import block_variants, sink_variants
+from hessian_spectrum.worker.builders import build_loss
 from hessian_spectrum.worker.experiments.methods import Spectrum, result_of, vectors_of
 from hessian_spectrum.worker.experiments.operators import build_operator
 from hessian_spectrum.worker.experiments.outcome import JobOutput
@@ -41,7 +42,6 @@ from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.inputs import NO_INPUTS, Inputs
 from hessian_spectrum.worker.job_state import JobCheckpointer
 from hessian_spectrum.worker.sharding.shards import LocalSharding, Sharding
-from hessian_spectrum.worker.translation import build_loss
 
 _RESULT: TypeAdapter[AnySpectrumResult] = TypeAdapter(SpectrumResult)
 
