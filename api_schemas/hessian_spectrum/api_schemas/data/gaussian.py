@@ -11,22 +11,26 @@ from hessian_spectrum.api_schemas.models import Model, kind_of
 
 
 class GaussianData(DataMessage):
-    """x ~ N(0, input_std^2 I); y = teacher(x) + N(0, noise^2), the teacher one random layer, with a ReLU, or nothing.
-
-    transform: `standardised` shifts and scales every column of x and y to mean 0 and variance 1 over the samples.
-    `decorrelated` does so too, and makes every two columns of x, and every column of x and of y, exactly uncorrelated:
-    x^T x / n = I and x^T y = 0. What is left of y is what no linear function of x explains.
-    """
+    """Inputs x ~ N(0, input_std^2 I) with targets y = teacher(x) + N(0, noise^2), as a regression problem."""
 
     kind: Literal["gaussian"]
-    num_samples: int = Field(ge=1, le=10_000_000)
-    input_dim: int = Field(ge=1, le=1_000_000)
-    output_dim: int = Field(ge=1, le=1_000_000)
-    teacher: Literal["linear", "relu", "none"] = "linear"
+    num_samples: int = Field(ge=1, le=10_000_000, description="Number of samples that are drawn.")
+    input_dim: int = Field(ge=1, le=1_000_000, description="Number of entries of each input.")
+    output_dim: int = Field(ge=1, le=1_000_000, description="Number of entries of each target.")
+    teacher: Literal["linear", "relu", "none"] = Field(
+        default="linear",
+        description="Function that generates targets: one random linear layer, the same followed by a ReLU, or zero.",
+    )
     noise: float = Field(default=0.1, ge=0, description="The standard deviation of the noise on y.")
     input_std: float = Field(default=1.0, gt=0, description="The standard deviation of x, before any transform.")
-    transform: Literal["none", "standardised", "decorrelated"] = "none"
-    seed: Seed = 0
+    transform: Literal["none", "standardised", "decorrelated"] = Field(
+        default="none",
+        description="Transform of the samples. `standardised` shifts and scales every column of x and y to mean 0 "
+        "and variance 1 over the samples. `decorrelated` additionally makes every two columns of x, and "
+        "every column of x and of y, exactly uncorrelated: x^T x / n = I and x^T y = 0; y keeps only "
+        "what no linear function of x explains.",
+    )
+    seed: Seed = Field(default=0, description="Seed of teacher, inputs and noise.")
 
     @model_validator(mode="after")
     def _samples_can_be_transformed(self) -> Self:
@@ -51,13 +55,16 @@ class GaussianSequences(DataMessage):
     """
 
     kind: Literal["gaussian-sequences"]
-    num_sequences: int = Field(ge=1, le=10_000_000)
-    sequence_length: int = Field(ge=1, le=1_000_000)
-    embedding_dim: int = Field(default=1, ge=1, le=65_536)
-    task: Literal["reversal", "linear", "none"] = "reversal"
+    num_sequences: int = Field(ge=1, le=10_000_000, description="Number of sequences that are drawn.")
+    sequence_length: int = Field(ge=1, le=1_000_000, description="Number of positions of each sequence.")
+    embedding_dim: int = Field(default=1, ge=1, le=65_536, description="Number of entries at each position.")
+    task: Literal["reversal", "linear", "none"] = Field(
+        default="reversal",
+        description="Function that generates targets: the reversed sequence, one random linear layer, or zero.",
+    )
     noise: float = Field(default=0.0, ge=0, description="The standard deviation of the noise on y.")
     input_std: float = Field(default=1.0, gt=0, description="The standard deviation of x.")
-    seed: Seed = 0
+    seed: Seed = Field(default=0, description="Seed of task, inputs and noise.")
 
 
 def _check_vectors(model: Model, data: GaussianData, loss: LossName | None) -> None:

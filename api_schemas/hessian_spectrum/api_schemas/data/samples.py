@@ -61,14 +61,14 @@ Samples = Annotated[
 
 
 class InlineData(DataMessage):
-    """Samples in the request: numbers, rows, or for attention sequences: rows of numbers, or of vectors.
+    """Samples within the request: numbers, rows, or for attention sequences of numbers or vectors.
 
-    Class labels and token ids are whole numbers, -100 is ignored.
+    Class labels and token ids are whole numbers; -100 marks targets that are ignored.
     """
 
     kind: Literal["inline"]
-    x: Samples
-    y: Samples
+    x: Samples = Field(description="Inputs of the samples: one number, one row or one sequence each.")
+    y: Samples = Field(description="Targets of the samples, as many as inputs.")
 
     @model_validator(mode="after")
     def _as_many_targets_as_inputs(self) -> Self:
@@ -78,17 +78,17 @@ class InlineData(DataMessage):
 
 
 class ArrayData(DataMessage):
-    """Samples in an uploaded npz or safetensors file that holds the arrays x and y, as `inline` has them.
+    """Samples in an uploaded npz or safetensors file that contains arrays x and y in the form of `inline` data.
 
-    What x and y are is filled in from the file; where it is given, it must agree.
+    Types and shapes of x and y are filled in from the file; if given, they must agree with it.
     """
 
     model_config = ConfigDict(json_schema_extra={"required": ["kind", "id"]})
 
     kind: Literal["artifact"]
     id: ArtifactId
-    x: StoredArray
-    y: StoredArray
+    x: StoredArray = Field(description="Type and shape of the inputs in the file.")
+    y: StoredArray = Field(description="Type and shape of the targets in the file.")
 
     @model_validator(mode="before")
     @classmethod

@@ -33,9 +33,11 @@ class AttentionLayer(ModelMessage):
         description="How many numbers each position of f(x) has; null means embedding_dim.",
     )
     sink_bias: float = Field(default=0.0, description="A number that is added to every score of the first position.")
-    activation: Literal["softmax", "sigmoid", "linear"] = "softmax"
+    activation: Literal["softmax", "sigmoid", "linear"] = Field(
+        default="softmax", description="Function that turns attention scores into weights."
+    )
     initial_std: float = Field(default=0.1, ge=0, description="The standard deviation of the normal initial weights.")
-    seed: Seed = 0
+    seed: Seed = Field(default=0, description="Seed of the initial weights.")
 
     def settled(self) -> Mapping[str, Any]:
         """The numbers at each position of f(x)."""
@@ -57,7 +59,9 @@ class SelfAttention(ModelMessage):
     sink_bias: float = Field(
         0.0, description="A number that is added to every score of the first position, before the activation."
     )
-    activation: Literal["softmax", "sigmoid", "linear"] = "softmax"
+    activation: Literal["softmax", "sigmoid", "linear"] = Field(
+        default="softmax", description="Function that turns attention scores into weights."
+    )
 
     @model_validator(mode="after")
     def _one_key_dimension(self) -> Self:
