@@ -50,7 +50,7 @@ class AttentionLayer(ModelMessage):
 
 
 class SelfAttention(ModelMessage):
-    """f(x) = w_v A(x) x with A = activation(x <w_q, w_k> x^T / sqrt(d_K) + sink), for sequences of scalars."""
+    """Self-attention f(x) = w_v A(x) x for sequences of scalars, A = activation(x <w_q, w_k> x^T / sqrt(d_K) + sink)."""
 
     kind: Literal["self-attention"]
     w_v: float = Field(description="The value weight, a single number.")

@@ -15,6 +15,8 @@ MAX_COORDINATES = 1000
 
 
 class _CoordinateNetwork(ModelMessage):
+    """Weights of one scalar network per coordinate."""
+
     w: ArrayRows = Field(description="The weights of the second layer, one row of m numbers for each coordinate.")
     v: ArrayRows = Field(description="The weights of the first layer, one row of m numbers for each coordinate.")
 
@@ -29,13 +31,13 @@ class _CoordinateNetwork(ModelMessage):
 
 
 class MultiInputNetwork(_CoordinateNetwork):
-    """f(x) = sum_d <w_d, v_d> x_d for x of D numbers; w, v (D, m)."""
+    """Linear network f(x) = sum_d <w_d, v_d> x_d for D inputs, with weights w and v of shape (D, m)."""
 
     kind: Literal["multi-input"]
 
 
 class MultiOutputNetwork(_CoordinateNetwork):
-    """f_k(x) = <w_k, v_k> x for scalar x and K outputs; w, v (K, m)."""
+    """Linear network f_k(x) = <w_k, v_k> x for scalar x and K outputs, with weights w and v of shape (K, m)."""
 
     kind: Literal["multi-output"]
 
