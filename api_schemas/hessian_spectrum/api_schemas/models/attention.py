@@ -16,9 +16,9 @@ DECIMAL_COST = 64
 
 
 class AttentionLayer(ModelMessage):
-    """f(x) = A(x) x W_V, A = activation(x W_Q W_K^T x^T / sqrt(key_dim) + sink), for sequences x of vectors.
+    """Attention layer A(x) x W_V on sequences of vectors, A = activation(x W_Q W_K^T x^T / sqrt(key_dim) + sink).
 
-    With embedding_dim = value_dim = 1 it is `self-attention`, at random weights.
+    With embedding_dim = value_dim = 1 it equals `self-attention`, with random weights.
     """
 
     kind: Literal["attention-layer"]
@@ -50,7 +50,7 @@ class AttentionLayer(ModelMessage):
 
 
 class SelfAttention(ModelMessage):
-    """Self-attention f(x) = w_v A(x) x for sequences of scalars, A = activation(x <w_q, w_k> x^T / sqrt(d_K) + sink)."""
+    """Self-attention w_v A(x) x on sequences of scalars, A = activation(x <w_q, w_k> x^T / sqrt(d_K) + sink)."""
 
     kind: Literal["self-attention"]
     w_v: float = Field(description="The value weight, a single number.")

@@ -140,10 +140,16 @@ class Mlp(ModelMessage):
 
 
 def _stored_layers(arrays: dict[str, StoredArray]) -> tuple[list[int], bool]:
-    """Widths, and whether there are biases.
+    """Widths, and whether there are biases, of the layers in an uploaded file.
+
+    Args:
+        arrays: Types and shapes of the arrays in the file, by name.
+
+    Returns:
+        The widths from the input on, and whether the layers have biases.
 
     Raises:
-        ValidationError: At `weights.id`.
+        ValidationError: At `weights.id` if the arrays are not those of layers.
     """
     num_layers = sum(name.endswith(".weight") for name in arrays)
     has_bias = any(name.endswith(".bias") for name in arrays)
