@@ -100,7 +100,7 @@ def _measure(case: Case) -> dict[str, float]:
     model, loss, data = case.content()
     parameters = model.initial_parameters(torch.Generator(), torch.float32, torch.device("cpu"))
     size: Size = model.size_on(data.inputs)
-    size = size if data.targets.is_floating_point() else size.with_labels()
+    size = size if data.targets.is_floating_point() else size.with_logits()
     work = case.work(size.num_parameters)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)

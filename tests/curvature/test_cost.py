@@ -124,7 +124,7 @@ def test_a_part_of_the_samples_has_a_part_of_the_activations() -> None:
     size = mlp_size((7, 5, 3), True, 100)
     assert size.part(25).activations == mlp_size((7, 5, 3), True, 25).activations
     assert size.part(25).num_parameters == size.num_parameters
-    assert size.with_labels().num_activations == size.num_activations == 100 * (7 + 5 + 3)
+    assert size.with_logits().num_activations == size.num_activations == 100 * (7 + 5 + 3)
 
 
 def test_products_are_counted() -> None:

@@ -386,6 +386,7 @@ strike('all')
 strike(state)
 each_tag(strike)
 weigh('records', 'record_bytes', -1)
+weigh('requests', 'request_bytes', -1)  -- where a worker of an earlier version ended the job
 redis.call('ZREM', KEYS[2] .. 'with-result', ARGV[1])
 redis.call('ZREM', KEYS[2] .. 'without-result', ARGV[1])
 redis.call('DEL', KEYS[1], ARGV[3], ARGV[4])

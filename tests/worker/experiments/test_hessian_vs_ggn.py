@@ -24,10 +24,10 @@ from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.parameters import ParameterLayout
 from hessian_spectrum.curvature.progress import ignore_progress
 from hessian_spectrum.jobs.hessian_vs_ggn_estimate import comparison_estimate, comparison_memory_error
+from hessian_spectrum.worker.builders import build_model, build_parameters, build_token_stream
 from hessian_spectrum.worker.experiments.comparison_curves import model_comparison, relative_error
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import measured_windows, run_hessian_vs_ggn_job
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.translation import build_model, build_parameters, build_token_stream
 
 CPU, F64 = torch.device("cpu"), torch.float64
 GPT2: dict[str, Any] = {"kind": "gpt2", "n_layer": 2, "n_head": 1, "n_embd": 3, "n_positions": 4, "vocab_size": 256}

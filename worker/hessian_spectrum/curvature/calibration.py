@@ -1,4 +1,4 @@
-"""What this machine is measured to do in a second, within milliseconds."""
+"""Measured speed of this machine, within milliseconds."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ NUM_TIMINGS = 3
 
 
 def vector_rate(device: torch.device, clock: Clock = time.perf_counter) -> float:
-    """Bytes of a basis in memory, float32, that products with a vector read in a second."""
+    """Measured bytes per second that products of a float32 basis in memory with a vector read."""
     basis = torch.ones(NUM_VECTORS, VECTOR_NUMBERS, dtype=torch.float32, device=device)
     vector = torch.ones(VECTOR_NUMBERS, dtype=torch.float32, device=device)
 
@@ -28,14 +28,14 @@ def vector_rate(device: torch.device, clock: Clock = time.perf_counter) -> float
 
 
 def eigenvalue_seconds(clock: Clock = time.perf_counter) -> float:
-    """That the eigenvalues of a dense float64 matrix of order EIGENVALUE_ORDER take."""
+    """Measured seconds to compute the eigenvalues of a dense float64 matrix of order EIGENVALUE_ORDER."""
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(EIGENVALUE_ORDER, EIGENVALUE_ORDER, dtype=torch.float64, generator=generator)
     return _seconds(lambda: torch.linalg.eigvalsh(matrix), clock)
 
 
 def _seconds(call: Callable[[], object], clock: Clock) -> float:
-    """Least of a few: what disturbs only adds."""
+    """Shortest of a few timings, as disturbances only lengthen them."""
     times = []
     for _ in range(NUM_TIMINGS + 1):
         started = clock()

@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 class Count(NamedTuple):
-    """How far a computation is, in the units of its phase."""
+    """Progress of a computation, in the units of its phase."""
 
     done: int
     total: int
@@ -24,12 +24,12 @@ class Count(NamedTuple):
 class Iteration(ABC, Generic[Problem, State, Result]):
     """A computation that may stop between any two steps and continue in another process.
 
-    An iteration holds settings alone. Everything that changes from step to step is in its state, so that a saved state
-    and the same settings give the same result to the last bit.
+    An iteration has settings only. Everything that changes from step to step is in its state, so that a saved state and
+    the same settings give the same result to the last bit.
 
     Attributes:
         phase: Name of the steps in progress reports.
-        result_phase: Name of the work after the last step, where it takes long enough to be reported.
+        result_phase: Name of the work after the last step, if it takes long enough to be reported.
     """
 
     phase: ClassVar[str]
@@ -40,13 +40,13 @@ class Iteration(ABC, Generic[Problem, State, Result]):
         """Return the state before the first step.
 
         Args:
-            problem: What is computed with.
-            generator: Source of all random numbers, on the CPU; it moves on.
+            problem: The problem to which the iteration is applied.
+            generator: CPU generator of all random numbers, which advances.
         """
 
     @abstractmethod
     def is_finished(self, state: State) -> bool:
-        """Return whether there is no further step to take."""
+        """Return whether no further step remains."""
 
     @abstractmethod
     def step(self, problem: Problem, state: State) -> State:
@@ -54,18 +54,18 @@ class Iteration(ABC, Generic[Problem, State, Result]):
 
     @abstractmethod
     def count(self, state: State) -> Count:
-        """Return how many units of work are done, and how many there are at most."""
+        """Return the number of finished units of work, and the largest possible number."""
 
     @abstractmethod
     def result(self, problem: Problem, state: State) -> Result:
-        """Return what a finished state says; the state may be overwritten."""
+        """Return the result of a finished state, which may be overwritten."""
 
     def save(self, state: State) -> Any:
-        """Return what a checkpoint holds of the state: values that `serialization` knows."""
+        """Return the content of a checkpoint of the state, as values that `serialization` supports."""
         return state
 
     def load(self, problem: Problem, saved: Any) -> State:
-        """Return the state that `save` was given."""
+        """Return the state from the content that `save` returned."""
         state: State = saved
         return state
 
@@ -82,10 +82,10 @@ def iterates(
 
     Args:
         iteration: The computation.
-        problem: What is computed with.
-        generator: Source of all random numbers, on the CPU; unused where a state is restored.
-        progress: Called after every step; what it raises ends the computation.
-        checkpointer: Restores the first state and is told of every later one.
+        problem: The problem to which it is applied.
+        generator: CPU generator of all random numbers; unused if a state is restored.
+        progress: Called after every step; an exception that it raises ends the computation.
+        checkpointer: Restores the first state and receives every later one.
     """
     saved = checkpointer.restore()
     state = iteration.init(problem, generator=generator) if saved is None else iteration.load(problem, saved)
@@ -120,7 +120,17 @@ def run(
     progress: Progress = ignore_progress,
     checkpointer: Checkpointer = NO_CHECKPOINTS,
 ) -> Result:
-    """Take all steps and return the result; arguments as of `iterates`.
+    """Take all steps and return the result.
+
+    Args:
+        iteration: The computation.
+        problem: The problem to which it is applied.
+        generator: CPU generator of all random numbers; unused if a state is restored.
+        progress: Called after every step; an exception that it raises ends the computation.
+        checkpointer: Restores the first state and receives every later one.
+
+    Returns:
+        The result of the finished state.
 
     Example:
         >>> import torch

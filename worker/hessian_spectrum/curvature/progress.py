@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 
 class Progress(Protocol):
-    """Called after every step of a computation; an exception raised here ends it and reaches its caller."""
+    """Callback after every step of a computation; an exception that it raises ends it and reaches the caller."""
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         """Take note that `done` of `total` units of `phase` are finished."""
@@ -15,17 +15,17 @@ class Checkpointer(Protocol):
     """Saves the states of one computation, and restores the last one in a later process."""
 
     def restore(self) -> Any | None:
-        """Return the state that an earlier process saved, or None if the computation begins."""
+        """Return the state that an earlier process saved, or None at the beginning of a computation."""
 
     def update(self, snapshot: Callable[[], Any]) -> None:
         """Announce a new state.
 
         Args:
-            snapshot: Returns the state to save. It may be called now, or at any later moment before `seal`.
+            snapshot: Returns the state to save. It may be called immediately, or at any later moment before `seal`.
         """
 
     def seal(self) -> None:
-        """Announce that the result is about to consume the state: the state that was last saved stays saved."""
+        """Announce that the result is about to consume the state; the last saved state stays saved."""
 
 
 class _NoCheckpoints:
@@ -40,8 +40,8 @@ class _NoCheckpoints:
 
 
 NO_CHECKPOINTS: Checkpointer = _NoCheckpoints()
-"""Saves nothing and restores nothing: the default."""
+"""Saves and restores nothing; this is the default."""
 
 
 def ignore_progress(phase: str, done: int, total: int) -> None:
-    """Take no note: the default."""
+    """Ignore the report; this is the default."""

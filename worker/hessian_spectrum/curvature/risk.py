@@ -14,10 +14,10 @@ from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
 class EmpiricalRisk:
-    """L(theta) = 1/N sum_b total_b(theta), N the number of valid targets of all micro-batches b.
+    """L(theta) = 1/N sum_b total_b(theta), where N is the number of valid targets of all micro-batches b.
 
-    A batch so weighs as much as it has valid targets, and any split of the data gives the same L, gradient and Hessian
-    up to rounding.
+    Each batch is weighted by its number of valid targets, so any split of the data gives the same L, gradient and
+    Hessian up to rounding.
 
     Raises:
         InvalidProblemError: If a batch fits neither model nor loss, or no target is valid.
@@ -42,7 +42,7 @@ class EmpiricalRisk:
         return self.loss.total(self.model(parameters, batch.inputs), batch.targets) / self.num_terms
 
     def features(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
-        """What the output layer reads of micro-batch `index`, or the outputs where the model has none of its own."""
+        """Inputs of the output layer for micro-batch `index`; the outputs if the model has no separate output layer."""
         return self.model.features(parameters, self.batches[index].inputs)
 
     def output_chunks(self, index: int, features: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -52,18 +52,24 @@ class EmpiricalRisk:
         yield from zip(torch.split(rows, size), torch.split(targets, size), strict=True)
 
     def residual(self, index: int, outputs: Tensor) -> Tensor:
-        """R = dL/df (*samples, K), 1/N included; differentiable in `outputs`."""
+        """Derivative r = dL/df (*samples, K), including the factor 1/N; differentiable with respect to `outputs`."""
         return self.loss.gradient(outputs, self.batches[index].targets) / self.num_terms
 
     def value(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """L, a scalar, without its graph."""
+        """L, a scalar, without its autograd graph."""
         with torch.no_grad():
             return torch.stack([self.loss.total(*each) for each in self._outputs(parameters)]).sum() / self.num_terms
 
     def mean_residual_norm(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """1/N sum over valid targets of ||d term / d f||, f the outputs (K,) at that target; a scalar.
+        """Mean over valid targets of ||d term / d f||, where f are the outputs (K,) at that target.
 
-        Of cross-entropy ||softmax(z) - e_y|| at each token, between 0 and sqrt(2).
+        For cross-entropy this is ||softmax(z) - e_y|| at each token, between 0 and sqrt(2).
+
+        Args:
+            parameters: Parameters of the model, by name.
+
+        Returns:
+            The mean, a scalar.
 
         References:
             Cracking the Hessian, appendix D.1.5, "the average norm of the residual".
@@ -73,7 +79,7 @@ class EmpiricalRisk:
             return torch.stack(norms).sum() / self.num_terms
 
     def _outputs(self, parameters: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Outputs with their targets, of a micro-batch or of a piece of one at a time."""
+        """Outputs with their targets, of a micro-batch or of one piece of it at a time."""
         head = self.model.head_name
         for index, batch in enumerate(self.batches):
             features = self.features(index, parameters)
@@ -84,14 +90,14 @@ class EmpiricalRisk:
                 yield rows @ parameters[head].T, targets
 
     def value_and_gradient(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Parameters]:
-        """L and its gradient by parameter name; one micro-batch's activations are held at a time."""
+        """L and its gradient by parameter name; activations of only one micro-batch are in memory at a time."""
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
         gradient = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
         shares = [self._add_gradient(index, leaves, gradient) for index in range(len(self.batches))]
         return torch.stack(shares).sum(), gradient
 
     def _add_gradient(self, index: int, leaves: Parameters, gradient: Parameters) -> Tensor:
-        """Add that of the share of micro-batch `index`, which is returned."""
+        """Add the gradient of the share of micro-batch `index`, which is returned."""
         head = self.model.head_name
         if head is None:
             share = self.batch_share(index, leaves)

@@ -1,4 +1,4 @@
-"""States of computations as plain values and tensors, which a file can hold, and back; nothing is pickled."""
+"""Conversion of states of computations to plain values and tensors, which a file can hold, and back, without pickle."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ _Type = TypeVar("_Type", bound=type)
 
 
 class UsedPart(NamedTuple):
-    """The part of a tensor that is defined: from 0 to a number along an axis."""
+    """The defined part of a tensor: from 0 to a number along an axis."""
 
     axis: int
     length: str  # name of the attribute of the state that holds the number
@@ -23,20 +23,20 @@ TYPES: dict[str, type] = {}
 """Dataclasses that may appear in a document, by name."""
 
 USED_PARTS: dict[tuple[type, str], UsedPart] = {}
-"""Fields of these dataclasses whose tensors are defined in part only."""
+"""Fields of these dataclasses whose tensors are only partly defined."""
 
 
 def serializable(**used_parts: UsedPart) -> Callable[[_Type], _Type]:
     """Allow instances of a dataclass in the states that checkpoints hold.
 
     Args:
-        used_parts: Fields whose tensors are defined in part only; the rest is not saved.
+        used_parts: Fields whose tensors are only partly defined; the rest is not saved.
 
     Returns:
-        A decorator that leaves the class as it is.
+        A decorator that leaves the class unchanged.
 
     Raises:
-        ValueError: If another dataclass of the same name is known.
+        ValueError: If another dataclass of the same name is registered.
     """
 
     def register(kind: _Type) -> _Type:
@@ -62,7 +62,7 @@ class Serialized:
 
 
 def serialize(state: Any) -> Serialized:
-    """Return the state as it is now; its tensors must be read before it moves on.
+    """Return the present state in serialised form; its tensors must be read before the state changes.
 
     Args:
         state: A tree of `serializable` dataclasses, tensors, numpy arrays, CPU generators, lists, tuples, mappings and
@@ -77,6 +77,11 @@ def serialize(state: Any) -> Serialized:
 
 def deserialize(document: Any, tensors: Sequence[Tensor], device: torch.device) -> Any:
     """Return the state that was serialised; tensors that were not on the CPU are moved to `device`.
+
+    Args:
+        document: Document of `serialize`.
+        tensors: Tensors of `serialize`, in its order.
+        device: Device of the tensors that were not on the CPU.
 
     Raises:
         ValueError: If the document was not made by `serialize`.

@@ -33,7 +33,7 @@ class DenseMatrixState:
 
     @property
     def dim(self) -> int:
-        """P."""
+        """Number of rows P."""
         return len(self.triangle.rows)
 
 
@@ -41,18 +41,18 @@ class DenseMatrixState:
 class DenseEigensolver(Method[DenseMatrixState, ExactSpectrum]):
     """Every eigenvalue, from P products and a dense float64 eigenvalue problem on the operator's device.
 
-    An eigenvalue counts as zero, and is known, up to (e + 10 (sqrt(P) - 1) eps) max |lambda|, eps the machine epsilon
-    and e the relative error of the products, with that of reduced precision: rounding errors of P terms add up like
-    sqrt(P), and 10 is for those of the products themselves. (The usual rank threshold, P eps, would call a third of the
-    positive eigenvalues of a small network in float32 zero.)
+    An eigenvalue is known, and counts as zero, up to (e + 10 (sqrt(P) - 1) eps) max |lambda|, where eps is the machine
+    epsilon and e the relative error of the products, including that of reduced precision: rounding errors of P terms
+    add up like sqrt(P), and the factor 10 covers those of the products themselves. (The usual rank threshold, P eps,
+    would count a third of the positive eigenvalues of a small network in float32 as zero.)
 
-    At its peak it holds 2 P^2 numbers in float64, with eigenvectors 4 P^2.
+    Peak memory is 2 P^2 numbers in float64, with eigenvectors 4 P^2.
 
     Args:
         eigenvectors: Whether to return unit eigenvectors, in rows, and their residuals.
 
     Raises:
-        NonFiniteError: If a product holds NaN or infinity.
+        NonFiniteError: If a product contains NaN or infinity.
     """
 
     eigenvectors: bool = False
@@ -60,7 +60,7 @@ class DenseEigensolver(Method[DenseMatrixState, ExactSpectrum]):
     result_phase: ClassVar[str | None] = "eigenvalues"
 
     def cost(self, num_parameters: int, *, layered: bool = False) -> Work:
-        """Return the work; `layered` is whether the model is an `Mlp` whose products are not reduced."""
+        """Return the work; `layered` tells whether the model is an `Mlp` whose products are not reduced."""
         return exact_work(num_parameters, self.eigenvectors, layered)
 
     def init(self, problem: SymmetricOperator, *, generator: torch.Generator) -> DenseMatrixState:
@@ -81,7 +81,7 @@ class DenseEigensolver(Method[DenseMatrixState, ExactSpectrum]):
         return state
 
     def count(self, state: DenseMatrixState) -> Count:
-        """Return the columns that are filled, of P."""
+        """Return the number of filled columns, of P."""
         return Count(state.triangle.num_columns, state.dim)
 
     def result(self, problem: SymmetricOperator, state: DenseMatrixState) -> ExactSpectrum:
@@ -90,10 +90,18 @@ class DenseEigensolver(Method[DenseMatrixState, ExactSpectrum]):
 
 
 def summarise_triangle(operator: SymmetricOperator, triangle: Triangle, eigenvectors: bool) -> ExactSpectrum:
-    """Every eigenvalue of a matrix that is filled; its memory is overwritten.
+    """Every eigenvalue of a completely filled matrix, whose memory is overwritten.
+
+    Args:
+        operator: The matrix A.
+        triangle: Its filled half.
+        eigenvectors: Whether to return unit eigenvectors, in rows, and their residuals.
+
+    Returns:
+        The spectrum.
 
     Raises:
-        NonFiniteError: If a number is NaN or infinity.
+        NonFiniteError: If an entry is NaN or infinite.
     """
     matrix = mirrored(triangle)
     vectors, residuals = None, None
@@ -119,7 +127,7 @@ def summarise_triangle(operator: SymmetricOperator, triangle: Triangle, eigenvec
 
 
 def _trace(values: Tensor, product_error: float) -> Estimate:
-    """Errors of the products, relative to A, move it by up to product_error (sum |lambda| + 2 ||A||_F)."""
+    """Trace; errors of the products, relative to A, move it by at most product_error (sum |lambda| + 2 ||A||_F)."""
     value = float(values.sum())
     error = product_error * (float(values.abs().sum()) + 2 * norm(values))
     return Estimate(value, error / NORMAL_QUANTILE, Interval(value - error, value + error))
@@ -132,13 +140,13 @@ def _inertia(values: Tensor, threshold: float) -> Inertia:
 
 
 def _residuals(matrix: Tensor, values: Tensor, columns: Tensor) -> FloatArray:
-    """||A x - lambda x|| (P,) of the unit columns x, as they are."""
-    found = torch.empty_like(values, device="cpu")
+    """Residuals ||A x - lambda x|| (P,) of the unit columns x."""
+    lengths = torch.empty_like(values, device="cpu")
     for start in range(0, len(values), COLUMNS):
         part = slice(start, start + COLUMNS)
         defects = matrix @ columns[:, part] - columns[:, part] * values[part]
-        found[part] = torch.tensor([norm(defect) for defect in defects.T], dtype=torch.float64)
-    return _array(found)
+        lengths[part] = torch.tensor([norm(defect) for defect in defects.T], dtype=torch.float64)
+    return _array(lengths)
 
 
 def _array(tensor: Tensor) -> FloatArray:

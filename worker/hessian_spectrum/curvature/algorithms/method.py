@@ -1,4 +1,4 @@
-"""One interface for every method that takes a spectrum by matrix-vector products."""
+"""The interface of all methods that compute a spectrum by matrix-vector products."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
 class Spectrum(Protocol):
-    """What every method returns, among other things."""
+    """The part that the results of all methods have in common."""
 
     @property
     def num_products(self) -> int:
-        """Matrix-vector products that were computed."""
+        """Number of matrix-vector products computed."""
 
 
 class Method(Iteration[SymmetricOperator, State, Result]):
-    """A method that takes a spectrum of a symmetric operator; `curvature.iteration.run` runs it.
+    """A method that computes a spectrum of a symmetric operator; `curvature.iteration.run` runs it.
 
     Attributes:
-        may_end_early: Whether a method may finish before the total of its `count`.
+        may_end_early: Whether the method may finish before the total of its `count`.
     """
 
     phase: ClassVar[str] = "products"
@@ -30,13 +30,13 @@ class Method(Iteration[SymmetricOperator, State, Result]):
 
     @abstractmethod
     def cost(self, num_parameters: int) -> Work:
-        """Return the products, memory and other work that the method takes for so many parameters at most."""
+        """Return the largest number of products, memory and other work of the method for so many parameters."""
 
     def split(self, num_shards: int) -> "Sequence[Self]":
-        """Return methods whose finished states `join` makes one; each may run in a process of its own.
+        """Return methods whose finished states `join` combines; each may run in a separate process.
 
         Args:
-            num_shards: At least 1; more than 1 only of methods whose products are independent.
+            num_shards: Number of methods, >= 1; more than 1 only if the products of the method are independent.
 
         Raises:
             InvalidProblemError: If the method cannot be split.

@@ -1,4 +1,4 @@
-"""Stochastic Lanczos quadrature: a spectrum from the Lanczos runs of random probes."""
+"""Stochastic Lanczos quadrature: the spectrum of an operator from Lanczos runs with random probes."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -32,7 +32,7 @@ from hessian_spectrum.quadrature.results import LanczosSpectrum, Reorthogonalisa
 
 @dataclass(frozen=True)
 class Smoothing:
-    """How quadratures become curves; see `spectral_density` and `log_spectral_density`."""
+    """Settings of the curves that are computed from quadratures; see `spectral_density`."""
 
     num_points: int
     kappa: float
@@ -41,7 +41,11 @@ class Smoothing:
     log_epsilon: float = LOG_EPSILON  # in units of A
 
     def check(self) -> None:
-        """Raises:  InvalidProblemError if a curve cannot be made."""
+        """Check the settings.
+
+        Raises:
+            InvalidProblemError: If a curve cannot be computed with them.
+        """
         check_smoothing(self.num_points, self.kappa, self.margin)
         check_smoothing(self.num_points, self.log_kappa, self.margin)
         check_epsilon(self.log_epsilon)
@@ -50,7 +54,7 @@ class Smoothing:
 @serializable()
 @dataclass
 class SLQState:
-    """Lanczos from group after group of probes, stopped between two products; all that a checkpoint must hold."""
+    """Lanczos runs of one group of probes after the other, between two products; everything a checkpoint must store."""
 
     num_steps: int  # per probe, at most P
     num_probes: int
@@ -67,37 +71,37 @@ class SLQState:
 
     @property
     def num_products(self) -> int:
-        """Products done so far."""
+        """Number of products done so far."""
         under_way = sum(self.current.num_done) if self.current is not None else 0
         return under_way + sum(len(each.diagonal) for each in self.tridiagonals)
 
     @property
     def num_products_accounted(self) -> int:
-        """Products done so far, and those that probes of an invariant subspace will not need."""
+        """Number of products done so far, plus those that probes with an invariant subspace will not need."""
         under_way = self.current.step * len(self.current.num_done) if self.current is not None else 0
         return under_way + len(self.tridiagonals) * self.num_steps
 
 
 @dataclass(frozen=True)
 class StochasticLanczosQuadrature(Method[SLQState, LanczosSpectrum]):
-    """A spectral density from num_probes Lanczos runs of min(num_steps, P) steps from random probes.
+    """A spectral density from num_probes Lanczos runs of min(num_steps, P) steps with random probes.
 
-    A run is shorter where its subspace is invariant. As many probes as `memory_bytes` holds go in lockstep, one
-    `matmat` for a step of them all; the result depends on that within rounding only.
+    A run is shorter if its subspace is invariant. As many probes as fit in `memory_bytes` advance in lockstep, with one
+    `matmat` for a step of all of them; the result depends on that only up to rounding.
 
     Args:
-        num_steps: Lanczos steps per probe.
-        num_probes: Random start vectors.
-        smoothing: How the quadratures become curves.
-        reorthogonalisation: "full" keeps a basis of num_steps + 1 vectors per probe, "none" two vectors, at the price
-            of ghosts: converged eigenvalues come back as further nodes, which share the weight of the first, so that
-            curves stay right but need more steps. None: full if it fits `memory_bytes` for one probe.
-        memory_bytes: Of the vectors of probes and their products, at most; None: without limit.
-        num_probes_before: Probes that the generator gives first, which are drawn and belong to other shards.
+        num_steps: Number of Lanczos steps per probe.
+        num_probes: Number of random start vectors.
+        smoothing: Settings of the curves.
+        reorthogonalisation: "full" keeps a basis of num_steps + 1 vectors per probe; "none" keeps two vectors, at the
+            price of ghosts: converged eigenvalues reappear as further nodes, which share the weight of the first, so
+            that curves stay right but need more steps. None means "full" if that fits in `memory_bytes` for one probe.
+        memory_bytes: Memory limit of the vectors of probes and their products; None for no limit.
+        num_probes_before: Number of probes that the generator yields first, which are drawn but belong to other shards.
 
     Raises:
-        NonFiniteError: If a product holds NaN or infinity.
-        InvalidProblemError: On counts below 1, kappa <= 1, or memory that does not hold one probe.
+        NonFiniteError: If a product contains NaN or infinity.
+        InvalidProblemError: If a count is below 1, kappa <= 1, or the memory does not suffice for one probe.
 
     References:
         Golub & Meurant, Matrices, Moments and Quadrature, 2010; Papyan, JMLR 21 (2020) 1-64.
@@ -112,7 +116,7 @@ class StochasticLanczosQuadrature(Method[SLQState, LanczosSpectrum]):
     num_probes_before: int = 0
 
     def cost(self, num_parameters: int, *, group: int | None = None) -> Work:
-        """Return the work; `group` probes go in lockstep, None: all."""
+        """Return the work with `group` probes in lockstep; None means all."""
         mode = self.reorthogonalisation or "full"
         points = self.smoothing.num_points
         return lanczos_work(num_parameters, self.num_steps, self.num_probes, points, mode, group)
@@ -153,7 +157,7 @@ class StochasticLanczosQuadrature(Method[SLQState, LanczosSpectrum]):
         return state
 
     def count(self, state: SLQState) -> Count:
-        """Return the products that are accounted for; a probe that stops early counts in full."""
+        """Return the number of products accounted for; a probe that stops early counts in full."""
         return Count(state.num_products_accounted, state.num_steps * state.num_probes)
 
     def result(self, problem: SymmetricOperator, state: SLQState) -> LanczosSpectrum:
@@ -161,7 +165,7 @@ class StochasticLanczosQuadrature(Method[SLQState, LanczosSpectrum]):
         return summarise_probes(problem, state, self.smoothing)
 
     def split(self, num_shards: int) -> Sequence[Self]:
-        """Return methods for consecutive probes; the first shards have one more if need be."""
+        """Return methods for consecutive probes; the first shards have one more if the number is not divisible."""
         size, rest = divmod(self.num_probes, num_shards)
         if not 1 <= num_shards <= self.num_probes:
             raise InvalidProblemError(f"{self.num_probes} probes cannot be split into {num_shards} shards")
@@ -178,8 +182,16 @@ class StochasticLanczosQuadrature(Method[SLQState, LanczosSpectrum]):
 def summarise_probes(operator: SymmetricOperator, state: SLQState, smoothing: Smoothing) -> LanczosSpectrum:
     """Curves, extremes and moments from the finished probes.
 
+    Args:
+        operator: The matrix A.
+        state: State whose finished probes are used.
+        smoothing: Settings of the curves.
+
+    Returns:
+        The spectrum.
+
     Raises:
-        InvalidProblemError: If no probe is finished, or as `spectral_density`.
+        InvalidProblemError: If no probe is finished, or as for `spectral_density`.
     """
     rounding, dim = torch.finfo(operator.dtype).eps, operator.dim
     num_points, margin = smoothing.num_points, smoothing.margin
@@ -215,16 +227,21 @@ def lockstep(
     reorthogonalisation: Reorthogonalisation | None,
     memory_bytes: int | None,
 ) -> tuple[Reorthogonalisation, int]:
-    """How Lanczos keeps within `memory_bytes` (None: without limit).
+    """How Lanczos stays within `memory_bytes`.
 
     Args:
-        reorthogonalisation: None: full if it fits for one probe, none otherwise.
+        dim: Number of parameters P.
+        num_steps: Number of Lanczos steps.
+        num_probes: Number of probes.
+        itemsize: Bytes per number in the precision of the products.
+        reorthogonalisation: Whether the basis is kept; None keeps it if it fits for one probe.
+        memory_bytes: Memory limit; None for no limit.
 
     Returns:
-        Reorthogonalisation, and how many probes go in lockstep.
+        Reorthogonalisation, and number of probes in lockstep.
 
     Raises:
-        InvalidProblemError: If one probe alone does not fit.
+        InvalidProblemError: If a single probe does not fit.
     """
     if memory_bytes is None:
         return reorthogonalisation or "full", num_probes

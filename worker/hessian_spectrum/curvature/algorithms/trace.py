@@ -45,7 +45,7 @@ for _kind in (DiagonalEstimate, Estimate, Interval, StochasticTrace):  # of fini
 @serializable()
 @dataclass
 class ColumnSums:
-    """What is kept of the columns of A, read one after the other."""
+    """Sums over the columns of A, which are read one after the other."""
 
     diagonal: Tensor  # (P,) float64, on the CPU; as many set as there are lengths
     lengths: list[float] = field(default_factory=list)
@@ -54,7 +54,7 @@ class ColumnSums:
 @serializable()
 @dataclass
 class TraceState:
-    """A run that stopped between two blocks of products; all that a step needs to go on."""
+    """A run between two blocks of products, with everything that a step needs to continue."""
 
     estimator: Estimator
     generator: torch.Generator  # on the CPU, of the probes
@@ -73,27 +73,28 @@ class TraceState:
 
 @dataclass(frozen=True)
 class TraceEstimator(Method[TraceState, StochasticTrace]):
-    """Tr A with a 95 % interval that holds, by so many products or to a tolerance.
+    """Trace tr A with a 95 % interval, from a number of products or to a tolerance.
 
-    "hutchinson" holds two vectors of length P for each of 16 probes; "hutch++" two for each of a third of the products
-    as well, and wins where few eigenvalues are large; "xtrace" four for each of half of the products, and wins more.
-    From P products on the trace is read off the columns of A, and exact but for the error of the products, which every
-    stated error includes. Where a sketch spans all of the range that the precision of products resolves, the products
-    that are left go to probes of its complement: what lies there is small and not zero.
+    "hutchinson" keeps two vectors of length P for each of 16 probes. "hutch++" additionally keeps two for each of a
+    third of the products, and is more accurate if few eigenvalues are large. "xtrace" keeps four for each of half of
+    the products, and is more accurate still. From P products on the trace is read from the columns of A, and exact up
+    to the error of the products, which every stated error includes. If a sketch spans the whole range that the
+    precision of products resolves, the remaining products are spent on probes of its complement, which is small but not
+    zero.
 
     Args:
         estimator: "hutchinson", "hutch++" or "xtrace".
-        num_probes: Products to spend, of whatever kind. xtrace needs 4, and spends an even number.
-        tolerance: Instead of num_probes; of the standard error, or of half the interval's width over 1.96, whichever is
-            larger, relative to |tr A| or ||A||_F, whichever is larger: a trace may be zero. Products double until it is
-            met, or the error of the products alone is larger.
-        max_products: In search of a tolerance; None: 10,000.
+        num_probes: Number of products of any kind. xtrace needs 4, and uses an even number.
+        tolerance: Alternative to num_probes: the limit of the standard error, or half the interval's width over 1.96,
+            whichever is larger, relative to |tr A| or ||A||_F, whichever is larger, as a trace may be zero. Products
+            double until it is met, or the error of the products alone is larger.
+        max_products: Largest number of products spent on a tolerance; None means 10,000.
         diagonal: Whether to estimate the diagonal of A, too.
 
     Raises:
-        NonFiniteError: If a product holds NaN or infinity.
-        InvalidProblemError: Unless one of num_probes and tolerance is given and positive, or if products are too few
-            for the estimator.
+        NonFiniteError: If a product contains NaN or infinity.
+        InvalidProblemError: Unless exactly one of num_probes and tolerance is given and positive, or if products are
+            too few for the estimator.
 
     References:
         Meyer, Musco, Musco & Woodruff, SOSA 2021, 142-155, for hutch++; Epperly, Tropp & Webber, SIAM J. Matrix Anal.
@@ -111,7 +112,7 @@ class TraceEstimator(Method[TraceState, StochasticTrace]):
     may_end_early: ClassVar[bool] = True
 
     def cost(self, num_parameters: int) -> Work:
-        """Return the work of as many products as may be needed."""
+        """Return the work of the largest number of products that may be needed."""
         return trace_work(num_parameters, self.estimator, self._most_products, self.diagonal)
 
     def init(self, problem: SymmetricOperator, *, generator: torch.Generator) -> TraceState:
@@ -121,8 +122,8 @@ class TraceEstimator(Method[TraceState, StochasticTrace]):
             raise InvalidProblemError("a trace needs a number of probes or a tolerance, and not both")
         least = 4 if self.estimator == "xtrace" else 1
         if most < least or (tolerance is not None and not 0 < tolerance < math.inf):
-            told = f"{most} products, tolerance {tolerance}: {self.estimator} needs at least {least} products"
-            raise InvalidProblemError(told)
+            message = f"{most} products, tolerance {tolerance}: {self.estimator} needs at least {least} products"
+            raise InvalidProblemError(message)
         sketch = Sketch.empty(problem)
         state = TraceState(
             estimator=self.estimator,
@@ -167,7 +168,7 @@ class TraceEstimator(Method[TraceState, StochasticTrace]):
         return state
 
     def count(self, state: TraceState) -> Count:
-        """Return the products done, of those that are allowed."""
+        """Return the number of products done, of those that are allowed."""
         return Count(state.num_products, max(state.total, state.num_products))
 
     def result(self, problem: SymmetricOperator, state: TraceState) -> StochasticTrace:
@@ -182,13 +183,13 @@ class TraceEstimator(Method[TraceState, StochasticTrace]):
 
 
 def _sketch_is_small(state: TraceState) -> bool:
-    """Hutch++ spends a third of the products on a sketch and a third on its products, the rest on probes."""
+    """Whether the sketch must grow: Hutch++ spends a third of the products on it and a third on its products."""
     sketch = state.sketch
     return state.estimator == "hutch++" and len(sketch.basis) < state.target // 3 and not sketch.exhausted
 
 
 def _deflate(operator: SymmetricOperator, state: TraceState) -> int:
-    """Extend the sketch; probes of the larger complement before are of no use any more."""
+    """Extend the sketch, which makes earlier probes of the larger complement useless."""
     count = min(PROBE_BLOCK, state.target // 3 - len(state.sketch.basis))
     rows = _random_rows(operator, state.generator, count)
     extend_basis(operator, state.sketch, finite_products(operator, rows))
@@ -197,7 +198,7 @@ def _deflate(operator: SymmetricOperator, state: TraceState) -> int:
 
 
 def _extend_exchangeably(operator: SymmetricOperator, state: TraceState) -> int:
-    """XTrace spends half of the products on random vectors, half on the basis of their products."""
+    """Spend half of the products on random vectors, and half on the basis of their products, as XTrace does."""
     count = min(PROBE_BLOCK, state.target // 2 - len(state.vectors))
     vectors = _random_rows(operator, state.generator, count)
     products = finite_products(operator, vectors)
@@ -219,35 +220,35 @@ def _round_is_done(operator: SymmetricOperator, state: TraceState) -> bool:
 
 
 def _decide(operator: SymmetricOperator, state: TraceState) -> None:
-    """Finish, or double the products: until the error is small enough, or more of them are of no use or not allowed."""
-    found = _estimate(state, operator.product_error)
+    """Finish, or double the products until the error is small enough, or more of them are useless or not allowed."""
+    estimate = _estimate(state, operator.product_error)
     if state.tolerance is None:
-        state.estimate = found
+        state.estimate = estimate
         return
-    allowed = state.tolerance * max(abs(found.trace.value), found.frobenius.value)
-    met = bool(_error(found.trace) <= allowed)
-    if met or state.columns is not None or state.target >= state.total or _rounding(operator, found) > allowed:
-        state.estimate = replace(found, converged=met)
+    allowed = state.tolerance * max(abs(estimate.trace.value), estimate.frobenius.value)
+    met = bool(_error(estimate.trace) <= allowed)
+    if met or state.columns is not None or state.target >= state.total or _rounding(operator, estimate) > allowed:
+        state.estimate = replace(estimate, converged=met)
         return
     state.target = min(2 * state.target, state.total)
     _read_off_if_cheaper(operator, state)
 
 
 def _error(trace: Estimate) -> float:
-    """Standard error, or what the interval says of it if that is more; infinite where neither is known."""
+    """Standard error, or what the interval implies if that is larger; infinite if neither is known."""
     lower, upper = trace.interval.lower, trace.interval.upper
     if trace.standard_error is None or lower is None or upper is None:
         return math.inf
     return max(trace.standard_error, (upper - lower) / (2 * NORMAL_QUANTILE))
 
 
-def _rounding(operator: SymmetricOperator, found: StochasticTrace) -> float:
-    """Standard error that the products alone leave, however many they are."""
-    return operator.product_error * max(abs(found.trace.value), found.frobenius.value) / NORMAL_QUANTILE
+def _rounding(operator: SymmetricOperator, estimate: StochasticTrace) -> float:
+    """Standard error that the products alone leave, whatever their number."""
+    return operator.product_error * max(abs(estimate.trace.value), estimate.frobenius.value) / NORMAL_QUANTILE
 
 
 def _read_off_if_cheaper(operator: SymmetricOperator, state: TraceState) -> None:
-    """From P products on the columns give the exact trace."""
+    """Switch to reading columns from P products on, which yields the exact trace."""
     allowed = state.tolerance is None or state.num_products + operator.dim <= state.total
     if state.target >= operator.dim and allowed:
         state.columns = ColumnSums(torch.zeros(operator.dim, dtype=torch.float64))
@@ -265,13 +266,13 @@ def _read_columns(operator: SymmetricOperator, columns: ColumnSums) -> int:
 
 
 def _estimate(state: TraceState, product_error: float) -> StochasticTrace:
-    """From all products so far."""
+    """Estimate from all products so far."""
     sketch, count = state.sketch, state.num_products
     if state.columns is not None:
         return _exact(state.columns, count, product_error, state.diagonal)
     if state.estimator == "xtrace" and not sketch.exhausted:
-        found = leave_one_out(sketch, state.vectors, state.products, state.diagonal, product_error)
-        return StochasticTrace(found.trace, found.frobenius, found.diagonal, count, converged=True)
+        means = leave_one_out(sketch, state.vectors, state.products, state.diagonal, product_error)
+        return StochasticTrace(means.trace, means.frobenius, means.diagonal, count, converged=True)
     frobenius = frobenius_of(sketch, state.probes, product_error)
     trace = trace_of(sketch, state.probes, frobenius.value, product_error)
     diagonal = diagonal_of(sketch, state.probes, product_error)
@@ -279,7 +280,7 @@ def _estimate(state: TraceState, product_error: float) -> StochasticTrace:
 
 
 def _exact(columns: ColumnSums, num_products: int, product_error: float, diagonal: bool) -> StochasticTrace:
-    """Columns are known but for the error of the products, relative to their own norms and to ||A||_F."""
+    """Result from columns, which are known up to the error of the products, relative to their norms and to ||A||_F."""
     norm_value = math.hypot(*columns.lengths)
     value = math.fsum(columns.diagonal.tolist())
     frobenius = exact_estimate(norm_value, product_error * norm_value, floor=0.0)

@@ -1,4 +1,4 @@
-"""Shorter graphs for recorded linear maps: what can be multiplied beforehand is, and sums go into products."""
+"""Simpler graphs for recorded linear maps: constants are multiplied in advance, sums become part of products."""
 
 from collections.abc import Sequence
 from math import prod
@@ -34,7 +34,7 @@ _ACCUMULATING: dict[Any, Any] = {aten.mm.default: aten.addmm_.default, aten.bmm.
 
 
 def simplify(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
-    """Rewrite in place to an equal map, up to the order of roundings; adds to `constants` what it multiplies."""
+    """Rewrite in place to a map that is equal up to the order of roundings; adds the constants that it multiplies."""
     _skip_copies(graph)
     _avoid_mutations(graph)
     if any(is_mutation(node) for node in graph.nodes):
@@ -51,9 +51,16 @@ def simplify(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
 
 
 def in_place(module: fx.GraphModule) -> fx.GraphModule:
-    """The same map with fewer tensors: sums overwrite what is not read again, parts of the result go where they belong.
+    """The same map with fewer tensors: sums overwrite operands, and parts are written directly into the result.
 
-    For graphs that are run as they are; compilers do that themselves.
+    Meant for graphs that are interpreted; compilers do this themselves. Only operands that are not read again are
+    overwritten.
+
+    Args:
+        module: Graph to rewrite.
+
+    Returns:
+        The rewritten graph.
     """
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
@@ -76,7 +83,7 @@ def _overwrite_operands(graph: fx.Graph) -> None:
 
 
 def _may_be_overwritten(operand: fx.Node, node: fx.Node) -> bool:
-    """Whether the operand is a result that only this node reads, and of its layout."""
+    """Whether the operand is a result that only this node reads, with the same layout."""
     return (
         operand.op == "call_function"
         and not _may_be_view(operand)
@@ -88,9 +95,12 @@ def _may_be_overwritten(operand: fx.Node, node: fx.Node) -> bool:
 
 
 def _assemble_in_place(graph: fx.Graph) -> None:
-    """A result put together of parts: each is written into it as soon as it is there.
+    """Write each part of an assembled result into it as soon as it is available.
 
-    Else the parts are all held beside the result: for the products of a large model half of their memory.
+    Otherwise all parts are in memory besides the result, which is half of the memory of the products of a large model.
+
+    Args:
+        graph: Graph to rewrite in place.
     """
     (joined,) = next(node for node in reversed(graph.nodes) if node.op == "output").args
     while isinstance(joined, fx.Node) and joined.target in (aten.unsqueeze.default, aten.reshape.default):
@@ -115,7 +125,7 @@ def _assemble_in_place(graph: fx.Graph) -> None:
 
 
 def _write(graph: fx.Graph, part: fx.Node, place: tuple[Any, ...]) -> None:
-    """Copy the part into a slice, before it is reshaped at the end of the graph for the sake of the result alone."""
+    """Copy the part into a slice, before it is reshaped at the end of the graph for the result alone."""
     source: Any = part
     while source.target in (aten.reshape.default, aten.unsqueeze.default) and source.args[0].op != "placeholder":
         source = source.args[0]
@@ -133,14 +143,14 @@ def is_mutation(node: fx.Node) -> bool:
 
 
 def remove_dead_code(graph: fx.Graph) -> None:
-    """Erase nodes whose result nobody reads; changes in place stay."""
+    """Erase nodes whose result is unused; in-place changes stay."""
     for node in reversed(list(graph.nodes)):
         if not node.users and node.op not in ("output", "placeholder") and not is_mutation(node):
             graph.erase_node(node)
 
 
 def _skip_copies(graph: fx.Graph) -> None:
-    """A tangent that autograd copied only to give it the layout of its primal: the tangent itself."""
+    """Replace a tangent that autograd copied only to match the layout of its primal by the tangent itself."""
     for node in list(graph.nodes):
         if node.target != aten.copy_.default or not isinstance(node.args[0], fx.Node):
             continue
@@ -153,7 +163,7 @@ def _skip_copies(graph: fx.Graph) -> None:
 
 
 def _avoid_mutations(graph: fx.Graph) -> None:
-    """Operations in place become such with a result of their own, where nobody else sees the changed tensor."""
+    """Replace in-place operations by those with a separate result, if no other node sees the changed tensor."""
     for node in list(graph.nodes):
         if not is_mutation(node) or not isinstance(node.args[0], fx.Node) or set(node.args[0].users) != {node}:
             continue
@@ -172,7 +182,7 @@ def _may_be_view(node: fx.Node) -> bool:
 
 
 def _remove_identities(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
-    """Copies and reshapes that change nothing, and sums with zero: vmap and tangents that are absent leave many."""
+    """Remove copies and reshapes that change nothing, and sums with zero; vmap and absent tangents leave many."""
     zeros = {node for node in graph.nodes if node.op == "get_attr" and not bool(constants[str(node.target)].any())}
     zeros |= {node for node in graph.nodes if node.target == aten.zeros_like.default}
     for node in list(graph.nodes):
@@ -201,7 +211,7 @@ def _layout(node: fx.Node) -> object:
 
 
 class _Scalings:
-    """Chains of multiplications with constants, made one multiplication."""
+    """Chains of multiplications with constants, which become one multiplication."""
 
     def __init__(self, graph: fx.Graph, constants: dict[str, Tensor]) -> None:
         self._graph = graph
@@ -210,10 +220,10 @@ class _Scalings:
     def fold(self) -> None:
         """Rewrite the graph."""
         for node in list(self._graph.nodes):
-            found = self._scaling(node)
-            if found is None:
+            scaling = self._scaling(node)
+            if scaling is None:
                 continue
-            source, factor = found
+            source, factor = scaling
             inner = self._scaling(source) if len(source.users) == 1 else None
             if inner is not None and _keeps_size(inner[1], factor):
                 source, factor = inner[0], inner[1] * factor
@@ -222,7 +232,7 @@ class _Scalings:
             self._replace(node, source, factor)
 
     def _scaling(self, node: fx.Node) -> tuple[fx.Node, Factor] | None:
-        """X and c of a node that is x * c."""
+        """Operand x and constant c of a node that is x * c."""
         arguments: Any = node.args
         if node.target == aten.neg.default:
             return arguments[0], -1.0
@@ -236,7 +246,7 @@ class _Scalings:
         return None
 
     def _coefficient(self, node: fx.Node, constant: Factor) -> Factor:
-        """By what the node multiplies its first argument."""
+        """Constant by which the node multiplies its first argument."""
         if node.target in _PRODUCTS:
             return constant
         if isinstance(constant, float) or node.target in _QUOTIENTS:
@@ -280,7 +290,7 @@ def _keeps_size(left: Factor, right: Factor) -> bool:
 
 
 def _bring_products_together(graph: fx.Graph) -> None:
-    """(x + a b) + c d becomes (a b + c d) + x."""
+    """Rewrite (x + a b) + c d as (a b + c d) + x."""
     for node in list(graph.nodes):
         for outer, inner in _orders(node):
             if len(inner.users) > 1 or _product_below(outer) is None or _shape(outer) != _shape(node):
@@ -300,7 +310,7 @@ def _bring_products_together(graph: fx.Graph) -> None:
 
 
 def _orders(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
-    """The two summands of a plain sum of results, both ways; nothing for other nodes."""
+    """The two summands of a plain sum of results in both orders; nothing for other nodes."""
     if node.target != aten.add.Tensor or node.kwargs or not all(isinstance(part, fx.Node) for part in node.args):
         return []
     left, right = cast(tuple[fx.Node, fx.Node], node.args)
@@ -308,15 +318,15 @@ def _orders(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
 
 
 def _accumulate_products(graph: fx.Graph) -> None:
-    """A b + c d: the second product is added to the first where that lies, without a pass over memory for the sum."""
+    """Rewrite a b + c d so that the second product is added to the first in place, without a separate sum."""
     for node in list(graph.nodes):
         if node.target != aten.add.Tensor or node.kwargs or len(node.args) != 2:
             continue
         if not _shape(node) or any(_shape(argument) != _shape(node) for argument in node.args):
             continue
-        found = [_product_below(argument) for argument in node.args]
+        products = [_product_below(argument) for argument in node.args]
         # the one that is added must be a plain product, the other may hold a sum already
-        for first, second in (found, found[::-1]):
+        for first, second in (products, products[::-1]):
             if first is None or second is None or second.target not in _ACCUMULATING or _shape(first) != _shape(second):
                 continue
             _add_in_place(graph, node, first, second)
@@ -325,7 +335,7 @@ def _accumulate_products(graph: fx.Graph) -> None:
 
 
 def _accumulate_scalings(graph: fx.Graph) -> None:
-    """B + a c, elementwise, in one pass over memory."""
+    """Rewrite b + a c, elementwise, as one pass over memory."""
     for node in list(graph.nodes):
         for scaled, other in _orders(node):
             factors: Any = scaled.args
@@ -353,7 +363,7 @@ def _add_in_place(graph: fx.Graph, node: fx.Node, first: fx.Node, second: fx.Nod
 
 
 def _product_below(argument: object) -> fx.Node | None:
-    """The matrix product that the argument is a reshaped view of, if nothing else reads either."""
+    """The matrix product of which the argument is a reshaped view, if no other node reads either."""
     node = argument
     while isinstance(node, fx.Node) and node.target in _VIEWS and len(node.users) == 1:
         node = node.args[0]

@@ -1,4 +1,4 @@
-"""Training, to reach the point where a spectrum is wanted, one step at a time."""
+"""Training to the point at which a spectrum is computed, one step at a time."""
 
 from hessian_spectrum.curvature.training.descent import Training
 from hessian_spectrum.curvature.training.plan import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine

@@ -1,4 +1,4 @@
-"""Steps along the gradient of a batch's mean loss."""
+"""Training steps along the gradient of a batch's mean loss."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -29,17 +29,23 @@ from hessian_spectrum.curvature.training.state import (
 )
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
-FLOOR_ROUNDING = 1e-9  # a rate that repeated cuts bring so close to the smallest one, relative to it, has arrived
-DECAYING_AXES = 2  # of the parameters that AdamW lets decay, at least
+FLOOR_ROUNDING = 1e-9  # relative distance at which a rate counts as the smallest
+DECAYING_AXES = 2  # smallest number of axes of parameters that AdamW decays
 
 
 class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
-    """Descent of a model's mean loss over a data set, or over the windows of a token stream, from given parameters.
+    """Gradient descent on a model's mean loss over a data set, or over the windows of a token stream.
 
-    With `Sgd`: theta <- theta - learning_rate * multiplier * gradient of the mean loss.
+    With `Sgd` a step is theta <- theta - learning_rate * multiplier * gradient of the mean loss.
+
+    Args:
+        model: Model to train.
+        loss: Loss of the model's outputs.
+        data: Samples, or a stream of tokens.
+        plan: How to train.
 
     Raises:
-        NonFiniteError: When the loss is no longer finite.
+        NonFiniteError: If the loss is no longer finite.
         InvalidProblemError: If the data fit neither model nor loss, or the plan does not fit the data.
     """
 
@@ -48,15 +54,15 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
     def __init__(self, model: Model, loss: Loss, data: Dataset | TokenStream, plan: TrainingPlan) -> None:
         self._model, self._loss, self._data, self._plan = model, loss, data, plan
         self._batches = batches_of(data, plan.batch_size, plan.micro_batch_size)
-        # once: a step of a small network costs less than looking at its samples again
+        # once, because a step of a small network costs less than checking its samples again
         self._batches.check(model, loss)
 
     def init(self, problem: Mapping[str, Tensor], *, generator: torch.Generator) -> TrainingState:
         """Return the state before the first step.
 
         Args:
-            problem: The parameters to start from, which are not changed.
-            generator: A CPU generator for the order of the samples, which moves on; unused by full batches.
+            problem: Initial parameters by name, which are not changed.
+            generator: CPU generator for the order of the samples, which advances; unused by full batches.
         """
         leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in problem.items()}
         plan = self._plan
@@ -74,7 +80,7 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
         return TrainingState(leaves, optimizer, scheduler, generator)
 
     def is_finished(self, state: TrainingState) -> bool:
-        """Return whether there is no further step to take."""
+        """Return whether no further step remains."""
         return state.has_plateaued or state.num_steps >= self._plan.num_steps
 
     def step(self, problem: Mapping[str, Tensor], state: TrainingState) -> TrainingState:
@@ -97,14 +103,18 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
         return state
 
     def count(self, state: TrainingState) -> Count:
-        """Return the steps done, of those in the plan."""
+        """Return the number of steps done, of those in the plan."""
         return Count(state.num_steps, self._plan.num_steps)
 
     def result(self, problem: Mapping[str, Tensor], state: TrainingState) -> TrainingResult:
-        """Return where the run has arrived, with loss and gradient over the whole data set.
+        """Return the parameters at the end, with loss and gradient over the whole data set.
+
+        Args:
+            problem: Initial parameters.
+            state: Finished state.
 
         Raises:
-            InvalidProblemError: If the data are a token stream, which has no whole.
+            InvalidProblemError: If the data are a token stream, over which the whole loss is not computed.
         """
         if not isinstance(self._data, Dataset):
             raise InvalidProblemError("the loss over all windows of a token stream is not computed")
@@ -116,7 +126,7 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
         return checkpoint(state)
 
     def load(self, problem: Mapping[str, Tensor], saved: TrainingCheckpoint) -> TrainingState:
-        """Return the state of which `saved` was taken, with tensors of its own."""
+        """Return the state from which `saved` was taken, with tensors of its own."""
         state = self.init(saved.parameters, generator=torch.Generator())
         state.optimizer.load_state_dict(deepcopy(saved.optimizer))
         if state.scheduler is not None and saved.scheduler is not None:
@@ -139,7 +149,7 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
         state.optimizer.zero_grad()  # now, not before the next step: between steps the memory may serve others
 
     def _end_epoch(self, state: TrainingState) -> None:
-        """Cut the learning rate if the loss stopped improving, or take note that it cannot be cut any more."""
+        """Reduce the learning rate if the loss stopped improving, or note that it cannot be reduced any further."""
         mean = state.epoch_loss / state.epoch_terms
         state.epoch_loss, state.epoch_terms = 0.0, 0
         scheduler, rule = state.scheduler, self._plan.schedule
@@ -156,7 +166,7 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
 
 
 def _optimizer(plan: TrainingPlan, leaves: Parameters, multipliers: Mapping[str, float]) -> torch.optim.Optimizer:
-    """Of one group for all parameters of one multiplier that decay, and one for those that do not."""
+    """Optimizer with groups of parameters that share a multiplier, with and without weight decay apart."""
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     weight_decay = plan.optimizer.weight_decay if isinstance(plan.optimizer, AdamW) else 0.0
     for name, leaf in leaves.items():

@@ -24,6 +24,7 @@ from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.operators.execution import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
+from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
@@ -32,6 +33,13 @@ from hessian_spectrum.jobs.estimate import JobEstimate
 from hessian_spectrum.jobs.hessian_vs_ggn_estimate import point_estimate
 from hessian_spectrum.jobs.spectrum_variants import eigenvalue_request
 from hessian_spectrum.quadrature.results import TopEigenpairs
+from hessian_spectrum.worker.builders import (
+    PRECISIONS,
+    build_model,
+    build_parameters,
+    build_pretraining_plan,
+    build_token_stream,
+)
 from hessian_spectrum.worker.experiments.comparison_curves import labels_of, model_comparison, relative_error
 from hessian_spectrum.worker.experiments.methods import Spectrum
 from hessian_spectrum.worker.experiments.operators import build_operator
@@ -50,13 +58,6 @@ from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.inputs import NO_INPUTS, Inputs
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
 from hessian_spectrum.worker.sharding.shards import LocalSharding
-from hessian_spectrum.worker.translation import (
-    PRECISIONS,
-    build_model,
-    build_parameters,
-    build_pretraining_plan,
-    build_token_stream,
-)
 
 BATCHES, MEASUREMENTS, START_VECTORS = 1, 2, 3
 """What a seed's random numbers are for, so that no two purposes share them."""
@@ -346,7 +347,9 @@ class ComparedPoint(Point):
             fallback=self.run.model.experiment.inputs.fallback,
         )
 
-    def record(self, task: SpectrumTask, spectrum: Spectrum, operator: RiskOperator) -> dict[str, Any]:
+    def record(
+        self, task: SpectrumTask, spectrum: Spectrum, whole: RiskOperator, operator: RiskOperator | Submatrix
+    ) -> dict[str, Any]:
         """Return the largest eigenvalue as JSON, and what it took."""
         assert isinstance(spectrum, TopEigenpairs)
         top = TopEigenvalue(
@@ -355,7 +358,7 @@ class ComparedPoint(Point):
             converged=bool(spectrum.converged[0]),
             **asdict(spectrum.intervals[0]),
         )
-        fallback = operator.fallback_reason
+        fallback = whole.fallback_reason
         return {"top": top.model_dump_json(), "num_products": spectrum.num_products, "fallback": fallback}
 
     def summary(self, records: list[Any]) -> dict[str, Any]:

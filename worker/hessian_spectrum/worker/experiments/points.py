@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from hessian_spectrum.api_schemas.spectrum import ExactMethod, SpectrumRequest
+from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.iteration import finish
+from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.operators.execution import Execution, Timings
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
@@ -75,8 +77,10 @@ class Point(ABC):
         """Return the matrix of a task, or one that it is a block of."""
 
     @abstractmethod
-    def record(self, task: SpectrumTask, spectrum: Spectrum, operator: RiskOperator) -> Any:
-        """Return what is saved of a spectrum; `operator` is what the method of that name returned."""
+    def record(
+        self, task: SpectrumTask, spectrum: Spectrum, whole: RiskOperator, operator: RiskOperator | Submatrix
+    ) -> Any:
+        """Return what is saved of a spectrum of `operator`, which is a block of `whole`, or all of it."""
 
     @abstractmethod
     def summary(self, records: list[Any]) -> Any:
@@ -125,17 +129,31 @@ class PointRunner:
     def _record(self, point: Point, task: SpectrumTask) -> Any:
         stage = self.job.stage(task.stage)
         if stage.value is None:
-            operator = point.operator(task)
-            stage.finish(point.record(task, self._spectrum(point, task, operator, stage), operator))
+            whole = point.operator(task)
+            operator = whole if task.request.dim == whole.dim else Submatrix(whole, task.request.block)
+            progress = self._with_deviations(partial(point.report, task), task, operator, whole)
+            if isinstance(task.request.method, ExactMethod):
+                # Products of columns are not compared with those in full precision.
+                measured_deviation(task.request, whole)
+            method = method_of(task.request, task.plan)
+            spectrum = self._spectrum(point, task, method, operator, progress=progress, stage=stage)
+            stage.finish(point.record(task, spectrum, whole, operator))
+            if method.may_end_early:
+                # Only once the record is kept: whoever hears it may stop the job, and a result overwrites its state.
+                progress(method.phase, spectrum.num_products, spectrum.num_products)
         return stage.value
 
-    def _spectrum(self, point: Point, task: SpectrumTask, whole: RiskOperator, stage: Stage) -> Spectrum:
-        request, plan = task.request, task.plan
-        operator = whole if request.dim == whole.dim else Submatrix(whole, request.block)
-        progress = self._with_deviations(partial(point.report, task), task, whole)
-        if isinstance(request.method, ExactMethod):
-            measured_deviation(request, whole)  # products of columns are not compared with those in full precision
-        method = method_of(request, plan)
+    def _spectrum(
+        self,
+        point: Point,
+        task: SpectrumTask,
+        method: Method[Any, Any],
+        operator: SymmetricOperator,
+        *,
+        progress: Progress,
+        stage: Stage,
+    ) -> Spectrum:
+        plan = task.plan
         sharded = ShardedMethod(
             method=method,
             num_shards=plan.num_shards,
@@ -145,18 +163,19 @@ class PointRunner:
         )
         states = self.sharding.states(sharded, point.execution, progress, stage)
         spectrum: Spectrum = finish(method, operator, method.join(states), progress=progress, checkpointer=stage)
-        if method.may_end_early:
-            progress(method.phase, spectrum.num_products, spectrum.num_products)
         return spectrum
 
-    def _with_deviations(self, progress: Progress, task: SpectrumTask, operator: RiskOperator) -> Progress:
+    def _with_deviations(
+        self, progress: Progress, task: SpectrumTask, operator: RiskOperator | Submatrix, whole: RiskOperator
+    ) -> Progress:
         """Progress that keeps the measured error of reduced products, so that a later attempt need not measure it."""
         deviations = self.job.notes.setdefault("precision_deviations", {})
-        operator.precision_deviation = deviations.get(task.stage, operator.precision_deviation)
+        if task.stage in deviations:
+            operator.precision_deviation, whole.precision_deviation = deviations[task.stage]
 
         def report(phase: str, done: int, total: int) -> None:
-            if operator.precision_deviation is not None:
-                deviations[task.stage] = operator.precision_deviation
+            if whole.precision_deviation is not None:
+                deviations[task.stage] = [operator.precision_deviation, whole.precision_deviation]
             progress(phase, done, total)
 
         return report

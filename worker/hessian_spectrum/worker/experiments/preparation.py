@@ -13,11 +13,7 @@ from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training import Training, TrainingResult
 from hessian_spectrum.quadrature.errors import NonFiniteError
-from hessian_spectrum.worker.generators import generator_of
-from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.inputs import Inputs
-from hessian_spectrum.worker.job_state import Stage
-from hessian_spectrum.worker.translation import (
+from hessian_spectrum.worker.builders import (
     PRECISIONS,
     build_dataset,
     build_loss,
@@ -25,6 +21,10 @@ from hessian_spectrum.worker.translation import (
     build_parameters,
     build_plan,
 )
+from hessian_spectrum.worker.generators import generator_of
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.inputs import Inputs
+from hessian_spectrum.worker.job_state import Stage
 
 
 @dataclass(frozen=True)

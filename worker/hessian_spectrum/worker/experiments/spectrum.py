@@ -17,10 +17,12 @@ from hessian_spectrum.api_schemas.spectrum_results import (
 )
 from hessian_spectrum.curvature.operators.execution import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
+from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.jobs.estimate import JobEstimate, estimate
 from hessian_spectrum.jobs.spectrum_variants import block_variants, sink_variants
+from hessian_spectrum.worker.builders import build_loss
 from hessian_spectrum.worker.experiments.methods import Spectrum, result_of, vectors_of
 from hessian_spectrum.worker.experiments.operators import build_operator
 from hessian_spectrum.worker.experiments.outcome import JobOutput
@@ -40,7 +42,6 @@ from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.inputs import NO_INPUTS, Inputs
 from hessian_spectrum.worker.job_state import JobCheckpointer
 from hessian_spectrum.worker.sharding.shards import LocalSharding, Sharding
-from hessian_spectrum.worker.translation import build_loss
 
 _RESULT: TypeAdapter[AnySpectrumResult] = TypeAdapter(SpectrumResult)
 
@@ -184,13 +185,15 @@ class SinkPoint(Point):
             return self._linearised(task.request)
         return self._whole
 
-    def record(self, task: SpectrumTask, spectrum: Spectrum, operator: RiskOperator) -> dict[str, Any]:
+    def record(
+        self, task: SpectrumTask, spectrum: Spectrum, whole: RiskOperator, operator: RiskOperator | Submatrix
+    ) -> dict[str, Any]:
         """Return the result as JSON, and the arrays that go with it."""
         experiment, request, preparation = self.experiment, task.request, self.experiment.preparation
         origin = provenance(
             request,
             hardware=experiment.hardware,
-            operator=operator,
+            operator=whole,
             execution=self.execution,
             micro_batch_size=experiment.plan.micro_batch_size,
             parameters=preparation.parameters.values(),
@@ -200,6 +203,8 @@ class SinkPoint(Point):
             num_shards=experiment.plan.num_shards,
             num_workers=len(experiment.sharding.workers),
         )
+        if isinstance(operator, Submatrix):
+            origin = origin.model_copy(update={"precision_deviation": operator.precision_deviation})
         result = result_of(
             request,
             spectrum,

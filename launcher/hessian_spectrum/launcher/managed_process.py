@@ -1,4 +1,4 @@
-"""A child process that is restarted when it dies and takes all of its own children along when it stops."""
+"""A process that is restarted when it dies, and whose own children end with it."""
 
 import contextlib
 import ctypes
@@ -22,29 +22,31 @@ _PASSING = frozenset(
         *(errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE),
     }
 )
-"""Why a command cannot be started now, and may be later: a disk, memory, a limit of the system."""
+"""Errors of a start that may pass: of a disk, of memory, or a limit of the system."""
 
 _KILLED = "it was killed, as the system does where memory is short"
 
 
-class ChildKeepsDyingError(Exception):
-    """A child that a new start does not help: it refused its settings, or died several times right after its start."""
+class CrashLoopError(Exception):
+    """The process cannot run: it rejected its settings, or died several times right after its start."""
 
 
-class Child:
-    """One command in a session of its own.
+class ManagedProcess:
+    """One command in its own session, restarted when it dies.
 
     Args:
-        name: for messages.
-        command, environment: what is started.
-        descriptors: stay open in the child.
-        log: file that the child's output is appended to; None: this process's own output.
-        prepare: is called before each start.
-        obstacle: what outside of the command keeps it from running, in words, if anything does. For as long as it is
-            there, the child is not given up, however often it dies.
+        name: Name of the process, for messages.
+        command: Command with its arguments.
+        environment: Environment variables of the process.
+        descriptors: Descriptors that stay open in the process.
+        log: File to which the process's output is appended; None uses the output of this process.
+        prepare: Called before each start.
+        obstacle: Returns what prevents the command from running, in words, or None. While there is an obstacle, the
+            process is not given up, however often it dies.
 
     Attributes:
-        obstacle: that keeps the child from running now.
+        name: Name of the process.
+        obstacle: What prevents the process from running now; None if nothing does.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Child:
         name: str,
         command: Sequence[str],
         environment: Mapping[str, str],
+        *,
         descriptors: Sequence[int] = (),
         log: Path | None = None,
         prepare: Callable[[], None] = lambda: None,
@@ -73,14 +76,14 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs."""
+        """Process id while it runs, else None."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Start the command; where that is impossible for now, `obstacle` says why, and `revive` tries again.
+        """Start the command; if that is impossible for now, `obstacle` says why, and `restart` tries again.
 
         Raises:
-            ChildKeepsDyingError: If the command cannot be started at all.
+            CrashLoopError: If the command cannot be started at all.
         """
         self._next_start = None
         try:
@@ -88,16 +91,19 @@ class Child:
             self._launch()
         except OSError as error:
             if error.errno not in _PASSING:
-                raise ChildKeepsDyingError(f"{self.name} cannot be started: {error}") from None
+                raise CrashLoopError(f"{self.name} cannot be started: {error}") from None
             self._put_off(error.strerror or str(error))
         else:
             self.obstacle = None
 
-    def revive(self) -> str | None:
-        """Start the command again if it died, after a pause that grows; a sentence if there is something to tell.
+    def restart(self) -> str | None:
+        """Start the command again if it has died, after a growing pause.
+
+        Returns:
+            A sentence to report; None if nothing happened.
 
         Raises:
-            ChildKeepsDyingError: A process dies again and again right after its start.
+            CrashLoopError: If the process dies again and again right after its start.
         """
         if self._next_start is None:
             if self._process is None or self._process.poll() is None:
@@ -113,7 +119,7 @@ class Child:
     def _died(self, status: int) -> str | None:
         self._kill_group()
         if status == os.EX_CONFIG:
-            raise ChildKeepsDyingError(f"{self.name} cannot start with these settings")
+            raise CrashLoopError(f"{self.name} cannot start with these settings")
         quick = time.monotonic() - self._started_at < _QUICK_DEATH_SECONDS
         if not quick:
             self._obstacle_pause = 0.0
@@ -121,7 +127,7 @@ class Child:
             return self._put_off(obstacle)
         self._quick_deaths = self._quick_deaths + 1 if quick else 0
         if self._quick_deaths >= _MAX_QUICK_DEATHS:
-            raise ChildKeepsDyingError(f"{self.name} died {self._quick_deaths} times right after its start")
+            raise CrashLoopError(f"{self.name} died {self._quick_deaths} times right after its start")
         self._next_start = time.monotonic() + min(_MAX_PAUSE_SECONDS, 0.1 * 2**self._quick_deaths)
         return None
 
@@ -157,7 +163,7 @@ class Child:
             self._process.send_signal(signal.SIGTERM)
 
     def wait(self, deadline: float) -> None:
-        """Wait until this time of the monotonic clock, then kill what is left of the session."""
+        """Wait until the given time of the monotonic clock, then kill the rest of the session."""
         if self._process is None:
             return
         with contextlib.suppress(subprocess.TimeoutExpired):

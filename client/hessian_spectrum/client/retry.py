@@ -1,4 +1,4 @@
-"""How long a caller who follows a job goes on while the server does not answer."""
+"""Repetition of requests while a server that is being followed does not answer."""
 
 import logging
 import time
@@ -15,19 +15,19 @@ _LONGEST_PAUSE_SECONDS = 5.0
 _GROWTH = 1.3
 
 _PASSING = {429, 502, 503, 504}
-"""Status codes of what may be over soon."""
+"""Status codes of errors that may be temporary."""
 
 _logger = logging.getLogger(__name__)
 
 
-class Patience:
-    """Decides whether to try again after an error, and says once in an outage for how long it will.
+class OutageRetry:
+    """Decides whether to try again after an error, and logs once per outage for how long it will.
 
     Args:
-        job_id: The job that is followed, for messages.
-        seconds: The caller gives up when an outage has lasted so long.
-        is_known: Whether the server has answered before; if not, the first error is the last.
-        deadline: The caller gives up then in any case, by `time.monotonic`.
+        job_id: Job that is followed, for messages.
+        seconds: Longest outage before giving up.
+        is_known: Whether the server has answered before; otherwise the first error is final.
+        deadline: Time of `time.monotonic` at which to give up in any case.
     """
 
     def __init__(self, job_id: str, seconds: float, *, is_known: bool, deadline: float = float("inf")) -> None:
@@ -38,17 +38,24 @@ class Patience:
         self._began_at: float | None = None
         self._pause_seconds = _FIRST_PAUSE_SECONDS
 
-    def heard(self) -> None:
-        """The server has answered: there is no outage."""
+    def reset(self) -> None:
+        """Record an answer of the server, which ends the outage."""
         self._is_known = True
         self._began_at = None
         self._pause_seconds = _FIRST_PAUSE_SECONDS
 
     def pause_seconds(self, error: SpectrumClientError) -> float:
-        """After how long to try again.
+        """Seconds to wait before the next try.
+
+        Args:
+            error: Error of the last try.
+
+        Returns:
+            The pause in seconds, which grows during an outage.
 
         Raises:
-            SpectrumClientError: The error, where another try makes no sense, or what it means that the time is over.
+            SpectrumClientError: The error itself, if another try is pointless.
+            JobOutOfSightError: If the outage has lasted too long.
         """
         if not (self._is_known and _is_passing(error)):
             raise error

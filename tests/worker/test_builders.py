@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hessian_spectrum.api_schemas.consistency import NUM_TOKENS
+from hessian_spectrum.api_schemas.data.text import NUM_TOKENS
 from hessian_spectrum.api_schemas.parameter_shapes import parameter_shapes
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.data.text import VOCABULARY_SIZES
@@ -23,10 +23,10 @@ from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.worker.builders import build_dataset, build_loss, build_model, build_parameters, build_plan
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.inputs import Inputs, NoArtifacts
-from hessian_spectrum.worker.translation import build_dataset, build_loss, build_model, build_parameters, build_plan
 
 CPU = torch.device("cpu")
 F64 = torch.float64

@@ -9,6 +9,7 @@ tells from its matrix.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from hessian_spectrum.planning.size import Family
@@ -133,6 +134,18 @@ FOOTPRINTS: dict[Family, dict[Matrix, Footprint]] = {
 }
 
 
+@cache
 def footprint(family: Family, matrix: Matrix) -> Footprint:
-    """Of products with the matrix."""
-    return FOOTPRINTS[family][matrix]
+    """Of products with the matrix; numbers of a generic model take as many copies as the dearest that were measured."""
+    if family != "generic":
+        return FOOTPRINTS[family][matrix]
+    measured = [each[matrix] for each in FOOTPRINTS.values()]
+
+    def dearest(copies: list[tuple[float, ...]]) -> tuple[float, float]:
+        return max(max(numbers) for *numbers, _ in copies), max(parameters for *_, parameters in copies)
+
+    return Footprint(
+        recording=dearest([each.recording for each in measured]),
+        held=dearest([each.held for each in measured]),
+        running=dearest([each.running for each in measured]),
+    )

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-Family = Literal["mlp", "conv", "attention", "gpt2", "neurons", "quadratic"]
+from hessian_spectrum.planning.activations import ACTIVATIONS
+
+Family = Literal["mlp", "conv", "attention", "gpt2", "neurons", "quadratic", "generic"]
 
 SORTS: dict[Family, tuple[str, ...]] = {
     "mlp": ("inputs", "linear", "piecewise", "tanh", "gelu", "silu", "sigmoid", "outputs", "logits"),
@@ -14,12 +16,13 @@ SORTS: dict[Family, tuple[str, ...]] = {
     "gpt2": ("stream", "pairs", "logits"),
     "neurons": ("linear", "piecewise"),
     "quadratic": ("matrix",),
+    "generic": ("numbers",),
 }
 """Of the numbers that a forward pass produces: those of one sort are kept, and copied, alike."""
 
 LOGIT_COPIES = 3  # of each logit that are counted
 
-_PIECEWISE = ("relu", "leaky-relu", "linear")
+_PIECEWISE = ("linear", "piecewise")
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Size:
         """Of all sorts."""
         return sum(self.activations)
 
-    def with_labels(self) -> "Size":
-        """The same where the loss takes class labels, not numbers."""
+    def with_logits(self) -> "Size":
+        """The same where the loss keeps as much of the outputs as cross-entropy does of logits."""
         if self.family != "mlp":
             return self
         *others, outputs, logits = self.activations
@@ -58,6 +61,17 @@ class Size:
         return replace(self, num_samples=num_samples, activations=numbers)
 
 
+def generic_size(num_parameters: int, num_samples: int, numbers_per_sample: int) -> Size:
+    """Size of a model whose memory was not measured: an upper estimate.
+
+    Args:
+        num_parameters: P.
+        num_samples: Samples that are evaluated.
+        numbers_per_sample: Numbers that the operations of a forward pass produce for each, inputs included.
+    """
+    return Size("generic", num_parameters, num_samples, (num_samples * numbers_per_sample,))
+
+
 def mlp_size(widths: Sequence[int], bias: bool, num_samples: int, activation: str = "tanh") -> Size:
     """Size of a fully connected network on `num_samples` inputs.
 
@@ -66,7 +80,7 @@ def mlp_size(widths: Sequence[int], bias: bool, num_samples: int, activation: st
     num_parameters = sum(fan_out * (fan_in + int(bias)) for fan_in, fan_out in pairwise(widths))
     counts = dict.fromkeys(SORTS["mlp"], 0)
     counts["inputs"], counts["outputs"] = widths[0], widths[-1]
-    counts["piecewise" if activation in ("relu", "leaky-relu") else activation] += sum(widths[1:-1])
+    counts[ACTIVATIONS[activation].costs_like] += sum(widths[1:-1])
     return Size("mlp", num_parameters, num_samples, tuple(num_samples * each for each in counts.values()))
 
 
@@ -156,7 +170,7 @@ def conv_size(
             pooled += edge**2 * outgoing
         incoming = outgoing
     num_parameters += num_outputs * (incoming * edge**2 + int(bias))
-    by_kind = (units, 0) if activation in _PIECEWISE else (0, units)
+    by_kind = (units, 0) if ACTIVATIONS[activation].costs_like in _PIECEWISE else (0, units)
     numbers = (patches, *by_kind, pooled + 2 * num_outputs)
     return Size("conv", num_parameters, num_samples, tuple(num_samples * each for each in numbers))
 
