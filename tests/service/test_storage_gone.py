@@ -38,7 +38,7 @@ class Deployment:
     def __init__(self, client: redis.Redis, redis_url: str, directory: Path) -> None:
         self.directory, self.client = directory, client
         app = create_app(ServiceSettings(redis_url=redis_url, results_dir=directory))  # type: ignore[arg-type]
-        self.storage: StorageIdentity = app.state.storage
+        self.storage: StorageIdentity = app.state.context.stores.identity
         self.storage.settle()
         self.http = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
         self.artifact_id = self.upload(b"\1\0\2\0\3\0").json()["id"]

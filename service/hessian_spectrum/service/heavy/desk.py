@@ -55,7 +55,7 @@ class HeavyDesk:
         return await while_connected(request.receive, self._in_turn(request, work))
 
     async def _in_turn(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
-        async with self._turns.turn(request.state.caller.owner):
+        async with self._turns.turn(request.state.principal.owner):
             began = time.monotonic()
             try:
                 return await work()
