@@ -153,7 +153,7 @@ def test_a_caller_who_goes_ends_the_wait() -> None:
 def test_work_is_charged_by_its_time() -> None:
     async def test() -> None:
         charged: list[float] = []
-        state = SimpleNamespace(caller=SimpleNamespace(owner="a"), charge=charged.append)
+        state = SimpleNamespace(principal=SimpleNamespace(owner="a"), charge=charged.append)
         request: Any = SimpleNamespace(state=state, receive=asyncio.Event().wait)
         desk = HeavyDesk(Turns(2, SlotPool(4)), Processes(60.0))
         await desk.in_thread(request, time.sleep, 0.2)

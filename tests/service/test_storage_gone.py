@@ -67,7 +67,7 @@ class Deployment:
         assert self.http.get("/metrics").status_code == 200
         [missing] = [each for each in self.http.get("/v1/health/ready").json()["missing"] if "worker" not in each]
         assert missing.startswith("the directory of results cannot be written")
-        # Deleted for the caller; the housekeeper removes the files once it can.
+        # Deleted for the caller; the retention task removes the files once it can.
         assert self.http.delete(f"/v1/jobs/{self.job_id}").status_code == 204
         assert self.http.get(f"/v1/jobs/{self.job_id}").status_code == 404
         assert self.client.smembers("spectrum:unwanted-results") == {self.digest}
