@@ -15,13 +15,13 @@ from fastapi import FastAPI
 from hessian_spectrum.jobs.connection import require_entry
 from hessian_spectrum.jobs.settings import ServiceSettings, SettingsError
 from hessian_spectrum.service.app import create_app
-from hessian_spectrum.service.doors.http_protocol import HttpProtocol
-from hessian_spectrum.service.doors.key_file import KeyFile, KeysUnreadableError
+from hessian_spectrum.service.auth.key_store import KeyStore, KeysUnreadableError
+from hessian_spectrum.service.http_protocol import HttpProtocol
 from hessian_spectrum.telemetry.logging import configure_logging
 
 KEEP_ALIVE_SECONDS = 20
-"""That a connection waits for its next request: longer than those of most clients, so that a request does not arrive
-at one that is being closed. uvicorn's own 5 s are also those of httpx."""
+"""How long a connection waits for its next request: longer than in most clients, so that no request arrives at a
+connection that is being closed. The 5 s that uvicorn waits by default are also those of httpx."""
 
 _THREAD_SECONDS = 0.001
 """That a thread keeps the interpreter while others wait for it: among very many the event loop has its turn soon."""
@@ -52,7 +52,7 @@ def require_keys(settings: ServiceSettings, host: str) -> None:
         SettingsError: Says what to do.
         KeysUnreadableError: The file of keys cannot be read.
     """
-    if not KeyFile(settings.keys_path).is_needed() and not settings.insecure and not _is_loopback(host):
+    if not KeyStore(settings.keys_path).is_required() and not settings.insecure and not _is_loopback(host):
         raise SettingsError(
             f"others can reach {host}, and there are no keys. Make one with `spectrum-server keys add --name NAME "
             f"--role admin` (its digest goes to {settings.keys_path}), or serve whoever can connect, unasked: "
