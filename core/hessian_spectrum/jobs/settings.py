@@ -10,7 +10,7 @@ from pydantic import AliasChoices, Field, FilePath, SecretStr, ValidationError, 
 from pydantic.fields import FieldInfo
 from pydantic_settings import SettingsConfigDict
 
-from hessian_spectrum.logs.configuration import LogSettings
+from hessian_spectrum.telemetry.logging import LogSettings
 
 PREFIX = "SPECTRUM_"
 _OF_THE_CLIENT = ("URL", "API_KEY")

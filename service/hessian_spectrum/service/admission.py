@@ -13,7 +13,7 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.artifacts import UnknownArtifactError
 from hessian_spectrum.jobs.estimate import JobEstimate, gibibytes
 from hessian_spectrum.jobs.job_estimate import job_estimate, job_memory_error
-from hessian_spectrum.jobs.presence import present_workers
+from hessian_spectrum.jobs.worker_registry import registered_workers
 from hessian_spectrum.service.problems import ProblemError, invalid_field, invalid_request
 from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 
@@ -104,7 +104,7 @@ def available_bytes(client: redis.Redis) -> int | None:
     Raises:
         RedisError: Redis does not answer.
     """
-    return min((worker.memory_bytes for worker in present_workers(client)), default=None)
+    return min((worker.memory_bytes for worker in registered_workers(client)), default=None)
 
 
 def _summary(found: JobEstimate, available: int | None) -> str:

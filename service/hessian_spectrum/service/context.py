@@ -15,7 +15,6 @@ from hessian_spectrum.jobs.artifacts import ArtifactStore
 from hessian_spectrum.jobs.connection import connect, connect_async
 from hessian_spectrum.jobs.events import EventLog
 from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
-from hessian_spectrum.jobs.presence import present_code_versions
 from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.quotas import Quotas
 from hessian_spectrum.jobs.request_files import RequestFiles
@@ -25,6 +24,7 @@ from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.jobs.verdicts import VerdictStore
+from hessian_spectrum.jobs.worker_registry import registered_result_versions
 from hessian_spectrum.service.auth.key_store import KeyStore
 from hessian_spectrum.service.heavy.descriptions import Descriptions
 from hessian_spectrum.service.heavy.desk import HeavyDesk
@@ -91,8 +91,8 @@ def create_context(settings: ServiceSettings) -> ServiceContext:
     processes = Processes(settings.heavy_seconds)
     heavy = _heavy(settings, processes)
     job_events = JobFeed(EventLog(stores.async_redis))
-    code_versions = partial(present_code_versions, stores.redis)
-    models = ModelsDirectory(settings.models_dir, VerdictStore(stores.redis, code_versions))
+    result_versions = partial(registered_result_versions, stores.redis)
+    models = ModelsDirectory(settings.models_dir, VerdictStore(stores.redis, result_versions))
     upload_budget = MemoryBudget(settings.upload_memory_bytes)
     return ServiceContext(
         settings=settings,
@@ -107,7 +107,7 @@ def create_context(settings: ServiceSettings) -> ServiceContext:
             stores.results,
             stores.identity,
             job_events,
-            code_versions,
+            result_versions,
             Quotas(settings.max_queued, settings.requests_bytes, settings.records_bytes),
         ),
         job_events=job_events,

@@ -90,8 +90,8 @@ class JobDesk:
             key,
             caller.owner,
             shared=submission.shared,
-            question=submission.question,
-            answer=None if fresh else self._answer(submission.question),
+            question=submission.cache_key,
+            answer=None if fresh else self._answer(submission.cache_key),
             request_id=request_id,
             quotas=self._quotas(caller),
         )

@@ -201,6 +201,17 @@ def test_files_of_no_job_and_drafts_go_after_a_while(deployment: Deployment) -> 
     assert (owners.owners("old"), owners.owners("new")) == ([], ["bob"])
 
 
+def test_room_that_files_of_no_job_leave_is_not_made_again(deployment: Deployment) -> None:
+    used, orphan = deployment.compute(b"used"), deployment.results.write(b"orphan" * 100)
+    for path in deployment.directory.glob(f"??/{orphan}.*"):
+        os.utime(path, (time.time() - DAY, time.time() - DAY))
+    deployment.run_retention()
+    deployment.age_orphans(6)
+    deployment.run_retention(max_bytes=100)
+    assert deployment.files() == {_digest(b"used")}
+    assert deployment.state(used) == "succeeded"
+
+
 @pytest.mark.parametrize("is_bound", [True, False])
 def test_an_empty_redis_deletes_nothing(deployment: Deployment, is_bound: bool) -> None:
     """A wrong database, a lost volume, a restore that is half done: also of what an earlier version left."""

@@ -122,6 +122,7 @@ class RetentionTask:
             self._storage.require()
             _logger.warning("result %s belongs to no job: removed", digest)
             self._results.delete(digest)
+            sizes.pop(digest, None)
         self._make_room(sizes)
         self._remove_unwanted_results()
 

@@ -6,10 +6,10 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hessian_spectrum.logs.context import log_fields
 from hessian_spectrum.service.config import API_PREFIX
 from hessian_spectrum.service.telemetry.access_log import AccessLog, AccessRecord
 from hessian_spectrum.service.telemetry.metrics import RequestMetrics
+from hessian_spectrum.telemetry.logging import log_fields
 
 OTHER = "other"
 """Route of paths that this server does not have, and method of those that HTTP does not define."""

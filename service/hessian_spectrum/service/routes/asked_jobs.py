@@ -86,6 +86,7 @@ async def _done(request: Request, task: str, body: bytes, caller: CurrentPrincip
         "is_admin": caller.is_admin,
         "available_bytes": await run_in_threadpool(available_bytes, context.stores.redis),
         "verdicts": await _verdicts(request, body),
+        "digests": context.models.digests.known(),  # of the checkpoints that were just looked at, too
     }
     return await context.heavy.do(request, task, arguments, body)
 

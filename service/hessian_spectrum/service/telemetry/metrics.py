@@ -13,8 +13,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
+from hessian_spectrum.jobs.counters import BOUNDS, JobCounters, read_counters
 from hessian_spectrum.jobs.job_index import INDEX
-from hessian_spectrum.jobs.totals import BOUNDS, Totals, read_totals
 
 _REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -84,7 +84,7 @@ class JobMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Read all metrics."""
         try:
-            totals = read_totals(self._client, INDEX)
+            totals = read_counters(self._client, INDEX)
         except RedisError as error:
             _logger.warning("metrics without Redis: %s", error)
             totals = None
@@ -108,7 +108,7 @@ class JobMetrics(Collector):
         return self._results_bytes
 
 
-def _of_jobs(totals: Totals) -> Iterator[Metric]:
+def _of_jobs(totals: JobCounters) -> Iterator[Metric]:
     jobs = GaugeMetricFamily("spectrum_jobs", "Jobs by state", labels=["state"])
     for state, num_jobs in totals.num_jobs.items():
         jobs.add_metric([state], num_jobs)
@@ -128,7 +128,7 @@ def _of_jobs(totals: Totals) -> Iterator[Metric]:
     yield _histogram("spectrum_job_run_seconds", "Time of an attempt", totals, "run")
 
 
-def _of_workers(totals: Totals) -> Iterator[Metric]:
+def _of_workers(totals: JobCounters) -> Iterator[Metric]:
     yield _gauge("spectrum_workers", "Workers that are there", len(totals.workers))
     memory = GaugeMetricFamily("spectrum_worker_resident_bytes", "Memory of a worker", labels=["worker"])
     slots = GaugeMetricFamily("spectrum_worker_concurrency", "Jobs that a worker runs at once", labels=["worker"])
@@ -143,7 +143,7 @@ def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=value)
 
 
-def _histogram(name: str, text: str, totals: Totals, counted: str) -> Metric:
+def _histogram(name: str, text: str, totals: JobCounters, counted: str) -> Metric:
     found = totals.durations(counted)
     bounds = [*(f"{bound:g}" for bound in BOUNDS), "+Inf"]
     return HistogramMetricFamily(name, text, list(zip(bounds, found.counts, strict=True)), found.sum_seconds)

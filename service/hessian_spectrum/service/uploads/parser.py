@@ -53,7 +53,7 @@ class UploadParser:
             ProblemError: 400 or 422 for a malformed upload, 408 if it takes too long, 413 if it is too large, 503 if
                 other uploads take the memory.
         """
-        with self._budget.reservation() as reservation:
+        with self._budget.reservation(request.state.principal.owner) as reservation:
             declared = request.headers.get("content-length", "")
             num_bytes = int(declared) if declared.isdecimal() else self._max_bytes
             reservation.grow(num_bytes)
