@@ -54,7 +54,8 @@ class GaussianData(DataMessage):
 class GaussianSequences(DataMessage):
     """Sequences of Gaussian vectors x_t ~ N(0, input_std^2 I) for attention, with targets of the same shape.
 
-    Noise N(0, noise^2) is added to the targets. task: `reversal`, y_t = x_{T+1-t}; `linear`, y_t = W x_t with one random matrix W; `none`, y_t = 0.
+    The task `reversal` has y_t = x_{T+1-t}, `linear` y_t = W x_t with one random matrix W, and `none` y_t = 0; noise
+    N(0, noise^2) is added to every target.
     """
 
     kind: Literal["gaussian-sequences"]
