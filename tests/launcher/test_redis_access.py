@@ -218,7 +218,7 @@ def test_a_whole_stack_behind_tls_does_nothing_that_it_may_not(
             assert client.wait(cancelled.id, 30).state == "cancelled"
             assert len(list(client.jobs())) == 2
             client.delete(job.id)
-        time.sleep(2.5)  # a sweep of the reaper
+        time.sleep(2.5)  # a run of the reaper
         server.stop()
     assert guarded_redis.refusals() == []
 

@@ -18,8 +18,8 @@ from hessian_spectrum.jobs.worker_registry import register
 from hessian_spectrum.launcher.embedded_redis import written_url
 from hessian_spectrum.service.bind import main as bind
 from hessian_spectrum.service.doctor import main
-from hessian_spectrum.service.observation import deployment_checks, service_checks
-from hessian_spectrum.service.observation.deployment_checks import Finding
+from hessian_spectrum.service.telemetry import deployment_checks, service_checks
+from hessian_spectrum.service.telemetry.deployment_checks import Finding
 from tests.client.answers import answering
 from tests.conftest import running_redis
 

@@ -23,8 +23,8 @@ from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.jobs.worker_registry import register
 from hessian_spectrum.service.app import create_app
+from hessian_spectrum.service.auth.key_store import KeyStore
 from hessian_spectrum.service.bodies import LARGE_BODY_BYTES
-from hessian_spectrum.service.doors.key_file import KeyFile
 from hessian_spectrum.service.heavy import tasks
 from hessian_spectrum.service.heavy.processes import Processes
 from tests.service.own_service import Service
@@ -46,14 +46,14 @@ class Shared:
     def __init__(self, redis_url: str, directory: Path) -> None:
         self.results = directory / "results"
         self.results.mkdir()
-        self.keys = KeyFile(directory / "keys.json")
+        self.keys = KeyStore(directory / "keys.json")
         self.keys.add("first")
         quotas = {"SPECTRUM_REQUESTS_BYTES": "3200000", "SPECTRUM_RECORDS_BYTES": "600000"}
         self.service = Service(redis_url, self.results, SPECTRUM_HEAVY_REQUESTS="2", **quotas)
         self.client = connect(redis_url)
 
     def http(self, **limits: int) -> httpx.Client:
-        text = self.keys.add("someone", "user", **limits)
+        text = self.keys.add("someone", role="user", **limits)
         return httpx.Client(base_url=self.service.url, headers={"Authorization": f"Bearer {text}"}, timeout=120)
 
 

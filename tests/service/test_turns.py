@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from hessian_spectrum.service.doors.crowd import Room
 from hessian_spectrum.service.heavy.turns import Turns
+from hessian_spectrum.service.middleware.concurrency_limit import SlotPool
 from hessian_spectrum.service.problems import ProblemError
 
 ANNA, BOB = "a" * 12, "b" * 12
@@ -17,7 +17,7 @@ class Work:
     """Pieces of work that last until they are ended."""
 
     def __init__(self, num_places: int = 2, num_waiting: int = 100) -> None:
-        self.turns = Turns(num_places, Room(num_waiting))
+        self.turns = Turns(num_places, SlotPool(num_waiting))
         self.begun: list[str] = []
         self._ends: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}

@@ -15,8 +15,8 @@ from fastapi import FastAPI
 from hessian_spectrum.jobs.connection import require_entry
 from hessian_spectrum.jobs.settings import ServiceSettings, SettingsError
 from hessian_spectrum.service.app import create_app
-from hessian_spectrum.service.doors.http_protocol import HttpProtocol
-from hessian_spectrum.service.doors.key_file import KeyFile, KeysUnreadableError
+from hessian_spectrum.service.auth.key_store import KeyStore, KeysUnreadableError
+from hessian_spectrum.service.http_protocol import HttpProtocol
 from hessian_spectrum.telemetry.logging import configure_logging
 
 KEEP_ALIVE_SECONDS = 20
@@ -52,7 +52,7 @@ def require_keys(settings: ServiceSettings, host: str) -> None:
         SettingsError: Says what to do.
         KeysUnreadableError: The file of keys cannot be read.
     """
-    if not KeyFile(settings.keys_path).is_needed() and not settings.insecure and not _is_loopback(host):
+    if not KeyStore(settings.keys_path).is_required() and not settings.insecure and not _is_loopback(host):
         raise SettingsError(
             f"others can reach {host}, and there are no keys. Make one with `spectrum-server keys add --name NAME "
             f"--role admin` (its digest goes to {settings.keys_path}), or serve whoever can connect, unasked: "

@@ -15,7 +15,7 @@ from hessian_spectrum.jobs.estimate import JobEstimate, gibibytes
 from hessian_spectrum.jobs.job_estimate import job_estimate, job_memory_error
 from hessian_spectrum.jobs.worker_registry import registered_workers
 from hessian_spectrum.service.problems import ProblemError, invalid_field, invalid_request
-from hessian_spectrum.service.uploads.callers_artifacts import CallersArtifacts
+from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 
 
 class Admission:
@@ -26,7 +26,7 @@ class Admission:
     """
 
     def __init__(
-        self, available_bytes: Callable[[], int | None], artifacts: CallersArtifacts, job_seconds: float
+        self, available_bytes: Callable[[], int | None], artifacts: ArtifactService, job_seconds: float
     ) -> None:
         self._available_bytes = available_bytes
         self._job_seconds = job_seconds

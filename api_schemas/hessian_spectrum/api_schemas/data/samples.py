@@ -61,14 +61,14 @@ Samples = Annotated[
 
 
 class InlineData(DataMessage):
-    """Samples within the request: numbers, rows, or for attention sequences of numbers or vectors.
+    """Samples in the request: numbers, rows, or for attention sequences: rows of numbers, or of vectors.
 
-    Class labels and token ids are whole numbers; -100 marks targets that are ignored.
+    Class labels and token ids are whole numbers, -100 is ignored.
     """
 
     kind: Literal["inline"]
-    x: Samples = Field(description="Inputs of the samples: one number, one row or one sequence each.")
-    y: Samples = Field(description="Targets of the samples, as many as inputs.")
+    x: Samples = Field(description="Inputs of the network, one row per sample.")
+    y: Samples = Field(description="Targets, one per sample: rows of numbers, class indices or tokens.")
 
     @model_validator(mode="after")
     def _as_many_targets_as_inputs(self) -> Self:
@@ -78,17 +78,17 @@ class InlineData(DataMessage):
 
 
 class ArrayData(DataMessage):
-    """Samples in an uploaded npz or safetensors file that contains arrays x and y in the form of `inline` data.
+    """Samples in an uploaded npz or safetensors file that holds the arrays x and y, as `inline` has them.
 
-    Types and shapes of x and y are filled in from the file; if given, they must agree with it.
+    What x and y are is filled in from the file; where it is given, it must agree.
     """
 
     model_config = ConfigDict(json_schema_extra={"required": ["kind", "id"]})
 
     kind: Literal["artifact"]
     id: ArtifactId
-    x: StoredArray = Field(description="Type and shape of the inputs in the file.")
-    y: StoredArray = Field(description="Type and shape of the targets in the file.")
+    x: StoredArray = Field(description="Type and shape of the stored inputs.")
+    y: StoredArray = Field(description="Type and shape of the stored targets.")
 
     @model_validator(mode="before")
     @classmethod

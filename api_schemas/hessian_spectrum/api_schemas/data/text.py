@@ -17,9 +17,9 @@ NUM_TOKENS = {"bytes": 256, "gpt2": 50_257}
 
 
 class TextData(DataMessage):
-    """Windows of a text with the next token as target: a text that the server has, or one in the request.
+    """Windows of a text with the next token as target: a text that the server knows, or one in the request.
 
-    No part of a text is a special token: `<|endoftext|>` is tokenized like any other text.
+    No part of a text is a special token: `<|endoftext|>` is spelt out like any other.
     """
 
     kind: Literal["text"]
@@ -30,16 +30,16 @@ class TextData(DataMessage):
         default=None,
         min_length=2,
         max_length=MAX_TEXT_LENGTH,
-        description="A text in the request, used instead of `name`.",
+        description="Text to tokenize instead of one that the server has.",
     )
     tokenizer: Literal["bytes", "gpt2"] = Field(
         default="bytes",
         description="How text becomes tokens: bytes are those of UTF-8, gpt2 is the byte-level BPE of GPT-2 "
         "with 50257 tokens.",
     )
-    num_sequences: int = Field(ge=1, le=1_000_000, description="Number of windows that are drawn.")
-    sequence_length: int = Field(ge=1, le=1_000_000, description="Number of tokens of each window.")
-    seed: Seed = Field(default=0, description="Seed of the positions of the windows.")
+    num_sequences: int = Field(ge=1, le=1_000_000, description="Number of windows that are drawn from the tokens.")
+    sequence_length: int = Field(ge=1, le=1_000_000, description="Number of tokens that are predicted in each window.")
+    seed: Seed = Field(default=0, description="Seed of the positions at which windows begin.")
 
     @model_validator(mode="after")
     def _one_text_that_is_long_enough(self) -> Self:
@@ -56,9 +56,9 @@ class TokenData(DataMessage):
 
     kind: Literal["artifact"]
     id: ArtifactId
-    num_sequences: int = Field(ge=1, le=1_000_000, description="Number of windows that are drawn.")
-    sequence_length: int = Field(ge=1, le=1_000_000, description="Number of tokens of each window.")
-    seed: Seed = Field(default=0, description="Seed of the positions of the windows.")
+    num_sequences: int = Field(ge=1, le=1_000_000, description="Number of windows that are drawn from the tokens.")
+    sequence_length: int = Field(ge=1, le=1_000_000, description="Number of tokens that are predicted in each window.")
+    seed: Seed = Field(default=0, description="Seed of the positions at which windows begin.")
 
 
 def _check_text(model: Any, data: TextData, loss: LossName | None) -> None:

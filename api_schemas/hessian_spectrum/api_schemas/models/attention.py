@@ -16,9 +16,10 @@ DECIMAL_COST = 64
 
 
 class AttentionLayer(ModelMessage):
-    """Attention layer A(x) x W_V on sequences of vectors, A = activation(x W_Q W_K^T x^T / sqrt(key_dim) + sink).
+    """One layer of self-attention on sequences x of vectors.
 
-    With embedding_dim = value_dim = 1 it equals `self-attention`, with random weights.
+    f(x) = A(x) x W_V with A = activation(x W_Q W_K^T x^T / sqrt(key_dim) + sink).
+    With embedding_dim = value_dim = 1 it is `self-attention`, at random weights.
     """
 
     kind: Literal["attention-layer"]
@@ -34,10 +35,10 @@ class AttentionLayer(ModelMessage):
     )
     sink_bias: float = Field(default=0.0, description="A number that is added to every score of the first position.")
     activation: Literal["softmax", "sigmoid", "linear"] = Field(
-        default="softmax", description="Function that turns attention scores into weights."
+        default="softmax", description="Function that turns the scores of each position into attention weights."
     )
     initial_std: float = Field(default=0.1, ge=0, description="The standard deviation of the normal initial weights.")
-    seed: Seed = Field(default=0, description="Seed of the initial weights.")
+    seed: Seed = Field(default=0, description="Seed of the random weights.")
 
     def settled(self) -> Mapping[str, Any]:
         """The numbers at each position of f(x)."""
@@ -50,7 +51,10 @@ class AttentionLayer(ModelMessage):
 
 
 class SelfAttention(ModelMessage):
-    """Self-attention w_v A(x) x on sequences of scalars, A = activation(x <w_q, w_k> x^T / sqrt(d_K) + sink)."""
+    """One layer of self-attention on sequences x of scalars.
+
+    f(x) = w_v A(x) x with A = activation(x <w_q, w_k> x^T / sqrt(d_K) + sink).
+    """
 
     kind: Literal["self-attention"]
     w_v: float = Field(description="The value weight, a single number.")
@@ -60,7 +64,7 @@ class SelfAttention(ModelMessage):
         0.0, description="A number that is added to every score of the first position, before the activation."
     )
     activation: Literal["softmax", "sigmoid", "linear"] = Field(
-        default="softmax", description="Function that turns attention scores into weights."
+        default="softmax", description="Function that turns the scores of each position into attention weights."
     )
 
     @model_validator(mode="after")

@@ -31,9 +31,9 @@ OneOrSeveralScores = Annotated[
 
 
 class AttentionSink(RequestMessage):
-    """A bias on the first token's attention scores, before the softmax: given, or solved for a mean attention.
+    """A bias on the first token's scores, before the softmax: given, or solved for the attention that it is to give.
 
-    It is inserted after training, if there is any. Several biases, or several mean scores, give one spectrum each.
+    It is put in after training, if there is any. Several biases, or several mean scores, give one spectrum each.
     """
 
     bias: OneOrSeveralBiases | None = Field(
@@ -46,7 +46,7 @@ class AttentionSink(RequestMessage):
         "0.",
     )
     heads: list[Annotated[int, Field(ge=0)]] = Field(
-        default=[0], min_length=1, max_length=1024, description="Indices of the heads that have the sink."
+        default=[0], min_length=1, max_length=1024, description="Indices of the attention heads that have the sink."
     )
     blocks: list[Annotated[int, Field(ge=0)]] | None = Field(
         default=None, min_length=1, description="The blocks that have the sink; null means every block."
@@ -96,7 +96,7 @@ class Gpt2(ModelMessage):
 
     kind: Literal["gpt2"]
     checkpoint: CheckpointName | None = Field(
-        default=None, description="Name of the checkpoint with the weights; null draws them."
+        default=None, description="Checkpoint that the weights are read from; null draws them at random."
     )
     checkpoint_sha256: Sha256 | None = Field(
         default=None,
@@ -105,7 +105,7 @@ class Gpt2(ModelMessage):
     n_layer: int = Field(ge=1, le=192, description="Number of transformer blocks in the model.")
     n_head: int = Field(ge=1, le=1024, description="Number of attention heads per block.")
     n_embd: int = Field(ge=1, le=65_536, description="Width of the residual stream.")
-    n_positions: int = Field(ge=1, le=1_000_000, description="Longest sequence, in tokens.")
+    n_positions: int = Field(ge=1, le=1_000_000, description="Longest sequence in tokens that the model accepts.")
     vocab_size: int = Field(ge=1, le=10_000_000, description="Number of tokens in the vocabulary.")
     bias: bool = Field(default=True, description="Whether linear layers and layer norms have biases.")
     activation: Literal["gelu-tanh", "gelu", "relu"] = Field(
@@ -116,7 +116,7 @@ class Gpt2(ModelMessage):
         description="Whether there are attention layers; if not, half as many blocks with an MLP alone are added.",
     )
     attention_sink: AttentionSink | None = Field(
-        default=None, description="Bias on attention to the first token; null for none."
+        default=None, description="Attention sink on the first token; null for a model without one."
     )
     seed: Seed = Field(
         default=0, description="The seed of the random weights, without effect where a checkpoint is named."

@@ -62,16 +62,14 @@ class Mlp(ModelMessage):
         max_length=MAX_LAYERS + 1,
         description="Widths of the input, the hidden layers and the output; may be left out where weights are given.",
     )
-    activation: ActivationName = Field(default="relu", description="Activation function of the hidden layers.")
+    activation: ActivationName = Field(default="relu", description="Activation function after every hidden layer.")
     negative_slope: NegativeSlope = DEFAULT_NEGATIVE_SLOPE
     bias: bool | None = Field(
         default=None,
         description="Whether the layers have biases; null means true or, where weights are given, whatever these have.",
     )
     parametrization: Literal["standard", "ntk", "mup"] = Field(
-        default="standard",
-        description="Initial values, scales and learning rates of the layers: those of PyTorch, neural tangent, or "
-        "maximal update.",
+        default="standard", description="Initialization and scaling of the weights."
     )
     seed: Seed = Field(default=0, description="The seed of the random weights, without effect where weights are given.")
     weights: Weights | None = Field(

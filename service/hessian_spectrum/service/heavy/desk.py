@@ -55,7 +55,7 @@ class HeavyDesk:
         return await self._worked(request, lambda: anyio.to_thread.run_sync(lambda: function(*arguments, **options)))
 
     async def _worked(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
-        return await while_connected(request.receive, self._in_turn(request, request.state.caller.owner, work))
+        return await while_connected(request.receive, self._in_turn(request, request.state.principal.owner, work))
 
     async def _in_turn(self, request: Request, owner: str | None, work: Callable[[], Awaitable[T]]) -> T:
         async with self._turns.turn(owner):

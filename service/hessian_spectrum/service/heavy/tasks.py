@@ -19,8 +19,8 @@ from hessian_spectrum.jobs.artifact_owners import ArtifactOwners
 from hessian_spectrum.jobs.artifacts import ArtifactStore
 from hessian_spectrum.jobs.results import ResultDamagedError, ResultStore
 from hessian_spectrum.service.admission import Admission
+from hessian_spectrum.service.auth.principal import Principal
 from hessian_spectrum.service.bodies import read
-from hessian_spectrum.service.doors.callers import Caller
 from hessian_spectrum.service.formats import closed_form, random_matrix
 from hessian_spectrum.service.formats.resmoothing import SmoothingChange, smoothed
 from hessian_spectrum.service.formats.result import has_diagonal, represented, result_of, stored_arrays
@@ -29,7 +29,7 @@ from hessian_spectrum.service.pictures.diagonal import diagonal_sample
 from hessian_spectrum.service.pictures.sheet import PICTURES, Style
 from hessian_spectrum.service.problems import ProblemError, translated
 from hessian_spectrum.service.submission import Submission
-from hessian_spectrum.service.uploads.callers_artifacts import CallersArtifacts
+from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota, ArtifactService
 from hessian_spectrum.service.whole_results import WholeResults
 
 Arguments = Mapping[str, Any]
@@ -107,9 +107,10 @@ def _estimate(arguments: Arguments, content: bytes) -> Reply:
 
 
 def _asked(arguments: Arguments, content: bytes) -> tuple[AnyJobRequest, Admission]:
-    caller = Caller(arguments["owner"], arguments["is_admin"])
+    caller = Principal(owner=arguments["owner"], is_admin=arguments["is_admin"])
     stores = (ArtifactStore(Path(arguments["artifacts_dir"])), ArtifactOwners(Path(arguments["artifact_owners_dir"])))
-    artifacts = CallersArtifacts(*stores, caller, arguments["uploads_bytes"], arguments["max_artifacts"])
+    quota = ArtifactQuota(max_bytes=arguments["uploads_bytes"], max_number=arguments["max_artifacts"])
+    artifacts = ArtifactService(*stores, caller, quota)
     verdicts = _Verdicts(arguments["verdicts"])
     models = _models(arguments["models_dir"]).with_verdicts(verdicts)
     models.digests.learn(arguments["digests"])  # to take them again may be longer than a caller waits

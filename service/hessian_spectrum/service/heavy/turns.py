@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.service.doors.crowd import Room
+from hessian_spectrum.service.middleware.concurrency_limit import SlotPool
 from hessian_spectrum.service.problems import ProblemError
 
 Waiting = deque[asyncio.Future[None]]
@@ -18,7 +18,7 @@ class Turns:
     Args:  num_places; room for those who wait or work.
     """
 
-    def __init__(self, num_places: int, room: Room) -> None:
+    def __init__(self, num_places: int, room: SlotPool) -> None:
         self._num_places = num_places
         self._room = room
         self._working: Counter[str | None] = Counter()
@@ -32,7 +32,7 @@ class Turns:
         Raises:
             ProblemError: 429 if too many wait.
         """
-        if not self._room.has_place(owner):
+        if not self._room.has_free_slot(owner):
             raise _too_many()
         self._room.take(owner)
         try:
@@ -43,7 +43,7 @@ class Turns:
                 self._working[owner] -= 1
                 self._call()
         finally:
-            self._room.give_back(owner)
+            self._room.release(owner)
 
     async def _begin(self, owner: str | None) -> None:
         called = asyncio.get_running_loop().create_future()
