@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from hessian_spectrum.jobs.artifact_owners import ArtifactOwners
 from hessian_spectrum.jobs.artifacts import ArtifactStore
 from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
+from hessian_spectrum.jobs.keys import RESULTS
 from hessian_spectrum.jobs.leftovers import Leftovers
 from hessian_spectrum.jobs.results import ResultDamagedError, ResultStore
 from hessian_spectrum.jobs.retention import Retention
-from hessian_spectrum.jobs.scripts import RESULTS
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.service.upkeep.housekeeper import Housekeeper
@@ -55,7 +55,7 @@ class House:
 
     def compute(self, content: bytes, question: bytes | None = None) -> str:
         """Id of a job whose answer, and question if no other is given, is this."""
-        record, _ = self.store.create("spectrum", "{}", {}, question=_digest(question or content))
+        record, _ = self.store.create("spectrum", "{}", {}, cache_key=_digest(question or content))
         lease = self.store.claim(record.id)
         assert lease is not None
         self.store.succeed(lease, self.results.write(content), "version")
@@ -63,10 +63,10 @@ class House:
 
     def ask(self, content: bytes) -> str | None:
         """Id of a job that the store answers, if it does."""
-        answer = next(iter(self.store.answers(_digest(content), ["version"])), None)
+        answer = next(iter(self.store.cached_results(_digest(content), ["version"])), None)
         if answer is None:
             return None
-        return self.store.create("spectrum", "{}", {}, question=_digest(content), answer=answer)[0].id
+        return self.store.create("spectrum", "{}", {}, cache_key=_digest(content), cached_result=answer)[0].id
 
     def age(self, days: float) -> None:
         for index in AGES:
@@ -103,7 +103,7 @@ def test_results_and_then_records_have_their_time(house: House, redis_client: re
     house.age(2)
     house.sweep()
     assert Leftovers(house.storage).ended_jobs([failed]) == [failed]
-    assert [record.id for record in house.store.page(None, None, 9, None)] == [job_id]
+    assert [record.id for record in house.store.page(size=9)] == [job_id]
     house.age(20)
     house.sweep()
     record = house.store.get(job_id)
@@ -112,7 +112,7 @@ def test_results_and_then_records_have_their_time(house: House, redis_client: re
     assert (record.error.status, record.error.detail) == (410, "Results are kept for 30 days.")
     assert house.files() == set()
     assert house.ask(b"a") is None
-    assert [each.id for each in house.store.page("expired", None, 9, None)] == [job_id]
+    assert [each.id for each in house.store.page(state="expired", size=9)] == [job_id]
     house.age(11)
     house.sweep()
     house.client.delete("spectrum:changes", "spectrum:totals", "spectrum:identity")  # of all jobs together
@@ -326,8 +326,8 @@ def test_answers_against_evictions(house: House) -> None:
         for done in [pool.submit(call) for call in calls]:
             done.result()
     assert found["read"] > 0
-    assert house.store.page("expired", None, 1, None) != []
+    assert house.store.page(state="expired", size=1) != []
     house.sweep(900)
     assert sum(house.results.sizes().values()) <= 900
-    for record in house.store.page("succeeded", None, 10_000, None):
+    for record in house.store.page(state="succeeded", size=10_000):
         assert house.results.read(record.result_digest or "")

@@ -135,7 +135,7 @@ def test_after_a_crash_products_are_not_recorded(
     store = own_store(redis_client)
     crashed, other = submitted(store), submitted(store)
     assert store.claim(crashed, "host-1-2") is not None
-    store.lose(crashed, "host-1-2", None, crashed_by="SIGSEGV")
+    store.mark_worker_lost(crashed, "host-1-2", crash_signal="SIGSEGV")
     store.recover_lost()
     results = []
     for job_id in (crashed, other):

@@ -51,7 +51,12 @@ class Parts:
         self.settings = settings
         self.client = connect(redis_url)
         self.requests = RequestFiles(settings.requests_dir)
-        self.store = JobStore(self.client, settings.lease_seconds, settings.max_attempts, self.requests)
+        self.store = JobStore(
+            self.client,
+            lease_seconds=settings.lease_seconds,
+            max_attempts=settings.max_attempts,
+            requests=self.requests,
+        )
         self.queue = JobQueue(redis_url)
         self._news = connect_async(redis_url)
         self.feed = JobFeed(EventLog(self._news))

@@ -105,7 +105,7 @@ class JobRunner:
             # A transient failure keeps the lease, which lapses: the reaper then tries again and counts the attempts.
             if failure.kind is FailureKind.TRANSIENT:
                 with contextlib.suppress(RedisError):
-                    self._store.leave(lease, failure.problem)
+                    self._store.release_after_error(lease, failure.problem)
                 return "lost"
             state = self._store.fail(lease, failure.problem)
         else:
@@ -114,7 +114,7 @@ class JobRunner:
         return state
 
     def _give_back(self, lease: Lease) -> str:
-        state = self._store.give_back(lease)
+        state = self._store.requeue(lease)
         if state == "queued":
             _logger.warning("job %s is given back: the worker stops", lease.job_id)
             self._queue.publish(lease.job_id)

@@ -117,7 +117,7 @@ class Deployment:
 
     def take(self, work: Work, claim: Claim, job_id: str, begun: LanczosSweep | None, progress: Progress) -> "Part":
         """Compute a shard that was claimed, from where an earlier worker left it."""
-        kept = self.kept(job_id, claim.index, claim.attempt, claim.setup)
+        kept = self.kept(job_id, claim.index, claim.attempt, claim.fingerprint)
         unit = kept.unit(UNIT)
         if unit.value is None:
             kept.notes["workers"] = sorted({worker_name(), *kept.notes.get("workers", [])})
@@ -187,7 +187,9 @@ class Leader(Alone):
         setup = _setup(deployment, self._resumption, work)
 
         def claimed() -> Claim | None:
-            return self._shards.open(lease, work.num_shards, setup, deployment.signature)
+            return self._shards.open(
+                lease, work.num_shards, shard_fingerprint=setup, numerics_fingerprint=deployment.signature
+            )
 
         claim = claimed()
         self._is_open = True
@@ -277,7 +279,7 @@ class Helper:
 
     def sweeps(self, work: Work, execution: Execution, progress: Progress) -> NoReturn:
         """Raises:  NothingLeftError at last; ShardLostError if what is computed here does not fit; as the work."""
-        if _setup(self._deployment, self._resumption, work) != self._claim.setup:
+        if _setup(self._deployment, self._resumption, work) != self._claim.fingerprint:
             raise ShardLostError("it is computed in another way there")
         claim: Claim | None = self._claim
         while claim is not None:

@@ -12,8 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from hessian_spectrum.jobs.counters import BOUNDS, JobCounters, read_counters
-from hessian_spectrum.jobs.job_index import INDEX
+from hessian_spectrum.jobs.counters import JobCounters, read_counters
+from hessian_spectrum.jobs.scripts import DURATION_BOUNDS
 from hessian_spectrum.service.doors.crowd import Crowd
 
 _SECONDS_BETWEEN_WALKS = 60.0
@@ -54,7 +54,7 @@ class JobMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Ask once."""
         try:
-            totals = read_counters(self._client, INDEX)
+            totals = read_counters(self._client)
         except RedisError as error:
             _logger.warning("metrics without Redis: %s", error)
             totals = None
@@ -115,7 +115,7 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 
 def _histogram(name: str, text: str, totals: JobCounters, counted: str) -> Metric:
     found = totals.durations(counted)
-    bounds = [*(f"{bound:g}" for bound in BOUNDS), "+Inf"]
+    bounds = [*(f"{bound:g}" for bound in DURATION_BOUNDS), "+Inf"]
     return HistogramMetricFamily(name, text, list(zip(bounds, found.counts, strict=True)), found.sum_seconds)
 
 

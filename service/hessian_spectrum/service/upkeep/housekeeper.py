@@ -64,7 +64,7 @@ class Housekeeper:
             OSError: The next sweep goes on.
         """
         self._storage.require()
-        with self._retention.turn() as mine:
+        with self._retention.lock() as mine:
             if mine:
                 self._expire_old()
                 self._forget_old()
@@ -88,7 +88,7 @@ class Housekeeper:
         for digest in self._leftovers.unwanted_results():
             self._storage.require()
             self._results.delete(digest)
-            self._store.removed(digest)
+            self._store.discard_unused_result(digest)
 
     def _look_at_disk(self) -> None:
         """At its own pace: sizes are those of the files, whatever was killed in between."""
