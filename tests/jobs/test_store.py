@@ -8,7 +8,7 @@ import redis
 
 from hessian_spectrum.api_schemas.jobs import Progress
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs.keys import CHANGES, COUNTERS
+from hessian_spectrum.jobs.keys import CHANGES, COUNTERS, STORED_BYTES
 from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, JobQueue
 from hessian_spectrum.jobs.record import JobRecord, new_job_id
 from hessian_spectrum.jobs.store import JobStore, KeyReusedError, LeaseLostError, UnknownJobError
@@ -376,6 +376,23 @@ def test_an_answer_is_forgotten_with_its_last_job(store: JobStore, redis_client:
     store.delete(late.id)
     store.discard_unused_result("a" * 64)
     assert set(redis_client.keys("*")) == {CHANGES, COUNTERS}
+
+
+def test_a_plan_is_kept_until_the_job_ends(store: JobStore, redis_client: redis.Redis) -> None:
+    compute(store, "a" * 64)
+    jobs = [store.create("spectrum", "{}", {}, plan='{"n":1}')[0].id for _ in range(2)]
+    assert store.plan(jobs[0]) == '{"n":1}'
+    assert redis_client.hget(STORED_BYTES, "requests") == str(2 * len('{}{"n":1}'))
+    lease = store.claim(jobs[0])
+    assert lease is not None
+    assert store.requeue(lease) == "queued"
+    assert store.plan(jobs[0]) == '{"n":1}'
+    store.cancel(jobs[0])
+    assert store.plan(jobs[0]) is None
+    cached = store.cached_results(CACHE_KEY, [VERSION])[0]
+    done = store.create("spectrum", "{}", {}, cache_key=CACHE_KEY, cached_result=cached, plan='{"n":1}')[0]
+    assert (done.state, store.plan(done.id)) == ("succeeded", None)
+    assert redis_client.hget(STORED_BYTES, "requests") == str(len('{}{"n":1}'))
 
 
 def test_an_older_result_that_ends_leaves_the_newer_answer(store: JobStore) -> None:

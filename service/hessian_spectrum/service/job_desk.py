@@ -58,14 +58,14 @@ class JobDesk:
     def submit(
         self,
         submission: Submission,
-        admit: Callable[[], None],
+        admit: Callable[[], str | None],
         caller: Caller,
         idempotency_key: str | None = None,
         *,
         fresh: bool = False,
         request_id: str | None = None,
     ) -> tuple[JobRecord, bool]:
-        """Accept a submission that `admit` lets pass, or find the job that the caller's key stands for.
+        """Accept a submission that `admit` plans, or find the job that the caller's idempotency key belongs to.
 
         Unless the caller wants a fresh result, one that a present worker's code has found to the same question before
         is that of the new job. From the moment that the record is written the job is not lost: a message that cannot be
@@ -82,7 +82,7 @@ class JobDesk:
         key = idempotency_key
         if key is not None and (earlier := self._store.created_before(submission.text, key, caller.owner)):
             return earlier, True  # what was admitted once is not asked about again
-        admit()
+        plan = admit()
         record, replayed = self._store.create(
             submission.kind,
             submission.text,
@@ -93,6 +93,7 @@ class JobDesk:
             cache_key=submission.cache_key,
             cached_result=None if fresh else self._cached_result(submission.cache_key),
             request_id=request_id,
+            plan=plan,
             owner_quotas=self._owner_quotas(caller),
             total_quotas=self._of_all,
         )

@@ -22,7 +22,8 @@ from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training import Training, checkpoint
-from hessian_spectrum.jobs.hessian_vs_ggn_estimate import point_estimate
+from hessian_spectrum.jobs.planner import plan_job
+from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
 from hessian_spectrum.worker.generators import generator_of
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.hessian_vs_ggn_results import labels_of, model_comparison, relative_error
@@ -49,8 +50,17 @@ def run_hessian_vs_ggn_job(
     progress: Progress,
     sources: Sources = NO_SOURCES,
     resumption: Resumption | None = None,
+    plan: JobPlan | None = None,
 ) -> HessianVsGgnResult:
     """Compute what the request asks, model by model and seed by seed; the same numbers whether resumed or not.
+
+    Args:
+        request: The request.
+        hardware: The hardware to compute on.
+        progress: Called with the progress.
+        sources: Sources of checkpoints and data.
+        resumption: State of earlier attempts.
+        plan: For the memory of the hardware; None: it is made here.
 
     Raises:
         CurvatureError: And whatever `progress` raises to stop.
@@ -59,8 +69,10 @@ def run_hessian_vs_ggn_job(
     resumption = resumption or Resumption()
     stream = build_token_stream(request.data, sources).to(hardware.device)
     tally = _Tally(request, progress)
+    points = (plan or plan_job(request, hardware.memory_bytes)).points
     models = [
-        _ModelRuns(request, index, stream, hardware, tally, sources, resumption) for index in range(len(request.models))
+        _ModelRuns(request, index, points, stream, hardware, tally, sources, resumption)
+        for index in range(len(request.models))
     ]
     curves = [
         model_comparison(
@@ -133,6 +145,7 @@ class _ModelRuns:
         self,
         request: HessianVsGgnRequest,
         index: int,
+        points: tuple[ComputationPlan, ...],
         stream: TokenStream,
         hardware: Hardware,
         tally: _Tally,
@@ -145,7 +158,8 @@ class _ModelRuns:
         self._spent: dict[str, Any] = resumption.notes.setdefault(self._name, {"num_products": 0, "fallback": None})
         self._model, self._loss = build_model(spec, sources), CrossEntropy()
         self._dtype, self._device = PRECISIONS[request.precision], hardware.device
-        self._plans = {matrix: point_estimate(request, spec, matrix, hardware.memory_bytes) for matrix in MATRICES}
+        own = points[index * len(MATRICES) : (index + 1) * len(MATRICES)]
+        self._plans = dict(zip(MATRICES, own, strict=True))
         self.num_parameters = self._plans["hessian"].num_parameters
         self.micro_batch_size = min(plan.micro_batch_size for plan in self._plans.values())
         allowed = sum(plan.num_products for plan in self._plans.values()) // len(MATRICES)

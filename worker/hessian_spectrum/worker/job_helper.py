@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.jobs.planner import plan_for_worker
 from hessian_spectrum.jobs.shards import Claim, ShardPoisonedError
 from hessian_spectrum.jobs.store import JobStore, Lease, LeaseLostError, UnknownJobError
 from hessian_spectrum.telemetry.logging import log_fields
@@ -84,4 +85,7 @@ class JobHelper:
             options = (hardware.memory_limit_bytes, lambda: keeper.report("preparing", 0, 0))
             checked, sources = checked_request(request, self._sources, *options)
             assert isinstance(checked, SpectrumRequest)
-            run_spectrum_job(checked, hardware.at_present(), keeper.report, sources, resumption, helper)
+            hardware = hardware.at_present()
+            stored = self._store.plan(lease.job_id) if checked is request or checked == request else None
+            plan = plan_for_worker(checked, hardware.memory_bytes, stored).whole
+            run_spectrum_job(checked, hardware, keeper.report, sources, resumption, helper, plan)

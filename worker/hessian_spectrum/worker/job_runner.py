@@ -15,15 +15,15 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
 from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.jobs.arrays import result_arrays
-from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
-from hessian_spectrum.jobs.job_estimate import job_memory_error
+from hessian_spectrum.jobs.planner import memory_error, plan_for_worker, plan_job
 from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import ShardStore
 from hessian_spectrum.jobs.store import JobStore, Lease, LeaseLostError
 from hessian_spectrum.jobs.versions import result_version
+from hessian_spectrum.planning.job_plan import JobPlan
 from hessian_spectrum.telemetry.logging import log_fields
 from hessian_spectrum.worker.answer import Answer
 from hessian_spectrum.worker.delivery import holder
@@ -122,13 +122,14 @@ class JobRunner:
 
     def _compute(self, lease: Lease, checkpoints: CheckpointStore) -> str:
         request = parse_request(self._store.request(lease.job_id))
-        if error := job_memory_error(request, self._hardware.memory_bytes):
+        plan = plan_for_worker(request, self._hardware.memory_bytes, self._store.plan(lease.job_id))
+        if error := memory_error(request, plan):
             raise too_large(error)
         time_limit = min(self._settings.job_seconds, request.time_limit_seconds or float("inf"))
         with LeaseKeeper(self._store, lease, self._stopping, time_limit) as keeper:
             hardware, seconds = self._hardware, self._settings.checkpoint_seconds
             options = (hardware.memory_limit_bytes, lambda: keeper.report("preparing", 0, 0))
-            request, sources = checked_request(request, self._sources, *options)
+            checked, sources = checked_request(request, self._sources, *options)
             sources = after_crash(sources, lease.crashed_by)
             signature = signature_with(hardware, sources.fallback)
             kept = checkpoints.of_attempt(lease.job_id, lease.attempt)
@@ -136,7 +137,10 @@ class JobRunner:
             leader = Leader(self._deployment(checkpoints, signature), lease, resumption)
             keeper.look = leader.look
             try:
-                answer = self._answer(request, hardware.at_present(), keeper, sources, resumption, leader)
+                hardware = hardware.at_present()
+                if (checked is not request and checked != request) or hardware.memory_bytes != plan.memory_bytes:
+                    plan = plan_job(checked, hardware.memory_bytes)
+                answer = self._answer(checked, plan, hardware, keeper, sources, resumption, leader)
             except WorkerStoppingError:
                 resumption.save()
                 raise
@@ -160,6 +164,7 @@ class JobRunner:
     def _answer(
         self,
         request: AnyJobRequest,
+        plan: JobPlan,
         hardware: Hardware,
         keeper: LeaseKeeper,
         sources: Sources,
@@ -167,10 +172,9 @@ class JobRunner:
         leader: Leader,
     ) -> Answer:
         if not isinstance(request, SpectrumRequest):
-            return Answer(run_hessian_vs_ggn_job(request, hardware, keeper.report, sources, resumption))
-        plan = estimate(request, hardware.memory_bytes)
-        forecast = Forecast(request, plan, hardware.device, keeper.report, keeper.expect)
-        return run_spectrum_job(request, hardware, forecast, sources, resumption, leader)
+            return Answer(run_hessian_vs_ggn_job(request, hardware, keeper.report, sources, resumption, plan))
+        forecast = Forecast(request, plan.whole, hardware.device, keeper.report, keeper.expect)
+        return run_spectrum_job(request, hardware, forecast, sources, resumption, leader, plan.whole)
 
     def _deployment(self, checkpoints: CheckpointStore, signature: str) -> Deployment:
         seconds, device = self._settings.checkpoint_seconds, self._hardware.device

@@ -18,8 +18,8 @@ from hessian_spectrum.curvature.algorithms.thick_restart import top_eigenpairs
 from hessian_spectrum.curvature.algorithms.trace import trace_estimate
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.progress import Continuation, Progress
-from hessian_spectrum.jobs.estimate import JobEstimate
 from hessian_spectrum.jobs.sharding import probes_of_shard
+from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.quadrature.results import LanczosSpectrum
 from hessian_spectrum.worker.generators import generator_of
 from hessian_spectrum.worker.resumption import Unit
@@ -27,7 +27,7 @@ from hessian_spectrum.worker.spectrum_results import Spectrum
 
 
 def take_spectrum(
-    request: SpectrumRequest, operator: SymmetricOperator, plan: JobEstimate, progress: Progress, unit: Unit
+    request: SpectrumRequest, operator: SymmetricOperator, plan: ComputationPlan, progress: Progress, unit: Unit
 ) -> Spectrum:
     """What the method gives; `unit` hears how far it is after every block of products.
 
@@ -81,7 +81,7 @@ class ProbeShards:
         InvalidProblemError: If no curve can be made, before the first product.
     """
 
-    def __init__(self, method: LanczosMethod, seed: int, operator: SymmetricOperator, plan: JobEstimate) -> None:
+    def __init__(self, method: LanczosMethod, seed: int, operator: SymmetricOperator, plan: ComputationPlan) -> None:
         self._method, self._seed, self._operator, self._memory_bytes = method, seed, operator, plan.vector_bytes
         self._smoothing = Smoothing(method.num_points, method.kappa, method.margin)
         self._smoothing.check()

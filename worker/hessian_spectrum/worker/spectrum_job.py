@@ -19,7 +19,8 @@ from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
-from hessian_spectrum.jobs.estimate import JobEstimate, estimate
+from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.worker.answer import Answer, SpectrumAnswer
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.operators import build_operator, measured_deviation
@@ -55,11 +56,13 @@ def run_spectrum_job(
     sources: Sources = NO_SOURCES,
     resumption: Resumption | None = None,
     sharing: Sharing | None = None,
+    plan: ComputationPlan | None = None,
 ) -> Answer:
     """Compute what the request asks; the same request on the same device gives the same numbers, resumed or not.
 
     Args:
         sharing: Who computes the shards of a job that is long enough; None: this worker.
+        plan: For the memory of the hardware; None: it is made here.
 
     Raises:
         CurvatureError: And whatever `progress` raises to stop.
@@ -67,7 +70,8 @@ def run_spectrum_job(
         MemoryError: And whatever `progress` raises to stop.
     """
     resumption = resumption or Resumption()
-    job = _SpectrumJob(request, hardware, progress, sources, resumption, sharing or Alone(resumption))
+    plan = plan or estimate(request, hardware.memory_bytes)
+    job = _SpectrumJob(request, hardware, progress, sources, resumption, sharing or Alone(resumption), plan)
     answers = job.answers()
     if len(answers) == 1 and request.blocks is None and not request.varies_sink:
         return answers[0]
@@ -91,11 +95,12 @@ class _SpectrumJob:
         sources: Sources,
         resumption: Resumption,
         sharing: Sharing,
+        plan: ComputationPlan,
     ) -> None:
         self._request, self._hardware, self._progress, self._resumption = request, hardware, progress, resumption
         self._sharing, self._fallback = sharing, sources.fallback
         self._num_spectra, self._num_done = len(request.parts), 0
-        self._plan = estimate(request, hardware.memory_bytes)
+        self._plan = plan
         size = self._plan.micro_batch_size
         self._point = reach_point(request, size, hardware, progress, sources, resumption.unit("training"))
         has_room = hardware.memory_bytes - self._plan.peak_bytes > COMPILER_BYTES
@@ -183,7 +188,7 @@ class _SpectrumJob:
         self._progress(phase, self._num_done * total + done, self._num_spectra * total)
 
 
-def _num_runs(request: SpectrumRequest, plan: JobEstimate) -> int:
+def _num_runs(request: SpectrumRequest, plan: ComputationPlan) -> int:
     """How often recordings will run, at least: compiling must pay."""
     match request.method:
         case TopKMethod() | TraceMethod(tolerance=float()):
