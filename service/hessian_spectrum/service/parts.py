@@ -125,6 +125,6 @@ def _rules(settings: ServiceSettings) -> Rules:
         keys=KeyFile(settings.keys_path),
         hosts=Hosts(settings.host_names),
         rates=RequestRates(),
-        crowd=Crowd(settings.max_requests, settings.max_listeners),
+        crowd=Crowd(settings.max_requests, settings.max_waiting_requests),
         requests_per_minute=settings.requests_per_minute,
     )
