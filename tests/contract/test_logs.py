@@ -37,7 +37,7 @@ def test_a_worker_says_what_it_takes_and_how_it_ends(server: Any, client: Spectr
     claimed, ended = wait_for_lines(server, 2, job_id=job_id, logger="hessian_spectrum.worker.job_runner")
     assert (claimed["event"], claimed["attempt"]) == ("claimed", 1)
     assert (ended["event"], ended["attempt"], ended["state"]) == ("ended", 1, "succeeded")
-    assert claimed["pid"] == ended["pid"] in server.pids("-m worker")
+    assert claimed["pid"] == ended["pid"] in server.pids("-m hessian_spectrum.worker")
 
 
 def test_one_id_finds_a_request_and_all_that_came_of_it(server: Any) -> None:

@@ -20,7 +20,7 @@ from hessian_spectrum.curvature.algorithms.stochastic_lanczos import (
     summarise_sweep,
 )
 from hessian_spectrum.curvature.algorithms.thick_restart import advance_search, start_search, summarise_search
-from hessian_spectrum.curvature.algorithms.trace import advance_trace, start_trace, summarise_trace
+from hessian_spectrum.curvature.algorithms.trace import advance_trace, start_trace
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
@@ -80,10 +80,9 @@ def finished_search(operator: SymmetricOperator, between: Callable[[Any], Any], 
 
 def finished_trace(operator: SymmetricOperator, between: Callable[[Any], Any], estimator: Any, **ends: Any) -> Any:
     state = start_trace(operator, estimator, seeded(), diagonal=True, **ends)
-    while not state.finished:
-        advance_trace(operator, state)
-        state = state if state.finished else between(state)
-    return summarise_trace(state)
+    while advance_trace(operator, state) is None:
+        state = between(state)
+    return advance_trace(operator, between(state))  # what is at its end says again what was found
 
 
 def finished_exact(operator: SymmetricOperator, between: Callable[[Any], Any]) -> Any:

@@ -131,7 +131,7 @@ def test_whatever_dies_the_numbers_are_those_of_one(pair: Any, client: SpectrumC
     job = LONG | {"seed": seed}
     job_id = client.submit(job).id
     helper = int(wait_until_shared(pair, client, job_id).split("/")[0].split("-")[-1])
-    worker, *children = pair.pids("-m worker")
+    worker, *children = pair.pids("-m hessian_spectrum.worker")
     assert helper in children
     if victim == "stopped":
         os.kill(worker, signal.SIGTERM)

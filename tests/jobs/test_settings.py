@@ -28,6 +28,10 @@ def test_a_variable_keeps_its_earlier_name(monkeypatch: pytest.MonkeyPatch) -> N
     assert WorkerSettings.load().concurrency == 1
     monkeypatch.setenv("SPECTRUM_MAX_WAITING_REQUESTS", "9")
     assert ServiceSettings.load().max_waiting_requests == 9
+    monkeypatch.delenv("SPECTRUM_MAX_WAITING_REQUESTS")
+    monkeypatch.setenv("SPECTRUM_MAX_LISTENERS", "many")
+    with pytest.raises(SettingsError, match="SPECTRUM_MAX_LISTENERS"):
+        ServiceSettings.load()
 
 
 @pytest.mark.parametrize(

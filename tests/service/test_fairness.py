@@ -1,11 +1,13 @@
 """A service between keys: heavy work of one leaves the others theirs, and is the same work as in small."""
 
 import contextlib
+import hashlib
 import json
 import os
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from hessian_spectrum.jobs.worker_registry import register
 from hessian_spectrum.service.app import create_app
 from hessian_spectrum.service.bodies import LARGE_BODY_BYTES
 from hessian_spectrum.service.doors.key_file import KeyFile
+from hessian_spectrum.service.heavy import tasks
 from hessian_spectrum.service.heavy.processes import Processes
 from tests.service.own_service import Service
 
@@ -281,3 +284,51 @@ def test_a_checkpoint_of_very_many_tensors_is_described_once(
     assert answers[0]["models"][0]["num_parameters"] == 2048 + 5999
     names = [f"{number:x}" for number in range(5999)]
     assert estimate["num_parameters"] == sum(name.startswith("1") or name.endswith("f") for name in names)
+
+
+def test_a_checkpoint_that_goes_while_it_is_read_is_unknown(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = tmp_path / "models"
+    monkeypatch.setenv("SPECTRUM_REDIS_URL", redis_url)
+    monkeypatch.setenv("SPECTRUM_RESULTS_DIR", str(tmp_path))
+    models.mkdir()
+    monkeypatch.setenv("SPECTRUM_MODELS_DIR", str(models))
+    app = create_app(ServiceSettings.load())
+    do = Processes.do
+
+    async def go(self: Processes, task: str, *arguments: Any) -> Any:
+        shutil.rmtree(models / "large")
+        return await do(self, task, *arguments)
+
+    monkeypatch.setattr(Processes, "do", go)
+    with TestClient(app, base_url="http://127.0.0.1") as http:
+        for path, status in (("/v1/models", 200), ("/v1/models/large", 404)):
+            write_checkpoint(models / "large", 6_000)
+            assert http.get(path).status_code == status
+
+
+def test_large_files_of_checkpoints_are_not_read_again_for_each_large_request(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, write_gpt2: Callable[..., Path]
+) -> None:
+    write_gpt2(tmp_path / "models" / "tiny")
+    write_checkpoint(tmp_path / "models" / "large", 6_000)
+    monkeypatch.setenv("SPECTRUM_REDIS_URL", redis_url)
+    monkeypatch.setenv("SPECTRUM_RESULTS_DIR", str(tmp_path))
+    monkeypatch.setenv("SPECTRUM_MODELS_DIR", str(tmp_path / "models"))
+    read: list[str] = []
+
+    async def in_a_new_process(_: Processes, task: str, arguments: Any, content: bytes = b"") -> Any:
+        digest = hashlib.file_digest
+        with monkeypatch.context() as patched:
+            patched.setattr(hashlib, "file_digest", lambda file, name: read.append(task) or digest(file, name))
+            tasks._models.cache_clear()
+            return tasks.done(json.dumps({"task": task, "arguments": arguments}).encode(), content).checked()
+
+    monkeypatch.setattr(Processes, "do", in_a_new_process)
+    tokens = {"kind": "text", "name": "pydoc-topics", "num_sequences": 2, "sequence_length": 8}
+    with TestClient(create_app(ServiceSettings.load()), base_url="http://127.0.0.1") as http:
+        for kind, name in (("gpt2", "tiny"), ("causal-lm", "large")):
+            question = JOB | {"model": {"kind": kind, "checkpoint": name}, "data": tokens, "loss": "cross-entropy"}
+            assert http.post("/v1/estimates", **padded(question)).status_code == 200
+    assert set(read) == {"model"}

@@ -135,3 +135,21 @@ def test_who_leaves_when_called_passes_the_place_on() -> None:
         assert work.turns._working.total() == 0
 
     run(test())
+
+
+def test_who_leaves_in_the_moment_of_a_call_keeps_no_place() -> None:
+    async def test() -> None:
+        work = Work()
+        for name in ("a0", "a1", "a2", "a3"):
+            await work.bring(name, ANNA)
+        work._ends["a0"].set()
+        work._tasks["a1"].cancel()  # hears of it only after a0 has called the next one
+        await _settled()
+        await work._tasks["a0"]
+        assert work.begun == ["a0", "a2"]
+        work._tasks["a3"].cancel()
+        await work.end("a2")
+        assert work.turns._working.total() == 0
+        assert not work.turns._waiting
+
+    run(test())

@@ -43,6 +43,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "exhausted": {"kind": "spectrum", "model": RANK_3, "method": EXHAUSTED},
     "tolerance": BASE | {"method": {"kind": "trace", "estimator": "xtrace", "tolerance": 0.05}},
     "bfloat16": BASE | {"method": LANCZOS, "precision": "bfloat16"},
+    "bfloat16-blocks": BASE
+    | {"method": {"kind": "top-k", "k": 2}, "precision": "bfloat16", "blocks": ["layers.0.*", "layers.1.*", "*"]},
     "blocks": {
         "kind": "spectrum",
         "model": GPT2,
@@ -125,6 +127,21 @@ def test_a_job_killed_at_three_points_equals_the_undisturbed_one(name: str, tmp_
     # not begun again: each attempt repeats the step it was killed in, and the linearisations
     assert len(reports) + spent < num_reports + 3 * 5
     assert len(reports) < num_reports
+
+
+@pytest.mark.parametrize("left", [1, 2])
+@pytest.mark.parametrize("name", ["top-k", "trace", "exhausted", "tolerance", "lanczos", "exact"])
+def test_a_job_stopped_at_its_last_reports_keeps_what_it_did(name: str, left: int, tmp_path: Path) -> None:
+    """As by a worker that is told to stop, which saves what is under way at that moment."""
+    undisturbed, num_reports = count_reports(REQUESTS[name])
+    kept = Resumption(JobCheckpoints(tmp_path, "job", 1), 1e9)
+    with pytest.raises(Killed):
+        run(REQUESTS[name], after(num_reports - left), kept)
+    assert kept.save()
+    found = run(REQUESTS[name], lambda *_: None, Resumption(JobCheckpoints(tmp_path, "job", 2), 1e9))
+    assert without_times(found) == without_times(undisturbed)
+    for key, array in undisturbed.vectors.items():
+        np.testing.assert_array_equal(found.vectors[key], array)
 
 
 @pytest.mark.usefixtures("always_due")

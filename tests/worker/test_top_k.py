@@ -76,3 +76,45 @@ def test_a_block_of_reduced_products_is_corrected_too() -> None:
     for block, every in zip(found.spectra, exact.spectra, strict=True):
         (pair,) = block.eigenpairs
         assert abs(pair.value - every.eigenvalues[-1]) <= min(pair.residual, 1e-4 * pair.value)
+
+
+USUAL: dict[str, Any] = {
+    "kind": "spectrum",
+    "model": {"kind": "mlp", "widths": [5, 8, 3]},
+    "data": {"kind": "gaussian", "num_samples": 60, "input_dim": 5, "output_dim": 3},
+    "loss": "mse",
+}
+
+
+@pytest.mark.parametrize("which", ["largest", "smallest", "both-ends", "magnitude"])
+def test_reduced_products_of_a_small_matrix_are_no_exact_ones(which: str) -> None:
+    """The basis is the whole space there, and its Ritz vectors are those of another matrix all the same."""
+    for name in ("layers.0.bias", "layers.1.weight"):
+        problem = USUAL | {"block": name}
+        ascending = sorted(run(problem, {"kind": "exact"}, "float64").eigenvalues)
+        for k in (1, 2, 3):
+            method = {"kind": "top-k", "k": k, "which": which, "eigenvectors": False, "max_products": 60}
+            wanted = {
+                "largest": ascending[::-1][:k],
+                "smallest": ascending[:k],
+                "both-ends": sorted([*ascending[::-1][: (k + 1) // 2], *ascending[: k // 2]], reverse=True),
+                "magnitude": sorted(ascending, key=abs, reverse=True)[:k],
+            }[which]
+            for pair, value in zip(run(problem, method, "bfloat16").eigenpairs, wanted, strict=True):
+                assert pair.lower <= value <= pair.upper
+
+
+def test_eigenvalues_of_every_block_lie_within_the_deviation_that_it_states() -> None:
+    """Blocks deviate more and less than the whole matrix, and the first of them."""
+    deep = {"kind": "mlp", "widths": [5, *[4] * 6, 3], "activation": "linear", "parametrization": "ntk"}
+    problem = USUAL | {"model": deep, "blocks": ["*", "layers.0.bias", "layers.2.weight", "layers.2.bias"]}
+    exact = run(problem, {"kind": "exact"}, "float64")
+    reduced = run(problem, {"kind": "exact"}, "bfloat16")
+    lanczos = run(problem, {"kind": "lanczos", "num_steps": 4, "num_probes": 1, "num_points": 8}, "bfloat16")
+    deviations = set()
+    for every, rounded, found in zip(exact.spectra, reduced.spectra, lanczos.spectra, strict=True):
+        off = np.abs(np.array(every.eigenvalues) - np.array(rounded.eigenvalues))
+        assert off.max() <= rounded.zero_threshold
+        assert found.largest.lower <= every.eigenvalues[-1]
+        deviations.add(found.provenance.precision_deviation)
+    assert len(deviations) == len(lanczos.spectra)

@@ -52,7 +52,7 @@ class AsyncSpectrumClient:
         self.patience_seconds = patience_seconds
         self.outage_seconds = outage_seconds
         self._has_answered = False
-        self._http = httpx.AsyncClient(base_url=base_url, headers=exchanges.authorization(api_key))
+        self._http = httpx.AsyncClient(**exchanges.connection(base_url, api_key))
 
     async def closed_form(self, request: Body | bytes) -> ClosedFormSpectrum:
         """The whole Hessian spectrum of a network that has a formula.
@@ -163,15 +163,7 @@ class AsyncSpectrumClient:
         """
         exchange = exchanges.result_file(job_id, name, smoothing, style)
         with output_file(path) as file:
-            try:
-                async with self._http.stream(**exchange.arguments()) as response:
-                    if not response.is_success:
-                        await response.aread()
-                        raise refusal(response)
-                    async for piece in response.aiter_bytes():
-                        file.write(piece)
-            except httpx.HTTPError as error:
-                raise unreachable(self._http.base_url, error) from error
+            await self._save(exchange, file)
 
     async def run(
         self, request: Body, on_change: Callable[[Job], None] | None = None, *, fresh: bool = False
@@ -262,6 +254,23 @@ class AsyncSpectrumClient:
             pause = exchanges.pause_seconds(exchange, response)
             if pause is None or time.monotonic() + pause > deadline:
                 return exchange.finish(response)
+            await asyncio.sleep(pause)
+
+    async def _save(self, exchange: Exchange[bytes], file: BinaryIO) -> None:
+        deadline = time.monotonic() + self.patience_seconds
+        while True:
+            try:
+                async with self._http.stream(**exchange.arguments()) as response:
+                    if response.is_success:
+                        async for piece in response.aiter_bytes():
+                            file.write(piece)
+                        return
+                    await response.aread()
+            except httpx.HTTPError as error:
+                raise unreachable(self._http.base_url, error) from error
+            pause = exchanges.pause_seconds(exchange, response)
+            if pause is None or time.monotonic() + pause > deadline:
+                raise refusal(response)
             await asyncio.sleep(pause)
 
     async def _follow(self, exchange: Exchange[T], patience: Patience) -> T:

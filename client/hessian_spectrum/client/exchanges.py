@@ -22,10 +22,15 @@ from hessian_spectrum.client.errors import ProblemResponseError
 DEFAULT_URL = "http://127.0.0.1:8000"
 POLL_SECONDS = 1.0
 
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+# Streams of events and long polls keep their connections. By default, the hundred and first would wait for one of them
+# to end, and then find that the server does not answer.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+
 T = TypeVar("T")
 _ANSWER_SECONDS = 30.0
-_CLOSED_FORM_SECONDS = 120.0
-_SAMPLE_SECONDS = 60.0
+_HEAVY_SECONDS = 120.0  # that the server gives to one answer of those that keep a core busy
 _UPLOAD_SECONDS = 120.0
 _HASH_SECONDS = 600.0  # of checkpoints that the server has not seen before
 
@@ -77,7 +82,7 @@ class Exchange(Generic[T]):
             "json" if body is None or isinstance(body, Mapping) else "content": body,
             "params": dict(self.query),
             "headers": dict(self.headers),
-            "timeout": _ANSWER_SECONDS + self.wait_seconds,
+            "timeout": httpx.Timeout(_ANSWER_SECONDS + self.wait_seconds, connect=_ANSWER_SECONDS),
         }
 
     def finish(self, response: httpx.Response) -> T:
@@ -91,9 +96,14 @@ class Exchange(Generic[T]):
         raise refusal(response)
 
 
-def authorization(api_key: str | None) -> dict[str, str]:
-    """Headers of whoever has this key."""
-    return {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+def connection(base_url: str, api_key: str | None) -> dict[str, Any]:
+    """What httpx's clients take, for whoever has this key; a server on this machine is asked without a proxy."""
+    return {
+        "base_url": base_url,
+        "headers": {} if api_key is None else {"Authorization": f"Bearer {api_key}"},
+        "limits": _LIMITS,
+        "trust_env": httpx.URL(base_url).host not in _LOOPBACK,
+    }
 
 
 def refusal(response: httpx.Response) -> ProblemResponseError:
@@ -132,7 +142,7 @@ def _closed_form(
     if isinstance(request, bytes) or holds_arrays(request):
         request = request if isinstance(request, bytes) else archive(request)
         headers["Content-Type"] = NPZ
-    return Exchange("POST", "/v1/closed-form", read, request, style or {}, headers, wait_seconds=_CLOSED_FORM_SECONDS)
+    return Exchange("POST", "/v1/closed-form", read, request, style or {}, headers, wait_seconds=_HEAVY_SECONDS)
 
 
 def random_matrix(request: Body) -> Exchange[LawAnswer | IndexCurveAnswer]:
@@ -149,12 +159,12 @@ def _random_matrix(
     request: Body, name: ResultFormat, read: Callable[[bytes], T], style: PictureStyle | None = None
 ) -> Exchange[T]:
     headers = {"Accept": _MEDIA_TYPES[name]}
-    return Exchange("POST", "/v1/random-matrix", read, request, style or {}, headers, wait_seconds=_SAMPLE_SECONDS)
+    return Exchange("POST", "/v1/random-matrix", read, request, style or {}, headers, wait_seconds=_HEAVY_SECONDS)
 
 
 def estimate(request: Body) -> Exchange[CostEstimate]:
     """What a job would take."""
-    return Exchange("POST", "/v1/estimates", CostEstimate.model_validate_json, request)
+    return Exchange("POST", "/v1/estimates", CostEstimate.model_validate_json, request, wait_seconds=_HEAVY_SECONDS)
 
 
 def submit(
@@ -166,9 +176,8 @@ def submit(
         headers["Idempotency-Key"] = idempotency_key
     if fresh:
         headers["Cache-Control"] = "no-cache"
-    return Exchange(
-        "POST", "/v1/jobs", Job.model_validate_json, body=request, headers=headers, wait_seconds=wait_seconds
-    )
+    seconds = _HEAVY_SECONDS + wait_seconds  # a large request is read before it is waited for
+    return Exchange("POST", "/v1/jobs", Job.model_validate_json, body=request, headers=headers, wait_seconds=seconds)
 
 
 def job(job_id: str, wait_seconds: float = 0.0) -> Exchange[Job]:
@@ -186,7 +195,9 @@ def jobs(state: JobState | None, tag: str | None, page_token: str | None) -> Exc
 
 def result(job_id: str, smoothing: Smoothing | None = None) -> Exchange[AnyJobResult]:
     """The result of a job that succeeded."""
-    return Exchange("GET", f"/v1/jobs/{job_id}/result", _RESULT.validate_json, query=smoothing or {})
+    seconds = _HEAVY_SECONDS if smoothing else 0.0
+    path = f"/v1/jobs/{job_id}/result"
+    return Exchange("GET", path, _RESULT.validate_json, query=smoothing or {}, wait_seconds=seconds)
 
 
 def result_file(
@@ -194,7 +205,7 @@ def result_file(
 ) -> Exchange[bytes]:
     """The result in one of its formats."""
     query = {**(smoothing or {}), **(style or {})}
-    return Exchange("GET", f"/v1/jobs/{job_id}/result.{name}", bytes, query=query)
+    return Exchange("GET", f"/v1/jobs/{job_id}/result.{name}", bytes, query=query, wait_seconds=_HEAVY_SECONDS)
 
 
 def cancel(job_id: str) -> Exchange[Job]:

@@ -62,7 +62,7 @@ class SpectrumClient:
         self.patience_seconds = patience_seconds
         self.outage_seconds = outage_seconds
         self._has_answered = False
-        self._http = httpx.Client(base_url=base_url, headers=exchanges.authorization(api_key))
+        self._http = httpx.Client(**exchanges.connection(base_url, api_key))
 
     def closed_form(self, request: Body | bytes) -> ClosedFormSpectrum:
         """The whole Hessian spectrum of a network that has a formula.
@@ -170,15 +170,7 @@ class SpectrumClient:
         """
         exchange = exchanges.result_file(job_id, name, smoothing, style)
         with output_file(path) as file:
-            try:
-                with self._http.stream(**exchange.arguments()) as response:
-                    if not response.is_success:
-                        response.read()
-                        raise refusal(response)
-                    for piece in response.iter_bytes():
-                        file.write(piece)
-            except httpx.HTTPError as error:
-                raise unreachable(self._http.base_url, error) from error
+            self._save(exchange, file)
 
     def run(
         self, request: Body, on_change: Callable[[Job], None] | None = None, *, fresh: bool = False
@@ -267,6 +259,23 @@ class SpectrumClient:
             pause = exchanges.pause_seconds(exchange, response)
             if pause is None or time.monotonic() + pause > deadline:
                 return exchange.finish(response)
+            time.sleep(pause)
+
+    def _save(self, exchange: Exchange[bytes], file: BinaryIO) -> None:
+        deadline = time.monotonic() + self.patience_seconds
+        while True:
+            try:
+                with self._http.stream(**exchange.arguments()) as response:
+                    if response.is_success:
+                        for piece in response.iter_bytes():
+                            file.write(piece)
+                        return
+                    response.read()
+            except httpx.HTTPError as error:
+                raise unreachable(self._http.base_url, error) from error
+            pause = exchanges.pause_seconds(exchange, response)
+            if pause is None or time.monotonic() + pause > deadline:
+                raise refusal(response)
             time.sleep(pause)
 
     def _follow(self, exchange: Exchange[T], patience: Patience) -> T:

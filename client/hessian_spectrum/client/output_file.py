@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 _PERMISSIONS = 0o777
+_DRAFT = ".spectrum-"
+"""No part of the name that is wanted, which may be as long as names can be."""
+
 _DESCRIPTOR = re.compile(r"/(?:proc/self|proc/\d+|dev)/fd/(\d+)")
 
 
@@ -50,7 +53,9 @@ def check_writable(path: Path) -> None:
             pass
     elif path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    elif _descriptor(path) is None and not os.access(path, os.W_OK):
+    elif (descriptor := _descriptor(path)) is not None:
+        os.write(descriptor, b"")  # which fails where it is closed, or open for reading alone
+    elif not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
@@ -88,7 +93,7 @@ def _opened(path: Path) -> BinaryIO:
 
 @contextmanager
 def _replacement(path: Path) -> Iterator[BinaryIO]:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_DRAFT, delete=False) as file:
         try:
             yield cast("BinaryIO", file)
             file.flush()

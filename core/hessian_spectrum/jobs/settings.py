@@ -7,10 +7,11 @@ that no process knows. So the classes of all processes are in this file.
 import os
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pydantic import Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import AliasChoices, Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import SettingsConfigDict
 
 from hessian_spectrum.telemetry.logging import LogSettings
@@ -24,8 +25,6 @@ _COMPOSE_VARIABLES = (
 OTHER_VARIABLES = frozenset(PREFIX + name for name in _CLIENT_VARIABLES + _COMPOSE_VARIABLES)
 """Variables that the client and the compose files read; the environment of a process may hold them."""
 
-OLD_NAMES = {"MAX_LISTENERS": "MAX_WAITING_REQUESTS"}
-"""Earlier names of variables, which still work, and the current names."""
 
 _CERTIFICATES = {
     "ssl_ca_certs": "redis_ca_file",
@@ -41,7 +40,7 @@ class SettingsError(Exception):
 class StorageSettings(LogSettings):
     """Settings of Redis and of the results directory, common to service and worker."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, populate_by_name=True)
 
     redis_ca_file: FilePath | None = Field(
         default=None,
@@ -139,10 +138,23 @@ class StorageSettings(LogSettings):
         if unknown:
             raise SettingsError(f"unknown variable {', '.join(unknown)}")
         try:
-            return cls(**_values_of_old_names(cls))
+            return cls()  # type: ignore[call-arg]
         except ValidationError as error:
-            faults = [f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False)]
+            faults = [f"{cls._variable(str(e['loc'][0]))}: {e['msg']}" for e in error.errors(include_input=False)]
             raise SettingsError("; ".join(faults)) from None
+
+    @classmethod
+    def _variable(cls, location: str) -> str:
+        """The variable that an error is about.
+
+        Args:
+            location: Name of the field, or the standard name of its variable where it has several.
+        """
+        for name, field in cls.model_fields.items():
+            variables = _variables(name, field)
+            if location in (name, *variables):
+                return next((variable for variable in variables if variable in os.environ), variables[0])
+        return PREFIX + location.upper()
 
 
 class ServiceSettings(StorageSettings):
@@ -172,7 +184,10 @@ class ServiceSettings(StorageSettings):
     )
     max_requests: int = Field(default=128, ge=1, description="Number of concurrent requests.")
     max_waiting_requests: int = Field(
-        default=512, ge=0, description="Number of further requests that wait for jobs: long polls and event streams."
+        default=512,
+        ge=0,
+        validation_alias=AliasChoices(f"{PREFIX}MAX_WAITING_REQUESTS", f"{PREFIX}MAX_LISTENERS"),
+        description="Number of further requests that wait for jobs: long polls and event streams.",
     )
     heavy_requests: int = Field(
         default_factory=lambda: max(2, min(4, os.cpu_count() or 1)),
@@ -252,14 +267,13 @@ class WorkerSettings(StorageSettings):
 
 
 def _known_variables() -> frozenset[str]:
-    fields = {*ServiceSettings.model_fields, *WorkerSettings.model_fields}
-    return frozenset(PREFIX + name.upper() for name in fields) | OTHER_VARIABLES | {PREFIX + name for name in OLD_NAMES}
+    fields = ServiceSettings.model_fields | WorkerSettings.model_fields
+    names = (name for field_name, field in fields.items() for name in _variables(field_name, field))
+    return OTHER_VARIABLES.union(names)
 
 
-def _values_of_old_names(kind: type[StorageSettings]) -> dict[str, Any]:
-    """Values of variables that have only their earlier names."""
-    return {
-        new.lower(): os.environ[PREFIX + old]
-        for old, new in OLD_NAMES.items()
-        if PREFIX + old in os.environ and PREFIX + new not in os.environ and new.lower() in kind.model_fields
-    }
+def _variables(name: str, field: FieldInfo) -> list[str]:
+    """The variables that set a field: the standard name first, then older names, which keep working."""
+    if isinstance(field.validation_alias, AliasChoices):
+        return [str(choice) for choice in field.validation_alias.choices]
+    return [PREFIX + name.upper()]

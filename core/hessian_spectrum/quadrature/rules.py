@@ -1,7 +1,7 @@
 """Quadrature rules that agree with all that Lanczos knows of a probe; numpy alone."""
 
-from functools import lru_cache
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -23,7 +23,10 @@ class Rule(NamedTuple):
     weights: FloatArray  # (m,) >= 0, sum 1
 
 
-@lru_cache(maxsize=64)  # several curves are made of the same quadratures
+# Several curves, each in parts, are made of the same quadratures.
+_known_rules: WeakKeyDictionary[Quadrature, tuple[Rule, ...]] = WeakKeyDictionary()
+
+
 def compatible_rules(quadrature: Quadrature) -> tuple[Rule, ...]:
     """The Gauss rule of a probe, and three others of the same moments.
 
@@ -38,6 +41,13 @@ def compatible_rules(quadrature: Quadrature) -> tuple[Rule, ...]:
     References:
         Golub & Meurant, Matrices, Moments and Quadrature, 2010, chapter 6, for the rules.
     """
+    found = _known_rules.get(quadrature)
+    if found is None:
+        found = _known_rules[quadrature] = _compatible_rules(quadrature)
+    return found
+
+
+def _compatible_rules(quadrature: Quadrature) -> tuple[Rule, ...]:
     gauss = Rule(quadrature.nodes, quadrature.weights)
     largest = _largest_residual(quadrature)
     if quadrature.residuals is None or largest == 0:
@@ -87,15 +97,18 @@ def _bordered_rules(quadrature: Quadrature, coefficients: FloatArray) -> tuple[R
     assert residuals is not None
     moving = np.abs(residuals) > CONVERGED_SHARE * _largest_residual(quadrature)
     count = int(moving.sum())
-    bordered = np.zeros((len(coefficients), count + 1, count + 1))
-    bordered[:, np.arange(count), np.arange(count)] = quadrature.nodes[moving]
-    bordered[:, -1, :-1] = bordered[:, :-1, -1] = residuals[moving]
-    bordered[:, -1, -1] = coefficients
-    nodes, vectors = np.linalg.eigh(bordered)
+    bordered = np.zeros((count + 1, count + 1))
+    np.fill_diagonal(bordered[:-1, :-1], quadrature.nodes[moving])
+    bordered[-1, :-1] = bordered[:-1, -1] = residuals[moving]
     start = np.append(np.sqrt(quadrature.weights[moving]), 0.0)  # the probe, in the basis of the nodes
-    weights = (start @ vectors) ** 2
     still = (quadrature.nodes[~moving], quadrature.weights[~moving])
-    return tuple(_sorted(np.append(still[0], n), np.append(still[1], w)) for n, w in zip(nodes, weights, strict=True))
+    rules = []
+    for coefficient in coefficients:  # one at a time: each takes as much memory as the dense T
+        bordered[-1, -1] = coefficient
+        nodes, vectors = np.linalg.eigh(bordered)
+        weights = (start @ vectors) ** 2
+        rules.append(_sorted(np.append(still[0], nodes), np.append(still[1], weights)))
+    return tuple(rules)
 
 
 def _sorted(nodes: FloatArray, weights: FloatArray) -> Rule:

@@ -186,7 +186,8 @@ class Stack:
     def _missing(self) -> list[str] | None:
         """What jobs lack, as the service says; None if it does not answer."""
         try:
-            answer = httpx.get(f"http://{self._health_host}:{self._port}/v1/health/ready", timeout=_ANSWER_SECONDS)
+            address = f"http://{self._health_host}:{self._port}/v1/health/ready"
+            answer = httpx.get(address, timeout=_ANSWER_SECONDS, trust_env=False)  # a proxy would ask itself
             return [] if answer.is_success else [str(each) for each in answer.json()["missing"]]
         except (httpx.HTTPError, ValueError, LookupError, TypeError):
             return None

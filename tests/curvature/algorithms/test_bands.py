@@ -1,7 +1,8 @@
 """Error bars: 95 % bands against exact spectra of real Hessians, over many seeds, and what they are made of."""
 
+import tracemalloc
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -315,3 +316,39 @@ def test_rules_at_any_scale(factor: float) -> None:
     for one, other in zip(compatible_rules(quadrature), compatible_rules(scaled), strict=True):
         np.testing.assert_allclose(other.nodes / factor, one.nodes, atol=1e-12)
         np.testing.assert_allclose(other.weights, one.weights, atol=1e-12)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 4, 12])
+def test_cumulative_bands_of_few_eigenvalues(dim: int) -> None:
+    exact = np.sort(np.random.default_rng(dim).standard_normal(dim))
+    middles = (exact[1:] + exact[:-1]) / 2
+    inside = []
+    for quadratures in probes_of(exact, dim, range(60)):
+        found = cumulative_spectrum(quadratures[:1], dim, 401)
+        places = np.searchsorted(found.grid, middles)
+        share = np.arange(1, dim) / dim
+        inside.append((found.band.lower[places] <= share) & (share <= found.band.upper[places]))
+    assert np.mean(inside) >= 0.92
+
+
+def peak_bytes(step: Callable[[], object]) -> int:
+    """Of the arrays that a step makes."""
+    tracemalloc.start()
+    try:
+        step()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def unresolved(num_nodes: int) -> Quadrature:
+    nodes = np.linspace(0, 1, num_nodes)
+    return Quadrature(nodes, np.full(num_nodes, 1 / num_nodes), np.full(num_nodes, 1e-3), 1e-6)
+
+
+def test_many_steps_and_many_probes_take_no_more_memory_than_they_need() -> None:
+    long, places = unresolved(300), np.linspace(-0.5, 1.5, 9)
+    assert peak_bytes(lambda: rules_through(long, places, 10**6)) < 6 * 8 * 300**2
+    few, many = ([unresolved(40) for _ in range(count)] for count in (4, 60))
+    one, other = (peak_bytes(partial(spectral_density, each, 10**6, 40, 256, KAPPA)) for each in (few, many))
+    assert other < 2 * one

@@ -102,6 +102,14 @@ def test_any_scale_will_do(scale: float, resolution: float | None) -> None:
     assert condition_number(scale, scale, resolution).value == 1.0
 
 
+@pytest.mark.parametrize("resolution", [1e-15, 1e-3, 0.3, 0.9, 2.0])
+def test_the_bound_beside_a_zero_holds_for_the_least_that_the_largest_may_be(resolution: float) -> None:
+    found = condition_number(1.0, 0.0, resolution)
+    largest, smallest = max(1 - resolution, 0.0), resolution
+    assert found.lower is not None
+    assert 1.0 <= found.lower <= max(1.0, largest / smallest)
+
+
 def test_a_float64_reduction_shows_few_digits_of_a_large_number() -> None:
     random = np.random.default_rng(0)
     W1, W2, x = random.normal(size=(2, 2)), random.normal(size=(2, 2)), random.normal(size=(5, 2)) * [1, 1e-5]

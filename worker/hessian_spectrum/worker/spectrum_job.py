@@ -140,19 +140,16 @@ class _SpectrumJob:
             return _kept_answer(unit.value)
         operator = whole if part.dim == whole.dim else Submatrix(whole, part.block)
         deviations = self._resumption.notes.setdefault("precision_deviations", {})
-        whole.precision_deviation = deviations.get(unit.name, whole.precision_deviation)
+        if unit.name in deviations:
+            operator.precision_deviation, whole.precision_deviation = deviations[unit.name]
 
         def tell(phase: str, done: int, total: int) -> None:
-            deviations[unit.name] = whole.precision_deviation
+            deviations[unit.name] = [operator.precision_deviation, whole.precision_deviation]
             self._tell(phase, done, total)
 
         if isinstance(part.method, ExactMethod):
             measured_deviation(part, whole)  # products of columns are not compared with those in full precision
         spectrum = self._spectrum(part, operator, tell, unit)
-        if part.method.kind in ("top-k", "trace"):
-            # they may end before the products that they were allowed
-            tell("products", spectrum.num_products, spectrum.num_products)
-        self._num_done += 1
         origin = provenance(
             part,
             self._hardware,
@@ -166,9 +163,16 @@ class _SpectrumJob:
             self._plan.num_shards,
             len(self._sharing.workers),
         )
+        if isinstance(operator, Submatrix):
+            origin = origin.model_copy(update={"precision_deviation": operator.precision_deviation})
         result = result_of(part, spectrum, sunk.loss, self._point.training, origin, sunk.sink)
         answer = SpectrumAnswer(result, vectors_of(part, spectrum))
         unit.finish(_kept(answer))
+        if part.method.kind in ("top-k", "trace"):
+            # they may end before the products that they were allowed; told once the answer is kept, as whoever hears
+            # it may stop the job, and a search that was summarised cannot go on
+            tell("products", spectrum.num_products, spectrum.num_products)
+        self._num_done += 1
         return answer
 
     def _spectrum(self, part: SpectrumRequest, operator: SymmetricOperator, tell: Progress, unit: Unit) -> Spectrum:

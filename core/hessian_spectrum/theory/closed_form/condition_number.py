@@ -41,8 +41,9 @@ def condition_number(scale: float, flattest: float, resolution: float | None) ->
     """
     rounding = sys.float_info.epsilon
     if flattest <= zero_tolerance(scale):
-        beyond = (1 - rounding) / (ZERO_MULTIPLE * rounding + (resolution or rounding))
-        return ConditionNumber(None, beyond if scale else None, None, ZERO_NOTE)
+        known_to = rounding if resolution is None else resolution
+        beyond = (1 - known_to) / (ZERO_MULTIPLE * rounding + known_to) * (1 - rounding)
+        return ConditionNumber(None, max(1.0, beyond) if scale else None, None, ZERO_NOTE)
     flattest_error = rounding * flattest if resolution is None else resolution * scale
     largest_error = rounding * scale if resolution is None else resolution * scale
     lower = max(1.0, (scale - largest_error) / (flattest + flattest_error) * (1 - rounding))

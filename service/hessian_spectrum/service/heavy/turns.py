@@ -53,7 +53,7 @@ class Turns:
             await called
         except asyncio.CancelledError:
             if called.cancelled():
-                self._drop(owner, called)
+                self._forget_those_who_left()
             else:  # called in the same moment: the place goes to the next one
                 self._working[owner] -= 1
                 self._call()
@@ -62,6 +62,7 @@ class Turns:
     def _call(self) -> None:
         """Give free places to those whose turn it is."""
         while self._working.total() < self._num_places:
+            self._forget_those_who_left()
             ready = [owner for owner in self._waiting if self._may_work(owner)]
             if not ready:
                 return
@@ -77,11 +78,13 @@ class Turns:
         most = self._num_places if owner is None else max(1, self._num_places - 1)
         return self._working[owner] < most
 
-    def _drop(self, owner: str | None, called: asyncio.Future[None]) -> None:
-        waiting = self._waiting[owner]
-        waiting.remove(called)
-        if not waiting:
-            del self._waiting[owner]
+    def _forget_those_who_left(self) -> None:
+        """Who was cancelled just now, and has not heard of it yet, cannot be called any more."""
+        for owner, waiting in list(self._waiting.items()):
+            if left := deque(each for each in waiting if not each.done()):
+                self._waiting[owner] = left
+            else:
+                del self._waiting[owner]
 
 
 def _too_many() -> ProblemError:

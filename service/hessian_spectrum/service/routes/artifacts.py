@@ -61,9 +61,9 @@ Artifacts = Annotated[CallersArtifacts, Depends(callers_artifacts)]
 async def upload_artifact(request: Request, artifacts: Artifacts) -> Response:
     """The body is a file of tokens or of arrays.
 
-    Tokens: nanoGPT's `.bin` (uint16, little-endian), or a `.npy` array of integers in one dimension. Arrays: safetensors
-    or npz with the weights of an `mlp`, called `layers.0.weight`, `layers.0.bias` and so on, or with data, called `x`
-    and `y`.
+    Tokens: nanoGPT's `.bin` (uint16, little-endian), or a `.npy` array of integers in one dimension. Arrays:
+    safetensors or npz with the weights of an `mlp`, called `layers.0.weight`, `layers.0.bias` and so on, or with data,
+    called `x` and `y`.
 
     Jobs name it by its id, as `{"kind": "artifact", "id": ...}`. The same tokens, or the same arrays, always have the
     same id, whatever file they came in.
@@ -76,8 +76,8 @@ async def upload_artifact(request: Request, artifacts: Artifacts) -> Response:
         if sent_as in TOKEN_MEDIA_TYPES:
             artifact, is_new = await run_in_threadpool(store_tokens, file, artifacts, sent_as)
         else:
-            memory = request.app.state.uploads.memory
-            artifact, is_new = await run_in_threadpool(store_arrays, file, artifacts, sent_as, memory)
+            memory, owner = request.app.state.uploads.memory, request.state.caller.owner
+            artifact, is_new = await run_in_threadpool(store_arrays, file, artifacts, sent_as, memory, owner)
     location = str(request.url_for("get_artifact", artifact_id=artifact.id))
     return Response(
         artifact.model_dump_json(),

@@ -92,6 +92,7 @@ async def _done(request: Request, task: str, body: bytes, caller: CallerOf) -> A
         "is_admin": caller.is_admin,
         "available_bytes": await run_in_threadpool(available_bytes, state.redis),
         "verdicts": await _verdicts(request, body),
+        "digests": state.models.digests.known(),  # of the checkpoints that were just looked at, too
     }
     heavy: HeavyDesk = state.heavy
     return await heavy.do(request, task, arguments, body)

@@ -40,10 +40,10 @@ def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEi
     if state.num_processed < state.num_wanted:
         raise InvalidProblemError(f"{state.num_processed} products are too few for {state.num_wanted} eigenpairs")
     every = state.pairs()
-    rest = None if state.complete else _ends_of_rest(state, operator.product_error * state.norm(every.values))
+    coarse = operator.product_error * state.norm(every.values)
+    rest = _ends_of_others(state, every, coarse) if state.complete else _ends_of_rest(state, coarse)
     is_exhausted = state.num_products >= state.budget
     pairs = _final_pairs(operator, state, every)
-    coarse = operator.product_error * state.norm(every.values)
     tolerances = state.tolerances(pairs.values)
     scores = state.scores(pairs.values)
     better = scores if rest is None else _bounds(state, pairs, rest, coarse).maximum(scores)
@@ -75,6 +75,17 @@ def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEi
 def _ends_of_rest(state: SubspaceState, error: float) -> list[float]:
     """For each end, the side times a point beyond which the complement of what is locked has no eigenvalue."""
     return [end.side * point + error for end, point in zip(state.ends, state.ends_of_rest(), strict=True)]
+
+
+def _ends_of_others(state: SubspaceState, every: RitzPairs, error: float) -> list[float] | None:
+    """The same for the complement of the wanted vectors, where all others are known; None where that is exact.
+
+    The vectors are those of reduced products: their complement is no invariant subspace of the exact matrix.
+    """
+    others = every.values[order(every.values, state.which)[state.num_wanted :]]
+    if not state.is_reduced or len(others) == 0:
+        return None
+    return [float((end.side * others).max()) + error for end in state.ends]
 
 
 def _final_pairs(operator: SymmetricOperator, state: SubspaceState, every: RitzPairs) -> _Pairs:
@@ -139,13 +150,16 @@ def _rotated(state: SubspaceState, vectors: Tensor, products: Tensor, unit: floa
 def _bounds(state: SubspaceState, pairs: _Pairs, rest: list[float], error: float) -> Tensor:
     """Upper bounds on the scores of the wanted eigenvalues (k,), from what is locked and the ends of the rest.
 
+    Where the subspace is the whole space, from the pairs themselves and the ends of the others.
+
     Of the matrix whose products were seen: the exact one is off by their error, which is added once.
     """
     count = state.num_wanted
     values, residuals = state.locked_values(), state.defects[: state.num_locked]
-    if pairs.are_locked:
+    if pairs.are_locked or state.complete:
+        kept = slice(count, count if state.complete else None)
         measured = pairs.residuals - pairs.error
-        values, residuals = torch.cat([pairs.values, values[count:]]), torch.cat([measured, residuals[count:]])
+        values, residuals = torch.cat([pairs.values, values[kept]]), torch.cat([measured, residuals[kept]])
         error = 0.0  # that of what was measured is added by the caller
     norms = spread(residuals)
     if state.which == "magnitude":

@@ -60,12 +60,6 @@ class TraceState:
     products: Tensor  # (n, P), theirs
     columns: ColumnSums | None = None  # once the trace is read off
     num_products: int = 0
-    found: StochasticTrace | None = None
-
-    @property
-    def finished(self) -> bool:
-        """Whether there is no further product to take."""
-        return self.found is not None
 
 
 def trace_estimate(
@@ -111,12 +105,12 @@ def trace_estimate(
     state: TraceState = continuation.state or start_trace(
         operator, estimator, generator, num_probes, tolerance, max_products, diagonal
     )
-    while not state.finished:
-        advance_trace(operator, state)
+    found: StochasticTrace | None = None
+    while found is None:
+        found = advance_trace(operator, state)
         progress("products", state.num_products, max(state.total, state.num_products))
-        if not state.finished:  # what was found is no state
-            continuation.offer(lambda: state)
-    return summarise_trace(state)
+        continuation.offer(lambda: state)
+    return found
 
 
 def start_trace(
@@ -150,12 +144,24 @@ def start_trace(
     return state
 
 
-def advance_trace(operator: SymmetricOperator, state: TraceState) -> None:
-    """One more block of products, in place; an unfinished state only.
+def advance_trace(operator: SymmetricOperator, state: TraceState) -> StochasticTrace | None:
+    """One more block of products, in place, unless there is no further one to take.
+
+    Returns:
+        What was found, if that was the last one.
 
     Raises:
         NonFiniteError: If a product holds NaN or infinity.
     """
+    if not _round_is_done(operator, state):
+        _multiply(operator, state)
+    while _round_is_done(operator, state):
+        if (found := _decide(operator, state)) is not None:
+            return found
+    return None
+
+
+def _multiply(operator: SymmetricOperator, state: TraceState) -> None:
     if state.columns is not None:
         state.num_products += _read_columns(operator, state.columns)
     elif len(state.sketch.products) < len(state.sketch.basis):
@@ -167,19 +173,6 @@ def advance_trace(operator: SymmetricOperator, state: TraceState) -> None:
     else:
         count = min(PROBE_BLOCK, state.target - state.num_products)
         state.num_products += add_probes(operator, state.sketch, state.probes, state.generator, count)
-    while not state.finished and _round_is_done(operator, state):
-        _decide(operator, state)
-
-
-def summarise_trace(state: TraceState) -> StochasticTrace:
-    """What was found.
-
-    Raises:
-        InvalidProblemError: If the run is not finished.
-    """
-    if state.found is None:
-        raise InvalidProblemError(f"the trace is not known after {state.num_products} products")
-    return state.found
 
 
 def _sketch_is_small(state: TraceState) -> bool:
@@ -219,19 +212,18 @@ def _round_is_done(operator: SymmetricOperator, state: TraceState) -> bool:
     return not _sketch_is_small(state) and (state.num_products >= state.target or len(sketch.basis) == operator.dim)
 
 
-def _decide(operator: SymmetricOperator, state: TraceState) -> None:
+def _decide(operator: SymmetricOperator, state: TraceState) -> StochasticTrace | None:
     """Finish, or double the products: until the error is small enough, or more of them are of no use or not allowed."""
     found = _estimate(state, operator.product_error)
     if state.tolerance is None:
-        state.found = found
-        return
+        return found
     allowed = state.tolerance * max(abs(found.trace.value), found.frobenius.value)
     met = _error(found.trace) <= allowed
     if met or state.columns is not None or state.target >= state.total or _rounding(operator, found) > allowed:
-        state.found = replace(found, converged=met)
-        return
+        return replace(found, converged=met)
     state.target = min(2 * state.target, state.total)
     _read_off_if_cheaper(operator, state)
+    return None
 
 
 def _error(trace: Estimate) -> float:

@@ -38,6 +38,9 @@ with warnings.catch_warnings():
 DEVIATION_MARGIN = 2
 """How many times larger the deviation of reduced products may be for vectors other than those it was measured on."""
 
+COMPARED_VECTORS, COMPARED_NUMBERS = 16, 2**12
+"""Vectors on which that is measured, or as few of them as hold so many numbers: a single short one may say little."""
+
 SENSITIVITY_MARGIN = 4
 """How many times more rounding may change a product than a change of every parameter by one machine epsilon did."""
 
@@ -71,7 +74,7 @@ class RiskOperator(SymmetricOperator):
         held_bytes: of recordings.
         fallback: how products are computed if they are not recorded, and why; None where they are, or before the first.
         precision_deviation: ||(A' - A) V|| / ||A V|| of the reduced products A' V from those in float32, for the
-            first vectors that were asked for, or random ones; None where nothing is reduced, or before.
+            first vectors that were asked for, and random ones; None where nothing is reduced, or before.
 
     Raises:
         InvalidProblemError: If no parameter matches, or reduced products are wanted of parameters that are not float32.
@@ -103,7 +106,8 @@ class RiskOperator(SymmetricOperator):
             raise InvalidProblemError(f"{matmul_precision} products need parameters in float32, not {self.dtype}")
         self.precision_deviation: float | None = None
         self._matmul_precision = matmul_precision
-        self._deviations: list[tuple[Tensor, Tensor]] = []  # A_b V and what is off of it, of each micro-batch
+        self._compared: list[Tensor] = []  # A V and what is off of it, of the micro-batches so far
+        self._num_compared = 0
         self._memory_bytes = memory_bytes
         self._execution = execution if execution is not None else Execution(mode="interpreted")
         self._progress = progress
@@ -136,13 +140,17 @@ class RiskOperator(SymmetricOperator):
 
     @property
     def product_error(self) -> float:
-        """Bound on ||A' v - A v|| / ||A||, with the deviation of reduced products, as far as it was measured.
+        """Bound on ||A' v - A v|| / ||A||, with the deviation of reduced products, as far as it was measured."""
+        return self.rounding_error + DEVIATION_MARGIN * (self.precision_deviation or 0.0)
+
+    @property
+    def rounding_error(self) -> float:
+        """The same of products that are not reduced.
 
         What rounding does depends on the point: pre-activations of 100 are known to 1e-5 in float32, and so is a tanh'
         that is as small. So it is measured what as small a change of the parameters does.
         """
-        rounding = SENSITIVITY_MARGIN * self.sensitivity * torch.finfo(self.dtype).eps
-        return super().product_error + rounding + DEVIATION_MARGIN * (self.precision_deviation or 0.0)
+        return super().product_error + SENSITIVITY_MARGIN * self.sensitivity * torch.finfo(self.dtype).eps
 
     @cached_property
     def sensitivity(self) -> float:
@@ -282,18 +290,20 @@ class RiskOperator(SymmetricOperator):
         return run
 
     def _compare(self, program: Program, lowered: Program, rows: Tensor) -> None:
-        """Note what reduced products do to the first sweep's first vectors, or to random ones instead of columns."""
+        """Note what reduced products do to the first sweep's first vectors, and to random ones."""
         if self._matmul_precision is None or self.precision_deviation is not None:
             return
-        if int(rows[0].count_nonzero()) < 2:  # columns may be zero, and say nothing of the others
-            rows = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).to(rows)
-        value = program(rows)
+        vectors = torch.split(compared_vectors(rows), len(rows))
+        value = torch.cat([program(each) for each in vectors])
         with matmuls_in(self._matmul_precision):
-            self._deviations.append((value, lowered(rows) - value))
-        if len(self._deviations) == len(self._risk.batches):
-            whole, difference = (sum(parts) for parts in zip(*self._deviations, strict=True))
-            self.precision_deviation = float(difference.norm() / whole.norm()) if whole.any() else 0.0
-            self._deviations = []
+            difference = torch.cat([lowered(each) for each in vectors]) - value
+        if self._num_compared:
+            value, difference = value.add_(self._compared[0]), difference.add_(self._compared[1])
+        self._compared = [value, difference]
+        self._num_compared += 1
+        if self._num_compared == len(self._risk.batches):
+            self.precision_deviation = deviation(*self._compared)
+            self._compared = []
 
     def _record(self, index: int, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor) -> Map:
         """The recording of A_b, or A_b computed row by row where it cannot be recorded."""
@@ -416,11 +426,30 @@ class _Unreduced(SymmetricOperator):
     def device(self) -> torch.device:
         return self._reduced.device
 
+    @property
+    def product_error(self) -> float:
+        return self._reduced.rounding_error
+
     def matvec(self, vector: Tensor) -> Tensor:
         return self._reduced.direct_products(vector.contiguous().unsqueeze(0))[0]
 
     def matmat(self, matrix: Tensor) -> Tensor:
         return self._reduced.direct_products(matrix.T.contiguous()).T
+
+
+def compared_vectors(rows: Tensor) -> Tensor:
+    """The rows (k, P), unless they are columns of the identity, and random ones: some multiple of k."""
+    dim, width = rows.shape[1], len(rows)
+    count = -(-min(COMPARED_VECTORS, -(-COMPARED_NUMBERS // dim)) // width) * width
+    generator = torch.Generator().manual_seed(0)
+    if int(rows[0].count_nonzero()) < 2:  # columns may be zero, and say nothing of the others
+        return torch.randn(count, dim, generator=generator).to(rows)
+    return torch.cat([rows, torch.randn(count - width, dim, generator=generator).to(rows)])
+
+
+def deviation(products: Tensor, difference: Tensor) -> float:
+    """||(A' - A) V|| / ||A V||, of whatever shape."""
+    return float(difference.norm() / products.norm()) if products.any() else 0.0
 
 
 def _is_odd(program: Program, rows: Tensor, value: Tensor) -> bool:

@@ -5,7 +5,12 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.operators.blocks import select
-from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
+from hessian_spectrum.curvature.operators.risk_operator import (
+    DEVIATION_MARGIN,
+    RiskOperator,
+    compared_vectors,
+    deviation,
+)
 from hessian_spectrum.curvature.parameters import ParameterLayout
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
@@ -15,7 +20,10 @@ class Submatrix(SymmetricOperator):
 
     Args:
         products: That give A v; None: A itself.
-    Attributes:  layout, of the block's flat vector.
+
+    Attributes:
+        layout: of the block's flat vector.
+        precision_deviation: as of A, for random vectors; None where nothing is reduced, or before it was asked for.
 
     Raises:
         InvalidProblemError: If no parameter of A matches the glob.
@@ -25,6 +33,7 @@ class Submatrix(SymmetricOperator):
         names = select(whole.layout.names, block)
         shapes = dict(zip(whole.layout.names, whole.layout.shapes, strict=True))
         self.layout = ParameterLayout.of({name: shapes[name] for name in names})
+        self.precision_deviation: float | None = None
         self._whole, self._block = whole, block
         self._products: SymmetricOperator = whole if products is None else products
         self._ranges = [place for name, place in _ranges(whole.layout).items() if name in names]
@@ -48,8 +57,14 @@ class Submatrix(SymmetricOperator):
 
     @property
     def product_error(self) -> float:
-        """That of A, relative to the norm of the block."""
-        return self._whole.product_error
+        """That of the products with A, relative to the norm of the block: blocks deviate more and less than A."""
+        if self._products is not self._whole or self._whole.unreduced is self._whole:
+            return self._products.product_error
+        if self.precision_deviation is None:
+            vectors = compared_vectors(torch.zeros(1, self.dim, dtype=self.dtype, device=self.device)).T
+            value = self.unreduced.matmat(vectors)
+            self.precision_deviation = deviation(value, self.matmat(vectors) - value)
+        return self._whole.rounding_error + DEVIATION_MARGIN * self.precision_deviation
 
     @property
     def unreduced(self) -> SymmetricOperator:
