@@ -188,7 +188,7 @@ def _measure(content: Callable[[], Content], matrix: str, num_columns: int) -> M
     model, loss, data = content()
     parameters = _parameters(model)
     size = model.size_on(data.inputs)
-    size = size if data.targets.is_floating_point() else size.with_labels()
+    size = size if data.targets.is_floating_point() else size.with_logits()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     before = status("VmRSS")

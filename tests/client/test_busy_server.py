@@ -8,7 +8,7 @@ import pytest
 
 from hessian_spectrum.api_schemas.health import Readiness
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.client import exchanges
+from hessian_spectrum.client import requests
 from hessian_spectrum.client.async_http import AsyncSpectrumClient
 from hessian_spectrum.client.errors import ProblemResponseError
 from hessian_spectrum.client.http import SpectrumClient
@@ -79,16 +79,16 @@ def test_a_server_on_this_machine_is_asked_without_a_proxy(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "exchange",
+    "heavy",
     [
-        exchanges.closed_form({}),
-        exchanges.random_matrix_file({}, "png", None),
-        exchanges.estimate({}),
-        exchanges.submit({}),
-        exchanges.result(JOB_ID, {"kappa": 3.0}),
-        exchanges.result_file(JOB_ID, "npz"),
+        requests.closed_form({}),
+        requests.random_matrix_file({}, "png", None),
+        requests.estimate({}),
+        requests.submit({}),
+        requests.result(JOB_ID, {"kappa": 3.0}),
+        requests.result_file(JOB_ID, "npz"),
     ],
 )
-def test_heavy_work_is_waited_for_as_long_as_the_server_does_it(exchange: exchanges.Exchange[object]) -> None:
+def test_heavy_work_is_waited_for_as_long_as_the_server_does_it(heavy: requests.ApiRequest[object]) -> None:
     """Whoever leaves before ends it, and the next try begins anew."""
-    assert exchange.arguments()["timeout"].read > ServiceSettings.model_fields["heavy_seconds"].default
+    assert heavy.arguments()["timeout"].read > ServiceSettings.model_fields["heavy_seconds"].default

@@ -32,6 +32,11 @@ def http(server: Any) -> Iterator[httpx.Client]:
         yield http
 
 
+def state_of(server: Any, http: httpx.Client) -> list[Any]:
+    services = server.pids("-m hessian_spectrum.service")
+    return [services, files(server), http.get("/v1/jobs").json(), http.get("/v1/artifacts").json()]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def unharmed(server: Any, http: httpx.Client) -> Iterator[None]:
     """Before and after the whole corpus the service is the same process, and as large, as fast and as full."""

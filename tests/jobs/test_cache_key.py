@@ -10,8 +10,8 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.progress import ignore_progress
 from hessian_spectrum.jobs.cache_key import cache_key
 from hessian_spectrum.service.routes.documentation import JOB_EXAMPLES
+from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.spectrum_job import run_spectrum_job
 
 # those that name an uploaded file need a store to look it up in
 REQUESTS = [each["value"] for each in JOB_EXAMPLES.values() if "artifact" not in str(each["value"])]

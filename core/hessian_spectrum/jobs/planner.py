@@ -11,6 +11,7 @@ from hessian_spectrum.api_schemas.parameter_shapes import parameter_shapes
 from hessian_spectrum.api_schemas.problem import FieldError
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.estimate import ITEM_BYTES, culprit, estimate, gibibytes
+from hessian_spectrum.jobs.spectrum_variants import eigenvalue_request
 from hessian_spectrum.jobs.versions import protocol_version
 from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
 
@@ -73,7 +74,7 @@ def _point_plan(
     """Of one eigenvalue of one model, in the memory that training leaves."""
     beside = _training_bytes(request, model)
     spare = None if memory_bytes is None else memory_bytes - beside
-    alone = estimate(request.spectrum_request(model, matrix), spare)
+    alone = estimate(eigenvalue_request(request, model, matrix), spare)
     return replace(alone, peak_bytes=alone.peak_bytes + beside)
 
 
@@ -96,7 +97,7 @@ def _comparison_error(
     for number, ((model, matrix), point) in enumerate(zip(_points(request), points, strict=True)):
         if point.peak_bytes > memory_bytes:
             spare = memory_bytes - _training_bytes(request, model)
-            is_data = culprit(request.spectrum_request(model, matrix), spare) == "data"
+            is_data = culprit(eigenvalue_request(request, model, matrix), spare) == "data"
             place = ["data"] if is_data else ["models", number // len(MATRICES)]
             message = (
                 f"{point.num_parameters:,} parameters with these data take about "

@@ -1,4 +1,4 @@
-"""Principal submatrices of an operator, whose recordings they share."""
+"""Principal submatrices of an operator, which share its recordings."""
 
 import torch
 from torch import Tensor
@@ -16,14 +16,16 @@ from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
 class Submatrix(SymmetricOperator):
-    """S^T A S of some of the parameters of A, by products with A: one linearisation serves all its blocks.
+    """Submatrix S^T A S for some of the parameters of A, by products with A: one linearisation serves all blocks.
 
     Args:
-        products: That give A v; None: A itself.
+        whole: The matrix A.
+        block: Glob on parameter names; None selects all parameters.
+        products: Operator that computes A v; None means A itself.
 
     Attributes:
-        layout: of the block's flat vector.
-        precision_deviation: as of A, for random vectors; None where nothing is reduced, or before it was asked for.
+        layout: Layout of the block's flat vector.
+        precision_deviation: As of A, for random vectors; None if nothing is reduced, or before it was measured.
 
     Raises:
         InvalidProblemError: If no parameter of A matches the glob.
@@ -42,22 +44,22 @@ class Submatrix(SymmetricOperator):
 
     @property
     def dim(self) -> int:
-        """Parameters of the block."""
+        """Number of parameters of the block."""
         return self.layout.dim
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of A."""
+        """Precision of A."""
         return self._whole.dtype
 
     @property
     def device(self) -> torch.device:
-        """That of A."""
+        """Device of A."""
         return self._whole.device
 
     @property
     def product_error(self) -> float:
-        """That of the products with A, relative to the norm of the block: blocks deviate more and less than A."""
+        """Error of the products with A, relative to the norm of the block; blocks deviate more or less than A."""
         if self._products is not self._whole or self._whole.unreduced is self._whole:
             return self._products.product_error
         if self.precision_deviation is None:
@@ -89,7 +91,7 @@ class Submatrix(SymmetricOperator):
 
 
 def _ranges(layout: ParameterLayout) -> dict[str, slice]:
-    """Where each parameter lies in the flat vector."""
+    """Range of each parameter in the flat vector."""
     ranges, start = {}, 0
     for name, size in zip(layout.names, layout.sizes, strict=True):
         ranges[name] = slice(start, start + size)
