@@ -53,7 +53,7 @@ def prepared(stack: RunningStack, greedy: str, other: str) -> DearThings:
         _ended_job(stack.url, key, _LANCZOS | {"seed": seed}) for seed, key in enumerate((greedy, other))
     )
     with stack.redis() as client:
-        store, owner = JobStore(client, 60.0, 3), greedy.split("_")[1]
+        store, owner = JobStore(client, lease_seconds=60.0, max_attempts=3), greedy.split("_")[1]
         for number in range(NUM_TAGGED_JOBS):
             store.cancel(store.create("spectrum", "{}", {"run": str(number), "sweep": "one"}, owner=owner)[0].id)
     models = stack.data_directory / "models"

@@ -26,7 +26,8 @@ from hessian_spectrum.curvature.operators.execution import Mode
 from hessian_spectrum.curvature.operators.precision import MatmulPrecision
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.progress import ignore_progress
-from hessian_spectrum.jobs.estimate import JobEstimate, estimate
+from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.worker.builders import build_parameters
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
@@ -85,7 +86,7 @@ class Task:
         )
 
     @property
-    def plan(self) -> JobEstimate:
+    def plan(self) -> ComputationPlan:
         """Micro-batches and recordings, as a worker with so much memory chooses them."""
         return estimate(self.request, self.memory_bytes)
 

@@ -8,8 +8,8 @@ import redis
 
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs.counters import BOUNDS, JobCounters, read_counters
-from hessian_spectrum.jobs.job_index import INDEX
+from hessian_spectrum.jobs.counters import JobCounters, read_counters
+from hessian_spectrum.jobs.scripts import DURATION_BOUNDS
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.jobs.worker_registry import register
 
@@ -21,16 +21,16 @@ def store(redis_client: redis.Redis) -> JobStore:
     return JobStore(redis_client, lease_seconds=30.0, max_attempts=2)
 
 
-def totals(client: redis.Redis) -> JobCounters:
-    return read_counters(client, INDEX)
+def counters(client: redis.Redis) -> JobCounters:
+    return read_counters(client)
 
 
 def test_nothing_was_counted_in_the_beginning(redis_client: redis.Redis) -> None:
-    found = totals(redis_client)
+    found = counters(redis_client)
     assert set(found.num_jobs.values()) == {0}
     assert (found.num_messages, found.oldest_queued_seconds, found.workers) == (0, 0.0, [])
     assert found.number("attempts") == 0
-    assert found.durations("wait").counts == (0.0,) * (len(BOUNDS) + 1)
+    assert found.durations("wait").counts == (0.0,) * (len(DURATION_BOUNDS) + 1)
 
 
 def test_the_way_of_jobs_is_counted(store: JobStore, redis_client: redis.Redis) -> None:
@@ -49,12 +49,12 @@ def test_the_way_of_jobs_is_counted(store: JobStore, redis_client: redis.Redis) 
             case "fail":
                 store.fail(lease, PROBLEM)
             case "give back":
-                store.give_back(lease)
+                store.requeue(lease)
             case "cancel":
                 store.cancel(job_id)
                 store.close_cancelled(lease)
     store.cancel(ids[4])
-    found = totals(redis_client)
+    found = counters(redis_client)
     assert found.num_jobs == {
         "queued": 2, "running": 0, "cancelling": 0, "succeeded": 1, "failed": 1, "cancelled": 2, "expired": 0,
     }  # fmt: skip
@@ -80,7 +80,7 @@ def test_lost_workers_are_counted(redis_client: redis.Redis) -> None:
         hasty.claim(job_id)
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda _: hasty.recover_lost(), range(8)))
-    found = totals(redis_client)
+    found = counters(redis_client)
     names = ("attempts", "lease_losses", "poisoned", "ended:failed", "given_back")
     assert [found.number(name) for name in names] == [2, 2, 1, 1, 0]
     assert found.durations("run").counts[-1] == 2
@@ -89,6 +89,6 @@ def test_lost_workers_are_counted(redis_client: redis.Redis) -> None:
 def test_workers_that_are_there(redis_client: redis.Redis) -> None:
     worker = WorkerStatus(name="a-1", device="cpu", memory_bytes=1, concurrency=2, resident_bytes=3)
     register(redis_client, worker)
-    [found] = totals(redis_client).workers
+    [found] = counters(redis_client).workers
     assert found.resident_bytes == 3
     assert found.clock_skew_seconds == pytest.approx(0, abs=0.5)

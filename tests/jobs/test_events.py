@@ -1,7 +1,6 @@
 """Every change of a job is an event of it, written with the change."""
 
 import asyncio
-import re
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -10,7 +9,6 @@ import redis
 
 from hessian_spectrum.api_schemas.jobs import Progress
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs import scripts
 from hessian_spectrum.jobs.connection import connect_async
 from hessian_spectrum.jobs.events import BEFORE_ALL, EventLog, JobEvent
 from hessian_spectrum.jobs.store import JobStore
@@ -50,7 +48,7 @@ def test_the_events_of_a_job_are_its_records_in_order(store: JobStore, ask: Any,
     store.renew(lease, Progress(phase="products", done=3, total=9, unit=""))
     seen.append(store.get(job_id))
     store.renew(lease, None)
-    store.give_back(lease)
+    store.requeue(lease)
     seen.append(store.get(job_id))
     lease = store.claim(job_id)
     assert lease is not None
@@ -115,10 +113,3 @@ def test_changes_name_the_jobs(store: JobStore, ask: Any) -> None:
     store.cancel(min(ids))
     place, changed = ask(lambda log: log.changes(place))
     assert changed == {min(ids)}
-
-
-def test_whatever_moves_a_job_tells_of_it() -> None:
-    texts = {n: text for n, text in vars(scripts).items() if re.fullmatch("[A-Z][A-Z_]*", n) and isinstance(text, str)}
-    moving = {name for name, text in texts.items() if "\nmove(" in text or "  move(" in text}
-    assert moving >= {"CREATE", "CLAIM", "FINISH", "GIVE_BACK", "CANCEL", "RECOVER", "LOSE"}
-    assert {name for name in moving if not re.search(r"^ *tell\(\)$", texts[name], re.MULTILINE)} == set()

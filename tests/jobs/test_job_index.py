@@ -5,10 +5,9 @@ from itertools import count
 import pytest
 import redis
 
-from hessian_spectrum.jobs.job_index import INDEX
+from hessian_spectrum.jobs.keys import INDEX, STORED_BYTES, tag_index
 from hessian_spectrum.jobs.quotas import QuotaError, Quotas
 from hessian_spectrum.jobs.record import QUEUED, JobRecord
-from hessian_spectrum.jobs.scripts import BYTES, tag_index
 from hessian_spectrum.jobs.store import JobStore
 
 ANNA, BOB = "a" * 12, "b" * 12
@@ -35,14 +34,14 @@ def test_a_page_by_tag_looks_at_its_own_jobs_alone(store: JobStore, redis_client
     wanted = [submit(store, ANNA, run=str(number), sweep="one").id for number in range(300)]
     submit(store, BOB, run="7", sweep="one")
     redis_client.config_resetstat()
-    assert ids(store.page(None, ("run", "7"), 50, None, ANNA)) == [wanted[7]]
+    assert ids(store.page(tag=("run", "7"), owner=ANNA, size=50)) == [wanted[7]]
     assert calls(redis_client)["hgetall"] == 1
-    first = ids(store.page(None, ("sweep", "one"), 200, None, ANNA))
-    rest = ids(store.page(None, ("sweep", "one"), 200, first[-1], ANNA))
+    first = ids(store.page(tag=("sweep", "one"), owner=ANNA, size=200))
+    rest = ids(store.page(tag=("sweep", "one"), owner=ANNA, size=200, after=first[-1]))
     assert first + rest == wanted[::-1]
-    assert len(store.page(None, ("run", "7"), 50, None)) == 2
-    assert store.page(None, ("run", "none"), 50, None) == []
-    assert store.page(None, ("none", "7"), 50, None) == []
+    assert len(store.page(tag=("run", "7"), size=50)) == 2
+    assert store.page(tag=("run", "none"), size=50) == []
+    assert store.page(tag=("none", "7"), size=50) == []
 
 
 def test_a_page_by_tag_and_state_looks_at_its_own_jobs_alone(store: JobStore, redis_client: redis.Redis) -> None:
@@ -50,47 +49,47 @@ def test_a_page_by_tag_and_state_looks_at_its_own_jobs_alone(store: JobStore, re
     for job_id in jobs[:50:5]:
         store.cancel(job_id)
     redis_client.config_resetstat()
-    assert ids(store.page("cancelled", ("sweep", "odd"), 50, None)) == jobs[45::-10]
+    assert ids(store.page(state="cancelled", tag=("sweep", "odd"), size=50)) == jobs[45::-10]
     assert calls(redis_client)["hgetall"] == 5
-    assert ids(store.page("cancelled", ("sweep", "even"), 2, None)) == [jobs[40], jobs[30]]
-    assert ids(store.page("cancelled", ("sweep", "even"), 2, jobs[30])) == [jobs[20], jobs[10]]
-    assert store.page("succeeded", ("sweep", "even"), 50, None) == []
+    assert ids(store.page(state="cancelled", tag=("sweep", "even"), size=2)) == [jobs[40], jobs[30]]
+    assert ids(store.page(state="cancelled", tag=("sweep", "even"), size=2, after=jobs[30])) == [jobs[20], jobs[10]]
+    assert store.page(state="succeeded", tag=("sweep", "even"), size=50) == []
 
 
 @pytest.mark.parametrize("tag", [("", ""), ("a:b", "c"), ("a", "b:c"), ("größe", "α\u2028🙂"), ('"', "\\")])
 def test_every_tag_finds_its_job_and_no_other(store: JobStore, tag: tuple[str, str]) -> None:
     wanted = submit(store, **dict([tag])).id
     submit(store, **{"a:b": "c:d", "a": "b"})
-    assert ids(store.page(None, tag, 50, None)) == [wanted]
+    assert ids(store.page(tag=tag, size=50)) == [wanted]
 
 
 def test_who_hears_of_a_job_by_index_forgets_it_with_the_job(store: JobStore, redis_client: redis.Redis) -> None:
     job = submit(store, ANNA, run="1")
-    assert redis_client.hgetall(BYTES).keys() == {"records", f"records:{ANNA}", "requests", f"requests:{ANNA}"}
+    assert redis_client.hgetall(STORED_BYTES).keys() == {"records", f"records:{ANNA}", "requests", f"requests:{ANNA}"}
     assert redis_client.zcard(f"{INDEX}{ANNA}:{tag_index('run', '1')}") == 1
     store.cancel(job.id)
-    assert redis_client.hgetall(BYTES).keys() == {"records", f"records:{ANNA}"}
+    assert redis_client.hgetall(STORED_BYTES).keys() == {"records", f"records:{ANNA}"}
     store.delete(job.id)
     assert redis_client.keys(f"{INDEX}*") == []
-    assert redis_client.exists(BYTES) == 0
+    assert redis_client.exists(STORED_BYTES) == 0
 
 
 def test_jobs_of_an_earlier_version_are_found_and_counted(store: JobStore, redis_client: redis.Redis) -> None:
     jobs = [submit(store, ANNA, run=str(number)).id for number in range(3)]
     store.cancel(jobs[0])
-    counted = redis_client.hgetall(BYTES)
-    redis_client.delete(BYTES, *redis_client.keys(f"{INDEX}*tag:*"))
+    counted = redis_client.hgetall(STORED_BYTES)
+    redis_client.delete(STORED_BYTES, *redis_client.keys(f"{INDEX}*tag:*"))
     for job_id in jobs:
         redis_client.hdel(f"spectrum:job:{job_id}", "record_bytes", "request_bytes")
     newer = submit(store, ANNA, run="2")
     for _ in range(2):  # once is enough
-        assert ids(store.page(None, ("run", "2"), 50, None, ANNA)) == [newer.id, jobs[2]]
+        assert ids(store.page(tag=("run", "2"), owner=ANNA, size=50)) == [newer.id, jobs[2]]
     store.delete(store.cancel(newer.id).id)
-    assert redis_client.hgetall(BYTES) == counted
+    assert redis_client.hgetall(STORED_BYTES) == counted
     for job_id in jobs:
         store.cancel(job_id)
         store.delete(job_id)
-    assert redis_client.exists(BYTES) == 0
+    assert redis_client.exists(STORED_BYTES) == 0
 
 
 def test_a_job_that_a_worker_of_an_earlier_version_ended_leaves_nothing_counted(
@@ -101,20 +100,20 @@ def test_a_job_that_a_worker_of_an_earlier_version_ended_leaves_nothing_counted(
     store.cancel(job_id)
     redis_client.hset(f"spectrum:job:{job_id}", "request_bytes", size or "")  # which that worker does not know
     for name in ("requests", f"requests:{ANNA}"):
-        redis_client.hincrby(BYTES, name, int(size or 0))
+        redis_client.hincrby(STORED_BYTES, name, int(size or 0))
     store.delete(job_id)
-    assert redis_client.exists(BYTES) == 0
+    assert redis_client.exists(STORED_BYTES) == 0
 
 
 def test_records_have_a_quota(store: JobStore, redis_client: redis.Redis) -> None:
     values = (f"{number:0256}" for number in count())
-    quotas = Quotas(records=100_000), Quotas(records=150_000)
+    quotas = {"owner_quotas": Quotas(records=100_000), "total_quotas": Quotas(records=150_000)}
 
     def fill(owner: str) -> QuotaError:
         for _ in range(20):
             tags = {f"{number:064}": next(values) for number in range(32)}  # all in indexes of their own
             try:
-                store.create("spectrum", "{}", tags, owner=owner, quotas=quotas)
+                store.create("spectrum", "{}", tags, owner=owner, **quotas)
             except QuotaError as refusal:
                 return refusal
         raise AssertionError
@@ -123,7 +122,7 @@ def test_records_have_a_quota(store: JobStore, redis_client: redis.Redis) -> Non
     assert (fill(BOB).what, fill(BOB).is_owners, fill(BOB).limit) == ("records", False, 150_000)
     used = sum(int(redis_client.memory_usage(key, samples=0) or 0) for key in redis_client.keys("spectrum:j*"))
     assert 0.5 * 150_000 < used < 1.2 * 150_000
-    first = store.page(None, None, 1, None, ANNA)[0].id
+    first = store.page(owner=ANNA, size=1)[0].id
     store.cancel(first)
     store.delete(first)
     assert submit(store, ANNA).state == "queued"

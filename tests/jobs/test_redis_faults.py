@@ -29,7 +29,7 @@ def test_each_error_is_one_fault(error: Exception, fault: Fault) -> None:
 
 
 def test_a_redis_at_its_maxmemory_is_full_for_whoever_writes(redis_client: redis.Redis, redis_url: str) -> None:
-    store, jobs = JobStore(redis_client, 30.0, 2), JobQueue(redis_url)
+    store, jobs = JobStore(redis_client, lease_seconds=30.0, max_attempts=2), JobQueue(redis_url)
     jobs.publish("before")
     require_writable(redis_client)
     redis_client.config_set("maxmemory", 1)

@@ -10,10 +10,11 @@ import redis
 
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.jobs import disk
+from hessian_spectrum.jobs.keys import STORED_BYTES
 from hessian_spectrum.jobs.quotas import QuotaError, Quotas
 from hessian_spectrum.jobs.request_files import LARGE_REQUEST_BYTES, RequestDamagedError, RequestFiles
-from hessian_spectrum.jobs.scripts import BYTES
-from hessian_spectrum.jobs.store import Answer, JobStore, Lease, UnknownJobError
+from hessian_spectrum.jobs.scripts import NewJob
+from hessian_spectrum.jobs.store import CachedResult, JobStore, Lease, UnknownJobError
 
 LARGE = '{"x": "%s"}' % (LARGE_REQUEST_BYTES * "ä")
 ANNA, BOB = "a" * 12, "b" * 12
@@ -26,7 +27,7 @@ def files(tmp_path: Path) -> RequestFiles:
 
 @pytest.fixture
 def store(redis_client: redis.Redis, files: RequestFiles) -> JobStore:
-    return JobStore(redis_client, 30.0, 2, files)
+    return JobStore(redis_client, lease_seconds=30.0, max_attempts=2, requests=files)
 
 
 def kept(tmp_path: Path) -> list[str]:
@@ -48,8 +49,10 @@ def test_a_large_request_is_a_file_and_nothing_in_redis(
     assert redis_client.info("memory")["used_memory"] - before < 12 * 20_000
     assert redis_client.keys("spectrum:request:*") == []
     assert kept(tmp_path) == sorted(f"{job_id}.json" for job_id in ids)
-    assert redis_client.hget(BYTES, "requests") == str(12 * len(LARGE.encode()))
-    another_process = JobStore(redis_client, 30.0, 2, RequestFiles(tmp_path / "requests"))
+    assert redis_client.hget(STORED_BYTES, "requests") == str(12 * len(LARGE.encode()))
+    another_process = JobStore(
+        redis_client, lease_seconds=30.0, max_attempts=2, requests=RequestFiles(tmp_path / "requests")
+    )
     assert another_process.request(ids[3]) == LARGE
     small = store.create("spectrum", "{}", {})[0].id
     assert store.request(small) == "{}"
@@ -60,7 +63,7 @@ def test_the_file_goes_when_the_job_ends(store: JobStore, redis_client: redis.Re
     failed, succeeded, given_back, cancelled = (store.create("spectrum", LARGE, {})[0].id for _ in range(4))
     store.fail(claimed(store, failed), Problem(title="No", status=500))
     store.succeed(claimed(store, succeeded), "0" * 64)
-    store.give_back(claimed(store, given_back))
+    store.requeue(claimed(store, given_back))
     store.cancel(cancelled)
     assert kept(tmp_path) == [f"{given_back}.json"]
     assert store.request(given_back) == LARGE
@@ -68,17 +71,17 @@ def test_the_file_goes_when_the_job_ends(store: JobStore, redis_client: redis.Re
         store.request(failed)
     store.cancel(given_back)
     assert kept(tmp_path) == []
-    assert redis_client.hget(BYTES, "requests") is None
+    assert redis_client.hget(STORED_BYTES, "requests") is None
 
 
 def test_what_creates_no_job_leaves_no_file(store: JobStore, tmp_path: Path) -> None:
-    first = store.create("spectrum", LARGE, {}, "key")[0]
-    assert store.create("spectrum", LARGE, {}, "key") == (first, True)
+    first = store.create("spectrum", LARGE, {}, idempotency_key="key")[0]
+    assert store.create("spectrum", LARGE, {}, idempotency_key="key") == (first, True)
     assert kept(tmp_path) == [f"{first.id}.json"]
     store.succeed(claimed(store, first.id), "0" * 64, "1")
-    cached, _ = store.create("spectrum", LARGE, {}, answer=Answer("", "0" * 64))
+    cached, _ = store.create("spectrum", LARGE, {}, cached_result=CachedResult("", "0" * 64))
     assert cached.state == "succeeded"
-    gone, _ = store.create("spectrum", LARGE, {}, answer=Answer("", "1" * 64))
+    gone, _ = store.create("spectrum", LARGE, {}, cached_result=CachedResult("", "1" * 64))
     assert gone.state == "queued"
     assert kept(tmp_path) == [f"{gone.id}.json"]
     assert store.request(gone.id) == LARGE
@@ -115,8 +118,8 @@ def test_a_record_is_written_after_its_file(
     def die(*_: object) -> None:
         raise Killed
 
-    store = JobStore(redis_client, 30.0, 2, files)
-    monkeypatch.setattr(store, "_run", die)
+    store = JobStore(redis_client, lease_seconds=30.0, max_attempts=2, requests=files)
+    monkeypatch.setattr(store._scripts, "create", die)
     with pytest.raises(Killed):
         store.create("spectrum", LARGE, {})
     [left] = kept(tmp_path)
@@ -128,32 +131,32 @@ def test_a_record_is_written_after_its_file(
 
 
 def test_a_file_that_was_cleared_away_meanwhile_is_written_again(store: JobStore, files: RequestFiles) -> None:
-    run = store._run
+    create = store._scripts.create
 
-    def stand_still(script: str, job_id: str, *arguments: str | float) -> object:
-        files.discard(job_id)
-        return run(script, job_id, *arguments)
+    def stand_still(job: NewJob) -> tuple[str, str]:
+        files.discard(job.id)
+        return create(job)
 
-    store._run = stand_still  # type: ignore[method-assign]
+    store._scripts.create = stand_still  # type: ignore[method-assign]
     job_id = store.create("spectrum", LARGE, {})[0].id
     assert store.request(job_id) == LARGE
 
 
 def test_requests_have_a_quota(store: JobStore, redis_client: redis.Redis, tmp_path: Path) -> None:
     size = len(LARGE.encode())
-    quotas = Quotas(requests=2 * size), Quotas(requests=3 * size)
+    quotas = {"owner_quotas": Quotas(requests=2 * size), "total_quotas": Quotas(requests=3 * size)}
 
     def refused(owner: str | None) -> tuple[str, int, bool]:
         with pytest.raises(QuotaError) as refusal:
-            store.create("spectrum", LARGE, {}, owner=owner, quotas=quotas)
+            store.create("spectrum", LARGE, {}, owner=owner, **quotas)
         return refusal.value.what, refusal.value.limit, refusal.value.is_owners
 
-    annas = [store.create("spectrum", LARGE, {}, owner=ANNA, quotas=quotas)[0].id for _ in range(2)]
+    annas = [store.create("spectrum", LARGE, {}, owner=ANNA, **quotas)[0].id for _ in range(2)]
     assert refused(ANNA) == ("requests", 2 * size, True)
-    store.create("spectrum", LARGE, {}, owner=BOB, quotas=quotas)
+    store.create("spectrum", LARGE, {}, owner=BOB, **quotas)
     assert refused(BOB) == ("requests", 3 * size, False)
     assert refused(None) == ("requests", 3 * size, False)
     assert len(kept(tmp_path)) == 3
     store.fail(claimed(store, annas[0]), Problem(title="No", status=500))
-    assert redis_client.hget(BYTES, f"requests:{ANNA}") == str(size)
-    store.create("spectrum", LARGE, {}, owner=ANNA, quotas=quotas)
+    assert redis_client.hget(STORED_BYTES, f"requests:{ANNA}") == str(size)
+    store.create("spectrum", LARGE, {}, owner=ANNA, **quotas)

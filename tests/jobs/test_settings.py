@@ -21,6 +21,19 @@ def test_each_process_accepts_the_variables_of_the_others(monkeypatch: pytest.Mo
     assert ServiceSettings.load().max_body_bytes == 2048
 
 
+def test_a_variable_keeps_its_earlier_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ServiceSettings.load().max_waiting_requests == 512
+    monkeypatch.setenv("SPECTRUM_MAX_LISTENERS", "7")
+    assert ServiceSettings.load().max_waiting_requests == 7
+    assert WorkerSettings.load().concurrency == 1
+    monkeypatch.setenv("SPECTRUM_MAX_WAITING_REQUESTS", "9")
+    assert ServiceSettings.load().max_waiting_requests == 9
+    monkeypatch.delenv("SPECTRUM_MAX_WAITING_REQUESTS")
+    monkeypatch.setenv("SPECTRUM_MAX_LISTENERS", "many")
+    with pytest.raises(SettingsError, match="SPECTRUM_MAX_LISTENERS"):
+        ServiceSettings.load()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

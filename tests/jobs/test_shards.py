@@ -27,10 +27,14 @@ def lease(store: JobStore) -> Lease:
     return found
 
 
+def opened(shards: ShardStore, lease: Lease, num_shards: int, fingerprint: str = "setup") -> Claim | None:
+    return shards.open(lease, num_shards, shard_fingerprint=fingerprint, numerics_fingerprint="signature")
+
+
 def test_every_shard_is_given_once(shards: ShardStore, lease: Lease) -> None:
     helpers = [shards.new_lease(lease.job_id) for _ in range(3)]
     assert shards.take(helpers[0], "signature") is None  # not open yet
-    assert shards.open(lease, 3, "setup", "signature") == Claim(0, 1, 2, "setup")
+    assert opened(shards, lease, 3) == Claim(0, 1, 2, "setup")
     assert shards.take(helpers[0], "another signature") is None
     assert shards.take(helpers[0], "signature") == Claim(1, 1, 1, "setup")
     assert shards.take(helpers[1], "signature") == Claim(2, 1, 0, "setup")
@@ -47,7 +51,7 @@ def test_every_shard_is_given_once(shards: ShardStore, lease: Lease) -> None:
 def test_a_call_whose_answer_was_lost_may_be_sent_again(shards: ShardStore, lease: Lease) -> None:
     helper = shards.new_lease(lease.job_id)
     for _ in range(2):
-        assert shards.open(lease, 5, "setup", "signature") == Claim(0, 1, 4, "setup")
+        assert opened(shards, lease, 5) == Claim(0, 1, 4, "setup")
     for _ in range(2):
         assert shards.take(helper, "signature") == Claim(1, 1, 3, "setup")
     for _ in range(2):
@@ -66,13 +70,13 @@ def test_a_call_whose_answer_was_lost_may_be_sent_again(shards: ShardStore, leas
 def test_strangers_change_nothing(shards: ShardStore, lease: Lease) -> None:
     stranger, helper = shards.new_lease(lease.job_id), shards.new_lease(lease.job_id)
     for call in (
-        lambda: shards.open(stranger, 2, "setup", "signature"),
+        lambda: opened(shards, stranger, 2),
         lambda: shards.finish(stranger, 1, 5, go_on=True),
         lambda: shards.reopen(stranger, 0),
     ):
         with pytest.raises(LeaseLostError):
             call()
-    shards.open(lease, 2, "setup", "signature")
+    opened(shards, lease, 2)
     assert shards.take(helper, "signature") is not None
     assert not shards.renew(stranger, (1, 5))
     shards.release(stranger, PROBLEM)
@@ -86,25 +90,25 @@ def test_strangers_change_nothing(shards: ShardStore, lease: Lease) -> None:
 
 def test_helpers_go_on_while_the_job_changes_its_leader(store: JobStore, shards: ShardStore, lease: Lease) -> None:
     helper = shards.new_lease(lease.job_id)
-    shards.open(lease, 3, "setup", "signature")
+    opened(shards, lease, 3)
     assert shards.take(helper, "signature") == Claim(1, 1, 1, "setup")
-    store.give_back(lease)
+    store.requeue(lease)
     assert shards.renew(helper, None)
     assert shards.finish(helper, 1, 5, go_on=True) is None  # nothing new without a leader
     with pytest.raises(LeaseLostError):
         shards.finish(lease, 0, 5, go_on=True)
     again = store.claim(lease.job_id)
     assert again is not None
-    assert shards.open(again, 3, "setup", "signature") == Claim(0, 2, 1, "setup")
+    assert opened(shards, again, 3) == Claim(0, 2, 1, "setup")
     assert shards.finish(again, 0, 5, go_on=True) == Claim(2, 1, 0, "setup")
 
 
 def test_another_setup_begins_anew(store: JobStore, shards: ShardStore, lease: Lease) -> None:
     helper = shards.new_lease(lease.job_id)
-    shards.open(lease, 2, "setup", "signature")
+    opened(shards, lease, 2)
     shards.finish(lease, 0, 5, go_on=False)
     assert shards.take(helper, "signature") == Claim(1, 1, 0, "setup")
-    assert shards.open(lease, 2, "another setup", "signature") == Claim(0, 2, 1, "another setup")
+    assert opened(shards, lease, 2, "another setup") == Claim(0, 2, 1, "another setup")
     assert not shards.renew(helper, None)
     assert shards.products(lease.job_id) == ({}, None)
 
@@ -112,7 +116,7 @@ def test_another_setup_begins_anew(store: JobStore, shards: ShardStore, lease: L
 @pytest.mark.parametrize("end", ["cancel", "fail", "problem"])
 def test_helpers_hear_of_the_end(store: JobStore, shards: ShardStore, lease: Lease, end: str) -> None:
     helpers = [shards.new_lease(lease.job_id) for _ in range(2)]
-    shards.open(lease, 4, "setup", "signature")
+    opened(shards, lease, 4)
     for helper in helpers:
         assert shards.take(helper, "signature") is not None
     match end:
@@ -129,13 +133,13 @@ def test_helpers_hear_of_the_end(store: JobStore, shards: ShardStore, lease: Lea
 
 def test_a_helper_that_died_is_replaced_at_once(shards: ShardStore, lease: Lease) -> None:
     dead, other = (shards.new_lease(lease.job_id, holder) for holder in ("host-1-23", "host-1-2"))
-    shards.open(lease, 3, "setup", "signature")
+    opened(shards, lease, 3)
     for helper in (dead, other):
         assert shards.take(helper, "signature") is not None
     assert shards.last_loss(lease.job_id) is None
-    shards.lose(lease.job_id, "host-1-7", None, PROBLEM)
+    shards.mark_worker_lost(lease.job_id, "host-1-7", last_problem=PROBLEM)
     assert shards.last_loss(lease.job_id) is None  # a stranger's
-    shards.lose(lease.job_id, "host-1-23", None, PROBLEM)
+    shards.mark_worker_lost(lease.job_id, "host-1-23", last_problem=PROBLEM)
     assert shards.last_loss(lease.job_id) == PROBLEM
     assert shards.take(shards.new_lease(lease.job_id), "signature") == Claim(1, 2, 0, "setup")
     assert shards.renew(other, None)
@@ -147,12 +151,12 @@ def test_nothing_is_left_of_a_deleted_job(
     store: JobStore, shards: ShardStore, lease: Lease, redis_client: redis.Redis
 ) -> None:
     helper = shards.new_lease(lease.job_id)
-    shards.open(lease, 2, "setup", "signature")
+    opened(shards, lease, 2)
     assert shards.take(helper, "signature") is not None
     store.fail(lease, PROBLEM)
     store.delete(lease.job_id)
     assert not shards.renew(helper, (1, 3))
     shards.release(helper, PROBLEM)
-    shards.lose(lease.job_id, "host-1-2", PROBLEM, PROBLEM)
+    shards.mark_worker_lost(lease.job_id, "host-1-2", problem=PROBLEM, last_problem=PROBLEM)
     assert shards.take(helper, "signature") is None
     assert not redis_client.exists(f"spectrum:job:{lease.job_id}")

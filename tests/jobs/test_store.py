@@ -8,10 +8,9 @@ import redis
 
 from hessian_spectrum.api_schemas.jobs import Progress
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs.counters import COUNTERS
+from hessian_spectrum.jobs.keys import CHANGES, COUNTERS, STORED_BYTES
 from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, JobQueue
 from hessian_spectrum.jobs.record import JobRecord, new_job_id
-from hessian_spectrum.jobs.scripts import CHANGES
 from hessian_spectrum.jobs.store import JobStore, KeyReusedError, LeaseLostError, UnknownJobError
 
 PROBLEM = Problem(title="No", status=500)
@@ -43,28 +42,31 @@ def test_a_new_job_is_queued_and_read_back_as_written(store: JobStore) -> None:
 
 def test_a_key_stands_for_one_job(store: JobStore) -> None:
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: store.create("spectrum", "{}", {}, "key"), range(32)))
+        made = list(pool.map(lambda _: store.create("spectrum", "{}", {}, idempotency_key="key"), range(32)))
     assert len({record.id for record, _ in made}) == 1
     assert [replayed for _, replayed in made].count(False) == 1
     job_id = made[0][0].id
-    assert [record.id for record in store.page(None, None, 100, None)] == [job_id]
+    assert [record.id for record in store.page(size=100)] == [job_id]
     found = store.created_before("{}", "key")
     assert found is not None
     assert found.id == job_id
     assert store.created_before("{}", "another") is None
-    for call in (lambda: store.create("spectrum", "[]", {}, "key"), lambda: store.created_before("[]", "key")):
+    for call in (
+        lambda: store.create("spectrum", "[]", {}, idempotency_key="key"),
+        lambda: store.created_before("[]", "key"),
+    ):
         with pytest.raises(KeyReusedError):
             call()
-    assert store.create("spectrum", "{}", {}, "another")[0].id != job_id
+    assert store.create("spectrum", "{}", {}, idempotency_key="another")[0].id != job_id
 
 
 def test_a_key_is_free_again_when_its_job_is_deleted(store: JobStore, redis_client: redis.Redis) -> None:
-    job_id = store.create("spectrum", "{}", {}, "key")[0].id
+    job_id = store.create("spectrum", "{}", {}, idempotency_key="key")[0].id
     assert 0 < redis_client.ttl(redis_client.keys("spectrum:idempotency:*")[0]) <= 24 * 3600
     store.cancel(job_id)
     store.delete(job_id)
     assert store.created_before("[]", "key") is None
-    record, replayed = store.create("spectrum", "[]", {}, "key")
+    record, replayed = store.create("spectrum", "[]", {}, idempotency_key="key")
     assert record.id != job_id
     assert not replayed
 
@@ -198,10 +200,10 @@ def test_a_job_given_back_has_lost_no_worker(hasty_store: JobStore) -> None:
         assert lease is not None
         assert lease.attempt == attempt
         hasty_store.renew(lease, Progress(phase="products", done=3, total=9, unit=""))
-        assert hasty_store.give_back(lease) == "queued"
+        assert hasty_store.requeue(lease) == "queued"
         assert hasty_store.get(job_id).progress.phase == "queued"
         with pytest.raises(LeaseLostError):
-            hasty_store.give_back(lease)
+            hasty_store.requeue(lease)
     for state in ("queued", "failed"):
         hasty_store.claim(job_id)
         hasty_store.recover_lost()
@@ -213,7 +215,7 @@ def test_a_cancelled_job_is_not_given_back(store: JobStore) -> None:
     lease = store.claim(job_id)
     assert lease is not None
     store.cancel(job_id)
-    assert store.give_back(lease) == "cancelled"
+    assert store.requeue(lease) == "cancelled"
     assert store.get(job_id).finished_at is not None
 
 
@@ -256,12 +258,12 @@ def test_pages_hold_every_job_once_newest_first(store: JobStore) -> None:
     ids = [submit(store, parity="even" if i % 2 == 0 else "odd").id for i in range(7)]
     store.cancel(ids[3])
     seen: list[str] = []
-    while page := store.page(None, None, 3, seen[-1] if seen else None):
+    while page := store.page(size=3, after=seen[-1] if seen else None):
         assert len(page) <= 3
         seen += [record.id for record in page]
     assert seen == ids[::-1]
-    assert [r.id for r in store.page("cancelled", None, 3, None)] == [ids[3]]
-    assert [r.id for r in store.page("queued", ("parity", "odd"), 9, None)] == [ids[5], ids[1]]
+    assert [r.id for r in store.page(state="cancelled", size=3)] == [ids[3]]
+    assert [r.id for r in store.page(state="queued", tag=("parity", "odd"), size=9)] == [ids[5], ids[1]]
 
 
 def test_a_result_lives_as_long_as_a_job_needs_it(store: JobStore) -> None:
@@ -273,7 +275,7 @@ def test_a_result_lives_as_long_as_a_job_needs_it(store: JobStore) -> None:
         store.succeed(lease, digest)
     assert store.delete(jobs[0]) == (True, None)
     assert store.delete(jobs[1]) == (True, digest)
-    assert store.page(None, None, 9, None) == []
+    assert store.page(size=9) == []
 
 
 def test_an_active_job_is_not_deleted(store: JobStore) -> None:
@@ -303,12 +305,12 @@ def test_a_process_that_is_gone_loses_its_lease_and_no_other(store: JobStore) ->
     job_id = submit(store).id
     store.claim(job_id, "worker-1-2")
     for stranger in ("", "worker-1", "worker-1-22"):
-        assert store.lose(job_id, stranger, PROBLEM) is None
+        assert store.mark_worker_lost(job_id, stranger, problem=PROBLEM) is None
     assert store.recover_lost() == []
-    assert store.lose(job_id, "worker-1-2", None) == "running"
+    assert store.mark_worker_lost(job_id, "worker-1-2") == "running"
     assert store.recover_lost() == [job_id]
     assert store.get(job_id).state == "queued"
-    assert store.lose(job_id, "worker-1-2", PROBLEM) is None
+    assert store.mark_worker_lost(job_id, "worker-1-2", problem=PROBLEM) is None
 
 
 def test_a_process_that_is_gone_can_end_its_job(store: JobStore) -> None:
@@ -316,20 +318,20 @@ def test_a_process_that_is_gone_can_end_its_job(store: JobStore) -> None:
     for job_id in (ended, cancelled):
         store.claim(job_id, "a")
     store.cancel(cancelled)
-    assert store.lose(ended, "a", PROBLEM) == "failed"
+    assert store.mark_worker_lost(ended, "a", problem=PROBLEM) == "failed"
     record = store.get(ended)
     assert (record.state, record.error, record.attempt) == ("failed", PROBLEM, 1)
     assert record.finished_at is not None
-    assert store.lose(cancelled, "a", PROBLEM) == "cancelling"
+    assert store.mark_worker_lost(cancelled, "a", problem=PROBLEM) == "cancelling"
     store.recover_lost()
     assert store.get(cancelled).state == "cancelled"
 
 
-QUESTION, VERSION = "e" * 64, "f" * 64
+CACHE_KEY, VERSION = "e" * 64, "f" * 64
 
 
 def compute(store: JobStore, digest: str, version: str = VERSION) -> str:
-    record, _ = store.create("spectrum", "{}", {}, question=QUESTION)
+    record, _ = store.create("spectrum", "{}", {}, cache_key=CACHE_KEY)
     lease = store.claim(record.id)
     assert lease is not None
     store.succeed(lease, digest, version)
@@ -338,19 +340,24 @@ def compute(store: JobStore, digest: str, version: str = VERSION) -> str:
 
 def ask(store: JobStore, key: str | None = None) -> JobRecord:
     """With the answer that is known, if there is one."""
-    answer = next(iter(store.answers(QUESTION, [VERSION])), None)
-    return store.create("spectrum", "{}", {}, key, question=QUESTION, answer=answer)[0]
+    answer = next(iter(store.cached_results(CACHE_KEY, [VERSION])), None)
+    return store.create("spectrum", "{}", {}, idempotency_key=key, cache_key=CACHE_KEY, cached_result=answer)[0]
 
 
 def test_a_result_answers_the_same_question_to_the_same_code(store: JobStore) -> None:
-    assert store.answers(QUESTION, [VERSION]) == []
+    assert store.cached_results(CACHE_KEY, [VERSION]) == []
     compute(store, "a" * 64)
-    assert [answer.result_digest for answer in store.answers(QUESTION, ["0", VERSION])] == ["a" * 64]
-    assert store.answers(QUESTION, ["0"]) == store.answers("0" * 64, [VERSION]) == store.answers(QUESTION, []) == []
+    assert [answer.result_digest for answer in store.cached_results(CACHE_KEY, ["0", VERSION])] == ["a" * 64]
+    assert (
+        store.cached_results(CACHE_KEY, ["0"])
+        == store.cached_results("0" * 64, [VERSION])
+        == store.cached_results(CACHE_KEY, [])
+        == []
+    )
     record = ask(store)
     assert (record.state, record.cached, record.result_digest) == ("succeeded", True, "a" * 64)
     assert record == store.get(record.id)
-    assert [each.id for each in store.page("succeeded", None, 1, None)] == [record.id]
+    assert [each.id for each in store.page(state="succeeded", size=1)] == [record.id]
     assert store.claim(record.id) is None
     compute(store, "b" * 64)
     assert ask(store).result_digest == "b" * 64
@@ -359,16 +366,33 @@ def test_a_result_answers_the_same_question_to_the_same_code(store: JobStore) ->
 def test_an_answer_is_forgotten_with_its_last_job(store: JobStore, redis_client: redis.Redis) -> None:
     first, others = compute(store, "a" * 64), [ask(store).id for _ in range(2)]
     assert store.delete(first) == (True, None)
-    (answer,) = store.answers(QUESTION, [VERSION])
+    (answer,) = store.cached_results(CACHE_KEY, [VERSION])
     assert store.delete(others[0]) == (True, None)
     assert store.delete(others[1]) == (True, "a" * 64)
-    assert store.answers(QUESTION, [VERSION]) == []
-    late, _ = store.create("spectrum", "{}", {}, question=QUESTION, answer=answer)  # known just before
+    assert store.cached_results(CACHE_KEY, [VERSION]) == []
+    late, _ = store.create("spectrum", "{}", {}, cache_key=CACHE_KEY, cached_result=answer)  # known just before
     assert (late.state, late.cached) == ("queued", False)
     store.cancel(late.id)
     store.delete(late.id)
-    store.removed("a" * 64)
+    store.discard_unused_result("a" * 64)
     assert set(redis_client.keys("*")) == {CHANGES, COUNTERS}
+
+
+def test_a_plan_is_kept_until_the_job_ends(store: JobStore, redis_client: redis.Redis) -> None:
+    compute(store, "a" * 64)
+    jobs = [store.create("spectrum", "{}", {}, plan='{"n":1}')[0].id for _ in range(2)]
+    assert store.plan(jobs[0]) == '{"n":1}'
+    assert redis_client.hget(STORED_BYTES, "requests") == str(2 * len('{}{"n":1}'))
+    lease = store.claim(jobs[0])
+    assert lease is not None
+    assert store.requeue(lease) == "queued"
+    assert store.plan(jobs[0]) == '{"n":1}'
+    store.cancel(jobs[0])
+    assert store.plan(jobs[0]) is None
+    cached = store.cached_results(CACHE_KEY, [VERSION])[0]
+    done = store.create("spectrum", "{}", {}, cache_key=CACHE_KEY, cached_result=cached, plan='{"n":1}')[0]
+    assert (done.state, store.plan(done.id)) == ("succeeded", None)
+    assert redis_client.hget(STORED_BYTES, "requests") == str(len('{}{"n":1}'))
 
 
 def test_an_older_result_that_ends_leaves_the_newer_answer(store: JobStore) -> None:
@@ -379,19 +403,19 @@ def test_an_older_result_that_ends_leaves_the_newer_answer(store: JobStore) -> N
 
 def test_a_cancelled_or_failed_job_answers_nothing(store: JobStore) -> None:
     for _ in range(2):
-        record, _ = store.create("spectrum", "{}", {}, question=QUESTION)
+        record, _ = store.create("spectrum", "{}", {}, cache_key=CACHE_KEY)
         lease = store.claim(record.id)
         assert lease is not None
         store.cancel(record.id)
         store.succeed(lease, "a" * 64, VERSION)
-    assert store.answers(QUESTION, [VERSION]) == []
+    assert store.cached_results(CACHE_KEY, [VERSION]) == []
 
 
 def test_many_with_one_key_are_one_answer(store: JobStore) -> None:
     compute(store, "a" * 64)
     with ThreadPoolExecutor(8) as pool:
         assert len({record.id for record in pool.map(lambda _: ask(store, "key"), range(32))}) == 1
-    assert len(store.page(None, None, 9, None)) == 2
+    assert len(store.page(size=9)) == 2
 
 
 def test_a_worker_may_say_why_it_leaves_a_job(hasty_store: JobStore) -> None:
@@ -402,10 +426,10 @@ def test_a_worker_may_say_why_it_leaves_a_job(hasty_store: JobStore) -> None:
             lease = hasty_store.claim(job_id)
             assert lease is not None
             if attempt == 1 or not silent:
-                hasty_store.leave(lease, PROBLEM)
+                hasty_store.release_after_error(lease, PROBLEM)
             assert hasty_store.recover_lost() == [job_id]
             with pytest.raises(LeaseLostError):
-                hasty_store.leave(lease, PROBLEM)
+                hasty_store.release_after_error(lease, PROBLEM)
         error = hasty_store.get(job_id).error
         assert error is not None
         assert (error.type == "/problems/workers-lost") is silent
@@ -423,7 +447,7 @@ def test_a_call_whose_answer_was_lost_may_be_sent_again(store: JobStore, redis_c
     redis_client.eval = send_twice  # type: ignore[assignment,method-assign]
     job, was_there = store.create("spectrum", "{}", {}, idempotency_key="key")
     assert not was_there
-    assert [found.id for found in store.page(None, None, 10, None)] == [job.id]
+    assert [found.id for found in store.page(size=10)] == [job.id]
     lease = store.claim(job.id)
     assert lease is not None
     assert lease.attempt == 1

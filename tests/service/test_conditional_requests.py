@@ -150,7 +150,7 @@ def test_without_redis_long_polls_are_told_so_and_streams_end(
 ) -> None:
     with running_redis(redis_server, tmp_path) as running:
         with connect(running.url) as client:
-            job_id = new_job(JobStore(client, 60.0, 2))
+            job_id = new_job(JobStore(client, lease_seconds=60.0, max_attempts=2))
         http = start_service(running.url)
         answers: list[httpx.Response] = []
         paths = (f"/v1/jobs/{job_id}?wait=30", f"/v1/jobs/{job_id}/events")

@@ -18,8 +18,10 @@ from fastapi.testclient import TestClient
 
 from benchmarks.dear_things import write_checkpoint
 from hessian_spectrum.api_schemas.health import WorkerStatus
+from hessian_spectrum.api_schemas.job_requests import JobRequest
 from hessian_spectrum.checkpoints import weights
 from hessian_spectrum.jobs.connection import connect
+from hessian_spectrum.jobs.planner import plan_job, stored_plan
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.jobs.worker_registry import register
 from hessian_spectrum.service.app import create_app
@@ -172,6 +174,23 @@ def test_a_large_job_that_fits_no_worker_is_refused(shared: Shared, http: httpx.
     assert [answer.status_code for answer in refused] == [422, 422]
     assert refused[0].json() == refused[1].json()
     assert shared.client.keys("spectrum:job:*") == []
+
+
+def test_a_job_is_stored_with_its_plan_until_it_ends(shared: Shared, http: httpx.Client) -> None:
+    register(shared.client, WorkerStatus(name="a-1", device="cpu", memory_bytes=2**30, concurrency=1))
+    ids = [http.post("/v1/jobs", **body).raise_for_status().json()["id"] for body in (padded(JOB), {"json": JOB})]
+    stored = [str(shared.client.hget(f"spectrum:job:{job_id}", "plan")) for job_id in ids]
+    request = JobRequest.model_validate(JOB).root.canonical()
+    assert stored == 2 * [stored_plan(plan_job(request, 2**30))]
+    assert "plan" not in shared.client.xrevrange(f"spectrum:events:{ids[0]}", count=1)[0][1]
+    http.post(f"/v1/jobs/{ids[0]}/cancel").raise_for_status()
+    assert shared.client.hget(f"spectrum:job:{ids[0]}", "plan") is None
+    taken = len(request_text(shared, ids[1])) + len(stored[1])
+    assert shared.client.hget("spectrum:bytes", "requests") == str(taken)
+
+
+def request_text(shared: Shared, job_id: str) -> str:
+    return str(shared.client.get(f"spectrum:request:{job_id}"))
 
 
 def test_large_requests_are_files_within_a_quota(shared: Shared, http: httpx.Client) -> None:

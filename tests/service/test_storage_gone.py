@@ -42,7 +42,7 @@ class Deployment:
         self.storage.settle()
         self.http = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
         self.artifact_id = self.upload(b"\1\0\2\0\3\0").json()["id"]
-        store = JobStore(client, 30.0, 2)
+        store = JobStore(client, lease_seconds=30.0, max_attempts=2)
         lease = store.claim(store.create("spectrum", "{}", {})[0].id)
         assert lease is not None
         self.job_id, self.digest = lease.job_id, ResultStore(directory).write(b'{"kind": "spectrum"}')

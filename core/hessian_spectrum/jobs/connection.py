@@ -1,4 +1,4 @@
-"""How processes reach Redis."""
+"""Connections to Redis."""
 
 import ssl
 import time
@@ -15,36 +15,41 @@ from redis.retry import Retry
 from hessian_spectrum.jobs.settings import SettingsError
 
 SOCKET_TIMEOUT_SECONDS = 2.0
-"""So that a service which finds Redis frozen says so within 3 s."""
+"""Short enough for a service to report an unresponsive Redis within 3 s."""
 
-SECONDS_OF_SILENCE = 0.5
+OPEN_SECONDS = 0.5
+"""Time for which an open circuit breaker refuses calls."""
 
 _CLOSED = (redis.ConnectionError,)
 _TCP_OPTIONS: dict[str, Any] = {"socket_connect_timeout": SOCKET_TIMEOUT_SECONDS, "socket_keepalive": True}
 
 
 def connect(redis_url: str, *, patient: bool = False) -> redis.Redis:
-    """A client whose every call answers or raises within seconds; a patient one outlasts a restart of Redis.
+    """A client whose calls return or raise within seconds.
 
-    Even the impatient one tries twice where a connection is closed: that of the pool may be one of a server that
-    restarted. A server that is silent is not asked again for half a second: callers who stand in line for a thread do
-    not wait for it one after the other.
+    A call is retried once if its connection was closed, since a pooled connection may lead to a server that has
+    restarted. After a timeout, further calls fail at once for half a second, so that requests that queue for a thread
+    do not time out one after the other.
+
+    Args:
+        redis_url: URL of the server, with user and password.
+        patient: Whether calls are retried for about half a minute instead, which outlasts a restart of Redis.
     """
-    retry = Retry(ExponentialBackoff(cap=2.0, base=0.1), 20) if patient else _Fuse()
+    retry = Retry(ExponentialBackoff(cap=2.0, base=0.1), 20) if patient else CircuitBreaker()
     return redis.Redis.from_url(redis_url, retry=retry, **_options(redis_url))
 
 
 def connect_async(redis_url: str) -> redis.asyncio.Redis:
-    """The same for asyncio."""
+    """A client for asyncio; a call is retried once if its connection was closed."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 1, _CLOSED)
     return redis.asyncio.Redis.from_url(redis_url, retry=retry, **_options(redis_url))
 
 
 def require_entry(redis_url: str) -> None:
-    """Make sure that Redis lets this process in, if it answers at all; one that is away is waited for later.
+    """Check the credentials of this process, if Redis answers at all.
 
     Raises:
-        SettingsError: If its certificate, or the user, or the password is not the right one.
+        SettingsError: Redis refuses the user or the password, or its certificate is not trusted.
     """
     try:
         with connect(redis_url) as client:
@@ -56,24 +61,28 @@ def require_entry(redis_url: str) -> None:
             raise SettingsError(f"SPECTRUM_REDIS_URL: no connection by TLS: {reason}") from None
 
 
-class _Fuse(Retry):
-    """Tries of one client, all of whose connections share it."""
+class CircuitBreaker(Retry):
+    """Retries once after a closed connection, and fails fast after a timeout; all connections of a client share it."""
 
     def __init__(self) -> None:
         super().__init__(NoBackoff(), 1, _CLOSED)
-        self._silent_since = -SECONDS_OF_SILENCE
+        self._opened = -OPEN_SECONDS
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
     def call_with_retry(self, do: Callable[[], Any], *arguments: Any, **options: Any) -> Any:
-        """Raises:  redis.TimeoutError at once where another call waited in vain a moment ago."""
-        if time.monotonic() - self._silent_since < SECONDS_OF_SILENCE:
+        """Make a call, retried once.
+
+        Raises:
+            redis.TimeoutError: The call timed out, or another one did a moment ago.
+        """
+        if time.monotonic() - self._opened < OPEN_SECONDS:
             raise redis.TimeoutError("Redis did not answer a moment ago")
         try:
             return super().call_with_retry(do, *arguments, **options)
         except redis.TimeoutError:
-            self._silent_since = time.monotonic()
+            self._opened = time.monotonic()
             raise
 
 
@@ -89,14 +98,14 @@ def _options(redis_url: str) -> dict[str, Any]:
         "decode_responses": True,
         "socket_timeout": SOCKET_TIMEOUT_SECONDS,
         "health_check_interval": 25,
-        # Requests and listeners are bounded where they are let in; redis-py would refuse the 101st of them.
+        # The service limits concurrent requests itself; redis-py would refuse the 101st connection.
         "max_connections": 100_000,
         **options,
     }
 
 
 def broker_url(redis_url: str) -> str:
-    """The same server as Celery's transport names it."""
+    """URL of the same server in the form of Celery's transport."""
     if not redis_url.startswith("unix://"):
         return redis_url
     parts = urlsplit(redis_url)

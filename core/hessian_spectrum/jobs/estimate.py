@@ -1,13 +1,12 @@
-"""What a job takes, from its request alone: asked by the service before it accepts, by a worker before it begins."""
+"""The plan of a spectrum, from its request and the memory of a worker."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from hessian_spectrum.api_schemas.data import kind_of as data_kind_of
 from hessian_spectrum.api_schemas.data import num_samples, sequence_length
 from hessian_spectrum.api_schemas.losses import LOSSES
 from hessian_spectrum.api_schemas.models import kind_of
-from hessian_spectrum.api_schemas.problem import FieldError
 from hessian_spectrum.api_schemas.spectrum import (
     DIAGONAL_ARRAYS,
     ExactMethod,
@@ -18,6 +17,7 @@ from hessian_spectrum.api_schemas.spectrum import (
 )
 from hessian_spectrum.jobs.sharding import num_shards, probes_of_shard
 from hessian_spectrum.jobs.spectrum_variants import spectrum_variants
+from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.planning.memory import MicroBatches, micro_batches
 from hessian_spectrum.planning.size import Size
 from hessian_spectrum.planning.work import (
@@ -33,37 +33,27 @@ from hessian_spectrum.planning.work import (
     training_passes,
 )
 
-_ITEM_BYTES = {"float32": 4, "float64": 8}
+ITEM_BYTES = {"float32": 4, "float64": 8}
 _DATA_COPIES = 3  # as drawn in float64 with temporaries, as used
 _RESULT_NUMBER_BYTES = 100  # of a number as a Python object and as text
 
 
-@dataclass(frozen=True)
-class JobEstimate:
-    """What a job takes, and how it is to be computed within a worker's memory."""
-
-    num_parameters: int
-    num_products: int
-    num_training_passes: float  # over all data, forward and back
-    peak_bytes: int
-    micro_batch_size: int
-    recording_bytes: int | None  # that recordings may hold; None: all are held
-    vector_bytes: int | None  # that Lanczos may use for its probes, top-k for its basis; None: without limit
-    work: Work
-    num_batches: int
-    num_shards: int = 1  # that the probes of a long Lanczos job are cut into; each is computed by one worker
-
-
-def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> JobEstimate:
-    """What the job takes on a worker with so much memory; None: with as much as it likes.
+def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> ComputationPlan:
+    """Plan the spectra of a request, one after the other.
 
     Lanczos with probes in lockstep takes at most half of the memory that one probe leaves.
+
+    Args:
+        request: The request.
+        available_bytes: Memory of one job at a worker; None: without a limit.
     """
     parts = spectrum_variants(request)
     if request.blocks is not None and not isinstance(request.method, ExactMethod):
-        found = _estimate(request, max(parts, key=lambda part: part.dim), available_bytes)
+        largest = max(parts, key=lambda part: part.dim)
+        found = _estimate(request, largest, available_bytes, num_spectra=len(parts))
     else:
-        found = max((_estimate(part, part, available_bytes) for part in parts), key=lambda each: each.peak_bytes)
+        plans = (_estimate(part, part, available_bytes, num_spectra=1) for part in parts)
+        found = max(plans, key=lambda each: each.peak_bytes)
     return replace(
         found,
         num_parameters=request.dim,
@@ -72,11 +62,17 @@ def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> Jo
     )
 
 
-def _estimate(request: SpectrumRequest, part: SpectrumRequest, available_bytes: int | None) -> JobEstimate:
-    """Of one spectrum: that of `part`, by products with the matrix of the request, of which it may be a block."""
+def _estimate(
+    request: SpectrumRequest, part: SpectrumRequest, available_bytes: int | None, *, num_spectra: int
+) -> ComputationPlan:
+    """Of one spectrum: that of `part`, by products with the matrix of the request, of which it may be a block.
+
+    Several spectra share their products, or recordings that are not held are shared by all probes; then probes are not
+    split into shards.
+    """
     share = part.dim / request.dim
 
-    def planned(probes: int, mode: Reorthogonalisation | None = None) -> JobEstimate:
+    def planned(probes: int, mode: Reorthogonalisation | None = None) -> ComputationPlan:
         return _planned(request, _of_block(_work(part, probes, mode), share), available_bytes)
 
     method = request.method
@@ -85,7 +81,7 @@ def _estimate(request: SpectrumRequest, part: SpectrumRequest, available_bytes: 
     least = planned(1)
     if not isinstance(method, LanczosMethod):
         return least
-    shards = _num_shards(request, method, least)
+    shards = 1 if num_spectra > 1 or least.recording_bytes is not None else _num_shards(request, method, least)
     most = len(probes_of_shard(method.num_probes, shards, 0))
     if available_bytes is None:
         return replace(planned(most, "full"), num_shards=shards)
@@ -99,10 +95,7 @@ def _estimate(request: SpectrumRequest, part: SpectrumRequest, available_bytes: 
     return replace(whole, vector_bytes=vectors, num_shards=shards)
 
 
-def _num_shards(request: SpectrumRequest, method: LanczosMethod, plan: JobEstimate) -> int:
-    """One where there are several spectra, or where recordings are not held: all probes pass through one together."""
-    if len(spectrum_variants(request)) > 1 or plan.recording_bytes is not None:
-        return 1
+def _num_shards(request: SpectrumRequest, method: LanczosMethod, plan: ComputationPlan) -> int:
     size = _size(request)
     reads_sequences = kind_of(request.model).samples in ("sequences", "tokens")
     inputs = size.num_samples * (sequence_length(request.data) if reads_sequences else 1)
@@ -117,10 +110,10 @@ def _num_shards(request: SpectrumRequest, method: LanczosMethod, plan: JobEstima
 
 def _top_k_estimate(
     request: SpectrumRequest, part: SpectrumRequest, method: TopKMethod, available_bytes: int | None
-) -> JobEstimate:
+) -> ComputationPlan:
     """The basis is as long as it likes where recordings fit beside it; else it has half of what a short one leaves."""
 
-    def planned(rows: int) -> JobEstimate:
+    def planned(rows: int) -> ComputationPlan:
         work = top_k_work(part.dim, method.k, method.max_products, rows, reduced=_is_reduced(request))
         return _planned(request, _of_block(work, part.dim / request.dim), available_bytes)
 
@@ -128,7 +121,7 @@ def _top_k_estimate(
     whole = planned(most)
     if available_bytes is None or (whole.peak_bytes <= available_bytes and whole.recording_bytes is None):
         return whole
-    least, vector = planned(fewest), _ITEM_BYTES[request.vector_precision] * part.dim
+    least, vector = planned(fewest), ITEM_BYTES[request.vector_precision] * part.dim
     rows = fewest + max(0, available_bytes - least.peak_bytes) // (2 * vector)
     rows = min(rows, most)
     found = planned(rows)
@@ -151,27 +144,15 @@ def _kept_bytes(part: SpectrumRequest) -> int:
         case ExactMethod(eigenvectors=True):
             return 8 * part.dim**2
         case TopKMethod(eigenvectors=True, k=k):
-            return _ITEM_BYTES[part.vector_precision] * k * part.dim
+            return ITEM_BYTES[part.vector_precision] * k * part.dim
         case TraceMethod(diagonal=True):
             return 8 * DIAGONAL_ARRAYS * part.dim
         case _:
             return 0
 
 
-def memory_error(request: SpectrumRequest, available_bytes: int) -> FieldError | None:
-    """None if the job fits, with single samples as micro-batches if need be; else the field that makes it too large."""
-    whole = estimate(request, available_bytes)
-    if whole.peak_bytes <= available_bytes:
-        return None
-    message = (
-        f"{whole.num_parameters:,} parameters with these data and method {request.method.kind} take about "
-        f"{gibibytes(whole.peak_bytes)}, a worker has {gibibytes(available_bytes)}"
-    )
-    return FieldError(loc=["body", _culprit(request, available_bytes)], msg=message)
-
-
-def _culprit(request: SpectrumRequest, available_bytes: int) -> Literal["model", "data", "method"]:
-    """The first of data and method without which the job would fit, else the model."""
+def culprit(request: SpectrumRequest, available_bytes: int) -> Literal["model", "data", "method"]:
+    """The field at fault where a job does not fit: data or method if it fits without them, else the model."""
     size = _size(request)
     without_data = replace(size, num_samples=1, activations=(0,) * len(size.activations))
     work, spare = _work(request, probes=1), available_bytes - _result_bytes(request)
@@ -184,11 +165,11 @@ def _culprit(request: SpectrumRequest, available_bytes: int) -> Literal["model",
     return "model"
 
 
-def _planned(request: SpectrumRequest, work: Work, available_bytes: int | None) -> JobEstimate:
+def _planned(request: SpectrumRequest, work: Work, available_bytes: int | None) -> ComputationPlan:
     beside = _data_bytes(request) + _result_bytes(request)
     spare = None if available_bytes is None else available_bytes - beside
     split = _split(request, work, _size(request), spare)
-    return JobEstimate(
+    return ComputationPlan(
         num_parameters=request.dim,
         num_products=work.num_products,
         num_training_passes=_training_passes(request),
@@ -206,7 +187,7 @@ def _split(request: SpectrumRequest, work: Work, size: Size, available_bytes: in
     loss = request.effective_loss
     size = size.with_logits() if loss is not None and LOSSES[loss].outputs_cost_like == "logits" else size
     part = replace(size, num_parameters=request.dim, num_other_parameters=size.num_parameters - request.dim)
-    return micro_batches(part, work, request.matrix, _ITEM_BYTES[request.vector_precision], available_bytes)
+    return micro_batches(part, work, request.matrix, ITEM_BYTES[request.vector_precision], available_bytes)
 
 
 def _work(request: SpectrumRequest, probes: int, mode: Reorthogonalisation | None = None) -> Work:
@@ -230,7 +211,7 @@ def _is_reduced(request: SpectrumRequest) -> bool:
 
 def _probe_bytes(request: SpectrumRequest, mode: Reorthogonalisation) -> int:
     assert isinstance(request.method, LanczosMethod)
-    return probe_bytes(request.dim, request.method.num_steps, _ITEM_BYTES[request.vector_precision], mode)
+    return probe_bytes(request.dim, request.method.num_steps, ITEM_BYTES[request.vector_precision], mode)
 
 
 def _training_passes(request: SpectrumRequest) -> float:

@@ -1,4 +1,4 @@
-"""What happened to a job, as the Redis stream that the scripts of jobs/scripts.py write."""
+"""Events of jobs, which the scripts of `lua/` append to Redis streams."""
 
 import re
 from collections.abc import Awaitable
@@ -8,8 +8,8 @@ from typing import Any, cast
 import redis.asyncio
 
 from hessian_spectrum.jobs.connection import SOCKET_TIMEOUT_SECONDS
+from hessian_spectrum.jobs.keys import CHANGES, EVENTS, JOB
 from hessian_spectrum.jobs.record import JobRecord, record_from_fields
-from hessian_spectrum.jobs.scripts import CHANGES, EVENTS, JOB
 
 BEFORE_ALL = "0-0"
 """Id before every event."""

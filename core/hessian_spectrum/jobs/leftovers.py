@@ -8,9 +8,8 @@ import redis
 from redis.client import Pipeline
 
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES
-from hessian_spectrum.jobs.scripts import UNWANTED
+from hessian_spectrum.jobs.keys import JOB, RESULT_USERS, UNUSED_RESULTS
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
-from hessian_spectrum.jobs.store import JOB, RESULT_USERS
 
 _AT_ONCE = 1000
 """Questions in one transaction, for whose time Redis answers nobody else."""
@@ -71,7 +70,7 @@ class Leftovers:
 
     def unwanted_results(self) -> list[str]:
         """Digests of results that no job has any more and whose files are still to be removed."""
-        [digests] = self._storage.replies(lambda pipeline: pipeline.smembers(UNWANTED))
+        [digests] = self._storage.replies(lambda pipeline: pipeline.smembers(UNUSED_RESULTS))
         return sorted(cast("set[str]", digests))
 
     def _replies(self, asked: list[str], ask: Callable[[Pipeline, str], object]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""How much may be kept of jobs: how many wait, and the bytes of their requests and records."""
+"""Quotas of stored jobs: how many may wait, and how many bytes their requests and records may take."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,14 +6,17 @@ from typing import Literal
 Kept = Literal["jobs", "requests", "records"]
 
 RECORD_BYTES, TAG_BYTES = 1500, 400
-"""What Redis takes for a record beside its tags, and for a tag beside its text, as it is in two indexes."""
+"""Bytes that Redis takes for a record without its tags, and for a tag beside its text, as two indexes hold it."""
 
 
 @dataclass(frozen=True)
 class Quotas:
-    """What may be kept before another job is refused; None: any number.
+    """What may be stored before another job is refused; None: no limit.
 
-    Attributes:  jobs that wait; requests, bytes of those of jobs that have not ended; records, bytes.
+    Attributes:
+        jobs: Jobs that wait for a worker.
+        requests: Bytes of the requests, and plans, of jobs that have not ended.
+        records: Bytes of all records.
     """
 
     jobs: int | None = None
@@ -21,8 +24,11 @@ class Quotas:
     records: int | None = None
 
 
+UNLIMITED = Quotas()
+
+
 class QuotaError(Exception):
-    """As much is kept as may be: of one owner, or of all."""
+    """A quota is exhausted: that of one owner, or that of all owners together."""
 
     def __init__(self, what: Kept, limit: int, *, is_owners: bool) -> None:
         super().__init__(what, limit, is_owners)
@@ -32,6 +38,12 @@ class QuotaError(Exception):
 
 
 def sizes(request: str, tags: str, num_tags: int) -> dict[str, str]:
-    """Fields of a record that say what the job takes."""
+    """Fields of a record that hold the bytes that the job takes.
+
+    Args:
+        request: What is stored until the job ends.
+        tags: The tags as JSON.
+        num_tags: Number of the tags.
+    """
     record_bytes = RECORD_BYTES + len(tags.encode()) + num_tags * TAG_BYTES
     return {"request_bytes": str(len(request.encode())), "record_bytes": str(record_bytes)}

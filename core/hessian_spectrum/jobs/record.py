@@ -1,4 +1,4 @@
-"""The record of a job: the truth about it, kept as one Redis hash."""
+"""The record of a job: its authoritative state, stored as one Redis hash."""
 
 import secrets
 import time
@@ -21,7 +21,7 @@ def new_job_id() -> str:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A job as last written."""
+    """A job as it was last written."""
 
     id: str
     kind: str
@@ -34,13 +34,13 @@ class JobRecord:
     finished_at: datetime | None
     error: Problem | None
     result_digest: str | None
-    owner: str | None = None  # id of the key that it was submitted with
+    owner: str | None = None  # id of the API key that it was submitted with
     shared: bool = False  # whether every key may read it
-    cached: bool = False  # whether its result was there before it
+    cached: bool = False  # whether its result is that of an earlier job
 
     @property
     def ended(self) -> bool:
-        """Whether the state can no longer change."""
+        """Whether the job has ended, so that only its deletion or expiry can change it."""
         return self.state in ENDED_STATES
 
 
@@ -56,7 +56,7 @@ def new_record_fields(
     shared: bool = False,
     request_id: str | None = None,
 ) -> dict[str, str]:
-    """Hash fields of a job that was just accepted."""
+    """Hash fields of a job that is being accepted."""
     return {
         **({"request_id": request_id} if request_id is not None else {}),
         **({"owner": owner} if owner is not None else {}),
@@ -69,10 +69,16 @@ def new_record_fields(
     }
 
 
-def answered_fields(result_digest: str) -> dict[str, str]:
-    """Further hash fields of a job whose result is there already."""
+def cached_fields(*, result_digest: str, cache_entry: str) -> dict[str, str]:
+    """Further hash fields of a job that has a cached result from the start.
+
+    Args:
+        result_digest: Digest of the result.
+        cache_entry: Redis key of the cache entry.
+    """
     return {
         "cached": "1",
+        "answers": cache_entry,
         "result_digest": result_digest,
         "progress": CACHED.model_dump_json(),
         "finished_at": now_text(),
@@ -80,7 +86,7 @@ def answered_fields(result_digest: str) -> dict[str, str]:
 
 
 def record_from_fields(job_id: str, fields: Mapping[str, str]) -> JobRecord:
-    """The record that a hash holds."""
+    """The record that a Redis hash holds."""
     error = fields.get("error")
     return JobRecord(
         id=job_id,

@@ -7,6 +7,8 @@ import redis
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from hessian_spectrum.jobs.scripts import run_script
+
 Fault = Literal["away", "full", "disk", "loading", "refusing"]
 
 _WORDS: dict[Fault, str] = {
@@ -17,9 +19,6 @@ _WORDS: dict[Fault, str] = {
     "refusing": "redis refuses what is asked of it: see the log of the service",
 }
 _PROBE = "spectrum:probe"
-_MEMORY = "if redis.acl_check_cmd('info') then return redis.call('INFO', 'memory') end"
-"""A user who may not ask is told nothing, and Redis logs no refusal."""
-
 KEEPS_ALL = "noeviction"
 """The only policy that loses no job: a full Redis refuses new ones."""
 
@@ -60,7 +59,7 @@ def eviction_policy(client: redis.Redis) -> str | None:
         RedisError: if Redis is away.
     """
     try:
-        found = client.eval(_MEMORY, 0)
+        found = run_script(client, "memory_info", [])
     except redis.exceptions.NoPermissionError:
         return None
     policy = re.search(r"^maxmemory_policy:(\S+)", str(found), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Which results and records have had their time: what is kept for how long, and what goes first when space is short."""
+"""Which results and records have expired, and which are deleted first when space is short."""
 
 import secrets
 from collections.abc import Iterator
@@ -8,47 +8,45 @@ from typing import cast
 import redis
 
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs import scripts
-from hessian_spectrum.jobs.job_index import INDEX
-from hessian_spectrum.jobs.store import JOB, RESULT_USERS
+from hessian_spectrum.jobs.keys import RESULT_USERS, RESULTS, RETENTION_LOCK, index_key
+from hessian_spectrum.jobs.scripts import JobScripts, run_script
 
-_TURN = "spectrum:retention-turn"
-_TURN_SECONDS = 300
-"""After which another may take it over: whoever had it is gone."""
+_LOCK_SECONDS = 300
+"""Time after which another process may take the lock, as its holder must have died."""
 
 
 class Retention:
-    """Of all jobs' results; ages count from the end of a job, by the clock of Redis.
+    """Ages of results and records, counted from the end of a job by the clock of Redis.
 
     Args:
-        client: Of the Redis that holds the records.
+        client: Client of the Redis that holds the records.
     """
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
 
     @contextmanager
-    def turn(self) -> Iterator[bool]:
-        """Whether it is this caller's turn to look at what must go: two at once would let go twice as much."""
+    def lock(self) -> Iterator[bool]:
+        """Whether this process may delete results until the end of the block; two at once would delete too many."""
         token = secrets.token_hex(8)
-        mine = bool(self._client.set(_TURN, token, nx=True, ex=_TURN_SECONDS))
+        is_ours = bool(self._client.set(RETENTION_LOCK, token, nx=True, ex=_LOCK_SECONDS))
         try:
-            yield mine
+            yield is_ours
         finally:
-            if mine:
-                self._client.eval(scripts.END_TURN, 1, _TURN, token)
+            if is_ours:
+                run_script(self._client, "release_lock", [RETENTION_LOCK], token)
 
     def jobs_with_result(self, least_age_seconds: float, number: int) -> list[str]:
-        """Those that ended so long ago, oldest first."""
-        return self._older(f"{INDEX}with-result", least_age_seconds, number)
+        """Jobs with a result that ended at least so long ago, oldest first."""
+        return self._older(index_key("with-result"), least_age_seconds, number)
 
     def jobs_without_result(self, least_age_seconds: float, number: int) -> list[str]:
-        """Those that failed, were cancelled or have expired so long ago, oldest first."""
-        return self._older(f"{INDEX}without-result", least_age_seconds, number)
+        """Jobs that failed, were cancelled or expired at least so long ago, oldest first."""
+        return self._older(index_key("without-result"), least_age_seconds, number)
 
     def oldest_result(self) -> str | None:
         """Digest of the result whose last job ended first."""
-        found = cast("list[str]", self._client.zrange(scripts.RESULTS, 0, 0))
+        found = cast("list[str]", self._client.zrange(RESULTS, 0, 0))
         return found[0] if found else None
 
     def users(self, digest: str) -> list[str]:
@@ -57,9 +55,7 @@ class Retention:
 
     def expire(self, job_id: str, problem: Problem) -> bool:
         """Take its result from a job, which tells why from now on; False if it had none."""
-        text = problem.model_dump_json(exclude_none=True)
-        arguments = (JOB + job_id, INDEX, job_id, RESULT_USERS, text)
-        return bool(self._client.eval(scripts.EXPIRE, 2, *arguments))
+        return JobScripts(self._client).expire(job_id, problem=problem.model_dump_json(exclude_none=True))
 
     def _older(self, index: str, age_seconds: float, number: int) -> list[str]:
         seconds, microseconds = self._client.time()

@@ -1,415 +1,305 @@
-"""The steps of a job's life as Lua: each happens as a whole or not at all, by the clock of Redis.
+"""The scripts of `lua/` with typed arguments and replies; Redis runs each entirely or not at all, by its own clock.
 
-A script may be sent twice, where its answer was lost, and does then what it did or nothing.
-Every script takes KEYS[1] = hash of the job, KEYS[2] = prefix of the indexes by state, ARGV[1] = id of the job.
-A job with an owner is in an index of its owner's, too, wherever it is in one of all. A script that changes what callers
-see of the job ends with `tell()`; jobs/events.py reads what that writes.
+A line `--- @include "name"` in a script stands for the file `lua/include/name.lua`. The names of keys and the other
+constants of `_CONSTANTS` are defined before every script.
 """
 
-import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Literal, cast, get_args
 
-from hessian_spectrum.jobs import counters
+import redis
 
-JOB = "spectrum:job:"
-"""Prefix of the records, one hash for each job."""
+from hessian_spectrum.api_schemas.jobs import JobState
+from hessian_spectrum.jobs import keys
+from hessian_spectrum.jobs.quotas import Kept, Quotas
+from hessian_spectrum.jobs.record import QUEUED, now_text
 
-EVENTS = "spectrum:events:"
-"""Prefix of the streams of events, one for each job; an entry holds all fields that change and are not private."""
+DURATION_BOUNDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)
+"""Upper bounds of the histograms of durations, in seconds."""
 
-REQUESTS = "spectrum:request:"
-"""Prefix of the requests that are no file of their own, each kept until its job ends."""
+EVENT_SECONDS = 3600
+"""Time for which the events of a job are kept after its end."""
 
-BYTES = "spectrum:bytes"
-"""Hash of what is kept: `requests` of jobs that have not ended and `records`; `requests:OWNER` and so on of each."""
+IDEMPOTENCY_SECONDS = 24 * 3600
+"""Time for which a client's idempotency key is remembered."""
 
-TAG = "tag:"
-"""Before the digest of a tag: name of the index of the jobs that have it."""
+_INCLUDE = re.compile(r'^--- @include "(\w+)"\n', re.MULTILINE)
+_COMMENT = re.compile(r"^\s*--.*\n|^\n", re.MULTILINE)
 
-CHANGES = "spectrum:changes"
-"""Stream that says which jobs changed."""
-
-RESULTS = "spectrum:results"
-"""Sorted set of the digests of all results, by the end of the last job that uses each."""
-
-UNWANTED = "spectrum:unwanted-results"
-"""Set of digests of results that no job uses any more and whose files may still be there."""
-
-SECONDS_OF_EVENTS = 3600
-"""That the events of a job which ended are kept."""
-
-_TAG_DIGITS = 16
-
-
-def tag_index(name: str, value: str) -> str:
-    """Name of the index of the jobs with this tag; others may be in it, too, if rarely."""
-    return TAG + hashlib.sha1(f"{name}:{value}".encode(), usedforsecurity=False).hexdigest()[:_TAG_DIGITS]
+_CONSTANTS: dict[str, str | int | tuple[str, ...]] = {
+    "CHANGES": keys.CHANGES,
+    "COUNTERS": keys.COUNTERS,
+    "EVENTS": keys.EVENTS,
+    "JOB": keys.JOB,
+    "REQUEST": keys.REQUEST,
+    "RESULTS": keys.RESULTS,
+    "RESULT_USERS": keys.RESULT_USERS,
+    "STORED_BYTES": keys.STORED_BYTES,
+    "TAG_INDEX": keys.TAG_INDEX,
+    "UNUSED_RESULTS": keys.UNUSED_RESULTS,
+    "TAG_DIGITS": keys.TAG_DIGITS,
+    "EVENT_SECONDS": EVENT_SECONDS,
+    "DURATION_BOUNDS": tuple(f"{bound:g}" for bound in DURATION_BOUNDS),
+}
 
 
-MOVE = (
-    counters.LUA
-    + """
-local function now() local t = redis.call('TIME'); return t[1] + t[2] / 1e6 end
-local function of_owner(name)
-  local owner = redis.call('HGET', KEYS[1], 'owner')
-  return owner and (KEYS[2] .. owner .. ':' .. name)
-end
-local function enlist(name)
-  redis.call('ZADD', KEYS[2] .. name, 0, ARGV[1])
-  if of_owner(name) then redis.call('ZADD', of_owner(name), 0, ARGV[1]) end
-end
-local function strike(name)
-  redis.call('ZREM', KEYS[2] .. name, ARGV[1])
-  if of_owner(name) then redis.call('ZREM', of_owner(name), ARGV[1]) end
-end
-"""
-    + f"""
-local function each_tag(change)
-  for name, value in pairs(cjson.decode(redis.call('HGET', KEYS[1], 'tags') or '{{}}')) do
-    change('{TAG}' .. string.sub(redis.sha1hex(name .. ':' .. value), 1, {_TAG_DIGITS}))
-  end
-end
-local function weigh(what, field, sign)
-  -- Adds what the field of the job says to what is kept, or takes it away, once.
-  local size = redis.call('HGET', KEYS[1], field)
-  if not size then return end
-  local owner = redis.call('HGET', KEYS[1], 'owner')
-  for _, name in ipairs({{what, owner and what .. ':' .. owner or nil}}) do
-    if redis.call('HINCRBY', '{BYTES}', name, sign * size) == 0 then redis.call('HDEL', '{BYTES}', name) end
-  end
-  if sign < 0 then redis.call('HDEL', KEYS[1], field) end
-end
-local ended = {{succeeded = true, failed = true, cancelled = true, expired = true}}
-local function move(from, to)
-  strike(from)
-  enlist(to)
-  count_move(from, to, now())
-  redis.call('HSET', KEYS[1], 'state', to)
-  redis.call('ZREM', KEYS[2] .. 'with-result', ARGV[1])
-  if ended[to] then
-    redis.call('DEL', '{REQUESTS}' .. ARGV[1])
-    weigh('requests', 'request_bytes', -1)
-    redis.call('HDEL', KEYS[1], 'request_sha256')
-    redis.call('ZADD', KEYS[2] .. (to == 'succeeded' and 'with-result' or 'without-result'), now(), ARGV[1])
-  end
-end
-local private = {{token = true, lease_until = true, published_at = true, losses = true,
-  signed_at = true, run_seconds = true, moved_at = true, claimed_at = true,
-  request_id = true, question = true, answers = true, trouble = true, crashed_by = true,
-  shard_trouble = true, request_bytes = true, request_sha256 = true, record_bytes = true, tags = true}}
-local function tell()
-  local record, event = redis.call('HGETALL', KEYS[1]), {{}}
-  for i = 1, #record, 2 do
-    if not private[record[i]] then
-      event[#event + 1] = record[i]
-      event[#event + 1] = record[i + 1]
-    end
-  end
-  local stream = '{EVENTS}' .. ARGV[1]
-  redis.call('XADD', stream, 'MAXLEN', '~', 100, '*', unpack(event))
-  redis.call('XADD', '{CHANGES}', 'MAXLEN', '~', 10000, '*', 'job', ARGV[1])
-  if ended[redis.call('HGET', KEYS[1], 'state')] then redis.call('EXPIRE', stream, {SECONDS_OF_EVENTS}) end
-end
-local function use(users)
-  local digest = redis.call('HGET', KEYS[1], 'result_digest')
-  redis.call('SADD', users, ARGV[1])
-  redis.call('ZADD', '{RESULTS}', now(), digest)
-  redis.call('SREM', '{UNWANTED}', digest)
-end
-local function release(users)
-  -- Returns the digest if no other job has the result; then it answers no question either.
-  local digest = redis.call('HGET', KEYS[1], 'result_digest')
-  if not digest then return '' end
-  redis.call('SREM', users .. digest, ARGV[1])
-  if redis.call('SCARD', users .. digest) > 0 then return '' end
-  local answers = redis.call('HGET', KEYS[1], 'answers')
-  if answers and redis.call('GET', answers) == digest then redis.call('DEL', answers) end
-  redis.call('ZREM', '{RESULTS}', digest)
-  redis.call('SADD', '{UNWANTED}', digest)
-  return digest
-end
-"""
-)
+@dataclass(frozen=True)
+class Claimed:
+    """What a worker learns with the lease of a job."""
 
-CREATE = (
-    MOVE
-    + f"""
-local BYTES = '{BYTES}'
-"""
-    + """
--- ARGV[2]: key of the request, ARGV[3]: the request, or '' where it is a file, ARGV[4]: key of what a caller's
--- idempotency key stands for, or '', ARGV[5]: digest of the request, ARGV[6]: seconds that it is remembered, ARGV[7]:
--- prefix of jobs' keys, ARGV[8]: set of the jobs with the result that answers this one, too, or '', ARGV[9]: index of
--- the owner's queued jobs, or '', ARGV[10]: owner or '', ARGV[11..16]: limits of the owner and of all, or '': of queued
--- jobs, of bytes of requests, of bytes of records, ARGV[17..]: the record's fields and values.
--- Returns {outcome, id of the job}; with a key that is known and whose job is there, with a result that is gone, or
--- where too much is kept, nothing is written.
-if redis.call('EXISTS', KEYS[1]) == 1 then return {'created', ARGV[1]} end
-local fields = {}
-for i = 17, #ARGV, 2 do fields[ARGV[i]] = ARGV[i + 1] end
-local function is_full(index, limit) return limit ~= '' and redis.call('ZCARD', index) >= tonumber(limit) end
-local function is_heavy(what, size, limit)
-  return limit ~= '' and (redis.call('HGET', BYTES, what) or 0) + (size or 0) > tonumber(limit)
-end
-local function refusal()
-  local owner = ARGV[10]
-  if ARGV[8] == '' then
-    if owner ~= '' and is_full(ARGV[9], ARGV[11]) then return 'owner-jobs' end
-    if is_full(KEYS[2] .. 'queued', ARGV[12]) then return 'all-jobs' end
-    if owner ~= '' and is_heavy('requests:' .. owner, fields.request_bytes, ARGV[13]) then return 'owner-requests' end
-    if is_heavy('requests', fields.request_bytes, ARGV[14]) then return 'all-requests' end
-  end
-  if owner ~= '' and is_heavy('records:' .. owner, fields.record_bytes, ARGV[15]) then return 'owner-records' end
-  if is_heavy('records', fields.record_bytes, ARGV[16]) then return 'all-records' end
-end
-if ARGV[4] ~= '' then
-  local known = redis.call('HMGET', ARGV[4], 'digest', 'job')
-  if known[2] and redis.call('EXISTS', ARGV[7] .. known[2]) == 1 then
-    return {known[1] == ARGV[5] and 'replayed' or 'differs', known[2]}
-  end
-end
-if ARGV[8] ~= '' and redis.call('SCARD', ARGV[8]) == 0 then return {'gone', ''} end
-local refused = refusal()
-if refused then return {refused, ''} end
-if ARGV[4] ~= '' then
-  redis.call('HSET', ARGV[4], 'digest', ARGV[5], 'job', ARGV[1])
-  redis.call('EXPIRE', ARGV[4], ARGV[6])
-end
-for field, value in pairs(fields) do redis.call('HSET', KEYS[1], field, value) end
-enlist('all')
-each_tag(enlist)
-weigh('records', 'record_bytes', 1)
-if ARGV[8] ~= '' then
-  redis.call('HDEL', KEYS[1], 'request_bytes', 'request_sha256')
-  use(ARGV[8])
-  move('none', 'succeeded')
-else
-  if ARGV[3] ~= '' then redis.call('SET', ARGV[2], ARGV[3]) end
-  weigh('requests', 'request_bytes', 1)
-  redis.call('HSET', KEYS[1], 'published_at', now())
-  move('none', 'queued')
-end
-tell()
-return {'created', ARGV[1]}
-"""
-)
+    attempt: int  # 0: there was no job to claim
+    run_seconds: float  # that earlier attempts ran
+    crash_signal: str  # by which an earlier attempt died, or empty
 
-CLAIM = (
-    MOVE
-    + """
--- ARGV[2]: token of the new lease, ARGV[3]: its seconds, ARGV[4]: time as text.
--- Returns {attempt, seconds that earlier attempts ran, signal of which one of them crashed or ''}; the attempt is 0 if
--- refused.
-local function claimed(attempt)
-  return {attempt, redis.call('HGET', KEYS[1], 'run_seconds') or '0', redis.call('HGET', KEYS[1], 'crashed_by') or ''}
-end
-if redis.call('HGET', KEYS[1], 'token') == ARGV[2] then
-  return claimed(tonumber(redis.call('HGET', KEYS[1], 'attempt')))
-end
-if redis.call('HGET', KEYS[1], 'state') ~= 'queued' then return {0, '0', ''} end
-move('queued', 'running')
-redis.call('HSETNX', KEYS[1], 'started_at', ARGV[4])
-redis.call('HDEL', KEYS[1], 'trouble')
-redis.call('HSET', KEYS[1], 'token', ARGV[2], 'lease_until', now() + ARGV[3], 'signed_at', now())
-local attempt = redis.call('HINCRBY', KEYS[1], 'attempt', 1)
-tell()
-return claimed(attempt)
-"""
-)
 
-RENEW = (
-    MOVE
-    + """
--- ARGV[2]: token, ARGV[3]: seconds, ARGV[4]: progress or '', ARGV[5]: products computed since the last sign.
--- Returns the state, or 'lost' to a stranger.
--- The time since the last sign counts as run, whatever then becomes of the attempt.
-if redis.call('HGET', KEYS[1], 'token') ~= ARGV[2] then return 'lost' end
-redis.call('HDEL', KEYS[1], 'nothing')  -- a Redis that is out of memory lets a script go on that began so
-local time = now()
-redis.call('HINCRBYFLOAT', KEYS[1], 'run_seconds', time - (redis.call('HGET', KEYS[1], 'signed_at') or time))
-redis.call('HSET', KEYS[1], 'lease_until', time + ARGV[3], 'signed_at', time)
-if ARGV[5] ~= '0' then count('products', ARGV[5]) end
-if ARGV[4] ~= '' then
-  redis.call('HSET', KEYS[1], 'progress', ARGV[4])
-  tell()
-end
-return redis.call('HGET', KEYS[1], 'state')
-"""
-)
+@dataclass(frozen=True)
+class ShardReply:
+    """What a worker learns when it asks for a shard."""
 
-FINISH = (
-    MOVE
-    + """
--- ARGV[2]: token, ARGV[3]: final state, ARGV[4]: time, ARGV[5]: progress, error or result_digest, ARGV[6]: its value,
--- ARGV[7]: set of the jobs with that result, or '', ARGV[8]: prefix of the results by question, with the version of
--- the code that computed, or ''. A job that was cancelled ends as cancelled.
-if redis.call('HGET', KEYS[1], 'token') ~= ARGV[2] then return 'lost' end
-local state, final = redis.call('HGET', KEYS[1], 'state'), ARGV[3]
-if state == 'cancelling' then final = 'cancelled' end
-move(state, final)
-redis.call('HSET', KEYS[1], 'finished_at', ARGV[4])
-redis.call('HDEL', KEYS[1], 'token', 'lease_until')
-if final == ARGV[3] and ARGV[5] ~= '' then
-  redis.call('HSET', KEYS[1], ARGV[5], ARGV[6])
-  if ARGV[7] ~= '' then use(ARGV[7]) end
-  local question = redis.call('HGET', KEYS[1], 'question')
-  if ARGV[8] ~= '' and question then
-    redis.call('HSET', KEYS[1], 'answers', ARGV[8] .. question)
-    redis.call('SET', ARGV[8] .. question, ARGV[6])
-  end
-end
-tell()
-return final
-"""
-)
+    index: int  # or one of the three below
+    attempt: int
+    num_free: int  # further shards that nobody computes
+    fingerprint: str
 
-GIVE_BACK = (
-    MOVE
-    + """
--- ARGV[2]: token, ARGV[3]: time as text, ARGV[4]: progress of a queued job. A worker that stops gives a job back; no
--- attempt is lost. Returns the state, or 'lost' to a stranger.
-if redis.call('HGET', KEYS[1], 'token') ~= ARGV[2] then return 'lost' end
-local state, to = redis.call('HGET', KEYS[1], 'state'), 'queued'
-if state == 'cancelling' then to = 'cancelled' end
-redis.call('HDEL', KEYS[1], 'token', 'lease_until')
-move(state, to)
-if to == 'queued' then
-  count('given_back')
-  redis.call('HSET', KEYS[1], 'published_at', now(), 'progress', ARGV[4])
-else
-  redis.call('HSET', KEYS[1], 'finished_at', ARGV[3])
-end
-tell()
-return to
-"""
-)
 
-LEAVE = """
--- ARGV[2]: token, ARGV[3]: problem. The worker works on the job no more, because of this; its lease will run out. If it
--- is the last that the job may lose, the job fails with the problem. Returns the state, or 'lost' to a stranger.
-if redis.call('HGET', KEYS[1], 'token') ~= ARGV[2] then return 'lost' end
-redis.call('HSET', KEYS[1], 'trouble', ARGV[3])
-return redis.call('HGET', KEYS[1], 'state')
-"""
+NO_SHARD, SHARD_POISONED, NOT_THE_HOLDER = -1, -2, -3
+"""Values of `ShardReply.index`: no shard is free; the free one has lost too many workers; another holds the lease."""
 
-LOSE = (
-    MOVE
-    + """
--- ARGV[2]: how the lease's token begins, ARGV[3]: time as text, ARGV[4]: problem with which the job ends, or '',
--- ARGV[5]: problem with which it ends only if this was the last worker that it may lose, or '', ARGV[6]: signal of
--- which the process crashed, or ''.
--- The process that held the lease is gone. Without a problem the lease is over now. Returns the state, or '' to others.
-if string.sub(redis.call('HGET', KEYS[1], 'token') or '', 1, #ARGV[2]) ~= ARGV[2] then return '' end
-local state = redis.call('HGET', KEYS[1], 'state')
-if ARGV[4] == '' or state == 'cancelling' then
-  redis.call('HSET', KEYS[1], 'lease_until', 0)
-  if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'trouble', ARGV[5]) end
-  if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'crashed_by', ARGV[6]) end
-  return state
-end
-redis.call('HDEL', KEYS[1], 'token', 'lease_until')
-move(state, 'failed')
-redis.call('HSET', KEYS[1], 'finished_at', ARGV[3], 'error', ARGV[4])
-tell()
-return 'failed'
-"""
-)
 
-CANCEL = (
-    MOVE
-    + """
--- ARGV[2]: time as text. A queued job ends at once, a running one when its worker sees it.
-local state = redis.call('HGET', KEYS[1], 'state')
-if state == 'queued' then
-  move(state, 'cancelled')
-  redis.call('HSET', KEYS[1], 'finished_at', ARGV[2])
-  tell()
-elseif state == 'running' then
-  move(state, 'cancelling')
-  tell()
-end
-return redis.call('HGET', KEYS[1], 'state') or ''
-"""
-)
+@dataclass(frozen=True, kw_only=True)
+class NewJob:
+    """A job that is to be written.
 
-RECOVER = (
-    MOVE
-    + """
--- ARGV[2]: workers that a job may lose, ARGV[3]: time as text, ARGV[4]: problem of a job that lost so many,
--- ARGV[5]: progress of a queued job.
--- A job whose lease ran out goes back to the queue, or ends if it was cancelled or has lost too many workers.
-local state, lease = redis.call('HGET', KEYS[1], 'state'), redis.call('HGET', KEYS[1], 'lease_until')
-if (state ~= 'running' and state ~= 'cancelling') or (lease and tonumber(lease) > now()) then return '' end
-redis.call('HDEL', KEYS[1], 'token', 'lease_until')
-local to = 'queued'
-if state == 'cancelling' then to = 'cancelled'
-elseif redis.call('HINCRBY', KEYS[1], 'losses', 1) >= tonumber(ARGV[2]) then to = 'failed' end
-count('lease_losses')
-if to == 'failed' then count('poisoned') end
-move(state, to)
-if to == 'queued' then
-  redis.call('HSET', KEYS[1], 'published_at', 0, 'progress', ARGV[5])
-else
-  redis.call('HSET', KEYS[1], 'finished_at', ARGV[3])
-  if to == 'failed' then redis.call('HSET', KEYS[1], 'error', redis.call('HGET', KEYS[1], 'trouble') or ARGV[4]) end
-end
-tell()
-return to
-"""
-)
+    Attributes:
+        id: Id of the job.
+        fields: Fields of its record.
+        request: The request as JSON, or empty where it is stored in a file.
+        request_digest: SHA-256 of the request.
+        idempotency_key: Redis key of the client's idempotency key, or empty.
+        owner_quotas: Quotas of the owner.
+        total_quotas: Quotas of all owners together.
+    """
 
-TAKE_UNPUBLISHED = (
-    MOVE
-    + """
--- ARGV[2]: seconds after which a message counts as lost, ARGV[3]: hash of the job whose message is next, or ''.
--- Returns 1 to the one caller that shall publish the job. Messages are taken in turn: one that is older than the next
--- does not wait any more. A recovered job has never been published.
-if redis.call('HGET', KEYS[1], 'state') ~= 'queued' then return 0 end
-local last = now()
-if ARGV[3] ~= '' then last = tonumber(redis.call('HGET', ARGV[3], 'published_at') or 0) end
-local published = tonumber(redis.call('HGET', KEYS[1], 'published_at'))
-if published > 0 and published > last - ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], 'published_at', now())
-return 1
-"""
-)
+    id: str
+    fields: Mapping[str, str]
+    request: str
+    request_digest: str
+    idempotency_key: str
+    owner_quotas: Quotas
+    total_quotas: Quotas
 
-DELETE = (
-    MOVE
-    + """
--- ARGV[2]: prefix of the sets of jobs by result, ARGV[3]: key of the request, ARGV[4]: key of the events.
--- Returns {outcome, digest of a result that nobody needs any more}.
-local state = redis.call('HGET', KEYS[1], 'state')
-if not state then return {'missing', ''} end
-if state == 'queued' or state == 'running' or state == 'cancelling' then return {'active', ''} end
-local digest = release(ARGV[2])
-strike('all')
-strike(state)
-each_tag(strike)
-weigh('records', 'record_bytes', -1)
-weigh('requests', 'request_bytes', -1)  -- where a worker of an earlier version ended the job
-redis.call('ZREM', KEYS[2] .. 'with-result', ARGV[1])
-redis.call('ZREM', KEYS[2] .. 'without-result', ARGV[1])
-redis.call('DEL', KEYS[1], ARGV[3], ARGV[4])
-return {'deleted', digest}
-"""
-)
 
-EXPIRE = (
-    MOVE
-    + """
--- ARGV[2]: prefix of the sets of jobs by result, ARGV[3]: problem that tells why. The job has a result no more.
--- Returns 1, or 0 if it had none.
-if redis.call('HGET', KEYS[1], 'state') ~= 'succeeded' then return 0 end
-release(ARGV[2])
-redis.call('HDEL', KEYS[1], 'result_digest', 'answers')
-redis.call('HSET', KEYS[1], 'error', ARGV[3])
-move('succeeded', 'expired')
-tell()
-return 1
-"""
-)
+class JobScripts:
+    """Scripts that change one job, or read its indexes.
 
-END_TURN = """
--- KEYS[1]: whose turn it is, ARGV[1]: token of the one that ends it.
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
-"""
+    Each may be sent twice where its reply was lost; the second run then changes nothing.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def create(self, job: NewJob) -> tuple[str, str]:
+        """Write a job; returns the outcome as `create_job.lua` describes it, and the id of a job."""
+        result_digest = job.fields.get("result_digest")
+        limits = [getattr(quotas, kind) for quotas in (job.owner_quotas, job.total_quotas) for kind in get_args(Kept)]
+        reply = self._run(
+            "create_job",
+            job.id,
+            job.request,
+            job.idempotency_key,
+            job.request_digest,
+            IDEMPOTENCY_SECONDS,
+            "" if result_digest is None else keys.RESULT_USERS + result_digest,
+            job.fields.get("owner", ""),
+            *("" if limit is None else limit for limit in limits),
+            *(text for item in job.fields.items() for text in item),
+        )
+        return cast("tuple[str, str]", tuple(reply))
+
+    def claim(self, job_id: str, *, token: str, lease_seconds: float) -> Claimed:
+        """Lease a queued job."""
+        attempt, run_seconds, crash_signal = self._run("claim_job", job_id, token, lease_seconds, now_text())
+        return Claimed(int(attempt), float(run_seconds), str(crash_signal))
+
+    def renew(
+        self, job_id: str, *, token: str, lease_seconds: float, progress: str, num_products: int
+    ) -> JobState | Literal["lost"]:
+        """Extend a lease; `progress` is JSON, or empty."""
+        return self._state("renew_lease", job_id, token, lease_seconds, progress, num_products)
+
+    def succeed(self, job_id: str, *, token: str, result_digest: str, cache_prefix: str) -> JobState | Literal["lost"]:
+        """End a job with a result, which enters the cache if there is a prefix."""
+        users = keys.RESULT_USERS + result_digest
+        arguments = ("succeeded", now_text(), "result_digest", result_digest, users, cache_prefix)
+        return self._state("finish_job", job_id, token, *arguments)
+
+    def fail(self, job_id: str, *, token: str, problem: str) -> JobState | Literal["lost"]:
+        """End a job with a problem, as JSON."""
+        return self._state("finish_job", job_id, token, "failed", now_text(), "error", problem, "", "")
+
+    def close_cancelled(self, job_id: str, *, token: str) -> JobState | Literal["lost"]:
+        """End a job that is being cancelled."""
+        return self._state("finish_job", job_id, token, "cancelled", now_text(), "", "", "", "")
+
+    def requeue(self, job_id: str, *, token: str) -> JobState | Literal["lost"]:
+        """Put a job back into the queue."""
+        return self._state("requeue_job", job_id, token, now_text(), QUEUED.model_dump_json())
+
+    def release_after_error(self, job_id: str, *, token: str, problem: str) -> JobState | Literal["lost"]:
+        """Note why an attempt ends."""
+        return self._state("release_after_error", job_id, token, problem)
+
+    def mark_worker_lost(
+        self, job_id: str, *, token_prefix: str, problem: str, last_problem: str, crash_signal: str
+    ) -> JobState | None:
+        """End the lease of a process that died; problems are JSON, or empty. None: it did not hold the lease."""
+        arguments = (token_prefix, now_text(), problem, last_problem, crash_signal)
+        return cast("JobState", self._run("mark_worker_lost", job_id, *arguments)) or None
+
+    def cancel(self, job_id: str) -> JobState | None:
+        """Cancel a job; None: there is no such job."""
+        return cast("JobState", self._run("cancel_job", job_id, now_text())) or None
+
+    def recover(self, job_id: str, *, max_losses: int, problem: str) -> JobState | None:
+        """Recover a job whose lease ran out; None: nothing had to change."""
+        arguments = (max_losses, now_text(), problem, QUEUED.model_dump_json())
+        return cast("JobState", self._run("recover_job", job_id, *arguments)) or None
+
+    def take_unpublished(self, job_id: str, *, republish_seconds: float, next_job_key: str) -> bool:
+        """Whether the caller is to publish the job, as its message is missing."""
+        return bool(int(self._run("take_unpublished", job_id, republish_seconds, next_job_key)))
+
+    def delete(self, job_id: str) -> tuple[Literal["deleted", "active", "missing"], str | None]:
+        """Delete a job that has ended; returns the outcome, and the digest of a result that no other job has."""
+        outcome, digest = self._run("delete_job", job_id)
+        return outcome, digest or None
+
+    def expire(self, job_id: str, *, problem: str) -> bool:
+        """Take the result from a job; False if it had none."""
+        return bool(self._run("expire_result", job_id, problem))
+
+    def index_existing(self, job_id: str, *, record_bytes: int, tag_bytes: int) -> None:
+        """Upgrade the indexes and byte counts of a job that an earlier version created."""
+        self._run("index_existing_job", job_id, record_bytes, tag_bytes)
+
+    def intersect(self, shorter: str, longer: str, *, start: str, max_looked_at: int) -> tuple[list[str], str]:
+        """Ids in both indexes from `start` on, newest first, and the last id that was looked at, or empty."""
+        found, last = run_script(self._client, "intersect_indexes", [shorter, longer], start, max_looked_at)
+        return found, last
+
+    def _state(self, name: str, job_id: str, *arguments: str | float) -> JobState | Literal["lost"]:
+        return cast("JobState", self._run(name, job_id, *arguments))
+
+    def _run(self, name: str, job_id: str, *arguments: str | float) -> Any:
+        return run_script(self._client, name, [keys.JOB + job_id, keys.INDEX], job_id, *arguments)
+
+
+class ShardScripts:
+    """Scripts that change the shards of one job."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+
+    def open(
+        self,
+        job_id: str,
+        *,
+        token: str,
+        num_shards: int,
+        shard_fingerprint: str,
+        numerics_fingerprint: str,
+        max_losses: int,
+    ) -> ShardReply:
+        """Offer the shards of a job, and claim the first free one."""
+        arguments = (num_shards, shard_fingerprint, numerics_fingerprint, max_losses)
+        return ShardReply(*self._run("open_shards", job_id, token, *arguments))
+
+    def claim(
+        self, job_id: str, *, token: str, lease_seconds: float, max_losses: int, numerics_fingerprint: str
+    ) -> ShardReply:
+        """Claim a free shard for a worker that does not hold the job."""
+        return ShardReply(*self._run("claim_shard", job_id, token, lease_seconds, max_losses, numerics_fingerprint))
+
+    def finish(
+        self,
+        job_id: str,
+        *,
+        token: str,
+        lease_seconds: float,
+        max_losses: int,
+        index: int,
+        num_products: int,
+        wants_another: bool,
+    ) -> ShardReply:
+        """Note that a shard is done, and claim another if the worker wants one."""
+        arguments = (lease_seconds, max_losses, index, num_products, int(wants_another))
+        return ShardReply(*self._run("finish_shard", job_id, token, *arguments))
+
+    def renew(self, job_id: str, *, token: str, lease_seconds: float, index: int, num_products: int) -> bool:
+        """Extend the time of a shard; False if the worker is to stop."""
+        return bool(self._run("renew_shard", job_id, token, lease_seconds, index, num_products))
+
+    def release(self, job_id: str, *, token: str, problem: str) -> None:
+        """Release a shard; the problem is JSON, or empty."""
+        self._run("release_shard", job_id, token, problem)
+
+    def mark_worker_lost(self, job_id: str, *, token_prefix: str, problem: str, last_problem: str) -> None:
+        """End the time of the shards of a process that died; problems are JSON, or empty."""
+        self._run("mark_shard_worker_lost", job_id, token_prefix, problem, last_problem)
+
+    def reopen(self, job_id: str, *, token: str, index: int) -> bool:
+        """Mark a shard as not done; False if the token is not that of the job's lease."""
+        return bool(self._run("reopen_shard", job_id, token, index))
+
+    def _run(self, name: str, job_id: str, token: str, *arguments: str | float) -> Any:
+        return run_script(self._client, name, [keys.JOB + job_id], token, *arguments)
+
+
+def run_script(client: redis.Redis, name: str, script_keys: list[str], *arguments: str | float) -> Any:
+    """Run the script `lua/<name>.lua` with these KEYS and ARGV.
+
+    Raises:
+        redis.RedisError: Redis does not answer, or refuses.
+    """
+    return client.eval(script_text(name), len(script_keys), *script_keys, *cast("tuple[str, ...]", arguments))
+
+
+@cache
+def script_text(name: str) -> str:
+    """The whole text of a script as Redis gets it: constants, includes, and the file without its comments."""
+    directory = resources.files(__package__) / "lua"
+    included: set[str] = set()
+
+    def with_includes(text: str) -> Iterator[str]:
+        for other in _INCLUDE.findall(text):
+            if other not in included:
+                included.add(other)
+                yield from with_includes((directory / "include" / f"{other}.lua").read_text())
+        yield _COMMENT.sub("", text)
+
+    parts = list(with_includes((directory / f"{name}.lua").read_text()))
+    return (constants_text() if included else "") + "".join(parts)
+
+
+def script_names() -> list[str]:
+    """Names of all scripts."""
+    return sorted(
+        path.name.removesuffix(".lua")
+        for path in (resources.files(__package__) / "lua").iterdir()
+        if path.name.endswith(".lua")
+    )
+
+
+def constants_text() -> str:
+    """Lua that defines the constants of scripts."""
+    return "".join(f"local {name} = {_literal(value)}\n" for name, value in _CONSTANTS.items())
+
+
+def _literal(value: str | int | tuple[str, ...]) -> str:
+    if isinstance(value, tuple):
+        return "{" + ", ".join(map(_literal, value)) + "}"
+    return f"'{value}'" if isinstance(value, str) else str(value)

@@ -1,4 +1,8 @@
-"""Settings of every process, read from `SPECTRUM_...` variables when it starts."""
+"""Settings of each process, read from `SPECTRUM_...` variables when it starts.
+
+All processes of a deployment may get the same environment: each accepts the variables of the others, and refuses those
+that no process knows. So the classes of all processes are in this file.
+"""
 
 import os
 from ipaddress import ip_network
@@ -13,13 +17,13 @@ from pydantic_settings import SettingsConfigDict
 from hessian_spectrum.telemetry.logging import LogSettings
 
 PREFIX = "SPECTRUM_"
-_OF_THE_CLIENT = ("URL", "API_KEY")
-_OF_COMPOSE = (
+_CLIENT_VARIABLES = ("URL", "API_KEY")
+_COMPOSE_VARIABLES = (
     *("PORT", "BIND", "REDIS_PASSWORD", "REDIS_MAXMEMORY", "TORCH_BACKEND", "MODELS"),
     *("SERVICE_MEMORY", "WORKER_MEMORY", "REDIS_MEMORY"),
 )
-OTHER_VARIABLES = frozenset(PREFIX + name for name in _OF_THE_CLIENT + _OF_COMPOSE)
-"""Read by the client and by the compose files, so no mistake in the environment of a process."""
+OTHER_VARIABLES = frozenset(PREFIX + name for name in _CLIENT_VARIABLES + _COMPOSE_VARIABLES)
+"""Variables that the client and the compose files read; the environment of a process may hold them."""
 
 
 _CERTIFICATES = {
@@ -30,51 +34,64 @@ _CERTIFICATES = {
 
 
 class SettingsError(Exception):
-    """A variable that the process cannot start with."""
+    """A variable with which the process cannot start."""
 
 
 class StorageSettings(LogSettings):
-    """Where jobs and results live."""
+    """Settings of Redis and of the results directory, common to service and worker."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, populate_by_name=True)
 
     redis_ca_file: FilePath | None = Field(
-        default=None, description="that signed Redis' certificate; none: the system's"
+        default=None,
+        description="File of the authorities that sign the certificate of Redis; default: those of the system.",
     )
-    redis_certificate_file: FilePath | None = Field(default=None, description="of this process, where Redis wants one")
-    redis_key_file: FilePath | None = Field(default=None, description="of that certificate, if it does not hold it")
-    redis_url: SecretStr = Field(
-        description="redis://, rediss:// or unix:// with user and password; with the files above"
+    redis_certificate_file: FilePath | None = Field(
+        default=None, description="File of the client certificate of this process, if Redis requires one."
     )
-    results_dir: Path = Field(description="directory of the results, shared by service and workers")
-    models_dir: Path | None = Field(default=None, description="directory of checkpoints; none: no request may name one")
-    lease_seconds: float = Field(default=15.0, ge=1.0, description="a worker silent for so long has lost its job")
+    redis_key_file: FilePath | None = Field(
+        default=None, description="File of the key of the client certificate, if its file does not hold it."
+    )
+    redis_url: SecretStr = Field(description="URL of Redis: redis://, rediss:// or unix://, with user and password.")
+    results_dir: Path = Field(description="Directory of the results, which service and workers share.")
+    models_dir: Path | None = Field(
+        default=None, description="Directory of model checkpoints; default: no request may name a checkpoint."
+    )
+    lease_seconds: float = Field(
+        default=15.0, ge=1.0, description="Time without a renewal after which a worker loses its job."
+    )
     max_attempts: int = Field(
-        default=3, ge=1, description="a job that lost so many workers fails; those that gave it back do not count"
+        default=3,
+        ge=1,
+        description="Number of workers that a job may lose before it fails; a worker that stops is not lost.",
     )
-    republish_seconds: float = Field(default=30.0, ge=1.0, description="a queued job without message is sent again")
+    republish_seconds: float = Field(
+        default=30.0, ge=1.0, description="Time after which a queued job whose message is missing is published again."
+    )
     job_seconds: float = Field(
-        default=7 * 86400.0, gt=0, description="that one job may run in all; a request may ask for less"
+        default=7 * 86400.0,
+        gt=0,
+        description="Run time of one job over all attempts; a request may set a shorter limit.",
     )
 
     @property
     def artifacts_dir(self) -> Path:
-        """Of uploaded files: a part of the results' directory, so that whoever shares one shares both."""
+        """Directory of uploaded files, inside the results directory so that both are shared."""
         return self.results_dir / "artifacts"
 
     @property
     def artifact_owners_dir(self) -> Path:
-        """Of whose they are."""
+        """Directory of the owners of uploaded files."""
         return self.results_dir / "artifact-owners"
 
     @property
     def requests_dir(self) -> Path:
-        """Of large requests of jobs that have not ended."""
+        """Directory of large requests of jobs that have not ended."""
         return self.results_dir / "requests"
 
     @property
     def checkpoints_dir(self) -> Path:
-        """Of what jobs have done so far: a part of the results' directory, so that any worker can go on."""
+        """Directory of job checkpoints, inside the results directory so that any worker can resume a job."""
         return self.results_dir / "job-checkpoints"
 
     @field_validator("redis_url")
@@ -87,7 +104,7 @@ class StorageSettings(LogSettings):
     @field_validator("redis_url")
     @classmethod
     def _with_certificates(cls, url: SecretStr, info: ValidationInfo) -> SecretStr:
-        """As redis and kombu both read it: files in the query, and a certificate that is verified."""
+        """Add the certificate files to the URL, in the form that both redis and kombu read."""
         files = {parameter: info.data.get(field) for parameter, field in _CERTIFICATES.items()}
         parts = urlsplit(url.get_secret_value())
         given = dict(parse_qsl(parts.query))
@@ -112,10 +129,10 @@ class StorageSettings(LogSettings):
 
     @classmethod
     def load(cls) -> Self:
-        """The settings of this process from its environment.
+        """Read the settings of this process from its environment.
 
         Raises:
-            SettingsError: Naming the variable that is missing, unknown or unfit; never its value.
+            SettingsError: A variable is missing, unknown or invalid; the message names it, but not its value.
         """
         unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in _known_variables())
         if unknown:
@@ -143,51 +160,68 @@ class StorageSettings(LogSettings):
 class ServiceSettings(StorageSettings):
     """Settings of the HTTP service."""
 
-    max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="larger request bodies are refused")
-    max_upload_bytes: int = Field(default=512 * 2**20, ge=1024, description="larger uploads of arrays are refused")
-    upload_memory_bytes: int = Field(default=2**30, ge=1024, description="that uploads and copies of them take at once")
-    keys_file: Path | None = Field(default=None, description="of the API keys; none: keys.json beside the results")
-    insecure: bool = Field(default=False, description="without keys, also where others can connect")
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="Largest size of a request body.")
+    max_upload_bytes: int = Field(default=512 * 2**20, ge=1024, description="Largest size of an uploaded file.")
+    upload_memory_bytes: int = Field(
+        default=2**30, ge=1024, description="Memory of all uploads that are being received, copies included."
+    )
+    keys_file: Path | None = Field(
+        default=None, description="File of the API keys; default: keys.json beside the results directory."
+    )
+    insecure: bool = Field(
+        default=False, description="Whether the service starts without API keys even if other machines can connect."
+    )
     allowed_hosts: str = Field(
-        default="", description="names, separated by commas, under which it answers besides its addresses; *: any"
+        default="",
+        description="Host names, separated by commas, to which the service answers besides its addresses; *: any.",
     )
     trusted_proxies: str = Field(
         default="",
-        description="addresses or networks, separated by commas, whose X-Forwarded-For and -Proto are believed",
+        description="Addresses or networks, separated by commas, whose X-Forwarded-For and -Proto are trusted.",
     )
-    requests_per_minute: int = Field(default=1200, ge=1, description="of an address without a key")
-    max_requests: int = Field(default=128, ge=1, description="that are answered at once")
+    requests_per_minute: int = Field(
+        default=1200, ge=1, description="Requests per minute from one address without an API key."
+    )
+    max_requests: int = Field(default=128, ge=1, description="Number of concurrent requests.")
     max_waiting_requests: int = Field(
         default=512,
         ge=0,
         validation_alias=AliasChoices(f"{PREFIX}MAX_WAITING_REQUESTS", f"{PREFIX}MAX_LISTENERS"),
-        description="that wait besides: long polls and event streams",
+        description="Number of further requests that wait for jobs: long polls and event streams.",
     )
     heavy_requests: int = Field(
         default_factory=lambda: max(2, min(4, os.cpu_count() or 1)),
         ge=2,
-        description="pictures, large requests and the like that are worked on at once, all but one of them for one key",
+        description="Number of concurrent CPU-bound requests, such as plots; one key gets all but one.",
     )
-    heavy_seconds: float = Field(default=120.0, gt=0, description="that one of these may take")
-    max_queued: int = Field(default=10_000, ge=1, description="jobs that wait at a time")
+    heavy_seconds: float = Field(default=120.0, gt=0, description="Time limit of one CPU-bound request.")
+    max_queued: int = Field(default=10_000, ge=1, description="Number of queued jobs.")
     requests_bytes: int = Field(
-        default=2 * 2**30, ge=0, description="of the requests of jobs that have not ended, a quarter of it for one key"
+        default=2 * 2**30,
+        ge=0,
+        description="Bytes of the requests of jobs that have not ended; one key gets a quarter.",
     )
-    records_bytes: int = Field(default=2**30, ge=0, description="of the records of jobs, a quarter of it for one key")
-    result_seconds: float = Field(default=30 * 86400.0, gt=0, description="that a result is kept after its job ended")
+    records_bytes: int = Field(
+        default=2**30, ge=0, description="Bytes of the records of all jobs; one key gets a quarter."
+    )
+    result_seconds: float = Field(
+        default=30 * 86400.0, gt=0, description="Time for which a result is kept after its job has ended."
+    )
     record_seconds: float = Field(
-        default=30 * 86400.0, gt=0, description="that the record of a job is kept which has no result, or none any more"
+        default=30 * 86400.0, gt=0, description="Time for which the record of a job without a result is kept."
     )
     results_bytes: int | None = Field(
-        default=None, ge=0, description="of all results: the oldest go first; default: half of the disk that holds them"
+        default=None,
+        ge=0,
+        description="Bytes of all results, of which the oldest are deleted first; default: half of their disk.",
     )
     uploads_bytes: int | None = Field(
         default=None,
         ge=0,
-        description="of all uploaded files, three quarters of it for one key; default: a quarter of the disk",
+        description="Bytes of all uploaded files; one key gets three quarters; default: a quarter of their disk.",
     )
-    max_artifacts: int = Field(default=10_000, ge=0, description="uploaded files of one key")
-    reap_seconds: float = Field(default=2.0, ge=0.1, description="pause between looks for lost jobs")
+    max_artifacts: int = Field(default=10_000, ge=0, description="Number of uploaded files of one key.")
+    reap_seconds: float = Field(default=2.0, ge=0.1, description="Pause between searches for lost jobs.")
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -197,12 +231,12 @@ class ServiceSettings(StorageSettings):
 
     @property
     def keys_path(self) -> Path:
-        """Of the API keys."""
+        """File of the API keys."""
         return self.keys_file or self.results_dir.parent / "keys.json"
 
     @property
     def host_names(self) -> list[str]:
-        """The allowed hosts, apart."""
+        """The allowed host names as a list."""
         return [name for part in self.allowed_hosts.split(",") if (name := part.strip())]
 
 
@@ -210,15 +244,26 @@ class WorkerSettings(StorageSettings):
     """Settings of a worker."""
 
     device: str = Field(
-        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU where there is one"
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="Device to compute on; auto: a GPU if there is one.",
     )
-    concurrency: int = Field(default=1, ge=1, description="jobs at once; 1 on a GPU")
-    num_threads: int | None = Field(default=None, ge=1, description="CPU threads of one job; default: a fair share")
+    concurrency: int = Field(default=1, ge=1, description="Number of concurrent jobs; use 1 on a GPU.")
+    num_threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of one job; default: a fair share of the cores."
+    )
     niceness: int = Field(
-        default=10, ge=0, le=20, description="of what computes; 20: only while nobody else wants the core"
+        default=10,
+        ge=0,
+        le=20,
+        description="Niceness of the processes that compute; 20: they run only while a core is idle.",
     )
-    checkpoint_seconds: float = Field(default=30.0, ge=0.1, description="of work that a job may lose with its worker")
-    memory_bytes: int | None = Field(default=None, ge=2**20, description="that one job may take; default: a fair share")
+    checkpoint_seconds: float = Field(
+        default=30.0, ge=0.1, description="Pause between checkpoints: the work that a job may lose with its worker."
+    )
+    memory_bytes: int | None = Field(
+        default=None, ge=2**20, description="Memory of one job; default: a fair share of the machine."
+    )
 
 
 def _known_variables() -> frozenset[str]:

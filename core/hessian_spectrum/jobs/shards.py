@@ -1,16 +1,15 @@
-"""Shards of jobs in Redis: which are done, who computes which, and how far they are."""
+"""Shards of jobs in Redis: which are done, which worker computes which, and how far each is."""
 
 import secrets
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import redis
 
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs import shard_scripts
-from hessian_spectrum.jobs.store import JOB, Lease, LeaseLostError, holder_prefix
-
-_NONE, _POISONED, _STRANGER = -1, -2, -3
+from hessian_spectrum.jobs.keys import JOB
+from hessian_spectrum.jobs.scripts import NO_SHARD, NOT_THE_HOLDER, SHARD_POISONED, ShardReply, ShardScripts
+from hessian_spectrum.jobs.store import Lease, LeaseLostError, holder_prefix
 
 
 class ShardPoisonedError(Exception):
@@ -19,103 +18,150 @@ class ShardPoisonedError(Exception):
 
 @dataclass(frozen=True)
 class Claim:
-    """The right of one worker to compute one shard."""
+    """The exclusive right of one worker to compute one shard."""
 
     index: int
     attempt: int  # at this shard, from 1
     num_free: int  # further shards that nobody computes
-    setup: str  # digest of what all shards' numbers depend on beside the request
+    fingerprint: str  # of everything that the numbers of the shards depend on beside the request
 
 
 class ShardStore:
-    """The shards of all jobs, kept in the jobs' own records, each change one script.
+    """The shards of all jobs, stored in the jobs' own records; each change is one script.
 
-    Args:  as of `JobStore`.
+    Args:
+        client: Client of the Redis that holds the records.
+        lease_seconds: Duration of the claim of a worker that does not hold the job.
+        max_losses: Number of workers that a shard may lose.
     """
 
     def __init__(self, client: redis.Redis, lease_seconds: float, max_losses: int) -> None:
-        self._client, self._lease_seconds, self._max_losses = client, lease_seconds, max_losses
+        self._client, self._scripts = client, ShardScripts(client)
+        self._lease_seconds, self._max_losses = lease_seconds, max_losses
 
-    def open(self, lease: Lease, num_shards: int, setup: str, signature: str) -> Claim | None:
-        """Offer the shards of a job to all workers, if that is not done, and claim the first that is free.
+    def open(self, lease: Lease, num_shards: int, *, shard_fingerprint: str, numerics_fingerprint: str) -> Claim | None:
+        """Offer the shards of a job to all workers, unless that is done, and claim the first free one.
 
         Args:
-            setup: What their results depend on: what is done of others is forgotten.
-            signature: Of what computes: workers of another get none.
+            lease: Lease of the job.
+            num_shards: Number of its shards.
+            shard_fingerprint: What their results depend on; shards that were computed under another are forgotten.
+            numerics_fingerprint: Fingerprint that workers must have to get a shard.
 
         Raises:
-            LeaseLostError: Another process holds the job by now.
-            ShardPoisonedError: The shard has failed too often.
+            LeaseLostError: Another process has the job by now.
+            ShardPoisonedError: The shard has lost too many workers.
         """
-        return _claim(self._run(shard_scripts.OPEN, lease, num_shards, setup, signature, self._max_losses))
+        return _claim(
+            self._scripts.open(
+                lease.job_id,
+                token=lease.token,
+                num_shards=num_shards,
+                shard_fingerprint=shard_fingerprint,
+                numerics_fingerprint=numerics_fingerprint,
+                max_losses=self._max_losses,
+            )
+        )
 
     def new_lease(self, job_id: str, holder: str = "") -> Lease:
-        """Of a process that computes shards of a job whose own lease another has."""
+        """Lease of a process that computes shards of a job which another process has leased."""
         return Lease(job_id, holder_prefix(holder) + secrets.token_hex(16), 0, seconds=self._lease_seconds)
 
-    def take(self, lease: Lease, signature: str) -> Claim | None:
-        """Claim a free shard of a job that offers some, for a worker that computes alike.
+    def take(self, lease: Lease, numerics_fingerprint: str) -> Claim | None:
+        """Claim a free shard of a job, for a worker with the fingerprint of the one that has the job.
 
         Args:
-            lease: Of `new_lease`.
+            lease: Lease of `new_lease`.
+            numerics_fingerprint: Fingerprint of the worker.
 
         Raises:
-            ShardPoisonedError: The shard has failed too often.
+            ShardPoisonedError: The shard has lost too many workers.
         """
-        return _claim(self._run(shard_scripts.TAKE, lease, self._lease_seconds, self._max_losses, signature))
+        return _claim(
+            self._scripts.claim(
+                lease.job_id,
+                token=lease.token,
+                lease_seconds=self._lease_seconds,
+                max_losses=self._max_losses,
+                numerics_fingerprint=numerics_fingerprint,
+            )
+        )
 
     def finish(self, lease: Lease, index: int, num_products: int, *, go_on: bool) -> Claim | None:
-        """Note that the shard of this index is done, its result on disk, and claim another if there is one.
+        """Note that the shard of this index is done and its result on disk, and claim another to go on with.
 
         Raises:
-            LeaseLostError: Also if another worker has the shard.
-            ShardPoisonedError: The shard has failed too often.
+            LeaseLostError: Another process has the job or the shard by now.
+            ShardPoisonedError: The next shard has lost too many workers.
         """
-        arguments = (self._lease_seconds, self._max_losses, index, num_products, int(go_on))
-        return _claim(self._run(shard_scripts.FINISH, lease, *arguments))
+        return _claim(
+            self._scripts.finish(
+                lease.job_id,
+                token=lease.token,
+                lease_seconds=self._lease_seconds,
+                max_losses=self._max_losses,
+                index=index,
+                num_products=num_products,
+                wants_another=go_on,
+            )
+        )
 
-    def renew(self, lease: Lease, told: tuple[int, int] | None) -> bool:
-        """Keep a helper's shard; whether it is to be gone on with.
+    def renew(self, lease: Lease, progress: tuple[int, int] | None) -> bool:
+        """Renew the claim of a worker that does not hold the job; False if it is to stop.
 
         Args:
-            told: The index of a shard, which may be the one before, and how many of its products are done.
+            lease: Lease of `new_lease`.
+            progress: Index of a shard, which may be the previous one, and how many of its products are done.
         """
-        return bool(self._run(shard_scripts.RENEW, lease, self._lease_seconds, *(told or (-1, 0))))
+        index, num_products = progress or (-1, 0)
+        return self._scripts.renew(
+            lease.job_id,
+            token=lease.token,
+            lease_seconds=self._lease_seconds,
+            index=index,
+            num_products=num_products,
+        )
 
     def release(self, lease: Lease, problem: Problem | None = None) -> None:
-        """Give the claimed shard up, because the worker stops or because of a problem, with which the job is to end."""
-        self._run(shard_scripts.RELEASE, lease, "" if problem is None else problem.model_dump_json(exclude_none=True))
+        """Release the claimed shard because the worker stops, or because of a problem that the job is to end with."""
+        self._scripts.release(lease.job_id, token=lease.token, problem=_json(problem))
 
-    def lose(self, job_id: str, holder: str, problem: Problem | None, last_problem: Problem | None = None) -> None:
-        """Take a helper that died for what it is, before its lease runs out; the job ends if there is a problem.
+    def mark_worker_lost(
+        self, job_id: str, holder: str, *, problem: Problem | None = None, last_problem: Problem | None = None
+    ) -> None:
+        """End the claims of a process that died.
 
         Args:
-            last_problem: With which the job ends only if the shard may lose no more workers.
+            job_id: Id of the job.
+            holder: Name of the process.
+            problem: Problem that the job is to end with.
+            last_problem: Problem that the job ends with only if the shard may lose no more workers.
         """
-        texts = ("" if each is None else each.model_dump_json(exclude_none=True) for each in (problem, last_problem))
-        self._run(shard_scripts.LOSE, Lease(job_id, holder_prefix(holder), 0), *texts)
+        self._scripts.mark_worker_lost(
+            job_id, token_prefix=holder_prefix(holder), problem=_json(problem), last_problem=_json(last_problem)
+        )
 
     def last_loss(self, job_id: str) -> Problem | None:
-        """What the last helper died of that told."""
+        """The problem of the last worker that died while it computed a shard of the job, if it is known."""
         text = cast("str | None", self._client.hget(JOB + job_id, "shard_trouble"))
         return Problem.model_validate_json(text) if text else None
 
     def reopen(self, lease: Lease, index: int) -> None:
-        """Have a shard computed again whose result is lost.
+        """Have a shard whose result is lost computed again.
 
         Raises:
-            LeaseLostError: Another process holds the job by now.
+            LeaseLostError: Another process has the job by now.
         """
-        if not self._run(shard_scripts.REOPEN, lease, index):
+        if not self._scripts.reopen(lease.job_id, token=lease.token, index=index):
             raise LeaseLostError
 
     def num_left(self, job_id: str) -> int:
-        """Shards that are not done."""
+        """Number of shards that are not done."""
         fields = self._fields(job_id)
         return int(fields.get("shards", 0)) - sum(name.endswith(":done") for name in fields)
 
     def products(self, job_id: str) -> tuple[dict[int, int], Problem | None]:
-        """How many products of each shard are done, as last told, and the problem of one that failed."""
+        """How many products of each shard are known to be done, and the problem of a shard that failed."""
         fields = self._fields(job_id)
         products = {int(name.split(":")[1]): int(text) for name, text in fields.items() if name.endswith(":products")}
         problem = fields.get("shard_problem")
@@ -124,14 +170,16 @@ class ShardStore:
     def _fields(self, job_id: str) -> dict[str, str]:
         return cast("dict[str, str]", self._client.hgetall(JOB + job_id))
 
-    def _run(self, script: str, lease: Lease, *arguments: str | float) -> Any:
-        return self._client.eval(script, 1, JOB + lease.job_id, lease.token, *arguments)
 
-
-def _claim(reply: list[Any]) -> Claim | None:
-    index, attempt, num_free, setup = reply
-    if index == _STRANGER:
+def _claim(reply: ShardReply) -> Claim | None:
+    if reply.index == NOT_THE_HOLDER:
         raise LeaseLostError
-    if index == _POISONED:
+    if reply.index == SHARD_POISONED:
         raise ShardPoisonedError
-    return None if index == _NONE else Claim(index, attempt, num_free, setup)
+    if reply.index == NO_SHARD:
+        return None
+    return Claim(reply.index, reply.attempt, reply.num_free, reply.fingerprint)
+
+
+def _json(problem: Problem | None) -> str:
+    return "" if problem is None else problem.model_dump_json(exclude_none=True)

@@ -11,30 +11,12 @@ import redis
 from redis.client import Pipeline
 
 from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
+from hessian_spectrum.jobs.keys import IDENTITY, IDENTITY_OFFER, JOB, RESULTS
 from hessian_spectrum.jobs.results import ResultStore, sync_directory
-from hessian_spectrum.jobs.scripts import RESULTS
-from hessian_spectrum.jobs.store import JOB
-
-IDENTITY = "spectrum:identity"
-_OFFER = "spectrum:identity-offer"
-"""An identity that is being given to a directory; it becomes the identity of Redis once the directory holds it."""
+from hessian_spectrum.jobs.scripts import run_script
 
 _FILE = "identity"
 _NUM_COMPARED = 100
-
-_MAKE_OFFER = """
--- KEYS[1]: identity, KEYS[2]: offer, ARGV[1]: what to offer if nothing is offered yet.
--- Returns the offer, or '' where Redis has its identity already.
-if redis.call('EXISTS', KEYS[1]) == 1 then return '' end
-redis.call('SET', KEYS[2], ARGV[1], 'NX')
-return redis.call('GET', KEYS[2])
-"""
-
-_ACCEPT_OFFER = """
--- KEYS[1]: identity, KEYS[2]: offer, ARGV[1]: the offer that the directory holds now.
-redis.call('SET', KEYS[1], ARGV[1], 'NX')
-redis.call('DEL', KEYS[2])
-"""
 
 MEND = (
     "Set SPECTRUM_REDIS_URL and SPECTRUM_RESULTS_DIR to the pair that belongs together, or restore what was lost. "
@@ -125,7 +107,7 @@ class StorageIdentity:
         """
         if fault := self.fault():
             raise StorageMismatchError(fault)
-        offer = str(self._client.eval(_MAKE_OFFER, 2, IDENTITY, _OFFER, secrets.token_hex(16)))
+        offer = str(run_script(self._client, "offer_identity", [IDENTITY, IDENTITY_OFFER], secrets.token_hex(16)))
         if offer:
             if self._kept() != offer:
                 self._keep(offer)
@@ -142,12 +124,12 @@ class StorageIdentity:
         self._keep(identity)
         with self._client.pipeline() as pipeline:
             pipeline.set(IDENTITY, identity)
-            pipeline.delete(_OFFER)
+            pipeline.delete(IDENTITY_OFFER)
             pipeline.execute()
 
     def _difference(self) -> str | None:
         kept = self._kept()
-        offered, known = cast("list[str | None]", self._client.mget(_OFFER, IDENTITY))
+        offered, known = cast("list[str | None]", self._client.mget(IDENTITY_OFFER, IDENTITY))
         if kept is None and known is None:
             return self._strangeness()
         if kept is None:
@@ -165,7 +147,7 @@ class StorageIdentity:
             return None
 
     def _accept(self, offer: str) -> None:
-        self._client.eval(_ACCEPT_OFFER, 2, IDENTITY, _OFFER, offer)
+        run_script(self._client, "accept_identity", [IDENTITY, IDENTITY_OFFER], offer)
 
     def _keep(self, identity: str) -> None:
         descriptor, draft = tempfile.mkstemp(dir=self._results.directory, prefix="draft-")

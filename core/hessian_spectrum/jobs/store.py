@@ -1,44 +1,30 @@
-"""The job store: records in Redis, each change one script."""
+"""The job store: the records of all jobs in Redis, each change one script."""
 
 import hashlib
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, cast, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 import redis
 
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES, JobState, Progress
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs import scripts
-from hessian_spectrum.jobs.job_index import INDEX, JobIndex, index_key
+from hessian_spectrum.jobs.job_index import JobIndex
+from hessian_spectrum.jobs.keys import JOB, REQUEST, UNUSED_RESULTS, cached_result_prefix, index_key
+from hessian_spectrum.jobs.keys import idempotency_key as redis_key_of
 from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, job_of_message
-from hessian_spectrum.jobs.quotas import Kept, QuotaError, Quotas, sizes
-from hessian_spectrum.jobs.record import (
-    QUEUED,
-    JobRecord,
-    answered_fields,
-    new_job_id,
-    new_record_fields,
-    now_text,
-    record_from_fields,
-)
+from hessian_spectrum.jobs.quotas import UNLIMITED, Kept, QuotaError, Quotas, sizes
+from hessian_spectrum.jobs.record import JobRecord, cached_fields, new_job_id, new_record_fields, record_from_fields
 from hessian_spectrum.jobs.request_files import LARGE_REQUEST_BYTES, RequestFiles
+from hessian_spectrum.jobs.scripts import JobScripts, NewJob
 
-JOB = scripts.JOB
-RESULT_USERS = "spectrum:result-users:"
-_KNOWN = "spectrum:idempotency:"
-_ANSWERS = "spectrum:answers:"
+_MAX_LOOKED_AT = 100
+"""Oldest queued jobs whose message may be lost, while other messages wait."""
 
-_MOST_LOOKED_AT = 100
-"""Queued jobs whose message may be lost while others wait; ids sort by age."""
-
-_SECONDS_OF_STANDSTILL = 0.5
-"""That an answer takes at least where Redis, and not only this process, was slow."""
-
-SECONDS_OF_IDEMPOTENCY = 24 * 3600
-"""That a key of a caller is remembered."""
+_SLOW_REPLY_SECONDS = 0.5
+"""A slower reply shows that Redis, and not only this process, was slow."""
 
 WORKERS_LOST = Problem(
     type="/problems/workers-lost",
@@ -57,45 +43,46 @@ class KeyReusedError(Exception):
 
 
 class LeaseLostError(Exception):
-    """The job was given to another worker, ended or deleted; whoever gets this must stop working on it."""
+    """The job was leased to another worker, has ended or was deleted; the worker must stop computing it."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The right of one worker to write to one job."""
+    """The exclusive right of one worker to write to one job."""
 
     job_id: str
     token: str
     attempt: int
-    run_seconds: float = 0.0  # that earlier attempts took
-    seconds: float = float("inf")  # that it lasts, from each renewal
-    crashed_by: str | None = None  # signal of which the process of an earlier attempt died, through no one else's doing
+    run_seconds: float = 0.0  # that earlier attempts ran
+    seconds: float = float("inf")  # duration of the lease from each renewal
+    crashed_by: str | None = None  # signal by which the process of an earlier attempt died, if it caused that itself
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A result that answers a question which is asked again."""
+class CachedResult:
+    """A result that a new job may have at once, because an earlier job with the same cache key has it."""
 
     key: str
     result_digest: str
 
 
 class JobStore:
-    """The truth about every job.
+    """The records of all jobs.
 
     Args:
-        client: Of the Redis that holds the records.
-        lease_seconds: A worker may be silent.
-        max_attempts: Of a job.
-        requests: Where large ones go; None: all are kept in Redis.
+        client: Client of the Redis that holds the records.
+        lease_seconds: Duration of a lease; a worker that does not renew it for so long has lost its job.
+        max_attempts: Number of workers that a job may lose.
+        requests: Where large requests are stored; None: all are stored in Redis.
     """
 
     def __init__(
-        self, client: redis.Redis, lease_seconds: float, max_attempts: int, requests: RequestFiles | None = None
+        self, client: redis.Redis, *, lease_seconds: float, max_attempts: int, requests: RequestFiles | None = None
     ) -> None:
         self._client = client
         self._requests = requests
         self._index = JobIndex(client)
+        self._scripts = JobScripts(client)
         self._lease_seconds = lease_seconds
         self._max_attempts = max_attempts
 
@@ -104,65 +91,70 @@ class JobStore:
         kind: str,
         request: str,
         tags: dict[str, str],
+        *,
         idempotency_key: str | None = None,
         owner: str | None = None,
-        *,
         shared: bool = False,
-        question: str = "",
-        answer: Answer | None = None,
+        cache_key: str = "",
+        cached_result: CachedResult | None = None,
         request_id: str | None = None,
-        quotas: tuple[Quotas, Quotas] = (Quotas(), Quotas()),
+        plan: str | None = None,
+        owner_quotas: Quotas = UNLIMITED,
+        total_quotas: Quotas = UNLIMITED,
     ) -> tuple[JobRecord, bool]:
-        """Write a queued job with its validated request as JSON; it is on disk when this returns.
+        """Write a queued job; it is on the disk of Redis when this returns.
 
         Args:
-            idempotency_key: Of the owner: the job that was created with it before is not created again.
-            owner: Whose job it is.
-            shared: Whether others may read it.
-            question: Digest of what is asked.
-            answer: With which the job has succeeded already, unless it is gone meanwhile.
-            request_id: Of the request that brought it, for logs.
-            quotas: Of the owner and of all.
+            kind: Kind of the job.
+            request: Validated request as JSON.
+            tags: Tags of the job.
+            idempotency_key: Key of the owner; a job that was created with it before is not created again.
+            owner: Id of the API key that the job belongs to.
+            shared: Whether other keys may read the job.
+            cache_key: Cache key of the request.
+            cached_result: Result with which the job succeeds at once, unless it has been deleted meanwhile.
+            request_id: Id of the HTTP request that brought the job, for logs.
+            plan: The job's plan as JSON, which is kept until the job ends.
+            owner_quotas: Quotas of the owner.
+            total_quotas: Quotas of all owners together.
 
         Returns:
-            The record, and whether it was there before.
+            The record, and whether it existed before.
 
         Raises:
-            KeyReusedError: If the key stands for another request.
+            KeyReusedError: The idempotency key belongs to another request.
             QuotaError: A quota is exhausted.
-            OSError: If a large request cannot be written.
+            OSError: A large request cannot be written.
         """
-        job_id = new_job_id()
-        fields = new_record_fields(kind, tags, owner, shared=shared, request_id=request_id) | {"question": question}
-        fields |= sizes(request, fields["tags"], len(tags))
-        known = "" if idempotency_key is None else _known_key(idempotency_key, owner)
-        written = fields | _answered_fields(answer)
-        outcome, found = self._write_new(job_id, request, known, written, quotas)
-        if outcome == "gone":
-            answer, written = None, fields
-            outcome, found = self._write_new(job_id, request, known, written, quotas)
-        match outcome:
-            case "created":
-                state = "succeeded" if answer else "queued"
-                return record_from_fields(job_id, written | {"state": state}), False
-            case "replayed":
-                return self.get(found), True
-            case "differs":
-                raise KeyReusedError
-            case _:
-                whose, what = outcome.split("-")
-                limit = getattr(quotas[whose == "all"], what)
-                raise QuotaError(cast("Kept", what), limit, is_owners=whose == "owner")
+        fields = new_record_fields(kind, tags, owner, shared=shared, request_id=request_id) | {"question": cache_key}
+        if plan is not None:
+            fields["plan"] = plan
+        fields |= sizes(request + (plan or ""), fields["tags"], len(tags))
+        job = NewJob(
+            id=new_job_id(),
+            fields=fields,
+            request=request,
+            request_digest=_sha256(request),
+            idempotency_key="" if idempotency_key is None else redis_key_of(idempotency_key, owner),
+            owner_quotas=owner_quotas,
+            total_quotas=total_quotas,
+        )
+        if cached_result is not None:
+            cached = cached_fields(result_digest=cached_result.result_digest, cache_entry=cached_result.key)
+            outcome, found = self._scripts.create(replace(job, fields=fields | cached, request=""))
+            if outcome != "gone":
+                return self._created(outcome, found, job, fields | cached | {"state": "succeeded"})
+        outcome, found = self._create_queued(job)
+        return self._created(outcome, found, job, fields | {"state": "queued"})
 
     def created_before(self, request: str, idempotency_key: str, owner: str | None = None) -> JobRecord | None:
         """The job that its owner created with this key, if there is one.
 
         Raises:
-            KeyReusedError: If the key stands for another request.
+            KeyReusedError: The key belongs to another request.
         """
-        digest, job_id = cast(
-            "list[str | None]", self._client.hmget(_known_key(idempotency_key, owner), "digest", "job")
-        )
+        known = self._client.hmget(redis_key_of(idempotency_key, owner), "digest", "job")
+        digest, job_id = cast("list[str | None]", known)
         fields = self._fields(job_id) if job_id is not None else {}
         if job_id is None or not fields:
             return None
@@ -170,11 +162,11 @@ class JobStore:
             raise KeyReusedError
         return record_from_fields(job_id, fields)
 
-    def answers(self, question: str, code_versions: Iterable[str]) -> list[Answer]:
-        """Results that code of one of these versions found to the question before."""
-        keys = [_answers_key(version) + question for version in code_versions]
+    def cached_results(self, cache_key: str, result_versions: Iterable[str]) -> list[CachedResult]:
+        """Results of earlier jobs with this cache key that software of one of these versions computed."""
+        keys = [cached_result_prefix(version) + cache_key for version in result_versions]
         digests = cast("list[str | None]", self._client.mget(keys)) if keys else []
-        return [Answer(key, digest) for key, digest in zip(keys, digests, strict=True) if digest]
+        return [CachedResult(key, digest) for key, digest in zip(keys, digests, strict=True) if digest]
 
     def get(self, job_id: str) -> JobRecord:
         """The record of a job.
@@ -188,13 +180,13 @@ class JobStore:
         return record_from_fields(job_id, fields)
 
     def request(self, job_id: str) -> str:
-        """The request of a job as JSON, which may be far larger than its record, until the job ends.
+        """The request of a job that has not ended, as JSON; it may be far larger than the record.
 
         Raises:
-            UnknownJobError: Also for a job that ended.
+            UnknownJobError: There is no such job, or it has ended.
             RequestDamagedError: The file of the request is missing or damaged.
         """
-        request = cast("str | None", self._client.get(scripts.REQUESTS + job_id))
+        request = cast("str | None", self._client.get(REQUEST + job_id))
         if request is not None:
             return request
         sha256 = cast("str | None", self._client.hget(JOB + job_id, "request_sha256"))
@@ -202,123 +194,150 @@ class JobStore:
             raise UnknownJobError(job_id)
         return self._requests.read(job_id, sha256)
 
+    def plan(self, job_id: str) -> str | None:
+        """The plan of a job that has not ended, as JSON; None if the record has none."""
+        return cast("str | None", self._client.hget(JOB + job_id, "plan"))
+
     def request_id(self, job_id: str) -> str | None:
-        """Of the request that brought the job, if it had one."""
+        """Id of the HTTP request that brought the job, if there was one."""
         return cast("str | None", self._client.hget(JOB + job_id, "request_id"))
 
     def page(
         self,
-        state: JobState | None,
-        tag: tuple[str, str] | None,
-        size: int,
-        after: str | None,
+        *,
+        state: JobState | None = None,
+        tag: tuple[str, str] | None = None,
         owner: str | None = None,
+        size: int,
+        after: str | None = None,
     ) -> list[JobRecord]:
-        """Up to `size` jobs, newest first, older than `after`; in this state, with this tag, of this owner if given."""
-        return self._index.page(state, tag, size, after, owner)
+        """Up to `size` jobs, newest first, older than `after`; with this state, tag and owner where they are given."""
+        return self._index.page(state=state, tag=tag, owner=owner, size=size, after=after)
 
-    def take_stock(self) -> None:
-        """Index and count the jobs that an earlier version created; once for a Redis."""
-        self._index.take_stock()
+    def index_existing_jobs(self) -> None:
+        """Upgrade the indexes of jobs that an earlier version created, once per Redis."""
+        self._index.index_existing_jobs()
 
     def claim(self, job_id: str, holder: str = "") -> Lease | None:
-        """Lease a queued job, or None if it is not queued (another worker has it, or it ended).
+        """Lease a queued job; None if it is not queued, as another worker has it or it has ended.
 
         Args:
-            holder: Name of the process that computes, by which `lose` knows the lease.
+            job_id: Id of the job.
+            holder: Name of the process that computes, by which `mark_worker_lost` finds the lease.
         """
         token = holder_prefix(holder) + secrets.token_hex(16)
-        attempt, run_seconds, crashed_by = self._run(scripts.CLAIM, job_id, token, self._lease_seconds, now_text())
-        if not attempt:
+        claimed = self._scripts.claim(job_id, token=token, lease_seconds=self._lease_seconds)
+        if not claimed.attempt:
             return None
-        return Lease(job_id, token, int(attempt), float(run_seconds), self._lease_seconds, crashed_by or None)
+        return Lease(
+            job_id, token, claimed.attempt, claimed.run_seconds, self._lease_seconds, claimed.crash_signal or None
+        )
 
     def renew(self, lease: Lease, progress: Progress | None, num_products: int = 0) -> JobState:
-        """Keep the lease, write progress if given, and learn the state (running or cancelling).
+        """Renew the lease, write the progress if there is one, and return the state: running or cancelling.
 
         Args:
-            num_products: Matrix-vector products computed since the last time, which are added to those of all jobs.
+            lease: Lease of the job.
+            progress: Progress of the job.
+            num_products: Matrix-vector products since the last call, which are added to those of all jobs.
 
         Raises:
-            LeaseLostError: Another process holds the job by now.
+            LeaseLostError: Another process has the job by now.
         """
-        text = progress.model_dump_json() if progress else ""
-        arguments = (lease.token, self._lease_seconds, text, num_products)
-        return self._held(self._run(scripts.RENEW, lease.job_id, *arguments))
+        state = self._scripts.renew(
+            lease.job_id,
+            token=lease.token,
+            lease_seconds=self._lease_seconds,
+            progress=progress.model_dump_json() if progress else "",
+            num_products=num_products,
+        )
+        return _held(state)
 
-    def succeed(self, lease: Lease, result_digest: str, code_version: str = "") -> JobState:
-        """End the job with its result; returns the final state, cancelled if the caller wished so in time.
+    def succeed(self, lease: Lease, result_digest: str, result_version: str = "") -> JobState:
+        """End the job with its result; returns the final state, which is cancelled if a client cancelled in time.
 
         Args:
-            code_version: That computed: the same question is answered by this result as long as it is that.
+            lease: Lease of the job.
+            result_digest: Digest of the stored result.
+            result_version: Version of the software that computed, for which the result enters the cache.
 
         Raises:
-            LeaseLostError: Another process holds the job by now.
+            LeaseLostError: Another process has the job by now.
         """
-        users, answers = RESULT_USERS + result_digest, _answers_key(code_version) if code_version else ""
-        return self._finish(lease, "succeeded", "result_digest", result_digest, users, answers)
+        prefix = cached_result_prefix(result_version) if result_version else ""
+        return self._ended(
+            lease,
+            self._scripts.succeed(lease.job_id, token=lease.token, result_digest=result_digest, cache_prefix=prefix),
+        )
 
     def fail(self, lease: Lease, problem: Problem) -> JobState:
         """End the job with a problem; returns the final state.
 
         Raises:
-            LeaseLostError: Another process holds the job by now.
+            LeaseLostError: Another process has the job by now.
         """
-        return self._finish(lease, "failed", "error", problem.model_dump_json(exclude_none=True))
+        return self._ended(lease, self._scripts.fail(lease.job_id, token=lease.token, problem=_json(problem)))
 
     def close_cancelled(self, lease: Lease) -> JobState:
         """End a job that was being cancelled.
 
         Raises:
-            LeaseLostError: Another process holds the job by now.
+            LeaseLostError: Another process has the job by now.
         """
-        return self._finish(lease, "cancelled", "", "")
+        return self._ended(lease, self._scripts.close_cancelled(lease.job_id, token=lease.token))
 
-    def leave(self, lease: Lease, problem: Problem) -> None:
-        """Say why this attempt ends; another begins when the lease has run out, or the job fails with the problem.
+    def release_after_error(self, lease: Lease, problem: Problem) -> None:
+        """Note why this attempt ends; once the lease runs out, the job is queued again or fails with this problem.
 
         Raises:
-            LeaseLostError: Another process holds the job by now.
+            LeaseLostError: Another process has the job by now.
         """
-        self._held(self._run(scripts.LEAVE, lease.job_id, lease.token, problem.model_dump_json(exclude_none=True)))
+        _held(self._scripts.release_after_error(lease.job_id, token=lease.token, problem=_json(problem)))
 
-    def give_back(self, lease: Lease) -> JobState:
-        """Put the job back into the queue, because its worker stops; the caller publishes it if that is its state now.
+    def requeue(self, lease: Lease) -> JobState:
+        """Put the job back into the queue because its worker stops; if it is queued now, the caller publishes it.
 
         Raises:
-            LeaseLostError: Another process holds the job by now.
+            LeaseLostError: Another process has the job by now.
         """
-        arguments = (lease.token, now_text(), QUEUED.model_dump_json())
-        return self._held(self._run(scripts.GIVE_BACK, lease.job_id, *arguments))
+        return _held(self._scripts.requeue(lease.job_id, token=lease.token))
 
-    def lose(
+    def mark_worker_lost(
         self,
         job_id: str,
         holder: str,
-        problem: Problem | None,
+        *,
+        problem: Problem | None = None,
         last_problem: Problem | None = None,
-        crashed_by: str | None = None,
+        crash_signal: str | None = None,
     ) -> JobState | None:
-        """Say that the process is gone which held the lease: the job ends with the problem, or its lease is over now.
+        """End the lease of a process that died, or the job, if there is a problem.
 
         Args:
-            last_problem: with which the job ends only if it may lose no more workers.
-            crashed_by: name of the signal that the process brought upon itself, which later leases tell.
+            job_id: Id of the job.
+            holder: Name of the process.
+            problem: Problem that the job ends with.
+            last_problem: Problem that the job ends with only if it may lose no more workers.
+            crash_signal: Name of the signal, if the process itself caused it; later leases carry it.
 
         Returns:
             The state; None if the process did not hold the lease.
         """
-        texts = ("" if each is None else each.model_dump_json(exclude_none=True) for each in (problem, last_problem))
-        state = self._run(scripts.LOSE, job_id, holder_prefix(holder), now_text(), *texts, crashed_by or "")
-        return cast("JobState", state) if state else None
+        return self._scripts.mark_worker_lost(
+            job_id,
+            token_prefix=holder_prefix(holder),
+            problem=_json(problem),
+            last_problem=_json(last_problem),
+            crash_signal=crash_signal or "",
+        )
 
     def cancel(self, job_id: str) -> JobRecord:
-        """Ask for the end of a job; a queued one ends now, one that ended stays as it is.
+        """Cancel a job: a queued one ends now, a running one soon, and one that has ended stays as it is.
 
         Raises:
             UnknownJobError: There is no such job.
         """
-        if not self._run(scripts.CANCEL, job_id, now_text()):
+        if not self._scripts.cancel(job_id):
             raise UnknownJobError(job_id)
         record = self.get(job_id)
         if record.ended:
@@ -326,39 +345,36 @@ class JobStore:
         return record
 
     def delete(self, job_id: str) -> tuple[bool, str | None]:
-        """Forget a job that ended: (whether it had ended, digest of a result that no job needs any more).
+        """Delete a job that has ended; returns whether it had, and the digest of a result that no other job has.
 
         Raises:
             UnknownJobError: There is no such job.
         """
-        outcome, digest = self._run(
-            scripts.DELETE, job_id, RESULT_USERS, scripts.REQUESTS + job_id, scripts.EVENTS + job_id
-        )
+        outcome, digest = self._scripts.delete(job_id)
         if outcome == "missing":
             raise UnknownJobError(job_id)
         if outcome == "deleted":
             self._discard_request(job_id)
-        return outcome == "deleted", digest or None
+        return outcome == "deleted", digest
 
-    def removed(self, digest: str) -> None:
-        """Note that the files of a result that no job needs are gone; until then others may remove them, too."""
-        self._client.srem(scripts.UNWANTED, digest)
+    def discard_unused_result(self, digest: str) -> None:
+        """Note that the files of a result that no job has are deleted; until then, any process may delete them."""
+        self._client.srem(UNUSED_RESULTS, digest)
 
     def recover_lost(self) -> list[str]:
-        """Put jobs whose worker fell silent back into the queue, or end them; returns the ids that changed.
+        """Queue or end the jobs whose lease ran out; returns the ids of those that changed.
 
         Raises:
-            redis.TimeoutError: From a Redis that stood still just now, and so may not have heard a worker's sign.
+            redis.TimeoutError: Redis was so slow that it may not have received a renewal.
         """
-        problem = WORKERS_LOST.model_dump_json(exclude_none=True)
-        arguments = (self._max_attempts, now_text(), problem, QUEUED.model_dump_json())
         asked = time.monotonic()
         leased = [*self._ids("running"), *self._ids("cancelling")]
-        if time.monotonic() - asked > max(_SECONDS_OF_STANDSTILL, self._lease_seconds / 2):
+        if time.monotonic() - asked > max(_SLOW_REPLY_SECONDS, self._lease_seconds / 2):
             raise redis.TimeoutError(f"an answer took {time.monotonic() - asked:.1f} s")
-        return [job_id for job_id in leased if self._run(scripts.RECOVER, job_id, *arguments)]
+        problem = _json(WORKERS_LOST)
+        return [i for i in leased if self._scripts.recover(i, max_losses=self._max_attempts, problem=problem)]
 
-    def ended(self, job_ids: Iterable[str]) -> list[str]:
+    def finished_among(self, job_ids: Iterable[str]) -> list[str]:
         """Those of the jobs that are known to have ended."""
         asked = list(job_ids)
         with self._client.pipeline(transaction=False) as pipeline:
@@ -370,60 +386,55 @@ class JobStore:
     def take_unpublished(self, recovered: list[str], republish_seconds: float) -> list[str]:
         """Queued jobs without a message, which the caller now publishes.
 
-        These are the recovered ones and those published longer ago than this: before now while no message waits, else
-        before the one that is next, as messages are taken in turn. Of these only the oldest are looked at.
+        These are the recovered ones, and those that were published so many seconds before the job whose message is
+        taken next, or before now if no message waits: messages are taken in order. Only the oldest are looked at.
         """
         following = cast("str | None", self._client.lindex(KEY_PREFIX + QUEUE, -1))
-        oldest = [str(i) for i in self._client.zrange(INDEX + "queued", 0, _MOST_LOOKED_AT - 1 if following else -1)]
+        last = _MAX_LOOKED_AT - 1 if following else -1
+        oldest = [str(i) for i in self._client.zrange(index_key("queued"), 0, last)]
         key = JOB + job_of_message(following) if following else ""
         return [
-            i
-            for i in sorted({*recovered, *oldest})
-            if int(self._run(scripts.TAKE_UNPUBLISHED, i, republish_seconds, key))
+            job_id
+            for job_id in sorted({*recovered, *oldest})
+            if self._scripts.take_unpublished(job_id, republish_seconds=republish_seconds, next_job_key=key)
         ]
 
     def has_queued(self) -> bool:
-        """Whether a job waits for a worker."""
-        return bool(self._client.zcard(INDEX + "queued"))
+        """Whether any job waits for a worker."""
+        return bool(self._client.zcard(index_key("queued")))
 
-    def _ids(self, state: str) -> list[str]:
-        return [str(i) for i in self._client.zrange(INDEX + state, 0, -1)]
+    def _ids(self, state: JobState) -> list[str]:
+        return [str(i) for i in self._client.zrange(index_key(state), 0, -1)]
 
-    def _write_new(
-        self, job_id: str, request: str, known: str, fields: Mapping[str, str], quotas: tuple[Quotas, Quotas]
-    ) -> tuple[str, str]:
-        owner, answer = fields.get("owner"), fields.get("result_digest")
-        is_file = answer is None and self._requests is not None and len(request) > LARGE_REQUEST_BYTES
-        if is_file:
-            fields = {**fields, "request_sha256": _sha256(request)}
-        limits = [getattr(each, what) for what in get_args(Kept) for each in quotas]
-        arguments = (
-            scripts.REQUESTS + job_id,
-            "" if is_file else request,
-            known,
-            _sha256(request),
-            SECONDS_OF_IDEMPOTENCY,
-            JOB,
-            "" if answer is None else RESULT_USERS + answer,
-            "" if owner is None else index_key("queued", owner),
-            owner or "",
-            *("" if limit is None else limit for limit in limits),
-            *(text for item in fields.items() for text in item),
-        )
-        if not is_file or self._requests is None:
-            return cast("tuple[str, str]", self._run(scripts.CREATE, job_id, *arguments))
-        return self._write_with_file(self._requests, job_id, request, arguments)
+    def _created(self, outcome: str, found: str, job: NewJob, fields: Mapping[str, str]) -> tuple[JobRecord, bool]:
+        match outcome:
+            case "created":
+                return record_from_fields(job.id, fields), False
+            case "replayed":
+                return self.get(found), True
+            case "differs":
+                raise KeyReusedError
+            case _:
+                whose, what = outcome.split("-")
+                is_owners = whose == "owner"
+                limit = getattr(job.owner_quotas if is_owners else job.total_quotas, what)
+                raise QuotaError(cast("Kept", what), limit, is_owners=is_owners)
 
-    def _write_with_file(
-        self, files: RequestFiles, job_id: str, request: str, arguments: tuple[str | float, ...]
-    ) -> tuple[str, str]:
-        """The file first: whoever sees the record finds it. Where no answer comes the record may be there."""
-        files.write(job_id, request)
-        outcome, found = self._run(scripts.CREATE, job_id, *arguments)
+    def _create_queued(self, job: NewJob) -> tuple[str, str]:
+        """Write a job whose request may go into a file.
+
+        The file is written first, so whoever sees the record finds it. Without a reply, the record may exist.
+        """
+        files = self._requests
+        if files is None or len(job.request) <= LARGE_REQUEST_BYTES:
+            return self._scripts.create(job)
+        files.write(job.id, job.request)
+        fields = {**job.fields, "request_sha256": job.request_digest}
+        outcome, found = self._scripts.create(replace(job, fields=fields, request=""))
         if outcome != "created":
-            files.discard(job_id)
-        elif not files.holds(job_id):  # this process stood still meanwhile, and the file was taken for a forgotten one
-            files.write(job_id, request)
+            files.discard(job.id)
+        elif not files.holds(job.id):  # this process was suspended, and the file was deleted as an abandoned one
+            files.write(job.id, job.request)
         return outcome, found
 
     def _discard_request(self, job_id: str) -> None:
@@ -433,40 +444,25 @@ class JobStore:
     def _fields(self, job_id: str) -> dict[str, str]:
         return cast("dict[str, str]", self._client.hgetall(JOB + job_id))
 
-    def _finish(
-        self, lease: Lease, state: JobState, field: str, value: str, users: str = "", answers: str = ""
-    ) -> JobState:
-        arguments = (lease.token, state, now_text(), field, value, users, answers)
-        final = self._held(self._run(scripts.FINISH, lease.job_id, *arguments))
+    def _ended(self, lease: Lease, state: JobState | Literal["lost"]) -> JobState:
+        final = _held(state)
         self._discard_request(lease.job_id)
         return final
 
-    def _held(self, state: str) -> JobState:
-        if state == "lost":
-            raise LeaseLostError
-        return cast("JobState", state)
-
-    def _run(self, script: str, job_id: str, *arguments: str | float) -> Any:
-        return self._client.eval(script, 2, JOB + job_id, INDEX, job_id, *arguments)
-
-
-def _known_key(idempotency_key: str, owner: str | None) -> str:
-    """Two owners may use the same text."""
-    return _KNOWN + (f"{owner}:" if owner is not None else "") + _sha256(idempotency_key)
-
-
-def _answered_fields(answer: Answer | None) -> dict[str, str]:
-    """Fields of a job that has its result from the start."""
-    return {} if answer is None else answered_fields(answer.result_digest) | {"answers": answer.key}
-
-
-def _answers_key(code_version: str) -> str:
-    return f"{_ANSWERS}{code_version}:"
-
 
 def holder_prefix(holder: str) -> str:
-    """How the tokens of a process begin."""
+    """Prefix of the tokens of a process."""
     return f"{holder}/"
+
+
+def _held(state: JobState | Literal["lost"]) -> JobState:
+    if state == "lost":
+        raise LeaseLostError
+    return state
+
+
+def _json(problem: Problem | None) -> str:
+    return "" if problem is None else problem.model_dump_json(exclude_none=True)
 
 
 def _sha256(text: str) -> str:

@@ -11,9 +11,10 @@ from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2, Model
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.artifacts import UnknownArtifactError
-from hessian_spectrum.jobs.estimate import JobEstimate, gibibytes
-from hessian_spectrum.jobs.job_estimate import job_estimate, job_memory_error
+from hessian_spectrum.jobs.estimate import gibibytes
+from hessian_spectrum.jobs.planner import memory_error, plan_job
 from hessian_spectrum.jobs.worker_registry import registered_workers
+from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
 from hessian_spectrum.service.problems import ProblemError, invalid_field, invalid_request
 from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 
@@ -32,10 +33,10 @@ class Admission:
         self._job_seconds = job_seconds
         self._artifacts = artifacts
 
-    def check(self, request: AnyJobRequest) -> None:
-        """Let a job pass that fits every worker, as any may take it; without a worker it passes and waits for one.
+    def check(self, request: AnyJobRequest) -> JobPlan | None:
+        """Plan a job that fits every worker, as any may take it; None without a worker, for which it then waits.
 
-        A worker looks again before it begins.
+        A worker with other memory plans again before it begins.
 
         Raises:
             ProblemError: 422 at the field that makes the job too large, with the estimate, at what does not fit the
@@ -47,10 +48,13 @@ class Admission:
             raise invalid_field(("time_limit_seconds",), f"this server lets no job run over {self._job_seconds:.15g} s")
         available = self._available_bytes()
         if available is None:
-            return
-        error = job_memory_error(request, available)
+            return None
+        canonical = request.canonical()  # which is what workers compute
+        plan = plan_job(canonical, available)
+        error = memory_error(canonical, plan)
         if error is not None:
             raise ProblemError(invalid_request([error]))
+        return plan
 
     def estimated(self, request: AnyJobRequest) -> CostEstimate:
         """What the job would take on the workers that are there.
@@ -61,7 +65,7 @@ class Admission:
         """
         self._check_tokens(request)
         available = self._available_bytes()
-        found = job_estimate(request, available)
+        found = plan_job(request, available).whole
         return CostEstimate(
             num_parameters=found.num_parameters,
             num_products=found.num_products,
@@ -107,7 +111,7 @@ def available_bytes(client: redis.Redis) -> int | None:
     return min((worker.memory_bytes for worker in registered_workers(client)), default=None)
 
 
-def _summary(found: JobEstimate, available: int | None) -> str:
+def _summary(found: ComputationPlan, available: int | None) -> str:
     taken = (
         f"{found.num_parameters:,} parameters, up to {found.num_products:,} matrix-vector products, "
         f"about {gibibytes(found.peak_bytes)}"

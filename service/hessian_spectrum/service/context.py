@@ -147,7 +147,9 @@ def _stores(settings: ServiceSettings) -> Stores:
         redis=client,
         async_redis=connect_async(redis_url),
         queue=JobQueue(redis_url),
-        jobs=JobStore(client, settings.lease_seconds, settings.max_attempts, requests),
+        jobs=JobStore(
+            client, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts, requests=requests
+        ),
         results=results,
         checkpoints=checkpoints,
         requests=requests,

@@ -17,7 +17,7 @@ from hessian_spectrum.jobs.quotas import Quotas
 from hessian_spectrum.jobs.record import JobRecord
 from hessian_spectrum.jobs.results import ResultDamagedError, ResultStore
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
-from hessian_spectrum.jobs.store import Answer, JobStore, UnknownJobError
+from hessian_spectrum.jobs.store import CachedResult, JobStore, UnknownJobError
 from hessian_spectrum.service.auth.principal import Principal
 from hessian_spectrum.service.job_feed import JobFeed
 from hessian_spectrum.service.problems import ProblemError
@@ -58,14 +58,14 @@ class JobDesk:
     def submit(
         self,
         submission: Submission,
-        admit: Callable[[], None],
+        admit: Callable[[], str | None],
         caller: Principal,
         idempotency_key: str | None = None,
         *,
         fresh: bool = False,
         request_id: str | None = None,
     ) -> tuple[JobRecord, bool]:
-        """Accept a submission that `admit` lets pass, or find the job that the caller's key stands for.
+        """Accept a submission that `admit` plans, or find the job that the caller's idempotency key belongs to.
 
         Unless the caller wants a fresh result, one that a present worker's code has found to the same question before
         is that of the new job. From the moment that the record is written the job is not lost: a message that cannot be
@@ -82,18 +82,20 @@ class JobDesk:
         key = idempotency_key
         if key is not None and (earlier := self._store.created_before(submission.text, key, caller.owner)):
             return earlier, True  # what was admitted once is not asked about again
-        admit()
+        plan = admit()
         record, replayed = self._store.create(
             submission.kind,
             submission.text,
             submission.tags,
-            key,
-            caller.owner,
+            idempotency_key=key,
+            owner=caller.owner,
             shared=submission.shared,
-            question=submission.cache_key,
-            answer=None if fresh else self._answer(submission.cache_key),
+            cache_key=submission.cache_key,
+            cached_result=None if fresh else self._cached_result(submission.cache_key),
             request_id=request_id,
-            quotas=self._quotas(caller),
+            plan=plan,
+            owner_quotas=self._owner_quotas(caller),
+            total_quotas=self._of_all,
         )
         if record.state == "queued" and not replayed:
             try:
@@ -141,7 +143,9 @@ class JobDesk:
         """
         if not caller.is_admin and owner not in (None, caller.owner):
             raise _not_yours("Only an admin's key lists the jobs of another.")
-        records = self._store.page(state, tag, size + 1, after, owner if caller.is_admin else caller.owner)
+        records = self._store.page(
+            state=state, tag=tag, owner=owner if caller.is_admin else caller.owner, size=size + 1, after=after
+        )
         more = len(records) > size
         return records[:size], records[size - 1].id if more else None
 
@@ -217,24 +221,27 @@ class JobDesk:
         try:
             self._storage.require()
             self._results.delete(digest)
-            self._store.removed(digest)
+            self._store.discard_unused_result(digest)
         except (StorageMismatchError, RedisError, OSError) as error:
             _logger.warning("the files of result %s stay for now: %s", digest, error)
 
-    def _quotas(self, caller: Principal) -> tuple[Quotas, Quotas]:
-        """Of the caller and of all."""
-        shares = (None if most is None else most // SHARES for most in (self._of_all.requests, self._of_all.records))
-        return Quotas(caller.max_queued, *shares), self._of_all
+    def _owner_quotas(self, caller: Principal) -> Quotas:
+        requests, records = self._of_all.requests, self._of_all.records
+        return Quotas(
+            jobs=caller.max_queued,
+            requests=None if requests is None else requests // SHARES,
+            records=None if records is None else records // SHARES,
+        )
 
-    def _answer(self, question: str) -> Answer | None:
-        """A result that answers the question, whole."""
-        for answer in self._store.answers(question, self._code_versions()):
+    def _cached_result(self, cache_key: str) -> CachedResult | None:
+        """A cached result whose files are complete."""
+        for cached in self._store.cached_results(cache_key, self._code_versions()):
             try:
-                self._whole_results.check(answer.result_digest)
+                self._whole_results.check(cached.result_digest)
             except (ResultDamagedError, ProblemError, OSError) as error:
-                _logger.warning("a stored result answers no more: %s", error)
+                _logger.warning("a cached result is not used: %s", error)
             else:
-                return answer
+                return cached
         return None
 
     def _changeable(self, job_id: str, caller: Principal) -> JobRecord:

@@ -75,7 +75,7 @@ def test_a_redis_without_room_to_take_stock_loses_no_job(
     def fail() -> None:
         raise redis.exceptions.OutOfMemoryError
 
-    monkeypatch.setattr(store, "take_stock", fail)
+    monkeypatch.setattr(store, "index_existing_jobs", fail)
     with pytest.raises(redis.exceptions.OutOfMemoryError):
         LostJobReaper(**parts).run_once()
     assert redis_client.llen(KEY_PREFIX + QUEUE) == 1

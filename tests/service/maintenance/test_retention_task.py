@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from hessian_spectrum.jobs.artifact_owners import ArtifactOwners
 from hessian_spectrum.jobs.artifacts import ArtifactStore
 from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
+from hessian_spectrum.jobs.keys import RESULTS
 from hessian_spectrum.jobs.leftovers import Leftovers
 from hessian_spectrum.jobs.results import ResultDamagedError, ResultStore
 from hessian_spectrum.jobs.retention import Retention
-from hessian_spectrum.jobs.scripts import RESULTS
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.service.maintenance.retention_task import RetentionPolicy, RetentionTask
@@ -61,7 +61,7 @@ class Deployment:
 
     def compute(self, content: bytes, question: bytes | None = None) -> str:
         """Id of a job whose answer, and question if no other is given, is this."""
-        record, _ = self.store.create("spectrum", "{}", {}, question=_digest(question or content))
+        record, _ = self.store.create("spectrum", "{}", {}, cache_key=_digest(question or content))
         lease = self.store.claim(record.id)
         assert lease is not None
         self.store.succeed(lease, self.results.write(content), "version")
@@ -69,10 +69,10 @@ class Deployment:
 
     def ask(self, content: bytes) -> str | None:
         """Id of a job that the store answers, if it does."""
-        answer = next(iter(self.store.answers(_digest(content), ["version"])), None)
+        answer = next(iter(self.store.cached_results(_digest(content), ["version"])), None)
         if answer is None:
             return None
-        return self.store.create("spectrum", "{}", {}, question=_digest(content), answer=answer)[0].id
+        return self.store.create("spectrum", "{}", {}, cache_key=_digest(content), cached_result=answer)[0].id
 
     def age(self, days: float) -> None:
         for index in AGES:
@@ -109,7 +109,7 @@ def test_results_and_then_records_have_their_time(deployment: Deployment, redis_
     deployment.age(2)
     deployment.run_retention()
     assert Leftovers(deployment.storage).ended_jobs([failed]) == [failed]
-    assert [record.id for record in deployment.store.page(None, None, 9, None)] == [job_id]
+    assert [record.id for record in deployment.store.page(size=9)] == [job_id]
     deployment.age(20)
     deployment.run_retention()
     record = deployment.store.get(job_id)
@@ -118,7 +118,7 @@ def test_results_and_then_records_have_their_time(deployment: Deployment, redis_
     assert (record.error.status, record.error.detail) == (410, "Results are kept for 30 days.")
     assert deployment.files() == set()
     assert deployment.ask(b"a") is None
-    assert [each.id for each in deployment.store.page("expired", None, 9, None)] == [job_id]
+    assert [each.id for each in deployment.store.page(state="expired", size=9)] == [job_id]
     deployment.age(11)
     deployment.run_retention()
     deployment.client.delete("spectrum:changes", "spectrum:totals", "spectrum:identity")  # of all jobs together
@@ -349,8 +349,8 @@ def test_answers_against_evictions(deployment: Deployment) -> None:
         for done in [pool.submit(call) for call in calls]:
             done.result()
     assert found["read"] > 0
-    assert deployment.store.page("expired", None, 1, None) != []
+    assert deployment.store.page(state="expired", size=1) != []
     deployment.run_retention(900)
     assert sum(deployment.results.sizes().values()) <= 900
-    for record in deployment.store.page("succeeded", None, 10_000, None):
+    for record in deployment.store.page(state="succeeded", size=10_000):
         assert deployment.results.read(record.result_digest or "")

@@ -23,7 +23,7 @@ from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.parameters import ParameterLayout
 from hessian_spectrum.curvature.progress import ignore_progress
-from hessian_spectrum.jobs.hessian_vs_ggn_estimate import comparison_estimate, comparison_memory_error
+from hessian_spectrum.jobs.planner import plan_job
 from hessian_spectrum.worker.builders import build_model, build_parameters, build_token_stream
 from hessian_spectrum.worker.experiments.comparison_curves import model_comparison, relative_error
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import measured_windows, run_hessian_vs_ggn_job
@@ -174,8 +174,8 @@ def test_the_same_seed_gives_the_same_numbers(pretrained: HessianVsGgnResult) ->
 @pytest.mark.slow
 def test_memory_that_allows_single_sequences_changes_roundings_alone() -> None:
     request = request_of(pretrain=PRETRAIN | {"num_steps": 1}, models=[GPT2], tolerance=1e-4)
-    ample = comparison_estimate(request, 2**33).peak_bytes
-    tight = next(size for size in range(ample, 0, -(2**14)) if comparison_memory_error(request, size)) + 2**14
+    ample = plan_job(request, 2**33).whole.peak_bytes
+    tight = next(size for size in range(ample, 0, -(2**14)) if not plan_job(request, size).fits) + 2**14
     whole, split = (run(request, memory_bytes=memory) for memory in (ample, tight))
     assert (whole.provenance.micro_batch_size, split.provenance.micro_batch_size) == (3, 1)
     for ours, theirs in zip(split.curves[0].runs[0].points, whole.curves[0].runs[0].points, strict=True):

@@ -8,7 +8,8 @@ import torch
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import TopKResult
 from hessian_spectrum.curvature.progress import ignore_progress
-from hessian_spectrum.jobs.estimate import estimate, memory_error
+from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.jobs.planner import plan_job
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
 
@@ -44,8 +45,8 @@ def test_a_short_basis_finds_the_same_eigenvalues() -> None:
 def test_what_no_basis_makes_fit_is_refused_and_the_least_is_taken() -> None:
     request = SpectrumRequest.model_validate(REQUEST)
     sizes = range(12 * 2**20, estimate(request, AMPLE).peak_bytes, 2**18)
-    least = next(size for size in sizes if memory_error(request, size) is None)
-    assert memory_error(request, least - 2**18) is not None
+    least = next(size for size in sizes if plan_job(request, size).fits)
+    assert not plan_job(request, least - 2**18).fits
     plan = estimate(request, least)
     assert plan.vector_bytes is not None
     assert plan.vector_bytes < 20 * 8 * request.dim
@@ -60,8 +61,8 @@ def test_the_paper_measures_124_million_parameters_within_24_gib() -> None:
     method = {"kind": "top-k", "k": 1, "eigenvectors": False}
     fields = {"model": {"kind": "gpt2"} | sizes, "data": data, "method": method, "precision": "float32"}
     request = SpectrumRequest.model_validate(REQUEST | fields)
-    assert memory_error(request, 24 * 2**30) is None
+    assert plan_job(request, 24 * 2**30).fits
     density = SpectrumRequest.model_validate(
         REQUEST | fields | {"method": {"kind": "lanczos", "preset": "paper-figure-6"}}
     )
-    assert memory_error(density, 24 * 10**9) is None
+    assert plan_job(density, 24 * 10**9).fits

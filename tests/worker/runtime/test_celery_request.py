@@ -67,9 +67,9 @@ def test_a_job_whose_processes_die_of_a_signal_says_of_which(
 ) -> None:
     """Memory is spoken of only where it may have been the cause."""
     monkeypatch.setattr(Request, "on_failure", lambda *_, **__: None)
-    store = JobStore(redis_client, 15.0, 2)
+    store = JobStore(redis_client, lease_seconds=15.0, max_attempts=2)
     job_id = store.create("spectrum", "{}", {})[0].id
-    kernel, shards = SimpleNamespace(has_killed=lambda: False), SimpleNamespace(lose=lambda *_: None)
+    kernel, shards = SimpleNamespace(has_killed=lambda: False), SimpleNamespace(mark_worker_lost=lambda *_, **__: None)
     task = SimpleNamespace(store=store, shards=shards, kernel=kernel)
     death = SimpleNamespace(exception=WorkerLostError(f"Worker exited prematurely: {text}"))
     for attempt in (1, 2):

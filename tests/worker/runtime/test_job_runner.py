@@ -12,11 +12,16 @@ import redis
 import torch
 
 from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.jobs import planner
+from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.jobs.planner import plan_job, stored_plan
 from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import ShardStore
 from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.worker.experiments import spectrum
+from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.inputs import NO_INPUTS
 from hessian_spectrum.worker.runtime import job_runner
@@ -84,6 +89,34 @@ def test_a_result_without_room_is_tried_again_and_then_a_failure(
     assert ResultStore(tmp_path / "results").read(record.result_digest or "")
 
 
+@pytest.mark.parametrize(("stored_for", "num_plans"), [(2**32, 0), (2**31, 1), (None, 1)])
+def test_a_worker_uses_the_plan_of_its_memory_and_makes_another_for_other_memory(
+    runner: JobRunner,
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    stored_for: int | None,
+    num_plans: int,
+) -> None:
+    """Jobs of the previous version have none."""
+    store, made = own_store(redis_client), list[int | None]()
+
+    def counted(request: Any, memory_bytes: int | None = None) -> Any:
+        made.append(memory_bytes)
+        return estimate(request, memory_bytes)
+
+    request = JobRequest.model_validate(REQUEST).root.canonical()
+    plan = None if stored_for is None else stored_plan(plan_job(request, stored_for))
+    job_id = store.create("spectrum", request.model_dump_json(exclude_none=True), {}, plan=plan)[0].id
+    alone = run_spectrum_job(request, Hardware(torch.device("cpu"), 1, 2**32), lambda *_: None).result
+    for module in (planner, spectrum):
+        monkeypatch.setattr(module, "estimate", counted)
+    runner.run(job_id)
+    assert made == num_plans * [2**32]
+    result = json.loads(ResultStore(tmp_path / "results").read(store.get(job_id).result_digest or ""))
+    assert result["eigenpairs"] == json.loads(alone.model_dump_json())["eigenpairs"]
+
+
 AWAY = [redis.ConnectionError("away"), redis.TimeoutError("silent")]
 
 
@@ -135,7 +168,7 @@ def test_after_a_crash_products_are_not_recorded(
     store = own_store(redis_client)
     crashed, other = submitted(store), submitted(store)
     assert store.claim(crashed, "host-1-2") is not None
-    store.lose(crashed, "host-1-2", None, crashed_by="SIGSEGV")
+    store.mark_worker_lost(crashed, "host-1-2", crash_signal="SIGSEGV")
     store.recover_lost()
     results = []
     for job_id in (crashed, other):

@@ -73,7 +73,7 @@ def test_a_worker_that_is_told_to_stop_stops_and_keeps_the_lease(store: JobStore
         told[0] = True
         with pytest.raises(WorkerStoppingError):
             keeper.report("products", 2, 2)
-    assert store.give_back(lease) == "queued"
+    assert store.requeue(lease) == "queued"
 
 
 def test_time_over_all_attempts_has_a_limit(store: JobStore) -> None:
@@ -85,7 +85,7 @@ def test_time_over_all_attempts_has_a_limit(store: JobStore) -> None:
             started = time.monotonic()
             if attempt == 1:
                 report_until_stopped(keeper, 1.2)
-                store.give_back(lease)
+                store.requeue(lease)
                 continue
             with pytest.raises(JobFailure) as caught:
                 report_until_stopped(keeper)

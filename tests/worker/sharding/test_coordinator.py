@@ -20,6 +20,7 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs import sharding
 from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
+from hessian_spectrum.jobs.scripts import ShardScripts
 from hessian_spectrum.jobs.shards import ShardPoisonedError, ShardStore
 from hessian_spectrum.jobs.store import JobStore, LeaseLostError
 from hessian_spectrum.quadrature.errors import NonFiniteError
@@ -69,12 +70,24 @@ class WatchedShards(ShardStore):
 
     event: Event = staticmethod(lambda _: None)
 
+    def __init__(self, client: redis.Redis, lease_seconds: float, max_losses: int) -> None:
+        super().__init__(client, lease_seconds, max_losses)
+        self._scripts = WatchedScripts(client, self)
+
+
+class WatchedScripts(ShardScripts):
+    """Tells an event before and after each script of the main thread; others keep a lease."""
+
+    def __init__(self, client: redis.Redis, store: WatchedShards) -> None:
+        super().__init__(client)
+        self._store = store
+
     def _run(self, *arguments: Any) -> Any:
-        if threading.current_thread() is not threading.main_thread():  # one that keeps a lease
+        if threading.current_thread() is not threading.main_thread():
             return super()._run(*arguments)
-        self.event("before a script")
+        self._store.event("before a script")
         found = super()._run(*arguments)
-        self.event("after a script")
+        self._store.event("after a script")
         return found
 
 
@@ -251,7 +264,7 @@ def test_a_job_goes_on_elsewhere_only_with_what_was_computed_alike(lab: Lab, red
     lease = lab.store.claim(lab.job_id)
     assert lease is not None
     shards = ShardStore(redis_client, 30.0, 3)
-    claim = shards.open(lease, 3, "another setup", "another signature")
+    claim = shards.open(lease, 3, shard_fingerprint="another setup", numerics_fingerprint="another signature")
     assert claim is not None
     assert (claim.index, claim.attempt, claim.num_free) == (0, 2, 2)
     assert shards.num_left(lab.job_id) == 3
@@ -296,7 +309,7 @@ def test_a_shard_that_kills_its_workers_ends_the_job(lab: Lab) -> None:
     lease = lab.store.claim(lab.job_id)
     assert lease is not None
     shards = ShardStore(lab.client, 30.0, 3)
-    assert shards.open(lease, 2, "setup", "signature") is not None
+    assert shards.open(lease, 2, shard_fingerprint="setup", numerics_fingerprint="signature") is not None
     for attempt in (1, 2, 3):
         claim = shards.take(shards.new_lease(lab.job_id), "signature")
         assert claim is not None
@@ -306,7 +319,7 @@ def test_a_shard_that_kills_its_workers_ends_the_job(lab: Lab) -> None:
         shards.take(shards.new_lease(lab.job_id), "signature")
     assert shards.finish(lease, 0, 1, go_on=False) is None
     with pytest.raises(ShardPoisonedError):
-        shards.open(lease, 2, "setup", "signature")
+        shards.open(lease, 2, shard_fingerprint="setup", numerics_fingerprint="signature")
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:-7]), Path.unlink])

@@ -17,6 +17,7 @@ from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.jobs.artifact_owners import ArtifactOwners
 from hessian_spectrum.jobs.artifacts import ArtifactStore
+from hessian_spectrum.jobs.planner import stored_plan
 from hessian_spectrum.jobs.results import ResultDamagedError, ResultStore
 from hessian_spectrum.service.admission import Admission
 from hessian_spectrum.service.auth.principal import Principal
@@ -91,14 +92,16 @@ def _model(arguments: Arguments, _content: bytes) -> Reply:
 
 
 def _submission(arguments: Arguments, content: bytes) -> Reply:
-    """A job as it is to be kept, and in `refusal` why it is not admitted."""
+    """A job as it is to be stored with its plan, and in `refusal` why it is not admitted."""
     request, admission = _asked(arguments, content)
     submission = Submission.of(request)
     try:
-        admission.check(request)
+        plan = admission.check(request)
     except ProblemError as error:
-        return Reply({**submission.fields, "refusal": error.problem.model_dump(mode="json")}, submission.text.encode())
-    return Reply({**submission.fields, "refusal": None}, submission.text.encode())
+        verdict: dict[str, Any] = {"refusal": error.problem.model_dump(mode="json"), "plan": None}
+    else:
+        verdict = {"refusal": None, "plan": None if plan is None else stored_plan(plan)}
+    return Reply({**submission.fields, **verdict}, submission.text.encode())
 
 
 def _estimate(arguments: Arguments, content: bytes) -> Reply:

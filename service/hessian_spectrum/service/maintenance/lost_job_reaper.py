@@ -76,7 +76,7 @@ class LostJobReaper:
         """
         try:
             self._recover_jobs()
-            self._store.take_stock()  # after the jobs, as a full Redis has no room for it
+            self._store.index_existing_jobs()  # after the jobs, as a full Redis has no room for it
             self._remove_leftovers()
             self._run_retention()
         except _AWAY:
@@ -100,7 +100,7 @@ class LostJobReaper:
             self._checkpoints.discard(job_id)
         # Requests of processes that died then, or, long ago, between writing the request and the record of its job.
         ended, abandoned = self._requests.job_ids(0.0), self._requests.job_ids(ABANDONED_SECONDS)
-        for job_id in [*self._store.ended(ended), *leftovers.abandoned_requests(abandoned, ABANDONED_SECONDS)]:
+        for job_id in [*self._store.finished_among(ended), *leftovers.abandoned_requests(abandoned, ABANDONED_SECONDS)]:
             self._storage.require()
             self._requests.discard(job_id)
 

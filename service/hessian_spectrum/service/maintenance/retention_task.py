@@ -82,7 +82,7 @@ class RetentionTask:
             OSError: The disk cannot be read or written; the next run tries again.
         """
         self._storage.require()
-        with self._retention.turn() as is_ours:
+        with self._retention.lock() as is_ours:
             if is_ours:
                 self._expire_results()
                 self._delete_records()
@@ -106,7 +106,7 @@ class RetentionTask:
         for digest in self._leftovers.unwanted_results():
             self._storage.require()
             self._results.delete(digest)
-            self._store.removed(digest)
+            self._store.discard_unused_result(digest)
 
     def _scan_files(self) -> None:
         """Remove files by their own sizes and ages, whatever was killed in between; at most a tenth of the time."""

@@ -15,6 +15,7 @@ from hessian_spectrum.api_schemas.estimates import CostEstimate
 from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.checkpoints.directory import LARGE_HEADER_BYTES
+from hessian_spectrum.jobs.planner import stored_plan
 from hessian_spectrum.service.admission import Admission, available_bytes
 from hessian_spectrum.service.auth.principal import CurrentPrincipal
 from hessian_spectrum.service.bodies import LARGE_BODY_BYTES, json_body, read
@@ -30,11 +31,14 @@ from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 class AskedJob:
     """A job that was asked for.
 
-    Attributes:  admit, raises ProblemError or RedisError where the job cannot be computed here.
+    Attributes:
+        submission: The request as it is stored.
+        admit: Returns the job's plan as JSON, or None without a worker to plan for; raises ProblemError or RedisError
+            where the job cannot be computed here.
     """
 
     submission: Submission
-    admit: Callable[[], None] = field(repr=False)
+    admit: Callable[[], str | None] = field(repr=False)
 
 
 async def asked_job(request: Request, caller: CurrentPrincipal, artifacts: Artifacts) -> AskedJob:
@@ -42,13 +46,13 @@ async def asked_job(request: Request, caller: CurrentPrincipal, artifacts: Artif
     body = await json_body(request)
     if await _is_heavy(request, body):
         reply = await _done(request, "submission", body, caller)
-        refusal = reply.fields["refusal"]
-        fields = {name: value for name, value in reply.fields.items() if name != "refusal"}
-        return AskedJob(Submission(text=bytes(reply.content).decode(), **fields), partial(_refuse, refusal))
+        refusal, plan = reply.fields["refusal"], reply.fields["plan"]
+        fields = {name: value for name, value in reply.fields.items() if name not in ("refusal", "plan")}
+        return AskedJob(Submission(text=bytes(reply.content).decode(), **fields), partial(_admitted, refusal, plan))
 
     def read_job() -> AskedJob:
         message, admission = _read(request, body, artifacts)
-        return AskedJob(Submission.of(message), partial(admission.check, message))
+        return AskedJob(Submission.of(message), partial(_planned, admission, message))
 
     return await run_in_threadpool(read_job)
 
@@ -127,6 +131,12 @@ def _checkpoints(body: bytes) -> set[str]:
     return {name for name in names if isinstance(name, str)}
 
 
-def _refuse(refusal: dict[str, Any] | None) -> None:
+def _planned(admission: Admission, message: AnyJobRequest) -> str | None:
+    plan = admission.check(message)
+    return None if plan is None else stored_plan(plan)
+
+
+def _admitted(refusal: dict[str, Any] | None, plan: str | None) -> str | None:
     if refusal is not None:
         raise ProblemError(Problem.model_validate(refusal))
+    return plan

@@ -13,8 +13,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
-from hessian_spectrum.jobs.counters import BOUNDS, JobCounters, read_counters
-from hessian_spectrum.jobs.job_index import INDEX
+from hessian_spectrum.jobs.counters import JobCounters, read_counters
+from hessian_spectrum.jobs.scripts import DURATION_BOUNDS
 
 _REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -84,7 +84,7 @@ class JobMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Read all metrics."""
         try:
-            totals = read_counters(self._client, INDEX)
+            totals = read_counters(self._client)
         except RedisError as error:
             _logger.warning("metrics without Redis: %s", error)
             totals = None
@@ -145,7 +145,7 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 
 def _histogram(name: str, text: str, totals: JobCounters, counted: str) -> Metric:
     found = totals.durations(counted)
-    bounds = [*(f"{bound:g}" for bound in BOUNDS), "+Inf"]
+    bounds = [*(f"{bound:g}" for bound in DURATION_BOUNDS), "+Inf"]
     return HistogramMetricFamily(name, text, list(zip(bounds, found.counts, strict=True)), found.sum_seconds)
 
 

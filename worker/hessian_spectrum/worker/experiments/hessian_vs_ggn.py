@@ -29,9 +29,9 @@ from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training import Training, TrainingPlan, TrainingState
-from hessian_spectrum.jobs.estimate import JobEstimate
-from hessian_spectrum.jobs.hessian_vs_ggn_estimate import point_estimate
+from hessian_spectrum.jobs.planner import plan_job
 from hessian_spectrum.jobs.spectrum_variants import eigenvalue_request
+from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
 from hessian_spectrum.quadrature.results import TopEigenpairs
 from hessian_spectrum.worker.builders import (
     PRECISIONS,
@@ -70,6 +70,7 @@ def run_hessian_vs_ggn_job(
     *,
     inputs: Inputs = NO_INPUTS,
     job: JobCheckpointer | None = None,
+    plan: JobPlan | None = None,
 ) -> JobOutput:
     """Compute what the request asks, model by model and seed by seed; the same numbers whether resumed or not.
 
@@ -79,13 +80,21 @@ def run_hessian_vs_ggn_job(
         progress: Called after every step; what it raises ends the job.
         inputs: Checkpoints and uploaded files.
         job: The job's checkpoints; None: nothing is saved.
+        plan: How each eigenvalue is computed within the worker's memory; None: it is made here.
 
     Raises:
         CurvatureError: If an eigenvalue cannot be computed.
         MemoryError: If memory does not suffice.
     """
     job = job or JobCheckpointer()
-    experiment = HessianVsGgnExperiment(request, hardware, progress, inputs, job)
+    experiment = HessianVsGgnExperiment(
+        request=request,
+        plan=plan or plan_job(request, hardware.memory_bytes),
+        hardware=hardware,
+        progress=progress,
+        inputs=inputs,
+        job=job,
+    )
     return PointRunner(job, LocalSharding(job)).run(experiment)
 
 
@@ -99,6 +108,7 @@ class HessianVsGgnExperiment(Experiment):
     """Points of the runs of all models, each with two spectra: of the Hessian and of the Gauss-Newton matrix."""
 
     request: HessianVsGgnRequest
+    plan: JobPlan
     hardware: Hardware
     progress: Progress
     inputs: Inputs
@@ -112,7 +122,11 @@ class HessianVsGgnExperiment(Experiment):
     @cached_property
     def models(self) -> list["ComparedModel"]:
         """The models to compare."""
-        return [ComparedModel(self, spec) for spec in self.request.models]
+        points, num_matrices = self.plan.points, len(MATRICES)
+        return [
+            ComparedModel(self, spec, dict(zip(MATRICES, points[index * num_matrices :], strict=False)))
+            for index, spec in enumerate(self.request.models)
+        ]
 
     @property
     def steps(self) -> list[int]:
@@ -189,17 +203,12 @@ class ComparedModel:
 
     experiment: HessianVsGgnExperiment
     spec: Gpt2
+    plans: Mapping[ComparedMatrix, ComputationPlan]
 
     @cached_property
     def model(self) -> Model:
         """The model itself."""
         return build_model(self.spec, self.experiment.inputs)
-
-    @cached_property
-    def plans(self) -> Mapping[ComparedMatrix, JobEstimate]:
-        """How each eigenvalue is computed within the worker's memory."""
-        request, memory = self.experiment.request, self.experiment.hardware.memory_bytes
-        return {matrix: point_estimate(request, self.spec, matrix, memory) for matrix in MATRICES}
 
     @cached_property
     def _requests(self) -> Mapping[ComparedMatrix, SpectrumRequest]:

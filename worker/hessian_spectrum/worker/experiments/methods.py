@@ -29,13 +29,13 @@ from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanc
 from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
 from hessian_spectrum.jobs.arrays import Arrays
 from hessian_spectrum.jobs.curves import cumulative_message, density_message
-from hessian_spectrum.jobs.estimate import JobEstimate
+from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.quadrature import results as found
 
 Spectrum = found.ExactSpectrum | found.LanczosSpectrum | found.TopEigenpairs | found.StochasticTrace
 
 
-def method_of(request: SpectrumRequest, plan: JobEstimate) -> Method[Any, Any]:
+def method_of(request: SpectrumRequest, plan: ComputationPlan) -> Method[Any, Any]:
     """Return the method that a request names, within the memory of its plan."""
     match request.method:
         case ExactMethod(eigenvectors=eigenvectors):

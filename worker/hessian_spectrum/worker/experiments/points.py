@@ -16,7 +16,7 @@ from hessian_spectrum.curvature.operators.execution import Execution, Timings
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.progress import Progress
-from hessian_spectrum.jobs.estimate import JobEstimate
+from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.worker.experiments.methods import Spectrum, method_of
 from hessian_spectrum.worker.experiments.operators import measured_deviation
 from hessian_spectrum.worker.experiments.outcome import JobOutput
@@ -44,7 +44,7 @@ class SpectrumTask:
 
     index: int
     request: SpectrumRequest
-    plan: JobEstimate
+    plan: ComputationPlan
     new_generator: Callable[[], torch.Generator]
 
     @property

@@ -20,8 +20,9 @@ from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
-from hessian_spectrum.jobs.estimate import JobEstimate, estimate
+from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.jobs.spectrum_variants import block_variants, sink_variants
+from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.worker.builders import build_loss
 from hessian_spectrum.worker.experiments.methods import Spectrum, result_of, vectors_of
 from hessian_spectrum.worker.experiments.operators import build_operator
@@ -54,7 +55,7 @@ def run_spectrum_job(
     inputs: Inputs = NO_INPUTS,
     job: JobCheckpointer | None = None,
     sharding: Sharding | None = None,
-    plan: JobEstimate | None = None,
+    plan: ComputationPlan | None = None,
 ) -> JobOutput:
     """Compute what the request asks; the same request on the same device gives the same numbers, resumed or not.
 
@@ -91,7 +92,7 @@ class SpectrumExperiment(Experiment):
     """All spectra of one request, at one place in parameter space: a point for each attention sink."""
 
     request: SpectrumRequest
-    plan: JobEstimate
+    plan: ComputationPlan
     hardware: Hardware
     progress: Progress
     inputs: Inputs
@@ -249,7 +250,7 @@ class SinkPoint(Point):
         self.report(self._current, phase, done, total)
 
 
-def _num_runs(request: SpectrumRequest, plan: JobEstimate) -> int:
+def _num_runs(request: SpectrumRequest, plan: ComputationPlan) -> int:
     """How often recordings will run, at least: compiling must pay."""
     match request.method:
         case TopKMethod() | TraceMethod(tolerance=float()):

@@ -102,16 +102,23 @@ def _stop_event() -> Event:
 
 def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, stopping: Event) -> None:
     models, results = ModelsDirectory(settings.models_dir), ResultStore(settings.results_dir)
-    client, limits = connect(settings.redis_url.get_secret_value()), (settings.lease_seconds, settings.max_attempts)
+    client = connect(settings.redis_url.get_secret_value())
     kernel = KernelWatch()
     signals.worker_ready.connect(lambda **_: kernel.start(), weak=False)
     requests = RequestFiles(settings.requests_dir)
-    own = {"store": JobStore(client, *limits, requests), "shards": ShardStore(client, *limits), "kernel": kernel}
+
+    def stores(client: Redis) -> tuple[JobStore, ShardStore]:
+        seconds, attempts = settings.lease_seconds, settings.max_attempts
+        jobs = JobStore(client, lease_seconds=seconds, max_attempts=attempts, requests=requests)
+        return jobs, ShardStore(client, seconds, attempts)
+
+    jobs, shards = stores(client)
+    own = {"store": jobs, "shards": shards, "kernel": kernel}
 
     @app.task(name=RUN_JOB, Request=JobRequest, **own)  # type: ignore[untyped-decorator]
     def run_job(job_id: str) -> None:
         client = connect(settings.redis_url.get_secret_value(), patient=True)
-        store, shards = JobStore(client, *limits, requests), ShardStore(client, *limits)
+        store, shards = stores(client)
         queue = JobQueue(settings.redis_url.get_secret_value())
         with client:
             if fault := storage_fault(client, settings):

@@ -64,11 +64,14 @@ class JobRequest(Request):  # type: ignore[misc]
         if isinstance(error, WorkerLostError) and self.worker_pid is not None:
             name = signal_in(str(error))
             problem = killed_by_kernel() if name == "SIGKILL" and self.task.kernel.has_killed() else None
-            lost = (self.args[0], process_name(os.getpid(), self.worker_pid), problem)
+            job_id, process = self.args[0], process_name(os.getpid(), self.worker_pid)
             last_problem = None if name is None else died_of(name)
+            crash_signal = name if name in CRASHES else None
             try:
-                self.task.store.lose(*lost, last_problem, name if name in CRASHES else None)
-                self.task.shards.lose(*lost, last_problem)
+                self.task.store.mark_worker_lost(
+                    job_id, process, problem=problem, last_problem=last_problem, crash_signal=crash_signal
+                )
+                self.task.shards.mark_worker_lost(job_id, process, problem=problem, last_problem=last_problem)
             except RedisError as away:
                 _logger.warning("the lease of job %s must run out: %s", self.args[0], away)
 

@@ -14,15 +14,15 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
 from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.jobs.arrays import result_arrays
-from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
-from hessian_spectrum.jobs.job_estimate import job_memory_error
+from hessian_spectrum.jobs.planner import memory_error, plan_for_worker, plan_job
 from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import ShardStore
 from hessian_spectrum.jobs.store import JobStore, Lease, LeaseLostError
 from hessian_spectrum.jobs.versions import result_version
+from hessian_spectrum.planning.job_plan import JobPlan
 from hessian_spectrum.telemetry.logging import log_fields
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import run_hessian_vs_ggn_job
 from hessian_spectrum.worker.experiments.outcome import JobOutput
@@ -111,7 +111,7 @@ class JobRunner:
             # A transient failure keeps the lease, which lapses: the reaper then tries again and counts the attempts.
             if failure.kind is FailureKind.TRANSIENT:
                 with contextlib.suppress(RedisError):
-                    self._store.leave(lease, failure.problem)
+                    self._store.release_after_error(lease, failure.problem)
                 return "lost"
             state = self._store.fail(lease, failure.problem)
         else:
@@ -120,7 +120,7 @@ class JobRunner:
         return state
 
     def _give_back(self, lease: Lease) -> str:
-        state = self._store.give_back(lease)
+        state = self._store.requeue(lease)
         if state == "queued":
             _logger.warning("job %s is given back: the worker stops", lease.job_id)
             self._queue.publish(lease.job_id)
@@ -128,12 +128,13 @@ class JobRunner:
 
     def _compute(self, lease: Lease, checkpoints: CheckpointStore) -> str:
         request = parse_request(self._store.request(lease.job_id))
-        if error := job_memory_error(request, self._hardware.memory_bytes):
+        plan = plan_for_worker(request, self._hardware.memory_bytes, self._store.plan(lease.job_id))
+        if error := memory_error(request, plan):
             raise too_large(error)
         time_limit = min(self._settings.job_seconds, request.time_limit_seconds or float("inf"))
         with LeaseRenewer(self._store, lease, self._stopping, time_limit) as renewer:
             hardware = self._hardware
-            request, inputs = checked_request(
+            checked, inputs = checked_request(
                 request,
                 self._inputs,
                 memory_bytes=hardware.memory_limit_bytes,
@@ -147,7 +148,12 @@ class JobRunner:
             coordinator = ShardCoordinator(self._deployment(checkpoints, fingerprint), lease, job)
             renewer.on_renewal = coordinator.refresh
             try:
-                output = self._output(request, renewer, inputs=inputs, job=job, coordinator=coordinator)
+                hardware = hardware.at_present()
+                if (checked is not request and checked != request) or hardware.memory_bytes != plan.memory_bytes:
+                    plan = plan_job(checked, hardware.memory_bytes)
+                output = self._output(
+                    checked, renewer, plan=plan, hardware=hardware, inputs=inputs, job=job, coordinator=coordinator
+                )
             except WorkerStoppingError:
                 job.save()
                 raise
@@ -173,16 +179,17 @@ class JobRunner:
         request: AnyJobRequest,
         renewer: LeaseRenewer,
         *,
+        plan: JobPlan,
+        hardware: Hardware,
         inputs: Inputs,
         job: JobCheckpointer,
         coordinator: ShardCoordinator,
     ) -> JobOutput:
-        hardware = self._hardware.at_present()
         if not isinstance(request, SpectrumRequest):
-            return run_hessian_vs_ggn_job(request, hardware, renewer.report, inputs=inputs, job=job)
-        plan = estimate(request, hardware.memory_bytes)
-        progress = RemainingTime(request, plan, hardware.device, report=renewer.report, expect=renewer.expect)
-        return run_spectrum_job(request, hardware, progress, inputs=inputs, job=job, sharding=coordinator, plan=plan)
+            return run_hessian_vs_ggn_job(request, hardware, renewer.report, inputs=inputs, job=job, plan=plan)
+        whole = plan.whole
+        progress = RemainingTime(request, whole, hardware.device, report=renewer.report, expect=renewer.expect)
+        return run_spectrum_job(request, hardware, progress, inputs=inputs, job=job, sharding=coordinator, plan=whole)
 
     def _deployment(self, checkpoints: CheckpointStore, fingerprint: str) -> Deployment:
         seconds, device = self._settings.checkpoint_seconds, self._hardware.device

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.jobs.planner import plan_for_worker
 from hessian_spectrum.jobs.shards import Claim, ShardPoisonedError
 from hessian_spectrum.jobs.store import JobStore, Lease, LeaseLostError, UnknownJobError
 from hessian_spectrum.telemetry.logging import log_fields
@@ -100,4 +101,7 @@ class ShardRunner:
                 look=lambda: renewer.report("preparing", 0, 0),
             )
             assert isinstance(checked, SpectrumRequest)
-            run_spectrum_job(checked, hardware.at_present(), renewer.report, inputs=inputs, job=job, sharding=worker)
+            hardware = hardware.at_present()
+            stored = self._store.plan(lease.job_id) if checked is request or checked == request else None
+            plan = plan_for_worker(checked, hardware.memory_bytes, stored).whole
+            run_spectrum_job(checked, hardware, renewer.report, inputs=inputs, job=job, sharding=worker, plan=plan)

@@ -67,7 +67,7 @@ class Deployment:
             begun: State to begin with where no worker left one.
             progress: Called with the products of the shard after every step.
         """
-        saved = self.shard_checkpointer(job_id, claim.index, claim.attempt, claim.setup)
+        saved = self.shard_checkpointer(job_id, claim.index, claim.attempt, claim.fingerprint)
         stage = saved.stage(STAGE)
         if stage.value is None:
             saved.notes["workers"] = sorted({own_name(), *saved.notes.get("workers", [])})
@@ -141,7 +141,12 @@ class ShardCoordinator(LocalSharding):
         fingerprint = deployment.fingerprint_of(task, self._job)
 
         def claimed() -> Claim | None:
-            return self._shards.open(lease, task.num_shards, fingerprint, deployment.fingerprint)
+            return self._shards.open(
+                lease,
+                task.num_shards,
+                shard_fingerprint=fingerprint,
+                numerics_fingerprint=deployment.fingerprint,
+            )
 
         claim = claimed()
         self._is_open = True

@@ -82,7 +82,7 @@ class ShardWorker:
             NoShardsLeftError: At last.
             ShardLostError: If what is computed here does not fit what is computed there.
         """
-        if self._deployment.fingerprint_of(task, self._job) != self._claim.setup:
+        if self._deployment.fingerprint_of(task, self._job) != self._claim.fingerprint:
             raise ShardLostError("it is computed in another way there")
         claim: Claim | None = self._claim
         while claim is not None:
