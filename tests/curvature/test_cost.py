@@ -11,8 +11,8 @@ from hessian_spectrum.curvature.algorithms.stochastic_lanczos import Smoothing, 
 from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
 from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
 from hessian_spectrum.planning.blocks import OUTPUTS_BYTES
-from hessian_spectrum.planning.footprints import Matrix, footprint
 from hessian_spectrum.planning.memory import micro_batches, peak_bytes
+from hessian_spectrum.planning.memory_coefficients import Matrix, memory_coefficients
 from hessian_spectrum.planning.seconds import EIGENVALUE_ORDER, Rates, predicted_seconds
 from hessian_spectrum.planning.size import LOGIT_COPIES, Size, causal_lm_size, gpt2_size, mlp_size
 from hessian_spectrum.planning.work import (
@@ -296,7 +296,7 @@ def test_logits_never_exist_all_at_once(peaks: dict[str, int]) -> None:
 def test_only_what_is_held_of_logits_grows_with_the_number_of_tokens() -> None:
     peaks = [lanczos_case(gpt2_size(1, 1, 2, 4, 50000, n, 4), 2) for n in (1000, 2000, 3000)]
     assert peaks[2] - peaks[1] == pytest.approx(peaks[1] - peaks[0], rel=1e-3)
-    held = footprint("gpt2", "hessian").held[2] * LOGIT_COPIES * 4 * 50000 * 4 * 1000
+    held = memory_coefficients("gpt2", "hessian").held[2] * LOGIT_COPIES * 4 * 50000 * 4 * 1000
     assert peaks[1] - peaks[0] == pytest.approx(held, rel=0.01)
     # a model of transformers computes all of its logits
     whole = [lanczos_case(causal_lm_size(100308, 1, 1, 2, 8, 50000, n, 4), 2) for n in (1000, 2000)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 ActivationSort = Literal["linear", "piecewise", "tanh", "gelu", "silu", "sigmoid"]
-"""Activations whose memory was measured: `footprints` has the copies of each."""
+"""Activations whose memory was measured: `memory_coefficients` has the copies of each."""
 
 DEFAULT_NEGATIVE_SLOPE = 0.01
 """PyTorch's slope of leaky-relu."""

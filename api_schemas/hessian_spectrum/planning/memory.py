@@ -10,7 +10,12 @@ from hessian_spectrum.planning.blocks import (
     layered_samples,
     layered_units,
 )
-from hessian_spectrum.planning.footprints import OVERHEAD_BYTES, Footprint, Matrix, footprint
+from hessian_spectrum.planning.memory_coefficients import (
+    OVERHEAD_BYTES,
+    Matrix,
+    MemoryCoefficients,
+    memory_coefficients,
+)
 from hessian_spectrum.planning.size import Size
 from hessian_spectrum.planning.work import Work
 
@@ -60,7 +65,7 @@ class _Parts:
 
     def __init__(self, size: Size, work: Work, matrix: Matrix, itemsize: int, batch: int) -> None:
         self._size, self._itemsize = size, itemsize
-        part, copies = size.part(min(batch, size.num_samples)), footprint(size.family, matrix)
+        part, copies = size.part(min(batch, size.num_samples)), memory_coefficients(size.family, matrix)
         self.held_by_one = self._bytes(copies.held, part) if work.holds_recordings else 0
         self.held = self._bytes(copies.held, size) if work.holds_recordings else 0
         # one column through one micro-batch without a recording takes as much as to record it
@@ -69,7 +74,7 @@ class _Parts:
             (0.0, self._layered(part)) if work.layered else self._recorded(part, work, copies)
         )
 
-    def _recorded(self, part: Size, work: Work, copies: Footprint) -> tuple[float, float]:
+    def _recorded(self, part: Size, work: Work, copies: MemoryCoefficients) -> tuple[float, float]:
         """While a micro-batch is recorded, and while its recording runs, beside what is held."""
         columns = min(work.num_columns, columns_at_once(part, self._itemsize)) - 1
         held = self._bytes(copies.held, part)

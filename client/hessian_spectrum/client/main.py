@@ -225,7 +225,7 @@ def result(
 
 @app.command()
 def cancel(job_id: JobId, url: Url = DEFAULT_URL) -> None:
-    """Cancel a job."""
+    """Cancel a job that is queued or running."""
     with _client(url) as client:
         _print(client.cancel(job_id))
 

@@ -121,9 +121,10 @@ def convert(
         typer.Argument(help="File of nanoGPT, directory with config.json and pytorch_model.bin, or file of tensors."),
     ],
     name: Annotated[str, typer.Argument(help="Name of the checkpoint in the models directory.")],
-    models_dir: Annotated[Path, typer.Option(envvar="SPECTRUM_MODELS_DIR", help="Directory of checkpoints.")] = Path(
-        "spectrum-data/models"
-    ),
+    models_dir: Annotated[
+        Path,
+        typer.Option(envvar="SPECTRUM_MODELS_DIR", help="Directory of the checkpoints."),
+    ] = Path("spectrum-data/models"),
     config: Annotated[
         Path | None,
         typer.Option(help="The model's config.json, for a file of tensors as Lightning writes it."),

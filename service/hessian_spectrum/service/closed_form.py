@@ -74,7 +74,9 @@ def _descent(request: ClosedFormRequest) -> Descent | None:
     wanted = request.descent
     if wanted is None:
         return None
-    return linear_descent(model.w, model.v, data.x, data.y, wanted.learning_rate, wanted.num_steps)
+    return linear_descent(
+        w=model.w, v=model.v, x=data.x, y=data.y, learning_rate=wanted.learning_rate, num_steps=wanted.num_steps
+    )
 
 
 def document(answer: Answer) -> dict[str, Any]:

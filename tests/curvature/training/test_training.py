@@ -65,7 +65,7 @@ def test_gradient_descent_of_the_linear_network_is_its_closed_form(seeded: Seede
     start = model.initial_parameters(seeded(0), F64, CPU)
     data = gaussian(20, 1, 1, "linear", 0.5, seeded(1))
     x, y = data.inputs[:, 0].numpy(), data.targets[:, 0].numpy()
-    expected = linear_descent(start["w"].numpy(), start["v"].numpy(), x, y, 0.05, 40)
+    expected = linear_descent(w=start["w"].numpy(), v=start["v"].numpy(), x=x, y=y, learning_rate=0.05, num_steps=40)
     training = Training(model, Mse(), data, TrainingPlan(40, 0.05))
     state = training.init(start, generator=seeded(2))
     slopes = []

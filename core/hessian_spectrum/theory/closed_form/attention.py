@@ -159,7 +159,8 @@ def _terms(
     """The moments in this arithmetic; None if they leave its range."""
     moments = NeuronMoments(*inner_products(*neuron_products(w_q, w_k)))
     root = Decimal(w_q.size).sqrt()
-    response = attention_response(arithmetic, x, arithmetic.number(moments.inner / root), sink_bias, activation)
+    score = arithmetic.number(moments.inner / root)
+    response = attention_response(arithmetic, x, score=score, sink_bias=sink_bias, activation=activation)
     scale, target = arithmetic.exact(arithmetic.number(w_v)), arithmetic.exact(arithmetic.array(y.ravel()))
     value, slope = scale * response.value, scale * response.slope
     delta = value - target
@@ -255,6 +256,7 @@ def _notes(terms: _Terms, statistics: dict[str, Statistic], xi: Decimal) -> tupl
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def self_attention_spectrum(
+    *,
     w_v: float,
     w_q: ArrayLike,
     w_k: ArrayLike,

@@ -117,7 +117,7 @@ def _joined(balls: tuple[Ball, ...] | list[Ball]) -> Ball:
 
 
 def attention_response(
-    arithmetic: Arithmetic, x: Array, score: Number, sink_bias: float, activation: Activation
+    arithmetic: Arithmetic, x: Array, *, score: Number, sink_bias: float, activation: Activation
 ) -> Response:
     """Response at all positions of all sequences, concatenated.
 

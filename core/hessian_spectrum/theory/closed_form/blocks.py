@@ -51,7 +51,7 @@ def _check_samples(x: Array, y: Array) -> None:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def multi_input_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
+def multi_input_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
     """Hessian spectrum of L = 1/(2n) sum_i (f(x_i) - y_i)^2 for f(x) = sum_d <w_d, v_d> x_d, x in R^D.
 
     With d_d = mean(delta x_d) every coordinate has the bulk ±d_d, m - 1 times each. If the inputs are uncorrelated,
@@ -102,7 +102,7 @@ def multi_input_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike)
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def multi_output_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
+def multi_output_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
     """Hessian spectrum of L = 1/(2n) sum_i |f(x_i) - y_i|^2 for f^k(x) = <w_k, v_k> x, scalar x.
 
     Every output has its own neurons, so the Hessian is block diagonal, and each block is that of `linear_spectrum`.

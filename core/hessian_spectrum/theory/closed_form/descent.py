@@ -58,7 +58,7 @@ class _Recursion:
 
     def phase(self, plus: float, minus: float) -> str | None:
         d, c = self.d(plus, minus), (plus - minus) / 2
-        return learning_phase(self.s2, self.mean_yx, c, d, d + 2 * self.s2 * c)
+        return learning_phase(s2=self.s2, mean_yx=self.mean_yx, c=c, d=d, turning=d + 2 * self.s2 * c)
 
     def outliers(self, plus: float, minus: float) -> tuple[float, float]:
         d, c = self.d(plus, minus), (plus - minus) / 2
@@ -69,7 +69,7 @@ class _Recursion:
 
 @np.errstate(over="ignore", invalid="ignore")
 def linear_descent(
-    w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike, learning_rate: float, num_steps: int
+    *, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike, learning_rate: float, num_steps: int
 ) -> Descent:
     """Spectrum of f(x) = <w, v> x along full-batch gradient descent, w <- w - eta d v, v <- v - eta d w.
 

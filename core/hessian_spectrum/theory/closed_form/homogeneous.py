@@ -166,7 +166,7 @@ def _mean_loss(network: HomogeneousNetwork, x: Vector, y: Vector) -> float:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def relu_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
+def relu_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
     """Hessian spectrum of L = 1/(2n) sum_i (f(x_i) - y_i)^2 for f(x) = sum_j w_j max(v_j x, 0).
 
     Cell "+" consists of the neurons v_j > 0 and the samples x_i > 0, cell "-" of those below 0. Each cell has the
@@ -232,7 +232,7 @@ def _leaky_statistics(network: HomogeneousNetwork) -> dict[str, Statistic]:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def leaky_relu_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike, negative_slope: float) -> Spectrum:
+def leaky_relu_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike, negative_slope: float) -> Spectrum:
     """Hessian spectrum of L = 1/(2n) sum_i (f(x_i) - y_i)^2 for f(x) = sum_j w_j phi(v_j x).
 
     phi(a) = a for a > 0 and negative_slope a for a < 0: the ReLU at slope 0, the linear network at 1, the absolute
@@ -266,7 +266,7 @@ def leaky_relu_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike, 
         statistics = _leaky_statistics(network) | {"mean_loss": _mean_loss(network, x, y)}
         if slope == 1.0:
             note = "negative_slope 1 is the linear network: Theorem 3.1 answered, without groups"
-            return replace(linear_spectrum(w, v, x, y), kind="leaky-relu", statistics=statistics, notes=(note,))
+            return replace(linear_spectrum(w=w, v=v, x=x, y=y), kind="leaky-relu", statistics=statistics, notes=(note,))
         return Spectrum(
             kind="leaky-relu",
             parameters=network_parameters(w.size),

@@ -31,7 +31,7 @@ _CANCELLATION = 256
 _SHORT = 256
 
 
-def learning_phase(s2: Number, mean_yx: Number, c: Number, d: Number, turning: Number) -> str | None:
+def learning_phase(*, s2: Number, mean_yx: Number, c: Number, d: Number, turning: Number) -> str | None:
     """Phase of learning: early for c <= theta*/3, late up to theta* = mean_yx / s2, divergent beyond; ties are late.
 
     Args:
@@ -98,7 +98,7 @@ class LinearMoments(NamedTuple):
     @property
     def phase(self) -> str | None:
         """Phase of learning, as in `learning_phase`."""
-        return learning_phase(self.s2, self.mean_yx, self.neurons.inner, self.d, self.turning)
+        return learning_phase(s2=self.s2, mean_yx=self.mean_yx, c=self.neurons.inner, d=self.d, turning=self.turning)
 
     @property
     def statistics(self) -> dict[str, Statistic]:
@@ -163,7 +163,7 @@ def network_parameters(num_neurons: int) -> tuple[Parameter, Parameter]:
     return Parameter("w", (num_neurons,)), Parameter("v", (num_neurons,))
 
 
-def linear_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
+def linear_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
     """Hessian spectrum of L = 1/(2n) sum_i (f(x_i) - y_i)^2 for f(x) = <w, v> x.
 
     With s2 = mean(x^2), c = <w,v>, d = mean(delta x), delta = f(x) - y and t = s2 (|w|^2 + |v|^2), the trace, the

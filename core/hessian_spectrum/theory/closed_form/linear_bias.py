@@ -88,7 +88,7 @@ def _flatten(first: Array, second: Array) -> Array:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def linear_bias_spectrum(w: ArrayLike, v: ArrayLike, b: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
+def linear_bias_spectrum(*, w: ArrayLike, v: ArrayLike, b: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
     """Hessian spectrum of L = 1/(2n) sum_i (f(x_i) - y_i)^2 for f(x) = <w, v x + b>.
 
     The bias is an input coordinate fixed at 1, so that `two_layer_linear_spectrum` with D = 2 and K = 1 applies to any

@@ -253,7 +253,7 @@ def _check_shapes(W1: Array, W2: Array, x: Array, y: Array) -> None:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def two_layer_linear_spectrum(W1: ArrayLike, W2: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
+def two_layer_linear_spectrum(*, W1: ArrayLike, W2: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
     """Hessian spectrum of L = 1/(2n) sum_i |W2 W1 x_i - y_i|^2, in O(m (D + K)^2) and one dense problem of r (D + K).
 
     With Omega = mean(delta x^T), delta = W2 W1 x - y, and r = min(m, D + K): each singular value of Omega gives the

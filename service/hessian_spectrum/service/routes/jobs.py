@@ -33,6 +33,7 @@ from hessian_spectrum.service.routes.documentation import (
     JOB_EXAMPLES,
     UNAVAILABLE,
     UNKNOWN,
+    Responses,
     body_documentation,
     formats_documentation,
     problem_documentation,
@@ -146,25 +147,31 @@ def list_jobs(
     return JobPage(jobs=jobs, next_page_token=token_of_id(last) if last else None)
 
 
-@router.get("/{job_id}", response_model=Job, responses=UNKNOWN, summary="How a job stands")
+_UNCHANGED: Responses = {304: {"description": "what If-None-Match names is still so; the answer has no body"}}
+
+
+@router.get("/{job_id}", response_model=Job, responses={**UNKNOWN, **_UNCHANGED}, summary="How a job stands")
 async def get_job(
     job_id: JobId,
     request: Request,
     desk: Desk,
     caller: CurrentPrincipal,
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, description="seconds to wait for its end")] = 0,
+    if_none_match: Annotated[str | None, Header(description="a tag from an earlier answer's ETag")] = None,
 ) -> Response:
     """The job's record; with `wait` the answer comes when the job ended or the time is over."""
     record = await run_in_threadpool(desk.get, job_id, caller)
     if wait and not record.ended:
         request.state.slot.start_waiting()
     record = await desk.wait(record, wait)
-    return _job_response(request, record, 200, {} if record.ended else {"Retry-After": "1"})
+    headers = {} if record.ended else {"Retry-After": "1"}
+    return _job_response(request, record, 200, headers, if_none_match)
 
 
 _NOT_YOURS = problem_documentation(status_403="the job is shared by another key, and can be read alone")
 _RESULT_RESPONSES = {
     **UNKNOWN,
+    **_UNCHANGED,
     **problem_documentation(
         status_406="none of the accepted formats",
         status_409="the job has not finished, or was cancelled",
@@ -282,10 +289,12 @@ def job_message(request: Request, record: JobRecord) -> Job:
     )
 
 
-def _job_response(request: Request, record: JobRecord, status: int, headers: dict[str, str]) -> Response:
+def _job_response(
+    request: Request, record: JobRecord, status: int, headers: dict[str, str], if_none_match: str | None = None
+) -> Response:
     content = job_message(request, record).model_dump_json().encode()
     headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-    if request.method == "GET" and _is_known(headers["ETag"], request.headers.get("if-none-match")):
+    if _is_known(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
     return Response(content, status_code=status, media_type="application/json", headers=headers)
 

@@ -42,10 +42,10 @@ from hessian_spectrum.worker.runtime.job_runner import JobRunner
 from hessian_spectrum.worker.runtime.memory_guard import KernelWatch, be_killed_first
 
 SECONDS_TO_STOP = 20.0
-"""From the signal on: four are for jobs to be given back, the rest for Celery."""
+"""Time from the signal to the end of the process: four seconds are for jobs to be requeued, the rest for Celery."""
 
-_SECONDS_TO_PASS_ON = 5.0
-"""That a worker which may take no jobs keeps the message of one, so that it does not take all of them from others."""
+_SECONDS_TO_KEEP_MESSAGE = 5.0
+"""Time that a worker which cannot run jobs keeps a message, so that it does not take all messages from others."""
 
 _logger = logging.getLogger(__name__)
 
@@ -58,31 +58,31 @@ def create_worker(settings: WorkerSettings) -> Celery:
     hardware = find_hardware(settings)
     _keep_logging_as_configured()
     _prepare_children(settings, hardware)
-    _announce_presence(settings, hardware)
+    _register_worker(settings, hardware)
     _inspect_checkpoints(settings, hardware)
-    _register_task(app, settings, hardware, _told_to_stop())
+    _register_task(app, settings, hardware, _stop_event())
     return app
 
 
 def end_in_any_case(seconds: float = SECONDS_TO_STOP) -> None:
-    """End this process after so many seconds if it is there still; its jobs go on elsewhere when their leases are over.
+    """End this process after so many seconds if it still runs; its jobs continue elsewhere when their leases expire.
 
-    A pool that stops reads what its processes have left to say. One that was killed in the middle of that leaves half a
-    message, for whose end the pool waits for ever.
+    A pool that stops reads the last messages of its processes. A process that was killed while it wrote one leaves half
+    a message, and the pool would wait for the rest for ever.
     """
     timer = threading.Timer(seconds, os._exit, (os.EX_TEMPFAIL,))
     timer.daemon = True
     timer.start()
 
 
-def _told_to_stop() -> Event:
-    """Set in all processes of the pool, which share it from their fork on, when the worker is told to stop.
+def _stop_event() -> Event:
+    """Return an event that all processes of the pool share, and that is set when the worker is told to stop.
 
-    Celery's own signal `worker_shutting_down` comes when the time to give jobs back is over.
+    Celery's own signal `worker_shutting_down` comes too late for jobs to be requeued.
     """
     stopping = multiprocessing.Event()
 
-    def announce(number: int) -> None:
+    def handle_signal(number: int) -> None:
         handle: Any = signal.getsignal(number)
 
         def stop(*arguments: Any) -> None:
@@ -95,7 +95,7 @@ def _told_to_stop() -> Event:
     @signals.worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
     def listen(**_: Any) -> None:
         for number in (signal.SIGTERM, signal.SIGQUIT):
-            announce(number)
+            handle_signal(number)
 
     return stopping
 
@@ -116,7 +116,7 @@ def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, st
         with client:
             if fault := storage_fault(client, settings):
                 _logger.error("job %s is left to others: %s", job_id, fault)
-                stopping.wait(_SECONDS_TO_PASS_ON)
+                stopping.wait(_SECONDS_TO_KEEP_MESSAGE)
                 queue.call(job_id)
                 return
             check = CheckpointCheck(models, VerdictStore(client, lambda: [result_version()]))
@@ -125,7 +125,7 @@ def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, st
 
 
 def storage_fault(client: Redis, settings: WorkerSettings) -> str | None:
-    """Why results would not be found again, if they would not: the directory is gone, or belongs to another Redis.
+    """Return why results would be lost, if they would: the directory is gone, or belongs to another Redis.
 
     Raises:
         RedisError: If Redis cannot be asked.
@@ -164,7 +164,7 @@ def _inspect_checkpoints(settings: WorkerSettings, hardware: Hardware) -> None:
     signals.worker_shutting_down.connect(lambda **_: inspector.stop(), weak=False)
 
 
-def _announce_presence(settings: WorkerSettings, hardware: Hardware) -> None:
+def _register_worker(settings: WorkerSettings, hardware: Hardware) -> None:
     client = connect(settings.redis_url.get_secret_value())
     status = WorkerStatus(
         name=f"{socket.gethostname()}-{os.getpid()}",
@@ -176,7 +176,7 @@ def _announce_presence(settings: WorkerSettings, hardware: Hardware) -> None:
     )
     closing = threading.Event()
 
-    def announce_until_closing() -> None:
+    def register_until_closing() -> None:
         while not closing.is_set():
             try:
                 now = {"resident_bytes": resident_bytes(os.getpid()), "fault": storage_fault(client, settings)}
@@ -187,7 +187,7 @@ def _announce_presence(settings: WorkerSettings, hardware: Hardware) -> None:
 
     @signals.worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
     def start(**_: Any) -> None:
-        threading.Thread(target=announce_until_closing, name="presence", daemon=True).start()
+        threading.Thread(target=register_until_closing, name="presence", daemon=True).start()
 
     @signals.worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
     def stop(**_: Any) -> None:

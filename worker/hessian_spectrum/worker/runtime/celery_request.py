@@ -74,7 +74,7 @@ class JobRequest(Request):  # type: ignore[misc]
 
 
 def signal_in(text: str) -> str | None:
-    """Of the signal that billiard says a process died of; None if it names none."""
+    """Return the name of the signal that billiard says a process died of; None if it names none."""
     found = _SIGNAL.search(text)
     if found is None:
         return None
@@ -82,7 +82,7 @@ def signal_in(text: str) -> str | None:
 
 
 def died_of(name: str) -> Problem:
-    """What a job ends with whose processes died of this signal, attempt after attempt."""
+    """Return the problem of a job whose processes died of this signal, attempt after attempt."""
     detail = f"The process that computed it died of {name}, and all attempts that a job may lose are used up."
     if name == "SIGKILL":
         detail += " The job may need more memory than the worker has."

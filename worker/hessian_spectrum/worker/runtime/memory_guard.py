@@ -1,4 +1,4 @@
-"""Watches what the process of a job takes of the machine's memory, and ends it alone before the machine runs out."""
+"""Watches the memory of the process of a job, and ends it before the machine runs out of memory."""
 
 import contextvars
 import logging
@@ -15,9 +15,9 @@ from typing import Self
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.jobs.estimate import gibibytes
 
-SECONDS_BETWEEN_LOOKS = 0.1
-SECONDS_TO_TELL = 5.0
-"""That the failure has to be written, while memory may still grow."""
+SECONDS_BETWEEN_CHECKS = 0.1
+SECONDS_TO_REPORT = 5.0
+"""Time to write the failure, during which memory may still grow."""
 
 SECONDS_BETWEEN_COUNTS = 5.0
 _COUNTS_KEPT = 3
@@ -62,7 +62,7 @@ class MemoryGuard:
             self._thread.join()
 
     def _watch(self) -> None:
-        while not self._closed.wait(SECONDS_BETWEEN_LOOKS):
+        while not self._closed.wait(SECONDS_BETWEEN_CHECKS):
             taken = private_bytes() - self._before
             if self._limit is not None and taken > self._limit:
                 self._end(taken, self._limit)
@@ -70,7 +70,7 @@ class MemoryGuard:
     def _end(self, taken: int, limit: int) -> None:
         threading.Thread(target=self._end_later, name="memory-guard-end", daemon=True).start()
         try:
-            self._fail(outgrown(taken, limit))
+            self._fail(memory_limit_exceeded(taken, limit))
         except Exception:  # the process ends whatever happens here
             _logger.exception("the end of a job could not be written")
         fields = {"event": "ended", "state": "failed"}
@@ -78,12 +78,12 @@ class MemoryGuard:
         os._exit(os.EX_TEMPFAIL)
 
     def _end_later(self) -> None:
-        threading.Event().wait(SECONDS_TO_TELL)
+        threading.Event().wait(SECONDS_TO_REPORT)
         os._exit(os.EX_TEMPFAIL)
 
 
-def outgrown(taken: int, limit: int) -> Problem:
-    """What a job that took more than its limit ends with."""
+def memory_limit_exceeded(taken: int, limit: int) -> Problem:
+    """Return the problem of a job that took more memory than its limit."""
     return Problem(
         type="/problems/memory-limit",
         title="The job outgrew its memory",
@@ -94,7 +94,7 @@ def outgrown(taken: int, limit: int) -> Problem:
 
 
 def killed_by_kernel() -> Problem:
-    """What a job ends with whose process the kernel killed."""
+    """Return the problem of a job whose process the kernel killed."""
     return Problem(
         type="/problems/out-of-memory",
         title="The worker ran out of memory",
