@@ -13,15 +13,10 @@ from pydantic.fields import FieldInfo
 
 from hessian_spectrum import api_schemas
 
-NOT_YET_DESCRIBED = {"closed_form_models", "data", "models"}
-"""Modules whose descriptions are still being rewritten; each is removed from this set once it conforms."""
-
 
 def modules() -> Iterator[ModuleType]:
-    prefix = f"{api_schemas.__name__}."
-    for each in pkgutil.walk_packages(api_schemas.__path__, prefix):
-        if each.name.removeprefix(prefix).partition(".")[0] not in NOT_YET_DESCRIBED:
-            yield import_module(each.name)
+    for each in pkgutil.walk_packages(api_schemas.__path__, f"{api_schemas.__name__}."):
+        yield import_module(each.name)
 
 
 def messages() -> list[type[BaseModel]]:

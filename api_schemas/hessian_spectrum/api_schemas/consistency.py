@@ -1,4 +1,4 @@
-"""Whether the parts of a spectrum request fit together; each error names the field to change."""
+"""Checks whether the parts of a spectrum request fit together; each error names the field to change."""
 
 from hessian_spectrum.api_schemas.data import Data
 from hessian_spectrum.api_schemas.data import kind_of as data_kind_of
@@ -8,10 +8,17 @@ from hessian_spectrum.api_schemas.models import Model, kind_of
 
 
 def loss_of(model: Model, loss: LossName | None) -> LossName | None:
-    """The loss that a request means: mse where the model has no other and none is named, None for a quadratic form.
+    """The loss that a request implies.
+
+    Args:
+        model: Model of the request.
+        loss: Loss of the request; None if it names none.
+
+    Returns:
+        The loss; mse if the model accepts no other, and None for a quadratic form.
 
     Raises:
-        ValidationError: At `loss` if the model has no such loss, or several and none is named.
+        ValidationError: At `loss` if the model does not accept it, or accepts several and none is named.
     """
     kind = kind_of(model)
     if kind.samples == "none":
@@ -31,7 +38,16 @@ def loss_of(model: Model, loss: LossName | None) -> LossName | None:
 
 
 def check_loss(model: Model, data: Data | None, loss: LossName | None) -> None:
-    """Raises:  ValidationError at `loss` if model or data have no such loss."""
+    """Check that model and data accept the loss.
+
+    Args:
+        model: Model of the request.
+        data: Data of the request.
+        loss: Loss of the request; None if it names none.
+
+    Raises:
+        ValidationError: At `loss` if model or data do not accept it.
+    """
     effective = loss_of(model, loss)
     target = data_kind_of(data).targets if data is not None else None
     if effective is None or target is None or target in LOSSES[effective].targets:
@@ -42,7 +58,15 @@ def check_loss(model: Model, data: Data | None, loss: LossName | None) -> None:
 
 
 def check_training(model: Model, *, is_trained: bool) -> None:
-    """Raises:  ValidationError at `train` if the model starts where its gradient is 0."""
+    """Check that the model can be trained.
+
+    Args:
+        model: Model of the request.
+        is_trained: Whether the request trains it.
+
+    Raises:
+        ValidationError: At `train` if training does not apply to the model, as for a quadratic form.
+    """
     if is_trained and not kind_of(model).is_trainable:
         raise misfit(
             "train", message="a quadratic form is taken at its critical point, and has the same matrix anywhere"
@@ -50,7 +74,16 @@ def check_training(model: Model, *, is_trained: bool) -> None:
 
 
 def check_data(model: Model, data: Data | None, loss: LossName | None) -> None:
-    """Raises:  ValidationError at the field of `model` or `data` that does not fit the others."""
+    """Check that the data fit model and loss.
+
+    Args:
+        model: Model of the request.
+        data: Data of the request.
+        loss: Loss of the request; None if it names none.
+
+    Raises:
+        ValidationError: At the field of `model` or `data` that does not fit the others.
+    """
     kind = kind_of(model)
     if kind.samples == "none" and data is not None:
         raise misfit("data", message="a quadratic form takes no data")

@@ -20,10 +20,17 @@ def parameter_shapes(model: Model) -> Shapes:
 
 
 def block_shapes(model: Model, globs: Mapping[Place, str]) -> Shapes:
-    """Those whose names match one of the globs (*, ?, [...]; case counts), each by its place in the request; {}: all.
+    """Shapes of the parameters whose names match one of the globs.
+
+    Args:
+        model: Model of the request.
+        globs: Globs (*, ?, [...]; case-sensitive) by their location in the request; empty selects all parameters.
+
+    Returns:
+        Shapes by name, in the model's order.
 
     Raises:
-        ValidationError: At the place of a glob that none matches.
+        ValidationError: At the location of a glob that matches no name.
     """
     shapes = parameter_shapes(model)
     if not globs:
@@ -33,9 +40,17 @@ def block_shapes(model: Model, globs: Mapping[Place, str]) -> Shapes:
 
 
 def block_dims(model: Model, globs: Mapping[Place, str]) -> tuple[int, ...]:
-    """How many numbers all these parameters have together, then those of each glob alone; names are read once.
+    """Number of entries of all these parameters together, followed by those of each glob.
 
-    Raises:  as `block_shapes`.
+    Args:
+        model: Model of the request.
+        globs: Globs (*, ?, [...]; case-sensitive) by their location in the request; empty selects all parameters.
+
+    Returns:
+        The numbers of entries.
+
+    Raises:
+        ValidationError: At the location of a glob that matches no name.
     """
     sizes = {name: prod(size) for name, size in parameter_shapes(model).items()}
     if not globs:
@@ -46,7 +61,19 @@ def block_dims(model: Model, globs: Mapping[Place, str]) -> tuple[int, ...]:
 
 
 def _matching(names: Mapping[str, object], place: Place, glob: str) -> list[str]:
-    """Raises:  ValidationError at the place of a glob that matches none."""
+    """Names that match a glob.
+
+    Args:
+        names: Names of all parameters.
+        place: Location of the glob in the request.
+        glob: The glob.
+
+    Returns:
+        The matching names.
+
+    Raises:
+        ValidationError: At the location of a glob that matches none.
+    """
     matching = list(filter(re.compile(translate(glob)).match, names))
     if not matching:
         raise misfit(*place, message=f"no parameter has such a name; there are {_listed(names)}")

@@ -20,8 +20,8 @@ from hessian_spectrum.service.http_protocol import HttpProtocol
 from hessian_spectrum.telemetry.logging import configure_logging
 
 KEEP_ALIVE_SECONDS = 20
-"""How long a connection waits for its next request: longer than in most clients, so that no request arrives at a
-connection that is being closed. The 5 s that uvicorn waits by default are also those of httpx."""
+"""That a connection waits for its next request: longer than those of most clients, so that a request does not arrive
+at one that is being closed. uvicorn's own 5 s are also those of httpx."""
 
 _THREAD_SECONDS = 0.001
 """That a thread keeps the interpreter while others wait for it: among very many the event loop has its turn soon."""

@@ -91,8 +91,8 @@ def create_context(settings: ServiceSettings) -> ServiceContext:
     processes = Processes(settings.heavy_seconds)
     heavy = _heavy(settings, processes)
     job_events = JobFeed(EventLog(stores.async_redis))
-    code_versions = partial(registered_result_versions, stores.redis)
-    models = ModelsDirectory(settings.models_dir, VerdictStore(stores.redis, code_versions))
+    result_versions = partial(registered_result_versions, stores.redis)
+    models = ModelsDirectory(settings.models_dir, VerdictStore(stores.redis, result_versions))
     upload_budget = MemoryBudget(settings.upload_memory_bytes)
     return ServiceContext(
         settings=settings,
@@ -107,7 +107,7 @@ def create_context(settings: ServiceSettings) -> ServiceContext:
             stores.results,
             stores.identity,
             job_events,
-            code_versions,
+            result_versions,
             Quotas(settings.max_queued, settings.requests_bytes, settings.records_bytes),
         ),
         job_events=job_events,

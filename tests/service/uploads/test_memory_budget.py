@@ -36,17 +36,17 @@ def test_memory_comes_back_after_an_error() -> None:
 
 
 def test_several_uploads_of_one_key_leave_a_quarter_to_others() -> None:
-    memory = MemoryBudget(100)
-    with memory.reservation("anna") as large:
+    budget = MemoryBudget(100)
+    with budget.reservation("anna") as large:
         large.grow(50)
         large.grow(50)  # nobody else is there
-    with memory.reservation("anna") as first, memory.reservation("anna") as second, memory.reservation("bob") as other:
+    with budget.reservation("anna") as first, budget.reservation("anna") as second, budget.reservation("bob") as other:
         first.grow(50)
         with pytest.raises(ProblemError) as busy:
             second.grow(50)
         assert busy.value.problem.status == 503
         other.grow(50)
         second.grow(0)
-    with memory.reservation() as anyone, memory.reservation() as anyone_else:
+    with budget.reservation() as anyone, budget.reservation() as anyone_else:
         anyone.grow(60)
         anyone_else.grow(40)

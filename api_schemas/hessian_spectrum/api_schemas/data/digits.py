@@ -15,14 +15,16 @@ DIGITS_PIXELS, DIGITS_CLASSES = 64, 10
 class DigitsData(DataMessage):
     """The real 8x8 digits of scikit-learn, pixels / 16: the first `num_samples` of an order drawn from the seed.
 
-    transform: `standardised` shifts and scales every pixel to mean 0 and variance 1 over the samples; pixels that are
-    the same in all of them become 0.
+    The transform `standardised` shifts and scales every pixel to mean 0 and variance 1 over the samples; pixels that
+    are the same in all of them become 0.
     """
 
     kind: Literal["digits"]
-    num_samples: int = Field(default=512, ge=1, le=1797)
-    transform: Literal["none", "standardised"] = "none"
-    seed: Seed = 0
+    num_samples: int = Field(default=512, ge=1, le=1797, description="Number of images, of the 1,797 that there are.")
+    transform: Literal["none", "standardised"] = Field(
+        default="none", description="Transformation of the pixels; `none` leaves them between 0 and 1."
+    )
+    seed: Seed = Field(default=0, description="Seed of the order from which the first images are taken.")
 
 
 def _check(model: Model, data: DigitsData, loss: LossName | None) -> None:

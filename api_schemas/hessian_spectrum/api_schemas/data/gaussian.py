@@ -11,22 +11,29 @@ from hessian_spectrum.api_schemas.models import Model, kind_of
 
 
 class GaussianData(DataMessage):
-    """x ~ N(0, input_std^2 I); y = teacher(x) + N(0, noise^2), the teacher one random layer, with a ReLU, or nothing.
+    """Gaussian inputs x ~ N(0, input_std^2 I) with targets y = teacher(x) + N(0, noise^2).
 
-    transform: `standardised` shifts and scales every column of x and y to mean 0 and variance 1 over the samples.
+    The teacher is one random layer, one with a ReLU, or zero.
+
+    The transform `standardised` shifts and scales every column of x and y to mean 0 and variance 1 over the samples;
     `decorrelated` does so too, and makes every two columns of x, and every column of x and of y, exactly uncorrelated:
     x^T x / n = I and x^T y = 0. What is left of y is what no linear function of x explains.
     """
 
     kind: Literal["gaussian"]
-    num_samples: int = Field(ge=1, le=10_000_000)
-    input_dim: int = Field(ge=1, le=1_000_000)
-    output_dim: int = Field(ge=1, le=1_000_000)
-    teacher: Literal["linear", "relu", "none"] = "linear"
+    num_samples: int = Field(ge=1, le=10_000_000, description="Number of pairs (x, y) that are drawn.")
+    input_dim: int = Field(ge=1, le=1_000_000, description="Number of entries of each input x.")
+    output_dim: int = Field(ge=1, le=1_000_000, description="Number of entries of each target y.")
+    teacher: Literal["linear", "relu", "none"] = Field(
+        default="linear",
+        description="Map from x to the mean of y: a random linear layer, one followed by a ReLU, or zero.",
+    )
     noise: float = Field(default=0.1, ge=0, description="The standard deviation of the noise on y.")
     input_std: float = Field(default=1.0, gt=0, description="The standard deviation of x, before any transform.")
-    transform: Literal["none", "standardised", "decorrelated"] = "none"
-    seed: Seed = 0
+    transform: Literal["none", "standardised", "decorrelated"] = Field(
+        default="none", description="Transformation of x and y after they are drawn."
+    )
+    seed: Seed = Field(default=0, description="Seed of the inputs, the teacher and the noise.")
 
     @model_validator(mode="after")
     def _samples_can_be_transformed(self) -> Self:
@@ -45,19 +52,25 @@ class GaussianData(DataMessage):
 
 
 class GaussianSequences(DataMessage):
-    """Sequences of vectors x_t ~ N(0, input_std^2 I), for attention; y has the shape of x, plus N(0, noise^2).
+    """Sequences of Gaussian vectors x_t ~ N(0, input_std^2 I) for attention, with targets of the same shape.
 
-    task: `reversal`, y_t = x_{T+1-t}; `linear`, y_t = W x_t with one random matrix W; `none`, y_t = 0.
+    The task `reversal` has y_t = x_{T+1-t}, `linear` y_t = W x_t with one random matrix W, and `none` y_t = 0; noise
+    N(0, noise^2) is added to every target.
     """
 
     kind: Literal["gaussian-sequences"]
-    num_sequences: int = Field(ge=1, le=10_000_000)
-    sequence_length: int = Field(ge=1, le=1_000_000)
-    embedding_dim: int = Field(default=1, ge=1, le=65_536)
-    task: Literal["reversal", "linear", "none"] = "reversal"
+    num_sequences: int = Field(ge=1, le=10_000_000, description="Number of sequences that are drawn.")
+    sequence_length: int = Field(ge=1, le=1_000_000, description="Number of positions in each sequence.")
+    embedding_dim: int = Field(
+        default=1, ge=1, le=65_536, description="Number of entries of the vector at each position."
+    )
+    task: Literal["reversal", "linear", "none"] = Field(
+        default="reversal",
+        description="Map from x to the mean of y: the reversed sequence, a linear map of each vector, or zero.",
+    )
     noise: float = Field(default=0.0, ge=0, description="The standard deviation of the noise on y.")
     input_std: float = Field(default=1.0, gt=0, description="The standard deviation of x.")
-    seed: Seed = 0
+    seed: Seed = Field(default=0, description="Seed of the inputs, the teacher and the noise.")
 
 
 def _check_vectors(model: Model, data: GaussianData, loss: LossName | None) -> None:

@@ -67,8 +67,8 @@ class InlineData(DataMessage):
     """
 
     kind: Literal["inline"]
-    x: Samples
-    y: Samples
+    x: Samples = Field(description="Inputs of the network, one row per sample.")
+    y: Samples = Field(description="Targets, one per sample: rows of numbers, class indices or tokens.")
 
     @model_validator(mode="after")
     def _as_many_targets_as_inputs(self) -> Self:
@@ -87,8 +87,8 @@ class ArrayData(DataMessage):
 
     kind: Literal["artifact"]
     id: ArtifactId
-    x: StoredArray
-    y: StoredArray
+    x: StoredArray = Field(description="Type and shape of the stored inputs.")
+    y: StoredArray = Field(description="Type and shape of the stored targets.")
 
     @model_validator(mode="before")
     @classmethod

@@ -26,15 +26,20 @@ class TextData(DataMessage):
     name: Literal["pydoc-topics"] | None = Field(
         default=None, description="The name of a text that the server has: pydoc-topics is Python's language reference."
     )
-    text: str | None = Field(default=None, min_length=2, max_length=MAX_TEXT_LENGTH)
+    text: str | None = Field(
+        default=None,
+        min_length=2,
+        max_length=MAX_TEXT_LENGTH,
+        description="Text to tokenize instead of one that the server has.",
+    )
     tokenizer: Literal["bytes", "gpt2"] = Field(
         default="bytes",
         description="How text becomes tokens: bytes are those of UTF-8, gpt2 is the byte-level BPE of GPT-2 "
         "with 50257 tokens.",
     )
-    num_sequences: int = Field(ge=1, le=1_000_000)
-    sequence_length: int = Field(ge=1, le=1_000_000)
-    seed: Seed = 0
+    num_sequences: int = Field(ge=1, le=1_000_000, description="Number of windows that are drawn from the tokens.")
+    sequence_length: int = Field(ge=1, le=1_000_000, description="Number of tokens that are predicted in each window.")
+    seed: Seed = Field(default=0, description="Seed of the positions at which windows begin.")
 
     @model_validator(mode="after")
     def _one_text_that_is_long_enough(self) -> Self:
@@ -51,9 +56,9 @@ class TokenData(DataMessage):
 
     kind: Literal["artifact"]
     id: ArtifactId
-    num_sequences: int = Field(ge=1, le=1_000_000)
-    sequence_length: int = Field(ge=1, le=1_000_000)
-    seed: Seed = 0
+    num_sequences: int = Field(ge=1, le=1_000_000, description="Number of windows that are drawn from the tokens.")
+    sequence_length: int = Field(ge=1, le=1_000_000, description="Number of tokens that are predicted in each window.")
+    seed: Seed = Field(default=0, description="Seed of the positions at which windows begin.")
 
 
 def _check_text(model: Any, data: TextData, loss: LossName | None) -> None:

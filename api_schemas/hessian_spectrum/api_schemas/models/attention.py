@@ -16,8 +16,9 @@ DECIMAL_COST = 64
 
 
 class AttentionLayer(ModelMessage):
-    """f(x) = A(x) x W_V, A = activation(x W_Q W_K^T x^T / sqrt(key_dim) + sink), for sequences x of vectors.
+    """One layer of self-attention on sequences x of vectors.
 
+    f(x) = A(x) x W_V with A = activation(x W_Q W_K^T x^T / sqrt(key_dim) + sink).
     With embedding_dim = value_dim = 1 it is `self-attention`, at random weights.
     """
 
@@ -33,9 +34,11 @@ class AttentionLayer(ModelMessage):
         description="How many numbers each position of f(x) has; null means embedding_dim.",
     )
     sink_bias: float = Field(default=0.0, description="A number that is added to every score of the first position.")
-    activation: Literal["softmax", "sigmoid", "linear"] = "softmax"
+    activation: Literal["softmax", "sigmoid", "linear"] = Field(
+        default="softmax", description="Function that turns the scores of each position into attention weights."
+    )
     initial_std: float = Field(default=0.1, ge=0, description="The standard deviation of the normal initial weights.")
-    seed: Seed = 0
+    seed: Seed = Field(default=0, description="Seed of the random weights.")
 
     def settled(self) -> Mapping[str, Any]:
         """The numbers at each position of f(x)."""
@@ -48,7 +51,10 @@ class AttentionLayer(ModelMessage):
 
 
 class SelfAttention(ModelMessage):
-    """f(x) = w_v A(x) x with A = activation(x <w_q, w_k> x^T / sqrt(d_K) + sink), for sequences of scalars."""
+    """One layer of self-attention on sequences x of scalars.
+
+    f(x) = w_v A(x) x with A = activation(x <w_q, w_k> x^T / sqrt(d_K) + sink).
+    """
 
     kind: Literal["self-attention"]
     w_v: float = Field(description="The value weight, a single number.")
@@ -57,7 +63,9 @@ class SelfAttention(ModelMessage):
     sink_bias: float = Field(
         0.0, description="A number that is added to every score of the first position, before the activation."
     )
-    activation: Literal["softmax", "sigmoid", "linear"] = "softmax"
+    activation: Literal["softmax", "sigmoid", "linear"] = Field(
+        default="softmax", description="Function that turns the scores of each position into attention weights."
+    )
 
     @model_validator(mode="after")
     def _one_key_dimension(self) -> Self:

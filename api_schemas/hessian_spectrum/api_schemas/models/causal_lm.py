@@ -26,12 +26,12 @@ class CausalLm(ModelMessage):
     checkpoint_sha256: Sha256 = Field(
         description="The digest of the checkpoint: filled in by the server or, where given, compared with it."
     )
-    n_layer: int = Field(ge=1)
-    n_head: int = Field(ge=1)
+    n_layer: int = Field(ge=1, description="Number of transformer blocks in the model.")
+    n_head: int = Field(ge=1, description="Number of attention heads per block.")
     n_embd: int = Field(ge=1, description="The width of the residual stream.")
     n_inner: int = Field(ge=1, description="The width of the hidden layers of the MLPs.")
-    n_positions: int = Field(ge=1)
-    vocab_size: int = Field(ge=1)
+    n_positions: int = Field(ge=1, description="Longest sequence in tokens that the model accepts.")
+    vocab_size: int = Field(ge=1, description="Number of tokens in the vocabulary.")
     parameters: dict[str, list[Annotated[int, Field(ge=0)]]] = Field(
         min_length=1, description="The shape of each parameter, by its name in the checkpoint."
     )

@@ -32,15 +32,15 @@ class Conv(ModelMessage):
     channels: list[Annotated[int, Field(ge=1, le=4096)]] = Field(
         min_length=1, max_length=16, description="The number of output channels of each convolution."
     )
-    kernel_size: Literal[1, 3, 5, 7] = 3
+    kernel_size: Literal[1, 3, 5, 7] = Field(default=3, description="Edge length of the square kernels, in pixels.")
     stride: Literal[1, 2] = Field(default=1, description="The stride of every convolution, in pixels.")
     pooling: Literal["none", "mean"] = Field(
         default="none", description="With mean, a mean over 2 x 2 pixels follows every convolution's activation."
     )
-    activation: ActivationName = "relu"
+    activation: ActivationName = Field(default="relu", description="Activation function after every convolution.")
     negative_slope: NegativeSlope = DEFAULT_NEGATIVE_SLOPE
-    bias: bool = True
-    seed: Seed = 0
+    bias: bool = Field(default=True, description="Whether convolutions and the linear layer have biases.")
+    seed: Seed = Field(default=0, description="Seed of the random weights.")
 
     def settled(self) -> Mapping[str, Any]:
         """The slope of an activation that has none."""

@@ -15,6 +15,8 @@ MAX_COORDINATES = 1000
 
 
 class _CoordinateNetwork(ModelMessage):
+    """The weights of one two-layer linear network for each input, or for each output."""
+
     w: ArrayRows = Field(description="The weights of the second layer, one row of m numbers for each coordinate.")
     v: ArrayRows = Field(description="The weights of the first layer, one row of m numbers for each coordinate.")
 
@@ -29,13 +31,13 @@ class _CoordinateNetwork(ModelMessage):
 
 
 class MultiInputNetwork(_CoordinateNetwork):
-    """f(x) = sum_d <w_d, v_d> x_d for x of D numbers; w, v (D, m)."""
+    """A sum of two-layer linear networks, f(x) = sum_d <w_d, v_d> x_d, one for each of D inputs; w, v (D, m)."""
 
     kind: Literal["multi-input"]
 
 
 class MultiOutputNetwork(_CoordinateNetwork):
-    """f_k(x) = <w_k, v_k> x for scalar x and K outputs; w, v (K, m)."""
+    """Two-layer linear networks f_k(x) = <w_k, v_k> x of scalar x, one for each of K outputs; w, v (K, m)."""
 
     kind: Literal["multi-output"]
 

@@ -45,7 +45,9 @@ class AttentionSink(RequestMessage):
         "these heads and blocks. In a list, null stands for the model without a sink, which is reported as one of bias "
         "0.",
     )
-    heads: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1, max_length=1024)
+    heads: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[0], min_length=1, max_length=1024, description="Indices of the attention heads that have the sink."
+    )
     blocks: list[Annotated[int, Field(ge=0)]] | None = Field(
         default=None, min_length=1, description="The blocks that have the sink; null means every block."
     )
@@ -93,16 +95,18 @@ class Gpt2(ModelMessage):
     model_config = ConfigDict(json_schema_extra=describe_as_resolved)
 
     kind: Literal["gpt2"]
-    checkpoint: CheckpointName | None = None
+    checkpoint: CheckpointName | None = Field(
+        default=None, description="Checkpoint that the weights are read from; null draws them at random."
+    )
     checkpoint_sha256: Sha256 | None = Field(
         default=None,
         description="The digest of the checkpoint: filled in by the server or, where given, compared with it.",
     )
-    n_layer: int = Field(ge=1, le=192)
-    n_head: int = Field(ge=1, le=1024)
-    n_embd: int = Field(ge=1, le=65_536)
-    n_positions: int = Field(ge=1, le=1_000_000)
-    vocab_size: int = Field(ge=1, le=10_000_000)
+    n_layer: int = Field(ge=1, le=192, description="Number of transformer blocks in the model.")
+    n_head: int = Field(ge=1, le=1024, description="Number of attention heads per block.")
+    n_embd: int = Field(ge=1, le=65_536, description="Width of the residual stream.")
+    n_positions: int = Field(ge=1, le=1_000_000, description="Longest sequence in tokens that the model accepts.")
+    vocab_size: int = Field(ge=1, le=10_000_000, description="Number of tokens in the vocabulary.")
     bias: bool = Field(default=True, description="Whether linear layers and layer norms have biases.")
     activation: Literal["gelu-tanh", "gelu", "relu"] = Field(
         default="gelu-tanh", description="The activation of the MLPs: gelu-tanh in OpenAI's GPT-2, gelu in nanoGPT."
@@ -111,7 +115,9 @@ class Gpt2(ModelMessage):
         default=True,
         description="Whether there are attention layers; if not, half as many blocks with an MLP alone are added.",
     )
-    attention_sink: AttentionSink | None = None
+    attention_sink: AttentionSink | None = Field(
+        default=None, description="Attention sink on the first token; null for a model without one."
+    )
     seed: Seed = Field(
         default=0, description="The seed of the random weights, without effect where a checkpoint is named."
     )

@@ -62,13 +62,15 @@ class Mlp(ModelMessage):
         max_length=MAX_LAYERS + 1,
         description="Widths of the input, the hidden layers and the output; may be left out where weights are given.",
     )
-    activation: ActivationName = "relu"
+    activation: ActivationName = Field(default="relu", description="Activation function after every hidden layer.")
     negative_slope: NegativeSlope = DEFAULT_NEGATIVE_SLOPE
     bias: bool | None = Field(
         default=None,
         description="Whether the layers have biases; null means true or, where weights are given, whatever these have.",
     )
-    parametrization: Literal["standard", "ntk", "mup"] = "standard"
+    parametrization: Literal["standard", "ntk", "mup"] = Field(
+        default="standard", description="Initialization and scaling of the weights."
+    )
     seed: Seed = Field(default=0, description="The seed of the random weights, without effect where weights are given.")
     weights: Weights | None = Field(
         default=None,
@@ -136,10 +138,16 @@ class Mlp(ModelMessage):
 
 
 def _stored_layers(arrays: dict[str, StoredArray]) -> tuple[list[int], bool]:
-    """Widths, and whether there are biases.
+    """Widths, and whether there are biases, of the layers in an uploaded file.
+
+    Args:
+        arrays: Types and shapes of the arrays in the file, by name.
+
+    Returns:
+        The widths from the input on, and whether the layers have biases.
 
     Raises:
-        ValidationError: At `weights.id`.
+        ValidationError: At `weights.id` if the arrays are not those of layers.
     """
     num_layers = sum(name.endswith(".weight") for name in arrays)
     has_bias = any(name.endswith(".bias") for name in arrays)

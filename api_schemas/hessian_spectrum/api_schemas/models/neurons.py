@@ -11,6 +11,8 @@ from hessian_spectrum.planning.size import Size, neuron_network_size
 
 
 class _NeuronNetwork(ModelMessage):
+    """The weights of a two-layer network of one input and one output."""
+
     w: ArrayVector = Field(description="The weights of the second layer, a vector of length m.")
     v: ArrayVector = Field(description="The weights of the first layer, a vector of length m.")
 
@@ -21,19 +23,22 @@ class _NeuronNetwork(ModelMessage):
 
 
 class LinearNetwork(_NeuronNetwork):
-    """f(x) = <w, v> x for scalar x."""
+    """A two-layer linear network, f(x) = <w, v> x for scalar x."""
 
     kind: Literal["linear"]
 
 
 class ReluNetwork(_NeuronNetwork):
-    """f(x) = <w, relu(v x)> for scalar x."""
+    """A two-layer ReLU network, f(x) = <w, relu(v x)> for scalar x."""
 
     kind: Literal["relu"]
 
 
 class LeakyReluNetwork(_NeuronNetwork):
-    """f(x) = <w, phi(v x)> for scalar x; phi(a) = a for a > 0, negative_slope a below."""
+    """A two-layer leaky ReLU network, f(x) = <w, phi(v x)> for scalar x.
+
+    phi(a) = a for a > 0, and negative_slope a below.
+    """
 
     kind: Literal["leaky-relu"]
     negative_slope: float = Field(
@@ -42,7 +47,7 @@ class LeakyReluNetwork(_NeuronNetwork):
 
 
 class LinearBiasNetwork(_NeuronNetwork):
-    """f(x) = <w, v x + b> for scalar x."""
+    """A two-layer linear network with biases, f(x) = <w, v x + b> for scalar x."""
 
     kind: Literal["linear-bias"]
     b: ArrayVector = Field(description="The bias of the first layer, a vector of length m.")

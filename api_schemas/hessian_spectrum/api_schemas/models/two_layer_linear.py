@@ -14,7 +14,7 @@ MAX_REDUCED_SIZE = 2000
 
 
 class TwoLayerLinearNetwork(ModelMessage):
-    """f(x) = W2 W1 x for x of D numbers and K outputs."""
+    """A two-layer linear network, f(x) = W2 W1 x for x of D numbers and K outputs."""
 
     kind: Literal["two-layer-linear"]
     W1: ArrayRows = Field(description="The weights of the first layer, m rows of D numbers.")

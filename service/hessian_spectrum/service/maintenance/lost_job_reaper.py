@@ -76,6 +76,7 @@ class LostJobReaper:
         """
         try:
             self._recover_jobs()
+            self._store.take_stock()  # after the jobs, as a full Redis has no room for it
             self._remove_leftovers()
             self._run_retention()
         except _AWAY:
@@ -88,7 +89,6 @@ class LostJobReaper:
             _logger.warning("job %s lost its worker", job_id, extra={"event": "lost", "job_id": job_id})
         for job_id in self._store.take_unpublished(recovered, self._republish_seconds):
             self._queue.publish(job_id)
-        self._store.take_stock()  # A full Redis has no room for it; lost jobs are recovered all the same.
 
     def _remove_leftovers(self) -> None:
         self._storage.settle()

@@ -76,8 +76,8 @@ async def upload_artifact(request: Request, context: Context, artifacts: Artifac
         if sent_as in TOKEN_MEDIA_TYPES:
             artifact, is_new = await run_in_threadpool(store_tokens, file, artifacts, sent_as)
         else:
-            budget, owner = context.upload_budget, request.state.principal.owner
-            artifact, is_new = await run_in_threadpool(store_arrays, file, artifacts, sent_as, budget, owner)
+            budget = context.upload_budget
+            artifact, is_new = await run_in_threadpool(store_arrays, file, artifacts, sent_as, budget)
     location = str(request.url_for("get_artifact", artifact_id=artifact.id))
     return Response(
         artifact.model_dump_json(),

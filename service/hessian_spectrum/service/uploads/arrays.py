@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}", re.ASCII)
 
 
 def store_arrays(
-    file: BinaryIO, artifacts: ArtifactService, media_type: str, budget: MemoryBudget, owner: str | None
+    file: BinaryIO, artifacts: ArtifactService, media_type: str, budget: MemoryBudget
 ) -> tuple[AnyArtifact, bool]:
     """Store the arrays of a file as an artifact.
 
@@ -33,7 +33,6 @@ def store_arrays(
         artifacts: Where to store the arrays.
         media_type: `NPZ` or `SAFETENSORS`.
         budget: Memory for members that must be inflated.
-        owner: Id of the API key that the memory is counted for; None for callers without a key.
 
     Returns:
         The artifact, and whether it is new to the uploader.
@@ -41,7 +40,7 @@ def store_arrays(
     Raises:
         ProblemError: 400 for a malformed file, 422 for an array that no job takes, 413 or 503 for want of memory.
     """
-    with budget.reservation(owner) as reservation:
+    with budget.reservation(artifacts.owner) as reservation:
         body = _mapped(file)
         arrays = _checked(_npz_arrays(body, reservation) if media_type == NPZ else safetensors_arrays(body))
         try:

@@ -37,6 +37,9 @@ class ArtifactService:
         owners: Owners of the uploaded files.
         principal: Whom the service acts for.
         quota: How many files are kept.
+
+    Attributes:
+        owner: Id of the principal's API key; None without one.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class ArtifactService:
     ) -> None:
         self._store = store
         self._owners = owners
+        self.owner = principal.owner
         self._owner = principal.owner or NOBODY
         self._sees_all = principal.is_admin
         self._quota = quota

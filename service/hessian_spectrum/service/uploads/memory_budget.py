@@ -16,8 +16,8 @@ class Reservation:
     """The bytes of a budget that one upload holds.
 
     Args:
-        budget: The budget that the bytes are part of.
-        owner: Id of the API key of the upload; None for callers without a key.
+        budget: The budget of all uploads.
+        owner: Id of the API key that the upload came with; None without one.
     """
 
     def __init__(self, budget: "MemoryBudget", owner: str | None = None) -> None:
@@ -39,7 +39,7 @@ class Reservation:
 class MemoryBudget:
     """A number of bytes that several threads may reserve parts of.
 
-    One upload may take all of it, several of one key at most `MAX_SHARE_PER_KEY`.
+    One upload may reserve all of them; several uploads with one API key get at most `MAX_SHARE_PER_KEY`.
 
     Args:
         num_bytes: Size of the budget.
@@ -47,12 +47,16 @@ class MemoryBudget:
 
     def __init__(self, num_bytes: int) -> None:
         self.num_bytes = num_bytes
-        self._taken: Counter[str | None] = Counter()
+        self._num_bytes_of: Counter[str | None] = Counter()
         self._lock = threading.Lock()
 
     @contextmanager
     def reservation(self, owner: str | None = None) -> Iterator[Reservation]:
-        """An empty reservation for an upload of this key, which is released at the end of the context."""
+        """An empty reservation, which is released at the end of the context.
+
+        Args:
+            owner: Id of the API key that the upload came with; None without one.
+        """
         reservation = Reservation(self, owner)
         try:
             yield reservation
@@ -60,21 +64,22 @@ class MemoryBudget:
             self.take(reservation, -reservation.num_bytes)
 
     def take(self, reservation: Reservation, num_bytes: int) -> None:
-        """Take bytes out of the budget; a negative number puts them back.
+        """Move bytes from the budget to a reservation; a negative number moves them back.
 
         Raises:
-            ProblemError: 503 if fewer bytes are free for this key.
+            ProblemError: 503 if fewer bytes are free, or free for this key.
         """
+        owner = reservation.owner
         with self._lock:
-            of_key = self._taken[reservation.owner]
-            is_alone = reservation.owner is None or of_key == reservation.num_bytes
-            most = self.num_bytes if is_alone else int(MAX_SHARE_PER_KEY * self.num_bytes)
-            if num_bytes > max(0, min(self.num_bytes - self._taken.total(), most - of_key)):
+            is_only_upload = owner is None or self._num_bytes_of[owner] == reservation.num_bytes
+            most = self.num_bytes if is_only_upload else int(MAX_SHARE_PER_KEY * self.num_bytes)
+            num_free = min(self.num_bytes - self._num_bytes_of.total(), most - self._num_bytes_of[owner])
+            if num_bytes > max(0, num_free):
                 raise _busy()
-            self._taken[reservation.owner] += num_bytes
+            self._num_bytes_of[owner] += num_bytes
             reservation.num_bytes += num_bytes
-            if not self._taken[reservation.owner]:
-                del self._taken[reservation.owner]
+            if not self._num_bytes_of[owner]:
+                del self._num_bytes_of[owner]
 
 
 def _busy() -> ProblemError:

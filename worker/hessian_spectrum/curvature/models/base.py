@@ -75,7 +75,7 @@ class Model(ABC):
         return dict.fromkeys(self.parameter_shapes, 1.0)
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its hook without types
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the numbers of all tensors that operations make, views apart."""
 
     def __init__(self) -> None:
