@@ -303,7 +303,8 @@ def test_nasty_attention_to_the_last_place(seed: int, activation: Activation) ->
     x, w_v = nasty(random, 2, int(random.integers(1, 5))), float(nasty(random))
     sink_bias = float(random.choice([0.0, 30.0, -30.0, 1e3, 0.5, -700.0, 1e-8]))
     score = EXTENDED.number(float(w_q @ w_k / np.sqrt(w_q.size)))
-    outputs = attention_response(EXTENDED, x, score, sink_bias, activation).value.value.astype(float)
+    response = attention_response(EXTENDED, x, score=score, sink_bias=sink_bias, activation=activation)
+    outputs = response.value.value.astype(float)
     y = nearly_met(random, w_v * outputs.reshape(x.shape))
     with mpmath.workdps(100):
         exact = exact_attention(w_v, w_q, w_k, x, y, sink_bias, activation)
