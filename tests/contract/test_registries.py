@@ -31,8 +31,6 @@ SAMPLES = {
     "numbers": {"kind": "inline", "x": [[0.1, -1.0], [1.0, 0.5]], "y": [[1.0, 0.0], [-1.0, 2.0]]},
     "labels": {"kind": "inline", "x": [[0.1, -1.0], [1.0, 0.5]], "y": [1, 0]},
 }
-CHECKPOINT = "tiny-gpt2"
-"""What the test server has."""
 
 
 def job_of(example: Any) -> dict[str, Any]:
@@ -44,7 +42,7 @@ def jobs() -> Iterator[tuple[str, dict[str, Any]]]:
     for name, kind in KINDS.items():
         job = job_of(kind.example)
         if "checkpoint" in job["model"]:
-            job["model"]["checkpoint"] = CHECKPOINT
+            continue  # whose worker first tries it in a process of its own: tests/worker/test_checkpoint_trial.py
         yield f"model {name}", job
     for message, data in DATA_KINDS.items():
         yield f"data {message.__name__}", job_of(data.example)
