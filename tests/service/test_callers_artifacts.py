@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from hessian_spectrum.api_schemas.artifacts import ArtifactError
-from hessian_spectrum.jobs.artifact_owners import ArtifactOwners
-from hessian_spectrum.jobs.artifacts import ArtifactStore, UnknownArtifactError
 from hessian_spectrum.service.doors.callers import ANYONE, STRANGER, Caller
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.uploads.callers_artifacts import CallersArtifacts
+from hessian_spectrum.storage.artifact_owners import ArtifactOwners
+from hessian_spectrum.storage.artifacts import ArtifactStore, UnknownArtifactError
+from hessian_spectrum.storage.local_directory import LocalDirectory
 
 MAX_NUMBER = 40
 MAX_BYTES = 10_000
@@ -22,8 +23,8 @@ ANNA, BOB, ADMIN = Caller("a" * 12, False), Caller("b" * 12, False), Caller("c" 
 
 @pytest.fixture
 def of(tmp_path: Path) -> Callable[[Caller], CallersArtifacts]:
-    store = ArtifactStore(tmp_path)
-    owners = ArtifactOwners(tmp_path / "owners")
+    store = ArtifactStore(LocalDirectory(tmp_path))
+    owners = ArtifactOwners(LocalDirectory(tmp_path, "owners"))
     return lambda caller: CallersArtifacts(store, owners, caller, MAX_BYTES, MAX_NUMBER)
 
 

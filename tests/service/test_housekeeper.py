@@ -15,16 +15,17 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hessian_spectrum.jobs.artifact_owners import ArtifactOwners
-from hessian_spectrum.jobs.artifacts import ArtifactStore
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.leftovers import Leftovers
-from hessian_spectrum.jobs.results import ResultDamagedError, ResultStore
 from hessian_spectrum.jobs.retention import Retention
 from hessian_spectrum.jobs.scripts import RESULTS
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.service.upkeep.housekeeper import Housekeeper
+from hessian_spectrum.storage.artifact_owners import ArtifactOwners
+from hessian_spectrum.storage.artifacts import ArtifactStore
+from hessian_spectrum.storage.job_checkpoints import CheckpointStore
+from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.storage.results import ResultDamagedError, ResultStore
 
 DAY = 86400.0
 ORPHANS = "spectrum:results-of-no-job"
@@ -42,14 +43,17 @@ class House:
 
     def __post_init__(self) -> None:
         self.store = JobStore(self.client, lease_seconds=30.0, max_attempts=2)
-        self.results = ResultStore(self.directory)
+        blobs = LocalDirectory(self.directory)
+        blobs.prepare()
+        self.results = ResultStore(blobs)
         self.retention = Retention(self.client)
-        self.storage = StorageIdentity(self.client, self.results, CheckpointStore(self.directory / "job-checkpoints"))
+        self.storage = StorageIdentity(self.client, self.results, CheckpointStore(blobs.within("job-checkpoints")))
         self.storage.settle()
 
     def sweep(self, max_bytes: int | None = None) -> None:
         quota = self.max_bytes if max_bytes is None else max_bytes
-        artifacts, owners = ArtifactStore(self.directory / "artifacts"), ArtifactOwners(self.directory / "owners")
+        blobs = self.results.blobs
+        artifacts, owners = ArtifactStore(blobs.within("artifacts")), ArtifactOwners(blobs.within("owners"))
         times = (30 * DAY, 10 * DAY)
         Housekeeper(self.store, self.retention, self.results, artifacts, owners, self.storage, *times, quota).sweep()
 
@@ -168,7 +172,7 @@ def test_files_of_no_job_and_drafts_go_after_a_while(house: House) -> None:
     hours_ago = time.time() - 7 * 3600
     for path in [*house.directory.glob(f"??/{orphan}.*"), *house.directory.glob(f"??/{_digest(b'used')}.*"), *drafts]:
         os.utime(path, (hours_ago, hours_ago))
-    owners = ArtifactOwners(house.directory / "owners")
+    owners = ArtifactOwners(LocalDirectory(house.directory, "owners"))
     for owner, name in (("anna", "old"), ("bob", "old"), ("bob", "new")):
         owners.add(owner, name)
     os.utime(artifacts / "old.npy", (time.time() - 31 * DAY, time.time()))

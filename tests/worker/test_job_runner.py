@@ -13,10 +13,12 @@ import torch
 
 from hessian_spectrum.api_schemas.job_requests import JobRequest
 from hessian_spectrum.jobs.queue import JobQueue
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import ShardStore
 from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.storage.results import ResultStore
+from hessian_spectrum.storage.stores import open_stores
 from hessian_spectrum.worker import job_runner
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_runner import JobRunner
@@ -34,10 +36,10 @@ REQUEST: dict[str, Any] = {
 @pytest.fixture
 def runner(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> JobRunner:
     settings = WorkerSettings(redis_url=redis_url, results_dir=tmp_path / "results")  # type: ignore[arg-type]
-    store, queue, results = own_store(redis_client), JobQueue(redis_url), ResultStore(settings.results_dir)
+    store, queue, stores = own_store(redis_client), JobQueue(redis_url), open_stores(settings.results_dir)
     hardware = Hardware(torch.device("cpu"), 1, 2**32)
     shards = ShardStore(redis_client, lease_seconds=30.0, max_losses=2)
-    return JobRunner(store, shards, queue, results, NO_SOURCES, hardware, settings, lambda: False)
+    return JobRunner(store, shards, queue, stores, NO_SOURCES, hardware, settings, lambda: False)
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def test_a_result_without_room_is_tried_again_and_then_a_failure(
     run(lucky)
     record = store.get(lucky)
     assert (record.state, record.attempt) == ("succeeded", 2)
-    assert ResultStore(tmp_path / "results").read(record.result_digest or "")
+    assert ResultStore(LocalDirectory(tmp_path, "results")).read(record.result_digest or "")
 
 
 AWAY = [redis.ConnectionError("away"), redis.TimeoutError("silent")]
@@ -142,7 +144,7 @@ def test_after_a_crash_products_are_not_recorded(
         run(job_id)
         record = store.get(job_id)
         assert record.state == "succeeded"
-        content = ResultStore(tmp_path / "results").read(record.result_digest or "")
+        content = ResultStore(LocalDirectory(tmp_path, "results")).read(record.result_digest or "")
         results.append(json.loads(content))
     first, second = results
     assert "died of SIGSEGV" in first["provenance"]["product_fallback"]

@@ -12,7 +12,8 @@ import torch
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.progress import Progress
-from hessian_spectrum.jobs.job_checkpoints import JobCheckpoints
+from hessian_spectrum.storage.job_checkpoints import JobCheckpoints
+from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.worker import resumption
 from hessian_spectrum.worker.answer import Answer
 from hessian_spectrum.worker.hardware import Hardware
@@ -113,10 +114,12 @@ def test_a_job_killed_at_three_points_equals_the_undisturbed_one(name: str, tmp_
     spent = 0
     for attempt, (place, before) in enumerate(zip(places, [0, *places[:-1]], strict=True), 1):
         with pytest.raises(Killed):
-            run(fields, after(place - before), Resumption(JobCheckpoints(tmp_path, "job", attempt), 0.0))
+            run(
+                fields, after(place - before), Resumption(JobCheckpoints(LocalDirectory(tmp_path), "job", attempt), 0.0)
+            )
         spent += place - before
     reports: list[str] = []
-    kept = Resumption(JobCheckpoints(tmp_path, "job", 4), 0.0)
+    kept = Resumption(JobCheckpoints(LocalDirectory(tmp_path), "job", 4), 0.0)
     found = run(fields, lambda *call: reports.append(call[0]), kept)
     assert without_times(found) == without_times(undisturbed)
     assert found.vectors.keys() == undisturbed.vectors.keys()
@@ -132,7 +135,7 @@ def test_a_job_killed_at_three_points_equals_the_undisturbed_one(name: str, tmp_
 def test_a_checkpoint_that_makes_no_sense_is_ignored(part: str, tmp_path: Path) -> None:
     fields = REQUESTS["lanczos"]
     undisturbed, num_reports = count_reports(fields)
-    checkpoints = JobCheckpoints(tmp_path, "job", 1)
+    checkpoints = JobCheckpoints(LocalDirectory(tmp_path), "job", 1)
     with pytest.raises(Killed):
         run(fields, after(num_reports - 3), Resumption(checkpoints, 0.0))
     newest = next(checkpoints.newest_first()).document
@@ -143,7 +146,7 @@ def test_a_checkpoint_that_makes_no_sense_is_ignored(part: str, tmp_path: Path) 
     for _ in range(2):
         checkpoints.commit(newest, set())
     calls: list[str] = []
-    kept = Resumption(JobCheckpoints(tmp_path, "job", 2), 0.0)
+    kept = Resumption(JobCheckpoints(LocalDirectory(tmp_path), "job", 2), 0.0)
     found = run(fields, lambda *call: calls.append(call[0]), kept)
     assert len(calls) == num_reports
     assert without_times(found) == without_times(undisturbed)
@@ -152,18 +155,18 @@ def test_a_checkpoint_that_makes_no_sense_is_ignored(part: str, tmp_path: Path) 
 @pytest.mark.usefixtures("always_due")
 def test_what_another_machine_computed_is_not_gone_on_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ours, theirs = (Hardware(CPU, threads, 2**33).signature for threads in (1, 2))
-    first = Resumption(JobCheckpoints(tmp_path, "job", 1), 0.0, signature=theirs)
+    first = Resumption(JobCheckpoints(LocalDirectory(tmp_path), "job", 1), 0.0, signature=theirs)
     first.unit("a").finish(1)
     first.save()
-    assert Resumption(JobCheckpoints(tmp_path, "job", 2), 0.0, signature=ours).unit("a").value is None
+    assert Resumption(JobCheckpoints(LocalDirectory(tmp_path), "job", 2), 0.0, signature=ours).unit("a").value is None
     assert "2 threads" in caplog.text
-    assert Resumption(JobCheckpoints(tmp_path, "job", 2), 0.0, signature=theirs).unit("a").value == 1
+    assert Resumption(JobCheckpoints(LocalDirectory(tmp_path), "job", 2), 0.0, signature=theirs).unit("a").value == 1
 
 
 def test_checkpoints_are_written_when_they_are_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(resumption.time, "monotonic", lambda: now[0])
-    checkpoints = JobCheckpoints(tmp_path, "job", 1)
+    checkpoints = JobCheckpoints(LocalDirectory(tmp_path), "job", 1)
     written: list[float] = []
     commit = checkpoints.commit
 
@@ -185,7 +188,7 @@ def test_a_disk_that_is_full_does_not_stop_the_job(tmp_path: Path, caplog: pytes
     in_the_way = tmp_path / "job"
     in_the_way.write_text("")
     fields = REQUESTS["top-k"]
-    found = run(fields, lambda *_: None, Resumption(JobCheckpoints(tmp_path, "job", 1), 0.0))
+    found = run(fields, lambda *_: None, Resumption(JobCheckpoints(LocalDirectory(tmp_path), "job", 1), 0.0))
     assert without_times(found) == without_times(count_reports(fields)[0])
     assert "no checkpoint could be written" in caplog.text
 
@@ -195,7 +198,7 @@ def test_a_disk_that_fills_in_the_middle_keeps_nothing_of_what_it_could_not_take
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resumption, "PIECE_BYTES", 64)
-    checkpoints = JobCheckpoints(tmp_path, "job", 1)
+    checkpoints = JobCheckpoints(LocalDirectory(tmp_path), "job", 1)
     put, room = checkpoints.put, [100]
 
     def put_if_room(piece: bytes | memoryview) -> str:
@@ -215,7 +218,7 @@ def test_a_disk_that_fills_in_the_middle_keeps_nothing_of_what_it_could_not_take
     assert sorted(path.name for path in (tmp_path / "job" / "0001").iterdir()) == kept
     room[0] = 100
     first.unit("d").offer(lambda: torch.arange(200.0, 300.0))
-    second = Resumption(JobCheckpoints(tmp_path, "job", 2))
+    second = Resumption(JobCheckpoints(LocalDirectory(tmp_path), "job", 2))
     assert torch.equal(second.unit("c").value, torch.arange(50.0, 100.0))
     assert torch.equal(second.unit("d").state, torch.arange(200.0, 300.0))
 
@@ -232,16 +235,16 @@ def test_large_tensors_come_back_from_their_pieces(tmp_path: Path, monkeypatch: 
         "number": torch.tensor(3),
         "flags": torch.tensor([True, False]),
     }
-    first = Resumption(JobCheckpoints(tmp_path, "job", 1), 0.0)
+    first = Resumption(JobCheckpoints(LocalDirectory(tmp_path), "job", 1), 0.0)
     first.unit("a").finish(tensors)
     first.unit("b").offer(lambda: (tensors["long"], None))
-    second = Resumption(JobCheckpoints(tmp_path, "job", 2), 0.0)
+    second = Resumption(JobCheckpoints(LocalDirectory(tmp_path), "job", 2), 0.0)
     again = second.unit("a").value
     for name, tensor in tensors.items():
         assert torch.equal(again[name], tensor), name
         assert again[name].dtype == tensor.dtype
     # what nobody has asked for yet is not lost by the next checkpoint
     second.unit("c").offer(lambda: 1)
-    third = Resumption(JobCheckpoints(tmp_path, "job", 3), 0.0)
+    third = Resumption(JobCheckpoints(LocalDirectory(tmp_path), "job", 3), 0.0)
     assert torch.equal(third.unit("b").state[0], tensors["long"])
     assert (third.unit("c").state, third.unit("d").state, third.unit("d").value) == (1, None, None)

@@ -20,10 +20,11 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.algorithms.stochastic_lanczos import LanczosSweep
 from hessian_spectrum.jobs import partition
 from hessian_spectrum.jobs.estimate import estimate
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.shards import ShardPoisonedError, ShardStore
 from hessian_spectrum.jobs.store import JobStore, LeaseLostError
 from hessian_spectrum.quadrature.errors import NonFiniteError
+from hessian_spectrum.storage.job_checkpoints import CheckpointStore
+from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.worker import resumption, sharing
 from hessian_spectrum.worker.answer import Answer
 from hessian_spectrum.worker.failures import JobFailure
@@ -90,7 +91,7 @@ class Lab:
 
     def __post_init__(self) -> None:
         self.store = JobStore(self.client, lease_seconds=30.0, max_attempts=1000)
-        self.checkpoints = CheckpointStore(self.directory)
+        self.checkpoints = CheckpointStore(LocalDirectory(self.directory))
         self.job_id = self.store.create("spectrum", REQUEST.model_dump_json(), {})[0].id
 
     def deployment(self, event: Event, hardware: Hardware = HARDWARE) -> Deployment:

@@ -46,6 +46,12 @@ class StorageSettings(LogSettings):
         description="redis://, rediss:// or unix:// with user and password; with the files above"
     )
     results_dir: Path = Field(description="directory of the results, shared by service and workers")
+    storage_url: str | None = Field(
+        default=None,
+        pattern=r"^s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9._-]+)*/?$",
+        description="s3://BUCKET/PREFIX of an object store that keeps all files in place of the directory of the "
+        "results, where each machine then keeps only what it has under way; none: the directory keeps them",
+    )
     models_dir: Path | None = Field(default=None, description="directory of checkpoints; none: no request may name one")
     lease_seconds: float = Field(default=15.0, ge=1.0, description="a worker silent for so long has lost its job")
     max_attempts: int = Field(

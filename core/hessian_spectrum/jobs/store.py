@@ -24,7 +24,7 @@ from hessian_spectrum.jobs.record import (
     now_text,
     record_from_fields,
 )
-from hessian_spectrum.jobs.request_files import LARGE_REQUEST_BYTES, RequestFiles
+from hessian_spectrum.storage.request_files import LARGE_REQUEST_BYTES, RequestFiles
 
 JOB = scripts.JOB
 RESULT_USERS = "spectrum:result-users:"

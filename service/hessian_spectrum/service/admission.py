@@ -10,12 +10,12 @@ from hessian_spectrum.api_schemas.estimates import CostEstimate
 from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2, Model
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.jobs.artifacts import UnknownArtifactError
 from hessian_spectrum.jobs.estimate import JobEstimate, gibibytes
 from hessian_spectrum.jobs.job_estimate import job_estimate, job_memory_error
 from hessian_spectrum.jobs.presence import present_workers
 from hessian_spectrum.service.problems import ProblemError, invalid_field, invalid_request
 from hessian_spectrum.service.uploads.callers_artifacts import CallersArtifacts
+from hessian_spectrum.storage.artifacts import UnknownArtifactError
 
 
 class Admission:

@@ -10,14 +10,9 @@ import anyio.to_thread
 from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.concurrency import run_in_threadpool
 
-from hessian_spectrum.jobs.artifact_owners import ArtifactOwners
-from hessian_spectrum.jobs.artifacts import ArtifactStore
 from hessian_spectrum.jobs.connection import connect, connect_async
 from hessian_spectrum.jobs.events import EventLog
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.queue import JobQueue
-from hessian_spectrum.jobs.request_files import RequestFiles
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.retention import Retention
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
@@ -35,6 +30,7 @@ from hessian_spectrum.service.observation.job_metrics import JobMetrics
 from hessian_spectrum.service.observation.request_lines import RequestLines
 from hessian_spectrum.service.upkeep.housekeeper import Housekeeper
 from hessian_spectrum.service.upkeep.reaper import Reaper
+from hessian_spectrum.storage.stores import open_stores
 
 _SECONDS_BETWEEN_CANCELS = 0.1
 _OTHER_THREADS = 32
@@ -50,14 +46,15 @@ class Parts:
         redis_url = settings.redis_url.get_secret_value()
         self.settings = settings
         self.client = connect(redis_url)
-        self.requests = RequestFiles(settings.requests_dir)
+        stores = open_stores(settings.results_dir, settings.storage_url, self.client)
+        self.requests = stores.requests
         self.store = JobStore(self.client, settings.lease_seconds, settings.max_attempts, self.requests)
         self.queue = JobQueue(redis_url)
         self._news = connect_async(redis_url)
         self.feed = JobFeed(EventLog(self._news))
-        self.artifacts = ArtifactStore(settings.artifacts_dir)
-        self.artifact_owners = ArtifactOwners(settings.artifact_owners_dir)
-        self.results = ResultStore(settings.results_dir)
+        self.artifacts = stores.artifacts
+        self.artifact_owners = stores.artifact_owners
+        self.results = stores.results
         self.rules = _rules(settings)
         self._processes = Processes(settings.heavy_seconds)
         # Those who wait for their turn leave half of the places to requests that are answered at once.
@@ -66,12 +63,11 @@ class Parts:
         self.lines = RequestLines(as_json=settings.as_json)
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.registry.register(JobMetrics(self.client, self.rules.crowd, settings.results_dir))
-        checkpoints = CheckpointStore(settings.checkpoints_dir)
-        self.storage = StorageIdentity(self.client, self.results, checkpoints)
+        self.registry.register(JobMetrics(self.client, self.rules.crowd, stores.blobs, settings.results_dir))
+        self.storage = StorageIdentity(self.client, self.results, stores.checkpoints)
         sweep = self._housekeeper().sweep
         seconds = (settings.republish_seconds, settings.lease_seconds)
-        self._reaper = Reaper(self.store, self.queue, checkpoints, self.requests, self.storage, *seconds, sweep)
+        self._reaper = Reaper(self.store, self.queue, stores.checkpoints, self.requests, self.storage, *seconds, sweep)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

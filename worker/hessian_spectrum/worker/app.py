@@ -18,20 +18,18 @@ from redis.exceptions import RedisError
 
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.jobs.artifacts import ArtifactStore
 from hessian_spectrum.jobs.connection import connect
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.presence import SECONDS_BETWEEN_SIGNS, announce, withdraw
 from hessian_spectrum.jobs.process_memory import resident_bytes
 from hessian_spectrum.jobs.queue import RUN_JOB, JobQueue, celery_app
-from hessian_spectrum.jobs.request_files import RequestFiles
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import ShardStore
 from hessian_spectrum.jobs.source_version import source_version
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.jobs.verdicts import VerdictStore
+from hessian_spectrum.storage.blob_store import StorageUnavailableError
+from hessian_spectrum.storage.stores import Stores, open_stores
 from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
 from hessian_spectrum.worker.checkpoint_inspector import CheckpointInspector
 from hessian_spectrum.worker.code_version import code_version
@@ -102,40 +100,40 @@ def _told_to_stop() -> Event:
 
 
 def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, stopping: Event) -> None:
-    models, results = ModelsDirectory(settings.models_dir), ResultStore(settings.results_dir)
+    models, stores = ModelsDirectory(settings.models_dir), open_stores(settings.results_dir, settings.storage_url)
     client, limits = connect(settings.redis_url.get_secret_value()), (settings.lease_seconds, settings.max_attempts)
     kernel = KernelWatch()
     signals.worker_ready.connect(lambda **_: kernel.start(), weak=False)
-    requests = RequestFiles(settings.requests_dir)
-    own = {"store": JobStore(client, *limits, requests), "shards": ShardStore(client, *limits), "kernel": kernel}
+    own = {"store": JobStore(client, *limits, stores.requests), "shards": ShardStore(client, *limits), "kernel": kernel}
 
     @app.task(name=RUN_JOB, Request=Delivery, **own)  # type: ignore[untyped-decorator]
     def run_job(job_id: str) -> None:
         client = connect(settings.redis_url.get_secret_value(), patient=True)
-        store, shards = JobStore(client, *limits, requests), ShardStore(client, *limits)
+        store, shards = JobStore(client, *limits, stores.requests), ShardStore(client, *limits)
         queue = JobQueue(settings.redis_url.get_secret_value())
         with client:
-            if fault := storage_fault(client, settings):
+            if fault := storage_fault(client, settings, stores):
                 _logger.error("job %s is left to others: %s", job_id, fault)
                 stopping.wait(_SECONDS_TO_PASS_ON)
                 queue.call(job_id)
                 return
             check = CheckpointCheck(models, VerdictStore(client, lambda: [code_version()]))
-            sources = Sources(models, ArtifactStore(settings.artifacts_dir), check)
-            JobRunner(store, shards, queue, results, sources, hardware, settings, stopping.is_set).run(job_id)
+            sources = Sources(models, stores.artifacts, check)
+            JobRunner(store, shards, queue, stores, sources, hardware, settings, stopping.is_set).run(job_id)
 
 
-def storage_fault(client: Redis, settings: WorkerSettings) -> str | None:
-    """Why results would not be found again, if they would not: the directory is gone, or belongs to another Redis.
+def storage_fault(client: Redis, settings: WorkerSettings, stores: Stores) -> str | None:
+    """Why results would not be found again, if they would not: the store is gone, or belongs to another Redis.
 
     Raises:
         RedisError: If Redis cannot be asked.
     """
     if not settings.results_dir.is_dir():
         return "The results directory is gone."
-    results, checkpoints = ResultStore(settings.results_dir), CheckpointStore(settings.checkpoints_dir)
     try:
-        return StorageIdentity(client, results, checkpoints).difference()
+        return StorageIdentity(client, stores.results, stores.checkpoints).difference()
+    except StorageUnavailableError as error:
+        return f"{error.strerror}."
     except OSError as error:
         return f"The results directory cannot be read: {error.strerror}."
 
@@ -167,6 +165,7 @@ def _inspect_checkpoints(settings: WorkerSettings, hardware: Hardware) -> None:
 
 def _announce_presence(settings: WorkerSettings, hardware: Hardware) -> None:
     client = connect(settings.redis_url.get_secret_value())
+    stores = open_stores(settings.results_dir, settings.storage_url)
     status = WorkerStatus(
         name=f"{socket.gethostname()}-{os.getpid()}",
         device=str(hardware.device),
@@ -180,7 +179,7 @@ def _announce_presence(settings: WorkerSettings, hardware: Hardware) -> None:
     def announce_until_closing() -> None:
         while not closing.is_set():
             try:
-                now = {"resident_bytes": resident_bytes(os.getpid()), "fault": storage_fault(client, settings)}
+                now = {"resident_bytes": resident_bytes(os.getpid()), "fault": storage_fault(client, settings, stores)}
                 announce(client, status.model_copy(update=now))
             except RedisError as error:
                 _logger.warning("presence not announced: %s", error)

@@ -1,8 +1,10 @@
 """One attempt at a job: claim, compute, store, close."""
 
 import contextlib
+import errno
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -16,14 +18,14 @@ from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
 from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.jobs.arrays import result_arrays
 from hessian_spectrum.jobs.estimate import estimate
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.job_estimate import job_memory_error
 from hessian_spectrum.jobs.queue import JobQueue
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import ShardStore
 from hessian_spectrum.jobs.store import JobStore, Lease, LeaseLostError
 from hessian_spectrum.logs.context import log_fields
+from hessian_spectrum.storage.blob_store import StorageUnavailableError
+from hessian_spectrum.storage.stores import Stores
 from hessian_spectrum.worker.answer import Answer
 from hessian_spectrum.worker.code_version import code_version
 from hessian_spectrum.worker.delivery import holder
@@ -42,6 +44,8 @@ from hessian_spectrum.worker.spectrum_job import run_spectrum_job
 
 _T = TypeVar("_T")
 
+_SECONDS_BETWEEN_TRIES = 1.0
+
 _logger = logging.getLogger(__name__)
 
 
@@ -53,7 +57,7 @@ class JobRunner:
         store: JobStore,
         shards: ShardStore,
         queue: JobQueue,
-        results: ResultStore,
+        stores: Stores,
         sources: Sources,
         hardware: Hardware,
         settings: WorkerSettings,
@@ -63,7 +67,7 @@ class JobRunner:
         self._shards = shards
         self._queue = queue
         self._stopping = stopping
-        self._results = results
+        self._results, self._checkpoints = stores.results, stores.checkpoints
         self._sources = sources
         self._hardware = hardware
         self._settings = settings
@@ -72,7 +76,7 @@ class JobRunner:
         """Run the job, or help the worker that has it with its shards; nothing happens if it ended."""
         lease = self._store.claim(job_id, holder(os.getppid(), os.getpid()))
         if lease is None:
-            deployment = self._deployment(CheckpointStore(self._settings.checkpoints_dir), self._hardware.signature)
+            deployment = self._deployment(self._hardware.signature)
             JobHelper(self._store, deployment, self._sources, self._hardware, self._stopping).help(job_id)
             return
         request_id = self._store.request_id(job_id)
@@ -88,9 +92,8 @@ class JobRunner:
 
     def _attempt(self, lease: Lease) -> str:
         """What became of the job: its state, or `lost`."""
-        checkpoints = CheckpointStore(self._settings.checkpoints_dir)
         try:
-            digest = self._compute(lease, checkpoints)
+            digest = self._compute(lease)
         except JobCancelledError:
             state = self._store.close_cancelled(lease)
         except WorkerStoppingError:
@@ -108,7 +111,7 @@ class JobRunner:
             state = self._store.fail(lease, failure.problem)
         else:
             state = self._outlasting(lambda: self._store.succeed(lease, digest, code_version()))
-        checkpoints.discard(lease.job_id)
+        self._checkpoints.discard(lease.job_id)
         return state
 
     def _give_back(self, lease: Lease) -> str:
@@ -118,7 +121,7 @@ class JobRunner:
             self._queue.publish(lease.job_id)
         return state
 
-    def _compute(self, lease: Lease, checkpoints: CheckpointStore) -> str:
+    def _compute(self, lease: Lease) -> str:
         request = parse_request(self._store.request(lease.job_id))
         if error := job_memory_error(request, self._hardware.memory_bytes):
             raise too_large(error)
@@ -129,23 +132,23 @@ class JobRunner:
             request, sources = checked_request(request, self._sources, *options)
             sources = after_crash(sources, lease.crashed_by)
             signature = signature_with(hardware, sources.fallback)
-            kept = checkpoints.of_attempt(lease.job_id, lease.attempt)
+            kept = self._checkpoints.of_attempt(lease.job_id, lease.attempt)
             resumption = Resumption(kept, seconds, hardware.device, signature)
-            leader = Leader(self._deployment(checkpoints, signature), lease, resumption)
+            leader = Leader(self._deployment(signature), lease, resumption)
             keeper.look = leader.look
             try:
                 answer = self._answer(request, hardware.at_present(), keeper, sources, resumption, leader)
             except WorkerStoppingError:
                 resumption.save()
                 raise
-            digest = self._stored(answer, keeper.report)
+            digest = self._outlasting(lambda: self._stored(answer, keeper.report))
         self._outlasting(keeper.write_last_progress)
         return digest
 
     def _outlasting(self, step: Callable[[], _T]) -> _T:
-        """What the step gives, once Redis is back: hours of work are not dropped for an outage of minutes.
+        """What the step gives, once Redis and the object store are back: an outage of minutes costs no hours of work.
 
-        Raises:  what it raises; where Redis is away, once the worker stops.
+        Raises:  what it raises; where one of them is away, once the worker stops.
         """
         while True:
             try:
@@ -154,6 +157,11 @@ class JobRunner:
                 if self._stopping():
                     raise
                 _logger.warning("a job that is done waits for Redis: %s", error)
+            except StorageUnavailableError as error:
+                if self._stopping() or error.errno == errno.ENOSPC:
+                    raise
+                _logger.warning("a job that is done waits for the object store: %s", error)
+                time.sleep(_SECONDS_BETWEEN_TRIES)
 
     def _answer(
         self,
@@ -170,9 +178,9 @@ class JobRunner:
         forecast = Forecast(request, plan, hardware.device, keeper.report, keeper.expect)
         return run_spectrum_job(request, hardware, forecast, sources, resumption, leader)
 
-    def _deployment(self, checkpoints: CheckpointStore, signature: str) -> Deployment:
+    def _deployment(self, signature: str) -> Deployment:
         seconds, device = self._settings.checkpoint_seconds, self._hardware.device
-        return Deployment(self._shards, checkpoints, seconds, device, signature, self._queue.call)
+        return Deployment(self._shards, self._checkpoints, seconds, device, signature, self._queue.call)
 
     def _stored(self, answer: Answer, progress: Progress) -> str:
         """Digest of the result, once it and its arrays are on disk."""

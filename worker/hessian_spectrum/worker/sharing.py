@@ -17,9 +17,9 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.curvature.algorithms.stochastic_lanczos import LanczosSweep
 from hessian_spectrum.curvature.operators.execution import Execution
 from hessian_spectrum.curvature.progress import Continuation, Progress
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.shards import Claim, ShardPoisonedError, ShardStore
 from hessian_spectrum.jobs.store import WORKERS_LOST, Lease
+from hessian_spectrum.storage.job_checkpoints import CheckpointStore
 from hessian_spectrum.worker.delivery import holder
 from hessian_spectrum.worker.failures import FailureKind, JobFailure
 from hessian_spectrum.worker.lease_keeper import WorkerStoppingError

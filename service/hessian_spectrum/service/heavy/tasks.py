@@ -15,9 +15,6 @@ from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.jobs.artifact_owners import ArtifactOwners
-from hessian_spectrum.jobs.artifacts import ArtifactStore
-from hessian_spectrum.jobs.results import ResultDamagedError, ResultStore
 from hessian_spectrum.service.admission import Admission
 from hessian_spectrum.service.bodies import read
 from hessian_spectrum.service.doors.callers import Caller
@@ -31,6 +28,8 @@ from hessian_spectrum.service.problems import ProblemError, translated
 from hessian_spectrum.service.submission import Submission
 from hessian_spectrum.service.uploads.callers_artifacts import CallersArtifacts
 from hessian_spectrum.service.whole_results import WholeResults
+from hessian_spectrum.storage.results import ResultDamagedError, ResultStore
+from hessian_spectrum.storage.stores import Stores, open_stores
 
 Arguments = Mapping[str, Any]
 
@@ -56,7 +55,7 @@ def _result(arguments: Arguments, _content: bytes) -> Reply:
     Fields: `arrays` where it is the file beside the document; `damaged` where there is none.
     """
     digest, name = arguments["digest"], arguments["name"]
-    results, whole = _results(arguments["results_dir"])
+    results, whole = _results(arguments["results_dir"], arguments["storage_url"])
     diagonal = None
     try:
         result = smoothed(result_of(results.read(digest)), SmoothingChange(**arguments["changes"]))
@@ -102,8 +101,9 @@ def _estimate(arguments: Arguments, content: bytes) -> Reply:
 
 def _asked(arguments: Arguments, content: bytes) -> tuple[AnyJobRequest, Admission]:
     caller = Caller(arguments["owner"], arguments["is_admin"])
-    stores = (ArtifactStore(Path(arguments["artifacts_dir"])), ArtifactOwners(Path(arguments["artifact_owners_dir"])))
-    artifacts = CallersArtifacts(*stores, caller, arguments["uploads_bytes"], arguments["max_artifacts"])
+    stores = _stores(arguments["results_dir"], arguments["storage_url"])
+    limits = arguments["uploads_bytes"], arguments["max_artifacts"]
+    artifacts = CallersArtifacts(stores.artifacts, stores.artifact_owners, caller, *limits)
     verdicts = _Verdicts(arguments["verdicts"])
     context = {CHECKPOINTS: _models(arguments["models_dir"]).with_verdicts(verdicts), ARTIFACTS: artifacts}
     admission = Admission(lambda: arguments["available_bytes"], artifacts, arguments["job_seconds"])
@@ -123,8 +123,13 @@ class _Verdicts:
 
 
 @lru_cache(maxsize=1)
-def _results(path: str) -> tuple[ResultStore, WholeResults]:
-    results = ResultStore(Path(path))
+def _stores(directory: str, url: str | None) -> Stores:
+    return open_stores(Path(directory), url)
+
+
+@lru_cache(maxsize=1)
+def _results(directory: str, url: str | None) -> tuple[ResultStore, WholeResults]:
+    results = _stores(directory, url).results
     return results, WholeResults(results)
 
 

@@ -1,7 +1,6 @@
 """What Redis and the disk know, asked when Prometheus asks."""
 
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from redis.exceptions import RedisError
 from hessian_spectrum.jobs.job_index import INDEX
 from hessian_spectrum.jobs.totals import BOUNDS, Totals, read_totals
 from hessian_spectrum.service.doors.crowd import Crowd
+from hessian_spectrum.storage.blob_store import BlobStore
 
 _SECONDS_BETWEEN_WALKS = 60.0
 """Through the directory of results, which may hold many files."""
@@ -37,13 +37,15 @@ class JobMetrics(Collector):
     """Jobs, queue, workers and disk; without Redis only that it is away.
 
     Args:
-        results: The directory that all files of the deployment are in.
+        blobs: All files of the deployment.
+        directory: Of this machine, whose disk they, or what is under way of them, are on.
     """
 
-    def __init__(self, client: redis.Redis, crowd: Crowd, results: Path) -> None:
+    def __init__(self, client: redis.Redis, crowd: Crowd, blobs: BlobStore, directory: Path) -> None:
         self._client = client
         self._crowd = crowd
-        self._results = results
+        self._blobs = blobs
+        self._directory = directory
         self._walked_at = -_SECONDS_BETWEEN_WALKS
         self._results_bytes = 0
 
@@ -65,7 +67,7 @@ class JobMetrics(Collector):
             self._crowd.listeners.num_taken,
         )
         yield _gauge("spectrum_results_bytes", "Files of results, checkpoints and uploads", self._bytes_of_results())
-        free = shutil.disk_usage(self._results).free if self._results.is_dir() else 0
+        free = shutil.disk_usage(self._directory).free if self._directory.is_dir() else 0
         yield _gauge("spectrum_results_free_bytes", "Free on their disk", free)
         if totals is not None:
             yield from _of_jobs(totals)
@@ -73,7 +75,11 @@ class JobMetrics(Collector):
 
     def _bytes_of_results(self) -> int:
         if time.monotonic() - self._walked_at >= _SECONDS_BETWEEN_WALKS:
-            self._results_bytes = _bytes_in(self._results)
+            try:
+                self._results_bytes = sum(info.num_bytes for info in self._blobs.list())
+            except OSError as error:
+                _logger.warning("metrics without the storage of results: %s", error)
+                self._results_bytes = 0
             self._walked_at = time.monotonic()
         return self._results_bytes
 
@@ -117,14 +123,3 @@ def _histogram(name: str, text: str, totals: Totals, counted: str) -> Metric:
     found = totals.durations(counted)
     bounds = [*(f"{bound:g}" for bound in BOUNDS), "+Inf"]
     return HistogramMetricFamily(name, text, list(zip(bounds, found.counts, strict=True)), found.sum_seconds)
-
-
-def _bytes_in(directory: Path) -> int:
-    total = 0
-    for place, _, names in os.walk(directory):
-        for name in names:
-            try:
-                total += (Path(place) / name).stat().st_size
-            except OSError:  # gone meanwhile
-                continue
-    return total

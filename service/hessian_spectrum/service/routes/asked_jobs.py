@@ -78,8 +78,8 @@ async def _done(request: Request, task: str, body: bytes, caller: CallerOf) -> A
     state, settings = request.app.state, request.app.state.settings
     assert isinstance(settings, ServiceSettings)
     arguments = {
-        "artifacts_dir": str(settings.artifacts_dir),
-        "artifact_owners_dir": str(settings.artifact_owners_dir),
+        "results_dir": str(settings.results_dir),
+        "storage_url": settings.storage_url,
         "models_dir": None if settings.models_dir is None else str(settings.models_dir),
         "uploads_bytes": state.uploads_bytes,
         "max_artifacts": settings.max_artifacts,

@@ -15,7 +15,6 @@ from hessian_spectrum.api_schemas.job_results import JobResult
 from hessian_spectrum.api_schemas.jobs import Job, JobPage, JobState, Links
 from hessian_spectrum.api_schemas.patterns import described
 from hessian_spectrum.jobs.record import JobRecord
-from hessian_spectrum.jobs.results import ResultDamagedError
 from hessian_spectrum.service.doors.callers import CallerOf
 from hessian_spectrum.service.doors.key_file import KEY_ID
 from hessian_spectrum.service.formats.representations import MEDIA_TYPES, require_format
@@ -39,6 +38,7 @@ from hessian_spectrum.service.routes.documentation import (
 )
 from hessian_spectrum.service.routes.picture_style import PICTURE_PARAMETERS, picture_style
 from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.storage.results import ResultDamagedError
 
 MAX_WAIT_SECONDS = 60
 
@@ -318,6 +318,7 @@ async def _result_response(request: Request, desk: JobDesk, wanted: _Wanted, if_
     heavy: HeavyDesk = request.app.state.heavy
     arguments = {
         "results_dir": str(request.app.state.settings.results_dir),
+        "storage_url": request.app.state.settings.storage_url,
         "digest": wanted.digest,
         "name": wanted.name,
         "changes": wanted.change.changes,

@@ -4,14 +4,13 @@ import logging
 import time
 
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs.artifact_owners import ArtifactOwners
-from hessian_spectrum.jobs.artifacts import ArtifactStore
-from hessian_spectrum.jobs.disk import share_of_disk
 from hessian_spectrum.jobs.leftovers import Leftovers
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.retention import Retention
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore, UnknownJobError
+from hessian_spectrum.storage.artifact_owners import ArtifactOwners
+from hessian_spectrum.storage.artifacts import ArtifactStore
+from hessian_spectrum.storage.results import ResultStore
 
 _AT_ONCE = 100
 """Jobs in one step; the others have their turn in the next."""
@@ -34,7 +33,7 @@ class Housekeeper:
     Args:
         result_seconds: That results are kept.
         record_seconds: That records without result are.
-        max_bytes: Of results, by default half of the disk that holds them.
+        max_bytes: Of results, by default half of the disk that holds them; an object store has no end.
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class Housekeeper:
         if started < self._next_look:
             return
         sizes, old = self._results.sizes(), self._results.older_than(_ABANDONED_SECONDS)
-        self._results.remove_abandoned_drafts(_ABANDONED_SECONDS)
+        self._results.blobs.remove_abandoned_drafts(_ABANDONED_SECONDS)
         self._remove_unused_artifacts()
         now = time.monotonic()
         self._next_look = now + (now - started) / _SHARE_OF_LOOKING
@@ -116,8 +115,10 @@ class Housekeeper:
 
     def _make_room(self, sizes: dict[str, int]) -> None:
         """Let the oldest results go until the others fit."""
-        most = share_of_disk(self._results.directory, 2) if self._max_bytes is None else self._max_bytes
-        excess = sum(sizes.values()) - most
+        most = self._max_bytes
+        if most is None and (capacity := self._results.blobs.capacity()) is not None:
+            most = capacity // 2
+        excess = 0 if most is None else sum(sizes.values()) - most
         problem = expired("It was removed to make room for newer ones.")
         last = None
         while excess > 0 and (digest := self._retention.oldest_result()) not in (None, last):

@@ -1,19 +1,19 @@
 """Uploaded files as one caller sees them: their own, of an admin everyone's."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArtifactError, StoredArray
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs.array_files import Arrays
-from hessian_spectrum.jobs.artifact_owners import NOBODY, ArtifactOwners
-from hessian_spectrum.jobs.artifacts import ArtifactStore, UnknownArtifactError
-from hessian_spectrum.jobs.disk import share_of_disk
-from hessian_spectrum.jobs.token_files import Blocks
 from hessian_spectrum.service.doors.callers import Caller
 from hessian_spectrum.service.doors.crowd import SHARE_OF_A_KEY
 from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.storage.array_files import Arrays
+from hessian_spectrum.storage.artifact_owners import NOBODY, ArtifactOwners
+from hessian_spectrum.storage.artifacts import ArtifactStore, UnknownArtifactError
+from hessian_spectrum.storage.token_files import Blocks
 
 
 class CallersArtifacts:
@@ -118,13 +118,19 @@ class CallersArtifacts:
         own = {*self._owners.artifacts(self._owner), artifact_id}
         sizes = self._store.sizes()
         own_bytes = sum(sizes.get(each, 0) for each in own)
-        all_bytes = share_of_disk(self._store.directory, 4) if self._max_bytes is None else self._max_bytes
-        most = all_bytes if self._owner == NOBODY else int(SHARE_OF_A_KEY * all_bytes)
+        all_bytes = self._all_bytes()
+        most = all_bytes if self._owner == NOBODY else SHARE_OF_A_KEY * all_bytes
         if len(own) <= self._max_number and own_bytes <= most and sum(sizes.values()) <= all_bytes:
             return
         if not self._owners.owners(artifact_id):
             self._store.delete(artifact_id)
         raise _too_many(self._max_number) if len(own) > self._max_number else _no_room(own_bytes > most)
+
+    def _all_bytes(self) -> float:
+        if self._max_bytes is not None:
+            return self._max_bytes
+        capacity = self._store.blobs.capacity()
+        return math.inf if capacity is None else capacity // 4
 
     def _check(self, artifact_id: str) -> None:
         if not self._sees_all and not self._owners.owns(self._owner, artifact_id):

@@ -8,9 +8,9 @@ from typing import BinaryIO
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from hessian_spectrum.jobs.disk import require_room
 from hessian_spectrum.service.uploads.callers_artifacts import CallersArtifacts
 from hessian_spectrum.service.uploads.desk import UPLOAD_SECONDS, upload_too_slow
+from hessian_spectrum.storage.disk import require_room
 
 _PIECE_BYTES = 2**20
 
