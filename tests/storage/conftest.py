@@ -15,6 +15,7 @@ def object_store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ob
     """One server for all tests, which leave it running."""
     server = ObjectStoreServer(tmp_path_factory.mktemp("object-store") / "server")
     server.start()
+    server.make_bucket()
     yield server
     server.kill()
 
@@ -32,7 +33,5 @@ def object_store(
         scratch = tmp_path / f"scratch-{machine}"
         scratch.mkdir(exist_ok=True)
         return ObjectStore(f"s3://{BUCKET}/some/{prefix}", scratch)
-
-    ObjectStore(f"s3://{BUCKET}", tmp_path).put("made", b"", overwrite=True)  # makes the bucket
 
     return open_on

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import httpx
+from s3fs import S3FileSystem
 
 BUCKET = "spectrum"
 KEY, SECRET = "spectrum", "of-tests-alone"
@@ -80,6 +81,12 @@ class ObjectStoreServer:
             assert self._process.poll() is None, (self._directory / "log").read_text()[-3000:]
             assert time.monotonic() < deadline, (self._directory / "log").read_text()[-3000:]
             time.sleep(0.1)
+
+    def make_bucket(self) -> None:
+        """Make the bucket of the tests, as an administrator does for a deployment."""
+        endpoint = self.environment["AWS_ENDPOINT_URL"]
+        files = S3FileSystem(key=KEY, secret=SECRET, endpoint_url=endpoint, skip_instance_cache=True)
+        files.call_s3("create_bucket", Bucket=BUCKET)
 
     def kill(self) -> None:
         """`kill -9`."""

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import logging
 import os
 import tempfile
 import threading
@@ -43,6 +44,9 @@ _BUFFERED_CONNECTIONS = 32
 
 _EXISTS = ("PreconditionFailed", "ConditionalRequestConflict")
 _FULL = ("QuotaExceeded", "InsufficientCapacity", "XMinioStorageFull", "InsufficientStorage")
+
+for _name in ("aiobotocore", "botocore"):  # which say at each start where they found credentials
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 Lock = Callable[[str], AbstractContextManager[None]]
 
