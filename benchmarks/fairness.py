@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.dear_things import DearThings, Request, prepared
 from benchmarks.host import host, host_line
 from benchmarks.stack import RunningStack
-from hessian_spectrum.service.doors.key_file import KeyFile
+from hessian_spectrum.service.auth.key_store import KeyStore
 
 RESULTS = Path(__file__).parent / "results"
 NUM_AT_ONCE = 45
@@ -103,8 +103,8 @@ def _client(url: str, key: str) -> httpx.Client:
 
 def measured(directory: Path, only: list[str]) -> dict[str, Any]:
     """What the other key waits for, by the name of the load."""
-    keys = KeyFile(directory / "data" / "keys.json")
-    greedy, other = (keys.add(name, "user", requests_per_minute=100_000) for name in ("greedy", "other"))
+    keys = KeyStore(directory / "data" / "keys.json")
+    greedy, other = (keys.add(name, role="user", requests_per_minute=100_000) for name in ("greedy", "other"))
     with RunningStack(directory / "data", 1) as stack:
         things: DearThings = prepared(stack, greedy, other)
         found = {}

@@ -18,7 +18,7 @@ from hessian_spectrum.service.__main__ import serve
 from hessian_spectrum.service.app import create_app
 from hessian_spectrum.service.bodies import json_body, read, validated
 from hessian_spectrum.service.content_type import media_type
-from hessian_spectrum.service.uploads.desk import whole_body
+from hessian_spectrum.service.uploads.parser import read_body
 
 HOST = "127.0.0.1"
 START_SECONDS = 60
@@ -30,12 +30,12 @@ def mount_parts(app: FastAPI) -> None:
 
     @app.post("/received")
     async def received(request: Request) -> Response:
-        await whole_body(request, int(request.headers["content-length"]))
+        await read_body(request, int(request.headers["content-length"]))
         return constant
 
     @app.post("/parsed")
     async def parsed(request: Request) -> Response:
-        async with app.state.uploads.document(request, media_type(request.headers)) as document:
+        async with app.state.context.upload_parser.parse(request, media_type(request.headers)) as document:
             await run_in_threadpool(validated, ClosedFormRequest, document)
         return constant
 

@@ -16,7 +16,7 @@ from hessian_spectrum.client.errors import ProblemResponseError
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.app import create_app
-from hessian_spectrum.service.doors.key_file import KeyFile
+from hessian_spectrum.service.auth.key_store import KeyStore
 
 JOB: dict[str, Any] = {
     "kind": "spectrum",
@@ -36,7 +36,7 @@ class Guarded:
     """A stack with keys of three people."""
 
     server: Any
-    keys: KeyFile
+    keys: KeyStore
     texts: dict[str, str]
 
     def http(self, name: str) -> httpx.Client:
@@ -52,8 +52,8 @@ class Guarded:
 @pytest.fixture(scope="module")
 def guarded(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Guarded:
     directory = tmp_path_factory.mktemp("guarded") / "data"
-    keys = KeyFile(directory / "keys.json")
-    texts = {"anna": keys.add("Anna"), "bob": keys.add("Bob"), "admin": keys.add("Carol", "admin")}
+    keys = KeyStore(directory / "keys.json")
+    texts = {"anna": keys.add("Anna"), "bob": keys.add("Bob"), "admin": keys.add("Carol", role="admin")}
     return Guarded(start_server(directory, SPECTRUM_API_KEY="is-for-clients"), keys, texts)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from hessian_spectrum.client.errors import ProblemResponseError
 from hessian_spectrum.client.http import SpectrumClient
-from hessian_spectrum.service.doors.key_file import KeyFile
+from hessian_spectrum.service.auth.key_store import KeyStore
 
 JOB: dict[str, Any] = {
     "kind": "spectrum",
@@ -30,22 +30,22 @@ CLOSED_FORM = {"model": {"kind": "quadratic", "matrix": [[4.0, 4.0], [4.0, 16.0]
 class Narrow:
     """A stack whose limits are reached by a few requests."""
 
-    def __init__(self, server: Any, keys: KeyFile) -> None:
+    def __init__(self, server: Any, keys: KeyStore) -> None:
         self.server = server
         self._keys = keys
 
     def http(self, **limits: int) -> httpx.Client:
-        text = self._keys.add("someone", "user", **limits)
+        text = self._keys.add("someone", role="user", **limits)
         return httpx.Client(base_url=self.server.url, headers={"Authorization": f"Bearer {text}"}, timeout=70)
 
     def client(self, **limits: int) -> SpectrumClient:
-        return SpectrumClient(self.server.url, self._keys.add("someone", "user", **limits))
+        return SpectrumClient(self.server.url, self._keys.add("someone", role="user", **limits))
 
 
 @pytest.fixture(scope="module")
 def narrow(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Narrow:
     directory = tmp_path_factory.mktemp("narrow") / "data"
-    keys = KeyFile(directory / "keys.json")
+    keys = KeyStore(directory / "keys.json")
     keys.add("first")
     limits = {"SPECTRUM_MAX_REQUESTS": "3", "SPECTRUM_MAX_LISTENERS": "2", "SPECTRUM_MAX_QUEUED": "4"}
     return Narrow(start_server(directory, **limits), keys)

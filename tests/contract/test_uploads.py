@@ -17,7 +17,7 @@ from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.app import create_app
 from hessian_spectrum.service.formats.closed_form import MAX_VECTOR_NUMBERS_JSON
-from hessian_spectrum.service.uploads import desk
+from hessian_spectrum.service.uploads import parser
 
 NPZ = "application/x-npz"
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "closed_form.json").read_text())
@@ -187,8 +187,8 @@ def test_what_cannot_be_taken_apart_gets_a_problem(server: Any, body: bytes, sen
         ([("request", '{"model": [1]}'), ("w", "[1]")], "body.model.w"),
         ([("request", json.dumps(REQUEST)), ("w", "[1]")], "body.model.w"),
         ([("request", "[" * 10_000 + "]" * 10_000)], "body.request"),
-        ([("request", " " * (desk.MAX_TEXT_BYTES + 1))], "body.request"),
-        ([("w", " " * (desk.MAX_TEXT_BYTES + 1))], "body.model.w"),
+        ([("request", " " * (parser.MAX_TEXT_BYTES + 1))], "body.request"),
+        ([("w", " " * (parser.MAX_TEXT_BYTES + 1))], "body.model.w"),
         ([("kind", "linear"), ("kind", "linear")], "body.model.kind"),
         ([("kind", "linear"), ("w", "NaN"), ("v", "1"), ("x", "1"), ("y", "1")], "body.model.w"),
         ([("kind", "linear"), ("w", "[NaN]"), ("v", "[1]"), ("x", "[1]"), ("y", "[1]")], "body.model.w.0"),
@@ -355,7 +355,7 @@ def test_uploads_beyond_the_memory_wait_their_turn(tmp_path: Path) -> None:
 
 def test_an_upload_that_takes_too_long_gives_its_memory_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = npz(**FIELDS)
-    monkeypatch.setattr(desk, "UPLOAD_SECONDS", 0.2)
+    monkeypatch.setattr(parser, "UPLOAD_SECONDS", 0.2)
 
     async def use() -> None:
         async with small_app(tmp_path, max_upload_bytes=len(body), upload_memory_bytes=len(body) + 1000) as http:

@@ -41,6 +41,23 @@ def test_an_unfit_variable_is_named_and_its_value_is_not(
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["SPECTRUM_MAX_WAITING_REQUESTS", "SPECTRUM_MAX_LISTENERS"])
+def test_an_older_name_of_a_variable_keeps_working(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert ServiceSettings.load().max_waiting_requests == 512
+    monkeypatch.setenv(name, "7")
+    assert ServiceSettings.load().max_waiting_requests == 7
+    WorkerSettings.load()
+    monkeypatch.setenv(name, "-1")
+    with pytest.raises(SettingsError, match=rf"^{name}: "):
+        ServiceSettings.load()
+
+
+def test_the_standard_name_of_a_variable_goes_before_an_older_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECTRUM_MAX_LISTENERS", "7")
+    monkeypatch.setenv("SPECTRUM_MAX_WAITING_REQUESTS", "8")
+    assert ServiceSettings.load().max_waiting_requests == 8
+
+
 def test_a_missing_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SPECTRUM_REDIS_URL")
     with pytest.raises(SettingsError, match="SPECTRUM_REDIS_URL"):

@@ -16,11 +16,11 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
-from hessian_spectrum.service.doors.crowd import Room
 from hessian_spectrum.service.formats.random_matrix import represented
 from hessian_spectrum.service.heavy.desk import REQUESTS_PER_SECOND, HeavyDesk, while_connected
 from hessian_spectrum.service.heavy.processes import Processes
 from hessian_spectrum.service.heavy.turns import Turns
+from hessian_spectrum.service.middleware.concurrency_limit import SlotPool
 from hessian_spectrum.service.problems import ProblemError
 
 LAW = {"law": "wigner", "num_points": 5}
@@ -154,12 +154,41 @@ def test_a_caller_who_goes_ends_the_wait() -> None:
 def test_work_is_charged_by_its_time() -> None:
     async def test() -> None:
         charged: list[float] = []
-        state = SimpleNamespace(caller=SimpleNamespace(owner="a"), charge=charged.append)
+        state = SimpleNamespace(principal=SimpleNamespace(owner="a"), charge=charged.append)
         request: Any = SimpleNamespace(state=state, receive=asyncio.Event().wait)
-        desk = HeavyDesk(Turns(2, Room(4)), Processes(60.0))
+        desk = HeavyDesk(Turns(2, SlotPool(4)), Processes(60.0))
         await desk.in_thread(request, time.sleep, 0.2)
         assert charged == [pytest.approx(0.2 * REQUESTS_PER_SECOND, rel=1.0)]
         assert charged[0] >= 0.2 * REQUESTS_PER_SECOND
+
+    run(test())
+
+
+class Endless(Processes):
+    """Says what it was asked for, and never ends."""
+
+    def __init__(self) -> None:
+        super().__init__(60.0)
+        self.asked: list[str] = []
+
+    async def do(self, task: str, arguments: Any, content: bytes = b"") -> Any:
+        self.asked.append(task)
+        await asyncio.Event().wait()
+
+
+def test_what_several_keys_wait_for_is_in_the_line_of_none() -> None:
+    async def test() -> None:
+        state = SimpleNamespace(principal=SimpleNamespace(owner="a"), charge=lambda _: None)
+        request: Any = SimpleNamespace(state=state, receive=asyncio.Event().wait)
+        desk = HeavyDesk(Turns(2, SlotPool(8)), work := Endless())
+        tasks = [asyncio.create_task(desk.do(request, "result", {})) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        tasks.append(asyncio.create_task(desk.finish(request, "model", {})))
+        await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert work.asked[:2] == ["result", "model"]
 
     run(test())
 

@@ -11,8 +11,8 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from hessian_spectrum.service.doors import http_protocol
-from hessian_spectrum.service.doors.http_protocol import HttpProtocol
+from hessian_spectrum.service import http_protocol
+from hessian_spectrum.service.http_protocol import HttpProtocol
 
 HEAD_SECONDS = 0.6
 LONG = 2**24

@@ -39,7 +39,7 @@ class Deployment:
     def __init__(self, client: redis.Redis, redis_url: str, directory: Path) -> None:
         self.directory, self.client = directory, client
         app = create_app(ServiceSettings(redis_url=redis_url, results_dir=directory))  # type: ignore[arg-type]
-        self.storage: StorageIdentity = app.state.storage
+        self.storage: StorageIdentity = app.state.context.stores.identity
         self.storage.settle()
         self.http = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
         self.artifact_id = self.upload(b"\1\0\2\0\3\0").json()["id"]
@@ -68,7 +68,7 @@ class Deployment:
         assert self.http.get("/metrics").status_code == 200
         [missing] = [each for each in self.http.get("/v1/health/ready").json()["missing"] if "worker" not in each]
         assert missing.startswith("the directory of results cannot be written")
-        # Deleted for the caller; the housekeeper removes the files once it can.
+        # Deleted for the caller; the retention task removes the files once it can.
         assert self.http.delete(f"/v1/jobs/{self.job_id}").status_code == 204
         assert self.http.get(f"/v1/jobs/{self.job_id}").status_code == 404
         assert self.client.smembers("spectrum:unwanted-results") == {self.digest}

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from hessian_spectrum.service.doors.crowd import Room
 from hessian_spectrum.service.heavy.turns import Turns
+from hessian_spectrum.service.middleware.concurrency_limit import SlotPool
 from hessian_spectrum.service.problems import ProblemError
 
 ANNA, BOB = "a" * 12, "b" * 12
@@ -17,7 +17,7 @@ class Work:
     """Pieces of work that last until they are ended."""
 
     def __init__(self, num_places: int = 2, num_waiting: int = 100) -> None:
-        self.turns = Turns(num_places, Room(num_waiting))
+        self.turns = Turns(num_places, SlotPool(num_waiting))
         self.begun: list[str] = []
         self._ends: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -133,5 +133,23 @@ def test_who_leaves_when_called_passes_the_place_on() -> None:
         assert work.begun[-1] == "a2"
         await work.end("a2")
         assert work.turns._working.total() == 0
+
+    run(test())
+
+
+def test_who_leaves_in_the_moment_of_a_call_keeps_no_place() -> None:
+    async def test() -> None:
+        work = Work()
+        for name in ("a0", "a1", "a2", "a3"):
+            await work.bring(name, ANNA)
+        work._ends["a0"].set()
+        work._tasks["a1"].cancel()  # hears of it only after a0 has called the next one
+        await _settled()
+        await work._tasks["a0"]
+        assert work.begun == ["a0", "a2"]
+        work._tasks["a3"].cancel()
+        await work.end("a2")
+        assert work.turns._working.total() == 0
+        assert not work.turns._waiting
 
     run(test())

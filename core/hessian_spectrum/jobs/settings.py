@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pydantic import Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import AliasChoices, Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import SettingsConfigDict
 
-from hessian_spectrum.logs.configuration import LogSettings
+from hessian_spectrum.telemetry.logging import LogSettings
 
 PREFIX = "SPECTRUM_"
 _OF_THE_CLIENT = ("URL", "API_KEY")
@@ -35,7 +36,7 @@ class SettingsError(Exception):
 class StorageSettings(LogSettings):
     """Where jobs and results live."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, populate_by_name=True)
 
     redis_ca_file: FilePath | None = Field(
         default=None, description="that signed Redis' certificate; none: the system's"
@@ -128,8 +129,21 @@ class StorageSettings(LogSettings):
         try:
             return cls()  # type: ignore[call-arg]
         except ValidationError as error:
-            faults = [f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False)]
+            faults = [f"{cls._variable(str(e['loc'][0]))}: {e['msg']}" for e in error.errors(include_input=False)]
             raise SettingsError("; ".join(faults)) from None
+
+    @classmethod
+    def _variable(cls, location: str) -> str:
+        """The variable that an error is about.
+
+        Args:
+            location: Name of the field, or the standard name of its variable where it has several.
+        """
+        for name, field in cls.model_fields.items():
+            variables = _variables(name, field)
+            if location in (name, *variables):
+                return next((variable for variable in variables if variable in os.environ), variables[0])
+        return PREFIX + location.upper()
 
 
 class ServiceSettings(StorageSettings):
@@ -149,7 +163,12 @@ class ServiceSettings(StorageSettings):
     )
     requests_per_minute: int = Field(default=1200, ge=1, description="of an address without a key")
     max_requests: int = Field(default=128, ge=1, description="that are answered at once")
-    max_listeners: int = Field(default=512, ge=0, description="that wait besides: long polls and event streams")
+    max_waiting_requests: int = Field(
+        default=512,
+        ge=0,
+        validation_alias=AliasChoices(f"{PREFIX}MAX_WAITING_REQUESTS", f"{PREFIX}MAX_LISTENERS"),
+        description="that wait besides: long polls and event streams",
+    )
     heavy_requests: int = Field(
         default_factory=lambda: max(2, min(4, os.cpu_count() or 1)),
         ge=2,
@@ -209,5 +228,13 @@ class WorkerSettings(StorageSettings):
 
 
 def _known_variables() -> frozenset[str]:
-    fields = {*ServiceSettings.model_fields, *WorkerSettings.model_fields}
-    return frozenset(PREFIX + name.upper() for name in fields) | OTHER_VARIABLES
+    fields = ServiceSettings.model_fields | WorkerSettings.model_fields
+    names = (name for field_name, field in fields.items() for name in _variables(field_name, field))
+    return OTHER_VARIABLES.union(names)
+
+
+def _variables(name: str, field: FieldInfo) -> list[str]:
+    """The variables that set a field: the standard name first, then older names, which keep working."""
+    if isinstance(field.validation_alias, AliasChoices):
+        return [str(choice) for choice in field.validation_alias.choices]
+    return [PREFIX + name.upper()]

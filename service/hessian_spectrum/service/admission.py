@@ -12,9 +12,9 @@ from hessian_spectrum.api_schemas.models import CausalLm, Gpt2, Model
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.estimate import JobEstimate, gibibytes
 from hessian_spectrum.jobs.job_estimate import job_estimate, job_memory_error
-from hessian_spectrum.jobs.presence import present_workers
+from hessian_spectrum.jobs.worker_registry import registered_workers
 from hessian_spectrum.service.problems import ProblemError, invalid_field, invalid_request
-from hessian_spectrum.service.uploads.callers_artifacts import CallersArtifacts
+from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 from hessian_spectrum.storage.artifacts import UnknownArtifactError
 
 
@@ -26,7 +26,7 @@ class Admission:
     """
 
     def __init__(
-        self, available_bytes: Callable[[], int | None], artifacts: CallersArtifacts, job_seconds: float
+        self, available_bytes: Callable[[], int | None], artifacts: ArtifactService, job_seconds: float
     ) -> None:
         self._available_bytes = available_bytes
         self._job_seconds = job_seconds
@@ -104,7 +104,7 @@ def available_bytes(client: redis.Redis) -> int | None:
     Raises:
         RedisError: Redis does not answer.
     """
-    return min((worker.memory_bytes for worker in present_workers(client)), default=None)
+    return min((worker.memory_bytes for worker in registered_workers(client)), default=None)
 
 
 def _summary(found: JobEstimate, available: int | None) -> str:

@@ -1,27 +1,33 @@
-"""The application factory: everything that lives as long as the service is made here."""
+"""The application factory: routes, middlewares and error handlers around the context of a service."""
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.types import Scope
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
 from hessian_spectrum.api_schemas.job_requests import JobRequest
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.api_schemas.version import __version__
-from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.jobs.presence import present_code_versions
-from hessian_spectrum.jobs.quotas import Quotas
 from hessian_spectrum.jobs.settings import ServiceSettings
-from hessian_spectrum.jobs.verdicts import VerdictStore
-from hessian_spectrum.service.doors.body_limit import BodyLimit, BodyLimitProblem
-from hessian_spectrum.service.doors.door import Door, is_open
-from hessian_spectrum.service.doors.request_target import AbsoluteTargets
-from hessian_spectrum.service.heavy.descriptions import Descriptions
-from hessian_spectrum.service.job_desk import JobDesk
-from hessian_spectrum.service.observation.observed_requests import ObservedRequests
-from hessian_spectrum.service.observation.request_metrics import RequestMetrics
+from hessian_spectrum.service.config import API_PREFIX, is_public
+from hessian_spectrum.service.content_type import media_type
+from hessian_spectrum.service.context import ServiceContext, create_context
+from hessian_spectrum.service.lifespan import running
+from hessian_spectrum.service.middleware.authentication import Authentication
+from hessian_spectrum.service.middleware.authorization import Authorization
+from hessian_spectrum.service.middleware.body_limit import BodyLimit
+from hessian_spectrum.service.middleware.concurrency_limit import ConcurrencyLimit
+from hessian_spectrum.service.middleware.rate_limit import RateLimit, TokenBucketLimiter
+from hessian_spectrum.service.middleware.request_framing import RequestFraming
+from hessian_spectrum.service.middleware.request_target import AbsoluteRequestTarget
+from hessian_spectrum.service.middleware.request_telemetry import RequestTelemetry
+from hessian_spectrum.service.middleware.security_headers import SecurityHeaders
+from hessian_spectrum.service.middleware.slow_client import SlowClient
+from hessian_spectrum.service.middleware.trusted_host import TrustedHost
 from hessian_spectrum.service.openapi_document import complete_document, operation_id
-from hessian_spectrum.service.parts import Parts
 from hessian_spectrum.service.problems import register_problem_handlers
 from hessian_spectrum.service.routes import (
     artifacts,
@@ -37,19 +43,24 @@ from hessian_spectrum.service.routes import (
     version,
 )
 from hessian_spectrum.service.routes.strict_route import StrictRoute
-from hessian_spectrum.service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
-
-_PREFIX = "/v1"
+from hessian_spectrum.service.telemetry.metrics import RequestMetrics
+from hessian_spectrum.service.uploads.parser import UPLOAD_MEDIA_TYPES
 
 _DESCRIPTION = """\
 Eigenvalue spectra of loss Hessians: **closed forms** are answered at once, everything else becomes a **job**.
 Errors are problem details (RFC 9457); invalid requests name the fields.
 """
 
+_UPLOADS = {
+    API_PREFIX + closed_form.PATH: UPLOAD_MEDIA_TYPES,
+    API_PREFIX + artifacts.PATH: artifacts.MEDIA_TYPES,
+}
+"""Media types of uploads, by path."""
+
 
 def create_app(settings: ServiceSettings) -> FastAPI:
     """The HTTP service for these settings; nothing is connected before the first request."""
-    parts = Parts(settings)
+    context = create_context(settings)
     app = FastAPIOffline(
         docs_url=None,
         title="Spectrum server",
@@ -57,63 +68,48 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         description=_DESCRIPTION,
         redoc_url=None,
         generate_unique_id_function=operation_id,
-        lifespan=lambda _: parts.running(),
+        lifespan=lambda _: running(context),
+        middleware=_middleware(context),
     )
+    app.state.context = context
     app.router.route_class = StrictRoute
-    _hand_out(app, parts)
-    _guard(app, parts)
     register_problem_handlers(app)
     pages.add_documentation_page(app)
-    for part in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, models, health, version):
-        app.include_router(part.router, prefix=_PREFIX)
+    for module in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, models, health, version):
+        app.include_router(module.router, prefix=API_PREFIX)
     app.include_router(metrics.router)
     messages = (ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)
-    complete_document(app, *messages, file_path=_PREFIX + jobs.FILE_PATH, is_open=is_open)
+    complete_document(app, *messages, file_path=API_PREFIX + jobs.FILE_PATH, is_open=is_public)
     return app
 
 
-def _hand_out(app: FastAPI, parts: Parts) -> None:
-    """What routes find at `request.app.state`."""
-    settings, client = parts.settings, parts.client
-    app.state.redis = client
-    app.state.settings = settings
-    app.state.storage = parts.storage
-    app.state.desk = JobDesk(
-        parts.store,
-        parts.queue,
-        parts.results,
-        parts.storage,
-        parts.feed,
-        lambda: present_code_versions(client),
-        Quotas(settings.max_queued, settings.requests_bytes, settings.records_bytes),
-    )
-    app.state.feed = parts.feed
-    app.state.heavy = parts.heavy
-    app.state.keys = parts.rules.keys
-    app.state.metrics = parts.registry
-    app.state.job_seconds = settings.job_seconds
-    app.state.artifacts = parts.artifacts
-    app.state.artifact_owners = parts.artifact_owners
-    app.state.uploads_bytes = settings.uploads_bytes
-    verdicts = VerdictStore(client, lambda: present_code_versions(client))
-    app.state.models = ModelsDirectory(settings.models_dir, verdicts)
-    app.state.descriptions = Descriptions(app.state.models, settings.models_dir, parts.heavy)
-    app.state.uploads = UploadDesk(settings.max_upload_bytes, settings.upload_memory_bytes)
+def _middleware(context: ServiceContext) -> list[Middleware]:
+    """The middlewares in the order in which a request passes them; its response passes them in reverse.
+
+    `RateLimit` comes before `Authorization`, so that guesses of keys count, and after `Authentication`, which says for
+    whom a request counts.
+    """
+    settings = context.settings
+    return [
+        Middleware(AbsoluteRequestTarget),
+        Middleware(RequestTelemetry, access_log=context.access_log, metrics=RequestMetrics(context.metrics)),
+        Middleware(SlowClient, is_upload=_is_upload),
+        Middleware(SecurityHeaders),
+        Middleware(RequestFraming),
+        Middleware(Authentication, key_store=context.key_store),
+        Middleware(TrustedHost, allowed_hosts=settings.host_names),
+        Middleware(RateLimit, limiter=TokenBucketLimiter(), requests_per_minute=settings.requests_per_minute),
+        Middleware(Authorization),
+        Middleware(ConcurrencyLimit, slots=context.slots),
+        Middleware(
+            BodyLimit,
+            max_body_bytes=settings.max_body_bytes,
+            max_upload_bytes=settings.max_upload_bytes,
+            is_upload=_is_upload,
+        ),
+    ]
 
 
-def _guard(app: FastAPI, parts: Parts) -> None:
-    """What a request passes on its way in: the last one that is added comes first."""
-    settings = parts.settings
-    app.add_middleware(
-        BodyLimit,
-        max_body_bytes=settings.max_body_bytes,
-        max_upload_bytes=settings.max_upload_bytes,
-        uploads={
-            _PREFIX + closed_form.PATH: UPLOAD_MEDIA_TYPES,
-            _PREFIX + artifacts.PATH: artifacts.MEDIA_TYPES,
-        },
-    )
-    app.add_middleware(BodyLimitProblem)
-    app.add_middleware(Door, rules=parts.rules)
-    app.add_middleware(ObservedRequests, lines=parts.lines, metrics=RequestMetrics(parts.registry), prefix=_PREFIX)
-    app.add_middleware(AbsoluteTargets)
+def _is_upload(scope: Scope) -> bool:
+    media_types = _UPLOADS.get(scope["path"])
+    return media_types is not None and media_type(Headers(scope=scope)) in media_types

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from hessian_spectrum.service.content_type import require_identity
-from hessian_spectrum.service.doors.json_bounds import check_json
+from hessian_spectrum.service.json_limits import check_json
 from hessian_spectrum.service.problems import invalid_body
 
 M = TypeVar("M", bound=BaseModel)

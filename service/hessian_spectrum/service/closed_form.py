@@ -1,41 +1,19 @@
 """From a closed-form request to `theory` and back."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest, EigenvectorChoice
-from hessian_spectrum.api_schemas.closed_form_models import (
-    LeakyReluNetwork,
-    LinearBiasNetwork,
-    LinearNetwork,
-    MultiInputNetwork,
-    MultiOutputNetwork,
-    QuadraticForm,
-    ReluNetwork,
-    SelfAttention,
-    TwoLayerLinearNetwork,
-)
-from hessian_spectrum.api_schemas.message import RequestMessage
 from hessian_spectrum.service.problems import invalid_field
-from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
-from hessian_spectrum.theory.closed_form.blocks import multi_input_spectrum, multi_output_spectrum
 from hessian_spectrum.theory.closed_form.descent import Descent, linear_descent
-from hessian_spectrum.theory.closed_form.homogeneous import leaky_relu_spectrum, relu_spectrum
-from hessian_spectrum.theory.closed_form.linear import linear_spectrum
-from hessian_spectrum.theory.closed_form.linear_bias import linear_bias_spectrum
-from hessian_spectrum.theory.closed_form.quadratic import quadratic_spectrum
+from hessian_spectrum.theory.closed_form.families import spectra
 from hessian_spectrum.theory.closed_form.spectrum import Eigenvectors, Spectrum
-from hessian_spectrum.theory.closed_form.two_layer_linear import two_layer_linear_spectrum
 
 SMALL_BODY_BYTES = 20_000
 """A body of so few bytes, a thousand doubles, is answered faster than a thread is started, if not much is derived."""
 
 SMALL_DERIVED_NUMBERS = 10_000
 """So many attention scores, or entries of a matrix to diagonalise, take about as long."""
-
-DECIMAL_COST = 64
-"""An attention score that has to be taken in decimals takes as long as so many derived numbers."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +32,8 @@ def is_small(request: ClosedFormRequest, num_bytes: int) -> bool:
         num_bytes <= SMALL_BODY_BYTES
         and request.eigenvectors == "none"
         and request.descent is None
-        and _num_derived(request) <= SMALL_DERIVED_NUMBERS
+        and request.num_derived <= SMALL_DERIVED_NUMBERS
     )
-
-
-def _num_derived(request: ClosedFormRequest) -> int:
-    match request.model:
-        case SelfAttention():
-            return DECIMAL_COST * request.num_scores
-        case TwoLayerLinearNetwork(reduced_size=size):
-            return size**2
-        case MultiInputNetwork(w=w):
-            return (2 * len(w)) ** 2
-        case QuadraticForm(matrix=matrix):
-            return len(matrix) ** 2
-        case _:
-            return 0
 
 
 def answer(request: ClosedFormRequest, max_vector_numbers: int) -> Answer:
@@ -85,22 +49,10 @@ def answer(request: ClosedFormRequest, max_vector_numbers: int) -> Answer:
 
 
 def _spectrum(request: ClosedFormRequest) -> Spectrum:
-    return _SPECTRA[type(request.model)](request.model, request.data.x, request.data.y)
-
-
-_SPECTRA: dict[type[RequestMessage], Callable[[Any, Any, Any], Spectrum]] = {
-    LinearNetwork: lambda model, x, y: linear_spectrum(model.w, model.v, x, y),
-    ReluNetwork: lambda model, x, y: relu_spectrum(model.w, model.v, x, y),
-    LeakyReluNetwork: lambda model, x, y: leaky_relu_spectrum(model.w, model.v, x, y, model.negative_slope),
-    LinearBiasNetwork: lambda model, x, y: linear_bias_spectrum(model.w, model.v, model.b, x, y),
-    MultiInputNetwork: lambda model, x, y: multi_input_spectrum(model.w, model.v, x, y),
-    MultiOutputNetwork: lambda model, x, y: multi_output_spectrum(model.w, model.v, x, y),
-    TwoLayerLinearNetwork: lambda model, x, y: two_layer_linear_spectrum(model.W1, model.W2, x, y),
-    SelfAttention: lambda model, x, y: self_attention_spectrum(
-        model.w_v, model.w_q, model.w_k, x, y, sink_bias=model.sink_bias, activation=model.activation
-    ),
-    QuadraticForm: lambda model, x, y: quadratic_spectrum(model.matrix),
-}
+    model, data = request.model, request.data
+    arguments = {name: getattr(model, name) for name in type(model).model_fields if name != "kind"}
+    samples = {} if data.x is None else {"x": data.x, "y": data.y}
+    return spectra()[model.kind](**arguments, **samples)
 
 
 def _eigenvectors(spectrum: Spectrum, which: EigenvectorChoice, max_numbers: int) -> Eigenvectors | None:
@@ -122,7 +74,9 @@ def _descent(request: ClosedFormRequest) -> Descent | None:
     wanted = request.descent
     if wanted is None:
         return None
-    return linear_descent(model.w, model.v, data.x, data.y, wanted.learning_rate, wanted.num_steps)
+    return linear_descent(
+        w=model.w, v=model.v, x=data.x, y=data.y, learning_rate=wanted.learning_rate, num_steps=wanted.num_steps
+    )
 
 
 def document(answer: Answer) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.settings import ServiceSettings, SettingsError
-from hessian_spectrum.service.observation import deployment_checks, service_checks
-from hessian_spectrum.service.observation.deployment_checks import Finding
+from hessian_spectrum.service.telemetry import deployment_checks, service_checks
+from hessian_spectrum.service.telemetry.deployment_checks import Finding
 
 _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 

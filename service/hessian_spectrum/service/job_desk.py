@@ -17,7 +17,7 @@ from hessian_spectrum.jobs.quotas import Quotas
 from hessian_spectrum.jobs.record import JobRecord
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import Answer, JobStore, UnknownJobError
-from hessian_spectrum.service.doors.callers import Caller
+from hessian_spectrum.service.auth.principal import Principal
 from hessian_spectrum.service.job_feed import JobFeed
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.submission import Submission
@@ -59,7 +59,7 @@ class JobDesk:
         self,
         submission: Submission,
         admit: Callable[[], None],
-        caller: Caller,
+        caller: Principal,
         idempotency_key: str | None = None,
         *,
         fresh: bool = False,
@@ -90,8 +90,8 @@ class JobDesk:
             key,
             caller.owner,
             shared=submission.shared,
-            question=submission.question,
-            answer=None if fresh else self._answer(submission.question),
+            question=submission.cache_key,
+            answer=None if fresh else self._answer(submission.cache_key),
             request_id=request_id,
             quotas=self._quotas(caller),
         )
@@ -102,7 +102,7 @@ class JobDesk:
                 _logger.warning("job %s waits for the reaper: %s", record.id, error)
         return record, replayed
 
-    def get(self, job_id: str, caller: Caller) -> JobRecord:
+    def get(self, job_id: str, caller: Principal) -> JobRecord:
         """Raises:  UnknownJobError, also where the job is not the caller's to see."""
         record = self._store.get(job_id)
         if not caller.may_read(record):
@@ -124,7 +124,7 @@ class JobDesk:
 
     def page(
         self,
-        caller: Caller,
+        caller: Principal,
         owner: str | None,
         state: JobState | None,
         tag: tuple[str, str] | None,
@@ -145,7 +145,7 @@ class JobDesk:
         more = len(records) > size
         return records[:size], records[size - 1].id if more else None
 
-    def cancel(self, job_id: str, caller: Caller) -> tuple[JobRecord, bool]:
+    def cancel(self, job_id: str, caller: Principal) -> tuple[JobRecord, bool]:
         """The record, and whether the job had ended before.
 
         Raises:
@@ -155,7 +155,7 @@ class JobDesk:
         had_ended = self._changeable(job_id, caller).ended
         return self._store.cancel(job_id), had_ended
 
-    def delete(self, job_id: str, caller: Caller) -> None:
+    def delete(self, job_id: str, caller: Principal) -> None:
         """Forget an ended job and its result, whose files the housekeeper removes where that cannot be done now.
 
         Raises:
@@ -177,7 +177,7 @@ class JobDesk:
             self._remove_files(digest)
 
     @asynccontextmanager
-    async def result_of(self, job_id: str, caller: Caller) -> AsyncIterator[str]:
+    async def result_of(self, job_id: str, caller: Principal) -> AsyncIterator[str]:
         """Digest of the result; files that are found missing may have gone with the job, or its time, just now.
 
         Raises:
@@ -191,7 +191,7 @@ class JobDesk:
             await run_in_threadpool(self._result_digest, job_id, caller)
             raise
 
-    def _result_digest(self, job_id: str, caller: Caller) -> str:
+    def _result_digest(self, job_id: str, caller: Principal) -> str:
         record = self.get(job_id, caller)
         if record.state == "succeeded" and record.result_digest:
             return record.result_digest
@@ -221,7 +221,7 @@ class JobDesk:
         except (StorageMismatchError, RedisError, OSError) as error:
             _logger.warning("the files of result %s stay for now: %s", digest, error)
 
-    def _quotas(self, caller: Caller) -> tuple[Quotas, Quotas]:
+    def _quotas(self, caller: Principal) -> tuple[Quotas, Quotas]:
         """Of the caller and of all."""
         shares = (None if most is None else most // SHARES for most in (self._of_all.requests, self._of_all.records))
         return Quotas(caller.max_queued, *shares), self._of_all
@@ -237,7 +237,7 @@ class JobDesk:
                 return answer
         return None
 
-    def _changeable(self, job_id: str, caller: Caller) -> JobRecord:
+    def _changeable(self, job_id: str, caller: Principal) -> JobRecord:
         record = self.get(job_id, caller)
         if not caller.may_change(record):
             raise _not_yours("The job is shared: its owner and admins end and delete it, all others read it.")

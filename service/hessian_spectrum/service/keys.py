@@ -9,11 +9,11 @@ from typing import get_args
 
 from pydantic import ValidationError
 
-from hessian_spectrum.service.doors.key_file import (
+from hessian_spectrum.service.auth.key_store import (
     MAX_QUEUED,
     REQUESTS_PER_MINUTE,
     ApiKey,
-    KeyFile,
+    KeyStore,
     KeysUnreadableError,
     Role,
     UnknownKeyError,
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = parser.parse_args(arguments)
     path = Path(os.environ.get(_FILE_VARIABLE) or wanted.data_dir / "keys.json").resolve()
     try:
-        wanted.run(KeyFile(path), wanted)
+        wanted.run(KeyStore(path), wanted)
     except ValidationError as error:
         parser.error("; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors(include_input=False)))
     except UnknownKeyError as error:
@@ -61,18 +61,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(keys: KeyFile, wanted: argparse.Namespace) -> None:
-    text = keys.add(wanted.name, wanted.role, wanted.requests_per_minute, wanted.max_queued)
+def _add(keys: KeyStore, wanted: argparse.Namespace) -> None:
+    text = keys.add(
+        wanted.name,
+        role=wanted.role,
+        requests_per_minute=wanted.requests_per_minute,
+        max_queued=wanted.max_queued,
+    )
     print(f"Its digest is in {keys.path}; the key itself is shown this once:", file=sys.stderr)
     print(text)
 
 
-def _list(keys: KeyFile, wanted: argparse.Namespace) -> None:
+def _list(keys: KeyStore, wanted: argparse.Namespace) -> None:
     for key in keys.all():
         print(_line(key))
 
 
-def _revoke(keys: KeyFile, wanted: argparse.Namespace) -> None:
+def _revoke(keys: KeyStore, wanted: argparse.Namespace) -> None:
     print(f"revoked: {_line(keys.revoke(wanted.id))}")
     if not keys.all():
         print("No key is left: nobody is let in until one is added.", file=sys.stderr)

@@ -56,7 +56,7 @@ def complete_document(app: FastAPI, *messages: type[BaseModel], file_path: str, 
         }
         for path, item in document["paths"].items():
             for method, operation in item.items():
-                _describe_door(operation, changes=method != "get", needs_key=not is_open(path))
+                _describe_middlewares(operation, changes=method != "get", needs_key=not is_open(path))
                 _leave_out_nulls(operation.get("parameters", []))
         return document
 
@@ -118,8 +118,8 @@ def _paths_by_format(paths: Document, file_path: str) -> Document:
     return described
 
 
-def _describe_door(operation: Document, *, changes: bool, needs_key: bool) -> None:
-    """Add what the door may answer to any request, and the key that it wants."""
+def _describe_middlewares(operation: Document, *, changes: bool, needs_key: bool) -> None:
+    """Add what the middlewares may answer to any request, and the key that it needs."""
     wanted = _EVERY | (_CHANGING if changes else {}) | (_GUARDED if needs_key else {})
     operation["responses"] = {str(k): v for k, v in wanted.items()} | operation["responses"]
     operation["security"] = [{"key": []}, {}] if needs_key else []

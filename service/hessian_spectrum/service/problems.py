@@ -21,8 +21,8 @@ from hessian_spectrum.api_schemas.problem import PROBLEM_MEDIA_TYPE, FieldError,
 from hessian_spectrum.jobs.quotas import QuotaError
 from hessian_spectrum.jobs.redis_faults import described, fault_of
 from hessian_spectrum.jobs.store import KeyReusedError, UnknownJobError
-from hessian_spectrum.service.doors.page_headers import PAGE_HEADERS
 from hessian_spectrum.service.message_places import MessagePlace, message_place
+from hessian_spectrum.service.middleware.security_headers import SECURITY_HEADERS
 from hessian_spectrum.service.near_names import near_name, unknown_name
 from hessian_spectrum.storage.artifacts import UnknownArtifactError
 from hessian_spectrum.storage.results import ResultDamagedError
@@ -126,7 +126,7 @@ def register_problem_handlers(app: FastAPI) -> None:
         request_id = str(request.state.request_id)
         _logger.exception("unforeseen error", exc_info=error, extra={"request_id": request_id})
         problem = Problem(title="Internal error", status=500)
-        return problem_response(request, problem, {**PAGE_HEADERS, "X-Request-ID": request_id})
+        return problem_response(request, problem, {**SECURITY_HEADERS, "X-Request-ID": request_id})
 
 
 def translated(error: Exception) -> ProblemError | None:

@@ -4,27 +4,29 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
-from hessian_spectrum.jobs.question import question_digest
+from hessian_spectrum.jobs.cache_key import cache_key
 
 
 @dataclass(frozen=True)
 class Submission:
     """What a job is created from.
 
-    Attributes:  text, the validated request as JSON, which workers read; question, digest of what is asked.
+    Attributes:
+        text: The validated request as JSON, which workers read.
+        cache_key: As `jobs.cache_key` computes it.
     """
 
     kind: str
     text: str
     tags: dict[str, str]
     shared: bool
-    question: str
+    cache_key: str
 
     @classmethod
     def of(cls, request: AnyJobRequest) -> Self:
         """Of a request that was read."""
         text = request.model_dump_json(exclude_none=True)
-        return cls(request.kind, text, dict(request.tags), request.shared, question_digest(request))
+        return cls(request.kind, text, dict(request.tags), request.shared, cache_key(request))
 
     @property
     def fields(self) -> dict[str, Any]:

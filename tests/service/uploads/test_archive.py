@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.uploads.archive import MAX_DIRECTORY_BYTES, npz_contents
 from hessian_spectrum.service.uploads.fields import MAX_FIELDS
-from hessian_spectrum.service.uploads.memory import Lease, UploadMemory
+from hessian_spectrum.service.uploads.memory_budget import MemoryBudget, Reservation
 
 BUDGET = 10**6
 
@@ -34,8 +34,8 @@ def archive(*members: tuple[str, bytes], method: int = zipfile.ZIP_STORED, comme
 
 
 def contents(body: bytes, budget: int = BUDGET) -> dict[tuple[str, ...], bytes]:
-    lease = Lease(UploadMemory(budget))
-    return {path: bytes(content) for path, content in npz_contents(memoryview(body), lease)}
+    reservation = Reservation(MemoryBudget(budget))
+    return {path: bytes(content) for path, content in npz_contents(memoryview(body), reservation)}
 
 
 def problem(body: bytes, budget: int = BUDGET) -> tuple[int, str]:
@@ -57,7 +57,7 @@ def test_what_numpy_writes_is_read(write: Any) -> None:
 
 def test_a_stored_member_is_a_view_and_takes_no_memory() -> None:
     body = np.frombuffer(archive(("w.npy", W)), np.uint8)
-    ((_, content),) = npz_contents(body.data, Lease(UploadMemory(0)))
+    ((_, content),) = npz_contents(body.data, Reservation(MemoryBudget(0)))
     assert np.shares_memory(body, np.frombuffer(content, np.uint8))
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_strategies
 from numpy.lib import format as npy_format
 
-from hessian_spectrum.service.uploads.memory import Lease, UploadMemory
+from hessian_spectrum.service.uploads.memory_budget import MemoryBudget, Reservation
 from hessian_spectrum.service.uploads.npy import MAX_TEXT_LENGTH, UnreadableArrayError, read_npy
 
 NUMBERS = st.one_of(
@@ -33,7 +33,7 @@ def header(text: str, version: bytes = b"\1\0") -> bytes:
 
 
 def read(content: bytes, budget: int = 10**6) -> Any:
-    return read_npy(memoryview(content), Lease(UploadMemory(budget)))
+    return read_npy(memoryview(content), Reservation(MemoryBudget(budget)))
 
 
 @given(dtype=NUMBERS, shape=SHAPES, order=st.sampled_from("CF"), offset=st.integers(0, 7), data=st.data())
@@ -41,7 +41,7 @@ def test_every_layout_of_numbers_is_read(dtype: Any, shape: Any, order: Any, off
     elements = {"allow_nan": False, "allow_infinity": False} if dtype.kind == "f" else None
     array = data.draw(numpy_strategies.arrays(dtype, shape, elements=elements))
     content = bytes(offset) + npy(np.asarray(array, order=order))
-    found = read_npy(memoryview(content)[offset:], Lease(UploadMemory(10**6)))
+    found = read_npy(memoryview(content)[offset:], Reservation(MemoryBudget(10**6)))
     assert isinstance(found, np.ndarray)
     assert found.dtype == np.float64
     assert found.dtype.isnative
@@ -51,10 +51,10 @@ def test_every_layout_of_numbers_is_read(dtype: Any, shape: Any, order: Any, off
 
 def test_aligned_doubles_are_not_copied() -> None:
     content = np.frombuffer(npy(np.arange(6.0).reshape(2, 3)), np.uint8).copy()
-    lease = Lease(UploadMemory(0))
-    found = read_npy(content.data, lease)
+    reservation = Reservation(MemoryBudget(0))
+    found = read_npy(content.data, reservation)
     assert np.shares_memory(content, found)  # type: ignore[arg-type]
-    assert lease.num_bytes == 0
+    assert reservation.num_bytes == 0
 
 
 @pytest.mark.parametrize(

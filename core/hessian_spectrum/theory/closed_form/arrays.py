@@ -1,4 +1,4 @@
-"""Checked float64 arrays: the only way numbers enter the closed forms."""
+"""Checked float64 arrays, through which all numbers enter the closed forms."""
 
 import math
 
@@ -9,10 +9,18 @@ from hessian_spectrum.theory.errors import TheoryError
 
 
 def finite_array(name: str, values: ArrayLike, num_dimensions: int) -> NDArray[np.float64]:
-    """Float64 copy or view of `values` with the wanted number of dimensions, not empty, every entry finite.
+    """Float64 copy or view of `values` with the given number of dimensions, nonempty and finite.
+
+    Args:
+        name: Name of the argument, for the error.
+        values: Array or nested lists of real numbers.
+        num_dimensions: Required number of dimensions.
+
+    Returns:
+        The array, which shares memory with `values` if that is a float64 array.
 
     Raises:
-        TheoryError: Naming `name` if the values are ragged, not real, empty, of another dimension, NaN or infinite.
+        TheoryError: If the values are ragged, not real, empty, of another dimension, NaN or infinite; it names `name`.
     """
     if getattr(values, "dtype", None) is not None and np.iscomplexobj(values):
         raise TheoryError(f"{name} must be real")
@@ -32,7 +40,15 @@ def finite_array(name: str, values: ArrayLike, num_dimensions: int) -> NDArray[n
 def matching_arrays(
     names: tuple[str, str], values: tuple[ArrayLike, ArrayLike], num_dimensions: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Two checked arrays of one shape.
+    """Two checked arrays of equal shape.
+
+    Args:
+        names: Names of the two arguments, for the error.
+        values: The two arrays.
+        num_dimensions: Required number of dimensions.
+
+    Returns:
+        Both as float64 arrays.
 
     Raises:
         TheoryError: If either fails `finite_array` or their shapes differ.

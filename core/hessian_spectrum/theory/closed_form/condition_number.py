@@ -1,11 +1,11 @@
-"""The condition number of a spectrum, to as many digits as its eigenvalues resolve."""
+"""The condition number of a spectrum, to as many digits as the errors of its eigenvalues allow."""
 
 import sys
 from math import ceil, inf, log10
 from typing import NamedTuple
 
 ZERO_MULTIPLE = 64
-"""An eigenvalue is zero to rounding when |value| <= ZERO_MULTIPLE * eps * scale, scale = the largest |eigenvalue|."""
+"""An eigenvalue is zero up to rounding if |value| <= ZERO_MULTIPLE * eps * scale, scale the largest magnitude."""
 
 ZERO_NOTE = (
     f"condition_number is null: an eigenvalue is at most {ZERO_MULTIPLE} float64 epsilons of the largest magnitude and "
@@ -13,7 +13,7 @@ ZERO_NOTE = (
 )
 
 _LARGEST_DOUBT = 0.5
-"""A condition number whose relative error may be larger than this is not given."""
+"""Largest relative error with which a condition number is reported."""
 
 
 def zero_tolerance(scale: float) -> float:
@@ -22,9 +22,13 @@ def zero_tolerance(scale: float) -> float:
 
 
 class ConditionNumber(NamedTuple):
-    """max |l| / min |l|, rounded to the digits that are known, and bounds between which it lies.
+    """Condition number max |l| / min |l|, rounded to the digits that are known, with bounds.
 
-    value is None where too little is known, which `note` then says; a bound is None where there is none.
+    Attributes:
+        value: The condition number; None if too little is known, for the reason in `note`.
+        lower: Lower bound; None if there is none.
+        upper: Upper bound; None if there is none.
+        note: Why the value is None; None if it is not.
     """
 
     value: float | None
@@ -34,15 +38,21 @@ class ConditionNumber(NamedTuple):
 
 
 def condition_number(scale: float, flattest: float, resolution: float | None) -> ConditionNumber:
-    """The condition number of eigenvalues whose largest and smallest magnitudes are scale and flattest.
+    """Condition number of eigenvalues with the given largest and smallest magnitudes.
 
     Args:
-        resolution: error of both over the scale, at most; None: each is right to one unit in its last place.
+        scale: Largest magnitude of an eigenvalue.
+        flattest: Smallest magnitude of an eigenvalue.
+        resolution: Bound on the error of both, relative to the scale; None if each is correct to its last place.
+
+    Returns:
+        The condition number with its bounds.
     """
     rounding = sys.float_info.epsilon
     if flattest <= zero_tolerance(scale):
-        beyond = (1 - rounding) / (ZERO_MULTIPLE * rounding + (resolution or rounding))
-        return ConditionNumber(None, beyond if scale else None, None, ZERO_NOTE)
+        known_to = rounding if resolution is None else resolution
+        beyond = (1 - known_to) / (ZERO_MULTIPLE * rounding + known_to) * (1 - rounding)
+        return ConditionNumber(None, max(1.0, beyond) if scale else None, None, ZERO_NOTE)
     flattest_error = rounding * flattest if resolution is None else resolution * scale
     largest_error = rounding * scale if resolution is None else resolution * scale
     lower = max(1.0, (scale - largest_error) / (flattest + flattest_error) * (1 - rounding))
@@ -60,5 +70,5 @@ def condition_number(scale: float, flattest: float, resolution: float | None) ->
 
 
 def _rounded(value: float, doubt: float) -> float:
-    """The value without the decimal places that lie below the doubt."""
+    """The value without decimal places that are smaller than the doubt."""
     return value if doubt <= 4 * sys.float_info.epsilon * value else round(value, -ceil(log10(doubt)))

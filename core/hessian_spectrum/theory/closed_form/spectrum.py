@@ -1,4 +1,4 @@
-"""A whole Hessian spectrum as few eigenvalues with multiplicities and roles."""
+"""A complete Hessian spectrum as distinct eigenvalues with multiplicities and roles."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,16 +20,21 @@ Which = Literal["outliers", "all"]
 Array = NDArray[np.float64]
 
 FLOAT64_RESOLUTION = 1e-13
-"""Bound on the error of eigenvalues whose moments or reduced problem are float64, relative to the largest."""
+"""Error bound, relative to the largest, of eigenvalues whose moments or reduced problem are in float64."""
 
 
 class Eigenvalue(NamedTuple):
     """One distinct eigenvalue, in loss per squared parameter.
 
-    role: "zero" marks a structural zero, there whatever the values of weights and data; a bulk that happens to vanish
-    stays "bulk". group: sign of a group of neurons ("+", "-", "0"), or index of a coordinate or singular value, else
-    None. pair: number of the outlier pair it belongs to, else None. basis: gives its orthonormal eigenvectors, rows
-    (multiplicity, num_parameters).
+    Attributes:
+        value: The eigenvalue.
+        multiplicity: How often it is repeated.
+        role: "zero" marks a structural zero, which does not depend on the values of weights and data; a bulk that
+            happens to vanish stays "bulk".
+        group: Sign of a group of neurons ("+", "-", "0"), or index of a coordinate or singular value; None if it
+            belongs to none.
+        pair: Number of the pair of outliers that it belongs to; None if it belongs to none.
+        basis: Returns its orthonormal eigenvectors as rows (multiplicity, num_parameters).
     """
 
     value: float
@@ -41,7 +46,7 @@ class Eigenvalue(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """One parameter array of the network: its name and shape."""
+    """Name and shape of one parameter array of the network."""
 
     name: str
     shape: tuple[int, ...]
@@ -61,7 +66,7 @@ class Eigenvectors:
 
 
 class Inertia(NamedTuple):
-    """Numbers of negative, zero (to rounding) and positive eigenvalues, with multiplicity."""
+    """Numbers of negative, zero (up to rounding) and positive eigenvalues, with multiplicity."""
 
     negative: int
     zero: int
@@ -69,10 +74,12 @@ class Inertia(NamedTuple):
 
     @property
     def critical_point(self) -> CriticalPoint:
-        """What it says where the gradient vanishes: a saddle with flat directions is still a saddle.
+        """Type of critical point that the inertia implies where the gradient vanishes.
+
+        A saddle with flat directions is still a saddle.
 
         References:
-            Day 27, section 3, which leaves open what both signs and a zero together are.
+            Day 27, section 3, which does not name the case of both signs together with a zero.
         """
         if self.negative and self.positive:
             return "saddle"
@@ -83,14 +90,11 @@ class Inertia(NamedTuple):
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Every eigenvalue of a Hessian over these parameters; always finite and complete.
+    """Every eigenvalue of a Hessian with respect to the given parameters; always finite and complete.
 
-    An eigenvector lists the parameters in their order, each array row by row.
-
-    Construction sorts the eigenvalues descending, drops those of multiplicity 0, turns -0.0 into 0.0, and adds a note
-    whenever condition_number is None.
-
-    A statistic that float64 cannot hold becomes None, and a note says so.
+    An eigenvector lists the parameters in their order, each array row by row. Construction sorts the eigenvalues in
+    descending order, drops those of multiplicity 0, turns -0.0 into 0.0, and adds a note whenever condition_number is
+    None. A statistic that float64 cannot represent becomes None, with a note.
 
     Raises:
         TheoryError: If the multiplicities do not sum to num_parameters, or an eigenvalue or the trace is NaN or
@@ -126,7 +130,7 @@ class Spectrum:
 
     @property
     def num_parameters(self) -> int:
-        """Rows of the Hessian."""
+        """Number of rows of the Hessian."""
         return sum([prod(parameter.shape) for parameter in self.parameters])
 
     def _refuse_overflow(self, values: list[float]) -> None:
@@ -135,7 +139,7 @@ class Spectrum:
                 raise TheoryError(f"{name} overflows float64: rescale the weights or the data")
 
     def _finite_statistics(self) -> tuple[dict[str, Statistic], tuple[str, ...]]:
-        """The statistics, None instead of what float64 cannot hold, and the notes that say so."""
+        """The statistics, with None for what float64 cannot represent, and notes that say so."""
         statistics = dict(self.statistics)
         numbers = [value for value in statistics.values() if type(value) is float]
         lists = [sum(value) for value in statistics.values() if type(value) is list]
@@ -166,17 +170,17 @@ class Spectrum:
 
     @property
     def conditioning(self) -> ConditionNumber:
-        """The condition number with its bounds."""
+        """Condition number with its bounds."""
         return condition_number(self.scale, min([abs(entry.value) for entry in self.eigenvalues]), self.resolution)
 
     @property
     def condition_number(self) -> float | None:
-        """max|l| / min|l| to the digits that are known; None when too few are, which the notes then say."""
+        """max|l| / min|l| to the digits that are known; None if these are too few, with a note."""
         return self.conditioning.value
 
     @property
     def inertia(self) -> Inertia:
-        """Counts with multiplicity; zero means |value| <= zero_tolerance(scale)."""
+        """Number of eigenvalues of each sign, with multiplicity; zero means |value| <= zero_tolerance(scale)."""
         tolerance = zero_tolerance(self.scale)
         counts = [0, 0, 0]
         for entry in self.eigenvalues:
@@ -185,15 +189,15 @@ class Spectrum:
 
     @property
     def critical_point(self) -> CriticalPoint:
-        """What the inertia says where the gradient vanishes."""
+        """Type of critical point that the inertia implies where the gradient vanishes."""
         return self.inertia.critical_point
 
     def num_eigenvectors(self, which: Which) -> int:
-        """Vectors that `eigenvectors(which)` has."""
+        """Number of vectors that `eigenvectors(which)` returns."""
         return sum(entry.multiplicity for entry in self._chosen(which))
 
     def eigenvectors(self, which: Which) -> Eigenvectors:
-        """Orthonormal eigenvectors of the outliers, or of every eigenvalue: then a complete basis."""
+        """Orthonormal eigenvectors of the outliers, or of every eigenvalue, which form a complete basis."""
         chosen = self._chosen(which)
         rows = [entry.basis() for entry in chosen if entry.basis is not None]
         return Eigenvectors(

@@ -47,4 +47,9 @@ class Descriptions:
         with contextlib.suppress(CheckpointError):
             state = await run_in_threadpool(self._models.state, name)
             reply = await self._heavy.finish(request, "model", {"models_dir": str(self._path), "name": name})
-            self._models.remember(name, state, LoadableModel.model_validate_json(bytes(reply.content)))
+            if not reply.content:
+                return
+            self._models.digests.learn(reply.fields["digests"])
+            found = LoadableModel.model_validate_json(bytes(reply.content))
+            # a thread that reads the same checkpoint, whose files have changed, may keep it for minutes
+            await run_in_threadpool(self._models.remember, name, state, found)

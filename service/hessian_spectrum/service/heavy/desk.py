@@ -16,6 +16,9 @@ from hessian_spectrum.service.heavy.turns import Turns
 REQUESTS_PER_SECOND = 10.0
 """As so many requests a second of heavy work counts in the rate of its caller."""
 
+COMMON = "common"
+"""Whose turn it is at work that bearers of several keys wait for: none of them stands in the line of another."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -42,7 +45,7 @@ class HeavyDesk:
         Raises:
             ProblemError: The answer is a problem.
         """
-        return await self._in_turn(request, lambda: self._processes.do(task, arguments))
+        return await self._in_turn(request, COMMON, lambda: self._processes.do(task, arguments))
 
     async def in_thread(self, request: Request, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """The same of a function whose arguments are too large to be handed on; once begun it runs to its end.
@@ -52,10 +55,10 @@ class HeavyDesk:
         return await self._worked(request, lambda: anyio.to_thread.run_sync(lambda: function(*arguments, **options)))
 
     async def _worked(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
-        return await while_connected(request.receive, self._in_turn(request, work))
+        return await while_connected(request.receive, self._in_turn(request, request.state.principal.owner, work))
 
-    async def _in_turn(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
-        async with self._turns.turn(request.state.caller.owner):
+    async def _in_turn(self, request: Request, owner: str | None, work: Callable[[], Awaitable[T]]) -> T:
+        async with self._turns.turn(owner):
             began = time.monotonic()
             try:
                 return await work()

@@ -9,15 +9,15 @@ from typing import Any
 
 from hessian_spectrum.api_schemas.artifacts import CONTEXT as ARTIFACTS
 from hessian_spectrum.api_schemas.checkpoints import CONTEXT as CHECKPOINTS
-from hessian_spectrum.api_schemas.checkpoints import CheckpointVerdict
+from hessian_spectrum.api_schemas.checkpoints import CheckpointVerdict, UnknownCheckpointError
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
 from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.service.admission import Admission
+from hessian_spectrum.service.auth.principal import Principal
 from hessian_spectrum.service.bodies import read
-from hessian_spectrum.service.doors.callers import Caller
 from hessian_spectrum.service.formats import closed_form, random_matrix
 from hessian_spectrum.service.formats.resmoothing import SmoothingChange, smoothed
 from hessian_spectrum.service.formats.result import has_diagonal, represented, result_of, stored_arrays
@@ -26,7 +26,7 @@ from hessian_spectrum.service.pictures.diagonal import diagonal_sample
 from hessian_spectrum.service.pictures.sheet import PICTURES, Style
 from hessian_spectrum.service.problems import ProblemError, translated
 from hessian_spectrum.service.submission import Submission
-from hessian_spectrum.service.uploads.callers_artifacts import CallersArtifacts
+from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota, ArtifactService
 from hessian_spectrum.service.whole_results import WholeResults
 from hessian_spectrum.storage.results import ResultDamagedError, ResultStore
 from hessian_spectrum.storage.stores import Stores, open_stores
@@ -80,7 +80,13 @@ def _random_matrix(arguments: Arguments, content: bytes) -> Reply:
 
 
 def _model(arguments: Arguments, _content: bytes) -> Reply:
-    return Reply({}, _models(arguments["models_dir"]).describe(arguments["name"]).model_dump_json().encode())
+    """What `describe` says of a checkpoint, and the digests; nothing of one that went away meanwhile."""
+    models = _models(arguments["models_dir"])
+    try:
+        found = models.describe(arguments["name"])
+    except UnknownCheckpointError:
+        return Reply()
+    return Reply({"digests": models.digests.known()}, found.model_dump_json().encode())
 
 
 def _submission(arguments: Arguments, content: bytes) -> Reply:
@@ -100,12 +106,14 @@ def _estimate(arguments: Arguments, content: bytes) -> Reply:
 
 
 def _asked(arguments: Arguments, content: bytes) -> tuple[AnyJobRequest, Admission]:
-    caller = Caller(arguments["owner"], arguments["is_admin"])
+    caller = Principal(owner=arguments["owner"], is_admin=arguments["is_admin"])
     stores = _stores(arguments["results_dir"], arguments["storage_url"])
-    limits = arguments["uploads_bytes"], arguments["max_artifacts"]
-    artifacts = CallersArtifacts(stores.artifacts, stores.artifact_owners, caller, *limits)
+    quota = ArtifactQuota(max_bytes=arguments["uploads_bytes"], max_number=arguments["max_artifacts"])
+    artifacts = ArtifactService(stores.artifacts, stores.artifact_owners, caller, quota)
     verdicts = _Verdicts(arguments["verdicts"])
-    context = {CHECKPOINTS: _models(arguments["models_dir"]).with_verdicts(verdicts), ARTIFACTS: artifacts}
+    models = _models(arguments["models_dir"]).with_verdicts(verdicts)
+    models.digests.learn(arguments["digests"])  # to take them again may be longer than a caller waits
+    context = {CHECKPOINTS: models, ARTIFACTS: artifacts}
     admission = Admission(lambda: arguments["available_bytes"], artifacts, arguments["job_seconds"])
     return read(content, JobRequest, context).root, admission
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.service.doors.crowd import Room
+from hessian_spectrum.service.middleware.concurrency_limit import SlotPool
 from hessian_spectrum.service.problems import ProblemError
 
 Waiting = deque[asyncio.Future[None]]
@@ -18,7 +18,7 @@ class Turns:
     Args:  num_places; room for those who wait or work.
     """
 
-    def __init__(self, num_places: int, room: Room) -> None:
+    def __init__(self, num_places: int, room: SlotPool) -> None:
         self._num_places = num_places
         self._room = room
         self._working: Counter[str | None] = Counter()
@@ -32,7 +32,7 @@ class Turns:
         Raises:
             ProblemError: 429 if too many wait.
         """
-        if not self._room.has_place(owner):
+        if not self._room.has_free_slot(owner):
             raise _too_many()
         self._room.take(owner)
         try:
@@ -43,7 +43,7 @@ class Turns:
                 self._working[owner] -= 1
                 self._call()
         finally:
-            self._room.give_back(owner)
+            self._room.release(owner)
 
     async def _begin(self, owner: str | None) -> None:
         called = asyncio.get_running_loop().create_future()
@@ -53,7 +53,7 @@ class Turns:
             await called
         except asyncio.CancelledError:
             if called.cancelled():
-                self._drop(owner, called)
+                self._forget_those_who_left()
             else:  # called in the same moment: the place goes to the next one
                 self._working[owner] -= 1
                 self._call()
@@ -62,6 +62,7 @@ class Turns:
     def _call(self) -> None:
         """Give free places to those whose turn it is."""
         while self._working.total() < self._num_places:
+            self._forget_those_who_left()
             ready = [owner for owner in self._waiting if self._may_work(owner)]
             if not ready:
                 return
@@ -77,11 +78,13 @@ class Turns:
         most = self._num_places if owner is None else max(1, self._num_places - 1)
         return self._working[owner] < most
 
-    def _drop(self, owner: str | None, called: asyncio.Future[None]) -> None:
-        waiting = self._waiting[owner]
-        waiting.remove(called)
-        if not waiting:
-            del self._waiting[owner]
+    def _forget_those_who_left(self) -> None:
+        """Who was cancelled just now, and has not heard of it yet, cannot be called any more."""
+        for owner, waiting in list(self._waiting.items()):
+            if left := deque(each for each in waiting if not each.done()):
+                self._waiting[owner] = left
+            else:
+                del self._waiting[owner]
 
 
 def _too_many() -> ProblemError:

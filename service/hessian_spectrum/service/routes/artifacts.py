@@ -7,14 +7,15 @@ from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArtifactPage
 from hessian_spectrum.api_schemas.patterns import SHA256
+from hessian_spectrum.service.auth.principal import CurrentPrincipal
 from hessian_spectrum.service.content_type import media_type, require_identity, unsupported_media_type
-from hessian_spectrum.service.doors.callers import CallerOf
+from hessian_spectrum.service.context import Context
 from hessian_spectrum.service.page_tokens import PageToken, id_of_token, token_of_id
 from hessian_spectrum.service.routes.documentation import ARTIFACT_UPLOAD, INVALID, problem_documentation
 from hessian_spectrum.service.routes.strict_route import StrictRoute
 from hessian_spectrum.service.uploads.arrays import ARRAY_MEDIA_TYPES, store_arrays
-from hessian_spectrum.service.uploads.callers_artifacts import CallersArtifacts
-from hessian_spectrum.service.uploads.drafts import received
+from hessian_spectrum.service.uploads.artifact_service import ArtifactService
+from hessian_spectrum.service.uploads.spool import spooled
 from hessian_spectrum.service.uploads.tokens import TOKEN_MEDIA_TYPES, store_tokens
 
 PATH = "/artifacts"
@@ -40,14 +41,13 @@ _RESPONSES = {
 }
 
 
-async def callers_artifacts(request: Request, caller: CallerOf) -> CallersArtifacts:
-    """What of the uploaded files is the caller's."""
-    state = request.app.state
-    limits = (state.uploads_bytes, state.settings.max_artifacts)
-    return CallersArtifacts(state.artifacts, state.artifact_owners, caller, *limits)
+async def artifact_service(context: Context, principal: CurrentPrincipal) -> ArtifactService:
+    """The artifact store as the principal of the request sees it."""
+    stores = context.stores
+    return ArtifactService(stores.artifacts, stores.artifact_owners, principal, context.artifact_quota)
 
 
-Artifacts = Annotated[CallersArtifacts, Depends(callers_artifacts)]
+Artifacts = Annotated[ArtifactService, Depends(artifact_service)]
 
 
 @router.post(
@@ -58,7 +58,7 @@ Artifacts = Annotated[CallersArtifacts, Depends(callers_artifacts)]
     openapi_extra=ARTIFACT_UPLOAD,
     summary="Upload a file of tokens or of arrays",
 )
-async def upload_artifact(request: Request, artifacts: Artifacts) -> Response:
+async def upload_artifact(request: Request, context: Context, artifacts: Artifacts) -> Response:
     """The body is a file of tokens or of arrays.
 
     Tokens: nanoGPT's `.bin` (uint16, little-endian), or a `.npy` array of integers in one dimension. Arrays:
@@ -72,12 +72,12 @@ async def upload_artifact(request: Request, artifacts: Artifacts) -> Response:
     require_identity(request.headers)
     if sent_as not in MEDIA_TYPES:
         raise unsupported_media_type(*MEDIA_TYPES)
-    async with received(request, artifacts) as file:
+    async with spooled(request, artifacts) as file:
         if sent_as in TOKEN_MEDIA_TYPES:
             artifact, is_new = await run_in_threadpool(store_tokens, file, artifacts, sent_as)
         else:
-            memory = request.app.state.uploads.memory
-            artifact, is_new = await run_in_threadpool(store_arrays, file, artifacts, sent_as, memory)
+            budget = context.upload_budget
+            artifact, is_new = await run_in_threadpool(store_arrays, file, artifacts, sent_as, budget)
     location = str(request.url_for("get_artifact", artifact_id=artifact.id))
     return Response(
         artifact.model_dump_json(),

@@ -14,18 +14,16 @@ from hessian_spectrum.api_schemas.checkpoints import CONTEXT as CHECKPOINTS
 from hessian_spectrum.api_schemas.estimates import CostEstimate
 from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.checkpoints.directory import LARGE_HEADER_BYTES, ModelsDirectory
-from hessian_spectrum.jobs.settings import ServiceSettings
+from hessian_spectrum.checkpoints.directory import LARGE_HEADER_BYTES
 from hessian_spectrum.service.admission import Admission, available_bytes
+from hessian_spectrum.service.auth.principal import CurrentPrincipal
 from hessian_spectrum.service.bodies import LARGE_BODY_BYTES, json_body, read
-from hessian_spectrum.service.doors.callers import CallerOf
-from hessian_spectrum.service.doors.json_bounds import check_json
-from hessian_spectrum.service.heavy.descriptions import Descriptions
-from hessian_spectrum.service.heavy.desk import HeavyDesk
+from hessian_spectrum.service.context import service_context
+from hessian_spectrum.service.json_limits import check_json
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.routes.artifacts import Artifacts
 from hessian_spectrum.service.submission import Submission
-from hessian_spectrum.service.uploads.callers_artifacts import CallersArtifacts
+from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class AskedJob:
     admit: Callable[[], None] = field(repr=False)
 
 
-async def asked_job(request: Request, caller: CallerOf, artifacts: Artifacts) -> AskedJob:
+async def asked_job(request: Request, caller: CurrentPrincipal, artifacts: Artifacts) -> AskedJob:
     """The job that the body asks for."""
     body = await json_body(request)
     if await _is_heavy(request, body):
@@ -55,7 +53,7 @@ async def asked_job(request: Request, caller: CallerOf, artifacts: Artifacts) ->
     return await run_in_threadpool(read_job)
 
 
-async def asked_estimate(request: Request, caller: CallerOf, artifacts: Artifacts) -> CostEstimate:
+async def asked_estimate(request: Request, caller: CurrentPrincipal, artifacts: Artifacts) -> CostEstimate:
     """What the job that the body asks for would take."""
     body = await json_body(request)
     if await _is_heavy(request, body):
@@ -68,39 +66,38 @@ async def asked_estimate(request: Request, caller: CallerOf, artifacts: Artifact
     return await run_in_threadpool(estimated)
 
 
-def _read(request: Request, body: bytes, artifacts: CallersArtifacts) -> tuple[AnyJobRequest, Admission]:
-    state = request.app.state
-    admission = Admission(partial(available_bytes, state.redis), artifacts, state.job_seconds)
-    return read(body, JobRequest, {CHECKPOINTS: state.models, ARTIFACTS: artifacts}).root, admission
+def _read(request: Request, body: bytes, artifacts: ArtifactService) -> tuple[AnyJobRequest, Admission]:
+    context = service_context(request)
+    admission = Admission(partial(available_bytes, context.stores.redis), artifacts, context.settings.job_seconds)
+    return read(body, JobRequest, {CHECKPOINTS: context.models, ARTIFACTS: artifacts}).root, admission
 
 
-async def _done(request: Request, task: str, body: bytes, caller: CallerOf) -> Any:
-    state, settings = request.app.state, request.app.state.settings
-    assert isinstance(settings, ServiceSettings)
+async def _done(request: Request, task: str, body: bytes, caller: CurrentPrincipal) -> Any:
+    context = service_context(request)
+    settings = context.settings
     arguments = {
         "results_dir": str(settings.results_dir),
         "storage_url": settings.storage_url,
         "models_dir": None if settings.models_dir is None else str(settings.models_dir),
-        "uploads_bytes": state.uploads_bytes,
+        "uploads_bytes": settings.uploads_bytes,
         "max_artifacts": settings.max_artifacts,
-        "job_seconds": state.job_seconds,
+        "job_seconds": settings.job_seconds,
         "owner": caller.owner,
         "is_admin": caller.is_admin,
-        "available_bytes": await run_in_threadpool(available_bytes, state.redis),
+        "available_bytes": await run_in_threadpool(available_bytes, context.stores.redis),
         "verdicts": await _verdicts(request, body),
+        "digests": context.models.digests.known(),  # of the checkpoints that were just looked at, too
     }
-    heavy: HeavyDesk = state.heavy
-    return await heavy.do(request, task, arguments, body)
+    return await context.heavy.do(request, task, arguments, body)
 
 
 async def _verdicts(request: Request, body: bytes) -> dict[str, Any]:
     """What workers found of the checkpoints that the body names."""
-    models: ModelsDirectory = request.app.state.models
-    descriptions: Descriptions = request.app.state.descriptions
+    context = service_context(request)
     names = await run_in_threadpool(_checkpoints, body)
     for name in names:
-        await descriptions.make(request, name)
-    found = await run_in_threadpool(lambda: [models.verdicts(name) for name in names])
+        await context.descriptions.make(request, name)
+    found = await run_in_threadpool(lambda: [context.models.verdicts(name) for name in names])
     return {key: verdict.model_dump(mode="json") for each in found for key, verdict in each.items()}
 
 
@@ -110,7 +107,7 @@ async def _is_heavy(request: Request, body: bytes) -> bool:
     names = _checkpoints(body)
     if not names:
         return False
-    models: ModelsDirectory = request.app.state.models
+    models = service_context(request).models
     return await run_in_threadpool(lambda: max(map(models.num_header_bytes, names))) > LARGE_HEADER_BYTES
 
 

@@ -7,9 +7,9 @@ from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest, ClosedFo
 from hessian_spectrum.service.bodies import LARGE_BODY_BYTES, json_body, read, validated
 from hessian_spectrum.service.closed_form import is_small
 from hessian_spectrum.service.content_type import JSON, media_type, require_identity, unsupported_media_type
+from hessian_spectrum.service.context import service_context
 from hessian_spectrum.service.formats.closed_form import represented
 from hessian_spectrum.service.formats.representations import MEDIA_TYPES, require_format
-from hessian_spectrum.service.heavy.desk import HeavyDesk
 from hessian_spectrum.service.pictures.sheet import Style
 from hessian_spectrum.service.routes.documentation import (
     ACCEPT,
@@ -22,7 +22,7 @@ from hessian_spectrum.service.routes.documentation import (
 )
 from hessian_spectrum.service.routes.picture_style import PICTURE_PARAMETERS, picture_style
 from hessian_spectrum.service.routes.strict_route import StrictRoute
-from hessian_spectrum.service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
+from hessian_spectrum.service.uploads.parser import UPLOAD_MEDIA_TYPES
 
 PATH = "/closed-form"
 
@@ -61,14 +61,13 @@ async def compute_closed_form(request: Request) -> Response:
     name = require_format(request.headers.get("accept"))
     style = picture_style(request, name)
     sent_as = media_type(request.headers)
-    heavy: HeavyDesk = request.app.state.heavy
+    heavy = service_context(request).heavy
     if sent_as == JSON:
         return _response(await _answer(await json_body(request), name, style, request), name)
     require_identity(request.headers)
     if sent_as not in UPLOAD_MEDIA_TYPES:
         raise unsupported_media_type(JSON, *UPLOAD_MEDIA_TYPES)
-    desk: UploadDesk = request.app.state.uploads
-    async with desk.document(request, sent_as) as document:
+    async with service_context(request).upload_parser.parse(request, sent_as) as document:
         message = await run_in_threadpool(validated, ClosedFormRequest, document)
         return _response(await heavy.in_thread(request, represented, message, name, style), name)
 
@@ -78,7 +77,7 @@ async def _answer(body: bytes, name: str, style: Style, request: Request) -> byt
         message = read(body, ClosedFormRequest)
         if name == "json" and is_small(message, len(body)):
             return represented(message, name)
-    heavy: HeavyDesk = request.app.state.heavy
+    heavy = service_context(request).heavy
     return (await heavy.do(request, "closed-form", {"name": name, "style": style.choices}, body)).content
 
 

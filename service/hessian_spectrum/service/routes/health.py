@@ -1,16 +1,19 @@
 """`/v1/health`: whether the process lives, and whether it can do all that it is there for."""
 
+from functools import partial
+
 import anyio.to_thread
 from anyio import CapacityLimiter
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 
 from hessian_spectrum.api_schemas.health import Liveness, Readiness
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.service.doors.callers import STRANGER, CallerOf
-from hessian_spectrum.service.observation.readiness import look
+from hessian_spectrum.service.auth.principal import UNAUTHENTICATED, CurrentPrincipal
+from hessian_spectrum.service.context import Context
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.routes.documentation import problem_documentation
 from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.service.telemetry.readiness import look
 
 router = APIRouter(prefix="/health", tags=["health"], route_class=StrictRoute)
 
@@ -29,14 +32,14 @@ async def get_liveness() -> Liveness:
     responses=problem_documentation(status_503="something is missing; `missing` and `detail` name it"),
     summary="Closed forms and jobs are served",
 )
-async def get_readiness(request: Request, caller: CallerOf) -> Readiness:
+async def get_readiness(context: Context, principal: CurrentPrincipal) -> Readiness:
     """200 while Redis answers, a worker is there, results can be kept and checkpoints read; else `missing` says."""
-    state = request.app.state
-    parts = (state.redis, state.storage, state.settings)
-    workers, missing = await anyio.to_thread.run_sync(look, *parts, limiter=_LOOKS)
+    stores = context.stores
+    look_at_all = partial(look, stores.redis, stores.identity, context.settings)
+    workers, missing = await anyio.to_thread.run_sync(look_at_all, limiter=_LOOKS)
     if missing:
         problem = Problem(
             type="/problems/not-ready", title="Not ready", status=503, detail="; ".join(missing), missing=missing
         )
         raise ProblemError(problem, {"Retry-After": "5"})
-    return Readiness(workers=[] if caller is STRANGER else workers)
+    return Readiness(workers=[] if principal is UNAUTHENTICATED else workers)

@@ -6,10 +6,9 @@ from fastapi import APIRouter, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.jobs.events import JobEvent
-from hessian_spectrum.service.doors.callers import CallerOf
-from hessian_spectrum.service.doors.key_file import KeyFile
+from hessian_spectrum.service.auth.principal import CurrentPrincipal
+from hessian_spectrum.service.context import Context
 from hessian_spectrum.service.event_stream import EventStream
-from hessian_spectrum.service.job_feed import JobFeed
 from hessian_spectrum.service.routes.documentation import EVENTS, UNAVAILABLE, UNKNOWN, problem_documentation
 from hessian_spectrum.service.routes.jobs import Desk, JobId, job_message
 from hessian_spectrum.service.routes.strict_route import StrictRoute
@@ -31,8 +30,9 @@ router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE, route_c
 async def follow_job(
     job_id: JobId,
     request: Request,
+    context: Context,
     desk: Desk,
-    caller: CallerOf,
+    caller: CurrentPrincipal,
     last_event_id: Annotated[str | None, Header(max_length=64, description="of the event that was heard last")] = None,
 ) -> Response:
     """Server-sent events: how the job stands now, then each change, until it ended.
@@ -40,13 +40,13 @@ async def follow_job(
     The data of an event is what `GET /v1/jobs/{job_id}` said at that moment. With `Last-Event-ID` nothing is missed and
     nothing is told twice; when that event is no longer known, the stream begins with the present.
     """
-    feed: JobFeed = request.app.state.feed
-    keys: KeyFile = request.app.state.keys
     record = await run_in_threadpool(desk.get, job_id, caller)
-    listener = await feed.listener(record, last_event_id, lambda: keys.lets_in(caller.owner))
+    listener = await context.job_events.listener(
+        record, last_event_id, lambda: context.key_store.is_authorized(caller.owner)
+    )
     if listener is None:
         return Response(status_code=204)
-    request.state.place.listen()
+    request.state.slot.start_waiting()
 
     address = str(request.base_url)
 

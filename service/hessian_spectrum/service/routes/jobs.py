@@ -15,11 +15,11 @@ from hessian_spectrum.api_schemas.job_results import JobResult
 from hessian_spectrum.api_schemas.jobs import Job, JobPage, JobState, Links
 from hessian_spectrum.api_schemas.patterns import described
 from hessian_spectrum.jobs.record import JobRecord
-from hessian_spectrum.service.doors.callers import CallerOf
-from hessian_spectrum.service.doors.key_file import KEY_ID
+from hessian_spectrum.service.auth.key_store import KEY_ID
+from hessian_spectrum.service.auth.principal import CurrentPrincipal
+from hessian_spectrum.service.context import service_context
 from hessian_spectrum.service.formats.representations import MEDIA_TYPES, require_format
 from hessian_spectrum.service.formats.resmoothing import SmoothingChange
-from hessian_spectrum.service.heavy.desk import HeavyDesk
 from hessian_spectrum.service.job_desk import JobDesk
 from hessian_spectrum.service.page_tokens import PageToken, id_of_token, token_of_id
 from hessian_spectrum.service.pictures.sheet import Style
@@ -32,6 +32,7 @@ from hessian_spectrum.service.routes.documentation import (
     JOB_EXAMPLES,
     UNAVAILABLE,
     UNKNOWN,
+    Responses,
     body_documentation,
     formats_documentation,
     problem_documentation,
@@ -55,9 +56,8 @@ JobId = Annotated[str, Path(pattern=_JOB_ID, description="the id that the submis
 ResultFormat = Literal["json", "npz", "png", "svg", "pdf"]
 
 
-def _desk(request: Request) -> JobDesk:
-    desk: JobDesk = request.app.state.desk
-    return desk
+async def _desk(request: Request) -> JobDesk:
+    return service_context(request).job_service
 
 
 Desk = Annotated[JobDesk, Depends(_desk)]
@@ -83,7 +83,7 @@ async def submit_job(
     asked: Annotated[AskedJob, Depends(asked_job)],
     request: Request,
     desk: Desk,
-    caller: CallerOf,
+    caller: CurrentPrincipal,
     prefer: Annotated[str | None, Header(description="`wait=N`: answer once the job ended, or after N <= 60 s")] = None,
     idempotency_key: Annotated[
         str | None,
@@ -107,8 +107,8 @@ async def submit_job(
     submit = partial(desk.submit, asked.submission, asked.admit, caller, idempotency_key, **names)
     record, replayed = await run_in_threadpool(submit)
     if seconds and not record.ended:
-        if request.state.place.may_listen():
-            request.state.place.listen()
+        if request.state.slot.may_wait():
+            request.state.slot.start_waiting()
             record = await desk.wait(record, seconds)
         else:
             seconds = 0  # too many wait already: a wait is a wish, the job is written
@@ -130,7 +130,7 @@ async def submit_job(
 def list_jobs(
     request: Request,
     desk: Desk,
-    caller: CallerOf,
+    caller: CurrentPrincipal,
     state: JobState | None = None,
     tag: Annotated[str | None, Query(description="`name:value`", max_length=400, pattern=_TAG)] = None,
     owner: Annotated[
@@ -147,25 +147,31 @@ def list_jobs(
     return JobPage(jobs=jobs, next_page_token=token_of_id(last) if last else None)
 
 
-@router.get("/{job_id}", response_model=Job, responses=UNKNOWN, summary="How a job stands")
+_UNCHANGED: Responses = {304: {"description": "what If-None-Match names is still so; the answer has no body"}}
+
+
+@router.get("/{job_id}", response_model=Job, responses={**UNKNOWN, **_UNCHANGED}, summary="How a job stands")
 async def get_job(
     job_id: JobId,
     request: Request,
     desk: Desk,
-    caller: CallerOf,
+    caller: CurrentPrincipal,
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, description="seconds to wait for its end")] = 0,
+    if_none_match: Annotated[str | None, Header(description="a tag from an earlier answer's ETag")] = None,
 ) -> Response:
     """The job's record; with `wait` the answer comes when the job ended or the time is over."""
     record = await run_in_threadpool(desk.get, job_id, caller)
     if wait and not record.ended:
-        request.state.place.listen()
+        request.state.slot.start_waiting()
     record = await desk.wait(record, wait)
-    return _job_response(request, record, 200, {} if record.ended else {"Retry-After": "1"})
+    headers = {} if record.ended else {"Retry-After": "1"}
+    return _job_response(request, record, 200, headers, if_none_match)
 
 
 _NOT_YOURS = problem_documentation(status_403="the job is shared by another key, and can be read alone")
 _RESULT_RESPONSES = {
     **UNKNOWN,
+    **_UNCHANGED,
     **problem_documentation(
         status_406="none of the accepted formats",
         status_409="the job has not finished, or was cancelled",
@@ -196,7 +202,7 @@ async def get_job_result(
     job_id: JobId,
     request: Request,
     desk: Desk,
-    caller: CallerOf,
+    caller: CurrentPrincipal,
     change: Change,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
@@ -223,7 +229,7 @@ async def get_job_result_file(
     name: ResultFormat,
     request: Request,
     desk: Desk,
-    caller: CallerOf,
+    caller: CurrentPrincipal,
     change: Change,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
@@ -240,7 +246,7 @@ async def get_job_result_file(
     responses={**UNKNOWN, **_NOT_YOURS, 200: {"model": Job, "description": "the job had already ended"}},
     summary="Cancel a job",
 )
-def cancel_job(job_id: JobId, request: Request, desk: Desk, caller: CallerOf) -> Response:
+def cancel_job(job_id: JobId, request: Request, desk: Desk, caller: CurrentPrincipal) -> Response:
     """A queued job ends at once, a running one as soon as its worker sees the wish."""
     record, had_ended = desk.cancel(job_id, caller)
     return _job_response(request, record, 200 if had_ended else 202, {})
@@ -252,7 +258,7 @@ def cancel_job(job_id: JobId, request: Request, desk: Desk, caller: CallerOf) ->
     responses={**UNKNOWN, **_NOT_YOURS, **problem_documentation(status_409="the job has not ended")},
     summary="Forget a job and its result",
 )
-def delete_job(job_id: JobId, desk: Desk, caller: CallerOf) -> None:
+def delete_job(job_id: JobId, desk: Desk, caller: CurrentPrincipal) -> None:
     """Only a job that ended can be deleted."""
     desk.delete(job_id, caller)
 
@@ -283,10 +289,12 @@ def job_message(request: Request, record: JobRecord) -> Job:
     )
 
 
-def _job_response(request: Request, record: JobRecord, status: int, headers: dict[str, str]) -> Response:
+def _job_response(
+    request: Request, record: JobRecord, status: int, headers: dict[str, str], if_none_match: str | None = None
+) -> Response:
     content = job_message(request, record).model_dump_json().encode()
     headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-    if request.method == "GET" and _is_known(headers["ETag"], request.headers.get("if-none-match")):
+    if _is_known(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
     return Response(content, status_code=status, media_type="application/json", headers=headers)
 
@@ -315,16 +323,16 @@ async def _result_response(request: Request, desk: JobDesk, wanted: _Wanted, if_
     if wanted.name == "json" and not wanted.change.changes:
         document = await run_in_threadpool(desk.result, wanted.digest)
         return Response(document, media_type=media_type, headers=headers)
-    heavy: HeavyDesk = request.app.state.heavy
+    context = service_context(request)
     arguments = {
-        "results_dir": str(request.app.state.settings.results_dir),
-        "storage_url": request.app.state.settings.storage_url,
+        "results_dir": str(context.settings.results_dir),
+        "storage_url": context.settings.storage_url,
         "digest": wanted.digest,
         "name": wanted.name,
         "changes": wanted.change.changes,
         "style": wanted.style.choices,
     }
-    reply = await heavy.do(request, "result", arguments)
+    reply = await context.heavy.do(request, "result", arguments)
     if "damaged" in reply.fields:
         raise ResultDamagedError(reply.fields["damaged"])
     if (arrays := reply.fields.get("arrays")) is not None:

@@ -1,14 +1,15 @@
 """`/metrics`, for Prometheus."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from hessian_spectrum.service.context import Context
 from hessian_spectrum.service.routes.strict_route import StrictRoute
 
 router = APIRouter(route_class=StrictRoute)
 
 
 @router.get("/metrics", include_in_schema=False)
-def metrics(request: Request) -> Response:
+def metrics(context: Context) -> Response:
     """What this service did, and what all services and workers did together."""
-    return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(context.metrics), media_type=CONTENT_TYPE_LATEST)

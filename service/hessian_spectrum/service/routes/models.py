@@ -13,8 +13,7 @@ from hessian_spectrum.api_schemas.checkpoints import (
     UnknownCheckpointError,
 )
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.service.heavy.descriptions import Descriptions
+from hessian_spectrum.service.context import Context
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.routes.documentation import INVALID, problem_documentation
 from hessian_spectrum.service.routes.strict_route import StrictRoute
@@ -27,12 +26,12 @@ router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
     responses=problem_documentation(status_503="the models directory cannot be read"),
     summary="What this server can load",
 )
-async def list_models(request: Request) -> ModelList:
+async def list_models(request: Request, context: Context) -> ModelList:
     """Every checkpoint of the models directory; of those that cannot be loaded, why."""
-    models = _directory(request)
+    models = context.models
     try:
         for name in await run_in_threadpool(models.names):
-            await _descriptions(request).make(request, name)
+            await context.descriptions.make(request, name)
         return ModelList(models=await run_in_threadpool(models.describe_all))
     except CheckpointError as error:
         problem = Problem(type="/problems/no-models", title="No models at the moment", status=503, detail=str(error))
@@ -45,22 +44,14 @@ async def list_models(request: Request) -> ModelList:
     summary="One checkpoint",
 )
 async def get_model(
-    model_name: Annotated[str, Path(pattern=CHECKPOINT_NAME, description="as in the list")], request: Request
+    model_name: Annotated[str, Path(pattern=CHECKPOINT_NAME, description="as in the list")],
+    request: Request,
+    context: Context,
 ) -> LoadableModel:
     """Its sizes and its digest, or why it cannot be loaded."""
     try:
-        await _descriptions(request).make(request, model_name)
-        return await run_in_threadpool(_directory(request).describe, model_name)
+        await context.descriptions.make(request, model_name)
+        return await run_in_threadpool(context.models.describe, model_name)
     except UnknownCheckpointError as error:
         problem = Problem(type="/problems/unknown-model", title="No such model", status=404, detail=str(error))
         raise ProblemError(problem) from None
-
-
-def _directory(request: Request) -> ModelsDirectory:
-    directory: ModelsDirectory = request.app.state.models
-    return directory
-
-
-def _descriptions(request: Request) -> Descriptions:
-    descriptions: Descriptions = request.app.state.descriptions
-    return descriptions

@@ -4,7 +4,7 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
-from hessian_spectrum.service.doors.page_headers import documentation_policy
+from hessian_spectrum.service.middleware.security_headers import documentation_policy
 
 _FILES = "/static-offline-docs"
 

@@ -5,9 +5,9 @@ from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixAnswer, RandomMatrixRequest
 from hessian_spectrum.service.bodies import LARGE_BODY_BYTES, json_body, read
+from hessian_spectrum.service.context import service_context
 from hessian_spectrum.service.formats.random_matrix import represented
 from hessian_spectrum.service.formats.representations import MEDIA_TYPES, require_format
-from hessian_spectrum.service.heavy.desk import HeavyDesk
 from hessian_spectrum.service.pictures.sheet import Style
 from hessian_spectrum.service.random_matrix import is_small
 from hessian_spectrum.service.routes.content_type import require_json
@@ -56,5 +56,5 @@ async def _answer(body: bytes, name: str, style: Style, request: Request) -> byt
         message = read(body, RandomMatrixRequest)
         if name == "json" and is_small(message):
             return await run_in_threadpool(represented, message, name)
-    heavy: HeavyDesk = request.app.state.heavy
+    heavy = service_context(request).heavy
     return (await heavy.do(request, "random-matrix", {"name": name, "style": style.choices}, body)).content

@@ -5,7 +5,7 @@ from fastapi import APIRouter
 
 from hessian_spectrum.api_schemas.health import Version
 from hessian_spectrum.api_schemas.version import __version__
-from hessian_spectrum.jobs.source_version import source_version
+from hessian_spectrum.jobs.versions import protocol_version
 from hessian_spectrum.service.routes.strict_route import StrictRoute
 
 router = APIRouter(prefix="/version", tags=["health"], route_class=StrictRoute)
@@ -14,4 +14,4 @@ router = APIRouter(prefix="/version", tags=["health"], route_class=StrictRoute)
 @router.get("", summary="The release of the server")
 async def get_version() -> Version:
     """Always 200, also without a key."""
-    return Version(version=__version__, code_version=await anyio.to_thread.run_sync(source_version))
+    return Version(version=__version__, code_version=await anyio.to_thread.run_sync(protocol_version))

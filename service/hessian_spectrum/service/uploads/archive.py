@@ -9,7 +9,7 @@ import numpy as np
 
 from hessian_spectrum.service.problems import invalid_field
 from hessian_spectrum.service.uploads.fields import MAX_FIELDS, field_path, malformed_upload
-from hessian_spectrum.service.uploads.memory import Lease
+from hessian_spectrum.service.uploads.memory_budget import Reservation
 
 MAX_DIRECTORY_BYTES = 2**17
 """Of an archive: its comment, up to 64 KiB, or its directory, which takes about 60 bytes for each member."""
@@ -25,25 +25,27 @@ _SUFFIX = ".npy"
 
 def npz_contents(
     body: memoryview,
-    lease: Lease,
+    reservation: Reservation,
     path_of: Callable[[str], tuple[str, ...]] = field_path,
     max_members: int = MAX_FIELDS,
 ) -> Iterator[tuple[tuple[str, ...], memoryview]]:
-    """Path and bytes of each field in turn; a view of `body` where it is stored as it is.
+    """Path and bytes of each member in turn; a view of `body` where the member is stored uncompressed.
 
     Args:
-        path_of: The name of a member, without .npy; it may raise, too.
+        body: The archive.
+        reservation: Memory for members that must be inflated.
+        path_of: Maps the name of a member, without `.npy`, to its path; it may raise ProblemError.
+        max_members: Largest number of members.
 
     Raises:
-        ProblemError: 400 or 422 for what is no archive of fields, 413 or 503 if it inflates to more than there is
-            memory for, ever or now.
+        ProblemError: 400 or 422 for a malformed archive, 413 or 503 if it inflates to more than there is memory for.
     """
     members = _members(body)
     if len(members) > max_members:
         raise malformed_upload(f"The archive has more than {max_members} members.")
     if sum(member.compress_size for member in members if member.compress_size <= len(body)) > len(body):
         raise malformed_upload("The members of the archive overlap.")
-    lease.take(sum(member.file_size for member in members if member.compress_type != zipfile.ZIP_STORED))
+    reservation.grow(sum(member.file_size for member in members if member.compress_type != zipfile.ZIP_STORED))
     for member in members:
         # not `filename`, which zipfile ends at a null byte
         path = path_of(member.orig_filename.removesuffix(_SUFFIX))

@@ -1,4 +1,4 @@
-"""Files of named arrays: npz and safetensors, read from the disk that they arrived on, without pickle."""
+"""Files of named arrays: npz and safetensors, read from the disk that they were spooled to, without pickle."""
 
 import mmap
 import re
@@ -8,11 +8,11 @@ from typing import BinaryIO, cast
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayType
 from hessian_spectrum.service.problems import invalid_field
 from hessian_spectrum.service.uploads.archive import npz_contents
-from hessian_spectrum.service.uploads.callers_artifacts import CallersArtifacts
-from hessian_spectrum.service.uploads.desk import NPZ
+from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 from hessian_spectrum.service.uploads.fields import malformed_upload
-from hessian_spectrum.service.uploads.memory import Lease, UploadMemory
+from hessian_spectrum.service.uploads.memory_budget import MemoryBudget, Reservation
 from hessian_spectrum.service.uploads.npy import UnreadableArrayError, read_numbers
+from hessian_spectrum.service.uploads.parser import NPZ
 from hessian_spectrum.service.uploads.safetensors import safetensors_arrays
 from hessian_spectrum.storage.array_files import NamedArray, UnfitArrayError
 
@@ -24,35 +24,41 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}", re.ASCII)
 
 
 def store_arrays(
-    file: BinaryIO, store: CallersArtifacts, media_type: str, memory: UploadMemory
+    file: BinaryIO, artifacts: ArtifactService, media_type: str, budget: MemoryBudget
 ) -> tuple[AnyArtifact, bool]:
-    """Keep the arrays of the file: (what they are, whether they are new here).
+    """Store the arrays of a file as an artifact.
 
     Args:
-        memory: Of which members that must be inflated take their size.
+        file: The file as it was uploaded.
+        artifacts: Where to store the arrays.
+        media_type: `NPZ` or `SAFETENSORS`.
+        budget: Memory for members that must be inflated.
+
+    Returns:
+        The artifact, and whether it is new to the uploader.
 
     Raises:
-        ProblemError: : 400 for no such file, 422 for what is no such array, 413 or 503 for want of memory.
+        ProblemError: 400 for a malformed file, 422 for an array that no job takes, 413 or 503 for want of memory.
     """
-    with memory.lease() as lease:
+    with budget.reservation(artifacts.owner) as reservation:
         body = _mapped(file)
-        arrays = _checked(_npz_arrays(body, lease) if media_type == NPZ else safetensors_arrays(body))
+        arrays = _checked(_npz_arrays(body, reservation) if media_type == NPZ else safetensors_arrays(body))
         try:
-            return store.write_arrays(arrays)
+            return artifacts.write_arrays(arrays)
         except UnfitArrayError as error:
             raise invalid_field((), str(error)) from None
 
 
 def _mapped(file: BinaryIO) -> memoryview:
-    """The bytes of a draft, which nobody else writes to or cuts off; the system keeps in memory what it likes."""
+    """The bytes of the file, mapped into memory; nobody else writes to it or truncates it."""
     try:
         return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
     except ValueError:
         raise malformed_upload("The body is empty.") from None
 
 
-def _npz_arrays(body: memoryview, lease: Lease) -> Iterator[tuple[str, NamedArray]]:
-    for (name,), content in npz_contents(body, lease, lambda name: (name,), MAX_ARRAYS):
+def _npz_arrays(body: memoryview, reservation: Reservation) -> Iterator[tuple[str, NamedArray]]:
+    for (name,), content in npz_contents(body, reservation, lambda name: (name,), MAX_ARRAYS):
         try:
             numbers = read_numbers(content)
         except UnreadableArrayError as error:
@@ -61,10 +67,10 @@ def _npz_arrays(body: memoryview, lease: Lease) -> Iterator[tuple[str, NamedArra
 
 
 def _checked(arrays: Iterable[tuple[str, NamedArray]]) -> dict[str, NamedArray]:
-    """By name, each of which is there once and is one that a job may ask for.
+    """The arrays by name, each unique and one that a job can name.
 
     Raises:
-        ProblemError: 422.
+        ProblemError: 422 for an unfit or repeated name, or for too many arrays.
     """
     found: dict[str, NamedArray] = {}
     for name, array in arrays:

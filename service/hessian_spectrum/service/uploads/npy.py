@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from hessian_spectrum.service.uploads.memory import Lease
+from hessian_spectrum.service.uploads.memory_budget import Reservation
 
 MAX_HEADER_BYTES = 1024
 """Headers of the arrays that are accepted take 128; a longer one is given to no parser."""
@@ -31,7 +31,7 @@ class UnreadableArrayError(ValueError):
     """The bytes are no array, or one that no request takes."""
 
 
-def read_npy(content: memoryview, lease: Lease) -> Value:
+def read_npy(content: memoryview, reservation: Reservation) -> Value:
     """The array as aligned float64 in native byte order, one or two dimensions; a 0-d one as a number or a text.
 
     A view of `content` if it already holds that, in the order of its memory, which may be Fortran's.
@@ -47,7 +47,7 @@ def read_npy(content: memoryview, lease: Lease) -> Value:
     if not shape:
         return _scalar(content[start:], dtype)
     array = np.frombuffer(content, dtype=dtype, offset=start).reshape(shape, order="F" if fortran_order else "C")
-    numbers = _native(array, lease)
+    numbers = _native(array, reservation)
     if not _is_finite(numbers):
         raise UnreadableArrayError("must be finite: no NaN, no infinity")
     return numbers
@@ -120,10 +120,10 @@ def _scalar(content: memoryview, dtype: np.dtype[np.generic]) -> float | int | s
     return value
 
 
-def _native(array: NDArray[np.generic], lease: Lease) -> NDArray[np.float64]:
+def _native(array: NDArray[np.generic], reservation: Reservation) -> NDArray[np.float64]:
     if array.dtype == np.float64 and array.dtype.isnative and array.flags.aligned:
         return array.view(np.float64)
-    lease.take(8 * array.size)
+    reservation.grow(8 * array.size)
     return array.astype(np.float64)
 
 

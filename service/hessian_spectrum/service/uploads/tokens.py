@@ -9,7 +9,7 @@ import numpy as np
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact
 from hessian_spectrum.service.problems import invalid_field
 from hessian_spectrum.service.uploads.archive import MAGIC as ZIP_MAGIC
-from hessian_spectrum.service.uploads.callers_artifacts import CallersArtifacts
+from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 from hessian_spectrum.service.uploads.npy import MAGIC, MAX_HEADER_BYTES, UnreadableArrayError, read_header
 from hessian_spectrum.service.uploads.safetensors import may_be_safetensors
 from hessian_spectrum.storage.token_files import Tokens, UnfitTokensError
@@ -20,15 +20,23 @@ TOKEN_MEDIA_TYPES = (BINARY, NPY)
 _PIECE_BYTES = 2**20
 
 
-def store_tokens(file: BinaryIO, store: CallersArtifacts, media_type: str) -> tuple[AnyArtifact, bool]:
-    """Keep the tokens of the file: (what they are, whether they are new here).
+def store_tokens(file: BinaryIO, artifacts: ArtifactService, media_type: str) -> tuple[AnyArtifact, bool]:
+    """Store the tokens of a file as an artifact.
+
+    Args:
+        file: The file as it was uploaded.
+        artifacts: Where to store the tokens.
+        media_type: `BINARY` or `NPY`.
+
+    Returns:
+        The artifact, and whether it is new to the uploader.
 
     Raises:
-        ProblemError: 422 for what is no file of tokens.
+        ProblemError: 422 for a file that does not hold tokens.
     """
     try:
         start, dtype = _layout(file, media_type)
-        return store.write_tokens(lambda: _blocks(file, start, dtype))
+        return artifacts.write_tokens(lambda: _blocks(file, start, dtype))
     except (UnreadableArrayError, UnfitTokensError) as error:
         raise invalid_field((), f"the file {error}") from None
 

@@ -1,0 +1,197 @@
+"""Everything that the service holds while it runs, made once and given to routes by a dependency."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+import redis
+from fastapi import Depends, Request
+from prometheus_client import CollectorRegistry, ProcessCollector
+from redis.asyncio import Redis as AsyncRedis
+
+from hessian_spectrum.checkpoints.directory import ModelsDirectory
+from hessian_spectrum.jobs.connection import connect, connect_async
+from hessian_spectrum.jobs.events import EventLog
+from hessian_spectrum.jobs.queue import JobQueue
+from hessian_spectrum.jobs.quotas import Quotas
+from hessian_spectrum.jobs.retention import Retention
+from hessian_spectrum.jobs.settings import ServiceSettings
+from hessian_spectrum.jobs.storage_identity import StorageIdentity
+from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.jobs.verdicts import VerdictStore
+from hessian_spectrum.jobs.worker_registry import registered_result_versions
+from hessian_spectrum.service.auth.key_store import KeyStore
+from hessian_spectrum.service.heavy.descriptions import Descriptions
+from hessian_spectrum.service.heavy.desk import HeavyDesk
+from hessian_spectrum.service.heavy.processes import Processes
+from hessian_spectrum.service.heavy.turns import Turns
+from hessian_spectrum.service.job_desk import JobDesk
+from hessian_spectrum.service.job_feed import JobFeed
+from hessian_spectrum.service.maintenance.lost_job_reaper import LostJobReaper
+from hessian_spectrum.service.maintenance.retention_task import RetentionPolicy, RetentionTask
+from hessian_spectrum.service.middleware.concurrency_limit import RequestSlots, SlotPool
+from hessian_spectrum.service.telemetry.access_log import AccessLog
+from hessian_spectrum.service.telemetry.metrics import JobMetrics
+from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota
+from hessian_spectrum.service.uploads.memory_budget import MemoryBudget
+from hessian_spectrum.service.uploads.parser import UploadParser
+from hessian_spectrum.storage.artifact_owners import ArtifactOwners
+from hessian_spectrum.storage.artifacts import ArtifactStore
+from hessian_spectrum.storage.job_checkpoints import CheckpointStore
+from hessian_spectrum.storage.request_files import RequestFiles
+from hessian_spectrum.storage.results import ResultStore
+from hessian_spectrum.storage.stores import open_stores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stores:
+    """The clients of Redis and of the queue, and the stores that use them or the disk."""
+
+    redis: redis.Redis
+    async_redis: AsyncRedis
+    queue: JobQueue
+    jobs: JobStore
+    results: ResultStore
+    checkpoints: CheckpointStore
+    requests: RequestFiles
+    """Large requests, which are stored as files."""
+    artifacts: ArtifactStore
+    artifact_owners: ArtifactOwners
+    identity: StorageIdentity
+    """Whether the results directory and Redis belong together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceContext:
+    """What routes, middlewares and the lifespan of one service share."""
+
+    settings: ServiceSettings
+    stores: Stores
+    key_store: KeyStore
+    slots: RequestSlots
+    access_log: AccessLog
+    metrics: CollectorRegistry
+    job_service: JobDesk
+    job_events: JobFeed
+    models: ModelsDirectory
+    descriptions: Descriptions
+    """Descriptions of the models that are too large to be described while a request waits."""
+    upload_parser: UploadParser
+    upload_budget: MemoryBudget
+    artifact_quota: ArtifactQuota
+    heavy: HeavyDesk
+    processes: Processes
+    """Processes of the heavy work."""
+    reaper: LostJobReaper
+
+
+def create_context(settings: ServiceSettings) -> ServiceContext:
+    """The context of a service; nothing is connected yet."""
+    stores = _stores(settings)
+    slots = RequestSlots(max_requests=settings.max_requests, max_waiting_requests=settings.max_waiting_requests)
+    processes = Processes(settings.heavy_seconds)
+    heavy = _heavy(settings, processes)
+    job_events = JobFeed(EventLog(stores.async_redis))
+    result_versions = partial(registered_result_versions, stores.redis)
+    models = ModelsDirectory(settings.models_dir, VerdictStore(stores.redis, result_versions))
+    upload_budget = MemoryBudget(settings.upload_memory_bytes)
+    return ServiceContext(
+        settings=settings,
+        stores=stores,
+        key_store=KeyStore(settings.keys_path),
+        slots=slots,
+        access_log=AccessLog(as_json=settings.as_json),
+        metrics=_metrics(settings, stores, slots),
+        job_service=JobDesk(
+            stores.jobs,
+            stores.queue,
+            stores.results,
+            stores.identity,
+            job_events,
+            result_versions,
+            Quotas(settings.max_queued, settings.requests_bytes, settings.records_bytes),
+        ),
+        job_events=job_events,
+        models=models,
+        descriptions=Descriptions(models, settings.models_dir, heavy),
+        upload_parser=UploadParser(settings.max_upload_bytes, upload_budget),
+        upload_budget=upload_budget,
+        artifact_quota=ArtifactQuota(max_bytes=settings.uploads_bytes, max_number=settings.max_artifacts),
+        heavy=heavy,
+        processes=processes,
+        reaper=_reaper(settings, stores),
+    )
+
+
+def service_context(request: Request) -> ServiceContext:
+    """The context of the service that answers a request."""
+    context: ServiceContext = request.app.state.context
+    return context
+
+
+async def _context(request: Request) -> ServiceContext:
+    # Asynchronous because FastAPI runs synchronous dependencies in a thread.
+    return service_context(request)
+
+
+Context = Annotated[ServiceContext, Depends(_context)]
+"""Parameter of a route that receives the context."""
+
+
+def _stores(settings: ServiceSettings) -> Stores:
+    redis_url = settings.redis_url.get_secret_value()
+    client = connect(redis_url)
+    files = open_stores(settings.results_dir, settings.storage_url, client)
+    return Stores(
+        redis=client,
+        async_redis=connect_async(redis_url),
+        queue=JobQueue(redis_url),
+        jobs=JobStore(client, settings.lease_seconds, settings.max_attempts, files.requests),
+        results=files.results,
+        checkpoints=files.checkpoints,
+        requests=files.requests,
+        artifacts=files.artifacts,
+        artifact_owners=files.artifact_owners,
+        identity=StorageIdentity(client, files.results, files.checkpoints),
+    )
+
+
+def _heavy(settings: ServiceSettings, processes: Processes) -> HeavyDesk:
+    # Heavy work that waits for its turn leaves half of the slots to requests that are answered at once.
+    waiting = SlotPool(max(2, settings.max_requests // 2))
+    return HeavyDesk(Turns(settings.heavy_requests, waiting), processes)
+
+
+def _metrics(settings: ServiceSettings, stores: Stores, slots: RequestSlots) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    registry.register(
+        JobMetrics(stores.redis, lambda: slots.waiting.num_taken, stores.results.blobs, settings.results_dir)
+    )
+    return registry
+
+
+def _reaper(settings: ServiceSettings, stores: Stores) -> LostJobReaper:
+    retention = RetentionTask(
+        store=stores.jobs,
+        retention=Retention(stores.redis),
+        results=stores.results,
+        artifacts=stores.artifacts,
+        owners=stores.artifact_owners,
+        storage=stores.identity,
+        policy=RetentionPolicy(
+            result_seconds=settings.result_seconds,
+            record_seconds=settings.record_seconds,
+            results_bytes=settings.results_bytes,
+        ),
+    )
+    return LostJobReaper(
+        store=stores.jobs,
+        queue=stores.queue,
+        checkpoints=stores.checkpoints,
+        requests=stores.requests,
+        storage=stores.identity,
+        republish_seconds=settings.republish_seconds,
+        lease_seconds=settings.lease_seconds,
+        run_retention=retention.run_once,
+    )

@@ -1,0 +1,158 @@
+"""Limits on the requests that are in progress at once; those that only wait have a limit of their own."""
+
+import math
+from collections import Counter
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.service.auth.principal import Principal
+from hessian_spectrum.service.config import HEALTH_PREFIX, MAX_SHARE_PER_KEY
+from hessian_spectrum.service.middleware.refusal import refuse
+from hessian_spectrum.service.problems import ProblemError
+
+
+class ConcurrencyLimit:
+    """Answers 503 to a request for which no slot is free, before its body is read.
+
+    A request holds its slot, `request.state.slot`, until its response is sent. Health checks need none.
+
+    Args:
+        app: The application behind this middleware.
+        slots: The slots of all requests.
+    """
+
+    def __init__(self, app: ASGIApp, slots: "RequestSlots") -> None:
+        self._app = app
+        self._slots = slots
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on while it holds a slot."""
+        if scope["type"] != "http" or scope["path"].startswith(HEALTH_PREFIX):
+            await self._app(scope, receive, send)
+            return
+        principal: Principal = scope["state"]["principal"]
+        try:
+            slot = self._slots.acquire(principal.owner)
+        except ProblemError as refusal:
+            await refuse(refusal, scope, receive, send)
+            return
+        try:
+            scope["state"]["slot"] = slot
+            await self._app(scope, receive, send)
+        finally:
+            slot.release()
+
+
+class SlotPool:
+    """A number of slots, of which the bearers of one API key hold at most `MAX_SHARE_PER_KEY`, rounded up.
+
+    Args:
+        num_slots: Number of all slots.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        self._num_slots = num_slots
+        self._num_slots_per_key = math.ceil(MAX_SHARE_PER_KEY * num_slots)
+        self._num_taken_by: Counter[str | None] = Counter()
+
+    @property
+    def num_taken(self) -> int:
+        """Slots that are taken, by whomever."""
+        return self._num_taken_by.total()
+
+    def has_free_slot(self, owner: str | None) -> bool:
+        """Whether the bearer of a key may take a slot.
+
+        Args:
+            owner: Id of the key; requests without a key (None) may take all slots.
+        """
+        most = self._num_slots if owner is None else self._num_slots_per_key
+        return self.num_taken < self._num_slots and self._num_taken_by[owner] < most
+
+    def take(self, owner: str | None) -> None:
+        """Take a slot; the caller has checked that one is free."""
+        self._num_taken_by[owner] += 1
+
+    def release(self, owner: str | None) -> None:
+        """Release a slot that was taken."""
+        self._num_taken_by[owner] -= 1
+        if not self._num_taken_by[owner]:
+            del self._num_taken_by[owner]
+
+
+class RequestSlots:
+    """The slots of requests that are worked on, and those of requests that wait: long polls and event streams.
+
+    Args:
+        max_requests: Requests that are worked on at once.
+        max_waiting_requests: Requests that wait at once, besides.
+    """
+
+    def __init__(self, *, max_requests: int, max_waiting_requests: int) -> None:
+        self.active = SlotPool(max_requests)
+        self.waiting = SlotPool(max_waiting_requests)
+
+    def acquire(self, owner: str | None) -> "Slot":
+        """A slot for a request, which must be released.
+
+        Args:
+            owner: Id of its API key, None without one.
+
+        Raises:
+            ProblemError: 503 if no slot is free.
+        """
+        if not self.active.has_free_slot(owner):
+            raise _too_many_requests()
+        self.active.take(owner)
+        return Slot(self, owner)
+
+
+class Slot:
+    """The slot of one request, `request.state.slot`: at first an active one, after `start_waiting` a waiting one."""
+
+    def __init__(self, slots: RequestSlots, owner: str | None) -> None:
+        self._slots, self._owner = slots, owner
+        self._pool = slots.active
+
+    def may_wait(self) -> bool:
+        """Whether this request waits already, or a slot for waiting is free."""
+        return self._pool is self._slots.waiting or self._slots.waiting.has_free_slot(self._owner)
+
+    def start_waiting(self) -> None:
+        """Exchange the slot for one of a waiting request, until the request ends.
+
+        Raises:
+            ProblemError: 429 if too many requests wait.
+        """
+        if self._pool is self._slots.waiting:
+            return
+        if not self.may_wait():
+            raise _too_many_waiting_requests()
+        self._pool.release(self._owner)
+        self._pool = self._slots.waiting
+        self._pool.take(self._owner)
+
+    def release(self) -> None:
+        """Release the slot at the end of the request."""
+        self._pool.release(self._owner)
+
+
+def _too_many_requests() -> ProblemError:
+    problem = Problem(
+        type="/problems/too-many-requests-at-once",
+        title="Busy",
+        status=503,
+        detail="The server answers as many requests as it can at once.",
+    )
+    return ProblemError(problem, {"Retry-After": "1"})
+
+
+def _too_many_waiting_requests() -> ProblemError:
+    problem = Problem(
+        type="/problems/too-many-listeners",
+        title="Too many wait for jobs",
+        status=429,
+        detail="Ask how the job stands without `wait`, or try again.",
+    )
+    return ProblemError(problem, {"Retry-After": "5"})

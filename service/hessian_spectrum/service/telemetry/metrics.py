@@ -1,0 +1,157 @@
+"""Prometheus metrics: of the requests to this service, and of the jobs, workers and disk of the deployment."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import redis
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
+
+from hessian_spectrum.jobs.counters import BOUNDS, JobCounters, read_counters
+from hessian_spectrum.jobs.job_index import INDEX
+from hessian_spectrum.storage.blob_store import BlobStore
+
+_REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+_SECONDS_BETWEEN_WALKS = 60.0
+"""Pause between walks through the results directory, which may hold many files."""
+
+_COUNTERS = {
+    "accepted": ("spectrum_jobs_accepted", "Jobs that went into the queue"),
+    "cached": ("spectrum_jobs_cached", "Jobs that a stored result answered"),
+    "attempts": ("spectrum_attempts", "Times that a worker took a job"),
+    "given_back": ("spectrum_give_backs", "Jobs that a worker gave back because it stopped"),
+    "lease_losses": ("spectrum_lease_losses", "Times that a job lost its worker"),
+    "poisoned": ("spectrum_poison_failures", "Jobs that failed because they lost too many workers"),
+    "products": ("spectrum_products", "Matrix-vector products that workers computed"),
+}
+_ENDED = "ended:"
+
+_logger = logging.getLogger(__name__)
+
+
+class RequestMetrics:
+    """A histogram of durations by route, method and class of status codes.
+
+    Args:
+        registry: Registry of the service's metrics.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._seconds = Histogram(
+            "spectrum_http_request_seconds",
+            "Time to answer a request, streams and long polls included",
+            ("method", "route", "status"),
+            buckets=_REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self._known: dict[tuple[str, str, int], Histogram] = {}
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request that was answered."""
+        key = (method, route, status // 100)
+        histogram = self._known.get(key)
+        if histogram is None:
+            histogram = self._known[key] = self._seconds.labels(method, route, f"{status // 100}xx")
+        histogram.observe(seconds)
+
+
+class JobMetrics(Collector):
+    """Jobs, queue, workers and disk, read when Prometheus asks; without Redis only that it is away.
+
+    Args:
+        client: Connection to Redis.
+        num_waiting_requests: Counts the requests that wait at this service.
+        blobs: All files of the deployment.
+        directory: Directory of this machine on whose disk these files, or those that are being written, lie.
+    """
+
+    def __init__(
+        self, client: redis.Redis, num_waiting_requests: Callable[[], int], blobs: BlobStore, directory: Path
+    ) -> None:
+        self._client = client
+        self._num_waiting_requests = num_waiting_requests
+        self._blobs = blobs
+        self._directory = directory
+        self._walked_at = -_SECONDS_BETWEEN_WALKS
+        self._results_bytes = 0
+
+    def describe(self) -> list[Metric]:
+        """Describe no metrics beforehand: registering must not ask Redis."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Read all metrics."""
+        try:
+            totals = read_counters(self._client, INDEX)
+        except RedisError as error:
+            _logger.warning("metrics without Redis: %s", error)
+            totals = None
+        yield _gauge("spectrum_redis_up", "1 while Redis answers", 0 if totals is None else 1)
+        yield _gauge(
+            "spectrum_event_listeners",
+            "Streams of events and long polls at this service",
+            self._num_waiting_requests(),
+        )
+        yield _gauge("spectrum_results_bytes", "Files of results, checkpoints and uploads", self._bytes_of_results())
+        free = shutil.disk_usage(self._directory).free if self._directory.is_dir() else 0
+        yield _gauge("spectrum_results_free_bytes", "Free on their disk", free)
+        if totals is not None:
+            yield from _of_jobs(totals)
+            yield from _of_workers(totals)
+
+    def _bytes_of_results(self) -> int:
+        if time.monotonic() - self._walked_at >= _SECONDS_BETWEEN_WALKS:
+            try:
+                self._results_bytes = sum(info.num_bytes for info in self._blobs.list())
+            except OSError as error:
+                _logger.warning("metrics without the storage of results: %s", error)
+                self._results_bytes = 0
+            self._walked_at = time.monotonic()
+        return self._results_bytes
+
+
+def _of_jobs(totals: JobCounters) -> Iterator[Metric]:
+    jobs = GaugeMetricFamily("spectrum_jobs", "Jobs by state", labels=["state"])
+    for state, num_jobs in totals.num_jobs.items():
+        jobs.add_metric([state], num_jobs)
+    yield jobs
+    yield _gauge("spectrum_queue_messages", "Messages that wait for a worker", totals.num_messages)
+    yield _gauge(
+        "spectrum_oldest_queued_seconds", "Since the creation of the oldest queued job", totals.oldest_queued_seconds
+    )
+    for name, (metric, text) in _COUNTERS.items():
+        yield CounterMetricFamily(metric, text, value=totals.number(name))
+    ended = CounterMetricFamily("spectrum_jobs_ended", "Jobs that came into a final state", labels=["state"])
+    for name, number in totals.counted.items():
+        if name.startswith(_ENDED):
+            ended.add_metric([name.removeprefix(_ENDED)], number)
+    yield ended
+    yield _histogram("spectrum_job_wait_seconds", "Time in the queue before an attempt", totals, "wait")
+    yield _histogram("spectrum_job_run_seconds", "Time of an attempt", totals, "run")
+
+
+def _of_workers(totals: JobCounters) -> Iterator[Metric]:
+    yield _gauge("spectrum_workers", "Workers that are there", len(totals.workers))
+    memory = GaugeMetricFamily("spectrum_worker_resident_bytes", "Memory of a worker", labels=["worker"])
+    slots = GaugeMetricFamily("spectrum_worker_concurrency", "Jobs that a worker runs at once", labels=["worker"])
+    for worker in totals.workers:
+        memory.add_metric([worker.name], worker.resident_bytes)
+        slots.add_metric([worker.name], worker.concurrency)
+    yield memory
+    yield slots
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _histogram(name: str, text: str, totals: JobCounters, counted: str) -> Metric:
+    found = totals.durations(counted)
+    bounds = [*(f"{bound:g}" for bound in BOUNDS), "+Inf"]
+    return HistogramMetricFamily(name, text, list(zip(bounds, found.counts, strict=True)), found.sum_seconds)

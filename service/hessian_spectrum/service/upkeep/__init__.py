@@ -1,1 +1,0 @@
-"""What is done again and again beside requests: lost jobs are sent again, old results go."""

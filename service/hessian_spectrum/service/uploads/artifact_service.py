@@ -1,0 +1,172 @@
+"""Uploaded files as one principal sees them: their own; an admin sees all."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArtifactError, StoredArray
+from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.service.auth.principal import Principal
+from hessian_spectrum.service.config import MAX_SHARE_PER_KEY
+from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.storage.array_files import Arrays
+from hessian_spectrum.storage.artifact_owners import NOBODY, ArtifactOwners
+from hessian_spectrum.storage.artifacts import ArtifactStore, UnknownArtifactError
+from hessian_spectrum.storage.token_files import Blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactQuota:
+    """How many uploaded files are kept."""
+
+    max_bytes: int | None
+    """Size of all files, of which one key may hold `MAX_SHARE_PER_KEY`; None: a quarter of the disk."""
+    max_number: int
+    """Number of files of one key."""
+
+
+class ArtifactService:
+    """The artifact store for one principal, to whom the files of others do not exist.
+
+    The same content is stored once, whoever sent it; no response tells that somebody else has sent it before.
+
+    Args:
+        store: Uploaded files.
+        owners: Owners of the uploaded files.
+        principal: Whom the service acts for.
+        quota: How many files are kept.
+
+    Attributes:
+        owner: Id of the principal's API key; None without one.
+    """
+
+    def __init__(
+        self, store: ArtifactStore, owners: ArtifactOwners, principal: Principal, quota: ArtifactQuota
+    ) -> None:
+        self._store = store
+        self._owners = owners
+        self.owner = principal.owner
+        self._owner = principal.owner or NOBODY
+        self._sees_all = principal.is_admin
+        self._quota = quota
+
+    @contextmanager
+    def draft(self) -> Iterator[BinaryIO]:
+        """A temporary file on the disk of the artifacts, which is removed at the end of the context."""
+        with self._store.draft() as file:
+            yield file
+
+    def write_tokens(self, blocks: Blocks) -> tuple[AnyArtifact, bool]:
+        """Store tokens.
+
+        Returns:
+            The artifact, and whether it is new to the principal.
+
+        Raises:
+            UnfitTokensError: The tokens do not fit.
+            ProblemError: 507 if the quota is exhausted.
+        """
+        return self._owned(lambda: self._store.write_tokens(blocks))
+
+    def write_arrays(self, arrays: Arrays) -> tuple[AnyArtifact, bool]:
+        """Store arrays.
+
+        Returns:
+            The artifact, and whether it is new to the principal.
+
+        Raises:
+            UnfitArrayError: An array does not fit.
+            ProblemError: 507 if the quota is exhausted.
+        """
+        return self._owned(lambda: self._store.write_arrays(arrays))
+
+    def get(self, artifact_id: str) -> AnyArtifact:
+        """The description of an artifact.
+
+        Raises:
+            UnknownArtifactError: There is no such artifact.
+        """
+        self._check(artifact_id)
+        return self._store.get(artifact_id)
+
+    def arrays(self, artifact_id: str) -> dict[str, StoredArray]:
+        """The arrays of an artifact by name; this method makes the service an `ArtifactCatalog`.
+
+        Raises:
+            ArtifactError: There is no such artifact, or it does not hold arrays.
+        """
+        try:
+            self._check(artifact_id)
+        except UnknownArtifactError:
+            raise ArtifactError("there is no such artifact: upload the arrays first") from None
+        return self._store.arrays(artifact_id)
+
+    def page(self, size: int, after: str | None) -> tuple[list[AnyArtifact], str | None]:
+        """Up to `size` artifacts, newest first, and the cursor of the next page, None at the end."""
+        return self._store.page(size, after, None if self._sees_all else self._owners.artifacts(self._owner))
+
+    def delete(self, artifact_id: str) -> None:
+        """Remove the principal, an admin all owners, from an artifact; without owners its file is deleted.
+
+        Raises:
+            UnknownArtifactError: There is no such artifact.
+        """
+        with self._owners.settled():
+            self._check(artifact_id)
+            for owner in self._owners.owners(artifact_id) if self._sees_all else [self._owner]:
+                self._owners.remove(owner, artifact_id)
+            if not self._owners.owners(artifact_id):
+                self._store.delete(artifact_id)
+
+    def _owned(self, write: Callable[[], tuple[AnyArtifact, bool]]) -> tuple[AnyArtifact, bool]:
+        while True:
+            with suppress(UnknownArtifactError):  # its last owner deleted it a moment ago
+                artifact, _ = write()
+                with self._owners.settled():
+                    self._store.get(artifact.id)
+                    self._require_quota(artifact.id)
+                    return artifact, self._owners.add(self._owner, artifact.id)
+
+    def _require_quota(self, artifact_id: str) -> None:
+        """Delete a new artifact that exceeds the quota.
+
+        Raises:
+            ProblemError: 507 if the quota is exhausted.
+        """
+        if self._owners.owns(self._owner, artifact_id):
+            return
+        own = {*self._owners.artifacts(self._owner), artifact_id}
+        sizes = self._store.sizes()
+        own_bytes = sum(sizes.get(each, 0) for each in own)
+        quota = self._quota
+        all_bytes = self._all_bytes()
+        most = all_bytes if self._owner == NOBODY else MAX_SHARE_PER_KEY * all_bytes
+        if len(own) <= quota.max_number and own_bytes <= most and sum(sizes.values()) <= all_bytes:
+            return
+        if not self._owners.owners(artifact_id):
+            self._store.delete(artifact_id)
+        raise _too_many(quota.max_number) if len(own) > quota.max_number else _no_room(own_bytes > most)
+
+    def _all_bytes(self) -> float:
+        if self._quota.max_bytes is not None:
+            return self._quota.max_bytes
+        capacity = self._store.blobs.capacity()
+        return math.inf if capacity is None else capacity // 4
+
+    def _check(self, artifact_id: str) -> None:
+        if not self._sees_all and not self._owners.owns(self._owner, artifact_id):
+            raise UnknownArtifactError(artifact_id)
+
+
+def _too_many(max_number: int) -> ProblemError:
+    detail = f"A key keeps at most {max_number:,}: delete some that no job needs any more."
+    title = "Too many uploaded files"
+    return ProblemError(Problem(type="/problems/too-many-uploads", title=title, status=507, detail=detail))
+
+
+def _no_room(is_own: bool) -> ProblemError:
+    detail = "Yours are too many: delete some of them." if is_own else "An admin can delete some of them."
+    title = "There is no more room for uploaded files"
+    return ProblemError(Problem(type="/problems/uploads-full", title=title, status=507, detail=detail))
