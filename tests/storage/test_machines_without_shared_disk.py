@@ -86,6 +86,9 @@ def start(
         "SPECTRUM_LEASE_SECONDS": "3",
         "SPECTRUM_CHECKPOINT_SECONDS": "0.5",
         "SPECTRUM_REPUBLISH_SECONDS": "2",
+        # Only a worker that computes alike goes on from a checkpoint.
+        "SPECTRUM_MEMORY_BYTES": str(2**31),
+        "SPECTRUM_NUM_THREADS": "1",
         "REMAP_SIGTERM": "SIGQUIT",
     }
     machines: list[Machine] = []
@@ -138,7 +141,7 @@ def test_a_job_moves_to_another_machine_and_outlasts_the_store(
         store.start()
         found = client.wait(job_id, timeout_seconds=SECONDS)
         assert (found.state, found.attempt) == ("succeeded", 2), found
-        assert second.says("the job goes on after")
+        assert second.says("the job continues after"), second.log.read_text()
 
         undisturbed = client.submit(job, fresh=True).id
         assert client.wait(undisturbed, timeout_seconds=SECONDS).state == "succeeded"
