@@ -18,8 +18,12 @@ def project(name: str) -> dict[str, Any]:
 
 
 def dependencies(*names: str) -> list[str]:
-    """What these distributions ask for of others."""
-    asked_for = [text for name in names for text in project(name)["project"]["dependencies"]]
+    """What these distributions ask for of others; the images have their extras, too."""
+    projects = [project(name)["project"] for name in names]
+    asked_for = [text for each in projects for text in each["dependencies"]]
+    asked_for += [
+        text for each in projects for extra in each.get("optional-dependencies", {}).values() for text in extra
+    ]
     return [text for text in asked_for if not text.startswith("hessian-spectrum-")]
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.leftovers import Leftovers, num_known
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.storage_identity import IDENTITY, StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.storage.stores import open_stores
 
 
 class Deployment:
@@ -22,8 +21,8 @@ class Deployment:
     def __init__(self, client: redis.Redis, directory: Path) -> None:
         self.client, self.directory = client, directory
         self.store = JobStore(client, lease_seconds=30.0, max_attempts=2)
-        self.results = ResultStore(directory)
-        self.checkpoints = CheckpointStore(directory / "job-checkpoints")
+        stores = open_stores(directory)
+        self.results, self.checkpoints = stores.results, stores.checkpoints
         self.storage = StorageIdentity(client, self.results, self.checkpoints)
 
     @property

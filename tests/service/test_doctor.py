@@ -13,13 +13,14 @@ import redis
 
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.jobs.connection import connect
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.worker_registry import register
 from hessian_spectrum.launcher.embedded_redis import written_url
 from hessian_spectrum.service.bind import main as bind
 from hessian_spectrum.service.doctor import main
 from hessian_spectrum.service.telemetry import deployment_checks, service_checks
 from hessian_spectrum.service.telemetry.deployment_checks import Finding
+from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.storage.results import ResultStore
 from tests.client.answers import answering
 from tests.conftest import running_redis
 
@@ -120,7 +121,7 @@ def test_what_loses_jobs_or_does_not_belong_together_is_found_out(
 ) -> None:
     places = {"SPECTRUM_REDIS_URL": redis_url, "SPECTRUM_RESULTS_DIR": str(tmp_path)}
     assert by_name(doctor("--json", **places)[1])["identity"]["verdict"] == "ok"
-    ResultStore(tmp_path).write(b"a result")
+    ResultStore(LocalDirectory(tmp_path)).write(b"a result")
     redis_client.config_set("maxmemory-policy", "allkeys-lru")
     try:
         found = by_name(doctor("--json")[1])

@@ -70,7 +70,7 @@ def test_a_process_answers_as_this_one_does_and_is_kept() -> None:
     run(test())
 
 
-def test_problems_are_those_of_a_route() -> None:
+def test_problems_are_those_of_a_route(tmp_path: Path) -> None:
     async def test() -> None:
         async with processes() as work:
             with pytest.raises(ProblemError) as invalid:
@@ -81,8 +81,9 @@ def test_problems_are_those_of_a_route() -> None:
             with pytest.raises(ProblemError) as internal:
                 await work.do("random-matrix", {}, json.dumps(LAW).encode())
             assert (internal.value.problem.status, internal.value.problem.title) == (500, "Internal error")
-            missing = {"results_dir": "/nowhere", "digest": "0" * 64, "changes": {}, "name": "png", "style": {}}
-            assert "missing" in (await work.do("result", missing)).fields["damaged"]
+            missing = {"digest": "0" * 64, "changes": {}, "name": "png", "style": {}}
+            place = {"results_dir": str(tmp_path), "storage_url": None}
+            assert "missing" in (await work.do("result", missing | place)).fields["damaged"]
             assert len((await law(work))["grid"]) == 5
 
     run(test())

@@ -11,11 +11,12 @@ import pytest
 import redis
 from fastapi.testclient import TestClient
 
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.service.app import create_app
+from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.storage.results import ResultStore
 
 QUADRATIC = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}
 JOB = {
@@ -45,7 +46,7 @@ class Deployment:
         store = JobStore(client, lease_seconds=30.0, max_attempts=2)
         lease = store.claim(store.create("spectrum", "{}", {})[0].id)
         assert lease is not None
-        self.job_id, self.digest = lease.job_id, ResultStore(directory).write(b'{"kind": "spectrum"}')
+        self.job_id, self.digest = lease.job_id, ResultStore(LocalDirectory(directory)).write(b'{"kind": "spectrum"}')
         store.succeed(lease, self.digest)
 
     def upload(self, content: bytes) -> Any:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
-from hessian_spectrum.jobs.results import ResultDamagedError, ResultStore
 from hessian_spectrum.service import whole_results
 from hessian_spectrum.service.whole_results import SECONDS_BELIEVED, WholeResults
+from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.storage.results import ResultDamagedError, ResultStore
 
 
 class CountingStore(ResultStore):
@@ -23,7 +24,7 @@ class CountingStore(ResultStore):
 
 @pytest.fixture
 def store(tmp_path: Path) -> CountingStore:
-    return CountingStore(tmp_path)
+    return CountingStore(LocalDirectory(tmp_path))
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import torch
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.progress import Progress
-from hessian_spectrum.jobs.job_checkpoints import JobCheckpoints
+from hessian_spectrum.storage.job_checkpoints import JobCheckpoints
+from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.worker import job_state
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import run_hessian_vs_ggn_job
 from hessian_spectrum.worker.experiments.outcome import JobOutput
@@ -117,10 +118,14 @@ def test_a_job_killed_at_three_points_equals_the_undisturbed_one(name: str, tmp_
     spent = 0
     for attempt, (place, before) in enumerate(zip(places, [0, *places[:-1]], strict=True), 1):
         with pytest.raises(Killed):
-            run(fields, after(place - before), JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", attempt), 0.0))
+            run(
+                fields,
+                after(place - before),
+                JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", attempt), 0.0),
+            )
         spent += place - before
     reports: list[str] = []
-    kept = JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", 4), 0.0)
+    kept = JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 4), 0.0)
     found = run(fields, lambda *call: reports.append(call[0]), kept)
     assert without_times(found) == without_times(undisturbed)
     assert found.arrays.keys() == undisturbed.arrays.keys()
@@ -136,11 +141,13 @@ def test_a_job_killed_at_three_points_equals_the_undisturbed_one(name: str, tmp_
 def test_a_job_stopped_at_its_last_reports_keeps_what_it_did(name: str, left: int, tmp_path: Path) -> None:
     """As by a worker that is told to stop, which saves what is under way at that moment."""
     undisturbed, num_reports = count_reports(REQUESTS[name])
-    kept = JobCheckpointer(JobCheckpoints(tmp_path, "job", 1), 1e9)
+    kept = JobCheckpointer(JobCheckpoints(LocalDirectory(tmp_path), "job", 1), 1e9)
     with pytest.raises(Killed):
         run(REQUESTS[name], after(num_reports - left), kept)
     assert kept.save()
-    found = run(REQUESTS[name], lambda *_: None, JobCheckpointer(JobCheckpoints(tmp_path, "job", 2), 1e9))
+    found = run(
+        REQUESTS[name], lambda *_: None, JobCheckpointer(JobCheckpoints(LocalDirectory(tmp_path), "job", 2), 1e9)
+    )
     assert without_times(found) == without_times(undisturbed)
     for key, array in undisturbed.arrays.items():
         np.testing.assert_array_equal(found.arrays[key], array)
@@ -158,11 +165,14 @@ def test_a_job_that_is_given_back_at_its_last_report_equals_the_undisturbed_one(
         if next(reports) == num_reports:
             raise WorkerStoppingError
 
-    first = JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", 1), 0.0)
+    first = JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 1), 0.0)
     with pytest.raises(WorkerStoppingError):
         run(fields, stop_at_the_last, first)
     assert first.save()
-    second, num_left = JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", 2), 0.0), itertools.count()
+    second, num_left = (
+        JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 2), 0.0),
+        itertools.count(),
+    )
     found = run(fields, lambda *_: next(num_left), second)
     assert without_times(found) == without_times(undisturbed)
     assert next(num_left) < num_reports / 2
@@ -170,24 +180,24 @@ def test_a_job_that_is_given_back_at_its_last_report_equals_the_undisturbed_one(
 
 @pytest.mark.usefixtures("always_due")
 def test_the_last_saved_state_of_a_sealed_stage_stays_saved(tmp_path: Path) -> None:
-    first = JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", 1), 0.0)
+    first = JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 1), 0.0)
     first.stage("a").update(lambda: torch.arange(3.0))
-    second = JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", 2), 1e9)
+    second = JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 2), 1e9)
     second.stage("a").seal()  # written by an earlier attempt alone
     second.stage("b").finish(1)
     assert second.save()
-    third = JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", 3), 0.0)
+    third = JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 3), 0.0)
     assert torch.equal(third.stage("a").restore(), torch.arange(3.0))
     stage = third.stage("a")
     stage.update(lambda: torch.arange(5.0))
     stage.seal()
     assert third.save()
-    fourth = JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", 4), 0.0)
+    fourth = JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 4), 0.0)
     assert torch.equal(fourth.stage("a").restore(), torch.arange(5.0))
     fourth.stage("a").finish(2)
     fourth.forget(["b"])
     assert fourth.save()
-    fifth = JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", 5), 0.0)
+    fifth = JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 5), 0.0)
     assert (fifth.stage("a").value, fifth.stage("a").restore(), fifth.stage("b").value) == (2, None, None)
 
 
@@ -196,7 +206,7 @@ def test_the_last_saved_state_of_a_sealed_stage_stays_saved(tmp_path: Path) -> N
 def test_a_checkpoint_that_makes_no_sense_is_ignored(part: str, tmp_path: Path) -> None:
     fields = REQUESTS["lanczos"]
     undisturbed, num_reports = count_reports(fields)
-    checkpoints = JobCheckpoints(tmp_path, "job", 1)
+    checkpoints = JobCheckpoints(LocalDirectory(tmp_path), "job", 1)
     with pytest.raises(Killed):
         run(fields, after(num_reports - 3), JobCheckpointer.restored(checkpoints, 0.0))
     newest = next(checkpoints.newest_first()).document
@@ -207,7 +217,7 @@ def test_a_checkpoint_that_makes_no_sense_is_ignored(part: str, tmp_path: Path) 
     for _ in range(2):
         checkpoints.commit(newest, set())
     calls: list[str] = []
-    kept = JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", 2), 0.0)
+    kept = JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 2), 0.0)
     found = run(fields, lambda *call: calls.append(call[0]), kept)
     assert len(calls) == num_reports
     assert without_times(found) == without_times(undisturbed)
@@ -216,18 +226,28 @@ def test_a_checkpoint_that_makes_no_sense_is_ignored(part: str, tmp_path: Path) 
 @pytest.mark.usefixtures("always_due")
 def test_what_another_machine_computed_is_not_gone_on_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ours, theirs = (Hardware(CPU, threads, 2**33).numerics_fingerprint() for threads in (1, 2))
-    first = JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", 1), 0.0, fingerprint=theirs)
+    first = JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 1), 0.0, fingerprint=theirs)
     first.stage("a").finish(1)
     first.save()
-    assert JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", 2), 0.0, fingerprint=ours).stage("a").value is None
+    assert (
+        JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 2), 0.0, fingerprint=ours)
+        .stage("a")
+        .value
+        is None
+    )
     assert "2 threads" in caplog.text
-    assert JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", 2), 0.0, fingerprint=theirs).stage("a").value == 1
+    assert (
+        JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 2), 0.0, fingerprint=theirs)
+        .stage("a")
+        .value
+        == 1
+    )
 
 
 def test_checkpoints_are_written_when_they_are_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(job_state.time, "monotonic", lambda: now[0])
-    checkpoints = JobCheckpoints(tmp_path, "job", 1)
+    checkpoints = JobCheckpoints(LocalDirectory(tmp_path), "job", 1)
     written: list[float] = []
     commit = checkpoints.commit
 
@@ -249,7 +269,9 @@ def test_a_disk_that_is_full_does_not_stop_the_job(tmp_path: Path, caplog: pytes
     in_the_way = tmp_path / "job"
     in_the_way.write_text("")
     fields = REQUESTS["top-k"]
-    found = run(fields, lambda *_: None, JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", 1), 0.0))
+    found = run(
+        fields, lambda *_: None, JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 1), 0.0)
+    )
     assert without_times(found) == without_times(count_reports(fields)[0])
     assert "no checkpoint could be written" in caplog.text
 
@@ -259,7 +281,7 @@ def test_a_disk_that_fills_in_the_middle_keeps_nothing_of_what_it_could_not_take
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_state, "PIECE_BYTES", 64)
-    checkpoints = JobCheckpoints(tmp_path, "job", 1)
+    checkpoints = JobCheckpoints(LocalDirectory(tmp_path), "job", 1)
     put, room = checkpoints.put, [100]
 
     def put_if_room(piece: bytes | memoryview) -> str:
@@ -279,7 +301,7 @@ def test_a_disk_that_fills_in_the_middle_keeps_nothing_of_what_it_could_not_take
     assert sorted(path.name for path in (tmp_path / "job" / "0001").iterdir()) == kept
     room[0] = 100
     first.stage("d").update(lambda: torch.arange(200.0, 300.0))
-    second = JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", 2))
+    second = JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 2))
     assert torch.equal(second.stage("c").value, torch.arange(50.0, 100.0))
     assert torch.equal(second.stage("d").restore(), torch.arange(200.0, 300.0))
 
@@ -296,16 +318,16 @@ def test_large_tensors_come_back_from_their_pieces(tmp_path: Path, monkeypatch: 
         "number": torch.tensor(3),
         "flags": torch.tensor([True, False]),
     }
-    first = JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", 1), 0.0)
+    first = JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 1), 0.0)
     first.stage("a").finish(tensors)
     first.stage("b").update(lambda: (tensors["long"], None))
-    second = JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", 2), 0.0)
+    second = JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 2), 0.0)
     again = second.stage("a").value
     for name, tensor in tensors.items():
         assert torch.equal(again[name], tensor), name
         assert again[name].dtype == tensor.dtype
     # what nobody has asked for yet is not lost by the next checkpoint
     second.stage("c").update(lambda: 1)
-    third = JobCheckpointer.restored(JobCheckpoints(tmp_path, "job", 3), 0.0)
+    third = JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 3), 0.0)
     assert torch.equal(third.stage("b").restore()[0], tensors["long"])
     assert (third.stage("c").restore(), third.stage("d").restore(), third.stage("d").value) == (1, None, None)

@@ -54,6 +54,12 @@ class StorageSettings(LogSettings):
     )
     redis_url: SecretStr = Field(description="URL of Redis: redis://, rediss:// or unix://, with user and password.")
     results_dir: Path = Field(description="Directory of the results, which service and workers share.")
+    storage_url: str | None = Field(
+        default=None,
+        pattern=r"^s3://[a-z0-9][a-z0-9.-]+(/[A-Za-z0-9._-]+)*/?$",
+        description="URL s3://BUCKET/PREFIX of an object store that keeps all files in place of the results directory, "
+        "in which each machine then keeps only what it has under way; default: the directory keeps them.",
+    )
     models_dir: Path | None = Field(
         default=None, description="Directory of model checkpoints; default: no request may name a checkpoint."
     )

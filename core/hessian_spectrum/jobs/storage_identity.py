@@ -1,25 +1,24 @@
 """The identity that the results directory and Redis share, so that neither is mistaken for another one."""
 
-import os
 import secrets
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import redis
 from redis.client import Pipeline
 
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.keys import IDENTITY, IDENTITY_OFFER, JOB, RESULTS
-from hessian_spectrum.jobs.results import ResultStore, sync_directory
 from hessian_spectrum.jobs.scripts import run_script
+from hessian_spectrum.storage.blob_store import BlobNotFoundError, BlobStore
+from hessian_spectrum.storage.job_checkpoints import CheckpointStore
+from hessian_spectrum.storage.results import ResultStore
 
 _FILE = "identity"
 _NUM_COMPARED = 100
 
 MEND = (
-    "Set SPECTRUM_REDIS_URL and SPECTRUM_RESULTS_DIR to the pair that belongs together, or restore what was lost. "
+    "Set SPECTRUM_REDIS_URL and SPECTRUM_RESULTS_DIR, or SPECTRUM_STORAGE_URL where there is an object store, to the "
+    "pair that belongs together, or restore what was lost. "
     "To join these two for good, run `spectrum-server bind`."
 )
 
@@ -41,12 +40,17 @@ class StorageIdentity:
 
     Args:
         client: the Redis that holds the records of jobs.
-        results: the store whose directory keeps the identity.
+        results: the store that keeps the identity beside its results.
         checkpoints: what jobs that are under way have written.
     """
 
     def __init__(self, client: redis.Redis, results: ResultStore, checkpoints: CheckpointStore) -> None:
         self._client, self._results, self._checkpoints = client, results, checkpoints
+
+    @property
+    def blobs(self) -> BlobStore:
+        """The store that keeps the identity."""
+        return self._results.blobs
 
     def fault(self) -> str | None:
         """What is wrong and how to mend it; None if directory and Redis belong together, or may be joined.
@@ -141,26 +145,15 @@ class StorageIdentity:
     def _kept(self) -> str | None:
         """What the directory holds; text that is no identity equals none."""
         try:
-            return self._file.read_text(errors="replace").strip()
-        except FileNotFoundError:
-            os.stat(self._results.directory)  # a directory that is gone is not one without identity
+            return self._results.blobs.read(_FILE).decode(errors="replace").strip()
+        except BlobNotFoundError:
             return None
 
     def _accept(self, offer: str) -> None:
         run_script(self._client, "accept_identity", [IDENTITY, IDENTITY_OFFER], offer)
 
     def _keep(self, identity: str) -> None:
-        descriptor, draft = tempfile.mkstemp(dir=self._results.directory, prefix="draft-")
-        try:
-            with open(descriptor, "w") as file:
-                file.write(identity + "\n")
-                file.flush()
-                os.fsync(descriptor)
-            os.chmod(draft, 0o640)
-            os.replace(draft, self._file)
-        finally:
-            Path(draft).unlink(missing_ok=True)
-        sync_directory(self._results.directory)
+        self._results.blobs.put(_FILE, f"{identity}\n".encode(), overwrite=True, use_reserve=True)
 
     def _strangeness(self) -> str | None:
         """What speaks against it that two without identity, as an earlier version left them, belong together."""
@@ -173,7 +166,3 @@ class StorageIdentity:
         if jobs and not self._client.exists(*jobs):
             return "Redis knows none of the jobs whose checkpoints are in the results directory."
         return None
-
-    @property
-    def _file(self) -> Path:
-        return self._results.directory / _FILE

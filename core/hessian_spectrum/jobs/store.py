@@ -17,8 +17,8 @@ from hessian_spectrum.jobs.keys import idempotency_key as redis_key_of
 from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, job_of_message
 from hessian_spectrum.jobs.quotas import UNLIMITED, Kept, QuotaError, Quotas, sizes
 from hessian_spectrum.jobs.record import JobRecord, cached_fields, new_job_id, new_record_fields, record_from_fields
-from hessian_spectrum.jobs.request_files import LARGE_REQUEST_BYTES, RequestFiles
 from hessian_spectrum.jobs.scripts import JobScripts, NewJob
+from hessian_spectrum.storage.request_files import LARGE_REQUEST_BYTES, RequestFiles
 
 _MAX_LOOKED_AT = 100
 """Oldest queued jobs whose message may be lost, while other messages wait."""

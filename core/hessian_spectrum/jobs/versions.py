@@ -12,10 +12,20 @@ from typing import Any
 
 ROOT = "hessian_spectrum"
 
-PROTOCOL_PACKAGES = ("api_schemas", "checkpoints", "jobs", "planning")
+PROTOCOL_PACKAGES = ("api_schemas", "checkpoints", "jobs", "planning", "storage")
 """The packages by which service and workers understand each other."""
 
-RESULT_PACKAGES = ("api_schemas", "checkpoints", "curvature", "jobs", "planning", "quadrature", "theory", "worker")
+RESULT_PACKAGES = (
+    "api_schemas",
+    "checkpoints",
+    "curvature",
+    "jobs",
+    "planning",
+    "quadrature",
+    "storage",
+    "theory",
+    "worker",
+)
 """The packages that can change a number of a result."""
 
 RESULT_LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "tokenizers", "torch", "transformers")

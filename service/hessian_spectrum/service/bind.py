@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from redis.exceptions import RedisError
 
 from hessian_spectrum.jobs.connection import connect
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.leftovers import num_known
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.settings import SettingsError, StorageSettings
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
+from hessian_spectrum.storage.stores import open_stores
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,8 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not settings.results_dir.is_dir():
             raise SettingsError(f"SPECTRUM_RESULTS_DIR: {settings.results_dir} is no directory")
         with connect(settings.redis_url.get_secret_value()) as client:
-            results = ResultStore(settings.results_dir)
-            storage = StorageIdentity(client, results, CheckpointStore(settings.checkpoints_dir))
+            stores = open_stores(settings.results_dir, settings.storage_url)
+            results = stores.results
+            storage = StorageIdentity(client, results, stores.checkpoints)
             digests = list(results.sizes())
             num_unknown = len(digests) - num_known(client, digests)
             if wanted.yes:

@@ -10,15 +10,10 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from redis.asyncio import Redis as AsyncRedis
 
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.jobs.artifact_owners import ArtifactOwners
-from hessian_spectrum.jobs.artifacts import ArtifactStore
 from hessian_spectrum.jobs.connection import connect, connect_async
 from hessian_spectrum.jobs.events import EventLog
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.quotas import Quotas
-from hessian_spectrum.jobs.request_files import RequestFiles
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.retention import Retention
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
@@ -40,6 +35,12 @@ from hessian_spectrum.service.telemetry.metrics import JobMetrics
 from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota
 from hessian_spectrum.service.uploads.memory_budget import MemoryBudget
 from hessian_spectrum.service.uploads.parser import UploadParser
+from hessian_spectrum.storage.artifact_owners import ArtifactOwners
+from hessian_spectrum.storage.artifacts import ArtifactStore
+from hessian_spectrum.storage.job_checkpoints import CheckpointStore
+from hessian_spectrum.storage.request_files import RequestFiles
+from hessian_spectrum.storage.results import ResultStore
+from hessian_spectrum.storage.stores import open_stores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,22 +141,20 @@ Context = Annotated[ServiceContext, Depends(_context)]
 def _stores(settings: ServiceSettings) -> Stores:
     redis_url = settings.redis_url.get_secret_value()
     client = connect(redis_url)
-    requests = RequestFiles(settings.requests_dir)
-    results = ResultStore(settings.results_dir)
-    checkpoints = CheckpointStore(settings.checkpoints_dir)
+    files = open_stores(settings.results_dir, settings.storage_url, client)
     return Stores(
         redis=client,
         async_redis=connect_async(redis_url),
         queue=JobQueue(redis_url),
         jobs=JobStore(
-            client, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts, requests=requests
+            client, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts, requests=files.requests
         ),
-        results=results,
-        checkpoints=checkpoints,
-        requests=requests,
-        artifacts=ArtifactStore(settings.artifacts_dir),
-        artifact_owners=ArtifactOwners(settings.artifact_owners_dir),
-        identity=StorageIdentity(client, results, checkpoints),
+        results=files.results,
+        checkpoints=files.checkpoints,
+        requests=files.requests,
+        artifacts=files.artifacts,
+        artifact_owners=files.artifact_owners,
+        identity=StorageIdentity(client, files.results, files.checkpoints),
     )
 
 
@@ -168,7 +167,9 @@ def _heavy(settings: ServiceSettings, processes: Processes) -> HeavyDesk:
 def _metrics(settings: ServiceSettings, stores: Stores, slots: RequestSlots) -> CollectorRegistry:
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    registry.register(JobMetrics(stores.redis, lambda: slots.waiting.num_taken, settings.results_dir))
+    registry.register(
+        JobMetrics(stores.redis, lambda: slots.waiting.num_taken, stores.results.blobs, settings.results_dir)
+    )
     return registry
 
 

@@ -15,7 +15,6 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.quotas import Quotas
 from hessian_spectrum.jobs.record import JobRecord
-from hessian_spectrum.jobs.results import ResultDamagedError, ResultStore
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import CachedResult, JobStore, UnknownJobError
 from hessian_spectrum.service.auth.principal import Principal
@@ -23,6 +22,7 @@ from hessian_spectrum.service.job_feed import JobFeed
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.submission import Submission
 from hessian_spectrum.service.whole_results import WholeResults
+from hessian_spectrum.storage.results import ResultDamagedError, ResultStore
 
 _LOOK_AFTER_SECONDS = 1.0
 """Without news, for they may be lost."""

@@ -18,14 +18,14 @@ from starlette.routing import Match
 
 from hessian_spectrum.api_schemas.patterns import SENTENCES
 from hessian_spectrum.api_schemas.problem import PROBLEM_MEDIA_TYPE, FieldError, Problem
-from hessian_spectrum.jobs.artifacts import UnknownArtifactError
 from hessian_spectrum.jobs.quotas import QuotaError
 from hessian_spectrum.jobs.redis_faults import described, fault_of
-from hessian_spectrum.jobs.results import ResultDamagedError
 from hessian_spectrum.jobs.store import KeyReusedError, UnknownJobError
 from hessian_spectrum.service.message_places import MessagePlace, message_place
 from hessian_spectrum.service.middleware.security_headers import SECURITY_HEADERS
 from hessian_spectrum.service.near_names import near_name, unknown_name
+from hessian_spectrum.storage.artifacts import UnknownArtifactError
+from hessian_spectrum.storage.results import ResultDamagedError
 from hessian_spectrum.theory.errors import TheoryError
 
 MAX_ERRORS = 20

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.service.formats.result import result_of, stored_arrays
+from hessian_spectrum.storage.results import ResultStore
 
 SECONDS_BELIEVED = 3600.0
 _MOST_BELIEVED = 1000

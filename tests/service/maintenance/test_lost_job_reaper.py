@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import redis
 
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, JobQueue
 from hessian_spectrum.jobs.record import new_job_id
-from hessian_spectrum.jobs.request_files import RequestFiles
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.service.maintenance.lost_job_reaper import LostJobReaper
+from hessian_spectrum.storage.job_checkpoints import CheckpointStore
+from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.storage.request_files import RequestFiles
+from hessian_spectrum.storage.results import ResultStore
 
 
 class Broken(JobStore):
@@ -36,13 +37,13 @@ class Broken(JobStore):
 
 @pytest.fixture
 def parts(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> dict[str, Any]:
-    checkpoints = CheckpointStore(tmp_path / "job-checkpoints")
+    checkpoints = CheckpointStore(LocalDirectory(tmp_path, "job-checkpoints"))
     return {
         "store": Broken(redis_client, lease_seconds=0.2, max_attempts=3),
         "queue": JobQueue(redis_url),
         "checkpoints": checkpoints,
-        "requests": RequestFiles(tmp_path / "requests"),
-        "storage": StorageIdentity(redis_client, ResultStore(tmp_path), checkpoints),
+        "requests": RequestFiles(LocalDirectory(tmp_path, "requests")),
+        "storage": StorageIdentity(redis_client, ResultStore(LocalDirectory(tmp_path)), checkpoints),
         "republish_seconds": 30.0,
         "lease_seconds": 0.6,
         "run_retention": lambda: None,

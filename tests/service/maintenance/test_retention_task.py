@@ -15,16 +15,17 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hessian_spectrum.jobs.artifact_owners import ArtifactOwners
-from hessian_spectrum.jobs.artifacts import ArtifactStore
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.keys import RESULTS
 from hessian_spectrum.jobs.leftovers import Leftovers
-from hessian_spectrum.jobs.results import ResultDamagedError, ResultStore
 from hessian_spectrum.jobs.retention import Retention
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.service.maintenance.retention_task import RetentionPolicy, RetentionTask
+from hessian_spectrum.storage.artifact_owners import ArtifactOwners
+from hessian_spectrum.storage.artifacts import ArtifactStore
+from hessian_spectrum.storage.job_checkpoints import CheckpointStore
+from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.storage.results import ResultDamagedError, ResultStore
 
 DAY = 86400.0
 ORPHANS = "spectrum:results-of-no-job"
@@ -42,9 +43,11 @@ class Deployment:
 
     def __post_init__(self) -> None:
         self.store = JobStore(self.client, lease_seconds=30.0, max_attempts=2)
-        self.results = ResultStore(self.directory)
+        blobs = LocalDirectory(self.directory)
+        blobs.prepare()
+        self.results = ResultStore(blobs)
         self.retention = Retention(self.client)
-        self.storage = StorageIdentity(self.client, self.results, CheckpointStore(self.directory / "job-checkpoints"))
+        self.storage = StorageIdentity(self.client, self.results, CheckpointStore(blobs.within("job-checkpoints")))
         self.storage.settle()
 
     def run_retention(self, max_bytes: int | None = None) -> None:
@@ -53,8 +56,8 @@ class Deployment:
             store=self.store,
             retention=self.retention,
             results=self.results,
-            artifacts=ArtifactStore(self.directory / "artifacts"),
-            owners=ArtifactOwners(self.directory / "owners"),
+            artifacts=ArtifactStore(LocalDirectory(self.directory, "artifacts")),
+            owners=ArtifactOwners(LocalDirectory(self.directory, "owners")),
             storage=self.storage,
             policy=RetentionPolicy(result_seconds=30 * DAY, record_seconds=10 * DAY, results_bytes=quota),
         ).run_once()
@@ -180,7 +183,7 @@ def test_files_of_no_job_and_drafts_go_after_a_while(deployment: Deployment) -> 
         *drafts,
     ]:
         os.utime(path, (hours_ago, hours_ago))
-    owners = ArtifactOwners(deployment.directory / "owners")
+    owners = ArtifactOwners(LocalDirectory(deployment.directory, "owners"))
     for owner, name in (("anna", "old"), ("bob", "old"), ("bob", "new")):
         owners.add(owner, name)
     os.utime(artifacts / "old.npy", (time.time() - 31 * DAY, time.time()))

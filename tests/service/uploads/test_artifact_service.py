@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from hessian_spectrum.api_schemas.artifacts import ArtifactError
-from hessian_spectrum.jobs.artifact_owners import ArtifactOwners
-from hessian_spectrum.jobs.artifacts import ArtifactStore, UnknownArtifactError
 from hessian_spectrum.service.auth.principal import ANONYMOUS, UNAUTHENTICATED, Principal
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota, ArtifactService
+from hessian_spectrum.storage.artifact_owners import ArtifactOwners
+from hessian_spectrum.storage.artifacts import ArtifactStore, UnknownArtifactError
+from hessian_spectrum.storage.local_directory import LocalDirectory
 
 MAX_NUMBER = 40
 MAX_BYTES = 10_000
@@ -27,8 +28,8 @@ ANNA, BOB, ADMIN = (
 
 @pytest.fixture
 def of(tmp_path: Path) -> Callable[[Principal], ArtifactService]:
-    store = ArtifactStore(tmp_path)
-    owners = ArtifactOwners(tmp_path / "owners")
+    store = ArtifactStore(LocalDirectory(tmp_path))
+    owners = ArtifactOwners(LocalDirectory(tmp_path, "owners"))
     return lambda principal: ArtifactService(store, owners, principal, QUOTA)
 
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hessian_spectrum.jobs.artifacts import ArtifactStore
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.app import create_app
 from hessian_spectrum.service.uploads import spool
+from hessian_spectrum.storage.artifacts import ArtifactStore
 
 BINARY, NPY = "application/octet-stream", "application/x-npy"
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import redis
 
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
+from hessian_spectrum.storage.stores import open_stores
 from hessian_spectrum.worker.runtime.app import storage_fault
 
 PROGRAM = """
@@ -33,16 +32,18 @@ def test_a_worker_that_cannot_stop_ends_all_the_same() -> None:
 def test_a_worker_takes_jobs_only_where_its_results_are_found(
     redis_client: redis.Redis, redis_url: str, tmp_path: Path
 ) -> None:
-    def settings(name: str) -> WorkerSettings:
-        return WorkerSettings(redis_url=redis_url, results_dir=tmp_path / name)  # type: ignore[arg-type]
+    stores = {name: open_stores(tmp_path / name) for name in ("shared", "own")}
 
-    for name in ("shared", "own"):
-        (tmp_path / name).mkdir()
-        assert storage_fault(redis_client, settings(name)) is None
-    checkpoints = CheckpointStore(settings("shared").checkpoints_dir)
-    StorageIdentity(redis_client, ResultStore(tmp_path / "shared"), checkpoints).settle()
-    assert storage_fault(redis_client, settings("shared")) is None
-    assert "not the one that belongs to this Redis" in str(storage_fault(redis_client, settings("own")))
+    def fault(name: str) -> str | None:
+        settings = WorkerSettings(redis_url=redis_url, results_dir=tmp_path / name)  # type: ignore[arg-type]
+        return storage_fault(redis_client, settings, stores[name])
+
+    for name in stores:
+        assert fault(name) is None
+    shared = open_stores(tmp_path / "shared")
+    StorageIdentity(redis_client, shared.results, shared.checkpoints).settle()
+    assert fault("shared") is None
+    assert "not the one that belongs to this Redis" in str(fault("own"))
     shutil.rmtree(tmp_path / "shared")
-    assert storage_fault(redis_client, settings("shared")) == "The results directory is gone."
+    assert fault("shared") == "The results directory is gone."
     assert not (tmp_path / "shared").exists()

@@ -16,10 +16,12 @@ from hessian_spectrum.jobs import planner
 from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.jobs.planner import plan_job, stored_plan
 from hessian_spectrum.jobs.queue import JobQueue
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import ShardStore
 from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.storage.results import ResultStore
+from hessian_spectrum.storage.stores import open_stores
 from hessian_spectrum.worker.experiments import spectrum
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
@@ -39,10 +41,10 @@ REQUEST: dict[str, Any] = {
 @pytest.fixture
 def runner(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> JobRunner:
     settings = WorkerSettings(redis_url=redis_url, results_dir=tmp_path / "results")  # type: ignore[arg-type]
-    store, queue, results = own_store(redis_client), JobQueue(redis_url), ResultStore(settings.results_dir)
+    store, queue, stores = own_store(redis_client), JobQueue(redis_url), open_stores(settings.results_dir)
     hardware = Hardware(torch.device("cpu"), 1, 2**32)
     shards = ShardStore(redis_client, lease_seconds=30.0, max_losses=2)
-    return JobRunner(store, shards, queue, results, NO_INPUTS, hardware, settings, lambda: False)
+    return JobRunner(store, shards, queue, stores, NO_INPUTS, hardware, settings, lambda: False)
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def test_a_result_without_room_is_tried_again_and_then_a_failure(
     run(lucky)
     record = store.get(lucky)
     assert (record.state, record.attempt) == ("succeeded", 2)
-    assert ResultStore(tmp_path / "results").read(record.result_digest or "")
+    assert ResultStore(LocalDirectory(tmp_path, "results")).read(record.result_digest or "")
 
 
 @pytest.mark.parametrize(("stored_for", "num_plans"), [(2**32, 0), (2**31, 1), (None, 1)])
@@ -113,7 +115,7 @@ def test_a_worker_uses_the_plan_of_its_memory_and_makes_another_for_other_memory
         monkeypatch.setattr(module, "estimate", counted)
     runner.run(job_id)
     assert made == num_plans * [2**32]
-    result = json.loads(ResultStore(tmp_path / "results").read(store.get(job_id).result_digest or ""))
+    result = json.loads(ResultStore(LocalDirectory(tmp_path, "results")).read(store.get(job_id).result_digest or ""))
     assert result["eigenpairs"] == json.loads(alone.model_dump_json())["eigenpairs"]
 
 
@@ -175,7 +177,7 @@ def test_after_a_crash_products_are_not_recorded(
         run(job_id)
         record = store.get(job_id)
         assert record.state == "succeeded"
-        content = ResultStore(tmp_path / "results").read(record.result_digest or "")
+        content = ResultStore(LocalDirectory(tmp_path, "results")).read(record.result_digest or "")
         results.append(json.loads(content))
     first, second = results
     assert "died of SIGSEGV" in first["provenance"]["product_fallback"]

@@ -19,11 +19,12 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs import sharding
 from hessian_spectrum.jobs.estimate import estimate
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.scripts import ShardScripts
 from hessian_spectrum.jobs.shards import ShardPoisonedError, ShardStore
 from hessian_spectrum.jobs.store import JobStore, LeaseLostError
 from hessian_spectrum.quadrature.errors import NonFiniteError
+from hessian_spectrum.storage.job_checkpoints import CheckpointStore
+from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.worker import job_state
 from hessian_spectrum.worker.experiments.outcome import JobOutput
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
@@ -103,7 +104,7 @@ class Lab:
 
     def __post_init__(self) -> None:
         self.store = JobStore(self.client, lease_seconds=30.0, max_attempts=1000)
-        self.checkpoints = CheckpointStore(self.directory)
+        self.checkpoints = CheckpointStore(LocalDirectory(self.directory))
         self.job_id = self.store.create("spectrum", REQUEST.model_dump_json(), {})[0].id
 
     def deployment(self, event: Event, hardware: Hardware = HARDWARE) -> Deployment:

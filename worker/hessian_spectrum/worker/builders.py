@@ -28,8 +28,8 @@ from hessian_spectrum.curvature.models.causal_lm import CausalLm
 from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.registry import dataset_functions, loss_classes, model_classes
 from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
-from hessian_spectrum.jobs.artifacts import UnknownArtifactError
 from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.storage.artifacts import UnknownArtifactError
 from hessian_spectrum.worker.checkpoints import causal_lm, checkpoint_parameters
 from hessian_spectrum.worker.generators import generator_of
 from hessian_spectrum.worker.inputs import NO_INPUTS, Inputs

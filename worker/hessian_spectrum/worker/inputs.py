@@ -6,7 +6,7 @@ from typing import Protocol
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.curvature.data.text import Tokens
 from hessian_spectrum.curvature.operators.products import Fallback
-from hessian_spectrum.jobs.artifacts import UnknownArtifactError
+from hessian_spectrum.storage.artifacts import UnknownArtifactError
 from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
 
 

@@ -6,8 +6,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from hessian_spectrum.jobs.artifacts import ArtifactDamagedError, UnknownArtifactError
 from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.storage.artifacts import ArtifactDamagedError, UnknownArtifactError
 from hessian_spectrum.worker.inputs import Artifacts
 
 

@@ -15,10 +15,7 @@ from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.jobs.artifact_owners import ArtifactOwners
-from hessian_spectrum.jobs.artifacts import ArtifactStore
 from hessian_spectrum.jobs.planner import stored_plan
-from hessian_spectrum.jobs.results import ResultDamagedError, ResultStore
 from hessian_spectrum.service.admission import Admission
 from hessian_spectrum.service.auth.principal import Principal
 from hessian_spectrum.service.bodies import read
@@ -32,6 +29,8 @@ from hessian_spectrum.service.problems import ProblemError, translated
 from hessian_spectrum.service.submission import Submission
 from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota, ArtifactService
 from hessian_spectrum.service.whole_results import WholeResults
+from hessian_spectrum.storage.results import ResultDamagedError, ResultStore
+from hessian_spectrum.storage.stores import Stores, open_stores
 
 Arguments = Mapping[str, Any]
 
@@ -57,7 +56,7 @@ def _result(arguments: Arguments, _content: bytes) -> Reply:
     Fields: `arrays` where it is the file beside the document; `damaged` where there is none.
     """
     digest, name = arguments["digest"], arguments["name"]
-    results, whole = _results(arguments["results_dir"])
+    results, whole = _results(arguments["results_dir"], arguments["storage_url"])
     diagonal = None
     try:
         result = smoothed(result_of(results.read(digest)), SmoothingChange(**arguments["changes"]))
@@ -111,9 +110,9 @@ def _estimate(arguments: Arguments, content: bytes) -> Reply:
 
 def _asked(arguments: Arguments, content: bytes) -> tuple[AnyJobRequest, Admission]:
     caller = Principal(owner=arguments["owner"], is_admin=arguments["is_admin"])
-    stores = (ArtifactStore(Path(arguments["artifacts_dir"])), ArtifactOwners(Path(arguments["artifact_owners_dir"])))
+    stores = _stores(arguments["results_dir"], arguments["storage_url"])
     quota = ArtifactQuota(max_bytes=arguments["uploads_bytes"], max_number=arguments["max_artifacts"])
-    artifacts = ArtifactService(*stores, caller, quota)
+    artifacts = ArtifactService(stores.artifacts, stores.artifact_owners, caller, quota)
     verdicts = _Verdicts(arguments["verdicts"])
     models = _models(arguments["models_dir"]).with_verdicts(verdicts)
     models.digests.learn(arguments["digests"])  # to take them again may be longer than a caller waits
@@ -135,8 +134,13 @@ class _Verdicts:
 
 
 @lru_cache(maxsize=1)
-def _results(path: str) -> tuple[ResultStore, WholeResults]:
-    results = ResultStore(Path(path))
+def _stores(directory: str, url: str | None) -> Stores:
+    return open_stores(Path(directory), url)
+
+
+@lru_cache(maxsize=1)
+def _results(directory: str, url: str | None) -> tuple[ResultStore, WholeResults]:
+    results = _stores(directory, url).results
     return results, WholeResults(results)
 
 

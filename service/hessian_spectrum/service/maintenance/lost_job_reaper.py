@@ -11,13 +11,13 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.leftovers import Leftovers
 from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.redis_faults import described
-from hessian_spectrum.jobs.request_files import ABANDONED_SECONDS, RequestFiles
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.storage.job_checkpoints import CheckpointStore
+from hessian_spectrum.storage.request_files import ABANDONED_SECONDS, RequestFiles
 
 _AWAY = (redis.ConnectionError, redis.TimeoutError)
 """Errors of a Redis that hears nobody; one that refuses writes, out of memory, still hears its workers."""

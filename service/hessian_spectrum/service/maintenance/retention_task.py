@@ -5,14 +5,13 @@ import time
 from dataclasses import dataclass
 
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs.artifact_owners import ArtifactOwners
-from hessian_spectrum.jobs.artifacts import ArtifactStore
-from hessian_spectrum.jobs.disk import share_of_disk
 from hessian_spectrum.jobs.leftovers import Leftovers
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.retention import Retention
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore, UnknownJobError
+from hessian_spectrum.storage.artifact_owners import ArtifactOwners
+from hessian_spectrum.storage.artifacts import ArtifactStore
+from hessian_spectrum.storage.results import ResultStore
 
 _BATCH_SIZE = 100
 """Jobs that one run expires or deletes; the others follow in the next."""
@@ -114,7 +113,7 @@ class RetentionTask:
         if started < self._next_scan:
             return
         sizes, old = self._results.sizes(), self._results.older_than(_ABANDONED_SECONDS)
-        self._results.remove_abandoned_drafts(_ABANDONED_SECONDS)
+        self._results.blobs.remove_abandoned_drafts(_ABANDONED_SECONDS)
         self._remove_unused_artifacts()
         now = time.monotonic()
         self._next_scan = now + (now - started) / _MAX_SHARE_OF_SCANNING
@@ -136,7 +135,9 @@ class RetentionTask:
     def _make_room(self, sizes: dict[str, int]) -> None:
         """Expire the oldest results until the others fit."""
         most = self._policy.results_bytes
-        excess = sum(sizes.values()) - (share_of_disk(self._results.directory, 2) if most is None else most)
+        if most is None and (capacity := self._results.blobs.capacity()) is not None:
+            most = capacity // 2
+        excess = 0 if most is None else sum(sizes.values()) - most
         problem = _expired("It was removed to make room for newer ones.")
         last = None
         while excess > 0 and (digest := self._retention.oldest_result()) not in (None, last):

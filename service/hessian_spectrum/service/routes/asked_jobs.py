@@ -80,8 +80,8 @@ async def _done(request: Request, task: str, body: bytes, caller: CurrentPrincip
     context = service_context(request)
     settings = context.settings
     arguments = {
-        "artifacts_dir": str(settings.artifacts_dir),
-        "artifact_owners_dir": str(settings.artifact_owners_dir),
+        "results_dir": str(settings.results_dir),
+        "storage_url": settings.storage_url,
         "models_dir": None if settings.models_dir is None else str(settings.models_dir),
         "uploads_bytes": settings.uploads_bytes,
         "max_artifacts": settings.max_artifacts,

@@ -15,7 +15,6 @@ from hessian_spectrum.api_schemas.job_results import JobResult
 from hessian_spectrum.api_schemas.jobs import Job, JobPage, JobState, Links
 from hessian_spectrum.api_schemas.patterns import described
 from hessian_spectrum.jobs.record import JobRecord
-from hessian_spectrum.jobs.results import ResultDamagedError
 from hessian_spectrum.service.auth.key_store import KEY_ID
 from hessian_spectrum.service.auth.principal import CurrentPrincipal
 from hessian_spectrum.service.context import service_context
@@ -40,6 +39,7 @@ from hessian_spectrum.service.routes.documentation import (
 )
 from hessian_spectrum.service.routes.picture_style import PICTURE_PARAMETERS, picture_style
 from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.storage.results import ResultDamagedError
 
 MAX_WAIT_SECONDS = 60
 
@@ -326,6 +326,7 @@ async def _result_response(request: Request, desk: JobDesk, wanted: _Wanted, if_
     context = service_context(request)
     arguments = {
         "results_dir": str(context.settings.results_dir),
+        "storage_url": context.settings.storage_url,
         "digest": wanted.digest,
         "name": wanted.name,
         "changes": wanted.change.changes,

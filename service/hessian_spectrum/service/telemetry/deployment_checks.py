@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -16,15 +17,14 @@ from typing import Literal
 import redis
 from redis.exceptions import RedisError, ResponseError
 
-from hessian_spectrum.jobs.disk import LEAST_FREE_BYTES
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.redis_faults import KEEPS_ALL, described, eviction_policy, fault_of
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.settings import StorageSettings
 from hessian_spectrum.jobs.storage_identity import MEND, StorageIdentity
 from hessian_spectrum.jobs.versions import protocol_version
 from hessian_spectrum.jobs.worker_registry import registered_workers
 from hessian_spectrum.service.telemetry.readiness import missing_models, missing_on_disk
+from hessian_spectrum.storage.disk import LEAST_FREE_BYTES
+from hessian_spectrum.storage.stores import open_stores
 
 Verdict = Literal["ok", "warning", "failed", "skipped"]
 
@@ -187,7 +187,8 @@ def identity(client: redis.Redis, settings: StorageSettings) -> Iterator[Finding
     if not settings.results_dir.is_dir():
         yield Finding(name, "skipped", "the directory of results is not there")
         return
-    storage = StorageIdentity(client, ResultStore(settings.results_dir), CheckpointStore(settings.checkpoints_dir))
+    stores = open_stores(settings.results_dir, settings.storage_url)
+    storage = StorageIdentity(client, stores.results, stores.checkpoints)
     try:
         fault = storage.difference()
     except (RedisError, OSError) as error:
@@ -252,6 +253,8 @@ def directories(settings: StorageSettings) -> Iterator[Finding]:
         yield _free_space(results)
         yield _sync(results)
         yield _one_file_system(results, [settings.artifacts_dir, settings.checkpoints_dir])
+    if settings.storage_url is not None:
+        yield _object_store(results, settings.storage_url)
     models = settings.models_dir
     if models is None:
         yield Finding("models", "skipped", "no models directory is set")
@@ -259,6 +262,24 @@ def directories(settings: StorageSettings) -> Iterator[Finding]:
         yield Finding("models", "failed", f"{models} cannot be read", f"let uid {os.getuid()} read it")
     else:
         yield Finding("models", "ok", f"{models}: {sum(1 for path in models.iterdir() if path.is_dir())} directories")
+
+
+def _object_store(directory: Path, url: str) -> Finding:
+    """Whether it keeps what was put first: two that write at once rely on that."""
+    blobs, name = open_stores(directory, url).blobs, f"doctor-{secrets.token_hex(8)}"
+    try:
+        try:
+            refused = blobs.put(name, b"first") and not blobs.put(name, b"second")
+            kept = blobs.read(name)
+        finally:
+            blobs.delete(name)
+    except OSError as error:
+        advice = "look at SPECTRUM_STORAGE_URL and the variables of AWS"
+        return Finding("object store", "failed", str(error)[:200], advice)
+    if not refused or kept != b"first":
+        found, advice = "it overwrites what it should refuse", "use one that knows If-None-Match for PutObject"
+        return Finding("object store", "failed", found, advice)
+    return Finding("object store", "ok", url)
 
 
 def _free_space(results: Path) -> Finding:

@@ -1,7 +1,6 @@
 """Prometheus metrics: of the requests to this service, and of the jobs, workers and disk of the deployment."""
 
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from redis.exceptions import RedisError
 
 from hessian_spectrum.jobs.counters import JobCounters, read_counters
 from hessian_spectrum.jobs.scripts import DURATION_BOUNDS
+from hessian_spectrum.storage.blob_store import BlobStore
 
 _REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -67,13 +67,17 @@ class JobMetrics(Collector):
     Args:
         client: Connection to Redis.
         num_waiting_requests: Counts the requests that wait at this service.
-        results_dir: The directory that holds all files of the deployment.
+        blobs: All files of the deployment.
+        directory: Directory of this machine on whose disk these files, or those that are being written, lie.
     """
 
-    def __init__(self, client: redis.Redis, num_waiting_requests: Callable[[], int], results_dir: Path) -> None:
+    def __init__(
+        self, client: redis.Redis, num_waiting_requests: Callable[[], int], blobs: BlobStore, directory: Path
+    ) -> None:
         self._client = client
         self._num_waiting_requests = num_waiting_requests
-        self._results_dir = results_dir
+        self._blobs = blobs
+        self._directory = directory
         self._walked_at = -_SECONDS_BETWEEN_WALKS
         self._results_bytes = 0
 
@@ -95,7 +99,7 @@ class JobMetrics(Collector):
             self._num_waiting_requests(),
         )
         yield _gauge("spectrum_results_bytes", "Files of results, checkpoints and uploads", self._bytes_of_results())
-        free = shutil.disk_usage(self._results_dir).free if self._results_dir.is_dir() else 0
+        free = shutil.disk_usage(self._directory).free if self._directory.is_dir() else 0
         yield _gauge("spectrum_results_free_bytes", "Free on their disk", free)
         if totals is not None:
             yield from _of_jobs(totals)
@@ -103,7 +107,11 @@ class JobMetrics(Collector):
 
     def _bytes_of_results(self) -> int:
         if time.monotonic() - self._walked_at >= _SECONDS_BETWEEN_WALKS:
-            self._results_bytes = _bytes_in(self._results_dir)
+            try:
+                self._results_bytes = sum(info.num_bytes for info in self._blobs.list())
+            except OSError as error:
+                _logger.warning("metrics without the storage of results: %s", error)
+                self._results_bytes = 0
             self._walked_at = time.monotonic()
         return self._results_bytes
 
@@ -147,14 +155,3 @@ def _histogram(name: str, text: str, totals: JobCounters, counted: str) -> Metri
     found = totals.durations(counted)
     bounds = [*(f"{bound:g}" for bound in DURATION_BOUNDS), "+Inf"]
     return HistogramMetricFamily(name, text, list(zip(bounds, found.counts, strict=True)), found.sum_seconds)
-
-
-def _bytes_in(directory: Path) -> int:
-    total = 0
-    for place, _, names in os.walk(directory):
-        for name in names:
-            try:
-                total += (Path(place) / name).stat().st_size
-            except OSError:  # gone meanwhile
-                continue
-    return total

@@ -10,11 +10,12 @@ import redis
 from redis.exceptions import RedisError
 
 from hessian_spectrum.api_schemas.health import WorkerStatus
-from hessian_spectrum.jobs.disk import LEAST_FREE_BYTES
 from hessian_spectrum.jobs.redis_faults import described, eviction_fault, require_writable
 from hessian_spectrum.jobs.settings import StorageSettings
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.worker_registry import registered_workers
+from hessian_spectrum.storage.blob_store import BlobStore
+from hessian_spectrum.storage.disk import LEAST_FREE_BYTES
 
 
 def look(
@@ -22,6 +23,8 @@ def look(
 ) -> tuple[list[WorkerStatus], list[str]]:
     """The workers that are there, and what is missing, everything at once."""
     missing = [*missing_on_disk(settings.results_dir), *missing_models(settings.models_dir)]
+    if settings.storage_url is not None:
+        missing += missing_object_store(storage.blobs)
     try:
         require_writable(client)
         workers = registered_workers(client)
@@ -60,6 +63,15 @@ def missing_on_disk(results: Path) -> list[str]:
     except OSError as error:
         return [f"the directory of results cannot be written: {error.strerror}"]
     return ["the disk of the results is nearly full"] if free < LEAST_FREE_BYTES else []
+
+
+def missing_object_store(blobs: BlobStore) -> list[str]:
+    """What hinders an object store from being used."""
+    try:
+        blobs.require_present()
+    except OSError as error:
+        return [str(error.strerror)]
+    return []
 
 
 def missing_models(models: Path | None) -> list[str]:

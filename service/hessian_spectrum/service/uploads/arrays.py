@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO, cast
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayType
-from hessian_spectrum.jobs.array_files import NamedArray, UnfitArrayError
 from hessian_spectrum.service.problems import invalid_field
 from hessian_spectrum.service.uploads.archive import npz_contents
 from hessian_spectrum.service.uploads.artifact_service import ArtifactService
@@ -15,6 +14,7 @@ from hessian_spectrum.service.uploads.memory_budget import MemoryBudget, Reserva
 from hessian_spectrum.service.uploads.npy import UnreadableArrayError, read_numbers
 from hessian_spectrum.service.uploads.parser import NPZ
 from hessian_spectrum.service.uploads.safetensors import safetensors_arrays
+from hessian_spectrum.storage.array_files import NamedArray, UnfitArrayError
 
 SAFETENSORS = "application/x-safetensors"
 ARRAY_MEDIA_TYPES = (NPZ, SAFETENSORS)

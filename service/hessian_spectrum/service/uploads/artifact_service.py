@@ -1,5 +1,6 @@
 """Uploaded files as one principal sees them: their own; an admin sees all."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -7,14 +8,13 @@ from typing import BinaryIO
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArtifactError, StoredArray
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs.array_files import Arrays
-from hessian_spectrum.jobs.artifact_owners import NOBODY, ArtifactOwners
-from hessian_spectrum.jobs.artifacts import ArtifactStore, UnknownArtifactError
-from hessian_spectrum.jobs.disk import share_of_disk
-from hessian_spectrum.jobs.token_files import Blocks
 from hessian_spectrum.service.auth.principal import Principal
 from hessian_spectrum.service.config import MAX_SHARE_PER_KEY
 from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.storage.array_files import Arrays
+from hessian_spectrum.storage.artifact_owners import NOBODY, ArtifactOwners
+from hessian_spectrum.storage.artifacts import ArtifactStore, UnknownArtifactError
+from hessian_spectrum.storage.token_files import Blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,13 +141,19 @@ class ArtifactService:
         sizes = self._store.sizes()
         own_bytes = sum(sizes.get(each, 0) for each in own)
         quota = self._quota
-        all_bytes = share_of_disk(self._store.directory, 4) if quota.max_bytes is None else quota.max_bytes
-        most = all_bytes if self._owner == NOBODY else int(MAX_SHARE_PER_KEY * all_bytes)
+        all_bytes = self._all_bytes()
+        most = all_bytes if self._owner == NOBODY else MAX_SHARE_PER_KEY * all_bytes
         if len(own) <= quota.max_number and own_bytes <= most and sum(sizes.values()) <= all_bytes:
             return
         if not self._owners.owners(artifact_id):
             self._store.delete(artifact_id)
         raise _too_many(quota.max_number) if len(own) > quota.max_number else _no_room(own_bytes > most)
+
+    def _all_bytes(self) -> float:
+        if self._quota.max_bytes is not None:
+            return self._quota.max_bytes
+        capacity = self._store.blobs.capacity()
+        return math.inf if capacity is None else capacity // 4
 
     def _check(self, artifact_id: str) -> None:
         if not self._sees_all and not self._owners.owns(self._owner, artifact_id):

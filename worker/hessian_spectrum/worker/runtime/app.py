@@ -18,13 +18,9 @@ from redis.exceptions import RedisError
 
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.jobs.artifacts import ArtifactStore
 from hessian_spectrum.jobs.connection import connect
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.process_memory import resident_bytes
 from hessian_spectrum.jobs.queue import RUN_JOB, JobQueue, celery_app
-from hessian_spectrum.jobs.request_files import RequestFiles
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import ShardStore
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
@@ -32,6 +28,8 @@ from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.jobs.verdicts import VerdictStore
 from hessian_spectrum.jobs.versions import protocol_version, result_version
 from hessian_spectrum.jobs.worker_registry import SECONDS_BETWEEN_HEARTBEATS, register, unregister
+from hessian_spectrum.storage.blob_store import StorageUnavailableError
+from hessian_spectrum.storage.stores import Stores, open_stores
 from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
 from hessian_spectrum.worker.checkpoint_inspector import CheckpointInspector
 from hessian_spectrum.worker.hardware import Hardware, find_hardware
@@ -101,37 +99,36 @@ def _stop_event() -> Event:
 
 
 def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, stopping: Event) -> None:
-    models, results = ModelsDirectory(settings.models_dir), ResultStore(settings.results_dir)
+    models, stores = ModelsDirectory(settings.models_dir), open_stores(settings.results_dir, settings.storage_url)
     client = connect(settings.redis_url.get_secret_value())
     kernel = KernelWatch()
     signals.worker_ready.connect(lambda **_: kernel.start(), weak=False)
-    requests = RequestFiles(settings.requests_dir)
 
-    def stores(client: Redis) -> tuple[JobStore, ShardStore]:
+    def job_stores(client: Redis) -> tuple[JobStore, ShardStore]:
         seconds, attempts = settings.lease_seconds, settings.max_attempts
-        jobs = JobStore(client, lease_seconds=seconds, max_attempts=attempts, requests=requests)
+        jobs = JobStore(client, lease_seconds=seconds, max_attempts=attempts, requests=stores.requests)
         return jobs, ShardStore(client, seconds, attempts)
 
-    jobs, shards = stores(client)
+    jobs, shards = job_stores(client)
     own = {"store": jobs, "shards": shards, "kernel": kernel}
 
     @app.task(name=RUN_JOB, Request=JobRequest, **own)  # type: ignore[untyped-decorator]
     def run_job(job_id: str) -> None:
         client = connect(settings.redis_url.get_secret_value(), patient=True)
-        store, shards = stores(client)
+        store, shards = job_stores(client)
         queue = JobQueue(settings.redis_url.get_secret_value())
         with client:
-            if fault := storage_fault(client, settings):
+            if fault := storage_fault(client, settings, stores):
                 _logger.error("job %s is left to others: %s", job_id, fault)
                 stopping.wait(_SECONDS_TO_KEEP_MESSAGE)
                 queue.call(job_id)
                 return
             check = CheckpointCheck(models, VerdictStore(client, lambda: [result_version()]))
-            inputs = Inputs(models, ArtifactStore(settings.artifacts_dir), check)
-            JobRunner(store, shards, queue, results, inputs, hardware, settings, stopping.is_set).run(job_id)
+            inputs = Inputs(models, stores.artifacts, check)
+            JobRunner(store, shards, queue, stores, inputs, hardware, settings, stopping.is_set).run(job_id)
 
 
-def storage_fault(client: Redis, settings: WorkerSettings) -> str | None:
+def storage_fault(client: Redis, settings: WorkerSettings, stores: Stores) -> str | None:
     """Return why results would be lost, if they would: the directory is gone, or belongs to another Redis.
 
     Raises:
@@ -139,9 +136,10 @@ def storage_fault(client: Redis, settings: WorkerSettings) -> str | None:
     """
     if not settings.results_dir.is_dir():
         return "The results directory is gone."
-    results, checkpoints = ResultStore(settings.results_dir), CheckpointStore(settings.checkpoints_dir)
     try:
-        return StorageIdentity(client, results, checkpoints).difference()
+        return StorageIdentity(client, stores.results, stores.checkpoints).difference()
+    except StorageUnavailableError as error:
+        return f"{error.strerror}."
     except OSError as error:
         return f"The results directory cannot be read: {error.strerror}."
 
@@ -173,6 +171,7 @@ def _inspect_checkpoints(settings: WorkerSettings, hardware: Hardware) -> None:
 
 def _register_worker(settings: WorkerSettings, hardware: Hardware) -> None:
     client = connect(settings.redis_url.get_secret_value())
+    stores = open_stores(settings.results_dir, settings.storage_url)
     status = WorkerStatus(
         name=f"{socket.gethostname()}-{os.getpid()}",
         device=str(hardware.device),
@@ -186,7 +185,7 @@ def _register_worker(settings: WorkerSettings, hardware: Hardware) -> None:
     def register_until_closing() -> None:
         while not closing.is_set():
             try:
-                now = {"resident_bytes": resident_bytes(os.getpid()), "fault": storage_fault(client, settings)}
+                now = {"resident_bytes": resident_bytes(os.getpid()), "fault": storage_fault(client, settings, stores)}
                 register(client, status.model_copy(update=now))
             except RedisError as error:
                 _logger.warning("the worker is not registered: %s", error)

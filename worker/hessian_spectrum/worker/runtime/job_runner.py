@@ -1,7 +1,9 @@
 """One attempt at a job: claim, compute, store, close."""
 
 import contextlib
+import errno
 import logging
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,15 +16,15 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
 from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.jobs.arrays import result_arrays
-from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.planner import memory_error, plan_for_worker, plan_job
 from hessian_spectrum.jobs.queue import JobQueue
-from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import ShardStore
 from hessian_spectrum.jobs.store import JobStore, Lease, LeaseLostError
 from hessian_spectrum.jobs.versions import result_version
 from hessian_spectrum.planning.job_plan import JobPlan
+from hessian_spectrum.storage.blob_store import StorageUnavailableError
+from hessian_spectrum.storage.stores import Stores
 from hessian_spectrum.telemetry.logging import log_fields
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import run_hessian_vs_ggn_job
 from hessian_spectrum.worker.experiments.outcome import JobOutput
@@ -48,6 +50,8 @@ from hessian_spectrum.worker.sharding.coordinator import Deployment, ShardCoordi
 
 _T = TypeVar("_T")
 
+_SECONDS_BETWEEN_TRIES = 1.0
+
 _logger = logging.getLogger(__name__)
 
 
@@ -59,7 +63,7 @@ class JobRunner:
         store: JobStore,
         shards: ShardStore,
         queue: JobQueue,
-        results: ResultStore,
+        stores: Stores,
         inputs: Inputs,
         hardware: Hardware,
         settings: WorkerSettings,
@@ -69,7 +73,7 @@ class JobRunner:
         self._shards = shards
         self._queue = queue
         self._stopping = stopping
-        self._results = results
+        self._results, self._checkpoints = stores.results, stores.checkpoints
         self._inputs = inputs
         self._hardware = hardware
         self._settings = settings
@@ -78,9 +82,7 @@ class JobRunner:
         """Run the job, or help the worker that has it with its shards; nothing happens if it ended."""
         lease = self._store.claim(job_id, own_name())
         if lease is None:
-            deployment = self._deployment(
-                CheckpointStore(self._settings.checkpoints_dir), self._hardware.numerics_fingerprint()
-            )
+            deployment = self._deployment(self._hardware.numerics_fingerprint())
             ShardRunner(self._store, deployment, self._inputs, self._hardware, self._stopping).run(job_id)
             return
         request_id = self._store.request_id(job_id)
@@ -96,9 +98,8 @@ class JobRunner:
 
     def _attempt(self, lease: Lease) -> str:
         """What became of the job: its state, or `lost`."""
-        checkpoints = CheckpointStore(self._settings.checkpoints_dir)
         try:
-            digest = self._compute(lease, checkpoints)
+            digest = self._compute(lease)
         except JobCancelledError:
             state = self._store.close_cancelled(lease)
         except WorkerStoppingError:
@@ -116,7 +117,7 @@ class JobRunner:
             state = self._store.fail(lease, failure.problem)
         else:
             state = self._outlasting(lambda: self._store.succeed(lease, digest, result_version()))
-        checkpoints.discard(lease.job_id)
+        self._checkpoints.discard(lease.job_id)
         return state
 
     def _give_back(self, lease: Lease) -> str:
@@ -126,7 +127,7 @@ class JobRunner:
             self._queue.publish(lease.job_id)
         return state
 
-    def _compute(self, lease: Lease, checkpoints: CheckpointStore) -> str:
+    def _compute(self, lease: Lease) -> str:
         request = parse_request(self._store.request(lease.job_id))
         plan = plan_for_worker(request, self._hardware.memory_bytes, self._store.plan(lease.job_id))
         if error := memory_error(request, plan):
@@ -142,10 +143,10 @@ class JobRunner:
             )
             inputs = after_crash(inputs, lease.crashed_by)
             fingerprint = fingerprint_with(hardware, inputs.fallback)
-            saved = checkpoints.of_attempt(lease.job_id, lease.attempt)
+            saved = self._checkpoints.of_attempt(lease.job_id, lease.attempt)
             seconds = self._settings.checkpoint_seconds
             job = JobCheckpointer.restored(saved, seconds, device=hardware.device, fingerprint=fingerprint)
-            coordinator = ShardCoordinator(self._deployment(checkpoints, fingerprint), lease, job)
+            coordinator = ShardCoordinator(self._deployment(fingerprint), lease, job)
             renewer.on_renewal = coordinator.refresh
             try:
                 hardware = hardware.at_present()
@@ -157,14 +158,14 @@ class JobRunner:
             except WorkerStoppingError:
                 job.save()
                 raise
-            digest = self._stored(output, renewer.report)
+            digest = self._outlasting(lambda: self._stored(output, renewer.report))
         self._outlasting(renewer.write_last_progress)
         return digest
 
     def _outlasting(self, step: Callable[[], _T]) -> _T:
-        """What the step gives, once Redis is back: hours of work are not dropped for an outage of minutes.
+        """What the step gives, once Redis and the object store are back: an outage of minutes costs no hours of work.
 
-        Raises:  what it raises; where Redis is away, once the worker stops.
+        Raises:  what it raises; where one of them is away, once the worker stops.
         """
         while True:
             try:
@@ -173,6 +174,11 @@ class JobRunner:
                 if self._stopping():
                     raise
                 _logger.warning("a job that is done waits for Redis: %s", error)
+            except StorageUnavailableError as error:
+                if self._stopping() or error.errno == errno.ENOSPC:
+                    raise
+                _logger.warning("a job that is done waits for the object store: %s", error)
+                time.sleep(_SECONDS_BETWEEN_TRIES)
 
     def _output(
         self,
@@ -191,9 +197,9 @@ class JobRunner:
         progress = RemainingTime(request, whole, hardware.device, report=renewer.report, expect=renewer.expect)
         return run_spectrum_job(request, hardware, progress, inputs=inputs, job=job, sharding=coordinator, plan=whole)
 
-    def _deployment(self, checkpoints: CheckpointStore, fingerprint: str) -> Deployment:
+    def _deployment(self, fingerprint: str) -> Deployment:
         seconds, device = self._settings.checkpoint_seconds, self._hardware.device
-        return Deployment(self._shards, checkpoints, seconds, device, fingerprint, self._queue.call)
+        return Deployment(self._shards, self._checkpoints, seconds, device, fingerprint, self._queue.call)
 
     def _stored(self, output: JobOutput, progress: Progress) -> str:
         """Digest of the result, once it and its arrays are on disk."""

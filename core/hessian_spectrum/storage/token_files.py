@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -46,6 +46,13 @@ def npy_pieces(num_tokens: int, largest: int, blocks: Iterator[Tokens]) -> Itera
     yield header.getvalue()
     for block in blocks:
         yield block.astype(dtype).tobytes()
+
+
+def num_tokens_of(file: BinaryIO) -> int:
+    """How many tokens a file that was written here holds; read from its beginning."""
+    npy_format.read_magic(file)
+    shape, _, _ = npy_format.read_array_header_1_0(file)
+    return int(shape[0])
 
 
 def mapped(path: Path) -> Tokens:

@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hessian_spectrum.jobs import artifacts
-from hessian_spectrum.jobs.artifacts import ArtifactStore, UnknownArtifactError
-from hessian_spectrum.jobs.token_files import Blocks, Tokens, UnfitTokensError
+from hessian_spectrum.storage import artifacts
+from hessian_spectrum.storage.artifacts import ArtifactStore, UnknownArtifactError
+from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.storage.token_files import Blocks, Tokens, UnfitTokensError
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(tmp_path / "artifacts")
+    return ArtifactStore(LocalDirectory(tmp_path, "artifacts"))
 
 
 def blocks(*parts: list[int], dtype: str = "<i8") -> Blocks:
@@ -145,11 +146,11 @@ def test_memory_is_that_of_a_block(store: ArtifactStore) -> None:
 
 
 def test_a_page_reads_no_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = ArtifactStore(tmp_path)
+    store = ArtifactStore(LocalDirectory(tmp_path))
     ids = [store.write_tokens(lambda number=number: iter([np.asarray([number])]))[0].id for number in range(6)]
     looked_at = []
-    described = artifacts._artifact
-    monkeypatch.setattr(artifacts, "_artifact", lambda path: looked_at.append(path) or described(path))
+    described = ArtifactStore._artifact
+    monkeypatch.setattr(ArtifactStore, "_artifact", lambda self, info: looked_at.append(info) or described(self, info))
     first, place = store.page(2, None)
     second, _ = store.page(2, place)
     assert [artifact.id for artifact in (*first, *second)] == ids[:1:-1]

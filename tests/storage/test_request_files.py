@@ -9,12 +9,13 @@ import pytest
 import redis
 
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs import disk
 from hessian_spectrum.jobs.keys import STORED_BYTES
 from hessian_spectrum.jobs.quotas import QuotaError, Quotas
-from hessian_spectrum.jobs.request_files import LARGE_REQUEST_BYTES, RequestDamagedError, RequestFiles
 from hessian_spectrum.jobs.scripts import NewJob
 from hessian_spectrum.jobs.store import CachedResult, JobStore, Lease, UnknownJobError
+from hessian_spectrum.storage import disk
+from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.storage.request_files import LARGE_REQUEST_BYTES, RequestDamagedError, RequestFiles
 
 LARGE = '{"x": "%s"}' % (LARGE_REQUEST_BYTES * "ä")
 ANNA, BOB = "a" * 12, "b" * 12
@@ -22,7 +23,7 @@ ANNA, BOB = "a" * 12, "b" * 12
 
 @pytest.fixture
 def files(tmp_path: Path) -> RequestFiles:
-    return RequestFiles(tmp_path / "requests")
+    return RequestFiles(LocalDirectory(tmp_path, "requests"))
 
 
 @pytest.fixture
@@ -44,15 +45,15 @@ def claimed(store: JobStore, job_id: str) -> Lease:
 def test_a_large_request_is_a_file_and_nothing_in_redis(
     store: JobStore, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
+    store.cancel(store.create("spectrum", "{}", {})[0].id)  # Redis keeps the scripts
     before = redis_client.info("memory")["used_memory"]
     ids = [store.create("spectrum", LARGE, {"n": str(number)})[0].id for number in range(12)]
     assert redis_client.info("memory")["used_memory"] - before < 12 * 20_000
     assert redis_client.keys("spectrum:request:*") == []
     assert kept(tmp_path) == sorted(f"{job_id}.json" for job_id in ids)
     assert redis_client.hget(STORED_BYTES, "requests") == str(12 * len(LARGE.encode()))
-    another_process = JobStore(
-        redis_client, lease_seconds=30.0, max_attempts=2, requests=RequestFiles(tmp_path / "requests")
-    )
+    files = RequestFiles(LocalDirectory(tmp_path, "requests"))
+    another_process = JobStore(redis_client, lease_seconds=30.0, max_attempts=2, requests=files)
     assert another_process.request(ids[3]) == LARGE
     small = store.create("spectrum", "{}", {})[0].id
     assert store.request(small) == "{}"

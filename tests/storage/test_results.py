@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hessian_spectrum.jobs.results import ResultDamagedError, ResultStore
+from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.storage.results import ResultDamagedError, ResultStore
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
-    store = ResultStore(tmp_path / "results")
+    store = ResultStore(LocalDirectory(tmp_path, "results"))
     digest = store.write(b"{}")
     assert store.read(digest) == b"{}"
     assert store.write(b"{}") == digest
@@ -18,7 +19,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
-    store = ResultStore(tmp_path)
+    store = ResultStore(LocalDirectory(tmp_path))
     digest = store.write(b"right")
     next(tmp_path.rglob("*.json")).write_bytes(b"wrong")
     with pytest.raises(ResultDamagedError, match="damaged"):
@@ -26,7 +27,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    store = ResultStore(tmp_path)
+    store = ResultStore(LocalDirectory(tmp_path))
     digest = store.write(b"gone")
     store.delete(digest)
     store.delete(digest)
@@ -37,11 +38,11 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "a" * 63, "A" * 64, "a" * 64 + "/x"])
 def test_only_digests_lead_to_files(tmp_path: Path, name: str) -> None:
     with pytest.raises(ResultDamagedError, match="no digest"):
-        ResultStore(tmp_path).read(name)
+        ResultStore(LocalDirectory(tmp_path)).read(name)
 
 
 def test_arrays_live_and_die_with_their_document(tmp_path: Path) -> None:
-    store = ResultStore(tmp_path)
+    store = ResultStore(LocalDirectory(tmp_path))
     vectors = np.arange(400_000.0).reshape(2, -1)
     with store.drafted({"vectors": vectors}) as draft:
         digest = store.write(b"{}", draft)
@@ -56,14 +57,14 @@ def test_arrays_live_and_die_with_their_document(tmp_path: Path) -> None:
 
 
 def test_arrays_that_no_document_takes_are_gone(tmp_path: Path) -> None:
-    store = ResultStore(tmp_path)
+    store = ResultStore(LocalDirectory(tmp_path))
     with store.drafted({"a": np.ones(3)}) as draft:
-        assert draft.path.exists()
+        assert draft.draft.path.exists()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_writing_reports_and_can_be_stopped(tmp_path: Path) -> None:
-    store, arrays = ResultStore(tmp_path), {"a": np.zeros(6_000_000)}
+    store, arrays = ResultStore(LocalDirectory(tmp_path)), {"a": np.zeros(6_000_000)}
     seen: list[int] = []
     with store.drafted(arrays, seen.append) as draft:
         assert seen == sorted(seen)
@@ -79,7 +80,7 @@ def test_writing_reports_and_can_be_stopped(tmp_path: Path) -> None:
 
 
 def test_damaged_arrays_never_come_whole(tmp_path: Path) -> None:
-    store = ResultStore(tmp_path)
+    store = ResultStore(LocalDirectory(tmp_path))
     with store.drafted({"a": np.zeros(500_000)}) as draft:
         digest = store.write(b"{}", draft)
     path = next(tmp_path.rglob("*.npz"))
@@ -93,6 +94,9 @@ def test_damaged_arrays_never_come_whole(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_stored_without_pickle_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="pickle"), ResultStore(tmp_path).drafted({"a": np.array([object()])}):
+    with (
+        pytest.raises(ValueError, match="pickle"),
+        ResultStore(LocalDirectory(tmp_path)).drafted({"a": np.array([object()])}),
+    ):
         pass
     assert list(tmp_path.iterdir()) == []

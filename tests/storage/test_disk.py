@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hessian_spectrum.jobs.artifacts import ArtifactStore
-from hessian_spectrum.jobs.disk import LEAST_FREE_BYTES, require_room
-from hessian_spectrum.jobs.job_checkpoints import JobCheckpoints
-from hessian_spectrum.jobs.results import ResultStore
+from hessian_spectrum.storage.artifacts import ArtifactStore
+from hessian_spectrum.storage.disk import LEAST_FREE_BYTES, require_room
+from hessian_spectrum.storage.job_checkpoints import JobCheckpoints
+from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.storage.results import ResultStore
 
 BLOCK = 4096
 
@@ -41,7 +42,7 @@ def test_room_is_what_is_left_beyond_the_least(leave: Callable[[int], None], tmp
 
 
 def test_arrays_of_results(leave: Callable[[int], None], tmp_path: Path) -> None:
-    results = ResultStore(tmp_path)
+    results = ResultStore(LocalDirectory(tmp_path))
     leave(10 * BLOCK)
     with pytest.raises(OSError, match="No space"), results.drafted({"vectors": np.zeros(11 * BLOCK // 8)}):
         pass
@@ -53,12 +54,12 @@ def test_arrays_of_results(leave: Callable[[int], None], tmp_path: Path) -> None
 def test_tokens(leave: Callable[[int], None], tmp_path: Path) -> None:
     leave(BLOCK)
     with pytest.raises(OSError, match="No space"):
-        ArtifactStore(tmp_path).write_tokens(lambda: iter([np.arange(BLOCK)]))
+        ArtifactStore(LocalDirectory(tmp_path)).write_tokens(lambda: iter([np.arange(BLOCK)]))
     assert files(tmp_path) == []
 
 
 def test_pieces_of_checkpoints(leave: Callable[[int], None], tmp_path: Path) -> None:
-    checkpoints = JobCheckpoints(tmp_path, "job", 1)
+    checkpoints = JobCheckpoints(LocalDirectory(tmp_path), "job", 1)
     leave(BLOCK)
     first = checkpoints.put(b"a" * 10)
     checkpoints.commit({}, {first})
@@ -69,5 +70,5 @@ def test_pieces_of_checkpoints(leave: Callable[[int], None], tmp_path: Path) -> 
     assert files(tmp_path) != kept
     checkpoints.remove_rest()
     assert sorted(files(tmp_path)) == sorted(kept)
-    [left] = JobCheckpoints(tmp_path, "job", 2).newest_first()
+    [left] = JobCheckpoints(LocalDirectory(tmp_path), "job", 2).newest_first()
     assert left.read(first) == b"a" * 10

@@ -7,8 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,14 +91,9 @@ def safetensors_pieces(arrays: Arrays, found: Mapping[str, StoredArray]) -> Iter
             yield block.tobytes()
 
 
-def read_header(path: Path) -> dict[str, StoredArray]:
-    """What a file that was written here holds.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-    """
-    with path.open("rb") as file:
-        fields = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+def read_header(file: BinaryIO) -> dict[str, StoredArray]:
+    """What a file that was written here holds; read from its beginning."""
+    fields = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     whole = json.loads(fields.pop(_METADATA)[_WHOLE_NUMBERS])
     return {
         name: StoredArray.model_validate(

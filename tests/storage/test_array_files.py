@@ -13,8 +13,9 @@ from hypothesis.extra import numpy as numpy_strategies
 from safetensors.torch import load
 
 from hessian_spectrum.api_schemas.artifacts import ArrayArtifact, ArtifactError
-from hessian_spectrum.jobs.array_files import DTYPES, NamedArray, UnfitArrayError, described
-from hessian_spectrum.jobs.artifacts import ArtifactDamagedError, ArtifactStore, UnknownArtifactError
+from hessian_spectrum.storage.array_files import DTYPES, NamedArray, UnfitArrayError, described
+from hessian_spectrum.storage.artifacts import ArtifactDamagedError, ArtifactStore, UnknownArtifactError
+from hessian_spectrum.storage.local_directory import LocalDirectory
 
 PLAIN = [name for name in DTYPES if name != "BF16"]
 ANY_ARRAY = st.sampled_from(PLAIN).flatmap(
@@ -31,7 +32,7 @@ ANY_ARRAY = st.sampled_from(PLAIN).flatmap(
 
 @pytest.fixture
 def store(tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(tmp_path / "artifacts")
+    return ArtifactStore(LocalDirectory(tmp_path, "artifacts"))
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

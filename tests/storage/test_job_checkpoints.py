@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hessian_spectrum.jobs.job_checkpoints import CheckpointDamagedError, CheckpointStore, JobCheckpoints
+from hessian_spectrum.storage.job_checkpoints import CheckpointDamagedError, CheckpointStore, JobCheckpoints
+from hessian_spectrum.storage.local_directory import LocalDirectory
 
 PIECES = [bytes([value]) * 1000 for value in range(4)]
 
@@ -33,7 +34,7 @@ def names(directory: Path) -> set[str]:
 
 
 def test_the_last_two_are_kept_and_pieces_that_both_need_once(tmp_path: Path) -> None:
-    checkpoints = JobCheckpoints(tmp_path, "job", 1)
+    checkpoints = JobCheckpoints(LocalDirectory(tmp_path), "job", 1)
     assert found(checkpoints) == []
     for count in (1, 2, 3, 4):
         written(checkpoints, str(count), PIECES[count - 1 : count + 1])
@@ -42,23 +43,23 @@ def test_the_last_two_are_kept_and_pieces_that_both_need_once(tmp_path: Path) ->
 
 
 def test_a_later_attempt_goes_on_and_what_it_took_over_is_there(tmp_path: Path) -> None:
-    written(JobCheckpoints(tmp_path, "job", 1), "first", PIECES[:2])
-    second = JobCheckpoints(tmp_path, "job", 2)
+    written(JobCheckpoints(LocalDirectory(tmp_path), "job", 1), "first", PIECES[:2])
+    second = JobCheckpoints(LocalDirectory(tmp_path), "job", 2)
     assert found(second) == [("first", PIECES[:2])]
     written(second, "second", PIECES[:3])
     assert found(second) == [("second", PIECES[:3]), ("first", PIECES[:2])]
     written(second, "third", PIECES[1:3])
     assert names(tmp_path / "job") == {"0002"}
     # a worker that does not know yet that it lost its lease
-    written(JobCheckpoints(tmp_path, "job", 1), "late", PIECES[3:])
-    assert found(JobCheckpoints(tmp_path, "job", 3))[0] == ("third", PIECES[1:3])
+    written(JobCheckpoints(LocalDirectory(tmp_path), "job", 1), "late", PIECES[3:])
+    assert found(JobCheckpoints(LocalDirectory(tmp_path), "job", 3))[0] == ("third", PIECES[1:3])
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_damage_is_passed_over_never_read(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     tmp_path = tmp_path_factory.mktemp("damage")
-    checkpoints = JobCheckpoints(tmp_path, "job", 1)
+    checkpoints = JobCheckpoints(LocalDirectory(tmp_path), "job", 1)
     written(checkpoints, "before", PIECES[:2])
     written(checkpoints, "after", PIECES[1:])
     intact = found(checkpoints)
@@ -76,12 +77,12 @@ def test_damage_is_passed_over_never_read(tmp_path_factory: pytest.TempPathFacto
     left = found(checkpoints)
     assert set(map(str, left)) < set(map(str, intact))
     # work goes on, and what is written next is whole
-    written(JobCheckpoints(tmp_path, "job", 2), "next", PIECES)
-    assert found(JobCheckpoints(tmp_path, "job", 3))[0] == ("next", PIECES)
+    written(JobCheckpoints(LocalDirectory(tmp_path), "job", 2), "next", PIECES)
+    assert found(JobCheckpoints(LocalDirectory(tmp_path), "job", 3))[0] == ("next", PIECES)
 
 
 def test_what_a_killed_write_left_behind_goes(tmp_path: Path) -> None:
-    checkpoints = JobCheckpoints(tmp_path, "job", 1)
+    checkpoints = JobCheckpoints(LocalDirectory(tmp_path), "job", 1)
     written(checkpoints, "first", PIECES[:1])
     (tmp_path / "job" / "0001" / "tmpabc").write_bytes(b"half a pie")
     checkpoints.put(PIECES[3])  # and no document
@@ -91,7 +92,7 @@ def test_what_a_killed_write_left_behind_goes(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_and_leaves_what_there_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoints = JobCheckpoints(tmp_path, "job", 1)
+    checkpoints = JobCheckpoints(LocalDirectory(tmp_path), "job", 1)
     written(checkpoints, "first", PIECES[:1])
 
     def full(_: int) -> None:
@@ -106,7 +107,7 @@ def test_a_full_disk_is_told_and_leaves_what_there_was(tmp_path: Path, monkeypat
 
 
 def test_checkpoints_of_one_job_go(tmp_path: Path) -> None:
-    store = CheckpointStore(tmp_path / "store")
+    store = CheckpointStore(LocalDirectory(tmp_path, "store"))
     assert store.job_ids() == []
     store.discard("a")
     for job in ("a", "b"):
@@ -120,4 +121,4 @@ def test_checkpoints_of_one_job_go(tmp_path: Path) -> None:
 @pytest.mark.parametrize("job_id", ["..", "a/b", "", "/etc", "a\0"])
 def test_no_id_leads_out_of_the_directory(tmp_path: Path, job_id: str) -> None:
     with pytest.raises(ValueError, match="no id of a job"):
-        JobCheckpoints(tmp_path, job_id, 1)
+        JobCheckpoints(LocalDirectory(tmp_path), job_id, 1)

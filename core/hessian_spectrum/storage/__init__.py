@@ -1,0 +1,1 @@
+"""Files of a deployment (results, uploads, large requests, checkpoints of jobs) in a directory or an object store."""

@@ -1,0 +1,199 @@
+"""The artifact store: uploaded files, immutable, each in one form of ours and named by the SHA-256 of its content."""
+
+import hashlib
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import BinaryIO
+
+from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, ArtifactError, StoredArray, TokenArtifact
+from hessian_spectrum.storage.array_files import Arrays, described, read_header, safetensors_pieces
+from hessian_spectrum.storage.blob_store import DIGEST, BlobInfo, BlobNotFoundError, BlobStore
+from hessian_spectrum.storage.token_files import Blocks, Tokens, counted, mapped, npy_pieces, num_tokens_of
+
+_NAME = re.compile(r"[0-9a-f]{2}/[^/]+")
+_ARRAYS = ".safetensors"
+_ABANDONED_SECONDS = 3600.0
+"""Far longer than an upload may take."""
+
+
+class UnknownArtifactError(Exception):
+    """There is no artifact of this id, or no more."""
+
+
+class ArtifactDamagedError(Exception):
+    """The file of an artifact does not have the content that its name promises."""
+
+
+class ArtifactStore:
+    """By id tokens, one file `ID.LARGEST_TOKEN.npy`, and arrays, `ID.safetensors`: one step stores or removes each.
+
+    Args:
+        blobs: Where they are kept, at `ID/` and the name, where ID are the first two digits.
+    """
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self.blobs = blobs
+
+    @contextmanager
+    def draft(self) -> Iterator[BinaryIO]:
+        """A file of this machine to write to and to read from, which is gone at the end."""
+        with self.blobs.draft() as draft:
+            yield draft.file
+
+    def remove_abandoned_drafts(self) -> None:
+        """Remove what processes left that were killed."""
+        self.blobs.remove_abandoned_drafts(_ABANDONED_SECONDS)
+
+    def write_tokens(self, blocks: Blocks) -> tuple[AnyArtifact, bool]:
+        """Store the tokens, which are read twice, for good: (what they are, whether they are new here).
+
+        Raises:
+            UnfitTokensError: If there are none, or one is not in 0 .. 2^31 - 1.
+        """
+        num_tokens, largest = counted(blocks())
+        return self._write(npy_pieces(num_tokens, largest, blocks()), f".{largest}.npy")
+
+    def write_arrays(self, arrays: Arrays) -> tuple[AnyArtifact, bool]:
+        """Store the arrays, which are read twice, for good: (what they are, whether they are new here).
+
+        Raises:
+            UnfitArrayError: If a number is NaN or infinite.
+        """
+        return self._write(safetensors_pieces(arrays, described(arrays)), _ARRAYS)
+
+    def get(self, artifact_id: str) -> AnyArtifact:
+        """What is known of an artifact.
+
+        Raises:
+            UnknownArtifactError: There is no such artifact.
+        """
+        return self._artifact(self._used(artifact_id))
+
+    def page(
+        self, size: int, after: str | None, ids: Collection[str] | None = None
+    ) -> tuple[list[AnyArtifact], str | None]:
+        """Up to `size` artifacts, newest first, and the place after which the next page begins; of these ids if given.
+
+        A place is 32 hexadecimal digits: the microsecond of creation, then the id's first 64 bits.
+        """
+        places = {_place(info): info for info in self._files() if ids is None or _id(info) in ids}
+        following = sorted((place for place in places if after is None or place < after), reverse=True)
+        found = []
+        for place in following[:size]:  # headers are read of these alone
+            with suppress(UnknownArtifactError):
+                found.append(self._artifact(places[place]))
+        return found, following[size - 1] if len(following) > size else None
+
+    def tokens(self, artifact_id: str) -> Tokens:
+        """The tokens (num_tokens,), mapped: only what is looked at is read.
+
+        Raises:
+            UnknownArtifactError: Also if the artifact holds no tokens.
+        """
+        info = self._used(artifact_id)
+        if info.name.endswith(_ARRAYS):
+            raise UnknownArtifactError(artifact_id)
+        with _there(artifact_id):
+            return mapped(self.blobs.local_file(info.name))
+
+    def arrays(self, artifact_id: str) -> dict[str, StoredArray]:
+        """What the arrays are; this makes the store an `ArtifactCatalog`.
+
+        Raises:
+            ArtifactError: If there is no such artifact, or it holds no arrays.
+        """
+        try:
+            artifact = self.get(artifact_id)
+        except UnknownArtifactError:
+            raise ArtifactError("there is no such artifact: upload the arrays first") from None
+        if not isinstance(artifact, ArrayArtifact):
+            raise ArtifactError("this artifact holds tokens: num_sequences and sequence_length are for those")
+        return artifact.arrays
+
+    def safetensors(self, artifact_id: str) -> bytes:
+        """The whole file of an artifact that holds arrays.
+
+        Raises:
+            UnknownArtifactError: There is no such artifact.
+            ArtifactDamagedError: Its file is damaged.
+        """
+        with _there(artifact_id):
+            content = self.blobs.read(self._used(artifact_id).name)
+        if hashlib.sha256(content).hexdigest() != artifact_id:
+            raise ArtifactDamagedError(artifact_id)
+        return content
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each artifact, by id."""
+        return {_id(info): info.num_bytes for info in self._files()}
+
+    def remove_unused(self, seconds: float) -> list[str]:
+        """Remove the files that nobody has named by their id within this time: the ids; who has one open keeps it."""
+        removed = []
+        for info in list(self.blobs.unused(seconds)):
+            if _NAME.fullmatch(info.name):
+                self.blobs.delete(info.name)
+                removed.append(_id(info))
+        return removed
+
+    def delete(self, artifact_id: str) -> None:
+        """Remove the file; a job that has it open keeps it.
+
+        Raises:
+            UnknownArtifactError: There is no such artifact.
+        """
+        self.blobs.delete(self._used(artifact_id).name)
+
+    def _write(self, pieces: Iterator[bytes], ending: str) -> tuple[AnyArtifact, bool]:
+        with self.blobs.draft() as draft:
+            draft.write(pieces)
+            digest = draft.sha256()
+            with suppress(UnknownArtifactError):
+                return self.get(digest), False
+            name = f"{digest[:2]}/{digest}{ending}"
+            is_new = draft.commit(name)
+        with _there(digest):
+            return self._artifact(self.blobs.stat(name)), is_new
+
+    def _files(self) -> Iterator[BlobInfo]:
+        return (info for info in self.blobs.list() if _NAME.fullmatch(info.name))
+
+    def _used(self, artifact_id: str) -> BlobInfo:
+        """What is known of a file that somebody names, and so uses."""
+        if DIGEST.fullmatch(artifact_id):
+            for info in self.blobs.list(f"{artifact_id[:2]}/{artifact_id}."):
+                self.blobs.mark_used(info.name)
+                return info
+        raise UnknownArtifactError(artifact_id)
+
+    def _artifact(self, info: BlobInfo) -> AnyArtifact:
+        artifact_id, ending = _id(info), info.name.partition(".")[2]
+        known = {
+            "id": artifact_id,
+            "num_bytes": info.num_bytes,
+            "created_at": datetime.fromtimestamp(info.modified_ns // 1000 / 1e6, UTC),
+        }
+        with _there(artifact_id), self.blobs.open(info.name) as file:
+            if info.name.endswith(_ARRAYS):
+                return ArrayArtifact.model_validate({**known, "kind": "arrays", "arrays": read_header(file)})
+            tokens = {"num_tokens": num_tokens_of(file), "largest_token": int(ending.split(".")[0])}
+            return TokenArtifact.model_validate({**known, "kind": "tokens", **tokens})
+
+
+@contextmanager
+def _there(artifact_id: str) -> Iterator[None]:
+    """Raises:  UnknownArtifactError in place of BlobNotFoundError."""
+    try:
+        yield
+    except BlobNotFoundError:
+        raise UnknownArtifactError(artifact_id) from None
+
+
+def _id(info: BlobInfo) -> str:
+    return info.name.rpartition("/")[2].partition(".")[0]
+
+
+def _place(info: BlobInfo) -> str:
+    return f"{info.modified_ns // 1000:016x}{_id(info)[:16]}"

@@ -1,0 +1,209 @@
+"""Checkpoints of jobs: immutable pieces, each named by its SHA-256, and documents that say which."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hessian_spectrum.storage.blob_store import BlobNotFoundError, BlobStore, StorageUnavailableError
+
+_JOB_ID = re.compile(r"[0-9a-zA-Z-]{1,64}")
+_DOCUMENT = re.compile(r"checkpoint-(\d{8})\.json")
+NUM_KEPT = 2
+"""Documents of an attempt: the last one, and the one before it in case that is damaged."""
+
+_logger = logging.getLogger(__name__)
+
+
+class CheckpointDamagedError(Exception):
+    """A part of a checkpoint is missing, or not what it was."""
+
+
+@dataclass(frozen=True)
+class JobCheckpoint:
+    """What an attempt left."""
+
+    document: Any
+    read: Callable[[str], bytes]
+    """A piece by digest.  Raises:  CheckpointDamagedError if it is missing or damaged."""
+
+
+class CheckpointStore:
+    """Checkpoints of all jobs; every process of a deployment sees the same ones.
+
+    Args:
+        blobs: Where they are kept, at `JOB/ATTEMPT/` and `JOB/shards/SHARD/ATTEMPT/`.
+    """
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+
+    def of_attempt(self, job_id: str, attempt: int) -> "JobCheckpoints":
+        """Those that an attempt may read and write; attempts count from 1, 0: for who only reads."""
+        return JobCheckpoints(self._blobs, job_id, attempt)
+
+    def of_shard(self, job_id: str, index: int, attempt: int) -> "JobCheckpoints":
+        """Those of one shard of a job, whose attempts are counted for themselves; 0: for who only reads."""
+        return JobCheckpoints(self._blobs.within(f"{_checked(job_id)}/shards"), str(index), attempt)
+
+    def job_ids(self) -> list[str]:
+        """Jobs that have checkpoints."""
+        return [name for name in self._blobs.folders() if _JOB_ID.fullmatch(name)]
+
+    def discard(self, job_id: str) -> None:
+        """Remove all of a job, as far as that can be done; nothing happens if there are none."""
+        with contextlib.suppress(OSError):
+            self._blobs.delete_all(f"{_checked(job_id)}/")
+
+
+class JobCheckpoints:
+    """The checkpoints of one attempt at a job, and those that earlier ones left.
+
+    An attempt writes to a folder of its own, so that one which lost its lease without knowing does no harm.
+
+    Args:
+        blobs: Of all jobs' checkpoints.
+        job_id: The job.
+        attempt: 1, 2, .
+    """
+
+    def __init__(self, blobs: BlobStore, job_id: str, attempt: int) -> None:
+        self._blobs = blobs
+        self._job = f"{_checked(job_id)}/"
+        self._own = f"{self._job}{attempt:04d}/"
+
+    def put(self, piece: bytes | memoryview) -> str:
+        """Write a piece, unless it is there, and return its digest.
+
+        Raises:
+            OSError: If the disk counts as full, for one.
+        """
+        digest = hashlib.sha256(piece).hexdigest()
+        if not self._has(digest) and not self._copied_from_earlier(digest):
+            self._blobs.put(self._own + digest, piece)
+        return digest
+
+    def commit(self, document: Any, pieces: set[str]) -> None:
+        """Make a JSON document, and the pieces that it names, the newest checkpoint; what is older is removed.
+
+        Raises:
+            OSError: A file cannot be read or written.
+        """
+        numbers = self._numbers(self._own)
+        content = json.dumps({"pieces": sorted(pieces), "document": document}, allow_nan=False).encode()
+        sealed = hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+        number = max(numbers, default=0) + 1
+        self._blobs.put(self._own + _name(number), sealed, overwrite=True, use_reserve=True)
+        self._remove_old([*numbers, number])
+
+    def remove_rest(self) -> None:
+        """Remove the pieces that no checkpoint names: those that were put, and cannot be committed.
+
+        Raises:
+            OSError: A file cannot be read or written.
+        """
+        self._remove_unnamed(self._numbers(self._own))
+
+    def newest_first(self) -> Iterator[JobCheckpoint]:
+        """What earlier attempts left, and this one wrote; documents that are damaged are passed over.
+
+        Raises:
+            StorageUnavailableError: The store cannot be asked.
+        """
+        for folder in sorted(self._folders(), reverse=True):
+            for number in reversed(self._numbers(folder)):
+                try:
+                    document = self._document(folder, number)["document"]
+                except CheckpointDamagedError as error:
+                    _logger.warning("checkpoint ignored: %s", error)
+                else:
+                    yield JobCheckpoint(document, _Reader(self._blobs, folder))
+
+    def _has(self, digest: str) -> bool:
+        try:
+            self._blobs.stat(self._own + digest)
+        except BlobNotFoundError:
+            return False
+        return True
+
+    def _copied_from_earlier(self, digest: str) -> bool:
+        """Whether an earlier attempt had the piece, whole."""
+        for folder in self._folders():
+            if folder != self._own:
+                try:
+                    _Reader(self._blobs, folder)(digest)
+                    self._blobs.copy(folder + digest, self._own + digest)
+                except FileExistsError:
+                    return True
+                except (OSError, CheckpointDamagedError):
+                    continue
+                return True
+        return False
+
+    def _remove_old(self, numbers: list[int]) -> None:
+        if len(numbers) >= NUM_KEPT:
+            for folder in self._folders():
+                if folder < self._own:
+                    self._blobs.delete_all(folder)
+        self._remove_unnamed(numbers)
+
+    def _remove_unnamed(self, numbers: list[int]) -> None:
+        needed: set[str] = set()
+        for number in numbers[-NUM_KEPT:]:
+            with contextlib.suppress(CheckpointDamagedError):
+                needed.update({_name(number), *self._document(self._own, number)["pieces"]})
+        for name in list(self._names(self._own)):
+            if name not in needed:
+                self._blobs.delete(self._own + name)
+
+    def _folders(self) -> list[str]:
+        """Of attempts."""
+        return [f"{self._job}{name}/" for name in self._blobs.folders(self._job) if name.isdecimal()]
+
+    def _numbers(self, folder: str) -> list[int]:
+        """Of its documents, in ascending order."""
+        return sorted(int(found[1]) for name in self._names(folder) if (found := _DOCUMENT.fullmatch(name)))
+
+    def _names(self, folder: str) -> Iterator[str]:
+        return (info.name.removeprefix(folder) for info in self._blobs.list(folder))
+
+    def _document(self, folder: str, number: int) -> dict[str, Any]:
+        digest, _, content = _read(self._blobs, folder + _name(number)).partition(b"\n")
+        if hashlib.sha256(content).hexdigest().encode() != digest:
+            raise CheckpointDamagedError(f"{_name(number)} is damaged")
+        return dict(json.loads(content))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    blobs: BlobStore
+    folder: str
+
+    def __call__(self, digest: str) -> bytes:
+        content = _read(self.blobs, self.folder + digest)
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise CheckpointDamagedError(f"{digest} is damaged")
+        return content
+
+
+def _read(blobs: BlobStore, name: str) -> bytes:
+    try:
+        return blobs.read(name)
+    except StorageUnavailableError:  # says nothing about the file: work that may be there is not given up
+        raise
+    except OSError as error:
+        raise CheckpointDamagedError(f"{name.rpartition('/')[2]}: {error.strerror or 'it is missing'}") from None
+
+
+def _name(number: int) -> str:
+    return f"checkpoint-{number:08d}.json"
+
+
+def _checked(job_id: str) -> str:
+    if not _JOB_ID.fullmatch(job_id):
+        raise ValueError(f"{job_id!r} is no id of a job")
+    return job_id

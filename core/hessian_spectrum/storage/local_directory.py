@@ -1,0 +1,241 @@
+"""A blob store that is a directory, on this machine or mounted by all machines."""
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from hessian_spectrum.storage.blob_store import BlobInfo, BlobNotFoundError, Draft
+
+_DRAFT = "draft-"
+_MODE = 0o640
+
+
+class LocalDirectory:
+    """Blobs are files of a directory, under their names.
+
+    A blob is written to a draft on the same disk, synced, and given its name in one step; the name is synced, too. So
+    a reader sees all of it or nothing, and after a loss of power there is all of it or nothing.
+
+    Args:
+        root: The directory of the deployment. It is never made anew by writing: where it is missing, a volume is not
+            mounted.
+        prefix: Path below the root that all names of this store begin with.
+    """
+
+    def __init__(self, root: Path, prefix: str = "") -> None:
+        self.root = root
+        self.directory = root / prefix
+        self._prefix = prefix
+
+    def prepare(self) -> None:
+        """Make the root, and all above it, at a start; where that fails, whoever uses it later is told why."""
+        with suppress(OSError):
+            self.root.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def draft(self, *, report: Callable[[int], None] | None = None, use_reserve: bool = False) -> Iterator[Draft]:
+        """A file in the directory of this store, which `Draft.commit` gives its name."""
+        self._make_folder(self.directory)
+        descriptor, path = tempfile.mkstemp(dir=self.directory, prefix=_DRAFT)
+        draft = Draft(descriptor, Path(path), self._publish, report=report, use_reserve=use_reserve)
+        try:
+            yield draft
+        finally:
+            draft.close()
+
+    def put(
+        self, name: str, content: bytes | memoryview, *, overwrite: bool = False, use_reserve: bool = False
+    ) -> bool:
+        """Write, sync and name a file."""
+        with self.draft(use_reserve=use_reserve) as draft:
+            draft.file.write(content)
+            return draft.commit(name, overwrite=overwrite)
+
+    def open(self, name: str) -> BinaryIO:
+        """The open file; who has it open keeps it."""
+        with self._found(name):
+            return self._path(name).open("rb")
+
+    def read(self, name: str) -> bytes:
+        """Its bytes."""
+        with self._found(name):
+            return self._path(name).read_bytes()
+
+    def stat(self, name: str) -> BlobInfo:
+        """From the inode, so that it tells whoever writes to the file itself."""
+        with self._found(name):
+            status = self._path(name).stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise FileNotFoundError
+            return _info(name, status)
+
+    def list(self, prefix: str = "") -> Iterator[BlobInfo]:
+        """Files of the directory that the prefix names, and of those below."""
+        folder = prefix.rpartition("/")[0]
+        for place, _, names in os.walk(self.directory / folder, onerror=self._require_root):
+            for file in sorted(names):
+                path = Path(place, file)
+                name = path.relative_to(self.directory).as_posix()
+                if name.startswith(prefix) and not file.startswith(_DRAFT):
+                    with suppress(FileNotFoundError):
+                        yield _info(name, path.stat())
+
+    def folders(self, prefix: str = "") -> Sequence[str]:
+        """Directories at the prefix."""
+        try:
+            return sorted(entry.name for entry in os.scandir(self.directory / prefix) if entry.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
+            self.require_present()
+            return []
+
+    def copy(self, source: str, target: str) -> None:
+        """A second link to the file."""
+        self.stat(source)
+        self._make_folder(self._path(target).parent)
+        with self._found(source):
+            os.link(self._path(source), self._path(target))
+
+    def delete(self, name: str) -> None:
+        """Remove the file."""
+        with suppress(BlobNotFoundError), self._found(name):
+            self._path(name).unlink()
+
+    def delete_all(self, prefix: str) -> None:
+        """Remove the directory, as far as that can be done."""
+        shutil.rmtree(self.directory / prefix, ignore_errors=True)
+
+    def local_file(self, name: str) -> Path:
+        """The file itself."""
+        self.stat(name)
+        return self._path(name)
+
+    def mark_used(self, name: str) -> None:
+        """In the time of its last access; when it was written stays."""
+        with suppress(OSError):
+            path = self._path(name)
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+
+    def unused(self, seconds: float) -> Iterator[BlobInfo]:
+        """By the time of their last access."""
+        for info in self.list():
+            with suppress(FileNotFoundError):
+                if time.time() - self._path(info.name).stat().st_atime > seconds:
+                    yield info
+
+    def require_present(self) -> None:
+        """Look at the root."""
+        os.stat(self.root)
+
+    def capacity(self) -> int:
+        """Of the disk of the root."""
+        return shutil.disk_usage(self.root).total
+
+    def remove_abandoned_drafts(self, seconds: float) -> None:
+        """Of this store, and of its directories."""
+        for pattern in (f"{_DRAFT}*", f"*/{_DRAFT}*"):
+            for path in self.directory.glob(pattern):
+                with suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > seconds:
+                        path.unlink()
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """A lock of the kernel, on a file of the name; it goes with its process."""
+        self._make_folder(self._path(name).parent)
+        descriptor = os.open(self._path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def within(self, prefix: str) -> Self:
+        """The directory of this name below this one."""
+        return type(self)(self.root, f"{self._prefix}/{prefix}".lstrip("/"))
+
+    def _publish(self, draft: Draft, name: str, overwrite: bool) -> bool:
+        os.fsync(draft.file.fileno())
+        os.chmod(draft.path, _MODE)
+        path = self._path(name)
+        self._make_folder(path.parent)
+        if overwrite:
+            os.replace(draft.path, path)
+        else:
+            try:
+                _link_or_move(draft.path, path)
+            except FileExistsError:
+                return False
+        _sync(path.parent)
+        return True
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a directory below the root, and those between; never the root.
+
+        Raises:
+            FileNotFoundError: The root is gone.
+        """
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            if folder == self.root:
+                raise
+            self.require_present()
+            self._make_folder(folder.parent)
+            folder.mkdir(exist_ok=True)
+
+    @contextmanager
+    def _found(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            self.require_present()
+            raise BlobNotFoundError(name) from None
+
+    def _require_root(self, error: OSError) -> None:
+        """Raises:  OSError unless a directory is missing below a root that is there."""
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise error
+        self.require_present()
+
+    def _path(self, name: str) -> Path:
+        return self.directory / name
+
+
+def _info(name: str, status: os.stat_result) -> BlobInfo:
+    version = f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
+    return BlobInfo(name, status.st_size, status.st_mtime_ns, version)
+
+
+def _link_or_move(draft: Path, path: Path) -> None:
+    """Give a file a second name.
+
+    File systems without links replace the other file where two write at once, and both have the same content.
+
+    Raises:
+        FileExistsError: There is a file of this name.
+    """
+    try:
+        os.link(draft, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        os.replace(draft, path)
+
+
+def _sync(folder: Path) -> None:
+    """Write the names of its files to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,192 @@
+"""The result store: immutable documents, each named by its SHA-256, with the arrays that belong to them."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hessian_spectrum.storage.blob_store import DIGEST, BlobInfo, BlobNotFoundError, BlobStore, Draft, sha256_of
+from hessian_spectrum.storage.npz_members import mapped_member
+
+_CHUNK_BYTES = 2**20
+_SECONDS_BETWEEN_FOLDERS = 0.002
+"""Of a look at all files, so that it does not hold the interpreter for as long as thousands of them take."""
+
+
+class ResultDamagedError(Exception):
+    """The file of a result is missing or does not have the content that its name promises."""
+
+
+@dataclass(frozen=True)
+class ArraysFile:
+    """An npz file that waits for the document that it belongs to."""
+
+    draft: Draft
+    sha256: str
+    num_bytes: int
+
+
+class ResultStore:
+    """Documents by digest, each with an npz file of arrays if it has one; the document holds the digest of that.
+
+    Args:
+        blobs: Where they are kept, at `DI/DIGEST.json` and `DI/DIGEST.npz`, where DI are the first two digits.
+    """
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self.blobs = blobs
+
+    def holds(self, digest: str) -> bool:
+        """Whether the document of this digest is there, damaged or not."""
+        try:
+            self.blobs.stat(_name(digest, "json"))
+        except BlobNotFoundError:
+            return False
+        return True
+
+    def is_empty(self) -> bool:
+        """Whether there is no file of any result."""
+        return next(self._files(), None) is None
+
+    @contextmanager
+    def drafted(
+        self, arrays: Mapping[str, NDArray[Any]], report: Callable[[int], None] = lambda _: None
+    ) -> Iterator[ArraysFile]:
+        """Arrays as a file that `write` takes; without that it is gone at the end.
+
+        Args:
+            arrays: By name; they go to the disk one after the other and are never held as a whole.
+            report: Told the bytes written so far, piece by piece; what it raises ends the writing.
+
+        Raises:
+            OSError: If the disk counts as full, for one.
+        """
+        with self.blobs.draft(report=report) as draft:
+            np.savez(draft.file, allow_pickle=False, **arrays)
+            yield ArraysFile(draft, draft.sha256(), draft.num_bytes)
+
+    def write(self, content: bytes, arrays: ArraysFile | None = None) -> str:
+        """Store the document, and its arrays, for good and return its digest; a reader sees all of it or nothing.
+
+        What is there already is kept if it is whole, and replaced if it is damaged.
+
+        Raises:
+            OSError: If the disk is full, for one; then there is no document.
+        """
+        digest = hashlib.sha256(content).hexdigest()
+        if arrays is not None:
+            name = _name(digest, "npz")
+            if not arrays.draft.commit(name) and not self._is_whole(name, arrays.sha256):
+                arrays.draft.commit(name, overwrite=True)
+        name = _name(digest, "json")
+        if not self.blobs.put(name, content, use_reserve=True) and not self._is_whole(name, digest):
+            self.blobs.put(name, content, overwrite=True, use_reserve=True)
+        return digest
+
+    def read(self, digest: str) -> bytes:
+        """The document of a digest.
+
+        Raises:
+            ResultDamagedError: If it is missing or damaged.
+            OSError: Also if the store is gone.
+        """
+        try:
+            content = self.blobs.read(_name(digest, "json"))
+        except BlobNotFoundError:
+            raise ResultDamagedError(f"result {digest} is missing") from None
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise ResultDamagedError(f"result {digest} is damaged")
+        return content
+
+    def stream_arrays(self, digest: str, sha256: str) -> Iterator[bytes]:
+        """The npz file beside the document of this digest, in pieces; the last one only when all were right.
+
+        Raises:
+            ResultDamagedError: At once if the file is missing, before the last piece if it is damaged.
+        """
+        with _present(digest):
+            return _checked_pieces(self.blobs.open(_name(digest, "npz")), sha256)
+
+    def mapped_array(self, digest: str, name: str) -> NDArray[Any]:
+        """One array of the npz file beside the document of this digest, of which only what is looked at is read.
+
+        Raises:
+            ResultDamagedError: If it is missing.
+        """
+        with _present(digest):
+            return mapped_member(self.blobs.local_file(_name(digest, "npz")), name)
+
+    def version_of_arrays(self, digest: str) -> str:
+        """What changes when somebody writes to the npz file, or puts another one in its place.
+
+        Raises:
+            ResultDamagedError: If it is missing.
+        """
+        with _present(digest):
+            return self.blobs.stat(_name(digest, "npz")).version
+
+    def delete(self, digest: str) -> None:
+        """Remove the document and its arrays; nothing happens if they are not there."""
+        for suffix in ("json", "npz"):
+            self.blobs.delete(_name(digest, suffix))
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files of each result, by digest, as they are kept now."""
+        sizes: dict[str, int] = {}
+        for digest, info in self._files():
+            sizes[digest] = sizes.get(digest, 0) + info.num_bytes
+        return sizes
+
+    def older_than(self, seconds: float) -> list[str]:
+        """Digests of results none of whose files was written within this time."""
+        written: dict[str, float] = {}
+        for digest, info in self._files():
+            written[digest] = max(info.modified_at, written.get(digest, 0.0))
+        return sorted(digest for digest, when in written.items() if time.time() - when > seconds)
+
+    def _files(self) -> Iterator[tuple[str, BlobInfo]]:
+        for folder in self.blobs.folders():
+            if len(folder) != 2:  # other files of the deployment are in folders with longer names
+                continue
+            for info in self.blobs.list(f"{folder}/"):
+                digest, _, suffix = info.name.removeprefix(f"{folder}/").partition(".")
+                if DIGEST.fullmatch(digest) and suffix in ("json", "npz"):
+                    yield digest, info
+            time.sleep(_SECONDS_BETWEEN_FOLDERS)
+
+    def _is_whole(self, name: str, sha256: str) -> bool:
+        with self.blobs.open(name) as file:
+            return sha256_of(file) == sha256
+
+
+@contextmanager
+def _present(digest: str) -> Iterator[None]:
+    """Raises:  ResultDamagedError in place of BlobNotFoundError, or where the file lacks an array."""
+    try:
+        yield
+    except (BlobNotFoundError, KeyError):
+        raise ResultDamagedError(f"the arrays of result {digest} are missing") from None
+
+
+def _name(digest: str, suffix: str) -> str:
+    if not DIGEST.fullmatch(digest):
+        raise ResultDamagedError(f"{digest!r} is no digest")
+    return f"{digest[:2]}/{digest}.{suffix}"
+
+
+def _checked_pieces(file: BinaryIO, sha256: str) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    with file:
+        piece = file.read(_CHUNK_BYTES)
+        while piece:
+            digest.update(piece)
+            following = file.read(_CHUNK_BYTES)
+            if not following and digest.hexdigest() != sha256:
+                raise ResultDamagedError(f"{file.name} is damaged")
+            yield piece
+            piece = following

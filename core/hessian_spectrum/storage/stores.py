@@ -1,0 +1,90 @@
+"""All stores of files of a deployment, as its settings name them."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from hessian_spectrum.storage.artifact_owners import ArtifactOwners
+from hessian_spectrum.storage.artifacts import ArtifactStore
+from hessian_spectrum.storage.blob_store import BlobStore
+from hessian_spectrum.storage.job_checkpoints import CheckpointStore
+from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.storage.request_files import RequestFiles
+from hessian_spectrum.storage.results import ResultStore
+
+_LOCK_SECONDS = 300.0
+"""After which a lock is free again: whoever had it is gone."""
+
+
+@dataclass(frozen=True)
+class Stores:
+    """What every process of a deployment sees alike.
+
+    Attributes:
+        blobs: What all of them are parts of.
+        artifacts: Uploaded files.
+        artifact_owners: Whose those are.
+        requests: Large requests of jobs that have not ended.
+        checkpoints: What jobs have done so far.
+    """
+
+    blobs: BlobStore
+    results: ResultStore
+    artifacts: ArtifactStore
+    artifact_owners: ArtifactOwners
+    requests: RequestFiles
+    checkpoints: CheckpointStore
+
+    @classmethod
+    def of(cls, blobs: BlobStore) -> "Stores":
+        """The stores that are kept there."""
+        return cls(
+            blobs=blobs,
+            results=ResultStore(blobs),
+            artifacts=ArtifactStore(blobs.within("artifacts")),
+            artifact_owners=ArtifactOwners(blobs.within("artifact-owners")),
+            requests=RequestFiles(blobs.within("requests")),
+            checkpoints=CheckpointStore(blobs.within("job-checkpoints")),
+        )
+
+
+def open_stores(directory: Path, url: str | None = None, client: redis.Redis | None = None) -> Stores:
+    """The stores of a deployment; nothing is asked yet.
+
+    Args:
+        directory: That keeps everything, or, with an object store, what this machine has under way; made if missing.
+        url: Of an object store, s3://BUCKET/PREFIX; None: there is none.
+        client: Of the Redis of the deployment; who changes the owners of artifacts in an object store needs it.
+
+    Raises:
+        StorageLibraryMissingError: What talks to object stores is not installed.
+    """
+    local = LocalDirectory(directory)
+    local.prepare()
+    return Stores.of(local if url is None else _object_store(url, directory, client))
+
+
+class StorageLibraryMissingError(Exception):
+    """An object store is named, and s3fs is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__("an object store needs s3fs: install hessian-spectrum-core[s3]")
+
+
+def _object_store(url: str, directory: Path, client: redis.Redis | None) -> BlobStore:
+    try:
+        from hessian_spectrum.storage.object_store import ObjectStore  # noqa: PLC0415 - s3fs is an extra
+    except ImportError:
+        raise StorageLibraryMissingError from None
+    return ObjectStore(url, directory, None if client is None else _lock_of(client))
+
+
+def _lock_of(client: redis.Redis) -> Callable[[str], AbstractContextManager[None]]:
+    def lock(name: str) -> AbstractContextManager[None]:
+        found: AbstractContextManager[None] = client.lock(f"spectrum:storage-lock:{name}", timeout=_LOCK_SECONDS)
+        return found
+
+    return lock
