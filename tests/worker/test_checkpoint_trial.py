@@ -162,9 +162,9 @@ def test_a_job_of_a_model_without_forward_mode_says_how_it_was_computed(saved: C
 
     method = {"kind": "lanczos", "num_steps": 3, "num_probes": 2, "num_points": 9}
     sources = replace(Inputs(models), check=Check())  # type: ignore[arg-type]
-    request, sources = checked_request(request_of(models, method=method), sources, None, lambda: None)
+    request, sources = checked_request(request_of(models, method=method), sources, memory_bytes=None, look=lambda: None)
     assert isinstance(request, SpectrumRequest)
-    result = run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, sources).result
+    result = run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, inputs=sources).result
     assert "no forward mode" in (result.provenance.product_fallback or "")  # type: ignore[union-attr]
 
 
@@ -190,7 +190,7 @@ def test_a_copy_of_the_output_layer_is_no_parameter_though_config_leaves_the_tie
 
     # a job that was accepted before the trial is computed with what the trial found
     sources = replace(Inputs(unchecked), check=Check())  # type: ignore[arg-type]
-    request, _ = checked_request(accepted, sources, None, lambda: None)
+    request, _ = checked_request(accepted, sources, memory_bytes=None, look=lambda: None)
     assert isinstance(request, SpectrumRequest)
     assert request.dim == num_parameters == accepted.dim - 44
     copied["lm_head.weight"] += 1

@@ -194,7 +194,7 @@ def test_fields_that_are_about_something_else_change_nothing(saved: Callable[...
     for changes in ({}, change):
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
         request = request_of(models, "causal-lm", matrix="ggn", precision="float64")
-        answer = run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, Inputs(models)).result
+        answer = run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, inputs=Inputs(models)).result
         found.append(torch.tensor(answer.eigenvalues))  # type: ignore[union-attr]
     assert torch.equal(*found)
     assert found[0].min() > -1e-12 * found[0].max()
@@ -247,7 +247,9 @@ def test_both_kinds_give_one_gpt2_the_same_spectrum(saved: Callable[..., Any]) -
     results = []
     for kind in ("gpt2", "causal-lm"):
         request = request_of(models, kind)
-        results.append(run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, Inputs(models)).result)
+        results.append(
+            run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, inputs=Inputs(models)).result
+        )
     ours, theirs = results
     assert_close(torch.tensor(ours.eigenvalues), torch.tensor(theirs.eigenvalues), rtol=1e-9, atol=1e-10)  # type: ignore[union-attr]
     assert ours.provenance.checkpoint == theirs.provenance.checkpoint
@@ -264,7 +266,7 @@ def test_a_checkpoint_with_a_sink_is_trained_further(saved: Callable[..., Any]) 
     losses = []
     for sink in (None, {"bias": 3.0}):
         request = request_of(models, "gpt2", model={"attention_sink": sink}, **fields)
-        result = run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, Inputs(models)).result
+        result = run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, inputs=Inputs(models)).result
         assert result.training is not None
         assert result.training.final_loss < result.training.initial_loss
         losses.append((result.training.final_loss, result.loss))
@@ -308,7 +310,7 @@ def test_a_checkpoint_that_was_replaced_is_not_computed(saved: Callable[..., Any
     else:
         change(directory, "transformer.wte.weight", lambda embedding: embedding + 1)
     with pytest.raises(CheckpointError, match=CHANGED):
-        run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, Inputs(models))
+        run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, inputs=Inputs(models))
 
 
 @pytest.mark.parametrize(
@@ -358,4 +360,4 @@ def test_what_transformers_cannot_load_is_explained(
     models = ModelsDirectory(directory)
     request = request_of(models, "causal-lm")
     with pytest.raises((InvalidProblemError, CheckpointError), match=said):
-        run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, Inputs(models))
+        run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, inputs=Inputs(models))

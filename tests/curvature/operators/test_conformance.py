@@ -28,7 +28,7 @@ from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.parameters import ParameterLayout, Parameters
 from hessian_spectrum.curvature.risk import EmpiricalRisk
-from hessian_spectrum.planning.activations import ACTIVATIONS
+from hessian_spectrum.planning.activations import ACTIVATIONS, Activation
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 CPU = torch.device("cpu")
@@ -202,7 +202,7 @@ def test_a_model_without_forward_mode_is_differentiated_twice_backwards(
 ) -> None:
     expected, scale = dense("tanh-mse")[matrix], dense("tanh-mse")["hessian"]
     sensitivity = build(matrix, "tanh-mse", 6).sensitivity
-    monkeypatch.setitem(ACTIVATIONS, "tanh", WithoutForwardMode.apply)
+    monkeypatch.setitem(ACTIVATIONS, "tanh", Activation(lambda _, x: WithoutForwardMode.apply(x), costs_like="tanh"))
     operator = build(matrix, "tanh-mse", 6)
     assert 0.3 < operator.sensitivity / sensitivity < 3  # asked before the first product
     assert close(operator.matmat(torch.eye(operator.dim, dtype=F64)), expected, scale)
@@ -211,7 +211,9 @@ def test_a_model_without_forward_mode_is_differentiated_twice_backwards(
 
 
 def test_a_model_without_second_derivatives_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ACTIVATIONS, "tanh", WithoutSecondDerivative.apply)
+    monkeypatch.setitem(
+        ACTIVATIONS, "tanh", Activation(lambda _, x: WithoutSecondDerivative.apply(x), costs_like="tanh")
+    )
     operator = build("hessian", "tanh-mse", 6)
     with pytest.raises(InvalidProblemError, match="cannot be differentiated twice: RuntimeError"):
         operator.matvec(torch.ones(operator.dim, dtype=F64))

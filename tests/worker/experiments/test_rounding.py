@@ -54,7 +54,14 @@ def operator_of(problem: dict[str, Any], seed: int, matrix: str, dtype: torch.dt
     network = build_model(request.model)
     parameters = build_parameters(request.model, network, dtype, CPU)
     risk = EmpiricalRisk(network, build_loss(request), [build_dataset(request).to(dtype, CPU)])
-    return build_operator(request, risk, parameters, Execution(mode="interpreted"), None, ignore_progress)
+    return build_operator(
+        request,
+        risk,
+        parameters,
+        execution=Execution(mode="interpreted"),
+        recording_bytes=None,
+        progress=ignore_progress,
+    )
 
 
 @pytest.mark.parametrize("matrix", ["hessian", "ggn"])
