@@ -4,6 +4,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
@@ -59,7 +60,8 @@ def test_another_request_is_refused(api: httpx.Client, key: dict[str, str]) -> N
 def test_many_at_once_are_one_job(server: Any, key: dict[str, str]) -> None:
     tagged = JOB | {"tags": {"once": key["Idempotency-Key"]}}
     with SpectrumClient(server.url) as client, ThreadPoolExecutor(16) as pool:
-        submissions = [pool.submit(client.submit, tagged, 0, key["Idempotency-Key"]) for _ in range(40)]
+        submit = partial(client.submit, tagged, idempotency_key=key["Idempotency-Key"])
+        submissions = [pool.submit(submit) for _ in range(40)]
         assert len({each.result().id for each in submissions}) == 1
         assert len(list(client.jobs(tag=f"once:{key['Idempotency-Key']}"))) == 1
 

@@ -81,7 +81,7 @@ def expect_second_attempt(server: Any, client: SpectrumClient, job_id: str, undi
     assert job.state == "succeeded", job
     assert job.attempt == 2
     assert numbers(client.result(job_id)) == undisturbed
-    assert "the job goes on after" in server.log.read_text()
+    assert "the job continues after" in server.log.read_text()
     wait_until_gone(server.data_directory / "results" / "job-checkpoints" / job_id)
 
 
@@ -254,7 +254,7 @@ def test_damaged_checkpoints_are_passed_over(
     assert (job.state, job.attempt) == ("succeeded", 2), job
     assert numbers(own_client.result(job_id)) == undisturbed
     assert "checkpoint ignored" in own_server.log.read_text()
-    assert "the job goes on after" not in own_server.log.read_text().rpartition("checkpoint ignored")[2]
+    assert "the job continues after" not in own_server.log.read_text().rpartition("checkpoint ignored")[2]
 
 
 def test_closed_forms_while_redis_is_away(own_server: Any, own_client: SpectrumClient) -> None:
