@@ -32,6 +32,8 @@ MOST_FILES_OF_A_CLOSED_FORM = 18
 MOST_FILES_OF_A_JOB = 60
 
 REDIS_SECONDS = 20.0
+REAP_SECONDS = 3600.0
+"""So that the periodic tasks of the service run before the trace alone."""
 
 CLOSED_FORM: dict[str, Any] = {
     "model": {"kind": "linear", "w": [0.5, -1.0, 0.25], "v": [1.0, 0.5, -0.75]},
@@ -148,7 +150,10 @@ def traced_files(directory: Path) -> tuple[set[str], set[str]]:
     (directory / "results").mkdir()
     with running_redis(directory) as redis_url:
         storage: dict[str, Any] = {"redis_url": redis_url, "results_dir": directory / "results"}
-        app, worker = create_app(ServiceSettings(**storage)), create_worker(WorkerSettings(**storage))
+        app, worker = (
+            create_app(ServiceSettings(**storage, reap_seconds=REAP_SECONDS)),
+            create_worker(WorkerSettings(**storage)),
+        )
         closed_form = asyncio.run(closed_form_files(create_app(ServiceSettings(**storage)), trace))
         return closed_form, asyncio.run(job_files(app, worker, trace))
 
