@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from hessian_spectrum.curvature.algorithms import lanczos
 from hessian_spectrum.curvature.algorithms.exact import summarise_triangle
 from hessian_spectrum.curvature.algorithms.stochastic_lanczos import (
-    Smoothing,
     advance_sweep,
     start_sweep,
     summarise_sweep,
@@ -30,6 +29,7 @@ from hessian_spectrum.curvature.operators.dense import DenseOperator
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.state_codec import freeze, thaw
+from hessian_spectrum.quadrature.curves import Smoothing
 
 CPU = torch.device("cpu")
 Step = Callable[[SymmetricOperator, Any], bool]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from hessian_spectrum.api_schemas.job_results import AnyJobResult
 from hessian_spectrum.api_schemas.spectrum_results import AnySpectrumResult
-from hessian_spectrum.jobs.arrays import Arrays
+from hessian_spectrum.serialization.result_arrays import Arrays
 
 
 @dataclass(frozen=True)

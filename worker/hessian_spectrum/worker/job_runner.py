@@ -14,7 +14,6 @@ from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
 from hessian_spectrum.curvature.progress import Progress
-from hessian_spectrum.jobs.arrays import result_arrays
 from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
 from hessian_spectrum.jobs.job_estimate import job_memory_error
@@ -24,6 +23,7 @@ from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import ShardStore
 from hessian_spectrum.jobs.store import JobStore, Lease, LeaseLostError
 from hessian_spectrum.logs.context import log_fields
+from hessian_spectrum.serialization.result_arrays import result_arrays
 from hessian_spectrum.worker.answer import Answer
 from hessian_spectrum.worker.code_version import code_version
 from hessian_spectrum.worker.delivery import holder

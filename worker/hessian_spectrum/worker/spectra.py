@@ -6,7 +6,6 @@ from hessian_spectrum.api_schemas.spectrum import ExactMethod, LanczosMethod, Sp
 from hessian_spectrum.curvature.algorithms.exact import exact_spectrum
 from hessian_spectrum.curvature.algorithms.stochastic_lanczos import (
     LanczosSweep,
-    Smoothing,
     advance_sweep,
     join_sweeps,
     lanczos_spectrum,
@@ -20,6 +19,7 @@ from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.progress import Continuation, Progress
 from hessian_spectrum.jobs.estimate import JobEstimate
 from hessian_spectrum.jobs.partition import probes_of_shard
+from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.quadrature.results import LanczosSpectrum
 from hessian_spectrum.worker.generators import generator_of
 from hessian_spectrum.worker.resumption import Unit

@@ -6,12 +6,11 @@ import numpy as np
 
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
 from hessian_spectrum.api_schemas.job_results import AnyJobResult
-from hessian_spectrum.api_schemas.spectrum_results import LanczosResult, Quadrature, SpectrumSetResult
-from hessian_spectrum.jobs.curves import cumulative_message, density_message
-from hessian_spectrum.quadrature import results as found
-from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
-from hessian_spectrum.quadrature.density import MOST_PLACES, log_spectral_density, spectral_density
+from hessian_spectrum.api_schemas.spectrum_results import LanczosResult, SpectrumSetResult
+from hessian_spectrum.quadrature.curves import Smoothing, spectral_curves
+from hessian_spectrum.quadrature.density import MOST_PLACES
 from hessian_spectrum.quadrature.probe_mean import MOST_PROBES_WITH_FURTHER_RULES
+from hessian_spectrum.serialization.curves import curve_messages, quadrature_from
 from hessian_spectrum.service.problems import invalid_query
 
 MAX_OPERATIONS = 20_000_000_000
@@ -64,20 +63,14 @@ def smoothed(result: AnyJobResult, change: SmoothingChange) -> AnyJobResult:
 def _smoothed(result: LanczosResult, change: SmoothingChange, num_spectra: int = 1) -> LanczosResult:
     smoothing = result.smoothing.model_copy(update=change.changes)
     _check_operations(result, smoothing.num_points, num_spectra)
-    rules = [_quadrature(rule) for rule in result.quadrature]
-    rounding = _DOUBLE_EPS if result.provenance.precision == "float64" else _SINGLE_EPS
-    sizes = (result.num_parameters, result.num_steps, smoothing.num_points)
-    margin = smoothing.margin
-    density = spectral_density(rules, *sizes, smoothing.kappa, margin, rounding)
-    log_density = log_spectral_density(rules, *sizes, margin=margin, rounding=rounding)
-    cumulative = cumulative_spectrum(rules, result.num_parameters, smoothing.num_points, margin, rounding)
-    curves = {
-        "density": density_message(density),
-        "log_density": density_message(log_density),
-        "cumulative": cumulative_message(cumulative),
-        "smoothing": smoothing,
-    }
-    return result.model_copy(update=curves)
+    curves = spectral_curves(
+        [quadrature_from(message) for message in result.quadrature],
+        Smoothing(smoothing.num_points, smoothing.kappa, smoothing.margin),
+        dim=result.num_parameters,
+        num_steps=result.num_steps,
+        rounding=_DOUBLE_EPS if result.provenance.precision == "float64" else _SINGLE_EPS,
+    )
+    return result.model_copy(update=curve_messages(curves) | {"smoothing": smoothing})
 
 
 def _check_operations(result: LanczosResult, num_points: int, num_spectra: int) -> None:
@@ -89,8 +82,3 @@ def _check_operations(result: LanczosResult, num_points: int, num_spectra: int) 
     if num_spectra * (_EXPONENTIAL * exponentials + eigenproblems) > MAX_OPERATIONS:
         message = f"{sum(lengths):,} nodes on {num_points:,} points are too many to smooth while you wait; run a job"
         raise invalid_query("num_points", message)
-
-
-def _quadrature(rule: Quadrature) -> found.Quadrature:
-    residuals = None if rule.residuals is None else np.asarray(rule.residuals)
-    return found.Quadrature(np.asarray(rule.nodes), np.asarray(rule.weights), residuals, rule.node_error)

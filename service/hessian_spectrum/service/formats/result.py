@@ -9,7 +9,7 @@ from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResu
 from hessian_spectrum.api_schemas.job_results import AnyJobResult, JobResult
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum_results import SpectrumSetResult, StoredArrays, TraceResult
-from hessian_spectrum.jobs.arrays import result_arrays
+from hessian_spectrum.serialization.result_arrays import result_arrays
 from hessian_spectrum.service.pictures.diagonal import DiagonalSample
 from hessian_spectrum.service.pictures.hessian_vs_ggn import draw_comparison
 from hessian_spectrum.service.pictures.sheet import AS_USUAL, Style

@@ -61,9 +61,9 @@ Artifacts = Annotated[CallersArtifacts, Depends(callers_artifacts)]
 async def upload_artifact(request: Request, artifacts: Artifacts) -> Response:
     """The body is a file of tokens or of arrays.
 
-    Tokens: nanoGPT's `.bin` (uint16, little-endian), or a `.npy` array of integers in one dimension. Arrays: safetensors
-    or npz with the weights of an `mlp`, called `layers.0.weight`, `layers.0.bias` and so on, or with data, called `x`
-    and `y`.
+    Tokens: nanoGPT's `.bin` (uint16, little-endian), or a `.npy` array of integers in one dimension.
+    Arrays: safetensors or npz with the weights of an `mlp`, called `layers.0.weight`, `layers.0.bias` and so on, or
+    with data, called `x` and `y`.
 
     Jobs name it by its id, as `{"kind": "artifact", "id": ...}`. The same tokens, or the same arrays, always have the
     same id, whatever file they came in.

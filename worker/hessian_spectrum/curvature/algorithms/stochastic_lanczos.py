@@ -11,36 +11,11 @@ from hessian_spectrum.curvature.algorithms.quadrature import extreme_ritz_values
 from hessian_spectrum.curvature.algorithms.vectors import gaussian_vector, sphere_probe
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
-from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
-from hessian_spectrum.quadrature.density import (
-    LOG_EPSILON,
-    LOG_KAPPA,
-    MARGIN,
-    check_epsilon,
-    check_smoothing,
-    log_spectral_density,
-    spectral_density,
-)
+from hessian_spectrum.quadrature.curves import Smoothing, spectral_curves
+from hessian_spectrum.quadrature.density import LOG_EPSILON, LOG_KAPPA, MARGIN
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.quadrature.moments import trace_and_frobenius
 from hessian_spectrum.quadrature.results import LanczosSpectrum, Reorthogonalisation
-
-
-@dataclass(frozen=True)
-class Smoothing:
-    """How quadratures become curves; see `spectral_density` and `log_spectral_density`."""
-
-    num_points: int
-    kappa: float
-    margin: float = MARGIN
-    log_kappa: float = LOG_KAPPA
-    log_epsilon: float = LOG_EPSILON  # in units of A
-
-    def check(self) -> None:
-        """Raises:  InvalidProblemError if a curve cannot be made."""
-        check_smoothing(self.num_points, self.kappa, self.margin)
-        check_smoothing(self.num_points, self.log_kappa, self.margin)
-        check_epsilon(self.log_epsilon)
 
 
 @dataclass
@@ -151,20 +126,16 @@ def summarise_sweep(operator: SymmetricOperator, sweep: LanczosSweep, smoothing:
         InvalidProblemError: If no probe is finished, or as `spectral_density`.
     """
     rounding, dim = torch.finfo(operator.dtype).eps, operator.dim
-    num_points, margin = smoothing.num_points, smoothing.margin
     mode, error = sweep.reorthogonalisation, operator.product_error
     quadratures = tuple(gauss_quadrature(each, node_error(each, error, mode)) for each in sweep.tridiagonals)
-    density = spectral_density(quadratures, dim, sweep.num_steps, num_points, smoothing.kappa, margin, rounding)
-    log_density = log_spectral_density(
-        quadratures, dim, sweep.num_steps, num_points, smoothing.log_kappa, margin, smoothing.log_epsilon, rounding
-    )
+    curves = spectral_curves(quadratures, smoothing, dim=dim, num_steps=sweep.num_steps, rounding=rounding)
     scales = [each.scale for each in sweep.tridiagonals]
     smallest, largest = extreme_ritz_values(quadratures, scales, error, sweep.reorthogonalisation, dim)
     trace, frobenius = trace_and_frobenius(quadratures, dim, error)
     return LanczosSpectrum(
-        density=density,
-        log_density=log_density,
-        cumulative=cumulative_spectrum(quadratures, dim, num_points, margin, rounding),
+        density=curves.density,
+        log_density=curves.log_density,
+        cumulative=curves.cumulative,
         quadrature=quadratures,
         largest=largest,
         smallest=smallest,

@@ -17,7 +17,7 @@ from hessian_spectrum.api_schemas.spectrum_results import (
     SpectrumSetResult,
     TopKResult,
 )
-from hessian_spectrum.jobs.hessian_vs_ggn_arrays import comparison_arrays
+from hessian_spectrum.serialization.hessian_vs_ggn_arrays import comparison_arrays
 
 Arrays = dict[str, NDArray[Any]]
 
