@@ -21,9 +21,9 @@ from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.presence import announce
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.app import create_app
-from hessian_spectrum.service.bodies import LARGE_BODY_BYTES
 from hessian_spectrum.service.doors.key_file import KeyFile
-from hessian_spectrum.service.heavy.processes import Processes
+from hessian_spectrum.service.process_pool.pool import ProcessPool
+from hessian_spectrum.service.request_body import LARGE_BODY_BYTES
 from tests.service.own_service import Service
 
 SAMPLE = {"law": "wigner", "sample": {"size": 1000}}
@@ -238,13 +238,13 @@ def test_a_checkpoint_of_very_many_tensors_is_described_once(
     monkeypatch.setenv("SPECTRUM_MODELS_DIR", str(tmp_path / "models"))
     app = create_app(ServiceSettings.load())
     asked: list[str] = []
-    do = Processes.do
+    do = ProcessPool.do
 
-    async def counted(self: Processes, task: str, *arguments: Any) -> Any:
+    async def counted(self: ProcessPool, task: str, *arguments: Any) -> Any:
         asked.append(task)
         return await do(self, task, *arguments)
 
-    monkeypatch.setattr(Processes, "do", counted)
+    monkeypatch.setattr(ProcessPool, "do", counted)
     monkeypatch.setattr(weights, "_header", None)  # which this process does not read
     with TestClient(app, base_url="http://127.0.0.1") as http, ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: http.get("/v1/models").json(), range(8)))

@@ -1,6 +1,8 @@
-"""Whether a job can be computed here at all, before anything is queued."""
+"""What a job is created from, and whether it can be computed here at all, before anything is queued."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
 
 import redis
 
@@ -14,15 +16,48 @@ from hessian_spectrum.jobs.artifacts import UnknownArtifactError
 from hessian_spectrum.jobs.estimate import JobEstimate, gibibytes
 from hessian_spectrum.jobs.job_estimate import job_estimate, job_memory_error
 from hessian_spectrum.jobs.presence import present_workers
+from hessian_spectrum.jobs.question import question_digest
 from hessian_spectrum.service.problems import ProblemError, invalid_field, invalid_request
 from hessian_spectrum.service.uploads.callers_artifacts import CallersArtifacts
 
 
+@dataclass(frozen=True)
+class Submission:
+    """What a job is created from.
+
+    Attributes:
+        kind: Kind of the job.
+        text: The validated request as JSON, which workers read.
+        tags: Names that the caller gave the job.
+        shared: Whether other keys may read the job.
+        question: Cache key, the digest of everything in the request that affects its numbers.
+    """
+
+    kind: str
+    text: str
+    tags: dict[str, str]
+    shared: bool
+    question: str
+
+    @classmethod
+    def of(cls, request: AnyJobRequest) -> Self:
+        """The submission of a validated request."""
+        text = request.model_dump_json(exclude_none=True)
+        return cls(request.kind, text, dict(request.tags), request.shared, question_digest(request))
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Everything but the text, by name."""
+        return {name: value for name, value in vars(self).items() if name != "text"}
+
+
 class Admission:
-    """Compares what a job of one caller takes with what the workers have.
+    """Compares the cost of a caller's job with what the workers have.
 
     Args:
-        available_bytes: As `available_bytes` says it.
+        available_bytes: Returns the memory of the smallest worker, as `available_bytes` does.
+        artifacts: The artifacts of the caller.
+        job_seconds: Most seconds that one job may take.
     """
 
     def __init__(
@@ -33,13 +68,13 @@ class Admission:
         self._artifacts = artifacts
 
     def check(self, request: AnyJobRequest) -> None:
-        """Let a job pass that fits every worker, as any may take it; without a worker it passes and waits for one.
+        """Admit a job that fits every worker, since any may take it; without workers every job waits for one.
 
-        A worker looks again before it begins.
+        A worker checks the job again before it starts.
 
         Raises:
-            ProblemError: 422 at the field that makes the job too large, with the estimate, at what does not fit the
-                uploaded tokens, or at a time that no job may take.
+            ProblemError: 422 at the field that makes the job too large, does not fit the uploaded tokens, or exceeds
+                the time limit.
             RedisError: Redis does not answer.
         """
         self._check_tokens(request)
@@ -52,25 +87,25 @@ class Admission:
         if error is not None:
             raise ProblemError(invalid_request([error]))
 
-    def estimated(self, request: AnyJobRequest) -> CostEstimate:
-        """What the job would take on the workers that are there.
+    def estimate(self, request: AnyJobRequest) -> CostEstimate:
+        """The cost of a job on the present workers.
 
         Raises:
-            ProblemError: 422 at what does not fit the uploaded tokens.
+            ProblemError: 422 at a field that does not fit the uploaded tokens.
             RedisError: Redis does not answer.
         """
         self._check_tokens(request)
         available = self._available_bytes()
-        found = job_estimate(request, available)
+        estimate = job_estimate(request, available)
         return CostEstimate(
-            num_parameters=found.num_parameters,
-            num_products=found.num_products,
-            num_training_passes=found.num_training_passes,
-            peak_bytes=found.peak_bytes,
-            micro_batch_size=found.micro_batch_size,
+            num_parameters=estimate.num_parameters,
+            num_products=estimate.num_products,
+            num_training_passes=estimate.num_training_passes,
+            peak_bytes=estimate.peak_bytes,
+            micro_batch_size=estimate.micro_batch_size,
             worker_memory_bytes=available,
-            fits=None if available is None else found.peak_bytes <= available,
-            summary=_summary(found, available),
+            fits=None if available is None else estimate.peak_bytes <= available,
+            summary=_summary(estimate, available),
         )
 
     def _check_tokens(self, request: AnyJobRequest) -> None:
@@ -81,7 +116,7 @@ class Admission:
         for index, model in enumerate(models):
             self._check_tokens_of(("model",) if single else ("models", index), model, request.data)
 
-    def _check_tokens_of(self, place: tuple[str | int, ...], model: Model, data: TokenData) -> None:
+    def _check_tokens_of(self, path: tuple[str | int, ...], model: Model, data: TokenData) -> None:
         try:
             tokens = self._artifacts.get(data.id)
         except UnknownArtifactError:
@@ -95,11 +130,11 @@ class Admission:
             raise invalid_field(("data", "sequence_length"), message)
         if isinstance(model, Gpt2 | CausalLm) and tokens.largest_token >= model.vocab_size:
             message = f"tokens outside the vocabulary: the largest is {tokens.largest_token}"
-            raise invalid_field((*place, "vocab_size"), message)
+            raise invalid_field((*path, "vocab_size"), message)
 
 
 def available_bytes(client: redis.Redis) -> int | None:
-    """Memory of one job at the worker that has the least, as any may take it; None: no worker is there.
+    """Memory of one job at the worker with the least memory, since any may take it; None without workers.
 
     Raises:
         RedisError: Redis does not answer.
@@ -107,16 +142,16 @@ def available_bytes(client: redis.Redis) -> int | None:
     return min((worker.memory_bytes for worker in present_workers(client)), default=None)
 
 
-def _summary(found: JobEstimate, available: int | None) -> str:
+def _summary(estimate: JobEstimate, available: int | None) -> str:
     taken = (
-        f"{found.num_parameters:,} parameters, up to {found.num_products:,} matrix-vector products, "
-        f"about {gibibytes(found.peak_bytes)}"
+        f"{estimate.num_parameters:,} parameters, up to {estimate.num_products:,} matrix-vector products, "
+        f"about {gibibytes(estimate.peak_bytes)}"
     )
-    if found.num_training_passes:
-        taken += f", after {found.num_training_passes:,.6g} passes over the data in training"
-    if found.num_batches > 1:
-        taken += f", in {found.num_batches:,} micro-batches of {found.micro_batch_size:,}"
+    if estimate.num_training_passes:
+        taken += f", after {estimate.num_training_passes:,.6g} passes over the data in training"
+    if estimate.num_batches > 1:
+        taken += f", in {estimate.num_batches:,} micro-batches of {estimate.micro_batch_size:,}"
     if available is None:
         return f"{taken}; no worker is there to compare with."
-    verdict = "the job fits" if found.peak_bytes <= available else "the job is too large"
+    verdict = "the job fits" if estimate.peak_bytes <= available else "the job is too large"
     return f"{taken}; a worker has {gibibytes(available)}: {verdict}."

@@ -16,13 +16,13 @@ from hessian_spectrum.jobs.verdicts import VerdictStore
 from hessian_spectrum.service.doors.body_limit import BodyLimit, BodyLimitProblem
 from hessian_spectrum.service.doors.door import Door, is_open
 from hessian_spectrum.service.doors.request_target import AbsoluteTargets
-from hessian_spectrum.service.heavy.descriptions import Descriptions
-from hessian_spectrum.service.job_desk import JobDesk
+from hessian_spectrum.service.job_service import JobService
 from hessian_spectrum.service.observation.observed_requests import ObservedRequests
 from hessian_spectrum.service.observation.request_metrics import RequestMetrics
 from hessian_spectrum.service.openapi_document import complete_document, operation_id
 from hessian_spectrum.service.parts import Parts
 from hessian_spectrum.service.problems import register_problem_handlers
+from hessian_spectrum.service.process_pool.checkpoint_descriptions import CheckpointDescriptions
 from hessian_spectrum.service.routes import (
     artifacts,
     closed_form,
@@ -36,7 +36,7 @@ from hessian_spectrum.service.routes import (
     random_matrix,
     version,
 )
-from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.service.routes.parameters import StrictRoute
 from hessian_spectrum.service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
 
 _PREFIX = "/v1"
@@ -78,7 +78,7 @@ def _hand_out(app: FastAPI, parts: Parts) -> None:
     app.state.redis = client
     app.state.settings = settings
     app.state.storage = parts.storage
-    app.state.desk = JobDesk(
+    app.state.desk = JobService(
         parts.store,
         parts.queue,
         parts.results,
@@ -97,7 +97,7 @@ def _hand_out(app: FastAPI, parts: Parts) -> None:
     app.state.uploads_bytes = settings.uploads_bytes
     verdicts = VerdictStore(client, lambda: present_code_versions(client))
     app.state.models = ModelsDirectory(settings.models_dir, verdicts)
-    app.state.descriptions = Descriptions(app.state.models, settings.models_dir, parts.heavy)
+    app.state.descriptions = CheckpointDescriptions(app.state.models, settings.models_dir, parts.heavy)
     app.state.uploads = UploadDesk(settings.max_upload_bytes, settings.upload_memory_bytes)
 
 

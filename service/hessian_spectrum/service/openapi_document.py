@@ -10,10 +10,9 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from hessian_spectrum.service.formats.representations import MEDIA_TYPES
-from hessian_spectrum.service.pictures.sheet import PICTURES
+from hessian_spectrum.service.plots.figure import FIGURE_FORMATS
 from hessian_spectrum.service.routes.documentation import problem_documentation
-from hessian_spectrum.service.routes.picture_style import PICTURE_PARAMETERS
+from hessian_spectrum.service.routes.parameters import FIGURE_PARAMETERS, MEDIA_TYPES
 
 Document = dict[str, Any]
 
@@ -108,7 +107,7 @@ def _paths_by_format(paths: Document, file_path: str) -> Document:
             [(method, operation)] = deepcopy(item).items()
             operation["operationId"] = operation["operationId"].removesuffix("file") + name
             operation["summary"] += f": {name}"
-            unfit = {"name"} if name in PICTURES else {"name", *(each["name"] for each in PICTURE_PARAMETERS)}
+            unfit = {"name"} if name in FIGURE_FORMATS else {"name", *(each["name"] for each in FIGURE_PARAMETERS)}
             operation["parameters"] = [each for each in operation["parameters"] if each["name"] not in unfit]
             content = operation["responses"]["200"]["content"]
             operation["responses"]["200"]["content"] = {media_type: content[media_type]}

@@ -27,12 +27,12 @@ from hessian_spectrum.service.doors.door import Rules
 from hessian_spectrum.service.doors.hosts import Hosts
 from hessian_spectrum.service.doors.key_file import KeyFile
 from hessian_spectrum.service.doors.rates import RequestRates
-from hessian_spectrum.service.heavy.desk import HeavyDesk
-from hessian_spectrum.service.heavy.processes import Processes
-from hessian_spectrum.service.heavy.turns import Turns
-from hessian_spectrum.service.job_feed import JobFeed
+from hessian_spectrum.service.job_events import JobEventBroker
 from hessian_spectrum.service.observation.job_metrics import JobMetrics
 from hessian_spectrum.service.observation.request_lines import RequestLines
+from hessian_spectrum.service.process_pool.executor import ProcessExecutor
+from hessian_spectrum.service.process_pool.fair_scheduler import FairScheduler
+from hessian_spectrum.service.process_pool.pool import ProcessPool
 from hessian_spectrum.service.upkeep.housekeeper import Housekeeper
 from hessian_spectrum.service.upkeep.reaper import Reaper
 
@@ -54,15 +54,15 @@ class Parts:
         self.store = JobStore(self.client, settings.lease_seconds, settings.max_attempts, self.requests)
         self.queue = JobQueue(redis_url)
         self._news = connect_async(redis_url)
-        self.feed = JobFeed(EventLog(self._news))
+        self.feed = JobEventBroker(EventLog(self._news))
         self.artifacts = ArtifactStore(settings.artifacts_dir)
         self.artifact_owners = ArtifactOwners(settings.artifact_owners_dir)
         self.results = ResultStore(settings.results_dir)
         self.rules = _rules(settings)
-        self._processes = Processes(settings.heavy_seconds)
+        self._processes = ProcessPool(settings.heavy_seconds)
         # Those who wait for their turn leave half of the places to requests that are answered at once.
         room = Room(max(2, settings.max_requests // 2))
-        self.heavy = HeavyDesk(Turns(settings.heavy_requests, room), self._processes)
+        self.heavy = ProcessExecutor(FairScheduler(settings.heavy_requests, room), self._processes)
         self.lines = RequestLines(as_json=settings.as_json)
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)

@@ -26,7 +26,7 @@ SETTINGS = {
 
 @dataclass
 class Pause:
-    """Processes that stood still, from one time to another."""
+    """ProcessPool that stood still, from one time to another."""
 
     pids: list[int]
     begun: float

@@ -8,8 +8,8 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hessian_spectrum.api_schemas.problem import PROBLEM_MEDIA_TYPE, Problem
-from hessian_spectrum.service.content_type import media_type
 from hessian_spectrum.service.problems import BODY_TOO_LARGE, ProblemError
+from hessian_spectrum.service.request_body import media_type
 
 BODY_SECONDS = 60.0
 """In which a body arrives that is no upload; callers who send no more would else take all places there are."""

@@ -7,11 +7,11 @@ from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArtifactPage
 from hessian_spectrum.api_schemas.patterns import SHA256
-from hessian_spectrum.service.content_type import media_type, require_identity, unsupported_media_type
 from hessian_spectrum.service.doors.callers import CallerOf
-from hessian_spectrum.service.page_tokens import PageToken, id_of_token, token_of_id
+from hessian_spectrum.service.pagination import PageToken, decode_page_token, encode_page_token
+from hessian_spectrum.service.request_body import media_type, require_identity, unsupported_media_type
 from hessian_spectrum.service.routes.documentation import ARTIFACT_UPLOAD, INVALID, problem_documentation
-from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.service.routes.parameters import StrictRoute
 from hessian_spectrum.service.uploads.arrays import ARRAY_MEDIA_TYPES, store_arrays
 from hessian_spectrum.service.uploads.callers_artifacts import CallersArtifacts
 from hessian_spectrum.service.uploads.drafts import received
@@ -94,8 +94,8 @@ def list_artifacts(
     page_token: PageToken = None,
 ) -> ArtifactPage:
     """One page of the caller's artifacts, of an admin's everyone's; `next_page_token` leads to the next."""
-    found, last = artifacts.page(page_size, id_of_token(page_token))
-    return ArtifactPage(artifacts=found, next_page_token=token_of_id(last) if last else None)
+    found, last = artifacts.page(page_size, decode_page_token(page_token))
+    return ArtifactPage(artifacts=found, next_page_token=encode_page_token(last) if last else None)
 
 
 @router.get("/{artifact_id}", responses=_UNKNOWN, summary="What an uploaded file holds")

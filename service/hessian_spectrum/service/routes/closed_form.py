@@ -4,13 +4,19 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest, ClosedFormSpectrum
-from hessian_spectrum.service.bodies import LARGE_BODY_BYTES, json_body, read, validated
-from hessian_spectrum.service.closed_form import is_small
-from hessian_spectrum.service.content_type import JSON, media_type, require_identity, unsupported_media_type
-from hessian_spectrum.service.formats.closed_form import represented
-from hessian_spectrum.service.formats.representations import MEDIA_TYPES, require_format
-from hessian_spectrum.service.heavy.desk import HeavyDesk
-from hessian_spectrum.service.pictures.sheet import Style
+from hessian_spectrum.service.closed_form import is_small, render
+from hessian_spectrum.service.plots.figure import FigureStyle
+from hessian_spectrum.service.process_pool.executor import ProcessExecutor
+from hessian_spectrum.service.request_body import (
+    JSON,
+    LARGE_BODY_BYTES,
+    json_body,
+    media_type,
+    parse_body,
+    require_identity,
+    unsupported_media_type,
+    validate_document,
+)
 from hessian_spectrum.service.routes.documentation import (
     ACCEPT,
     CLOSED_FORM_EXAMPLES,
@@ -20,8 +26,14 @@ from hessian_spectrum.service.routes.documentation import (
     problem_documentation,
     upload_documentation,
 )
-from hessian_spectrum.service.routes.picture_style import PICTURE_PARAMETERS, picture_style
-from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.service.routes.parameters import (
+    FIGURE_PARAMETERS,
+    MEDIA_TYPES,
+    ResultFormat,
+    StrictRoute,
+    figure_style,
+    require_format,
+)
 from hessian_spectrum.service.uploads.desk import UPLOAD_MEDIA_TYPES, UploadDesk
 
 PATH = "/closed-form"
@@ -39,7 +51,7 @@ _RESPONSES = {
     200: {"content": formats_documentation()},
 }
 
-_BODY = body_documentation(ClosedFormRequest, CLOSED_FORM_EXAMPLES) | {"parameters": [ACCEPT, *PICTURE_PARAMETERS]}
+_BODY = body_documentation(ClosedFormRequest, CLOSED_FORM_EXAMPLES) | {"parameters": [ACCEPT, *FIGURE_PARAMETERS]}
 _BODY["requestBody"]["content"] |= upload_documentation()
 
 
@@ -59,28 +71,28 @@ async def compute_closed_form(request: Request) -> Response:
     is JSON, npz or a picture, by Accept.
     """
     name = require_format(request.headers.get("accept"))
-    style = picture_style(request, name)
+    style = figure_style(request, name)
     sent_as = media_type(request.headers)
-    heavy: HeavyDesk = request.app.state.heavy
+    executor: ProcessExecutor = request.app.state.heavy
     if sent_as == JSON:
-        return _response(await _answer(await json_body(request), name, style, request), name)
+        return _response(await _render(await json_body(request), name, style, request), name)
     require_identity(request.headers)
     if sent_as not in UPLOAD_MEDIA_TYPES:
         raise unsupported_media_type(JSON, *UPLOAD_MEDIA_TYPES)
     desk: UploadDesk = request.app.state.uploads
     async with desk.document(request, sent_as) as document:
-        message = await run_in_threadpool(validated, ClosedFormRequest, document)
-        return _response(await heavy.in_thread(request, represented, message, name, style), name)
+        message = await run_in_threadpool(validate_document, ClosedFormRequest, document)
+        return _response(await executor.run_in_thread(request, render, message, name, style), name)
 
 
-async def _answer(body: bytes, name: str, style: Style, request: Request) -> bytes | memoryview:
+async def _render(body: bytes, name: ResultFormat, style: FigureStyle, request: Request) -> bytes | memoryview:
     if len(body) <= LARGE_BODY_BYTES:
-        message = read(body, ClosedFormRequest)
+        message = parse_body(body, ClosedFormRequest)
         if name == "json" and is_small(message, len(body)):
-            return represented(message, name)
-    heavy: HeavyDesk = request.app.state.heavy
-    return (await heavy.do(request, "closed-form", {"name": name, "style": style.choices}, body)).content
+            return render(message, name)
+    executor: ProcessExecutor = request.app.state.heavy
+    return (await executor.run(request, "closed-form", {"name": name, "style": style.choices}, body)).content
 
 
-def _response(content: bytes | memoryview, name: str) -> Response:
+def _response(content: bytes | memoryview, name: ResultFormat) -> Response:
     return Response(content, media_type=MEDIA_TYPES[name], headers={"Vary": "Accept"})

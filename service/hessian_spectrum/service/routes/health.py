@@ -10,7 +10,7 @@ from hessian_spectrum.service.doors.callers import STRANGER, CallerOf
 from hessian_spectrum.service.observation.readiness import look
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.routes.documentation import problem_documentation
-from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.service.routes.parameters import StrictRoute
 
 router = APIRouter(prefix="/health", tags=["health"], route_class=StrictRoute)
 

@@ -1,4 +1,4 @@
-"""`/v1/jobs/{job_id}/events`: a job as it changes."""
+"""`/v1/jobs/{job_id}/events`: the changes of a job."""
 
 from typing import Annotated
 
@@ -8,11 +8,11 @@ from starlette.concurrency import run_in_threadpool
 from hessian_spectrum.jobs.events import JobEvent
 from hessian_spectrum.service.doors.callers import CallerOf
 from hessian_spectrum.service.doors.key_file import KeyFile
-from hessian_spectrum.service.event_stream import EventStream
-from hessian_spectrum.service.job_feed import JobFeed
+from hessian_spectrum.service.job_events import JobEventBroker
 from hessian_spectrum.service.routes.documentation import EVENTS, UNAVAILABLE, UNKNOWN, problem_documentation
-from hessian_spectrum.service.routes.jobs import Desk, JobId, job_message
-from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.service.routes.jobs import JobId, Service, job_message
+from hessian_spectrum.service.routes.parameters import StrictRoute
+from hessian_spectrum.service.sse import JobEventResponse
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE, route_class=StrictRoute)
 
@@ -31,7 +31,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE, route_c
 async def follow_job(
     job_id: JobId,
     request: Request,
-    desk: Desk,
+    service: Service,
     caller: CallerOf,
     last_event_id: Annotated[str | None, Header(max_length=64, description="of the event that was heard last")] = None,
 ) -> Response:
@@ -40,11 +40,11 @@ async def follow_job(
     The data of an event is what `GET /v1/jobs/{job_id}` said at that moment. With `Last-Event-ID` nothing is missed and
     nothing is told twice; when that event is no longer known, the stream begins with the present.
     """
-    feed: JobFeed = request.app.state.feed
+    broker: JobEventBroker = request.app.state.feed
     keys: KeyFile = request.app.state.keys
-    record = await run_in_threadpool(desk.get, job_id, caller)
-    listener = await feed.listener(record, last_event_id, lambda: keys.lets_in(caller.owner))
-    if listener is None:
+    record = await run_in_threadpool(service.get, job_id, caller)
+    reader = await broker.reader(record, last_event_id, lambda: keys.lets_in(caller.owner))
+    if reader is None:
         return Response(status_code=204)
     request.state.place.listen()
 
@@ -55,4 +55,4 @@ async def follow_job(
             event.texts[address] = job_message(request, event.record).model_dump_json()
         return event.texts[address]
 
-    return EventStream(listener, text)
+    return JobEventResponse(reader, text)

@@ -4,7 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -18,14 +18,11 @@ from hessian_spectrum.jobs.record import JobRecord
 from hessian_spectrum.jobs.results import ResultDamagedError
 from hessian_spectrum.service.doors.callers import CallerOf
 from hessian_spectrum.service.doors.key_file import KEY_ID
-from hessian_spectrum.service.formats.representations import MEDIA_TYPES, require_format
-from hessian_spectrum.service.formats.resmoothing import SmoothingChange
-from hessian_spectrum.service.heavy.desk import HeavyDesk
-from hessian_spectrum.service.job_desk import JobDesk
-from hessian_spectrum.service.page_tokens import PageToken, id_of_token, token_of_id
-from hessian_spectrum.service.pictures.sheet import Style
-from hessian_spectrum.service.routes.asked_jobs import AskedJob, asked_job
-from hessian_spectrum.service.routes.content_type import require_json
+from hessian_spectrum.service.job_service import JobService
+from hessian_spectrum.service.pagination import PageToken, decode_page_token, encode_page_token
+from hessian_spectrum.service.plots.figure import FigureStyle
+from hessian_spectrum.service.process_pool.executor import ProcessExecutor
+from hessian_spectrum.service.request_body import require_json
 from hessian_spectrum.service.routes.documentation import (
     ACCEPT,
     INVALID,
@@ -37,8 +34,16 @@ from hessian_spectrum.service.routes.documentation import (
     formats_documentation,
     problem_documentation,
 )
-from hessian_spectrum.service.routes.picture_style import PICTURE_PARAMETERS, picture_style
-from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.service.routes.job_submission import SubmittedJob, submitted_job
+from hessian_spectrum.service.routes.parameters import (
+    FIGURE_PARAMETERS,
+    MEDIA_TYPES,
+    ResultFormat,
+    StrictRoute,
+    figure_style,
+    require_format,
+)
+from hessian_spectrum.service.serialization.resmooth import SmoothingOverrides
 
 MAX_WAIT_SECONDS = 60
 
@@ -52,15 +57,14 @@ _OWNER = described(rf"^(me|{KEY_ID})$", "must be me, or the id of a key: 12 hexa
 _TAG = described(":", "must be a name and a value with a colon between them")
 
 JobId = Annotated[str, Path(pattern=_JOB_ID, description="the id that the submission returned")]
-ResultFormat = Literal["json", "npz", "png", "svg", "pdf"]
 
 
-def _desk(request: Request) -> JobDesk:
-    desk: JobDesk = request.app.state.desk
-    return desk
+def _job_service(request: Request) -> JobService:
+    service: JobService = request.app.state.desk
+    return service
 
 
-Desk = Annotated[JobDesk, Depends(_desk)]
+Service = Annotated[JobService, Depends(_job_service)]
 
 
 @router.post(
@@ -80,9 +84,9 @@ Desk = Annotated[JobDesk, Depends(_desk)]
     summary="Submit a job",
 )
 async def submit_job(
-    asked: Annotated[AskedJob, Depends(asked_job)],
+    asked: Annotated[SubmittedJob, Depends(submitted_job)],
     request: Request,
-    desk: Desk,
+    service: Service,
     caller: CallerOf,
     prefer: Annotated[str | None, Header(description="`wait=N`: answer once the job ended, or after N <= 60 s")] = None,
     idempotency_key: Annotated[
@@ -104,12 +108,12 @@ async def submit_job(
     """
     seconds, fresh = _preferred_wait(prefer), _wants_fresh(cache_control)
     names = {"fresh": fresh, "request_id": request.state.request_id}
-    submit = partial(desk.submit, asked.submission, asked.admit, caller, idempotency_key, **names)
+    submit = partial(service.submit, asked.submission, asked.admit, caller, idempotency_key, **names)
     record, replayed = await run_in_threadpool(submit)
     if seconds and not record.ended:
         if request.state.place.may_listen():
             request.state.place.listen()
-            record = await desk.wait(record, seconds)
+            record = await service.wait(record, seconds)
         else:
             seconds = 0  # too many wait already: a wait is a wish, the job is written
     headers = {"Location": str(request.url_for("get_job", job_id=record.id))}
@@ -129,7 +133,7 @@ async def submit_job(
 )
 def list_jobs(
     request: Request,
-    desk: Desk,
+    service: Service,
     caller: CallerOf,
     state: JobState | None = None,
     tag: Annotated[str | None, Query(description="`name:value`", max_length=400, pattern=_TAG)] = None,
@@ -141,29 +145,31 @@ def list_jobs(
     page_token: PageToken = None,
 ) -> JobPage:
     """One page of the caller's jobs, of an admin's everyone's; `next_page_token` leads to the next."""
-    wanted = caller.owner if owner == "me" else owner
-    records, last = desk.page(caller, wanted, state, _parsed_tag(tag), page_size, id_of_token(page_token))
+    listed_owner = caller.owner if owner == "me" else owner
+    records, last = service.page(
+        caller, listed_owner, state, _parsed_tag(tag), page_size, decode_page_token(page_token)
+    )
     jobs = [job_message(request, record) for record in records]
-    return JobPage(jobs=jobs, next_page_token=token_of_id(last) if last else None)
+    return JobPage(jobs=jobs, next_page_token=encode_page_token(last) if last else None)
 
 
 @router.get("/{job_id}", response_model=Job, responses=UNKNOWN, summary="How a job stands")
 async def get_job(
     job_id: JobId,
     request: Request,
-    desk: Desk,
+    service: Service,
     caller: CallerOf,
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, description="seconds to wait for its end")] = 0,
 ) -> Response:
     """The job's record; with `wait` the answer comes when the job ended or the time is over."""
-    record = await run_in_threadpool(desk.get, job_id, caller)
+    record = await run_in_threadpool(service.get, job_id, caller)
     if wait and not record.ended:
         request.state.place.listen()
-    record = await desk.wait(record, wait)
+    record = await service.wait(record, wait)
     return _job_response(request, record, 200, {} if record.ended else {"Retry-After": "1"})
 
 
-_NOT_YOURS = problem_documentation(status_403="the job is shared by another key, and can be read alone")
+_FORBIDDEN = problem_documentation(status_403="the job is shared by another key, and can be read alone")
 _RESULT_RESPONSES = {
     **UNKNOWN,
     **problem_documentation(
@@ -174,30 +180,30 @@ _RESULT_RESPONSES = {
 }
 
 
-def _smoothing_change(
+def _smoothing_overrides(
     num_points: Annotated[int | None, Query(ge=2, le=100_000, description="points of the curves")] = None,
     kappa: Annotated[float | None, Query(gt=1, le=1e6, description="sharpness of the density")] = None,
     margin: Annotated[float | None, Query(ge=0, le=10, description="of the grid, in widths of the spectrum")] = None,
-) -> SmoothingChange:
-    return SmoothingChange(num_points, kappa, margin)
+) -> SmoothingOverrides:
+    return SmoothingOverrides(num_points, kappa, margin)
 
 
-Change = Annotated[SmoothingChange, Depends(_smoothing_change)]
+Overrides = Annotated[SmoothingOverrides, Depends(_smoothing_overrides)]
 
 
 @router.get(
     "/{job_id}/result",
     response_model=JobResult,
     responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation()}},
-    openapi_extra={"parameters": [ACCEPT, *PICTURE_PARAMETERS]},
+    openapi_extra={"parameters": [ACCEPT, *FIGURE_PARAMETERS]},
     summary="The result of a job",
 )
 async def get_job_result(
     job_id: JobId,
     request: Request,
-    desk: Desk,
+    service: Service,
     caller: CallerOf,
-    change: Change,
+    overrides: Overrides,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The result as JSON, npz or a picture, by Accept; a failed job answers with its problem.
@@ -205,56 +211,56 @@ async def get_job_result(
     npz holds all arrays, eigenvectors and diagonals, too, which JSON does not. The curves of `lanczos` can be smoothed
     anew, without another computation: `num_points`, `kappa` and `margin`.
     """
-    async with desk.result_of(job_id, caller) as digest:
+    async with service.result_of(job_id, caller) as digest:
         name = require_format(request.headers.get("accept"))
-        wanted = _Wanted(digest, name, change, picture_style(request, name))
-        return await _result_response(request, desk, wanted, if_none_match)
+        rendering = _Rendering(digest, name, overrides, figure_style(request, name))
+        return await _result_response(request, service, rendering, if_none_match)
 
 
 @router.get(
     FILE_PATH.removeprefix(router.prefix),
     response_model=JobResult,
     responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation()}},
-    openapi_extra={"parameters": PICTURE_PARAMETERS},
+    openapi_extra={"parameters": FIGURE_PARAMETERS},
     summary="The result as a file",
 )
 async def get_job_result_file(
     job_id: JobId,
     name: ResultFormat,
     request: Request,
-    desk: Desk,
+    service: Service,
     caller: CallerOf,
-    change: Change,
+    overrides: Overrides,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """`result.json`, `result.npz`, `result.png`, `result.svg` or `result.pdf`."""
-    async with desk.result_of(job_id, caller) as digest:
-        wanted = _Wanted(digest, name, change, picture_style(request, name))
-        return await _result_response(request, desk, wanted, if_none_match)
+    async with service.result_of(job_id, caller) as digest:
+        rendering = _Rendering(digest, name, overrides, figure_style(request, name))
+        return await _result_response(request, service, rendering, if_none_match)
 
 
 @router.post(
     "/{job_id}/cancel",
     status_code=202,
     response_model=Job,
-    responses={**UNKNOWN, **_NOT_YOURS, 200: {"model": Job, "description": "the job had already ended"}},
+    responses={**UNKNOWN, **_FORBIDDEN, 200: {"model": Job, "description": "the job had already ended"}},
     summary="Cancel a job",
 )
-def cancel_job(job_id: JobId, request: Request, desk: Desk, caller: CallerOf) -> Response:
+def cancel_job(job_id: JobId, request: Request, service: Service, caller: CallerOf) -> Response:
     """A queued job ends at once, a running one as soon as its worker sees the wish."""
-    record, had_ended = desk.cancel(job_id, caller)
+    record, had_ended = service.cancel(job_id, caller)
     return _job_response(request, record, 200 if had_ended else 202, {})
 
 
 @router.delete(
     "/{job_id}",
     status_code=204,
-    responses={**UNKNOWN, **_NOT_YOURS, **problem_documentation(status_409="the job has not ended")},
+    responses={**UNKNOWN, **_FORBIDDEN, **problem_documentation(status_409="the job has not ended")},
     summary="Forget a job and its result",
 )
-def delete_job(job_id: JobId, desk: Desk, caller: CallerOf) -> None:
+def delete_job(job_id: JobId, service: Service, caller: CallerOf) -> None:
     """Only a job that ended can be deleted."""
-    desk.delete(job_id, caller)
+    service.delete(job_id, caller)
 
 
 def job_message(request: Request, record: JobRecord) -> Job:
@@ -292,44 +298,46 @@ def _job_response(request: Request, record: JobRecord, status: int, headers: dic
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """A result in some form."""
+class _Rendering:
+    """A result in one format."""
 
     digest: str
-    name: str
-    change: SmoothingChange
-    style: Style
+    name: ResultFormat
+    overrides: SmoothingOverrides
+    style: FigureStyle
 
     @property
     def headers(self) -> dict[str, str]:
-        """With a tag of all that the answer depends on."""
-        choices = repr(sorted({**self.change.changes, **self.style.choices}.items()))
+        """Headers with a tag of everything that the response depends on."""
+        choices = repr(sorted({**self.overrides.given, **self.style.choices}.items()))
         tag = hashlib.sha256(f"{self.digest}.{self.name} {choices}".encode()).hexdigest()[:32]
         return {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
 
 
-async def _result_response(request: Request, desk: JobDesk, wanted: _Wanted, if_none_match: str | None) -> Response:
-    headers, media_type = wanted.headers, MEDIA_TYPES[wanted.name]
+async def _result_response(
+    request: Request, service: JobService, rendering: _Rendering, if_none_match: str | None
+) -> Response:
+    headers, media_type = rendering.headers, MEDIA_TYPES[rendering.name]
     if _is_known(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
-    if wanted.name == "json" and not wanted.change.changes:
-        document = await run_in_threadpool(desk.result, wanted.digest)
+    if rendering.name == "json" and not rendering.overrides.given:
+        document = await run_in_threadpool(service.result, rendering.digest)
         return Response(document, media_type=media_type, headers=headers)
-    heavy: HeavyDesk = request.app.state.heavy
+    executor: ProcessExecutor = request.app.state.heavy
     arguments = {
         "results_dir": str(request.app.state.settings.results_dir),
-        "digest": wanted.digest,
-        "name": wanted.name,
-        "changes": wanted.change.changes,
-        "style": wanted.style.choices,
+        "digest": rendering.digest,
+        "name": rendering.name,
+        "changes": rendering.overrides.given,
+        "style": rendering.style.choices,
     }
-    reply = await heavy.do(request, "result", arguments)
+    reply = await executor.run(request, "result", arguments)
     if "damaged" in reply.fields:
         raise ResultDamagedError(reply.fields["damaged"])
     if (arrays := reply.fields.get("arrays")) is not None:
-        pieces = desk.arrays(wanted.digest, arrays["sha256"])
+        chunks = service.arrays(rendering.digest, arrays["sha256"])
         headers["Content-Length"] = str(arrays["num_bytes"])
-        return StreamingResponse(pieces, media_type=media_type, headers=headers)
+        return StreamingResponse(chunks, media_type=media_type, headers=headers)
     return Response(reply.content, media_type=media_type, headers=headers)
 
 

@@ -14,10 +14,10 @@ from hessian_spectrum.api_schemas.checkpoints import (
 )
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.service.heavy.descriptions import Descriptions
 from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.service.process_pool.checkpoint_descriptions import CheckpointDescriptions
 from hessian_spectrum.service.routes.documentation import INVALID, problem_documentation
-from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.service.routes.parameters import StrictRoute
 
 router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
 
@@ -61,6 +61,6 @@ def _directory(request: Request) -> ModelsDirectory:
     return directory
 
 
-def _descriptions(request: Request) -> Descriptions:
-    descriptions: Descriptions = request.app.state.descriptions
+def _descriptions(request: Request) -> CheckpointDescriptions:
+    descriptions: CheckpointDescriptions = request.app.state.descriptions
     return descriptions

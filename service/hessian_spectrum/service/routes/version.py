@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from hessian_spectrum.api_schemas.health import Version
 from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.jobs.source_version import source_version
-from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.service.routes.parameters import StrictRoute
 
 router = APIRouter(prefix="/version", tags=["health"], route_class=StrictRoute)
 
