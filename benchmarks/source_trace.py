@@ -170,9 +170,9 @@ def main() -> None:
 
 def _report(name: str, files: set[str], most: int) -> None:
     print(f"\n{name}: {len(files)} files, {most} at most")
-    for package, number in sorted(Counter(file.partition("/")[0] for file in files).items()):
-        print(f"  {package}: {number}")
-        print("".join(f"    {file}\n" for file in sorted(files) if file.startswith(f"{package}/")), end="")
+    for directory, number in sorted(Counter(str(Path(file).parent) for file in files).items()):
+        names = sorted(Path(file).name for file in files if str(Path(file).parent) == directory)
+        print(f"  {directory}: {number} ({', '.join(names)})")
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class RunningStack:
             self._process.wait(30)
 
     def pids(self, words: str = "") -> list[int]:
-        """ProcessPool below the launcher whose command line holds the words, parents before their children."""
+        """Processes below the launcher whose command line holds the words, parents before their children."""
         return [pid for pid in descendants(self.pid) if words in command_line(pid)]
 
     def redis_url(self) -> str:

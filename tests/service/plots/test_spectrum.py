@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 
 from hessian_spectrum.api_schemas.estimate_text import error_bar, estimated, meaning_of_error, with_error
 from hessian_spectrum.api_schemas.spectrum_results import Estimate, RitzValue, SpectrumSetResult
-from hessian_spectrum.service.plots import diagonal
+from hessian_spectrum.service.plots import trace as trace_plot
 from hessian_spectrum.service.plots.figure import FIGURE_FORMATS, FigureStyle
 from hessian_spectrum.service.plots.trace import DiagonalSample, diagonal_sample
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.serialization.render import render
-from tests.service.test_result_formats import RANGES, exact, lanczos, result, top_k
+from tests.service.serialization.test_render import RANGES, exact, lanczos, result, top_k
 
 TRACE = {"value": 29.149, "standard_error": 0.12, "lower": 28.9, "upper": 29.4, "num_products": 9, "converged": True}
 
@@ -176,7 +176,7 @@ def test_traces_of_several_blocks_share_a_picture() -> None:
 
 
 def test_of_a_long_diagonal_blocks_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagonal, "MAX_ENTRIES", 10_000)
+    monkeypatch.setattr(trace_plot, "MAX_ENTRIES", 10_000)
     entries = np.arange(1_000_000.0)
     found = diagonal_sample({"diagonal": entries, "diagonal_standard_error": entries}.__getitem__)
     assert found.num_entries == 1_000_000

@@ -1,15 +1,15 @@
-"""A whole Hessian spectrum as few eigenvalues with multiplicities and roles."""
+"""A whole Hessian spectrum as few eigenvalues with multiplicities and roles, and the checked arrays it is made from."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import ceil, inf, isfinite, log10, prod
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from hessian_spectrum.theory.closed_form.condition_number import ConditionNumber, condition_number, zero_tolerance
 from hessian_spectrum.theory.errors import TheoryError
 
 Role = Literal["outlier", "bulk", "zero"]
@@ -21,6 +21,101 @@ Array = NDArray[np.float64]
 
 FLOAT64_RESOLUTION = 1e-13
 """Bound on the error of eigenvalues whose moments or reduced problem are float64, relative to the largest."""
+
+ZERO_MULTIPLE = 64
+"""An eigenvalue is zero to rounding when |value| <= ZERO_MULTIPLE * eps * scale, scale = the largest |eigenvalue|."""
+
+ZERO_NOTE = (
+    f"condition_number is null: an eigenvalue is at most {ZERO_MULTIPLE} float64 epsilons of the largest magnitude and "
+    "counts as zero, since rounding the inputs alone could make it"
+)
+
+_LARGEST_DOUBT = 0.5
+"""A condition number whose relative error may be larger than this is not given."""
+
+
+def finite_array(name: str, values: ArrayLike, num_dimensions: int) -> NDArray[np.float64]:
+    """Float64 copy or view of `values` with the wanted number of dimensions, not empty, every entry finite.
+
+    Raises:
+        TheoryError: Naming `name` if the values are ragged, not real, empty, of another dimension, NaN or infinite.
+    """
+    if getattr(values, "dtype", None) is not None and np.iscomplexobj(values):
+        raise TheoryError(f"{name} must be real")
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TheoryError(f"{name} must be a rectangular array of real numbers") from error
+    if array.ndim != num_dimensions:
+        raise TheoryError(f"{name} must have {num_dimensions} dimension(s), not {array.ndim}")
+    if array.size == 0:
+        raise TheoryError(f"{name} must not be empty")
+    if not isfinite(np.vdot(array, array)) and not np.isfinite(array).all():  # the squares alone may overflow
+        raise TheoryError(f"{name} must be finite")
+    return array
+
+
+def matching_arrays(
+    names: tuple[str, str], values: tuple[ArrayLike, ArrayLike], num_dimensions: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Two checked arrays of one shape.
+
+    Raises:
+        TheoryError: If either fails `finite_array` or their shapes differ.
+    """
+    first = finite_array(names[0], values[0], num_dimensions)
+    second = finite_array(names[1], values[1], num_dimensions)
+    if first.shape != second.shape:
+        raise TheoryError(f"{names[0]} and {names[1]} must have one shape, not {first.shape} and {second.shape}")
+    return first, second
+
+
+def zero_tolerance(scale: float) -> float:
+    """Largest magnitude that counts as zero in a spectrum of this scale: ZERO_MULTIPLE * eps * scale, in its unit."""
+    return ZERO_MULTIPLE * sys.float_info.epsilon * scale
+
+
+class ConditionNumber(NamedTuple):
+    """max |l| / min |l|, rounded to the digits that are known, and bounds between which it lies.
+
+    value is None where too little is known, which `note` then says; a bound is None where there is none.
+    """
+
+    value: float | None
+    lower: float | None
+    upper: float | None
+    note: str | None
+
+
+def condition_number(scale: float, flattest: float, resolution: float | None) -> ConditionNumber:
+    """The condition number of eigenvalues whose largest and smallest magnitudes are scale and flattest.
+
+    Args:
+        resolution: error of both over the scale, at most; None: each is right to one unit in its last place.
+    """
+    rounding = sys.float_info.epsilon
+    if flattest <= zero_tolerance(scale):
+        beyond = (1 - rounding) / (ZERO_MULTIPLE * rounding + (resolution or rounding))
+        return ConditionNumber(None, beyond if scale else None, None, ZERO_NOTE)
+    flattest_error = rounding * flattest if resolution is None else resolution * scale
+    largest_error = rounding * scale if resolution is None else resolution * scale
+    lower = max(1.0, (scale - largest_error) / (flattest + flattest_error) * (1 - rounding))
+    least = flattest - flattest_error
+    upper = (scale + largest_error) / least * (1 + rounding) if least > 0 else inf
+    value = scale / flattest
+    doubt = max(upper - value, value - lower)
+    known_upper = upper if upper < inf else None
+    if not doubt <= _LARGEST_DOUBT * value:
+        note = (
+            f"condition_number is null: the smallest magnitude, {flattest:.1e}, is known to ±{flattest_error:.1e} alone"
+        )
+        return ConditionNumber(None, lower, known_upper, note)
+    return ConditionNumber(_rounded(value, doubt), lower, known_upper, None)
+
+
+def _rounded(value: float, doubt: float) -> float:
+    """The value without the decimal places that lie below the doubt."""
+    return value if doubt <= 4 * sys.float_info.epsilon * value else round(value, -ceil(log10(doubt)))
 
 
 class Eigenvalue(NamedTuple):
