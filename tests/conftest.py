@@ -101,7 +101,7 @@ class Server:
         return connect(f"unix://spectrum:{password}@{self.data_directory}/redis/run/redis.sock?db=0")
 
     def pids(self, module: str) -> list[int]:
-        """ProcessPool of this stack whose command line holds the words, its own children before theirs."""
+        """Processes of this stack whose command line holds the words, its own children before theirs."""
         return [pid for pid in _descendants(self.process.pid) if module in _command_line(pid)]
 
 

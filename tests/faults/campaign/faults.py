@@ -26,7 +26,7 @@ SETTINGS = {
 
 @dataclass
 class Pause:
-    """ProcessPool that stood still, from one time to another."""
+    """Processes that stood still, from one time to another."""
 
     pids: list[int]
     begun: float

@@ -1,1 +1,1 @@
-"""What results look like."""
+"""Plots of results, one module for each kind."""

@@ -1,4 +1,4 @@
-"""A spectrum of few eigenvalues with multiplicities as a picture."""
+"""Plot of a spectrum of few eigenvalues with multiplicities."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from hessian_spectrum.theory.closed_form.spectrum import Eigenvalue, Role, Spect
 COLOURS: dict[Role, str] = {"outlier": "#c8452f", "bulk": "#1f5fa8", "zero": "#6b7280"}
 
 LINEAR_RANGE = 100
-"""Magnitudes that differ by more than this factor need a logarithmic axis to be told apart."""
+"""Ratio of magnitudes above which the axis is logarithmic."""
 
 _MAX_DECADES = 6  # smaller magnitudes are drawn beside zero
 _MAX_LABELS = 16
@@ -29,7 +29,7 @@ _FOOT = 0.5  # where the stems begin: below 1, the smallest multiplicity, on a l
 
 
 def plot_closed_form(spectrum: Spectrum, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """Stems at the eigenvalues, as high as their multiplicities, coloured by role; `name` is that of a picture."""
+    """Stems at the eigenvalues, as high as their multiplicities, coloured by role, as a file of the format `name`."""
     unit = axis_unit(spectrum.scale)
     stems = [e._replace(value=e.value / unit) for e in spectrum.eigenvalues]
 
@@ -62,10 +62,10 @@ def _draw_stems(axes: Any, stems: Sequence[Eigenvalue], role: Role, colour: str)
 def _scale_axes(axes: Any, stems: Sequence[Eigenvalue]) -> None:
     magnitudes = np.abs([stem.value for stem in stems])
     largest = float(magnitudes.max())
-    told_apart = magnitudes[magnitudes >= largest * 10.0**-_MAX_DECADES]
-    if largest > LINEAR_RANGE * told_apart.min():
-        axes.set_xscale("symlog", linthresh=float(told_apart.min()))
-        axes.xaxis.set_major_locator(FixedLocator(decade_ticks(float(told_apart.min()), largest)))
+    distinguishable = magnitudes[magnitudes >= largest * 10.0**-_MAX_DECADES]
+    if largest > LINEAR_RANGE * distinguishable.min():
+        axes.set_xscale("symlog", linthresh=float(distinguishable.min()))
+        axes.xaxis.set_major_locator(FixedLocator(decade_ticks(float(distinguishable.min()), largest)))
     axes.axvline(0.0, color="black", linewidth=0.8, alpha=0.4)
     axes.margins(x=0.08)
     axes.set_yscale("log")
@@ -78,7 +78,7 @@ def _scale_axes(axes: Any, stems: Sequence[Eigenvalue]) -> None:
 
 
 def _label_stems(axes: Any, stems: Sequence[Eigenvalue]) -> None:
-    """Value and multiplicity above each stem, higher where another label of this height is near."""
+    """Label each stem with value and multiplicity, higher where another label is near."""
     last: dict[int, tuple[float, int]] = {}  # by multiplicity: where the last label stands, and how high
     for stem in reversed(stems):
         position = float(axes.transData.transform((stem.value, stem.multiplicity))[0])

@@ -1,4 +1,4 @@
-"""A comparison of Hessian and GGN as a picture: the four relations of Cracking the Hessian, figures 5 and 23 to 25."""
+"""Plot of a comparison of Hessian and GGN: the four relations of Cracking the Hessian, figures 5 and 23 to 25."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,9 +21,9 @@ _COLOURS = ("#1f5fa8", "#c8452f", "#2a9d5c", "#7a4fa3")
 _MAX_LABELS = 12
 _LABEL_INCHES = 3.5
 _LINEAR_RANGE = 10
-"""Positive values that differ by more than this factor need a logarithmic axis to be told apart."""
-_LINEAR_STEPS = 20  # likewise of the last step and the first after 0
-_MANY_POINTS = 60  # of a run, from which on they are drawn small
+"""Ratio of positive values above which the axis is logarithmic."""
+_LINEAR_STEPS = 20  # the same for the last step and the first one after 0
+_MANY_POINTS = 60  # points of a run above which markers are small
 
 _ERROR = "relative error of the top eigenvalue\n|Hessian − GGN| / |Hessian|"
 _LOSS = "loss (nats per token)"
@@ -33,10 +33,10 @@ Quantity = Callable[[ComparisonPoint], float | None]
 
 
 def plot_hessian_vs_ggn(result: HessianVsGgnResult, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """Relative error against residual, loss and step, and loss against step; `name` is that of a picture.
+    """Relative error against residual, loss and step, and loss against step, as a file of the format `name`.
 
-    Lines are means over seeds, bands their standard error, dots the points themselves, hollow where an eigenvalue has
-    not converged. Where nothing was trained models stand in place of steps.
+    Lines are means over seeds, bands are their standard errors, and dots are single points, hollow where an eigenvalue
+    has not converged. Without training the models stand in place of the steps.
     """
     trained = result.curves[0].loss is not None
 

@@ -1,4 +1,4 @@
-"""Random-matrix laws and index curves as pictures."""
+"""Plots of random-matrix laws and index curves."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ _POSITIVE, _NEGATIVE, _SAMPLE, _ATOM = "#1f5fa8", "#c8452f", "#9aa3ad", "#2a9d5c
 _SIZE = (8, 4.5)
 _MAX_LABELS = 12
 _LOGARITHMIC_RATIO = 50
-"""Where the densities of most of the mass differ by more, a linear axis would show a spike alone."""
+"""Ratio of the densities of most of the mass above which a linear axis would only show a spike."""
 
 
 def plot_law(found: LawAnswer, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """Density with edges, atom, negative part and the histogram of a sample; `name` is that of a picture."""
+    """Density with edges, atom, negative part and the histogram of a sample, as a file of the format `name`."""
 
     def draw(figure: Figure) -> str:
         axes = figure.subplots()
@@ -42,7 +42,7 @@ def plot_law(found: LawAnswer, name: str, style: FigureStyle = DEFAULT_STYLE) ->
 
 
 def plot_index_curves(found: IndexCurveAnswer, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """Index against energy, one line for each ratio, critical energies on the axis; `name` is that of a picture."""
+    """Index against energy, one line for each ratio, with critical energies, as a file of the format `name`."""
 
     def draw(figure: Figure) -> str:
         axes = figure.subplots()
@@ -90,7 +90,7 @@ def _draw_atom(axes: Any, found: LawAnswer) -> None:
 
 
 def _scale_density(axes: Any, found: LawAnswer, density: NDArray[np.float64]) -> None:
-    """Linear as far as twice what nine tenths of the mass stay below, or logarithmic."""
+    """A linear axis up to twice the density that nine tenths of the mass stay below, or a logarithmic axis."""
     inside = np.isfinite(density) & (density > 0)  # the mass of narrow bands reaches points where the density is 0
     if not inside.any():
         return  # the points asked for lie outside of the support

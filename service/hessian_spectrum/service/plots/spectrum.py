@@ -1,4 +1,4 @@
-"""Spectra that jobs computed, as pictures."""
+"""Plots of the spectra that jobs compute."""
 
 import math
 from dataclasses import dataclass
@@ -32,13 +32,13 @@ _BLUE, _RED, _GREEN, _GREY = "#1f5fa8", "#c8452f", "#2a9d5c", "#6b7280"
 MATRIX_NAMES = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "functional": "Functional Hessian"}
 
 LINEAR_RANGE = 100
-"""Magnitudes that differ by more than this factor need a logarithmic axis to be told apart."""
+"""Ratio of magnitudes above which the axis is logarithmic."""
 
 _MAX_DECADES = 12
 _LABEL_INCHES = 2.2  # of a legend below the picture
 _FEW = 100  # points that are drawn large
 LEAST_BUMP = 0.02
-"""Densities below this share of the bump of a single eigenvalue say nothing, and are not drawn."""
+"""Densities below this share of the peak of a single eigenvalue carry no information and are not drawn."""
 
 Numbers = NDArray[np.float64]
 
@@ -46,7 +46,7 @@ Numbers = NDArray[np.float64]
 def plot_result(
     result: AnySpectrumResult, name: str, style: FigureStyle = DEFAULT_STYLE, diagonal: DiagonalSample | None = None
 ) -> bytes:
-    """The result as a picture of this name; of a trace with the distribution of its diagonal, where there is one."""
+    """Plot a result as a file of the format `name`; a trace with the distribution of its diagonal if there is one."""
 
     def draw(figure: Figure) -> str:
         title = _fill(figure, result, diagonal)
@@ -60,7 +60,7 @@ def plot_result(
 
 
 def _fill(figure: Figure, result: AnySpectrumResult, diagonal: DiagonalSample | None) -> str:
-    """Draw the result, and return what its title says besides the subject."""
+    """Draw the result and return the part of its title after the subject."""
     match result:
         case ExactResult():
             return _draw_exact(figure, result)
@@ -150,7 +150,7 @@ def _draw_density(axes: Any, result: LanczosResult, unit: float) -> None:
 
 
 def _draw_shares(axes: Any, result: LanczosResult, unit: float) -> None:
-    """On a logit axis: the few eigenvalues at either end are what a cumulative spectrum is read for."""
+    """A logit axis, since a cumulative spectrum is read for the few eigenvalues at either end."""
     least = 0.3 / max(result.num_parameters, 2)
     curve = result.cumulative
     grid = np.asarray(curve.grid) / unit
@@ -171,17 +171,17 @@ def _draw_shares(axes: Any, result: LanczosResult, unit: float) -> None:
 
 
 def _share_digits(share: float) -> int:
-    """As many as tell the share from 0 and from 1."""
+    """Number of digits that distinguish the share from 0 and from 1."""
     return max(1, math.ceil(-math.log10(min(share, 1 - share)) - 1e-6)) if 0 < share < 1 else 0
 
 
 @dataclass(frozen=True, eq=False)
 class DensityCurve:
-    """A density and its band in units of the axes; below the floor, where it says nothing, neither is drawn.
+    """A density and its band in units of the axes; neither is drawn below the floor.
 
     Attributes:
-        is_shown: Where the density is above the floor. The band is drawn there alone: beside the curve's line, which
-            leads down below the floor, it would be a band without a curve.
+        is_shown: Where the density is above the floor. The band is drawn only there, as the line leads down below the
+            floor and would leave a band without a curve.
     """
 
     grid: Numbers
@@ -193,7 +193,7 @@ class DensityCurve:
 
 
 def density_curve(result: LanczosResult, unit: float) -> DensityCurve:
-    """The density of a result, as pictures draw it."""
+    """The density of a result as plots show it."""
     density = result.density
     grid = np.asarray(density.grid) / unit
     values, lower, upper = (
@@ -201,19 +201,19 @@ def density_curve(result: LanczosResult, unit: float) -> DensityCurve:
     )
     floor = LEAST_BUMP * _bump(result, grid)
     is_shown = values > floor
-    # lines reach down through the floor, which logarithms of 0 would not
+    # lines must reach below the floor; the logarithm of 0 would end them
     values, lower, upper = (np.maximum(each, floor / 1000) for each in (values, lower, upper))
     return DensityCurve(grid, values, lower, upper, floor, is_shown)
 
 
 def _bump(result: LanczosResult, grid: Numbers) -> float:
-    """Height of the Gaussian of one eigenvalue among all."""
+    """Height of the Gaussian of a single eigenvalue."""
     sigma = (grid[-1] - grid[0]) / max(result.num_steps - 1, 1) / math.sqrt(8 * math.log(result.smoothing.kappa))
     return float(1 / (result.num_parameters * sigma * math.sqrt(2 * math.pi)))
 
 
 def _tolerances(result: TopKResult, values: Numbers, unit: float) -> Numbers:
-    """Of each pair: relative to the largest of its end, or absolute where that is more."""
+    """Tolerance of each pair: relative to the largest value of its end, or absolute if that is larger."""
     tolerances = np.full(len(values), result.tolerance * abs(values).max())
     if result.which == "both-ends" and len(values) > 1:
         upper = (len(values) + 1) // 2
@@ -269,7 +269,7 @@ def _subject(result: AnySpectrumResult) -> str:
 
 
 def shortened(block: str) -> str:
-    """The glob, such that matplotlib takes no part of it for a formula."""
+    """The glob of a block, shortened and escaped, since matplotlib parses formulas."""
     short = block if len(block) <= 30 else f"{block[:29]}…"
     return short.replace("$", r"\$")
 

@@ -1,4 +1,4 @@
-"""Several spectra of one job in one picture: of attention sinks, or of blocks."""
+"""Plot of several spectra of one job: of attention sinks or of blocks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,11 +28,11 @@ from hessian_spectrum.service.plots.figure import (
 from hessian_spectrum.service.plots.spectrum import LINEAR_RANGE, MATRIX_NAMES, density_curve, shortened
 
 _LABEL_INCHES = 3.2
-_MANY = 10  # curves that colours of their own can tell apart
+_MANY = 10  # most curves with distinct colours
 
 
 def plot_spectrum_set(result: SpectrumSetResult, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """The spectra over one another: densities, eigenvalues by rank, cumulative spectra or traces, as a picture."""
+    """Densities, eigenvalues by rank, cumulative spectra or traces in one figure, as a file of the format `name`."""
     unit = axis_unit(max(map(_extent, result.spectra)))
 
     def draw(figure: Figure) -> str:
@@ -51,14 +51,14 @@ def plot_spectrum_set(result: SpectrumSetResult, name: str, style: FigureStyle =
 
 
 def _colours(number: int) -> list[Any]:
-    """Those of a qualitative map, or as many as needed of one that goes from dark to light."""
+    """Colours of a qualitative map for a few curves, of a sequential map for many."""
     if number <= _MANY:
         return [colormaps["tab10"](index) for index in range(number)]
     return list(colormaps["viridis"](np.linspace(0, 0.92, number)))
 
 
 def _extent(spectrum: AnySpectrumResult) -> float:
-    """Largest magnitude."""
+    """Largest magnitude of a spectrum."""
     match spectrum:
         case LanczosResult():
             return max(map(abs, spectrum.density.grid))
@@ -121,7 +121,7 @@ def _label(axes: Any, spectra: Sequence[AnySpectrumResult], unit: float) -> None
 
 
 def _needs_decades(spectra: Sequence[AnySpectrumResult]) -> bool:
-    """Densities always do, eigenvalues by rank where all are positive and a linear axis cannot tell them apart."""
+    """Whether the axis is logarithmic: for densities, and for positive eigenvalues by rank with a large ratio."""
     values = [pair.value for spectrum in spectra if isinstance(spectrum, TopKResult) for pair in spectrum.eigenpairs]
     if not values:
         return isinstance(spectra[0], LanczosResult)
@@ -129,7 +129,7 @@ def _needs_decades(spectra: Sequence[AnySpectrumResult]) -> bool:
 
 
 def _name(spectrum: AnySpectrumResult) -> str:
-    """What tells it from the others, the mean score without a sink where it has none, and its largest eigenvalue."""
+    """Label of a spectrum: its block or sink and its largest eigenvalue or trace."""
     parts = []
     if spectrum.block is not None:
         parts.append(f"{shortened(spectrum.block)} ({spectrum.num_parameters:,})")

@@ -1,4 +1,4 @@
-"""Traces as pictures: the estimates with their intervals, and the distribution of the diagonal's entries."""
+"""Plot of a trace: the estimates with their intervals, and the distribution of the diagonal's entries."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ _BLUE, _RED, _GREY = "#1f5fa8", "#c8452f", "#6b7280"
 _MOST_BINS = 120
 _LABEL_INCHES = 2.0
 _LINEAR_RANGE = 100
-"""Entries that differ by more than this factor need a logarithmic axis to be told apart."""
+"""Ratio of entries above which the axis is logarithmic."""
 
-_LEAST_QUANTILE = 0.05  # of the magnitudes, at which a logarithmic axis begins
+_LEAST_QUANTILE = 0.05  # quantile of the magnitudes at which a logarithmic axis begins
 _MOST_DECADES = 6
-_NO_ERROR = 0.05  # of a number, on either side of one that has no error
-_LEAST_ROOM = 1e-4  # likewise of one that has: shorter bars are dots, as ticks would all look the same
+_NO_ERROR = 0.05  # half-width of the axis relative to a number without an error
+_LEAST_ROOM = 1e-4  # the same for a number with an error; shorter bars are dots, as all ticks would look the same
 
 MAX_ENTRIES = 2_000_000
 """Most entries of a diagonal that a plot reads: 32 MB with their errors."""
@@ -65,7 +65,7 @@ def _chosen(num_entries: int) -> slice | NDArray[np.intp]:
 
 
 def fill_trace_figure(figure: Figure, result: TraceResult, diagonal: DiagonalSample | None) -> None:
-    """Fill the figure: both estimates side by side, below them the histogram of the diagonal if there is one."""
+    """Draw both estimates side by side, and below them the histogram of the diagonal if there is one."""
     if diagonal is None:
         estimates = figure.subplots(1, 2)
     else:
@@ -114,7 +114,7 @@ def _draw_diagonal(axes: Any, diagonal: DiagonalSample) -> None:
 
 
 def _scaled_edges(axes: Any, entries: Any) -> Any:
-    """Edges of bins as wide as they look on the axis, one of them at 0: no bin holds both signs."""
+    """Edges of bins of equal width on the axis, one of them at 0, so that no bin holds both signs."""
     magnitudes = abs(entries[entries != 0])
     lowest, highest = float(min(entries.min(), 0.0)), float(max(entries.max(), 0.0))
     num_bins = min(_MOST_BINS, max(10, len(entries) // 4))

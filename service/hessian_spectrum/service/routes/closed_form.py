@@ -1,4 +1,4 @@
-"""`POST /v1/closed-form`."""
+"""`POST /v1/closed-form`: Hessian spectra that have a formula."""
 
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -43,10 +43,10 @@ router = APIRouter(tags=["closed forms"], route_class=StrictRoute)
 _RESPONSES = {
     **INVALID_BODY,
     **problem_documentation(
-        status_400="the upload cannot be read",
-        status_406="none of the accepted formats",
-        status_408="the upload takes too long",
-        status_503="other uploads take the memory that the server keeps for them",
+        status_400="The upload cannot be read.",
+        status_406="The response has none of the accepted formats.",
+        status_408="The upload takes too long.",
+        status_503="Other uploads take all the memory that is reserved for uploads.",
     ),
     200: {"content": formats_documentation()},
 }
@@ -63,7 +63,7 @@ _BODY["requestBody"]["content"] |= upload_documentation()
     summary="The whole Hessian spectrum of a network that has a formula",
 )
 async def compute_closed_form(request: Request) -> Response:
-    """Eigenvalues with multiplicity and role, trace, sharpness, condition number and inertia, at once.
+    """Eigenvalues with multiplicity and role, trace, sharpness, condition number and inertia.
 
     The loss is (1/2n) sum_i |f(x_i) - y_i|^2; for self-attention it is the mean over positions and sequences, halved.
     On request also eigenvectors, and for `linear` the spectrum along gradient descent. Large arrays come as

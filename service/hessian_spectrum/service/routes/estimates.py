@@ -1,4 +1,4 @@
-"""`/v1/estimates`: what a job would take."""
+"""`/v1/estimates`: the cost of a job."""
 
 from typing import Annotated
 
@@ -19,8 +19,8 @@ router = APIRouter(prefix="/estimates", tags=["jobs"], responses=UNAVAILABLE, ro
     dependencies=[Depends(require_json)],
     responses=INVALID_BODY,
     openapi_extra=body_documentation(JobRequest, JOB_EXAMPLES),
-    summary="What a job would take",
+    summary="Estimate the cost of a job",
 )
 async def estimate_job(estimate: Annotated[CostEstimate, Depends(estimate_of_body)]) -> CostEstimate:
-    """Memory, products and micro-batches of the same body as `POST /v1/jobs`; nothing is queued."""
+    """Memory, products and micro-batches of a job with the same body as `POST /v1/jobs`, without queueing it."""
     return estimate

@@ -1,4 +1,4 @@
-"""`/v1/health`: whether the process lives, and whether it can do all that it is there for."""
+"""`/v1/health`: liveness of the process, and readiness of everything that it needs."""
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -18,19 +18,19 @@ _LOOKS = CapacityLimiter(8)
 """Threads of their own: whoever asks whether the server is well waits for no other request."""
 
 
-@router.get("/live", summary="The process answers")
+@router.get("/live", summary="Check that the process is alive")
 async def get_liveness() -> Liveness:
-    """Always 200."""
+    """Always 200 while the process answers requests."""
     return Liveness()
 
 
 @router.get(
     "/ready",
-    responses=problem_documentation(status_503="something is missing; `missing` and `detail` name it"),
-    summary="Closed forms and jobs are served",
+    responses=problem_documentation(status_503="Something is missing; `missing` and `detail` name it."),
+    summary="Check that closed forms and jobs are served",
 )
 async def get_readiness(request: Request, caller: CallerOf) -> Readiness:
-    """200 while Redis answers, a worker is there, results can be kept and checkpoints read; else `missing` says."""
+    """200 if Redis answers, a worker is present, results can be stored and checkpoints read; else see `missing`."""
     state = request.app.state
     parts = (state.redis, state.storage, state.settings)
     workers, missing = await anyio.to_thread.run_sync(look, *parts, limiter=_LOOKS)

@@ -22,23 +22,25 @@ router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE, route_c
     response_class=Response,
     responses={
         **UNKNOWN,
-        **problem_documentation(status_429="too many listen"),
+        **problem_documentation(status_429="Too many requests wait for events."),
         200: EVENTS,
-        204: {"description": "the job ended, and all its events were heard"},
+        204: {"description": "The job has ended, and the caller has received all of its events."},
     },
-    summary="A job as it changes",
+    summary="Follow a job",
 )
 async def follow_job(
     job_id: JobId,
     request: Request,
     service: Service,
     caller: CallerOf,
-    last_event_id: Annotated[str | None, Header(max_length=64, description="of the event that was heard last")] = None,
+    last_event_id: Annotated[
+        str | None, Header(max_length=64, description="The id of the event that was received last.")
+    ] = None,
 ) -> Response:
-    """Server-sent events: how the job stands now, then each change, until it ended.
+    """Server-sent events: the present state of the job, then each change until it has ended.
 
-    The data of an event is what `GET /v1/jobs/{job_id}` said at that moment. With `Last-Event-ID` nothing is missed and
-    nothing is told twice; when that event is no longer known, the stream begins with the present.
+    The data of an event is what `GET /v1/jobs/{job_id}` returned at that moment. With `Last-Event-ID` no event is
+    missed or repeated; if that event is no longer known, the stream begins with the present state.
     """
     broker: JobEventBroker = request.app.state.feed
     keys: KeyFile = request.app.state.keys

@@ -56,7 +56,7 @@ _JOB_ID = described(r"^[0-9a-f]{32}$", "must be the id of a job: 32 hexadecimal 
 _OWNER = described(rf"^(me|{KEY_ID})$", "must be me, or the id of a key: 12 hexadecimal digits")
 _TAG = described(":", "must be a name and a value with a colon between them")
 
-JobId = Annotated[str, Path(pattern=_JOB_ID, description="the id that the submission returned")]
+JobId = Annotated[str, Path(pattern=_JOB_ID, description="The id that the submission returned.")]
 
 
 def _job_service(request: Request) -> JobService:
@@ -74,10 +74,10 @@ Service = Annotated[JobService, Depends(_job_service)]
     dependencies=[Depends(require_json)],
     responses={
         **INVALID_BODY,
-        **problem_documentation(status_507="there is no room on the disk for a large request"),
+        **problem_documentation(status_507="The disk has no room for a large request."),
         200: {
             "model": Job,
-            "description": "the job ended within the time of `Prefer: wait`, or was answered by a stored result",
+            "description": "The job ended within the time of `Prefer: wait`, or has a stored result.",
         },
     },
     openapi_extra=body_documentation(JobRequest, JOB_EXAMPLES),
@@ -88,23 +88,26 @@ async def submit_job(
     request: Request,
     service: Service,
     caller: CallerOf,
-    prefer: Annotated[str | None, Header(description="`wait=N`: answer once the job ended, or after N <= 60 s")] = None,
+    prefer: Annotated[
+        str | None,
+        Header(description="`wait=N` delays the response until the job has ended, by N <= 60 seconds at most."),
+    ] = None,
     idempotency_key: Annotated[
         str | None,
         Header(
             min_length=1,
             max_length=255,
-            description="any text of the caller's: for a day the same key and body give the same job, so that a "
-            "request whose answer was lost can be sent again; with another body the key is refused",
+            description="Any text. For a day the same key and body give the same job, so that a request whose response "
+            "was lost can be sent again; with another body the key is refused.",
         ),
     ] = None,
     cache_control: Annotated[
-        str | None, Header(description="`no-cache`: compute, even if a stored result answers the request")
+        str | None, Header(description="`no-cache` computes the job even if its result is stored.")
     ] = None,
 ) -> Response:
-    """A job is accepted when its record is on disk; the answer holds its id and where to follow it.
+    """A job is accepted once its record is on disk; the response holds its id and links to follow it.
 
-    A request that was answered before, by the same code, is answered at once by the stored result: the job is `cached`.
+    If a present worker's code has computed an equal request before, the job ends at once with that result as `cached`.
     """
     seconds, fresh = _preferred_wait(prefer), _wants_fresh(cache_control)
     names = {"fresh": fresh, "request_id": request.state.request_id}
@@ -128,7 +131,7 @@ async def submit_job(
 
 @router.get(
     "",
-    responses={**INVALID, **problem_documentation(status_403="only an admin lists the jobs of another")},
+    responses={**INVALID, **problem_documentation(status_403="Only an admin may list the jobs of another key.")},
     summary="List jobs, newest first",
 )
 def list_jobs(
@@ -136,15 +139,20 @@ def list_jobs(
     service: Service,
     caller: CallerOf,
     state: JobState | None = None,
-    tag: Annotated[str | None, Query(description="`name:value`", max_length=400, pattern=_TAG)] = None,
+    tag: Annotated[
+        str | None, Query(description="Lists only jobs with this tag, as `name:value`.", max_length=400, pattern=_TAG)
+    ] = None,
     owner: Annotated[
         str | None,
-        Query(pattern=_OWNER, description="`me` or the id of a key; of admins, who see all jobs"),
+        Query(
+            pattern=_OWNER,
+            description="Lists only the jobs of `me` or of the key with this id; admins may list those of any key.",
+        ),
     ] = None,
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,
     page_token: PageToken = None,
 ) -> JobPage:
-    """One page of the caller's jobs, of an admin's everyone's; `next_page_token` leads to the next."""
+    """One page of the caller's jobs, or of all for an admin; `next_page_token` leads to the next page."""
     listed_owner = caller.owner if owner == "me" else owner
     records, last = service.page(
         caller, listed_owner, state, _parsed_tag(tag), page_size, decode_page_token(page_token)
@@ -153,15 +161,22 @@ def list_jobs(
     return JobPage(jobs=jobs, next_page_token=encode_page_token(last) if last else None)
 
 
-@router.get("/{job_id}", response_model=Job, responses=UNKNOWN, summary="How a job stands")
+@router.get("/{job_id}", response_model=Job, responses=UNKNOWN, summary="Get a job")
 async def get_job(
     job_id: JobId,
     request: Request,
     service: Service,
     caller: CallerOf,
-    wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, description="seconds to wait for its end")] = 0,
+    wait: Annotated[
+        float,
+        Query(
+            ge=0,
+            le=MAX_WAIT_SECONDS,
+            description="The response waits for the end of the job by this many seconds at most.",
+        ),
+    ] = 0,
 ) -> Response:
-    """The job's record; with `wait` the answer comes when the job ended or the time is over."""
+    """The record of the job; with `wait` the response comes when the job has ended or the time is over."""
     record = await run_in_threadpool(service.get, job_id, caller)
     if wait and not record.ended:
         request.state.place.listen()
@@ -169,21 +184,29 @@ async def get_job(
     return _job_response(request, record, 200, {} if record.ended else {"Retry-After": "1"})
 
 
-_FORBIDDEN = problem_documentation(status_403="the job is shared by another key, and can be read alone")
+_FORBIDDEN = problem_documentation(status_403="The job belongs to another key, which shares it for reading only.")
 _RESULT_RESPONSES = {
     **UNKNOWN,
     **problem_documentation(
-        status_406="none of the accepted formats",
-        status_409="the job has not finished, or was cancelled",
-        status_410="the result has expired",
+        status_406="The result has none of the accepted formats.",
+        status_409="The job has not finished, or was cancelled.",
+        status_410="The result has expired.",
     ),
 }
 
 
 def _smoothing_overrides(
-    num_points: Annotated[int | None, Query(ge=2, le=100_000, description="points of the curves")] = None,
-    kappa: Annotated[float | None, Query(gt=1, le=1e6, description="sharpness of the density")] = None,
-    margin: Annotated[float | None, Query(ge=0, le=10, description="of the grid, in widths of the spectrum")] = None,
+    num_points: Annotated[
+        int | None, Query(ge=2, le=100_000, description="The number of points of each curve.")
+    ] = None,
+    kappa: Annotated[
+        float | None,
+        Query(gt=1, le=1e6, description="The sharpness of the density; larger values make narrower Gaussians."),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        Query(ge=0, le=10, description="The margin of the grid beyond the spectrum, in widths of the spectrum."),
+    ] = None,
 ) -> SmoothingOverrides:
     return SmoothingOverrides(num_points, kappa, margin)
 
@@ -206,10 +229,10 @@ async def get_job_result(
     overrides: Overrides,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """The result as JSON, npz or a picture, by Accept; a failed job answers with its problem.
+    """The result as JSON, npz or a figure, chosen by the Accept header; a failed job responds with its problem.
 
-    npz holds all arrays, eigenvectors and diagonals, too, which JSON does not. The curves of `lanczos` can be smoothed
-    anew, without another computation: `num_points`, `kappa` and `margin`.
+    An npz file holds all arrays, including eigenvectors and diagonals, which JSON leaves out. The parameters
+    `num_points`, `kappa` and `margin` smooth the curves of `lanczos` again without another computation.
     """
     async with service.result_of(job_id, caller) as digest:
         name = require_format(request.headers.get("accept"))
@@ -243,11 +266,11 @@ async def get_job_result_file(
     "/{job_id}/cancel",
     status_code=202,
     response_model=Job,
-    responses={**UNKNOWN, **_FORBIDDEN, 200: {"model": Job, "description": "the job had already ended"}},
+    responses={**UNKNOWN, **_FORBIDDEN, 200: {"model": Job, "description": "The job had already ended."}},
     summary="Cancel a job",
 )
 def cancel_job(job_id: JobId, request: Request, service: Service, caller: CallerOf) -> Response:
-    """A queued job ends at once, a running one as soon as its worker sees the wish."""
+    """A queued job ends at once, a running job as soon as its worker notices the request."""
     record, had_ended = service.cancel(job_id, caller)
     return _job_response(request, record, 200 if had_ended else 202, {})
 
@@ -255,16 +278,16 @@ def cancel_job(job_id: JobId, request: Request, service: Service, caller: Caller
 @router.delete(
     "/{job_id}",
     status_code=204,
-    responses={**UNKNOWN, **_FORBIDDEN, **problem_documentation(status_409="the job has not ended")},
-    summary="Forget a job and its result",
+    responses={**UNKNOWN, **_FORBIDDEN, **problem_documentation(status_409="The job has not ended.")},
+    summary="Delete a job and its result",
 )
 def delete_job(job_id: JobId, service: Service, caller: CallerOf) -> None:
-    """Only a job that ended can be deleted."""
+    """Only a job that has ended can be deleted."""
     service.delete(job_id, caller)
 
 
 def job_message(request: Request, record: JobRecord) -> Job:
-    """The record as callers see it."""
+    """The record of a job as a message."""
 
     def link(route: str) -> str:
         return str(request.url_for(route, job_id=record.id))

@@ -1,4 +1,4 @@
-"""`/metrics`, for Prometheus."""
+"""`/metrics`: metrics in the format of Prometheus."""
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -10,5 +10,5 @@ router = APIRouter(route_class=StrictRoute)
 
 @router.get("/metrics", include_in_schema=False)
 def metrics(request: Request) -> Response:
-    """What this service did, and what all services and workers did together."""
+    """Metrics of this service, and of all services and workers together."""
     return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)

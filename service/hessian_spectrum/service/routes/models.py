@@ -24,11 +24,11 @@ router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
 
 @router.get(
     "",
-    responses=problem_documentation(status_503="the models directory cannot be read"),
-    summary="What this server can load",
+    responses=problem_documentation(status_503="The models directory cannot be read."),
+    summary="List the checkpoints that the server can load",
 )
 async def list_models(request: Request) -> ModelList:
-    """Every checkpoint of the models directory; of those that cannot be loaded, why."""
+    """Every checkpoint of the models directory, with the reason where one cannot be loaded."""
     models = _directory(request)
     try:
         for name in await run_in_threadpool(models.names):
@@ -41,13 +41,14 @@ async def list_models(request: Request) -> ModelList:
 
 @router.get(
     "/{model_name:path}",
-    responses={**INVALID, **problem_documentation(status_404="no such checkpoint")},
-    summary="One checkpoint",
+    responses={**INVALID, **problem_documentation(status_404="There is no such checkpoint.")},
+    summary="Describe one checkpoint",
 )
 async def get_model(
-    model_name: Annotated[str, Path(pattern=CHECKPOINT_NAME, description="as in the list")], request: Request
+    model_name: Annotated[str, Path(pattern=CHECKPOINT_NAME, description="The name of the checkpoint as in the list.")],
+    request: Request,
 ) -> LoadableModel:
-    """Its sizes and its digest, or why it cannot be loaded."""
+    """Sizes and digest of the checkpoint, or the reason why it cannot be loaded."""
     try:
         await _descriptions(request).make(request, model_name)
         return await run_in_threadpool(_directory(request).describe, model_name)

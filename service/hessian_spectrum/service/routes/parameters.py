@@ -94,14 +94,14 @@ _Inches = Annotated[float | None, Field(ge=2, le=20)]
 class _FigureQuery(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False)
 
-    width_inches: _Inches = Field(default=None, description="width of a picture in inches")
-    height_inches: _Inches = Field(default=None, description="height of a picture in inches")
-    dpi: int | None = Field(default=None, ge=30, le=600, description="pixels per inch of a png picture")
+    width_inches: _Inches = Field(default=None, description="The width of the figure in inches.")
+    height_inches: _Inches = Field(default=None, description="The height of the figure in inches.")
+    dpi: int | None = Field(default=None, ge=30, le=600, description="The pixels per inch of a png figure.")
     title: str | None = Field(
         default=None,
         max_length=200,
         pattern=PRINTABLE,
-        description="title of a picture instead of its own; an empty one: none",
+        description="Replaces the title of the figure; an empty title removes it.",
     )
 
 

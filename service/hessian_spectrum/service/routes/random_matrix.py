@@ -1,4 +1,4 @@
-"""`POST /v1/random-matrix`."""
+"""`POST /v1/random-matrix`: limiting laws of random matrices."""
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -33,7 +33,7 @@ router = APIRouter(tags=["random matrices"], route_class=StrictRoute)
     dependencies=[Depends(require_json)],
     responses={
         **INVALID_BODY,
-        **problem_documentation(status_406="none of the accepted formats"),
+        **problem_documentation(status_406="The response has none of the accepted formats."),
         200: {"content": formats_documentation()},
     },
     openapi_extra=body_documentation(RandomMatrixRequest, RANDOM_MATRIX_EXAMPLES)

@@ -1,1 +1,1 @@
-"""Results as JSON, npz and pictures."""
+"""Results of jobs as JSON, npz and plots, and their curves with another smoothing."""
