@@ -28,8 +28,8 @@ from hessian_spectrum.launcher.embedded_redis import server_binary
 from hessian_spectrum.service.app import create_app
 from hessian_spectrum.worker.app import create_worker
 
-MOST_FILES_OF_A_CLOSED_FORM = 18
-MOST_FILES_OF_A_JOB = 60
+MAX_FILES_OF_A_CLOSED_FORM = 18
+MAX_FILES_OF_A_JOB = 60
 
 REDIS_SECONDS = 20.0
 REAP_SECONDS = 3600.0
@@ -164,12 +164,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         closed_form, job = traced_files(Path(directory))
     print(f"{len(list(Path(__file__).parents[1].glob(f'*/{_PACKAGE}/**/*.py')))} source files")
-    _report("closed form", closed_form, MOST_FILES_OF_A_CLOSED_FORM)
-    _report("Lanczos job", job, MOST_FILES_OF_A_JOB)
+    _report("closed form", closed_form, MAX_FILES_OF_A_CLOSED_FORM)
+    _report("Lanczos job", job, MAX_FILES_OF_A_JOB)
 
 
-def _report(name: str, files: set[str], most: int) -> None:
-    print(f"\n{name}: {len(files)} files, {most} at most")
+def _report(name: str, files: set[str], limit: int) -> None:
+    print(f"\n{name}: {len(files)} files, {limit} at most")
     for directory, number in sorted(Counter(str(Path(file).parent) for file in files).items()):
         names = sorted(Path(file).name for file in files if str(Path(file).parent) == directory)
         print(f"  {directory}: {number} ({', '.join(names)})")
