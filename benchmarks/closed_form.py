@@ -135,12 +135,12 @@ def dense_comparison() -> list[dict[str, Any]]:
 
 
 def _dense_row(width: int) -> dict[str, Any]:
-    network = list(_network(width, DENSE_INPUTS, DENSE_OUTPUTS).values())
+    network = _network(width, DENSE_INPUTS, DENSE_OUTPUTS)
     closed, dense = [], []
     for _ in range(NUM_RUNS):
-        closed.append(_seconds(lambda: two_layer_linear_spectrum(*network)))
-        dense.append(_seconds(lambda: np.linalg.eigvalsh(dense_hessian(*network))))
-    found, expected = two_layer_linear_spectrum(*network).dense(), np.linalg.eigvalsh(dense_hessian(*network))
+        closed.append(_seconds(lambda: two_layer_linear_spectrum(**network)))
+        dense.append(_seconds(lambda: np.linalg.eigvalsh(dense_hessian(**network))))
+    found, expected = two_layer_linear_spectrum(**network).dense(), np.linalg.eigvalsh(dense_hessian(**network))
     return {
         "width": width,
         "num_parameters": len(expected),

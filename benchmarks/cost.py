@@ -19,15 +19,17 @@ import torch
 from benchmarks.footprints import OPERATORS, Content, forget_peak, gpt2, mlp, status
 from benchmarks.machine import machine, machine_line
 from benchmarks.reports import RESULTS, publish
-from hessian_spectrum.curvature.algorithms.exact import exact_spectrum
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import lanczos_spectrum
+from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
+from hessian_spectrum.curvature.calibration import eigenvalue_seconds, vector_rate
+from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.rates import eigenvalue_seconds, vector_rate
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.planning.memory import peak_bytes
 from hessian_spectrum.planning.seconds import Rates, predicted_seconds
 from hessian_spectrum.planning.size import Size
 from hessian_spectrum.planning.work import Work, exact_work, lanczos_work
+from hessian_spectrum.quadrature.curves import Smoothing
 
 NUM_STEPS, NUM_PROBES = 20, 2
 ITEM_BYTES = 4
@@ -51,9 +53,13 @@ class Case:
     def run(self, operator: SymmetricOperator) -> None:
         """The method."""
         if self.exact:
-            exact_spectrum(operator)
+            run(DenseEigensolver(), operator, generator=torch.Generator())
         else:
-            lanczos_spectrum(operator, NUM_STEPS, NUM_PROBES, 64, 3.0, torch.Generator().manual_seed(0))
+            run(
+                StochasticLanczosQuadrature(NUM_STEPS, NUM_PROBES, Smoothing(64, 3.0)),
+                operator,
+                generator=torch.Generator().manual_seed(0),
+            )
 
 
 CASES = {
@@ -95,7 +101,7 @@ def _measure(case: Case) -> dict[str, float]:
     model, loss, data = case.content()
     parameters = model.initial_parameters(torch.Generator(), torch.float32, torch.device("cpu"))
     size: Size = model.size_on(data.inputs)
-    size = size if data.targets.is_floating_point() else size.with_labels()
+    size = size if data.targets.is_floating_point() else size.with_logits()
     work = case.work(size.num_parameters)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)

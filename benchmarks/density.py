@@ -15,8 +15,10 @@ from benchmarks.operators import our_operator
 from benchmarks.problems import Problem, warm_up_problem
 from benchmarks.reports import Goal, chosen_problem, new_compilations, options, publish, ratio_lines, ratios, stem
 from benchmarks.timing import Stopwatch
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import lanczos_spectrum
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
+from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.operators.execution import Mode
+from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.quadrature.density import MARGIN
 from hessian_spectrum.quadrature.results import FloatArray
 
@@ -41,16 +43,14 @@ class Curve:
 
 
 def our_density(problem: Problem, arguments: argparse.Namespace) -> Curve:
-    """By `lanczos_spectrum` of a new operator."""
+    """By `StochasticLanczosQuadrature` of a new operator."""
     num_steps, num_probes = arguments.num_steps, arguments.num_probes
-    spectrum = lanczos_spectrum(
+    spectrum = run(
+        StochasticLanczosQuadrature(
+            num_steps, num_probes, Smoothing(NUM_POINTS, KAPPA), reorthogonalisation=arguments.reorthogonalisation
+        ),
         our_operator(problem, "hessian", arguments.execution, num_steps * num_probes),
-        num_steps,
-        num_probes,
-        NUM_POINTS,
-        KAPPA,
-        torch.Generator().manual_seed(0),
-        reorthogonalisation=arguments.reorthogonalisation,
+        generator=torch.Generator().manual_seed(0),
     )
     density = spectrum.density
     smallest, largest = spectrum.smallest.value, spectrum.largest.value

@@ -13,7 +13,8 @@ from benchmarks.operators import our_operator
 from benchmarks.problems import Problem, warm_up_problem
 from benchmarks.reports import Goal, chosen_problem, new_compilations, options, publish, ratio_lines, ratios, stem
 from benchmarks.timing import Stopwatch
-from hessian_spectrum.curvature.algorithms.exact import exact_spectrum
+from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
+from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.operators.dense import assemble
 from hessian_spectrum.quadrature.results import FloatArray
 
@@ -23,8 +24,8 @@ OURS, LAPACK, FUNC_HESSIAN = "exact_spectrum", "eigvalsh", "func_hessian"
 
 
 def our_spectrum(problem: Problem) -> FloatArray:
-    """Eigenvalues (P,) by `exact_spectrum` of a new operator."""
-    return exact_spectrum(our_operator(problem, "hessian")).eigenvalues
+    """Eigenvalues (P,) by `DenseEigensolver` of a new operator."""
+    return run(DenseEigensolver(), our_operator(problem, "hessian"), generator=torch.Generator()).eigenvalues
 
 
 def func_hessian_spectrum(problem: Problem) -> FloatArray:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.footprints FAMILY`: measure and fit the coefficients of `curvature.cost.footprints`.
+"""`python -m benchmarks.footprints FAMILY`: measure and fit the coefficients of `planning.memory_coefficients`.
 
 Each operator is measured in a process of its own: what its first product takes, what its recording holds, and what
 products take afterwards. Each is then fitted by bounded least squares of relative errors in the numbers that a
@@ -38,7 +38,7 @@ from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.risk import EmpiricalRisk
-from hessian_spectrum.planning.footprints import OVERHEAD_BYTES, Footprint
+from hessian_spectrum.planning.memory_coefficients import OVERHEAD_BYTES, MemoryCoefficients
 from hessian_spectrum.planning.size import SORTS, Size
 
 OPERATORS: dict[str, type[RiskOperator]] = {
@@ -188,7 +188,7 @@ def _measure(content: Callable[[], Content], matrix: str, num_columns: int) -> M
     model, loss, data = content()
     parameters = _parameters(model)
     size = model.size_on(data.inputs)
-    size = size if data.targets.is_floating_point() else size.with_labels()
+    size = size if data.targets.is_floating_point() else size.with_logits()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     before = status("VmRSS")
@@ -226,7 +226,7 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
 
 
-def fitted(found: list[Measured], overhead: int) -> tuple[Footprint, dict[str, list[float]]]:
+def fitted(found: list[Measured], overhead: int) -> tuple[MemoryCoefficients, dict[str, list[float]]]:
     """Coefficients by quantity, and their relative errors on each measurement; what is held is part of the others."""
     features = np.array([each.numbers for each in found], dtype=float) * ITEM_BYTES
     num_sorts = features.shape[1] - 1
@@ -242,7 +242,7 @@ def fitted(found: list[Measured], overhead: int) -> tuple[Footprint, dict[str, l
         errors[quantity] = ((features @ solution + constant) / wanted - 1).round(2).tolist()
         if quantity == "held":
             least = solution
-    return Footprint(**coefficients), errors
+    return MemoryCoefficients(**coefficients), errors
 
 
 def main() -> None:
@@ -256,8 +256,8 @@ def main() -> None:
     print(f'"{arguments.family}": {{  # {", ".join(SORTS[arguments.family])}, parameters')
     for matrix in OPERATORS:
         found = [measured(content, matrix) for content in PROBLEMS[arguments.family]]
-        footprint, errors = fitted(found, OVERHEAD_BYTES)
-        print(f'    "{matrix}": {footprint},')
+        coefficients, errors = fitted(found, OVERHEAD_BYTES)
+        print(f'    "{matrix}": {coefficients},')
         print(f"    # {errors}", flush=True)
         for each in found:
             print(each, file=sys.stderr, flush=True)

@@ -27,9 +27,9 @@ from hessian_spectrum.curvature.operators.precision import MatmulPrecision
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.progress import ignore_progress
 from hessian_spectrum.jobs.estimate import JobEstimate, estimate
+from hessian_spectrum.worker.builders import build_parameters
+from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.spectrum_job import run_spectrum_job
-from hessian_spectrum.worker.translation import build_parameters
 
 Part = Literal["products", "memory", "density", "curvlinops"]
 Precision = Literal["float32", "tf32", "bfloat16"]

@@ -26,7 +26,7 @@ from hessian_spectrum.jobs.queue import RUN_JOB
 from hessian_spectrum.jobs.settings import ServiceSettings, WorkerSettings
 from hessian_spectrum.launcher.embedded_redis import server_binary
 from hessian_spectrum.service.app import create_app
-from hessian_spectrum.worker.app import create_worker
+from hessian_spectrum.worker.runtime.app import create_worker
 
 MAX_FILES_OF_A_CLOSED_FORM = 18
 MAX_FILES_OF_A_JOB = 60

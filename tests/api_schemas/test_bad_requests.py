@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from hessian_spectrum.api_schemas.closed_form import FIELD_PATHS, ClosedFormData, ClosedFormRequest, Descent
-from hessian_spectrum.api_schemas.closed_form_models import CLOSED_FORM_MODELS
+from hessian_spectrum.api_schemas.models import FAMILIES
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 
 LINEAR = {"kind": "linear", "w": [1.0, 2.0], "v": [1.0, 0.5]}
@@ -260,6 +260,6 @@ def test_arrays_that_are_no_numbers_are_named(change: dict[str, Any], field: str
 def test_no_two_fields_have_the_same_name() -> None:
     """Uploads name them without their path."""
     names = [name for kind in (ClosedFormRequest, ClosedFormData, Descent) for name in kind.model_fields]
-    names += {name for kind in CLOSED_FORM_MODELS for name in kind.model_fields}
+    names += {name for family in FAMILIES.values() for name in family.message.model_fields}
     assert len(names) == len(set(names))
     assert set(names) - set(FIELD_PATHS) == {"model", "data", "descent"}

@@ -7,8 +7,9 @@ import pytest
 from hessian_spectrum.api_schemas import parameter_shapes
 from hessian_spectrum.api_schemas.checkpoints import CONTEXT, CausalLmCheckpoint
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.jobs.cache_key import cache_key
 from hessian_spectrum.jobs.estimate import estimate
-from hessian_spectrum.jobs.question import question_digest
+from hessian_spectrum.jobs.spectrum_variants import spectrum_variants
 
 NUM_TENSORS = 2_000
 
@@ -47,12 +48,12 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 def test_blocks_are_counted_as_if_each_were_asked_for_alone() -> None:
     globs = ["layers.1*", "*.w", "layers.[2-4].w", "layers.?7.w"]
     request = request_for(blocks=globs)
-    assert [part.dim for part in request.parts] == [alone(glob) for glob in globs]
+    assert [part.dim for part in spectrum_variants(request)] == [alone(glob) for glob in globs]
     assert request.dim == request_for().dim == sum(2 * (number % 7 + 1) for number in range(NUM_TENSORS))
     assert request_for(blocks=["layers.1.w", "layers.?.w"]).dim == alone("layers.?.w")
     one = request_for(blocks=["layers.5.w"])
-    assert (one.dim, [part.dim for part in one.parts]) == (12, [12])
-    assert [part.blocks for part in request.parts] == [None] * 4
+    assert (one.dim, [part.dim for part in spectrum_variants(one)]) == (12, [12])
+    assert [part.blocks for part in spectrum_variants(request)] == [None] * 4
 
 
 def test_names_are_read_once_however_many_blocks_there_are(looks: list[object]) -> None:
@@ -66,7 +67,7 @@ def test_a_changed_copy_is_counted_anew() -> None:
     request = request_for(blocks=["layers.1.w", "layers.2.w"])
     assert request.dim == 4 + 6
     assert request.model_copy(update={"blocks": ["layers.3.w"]}).dim == 8
-    part = request.parts[0]
+    part = spectrum_variants(request)[0]
     assert part.model_copy(update={"block": "layers.3.w"}).dim == 8
     assert part.model_copy(update={"seed": 3}).dim == 4
     assert request == request_for(blocks=["layers.1.w", "layers.2.w"])
@@ -75,6 +76,6 @@ def test_a_changed_copy_is_counted_anew() -> None:
 
 def test_what_is_counted_is_no_part_of_the_question() -> None:
     fresh, counted = (request_for(block="layers.1.w", seed=1) for _ in range(2))
-    assert counted.parts[0].dim == counted.dim == 4
-    assert question_digest(counted) == question_digest(fresh)
+    assert spectrum_variants(counted)[0].dim == counted.dim == 4
+    assert cache_key(counted) == cache_key(fresh)
     assert counted.canonical() == fresh.canonical()

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from hessian_spectrum.api_schemas.spectrum import LanczosMethod, SpectrumRequest
+from hessian_spectrum.jobs.spectrum_variants import spectrum_variants
 
 GPT2: dict[str, Any] = {"kind": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 4, "n_positions": 8, "vocab_size": 256}
 BODY: dict[str, Any] = {
@@ -67,7 +68,7 @@ def test_a_request_is_read_again_as_it_was_written() -> None:
     )
     again = SpectrumRequest.model_validate_json(request.model_dump_json(exclude_none=True))
     assert again == request
-    assert len(again.parts) == 6
-    assert [part.block for part in again.parts] == ["blocks.0.*", "blocks.1.*"] * 3
-    for part in again.parts:
-        assert SpectrumRequest.model_validate_json(part.model_dump_json(exclude_none=True)).parts == [part]
+    assert len(spectrum_variants(again)) == 6
+    assert [part.block for part in spectrum_variants(again)] == ["blocks.0.*", "blocks.1.*"] * 3
+    for part in spectrum_variants(again):
+        assert spectrum_variants(SpectrumRequest.model_validate_json(part.model_dump_json(exclude_none=True))) == [part]

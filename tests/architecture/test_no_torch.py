@@ -34,6 +34,6 @@ def test_module_loads_without_torch(module: str) -> None:
 
 def test_worker_does_load_torch() -> None:
     """The check above can fail."""
-    script = "import sys, hessian_spectrum.worker.app; print('torch' in sys.modules)"
+    script = "import sys, hessian_spectrum.worker.runtime.app; print('torch' in sys.modules)"
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "True"

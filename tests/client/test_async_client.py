@@ -48,7 +48,7 @@ def test_every_call(server: Any, client: SpectrumClient, tmp_path: Path) -> None
             await own.save_result(job.id, tmp_path / "spectrum.svg", "svg")
             assert b"<svg" in (tmp_path / "spectrum.svg").read_bytes()
             with pytest.raises(ProblemResponseError, match="kappa"):
-                await own.save_result(job.id, tmp_path / "other.svg", "svg", {"kappa": 2})
+                await own.save_result(job.id, tmp_path / "other.svg", "svg", smoothing={"kappa": 2})
             assert not (tmp_path / "other.svg").exists()
             assert (await own.cancel(job.id)).state == "succeeded"
             await own.delete(job.id)

@@ -18,12 +18,12 @@ import pytest
 from httpx_sse import EventSource
 
 from hessian_spectrum.api_schemas.jobs import Job, Links, Progress
-from hessian_spectrum.client import patience
+from hessian_spectrum.client import retry as retries
 from hessian_spectrum.client.async_http import AsyncSpectrumClient
 from hessian_spectrum.client.errors import JobOutOfSightError, ServerUnreachableError, SpectrumClientError
-from hessian_spectrum.client.event_place import EventPlace
+from hessian_spectrum.client.event_cursor import EventCursor
 from hessian_spectrum.client.http import SpectrumClient
-from hessian_spectrum.client.patience import Patience
+from hessian_spectrum.client.retry import OutageRetry
 from tests.client.outages import Passage
 
 ENDLESS: dict[str, Any] = {
@@ -78,7 +78,7 @@ def test_waiting_goes_on(
     with SpectrumClient(passage.url, outage_seconds=60) as follower, caplog.at_level(logging.WARNING):
         job = follower.wait(job_id, on_change=Disturbance(passage, client))
     assert job.state == "cancelled"
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "hessian_spectrum.client.patience"]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "hessian_spectrum.client.retry"]
     assert line.startswith(f"{passage.url} does not answer")
     assert "trying again for up to 60 s" in line
 
@@ -146,21 +146,21 @@ def test_a_server_that_never_answered_is_not_waited_for() -> None:
 def test_an_outage_counts_from_its_first_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long nothing changed before; an answer between two outages ends the first."""
     clock = [0.0]
-    monkeypatch.setattr(patience.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(retries.time, "monotonic", lambda: clock[0])
     error: SpectrumClientError = ServerUnreachableError("away")
-    following = Patience("a", 10, is_known=True)
+    retry = OutageRetry("a", 10, is_known=True)
     pauses = []
     for now in (100.0, 105.0, 109.0):
         clock[0] = now
-        pauses.append(following.pause_seconds(error))
+        pauses.append(retry.pause_seconds(error))
     assert pauses == sorted(pauses)
     assert max(pauses) <= 5
-    following.heard()
+    retry.reset()
     clock[0] = 300.0
-    assert following.pause_seconds(error) == pauses[0]
+    assert retry.pause_seconds(error) == pauses[0]
     clock[0] = 310.0
     with pytest.raises(JobOutOfSightError, match="for 10 s"):
-        following.pause_seconds(error)
+        retry.pause_seconds(error)
 
 
 HEARING_INTERRUPTS = (
@@ -206,8 +206,8 @@ def test_a_heartbeat_after_an_event_is_no_event() -> None:
     response = httpx.Response(
         200, headers={"Content-Type": "text/event-stream"}, text="".join(f"{part}\n\n" for part in parts)
     )
-    place = EventPlace(job.id)
-    heard = [place.heard(event) for event in EventSource(response).iter_sse()]
-    assert [found for found in heard if found is not None] == [job, ended]
-    assert place.ended
-    assert place.arguments()["headers"] == {"Last-Event-ID": "8-0"}
+    cursor = EventCursor(job.id)
+    read = [cursor.read(event) for event in EventSource(response).iter_sse()]
+    assert [each for each in read if each is not None] == [job, ended]
+    assert cursor.ended
+    assert cursor.arguments()["headers"] == {"Last-Event-ID": "8-0"}

@@ -116,3 +116,18 @@ def test_what_cannot_be_written_is_refused_before(tmp_path: Path) -> None:
         with pytest.raises(error), output_file(path):
             pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "loop"]
+
+
+def test_a_name_may_be_as_long_as_names_can_be(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 251 + ".png")
+    write(path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_descriptor_that_is_not_for_writing_is_refused_before(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    with path.open("rb") as file:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            check_writable(Path(f"/dev/fd/{file.fileno()}"))
+        check_writable(path)

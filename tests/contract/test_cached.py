@@ -130,7 +130,7 @@ def test_without_a_worker_nothing_is_known_to_be_the_same(
     client: SpectrumClient, server: Any, job: dict[str, Any]
 ) -> None:
     computed(client, job)
-    worker = server.pids("-m worker")[0]
+    worker = server.pids("-m hessian_spectrum.worker")[0]
     os.kill(worker, signal.SIGSTOP)
     try:
         with server.redis() as redis:

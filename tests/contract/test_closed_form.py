@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from hessian_spectrum.api_schemas.closed_form_models import CLOSED_FORM_KINDS
+from hessian_spectrum.api_schemas.models import FAMILIES
 from hessian_spectrum.client.http import SpectrumClient
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "closed_form.json").read_text())
@@ -31,7 +31,7 @@ def test_golden_spectrum_over_http(client: SpectrumClient, case: dict[str, Any])
 
 def test_the_golden_cases_are_all_there() -> None:
     assert len(CASES) == 46
-    assert {case["model"]["kind"] for case in CASES} == set(CLOSED_FORM_KINDS)
+    assert {case["model"]["kind"] for case in CASES} == set(FAMILIES)
 
 
 def test_a_zero_eigenvalue_leaves_no_condition_number(client: SpectrumClient) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.client.http import SpectrumClient
-from hessian_spectrum.jobs.source_version import source_version
+from hessian_spectrum.jobs.versions import protocol_version
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_server_commands_and_document_tell_one_version(server: Any, document: di
     commands = [[Path(sys.executable).with_name(name), "--version"] for name in ("spectrum", "spectrum-server")]
     printed = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for command in commands}
     assert printed == {f"{__version__}\n"}
-    assert told == {"version": __version__, "code_version": source_version()}
+    assert told == {"version": __version__, "code_version": protocol_version()}
     assert document["info"]["version"] == __version__
 
 

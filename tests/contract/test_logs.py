@@ -34,10 +34,10 @@ def wait_for_lines(server: Any, number: int, **wanted: Any) -> list[dict[str, An
 
 def test_a_worker_says_what_it_takes_and_how_it_ends(server: Any, client: SpectrumClient) -> None:
     job_id = client.submit(TINY, wait_seconds=30, fresh=True).id
-    claimed, ended = wait_for_lines(server, 2, job_id=job_id, logger="hessian_spectrum.worker.job_runner")
+    claimed, ended = wait_for_lines(server, 2, job_id=job_id, logger="hessian_spectrum.worker.runtime.job_runner")
     assert (claimed["event"], claimed["attempt"]) == ("claimed", 1)
     assert (ended["event"], ended["attempt"], ended["state"]) == ("ended", 1, "succeeded")
-    assert claimed["pid"] == ended["pid"] in server.pids("-m worker")
+    assert claimed["pid"] == ended["pid"] in server.pids("-m hessian_spectrum.worker")
 
 
 def test_one_id_finds_a_request_and_all_that_came_of_it(server: Any) -> None:
@@ -95,7 +95,7 @@ def test_every_line_is_an_object_with_the_same_fields(server: Any, client: Spect
     every = [json.loads(line) for line in server.log.read_text()[before:].splitlines()]
     assert all({"time", "level", "logger", "message", "pid"} <= line.keys() for line in every)
     assert {line["logger"] for line in every} >= {
-        "hessian_spectrum.worker.job_runner",
+        "hessian_spectrum.worker.runtime.job_runner",
         "hessian_spectrum.service.requests",
     }
     assert lines(server, logger="hessian_spectrum.launcher.main")[0]["message"].startswith(f"Serving at {server.url}")

@@ -276,7 +276,7 @@ def test_curves_are_smoothed_anew_as_another_job_would(client: SpectrumClient, f
     assert isinstance(stored, LanczosResult)
     same = client.result(finished["lanczos"], vars(stored.smoothing))
     assert same == stored
-    drawn = [client.result_file(finished["lanczos"], "svg", change) for change in (None, {"kappa": 20.0})]
+    drawn = [client.result_file(finished["lanczos"], "svg", smoothing=change) for change in (None, {"kappa": 20.0})]
     assert drawn[0] != drawn[1]
 
 

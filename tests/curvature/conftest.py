@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.algorithms.exact import exact_spectrum
+from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.digits import digits
+from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.models.base import Model
@@ -59,7 +60,7 @@ def digits_operator() -> Callable[[torch.dtype], HessianOperator]:
 
 @pytest.fixture(scope="session")
 def digits_spectrum(digits_operator: Callable[[torch.dtype], HessianOperator]) -> ExactSpectrum:
-    return exact_spectrum(digits_operator(torch.float64))
+    return run(DenseEigensolver(), digits_operator(torch.float64), generator=torch.Generator())
 
 
 @pytest.fixture(autouse=True)

@@ -6,21 +6,24 @@ from dataclasses import replace
 
 import pytest
 
-from hessian_spectrum.curvature.algorithms.memory import probe_bytes as counted_by_lanczos
+from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
+from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
+from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
 from hessian_spectrum.planning.blocks import OUTPUTS_BYTES
-from hessian_spectrum.planning.footprints import Matrix, footprint
 from hessian_spectrum.planning.memory import micro_batches, peak_bytes
+from hessian_spectrum.planning.memory_coefficients import Matrix, memory_coefficients
 from hessian_spectrum.planning.seconds import EIGENVALUE_ORDER, Rates, predicted_seconds
 from hessian_spectrum.planning.size import LOGIT_COPIES, Size, causal_lm_size, gpt2_size, mlp_size
 from hessian_spectrum.planning.work import (
     Work,
     exact_work,
     lanczos_work,
-    probe_bytes,
     top_k_work,
     trace_work,
     training_passes,
 )
+from hessian_spectrum.quadrature.curves import Smoothing
 
 MIB = 2**20
 
@@ -31,11 +34,13 @@ import os
 import sys
 
 import torch
-from hessian_spectrum.curvature.algorithms.exact import exact_spectrum
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import lanczos_spectrum
-from hessian_spectrum.curvature.algorithms.thick_restart import top_eigenpairs
-from hessian_spectrum.curvature.algorithms.trace import trace_estimate
+from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
+from hessian_spectrum.quadrature.curves import Smoothing
+from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
+from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
 from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.losses.mse import Mse
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
@@ -62,7 +67,7 @@ def gpt2(shape, n):
     tokens = torch.randint(shape[-1], (n, shape[3] + 1), generator=seeded())
     return Gpt2(*shape), CrossEntropy(), Dataset(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
 
-def solve(content, matrix, dtype, run, batch=None, recording_bytes=None):
+def solve(content, matrix, dtype, method, batch=None, recording_bytes=None):
     model, loss, data = content
     cpu = torch.device("cpu")
     data = data.to(dtype, cpu)
@@ -72,23 +77,24 @@ def solve(content, matrix, dtype, run, batch=None, recording_bytes=None):
     risk = EmpiricalRisk(model, loss, data.split(batch))
     parameters = model.initial_parameters(seeded(), dtype, cpu)
     operator = OPERATORS[matrix](risk, parameters, memory_bytes=recording_bytes)
-    found = run(operator)
+    found = method(operator)
     assert operator.fallback_reason is None
     return memory("VmHWM") - before, found
 
 def exact(eigenvectors=False):
-    return lambda operator: exact_spectrum(operator, eigenvectors).eigenvalues[-1]
+    return lambda operator: run(DenseEigensolver(eigenvectors), operator, generator=seeded()).eigenvalues[-1]
 
 def lanczos(num_steps, num_probes, mode="full"):
-    return lambda operator: lanczos_spectrum(
-        operator, num_steps, num_probes, 64, 3.0, seeded(), reorthogonalisation=mode).largest.value
+    method = StochasticLanczosQuadrature(num_steps, num_probes, Smoothing(64, 3.0), reorthogonalisation=mode)
+    return lambda operator: run(method, operator, generator=seeded()).largest.value
 
 def top_k(k, max_products):
-    return lambda operator: top_eigenpairs(
-        operator, k, "largest", 1e-9, seeded(), max_products=max_products).eigenvalues[0]
+    method = ThickRestartLanczos(k, "largest", 1e-9, max_products=max_products)
+    return lambda operator: run(method, operator, generator=seeded()).eigenvalues[0]
 
 def trace(estimator, num_probes):
-    return lambda operator: trace_estimate(operator, estimator, seeded(), num_probes=num_probes).trace.value
+    method = TraceEstimator(estimator, num_probes=num_probes)
+    return lambda operator: run(method, operator, generator=seeded()).trace.value
 
 f32, f64 = torch.float32, torch.float64
 torch.set_num_threads(1)
@@ -120,7 +126,7 @@ def test_a_part_of_the_samples_has_a_part_of_the_activations() -> None:
     size = mlp_size((7, 5, 3), True, 100)
     assert size.part(25).activations == mlp_size((7, 5, 3), True, 25).activations
     assert size.part(25).num_parameters == size.num_parameters
-    assert size.with_labels().num_activations == size.num_activations == 100 * (7 + 5 + 3)
+    assert size.with_logits().num_activations == size.num_activations == 100 * (7 + 5 + 3)
 
 
 def test_products_are_counted() -> None:
@@ -133,10 +139,12 @@ def test_products_are_counted() -> None:
     assert training_passes(100, None, 256) == 100
 
 
-def test_lanczos_counts_the_vectors_of_a_probe_alike() -> None:
-    for steps in (1, 10, 500):
-        for mode in ("full", "none"):
-            assert probe_bytes(100, steps, 8, mode) == counted_by_lanczos(100, steps, 8, mode)
+def test_methods_say_their_cost() -> None:
+    assert DenseEigensolver(eigenvectors=True).cost(12) == exact_work(12, eigenvectors=True)
+    lanczos = StochasticLanczosQuadrature(5, 7, Smoothing(64, 3.0), reorthogonalisation="none")
+    assert lanczos.cost(12, group=2) == lanczos_work(12, 5, 7, 64, "none", 2)
+    assert ThickRestartLanczos(20, "largest", 1e-5).cost(1000) == top_k_work(1000, 20)
+    assert TraceEstimator("hutch++", num_probes=100).cost(1000) == trace_work(1000, "hutch++", 100)
 
 
 def test_the_dense_matrix_and_the_basis_dominate_when_they_should() -> None:
@@ -290,7 +298,7 @@ def test_logits_never_exist_all_at_once(peaks: dict[str, int]) -> None:
 def test_only_what_is_held_of_logits_grows_with_the_number_of_tokens() -> None:
     peaks = [lanczos_case(gpt2_size(1, 1, 2, 4, 50000, n, 4), 2) for n in (1000, 2000, 3000)]
     assert peaks[2] - peaks[1] == pytest.approx(peaks[1] - peaks[0], rel=1e-3)
-    held = footprint("gpt2", "hessian").held[2] * LOGIT_COPIES * 4 * 50000 * 4 * 1000
+    held = memory_coefficients("gpt2", "hessian").held[2] * LOGIT_COPIES * 4 * 50000 * 4 * 1000
     assert peaks[1] - peaks[0] == pytest.approx(held, rel=0.01)
     # a model of transformers computes all of its logits
     whole = [lanczos_case(causal_lm_size(100308, 1, 1, 2, 8, 50000, n, 4), 2) for n in (1000, 2000)]
@@ -298,15 +306,16 @@ def test_only_what_is_held_of_logits_grows_with_the_number_of_tokens() -> None:
 
 
 def test_cost_imports_no_torch() -> None:
-    modules = "hessian_spectrum.planning.memory, curvature.cost.seconds"
+    modules = "hessian_spectrum.planning.memory, hessian_spectrum.planning.seconds"
     program = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_the_engine_knows_nothing_of_the_server() -> None:
     program = """
-import importlib, pkgutil, sys, curvature
-for found in pkgutil.walk_packages(curvature.__path__, "curvature."):
+import importlib, pkgutil, sys
+from hessian_spectrum import curvature
+for found in pkgutil.walk_packages(curvature.__path__, "hessian_spectrum.curvature."):
     importlib.import_module(found.name)
 sys.exit(", ".join({"pydantic", "fastapi", "celery", "redis"} & set(sys.modules)) or 0)
 """

@@ -79,7 +79,7 @@ def needs(program: str) -> str:
 
 def test_every_block_says_what_it_is() -> None:
     """A block without a language would be checked by nobody."""
-    known = {"bash", "json", "python", "yaml", "nginx", "dotenv", "redis", "text"}
+    known = {"bash", "diff", "json", "python", "yaml", "nginx", "dotenv", "redis", "text"}
     assert [block.place for block in BLOCKS if block.language not in known] == []
 
 

@@ -71,7 +71,7 @@ def main() -> None:
         # what is asked for at random takes a minute at most
         with RunningStack(directory / "data", num_workers=1, SPECTRUM_JOB_SECONDS="60") as stack:
             found = campaign(stack.url, arguments.cases, arguments.seed, directory)
-            alive = stack.pids("-m service")
+            alive = stack.pids("-m hessian_spectrum.service")
         server_errors = stack.log.read_text().count('"status": 500')
     print("\n".join(found.texts), file=sys.stderr)
     rows = {

@@ -82,7 +82,7 @@ def process_of(server: Any, job_id: str) -> int:
     with server.redis() as redis:
         holder = redis.hget(f"spectrum:job:{job_id}", "token").partition("/")[0]
     pid = int(holder.rpartition("-")[2])
-    assert pid in server.pids("-m worker")
+    assert pid in server.pids("-m hessian_spectrum.worker")
     return pid
 
 
@@ -113,8 +113,8 @@ def test_a_job_whose_process_the_kernel_killed_takes_no_other_along(
     (faults / "vmstat").write_text("oom_kill 7\n")
     beside, job = running(own_client), running(own_client)
     pid = process_of(own_server, job.id)
-    for each in own_server.pids("-m worker"):
-        parent = each == own_server.pids("-m worker")[0]
+    for each in own_server.pids("-m hessian_spectrum.worker"):
+        parent = each == own_server.pids("-m hessian_spectrum.worker")[0]
         assert (Path(f"/proc/{each}/oom_score_adj").read_text().strip() == "1000") is not parent
     (faults / "vmstat").write_text("oom_kill 8\n")
     os.kill(pid, signal.SIGKILL)

@@ -12,8 +12,8 @@ import torch
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.spectrum_job import run_spectrum_job
 
 MEMORY_BYTES = 2**29  # which leaves no room for a compiler, whose trial would take half a minute
 JOB: dict[str, Any] = {
@@ -131,7 +131,7 @@ def test_whatever_dies_the_numbers_are_those_of_one(pair: Any, client: SpectrumC
     job = LONG | {"seed": seed}
     job_id = client.submit(job).id
     helper = int(wait_until_shared(pair, client, job_id).split("/")[0].split("-")[-1])
-    worker, *children = pair.pids("-m worker")
+    worker, *children = pair.pids("-m hessian_spectrum.worker")
     assert helper in children
     if victim == "stopped":
         os.kill(worker, signal.SIGTERM)

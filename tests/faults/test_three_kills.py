@@ -86,7 +86,7 @@ def test_a_job_killed_at_three_points_equals_the_undisturbed_one(stack: Any, ser
     for attempt in (1, 2, 3):
         wait_for_attempt(server, job_id, attempt)
         time.sleep(chance.uniform(0.0, 0.25 * seconds))
-        os.kill(stack.pids("-m worker")[1], signal.SIGKILL)
+        os.kill(stack.pids("-m hessian_spectrum.worker")[1], signal.SIGKILL)
     job = server.ended(job_id)
     assert (job["state"], job["attempt"]) == ("succeeded", 4), job
     assert server.numbers(job_id) == right

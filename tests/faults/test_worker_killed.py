@@ -94,7 +94,7 @@ def undisturbed(own_server: Any) -> dict[str, Any]:
 def test_the_process_that_computes(own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]) -> None:
     job_id = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, job_id)
-    kill(own_server.pids("-m worker")[1:])
+    kill(own_server.pids("-m hessian_spectrum.worker")[1:])
     expect_second_attempt(own_server, own_client, job_id, undisturbed)
 
 
@@ -102,7 +102,7 @@ def test_the_process_that_computes(own_server: Any, own_client: SpectrumClient, 
 def test_the_process_that_pretrains(own_server: Any, own_client: SpectrumClient) -> None:
     job_id = own_client.submit(COMPARISON, fresh=True).id
     wait_until_training(own_client, job_id)
-    kill(own_server.pids("-m worker")[1:])
+    kill(own_server.pids("-m hessian_spectrum.worker")[1:])
     job = own_client.wait(job_id, timeout_seconds=120)
     assert (job.state, job.attempt) == ("succeeded", 2), job
     assert numbers(own_client.result(job_id)) == numbers(own_client.run(COMPARISON, fresh=True))
@@ -112,7 +112,7 @@ def test_the_process_that_pretrains(own_server: Any, own_client: SpectrumClient)
 def test_the_whole_worker(own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]) -> None:
     job_id = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, job_id)
-    kill(own_server.pids("-m worker"))
+    kill(own_server.pids("-m hessian_spectrum.worker"))
     expect_second_attempt(own_server, own_client, job_id, undisturbed)
 
 
@@ -123,7 +123,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(
     """The next worker goes on at once, without waiting for the lease, and nothing is counted as lost."""
     job_id = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, job_id)
-    os.kill(own_server.pids("-m worker")[0], signal.SIGTERM)
+    os.kill(own_server.pids("-m hessian_spectrum.worker")[0], signal.SIGTERM)
     deadline = time.monotonic() + 3
     while own_client.job(job_id).state != "queued":
         assert time.monotonic() < deadline
@@ -154,7 +154,7 @@ def test_redis(own_server: Any, own_client: SpectrumClient, undisturbed: dict[st
 def test_the_service(own_server: Any, own_client: SpectrumClient, undisturbed: dict[str, Any]) -> None:
     job_id = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, job_id)
-    kill(own_server.pids("-m service"))
+    kill(own_server.pids("-m hessian_spectrum.service"))
     own_server.wait_until_ready()
     job = own_client.wait(job_id, timeout_seconds=60)
     assert (job.state, job.attempt) == ("succeeded", 1)
@@ -225,7 +225,7 @@ def test_a_job_that_loses_its_third_worker_fails(own_server: Any, own_client: Sp
     for attempt in (1, 2, 3):
         while wait_until_training(own_client, job_id).attempt < attempt:
             time.sleep(0.02)
-        kill(own_server.pids("-m worker")[1:], getattr(signal, name))
+        kill(own_server.pids("-m hessian_spectrum.worker")[1:], getattr(signal, name))
     job = own_client.wait(job_id, timeout_seconds=60)
     assert (job.state, job.attempt) == ("failed", 3), job
     assert job.error is not None
@@ -241,7 +241,7 @@ def test_damaged_checkpoints_are_passed_over(
 ) -> None:
     job_id = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, job_id)
-    computing = own_server.pids("-m worker")[1:]
+    computing = own_server.pids("-m hessian_spectrum.worker")[1:]
     for pid in computing:
         os.kill(pid, signal.SIGSTOP)
     checkpoints = own_server.data_directory / "results" / "job-checkpoints" / job_id

@@ -47,8 +47,8 @@ _PROBLEMS: dict[str, dict[str, Any]] = {
 }
 _METHODS: dict[str, dict[str, Any]] = {
     "exact": {"kind": "exact"},
-    "lanczos-full": _LANCZOS | {"reorthogonalization": "full"},
-    "lanczos-none": _LANCZOS | {"reorthogonalization": "none"},
+    "lanczos-full": _LANCZOS | {"reorthogonalisation": "full"},
+    "lanczos-none": _LANCZOS | {"reorthogonalisation": "none"},
     "top-k": {"kind": "top-k", "k": 3},
     "bottom-k": {"kind": "top-k", "k": 2, "which": "smallest"},
     "hutchinson": {"kind": "trace", "estimator": "hutchinson", "num_probes": 8},

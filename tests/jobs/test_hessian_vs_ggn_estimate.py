@@ -8,6 +8,7 @@ from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
 from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.jobs.hessian_vs_ggn_estimate import comparison_estimate, comparison_memory_error
 from hessian_spectrum.jobs.job_estimate import job_estimate
+from hessian_spectrum.jobs.spectrum_variants import eigenvalue_request
 
 GPT2: dict[str, Any] = {"kind": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 64, "n_positions": 32, "vocab_size": 256}
 WIDE = GPT2 | {"n_embd": 256}
@@ -25,7 +26,7 @@ def test_a_job_takes_its_largest_point_and_two_moments(precision: str) -> None:
     request = request_of(precision=precision, max_products=50)
     found = job_estimate(request)
     alone = max(
-        (estimate(request.spectrum_request(request.models[1], matrix)) for matrix in ("hessian", "ggn")),
+        (estimate(eigenvalue_request(request, request.models[1], matrix)) for matrix in ("hessian", "ggn")),
         key=lambda part: part.peak_bytes,
     )
     moments = 2 * (4 if precision == "float32" else 8) * alone.num_parameters
@@ -37,7 +38,7 @@ def test_a_job_takes_its_largest_point_and_two_moments(precision: str) -> None:
 
 def test_without_training_there_are_no_moments() -> None:
     request = request_of(pretrain=None)
-    points = [estimate(request.spectrum_request(m, matrix)) for m in request.models for matrix in ("hessian", "ggn")]
+    points = [estimate(eigenvalue_request(request, m, matrix)) for m in request.models for matrix in ("hessian", "ggn")]
     assert comparison_estimate(request).peak_bytes == max(point.peak_bytes for point in points)
     assert comparison_estimate(request).num_training_passes == 0
 

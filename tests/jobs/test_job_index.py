@@ -93,6 +93,19 @@ def test_jobs_of_an_earlier_version_are_found_and_counted(store: JobStore, redis
     assert redis_client.exists(BYTES) == 0
 
 
+def test_a_job_that_a_worker_of_an_earlier_version_ended_leaves_nothing_counted(
+    store: JobStore, redis_client: redis.Redis
+) -> None:
+    job_id = submit(store, ANNA).id
+    size = redis_client.hget(f"spectrum:job:{job_id}", "request_bytes")
+    store.cancel(job_id)
+    redis_client.hset(f"spectrum:job:{job_id}", "request_bytes", size or "")  # which that worker does not know
+    for name in ("requests", f"requests:{ANNA}"):
+        redis_client.hincrby(BYTES, name, int(size or 0))
+    store.delete(job_id)
+    assert redis_client.exists(BYTES) == 0
+
+
 def test_records_have_a_quota(store: JobStore, redis_client: redis.Redis) -> None:
     values = (f"{number:0256}" for number in count())
     quotas = Quotas(records=100_000), Quotas(records=150_000)

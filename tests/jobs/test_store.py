@@ -8,11 +8,11 @@ import redis
 
 from hessian_spectrum.api_schemas.jobs import Progress
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs.counters import COUNTERS
 from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, JobQueue
 from hessian_spectrum.jobs.record import JobRecord, new_job_id
 from hessian_spectrum.jobs.scripts import CHANGES
 from hessian_spectrum.jobs.store import JobStore, KeyReusedError, LeaseLostError, UnknownJobError
-from hessian_spectrum.jobs.totals import TOTALS
 
 PROBLEM = Problem(title="No", status=500)
 
@@ -368,7 +368,7 @@ def test_an_answer_is_forgotten_with_its_last_job(store: JobStore, redis_client:
     store.cancel(late.id)
     store.delete(late.id)
     store.removed("a" * 64)
-    assert set(redis_client.keys("*")) == {CHANGES, TOTALS}
+    assert set(redis_client.keys("*")) == {CHANGES, COUNTERS}
 
 
 def test_an_older_result_that_ends_leaves_the_newer_answer(store: JobStore) -> None:

@@ -15,10 +15,10 @@ import httpx
 import pytest
 import redis
 
-from hessian_spectrum.launcher import child as child_module
-from hessian_spectrum.launcher.child import Child, ChildKeepsDyingError
+from hessian_spectrum.launcher import managed_process as child_module
 from hessian_spectrum.launcher.data_directory import DataDirectory
 from hessian_spectrum.launcher.embedded_redis import EmbeddedRedis
+from hessian_spectrum.launcher.managed_process import CrashLoopError, ManagedProcess
 from hessian_spectrum.launcher.obstacles import disk_obstacle, port_obstacle
 from tests.conftest import free_port
 
@@ -44,8 +44,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-def child(code: str, **options: Any) -> Child:
-    return Child("thing", [sys.executable, "-I", "-S", "-c", code], {}, **options)
+def child(code: str, **options: Any) -> ManagedProcess:
+    return ManagedProcess("thing", [sys.executable, "-I", "-S", "-c", code], {}, **options)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
@@ -70,19 +70,21 @@ def filled(place: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("short_pauses")
 def test_a_child_is_tried_again_for_as_long_as_an_obstacle_is_there() -> None:
-    obstacles, told = ["the disk is full"] * 12, set()
+    obstacles, messages = ["the disk is full"] * 12, set()
     thing = child("raise SystemExit(3)", obstacle=lambda: obstacles.pop() if obstacles else None)
     thing.start()
     try:
         while obstacles:
-            told.add(thing.revive())
+            messages.add(thing.restart())
             time.sleep(0.005)
         assert thing.obstacle == "the disk is full"
-        assert any(text and text.startswith("thing cannot run: the disk is full; the next try is in") for text in told)
-        wait_for(lambda: "was started again" in (thing.revive() or ""))
+        assert any(
+            text and text.startswith("thing cannot run: the disk is full; the next try is in") for text in messages
+        )
+        wait_for(lambda: "was started again" in (thing.restart() or ""))
         assert thing.obstacle is None
-        with pytest.raises(ChildKeepsDyingError, match="died 5 times"):  # of itself
-            wait_for(lambda: thing.revive() == "never")
+        with pytest.raises(CrashLoopError, match="died 5 times"):  # of itself
+            wait_for(lambda: thing.restart() == "never")
     finally:
         thing.wait(0)
 
@@ -101,7 +103,7 @@ def test_pauses_grow_and_a_start_that_fails_is_put_off() -> None:
         assert (thing.pid, thing.obstacle) == (None, "No space left on device")
         pauses = [thing._obstacle_pause]
         while thing.pid is None:
-            thing.revive()
+            thing.restart()
             pauses.append(thing._obstacle_pause)
             time.sleep(0.001)
         assert sorted(set(pauses)) == pytest.approx([0.01, 0.02, 0.04])
@@ -114,19 +116,21 @@ def test_pauses_grow_and_a_start_that_fails_is_put_off() -> None:
 def test_a_child_that_is_killed_again_and_again_is_not_given_up() -> None:
     thing = child("import os; os.kill(os.getpid(), 9)")
     thing.start()
-    told: list[str] = []
+    messages: list[str] = []
     try:
-        while sum("was started again" in text for text in told) < 7:
-            told += filter(None, [thing.revive()])
+        while sum("was started again" in text for text in messages) < 7:
+            messages += filter(None, [thing.restart()])
             time.sleep(0.005)
     finally:
         thing.wait(0)
-    assert told[0].startswith("thing cannot run: it was killed, as the system does where memory is short; the next try")
+    assert messages[0].startswith(
+        "thing cannot run: it was killed, as the system does where memory is short; the next try"
+    )
 
 
 def test_a_command_that_is_not_there_is_no_obstacle() -> None:
-    with pytest.raises(ChildKeepsDyingError, match="thing cannot be started"):
-        Child("thing", ["/no/such/command"], {}).start()
+    with pytest.raises(CrashLoopError, match="thing cannot be started"):
+        ManagedProcess("thing", ["/no/such/command"], {}).start()
 
 
 def test_obstacles_are_named(tmp_path: Path) -> None:
@@ -143,9 +147,9 @@ def test_obstacles_are_named(tmp_path: Path) -> None:
 def test_redis_outlasts_a_full_disk(small_disk: Path) -> None:
     data = DataDirectory(small_disk / "data")
     embedded = EmbeddedRedis(data)
-    told: list[str] = []
+    messages: list[str] = []
     try:
-        embedded.child.start()
+        embedded.process.start()
         wait_for(embedded.answers)
         client = redis.Redis.from_url(embedded.url)
         client.set("spectrum:kept", "1")
@@ -153,18 +157,18 @@ def test_redis_outlasts_a_full_disk(small_disk: Path) -> None:
             with contextlib.suppress(redis.RedisError):
                 while True:
                     client.set("spectrum:lost", bytes(1000))
-            while len(told) < 12:
-                told += filter(None, [embedded.child.revive()])
+            while len(messages) < 12:
+                messages += filter(None, [embedded.process.restart()])
                 time.sleep(0.005)
-            assert {text.split("; the next")[0] for text in told} == {
+            assert {text.split("; the next")[0] for text in messages} == {
                 f"redis cannot run: {data.redis} cannot be written: No space left on device"
             }
-        wait_for(lambda: embedded.child.revive() or embedded.answers())
+        wait_for(lambda: embedded.process.restart() or embedded.answers())
         wait_for(embedded.answers)
         assert client.get("spectrum:kept") == b"1"
     finally:
-        embedded.child.terminate()
-        embedded.child.wait(time.monotonic() + 10)
+        embedded.process.terminate()
+        embedded.process.wait(time.monotonic() + 10)
         data.release()
 
 

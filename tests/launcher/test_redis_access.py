@@ -113,7 +113,7 @@ def test_what_scripts_wrote_outlasts_a_restart(tmp_path: Path) -> None:
     data = DataDirectory(tmp_path / "data")
     embedded = EmbeddedRedis(data)
     for number in range(2):
-        embedded.child.start()
+        embedded.process.start()
         deadline = time.monotonic() + 20
         while not embedded.answers() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -122,8 +122,8 @@ def test_what_scripts_wrote_outlasts_a_restart(tmp_path: Path) -> None:
                 assert client.mget("spectrum:a", "spectrum:b", "spectrum:c") == ["1", "2", "3"]
             client.eval("redis.call('SET', 'spectrum:a', 1); redis.call('SET', 'spectrum:b', 2)", 0)
             client.set("spectrum:c", 3)
-        embedded.child.terminate()
-        embedded.child.wait(time.monotonic() + 10)
+        embedded.process.terminate()
+        embedded.process.wait(time.monotonic() + 10)
     embedded.remove_socket()
     data.release()
 

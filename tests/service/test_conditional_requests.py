@@ -89,6 +89,18 @@ def test_a_known_tag_is_compared_after_the_wait(http: TestClient, store: JobStor
     assert http.get(f"/v1/jobs/{job_id}", params={"wait": 20}, headers=known).status_code == 304
 
 
+def test_the_document_says_where_a_tag_may_be_known(http: TestClient) -> None:
+    paths = http.get("/openapi.json").json()["paths"]
+    operations = {path: item["get"] for path, item in paths.items() if "get" in item}
+    takes_tags = {
+        path
+        for path, operation in operations.items()
+        if "if-none-match" in {parameter["name"] for parameter in operation.get("parameters", [])}
+    }
+    assert takes_tags == {path for path, operation in operations.items() if "304" in operation["responses"]}
+    assert takes_tags >= {"/v1/jobs/{job_id}", "/v1/jobs/{job_id}/result", "/v1/jobs/{job_id}/result.png"}
+
+
 def test_what_is_only_read_has_no_head(http: TestClient, store: JobStore) -> None:
     for path in (f"/v1/jobs/{new_job(store)}", "/v1/jobs", "/v1/artifacts", "/v1/health/live"):
         refused = http.head(path)

@@ -13,13 +13,14 @@ import redis
 
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.jobs.connection import connect
-from hessian_spectrum.jobs.presence import announce
 from hessian_spectrum.jobs.results import ResultStore
+from hessian_spectrum.jobs.worker_registry import register
 from hessian_spectrum.launcher.embedded_redis import written_url
 from hessian_spectrum.service.bind import main as bind
 from hessian_spectrum.service.doctor import main
-from hessian_spectrum.service.observation import deployment_checks
+from hessian_spectrum.service.observation import deployment_checks, service_checks
 from hessian_spectrum.service.observation.deployment_checks import Finding
+from tests.client.answers import answering
 from tests.conftest import running_redis
 
 COMMAND = Path(sys.executable).with_name("spectrum-server")
@@ -179,8 +180,8 @@ def test_workers_that_are_strange(redis_client: redis.Redis, monkeypatch: pytest
     assert verdicts(deployment_checks.workers(redis_client)) == {"workers": "failed"}
     worker = WorkerStatus(name="a-1", device="cpu", memory_bytes=1, concurrency=1, source_version="older")
     with monkeypatch.context() as patch:
-        patch.setattr("hessian_spectrum.jobs.presence.time.time", lambda: 1e9)
-        announce(redis_client, worker)
+        patch.setattr("hessian_spectrum.jobs.worker_registry.time.time", lambda: 1e9)
+        register(redis_client, worker)
     assert verdicts(deployment_checks.workers(redis_client)) == {"workers": "ok", "versions": "warning"}
     [clock] = deployment_checks.clocks(redis_client)
     assert clock.verdict == "warning"
@@ -190,3 +191,11 @@ def test_workers_that_are_strange(redis_client: redis.Redis, monkeypatch: pytest
 def test_findings_are_well_or_say_what_to_do() -> None:
     for finding in (*deployment_checks.python(), *deployment_checks.torch()):
         assert finding.verdict in ("ok", "skipped") or finding.advice
+
+
+def test_a_service_on_this_machine_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with answering(lambda: (200, {}, b'{"status": "live"}')) as url:
+        assert verdicts(service_checks.port("127.0.0.1", int(url.rpartition(":")[2]))) == {"port": "ok"}

@@ -1,11 +1,13 @@
 """A service between keys: heavy work of one leaves the others theirs, and is the same work as in small."""
 
 import contextlib
+import hashlib
 import json
 import os
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ from benchmarks.dear_things import write_checkpoint
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.checkpoints import weights
 from hessian_spectrum.jobs.connection import connect
-from hessian_spectrum.jobs.presence import announce
 from hessian_spectrum.jobs.settings import ServiceSettings
+from hessian_spectrum.jobs.worker_registry import register
 from hessian_spectrum.service.app import create_app
 from hessian_spectrum.service.doors.key_file import KeyFile
+from hessian_spectrum.service.process_pool import tasks
 from hessian_spectrum.service.process_pool.pool import ProcessPool
 from hessian_spectrum.service.request_body import LARGE_BODY_BYTES
 from tests.service.own_service import Service
@@ -163,7 +166,7 @@ def test_what_is_wrong_with_a_large_body_is_named(http: httpx.Client, path: str)
 
 
 def test_a_large_job_that_fits_no_worker_is_refused(shared: Shared, http: httpx.Client) -> None:
-    announce(shared.client, WorkerStatus(name="a-1", device="cpu", memory_bytes=2**20, concurrency=1))
+    register(shared.client, WorkerStatus(name="a-1", device="cpu", memory_bytes=2**20, concurrency=1))
     job = JOB | {"model": {"kind": "mlp", "widths": [1, 2000, 1]}}
     refused = [http.post("/v1/jobs", **body) for body in (padded(job), {"json": job})]
     assert [answer.status_code for answer in refused] == [422, 422]
@@ -244,7 +247,7 @@ def test_a_checkpoint_of_very_many_tensors_is_described_once(
         asked.append(task)
         return await do(self, task, *arguments)
 
-    monkeypatch.setattr(ProcessPool, "do", counted)
+    monkeypatch.setattr(ProcessPool, "run", counted)
     monkeypatch.setattr(weights, "_header", None)  # which this process does not read
     with TestClient(app, base_url="http://127.0.0.1") as http, ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: http.get("/v1/models").json(), range(8)))
@@ -262,3 +265,53 @@ def test_a_checkpoint_of_very_many_tensors_is_described_once(
     assert answers[0]["models"][0]["num_parameters"] == 2048 + 5999
     names = [f"{number:x}" for number in range(5999)]
     assert estimate["num_parameters"] == sum(name.startswith("1") or name.endswith("f") for name in names)
+
+
+def test_a_checkpoint_that_goes_while_it_is_read_is_unknown(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = tmp_path / "models"
+    monkeypatch.setenv("SPECTRUM_REDIS_URL", redis_url)
+    monkeypatch.setenv("SPECTRUM_RESULTS_DIR", str(tmp_path))
+    models.mkdir()
+    monkeypatch.setenv("SPECTRUM_MODELS_DIR", str(models))
+    app = create_app(ServiceSettings.load())
+    do = ProcessPool.run
+
+    async def go(self: ProcessPool, task: str, *arguments: Any) -> Any:
+        shutil.rmtree(models / "large")
+        return await do(self, task, *arguments)
+
+    monkeypatch.setattr(ProcessPool, "run", go)
+    with TestClient(app, base_url="http://127.0.0.1") as http:
+        for path, status in (("/v1/models", 200), ("/v1/models/large", 404)):
+            write_checkpoint(models / "large", 6_000)
+            assert http.get(path).status_code == status
+
+
+def test_large_files_of_checkpoints_are_not_read_again_for_each_large_request(
+    tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, write_gpt2: Callable[..., Path]
+) -> None:
+    write_gpt2(tmp_path / "models" / "tiny")
+    write_checkpoint(tmp_path / "models" / "large", 6_000)
+    monkeypatch.setenv("SPECTRUM_REDIS_URL", redis_url)
+    monkeypatch.setenv("SPECTRUM_RESULTS_DIR", str(tmp_path))
+    monkeypatch.setenv("SPECTRUM_MODELS_DIR", str(tmp_path / "models"))
+    read: list[str] = []
+
+    async def in_a_new_process(_: ProcessPool, task: str, arguments: Any, content: bytes = b"") -> Any:
+        digest = hashlib.file_digest
+        with monkeypatch.context() as patched:
+            patched.setattr(hashlib, "file_digest", lambda file, name: read.append(task) or digest(file, name))
+            tasks._models.cache_clear()
+            return tasks.run_task(
+                json.dumps({"task": task, "arguments": arguments}).encode(), content
+            ).raise_for_problem()
+
+    monkeypatch.setattr(ProcessPool, "run", in_a_new_process)
+    tokens = {"kind": "text", "name": "pydoc-topics", "num_sequences": 2, "sequence_length": 8}
+    with TestClient(create_app(ServiceSettings.load()), base_url="http://127.0.0.1") as http:
+        for kind, name in (("gpt2", "tiny"), ("causal-lm", "large")):
+            question = JOB | {"model": {"kind": kind, "checkpoint": name}, "data": tokens, "loss": "cross-entropy"}
+            assert http.post("/v1/estimates", **padded(question)).status_code == 200
+    assert set(read) == {"model"}

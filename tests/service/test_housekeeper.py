@@ -189,6 +189,17 @@ def test_files_of_no_job_and_drafts_go_after_a_while(house: House) -> None:
     assert (owners.owners("old"), owners.owners("new")) == ([], ["bob"])
 
 
+def test_room_that_files_of_no_job_leave_is_not_made_again(house: House) -> None:
+    used, orphan = house.compute(b"used"), house.results.write(b"orphan" * 100)
+    for path in house.directory.glob(f"??/{orphan}.*"):
+        os.utime(path, (time.time() - DAY, time.time() - DAY))
+    house.sweep()
+    house.age_orphans(6)
+    house.sweep(max_bytes=100)
+    assert house.files() == {_digest(b"used")}
+    assert house.state(used) == "succeeded"
+
+
 @pytest.mark.parametrize("is_bound", [True, False])
 def test_an_empty_redis_deletes_nothing(house: House, is_bound: bool) -> None:
     """A wrong database, a lost volume, a restore that is half done: also of what an earlier version left."""

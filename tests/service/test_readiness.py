@@ -10,8 +10,8 @@ import redis
 from fastapi.testclient import TestClient
 
 from hessian_spectrum.api_schemas.health import WorkerStatus
-from hessian_spectrum.jobs.presence import announce
 from hessian_spectrum.jobs.settings import ServiceSettings
+from hessian_spectrum.jobs.worker_registry import register
 from hessian_spectrum.service.app import create_app
 from hessian_spectrum.service.observation import readiness
 
@@ -47,7 +47,7 @@ def test_everything_that_is_missing_is_named(
     places: dict[str, Path], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ask("/v1/health/ready").json()["missing"] == ["no worker is there"]
-    announce(redis_client, WORKER)
+    register(redis_client, WORKER)
     assert ask("/v1/health/ready").status_code == 200
 
     monkeypatch.setenv("SPECTRUM_REDIS_URL", "unix:///nowhere?db=0")
@@ -70,14 +70,14 @@ def test_everything_that_is_missing_is_named(
 
 @pytest.mark.usefixtures("places")
 def test_a_disk_that_is_nearly_full_is_missing(redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    announce(redis_client, WORKER)
+    register(redis_client, WORKER)
     monkeypatch.setattr(readiness.shutil, "disk_usage", lambda _: SimpleNamespace(free=10, total=10**12))
     assert ask("/v1/health/ready").json()["missing"] == ["the disk of the results is nearly full"]
 
 
 @pytest.mark.usefixtures("places")
 def test_a_directory_and_a_redis_that_do_not_belong_together_are_not_ready(redis_client: redis.Redis) -> None:
-    announce(redis_client, WORKER)
+    register(redis_client, WORKER)
     with TestClient(create_app(ServiceSettings.load()), base_url=URL) as client:
         deadline = time.monotonic() + 10
         while not redis_client.exists("spectrum:identity"):
@@ -92,16 +92,16 @@ def test_a_directory_and_a_redis_that_do_not_belong_together_are_not_ready(redis
 
 @pytest.mark.usefixtures("places")
 def test_workers_that_take_no_jobs_are_none(redis_client: redis.Redis) -> None:
-    announce(redis_client, WORKER.model_copy(update={"fault": "The results directory is gone."}))
+    register(redis_client, WORKER.model_copy(update={"fault": "The results directory is gone."}))
     assert ask("/v1/health/ready").json()["missing"] == ["no worker takes jobs: The results directory is gone."]
-    announce(redis_client, WORKER.model_copy(update={"name": "b-1"}))
+    register(redis_client, WORKER.model_copy(update={"name": "b-1"}))
     assert ask("/v1/health/ready").status_code == 200
 
 
 @pytest.mark.usefixtures("places")
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
 def test_a_redis_that_deletes_jobs_is_not_ready(redis_client: redis.Redis, policy: str) -> None:
-    announce(redis_client, WORKER)
+    register(redis_client, WORKER)
     redis_client.config_set("maxmemory-policy", policy)
     try:
         [missing] = ask("/v1/health/ready").json()["missing"]
@@ -115,7 +115,7 @@ def test_a_redis_that_deletes_jobs_is_not_ready(redis_client: redis.Redis, polic
 
 @pytest.mark.usefixtures("places")
 def test_a_full_redis_is_said_to_be_full(redis_client: redis.Redis) -> None:
-    announce(redis_client, WORKER.model_copy(update={"memory_bytes": 2**33}))
+    register(redis_client, WORKER.model_copy(update={"memory_bytes": 2**33}))
     client = TestClient(create_app(ServiceSettings.load()), base_url=URL)
     redis_client.config_set("maxmemory", 1)
     try:

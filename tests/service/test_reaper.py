@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
-from hessian_spectrum.jobs.queue import JobQueue
+from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, JobQueue
 from hessian_spectrum.jobs.record import new_job_id
 from hessian_spectrum.jobs.request_files import RequestFiles
 from hessian_spectrum.jobs.results import ResultStore
@@ -65,6 +65,22 @@ def test_leases_that_ran_out_while_redis_was_away_can_be_renewed(parts: dict[str
     assert store.get(lease.job_id).state == "queued"
 
 
+def test_a_redis_without_room_to_take_stock_loses_no_job(
+    parts: dict[str, Any], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = parts["store"]
+    job_id = store.create("spectrum", "{}", {})[0].id
+    redis_client.hset(f"spectrum:job:{job_id}", "published_at", 0)  # its message is lost
+
+    def fail() -> None:
+        raise redis.exceptions.OutOfMemoryError
+
+    monkeypatch.setattr(store, "take_stock", fail)
+    with pytest.raises(redis.exceptions.OutOfMemoryError):
+        Reaper(**parts).sweep()
+    assert redis_client.llen(KEY_PREFIX + QUEUE) == 1
+
+
 def test_directories_of_no_job_and_failures_stop_nothing(
     parts: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -87,7 +103,9 @@ def test_directories_of_no_job_and_failures_stop_nothing(
     assert (tmp_path / "job-checkpoints" / "lost+found").is_dir()
 
 
-def test_requests_of_jobs_that_ended_go_and_others_stay(parts: dict[str, Any], tmp_path: Path) -> None:
+def test_requests_of_jobs_that_ended_go_and_others_stay(
+    parts: dict[str, Any], redis_client: redis.Redis, tmp_path: Path
+) -> None:
     store, files = parts["store"], parts["requests"]
     ended, queued = (store.create("spectrum", "{}", {})[0].id for _ in range(2))
     store.cancel(ended)
@@ -96,8 +114,28 @@ def test_requests_of_jobs_that_ended_go_and_others_stay(parts: dict[str, Any], t
         files.write(job_id, "{}")
     os.utime(tmp_path / "requests" / f"{old}.json", (0, 0))
     os.utime(tmp_path / "requests" / f"{queued}.json", (0, 0))
+    Reaper(**parts).sweep()  # a Redis restored from an older backup would not know the old one either
+    assert sorted(path.stem for path in (tmp_path / "requests").iterdir()) == sorted((queued, young, old))
+    redis_client.zincrby("spectrum:requests-of-no-job", -6 * 3600, old)
     Reaper(**parts).sweep()
     assert sorted(path.stem for path in (tmp_path / "requests").iterdir()) == sorted((queued, young))
+    Reaper(**parts).sweep()
+    assert not redis_client.exists("spectrum:requests-of-no-job")
+
+
+def test_requests_outlast_a_backup_that_does_not_know_their_jobs(
+    parts: dict[str, Any], redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    files, queued = parts["requests"], parts["store"].create("spectrum", "{}", {})[0].id
+    files.write(queued, "{}")
+    os.utime(tmp_path / "requests" / f"{queued}.json", (0, 0))
+    Reaper(**parts).sweep()
+    redis_client.rename(f"spectrum:job:{queued}", "unknown")
+    Reaper(**parts).sweep()
+    redis_client.rename("unknown", f"spectrum:job:{queued}")
+    Reaper(**parts).sweep()
+    assert files.holds(queued)
+    assert not redis_client.exists("spectrum:requests-of-no-job")
 
 
 def test_checkpoints_that_an_empty_redis_does_not_know_stay(

@@ -27,12 +27,12 @@ from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.parameters import ParameterLayout
 from hessian_spectrum.curvature.progress import ignore_progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.worker.builders import build_dataset, build_loss, build_model, build_parameters
 from hessian_spectrum.worker.checkpoint_trial import tried
+from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.inputs import Inputs
 from hessian_spectrum.worker.request_checks import checked_request
-from hessian_spectrum.worker.sources import Sources
-from hessian_spectrum.worker.spectrum_job import run_spectrum_job
-from hessian_spectrum.worker.translation import build_dataset, build_loss, build_model, build_parameters
 
 CPU, F64 = torch.device("cpu"), torch.float64
 TOKENS, TARGETS = [[1, 5, 3, 10], [4, 4, 0, 9]], [[5, 3, 10, 7], [4, 0, 9, -100]]
@@ -105,8 +105,8 @@ def request_of(models: ModelsDirectory, **fields: Any) -> SpectrumRequest:
 def risk_of(directory: Path, verdict: CheckpointVerdict) -> tuple[EmpiricalRisk, dict[str, Tensor]]:
     models = ModelsDirectory(directory, Verdict(verdict))
     request = request_of(models)
-    model = build_model(request.model, Sources(models))
-    parameters = build_parameters(request.model, model, F64, CPU, Sources(models))
+    model = build_model(request.model, Inputs(models))
+    parameters = build_parameters(request.model, model, F64, CPU, Inputs(models))
     return EmpiricalRisk(model, build_loss(request), [build_dataset(request)]), parameters
 
 
@@ -161,7 +161,7 @@ def test_a_job_of_a_model_without_forward_mode_says_how_it_was_computed(saved: C
             return verdict
 
     method = {"kind": "lanczos", "num_steps": 3, "num_probes": 2, "num_points": 9}
-    sources = replace(Sources(models), check=Check())  # type: ignore[arg-type]
+    sources = replace(Inputs(models), check=Check())  # type: ignore[arg-type]
     request, sources = checked_request(request_of(models, method=method), sources, None, lambda: None)
     assert isinstance(request, SpectrumRequest)
     result = run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, sources).result
@@ -189,7 +189,7 @@ def test_a_copy_of_the_output_layer_is_no_parameter_though_config_leaves_the_tie
             return verdict
 
     # a job that was accepted before the trial is computed with what the trial found
-    sources = replace(Sources(unchecked), check=Check())  # type: ignore[arg-type]
+    sources = replace(Inputs(unchecked), check=Check())  # type: ignore[arg-type]
     request, _ = checked_request(accepted, sources, None, lambda: None)
     assert isinstance(request, SpectrumRequest)
     assert request.dim == num_parameters == accepted.dim - 44

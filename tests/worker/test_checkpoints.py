@@ -26,11 +26,11 @@ from hessian_spectrum.curvature.parameters import ParameterLayout
 from hessian_spectrum.curvature.progress import ignore_progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.worker.builders import build_dataset, build_model, build_parameters
 from hessian_spectrum.worker.checkpoints import CHANGED
+from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.sources import Sources
-from hessian_spectrum.worker.spectrum_job import run_spectrum_job
-from hessian_spectrum.worker.translation import build_dataset, build_model, build_parameters
+from hessian_spectrum.worker.inputs import Inputs
 
 CPU = torch.device("cpu")
 F32, F64 = torch.float32, torch.float64
@@ -98,8 +98,8 @@ def request_of(models: ModelsDirectory, kind: str, **fields: Any) -> SpectrumReq
 def loaded(directory: Path, kind: str, dtype: torch.dtype) -> tuple[EmpiricalRisk, dict[str, Tensor]]:
     models = ModelsDirectory(directory)
     request = request_of(models, kind)
-    model = build_model(request.model, Sources(models))
-    parameters = build_parameters(request.model, model, dtype, CPU, Sources(models))
+    model = build_model(request.model, Inputs(models))
+    parameters = build_parameters(request.model, model, dtype, CPU, Inputs(models))
     return EmpiricalRisk(model, CrossEntropy(), [build_dataset(request)]), parameters
 
 
@@ -194,7 +194,7 @@ def test_fields_that_are_about_something_else_change_nothing(saved: Callable[...
     for changes in ({}, change):
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
         request = request_of(models, "causal-lm", matrix="ggn", precision="float64")
-        answer = run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, Sources(models)).result
+        answer = run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, Inputs(models)).result
         found.append(torch.tensor(answer.eigenvalues))  # type: ignore[union-attr]
     assert torch.equal(*found)
     assert found[0].min() > -1e-12 * found[0].max()
@@ -247,7 +247,7 @@ def test_both_kinds_give_one_gpt2_the_same_spectrum(saved: Callable[..., Any]) -
     results = []
     for kind in ("gpt2", "causal-lm"):
         request = request_of(models, kind)
-        results.append(run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, Sources(models)).result)
+        results.append(run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, Inputs(models)).result)
     ours, theirs = results
     assert_close(torch.tensor(ours.eigenvalues), torch.tensor(theirs.eigenvalues), rtol=1e-9, atol=1e-10)  # type: ignore[union-attr]
     assert ours.provenance.checkpoint == theirs.provenance.checkpoint
@@ -264,7 +264,7 @@ def test_a_checkpoint_with_a_sink_is_trained_further(saved: Callable[..., Any]) 
     losses = []
     for sink in (None, {"bias": 3.0}):
         request = request_of(models, "gpt2", model={"attention_sink": sink}, **fields)
-        result = run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, Sources(models)).result
+        result = run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, Inputs(models)).result
         assert result.training is not None
         assert result.training.final_loss < result.training.initial_loss
         losses.append((result.training.final_loss, result.loss))
@@ -308,7 +308,7 @@ def test_a_checkpoint_that_was_replaced_is_not_computed(saved: Callable[..., Any
     else:
         change(directory, "transformer.wte.weight", lambda embedding: embedding + 1)
     with pytest.raises(CheckpointError, match=CHANGED):
-        run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, Sources(models))
+        run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, Inputs(models))
 
 
 @pytest.mark.parametrize(
@@ -358,4 +358,4 @@ def test_what_transformers_cannot_load_is_explained(
     models = ModelsDirectory(directory)
     request = request_of(models, "causal-lm")
     with pytest.raises((InvalidProblemError, CheckpointError), match=said):
-        run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, Sources(models))
+        run_spectrum_job(request, Hardware(CPU, 1, 2**32), ignore_progress, Inputs(models))

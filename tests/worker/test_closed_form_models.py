@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hessian_spectrum.api_schemas.closed_form_models import CLOSED_FORM_KINDS
+from hessian_spectrum.api_schemas.models import FAMILIES
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import ExactResult
 from hessian_spectrum.curvature.operators.dense import assemble
@@ -25,9 +25,9 @@ from hessian_spectrum.theory.closed_form.linear_bias import linear_bias_spectrum
 from hessian_spectrum.theory.closed_form.quadratic import quadratic_spectrum
 from hessian_spectrum.theory.closed_form.spectrum import Spectrum
 from hessian_spectrum.theory.closed_form.two_layer_linear import two_layer_linear_spectrum
+from hessian_spectrum.worker.builders import build_dataset, build_loss, build_model, build_parameters
+from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.spectrum_job import run_spectrum_job
-from hessian_spectrum.worker.translation import build_dataset, build_loss, build_model, build_parameters
 
 Case = dict[str, Any]
 
@@ -72,7 +72,7 @@ def operator_of(request: SpectrumRequest) -> HessianOperator:
 
 
 def test_every_kind_is_here() -> None:
-    assert set(SPECTRA) == set(CLOSED_FORM_KINDS) == {case["model"]["kind"] for case in CASES}
+    assert set(SPECTRA) == set(FAMILIES) == {case["model"]["kind"] for case in CASES}
 
 
 @pytest.mark.parametrize("case", few_of_each_kind(), ids=lambda case: case["name"])

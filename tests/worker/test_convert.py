@@ -21,9 +21,9 @@ from torch.testing import assert_close
 from hessian_spectrum.api_schemas.checkpoints import CheckpointError
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
+from hessian_spectrum.worker.builders import build_model, build_parameters
 from hessian_spectrum.worker.convert import convert
-from hessian_spectrum.worker.sources import Sources
-from hessian_spectrum.worker.translation import build_model, build_parameters
+from hessian_spectrum.worker.inputs import Inputs
 
 ARGUMENTS = {"n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 10, "vocab_size": 17, "bias": True, "dropout": 0.1}
 
@@ -112,7 +112,7 @@ def test_logits_are_those_of_nano_gpt(
 
     spec = Gpt2.model_validate({"kind": "gpt2", "checkpoint": "nano"} | fields)
     ours = build_model(spec)
-    parameters = build_parameters(spec, ours, dtype, torch.device("cpu"), Sources(models))
+    parameters = build_parameters(spec, ours, dtype, torch.device("cpu"), Inputs(models))
     tokens = torch.randint(17, (3, 9), generator=torch.Generator().manual_seed(1))
     expected = theirs(tokens).detach()
     assert float(expected.std()) > 0.5
@@ -156,8 +156,8 @@ def test_an_output_layer_of_its_own_becomes_a_causal_lm(save: Callable[..., Any]
     models = ModelsDirectory(tmp_path / "models")
     fields = models.causal_lm("nano").model_dump()
     spec = CausalLm.model_validate({"kind": "causal-lm", "checkpoint": "nano"} | fields)
-    ours = build_model(spec, Sources(models))
-    parameters = build_parameters(spec, ours, torch.float32, torch.device("cpu"), Sources(models))
+    ours = build_model(spec, Inputs(models))
+    parameters = build_parameters(spec, ours, torch.float32, torch.device("cpu"), Inputs(models))
     tokens = torch.randint(17, (3, 9), generator=torch.Generator().manual_seed(1))
     theirs.lm_head.weight = nn.Parameter(head)
     expected = theirs(tokens).detach()

@@ -12,10 +12,10 @@ from hessian_spectrum.api_schemas.spectrum_results import TraceResult
 from hessian_spectrum.curvature.progress import ignore_progress
 from hessian_spectrum.theory.random_matrix.ensembles import wigner_law
 from hessian_spectrum.theory.random_matrix.sampling import draw_sample
+from hessian_spectrum.worker.experiments.hessian_vs_ggn import run_hessian_vs_ggn_job
+from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.generators import generator_of
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.hessian_vs_ggn_job import run_hessian_vs_ggn_job
-from hessian_spectrum.worker.spectrum_job import run_spectrum_job
 
 SAME_LOW_BITS = [0, 2**32, 2**52, 2**53, 2**53 + 2**32, 2**62]
 HARDWARE = Hardware(torch.device("cpu"), 1, 2**32)
@@ -89,7 +89,7 @@ def test_seeds_of_a_comparison_count_with_all_their_bits() -> None:
             "seeds": [0, 2**32, 2**53],
         }
     )
-    result = run_hessian_vs_ggn_job(request, HARDWARE, ignore_progress)
+    result = run_hessian_vs_ggn_job(request, HARDWARE, ignore_progress).result
     assert len({run.points[0].loss for run in result.curves[0].runs}) == 3
 
 

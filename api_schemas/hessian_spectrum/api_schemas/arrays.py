@@ -1,4 +1,4 @@
-"""Arrays of numbers in a request: lists in JSON, and in Python also array objects, known by shape and dtype alone."""
+"""Arrays of numbers in a request: nested lists in JSON; in Python also array objects, checked by shape and dtype."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Protocol, runtime_checkable
@@ -13,7 +13,7 @@ _DTYPES = {"f": (4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8)}
 
 @runtime_checkable
 class Array(Protocol):
-    """What numpy arrays and their like have in common; no JSON value has it."""
+    """The attributes that NumPy arrays and similar objects share; no JSON value has them."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -27,17 +27,17 @@ class Array(Protocol):
 
     @property
     def dtype(self) -> Any:
-        """Has `kind` and `itemsize`."""
+        """Data type; an object with `kind` and `itemsize`."""
         ...
 
     def __len__(self) -> int: ...
 
 
 class _OrArray:
-    """Beside the lists of a type, accept arrays of floats or integers with one of these numbers of dimensions.
+    """Accepts, beside the lists of a type, arrays of floats or integers with one of the given numbers of dimensions.
 
-    Arrays are not copied, not looked into, and in JSON bodies there are none: whoever builds them refuses NaN and
-    infinity, as the service does when it reads an upload.
+    Array objects are neither copied nor checked for NaN and infinity, and JSON bodies contain none. Whoever builds them
+    rejects NaN and infinity, as the service does when it reads an upload.
     """
 
     def __init__(self, lists: Any, *num_dimensions: int) -> None:
@@ -55,8 +55,8 @@ class _OrArray:
         if value.dtype.itemsize not in _DTYPES.get(value.dtype.kind, ()):
             raise misfit(message=f"is an array of {value.dtype!s:.32}; it must hold float32, float64 or integers")
         if value.ndim not in self._num_dimensions:
-            wanted = " or ".join(map(str, self._num_dimensions))
-            raise misfit(message=f"is an array of {value.ndim} dimensions; it must have {wanted}")
+            allowed = " or ".join(map(str, self._num_dimensions))
+            raise misfit(message=f"is an array of {value.ndim} dimensions; it must have {allowed}")
         if 0 in value.shape:
             raise misfit(message="must not be empty")
         return value

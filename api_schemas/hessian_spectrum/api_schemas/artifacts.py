@@ -1,4 +1,4 @@
-"""Files that callers uploaded, to be named by jobs, and whoever knows them, who is asked while a job is validated."""
+"""Files that callers uploaded and that jobs refer to, and the catalog that is consulted to validate a request."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -10,7 +10,7 @@ from typing_extensions import TypeAliasType
 from hessian_spectrum.api_schemas.message import Message, RequestMessage, misfit
 from hessian_spectrum.api_schemas.patterns import SHA256
 
-ArtifactId = Annotated[str, Field(pattern=SHA256, description="the id that the upload returned")]
+ArtifactId = Annotated[str, Field(pattern=SHA256, description="Id that the upload returned.")]
 
 CONTEXT = "artifacts"
 """Key of the `ArtifactCatalog` in the context of a validation."""
@@ -21,79 +21,99 @@ ArrayType = Literal["F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64
 
 
 class WholeNumbers(RequestMessage):
-    """What classes and tokens must be, of an array in which nothing else is."""
+    """Range of an array that contains only whole numbers, as classes and tokens must be."""
 
-    smallest: int | None = Field(default=None, description="of those that are not -100; null: all are")
-    largest: int | None = None
-    num_ignored: int = Field(ge=0, description="entries of -100, which no loss counts as a target")
+    smallest: int | None = Field(
+        default=None, description="Smallest entry other than -100; null if every entry is -100."
+    )
+    largest: int | None = Field(default=None, description="Largest entry other than -100; null if every entry is -100.")
+    num_ignored: int = Field(ge=0, description="Number of entries equal to -100, which no loss counts as a target.")
 
 
 class StoredArray(RequestMessage):
-    """One array of an artifact; not its numbers."""
+    """Type and shape of one array of an artifact, without its numbers."""
 
-    dtype: ArrayType = Field(description="as safetensors has it")
-    shape: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
-    whole_numbers: WholeNumbers | None = Field(default=None, description="null: some are not whole, or beyond 2^53")
+    dtype: ArrayType = Field(description="Data type, named as in the safetensors format.")
+    shape: list[Annotated[int, Field(ge=1)]] = Field(
+        min_length=1, description="Length along each dimension, outermost first."
+    )
+    whole_numbers: WholeNumbers | None = Field(
+        default=None, description="Range of the entries; null if some are not whole or exceed 2^53."
+    )
 
     def __len__(self) -> int:
         return self.shape[0]
 
 
 class Artifact(Message):
-    """An uploaded file as the server keeps it."""
+    """An uploaded file as the server stores it."""
 
-    id: str = Field(description="SHA-256 of the stored file")
-    num_bytes: int = Field(description="of the stored file")
-    created_at: datetime = Field(description="UTC")
+    id: str = Field(description="SHA-256 of the stored file, in hexadecimal.")
+    num_bytes: int = Field(description="Size of the stored file in bytes.")
+    created_at: datetime = Field(description="Time of the upload, in UTC.")
 
 
 class TokenArtifact(Artifact):
-    """Tokens, stored as a .npy file of uint16, or uint32 where needed; the same ones always have the same id."""
+    """Tokens, stored as a .npy file of uint16, or of uint32 where needed; equal tokens always have the same id."""
 
     kind: Literal["tokens"]
-    num_tokens: int
-    largest_token: int
+    num_tokens: int = Field(description="Number of tokens in the file.")
+    largest_token: int = Field(description="Largest token in the file.")
 
 
 class ArrayArtifact(Artifact):
-    """Arrays by name, stored as a safetensors file; the same names, types and numbers always have the same id."""
+    """Named arrays, stored as a safetensors file; equal names, types and numbers always have the same id."""
 
     kind: Literal["arrays"]
-    arrays: dict[str, StoredArray]
+    arrays: dict[str, StoredArray] = Field(description="Type and shape of each array, by name.")
 
 
 AnyArtifact = TypeAliasType("AnyArtifact", Annotated[TokenArtifact | ArrayArtifact, Field(discriminator="kind")])
 
 
 class ArtifactPage(Message):
-    """Artifacts, newest first."""
+    """One page of the list of artifacts, newest first."""
 
-    artifacts: list[AnyArtifact]
-    next_page_token: str | None = Field(description="null on the last page")
+    artifacts: list[AnyArtifact] = Field(description="Artifacts of this page, newest first.")
+    next_page_token: str | None = Field(description="Token that requests the next page; null on the last page.")
 
 
 class ArtifactError(ValueError):
-    """An artifact that a request cannot name, and why."""
+    """An artifact cannot be used in a request; the message says why."""
 
 
 class ArtifactCatalog(Protocol):
-    """Knows uploaded arrays by id."""
+    """Looks up uploaded arrays by the id of their artifact."""
 
     def arrays(self, artifact_id: str) -> dict[str, StoredArray]:
-        """Raises:  ArtifactError if there is no such artifact, or it holds no arrays."""
+        """Types and shapes of the arrays of an artifact.
+
+        Args:
+            artifact_id: SHA-256 of the stored file.
+
+        Returns:
+            The arrays by name.
+
+        Raises:
+            ArtifactError: If there is no such artifact, or it holds no arrays.
+        """
         ...
 
 
 def arrays_of(fields: Any, info: ValidationInfo, *place: str) -> dict[str, StoredArray] | None:
-    """What the artifact that the fields name holds; None where they name none.
-
-    None also without a catalog in the context, as where a request is read that was accepted before.
+    """Arrays of the artifact that a message refers to.
 
     Args:
-        place: Of the fields in the message that is validated.
+        fields: The message before validation; the artifact is named by its field `id`.
+        info: Validation state, whose context may hold the `ArtifactCatalog`.
+        *place: Path to `fields` within the message that is being validated.
+
+    Returns:
+        The arrays by name. None if the fields refer to no artifact, or if the context has no catalog, as when a request
+        that was accepted earlier is read again.
 
     Raises:
-        ValidationError: At their `id`.
+        ValidationError: At `id`, if the artifact does not exist or holds no arrays.
     """
     if not isinstance(fields, dict) or not isinstance(fields.get("id"), str):
         return None
@@ -107,7 +127,7 @@ def arrays_of(fields: Any, info: ValidationInfo, *place: str) -> dict[str, Store
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first of them, for readers."""
+    """The first few names in alphabetical order, for an error message."""
     shown = sorted(names)
     rest = len(shown) - _MAX_NAMES_SHOWN
     return ", ".join(shown[:_MAX_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,4 +1,4 @@
-"""What a request takes from a checkpoint, and whoever knows the checkpoints, who is asked while it is validated."""
+"""What a request takes from a checkpoint, and the catalog that is consulted while the request is validated."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Protocol
@@ -23,8 +23,8 @@ CheckpointName = Annotated[
     str,
     Field(
         pattern=CHECKPOINT_NAME,
-        description="a directory in the server's models directory, or one below it such as run-7/checkpoint-500; see "
-        "/v1/models",
+        description="Directory in the server's models directory, or one below it such as run-7/checkpoint-500; "
+        "/v1/models lists them.",
     ),
 ]
 Sha256 = Annotated[str, Field(pattern=SHA256)]
@@ -34,102 +34,136 @@ CONTEXT = "checkpoints"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be loaded, and why; no path of the server's is in the text."""
+    """A checkpoint cannot be loaded; the message says why and contains no path of the server."""
 
 
 class UnknownCheckpointError(CheckpointError):
-    """There is none of this name."""
+    """No checkpoint has this name."""
 
 
 class Gpt2Checkpoint(Message):
-    """The fields of a `gpt2` that its checkpoint decides."""
+    """Fields of a `gpt2` model that its checkpoint determines."""
 
-    checkpoint_sha256: str
-    n_layer: int
-    n_head: int
-    n_embd: int
-    n_positions: int
-    vocab_size: int
-    bias: bool
-    activation: Literal["gelu-tanh", "gelu", "relu"]
+    checkpoint_sha256: str = Field(description="SHA-256 of the files of the checkpoint.")
+    n_layer: int = Field(description="Number of transformer blocks in the model.")
+    n_head: int = Field(description="Number of attention heads per block.")
+    n_embd: int = Field(description="Width of the residual stream.")
+    n_positions: int = Field(description="Longest sequence, in tokens.")
+    vocab_size: int = Field(description="Number of tokens in the vocabulary.")
+    bias: bool = Field(description="Whether layers have bias vectors.")
+    activation: Literal["gelu-tanh", "gelu", "relu"] = Field(description="Activation function of the MLP layers.")
 
 
 class CausalLmCheckpoint(Message):
-    """The fields of a `causal-lm`."""
+    """Fields of a `causal-lm` model that its checkpoint determines."""
 
-    checkpoint_sha256: str
-    n_layer: int
-    n_head: int
-    n_embd: int
-    n_inner: int
-    n_positions: int
-    vocab_size: int
-    parameters: dict[str, list[int]]
+    checkpoint_sha256: str = Field(description="SHA-256 of the files of the checkpoint.")
+    n_layer: int = Field(description="Number of transformer blocks in the model.")
+    n_head: int = Field(description="Number of attention heads per block.")
+    n_embd: int = Field(description="Width of the residual stream.")
+    n_inner: int = Field(description="Width of the MLP layers.")
+    n_positions: int = Field(description="Longest sequence, in tokens.")
+    vocab_size: int = Field(description="Number of tokens in the vocabulary.")
+    parameters: dict[str, list[int]] = Field(description="Shapes of the parameters, by name.")
 
 
 class DecoderSizes(Message):
-    """What transformers' own configuration class makes of a `causal-lm`."""
+    """Sizes of a `causal-lm` model according to the configuration class of transformers."""
 
-    n_layer: int
-    n_head: int
-    n_embd: int
-    n_inner: int
-    n_positions: int
-    vocab_size: int
-    num_parameters: int
-    left_out: list[str]  # names of the stored tensors that are no parameters: copies of tied ones, and tables
+    n_layer: int = Field(description="Number of transformer blocks in the model.")
+    n_head: int = Field(description="Number of attention heads per block.")
+    n_embd: int = Field(description="Width of the residual stream.")
+    n_inner: int = Field(description="Width of the MLP layers.")
+    n_positions: int = Field(description="Longest sequence, in tokens.")
+    vocab_size: int = Field(description="Number of tokens in the vocabulary.")
+    num_parameters: int = Field(description="Number of parameters, with tied ones counted once.")
+    left_out: list[str] = Field(
+        description="Names of stored tensors that are no parameters: copies of tied ones, and constant tables."
+    )
 
 
 CheckpointState = Literal["loadable", "unchecked", "refused"]
 
 
 class CheckpointVerdict(Message):
-    """What came of a worker's trial of a checkpoint: it was built, given two tokens and multiplied with a vector."""
+    """Result of a trial of a checkpoint: a worker builds the model, runs it on two tokens and computes one product."""
 
-    state: CheckpointState
-    reason: str | None = None
-    sizes: DecoderSizes | None = None  # of a `causal-lm`
-    fallback_method: Literal["forward-over-reverse", "double-backward"] | None = None
-    fallback_reason: str | None = None
+    state: CheckpointState = Field(description="Whether the checkpoint can be loaded, as in the list of models.")
+    reason: str | None = Field(
+        default=None, description="Why the checkpoint is refused, or what does not work with it."
+    )
+    sizes: DecoderSizes | None = Field(default=None, description="Sizes of a `causal-lm` model; null for other kinds.")
+    fallback_method: Literal["forward-over-reverse", "double-backward"] | None = Field(
+        default=None, description="How products are computed when they cannot be recorded; null if they can."
+    )
+    fallback_reason: str | None = Field(default=None, description="Why products cannot be recorded; null if they can.")
 
 
 class Verdicts(Protocol):
-    """Knows what workers found of checkpoints."""
+    """Looks up the results of checkpoint trials."""
 
     def of(self, sha256: str, kind: str) -> CheckpointVerdict | None:
-        """Of the checkpoint with this digest as a model of this kind; None before any trial."""
+        """The verdict on the checkpoint with this digest as a model of this kind; None before any trial."""
         ...
 
 
 class NoVerdicts:
-    """Where nothing was tried."""
+    """Verdicts of a server on which no checkpoint was tried."""
 
     def of(self, sha256: str, kind: str) -> CheckpointVerdict | None:
-        """None."""
+        """Always None."""
         return None
 
 
 class CheckpointCatalog(Protocol):
-    """Knows checkpoints by name."""
+    """Looks up checkpoints by name."""
 
     def gpt2(self, name: str) -> Gpt2Checkpoint:
-        """Raises:  CheckpointError."""
+        """Fields that a `gpt2` checkpoint determines.
+
+        Args:
+            name: Directory below the models directory.
+
+        Returns:
+            The fields.
+
+        Raises:
+            CheckpointError: If there is no such checkpoint, or it cannot be loaded as a `gpt2` model.
+        """
         ...
 
     def causal_lm(self, name: str) -> CausalLmCheckpoint:
-        """Raises:  CheckpointError."""
+        """Fields that a `causal-lm` checkpoint determines.
+
+        Args:
+            name: Directory below the models directory.
+
+        Returns:
+            The fields.
+
+        Raises:
+            CheckpointError: If there is no such checkpoint, or it cannot be loaded as a `causal-lm` model.
+        """
         ...
 
 
 def with_checkpoint(
     fields: Any, info: ValidationInfo, look_up: Callable[[CheckpointCatalog, str], Gpt2Checkpoint | CausalLmCheckpoint]
 ) -> Any:
-    """The fields of a model, and what its checkpoint says where they say nothing.
+    """Fields of a model, completed from its checkpoint.
 
-    Without a catalog in the context, as where a request is read that was accepted before, they stay as they are.
+    Args:
+        fields: The model before validation.
+        info: Validation state, whose context may hold the `CheckpointCatalog`.
+        look_up: Returns what the catalog knows of a checkpoint, given its name.
+
+    Returns:
+        The fields, with those that the checkpoint determines. They are returned unchanged if they name no checkpoint,
+        or if the context has no catalog, as when a request that was accepted earlier is read again.
 
     Raises:
-        ValidationError: At `checkpoint`, or at a field that differs from the checkpoint.
+        ValidationError: At `checkpoint` if it cannot be loaded, or at a field whose value differs from the
+            checkpoint's.
     """
     if not isinstance(fields, dict) or not isinstance(fields.get("checkpoint"), str):
         return fields
@@ -150,33 +184,39 @@ def with_checkpoint(
 
 
 class LoadableModel(Message):
-    """A checkpoint in the models directory; what is not known of one that cannot be loaded is null."""
+    """A checkpoint in the models directory. Fields that are unknown, because it cannot be loaded, are null."""
 
-    name: str
-    kind: Literal["gpt2", "causal-lm"] | None = Field(default=None, description="of the model that it is for")
-    num_parameters: int | None = None
-    sha256: str | None = Field(
-        default=None, description="of what sha256sum prints of config.json and the files of the weights, by name"
+    name: str = Field(description="Path below the models directory, with slashes.")
+    kind: Literal["gpt2", "causal-lm"] | None = Field(
+        default=None, description="Kind of model that the checkpoint is for."
     )
-    n_layer: int | None = None
-    n_head: int | None = None
-    n_embd: int | None = None
-    n_positions: int | None = None
-    vocab_size: int | None = None
+    num_parameters: int | None = Field(default=None, description="Number of parameters of the model.")
+    sha256: str | None = Field(
+        default=None,
+        description="SHA-256 of what sha256sum prints for config.json and the files of weights, sorted by name.",
+    )
+    n_layer: int | None = Field(default=None, description="Number of transformer blocks in the model.")
+    n_head: int | None = Field(default=None, description="Number of attention heads per block.")
+    n_embd: int | None = Field(default=None, description="Width of the residual stream.")
+    n_positions: int | None = Field(default=None, description="Longest sequence, in tokens.")
+    vocab_size: int | None = Field(default=None, description="Number of tokens in the vocabulary.")
     state: CheckpointState = Field(
         default="unchecked",
-        description="loadable: a worker has built it and computed a product of its matrix; unchecked: none has tried "
-        "yet, which a worker does by itself, and before the first job that names it; refused: it cannot be loaded",
+        description="Whether it can be loaded. `loadable`: a worker has built it and computed a product of its "
+        "matrix; `unchecked`: no worker has tried yet, which happens automatically, at the latest before "
+        "the first job that names it; `refused`: it cannot be loaded.",
     )
     reason: str | None = Field(
         default=None,
-        description="why it is refused, why it is still unchecked, or what does not work with it: a precision in which "
-        "the model fails, and why its products cannot be recorded",
+        description="Why the checkpoint is refused or still unchecked, or what does not work with it: a precision in "
+        "which the model fails, or the reason that its products cannot be recorded.",
     )
-    problem: str | None = Field(default=None, description="why it cannot be loaded: the reason of a refused one")
+    problem: str | None = Field(
+        default=None, description="Why the checkpoint cannot be loaded: the `reason` of a refused one, else null."
+    )
 
 
 class ModelList(Message):
-    """What this server can load, by name."""
+    """The checkpoints in the server's models directory."""
 
-    models: list[LoadableModel]
+    models: list[LoadableModel] = Field(description="Checkpoints in alphabetical order of their names.")

@@ -1,19 +1,14 @@
-"""Request and answer of `POST /v1/closed-form`."""
+"""Request and response of `POST /v1/closed-form`."""
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from hessian_spectrum.api_schemas.arrays import AnyNumbers, ArrayVectorOrRows, shape
-from hessian_spectrum.api_schemas.closed_form_models import (
-    CLOSED_FORM_MODELS,
-    ClosedFormModel,
-    LinearNetwork,
-    QuadraticForm,
-    SelfAttention,
-    sample_widths,
-)
 from hessian_spectrum.api_schemas.message import Message, RequestMessage, misfit
+from hessian_spectrum.api_schemas.models import FAMILIES, ClosedFormModel, family_of
+from hessian_spectrum.api_schemas.models.attention import num_scores
+from hessian_spectrum.api_schemas.models.neurons import LinearNetwork
 
 MAX_SCORES = 4_000_000
 """Attention scores, num_sequences x length^2, of the largest `self-attention` request."""
@@ -24,17 +19,24 @@ EigenvectorChoice = Literal["none", "outliers", "all"]
 
 
 class ClosedFormData(RequestMessage):
-    """Samples: one number each, or rows of one length; for self-attention one row of numbers per sequence."""
+    """Samples: single numbers, or rows of equal length; for self-attention, one row of numbers per sequence."""
 
-    x: ArrayVectorOrRows | None = None
-    y: ArrayVectorOrRows | None = None
+    x: ArrayVectorOrRows | None = Field(
+        default=None,
+        description="Inputs of the samples: one number or one row of numbers each; for self-attention, one sequence "
+        "each.",
+    )
+    y: ArrayVectorOrRows | None = Field(
+        default=None,
+        description="Targets of the samples, as many as inputs; for self-attention, rows of the same length.",
+    )
 
 
 class Descent(RequestMessage):
-    """Gradient descent at a fixed step from the given weights."""
+    """Gradient descent with a fixed learning rate from the given weights."""
 
-    learning_rate: float = Field(gt=0, description="step, in squared parameter per loss")
-    num_steps: int = Field(ge=1, le=MAX_DESCENT_STEPS)
+    learning_rate: float = Field(gt=0, description="Learning rate, in squared parameter per loss.")
+    num_steps: int = Field(ge=1, le=MAX_DESCENT_STEPS, description="Number of steps from the given weights.")
 
 
 def _none_is_empty(data: Any) -> Any:
@@ -45,16 +47,22 @@ _Data = Annotated[ClosedFormData, BeforeValidator(_none_is_empty, json_schema_in
 
 
 class ClosedFormRequest(RequestMessage):
-    """A model that has a formula, its data, and what to say of its Hessian at the loss (1/2n) sum |f(x_i) - y_i|^2."""
+    """A model whose Hessian has a formula, its data, and what to report, at the loss (1/2n) sum |f(x_i) - y_i|^2."""
 
-    model: ClosedFormModel
+    model: ClosedFormModel = Field(description="Network, or quadratic form, whose Hessian has a formula.")
     data: _Data = Field(
-        default=ClosedFormData(), json_schema_extra={"default": None}, description="of a quadratic form null"
+        default=ClosedFormData(),
+        json_schema_extra={"default": None},
+        description="Samples that define the loss; null for a quadratic form.",
     )
     eigenvectors: EigenvectorChoice = Field(
-        "none", description="orthonormal ones of the outliers, or of all eigenvalues; refused above a stated size"
+        "none",
+        description="Which orthonormal eigenvectors to return: none, those of the outliers, or all; refused above a "
+        "stated size.",
     )
-    descent: Descent | None = Field(None, description="the spectrum along gradient descent; of `linear` alone")
+    descent: Descent | None = Field(
+        None, description="Gradient descent along which to report the spectrum; for `linear` models only."
+    )
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
@@ -64,29 +72,30 @@ class ClosedFormRequest(RequestMessage):
         return self
 
     def _check_data(self) -> None:
-        x, y = self.data.x, self.data.y
-        if isinstance(self.model, QuadraticForm):
+        family, (x, y) = family_of(self.model), (self.data.x, self.data.y)
+        if family.samples == "none":
             if x is not None or y is not None:
                 raise misfit("data", message="a quadratic form takes no data")
             return
         if x is None or y is None:
             raise misfit("data", "x" if x is None else "y", message="field required")
-        if isinstance(self.model, SelfAttention):
+        if family.samples == "sequences":
             _check_sequences(x, y)
         else:
-            for name, values, width in zip("xy", (x, y), sample_widths(self.model), strict=True):
+            for name, values, width in zip("xy", (x, y), family.row_widths(self.model), strict=True):
                 _check_samples(self.model.kind, name, values, width)
         if len(y) != len(x):
             raise misfit("data", "y", message=f"y holds {len(y)} samples, x holds {len(x)}")
 
     @property
-    def num_scores(self) -> int:
-        """Attention scores that the answer goes through: num_sequences x length^2."""
-        return _num_scores(self.data.x) if isinstance(self.model, SelfAttention) and self.data.x is not None else 0
+    def num_derived(self) -> int:
+        """Number of values that the formula derives from weights and inputs at a cost that others would notice."""
+        return family_of(self.model).num_derived(self.model, self.data.x)
 
 
 def _field_paths() -> dict[str, tuple[str, ...]]:
-    parents = [("model", model) for model in CLOSED_FORM_MODELS] + [("data", ClosedFormData), ("descent", Descent)]
+    parents: list[tuple[str, type[BaseModel]]] = [("model", family.message) for family in FAMILIES.values()]
+    parents += [("data", ClosedFormData), ("descent", Descent)]
     paths = {name: (parent, name) for parent, message in parents for name in message.model_fields}
     return paths | {"eigenvectors": ("eigenvectors",)}
 
@@ -95,104 +104,129 @@ FIELD_PATHS = _field_paths()
 """Where each number, text or array stands in a request, by its own name: no two have the same one."""
 
 
-def _num_scores(x: AnyNumbers) -> int:
-    num_sequences, length = shape(x)
-    return num_sequences * length**2
-
-
 def _check_sequences(x: AnyNumbers, y: AnyNumbers) -> None:
     for name, values in (("x", x), ("y", y)):
         if len(shape(values)) != 2:
             raise misfit("data", name, message="self-attention takes one row of numbers per sequence")
     if shape(y)[1] != shape(x)[1]:
         raise misfit("data", "y", message=f"y has rows of {shape(y)[1]} numbers, x of {shape(x)[1]}")
-    if _num_scores(x) > MAX_SCORES:
+    if num_scores(x) > MAX_SCORES:
         message = f"{len(x)} sequences of {shape(x)[1]} have more than {MAX_SCORES} attention scores"
         raise misfit("data", "x", message=message)
 
 
 def _check_samples(kind: str, name: str, values: AnyNumbers, width: int | None) -> None:
     if shape(values)[1:] != (() if width is None else (width,)):
-        wanted = "one number per sample" if width is None else f"one row of {width} numbers per sample"
-        raise misfit("data", name, message=f"{name} must hold {wanted} for {kind} with these weights")
+        expected = "one number per sample" if width is None else f"one row of {width} numbers per sample"
+        raise misfit("data", name, message=f"{name} must hold {expected} for {kind} with these weights")
 
 
 class Eigenvalue(Message):
-    """One eigenvalue of the Hessian, in units of the loss per squared parameter."""
+    """One eigenvalue of the Hessian, in loss per squared parameter."""
 
-    value: float
-    multiplicity: int = Field(ge=1)
-    role: Literal["outlier", "bulk", "zero"]
-    group: str | None = Field(description="cell '+' or '-', coordinate or head index")
-    pair: int | None = Field(description="eigenvalues with the same number come from one pair")
+    value: float = Field(description="The eigenvalue, in loss per squared parameter.")
+    multiplicity: int = Field(ge=1, description="How often the eigenvalue is repeated.")
+    role: Literal["outlier", "bulk", "zero"] = Field(
+        description="Its part in the spectrum: an outlier, the bulk, or a zero that does not depend on weights and "
+        "data."
+    )
+    group: str | None = Field(
+        description="Group that it belongs to: sign of a cell of neurons ('+', '-' or '0'), or index of a "
+        "coordinate, singular value or head."
+    )
+    pair: int | None = Field(
+        description="Number of the pair that it belongs to; eigenvalues with the same number form one pair."
+    )
 
 
 class Inertia(Message):
-    """Number of eigenvalues of each sign, with multiplicity; zero means zero to rounding."""
+    """Number of eigenvalues of each sign, with multiplicity; zero means zero up to rounding."""
 
-    negative: int
-    zero: int
-    positive: int
+    negative: int = Field(description="Number of negative eigenvalues, with multiplicity.")
+    zero: int = Field(description="Number of eigenvalues that are zero up to rounding, with multiplicity.")
+    positive: int = Field(description="Number of positive eigenvalues, with multiplicity.")
 
 
 class Parameter(Message):
-    """One array of parameters."""
+    """Name and shape of one array of parameters."""
 
-    name: str
-    shape: list[int]
+    name: str = Field(description="Name of the array of parameters.")
+    shape: list[int] = Field(description="Length along each dimension, outermost first.")
 
 
 class Eigenvectors(Message):
-    """Orthonormal eigenvectors; each lists the parameters in their order, each array row by row."""
+    """Orthonormal eigenvectors; each lists the parameters in the given order, each array row by row."""
 
-    which: Literal["outliers", "all"]
-    parameters: list[Parameter]
-    eigenvalues: list[float] = Field(description="descending, one for each vector")
-    vectors: list[list[float]] = Field(description="rows of num_parameters numbers")
+    which: Literal["outliers", "all"] = Field(
+        description="Whether these are the eigenvectors of the outliers or of all eigenvalues."
+    )
+    parameters: list[Parameter] = Field(description="Arrays of parameters in the order of the entries of a vector.")
+    eigenvalues: list[float] = Field(
+        description="Eigenvalue of each vector, descending, in loss per squared parameter."
+    )
+    vectors: list[list[float]] = Field(description="The eigenvectors, as rows of num_parameters numbers.")
 
 
 class DescentPath(Message):
-    """Gradient descent, one entry for each point from the given weights on; it ends early where it diverges."""
+    """Gradient descent, with one entry for each point from the given weights on; it ends early if it diverges."""
 
-    loss: list[float]
-    outliers: list[list[float]] = Field(description="the pair of outliers")
-    bulk: list[float] = Field(description="d: the bulk is d and -d")
-    c: list[float] = Field(description="<w, v>, the slope of the network")
-    phase: list[str | None] = Field(description="early, late or divergent; null where theta* is 0 or undefined")
-    fixed_dimensions: int = Field(description="dimensions of the bulk's eigenspace, which never moves")
-    diverged_at: int | None = Field(description="the first step whose numbers overflow, and are therefore missing")
-    notes: list[str]
+    loss: list[float] = Field(description="Loss at each point of the path.")
+    outliers: list[list[float]] = Field(
+        description="Pair of outlying eigenvalues at each point, in loss per squared parameter."
+    )
+    bulk: list[float] = Field(
+        description="Value d at each point: the bulk of the spectrum is d and -d, in loss per squared parameter."
+    )
+    c: list[float] = Field(description="Slope <w, v> of the network at each point.")
+    phase: list[str | None] = Field(
+        description="Phase of each point: early, late or divergent; null where theta* is 0 or undefined."
+    )
+    fixed_dimensions: int = Field(
+        description="Dimension of the part of the bulk's eigenspace that is the same at every point."
+    )
+    diverged_at: int | None = Field(
+        description="First step whose numbers overflow and are therefore missing; null if none does."
+    )
+    notes: list[str] = Field(description="Remarks on values that are null or inexact.")
 
 
 Statistic = float | str | None
 
 
 class ClosedFormSpectrum(Message):
-    """The whole spectrum: value x multiplicity, descending."""
+    """The complete spectrum of a Hessian as distinct eigenvalues with multiplicities, descending."""
 
-    kind: str
-    num_parameters: int
-    method: Literal["closed-form", "exact-reduction"]
-    source: str
-    eigenvalues: list[Eigenvalue]
-    trace: float
-    sharpness: float = Field(description="largest eigenvalue")
-    smallest: float
+    kind: str = Field(description="Kind of the model, as in the request.")
+    num_parameters: int = Field(description="Number of parameters, which is the number of rows of the Hessian.")
+    method: Literal["closed-form", "exact-reduction"] = Field(
+        description="Whether eigenvalues come from a closed form or from an exact reduction to a smaller matrix."
+    )
+    source: str = Field(description="Publication and section in which the formula is derived.")
+    eigenvalues: list[Eigenvalue] = Field(description="Distinct eigenvalues with their multiplicities, descending.")
+    trace: float = Field(description="Sum of all eigenvalues, in loss per squared parameter.")
+    sharpness: float = Field(description="Largest eigenvalue, in loss per squared parameter.")
+    smallest: float = Field(description="Smallest eigenvalue, in loss per squared parameter.")
     condition_number: float | None = Field(
-        description="max |l| / min |l|, rounded to the digits that are known; null where an eigenvalue is zero or the "
-        "smallest magnitude is known too badly, see notes"
+        description="Condition number max |l| / min |l|, rounded to the digits that are known; null if an eigenvalue "
+        "is zero or the smallest magnitude is known too inaccurately, as `notes` explains."
     )
     condition_number_lower: float | None = Field(
-        default=None, description="the condition number is at least this; null where every eigenvalue is zero"
+        default=None, description="Lower bound of the condition number; null if every eigenvalue is zero."
     )
     condition_number_upper: float | None = Field(
-        default=None, description="the condition number is at most this; null where the smallest magnitude may be zero"
+        default=None, description="Upper bound of the condition number; null if the smallest magnitude may be zero."
     )
-    inertia: Inertia
+    inertia: Inertia = Field(description="Number of eigenvalues of each sign.")
     critical_point: Literal["minimum", "maximum", "saddle", "degenerate"] = Field(
-        description="what the inertia says where the gradient vanishes"
+        description="Type of critical point that the inertia implies wherever the gradient vanishes."
     )
-    statistics: dict[str, Statistic | list[Statistic]] = Field(description="lists have one entry for each coordinate")
-    eigenvectors: Eigenvectors | None = Field(None, description="where the request asked for them")
-    descent: DescentPath | None = Field(None, description="where the request asked for it")
-    notes: list[str]
+    statistics: dict[str, Statistic | list[Statistic]] = Field(
+        description="Further quantities of this kind of model, by name; lists have one entry for each coordinate."
+    )
+    eigenvectors: Eigenvectors | None = Field(
+        None, description="Orthonormal eigenvectors, if the request asked for them."
+    )
+    descent: DescentPath | None = Field(
+        None, description="Spectrum along gradient descent, if the request asked for it."
+    )
+    notes: list[str] = Field(description="Remarks on values that are null or inexact.")

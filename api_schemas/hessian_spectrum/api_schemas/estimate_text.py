@@ -1,21 +1,21 @@
-"""Numbers as pictures and programs write them, with what is known of their errors."""
+"""Numbers with their errors, as text for pictures and command-line programs."""
 
 import math
 
 from hessian_spectrum.api_schemas.spectrum_results import Estimate, RitzValue
 
 _SYMMETRIC = 0.1
-"""Share of its half width by which an interval may lie beside its number and still be written with ±."""
+"""Largest offset of an interval from its number, as a share of its half width, that is still written with ±."""
 
 _MOST_DIGITS = 5
-"""Of a number whose error is smaller still."""
+"""Significant digits of a number whose error is smaller than its last shown digit."""
 
 
 def with_error(value: float, error: float | None) -> str:
-    """The number to the last digit of its error, five digits at most: `9.6 ± 1.2`, `29.149 ± 3e-05`."""
+    """The number up to the last digit of its error, with at most five digits: `9.6 ± 1.2`, `29.149 ± 3e-05`."""
     if not error or not math.isfinite(error):
         return _digits(value, _MOST_DIGITS)
-    num_error_digits = 2 if f"{error:.1e}"[0] in "12" else 1  # one digit would be a fifth off, or more
+    num_error_digits = 2 if f"{error:.1e}"[0] in "12" else 1  # one digit would be off by a fifth or more
     shown = _digits(error, num_error_digits)
     last = _exponent(error, num_error_digits) - num_error_digits + 1
     if value == 0:
@@ -26,7 +26,7 @@ def with_error(value: float, error: float | None) -> str:
 
 
 def estimated(number: Estimate | RitzValue) -> str:
-    """The number with its 95 % interval, or where there is none with its standard error or residual."""
+    """The number with its 95 % interval; if it has none, with its standard error or residual."""
     lower, upper = number.lower, number.upper
     if lower is None or upper is None:
         return with_error(number.value, _known_error(number))
@@ -38,7 +38,14 @@ def estimated(number: Estimate | RitzValue) -> str:
 
 
 def error_bar(number: Estimate | RitzValue) -> tuple[float, float]:
-    """How far the bar of the same interval reaches below and above the number; 0 where nothing is known."""
+    """Lengths of the error bar below and above the number.
+
+    Args:
+        number: Value with its interval, standard error or residual.
+
+    Returns:
+        Lengths down and up, in the unit of the number; 0 if nothing is known of the error.
+    """
     if number.lower is None or number.upper is None:
         error = _known_error(number) or 0.0
         return error, error
@@ -46,7 +53,7 @@ def error_bar(number: Estimate | RitzValue) -> tuple[float, float]:
 
 
 def meaning_of_error(number: Estimate | RitzValue) -> str:
-    """What `estimated` and `error_bar` show."""
+    """Name of the kind of error that `estimated` and `error_bar` show."""
     if number.lower is not None and number.upper is not None:
         return "95 % interval" if number.lower < number.upper else "exact but for rounding"
     error = _known_error(number)
@@ -60,12 +67,12 @@ def _known_error(number: Estimate | RitzValue) -> float | None:
 
 
 def _exponent(number: float, num_digits: int) -> int:
-    """Power of ten of the first digit, once it is rounded to so many."""
+    """Power of ten of the first digit, after rounding to num_digits significant digits."""
     return int(f"{number:.{num_digits - 1}e}".partition("e")[2])
 
 
 def _digits(number: float, num_digits: int) -> str:
-    """So many significant digits, zeros at the end too."""
+    """The number with num_digits significant digits, including trailing zeros."""
     exponent = _exponent(number, num_digits)
     if -5 < exponent < 6:
         num_decimals = num_digits - 1 - exponent

@@ -1,4 +1,4 @@
-"""Whether the server is up."""
+"""Liveness, readiness and version of the server."""
 
 from typing import Literal
 
@@ -8,13 +8,13 @@ from hessian_spectrum.api_schemas.message import Message
 
 
 class Liveness(Message):
-    """The process answers."""
+    """The service process responds to requests."""
 
     status: Literal["live"] = "live"
 
 
 class Version(Message):
-    """The release that answers, and the code it runs."""
+    """Release of the server and digest of the code that it runs."""
 
     version: str = Field(description="Release of the server, as in 1.2.0.")
     code_version: str = Field(
@@ -23,25 +23,36 @@ class Version(Message):
 
 
 class WorkerStatus(Message):
-    """A worker that reported within the last seconds."""
+    """A worker that sent a report within the last few seconds."""
 
-    name: str
-    device: str
-    memory_bytes: int
-    concurrency: int
-    clock_skew_seconds: float | None = Field(default=None, description="of its machine, ahead of Redis")
+    name: str = Field(description="Name of the worker: its host and process id.")
+    device: str = Field(description="Device on which the worker computes, as in `cpu` or `cuda`.")
+    memory_bytes: int = Field(description="Memory in bytes that the worker offers to each job.")
+    concurrency: int = Field(description="Number of jobs that the worker runs at the same time.")
+    clock_skew_seconds: float | None = Field(
+        default=None, description="Seconds by which the clock of the worker's machine is ahead of the clock of Redis."
+    )
     source_version: str | None = Field(
-        default=None, description="digest of the sources that it shares with the service"
+        default=None, description="SHA-256 of the sources that the worker shares with the service."
     )
-    resident_bytes: int = Field(default=0, description="memory of its processes, what they share counted in each")
+    resident_bytes: int = Field(
+        default=0,
+        description="Resident memory of the worker's processes in bytes; shared pages are counted once per process.",
+    )
     code_version: str | None = Field(
-        default=None, description="digest of its code and libraries: results of the same version answer for each other"
+        default=None,
+        description="Digest of the worker's code and libraries: a result computed under the same version is reused "
+        "for an equal request.",
     )
-    fault: str | None = Field(default=None, description="why the worker takes no jobs at the moment, if it takes none")
+    fault: str | None = Field(
+        default=None, description="Why the worker takes no jobs at the moment; null if it takes them."
+    )
 
 
 class Readiness(Message):
-    """Closed forms and jobs are served."""
+    """The server accepts closed-form requests and jobs."""
 
     status: Literal["ready"] = "ready"
-    workers: list[WorkerStatus] = Field(description="empty for callers without a key, where one is needed")
+    workers: list[WorkerStatus] = Field(
+        description="Workers that are online; empty for callers without an API key on a server that requires one."
+    )

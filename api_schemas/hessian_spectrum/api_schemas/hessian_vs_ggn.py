@@ -1,4 +1,4 @@
-"""A job that compares the top eigenvalues of Hessian and GGN; what it answers is in `hessian_vs_ggn_results`."""
+"""Request of a job that compares the largest eigenvalues of the Hessian and the GGN matrix during training."""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -10,7 +10,7 @@ from hessian_spectrum.api_schemas.consistency import check_data
 from hessian_spectrum.api_schemas.data import TextData, TokenData
 from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
 from hessian_spectrum.api_schemas.models import Gpt2
-from hessian_spectrum.api_schemas.spectrum import LEAST_TOP_K_LIMIT, SpectrumRequest, TopKMethod
+from hessian_spectrum.api_schemas.spectrum import LEAST_TOP_K_LIMIT
 
 StreamData = Annotated[TextData | TokenData, Field(discriminator="kind")]
 """Data whose sequences are windows of one stream of tokens."""
@@ -24,10 +24,15 @@ MATRICES: tuple[ComparedMatrix, ...] = ("hessian", "ggn")
 
 
 class MeasuringInterval(RequestMessage):
-    """A measurement whenever `every` divides the step, up to a step."""
+    """Range of training steps in which every n-th step is measured."""
 
-    every: int = Field(ge=1, le=10_000_000, description="steps")
-    until_step: int | None = Field(default=None, ge=1, le=10_000_000, description="null: to the end, in the last one")
+    every: int = Field(ge=1, le=10_000_000, description="Measure each step that is divisible by this number.")
+    until_step: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="Last step of the interval; null in the last interval, which extends to the end of training.",
+    )
 
 
 _INTERVALS_OF_THE_PAPER = [
@@ -38,32 +43,48 @@ _INTERVALS_OF_THE_PAPER = [
 
 
 class Pretraining(RequestMessage):
-    """Training from scratch as nanoGPT does it.
+    """Training from scratch with the procedure of nanoGPT.
 
-    AdamW, with weight decay on parameters of two or more axes alone; the learning rate grows linearly over
-    warmup_steps, falls along half a cosine until decay_steps, and stays. A batch is `batch_size` windows at independent
-    uniform positions of the tokens.
+    The optimizer is AdamW, with weight decay only on parameters of two or more axes. The learning rate grows linearly
+    over warmup_steps, falls along half a cosine until decay_steps and then stays constant. A batch consists of
+    `batch_size` windows at independent, uniformly distributed positions of the tokens.
     """
 
-    num_steps: int = Field(ge=1, le=10_000_000)
-    batch_size: int = Field(ge=1, le=65_536, description="sequences of a step, as long as those that are measured")
-    learning_rate: float = Field(default=6e-4, gt=0, description="the largest")
-    min_learning_rate: float = Field(default=6e-5, ge=0, description="from decay_steps on")
-    warmup_steps: int = Field(default=2_000, ge=0, le=10_000_000)
-    decay_steps: int | None = Field(
-        default=None, ge=1, le=10_000_000, description="null: num_steps, at least warmup_steps"
+    num_steps: int = Field(ge=1, le=10_000_000, description="Number of training steps in all.")
+    batch_size: int = Field(
+        ge=1, le=65_536, description="Number of sequences per step, each as long as the sequences that are measured."
     )
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.95, ge=0, lt=1)
-    weight_decay: float = Field(default=0.1, ge=0)
+    learning_rate: float = Field(
+        default=6e-4, gt=0, description="Largest learning rate, reached at the end of the warmup."
+    )
+    min_learning_rate: float = Field(default=6e-5, ge=0, description="Learning rate from decay_steps on.")
+    warmup_steps: int = Field(
+        default=2_000, ge=0, le=10_000_000, description="Number of steps over which the learning rate grows linearly."
+    )
+    decay_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="Step from which the learning rate is constant; null means num_steps, or warmup_steps if that is "
+        "larger.",
+    )
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay rate of AdamW's running mean of the gradient.")
+    beta2: float = Field(
+        default=0.95, ge=0, lt=1, description="Decay rate of AdamW's running mean of the squared gradient."
+    )
+    weight_decay: float = Field(
+        default=0.1, ge=0, description="Decoupled weight decay, applied only to parameters of two or more axes."
+    )
     gradient_clip: float | None = Field(
-        default=1.0, gt=0, description="largest norm of the gradient of all parameters together; null: none"
+        default=1.0,
+        gt=0,
+        description="Largest norm of the gradient of all parameters together; null disables clipping.",
     )
     measure_every: list[MeasuringInterval] = Field(
         default=_INTERVALS_OF_THE_PAPER,
         min_length=1,
         max_length=16,
-        description="one interval after the other; steps 0 and num_steps are measured in any case",
+        description="Measuring intervals in ascending order; steps 0 and num_steps are always measured.",
     )
 
     @model_validator(mode="after")
@@ -82,27 +103,27 @@ class Pretraining(RequestMessage):
         return self
 
     def settled(self) -> Mapping[str, Any]:
-        """The last step of the cosine."""
+        """Last step of the cosine, filled in."""
         return {"decay_steps": self.last_decay_step}
 
     @property
     def last_decay_step(self) -> int:
-        """From which on the learning rate is the smallest."""
+        """First step with the smallest learning rate."""
         return self.decay_steps or max(self.num_steps, self.warmup_steps)
 
     @property
     def num_measurements(self) -> int:
-        """Of one model and seed."""
+        """Number of measured steps for one model and one seed."""
         inner = sum(len(steps) for steps in self._inner_steps())
         return inner + 2
 
     @property
     def measured_steps(self) -> list[int]:
-        """Ascending, from 0 to num_steps."""
+        """Measured steps in ascending order, from 0 to num_steps."""
         return [0, *(step for steps in self._inner_steps() for step in steps), self.num_steps]
 
     def _inner_steps(self) -> list[range]:
-        """Between the first and the last step, interval by interval."""
+        """Measured steps strictly between the first and the last, one range for each interval."""
         found, start = [], 1
         for interval in self.measure_every:
             end = self.num_steps if interval.until_step is None else min(interval.until_step + 1, self.num_steps)
@@ -113,10 +134,10 @@ class Pretraining(RequestMessage):
 
 
 class HessianVsGgnRequest(RequestMessage):
-    """How well the largest eigenvalue of the Gauss-Newton matrix stands for that of the Hessian.
+    """How well the largest eigenvalue of the Gauss-Newton matrix approximates that of the Hessian.
 
-    At each point: both eigenvalues, the relative error |hessian - ggn| / |hessian|, the loss, and the mean over targets
-    of the norm of the loss's derivative by the logits, all on the same newly drawn sequences.
+    Each point has both eigenvalues, the relative error |hessian - ggn| / |hessian|, the loss, and the mean over targets
+    of the norm of the loss's derivative with respect to the logits. All are computed on the same newly drawn sequences.
 
     References:
         Cracking the Hessian, section 4.3 and appendix D.1.5; figures 5 and 23 to 25.
@@ -124,41 +145,59 @@ class HessianVsGgnRequest(RequestMessage):
 
     kind: Literal["hessian-vs-ggn"]
     models: list[Gpt2] = Field(
-        min_length=1, max_length=MAX_MODELS, description=f"at most {MAX_PRETRAINED_MODELS} where they are pretrained"
+        min_length=1,
+        max_length=MAX_MODELS,
+        description=f"Models to compare; at most {MAX_PRETRAINED_MODELS} if they are pretrained.",
     )
     labels: list[Annotated[str, Field(min_length=1, max_length=80)]] | None = Field(
-        default=None, description="one for each model, for the picture; null: made from their sizes"
+        default=None,
+        description="Label of each model in the picture; null derives the labels from the sizes of the models.",
     )
-    data: StreamData = Field(description="num_sequences are drawn from its tokens anew for each point")
-    loss: Literal["cross-entropy"] = "cross-entropy"
+    data: StreamData = Field(
+        description="Text or tokens, from which num_sequences sequences are drawn anew for each point."
+    )
+    loss: Literal["cross-entropy"] = Field(
+        default="cross-entropy", description="Loss function, as a mean over targets, in nats."
+    )
     pretrain: Pretraining | None = Field(
-        default=None, description="null: each model at its own parameters is one point for each seed"
+        default=None,
+        description="Training during which points are measured; null measures each model once per seed, at its own "
+        "parameters.",
     )
     seeds: list[Seed] = Field(
         default=[0],
         min_length=1,
         max_length=10,
-        description="a run each: of the initial parameters and batches where models are pretrained, of the sequences "
-        "that are measured, and of the start vectors",
+        description="Seeds of the runs, one run each: of initial parameters and batches if models are pretrained, of "
+        "the measured sequences, and of the start vectors.",
     )
     tolerance: float = Field(
         default=1e-4,
         gt=0,
         lt=1,
-        description="how far the largest eigenvalues and their residuals may be off, relative to themselves",
+        description="Largest accepted error of the eigenvalues and norm of their residuals, relative to the "
+        "eigenvalues themselves.",
     )
     absolute_tolerance: float | None = Field(
         default=None,
         gt=0,
-        description="how far they may be off in any case, in loss per squared parameter: either tolerance is enough",
+        description="Largest accepted error of the eigenvalues and norm of their residuals, in loss per squared "
+        "parameter; meeting either tolerance suffices.",
     )
     max_products: int | None = Field(
-        default=None, ge=1, le=10_000_000, description="for each eigenvalue, at most; null: 1000"
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="Largest number of matrix-vector products for each eigenvalue; null means 1000.",
     )
-    precision: Literal["float64", "float32"] = Field(default="float32", description="of parameters and products")
+    precision: Literal["float64", "float32"] = Field(
+        default="float32", description="Floating-point precision of parameters and products."
+    )
     time_limit_seconds: TimeLimit = None
     tags: Tags = Field(default={})
-    shared: bool = Field(default=False, description="whether every key of the server may read the job and its result")
+    shared: bool = Field(
+        default=False, description="Whether holders of every API key of the server may read the job and its result."
+    )
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
@@ -196,35 +235,15 @@ class HessianVsGgnRequest(RequestMessage):
             raise misfit("pretrain", "measure_every", message=message)
 
     def settled(self) -> Mapping[str, Any]:
-        """The limit on products that is left to the server."""
+        """Limit on products that the server chooses."""
         return {"max_products": self.max_products or LEAST_TOP_K_LIMIT}
 
     @property
     def num_runs(self) -> int:
-        """Models times seeds."""
+        """Number of models times number of seeds."""
         return len(self.models) * len(self.seeds)
 
     @property
     def num_measurements(self) -> int:
-        """Of the whole job."""
+        """Number of points of the whole job."""
         return self.num_runs * (1 if self.pretrain is None else self.pretrain.num_measurements)
-
-    def spectrum_request(self, model: Gpt2, matrix: ComparedMatrix) -> SpectrumRequest:
-        """The job that finds one eigenvalue of one point."""
-        method = TopKMethod(
-            kind="top-k",
-            k=1,
-            tolerance=self.tolerance,
-            absolute_tolerance=self.absolute_tolerance,
-            max_products=self.max_products,
-            eigenvectors=False,
-        )
-        return SpectrumRequest(
-            kind="spectrum",
-            model=model,
-            data=self.data,
-            loss=self.loss,
-            matrix=matrix,
-            method=method,
-            precision=self.precision,
-        )

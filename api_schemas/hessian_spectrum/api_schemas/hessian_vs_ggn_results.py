@@ -1,4 +1,4 @@
-"""What a comparison of Hessian and GGN answers; eigenvalues are in loss per squared parameter, losses in nats."""
+"""Result of a comparison of Hessian and GGN; eigenvalues are in loss per squared parameter, losses in nats."""
 
 from typing import Literal
 
@@ -9,73 +9,94 @@ from hessian_spectrum.api_schemas.spectrum_results import Computation, RitzValue
 
 
 class TopEigenvalue(RitzValue):
-    """The largest eigenvalue, signed."""
+    """The largest eigenvalue, with its sign."""
 
     converged: bool = Field(
-        description="whether the residual is within the tolerance, and the value within it of the largest eigenvalue: "
-        "a larger one is missed with a chance of 1/1000 at most"
+        description="Whether the residual is within the tolerance and the value is within it of the largest "
+        "eigenvalue; a larger one is missed with a probability of at most 1/1000."
     )
 
 
 class RelativeError(Message):
-    """|hessian - ggn| / |hessian|, and how far the intervals of both leave it open."""
+    """Relative error |hessian - ggn| / |hessian|, with its uncertainty from the intervals of both eigenvalues."""
 
-    value: float
-    uncertainty: float
+    value: float = Field(description="Relative error at the computed eigenvalues.")
+    uncertainty: float = Field(
+        description="Largest distance from the value that the intervals of both eigenvalues allow."
+    )
 
 
 class ComparisonPoint(Message):
-    """A model at one step of its training, on sequences drawn for this point."""
+    """A model at one step of its training, measured on sequences drawn for this point."""
 
-    step: int = Field(description="steps done; 0 where nothing is trained")
-    learning_rate: float | None = Field(description="of the step that follows; null where nothing is trained")
-    loss: float
+    step: int = Field(description="Number of training steps done; 0 without pretraining.")
+    learning_rate: float | None = Field(description="Learning rate of the step that follows; null without pretraining.")
+    loss: float = Field(description="Mean loss over the targets, in nats.")
     mean_residual_norm: float = Field(
-        description="mean over targets of ||softmax(z) - e_y||, the derivative of the target's loss by its logits z"
+        description="Mean over targets of ||softmax(z) - e_y||, the norm of the derivative of a target's loss with "
+        "respect to its logits z."
     )
-    hessian: TopEigenvalue
-    ggn: TopEigenvalue
-    relative_error: RelativeError | None = Field(description="null: the Hessian's eigenvalue may be 0, by its interval")
+    hessian: TopEigenvalue = Field(description="Largest eigenvalue of the Hessian, in loss per squared parameter.")
+    ggn: TopEigenvalue = Field(
+        description="Largest eigenvalue of the Gauss-Newton matrix, in loss per squared parameter."
+    )
+    relative_error: RelativeError | None = Field(
+        description="Relative error of the Gauss-Newton eigenvalue; null if the interval of the Hessian's eigenvalue "
+        "contains 0."
+    )
 
 
 class ComparisonRun(Message):
-    """One seed of one model."""
+    """Points of one model with one seed."""
 
-    seed: int
-    points: list[ComparisonPoint]
-    parameters_sha256: str = Field(description="at the last point")
+    seed: int = Field(description="Seed of the run, from the request.")
+    points: list[ComparisonPoint] = Field(description="Points in ascending order of their steps.")
+    parameters_sha256: str = Field(description="SHA-256 of the parameters at the last point.")
 
 
 class MeanCurve(Message):
-    """A mean over seeds, point by point."""
+    """Mean of a curve over seeds, point by point."""
 
-    grid: list[float] = Field(description="steps, mean residual norms or losses, ascending")
-    mean: list[float]
-    standard_error: list[float] | None = Field(description="null: of one seed it is not known")
+    grid: list[float] = Field(description="Training steps, mean residual norms or losses, ascending.")
+    mean: list[float] = Field(description="Mean over seeds at each point of the grid.")
+    standard_error: list[float] | None = Field(
+        description="Standard error of the mean at each point of the grid; null with a single seed."
+    )
 
 
 class ModelComparison(Message):
-    """One model."""
+    """Runs of one model and their mean curves."""
 
-    label: str
-    num_parameters: int
-    checkpoint: UsedCheckpoint | None = Field(default=None, description="that the parameters came from")
-    runs: list[ComparisonRun]
-    loss: MeanCurve | None = Field(description="by step; null where nothing is trained, as all curves")
-    relative_error: MeanCurve | None = Field(description="by step, without steps at which a seed has none")
-    against_residual: MeanCurve | None = Field(
-        description="relative error by mean residual norm: each seed's points in the order of their norms, "
-        "interpolated linearly where the norms of all seeds overlap; null: they do not"
+    label: str = Field(description="Label of the model in the picture.")
+    num_parameters: int = Field(description="Number of parameters of the model.")
+    checkpoint: UsedCheckpoint | None = Field(
+        default=None, description="Checkpoint that the parameters came from; null if they were drawn."
     )
-    against_loss: MeanCurve | None = Field(description="relative error by loss, likewise")
+    runs: list[ComparisonRun] = Field(description="Runs in the order of the request's seeds.")
+    loss: MeanCurve | None = Field(
+        description="Mean loss by training step; null without pretraining, as are all curves."
+    )
+    relative_error: MeanCurve | None = Field(
+        description="Mean relative error by training step, without steps at which some seed has none."
+    )
+    against_residual: MeanCurve | None = Field(
+        description="Mean relative error by mean residual norm: each seed's points are sorted by norm and "
+        "interpolated linearly where the norms of all seeds overlap; null if they do not overlap."
+    )
+    against_loss: MeanCurve | None = Field(
+        description="Mean relative error by loss, interpolated linearly where the losses of all seeds overlap; null "
+        "if they do not overlap."
+    )
 
 
 class HessianVsGgnResult(Message):
-    """How well the largest eigenvalue of the Gauss-Newton matrix stands for that of the Hessian."""
+    """How well the largest eigenvalue of the Gauss-Newton matrix approximates that of the Hessian."""
 
     kind: Literal["hessian-vs-ggn"] = "hessian-vs-ggn"
-    curves: list[ModelComparison] = Field(description="in the order of the request's models")
-    num_sequences: int = Field(description="of each point")
-    sequence_length: int
-    tolerance: float = Field(description="of residuals, relative to the largest |eigenvalue|")
-    provenance: Computation
+    curves: list[ModelComparison] = Field(description="Comparison of each model, in the order of the request's models.")
+    num_sequences: int = Field(description="Number of sequences of each point.")
+    sequence_length: int = Field(description="Number of tokens of each sequence.")
+    tolerance: float = Field(
+        description="Tolerance of eigenvalues and residuals, relative to the largest |eigenvalue|."
+    )
+    provenance: Computation = Field(description="Software, hardware and settings that computed the numbers.")

@@ -1,4 +1,4 @@
-"""Every request that becomes a job, told apart by `kind`."""
+"""The union of all requests that become jobs, discriminated by `kind`."""
 
 from typing import Annotated
 
@@ -10,10 +10,10 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 AnyJobRequest = SpectrumRequest | HessianVsGgnRequest
 
 JOB_KINDS = ("spectrum", "hessian-vs-ggn")
-"""Values of `kind`."""
+"""All values of `kind`."""
 
 
 class JobRequest(RootModel[Annotated[AnyJobRequest, Field(discriminator="kind")]]):
-    """What a job computes, by its `kind`."""
+    """What a job computes, with its settings; `kind` selects the type of job."""
 
     model_config = ConfigDict(frozen=True, strict=True)

@@ -1,4 +1,4 @@
-"""Every result of a job, told apart by `kind`."""
+"""The union of all results of jobs, discriminated by `kind`."""
 
 from typing import Annotated
 

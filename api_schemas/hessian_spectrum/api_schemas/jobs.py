@@ -1,4 +1,4 @@
-"""The life of a job as callers see it."""
+"""Jobs as callers see them: state, progress and links."""
 
 from datetime import datetime
 from typing import Literal
@@ -13,53 +13,56 @@ ENDED_STATES: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled
 
 
 class Progress(Message):
-    """How far the running phase is."""
+    """Progress of the current phase of a job."""
 
     phase: str = Field(
-        description="queued, preparing, training, measurements, linearisation, products, eigenvalues or storing; cached"
+        description="Current phase: queued, preparing, training, measurements, linearisation, products, eigenvalues "
+        "or storing; cached if an earlier result was reused."
     )
-    done: int
-    total: int
-    unit: str = Field(description="what done and total count")
+    done: int = Field(description="Number of units finished in this phase.")
+    total: int = Field(description="Number of units in this phase.")
+    unit: str = Field(description="What `done` and `total` count.")
     estimated_seconds: float | None = Field(
         default=None,
-        description="that this attempt takes in all, predicted from its first products; null: not known yet, or their "
-        "number is not",
+        description="Predicted total duration of this attempt in seconds, from its first products; null while it is "
+        "unknown, or if the number of products is.",
     )
 
 
 class Links(Message):
-    """Where to go on from a job."""
+    """Paths of the requests that concern a job."""
 
-    self: str
-    result: str
-    events: str
-    cancel: str
+    self: str = Field(description="Path of the job's record.")
+    result: str = Field(description="Path of the job's result.")
+    events: str = Field(description="Path of the stream of the job's events.")
+    cancel: str = Field(description="Path to which a request cancels the job.")
 
 
 class Job(Message):
-    """A job's record; times are UTC."""
+    """Record of a job; all times are in UTC."""
 
-    id: str
-    kind: str
-    state: JobState
-    progress: Progress
-    attempt: int = Field(description="times that a worker took the job")
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    error: Problem | None
-    tags: dict[str, str]
-    owner: str | None = Field(default=None, description="id of the key that submitted it; null: none was needed")
-    shared: bool = Field(default=False, description="whether every key may read it")
-    cached: bool = Field(
-        default=False, description="whether its result was there already: another job had asked the same"
+    id: str = Field(description="Unique id of the job.")
+    kind: str = Field(description="Kind of the job, as in the request.")
+    state: JobState = Field(description="Current state of the job.")
+    progress: Progress = Field(description="Progress of the current phase.")
+    attempt: int = Field(description="Number of times that a worker has started the job.")
+    created_at: datetime = Field(description="Time of submission, in UTC.")
+    started_at: datetime | None = Field(description="Time at which a worker started the job, in UTC; null before that.")
+    finished_at: datetime | None = Field(description="Time at which the job ended, in UTC; null before that.")
+    error: Problem | None = Field(description="Why the job failed; null unless it did.")
+    tags: dict[str, str] = Field(description="The caller's own labels, from the request.")
+    owner: str | None = Field(
+        default=None, description="Id of the API key that submitted the job; null if no key was required."
     )
-    links: Links
+    shared: bool = Field(default=False, description="Whether holders of every API key may read the job.")
+    cached: bool = Field(
+        default=False, description="Whether the result was reused from an earlier job with an equal request."
+    )
+    links: Links = Field(description="Paths of the requests that concern this job.")
 
 
 class JobPage(Message):
-    """Jobs, newest first."""
+    """One page of the list of jobs, newest first."""
 
-    jobs: list[Job]
-    next_page_token: str | None = Field(description="null on the last page")
+    jobs: list[Job] = Field(description="Jobs of this page, newest first.")
+    next_page_token: str | None = Field(description="Token that requests the next page; null on the last page.")

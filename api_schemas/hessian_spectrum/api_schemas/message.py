@@ -1,4 +1,4 @@
-"""What all messages share, and the numeric shapes that several of them carry."""
+"""Base classes of all messages, and the numeric types that several of them use."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self, cast
@@ -18,14 +18,14 @@ from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, cor
 from hessian_spectrum.api_schemas.patterns import PRINTABLE
 
 MAX_NUMBERS = 2_000_000
-"""Numbers that one inline array may hold."""
+"""Largest number of entries of an inline array."""
 
 MAX_EXACT_INTEGER = 2**53
-"""Up to here a floating-point number stands for one integer."""
+"""Largest magnitude up to which every integer is exactly representable in float64."""
 
 
 class Message(BaseModel):
-    """What the server says: immutable, and tolerant of fields that a newer server adds."""
+    """Base of everything that the server sends: immutable, and tolerant of fields that a newer server adds."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
@@ -35,16 +35,16 @@ def _whole_number(value: Any) -> Any:
 
 
 def _whole_choice(value: Any) -> Any:
-    """The same before a literal, in whose eyes true is 1."""
+    """The same for a literal, to which pydantic would admit True as 1."""
     return None if isinstance(value, bool) else _whole_number(value)
 
 
 _NO_SCHEMAS = {"config", "default", "expected", "metadata", "serialization"}
-"""What a core schema holds beside schemas that could contain an integer's."""
+"""Keys of a core schema whose values contain no schemas of integers."""
 
 
 def _with_whole_numbers(schema: Any) -> Any:
-    """A core schema that takes 20.0 where it took 20."""
+    """A core schema that also accepts 20.0 wherever it accepted 20."""
     if isinstance(schema, list | tuple):
         return type(schema)(map(_with_whole_numbers, schema))
     if not isinstance(schema, dict) or _is_done(schema):
@@ -61,27 +61,33 @@ def _is_done(schema: dict[str, Any]) -> bool:
 
 
 class RequestMessage(BaseModel):
-    """What a caller says: immutable, no unknown fields, no coercion of strings to numbers, no NaN, no infinity.
+    """Base of everything that a caller sends: immutable, without unknown fields, coercion of strings, NaN or infinity.
 
-    JSON has one kind of number: 20.0 and 2e1 are the integer 20 in every field that takes integers.
+    JSON has one kind of number: 20.0 and 2e1 are read as the integer 20 in every integer field.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Lets every integer field take any spelling of an integer."""
+        """Makes every integer field accept any spelling of an integer."""
         return cast("CoreSchema", _with_whole_numbers(handler(source)))
 
     def settled(self) -> Mapping[str, Any]:
-        """Fields whose effect the others settle, with the value that stands for all that have the same effect.
+        """Canonical values of fields that the server chooses or that have no effect.
 
-        A field without effect has its default; one that is left to the server has what the server would take.
+        Returns:
+            New values by name of the field: the default for a field that has no effect beside the others, and the
+            server's choice for a field that is left to the server.
         """
         return {}
 
     def canonical(self) -> Self:
-        """The message that stands for all that mean the same: each has the same numbers as an answer."""
+        """The canonical form of the message, which is equal for all messages that lead to the same numbers.
+
+        Returns:
+            A copy with `settled` fields replaced, in nested messages too.
+        """
         fields = {**{name: getattr(self, name) for name in type(self).model_fields}, **self.settled()}
         return self.model_copy(update={name: _canonical(value) for name, value in fields.items()})
 
@@ -95,7 +101,15 @@ def _canonical(value: Any) -> Any:
 
 
 def misfit(*location: str | int, message: str) -> ValidationError:
-    """Error of one field that does not fit the others, to be raised by a validator of the message around it."""
+    """Error at one field that does not fit the others, to be raised by a validator of the message that contains it.
+
+    Args:
+        *location: Path from that message to the field.
+        message: What is wrong, as a caller reads it.
+
+    Returns:
+        The error, for pydantic to merge into its own.
+    """
     kind = PydanticCustomError("misfit", "{message}", {"message": message})
     return ValidationError.from_exception_data("misfit", [InitErrorDetails(type=kind, loc=location, input=None)])
 
@@ -118,8 +132,8 @@ TimeLimit = Annotated[
     float | None,
     Field(
         gt=0,
-        description="seconds that workers may spend on the job, over all attempts, before it fails; null: what the "
-        "server allows",
+        description="Time in seconds that workers may spend on the job, over all attempts, before it fails; null means "
+        "the server's limit.",
     ),
 ]
 Tags = Annotated[
@@ -127,9 +141,8 @@ Tags = Annotated[
         Annotated[str, Field(max_length=64, pattern=PRINTABLE)],
         Annotated[str, Field(max_length=256, pattern=PRINTABLE)],
     ],
-    Field(max_length=32),
+    Field(max_length=32, description="The caller's own labels for the job, without control characters."),
 ]
-"""A caller's own names for a job, without control characters."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Vector = Annotated[list[float], Field(min_length=1, max_length=MAX_NUMBERS, fail_fast=True)]
@@ -145,6 +158,6 @@ VectorOrRows = Annotated[
 
 
 def row_width(values: Sequence[float] | Sequence[Sequence[float]]) -> int | None:
-    """Numbers per sample: the length of the rows, or None where every sample is one number."""
+    """Numbers per sample: the length of the rows, or None if every sample is a single number."""
     first = values[0]
     return len(first) if isinstance(first, Sequence) else None

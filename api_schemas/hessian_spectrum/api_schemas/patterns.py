@@ -1,11 +1,19 @@
-"""Patterns of texts in requests, each with the sentence that a caller reads instead of it."""
+"""Regular expressions for texts in requests, each with the sentence that a caller reads when a text does not match."""
 
 SENTENCES: dict[str, str] = {}
-"""By pattern, what a text that does not match must be."""
+"""Error sentence by pattern."""
 
 
 def described(pattern: str, sentence: str) -> str:
-    """The pattern, whose refusals read like the sentence."""
+    """Register the error sentence of a pattern.
+
+    Args:
+        pattern: Regular expression.
+        sentence: Continuation of the field's name, such as "must be ...".
+
+    Returns:
+        The pattern.
+    """
     SENTENCES[pattern] = sentence
     return pattern
 

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details."""
+"""Error responses as RFC 9457 problem details."""
 
 from pydantic import Field
 
@@ -8,19 +8,19 @@ PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 
 class FieldError(Message):
-    """One field that is wrong."""
+    """An invalid field of a request, and why it is invalid."""
 
-    loc: list[str | int] = Field(description="path to the field")
-    msg: str
+    loc: list[str | int] = Field(description="Path to the field, outermost name first.")
+    msg: str = Field(description="Why the value was rejected.")
 
 
 class Problem(Message):
-    """What went wrong, for people and programs."""
+    """An error in the form of RFC 9457, for people and programs."""
 
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str | None = None
-    instance: str | None = None
-    missing: list[str] | None = Field(default=None, description="all that a server lacks which is not ready")
-    errors: list[FieldError] | None = Field(default=None, description="at most 20, for invalid requests")
+    type: str = Field(default="about:blank", description="URI that identifies the type of problem.")
+    title: str = Field(description="Short summary of the type of problem.")
+    status: int = Field(description="HTTP status code of the response.")
+    detail: str | None = Field(default=None, description="What went wrong in this case.")
+    instance: str | None = Field(default=None, description="URI of this occurrence, such as the path of the request.")
+    missing: list[str] | None = Field(default=None, description="Everything that a server lacks while it is not ready.")
+    errors: list[FieldError] | None = Field(default=None, description="Invalid fields of the request, at most 20.")

@@ -1,4 +1,4 @@
-"""Request and answer of `POST /v1/random-matrix`."""
+"""Request and response of `POST /v1/random-matrix`."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -9,23 +9,23 @@ from typing_extensions import TypeAliasType
 from hessian_spectrum.api_schemas.message import Message, RequestMessage, Seed, misfit
 
 MAX_POINTS = 100_000
-"""Points of one density."""
+"""Largest number of points of one density."""
 
 MAX_TRANSFORM_POINTS = 1000
-"""Complex points of the transforms."""
+"""Largest number of arguments of the transforms."""
 
 MAX_SAMPLE_SIZE = 2000
-"""Rows of the largest matrix that is drawn while the caller waits."""
+"""Number of rows of the largest matrix that is drawn within a request."""
 
 MAX_INDICES = 200_000
-"""Ratios times energies of one index curve."""
+"""Largest product of the numbers of ratios and energies of one index curve."""
 
 MIN_MAX_ENERGY = 1e-40
-"""Largest energy of an index curve, at least: the steps from 0 to it are energies, too."""
+"""Smallest accepted max_energy of an index curve; the grid from 0 to it has to stay representable."""
 
 
 def _limited(low: float, high: float) -> AfterValidator:
-    """0 passes, which `gt` excludes where it must not."""
+    """Validator that admits 0 and magnitudes from `low` to `high`; `gt` excludes 0 where it is not allowed."""
 
     def check(value: float) -> float:
         if value and not low <= abs(value) <= high:
@@ -37,72 +37,80 @@ def _limited(low: float, high: float) -> AfterValidator:
 
 
 Activation = Literal["linear", "relu"]
-Variance = Annotated[float, Field(gt=0, description="1e-50 to 1e50"), _limited(1e-50, 1e50)]
+Variance = Annotated[float, Field(gt=0, description="Variance of the entries, 1e-50 to 1e50."), _limited(1e-50, 1e50)]
 Energy = Annotated[
-    float, Field(ge=0, description="epsilon, the loss per output: 0, or 1e-50 to 1e50"), _limited(1e-50, 1e50)
+    float, Field(ge=0, description="Energy epsilon, the loss per output: 0, or 1e-50 to 1e50."), _limited(1e-50, 1e50)
 ]
-Ratio = Annotated[float, Field(gt=0, description="1e-9 to 1e9"), _limited(1e-9, 1e9)]
+Ratio = Annotated[float, Field(gt=0, description="Positive ratio, 1e-9 to 1e9."), _limited(1e-9, 1e9)]
 Complex = Annotated[
     list[Annotated[float, _limited(1e-250, 1e50)]],
-    Field(min_length=2, max_length=2, description="[real part, imaginary part], each 0 or between 1e-250 and 1e50"),
+    Field(
+        min_length=2,
+        max_length=2,
+        description="Complex number [real, imaginary], each part 0 or between 1e-250 and 1e50.",
+    ),
 ]
 
 
 class Wigner(RequestMessage):
-    """Symmetric n x n matrix with off-diagonal variance `variance` / n."""
+    """Law of a symmetric n x n matrix with off-diagonal variance `variance` / n."""
 
     law: Literal["wigner"]
     variance: Variance = 1.0
 
 
 class Wishart(RequestMessage):
-    """J J^T with J n x p of entry variance `variance` / p."""
+    """Law of J J^T, where J is n x p with entries of variance `variance` / p."""
 
     law: Literal["wishart"]
     variance: Variance = 1.0
-    ratio: Ratio = Field(description="n / p, 1e-9 to 1e9")
+    ratio: Ratio = Field(description="Ratio n / p of rows to columns, 1e-9 to 1e9.")
 
 
 class Hessian(RequestMessage):
-    """Hessian of a two-layer network: a Wishart part plus one that grows with the energy."""
+    """Law of the Hessian of a two-layer network: a Wishart part plus one that grows with the energy."""
 
     law: Literal["hessian"]
-    activation: Activation
+    activation: Activation = Field(description="Activation function of the hidden layer.")
     energy: Energy
-    ratio: Ratio = Field(description="phi, parameters / data, 1e-9 to 1e9")
+    ratio: Ratio = Field(description="Ratio phi of parameters to data, 1e-9 to 1e9.")
 
 
 SingleLaw = Annotated[Wigner | Wishart | Hessian, Field(discriminator="law")]
 
 
 class SampleOptions(RequestMessage):
-    """A random matrix of finite size to draw beside the law."""
+    """A random matrix of finite size, drawn for comparison with the law."""
 
-    size: int = Field(ge=2, le=MAX_SAMPLE_SIZE, description="rows")
-    seed: Seed = 0
-    num_bins: int = Field(default=30, ge=1, le=1000, description="bins of the histogram")
+    size: int = Field(ge=2, le=MAX_SAMPLE_SIZE, description="Number of rows of the matrix.")
+    seed: Seed = Field(default=0, description="Seed of the random generator.")
+    num_bins: int = Field(default=30, ge=1, le=1000, description="Number of bins of the histogram.")
 
 
 class _Evaluation(RequestMessage):
-    """Where a law is evaluated, and what else is wanted of it."""
+    """Where a law is evaluated, and which further quantities to return."""
 
     points: list[float] | None = Field(
-        default=None, min_length=1, max_length=MAX_POINTS, fail_fast=True, description="eigenvalues"
+        default=None,
+        min_length=1,
+        max_length=MAX_POINTS,
+        fail_fast=True,
+        description="Eigenvalues at which to evaluate the law.",
     )
     num_points: int | None = Field(
         default=None,
         ge=2,
         le=MAX_POINTS,
-        description="size of a grid from edge to edge of the support; 512 if not said",
+        description="Number of points of a grid that spans the support, used instead of `points`; 512 by default.",
     )
     transform_points: list[Complex] | None = Field(
         default=None,
         min_length=1,
         max_length=MAX_TRANSFORM_POINTS,
         fail_fast=True,
-        description="complex arguments of the R and the Stieltjes transform",
+        description="Complex arguments at which to evaluate the R-transform and the Stieltjes transform.",
     )
-    sample: SampleOptions | None = None
+    sample: SampleOptions | None = Field(default=None, description="A matrix to draw for comparison; null for none.")
 
     @model_validator(mode="after")
     def _points_or_grid(self) -> Self:
@@ -112,36 +120,51 @@ class _Evaluation(RequestMessage):
 
 
 class WignerRequest(Wigner, _Evaluation):
-    """The semicircle."""
+    """The semicircle law, with the points at which to evaluate it."""
 
 
 class WishartRequest(Wishart, _Evaluation):
-    """The Marchenko-Pastur law."""
+    """The Marchenko-Pastur law, with the points at which to evaluate it."""
 
 
 class HessianRequest(Hessian, _Evaluation):
-    """The law of the Hessian of a two-layer network."""
+    """The law of the Hessian of a two-layer network, with the points at which to evaluate it."""
 
 
 class FreeSumRequest(_Evaluation):
-    """The law of the sum of two freely independent matrices."""
+    """The law of the sum of two freely independent matrices, with the points at which to evaluate it."""
 
     law: Literal["free-sum"]
-    laws: list[SingleLaw] = Field(min_length=2, max_length=2)
+    laws: list[SingleLaw] = Field(min_length=2, max_length=2, description="Laws of the two summands.")
 
 
 class IndexCurveRequest(RequestMessage):
-    """Share of negative eigenvalues of the Hessian law against the energy, for several ratios."""
+    """Share of negative eigenvalues of the Hessian law as a function of the energy, for several ratios."""
 
     law: Literal["index-curve"]
-    activation: Activation
-    ratios: list[Ratio] = Field(min_length=1, max_length=100, fail_fast=True)
-    energies: list[Energy] | None = Field(default=None, min_length=1, max_length=MAX_POINTS, fail_fast=True)
+    activation: Activation = Field(description="Activation function of the hidden layer.")
+    ratios: list[Ratio] = Field(
+        min_length=1,
+        max_length=100,
+        fail_fast=True,
+        description="Ratios phi of parameters to data, one curve for each.",
+    )
+    energies: list[Energy] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_POINTS,
+        fail_fast=True,
+        description="Energies at which to evaluate the index, each 0 or between 1e-50 and 1e50.",
+    )
     num_points: int | None = Field(
-        default=None, ge=2, le=MAX_POINTS, description="number of energies from 0 to max_energy; 257 if not said"
+        default=None,
+        ge=2,
+        le=MAX_POINTS,
+        description="Number of equidistant energies from 0 to max_energy, used instead of `energies`; 257 by default.",
     )
     max_energy: Annotated[float, Field(gt=0), _limited(MIN_MAX_ENERGY, 1e50)] | None = Field(
-        default=None, description="if not said, four times the largest critical energy, or 1 where no ratio has one"
+        default=None,
+        description="Largest energy; by default four times the largest critical energy, or 1 if no ratio has one.",
     )
 
     @model_validator(mode="after")
@@ -158,82 +181,110 @@ class IndexCurveRequest(RequestMessage):
 
 
 RANDOM_MATRIX_LAWS = ("wigner", "wishart", "hessian", "free-sum", "index-curve")
-"""Values of `law`."""
+"""All values of `law`."""
 
 LawRequest = WignerRequest | WishartRequest | HessianRequest | FreeSumRequest
 
 
 class RandomMatrixRequest(RootModel[Annotated[LawRequest | IndexCurveRequest, Field(discriminator="law")]]):
-    """A law and where it is evaluated, or the index of the Hessian law against the energy."""
+    """A law and where to evaluate it, or the index of the Hessian law as a function of the energy."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
 
 class LawSample(Message):
-    """Eigenvalues of one random matrix as a histogram, beside the mean density of the law in each bin."""
+    """Histogram of the eigenvalues of one random matrix, with the law's mean density in each bin."""
 
-    size: int
-    seed: int
-    edges: list[float] = Field(description="of the bins, one more than there are bins")
-    counts: list[int]
-    density: list[float] = Field(description="counts / (size x width)")
-    expected: list[float] = Field(description="mass of the law in the bin / width")
-    largest_deviation: float = Field(description="largest |density - expected|")
-    negative_fraction: float = Field(description="beside index")
-    zero_fraction: float = Field(description="beside atom_at_zero; where that is positive, the bins leave zeros out")
+    size: int = Field(description="Number of rows of the matrix.")
+    seed: int = Field(description="Seed of the random generator.")
+    edges: list[float] = Field(description="Edges of the bins, one more than there are bins.")
+    counts: list[int] = Field(description="Number of eigenvalues in each bin.")
+    density: list[float] = Field(description="Density of the sample in each bin: counts / (size x width).")
+    expected: list[float] = Field(description="Mean density of the law in each bin: its mass / width.")
+    largest_deviation: float = Field(description="Largest |density - expected| over all bins.")
+    negative_fraction: float = Field(
+        description="Share of negative eigenvalues of the sample, to compare with `index`."
+    )
+    zero_fraction: float = Field(
+        description="Share of zero eigenvalues of the sample, to compare with `atom_at_zero`; if that is positive, "
+        "the bins exclude zeros."
+    )
     realised_rates: list[float] = Field(
-        description="columns / rows of the factor of each Wishart part, by ascending jump: whole numbers of columns"
+        description="Columns / rows of the factor of each Wishart part, in ascending order of its jump; they differ "
+        "from the law's because the number of columns is whole."
     )
 
 
 class LawAnswer(Message):
-    """A law, in the unit of its eigenvalues; null is explained in `notes`."""
+    """A law and its derived quantities, in the unit of its eigenvalues; `notes` explain values that are null."""
 
-    law: Literal["wigner", "wishart", "hessian", "free-sum"]
-    parameters: dict[str, Any] = Field(description="what was asked")
-    source: str
-    grid: list[float]
-    density: list[float | None] = Field(description="at the points of the grid, without the atom at 0")
-    cumulative: list[float] = Field(description="mass up to and at each point of the grid, with the atom at 0")
-    support: list[list[float]] = Field(description="[low, high] of each interval; an atom at 0 is not among them")
-    interval_masses: list[float]
-    atom_at_zero: float
-    index: float = Field(description="alpha, the mass below 0")
-    critical_energy: float | None = Field(description="of hessian: up to it no eigenvalue is negative")
-    alpha_0: float | None = Field(description="of hessian: alpha ~ alpha_0 (energy / critical_energy - 1)^(3/2)")
-    index_at_small_energy: float | None = Field(description="of hessian: limit of the index as the energy falls to 0")
+    law: Literal["wigner", "wishart", "hessian", "free-sum"] = Field(
+        description="Law that was evaluated, as in the request."
+    )
+    parameters: dict[str, Any] = Field(description="Parameters of the law, as in the request.")
+    source: str = Field(description="Publication in which the law is derived.")
+    grid: list[float] = Field(description="Eigenvalues at which the law was evaluated.")
+    density: list[float | None] = Field(
+        description="Density at each point of the grid, without the atom at 0; null where it is infinite."
+    )
+    cumulative: list[float] = Field(description="Mass up to and including each point of the grid, with the atom at 0.")
+    support: list[list[float]] = Field(
+        description="Ends [low, high] of each interval of the support; an atom at 0 is not included."
+    )
+    interval_masses: list[float] = Field(description="Mass of each interval of the support.")
+    atom_at_zero: float = Field(description="Mass of the point 0.")
+    index: float = Field(description="Index alpha, the mass below 0.")
+    critical_energy: float | None = Field(
+        description="Energy up to which no eigenvalue is negative; for `hessian` only."
+    )
+    alpha_0: float | None = Field(
+        description="Coefficient of alpha ~ alpha_0 (energy / critical_energy - 1)^(3/2) just above the critical "
+        "energy; for `hessian` only."
+    )
+    index_at_small_energy: float | None = Field(
+        description="Limit of the index as the energy falls to 0; for `hessian` only."
+    )
     empirical_critical_energies: dict[str, float] | None = Field(
-        description="of hessian: fits to trained networks with one hidden layer, by activation"
+        description="Critical energies fitted to trained networks with one hidden layer, by activation; for "
+        "`hessian` only."
     )
-    moments: list[float] = Field(description="E l, E l^2, E l^3, E l^4")
-    transform_points: list[list[float]]
-    r_transform: list[list[float] | None] = Field(description="R at the transform points: [real, imaginary]")
+    moments: list[float] = Field(description="First four moments E l, E l^2, E l^3 and E l^4 of the law.")
+    transform_points: list[list[float]] = Field(description="Arguments of the transforms as [real, imaginary].")
+    r_transform: list[list[float] | None] = Field(
+        description="R-transform at each transform point as [real, imaginary]."
+    )
     stieltjes: list[list[float] | None] = Field(
-        description="G at the transform points; at a real one its limit from above"
+        description="Stieltjes transform G at each transform point as [real, imaginary]; at a real point, its limit "
+        "from above."
     )
-    sample: LawSample | None
-    notes: list[str]
+    sample: LawSample | None = Field(description="The matrix that was drawn; null if the request asked for none.")
+    notes: list[str] = Field(description="Remarks on values that are null or inexact.")
 
 
 class IndexOfRatio(Message):
-    """Index against energy for one ratio."""
+    """Index as a function of the energy for one ratio."""
 
-    ratio: float
-    energies: list[float]
-    index: list[float]
-    critical_energy: float | None = Field(description="null for a ratio of 1 or more, see notes")
-    alpha_0: float | None = Field(description="index ~ alpha_0 (energy / critical_energy - 1)^(3/2)")
-    index_at_small_energy: float = Field(description="limit of the index as the energy falls to 0")
+    ratio: float = Field(description="Ratio phi of parameters to data.")
+    energies: list[float] = Field(description="Energies at which the index was evaluated.")
+    index: list[float] = Field(description="Share of negative eigenvalues at each energy.")
+    critical_energy: float | None = Field(
+        description="Energy up to which no eigenvalue is negative; null for a ratio of 1 or more, as `notes` explains."
+    )
+    alpha_0: float | None = Field(
+        description="Coefficient of index ~ alpha_0 (energy / critical_energy - 1)^(3/2) just above the critical "
+        "energy."
+    )
+    index_at_small_energy: float = Field(description="Limit of the index as the energy falls to 0.")
 
 
 class IndexCurveAnswer(Message):
-    """Index against energy for each ratio."""
+    """Index as a function of the energy, one curve for each ratio."""
 
     law: Literal["index-curve"]
-    parameters: dict[str, Any] = Field(description="what was asked")
-    source: str
-    curves: list[IndexOfRatio]
-    notes: list[str]
+    parameters: dict[str, Any] = Field(description="Parameters of the request.")
+    source: str = Field(description="Publication in which the law is derived.")
+    curves: list[IndexOfRatio] = Field(description="One curve for each ratio, in the order of the request.")
+    notes: list[str] = Field(description="Remarks on values that are null or inexact.")
 
 
 RandomMatrixAnswer = TypeAliasType(

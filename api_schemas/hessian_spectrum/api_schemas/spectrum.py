@@ -1,4 +1,4 @@
-"""A spectrum job: what is asked; what it answers is in `spectrum_results`."""
+"""Request of a spectrum job."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -6,12 +6,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hessian_spectrum.api_schemas.consistency import Loss, check_data, check_loss, check_training, loss_of
+from hessian_spectrum.api_schemas.consistency import check_data, check_loss, check_training, loss_of
 from hessian_spectrum.api_schemas.data import Data, num_samples
+from hessian_spectrum.api_schemas.losses import LOSSES, LossName
 from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
 from hessian_spectrum.api_schemas.models import Gpt2, Model
 from hessian_spectrum.api_schemas.parameter_shapes import Place, Shapes, block_dims, block_shapes
 from hessian_spectrum.api_schemas.training import Training
+
+_LOSSES = "; ".join(f"{name} is {loss.formula}" for name, loss in LOSSES.items())
 
 MAX_VECTOR_NUMBERS = 500_000_000
 """Numbers in the vectors of one result: 4 GB in float64, 2 GB in float32."""
@@ -39,36 +42,45 @@ PRESETS: dict[str, dict[str, float]] = {
 
 
 class ExactMethod(RequestMessage):
-    """Every eigenvalue, by assembling the matrix; memory grows as the square of the number of parameters."""
+    """Every eigenvalue, from the assembled matrix; memory grows as the square of the number of parameters."""
 
     kind: Literal["exact"]
-    eigenvectors: bool = Field(default=False, description="whether npz holds them, and their residuals")
+    eigenvectors: bool = Field(
+        default=False, description="Whether to store eigenvectors and their residuals in the npz file."
+    )
 
 
 class LanczosMethod(RequestMessage):
-    """Stochastic Lanczos quadrature: the density of eigenvalues and its error, with the extreme Ritz values."""
+    """Stochastic Lanczos quadrature: the spectral density with its error, and the extreme Ritz values."""
 
     kind: Literal["lanczos"]
     preset: Preset | None = Field(
         default=None,
-        description="paper-figure-6: the settings of Cracking the Hessian, appendix D.1.6: 1,024 grid points, 1,024 "
-        "products (curvlinops' 128 steps for each of 8 probes), kappa 3; a field that is sent is kept",
+        description="Named settings, from which fields that are sent deviate. `paper-figure-6` takes those of "
+        "Cracking the Hessian, appendix D.1.6: 1,024 grid points, 1,024 products (128 steps for each of "
+        "8 probes, as curvlinops counts them) and kappa 3.",
     )
-    num_steps: int = Field(default=80, ge=2, le=4096, description="Lanczos steps per probe")
-    num_probes: int = Field(default=4, ge=1, le=1_000, description="random start vectors")
-    num_points: int = Field(default=1024, ge=2, le=100_000, description="points of the density's grid")
-    kappa: float = Field(default=3.0, gt=1.0, le=1e6, description="larger values make narrower Gaussians")
+    num_steps: int = Field(default=80, ge=2, le=4096, description="Number of Lanczos steps per probe.")
+    num_probes: int = Field(default=4, ge=1, le=1_000, description="Number of random start vectors.")
+    num_points: int = Field(default=1024, ge=2, le=100_000, description="Number of points of the density's grid.")
+    kappa: float = Field(
+        default=3.0, gt=1.0, le=1e6, description="Sharpness of the smoothing; larger values make narrower Gaussians."
+    )
     margin: float = Field(
-        default=0.05, ge=0, le=10, description="of the grid beyond the extreme Ritz values, in widths of the spectrum"
+        default=0.05,
+        ge=0,
+        le=10,
+        description="Extent of the grid beyond the extreme Ritz values, in widths of the spectrum.",
     )
     reorthogonalisation: Reorthogonalisation | None = Field(
         default=None,
-        description="full: no ghosts, but num_steps + 1 vectors per probe in memory; none: three vectors, and "
-        "converged eigenvalues come back as further nodes; null: full where it fits the worker's memory",
+        description="Whether Lanczos vectors are reorthogonalised. `full`: no ghost eigenvalues, but num_steps + 1 "
+        "vectors per probe in memory; `none`: three vectors per probe, but converged eigenvalues "
+        "reappear as additional nodes; null: `full` if it fits in the worker's memory.",
     )
 
     def settled(self) -> Mapping[str, Any]:
-        """The preset, whose fields are filled in."""
+        """Removes the preset, whose fields have been filled in."""
         return {"preset": None}
 
     @model_validator(mode="before")
@@ -79,71 +91,76 @@ class LanczosMethod(RequestMessage):
 
 
 class TopKMethod(RequestMessage):
-    """Some eigenpairs from the ends of the spectrum, each eigenvalue as often as it is repeated."""
+    """Some eigenpairs from the ends of the spectrum; repeated eigenvalues are returned with their multiplicity."""
 
     kind: Literal["top-k"]
-    k: int = Field(ge=1, le=10_000, description="number of eigenpairs, at most that of parameters")
+    k: int = Field(ge=1, le=10_000, description="Number of eigenpairs, at most the number of parameters.")
     which: Which = Field(
         default="largest",
-        description="largest and smallest are signed; both-ends: half of each; magnitude: largest |eigenvalue|",
+        description="Part of the spectrum. `largest` and `smallest` respect signs; `both-ends`: half from each end; "
+        "`magnitude`: largest |eigenvalue|.",
     )
     tolerance: float = Field(
         default=1e-5,
         gt=0,
         lt=1,
-        description="how far residuals and eigenvalues may be off, relative to the largest |eigenvalue| among those "
-        "that are asked for at the same end of the spectrum",
+        description="Largest accepted residual and error of the eigenvalues, relative to the largest |eigenvalue| "
+        "among those requested at the same end of the spectrum.",
     )
     absolute_tolerance: float | None = Field(
         default=None,
         gt=0,
-        description="how far residuals and eigenvalues may be off in any case, in loss per squared parameter: a pair "
-        "that is within either tolerance has converged; for eigenvalues that may be zero",
+        description="Largest accepted residual and error in loss per squared parameter, for eigenvalues that may be "
+        "zero; a pair that meets either tolerance has converged.",
     )
     max_products: int | None = Field(
         default=None,
         ge=1,
         le=10_000_000,
-        description=f"null: {TOP_K_PRODUCTS} for each eigenpair, at least {LEAST_TOP_K_LIMIT}",
+        description=f"Largest number of matrix-vector products; null means {TOP_K_PRODUCTS} for each eigenpair, and "
+        f"at least {LEAST_TOP_K_LIMIT}.",
     )
-    eigenvectors: bool = Field(default=True, description="whether npz holds them")
+    eigenvectors: bool = Field(default=True, description="Whether to store the eigenvectors in the npz file.")
 
     def settled(self) -> Mapping[str, Any]:
-        """The limit on products that is left to the server."""
+        """Limit on products that the server chooses."""
         return {"max_products": self.max_products or max(LEAST_TOP_K_LIMIT, TOP_K_PRODUCTS * self.k)}
 
 
 class TraceMethod(RequestMessage):
-    """The trace from products with random vectors: as many as are given, or as a tolerance needs."""
+    """The trace, estimated from products with a given number of random vectors or with as many as a tolerance needs."""
 
     kind: Literal["trace"]
     estimator: Estimator = Field(
         default="hutch++",
-        description="in order of accuracy, and of the vectors held: hutchinson 32; hutch++ besides two for every three "
-        "products; xtrace two for each product",
+        description="Estimator, in order of accuracy and of vectors held in memory: `hutchinson` holds 32; `hutch++` "
+        "additionally two for every three products; `xtrace` two for each product.",
     )
     num_probes: int | None = Field(
         default=None,
         ge=1,
         le=MAX_TRACE_PRODUCTS,
-        description=f"matrix-vector products, of xtrace at least 4; null: {DEFAULT_TRACE_PROBES}, or what a tolerance "
-        "needs. From one for each parameter on the trace is exact but for the error of the products",
+        description=f"Number of matrix-vector products, at least 4 for xtrace; null means {DEFAULT_TRACE_PROBES}, or "
+        "as many as the tolerance needs. With one product per parameter or more the trace is exact up to "
+        "the error of the products.",
     )
     tolerance: float | None = Field(
         default=None,
         gt=0,
         lt=1,
-        description="instead of num_probes: of the standard error, or half the width of the interval over 1.96, "
-        "whichever is larger, relative to |trace| or the Frobenius norm, whichever is larger",
+        description="Tolerance used instead of num_probes: an upper limit on the standard error or half the width of "
+        "the interval over 1.96, whichever is larger, relative to |trace| or the Frobenius norm, "
+        "whichever is larger.",
     )
     max_products: int | None = Field(
         default=None,
         ge=4,
         le=MAX_TRACE_PRODUCTS,
-        description=f"in search of a tolerance; null: {DEFAULT_TRACE_LIMIT}; without a tolerance null",
+        description="Largest number of matrix-vector products spent on a tolerance; null means "
+        f"{DEFAULT_TRACE_LIMIT}. Must be null without a tolerance.",
     )
     diagonal: bool = Field(
-        default=False, description="whether npz holds the diagonal of the matrix, its errors and intervals"
+        default=False, description="Whether to store the matrix's diagonal with errors and intervals in the npz file."
     )
 
     @model_validator(mode="after")
@@ -157,19 +174,19 @@ class TraceMethod(RequestMessage):
         return self
 
     def settled(self) -> Mapping[str, Any]:
-        """The number of products, or the limit on it, that is left to the server."""
+        """Number of products that the server chooses, or the limit on it."""
         if self.tolerance is None:
             return {"num_probes": self.fixed_products}
         return {"max_products": self.most_products}
 
     @property
     def fixed_products(self) -> int | None:
-        """Products to be done; None: as many as the tolerance needs."""
+        """Number of products to compute; None if a tolerance decides."""
         return DEFAULT_TRACE_PROBES if self.num_probes is None and self.tolerance is None else self.num_probes
 
     @property
     def most_products(self) -> int:
-        """Products at most."""
+        """Largest number of products that can be needed."""
         return self.fixed_products or self.max_products or DEFAULT_TRACE_LIMIT
 
 
@@ -177,43 +194,50 @@ Method = Annotated[ExactMethod | LanczosMethod | TopKMethod | TraceMethod, Field
 
 
 class SpectrumRequest(RequestMessage):
-    """A network, its data and loss, a matrix of second derivatives, and the question about its eigenvalues."""
+    """A network with its data and loss, a matrix of second derivatives, and what to compute about its eigenvalues."""
 
     kind: Literal["spectrum"]
-    model: Model
-    data: Data | None = Field(default=None, description="of a quadratic form null, else required")
-    loss: Loss | None = Field(
+    model: Model = Field(description="Network whose loss is differentiated.")
+    data: Data | None = Field(
         default=None,
-        description="mse: (1/2n) sum |f - y|^2; both are means over targets. Required for mlp, conv, gpt2 and "
-        "causal-lm; of a quadratic form null; mse is the only one, and the default, of the others",
+        description="Samples that define the loss; required except for a quadratic form, for which it is null.",
+    )
+    loss: LossName | None = Field(
+        default=None,
+        description=f"Loss function, a mean over targets: {_LOSSES}. Required for models that have several; null for a "
+        "quadratic form; all other models accept only mse, which is their default.",
     )
     matrix: Matrix = Field(
         default="hessian",
-        description="ggn: J^T H J, the generalised Gauss-Newton matrix; functional: what the Hessian has beside it",
+        description="Matrix of second derivatives. `ggn`: the generalised Gauss-Newton matrix J^T H J; `functional`: "
+        "the difference between the Hessian and the Gauss-Newton matrix.",
     )
-    method: Method
-    train: Training | None = None
+    method: Method = Field(description="How to compute eigenvalues, and which ones.")
+    train: Training | None = Field(default=None, description="Training before the spectrum is computed; null for none.")
     block: str | None = Field(
         default=None,
         min_length=1,
         max_length=256,
-        description="glob (*, ?, [...]) on the names of parameters: the matrix of those that match alone",
+        description="Glob (*, ?, [...]) on names of parameters, which restricts the matrix to those that match.",
     )
     blocks: list[Annotated[str, Field(min_length=1, max_length=256)]] | None = Field(
         default=None,
         min_length=1,
         max_length=MAX_BLOCKS,
-        description="instead of a block: a spectrum for each of these globs, from one linearisation of all that match",
+        description="Several globs used instead of `block`: one spectrum for each, from one linearisation of all "
+        "parameters that match.",
     )
     precision: Precision | None = Field(
         default=None,
-        description="of the products; null: float64 for exact, else float32. tf32 and bfloat16: float32 but for the "
-        "factors of matrix products",
+        description="Floating-point precision of the products; null means float64 for `exact`, else float32. tf32 "
+        "and bfloat16 are float32 with rounded factors of matrix products.",
     )
-    seed: Seed = Field(default=0, description="of the probes")
+    seed: Seed = Field(default=0, description="Seed of the random probe vectors.")
     time_limit_seconds: TimeLimit = None
     tags: Tags = Field(default={})
-    shared: bool = Field(default=False, description="whether every key of the server may read the job and its result")
+    shared: bool = Field(
+        default=False, description="Whether holders of every API key of the server may read the job and its result."
+    )
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
@@ -222,11 +246,13 @@ class SpectrumRequest(RequestMessage):
         check_training(self.model, is_trained=self.train is not None)
         if self.block is not None and self.blocks is not None:
             raise misfit("blocks", message="give one block, or several, not both")
-        parts = self.parts if self.dim else []  # the names of all blocks are looked at first
-        if len(parts) > MAX_SPECTRA:
-            raise misfit("blocks", message=f"{len(parts)} spectra, of each block with each sink; at most {MAX_SPECTRA}")
-        for part in parts:
-            part._check_method(part.dim, len(parts))
+        if self.dim:  # the names of all blocks are looked at first
+            num_spectra = self.num_spectra
+            if num_spectra > MAX_SPECTRA:
+                message = f"{num_spectra} spectra, of each block with each sink; at most {MAX_SPECTRA}"
+                raise misfit("blocks", message=message)
+            for dim in self.block_dims:
+                self._check_method(dim, num_spectra)
         return self
 
     def _check_method(self, dim: int, num_spectra: int) -> None:
@@ -244,7 +270,7 @@ class SpectrumRequest(RequestMessage):
                 _check_vectors("diagonal", num_spectra * DIAGONAL_ARRAYS, dim)
 
     def settled(self) -> Mapping[str, Any]:
-        """Loss and precision that are left to the server, and seeds of what is not drawn."""
+        """Loss and precision that the server chooses, and default seeds where nothing is drawn."""
         fields: dict[str, Any] = {"loss": self.effective_loss, "precision": self.product_precision}
         if self.method.kind == "exact" and self.product_precision == self.vector_precision:
             fields["seed"] = 0
@@ -253,8 +279,8 @@ class SpectrumRequest(RequestMessage):
         return fields
 
     @property
-    def effective_loss(self) -> Loss | None:
-        """The loss, where it was left out the one that the model has; None: the model's output itself."""
+    def effective_loss(self) -> LossName | None:
+        """The loss, or the model's own if the request leaves it out; None if the model's output itself is the loss."""
         return loss_of(self.model, self.loss)
 
     @property
@@ -268,41 +294,24 @@ class SpectrumRequest(RequestMessage):
         return "float64" if self.product_precision == "float64" else "float32"
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """As pydantic's, but for what follows from the fields and is kept."""
+        """Copy as pydantic does, without the cached values that follow from the fields.
+
+        Args:
+            update: New values by name of the field; they are not validated.
+            deep: Whether to copy nested messages, too.
+
+        Returns:
+            The copy.
+        """
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("dims", None)
         return copied
 
     @property
-    def parts(self) -> "list[SpectrumRequest]":
-        """A request for each spectrum: for every sink, if there are several, one for every block."""
-        return [part for sunk in self.sunk for part in sunk.by_block]
-
-    @property
-    def sunk(self) -> "list[SpectrumRequest]":
-        """A request for each attention sink, in its order; itself where there are not several."""
-        sink = self.model.attention_sink if isinstance(self.model, Gpt2) else None
-        if sink is None or not self.varies_sink:
-            return [self]
-        models = [self.model.model_copy(update={"attention_sink": each}) for each in sink.variants]
-        return [self.model_copy(update={"model": model}) for model in models]
-
-    @property
     def varies_sink(self) -> bool:
-        """Whether a list of biases or of mean scores is given, even of one."""
+        """Whether a list of biases or mean scores is given, even a list of one."""
         sink = self.model.attention_sink if isinstance(self.model, Gpt2) else None
         return sink is not None and (isinstance(sink.bias, list) or isinstance(sink.mean_score, list))
-
-    @property
-    def by_block(self) -> "list[SpectrumRequest]":
-        """A request for each block, in their order; itself where there are not several."""
-        if self.blocks is None:
-            return [self]
-        _, *dims = self.dims if len(self.blocks) > 1 else 2 * self.dims
-        parts = [self.model_copy(update={"block": block, "blocks": None}) for block in self.blocks]
-        for part, dim in zip(parts, dims, strict=True):
-            part.__dict__["dims"] = (dim,)  # names are not looked through again for each of them
-        return parts
 
     @property
     def matrix_parameters(self) -> Shapes:
@@ -311,13 +320,25 @@ class SpectrumRequest(RequestMessage):
 
     @cached_property
     def dims(self) -> tuple[int, ...]:
-        """Number of rows of the matrix, then, where there are several, that of each block."""
+        """Number of rows of the matrix, followed by that of each block if there are several."""
         return block_dims(self.model, self._globs)
 
     @property
     def dim(self) -> int:
         """Number of rows of the matrix."""
         return self.dims[0]
+
+    @property
+    def block_dims(self) -> tuple[int, ...]:
+        """Number of rows of the matrix of each spectrum, for one attention sink."""
+        return self.dims[1:] if self.blocks is not None and len(self.blocks) > 1 else self.dims
+
+    @property
+    def num_spectra(self) -> int:
+        """Number of spectra: one for each block with each attention sink."""
+        sink = self.model.attention_sink if isinstance(self.model, Gpt2) else None
+        num_sinks = 1 if sink is None or not self.varies_sink else len(sink.variants)
+        return num_sinks * len(self.block_dims)
 
     @property
     def _globs(self) -> dict[Place, str]:

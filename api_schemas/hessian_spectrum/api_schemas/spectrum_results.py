@@ -1,4 +1,4 @@
-"""What a spectrum job answers; values are in loss per squared parameter unless they say otherwise."""
+"""Results of spectrum jobs; values are in loss per squared parameter unless stated otherwise."""
 
 from typing import Annotated, Literal
 
@@ -11,232 +11,290 @@ from hessian_spectrum.api_schemas.spectrum import Estimator, Matrix, Reorthogona
 
 
 class Band(Message):
-    """Where the exact curve lies, point by point, with a probability of 95 %."""
+    """Pointwise 95 % confidence band of the exact curve."""
 
-    lower: list[float]
-    upper: list[float]
+    lower: list[float] = Field(description="Lower end of the band at each point of the grid.")
+    upper: list[float] = Field(description="Upper end of the band at each point of the grid.")
 
 
 class Density(Message):
-    """Smoothed density of eigenvalues; its integral over the grid is 1 but for what few steps smear beyond the ends."""
+    """Smoothed spectral density, of integral 1 but for mass that few Lanczos steps smear beyond the grid."""
 
-    grid: list[float] = Field(description="eigenvalues, ascending")
-    values: list[float] = Field(description="density at the grid, per unit of eigenvalue")
-    standard_error: list[float] = Field(description="of the mean over probes")
-    band: Band = Field(description="95 % band with the errors of probes, quadrature and products")
+    grid: list[float] = Field(description="Eigenvalues at which the density is given, ascending.")
+    values: list[float] = Field(description="Density at each point of the grid, per unit of eigenvalue.")
+    standard_error: list[float] = Field(description="Standard error of the mean over probes at each point of the grid.")
+    band: Band = Field(description="Pointwise 95 % band that covers the errors of probes, quadrature and products.")
 
 
 class Cumulative(Message):
-    """Share of eigenvalues up to each point of the grid; not smoothed."""
+    """Share of eigenvalues up to each point of the grid, without smoothing."""
 
-    grid: list[float] = Field(description="eigenvalues, ascending")
-    values: list[float] = Field(description="0 to 1")
-    standard_error: list[float] = Field(description="of the mean over probes")
-    band: Band = Field(description="95 % band with the errors of probes, quadrature and products")
+    grid: list[float] = Field(description="Eigenvalues at which the share is given, ascending.")
+    values: list[float] = Field(description="Share of eigenvalues up to each point, from 0 to 1.")
+    standard_error: list[float] = Field(description="Standard error of the mean over probes at each point of the grid.")
+    band: Band = Field(description="Pointwise 95 % band that covers the errors of probes, quadrature and products.")
 
 
 class Quadrature(Message):
-    """Gauss quadrature of one probe: the spectral measure that its Lanczos run saw."""
+    """Gauss quadrature of one probe: nodes and weights of the spectral measure from its Lanczos run."""
 
-    nodes: list[float] = Field(description="Ritz values, ascending")
-    weights: list[float] = Field(description="sum to 1")
-    residuals: list[float] | None = Field(description="of the Ritz vectors: last components, signed; null: not known")
+    nodes: list[float] = Field(description="Ritz values of the probe, ascending.")
+    weights: list[float] = Field(description="Weights of the nodes, which sum to 1.")
+    residuals: list[float] | None = Field(
+        description="Residuals of the Ritz vectors, signed like their last components; null if unknown."
+    )
     node_error: float = Field(
-        default=0.0, description="how far errors of the products may move a node; 0 in results of older servers"
+        default=0.0,
+        description="Largest displacement of a node by errors of the products; 0 in results of older servers.",
     )
 
 
 class Smoothing(Message):
-    """How quadratures became curves."""
+    """Settings with which curves were computed from quadratures."""
 
-    num_points: int = Field(description="of each grid")
-    kappa: float = Field(description="of the density; larger values make narrower Gaussians")
-    margin: float = Field(description="of the grid beyond the extreme Ritz values, in widths of the spectrum")
+    num_points: int = Field(description="Number of points of each grid.")
+    kappa: float = Field(description="Sharpness of the density's smoothing; larger values make narrower Gaussians.")
+    margin: float = Field(description="Extent of the grid beyond the extreme Ritz values, in widths of the spectrum.")
 
 
 class Interval(Message):
-    """A 95 % confidence interval of the exact number."""
+    """A 95 % confidence interval of the exact value."""
 
-    lower: float | None = Field(default=None, description="lower end of the interval; null: see `why`")
-    upper: float | None = Field(default=None, description="upper end of the interval; null: see `why`")
-    why: str | None = Field(default=None, description="why an end is null, or the pair not converged; else null")
+    lower: float | None = Field(default=None, description="Lower end of the interval; null for the reason in `why`.")
+    upper: float | None = Field(default=None, description="Upper end of the interval; null for the reason in `why`.")
+    why: str | None = Field(
+        default=None, description="Why an end is null or the pair has not converged; null otherwise."
+    )
 
 
 class RitzValue(Interval):
-    """An approximate eigenvalue; an exact one lies within the residual, the interval is of the one asked for."""
+    """An approximate eigenvalue: an exact one is within the residual, and the interval contains the requested one."""
 
-    value: float
-    residual: float = Field(description="norm of A x - value x, with the error of the products")
+    value: float = Field(description="The approximate eigenvalue, in loss per squared parameter.")
+    residual: float = Field(description="Norm of A x - value x, including the error of the products.")
 
 
 class Eigenpair(RitzValue):
-    """An eigenvalue whose vector, if the request asked for it, npz holds."""
+    """An eigenvalue, whose vector is in the npz file if the request asked for it."""
 
     converged: bool = Field(
-        description="whether the residual is within the tolerance, and the value within it of the eigenvalue that was "
-        "asked for: a better one is missed with a chance of 1/1000 at most"
+        description="Whether the residual is within the tolerance and the value is within it of the requested "
+        "eigenvalue; a better one is missed with a probability of at most 1/1000."
     )
 
 
 class Estimate(Interval):
-    """A number with its standard error and a 95 % confidence interval; null where nothing is known about them."""
+    """A number with its standard error and 95 % confidence interval, each null if unknown."""
 
-    value: float
-    standard_error: float | None
+    value: float = Field(description="The estimate itself, in loss per squared parameter.")
+    standard_error: float | None = Field(description="Standard error of the estimate; null if unknown.")
 
 
 class TraceEstimate(Estimate):
-    """A trace from random vectors."""
+    """A trace, estimated from products with random vectors."""
 
-    num_products: int
-    converged: bool = Field(description="the tolerance, if the request gave one, is met")
+    num_products: int = Field(description="Number of matrix-vector products used.")
+    converged: bool = Field(description="Whether the tolerance was met; true if the request set none.")
 
 
 class TrainingReport(Message):
-    """What training did; losses and gradient are those of all samples."""
+    """Summary of training; losses and gradient are those of all samples."""
 
-    num_steps: int = Field(description="done")
-    initial_loss: float
-    final_loss: float
-    gradient_norm: float = Field(description="at the end, of all parameters together")
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = Field(description="of sgd")
-    final_learning_rate: float
-    learning_rate_cuts: int
-    stopped: Literal["num-steps", "plateau"] = Field(description="plateau: the loss stood still at the smallest rate")
+    num_steps: int = Field(description="Number of training steps done.")
+    initial_loss: float = Field(description="Loss of all samples before training.")
+    final_loss: float = Field(description="Loss of all samples after training.")
+    gradient_norm: float = Field(description="Norm of the gradient of all parameters together, after training.")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        default="sgd", description="Optimizer that was used: stochastic gradient descent or AdamW."
+    )
+    momentum: float = Field(description="Momentum of stochastic gradient descent; 0 for AdamW.")
+    final_learning_rate: float = Field(description="Learning rate at the end of training.")
+    learning_rate_cuts: int = Field(description="Number of times that the schedule reduced the learning rate.")
+    stopped: Literal["num-steps", "plateau"] = Field(
+        description="Why training ended: all steps were done, or the loss stopped improving at the smallest learning "
+        "rate."
+    )
 
 
 class UsedCheckpoint(Message):
-    """The checkpoint that a model began with."""
+    """Checkpoint from which a model's parameters were loaded."""
 
-    name: str
-    sha256: str = Field(description="of its files, as /v1/models has it")
+    name: str = Field(description="Name of the checkpoint, as in the list of models.")
+    sha256: str = Field(description="SHA-256 of the checkpoint's files, as in the list of models.")
 
 
 class Computation(Message):
-    """What computed the numbers, and in what way."""
+    """Software, hardware and settings that computed the numbers."""
 
-    versions: dict[str, str] = Field(description="of this server, Python, torch, numpy, and what else computed")
-    device: str
-    num_threads: int
-    precision: str = Field(description="of the products")
-    tf32: bool
-    data_sha256: str
-    num_products: int = Field(description="matrix-vector products done")
-    execution: Literal["interpreted", "compiled"] = Field(description="of products, once they are recorded")
+    versions: dict[str, str] = Field(
+        description="Versions of the server, Python, torch, numpy and other software involved, by name."
+    )
+    device: str = Field(description="Device that computed the numbers, such as `cpu`.")
+    num_threads: int = Field(description="Number of CPU threads of torch.")
+    precision: str = Field(description="Floating-point precision of the products.")
+    tf32: bool = Field(description="Whether float32 matrix products were allowed to use TF32.")
+    data_sha256: str = Field(description="SHA-256 of the samples that define the loss.")
+    num_products: int = Field(description="Number of matrix-vector products computed.")
+    execution: Literal["interpreted", "compiled"] = Field(
+        description="How recorded products were executed: interpreted or compiled."
+    )
     micro_batch_size: int | None = Field(
-        default=None, description="samples that went through the model at once; the matrix does not depend on it"
+        default=None,
+        description="Number of samples that passed through the model at once; the matrix does not depend on it.",
     )
     product_fallback: str | None = Field(
-        description="why products were not taken from one linearisation, which is faster; null: they were"
+        description="Why products were not computed from one linearisation, which is faster; null if they were."
     )
-    wall_time_seconds: float
+    wall_time_seconds: float = Field(description="Duration of the computation in seconds.")
 
 
 class Provenance(Computation):
-    """Where the numbers of one spectrum come from."""
+    """Origin of the numbers of one spectrum."""
 
-    matrix: Matrix
-    block: str | None
-    precision_deviation: float | None = Field(
-        description="measured ||(A' - A) V|| / ||A V|| of tf32 and bfloat16 products A' V from those in float32"
+    matrix: Matrix = Field(description="Matrix of second derivatives, as in the request.")
+    block: str | None = Field(
+        description="Glob on names of parameters that restricted the matrix; null if nothing did."
     )
-    seed: int = Field(description="seed of the probes; 0 where none are drawn")
-    checkpoint: UsedCheckpoint | None = Field(default=None, description="null: weights were drawn, or in the request")
-    parameters_sha256: str = Field(description="of the parameters at which the matrix is taken")
-    num_shards: int = Field(default=1, description="that the probes of a long job were cut into; the request decides")
-    num_workers: int = Field(default=1, description="that computed shards; the numbers do not depend on it")
+    precision_deviation: float | None = Field(
+        description="Measured ||(A' - A) V|| / ||A V||, where A' V are products in tf32 or bfloat16 and A V in "
+        "float32; null for other precisions."
+    )
+    seed: int = Field(description="Seed of the random probes; 0 if none are drawn.")
+    checkpoint: UsedCheckpoint | None = Field(
+        default=None,
+        description="Checkpoint that the weights came from; null if they were drawn or part of the request.",
+    )
+    parameters_sha256: str = Field(description="SHA-256 of the parameters at which the matrix is evaluated.")
+    num_shards: int = Field(
+        default=1,
+        description="Number of shards into which the probes of a long job were divided; it depends on the request "
+        "alone.",
+    )
+    num_workers: int = Field(
+        default=1, description="Number of workers that computed shards; the numbers do not depend on it."
+    )
 
 
 class SinkScore(Message):
-    """Mean attention that the sink's heads of one block give the first token, over the data and all queries."""
+    """Mean attention of the sink's heads in one block to the first token, over the data and all queries."""
 
-    block: int
-    before: float = Field(description="0 to 1, without the sink")
-    after: float = Field(description="0 to 1, with it")
+    block: int = Field(description="Index of the transformer block.")
+    before: float = Field(description="Mean score without the sink, from 0 to 1.")
+    after: float = Field(description="Mean score with the sink, from 0 to 1.")
 
 
 class SinkReport(Message):
-    """The attention sink that was put in."""
+    """The attention sink that was inserted, and its effect."""
 
-    bias: float = Field(description="added to the pre-softmax scores of the first token; given, or solved for")
-    heads: list[int]
-    mean_score_before: float = Field(description="over the sink's heads and blocks, 0 to 1")
-    mean_score_after: float = Field(description="over the sink's heads and blocks, 0 to 1")
-    blocks: list[SinkScore]
+    bias: float = Field(
+        description="Number added to the pre-softmax scores of the first token, from the request or solved for."
+    )
+    heads: list[int] = Field(description="Indices of the heads that have the sink.")
+    mean_score_before: float = Field(description="Mean over the sink's heads and blocks without the sink, from 0 to 1.")
+    mean_score_after: float = Field(description="Mean over the sink's heads and blocks with the sink, from 0 to 1.")
+    blocks: list[SinkScore] = Field(description="Mean scores of each block that has the sink.")
 
 
 class StoredArrays(Message):
-    """What only npz holds."""
+    """Arrays that are stored in the npz file only."""
 
-    sha256: str = Field(description="of the npz file")
-    num_bytes: int = Field(description="of the npz file")
-    shapes: dict[str, list[int]] = Field(description="by name, of what is not in this document")
+    sha256: str = Field(description="SHA-256 of the npz file.")
+    num_bytes: int = Field(description="Size of the npz file in bytes.")
+    shapes: dict[str, list[int]] = Field(description="Shapes by name of the arrays that are not in this document.")
 
 
 class _SpectrumResult(Message):
+    """What the results of all methods have in common."""
+
     kind: Literal["spectrum"] = "spectrum"
-    num_parameters: int = Field(description="rows of the matrix: parameters of the block, if there is one")
-    parameters: list[Parameter] = Field(description="to which the rows belong, in order, each array row by row")
-    matrix: Matrix
-    block: str | None
-    loss: float = Field(description="at the parameters at which the matrix is taken")
-    attention_sink: SinkReport | None = Field(default=None, description="null: none was put in")
-    training: TrainingReport | None
-    arrays: StoredArrays | None = Field(default=None, description="null: this document holds everything")
-    provenance: Provenance
+    num_parameters: int = Field(
+        description="Number of rows of the matrix: parameters of the block if there is one, else of the model."
+    )
+    parameters: list[Parameter] = Field(
+        description="Arrays of parameters to which the rows belong, in order, each array row by row."
+    )
+    matrix: Matrix = Field(description="Matrix of second derivatives, as in the request.")
+    block: str | None = Field(
+        description="Glob on names of parameters that restricted the matrix; null if nothing did."
+    )
+    loss: float = Field(description="Loss at the parameters at which the matrix is evaluated.")
+    attention_sink: SinkReport | None = Field(
+        default=None, description="The attention sink that was inserted; null if there was none."
+    )
+    training: TrainingReport | None = Field(
+        description="Summary of the training before the spectrum; null if there was none."
+    )
+    arrays: StoredArrays | None = Field(
+        default=None, description="Arrays in the npz file that this document lacks; null if it holds everything."
+    )
+    provenance: Provenance = Field(
+        description="Origin of the numbers: software, hardware, settings and digests of inputs."
+    )
 
 
 class ExactResult(_SpectrumResult):
-    """Every eigenvalue."""
+    """Every eigenvalue of the matrix, with trace and inertia."""
 
     method: Literal["exact"] = "exact"
-    trace: Estimate
-    eigenvalues: list[float] = Field(description="ascending, with repetition")
-    inertia: Inertia
+    trace: Estimate = Field(description="Sum of the eigenvalues, in loss per squared parameter.")
+    eigenvalues: list[float] = Field(description="All eigenvalues, ascending, repeated by multiplicity.")
+    inertia: Inertia = Field(description="Number of eigenvalues of each sign.")
     zero_threshold: float = Field(
-        description="an eigenvalue of at most this size counts as zero; every eigenvalue is known to within this"
+        description="Bound on the error of every eigenvalue; eigenvalues of at most this magnitude count as zero."
     )
 
 
 class LanczosResult(_SpectrumResult):
-    """Density, quadrature and extremes."""
+    """Spectral density, quadratures and extreme eigenvalues."""
 
     method: Literal["lanczos"] = "lanczos"
-    density: Density
-    log_density: Density = Field(description="of |eigenvalue| + 1e-5, smoothed in the logarithm, on a geometric grid")
-    cumulative: Cumulative
-    quadrature: list[Quadrature] = Field(description="one for each probe")
-    largest: RitzValue
-    smallest: RitzValue
-    trace: Estimate
-    frobenius: Estimate = Field(description="root of the sum of squares of the eigenvalues")
-    reorthogonalisation: Reorthogonalisation
-    num_steps: int = Field(description="per probe, at most; where a subspace was invariant a probe did fewer")
-    smoothing: Smoothing = Field(description="of these curves; `?kappa=&margin=&num_points=` gives others")
+    density: Density = Field(description="Density of the eigenvalues on a linear grid.")
+    log_density: Density = Field(
+        description="Density of |eigenvalue| + 1e-5, smoothed in the logarithm, on a geometric grid."
+    )
+    cumulative: Cumulative = Field(description="Share of eigenvalues up to each point of a grid.")
+    quadrature: list[Quadrature] = Field(description="Gauss quadratures, one for each probe.")
+    largest: RitzValue = Field(description="Largest Ritz value over all probes.")
+    smallest: RitzValue = Field(description="Smallest Ritz value over all probes.")
+    trace: Estimate = Field(description="Estimate of the sum of the eigenvalues.")
+    frobenius: Estimate = Field(
+        description="Estimate of the Frobenius norm, the root of the sum of squares of the eigenvalues."
+    )
+    reorthogonalisation: Reorthogonalisation = Field(description="Whether Lanczos vectors were reorthogonalised.")
+    num_steps: int = Field(
+        description="Largest number of Lanczos steps per probe; a probe whose subspace became invariant did fewer."
+    )
+    smoothing: Smoothing = Field(description="Smoothing of these curves; `?kappa=&margin=&num_points=` returns others.")
 
 
 class TopKResult(_SpectrumResult):
     """Eigenpairs from the ends of the spectrum."""
 
     method: Literal["top-k"] = "top-k"
-    which: Which
+    which: Which = Field(description="Part of the spectrum, as in the request.")
     tolerance: float = Field(
-        description="of residuals and values, relative to the largest |eigenvalue| that was asked for at the same end"
+        description="Tolerance of residuals and values, relative to the largest |eigenvalue| requested at the same "
+        "end of the spectrum."
     )
     absolute_tolerance: float | None = Field(
-        default=None, description="of residuals and values, in loss per squared parameter, where it is the larger one"
+        default=None,
+        description="Tolerance of residuals and values in loss per squared parameter; it applies where it is the "
+        "larger one.",
     )
-    eigenpairs: list[Eigenpair] = Field(description="descending; for `magnitude` by descending magnitude")
+    eigenpairs: list[Eigenpair] = Field(
+        description="Eigenpairs in descending order; for `magnitude`, by descending magnitude."
+    )
 
 
 class TraceResult(_SpectrumResult):
-    """The trace."""
+    """Estimates of the trace and the Frobenius norm."""
 
     method: Literal["trace"] = "trace"
-    estimator: Estimator
-    trace: TraceEstimate
-    frobenius: Estimate = Field(description="root of the sum of squares of the eigenvalues")
+    estimator: Estimator = Field(description="Estimator that was used, as in the request.")
+    trace: TraceEstimate = Field(description="Estimate of the sum of the eigenvalues.")
+    frobenius: Estimate = Field(
+        description="Estimate of the Frobenius norm, the root of the sum of squares of the eigenvalues."
+    )
 
 
 AnySpectrumResult = ExactResult | LanczosResult | TopKResult | TraceResult
@@ -247,5 +305,9 @@ class SpectrumSetResult(Message):
     """Spectra of one job: of several attention sinks, of several blocks, or of each block with each sink."""
 
     kind: Literal["spectrum-set"] = "spectrum-set"
-    spectra: list[SpectrumResult] = Field(description="for every sink in its order, every block in its order")
-    arrays: StoredArrays | None = Field(default=None, description="null: this document holds everything")
+    spectra: list[SpectrumResult] = Field(
+        description="Spectra in order: every block of the first sink, then of the next."
+    )
+    arrays: StoredArrays | None = Field(
+        default=None, description="Arrays in the npz file that this document lacks; null if it holds everything."
+    )

@@ -1,4 +1,4 @@
-"""Training before a spectrum is taken."""
+"""Training before a spectrum is computed."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -9,34 +9,53 @@ from hessian_spectrum.api_schemas.message import RequestMessage, Seed, misfit
 
 
 class AdamWOptimizer(RequestMessage):
-    """Adam with decoupled weight decay, of parameters with two or more axes alone; the numbers are nanoGPT's."""
+    """Adam with decoupled weight decay of parameters that have two or more axes; the defaults are those of nanoGPT."""
 
     kind: Literal["adamw"]
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.95, ge=0, lt=1)
-    epsilon: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.1, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay rate of the running mean of the gradient.")
+    beta2: float = Field(
+        default=0.95, ge=0, lt=1, description="Decay rate of the running mean of the squared gradient."
+    )
+    epsilon: float = Field(default=1e-8, gt=0, description="Number added to the denominator of the step.")
+    weight_decay: float = Field(
+        default=0.1, ge=0, description="Decoupled weight decay, applied only to parameters of two or more axes."
+    )
 
 
 class PlateauSchedule(RequestMessage):
-    """Multiply the learning rate by `factor` when the epoch's loss stops improving; at the smallest rate, stop."""
+    """Multiplies the learning rate by `factor` when the epoch's loss stops improving; stops at the smallest rate."""
 
     kind: Literal["plateau"]
-    factor: float = Field(default=0.1, gt=0, lt=1)
-    patience: int = Field(default=10, ge=0, le=1_000_000, description="epochs without improvement that are borne")
-    threshold: float = Field(default=1e-4, ge=0, lt=1, description="relative fall of the loss that is an improvement")
-    min_learning_rate: float = Field(default=1e-5, ge=0)
+    factor: float = Field(default=0.1, gt=0, lt=1, description="Factor by which the learning rate is multiplied.")
+    patience: int = Field(
+        default=10,
+        ge=0,
+        le=1_000_000,
+        description="Number of epochs without improvement before the learning rate is reduced.",
+    )
+    threshold: float = Field(
+        default=1e-4, ge=0, lt=1, description="Smallest relative decrease of the loss that counts as an improvement."
+    )
+    min_learning_rate: float = Field(
+        default=1e-5, ge=0, description="Smallest learning rate, at which a further plateau ends training."
+    )
 
 
 class WarmupCosineSchedule(RequestMessage):
-    """A rate that grows linearly over warmup_steps, falls along half a cosine until decay_steps, and stays."""
+    """Learning rate: linear growth over warmup_steps, half a cosine until decay_steps, then constant."""
 
     kind: Literal["warmup-cosine"]
-    warmup_steps: int = Field(default=0, ge=0, le=10_000_000)
-    decay_steps: int | None = Field(
-        default=None, ge=1, le=10_000_000, description="null: num_steps, at least warmup_steps"
+    warmup_steps: int = Field(
+        default=0, ge=0, le=10_000_000, description="Number of steps over which the learning rate grows linearly."
     )
-    min_learning_rate: float = Field(default=0.0, ge=0)
+    decay_steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="Step from which the learning rate is constant; null means num_steps, or warmup_steps if that is "
+        "larger.",
+    )
+    min_learning_rate: float = Field(default=0.0, ge=0, description="Learning rate from decay_steps on.")
 
     @model_validator(mode="after")
     def _decay_follows_warmup(self) -> Self:
@@ -49,24 +68,35 @@ Schedule = Annotated[PlateauSchedule | WarmupCosineSchedule, Field(discriminator
 
 
 class Training(RequestMessage):
-    """Descent along the gradient of batches before the spectrum is taken, in the precision of the parameters."""
+    """Training by gradient descent on batches before the spectrum is computed, in the precision of the parameters."""
 
-    num_steps: int = Field(ge=1, le=10_000_000, description="at most; a schedule may end training before")
-    learning_rate: float = Field(gt=0, description="mup multiplies it by a factor for each layer")
-    batch_size: int | None = Field(default=None, ge=1, description="null: all samples in every step")
+    num_steps: int = Field(
+        ge=1, le=10_000_000, description="Largest number of steps; a schedule may end training earlier."
+    )
+    learning_rate: float = Field(
+        gt=0, description="Initial or largest learning rate; under mup it is multiplied by a factor for each layer."
+    )
+    batch_size: int | None = Field(
+        default=None, ge=1, description="Number of samples per step; null uses all samples in every step."
+    )
     optimizer: AdamWOptimizer | None = Field(
-        default=None, description="null: stochastic gradient descent with `momentum` and `nesterov`"
+        default=None,
+        description="Optimizer to train with; null means stochastic gradient descent with `momentum` and `nesterov`.",
     )
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    nesterov: bool = False
-    schedule: Schedule | None = Field(default=None, description="null: a constant learning rate")
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="Momentum of stochastic gradient descent.")
+    nesterov: bool = Field(default=False, description="Whether to use Nesterov's form of momentum.")
+    schedule: Schedule | None = Field(
+        default=None, description="Schedule of the learning rate; null keeps it constant."
+    )
     gradient_clip: float | None = Field(
-        default=None, gt=0, description="largest norm of the gradient of all parameters together; null: none"
+        default=None,
+        gt=0,
+        description="Largest norm of the gradient of all parameters together; null disables clipping.",
     )
-    seed: Seed = Field(default=0, description="of the order of the samples")
+    seed: Seed = Field(default=0, description="Seed of the order of the samples.")
 
     def settled(self) -> Mapping[str, Any]:
-        """The order of samples that are all seen in every step, and the last step of a cosine."""
+        """Default seed if every step sees all samples, and the last step of a cosine filled in."""
         seed = {"seed": 0} if self.batch_size is None else {}
         rule = self.schedule
         if isinstance(rule, WarmupCosineSchedule):

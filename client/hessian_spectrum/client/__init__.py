@@ -1,4 +1,4 @@
-"""Client of the spectrum server: Python, sync and async, and the `spectrum` command."""
+"""Client of the spectrum server: synchronous and asynchronous Python classes, and the `spectrum` command."""
 
 from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.client.async_http import AsyncSpectrumClient

@@ -1,4 +1,4 @@
-"""Requests that hold arrays, as the npz archives in which they are sent."""
+"""Encoding of requests that contain arrays as npz archives."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -13,19 +13,19 @@ NPZ = "application/x-npz"
 
 
 def fields(request: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that are set, by their dotted paths: `model.w`."""
+    """Fields that are set, by their dotted paths such as `model.w`."""
     if isinstance(request, BaseModel):
         request = request.model_dump(exclude_none=True, warnings=False)
     return dict(_leaves(request, ""))
 
 
 def holds_arrays(request: BaseModel | Mapping[str, Any]) -> bool:
-    """Whether a field is an array rather than lists."""
+    """Whether any field is an array object rather than a list."""
     return any(isinstance(value, Array) for value in fields(request).values())
 
 
 def archive(request: BaseModel | Mapping[str, Any]) -> bytes:
-    """The request as npz, its members uncompressed."""
+    """The request as an npz archive with uncompressed members."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **{name: np.asarray(value) for name, value in fields(request).items()})
     return buffer.getvalue()

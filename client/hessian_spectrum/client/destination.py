@@ -1,4 +1,4 @@
-"""Where the command line puts an answer, and in which format."""
+"""Where the command line writes an answer, and in which format."""
 
 import errno
 import sys
@@ -8,8 +8,8 @@ from typing import BinaryIO
 
 import typer
 
-from hessian_spectrum.client.exchanges import ResultFormat
 from hessian_spectrum.client.output_file import check_writable
+from hessian_spectrum.client.requests import ResultFormat
 
 _FORMATS: dict[str, ResultFormat] = {".json": "json", ".npz": "npz", ".png": "png", ".svg": "svg", ".pdf": "pdf"}
 _STANDARD_OUTPUT = Path("-")
@@ -17,27 +17,34 @@ _STANDARD_OUTPUT = Path("-")
 
 @dataclass(frozen=True)
 class Destination:
-    """A path, or None for standard output, and the format of what goes there."""
+    """Path of the output, or None for standard output, with its format."""
 
     path: Path | None
     name: ResultFormat
 
     @property
     def is_text_to_read(self) -> bool:
-        """Whether the answer is printed for a reader."""
+        """Whether the answer is printed for a person to read."""
         return self.path is None and self.name == "json"
 
     @property
     def target(self) -> Path | BinaryIO:
-        """What `output_file` takes."""
+        """Argument for `output_file`."""
         return sys.stdout.buffer if self.path is None else self.path
 
 
 def destination(output: Path | None, name: ResultFormat | None) -> Destination:
-    """What the options `--output` and `--format` mean, checked before anything is computed.
+    """Interpretation of the options `--output` and `--format`, checked before anything is computed.
+
+    Args:
+        output: Path of the output, `-` or None for standard output.
+        name: Format; None derives it from the path.
+
+    Returns:
+        The destination.
 
     Raises:
-        typer.BadParameter: The format cannot be told, or nothing can be written there.
+        BadParameter: If the format cannot be determined, or the destination cannot be written.
     """
     if output is None and name not in (None, "json") and sys.stdout.isatty():
         raise typer.BadParameter(f"{name} goes to a file or a pipe: give one with --output, or - for this terminal")
@@ -50,12 +57,13 @@ def destination(output: Path | None, name: ResultFormat | None) -> Destination:
     try:
         check_writable(output)
     except OSError as error:
-        raise cannot_write(where, error) from None
+        usage_error = cannot_write(where, error)
+        raise usage_error from None
     return where
 
 
 def cannot_write(where: Destination, error: OSError) -> typer.BadParameter:
-    """What an error means for who chose the destination; a pipe whose reader has left is raised as it is."""
+    """User error for a failed write; a pipe whose reader has left is raised unchanged."""
     if error.errno == errno.EPIPE:
         raise error
     return typer.BadParameter(f"{where.path or 'standard output'} cannot be written: {error.strerror or error}")

@@ -1,4 +1,4 @@
-"""What can go wrong between a caller and the server: one tree."""
+"""Exceptions of the client, in one tree."""
 
 import httpx
 
@@ -28,7 +28,7 @@ class ProblemResponseError(SpectrumClientError):
 
 
 class JobOutOfSightError(ServerUnreachableError):
-    """The server did not answer for so long that following the job ended; the job itself goes on."""
+    """The server did not answer for so long that following the job ended; the job itself continues."""
 
     def __init__(self, job_id: str, seconds: float, error: SpectrumClientError) -> None:
         super().__init__(f"no answer about job {job_id} for {seconds:.0f} s, the last try: {error}")
@@ -45,10 +45,10 @@ class JobFailedError(SpectrumClientError):
 
 
 def unreachable(base_url: httpx.URL, error: httpx.HTTPError) -> ServerUnreachableError:
-    """What the failure of an exchange means."""
+    """Error for a request that failed in transport."""
     return ServerUnreachableError(f"{base_url} does not answer: {error or type(error).__name__}")
 
 
-def told(base_url: httpx.URL, error: httpx.HTTPError | ProblemResponseError) -> SpectrumClientError:
-    """The same, where the server may have answered."""
+def to_client_error(base_url: httpx.URL, error: httpx.HTTPError | ProblemResponseError) -> SpectrumClientError:
+    """Error for a request that failed in transport or was refused."""
     return error if isinstance(error, ProblemResponseError) else unreachable(base_url, error)

@@ -1,4 +1,4 @@
-"""The `spectrum` command: the server from a shell; requests are JSON files, `-` reads standard input."""
+"""The `spectrum` command: access to the server from a shell. Requests are JSON files; `-` reads standard input."""
 
 import json
 import os
@@ -17,18 +17,18 @@ from hessian_spectrum.api_schemas.jobs import JobState
 from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.client.destination import Destination, cannot_write, destination
 from hessian_spectrum.client.errors import ServerUnreachableError, SpectrumClientError
-from hessian_spectrum.client.exchanges import DEFAULT_URL, PictureStyle, ResultFormat, Smoothing
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.client.output_file import output_file
 from hessian_spectrum.client.progress import job_progress
+from hessian_spectrum.client.requests import DEFAULT_URL, PictureStyle, ResultFormat, Smoothing
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Eigenvalue spectra from a spectrum server.")
 
 T = TypeVar("T")
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(__version__)
         raise typer.Exit
 
@@ -43,30 +43,32 @@ def options(
 
 
 KEY_VARIABLE = "SPECTRUM_API_KEY"
-"""Of the API key, which is no option: the arguments of a process can be read by others."""
+"""Variable of the API key, which is no option because others can read the arguments of a process."""
 
 URL_VARIABLE = "SPECTRUM_URL"
 
-Url = Annotated[str, typer.Option(envvar=URL_VARIABLE, help="where the server listens")]
-RequestFile = Annotated[str, typer.Argument(help="JSON file with the request, or - for standard input")]
+Url = Annotated[str, typer.Option(envvar=URL_VARIABLE, help="Address at which the server listens.")]
+RequestFile = Annotated[str, typer.Argument(help="JSON file with the request, or - for standard input.")]
 ArrayFile = Annotated[
-    str, typer.Argument(help="JSON file with the request, npz file with its fields, or - for JSON on standard input")
+    str, typer.Argument(help="JSON file with the request, npz file with its fields, or - for JSON on standard input.")
 ]
-JobId = Annotated[str, typer.Argument(help="id of the job")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="compute, even if a stored result answers the request")]
+JobId = Annotated[str, typer.Argument(help="Id of the job.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Compute even if an equal request has a stored result.")]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="file ending in .json, .npz, .png, .svg or .pdf; - for standard output"),
+    typer.Option("--output", "-o", help="File ending in .json, .npz, .png, .svg or .pdf, or - for standard output."),
 ]
-Width = Annotated[float | None, typer.Option(help="inches, of a picture")]
-Height = Annotated[float | None, typer.Option(help="inches, of a picture")]
-Dpi = Annotated[int | None, typer.Option(help="pixels per inch of a png picture")]
-Title = Annotated[str | None, typer.Option(help="of a picture instead of its own; empty: none")]
-Format = Annotated[ResultFormat | None, typer.Option("--format", help="instead of the end of the file's name")]
+Width = Annotated[float | None, typer.Option(help="Width of a picture in inches.")]
+Height = Annotated[float | None, typer.Option(help="Height of a picture in inches.")]
+Dpi = Annotated[int | None, typer.Option(help="Pixels per inch of a PNG picture.")]
+Title = Annotated[str | None, typer.Option(help="Title of a picture instead of its own; an empty one removes it.")]
+Format = Annotated[
+    ResultFormat | None, typer.Option("--format", help="Format of the output, unless the file's name tells.")
+]
 
 _ARRAYS = (".safetensors", ".npz")
 _INTERRUPTED = 130
-"""Exit code of a program that Ctrl-C ended, as shells have it."""
+"""Exit code that shells use for a program ended by Ctrl-C."""
 
 
 @app.command("closed-form")
@@ -120,7 +122,7 @@ def submit(request: RequestFile, fresh: Fresh = False, url: Url = DEFAULT_URL) -
 
 @app.command()
 def estimate(request: RequestFile, url: Url = DEFAULT_URL) -> None:
-    """Print what a job would take; nothing is queued."""
+    """Print the predicted cost of a job; nothing is queued."""
     with _client(url) as client:
         _print(client.estimate(_read(request)))
 
@@ -139,10 +141,10 @@ def run(
 ) -> None:
     """Submit a job, show its progress and fetch its result.
 
-    When the server stops for a while, this goes on after it returns. Ctrl-C leaves the job alone and says how to come
-    back.
-    """
-    where = destination(output, name)  # before the job takes its time
+    If the server stops for a while, the command continues after it returns. Ctrl-C leaves the job running and prints
+    how to come back to it.
+    """  # noqa: DOC501 - the docstring is the help of the command
+    where = destination(output, name)  # before the job runs
     with _client(url) as client:
         job = client.submit(_read(request), fresh=fresh)
         with _leaving(job.id, url):
@@ -158,46 +160,46 @@ def run(
 def models(url: Url = DEFAULT_URL) -> None:
     """Print kind, number of parameters, digest and state of every checkpoint, or why it cannot be loaded."""
     with _client(url) as client:
-        for found in client.models():
-            count = "unknown" if found.num_parameters is None else f"{found.num_parameters:,}"
-            what = found.problem or f"{found.kind}  {count} parameters  {found.sha256}  {found.state}"
-            typer.echo(f"{found.name}  {what}")
+        for model in client.models():
+            count = "unknown" if model.num_parameters is None else f"{model.num_parameters:,}"
+            what = model.problem or f"{model.kind}  {count} parameters  {model.sha256}  {model.state}"
+            typer.echo(f"{model.name}  {what}")
 
 
 @app.command()
 def job(job_id: JobId, url: Url = DEFAULT_URL) -> None:
-    """Print how a job stands."""
+    """Print the record of a job."""
     with _client(url) as client:
         _print(client.job(job_id))
 
 
 @app.command()
 def watch(job_id: JobId, url: Url = DEFAULT_URL) -> None:
-    """Follow a job until it ends, then print how it stands; fails unless it succeeded.
+    """Follow a job until it ends, then print its record; the exit status is 0 only if it succeeded.
 
-    When the server stops for a while, this goes on after it returns. Ctrl-C leaves the job alone and says how to come
-    back.
-    """
+    If the server stops for a while, the command continues after it returns. Ctrl-C leaves the job running and prints
+    how to come back to it.
+    """  # noqa: DOC501 - the docstring is the help of the command
     with _client(url) as client:
         with _leaving(job_id, url), job_progress(Console(stderr=True), job_id) as show:
-            for found in client.events(job_id):
-                show(found)
-        _print(found := client.job(job_id))
-        if found.state != "succeeded":
+            for job in client.events(job_id):
+                show(job)
+        _print(job := client.job(job_id))
+        if job.state != "succeeded":
             raise typer.Exit(1)
 
 
 @app.command("list")
 def list_jobs(
-    state: Annotated[str | None, typer.Option(help="only jobs in this state")] = None,
-    tag: Annotated[str | None, typer.Option(help="only jobs with this tag, name:value")] = None,
+    state: Annotated[str | None, typer.Option(help="List only jobs in this state.")] = None,
+    tag: Annotated[str | None, typer.Option(help="List only jobs with this tag, as name:value.")] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Print id, state, kind and time of every job, newest first."""
-    wanted: JobState | None = state  # type: ignore[assignment]
+    job_state: JobState | None = state  # type: ignore[assignment]
     with _client(url) as client:
-        for found in client.jobs(wanted, tag):
-            typer.echo(f"{found.id}  {found.state:<10}  {found.kind}  {found.created_at:%Y-%m-%d %H:%M:%S}")
+        for job in client.jobs(job_state, tag):
+            typer.echo(f"{job.id}  {job.state:<10}  {job.kind}  {job.created_at:%Y-%m-%d %H:%M:%S}")
 
 
 @app.command()
@@ -205,16 +207,16 @@ def result(
     job_id: JobId,
     output: Output = None,
     name: Format = None,
-    num_points: Annotated[int | None, typer.Option(help="of the curves of lanczos, smoothed anew")] = None,
-    kappa: Annotated[float | None, typer.Option(help="sharpness of the density of lanczos, smoothed anew")] = None,
-    margin: Annotated[float | None, typer.Option(help="of the grid of lanczos, smoothed anew")] = None,
+    num_points: Annotated[int | None, typer.Option(help="Number of points of the smoothed curves of lanczos.")] = None,
+    kappa: Annotated[float | None, typer.Option(help="Sharpness of the smoothed density of lanczos.")] = None,
+    margin: Annotated[float | None, typer.Option(help="Margin of the grid of the curves of lanczos.")] = None,
     width: Width = None,
     height: Height = None,
     dpi: Dpi = None,
     title: Title = None,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Print the result of a job, or write it to a file; eigenvectors are in npz alone."""
+    """Print the result of a job, or write it to a file; only npz has eigenvectors."""
     where = destination(output, name)
     smoothing = _given({"num_points": num_points, "kappa": kappa, "margin": margin})
     with _client(url) as client:
@@ -223,14 +225,14 @@ def result(
 
 @app.command()
 def cancel(job_id: JobId, url: Url = DEFAULT_URL) -> None:
-    """Cancel a job."""
+    """Cancel a job that is queued or running."""
     with _client(url) as client:
         _print(client.cancel(job_id))
 
 
 @app.command()
 def delete(job_id: JobId, url: Url = DEFAULT_URL) -> None:
-    """Forget a job that ended, and its result."""
+    """Delete a job that has ended, and its result."""
     with _client(url) as client:
         client.delete(job_id)
 
@@ -240,13 +242,13 @@ def upload(
     file: Annotated[
         Path,
         typer.Argument(
-            help="tokens: nanoGPT's .bin or a .npy array of integers; weights or data: .safetensors or .npz",
+            help="Tokens as nanoGPT's .bin or a .npy array of integers; weights or data as .safetensors or .npz.",
             dir_okay=False,
         ),
     ],
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Upload a file of tokens or arrays and print what it holds; jobs name it by its id."""
+    """Upload a file of tokens or arrays and print its description; jobs refer to it by its id."""
     with _client(url) as client:
         try:
             _print(client.upload_arrays(file) if file.suffix in _ARRAYS else client.upload_tokens(file))
@@ -258,13 +260,13 @@ def upload(
 def list_artifacts(url: Url = DEFAULT_URL) -> None:
     """Print id, time, number of tokens and the largest, or names and shapes of arrays, of every file, newest first."""
     with _client(url) as client:
-        for found in client.artifacts():
-            typer.echo(f"{found.id}  {found.created_at:%Y-%m-%d %H:%M:%S}  {_contents(found)}")
+        for artifact in client.artifacts():
+            typer.echo(f"{artifact.id}  {artifact.created_at:%Y-%m-%d %H:%M:%S}  {_contents(artifact)}")
 
 
 @app.command("delete-artifact")
 def delete_artifact(
-    artifact_id: Annotated[str, typer.Argument(help="id of the uploaded file")], url: Url = DEFAULT_URL
+    artifact_id: Annotated[str, typer.Argument(help="Id of the uploaded file.")], url: Url = DEFAULT_URL
 ) -> None:
     """Delete an uploaded file."""
     with _client(url) as client:
@@ -323,7 +325,7 @@ def _fetch(client: SpectrumClient, job_id: str, where: Destination, smoothing: S
         _print(client.result(job_id, smoothing))
         return
     try:
-        client.save_result(job_id, where.target, where.name, smoothing, style)
+        client.save_result(job_id, where.target, where.name, smoothing=smoothing, style=style)
     except OSError as error:
         raise cannot_write(where, error) from None
 
@@ -338,7 +340,7 @@ def _write(where: Destination, content: bytes) -> None:
 
 @contextmanager
 def _leaving(job_id: str, url: str) -> Iterator[None]:
-    """Tell whoever stops following a job, or has to, how to come back to it."""
+    """Print how to come back to a job when following it ends early."""
     options = "" if url in (DEFAULT_URL, os.environ.get(URL_VARIABLE)) else f" --url {url}"
     commands = f"""\
   spectrum watch {job_id}{options}               follow it again

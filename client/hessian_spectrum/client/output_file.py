@@ -1,4 +1,4 @@
-"""Where answers are written: files that are there only when they are whole, and what is no file."""
+"""Files that appear only when they are complete, and outputs that are not regular files."""
 
 import contextlib
 import errno
@@ -12,18 +12,27 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 _PERMISSIONS = 0o777
+_DRAFT = ".spectrum-"
+"""Prefix of temporary files; it is not combined with the target's name, which may already have maximal length."""
+
 _DESCRIPTOR = re.compile(r"/(?:proc/self|proc/\d+|dev)/fd/(\d+)")
 
 
 @contextmanager
 def output_file(target: Path | BinaryIO) -> Iterator[BinaryIO]:
-    """What to write to: at the end it replaces the file at the path, and after an error nothing has changed there.
+    """File to write to, which replaces the file at the path at the end; after an error nothing has changed there.
 
-    A symbolic link stays one: the file that it leads to is replaced. What is no regular file, such as a pipe, a device
-    or standard output, is written into.
+    A symbolic link is kept: the file that it points to is replaced. Anything that is not a regular file, such as a
+    pipe, a device or standard output, is written to directly.
+
+    Args:
+        target: Path, or an open file.
+
+    Yields:
+        The open file.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: If it cannot be written.
     """
     if not isinstance(target, Path):
         yield target
@@ -39,10 +48,15 @@ def output_file(target: Path | BinaryIO) -> Iterator[BinaryIO]:
 
 
 def check_writable(path: Path) -> None:
-    """Make sure that `output_file` can write there, as well as that can be known before.
+    """Check that `output_file` can write to a path, as far as that can be known in advance.
+
+    Args:
+        path: Path of the output.
 
     Raises:
-        OSError: It cannot.
+        OSError: If it cannot.
+        IsADirectoryError: If the path is a directory.
+        PermissionError: If the path must not be written.
     """
     path = _followed(path)
     if _is_replaced(path):
@@ -50,13 +64,15 @@ def check_writable(path: Path) -> None:
             pass
     elif path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    elif _descriptor(path) is None and not os.access(path, os.W_OK):
+    elif (descriptor := _descriptor(path)) is not None:
+        os.write(descriptor, b"")  # fails if it is closed, or open for reading only
+    elif not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def _followed(path: Path) -> Path:
-    """The path without symbolic links, down to a descriptor of a process, which is more than the path of its file."""
-    for _ in range(40):  # as many as Linux follows
+    """The path with symbolic links resolved, but without replacing a process's descriptor by its file."""
+    for _ in range(40):  # Linux follows as many
         path = Path(os.path.realpath(path.parent), path.name)
         if _DESCRIPTOR.fullmatch(str(path)) or not path.is_symlink():
             return path
@@ -83,12 +99,12 @@ def _opened(path: Path) -> BinaryIO:
     descriptor = _descriptor(path)
     if descriptor is None:
         return path.open("wb")
-    return os.fdopen(os.dup(descriptor), "wb")  # opened by its path, a file would be written from its beginning
+    return os.fdopen(os.dup(descriptor), "wb")  # opening its path would write from the beginning
 
 
 @contextmanager
 def _replacement(path: Path) -> Iterator[BinaryIO]:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_DRAFT, delete=False) as file:
         try:
             yield cast("BinaryIO", file)
             file.flush()
@@ -99,7 +115,7 @@ def _replacement(path: Path) -> Iterator[BinaryIO]:
 
 
 def _take_over_rights(path: Path, replacement: str) -> None:
-    """Those of the file that is replaced, or the usual ones: temporary files are private."""
+    """Copy the rights of the file that is replaced, or set the usual ones; temporary files are private."""
     try:
         status = path.stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A progress bar that follows a job."""
+"""Progress bar of a job."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from hessian_spectrum.api_schemas.jobs import Job
 
 @contextmanager
 def job_progress(console: Console, label: str) -> Iterator[Callable[[Job], None]]:
-    """A bar for one job: call what it yields with each state of the job."""
+    """Progress bar of one job; call the yielded function with each record of the job."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -2,10 +2,13 @@
 
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 Identity = tuple[int, ...]
+
+KnownDigest = tuple[str, Sequence[int], str]
+"""Path of a file, its identity and its SHA-256, as JSON can hold them."""
 
 
 def identity(path: Path) -> Identity:
@@ -29,6 +32,14 @@ class Digests:
         """
         lines = (f"{self._of_file(path)}  {name}\n" for name, path in files)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def known(self) -> list[KnownDigest]:
+        """Those that were taken, for another process."""
+        return [(str(path), found, sha256) for path, (found, sha256) in list(self._known.items())]
+
+    def learn(self, known: Iterable[KnownDigest]) -> None:
+        """Believe what another process has taken, of files that do not change from then on."""
+        self._known |= {Path(path): (tuple(found), sha256) for path, found, sha256 in known}
 
     def _of_file(self, path: Path) -> str:
         with self._lock:  # who comes second waits for the first, and then has it for nothing

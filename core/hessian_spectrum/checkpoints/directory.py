@@ -47,12 +47,13 @@ class ModelsDirectory:
     Args:
         path: None: this server has none.
         verdicts: What workers found of them; None: nothing.
+    Attributes:  digests of their files, which take minutes where those are large.
     """
 
     def __init__(self, path: Path | None, verdicts: Verdicts | None = None) -> None:
         self.path = path
         self._verdicts = NoVerdicts() if verdicts is None else verdicts
-        self._digests = Digests()
+        self.digests = Digests()
         self._sha256s: Readings[str] = Readings(_MOST_DESCRIBED)
         self._described: Readings[LoadableModel] = Readings(_MOST_DESCRIBED)
         self._gpt2: Readings[Gpt2Checkpoint] = Readings(_MOST_KEPT)
@@ -77,7 +78,7 @@ class ModelsDirectory:
             CheckpointError: If it cannot be read.
         """
         with _readable():
-            return Checkpoint.read(self._files(name), self._digests)
+            return Checkpoint.read(self._files(name), self.digests)
 
     def num_header_bytes(self, name: str) -> int:
         """How long the lists of the checkpoint's tensors are; 0 where there is none that could be read."""
@@ -176,7 +177,7 @@ class ModelsDirectory:
     def _read(self, name: str, read: Callable[[Checkpoint], T], readings: Readings[T], key: str | None = None) -> T:
         with _readable():
             files = self._files(name)
-            return readings.of(key or name, files.path, lambda: read(Checkpoint.read(files, self._digests)))
+            return readings.of(key or name, files.path, lambda: read(Checkpoint.read(files, self.digests)))
 
     def _files(self, name: str) -> CheckpointFiles:
         if self.path is None:

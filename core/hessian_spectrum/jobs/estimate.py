@@ -1,40 +1,12 @@
 """What a job takes, from its request alone: asked by the service before it accepts, by a worker before it begins."""
 
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Literal
 
-from hessian_spectrum.api_schemas.arrays import shape
-from hessian_spectrum.api_schemas.closed_form_models import (
-    LeakyReluNetwork,
-    LinearBiasNetwork,
-    MultiInputNetwork,
-    MultiOutputNetwork,
-    QuadraticForm,
-    ReluNetwork,
-    SelfAttention,
-    TwoLayerLinearNetwork,
-)
-from hessian_spectrum.api_schemas.data import (
-    ArrayData,
-    DigitsData,
-    GaussianData,
-    GaussianSequences,
-    InlineData,
-    TextData,
-    TokenData,
-    sample_shape,
-)
-from hessian_spectrum.api_schemas.models import (
-    IMAGE_EDGE,
-    NUM_CLASSES,
-    AttentionLayer,
-    CausalLm,
-    Conv,
-    Gpt2,
-    Mlp,
-    RowNetwork,
-)
+from hessian_spectrum.api_schemas.data import kind_of as data_kind_of
+from hessian_spectrum.api_schemas.data import num_samples, sequence_length
+from hessian_spectrum.api_schemas.losses import LOSSES
+from hessian_spectrum.api_schemas.models import kind_of
 from hessian_spectrum.api_schemas.problem import FieldError
 from hessian_spectrum.api_schemas.spectrum import (
     DIAGONAL_ARRAYS,
@@ -44,20 +16,10 @@ from hessian_spectrum.api_schemas.spectrum import (
     TopKMethod,
     TraceMethod,
 )
-from hessian_spectrum.jobs.partition import num_shards, probes_of_shard
+from hessian_spectrum.jobs.sharding import num_shards, probes_of_shard
+from hessian_spectrum.jobs.spectrum_variants import spectrum_variants
 from hessian_spectrum.planning.memory import MicroBatches, micro_batches
-from hessian_spectrum.planning.size import (
-    Size,
-    attention_size,
-    causal_lm_size,
-    conv_size,
-    coordinate_network_size,
-    gpt2_size,
-    mlp_size,
-    neuron_network_size,
-    quadratic_size,
-)
-from hessian_spectrum.planning.text import tokenizer_bytes
+from hessian_spectrum.planning.size import Size
 from hessian_spectrum.planning.work import (
     Reorthogonalisation,
     Work,
@@ -97,7 +59,7 @@ def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> Jo
 
     Lanczos with probes in lockstep takes at most half of the memory that one probe leaves.
     """
-    parts = request.parts
+    parts = spectrum_variants(request)
     if request.blocks is not None and not isinstance(request.method, ExactMethod):
         found = _estimate(request, max(parts, key=lambda part: part.dim), available_bytes)
     else:
@@ -139,12 +101,18 @@ def _estimate(request: SpectrumRequest, part: SpectrumRequest, available_bytes: 
 
 def _num_shards(request: SpectrumRequest, method: LanczosMethod, plan: JobEstimate) -> int:
     """One where there are several spectra, or where recordings are not held: all probes pass through one together."""
-    if len(request.parts) > 1 or plan.recording_bytes is not None:
+    if len(spectrum_variants(request)) > 1 or plan.recording_bytes is not None:
         return 1
     size = _size(request)
-    inputs = size.num_samples * (_sequence_length(request) if size.family in ("attention", "gpt2") else 1)
+    reads_sequences = kind_of(request.model).samples in ("sequences", "tokens")
+    inputs = size.num_samples * (sequence_length(request.data) if reads_sequences else 1)
     operations = size.num_parameters * inputs
-    return num_shards(method.num_probes, min(method.num_steps, request.dim), operations, plan.work.moved_numbers)
+    return num_shards(
+        num_probes=method.num_probes,
+        num_steps=min(method.num_steps, request.dim),
+        product_operations=operations,
+        moved_numbers=plan.work.moved_numbers,
+    )
 
 
 def _top_k_estimate(
@@ -235,7 +203,8 @@ def _planned(request: SpectrumRequest, work: Work, available_bytes: int | None) 
 
 def _split(request: SpectrumRequest, work: Work, size: Size, available_bytes: int | None) -> MicroBatches:
     """`size` is that of the whole model, of which a block may be asked."""
-    size = size.with_labels() if request.effective_loss == "cross-entropy" else size
+    loss = request.effective_loss
+    size = size.with_logits() if loss is not None and LOSSES[loss].outputs_cost_like == "logits" else size
     part = replace(size, num_parameters=request.dim, num_other_parameters=size.num_parameters - request.dim)
     return micro_batches(part, work, request.matrix, _ITEM_BYTES[request.vector_precision], available_bytes)
 
@@ -244,7 +213,7 @@ def _work(request: SpectrumRequest, probes: int, mode: Reorthogonalisation | Non
     dim = request.dim
     match request.method:
         case ExactMethod(eigenvectors=eigenvectors):
-            layered = isinstance(request.model, Mlp) and request.product_precision == request.vector_precision
+            layered = kind_of(request.model).is_layered and request.product_precision == request.vector_precision
             return exact_work(dim, eigenvectors, layered)
         case LanczosMethod() as m:
             mode = mode or m.reorthogonalisation or "none"
@@ -266,7 +235,7 @@ def _probe_bytes(request: SpectrumRequest, mode: Reorthogonalisation) -> int:
 
 def _training_passes(request: SpectrumRequest) -> float:
     plan = request.train
-    return 0.0 if plan is None else training_passes(plan.num_steps, plan.batch_size, _num_samples(request))
+    return 0.0 if plan is None else training_passes(plan.num_steps, plan.batch_size, num_samples(request.data))
 
 
 def _result_bytes(request: SpectrumRequest) -> int:
@@ -287,101 +256,15 @@ def _num_result_numbers(request: SpectrumRequest) -> int:
 
 
 def _size(request: SpectrumRequest) -> Size:
-    model, num_samples = request.model, _num_samples(request)
-    match model:
-        case Mlp():
-            return mlp_size(model.layer_widths, model.has_bias, num_samples, model.activation)
-        case Conv():
-            pooling = model.pooling == "mean"
-            layers = (model.channels, model.kernel_size, model.stride, pooling)
-            return conv_size(IMAGE_EDGE, *layers, NUM_CLASSES, model.bias, num_samples, model.activation)
-        case AttentionLayer():
-            dims = (model.embedding_dim, model.key_dim, model.num_outputs)
-            return attention_size(*dims, num_samples, _sequence_length(request))
-        case Gpt2():
-            sizes = (model.n_layer, model.n_head, model.n_embd, model.n_positions, model.vocab_size)
-            return gpt2_size(*sizes, num_samples, _sequence_length(request), model.bias, model.attention)
-        case CausalLm():
-            widths = (model.n_layer, model.n_head, model.n_embd, model.n_inner, model.vocab_size)
-            return causal_lm_size(model.num_parameters, *widths, num_samples, _sequence_length(request))
-        case _:
-            return _closed_form_size(model, num_samples, _sequence_length(request))
-
-
-def _closed_form_size(model: RowNetwork | SelfAttention | QuadraticForm, num_samples: int, length: int) -> Size:
-    match model:
-        case MultiInputNetwork():
-            return coordinate_network_size(len(model.w), 1, shape(model.w)[1], num_samples)
-        case MultiOutputNetwork():
-            return coordinate_network_size(1, len(model.w), shape(model.w)[1], num_samples)
-        case TwoLayerLinearNetwork():
-            width, num_inputs = shape(model.W1)
-            return mlp_size((num_inputs, width, len(model.W2)), False, num_samples, "linear")
-        case SelfAttention():
-            return attention_size(1, len(model.w_q), 1, num_samples, length)
-        case QuadraticForm():
-            return quadratic_size(len(model.matrix))
-        case _:
-            activation = "relu" if isinstance(model, ReluNetwork | LeakyReluNetwork) else "linear"
-            return neuron_network_size(len(model.w), isinstance(model, LinearBiasNetwork), num_samples, activation)
+    samples, length = num_samples(request.data), sequence_length(request.data)
+    return kind_of(request.model).size(request.model, samples, length)
 
 
 def _data_bytes(request: SpectrumRequest) -> int:
-    match request.data:
-        case GaussianData() as data:
-            teacher = data.input_dim * data.output_dim
-            numbers = teacher + data.num_samples * (data.input_dim + 2 * data.output_dim)
-        case GaussianSequences() as data:
-            positions = data.num_sequences * data.sequence_length
-            numbers = data.embedding_dim**2 + 3 * positions * data.embedding_dim
-        case TextData() as data:
-            return _text_bytes(data)
-        case TokenData() as data:
-            numbers = _window_numbers(data)
-        case InlineData() | ArrayData() as data:
-            numbers = sum(len(values) * prod(sample_shape(values)) for values in (data.x, data.y))
-        case DigitsData() as data:
-            numbers = data.num_samples * 65
-        case None:
-            numbers = _num_matrix_entries(request)
-    return 8 * _DATA_COPIES * numbers
-
-
-def _text_bytes(data: TextData) -> int:
-    """Of windows, and of at most one token for each byte; what a named text takes is that of the process."""
-    text = data.text or ""
-    beside = tokenizer_bytes(text) if data.tokenizer == "gpt2" else 0
-    return 8 * _DATA_COPIES * (_window_numbers(data) + len(text.encode())) + beside
-
-
-def _window_numbers(data: TextData | TokenData) -> int:
-    return data.num_sequences * 2 * (data.sequence_length + 1)
-
-
-def _num_matrix_entries(request: SpectrumRequest) -> int:
-    return len(request.model.matrix) ** 2 if isinstance(request.model, QuadraticForm) else 0
-
-
-def _num_samples(request: SpectrumRequest) -> int:
-    match request.data:
-        case InlineData(x=x) | ArrayData(x=x):
-            return len(x)
-        case TextData() | TokenData() | GaussianSequences() as data:
-            return data.num_sequences
-        case GaussianData(num_samples=num_samples) | DigitsData(num_samples=num_samples):
-            return num_samples
-        case None:
-            return 1
-
-
-def _sequence_length(request: SpectrumRequest) -> int:
-    match request.data:
-        case TextData() | TokenData() | GaussianSequences() as data:
-            return data.sequence_length
-        case InlineData(x=x) | ArrayData(x=x):
-            return (sample_shape(x) or (1,))[0]
-        case _:
-            return 1
+    if request.data is None:
+        return 8 * _DATA_COPIES * kind_of(request.model).num_matrix_entries(request.model)
+    kind = data_kind_of(request.data)
+    return 8 * _DATA_COPIES * kind.num_numbers(request.data) + kind.extra_bytes(request.data)
 
 
 def gibibytes(count: int) -> str:

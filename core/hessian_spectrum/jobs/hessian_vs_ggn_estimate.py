@@ -8,6 +8,7 @@ from hessian_spectrum.api_schemas.models import Gpt2
 from hessian_spectrum.api_schemas.parameter_shapes import parameter_shapes
 from hessian_spectrum.api_schemas.problem import FieldError
 from hessian_spectrum.jobs.estimate import JobEstimate, estimate, gibibytes, memory_error
+from hessian_spectrum.jobs.spectrum_variants import eigenvalue_request
 
 _ITEM_BYTES = {"float32": 4, "float64": 8}
 _MOMENTS = 2  # vectors that AdamW keeps beside the parameters; its gradient is dropped before a measurement
@@ -20,7 +21,7 @@ def point_estimate(
     """Of one eigenvalue of one model, on a worker with so much memory."""
     beside = _training_bytes(request, model)
     spare = None if available_bytes is None else available_bytes - beside
-    alone = estimate(request.spectrum_request(model, matrix), spare)
+    alone = estimate(eigenvalue_request(request, model, matrix), spare)
     return replace(alone, peak_bytes=alone.peak_bytes + beside)
 
 
@@ -45,7 +46,7 @@ def comparison_memory_error(request: HessianVsGgnRequest, available_bytes: int) 
     for index, model in enumerate(request.models):
         beside = _training_bytes(request, model)
         for matrix in MATRICES:
-            error = memory_error(request.spectrum_request(model, matrix), available_bytes - beside)
+            error = memory_error(eigenvalue_request(request, model, matrix), available_bytes - beside)
             if error is not None:
                 needed = point_estimate(request, model, matrix, available_bytes)
                 message = (

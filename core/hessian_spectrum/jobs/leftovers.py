@@ -15,8 +15,8 @@ from hessian_spectrum.jobs.store import JOB, RESULT_USERS
 _AT_ONCE = 1000
 """Questions in one transaction, for whose time Redis answers nobody else."""
 
-_MARKED = "spectrum:results-of-no-job"
-"""Sorted set of digests by the time at which each was first found to belong to no job."""
+_RESULTS_OF_NO_JOB, _REQUESTS_OF_NO_JOB = "spectrum:results-of-no-job", "spectrum:requests-of-no-job"
+"""Sorted sets of digests, and of ids of jobs, by the time at which each file was first found to belong to no job."""
 
 
 class Leftovers:
@@ -43,22 +43,31 @@ class Leftovers:
         A Redis that was restored from an older backup does not know the latest results; so there is time to restore a
         better one.
         """
-        asked = list(digests)
-        found = self._replies(asked, lambda pipeline, digest: pipeline.exists(RESULT_USERS + digest))
-        unused = {digest for digest, used in zip(asked, found, strict=True) if not used}
-        (now, _), marked = self._storage.replies(_ask_for_marks)
+        return self._abandoned(_RESULTS_OF_NO_JOB, RESULT_USERS, digests, seconds)
+
+    def abandoned_requests(self, job_ids: Iterable[str], seconds: float) -> list[str]:
+        """Jobs that nobody knows, and of which Redis has known this for so long, for the same reason."""
+        return self._abandoned(_REQUESTS_OF_NO_JOB, JOB, job_ids, seconds)
+
+    def _abandoned(self, marks: str, prefix: str, names: Iterable[str], seconds: float) -> list[str]:
+        """Names for which there has been no key with this prefix for so long."""
+        asked = list(names)
+        found = self._replies(asked, lambda pipeline, name: pipeline.exists(prefix + name))
+        unused = {name for name, used in zip(asked, found, strict=True) if not used}
+        (now, _), marked = self._storage.replies(partial(_ask_for_marks, marks))
         since = dict(marked)
-        self._mark(unused - since.keys(), now, unmark=since.keys() - unused)
-        return sorted(digest for digest in unused if now - since.get(digest, now) >= seconds)
+        self._mark(marks, unused - since.keys(), now, unmark=since.keys() - unused)
+        return sorted(name for name in unused if now - since.get(name, now) >= seconds)
 
-    def _mark(self, digests: Collection[str], now: float, unmark: Collection[str]) -> None:
+    def _mark(self, marks: str, names: Collection[str], now: float, unmark: Collection[str]) -> None:
         def ask(pipeline: Pipeline) -> None:
-            if digests:
-                pipeline.zadd(_MARKED, dict.fromkeys(digests, now))
+            if names:
+                pipeline.zadd(marks, dict.fromkeys(names, now))
             if unmark:
-                pipeline.zrem(_MARKED, *unmark)
+                pipeline.zrem(marks, *unmark)
 
-        self._storage.replies(ask)
+        if names or unmark:
+            self._storage.replies(ask)
 
     def unwanted_results(self) -> list[str]:
         """Digests of results that no job has any more and whose files are still to be removed."""
@@ -79,9 +88,9 @@ def num_known(client: redis.Redis, digests: list[str]) -> int:
     return sum(client.exists(*(RESULT_USERS + digest for digest in part)) for part in parts)
 
 
-def _ask_for_marks(pipeline: Pipeline) -> None:
+def _ask_for_marks(marks: str, pipeline: Pipeline) -> None:
     pipeline.time()
-    pipeline.zrange(_MARKED, 0, -1, withscores=True)
+    pipeline.zrange(marks, 0, -1, withscores=True)
 
 
 def _ask_all(part: list[str], ask: Callable[[Pipeline, str], object], pipeline: Pipeline) -> None:

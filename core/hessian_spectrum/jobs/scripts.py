@@ -8,7 +8,7 @@ see of the job ends with `tell()`; jobs/events.py reads what that writes.
 
 import hashlib
 
-from hessian_spectrum.jobs import totals
+from hessian_spectrum.jobs import counters
 
 JOB = "spectrum:job:"
 """Prefix of the records, one hash for each job."""
@@ -46,7 +46,7 @@ def tag_index(name: str, value: str) -> str:
 
 
 MOVE = (
-    totals.LUA
+    counters.LUA
     + """
 local function now() local t = redis.call('TIME'); return t[1] + t[2] / 1e6 end
 local function of_owner(name)
@@ -386,6 +386,7 @@ strike('all')
 strike(state)
 each_tag(strike)
 weigh('records', 'record_bytes', -1)
+weigh('requests', 'request_bytes', -1)  -- where a worker of an earlier version ended the job
 redis.call('ZREM', KEYS[2] .. 'with-result', ARGV[1])
 redis.call('ZREM', KEYS[2] .. 'without-result', ARGV[1])
 redis.call('DEL', KEYS[1], ARGV[3], ARGV[4])

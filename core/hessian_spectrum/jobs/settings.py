@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from pydantic import Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from hessian_spectrum.logs.configuration import LogSettings
+from hessian_spectrum.telemetry.logging import LogSettings
 
 PREFIX = "SPECTRUM_"
 _OF_THE_CLIENT = ("URL", "API_KEY")

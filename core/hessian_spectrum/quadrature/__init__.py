@@ -1,1 +1,1 @@
-"""From the quadratures of Lanczos runs to densities with error bands, by numpy alone."""
+"""Densities with error bands from the Gauss quadratures of Lanczos runs; requires only numpy."""

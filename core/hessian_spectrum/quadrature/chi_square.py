@@ -1,4 +1,4 @@
-"""How many degrees of freedom a chi-square number may have come from; numpy alone."""
+"""Confidence limits for the number of degrees of freedom of a chi-square variable; requires only numpy."""
 
 from functools import cache
 from math import lgamma
@@ -19,16 +19,16 @@ LARGEST_LOG = 700.0  # of nu / x: nearly infinite
 
 
 def degree_limits(value: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """95 % confidence limits of nu / x for x drawn from chi-square with nu degrees of freedom.
+    """95 % confidence limits of nu / x for x drawn from the chi-square distribution with nu degrees of freedom.
 
-    nu_lower solves P(chi^2 >= x) = 2.5 %, nu_upper solves P(chi^2 <= x) = 2.5 %; both by interpolation to a relative
-    10^-3.
+    nu_lower solves P(chi^2 >= x) = 2.5 %, nu_upper solves P(chi^2 <= x) = 2.5 %. Both are interpolated with a relative
+    error of 10^-3.
 
     Args:
-        value: X >= 0 of any shape, infinity included.
+        value: x >= 0, of any shape; may be infinite.
 
     Returns:
-        Nu_lower / x and nu_upper / x, of the same shape, tending to 1 for large x.
+        nu_lower / x and nu_upper / x, of the same shape; both tend to 1 for large x.
 
     References:
         Garwood, Biometrika 28 (1936) 437-442, for limits of this kind.
@@ -41,7 +41,7 @@ def degree_limits(value: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 @cache
 def _tables() -> list[tuple[FloatArray, FloatArray]]:
-    """Log x and log(nu / x), ascending in x, for x the 97.5 % and 2.5 % quantile of each nu."""
+    """Tables of log x and log(nu / x), ascending in x, for the 97.5 % and 2.5 % quantiles x of each nu."""
     nu = np.append(FEW_DEGREES, MANY_DEGREES)
     tables = []
     for probability, sign in ((QUANTILE, 1.0), (1 - QUANTILE, -1.0)):
@@ -53,7 +53,7 @@ def _tables() -> list[tuple[FloatArray, FloatArray]]:
 
 
 def _log_quantiles(degrees: FloatArray, probability: float) -> FloatArray:
-    """Log x with P(chi^2_nu <= x) = probability, by bisection."""
+    """Values of log x with P(chi^2_nu <= x) = probability, by bisection."""
     lower, upper = np.full(len(degrees), SMALLEST_LOG), np.full(len(degrees), np.log(200.0))
     for _ in range(50):
         centre = (lower + upper) / 2

@@ -1,4 +1,4 @@
-"""Cumulative spectrum from Gauss quadratures; numpy alone."""
+"""Cumulative spectrum from Gauss quadratures; requires only numpy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ import numpy as np
 from hessian_spectrum.quadrature.density import DOUBLE_EPS, MARGIN, spectral_interval
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.quadrature.probe_mean import Curve, MomentBounds, Moments, probe_mean
+from hessian_spectrum.quadrature.radau_rules import Rule
 from hessian_spectrum.quadrature.results import Band, Cumulative, FloatArray, Quadrature
-from hessian_spectrum.quadrature.rules import Rule
 
 
 def cumulative_spectrum(
@@ -21,14 +21,22 @@ def cumulative_spectrum(
 ) -> Cumulative:
     """Share of eigenvalues <= lambda: mean over probes of the sum of the weights of nodes <= lambda.
 
-    A step function, so that it depends on no kappa. An eigenvalue of high multiplicity is seen as nodes that differ
-    by rounding: at a point of the grid that hits one, any share of the step may be counted.
+    This is a step function, which depends on no smoothing width. An eigenvalue of high multiplicity appears as several
+    nodes that differ by rounding errors: at a grid point that coincides with them, any share of the step may be
+    counted.
 
     Args:
-        dim: P; the grid is that of `spectral_density`.
+        quadratures: Gauss quadratures, one for each probe.
+        dim: Number of parameters P.
+        num_points: Number of grid points, >= 2; the grid is that of `spectral_density`.
+        margin: Extent of the grid beyond the extreme nodes, >= 0, in widths of the spectrum.
+        rounding: Machine epsilon of the products.
+
+    Returns:
+        The share at each point of the grid, with its standard error and 95 % band.
 
     Raises:
-        InvalidProblemError: On fewer than two points, a negative margin or no quadrature.
+        InvalidProblemError: If there are fewer than two points, no quadrature, or the margin is negative.
 
     References:
         Chen, Trogdon & Ubaru, ICML 2021 (stochastic Lanczos quadrature of the cumulative spectrum).
@@ -48,24 +56,24 @@ def cumulative_spectrum(
 
 @dataclass(frozen=True, eq=False)
 class _Share(Curve):
-    """Whether an eigenvalue is <= each point of a grid, or above it; an indicator is its own square."""
+    """Indicator of eigenvalues <= each point of a grid, or above it; an indicator is its own square."""
 
     grid: FloatArray  # (num_points,)
     above: bool
 
     def values(self, rule: Rule) -> Moments:
-        """The share as the nodes have it."""
+        """Share according to the nodes as they are."""
         share = self._share(rule, 0.0)
         return Moments(share, share)
 
     def moments(self, rule: Rule, node_error: float) -> MomentBounds:
-        """With the grid moved both ways."""
+        """Share with the grid shifted in both directions by the error of the nodes."""
         shares = (self._share(rule, shift) for shift in (node_error, -node_error))
         ends = [Moments(share[None], share[None]) for share in shares]
         return MomentBounds(*(ends if self.above else ends[::-1]))
 
     def _share(self, rule: Rule, shift: float) -> FloatArray:
-        """Weights of the nodes on the wanted side of each point + shift, (num_points,), within 0 .. 1."""
+        """Weights of the nodes on the counted side of each point + shift, (num_points,), within 0 .. 1."""
         sums = np.append(0.0, np.cumsum(rule.weights))
         share: FloatArray = np.minimum(sums[np.searchsorted(rule.nodes, self.grid + shift, side="right")], 1.0)
         return 1 - share if self.above else share

@@ -1,4 +1,4 @@
-"""Smoothed spectral densities from Gauss quadratures; numpy alone, so that any process may smooth anew."""
+"""Smoothed spectral densities from Gauss quadratures; requires only numpy, so that any process can smooth again."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from hessian_spectrum.quadrature.probe_mean import (
     Rules,
     probe_mean,
 )
+from hessian_spectrum.quadrature.radau_rules import Rule, rules_through
 from hessian_spectrum.quadrature.results import Band, Density, FloatArray, Quadrature
-from hessian_spectrum.quadrature.rules import Rule, rules_through
 
 MARGIN = 0.05  # Papyan 2020, section D.2
-LOG_KAPPA = 1.04  # curvlinops 3.0.1, which found it by reproducing Papyan's figure 15b
+LOG_KAPPA = 1.04  # curvlinops 3.0.1, determined by reproducing Papyan's figure 15b
 LOG_EPSILON = 1e-5  # Papyan 2020, section D.2
 
 # A spectrum narrower than this many roundings of its largest magnitude is one point.
@@ -49,26 +49,30 @@ def spectral_density(
     margin: float = MARGIN,
     rounding: float = DOUBLE_EPS,
 ) -> Density:
-    """Mean over probes of sum_i weights_i N(lambda; nodes_i, (d sigma)^2), and its error as `probe_mean` has it.
+    """Mean over probes of sum_i weights_i N(lambda; nodes_i, (d sigma)^2), with its error from `probe_mean`.
 
-    Smoothing is that of curvlinops' `lanczos_approximate_spectrum`. The extreme nodes of all probes, widened by
-    `margin` on both sides, are c - d and c + d; the grid covers them with num_points equidistant points;
-    sigma = 2 / (num_steps - 1) / sqrt(8 log kappa), in units of d. What a Gaussian puts outside the grid is not moved
-    back, so the integral is 1 up to the tails, and the grid resolves the Gaussians when num_points is at least about
-    num_steps.
+    The smoothing is that of curvlinops' `lanczos_approximate_spectrum`. The extreme nodes of all probes, widened by
+    `margin` on both sides, are c - d and c + d. The grid covers them with num_points equidistant points, and sigma = 2
+    / (num_steps - 1) / sqrt(8 log kappa) in units of d. Mass that a Gaussian puts outside the grid is not moved back,
+    so the integral is 1 up to the tails. The grid resolves the Gaussians if num_points is at least about num_steps.
 
-    Deviations: boundaries are Ritz values, there is no second Lanczos run for them; one step has the width of two; a
+    Deviations: the boundaries are Ritz values, without a second Lanczos run for them; one step has the width of two; a
     spectrum of zero width, such as that of c I, gets a grid of width |c|, or 1 if c = 0, instead of NaN.
 
     Args:
-        dim: P.
-        num_steps: Lanczos steps asked for, at most P: the resolution, whether or not a probe stopped early.
-        kappa: > 1, dimensionless; larger is sharper.
-        margin: >= 0, in units of the width of the spectrum.
-        rounding: machine epsilon of the products.
+        quadratures: Gauss quadratures, one for each probe.
+        dim: Number of parameters P.
+        num_steps: Requested number of Lanczos steps, at most P; it sets the width even if a probe stopped early.
+        num_points: Number of grid points, >= 2.
+        kappa: Sharpness, > 1, dimensionless; larger values give narrower Gaussians.
+        margin: Extent of the grid beyond the extreme nodes, >= 0, in widths of the spectrum.
+        rounding: Machine epsilon of the products.
+
+    Returns:
+        The density at each point of the grid, with its standard error and 95 % band.
 
     Raises:
-        InvalidProblemError: If kappa <= 1, fewer than two points or no quadrature.
+        InvalidProblemError: If kappa <= 1, or there are fewer than two points or no quadrature.
 
     References:
         Papyan, JMLR 21 (2020) 1-64, algorithm 2 and section D.2; curvlinops 3.0.1.
@@ -76,8 +80,8 @@ def spectral_density(
     check_options(quadratures, num_points, kappa, margin)
     lower, upper = spectral_interval(quadratures, margin, rounding)
     sigma = _sigma(num_steps, kappa)
-    found = _smoothed(quadratures, dim, num_points, sigma, (lower, upper), _itself)
-    return _density(np.linspace(lower, upper, num_points), found, np.float64((upper - lower) / 2))
+    mean = _smoothed(quadratures, dim, num_points, sigma, (lower, upper), _itself)
+    return _density(np.linspace(lower, upper, num_points), mean, np.float64((upper - lower) / 2))
 
 
 def log_spectral_density(
@@ -90,21 +94,31 @@ def log_spectral_density(
     epsilon: float = LOG_EPSILON,
     rounding: float = DOUBLE_EPS,
 ) -> Density:
-    """Density of |lambda| + epsilon, smoothed in the logarithm, where small eigenvalues can be told apart.
+    """Density of |lambda| + epsilon, smoothed in the logarithm, which separates small eigenvalues.
 
-    That of curvlinops' `lanczos_approximate_log_spectrum`: the grid is geometric, from the smallest to the largest
-    |node| + epsilon widened by `margin` on both sides in the logarithm; Gaussians have the width that
-    `spectral_density` gives them, in units of half the logarithmic width; values are per unit of eigenvalue, so that
-    the integral over the grid, whose points are exponentials, is 1 up to the tails.
+    This is the density of curvlinops' `lanczos_approximate_log_spectrum`. The grid is geometric, from the smallest to
+    the largest |node| + epsilon, widened by `margin` on both sides in the logarithm. Gaussians have the width of
+    `spectral_density`, in units of half the logarithmic width. Values are per unit of eigenvalue, so that the integral
+    over the grid, whose points are exponentials, is 1 up to the tails.
 
-    Eigenvalues far below the largest are not resolved by few steps, nor by products whose errors are larger: the band
-    is made of all places, on a geometric grid from zero on both sides, at which the moments of a probe allow weight.
+    Few steps do not resolve eigenvalues far below the largest, nor do products with larger errors. The band therefore
+    covers all positions, on a geometric grid from zero on both sides, at which the moments of a probe allow weight.
 
     Args:
-        epsilon: > 0, in units of A; others as of `spectral_density`.
+        quadratures: Gauss quadratures, one for each probe.
+        dim: Number of parameters P.
+        num_steps: Requested number of Lanczos steps, at most P; it sets the width even if a probe stopped early.
+        num_points: Number of grid points, >= 2.
+        kappa: Sharpness, > 1, dimensionless; larger values give narrower Gaussians.
+        margin: Extent of the grid beyond the extreme values, >= 0, in widths of the logarithmic spectrum.
+        epsilon: Offset > 0, in units of A.
+        rounding: Machine epsilon of the products.
+
+    Returns:
+        The density at each point of the grid, with its standard error and 95 % band.
 
     Raises:
-        InvalidProblemError: As `spectral_density`, and if epsilon is not positive.
+        InvalidProblemError: As for `spectral_density`, and if epsilon is not positive.
 
     References:
         Papyan, JMLR 21 (2020) 1-64, section C.7; curvlinops 3.0.1.
@@ -113,7 +127,7 @@ def log_spectral_density(
     check_epsilon(epsilon)
 
     def transform(lowest: FloatArray, highest: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Of |lambda| for lambda in the interval."""
+        """Smallest and largest log(|lambda| + epsilon) for lambda in the interval."""
         smallest = np.maximum(np.maximum(lowest, -highest), 0)
         return np.log(smallest + epsilon), np.log(np.maximum(-lowest, highest) + epsilon)
 
@@ -123,9 +137,9 @@ def log_spectral_density(
     places = _places(epsilon, upper, num_steps)
     further = {each: rules_through(each, places, dim) for each in quadratures[:MOST_PROBES_WITH_FURTHER_RULES]}
     sigma = _sigma(num_steps, kappa)
-    found = _smoothed(quadratures, dim, num_points, sigma, (lower, upper), transform, further.__getitem__)
+    mean = _smoothed(quadratures, dim, num_points, sigma, (lower, upper), transform, further.__getitem__)
     grid = np.exp(np.linspace(lower, upper, num_points))
-    return _density(grid, found, grid * ((upper - lower) / 2))
+    return _density(grid, mean, grid * ((upper - lower) / 2))
 
 
 def _places(epsilon: float, upper: float, num_steps: int) -> FloatArray:
@@ -137,7 +151,7 @@ def _places(epsilon: float, upper: float, num_steps: int) -> FloatArray:
 
 
 def spectral_interval(quadratures: Sequence[Quadrature], margin: float, rounding: float) -> tuple[float, float]:
-    """From the smallest to the largest node of all probes, widened by `margin` times the width on both sides."""
+    """Interval from the smallest to the largest node of all probes, widened by `margin` widths on both sides."""
     lower = min(float(each.nodes[0]) for each in quadratures)
     upper = max(float(each.nodes[-1]) for each in quadratures)
     magnitude = max(abs(lower), abs(upper))
@@ -145,26 +159,52 @@ def spectral_interval(quadratures: Sequence[Quadrature], margin: float, rounding
 
 
 def check_options(quadratures: Sequence[Quadrature], num_points: int, kappa: float, margin: float) -> None:
-    """Raises:  InvalidProblemError if there is nothing to smooth, or no way to."""
+    """Check that there are quadratures and that they can be smoothed.
+
+    Args:
+        quadratures: Gauss quadratures, one for each probe.
+        num_points: Number of grid points.
+        kappa: Sharpness of the smoothing.
+        margin: Extent of the grid beyond the extreme nodes, in widths of the spectrum.
+
+    Raises:
+        InvalidProblemError: If there is no quadrature, or `check_smoothing` fails.
+    """
     if not quadratures:
         raise InvalidProblemError("a density needs at least one quadrature")
     check_smoothing(num_points, kappa, margin)
 
 
 def check_smoothing(num_points: int, kappa: float, margin: float) -> None:
-    """Raises:  InvalidProblemError on kappa <= 1, fewer than two points or a negative margin."""
+    """Check the options of a smoothing.
+
+    Args:
+        num_points: Number of grid points.
+        kappa: Sharpness of the smoothing.
+        margin: Extent of the grid beyond the extreme nodes, in widths of the spectrum.
+
+    Raises:
+        InvalidProblemError: If kappa <= 1, there are fewer than two points, or the margin is negative or not finite.
+    """
     if not 1 < kappa < float("inf") or num_points < 2 or not 0 <= margin < float("inf"):
         raise InvalidProblemError("a density needs kappa > 1, at least two grid points and a margin >= 0")
 
 
 def check_epsilon(epsilon: float) -> None:
-    """Raises:  InvalidProblemError unless 0 < epsilon < infinity."""
+    """Check the offset of a logarithmic density.
+
+    Args:
+        epsilon: Offset, in units of A.
+
+    Raises:
+        InvalidProblemError: Unless 0 < epsilon < infinity.
+    """
     if not 0 < epsilon < float("inf"):
         raise InvalidProblemError(f"the logarithm needs a positive epsilon, not {epsilon}")
 
 
 def _widened(lower: float, upper: float, margin: float, rounding: float, half_width: float) -> tuple[float, float]:
-    """The interval with its margin; one of no width within 100 roundings is first given `half_width` on each side."""
+    """The interval with its margin; an interval narrower than 100 roundings first gets `half_width` on each side."""
     if upper - lower <= POINT_ROUNDINGS * rounding:
         middle = lower + (upper - lower) / 2
         lower, upper = middle - half_width, middle + half_width
@@ -189,10 +229,19 @@ def _smoothed(
     transform: "Coordinates",
     further_rules: Rules | None = None,
 ) -> ProbeMean:
-    """Mean of exp(-t^2 / 2) / (sigma sqrt(2 pi)), t in units of sigma, on the interval moved to [-1, 1].
+    """Mean of exp(-t^2 / 2) / (sigma sqrt(2 pi)), t in units of sigma, on the interval mapped to [-1, 1].
 
     Args:
-        transform: Of an interval of eigenvalues to one of the coordinate in which to smooth.
+        quadratures: Gauss quadratures, one for each probe.
+        dim: Number of parameters P.
+        num_points: Number of grid points.
+        sigma: Standard deviation of the Gaussians, in units of half the interval.
+        interval: Ends of the grid, in the coordinate of the smoothing.
+        transform: Maps an interval of eigenvalues to one of the coordinate in which to smooth.
+        further_rules: Further rules that a probe is compatible with.
+
+    Returns:
+        The mean over probes at each point, with its error.
     """
     centre, radius = (interval[1] + interval[0]) / 2, (interval[1] - interval[0]) / 2
     unit_grid = np.linspace(-1, 1, num_points)
@@ -203,7 +252,7 @@ def _smoothed(
 
     all_nodes = np.concatenate([each.nodes for each in quadratures])
     boundaries = _cluster_boundaries(coordinates(all_nodes, all_nodes)[0], sigma)
-    # part by part: tables of a number for each cluster, or node, and point would take much more than the answer
+    # part by part, because tables with an entry for each cluster or node and point would be much larger than the result
     length = max(1, TABLE_SIZE // max(len(boundaries) + 1, *(len(each.nodes) for each in quadratures)))
     parts = []
     for start in range(0, num_points, length):
@@ -215,12 +264,12 @@ def _smoothed(
 
 
 Coordinates = Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
-"""Of the ends of intervals of eigenvalues, those in the coordinate in which to smooth."""
+"""Maps ends of intervals of eigenvalues to those in the coordinate in which to smooth."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Gaussians(Curve):
-    """exp(-t^2 / 2) / (sigma sqrt(2 pi)), t in units of sigma, about the points of a grid."""
+    """Gaussians exp(-t^2 / 2) / (sigma sqrt(2 pi)), t in units of sigma, centred at the points of a grid."""
 
     grid: FloatArray  # (num_points,)
     sigma: float
@@ -228,7 +277,7 @@ class _Gaussians(Curve):
     coordinates: Coordinates
 
     def moments(self, rule: Rule, node_error: float) -> MomentBounds:
-        """Those of each cluster of nodes."""
+        """Moments of each cluster of nodes."""
         low, high = self.coordinates(rule.nodes - node_error, rule.nodes + node_error)
         centres = (low + high) / 2
         weights = np.zeros((len(self.boundaries) + 1, len(centres)))
@@ -243,14 +292,14 @@ class _Gaussians(Curve):
         return MomentBounds(self._moments(weights, farthest), self._moments(weights, nearest))
 
     def values(self, rule: Rule) -> Moments:
-        """Those of all nodes together, as they are."""
+        """Moments of all nodes together, without their errors."""
         mean, square = self._moments(
             rule.weights[None], self.grid - self.coordinates(rule.nodes, rule.nodes)[0][:, None]
         )
         return Moments(mean[0], square[0])
 
     def _moments(self, weights: FloatArray, distances: FloatArray) -> Moments:
-        """Of nodes at these distances (m, num_points), which are overwritten, with weights (num_clusters, m)."""
+        """Moments of nodes at distances (m, num_points), which are overwritten, with weights (num_clusters, m)."""
         height = 1 / (self.sigma * sqrt(2 * pi))
         table = np.divide(distances, self.sigma * sqrt(2), out=distances)
         np.exp(np.negative(np.square(table, out=table), out=table), out=table)
@@ -259,14 +308,14 @@ class _Gaussians(Curve):
 
 
 def _cluster_boundaries(places: FloatArray, sigma: float) -> FloatArray:
-    """Middles of the gaps between places that are wider than sigma, ascending."""
+    """Midpoints, ascending, of the gaps between places that are wider than sigma."""
     places = np.sort(places)
     wide = np.flatnonzero(np.diff(places) > sigma)
     boundaries: FloatArray = (places[wide] + places[wide + 1]) / 2
     return boundaries
 
 
-def _density(grid: FloatArray, found: ProbeMean, unit: FloatArray | np.float64) -> Density:
-    """Per unit of eigenvalue what is per `unit`."""
-    band = Band(found.band.lower / unit, found.band.upper / unit)
-    return Density(grid, found.values / unit, found.standard_error / unit, band)
+def _density(grid: FloatArray, mean: ProbeMean, unit: FloatArray | np.float64) -> Density:
+    """Density per unit of eigenvalue, from values per `unit`."""
+    band = Band(mean.band.lower / unit, mean.band.upper / unit)
+    return Density(grid, mean.values / unit, mean.standard_error / unit, band)

@@ -1,13 +1,13 @@
-"""The errors of the numerical engine: one tree, translated once by whoever calls it."""
+"""Exceptions of the numerical engine, in one tree that each caller translates in one place."""
 
 
 class CurvatureError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that the engine raises deliberately."""
 
 
 class InvalidProblemError(CurvatureError):
-    """Model, data, loss or options do not fit together: shapes, labels, tokens, counts."""
+    """Model, data, loss or options are inconsistent: shapes, labels, tokens or counts."""
 
 
 class NonFiniteError(CurvatureError):
-    """A loss, gradient or product came out as NaN or infinity."""
+    """A loss, gradient or product is NaN or infinite."""

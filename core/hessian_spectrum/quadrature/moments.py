@@ -1,4 +1,4 @@
-"""Trace and Frobenius norm from the quadratures of random probes; numpy alone."""
+"""Trace and Frobenius norm from the quadratures of random probes; requires only numpy."""
 
 from collections.abc import Iterator, Sequence
 from math import hypot, sqrt
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.quadrature.probe_mean import confidence_limits
+from hessian_spectrum.quadrature.radau_rules import compatible_rules
 from hessian_spectrum.quadrature.results import Estimate, FloatArray, Interval, Quadrature
-from hessian_spectrum.quadrature.rules import compatible_rules
 
 # What contributes numbers of one sign within this factor is one group of eigenvalues; groups end in the widest gap.
 GROUP_RATIOS = (1.5, 3.0)
@@ -25,20 +25,21 @@ TOO_FEW_STEPS = f"fewer than {LEAST_STEPS} Lanczos steps do not tell how far pro
 def trace_and_frobenius(
     quadratures: Sequence[Quadrature], dim: int, product_error: float = 0.0
 ) -> tuple[Estimate, Estimate]:
-    """Tr A = P E[v^T A v] and ||A||_F = sqrt(P E[||A v||^2]) for v uniform on the unit sphere, where E[v v^T] = I / P.
+    """Estimates of tr A = P E[v^T A v] and ||A||_F = sqrt(P E[||A v||^2]) for v uniform on the unit sphere.
 
-    Both are moments that the Gauss rules hold exactly, so no further product is needed. Standard errors come from the
-    variances 2 / (P + 2) (<lambda^2> - <lambda>^2) and 2 / (P + 2) (<lambda^4> - <lambda^2>^2) of one probe, <.> the
-    mean over eigenvalues, estimated by the same rules: known for a single probe too. The intervals are those of
-    `mean_limits`, and the errors of the products come on top: of A' = A + E with ||E v|| <= e ||A|| relative to A, the
-    trace is off by up to e (sum |lambda| + 2 ||A||_F).
+    There E[v v^T] = I / P. Both are moments that the Gauss rules reproduce exactly, so no further product is needed.
+    Standard errors come from the variances 2 / (P + 2) (<lambda^2> - <lambda>^2) and 2 / (P + 2) (<lambda^4> -
+    <lambda^2>^2) of one probe, where <.> is the mean over eigenvalues, estimated by the same rules; they are known for
+    a single probe, too. The intervals are those of `mean_limits`, widened by the errors of the products: for A' = A + E
+    with ||E v|| <= e ||A||, the trace is off by at most e (sum |lambda| + 2 ||A||_F).
 
     Args:
-        dim: P.
-        product_error: E, dimensionless.
+        quadratures: Gauss quadratures, one for each probe.
+        dim: Number of parameters P.
+        product_error: Relative error e of the products, dimensionless.
 
     Returns:
-        In the unit of A.
+        Trace and Frobenius norm, in the unit of A.
 
     Raises:
         InvalidProblemError: If there is no quadrature.
@@ -79,9 +80,18 @@ def trace_and_frobenius(
 
 
 def _widest_limits(quadratures: Sequence[Quadrature], scale: float, power: int, dim: int) -> tuple[float, float]:
-    """`mean_limits` of (lambda / scale)^power, the widest by the rules that are compatible with the probes.
+    """Widest `mean_limits` of (lambda / scale)^power over the rules that are compatible with the probes.
 
-    A Gauss rule of two steps does not know the spread of squares; those with one more node do.
+    A Gauss rule of two steps does not determine the spread of squares; rules with one more node do.
+
+    Args:
+        quadratures: Gauss quadratures, one for each probe.
+        scale: Unit of the eigenvalues.
+        power: Exponent.
+        dim: Number of parameters P.
+
+    Returns:
+        Distances of the limits below and above the mean.
     """
     rules = [compatible_rules(each) for each in quadratures]
     limits = []
@@ -95,17 +105,21 @@ def _widest_limits(quadratures: Sequence[Quadrature], scale: float, power: int, 
 
 
 def mean_limits(values: FloatArray, weights: FloatArray, num_probes: int, dim: int) -> tuple[float, float]:
-    """How far <f> may lie below and above the mean of num_probes rules, with 95 % confidence.
+    """Distances of the 95 % confidence limits of <f> below and above the mean of num_probes rules.
 
-    The values of f are counted from their mean, which the weights of a probe, whose sum is 1, cannot err about. The
-    rest is cut, sign by sign, into groups of like size. Where a lone eigenvalue has drawn a small weight its group
-    still shows how large it is, which the spread of all values together would not. Limits of groups, whose weights are
-    nearly independent, add up in squares.
+    The values of f are counted from their mean, because the weights of a probe, whose sum is 1, cannot misjudge the
+    mean itself. The deviations are divided, sign by sign, into groups of similar size. If an isolated eigenvalue has
+    drawn a small weight, its group still shows its size, which the spread of all values together would not. The weights
+    of groups are nearly independent, so their limits are added in squares.
 
     Args:
-        values: Of f at the nodes of all rules (n,).
-        weights: (n,), which sum to num_probes.
-        dim: P.
+        values: f at the nodes of all rules, of shape (n,).
+        weights: Weights of shape (n,), which sum to num_probes.
+        num_probes: Number of rules.
+        dim: Number of parameters P.
+
+    Returns:
+        Distances below and above the mean, in the unit of f.
     """
     rest = values - weights @ values / num_probes
     down, up = 0.0, 0.0
@@ -120,7 +134,7 @@ def mean_limits(values: FloatArray, weights: FloatArray, num_probes: int, dim: i
 
 
 def _groups(values: FloatArray) -> Iterator[NDArray[np.intp]]:
-    """Indices of the positive values, group by group, from the largest on."""
+    """Indices of the positive values by group, from the largest values on."""
     order = values.argsort(kind="stable")[::-1]
     order = order[values[order] > 0]
     with np.errstate(over="ignore"):
@@ -139,7 +153,7 @@ def _groups(values: FloatArray) -> Iterator[NDArray[np.intp]]:
 
 
 def _moments(quadrature: Quadrature, scale: float) -> tuple[float, float, float]:
-    """v^T A^p v / scale^p for p = 1, 2 and 4; the last one of fewer than three steps is a lower bound."""
+    """Moments v^T A^p v / scale^p for p = 1, 2 and 4; with fewer than three steps the last one is a lower bound."""
     nodes, weights = quadrature.nodes / scale, quadrature.weights
     second = float(weights @ nodes**2) + (_lone_residual(quadrature) / scale) ** 2
     return float(weights @ nodes), second, max(float(weights @ nodes**4), second**2)
@@ -150,6 +164,6 @@ def _has_remainder(quadrature: Quadrature) -> bool:
 
 
 def _lone_residual(quadrature: Quadrature) -> float:
-    """||A v - node v|| of a single step, whose rule is exact to degree 1 only; otherwise 0."""
+    """Residual ||A v - node v|| of a single step, whose rule is exact to degree 1 only; 0 for more steps."""
     lone = quadrature.residuals is not None and len(quadrature.nodes) == 1
     return abs(float(quadrature.residuals[0])) if lone and quadrature.residuals is not None else 0.0

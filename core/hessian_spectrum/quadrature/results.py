@@ -1,4 +1,4 @@
-"""What the engine answers with: frozen, on the CPU, in float64, in loss per squared parameter unless stated."""
+"""Results of the engine: frozen, on the CPU, in float64, and in loss per squared parameter unless stated otherwise."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -13,7 +13,7 @@ Reorthogonalisation: TypeAlias = Literal["none", "full"]
 
 @dataclass(frozen=True)
 class Inertia:
-    """How many eigenvalues are negative, zero within rounding, and positive; the three sum to P."""
+    """Number of negative eigenvalues, of those that are zero up to rounding, and of positive ones; they sum to P."""
 
     negative: int
     zero: int
@@ -22,7 +22,7 @@ class Inertia:
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % confidence interval; an end that cannot be given is None, and `why` then says why."""
+    """A 95 % confidence interval; an end that cannot be determined is None, for the reason in `why`."""
 
     lower: float | None
     upper: float | None
@@ -34,7 +34,7 @@ UNKNOWN = Interval(None, None, "no interval was computed")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A stochastic estimate; the standard error is None when nothing is known about it."""
+    """A stochastic estimate; the standard error is None if nothing is known about it."""
 
     value: float
     standard_error: float | None
@@ -43,18 +43,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class RitzValue:
-    """An approximate eigenvalue; some true eigenvalue lies within `residual` of `value`."""
+    """An approximate eigenvalue; some exact eigenvalue lies within `residual` of `value`."""
 
     value: float
     residual: float  # ||A y - value y|| for the unit Ritz vector y, errors of the products included
-    interval: Interval = UNKNOWN  # of the eigenvalue that was asked for
+    interval: Interval = UNKNOWN  # of the requested eigenvalue
 
 
 @dataclass(frozen=True, eq=False)
 class Quadrature:
-    """Spectral measure of one probe v: v^T p(A) v = sum(weights * p(nodes)), all that smoothing needs of a probe.
+    """Spectral measure of one probe v: v^T p(A) v = sum(weights * p(nodes)), which is all that smoothing needs.
 
-    Without reorthogonalisation several nodes may stand for one eigenvalue (ghosts); their weights sum to its own.
+    Without reorthogonalisation several nodes may represent one eigenvalue (ghosts); their weights sum to its own.
     """
 
     nodes: FloatArray  # (m,) ascending: Ritz values
@@ -66,7 +66,7 @@ class Quadrature:
 
 @dataclass(frozen=True, eq=False)
 class Band:
-    """Where the exact curve lies, point by point, with a probability of 95 %."""
+    """Pointwise 95 % confidence band of the exact curve."""
 
     lower: FloatArray  # (num_points,)
     upper: FloatArray  # (num_points,)
@@ -84,7 +84,7 @@ class Density:
 
 @dataclass(frozen=True, eq=False)
 class Cumulative:
-    """Share of eigenvalues up to each point of the grid, a step function that is not smoothed."""
+    """Share of eigenvalues up to each point of the grid, a step function without smoothing."""
 
     grid: FloatArray  # (num_points,) ascending
     values: FloatArray  # (num_points,) ascending, 0 .. 1
@@ -107,7 +107,7 @@ class ExactSpectrum:
 
 @dataclass(frozen=True, eq=False)
 class LanczosSpectrum:
-    """What stochastic Lanczos quadrature knows about a spectrum."""
+    """Results of stochastic Lanczos quadrature."""
 
     density: Density
     log_density: Density  # of |lambda| + epsilon, on a geometric grid
@@ -123,14 +123,14 @@ class LanczosSpectrum:
 
 @dataclass(frozen=True, eq=False)
 class TopEigenpairs:
-    """Some eigenvalues from the ends of a spectrum, each as often as it is repeated."""
+    """Some eigenvalues from the ends of a spectrum, repeated according to their multiplicity."""
 
-    # (k,) the most wanted first: "smallest" ascending, "magnitude" by descending magnitude, otherwise descending
+    # (k,) in order of preference: "smallest" ascending, "magnitude" by descending magnitude, otherwise descending
     eigenvalues: FloatArray
     residuals: FloatArray  # (k,) bound of ||A x - eigenvalue x||, the error of the products included
-    # (k,) the residual is within the tolerance, and the value, too, of the eigenvalue that was asked for
+    # (k,) the residual is within the tolerance, and the value, too, of the requested eigenvalue
     converged: npt.NDArray[np.bool_]
-    # (k,) of the eigenvalues that were asked for, with the reason where one has not converged; of "magnitude" that of
+    # (k,) of the requested eigenvalues, with the reason if one has not converged; of "magnitude" that of
     # |eigenvalue|, with the sign of the value
     intervals: tuple[Interval, ...]
     eigenvectors: npt.NDArray[np.floating]  # (k, P) unit vectors in rows, in the precision of the products
@@ -155,4 +155,4 @@ class StochasticTrace:
     frobenius: Estimate  # ||A||_F, not squared
     diagonal: DiagonalEstimate | None
     num_products: int
-    converged: bool  # the tolerance, if one was given, is met
+    converged: bool  # whether the tolerance, if any, is met

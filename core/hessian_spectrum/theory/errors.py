@@ -1,10 +1,11 @@
-"""The error tree of the formulas."""
+"""Exceptions of the closed forms and random-matrix laws."""
 
 
 class TheoryError(ValueError):
-    """Mathematical input that a formula cannot answer: wrong shape, not finite, outside its domain, or overflowing.
+    """A formula cannot be evaluated: the input has a wrong shape, is not finite, is outside the domain, or overflows.
 
-    `field` is the argument that is wrong, None where it takes several to be wrong.
+    Attributes:
+        field: Name of the invalid argument; None if the cause is a combination of arguments.
     """
 
     def __init__(self, message: str, field: str | None = None) -> None:

@@ -1,1 +1,1 @@
-"""The whole stack on one machine with one command. It starts torch, but never loads it."""
+"""The complete stack on one machine with one command; it starts processes that load torch without loading it."""

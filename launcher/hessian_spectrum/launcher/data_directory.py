@@ -1,4 +1,4 @@
-"""The directory that holds all that outlives a stack; one stack at a time."""
+"""The directory of everything that outlives a stack, used by one stack at a time."""
 
 import contextlib
 import fcntl
@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 class DataDirectoryError(Exception):
-    """Another stack runs on this directory, or it cannot be made or written."""
+    """Another stack uses the directory, or it cannot be created or written."""
 
 
 class DataDirectory:
-    """The directory, made if missing and locked for as long as a process of this stack lives.
+    """The data directory, created if missing and locked while a process of this stack lives.
 
     Raises:
-        DataDirectoryError: The data directory cannot be used.
+        DataDirectoryError: If the data directory cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,24 +41,24 @@ class DataDirectory:
 
     @property
     def results(self) -> Path:
-        """Results of jobs."""
+        """Directory of the results of jobs."""
         return self.path / "results"
 
     @property
     def models(self) -> Path:
-        """Checkpoints, unless they are elsewhere."""
+        """Default directory of checkpoints."""
         return self.path / "models"
 
     @property
     def keys(self) -> Path:
-        """Of the API keys, unless they are elsewhere."""
+        """Default file of the API keys."""
         return self.path / "keys.json"
 
     @property
     def redis(self) -> Path:
-        """Files of the embedded server."""
+        """Directory of the embedded Redis server."""
         return self.path / "redis"
 
     def release(self) -> None:
-        """Give the lock back, unless a child still holds it."""
+        """Release the lock, unless a child still holds it."""
         os.close(self.lock_descriptor)

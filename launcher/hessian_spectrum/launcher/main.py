@@ -14,19 +14,19 @@ import typer
 from pydantic import ValidationError
 
 from hessian_spectrum.api_schemas.version import __version__
-from hessian_spectrum.launcher.child import ChildKeepsDyingError
 from hessian_spectrum.launcher.data_directory import DataDirectoryError
 from hessian_spectrum.launcher.embedded_redis import NoRedisServerError, written_url
+from hessian_spectrum.launcher.managed_process import CrashLoopError
 from hessian_spectrum.launcher.stack import REDIS_VARIABLE, Stack, StackError
-from hessian_spectrum.logs.configuration import LogSettings, configure_logging
+from hessian_spectrum.telemetry.logging import LogSettings, configure_logging
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A server for eigenvalue spectra of loss Hessians.")
 
 _logger = logging.getLogger(__name__)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(__version__)
         raise typer.Exit
 
@@ -40,22 +40,22 @@ def options(
     """A server for eigenvalue spectra of loss Hessians."""
 
 
-StartError = (StackError, DataDirectoryError, NoRedisServerError, ChildKeepsDyingError)
+StartError = (StackError, DataDirectoryError, NoRedisServerError, CrashLoopError)
 
 
 @app.command()
 def up(
-    host: Annotated[str, typer.Option(help="address of the HTTP service")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="port of the HTTP service")] = 8000,
-    data_dir: Annotated[Path, typer.Option(help="directory of jobs and results")] = Path("spectrum-data"),
-    workers: Annotated[int, typer.Option(min=1, max=256, help="jobs computed at once")] = 1,
+    host: Annotated[str, typer.Option(help="Address of the HTTP service.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the HTTP service.")] = 8000,
+    data_dir: Annotated[Path, typer.Option(help="Directory of jobs and results.")] = Path("spectrum-data"),
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of jobs computed at once.")] = 1,
     models_dir: Annotated[
         Path | None,
         typer.Option(
             envvar="SPECTRUM_MODELS_DIR",
             exists=True,
             file_okay=False,
-            help="directory of checkpoints; without it, models in the data directory",
+            help="Directory of checkpoints; by default, models in the data directory.",
         ),
     ] = None,
     keys_file: Annotated[
@@ -63,21 +63,29 @@ def up(
         typer.Option(
             envvar="SPECTRUM_KEYS_FILE",
             dir_okay=False,
-            help="of the API keys; without it, keys.json in the data directory",
+            help="File of the API keys; by default, keys.json in the data directory.",
         ),
     ] = None,
     insecure: Annotated[
         bool,
         typer.Option(
-            "--insecure", envvar="SPECTRUM_INSECURE", help="serve without keys, also where others can connect"
+            "--insecure", envvar="SPECTRUM_INSECURE", help="Serve without API keys even if others can connect."
         ),
     ] = False,
 ) -> None:
-    """Run everything on this machine until SIGINT or SIGTERM: Redis (own, or SPECTRUM_REDIS_URL), workers, HTTP."""
+    """Run Redis (own, or SPECTRUM_REDIS_URL), workers and the HTTP service on this machine until SIGINT or SIGTERM."""
     _configure_logging()
     stop = _stop_on_signals()
     try:
-        with Stack(host, port, data_dir, workers, None, models_dir, keys_file, insecure=insecure) as stack:
+        with Stack(
+            host=host,
+            port=port,
+            data_directory=data_dir,
+            num_workers=workers,
+            models_directory=models_dir,
+            keys_file=keys_file,
+            insecure=insecure,
+        ) as stack:
             missing = stack.start(stop, _logger.warning)
             if not stop.is_set():
                 _logger.info(
@@ -93,9 +101,9 @@ def up(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="directory of the pictures")] = Path("demo-output"),
+    output: Annotated[Path, typer.Option(help="Directory of the pictures.")] = Path("demo-output"),
 ) -> None:
-    """Start a stack on a free port, take three spectra, print a report and leave nothing running."""
+    """Start a stack on a free port, compute three spectra, print a report and stop everything."""
     from hessian_spectrum.launcher.demo import run_demo  # noqa: PLC0415 - numpy and the client, which `up` does not need
 
     stop = _stop_on_signals()
@@ -110,18 +118,19 @@ def demo(
 def convert(
     source: Annotated[
         Path,
-        typer.Argument(help="file of nanoGPT, directory with config.json and pytorch_model.bin, or file of tensors"),
+        typer.Argument(help="File of nanoGPT, directory with config.json and pytorch_model.bin, or file of tensors."),
     ],
-    name: Annotated[str, typer.Argument(help="of the checkpoint in the models directory")],
-    models_dir: Annotated[Path, typer.Option(envvar="SPECTRUM_MODELS_DIR", help="directory of checkpoints")] = Path(
-        "spectrum-data/models"
-    ),
+    name: Annotated[str, typer.Argument(help="Name of the checkpoint in the models directory.")],
+    models_dir: Annotated[
+        Path,
+        typer.Option(envvar="SPECTRUM_MODELS_DIR", help="Directory of the checkpoints."),
+    ] = Path("spectrum-data/models"),
     config: Annotated[
         Path | None,
-        typer.Option(help="config.json of the model, for a file of tensors, as Lightning writes it"),
+        typer.Option(help="The model's config.json, for a file of tensors as Lightning writes it."),
     ] = None,
 ) -> None:
-    """Turn a checkpoint of PyTorch, of which nothing is run, into one that the server loads."""
+    """Convert a PyTorch checkpoint, without running code in it, to one that the server loads."""
     options = ["--models-dir", str(models_dir), *(["--config", str(config)] if config is not None else [])]
     command = [sys.executable, "-P", "-m", "hessian_spectrum.worker.convert", *options, "--", str(source), name]
     raise typer.Exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own command
@@ -136,14 +145,14 @@ def keys(context: typer.Context) -> None:
 
 @app.command()
 def doctor(
-    data_dir: Annotated[Path, typer.Option(help="of a server on this machine")] = Path("spectrum-data"),
-    url: Annotated[str | None, typer.Option(help="of a service: asked for a closed form and a small job")] = None,
-    port: Annotated[int | None, typer.Option(help="that a service listens at on this machine, or is to")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print findings as JSON")] = False,
+    data_dir: Annotated[Path, typer.Option(help="Data directory of a server on this machine.")] = Path("spectrum-data"),
+    url: Annotated[str | None, typer.Option(help="Address of a service to which to send two small requests.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of a service on this machine, now or later.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Check a deployment: versions, disk, Redis, workers, clocks; exits with status 1 if something is wrong.
+    """Check versions, disk, Redis, workers and clocks of a deployment; the exit status is 1 if something is wrong.
 
-    Settings come from the environment; those that are not there are those of a server on this data directory.
+    Settings come from the environment, and defaults from a server on the given data directory.
     """
     options = [*(["--url", url] if url else []), *(["--port", str(port)] if port else [])]
     _run_beside(data_dir, "hessian_spectrum.service.doctor", *options, *(["--json"] if as_json else []))
@@ -151,18 +160,18 @@ def doctor(
 
 @app.command()
 def bind(
-    data_dir: Annotated[Path, typer.Option(help="of a server on this machine")] = Path("spectrum-data"),
-    yes: Annotated[bool, typer.Option("--yes", help="do it; without this it only says what would be lost")] = False,
+    data_dir: Annotated[Path, typer.Option(help="Data directory of a server on this machine.")] = Path("spectrum-data"),
+    yes: Annotated[bool, typer.Option("--yes", help="Bind them; otherwise, only print what would be lost.")] = False,
 ) -> None:
-    """Let a results directory and a running Redis belong together that were not used together before.
+    """Bind a results directory to a running Redis with which it was not used before.
 
-    Settings come from the environment; those that are not there are those of a server on this data directory.
+    Settings come from the environment, and defaults from a server on the given data directory.
     """
     _run_beside(data_dir, "hessian_spectrum.service.bind", *(["--yes"] if yes else []))
 
 
 def _run_beside(data_dir: Path, module: str, *options: str) -> NoReturn:
-    """Run a module with the settings of a server on this data directory, where the environment has no others."""
+    """Run a module with settings of the environment, and defaults from a server on this data directory."""
     own = {REDIS_VARIABLE: written_url(data_dir), "SPECTRUM_RESULTS_DIR": str(data_dir.resolve() / "results")}
     own["SPECTRUM_MODELS_DIR"] = str(data_dir.resolve() / "models")
     environment = {name: value for name, value in own.items() if value is not None} | os.environ

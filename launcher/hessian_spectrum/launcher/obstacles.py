@@ -1,4 +1,4 @@
-"""What outside of this server keeps a part of it from running."""
+"""External conditions that keep a part of the server from running."""
 
 import os
 import socket
@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 
 _NEEDED_BYTES = 4 * 2**20
-"""More than Redis writes at once, but for the largest requests."""
+"""Free space that exceeds what Redis writes at once, except for the largest requests."""
 
 
 def disk_obstacle(directory: Path) -> str | None:
-    """Why files in the directory cannot be written, if they cannot."""
+    """Why files in the directory cannot be written; None if they can."""
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(bytes(_NEEDED_BYTES))
@@ -22,7 +22,7 @@ def disk_obstacle(directory: Path) -> str | None:
 
 
 def port_obstacle(host: str, port: int) -> str | None:
-    """Why nobody can listen there, if nobody can."""
+    """Why no process can listen at the address; None if one can."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:

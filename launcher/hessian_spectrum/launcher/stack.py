@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from hessian_spectrum.launcher.child import Child
 from hessian_spectrum.launcher.data_directory import DataDirectory
 from hessian_spectrum.launcher.embedded_redis import EmbeddedRedis
+from hessian_spectrum.launcher.managed_process import ManagedProcess
 from hessian_spectrum.launcher.obstacles import disk_obstacle, port_obstacle
 
 REDIS_VARIABLE = "SPECTRUM_REDIS_URL"
@@ -24,10 +24,10 @@ _REDIS_START_SECONDS = 30.0
 _EXTERNAL_REDIS_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _ANSWER_SECONDS = 4.0
-"""Of the service, which itself waits for a Redis that is silent."""
+"""Timeout of the service's answer, which itself waits for an unresponsive Redis."""
 
 _PATIENCE_SECONDS = 20.0
-"""After which it is said what is waited for: a worker that loads its libraries takes that long."""
+"""Time after which missing parts are reported; a worker takes that long to load its libraries."""
 
 _STOP_SECONDS, _REDIS_STOP_SECONDS = 6.0, 2.5
 
@@ -40,18 +40,24 @@ class Stack:
     """The whole server on one machine.
 
     Args:
-        host: And port of the HTTP service; data directory; number of jobs at once; file for the children's output;
-            models directory and file of the API keys, if they are not in the data directory; whether to serve without
-            keys where others can connect.
+        host: Address of the HTTP service.
+        port: Port of the HTTP service.
+        data_directory: Directory of everything that outlives the stack.
+        num_workers: Number of jobs computed at once.
+        log: File for the children's output; None uses the output of this process.
+        models_directory: Directory of checkpoints; None means that in the data directory.
+        keys_file: File of the API keys; None means that in the data directory.
+        insecure: Whether to serve without API keys even if others can connect.
 
     Raises:
-        StackError: A process cannot be started.
-        DataDirectoryError: The data directory cannot be used.
-        NoRedisServerError: There is no Redis server to start.
+        StackError: If the port cannot be used.
+        DataDirectoryError: If the data directory cannot be used.
+        NoRedisServerError: If there is no Redis server to start.
     """
 
     def __init__(
         self,
+        *,
         host: str,
         port: int,
         data_directory: Path,
@@ -59,7 +65,6 @@ class Stack:
         log: Path | None = None,
         models_directory: Path | None = None,
         keys_file: Path | None = None,
-        *,
         insecure: bool = False,
     ) -> None:
         if obstacle := port_obstacle(host, port):
@@ -82,14 +87,14 @@ class Stack:
         worker_environment = environment | {"SPECTRUM_CONCURRENCY": str(num_workers)}
         service = [sys.executable, "-P", "-m", "hessian_spectrum.service", "--host", host, "--port", str(port)]
         self._children = [
-            Child(
+            ManagedProcess(
                 "worker",
                 [sys.executable, "-P", "-m", "hessian_spectrum.worker"],
                 worker_environment,
                 log=log,
                 obstacle=lambda: disk_obstacle(self._data.results),
             ),
-            Child("service", service, environment, log=log, obstacle=lambda: port_obstacle(host, port)),
+            ManagedProcess("service", service, environment, log=log, obstacle=lambda: port_obstacle(host, port)),
         ]
 
     def __enter__(self) -> Self:
@@ -100,51 +105,56 @@ class Stack:
     ) -> None:
         self.stop()
 
-    def start(self, stop: threading.Event, say: Callable[[str], None] = lambda _: None) -> list[str]:
+    def start(self, stop: threading.Event, report: Callable[[str], None] = lambda _: None) -> list[str]:
         """Start everything and wait until jobs are served, or until `stop` is set.
 
-        Where something outside keeps jobs from being served, as a full disk does, closed forms are served all the same,
-        and jobs as soon as it is gone.
+        If something external prevents jobs from being served, such as a full disk, closed forms are served anyway, and
+        jobs as soon as the obstacle is gone.
 
         Args:
-            say: Told what is waited for.
+            stop: Ends the wait when set.
+            report: Receives messages about what is missing.
 
         Returns:
-            What jobs still lack.
+            What jobs still lack, in words; empty if jobs are served.
 
         Raises:
-            StackError: A process cannot be started.
-            ChildKeepsDyingError: A process dies again and again right after its start.
+            StackError: If a part is not ready in time.
+            CrashLoopError: If a process dies again and again right after its start.
         """
         if self._redis is not None:
             redis = self._redis
-            redis.child.start()
-            self._wait_for(lambda: redis.answers() or bool(redis.child.obstacle), _REDIS_START_SECONDS, "Redis", stop)
+            redis.process.start()
+            self._wait_for(lambda: redis.answers() or bool(redis.process.obstacle), _REDIS_START_SECONDS, "Redis", stop)
         else:
             self._wait_for(_external_redis_listens, _EXTERNAL_REDIS_SECONDS, f"the Redis of {REDIS_VARIABLE}", stop)
         for child in self._children:
             child.start()
-        return self._wait_until_ready(stop, say)
+        return self._wait_until_ready(stop, report)
 
-    def supervise(self, stop: threading.Event, say: Callable[[str], None]) -> None:
+    def supervise(self, stop: threading.Event, report: Callable[[str], None]) -> None:
         """Restart children that die until `stop` is set.
 
+        Args:
+            stop: Ends the supervision when set.
+            report: Receives messages about restarts.
+
         Raises:
-            ChildKeepsDyingError: A process dies again and again right after its start.
+            CrashLoopError: If a process dies again and again right after its start.
         """
         while not stop.wait(_POLL_SECONDS):
-            self._revive(say)
+            self._restart(report)
 
     def stop(self) -> None:
-        """Stop every child within ten seconds, Redis last, and give the directory back."""
+        """Stop every child within ten seconds, Redis last, and release the data directory."""
         for child in self._children:
             child.terminate()
         deadline = time.monotonic() + _STOP_SECONDS
         for child in self._children:
             child.wait(deadline)
         if self._redis is not None:
-            self._redis.child.terminate()
-            self._redis.child.wait(time.monotonic() + _REDIS_STOP_SECONDS)
+            self._redis.process.terminate()
+            self._redis.process.wait(time.monotonic() + _REDIS_STOP_SECONDS)
             self._redis.remove_socket()
         self._data.release()
 
@@ -152,48 +162,49 @@ class Stack:
         """Process ids of the children by name."""
         return {child.name: child.pid for child in self._all()}
 
-    def _all(self) -> list[Child]:
-        return ([self._redis.child] if self._redis else []) + self._children
+    def _all(self) -> list[ManagedProcess]:
+        return ([self._redis.process] if self._redis else []) + self._children
 
-    def _revive(self, say: Callable[[str], None]) -> None:
+    def _restart(self, report: Callable[[str], None]) -> None:
         for child in self._all():
-            if told := child.revive():
-                say(told)
+            if message := child.restart():
+                report(message)
 
     def _wait_for(self, condition: Callable[[], bool], seconds: float, what: str, stop: threading.Event) -> None:
         deadline = time.monotonic() + seconds
         while not stop.is_set() and not condition():
-            self._revive(lambda _: None)
+            self._restart(lambda _: None)
             if time.monotonic() > deadline:
                 raise StackError(f"{what} was not ready after {seconds:.0f} s")
             stop.wait(_POLL_SECONDS)
 
-    def _wait_until_ready(self, stop: threading.Event, say: Callable[[str], None]) -> list[str]:
-        started, told = time.monotonic(), None
+    def _wait_until_ready(self, stop: threading.Event, report: Callable[[str], None]) -> list[str]:
+        started, reported = time.monotonic(), None
         while not stop.is_set() and (missing := self._missing()) != []:
-            self._revive(say)
+            self._restart(report)
             seconds = time.monotonic() - started
             if missing and (seconds > START_SECONDS or any(child.obstacle for child in self._all())):
                 return missing
             if seconds > START_SECONDS:
                 raise StackError(f"the service was not ready after {START_SECONDS:.0f} s")
-            if missing and seconds > _PATIENCE_SECONDS and missing != told:
-                say(f"not ready yet: {'; '.join(missing)}")
-                told = missing
+            if missing and seconds > _PATIENCE_SECONDS and missing != reported:
+                report(f"not ready yet: {'; '.join(missing)}")
+                reported = missing
             stop.wait(_POLL_SECONDS)
         return []
 
     def _missing(self) -> list[str] | None:
-        """What jobs lack, as the service says; None if it does not answer."""
+        """What jobs lack according to the service; None if it does not answer."""
         try:
-            answer = httpx.get(f"http://{self._health_host}:{self._port}/v1/health/ready", timeout=_ANSWER_SECONDS)
+            address = f"http://{self._health_host}:{self._port}/v1/health/ready"
+            answer = httpx.get(address, timeout=_ANSWER_SECONDS, trust_env=False)  # a proxy would ask itself
             return [] if answer.is_success else [str(each) for each in answer.json()["missing"]]
         except (httpx.HTTPError, ValueError, LookupError, TypeError):
             return None
 
 
 def _external_redis_listens() -> bool:
-    """Whether somebody is there; service and worker find out, and say, whether they are let in."""
+    """Whether something listens at the address; service and worker find out, and report, whether they are admitted."""
     try:
         parts = urlsplit(os.environ[REDIS_VARIABLE])
         if parts.scheme == "unix":

@@ -1,9 +1,11 @@
 """`python -m hessian_spectrum.service`: serve HTTP until told to stop."""
 
 import argparse
+import contextlib
 import gc
 import ipaddress
 import os
+import resource
 import socket
 import sys
 
@@ -12,10 +14,14 @@ from fastapi import FastAPI
 
 from hessian_spectrum.jobs.connection import require_entry
 from hessian_spectrum.jobs.settings import ServiceSettings, SettingsError
-from hessian_spectrum.logs.configuration import configure_logging
 from hessian_spectrum.service.app import create_app
 from hessian_spectrum.service.doors.http_protocol import HttpProtocol
 from hessian_spectrum.service.doors.key_file import KeyFile, KeysUnreadableError
+from hessian_spectrum.telemetry.logging import configure_logging
+
+KEEP_ALIVE_SECONDS = 20
+"""That a connection waits for its next request: longer than those of most clients, so that a request does not arrive
+at one that is being closed. uvicorn's own 5 s are also those of httpx."""
 
 _THREAD_SECONDS = 0.001
 """That a thread keeps the interpreter while others wait for it: among very many the event loop has its turn soon."""
@@ -67,6 +73,10 @@ def serve(app: FastAPI, host: str, port: int, trusted_proxies: str = "") -> None
     # What was loaded stays: to look through it for garbage takes a tenth of a second, in which nobody is answered.
     gc.collect()
     gc.freeze()
+    # Each caller is an open file, and so is what is asked of Redis for them: shells allow 1024.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # where "unlimited" is more than the system gives
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     sys.setswitchinterval(_THREAD_SECONDS)
     uvicorn.run(
         app,
@@ -77,6 +87,7 @@ def serve(app: FastAPI, host: str, port: int, trusted_proxies: str = "") -> None
         access_log=False,
         log_config=None,
         timeout_graceful_shutdown=3,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         proxy_headers=bool(trusted_proxies),
         forwarded_allow_ips=trusted_proxies,
     )

@@ -13,10 +13,10 @@ from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2, Model
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.artifacts import UnknownArtifactError
+from hessian_spectrum.jobs.cache_key import cache_key
 from hessian_spectrum.jobs.estimate import JobEstimate, gibibytes
 from hessian_spectrum.jobs.job_estimate import job_estimate, job_memory_error
-from hessian_spectrum.jobs.presence import present_workers
-from hessian_spectrum.jobs.question import question_digest
+from hessian_spectrum.jobs.worker_registry import registered_workers
 from hessian_spectrum.service.problems import ProblemError, invalid_field, invalid_request
 from hessian_spectrum.service.uploads.callers_artifacts import CallersArtifacts
 
@@ -30,20 +30,20 @@ class Submission:
         text: The validated request as JSON, which workers read.
         tags: Names that the caller gave the job.
         shared: Whether other keys may read the job.
-        question: Cache key, the digest of everything in the request that affects its numbers.
+        cache_key: The digest of everything in the request that affects its numbers.
     """
 
     kind: str
     text: str
     tags: dict[str, str]
     shared: bool
-    question: str
+    cache_key: str
 
     @classmethod
     def of(cls, request: AnyJobRequest) -> Self:
         """The submission of a validated request."""
         text = request.model_dump_json(exclude_none=True)
-        return cls(request.kind, text, dict(request.tags), request.shared, question_digest(request))
+        return cls(request.kind, text, dict(request.tags), request.shared, cache_key(request))
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def available_bytes(client: redis.Redis) -> int | None:
     Raises:
         RedisError: Redis does not answer.
     """
-    return min((worker.memory_bytes for worker in present_workers(client)), default=None)
+    return min((worker.memory_bytes for worker in registered_workers(client)), default=None)
 
 
 def _summary(estimate: JobEstimate, available: int | None) -> str:

@@ -9,10 +9,10 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.jobs.presence import present_code_versions
 from hessian_spectrum.jobs.quotas import Quotas
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.jobs.verdicts import VerdictStore
+from hessian_spectrum.jobs.worker_registry import registered_result_versions
 from hessian_spectrum.service.doors.body_limit import BodyLimit, BodyLimitProblem
 from hessian_spectrum.service.doors.door import Door, is_open
 from hessian_spectrum.service.doors.request_target import AbsoluteTargets
@@ -84,7 +84,7 @@ def _hand_out(app: FastAPI, parts: Parts) -> None:
         parts.results,
         parts.storage,
         parts.feed,
-        lambda: present_code_versions(client),
+        lambda: registered_result_versions(client),
         Quotas(settings.max_queued, settings.requests_bytes, settings.records_bytes),
     )
     app.state.feed = parts.feed
@@ -95,7 +95,7 @@ def _hand_out(app: FastAPI, parts: Parts) -> None:
     app.state.artifacts = parts.artifacts
     app.state.artifact_owners = parts.artifact_owners
     app.state.uploads_bytes = settings.uploads_bytes
-    verdicts = VerdictStore(client, lambda: present_code_versions(client))
+    verdicts = VerdictStore(client, lambda: registered_result_versions(client))
     app.state.models = ModelsDirectory(settings.models_dir, verdicts)
     app.state.descriptions = CheckpointDescriptions(app.state.models, settings.models_dir, parts.heavy)
     app.state.uploads = UploadDesk(settings.max_upload_bytes, settings.upload_memory_bytes)

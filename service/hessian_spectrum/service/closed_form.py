@@ -1,7 +1,6 @@
 """Closed forms: from a request through `theory` to JSON, npz or a plot."""
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,39 +8,18 @@ import numpy as np
 import pydantic_core
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest, EigenvectorChoice
-from hessian_spectrum.api_schemas.closed_form_models import (
-    LeakyReluNetwork,
-    LinearBiasNetwork,
-    LinearNetwork,
-    MultiInputNetwork,
-    MultiOutputNetwork,
-    QuadraticForm,
-    ReluNetwork,
-    SelfAttention,
-    TwoLayerLinearNetwork,
-)
-from hessian_spectrum.api_schemas.message import RequestMessage
 from hessian_spectrum.service.plots.closed_form import plot_closed_form
 from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle
 from hessian_spectrum.service.problems import invalid_field
-from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
-from hessian_spectrum.theory.closed_form.blocks import multi_input_spectrum, multi_output_spectrum
 from hessian_spectrum.theory.closed_form.descent import Descent, linear_descent
-from hessian_spectrum.theory.closed_form.homogeneous import leaky_relu_spectrum, relu_spectrum
-from hessian_spectrum.theory.closed_form.linear import linear_spectrum
-from hessian_spectrum.theory.closed_form.linear_bias import linear_bias_spectrum
-from hessian_spectrum.theory.closed_form.quadratic import quadratic_spectrum
+from hessian_spectrum.theory.closed_form.families import spectra
 from hessian_spectrum.theory.closed_form.spectrum import Eigenvectors, Spectrum
-from hessian_spectrum.theory.closed_form.two_layer_linear import two_layer_linear_spectrum
 
 SMALL_BODY_BYTES = 20_000
 """A body of at most a thousand doubles is answered faster than a thread starts, if few numbers are derived from it."""
 
 SMALL_DERIVED_NUMBERS = 10_000
 """Attention scores, or entries of a matrix to diagonalise, that take about as long."""
-
-DECIMAL_COST = 64
-"""An attention score in decimal arithmetic takes as long as this many derived numbers."""
 
 MAX_VECTOR_NUMBERS_JSON = 1_000_000
 """Most numbers in the eigenvectors of a JSON response, about 20 MB of text."""
@@ -66,22 +44,8 @@ def is_small(request: ClosedFormRequest, num_bytes: int) -> bool:
         num_bytes <= SMALL_BODY_BYTES
         and request.eigenvectors == "none"
         and request.descent is None
-        and _num_derived(request) <= SMALL_DERIVED_NUMBERS
+        and request.num_derived <= SMALL_DERIVED_NUMBERS
     )
-
-
-def _num_derived(request: ClosedFormRequest) -> int:
-    match request.model:
-        case SelfAttention():
-            return DECIMAL_COST * request.num_scores
-        case TwoLayerLinearNetwork(reduced_size=size):
-            return size**2
-        case MultiInputNetwork(w=w):
-            return (2 * len(w)) ** 2
-        case QuadraticForm(matrix=matrix):
-            return len(matrix) ** 2
-        case _:
-            return 0
 
 
 def compute(request: ClosedFormRequest, max_vector_numbers: int) -> ClosedFormResult:
@@ -98,24 +62,16 @@ def compute(request: ClosedFormRequest, max_vector_numbers: int) -> ClosedFormRe
         TheoryError: If a number leaves the range of floating point.
         ProblemError: 422 if the eigenvectors have too many numbers.
     """
-    spectrum = _SPECTRA[type(request.model)](request.model, request.data.x, request.data.y)
+    spectrum = _spectrum(request)
     eigenvectors = _eigenvectors(spectrum, request.eigenvectors, max_vector_numbers)
     return ClosedFormResult(spectrum, request.eigenvectors, eigenvectors, _descent(request))
 
 
-_SPECTRA: dict[type[RequestMessage], Callable[[Any, Any, Any], Spectrum]] = {
-    LinearNetwork: lambda model, x, y: linear_spectrum(model.w, model.v, x, y),
-    ReluNetwork: lambda model, x, y: relu_spectrum(model.w, model.v, x, y),
-    LeakyReluNetwork: lambda model, x, y: leaky_relu_spectrum(model.w, model.v, x, y, model.negative_slope),
-    LinearBiasNetwork: lambda model, x, y: linear_bias_spectrum(model.w, model.v, model.b, x, y),
-    MultiInputNetwork: lambda model, x, y: multi_input_spectrum(model.w, model.v, x, y),
-    MultiOutputNetwork: lambda model, x, y: multi_output_spectrum(model.w, model.v, x, y),
-    TwoLayerLinearNetwork: lambda model, x, y: two_layer_linear_spectrum(model.W1, model.W2, x, y),
-    SelfAttention: lambda model, x, y: self_attention_spectrum(
-        model.w_v, model.w_q, model.w_k, x, y, sink_bias=model.sink_bias, activation=model.activation
-    ),
-    QuadraticForm: lambda model, x, y: quadratic_spectrum(model.matrix),
-}
+def _spectrum(request: ClosedFormRequest) -> Spectrum:
+    model, data = request.model, request.data
+    arguments = {name: getattr(model, name) for name in type(model).model_fields if name != "kind"}
+    samples = {} if data.x is None else {"x": data.x, "y": data.y}
+    return spectra()[model.kind](**arguments, **samples)
 
 
 def _eigenvectors(spectrum: Spectrum, which: EigenvectorChoice, max_numbers: int) -> Eigenvectors | None:
@@ -137,7 +93,9 @@ def _descent(request: ClosedFormRequest) -> Descent | None:
     options = request.descent
     if options is None:
         return None
-    return linear_descent(model.w, model.v, data.x, data.y, options.learning_rate, options.num_steps)
+    return linear_descent(
+        w=model.w, v=model.v, x=data.x, y=data.y, learning_rate=options.learning_rate, num_steps=options.num_steps
+    )
 
 
 def render(request: ClosedFormRequest, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes | memoryview:

@@ -98,8 +98,8 @@ class JobService:
             key,
             caller.owner,
             shared=submission.shared,
-            question=submission.question,
-            answer=None if fresh else self._cached_result(submission.question),
+            question=submission.cache_key,
+            answer=None if fresh else self._cached_result(submission.cache_key),
             request_id=request_id,
             quotas=self._quotas(caller),
         )

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import lanczos_spectrum
-from hessian_spectrum.curvature.algorithms.trace import Estimator, trace_estimate
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
+from hessian_spectrum.curvature.algorithms.trace import Estimator, TraceEstimator
+from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.quadrature.results import FloatArray, Interval, Reorthogonalisation
 
 DIM = 200
@@ -143,7 +145,7 @@ def exact_numbers(matrix: FloatArray) -> dict[str, FloatArray]:
 def _of_trace(
     estimator: Estimator, operator: SymmetricOperator, num_probes: int, generator: torch.Generator
 ) -> Mapping[str, Ends]:
-    found = trace_estimate(operator, estimator, generator, num_probes=num_probes, diagonal=True)
+    found = run(TraceEstimator(estimator, num_probes=num_probes, diagonal=True), operator, generator=generator)
     assert found.diagonal is not None
     ends = Ends(found.diagonal.lower, found.diagonal.upper)
     assert isinstance(operator, Reflected)
@@ -159,7 +161,11 @@ def _of_trace(
 def _of_lanczos(
     operator: SymmetricOperator, num_probes: int, generator: torch.Generator, mode: Reorthogonalisation
 ) -> Mapping[str, Ends]:
-    found = lanczos_spectrum(operator, LANCZOS_STEPS, num_probes, 2, 3.0, generator, reorthogonalisation=mode)
+    found = run(
+        StochasticLanczosQuadrature(LANCZOS_STEPS, num_probes, Smoothing(2, 3.0), reorthogonalisation=mode),
+        operator,
+        generator=generator,
+    )
     return {"trace": Ends.of(found.trace.interval), "frobenius": Ends.of(found.frobenius.interval)}
 
 

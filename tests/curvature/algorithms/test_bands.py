@@ -1,7 +1,8 @@
 """Error bars: 95 % bands against exact spectra of real Hessians, over many seeds, and what they are made of."""
 
+import tracemalloc
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.lanczos import Tridiagonal, advance, start, tridiagonal
 from hessian_spectrum.curvature.algorithms.quadrature import gauss_quadrature
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import lanczos_spectrum
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.digits import digits
 from hessian_spectrum.curvature.data.gaussian import gaussian
+from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.losses.mse import Mse
@@ -25,9 +27,10 @@ from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.chi_square import degree_limits
 from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
+from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.quadrature.density import log_spectral_density, spectral_density
+from hessian_spectrum.quadrature.radau_rules import compatible_rules, rules_through
 from hessian_spectrum.quadrature.results import Band, FloatArray, Quadrature, Reorthogonalisation
-from hessian_spectrum.quadrature.rules import compatible_rules, rules_through
 
 F64, CPU = torch.float64, torch.device("cpu")
 NUM_SEEDS, NUM_PROBES, NUM_STEPS, NUM_POINTS = 100, 4, 60, 128
@@ -163,7 +166,11 @@ def test_bands_of_a_bulk_far_below_its_outliers(num_steps: int, dtype: torch.dty
     exact = np.concatenate([np.geomspace(100, 1, 10), np.random.default_rng(0).normal(0, 0.01, 190)])
     operator, shares = Diagonal(exact, dtype), []
     for seed in range(16):
-        found = lanczos_spectrum(operator, num_steps, 4, NUM_POINTS, KAPPA, seeded(seed), reorthogonalisation=mode)
+        found = run(
+            StochasticLanczosQuadrature(num_steps, 4, Smoothing(NUM_POINTS, KAPPA), reorthogonalisation=mode),
+            operator,
+            generator=seeded(seed),
+        )
         density, logarithmic, cumulative = found.density, found.log_density, found.cumulative
         shares.append(
             (
@@ -179,7 +186,11 @@ def test_what_lies_below_the_precision_of_the_products_is_in_the_band() -> None:
     """float64 resolves what float32 cannot: eigenvalues of 1 and 0.001 beside one of 10^7."""
     exact = np.concatenate([[1e7], np.full(150, 1e-3), np.ones(149)])
     known, unknown = (
-        lanczos_spectrum(Diagonal(exact, dtype), 40, 4, NUM_POINTS, KAPPA, seeded(0)).log_density
+        run(
+            StochasticLanczosQuadrature(40, 4, Smoothing(NUM_POINTS, KAPPA)),
+            Diagonal(exact, dtype),
+            generator=seeded(0),
+        ).log_density
         for dtype in (F64, torch.float32)
     )
     smoothed = log_density_of(exact, unknown.grid, 40)
@@ -195,7 +206,9 @@ def test_bands_of_few_distinct_eigenvalues(counts: dict[float, int], dtype: torc
     """What one probe shows little of still has a height of its own, and its complement is no surer than itself."""
     exact, shares = np.repeat(list(counts), list(counts.values())), []
     for seed in range(60):
-        found = lanczos_spectrum(Diagonal(exact, dtype), 10, 1, 64, KAPPA, seeded(seed))
+        found = run(
+            StochasticLanczosQuadrature(10, 1, Smoothing(64, KAPPA)), Diagonal(exact, dtype), generator=seeded(seed)
+        )
         density, logarithmic = found.density, found.log_density
         shares.append(
             (
@@ -315,3 +328,39 @@ def test_rules_at_any_scale(factor: float) -> None:
     for one, other in zip(compatible_rules(quadrature), compatible_rules(scaled), strict=True):
         np.testing.assert_allclose(other.nodes / factor, one.nodes, atol=1e-12)
         np.testing.assert_allclose(other.weights, one.weights, atol=1e-12)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 4, 12])
+def test_cumulative_bands_of_few_eigenvalues(dim: int) -> None:
+    exact = np.sort(np.random.default_rng(dim).standard_normal(dim))
+    middles = (exact[1:] + exact[:-1]) / 2
+    inside = []
+    for quadratures in probes_of(exact, dim, range(60)):
+        found = cumulative_spectrum(quadratures[:1], dim, 401)
+        places = np.searchsorted(found.grid, middles)
+        share = np.arange(1, dim) / dim
+        inside.append((found.band.lower[places] <= share) & (share <= found.band.upper[places]))
+    assert np.mean(inside) >= 0.92
+
+
+def peak_bytes(step: Callable[[], object]) -> int:
+    """Of the arrays that a step makes."""
+    tracemalloc.start()
+    try:
+        step()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def unresolved(num_nodes: int) -> Quadrature:
+    nodes = np.linspace(0, 1, num_nodes)
+    return Quadrature(nodes, np.full(num_nodes, 1 / num_nodes), np.full(num_nodes, 1e-3), 1e-6)
+
+
+def test_many_steps_and_many_probes_take_no_more_memory_than_they_need() -> None:
+    long, places = unresolved(300), np.linspace(-0.5, 1.5, 9)
+    assert peak_bytes(lambda: rules_through(long, places, 10**6)) < 6 * 8 * 300**2
+    few, many = ([unresolved(40) for _ in range(count)] for count in (4, 60))
+    one, other = (peak_bytes(partial(spectral_density, each, 10**6, 40, 256, KAPPA)) for each in (few, many))
+    assert other < 2 * one

@@ -136,10 +136,6 @@ def test_cumulative_spectrum_counts_weights() -> None:
 
 def test_smoothing_loads_no_torch() -> None:
     """Stored quadratures can be smoothed anew by a process without it."""
-    modules = (
-        "hessian_spectrum.curvature.algorithms.density, curvature.algorithms.cumulative, curvature.algorithms.moments"
-    )
-    program = (
-        f"import sys, {modules}, curvature.algorithms.memory; sys.exit(bool({{'torch', 'scipy'}} & set(sys.modules)))"
-    )
+    modules = ", ".join(f"hessian_spectrum.quadrature.{name}" for name in ("cumulative", "density", "moments"))
+    program = f"import sys, {modules}; sys.exit(bool({{'torch', 'scipy'}} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

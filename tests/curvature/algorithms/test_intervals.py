@@ -10,10 +10,11 @@ from scipy.stats import chi2
 from hessian_spectrum.curvature.algorithms.diagonal import RowRegression
 from hessian_spectrum.curvature.algorithms.intervals import LEVEL, deviation_factor, sum_estimate
 from hessian_spectrum.curvature.algorithms.pairs import PairSums
-from hessian_spectrum.curvature.algorithms.trace import Estimator, trace_estimate
+from hessian_spectrum.curvature.algorithms.trace import Estimator, TraceEstimator
 from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.digits import digits
+from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.losses.mse import Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
@@ -58,7 +59,7 @@ def test_what_lies_below_the_precision_of_a_large_eigenvalue_is_not_zero(
     traces, norms, entries = [], [], []
     for seed in range(60):
         operator = DenseOperator(torch.diag(diagonal))
-        found = trace_estimate(operator, estimator, seeded(seed), num_probes=num_probes, diagonal=True)
+        found = run(TraceEstimator(estimator, num_probes=num_probes, diagonal=True), operator, generator=seeded(seed))
         assert found.diagonal is not None
         assert found.trace.standard_error is not None
         assert found.trace.standard_error > 0
@@ -89,7 +90,7 @@ def test_an_unnormalised_column_leaves_the_other_entries_of_the_diagonal(
     )
     traces, entries = [], []
     for seed in range(50):
-        found = trace_estimate(operator, estimator, seeded(seed), num_probes=10, diagonal=True)
+        found = run(TraceEstimator(estimator, num_probes=10, diagonal=True), operator, generator=seeded(seed))
         traces.append(holds(found.trace.interval, float(exact.trace())))
         entries.append(share_of_entries(found, exact.diagonal().numpy()))
     assert min(np.mean(traces), np.mean(entries)) >= LEAST
@@ -103,7 +104,7 @@ def test_reduced_products_read_off_column_by_column_state_their_deviation() -> N
     risk = EmpiricalRisk(model, CrossEntropy(), [data.to(F32, CPU)])
     operator = HessianOperator(risk, weights, matmul_precision="bfloat16")
     # the first pixel is always dark, so that its columns are zero
-    found = trace_estimate(operator, "hutch++", seeded(0), num_probes=operator.dim, diagonal=True)
+    found = run(TraceEstimator("hutch++", num_probes=operator.dim, diagonal=True), operator, generator=seeded(0))
     assert operator.precision_deviation is not None
     assert operator.precision_deviation > 1e-4
     error = abs(found.trace.value - float(exact.trace()))
@@ -115,7 +116,7 @@ def test_reduced_products_read_off_column_by_column_state_their_deviation() -> N
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_tolerance_below_the_error_of_the_products_is_not_met(estimator: Estimator) -> None:
     operator = DenseOperator(torch.diag(torch.linspace(1, 2, 200, dtype=F32)))
-    found = trace_estimate(operator, estimator, seeded(0), tolerance=1e-8, max_products=1_000)
+    found = run(TraceEstimator(estimator, tolerance=1e-8, max_products=1_000), operator, generator=seeded(0))
     assert not found.converged
     assert found.num_products < 300
     assert holds(found.trace.interval, 300)
@@ -141,7 +142,7 @@ def test_intervals_hold_over_300_seeds(method: str, spectrum: str) -> None:
 def test_intervals_of_a_flat_spectrum_are_hardly_wider_than_they_must_be() -> None:
     eigenvalues = np.random.default_rng(0).standard_normal(400)
     operator = Reflected(eigenvalues, F64, rotated=True)
-    found = trace_estimate(operator, "hutchinson", seeded(0), num_probes=30)
+    found = run(TraceEstimator("hutchinson", num_probes=30), operator, generator=seeded(0))
     deviation = math.sqrt(2 / 30 * 400 / 402 * float(((eigenvalues - eigenvalues.mean()) ** 2).sum()))
     assert 1.96 * deviation < half_width(found.trace.interval) < 1.25 * 1.96 * deviation
     squares = eigenvalues**2

@@ -13,18 +13,17 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hessian_spectrum.curvature.algorithms.memory import lockstep, probe_bytes
 from hessian_spectrum.curvature.algorithms.stochastic_lanczos import (
-    LanczosSweep,
-    advance_sweep,
-    lanczos_spectrum,
-    start_sweep,
-    summarise_sweep,
+    SLQState,
+    StochasticLanczosQuadrature,
+    lockstep,
 )
 from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
+from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.operators.dense import DenseOperator
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.planning.work import probe_bytes
 from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
 from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.quadrature.density import spectral_density
@@ -45,9 +44,15 @@ def lanczos(
     operator: SymmetricOperator, num_steps: int, num_probes: int, seed: int = 0, **options: Any
 ) -> LanczosSpectrum:
     generator = torch.Generator().manual_seed(seed)
-    return lanczos_spectrum(
-        operator, num_steps, num_probes, **({"num_points": 64, "kappa": 3.0} | options), generator=generator
-    )
+    curves = {
+        name: options.pop(name)
+        for name in ("num_points", "kappa", "margin", "log_kappa", "log_epsilon")
+        if name in options
+    }
+    smoothing = Smoothing(**({"num_points": 64, "kappa": 3.0} | curves))
+    rest = {name: options.pop(name) for name in ("progress", "checkpointer") if name in options}
+    method = StochasticLanczosQuadrature(num_steps, num_probes, smoothing, **options)
+    return run(method, operator, generator=generator, **rest)
 
 
 def test_extremes_and_trace_of_the_digits_network(
@@ -192,29 +197,31 @@ def test_probes_are_uniform_on_the_sphere(seeded: Seeded) -> None:
 
 @pytest.mark.parametrize("mode", ["none", "full"])
 @pytest.mark.parametrize("memory_vectors", [9, 20, None])
-def test_a_sweep_stopped_anywhere_goes_on_to_the_same_bits(
+def test_a_run_stopped_anywhere_goes_on_to_the_same_bits(
     mode: Reorthogonalisation, memory_vectors: int | None, seeded: Seeded
 ) -> None:
     operator = DenseOperator(random_symmetric(15, seeded(0)))
     memory = None if memory_vectors is None else memory_vectors * 15 * 8
 
-    def fresh() -> LanczosSweep:
-        return start_sweep(operator, 7, 3, seeded(0), mode, memory)
+    method = StochasticLanczosQuadrature(7, 3, Smoothing(64, 3.0), reorthogonalisation=mode, memory_bytes=memory)
 
-    def finish(sweep: LanczosSweep) -> LanczosSpectrum:
-        while not sweep.finished:
-            advance_sweep(operator, sweep)
-        return summarise_sweep(operator, sweep, Smoothing(64, 3.0))
+    def fresh() -> SLQState:
+        return method.init(operator, generator=seeded(0))
+
+    def finish(state: SLQState) -> LanczosSpectrum:
+        while not method.is_finished(state):
+            state = method.step(operator, state)
+        return method.result(operator, state)
 
     whole = finish(fresh())
     for stop in (1, 6, 7):
-        sweep = fresh()
+        state = fresh()
         for _ in range(stop):
-            advance_sweep(operator, sweep)
+            state = method.step(operator, state)
         generator = torch.Generator()
-        generator.set_state(sweep.generator.get_state())
-        resumed = copy.deepcopy({**vars(sweep), "generator": None})
-        found = finish(LanczosSweep(**(resumed | {"generator": generator})))
+        generator.set_state(state.generator.get_state())
+        resumed = copy.deepcopy({**vars(state), "generator": None})
+        found = finish(SLQState(**(resumed | {"generator": generator})))
         assert found.density.values.tobytes() == whole.density.values.tobytes()
         assert found.largest == whole.largest
         assert found.num_products == whole.num_products == 21
@@ -232,14 +239,14 @@ def test_groups_do_not_change_the_result(seeded: Seeded) -> None:
 
 
 def test_memory_decides_how_probes_run() -> None:
-    assert lockstep(100, 9, 8, 4, None, None) == ("full", 8)
-    assert lockstep(100, 9, 8, 4, "none", None) == ("none", 8)
-    assert lockstep(100, 9, 8, 4, None, 11 * 400) == ("full", 1)
-    assert lockstep(100, 9, 8, 4, None, 11 * 400 - 1) == ("none", 3)
-    assert lockstep(100, 9, 8, 4, "none", 300 * 400) == ("none", 8)
+    assert lockstep(100, 9, 8, itemsize=4, reorthogonalisation=None, memory_bytes=None) == ("full", 8)
+    assert lockstep(100, 9, 8, itemsize=4, reorthogonalisation="none", memory_bytes=None) == ("none", 8)
+    assert lockstep(100, 9, 8, itemsize=4, reorthogonalisation=None, memory_bytes=11 * 400) == ("full", 1)
+    assert lockstep(100, 9, 8, itemsize=4, reorthogonalisation=None, memory_bytes=11 * 400 - 1) == ("none", 3)
+    assert lockstep(100, 9, 8, itemsize=4, reorthogonalisation="none", memory_bytes=300 * 400) == ("none", 8)
     for mode, memory in ((None, 3 * 400 - 1), ("full", 11 * 400 - 1)):
         with pytest.raises(InvalidProblemError):
-            lockstep(100, 9, 8, 4, mode, memory)
+            lockstep(100, 9, 8, itemsize=4, reorthogonalisation=mode, memory_bytes=memory)
 
 
 class Diagonal(SymmetricOperator):

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.ritz import Which
 from hessian_spectrum.curvature.algorithms.subspace import SubspaceState
-from hessian_spectrum.curvature.algorithms.thick_restart import advance_search, start_search, top_eigenpairs
-from hessian_spectrum.curvature.algorithms.top_pairs import summarise_search
+from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
+from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.operators.dense import DenseOperator
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import FloatArray, TopEigenpairs
@@ -81,7 +81,7 @@ def test_random_models(seed: int) -> None:
     matrix = random_model(seed)
     for which in WHICH:
         k = min(int(np.random.default_rng(seed).integers(1, 25)), len(matrix))
-        found = top_eigenpairs(DenseOperator(matrix), k, which, TOLERANCE, seeded(seed))
+        found = run(ThickRestartLanczos(k, which, TOLERANCE), DenseOperator(matrix), generator=seeded(seed))
         check(matrix, found, which)
         assert found.converged.all()
 
@@ -104,7 +104,7 @@ def test_degenerate_spectra(case: str, which: Which) -> None:
     matrix = CASES[case]
     for k in {1, 2, min(8, len(matrix)), min(25, len(matrix)), len(matrix)}:
         if k <= len(matrix):
-            found = top_eigenpairs(DenseOperator(matrix), k, which, TOLERANCE, seeded(0))
+            found = run(ThickRestartLanczos(k, which, TOLERANCE), DenseOperator(matrix), generator=seeded(0))
             check(matrix, found, which)
             assert found.converged.all()
 
@@ -112,7 +112,7 @@ def test_degenerate_spectra(case: str, which: Which) -> None:
 @pytest.mark.parametrize(("which", "name"), [("largest", "LA"), ("smallest", "SA"), ("magnitude", "LM")])
 def test_against_arpack(which: Which, name: str) -> None:
     matrix = symmetric(torch.randn(300, generator=seeded(0), dtype=F64))
-    found = top_eigenpairs(DenseOperator(matrix), 12, which, TOLERANCE, seeded(0))
+    found = run(ThickRestartLanczos(12, which, TOLERANCE), DenseOperator(matrix), generator=seeded(0))
     expected, vectors = eigsh(matrix.numpy(), 12, which=name)
     np.testing.assert_allclose(np.sort(found.eigenvalues), np.sort(expected), atol=1e-11)
     overlap = np.abs(found.eigenvectors @ vectors).max(axis=1)
@@ -131,18 +131,19 @@ def test_against_arpack(which: Which, name: str) -> None:
 def test_few_distinct_values(dim: int, values: list[float], which: Which, seed: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(1, dim))
     matrix = symmetric(values[:dim], seed)
-    check(matrix, top_eigenpairs(DenseOperator(matrix), k, which, TOLERANCE, seeded(seed)), which)
+    check(matrix, run(ThickRestartLanczos(k, which, TOLERANCE), DenseOperator(matrix), generator=seeded(seed)), which)
 
 
 @pytest.mark.parametrize("vectors", [9, 14, 30])
 def test_little_memory(vectors: int) -> None:
     matrix = symmetric([3.0, 2.5, 2.0, 2.0] + [1 - j / 100 for j in range(96)])
     memory = vectors * 100 * 8
-    state = start_search(DenseOperator(matrix), 4, "largest", TOLERANCE, seeded(0), memory_bytes=memory)
+    method = ThickRestartLanczos(4, "largest", TOLERANCE, memory_bytes=memory)
+    state = method.init(DenseOperator(matrix), generator=seeded(0))
     assert (len(state.basis) + state.block_size) * 100 * 8 <= memory
     check(
         matrix,
-        top_eigenpairs(DenseOperator(matrix), 4, "largest", TOLERANCE, seeded(0), memory_bytes=memory),
+        run(method, DenseOperator(matrix), generator=seeded(0)),
         "largest",
     )
 
@@ -151,7 +152,8 @@ def test_little_memory(vectors: int) -> None:
 def test_the_unit_does_not_matter(factor: float) -> None:
     matrix = random_model(0)
     plain, scaled = (
-        top_eigenpairs(DenseOperator(each), 6, "magnitude", TOLERANCE, seeded(0)) for each in (matrix, matrix * factor)
+        run(ThickRestartLanczos(6, "magnitude", TOLERANCE), DenseOperator(each), generator=seeded(0))
+        for each in (matrix, matrix * factor)
     )
     assert scaled.converged.all()
     np.testing.assert_allclose(np.abs(scaled.eigenvalues) / factor, np.abs(plain.eigenvalues), rtol=1e-12)
@@ -159,16 +161,18 @@ def test_the_unit_does_not_matter(factor: float) -> None:
 
 def test_float32_says_what_it_cannot_do() -> None:
     matrix = symmetric(torch.linspace(-1, 1, 80, dtype=F64) ** 3).float()
-    found = top_eigenpairs(DenseOperator(matrix), 5, "largest", 1e-9, seeded(0))
+    found = run(ThickRestartLanczos(5, "largest", 1e-9), DenseOperator(matrix), generator=seeded(0))
     assert not found.converged.any()
     assert found.eigenvectors.dtype == np.float32
     check(matrix, found, "largest", tolerance=2e-6, eps=1.2e-7)
-    assert top_eigenpairs(DenseOperator(matrix), 5, "largest", 1e-5, seeded(0)).converged.all()
+    assert run(ThickRestartLanczos(5, "largest", 1e-5), DenseOperator(matrix), generator=seeded(0)).converged.all()
 
 
 def test_what_has_not_converged_says_so() -> None:
     matrix = symmetric(torch.linspace(-1, 1, 300, dtype=F64))
-    found = top_eigenpairs(DenseOperator(matrix), 10, "largest", TOLERANCE, seeded(0), max_products=40)
+    found = run(
+        ThickRestartLanczos(10, "largest", TOLERANCE, max_products=40), DenseOperator(matrix), generator=seeded(0)
+    )
     assert found.num_products <= 40
     assert not found.converged.all()
     check(matrix, found, "largest", tolerance=1.0)
@@ -179,27 +183,31 @@ def test_what_has_not_converged_says_so() -> None:
 
 def test_same_generator_same_bits_and_a_copy_goes_on() -> None:
     operator = DenseOperator(random_model(3))
-    whole = top_eigenpairs(operator, 7, "both-ends", TOLERANCE, seeded(0))
+    method = ThickRestartLanczos(7, "both-ends", TOLERANCE)
+    whole = run(method, operator, generator=seeded(0))
     for stop in (1, 5, 12, 17):
-        state = start_search(operator, 7, "both-ends", TOLERANCE, seeded(0))
+        state = method.init(operator, generator=seeded(0))
         for _ in range(stop):
-            if state.phase != "finished":
-                advance_search(operator, state)
+            if not method.is_finished(state):
+                state = method.step(operator, state)
         generator = torch.Generator()
         generator.set_state(state.generator.get_state())
         copied = copy.deepcopy({**vars(state), "generator": None})
         state = SubspaceState(**(copied | {"generator": generator}))
-        while state.phase != "finished":
-            advance_search(operator, state)
-        found = summarise_search(operator, state)
+        while not method.is_finished(state):
+            state = method.step(operator, state)
+        found = method.result(operator, state)
         assert found.eigenvalues.tobytes() == whole.eigenvalues.tobytes()
         assert found.eigenvectors.tobytes() == whole.eigenvectors.tobytes()
 
 
 def test_progress_counts_products() -> None:
     calls = []
-    found = top_eigenpairs(
-        DenseOperator(random_model(1)), 3, "largest", TOLERANCE, seeded(0), lambda *call: calls.append(call)
+    found = run(
+        ThickRestartLanczos(3, "largest", TOLERANCE),
+        DenseOperator(random_model(1)),
+        generator=seeded(0),
+        progress=lambda *call: calls.append(call),
     )
     assert calls[0] == ("products", 3, 1000)
     assert all(phase == "products" for phase, _, _ in calls)
@@ -210,14 +218,18 @@ def test_bad_options_are_errors() -> None:
     operator = DenseOperator(torch.eye(9, dtype=F64))
     for k in (0, 10):
         with pytest.raises(InvalidProblemError):
-            top_eigenpairs(operator, k, "largest", TOLERANCE, seeded(0))
+            run(ThickRestartLanczos(k, "largest", TOLERANCE), operator, generator=seeded(0))
     for options in ({"max_products": 1}, {"memory_bytes": 5 * 9 * 8}):
         with pytest.raises(InvalidProblemError):
-            top_eigenpairs(operator, 3, "largest", TOLERANCE, seeded(0), **options)
+            run(ThickRestartLanczos(3, "largest", TOLERANCE, **options), operator, generator=seeded(0))
     with pytest.raises(InvalidProblemError):
-        top_eigenpairs(operator, 3, "largest", math.nan, seeded(0))
+        run(ThickRestartLanczos(3, "largest", math.nan), operator, generator=seeded(0))
     with pytest.raises(NonFiniteError):
-        top_eigenpairs(DenseOperator(torch.full((3, 3), math.inf, dtype=F64)), 1, "largest", TOLERANCE, seeded(0))
+        run(
+            ThickRestartLanczos(1, "largest", TOLERANCE),
+            DenseOperator(torch.full((3, 3), math.inf, dtype=F64)),
+            generator=seeded(0),
+        )
 
 
 def wide_spectrum() -> Tensor:
@@ -242,10 +254,10 @@ def check_intervals(found: TopEigenpairs, exact: FloatArray, which: Which, error
 def test_what_lies_far_below_the_norm_is_found(seed: int, rotated: bool) -> None:
     spectrum = wide_spectrum()
     matrix = symmetric(spectrum, seed) if rotated else torch.diag(spectrum)
-    lowest = top_eigenpairs(DenseOperator(matrix), 2, "smallest", 1e-5, seeded(seed))
+    lowest = run(ThickRestartLanczos(2, "smallest", 1e-5), DenseOperator(matrix), generator=seeded(seed))
     assert lowest.converged.all()
     np.testing.assert_allclose(lowest.eigenvalues, [-0.02, -0.01], atol=2e-7)
-    highest = top_eigenpairs(DenseOperator(-matrix), 2, "largest", 1e-5, seeded(seed))
+    highest = run(ThickRestartLanczos(2, "largest", 1e-5), DenseOperator(-matrix), generator=seeded(seed))
     assert highest.converged.all()
     np.testing.assert_allclose(highest.eigenvalues, [0.02, 0.01], atol=2e-7)
     for found, exact in ((lowest, [-0.02, -0.01]), (highest, [0.02, 0.01])):
@@ -254,7 +266,11 @@ def test_what_lies_far_below_the_norm_is_found(seed: int, rotated: bool) -> None
 
 @pytest.mark.parametrize("seed", range(3))
 def test_float32_does_not_call_found_what_its_products_cannot_tell(seed: int) -> None:
-    found = top_eigenpairs(DenseOperator(symmetric(wide_spectrum(), seed).float()), 2, "smallest", 1e-5, seeded(seed))
+    found = run(
+        ThickRestartLanczos(2, "smallest", 1e-5),
+        DenseOperator(symmetric(wide_spectrum(), seed).float()),
+        generator=seeded(seed),
+    )
     assert not found.converged.any()
     for interval, exact in zip(found.intervals, (-0.02, -0.01), strict=True):
         assert interval.lower is not None
@@ -267,20 +283,24 @@ def test_float32_does_not_call_found_what_its_products_cannot_tell(seed: int) ->
 def test_an_absolute_tolerance_is_enough() -> None:
     matrix = torch.diag(torch.cat([torch.logspace(0, 4, 40, dtype=F64), torch.zeros(60, dtype=F64)]))
     operator = DenseOperator(matrix)
-    zeros = top_eigenpairs(operator, 3, "smallest", 1e-5, seeded(0))
+    zeros = run(ThickRestartLanczos(3, "smallest", 1e-5), operator, generator=seeded(0))
     assert not zeros.converged.any()
     assert all(interval.why and "absolute_tolerance" in interval.why for interval in zeros.intervals)
-    allowed = top_eigenpairs(operator, 3, "smallest", 1e-5, seeded(0), absolute_tolerance=1e-6)
+    allowed = run(ThickRestartLanczos(3, "smallest", 1e-5, absolute_tolerance=1e-6), operator, generator=seeded(0))
     assert allowed.converged.all()
     np.testing.assert_allclose(allowed.eigenvalues, 0, atol=1e-6)
     for tolerance in (-1.0, math.nan, math.inf):
         with pytest.raises(InvalidProblemError):
-            top_eigenpairs(operator, 3, "smallest", 1e-5, seeded(0), absolute_tolerance=tolerance)
+            run(ThickRestartLanczos(3, "smallest", 1e-5, absolute_tolerance=tolerance), operator, generator=seeded(0))
 
 
 def test_what_has_converged_is_known_to_be_right_where_the_rest_has_not() -> None:
     spectrum = torch.cat([torch.tensor([3.0, 2.0], dtype=F64), 1 - torch.linspace(0, 1, 298, dtype=F64) ** 3])
-    found = top_eigenpairs(DenseOperator(torch.diag(spectrum)), 4, "largest", 1e-9, seeded(0), max_products=300)
+    found = run(
+        ThickRestartLanczos(4, "largest", 1e-9, max_products=300),
+        DenseOperator(torch.diag(spectrum)),
+        generator=seeded(0),
+    )
     assert found.converged.tolist() == [True, True, False, False]
     assert all("max_products" in (interval.why or "") for interval in found.intervals[2:])
     check_intervals(found, np.asarray([3.0, 2.0, 1.0, 1.0]), "largest", 1e-7)
@@ -313,7 +333,7 @@ def check_nasty(kind: str, seed: int, counts: Sequence[int]) -> None:
     operator, error = DenseOperator(torch.diag(torch.from_numpy(exact))), 1e-15 * np.abs(exact).max()
     for which in WHICH:
         for k in counts:
-            found = top_eigenpairs(operator, k, which, 1e-5, seeded(seed), max_products=120)
+            found = run(ThickRestartLanczos(k, which, 1e-5, max_products=120), operator, generator=seeded(seed))
             right = wanted(exact, k, which)
             one, other = (found.eigenvalues, right) if which != "magnitude" else map(np.abs, (found.eigenvalues, right))
             scale = np.full(k, np.abs(right).max())

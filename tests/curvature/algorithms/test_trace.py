@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.sketch import Sketch, extend_basis, multiply_basis
-from hessian_spectrum.curvature.algorithms.trace import Estimator, trace_estimate
+from hessian_spectrum.curvature.algorithms.trace import Estimator, TraceEstimator
 from hessian_spectrum.curvature.algorithms.xtrace import leave_one_out
 from hessian_spectrum.curvature.data.digits import digits
+from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.dense import DenseOperator, assemble
@@ -63,7 +64,7 @@ def test_error_bars_hold(name: str, estimator: Estimator, num_probes: int) -> No
     norm, diagonal = float(matrix.norm()), matrix.diagonal().numpy()
     scores, of_norm, of_entries = [], [], []
     for seed in range(50):
-        found = trace_estimate(operator, estimator, seeded(seed), num_probes=num_probes, diagonal=True)
+        found = run(TraceEstimator(estimator, num_probes=num_probes, diagonal=True), operator, generator=seeded(seed))
         assert found.num_products <= num_probes
         assert found.diagonal is not None
         assert found.frobenius.standard_error is not None
@@ -95,7 +96,8 @@ def covered(scores: FloatArray) -> float:
 def test_sketches_win_where_eigenvalues_decay() -> None:
     operator = DenseOperator(spectrum("power"))
     plain, sketched, exchangeable = (
-        trace_estimate(operator, estimator, seeded(0), num_probes=60).trace.standard_error for estimator in ESTIMATORS
+        run(TraceEstimator(estimator, num_probes=60), operator, generator=seeded(0)).trace.standard_error
+        for estimator in ESTIMATORS
     )
     assert exchangeable < sketched < plain / 20
 
@@ -104,7 +106,9 @@ def test_sketches_win_where_eigenvalues_decay() -> None:
 @pytest.mark.parametrize("extra", [0, 5])
 def test_p_products_are_exact(estimator: Estimator, extra: int) -> None:
     matrix = spectrum("signed")
-    found = trace_estimate(DenseOperator(matrix), estimator, seeded(0), num_probes=120 + extra, diagonal=True)
+    found = run(
+        TraceEstimator(estimator, num_probes=120 + extra, diagonal=True), DenseOperator(matrix), generator=seeded(0)
+    )
     assert found.trace.value == pytest.approx(float(matrix.trace()), abs=1e-12)
     assert 0 < found.trace.standard_error < 1e-13
     assert found.num_products == 120
@@ -121,7 +125,7 @@ def test_p_products_are_exact(estimator: Estimator, extra: int) -> None:
 def test_a_sketch_of_the_whole_range_is_exact(estimator: Estimator, rank: int, scale: float, seed: int) -> None:
     values = torch.cat([torch.linspace(-2, 3, rank, dtype=F64), torch.zeros(40 - rank, dtype=F64)])
     matrix = symmetric(values, seed) * scale
-    found = trace_estimate(DenseOperator(matrix), estimator, seeded(seed), num_probes=36, diagonal=True)
+    found = run(TraceEstimator(estimator, num_probes=36, diagonal=True), DenseOperator(matrix), generator=seeded(seed))
     assert abs(found.trace.value - float(matrix.trace())) <= 1e-12 * scale
     assert found.trace.standard_error <= 1e-12 * scale
     assert held(found.trace, float(matrix.trace()))
@@ -166,8 +170,11 @@ def test_tolerance_is_met(estimator: Estimator, name: str) -> None:
     matrix = spectrum(name)
     exact, norm = float(matrix.trace()), float(matrix.norm())
     calls: list[tuple[str, int, int]] = []
-    found = trace_estimate(
-        DenseOperator(matrix), estimator, seeded(0), lambda *call: calls.append(call), tolerance=0.02
+    found = run(
+        TraceEstimator(estimator, tolerance=0.02),
+        DenseOperator(matrix),
+        generator=seeded(0),
+        progress=lambda *call: calls.append(call),
     )
     assert found.converged
     lower, upper = found.trace.interval.lower, found.trace.interval.upper
@@ -178,7 +185,7 @@ def test_tolerance_is_met(estimator: Estimator, name: str) -> None:
     assert abs(found.trace.value - exact) <= 4 * 0.02 * max(abs(exact), norm)
     assert calls[-1][1] == found.num_products
     assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
-    short = trace_estimate(DenseOperator(matrix), estimator, seeded(0), tolerance=1e-9, max_products=50)
+    short = run(TraceEstimator(estimator, tolerance=1e-9, max_products=50), DenseOperator(matrix), generator=seeded(0))
     assert not short.converged
     assert short.num_products <= 50
 
@@ -186,10 +193,16 @@ def test_tolerance_is_met(estimator: Estimator, name: str) -> None:
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_zero_and_tiny_matrices(estimator: Estimator, dtype: torch.dtype) -> None:
-    zero = trace_estimate(DenseOperator(torch.zeros(50, 50, dtype=dtype)), estimator, seeded(0), num_probes=12)
+    zero = run(
+        TraceEstimator(estimator, num_probes=12), DenseOperator(torch.zeros(50, 50, dtype=dtype)), generator=seeded(0)
+    )
     assert (zero.trace.value, zero.trace.standard_error, zero.frobenius.value) == (0, 0, 0)
     assert zero.trace.interval == Interval(0, 0)
-    one = trace_estimate(DenseOperator(torch.full((1, 1), -3.0, dtype=dtype)), estimator, seeded(0), tolerance=0.1)
+    one = run(
+        TraceEstimator(estimator, tolerance=0.1),
+        DenseOperator(torch.full((1, 1), -3.0, dtype=dtype)),
+        generator=seeded(0),
+    )
     assert (one.trace.value, one.num_products) == (-3, 1)
     assert 0 < one.trace.standard_error <= 16 * torch.finfo(dtype).eps
 
@@ -197,8 +210,11 @@ def test_zero_and_tiny_matrices(estimator: Estimator, dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_float32_and_same_seed_same_bits(estimator: Estimator) -> None:
     matrix = spectrum("geometric")
-    one, again = (trace_estimate(DenseOperator(matrix.float()), estimator, seeded(0), num_probes=30) for _ in range(2))
-    double = trace_estimate(DenseOperator(matrix), estimator, seeded(0), num_probes=30)
+    one, again = (
+        run(TraceEstimator(estimator, num_probes=30), DenseOperator(matrix.float()), generator=seeded(0))
+        for _ in range(2)
+    )
+    double = run(TraceEstimator(estimator, num_probes=30), DenseOperator(matrix), generator=seeded(0))
     assert (one.trace, one.frobenius) == (again.trace, again.frobenius)
     assert one.trace.value == pytest.approx(double.trace.value, abs=1e-4)
 
@@ -206,7 +222,9 @@ def test_float32_and_same_seed_same_bits(estimator: Estimator) -> None:
 def test_a_single_probe_has_an_error_bar() -> None:
     scores = []
     for seed in range(200):
-        found = trace_estimate(DenseOperator(spectrum("signed")), "hutchinson", seeded(seed), num_probes=1)
+        found = run(
+            TraceEstimator("hutchinson", num_probes=1), DenseOperator(spectrum("signed")), generator=seeded(seed)
+        )
         assert found.frobenius.standard_error is None
         scores.append((found.trace.value - float(spectrum("signed").trace())) / found.trace.standard_error)
     assert 0.85 < np.std(scores) < 1.15
@@ -225,12 +243,16 @@ def test_a_single_probe_has_an_error_bar() -> None:
 )
 def test_bad_options_are_errors(options: Any) -> None:
     with pytest.raises(InvalidProblemError):
-        trace_estimate(DenseOperator(torch.eye(9, dtype=F64)), "hutch++", seeded(0), **options)
+        run(TraceEstimator("hutch++", **options), DenseOperator(torch.eye(9, dtype=F64)), generator=seeded(0))
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_products_that_are_not_finite_are_errors(estimator: Estimator) -> None:
     with pytest.raises(NonFiniteError):
-        trace_estimate(DenseOperator(torch.full((9, 9), math.inf, dtype=F64)), estimator, seeded(0), num_probes=6)
+        run(
+            TraceEstimator(estimator, num_probes=6),
+            DenseOperator(torch.full((9, 9), math.inf, dtype=F64)),
+            generator=seeded(0),
+        )
     with pytest.raises(InvalidProblemError):
-        trace_estimate(DenseOperator(torch.eye(9, dtype=F64)), "xtrace", seeded(0), num_probes=3)
+        run(TraceEstimator("xtrace", num_probes=3), DenseOperator(torch.eye(9, dtype=F64)), generator=seeded(0))

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from hessian_spectrum.curvature.models.activations import ACTIVATIONS
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.parameters import ParameterLayout
+from hessian_spectrum.planning.activations import ACTIVATIONS
 from hessian_spectrum.planning.size import mlp_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 

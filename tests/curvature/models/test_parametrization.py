@@ -62,9 +62,9 @@ def growth(parametrization: str, num_steps: int, learning_rate: float) -> tuple[
         for seed in (1, 2):
             start = model.initial_parameters(torch.Generator().manual_seed(seed), torch.float32, CPU)
             training = Training(model, Mse(), data, TrainingPlan(num_steps, learning_rate))
-            state = training.start(start, torch.Generator())
-            while not training.finished(state):
-                training.advance(state)
+            state = training.init(start, generator=torch.Generator())
+            while not training.is_finished(state):
+                training.step(start, state)
             before, after = (features(model, p, data.inputs) for p in (start, state.parameters))
             pairs = [(old, new - old) for old, new in zip(before, after, strict=True)]
             sizes.append([[float(t.square().mean().sqrt()) for t in pair] for pair in pairs])

@@ -15,7 +15,6 @@ from hessian_spectrum.curvature.data.gaussian import gaussian
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.losses.mse import Mse
-from hessian_spectrum.curvature.models.activations import ACTIVATIONS
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.models.conv import Conv
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
@@ -29,6 +28,7 @@ from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.parameters import ParameterLayout, Parameters
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.planning.activations import ACTIVATIONS
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 CPU = torch.device("cpu")

@@ -88,7 +88,7 @@ def test_logits_in_pieces_give_the_same_products(
     vectors = torch.randn(whole.dim, 3, generator=seeded(2), dtype=F64)
     expected, value, gradient = whole.matmat(vectors), *risk.value_and_gradient(parameters)
     monkeypatch.setattr("hessian_spectrum.curvature.risk.OUTPUTS_BYTES", 4 * 11 * 8)  # four tokens
-    assert len(list(risk.pieces(0, torch.zeros(3, 6, 8, dtype=F64)))) == 5
+    assert len(list(risk.output_chunks(0, torch.zeros(3, 6, 8, dtype=F64)))) == 5
     assert relative_error(operator(risk, parameters, block).matmat(vectors), expected) < 1e-13
     again, in_pieces = risk.value_and_gradient(parameters)
     assert_close(again, value, rtol=1e-14, atol=0)

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.gaussian import gaussian
 from hessian_spectrum.curvature.data.token_stream import TokenStream
+from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.losses.mse import Mse
 from hessian_spectrum.curvature.models.closed_form.neurons import NeuronNetwork
@@ -29,7 +30,6 @@ from hessian_spectrum.curvature.training import (
     WarmupCosine,
     checkpoint,
     summarise_training,
-    train,
 )
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.theory.closed_form.descent import linear_descent
@@ -50,7 +50,7 @@ def test_gradient_descent_by_hand(seeded: Seeded) -> None:
     residual = data.inputs @ theta - data.targets
     for micro_batch_size in (None, 3):
         plan = TrainingPlan(3, 0.2, micro_batch_size=micro_batch_size)
-        result = train(model, Mse(), data, start, plan, seeded(0))
+        result = run(Training(model, Mse(), data, plan), start, generator=seeded(0))
         assert_close(result.parameters["layers.0.weight"], theta.T)
         assert result.loss == pytest.approx(float(residual.square().sum() / 16))
         assert result.gradient_norm == pytest.approx(float((data.inputs.T @ residual / 8).norm()))
@@ -65,12 +65,12 @@ def test_gradient_descent_of_the_linear_network_is_its_closed_form(seeded: Seede
     start = model.initial_parameters(seeded(0), F64, CPU)
     data = gaussian(20, 1, 1, "linear", 0.5, seeded(1))
     x, y = data.inputs[:, 0].numpy(), data.targets[:, 0].numpy()
-    expected = linear_descent(start["w"].numpy(), start["v"].numpy(), x, y, 0.05, 40)
+    expected = linear_descent(w=start["w"].numpy(), v=start["v"].numpy(), x=x, y=y, learning_rate=0.05, num_steps=40)
     training = Training(model, Mse(), data, TrainingPlan(40, 0.05))
-    state = training.start(start, seeded(2))
+    state = training.init(start, generator=seeded(2))
     slopes = []
-    while not training.finished(state):
-        training.advance(state)
+    while not training.is_finished(state):
+        training.step(start, state)
         slopes.append(float((state.parameters["w"] @ state.parameters["v"]).detach()))
     np.testing.assert_allclose(slopes, expected.c[1:], rtol=1e-11)
     assert summarise_training(state, EmpiricalRisk(model, Mse(), [data])).loss == pytest.approx(
@@ -85,7 +85,7 @@ def test_steps_are_those_of_torch(momentum: float, nesterov: bool, batch_size: i
     data = Dataset(torch.randn(12, 3, generator=seeded(0), dtype=F64), torch.randint(2, (12,), generator=seeded(1)))
     start = model.initial_parameters(seeded(2), F64, CPU)
     plan = TrainingPlan(7, 0.3, batch_size, Sgd(momentum, nesterov))
-    result = train(model, CrossEntropy(), data, start, plan, seeded(3))
+    result = run(Training(model, CrossEntropy(), data, plan), start, generator=seeded(3))
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     network.load_state_dict({f"{2 * int(n.split('.')[1])}.{n.split('.')[2]}": t for n, t in start.items()})
     optimizer = torch.optim.SGD(network.parameters(), 0.3, momentum, nesterov=nesterov)
@@ -104,7 +104,7 @@ def test_each_parameter_moves_at_its_own_rate(seeded: Seeded) -> None:
     data = gaussian(10, 3, 2, "linear", 0.1, seeded(0))
     start = model.initial_parameters(seeded(1), F64, CPU)
     _, gradient = EmpiricalRisk(model, Mse(), [data]).value_and_gradient(start)
-    result = train(model, Mse(), data, start, TrainingPlan(1, 0.25), seeded(2))
+    result = run(Training(model, Mse(), data, TrainingPlan(1, 0.25)), start, generator=seeded(2))
     rates = model.learning_rate_multipliers()
     for name, values in start.items():
         assert_close(result.parameters[name], values - 0.25 * rates[name] * gradient[name])
@@ -124,7 +124,7 @@ def test_batches_visit_every_sample_once_an_epoch(seeded: Seeded) -> None:
     data = Dataset(torch.zeros(10, 1, dtype=F64), torch.arange(10, dtype=F64).unsqueeze(1))
     model = Mlp((1, 1))
     start = model.initial_parameters(seeded(0), F64, CPU)
-    train(model, Spy(), data, start, TrainingPlan(6, 0.1, batch_size=4), seeded(0))
+    run(Training(model, Spy(), data, TrainingPlan(6, 0.1, batch_size=4)), start, generator=seeded(0))
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
     assert seen[:10] != seen[10:]
 
@@ -136,8 +136,10 @@ def test_stochastic_training_learns_and_repeats(seeded: Seeded) -> None:
     before = float(EmpiricalRisk(model, Mse(), [data]).value(start))
     calls: list[tuple[str, int, int]] = []
     plan = TrainingPlan(100, 0.1, batch_size=16)
-    first = train(model, Mse(), data, start, plan, seeded(2), lambda *call: calls.append(call))
-    again = train(model, Mse(), data, start, plan, seeded(2))
+    first = run(
+        Training(model, Mse(), data, plan), start, generator=seeded(2), progress=lambda *call: calls.append(call)
+    )
+    again = run(Training(model, Mse(), data, plan), start, generator=seeded(2))
     assert first.loss == again.loss < 0.3 * before
     assert torch.equal(first.parameters["layers.1.weight"], again.parameters["layers.1.weight"])
     assert calls == [("training", step, 100) for step in range(1, 101)]
@@ -147,15 +149,15 @@ def test_a_batch_whose_targets_are_ignored_changes_nothing(seeded: Seeded) -> No
     model = Mlp((2, 3))
     data = Dataset(torch.ones(2, 2, dtype=F64), torch.tensor([1, -100]))
     start = model.initial_parameters(seeded(0), F64, CPU)
-    result = train(model, CrossEntropy(), data, start, TrainingPlan(2, 0.1, batch_size=1), seeded(1))
-    once = train(model, CrossEntropy(), data, start, TrainingPlan(1, 0.1), seeded(1))
+    result = run(Training(model, CrossEntropy(), data, TrainingPlan(2, 0.1, batch_size=1)), start, generator=seeded(1))
+    once = run(Training(model, CrossEntropy(), data, TrainingPlan(1, 0.1)), start, generator=seeded(1))
     assert_close(result.parameters, once.parameters)
 
 
 def test_no_steps_change_nothing(seeded: Seeded) -> None:
     model, data = Mlp((2, 1)), gaussian(5, 2, 1, "linear", 0.1, seeded(0))
     start = model.initial_parameters(seeded(1), F64, CPU)
-    result = train(model, Mse(), data, start, TrainingPlan(0, 0.1), seeded(0))
+    result = run(Training(model, Mse(), data, TrainingPlan(0, 0.1)), start, generator=seeded(0))
     assert torch.equal(result.parameters["layers.0.weight"], start["layers.0.weight"])
     assert result.loss == float(EmpiricalRisk(model, Mse(), [data]).value(start))
 
@@ -169,10 +171,11 @@ def test_plateaus_cut_the_rate_down_to_the_floor_and_then_end(seeded: Seeded) ->
     model = Mlp((1, 1), bias=False)
     plan = TrainingPlan(1000, 2.0, schedule=Plateau(factor=0.1, patience=3, threshold=1e-3, min_learning_rate=2e-3))
     training = Training(model, Mse(), data, plan)
-    state = training.start({"layers.0.weight": torch.ones(1, 1, dtype=F64)}, seeded(0))
+    start = {"layers.0.weight": torch.ones(1, 1, dtype=F64)}
+    state = training.init(start, generator=seeded(0))
     rates = []
-    while not training.finished(state):
-        training.advance(state)
+    while not training.is_finished(state):
+        training.step(start, state)
         rates.append(state.learning_rate)
     # the first step sets the least loss, 4 more in a row are one too many
     assert rates[:5] == [2.0] * 4 + [pytest.approx(0.2)]
@@ -191,10 +194,10 @@ def test_rates_are_cut_together_and_epochs_count_not_steps(seeded: Seeded) -> No
     start = model.initial_parameters(seeded(1), F64, CPU)
     rule = Plateau(factor=0.5, patience=1, threshold=0.9999, min_learning_rate=0.0)
     training = Training(model, Mse(), data, TrainingPlan(100, 1e-3, batch_size=5, schedule=rule))
-    state = training.start(start, seeded(2))
+    state = training.init(start, generator=seeded(2))
     rates = []
     for _ in range(15):
-        training.advance(state)
+        training.step(start, state)
         rates.append(state.learning_rate)
     # three steps an epoch; epoch 1 sets the least loss, 2 is borne, 3 cuts, and so on every second one
     assert rates == pytest.approx([1e-3] * 8 + [5e-4] * 6 + [2.5e-4])
@@ -221,7 +224,10 @@ def test_adamw_with_clipping_and_schedule_is_the_loop_of_nanogpt(seeded: Seeded)
     start = model.initial_parameters(seeded(2), F64, CPU)
     limit = 0.45
     plan = TrainingPlan(30, 0.05, 5, AdamW(0.8, 0.9, 1e-6, 0.3), WarmupCosine(6, 20, 0.01), limit)
-    found = [train(model, CrossEntropy(), data, start, replace(plan, micro_batch_size=m), seeded(3)) for m in (None, 2)]
+    found = [
+        run(Training(model, CrossEntropy(), data, replace(plan, micro_batch_size=m)), start, generator=seeded(3))
+        for m in (None, 2)
+    ]
 
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     network.load_state_dict({f"{2 * int(n.split('.')[1])}.{n.split('.')[2]}": t for n, t in start.items()})
@@ -257,8 +263,8 @@ def test_batches_of_a_stream_are_windows_at_uniform_positions(seeded: Seeded) ->
     model = Gpt2(1, 1, 4, 6, 5)
     start = model.initial_parameters(seeded(1), F64, CPU)
     training = Training(model, CrossEntropy(), stream, TrainingPlan(2, 0.1, 3, micro_batch_size=2))
-    state = training.start(start, seeded(2))
-    training.advance(state)
+    state = training.init(start, generator=seeded(2))
+    training.step(start, state)
     generator = seeded(2)
     first, second = (stream.windows(3, generator) for _ in range(2))
     _, gradient = EmpiricalRisk(model, CrossEntropy(), [first]).value_and_gradient(start)
@@ -266,8 +272,8 @@ def test_batches_of_a_stream_are_windows_at_uniform_positions(seeded: Seeded) ->
         assert_close(state.parameters[name].detach(), values - 0.1 * gradient[name])
     assert not torch.equal(first.inputs, second.inputs)
     assert torch.equal(first.inputs[:, 1:], first.targets[:, :-1])
-    training.advance(state)
-    assert training.finished(state)
+    training.step(start, state)
+    assert training.is_finished(state)
 
 
 def test_streams_that_do_not_fit_are_errors(seeded: Seeded) -> None:
@@ -302,19 +308,19 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_nothing_had_been(
     start = model.initial_parameters(seeded(1), F64, CPU)
     optimizer, schedule, rate = RULES[rule]
     plan = TrainingPlan(40, rate, batch_size, optimizer, schedule, 0.5)
-    whole = train(model, Mse(), data, start, plan, seeded(2))
+    whole = run(Training(model, Mse(), data, plan), start, generator=seeded(2))
     training = Training(model, Mse(), data, plan)
-    state = training.start(start, seeded(2))
+    state = training.init(start, generator=seeded(2))
     for _ in range(8):
-        training.advance(state)
+        training.step(start, state)
     saved = checkpoint(state)
     for _ in range(3):
-        training.advance(state)  # must not reach into what was saved
+        training.step(start, state)  # must not reach into what was saved
     for _ in range(2):  # nor must a run that goes on from it
         resumed = Training(model, Mse(), data, plan)
-        state = resumed.resume(saved)
-        while not resumed.finished(state):
-            resumed.advance(state)
+        state = resumed.load(start, saved)
+        while not resumed.is_finished(state):
+            resumed.step(start, state)
         found = summarise_training(state, EmpiricalRisk(model, Mse(), [data]))
         for name in ("loss", "gradient_norm", "num_steps", "learning_rate", "learning_rate_cuts", "stopped"):
             assert getattr(found, name) == getattr(whole, name), name
@@ -330,7 +336,7 @@ def test_divergence_is_an_error_that_names_the_cure(seeded: Seeded) -> None:
     model, data = Mlp((2, 3, 1), "relu"), gaussian(5, 2, 1, "linear", 0.1, seeded(0))
     start = model.initial_parameters(seeded(1), F64, CPU)
     with pytest.raises(NonFiniteError, match="smaller learning rate"):
-        train(model, Mse(), data, start, TrainingPlan(200, 1e6), seeded(0))
+        run(Training(model, Mse(), data, TrainingPlan(200, 1e6)), start, generator=seeded(0))
 
 
 @pytest.mark.parametrize(

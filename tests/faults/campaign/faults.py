@@ -62,7 +62,7 @@ class Killer:
     def service(self) -> None:
         """kill -9 of the HTTP service."""
         self._let_live("service")
-        _kill(self.stack.pids("-m service"))
+        _kill(self.stack.pids("-m hessian_spectrum.service"))
 
     def redis(self) -> None:
         """kill -9 of Redis."""
@@ -124,7 +124,7 @@ class Killer:
 
     def _workers(self) -> list[int]:
         deadline = time.monotonic() + 60
-        while len(pids := self.stack.pids("-m worker")) < 3:
+        while len(pids := self.stack.pids("-m hessian_spectrum.worker")) < 3:
             if time.monotonic() > deadline:
                 raise RuntimeError("no worker is there")
             time.sleep(0.05)

@@ -135,3 +135,21 @@ def test_a_task_cancelled_as_it_is_woken_passes_the_slot_on() -> None:
         assert work.scheduler._running.total() == 0
 
     run(test())
+
+
+def test_who_leaves_in_the_moment_of_a_call_keeps_no_place() -> None:
+    async def test() -> None:
+        work = Work()
+        for name in ("a0", "a1", "a2", "a3"):
+            await work.bring(name, ANNA)
+        work._ends["a0"].set()
+        work._tasks["a1"].cancel()  # hears of it only after a0 has called the next one
+        await _settled()
+        await work._tasks["a0"]
+        assert work.begun == ["a0", "a2"]
+        work._tasks["a3"].cancel()
+        await work.end("a2")
+        assert work.scheduler._running.total() == 0
+        assert not work.scheduler._waiting
+
+    run(test())

@@ -163,6 +163,35 @@ def test_work_is_charged_by_its_time() -> None:
     run(test())
 
 
+class Endless(ProcessPool):
+    """Says what it was asked for, and never ends."""
+
+    def __init__(self) -> None:
+        super().__init__(60.0)
+        self.asked: list[str] = []
+
+    async def run(self, task: str, arguments: Any, content: bytes = b"") -> Any:
+        self.asked.append(task)
+        await asyncio.Event().wait()
+
+
+def test_what_several_keys_wait_for_is_in_the_line_of_none() -> None:
+    async def test() -> None:
+        state = SimpleNamespace(caller=SimpleNamespace(owner="a"), charge=lambda _: None)
+        request: Any = SimpleNamespace(state=state, receive=asyncio.Event().wait)
+        executor = ProcessExecutor(FairScheduler(2, Room(8)), work := Endless())
+        tasks = [asyncio.create_task(executor.run(request, "result", {})) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        tasks.append(asyncio.create_task(executor.run_to_end(request, "model", {})))
+        await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert work.asked[:2] == ["result", "model"]
+
+    run(test())
+
+
 def test_an_upload_of_numbers_is_answered_alike() -> None:
     rows = np.linspace(-1, 1, 40_000).tolist()
     body = {"model": {"kind": "linear", "w": [0.5], "v": [0.25]}, "data": {"x": rows, "y": rows}}

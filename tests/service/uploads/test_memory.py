@@ -33,3 +33,20 @@ def test_memory_comes_back_after_an_error() -> None:
     for _ in range(2):
         with pytest.raises(KeyError):
             fail()
+
+
+def test_several_uploads_of_one_key_leave_a_quarter_to_others() -> None:
+    memory = UploadMemory(100)
+    with memory.lease("anna") as large:
+        large.take(50)
+        large.take(50)  # nobody else is there
+    with memory.lease("anna") as first, memory.lease("anna") as second, memory.lease("bob") as other:
+        first.take(50)
+        with pytest.raises(ProblemError) as busy:
+            second.take(50)
+        assert busy.value.problem.status == 503
+        other.take(50)
+        second.take(0)
+    with memory.lease() as anyone, memory.lease() as anyone_else:
+        anyone.take(60)
+        anyone_else.take(40)

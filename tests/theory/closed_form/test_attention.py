@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
-from hessian_spectrum.theory.closed_form.spectrum import Inertia
+from hessian_spectrum.theory.closed_form.spectrum import Inertia, Spectrum
 from hessian_spectrum.theory.errors import TheoryError
 
 Array = NDArray[np.float64]
@@ -55,6 +55,11 @@ def random_problem(
     return random.normal(), w_q, w_k, x, noise * y
 
 
+def spectrum_of(problem: Problem, sink_bias: float = 0.0) -> Spectrum:
+    w_v, w_q, w_k, x, y = problem
+    return self_attention_spectrum(w_v=w_v, w_q=w_q, w_k=w_k, x=x, y=y, sink_bias=sink_bias)
+
+
 problems = st.builds(
     random_problem,
     seed=st.integers(0, 10**9),
@@ -69,7 +74,7 @@ problems = st.builds(
 @given(problem=problems, sink_bias=st.sampled_from([0.0, -3.0, 0.7, 25.0]))
 @settings(deadline=None, max_examples=300)
 def test_against_dense(problem: Problem, sink_bias: float) -> None:
-    spectrum = self_attention_spectrum(*problem, sink_bias)
+    spectrum = spectrum_of(problem, sink_bias)
     hessian = dense_hessian(*problem, sink_bias)
     tolerance = 1e-12 * np.abs(hessian).max() * len(hessian)
     np.testing.assert_allclose(spectrum.dense(), np.linalg.eigvalsh(hessian), rtol=0, atol=tolerance)
@@ -82,7 +87,7 @@ def test_against_dense(problem: Problem, sink_bias: float) -> None:
 @given(problem=problems)
 @settings(deadline=None, max_examples=300)
 def test_bounds_of_remark_b4_and_remark_31(problem: Problem) -> None:
-    spectrum = self_attention_spectrum(*problem)
+    spectrum = spectrum_of(problem)
     named = spectrum.statistics
     slack = 1e-13 * spectrum.scale
     outlier = max(entry.value for entry in spectrum.eigenvalues if entry.role == "outlier")
@@ -95,7 +100,7 @@ def test_bounds_of_remark_b4_and_remark_31(problem: Problem) -> None:
 @given(problem=problems)
 @settings(deadline=None)
 def test_outliers_are_the_roots_of_the_cubic(problem: Problem) -> None:
-    spectrum = self_attention_spectrum(*problem)
+    spectrum = spectrum_of(problem)
     named = spectrum.statistics
     roots = [entry.value for entry in spectrum.eigenvalues if entry.role == "outlier"]
     scale = max(map(abs, roots)) + abs(named["gamma"])
@@ -110,14 +115,14 @@ def test_outliers_are_the_roots_of_the_cubic(problem: Problem) -> None:
 def test_symmetries(problem: Problem, seed: int) -> None:
     w_v, w_q, w_k, x, y = problem
     basis, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(w_q.size, w_q.size)))
-    here = self_attention_spectrum(*problem)
+    here = spectrum_of(problem)
     for there in (
-        self_attention_spectrum(w_v, basis @ w_q, basis @ w_k, x, y),
-        self_attention_spectrum(w_v, w_k, w_q, x, y),
-        self_attention_spectrum(-w_v, w_q, w_k, x, -y),
-        self_attention_spectrum(w_v, w_q, w_k, -x, -y),
-        self_attention_spectrum(w_v, w_q, w_k, x[:, ::-1], y[:, ::-1]),
-        self_attention_spectrum(w_v, w_q, w_k, x[::-1], y[::-1]),
+        self_attention_spectrum(w_v=w_v, w_q=basis @ w_q, w_k=basis @ w_k, x=x, y=y),
+        self_attention_spectrum(w_v=w_v, w_q=w_k, w_k=w_q, x=x, y=y),
+        self_attention_spectrum(w_v=-w_v, w_q=w_q, w_k=w_k, x=x, y=-y),
+        self_attention_spectrum(w_v=w_v, w_q=w_q, w_k=w_k, x=-x, y=-y),
+        self_attention_spectrum(w_v=w_v, w_q=w_q, w_k=w_k, x=x[:, ::-1], y=y[:, ::-1]),
+        self_attention_spectrum(w_v=w_v, w_q=w_q, w_k=w_k, x=x[::-1], y=y[::-1]),
     ):
         np.testing.assert_allclose(there.dense(), here.dense(), rtol=0, atol=1e-12 * here.scale)
 
@@ -128,7 +133,7 @@ def test_scaling_law(problem: Problem, power: int) -> None:
     """Inputs times b and all weights over b leave f as it was, so the Hessian grows by b^2."""
     w_v, w_q, w_k, x, y = problem
     b = 2.0**power
-    here, there = self_attention_spectrum(*problem), self_attention_spectrum(w_v / b, w_q / b, w_k / b, b * x, y)
+    here, there = spectrum_of(problem), self_attention_spectrum(w_v=w_v / b, w_q=w_q / b, w_k=w_k / b, x=b * x, y=y)
     np.testing.assert_allclose(there.dense(), b * b * here.dense(), rtol=0, atol=1e-13 * there.scale)
 
 
@@ -141,7 +146,7 @@ def test_corrected_q_gives_the_outliers_and_the_printed_q_does_not() -> None:
     largest_error = 0.0
     for seed in range(20):
         _, w_q, w_k, _, _ = problem = random_problem(seed, 4, 5, 3)
-        spectrum = self_attention_spectrum(*problem)
+        spectrum = spectrum_of(problem)
         outliers = np.sort([entry.value for entry in spectrum.eigenvalues if entry.role == "outlier"])
         alpha, beta, gamma, zeta, T, B, C = (
             spectrum.statistics[name] for name in ("alpha", "beta", "gamma", "zeta", "T", "B", "C")
@@ -160,7 +165,7 @@ def test_printed_xi_fails_as_an_upper_bound_and_ours_never() -> None:
     num_failures = 0
     for seed in range(200):
         problem = random_problem(seed, 4, 5, 2)
-        named = self_attention_spectrum(*problem).statistics
+        named = spectrum_of(problem).statistics
         top = np.linalg.eigvalsh(dense_hessian(*problem))[-1]
         _, w_q, w_k, _, _ = problem
         printed_sum = named["zeta"] * (np.linalg.norm(w_q) + np.linalg.norm(w_k)) + named["alpha"]
@@ -174,18 +179,18 @@ def test_printed_xi_fails_as_an_upper_bound_and_ours_never() -> None:
 def test_remark_b4_misses_a_bulk_above_the_outliers() -> None:
     """With w_K = w_Q, a large residual and zeta < 0 the bulk |gamma| is the largest eigenvalue of the Hessian."""
     problem = bulk_on_top()
-    named = self_attention_spectrum(*problem).statistics
+    named = spectrum_of(problem).statistics
     top = np.linalg.eigvalsh(dense_hessian(*problem))[-1]
     assert top == pytest.approx(abs(named["gamma"]), rel=1e-12)
     assert named["T"] / 3 + named["xi"] < 0.9 * top
     assert named["lambda_max_upper"] == abs(named["gamma"])
-    assert any("Remark B.4" in note for note in self_attention_spectrum(*problem).notes)
+    assert any("Remark B.4" in note for note in spectrum_of(problem).notes)
 
 
 def bulk_on_top() -> Problem:
     for seed in range(1000):
         problem = random_problem(seed, 2, 4, 1, noise=30.0, alignment=1.0)
-        named = self_attention_spectrum(*problem).statistics
+        named = spectrum_of(problem).statistics
         if named["T"] / 3 + named["xi"] < 0.9 * abs(named["gamma"]):
             return problem
     raise AssertionError("no such problem among the seeds")
@@ -196,9 +201,11 @@ def test_double_outlier_keeps_its_digits() -> None:
     random = np.random.default_rng(8)
     x, direction = random.normal(size=(2, 2, 5))
     zero, w_v = np.zeros(3), 0.8
-    unit = self_attention_spectrum(w_v, zero, zero, x, w_v * x.mean(axis=1, keepdims=True) - direction).statistics
+    unit = self_attention_spectrum(
+        w_v=w_v, w_q=zero, w_k=zero, x=x, y=w_v * x.mean(axis=1, keepdims=True) - direction
+    ).statistics
     y = w_v * x.mean(axis=1, keepdims=True) - direction * unit["alpha"] / unit["gamma"]
-    spectrum = self_attention_spectrum(w_v, zero, zero, x, y)
+    spectrum = self_attention_spectrum(w_v=w_v, w_q=zero, w_k=zero, x=x, y=y)
     alpha = unit["alpha"]
     outliers = np.sort([entry.value for entry in spectrum.eigenvalues if entry.role == "outlier"])
     np.testing.assert_allclose(outliers, [-alpha, alpha, alpha], rtol=1e-14)
@@ -222,7 +229,7 @@ def test_moments_against_forty_digits() -> None:
         zeta = mpmath.fsum(
             (w_v * q * row[1]) ** 2 + w_v * d * q * q * row[2] for d, q, row in zip(deltas, x, rows, strict=True)
         )
-    named = self_attention_spectrum(w_v, [tau], [1.0], [x], [y], shift).statistics
+    named = self_attention_spectrum(w_v=w_v, w_q=[tau], w_k=[1.0], x=[x], y=[y], sink_bias=shift).statistics
     assert named["alpha"] == pytest.approx(float(alpha), rel=1e-14)
     assert named["gamma"] == pytest.approx(float(gamma), rel=1e-13)
     assert named["zeta"] == pytest.approx(float(zeta / 3), rel=1e-13)
@@ -230,7 +237,7 @@ def test_moments_against_forty_digits() -> None:
 
 def test_softmax_survives_huge_scores() -> None:
     x, y = np.array([[1.0, -2.0, 3.0]]), np.array([[0.0, 1.0, 2.0]])
-    spectrum = self_attention_spectrum(0.5, [1e3, 0.0], [1e3, 1.0], x, y)
+    spectrum = self_attention_spectrum(w_v=0.5, w_q=[1e3, 0.0], w_k=[1e3, 1.0], x=x, y=y)
     chosen = np.array([3.0, -2.0, 3.0])
     assert spectrum.statistics["alpha"] == np.mean(chosen**2)
     assert spectrum.statistics["mean_loss"] == np.mean((0.5 * chosen - y) ** 2) / 2
@@ -239,18 +246,18 @@ def test_softmax_survives_huge_scores() -> None:
 
 def test_huge_sink_bias_sends_every_row_to_the_first_key() -> None:
     x, y = np.array([[1.5, -2.0, 3.0]]), np.array([[0.0, 1.0, 2.0]])
-    assert self_attention_spectrum(0.5, [0.3], [1.0], x, y, 1e4).statistics["alpha"] == 1.5**2
+    assert self_attention_spectrum(w_v=0.5, w_q=[0.3], w_k=[1.0], x=x, y=y, sink_bias=1e4).statistics["alpha"] == 1.5**2
 
 
 def test_one_token_leaves_the_value_alone() -> None:
-    spectrum = self_attention_spectrum(0.4, [1.0, 2.0], [0.5, -1.0], [[2.0], [1.0]], [[0.0], [1.0]])
+    spectrum = self_attention_spectrum(w_v=0.4, w_q=[1.0, 2.0], w_k=[0.5, -1.0], x=[[2.0], [1.0]], y=[[0.0], [1.0]])
     np.testing.assert_array_equal(spectrum.dense(), [0.0, 0.0, 0.0, 0.0, 2.5])
     assert spectrum.statistics["condition_number_lower"] is None
     assert any("gamma is zero" in note for note in spectrum.notes)
 
 
 def test_one_dimensional_head_has_no_bulk() -> None:
-    spectrum = self_attention_spectrum(0.4, [1.0], [0.5], [[2.0, 1.0]], [[0.0, 1.0]])
+    spectrum = self_attention_spectrum(w_v=0.4, w_q=[1.0], w_k=[0.5], x=[[2.0, 1.0]], y=[[0.0, 1.0]])
     assert [entry.role for entry in spectrum.eigenvalues] == ["outlier"] * 3
     assert spectrum.statistics["condition_number_lower"] is None
     assert any("d_K = 1" in note for note in spectrum.notes)

@@ -77,7 +77,7 @@ def test_a_smallest_eigenvalue_within_its_error_gives_a_bound_and_a_note() -> No
 def test_diagonal_matrices_and_closed_forms_keep_every_digit() -> None:
     assert quadratic_spectrum(np.diag([1.0, 3e-12])).condition_number == 1 / 3e-12
     w, v, x, y = np.array([1.0, 1.0]), np.array([1.0, -1.0 + 1e-5]), np.array([1.0, -2.0]), np.array([1e-6, 2e-6])
-    spectrum = linear_spectrum(w, v, x, y)
+    spectrum = linear_spectrum(w=w, v=v, x=x, y=y)
     with mpmath.workdps(60):
         s2, c = mpmath.mpf(5) / 2, mpmath.fdot(map(mpmath.mpf, w), map(mpmath.mpf, v))
         d = c * s2 - mpmath.fdot(map(mpmath.mpf, x), map(mpmath.mpf, y)) / 2
@@ -101,10 +101,18 @@ def test_any_scale_will_do(scale: float, resolution: float | None) -> None:
     assert condition_number(scale, scale, resolution).value == 1.0
 
 
+@pytest.mark.parametrize("resolution", [1e-15, 1e-3, 0.3, 0.9, 2.0])
+def test_the_bound_beside_a_zero_holds_for_the_least_that_the_largest_may_be(resolution: float) -> None:
+    found = condition_number(1.0, 0.0, resolution)
+    largest, smallest = max(1 - resolution, 0.0), resolution
+    assert found.lower is not None
+    assert 1.0 <= found.lower <= max(1.0, largest / smallest)
+
+
 def test_a_float64_reduction_shows_few_digits_of_a_large_number() -> None:
     random = np.random.default_rng(0)
     W1, W2, x = random.normal(size=(2, 2)), random.normal(size=(2, 2)), random.normal(size=(5, 2)) * [1, 1e-5]
-    spectrum = two_layer_linear_spectrum(W1, W2, x, x @ (W2 @ W1).T + 1e-9 * random.normal(size=(5, 2)))
+    spectrum = two_layer_linear_spectrum(W1=W1, W2=W2, x=x, y=x @ (W2 @ W1).T + 1e-9 * random.normal(size=(5, 2)))
     conditioning = spectrum.conditioning
     assert conditioning.lower is not None
     assert conditioning.lower > 1e8

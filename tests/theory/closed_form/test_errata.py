@@ -30,7 +30,7 @@ def hessian(w: Array, v: Array, x: Array, y: Array) -> Array:
 def test_theorem_33_prints_the_sign_of_the_eigenvalue_where_its_product_with_d_belongs(target: float) -> None:
     y = target * X
     H = hessian(W, V, X, y)
-    d = linear_spectrum(W, V, X, y).statistics["d"]
+    d = linear_spectrum(w=W, v=V, x=X, y=y).statistics["d"]
     for eigenvalue in (d, -d):
         for sign, holds in ((np.sign(eigenvalue * d), True), (np.sign(eigenvalue), d > 0)):
             direction = W + sign * V
@@ -43,7 +43,7 @@ def test_theorem_33_prints_the_sign_of_the_eigenvalue_where_its_product_with_d_b
 
 def test_the_spanning_vectors_of_the_outliers_are_not_orthonormal_but_span_them() -> None:
     y = 2 * X
-    spectrum = linear_spectrum(W, V, X, y)
+    spectrum = linear_spectrum(w=W, v=V, x=X, y=y)
     first, second = np.concatenate((W, V)), np.concatenate((V, W))
     assert abs(first @ second) > 0.1
     assert abs(first @ first - 1) > 0.1
@@ -59,7 +59,7 @@ def test_the_spanning_vectors_of_the_outliers_are_not_orthonormal_but_span_them(
 
 def test_the_outlier_formula_gives_nothing_at_w_equal_v_and_ours_a_vector() -> None:
     y = 2 * X
-    spectrum = linear_spectrum(W, W, X, y)
+    spectrum = linear_spectrum(w=W, v=W, x=X, y=y)
     d = spectrum.statistics["d"]
     degenerate = next(e for e in spectrum.eigenvalues if e.role == "outlier" and abs(e.value + d) <= 1e-12 * abs(d))
     assert np.linalg.norm(degenerate.value * W + d * W) <= 1e-12 * abs(d)
@@ -70,7 +70,7 @@ def test_the_outlier_formula_gives_nothing_at_w_equal_v_and_ours_a_vector() -> N
 
 def test_theorem_b1_outside_its_assumptions() -> None:
     b, y = RANDOM.normal(size=6), RANDOM.normal(size=20)
-    spectrum = linear_bias_spectrum(W, V, b, X, y)
+    spectrum = linear_bias_spectrum(w=W, v=V, b=b, x=X, y=y)
     n = V @ V + W @ W
     printed = n / 2 + np.sqrt(n * n + 12 * ((W @ V) ** 2 + (W @ b) ** 2)) / 2
     assert min(abs(e.value - printed) for e in spectrum.eigenvalues) > 1e-3 * printed
@@ -82,11 +82,11 @@ def test_theorem_b1_outside_its_assumptions() -> None:
 
 def test_gradient_descent_follows_the_recursion_and_leaves_the_bulk_where_it_is() -> None:
     w, v, y, rate = W.copy(), V.copy(), 1.5 * X + 0.1, 0.02
-    descent = linear_descent(w, v, X, y, rate, 40)
-    bulk = [e for e in linear_spectrum(w, v, X, y).eigenvalues if e.role == "bulk"]
+    descent = linear_descent(w=w, v=v, x=X, y=y, learning_rate=rate, num_steps=40)
+    bulk = [e for e in linear_spectrum(w=w, v=v, x=X, y=y).eigenvalues if e.role == "bulk"]
     spaces = np.vstack([e.basis() for e in bulk if e.basis is not None])
     for step in range(41):
-        spectrum = linear_spectrum(w, v, X, y)
+        spectrum = linear_spectrum(w=w, v=v, x=X, y=y)
         outliers = [e.value for e in spectrum.eigenvalues if e.role == "outlier"]
         np.testing.assert_allclose(descent.outliers[step], outliers, rtol=1e-11)
         assert descent.phase[step] == spectrum.statistics["phase"]
@@ -103,7 +103,7 @@ def test_gradient_descent_follows_the_recursion_and_leaves_the_bulk_where_it_is(
 
 
 def test_descent_that_diverges_ends_where_it_leaves_floating_point() -> None:
-    descent = linear_descent(W, V, X, 3 * X, 50.0, 1000)
+    descent = linear_descent(w=W, v=V, x=X, y=3 * X, learning_rate=50.0, num_steps=1000)
     assert descent.diverged_at is not None
     assert len(descent.loss) == len(descent.outliers) == descent.diverged_at
     assert np.isfinite(descent.outliers).all()
@@ -114,9 +114,9 @@ def test_edge_of_stability_in_the_late_phase() -> None:
     """At a step just below 2 / sharpness gradient descent converges, just above it does not stay there."""
     w, v = np.array([1.0, 0.5]), np.array([0.9, 0.4])
     y = (w @ v) * X
-    sharpness = linear_spectrum(w, v, X, y).sharpness
+    sharpness = linear_spectrum(w=w, v=v, x=X, y=y).sharpness
     shaken = w + 1e-6
-    below = linear_descent(shaken, v, X, y, 1.9 / sharpness, 400)
-    above = linear_descent(shaken, v, X, y, 2.1 / sharpness, 400)
+    below = linear_descent(w=shaken, v=v, x=X, y=y, learning_rate=1.9 / sharpness, num_steps=400)
+    above = linear_descent(w=shaken, v=v, x=X, y=y, learning_rate=2.1 / sharpness, num_steps=400)
     assert below.loss[-1] <= 1e-3 * below.loss[0]
     assert above.loss.max() >= 10 * above.loss[0]

@@ -1,6 +1,6 @@
 """Oracle: the dense Hessian, the mean over samples of grad f grad f^T + delta Hess f, written out sample by sample."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mpmath
 import numpy as np
@@ -38,6 +38,10 @@ def natural_scale(w: Array, v: Array, x: Array, y: Array) -> float:
     return np.mean(x * x) * (w @ w + v @ v) + np.mean(np.abs(x * y))
 
 
+def named(problem: Sequence[Array]) -> dict[str, Array]:
+    return dict(zip(("w", "v", "x", "y"), problem, strict=True))
+
+
 def normals(m: int, n: int) -> Problem:
     random = np.random.default_rng(20240601)
     return random.normal(size=m), random.normal(size=m), random.normal(size=n), random.normal(size=n)
@@ -64,13 +68,13 @@ def problems(draw: st.DrawFn) -> Problem:
 @given(problems())
 @settings(deadline=None, max_examples=200)
 def test_linear_against_dense(problem: Problem) -> None:
-    assert_matches_dense(linear_spectrum(*problem), problem, relu=False)
+    assert_matches_dense(linear_spectrum(**named(problem)), problem, relu=False)
 
 
 @given(problems())
 @settings(deadline=None, max_examples=300)
 def test_relu_against_dense(problem: Problem) -> None:
-    assert_matches_dense(relu_spectrum(*problem), problem, relu=True)
+    assert_matches_dense(relu_spectrum(**named(problem)), problem, relu=True)
 
 
 @pytest.mark.parametrize("function", [linear_spectrum, relu_spectrum])
@@ -82,7 +86,7 @@ def test_order_of_neurons_and_samples_does_not_matter(
     w, v, x, y = problem
     neurons = np.array(data.draw(st.permutations(range(w.size))))
     samples = np.array(data.draw(st.permutations(range(x.size))))
-    there, here = function(w[neurons], v[neurons], x[samples], y[samples]), function(w, v, x, y)
+    there, here = function(w=w[neurons], v=v[neurons], x=x[samples], y=y[samples]), function(w=w, v=v, x=x, y=y)
     tolerance = 1e-12 * natural_scale(*problem)
     np.testing.assert_allclose(there.dense(), here.dense(), rtol=0, atol=tolerance)
 
@@ -93,7 +97,7 @@ def test_order_of_neurons_and_samples_does_not_matter(
 def test_scaling_law(function: Callable[..., Spectrum], problem: Problem, weight_power: int, data_power: int) -> None:
     w, v, x, y = problem
     a, b = 2.0**weight_power, 2.0**data_power
-    there, here = function(a * w, a * v, b * x, a * a * b * y), function(w, v, x, y)
+    there, here = function(w=a * w, v=a * v, x=b * x, y=a * a * b * y), function(w=w, v=v, x=x, y=y)
     tolerance = 1e-13 * (a * b) ** 2 * natural_scale(*problem)
     np.testing.assert_allclose(there.dense(), (a * b) ** 2 * here.dense(), rtol=0, atol=tolerance)
 
@@ -102,7 +106,7 @@ def test_scaling_law(function: Callable[..., Spectrum], problem: Problem, weight
 @settings(deadline=None)
 def test_relu_with_everything_positive_is_linear(problem: Problem) -> None:
     w, v, x, y = problem[0], np.abs(problem[1]) + 0.1, np.abs(problem[2]) + 0.1, problem[3]
-    relu, linear = relu_spectrum(w, v, x, y), linear_spectrum(w, v, x, y)
+    relu, linear = relu_spectrum(w=w, v=v, x=x, y=y), linear_spectrum(w=w, v=v, x=x, y=y)
     np.testing.assert_allclose(relu.dense(), linear.dense(), rtol=1e-14)
     assert relu.trace == pytest.approx(linear.trace, rel=4e-16)  # one rounding of sums in another order
     assert all(entry.group == "+" for entry in relu.eigenvalues)
@@ -115,7 +119,7 @@ def test_relu_with_everything_positive_is_linear(problem: Problem) -> None:
 @given(problems())
 @settings(deadline=None)
 def test_smallest_is_minus_the_magnitude_of_d_and_bounded_by_the_loss(problem: Problem) -> None:
-    spectrum = linear_spectrum(*problem)
+    spectrum = linear_spectrum(**named(problem))
     d, s2, loss = (spectrum.statistics[name] for name in ("d", "s2", "mean_loss"))
     tolerance = 1e-12 * natural_scale(*problem)
     if len(problem[0]) >= 2:
@@ -125,7 +129,7 @@ def test_smallest_is_minus_the_magnitude_of_d_and_bounded_by_the_loss(problem: P
 
 def test_print_says_the_smallest_is_minus_d_which_fails_for_negative_d() -> None:
     w, v, x, y = np.array([1.0, 0.5]), np.array([0.2, 0.1]), np.array([1.0, 2.0]), np.array([3.0, 5.0])
-    spectrum = linear_spectrum(w, v, x, y)
+    spectrum = linear_spectrum(w=w, v=v, x=x, y=y)
     smallest = np.linalg.eigvalsh(dense_hessian(w, v, x, y, relu=False))[0]
     assert spectrum.statistics["d"] < -1
     assert spectrum.smallest == pytest.approx(smallest, rel=1e-12)
@@ -135,7 +139,7 @@ def test_print_says_the_smallest_is_minus_d_which_fails_for_negative_d() -> None
 def test_three_squares_and_the_last_square_of_the_poster() -> None:
     w, v, x, y = normals(5, 9)
     x *= 1.7
-    spectrum = linear_spectrum(w, v, x, y)
+    spectrum = linear_spectrum(w=w, v=v, x=x, y=y)
     named = spectrum.statistics
     s2, c = np.mean(x * x), w @ v
     rest = named["imbalance"] + named["non_collinearity"]
@@ -163,7 +167,7 @@ def exact_statistics(w: Array, v: Array, x: Array, y: Array) -> tuple[float, flo
 def test_small_outlier_keeps_its_digits() -> None:
     w, v, x, y = np.array([1e5, 2e5]), np.array([1e-5, -2e-5]), np.array([1.0, -0.5, 2.0]), np.array([0.3, 0.1, -0.2])
     large, small, _ = exact_statistics(w, v, x, y)
-    spectrum = linear_spectrum(w, v, x, y)
+    spectrum = linear_spectrum(w=w, v=v, x=x, y=y)
     outliers = [entry.value for entry in spectrum.eigenvalues if entry.role == "outlier"]
     assert outliers == pytest.approx([large, small], rel=1e-13)
     t, d = spectrum.trace, spectrum.statistics["d"]
@@ -175,13 +179,13 @@ def test_non_collinearity_keeps_its_digits() -> None:
     w, direction, x, y = normals(6, 4)
     v = w + 1e-7 * direction
     exact = exact_statistics(w, v, x, y)[2]
-    assert linear_spectrum(w, v, x, y).statistics["non_collinearity"] == pytest.approx(exact, rel=1e-7)
+    assert linear_spectrum(w=w, v=v, x=x, y=y).statistics["non_collinearity"] == pytest.approx(exact, rel=1e-7)
     textbook = 4 * np.mean(x * x) ** 2 * ((w @ w) * (v @ v) - (w @ v) ** 2)
     assert abs(textbook - exact) > 1e-4 * exact
 
 
 def test_roles_pairs_and_multiplicities_of_linear() -> None:
-    spectrum = linear_spectrum(*normals(7, 5))
+    spectrum = linear_spectrum(**named(normals(7, 5)))
     assert sorted((entry.role, entry.multiplicity, entry.group, entry.pair) for entry in spectrum.eigenvalues[1:]) == [
         ("bulk", 6, None, None),
         ("bulk", 6, None, None),
@@ -192,7 +196,7 @@ def test_roles_pairs_and_multiplicities_of_linear() -> None:
 
 
 def test_one_neuron_has_no_bulk() -> None:
-    assert [entry.role for entry in linear_spectrum([0.4], [2.0], [1.0, 2.0], [0.0, 1.0]).eigenvalues] == [
+    assert [entry.role for entry in linear_spectrum(w=[0.4], v=[2.0], x=[1.0, 2.0], y=[0.0, 1.0]).eigenvalues] == [
         "outlier"
     ] * 2
 
@@ -204,7 +208,7 @@ def test_one_neuron_has_no_bulk() -> None:
 )
 def test_phase(sign: float, c: float, phase: str) -> None:
     x = np.array([1.0, -2.0, 0.5])
-    spectrum = linear_spectrum([1.0, 0.3], [sign * c, 0.0], x, 3 * sign * x)
+    spectrum = linear_spectrum(w=[1.0, 0.3], v=[sign * c, 0.0], x=x, y=3 * sign * x)
     large, small = (entry.value for entry in spectrum.eigenvalues if entry.role == "outlier")
     assert spectrum.statistics["theta_star"] == pytest.approx(3 * sign)
     assert spectrum.statistics["phase"] == phase
@@ -217,14 +221,14 @@ def test_phase(sign: float, c: float, phase: str) -> None:
 
 
 def test_phase_is_undefined_without_a_target() -> None:
-    spectrum = linear_spectrum([1.0], [2.0], [1.0, 2.0], [0.0, 0.0])
+    spectrum = linear_spectrum(w=[1.0], v=[2.0], x=[1.0, 2.0], y=[0.0, 0.0])
     assert spectrum.statistics["phase"] is None
     assert spectrum.statistics["theta_star"] == 0.0
     assert any("theta* = 0" in note for note in spectrum.notes)
 
 
 def test_inputs_that_are_all_zero() -> None:
-    spectrum = linear_spectrum([1.0], [2.0], [0.0, 0.0], [1.0, 2.0])
+    spectrum = linear_spectrum(w=[1.0], v=[2.0], x=[0.0, 0.0], y=[1.0, 2.0])
     assert spectrum.inertia == Inertia(0, 2, 0)
     assert (spectrum.statistics["phase"], spectrum.statistics["theta_star"]) == (None, None)
     assert any("every input is 0" in note for note in spectrum.notes)
@@ -232,7 +236,7 @@ def test_inputs_that_are_all_zero() -> None:
 
 def test_at_convergence_rank_one_and_late() -> None:
     w, v, x, _ = normals(6, 40)
-    spectrum = linear_spectrum(w, v, x, (w @ v) * x)
+    spectrum = linear_spectrum(w=w, v=v, x=x, y=(w @ v) * x)
     assert spectrum.inertia == Inertia(0, 11, 1)
     assert spectrum.critical_point == "degenerate"
     assert spectrum.statistics["phase"] == "late"
@@ -242,7 +246,7 @@ def test_at_convergence_rank_one_and_late() -> None:
 def test_relu_cells_groups_and_counts() -> None:
     w, v = np.array([1.0, -0.5, 0.7, 2.0, 0.3, 1.0]), np.array([0.5, 0.6, 0.9, -1.0, -0.4, 0.0])
     x, y = np.array([1.0, -2.0, 0.0, 0.5]), np.array([0.3, 1.0, 4.0, -0.2])
-    spectrum = relu_spectrum(w, v, x, y)
+    spectrum = relu_spectrum(w=w, v=v, x=x, y=y)
     found = {}
     for entry in spectrum.eigenvalues:
         key = (entry.role, entry.group, entry.pair)
@@ -265,10 +269,10 @@ def test_relu_cells_groups_and_counts() -> None:
 
 def test_relu_cell_statistics_are_those_of_the_linear_cell() -> None:
     w, v, x, y = normals(9, 30)
-    spectrum = relu_spectrum(w, v, x, y)
+    spectrum = relu_spectrum(w=w, v=v, x=x, y=y)
     for sign, group, suffix in ((1, "+", "_plus"), (-1, "-", "_minus")):
         neurons, samples = sign * v > 0, sign * x > 0
-        cell = linear_spectrum(w[neurons], v[neurons], x[samples], y[samples])
+        cell = linear_spectrum(w=w[neurons], v=v[neurons], x=x[samples], y=y[samples])
         fraction = np.mean(samples)
         values = np.sort([e.value for e in spectrum.eigenvalues if e.group == group])
         np.testing.assert_allclose(values, fraction * np.sort([e.value for e in cell.eigenvalues]), rtol=1e-13)
@@ -278,7 +282,7 @@ def test_relu_cell_statistics_are_those_of_the_linear_cell() -> None:
 
 
 def test_relu_cell_without_samples_is_structurally_zero() -> None:
-    spectrum = relu_spectrum([1.0, 2.0, 0.5], [-1.0, -2.0, 1.0], [1.0, 3.0], [0.0, 1.0])
+    spectrum = relu_spectrum(w=[1.0, 2.0, 0.5], v=[-1.0, -2.0, 1.0], x=[1.0, 3.0], y=[0.0, 1.0])
     zeros = [entry for entry in spectrum.eigenvalues if entry.role == "zero"]
     assert [(entry.multiplicity, entry.group, entry.value) for entry in zeros] == [(4, "-", 0.0)]
     assert spectrum.statistics["s2_minus"] is None
@@ -286,7 +290,7 @@ def test_relu_cell_without_samples_is_structurally_zero() -> None:
 
 
 def test_relu_empty_cell_gives_nothing_and_the_other_pair_is_the_first() -> None:
-    spectrum = relu_spectrum([1.0, 2.0], [-1.0, -2.0], [1.0, -3.0], [0.0, 1.0])
+    spectrum = relu_spectrum(w=[1.0, 2.0], v=[-1.0, -2.0], x=[1.0, -3.0], y=[0.0, 1.0])
     assert {entry.group for entry in spectrum.eigenvalues} == {"-"}
     assert {entry.pair for entry in spectrum.eigenvalues if entry.role == "outlier"} == {0}
     assert spectrum.statistics["d_plus"] is None
@@ -314,7 +318,7 @@ def test_bad_input(
     function: Callable[..., Spectrum], w: list[object], v: list[object], x: list[object], y: list[object], message: str
 ) -> None:
     with pytest.raises(TheoryError, match=message):
-        function(w, v, x, y)
+        function(w=w, v=v, x=x, y=y)
 
 
 @pytest.mark.parametrize("function", [linear_spectrum, relu_spectrum])
@@ -326,7 +330,7 @@ def test_extreme_magnitudes_answer_finitely_or_refuse(
     random = np.random.default_rng(seed)
     arrays = [random.uniform(-1, 1, size=3) * 10.0**exponent for exponent in exponents]
     try:
-        spectrum = function(*arrays)
+        spectrum = function(**named(arrays))
     except TheoryError as error:
         assert "overflows float64" in str(error)  # noqa: PT017
         assert max(map(abs, exponents)) > 30
@@ -336,7 +340,7 @@ def test_extreme_magnitudes_answer_finitely_or_refuse(
 
 @pytest.mark.parametrize(("w", "v", "beyond"), [(1e78, 1.0, "imbalance"), (1e153, 1e-3, "imbalance")])
 def test_a_square_that_overflows_does_not_cost_the_spectrum(w: float, v: float, beyond: str) -> None:
-    spectrum = linear_spectrum([w], [v], [1.0], [1.0])
+    spectrum = linear_spectrum(w=[w], v=[v], x=[1.0], y=[1.0])
     assert spectrum.sharpness == pytest.approx(w * w, rel=1e-12)
     assert spectrum.statistics[beyond] is None
     assert any(beyond in note for note in spectrum.notes)

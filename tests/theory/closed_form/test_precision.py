@@ -175,7 +175,7 @@ def test_linear_to_the_last_digit(seed: int, m: int, n: int, size: tuple[float, 
     random = np.random.default_rng(seed)
     w, v, x, y = (random.normal(size=k) * s for k, s in zip((m, m, n, n), size, strict=True))
     with mpmath.workdps(60):
-        assert_every_digit(linear_spectrum(w, v, x, y).dense(), exact_linear(w, v, x, y))
+        assert_every_digit(linear_spectrum(w=w, v=v, x=x, y=y).dense(), exact_linear(w, v, x, y))
 
 
 @given(
@@ -191,9 +191,9 @@ def test_homogeneous_to_the_last_digit(seed: int, m: int, n: int, size: tuple[fl
     w, v, x, y = (random.normal(size=k) * s for k, s in zip((m, m, n, n), size, strict=True))
     with mpmath.workdps(80):
         exact = exact_homogeneous(w, v, x, y, slope)
-        assert_every_digit(leaky_relu_spectrum(w, v, x, y, slope).dense(), exact)
+        assert_every_digit(leaky_relu_spectrum(w=w, v=v, x=x, y=y, negative_slope=slope).dense(), exact)
         if slope == 0.0:
-            assert_every_digit(relu_spectrum(w, v, x, y).dense(), exact)
+            assert_every_digit(relu_spectrum(w=w, v=v, x=x, y=y).dense(), exact)
 
 
 @given(
@@ -213,14 +213,14 @@ def test_self_attention_to_the_last_digit(
     w_v = random.normal() * scale[4]
     with mpmath.workdps(60):
         exact = exact_attention(w_v, w_q, w_k, x, y)
-        assert_every_digit(self_attention_spectrum(w_v, w_q, w_k, x, y).dense(), exact)
+        assert_every_digit(self_attention_spectrum(w_v=w_v, w_q=w_q, w_k=w_k, x=x, y=y).dense(), exact)
 
 
 def test_a_small_outlier_survives_moments_that_cancel() -> None:
     """<w, v> is 1e-12 of |w| |v|: float64 would keep 4 of its digits."""
     w, v, x, y = np.array([1.0, 1.0]), np.array([1.0, -1.0 + 1e-12]), np.array([1.0, -2.0]), np.array([1e-13, 2e-13])
     with mpmath.workdps(60):
-        assert_every_digit(linear_spectrum(w, v, x, y).dense(), exact_linear(w, v, x, y))
+        assert_every_digit(linear_spectrum(w=w, v=v, x=x, y=y).dense(), exact_linear(w, v, x, y))
 
 
 @pytest.mark.parametrize("difference", [1e-3, 1e-9, 1e-15])
@@ -230,7 +230,7 @@ def test_nearly_parallel_layers_at_convergence(difference: float) -> None:
     v = w * (1 + np.array([difference, -difference, 0.0]))
     with mpmath.workdps(60):
         y = x * float(np.float64(mpmath.fdot(digits(w), digits(v))))
-        assert_every_digit(linear_spectrum(w, v, x, y).dense(), exact_linear(w, v, x, y))
+        assert_every_digit(linear_spectrum(w=w, v=v, x=x, y=y).dense(), exact_linear(w, v, x, y))
 
 
 def assert_last_place(found: Array, exact: list[mpmath.mpf]) -> None:
@@ -277,8 +277,10 @@ def test_nasty_networks_to_the_last_place(seed: int) -> None:
     y = nearly_met(random, x * (w @ v))
     slope = float(random.choice([0.0, 0.1, -1.0, -2.5, 1.0, 1e-9]))
     with mpmath.workdps(100):
-        assert_last_place(linear_spectrum(w, v, x, y).dense(), exact_linear(w, v, x, y))
-        assert_last_place(leaky_relu_spectrum(w, v, x, y, slope).dense(), exact_homogeneous(w, v, x, y, slope))
+        assert_last_place(linear_spectrum(w=w, v=v, x=x, y=y).dense(), exact_linear(w, v, x, y))
+        assert_last_place(
+            leaky_relu_spectrum(w=w, v=v, x=x, y=y, negative_slope=slope).dense(), exact_homogeneous(w, v, x, y, slope)
+        )
 
 
 @given(seed=seeds)
@@ -290,7 +292,7 @@ def test_nasty_outputs_to_the_last_place(seed: int) -> None:
     y = nearly_met(random, np.outer(x, (w * v).sum(axis=1)))
     with mpmath.workdps(100):
         exact = [each for k in range(num_outputs) for each in exact_linear(w[k], v[k], x, y[:, k])]
-        assert_last_place(multi_output_spectrum(w, v, x, y).dense(), exact)
+        assert_last_place(multi_output_spectrum(w=w, v=v, x=x, y=y).dense(), exact)
 
 
 @given(seed=seeds, activation=st.sampled_from(ACTIVATIONS))
@@ -305,13 +307,20 @@ def test_nasty_attention_to_the_last_place(seed: int, activation: Activation) ->
     y = nearly_met(random, w_v * outputs.reshape(x.shape))
     with mpmath.workdps(100):
         exact = exact_attention(w_v, w_q, w_k, x, y, sink_bias, activation)
-        assert_last_place(self_attention_spectrum(w_v, w_q, w_k, x, y, sink_bias, activation).dense(), exact)
+        assert_last_place(
+            self_attention_spectrum(
+                w_v=w_v, w_q=w_q, w_k=w_k, x=x, y=y, sink_bias=sink_bias, activation=activation
+            ).dense(),
+            exact,
+        )
 
 
 def test_an_attention_residual_that_cancels_in_extended_precision() -> None:
     """The score <w_q, w_k> / sqrt(2) has 64 bits there, which a residual of 1e-6 turns into 3 units of an outlier."""
     y = [[-0.09999655026583741, 2.5705007707898164]]
-    spectrum = self_attention_spectrum(1.5, [1.5, 1.5], [1.5, 1.5], [[2.0, 0.0]], y, 30.0, "linear")
+    spectrum = self_attention_spectrum(
+        w_v=1.5, w_q=[1.5, 1.5], w_k=[1.5, 1.5], x=[[2.0, 0.0]], y=y, sink_bias=30.0, activation="linear"
+    )
     outliers = sorted(entry.value for entry in spectrum.eigenvalues if entry.role == "outlier")
     wanted = mpmath.mpf("-0.41812960638780298408")
     assert abs(outliers[1] - wanted) <= math.ulp(float(wanted))
@@ -321,7 +330,7 @@ def test_more_scores_than_decimals_bear_are_told_with_their_error() -> None:
     random = np.random.default_rng(0)
     x = random.normal(size=(1, isqrt(MAX_DECIMAL_STEPS) + 1))
     w_q, w_k = random.normal(size=(2, 2))
-    spectrum = self_attention_spectrum(1.5, w_q, w_k, x, 1.5 * x.mean() + 1e-9 * x)
+    spectrum = self_attention_spectrum(w_v=1.5, w_q=w_q, w_k=w_k, x=x, y=1.5 * x.mean() + 1e-9 * x)
     (note,) = (note for note in spectrum.notes if "may be off" in note)
     stated = float(re.search(r"up to (\S+):", note).group(1))
     with mpmath.workdps(40):

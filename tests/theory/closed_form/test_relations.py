@@ -140,8 +140,10 @@ def with_scaled_weights(model: Case, factor: float) -> Case:
 def test_relu_is_leaky_relu_without_a_negative_side(seed: int, m: int, n: int, D: int, K: int) -> None:
     w, v, x, y = random_arrays(seed, m, n)
     v[::3] = 0.0
-    assert_same(relu_spectrum(w, v, x, y), leaky_relu_spectrum(w, v, x, y, 0.0))
-    assert roles(relu_spectrum(w, v, x, y)) == roles(leaky_relu_spectrum(w, v, x, y, 0.0))
+    assert_same(relu_spectrum(w=w, v=v, x=x, y=y), leaky_relu_spectrum(w=w, v=v, x=x, y=y, negative_slope=0.0))
+    assert roles(relu_spectrum(w=w, v=v, x=x, y=y)) == roles(
+        leaky_relu_spectrum(w=w, v=v, x=x, y=y, negative_slope=0.0)
+    )
 
 
 def random_arrays(seed: int, m: int, n: int) -> tuple[Array, Array, Array, Array]:
@@ -160,12 +162,12 @@ def roles(spectrum: Spectrum) -> dict[str, int]:
 @settings(deadline=None)
 def test_linear_in_all_its_disguises(seed: int, m: int, n: int, D: int, K: int) -> None:
     w, v, x, y = random_arrays(seed, m, n)
-    linear = linear_spectrum(w, v, x, y)
+    linear = linear_spectrum(w=w, v=v, x=x, y=y)
     for other in (
-        leaky_relu_spectrum(w, v, x, y, 1.0),
-        two_layer_linear_spectrum(v[:, None], w[None], x[:, None], y[:, None]),
-        multi_input_spectrum(w[None], v[None], x[:, None], y),
-        multi_output_spectrum(w[None], v[None], x, y[:, None]),
+        leaky_relu_spectrum(w=w, v=v, x=x, y=y, negative_slope=1.0),
+        two_layer_linear_spectrum(W1=v[:, None], W2=w[None], x=x[:, None], y=y[:, None]),
+        multi_input_spectrum(w=w[None], v=v[None], x=x[:, None], y=y),
+        multi_output_spectrum(w=w[None], v=v[None], x=x, y=y[:, None]),
     ):
         assert_same(linear, other)
         assert roles(linear) == roles(other)
@@ -178,7 +180,10 @@ def test_linear_in_all_its_disguises(seed: int, m: int, n: int, D: int, K: int) 
 def test_leaky_relu_slopes_that_slide_leave_no_gap(slope: float, seed: int, m: int, n: int, D: int, K: int) -> None:
     """The spectrum is continuous in the slope, also where a special case answers."""
     w, v, x, y = random_arrays(seed, m, n)
-    here, near = leaky_relu_spectrum(w, v, x, y, slope), leaky_relu_spectrum(w, v, x, y, slope + 1e-9)
+    here, near = (
+        leaky_relu_spectrum(w=w, v=v, x=x, y=y, negative_slope=slope),
+        leaky_relu_spectrum(w=w, v=v, x=x, y=y, negative_slope=slope + 1e-9),
+    )
     np.testing.assert_allclose(near.dense(), here.dense(), rtol=0, atol=1e-6 * (1 + here.scale))
 
 
@@ -187,9 +192,9 @@ def test_leaky_relu_slopes_that_slide_leave_no_gap(slope: float, seed: int, m: i
 def test_absolute_value_sees_no_sign_of_the_inner_weights(seed: int, m: int, n: int, D: int, K: int) -> None:
     w, v, x, y = random_arrays(seed, m, n)
     signs = np.random.default_rng(seed + 1).choice([-1.0, 1.0], size=m)
-    there = leaky_relu_spectrum(w, signs * v, x, y, -1.0)
-    assert_same(leaky_relu_spectrum(w, v, x, y, -1.0), there)
-    assert_same(linear_spectrum(w, np.abs(v), np.abs(x), y), there)
+    there = leaky_relu_spectrum(w=w, v=signs * v, x=x, y=y, negative_slope=-1.0)
+    assert_same(leaky_relu_spectrum(w=w, v=v, x=x, y=y, negative_slope=-1.0), there)
+    assert_same(linear_spectrum(w=w, v=np.abs(v), x=np.abs(x), y=y), there)
 
 
 @given(**sizes)
@@ -198,8 +203,8 @@ def test_a_bias_is_a_constant_input_coordinate(seed: int, m: int, n: int, D: int
     w, v, x, y = random_arrays(seed, m, n)
     b = np.random.default_rng(seed + 1).normal(size=m)
     inputs = np.stack((x, np.ones(n)), axis=1)
-    bias = linear_bias_spectrum(w, v, b, x, y)
-    matrices = two_layer_linear_spectrum(np.stack((v, b), axis=1), w[None], inputs, y[:, None])
+    bias = linear_bias_spectrum(w=w, v=v, b=b, x=x, y=y)
+    matrices = two_layer_linear_spectrum(W1=np.stack((v, b), axis=1), W2=w[None], x=inputs, y=y[:, None])
     assert_same(bias, matrices)
     assert roles(bias) == roles(matrices)
 
@@ -213,10 +218,10 @@ def test_theorem_b1_is_the_reduction_under_its_assumptions(seed: int, m: int, n:
     w, v, b = random.normal(size=m), length * basis[0], length * basis[1]
     centred = np.linalg.qr(np.column_stack((np.ones(n), random.normal(size=(n, 2)))))[0]
     x, y = centred[:, 1] * np.sqrt(n), random.normal() * centred[:, 2]
-    spectrum = linear_bias_spectrum(w, v, b, x, y)
+    spectrum = linear_bias_spectrum(w=w, v=v, b=b, x=x, y=y)
     assert spectrum.method == "closed-form"
     matrices = two_layer_linear_spectrum(
-        np.stack((v, b), axis=1), w[None], np.stack((x, np.ones(n)), axis=1), y[:, None]
+        W1=np.stack((v, b), axis=1), W2=w[None], x=np.stack((x, np.ones(n)), axis=1), y=y[:, None]
     )
     assert_same(spectrum, matrices)
     bulk = [e for e in spectrum.eigenvalues if e.role == "bulk"]
@@ -230,8 +235,8 @@ def test_theorem_b1_is_the_reduction_under_its_assumptions(seed: int, m: int, n:
 def test_multi_output_is_one_scalar_network_per_output(seed: int, m: int, n: int, D: int, K: int) -> None:
     case = random_case("multi-output", seed, m, n, D, K)
     w, v, x, y = case["model"]["w"], case["model"]["v"], case["data"]["x"], case["data"]["y"]
-    apart = np.sort(np.concatenate([linear_spectrum(w[k], v[k], x, y[:, k]).dense() for k in range(len(w))]))
-    together = multi_output_spectrum(w, v, x, y)
+    apart = np.sort(np.concatenate([linear_spectrum(w=w[k], v=v[k], x=x, y=y[:, k]).dense() for k in range(len(w))]))
+    together = multi_output_spectrum(w=w, v=v, x=x, y=y)
     np.testing.assert_allclose(together.dense(), apart, rtol=0, atol=1e-14 * together.scale)
 
 
@@ -242,8 +247,8 @@ def test_multi_input_with_uncorrelated_inputs_is_one_scalar_network_per_coordina
     random = np.random.default_rng(seed)
     x = np.linalg.qr(random.normal(size=(D + 5, D)))[0] * random.uniform(0.5, 2.0, size=D)
     w, v, y = *random.normal(size=(2, D, m)), random.normal(size=D + 5)
-    spectrum = multi_input_spectrum(w, v, x, y)
-    apart = np.sort(np.concatenate([linear_spectrum(w[d], v[d], x[:, d], y).dense() for d in range(D)]))
+    spectrum = multi_input_spectrum(w=w, v=v, x=x, y=y)
+    apart = np.sort(np.concatenate([linear_spectrum(w=w[d], v=v[d], x=x[:, d], y=y).dense() for d in range(D)]))
     np.testing.assert_allclose(spectrum.dense(), apart, rtol=0, atol=1e-13 * spectrum.scale)
     assert spectrum.method == "closed-form"
     assert {e.group for e in spectrum.eigenvalues} == {str(d) for d in range(D)}

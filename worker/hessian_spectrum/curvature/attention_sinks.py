@@ -1,4 +1,4 @@
-"""Attention sinks of a wanted strength: the bias on the first token's scores that gives it a mean attention."""
+"""Attention sinks of a given strength: the bias on the first token's scores that yields a given mean attention."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,37 +11,46 @@ from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 
 MAX_BIAS = 1024.0
-"""Beyond it softmax is 0 or 1 at every score that a trained network has."""
+"""Largest bias; beyond it softmax is 0 or 1 for all scores of trained networks."""
 
 SCORE_TOLERANCE = 1e-6
-"""Largest error of a mean score that was solved for; float32 forward passes give no better one."""
+"""Largest accepted error of the mean score; float32 forward passes are not more accurate."""
 
 BIAS_TOLERANCE = 1e-9
-"""Of the bracket, at which the search ends even if the mean score jumps there by more than its tolerance."""
+"""Width of the bracket at which the search ends even if the mean score jumps there by more than its tolerance."""
 
 
 @dataclass(frozen=True)
 class SinkScores:
-    """Attention on the first token, a mean over sequences, queries and the sink's heads; 0 to 1."""
+    """Attention to the first token, as a mean over sequences, queries and the sink's heads, from 0 to 1."""
 
     blocks: tuple[int, ...]
     by_block: tuple[float, ...]  # of each of `blocks`
 
     @property
     def mean(self) -> float:
-        """Over the blocks."""
+        """Mean over the blocks."""
         return sum(self.by_block) / len(self.by_block)
 
 
 def sink_scores(
     model: Gpt2, parameters: Mapping[str, Tensor], batches: Sequence[Dataset], sink: AttentionSink
 ) -> SinkScores:
-    """What the sink's heads give the first token, in a model with this sink.
+    """Attention that the sink's heads pay to the first token, in a model with this sink.
 
-    The mean is over all queries, the first one included, whose only key is the first token.
+    The mean includes all queries, also the first one, whose only key is the first token.
+
+    Args:
+        model: Model to run.
+        parameters: Parameters of the model, by name.
+        batches: Data in micro-batches.
+        sink: Sink that is inserted, with its heads, blocks and bias.
+
+    Returns:
+        Mean scores of each block that has the sink.
 
     Raises:
-        NonFiniteError: If a score is NaN.
+        NonFiniteError: If a score is NaN or infinite.
     """
     sunk = replace(model, sink=sink)
     with torch.no_grad():
@@ -61,28 +70,38 @@ def sink_with_mean_score(
     sink: AttentionSink,
     mean_score: float,
 ) -> AttentionSink:
-    """The sink's heads and blocks with the one bias that makes their mean score `mean_score`.
+    """The sink's heads and blocks with the bias that makes their mean score equal to `mean_score`.
 
-    The bias is bracketed by doubling, then found by Brent's method, to `SCORE_TOLERANCE` in the score. Where deeper
-    blocks make the mean score fall as the bias grows there may be several; it is then one of them.
+    The bias is bracketed by doubling and then computed by Brent's method, to `SCORE_TOLERANCE` in the score. If deeper
+    blocks make the mean score fall as the bias grows, there may be several solutions; the result is one of them.
+
+    Args:
+        model: Model to run.
+        parameters: Parameters of the model, by name.
+        batches: Data in micro-batches.
+        sink: Sink whose heads and blocks are used; its bias is ignored.
+        mean_score: Requested mean over the blocks, from 0 to 1.
+
+    Returns:
+        The sink with the bias.
 
     Raises:
-        InvalidProblemError: If no bias reaches it.
-        NonFiniteError: If a score is NaN.
+        InvalidProblemError: If no bias reaches the score.
+        NonFiniteError: If a score is NaN or infinite.
     """
     from scipy.optimize import brentq  # noqa: PLC0415 - 30 MB that no other job needs
 
     def excess(bias: float) -> float:
-        found = sink_scores(model, parameters, batches, replace(sink, bias=bias)).mean - mean_score
-        return 0.0 if abs(found) <= SCORE_TOLERANCE else found
+        difference = sink_scores(model, parameters, batches, replace(sink, bias=bias)).mean - mean_score
+        return 0.0 if abs(difference) <= SCORE_TOLERANCE else difference
 
     at_zero = excess(0.0)
     if at_zero == 0:
         return replace(sink, bias=0.0)
     near, far = 0.0, 1.0 if at_zero < 0 else -1.0
-    while (found := excess(far)) * at_zero > 0:
+    while (difference := excess(far)) * at_zero > 0:
         if abs(far) >= MAX_BIAS:
-            message = f"no bias gives a mean score of {mean_score:g}: with {far:g} it is {found + mean_score:.6g}"
+            message = f"no bias gives a mean score of {mean_score:g}: with {far:g} it is {difference + mean_score:.6g}"
             raise InvalidProblemError(f"attention_sink.mean_score: {message}")
         near, far = far, 2 * far
     return replace(sink, bias=float(brentq(excess, min(near, far), max(near, far), xtol=BIAS_TOLERANCE)))

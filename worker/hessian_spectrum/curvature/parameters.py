@@ -1,4 +1,4 @@
-"""Named parameters as one flat vector, and back."""
+"""Conversion between named parameters and one flat vector."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,21 +21,27 @@ class ParameterLayout:
 
     @classmethod
     def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> "ParameterLayout":
-        """Layout of parameters of these shapes, in their own order."""
+        """Layout of parameters of these shapes, in the order of the mapping."""
         return cls(tuple(shapes), tuple(shapes.values()))
 
     @property
     def sizes(self) -> list[int]:
-        """Entries of each parameter."""
+        """Number of entries of each parameter."""
         return [prod(shape) for shape in self.shapes]
 
     @property
     def dim(self) -> int:
-        """P, the number of entries of all parameters."""
+        """Number P of entries of all parameters."""
         return sum(self.sizes)
 
     def flatten(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """One vector (P,) in the order of `names`.
+
+        Args:
+            parameters: Parameters by name, of the layout's shapes.
+
+        Returns:
+            The flat vector.
 
         Raises:
             InvalidProblemError: If names or shapes differ from the layout.
@@ -44,10 +50,13 @@ class ParameterLayout:
         return torch.cat([parameters[name].reshape(-1) for name in self.names])
 
     def check(self, parameters: Mapping[str, Tensor]) -> None:
-        """Make sure that names and shapes are those of the layout.
+        """Check that names and shapes are those of the layout.
+
+        Args:
+            parameters: Parameters by name.
 
         Raises:
-            InvalidProblemError: Says what differs.
+            InvalidProblemError: If names or shapes differ; the message says which.
         """
         if set(parameters) != set(self.names):
             raise InvalidProblemError(f"parameters {sorted(parameters)} where {sorted(self.names)} were expected")

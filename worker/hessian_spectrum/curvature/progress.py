@@ -1,37 +1,47 @@
-"""How a long computation tells its caller where it is, and goes on from where an earlier one was."""
+"""How a long computation reports its progress, and how its state is saved and restored."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
 
 class Progress(Protocol):
-    """Called after every unit of work; an exception raised here ends the computation and reaches its caller."""
+    """Callback after every step of a computation; an exception that it raises ends it and reaches the caller."""
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         """Take note that `done` of `total` units of `phase` are finished."""
 
 
-class Continuation(Protocol):
-    """Where a computation goes on from, and who keeps its states."""
+class Checkpointer(Protocol):
+    """Saves the states of one computation, and restores the last one in a later process."""
 
-    @property
-    def state(self) -> Any | None:
-        """Of the same computation, which then goes on from it; None: it begins."""
+    def restore(self) -> Any | None:
+        """Return the state that an earlier process saved, or None at the beginning of a computation."""
 
-    def offer(self, state: Callable[[], Any]) -> None:
-        """Hear how far the computation is; `state` may be asked for its state now or at any later moment."""
+    def update(self, snapshot: Callable[[], Any]) -> None:
+        """Announce a new state.
+
+        Args:
+            snapshot: Returns the state to save. It may be called immediately, or at any later moment before `seal`.
+        """
+
+    def seal(self) -> None:
+        """Announce that the result is about to consume the state; the last saved state stays saved."""
 
 
-class _FromTheStart:
-    state = None
+class _NoCheckpoints:
+    def restore(self) -> None:
+        return None
 
-    def offer(self, state: Callable[[], Any]) -> None:
+    def update(self, snapshot: Callable[[], Any]) -> None:
+        pass
+
+    def seal(self) -> None:
         pass
 
 
-FROM_THE_START = _FromTheStart()
-"""Nothing was done before, and nobody keeps what is done: the default."""
+NO_CHECKPOINTS: Checkpointer = _NoCheckpoints()
+"""Saves and restores nothing; this is the default."""
 
 
 def ignore_progress(phase: str, done: int, total: int) -> None:
-    """Take no note: the default."""
+    """Ignore the report; this is the default."""

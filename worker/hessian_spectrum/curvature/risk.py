@@ -14,10 +14,10 @@ from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
 class EmpiricalRisk:
-    """L(theta) = 1/N sum_b total_b(theta), N the number of valid targets of all micro-batches b.
+    """L(theta) = 1/N sum_b total_b(theta), where N is the number of valid targets of all micro-batches b.
 
-    A batch so weighs as much as it has valid targets, and any split of the data gives the same L, gradient and Hessian
-    up to rounding.
+    Each batch is weighted by its number of valid targets, so any split of the data gives the same L, gradient and
+    Hessian up to rounding.
 
     Raises:
         InvalidProblemError: If a batch fits neither model nor loss, or no target is valid.
@@ -42,28 +42,34 @@ class EmpiricalRisk:
         return self.loss.total(self.model(parameters, batch.inputs), batch.targets) / self.num_terms
 
     def features(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
-        """What the output layer reads of micro-batch `index`, or the outputs where the model has none of its own."""
+        """Inputs of the output layer for micro-batch `index`; the outputs if the model has no separate output layer."""
         return self.model.features(parameters, self.batches[index].inputs)
 
-    def pieces(self, index: int, features: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def output_chunks(self, index: int, features: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Features (m, d) of a bounded number of samples, and their targets (m,), in order."""
         rows, targets = features.reshape(-1, features.shape[-1]), self.batches[index].targets.reshape(-1)
         size = max(1, OUTPUTS_BYTES // (features.dtype.itemsize * self.model.num_outputs))
         yield from zip(torch.split(rows, size), torch.split(targets, size), strict=True)
 
     def residual(self, index: int, outputs: Tensor) -> Tensor:
-        """R = dL/df (*samples, K), 1/N included; differentiable in `outputs`."""
+        """Derivative r = dL/df (*samples, K), including the factor 1/N; differentiable with respect to `outputs`."""
         return self.loss.gradient(outputs, self.batches[index].targets) / self.num_terms
 
     def value(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """L, a scalar, without its graph."""
+        """L, a scalar, without its autograd graph."""
         with torch.no_grad():
             return torch.stack([self.loss.total(*each) for each in self._outputs(parameters)]).sum() / self.num_terms
 
     def mean_residual_norm(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """1/N sum over valid targets of ||d term / d f||, f the outputs (K,) at that target; a scalar.
+        """Mean over valid targets of ||d term / d f||, where f are the outputs (K,) at that target.
 
-        Of cross-entropy ||softmax(z) - e_y|| at each token, between 0 and sqrt(2).
+        For cross-entropy this is ||softmax(z) - e_y|| at each token, between 0 and sqrt(2).
+
+        Args:
+            parameters: Parameters of the model, by name.
+
+        Returns:
+            The mean, a scalar.
 
         References:
             Cracking the Hessian, appendix D.1.5, "the average norm of the residual".
@@ -73,25 +79,25 @@ class EmpiricalRisk:
             return torch.stack(norms).sum() / self.num_terms
 
     def _outputs(self, parameters: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Outputs with their targets, of a micro-batch or of a piece of one at a time."""
+        """Outputs with their targets, of a micro-batch or of one piece of it at a time."""
         head = self.model.head_name
         for index, batch in enumerate(self.batches):
             features = self.features(index, parameters)
             if head is None:
                 yield features, batch.targets
                 continue
-            for rows, targets in self.pieces(index, features):
+            for rows, targets in self.output_chunks(index, features):
                 yield rows @ parameters[head].T, targets
 
     def value_and_gradient(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Parameters]:
-        """L and its gradient by parameter name; one micro-batch's activations are held at a time."""
+        """L and its gradient by parameter name; activations of only one micro-batch are in memory at a time."""
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
         gradient = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
         shares = [self._add_gradient(index, leaves, gradient) for index in range(len(self.batches))]
         return torch.stack(shares).sum(), gradient
 
     def _add_gradient(self, index: int, leaves: Parameters, gradient: Parameters) -> Tensor:
-        """Add that of the share of micro-batch `index`, which is returned."""
+        """Add the gradient of the share of micro-batch `index`, which is returned."""
         head = self.model.head_name
         if head is None:
             share = self.batch_share(index, leaves)
@@ -101,7 +107,7 @@ class EmpiricalRisk:
         weight, seen, values = leaves[head].detach(), torch.empty_like(features), []
         rows_seen = seen.view(-1, features.shape[-1])
         start = 0
-        for rows, targets in self.pieces(index, features.detach()):
+        for rows, targets in self.output_chunks(index, features.detach()):
             outputs = rows @ weight.T
             values.append(self.loss.total(outputs, targets))
             residual = self.loss.gradient(outputs, targets) / self.num_terms

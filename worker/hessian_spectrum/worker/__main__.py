@@ -8,7 +8,7 @@ from celery.platforms import SecurityWarning
 
 from hessian_spectrum.jobs.connection import require_entry
 from hessian_spectrum.jobs.settings import SettingsError, WorkerSettings
-from hessian_spectrum.logs.configuration import configure_logging
+from hessian_spectrum.telemetry.logging import configure_logging
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
         settings = WorkerSettings.load()
         configure_logging(settings)
         require_entry(settings.redis_url.get_secret_value())
-        from hessian_spectrum.worker.app import create_worker  # noqa: PLC0415 - a wrong variable is told before torch is loaded
+        from hessian_spectrum.worker.runtime.app import create_worker  # noqa: PLC0415 - a wrong variable is told before torch is loaded
 
         worker = create_worker(settings)
     except SettingsError as error:

@@ -21,21 +21,21 @@ from hessian_spectrum.checkpoints.checkpoint import Checkpoint
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.checkpoints.gpt2 import gpt2_fields
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.heap import is_memory_error
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.malloc_trim import is_memory_error
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.errors import CurvatureError, InvalidProblemError
+from hessian_spectrum.worker.builders import build_model, build_parameters
 from hessian_spectrum.worker.checkpoint_check import OUT_OF_MEMORY
 from hessian_spectrum.worker.checkpoints import CHANGED, decoder_sizes
 from hessian_spectrum.worker.generators import generator_of
-from hessian_spectrum.worker.memory_guard import MemoryGuard, be_killed_first
-from hessian_spectrum.worker.niceness import be_nice
-from hessian_spectrum.worker.sources import Sources
-from hessian_spectrum.worker.translation import build_model, build_parameters
+from hessian_spectrum.worker.inputs import Inputs
+from hessian_spectrum.worker.process import set_niceness
+from hessian_spectrum.worker.runtime.memory_guard import MemoryGuard, be_killed_first
 
 SMALL = 10_000_000
 """Parameters up to which products of several vectors, and in double precision, are tried as well."""
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--fallback-reason", default="")
     arguments = parser.parse_args()
     threading.Thread(target=_end_with_whoever_started_this, daemon=True).start()
-    be_nice(arguments.niceness)
+    set_niceness(arguments.niceness)
     be_killed_first()
     fallback = arguments.fallback_method and Fallback(arguments.fallback_method, arguments.fallback_reason)
     with MemoryGuard(arguments.memory_bytes, lambda _: os._exit(OUT_OF_MEMORY)):
@@ -77,7 +77,7 @@ def tried(
         if checkpoint.sha256 != sha256:
             return CheckpointVerdict(state="unchecked", reason=CHANGED)
         spec, sizes = _spec(name, kind, checkpoint)
-        found, reason = _with_products(spec, Sources(models), fallback)
+        found, reason = _with_products(spec, Inputs(models), fallback)
     except (CheckpointError, CurvatureError) as error:
         return CheckpointVerdict(state="refused", reason=str(error))
     return CheckpointVerdict(
@@ -99,7 +99,7 @@ def _spec(name: str, kind: str, checkpoint: Checkpoint) -> tuple[Gpt2Spec | Caus
 
 
 def _with_products(
-    spec: Gpt2Spec | CausalLmSpec, sources: Sources, fallback: Fallback | None
+    spec: Gpt2Spec | CausalLmSpec, sources: Inputs, fallback: Fallback | None
 ) -> tuple[Fallback | None, str | None]:
     """How products must be computed where they cannot be recorded, and the precision in which there are none, if any.
 

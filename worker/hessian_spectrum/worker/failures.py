@@ -10,12 +10,20 @@ from redis.exceptions import RedisError
 from hessian_spectrum.api_schemas.checkpoints import CheckpointError
 from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
 from hessian_spectrum.api_schemas.problem import FieldError, Problem
-from hessian_spectrum.curvature.heap import is_memory_error
+from hessian_spectrum.curvature.malloc_trim import is_memory_error
 from hessian_spectrum.quadrature.errors import CurvatureError
 
 _MAX_DETAIL = 1000
 
 _logger = logging.getLogger(__name__)
+
+
+class JobCancelledError(Exception):
+    """The job was cancelled: its computation is to end."""
+
+
+class WorkerStoppingError(Exception):
+    """The worker was told to stop: the job continues in another process."""
 
 
 class FailureKind(enum.Enum):

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from hessian_spectrum.jobs.settings import SettingsError, WorkerSettings
-from hessian_spectrum.worker.code_version import code_version
+from hessian_spectrum.jobs.versions import numerics_fingerprint
 
 FAIR_SHARE = 0.8
 """Of the memory: the rest is left to the system, Redis and the service."""
@@ -47,11 +47,15 @@ class Hardware:
     timings: Path | None = None  # file of what products were measured to take, kept for later jobs
     memory_limit_bytes: int | None = None  # of the machine's memory, at which a job is ended; None: never
 
-    @property
-    def signature(self) -> str:
-        """What two runs must share to round alike: half of a job computed elsewhere is not gone on with."""
-        place = f"{self.device}, {_processor()}, {self.num_threads} threads, {self.memory_bytes} bytes"
-        return f"code {code_version()}, torch {torch.__version__}, {place}"
+    def numerics_fingerprint(self, product_method: str | None = None) -> str:
+        """What two runs must share to round alike, with the way in which products are computed if not recorded."""
+        return numerics_fingerprint(
+            device=str(self.device),
+            processor=_processor(),
+            num_threads=self.num_threads,
+            memory_bytes=self.memory_bytes,
+            product_method=product_method,
+        )
 
     def at_present(self) -> "Hardware":
         """The same, with less memory where others use the GPU; for the process that computes, as it touches CUDA.

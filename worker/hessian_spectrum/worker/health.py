@@ -6,9 +6,9 @@ import sys
 from redis.exceptions import RedisError
 
 from hessian_spectrum.jobs.connection import connect
-from hessian_spectrum.jobs.presence import present_workers
 from hessian_spectrum.jobs.redis_faults import described
 from hessian_spectrum.jobs.settings import SettingsError, StorageSettings
+from hessian_spectrum.jobs.worker_registry import registered_workers
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
         sys.exit(f"spectrum worker: {error}")
     try:
         with connect(settings.redis_url.get_secret_value()) as client:
-            hosts = {worker.name.rpartition("-")[0] for worker in present_workers(client)}
+            hosts = {worker.name.rpartition("-")[0] for worker in registered_workers(client)}
     except RedisError as error:
         sys.exit(f"spectrum worker: {described(error)}: {error}")
     if socket.gethostname() not in hosts:

@@ -12,48 +12,50 @@ from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.worker.checkpoints import CHANGED
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.sources import Sources
+from hessian_spectrum.worker.inputs import Inputs
 
 
 def checked_request(
-    request: AnyJobRequest, sources: Sources, memory_bytes: int | None, look: Callable[[], object]
-) -> tuple[AnyJobRequest, Sources]:
-    """The request with what transformers makes of its checkpoints, and the sources with how products are computed.
+    request: AnyJobRequest, inputs: Inputs, *, memory_bytes: int | None, look: Callable[[], object]
+) -> tuple[AnyJobRequest, Inputs]:
+    """Return the request with what transformers makes of its checkpoints, and how products are to be computed.
 
     Args:
-        memory_bytes: that the trial of a checkpoint may take.
-        look: called several times a second while a checkpoint is tried; what it raises ends the trial.
+        request: What is asked.
+        inputs: Where checkpoints are found, and what tries them.
+        memory_bytes: Memory that the trial of a checkpoint may take.
+        look: Called several times a second while a checkpoint is tried; what it raises ends the trial.
 
     Raises:
         CheckpointError: If a checkpoint is refused.
     """
     fallbacks: list[Fallback] = []
     models = [request.model] if isinstance(request, SpectrumRequest) else request.models
-    for model in models if sources.check is not None else ():
+    for model in models if inputs.check is not None else ():
         if not isinstance(model, Gpt2 | CausalLm) or model.checkpoint is None or model.checkpoint_sha256 is None:
             continue
-        assert sources.check is not None
-        verdict = sources.check.checked(model.checkpoint, model.checkpoint_sha256, model.kind, memory_bytes, look)
+        assert inputs.check is not None
+        verdict = inputs.check.checked(model.checkpoint, model.checkpoint_sha256, model.kind, memory_bytes, look)
         if verdict.state == "refused":
             raise CheckpointError(verdict.reason or "a worker could not load it")
         if verdict.fallback_method is not None:
             fallbacks.append(Fallback(verdict.fallback_method, verdict.fallback_reason or ""))
         if isinstance(model, CausalLm) and isinstance(request, SpectrumRequest):
-            request = request.model_copy(update={"model": _as_found(model, verdict, sources.models)})
-    return request, replace(sources, fallback=fallbacks[0]) if fallbacks else sources
+            request = request.model_copy(update={"model": _as_found(model, verdict, inputs.models)})
+    return request, replace(inputs, fallback=fallbacks[0]) if fallbacks else inputs
 
 
-def after_crash(sources: Sources, crashed_by: str | None) -> Sources:
-    """The sources of an attempt after one whose process died of this signal: products are not recorded again."""
-    if crashed_by is None or sources.fallback is not None:
-        return sources
+def after_crash(inputs: Inputs, crashed_by: str | None) -> Inputs:
+    """Return the inputs of an attempt after one whose process died of this signal: products are not recorded."""
+    if crashed_by is None or inputs.fallback is not None:
+        return inputs
     reason = f"a process that computed this job with recorded products died of {crashed_by}"
-    return replace(sources, fallback=Fallback("forward-over-reverse", reason))
+    return replace(inputs, fallback=Fallback("forward-over-reverse", reason))
 
 
-def signature_with(hardware: Hardware, fallback: Fallback | None) -> str:
-    """What two runs must share to round alike, with the way in which products are computed."""
-    return hardware.signature if fallback is None else f"{hardware.signature}, {fallback.method}"
+def fingerprint_with(hardware: Hardware, fallback: Fallback | None) -> str:
+    """Return what two runs must share to round alike, with the way in which products are computed."""
+    return hardware.numerics_fingerprint(None if fallback is None else fallback.method)
 
 
 def _as_found(model: CausalLm, verdict: CheckpointVerdict, models: ModelsDirectory) -> CausalLm:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hessian_spectrum.jobs.artifacts import ArtifactDamagedError, UnknownArtifactError
 from hessian_spectrum.quadrature.errors import InvalidProblemError
-from hessian_spectrum.worker.sources import Artifacts
+from hessian_spectrum.worker.inputs import Artifacts
 
 
 def uploaded_arrays(artifacts: Artifacts, artifact_id: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

@@ -39,17 +39,17 @@ from hessian_spectrum.theory.errors import TheoryError
 Array = NDArray[np.float64]
 
 MAX_DECIMAL_STEPS = 2**12
-"""As many attention scores are gone through in decimal arithmetic, where the processor's precision is not enough."""
+"""Largest number of attention scores for which decimal arithmetic is used if extended precision is insufficient."""
 
 _VANISHING = Decimal("1e-60")
-"""An eigenvalue that is not known to differ from 0, and is smaller than this beside the largest, is 0."""
+"""Eigenvalues that may be 0 and whose magnitude, relative to the largest, is below this are set to 0."""
 
 _RESOLVED = Decimal(2) ** -54
-"""Error of an eigenvalue, relative to it, that leaves it within one unit in the last place once it is rounded."""
+"""Relative error of an eigenvalue that keeps its rounded value within one unit in the last place."""
 
 
 class _Moments(NamedTuple):
-    """alpha .. zeta of Theorem 3.5, or bounds on their errors."""
+    """Moments alpha, beta, gamma and zeta of Theorem 3.5, or bounds on their errors."""
 
     alpha: Decimal
     beta: Decimal
@@ -59,7 +59,7 @@ class _Moments(NamedTuple):
 
 @dataclass(frozen=True)
 class _Terms:
-    """alpha .. zeta with bounds on their errors, and the group of (w_Q, w_K)."""
+    """Moments alpha to zeta with bounds on their errors, and the group of (w_Q, w_K)."""
 
     moments: _Moments
     errors: _Moments
@@ -73,12 +73,12 @@ class _Terms:
 
     @property
     def trace(self) -> Number:
-        """T."""
+        """Trace T of the Hessian."""
         return self.moments.alpha + self.moments.zeta * self.norms
 
     @property
     def reduced(self) -> Matrix:
-        """The Hessian on span{w_V, (s, s), (a, -a)}, s = w_K + w_Q, a = w_K - w_Q: (3, 3), holding the outliers.
+        """The Hessian on span{w_V, (s, s), (a, -a)} with s = w_K + w_Q and a = w_K - w_Q: (3, 3); it has the outliers.
 
         Elsewhere the Hessian is gamma [[0, I], [I, 0]]. Its characteristic polynomial is the cubic of the theorem.
         """
@@ -95,25 +95,25 @@ class _Terms:
 
     @cached_property
     def outliers(self) -> tuple[list[Decimal], Matrix]:
-        """Eigenvalues and eigenvectors, one a row, of the reduced matrix."""
+        """Eigenvalues and eigenvectors, one per row, of the reduced matrix."""
         return symmetric_eigenpairs(self.reduced)
 
     @cached_property
     def outlier_errors(self) -> list[Decimal]:
-        """Bounds on the errors of the outliers: to first order |v|^T E |v|, E the errors of the matrix."""
+        """Bounds on the errors of the outliers: to first order |v|^T E |v|, where E bounds the errors of the matrix."""
         errors = self._reduced(self.errors, (1, 1))
         norm = sum((entry * entry for row in errors for entry in row), ZERO).sqrt()
         values, vectors = self.outliers
-        found = []
+        bounds = []
         for i, vector in enumerate(vectors):
             gap = min(abs(values[i] - value) for j, value in enumerate(values) if j != i)
             first = sum((abs(u * v) * errors[j][k] for j, u in enumerate(vector) for k, v in enumerate(vector)), ZERO)
-            found.append(min(norm, first + norm * norm / gap) if gap else norm)
-        return found
+            bounds.append(min(norm, first + norm * norm / gap) if gap else norm)
+        return bounds
 
     @cached_property
     def values(self) -> list[Decimal]:
-        """The three outliers and gamma; what decimals cannot tell from 0 is 0."""
+        """The three outliers and gamma, where values that decimals cannot distinguish from 0 are 0."""
         values = [*self.outliers[0], self.moments.gamma]
         nothing = _VANISHING * max(map(abs, values))
         return [
@@ -123,17 +123,17 @@ class _Terms:
 
     @property
     def value_errors(self) -> list[Decimal]:
-        """Bounds on their errors."""
+        """Bounds on the errors of `values`."""
         return [*self.outlier_errors, self.errors.gamma]
 
     @property
     def error(self) -> Decimal:
-        """Largest bound on the error of an eigenvalue that is not known to its last place; 0 if there is none."""
+        """Largest error bound among eigenvalues that are not known to their last place; 0 if there are none."""
         known = list(zip(self.values, self.value_errors, strict=True))[: 3 + (self.group.w.size > 1)]
         return max((error for value, error in known if value and error > _RESOLVED * abs(value)), default=ZERO)
 
     def eigenvalues(self) -> list[Eigenvalue]:
-        """The whole spectrum, parameters in the order w_V, w_Q, w_K."""
+        """The whole spectrum, with parameters in the order w_V, w_Q, w_K."""
         num_parameters = 2 * self.group.w.size + 1
         outliers = [
             Eigenvalue(float(value), 1, "outlier", basis=self._basis(coordinates, num_parameters))
@@ -162,10 +162,11 @@ def _terms(
     sink_bias: float,
     activation: Activation,
 ) -> _Terms | None:
-    """The moments in this arithmetic; None where they leave its range."""
+    """The moments in this arithmetic; None if they leave its range."""
     moments = NeuronMoments(*inner_products(*neuron_products(w_q, w_k)))
     root = Decimal(w_q.size).sqrt()
-    response = attention_response(arithmetic, x, arithmetic.number(moments.inner / root), sink_bias, activation)
+    score = arithmetic.number(moments.inner / root)
+    response = attention_response(arithmetic, x, score=score, sink_bias=sink_bias, activation=activation)
     scale, target = arithmetic.exact(arithmetic.number(w_v)), arithmetic.exact(arithmetic.array(y.ravel()))
     value, slope = scale * response.value, scale * response.slope
     delta = value - target
@@ -191,7 +192,7 @@ def _terms(
 def _known_terms(
     w_v: float, w_q: Array, w_k: Array, x: Array, y: Array, sink_bias: float, activation: Activation
 ) -> _Terms:
-    """The moments in extended precision or, where this leaves an eigenvalue's last place open, in decimals."""
+    """The moments in extended precision or, if that leaves the last place of an eigenvalue uncertain, in decimals."""
     problem = (w_v, w_q, w_k, x, y, sink_bias, activation)
     quick = _terms(EXTENDED, *problem)
     if quick is not None and not quick.error:
@@ -206,9 +207,16 @@ def _known_terms(
 
 
 def _xi(reduced: Matrix) -> Decimal:
-    """Xi = 2 sqrt(-p / 3) of the depressed cubic, as sqrt(2/3) times the Frobenius norm of the trace-free part.
+    """Spread xi = 2 sqrt(-p / 3) of the depressed cubic, from the Frobenius norm of the trace-free part.
 
-    p = -B - T^2/3 cancels when the three outliers lie close together; this form does not.
+    xi is sqrt(2/3) times that norm. p = -B - T^2/3 cancels when the three outliers are close together; the norm does
+    not.
+
+    Args:
+        reduced: Symmetric 3 x 3 matrix of the outliers.
+
+    Returns:
+        xi, in loss per squared parameter.
     """
     mean = sum((reduced[i][i] for i in range(3)), Decimal(0)) / 3
     squares = ((entry - mean * (i == j)) ** 2 for i, row in enumerate(reduced) for j, entry in enumerate(row))
@@ -254,6 +262,7 @@ def _notes(terms: _Terms, statistics: dict[str, Statistic], xi: Decimal) -> tupl
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def self_attention_spectrum(
+    *,
     w_v: float,
     w_q: ArrayLike,
     w_k: ArrayLike,
@@ -264,33 +273,38 @@ def self_attention_spectrum(
 ) -> Spectrum:
     """Hessian spectrum of the mean over sequences and positions of (f(x) - y)^2 / 2 for f(x) = w_V A(x) x.
 
-    A = activation(x s x^T + sink_bias on the first key), s = <w_Q, w_K> / sqrt(d_K): the softmax of each row, or the
+    A = activation(x s x^T + sink_bias on the first key), s = <w_Q, w_K> / sqrt(d_K): the softmax of each row, the
     sigmoid of each score, or the score itself. The Hessian depends on A through h = A x and its derivatives h', h'' by
-    s alone; for the softmax these are m1, x m2 and x^2 m3, with m1, m2, m3 the mean and the central moments of x under
-    each row of A. With delta = f(x) - y and means over positions and batch:
-    alpha = mean(h^2), beta = mean((w_V h + delta) h') / sqrt(d_K), gamma = w_V mean(delta h') / sqrt(d_K),
-    zeta = mean((w_V h')^2 + w_V delta h'') / d_K, T = alpha + zeta (|w_K|^2 + |w_Q|^2), the trace:
-    bulk ±gamma, d_K - 1 times each, and three outliers, the roots of l^3 - T l^2 - B l - C.
+    s alone; for the softmax these are m1, x m2 and x^2 m3, where m1, m2, m3 are the mean and the central moments of x
+    under each row of A. With delta = f(x) - y and means over positions and batch,
 
-    Deviations: the roots are found as eigenvalues of an equivalent symmetric 3 x 3 matrix, since those of the cubic
-    lose half their digits where two meet. xi takes squared norms (the print does not). Remark B.4 bounds the largest
-    outlier from above, which the bulk |gamma| can exceed, so lambda_max_upper is the larger of the two.
+        alpha = mean(h^2), beta = mean((w_V h + delta) h') / sqrt(d_K), gamma = w_V mean(delta h') / sqrt(d_K),
+        zeta = mean((w_V h')^2 + w_V delta h'') / d_K, T = alpha + zeta (|w_K|^2 + |w_Q|^2), the trace.
+
+    The spectrum is the bulk ±gamma, d_K - 1 times each, and three outliers, the roots of l^3 - T l^2 - B l - C.
+
+    Deviations: the roots are computed as eigenvalues of an equivalent symmetric 3 x 3 matrix, because roots of the
+    cubic lose half their digits where two of them meet. xi takes squared norms, which the printed formula does not.
+    Remark B.4 bounds the largest outlier from above, which the bulk |gamma| can exceed, so lambda_max_upper is the
+    larger of the two.
 
     Args:
-        w_v: Scalar.
-        w_q: W_k (d_K,).
-        x: Y (batch, L).
-        sink_bias: Dimensionless, added to the scores.
-        activation: Softmax | sigmoid | linear.
+        w_v: Value weight w_V, a scalar.
+        w_q: Query weights of shape (d_K,).
+        w_k: Key weights of shape (d_K,).
+        x: Input sequences of shape (batch, L).
+        y: Target sequences of shape (batch, L).
+        sink_bias: Dimensionless number added to the scores of the first key.
+        activation: Function that turns scores into weights: softmax, sigmoid or linear.
 
     Returns:
-        2 d_K + 1 eigenvalues in loss per squared parameter, parameters in the order w_V, w_Q, w_K. statistics: alpha,
-        beta, gamma, zeta, T, B, C, xi = (2/3) sqrt(3B + T^2), lambda_max_lower = T/3 + xi/2, lambda_max_upper = max(T/3
-        + xi, |gamma|) (without |gamma| when d_K = 1), condition_number_lower = lambda_max_lower / |gamma| (None with a
-        note when d_K = 1 or gamma is zero to rounding), mean_loss.
+        2 d_K + 1 eigenvalues in loss per squared parameter, with parameters in the order w_V, w_Q, w_K. Statistics:
+        alpha, beta, gamma, zeta, T, B, C, xi = (2/3) sqrt(3B + T^2), lambda_max_lower = T/3 + xi/2, lambda_max_upper =
+        max(T/3 + xi, |gamma|) (without |gamma| when d_K = 1), condition_number_lower = lambda_max_lower / |gamma| (None
+        with a note when d_K = 1 or gamma is zero up to rounding), mean_loss.
 
     Raises:
-        TheoryError: For empty, unequal, non-finite or overflowing input.
+        TheoryError: For empty, unequal, non-finite or overflowing input, or an unknown activation.
 
     References:
         Cracking the Hessian, Theorem 3.5, Remarks 3.1 and B.4.
@@ -315,3 +329,6 @@ def self_attention_spectrum(
             notes=_notes(terms, statistics, xi),
             resolution=float(terms.error / max(map(abs, terms.values))) if terms.error else None,
         )
+
+
+SPECTRA = {"self-attention": self_attention_spectrum}

@@ -1,4 +1,4 @@
-"""What attention to scalars gives as a function of its score, and its first two derivatives, with their errors."""
+"""Attention on scalars as a function of its score, with its first two derivatives and their error bounds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ Activation = Literal["softmax", "sigmoid", "linear"]
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 BLOCK_ROWS = 256
-"""Rows of the attention matrix that are held at once."""
+"""Largest number of rows of the attention matrix that are in memory at once."""
 
 _SCORE_ROUNDINGS = 6
-"""Of a score, which is a product of three numbers with a bias added and the row's largest score taken off."""
+"""Roundings of a score: a product of three numbers, plus a bias, minus the largest score of its row."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """h = A(s) x, h' and h'' by the score s, at every position of every sequence."""
+    """h = A(s) x and its derivatives h' and h'' with respect to the score s, at every position of every sequence."""
 
     value: Ball
     slope: Ball
@@ -40,11 +40,11 @@ class _Rows:
     arithmetic: Arithmetic
     scores: Numbers  # (rows, L)
     keys: Numbers  # (L,)
-    size: Numbers  # (rows,) largest magnitude of what a score is the sum of
+    size: Numbers  # (rows,) largest magnitude of the terms of a score
 
     @property
     def doubt(self) -> Numbers:
-        """Relative error of the weights of each row: an error of the score is one of its exponential: (rows,)."""
+        """Relative error of the weights of each row, (rows,), which is the absolute error of the scores before exp."""
         doubt: Numbers = self.arithmetic.unit * (4 + _SCORE_ROUNDINGS * self.size + int(len(self.keys) ** 0.5))
         return doubt
 
@@ -117,13 +117,19 @@ def _joined(balls: tuple[Ball, ...] | list[Ball]) -> Ball:
 
 
 def attention_response(
-    arithmetic: Arithmetic, x: Array, score: Number, sink_bias: float, activation: Activation
+    arithmetic: Arithmetic, x: Array, *, score: Number, sink_bias: float, activation: Activation
 ) -> Response:
-    """The response at all positions, one after the other, of sequences x (batch, L).
+    """Response at all positions of all sequences, concatenated.
 
     Args:
-        score: S, in the arithmetic.
-        sink_bias: Added to the scores of the first key.
+        arithmetic: Arithmetic to compute in.
+        x: Sequences of shape (batch, L).
+        score: s, a number of the arithmetic.
+        sink_bias: Number added to the scores of the first key.
+        activation: Function that turns scores into weights.
+
+    Returns:
+        Balls of shape (batch x L,) for h, h' and h''.
     """
     sink, parts = arithmetic.number(sink_bias), []
     for sequence in x:
@@ -136,5 +142,5 @@ def attention_response(
 
 
 def num_steps(x: Array, activation: Activation) -> int:
-    """As many numbers are gone through."""
+    """Number of entries that the computation visits, a measure of its cost."""
     return int(x.size if activation == "linear" else x.size * x.shape[1])

@@ -1,4 +1,4 @@
-"""Ball arithmetic: numbers together with a bound on their error."""
+"""Ball arithmetic: numbers together with bounds on their errors."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from hessian_spectrum.theory.closed_form.precision import DIGITS, Number, exact_
 Numbers = NDArray[Any]  # of np.longdouble, or of Decimal as objects
 
 _GUARD_DIGITS = 4
-"""Decimal digits that make up for the roundings inside the exponential function."""
+"""Additional decimal digits that absorb the roundings inside the exponential function."""
 
 
 @dataclass(frozen=True)
 class Ball:
-    """Numbers that are known to within a radius; operations take in the errors of their arguments and their own."""
+    """Numbers that are known to within a radius; operations propagate errors and add their own."""
 
     value: Any
     radius: Any
@@ -45,17 +45,17 @@ class Ball:
         return Ball(np.sum(values) / count, (np.sum(self.radius) + rounding) / count, self.unit)
 
     def decimals(self) -> tuple[Decimal, Decimal]:
-        """One number and its radius, without loss."""
+        """A single number and its radius, converted exactly."""
         return exact_decimal(self.value), exact_decimal(self.radius)
 
 
 def _roundings_of_a_sum(count: int) -> int:
-    """Errors of a sum of so many terms, in units of the sum of their magnitudes: rounding errors are independent."""
+    """Error of a sum of so many terms, in units of the sum of their magnitudes, for independent rounding errors."""
     return 4 + int(count**0.5)
 
 
 class Arithmetic(NamedTuple):
-    """Floating-point numbers of one kind, in arrays."""
+    """Floating-point arithmetic of one kind on arrays."""
 
     unit: Number  # relative error of one operation, at most
     array: Callable[[NDArray[np.float64]], Numbers]  # float64 numbers without loss
@@ -67,7 +67,7 @@ class Arithmetic(NamedTuple):
         return Ball(values, 0 * values, self.unit)
 
     def ball(self, values: Numbers, radius: Numbers) -> "Ball":
-        """A ball of this radius."""
+        """A ball of the given radius."""
         return Ball(values, radius, self.unit)
 
 
@@ -85,12 +85,12 @@ def _exponential(value: Decimal) -> Decimal:
         return Decimal(0)
     power = (value / _LN_10).to_integral_value()
     rest = (value - power * _LN_10) / 2**_HALVINGS
-    found = Decimal(0)
+    result = Decimal(0)
     for coefficient in _inverse_factorials():
-        found = found * rest + coefficient
+        result = result * rest + coefficient
     for _ in range(_HALVINGS):
-        found *= found
-    return found.scaleb(int(power))
+        result *= result
+    return result.scaleb(int(power))
 
 
 @cache

@@ -42,7 +42,7 @@ def _parameters(shape: tuple[int, ...]) -> tuple[Parameter, Parameter]:
 
 
 def _statistics(hessian: GroupedHessian, delta: Array) -> dict[str, Statistic]:
-    """Per coordinate: s2, c, d; and the mean loss."""
+    """Statistics s2, c and d of each coordinate, and the mean loss."""
     return {
         "s2": [float(entry) for entry in hessian.diagonal],
         "c": [float(group.moments.inner) for group in hessian.groups],
@@ -57,22 +57,23 @@ def _check_samples(x: Array, y: Array) -> None:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def multi_input_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
+def multi_input_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
     """Hessian spectrum of L = 1/(2n) sum_i (f(x_i) - y_i)^2 for f(x) = sum_d <w_d, v_d> x_d, x in R^D.
 
-    With d_d = mean(delta x_d) every coordinate has the bulk ±d_d, m - 1 times each. Where the inputs are uncorrelated,
-    mean(x_d x_e) = 0, each has a pair of outliers as in `linear_spectrum`, and the Hessian is block diagonal. Where
-    they are not, the blocks couple through mean(x_d x_e) and the 2D outliers solve one symmetric problem
+    With d_d = mean(delta x_d) every coordinate has the bulk ±d_d, m - 1 times each. If the inputs are uncorrelated,
+    mean(x_d x_e) = 0, each coordinate has a pair of outliers as in `linear_spectrum`, and the Hessian is block
+    diagonal. Otherwise the blocks couple through mean(x_d x_e) and the 2D outliers solve one symmetric problem
     (`neuron_groups`). Diagonal linear networks are m = 1.
 
     Args:
-        w: V (D, m).
-        x: (n, D).
-        y: (n,).
+        w: Outgoing weights of shape (D, m).
+        v: Incoming weights of shape (D, m).
+        x: Inputs of shape (n, D).
+        y: Targets of shape (n,).
 
     Returns:
-        2 D m eigenvalues in loss per squared parameter, group = coordinate where an eigenvalue belongs to one;
-        parameters in the order w, v. statistics, per coordinate: s2 = mean(x_d^2), c = <w_d, v_d>, d; and mean_loss.
+        2 D m eigenvalues in loss per squared parameter, with group = coordinate if an eigenvalue belongs to one, and
+        parameters in the order w, v. Statistics per coordinate: s2 = mean(x_d^2), c = <w_d, v_d>, d; and mean_loss.
 
     Raises:
         TheoryError: For empty, unequal, non-finite or overflowing input.
@@ -107,19 +108,20 @@ def multi_input_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike)
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def multi_output_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
+def multi_output_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
     """Hessian spectrum of L = 1/(2n) sum_i |f(x_i) - y_i|^2 for f^k(x) = <w_k, v_k> x, scalar x.
 
-    Every output has neurons of its own, so the Hessian is block diagonal: each block is that of `linear_spectrum`.
+    Every output has its own neurons, so the Hessian is block diagonal, and each block is that of `linear_spectrum`.
 
     Args:
-        w: V (K, m).
-        x: (n,).
-        y: (n, K).
+        w: Outgoing weights of shape (K, m).
+        v: Incoming weights of shape (K, m).
+        x: Inputs of shape (n,).
+        y: Targets of shape (n, K).
 
     Returns:
-        2 K m eigenvalues in loss per squared parameter, group = output, one pair of outliers each; parameters in the
-        order w, v. statistics, per output: s2 = mean(x^2), c = <w_k, v_k>, d = mean(delta_k x); and mean_loss.
+        2 K m eigenvalues in loss per squared parameter, with group = output, one pair of outliers each, and parameters
+        in the order w, v. Statistics per output: s2 = mean(x^2), c = <w_k, v_k>, d = mean(delta_k x); and mean_loss.
 
     Raises:
         TheoryError: For empty, unequal, non-finite or overflowing input.
@@ -149,3 +151,6 @@ def multi_output_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike
             trace=float(hessian.trace),
             statistics=_statistics(hessian, x[:, None] * np.array([float(slope) for slope in slopes]) - y),
         )
+
+
+SPECTRA = {"multi-input": multi_input_spectrum, "multi-output": multi_output_spectrum}

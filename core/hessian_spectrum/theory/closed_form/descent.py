@@ -1,4 +1,4 @@
-"""Outliers of the two-layer linear network along gradient descent, from a recursion of two numbers."""
+"""Spectrum of the two-layer linear network along gradient descent, from a recursion of two numbers."""
 
 import math
 from dataclasses import dataclass
@@ -13,15 +13,22 @@ from hessian_spectrum.theory.errors import TheoryError
 Array = NDArray[np.float64]
 
 DIVERGED = 1e100
-"""A squared norm beyond this, relative to the first, ends the trajectory."""
+"""Growth of a squared norm, relative to the first, at which the trajectory ends."""
 
 
 @dataclass(frozen=True)
 class Descent:
-    """Step by step, the first entry before any step; cut off where gradient descent diverges.
+    """Quantities at each point of gradient descent; the first entry precedes any step, and divergence ends the path.
 
-    loss, c, bulk, phase (steps + 1,), outliers (steps + 1, 2), large before small; diverged_at is the step that left
-    the range of floating point. fixed_dimensions is that of the bulk's eigenspace, which stays what it is.
+    Attributes:
+        loss: Loss, of shape (steps + 1,).
+        c: Slope <w, v>, of shape (steps + 1,).
+        bulk: d, where the bulk is ±d, of shape (steps + 1,).
+        outliers: Pair of outliers, the larger one first, of shape (steps + 1, 2).
+        phase: Phase of learning at each point.
+        diverged_at: Step that left the range of floating point; None if none did.
+        fixed_dimensions: Dimension of the part of the bulk's eigenspace that never changes.
+        notes: Remarks on the path.
     """
 
     loss: Array
@@ -36,11 +43,11 @@ class Descent:
 
 @dataclass(frozen=True)
 class _Recursion:
-    """|w + v|^2 / 2 and |w - v|^2 / 2 under gradient descent, for these data."""
+    """Gradient descent in terms of |w + v|^2 / 2 and |w - v|^2 / 2, for given data."""
 
     s2: float
     mean_yx: float
-    floor: float  # the least loss
+    floor: float  # smallest loss
 
     def d(self, plus: float, minus: float) -> float:
         return (plus - minus) / 2 * self.s2 - self.mean_yx
@@ -51,7 +58,7 @@ class _Recursion:
 
     def phase(self, plus: float, minus: float) -> str | None:
         d, c = self.d(plus, minus), (plus - minus) / 2
-        return learning_phase(self.s2, self.mean_yx, c, d, d + 2 * self.s2 * c)
+        return learning_phase(s2=self.s2, mean_yx=self.mean_yx, c=c, d=d, turning=d + 2 * self.s2 * c)
 
     def outliers(self, plus: float, minus: float) -> tuple[float, float]:
         d, c = self.d(plus, minus), (plus - minus) / 2
@@ -62,22 +69,28 @@ class _Recursion:
 
 @np.errstate(over="ignore", invalid="ignore")
 def linear_descent(
-    w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike, learning_rate: float, num_steps: int
+    *, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike, learning_rate: float, num_steps: int
 ) -> Descent:
-    """Spectrum of f(x) = <w, v> x along w, v <- w - eta d v, v - eta d w: full-batch gradient descent, not simulated.
+    """Spectrum of f(x) = <w, v> x along full-batch gradient descent, w <- w - eta d v, v <- v - eta d w.
 
-    w + v and w - v keep their directions; every step multiplies them by 1 - eta d and 1 + eta d, d = mean(delta x).
-    Two numbers, |w ± v|^2, hold all that the spectrum depends on. The outlier eigenvectors stay in the span of the
-    first step's, and those of the bulk, (z, s z) with z orthogonal to w + s v, never change: 2 (m - 1) dimensions.
+    w + v and w - v keep their directions; every step multiplies them by 1 - eta d and 1 + eta d, d = mean(delta x). The
+    spectrum therefore depends on two numbers only, |w ± v|^2, and no descent is simulated. The outlier eigenvectors
+    stay in the span of the first step's, and those of the bulk, (z, s z) with z orthogonal to w + s v, never change: 2
+    (m - 1) dimensions.
 
     Args:
-        w: V (m,).
-        x: Y (n,).
-        learning_rate: Eta > 0.
-        num_steps: >= 1.
+        w: Initial outgoing weights of shape (m,).
+        v: Initial incoming weights of shape (m,).
+        x: Inputs of shape (n,).
+        y: Targets of shape (n,).
+        learning_rate: eta > 0, in squared parameter per loss.
+        num_steps: Number of steps, >= 1.
+
+    Returns:
+        The path, of at most num_steps + 1 points.
 
     Raises:
-        TheoryError: For empty, unequal, non-finite or overflowing input.
+        TheoryError: For empty, unequal, non-finite or overflowing input, or eta or num_steps out of range.
 
     References:
         Cracking the Hessian, Corollary 3.1.

@@ -32,7 +32,7 @@ _SUFFIXES = {"+": "_plus", "-": "_minus"}
 def _groups_and_cells(
     w: Vector, v: Vector, x: Vector, y: Vector
 ) -> tuple[dict[str, NeuronGroup], dict[str, SampleMoments]]:
-    """Neurons by sign of v_j, groups without any left out; samples by sign of x_i, those at 0 in no cell."""
+    """Neurons by sign of v_j, without empty groups; samples by sign of x_i, where those at 0 belong to no cell."""
     neurons = {"+": np.flatnonzero(v > 0), "-": np.flatnonzero(v < 0), "0": np.flatnonzero(v == 0)}
     neurons = {label: places for label, places in neurons.items() if places.size}
     samples = {"+": np.flatnonzero(x > 0), "-": np.flatnonzero(x < 0)}
@@ -55,10 +55,17 @@ def _groups_and_cells(
 
 @dataclass(frozen=True)
 class HomogeneousNetwork:
-    """f(x) = sum_j w_j phi(v_j x), phi(a) = a for a > 0 and negative_slope a for a < 0, on its data.
+    """f(x) = sum_j w_j phi(v_j x), phi(a) = a for a > 0 and negative_slope a for a < 0, with its data.
 
-    Neurons fall into groups by the sign of v_j, samples into cells by the sign of x_i. On a cell the network is linear
-    in x, with slope theta = sum_G k_G <w_G, v_G>, k_G = 1 where the signs agree and negative_slope elsewhere.
+    Neurons form groups by the sign of v_j, samples form cells by the sign of x_i. On a cell the network is linear in x,
+    with slope theta = sum_G k_G <w_G, v_G>, where k_G = 1 if the signs agree and negative_slope otherwise.
+
+    Attributes:
+        groups: Groups of neurons, by sign.
+        cells: Sums over the samples, by sign.
+        num_neurons: Number of neurons m.
+        num_samples: Number of samples n.
+        negative_slope: Slope of the activation for negative arguments.
     """
 
     groups: dict[str, NeuronGroup]
@@ -68,12 +75,12 @@ class HomogeneousNetwork:
     negative_slope: Decimal
 
     def factor(self, group: str, cell: str) -> Decimal:
-        """phi'(v_j x_i); at v_j = 0 the negative slope, which is what automatic differentiation takes."""
+        """phi'(v_j x_i); at v_j = 0 the negative slope, as in automatic differentiation."""
         return Decimal(1) if group == cell else self.negative_slope
 
     @cached_property
     def slopes(self) -> dict[str, Decimal]:
-        """Theta on each cell."""
+        """Slope theta on each cell."""
         return {
             cell: sum((self.factor(label, cell) * group.moments.inner for label, group in self.groups.items()), ZERO)
             for cell in self.cells
@@ -98,12 +105,12 @@ class HomogeneousNetwork:
         return sum(terms, ZERO) / self.num_samples
 
     def reaches(self, group: str) -> bool:
-        """Whether any sample moves the neurons of a group."""
+        """Whether any sample affects the neurons of a group."""
         return any(self.factor(group, cell) and samples.num_samples for cell, samples in self.cells.items())
 
     @cached_property
     def hessian(self) -> GroupedHessian:
-        """Over the groups that some sample reaches."""
+        """Hessian of the groups that some sample affects."""
         labels = [label for label in self.groups if self.reaches(label)]
         return GroupedHessian(
             groups=[self.groups[label] for label in labels],
@@ -122,11 +129,11 @@ class HomogeneousNetwork:
 
     @property
     def num_dead(self) -> int:
-        """Neurons with v_j = 0."""
+        """Number of neurons with v_j = 0."""
         return self.groups["0"].w.size if "0" in self.groups else 0
 
     def notes(self) -> tuple[str, ...]:
-        """Cells without neurons or samples, and dead neurons."""
+        """Notes on cells without neurons or samples, and on dead neurons."""
         notes = [f"cell {cell} has no neurons" for cell in self.cells if cell not in self.groups]
         for label, group in self.groups.items():
             if label in self.cells and not self.reaches(label):
@@ -139,16 +146,16 @@ class HomogeneousNetwork:
         return tuple(notes)
 
     def counts(self) -> dict[str, Statistic]:
-        """Neurons and samples by cell."""
-        found: dict[str, Statistic] = {"num_dead_neurons": self.num_dead}
+        """Numbers of neurons and samples by cell."""
+        counts: dict[str, Statistic] = {"num_dead_neurons": self.num_dead}
         for cell, samples in self.cells.items():
             named = {
                 "num_neurons": self.groups[cell].w.size if cell in self.groups else 0,
                 "num_samples": samples.num_samples,
                 "fraction": samples.num_samples / self.num_samples,
             }
-            found |= {name + _SUFFIXES[cell]: value for name, value in named.items()}
-        return found
+            counts |= {name + _SUFFIXES[cell]: value for name, value in named.items()}
+        return counts
 
 
 def _mean_loss(network: HomogeneousNetwork, x: Vector, y: Vector) -> float:
@@ -158,24 +165,26 @@ def _mean_loss(network: HomogeneousNetwork, x: Vector, y: Vector) -> float:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def relu_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
+def relu_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
     """Hessian spectrum of L = 1/(2n) sum_i (f(x_i) - y_i)^2 for f(x) = sum_j w_j max(v_j x, 0).
 
-    Cell "+" holds the neurons v_j > 0 and the samples x_i > 0, cell "-" those below 0. Each cell has the spectrum of
-    `linear_spectrum` on its own neurons and samples, times num_samples / n. Beyond the theorem: a cell without
-    neurons gives nothing, one without samples gives zeros, a neuron v_j = 0 gives two zeros (relu'(0) = 0), and a
-    sample x_i = 0 counts in n only.
+    Cell "+" consists of the neurons v_j > 0 and the samples x_i > 0, cell "-" of those below 0. Each cell has the
+    spectrum of `linear_spectrum` on its own neurons and samples, times num_samples / n. Beyond the theorem: a cell
+    without neurons contributes nothing, one without samples contributes zeros, a neuron with v_j = 0 contributes two
+    zeros (relu'(0) = 0), and a sample x_i = 0 counts in n only.
 
     Args:
-        w: V (m,).
-        x: Y (n,).
+        w: Outgoing weights of shape (m,).
+        v: Incoming weights of shape (m,).
+        x: Inputs of shape (n,).
+        y: Targets of shape (n,).
 
     Returns:
-        2m eigenvalues in loss per squared parameter, group = cell ("0" for neurons v_j = 0); pairs numbered from 0,
-        cell "+" first; parameters in the order w, v. statistics: num_dead_neurons, mean_loss, and for each cell with
-        suffix _plus or _minus: num_neurons, num_samples, fraction = num_samples / n and every statistic of
-        `linear_spectrum` except mean_loss, within the cell (not yet times fraction); these last are None when the cell
-        has no neurons or no samples.
+        2m eigenvalues in loss per squared parameter, with group = cell ("0" for neurons v_j = 0), pairs numbered from
+        0, cell "+" first, and parameters in the order w, v. Statistics: num_dead_neurons, mean_loss, and for each cell
+        with suffix _plus or _minus: num_neurons, num_samples, fraction = num_samples / n and every statistic of
+        `linear_spectrum` except mean_loss, within the cell (before multiplication by fraction); these last are None if
+        the cell has no neurons or no samples.
 
     Raises:
         TheoryError: For empty, unequal, non-finite or overflowing input.
@@ -222,28 +231,31 @@ def _leaky_statistics(network: HomogeneousNetwork) -> dict[str, Statistic]:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def leaky_relu_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike, negative_slope: float) -> Spectrum:
+def leaky_relu_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike, negative_slope: float) -> Spectrum:
     """Hessian spectrum of L = 1/(2n) sum_i (f(x_i) - y_i)^2 for f(x) = sum_j w_j phi(v_j x).
 
-    phi(a) = a for a > 0 and negative_slope a for a < 0: the ReLU at 0, the linear network at 1, the absolute value at
-    -1. Neurons split by the sign of v_j; group G has the bulk ±e_G, |G| - 1 times each, where e_G is the mean of
-    delta phi'(v_j x) x, and a symmetric problem of two rows per group holds the rest (`neuron_groups`).
+    phi(a) = a for a > 0 and negative_slope a for a < 0: the ReLU at slope 0, the linear network at 1, the absolute
+    value at -1. Neurons are grouped by the sign of v_j. Group G has the bulk ±e_G, |G| - 1 times each, where e_G is the
+    mean of delta phi'(v_j x) x, and the other eigenvalues solve a symmetric problem of two rows per group
+    (`neuron_groups`).
 
     Args:
-        w: V (m,).
-        x: Y (n,).
-        negative_slope: Any finite number.
+        w: Outgoing weights of shape (m,).
+        v: Incoming weights of shape (m,).
+        x: Inputs of shape (n,).
+        y: Targets of shape (n,).
+        negative_slope: Slope of phi for negative arguments, any finite number.
 
     Returns:
-        2m eigenvalues in loss per squared parameter; group = sign of v_j where an eigenvalue belongs to one; parameters
-        in the order w, v. statistics: num_dead_neurons, mean_loss, and with suffix _plus or _minus num_neurons,
-        num_samples, fraction, theta (f(x) = theta x on the cell), s2 and d within the cell, bulk = e_G.
+        2m eigenvalues in loss per squared parameter, with group = sign of v_j if an eigenvalue belongs to one, and
+        parameters in the order w, v. Statistics: num_dead_neurons, mean_loss, and with suffix _plus or _minus
+        num_neurons, num_samples, fraction, theta (f(x) = theta x on the cell), s2 and d within the cell, bulk = e_G.
 
     Raises:
         TheoryError: For empty, unequal, non-finite or overflowing input.
 
     References:
-        exact reduction beyond the sources; Cracking the Hessian, Theorems 3.1 and 3.4 are its slopes 1 and 0.
+        Exact reduction beyond the sources; Cracking the Hessian, Theorems 3.1 and 3.4 are slopes 1 and 0.
     """
     slope = float(finite_array("negative_slope", negative_slope, 0))
     w, v = matching_arrays(("w", "v"), (w, v), 1)
@@ -253,7 +265,7 @@ def leaky_relu_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike, 
         statistics = _leaky_statistics(network) | {"mean_loss": _mean_loss(network, x, y)}
         if slope == 1.0:
             note = "negative_slope 1 is the linear network: Theorem 3.1 answered, without groups"
-            return replace(linear_spectrum(w, v, x, y), kind="leaky-relu", statistics=statistics, notes=(note,))
+            return replace(linear_spectrum(w=w, v=v, x=x, y=y), kind="leaky-relu", statistics=statistics, notes=(note,))
         return Spectrum(
             kind="leaky-relu",
             parameters=network_parameters(w.size),
@@ -264,3 +276,6 @@ def leaky_relu_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike, 
             statistics=statistics,
             notes=network.notes(),
         )
+
+
+SPECTRA = {"relu": relu_spectrum, "leaky-relu": leaky_relu_spectrum}

@@ -24,17 +24,27 @@ from hessian_spectrum.theory.closed_form.spectrum import Parameter, Spectrum, St
 Vector = NDArray[np.float64]
 
 PHASE_ROUNDING = 2**49
-"""c counts as arrived at theta* when this times |d| is at most |c| s2 + |mean(yx)|: then the phase is late."""
+"""c counts as equal to theta*, and the phase as late, if this times |d| is at most |c| s2 + |mean(yx)|."""
 
 _CANCELLATION = 256
 _SHORT = 256
 
 
-def learning_phase(s2: Number, mean_yx: Number, c: Number, d: Number, turning: Number) -> str | None:
-    """Early c <= theta*/3, late up to theta* = mean_yx / s2, divergent beyond; ties are late, None without a theta*.
+def learning_phase(*, s2: Number, mean_yx: Number, c: Number, d: Number, turning: Number) -> str | None:
+    """Phase of learning: early for c <= theta*/3, late up to theta* = mean_yx / s2, divergent beyond; ties are late.
+
+    Args:
+        s2: mean(x^2).
+        mean_yx: mean(y x).
+        c: Slope <w, v> of the network.
+        d: mean(delta x), the derivative of the loss with respect to c.
+        turning: d + 2 s2 c, which changes sign at c = theta*/3.
+
+    Returns:
+        The phase; None if theta* is 0 or undefined.
 
     References:
-        Cracking, appendix C, which treats theta* > 0 alone; mirrored here for theta* < 0.
+        Cracking the Hessian, appendix C, which treats theta* > 0 only; theta* < 0 is its mirror image here.
     """
     if not s2 or not mean_yx:
         return None
@@ -53,12 +63,12 @@ class SampleMoments(NamedTuple):
     sum_yx: Number
 
     def residual_sum(self, slope: Number) -> Number:
-        """sum(delta x) of f(x) = slope x."""
+        """sum(delta x) of the network f(x) = slope x."""
         return slope * self.sum_xx - self.sum_yx
 
 
 class LinearMoments(NamedTuple):
-    """What the spectrum of f(x) = <w, v> x depends on: neurons, and the samples that they see."""
+    """Everything that the spectrum of f(x) = <w, v> x depends on: moments of the neurons and of their samples."""
 
     neurons: NeuronMoments
     s2: Number  # mean(x^2)
@@ -68,7 +78,7 @@ class LinearMoments(NamedTuple):
 
     @classmethod
     def of(cls, neurons: NeuronMoments, samples: SampleMoments) -> "LinearMoments":
-        """Means over these samples alone."""
+        """Moments of the neurons, with means over the given samples alone."""
         s2, mean_yx = samples.sum_xx / samples.num_samples, samples.sum_yx / samples.num_samples
         slope = neurons.inner * s2
         return cls(neurons, s2, mean_yx, slope - mean_yx, 3 * slope - mean_yx)
@@ -86,8 +96,8 @@ class LinearMoments(NamedTuple):
 
     @property
     def phase(self) -> str | None:
-        """Of learning: see `learning_phase`."""
-        return learning_phase(self.s2, self.mean_yx, self.neurons.inner, self.d, self.turning)
+        """Phase of learning, as in `learning_phase`."""
+        return learning_phase(s2=self.s2, mean_yx=self.mean_yx, c=self.neurons.inner, d=self.d, turning=self.turning)
 
     @property
     def statistics(self) -> dict[str, Statistic]:
@@ -111,7 +121,7 @@ class LinearMoments(NamedTuple):
         }
 
     def notes(self, suffix: str = "") -> tuple[str, ...]:
-        """Why a statistic is None."""
+        """Reasons why a statistic is None."""
         if not self.s2:
             return (f"theta_star{suffix} and phase{suffix} are null: every input is 0",)
         if not self.mean_yx:
@@ -123,14 +133,14 @@ STATISTIC_NAMES = tuple(LinearMoments(NeuronMoments(*[ZERO] * 3), *[ZERO] * 4).s
 
 
 def _linear_moments(w: Vector, v: Vector, x: Vector, y: Vector) -> tuple[LinearMoments, Number]:
-    """Moments and sum(delta^2), exact; to be called under `localcontext(many_digits)`."""
+    """Exact moments and sum(delta^2); to be called under `localcontext(many_digits)`."""
     sum_xx, sum_yx, *neurons = inner_products((x, x), (y, x), *neuron_products(w, v))
     moments = LinearMoments.of(NeuronMoments(*neurons), SampleMoments(x.size, sum_xx, sum_yx))
     return moments, _squared_error(moments.neurons.inner, x, y)
 
 
 def _quick_moments(w: Vector, v: Vector, x: Vector, y: Vector) -> tuple[LinearMoments, Number] | None:
-    """The same in extended precision, beyond the range of float64 too; None where that is not enough."""
+    """The same in extended precision, also beyond the range of float64; None if that is insufficient."""
     if not HAS_EXTENDED_PRECISION or max(w.size, x.size) > _SHORT:
         return None
     wide_w, wide_v, wide_x, wide_y = (values.astype(np.longdouble) for values in (w, v, x, y))
@@ -148,28 +158,33 @@ def _squared_error(slope: Decimal, x: Vector, y: Vector) -> float:
 
 
 def network_parameters(num_neurons: int) -> tuple[Parameter, Parameter]:
-    """W and v, one scalar per neuron each."""
+    """Arrays w and v, with one scalar per neuron each."""
     return Parameter("w", (num_neurons,)), Parameter("v", (num_neurons,))
 
 
-def linear_spectrum(w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
+def linear_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
     """Hessian spectrum of L = 1/(2n) sum_i (f(x_i) - y_i)^2 for f(x) = <w, v> x.
 
-    With s2 = mean(x^2), c = <w,v>, d = mean(delta x), delta = f(x) - y and t = s2 (|w|^2 + |v|^2), the trace:
-    one pair (t ± sqrt(a + b + e)) / 2, and the bulk +d and -d, each m - 1 times, where
-    a = s2^2 (|w|^2 - |v|^2)^2, b = 4 s2^2 (|w|^2 |v|^2 - c^2), e = 4 (2 c s2 - mean(yx))^2.
-    The Poster drops s2 in e. For m >= 2 the smallest eigenvalue is -|d| whenever d is not 0 (the print says -d). The
-    pair is diagonalised in the orthonormal basis of `neuron_groups`: the vectors (v, w) and (w, v), which the print
-    calls orthonormal, are so only by chance. A bulk vector (z at v, s z at w) has s = sgn(l d), not sgn(l).
+    With s2 = mean(x^2), c = <w,v>, d = mean(delta x), delta = f(x) - y and t = s2 (|w|^2 + |v|^2), the trace, the
+    spectrum is one pair (t ± sqrt(a + b + e)) / 2 and the bulk +d and -d, each m - 1 times, where
+
+        a = s2^2 (|w|^2 - |v|^2)^2, b = 4 s2^2 (|w|^2 |v|^2 - c^2), e = 4 (2 c s2 - mean(yx))^2.
+
+    The Poster omits s2 in e. For m >= 2 the smallest eigenvalue is -|d| whenever d is not 0 (the printed statement says
+    -d). The pair is diagonalised in the orthonormal basis of `neuron_groups`, because the vectors (v, w) and (w, v),
+    which the printed proof calls orthonormal, are so only by chance. A bulk vector (z at v, s z at w) has s = sgn(l d),
+    not sgn(l).
 
     Args:
-        w: V (m,).
-        x: Y (n,).
+        w: Outgoing weights of shape (m,).
+        v: Incoming weights of shape (m,).
+        x: Inputs of shape (n,).
+        y: Targets of shape (n,).
 
     Returns:
-        2m eigenvalues in loss per squared parameter, parameters in the order w, v. statistics: s2, c, d, mean_yx,
+        2m eigenvalues in loss per squared parameter, with parameters in the order w, v. Statistics: s2, c, d, mean_yx,
         theta_star = mean_yx / s2, trace_w = s2 |w|^2 and trace_v = s2 |v|^2 (they sum to the trace), imbalance a,
-        non_collinearity b, target_deviation e, phase (early | late | divergent; None with a note when theta* = 0),
+        non_collinearity b, target_deviation e, phase (early, late or divergent; None with a note when theta* = 0),
         mean_loss.
 
     Raises:
@@ -201,3 +216,6 @@ def _linear_answer(w: Vector, v: Vector, moments: LinearMoments, squared_error: 
         statistics=statistics,
         notes=moments.notes(),
     )
+
+
+SPECTRA = {"linear": linear_spectrum}

@@ -1,4 +1,4 @@
-"""Two-layer linear network with a bias in the first layer, scalar input and output."""
+"""Two-layer linear network with a bias in the first layer and scalar input and output."""
 
 import math
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ from hessian_spectrum.theory.closed_form.two_layer_linear import (
 Array = NDArray[np.float64]
 
 ASSUMPTION_TOLERANCE = 1e-13
-"""An assumption of Theorem B.1 holds when it fails by at most this, relative to the size of what it compares."""
+"""Largest relative deviation with which an assumption of Theorem B.1 counts as satisfied."""
 
 
 @dataclass(frozen=True)
 class _BiasTheorem:
-    """What Theorem B.1 says once its assumptions hold: N = |v|^2 + |w|^2, S = <w, v>^2 + <w, b>^2."""
+    """Quantities of Theorem B.1 if its assumptions hold: N = |v|^2 + |w|^2, S = <w, v>^2 + <w, b>^2."""
 
     N: float
     S: float
@@ -37,15 +37,18 @@ class _BiasTheorem:
 
     @property
     def pair(self) -> tuple[float, float]:
-        """N/2 ± sqrt(N^2 + 12 S)/2; the small one from the product -3 S, since the difference cancels."""
+        """N/2 ± sqrt(N^2 + 12 S)/2; the smaller one comes from the product -3 S, since the difference cancels."""
         large = (self.N + math.hypot(self.N, math.sqrt(12 * self.S))) / 2
         return (large, -3 * self.S / large) if large else (0.0, 0.0)
 
     @property
     def triple(self) -> tuple[float, ...]:
-        """Roots of l^3 - N l^2 - S l + |w|^2 S by Viete, l = N/3 + t, polished by Newton steps.
+        """Roots of l^3 - N l^2 - S l + |w|^2 S by Viete, l = N/3 + t, refined by Newton steps.
 
-        t^3 + p t + q = 0 with p = -S - N^2/3 and q = -2/27 N^3 - N S/3 + |w|^2 S, the q of the print.
+        t^3 + p t + q = 0 with p = -S - N^2/3 and q = -2/27 N^3 - N S/3 + |w|^2 S, the q of the printed proof.
+
+        Returns:
+            The three roots, in loss per squared parameter.
         """
         if self.N == 0.0:
             return 0.0, 0.0, 0.0
@@ -91,22 +94,25 @@ def _flatten(first: Array, second: Array) -> Array:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def linear_bias_spectrum(w: ArrayLike, v: ArrayLike, b: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
+def linear_bias_spectrum(*, w: ArrayLike, v: ArrayLike, b: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
     """Hessian spectrum of L = 1/(2n) sum_i (f(x_i) - y_i)^2 for f(x) = <w, v x + b>.
 
-    The bias is an input coordinate fixed at 1: `two_layer_linear_spectrum` with D = 2, K = 1 answers for any weights
-    and data. Under the assumptions of Theorem B.1 - <v, b> = 0, |v| = |b|, mean(x) = mean(y) = mean(yx) = 0,
-    mean(x^2) = 1, m >= 2 - with N = |v|^2 + |w|^2 and S = <w, v>^2 + <w, b>^2 the outliers are the pair
-    N/2 ± sqrt(N^2 + 12 S)/2 and the three roots of l^3 - N l^2 - S l + |w|^2 S, the bulk is ±sqrt(S), m - 2 times
-    each, and 0 is there m - 1 times; the print does not give these counts.
+    The bias is an input coordinate fixed at 1, so that `two_layer_linear_spectrum` with D = 2 and K = 1 applies to any
+    weights and data. Under the assumptions of Theorem B.1 - <v, b> = 0, |v| = |b|, mean(x) = mean(y) = mean(yx) = 0,
+    mean(x^2) = 1, m >= 2 - with N = |v|^2 + |w|^2 and S = <w, v>^2 + <w, b>^2 the outliers are the pair N/2 ± sqrt(N^2
+    + 12 S)/2 and the three roots of l^3 - N l^2 - S l + |w|^2 S. The bulk is ±sqrt(S), m - 2 times each, and 0 occurs m
+    - 1 times; the printed theorem does not state these multiplicities.
 
     Args:
-        w: V, b (m,).
-        x: Y (n,).
+        w: Outgoing weights of shape (m,).
+        v: Incoming weights of shape (m,).
+        b: Biases of shape (m,).
+        x: Inputs of shape (n,).
+        y: Targets of shape (n,).
 
     Returns:
-        3m eigenvalues in loss per squared parameter, parameters in the order w, v, b. statistics: mean_loss, N and S
-        (None with a note off the assumptions).
+        3m eigenvalues in loss per squared parameter, with parameters in the order w, v, b. Statistics: mean_loss, N and
+        S (None with a note if the assumptions do not hold).
 
     Raises:
         TheoryError: For empty, unequal, non-finite or overflowing input.
@@ -146,3 +152,6 @@ def linear_bias_spectrum(w: ArrayLike, v: ArrayLike, b: ArrayLike, x: ArrayLike,
         notes=notes,
         resolution=FLOAT64_RESOLUTION,
     )
+
+
+SPECTRA = {"linear-bias": linear_bias_spectrum}

@@ -1,7 +1,8 @@
-"""Hessians made of groups of neurons, each coupling its two layers by one number: exact, at any width.
+"""Hessians made of groups of neurons, each of which couples its two layers by one number; exact at any width.
 
 A neuron j has an incoming weight v_j and an outgoing weight w_j. For a group G of neurons let b_G be the vector with w
-at the places of v and v at the places of w: the gradient of the output, up to a factor. The Hessians here are
+at the positions of v and v at the positions of w, which is the gradient of the output up to a factor. The Hessians here
+are
 
     H = sum_G e_G [[0, I], [I, 0]]_G + sum_{G, G'} C_{GG'} b_G b_{G'}^T.
 
@@ -38,11 +39,11 @@ Positions = NDArray[np.intp] | slice
 SIGNS = (1, -1)
 
 MAX_DECIMAL_GROUPS = 3
-"""As many linked groups are diagonalised in decimal arithmetic; more in float64."""
+"""Largest number of linked groups that are diagonalised in decimal arithmetic; more are in float64."""
 
 
 class NeuronMoments(NamedTuple):
-    """What a group's weights come to."""
+    """Inner products of a group's weights."""
 
     norm_w: Number  # |w|^2
     norm_v: Number  # |v|^2
@@ -56,12 +57,21 @@ class NeuronMoments(NamedTuple):
 
 
 def neuron_products(w: Array, v: Array) -> list[Pair]:
-    """The inner products that make the NeuronMoments of these weights."""
+    """Pairs of vectors whose inner products are the NeuronMoments of these weights."""
     return [(w, w), (v, v), (w, v)]
 
 
 class NeuronGroup(NamedTuple):
-    """Neurons of one coupling: w, v (k,), their moments, and where their scalars stand among all parameters."""
+    """Neurons with one coupling.
+
+    Attributes:
+        w: Outgoing weights of shape (k,).
+        v: Incoming weights of shape (k,).
+        moments: Inner products of w and v.
+        w_positions: Positions of w among all parameters.
+        v_positions: Positions of v among all parameters.
+        label: Name of the group in the spectrum; None if it has none.
+    """
 
     w: Array
     v: Array
@@ -71,7 +81,7 @@ class NeuronGroup(NamedTuple):
     label: str | None = None
 
     def _direction(self, sign: int) -> Array:
-        """h; where w + s v = 0 any unit vector serves."""
+        """Unit vector h; any one if w + s v = 0."""
         total = self.w + sign * self.v
         largest = np.abs(total).max()
         if largest == 0.0:
@@ -88,12 +98,12 @@ class NeuronGroup(NamedTuple):
         return vectors
 
     def outlier_direction(self, sign: int, num_parameters: int) -> Array:
-        """(h, s h) / sqrt(2) among all parameters: (num_parameters,)."""
+        """Vector (h, s h) / sqrt(2) among all parameters: (num_parameters,)."""
         vector: Array = self._placed(self._direction(sign)[None], sign, num_parameters)[0]
         return vector
 
     def bulk(self, coupling: Number, num_parameters: int) -> list[Eigenvalue]:
-        """±coupling, k - 1 times each, with their eigenvectors."""
+        """Eigenvalues ±coupling, k - 1 times each, with their eigenvectors."""
         return [
             Eigenvalue(
                 float(sign * coupling),
@@ -109,7 +119,7 @@ class NeuronGroup(NamedTuple):
         return self._placed(complement(self._direction(sign)), sign, num_parameters)
 
     def zeros(self, num_parameters: int) -> Eigenvalue:
-        """2k zeros: neurons that no sample reaches."""
+        """2k zeros, for neurons that no sample affects."""
 
         def basis() -> Array:
             every: Array = np.eye(num_parameters)
@@ -127,17 +137,22 @@ def complement(direction: Array) -> Array:
 
 
 def eigenpairs(matrix: Matrix) -> tuple[list[float], Matrix]:
-    """Eigenvalues (n,), descending, and orthonormal eigenvectors (n, n), one a row, of a small reduced matrix."""
+    """Eigenvalues (n,), descending, and orthonormal eigenvectors (n, n), one per row, of a small reduced matrix."""
     values, vectors = symmetric_eigenpairs(matrix)
     order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
     return [float(values[i]) for i in order], [vectors[i] for i in order]
 
 
 class GroupedHessian(NamedTuple):
-    """The Hessian of the module's docstring: groups, couplings e_G, and the metric C_{GG'}.
+    """The Hessian defined in the module's docstring.
 
-    The metric's entries beside the diagonal are None where all are 0, decimal for up to MAX_DECIMAL_GROUPS groups and
-    float64 (number of groups, number of groups) beyond; their own diagonal is not read.
+    Attributes:
+        groups: Groups of neurons G.
+        couplings: Couplings e_G.
+        diagonal: Diagonal C_GG of the metric.
+        off_diagonal: Metric C_{GG'} as a square matrix, whose diagonal is not read: None if all other entries are 0,
+            decimal for up to MAX_DECIMAL_GROUPS groups, and float64 beyond.
+        num_parameters: Number of all parameters.
     """
 
     groups: Sequence[NeuronGroup]
@@ -153,27 +168,27 @@ class GroupedHessian(NamedTuple):
         return sum(entry * norm for entry, norm in zip(self.diagonal, norms, strict=True))
 
     def eigenvalues(self) -> list[Eigenvalue]:
-        """The whole spectrum. Groups that share no metric entry above rounding answer apart, as pairs of outliers."""
-        found: list[Eigenvalue] = []
+        """The whole spectrum; groups that no metric entry above rounding links are solved separately."""
+        eigenvalues: list[Eigenvalue] = []
         for pair, component in enumerate(self.components):
-            found += self._outliers(component, pair if len(component) == 1 else None)
+            eigenvalues += self._outliers(component, pair if len(component) == 1 else None)
         for group, coupling in zip(self.groups, self.couplings, strict=True):
-            found += group.bulk(coupling, self.num_parameters)
-        return found
+            eigenvalues += group.bulk(coupling, self.num_parameters)
+        return eigenvalues
 
     @property
     def is_coupled(self) -> bool:
-        """Whether two groups share outliers."""
+        """Whether outliers of two groups are coupled."""
         return len(self.components) < len(self.groups)
 
     @property
     def components(self) -> list[list[int]]:
-        """Groups that the metric links, directly or through others: each list answers by itself."""
+        """Lists of groups that the metric links, directly or through others; each list is solved separately."""
         if self.off_diagonal is None:
             return [[i] for i in range(len(self.groups))]
         sizes = np.sqrt(np.array([float(entry) for entry in self.diagonal]))
         linked = np.abs(np.array(self.off_diagonal, dtype=np.float64)) > zero_tolerance(1.0) * np.outer(sizes, sizes)
-        found, waiting = [], set(range(len(self.groups)))
+        components, waiting = [], set(range(len(self.groups)))
         while waiting:
             component, border = set(), {min(waiting)}
             while border:
@@ -181,8 +196,8 @@ class GroupedHessian(NamedTuple):
                 neighbours = np.flatnonzero(linked[sorted(border)].any(axis=0)).tolist()
                 border = set(neighbours) - component
             waiting -= component
-            found.append(sorted(component))
-        return found
+            components.append(sorted(component))
+        return components
 
     def _outliers(self, component: list[int], pair: int | None) -> list[Eigenvalue]:
         label = self.groups[component[0]].label if len(component) == 1 else None
@@ -194,7 +209,7 @@ class GroupedHessian(NamedTuple):
         ]
 
     def _pair(self, i: int) -> tuple[float, float]:
-        """Eigenvalues of one group's 2 x 2 matrix, descending: their product is -e (e + 2 C <w, v>)."""
+        """Eigenvalues of one group's 2 x 2 matrix, descending, whose product is -e (e + 2 C <w, v>)."""
         coupling, metric, moments = self.couplings[i], self.diagonal[i], self.groups[i].moments
         plus, minus = moments.squares
         turn = coupling + metric * moments.inner
@@ -204,7 +219,7 @@ class GroupedHessian(NamedTuple):
         return float(large), float(small)
 
     def decimal_matrix(self, component: list[int]) -> Matrix:
-        """The reduced matrix of few groups: two rows each."""
+        """The reduced matrix of few groups, with two rows per group."""
         directions = [(i, sign) for i in component for sign in SIGNS]
         squares = [exact_decimal(square) for i in component for square in self.groups[i].moments.squares]
         matrix = [
@@ -224,7 +239,7 @@ class GroupedHessian(NamedTuple):
         return Decimal(self.off_diagonal[i][j])
 
     def float_matrix(self, component: list[int]) -> Array:
-        """The reduced matrix of many groups: two rows each."""
+        """The reduced matrix of many groups, with two rows per group."""
         amplitudes = np.array([float(square.sqrt()) for i in component for square in self.groups[i].moments.squares])
         metric = np.array(self.off_diagonal, dtype=np.float64)[np.ix_(component, component)]
         np.fill_diagonal(metric, [float(self.diagonal[i]) for i in component])
@@ -238,14 +253,14 @@ class GroupedHessian(NamedTuple):
 
 @dataclass(frozen=True)
 class _Outliers:
-    """The reduced problem of linked groups, solved when it is first asked."""
+    """The reduced problem of linked groups, solved on first use."""
 
     hessian: GroupedHessian
     component: list[int]
 
     @cached_property
     def eigenpairs(self) -> tuple[list[float], Matrix | Array]:
-        """Eigenvalues, descending, and eigenvectors of the reduced matrix, one a row."""
+        """Eigenvalues, descending, and eigenvectors of the reduced matrix, one per row."""
         if len(self.component) <= MAX_DECIMAL_GROUPS:
             with localcontext(many_digits):
                 return eigenpairs(self.hessian.decimal_matrix(self.component))

@@ -1,8 +1,8 @@
-"""Inner products and small symmetric eigenproblems to far more digits than float64 holds.
+"""Inner products and small symmetric eigenproblems with far more digits than float64 has.
 
-Formulas subtract nearly equal moments. Inner products are therefore formed to at least twice the precision of float64
-and the algebra that follows runs in decimal arithmetic, so that an eigenvalue is right relative to itself, not to the
-largest.
+Formulas subtract nearly equal moments. Inner products are therefore computed to at least twice the precision of
+float64, and the algebra that follows uses decimal arithmetic, so that the error of an eigenvalue is relative to itself
+rather than to the largest.
 """
 
 import math
@@ -54,7 +54,7 @@ def _halves(a: Array) -> tuple[Array, Array]:
 
 
 def _two_product(a: Array, b: Array) -> tuple[Array, Array]:
-    """A b as rounded product and its exact error (Veltkamp and Dekker)."""
+    """Product of a and b, rounded, with its exact error (Veltkamp and Dekker)."""
     product = a * b
     a_high, a_low = _halves(a)
     b_high, b_low = _halves(b)
@@ -62,14 +62,14 @@ def _two_product(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """A + b as rounded sum and its exact error (Knuth)."""
+    """Sum of a and b, rounded, with its exact error (Knuth)."""
     total = a + b
     shadow = total - a
     return total, (a - (total - shadow)) + (b - shadow)
 
 
 def _few(terms: Array, errors: Array) -> tuple[Array, Array]:
-    """As many terms and errors of the same sum as are quickly added one by one: pairwise, nothing is lost."""
+    """Terms and errors of the same sum, reduced pairwise without loss to few enough to add one by one."""
     while terms.size > _FEW:
         half = terms.size // 2
         odd = terms[2 * half :], errors[2 * half :]
@@ -80,7 +80,7 @@ def _few(terms: Array, errors: Array) -> tuple[Array, Array]:
 
 
 def _sum(terms: Array, errors: Array) -> Decimal:
-    """Sum of both to twice the precision of float64."""
+    """Sum of terms and errors to twice the precision of float64."""
     terms, errors = _few(terms, errors)
     parts = terms.tolist() + errors.tolist()
     high = math.fsum(parts)
@@ -99,13 +99,13 @@ def _compensated_product(a: Array, b: Array) -> Decimal:
 
 
 def _scaled(vector: Array) -> tuple[Array, int]:
-    """The vector times a power of two that makes its largest entry about 1, and the exponent of the inverse."""
+    """The vector times a power of two that makes its largest entry about 1, and the exponent of the inverse factor."""
     exponent = int(np.frexp(np.abs(vector).max())[1])
     return np.ldexp(vector, -exponent), exponent
 
 
 def _integers(vectors: Sequence[Array]) -> tuple[list[list[int]], int] | None:
-    """The vectors as whole numbers times one power of two, whose exponent is returned; None if these would be long."""
+    """The vectors as integers times a power of two, with its exponent; None if the integers would be too long."""
     joined = np.concatenate(vectors)
     if joined.size > _FEW:
         return None
@@ -120,9 +120,15 @@ def _integers(vectors: Sequence[Array]) -> tuple[list[list[int]], int] | None:
 
 
 def inner_products(*pairs: Pair) -> list[Decimal]:
-    """<a, b> of each pair of vectors, whatever their scale; to be called under `localcontext(many_digits)`.
+    """<a, b> of each pair of vectors at any scale; to be called under `localcontext(many_digits)`.
 
-    Exact for few numbers of not too different a size, else to about 2^-100 of sum |a_j b_j|.
+    The result is exact for few numbers of similar magnitude, and otherwise accurate to about 2^-100 of sum |a_j b_j|.
+
+    Args:
+        *pairs: Pairs of vectors of equal length.
+
+    Returns:
+        One inner product for each pair.
 
     References:
         Ogita, Rump and Oishi, Accurate sum and dot product (2005).
@@ -136,12 +142,12 @@ def inner_products(*pairs: Pair) -> list[Decimal]:
 
 
 def square_root(value: Number) -> Number:
-    """In the precision of the number."""
+    """Square root in the precision of the number."""
     return value.sqrt() if isinstance(value, Decimal) else np.sqrt(value)
 
 
 def exact_decimal(value: Number) -> Decimal:
-    """The number without loss, beyond the range of float64 too."""
+    """The number converted exactly, also beyond the range of float64."""
     if isinstance(value, Decimal):
         return value
     mantissa, exponent = np.frexp(value)
@@ -157,10 +163,13 @@ def extended_float(value: Decimal) -> np.longdouble:
 def symmetric_eigenpairs(matrix: Matrix) -> tuple[list[Decimal], Matrix]:
     """Eigenvalues and orthonormal eigenvectors of a small symmetric matrix, to about 10^-DIGITS of its scale.
 
-    Cyclic Jacobi rotations, meant for sizes up to about 6. Repeated eigenvalues lose nothing.
+    Cyclic Jacobi rotations, intended for sizes up to about 6; repeated eigenvalues are as accurate as others.
+
+    Args:
+        matrix: Symmetric matrix, as n rows of n decimals.
 
     Returns:
-        Values (n,), unordered, and rows (n, n), row i the vector of value i.
+        Eigenvalues (n,), unordered, and n rows, where row i is the eigenvector of value i.
     """
     with localcontext(many_digits):
         size = len(matrix)
@@ -169,12 +178,12 @@ def symmetric_eigenpairs(matrix: Matrix) -> tuple[list[Decimal], Matrix]:
         tolerance = max(abs(entry) for row in a for entry in row).scaleb(4 - getcontext().prec)
         pairs = [(p, q) for p in range(size) for q in range(p + 1, size)]
         for _ in range(_MAX_SWEEPS):
-            wanted = [(p, q) for p, q in pairs if abs(a[p][q]) > tolerance]
-            if not wanted:
+            large = [(p, q) for p, q in pairs if abs(a[p][q]) > tolerance]
+            if not large:
                 break
-            for p, q in wanted:
+            for p, q in large:
                 _rotate(a, vectors, p, q)
-        resolution = 1000 * tolerance  # below it an eigenvalue is rounding alone
+        resolution = 1000 * tolerance  # a smaller eigenvalue is rounding alone
         return [a[i][i] if abs(a[i][i]) > resolution else Decimal(0) for i in range(size)], vectors
 
 

@@ -22,7 +22,14 @@ SYMMETRY_TOLERANCE = 1e-12
 
 
 def _descent_rates(smallest: float, largest: float) -> dict[str, Statistic]:
-    """Gradient descent with a fixed step on a positive definite quadratic; every rate None otherwise.
+    """Rates of gradient descent with a fixed step on a positive definite quadratic; otherwise every rate is None.
+
+    Args:
+        smallest: Smallest eigenvalue, in loss per squared parameter.
+        largest: Largest eigenvalue, in loss per squared parameter.
+
+    Returns:
+        best_step, best_contraction and stability_limit.
 
     References:
         Day 27, section 5.
@@ -40,7 +47,7 @@ def _descent_rates(smallest: float, largest: float) -> dict[str, Statistic]:
 
 
 def _resolution(symmetric: NDArray[np.float64]) -> float | None:
-    """Error of LAPACK's eigenvalues over the largest, twice what was seen; a diagonal matrix has none."""
+    """Error of LAPACK's eigenvalues relative to the largest, twice the largest observed; 0 for a diagonal matrix."""
     size = len(symmetric)
     is_diagonal = np.count_nonzero(symmetric) == np.count_nonzero(symmetric.diagonal())
     return None if is_diagonal else 4 * math.sqrt(size) * sys.float_info.epsilon
@@ -50,14 +57,15 @@ def _resolution(symmetric: NDArray[np.float64]) -> float | None:
 def quadratic_spectrum(matrix: ArrayLike) -> Spectrum:
     """Spectrum of the symmetric Hessian `matrix` of the loss w^T matrix w / 2.
 
-    Equal eigenvalues stay separate, multiplicity 1 each: rounding splits them, and no theorem says which belong
-    together. role is "zero" for those that are zero to rounding, else "bulk", as nothing singles any out.
+    Equal eigenvalues stay separate, with multiplicity 1 each: rounding splits them, and no theorem says which belong
+    together. Their role is "zero" if they are zero up to rounding, else "bulk", as none of them is special.
 
     Args:
-        matrix: (n, n), loss per squared parameter, symmetric to SYMMETRY_TOLERANCE; its symmetric part is used.
+        matrix: Matrix of shape (n, n), in loss per squared parameter, symmetric to SYMMETRY_TOLERANCE; its symmetric
+            part is used.
 
     Returns:
-        N eigenvalues. statistics, for gradient descent: best_step = 2 / (l_max + l_min), best_contraction = (kappa - 1)
+        n eigenvalues. Statistics for gradient descent: best_step = 2 / (l_max + l_min), best_contraction = (kappa - 1)
         / (kappa + 1) of the distance per step at it, stability_limit = 2 / l_max (steps in squared parameter per loss);
         None with a note unless the matrix is positive definite.
 
@@ -102,3 +110,6 @@ def quadratic_spectrum(matrix: ArrayLike) -> Spectrum:
         notes=(undefined,) if statistics["best_step"] is None else (),
         resolution=_resolution(symmetric),
     )
+
+
+SPECTRA = {"quadratic": quadratic_spectrum}

@@ -1,4 +1,4 @@
-"""A whole Hessian spectrum as few eigenvalues with multiplicities and roles, and the checked arrays it is made from."""
+"""A complete Hessian spectrum as distinct eigenvalues with multiplicities, and the checked arrays it is made from."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -20,10 +20,10 @@ Which = Literal["outliers", "all"]
 Array = NDArray[np.float64]
 
 FLOAT64_RESOLUTION = 1e-13
-"""Bound on the error of eigenvalues whose moments or reduced problem are float64, relative to the largest."""
+"""Error bound, relative to the largest, of eigenvalues whose moments or reduced problem are in float64."""
 
 ZERO_MULTIPLE = 64
-"""An eigenvalue is zero to rounding when |value| <= ZERO_MULTIPLE * eps * scale, scale = the largest |eigenvalue|."""
+"""An eigenvalue is zero up to rounding if |value| <= ZERO_MULTIPLE * eps * scale, scale the largest magnitude."""
 
 ZERO_NOTE = (
     f"condition_number is null: an eigenvalue is at most {ZERO_MULTIPLE} float64 epsilons of the largest magnitude and "
@@ -31,14 +31,22 @@ ZERO_NOTE = (
 )
 
 _LARGEST_DOUBT = 0.5
-"""A condition number whose relative error may be larger than this is not given."""
+"""Largest relative error with which a condition number is reported."""
 
 
 def finite_array(name: str, values: ArrayLike, num_dimensions: int) -> NDArray[np.float64]:
-    """Float64 copy or view of `values` with the wanted number of dimensions, not empty, every entry finite.
+    """Float64 copy or view of `values` with the given number of dimensions, nonempty and finite.
+
+    Args:
+        name: Name of the argument, for the error.
+        values: Array or nested lists of real numbers.
+        num_dimensions: Required number of dimensions.
+
+    Returns:
+        The array, which shares memory with `values` if that is a float64 array.
 
     Raises:
-        TheoryError: Naming `name` if the values are ragged, not real, empty, of another dimension, NaN or infinite.
+        TheoryError: If the values are ragged, not real, empty, of another dimension, NaN or infinite; it names `name`.
     """
     if getattr(values, "dtype", None) is not None and np.iscomplexobj(values):
         raise TheoryError(f"{name} must be real")
@@ -58,7 +66,15 @@ def finite_array(name: str, values: ArrayLike, num_dimensions: int) -> NDArray[n
 def matching_arrays(
     names: tuple[str, str], values: tuple[ArrayLike, ArrayLike], num_dimensions: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Two checked arrays of one shape.
+    """Two checked arrays of equal shape.
+
+    Args:
+        names: Names of the two arguments, for the error.
+        values: The two arrays.
+        num_dimensions: Required number of dimensions.
+
+    Returns:
+        Both as float64 arrays.
 
     Raises:
         TheoryError: If either fails `finite_array` or their shapes differ.
@@ -76,9 +92,13 @@ def zero_tolerance(scale: float) -> float:
 
 
 class ConditionNumber(NamedTuple):
-    """max |l| / min |l|, rounded to the digits that are known, and bounds between which it lies.
+    """Condition number max |l| / min |l|, rounded to the digits that are known, with bounds.
 
-    value is None where too little is known, which `note` then says; a bound is None where there is none.
+    Attributes:
+        value: The condition number; None if too little is known, for the reason in `note`.
+        lower: Lower bound; None if there is none.
+        upper: Upper bound; None if there is none.
+        note: Why the value is None; None if it is not.
     """
 
     value: float | None
@@ -88,15 +108,21 @@ class ConditionNumber(NamedTuple):
 
 
 def condition_number(scale: float, flattest: float, resolution: float | None) -> ConditionNumber:
-    """The condition number of eigenvalues whose largest and smallest magnitudes are scale and flattest.
+    """Condition number of eigenvalues with the given largest and smallest magnitudes.
 
     Args:
-        resolution: error of both over the scale, at most; None: each is right to one unit in its last place.
+        scale: Largest magnitude of an eigenvalue.
+        flattest: Smallest magnitude of an eigenvalue.
+        resolution: Bound on the error of both, relative to the scale; None if each is correct to its last place.
+
+    Returns:
+        The condition number with its bounds.
     """
     rounding = sys.float_info.epsilon
     if flattest <= zero_tolerance(scale):
-        beyond = (1 - rounding) / (ZERO_MULTIPLE * rounding + (resolution or rounding))
-        return ConditionNumber(None, beyond if scale else None, None, ZERO_NOTE)
+        known_to = rounding if resolution is None else resolution
+        beyond = (1 - known_to) / (ZERO_MULTIPLE * rounding + known_to) * (1 - rounding)
+        return ConditionNumber(None, max(1.0, beyond) if scale else None, None, ZERO_NOTE)
     flattest_error = rounding * flattest if resolution is None else resolution * scale
     largest_error = rounding * scale if resolution is None else resolution * scale
     lower = max(1.0, (scale - largest_error) / (flattest + flattest_error) * (1 - rounding))
@@ -114,17 +140,22 @@ def condition_number(scale: float, flattest: float, resolution: float | None) ->
 
 
 def _rounded(value: float, doubt: float) -> float:
-    """The value without the decimal places that lie below the doubt."""
+    """The value without decimal places that are smaller than the doubt."""
     return value if doubt <= 4 * sys.float_info.epsilon * value else round(value, -ceil(log10(doubt)))
 
 
 class Eigenvalue(NamedTuple):
     """One distinct eigenvalue, in loss per squared parameter.
 
-    role: "zero" marks a structural zero, there whatever the values of weights and data; a bulk that happens to vanish
-    stays "bulk". group: sign of a group of neurons ("+", "-", "0"), or index of a coordinate or singular value, else
-    None. pair: number of the outlier pair it belongs to, else None. basis: gives its orthonormal eigenvectors, rows
-    (multiplicity, num_parameters).
+    Attributes:
+        value: The eigenvalue.
+        multiplicity: How often it is repeated.
+        role: "zero" marks a structural zero, which does not depend on the values of weights and data; a bulk that
+            happens to vanish stays "bulk".
+        group: Sign of a group of neurons ("+", "-", "0"), or index of a coordinate or singular value; None if it
+            belongs to none.
+        pair: Number of the pair of outliers that it belongs to; None if it belongs to none.
+        basis: Returns its orthonormal eigenvectors as rows (multiplicity, num_parameters).
     """
 
     value: float
@@ -136,7 +167,7 @@ class Eigenvalue(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """One parameter array of the network: its name and shape."""
+    """Name and shape of one parameter array of the network."""
 
     name: str
     shape: tuple[int, ...]
@@ -156,7 +187,7 @@ class Eigenvectors:
 
 
 class Inertia(NamedTuple):
-    """Numbers of negative, zero (to rounding) and positive eigenvalues, with multiplicity."""
+    """Numbers of negative, zero (up to rounding) and positive eigenvalues, with multiplicity."""
 
     negative: int
     zero: int
@@ -164,10 +195,12 @@ class Inertia(NamedTuple):
 
     @property
     def critical_point(self) -> CriticalPoint:
-        """What it says where the gradient vanishes: a saddle with flat directions is still a saddle.
+        """Type of critical point that the inertia implies where the gradient vanishes.
+
+        A saddle with flat directions is still a saddle.
 
         References:
-            Day 27, section 3, which leaves open what both signs and a zero together are.
+            Day 27, section 3, which does not name the case of both signs together with a zero.
         """
         if self.negative and self.positive:
             return "saddle"
@@ -178,14 +211,11 @@ class Inertia(NamedTuple):
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Every eigenvalue of a Hessian over these parameters; always finite and complete.
+    """Every eigenvalue of a Hessian with respect to the given parameters; always finite and complete.
 
-    An eigenvector lists the parameters in their order, each array row by row.
-
-    Construction sorts the eigenvalues descending, drops those of multiplicity 0, turns -0.0 into 0.0, and adds a note
-    whenever condition_number is None.
-
-    A statistic that float64 cannot hold becomes None, and a note says so.
+    An eigenvector lists the parameters in their order, each array row by row. Construction sorts the eigenvalues in
+    descending order, drops those of multiplicity 0, turns -0.0 into 0.0, and adds a note whenever condition_number is
+    None. A statistic that float64 cannot represent becomes None, with a note.
 
     Raises:
         TheoryError: If the multiplicities do not sum to num_parameters, or an eigenvalue or the trace is NaN or
@@ -221,7 +251,7 @@ class Spectrum:
 
     @property
     def num_parameters(self) -> int:
-        """Rows of the Hessian."""
+        """Number of rows of the Hessian."""
         return sum([prod(parameter.shape) for parameter in self.parameters])
 
     def _refuse_overflow(self, values: list[float]) -> None:
@@ -230,7 +260,7 @@ class Spectrum:
                 raise TheoryError(f"{name} overflows float64: rescale the weights or the data")
 
     def _finite_statistics(self) -> tuple[dict[str, Statistic], tuple[str, ...]]:
-        """The statistics, None instead of what float64 cannot hold, and the notes that say so."""
+        """The statistics, with None for what float64 cannot represent, and notes that say so."""
         statistics = dict(self.statistics)
         numbers = [value for value in statistics.values() if type(value) is float]
         lists = [sum(value) for value in statistics.values() if type(value) is list]
@@ -261,17 +291,17 @@ class Spectrum:
 
     @property
     def conditioning(self) -> ConditionNumber:
-        """The condition number with its bounds."""
+        """Condition number with its bounds."""
         return condition_number(self.scale, min([abs(entry.value) for entry in self.eigenvalues]), self.resolution)
 
     @property
     def condition_number(self) -> float | None:
-        """max|l| / min|l| to the digits that are known; None when too few are, which the notes then say."""
+        """max|l| / min|l| to the digits that are known; None if these are too few, with a note."""
         return self.conditioning.value
 
     @property
     def inertia(self) -> Inertia:
-        """Counts with multiplicity; zero means |value| <= zero_tolerance(scale)."""
+        """Number of eigenvalues of each sign, with multiplicity; zero means |value| <= zero_tolerance(scale)."""
         tolerance = zero_tolerance(self.scale)
         counts = [0, 0, 0]
         for entry in self.eigenvalues:
@@ -280,15 +310,15 @@ class Spectrum:
 
     @property
     def critical_point(self) -> CriticalPoint:
-        """What the inertia says where the gradient vanishes."""
+        """Type of critical point that the inertia implies where the gradient vanishes."""
         return self.inertia.critical_point
 
     def num_eigenvectors(self, which: Which) -> int:
-        """Vectors that `eigenvectors(which)` has."""
+        """Number of vectors that `eigenvectors(which)` returns."""
         return sum(entry.multiplicity for entry in self._chosen(which))
 
     def eigenvectors(self, which: Which) -> Eigenvectors:
-        """Orthonormal eigenvectors of the outliers, or of every eigenvalue: then a complete basis."""
+        """Orthonormal eigenvectors of the outliers, or of every eigenvalue, which form a complete basis."""
         chosen = self._chosen(which)
         rows = [entry.basis() for entry in chosen if entry.basis is not None]
         return Eigenvectors(

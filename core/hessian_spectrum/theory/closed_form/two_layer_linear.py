@@ -23,15 +23,21 @@ Array = NDArray[np.float64]
 Flatten = Callable[[Array, Array], Array]
 
 BLOCK_ROWS = 2**14
-"""Neurons that are orthogonalised at once: few enough to stay in the processor's cache."""
+"""Number of neurons that are orthogonalised at once; few enough to stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
 class KnownEigenvalue:
-    """An eigenvalue that is known beforehand.
+    """An eigenvalue that is known in advance.
 
-    It is there `inside` times in the reduced problem, and for every z orthogonal to R once for each of `directions`:
-    unit vectors (first, second) such that W1 = z first^T, W2 = second z^T is an eigenvector.
+    Attributes:
+        value: The eigenvalue.
+        role: Role in the spectrum.
+        inside: Its multiplicity in the reduced problem.
+        directions: Pairs of unit vectors (first, second) such that W1 = z first^T, W2 = second z^T is an eigenvector
+            for every z orthogonal to R.
+        group: Index of the singular value; None if it belongs to none.
+        pair: Number of the pair; None if it belongs to none.
     """
 
     value: float
@@ -46,10 +52,11 @@ class KnownEigenvalue:
 class TwoLayerHessian:
     """The Hessian of L = 1/(2n) sum_i |W2 W1 x_i - y_i|^2 and its reduction.
 
-    R = range[W1, W2^T] in R^m; r = min(m, D + K) dimensions hold it. With S = mean(x x^T) and Omega = mean(delta x^T)
-    the Hessian maps to themselves
-    - W1 = Q A, W2 = B Q^T, Q (m, r) an orthonormal basis of R: a symmetric problem of r (D + K) rows, and
-    - W1 = z a^T, W2 = b z^T for z orthogonal to R: there it is Omega between a and b, whatever z is.
+    R = range[W1, W2^T] in R^m has at most r = min(m, D + K) dimensions. With S = mean(x x^T) and Omega = mean(delta
+    x^T) the Hessian maps two kinds of spaces to themselves:
+
+    - W1 = Q A, W2 = B Q^T, where Q (m, r) is an orthonormal basis of R: a symmetric problem of r (D + K) rows, and - W1
+    = z a^T, W2 = b z^T for z orthogonal to R: there it is Omega between a and b, whatever z is.
     """
 
     W1: Array  # (m, D)
@@ -60,33 +67,33 @@ class TwoLayerHessian:
 
     @property
     def width(self) -> int:
-        """M."""
+        """Width m."""
         return len(self.W1)
 
     @property
     def num_inputs(self) -> int:
-        """D."""
+        """Input dimension D."""
         return len(self.W1.T)
 
     @property
     def num_outputs(self) -> int:
-        """K."""
+        """Output dimension K."""
         return len(self.W2)
 
     @property
     def rank(self) -> int:
-        """R."""
+        """Dimension r = min(m, D + K) of the reduction."""
         return min(self.width, self.num_inputs + self.num_outputs)
 
     @property
     def trace(self) -> float:
-        """tr(S) |W2|^2 + K tr(W1 S W1^T)."""
+        """Trace tr(S) |W2|^2 + K tr(W1 S W1^T)."""
         metric = self.W1.T @ self.W1
         return float(np.trace(self.S) * np.vdot(self.W2, self.W2) + self.num_outputs * np.vdot(metric, self.S))
 
     @cached_property
     def singular(self) -> tuple[Array, Array, Array]:
-        """Omega = U diag(sigma) V^T: U (K, K), sigma (min(D, K),), V^T (D, D)."""
+        """Singular value decomposition Omega = U diag(sigma) V^T: U (K, K), sigma (min(D, K),), V^T (D, D)."""
         left, sigma, right = np.linalg.svd(self.Omega)
         return left, sigma, right
 
@@ -101,14 +108,14 @@ class TwoLayerHessian:
 
     @cached_property
     def reduced_eigenvalues(self) -> Array:
-        """Ascending: (r (D + K),)."""
+        """Eigenvalues on R, ascending: (r (D + K),)."""
         matrix = self.matrix(self._factor())
         if not np.isfinite(matrix).all():
             raise TheoryError("the Hessian overflows float64: rescale the weights or the data")
         return np.linalg.eigvalsh(matrix)  # type: ignore[return-value]
 
     def _factor(self) -> Array:
-        """R of a QR factorisation of [W1, W2^T], block by block: (r, D + K)."""
+        """Triangular factor of a QR factorisation of [W1, W2^T], block by block: (r, D + K)."""
         starts = range(0, self.width, BLOCK_ROWS)
         blocks = [self._neurons(slice(start, start + BLOCK_ROWS)) for start in starts]
         if self.rank == self.width:
@@ -121,7 +128,7 @@ class TwoLayerHessian:
 
     @cached_property
     def _reduced_eigenvectors(self) -> tuple[Array, Array]:
-        """Q (m, r), and the eigenvectors on R, one a row, in the order of `reduced_eigenvalues`."""
+        """Q (m, r), and the eigenvectors on R, one per row, in the order of `reduced_eigenvalues`."""
         weights = self._neurons(slice(None))
         basis, factor = (np.eye(self.width), weights) if self.rank == self.width else np.linalg.qr(weights)
         return basis, np.linalg.eigh(self.matrix(factor))[1].T
@@ -151,10 +158,13 @@ class TwoLayerHessian:
         return np.vstack(rows)
 
     def bulk(self) -> list[KnownEigenvalue]:
-        """±sigma_i with first = v_i / sqrt(2), second = ±u_i / sqrt(2).
+        """Bulk ±sigma_i with first = v_i / sqrt(2), second = ±u_i / sqrt(2).
 
-        In R such a z has W2 z parallel to u_i, W1^T z parallel to v_i and u_i^T W2 z = -+ v_i^T W1^T z: D + K - 1
-        conditions, so that each ±sigma_i is there m - (D + K - 1) times in all.
+        Within R such a z has W2 z parallel to u_i, W1^T z parallel to v_i and u_i^T W2 z = -+ v_i^T W1^T z. These are D
+        + K - 1 conditions, so that each ±sigma_i has multiplicity m - (D + K - 1) in all.
+
+        Returns:
+            The known eigenvalues, two for each singular value.
         """
         left, sigma, right = self.singular
         inside = max(0, self.rank - (self.num_inputs + self.num_outputs - 1))
@@ -171,7 +181,7 @@ class TwoLayerHessian:
         ]
 
     def zeros(self) -> KnownEigenvalue:
-        """0 for every singular vector of Omega that has no partner: |D - K| (m - min(D, K)) times."""
+        """Zero for every singular vector of Omega without a partner: |D - K| (m - min(D, K)) times."""
         left, sigma, right = self.singular
         first_only = [(vector, np.zeros(self.num_outputs)) for vector in right[sigma.size :]]
         second_only = [(np.zeros(self.num_inputs), vector) for vector in left[:, sigma.size :].T]
@@ -179,27 +189,34 @@ class TwoLayerHessian:
         return KnownEigenvalue(0.0, "zero", inside, first_only + second_only)
 
     def eigenvalues(self, known: Sequence[KnownEigenvalue]) -> list[Eigenvalue]:
-        """The whole spectrum: what is known, and of the reduced problem what no known eigenvalue claims.
+        """The whole spectrum: the known eigenvalues, and those of the reduced problem that match no known one.
 
-        Each known one claims the nearest values of the reduced problem, which hold it to rounding.
+        Each known eigenvalue is matched with the nearest values of the reduced problem, which contains it up to
+        rounding.
+
+        Args:
+            known: Eigenvalues that are known in advance.
+
+        Returns:
+            All eigenvalues with their multiplicities.
         """
         values = self.reduced_eigenvalues
         free = np.ones(values.size, dtype=bool)
-        found = []
+        eigenvalues = []
         for entry in known:
             nearest = np.argsort(np.where(free, np.abs(values - entry.value), np.inf), kind="stable")[: entry.inside]
             free[nearest] = False
             outside = (self.width - self.rank) * len(entry.directions)
             basis = partial(self._basis, nearest.tolist(), entry.directions)
-            found.append(
+            eigenvalues.append(
                 Eigenvalue(entry.value, outside + nearest.size, entry.role, entry.group, entry.pair, basis=basis)
             )
         tolerance = zero_tolerance(float(np.abs(values).max()))
         for index in np.flatnonzero(free).tolist():
             value, basis = float(values[index]), partial(self._basis, [index], ())
             is_zero = abs(value) <= tolerance
-            found.append(Eigenvalue(0.0 if is_zero else value, 1, "zero" if is_zero else "outlier", basis=basis))
-        return found
+            eigenvalues.append(Eigenvalue(0.0 if is_zero else value, 1, "zero" if is_zero else "outlier", basis=basis))
+        return eigenvalues
 
 
 def _triangular_factor(rows: Array) -> Array:
@@ -212,13 +229,13 @@ def _concatenate(first: Array, second: Array) -> Array:
 
 
 def two_layer_hessian(W1: Array, W2: Array, x: Array, y: Array, flatten: Flatten = _concatenate) -> TwoLayerHessian:
-    """From checked arrays: W1 (m, D), W2 (K, m), x (n, D), y (n, K)."""
+    """The Hessian from checked arrays: W1 (m, D), W2 (K, m), x (n, D), y (n, K)."""
     delta = x @ (W2 @ W1).T - y
     return TwoLayerHessian(W1, W2, x.T @ x / len(x), delta.T @ x / len(x), flatten)
 
 
 def mean_loss(W1: Array, W2: Array, x: Array, y: Array) -> float:
-    """1/(2n) sum_i |W2 W1 x_i - y_i|^2."""
+    """Mean loss 1/(2n) sum_i |W2 W1 x_i - y_i|^2."""
     delta = x @ (W2 @ W1).T - y
     return float(np.vdot(delta, delta)) / (2 * len(x))
 
@@ -236,25 +253,29 @@ def _check_shapes(W1: Array, W2: Array, x: Array, y: Array) -> None:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def two_layer_linear_spectrum(W1: ArrayLike, W2: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
+def two_layer_linear_spectrum(*, W1: ArrayLike, W2: ArrayLike, x: ArrayLike, y: ArrayLike) -> Spectrum:
     """Hessian spectrum of L = 1/(2n) sum_i |W2 W1 x_i - y_i|^2, in O(m (D + K)^2) and one dense problem of r (D + K).
 
     With Omega = mean(delta x^T), delta = W2 W1 x - y, and r = min(m, D + K): each singular value of Omega gives the
-    bulk ±sigma_i, m - (D + K - 1) times each for m >= D + K; 0 is there |D - K| (m - min(D, K)) times at least; all the
-    rest are eigenvalues of a symmetric matrix of r (D + K) rows, whatever the width m.
+    bulk ±sigma_i, m - (D + K - 1) times each for m >= D + K; 0 occurs at least |D - K| (m - min(D, K)) times; all other
+    eigenvalues are those of a symmetric matrix of r (D + K) rows, whatever the width m.
 
-    Args:  W1 (m, D); W2 (K, m); x (n, D); y (n, K).
+    Args:
+        W1: First layer, of shape (m, D).
+        W2: Second layer, of shape (K, m).
+        x: Inputs of shape (n, D).
+        y: Targets of shape (n, K).
 
     Returns:
-        M (D + K) eigenvalues in loss per squared parameter, group = index of the singular value, parameters in the
-        order W1, W2. Role "zero" includes what is zero to rounding in the reduced problem, given as 0. statistics:
-        singular_values of Omega, reduced_size = r (D + K), mean_loss.
+        m (D + K) eigenvalues in loss per squared parameter, with group = index of the singular value, and parameters in
+        the order W1, W2. Role "zero" includes what is zero up to rounding in the reduced problem, reported as 0.
+        Statistics: singular_values of Omega, reduced_size = r (D + K), mean_loss.
 
     Raises:
         TheoryError: For empty, unequal, non-finite or overflowing input.
 
     References:
-        exact reduction beyond the sources; Cracking the Hessian, Theorem 3.1, is D = K = 1.
+        Exact reduction beyond the sources; Cracking the Hessian, Theorem 3.1, is D = K = 1.
     """
     W1, W2 = finite_array("W1", W1, 2), finite_array("W2", W2, 2)
     x, y = finite_array("x", x, 2), finite_array("y", y, 2)
@@ -276,3 +297,6 @@ def two_layer_linear_spectrum(W1: ArrayLike, W2: ArrayLike, x: ArrayLike, y: Arr
         statistics=statistics,
         resolution=FLOAT64_RESOLUTION,
     )
+
+
+SPECTRA = {"two-layer-linear": two_layer_linear_spectrum}

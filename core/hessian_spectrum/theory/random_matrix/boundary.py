@@ -1,4 +1,4 @@
-"""Where u = 1/G lies: the curve that bounds the image of the upper half plane."""
+"""The curve in the complex plane on which u = 1/G lies; it bounds the image of the upper half plane."""
 
 import math
 from dataclasses import dataclass
@@ -17,19 +17,23 @@ TINY = float(np.finfo(np.float64).tiny)
 class Boundary:
     """The function z(u) = u + s/u + sum_k r_k a_k u / (u - a_k) of one free sum, or of many at once.
 
-    z inverts u(z) = 1/G(z). With the weights w = (s, r_k a_k^2) at the poles p = (0, a_k),
+    z is the inverse of u(z) = 1/G(z). With the weights w = (s, r_k a_k^2) at the poles p = (0, a_k),
 
-        Im z(x + iy) = y (1 - sum_j w_j / ((x - p_j)^2 + y^2)),
+        Im z(x + iy) = y (1 - sum_j w_j / ((x - p_j)^2 + y^2)).
 
-    so for each x and each eta >= 0 one height y >= 0 gives Im z = eta, where for eta = 0 the height is 0 unless
-    sum_j w_j / (x - p_j)^2 > 1. Along that curve Re z increases strictly with x, from -infinity to infinity. Each
-    point z of the closed upper half plane thus has one u, found by bracketed search in y and in x: there is no choice
-    among the roots of a polynomial.
+    For each x and each eta >= 0, exactly one height y >= 0 gives Im z = eta, where for eta = 0 the height is 0 unless
+    sum_j w_j / (x - p_j)^2 > 1. Along that curve Re z increases strictly with x, from -infinity to infinity. Each point
+    z of the closed upper half plane therefore has exactly one u, which a bracketed search in y and in x finds. No root
+    of a polynomial has to be selected.
 
-    Shapes: semicircle (...), all positive or all 0; rates and jumps (N, ...); (...) broadcasts against the points.
+    Attributes:
+        semicircle: Variance s of the semicircular part, of shape (...), either all positive or all 0.
+        rates: Rates r_k of the free Poisson parts, of shape (N, ...).
+        jumps: Jumps a_k of the free Poisson parts, of shape (N, ...). The shape (...) broadcasts against that of
+            points.
 
     References:
-        Biane, Indiana Univ. Math. J. 46 (1997) 705-718, for a semicircular part; free Poisson parts alike.
+        Biane, Indiana Univ. Math. J. 46 (1997) 705-718, for a semicircular part; free Poisson parts are analogous.
     """
 
     semicircle: Array
@@ -43,7 +47,7 @@ class Boundary:
 
     @property
     def weights(self) -> Array:
-        """Their residues, the variances of the parts, of the shape of `poles`."""
+        """Residues at the poles, which are the variances of the parts; of the shape of `poles`."""
         variances = self.rates * self.jumps**2
         return np.concatenate([self.semicircle[None], variances]) if self.is_curved else variances
 
@@ -59,19 +63,24 @@ class Boundary:
 
     @property
     def deviation(self) -> Array:
-        """Square root of its variance."""
+        """Standard deviation of the law."""
         deviation: Array = np.sqrt(np.sum(self.weights, axis=0))
         return deviation
 
     @np.errstate(divide="ignore", invalid="ignore")
     def surplus(self, x: Array, square: Array | float = 0.0) -> tuple[Array, Array]:
-        """1 - sum_j w_j / |u - p_j|^2 at u = x + iy, and the sum of the magnitudes that it is made of.
+        """1 - sum_j w_j / |u - p_j|^2 at u = x + iy, with the sum of the magnitudes of its terms.
 
-        It is Im z / y, and dz/du at a real u: negative below the curve, 0 on it. A part with |u - a_k| about |a_k|
-        enters as -r_k + r_k (1 - a_k^2 / |u - a_k|^2): near u = 0 all may add up to 1 - sum r_k, and that be 0.
+        The value equals Im z / y, and dz/du at a real u; it is negative below the curve and 0 on it. A part with |u -
+        a_k| close to |a_k| is evaluated as -r_k + r_k (1 - a_k^2 / |u - a_k|^2), because near u = 0 the terms may add
+        up to 1 - sum r_k, which may be 0.
 
         Args:
-            x: And square = y^2, of shape (...).
+            x: Real parts of u, of shape (...).
+            square: Squared imaginary parts y^2, of shape (...).
+
+        Returns:
+            The values and the sums of magnitudes, each of shape (...).
         """
         norms, squares, is_plain, rest = self._distances(x, square)
         pulls = np.where(is_plain, -self.jumps * self.jumps, norms - 2 * self.jumps * x) * self.rates / squares
@@ -119,9 +128,16 @@ class Boundary:
 
     @np.errstate(divide="ignore", invalid="ignore")
     def location(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """Re z(x + iy), and how far rounding may have moved it.
+        """Re z(x + iy), with a bound on its rounding error.
 
-        Some parts enter as r_k a_k u / (u - a_k) = -r_k u + r_k u^2 / (u - a_k), as in `surplus`.
+        Parts close to a pole are evaluated as r_k a_k u / (u - a_k) = -r_k u + r_k u^2 / (u - a_k), as in `surplus`.
+
+        Args:
+            x: Real parts of u, of shape (...).
+            y: Imaginary parts of u, of shape (...).
+
+        Returns:
+            Re z and its error bound, each of shape (...).
         """
         norms, squares, is_plain, rest = self._distances(x, y * y)
         across = norms - self.jumps * x
@@ -132,7 +148,7 @@ class Boundary:
 
     @np.errstate(divide="ignore", invalid="ignore")
     def stretch(self, x: Array, y: Array, eta: Array | float = 0.0) -> Array:
-        """D Re z / dx along the curve Im z = eta, which is |z'|^2 / Re z'."""
+        """Derivative d Re z / dx along the curve Im z = eta, which is |z'|^2 / Re z'."""
         thinned = self._thinned(x, y * y)
         # The surplus vanishes on the curve of eta = 0, where its rounding would drown the rest near an edge.
         real = np.where(y > 0, eta / y, self.surplus(x)[0]) + 2 * y * y * np.sum(thinned, axis=0)
@@ -145,8 +161,15 @@ class Boundary:
     ) -> Array:
         """The x of the u with z(u) = position + i eta.
 
-        `bracket` holds low, high and start; without it |x - position + m| <= deviation does, as the sum over the
-        poles is at most that by the inequality of Cauchy and Schwarz.
+        Args:
+            position: Real parts of z, of shape (...).
+            eta: Imaginary parts of z, >= 0, of shape (...).
+            bracket: Lower end, upper end and start of the search, each of shape (...). By default |x - position + m| <=
+                deviation, which holds because the sum over the poles is at most the deviation by the Cauchy-Schwarz
+                inequality; m is the mean.
+
+        Returns:
+            Real parts of u, of shape (...).
         """
 
         def evaluate(x: Array) -> tuple[Array, Array, Array]:
@@ -164,10 +187,17 @@ class Boundary:
         """Mass of (-infinity, Re z(x + iy)] at a point of the curve of eta = 0; of (-infinity, 0) at x = y = 0.
 
         The mass above is Im Phi(G) / pi with Phi = -log G + s G^2 / 2 + sum_k r_k (1 / (1 - a_k G) + log(1 - a_k G)),
-        which is G z - integral of z dG, an antiderivative of G dz. Here its angles are taken from the left, so that a
-        small mass is no difference from 1.
+        which is G z - integral of z dG, an antiderivative of G dz. The angles are measured from the left here, so that
+        a small mass is not computed as a difference from 1.
+
+        Args:
+            x: Real parts of u, of shape (...).
+            y: Imaginary parts of u on the curve, of shape (...).
+
+        Returns:
+            Masses, of shape (...).
         """
-        x = np.where((x == 0) & (y == 0), -1e-150, x)  # the angles jump there; the left is wanted
+        x = np.where((x == 0) & (y == 0), -1e-150, x)  # the angles jump at 0; this is the limit from the left
         norms, squares, is_plain, rest = self._distances(x, y * y)
         bow = (self.semicircle / norms) * (x * y / norms) if self.is_curved else 0.0
         turned = np.arctan2(-self.jumps * y, norms - self.jumps * x)
@@ -175,7 +205,7 @@ class Boundary:
         return np.asarray((np.arctan2(y, -x) * rest + bow + np.sum(self.rates * bent, axis=0)) / math.pi)
 
     def _distances(self, x: Array, square: Array | float) -> tuple[Array, Array, NDArray[np.bool_], Array]:
-        """|u|^2, |u - a_k|^2, which of these is not about a_k^2, and 1 - sum of the other r_k."""
+        """|u|^2, |u - a_k|^2, a mask of where the latter is not close to a_k^2, and 1 - sum of the other r_k."""
         norms = x * x + square
         is_plain = np.abs(norms - 2 * self.jumps * x) > self.jumps * self.jumps / 2
         rest = 1 - np.sum(np.where(is_plain, 0.0, self.rates), axis=0)

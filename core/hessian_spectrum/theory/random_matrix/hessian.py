@@ -15,17 +15,25 @@ Activation = Literal["linear", "relu"]
 
 
 def hessian_law(activation: Activation, energy: float, ratio: float) -> FreeLaw:
-    """Law of H = H0 + H1, freely independent: H0 Wishart of variance 1 and ratio phi = parameters / data.
+    """Law of H = H0 + H1, freely independent, where H0 is Wishart with variance 1 and ratio phi = parameters / data.
 
-    H1 for linear: R = 2 eps z, a semicircle. For relu: R = eps phi z / (2 - eps phi^2 z^2), the difference of two free
-    Poisson parts of rate 1 / (2 phi) and jump phi sqrt(eps / 2): H1 = sqrt(eps / 2) (W1 - W2) with W = J J^T, J n x p/2
-    with entry variance 1/p, p = n / phi. At energy 0 only H0 is left.
+    For linear activation H1 has R = 2 eps z, a semicircle. For relu it has R = eps phi z / (2 - eps phi^2 z^2), the
+    difference of two free Poisson parts of rate 1 / (2 phi) and jump phi sqrt(eps / 2): H1 = sqrt(eps / 2) (W1 - W2)
+    with W = J J^T, where J is n x p/2 with entry variance 1/p and p = n / phi. At energy 0 only H0 remains.
+
+    Args:
+        activation: Activation function of the hidden layer.
+        energy: eps, the loss per output, 0 or within SCALES.
+        ratio: phi, within RATIOS.
+
+    Returns:
+        The law, in the unit of the Hessian's eigenvalues.
 
     Raises:
-        TheoryError: If the energy is neither 0 nor within SCALES, the ratio not within RATIOS.
+        TheoryError: If the energy is neither 0 nor within SCALES, or the ratio is not within RATIOS.
 
     References:
-        Pennington & Bahri, ICML 2017; Lecture. The difference is ours.
+        Pennington & Bahri, ICML 2017; Lecture. The representation as a difference is derived here.
     """
     wishart_rate = 1 / in_range("ratio", ratio, RATIOS)
     check_energy(energy)
@@ -36,21 +44,35 @@ def hessian_law(activation: Activation, energy: float, ratio: float) -> FreeLaw:
 
 
 def check_energy(energy: float) -> None:
-    """Raises:  TheoryError unless the energy is 0 or within SCALES."""
+    """Check the range of an energy.
+
+    Args:
+        energy: eps, the loss per output.
+
+    Raises:
+        TheoryError: Unless the energy is 0 or within SCALES.
+    """
     low, high = SCALES
     if energy != 0 and not low <= energy <= high:
         raise TheoryError(f"energy must be 0 or lie between {low:g} and {high:g}", field="energy")
 
 
 def critical_energy(activation: Activation, ratio: float) -> float | None:
-    """The energy up to which no eigenvalue is negative; None for phi >= 1, where every positive energy has some.
+    """Energy up to which no eigenvalue is negative; None for phi >= 1, where every positive energy has negative ones.
 
-    linear: (1 - 20 phi - 8 phi^2 + (1 + 8 phi)^{3/2}) / 16;
-    relu: (27 - 18 xi - xi^2 + 8 xi^{3/2}) / (32 phi (1 - phi)^3), xi = 1 + 16 phi - 8 phi^2.
+    linear: (1 - 20 phi - 8 phi^2 + (1 + 8 phi)^{3/2}) / 16; relu: (27 - 18 xi - xi^2 + 8 xi^{3/2}) / (32 phi (1 -
+    phi)^3), xi = 1 + 16 phi - 8 phi^2.
 
-    Deviation: these lose all digits near phi = 1. With q = sqrt(1 + 8 phi), sqrt(xi) they are
-    (3 - q)^3 (q + 1) / 128 and (3 - q)^3 (q + 1) / (32 phi (1 - phi)^3), and 3 - q is 8 (1 - phi) / (3 + q),
-    8 (1 - phi)^2 / (3 + q), which leaves products of positive numbers.
+    Deviation: these lose all digits near phi = 1. With q = sqrt(1 + 8 phi), sqrt(xi) they are (3 - q)^3 (q + 1) / 128
+    and (3 - q)^3 (q + 1) / (32 phi (1 - phi)^3), and 3 - q is 8 (1 - phi) / (3 + q), 8 (1 - phi)^2 / (3 + q), which
+    leaves products of positive numbers.
+
+    Args:
+        activation: Activation function of the hidden layer.
+        ratio: phi, within RATIOS.
+
+    Returns:
+        The critical energy, or None for phi >= 1.
 
     Raises:
         TheoryError: If the ratio is not within RATIOS.
@@ -67,17 +89,24 @@ def critical_energy(activation: Activation, ratio: float) -> float | None:
 
 
 def alpha_0(activation: Activation, ratio: float) -> float | None:
-    """Factor of the law alpha ~ alpha_0 |eps / eps_c - 1|^{3/2} just above the critical energy; None for phi >= 1.
+    """Factor of the law alpha ~ alpha_0 |eps / eps_c - 1|^{3/2} just above the critical energy.
 
-    At eps_c the lowest edge z(u*) of the support is 0, with u* = -(1 - phi) (q + 1) / (q + 3), q as in
-    `critical_energy`. Beside an edge e the density is sqrt(2 (l - e) / |z''(u*)|) / (pi u*^2), and e moves with the
+    At eps_c the lowest edge z(u*) of the support is 0, with u* = -(1 - phi) (q + 1) / (q + 3) and q as in
+    `critical_energy`. Near an edge e the density is sqrt(2 (l - e) / |z''(u*)|) / (pi u*^2), and e moves with the
     energy at the speed dz/deps at fixed u*, as dz/du = 0 there. The mass that passes 0 is the integral of that root.
+
+    Args:
+        activation: Activation function of the hidden layer.
+        ratio: phi, within RATIOS.
+
+    Returns:
+        The factor, or None for phi >= 1, where there is no critical energy.
 
     Raises:
         TheoryError: If the ratio is not within RATIOS.
 
     References:
-        the exponent from Pennington & Bahri, ICML 2017; the factor is ours.
+        Pennington & Bahri, ICML 2017, for the exponent; the factor is derived here.
     """
     energy = critical_energy(activation, ratio)
     if energy is None:
@@ -98,10 +127,18 @@ def alpha_0(activation: Activation, ratio: float) -> float | None:
 
 
 def index_at_small_energy(activation: Activation, ratio: float) -> float:
-    """Limit of alpha as the energy falls to 0: the sign of H1 on the kernel of H0, which is empty for phi <= 1.
+    """Limit of alpha as the energy falls to 0, given by the signs of H1 on the kernel of H0.
 
-    The kernel has the share 1 - 1/phi. On it a semicircle is half negative; so is the ReLU part until phi = 2, from
-    where on its rank 1/phi is less than the kernel holds: (1 - 1/phi) / 2, for relu at most 1 / (2 phi).
+    The kernel has the share 1 - 1/phi and is empty for phi <= 1. On it a semicircle is half negative. So is the ReLU
+    part up to phi = 2, from where on its rank 1/phi is smaller than the kernel: (1 - 1/phi) / 2, for relu at most 1 /
+    (2 phi).
+
+    Args:
+        activation: Activation function of the hidden layer.
+        ratio: phi, within RATIOS.
+
+    Returns:
+        The limit, 0 for phi <= 1.
 
     Raises:
         TheoryError: If the ratio is not within RATIOS.
@@ -112,7 +149,13 @@ def index_at_small_energy(activation: Activation, ratio: float) -> float:
 
 
 def empirical_critical_energies(ratio: float) -> dict[str, float] | None:
-    """Fits to trained single-hidden-layer networks: tanh (1 - phi)^2 / 2, linear (1 - phi) / 2; None for phi >= 1.
+    """Critical energies fitted to trained networks with one hidden layer: tanh (1 - phi)^2 / 2, linear (1 - phi) / 2.
+
+    Args:
+        ratio: phi > 0.
+
+    Returns:
+        The energies by activation, or None for phi >= 1.
 
     References:
         Lecture, after figure 6 of Pennington & Bahri, ICML 2017.
@@ -121,16 +164,18 @@ def empirical_critical_energies(ratio: float) -> dict[str, float] | None:
 
 
 def index_curve(activation: Activation, energies: ArrayLike, ratio: float) -> Array:
-    """Alpha of `hessian_law` at many energies.
+    """Index alpha of `hessian_law` at many energies.
 
     Args:
-        energies: (n,).
+        activation: Activation function of the hidden layer.
+        energies: Energies of shape (n,), each 0 or within SCALES.
+        ratio: phi, within RATIOS.
 
     Returns:
-        (n,); 0 up to the critical energy.
+        Indices of shape (n,); 0 up to the critical energy.
 
     Raises:
-        TheoryError: If an energy is neither 0 nor within SCALES, the ratio not within RATIOS.
+        TheoryError: If an energy is neither 0 nor within SCALES, or the ratio is not within RATIOS.
     """
     array = np.asarray(energies, dtype=np.float64)
     rate = 1 / in_range("ratio", ratio, RATIOS)

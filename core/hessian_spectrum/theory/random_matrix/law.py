@@ -17,7 +17,7 @@ Complexes = NDArray[np.complex128]
 
 @dataclass(frozen=True)
 class Interval:
-    """One interval [low, high] of the support, in the unit of the eigenvalues, and its mass without an atom at 0."""
+    """One interval [low, high] of the support, in the unit of the eigenvalues, with its mass without an atom at 0."""
 
     low: float
     high: float
@@ -28,18 +28,19 @@ class Interval:
 class FreeLaw:
     """The law with R(z) = s z + sum_k r_k a_k / (1 - a_k z): a semicircle of variance s plus free Poisson parts.
 
-    A part of rate r and jump a is the limit of a/n G G^T, G standard normal, n x rn. The parts of the laws served here:
-    Wigner s = v; Wishart r = 1/tau, a = v tau; sums concatenate. G(z) = 1/u solves R(G) + 1/G = z; `Boundary` holds the
-    equation for u and why its solution is unique.
+    A part of rate r and jump a is the limit of a/n G G^T, where G is standard normal and n x rn. The Wigner law has s =
+    v; the Wishart law has r = 1/tau and a = v tau; a free sum concatenates the parts. G(z) = 1/u solves R(G) + 1/G = z;
+    `Boundary` states the equation for u and why its solution is unique.
 
-    Construction merges parts of equal jump and drops those that are 0.
+    Construction merges parts of equal jump and drops parts that are 0.
 
     Args:
-        semicircle_variance: >= 0.
-        rates: > 0 and jumps != 0, one of each per free Poisson part.
+        semicircle_variance: s >= 0, in squared units of the eigenvalues.
+        rates: r_k > 0, one for each free Poisson part.
+        jumps: a_k, in the unit of the eigenvalues, one for each free Poisson part.
 
     Raises:
-        TheoryError: If nothing is left, or a number is not finite or of the wrong sign.
+        TheoryError: If no part remains, or a number is not finite or has the wrong sign.
 
     References:
         Voiculescu, Dykema & Nica, Free Random Variables (1992); the Lecture for the sum rule of R.
@@ -74,27 +75,28 @@ class FreeLaw:
 
     @cached_property
     def atom_at_zero(self) -> float:
-        """Mass at 0: 1 - sum r_k where that is positive and there is no semicircle."""
+        """Mass at 0: 1 - sum r_k if that is positive and there is no semicircle, else 0."""
         missing = 1 - math.fsum(self.rates)
         return missing if self.semicircle_variance == 0 and missing > 8 * ROUNDING else 0.0
 
     @cached_property
     def diverges_at_zero(self) -> bool:
-        """Whether the density grows beyond all bounds at 0: without a semicircle and with sum r_k = 1."""
+        """Whether the density is unbounded at 0, which it is without a semicircle and with sum r_k = 1."""
         return self.semicircle_variance == 0 and abs(1 - math.fsum(self.rates)) <= 8 * ROUNDING
 
     @cached_property
     def support(self) -> tuple[Interval, ...]:
-        """The intervals where the density is positive, ascending; an atom at 0 is not among them.
+        """Intervals where the density is positive, ascending, without an atom at 0.
 
-        The edges are z(u) where dz/du = 0 at real u, which are the real zeros of the discriminant of the polynomial
-        equation for G at which the physical branch meets its conjugate. An error of u enters squared.
+        The edges are z(u) where dz/du = 0 at real u. These are the real zeros of the discriminant of the polynomial
+        equation for G at which the physical branch meets its conjugate. The error of an edge is quadratic in the error
+        of u.
         """
         return tuple(Interval(part.low * self._scale, part.high * self._scale, part.mass) for part in self._components)
 
     @cached_property
     def index(self) -> float:
-        """alpha, the mass strictly below 0."""
+        """Index alpha, the mass strictly below 0."""
         return float(indices(self._boundary)[0])
 
     @cached_property
@@ -111,13 +113,13 @@ class FreeLaw:
         )
 
     def density(self, points: ArrayLike) -> Array:
-        """-Im G(l + i0) / pi, without the atom; infinite at 0 where it diverges there.
+        """Density -Im G(l + i0) / pi, without the atom; infinite at 0 if it diverges there.
 
         Args:
-            points: (n,), eigenvalues.
+            points: Eigenvalues of shape (n,).
 
         Returns:
-            (n,), per unit of eigenvalue; exactly 0 outside the support.
+            Density of shape (n,), per unit of eigenvalue; exactly 0 outside the support.
         """
         return self.density_and_mass(points)[0]
 
@@ -125,15 +127,15 @@ class FreeLaw:
         """Mass of (-infinity, l], with the atom.
 
         Args:
-            points: (n,).
+            points: Eigenvalues l of shape (n,).
 
         Returns:
-            (n,), increasing with the point, 0 to the left of the support and 1 to its right.
+            Mass of shape (n,), nondecreasing in the point, 0 to the left of the support and 1 to its right.
         """
         return self.density_and_mass(points)[1]
 
     def density_and_mass(self, points: ArrayLike) -> tuple[Array, Array]:
-        """`density` and `cumulative` in the time of one."""
+        """Results of `density` and `cumulative` at the cost of one of them."""
         with np.errstate(over="ignore"):
             positions = np.asarray(points, dtype=np.float64) / self._scale
         density, below = np.zeros_like(positions), np.where(positions >= 0, self.atom_at_zero, 0.0)
@@ -152,10 +154,10 @@ class FreeLaw:
         """R(z) at complex z.
 
         Args:
-            points: (n,).
+            points: z, of shape (n,), in inverse units of the eigenvalues.
 
         Returns:
-            (n,), not finite at a pole z = 1 / a_k.
+            R, of shape (n,), in the unit of the eigenvalues; not finite at a pole z = 1 / a_k.
         """
         z = np.asarray(points, dtype=np.complex128)
         rates, jumps = np.array(self.rates)[:, None], np.array(self.jumps)[:, None]
@@ -166,10 +168,10 @@ class FreeLaw:
         """G(z), the integral of rho(dl) / (z - l); at a real z its limit from above.
 
         Args:
-            points: (n,).
+            points: z, of shape (n,), in the unit of the eigenvalues.
 
         Returns:
-            (n,), per unit of eigenvalue; not finite at an atom, and at 0 where the density diverges there.
+            G, of shape (n,), per unit of eigenvalue; not finite at an atom, nor at 0 if the density diverges there.
         """
         z = np.asarray(points, dtype=np.complex128) / self._scale
         position, eta = np.real(z), np.abs(np.imag(z))
@@ -182,16 +184,17 @@ class FreeLaw:
         return np.asarray(np.where(np.imag(z) < 0, np.conj(inverse), inverse))
 
     def grid(self, num_points: int) -> Array:
-        """Eigenvalues from edge to edge of every interval, dense where there is mass and near the edges.
+        """Eigenvalues from edge to edge of every interval, dense where the mass is and near the edges.
 
-        Half of the measure that the points share evenly is the mass, the other half the arcsine law of each interval,
-        each with the share of the interval's length. Too few points for all edges are evenly apart instead.
+        The points divide a measure evenly. Half of it is the mass; the other half is the arcsine law of each interval,
+        weighted by the interval's share of the total length. If there are too few points for all edges, they are
+        equidistant.
 
         Args:
-            num_points: >= 2.
+            num_points: Number of points, >= 2.
 
         Returns:
-            (num_points,), ascending.
+            Grid of shape (num_points,), ascending.
         """
         if num_points < 2 * len(self.support):
             return np.linspace(self.support[0].low, self.support[-1].high, num_points)
@@ -209,7 +212,7 @@ class FreeLaw:
 
     @cached_property
     def _scale(self) -> float:
-        """Largest standard deviation of a part: squares of numbers of this size neither overflow nor vanish."""
+        """Largest standard deviation of a part; squares of numbers of this size neither overflow nor underflow."""
         parts = zip(self.rates, self.jumps, strict=True)
         return max(math.sqrt(self.semicircle_variance), *(math.sqrt(rate) * abs(jump) for rate, jump in parts), 0.0)
 
@@ -222,14 +225,14 @@ class FreeLaw:
 def indices(boundary: Boundary) -> Array:
     """Mass strictly below 0 of many laws at once.
 
-    Without a semicircle and with sum r_k <= 1, u = 0 lies in a gap or on an edge and belongs to the point 0, which a
-    search would miss by rounding.
+    Without a semicircle and with sum r_k <= 1, u = 0 lies in a gap or on an edge and corresponds to the point 0, which
+    a search would miss because of rounding.
 
     Args:
-        boundary: With shape (B,).
+        boundary: Boundaries of B laws, of shape (B,).
 
     Returns:
-        (B,).
+        Masses of shape (B,).
     """
     is_real = ~boundary.is_curved & (np.sum(boundary.rates, axis=0) <= 1 + 8 * ROUNDING)
     x = np.where(is_real, 0.0, boundary.abscissa(np.zeros_like(boundary.semicircle)))

@@ -11,10 +11,10 @@ Evaluation = Callable[[Array], tuple[Array, Array, Array]]
 ROUNDING = float(np.finfo(np.float64).eps)
 
 MAX_STEPS = 400
-"""Guards against an endless search; a bisection in every second step ends before."""
+"""Limit that guards against an endless search; bisection in every second step ends earlier."""
 
 NEWTON_RATIO = 0.25
-"""Steps that shrink more slowly do not converge quadratically."""
+"""Largest ratio of successive step lengths that is taken for quadratic convergence."""
 
 _SIGN = np.int64(-(2**63))
 
@@ -23,15 +23,19 @@ _SIGN = np.int64(-(2**63))
 def increasing_root(evaluate: Evaluation, low: Array, high: Array, start: Array) -> Array:
     """The root of each increasing function between its `low` and `high`, by Newton's method inside a bracket.
 
-    A step that leaves the bracket, or is above NEWTON_RATIO times the one just before, is replaced by bisection: in
-    turn of the values and of the 64-bit numbers of the floats between, which find a root of any magnitude in 64 steps.
+    A step that leaves the bracket, or is longer than NEWTON_RATIO times the one just before, is replaced by bisection.
+    Bisections alternate between the values and the 64-bit representations of the bounds; the latter find a root of any
+    magnitude in 64 steps.
 
     Args:
-        evaluate: X -> (value, slope, noise), all of the shape of x; a value within `noise` of 0 ends the search. low,
-            high, start: one shape; the root is taken to lie in [low, high].
+        evaluate: Maps x of shape (...) to value, slope and noise of that shape; a value within `noise` of 0 ends the
+            search.
+        low: Lower ends of the brackets, of shape (...).
+        high: Upper ends of the brackets, of shape (...); the root is assumed to lie in [low, high].
+        start: First points, of shape (...), clipped to the brackets.
 
     Returns:
-        X of that shape: |value| <= noise, or x is right to rounding.
+        x of shape (...) with |value| <= noise, or correct up to rounding.
     """
     low, high, x = low.copy(), high.copy(), np.clip(start, low, high)
     longest = np.full(x.shape, np.inf)
@@ -53,7 +57,7 @@ def increasing_root(evaluate: Evaluation, low: Array, high: Array, start: Array)
 
 
 def _middle(low: Array, high: Array) -> Array:
-    """The float64 with as many others to `low` as to `high`."""
+    """The float64 with equally many others between it and `low` as between it and `high`."""
     first, last = _ordinal(low), _ordinal(high)
     middle = (first >> 1) + (last >> 1) + (first & last & 1)
     bits: NDArray[np.int64] = np.where(middle < 0, -middle | _SIGN, middle)
@@ -61,6 +65,6 @@ def _middle(low: Array, high: Array) -> Array:
 
 
 def _ordinal(x: Array) -> NDArray[np.int64]:
-    """Place of each float64 in their order, 0 for 0."""
+    """Rank of each float64 in ascending order, 0 for 0."""
     bits = x.view(np.int64)
     return np.where(bits < 0, -(bits & ~_SIGN), bits)

@@ -12,8 +12,10 @@ from hessian_spectrum.theory.random_matrix.monotone import ROUNDING, Array
 class Sample:
     """Eigenvalues of one random matrix.
 
-    realised_rates: columns / size of the factor of each free Poisson part, which whole numbers of columns round.
-    resolution: what rounding may have moved an eigenvalue by; one of at most this magnitude counts as 0.
+    Attributes:
+        eigenvalues: Eigenvalues of shape (size,), ascending.
+        realised_rates: Columns / size of the factor of each free Poisson part; the number of columns is rounded.
+        resolution: Bound on the rounding error of an eigenvalue; one of at most this magnitude counts as 0.
     """
 
     eigenvalues: Array  # (size,) ascending
@@ -27,13 +29,13 @@ class Sample:
 
     @property
     def zero_fraction(self) -> float:
-        """Share of the eigenvalues that are 0 to rounding."""
+        """Share of the eigenvalues that are 0 up to rounding."""
         return float(np.mean(np.abs(self.eigenvalues) <= self.resolution))
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of eigenvalues in bins, as a density per unit of eigenvalue, beside the mean density of the law there."""
+    """Histogram of eigenvalues as a density per unit of eigenvalue, with the mean density of the law in each bin."""
 
     edges: Array  # (num_bins + 1,) ascending
     counts: Array  # (num_bins,)
@@ -44,15 +46,17 @@ class Histogram:
 def draw_sample(law: FreeLaw, size: int, seed: int) -> Sample:
     """Eigenvalues of a size x size matrix: a symmetric Gaussian one plus a/n G G^T for each free Poisson part.
 
-    The Gaussian matrix has variance s/n off the diagonal and 2 s/n on it. G is standard normal, n x m with m the whole
-    number nearest r n, at least 1. Independent and invariant under rotations, the parts are free in the limit.
+    The Gaussian matrix has variance s/n off the diagonal and 2 s/n on it. G is standard normal and n x m, where m is r
+    n rounded to a whole number, at least 1. The parts are independent and invariant under rotations, hence free in the
+    limit.
 
     Args:
-        size: N >= 1.
-        seed: >= 0 of numpy's PCG64.
+        law: Law that the matrix has in the limit of infinite size.
+        size: n >= 1, the number of rows.
+        seed: Seed >= 0 of numpy's PCG64.
 
     Returns:
-        The sample, the same for the same arguments and version of numpy.
+        The sample, which is the same for equal arguments and versions of numpy.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     matrix = np.zeros((size, size))
@@ -72,9 +76,19 @@ def draw_sample(law: FreeLaw, size: int, seed: int) -> Sample:
 def _gaussian_factor(size: int, num_columns: int, generator: np.random.Generator) -> Array:
     """F with the law of F F^T that of G G^T, G standard normal and size x num_columns, F with at most size columns.
 
+    F is lower triangular, standard normal below the diagonal; on the diagonal are the roots of chi-squared numbers of
+    num_columns, num_columns - 1, ... degrees of freedom.
+
+    Args:
+        size: Number of rows.
+        num_columns: Number of columns of G.
+        generator: Source of randomness.
+
+    Returns:
+        F, of shape (size, min(size, num_columns)).
+
     References:
-        Bartlett's decomposition (1933): F lower triangular, standard normal below the diagonal, on it the roots of
-    chi-squared numbers of num_columns, num_columns - 1, ... degrees of freedom.
+        Bartlett's decomposition (1933).
     """
     if num_columns < size:
         return generator.standard_normal((size, num_columns))
@@ -84,10 +98,15 @@ def _gaussian_factor(size: int, num_columns: int, generator: np.random.Generator
 
 
 def histogram(law: FreeLaw, sample: Sample, num_bins: int) -> Histogram:
-    """Histogram over the whole support and every eigenvalue; where the law has an atom at 0, zeros are left out.
+    """Histogram over the whole support and every eigenvalue, without zeros if the law has an atom at 0.
 
     Args:
-        num_bins: >= 1, all of one width.
+        law: Law to compare with.
+        sample: Eigenvalues of a matrix drawn for the law.
+        num_bins: Number of bins of equal width, >= 1.
+
+    Returns:
+        The histogram, with the mean density of the law in each bin.
     """
     eigenvalues = sample.eigenvalues
     low = min(law.support[0].low, float(eigenvalues[0]))

@@ -14,7 +14,7 @@ _FRACTIONS = np.unique(np.concatenate([[0.0, 1.0], _HALVINGS, 1 - _HALVINGS, np.
 
 @dataclass(frozen=True)
 class Component:
-    """One interval of the support and a table of the curve of u = 1/G above it, from edge to edge."""
+    """One interval of the support, with a table of the curve of u = 1/G above it from edge to edge."""
 
     boundary: Boundary
     abscissas: Array  # (T,) Re u, ascending
@@ -37,7 +37,7 @@ class Component:
         return min(1.0, float(self.masses[-1] - self.masses[0]))
 
     def curve(self, positions: Array) -> tuple[Array, Array]:
-        """X and y of u = x + iy at positions of the interval."""
+        """Real part x and imaginary part y of u at positions within the interval."""
         right = np.clip(np.searchsorted(self.locations, positions), 1, len(self.locations) - 1)
         low, high = self.abscissas[right - 1], self.abscissas[right]
         start = np.interp(positions, self.locations, self.abscissas)
@@ -45,7 +45,7 @@ class Component:
         return x, self.boundary.height(x)
 
     def spread(self, num_points: int) -> Array:
-        """Positions from edge to edge that share evenly the mean of mass and arcsine law: (num_points,) ascending."""
+        """Positions from edge to edge that divide the mean of mass and arcsine law evenly: (num_points,), ascending."""
         angle = np.arccos(np.clip(1 - 2 * (self.locations - self.low) / (self.high - self.low), -1, 1)) / np.pi
         mass = (self.masses - self.masses[0]) / (self.masses[-1] - self.masses[0])
         points = np.interp(np.linspace(0, 1, num_points), (angle + mass) / 2, self.locations)
@@ -54,7 +54,7 @@ class Component:
 
 
 def components(boundary: Boundary) -> tuple[Component, ...]:
-    """The intervals of the support of one law, ascending; `boundary` has the shape (1,)."""
+    """Intervals of the support of one law, ascending; `boundary` has shape (1,)."""
     ends = edges(boundary)
     return tuple(_component(boundary, low, high) for low, high in zip(ends[::2], ends[1::2], strict=True))
 
@@ -72,11 +72,17 @@ def _component(boundary: Boundary, low: float, high: float) -> Component:
 
 
 def edges(boundary: Boundary) -> Array:
-    """Real u where dz/du = 0, ascending: those of the lower edges of the support in turn with those of the upper.
+    """Real u where dz/du = 0, ascending: those of lower and upper edges of the support alternate.
 
-    -dz/du is convex between two poles and not negative within sqrt(w_j) of the pole p_j. Between the bounds that two
-    neighbours thus leave each other it has two zeros or none, one on each side of its minimum; beyond the outermost
-    poles it has one each, at most the square root of the sum of the w_j away.
+    -dz/du is convex between two poles and nonnegative within sqrt(w_j) of the pole p_j. Between the bounds that two
+    neighbouring poles imply it has two zeros or none, one on each side of its minimum. Beyond each outermost pole it
+    has one zero, at most the square root of the sum of the w_j away.
+
+    Args:
+        boundary: Boundary of one law, of shape (1,).
+
+    Returns:
+        Edges of shape (2 K,) for K intervals, in the unit of u.
     """
     order = np.argsort(boundary.poles[:, 0])
     poles, reach = boundary.poles[order, 0], np.sqrt(boundary.weights[order, 0]) * (1 - 8 * ROUNDING)

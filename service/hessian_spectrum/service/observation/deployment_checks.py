@@ -18,12 +18,12 @@ from redis.exceptions import RedisError, ResponseError
 
 from hessian_spectrum.jobs.disk import LEAST_FREE_BYTES
 from hessian_spectrum.jobs.job_checkpoints import CheckpointStore
-from hessian_spectrum.jobs.presence import present_workers
 from hessian_spectrum.jobs.redis_faults import KEEPS_ALL, described, eviction_policy, fault_of
 from hessian_spectrum.jobs.results import ResultStore
 from hessian_spectrum.jobs.settings import StorageSettings
-from hessian_spectrum.jobs.source_version import source_version
 from hessian_spectrum.jobs.storage_identity import MEND, StorageIdentity
+from hessian_spectrum.jobs.versions import protocol_version
+from hessian_spectrum.jobs.worker_registry import registered_workers
 from hessian_spectrum.service.observation.readiness import missing_models, missing_on_disk
 
 Verdict = Literal["ok", "warning", "failed", "skipped"]
@@ -204,7 +204,7 @@ def clocks(client: redis.Redis) -> Iterator[Finding]:
     try:
         seconds, microseconds = client.time()
         skews = {"this machine": time.time() - seconds - microseconds / 1e6}
-        skews |= {w.name: w.clock_skew_seconds for w in present_workers(client) if w.clock_skew_seconds is not None}
+        skews |= {w.name: w.clock_skew_seconds for w in registered_workers(client) if w.clock_skew_seconds is not None}
     except RedisError:
         yield Finding("clocks", "skipped", "Redis cannot be asked")
         return
@@ -217,7 +217,7 @@ def clocks(client: redis.Redis) -> Iterator[Finding]:
 def workers(client: redis.Redis) -> Iterator[Finding]:
     """Whether any is there, and whether all run the same code as the service."""
     try:
-        present = present_workers(client)
+        present = registered_workers(client)
     except RedisError:
         yield Finding("workers", "skipped", "Redis cannot be asked")
         return
@@ -229,7 +229,7 @@ def workers(client: redis.Redis) -> Iterator[Finding]:
     for worker in present:
         if worker.fault:
             yield Finding(f"worker {worker.name}", "failed", f"it takes no jobs: {worker.fault}", "mend its settings")
-    strange = [worker.name for worker in present if worker.source_version != source_version()]
+    strange = [worker.name for worker in present if worker.source_version != protocol_version()]
     versions = {worker.code_version for worker in present}
     if strange:
         found = f"other code than here: {', '.join(strange)}"

@@ -12,8 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
+from hessian_spectrum.jobs.counters import BOUNDS, JobCounters, read_counters
 from hessian_spectrum.jobs.job_index import INDEX
-from hessian_spectrum.jobs.totals import BOUNDS, Totals, read_totals
 from hessian_spectrum.service.doors.crowd import Crowd
 
 _SECONDS_BETWEEN_WALKS = 60.0
@@ -54,7 +54,7 @@ class JobMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Ask once."""
         try:
-            totals = read_totals(self._client, INDEX)
+            totals = read_counters(self._client, INDEX)
         except RedisError as error:
             _logger.warning("metrics without Redis: %s", error)
             totals = None
@@ -78,7 +78,7 @@ class JobMetrics(Collector):
         return self._results_bytes
 
 
-def _of_jobs(totals: Totals) -> Iterator[Metric]:
+def _of_jobs(totals: JobCounters) -> Iterator[Metric]:
     jobs = GaugeMetricFamily("spectrum_jobs", "Jobs by state", labels=["state"])
     for state, num_jobs in totals.num_jobs.items():
         jobs.add_metric([state], num_jobs)
@@ -98,7 +98,7 @@ def _of_jobs(totals: Totals) -> Iterator[Metric]:
     yield _histogram("spectrum_job_run_seconds", "Time of an attempt", totals, "run")
 
 
-def _of_workers(totals: Totals) -> Iterator[Metric]:
+def _of_workers(totals: JobCounters) -> Iterator[Metric]:
     yield _gauge("spectrum_workers", "Workers that are there", len(totals.workers))
     memory = GaugeMetricFamily("spectrum_worker_resident_bytes", "Memory of a worker", labels=["worker"])
     slots = GaugeMetricFamily("spectrum_worker_concurrency", "Jobs that a worker runs at once", labels=["worker"])
@@ -113,7 +113,7 @@ def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=value)
 
 
-def _histogram(name: str, text: str, totals: Totals, counted: str) -> Metric:
+def _histogram(name: str, text: str, totals: JobCounters, counted: str) -> Metric:
     found = totals.durations(counted)
     bounds = [*(f"{bound:g}" for bound in BOUNDS), "+Inf"]
     return HistogramMetricFamily(name, text, list(zip(bounds, found.counts, strict=True)), found.sum_seconds)

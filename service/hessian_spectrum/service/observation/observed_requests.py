@@ -6,9 +6,9 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hessian_spectrum.logs.context import log_fields
 from hessian_spectrum.service.observation.request_lines import RequestLines
 from hessian_spectrum.service.observation.request_metrics import RequestMetrics
+from hessian_spectrum.telemetry.logging import log_fields
 
 HEADER = "X-Request-ID"
 OTHER = "other"

@@ -11,10 +11,10 @@ from redis.exceptions import RedisError
 
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.jobs.disk import LEAST_FREE_BYTES
-from hessian_spectrum.jobs.presence import present_workers
 from hessian_spectrum.jobs.redis_faults import described, eviction_fault, require_writable
 from hessian_spectrum.jobs.settings import StorageSettings
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
+from hessian_spectrum.jobs.worker_registry import registered_workers
 
 
 def look(
@@ -24,7 +24,7 @@ def look(
     missing = [*missing_on_disk(settings.results_dir), *missing_models(settings.models_dir)]
     try:
         require_writable(client)
-        workers = present_workers(client)
+        workers = registered_workers(client)
         faults = [missing_worker(workers), eviction_fault(client), mismatch(storage)]
     except RedisError as error:
         return [], [described(error), *missing]

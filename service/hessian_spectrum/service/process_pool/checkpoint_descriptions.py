@@ -48,4 +48,9 @@ class CheckpointDescriptions:
         with contextlib.suppress(CheckpointError):
             state = await run_in_threadpool(self._models.state, name)
             reply = await self._executor.run_to_end(request, "model", {"models_dir": str(self._path), "name": name})
-            self._models.remember(name, state, LoadableModel.model_validate_json(bytes(reply.content)))
+            if not reply.content:
+                return
+            self._models.digests.learn(reply.fields["digests"])
+            model = LoadableModel.model_validate_json(bytes(reply.content))
+            # another thread may hold the lock for minutes while it reads the same checkpoint
+            await run_in_threadpool(self._models.remember, name, state, model)

@@ -16,6 +16,9 @@ from hessian_spectrum.service.process_pool.protocol import Reply
 REQUESTS_PER_SECOND = 10.0
 """Requests for which a second of work counts in the rate limit of its caller."""
 
+SHARED = "common"
+"""Owner of tasks that callers with several keys wait for, so that none of them waits in the queue of another."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -51,7 +54,7 @@ class ProcessExecutor:
         Raises:
             ProblemError: As of `run`.
         """
-        return await self._scheduled(request, lambda: self._pool.run(task, arguments))
+        return await self._scheduled(request, SHARED, lambda: self._pool.run(task, arguments))
 
     async def run_in_thread(
         self, request: Request, function: Callable[P, T], *arguments: P.args, **options: P.kwargs
@@ -65,10 +68,10 @@ class ProcessExecutor:
         return await self._connected(request, lambda: anyio.to_thread.run_sync(lambda: function(*arguments, **options)))
 
     async def _connected(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
-        return await while_connected(request.receive, self._scheduled(request, work))
+        return await while_connected(request.receive, self._scheduled(request, request.state.caller.owner, work))
 
-    async def _scheduled(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
-        async with self._scheduler.slot(request.state.caller.owner):
+    async def _scheduled(self, request: Request, owner: str | None, work: Callable[[], Awaitable[T]]) -> T:
+        async with self._scheduler.slot(owner):
             started = time.monotonic()
             try:
                 return await work()

@@ -58,7 +58,7 @@ class FairScheduler:
             await woken
         except asyncio.CancelledError:
             if woken.cancelled():
-                self._forget(owner, woken)
+                self._forget_cancelled()
             else:  # woken at the same moment: the slot goes to the next one
                 self._running[owner] -= 1
                 self._wake_next()
@@ -67,6 +67,7 @@ class FairScheduler:
     def _wake_next(self) -> None:
         """Give free slots to the tasks whose turn it is."""
         while self._running.total() < self._num_slots:
+            self._forget_cancelled()
             ready = [owner for owner in self._waiting if self._may_run(owner)]
             if not ready:
                 return
@@ -82,11 +83,13 @@ class FairScheduler:
         most = self._num_slots if owner is None else max(1, self._num_slots - 1)
         return self._running[owner] < most
 
-    def _forget(self, owner: str | None, woken: asyncio.Future[None]) -> None:
-        waiting = self._waiting[owner]
-        waiting.remove(woken)
-        if not waiting:
-            del self._waiting[owner]
+    def _forget_cancelled(self) -> None:
+        """Remove waiting tasks that were cancelled but have not noticed yet, as they cannot be woken any more."""
+        for owner, waiting in list(self._waiting.items()):
+            if left := deque(each for each in waiting if not each.done()):
+                self._waiting[owner] = left
+            else:
+                del self._waiting[owner]
 
 
 def _too_many_waiting() -> ProblemError:

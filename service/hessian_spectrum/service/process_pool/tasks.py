@@ -9,7 +9,7 @@ from typing import Any
 
 from hessian_spectrum.api_schemas.artifacts import CONTEXT as ARTIFACTS
 from hessian_spectrum.api_schemas.checkpoints import CONTEXT as CHECKPOINTS
-from hessian_spectrum.api_schemas.checkpoints import CheckpointVerdict
+from hessian_spectrum.api_schemas.checkpoints import CheckpointVerdict, UnknownCheckpointError
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
 from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
 from hessian_spectrum.api_schemas.problem import Problem
@@ -80,7 +80,13 @@ def _random_matrix(arguments: Arguments, content: bytes) -> Reply:
 
 
 def _model(arguments: Arguments, _content: bytes) -> Reply:
-    return Reply({}, _models(arguments["models_dir"]).describe(arguments["name"]).model_dump_json().encode())
+    """What `describe` says of a checkpoint, and the digests; nothing of one that went away meanwhile."""
+    models = _models(arguments["models_dir"])
+    try:
+        found = models.describe(arguments["name"])
+    except UnknownCheckpointError:
+        return Reply()
+    return Reply({"digests": models.digests.known()}, found.model_dump_json().encode())
 
 
 def _submission(arguments: Arguments, content: bytes) -> Reply:
@@ -104,7 +110,9 @@ def _job(arguments: Arguments, content: bytes) -> tuple[AnyJobRequest, Admission
     stores = (ArtifactStore(Path(arguments["artifacts_dir"])), ArtifactOwners(Path(arguments["artifact_owners_dir"])))
     artifacts = CallersArtifacts(*stores, caller, arguments["uploads_bytes"], arguments["max_artifacts"])
     verdicts = _Verdicts(arguments["verdicts"])
-    context = {CHECKPOINTS: _models(arguments["models_dir"]).with_verdicts(verdicts), ARTIFACTS: artifacts}
+    models = _models(arguments["models_dir"]).with_verdicts(verdicts)
+    models.digests.learn(arguments["digests"])  # to take them again may be longer than a caller waits
+    context = {CHECKPOINTS: models, ARTIFACTS: artifacts}
     admission = Admission(lambda: arguments["available_bytes"], artifacts, arguments["job_seconds"])
     return parse_body(content, JobRequest, context).root, admission
 

@@ -76,8 +76,8 @@ async def upload_artifact(request: Request, artifacts: Artifacts) -> Response:
         if sent_as in TOKEN_MEDIA_TYPES:
             artifact, is_new = await run_in_threadpool(store_tokens, file, artifacts, sent_as)
         else:
-            memory = request.app.state.uploads.memory
-            artifact, is_new = await run_in_threadpool(store_arrays, file, artifacts, sent_as, memory)
+            memory, owner = request.app.state.uploads.memory, request.state.caller.owner
+            artifact, is_new = await run_in_threadpool(store_arrays, file, artifacts, sent_as, memory, owner)
     location = str(request.url_for("get_artifact", artifact_id=artifact.id))
     return Response(
         artifact.model_dump_json(),

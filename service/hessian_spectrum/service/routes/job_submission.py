@@ -88,6 +88,7 @@ async def _run_task(request: Request, task: str, body: bytes, caller: CallerOf) 
         "is_admin": caller.is_admin,
         "available_bytes": await run_in_threadpool(available_bytes, state.redis),
         "verdicts": await _verdicts(request, body),
+        "digests": state.models.digests.known(),  # of the checkpoints that were just looked at, too
     }
     executor: ProcessExecutor = state.heavy
     return await executor.run(request, task, arguments, body)

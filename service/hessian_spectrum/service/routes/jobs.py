@@ -30,6 +30,7 @@ from hessian_spectrum.service.routes.documentation import (
     JOB_EXAMPLES,
     UNAVAILABLE,
     UNKNOWN,
+    Responses,
     body_documentation,
     formats_documentation,
     problem_documentation,
@@ -161,7 +162,10 @@ def list_jobs(
     return JobPage(jobs=jobs, next_page_token=encode_page_token(last) if last else None)
 
 
-@router.get("/{job_id}", response_model=Job, responses=UNKNOWN, summary="Get a job")
+_UNCHANGED: Responses = {304: {"description": "The response has not changed since If-None-Match; it has no body."}}
+
+
+@router.get("/{job_id}", response_model=Job, responses={**UNKNOWN, **_UNCHANGED}, summary="Get a job")
 async def get_job(
     job_id: JobId,
     request: Request,
@@ -175,18 +179,21 @@ async def get_job(
             description="The response waits for the end of the job by this many seconds at most.",
         ),
     ] = 0,
+    if_none_match: Annotated[str | None, Header(description="The ETag of an earlier response.")] = None,
 ) -> Response:
     """The record of the job; with `wait` the response comes when the job has ended or the time is over."""
     record = await run_in_threadpool(service.get, job_id, caller)
     if wait and not record.ended:
         request.state.place.listen()
     record = await service.wait(record, wait)
-    return _job_response(request, record, 200, {} if record.ended else {"Retry-After": "1"})
+    headers = {} if record.ended else {"Retry-After": "1"}
+    return _job_response(request, record, 200, headers, if_none_match)
 
 
 _FORBIDDEN = problem_documentation(status_403="The job belongs to another key, which shares it for reading only.")
 _RESULT_RESPONSES = {
     **UNKNOWN,
+    **_UNCHANGED,
     **problem_documentation(
         status_406="The result has none of the accepted formats.",
         status_409="The job has not finished, or was cancelled.",
@@ -312,10 +319,12 @@ def job_message(request: Request, record: JobRecord) -> Job:
     )
 
 
-def _job_response(request: Request, record: JobRecord, status: int, headers: dict[str, str]) -> Response:
+def _job_response(
+    request: Request, record: JobRecord, status: int, headers: dict[str, str], if_none_match: str | None = None
+) -> Response:
     content = job_message(request, record).model_dump_json().encode()
     headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-    if request.method == "GET" and _is_known(headers["ETag"], request.headers.get("if-none-match")):
+    if _is_known(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
     return Response(content, status_code=status, media_type="application/json", headers=headers)
 

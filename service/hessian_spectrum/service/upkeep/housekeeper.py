@@ -104,6 +104,7 @@ class Housekeeper:
             self._storage.require()
             _logger.warning("result %s belongs to no job: removed", digest)
             self._results.delete(digest)
+            sizes.pop(digest, None)
         self._make_room(sizes)
         self._remove_unwanted()
 

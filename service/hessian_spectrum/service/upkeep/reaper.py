@@ -69,12 +69,12 @@ class Reaper:
             raise
 
     def _look(self) -> None:
-        self._store.take_stock()
         recovered = [] if time.monotonic() < self._away_until else self._store.recover_lost()
         for job_id in recovered:
             _logger.warning("job %s lost its worker", job_id, extra={"event": "lost", "job_id": job_id})
         for job_id in self._store.take_unpublished(recovered, self._republish_seconds):
             self._queue.publish(job_id)
+        self._store.take_stock()  # for which a full Redis has no room
         self._storage.settle()
         leftovers = Leftovers(self._storage)
         # of workers that died between the end of a job and its last wishes; listed before the jobs are looked up
@@ -83,7 +83,7 @@ class Reaper:
             self._checkpoints.discard(job_id)
         # of processes that died then, or, long ago, between writing a request and the record of its job
         ended, abandoned = self._requests.job_ids(0.0), self._requests.job_ids(ABANDONED_SECONDS)
-        for job_id in [*self._store.ended(ended), *leftovers.ended_jobs(abandoned)]:
+        for job_id in [*self._store.ended(ended), *leftovers.abandoned_requests(abandoned, ABANDONED_SECONDS)]:
             self._storage.require()
             self._requests.discard(job_id)
         self._keep_house()

@@ -24,17 +24,18 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}", re.ASCII)
 
 
 def store_arrays(
-    file: BinaryIO, store: CallersArtifacts, media_type: str, memory: UploadMemory
+    file: BinaryIO, store: CallersArtifacts, media_type: str, memory: UploadMemory, owner: str | None
 ) -> tuple[AnyArtifact, bool]:
     """Keep the arrays of the file: (what they are, whether they are new here).
 
     Args:
         memory: Of which members that must be inflated take their size.
+        owner: Id of the key that it is counted for.
 
     Raises:
         ProblemError: : 400 for no such file, 422 for what is no such array, 413 or 503 for want of memory.
     """
-    with memory.lease() as lease:
+    with memory.lease(owner) as lease:
         body = _mapped(file)
         arrays = _checked(_npz_arrays(body, lease) if media_type == NPZ else safetensors_arrays(body))
         try:

@@ -43,7 +43,7 @@ class UploadDesk:
         Raises:
             ProblemError: : 400 or 422 for what is no such upload, 408, 413, 503.
         """
-        with self.memory.lease() as lease:
+        with self.memory.lease(request.state.caller.owner) as lease:
             declared = request.headers.get("content-length", "")
             num_bytes = int(declared) if declared.isdecimal() else self._max_bytes
             lease.take(num_bytes)

@@ -1,4 +1,4 @@
-"""Diagonal entries from random probes: a regression for each row of a matrix."""
+"""Diagonal entries from random probes, by a regression for each row of a matrix."""
 
 from dataclasses import dataclass
 
@@ -11,15 +11,17 @@ from hessian_spectrum.curvature.algorithms.intervals import (
     spread_factor,
     student_factor,
 )
+from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.quadrature.results import DiagonalEstimate
 
 
+@serializable()
 @dataclass
 class RowRegression:
     """y = slope x + noise for each row of a matrix, by least squares, one sample (x, y) after the other.
 
-    For Gaussian g, (A g)_i = A_ii g_i + noise, and the noise, what the rest of the row adds, is normal and does not
-    depend on g_i: the slope is A_ii with an error that follows Student's t, for every matrix.
+    For Gaussian g, (A g)_i = A_ii g_i + noise. The noise, which comes from the rest of the row, is normal and
+    independent of g_i: the slope estimates A_ii with an error that follows Student's t, for every matrix.
 
     References:
         Bekas, Kokiopoulou & Saad, Appl. Numer. Math. 57 (2007) 1214-1229, for the slope.
@@ -32,12 +34,12 @@ class RowRegression:
 
     @staticmethod
     def empty(rows: Tensor) -> "RowRegression":
-        """No sample yet, for vectors like the rows (n, P)."""
+        """A regression without samples, for vectors like the rows (n, P)."""
         zeros = rows.new_zeros(rows.shape[1], dtype=torch.float64)
         return RowRegression(zeros, zeros.clone(), zeros.clone())
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Update with one sample (P,) of each row, y being overwritten: sums of squares alone would cancel."""
+        """Update with one sample (P,) of each row; y is overwritten, as sums of squares alone would cancel."""
         total = (x.square() + self.weights).clamp_(min=torch.finfo(torch.float64).tiny)
         y.sub_(self.slopes * x)
         self.residuals += self.weights * y.square() / total
@@ -52,7 +54,7 @@ class RowRegression:
 
     @property
     def errors(self) -> Tensor:
-        """Standard errors of the slopes (P,), of two samples or more."""
+        """Standard errors of the slopes (P,), from two samples or more."""
         return (self.residuals / (self.count - 1) / self.weights).sqrt()
 
 
@@ -65,14 +67,19 @@ def regression_estimate(
     product_error: float,
     correlation: float = 1.0,
 ) -> DiagonalEstimate:
-    """Diagonal entries: what is known, and slopes from two samples or more.
+    """Diagonal entries from what is known and from slopes of two samples or more.
 
     Args:
-        known: (P,) in units of A.
-        share: (P,) by which slopes are multiplied.
-        row_norms: (P,) of A; `product_error` is relative to them.
-        unit: of the slopes.
-        correlation: by how much errors are larger where samples depend on each other.
+        known: Known part of the diagonal, of shape (P,), in units of A.
+        regression: Regression of the rest.
+        share: Factors of shape (P,) by which slopes are multiplied.
+        row_norms: Norms of the rows of A, of shape (P,); `product_error` is relative to them.
+        unit: Unit of the slopes.
+        product_error: Relative error of the products.
+        correlation: Factor by which errors are larger because samples depend on each other.
+
+    Returns:
+        The estimate with its intervals.
     """
     freedom = regression.count - 1
     errors = regression.errors * share * (unit * correlation)
@@ -91,14 +98,22 @@ def single_estimate(
     product_error: float,
     dim: int,
 ) -> DiagonalEstimate:
-    """Diagonal entries: what is known, and one sample g, A g of a probe on the sphere of a subspace.
+    """Diagonal entries from what is known and from one sample g, A g of a probe on the sphere of a subspace.
 
-    What is not known is (A N)_ii, at most the root of N_ii (A N A)_ii, and the sample's y is a normal number of the
-    variance (A N A)_ii / dim.
+    The unknown part is (A N)_ii, at most the root of N_ii (A N A)_ii, and the sample's y is a normal number of variance
+    (A N A)_ii / dim.
 
     Args:
-        share: (P,) diagonal of the projection N on the subspace.
-        dim: of the subspace.
+        known: Known part of the diagonal, of shape (P,), in units of A.
+        regression: Regression with one sample.
+        share: Diagonal of the projection N on the subspace, of shape (P,).
+        row_norms: Norms of the rows of A, of shape (P,); `product_error` is relative to them.
+        unit: Unit of the slopes.
+        product_error: Relative error of the products.
+        dim: Dimension of the subspace.
+
+    Returns:
+        The estimate with its intervals.
     """
     y_squares = regression.mean_squares * dim
     change = regression.slopes * regression.weights * (dim * unit)
@@ -108,7 +123,7 @@ def single_estimate(
 
 
 def exact_diagonal(values: Tensor, row_norms: Tensor, product_error: float) -> DiagonalEstimate:
-    """Diagonal entries that are known but for the error of the products."""
+    """Diagonal entries that are known up to the error of the products."""
     zeros = torch.zeros_like(values)
     return _estimate(values, zeros, values, zeros, row_norms * product_error)
 

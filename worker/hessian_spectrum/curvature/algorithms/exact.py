@@ -1,14 +1,20 @@
 """Every eigenvalue of an operator, from the dense matrix."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from math import sqrt
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.algorithms.vectors import norm
+from hessian_spectrum.curvature.iteration import Count
 from hessian_spectrum.curvature.operators.base import SymmetricOperator, Triangle
 from hessian_spectrum.curvature.operators.dense import mirrored
-from hessian_spectrum.curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
+from hessian_spectrum.curvature.serialization import serializable, transient
+from hessian_spectrum.planning.work import Work, exact_work
 from hessian_spectrum.quadrature.chi_square import NORMAL_QUANTILE
 from hessian_spectrum.quadrature.results import Estimate, ExactSpectrum, FloatArray, Inertia, Interval
 
@@ -17,43 +23,85 @@ COLUMNS = 128  # of eigenvectors whose residuals are measured at once
 ZERO_ROUNDINGS = 10
 
 
-def exact_spectrum(
-    operator: SymmetricOperator,
-    eigenvectors: bool = False,
-    progress: Progress = ignore_progress,
-    continuation: Continuation = FROM_THE_START,
-) -> ExactSpectrum:
+@serializable()
+@dataclass
+class DenseMatrixState:
+    """A dense matrix that is filled step by step."""
+
+    triangle: Triangle
+    steps: Iterator[None] | None = transient()  # noqa: RUF009 - a field; of the operator that fills the triangle, in this process
+
+    @property
+    def dim(self) -> int:
+        """Number of rows P."""
+        return len(self.triangle.rows)
+
+
+@dataclass(frozen=True)
+class DenseEigensolver(Method[DenseMatrixState, ExactSpectrum]):
     """Every eigenvalue, from P products and a dense float64 eigenvalue problem on the operator's device.
 
-    An eigenvalue counts as zero, and is known, up to (e + 10 (sqrt(P) - 1) eps) max |lambda|, eps the machine epsilon
-    and e the relative error of the products, with that of reduced precision: rounding errors of P terms add up like
-    sqrt(P), and 10 is for those of the products themselves. (The usual rank threshold, P eps, would call a third of the
-    positive eigenvalues of a small network in float32 zero.)
+    An eigenvalue is known, and counts as zero, up to (e + 10 (sqrt(P) - 1) eps) max |lambda|, where eps is the machine
+    epsilon and e the relative error of the products, including that of reduced precision: rounding errors of P terms
+    add up like sqrt(P), and the factor 10 covers those of the products themselves. (The usual rank threshold, P eps,
+    would count a third of the positive eigenvalues of a small network in float32 as zero.)
 
-    At its peak it holds 2 P^2 numbers in float64, with eigenvectors 4 P^2.
+    Peak memory is 2 P^2 numbers in float64, with eigenvectors 4 P^2.
 
     Args:
-        eigenvectors: whether to return unit eigenvectors, in rows, and their residuals.
-        progress: told as "products" after each block of columns, then once as "eigenvalues".
-        continuation: a `Triangle` to go on from, and who keeps it while it is filled.
+        eigenvectors: Whether to return unit eigenvectors, in rows, and their residuals.
 
     Raises:
-        NonFiniteError: If a product holds NaN or infinity.
+        NonFiniteError: If a product contains NaN or infinity.
     """
-    triangle: Triangle = continuation.state or operator.start_triangle()
-    for _ in operator.fill_triangle(triangle):
-        progress("products", triangle.num_columns, operator.dim)
-        continuation.offer(lambda: triangle)
-    found = summarise_triangle(operator, triangle, eigenvectors)
-    progress("eigenvalues", 1, 1)
-    return found
+
+    eigenvectors: bool = False
+
+    result_phase: ClassVar[str | None] = "eigenvalues"
+
+    def cost(self, num_parameters: int, *, layered: bool = False) -> Work:
+        """Return the work; `layered` tells whether the model is an `Mlp` whose products are not reduced."""
+        return exact_work(num_parameters, self.eigenvectors, layered)
+
+    def init(self, problem: SymmetricOperator, *, generator: torch.Generator) -> DenseMatrixState:
+        """Return the matrix before its first product; the generator is not used."""
+        return DenseMatrixState(problem.start_triangle())
+
+    def is_finished(self, state: DenseMatrixState) -> bool:
+        """Return whether all columns are filled."""
+        return state.triangle.num_columns == state.dim
+
+    def step(self, problem: SymmetricOperator, state: DenseMatrixState) -> DenseMatrixState:
+        """Fill one block of columns."""
+        # one generator for all steps of a process: some operators prepare what serves many steps
+        state.steps = state.steps or problem.fill_triangle(state.triangle)
+        next(state.steps)
+        if self.is_finished(state):
+            next(state.steps, None)  # it releases what it holds
+        return state
+
+    def count(self, state: DenseMatrixState) -> Count:
+        """Return the number of filled columns, of P."""
+        return Count(state.triangle.num_columns, state.dim)
+
+    def result(self, problem: SymmetricOperator, state: DenseMatrixState) -> ExactSpectrum:
+        """Solve the dense eigenvalue problem in the memory of the matrix."""
+        return summarise_triangle(problem, state.triangle, self.eigenvectors)
 
 
 def summarise_triangle(operator: SymmetricOperator, triangle: Triangle, eigenvectors: bool) -> ExactSpectrum:
-    """Every eigenvalue of a matrix that is filled; its memory is overwritten.
+    """Every eigenvalue of a completely filled matrix, whose memory is overwritten.
+
+    Args:
+        operator: The matrix A.
+        triangle: Its filled half.
+        eigenvectors: Whether to return unit eigenvectors, in rows, and their residuals.
+
+    Returns:
+        The spectrum.
 
     Raises:
-        NonFiniteError: If a number is NaN or infinity.
+        NonFiniteError: If an entry is NaN or infinite.
     """
     matrix = mirrored(triangle)
     vectors, residuals = None, None
@@ -79,7 +127,7 @@ def summarise_triangle(operator: SymmetricOperator, triangle: Triangle, eigenvec
 
 
 def _trace(values: Tensor, product_error: float) -> Estimate:
-    """Errors of the products, relative to A, move it by up to product_error (sum |lambda| + 2 ||A||_F)."""
+    """Trace; errors of the products, relative to A, move it by at most product_error (sum |lambda| + 2 ||A||_F)."""
     value = float(values.sum())
     error = product_error * (float(values.abs().sum()) + 2 * norm(values))
     return Estimate(value, error / NORMAL_QUANTILE, Interval(value - error, value + error))
@@ -92,13 +140,13 @@ def _inertia(values: Tensor, threshold: float) -> Inertia:
 
 
 def _residuals(matrix: Tensor, values: Tensor, columns: Tensor) -> FloatArray:
-    """||A x - lambda x|| (P,) of the unit columns x, as they are."""
-    found = torch.empty_like(values, device="cpu")
+    """Residuals ||A x - lambda x|| (P,) of the unit columns x."""
+    lengths = torch.empty_like(values, device="cpu")
     for start in range(0, len(values), COLUMNS):
         part = slice(start, start + COLUMNS)
         defects = matrix @ columns[:, part] - columns[:, part] * values[part]
-        found[part] = torch.tensor([norm(defect) for defect in defects.T], dtype=torch.float64)
-    return _array(found)
+        lengths[part] = torch.tensor([norm(defect) for defect in defects.T], dtype=torch.float64)
+    return _array(lengths)
 
 
 def _array(tensor: Tensor) -> FloatArray:

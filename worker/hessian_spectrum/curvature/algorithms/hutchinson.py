@@ -1,4 +1,4 @@
-"""Trace, Frobenius norm and diagonal from random probes, after what a sketch of the range explains: Hutch++."""
+"""Trace, Frobenius norm and diagonal from random probes of the complement of a sketch of the range: Hutch++."""
 
 import math
 from dataclasses import dataclass, field
@@ -26,14 +26,16 @@ from hessian_spectrum.curvature.algorithms.pairs import PairSums
 from hessian_spectrum.curvature.algorithms.sketch import PROBE_BLOCK, Sketch, finite_products
 from hessian_spectrum.curvature.algorithms.vectors import dot, norm, orthogonalise, sphere_probe
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.quadrature.results import DiagonalEstimate, Estimate
 
 
+@serializable()
 @dataclass
 class ComplementProbes:
     """Sums over probes g, uniform on the unit sphere of the complement of a sketch, of dimension P' = P - r."""
 
-    regression: RowRegression | None  # of A g / unit on g; None: no diagonal is wanted
+    regression: RowRegression | None  # of A g / unit on g; None if no diagonal is requested
     quadratic: list[float] = field(default_factory=list)  # g^T A g
     lengths: list[float] = field(default_factory=list)  # ||A g||
     inner_lengths: list[float] = field(default_factory=list)  # ||A g|| within the complement
@@ -41,25 +43,32 @@ class ComplementProbes:
 
     @property
     def unit(self) -> float:
-        """Of the sums, in units of A."""
+        """Unit of the sums, in units of A."""
         return self.pairs.unit if self.pairs is not None else 1.0
 
     @staticmethod
     def beside(sketch: Sketch, diagonal: bool) -> "ComplementProbes":
-        """No probe yet."""
+        """Sums without a probe, for a sketch."""
         return ComplementProbes(RowRegression.empty(sketch.basis) if diagonal else None)
 
 
 def add_probes(
     operator: SymmetricOperator, sketch: Sketch, probes: ComplementProbes, generator: torch.Generator, count: int
 ) -> int:
-    """Multiply at most PROBE_BLOCK further probes, in place; a generator on the CPU, which moves on.
+    """Multiply at most PROBE_BLOCK further probes, in place.
+
+    Args:
+        operator: The matrix A.
+        sketch: Sketch whose complement is probed.
+        probes: Sums that are updated.
+        generator: CPU generator, which advances.
+        count: Number of probes requested.
 
     Returns:
-        How many.
+        Number of probes that were multiplied.
 
     Raises:
-        NonFiniteError: If a product holds NaN or infinity.
+        NonFiniteError: If a product contains NaN or infinity.
     """
     rows = torch.empty(min(count, PROBE_BLOCK), operator.dim, dtype=operator.dtype, device=operator.device)
     for row in rows:
@@ -83,14 +92,19 @@ def add_probes(
 
 
 def trace_of(sketch: Sketch, probes: ComplementProbes, frobenius: float, product_error: float) -> Estimate:
-    """Tr A = tr Q^T A Q + P' E[g^T A g].
+    """Trace tr A = tr Q^T A Q + P' E[g^T A g].
 
     The variance of one probe, 2 / (P' + 2) (<l^2> - <l>^2) over the eigenvalues l of A within the complement, is
-    estimated from ||A g|| and g^T A g, and known for a single probe too.
+    estimated from ||A g|| and g^T A g, and is known for a single probe too.
 
     Args:
-        frobenius: estimate of ||A||_F.
-        product_error: relative to ||A||_F and to the trace.
+        sketch: Sketch with its products.
+        probes: Sums over probes of the complement.
+        frobenius: Estimate of ||A||_F.
+        product_error: Error of the products, relative to ||A||_F and to the trace.
+
+    Returns:
+        The trace with its interval, in units of A.
     """
     explained, dim, count = sketch.trace, sketch.codimension, len(probes.quadratic)
     if not count:
@@ -108,13 +122,18 @@ def trace_of(sketch: Sketch, probes: ComplementProbes, frobenius: float, product
 
 
 def frobenius_of(sketch: Sketch, probes: ComplementProbes, product_error: float) -> Estimate:
-    """||A||_F^2 = ||A Q||_F^2 + P' E[||A g||^2].
+    """Frobenius norm from ||A||_F^2 = ||A Q||_F^2 + P' E[||A g||^2].
 
-    The variance of one probe, 2 P' / (P' + 2) (tr B^2 - (tr B)^2 / P'), B the square of A within the complement, comes
-    from pairs of probes; a single one says nothing of it.
+    The variance of one probe, 2 P' / (P' + 2) (tr B^2 - (tr B)^2 / P'), where B is the square of A within the
+    complement, is estimated from pairs of probes; a single probe does not determine it.
 
     Args:
-        product_error: Relative to ||A||_F.
+        sketch: Sketch with its products.
+        probes: Sums over probes of the complement.
+        product_error: Error of the products, relative to ||A||_F.
+
+    Returns:
+        The norm with its interval, in units of A.
     """
     explained, dim, count = sketch.product_norm, sketch.codimension, len(probes.lengths)
     if probes.pairs is None:
@@ -123,15 +142,22 @@ def frobenius_of(sketch: Sketch, probes: ComplementProbes, product_error: float)
     root_square, freedom = probes.pairs.root_square(lengths, dim), probes.pairs.freedom(count)
     rest = sum_estimate(dim * float((lengths**2).mean()), root_square, count, freedom, dim)
     unit = max(probes.unit, explained)
-    found = rest.times((probes.unit / unit) ** 2).plus((explained / unit) ** 2)
-    return root_estimate(found, unit, product_error)
+    square = rest.times((probes.unit / unit) ** 2).plus((explained / unit) ** 2)
+    return root_estimate(square, unit, product_error)
 
 
 def diagonal_of(sketch: Sketch, probes: ComplementProbes, product_error: float) -> DiagonalEstimate | None:
-    """Diag A = diag(A Q Q^T) + diag(A N), N the projection on the complement, by regression of A g on g times N_ii.
+    """Diagonal diag A = diag(A Q Q^T) + diag(A N), where N is the projection on the complement.
+
+    The second part comes from the regression of A g on g, times N_ii.
 
     Args:
-        product_error: Relative to the norms of rows.
+        sketch: Sketch with its products.
+        probes: Sums over probes of the complement.
+        product_error: Error of the products, relative to the norms of rows.
+
+    Returns:
+        The diagonal with its intervals; None if no regression was made.
     """
     if probes.regression is None:
         return None

@@ -1,7 +1,7 @@
 """How far a few random probes may be off, whatever the spectrum: the laws behind the intervals of `trace`.
 
 A quadratic form of a Gaussian vector is a sum of independent chi-square numbers, weighted by the eigenvalues. The law
-has the heaviest tails where one eigenvalue has all the weight; what is read off that case holds for every other one.
+has the heaviest tails if one eigenvalue has all the weight; limits derived from that case hold for every other one.
 """
 
 import math
@@ -13,17 +13,17 @@ from scipy.special import chdtri, gammainc, ndtri, stdtrit
 from hessian_spectrum.quadrature.results import Estimate, Interval
 
 LEVEL = 0.96
-"""Coverage in the worst case: a percent more than intervals promise, for what the laws of Gaussian vectors neglect."""
+"""Coverage in the worst case: one percent more than promised, for what the laws of Gaussian vectors neglect."""
 
 LEVEL_ABOVE, LEVEL_BELOW = (1 + LEVEL) / 2, (1 - LEVEL) / 2
-"""Chances to exceed the lower and the upper limit."""
+"""Probabilities of exceeding the lower and the upper limit."""
 
 LARGEST_FACTOR = 1e9
 
 NORMAL_QUANTILE = float(ndtri(0.975))
 
 SINGLE_FACTOR = 1 / float(ndtri(1 - LEVEL / 2))
-"""The deviation of a normal number is at most as many times its size."""
+"""Largest deviation of a normal number, in multiples of its size."""
 
 
 class Limits(NamedTuple):
@@ -34,32 +34,35 @@ class Limits(NamedTuple):
 
 
 class SumEstimate(NamedTuple):
-    """Of tr B for positive semidefinite B, from probes."""
+    """Estimate of tr B for positive semidefinite B, from probes."""
 
     value: float
     standard_error: float | None  # None: not known
     limits: Limits
 
     def plus(self, known: float) -> "SumEstimate":
-        """With what is known beside it."""
+        """The estimate plus a known number."""
         lower, upper = self.limits
         return SumEstimate(self.value + known, self.standard_error, Limits(lower + known, upper + known))
 
     def times(self, factor: float) -> "SumEstimate":
-        """In another unit."""
+        """The estimate in another unit."""
         error = None if self.standard_error is None else self.standard_error * factor
         return SumEstimate(self.value * factor, error, Limits(*(limit * factor for limit in self.limits)))
 
 
 @lru_cache(maxsize=4096)
 def deviation_factor(degrees: float) -> float:
-    """K with |X - tr A| <= k F sqrt(2 / n), X the mean of v^T A v and F^2 that of ||A v||^2 over n Gaussian probes v.
+    """The k with |X - tr A| <= k F sqrt(2 / n) for means X of v^T A v and F^2 of ||A v||^2 over n Gaussian probes v.
 
     A single eigenvalue is the worst case, in which X / tr A = (F / tr A)^2 is 1/n times chi-square with n degrees of
     freedom. k is 14.1 for one probe, 4.7 for two, 2.4 for ten, and tends to a quantile of the normal distribution.
 
     Args:
-        degrees: N > 0; not whole where probes depend on each other.
+        degrees: n > 0; not an integer if probes depend on each other.
+
+    Returns:
+        k, dimensionless.
     """
     low, high = 0.0, math.log(LARGEST_FACTOR)
     for _ in range(60):
@@ -69,26 +72,32 @@ def deviation_factor(degrees: float) -> float:
 
 
 def _chance_within(factor: float, degrees: float) -> float:
-    """P(|x - 1| <= factor sqrt(2 x / n)) for n x chi-square with n degrees of freedom."""
+    """Probability P(|x - 1| <= factor sqrt(2 x / n)) for n x chi-square with n degrees of freedom."""
     half = factor / math.sqrt(2 * degrees)
     upper, lower = (math.hypot(half, 1) + half) ** 2, (math.hypot(half, 1) + half) ** -2
     return float(gammainc(degrees / 2, degrees * upper / 2) - gammainc(degrees / 2, degrees * lower / 2))
 
 
 def sum_estimate(total: float, root_square: float | None, degrees: float, freedom: float, dim: int) -> SumEstimate:
-    """Tr B for positive semidefinite B, from a mean over probes.
+    """Trace tr B for positive semidefinite B, from a mean over probes.
 
-    Where one eigenvalue has all the weight the mean is chi-square, and limits in proportion to it hold for every other
-    B too. They are wide: where tr B^2 is known, limits by the deviation it gives are narrower. Their factors are those
-    of Student's t, and above at least what a single eigenvalue needs, to which `root_square` is then in proportion.
+    If one eigenvalue has all the weight the mean is chi-square, and limits in proportion to it hold for every other B
+    too. They are wide. If tr B^2 is known, limits from the deviation that it implies are narrower. Their factors are
+    those of Student's t, and at least as large above as a single eigenvalue needs, in which case `root_square` is
+    proportional to it.
+
+    Args:
+        total: Mean over `degrees` probes.
+        root_square: Estimate of sqrt(tr B^2), with `freedom` degrees of freedom; None if unknown.
+        degrees: Number of probes, not an integer if they depend on each other.
+        freedom: Degrees of freedom of `root_square`.
+        dim: Dimension of the space of the probes.
+
+    Returns:
+        The estimate with its standard error and limits.
 
     References:
         Szekely & Bakirov, Probab. Theory Relat. Fields 126 (2003) 184-202, for the tails of such sums.
-
-    Args:
-        total: the mean, over `degrees` probes.
-        root_square: estimate of sqrt(tr B^2), with `freedom` degrees of freedom; None: not known.
-        dim: of the space of the probes.
     """
     low, high = (float(chdtri(degrees, share)) / degrees for share in (LEVEL_ABOVE, LEVEL_BELOW))
     lower, upper = total / high, total / low
@@ -103,10 +112,15 @@ def sum_estimate(total: float, root_square: float | None, degrees: float, freedo
 
 
 def root_estimate(square: SumEstimate, unit: float, product_error: float) -> Estimate:
-    """Square root, times unit.
+    """Square root of an estimate, times a unit.
 
     Args:
-        product_error: Relative, to be added.
+        square: Estimate of the square.
+        unit: Factor of the root.
+        product_error: Relative error that is added.
+
+    Returns:
+        The root with its interval.
     """
     root = math.sqrt(square.value)
     rounding = product_error * root * unit
@@ -120,33 +134,39 @@ def root_estimate(square: SumEstimate, unit: float, product_error: float) -> Est
 
 
 def exact_estimate(value: float, rounding: float, floor: float = -math.inf) -> Estimate:
-    """A number that is known but for the error of the products."""
+    """A number that is known up to the error of the products."""
     return Estimate(value, combined_error(0.0, rounding), widened(value, Limits(value, value), rounding, floor))
 
 
 def widened(value: float, limits: Limits, rounding: float, floor: float = -math.inf) -> Interval:
-    """The interval, which holds the value, with the error of the products; not below `floor`."""
+    """The interval, which contains the value, widened by the error of the products; not below `floor`."""
     return Interval(max(min(limits.lower, value) - rounding, floor), max(limits.upper, value) + rounding)
 
 
 def combined_error(standard_error: float, rounding: float) -> float:
-    """Standard error with that of the products, of which `rounding` is a bound."""
+    """Standard error including that of the products, which `rounding` bounds."""
     return math.hypot(standard_error, rounding / NORMAL_QUANTILE)
 
 
 def spread_factor(freedom: float) -> float:
-    """By how much to widen a standard error that was estimated with so many degrees of freedom.
+    """Factor by which to widen a standard error that was estimated with the given degrees of freedom.
 
-    Then 1.96 of them hold 95 %, as Student's t says; none counts as one.
+    Widened by it, 1.96 standard errors contain 95 %, as under Student's t.
+
+    Args:
+        freedom: Degrees of freedom; 0 counts as 1.
+
+    Returns:
+        The factor, >= 1.
     """
     return float(stdtrit(max(freedom, 1.0), 0.975)) / NORMAL_QUANTILE
 
 
 def student_factor(freedom: float) -> float:
-    """Standard errors, not widened, within which a number lies that follows Student's t."""
+    """Number of standard errors, before widening, that bound a number following Student's t."""
     return float(stdtrit(freedom, LEVEL_ABOVE))
 
 
 def small_dimension(dim: int) -> float:
-    """By how much to widen for probes on a sphere of few dimensions; with one, nothing is random."""
+    """Factor by which to widen for probes on a sphere of few dimensions; in one dimension nothing is random."""
     return (dim + 1) / max(dim - 1, 1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.vectors import dot, norm, orthogonalise
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.serialization import UsedPart, serializable
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import Reorthogonalisation
 
@@ -19,6 +20,7 @@ BREAKDOWN_ROUNDINGS = 10
 SHORT_BASIS = 2
 
 
+@serializable()
 @dataclass(frozen=True, eq=False)
 class Tridiagonal:
     """T (m, m) of A Q = Q T + remainder q e_m^T; T = Q^T A Q with full reorthogonalisation."""
@@ -29,11 +31,12 @@ class Tridiagonal:
     scale: float  # largest ||A q_j||, a lower bound of ||A||
 
 
+@serializable(basis=UsedPart(1, "num_vectors"))
 @dataclass
 class LanczosState:
-    """k probes that stopped between two steps; all that `advance` needs to go on, so all that a checkpoint must hold.
+    """k probes between two steps, with everything that `advance` needs and a checkpoint must store.
 
-    A probe whose subspace is invariant takes no further step; the others go on.
+    A probe whose subspace is invariant takes no further step; the others continue.
     """
 
     reorthogonalisation: Reorthogonalisation
@@ -49,22 +52,22 @@ class LanczosState:
 
     @property
     def limit(self) -> int:
-        """Steps at most: min(num_steps, P)."""
+        """Largest number of steps, min(num_steps, P)."""
         return self.diagonal.shape[1]
 
     @property
     def num_vectors(self) -> int:
-        """Rows of the basis that hold something."""
+        """Number of rows of the basis in use."""
         return min(self.step + 1, self.basis.shape[1]) if self.reorthogonalisation == "full" else SHORT_BASIS
 
     @property
     def active(self) -> list[int]:
-        """Probes that have a further step to take."""
+        """Probes with a further step to take."""
         return [j for j, ended in enumerate(self.invariant) if not ended] if self.step < self.limit else []
 
     @property
     def finished(self) -> bool:
-        """Whether there is no further step to take."""
+        """Whether no further step remains."""
         return not self.active
 
 
@@ -78,7 +81,14 @@ def start(
     """State before the first of min(num_steps, P) steps from each probe.
 
     Args:
-        probes: Num_probes of (P,), of any non-zero length, on any device in any precision; taken one by one.
+        operator: The matrix A.
+        probes: Start vectors of shape (P,), of any non-zero length, device and precision; taken one by one.
+        num_probes: Number of probes.
+        num_steps: Number of steps per probe.
+        reorthogonalisation: Whether to keep the whole basis and orthogonalise against it.
+
+    Returns:
+        The state.
 
     Raises:
         InvalidProblemError: If a count is below 1, or a probe has another dimension or is zero or not finite.
@@ -112,14 +122,18 @@ def start(
 
 
 def advance(operator: SymmetricOperator, state: LanczosState) -> None:
-    """Take one step of every probe that goes on, by one `matmat`, in place.
+    """Take one step of every unfinished probe, by one `matmat`, in place.
 
-    Differs from the textbook: coefficients and norms are float64 sums whatever the precision of products, and norms
-    neither overflow nor underflow; the test for an invariant subspace is relative to the largest product, so that A
-    and 10^-9 A stop at the same step; with full reorthogonalisation there are no ghost eigenvalues.
+    This differs from the textbook form: coefficients and norms are float64 sums whatever the precision of products, and
+    norms neither overflow nor underflow; the test for an invariant subspace is relative to the largest product, so that
+    A and 10^-9 A stop at the same step; with full reorthogonalisation there are no ghost eigenvalues.
+
+    Args:
+        operator: The matrix A.
+        state: State of the run, which is changed.
 
     Raises:
-        NonFiniteError: If a product holds NaN or infinity.
+        NonFiniteError: If a product contains NaN or infinity.
 
     References:
         Paige, J. Inst. Math. Appl. 10 (1972) 373-381, for the order of the subtractions without reorthogonalisation.
@@ -146,7 +160,7 @@ def advance(operator: SymmetricOperator, state: LanczosState) -> None:
 
 
 def _extend_fully(state: LanczosState, probe: int, product: Tensor) -> Tensor:
-    """Store alpha; return the next row of the basis, holding A q orthogonalised against all rows before."""
+    """Store alpha; return the next row of the basis, A q orthogonalised against all rows before."""
     rows = state.basis[probe, : state.step + 1]
     state.diagonal[probe, state.step] = dot(rows[-1], product)
     following = state.basis[probe, state.step + 1]
@@ -169,7 +183,14 @@ def _extend_shortly(state: LanczosState, probe: int, product: Tensor) -> Tensor:
 
 
 def tridiagonal(state: LanczosState, probe: int = 0) -> Tridiagonal:
-    """The coefficients of the steps done so far from one probe.
+    """Coefficients of the steps done so far from one probe.
+
+    Args:
+        state: State of the run.
+        probe: Index of the probe.
+
+    Returns:
+        The tridiagonal matrix.
 
     Raises:
         InvalidProblemError: If no step was done.

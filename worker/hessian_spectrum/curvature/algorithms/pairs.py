@@ -1,4 +1,4 @@
-"""How far products of random probes are from being orthogonal: what they tell about the largest eigenvalues."""
+"""Deviation of products of random probes from orthogonality, which measures the largest eigenvalues."""
 
 import math
 from dataclasses import dataclass
@@ -7,14 +7,16 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.vectors import gram
+from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.quadrature.results import FloatArray
 
 
+@serializable()
 @dataclass
 class PairSums:
     """Sums over pairs of probes g, h of one block, of y = (A g)^T (A h) / unit^2 - g^T h and x = g^T h.
 
-    Probes are uniform on the unit sphere of a space of `dim` dimensions, B is the square of A within it.
+    Probes are uniform on the unit sphere of a space of `dim` dimensions; B is the square of A within it.
     """
 
     unit: float  # ||A g|| of some probe: y is then not much larger than x, and small for a multiple of the identity
@@ -24,7 +26,7 @@ class PairSums:
     overlaps: float = 0.0  # x^2
 
     def add(self, probes: Tensor, products: Tensor) -> None:
-        """All pairs of the probes (n, P), and their products with A."""
+        """Include all pairs of the probes (n, P), with their products with A."""
         first, second = torch.triu_indices(len(probes), len(probes), offset=1)
         overlaps = gram(probes, probes)[first, second]
         scaled = products / self.unit
@@ -35,13 +37,17 @@ class PairSums:
         self.overlaps += float(overlaps @ overlaps)
 
     def root_square(self, lengths: FloatArray, dim: int) -> float | None:
-        """Estimate, in units^2, of the root of tr B^2 - (tr B)^2 / dim; None for a single probe.
+        """Estimate, in units^2, of the root of tr B^2 - (tr B)^2 / dim.
 
         The matrix W = dim V^T B V of the probes V is compared with a multiple of V^T V: tr B^2 is the mean square of an
-        entry beside the diagonal, and half that of an entry on it.
+        off-diagonal entry, and half the mean square of a diagonal one.
 
         Args:
             lengths: ||A g|| of all probes, in units.
+            dim: Dimension of the space of the probes.
+
+        Returns:
+            The estimate; None for a single probe.
         """
         if not self.freedom(len(lengths)):
             return None

@@ -13,22 +13,27 @@ from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.quadrature.results import Interval, Quadrature, Reorthogonalisation, RitzValue
 
 GHOST_FACTOR = 2.5
-"""Without orthogonality a Ritz vector may be shorter than 1, so that its residual understates the distance."""
+"""Factor of residuals without orthogonality, where a Ritz vector may be shorter than 1."""
 
 MISS_PROBABILITY = 0.025
-"""Chance that the end of a spectrum lies beyond its interval."""
+"""Probability that the end of a spectrum lies beyond its interval."""
 
 UNSEEN = "The steps are too few to bound what the probes have not seen."
 
 
 def node_error(matrix: Tridiagonal, product_error: float, reorthogonalisation: Reorthogonalisation) -> float:
-    """How far errors of the products may move a node, in units of A: product_error times the norm of A, as it is known.
+    """Largest displacement of a node by errors of the products, in units of A: product_error times the known norm of A.
 
-    What lies within it of another eigenvalue, or of zero, is not resolved, even where Lanczos stopped because all that
-    was left was rounding. Without reorthogonalisation it grows like the root of the number of steps.
+    Eigenvalues that are closer than this to each other, or to zero, are not resolved, even if Lanczos stopped because
+    only rounding was left. Without reorthogonalisation the displacement grows like the root of the number of steps.
 
     Args:
+        matrix: Tridiagonal matrix of a probe.
         product_error: ||A' v - A v|| / ||A|| of unit vectors v.
+        reorthogonalisation: Whether the Lanczos vectors were reorthogonalised.
+
+    Returns:
+        The displacement, in units of A.
 
     References:
         Paige, Linear Algebra Appl. 34 (1980) 235-258.
@@ -40,14 +45,18 @@ def node_error(matrix: Tridiagonal, product_error: float, reorthogonalisation: R
 def gauss_quadrature(matrix: Tridiagonal, node_error: float = 0.0) -> Quadrature:
     """Nodes and weights of the spectral measure that Lanczos saw.
 
-    For T = S diag(nodes) S^T and weights S[0]**2:  v^T p(H) v = sum(weights * p(nodes))
-    for every polynomial p of degree < 2m. Residuals are remainder * S[-1], signed so that S[0] >= 0.
+    For T = S diag(nodes) S^T and weights S[0]**2:  v^T p(H) v = sum(weights * p(nodes)) for every polynomial p of
+    degree < 2m. Residuals are remainder * S[-1], signed so that S[0] >= 0.
+
+    Args:
+        matrix: Tridiagonal matrix T of a probe.
+        node_error: Largest displacement of a node by errors of the products, in units of A.
 
     Returns:
-        Nodes (m,) ascending and residuals (m,), in units of A; weights (m,), dimensionless, sum 1.
+        Nodes (m,) ascending and residuals (m,), in units of A; weights (m,), dimensionless, of sum 1.
 
     Raises:
-        NonFiniteError: If the tridiagonal holds NaN or infinity.
+        NonFiniteError: If the tridiagonal matrix contains NaN or infinity.
 
     References:
         Golub & Welsch, Math. Comp. 23 (1969) 221-230.
@@ -67,21 +76,22 @@ def extreme_ritz_values(
 ) -> tuple[RitzValue, RitzValue]:
     """Smallest and largest Ritz value over all probes.
 
-    The residual of a Ritz value is that of its node, plus the error of products as far as the norm of A is known: no
-    product is better than that, converged or not. Without reorthogonalisation it is 2.5 times as large and the error
-    grows like the root of the number of steps. A ghost is a copy, so an extreme value is never a wrong one.
+    The residual of a Ritz value is that of its node, plus the error of products as far as the norm of A is known,
+    because no product is more accurate, converged or not. Without reorthogonalisation it is 2.5 times as large and the
+    error grows like the root of the number of steps. A ghost is a copy, so an extreme value is never a wrong one.
 
-    A residual speaks of the nearest eigenvalue. The end of the spectrum is beyond the Ritz value, but only as far as
-    the random probes can have missed its eigenvector, all of them, with a chance of 2.5 %; see `unseen`.
+    A residual concerns the nearest eigenvalue. The end of the spectrum is beyond the Ritz value, but only as far as all
+    random probes together can have missed its eigenvector with a probability of 2.5 %; see `unseen`.
 
     Args:
-        quadratures: of independent probes, uniform on the sphere, with residuals.
-        scales: largest ||A q|| of each probe.
-        product_error: of products, relative to ||A||.
-        dim: P.
+        quadratures: Quadratures of independent probes, uniform on the sphere, with residuals.
+        scales: Largest ||A q|| of each probe.
+        product_error: Error of the products, relative to ||A||.
+        reorthogonalisation: Whether the Lanczos vectors were reorthogonalised.
+        dim: Number of parameters P.
 
     Returns:
-        Smallest, largest.
+        Smallest and largest Ritz value.
 
     References:
         Paige, Linear Algebra Appl. 34 (1980) 235-258, for the factor 2.5.
@@ -117,14 +127,14 @@ def _end(quadratures: Sequence[Quadrature], floors: Sequence[float], value: floa
     for rule, floor in zip(quadratures, floors, strict=True):
         assert rule.residuals is not None
         factors = np.sqrt(rule.weights) * rule.residuals
-        # an invariant subspace is closed but for what was taken for rounding
+        # an invariant subspace is closed except for what was taken for rounding
         parts.append((rule.nodes, factors, 0.0 if factors.any() else floor))
         unit = max(unit, float(np.ptp(rule.nodes)), float(abs(rule.nodes).max()), float(abs(factors).sum()))
 
     def presence(point: float) -> float:
-        """Of an eigenvector with this eigenvalue, in all probes together."""
-        found = ((factors / (point - nodes)).sum() + dropped / (point - value) for nodes, factors, dropped in parts)
-        return hypot(*map(float, found))
+        """Bound on the part of an eigenvector with this eigenvalue in all probes together."""
+        shares = ((factors / (point - nodes)).sum() + dropped / (point - value) for nodes, factors, dropped in parts)
+        return hypot(*map(float, shares))
 
     overlap = overlap_of_probes(dim, len(quadratures), MISS_PROBABILITY)
     return end_of_spectrum(presence, overlap, value, unit, side)

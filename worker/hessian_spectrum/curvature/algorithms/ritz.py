@@ -1,4 +1,4 @@
-"""Ritz pairs of a subspace: values, residuals, and which of them are wanted."""
+"""Ritz pairs of a subspace: values, residuals, and the order in which they are requested."""
 
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -21,11 +21,20 @@ class RitzPairs(NamedTuple):
 def ritz_pairs(projection: Tensor, num_processed: int, num_rows: int, defects: Tensor, scale: float) -> RitzPairs:
     """Rayleigh-Ritz on the first n = num_processed rows of a basis.
 
-    The residual of a Ritz vector s is ||C s||, C the couplings to pending rows, and the root of the sum of
-    (s_j defect_j)^2: what is left of the products of different locked rows has different directions.
+    The residual of a Ritz vector s is the norm of two parts: ||C s||, with C the couplings to pending rows, and the
+    root of the sum of (s_j defect_j)^2, because the remainders of the products of different locked rows have different
+    directions.
 
     Args:
-        projection: (rows, rows), of which the upper triangle and the rows below it that are pending are read.
+        projection: Projected matrix of shape (rows, rows), of which the upper triangle and the pending rows below it
+            are read.
+        num_processed: Number n of rows whose products are known.
+        num_rows: Number of rows of the basis.
+        defects: Norms of the remainders of the products, of shape (rows,), in units of A.
+        scale: Largest norm of a product.
+
+    Returns:
+        The Ritz pairs.
     """
     unit = scale if scale > 0 else 1.0  # squares of the numbers themselves may overflow
     n = num_processed
@@ -39,7 +48,7 @@ def ritz_pairs(projection: Tensor, num_processed: int, num_rows: int, defects: T
 
 
 def order(values: Tensor, which: Which) -> Tensor:
-    """Indices (n,) of ascending values (n,), the most wanted first; for "both-ends" from both ends in turn."""
+    """Indices (n,) of ascending values (n,), in order of preference; for "both-ends" alternately from both ends."""
     ascending = torch.arange(len(values))
     if which == "smallest":
         return ascending

@@ -9,11 +9,13 @@ from torch import Tensor
 from hessian_spectrum.curvature.algorithms.lanczos import BREAKDOWN_ROUNDINGS
 from hessian_spectrum.curvature.algorithms.vectors import dot, gram, norm, orthogonalise
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.quadrature.errors import NonFiniteError
 
 PROBE_BLOCK = 16  # vectors multiplied at once
 
 
+@serializable()
 @dataclass
 class Sketch:
     """Rows Q (r, P), orthonormal, in the span of A applied to random vectors, and A Q."""
@@ -26,23 +28,23 @@ class Sketch:
 
     @staticmethod
     def empty(operator: SymmetricOperator) -> "Sketch":
-        """R = 0."""
+        """A sketch of rank r = 0."""
         rows = torch.empty(0, operator.dim, dtype=operator.dtype, device=operator.device)
         return Sketch(rows, rows, torch.zeros(0, 0, dtype=torch.float64), 0.0, exhausted=False)
 
     @property
     def codimension(self) -> int:
-        """P - r, of the complement of the basis."""
+        """Dimension P - r of the complement of the basis."""
         return self.basis.shape[1] - len(self.basis)
 
     @property
     def trace(self) -> float:
-        """Tr Q^T A Q, in units of A."""
+        """Trace tr Q^T A Q, in units of A."""
         return sum(dot(row, product) for row, product in zip(self.basis, self.products, strict=True))
 
     @property
     def product_norm(self) -> float:
-        """||A Q||_F, in units of A."""
+        """Norm ||A Q||_F, in units of A."""
         return math.hypot(*(norm(product) for product in self.products), 0.0)
 
     @property
@@ -77,8 +79,15 @@ class Sketch:
 def finite_products(operator: SymmetricOperator, rows: Tensor) -> Tensor:
     """A applied to each row (n, P).
 
+    Args:
+        operator: The matrix A.
+        rows: Vectors of shape (n, P).
+
+    Returns:
+        Products of shape (n, P).
+
     Raises:
-        NonFiniteError: If a product holds NaN or infinity.
+        NonFiniteError: If a product contains NaN or infinity.
     """
     products = operator.matmat(rows.T).T
     if not bool(products.isfinite().all()):
@@ -89,8 +98,13 @@ def finite_products(operator: SymmetricOperator, rows: Tensor) -> Tensor:
 def extend_basis(operator: SymmetricOperator, sketch: Sketch, range_rows: Tensor) -> int:
     """Add the directions of products (n, P) of random vectors to the basis, in place, without their own products.
 
+    Args:
+        operator: The matrix A.
+        sketch: Sketch that is extended.
+        range_rows: Products of shape (n, P).
+
     Returns:
-        How many directions are new; fewer than n only if the range is exhausted.
+        Number of new directions; smaller than n only if the range is exhausted.
     """
     known = len(sketch.basis)
     basis = torch.cat([sketch.basis, torch.empty_like(range_rows)])
@@ -113,10 +127,14 @@ def extend_basis(operator: SymmetricOperator, sketch: Sketch, range_rows: Tensor
 
 
 def multiply_basis(operator: SymmetricOperator, sketch: Sketch) -> int:
-    """Products of at most PROBE_BLOCK basis rows that have none yet, in place.
+    """Compute products of at most PROBE_BLOCK basis rows that have none yet, in place.
+
+    Args:
+        operator: The matrix A.
+        sketch: Sketch whose products are completed.
 
     Returns:
-        How many.
+        Number of products.
     """
     known = len(sketch.products)
     rows = sketch.basis[known : known + PROBE_BLOCK]

@@ -1,4 +1,4 @@
-"""The subspace of a search for extreme eigenpairs, and what it says about those that were not found."""
+"""The subspace of a search for extreme eigenpairs, and the bounds on missed eigenvalues that follow from it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,37 +9,39 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.ritz import RitzPairs, Which, ritz_pairs
 from hessian_spectrum.curvature.algorithms.unseen import Stages, end_of_spectrum, excludes, overlap_of_block, stage
+from hessian_spectrum.curvature.serialization import UsedPart, serializable
 
 Phase: TypeAlias = Literal["search", "finished"]
 
 MISS_PROBABILITY = 1e-3
-"""Chance that a bound on what was not found is wrong, because random vectors had too little of an eigenvector."""
+"""Probability that a bound on missed eigenvalues is wrong because random vectors had too little of an eigenvector."""
 
 LIMIT_SHARE = 0.5
-"""Eigenvalues that are better than wanted ones by this share of their slack are looked for."""
+"""Share of the slack by which a missed eigenvalue must be better than a requested one to be searched for."""
 
 MAX_STAGES = 256  # restarts of one run from random vectors that are followed; its bound does not improve after them
 
 
 class End(NamedTuple):
-    """One end of the spectrum, and how many of the wanted eigenvalues may lie there."""
+    """One end of the spectrum, with the number of requested eigenvalues that may lie there."""
 
     side: int  # 1 for the upper one, -1 for the lower one
     num_wanted: int
 
 
+@serializable(basis=UsedPart(0, "num_rows"))
 @dataclass
 class SubspaceState:
-    """A run that stopped between two products: all that `advance_search` needs, so all that a checkpoint must hold.
+    """A search between two products, with everything that a step needs and a checkpoint must store.
 
-    Rows of the basis are orthonormal. The first num_locked are Ritz vectors that stay as they are; the matrix on their
-    complement is searched from random rows. The first num_processed were multiplied: A b_j is the sum of
+    Rows of the basis are orthonormal. The first num_locked are Ritz vectors that stay unchanged; the matrix on their
+    complement is searched from random rows. The first num_processed have been multiplied: A b_j is the sum of
     projection[i, j] b_i, up to defects[j]; the rest are pending.
     """
 
     which: Which
     num_wanted: int  # k
-    tolerance: float  # relative to the largest wanted |eigenvalue| of an end
+    tolerance: float  # relative to the largest requested |eigenvalue| of an end
     absolute_tolerance: float  # in units of A
     block_size: int
     max_products: int
@@ -64,7 +66,7 @@ class SubspaceState:
 
     @property
     def budget(self) -> int:
-        """Products at most before the pairs are multiplied once more."""
+        """Largest number of products before the pairs are multiplied once more."""
         return max(self.num_wanted, self.max_products - self.num_wanted)
 
     @property
@@ -74,74 +76,77 @@ class SubspaceState:
 
     @property
     def is_closed(self) -> bool:
-        """Whether nothing is pending: the subspace is invariant, or it was locked, or empty."""
+        """Whether nothing is pending, because the subspace is invariant, locked or empty."""
         return self.num_rows == self.num_processed
 
     @property
     def ends(self) -> list[End]:
-        """At which eigenvalues are wanted."""
+        """Ends at which eigenvalues are requested."""
         k = self.num_wanted
         both = [End(1, (k + 1) // 2), End(-1, k // 2)]
-        found = {
+        ends = {
             "largest": [End(1, k)],
             "smallest": [End(-1, k)],
             "both-ends": both,
             "magnitude": [End(1, k), End(-1, k)],
         }
-        return [end for end in found[self.which] if end.num_wanted > 0]
+        return [end for end in ends[self.which] if end.num_wanted > 0]
 
     @property
     def needs_locking(self) -> bool:
-        """Whether one run is not enough.
+        """Whether one run does not suffice.
 
-        It shows few copies of an eigenvalue; and where products are reduced its pairs are off by what can only be told
-        from the gap to the rest.
+        One run shows few copies of an eigenvalue. If products are reduced, the errors of its pairs can only be bounded
+        through the gap to the rest.
+
+        Returns:
+            Whether pairs have to be locked and searched for again.
         """
         return self.is_reduced or any(end.num_wanted > 1 for end in self.ends)
 
     def pairs(self) -> RitzPairs:
-        """Of all processed rows."""
+        """Ritz pairs of all processed rows."""
         return ritz_pairs(self.projection, self.num_processed, self.num_rows, self.defects, self.scale)
 
     def active_pairs(self) -> RitzPairs:
-        """Of the matrix on the complement of what is locked."""
+        """Ritz pairs of the matrix on the complement of the locked rows."""
         first = self.num_locked
         counts = (self.num_processed - first, self.num_rows - first)
         return ritz_pairs(self.projection[first:, first:], *counts, torch.zeros_like(self.defects[first:]), self.scale)
 
     def locked_values(self) -> Tensor:
-        """Ritz values of the locked rows (num_locked,); those of the wanted ones first, the most wanted first."""
+        """Ritz values of the locked rows (num_locked,), the requested ones first, in order of preference."""
         return self.projection.diagonal()[: self.num_locked].clone()
 
     def norm(self, values: Tensor) -> float:
-        """||A||, as far as it is known."""
+        """Norm ||A||, as far as it is known."""
         return max(self.scale, float(values.abs().max()))
 
     def tolerances(self, values: Tensor) -> Tensor:
-        """How far wanted values (k,), the most wanted first, may be off: relative to the largest of their end."""
-        found = torch.empty_like(values)
+        """Tolerances of requested values (k,), in order of preference, relative to the largest of their end."""
+        tolerances = torch.empty_like(values)
         for members in self.groups():
-            found[members] = self.tolerance * float(values[members].abs().max())
-        return found.clamp(min=self.absolute_tolerance)
+            tolerances[members] = self.tolerance * float(values[members].abs().max())
+        return tolerances.clamp(min=self.absolute_tolerance)
 
     def slack(self, values: Tensor, product_error: float) -> Tensor:
-        """How far wanted values may be off beside the error of the products, below which nothing can be told (k,)."""
+        """Accepted errors of requested values (k,) besides the error of the products, and at least as large as it."""
         error = product_error * self.norm(values)
         return (self.tolerances(values) - error).clamp(min=error)
 
-    def is_improved(self, found: Tensor, slack: Tensor) -> bool:
-        """Whether wanted values that were found (k,) are better than those that are locked."""
+    def is_improved(self, values: Tensor, slack: Tensor) -> bool:
+        """Whether these requested values (k,) are better than those that are locked."""
         if self.num_locked == 0:
             return False
-        gain = self.scores(found) - self.scores(self.locked_values()[: len(found)])
+        gain = self.scores(values) - self.scores(self.locked_values()[: len(values)])
         return bool((gain > LIMIT_SHARE * slack).any())
 
     def side_of(self, index: int) -> int:
-        """Of a wanted pair, the most wanted first, of which not the magnitude decides."""
+        """Side of a requested pair, by its rank, if preference is not by magnitude."""
         return self.ends[index % len(self.ends)].side
 
     def scores(self, values: Tensor) -> Tensor:
-        """What makes wanted values (k,), the most wanted first, the better the larger it is."""
+        """Scores of requested values (k,), in order of preference; larger is better."""
         match self.which:
             case "largest":
                 return values
@@ -153,13 +158,13 @@ class SubspaceState:
                 return torch.where(torch.arange(len(values)) % 2 == 0, values, -values)
 
     def groups(self) -> list[slice]:
-        """Which of the wanted pairs, the most wanted first, belong to each end; of magnitude all to both."""
+        """Ranks of the requested pairs that belong to each end; for "magnitude" all belong to both."""
         if self.which != "both-ends":
             return [slice(None)]
         return [slice(0, None, 2), slice(1, None, 2)][: len(self.ends)]
 
     def stages_so_far(self, active: RitzPairs) -> Tensor:
-        """Those of the run under way; the last one only if all rows that it began with were multiplied."""
+        """Stages of the current run; the last one is included only if all rows that it began with were multiplied."""
         first, last = self.start_row - self.num_locked, self.start_row + self.num_starts
         if self.num_starts == 0 or last > self.num_processed:
             return self.stages
@@ -168,26 +173,26 @@ class SubspaceState:
         return torch.cat([self.stages, stage(active.values, starts, active.couplings, rows, block).unsqueeze(0)])
 
     def excludes(self, active: RitzPairs, point: float, side: int) -> bool:
-        """Whether the complement of what is locked has no eigenvalue at a point or beyond it, on that side."""
+        """Whether the complement of the locked rows has no eigenvalue at or beyond a point, on that side."""
         return excludes(self._presence(active, side), self._overlap(), point, _last(active, side), side)
 
     def end_of_rest(self, active: RitzPairs, side: int) -> float:
-        """A point beyond which the complement has no eigenvalue, on that side; infinite if nothing can be said."""
+        """A point beyond which the complement has no eigenvalue, on that side; infinite if nothing is known."""
         sizes = (active.values[-1] - active.values[0], active.values.abs().max(), active.couplings.abs().sum())
         unit = max(float(size) for size in (*sizes, self.dropped))
         return end_of_spectrum(self._presence(active, side), self._overlap(), _last(active, side), unit, side)
 
     def ends_of_rest(self) -> list[float]:
-        """For each end `end_of_rest`, or what an earlier run said of the whole matrix if that is better."""
+        """For each end `end_of_rest`, or the bound of an earlier run on the whole matrix if that is tighter."""
         active = self.active_pairs()
-        found = [self.end_of_rest(active, end.side) for end in self.ends]
+        limits = [self.end_of_rest(active, end.side) for end in self.ends]
         if not self.far_ends:
-            return found
-        both = zip(self.ends, found, self.far_ends, strict=True)
+            return limits
+        both = zip(self.ends, limits, self.far_ends, strict=True)
         return [end.side * min(end.side * one, end.side * other) for end, one, other in both]
 
     def _presence(self, active: RitzPairs, side: int) -> Callable[[float], float]:
-        """Bound on the part in the run's random vectors of an eigenvector, by its eigenvalue beyond all Ritz values."""
+        """Bound on the part of an eigenvector in the run's random vectors, by its eigenvalue beyond all Ritz values."""
         parts, end = self.stages_so_far(active), _last(active, side)
         stages = Stages(parts) if len(parts) else None
 
@@ -199,7 +204,7 @@ class SubspaceState:
         return bound
 
     def _overlap(self) -> float:
-        """That part, at least, but for a chance which ends share, and all runs after the first: either counts."""
+        """Lower bound on that part, up to a probability that the ends, and all runs after the first, share."""
         chance = MISS_PROBABILITY / 2 ** min(self.num_runs - 1, 30) / len(self.ends)
         return overlap_of_block(self.basis.shape[1] - self.num_locked, self.run_width, chance)
 

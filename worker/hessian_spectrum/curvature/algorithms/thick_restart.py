@@ -1,24 +1,28 @@
-"""Extreme eigenpairs by block Lanczos with thick restarts, full reorthogonalisation and a search for missed ones."""
+"""Extreme eigenpairs by block Lanczos with thick restarts, full reorthogonalisation and a search for missed pairs."""
 
 import math
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.lanczos import BREAKDOWN_ROUNDINGS
+from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.algorithms.ritz import RitzPairs, Which, order
 from hessian_spectrum.curvature.algorithms.subspace import LIMIT_SHARE, MAX_STAGES, SubspaceState
 from hessian_spectrum.curvature.algorithms.top_pairs import summarise_search
 from hessian_spectrum.curvature.algorithms.unseen import largest_rest, spread
 from hessian_spectrum.curvature.algorithms.vectors import gaussian_vector, norm, orthogonalise, rotate
+from hessian_spectrum.curvature.iteration import Count
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
+from hessian_spectrum.planning.work import Work, top_k_work
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import TopEigenpairs
 
 BLOCK_SIZE = 4  # vectors multiplied at once, so copies of an eigenvalue that one run finds
-DEFAULT_ROWS = 80  # of the basis beside the wanted vectors
-LEAST_ROWS = 3  # beside the wanted vectors: with fewer a restart has nothing to restart from
+DEFAULT_ROWS = 80  # of the basis beside the requested vectors
+LEAST_ROWS = 3  # beside the requested vectors; with fewer a restart has nothing to restart from
 
 # Pairs are locked when their residual is this much below the tolerance: within a cluster residuals add up later.
 LOCKING_SHARE = 0.25
@@ -29,51 +33,111 @@ SPREAD_SHARE = 0.6
 # Share of the products after which pairs are locked though some have not converged.
 SEARCH_SHARE = 0.8
 
-# Share of the rows beside the wanted ones that converged pairs from elsewhere may keep when pairs are locked.
+# Share of the rows beside the requested ones that converged pairs from elsewhere may keep when pairs are locked.
 KEPT_SHARE = 0.25
-KEPT_GOAL = 0.1  # of the residual that is asked of wanted pairs
+KEPT_GOAL = 0.1  # of the residual that is required of requested pairs
 
 
-def start_search(
-    operator: SymmetricOperator,
-    k: int,
-    which: Which,
-    tolerance: float,
-    generator: torch.Generator,
-    max_products: int | None = None,
-    memory_bytes: int | None = None,
-    absolute_tolerance: float = 0.0,
-) -> SubspaceState:
-    """State before the first product; arguments as of `top_eigenpairs`.
+@dataclass(frozen=True)
+class ThickRestartLanczos(Method[SubspaceState, TopEigenpairs]):
+    """Some eigenpairs from the ends of the spectrum; repeated eigenvalues are returned with their multiplicity.
+
+    If k exceeds the number of eigenvalues of one kind the next ones follow, zeros included; k = P yields all of them. A
+    pair has converged when its residual is within the tolerance and its value is within it of the requested eigenvalue:
+    nothing better was missed, except with a probability of `MISS_PROBABILITY`, whatever the spectrum.
+
+    Args:
+        k: Number of eigenpairs.
+        which: "largest", "smallest" (both signed), "both-ends" (half of each, one more of the largest if k is odd) or
+            "magnitude".
+        tolerance: Tolerance relative to the largest requested |eigenvalue| of the same end.
+        absolute_tolerance: Tolerance in units of A; a pair within either tolerance has converged. Tolerances below the
+            error of the products are never reached: pairs are then as accurate as possible, with the reason that they
+            have not converged.
+        max_products: Largest number of products; None means 100 for each eigenpair, at least 1,000. Pairs that have not
+            converged by then are marked.
+        memory_bytes: Memory limit of the basis and the products; None means 80 vectors beside the requested ones, at
+            least 2 k.
 
     Raises:
-        InvalidProblemError: As `top_eigenpairs`.
+        NonFiniteError: If a product contains NaN or infinity.
+        InvalidProblemError: If k is not in 1 .. P, products are fewer than k, or the memory does not suffice for k + 4
+            vectors.
+
+    References:
+        Wu & Simon, SIAM J. Matrix Anal. Appl. 22 (2000) 602-616, for thick restarts.
     """
-    dim = operator.dim
-    limit = max(1_000, 100 * k) if max_products is None else max_products
-    if not 1 <= k <= dim or not 0 <= tolerance < math.inf or limit < k:
-        raise InvalidProblemError(f"{k} of {dim} eigenpairs, tolerance {tolerance}, {limit} products: that cannot be")
-    if not 0 <= absolute_tolerance < math.inf:
-        raise InvalidProblemError(f"the absolute tolerance must be 0 or more, not {absolute_tolerance}")
-    num_rows, block_size = _rows_and_block(dim, k, operator.dtype.itemsize, memory_bytes)
-    return SubspaceState(
-        which=which,
-        num_wanted=k,
-        tolerance=tolerance,
-        absolute_tolerance=absolute_tolerance,
-        block_size=block_size,
-        max_products=limit,
-        is_reduced=operator.unreduced is not operator,
-        generator=generator,
-        basis=torch.empty(num_rows, dim, dtype=operator.dtype, device=operator.device),
-        projection=torch.zeros(num_rows, num_rows, dtype=torch.float64),
-        defects=torch.zeros(num_rows, dtype=torch.float64),
-        stages=torch.zeros(0, num_rows, 1 + 2 * block_size, dtype=torch.float64),
-    )
+
+    k: int
+    which: Which
+    tolerance: float
+    _: KW_ONLY
+    absolute_tolerance: float = 0.0
+    max_products: int | None = None
+    memory_bytes: int | None = None
+
+    may_end_early: ClassVar[bool] = True
+
+    def cost(self, num_parameters: int, *, rows: int | None = None, reduced: bool = False) -> Work:
+        """Return the work with so many rows of a basis; None means the preferred number."""
+        return top_k_work(num_parameters, self.k, self.max_products, rows, reduced=reduced)
+
+    def init(self, problem: SymmetricOperator, *, generator: torch.Generator) -> SubspaceState:
+        """Return the state before the first product."""
+        k, tolerance, dim = self.k, self.tolerance, problem.dim
+        limit = max(1_000, 100 * k) if self.max_products is None else self.max_products
+        if not 1 <= k <= dim or not 0 <= tolerance < math.inf or limit < k:
+            message = f"{k} of {dim} eigenpairs, tolerance {tolerance}, {limit} products: that cannot be"
+            raise InvalidProblemError(message)
+        if not 0 <= self.absolute_tolerance < math.inf:
+            raise InvalidProblemError(f"the absolute tolerance must be 0 or more, not {self.absolute_tolerance}")
+        num_rows, block_size = _rows_and_block(dim, k, problem.dtype.itemsize, self.memory_bytes)
+        return SubspaceState(
+            which=self.which,
+            num_wanted=k,
+            tolerance=tolerance,
+            absolute_tolerance=self.absolute_tolerance,
+            block_size=block_size,
+            max_products=limit,
+            is_reduced=problem.unreduced is not problem,
+            generator=generator,
+            basis=torch.empty(num_rows, dim, dtype=problem.dtype, device=problem.device),
+            projection=torch.zeros(num_rows, num_rows, dtype=torch.float64),
+            defects=torch.zeros(num_rows, dtype=torch.float64),
+            stages=torch.zeros(0, num_rows, 1 + 2 * block_size, dtype=torch.float64),
+        )
+
+    def is_finished(self, state: SubspaceState) -> bool:
+        """Return whether the search has ended."""
+        return state.phase == "finished"
+
+    def step(self, problem: SymmetricOperator, state: SubspaceState) -> SubspaceState:
+        """Multiply one block, in place, and decide how to continue."""
+        if state.is_closed:
+            _inject(problem, state)
+        count = min(state.block_size, state.num_rows - state.num_processed, state.budget - state.num_products)
+        if state.num_rows + count > len(state.basis) < problem.dim:
+            _restart(state)
+        first = state.num_processed
+        products = problem.matmat(state.basis[first : first + count].T).T
+        for column, product in enumerate(products, first):
+            _absorb(problem, state, column, product)
+        state.num_processed += count
+        state.num_products += count
+        _decide(state, problem.product_error)
+        return state
+
+    def count(self, state: SubspaceState) -> Count:
+        """Return the number of products done, of max_products."""
+        return Count(state.num_products, state.max_products)
+
+    def result(self, problem: SymmetricOperator, state: SubspaceState) -> TopEigenpairs:
+        """Return the requested pairs; the basis is overwritten."""
+        return summarise_search(problem, state)
 
 
 def _rows_and_block(dim: int, k: int, itemsize: int, memory_bytes: int | None) -> tuple[int, int]:
-    """Rows of the basis, and the block size; products take as much memory as a block."""
+    """Number of rows of the basis, and block size; products take as much memory as a block."""
     rows, block_size = min(dim, max(3 * k, k + DEFAULT_ROWS)), min(k, BLOCK_SIZE)
     if memory_bytes is None:
         return rows, block_size
@@ -87,28 +151,8 @@ def _rows_and_block(dim: int, k: int, itemsize: int, memory_bytes: int | None) -
     return rows, block_size
 
 
-def advance_search(operator: SymmetricOperator, state: SubspaceState) -> None:
-    """Multiply one block, in place, and decide how to go on; an unfinished state only.
-
-    Raises:
-        NonFiniteError: If a product holds NaN or infinity.
-    """
-    if state.is_closed:
-        _inject(operator, state)
-    count = min(state.block_size, state.num_rows - state.num_processed, state.budget - state.num_products)
-    if state.num_rows + count > len(state.basis) < operator.dim:
-        _restart(state)
-    first = state.num_processed
-    products = operator.matmat(state.basis[first : first + count].T).T
-    for column, product in enumerate(products, first):
-        _absorb(operator, state, column, product)
-    state.num_processed += count
-    state.num_products += count
-    _decide(state, operator.product_error)
-
-
 def _absorb(operator: SymmetricOperator, state: SubspaceState, column: int, product: Tensor) -> None:
-    """Write a product in terms of the basis, and append what is left of it as a pending row."""
+    """Express a product in the basis, and append the remainder as a pending row."""
     length = norm(product)
     if not length < math.inf:
         raise NonFiniteError(f"the matrix-vector product {state.num_products + 1} holds NaN or infinity")
@@ -129,7 +173,7 @@ def _absorb(operator: SymmetricOperator, state: SubspaceState, column: int, prod
 
 
 def _orthonormal(row: Tensor, basis: Tensor) -> Tensor:
-    """The row (P,), which is overwritten, without what lies in the span of the basis, and normalised."""
+    """The row (P,), which is overwritten, without its part in the span of the basis, and normalised."""
     # again after normalising: little may be left of a vector when the basis is nearly complete
     for _ in range(2):
         orthogonalise(row, basis)
@@ -138,7 +182,7 @@ def _orthonormal(row: Tensor, basis: Tensor) -> Tensor:
 
 
 def _inject(operator: SymmetricOperator, state: SubspaceState) -> None:
-    """Begin a run from random rows, in the complement of those that there are, which are locked."""
+    """Begin a run from random rows, in the complement of the present rows, which are locked."""
     count = min(state.block_size, len(state.basis) - state.num_rows)
     state.start_row, state.num_starts, state.run_width = state.num_rows, count, count
     state.stages, state.dropped = state.stages[:0], 0.0
@@ -150,7 +194,7 @@ def _inject(operator: SymmetricOperator, state: SubspaceState) -> None:
 
 
 def _restart(state: SubspaceState) -> None:
-    """Keep what is locked, the most wanted half of the other Ritz vectors, and all that is pending."""
+    """Keep the locked rows, the preferred half of the other Ritz vectors, and all pending rows."""
     num_pending = state.num_rows - state.num_processed
     pairs = state.active_pairs()
     is_followed = state.num_starts > 0 and len(state.stages) < MAX_STAGES
@@ -165,7 +209,7 @@ def _restart(state: SubspaceState) -> None:
 
 
 def _keep(state: SubspaceState, start: int, pairs: RitzPairs, chosen: Tensor, num_pending: int) -> None:
-    """Replace processed rows from `start` on by chosen Ritz vectors of their span, and keep some that are pending."""
+    """Replace processed rows from `start` on by chosen Ritz vectors of their span, and keep some pending rows."""
     first, stop = state.num_processed, start + len(chosen)
     vectors = pairs.vectors[:, chosen]
     rotate(state.basis[start:first], vectors)
@@ -185,74 +229,103 @@ def _keep(state: SubspaceState, start: int, pairs: RitzPairs, chosen: Tensor, nu
 
 
 def _decide(state: SubspaceState, product_error: float) -> None:
-    """Finish, go on, or lock the wanted pairs and look for better ones, or copies of them, from fresh vectors.
+    """Finish, continue, or lock the requested pairs and search for better ones, or copies of them, from new vectors.
 
-    A Krylov space holds as many copies of an eigenvalue as its block has vectors, and shows nothing of the others. So
-    when all wanted pairs have converged they are locked, and the search begins anew in the complement. It ends when
-    its random vectors would have shown whatever is better than what is locked, and by more than the tolerance. Where
-    one eigenvalue of an end is wanted the first run does.
+    A Krylov space contains as many copies of an eigenvalue as its block has vectors, and shows no others. When all
+    requested pairs have converged they are therefore locked, and the search begins again in the complement. It ends
+    when its random vectors would have revealed anything that is better than the locked pairs by more than the
+    tolerance. If one eigenvalue of an end is requested, the first run suffices.
+
+    Args:
+        state: State of the search, which is changed.
+        product_error: Error of the products, relative to ||A||.
     """
     pairs = state.pairs()
-    wanted = order(pairs.values, state.which)[: state.num_wanted]
+    requested = order(pairs.values, state.which)[: state.num_wanted]
     if state.complete or state.num_products >= state.budget:
         state.phase = "finished"
         return
-    if len(wanted) < state.num_wanted:
+    if len(requested) < state.num_wanted:
         if state.is_closed:
             _lock(state, pairs, order(pairs.values, state.which))
         return
-    found = pairs.values[wanted]
-    slack = state.slack(found, product_error)
-    residuals = pairs.residuals[wanted]
+    leading = pairs.values[requested]
+    slack = state.slack(leading, product_error)
+    residuals = pairs.residuals[requested]
     norms = spread(residuals)
     converged = bool((residuals <= LOCKING_SHARE * slack).all() and (norms <= SPREAD_SHARE * slack).all())
     is_first = state.num_locked < state.num_wanted and (state.needs_locking or state.num_locked > 0)
-    is_blind = bool((state.tolerances(found) <= 2 * product_error * state.norm(pairs.values)).any())
-    if not is_first and (converged or state.num_locked) and _is_settled(state, found, slack, is_blind=is_blind):
+    is_blind = bool((state.tolerances(leading) <= 2 * product_error * state.norm(pairs.values)).any())
+    if not is_first and (converged or state.num_locked) and _is_settled(state, leading, slack, is_blind=is_blind):
         state.phase = "finished"
-    elif _has_more_to_lock(state, found, residuals, slack, converged=converged):
-        _lock(state, pairs, _worth_keeping(state, pairs, wanted, LOCKING_SHARE * float(slack.min())))
+    elif _has_more_to_lock(state, leading, residuals, slack, converged=converged):
+        _lock(state, pairs, _worth_keeping(state, pairs, requested, LOCKING_SHARE * float(slack.min())))
 
 
 def _has_more_to_lock(
-    state: SubspaceState, found: Tensor, residuals: Tensor, slack: Tensor, *, converged: bool
+    state: SubspaceState, leading: Tensor, residuals: Tensor, slack: Tensor, *, converged: bool
 ) -> bool:
-    """Whether all wanted pairs have converged and not all are locked, or there is little time left for it.
+    """Whether all requested pairs have converged and not all are locked, or few products remain for locking them.
 
-    What is left of the products had then better show that those pairs that have converged are the right ones.
+    The remaining products are then best spent on verifying that the converged pairs are the right ones.
+
+    Args:
+        state: State of the search.
+        leading: Requested values (k,), in order of preference.
+        residuals: Their residuals.
+        slack: Their accepted errors.
+        converged: Whether all have converged.
+
+    Returns:
+        Whether to lock pairs now.
     """
     if state.num_locked >= state.num_wanted:
-        return converged and (state.is_closed or state.is_improved(found, slack))
+        return converged and (state.is_closed or state.is_improved(leading, slack))
     is_late = state.num_products >= SEARCH_SHARE * state.budget
     any_converged = bool((residuals <= LOCKING_SHARE * slack).any())
     return (state.needs_locking and (converged or (is_late and any_converged))) or state.is_closed
 
 
-def _is_settled(state: SubspaceState, found: Tensor, slack: Tensor, *, is_blind: bool) -> bool:
-    """Whether no eigenvalue can have been missed that is better than the wanted ones by more than the slack.
+def _is_settled(state: SubspaceState, leading: Tensor, slack: Tensor, *, is_blind: bool) -> bool:
+    """Whether no eigenvalue can have been missed that is better than the requested ones by more than the slack.
 
     Args:
-        is_blind: Whether the error of products hides what the tolerance asks for: then it is enough that nothing but
+        state: State of the search.
+        leading: Requested values (k,), in order of preference.
+        slack: Their accepted errors.
+        is_blind: Whether the error of products hides what the tolerance requires; it then suffices that nothing but
             that error is left.
+
+    Returns:
+        Whether the search can end.
     """
-    values, norms = found, torch.zeros_like(found)
+    values, norms = leading, torch.zeros_like(leading)
     if state.num_locked:
-        if state.is_improved(found, slack):
+        if state.is_improved(leading, slack):
             return False
         if is_blind and state.is_closed:
             return True
-        values = state.locked_values()[: len(found)]
-        norms = spread(state.defects[: state.num_locked])[: len(found)]
+        values = state.locked_values()[: len(leading)]
+        norms = spread(state.defects[: state.num_locked])[: len(leading)]
     active = state.active_pairs()
     ends = zip(state.ends, _limits(state, values, norms, slack), strict=True)
     return all(state.excludes(active, limit, end.side) for end, limit in ends)
 
 
 def _limits(state: SubspaceState, values: Tensor, norms: Tensor, slack: Tensor) -> list[float]:
-    """For each end, where eigenvalues of the complement would be too good to be missed.
+    """For each end, the point from which eigenvalues of the complement would be too good to be missed.
 
-    As far out as is needed to know each value within its slack; but not so near that what is left within the slack of
-    the worst one would have to be told from it, which may take for ever.
+    The points are as far out as is needed to know each value within its slack, but not so near that values within the
+    slack of the worst one would have to be separated from it, which may take forever.
+
+    Args:
+        state: State of the search.
+        values: Requested values (k,), in order of preference.
+        norms: Norms of their couplings to the complement.
+        slack: Their accepted errors.
+
+    Returns:
+        One point for each end.
     """
     scores, limits = state.scores(values), []
     for members in state.groups():
@@ -264,66 +337,18 @@ def _limits(state: SubspaceState, values: Tensor, norms: Tensor, slack: Tensor) 
     return [end.side * limit for end, limit in zip(state.ends, limits, strict=True)]
 
 
-def _worth_keeping(state: SubspaceState, pairs: RitzPairs, wanted: Tensor, goal: float) -> Tensor:
-    """The wanted pairs, and the best known ones of the others: what has a size of its own need not be found again."""
+def _worth_keeping(state: SubspaceState, pairs: RitzPairs, requested: Tensor, goal: float) -> Tensor:
+    """The requested pairs, and the best known of the others; distinct ones need not be found again."""
     room = len(state.basis) - state.num_wanted
     room = room if len(state.basis) == state.basis.shape[1] else int(KEPT_SHARE * room)
     others = pairs.residuals.argsort()
-    is_other = ~torch.isin(others, wanted) & (pairs.residuals[others] <= KEPT_GOAL * goal)
-    return torch.cat([wanted, others[is_other][: 0 if state.is_reduced else room]])
+    is_other = ~torch.isin(others, requested) & (pairs.residuals[others] <= KEPT_GOAL * goal)
+    return torch.cat([requested, others[is_other][: 0 if state.is_reduced else room]])
 
 
 def _lock(state: SubspaceState, pairs: RitzPairs, chosen: Tensor) -> None:
-    """Keep the chosen pairs as they are, and nothing else."""
+    """Keep the chosen pairs unchanged, and nothing else."""
     if state.num_locked == 0:
         state.far_ends = state.ends_of_rest()
     _keep(state, 0, pairs._replace(defects=pairs.residuals), chosen, num_pending=0)
     state.num_locked = len(chosen)
-
-
-def top_eigenpairs(
-    operator: SymmetricOperator,
-    k: int,
-    which: Which,
-    tolerance: float,
-    generator: torch.Generator,
-    progress: Progress = ignore_progress,
-    max_products: int | None = None,
-    memory_bytes: int | None = None,
-    continuation: Continuation = FROM_THE_START,
-    absolute_tolerance: float = 0.0,
-) -> TopEigenpairs:
-    """K eigenpairs from the ends of the spectrum, each eigenvalue as often as it is repeated.
-
-    Where k exceeds the number of eigenvalues of one kind the next ones follow, zeros included; k = P gives them all.
-    A pair has converged when its residual is within the tolerance and its value, too, of the eigenvalue that was asked
-    for: that nothing better was missed is known but for a chance of `MISS_PROBABILITY`, whatever the spectrum.
-
-    Args:
-        which: "largest", "smallest" (both signed), "both-ends" (half of each, one more of the largest if k is odd) or
-            "magnitude".
-        tolerance: relative to the largest wanted |eigenvalue| of the same end.
-        generator: a CPU generator for the start vectors, which moves on.
-        progress: told as "products" after each block, of max_products.
-        max_products: None: 100 for each eigenpair, at least 1,000. What has not converged then says so.
-        memory_bytes: of the basis and the products, at most; None: 80 vectors beside the wanted ones, at least 2 k.
-        continuation: a `SubspaceState` to go on from, and who keeps later ones.
-        absolute_tolerance: in units of A; a pair within either tolerance has converged. What is below the error of the
-            products is never reached: pairs are then as good as they can be, and say why they are not converged.
-
-    Raises:
-        NonFiniteError: If a product holds NaN or infinity.
-        InvalidProblemError: If k is not in 1 .. P, products are fewer than k, or the memory does not hold k + 4
-            vectors.
-
-    References:
-        Wu & Simon, SIAM J. Matrix Anal. Appl. 22 (2000) 602-616, for thick restarts.
-    """
-    state: SubspaceState = continuation.state or start_search(
-        operator, k, which, tolerance, generator, max_products, memory_bytes, absolute_tolerance
-    )
-    while state.phase != "finished":
-        advance_search(operator, state)
-        progress("products", state.num_products, state.max_products)
-        continuation.offer(lambda: state)
-    return summarise_search(operator, state)

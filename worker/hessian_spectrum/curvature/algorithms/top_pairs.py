@@ -1,4 +1,4 @@
-"""From the subspace of a finished search to eigenpairs, each with an interval of the eigenvalue that was asked for."""
+"""Eigenpairs from the subspace of a finished search, each with an interval of the requested eigenvalue."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -15,12 +15,12 @@ from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.quadrature.results import Interval, TopEigenpairs
 
 FLOOR_ERRORS = 3
-"""Errors of the products that residuals of pairs are at most that are as good as they can be."""
+"""Largest residual, in errors of the products, of a pair that is as accurate as possible."""
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """The wanted pairs, the most wanted first, their vectors in the first rows of the basis; all in units of A."""
+    """The requested pairs in order of preference, with vectors in the first rows of the basis; in units of A."""
 
     values: Tensor  # (k,)
     residuals: Tensor  # (k,) with the error of the products
@@ -29,10 +29,17 @@ class _Pairs:
 
 
 def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEigenpairs:
-    """The wanted pairs as they are; the basis is overwritten, so that the state cannot go on.
+    """The requested pairs in their present state; the basis is overwritten, so that the search cannot continue.
 
-    The pairs are multiplied once more, by unreduced products: what locking cut off, what reduced products are off, and
-    what restarts add up to, the recurrence does not know.
+    The pairs are multiplied once more, by unreduced products, because the recurrence does not include what locking cut
+    off, the deviation of reduced products, and the accumulated errors of restarts.
+
+    Args:
+        operator: The matrix A.
+        state: State of the search, whose basis is overwritten.
+
+    Returns:
+        The eigenpairs with their intervals.
 
     Raises:
         InvalidProblemError: If fewer than k products were done.
@@ -40,10 +47,10 @@ def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEi
     if state.num_processed < state.num_wanted:
         raise InvalidProblemError(f"{state.num_processed} products are too few for {state.num_wanted} eigenpairs")
     every = state.pairs()
-    rest = None if state.complete else _ends_of_rest(state, operator.product_error * state.norm(every.values))
+    coarse = operator.product_error * state.norm(every.values)
+    rest = _ends_of_others(state, every, coarse) if state.complete else _ends_of_rest(state, coarse)
     is_exhausted = state.num_products >= state.budget
     pairs = _final_pairs(operator, state, every)
-    coarse = operator.product_error * state.norm(every.values)
     tolerances = state.tolerances(pairs.values)
     scores = state.scores(pairs.values)
     better = scores if rest is None else _bounds(state, pairs, rest, coarse).maximum(scores)
@@ -73,14 +80,34 @@ def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEi
 
 
 def _ends_of_rest(state: SubspaceState, error: float) -> list[float]:
-    """For each end, the side times a point beyond which the complement of what is locked has no eigenvalue."""
+    """For each end, the side times a point beyond which the complement of the locked rows has no eigenvalue."""
     return [end.side * point + error for end, point in zip(state.ends, state.ends_of_rest(), strict=True)]
 
 
+def _ends_of_others(state: SubspaceState, every: RitzPairs, error: float) -> list[float] | None:
+    """Such points for the complement of the requested vectors, if all others are known.
+
+    The vectors are those of reduced products, so that their complement is not an invariant subspace of the exact
+    matrix.
+
+    Args:
+        state: State of the search.
+        every: Ritz pairs of the whole space.
+        error: Error of the products, in units of A.
+
+    Returns:
+        One point for each end; None if the complement is exact.
+    """
+    others = every.values[order(every.values, state.which)[state.num_wanted :]]
+    if not state.is_reduced or len(others) == 0:
+        return None
+    return [float((end.side * others).max()) + error for end in state.ends]
+
+
 def _final_pairs(operator: SymmetricOperator, state: SubspaceState, every: RitzPairs) -> _Pairs:
-    """Rayleigh-Ritz on all rows, or what is locked where that found nothing better; measured once more if need be."""
-    wanted = order(every.values, state.which)[: state.num_wanted]
-    values, residuals, vectors = every.values[wanted], every.residuals[wanted], every.vectors[:, wanted]
+    """Rayleigh-Ritz on all rows, or the locked pairs if nothing better was found; measured once more if necessary."""
+    requested = order(every.values, state.which)[: state.num_wanted]
+    values, residuals, vectors = every.values[requested], every.residuals[requested], every.vectors[:, requested]
     is_open = state.num_locked < state.num_wanted or state.complete
     are_locked = not is_open and not state.is_improved(values, state.slack(values, operator.product_error))
     if are_locked:
@@ -102,9 +129,18 @@ def _final_pairs(operator: SymmetricOperator, state: SubspaceState, every: RitzP
 
 
 def _refined(operator: SymmetricOperator, state: SubspaceState, values: Tensor, size: float) -> tuple[Tensor, Tensor]:
-    """Rayleigh-Ritz on the wanted vectors alone, and the measured ||A x - value x|| (k,), by k products.
+    """Rayleigh-Ritz on the requested vectors alone, with measured ||A x - value x|| (k,), by k products.
 
-    Where memory has no room for the products the vectors stay as they are.
+    If memory has no room for the products the vectors stay unchanged.
+
+    Args:
+        operator: The matrix A.
+        state: State of the search, whose basis is overwritten.
+        values: Values of the pairs (k,).
+        size: Norm of A.
+
+    Returns:
+        Values and residuals (k,), in units of A.
     """
     count = len(values)
     vectors, rests = state.basis[:count], state.basis[count : 2 * count]
@@ -123,7 +159,7 @@ def _refined(operator: SymmetricOperator, state: SubspaceState, values: Tensor, 
 
 
 def _rotated(state: SubspaceState, vectors: Tensor, products: Tensor, unit: float) -> tuple[Tensor, Tensor]:
-    """Ritz values and residuals of the span of rows (k, P), which become Ritz vectors, for their products."""
+    """Ritz values and residuals of the span of rows (k, P), which become Ritz vectors, given their products."""
     projection = gram(vectors, products)
     subtract(products, projection.T, vectors)
     projection = projection / unit
@@ -137,27 +173,38 @@ def _rotated(state: SubspaceState, vectors: Tensor, products: Tensor, unit: floa
 
 
 def _bounds(state: SubspaceState, pairs: _Pairs, rest: list[float], error: float) -> Tensor:
-    """Upper bounds on the scores of the wanted eigenvalues (k,), from what is locked and the ends of the rest.
+    """Upper bounds on the scores of the requested eigenvalues (k,), from the locked pairs and the ends of the rest.
 
-    Of the matrix whose products were seen: the exact one is off by their error, which is added once.
+    If the subspace is the whole space, the bounds follow from the pairs themselves and the ends of the others. They are
+    for the matrix whose products were used; the error of these products is added once for the exact matrix.
+
+    Args:
+        state: State of the search.
+        pairs: The requested pairs.
+        rest: Ends of the rest.
+        error: Error of the products, in units of A.
+
+    Returns:
+        The bounds, of shape (k,).
     """
     count = state.num_wanted
     values, residuals = state.locked_values(), state.defects[: state.num_locked]
-    if pairs.are_locked:
+    if pairs.are_locked or state.complete:
+        kept = slice(count, count if state.complete else None)
         measured = pairs.residuals - pairs.error
-        values, residuals = torch.cat([pairs.values, values[count:]]), torch.cat([measured, residuals[count:]])
+        values, residuals = torch.cat([pairs.values, values[kept]]), torch.cat([measured, residuals[kept]])
         error = 0.0  # that of what was measured is added by the caller
     norms = spread(residuals)
     if state.which == "magnitude":
         return bounds_from_above(torch.cat([values, -values]), norms.repeat(2), max(rest), count) + error
-    found = torch.empty(count, dtype=torch.float64)
+    bounds = torch.empty(count, dtype=torch.float64)
     for members, end, limit in zip(state.groups(), state.ends, rest, strict=True):
-        found[members] = bounds_from_above(end.side * values, norms, limit, end.num_wanted) + error
-    return found
+        bounds[members] = bounds_from_above(end.side * values, norms, limit, end.num_wanted) + error
+    return bounds
 
 
 def _interval(state: SubspaceState, index: int, pairs: _Pairs, gap: float, why: str | None) -> Interval:
-    """Of one wanted eigenvalue: not worse than the value, by the minimax principle, and better by `gap` at most."""
+    """Interval of a requested eigenvalue: no worse than the value (minimax principle), and at most `gap` better."""
     value = float(pairs.values[index])
     is_upper = value >= 0 if state.which == "magnitude" else state.side_of(index) > 0
     far = value + gap if is_upper else value - gap
@@ -171,21 +218,21 @@ def _interval(state: SubspaceState, index: int, pairs: _Pairs, gap: float, why: 
 
 @dataclass(frozen=True)
 class _Reasons:
-    """Why a pair has not converged."""
+    """Reasons that a pair has not converged."""
 
     error: float  # of products, in units of A
     is_exhausted: bool  # no more products were allowed
 
     def of(self, pairs: _Pairs, index: int, tolerance: float) -> str:
-        """One sentence."""
+        """The reason in one sentence."""
         value, residual = float(pairs.values[index]), float(pairs.residuals[index])
         if self.error > tolerance and residual <= FLOOR_ERRORS * self.error:
-            told = f"The error of the products, {self.error:.2g}, is above the tolerance, {tolerance:.2g}"
+            message = f"The error of the products, {self.error:.2g}, is above the tolerance, {tolerance:.2g}"
         elif residual > tolerance:
-            told = f"The residual, {residual:.2g}, is above the tolerance, {tolerance:.2g}"
-            told += ", and max_products are used up" if self.is_exhausted else ""
+            message = f"The residual, {residual:.2g}, is above the tolerance, {tolerance:.2g}"
+            message += ", and max_products are used up" if self.is_exhausted else ""
         else:
             return "A better eigenvalue cannot be excluded" + (" with max_products." if self.is_exhausted else ".")
         if abs(value) <= max(self.error, residual):
-            told += "; the value may be zero, which an absolute_tolerance would accept"
-        return told + "."
+            message += "; the value may be zero, which an absolute_tolerance would accept"
+        return message + "."

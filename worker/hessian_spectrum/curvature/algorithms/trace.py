@@ -1,8 +1,8 @@
 """Trace of an operator from products with random vectors, with Frobenius norm and diagonal from the same products."""
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from hessian_spectrum.curvature.algorithms.hutchinson import (
     trace_of,
 )
 from hessian_spectrum.curvature.algorithms.intervals import NORMAL_QUANTILE, exact_estimate
+from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.algorithms.sketch import (
     PROBE_BLOCK,
     Sketch,
@@ -25,28 +26,35 @@ from hessian_spectrum.curvature.algorithms.sketch import (
 )
 from hessian_spectrum.curvature.algorithms.vectors import norm, sphere_probe
 from hessian_spectrum.curvature.algorithms.xtrace import leave_one_out
+from hessian_spectrum.curvature.iteration import Count
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
+from hessian_spectrum.curvature.serialization import serializable
+from hessian_spectrum.planning.work import Work, trace_work
 from hessian_spectrum.quadrature.errors import InvalidProblemError
-from hessian_spectrum.quadrature.results import Estimate, StochasticTrace
+from hessian_spectrum.quadrature.results import DiagonalEstimate, Estimate, Interval, StochasticTrace
 
 Estimator: TypeAlias = Literal["hutchinson", "hutch++", "xtrace"]
 
 FIRST_ROUND = 24  # products before a tolerance is first looked at
 DEFAULT_PRODUCTS = 10_000  # at most, in search of a tolerance
 
+for _kind in (DiagonalEstimate, Estimate, Interval, StochasticTrace):  # of finished states
+    serializable()(_kind)
 
+
+@serializable()
 @dataclass
 class ColumnSums:
-    """What is kept of the columns of A, read one after the other."""
+    """Sums over the columns of A, which are read one after the other."""
 
     diagonal: Tensor  # (P,) float64, on the CPU; as many set as there are lengths
     lengths: list[float] = field(default_factory=list)
 
 
+@serializable()
 @dataclass
 class TraceState:
-    """A run that stopped between two blocks of products; all that `advance_trace` needs to go on."""
+    """A run between two blocks of products, with everything that a step needs to continue."""
 
     estimator: Estimator
     generator: torch.Generator  # on the CPU, of the probes
@@ -60,136 +68,128 @@ class TraceState:
     products: Tensor  # (n, P), theirs
     columns: ColumnSums | None = None  # once the trace is read off
     num_products: int = 0
-    found: StochasticTrace | None = None
-
-    @property
-    def finished(self) -> bool:
-        """Whether there is no further product to take."""
-        return self.found is not None
+    estimate: StochasticTrace | None = None  # once there is no further product to take
 
 
-def trace_estimate(
-    operator: SymmetricOperator,
-    estimator: Estimator,
-    generator: torch.Generator,
-    progress: Progress = ignore_progress,
-    num_probes: int | None = None,
-    tolerance: float | None = None,
-    max_products: int | None = None,
-    diagonal: bool = False,
-    continuation: Continuation = FROM_THE_START,
-) -> StochasticTrace:
-    """Tr A with a 95 % interval that holds, by so many products or to a tolerance.
+@dataclass(frozen=True)
+class TraceEstimator(Method[TraceState, StochasticTrace]):
+    """Trace tr A with a 95 % interval, from a number of products or to a tolerance.
 
-    "hutchinson" holds two vectors of length P for each of 16 probes; "hutch++" two for each of a third of the products
-    as well, and wins where few eigenvalues are large; "xtrace" four for each of half of the products, and wins more.
-    From P products on the trace is read off the columns of A, and exact but for the error of the products, which every
-    stated error includes. Where a sketch spans all of the range that the precision of products resolves, the products
-    that are left go to probes of its complement: what lies there is small and not zero.
+    "hutchinson" keeps two vectors of length P for each of 16 probes. "hutch++" additionally keeps two for each of a
+    third of the products, and is more accurate if few eigenvalues are large. "xtrace" keeps four for each of half of
+    the products, and is more accurate still. From P products on the trace is read from the columns of A, and exact up
+    to the error of the products, which every stated error includes. If a sketch spans the whole range that the
+    precision of products resolves, the remaining products are spent on probes of its complement, which is small but not
+    zero.
 
     Args:
-        generator: a CPU generator for the probes, which moves on.
-        progress: told as "products" after each block.
-        num_probes: products to spend, of whatever kind. xtrace needs 4, and spends an even number.
-        tolerance: instead of num_probes; of the standard error, or of half the interval's width over 1.96, whichever is
-            larger, relative to |tr A| or ||A||_F, whichever is larger: a trace may be zero. Products double until it is
-            met, or the error of the products alone is larger.
-        max_products: in search of a tolerance; None: 10,000.
-        diagonal: whether to estimate the diagonal of A, too.
-        continuation: a `TraceState` to go on from, and who keeps later ones.
+        estimator: "hutchinson", "hutch++" or "xtrace".
+        num_probes: Number of products of any kind. xtrace needs 4, and uses an even number.
+        tolerance: Alternative to num_probes: the limit of the standard error, or half the interval's width over 1.96,
+            whichever is larger, relative to |tr A| or ||A||_F, whichever is larger, as a trace may be zero. Products
+            double until it is met, or the error of the products alone is larger.
+        max_products: Largest number of products spent on a tolerance; None means 10,000.
+        diagonal: Whether to estimate the diagonal of A, too.
 
     Raises:
-        NonFiniteError: If a product holds NaN or infinity.
-        InvalidProblemError: Unless one of num_probes and tolerance is given and positive, or if products are too few
-            for the estimator.
+        NonFiniteError: If a product contains NaN or infinity.
+        InvalidProblemError: Unless exactly one of num_probes and tolerance is given and positive, or if products are
+            too few for the estimator.
 
     References:
         Meyer, Musco, Musco & Woodruff, SOSA 2021, 142-155, for hutch++; Epperly, Tropp & Webber, SIAM J. Matrix Anal.
         Appl. 45 (2024) 1-23, for xtrace; Hutchinson, Commun. Stat. Simul. Comput. 19 (1990) 433-450, with probes on the
         sphere.
     """
-    state: TraceState = continuation.state or start_trace(
-        operator, estimator, generator, num_probes, tolerance, max_products, diagonal
-    )
-    while not state.finished:
-        advance_trace(operator, state)
-        progress("products", state.num_products, max(state.total, state.num_products))
-        if not state.finished:  # what was found is no state
-            continuation.offer(lambda: state)
-    return summarise_trace(state)
 
+    estimator: Estimator
+    _: KW_ONLY
+    num_probes: int | None = None
+    tolerance: float | None = None
+    max_products: int | None = None
+    diagonal: bool = False
 
-def start_trace(
-    operator: SymmetricOperator,
-    estimator: Estimator,
-    generator: torch.Generator,
-    num_probes: int | None = None,
-    tolerance: float | None = None,
-    max_products: int | None = None,
-    diagonal: bool = False,
-) -> TraceState:
-    """State before the first product; arguments as of `trace_estimate`.
+    may_end_early: ClassVar[bool] = True
 
-    Raises:
-        InvalidProblemError: As `trace_estimate`.
-    """
-    if (num_probes is None) == (tolerance is None):
-        raise InvalidProblemError("a trace needs a number of probes or a tolerance, and not both")
-    least = 4 if estimator == "xtrace" else 1
-    most = num_probes if num_probes is not None else DEFAULT_PRODUCTS if max_products is None else max_products
-    if most < least or (tolerance is not None and not 0 < tolerance < math.inf):
-        raise InvalidProblemError(
-            f"{most} products, tolerance {tolerance}: {estimator} needs at least {least} products"
+    def cost(self, num_parameters: int) -> Work:
+        """Return the work of the largest number of products that may be needed."""
+        return trace_work(num_parameters, self.estimator, self._most_products, self.diagonal)
+
+    def init(self, problem: SymmetricOperator, *, generator: torch.Generator) -> TraceState:
+        """Return the state before the first product."""
+        most, tolerance = self._most_products, self.tolerance
+        if (self.num_probes is None) == (tolerance is None):
+            raise InvalidProblemError("a trace needs a number of probes or a tolerance, and not both")
+        least = 4 if self.estimator == "xtrace" else 1
+        if most < least or (tolerance is not None and not 0 < tolerance < math.inf):
+            message = f"{most} products, tolerance {tolerance}: {self.estimator} needs at least {least} products"
+            raise InvalidProblemError(message)
+        sketch = Sketch.empty(problem)
+        state = TraceState(
+            estimator=self.estimator,
+            generator=generator,
+            diagonal=self.diagonal,
+            tolerance=tolerance,
+            total=most,
+            target=most if tolerance is None else min(FIRST_ROUND, most),
+            sketch=sketch,
+            probes=ComplementProbes.beside(sketch, self.diagonal),
+            vectors=sketch.basis,
+            products=sketch.basis,
         )
-    target = most if tolerance is None else min(FIRST_ROUND, most)
-    sketch = Sketch.empty(operator)
-    probes = ComplementProbes.beside(sketch, diagonal)
-    empty = sketch.basis
-    state = TraceState(estimator, generator, diagonal, tolerance, most, target, sketch, probes, empty, empty)
-    _read_off_if_cheaper(operator, state)
-    return state
+        _read_off_if_cheaper(problem, state)
+        return state
 
+    @property
+    def _most_products(self) -> int:
+        if self.num_probes is not None:
+            return self.num_probes
+        return DEFAULT_PRODUCTS if self.max_products is None else self.max_products
 
-def advance_trace(operator: SymmetricOperator, state: TraceState) -> None:
-    """One more block of products, in place; an unfinished state only.
+    def is_finished(self, state: TraceState) -> bool:
+        """Return whether the trace is known."""
+        return state.estimate is not None
 
-    Raises:
-        NonFiniteError: If a product holds NaN or infinity.
-    """
-    if state.columns is not None:
-        state.num_products += _read_columns(operator, state.columns)
-    elif len(state.sketch.products) < len(state.sketch.basis):
-        state.num_products += multiply_basis(operator, state.sketch)
-    elif state.estimator == "xtrace" and not state.sketch.exhausted:
-        state.num_products += _extend_exchangeably(operator, state)
-    elif _sketch_is_small(state):
-        state.num_products += _deflate(operator, state)
-    else:
-        count = min(PROBE_BLOCK, state.target - state.num_products)
-        state.num_products += add_probes(operator, state.sketch, state.probes, state.generator, count)
-    while not state.finished and _round_is_done(operator, state):
-        _decide(operator, state)
+    def step(self, problem: SymmetricOperator, state: TraceState) -> TraceState:
+        """Take one more block of products, in place."""
+        if state.columns is not None:
+            state.num_products += _read_columns(problem, state.columns)
+        elif len(state.sketch.products) < len(state.sketch.basis):
+            state.num_products += multiply_basis(problem, state.sketch)
+        elif state.estimator == "xtrace" and not state.sketch.exhausted:
+            state.num_products += _extend_exchangeably(problem, state)
+        elif _sketch_is_small(state):
+            state.num_products += _deflate(problem, state)
+        else:
+            count = min(PROBE_BLOCK, state.target - state.num_products)
+            state.num_products += add_probes(problem, state.sketch, state.probes, state.generator, count)
+        while state.estimate is None and _round_is_done(problem, state):
+            _decide(problem, state)
+        return state
 
+    def count(self, state: TraceState) -> Count:
+        """Return the number of products done, of those that are allowed."""
+        return Count(state.num_products, max(state.total, state.num_products))
 
-def summarise_trace(state: TraceState) -> StochasticTrace:
-    """What was found.
+    def result(self, problem: SymmetricOperator, state: TraceState) -> StochasticTrace:
+        """Return the estimate.
 
-    Raises:
-        InvalidProblemError: If the run is not finished.
-    """
-    if state.found is None:
-        raise InvalidProblemError(f"the trace is not known after {state.num_products} products")
-    return state.found
+        Raises:
+            InvalidProblemError: If the state is not finished.
+        """
+        if state.estimate is None:
+            raise InvalidProblemError(f"the trace is not known after {state.num_products} products")
+        return state.estimate
 
 
 def _sketch_is_small(state: TraceState) -> bool:
-    """Hutch++ spends a third of the products on a sketch and a third on its products, the rest on probes."""
+    """Whether the sketch must grow: Hutch++ spends a third of the products on it and a third on its products."""
     sketch = state.sketch
     return state.estimator == "hutch++" and len(sketch.basis) < state.target // 3 and not sketch.exhausted
 
 
 def _deflate(operator: SymmetricOperator, state: TraceState) -> int:
-    """Extend the sketch; probes of the larger complement before are of no use any more."""
+    """Extend the sketch, which makes earlier probes of the larger complement useless."""
     count = min(PROBE_BLOCK, state.target // 3 - len(state.sketch.basis))
     rows = _random_rows(operator, state.generator, count)
     extend_basis(operator, state.sketch, finite_products(operator, rows))
@@ -198,7 +198,7 @@ def _deflate(operator: SymmetricOperator, state: TraceState) -> int:
 
 
 def _extend_exchangeably(operator: SymmetricOperator, state: TraceState) -> int:
-    """XTrace spends half of the products on random vectors, half on the basis of their products."""
+    """Spend half of the products on random vectors, and half on the basis of their products, as XTrace does."""
     count = min(PROBE_BLOCK, state.target // 2 - len(state.vectors))
     vectors = _random_rows(operator, state.generator, count)
     products = finite_products(operator, vectors)
@@ -220,35 +220,35 @@ def _round_is_done(operator: SymmetricOperator, state: TraceState) -> bool:
 
 
 def _decide(operator: SymmetricOperator, state: TraceState) -> None:
-    """Finish, or double the products: until the error is small enough, or more of them are of no use or not allowed."""
-    found = _estimate(state, operator.product_error)
+    """Finish, or double the products until the error is small enough, or more of them are useless or not allowed."""
+    estimate = _estimate(state, operator.product_error)
     if state.tolerance is None:
-        state.found = found
+        state.estimate = estimate
         return
-    allowed = state.tolerance * max(abs(found.trace.value), found.frobenius.value)
-    met = _error(found.trace) <= allowed
-    if met or state.columns is not None or state.target >= state.total or _rounding(operator, found) > allowed:
-        state.found = replace(found, converged=met)
+    allowed = state.tolerance * max(abs(estimate.trace.value), estimate.frobenius.value)
+    met = bool(_error(estimate.trace) <= allowed)
+    if met or state.columns is not None or state.target >= state.total or _rounding(operator, estimate) > allowed:
+        state.estimate = replace(estimate, converged=met)
         return
     state.target = min(2 * state.target, state.total)
     _read_off_if_cheaper(operator, state)
 
 
 def _error(trace: Estimate) -> float:
-    """Standard error, or what the interval says of it if that is more; infinite where neither is known."""
+    """Standard error, or what the interval implies if that is larger; infinite if neither is known."""
     lower, upper = trace.interval.lower, trace.interval.upper
     if trace.standard_error is None or lower is None or upper is None:
         return math.inf
     return max(trace.standard_error, (upper - lower) / (2 * NORMAL_QUANTILE))
 
 
-def _rounding(operator: SymmetricOperator, found: StochasticTrace) -> float:
-    """Standard error that the products alone leave, however many they are."""
-    return operator.product_error * max(abs(found.trace.value), found.frobenius.value) / NORMAL_QUANTILE
+def _rounding(operator: SymmetricOperator, estimate: StochasticTrace) -> float:
+    """Standard error that the products alone leave, whatever their number."""
+    return operator.product_error * max(abs(estimate.trace.value), estimate.frobenius.value) / NORMAL_QUANTILE
 
 
 def _read_off_if_cheaper(operator: SymmetricOperator, state: TraceState) -> None:
-    """From P products on the columns give the exact trace."""
+    """Switch to reading columns from P products on, which yields the exact trace."""
     allowed = state.tolerance is None or state.num_products + operator.dim <= state.total
     if state.target >= operator.dim and allowed:
         state.columns = ColumnSums(torch.zeros(operator.dim, dtype=torch.float64))
@@ -266,13 +266,13 @@ def _read_columns(operator: SymmetricOperator, columns: ColumnSums) -> int:
 
 
 def _estimate(state: TraceState, product_error: float) -> StochasticTrace:
-    """From all products so far."""
+    """Estimate from all products so far."""
     sketch, count = state.sketch, state.num_products
     if state.columns is not None:
         return _exact(state.columns, count, product_error, state.diagonal)
     if state.estimator == "xtrace" and not sketch.exhausted:
-        found = leave_one_out(sketch, state.vectors, state.products, state.diagonal, product_error)
-        return StochasticTrace(found.trace, found.frobenius, found.diagonal, count, converged=True)
+        means = leave_one_out(sketch, state.vectors, state.products, state.diagonal, product_error)
+        return StochasticTrace(means.trace, means.frobenius, means.diagonal, count, converged=True)
     frobenius = frobenius_of(sketch, state.probes, product_error)
     trace = trace_of(sketch, state.probes, frobenius.value, product_error)
     diagonal = diagonal_of(sketch, state.probes, product_error)
@@ -280,7 +280,7 @@ def _estimate(state: TraceState, product_error: float) -> StochasticTrace:
 
 
 def _exact(columns: ColumnSums, num_products: int, product_error: float, diagonal: bool) -> StochasticTrace:
-    """Columns are known but for the error of the products, relative to their own norms and to ||A||_F."""
+    """Result from columns, which are known up to the error of the products, relative to their norms and to ||A||_F."""
     norm_value = math.hypot(*columns.lengths)
     value = math.fsum(columns.diagonal.tolist())
     frobenius = exact_estimate(norm_value, product_error * norm_value, floor=0.0)

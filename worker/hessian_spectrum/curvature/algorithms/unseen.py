@@ -1,18 +1,19 @@
-"""Bounds on what a run from random vectors has not found: the end of a spectrum, with a stated chance of a mistake.
+"""Bounds on what a run from random vectors has missed: the end of a spectrum, with a stated probability of error.
 
-Let u be the unit eigenvector of the largest eigenvalue l of A, and X the orthonormal block of random vectors that a
-Krylov run began with. After any number of steps A V = V T + Q C, so that V^T u = (l - T)^-1 C^T Q^T u, and the part of
-u in X, of which the chance to be small is known, is
+Let u be the unit eigenvector of the largest eigenvalue l of A, and X the orthonormal block of random vectors with which
+a Krylov run began. After any number of steps A V = V T + Q C, so that V^T u = (l - T)^-1 C^T Q^T u, and the part of u
+in X, whose probability of being small is known, is
 
     X^T u = F(l) Q^T u,   F(l) = sum_i s_i c_i^T / (l - t_i),
 
-with the Ritz values t_i, the rows s_i of their vectors that belong to X, and their couplings c_i to Q. F falls with
-the distance of l from the Ritz values as the polynomial of the run does: where |F(l)| is below what |X^T u| is sure to
-be, there is no l. Thick restarts keep Q, so that a run with restarts has the product of such functions. Nothing of this
-depends on how the spectrum looks, or on the run having converged. Rounding errors act as further random excitations,
-which make no component smaller than it would have been.
+with the Ritz values t_i, the rows s_i of their vectors that belong to X, and their couplings c_i to Q. F falls with the
+distance of l from the Ritz values as the polynomial of the run does: if |F(l)| is below the lower bound of |X^T u|,
+there is no such l. Thick restarts keep Q, so that a run with restarts has the product of such functions. None of this
+depends on the spectrum, or on convergence of the run. Rounding errors act as further random excitations, which make no
+component smaller than it would have been.
 
-Source:  van Dorsselaer, Hochstenbach & van der Vorst, SIAM J. Matrix Anal. Appl. 22 (2000) 837-852, for one vector.
+References:
+    van Dorsselaer, Hochstenbach & van der Vorst, SIAM J. Matrix Anal. Appl. 22 (2000) 837-852, for one vector.
 """
 
 import math
@@ -26,13 +27,18 @@ BISECTIONS = 60
 
 
 def overlap_of_block(dim: int, count: int, chance: float) -> float:
-    """What |X^T u|, of a fixed unit vector u and an orthonormal random X (dim, count), falls short of.
+    """Lower bound on |X^T u|, for a fixed unit vector u and an orthonormal random X (dim, count).
 
-    |X^T u|^2 is beta distributed, below y with a chance of y^(count/2) Gamma(dim/2) / (Gamma(count/2 + 1)
-    Gamma((dim - count)/2)) at most.
+    |X^T u|^2 is beta distributed, and below y with a probability of at most y^(count/2) Gamma(dim/2) / (Gamma(count/2 +
+    1) Gamma((dim - count)/2)).
 
     Args:
-        chance: Of falling short of it, at most.
+        dim: Dimension of the space.
+        count: Number of columns of X.
+        chance: Largest probability of being below the bound.
+
+    Returns:
+        The bound.
     """
     if count >= dim:
         return 1.0
@@ -43,7 +49,7 @@ def overlap_of_block(dim: int, count: int, chance: float) -> float:
 
 
 def overlap_of_probes(dim: int, count: int, chance: float) -> float:
-    """What |X^T u| falls short of with this chance at most where the columns of X are independent unit vectors."""
+    """Lower bound on |X^T u| with this probability of error, if the columns of X are independent unit vectors."""
     dim = max(dim, 3)  # as above
     of_one = math.lgamma(dim / 2) - math.lgamma((dim - 1) / 2)
     return math.exp((math.log(chance) + math.lgamma(count / 2 + 1)) / count - of_one)
@@ -53,8 +59,8 @@ class Stages:
     """The functions F of a run from random vectors, one for each part between restarts, the current one last.
 
     Args:
-        parts: (num_stages, rows, 1 + 2 block): Ritz values (infinite where there are fewer), and in the columns after
-            them s and c of each, zeros where the block is smaller.
+        parts: Array of shape (num_stages, rows, 1 + 2 block): Ritz values (infinite where there are fewer), followed by
+            columns with s and c of each, zero where the block is smaller.
     """
 
     def __init__(self, parts: Tensor) -> None:
@@ -86,10 +92,14 @@ def excludes(bound: Callable[[float], float], overlap: float, point: float, end:
     """Whether there is no eigenvalue at `point` or beyond it.
 
     Args:
-        bound: on |X^T u| for an eigenvalue at a point beyond all Ritz values.
-        overlap: that |X^T u| is sure to have.
-        end: the last Ritz value on this side.
+        bound: Returns a bound on |X^T u| for an eigenvalue at a point beyond all Ritz values.
+        overlap: Lower bound on |X^T u|.
+        point: Point to check.
+        end: The last Ritz value on this side.
         side: 1 for the upper end of the spectrum, -1 for the lower one.
+
+    Returns:
+        Whether eigenvalues are excluded.
     """
     if not side * (point - end) > 0:
         return False
@@ -97,13 +107,17 @@ def excludes(bound: Callable[[float], float], overlap: float, point: float, end:
 
 
 def end_of_spectrum(bound: Callable[[float], float], overlap: float, end: float, unit: float, side: int) -> float:
-    """A point beyond which there is no eigenvalue; arguments as of `excludes`.
+    """A point beyond which there is no eigenvalue.
 
     Args:
-        unit: Of the size of Ritz values and couplings; 0 if all of them are.
+        bound: Returns a bound on |X^T u| for an eigenvalue at a point beyond all Ritz values.
+        overlap: Lower bound on |X^T u|.
+        end: The last Ritz value on this side.
+        unit: Scale of Ritz values and couplings; 0 if all of them are 0.
+        side: 1 for the upper end of the spectrum, -1 for the lower one.
 
     Returns:
-        Infinite if nothing can be said.
+        The point; infinite if nothing is known.
     """
     if unit == 0:
         return end
@@ -131,29 +145,44 @@ def _beyond(point: float, end: float) -> Iterator[float]:
 def bounds_from_above(values: Tensor, norms: Tensor, rest: float, count: int) -> Tensor:
     """Upper bounds on the `count` largest eigenvalues of A, descending (count,).
 
-    In a basis of n orthonormal vectors Y and of what is orthogonal to them A is [[diag(values), R^T], [R, B]], where B
-    is at most `rest`. R^T R is at most the square of diag(norms) (see `spread`), so that the bounds are those of 2 x 2
-    problems [[value, norm], [norm, rest]]: their larger eigenvalues.
+    In a basis of n orthonormal vectors Y and of their orthogonal complement A is [[diag(values), R^T], [R, B]], where B
+    is at most `rest`. R^T R is at most the square of diag(norms) (see `spread`), so that the bounds are the larger
+    eigenvalues of the 2 x 2 problems [[value, norm], [norm, rest]].
+
+    Args:
+        values: Diagonal of the first block, of shape (n,).
+        norms: Norms of `spread`, of shape (n,).
+        rest: Upper bound of B.
+        count: Number of bounds.
+
+    Returns:
+        The bounds.
 
     References:
-        the inertia of the Schur complement of B; Haynsworth, Linear Algebra Appl. 1 (1968) 73-81.
+        Haynsworth, Linear Algebra Appl. 1 (1968) 73-81, for the inertia of the Schur complement of B.
     """
     if not math.isfinite(rest):
         return torch.full((count,), math.inf, dtype=torch.float64)
     half = (values - rest) / 2
     correction = torch.where(norms > 0, norms * (norms / (torch.hypot(half, norms) + half.abs())), 0.0)
-    found = (values.clamp(min=rest) + correction).sort(descending=True).values[:count]
-    return torch.cat([found, torch.full((count - len(found),), rest, dtype=torch.float64)])
+    bounds = (values.clamp(min=rest) + correction).sort(descending=True).values[:count]
+    return torch.cat([bounds, torch.full((count - len(bounds),), rest, dtype=torch.float64)])
 
 
 def largest_rest(values: Tensor, norms: Tensor, slack: Tensor) -> Tensor:
-    """The largest `rest` for which the bound on each value exceeds it by its slack at most (n,)."""
+    """The largest `rest` for which the bound on each value exceeds it by at most its slack (n,)."""
     return values + slack - norms * (norms / slack)
 
 
 def spread(residuals: Tensor) -> Tensor:
-    """Norms (n,) of which the squares, on a diagonal, are at least R^T R for all R with columns as long as `residuals`.
+    """Norms (n,) whose squares, on a diagonal, are at least R^T R for all R with columns as long as `residuals`.
 
-    By Cauchy and Schwarz |R x|^2 <= (sum_i r_i |x_i|)^2 <= sum_i r_i * sum_i r_i x_i^2.
+    By the Cauchy-Schwarz inequality |R x|^2 <= (sum_i r_i |x_i|)^2 <= sum_i r_i * sum_i r_i x_i^2.
+
+    Args:
+        residuals: Lengths r_i of the columns of R, of shape (n,).
+
+    Returns:
+        The norms.
     """
     return residuals.sqrt() * residuals.sum().sqrt()

@@ -16,7 +16,13 @@ SAFE_NORMS = (1e-140, 1e140)
 def norm(vector: Tensor) -> float:
     """||v|| for v (P,), accumulated in float64, without overflow or underflow of the squares.
 
-    NaN or infinity in the vector comes out as NaN or infinity.
+    NaN or infinity in the vector leads to NaN or infinity.
+
+    Args:
+        vector: v, of shape (P,).
+
+    Returns:
+        The norm.
     """
     length = _plain_norm(vector, 1.0)
     if length == 0 or not SAFE_NORMS[0] < length < SAFE_NORMS[1]:
@@ -64,12 +70,16 @@ def subtract(rows: Tensor, coefficients: Tensor, basis: Tensor) -> None:
 
 
 def orthogonalise(vector: Tensor, basis: Tensor) -> Tensor:
-    """Take from v (P,), in place, what lies in the span of the orthonormal rows of `basis` (s, P).
+    """Remove from v (P,), in place, its part in the span of the orthonormal rows of `basis` (s, P).
 
-    Two passes leave the rest orthogonal within rounding (twice is enough), unless rounding is all that is left.
+    Two passes leave the rest orthogonal up to rounding (twice is enough), unless only rounding is left.
+
+    Args:
+        vector: v, of shape (P,), which is changed.
+        basis: Orthonormal rows of shape (s, P).
 
     Returns:
-        B v (s,), of the vector as it was, in its precision.
+        B v (s,), of the original vector, in its precision.
 
     References:
         Giraud, Langou & Rozloznik, Comput. Math. Appl. 50 (2005) 1069-1075.
@@ -85,7 +95,11 @@ def gaussian_vector(dim: int, generator: torch.Generator) -> Tensor:
     """Standard normal vector (dim,), float64, on the CPU; the same for every device and precision.
 
     Args:
-        generator: A CPU generator, which moves on.
+        dim: Number of entries.
+        generator: CPU generator, which advances.
+
+    Returns:
+        The vector.
     """
     return torch.randn(dim, generator=generator, dtype=torch.float64)
 
@@ -94,14 +108,18 @@ def sphere_probe(dim: int, generator: torch.Generator) -> Tensor:
     """Unit vector (dim,), float64, uniform on the sphere; the same for every device and precision.
 
     Args:
-        generator: A CPU generator, which moves on.
+        dim: Number of entries.
+        generator: CPU generator, which advances.
+
+    Returns:
+        The vector.
     """
     probe = gaussian_vector(dim, generator)
     return probe.div_(norm(probe))  # in place: a probe is as large as the parameters
 
 
 def _plain_norm(vector: Tensor, unit: float) -> float:
-    """||v / unit|| by the sum of squares."""
+    """Norm ||v / unit|| by the sum of squares."""
     if unit == 1.0:
         return math.sqrt(dot(vector, vector))
     return math.sqrt(sum(dot(scaled, scaled) for scaled in (chunk.double() / unit for chunk in _chunks(vector))))

@@ -1,4 +1,4 @@
-"""XTrace: every random vector is used for the sketch of all the others and as a probe of what it leaves."""
+"""XTrace: every random vector serves in the sketch of all the others and as a probe of its complement."""
 
 import math
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class ExchangeableEstimates(NamedTuple):
 
 
 class _Terms(NamedTuple):
-    """What each of n vectors says, (n,), in units of the sketch's scale."""
+    """Terms (n,) from each of n vectors, in units of the sketch's scale."""
 
     explained: FloatArray  # tr Q_i^T A Q_i
     missing: FloatArray  # ||A Q s_i||^2
@@ -50,41 +50,45 @@ class _Terms(NamedTuple):
 def leave_one_out(
     sketch: Sketch, vectors: Tensor, products: Tensor, diagonal: bool, product_error: float
 ) -> ExchangeableEstimates:
-    """Tr A = mean of tr Q_i^T A Q_i + (P - n + 1) g_i^T A g_i; ||A||_F and diag A likewise.
+    """Trace tr A = mean of tr Q_i^T A Q_i + (P - n + 1) g_i^T A g_i; ||A||_F and diag A likewise.
 
-    Q_i spans the products of all random vectors but the i-th, w_i, and g_i is the unit vector along w_i in the
+    Q_i spans the products of all random vectors except the i-th, w_i, and g_i is the unit vector along w_i in the
     complement of Q_i. With Q of all products, Q_i Q_i^T = Q (I - s_i s_i^T) Q^T, where s_i is orthogonal to all columns
-    of the triangle R but the i-th, that is column i of R^-T normalised.
+    of the triangle R except the i-th, that is, the normalised column i of R^-T.
 
     Args:
-        vectors: w_i (n, P), uniform on a sphere.
-        products: A w_i (n, P).
-        sketch: of all n, not exhausted, n >= 2.
-        product_error: relative to ||A||_F, to the trace, and to the norms of rows.
+        sketch: Sketch of all n products, not exhausted, n >= 2.
+        vectors: w_i, of shape (n, P), uniform on a sphere.
+        products: A w_i, of shape (n, P).
+        diagonal: Whether to estimate the diagonal, too.
+        product_error: Error of the products, relative to ||A||_F, to the trace, and to the norms of rows.
+
+    Returns:
+        The estimates with their intervals.
 
     References:
         Epperly, Tropp & Webber, SIAM J. Matrix Anal. Appl. 45 (2024) 1-23, with normalised vectors (section 2.3), and
-        XDiag there for the diagonal, whose terms a regression joins.
+        XDiag there for the diagonal, whose terms a regression combines.
     """
     left_out = _left_out(sketch)
     overlaps = gram(sketch.basis, vectors)  # Q^T w_i in columns
     explained = sketch.trace
     pairs: PairSums | None = None
     rows = _Rows(sketch) if diagonal else None
-    found = []
+    single_terms = []
     for start in range(0, len(vectors), PROBE_BLOCK):
         block = slice(start, start + PROBE_BLOCK)
         probes, residuals = vectors[block].clone(), products[block].clone()
         for place in range(len(probes)):
             s, overlap = left_out[:, start + place], overlaps[:, start + place]
             along = _complement(sketch, s, overlap, probes[place], residuals[place])
-            found.append(_term(sketch, explained, s, along, probes[place], residuals[place]))
+            single_terms.append(_term(sketch, explained, s, along, probes[place], residuals[place]))
             if rows is not None:
                 rows.add(s, probes[place], residuals[place])
         pairs = pairs or PairSums(norm(residuals[0]) or sketch.scale)
         pairs.add(probes, residuals)
     assert pairs is not None
-    terms = _Terms(*np.array(found).T)
+    terms = _Terms(*np.array(single_terms).T)
     alignment = (left_out.T @ left_out).square().numpy()
     frobenius = _frobenius(sketch, terms, alignment, pairs, product_error)
     trace, correlation = _trace(sketch, terms, alignment, frobenius.value, product_error)
@@ -92,7 +96,7 @@ def leave_one_out(
 
 
 def _left_out(sketch: Sketch) -> Tensor:
-    """s_i in columns (n, n)."""
+    """Vectors s_i in columns (n, n)."""
     # columns to unit length: the directions s_i stay, and the solution is as precise as R allows
     triangle = sketch.triangle / torch.linalg.vector_norm(sketch.triangle / sketch.scale, dim=0) / sketch.scale
     identity = torch.eye(len(triangle), dtype=torch.float64)
@@ -102,10 +106,17 @@ def _left_out(sketch: Sketch) -> Tensor:
 
 
 def _complement(sketch: Sketch, s: Tensor, overlap: Tensor, probe: Tensor, residual: Tensor) -> float:
-    """Make g_i of w_i and A g_i of A w_i, in place.
+    """Turn w_i into g_i, and A w_i into A g_i, in place.
+
+    Args:
+        sketch: Sketch of all products.
+        s: Direction s_i that is left out.
+        overlap: Q^T w_i.
+        probe: w_i, which becomes g_i.
+        residual: A w_i, which becomes A g_i.
 
     Returns:
-        S_i^T Q^T g_i.
+        s_i^T Q^T g_i.
     """
     along = float(s @ overlap)
     inside = (overlap - s * along).to(probe)
@@ -120,7 +131,7 @@ def _complement(sketch: Sketch, s: Tensor, overlap: Tensor, probe: Tensor, resid
 def _term(
     sketch: Sketch, explained: float, s: Tensor, along: float, probe: Tensor, residual: Tensor
 ) -> tuple[float, ...]:
-    """In the order of `_Terms`."""
+    """Terms of one vector, in the order of `_Terms`."""
     unit = sketch.scale
     missing = s.to(probe) @ sketch.products
     quadratic, length = dot(probe, residual) / unit, norm(residual) / unit
@@ -145,16 +156,20 @@ def _share(part: float, whole: float) -> float:
 
 
 def _effective_count(sizes: FloatArray, shares: FloatArray, alignment: FloatArray) -> tuple[float, float]:
-    """How many independent terms the n terms are worth, for their variance and for the tails of their sum.
+    """Number of independent terms equivalent to the n terms, for their variance and for the tails of their sum.
 
-    Two terms depend on each other as far as they leave out the same direction, (s_i^T s_j)^2, and as far as their
-    errors are along it. As many outliers of one size as vectors are the extreme: each term then errs by the direction
-    that the others do not span, which is the same for all. A term much larger than the others stands for the sum.
+    Two terms depend on each other to the extent that they leave out the same direction, (s_i^T s_j)^2, and that their
+    errors are along it. As many outliers of equal size as vectors are the extreme case: each term then errs by the
+    direction that the others do not span, which is the same for all. A term much larger than the others dominates the
+    sum.
 
     Args:
-        sizes: >= 0, of the errors (n,).
-        shares: Of their squares along what is left out.
-        alignment: (n, n).
+        sizes: Sizes of the errors, >= 0, of shape (n,).
+        shares: Shares of their squares along the direction that is left out, of shape (n,).
+        alignment: Squared overlaps of these directions, of shape (n, n).
+
+    Returns:
+        The numbers for the variance and for the tails.
     """
     correlation = alignment * np.sqrt(np.outer(shares, shares))
     np.fill_diagonal(correlation, 1.0)
@@ -166,7 +181,7 @@ def _effective_count(sizes: FloatArray, shares: FloatArray, alignment: FloatArra
 def _trace(
     sketch: Sketch, terms: _Terms, alignment: FloatArray, frobenius: float, product_error: float
 ) -> tuple[Estimate, float]:
-    """Tr A, and by how much the error of the mean is larger than that of independent terms."""
+    """Trace tr A, and the factor by which the error of the mean exceeds that of independent terms."""
     num_terms = len(terms.spread)
     dim = sketch.codimension + 1
     share = 2 / (dim + 2)
@@ -182,7 +197,7 @@ def _trace(
 
 
 def _frobenius(sketch: Sketch, terms: _Terms, alignment: FloatArray, pairs: PairSums, product_error: float) -> Estimate:
-    """||A||_F, at least ||A Q||_F."""
+    """Norm ||A||_F, at least ||A Q||_F."""
     dim = sketch.codimension + 1
     count = max(min(_effective_count(terms.length, terms.length_share, alignment)) / SHARED_SKETCH**2, 1.0)
     unit = pairs.unit / sketch.scale
@@ -191,14 +206,14 @@ def _frobenius(sketch: Sketch, terms: _Terms, alignment: FloatArray, pairs: Pair
         root_square *= unit**2
     rest = sum_estimate(dim * float((terms.length**2).mean()), root_square, count, (count - 1) * (count + 2) / 2, dim)
     whole = (sketch.product_norm / sketch.scale) ** 2
-    found = rest.plus(whole - float(terms.missing.mean()))
-    limits = Limits(max(found.limits.lower, whole), max(found.limits.upper, whole))
-    value = max(found.value, 0.0)
-    return root_estimate(found._replace(value=value, limits=limits), sketch.scale, product_error)
+    square = rest.plus(whole - float(terms.missing.mean()))
+    limits = Limits(max(square.limits.lower, whole), max(square.limits.upper, whole))
+    value = max(square.value, 0.0)
+    return root_estimate(square._replace(value=value, limits=limits), sketch.scale, product_error)
 
 
 class _Rows:
-    """Regression of A g_i on g_i, each with the diagonal A Q_i Q_i^T taken off that it explains."""
+    """Regression of A g_i on g_i, each with the explained diagonal A Q_i Q_i^T subtracted."""
 
     def __init__(self, sketch: Sketch) -> None:
         self._sketch = sketch
@@ -207,9 +222,15 @@ class _Rows:
         self._squares = torch.zeros_like(self._outside)  # sum of (A g)^2
 
     def add(self, s: Tensor, probe: Tensor, residual: Tensor) -> None:
-        """One term.
+        """Include one term.
 
-        With N the projection on its complement, A_jj = (A Q Q^T)_jj - e_j + slope_j N_jj, the slope that of A g on g.
+        With N the projection on its complement, A_jj = (A Q Q^T)_jj - e_j + slope_j N_jj, where the slope is that of A
+        g on g.
+
+        Args:
+            s: Direction that is left out.
+            probe: g_i.
+            residual: A g_i.
         """
         direction = (s.to(probe) @ self._sketch.basis).double()
         explained = direction * (s.to(probe) @ self._sketch.products).double() / self._sketch.scale  # e_j
@@ -219,7 +240,7 @@ class _Rows:
         self._regression.add(x, y - explained * x)
 
     def estimate(self, correlation: float, product_error: float) -> DiagonalEstimate:
-        """All entries."""
+        """Estimate of all entries."""
         sketch, dim = self._sketch, self._sketch.codimension + 1
         squares = sketch.row_squares(sketch.scale) + self._squares * (dim / self._regression.count)
         row_norms = squares.sqrt() * sketch.scale

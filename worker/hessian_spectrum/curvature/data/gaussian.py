@@ -1,10 +1,13 @@
 """Synthetic regression: Gaussian inputs and the noisy answers of a random teacher."""
 
+from collections.abc import Callable
 from math import sqrt
+from typing import Any
 
 import torch
 
 from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.data.transforms import decorrelated, standardised
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 TEACHERS = ("linear", "relu", "none")
@@ -97,3 +100,26 @@ def _check_deviations(noise: float, input_std: float) -> None:
     for name, value in (("noise", noise), ("input_std", input_std)):
         if not 0 <= value < float("inf"):
             raise InvalidProblemError(f"{name} is a standard deviation, so it cannot be {value}")
+
+
+_TRANSFORMS: dict[str, Callable[[Dataset], Dataset]] = {
+    "none": lambda drawn: drawn,
+    "standardised": standardised,
+    "decorrelated": decorrelated,
+}
+
+
+def gaussian_dataset(*, transform: str, **options: Any) -> Dataset:
+    """The data of `gaussian` with exact empirical moments if wished.
+
+    Args:
+        transform: "none", "standardised" or "decorrelated".
+        **options: The arguments of `gaussian`.
+
+    Raises:
+        InvalidProblemError: As `gaussian` and the transform.
+    """
+    return _TRANSFORMS[transform](gaussian(**options))
+
+
+DATASETS = {"gaussian": gaussian_dataset, "gaussian-sequences": gaussian_sequences}

@@ -57,3 +57,17 @@ def check_labels(labels: Tensor, sample_shape: tuple[int, ...], num_classes: int
 def num_valid_labels(labels: Tensor) -> int:
     """How many labels are not ignored."""
     return int((labels != IGNORED).sum())
+
+
+def check_numbers(targets: Tensor, sample_shape: tuple[int, ...], num_outputs: int) -> None:
+    """Make sure that `targets` are finite real numbers (*sample_shape, num_outputs).
+
+    Raises:
+        InvalidProblemError: Says what does not fit.
+    """
+    expected = (*sample_shape, num_outputs)
+    if not targets.is_floating_point() or tuple(targets.shape) != expected:
+        found = f"{tuple(targets.shape)} of {targets.dtype}"
+        raise InvalidProblemError(f"targets must be real numbers {expected}, not {found}")
+    if not bool(targets.isfinite().all()):
+        raise InvalidProblemError("targets hold NaN or infinity")

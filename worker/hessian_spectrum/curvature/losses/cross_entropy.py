@@ -42,3 +42,6 @@ def _masked(values: Tensor, targets: Tensor) -> Tensor:
     valid = targets != IGNORED
     # a product with ones would be one more constant as large as the logits in every recording
     return values if bool(valid.all()) else values * valid.unsqueeze(-1).to(values.dtype)
+
+
+LOSSES = {"cross-entropy": CrossEntropy}

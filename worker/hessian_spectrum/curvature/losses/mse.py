@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.losses.base import IGNORED, Loss, check_labels, num_valid_labels
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.curvature.losses.base import IGNORED, Loss, check_labels, check_numbers, num_valid_labels
 
 
 class Mse(Loss):
@@ -38,13 +37,12 @@ class Mse(Loss):
         if not targets.is_floating_point():
             check_labels(targets, sample_shape, num_outputs)
             return
-        if tuple(targets.shape) != (*sample_shape, num_outputs):
-            expected = (*sample_shape, num_outputs)
-            raise InvalidProblemError(f"targets have shape {tuple(targets.shape)}, the outputs {expected}")
-        if not bool(targets.isfinite().all()):
-            raise InvalidProblemError("targets hold NaN or infinity")
+        check_numbers(targets, sample_shape, num_outputs)
 
 
 def _valid(targets: Tensor, outputs: Tensor) -> Tensor:
     """1 for each valid label, 0 for each ignored one (*samples, 1)."""
     return (targets != IGNORED).unsqueeze(-1).to(outputs.dtype)
+
+
+LOSSES = {"mse": Mse}

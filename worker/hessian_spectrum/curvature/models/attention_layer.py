@@ -89,3 +89,6 @@ class AttentionLayer(Model):
             first = torch.arange(inputs.shape[1], device=scores.device) == 0
             scores = scores + first.to(scores.dtype) * self.sink_bias
         return SCORE_ACTIVATIONS[self.activation](scores) @ (inputs @ parameters["W_V"])
+
+
+MODELS = {"attention-layer": AttentionLayer}

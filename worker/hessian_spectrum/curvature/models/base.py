@@ -2,12 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.planning.size import Size
+from hessian_spectrum.planning.size import Size, generic_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
@@ -42,9 +45,14 @@ class Model(ABC):
             InvalidProblemError: Says what does not fit.
         """
 
-    @abstractmethod
     def size_on(self, inputs: Tensor) -> Size:
-        """Parameters, and the numbers that one forward pass over `inputs` produces."""
+        """Parameters, and the numbers that one forward pass over `inputs` produces; counted, unless a model knows."""
+        parameters = {name: torch.empty(shape, device="meta") for name, shape in self.parameter_shapes.items()}
+        numbers = inputs.to("meta", torch.float32 if inputs.is_floating_point() else inputs.dtype)
+        with _Counter() as counter:
+            self(parameters, numbers)
+        num_parameters = sum(each.numel() for each in parameters.values())
+        return generic_size(num_parameters, len(inputs), -(-(inputs.numel() + counter.count) // len(inputs)))
 
     @abstractmethod
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -65,6 +73,20 @@ class Model(ABC):
     def learning_rate_multipliers(self) -> dict[str, float]:
         """Factor on the learning rate of each parameter by name: 1, unless the parametrisation says otherwise."""
         return dict.fromkeys(self.parameter_shapes, 1.0)
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its hook without types
+    """Counts the numbers of all tensors that operations make, views apart."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.count += sum(each.numel() for each in tree_leaves(made) if isinstance(each, Tensor))
+        return made
 
 
 def check_real_inputs(inputs: Tensor, kind: str, *shape: int | str) -> None:

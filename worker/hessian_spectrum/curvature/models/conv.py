@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from hessian_spectrum.curvature.models.activations import DEFAULT_NEGATIVE_SLOPE, activation_named
+from hessian_spectrum.curvature.models.activations import activation_named
 from hessian_spectrum.curvature.models.base import Model, check_real_inputs
 from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.planning.activations import DEFAULT_NEGATIVE_SLOPE
 from hessian_spectrum.planning.size import Size, conv_edge, conv_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
@@ -127,3 +128,6 @@ class Conv(Model):
             values = values + bias.unsqueeze(-1)
         edge = conv_edge(images.shape[-1], self.stride)
         return values.reshape(images.shape[0], weight.shape[0], edge, edge)
+
+
+MODELS = {"conv": Conv}

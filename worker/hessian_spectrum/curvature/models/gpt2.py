@@ -227,3 +227,6 @@ def _layer_norm(parameters: Mapping[str, Tensor], name: str, x: Tensor) -> Tenso
 
 def _shifted(x: Tensor, bias: Tensor | None) -> Tensor:
     return x if bias is None else x + bias
+
+
+MODELS = {"gpt2": Gpt2}

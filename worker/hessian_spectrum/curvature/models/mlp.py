@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from hessian_spectrum.curvature.models.activations import DEFAULT_NEGATIVE_SLOPE, activation_named
+from hessian_spectrum.curvature.models.activations import activation_named
 from hessian_spectrum.curvature.models.base import Model, check_real_inputs
 from hessian_spectrum.curvature.models.parametrization import Layer, parametrization_named
 from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.planning.activations import DEFAULT_NEGATIVE_SLOPE
 from hessian_spectrum.planning.size import Size, mlp_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
@@ -119,3 +120,6 @@ class Mlp(Model):
             hidden = F.linear(multiplied[-1], parameters[weight], parameters[bias] if self.bias else None)
             hidden = hidden if offsets is None else hidden + offsets[index]
         return hidden, multiplied
+
+
+MODELS = {"mlp": Mlp}

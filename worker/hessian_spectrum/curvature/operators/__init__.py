@@ -1,1 +1,1 @@
-"""Matrices known by their products."""
+"""Symmetric matrices that are defined by their products with vectors."""

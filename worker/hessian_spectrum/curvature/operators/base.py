@@ -1,4 +1,4 @@
-"""What algorithms see of a matrix."""
+"""The interface through which algorithms access a matrix."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -7,15 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.planning.blocks import BLOCK_COLUMNS
 
 PRODUCT_ROUNDINGS = 10
 """Machine epsilons by which products of norm 1 may be off where the numbers that make up the matrix are exact."""
 
 
+@serializable()
 @dataclass
 class Triangle:
-    """Half of a dense symmetric matrix, filled up to some step; all that filling needs to go on."""
+    """Half of a dense symmetric matrix, filled up to some step, with everything needed to fill the rest."""
 
     rows: Tensor  # (P, P) float64; one side of the diagonal counts, the other is undefined
     is_upper: bool  # which
@@ -29,12 +31,12 @@ class Triangle:
 
 
 class SymmetricOperator(ABC):
-    """A symmetric matrix A (P, P) that is known by its products; vectors live on `device` in `dtype`."""
+    """A symmetric matrix A (P, P), defined by its products; vectors are on `device` in `dtype`."""
 
     @property
     @abstractmethod
     def dim(self) -> int:
-        """P."""
+        """Number P of rows."""
 
     @property
     @abstractmethod
@@ -44,16 +46,16 @@ class SymmetricOperator(ABC):
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where vectors live."""
+        """Device of the vectors."""
 
     @property
     def product_error(self) -> float:
-        """Bound on ||A' v - A v|| / ||A|| of the products A' v for unit vectors v: rounding, and reduced precision."""
+        """Bound on ||A' v - A v|| / ||A|| of products A' v for unit vectors v, from rounding and reduced precision."""
         return PRODUCT_ROUNDINGS * torch.finfo(self.dtype).eps
 
     @property
     def unreduced(self) -> "SymmetricOperator":
-        """The same matrix by products in the precision of vectors throughout; they may take much longer."""
+        """The same matrix with products entirely in the precision of the vectors, which may be much slower."""
         return self
 
     @abstractmethod
@@ -62,14 +64,14 @@ class SymmetricOperator(ABC):
 
     @abstractmethod
     def matmat(self, matrix: Tensor) -> Tensor:
-        """A V (P, k) for V (P, k), in memory bounded independently of k but for the result."""
+        """A V (P, k) for V (P, k), in memory that, apart from the result, is bounded independently of k."""
 
     def start_triangle(self) -> Triangle:
         """The dense matrix before its first product."""
         return Triangle(torch.zeros(self.dim, self.dim, dtype=torch.float64, device=self.device), is_upper=False)
 
     def fill_triangle(self, triangle: Triangle) -> Iterator[None]:
-        """Do what is left of it, in place, with a pause after each step."""
+        """Compute the rest of the triangle, in place, yielding after each step."""
         for start in range(triangle.num_steps * BLOCK_COLUMNS, self.dim, BLOCK_COLUMNS):
             stop = min(start + BLOCK_COLUMNS, self.dim)
             block = torch.zeros(self.dim, stop - start, dtype=self.dtype, device=self.device)

@@ -1,4 +1,4 @@
-"""Which parameters a block of the matrix is made of."""
+"""Selection of the parameters that belong to a block of the matrix."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,17 @@ GROUP_COLUMNS = 256  # fewer than these are not worth a recording of their own
 
 
 def select(names: Iterable[str], globs: str | Sequence[str] | None) -> list[str]:
-    """The names that match a glob (*, ?, [...]; case counts), or one of several, in their order; None: all.
+    """Names that match a glob (*, ?, [...]; case-sensitive), or one of several, in their order.
+
+    Args:
+        names: Names of all parameters.
+        globs: One glob or several; None selects all names.
+
+    Returns:
+        The matching names.
 
     Raises:
-        InvalidProblemError: If none does.
+        InvalidProblemError: If no name matches.
     """
     names = list(names)
     if globs is None:
@@ -28,7 +35,7 @@ def select(names: Iterable[str], globs: str | Sequence[str] | None) -> list[str]
 
 @dataclass(frozen=True)
 class ColumnGroup:
-    """Neighbouring parameters, whose columns are taken together."""
+    """Neighbouring parameters whose columns are computed together."""
 
     columns: ParameterLayout  # of the group
     rows: ParameterLayout  # of all parameters up to the group's last
@@ -45,7 +52,7 @@ class ColumnGroup:
 
     @property
     def num_columns(self) -> int:
-        """Columns of the group."""
+        """Number of columns of the group."""
         return self.columns.dim
 
 

@@ -1,4 +1,4 @@
-"""Operators as dense matrices, both ways."""
+"""Conversion between operators and dense matrices."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ class DenseOperator(SymmetricOperator):
     """A given symmetric matrix (P, P) as an operator.
 
     Raises:
-        InvalidProblemError: If it is not square and exactly symmetric.
+        InvalidProblemError: If the matrix is not square and exactly symmetric.
     """
 
     def __init__(self, matrix: Tensor) -> None:
@@ -24,7 +24,7 @@ class DenseOperator(SymmetricOperator):
 
     @property
     def dim(self) -> int:
-        """P."""
+        """Number P of rows."""
         return len(self._matrix)
 
     @property
@@ -34,7 +34,7 @@ class DenseOperator(SymmetricOperator):
 
     @property
     def device(self) -> torch.device:
-        """Where the matrix lives."""
+        """Device of the matrix."""
         return self._matrix.device
 
     def matvec(self, vector: Tensor) -> Tensor:
@@ -49,13 +49,17 @@ class DenseOperator(SymmetricOperator):
 def assemble(operator: SymmetricOperator, progress: Progress = ignore_progress) -> Tensor:
     """Dense A (P, P), float64, exactly symmetric, on the operator's device, from products with the identity.
 
-    Beside the result it holds what the operator needs for a block of columns.
+    Besides the result, memory holds what the operator needs for a block of columns.
 
     Args:
-        progress: Told as "products" after each block of columns.
+        operator: The matrix A.
+        progress: Called with phase "products" after each block of columns.
+
+    Returns:
+        The dense matrix.
 
     Raises:
-        NonFiniteError: If a product holds NaN or infinity.
+        NonFiniteError: If a product contains NaN or infinity.
     """
     triangle = operator.start_triangle()
     for _ in operator.fill_triangle(triangle):
@@ -66,8 +70,14 @@ def assemble(operator: SymmetricOperator, progress: Progress = ignore_progress) 
 def mirrored(triangle: Triangle) -> Tensor:
     """The whole matrix (P, P), in the memory of its half.
 
+    Args:
+        triangle: A completely filled half; it is overwritten.
+
+    Returns:
+        The dense matrix.
+
     Raises:
-        NonFiniteError: If a number of the half is NaN or infinity.
+        NonFiniteError: If an entry of the half is NaN or infinite.
     """
     matrix = triangle.lower
     _mirror(matrix)

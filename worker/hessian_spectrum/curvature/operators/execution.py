@@ -1,4 +1,4 @@
-"""How recorded programs run: as they are, compiled where that pays, as CUDA graphs on a GPU."""
+"""Execution of recorded programs: interpreted, compiled if that pays off, or as CUDA graphs on a GPU."""
 
 import hashlib
 import json
@@ -27,19 +27,19 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Timing:
-    """What one program was measured to take, in seconds."""
+    """Measured times of one program, in seconds."""
 
     interpreted: float  # per product
     compiled: float  # per product
     compilation: float  # once; infinite where it failed
 
     def pays(self, num_products: int) -> bool:
-        """Whether compiling is worth it for that many products."""
+        """Whether compiling saves time for the given number of products."""
         return num_products * (self.interpreted - self.compiled) > self.compilation
 
 
 class Timings:
-    """What was measured before, by program, kept in a file so that every later job chooses alike."""
+    """Measured times by program, stored in a file so that every later job makes the same choice."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
@@ -48,11 +48,11 @@ class Timings:
             self._known = _read(path)
 
     def get(self, signature: str) -> Timing | None:
-        """What is known about a program."""
+        """Measured times of a program; None if it was not measured."""
         return self._known.get(signature)
 
     def put(self, signature: str, timing: Timing) -> None:
-        """Remember, in the file as well."""
+        """Store the times of a program, also in the file."""
         self._known[signature] = timing
         if self._path is not None:
             self._known = {**_read(self._path), **self._known}
@@ -63,15 +63,15 @@ class Timings:
 
 
 class Execution:
-    """Chooses for each program.
+    """Chooses how each program is executed.
 
-    The choice decides about the order of roundings, so it must not change from run to run: what was measured once is
-    kept in `timings`, and only a program of another shape, device or version is measured again.
+    The choice determines the order of roundings, so it must not change from run to run. Measured times are stored in
+    `timings`, and only a program of another shape, device or version is measured again.
 
     Args:
-        num_products: how often each program will run.
-        mode: "measured" compiles where it is expected to pay and keeps what is faster; the others do as they say.
-        choices: whether a program is compiled, by signature; those of an earlier run are followed, new ones added.
+        num_products: Number of times that each program will run.
+        mode: "measured" compiles if that is expected to pay off and keeps what is faster; the other modes are fixed.
+        choices: Whether a program is compiled, by signature; choices of an earlier run are followed, new ones added.
     """
 
     def __init__(
@@ -89,18 +89,18 @@ class Execution:
 
     @property
     def description(self) -> Literal["interpreted", "compiled"]:
-        """Compiled, if anything was."""
+        """Either "compiled" if any program was compiled, or "interpreted"."""
         return "compiled" if any(self._choices.values()) else "interpreted"
 
     def settle(self) -> None:
-        """Choose nothing any more: programs of which nothing is known by now run as they are.
+        """Stop choosing: programs without a known choice are interpreted from now on.
 
-        So that processes which share a computation choose alike.
+        Processes that share a computation thereby make the same choices.
         """
         self._mode = "interpreted"
 
     def prepare(self, program: Program, argument: Tensor) -> Map:
-        """The map of `program`, in the way that was chosen."""
+        """The map of `program`, in the chosen form."""
         signature = _signature(program, argument)
         if signature not in self._choices:
             measured = self._mode == "measured" and self._pays(program, argument, signature)
@@ -146,7 +146,7 @@ class Execution:
 
 
 def _read(path: Path) -> dict[str, Timing]:
-    """What the file holds; nothing, if it is not what was written."""
+    """Contents of the file; empty unless they have the expected form."""
     try:
         return {name: Timing(**each) for name, each in json.loads(path.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):
@@ -160,7 +160,7 @@ def _signature(program: Program, argument: Tensor) -> str:
 
 
 def _seconds(run: Map, argument: Tensor) -> float:
-    """Least time of a few calls: what disturbs only adds."""
+    """Shortest of a few timings, as disturbances only lengthen them."""
     times = []
     for _ in range(NUM_TIMINGS):
         started = time.perf_counter()
@@ -172,7 +172,7 @@ def _seconds(run: Map, argument: Tensor) -> float:
 
 
 def _cuda_graph(run: Map, argument: Tensor) -> Map:
-    """The same map as one launch: all its kernels captured, reading and writing fixed memory."""
+    """The same map as one launch of captured kernels, which read and write fixed memory."""
     held = argument.clone()
     stream = torch.cuda.Stream(argument.device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(argument.device))

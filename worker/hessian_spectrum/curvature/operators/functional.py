@@ -4,9 +4,9 @@ from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 
 
 class FunctionalOperator(RiskOperator):
-    """F = H - G = sum_k r_k d^2 f_k / d theta^2, with r = dL/df: what the Hessian has and Gauss-Newton has not.
+    """F = H - G = sum_k r_k d^2 f_k / d theta^2, with r = dL/df: the Hessian minus the Gauss-Newton matrix.
 
-    Taken directly, not as a difference of two products, so that nothing cancels.
+    It is computed directly, not as a difference of two products, so that nothing cancels.
 
     References:
         Singh, Bachmann & Hofmann, Analytic Insights into Structure and Rank of Neural Network Hessian Maps, 2021.

@@ -1,4 +1,4 @@
-"""Dense matrices of fully connected networks, by way of their pre-activations."""
+"""Dense matrices of fully connected networks, assembled from derivatives of their pre-activations."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
-from hessian_spectrum.curvature.heap import release_freed_memory
+from hessian_spectrum.curvature.malloc_trim import release_freed_memory
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.base import Triangle
 from hessian_spectrum.curvature.operators.products import Matrix, product
@@ -20,7 +20,7 @@ from hessian_spectrum.planning.blocks import layered_samples, layered_units
 
 @dataclass(frozen=True)
 class _Signals:
-    """What passes each layer, forwards and backwards; samples are the last axis."""
+    """Forward and backward signals of each layer; samples are the last axis."""
 
     hidden: list[Tensor]  # h_l (widths[l], n), scaled as W_l multiplies them
     delta: list[Tensor]  # dL/dz_l (widths[l + 1], n)
@@ -28,7 +28,7 @@ class _Signals:
 
 @dataclass(frozen=True)
 class _Unit:
-    """Unit `index` of `layer`, and how signals change as it moves: those of its layer and of later ones."""
+    """Unit `index` of `layer`, and how the signals of its layer and of later ones change as it moves."""
 
     layer: int
     index: int
@@ -38,22 +38,22 @@ class _Unit:
 
 
 class LayeredAssembly:
-    """A (P, P) of the risk of an `Mlp`: n P^2 operations where P products take 6 n P^2.
+    """A (P, P) of the risk of an `Mlp`, in n P^2 operations instead of 6 n P^2 for P products.
 
-    Parameters enter by z_l = W_l h_l + b_l only, and samples meet in no z. So dL/dW_l = sum_n delta_l h_l^T, and moving
-    unit i of z_m of *every* sample at once gives, by one product with respect to the z, the derivatives d_i of each
-    sample; W_m[i, j] moves it by h_m[j]:
+    Parameters enter only through z_l = W_l h_l + b_l, and samples share no z. Therefore dL/dW_l = sum_n delta_l h_l^T,
+    and moving unit i of z_m of *every* sample at once gives, by one product with respect to the z, the derivatives d_i
+    of each sample; W_m[i, j] moves it by h_m[j]:
 
         A[W_l, W_m[i, j]] = sum_n (d_i delta_l h_l^T + delta_l d_i h_l^T) h_m[j],    l >= m
 
-    where d_i h_m = 0, and Gauss-Newton lacks the second term. (For l < m, delta_l depends on W_m itself as well; that
-    part is known by symmetry.) Biases have 1 in place of h.
+    where d_i h_m = 0, and the Gauss-Newton matrix lacks the second term. (For l < m, delta_l depends on W_m itself as
+    well; that part follows by symmetry.) Biases have 1 in place of h.
 
     Args:
-        matrix: which of the three.
-        risk: of an `Mlp`.
-        point: its parameters.
-        layout: of the parameters whose submatrix is wanted, in the model's order.
+        matrix: Which of the three matrices.
+        risk: Risk of an `Mlp`.
+        point: Parameters of the model, by name.
+        layout: Layout of the parameters whose submatrix is computed, in the model's order.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class LayeredAssembly:
         self._starts = dict(zip(layout.names, accumulate(layout.sizes, initial=0), strict=False))
 
     def fill(self, triangle: Triangle) -> Iterator[None]:
-        """Do what is left of the upper triangle, in place, with a pause after each step."""
+        """Compute the rest of the upper triangle, in place, yielding after each step."""
         assert triangle.is_upper
         num_pieces = len(self._risk.batches)
         steps = [(piece, layer, units) for piece in range(num_pieces) for layer, units in self._steps(piece)]
@@ -88,7 +88,7 @@ class LayeredAssembly:
         release_freed_memory()
 
     def _steps(self, piece: int) -> Iterator[tuple[int, range]]:
-        """Units by layer, a bounded number differentiated at once, of all layers of which the block has a part."""
+        """Units by layer, a bounded number differentiated at once, of all layers with parameters in the block."""
         widths = self._model.widths
         width = layered_units(sum(widths[1:]), len(self._risk.batches[piece]), self._dtype.itemsize)
         for layer, num_units in enumerate(widths[1:]):
@@ -97,7 +97,7 @@ class LayeredAssembly:
                     yield layer, range(start, min(start + width, num_units))
 
     def _num_columns(self, layer: int, num_units: int) -> int:
-        """Of the block, that so many units of the layer have."""
+        """Number of the block's columns that belong to so many units of the layer."""
         weight, bias = (name in self._starts for name in self._model.layer_names(layer))
         return num_units * (weight * self._model.widths[layer] + bias)
 
@@ -120,7 +120,7 @@ class LayeredAssembly:
             transposed[unit.bias, unit.bias :] += terms[unit.bias - start :].sum(1)
 
     def _fill(self, terms: Tensor, signals: _Signals, unit: _Unit) -> None:
-        """Each sample's terms of the change of dL/d(parameters) into `terms` (k, n), from the unit's own on."""
+        """Write each sample's terms of the change of dL/d(parameters) into `terms` (k, n), from the unit's own on."""
         place = 0
         for layer in range(unit.layer, len(self._model.widths) - 1):
             weight, bias = (name in self._starts for name in self._model.layer_names(layer))
@@ -147,7 +147,7 @@ class LayeredAssembly:
         return _Signals([each.T.contiguous() for each in hidden], [each.T.contiguous() for each in gradient.values()])
 
     def _changes(self, piece: int, layer: int, units: range) -> list[_Signals]:
-        """Derivatives of the signals of this layer and the later ones along each of the layer's `units`."""
+        """Derivatives of the signals of this layer and later ones with respect to each of the layer's `units`."""
         offsets, name = self._offsets(piece), str(layer)
         later = list(offsets)[layer:]
 

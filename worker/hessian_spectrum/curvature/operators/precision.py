@@ -1,4 +1,4 @@
-"""Matrix products in less than float32, under vectors and sums in float32."""
+"""Matrix products in less than float32, with vectors and sums in float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx
 
 from hessian_spectrum.curvature.operators.graph_module import graph_module
+from hessian_spectrum.curvature.operators.graph_passes import remove_dead_code
 from hessian_spectrum.curvature.operators.recording import Program
-from hessian_spectrum.curvature.operators.rewrites import remove_dead_code
 
 MatmulPrecision = Literal["tf32", "bfloat16"]
 
@@ -20,15 +20,23 @@ _PLAIN: dict[Any, Any] = {aten.addmm_.default: aten.mm.default, aten.baddbmm_.de
 def reduced(program: Program, precision: MatmulPrecision | None) -> Program:
     """The float32 program with its matrix products in `precision`, to be run under `matmuls_in` it.
 
-    tf32 rounds factors to 10 bits in tensor cores, and sums in float32; without such cores it changes nothing. bfloat16
-    rounds factors and products to 8 bits; what the program keeps for matrix products alone is kept rounded.
+    tf32 rounds factors to 10 bits in tensor cores and sums in float32; without tensor cores it changes nothing.
+    bfloat16 rounds factors and products to 8 bits; constants that the program uses only in matrix products are stored
+    rounded.
+
+    Args:
+        program: Recorded map in float32.
+        precision: Precision of the matrix products; None leaves the program unchanged.
+
+    Returns:
+        The program.
     """
     return _in_bfloat16(program) if precision == "bfloat16" else program
 
 
 @contextmanager
 def matmuls_in(precision: MatmulPrecision | None) -> Iterator[None]:
-    """Whether tensor cores may take float32 factors as tf32."""
+    """Context in which tensor cores may use float32 factors as tf32, if `precision` says so."""
     before = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     try:
@@ -57,7 +65,7 @@ def _in_bfloat16(program: Program) -> Program:
 
 
 def _round_product(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, Tensor]) -> None:
-    """A b, or c + a b in place, with a and b as bfloat16; the result, and the sum, as float32."""
+    """Product a b, or c + a b in place, with a and b as bfloat16; the result, and the sum, are float32."""
     arguments: Any = node.args
     factors = [_rounded(graph, node, factor, values) for factor in arguments[-2:]]
     with graph.inserting_before(node):
@@ -73,10 +81,10 @@ def _rounded(graph: fx.Graph, node: fx.Node, factor: fx.Node, values: dict[fx.No
     if factor not in values:
         with graph.inserting_before(node):
             return graph.call_function(aten._to_copy.default, (factor,), {"dtype": torch.bfloat16})
-    found = next((user for user in values if user.meta.get("rounds") is factor), None)
-    if found is None:
+    rounded = next((user for user in values if user.meta.get("rounds") is factor), None)
+    if rounded is None:
         with graph.inserting_after(factor):
-            found = graph.placeholder(f"{factor.name}_rounded")
-        found.meta["rounds"] = factor
-        values[found] = values[factor].to(torch.bfloat16)
-    return found
+            rounded = graph.placeholder(f"{factor.name}_rounded")
+        rounded.meta["rounds"] = factor
+        values[rounded] = values[factor].to(torch.bfloat16)
+    return rounded

@@ -18,7 +18,7 @@ Matrix = Literal["hessian", "ggn", "functional"]
 
 @dataclass(frozen=True)
 class Fallback:
-    """How each product is computed anew where products cannot be recorded, and why they cannot be."""
+    """How each product is computed if products cannot be recorded, and why they cannot be."""
 
     method: Literal["forward-over-reverse", "double-backward"]
     reason: str
@@ -41,15 +41,22 @@ def product(
         ggn         J^T H_l J v
         functional  dJ[v]^T r
 
-    One forward pass with tangents, one backward pass; r and H_l are the closed forms of the loss. Where the model ends
-    in an output layer f = h W^T, outputs and their tangents exist for one piece of the samples at a time. For use
-    inside vmap and `record` as well.
+    The computation is one forward pass with tangents and one backward pass; r and H_l are the closed forms of the loss.
+    If the model ends in an output layer f = h W^T, outputs and their tangents exist for one piece of the samples at a
+    time. The function can be used inside vmap and `record`.
 
     Args:
-        features_at: h, or f itself without such a layer, of that micro-batch at given parameters, or whatever else
-            `point` names.
-        direction: v by parameter name; parameters that are not named have no tangent, and cost none.
-        rows: names of the parameters whose rows are wanted; the others cost none.
+        matrix: Which of the three matrices.
+        risk: Risk whose second derivatives are computed.
+        index: Index of the micro-batch.
+        features_at: Returns h, or f itself without such a layer, of that micro-batch, at given values of everything
+            that `point` names.
+        point: Parameters by name at which the matrix is evaluated.
+        direction: v by parameter name; parameters that are not named have no tangent and no cost.
+        rows: Names of the parameters whose rows are computed; the others have no cost.
+
+    Returns:
+        The rows by parameter name.
     """
     head = risk.model.head_name
 
@@ -79,9 +86,18 @@ def product(
 
 
 def _seen(matrix: Matrix, risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
-    """What is pulled back from outputs with tangents: r with its tangent, r without, or H_l times the outputs' tangent.
+    """Cotangent of outputs with tangents: r with its tangent, r without it, or H_l times the outputs' tangent.
 
-    The tangent of r is the closed form H_l u and not autograd's, which keeps the probabilities of a softmax twice.
+    The tangent of r is the closed form H_l u rather than autograd's, which stores the probabilities of a softmax twice.
+
+    Args:
+        matrix: Which of the three matrices.
+        risk: Risk whose second derivatives are computed.
+        outputs: Outputs with their tangents.
+        targets: Targets of the outputs.
+
+    Returns:
+        The cotangent, of the shape of the outputs.
     """
     primal, tangent = forward_ad.unpack_dual(outputs)  # type: ignore[no-untyped-call]
     with forward_ad._set_fwd_grad_enabled(False):
@@ -95,34 +111,41 @@ def _seen(matrix: Matrix, risk: EmpiricalRisk, outputs: Tensor, targets: Tensor)
 
 
 def _backwards(matrix: Matrix) -> AbstractContextManager[object]:
-    """Of Gauss-Newton only the way forward has tangents."""
+    """Reverse pass; for the Gauss-Newton matrix only the forward pass has tangents."""
     return forward_ad._set_fwd_grad_enabled(False) if matrix == "ggn" else nullcontext()
 
 
 def _through_head(
     matrix: Matrix, risk: EmpiricalRisk, index: int, features: Tensor, weight: Tensor, of_head: list[Tensor] | None
 ) -> Iterator[Tensor]:
-    """What is pulled back from the features (n, d), piece by piece.
+    """Cotangents of the features (n, d), chunk by chunk.
 
     Args:
-        weight: W (K, d).
-        of_head: To which the product's rows of W are added: those by way of the output layer.
+        matrix: Which of the three matrices.
+        risk: Risk whose second derivatives are computed.
+        index: Index of the micro-batch.
+        features: Features (n, d) with their tangents.
+        weight: W (K, d), the output layer.
+        of_head: List to which the product's rows of W through the output layer are added; None if these are not needed.
+
+    Yields:
+        Cotangents of the features of one chunk after the other.
     """
-    for piece, targets in risk.pieces(index, features):
-        seen = _seen(matrix, risk, piece @ weight.T, targets)
+    for chunk, targets in risk.output_chunks(index, features):
+        seen = _seen(matrix, risk, chunk @ weight.T, targets)
         with _backwards(matrix):
             yield seen @ weight
             if of_head is not None:
                 # of what is linear in two values with tangents, without the primal value, which is as large as W
-                rows = _change_of_product(matrix, seen, piece / risk.num_terms)
+                rows = _change_of_product(matrix, seen, chunk / risk.num_terms)
                 of_head[:] = [of_head[0] + rows if of_head else rows]
 
 
-def _change_of_product(matrix: Matrix, seen: Tensor, piece: Tensor) -> Tensor:
-    """s^T h for Gauss-Newton, whose s is a tangent; else the tangent of that."""
+def _change_of_product(matrix: Matrix, seen: Tensor, chunk: Tensor) -> Tensor:
+    """s^T h for Gauss-Newton, where s is a tangent; otherwise the tangent of s^T h."""
     if matrix == "ggn":
-        return seen.T @ piece
-    (left, left_change), (right, right_change) = (forward_ad.unpack_dual(each) for each in (seen, piece))  # type: ignore[no-untyped-call]
+        return seen.T @ chunk
+    (left, left_change), (right, right_change) = (forward_ad.unpack_dual(each) for each in (seen, chunk))  # type: ignore[no-untyped-call]
     change = left.T @ right_change if right_change is not None else None
     if left_change is None:
         return change if change is not None else torch.zeros_like(left.T @ right)

@@ -1,4 +1,4 @@
-"""A linear map as a graph: what a function does to its argument, recorded while it runs once."""
+"""Recording of a linear map as a graph of what a function does to its argument while it runs once."""
 
 import operator
 from collections.abc import Callable, Iterator
@@ -12,9 +12,9 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from hessian_spectrum.curvature.heap import release_freed_memory
+from hessian_spectrum.curvature.malloc_trim import release_freed_memory
 from hessian_spectrum.curvature.operators.graph_module import graph_module
-from hessian_spectrum.curvature.operators.rewrites import in_place, simplify
+from hessian_spectrum.curvature.operators.graph_passes import in_place, simplify
 
 Map = Callable[[Tensor], Tensor]
 
@@ -25,7 +25,7 @@ RELEASE_BYTES = 2**27
 
 
 class UnrecordableError(Exception):
-    """The function does something that cannot be repeated from a graph."""
+    """The function does something that a graph cannot repeat."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +45,11 @@ class Program:
 
     @property
     def num_nodes(self) -> int:
-        """Operations, roughly."""
+        """Approximate number of operations."""
         return len(self.graph.graph.nodes)
 
     def structure(self) -> str:
-        """The operations and the shapes of what they read: equal for two programs that differ in values alone."""
+        """The operations and the shapes of their operands, equal for two programs that differ only in values."""
         shapes = [(str(tensor.dtype), *tensor.shape) for tensor in self.constants]
         return f"{self.graph.code}\n{shapes}"
 
@@ -57,16 +57,20 @@ class Program:
 def record(function: Map, argument: Tensor) -> tuple[Tensor, Program]:
     """f(v), and f as a program, for f linear in v and deterministic.
 
-    Operations on values that do not depend on v are done now, once, and never again; of their results the program keeps
-    those that it reads. Differs from `torch.func.linearize`, whose constant folding (PyTorch 2.13) keeps every primal
-    value, used or not, and loses assignments in place, and from make_fx, which takes a hundred times as long.
+    Operations on values that do not depend on v are executed once, now; the program keeps those of their results that
+    it reads. This differs from `torch.func.linearize`, whose constant folding (PyTorch 2.13) keeps every primal value,
+    used or not, and loses in-place assignments, and from make_fx, which takes a hundred times as long.
+
+    Args:
+        function: The map f.
+        argument: v, of the shape, type and device of all later arguments.
 
     Returns:
-        F(argument); the program, for arguments of the same shape, type and device.
+        f(argument), and the program, for arguments of the same shape, type and device.
 
     Raises:
-        UnrecordableError: Where values that do not depend on v are changed in place by values that do, or after they
-            were read.
+        UnrecordableError: If values that do not depend on v are changed in place by values that do, or after they were
+            read.
     """
     recorder = _Recorder(argument)
     with recorder:
@@ -76,7 +80,7 @@ def record(function: Map, argument: Tensor) -> tuple[Tensor, Program]:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every operation below autograd and vmap, with real values."""
+    """Dispatch mode that observes every operation below autograd and vmap, with real values."""
 
     def __init__(self, argument: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -107,7 +111,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             release_freed_memory()
 
     def program(self, value: Tensor) -> Program:
-        """What was recorded, for the result `value`."""
+        """The recorded program, with the result `value`."""
         if value not in self._varying and bool(value.any()):
             raise UnrecordableError("the result does not depend on the argument, and is not zero")
         # a constant zero is copied, so that callers may add to what they get
@@ -119,7 +123,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return Program(graph_module(self._graph), constants)
 
     def _lift(self) -> Iterator[Tensor]:
-        """Make what the graph reads its arguments, in order."""
+        """Turn the constants that the graph reads into its arguments, in order."""
         # placeholders come first, in the order in which values are passed
         last = next(iter(self._graph.nodes))
         for node in [node for node in self._graph.nodes if node.op == "get_attr"]:
@@ -167,7 +171,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return isinstance(argument, (list, tuple)) and any(self._varies(each) for each in argument)
 
     def _node(self, argument: Any) -> Any:
-        """What stands in the graph for an argument."""
+        """Node or constant that represents an argument in the graph."""
         if isinstance(argument, (list, tuple)):
             return type(argument)(self._node(each) for each in argument)
         if not isinstance(argument, Tensor):
@@ -182,10 +186,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _materialised(argument: Any) -> Any:
-    """A tangent that is absent, as zeros that lie somewhere.
+    """An absent tangent as zeros that have memory.
 
-    Autograd's own zeros have no memory. Some operations read it all the same when a dispatch mode calls them, as
-    mul.Scalar does in PyTorch 2.13, and the process ends.
+    Autograd's own zeros have no memory. Some operations read it nevertheless when a dispatch mode calls them, as
+    mul.Scalar does in PyTorch 2.13, and the process crashes.
+
+    Args:
+        argument: Argument of an operation.
+
+    Returns:
+        The argument, or zeros in its place.
     """
     if isinstance(argument, Tensor):
         return argument.new_zeros(argument.shape) if argument._is_zerotensor() else argument

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 from torch.fx import GraphModule
 
-from hessian_spectrum.curvature.heap import is_memory_error, release_freed_memory
+from hessian_spectrum.curvature.malloc_trim import is_memory_error, release_freed_memory
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.base import SymmetricOperator, Triangle
 from hessian_spectrum.curvature.operators.blocks import ColumnGroup, column_groups, select
@@ -36,46 +36,54 @@ with warnings.catch_warnings():
 
 
 DEVIATION_MARGIN = 2
-"""How many times larger the deviation of reduced products may be for vectors other than those it was measured on."""
+"""Factor by which the deviation of reduced products may be larger for vectors other than the measured ones."""
+
+COMPARED_VECTORS, COMPARED_NUMBERS = 16, 2**12
+"""Number of vectors for that measurement, and of entries that suffice; one short vector may not be typical."""
 
 SENSITIVITY_MARGIN = 4
-"""How many times more rounding may change a product than a change of every parameter by one machine epsilon did."""
+"""Factor by which rounding may change a product more than a change of every parameter by one epsilon did."""
 
 SENSITIVITY_SAMPLES, SENSITIVITY_SHARE = 16, 8
-"""Samples at most on which that is measured, and of large samples one in so many of a micro-batch."""
+"""Largest number of samples for that measurement, and largest share, one in so many, of a micro-batch."""
 
 
 class RiskOperator(SymmetricOperator):
-    """A (P, P) at fixed parameters, in loss per squared parameter; which matrix is said by the subclass.
+    """A (P, P) at fixed parameters, in loss per squared parameter; the subclass defines which matrix.
 
-    The first product records what it does to its vector, micro-batch by micro-batch; later ones repeat the recording
-    and never the primal pass. Each recording is compared with forward over reverse. Where a model cannot be recorded,
-    each product runs forward over reverse anew, or by double backward where its code has no forward mode;
-    `fallback_reason` then says why, and is None otherwise.
+    The first product records what it does to its vector, micro-batch by micro-batch. Later products repeat the
+    recording without the primal pass. Each recording is compared with forward over reverse. If a model cannot be
+    recorded, each product is computed by forward over reverse again, or by double backward if its code has no forward
+    mode; `fallback_reason` then says why, and is None otherwise.
 
     Args:
-        parameters: where the matrix is taken; the order of names is that of the flat vector.
-        block: a glob on parameter names, or several; A is then the submatrix of the parameters that match one.
-        memory_bytes: what recordings may hold; micro-batches beyond it are recorded anew in every sweep, through which
-            all columns of a `matmat` pass together. None: all are held.
-        execution: how recordings that are held run; None: as they are.
-        matmul_precision: of the matrix products inside a product, for parameters in float32; None: theirs.
-        progress: told as "linearisation" after each micro-batch is recorded for the first time.
-        num_columns: that most blocks of vectors will have; None: as many as the first. Smaller ones are filled up with
-            zeros to this number, its half, its quarter ..., so that a product does not depend on those before it.
-        fallback: how products are computed if it is known already that they must not be recorded.
+        risk: Empirical risk whose second derivatives are computed.
+        parameters: Parameters by name at which the matrix is evaluated, in the order of the flat vector.
+        block: Glob on parameter names, or several; A is then the submatrix of the parameters that match one of them.
+        memory_bytes: Largest memory of recordings; micro-batches beyond it are recorded again in every sweep, through
+            which all columns of a `matmat` pass together. None keeps all recordings.
+        execution: How kept recordings are executed; None interprets them.
+        matmul_precision: Precision of the matrix products inside a product, for parameters in float32; None keeps
+            float32.
+        progress: Called with phase "linearisation" after each micro-batch is recorded for the first time.
+        num_columns: Number of columns of most blocks of vectors; None takes that of the first block. Smaller blocks are
+            padded with zeros to this number, its half, its quarter and so on, so that a product does not depend on
+            those before it.
+        fallback: How products are computed if it is already known that they cannot be recorded.
 
     Attributes:
-        layout: of the flat vector.
-        gradient_norm: of the risk at this point, with respect to the layout's parameters.
-        held_bytes: of recordings.
-        fallback: how products are computed if they are not recorded, and why; None where they are, or before the first.
-        precision_deviation: ||(A' - A) V|| / ||A V|| of the reduced products A' V from those in float32, for the
-            first vectors that were asked for, or random ones; None where nothing is reduced, or before.
+        layout: Layout of the flat vector.
+        gradient_norm: Norm of the risk's gradient with respect to the layout's parameters.
+        held_bytes: Memory of the kept recordings.
+        fallback: How products are computed if they are not recorded, and why; None if they are, or before the first
+            product.
+        precision_deviation: ||(A' - A) V|| / ||A V|| of reduced products A' V from those in float32, for the vectors of
+            the first sweep and for random ones; None if products are not reduced, or before the first product.
 
     Raises:
-        InvalidProblemError: If no parameter matches, or reduced products are wanted of parameters that are not float32.
-        NonFiniteError: If the gradient holds NaN or infinity.
+        InvalidProblemError: If no parameter matches, or reduced products are requested of parameters that are not
+            float32.
+        NonFiniteError: If the gradient contains NaN or infinity.
     """
 
     matrix: ClassVar[Matrix]
@@ -103,7 +111,8 @@ class RiskOperator(SymmetricOperator):
             raise InvalidProblemError(f"{matmul_precision} products need parameters in float32, not {self.dtype}")
         self.precision_deviation: float | None = None
         self._matmul_precision = matmul_precision
-        self._deviations: list[tuple[Tensor, Tensor]] = []  # A_b V and what is off of it, of each micro-batch
+        self._compared: list[Tensor] = []  # A V and what is off of it, of the micro-batches so far
+        self._num_compared = 0
         self._memory_bytes = memory_bytes
         self._execution = execution if execution is not None else Execution(mode="interpreted")
         self._progress = progress
@@ -116,12 +125,12 @@ class RiskOperator(SymmetricOperator):
 
     @property
     def dim(self) -> int:
-        """P, the number of parameters, of the block if there is one."""
+        """Number P of parameters, of the block if there is one."""
         return self.layout.dim
 
     @property
     def fallback_reason(self) -> str | None:
-        """Why products are not recorded; None where they are, or before the first."""
+        """Why products are not recorded; None if they are, or before the first product."""
         return self.fallback.reason if self.fallback is not None else None
 
     @property
@@ -131,25 +140,36 @@ class RiskOperator(SymmetricOperator):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """Device of the parameters."""
         return self._any_parameter.device
 
     @property
     def product_error(self) -> float:
-        """Bound on ||A' v - A v|| / ||A||, with the deviation of reduced products, as far as it was measured.
+        """Bound on ||A' v - A v|| / ||A||, including the deviation of reduced products, as far as it was measured."""
+        return self.rounding_error + DEVIATION_MARGIN * (self.precision_deviation or 0.0)
 
-        What rounding does depends on the point: pre-activations of 100 are known to 1e-5 in float32, and so is a tanh'
-        that is as small. So it is measured what as small a change of the parameters does.
+    @property
+    def rounding_error(self) -> float:
+        """Bound on ||A' v - A v|| / ||A|| for products that are not reduced.
+
+        The effect of rounding depends on the point: pre-activations of 100 have an error of 1e-5 in float32, and so has
+        a tanh' of that size. It is therefore measured through an equally small change of the parameters.
+
+        Returns:
+            The bound, dimensionless.
         """
-        rounding = SENSITIVITY_MARGIN * self.sensitivity * torch.finfo(self.dtype).eps
-        return super().product_error + rounding + DEVIATION_MARGIN * (self.precision_deviation or 0.0)
+        return super().product_error + SENSITIVITY_MARGIN * self.sensitivity * torch.finfo(self.dtype).eps
 
     @cached_property
     def sensitivity(self) -> float:
         """||(B' - B) v|| / ||B v|| / eps for a random v, where in B' every parameter is one eps larger or smaller.
 
-        B is the matrix of at most 16 samples of the first micro-batch, and at most an eighth of a large one: more may
-        not fit beside what is held. Micro-batches so large that they hold fewer than eight samples are not measured: 0.
+        B is the matrix of at most 16 samples of the first micro-batch, and of at most an eighth of a large micro-batch,
+        because more may not fit in memory beside the recordings. If a micro-batch is so large that it has fewer than
+        eight samples, the result is 0, without a measurement.
+
+        Returns:
+            The sensitivity, dimensionless.
         """
         first = self._risk.batches[0]
         count = min(SENSITIVITY_SAMPLES, len(first) if self._largest_block > 1 else len(first) // SENSITIVITY_SHARE)
@@ -173,7 +193,7 @@ class RiskOperator(SymmetricOperator):
 
     @property
     def unreduced(self) -> SymmetricOperator:
-        """The same matrix by products in float32, each by forward over reverse anew; itself, if nothing is reduced."""
+        """The same matrix by products in float32, each by forward over reverse; itself if nothing is reduced."""
         return self if self._matmul_precision is None else _Unreduced(self)
 
     @property
@@ -194,11 +214,17 @@ class RiskOperator(SymmetricOperator):
 
     @torch.no_grad()
     def fill_triangle(self, triangle: Triangle) -> Iterator[None]:
-        """Do what is left of it, in place, with a pause after each step.
+        """Compute the rest of the triangle, in place, yielding after each step.
 
-        Of fully connected networks it is assembled from derivatives of their pre-activations. Of others each group of
-        columns is recorded alone, with tangents of its own parameters only, and pulled back to the parameters up to
-        its last: what is zero or known by symmetry is not computed.
+        For fully connected networks it is assembled from derivatives of their pre-activations. For other models each
+        group of columns is recorded alone, with tangents of its own parameters only, and pulled back to the parameters
+        up to its last one: entries that are zero or known by symmetry are not computed.
+
+        Args:
+            triangle: The dense matrix with the steps already done.
+
+        Yields:
+            None, after each step.
         """
         if self._is_layered:
             yield from LayeredAssembly(self.matrix, self._risk, self._point, self.layout).fill(triangle)
@@ -242,7 +268,7 @@ class RiskOperator(SymmetricOperator):
 
     @torch.no_grad()
     def _sweep(self, rows: Tensor) -> Tensor:
-        """Every row (k, P) through one micro-batch before the next."""
+        """Pass every row (k, P) through one micro-batch before the next."""
         width = self._width(len(rows))
         starts = range(0, len(rows), width)
         blocks = [_padded(rows[start : start + width], width) for start in starts]
@@ -252,7 +278,7 @@ class RiskOperator(SymmetricOperator):
         return totals[0][: len(rows)] if len(totals) == 1 else torch.cat(totals)[: len(rows)]
 
     def _add_products(self, index: int, blocks: list[Tensor], totals: list[Tensor]) -> None:
-        """A_b V of micro-batch `index`; a recording that is not held ends here, before the next one is made."""
+        """Products A_b V of micro-batch `index`; a recording that is not kept is freed before the next one is made."""
         run = self._linearised(index, blocks[0])
         with matmuls_in(self._matmul_precision):
             if not totals:
@@ -262,15 +288,15 @@ class RiskOperator(SymmetricOperator):
                 total.add_(run(block))
 
     def _width(self, num_columns: int) -> int:
-        """How many columns pass together: few different numbers, of which each is recorded anew."""
+        """Number of columns that pass together; there are few different numbers, as each needs its own recording."""
         self._num_columns = self._num_columns or num_columns
-        wanted, width = min(num_columns, self._largest_block), min(self._num_columns, self._largest_block)
-        while width > 1 and (half := -(-width // 2)) >= wanted:
+        required, width = min(num_columns, self._largest_block), min(self._num_columns, self._largest_block)
+        while width > 1 and (half := -(-width // 2)) >= required:
             width = half
-        return max(width, wanted)
+        return max(width, required)
 
     def _linearised(self, index: int, rows: Tensor) -> Map:
-        """V -> A_b V of micro-batch `index`, for as many rows (k, P) as there are in `rows`."""
+        """Map V -> A_b V of micro-batch `index`, for as many rows (k, P) as there are in `rows`."""
         run = self._programs.get((index, len(rows)))
         if run is None:
             program = self._record(index, self.layout, self.layout, rows)
@@ -282,21 +308,23 @@ class RiskOperator(SymmetricOperator):
         return run
 
     def _compare(self, program: Program, lowered: Program, rows: Tensor) -> None:
-        """Note what reduced products do to the first sweep's first vectors, or to random ones instead of columns."""
+        """Measure the deviation of reduced products for the first sweep's first vectors and for random ones."""
         if self._matmul_precision is None or self.precision_deviation is not None:
             return
-        if int(rows[0].count_nonzero()) < 2:  # columns may be zero, and say nothing of the others
-            rows = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).to(rows)
-        value = program(rows)
+        vectors = torch.split(compared_vectors(rows), len(rows))
+        value = torch.cat([program(each) for each in vectors])
         with matmuls_in(self._matmul_precision):
-            self._deviations.append((value, lowered(rows) - value))
-        if len(self._deviations) == len(self._risk.batches):
-            whole, difference = (sum(parts) for parts in zip(*self._deviations, strict=True))
-            self.precision_deviation = float(difference.norm() / whole.norm()) if whole.any() else 0.0
-            self._deviations = []
+            difference = torch.cat([lowered(each) for each in vectors]) - value
+        if self._num_compared:
+            value, difference = value.add_(self._compared[0]), difference.add_(self._compared[1])
+        self._compared = [value, difference]
+        self._num_compared += 1
+        if self._num_compared == len(self._risk.batches):
+            self.precision_deviation = deviation(*self._compared)
+            self._compared = []
 
     def _record(self, index: int, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor) -> Map:
-        """The recording of A_b, or A_b computed row by row where it cannot be recorded."""
+        """Recording of A_b, or A_b computed row by row if it cannot be recorded."""
         direct = partial(self._direct, index, columns, rows)
         if self.fallback is None:
             try:
@@ -307,12 +335,12 @@ class RiskOperator(SymmetricOperator):
             except (UnrecordableError, RuntimeError, NotImplementedError) as error:
                 if is_memory_error(error):
                     raise
-                reason = f"it cannot be recorded: {_told(error)}"
+                reason = f"it cannot be recorded: {_first_line(error)}"
             self.fallback = Fallback("forward-over-reverse", reason)
         return self._anew(index, columns, rows)
 
     def _anew(self, index: int, columns: ParameterLayout, rows: ParameterLayout) -> Map:
-        """A_b without a recording, row by row; by double backward where the model's code has no forward mode."""
+        """A_b without a recording, row by row; by double backward if the model's code has no forward mode."""
         direct = _row_by_row(partial(self._direct, index, columns, rows))
         backward = partial(self._by_double_backward, index, columns, rows)
 
@@ -324,13 +352,15 @@ class RiskOperator(SymmetricOperator):
             except (RuntimeError, NotImplementedError) as error:
                 if is_memory_error(error):
                     raise
-                self.fallback = Fallback("double-backward", f"the model's code has no forward mode: {_told(error)}")
+                self.fallback = Fallback(
+                    "double-backward", f"the model's code has no forward mode: {_first_line(error)}"
+                )
             return backward(vectors)
 
         return run
 
     def _hold(self, index: int, program: Program, rows: Tensor) -> Map:
-        """The program as it is to be run, kept for later products if that fits."""
+        """The program in the form in which it is executed, kept for later products if it fits in memory."""
         self._num_recorded += 1
         if self._num_recorded <= len(self._risk.batches):
             self._progress("linearisation", self._num_recorded, len(self._risk.batches))
@@ -346,7 +376,7 @@ class RiskOperator(SymmetricOperator):
         return run
 
     def _own_bytes(self, program: Program) -> int:
-        """Memory of what the recording keeps beside the parameters and the data."""
+        """Memory that the recording uses in addition to the parameters and the data."""
         shared = {tensor.untyped_storage().data_ptr() for tensor in self._shared_tensors()}
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in program.constants}
         return sum(storage.nbytes() for place, storage in storages.items() if place not in shared)
@@ -357,20 +387,20 @@ class RiskOperator(SymmetricOperator):
             yield from (batch.inputs, batch.targets)
 
     def _direct(self, index: int, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor) -> Tensor:
-        """A_b V by forward over reverse, for vectors (k, number of columns) to (k, number of rows)."""
+        """Products A_b V by forward over reverse, for vectors (k, number of columns) to (k, number of rows)."""
 
         def single(vector: Tensor) -> Tensor:
             direction = columns.unflatten(vector)
             features_at = partial(self._risk.features, index)
-            found = product(self.matrix, self._risk, index, features_at, self._point, direction, rows.names)
-            return rows.flatten(found)
+            result = product(self.matrix, self._risk, index, features_at, self._point, direction, rows.names)
+            return rows.flatten(result)
 
         return single(vectors[0]).unsqueeze(0) if len(vectors) == 1 else vmap(single)(vectors)
 
     def _by_double_backward(
         self, index: int, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor
     ) -> Tensor:
-        """As `_direct`, of models whose code has no forward mode."""
+        """Products as `_direct`, for models whose code has no forward mode."""
 
         def outputs_at(point: Parameters) -> Tensor:
             return self._risk.model(point, self._risk.batches[index].inputs)
@@ -399,7 +429,7 @@ class RiskOperator(SymmetricOperator):
 
 
 class _Unreduced(SymmetricOperator):
-    """A matrix whose products are reduced, by products that are not: one column and one micro-batch at a time."""
+    """A matrix with reduced products, by products that are not reduced: one column and one micro-batch at a time."""
 
     def __init__(self, reduced: RiskOperator) -> None:
         self._reduced = reduced
@@ -416,6 +446,10 @@ class _Unreduced(SymmetricOperator):
     def device(self) -> torch.device:
         return self._reduced.device
 
+    @property
+    def product_error(self) -> float:
+        return self._reduced.rounding_error
+
     def matvec(self, vector: Tensor) -> Tensor:
         return self._reduced.direct_products(vector.contiguous().unsqueeze(0))[0]
 
@@ -423,8 +457,23 @@ class _Unreduced(SymmetricOperator):
         return self._reduced.direct_products(matrix.T.contiguous()).T
 
 
+def compared_vectors(rows: Tensor) -> Tensor:
+    """The rows (k, P), unless they are columns of the identity, and random ones; some multiple of k in all."""
+    dim, width = rows.shape[1], len(rows)
+    count = -(-min(COMPARED_VECTORS, -(-COMPARED_NUMBERS // dim)) // width) * width
+    generator = torch.Generator().manual_seed(0)
+    if int(rows[0].count_nonzero()) < 2:  # columns may be zero, and say nothing of the others
+        return torch.randn(count, dim, generator=generator).to(rows)
+    return torch.cat([rows, torch.randn(count - width, dim, generator=generator).to(rows)])
+
+
+def deviation(products: Tensor, difference: Tensor) -> float:
+    """Relative deviation ||(A' - A) V|| / ||A V||, for arrays of any shape."""
+    return float(difference.norm() / products.norm()) if products.any() else 0.0
+
+
 def _is_odd(program: Program, rows: Tensor, value: Tensor) -> bool:
-    """Whether the program gives the negative for negative rows: with a term that it took for constant it would not."""
+    """Whether the program maps negated rows to negated results; a term wrongly taken as constant would violate that."""
     try:
         total = program(rows.neg_()).add_(value)  # in place: a copy takes as much memory as the parameters
     finally:
@@ -433,7 +482,7 @@ def _is_odd(program: Program, rows: Tensor, value: Tensor) -> bool:
     return not bool(total.norm() > torch.finfo(rows.dtype).eps ** 0.5 * value.norm())
 
 
-def _told(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """The first line of an error."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]:.300}"
@@ -445,7 +494,7 @@ def _signs(values: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _padded(rows: Tensor, width: int) -> Tensor:
-    """The rows (k, P), and as many of zeros as `width` rows lack."""
+    """The rows (k, P), padded with rows of zeros to `width` rows."""
     missing = width - len(rows)
     return torch.cat([rows, rows.new_zeros(missing, rows.shape[1])]) if missing else rows
 

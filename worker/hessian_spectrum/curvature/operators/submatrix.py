@@ -1,21 +1,31 @@
-"""Principal submatrices of an operator, whose recordings they share."""
+"""Principal submatrices of an operator, which share its recordings."""
 
 import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.operators.blocks import select
-from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
+from hessian_spectrum.curvature.operators.risk_operator import (
+    DEVIATION_MARGIN,
+    RiskOperator,
+    compared_vectors,
+    deviation,
+)
 from hessian_spectrum.curvature.parameters import ParameterLayout
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
 class Submatrix(SymmetricOperator):
-    """S^T A S of some of the parameters of A, by products with A: one linearisation serves all its blocks.
+    """Submatrix S^T A S for some of the parameters of A, by products with A: one linearisation serves all blocks.
 
     Args:
-        products: That give A v; None: A itself.
-    Attributes:  layout, of the block's flat vector.
+        whole: The matrix A.
+        block: Glob on parameter names; None selects all parameters.
+        products: Operator that computes A v; None means A itself.
+
+    Attributes:
+        layout: Layout of the block's flat vector.
+        precision_deviation: As of A, for random vectors; None if nothing is reduced, or before it was measured.
 
     Raises:
         InvalidProblemError: If no parameter of A matches the glob.
@@ -25,6 +35,7 @@ class Submatrix(SymmetricOperator):
         names = select(whole.layout.names, block)
         shapes = dict(zip(whole.layout.names, whole.layout.shapes, strict=True))
         self.layout = ParameterLayout.of({name: shapes[name] for name in names})
+        self.precision_deviation: float | None = None
         self._whole, self._block = whole, block
         self._products: SymmetricOperator = whole if products is None else products
         self._ranges = [place for name, place in _ranges(whole.layout).items() if name in names]
@@ -33,23 +44,29 @@ class Submatrix(SymmetricOperator):
 
     @property
     def dim(self) -> int:
-        """Parameters of the block."""
+        """Number of parameters of the block."""
         return self.layout.dim
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of A."""
+        """Precision of A."""
         return self._whole.dtype
 
     @property
     def device(self) -> torch.device:
-        """That of A."""
+        """Device of A."""
         return self._whole.device
 
     @property
     def product_error(self) -> float:
-        """That of A, relative to the norm of the block."""
-        return self._whole.product_error
+        """Error of the products with A, relative to the norm of the block; blocks deviate more or less than A."""
+        if self._products is not self._whole or self._whole.unreduced is self._whole:
+            return self._products.product_error
+        if self.precision_deviation is None:
+            vectors = compared_vectors(torch.zeros(1, self.dim, dtype=self.dtype, device=self.device)).T
+            value = self.unreduced.matmat(vectors)
+            self.precision_deviation = deviation(value, self.matmat(vectors) - value)
+        return self._whole.rounding_error + DEVIATION_MARGIN * self.precision_deviation
 
     @property
     def unreduced(self) -> SymmetricOperator:
@@ -74,7 +91,7 @@ class Submatrix(SymmetricOperator):
 
 
 def _ranges(layout: ParameterLayout) -> dict[str, slice]:
-    """Where each parameter lies in the flat vector."""
+    """Range of each parameter in the flat vector."""
     ranges, start = {}, 0
     for name, size in zip(layout.names, layout.sizes, strict=True):
         ranges[name] = slice(start, start + size)

@@ -1,6 +1,6 @@
-"""Training, to reach the point where a spectrum is wanted, one step at a time."""
+"""Training to the point at which a spectrum is computed, one step at a time."""
 
-from hessian_spectrum.curvature.training.descent import Training, train
+from hessian_spectrum.curvature.training.descent import Training
 from hessian_spectrum.curvature.training.plan import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.curvature.training.state import (
     TrainingCheckpoint,
@@ -22,5 +22,4 @@ __all__ = [
     "WarmupCosine",
     "checkpoint",
     "summarise_training",
-    "train",
 ]

@@ -1,4 +1,4 @@
-"""What each step of training sees."""
+"""Batches of samples for each step of training."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,31 +11,37 @@ from hessian_spectrum.curvature.data.token_stream import TokenStream
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
+@serializable()
 @dataclass
 class Place:
-    """Where a run is in its epoch."""
+    """Position of a run within its epoch."""
 
     order: Tensor | None = None  # (n,) samples of the present epoch; None: before the first, or there is no order
     position: int = 0  # samples of the present epoch that were seen
 
 
 class Batches(ABC):
-    """A source of batches; what changes from step to step is in the place and the generator, not in here."""
+    """A source of batches, without state: what changes from step to step is in the place and the generator."""
 
     @abstractmethod
     def check(self, model: Model, loss: Loss) -> None:
-        """Make sure that every batch that can come fits; steps do not look again.
+        """Check that every possible batch fits, so that steps need not check again.
+
+        Args:
+            model: Model to train.
+            loss: Loss of the model's outputs.
 
         Raises:
-            InvalidProblemError: Model, data or options do not fit together.
+            InvalidProblemError: If model, data or options do not fit together.
         """
 
     @abstractmethod
     def draw(self, place: Place, generator: torch.Generator) -> tuple[Dataset, ...]:
-        """The next batch in micro-batches; place and generator move on."""
+        """The next batch in micro-batches; place and generator advance."""
 
     @abstractmethod
     def ends_epoch(self, place: Place) -> bool:
@@ -43,7 +49,7 @@ class Batches(ABC):
 
 
 class EpochBatches(Batches):
-    """Samples of a dataset without replacement, epoch by epoch; all of them where a batch holds as many."""
+    """Samples of a dataset without replacement, epoch by epoch; all of them if a batch is as large as the dataset."""
 
     def __init__(self, dataset: Dataset, batch_size: int | None, micro_batch_size: int | None) -> None:
         self._dataset, self._micro_batch_size = dataset, micro_batch_size
@@ -51,7 +57,7 @@ class EpochBatches(Batches):
         self._whole = dataset.split(micro_batch_size)
 
     def check(self, model: Model, loss: Loss) -> None:
-        """All samples, once."""
+        """Check all samples, once."""
         EmpiricalRisk(model, loss, self._whole)
 
     def draw(self, place: Place, generator: torch.Generator) -> tuple[Dataset, ...]:
@@ -67,12 +73,12 @@ class EpochBatches(Batches):
         return self._dataset.take(chosen).split(self._micro_batch_size)
 
     def ends_epoch(self, place: Place) -> bool:
-        """When every sample was seen."""
+        """True after every sample was seen."""
         return place.position >= len(self._dataset)
 
 
 class WindowBatches(Batches):
-    """Windows at independent uniform positions of a token stream; each batch is an epoch."""
+    """Windows at independent, uniformly distributed positions of a token stream; each batch is an epoch."""
 
     def __init__(self, stream: TokenStream, batch_size: int | None, micro_batch_size: int | None) -> None:
         if batch_size is None:
@@ -80,22 +86,22 @@ class WindowBatches(Batches):
         self._stream, self._batch_size, self._micro_batch_size = stream, batch_size, micro_batch_size
 
     def check(self, model: Model, loss: Loss) -> None:
-        """One window of the shape that all have, of the largest token that there is."""
+        """Check one window of the common shape, filled with the largest token of the stream."""
         window = torch.full((1, self._stream.sequence_length), self._stream.largest_token)
         model.check_inputs(window)
         loss.check_targets(window, tuple(window.shape), model.num_outputs)
 
     def draw(self, place: Place, generator: torch.Generator) -> tuple[Dataset, ...]:
-        """New windows."""
+        """Windows at new positions."""
         return self._stream.windows(self._batch_size, generator).split(self._micro_batch_size)
 
     def ends_epoch(self, place: Place) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
 
 def batches_of(data: Dataset | TokenStream, batch_size: int | None, micro_batch_size: int | None) -> Batches:
-    """The source that fits the data."""
+    """The source of batches that suits the type of the data."""
     if isinstance(data, TokenStream):
         return WindowBatches(data, batch_size, micro_batch_size)
     return EpochBatches(data, batch_size, micro_batch_size)

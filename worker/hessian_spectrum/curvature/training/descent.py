@@ -1,9 +1,9 @@
-"""Steps along the gradient of a batch's mean loss."""
+"""Training steps along the gradient of a batch's mean loss."""
 
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,10 +12,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.token_stream import TokenStream
+from hessian_spectrum.curvature.iteration import Count, Iteration
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.curvature.progress import FROM_THE_START, Continuation, Progress, ignore_progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training.batches import batches_of
 from hessian_spectrum.curvature.training.plan import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
@@ -27,34 +27,44 @@ from hessian_spectrum.curvature.training.state import (
     checkpoint,
     summarise_training,
 )
+from hessian_spectrum.quadrature.errors import InvalidProblemError
 
-FLOOR_ROUNDING = 1e-9  # a rate that repeated cuts bring so close to the smallest one, relative to it, has arrived
-DECAYING_AXES = 2  # of the parameters that AdamW lets decay, at least
+FLOOR_ROUNDING = 1e-9  # relative distance at which a rate counts as the smallest
+DECAYING_AXES = 2  # smallest number of axes of parameters that AdamW decays
 
 
-class Training:
-    """Descent of a model's mean loss over a data set, or over the windows of a token stream.
+class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
+    """Gradient descent on a model's mean loss over a data set, or over the windows of a token stream.
 
-    All that a run needs to go on is its state: `start`, then `advance` until `finished`.
+    With `Sgd` a step is theta <- theta - learning_rate * multiplier * gradient of the mean loss.
+
+    Args:
+        model: Model to train.
+        loss: Loss of the model's outputs.
+        data: Samples, or a stream of tokens.
+        plan: How to train.
 
     Raises:
+        NonFiniteError: If the loss is no longer finite.
         InvalidProblemError: If the data fit neither model nor loss, or the plan does not fit the data.
     """
 
+    phase: ClassVar[str] = "training"
+
     def __init__(self, model: Model, loss: Loss, data: Dataset | TokenStream, plan: TrainingPlan) -> None:
-        self._model, self._loss, self._plan = model, loss, plan
+        self._model, self._loss, self._data, self._plan = model, loss, data, plan
         self._batches = batches_of(data, plan.batch_size, plan.micro_batch_size)
-        # once: a step of a small network costs less than looking at its samples again
+        # once, because a step of a small network costs less than checking its samples again
         self._batches.check(model, loss)
 
-    def start(self, parameters: Mapping[str, Tensor], generator: torch.Generator) -> TrainingState:
-        """State before the first step.
+    def init(self, problem: Mapping[str, Tensor], *, generator: torch.Generator) -> TrainingState:
+        """Return the state before the first step.
 
         Args:
-            parameters: The start, not changed.
-            generator: A CPU generator for the order of the samples, which moves on; unused by full batches.
+            problem: Initial parameters by name, which are not changed.
+            generator: CPU generator for the order of the samples, which advances; unused by full batches.
         """
-        leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in parameters.items()}
+        leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in problem.items()}
         plan = self._plan
         optimizer = _optimizer(plan, leaves, self._model.learning_rate_multipliers())
         scheduler = None
@@ -69,16 +79,12 @@ class Training:
             )
         return TrainingState(leaves, optimizer, scheduler, generator)
 
-    def finished(self, state: TrainingState) -> bool:
-        """Whether there is no further step to take."""
+    def is_finished(self, state: TrainingState) -> bool:
+        """Return whether no further step remains."""
         return state.has_plateaued or state.num_steps >= self._plan.num_steps
 
-    def advance(self, state: TrainingState) -> None:
-        """Take one step, in place.
-
-        Raises:
-            NonFiniteError: When the loss is no longer finite.
-        """
+    def step(self, problem: Mapping[str, Tensor], state: TrainingState) -> TrainingState:
+        """Take one step, in place."""
         pieces = self._batches.draw(state.place, state.generator)
         # a batch whose targets are all ignored has the gradient 0
         num_terms = max(sum(self._loss.num_terms(piece.targets) for piece in pieces), 1)
@@ -94,16 +100,40 @@ class Training:
         state.epoch_terms += num_terms
         if self._batches.ends_epoch(state.place):
             self._end_epoch(state)
+        return state
 
-    def resume(self, checkpoint: TrainingCheckpoint) -> TrainingState:
-        """The state of which `checkpoint` was taken, with tensors of its own."""
-        state = self.start(checkpoint.parameters, torch.Generator())
-        state.optimizer.load_state_dict(deepcopy(checkpoint.optimizer))
-        if state.scheduler is not None and checkpoint.scheduler is not None:
-            state.scheduler.load_state_dict(checkpoint.scheduler)
-        state.generator.set_state(checkpoint.generator)
-        state.place = replace(checkpoint.place)
-        for name, value in checkpoint.counters.items():
+    def count(self, state: TrainingState) -> Count:
+        """Return the number of steps done, of those in the plan."""
+        return Count(state.num_steps, self._plan.num_steps)
+
+    def result(self, problem: Mapping[str, Tensor], state: TrainingState) -> TrainingResult:
+        """Return the parameters at the end, with loss and gradient over the whole data set.
+
+        Args:
+            problem: Initial parameters.
+            state: Finished state.
+
+        Raises:
+            InvalidProblemError: If the data are a token stream, over which the whole loss is not computed.
+        """
+        if not isinstance(self._data, Dataset):
+            raise InvalidProblemError("the loss over all windows of a token stream is not computed")
+        risk = EmpiricalRisk(self._model, self._loss, self._data.split(self._plan.micro_batch_size))
+        return summarise_training(state, risk)
+
+    def save(self, state: TrainingState) -> TrainingCheckpoint:
+        """Return a copy that later steps do not change."""
+        return checkpoint(state)
+
+    def load(self, problem: Mapping[str, Tensor], saved: TrainingCheckpoint) -> TrainingState:
+        """Return the state from which `saved` was taken, with tensors of its own."""
+        state = self.init(saved.parameters, generator=torch.Generator())
+        state.optimizer.load_state_dict(deepcopy(saved.optimizer))
+        if state.scheduler is not None and saved.scheduler is not None:
+            state.scheduler.load_state_dict(saved.scheduler)
+        state.generator.set_state(saved.generator)
+        state.place = replace(saved.place)
+        for name, value in saved.counters.items():
             setattr(state, name, value)
         return state
 
@@ -119,7 +149,7 @@ class Training:
         state.optimizer.zero_grad()  # now, not before the next step: between steps the memory may serve others
 
     def _end_epoch(self, state: TrainingState) -> None:
-        """Cut the learning rate if the loss stopped improving, or take note that it cannot be cut any more."""
+        """Reduce the learning rate if the loss stopped improving, or note that it cannot be reduced any further."""
         mean = state.epoch_loss / state.epoch_terms
         state.epoch_loss, state.epoch_terms = 0.0, 0
         scheduler, rule = state.scheduler, self._plan.schedule
@@ -135,40 +165,8 @@ class Training:
             state.learning_rate_cuts += 1
 
 
-def train(
-    model: Model,
-    loss: Loss,
-    dataset: Dataset,
-    parameters: Mapping[str, Tensor],
-    plan: TrainingPlan,
-    generator: torch.Generator,
-    progress: Progress = ignore_progress,
-    continuation: Continuation = FROM_THE_START,
-) -> TrainingResult:
-    """Follow the plan to its end: with `Sgd` theta <- theta - learning_rate * multiplier * gradient of the mean loss.
-
-    Args:
-        parameters: The start, not changed.
-        generator: A CPU generator for the order of the samples, which moves on.
-        progress: Told as "training" after each step.
-        continuation: A `TrainingCheckpoint` to go on from, and who keeps later ones.
-
-    Raises:
-        NonFiniteError: When the loss is no longer finite.
-        InvalidProblemError: If data, model and loss do not fit.
-    """
-    training = Training(model, loss, dataset, plan)
-    begun = continuation.state
-    state = training.start(parameters, generator) if begun is None else training.resume(begun)
-    while not training.finished(state):
-        training.advance(state)
-        progress("training", state.num_steps, plan.num_steps)
-        continuation.offer(lambda: checkpoint(state))
-    return summarise_training(state, EmpiricalRisk(model, loss, dataset.split(plan.micro_batch_size)))
-
-
 def _optimizer(plan: TrainingPlan, leaves: Parameters, multipliers: Mapping[str, float]) -> torch.optim.Optimizer:
-    """Of one group for all parameters of one multiplier that decay, and one for those that do not."""
+    """Optimizer with groups of parameters that share a multiplier, with and without weight decay apart."""
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     weight_decay = plan.optimizer.weight_decay if isinstance(plan.optimizer, AdamW) else 0.0
     for name, leaf in leaves.items():

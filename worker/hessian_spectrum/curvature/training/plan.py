@@ -1,4 +1,4 @@
-"""How to train: optimizer, learning rate, batches."""
+"""Settings of training: optimizer, learning rate and batches."""
 
 from dataclasses import dataclass, field
 from math import cos, pi
@@ -8,10 +8,10 @@ from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 @dataclass(frozen=True)
 class Sgd:
-    """Stochastic gradient descent; as `torch.optim.SGD`, without dampening.
+    """Stochastic gradient descent as in `torch.optim.SGD`, without dampening.
 
     Raises:
-        InvalidProblemError: If momentum is outside 0 .. 1, or nesterov without momentum.
+        InvalidProblemError: If momentum is outside 0 .. 1, or nesterov is used without momentum.
     """
 
     momentum: float = 0.0
@@ -24,7 +24,7 @@ class Sgd:
 
 @dataclass(frozen=True)
 class AdamW:
-    """Adam with decoupled weight decay; as `torch.optim.AdamW`.
+    """Adam with decoupled weight decay as in `torch.optim.AdamW`.
 
     Parameters of one axis, which are biases and the weights of layer norms, do not decay.
 
@@ -32,7 +32,7 @@ class AdamW:
         InvalidProblemError: If a beta is outside 0 .. 1, epsilon is not positive, or weight_decay is negative.
 
     References:
-        Loshchilov & Hutter, ICLR 2019; numbers and the rule on axes as in nanoGPT.
+        Loshchilov & Hutter, ICLR 2019; the defaults and the rule on axes are those of nanoGPT.
     """
 
     beta1: float = 0.9
@@ -47,13 +47,14 @@ class AdamW:
 
 @dataclass(frozen=True)
 class Plateau:
-    """Multiply the learning rate by `factor` when the epoch's loss stops improving; at the smallest rate, stop.
+    """Multiplies the learning rate by `factor` when the epoch's loss stops improving; stops at the smallest rate.
 
-    Improving means to fall below (1 - threshold) times the least loss so far; `patience` epochs in a row without that
-    are borne, the next one cuts. The epoch's loss is the mean over its steps, each at the parameters of that step.
+    An improvement is a loss below (1 - threshold) times the smallest so far. After `patience` epochs in a row without
+    improvement, the next such epoch reduces the rate. The epoch's loss is the mean over its steps, each at the
+    parameters of that step.
 
     Raises:
-        InvalidProblemError: On a factor outside 0 .. 1, a negative patience or rate, or a threshold outside 0 .. 1.
+        InvalidProblemError: If factor or threshold is outside 0 .. 1, or patience or rate is negative.
 
     References:
         Cracking the Hessian, appendix D.1.3 (factor 1/10, smallest rate 1e-5); patience and threshold are PyTorch's
@@ -72,10 +73,10 @@ class Plateau:
 
 @dataclass(frozen=True)
 class WarmupCosine:
-    """A rate that grows linearly from step 0, then falls along half a cosine, and stays at the smallest.
+    """A rate that grows linearly from step 0, then falls along half a cosine, and then stays at the smallest.
 
-    With w = warmup_steps, d = decay_steps: (step + 1) / (w + 1) of the largest rate before w;
-    min + (largest - min) (1 + cos(pi (step - w) / (d - w))) / 2 from there to d.
+    With w = warmup_steps and d = decay_steps the rate is (step + 1) / (w + 1) of the largest before w, and min +
+    (largest - min) (1 + cos(pi (step - w) / (d - w))) / 2 from there to d.
 
     Raises:
         InvalidProblemError: If the counts are not 0 <= warmup_steps <= decay_steps, or the rate is negative.
@@ -93,7 +94,7 @@ class WarmupCosine:
             raise InvalidProblemError(f"{self} is no schedule")
 
     def rate(self, largest: float, step: int) -> float:
-        """Of the step after `step` steps."""
+        """Learning rate of the step after `step` steps."""
         if step < self.warmup_steps:
             return largest * (step + 1) / (self.warmup_steps + 1)
         if step >= self.decay_steps:
@@ -108,20 +109,22 @@ Schedule = Plateau | WarmupCosine
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How to train.
+    """Settings of a training run.
 
     Args:
-        num_steps: the most steps; fewer if a plateau ends training before.
-        learning_rate: of parameters whose multiplier is 1, in squared parameter per loss for `Sgd`; with a schedule
-            the largest.
-        batch_size: samples of a step, drawn without replacement epoch by epoch (the last batch of an epoch may be
-            smaller), or as windows of a token stream; None means all, so gradient descent, and an epoch is a step.
-        schedule: of the learning rate; None: constant.
-        max_gradient_norm: a longer gradient, of all parameters together, is shortened to it; None: none is.
-        micro_batch_size: samples whose activations are held at once; does not change the result beyond rounding.
+        num_steps: Largest number of steps; a plateau may end training earlier.
+        learning_rate: Rate of parameters whose multiplier is 1, in squared parameter per loss for `Sgd`; with a
+            schedule the largest rate.
+        batch_size: Samples per step, drawn without replacement epoch by epoch (the last batch of an epoch may be
+            smaller), or as windows of a token stream; None means all samples, in which case an epoch is one step.
+        optimizer: Optimizer with its settings.
+        schedule: Schedule of the learning rate; None keeps it constant.
+        max_gradient_norm: Norm to which a longer gradient, of all parameters together, is shortened; None disables it.
+        micro_batch_size: Number of samples whose activations are in memory at once; does not change the result beyond
+            rounding.
 
     Raises:
-        InvalidProblemError: On negative counts or rates.
+        InvalidProblemError: If a count or rate is negative.
     """
 
     num_steps: int
@@ -142,7 +145,7 @@ class TrainingPlan:
             raise InvalidProblemError(f"gradients cannot be shortened to {self.max_gradient_norm}")
 
     def planned_rate(self, step: int) -> float:
-        """Of the step after `step` steps, if no plateau is met."""
+        """Learning rate of the step after `step` steps, if no plateau occurs."""
         if isinstance(self.schedule, WarmupCosine):
             return self.schedule.rate(self.learning_rate, step)
         return self.learning_rate

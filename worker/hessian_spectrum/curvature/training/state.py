@@ -1,4 +1,4 @@
-"""Where a training run is, and where it arrived."""
+"""State and result of a training run."""
 
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.curvature.training.batches import Place
 from hessian_spectrum.quadrature.errors import NonFiniteError
 
@@ -19,7 +20,7 @@ Stop = Literal["num-steps", "plateau"]
 
 @dataclass(eq=False)
 class TrainingState:
-    """A run that stopped between two steps."""
+    """State of a run between two steps."""
 
     parameters: Parameters  # leaves, which steps change in place
     optimizer: torch.optim.Optimizer
@@ -34,14 +35,15 @@ class TrainingState:
 
     @property
     def learning_rate(self) -> float:
-        """Of the last step, of parameters whose multiplier is 1."""
+        """Learning rate of the last step, for parameters whose multiplier is 1."""
         group = self.optimizer.param_groups[0]
         return float(group["lr"] / group["multiplier"])
 
 
+@serializable()
 @dataclass(frozen=True, eq=False)
 class TrainingCheckpoint:
-    """All that a `TrainingState` holds, as tensors on any device and plain numbers."""
+    """Everything that a `TrainingState` contains, as tensors on any device and plain numbers."""
 
     parameters: Parameters
     optimizer: dict[str, Any]
@@ -51,9 +53,10 @@ class TrainingCheckpoint:
     counters: dict[str, Any]  # the other fields of the state by name
 
 
+@serializable()
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
-    """Where training arrived."""
+    """Result of a training run."""
 
     parameters: Parameters
     loss: float  # over the whole data, at `parameters`
@@ -65,7 +68,7 @@ class TrainingResult:
 
 
 def checkpoint(state: TrainingState) -> TrainingCheckpoint:
-    """All that `Training.resume` needs, in tensors that later steps do not change."""
+    """Everything that `Training.load` needs, in tensors that later steps do not change."""
     counters = ("num_steps", "epoch_loss", "epoch_terms", "learning_rate_cuts", "has_plateaued")
     return TrainingCheckpoint(
         parameters={name: tensor.detach().clone() for name, tensor in state.parameters.items()},
@@ -78,10 +81,17 @@ def checkpoint(state: TrainingState) -> TrainingCheckpoint:
 
 
 def summarise_training(state: TrainingState, risk: EmpiricalRisk) -> TrainingResult:
-    """Loss and gradient of `risk`, that of the whole data, where the run has arrived.
+    """Loss and gradient norm at the end of a run.
+
+    Args:
+        state: State after the last step.
+        risk: Risk over the whole data.
+
+    Returns:
+        The parameters with their loss and gradient norm.
 
     Raises:
-        NonFiniteError: If one of them is not finite.
+        NonFiniteError: If loss or gradient is not finite.
     """
     value, gradient = risk.value_and_gradient(state.parameters)
     norm = sqrt(sum(float(part.norm(dtype=torch.float64)) ** 2 for part in gradient.values()))
@@ -99,6 +109,14 @@ def summarise_training(state: TrainingState, risk: EmpiricalRisk) -> TrainingRes
 
 
 def check_finite(value: float, step: int) -> None:
-    """Raises:  NonFiniteError unless the loss after so many steps is a number."""
+    """Check the loss after a number of steps.
+
+    Args:
+        value: Mean loss of a batch.
+        step: Number of steps done.
+
+    Raises:
+        NonFiniteError: If the loss is NaN or infinite.
+    """
     if not isfinite(value):
         raise NonFiniteError(f"the training loss is {value} after {step} steps: try a smaller learning rate")

@@ -96,3 +96,6 @@ class MultiOutput(ClosedFormNetwork):
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Outputs (n, K) for inputs (n, 1)."""
         return inputs * (parameters["w"] * parameters["v"]).sum(dim=-1)
+
+
+MODELS: dict[str, type[ClosedFormNetwork]] = {"multi-input": MultiInput, "multi-output": MultiOutput}

@@ -62,3 +62,6 @@ class NeuronNetwork(ClosedFormNetwork):
         if self.bias:
             hidden = hidden + parameters["b"]
         return activation_named(self.activation, self.negative_slope)(hidden) @ parameters["w"].unsqueeze(-1)
+
+
+MODELS = dict.fromkeys(("linear", "relu", "leaky-relu", "linear-bias"), NeuronNetwork)

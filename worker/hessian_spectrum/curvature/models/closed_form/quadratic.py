@@ -53,3 +53,6 @@ class QuadraticForm(ClosedFormNetwork):
         z = parameters["z"]
         # matrices of 2 axes only: a recorded product of 3 axes has views that vmap cannot stride (PyTorch 2.13)
         return inputs @ torch.outer(z, z).reshape(-1, 1) / 2
+
+
+MODELS = {"quadratic": QuadraticForm}

@@ -57,3 +57,6 @@ class SelfAttention(ClosedFormNetwork):
         """Outputs (n, L, 1) for sequences (n, L, 1)."""
         matrices = {name: parameters[name.lower()].reshape(1, -1) for name in ("W_V", "W_Q", "W_K")}
         return self.layer(matrices, inputs)
+
+
+MODELS = {"self-attention": SelfAttention}

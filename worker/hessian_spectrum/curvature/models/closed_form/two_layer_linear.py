@@ -51,3 +51,6 @@ class TwoLayerLinear(ClosedFormNetwork):
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Outputs (n, K) for inputs (n, D)."""
         return inputs @ parameters["W1"].T @ parameters["W2"].T
+
+
+MODELS = {"two-layer-linear": TwoLayerLinear}

@@ -1,0 +1,157 @@
+"""What a model kind lists of itself, apart from torch: its message, its parameters, its size, and what it fits."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from hessian_spectrum.api_schemas.artifacts import ArtifactId
+from hessian_spectrum.api_schemas.losses import LossName
+from hessian_spectrum.api_schemas.message import RequestMessage
+from hessian_spectrum.planning.activations import ACTIVATIONS, DEFAULT_NEGATIVE_SLOPE
+from hessian_spectrum.planning.size import Size
+
+Shapes = dict[str, tuple[int, ...]]
+"""Of parameters by name, in the order of the flat parameter vector."""
+
+Place = tuple[str | int, ...]
+"""Of a field in a request."""
+
+Samples = Literal["vectors", "sequences", "tokens", "none"]
+"""What a model reads: rows of numbers, sequences of vectors, sequences of token ids, or no data at all."""
+
+if TYPE_CHECKING:
+    ActivationName = str
+else:
+    ActivationName = Literal[tuple(ACTIVATIONS)]
+
+NegativeSlope = Annotated[
+    float, Field(description="The slope of leaky-relu for negative numbers, which may be any number.")
+]
+
+
+class StoredWeights(RequestMessage):
+    """Weights in an uploaded safetensors or npz file: layers.0.weight, layers.0.bias, layers.1.weight and so on.
+
+    Biases are there for all layers or for none.
+    """
+
+    kind: Literal["artifact"]
+    id: ArtifactId
+
+
+class KindMessage(RequestMessage):
+    """One of several kinds of a thing: the field `kind` of each message has one value; its schema shows an example."""
+
+    example: ClassVar[Mapping[str, Any] | None] = None
+    if TYPE_CHECKING:
+        kind: str
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema with the example that the kind lists."""
+        described = handler(schema)
+        if cls.example is not None:
+            handler.resolve_ref_schema(described)["examples"] = [cls.example]
+        return described
+
+
+class ModelMessage(KindMessage):
+    """What a request says of a model."""
+
+
+def settled_slope(activation: ActivationName) -> dict[str, float]:
+    """The field `negative_slope`, settled where the activation has no slope."""
+    return {} if ACTIVATIONS[activation].has_slope else {"negative_slope": DEFAULT_NEGATIVE_SLOPE}
+
+
+def fields_of(message: RequestMessage) -> dict[str, Any]:
+    """Every field by name but `kind` and `seed`."""
+    return {name: getattr(message, name) for name in type(message).model_fields if name not in ("kind", "seed")}
+
+
+def _accept(*_: Any) -> None:
+    """Finds nothing wrong."""
+
+
+@dataclass(frozen=True)
+class ModelKind:
+    """A kind of network whose spectra are computed by jobs.
+
+    Attributes:
+        message: What a request says of it, with a field `kind`. Where weights are drawn it has a field `seed`.
+        parameter_shapes: Names and shapes of the parameters of a message, in the order of the flat vector.
+        size: Size(message, num_samples, sequence_length), where samples are sequences of so many positions.
+        example: The fields `model`, `data` and `loss` of a small job.
+        samples: What it reads.
+        widths: Numbers of each input and output; of sequences at each position. Not of tokens.
+        width_places: Fields of a message that say how many inputs and outputs it has, where a caller is to change
+            these; None: data are to fit.
+        only_loss: The one loss that it has, and the default; None: one must be named.
+        engine_arguments: Keyword arguments of the class in `curvature.models` that stands for the kind.
+        given_weights: Weights in the message by name, or in an uploaded file; None: drawn from the seed.
+        check: Raises a ValidationError at a place in `model` if the message cannot be used.
+        check_length: The same for sequences of so many positions.
+        is_trainable: Whether gradient descent moves it.
+        is_layered: Whether the engine assembles dense matrices by way of pre-activations (`curvature.models.mlp`).
+        num_matrix_entries: Numbers in the message that take the place of data.
+        position: Where it stands in lists of kinds; new ones come last, in the order of their names.
+    """
+
+    message: type[ModelMessage]
+    parameter_shapes: Callable[[Any], Shapes]
+    size: Callable[[Any, int, int], Size]
+    example: Mapping[str, Any]
+    samples: Samples = "vectors"
+    widths: Callable[[Any], tuple[int, int]] | None = None
+    width_places: Callable[[Any], tuple[Place, Place]] | None = None
+    only_loss: LossName | None = None
+    engine_arguments: Callable[[Any], dict[str, Any]] = fields_of
+    given_weights: Callable[[Any], Mapping[str, Any] | StoredWeights | None] = _accept
+    check: Callable[[Any], None] = _accept
+    check_length: Callable[[Any, int], None] = _accept
+    is_trainable: bool = True
+    is_layered: bool = False
+    num_matrix_entries: Callable[[Any], int] = lambda _: 0
+    position: int = 100
+
+    @property
+    def name(self) -> str:
+        """The value of the message's field `kind`."""
+        return kind_name(self.message)
+
+
+@dataclass(frozen=True)
+class ClosedFormFamily:
+    """A kind of model whose spectrum has a formula, which a module of `theory.closed_form` lists in `SPECTRA`.
+
+    Attributes:
+        message: What a request says of it, with a field `kind`; the formula takes the other fields by their names.
+        example: The fields `model` and `data` of a small request.
+        samples: What it reads: "vectors", "sequences" of numbers, or "none".
+        row_widths: Numbers in each row of x and of y; None where a sample is one number. Of vectors alone.
+        num_derived: Numbers that the formula derives from weights and inputs x at a cost that others would notice:
+            entries of a matrix that it diagonalises, for example.
+        position: Where it stands in lists of kinds; new ones come last, in the order of their names.
+    """
+
+    message: type[ModelMessage]
+    example: Mapping[str, Any]
+    samples: Samples = "vectors"
+    row_widths: Callable[[Any], tuple[int | None, int | None]] = lambda _: (None, None)
+    num_derived: Callable[[Any, Any], int] = lambda _model, _x: 0
+    position: int = 100
+
+    @property
+    def name(self) -> str:
+        """The value of the message's field `kind`."""
+        return kind_name(self.message)
+
+
+def kind_name(message: type[RequestMessage]) -> str:
+    """The one value of the field `kind`."""
+    (name,) = message.model_fields["kind"].annotation.__args__  # type: ignore[union-attr]
+    return str(name)

@@ -1,0 +1,47 @@
+"""Elementwise nonlinearities of networks: everything that is known of one stands in its entry of `ACTIVATIONS`.
+
+Messages, estimates and the engine read these entries. The service has no torch, so that functions are given the module.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+ActivationSort = Literal["linear", "piecewise", "tanh", "gelu", "silu", "sigmoid"]
+"""Activations whose memory was measured: `memory_coefficients` has the copies of each."""
+
+DEFAULT_NEGATIVE_SLOPE = 0.01
+"""PyTorch's slope of leaky-relu."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise map phi, twice differentiable but for single points.
+
+    Attributes:
+        function: Called as function(torch, x), or as function(torch, x, negative_slope) if it has a slope, with the
+            module `torch` and a tensor x of any shape; returns phi(x), of the same shape. Derivatives of torch's
+            functions must have a forward derivative themselves.
+        costs_like: The measured activation that takes at least as much memory; by default the one that takes most.
+        has_slope: Whether the field `negative_slope` of a request has an effect on it.
+    """
+
+    function: Callable[..., Any]
+    costs_like: ActivationSort = "silu"
+    has_slope: bool = False
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "linear": Activation(lambda torch, x: x, costs_like="linear"),
+    "relu": Activation(lambda torch, x: torch.relu(x), costs_like="piecewise"),
+    "leaky-relu": Activation(
+        lambda torch, x, slope: torch.nn.functional.leaky_relu(x, negative_slope=slope),
+        costs_like="piecewise",
+        has_slope=True,
+    ),
+    "tanh": Activation(lambda torch, x: torch.tanh(x), costs_like="tanh"),
+    "gelu": Activation(lambda torch, x: torch.nn.functional.gelu(x), costs_like="gelu"),
+    # torch.nn.functional.silu has a backward without a forward derivative (PyTorch 2.13)
+    "silu": Activation(lambda torch, x: x * torch.sigmoid(x), costs_like="silu"),
+    "sigmoid": Activation(lambda torch, x: torch.sigmoid(x), costs_like="sigmoid"),
+}

@@ -1,0 +1,212 @@
+"""How large models and their activations are, from plain numbers; imports no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+from hessian_spectrum.planning.activations import ACTIVATIONS
+
+Family = Literal["mlp", "conv", "attention", "gpt2", "neurons", "quadratic", "generic"]
+
+SORTS: dict[Family, tuple[str, ...]] = {
+    "mlp": ("inputs", "linear", "piecewise", "tanh", "gelu", "silu", "sigmoid", "outputs", "logits"),
+    "conv": ("patches", "piecewise", "smooth", "pooled"),
+    "attention": ("embeddings", "keys", "values", "pairs"),
+    "gpt2": ("stream", "pairs", "logits"),
+    "neurons": ("linear", "piecewise"),
+    "quadratic": ("matrix",),
+    "generic": ("numbers",),
+}
+"""Of the numbers that a forward pass produces: those of one sort are kept, and copied, alike."""
+
+LOGIT_COPIES = 3  # of each logit that are counted
+
+_PIECEWISE = ("linear", "piecewise")
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a cost depends on."""
+
+    family: Family
+    num_parameters: int  # P
+    num_samples: int
+    activations: tuple[int, ...]  # numbers that one forward pass over all samples produces, as in SORTS
+    num_other_parameters: int = 0  # of the model, where P is that of a block
+    has_output_layer: bool = False  # of its own, so that logits, the last sort, are computed in pieces
+
+    @property
+    def num_activations(self) -> int:
+        """Of all sorts."""
+        return sum(self.activations)
+
+    def with_logits(self) -> "Size":
+        """The same where the loss keeps as much of the outputs as cross-entropy does of logits."""
+        if self.family != "mlp":
+            return self
+        *others, outputs, logits = self.activations
+        return replace(self, activations=(*others, 0, outputs + logits))
+
+    def at_once(self, num_logits: int) -> "Size":
+        """What exists at once where an output layer computes at most so many logits together."""
+        if not self.has_output_layer:
+            return self
+        *others, logits = self.activations
+        return replace(self, activations=(*others, min(logits, LOGIT_COPIES * num_logits)))
+
+    def part(self, num_samples: int) -> "Size":
+        """The same model on so many of the samples."""
+        numbers = tuple(-(-each * num_samples // self.num_samples) for each in self.activations)
+        return replace(self, num_samples=num_samples, activations=numbers)
+
+
+def generic_size(num_parameters: int, num_samples: int, numbers_per_sample: int) -> Size:
+    """Size of a model whose memory was not measured: an upper estimate.
+
+    Args:
+        num_parameters: P.
+        num_samples: Samples that are evaluated.
+        numbers_per_sample: Numbers that the operations of a forward pass produce for each, inputs included.
+    """
+    return Size("generic", num_parameters, num_samples, (num_samples * numbers_per_sample,))
+
+
+def mlp_size(widths: Sequence[int], bias: bool, num_samples: int, activation: str = "tanh") -> Size:
+    """Size of a fully connected network on `num_samples` inputs.
+
+    Each layer gives fan_out (fan_in + 1) parameters with bias, and each of its hidden units a number per sample.
+    """
+    num_parameters = sum(fan_out * (fan_in + int(bias)) for fan_in, fan_out in pairwise(widths))
+    counts = dict.fromkeys(SORTS["mlp"], 0)
+    counts["inputs"], counts["outputs"] = widths[0], widths[-1]
+    counts[ACTIVATIONS[activation].costs_like] += sum(widths[1:-1])
+    return Size("mlp", num_parameters, num_samples, tuple(num_samples * each for each in counts.values()))
+
+
+def gpt2_size(
+    n_layer: int,
+    n_head: int,
+    n_embd: int,
+    n_positions: int,
+    vocab_size: int,
+    num_sequences: int,
+    sequence_length: int,
+    bias: bool = True,
+    attention: bool = True,
+) -> Size:
+    """Size of a GPT-2 with tied embedding on `num_sequences` sequences of `sequence_length` tokens.
+
+    P = (vocab_size + n_positions) d + n_layer (12 d^2 + 13 d) + 2 d with d = n_embd; without attention 3/2 n_layer
+    blocks of 8 d^2 + 7 d. Per token and block: two layer norms (3 d each), queries, keys and values (3 d), attention
+    (2 d), the hidden layer and its gelu (8 d), two residual sums and the output (3 d); without attention a layer norm,
+    the hidden layer and two sums. Per pair of tokens, head and block: score, masked score and weight. The logits count
+    three times.
+    """
+    d, num_blocks = n_embd, n_layer if attention else n_layer + n_layer // 2
+    weights = 12 * d * d + 2 * d if attention else 8 * d * d + d
+    biases = 11 * d if attention else 6 * d
+    num_parameters = (vocab_size + n_positions + 1) * d + num_blocks * weights + (num_blocks * biases + d) * int(bias)
+    stream, pairs = (22 * d, 3 * n_head * sequence_length) if attention else (13 * d, 0)
+    per_token = (num_blocks * stream + 5 * d, num_blocks * pairs, LOGIT_COPIES * vocab_size)
+    num_tokens = num_sequences * sequence_length
+    numbers = tuple(num_tokens * each for each in per_token)
+    return Size("gpt2", num_parameters, num_sequences, numbers, has_output_layer=True)
+
+
+def causal_lm_size(
+    num_parameters: int,
+    n_layer: int,
+    n_head: int,
+    n_embd: int,
+    n_inner: int,
+    vocab_size: int,
+    num_sequences: int,
+    sequence_length: int,
+) -> Size:
+    """Size of a decoder of transformers, as a gpt2 whose blocks produce more: an upper estimate.
+
+    Per token and block, d = n_embd: two norms (4 d each, a cast to another precision included), queries, keys and
+    values (3 d), their rotation (8 d), keys and values once for each head (2 d), attention (2 d), gate, hidden layer,
+    activation and product (4 n_inner), two residual sums and the output (3 d). Per pair of tokens, head and block:
+    score, scaled and masked score, weight. The logits count three times.
+    """
+    per_token = (
+        n_layer * (26 * n_embd + 4 * n_inner) + 6 * n_embd,
+        n_layer * 4 * n_head * sequence_length,
+        LOGIT_COPIES * vocab_size,
+    )
+    num_tokens = num_sequences * sequence_length
+    return Size("gpt2", num_parameters, num_sequences, tuple(num_tokens * each for each in per_token))
+
+
+def conv_size(
+    image_size: int,
+    channels: Sequence[int],
+    kernel_size: int,
+    stride: int,
+    pooling: bool,
+    num_outputs: int,
+    bias: bool,
+    num_samples: int,
+    activation: str = "relu",
+) -> Size:
+    """Size of a convolutional network with a linear head on `num_samples` square images of one channel.
+
+    Each layer gives fan_out (fan_in + 1) parameters with bias, where a convolution's fan_in is channels times
+    kernel_size^2; its activations are the unfolded patches (fan_in per position), the channels, and with pooling their
+    means.
+    """
+    num_parameters, edge, incoming = 0, image_size, 1
+    patches, units, pooled = image_size**2, 0, 0
+    for outgoing in channels:
+        fan_in = incoming * kernel_size**2
+        edge = conv_edge(edge, stride)
+        num_parameters += outgoing * (fan_in + int(bias))
+        patches += edge**2 * fan_in
+        units += edge**2 * outgoing
+        if pooling:
+            edge //= 2
+            pooled += edge**2 * outgoing
+        incoming = outgoing
+    num_parameters += num_outputs * (incoming * edge**2 + int(bias))
+    by_kind = (units, 0) if ACTIVATIONS[activation].costs_like in _PIECEWISE else (0, units)
+    numbers = (patches, *by_kind, pooled + 2 * num_outputs)
+    return Size("conv", num_parameters, num_samples, tuple(num_samples * each for each in numbers))
+
+
+def conv_edge(edge: int, stride: int) -> int:
+    """Positions along the edge of an image after a padded convolution: edge / stride, rounded up."""
+    return -(-edge // stride)
+
+
+def attention_size(embedding_dim: int, key_dim: int, value_dim: int, num_sequences: int, sequence_length: int) -> Size:
+    """Size of one self-attention layer on `num_sequences` sequences.
+
+    P = 2 d d_K + d d_V. Per position the input (d), query and key (2 d_K), value, output and two of the loss (4 d_V);
+    per pair of positions the product, its scale, the sink's score and the weight.
+    """
+    num_parameters = embedding_dim * (2 * key_dim + value_dim)
+    per_position = (embedding_dim, 2 * key_dim, 4 * value_dim, 4 * sequence_length)
+    num_positions = num_sequences * sequence_length
+    return Size("attention", num_parameters, num_sequences, tuple(num_positions * each for each in per_position))
+
+
+def neuron_network_size(width: int, bias: bool, num_samples: int, activation: str = "linear") -> Size:
+    """Size of f(x) = <w, phi(v x + b)> for scalar x: two or three parameters per neuron, a number per sample."""
+    numbers = (num_samples * width, 0) if activation == "linear" else (0, num_samples * width)
+    return Size("neurons", (2 + int(bias)) * width, num_samples, numbers)
+
+
+def coordinate_network_size(num_inputs: int, num_outputs: int, width: int, num_samples: int) -> Size:
+    """Size of f(x) = sum_d <w_d, v_d> x_d or f_k(x) = <w_k, v_k> x: two parameters per coordinate and neuron.
+
+    Their product is taken once, not once per sample, so that inputs and outputs are what samples produce.
+    """
+    plain = mlp_size((num_inputs, num_outputs), False, num_samples)
+    return replace(plain, num_parameters=2 * max(num_inputs, num_outputs) * width)
+
+
+def quadratic_size(num_parameters: int, num_samples: int = 1) -> Size:
+    """Size of z^T A z / 2 for z (num_parameters,): A, z z^T, and their product."""
+    return Size("quadratic", num_parameters, num_samples, (num_samples * (2 * num_parameters**2 + 2),))

@@ -1,0 +1,153 @@
+"""What an algorithm does, and what it holds beside the operator."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hessian_spectrum.planning.blocks import BLOCK_COLUMNS
+
+FLOAT64_BYTES = 8
+
+DENSE_COPIES = 2  # the matrix, and LAPACK's copy of it
+DENSE_COPIES_WITH_VECTORS = 4  # the vectors, and the workspace of dsyevd
+TRIDIAGONAL_COPIES = 4  # of the order squared: the same for Lanczos, one probe after the other
+DENSITY_COPIES = 4  # of the densities of all probes while mean and error are taken
+
+# As in `algorithms.thick_restart`, `algorithms.sketch`
+TOP_K_BLOCK = 4
+TOP_K_ROWS = 80
+TOP_K_LEAST_ROWS = 3
+PROBE_BLOCK = 16
+
+Estimator = Literal["hutchinson", "hutch++", "xtrace"]
+Reorthogonalisation = Literal["none", "full"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an algorithm does, and what it holds beside the operator."""
+
+    num_products: int
+    num_columns: int = 1  # multiplied at once
+    first_vectors: float = 0.0  # of length P, beside the block that is multiplied, while the gradient is recorded
+    vectors: float = 0.0  # the most of them
+    dense_bytes: int = 0  # of a dense matrix while it is filled
+    last_bytes: int = 0  # after the products
+    moved_numbers: int = 0  # read or written for orthogonality
+    dense_order: int = 0  # of the float64 eigenvalue problem
+    eigenvectors: bool = False  # of it
+    holds_recordings: bool = True
+    layered: bool = False  # assembled by way of pre-activations, not from products
+    corrected: bool = False  # a few products at the end are not reduced, and not recorded
+
+
+def exact_work(num_parameters: int, eigenvectors: bool = False, layered: bool = False) -> Work:
+    """Of `DenseEigensolver`: columns block by block, each group recorded anew, then a dense eigenvalue problem.
+
+    Args:
+        layered: Whether the model is an `Mlp` whose products are not reduced.
+    """
+    square = FLOAT64_BYTES * num_parameters**2
+    copies = DENSE_COPIES_WITH_VECTORS if eigenvectors else DENSE_COPIES
+    return Work(
+        num_products=num_parameters,
+        num_columns=min(num_parameters, BLOCK_COLUMNS),
+        dense_bytes=square,
+        last_bytes=copies * square,
+        dense_order=num_parameters,
+        eigenvectors=eigenvectors,
+        holds_recordings=False,
+        layered=layered,
+    )
+
+
+def lanczos_work(
+    num_parameters: int,
+    num_steps: int,
+    num_probes: int,
+    num_points: int = 0,
+    reorthogonalisation: Reorthogonalisation = "full",
+    group: int | None = None,
+) -> Work:
+    """Of `StochasticLanczosQuadrature`, with `group` probes in lockstep; None: all of them.
+
+    A basis of m + 1 vectors, m = min(num_steps, P), for each probe (or two), and of several probes a copy of the
+    vectors that are multiplied. After them a tridiagonal eigenproblem for each, as a dense one, and curves.
+    """
+    steps = min(num_steps, num_parameters)
+    group = num_probes if group is None else group
+    full = reorthogonalisation == "full"
+    basis = steps + 1 if full else 2
+    copies = group if group > 1 else 0
+    summary = TRIDIAGONAL_COPIES * steps**2 + num_probes * (2 * steps + 2 * DENSITY_COPIES * num_points)
+    return Work(
+        num_products=steps * num_probes,
+        num_columns=group,
+        first_vectors=copies,
+        vectors=group * basis - group + copies,
+        last_bytes=FLOAT64_BYTES * summary,
+        # two passes of orthogonalisation, of two products with the basis each
+        moved_numbers=num_probes * num_parameters * (2 * steps**2 if full else 6 * steps),
+        dense_order=steps,
+    )
+
+
+def top_k_work(
+    num_parameters: int,
+    k: int,
+    max_products: int | None = None,
+    rows: int | None = None,
+    *,
+    reduced: bool = False,
+) -> Work:
+    """Of `ThickRestartLanczos`, if it restarts, with so many rows of a basis; None: as many as it likes.
+
+    Args:
+        reduced: Whether products are of a reduced precision.
+    """
+    rows = top_k_rows(num_parameters, k) if rows is None else rows
+    products = max_products or max(1_000, 100 * k)
+    block = min(k, TOP_K_BLOCK, rows)
+    return Work(
+        num_products=products,
+        num_columns=block,
+        first_vectors=1,
+        vectors=rows - block + 1 + k,  # at the end, products of the wanted vectors lie beside the basis
+        moved_numbers=products * num_parameters * 4 * rows,
+        dense_order=rows,
+        corrected=reduced,
+    )
+
+
+def top_k_rows(num_parameters: int, k: int) -> int:
+    """Rows of the basis of `ThickRestartLanczos` where memory does not matter."""
+    return min(num_parameters, max(3 * k, k + TOP_K_ROWS))
+
+
+def top_k_least_rows(num_parameters: int, k: int) -> int:
+    """Rows with which it can restart at all."""
+    return min(num_parameters, k + TOP_K_LEAST_ROWS)
+
+
+def trace_work(num_parameters: int, estimator: Estimator, num_products: int, diagonal: bool = False) -> Work:
+    """Of `TraceEstimator`; sketches are copied while they grow."""
+    products = min(num_products, num_parameters)
+    sketch = {"hutchinson": 0.0, "hutch++": products / 3, "xtrace": products / 2}[estimator]
+    held = {"hutchinson": 0.0, "hutch++": 3 * sketch, "xtrace": 5 * sketch}[estimator]
+    return Work(
+        num_products=products,
+        num_columns=min(products, PROBE_BLOCK),
+        # blocks of probes and products beside those in the sketch; a probe in float64, and of a diagonal eight vectors
+        vectors=held + 3 * PROBE_BLOCK + 2 + (16 if diagonal else 0),
+        moved_numbers=int(products * num_parameters * (4 + 4 * sketch)),
+    )
+
+
+def probe_bytes(num_parameters: int, num_steps: int, itemsize: int, reorthogonalisation: Reorthogonalisation) -> int:
+    """Of the vectors of one Lanczos probe and its product."""
+    vectors = min(num_steps, num_parameters) + 2 if reorthogonalisation == "full" else 3
+    return vectors * num_parameters * itemsize
+
+
+def training_passes(num_steps: int, batch_size: int | None, num_samples: int) -> float:
+    """Passes over all data, forward and back, of so many steps."""
+    return num_steps * min(1.0, (batch_size or num_samples) / num_samples)

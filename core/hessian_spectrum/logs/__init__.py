@@ -1,1 +1,0 @@
-"""What every process says of itself: lines of JSON, or text on a terminal."""

@@ -1,0 +1,164 @@
+"""Every entry of every registry has what callers see of it: schema, example, estimate, job, npz and picture.
+
+Entries are found as the server finds them, so that one that is added is tried without a change here.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
+from hessian_spectrum.api_schemas.data import KINDS as DATA_KINDS
+from hessian_spectrum.api_schemas.data import num_samples, sequence_length
+from hessian_spectrum.api_schemas.losses import LOSSES
+from hessian_spectrum.api_schemas.models import FAMILIES, KINDS
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.curvature.registry import dataset_functions, loss_classes, model_classes
+from hessian_spectrum.planning.activations import ACTIVATIONS
+from hessian_spectrum.theory.closed_form.families import spectra
+from hessian_spectrum.worker.builders import build_dataset, build_loss, build_model, build_parameters
+
+HTTP = httpx.Client(timeout=100)
+SAMPLES = {
+    "numbers": {"kind": "inline", "x": [[0.1, -1.0], [1.0, 0.5]], "y": [[1.0, 0.0], [-1.0, 2.0]]},
+    "labels": {"kind": "inline", "x": [[0.1, -1.0], [1.0, 0.5]], "y": [1, 0]},
+}
+CHECKPOINT = "tiny-gpt2"
+"""What the test server has."""
+
+
+def job_of(example: Any) -> dict[str, Any]:
+    return {"kind": "spectrum", "method": {"kind": "exact"}} | json.loads(json.dumps(example))
+
+
+def jobs() -> Iterator[tuple[str, dict[str, Any]]]:
+    """A small job for each entry."""
+    for name, kind in KINDS.items():
+        job = job_of(kind.example)
+        if "checkpoint" in job["model"]:
+            job["model"]["checkpoint"] = CHECKPOINT
+        yield f"model {name}", job
+    for message, data in DATA_KINDS.items():
+        yield f"data {message.__name__}", job_of(data.example)
+    for name, loss in LOSSES.items():
+        for target in sorted(loss.targets - ({"labels"} if "numbers" in loss.targets else set())):
+            model = {"kind": "mlp", "widths": [2, 3, 2], "activation": "tanh"}
+            yield f"loss {name}", job_of({"model": model, "data": SAMPLES[target], "loss": name})
+    for name in ACTIVATIONS:
+        for model in ({"kind": "mlp", "widths": [64, 3, 10]}, {"kind": "conv", "channels": [1], "stride": 2}):
+            data = {"kind": "digits", "num_samples": 8}
+            job = job_of({"model": model | {"activation": name}, "data": data, "loss": "mse"})
+            yield f"activation {name} {model['kind']}", job | {"method": {"kind": "top-k", "k": 2}}
+
+
+JOBS = dict(jobs())
+
+
+@pytest.fixture(scope="module")
+def uploads(server: Any) -> dict[str, str]:
+    """Ids of tokens and of arrays, by the message that names them."""
+    archive = io.BytesIO()
+    np.savez(archive, x=np.array([[0.0, 1.0], [1.0, 0.5]]), y=np.array([[1.0], [-1.0]]))
+    bodies = {
+        "TokenData": (np.arange(64, dtype="<u2").tobytes(), "application/octet-stream"),
+        "ArrayData": (archive.getvalue(), "application/x-npz"),
+    }
+    found = {}
+    for name, (body, media_type) in bodies.items():
+        answer = HTTP.post(f"{server.url}/v1/artifacts", content=body, headers={"Content-Type": media_type})
+        assert answer.is_success, answer.text
+        found[name] = answer.json()["id"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def schemas(server: Any) -> dict[str, Any]:
+    found: dict[str, Any] = HTTP.get(f"{server.url}/openapi.json").json()["components"]["schemas"]
+    return found
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_its_estimate_and_its_job_go_through(
+    name: str, server: Any, client: SpectrumClient, uploads: dict[str, str]
+) -> None:
+    request = json.loads(json.dumps(JOBS[name]))
+    if (uploaded := uploads.get(name.removeprefix("data "))) is not None:
+        request["data"]["id"] = uploaded
+    estimated = HTTP.post(f"{server.url}/v1/estimates", json=request)
+    assert estimated.status_code == 200, estimated.text
+    job = client.wait(client.submit(request).id)
+    assert job.state == "succeeded", job
+    address = f"{server.url}/v1/jobs/{job.id}/result"
+    num_parameters = HTTP.get(address).json()["num_parameters"]
+    assert num_parameters == estimated.json()["num_parameters"]
+    assert HTTP.get(f"{address}.npz").content.startswith(b"PK")
+    assert HTTP.get(f"{address}.png").content.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_its_closed_form_goes_through(name: str, server: Any) -> None:
+    address, example = f"{server.url}/v1/closed-form", FAMILIES[name].example
+    answer = HTTP.post(address, json=example)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["kind"] == name
+    for media_type, begin in (("application/x-npz", b"PK"), ("image/png", b"\x89PNG")):
+        assert HTTP.post(address, json=example, headers={"Accept": media_type}).content.startswith(begin)
+
+
+def test_the_document_of_the_interface_has_every_entry(schemas: dict[str, Any]) -> None:
+    messages = [kind.message for kind in (*KINDS.values(), *FAMILIES.values(), *DATA_KINDS.values())]
+    for message in messages:
+        assert schemas[message.__name__]["examples"] == [message.example]
+    for name, base in (("MlpActivation", ACTIVATIONS), ("ConvActivation", ACTIVATIONS)):
+        assert schemas[name]["enum"] == list(base)
+    assert schemas["SpectrumRequest"]["properties"]["loss"]["anyOf"][0]["enum"] == list(LOSSES)
+    union = schemas["SpectrumRequest"]["properties"]["model"]["discriminator"]["mapping"]
+    assert set(union) == set(KINDS)
+    union = schemas["ClosedFormRequest"]["properties"]["model"]["discriminator"]["mapping"]
+    assert set(union) == set(FAMILIES)
+
+
+def test_names_in_errors_are_those_of_the_registries(server: Any) -> None:
+    request = {"kind": "spectrum", "model": {"kind": "perceptron"}, "method": {"kind": "exact"}}
+    said = {tuple(e["loc"]): e["msg"] for e in HTTP.post(f"{server.url}/v1/jobs", json=request).json()["errors"]}
+    for kind in KINDS:
+        assert f"'{kind}'" in said["body", "model", "kind"]
+
+
+def test_both_sides_have_every_entry() -> None:
+    """Without torch and with it; checkpoints of other families, samples and tokens are not in the engine's tables."""
+    assert set(model_classes()) == set(KINDS) - {"causal-lm"}
+    assert set(dataset_functions()) == {kind.name for kind in DATA_KINDS.values()} - {"inline", "artifact", "text"}
+    assert set(loss_classes()) == set(LOSSES)
+    assert set(spectra()) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "causal-lm"])
+def test_both_sides_have_the_same_parameters_and_sizes(name: str) -> None:
+    kind = KINDS[name]
+    request = SpectrumRequest.model_validate_json(json.dumps(job_of(kind.example)))
+    model, data = build_model(request.model), build_dataset(request)
+    shapes = kind.parameter_shapes(request.model)
+    assert list(model.parameter_shapes.items()) == list(shapes.items())
+    parameters = build_parameters(request.model, model, torch.float64, torch.device("cpu"))
+    assert {each: tuple(values.shape) for each, values in parameters.items()} == shapes
+    size = kind.size(request.model, num_samples(request.data), sequence_length(request.data))
+    assert size.num_parameters == sum(map(prod, shapes.values()))
+    assert size == model.size_on(data.inputs)
+    outputs = model(parameters, data.inputs)
+    assert bool(build_loss(request).total(outputs, data.targets).isfinite())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_example_of_a_family_is_a_request(name: str) -> None:
+    request = ClosedFormRequest.model_validate_json(json.dumps(FAMILIES[name].example))
+    assert request.model.kind == name
+    assert request.num_derived >= 0

@@ -1,0 +1,199 @@
+"""Experiments as lists of points, at each of which spectra are taken, and the one runner for all of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from hessian_spectrum.api_schemas.spectrum import ExactMethod, SpectrumRequest
+from hessian_spectrum.curvature.algorithms.method import Method
+from hessian_spectrum.curvature.iteration import finish
+from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.operators.execution import Execution, Timings
+from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
+from hessian_spectrum.curvature.operators.submatrix import Submatrix
+from hessian_spectrum.curvature.progress import Progress
+from hessian_spectrum.jobs.estimate import JobEstimate
+from hessian_spectrum.worker.experiments.methods import Spectrum, method_of
+from hessian_spectrum.worker.experiments.operators import measured_deviation
+from hessian_spectrum.worker.experiments.outcome import JobOutput
+from hessian_spectrum.worker.hardware import Hardware
+from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
+from hessian_spectrum.worker.sharding.shards import CALIBRATED, ShardedMethod, Sharding
+
+UNUSED_PRODUCTS = 10
+"""Products that are allowed for each that is mostly needed, where a tolerance decides."""
+
+COMPILER_BYTES = 2**29
+"""Memory that compiling takes, at most, and estimates leave out."""
+
+
+@dataclass(frozen=True)
+class SpectrumTask:
+    """One spectrum to take at a point.
+
+    Attributes:
+        index: Among all spectra of the job.
+        request: Of one block and one attention sink at most.
+        plan: How the spectrum is taken within the worker's memory.
+        new_generator: Returns the generator of its random numbers, in its first state.
+    """
+
+    index: int
+    request: SpectrumRequest
+    plan: JobEstimate
+    new_generator: Callable[[], torch.Generator]
+
+    @property
+    def stage(self) -> str:
+        """Name of its stage among those of the job."""
+        return f"spectrum {self.index}"
+
+
+class Point(ABC):
+    """A model at some parameters, with data, where spectra are taken.
+
+    Nothing is computed before `operator` is called, which a point that an earlier attempt has finished never is.
+
+    Attributes:
+        index: Among all points of the job.
+        tasks: The spectra to take, in their order.
+        execution: How products run.
+    """
+
+    index: int
+    tasks: Sequence[SpectrumTask]
+    execution: Execution
+
+    @abstractmethod
+    def report(self, task: SpectrumTask, phase: str, done: int, total: int) -> None:
+        """Pass on the progress of a task as that of the job."""
+
+    @abstractmethod
+    def operator(self, task: SpectrumTask) -> RiskOperator:
+        """Return the matrix of a task, or one that it is a block of."""
+
+    @abstractmethod
+    def record(
+        self, task: SpectrumTask, spectrum: Spectrum, whole: RiskOperator, operator: RiskOperator | Submatrix
+    ) -> Any:
+        """Return what is saved of a spectrum of `operator`, which is a block of `whole`, or all of it."""
+
+    @abstractmethod
+    def summary(self, records: list[Any]) -> Any:
+        """Return what is saved of the point instead of the records of its tasks."""
+
+
+class Experiment(ABC):
+    """A list of points, and how their summaries become the result of a job."""
+
+    @abstractmethod
+    def points(self) -> Iterable[Point]:
+        """Yield the points in the order in which they are computed."""
+
+    @abstractmethod
+    def output(self, summaries: list[Any]) -> JobOutput:
+        """Return the result, from the summaries of the points in their order."""
+
+
+@dataclass(frozen=True)
+class PointRunner:
+    """Takes the spectra of experiments, from where an earlier attempt ended, with whoever computes shards.
+
+    Args:
+        job: The checkpoints of the job.
+        sharding: Who computes shards.
+    """
+
+    job: JobCheckpointer
+    sharding: Sharding
+
+    def run(self, experiment: Experiment) -> JobOutput:
+        """Compute all points.
+
+        Raises:
+            CurvatureError: If a spectrum cannot be computed.
+        """
+        return experiment.output([self._summary(point) for point in experiment.points()])
+
+    def _summary(self, point: Point) -> Any:
+        stage = self.job.stage(f"point {point.index}")
+        if stage.value is None:
+            stage.finish(point.summary([self._record(point, task) for task in point.tasks]))
+            self.job.forget(task.stage for task in point.tasks)
+        return stage.value
+
+    def _record(self, point: Point, task: SpectrumTask) -> Any:
+        stage = self.job.stage(task.stage)
+        if stage.value is None:
+            whole = point.operator(task)
+            operator = whole if task.request.dim == whole.dim else Submatrix(whole, task.request.block)
+            progress = self._with_deviations(partial(point.report, task), task, operator, whole)
+            if isinstance(task.request.method, ExactMethod):
+                # Products of columns are not compared with those in full precision.
+                measured_deviation(task.request, whole)
+            method = method_of(task.request, task.plan)
+            spectrum = self._spectrum(point, task, method, operator, progress=progress, stage=stage)
+            stage.finish(point.record(task, spectrum, whole, operator))
+            if method.may_end_early:
+                # Only once the record is kept: whoever hears it may stop the job, and a result overwrites its state.
+                progress(method.phase, spectrum.num_products, spectrum.num_products)
+        return stage.value
+
+    def _spectrum(
+        self,
+        point: Point,
+        task: SpectrumTask,
+        method: Method[Any, Any],
+        operator: SymmetricOperator,
+        *,
+        progress: Progress,
+        stage: Stage,
+    ) -> Spectrum:
+        plan = task.plan
+        sharded = ShardedMethod(
+            method=method,
+            num_shards=plan.num_shards,
+            operator=operator,
+            new_generator=task.new_generator,
+            partition=(plan.num_shards, plan.work.num_columns, plan.micro_batch_size, plan.recording_bytes or 0),
+        )
+        states = self.sharding.states(sharded, point.execution, progress, stage)
+        spectrum: Spectrum = finish(method, operator, method.join(states), progress=progress, checkpointer=stage)
+        return spectrum
+
+    def _with_deviations(
+        self, progress: Progress, task: SpectrumTask, operator: RiskOperator | Submatrix, whole: RiskOperator
+    ) -> Progress:
+        """Progress that keeps the measured error of reduced products, so that a later attempt need not measure it."""
+        deviations = self.job.notes.setdefault("precision_deviations", {})
+        if task.stage in deviations:
+            operator.precision_deviation, whole.precision_deviation = deviations[task.stage]
+
+        def report(phase: str, done: int, total: int) -> None:
+            if whole.precision_deviation is not None:
+                deviations[task.stage] = [operator.precision_deviation, whole.precision_deviation]
+            progress(phase, done, total)
+
+        return report
+
+
+def execution_of(hardware: Hardware, job: JobCheckpointer, *, num_runs: int, peak_bytes: int) -> Execution:
+    """Return how the products of a job run, as earlier attempts have chosen it.
+
+    Args:
+        hardware: What the worker computes on.
+        job: The checkpoints of the job, which keep the choices.
+        num_runs: How often each recorded program will run, at least: compiling must pay.
+        peak_bytes: Memory of the job without a compiler.
+    """
+    has_room = hardware.memory_bytes - peak_bytes > COMPILER_BYTES
+    return Execution(
+        num_runs,
+        "measured" if has_room and CALIBRATED not in job.notes else "interpreted",
+        Timings(hardware.timings),
+        job.notes.setdefault("compiled", {}),
+    )

@@ -1,0 +1,199 @@
+"""Renews a job's lease while it is computed, passes its progress on, and ends it when it is cancelled."""
+
+import contextvars
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from redis.exceptions import RedisError
+
+from hessian_spectrum.api_schemas.jobs import JobState, Progress
+from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs.store import Lease, LeaseLostError
+from hessian_spectrum.worker.failures import JobCancelledError, JobFailure, WorkerStoppingError, out_of_time
+
+SECONDS_BETWEEN_RENEWALS = 0.5
+SECONDS_TO_STOP = 1.5
+"""Time for a computation to notice that it is to end; LAPACK, for one, does not look."""
+SECONDS_TO_RELEASE = 0.5
+"""The same where another worker has the job by now."""
+
+_SECONDS_BETWEEN_CHECKS = 0.01
+
+_UNITS = {
+    "training": "steps",
+    "measurements": "measurements",
+    "linearisation": "micro-batches",
+    "products": "matrix-vector products",
+    "eigenvalues": "spectra",
+    "storing": "bytes",
+}
+
+_logger = logging.getLogger(__name__)
+
+
+class LeaseStore(Protocol):
+    """Where leases are kept: a `JobStore`, or the shards of one job."""
+
+    def renew(self, lease: Lease, progress: Progress | None, num_products: int = 0) -> JobState:
+        """Renew the lease, pass on progress and the products since the last renewal, and return the state of the job.
+
+        Raises:
+            LeaseLostError: Another process holds the job by now.
+        """
+
+    def close_cancelled(self, lease: Lease) -> JobState:
+        """End a job that is being cancelled."""
+
+    def fail(self, lease: Lease, problem: Problem) -> JobState:
+        """End the job with a problem."""
+
+
+class LeaseRenewer:
+    """A thread that renews the lease; `report` is called by the computation, as often as it likes.
+
+    The thread alone talks to Redis, so a slow Redis does not slow the computation. A computation that goes on after
+    its job was cancelled or taken away, or its time was over, ends with its process, which the pool replaces. One that
+    stood still for longer than a lease lasts waits until the thread has asked whether the job is still its own; it does
+    not wait for a Redis that gives no answer, as then nobody else can have it.
+
+    Args:
+        stopping: Whether the worker was told to.
+        time_limit_seconds: Of all attempts.
+    """
+
+    def __init__(
+        self,
+        store: LeaseStore,
+        lease: Lease,
+        stopping: Callable[[], bool] = lambda: False,
+        time_limit_seconds: float = float("inf"),
+    ) -> None:
+        self._store = store
+        self._time_limit = time_limit_seconds
+        self._started = self._asked = time.monotonic()
+        self._stopping = stopping
+        self._lease = lease
+        self._progress: Progress | None = Progress(phase="preparing", done=0, total=0, unit="")
+        self._estimated_seconds: float | None = None
+        self._last_done: int | None = None  # products of the spectrum under way; None: none yet
+        self._num_products = self._num_reported = 0
+        self._ending: JobCancelledError | JobFailure | None = None
+        self._ending_since = 0.0
+        self._lost = threading.Event()
+        self._closed = threading.Event()
+        context = contextvars.copy_context()  # so that the thread's lines name the job, too
+        self.on_renewal: Callable[[], None] = lambda: None
+        """Called by the thread after each renewal; it may ask Redis for what the computation needs to know."""
+        self._thread = threading.Thread(target=context.run, args=(self._watch,), name="lease-renewer", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def report(self, phase: str, done: int, total: int) -> None:
+        """Note how far the computation is.
+
+        Raises:
+            JobCancelledError: JobFailure, LeaseLostError or WorkerStoppingError when it is to stop.
+        """
+        self._count(phase, done)
+        self._progress = Progress(
+            phase=phase,
+            done=done,
+            total=total,
+            unit=_UNITS.get(phase, ""),
+            estimated_seconds=self._estimated_seconds,
+        )
+        while self._was_suspended() and not self._lost.is_set() and not self._stopping():
+            time.sleep(_SECONDS_BETWEEN_CHECKS)
+        if self._lost.is_set():
+            raise LeaseLostError
+        if self._ending is not None:
+            raise self._ending
+        if self._stopping():
+            raise WorkerStoppingError
+
+    def _was_suspended(self) -> bool:
+        return self._thread.is_alive() and time.monotonic() - self._asked > self._lease.seconds
+
+    def _count(self, phase: str, done: int) -> None:
+        # What a later attempt reports first was mostly computed by those before it, and counted then.
+        if phase == "products":
+            is_resumed = self._last_done is None and self._lease.attempt > 1
+            before = done if is_resumed else (self._last_done or 0)
+            self._num_products += done - before if done >= before else done
+            self._last_done = done
+        elif self._last_done is not None:
+            self._last_done = 0
+
+    def expect(self, seconds: float) -> None:
+        """Report with all later progress that the computation takes so many seconds in all."""
+        self._estimated_seconds = seconds
+
+    def write_last_progress(self) -> None:
+        """Write the progress that the thread has not written yet."""
+        self._renew()
+
+    def _watch(self) -> None:
+        try:
+            self._renew_until_closed()
+        except Exception:
+            _logger.exception("the lease of job %s is not renewed any more", self._lease.job_id)
+        self._lost.set()
+        if not self._closed.wait(SECONDS_TO_RELEASE):
+            self._end_process("lost")
+
+    def _renew_until_closed(self) -> None:
+        while not self._closed.is_set():
+            started = time.monotonic()
+            try:
+                self._renew()
+                self._asked = started
+            except LeaseLostError:
+                return
+            except RedisError as error:
+                _logger.warning("lease of job %s not renewed: %s", self._lease.job_id, error)
+                self._asked = time.monotonic()
+            self._closed.wait(max(0.0, SECONDS_BETWEEN_RENEWALS - (time.monotonic() - started)))
+
+    def _renew(self) -> None:
+        progress, self._progress = self._progress, None
+        num_products = self._num_products
+        try:
+            state = self._store.renew(self._lease, progress, num_products - self._num_reported)
+        except RedisError:
+            self._progress = self._progress or progress
+            raise
+        self._num_reported = num_products
+        if state == "cancelling":
+            self._stop_computation(JobCancelledError())
+        elif self._lease.run_seconds + time.monotonic() - self._started > self._time_limit:
+            self._stop_computation(out_of_time(self._time_limit))
+        self.on_renewal()
+
+    def _stop_computation(self, ending: JobCancelledError | JobFailure) -> None:
+        now = time.monotonic()
+        if self._ending is None:
+            self._ending, self._ending_since = ending, now
+        if now - self._ending_since > SECONDS_TO_STOP and not self._closed.is_set():
+            if isinstance(ending, JobFailure):
+                state = self._store.fail(self._lease, ending.problem)
+            else:
+                state = self._store.close_cancelled(self._lease)
+            self._end_process(state)
+
+    def _end_process(self, state: str) -> None:
+        fields = {"event": "ended", "state": state}
+        _logger.warning("job %s did not notice that it is to end: its process ends", self._lease.job_id, extra=fields)
+        os._exit(os.EX_TEMPFAIL)
