@@ -22,7 +22,7 @@ PACKAGES = {f"hessian_spectrum.{path.parent.name}" for path in ROOT.glob("*/hess
 def test_the_workspace_has_every_distribution() -> None:
     assert set(TOOLS["uv"]["workspace"]["members"]) == set(DISTRIBUTIONS)
     assert set(TOOLS["uv"]["sources"]) >= {name for d in DISTRIBUTIONS.values() for name in ours(d)}
-    installed = re.findall(r"-e (\S+)", (ROOT / "scripts" / "setup").read_text())
+    installed = re.findall(r"-e '?(\w+)", (ROOT / "scripts" / "setup").read_text())
     assert set(installed) == set(DISTRIBUTIONS)
     assert {f"!{name}" for name in DISTRIBUTIONS} <= set((ROOT / ".dockerignore").read_text().splitlines())
 
