@@ -24,12 +24,12 @@ def trace() -> Iterator[SourceTrace]:
 
 
 def test_only_called_files_of_ours_count(trace: SourceTrace) -> None:
-    linear_spectrum([0.5], [1.0], [1.0], [0.8])
+    linear_spectrum(w=[0.5], v=[1.0], x=[1.0], y=[0.8])
     with trace.recording():
         json.dumps(np.ones(3).tolist())
     assert trace.files == set()
     with trace.recording():
-        linear_spectrum([0.5], [1.0], [1.0], [0.8])
+        linear_spectrum(w=[0.5], v=[1.0], x=[1.0], y=[0.8])
     assert "theory/closed_form/linear.py" in trace.files
     assert all(file.startswith("theory/") for file in trace.files)
 
