@@ -10,7 +10,7 @@ from hessian_spectrum.curvature.models.activations import activation_named
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.planning.activations import ACTIVATIONS, Activation
-from hessian_spectrum.planning.footprints import FOOTPRINTS, Matrix, footprint
+from hessian_spectrum.planning.memory_coefficients import COEFFICIENTS, Matrix, memory_coefficients
 from hessian_spectrum.planning.size import SORTS
 
 MATRICES: tuple[Matrix, ...] = ("hessian", "ggn", "functional")
@@ -37,15 +37,15 @@ def test_one_that_was_not_measured_costs_as_much_as_the_dearest() -> None:
     new = Activation(lambda torch, x: torch.nn.functional.softplus(x))
     sorts = SORTS["mlp"]
     for matrix in MATRICES:
-        copies = FOOTPRINTS["mlp"][matrix].recording
+        copies = COEFFICIENTS["mlp"][matrix].recording
         hidden = [copies[sorts.index(each.costs_like)] for each in ACTIVATIONS.values()]
         assert copies[sorts.index(new.costs_like)] == max(hidden)
 
 
 @pytest.mark.parametrize("matrix", MATRICES)
 def test_a_generic_model_takes_as_many_copies_as_any_that_was_measured(matrix: Matrix) -> None:
-    numbers, parameters = footprint("generic", matrix).running
-    for measured in FOOTPRINTS.values():
+    numbers, parameters = memory_coefficients("generic", matrix).running
+    for measured in COEFFICIENTS.values():
         assert numbers >= max(measured[matrix].running[:-1])
         assert parameters >= measured[matrix].running[-1]
 
