@@ -20,7 +20,7 @@ from benchmarks.footprints import OPERATORS, Content, forget_peak, gpt2, mlp, st
 from benchmarks.machine import machine, machine_line
 from benchmarks.reports import RESULTS, publish
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import Smoothing, StochasticLanczosQuadrature
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.calibration import eigenvalue_seconds, vector_rate
 from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
@@ -29,6 +29,7 @@ from hessian_spectrum.planning.memory import peak_bytes
 from hessian_spectrum.planning.seconds import Rates, predicted_seconds
 from hessian_spectrum.planning.size import Size
 from hessian_spectrum.planning.work import Work, exact_work, lanczos_work
+from hessian_spectrum.quadrature.curves import Smoothing
 
 NUM_STEPS, NUM_PROBES = 20, 2
 ITEM_BYTES = 4

@@ -16,8 +16,7 @@ from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.__main__ import serve
 from hessian_spectrum.service.app import create_app
-from hessian_spectrum.service.bodies import json_body, read, validated
-from hessian_spectrum.service.content_type import media_type
+from hessian_spectrum.service.request_body import json_body, media_type, parse_body, validate_document
 from hessian_spectrum.service.uploads.parser import read_body
 
 HOST = "127.0.0.1"
@@ -36,12 +35,12 @@ def mount_parts(app: FastAPI) -> None:
     @app.post("/parsed")
     async def parsed(request: Request) -> Response:
         async with app.state.context.upload_parser.parse(request, media_type(request.headers)) as document:
-            await run_in_threadpool(validated, ClosedFormRequest, document)
+            await run_in_threadpool(validate_document, ClosedFormRequest, document)
         return constant
 
     @app.post("/validated")
     async def validated_json(request: Request) -> Response:
-        await run_in_threadpool(read, await json_body(request), ClosedFormRequest)
+        await run_in_threadpool(parse_body, await json_body(request), ClosedFormRequest)
         return constant
 
 

@@ -19,7 +19,7 @@ LIGHT_MODULES = [
     "hessian_spectrum.planning.memory",
     "hessian_spectrum.planning.seconds",
     "hessian_spectrum.quadrature.cumulative",
-    "hessian_spectrum.service.formats.resmoothing",
+    "hessian_spectrum.service.serialization.resmooth",
     "hessian_spectrum.jobs.store",
     "hessian_spectrum.checkpoints.directory",
 ]

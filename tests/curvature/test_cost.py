@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import Smoothing, StochasticLanczosQuadrature
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
 from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
 from hessian_spectrum.planning.blocks import OUTPUTS_BYTES
@@ -23,6 +23,7 @@ from hessian_spectrum.planning.work import (
     trace_work,
     training_passes,
 )
+from hessian_spectrum.quadrature.curves import Smoothing
 
 MIB = 2**20
 
@@ -34,7 +35,8 @@ import sys
 
 import torch
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import Smoothing, StochasticLanczosQuadrature
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
+from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
 from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
 from hessian_spectrum.curvature.data.base import Dataset

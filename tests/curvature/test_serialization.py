@@ -15,7 +15,6 @@ from hessian_spectrum.curvature.algorithms import lanczos
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
 from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.algorithms.stochastic_lanczos import (
-    Smoothing,
     StochasticLanczosQuadrature,
 )
 from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
@@ -29,6 +28,7 @@ from hessian_spectrum.curvature.operators.dense import DenseOperator
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.serialization import deserialize, serializable, serialize
+from hessian_spectrum.quadrature.curves import Smoothing
 
 CPU = torch.device("cpu")
 

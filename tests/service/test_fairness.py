@@ -26,9 +26,9 @@ from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.jobs.worker_registry import register
 from hessian_spectrum.service.app import create_app
 from hessian_spectrum.service.auth.key_store import KeyStore
-from hessian_spectrum.service.bodies import LARGE_BODY_BYTES
-from hessian_spectrum.service.heavy import tasks
-from hessian_spectrum.service.heavy.processes import Processes
+from hessian_spectrum.service.process_pool import tasks
+from hessian_spectrum.service.process_pool.pool import ProcessPool
+from hessian_spectrum.service.request_body import LARGE_BODY_BYTES
 from tests.service.own_service import Service
 
 SAMPLE = {"law": "wigner", "sample": {"size": 1000}}
@@ -260,13 +260,13 @@ def test_a_checkpoint_of_very_many_tensors_is_described_once(
     monkeypatch.setenv("SPECTRUM_MODELS_DIR", str(tmp_path / "models"))
     app = create_app(ServiceSettings.load())
     asked: list[str] = []
-    do = Processes.do
+    do = ProcessPool.run
 
-    async def counted(self: Processes, task: str, *arguments: Any) -> Any:
+    async def counted(self: ProcessPool, task: str, *arguments: Any) -> Any:
         asked.append(task)
         return await do(self, task, *arguments)
 
-    monkeypatch.setattr(Processes, "do", counted)
+    monkeypatch.setattr(ProcessPool, "run", counted)
     monkeypatch.setattr(weights, "_header", None)  # which this process does not read
     with TestClient(app, base_url="http://127.0.0.1") as http, ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: http.get("/v1/models").json(), range(8)))
@@ -295,13 +295,13 @@ def test_a_checkpoint_that_goes_while_it_is_read_is_unknown(
     models.mkdir()
     monkeypatch.setenv("SPECTRUM_MODELS_DIR", str(models))
     app = create_app(ServiceSettings.load())
-    do = Processes.do
+    do = ProcessPool.run
 
-    async def go(self: Processes, task: str, *arguments: Any) -> Any:
+    async def go(self: ProcessPool, task: str, *arguments: Any) -> Any:
         shutil.rmtree(models / "large")
         return await do(self, task, *arguments)
 
-    monkeypatch.setattr(Processes, "do", go)
+    monkeypatch.setattr(ProcessPool, "run", go)
     with TestClient(app, base_url="http://127.0.0.1") as http:
         for path, status in (("/v1/models", 200), ("/v1/models/large", 404)):
             write_checkpoint(models / "large", 6_000)
@@ -318,14 +318,16 @@ def test_large_files_of_checkpoints_are_not_read_again_for_each_large_request(
     monkeypatch.setenv("SPECTRUM_MODELS_DIR", str(tmp_path / "models"))
     read: list[str] = []
 
-    async def in_a_new_process(_: Processes, task: str, arguments: Any, content: bytes = b"") -> Any:
+    async def in_a_new_process(_: ProcessPool, task: str, arguments: Any, content: bytes = b"") -> Any:
         digest = hashlib.file_digest
         with monkeypatch.context() as patched:
             patched.setattr(hashlib, "file_digest", lambda file, name: read.append(task) or digest(file, name))
             tasks._models.cache_clear()
-            return tasks.done(json.dumps({"task": task, "arguments": arguments}).encode(), content).checked()
+            return tasks.run_task(
+                json.dumps({"task": task, "arguments": arguments}).encode(), content
+            ).raise_for_problem()
 
-    monkeypatch.setattr(Processes, "do", in_a_new_process)
+    monkeypatch.setattr(ProcessPool, "run", in_a_new_process)
     tokens = {"kind": "text", "name": "pydoc-topics", "num_sequences": 2, "sequence_length": 8}
     with TestClient(create_app(ServiceSettings.load()), base_url="http://127.0.0.1") as http:
         for kind, name in (("gpt2", "tiny"), ("causal-lm", "large")):

@@ -1,4 +1,4 @@
-"""Any request that the messages accept gets a finite answer in every format."""
+"""Any request that the messages accept gets a finite compute in every format."""
 
 import io
 import json
@@ -12,8 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
-from hessian_spectrum.service.formats.random_matrix import represented
-from hessian_spectrum.service.random_matrix import answer
+from hessian_spectrum.service.random_matrix import compute, render
 from hessian_spectrum.theory.random_matrix.ensembles import RATIOS, SCALES
 
 
@@ -85,7 +84,7 @@ def refuse_constant(name: str) -> None:
 def test_every_answer_is_finite(law: dict[str, Any], where: dict[str, Any], more: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = json.loads(represented(request_of(law | where | more), "json"), parse_constant=refuse_constant)
+        found = json.loads(render(request_of(law | where | more), "json"), parse_constant=refuse_constant)
     assert sum(found["interval_masses"]) + found["atom_at_zero"] == pytest.approx(1, abs=1e-9)
     assert len(found["density"]) == len(found["cumulative"]) == len(found["grid"])
     nulls = [found["density"], found["r_transform"], found["stieltjes"]]
@@ -99,7 +98,7 @@ def test_every_answer_is_finite(law: dict[str, Any], where: dict[str, Any], more
 @given(st.sampled_from(["linear", "relu"]), st.lists(RATIO_VALUES, min_size=1, max_size=3), st.integers(2, 20))
 def test_every_index_curve_is_finite_and_grows(activation: str, ratios: list[float], num_points: int) -> None:
     fields = {"law": "index-curve", "activation": activation, "ratios": ratios, "num_points": num_points}
-    found = json.loads(represented(request_of(fields), "json"), parse_constant=refuse_constant)
+    found = json.loads(render(request_of(fields), "json"), parse_constant=refuse_constant)
     for curve, ratio in zip(found["curves"], ratios, strict=True):
         assert (curve["critical_energy"] is None) is (ratio >= 1)
         assert (np.diff(curve["index"]) >= -1e-9).all()
@@ -113,14 +112,14 @@ def test_every_index_curve_is_finite_and_grows(activation: str, ratios: list[flo
 def test_every_law_can_be_drawn(law: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert represented(request_of(law), "png").startswith(b"\x89PNG")
+        assert render(request_of(law), "png").startswith(b"\x89PNG")
 
 
 def test_npz_holds_every_array_and_marks_what_is_undefined() -> None:
     fields = {"law": "hessian", "activation": "relu", "energy": 0.3, "ratio": 2.0, "points": [0.0, 1.0]}
     more = {"transform_points": [[0.0, 0.0], [1.0, 2.0]], "sample": {"size": 20, "num_bins": 4}}
     request = request_of(fields | more)
-    found, arrays = answer(request).model_dump(), np.load(io.BytesIO(represented(request, "npz")))
+    found, arrays = compute(request).model_dump(), np.load(io.BytesIO(render(request, "npz")))
     for name in ("grid", "cumulative", "support", "interval_masses", "atom_at_zero", "index", "moments"):
         np.testing.assert_array_equal(arrays[name], found[name])
     np.testing.assert_array_equal(arrays["density_defined"], [False, True])
@@ -138,7 +137,7 @@ def test_npz_of_index_curves() -> None:
     request = request_of(
         {"law": "index-curve", "activation": "linear", "ratios": [0.5, 1.5], "energies": [0.0, 1.0, 2.0]}
     )
-    arrays = np.load(io.BytesIO(represented(request, "npz")))
+    arrays = np.load(io.BytesIO(render(request, "npz")))
     assert arrays["index"].shape == (2, 3)
     np.testing.assert_array_equal(arrays["energies"], [0, 1, 2])
     np.testing.assert_array_equal(arrays["critical_energy_defined"], [True, False])
@@ -154,6 +153,6 @@ def test_npz_of_index_curves() -> None:
     ],
 )
 def test_pictures_are_the_same_every_time(fields: dict[str, Any]) -> None:
-    first, again = (represented(request_of(fields), "svg") for _ in range(2))
+    first, again = (render(request_of(fields), "svg") for _ in range(2))
     assert first.startswith(b"<?xml")
     assert len(first) == len(again)

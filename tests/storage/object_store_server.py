@@ -71,6 +71,7 @@ class ObjectStoreServer:
             "s3": "true",
             "s3.port": s3,
             "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
             "s3.config": self._directory / "identities.json",
         }
         command = [weed(), "-logtostderr=true", "server", *(f"-{name}={value}" for name, value in options.items())]

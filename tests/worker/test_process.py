@@ -1,4 +1,4 @@
-"""Processes that compute stand back, as far as they are told to."""
+"""ProcessPool that compute stand back, as far as they are told to."""
 
 import multiprocessing
 import os

@@ -1,6 +1,8 @@
-"""Whether a job can be computed here at all, before anything is queued."""
+"""What a job is created from, and whether it can be computed here at all, before anything is queued."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
 
 import redis
 
@@ -10,6 +12,7 @@ from hessian_spectrum.api_schemas.estimates import CostEstimate
 from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2, Model
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.jobs.cache_key import cache_key
 from hessian_spectrum.jobs.estimate import gibibytes
 from hessian_spectrum.jobs.planner import memory_error, plan_job
 from hessian_spectrum.jobs.worker_registry import registered_workers
@@ -19,11 +22,43 @@ from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 from hessian_spectrum.storage.artifacts import UnknownArtifactError
 
 
+@dataclass(frozen=True)
+class Submission:
+    """What a job is created from.
+
+    Attributes:
+        kind: Kind of the job.
+        text: The validated request as JSON, which workers read.
+        tags: Names that the caller gave the job.
+        shared: Whether other keys may read the job.
+        cache_key: The digest of everything in the request that affects its numbers.
+    """
+
+    kind: str
+    text: str
+    tags: dict[str, str]
+    shared: bool
+    cache_key: str
+
+    @classmethod
+    def of(cls, request: AnyJobRequest) -> Self:
+        """The submission of a validated request."""
+        text = request.model_dump_json(exclude_none=True)
+        return cls(request.kind, text, dict(request.tags), request.shared, cache_key(request))
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Everything but the text, by name."""
+        return {name: value for name, value in vars(self).items() if name != "text"}
+
+
 class Admission:
-    """Compares what a job of one caller takes with what the workers have.
+    """Compares the cost of a caller's job with what the workers have.
 
     Args:
-        available_bytes: As `available_bytes` says it.
+        available_bytes: Returns the memory of the smallest worker, as `available_bytes` does.
+        artifacts: The artifacts of the caller.
+        job_seconds: Most seconds that one job may take.
     """
 
     def __init__(
@@ -34,13 +69,19 @@ class Admission:
         self._artifacts = artifacts
 
     def check(self, request: AnyJobRequest) -> JobPlan | None:
-        """Plan a job that fits every worker, as any may take it; None without a worker, for which it then waits.
+        """Plan a job that fits every worker, since any may take it; without workers every job waits for one.
 
-        A worker with other memory plans again before it begins.
+        A worker whose memory differs plans the job again before it starts.
+
+        Args:
+            request: The validated request.
+
+        Returns:
+            The plan; None without workers.
 
         Raises:
-            ProblemError: 422 at the field that makes the job too large, with the estimate, at what does not fit the
-                uploaded tokens, or at a time that no job may take.
+            ProblemError: 422 at the field that makes the job too large, does not fit the uploaded tokens, or exceeds
+                the time limit.
             RedisError: Redis does not answer.
         """
         self._check_tokens(request)
@@ -56,25 +97,25 @@ class Admission:
             raise ProblemError(invalid_request([error]))
         return plan
 
-    def estimated(self, request: AnyJobRequest) -> CostEstimate:
-        """What the job would take on the workers that are there.
+    def estimate(self, request: AnyJobRequest) -> CostEstimate:
+        """The cost of a job on the present workers.
 
         Raises:
-            ProblemError: 422 at what does not fit the uploaded tokens.
+            ProblemError: 422 at a field that does not fit the uploaded tokens.
             RedisError: Redis does not answer.
         """
         self._check_tokens(request)
         available = self._available_bytes()
-        found = plan_job(request, available).whole
+        estimate = plan_job(request, available).whole
         return CostEstimate(
-            num_parameters=found.num_parameters,
-            num_products=found.num_products,
-            num_training_passes=found.num_training_passes,
-            peak_bytes=found.peak_bytes,
-            micro_batch_size=found.micro_batch_size,
+            num_parameters=estimate.num_parameters,
+            num_products=estimate.num_products,
+            num_training_passes=estimate.num_training_passes,
+            peak_bytes=estimate.peak_bytes,
+            micro_batch_size=estimate.micro_batch_size,
             worker_memory_bytes=available,
-            fits=None if available is None else found.peak_bytes <= available,
-            summary=_summary(found, available),
+            fits=None if available is None else estimate.peak_bytes <= available,
+            summary=_summary(estimate, available),
         )
 
     def _check_tokens(self, request: AnyJobRequest) -> None:
@@ -85,7 +126,7 @@ class Admission:
         for index, model in enumerate(models):
             self._check_tokens_of(("model",) if single else ("models", index), model, request.data)
 
-    def _check_tokens_of(self, place: tuple[str | int, ...], model: Model, data: TokenData) -> None:
+    def _check_tokens_of(self, path: tuple[str | int, ...], model: Model, data: TokenData) -> None:
         try:
             tokens = self._artifacts.get(data.id)
         except UnknownArtifactError:
@@ -99,11 +140,11 @@ class Admission:
             raise invalid_field(("data", "sequence_length"), message)
         if isinstance(model, Gpt2 | CausalLm) and tokens.largest_token >= model.vocab_size:
             message = f"tokens outside the vocabulary: the largest is {tokens.largest_token}"
-            raise invalid_field((*place, "vocab_size"), message)
+            raise invalid_field((*path, "vocab_size"), message)
 
 
 def available_bytes(client: redis.Redis) -> int | None:
-    """Memory of one job at the worker that has the least, as any may take it; None: no worker is there.
+    """Memory of one job at the worker with the least memory, since any may take it; None without workers.
 
     Raises:
         RedisError: Redis does not answer.
@@ -111,16 +152,16 @@ def available_bytes(client: redis.Redis) -> int | None:
     return min((worker.memory_bytes for worker in registered_workers(client)), default=None)
 
 
-def _summary(found: ComputationPlan, available: int | None) -> str:
+def _summary(estimate: ComputationPlan, available: int | None) -> str:
     taken = (
-        f"{found.num_parameters:,} parameters, up to {found.num_products:,} matrix-vector products, "
-        f"about {gibibytes(found.peak_bytes)}"
+        f"{estimate.num_parameters:,} parameters, up to {estimate.num_products:,} matrix-vector products, "
+        f"about {gibibytes(estimate.peak_bytes)}"
     )
-    if found.num_training_passes:
-        taken += f", after {found.num_training_passes:,.6g} passes over the data in training"
-    if found.num_batches > 1:
-        taken += f", in {found.num_batches:,} micro-batches of {found.micro_batch_size:,}"
+    if estimate.num_training_passes:
+        taken += f", after {estimate.num_training_passes:,.6g} passes over the data in training"
+    if estimate.num_batches > 1:
+        taken += f", in {estimate.num_batches:,} micro-batches of {estimate.micro_batch_size:,}"
     if available is None:
         return f"{taken}; no worker is there to compare with."
-    verdict = "the job fits" if found.peak_bytes <= available else "the job is too large"
+    verdict = "the job fits" if estimate.peak_bytes <= available else "the job is too large"
     return f"{taken}; a worker has {gibibytes(available)}: {verdict}."

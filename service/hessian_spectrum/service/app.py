@@ -13,7 +13,6 @@ from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.config import API_PREFIX, is_public
-from hessian_spectrum.service.content_type import media_type
 from hessian_spectrum.service.context import ServiceContext, create_context
 from hessian_spectrum.service.lifespan import running
 from hessian_spectrum.service.middleware.authentication import Authentication
@@ -29,6 +28,7 @@ from hessian_spectrum.service.middleware.slow_client import SlowClient
 from hessian_spectrum.service.middleware.trusted_host import TrustedHost
 from hessian_spectrum.service.openapi_document import complete_document, operation_id
 from hessian_spectrum.service.problems import register_problem_handlers
+from hessian_spectrum.service.request_body import media_type
 from hessian_spectrum.service.routes import (
     artifacts,
     closed_form,
@@ -42,7 +42,7 @@ from hessian_spectrum.service.routes import (
     random_matrix,
     version,
 )
-from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.service.routes.parameters import StrictRoute
 from hessian_spectrum.service.telemetry.metrics import RequestMetrics
 from hessian_spectrum.service.uploads.parser import UPLOAD_MEDIA_TYPES
 

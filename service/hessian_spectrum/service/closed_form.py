@@ -1,24 +1,36 @@
-"""From a closed-form request to `theory` and back."""
+"""Closed forms: from a request through `theory` to JSON, npz or a plot."""
 
-from dataclasses import dataclass
+import io
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import pydantic_core
+
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest, EigenvectorChoice
+from hessian_spectrum.service.plots.closed_form import plot_closed_form
+from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle
 from hessian_spectrum.service.problems import invalid_field
 from hessian_spectrum.theory.closed_form.descent import Descent, linear_descent
 from hessian_spectrum.theory.closed_form.families import spectra
 from hessian_spectrum.theory.closed_form.spectrum import Eigenvectors, Spectrum
 
 SMALL_BODY_BYTES = 20_000
-"""A body of so few bytes, a thousand doubles, is answered faster than a thread is started, if not much is derived."""
+"""A body of at most a thousand doubles is answered faster than a thread starts, if few numbers are derived from it."""
 
 SMALL_DERIVED_NUMBERS = 10_000
-"""So many attention scores, or entries of a matrix to diagonalise, take about as long."""
+"""Attention scores, or entries of a matrix to diagonalise, that take about as long."""
+
+MAX_VECTOR_NUMBERS_JSON = 1_000_000
+"""Most numbers in the eigenvectors of a JSON response, about 20 MB of text."""
+
+MAX_VECTOR_NUMBERS_NPZ = 20_000_000
+"""Most numbers in the eigenvectors of an npz response, 160 MB."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What theory says of a request; eigenvectors and descent are None where it did not ask."""
+class ClosedFormResult:
+    """What theory says of a request; eigenvectors and descent are None if they were not requested."""
 
     spectrum: Spectrum
     which: EigenvectorChoice
@@ -27,7 +39,7 @@ class Answer:
 
 
 def is_small(request: ClosedFormRequest, num_bytes: int) -> bool:
-    """Whether a request in so many bytes is answered before others notice that they wait."""
+    """Whether a request whose body has this many bytes is computed fast enough for the event loop itself."""
     return (
         num_bytes <= SMALL_BODY_BYTES
         and request.eigenvectors == "none"
@@ -36,16 +48,23 @@ def is_small(request: ClosedFormRequest, num_bytes: int) -> bool:
     )
 
 
-def answer(request: ClosedFormRequest, max_vector_numbers: int) -> Answer:
-    """The whole spectrum of the request's Hessian, and what else it asks for.
+def compute(request: ClosedFormRequest, max_vector_numbers: int) -> ClosedFormResult:
+    """The whole spectrum of the Hessian, and what else the request asks for.
+
+    Args:
+        request: The model, its data and the options.
+        max_vector_numbers: Most numbers that the eigenvectors may have.
+
+    Returns:
+        The spectrum, with eigenvectors and descent where they were requested.
 
     Raises:
-        TheoryError: If the numbers lead out of the range of floating point.
-        ProblemError: 422 for eigenvectors of more numbers than the answer carries.
+        TheoryError: If a number leaves the range of floating point.
+        ProblemError: 422 if the eigenvectors have too many numbers.
     """
     spectrum = _spectrum(request)
-    found = _eigenvectors(spectrum, request.eigenvectors, max_vector_numbers)
-    return Answer(spectrum, request.eigenvectors, found, _descent(request))
+    eigenvectors = _eigenvectors(spectrum, request.eigenvectors, max_vector_numbers)
+    return ClosedFormResult(spectrum, request.eigenvectors, eigenvectors, _descent(request))
 
 
 def _spectrum(request: ClosedFormRequest) -> Spectrum:
@@ -71,17 +90,71 @@ def _eigenvectors(spectrum: Spectrum, which: EigenvectorChoice, max_numbers: int
 def _descent(request: ClosedFormRequest) -> Descent | None:
     model: Any = request.model
     data: Any = request.data
-    wanted = request.descent
-    if wanted is None:
+    options = request.descent
+    if options is None:
         return None
     return linear_descent(
-        w=model.w, v=model.v, x=data.x, y=data.y, learning_rate=wanted.learning_rate, num_steps=wanted.num_steps
+        w=model.w, v=model.v, x=data.x, y=data.y, learning_rate=options.learning_rate, num_steps=options.num_steps
     )
 
 
-def document(answer: Answer) -> dict[str, Any]:
-    """The fields of a `ClosedFormSpectrum`, made by hand: building and checking the message takes twice the time."""
-    spectrum, inertia, conditioning = answer.spectrum, answer.spectrum.inertia, answer.spectrum.conditioning
+def render(request: ClosedFormRequest, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes | memoryview:
+    """Compute a request and render its result in a format.
+
+    Args:
+        request: The model, its data and the options.
+        name: `json`, `npz` or a format of figures.
+        style: What the caller chose of a figure.
+
+    Returns:
+        The body of the response.
+
+    Raises:
+        TheoryError: If a number leaves the range of floating point.
+        ProblemError: 422 if the eigenvectors have more numbers than the format carries.
+    """
+    if name == "json":
+        return _json(to_document(compute(request, MAX_VECTOR_NUMBERS_JSON)))
+    if name == "npz":
+        return _npz(compute(request, MAX_VECTOR_NUMBERS_NPZ))
+    spectrum_alone = request.model_copy(update={"eigenvectors": "none", "descent": None})
+    return plot_closed_form(compute(spectrum_alone, 0).spectrum, name, style)
+
+
+def _json(fields: object) -> bytes:
+    return pydantic_core.to_json(fields, inf_nan_mode="null")
+
+
+def _npz(result: ClosedFormResult) -> memoryview:
+    """Arrays without pickle; `document` holds everything but the eigenvectors as JSON.
+
+    An eigenvalue without a group has the group "", one without a pair the pair -1.
+    """
+    spectrum, eigenvectors = result.spectrum, result.eigenvectors
+    rest = to_document(result if eigenvectors is None else replace(result, eigenvectors=_emptied(eigenvectors)))
+    arrays = {
+        "eigenvalues": np.array([e.value for e in spectrum.eigenvalues]),
+        "multiplicities": np.array([e.multiplicity for e in spectrum.eigenvalues]),
+        "roles": np.array([e.role for e in spectrum.eigenvalues]),
+        "groups": np.array([e.group or "" for e in spectrum.eigenvalues]),
+        "pairs": np.array([-1 if e.pair is None else e.pair for e in spectrum.eigenvalues]),
+        "trace": np.array(spectrum.trace),
+        "document": np.array(_json(rest).decode()),
+    }
+    if eigenvectors is not None:
+        arrays |= {"vectors": eigenvectors.vectors, "vector_eigenvalues": eigenvectors.eigenvalues}
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getbuffer()
+
+
+def _emptied(eigenvectors: Eigenvectors) -> Eigenvectors:
+    return Eigenvectors(eigenvectors.eigenvalues[:0], eigenvectors.vectors[:0])
+
+
+def to_document(result: ClosedFormResult) -> dict[str, Any]:
+    """The fields of a `ClosedFormSpectrum`; validating a message would take twice the time."""
+    spectrum, inertia, conditioning = result.spectrum, result.spectrum.inertia, result.spectrum.conditioning
     return {
         "kind": spectrum.kind,
         "num_parameters": spectrum.num_parameters,
@@ -100,21 +173,21 @@ def document(answer: Answer) -> dict[str, Any]:
         "inertia": {"negative": inertia.negative, "zero": inertia.zero, "positive": inertia.positive},
         "critical_point": inertia.critical_point,
         "statistics": spectrum.statistics,
-        "eigenvectors": _eigenvector_fields(answer),
-        "descent": _descent_fields(answer.descent),
+        "eigenvectors": _eigenvector_fields(result),
+        "descent": _descent_fields(result.descent),
         "notes": spectrum.notes,
     }
 
 
-def _eigenvector_fields(answer: Answer) -> dict[str, Any] | None:
-    found = answer.eigenvectors
-    if found is None:
+def _eigenvector_fields(result: ClosedFormResult) -> dict[str, Any] | None:
+    eigenvectors = result.eigenvectors
+    if eigenvectors is None:
         return None
     return {
-        "which": answer.which,
-        "parameters": [{"name": p.name, "shape": p.shape} for p in answer.spectrum.parameters],
-        "eigenvalues": found.eigenvalues.tolist(),
-        "vectors": found.vectors.tolist(),
+        "which": result.which,
+        "parameters": [{"name": p.name, "shape": p.shape} for p in result.spectrum.parameters],
+        "eigenvalues": eigenvectors.eigenvalues.tolist(),
+        "vectors": eigenvectors.vectors.tolist(),
     }
 
 

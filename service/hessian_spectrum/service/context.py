@@ -21,15 +21,15 @@ from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.jobs.verdicts import VerdictStore
 from hessian_spectrum.jobs.worker_registry import registered_result_versions
 from hessian_spectrum.service.auth.key_store import KeyStore
-from hessian_spectrum.service.heavy.descriptions import Descriptions
-from hessian_spectrum.service.heavy.desk import HeavyDesk
-from hessian_spectrum.service.heavy.processes import Processes
-from hessian_spectrum.service.heavy.turns import Turns
-from hessian_spectrum.service.job_desk import JobDesk
-from hessian_spectrum.service.job_feed import JobFeed
+from hessian_spectrum.service.job_events import JobEventBroker
+from hessian_spectrum.service.job_service import JobService
 from hessian_spectrum.service.maintenance.lost_job_reaper import LostJobReaper
 from hessian_spectrum.service.maintenance.retention_task import RetentionPolicy, RetentionTask
 from hessian_spectrum.service.middleware.concurrency_limit import RequestSlots, SlotPool
+from hessian_spectrum.service.process_pool.checkpoint_descriptions import CheckpointDescriptions
+from hessian_spectrum.service.process_pool.executor import ProcessExecutor
+from hessian_spectrum.service.process_pool.fair_scheduler import FairScheduler
+from hessian_spectrum.service.process_pool.pool import ProcessPool
 from hessian_spectrum.service.telemetry.access_log import AccessLog
 from hessian_spectrum.service.telemetry.metrics import JobMetrics
 from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota
@@ -71,17 +71,18 @@ class ServiceContext:
     slots: RequestSlots
     access_log: AccessLog
     metrics: CollectorRegistry
-    job_service: JobDesk
-    job_events: JobFeed
+    job_service: JobService
+    job_events: JobEventBroker
     models: ModelsDirectory
-    descriptions: Descriptions
+    descriptions: CheckpointDescriptions
     """Descriptions of the models that are too large to be described while a request waits."""
     upload_parser: UploadParser
     upload_budget: MemoryBudget
     artifact_quota: ArtifactQuota
-    heavy: HeavyDesk
-    processes: Processes
-    """Processes of the heavy work."""
+    executor: ProcessExecutor
+    """Runs expensive work of routes."""
+    process_pool: ProcessPool
+    """The processes of the executor, which the lifespan closes."""
     reaper: LostJobReaper
 
 
@@ -89,9 +90,9 @@ def create_context(settings: ServiceSettings) -> ServiceContext:
     """The context of a service; nothing is connected yet."""
     stores = _stores(settings)
     slots = RequestSlots(max_requests=settings.max_requests, max_waiting_requests=settings.max_waiting_requests)
-    processes = Processes(settings.heavy_seconds)
-    heavy = _heavy(settings, processes)
-    job_events = JobFeed(EventLog(stores.async_redis))
+    process_pool = ProcessPool(settings.heavy_seconds)
+    executor = _executor(settings, process_pool)
+    job_events = JobEventBroker(EventLog(stores.async_redis))
     result_versions = partial(registered_result_versions, stores.redis)
     models = ModelsDirectory(settings.models_dir, VerdictStore(stores.redis, result_versions))
     upload_budget = MemoryBudget(settings.upload_memory_bytes)
@@ -102,7 +103,7 @@ def create_context(settings: ServiceSettings) -> ServiceContext:
         slots=slots,
         access_log=AccessLog(as_json=settings.as_json),
         metrics=_metrics(settings, stores, slots),
-        job_service=JobDesk(
+        job_service=JobService(
             stores.jobs,
             stores.queue,
             stores.results,
@@ -113,12 +114,12 @@ def create_context(settings: ServiceSettings) -> ServiceContext:
         ),
         job_events=job_events,
         models=models,
-        descriptions=Descriptions(models, settings.models_dir, heavy),
+        descriptions=CheckpointDescriptions(models, settings.models_dir, executor),
         upload_parser=UploadParser(settings.max_upload_bytes, upload_budget),
         upload_budget=upload_budget,
         artifact_quota=ArtifactQuota(max_bytes=settings.uploads_bytes, max_number=settings.max_artifacts),
-        heavy=heavy,
-        processes=processes,
+        executor=executor,
+        process_pool=process_pool,
         reaper=_reaper(settings, stores),
     )
 
@@ -158,10 +159,10 @@ def _stores(settings: ServiceSettings) -> Stores:
     )
 
 
-def _heavy(settings: ServiceSettings, processes: Processes) -> HeavyDesk:
-    # Heavy work that waits for its turn leaves half of the slots to requests that are answered at once.
+def _executor(settings: ServiceSettings, process_pool: ProcessPool) -> ProcessExecutor:
+    # Expensive work that waits for its turn leaves half of the slots to requests that are answered at once.
     waiting = SlotPool(max(2, settings.max_requests // 2))
-    return HeavyDesk(Turns(settings.heavy_requests, waiting), processes)
+    return ProcessExecutor(FairScheduler(settings.heavy_requests, waiting), process_pool)
 
 
 def _metrics(settings: ServiceSettings, stores: Stores, slots: RequestSlots) -> CollectorRegistry:

@@ -29,7 +29,7 @@ async def running(context: ServiceContext) -> AsyncIterator[None]:
     async with background_tasks(context.reaper.run(settings.reap_seconds), context.job_events.run()):
         yield
     context.access_log.flush()
-    await context.processes.close()
+    await context.process_pool.close()
     stores.queue.close()
     stores.redis.close()
     await stores.async_redis.aclose()

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI makes of the routes, completed, and put so that generators make good clients."""
+"""The OpenAPI document of FastAPI, completed and adapted so that generators make good clients of it."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -10,25 +10,24 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from hessian_spectrum.service.formats.representations import MEDIA_TYPES
-from hessian_spectrum.service.pictures.sheet import PICTURES
+from hessian_spectrum.service.plots.figure import FIGURE_FORMATS
 from hessian_spectrum.service.routes.documentation import problem_documentation
-from hessian_spectrum.service.routes.picture_style import PICTURE_PARAMETERS
+from hessian_spectrum.service.routes.parameters import FIGURE_PARAMETERS, MEDIA_TYPES
 
 Document = dict[str, Any]
 
 _EVERY = problem_documentation(
-    status_400="a body of two lengths",
-    status_421="the server does not have the name in `Host`",
-    status_429="too many requests; `Retry-After` says when the next one is answered",
-    status_503="the server is busy",
+    status_400="The request has two body lengths.",
+    status_421="The server does not have the name in `Host`.",
+    status_429="There are too many requests; `Retry-After` says when to send the next one.",
+    status_503="The server is busy.",
 )
-_CHANGING = problem_documentation(status_403="the page of another site sent it")
-_GUARDED = problem_documentation(status_401="a key is needed, and none of this server's was sent")
+_CHANGING = problem_documentation(status_403="A page of another site sent the request.")
+_GUARDED = problem_documentation(status_401="No valid API key was sent.")
 
 
 def operation_id(route: APIRoute) -> str:
-    """The name of the route's function, which generated clients give to theirs."""
+    """The operation id of a route: the name of its function, which generated clients use."""
     return route.name
 
 
@@ -49,10 +48,10 @@ def complete_document(app: FastAPI, *messages: type[BaseModel], file_path: str, 
         schemas = document["components"]["schemas"]
         _require_constants(schemas)
         schemas |= _message_schemas(*messages)
-        _say_that_unions_are_objects(schemas)
+        _declare_unions_as_objects(schemas)
         document["paths"] = _paths_by_format(document["paths"], file_path)
         document["components"]["securitySchemes"] = {
-            "key": {"type": "http", "scheme": "bearer", "description": "API key; none where there are no keys"}
+            "key": {"type": "http", "scheme": "bearer", "description": "The API key; servers without keys need none."}
         }
         for path, item in document["paths"].items():
             for method, operation in item.items():
@@ -64,7 +63,7 @@ def complete_document(app: FastAPI, *messages: type[BaseModel], file_path: str, 
 
 
 def _message_schemas(*messages: type[BaseModel]) -> Document:
-    """By name, with those of their parts.
+    """The schemas of messages and of their parts by name.
 
     Values that have a default have a schema of their own, which says so. Of a reference to it all generators make a
     field that may be left out: of a default in the field's own schema, some make one that callers must give.
@@ -85,7 +84,7 @@ def _message_schemas(*messages: type[BaseModel]) -> Document:
 
 
 def _require_constants(schemas: Document) -> None:
-    """Whatever tells answers apart is always there."""
+    """Make the fields that distinguish responses required."""
     for schema in schemas.values():
         for name, field in schema.get("properties", {}).items():
             if "const" in field and "default" in field:
@@ -93,22 +92,22 @@ def _require_constants(schemas: Document) -> None:
                 schema["required"] = [*schema.get("required", []), name]
 
 
-def _say_that_unions_are_objects(schemas: Document) -> None:
-    """Those of messages: a generator wants to know before it follows a discriminator to one."""
+def _declare_unions_as_objects(schemas: Document) -> None:
+    """Declare unions of messages as objects; some generators need the type before they follow a discriminator."""
     for schema in schemas.values():
         if all("$ref" in each for each in schema.get("oneOf", [{}])):
             schema["type"] = "object"
 
 
 def _paths_by_format(paths: Document, file_path: str) -> Document:
-    """A path for each format in which there are files of results: each answers with one media type."""
+    """One path for each file format of results, so that each responds with one media type."""
     described: Document = {}
     for path, item in paths.items():
         for name, media_type in MEDIA_TYPES.items() if path == file_path else ():
             [(method, operation)] = deepcopy(item).items()
             operation["operationId"] = operation["operationId"].removesuffix("file") + name
             operation["summary"] += f": {name}"
-            unfit = {"name"} if name in PICTURES else {"name", *(each["name"] for each in PICTURE_PARAMETERS)}
+            unfit = {"name"} if name in FIGURE_FORMATS else {"name", *(each["name"] for each in FIGURE_PARAMETERS)}
             operation["parameters"] = [each for each in operation["parameters"] if each["name"] not in unfit]
             content = operation["responses"]["200"]["content"]
             operation["responses"]["200"]["content"] = {media_type: content[media_type]}
@@ -119,14 +118,14 @@ def _paths_by_format(paths: Document, file_path: str) -> Document:
 
 
 def _describe_middlewares(operation: Document, *, changes: bool, needs_key: bool) -> None:
-    """Add what the middlewares may answer to any request, and the key that it needs."""
+    """Add the problems of the middlewares and the API key."""
     wanted = _EVERY | (_CHANGING if changes else {}) | (_GUARDED if needs_key else {})
     operation["responses"] = {str(k): v for k, v in wanted.items()} | operation["responses"]
     operation["security"] = [{"key": []}, {}] if needs_key else []
 
 
 def _leave_out_nulls(parameters: list[Document]) -> None:
-    """A parameter is not sent or it is, but it is never null."""
+    """Remove null from parameters: one may be left out, but not sent as null."""
     for parameter in parameters:
         schema = parameter["schema"]
         if schema.get("default", ...) is None:

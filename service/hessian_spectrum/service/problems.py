@@ -1,4 +1,4 @@
-"""Every error as `application/problem+json`; none echoes what the caller sent at length."""
+"""Every error as `application/problem+json`; no problem repeats long texts that the caller sent."""
 
 import errno
 import logging
@@ -16,22 +16,22 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from hessian_spectrum.api_schemas.patterns import SENTENCES
 from hessian_spectrum.api_schemas.problem import PROBLEM_MEDIA_TYPE, FieldError, Problem
 from hessian_spectrum.jobs.quotas import QuotaError
 from hessian_spectrum.jobs.redis_faults import described, fault_of
 from hessian_spectrum.jobs.store import KeyReusedError, UnknownJobError
-from hessian_spectrum.service.message_places import MessagePlace, message_place
 from hessian_spectrum.service.middleware.security_headers import SECURITY_HEADERS
-from hessian_spectrum.service.near_names import near_name, unknown_name
+from hessian_spectrum.service.validation_errors import (
+    MAX_MESSAGE_LENGTH,
+    MAX_NAME_LENGTH,
+    body_error,
+    parameter_error,
+)
 from hessian_spectrum.storage.artifacts import UnknownArtifactError
 from hessian_spectrum.storage.results import ResultDamagedError
 from hessian_spectrum.theory.errors import TheoryError
 
 MAX_ERRORS = 20
-_MAX_MESSAGE_LENGTH = 300
-_MAX_NAME_LENGTH = 64
-_MAX_DEPTH = 16
 
 _TITLES = {
     400: "Bad request",
@@ -51,21 +51,13 @@ BODY_TOO_LARGE = Problem(
 
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
-_SECONDS_OF_A_FULL_QUEUE = 10
-"""After which it is worth another look."""
-
-_QUOTAS = {
-    "jobs": ("queue-full", "quota-of-queued-jobs"),
-    "requests": ("requests-full", "quota-of-requests"),
-    "records": ("records-full", "quota-of-records"),
-}
-"""Types of the problems with what is kept: of all, of one key."""
+_QUOTA_RETRY_SECONDS = 10
 
 _logger = logging.getLogger(__name__)
 
 
 class ProblemError(Exception):
-    """An answer other than success, raised where it is decided."""
+    """A request is answered with a problem; raised wherever that is decided."""
 
     def __init__(self, problem: Problem, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(problem.title)
@@ -74,7 +66,7 @@ class ProblemError(Exception):
 
 
 def problem_response(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """The problem as the answer to this request."""
+    """The response that carries a problem."""
     content = problem.model_copy(update={"instance": problem.instance or request.scope["path"][:200]})
     return Response(
         content.model_dump_json(exclude_none=True),
@@ -85,7 +77,15 @@ def problem_response(request: Request, problem: Problem, headers: Mapping[str, s
 
 
 def invalid_request(errors: Sequence[FieldError], num_errors: int = 0) -> Problem:
-    """Problem 422 of fields that are wrong, `num_errors` if these are not all."""
+    """Problem 422 that lists the wrong fields.
+
+    Args:
+        errors: The wrong fields, of which the first `MAX_ERRORS` are listed.
+        num_errors: How many there are in all, where `errors` is only a part of them.
+
+    Returns:
+        The problem.
+    """
     shown = list(errors[:MAX_ERRORS])
     first = ".".join(str(part) for part in shown[0].loc) if shown else ""
     detail = f"{first}: {shown[0].msg}" if shown else "Far too much of it is wrong."
@@ -95,17 +95,17 @@ def invalid_request(errors: Sequence[FieldError], num_errors: int = 0) -> Proble
 
 
 def invalid_field(path: Sequence[str | int], message: str) -> ProblemError:
-    """Error 422 of one field of the body."""
+    """Error 422 for one field of the body."""
     return ProblemError(invalid_request([FieldError(loc=["body", *path], msg=message)]))
 
 
 def invalid_query(name: str, message: str) -> ProblemError:
-    """Error 422 of one parameter of the query."""
-    return ProblemError(invalid_request([FieldError(loc=["query", name[:_MAX_NAME_LENGTH]], msg=message)]))
+    """Error 422 for one query parameter."""
+    return ProblemError(invalid_request([FieldError(loc=["query", name[:MAX_NAME_LENGTH]], msg=message)]))
 
 
 def register_problem_handlers(app: FastAPI) -> None:
-    """Translate every exception that leaves a route, once."""
+    """Make the application answer every exception that leaves a route with a problem."""
     for kind, translate in _TRANSLATIONS.items():
         app.add_exception_handler(kind, _handler(translate))
 
@@ -114,44 +114,44 @@ def register_problem_handlers(app: FastAPI) -> None:
         if error.status_code == BODY_TOO_LARGE.status:
             return problem_response(request, BODY_TOO_LARGE)
         title = _TITLES.get(error.status_code, "Request refused")
-        problem = Problem(title=title, status=error.status_code, detail=str(error.detail)[:_MAX_MESSAGE_LENGTH])
+        problem = Problem(title=title, status=error.status_code, detail=str(error.detail)[:MAX_MESSAGE_LENGTH])
         headers = {**(error.headers or {})}
         if error.status_code == 405:
             headers["Allow"] = _allowed_methods(request)
         return problem_response(request, problem, headers)
 
     @app.exception_handler(Exception)
-    async def unforeseen(request: Request, error: Exception) -> Response:
-        # Answered outside of all middleware: what that adds to other answers is added here.
+    async def unexpected(request: Request, error: Exception) -> Response:
+        # This response bypasses all middleware, so that their headers are added here.
         request_id = str(request.state.request_id)
-        _logger.exception("unforeseen error", exc_info=error, extra={"request_id": request_id})
+        _logger.exception("unexpected error", exc_info=error, extra={"request_id": request_id})
         problem = Problem(title="Internal error", status=500)
         return problem_response(request, problem, {**SECURITY_HEADERS, "X-Request-ID": request_id})
 
 
-def translated(error: Exception) -> ProblemError | None:
-    """The answer to an error, as it would be if a route raised it; None: it was not foreseen."""
+def problem_for(error: Exception) -> ProblemError | None:
+    """The problem that answers an error if a route raises it; None for an unexpected error."""
     translate = next((_TRANSLATIONS[kind] for kind in type(error).__mro__ if kind in _TRANSLATIONS), None)
     try:
         return None if translate is None else translate(error)
-    except type(error):  # that kind was foreseen, and not this one of it
+    except type(error):  # the translation raises an error again that it does not know
         return None
 
 
 def _handler(translate: Callable[[Any], ProblemError]) -> Callable[[Request, Exception], Awaitable[Response]]:
-    async def answer(request: Request, error: Exception) -> Response:
-        answered = translate(error)
-        return problem_response(request, answered.problem, answered.headers)
+    async def handle(request: Request, error: Exception) -> Response:
+        translated = translate(error)
+        return problem_response(request, translated.problem, translated.headers)
 
-    return answer
+    return handle
 
 
-def _invalid(error: RequestValidationError) -> ProblemError:
+def _invalid_parameters(error: RequestValidationError) -> ProblemError:
     errors = error.errors()
-    return ProblemError(invalid_request([_field_error(e) for e in errors[:MAX_ERRORS]], len(errors)))
+    return ProblemError(invalid_request([parameter_error(e) for e in errors[:MAX_ERRORS]], len(errors)))
 
 
-def _outside_the_formula(error: TheoryError) -> ProblemError:
+def _theory_error(error: TheoryError) -> ProblemError:
     return invalid_field(["model", *([error.field] if error.field else [])], str(error))
 
 
@@ -163,7 +163,7 @@ def _unknown_artifact(error: UnknownArtifactError) -> ProblemError:
     return ProblemError(Problem(type="/problems/unknown-artifact", title="No such artifact", status=404))
 
 
-def _damaged_result(error: ResultDamagedError) -> ProblemError:
+def _result_damaged(error: ResultDamagedError) -> ProblemError:
     _logger.error("%s", error)
     title = "The stored result is damaged or missing"
     return ProblemError(Problem(type="/problems/result-damaged", title=title, status=500))
@@ -181,27 +181,30 @@ def _key_reused(error: KeyReusedError) -> ProblemError:
 
 def _quota(error: QuotaError) -> ProblemError:
     whose, size = "of this key " if error.is_owners else "", f"{error.limit / 2**20:,.6g} MiB"
+    retry = {"Retry-After": str(_QUOTA_RETRY_SECONDS)}
     match error.what:
         case "jobs":
+            kind = "quota-of-queued-jobs" if error.is_owners else "queue-full"
             title, detail = "Too many jobs wait", f"At most {error.limit:,} jobs {whose}wait at a time."
         case "requests":
+            kind = "quota-of-requests" if error.is_owners else "requests-full"
             title = "The requests of waiting jobs take too much"
             detail = (
                 f"Those {whose}whose jobs have not ended take at most {size} together: wait until some have ended, or "
                 "upload weights, data and tokens to `/v1/artifacts` and name them."
             )
         case "records":
+            kind = "quota-of-records" if error.is_owners else "records-full"
             title = "The records of jobs take too much"
             detail = (
                 f"Those {whose}take at most {size} together: delete jobs that have ended and are no longer needed "
                 "(`DELETE /v1/jobs/ID`), or send fewer and shorter tags."
             )
-    headers = {} if error.what == "records" else {"Retry-After": str(_SECONDS_OF_A_FULL_QUEUE)}
-    kind = _QUOTAS[error.what][error.is_owners]
-    return ProblemError(Problem(type=f"/problems/{kind}", title=title, status=429, detail=detail), headers)
+            retry = {}
+    return ProblemError(Problem(type=f"/problems/{kind}", title=title, status=429, detail=detail), retry)
 
 
-def _storage_away(error: RedisError | OperationalError) -> ProblemError:
+def _redis_unavailable(error: RedisError | OperationalError) -> ProblemError:
     _logger.warning("%s: %s", described(error), error)
     is_full = fault_of(error) == "full"
     problem = Problem(
@@ -213,10 +216,11 @@ def _storage_away(error: RedisError | OperationalError) -> ProblemError:
     return ProblemError(problem, {"Retry-After": "5"})
 
 
-def _disk_away(error: OSError) -> ProblemError:
-    """Of whatever a route read or wrote: all that it has to do with is the storage of results and models.
+def _files_unavailable(error: OSError) -> ProblemError:
+    """The only files that routes read and write are those of results, artifacts and models.
 
-    Raises:  the error itself if it is none of a file.
+    Raises:
+        OSError: The error itself if it is not about a file.
     """
     if error.errno is None or isinstance(error, ConnectionError | TimeoutError | BlockingIOError):
         raise error
@@ -232,28 +236,28 @@ def _disk_away(error: OSError) -> ProblemError:
     return ProblemError(problem, {"Retry-After": "30"})
 
 
-def _gone(error: ClientDisconnect) -> ProblemError:
+def _client_disconnected(error: ClientDisconnect) -> ProblemError:
     return ProblemError(Problem(title="The request ended too early", status=400))
 
 
 _TRANSLATIONS: dict[type[Exception], Callable[[Any], ProblemError]] = {
     ProblemError: lambda error: error,
-    RequestValidationError: _invalid,
-    TheoryError: _outside_the_formula,
+    RequestValidationError: _invalid_parameters,
+    TheoryError: _theory_error,
     UnknownJobError: _unknown_job,
     UnknownArtifactError: _unknown_artifact,
-    ResultDamagedError: _damaged_result,
+    ResultDamagedError: _result_damaged,
     KeyReusedError: _key_reused,
     QuotaError: _quota,
-    RedisError: _storage_away,
-    OperationalError: _storage_away,
-    OSError: _disk_away,
-    ClientDisconnect: _gone,
+    RedisError: _redis_unavailable,
+    OperationalError: _redis_unavailable,
+    OSError: _files_unavailable,
+    ClientDisconnect: _client_disconnected,
 }
 
 
 def _allowed_methods(request: Request) -> str:
-    """Those of every route at this path; Starlette names the first one's alone."""
+    """The methods of every route at this path; Starlette names those of the first route alone."""
     scope = {"type": "http", "path": request.url.path, "root_path": "", "headers": []}
     return ", ".join(
         method
@@ -263,39 +267,14 @@ def _allowed_methods(request: Request) -> str:
 
 
 def invalid_body(message: type[BaseModel], errors: Sequence[Mapping[str, Any]], num_errors: int) -> ProblemError:
-    """Error 422 of a body that is none of these messages, from pydantic's errors, `num_errors` if these are not all."""
-    return ProblemError(invalid_request([_body_error(message, e) for e in errors[:MAX_ERRORS]], num_errors))
+    """Error 422 for a body that is not a valid message.
 
+    Args:
+        message: The class that refused the body.
+        errors: What pydantic says of it.
+        num_errors: How many errors there are in all, where `errors` is only a part of them.
 
-def _body_error(message: type[BaseModel], error: Mapping[str, Any]) -> FieldError:
-    place = message_place(message, error["loc"][:_MAX_DEPTH])
-    location = ["body", *_shortened(place.path)]
-    match error["type"]:
-        case "extra_forbidden":
-            return FieldError(loc=location, msg=unknown_name("field", str(place.path[-1]), place.fields))
-        case "union_tag_invalid" | "union_tag_not_found":
-            choice = [place.discriminator] if place.discriminator is not None else []
-            return FieldError(loc=[*location, *choice], msg=_one_of(place, error["ctx"].get("tag")))
-        case _:
-            return FieldError(loc=location, msg=_said(error))
-
-
-def _field_error(error: Mapping[str, Any]) -> FieldError:
-    return FieldError(loc=_shortened(error["loc"][:_MAX_DEPTH]), msg=_said(error))
-
-
-def _one_of(place: MessagePlace, tag: str | None) -> str:
-    kinds = ", ".join(f"'{kind}'" for kind in place.kinds)
-    near = near_name(tag, place.kinds) if tag is not None else None
-    return f"must be one of {kinds}" + (f"; did you mean '{near}'?" if near is not None else "")
-
-
-def _said(error: Mapping[str, Any]) -> str:
-    """The message of an error in words that a caller can use."""
-    if error["type"] == "string_pattern_mismatch":
-        return SENTENCES.get(error["ctx"]["pattern"], "has a form that is not allowed here")
-    return str(error["msg"])[:_MAX_MESSAGE_LENGTH]
-
-
-def _shortened(path: Sequence[str | int]) -> list[str | int]:
-    return [part[:_MAX_NAME_LENGTH] if isinstance(part, str) else part for part in path]
+    Returns:
+        The error to raise.
+    """
+    return ProblemError(invalid_request([body_error(message, e) for e in errors[:MAX_ERRORS]], num_errors))

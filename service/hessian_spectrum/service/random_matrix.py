@@ -1,5 +1,6 @@
-"""From a random-matrix request to `theory` and back."""
+"""Random-matrix laws: from a request through `theory` to JSON, npz or a plot."""
 
+import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,8 @@ from hessian_spectrum.api_schemas.random_matrix import (
     Wigner,
     Wishart,
 )
+from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle
+from hessian_spectrum.service.plots.random_matrix import plot_index_curves, plot_law
 from hessian_spectrum.service.problems import invalid_field
 from hessian_spectrum.theory.errors import TheoryError
 from hessian_spectrum.theory.random_matrix.ensembles import wigner_law, wishart_law
@@ -48,37 +51,40 @@ _SOURCES = {
     "index-curve": "Pennington & Bahri, ICML 2017",
 }
 
+_SAMPLE_ARRAYS = ("edges", "counts", "density", "expected", "negative_fraction", "zero_fraction")
 _ENERGY_FIELDS = ("critical_energy", "alpha_0", "index_at_small_energy", "empirical_critical_energies")
 
 MAX_SIZE_RATIO = 1e8
-"""Between the root mean squares of the laws of a free sum: beyond, float64 loses the smaller one near its own edges."""
+"""Largest ratio of the root mean squares of two summands; beyond it float64 loses the smaller one near its edges."""
 
 _RATE_TOLERANCE = 0.01
 
+_PLOT_POINTS = 2000
+
 _FEW_POINTS, _FEW_INDICES, _FEW_TRANSFORM_POINTS = 5000, 1000, 100
-"""That take less than a tenth of a second."""
+"""Points, indices and transform points that take less than a tenth of a second."""
 
 
 def is_small(request: RandomMatrixRequest) -> bool:
-    """Whether it is answered before others notice that they wait."""
-    wanted = request.root
-    if isinstance(wanted, IndexCurveRequest):
-        num_energies = len(wanted.energies or ()) or wanted.num_points or DEFAULT_ENERGIES
-        return num_energies * len(wanted.ratios) <= _FEW_INDICES
-    num_points = len(wanted.points or ()) or wanted.num_points or DEFAULT_POINTS
-    few = num_points <= _FEW_POINTS and len(wanted.transform_points or ()) <= _FEW_TRANSFORM_POINTS
-    return few and wanted.sample is None
+    """Whether the request is computed fast enough for a thread of the service."""
+    law = request.root
+    if isinstance(law, IndexCurveRequest):
+        num_energies = len(law.energies or ()) or law.num_points or DEFAULT_ENERGIES
+        return num_energies * len(law.ratios) <= _FEW_INDICES
+    num_points = len(law.points or ()) or law.num_points or DEFAULT_POINTS
+    few = num_points <= _FEW_POINTS and len(law.transform_points or ()) <= _FEW_TRANSFORM_POINTS
+    return few and law.sample is None
 
 
-def answer(request: RandomMatrixRequest) -> LawAnswer | IndexCurveAnswer:
+def compute(request: RandomMatrixRequest) -> LawAnswer | IndexCurveAnswer:
     """The law, or the index curves.
 
     Raises:
-        ProblemError: That names the field if the formulas refuse a number.
+        ProblemError: 422 at the field of a number that the formulas refuse.
     """
-    wanted = request.root
+    law = request.root
     try:
-        return _index_curves(wanted) if isinstance(wanted, IndexCurveRequest) else _law_answer(wanted)
+        return _index_curves(law) if isinstance(law, IndexCurveRequest) else _law_answer(law)
     except TheoryError as error:
         raise invalid_field([error.field] if error.field else [], str(error)) from None
 
@@ -139,7 +145,7 @@ def _law_answer(request: LawRequest) -> LawAnswer:
 
 
 def _energy_fields(request: LawRequest) -> dict[str, Any]:
-    """What only the Hessian law has."""
+    """The fields that only the Hessian law has."""
     if not isinstance(request, Hessian):
         return dict.fromkeys(_ENERGY_FIELDS)
     named = request.activation, request.ratio
@@ -253,3 +259,87 @@ def _energies(request: IndexCurveRequest) -> NDArray[np.float64]:
     largest = max((energy for energy in critical if energy), default=0.25)
     highest = request.max_energy or max(4 * largest, MIN_MAX_ENERGY)
     return np.linspace(0.0, highest, request.num_points or DEFAULT_ENERGIES)
+
+
+def render(request: RandomMatrixRequest, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
+    """Compute a request and render the answer in a format.
+
+    Args:
+        request: The law, or the index curves.
+        name: `json`, `npz` or a format of figures.
+        style: What the caller chose of a figure.
+
+    Returns:
+        The body of the response.
+
+    Raises:
+        ProblemError: 422 at the field of a number that the formulas refuse.
+    """
+    if name in ("json", "npz"):
+        answer = compute(request)
+        return answer.model_dump_json().encode() if name == "json" else _npz(answer)
+    answer = compute(_request_of_plot(request))
+    if isinstance(answer, IndexCurveAnswer):
+        return plot_index_curves(answer, name, style)
+    return plot_law(answer, name, style)
+
+
+def _request_of_plot(request: RandomMatrixRequest) -> RandomMatrixRequest:
+    law = request.root
+    if isinstance(law, IndexCurveRequest):
+        return request
+    whole = {"points": None, "num_points": _PLOT_POINTS, "transform_points": None}
+    return RandomMatrixRequest.model_construct(law.model_copy(update=whole))
+
+
+def _npz(answer: LawAnswer | IndexCurveAnswer) -> bytes:
+    """Arrays without pickle; `document` holds the rest of the answer as JSON.
+
+    Where JSON has null, the array holds 0 and its companion `..._defined` holds false.
+    """
+    if isinstance(answer, IndexCurveAnswer):
+        arrays = _index_curve_arrays(answer)
+        rest = answer.model_dump_json(exclude={"curves"})
+    else:
+        arrays = _law_arrays(answer)
+        rest = answer.model_dump_json(exclude={*arrays, "sample"})
+        if answer.sample is not None:
+            arrays |= {f"sample_{name}": np.asarray(getattr(answer.sample, name)) for name in _SAMPLE_ARRAYS}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, document=np.asarray(rest), **arrays)
+    return buffer.getvalue()
+
+
+def _law_arrays(answer: LawAnswer) -> dict[str, NDArray[Any]]:
+    return {
+        **{name: np.asarray(getattr(answer, name)) for name in ("grid", "cumulative", "support", "interval_masses")},
+        **{name: np.asarray(getattr(answer, name)) for name in ("atom_at_zero", "index", "moments")},
+        **_masked("density", answer.density),
+        "transform_points": _complexes(answer.transform_points),
+        **_masked("r_transform", answer.r_transform),
+        **_masked("stieltjes", answer.stieltjes),
+    }
+
+
+def _index_curve_arrays(answer: IndexCurveAnswer) -> dict[str, NDArray[Any]]:
+    curves = answer.curves
+    return {
+        "ratios": np.asarray([curve.ratio for curve in curves]),
+        "energies": np.asarray(curves[0].energies),
+        "index": np.asarray([curve.index for curve in curves]),
+        "index_at_small_energy": np.asarray([curve.index_at_small_energy for curve in curves]),
+        **_masked("critical_energy", [curve.critical_energy for curve in curves]),
+        **_masked("alpha_0", [curve.alpha_0 for curve in curves]),
+    }
+
+
+def _masked(name: str, values: Sequence[float | list[float] | None]) -> dict[str, NDArray[Any]]:
+    defined = np.asarray([value is not None for value in values], dtype=bool)
+    pairs = any(isinstance(value, list) for value in values)
+    filled = [([0.0, 0.0] if pairs else 0.0) if value is None else value for value in values]
+    return {name: _complexes(filled) if pairs else np.asarray(filled), f"{name}_defined": defined}
+
+
+def _complexes(pairs: Sequence[Any]) -> NDArray[np.complex128]:
+    array = np.asarray(pairs, dtype=np.float64).reshape(-1, 2)
+    return np.asarray(array[:, 0] + 1j * array[:, 1])

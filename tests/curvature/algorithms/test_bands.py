@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.lanczos import Tridiagonal, advance, start, tridiagonal
 from hessian_spectrum.curvature.algorithms.quadrature import gauss_quadrature
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import Smoothing, StochasticLanczosQuadrature
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.digits import digits
@@ -27,6 +27,7 @@ from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.chi_square import degree_limits
 from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
+from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.quadrature.density import log_spectral_density, spectral_density
 from hessian_spectrum.quadrature.radau_rules import compatible_rules, rules_through
 from hessian_spectrum.quadrature.results import Band, FloatArray, Quadrature, Reorthogonalisation

@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hessian_spectrum.curvature.algorithms.stochastic_lanczos import (
     SLQState,
-    Smoothing,
     StochasticLanczosQuadrature,
     lockstep,
 )
@@ -26,6 +25,7 @@ from hessian_spectrum.curvature.operators.dense import DenseOperator
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.planning.work import probe_bytes
 from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
+from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.quadrature.density import spectral_density
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import ExactSpectrum, LanczosSpectrum, Quadrature, Reorthogonalisation

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hessian_spectrum.theory.closed_form.condition_number import ConditionNumber, condition_number
 from hessian_spectrum.theory.closed_form.linear import linear_spectrum
 from hessian_spectrum.theory.closed_form.quadratic import quadratic_spectrum
-from hessian_spectrum.theory.closed_form.spectrum import Spectrum
+from hessian_spectrum.theory.closed_form.spectrum import ConditionNumber, Spectrum, condition_number
 from hessian_spectrum.theory.closed_form.two_layer_linear import two_layer_linear_spectrum
 
 

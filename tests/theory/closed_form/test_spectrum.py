@@ -4,8 +4,15 @@ import math
 import numpy as np
 import pytest
 
-from hessian_spectrum.theory.closed_form.condition_number import ZERO_MULTIPLE, ZERO_NOTE
-from hessian_spectrum.theory.closed_form.spectrum import Eigenvalue, Inertia, Parameter, Spectrum, Statistic
+from hessian_spectrum.theory.closed_form.spectrum import (
+    ZERO_MULTIPLE,
+    ZERO_NOTE,
+    Eigenvalue,
+    Inertia,
+    Parameter,
+    Spectrum,
+    Statistic,
+)
 from hessian_spectrum.theory.errors import TheoryError
 
 EPS = float(np.finfo(np.float64).eps)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hessian_spectrum.theory.closed_form.arrays import finite_array, matching_arrays
 from hessian_spectrum.theory.closed_form.attention_response import (
     ACTIVATIONS,
     Activation,
@@ -17,7 +16,6 @@ from hessian_spectrum.theory.closed_form.attention_response import (
     num_steps,
 )
 from hessian_spectrum.theory.closed_form.ball import DECIMAL, EXTENDED, Arithmetic
-from hessian_spectrum.theory.closed_form.condition_number import zero_tolerance
 from hessian_spectrum.theory.closed_form.neuron_groups import SIGNS, NeuronGroup, NeuronMoments, neuron_products
 from hessian_spectrum.theory.closed_form.precision import (
     ZERO,
@@ -27,7 +25,15 @@ from hessian_spectrum.theory.closed_form.precision import (
     many_digits,
     symmetric_eigenpairs,
 )
-from hessian_spectrum.theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum, Statistic
+from hessian_spectrum.theory.closed_form.spectrum import (
+    Eigenvalue,
+    Parameter,
+    Spectrum,
+    Statistic,
+    finite_array,
+    matching_arrays,
+    zero_tolerance,
+)
 from hessian_spectrum.theory.errors import TheoryError
 
 Array = NDArray[np.float64]

@@ -5,7 +5,6 @@ from decimal import localcontext
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hessian_spectrum.theory.closed_form.arrays import finite_array, matching_arrays
 from hessian_spectrum.theory.closed_form.neuron_groups import (
     GroupedHessian,
     NeuronGroup,
@@ -13,7 +12,14 @@ from hessian_spectrum.theory.closed_form.neuron_groups import (
     neuron_products,
 )
 from hessian_spectrum.theory.closed_form.precision import inner_products, many_digits
-from hessian_spectrum.theory.closed_form.spectrum import FLOAT64_RESOLUTION, Parameter, Spectrum, Statistic
+from hessian_spectrum.theory.closed_form.spectrum import (
+    FLOAT64_RESOLUTION,
+    Parameter,
+    Spectrum,
+    Statistic,
+    finite_array,
+    matching_arrays,
+)
 from hessian_spectrum.theory.errors import TheoryError
 
 Array = NDArray[np.float64]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hessian_spectrum.theory.closed_form.arrays import finite_array, matching_arrays
 from hessian_spectrum.theory.closed_form.linear import learning_phase
+from hessian_spectrum.theory.closed_form.spectrum import finite_array, matching_arrays
 from hessian_spectrum.theory.errors import TheoryError
 
 Array = NDArray[np.float64]

@@ -8,7 +8,6 @@ from itertools import islice
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hessian_spectrum.theory.closed_form.arrays import finite_array, matching_arrays
 from hessian_spectrum.theory.closed_form.linear import (
     STATISTIC_NAMES,
     LinearMoments,
@@ -23,7 +22,7 @@ from hessian_spectrum.theory.closed_form.neuron_groups import (
     neuron_products,
 )
 from hessian_spectrum.theory.closed_form.precision import ZERO, inner_products, many_digits
-from hessian_spectrum.theory.closed_form.spectrum import Eigenvalue, Spectrum, Statistic
+from hessian_spectrum.theory.closed_form.spectrum import Eigenvalue, Spectrum, Statistic, finite_array, matching_arrays
 
 Vector = NDArray[np.float64]
 

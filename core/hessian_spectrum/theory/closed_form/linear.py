@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hessian_spectrum.theory.closed_form.arrays import matching_arrays
 from hessian_spectrum.theory.closed_form.neuron_groups import (
     GroupedHessian,
     NeuronGroup,
@@ -20,7 +19,7 @@ from hessian_spectrum.theory.closed_form.precision import (
     inner_products,
     many_digits,
 )
-from hessian_spectrum.theory.closed_form.spectrum import Parameter, Spectrum, Statistic
+from hessian_spectrum.theory.closed_form.spectrum import Parameter, Spectrum, Statistic, matching_arrays
 
 Vector = NDArray[np.float64]
 

@@ -6,8 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hessian_spectrum.theory.closed_form.arrays import finite_array, matching_arrays
-from hessian_spectrum.theory.closed_form.spectrum import FLOAT64_RESOLUTION, Parameter, Spectrum, Statistic
+from hessian_spectrum.theory.closed_form.spectrum import (
+    FLOAT64_RESOLUTION,
+    Parameter,
+    Spectrum,
+    Statistic,
+    finite_array,
+    matching_arrays,
+)
 from hessian_spectrum.theory.closed_form.two_layer_linear import (
     KnownEigenvalue,
     TwoLayerHessian,

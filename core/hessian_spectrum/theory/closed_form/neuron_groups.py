@@ -20,7 +20,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hessian_spectrum.theory.closed_form.condition_number import zero_tolerance
 from hessian_spectrum.theory.closed_form.precision import (
     ZERO,
     Matrix,
@@ -31,7 +30,7 @@ from hessian_spectrum.theory.closed_form.precision import (
     square_root,
     symmetric_eigenpairs,
 )
-from hessian_spectrum.theory.closed_form.spectrum import Eigenvalue
+from hessian_spectrum.theory.closed_form.spectrum import Eigenvalue, zero_tolerance
 from hessian_spectrum.theory.errors import TheoryError
 
 Array = NDArray[np.float64]

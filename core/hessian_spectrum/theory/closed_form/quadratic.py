@@ -7,9 +7,14 @@ from functools import cache, partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hessian_spectrum.theory.closed_form.arrays import finite_array
-from hessian_spectrum.theory.closed_form.condition_number import zero_tolerance
-from hessian_spectrum.theory.closed_form.spectrum import Eigenvalue, Parameter, Spectrum, Statistic
+from hessian_spectrum.theory.closed_form.spectrum import (
+    Eigenvalue,
+    Parameter,
+    Spectrum,
+    Statistic,
+    finite_array,
+    zero_tolerance,
+)
 from hessian_spectrum.theory.errors import TheoryError
 
 SYMMETRY_TOLERANCE = 1e-12

@@ -1,15 +1,15 @@
-"""A complete Hessian spectrum as distinct eigenvalues with multiplicities and roles."""
+"""A complete Hessian spectrum as distinct eigenvalues with multiplicities, and the checked arrays it is made from."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import ceil, inf, isfinite, log10, prod
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from hessian_spectrum.theory.closed_form.condition_number import ConditionNumber, condition_number, zero_tolerance
 from hessian_spectrum.theory.errors import TheoryError
 
 Role = Literal["outlier", "bulk", "zero"]
@@ -21,6 +21,127 @@ Array = NDArray[np.float64]
 
 FLOAT64_RESOLUTION = 1e-13
 """Error bound, relative to the largest, of eigenvalues whose moments or reduced problem are in float64."""
+
+ZERO_MULTIPLE = 64
+"""An eigenvalue is zero up to rounding if |value| <= ZERO_MULTIPLE * eps * scale, scale the largest magnitude."""
+
+ZERO_NOTE = (
+    f"condition_number is null: an eigenvalue is at most {ZERO_MULTIPLE} float64 epsilons of the largest magnitude and "
+    "counts as zero, since rounding the inputs alone could make it"
+)
+
+_LARGEST_DOUBT = 0.5
+"""Largest relative error with which a condition number is reported."""
+
+
+def finite_array(name: str, values: ArrayLike, num_dimensions: int) -> NDArray[np.float64]:
+    """Float64 copy or view of `values` with the given number of dimensions, nonempty and finite.
+
+    Args:
+        name: Name of the argument, for the error.
+        values: Array or nested lists of real numbers.
+        num_dimensions: Required number of dimensions.
+
+    Returns:
+        The array, which shares memory with `values` if that is a float64 array.
+
+    Raises:
+        TheoryError: If the values are ragged, not real, empty, of another dimension, NaN or infinite; it names `name`.
+    """
+    if getattr(values, "dtype", None) is not None and np.iscomplexobj(values):
+        raise TheoryError(f"{name} must be real")
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TheoryError(f"{name} must be a rectangular array of real numbers") from error
+    if array.ndim != num_dimensions:
+        raise TheoryError(f"{name} must have {num_dimensions} dimension(s), not {array.ndim}")
+    if array.size == 0:
+        raise TheoryError(f"{name} must not be empty")
+    if not isfinite(np.vdot(array, array)) and not np.isfinite(array).all():  # the squares alone may overflow
+        raise TheoryError(f"{name} must be finite")
+    return array
+
+
+def matching_arrays(
+    names: tuple[str, str], values: tuple[ArrayLike, ArrayLike], num_dimensions: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Two checked arrays of equal shape.
+
+    Args:
+        names: Names of the two arguments, for the error.
+        values: The two arrays.
+        num_dimensions: Required number of dimensions.
+
+    Returns:
+        Both as float64 arrays.
+
+    Raises:
+        TheoryError: If either fails `finite_array` or their shapes differ.
+    """
+    first = finite_array(names[0], values[0], num_dimensions)
+    second = finite_array(names[1], values[1], num_dimensions)
+    if first.shape != second.shape:
+        raise TheoryError(f"{names[0]} and {names[1]} must have one shape, not {first.shape} and {second.shape}")
+    return first, second
+
+
+def zero_tolerance(scale: float) -> float:
+    """Largest magnitude that counts as zero in a spectrum of this scale: ZERO_MULTIPLE * eps * scale, in its unit."""
+    return ZERO_MULTIPLE * sys.float_info.epsilon * scale
+
+
+class ConditionNumber(NamedTuple):
+    """Condition number max |l| / min |l|, rounded to the digits that are known, with bounds.
+
+    Attributes:
+        value: The condition number; None if too little is known, for the reason in `note`.
+        lower: Lower bound; None if there is none.
+        upper: Upper bound; None if there is none.
+        note: Why the value is None; None if it is not.
+    """
+
+    value: float | None
+    lower: float | None
+    upper: float | None
+    note: str | None
+
+
+def condition_number(scale: float, flattest: float, resolution: float | None) -> ConditionNumber:
+    """Condition number of eigenvalues with the given largest and smallest magnitudes.
+
+    Args:
+        scale: Largest magnitude of an eigenvalue.
+        flattest: Smallest magnitude of an eigenvalue.
+        resolution: Bound on the error of both, relative to the scale; None if each is correct to its last place.
+
+    Returns:
+        The condition number with its bounds.
+    """
+    rounding = sys.float_info.epsilon
+    if flattest <= zero_tolerance(scale):
+        known_to = rounding if resolution is None else resolution
+        beyond = (1 - known_to) / (ZERO_MULTIPLE * rounding + known_to) * (1 - rounding)
+        return ConditionNumber(None, max(1.0, beyond) if scale else None, None, ZERO_NOTE)
+    flattest_error = rounding * flattest if resolution is None else resolution * scale
+    largest_error = rounding * scale if resolution is None else resolution * scale
+    lower = max(1.0, (scale - largest_error) / (flattest + flattest_error) * (1 - rounding))
+    least = flattest - flattest_error
+    upper = (scale + largest_error) / least * (1 + rounding) if least > 0 else inf
+    value = scale / flattest
+    doubt = max(upper - value, value - lower)
+    known_upper = upper if upper < inf else None
+    if not doubt <= _LARGEST_DOUBT * value:
+        note = (
+            f"condition_number is null: the smallest magnitude, {flattest:.1e}, is known to ±{flattest_error:.1e} alone"
+        )
+        return ConditionNumber(None, lower, known_upper, note)
+    return ConditionNumber(_rounded(value, doubt), lower, known_upper, None)
+
+
+def _rounded(value: float, doubt: float) -> float:
+    """The value without decimal places that are smaller than the doubt."""
+    return value if doubt <= 4 * sys.float_info.epsilon * value else round(value, -ceil(log10(doubt)))
 
 
 class Eigenvalue(NamedTuple):

@@ -7,8 +7,6 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hessian_spectrum.theory.closed_form.arrays import finite_array
-from hessian_spectrum.theory.closed_form.condition_number import zero_tolerance
 from hessian_spectrum.theory.closed_form.spectrum import (
     FLOAT64_RESOLUTION,
     Eigenvalue,
@@ -16,6 +14,8 @@ from hessian_spectrum.theory.closed_form.spectrum import (
     Role,
     Spectrum,
     Statistic,
+    finite_array,
+    zero_tolerance,
 )
 from hessian_spectrum.theory.errors import TheoryError
 

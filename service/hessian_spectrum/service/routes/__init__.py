@@ -1,1 +1,1 @@
-"""One module per part of the HTTP contract; handlers translate, decisions are made elsewhere."""
+"""HTTP routes, one module for each path; they parse and render, other modules decide."""

@@ -1,4 +1,4 @@
-"""`/v1/artifacts`: files that jobs name, uploaded once."""
+"""`/v1/artifacts`: files that are uploaded once and named by jobs."""
 
 from typing import Annotated
 
@@ -8,11 +8,11 @@ from starlette.concurrency import run_in_threadpool
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArtifactPage
 from hessian_spectrum.api_schemas.patterns import SHA256
 from hessian_spectrum.service.auth.principal import CurrentPrincipal
-from hessian_spectrum.service.content_type import media_type, require_identity, unsupported_media_type
 from hessian_spectrum.service.context import Context
-from hessian_spectrum.service.page_tokens import PageToken, id_of_token, token_of_id
+from hessian_spectrum.service.pagination import PageToken, decode_page_token, encode_page_token
+from hessian_spectrum.service.request_body import media_type, require_identity, unsupported_media_type
 from hessian_spectrum.service.routes.documentation import ARTIFACT_UPLOAD, INVALID, problem_documentation
-from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.service.routes.parameters import StrictRoute
 from hessian_spectrum.service.uploads.arrays import ARRAY_MEDIA_TYPES, store_arrays
 from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 from hessian_spectrum.service.uploads.spool import spooled
@@ -23,26 +23,26 @@ MEDIA_TYPES = (*TOKEN_MEDIA_TYPES, *ARRAY_MEDIA_TYPES)
 
 router = APIRouter(prefix=PATH, tags=["artifacts"], route_class=StrictRoute)
 
-ArtifactId = Annotated[str, Path(pattern=SHA256, description="the id that the upload returned")]
+ArtifactId = Annotated[str, Path(pattern=SHA256, description="The id that the upload returned.")]
 
-_DISK = problem_documentation(status_503="the directory of results is gone, or cannot be written")
-_UNKNOWN = {**INVALID, **_DISK, **problem_documentation(status_404="no such artifact")}
+_DISK = problem_documentation(status_503="The results directory is missing or cannot be written.")
+_UNKNOWN = {**INVALID, **_DISK, **problem_documentation(status_404="There is no such artifact.")}
 _RESPONSES = {
     **INVALID,
     **problem_documentation(
-        status_400="the upload ends too early, or is no such file",
-        status_408="the upload takes too long",
-        status_413="the file is too large",
-        status_415="none of the media types",
-        status_503="other uploads take the memory for inflated arrays, or the directory of results cannot be written",
-        status_507="there is no room for the file",
+        status_400="The upload ends too early, or is not a file of its media type.",
+        status_408="The upload takes too long.",
+        status_413="The file is too large.",
+        status_415="The media type is not supported.",
+        status_503="Other uploads take the memory for inflated arrays, or the results directory cannot be written.",
+        status_507="The disk has no room for the file.",
     ),
-    200: {"model": AnyArtifact, "description": "the caller has sent the same tokens or arrays before"},
+    200: {"model": AnyArtifact, "description": "The caller has uploaded the same tokens or arrays before."},
 }
 
 
 async def artifact_service(context: Context, principal: CurrentPrincipal) -> ArtifactService:
-    """The artifact store as the principal of the request sees it."""
+    """Dependency: the uploaded files that the caller may use."""
     stores = context.stores
     return ArtifactService(stores.artifacts, stores.artifact_owners, principal, context.artifact_quota)
 
@@ -59,14 +59,14 @@ Artifacts = Annotated[ArtifactService, Depends(artifact_service)]
     summary="Upload a file of tokens or of arrays",
 )
 async def upload_artifact(request: Request, context: Context, artifacts: Artifacts) -> Response:
-    """The body is a file of tokens or of arrays.
+    """Upload a file of tokens or of arrays as the body.
 
-    Tokens: nanoGPT's `.bin` (uint16, little-endian), or a `.npy` array of integers in one dimension. Arrays:
-    safetensors or npz with the weights of an `mlp`, called `layers.0.weight`, `layers.0.bias` and so on, or with data,
-    called `x` and `y`.
+    Tokens: nanoGPT's `.bin` (uint16, little-endian), or a `.npy` array of integers in one dimension.
+    Arrays: safetensors or npz with the weights of an `mlp`, called `layers.0.weight`, `layers.0.bias` and so on, or
+    with data, called `x` and `y`.
 
-    Jobs name it by its id, as `{"kind": "artifact", "id": ...}`. The same tokens, or the same arrays, always have the
-    same id, whatever file they came in.
+    Jobs name the artifact by its id, as `{"kind": "artifact", "id": ...}`. Equal tokens or equal arrays have the same
+    id, whatever file they came in.
     """
     sent_as = media_type(request.headers)
     require_identity(request.headers)
@@ -93,18 +93,18 @@ def list_artifacts(
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,
     page_token: PageToken = None,
 ) -> ArtifactPage:
-    """One page of the caller's artifacts, of an admin's everyone's; `next_page_token` leads to the next."""
-    found, last = artifacts.page(page_size, id_of_token(page_token))
-    return ArtifactPage(artifacts=found, next_page_token=token_of_id(last) if last else None)
+    """One page of the caller's artifacts, or of all for an admin; `next_page_token` leads to the next page."""
+    found, last = artifacts.page(page_size, decode_page_token(page_token))
+    return ArtifactPage(artifacts=found, next_page_token=encode_page_token(last) if last else None)
 
 
-@router.get("/{artifact_id}", responses=_UNKNOWN, summary="What an uploaded file holds")
+@router.get("/{artifact_id}", responses=_UNKNOWN, summary="Describe an uploaded file")
 def get_artifact(artifact_id: ArtifactId, artifacts: Artifacts) -> AnyArtifact:
-    """Number of tokens and the largest, or what each array is; the file itself is not handed out."""
+    """The number of tokens and the largest one, or shape and type of each array; the file cannot be downloaded."""
     return artifacts.get(artifact_id)
 
 
 @router.delete("/{artifact_id}", status_code=204, responses=_UNKNOWN, summary="Delete an uploaded file")
 def delete_artifact(artifact_id: ArtifactId, artifacts: Artifacts) -> None:
-    """Jobs that still wait and name it fail, and say so, unless somebody else has uploaded the same."""
+    """Waiting jobs that name the artifact will fail, unless another caller has uploaded the same file."""
     artifacts.delete(artifact_id)

@@ -1,16 +1,22 @@
-"""`POST /v1/closed-form`."""
+"""`POST /v1/closed-form`: Hessian spectra that have a formula."""
 
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest, ClosedFormSpectrum
-from hessian_spectrum.service.bodies import LARGE_BODY_BYTES, json_body, read, validated
-from hessian_spectrum.service.closed_form import is_small
-from hessian_spectrum.service.content_type import JSON, media_type, require_identity, unsupported_media_type
+from hessian_spectrum.service.closed_form import is_small, render
 from hessian_spectrum.service.context import service_context
-from hessian_spectrum.service.formats.closed_form import represented
-from hessian_spectrum.service.formats.representations import MEDIA_TYPES, require_format
-from hessian_spectrum.service.pictures.sheet import Style
+from hessian_spectrum.service.plots.figure import FigureStyle
+from hessian_spectrum.service.request_body import (
+    JSON,
+    LARGE_BODY_BYTES,
+    json_body,
+    media_type,
+    parse_body,
+    require_identity,
+    unsupported_media_type,
+    validate_document,
+)
 from hessian_spectrum.service.routes.documentation import (
     ACCEPT,
     CLOSED_FORM_EXAMPLES,
@@ -20,8 +26,14 @@ from hessian_spectrum.service.routes.documentation import (
     problem_documentation,
     upload_documentation,
 )
-from hessian_spectrum.service.routes.picture_style import PICTURE_PARAMETERS, picture_style
-from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.service.routes.parameters import (
+    FIGURE_PARAMETERS,
+    MEDIA_TYPES,
+    ResultFormat,
+    StrictRoute,
+    figure_style,
+    require_format,
+)
 from hessian_spectrum.service.uploads.parser import UPLOAD_MEDIA_TYPES
 
 PATH = "/closed-form"
@@ -31,15 +43,15 @@ router = APIRouter(tags=["closed forms"], route_class=StrictRoute)
 _RESPONSES = {
     **INVALID_BODY,
     **problem_documentation(
-        status_400="the upload cannot be read",
-        status_406="none of the accepted formats",
-        status_408="the upload takes too long",
-        status_503="other uploads take the memory that the server keeps for them",
+        status_400="The upload cannot be read.",
+        status_406="The response has none of the accepted formats.",
+        status_408="The upload takes too long.",
+        status_503="Other uploads take all the memory that is reserved for uploads.",
     ),
     200: {"content": formats_documentation()},
 }
 
-_BODY = body_documentation(ClosedFormRequest, CLOSED_FORM_EXAMPLES) | {"parameters": [ACCEPT, *PICTURE_PARAMETERS]}
+_BODY = body_documentation(ClosedFormRequest, CLOSED_FORM_EXAMPLES) | {"parameters": [ACCEPT, *FIGURE_PARAMETERS]}
 _BODY["requestBody"]["content"] |= upload_documentation()
 
 
@@ -51,7 +63,7 @@ _BODY["requestBody"]["content"] |= upload_documentation()
     summary="The whole Hessian spectrum of a network that has a formula",
 )
 async def compute_closed_form(request: Request) -> Response:
-    """Eigenvalues with multiplicity and role, trace, sharpness, condition number and inertia, at once.
+    """Eigenvalues with multiplicity and role, trace, sharpness, condition number and inertia.
 
     The loss is (1/2n) sum_i |f(x_i) - y_i|^2; for self-attention it is the mean over positions and sequences, halved.
     On request also eigenvectors, and for `linear` the spectrum along gradient descent. Large arrays come as
@@ -59,27 +71,27 @@ async def compute_closed_form(request: Request) -> Response:
     is JSON, npz or a picture, by Accept.
     """
     name = require_format(request.headers.get("accept"))
-    style = picture_style(request, name)
+    style = figure_style(request, name)
     sent_as = media_type(request.headers)
-    heavy = service_context(request).heavy
     if sent_as == JSON:
-        return _response(await _answer(await json_body(request), name, style, request), name)
+        return _response(await _render(await json_body(request), name, style, request), name)
     require_identity(request.headers)
     if sent_as not in UPLOAD_MEDIA_TYPES:
         raise unsupported_media_type(JSON, *UPLOAD_MEDIA_TYPES)
-    async with service_context(request).upload_parser.parse(request, sent_as) as document:
-        message = await run_in_threadpool(validated, ClosedFormRequest, document)
-        return _response(await heavy.in_thread(request, represented, message, name, style), name)
+    context = service_context(request)
+    async with context.upload_parser.parse(request, sent_as) as document:
+        message = await run_in_threadpool(validate_document, ClosedFormRequest, document)
+        return _response(await context.executor.run_in_thread(request, render, message, name, style), name)
 
 
-async def _answer(body: bytes, name: str, style: Style, request: Request) -> bytes | memoryview:
+async def _render(body: bytes, name: ResultFormat, style: FigureStyle, request: Request) -> bytes | memoryview:
     if len(body) <= LARGE_BODY_BYTES:
-        message = read(body, ClosedFormRequest)
+        message = parse_body(body, ClosedFormRequest)
         if name == "json" and is_small(message, len(body)):
-            return represented(message, name)
-    heavy = service_context(request).heavy
-    return (await heavy.do(request, "closed-form", {"name": name, "style": style.choices}, body)).content
+            return render(message, name)
+    executor = service_context(request).executor
+    return (await executor.run(request, "closed-form", {"name": name, "style": style.choices}, body)).content
 
 
-def _response(content: bytes | memoryview, name: str) -> Response:
+def _response(content: bytes | memoryview, name: ResultFormat) -> Response:
     return Response(content, media_type=MEDIA_TYPES[name], headers={"Vary": "Accept"})

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of errors and of bodies, and the examples that it shows."""
+"""Descriptions of errors and bodies in the OpenAPI document, and its examples."""
 
 import json
 from typing import Any
@@ -7,8 +7,8 @@ from pydantic import BaseModel
 
 from hessian_spectrum.api_schemas.closed_form import FIELD_PATHS
 from hessian_spectrum.api_schemas.problem import PROBLEM_MEDIA_TYPE
-from hessian_spectrum.service.content_type import JSON
-from hessian_spectrum.service.formats.representations import MEDIA_TYPES
+from hessian_spectrum.service.request_body import JSON
+from hessian_spectrum.service.routes.parameters import MEDIA_TYPES
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -19,15 +19,15 @@ ACCEPT = {
     "name": "accept",
     "in": "header",
     "required": False,
-    "description": f"The format of the answer: {', '.join(MEDIA_TYPES.values())}, or several of them with weights. "
-    "Without the header it is the first one.",
+    "description": f"The format of the response: {', '.join(MEDIA_TYPES.values())}, or several of them with weights. "
+    "Without the header the format is the first one.",
     "schema": {"type": "string", "examples": list(MEDIA_TYPES.values())},
 }
-"""For `openapi_extra` of a route whose answer differs by it."""
+"""For `openapi_extra` of a route whose response depends on the header."""
 
 
 def problem_documentation(**descriptions: str) -> Responses:
-    """Documented problems: keyword `status_422="when"` for each; `service.openapi_document` must know the message."""
+    """Responses that are problems, one for each keyword such as `status_422="The request is invalid."`."""
     return {
         int(name.removeprefix("status_")): {
             "description": description,
@@ -37,31 +37,31 @@ def problem_documentation(**descriptions: str) -> Responses:
     }
 
 
-UNAVAILABLE = problem_documentation(status_503="Redis does not answer or is full, or the directory of results is gone")
-INVALID = problem_documentation(status_422="the request is invalid; `errors` names the fields")
+UNAVAILABLE = problem_documentation(status_503="Redis does not answer or is full, or the results directory is missing.")
+INVALID = problem_documentation(status_422="The request is invalid; `errors` names the fields.")
 INVALID_BODY = {
     **INVALID,
     **problem_documentation(
-        status_408="the body takes too long", status_413="the body is too large", status_415="the body is not JSON"
+        status_408="The body takes too long.", status_413="The body is too large.", status_415="The body is not JSON."
     ),
 }
-UNKNOWN = {**INVALID, **problem_documentation(status_404="no such job")}
+UNKNOWN = {**INVALID, **problem_documentation(status_404="There is no such job.")}
 
 EVENTS: dict[str, Any] = {
-    "description": "events until the job ended",
+    "description": "Events until the job has ended.",
     "content": {
         "text/event-stream": {
             "example": 'id: 1767225600000-0\ndata: {"id": "...", "state": "running", ...}\nretry: 1000\n\n',
         }
     },
 }
-"""The answer of a stream of events."""
+"""The response of an event stream."""
 
 Examples = dict[str, Any]
 
 
 def body_documentation(kind: type[BaseModel], examples: Examples) -> dict[str, Any]:
-    """`openapi_extra` of a route that reads its own JSON body; `service.openapi_document` must know the message."""
+    """`openapi_extra` of a route that parses its JSON body itself; `app.py` passes the message to the document."""
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
@@ -69,15 +69,15 @@ def body_documentation(kind: type[BaseModel], examples: Examples) -> dict[str, A
 
 
 def formats_documentation() -> dict[str, Any]:
-    """Content of an answer that can be had in several formats, beside the schema of its JSON."""
+    """Content of a response that has several formats, beside the schema of its JSON."""
     return {media_type: {} if media_type == JSON else {"schema": BINARY} for media_type in MEDIA_TYPES.values()}
 
 
 def upload_documentation() -> dict[str, Any]:
-    """Content of a body whose arrays come as files, for `requestBody.content`."""
-    part = {"description": "a .npy file, or JSON"}
-    fields = {"request": {"description": "the request or a part of it, as JSON"}} | dict.fromkeys(FIELD_PATHS, part)
-    archive = BINARY | {"description": f"members: {', '.join(FIELD_PATHS)}"}
+    """Entries of `requestBody.content` for arrays that come as files."""
+    part = {"description": "A .npy file or JSON."}
+    fields = {"request": {"description": "The request or a part of it as JSON."}} | dict.fromkeys(FIELD_PATHS, part)
+    archive = BINARY | {"description": f"An npz archive with the members {', '.join(FIELD_PATHS)}."}
     return {
         "application/x-npz": {"schema": archive},
         "multipart/form-data": {"schema": {"type": "object", "properties": fields}},
@@ -114,7 +114,7 @@ _ARRAYS_FILE = {
 }
 
 XOR_ID = "3e37cdf9089f1cd0abecb7a4ebbe52ed1b1123b47b4321a5659119668e5f17ee"
-"""Of these arrays, once they are uploaded."""
+"""The id of these arrays once they are uploaded."""
 
 ARTIFACT_UPLOAD = {
     "requestBody": {

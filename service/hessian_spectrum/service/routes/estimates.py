@@ -1,4 +1,4 @@
-"""`/v1/estimates`: what a job would take."""
+"""`/v1/estimates`: the cost of a job."""
 
 from typing import Annotated
 
@@ -6,10 +6,10 @@ from fastapi import APIRouter, Depends
 
 from hessian_spectrum.api_schemas.estimates import CostEstimate
 from hessian_spectrum.api_schemas.job_requests import JobRequest
-from hessian_spectrum.service.routes.asked_jobs import asked_estimate
-from hessian_spectrum.service.routes.content_type import require_json
+from hessian_spectrum.service.request_body import require_json
 from hessian_spectrum.service.routes.documentation import INVALID_BODY, JOB_EXAMPLES, UNAVAILABLE, body_documentation
-from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.service.routes.job_submission import estimate_of_body
+from hessian_spectrum.service.routes.parameters import StrictRoute
 
 router = APIRouter(prefix="/estimates", tags=["jobs"], responses=UNAVAILABLE, route_class=StrictRoute)
 
@@ -19,8 +19,8 @@ router = APIRouter(prefix="/estimates", tags=["jobs"], responses=UNAVAILABLE, ro
     dependencies=[Depends(require_json)],
     responses=INVALID_BODY,
     openapi_extra=body_documentation(JobRequest, JOB_EXAMPLES),
-    summary="What a job would take",
+    summary="Estimate the cost of a job",
 )
-async def estimate_job(estimate: Annotated[CostEstimate, Depends(asked_estimate)]) -> CostEstimate:
-    """Memory, products and micro-batches of the same body as `POST /v1/jobs`; nothing is queued."""
+async def estimate_job(estimate: Annotated[CostEstimate, Depends(estimate_of_body)]) -> CostEstimate:
+    """Memory, products and micro-batches of a job with the same body as `POST /v1/jobs`, without queueing it."""
     return estimate

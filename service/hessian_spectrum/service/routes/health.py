@@ -1,4 +1,4 @@
-"""`/v1/health`: whether the process lives, and whether it can do all that it is there for."""
+"""`/v1/health`: liveness of the process, and readiness of everything that it needs."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ from hessian_spectrum.service.auth.principal import UNAUTHENTICATED, CurrentPrin
 from hessian_spectrum.service.context import Context
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.routes.documentation import problem_documentation
-from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.service.routes.parameters import StrictRoute
 from hessian_spectrum.service.telemetry.readiness import look
 
 router = APIRouter(prefix="/health", tags=["health"], route_class=StrictRoute)
@@ -21,19 +21,19 @@ _LOOKS = CapacityLimiter(8)
 """Threads of their own: whoever asks whether the server is well waits for no other request."""
 
 
-@router.get("/live", summary="The process answers")
+@router.get("/live", summary="Check that the process is alive")
 async def get_liveness() -> Liveness:
-    """Always 200."""
+    """Always 200 while the process answers requests."""
     return Liveness()
 
 
 @router.get(
     "/ready",
-    responses=problem_documentation(status_503="something is missing; `missing` and `detail` name it"),
-    summary="Closed forms and jobs are served",
+    responses=problem_documentation(status_503="Something is missing; `missing` and `detail` name it."),
+    summary="Check that closed forms and jobs are served",
 )
 async def get_readiness(context: Context, principal: CurrentPrincipal) -> Readiness:
-    """200 while Redis answers, a worker is there, results can be kept and checkpoints read; else `missing` says."""
+    """200 if Redis answers, a worker is present, results can be stored and checkpoints read; else see `missing`."""
     stores = context.stores
     look_at_all = partial(look, stores.redis, stores.identity, context.settings)
     workers, missing = await anyio.to_thread.run_sync(look_at_all, limiter=_LOOKS)

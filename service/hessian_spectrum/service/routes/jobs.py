@@ -4,7 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -18,13 +18,10 @@ from hessian_spectrum.jobs.record import JobRecord
 from hessian_spectrum.service.auth.key_store import KEY_ID
 from hessian_spectrum.service.auth.principal import CurrentPrincipal
 from hessian_spectrum.service.context import service_context
-from hessian_spectrum.service.formats.representations import MEDIA_TYPES, require_format
-from hessian_spectrum.service.formats.resmoothing import SmoothingChange
-from hessian_spectrum.service.job_desk import JobDesk
-from hessian_spectrum.service.page_tokens import PageToken, id_of_token, token_of_id
-from hessian_spectrum.service.pictures.sheet import Style
-from hessian_spectrum.service.routes.asked_jobs import AskedJob, asked_job
-from hessian_spectrum.service.routes.content_type import require_json
+from hessian_spectrum.service.job_service import JobService
+from hessian_spectrum.service.pagination import PageToken, decode_page_token, encode_page_token
+from hessian_spectrum.service.plots.figure import FigureStyle
+from hessian_spectrum.service.request_body import require_json
 from hessian_spectrum.service.routes.documentation import (
     ACCEPT,
     INVALID,
@@ -37,8 +34,16 @@ from hessian_spectrum.service.routes.documentation import (
     formats_documentation,
     problem_documentation,
 )
-from hessian_spectrum.service.routes.picture_style import PICTURE_PARAMETERS, picture_style
-from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.service.routes.job_submission import SubmittedJob, submitted_job
+from hessian_spectrum.service.routes.parameters import (
+    FIGURE_PARAMETERS,
+    MEDIA_TYPES,
+    ResultFormat,
+    StrictRoute,
+    figure_style,
+    require_format,
+)
+from hessian_spectrum.service.serialization.resmooth import SmoothingOverrides
 from hessian_spectrum.storage.results import ResultDamagedError
 
 MAX_WAIT_SECONDS = 60
@@ -52,15 +57,14 @@ _JOB_ID = described(r"^[0-9a-f]{32}$", "must be the id of a job: 32 hexadecimal 
 _OWNER = described(rf"^(me|{KEY_ID})$", "must be me, or the id of a key: 12 hexadecimal digits")
 _TAG = described(":", "must be a name and a value with a colon between them")
 
-JobId = Annotated[str, Path(pattern=_JOB_ID, description="the id that the submission returned")]
-ResultFormat = Literal["json", "npz", "png", "svg", "pdf"]
+JobId = Annotated[str, Path(pattern=_JOB_ID, description="The id that the submission returned.")]
 
 
-async def _desk(request: Request) -> JobDesk:
+async def _job_service(request: Request) -> JobService:
     return service_context(request).job_service
 
 
-Desk = Annotated[JobDesk, Depends(_desk)]
+Service = Annotated[JobService, Depends(_job_service)]
 
 
 @router.post(
@@ -70,46 +74,49 @@ Desk = Annotated[JobDesk, Depends(_desk)]
     dependencies=[Depends(require_json)],
     responses={
         **INVALID_BODY,
-        **problem_documentation(status_507="there is no room on the disk for a large request"),
+        **problem_documentation(status_507="The disk has no room for a large request."),
         200: {
             "model": Job,
-            "description": "the job ended within the time of `Prefer: wait`, or was answered by a stored result",
+            "description": "The job ended within the time of `Prefer: wait`, or has a stored result.",
         },
     },
     openapi_extra=body_documentation(JobRequest, JOB_EXAMPLES),
     summary="Submit a job",
 )
 async def submit_job(
-    asked: Annotated[AskedJob, Depends(asked_job)],
+    asked: Annotated[SubmittedJob, Depends(submitted_job)],
     request: Request,
-    desk: Desk,
+    service: Service,
     caller: CurrentPrincipal,
-    prefer: Annotated[str | None, Header(description="`wait=N`: answer once the job ended, or after N <= 60 s")] = None,
+    prefer: Annotated[
+        str | None,
+        Header(description="`wait=N` delays the response until the job has ended, by N <= 60 seconds at most."),
+    ] = None,
     idempotency_key: Annotated[
         str | None,
         Header(
             min_length=1,
             max_length=255,
-            description="any text of the caller's: for a day the same key and body give the same job, so that a "
-            "request whose answer was lost can be sent again; with another body the key is refused",
+            description="Any text. For a day the same key and body give the same job, so that a request whose response "
+            "was lost can be sent again; with another body the key is refused.",
         ),
     ] = None,
     cache_control: Annotated[
-        str | None, Header(description="`no-cache`: compute, even if a stored result answers the request")
+        str | None, Header(description="`no-cache` computes the job even if its result is stored.")
     ] = None,
 ) -> Response:
-    """A job is accepted when its record is on disk; the answer holds its id and where to follow it.
+    """A job is accepted once its record is on disk; the response holds its id and links to follow it.
 
-    A request that was answered before, by the same code, is answered at once by the stored result: the job is `cached`.
+    If a present worker's code has computed an equal request before, the job ends at once with that result as `cached`.
     """
     seconds, fresh = _preferred_wait(prefer), _wants_fresh(cache_control)
     names = {"fresh": fresh, "request_id": request.state.request_id}
-    submit = partial(desk.submit, asked.submission, asked.admit, caller, idempotency_key, **names)
+    submit = partial(service.submit, asked.submission, asked.admit, caller, idempotency_key, **names)
     record, replayed = await run_in_threadpool(submit)
     if seconds and not record.ended:
         if request.state.slot.may_wait():
             request.state.slot.start_waiting()
-            record = await desk.wait(record, seconds)
+            record = await service.wait(record, seconds)
         else:
             seconds = 0  # too many wait already: a wait is a wish, the job is written
     headers = {"Location": str(request.url_for("get_job", job_id=record.id))}
@@ -124,147 +131,169 @@ async def submit_job(
 
 @router.get(
     "",
-    responses={**INVALID, **problem_documentation(status_403="only an admin lists the jobs of another")},
+    responses={**INVALID, **problem_documentation(status_403="Only an admin may list the jobs of another key.")},
     summary="List jobs, newest first",
 )
 def list_jobs(
     request: Request,
-    desk: Desk,
+    service: Service,
     caller: CurrentPrincipal,
     state: JobState | None = None,
-    tag: Annotated[str | None, Query(description="`name:value`", max_length=400, pattern=_TAG)] = None,
+    tag: Annotated[
+        str | None, Query(description="Lists only jobs with this tag, as `name:value`.", max_length=400, pattern=_TAG)
+    ] = None,
     owner: Annotated[
         str | None,
-        Query(pattern=_OWNER, description="`me` or the id of a key; of admins, who see all jobs"),
+        Query(
+            pattern=_OWNER,
+            description="Lists only the jobs of `me` or of the key with this id; admins may list those of any key.",
+        ),
     ] = None,
     page_size: Annotated[int, Query(ge=1, le=200)] = 50,
     page_token: PageToken = None,
 ) -> JobPage:
-    """One page of the caller's jobs, of an admin's everyone's; `next_page_token` leads to the next."""
-    wanted = caller.owner if owner == "me" else owner
-    records, last = desk.page(caller, wanted, state, _parsed_tag(tag), page_size, id_of_token(page_token))
+    """One page of the caller's jobs, or of all for an admin; `next_page_token` leads to the next page."""
+    listed_owner = caller.owner if owner == "me" else owner
+    records, last = service.page(
+        caller, listed_owner, state, _parsed_tag(tag), page_size, decode_page_token(page_token)
+    )
     jobs = [job_message(request, record) for record in records]
-    return JobPage(jobs=jobs, next_page_token=token_of_id(last) if last else None)
+    return JobPage(jobs=jobs, next_page_token=encode_page_token(last) if last else None)
 
 
-_UNCHANGED: Responses = {304: {"description": "what If-None-Match names is still so; the answer has no body"}}
+_UNCHANGED: Responses = {304: {"description": "The response has not changed since If-None-Match; it has no body."}}
 
 
-@router.get("/{job_id}", response_model=Job, responses={**UNKNOWN, **_UNCHANGED}, summary="How a job stands")
+@router.get("/{job_id}", response_model=Job, responses={**UNKNOWN, **_UNCHANGED}, summary="Get a job")
 async def get_job(
     job_id: JobId,
     request: Request,
-    desk: Desk,
+    service: Service,
     caller: CurrentPrincipal,
-    wait: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS, description="seconds to wait for its end")] = 0,
-    if_none_match: Annotated[str | None, Header(description="a tag from an earlier answer's ETag")] = None,
+    wait: Annotated[
+        float,
+        Query(
+            ge=0,
+            le=MAX_WAIT_SECONDS,
+            description="The response waits for the end of the job by this many seconds at most.",
+        ),
+    ] = 0,
+    if_none_match: Annotated[str | None, Header(description="The ETag of an earlier response.")] = None,
 ) -> Response:
-    """The job's record; with `wait` the answer comes when the job ended or the time is over."""
-    record = await run_in_threadpool(desk.get, job_id, caller)
+    """The record of the job; with `wait` the response comes when the job has ended or the time is over."""
+    record = await run_in_threadpool(service.get, job_id, caller)
     if wait and not record.ended:
         request.state.slot.start_waiting()
-    record = await desk.wait(record, wait)
+    record = await service.wait(record, wait)
     headers = {} if record.ended else {"Retry-After": "1"}
     return _job_response(request, record, 200, headers, if_none_match)
 
 
-_NOT_YOURS = problem_documentation(status_403="the job is shared by another key, and can be read alone")
+_FORBIDDEN = problem_documentation(status_403="The job belongs to another key, which shares it for reading only.")
 _RESULT_RESPONSES = {
     **UNKNOWN,
     **_UNCHANGED,
     **problem_documentation(
-        status_406="none of the accepted formats",
-        status_409="the job has not finished, or was cancelled",
-        status_410="the result has expired",
+        status_406="The result has none of the accepted formats.",
+        status_409="The job has not finished, or was cancelled.",
+        status_410="The result has expired.",
     ),
 }
 
 
-def _smoothing_change(
-    num_points: Annotated[int | None, Query(ge=2, le=100_000, description="points of the curves")] = None,
-    kappa: Annotated[float | None, Query(gt=1, le=1e6, description="sharpness of the density")] = None,
-    margin: Annotated[float | None, Query(ge=0, le=10, description="of the grid, in widths of the spectrum")] = None,
-) -> SmoothingChange:
-    return SmoothingChange(num_points, kappa, margin)
+def _smoothing_overrides(
+    num_points: Annotated[
+        int | None, Query(ge=2, le=100_000, description="The number of points of each curve.")
+    ] = None,
+    kappa: Annotated[
+        float | None,
+        Query(gt=1, le=1e6, description="The sharpness of the density; larger values make narrower Gaussians."),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        Query(ge=0, le=10, description="The margin of the grid beyond the spectrum, in widths of the spectrum."),
+    ] = None,
+) -> SmoothingOverrides:
+    return SmoothingOverrides(num_points, kappa, margin)
 
 
-Change = Annotated[SmoothingChange, Depends(_smoothing_change)]
+Overrides = Annotated[SmoothingOverrides, Depends(_smoothing_overrides)]
 
 
 @router.get(
     "/{job_id}/result",
     response_model=JobResult,
     responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation()}},
-    openapi_extra={"parameters": [ACCEPT, *PICTURE_PARAMETERS]},
+    openapi_extra={"parameters": [ACCEPT, *FIGURE_PARAMETERS]},
     summary="The result of a job",
 )
 async def get_job_result(
     job_id: JobId,
     request: Request,
-    desk: Desk,
+    service: Service,
     caller: CurrentPrincipal,
-    change: Change,
+    overrides: Overrides,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """The result as JSON, npz or a picture, by Accept; a failed job answers with its problem.
+    """The result as JSON, npz or a figure, chosen by the Accept header; a failed job responds with its problem.
 
-    npz holds all arrays, eigenvectors and diagonals, too, which JSON does not. The curves of `lanczos` can be smoothed
-    anew, without another computation: `num_points`, `kappa` and `margin`.
+    An npz file holds all arrays, including eigenvectors and diagonals, which JSON leaves out. The parameters
+    `num_points`, `kappa` and `margin` smooth the curves of `lanczos` again without another computation.
     """
-    async with desk.result_of(job_id, caller) as digest:
+    async with service.result_of(job_id, caller) as digest:
         name = require_format(request.headers.get("accept"))
-        wanted = _Wanted(digest, name, change, picture_style(request, name))
-        return await _result_response(request, desk, wanted, if_none_match)
+        rendering = _Rendering(digest, name, overrides, figure_style(request, name))
+        return await _result_response(request, service, rendering, if_none_match)
 
 
 @router.get(
     FILE_PATH.removeprefix(router.prefix),
     response_model=JobResult,
     responses={**_RESULT_RESPONSES, 200: {"content": formats_documentation()}},
-    openapi_extra={"parameters": PICTURE_PARAMETERS},
+    openapi_extra={"parameters": FIGURE_PARAMETERS},
     summary="The result as a file",
 )
 async def get_job_result_file(
     job_id: JobId,
     name: ResultFormat,
     request: Request,
-    desk: Desk,
+    service: Service,
     caller: CurrentPrincipal,
-    change: Change,
+    overrides: Overrides,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """`result.json`, `result.npz`, `result.png`, `result.svg` or `result.pdf`."""
-    async with desk.result_of(job_id, caller) as digest:
-        wanted = _Wanted(digest, name, change, picture_style(request, name))
-        return await _result_response(request, desk, wanted, if_none_match)
+    async with service.result_of(job_id, caller) as digest:
+        rendering = _Rendering(digest, name, overrides, figure_style(request, name))
+        return await _result_response(request, service, rendering, if_none_match)
 
 
 @router.post(
     "/{job_id}/cancel",
     status_code=202,
     response_model=Job,
-    responses={**UNKNOWN, **_NOT_YOURS, 200: {"model": Job, "description": "the job had already ended"}},
+    responses={**UNKNOWN, **_FORBIDDEN, 200: {"model": Job, "description": "The job had already ended."}},
     summary="Cancel a job",
 )
-def cancel_job(job_id: JobId, request: Request, desk: Desk, caller: CurrentPrincipal) -> Response:
-    """A queued job ends at once, a running one as soon as its worker sees the wish."""
-    record, had_ended = desk.cancel(job_id, caller)
+def cancel_job(job_id: JobId, request: Request, service: Service, caller: CurrentPrincipal) -> Response:
+    """A queued job ends at once, a running job as soon as its worker notices the request."""
+    record, had_ended = service.cancel(job_id, caller)
     return _job_response(request, record, 200 if had_ended else 202, {})
 
 
 @router.delete(
     "/{job_id}",
     status_code=204,
-    responses={**UNKNOWN, **_NOT_YOURS, **problem_documentation(status_409="the job has not ended")},
-    summary="Forget a job and its result",
+    responses={**UNKNOWN, **_FORBIDDEN, **problem_documentation(status_409="The job has not ended.")},
+    summary="Delete a job and its result",
 )
-def delete_job(job_id: JobId, desk: Desk, caller: CurrentPrincipal) -> None:
-    """Only a job that ended can be deleted."""
-    desk.delete(job_id, caller)
+def delete_job(job_id: JobId, service: Service, caller: CurrentPrincipal) -> None:
+    """Only a job that has ended can be deleted."""
+    service.delete(job_id, caller)
 
 
 def job_message(request: Request, record: JobRecord) -> Job:
-    """The record as callers see it."""
+    """The record of a job as a message."""
 
     def link(route: str) -> str:
         return str(request.url_for(route, job_id=record.id))
@@ -300,45 +329,47 @@ def _job_response(
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """A result in some form."""
+class _Rendering:
+    """A result in one format."""
 
     digest: str
-    name: str
-    change: SmoothingChange
-    style: Style
+    name: ResultFormat
+    overrides: SmoothingOverrides
+    style: FigureStyle
 
     @property
     def headers(self) -> dict[str, str]:
-        """With a tag of all that the answer depends on."""
-        choices = repr(sorted({**self.change.changes, **self.style.choices}.items()))
+        """Headers with a tag of everything that the response depends on."""
+        choices = repr(sorted({**self.overrides.given, **self.style.choices}.items()))
         tag = hashlib.sha256(f"{self.digest}.{self.name} {choices}".encode()).hexdigest()[:32]
         return {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
 
 
-async def _result_response(request: Request, desk: JobDesk, wanted: _Wanted, if_none_match: str | None) -> Response:
-    headers, media_type = wanted.headers, MEDIA_TYPES[wanted.name]
+async def _result_response(
+    request: Request, service: JobService, rendering: _Rendering, if_none_match: str | None
+) -> Response:
+    headers, media_type = rendering.headers, MEDIA_TYPES[rendering.name]
     if _is_known(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
-    if wanted.name == "json" and not wanted.change.changes:
-        document = await run_in_threadpool(desk.result, wanted.digest)
+    if rendering.name == "json" and not rendering.overrides.given:
+        document = await run_in_threadpool(service.result, rendering.digest)
         return Response(document, media_type=media_type, headers=headers)
     context = service_context(request)
     arguments = {
         "results_dir": str(context.settings.results_dir),
         "storage_url": context.settings.storage_url,
-        "digest": wanted.digest,
-        "name": wanted.name,
-        "changes": wanted.change.changes,
-        "style": wanted.style.choices,
+        "digest": rendering.digest,
+        "name": rendering.name,
+        "changes": rendering.overrides.given,
+        "style": rendering.style.choices,
     }
-    reply = await context.heavy.do(request, "result", arguments)
+    reply = await context.executor.run(request, "result", arguments)
     if "damaged" in reply.fields:
         raise ResultDamagedError(reply.fields["damaged"])
     if (arrays := reply.fields.get("arrays")) is not None:
-        pieces = desk.arrays(wanted.digest, arrays["sha256"])
+        chunks = service.arrays(rendering.digest, arrays["sha256"])
         headers["Content-Length"] = str(arrays["num_bytes"])
-        return StreamingResponse(pieces, media_type=media_type, headers=headers)
+        return StreamingResponse(chunks, media_type=media_type, headers=headers)
     return Response(reply.content, media_type=media_type, headers=headers)
 
 

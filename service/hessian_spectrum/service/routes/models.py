@@ -16,18 +16,18 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.service.context import Context
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.routes.documentation import INVALID, problem_documentation
-from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.service.routes.parameters import StrictRoute
 
 router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
 
 
 @router.get(
     "",
-    responses=problem_documentation(status_503="the models directory cannot be read"),
-    summary="What this server can load",
+    responses=problem_documentation(status_503="The models directory cannot be read."),
+    summary="List the checkpoints that the server can load",
 )
 async def list_models(request: Request, context: Context) -> ModelList:
-    """Every checkpoint of the models directory; of those that cannot be loaded, why."""
+    """Every checkpoint of the models directory, with the reason where one cannot be loaded."""
     models = context.models
     try:
         for name in await run_in_threadpool(models.names):
@@ -40,15 +40,15 @@ async def list_models(request: Request, context: Context) -> ModelList:
 
 @router.get(
     "/{model_name:path}",
-    responses={**INVALID, **problem_documentation(status_404="no such checkpoint")},
-    summary="One checkpoint",
+    responses={**INVALID, **problem_documentation(status_404="There is no such checkpoint.")},
+    summary="Describe one checkpoint",
 )
 async def get_model(
-    model_name: Annotated[str, Path(pattern=CHECKPOINT_NAME, description="as in the list")],
+    model_name: Annotated[str, Path(pattern=CHECKPOINT_NAME, description="The name of the checkpoint as in the list.")],
     request: Request,
     context: Context,
 ) -> LoadableModel:
-    """Its sizes and its digest, or why it cannot be loaded."""
+    """Sizes and digest of the checkpoint, or the reason why it cannot be loaded."""
     try:
         await context.descriptions.make(request, model_name)
         return await run_in_threadpool(context.models.describe, model_name)

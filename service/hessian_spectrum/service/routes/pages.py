@@ -1,4 +1,4 @@
-"""The pages: the documentation, which loads nothing from other servers."""
+"""`/docs`: the documentation page, which loads nothing from other servers."""
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -10,7 +10,7 @@ _FILES = "/static-offline-docs"
 
 
 def add_documentation_page(app: FastAPI) -> None:
-    """Serve `/docs`, from the files that fastapi-offline brings, under a policy that lets its own script run."""
+    """Serve `/docs` from the files of fastapi-offline, with a content security policy that allows its own script."""
     made = get_swagger_ui_html(
         openapi_url=app.openapi_url or "",
         title=app.title,

@@ -1,16 +1,13 @@
-"""`POST /v1/random-matrix`."""
+"""`POST /v1/random-matrix`: limiting laws of random matrices."""
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixAnswer, RandomMatrixRequest
-from hessian_spectrum.service.bodies import LARGE_BODY_BYTES, json_body, read
 from hessian_spectrum.service.context import service_context
-from hessian_spectrum.service.formats.random_matrix import represented
-from hessian_spectrum.service.formats.representations import MEDIA_TYPES, require_format
-from hessian_spectrum.service.pictures.sheet import Style
-from hessian_spectrum.service.random_matrix import is_small
-from hessian_spectrum.service.routes.content_type import require_json
+from hessian_spectrum.service.plots.figure import FigureStyle
+from hessian_spectrum.service.random_matrix import is_small, render
+from hessian_spectrum.service.request_body import LARGE_BODY_BYTES, json_body, parse_body, require_json
 from hessian_spectrum.service.routes.documentation import (
     ACCEPT,
     INVALID_BODY,
@@ -19,8 +16,13 @@ from hessian_spectrum.service.routes.documentation import (
     formats_documentation,
     problem_documentation,
 )
-from hessian_spectrum.service.routes.picture_style import PICTURE_PARAMETERS, picture_style
-from hessian_spectrum.service.routes.strict_route import StrictRoute
+from hessian_spectrum.service.routes.parameters import (
+    FIGURE_PARAMETERS,
+    MEDIA_TYPES,
+    StrictRoute,
+    figure_style,
+    require_format,
+)
 
 router = APIRouter(tags=["random matrices"], route_class=StrictRoute)
 
@@ -31,11 +33,11 @@ router = APIRouter(tags=["random matrices"], route_class=StrictRoute)
     dependencies=[Depends(require_json)],
     responses={
         **INVALID_BODY,
-        **problem_documentation(status_406="none of the accepted formats"),
+        **problem_documentation(status_406="The response has none of the accepted formats."),
         200: {"content": formats_documentation()},
     },
     openapi_extra=body_documentation(RandomMatrixRequest, RANDOM_MATRIX_EXAMPLES)
-    | {"parameters": [ACCEPT, *PICTURE_PARAMETERS]},
+    | {"parameters": [ACCEPT, *FIGURE_PARAMETERS]},
     summary="A limiting eigenvalue law, or the index of the Hessian law against the energy",
 )
 async def compute_random_matrix(request: Request) -> Response:
@@ -46,15 +48,15 @@ async def compute_random_matrix(request: Request) -> Response:
     The answer is JSON, npz or a picture, by Accept.
     """
     name = require_format(request.headers.get("accept"))
-    style = picture_style(request, name)
-    content = await _answer(await json_body(request), name, style, request)
+    style = figure_style(request, name)
+    content = await _render(await json_body(request), name, style, request)
     return Response(content, media_type=MEDIA_TYPES[name], headers={"Vary": "Accept"})
 
 
-async def _answer(body: bytes, name: str, style: Style, request: Request) -> bytes | memoryview:
+async def _render(body: bytes, name: str, style: FigureStyle, request: Request) -> bytes | memoryview:
     if len(body) <= LARGE_BODY_BYTES:
-        message = read(body, RandomMatrixRequest)
+        message = parse_body(body, RandomMatrixRequest)
         if name == "json" and is_small(message):
-            return await run_in_threadpool(represented, message, name)
-    heavy = service_context(request).heavy
-    return (await heavy.do(request, "random-matrix", {"name": name, "style": style.choices}, body)).content
+            return await run_in_threadpool(render, message, name)
+    executor = service_context(request).executor
+    return (await executor.run(request, "random-matrix", {"name": name, "style": style.choices}, body)).content

@@ -5,8 +5,8 @@ from typing import Any
 
 from hessian_spectrum.api_schemas.closed_form import FIELD_PATHS
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.service.near_names import unknown_name
 from hessian_spectrum.service.problems import ProblemError, invalid_field
+from hessian_spectrum.service.validation_errors import unknown_name
 
 MAX_FIELDS = 32
 """More than any request has."""

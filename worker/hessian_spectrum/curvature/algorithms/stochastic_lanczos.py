@@ -15,40 +15,10 @@ from hessian_spectrum.curvature.iteration import Count
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.planning.work import Work, lanczos_work, probe_bytes
-from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
-from hessian_spectrum.quadrature.density import (
-    LOG_EPSILON,
-    LOG_KAPPA,
-    MARGIN,
-    check_epsilon,
-    check_smoothing,
-    log_spectral_density,
-    spectral_density,
-)
+from hessian_spectrum.quadrature.curves import Smoothing, spectral_curves
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.quadrature.moments import trace_and_frobenius
 from hessian_spectrum.quadrature.results import LanczosSpectrum, Reorthogonalisation
-
-
-@dataclass(frozen=True)
-class Smoothing:
-    """Settings of the curves that are computed from quadratures; see `spectral_density`."""
-
-    num_points: int
-    kappa: float
-    margin: float = MARGIN
-    log_kappa: float = LOG_KAPPA
-    log_epsilon: float = LOG_EPSILON  # in units of A
-
-    def check(self) -> None:
-        """Check the settings.
-
-        Raises:
-            InvalidProblemError: If a curve cannot be computed with them.
-        """
-        check_smoothing(self.num_points, self.kappa, self.margin)
-        check_smoothing(self.num_points, self.log_kappa, self.margin)
-        check_epsilon(self.log_epsilon)
 
 
 @serializable()
@@ -194,20 +164,16 @@ def summarise_probes(operator: SymmetricOperator, state: SLQState, smoothing: Sm
         InvalidProblemError: If no probe is finished, or as for `spectral_density`.
     """
     rounding, dim = torch.finfo(operator.dtype).eps, operator.dim
-    num_points, margin = smoothing.num_points, smoothing.margin
     mode, error = state.reorthogonalisation, operator.product_error
     quadratures = tuple(gauss_quadrature(each, node_error(each, error, mode)) for each in state.tridiagonals)
-    density = spectral_density(quadratures, dim, state.num_steps, num_points, smoothing.kappa, margin, rounding)
-    log_density = log_spectral_density(
-        quadratures, dim, state.num_steps, num_points, smoothing.log_kappa, margin, smoothing.log_epsilon, rounding
-    )
+    curves = spectral_curves(quadratures, smoothing, dim=dim, num_steps=state.num_steps, rounding=rounding)
     scales = [each.scale for each in state.tridiagonals]
     smallest, largest = extreme_ritz_values(quadratures, scales, error, state.reorthogonalisation, dim)
     trace, frobenius = trace_and_frobenius(quadratures, dim, error)
     return LanczosSpectrum(
-        density=density,
-        log_density=log_density,
-        cumulative=cumulative_spectrum(quadratures, dim, num_points, margin, rounding),
+        density=curves.density,
+        log_density=curves.log_density,
+        cumulative=curves.cumulative,
         quadrature=quadratures,
         largest=largest,
         smallest=smallest,

@@ -12,7 +12,6 @@ from hessian_spectrum.api_schemas.spectrum_results import (
     ExactResult,
     LanczosResult,
     Provenance,
-    Quadrature,
     RitzValue,
     SinkReport,
     Smoothing,
@@ -23,14 +22,14 @@ from hessian_spectrum.api_schemas.spectrum_results import (
 )
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
 from hessian_spectrum.curvature.algorithms.method import Method
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import Smoothing as CurveSmoothing
 from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
 from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
-from hessian_spectrum.jobs.arrays import Arrays
-from hessian_spectrum.jobs.curves import cumulative_message, density_message
 from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.quadrature import results as found
+from hessian_spectrum.quadrature.curves import Smoothing as CurveSmoothing
+from hessian_spectrum.serialization.curves import curve_messages, quadrature_message
+from hessian_spectrum.serialization.result_arrays import Arrays
 
 Spectrum = found.ExactSpectrum | found.LanczosSpectrum | found.TopEigenpairs | found.StochasticTrace
 
@@ -136,10 +135,8 @@ def _exact_result(spectrum: found.ExactSpectrum, common: dict[str, Any]) -> Exac
 def _lanczos_result(spectrum: found.LanczosSpectrum, method: LanczosMethod, common: dict[str, Any]) -> LanczosResult:
     return LanczosResult(
         **common,
-        density=density_message(spectrum.density),
-        log_density=density_message(spectrum.log_density),
-        cumulative=cumulative_message(spectrum.cumulative),
-        quadrature=[_quadrature(each) for each in spectrum.quadrature],
+        **curve_messages(spectrum),
+        quadrature=[quadrature_message(each) for each in spectrum.quadrature],
         largest=_ritz_value(spectrum.largest),
         smallest=_ritz_value(spectrum.smallest),
         trace=_estimate(spectrum.trace),
@@ -188,12 +185,6 @@ def _diagonal_arrays(diagonal: found.DiagonalEstimate) -> Arrays:
         "diagonal_lower": diagonal.lower,
         "diagonal_upper": diagonal.upper,
     }
-
-
-def _quadrature(rule: found.Quadrature) -> Quadrature:
-    residuals = None if rule.residuals is None else rule.residuals.tolist()
-    nodes, weights = rule.nodes.tolist(), rule.weights.tolist()
-    return Quadrature(nodes=nodes, weights=weights, residuals=residuals, node_error=rule.node_error)
 
 
 def _ritz_value(ritz: found.RitzValue) -> RitzValue:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from hessian_spectrum.api_schemas.job_results import AnyJobResult
-from hessian_spectrum.jobs.arrays import Arrays
+from hessian_spectrum.serialization.result_arrays import Arrays
 
 
 @dataclass(frozen=True)

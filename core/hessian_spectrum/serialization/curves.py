@@ -1,0 +1,49 @@
+"""Curves and quadratures of Lanczos results as messages; a worker makes them, the service makes them again."""
+
+from typing import Any
+
+import numpy as np
+
+from hessian_spectrum.api_schemas.spectrum_results import Band, Cumulative, Density, Quadrature
+from hessian_spectrum.quadrature import results as engine
+from hessian_spectrum.quadrature.curves import SpectralCurves
+
+
+def curve_messages(curves: SpectralCurves | engine.LanczosSpectrum) -> dict[str, Any]:
+    """The three curves as fields of a `LanczosResult`.
+
+    Raises:
+        ValidationError: If a number is NaN or infinite.
+    """
+    return {
+        "density": Density(**_curve_fields(curves.density)),
+        "log_density": Density(**_curve_fields(curves.log_density)),
+        "cumulative": Cumulative(**_curve_fields(curves.cumulative)),
+    }
+
+
+def _curve_fields(curve: engine.Density | engine.Cumulative) -> dict[str, Any]:
+    return {
+        "grid": curve.grid.tolist(),
+        "values": curve.values.tolist(),
+        "standard_error": curve.standard_error.tolist(),
+        "band": Band(lower=curve.band.lower.tolist(), upper=curve.band.upper.tolist()),
+    }
+
+
+def quadrature_message(quadrature: engine.Quadrature) -> Quadrature:
+    """The quadrature of one probe as a message.
+
+    Raises:
+        ValidationError: If a number is NaN or infinite.
+    """
+    residuals = None if quadrature.residuals is None else quadrature.residuals.tolist()
+    nodes, weights = quadrature.nodes.tolist(), quadrature.weights.tolist()
+    return Quadrature(nodes=nodes, weights=weights, residuals=residuals, node_error=quadrature.node_error)
+
+
+def quadrature_from(message: Quadrature) -> engine.Quadrature:
+    """The quadrature that a message describes."""
+    residuals = None if message.residuals is None else np.asarray(message.residuals)
+    nodes, weights = np.asarray(message.nodes), np.asarray(message.weights)
+    return engine.Quadrature(nodes, weights, residuals, message.node_error)

@@ -1,0 +1,164 @@
+"""Distributes the changes of jobs: one reader of Redis serves all event streams and long polls of a service."""
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Iterator
+
+import anyio
+from redis.exceptions import RedisError
+
+from hessian_spectrum.jobs.events import BEFORE_ALL, EventLog, JobEvent
+from hessian_spectrum.jobs.record import JobRecord
+
+_SECONDS_BETWEEN_READS = 0.01
+"""Pause after which many changes are read at once."""
+
+_RETRY_SECONDS = 0.5
+_POLL_SECONDS = 5
+"""Seconds without a notification after which a reader checks its job, as a deleted job sends none."""
+
+_logger = logging.getLogger(__name__)
+
+
+class JobEventBroker:
+    """Notifies subscribers when their job changes."""
+
+    def __init__(self, events: EventLog) -> None:
+        self._events = events
+        self._subscribers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._reads: dict[tuple[str, str], asyncio.Task[list[JobEvent]]] = {}
+
+    async def run(self) -> None:
+        """Read changes until cancelled; all subscribers are notified if Redis is unavailable, so that they notice."""
+        cursor: str | None = None
+        while True:
+            try:
+                cursor = cursor or await self._events.newest_change()
+                cursor, changed = await self._events.changes(cursor)
+                await asyncio.sleep(_SECONDS_BETWEEN_READS)
+            except RedisError as error:
+                _logger.debug("changes of jobs cannot be read: %s", error)
+                changed = set(self._subscribers)
+                await asyncio.sleep(_RETRY_SECONDS)
+            for job_id in changed:
+                for notification in self._subscribers.get(job_id, ()):
+                    notification.set()
+
+    @contextlib.contextmanager
+    def subscribe(self, job_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set at first and again at each change of the job, until the block ends."""
+        notification = asyncio.Event()
+        notification.set()
+        self._subscribers[job_id].add(notification)
+        try:
+            yield notification
+        finally:
+            self._subscribers[job_id].discard(notification)
+            if not self._subscribers[job_id]:
+                del self._subscribers[job_id]
+
+    async def reader(
+        self, record: JobRecord, last_event_id: str | None, is_authorized: Callable[[], bool] = lambda: True
+    ) -> "JobEventReader | None":
+        """A reader of a job's events after the last one that was received or, if that is unknown, from now on.
+
+        Args:
+            record: The job.
+            last_event_id: The event that the caller received last.
+            is_authorized: Whether the caller may still read the job.
+
+        Returns:
+            The reader; None if the job has ended and the caller has received everything.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        start = await self._start(record, last_event_id)
+        return None if start is None else JobEventReader(self, record.id, *start, is_authorized)
+
+    async def _start(self, record: JobRecord, last_event_id: str | None) -> tuple[list[JobEvent], str] | None:
+        """The events that a reader gets first, and the id of the one before them."""
+        if last_event_id is not None and await self._events.holds(record.id, last_event_id):
+            missed = await self._events.after(record.id, last_event_id)
+            return None if record.ended and not missed else (missed, last_event_id)
+        newest = await self._events.newest(record.id)
+        if newest is None and record.ended and last_event_id == BEFORE_ALL:
+            return None
+        present = newest or JobEvent(BEFORE_ALL, record)
+        return [present], present.id
+
+    async def after(self, job_id: str, event_id: str) -> list[JobEvent]:
+        """The events after this one; readers that ask for the same at the same time share one read of Redis.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        key = (job_id, event_id)
+        read = self._reads.get(key)
+        if read is None:
+            read = self._reads[key] = asyncio.create_task(self._events.after(job_id, event_id))
+            read.add_done_callback(lambda _: self._reads.pop(key))
+        return await asyncio.shield(read)
+
+    async def exists(self, job_id: str) -> bool:
+        """Whether a job has events.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        return await self._events.newest(job_id) is not None
+
+
+class JobEventReader:
+    """Reads the events of one job for one caller."""
+
+    def __init__(
+        self,
+        broker: JobEventBroker,
+        job_id: str,
+        first: list[JobEvent],
+        last_event_id: str,
+        is_authorized: Callable[[], bool],
+    ) -> None:
+        self._broker = broker
+        self._job_id = job_id
+        self._first = first
+        self._last_event_id = last_event_id
+        self._is_authorized = is_authorized
+
+    async def events(self, stopping: anyio.Event) -> AsyncGenerator[JobEvent, None]:
+        """Each change once; the last event is the end of the job.
+
+        The events end early if Redis is unavailable, if the job is deleted, or soon after `stopping` is set or the
+        caller is no longer authorized. The caller may then open another reader.
+        """
+        with self._broker.subscribe(self._job_id) as notification:
+            unread = self._first
+            while not stopping.is_set() and self._is_authorized():
+                for event in unread:
+                    self._last_event_id = event.id
+                    yield event
+                    if event.record.ended:
+                        return
+                is_notified = await _notified(notification, stopping)
+                try:
+                    unread = await self._broker.after(self._job_id, self._last_event_id)
+                    if not is_notified and not await self._broker.exists(self._job_id):
+                        return
+                except RedisError:
+                    return
+
+
+async def _notified(notification: asyncio.Event, stopping: anyio.Event) -> bool:
+    """Wait for a notification, a timeout or the end; whether there was a notification, which is cleared."""
+    for _ in range(_POLL_SECONDS):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await notification.wait()
+        if notification.is_set() or stopping.is_set():
+            break
+    is_notified = notification.is_set()
+    notification.clear()
+    return is_notified

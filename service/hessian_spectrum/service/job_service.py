@@ -1,0 +1,291 @@
+"""Submits, reads, cancels and deletes jobs for a caller: the decisions between the routes and the job store."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
+
+from hessian_spectrum.api_schemas.jobs import JobState
+from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs.queue import JobQueue
+from hessian_spectrum.jobs.quotas import Quotas
+from hessian_spectrum.jobs.record import JobRecord
+from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
+from hessian_spectrum.jobs.store import CachedResult, JobStore, UnknownJobError
+from hessian_spectrum.service.admission import Submission
+from hessian_spectrum.service.auth.principal import Principal
+from hessian_spectrum.service.job_events import JobEventBroker
+from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.service.result_integrity import ResultVerifier
+from hessian_spectrum.storage.results import ResultDamagedError, ResultStore
+
+_POLL_SECONDS = 1.0
+"""Seconds after which a long poll reads the record without a notification, which may be lost."""
+
+NUM_SHARES = 4
+"""One key may use a fourth of the bytes that requests and records of all jobs may take."""
+
+_logger = logging.getLogger(__name__)
+
+
+class JobService:
+    """All that routes do with jobs."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        queue: JobQueue,
+        results: ResultStore,
+        storage: StorageIdentity,
+        events: JobEventBroker,
+        code_versions: Callable[[], list[str]],
+        quotas: Quotas,
+    ) -> None:
+        self._store = store
+        self._code_versions = code_versions
+        self._queue = queue
+        self._results = results
+        self._storage = storage
+        self._events = events
+        self._total_quotas = quotas
+        self._verifier = ResultVerifier(results)
+
+    def submit(
+        self,
+        submission: Submission,
+        admit: Callable[[], str | None],
+        caller: Principal,
+        idempotency_key: str | None = None,
+        *,
+        fresh: bool = False,
+        request_id: str | None = None,
+    ) -> tuple[JobRecord, bool]:
+        """Accept a submission that `admit` plans, or find the job of the same idempotency key.
+
+        Unless `fresh` is set, the new job takes a stored result of an equal request by the code of a present worker.
+        Once the record is written, the job is not lost: a message that cannot be sent now is sent later by the reaper.
+
+        Args:
+            submission: The job.
+            admit: Returns the plan of the job as JSON, or None without a worker; raises if the job cannot be computed
+                here.
+            caller: Who submits it.
+            idempotency_key: Stands for the job in repeated requests.
+            fresh: Compute the job even if its result is stored.
+            request_id: The id of the HTTP request, for logs.
+
+        Returns:
+            The record, and whether it existed before.
+
+        Raises:
+            KeyReusedError: The idempotency key stands for another request.
+            QuotaError: Too much is stored, of this caller or of all.
+            OSError: The request cannot be written.
+            ProblemError: As `admit` raises it.
+        """
+        key = idempotency_key
+        if key is not None and (earlier := self._store.created_before(submission.text, key, caller.owner)):
+            return earlier, True  # an admitted job is not checked again
+        plan = admit()
+        record, replayed = self._store.create(
+            submission.kind,
+            submission.text,
+            submission.tags,
+            idempotency_key=key,
+            owner=caller.owner,
+            shared=submission.shared,
+            cache_key=submission.cache_key,
+            cached_result=None if fresh else self._cached_result(submission.cache_key),
+            request_id=request_id,
+            plan=plan,
+            owner_quotas=self._owner_quotas(caller),
+            total_quotas=self._total_quotas,
+        )
+        if record.state == "queued" and not replayed:
+            try:
+                self._queue.publish(record.id)
+            except OperationalError as error:
+                _logger.warning("job %s waits for the reaper: %s", record.id, error)
+        return record, replayed
+
+    def get(self, job_id: str, caller: Principal) -> JobRecord:
+        """The record of a job.
+
+        Raises:
+            UnknownJobError: There is no such job, or the caller may not read it.
+        """
+        record = self._store.get(job_id)
+        if not caller.may_read(record):
+            raise UnknownJobError(job_id)
+        return record
+
+    async def wait(self, record: JobRecord, seconds: float) -> JobRecord:
+        """The record once the job has ended, or after this time."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        with self._events.subscribe(record.id) as notification:
+            while not record.ended and (left := deadline - loop.time()) > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, _POLL_SECONDS)):
+                        await notification.wait()
+                notification.clear()
+                record = await run_in_threadpool(self._store.get, record.id)
+        return record
+
+    def page(
+        self,
+        caller: Principal,
+        owner: str | None,
+        state: JobState | None,
+        tag: tuple[str, str] | None,
+        size: int,
+        after: str | None,
+    ) -> tuple[list[JobRecord], str | None]:
+        """A page of jobs, newest first.
+
+        Args:
+            caller: Who lists the jobs.
+            owner: Whose jobs to list; None for all that the caller may change.
+            state: Only jobs in this state.
+            tag: Only jobs with this name and value.
+            size: Most jobs of the page.
+            after: The id of the last job of the page before.
+
+        Returns:
+            The records, and the id after which the next page begins if there is one.
+
+        Raises:
+            ProblemError: 403 if the caller may not list the jobs of this owner.
+        """
+        if not caller.is_admin and owner not in (None, caller.owner):
+            raise _forbidden("Only an admin's key lists the jobs of another.")
+        records = self._store.page(
+            state=state, tag=tag, owner=owner if caller.is_admin else caller.owner, size=size + 1, after=after
+        )
+        more = len(records) > size
+        return records[:size], records[size - 1].id if more else None
+
+    def cancel(self, job_id: str, caller: Principal) -> tuple[JobRecord, bool]:
+        """Cancel a job; returns the record, and whether the job had ended before.
+
+        Raises:
+            UnknownJobError: There is no such job.
+            ProblemError: 403 if the caller may only read the job.
+        """
+        had_ended = self._changeable(job_id, caller).ended
+        return self._store.cancel(job_id), had_ended
+
+    def delete(self, job_id: str, caller: Principal) -> None:
+        """Delete an ended job and its result; files that cannot be removed now are removed later.
+
+        Raises:
+            UnknownJobError: There is no such job.
+            ProblemError: 403 if the caller may only read the job, 409 while it has not ended.
+        """
+        self._changeable(job_id, caller)
+        deleted, digest = self._store.delete(job_id)
+        if not deleted:
+            raise ProblemError(
+                Problem(
+                    type="/problems/job-not-ended",
+                    title="The job has not ended",
+                    status=409,
+                    detail="Cancel it first; it can be deleted once it has ended.",
+                )
+            )
+        if digest:
+            self._remove_files(digest)
+
+    @asynccontextmanager
+    async def result_of(self, job_id: str, caller: Principal) -> AsyncIterator[str]:
+        """The digest of a result, to read it inside of the block; the job may be deleted or expire meanwhile.
+
+        Raises:
+            UnknownJobError: There is no such job.
+            ProblemError: There is no result yet, or the problem of a failed job.
+        """
+        digest = await run_in_threadpool(self._result_digest, job_id, caller)
+        try:
+            yield digest
+        except ResultDamagedError:
+            await run_in_threadpool(self._result_digest, job_id, caller)
+            raise
+
+    def _result_digest(self, job_id: str, caller: Principal) -> str:
+        record = self.get(job_id, caller)
+        if record.state == "succeeded" and record.result_digest:
+            return record.result_digest
+        raise _no_result(record)
+
+    def result(self, digest: str) -> bytes:
+        """The stored result document.
+
+        Raises:
+            ResultDamagedError: The file of the result is missing or damaged.
+        """
+        return self._results.read(digest)
+
+    def arrays(self, digest: str, sha256: str) -> Iterator[bytes]:
+        """The npz file beside a document in chunks.
+
+        Raises:
+            ResultDamagedError: Before the last chunk if the file is not what was stored.
+        """
+        return self._results.stream_arrays(digest, sha256)
+
+    def _remove_files(self, digest: str) -> None:
+        try:
+            self._storage.require()
+            self._results.delete(digest)
+            self._store.discard_unused_result(digest)
+        except (StorageMismatchError, RedisError, OSError) as error:
+            _logger.warning("the files of result %s are removed later: %s", digest, error)
+
+    def _owner_quotas(self, caller: Principal) -> Quotas:
+        of_all = self._total_quotas
+        return Quotas(jobs=caller.max_queued, requests=_share(of_all.requests), records=_share(of_all.records))
+
+    def _cached_result(self, cache_key: str) -> CachedResult | None:
+        """A stored result of an equal request, all files of which can be read."""
+        for cached in self._store.cached_results(cache_key, self._code_versions()):
+            try:
+                self._verifier.verify(cached.result_digest)
+            except (ResultDamagedError, ProblemError, OSError) as error:
+                _logger.warning("a stored result cannot be reused: %s", error)
+            else:
+                return cached
+        return None
+
+    def _changeable(self, job_id: str, caller: Principal) -> JobRecord:
+        record = self.get(job_id, caller)
+        if not caller.may_change(record):
+            raise _forbidden("The job is shared: its owner and admins end and delete it, all others read it.")
+        return record
+
+
+def _share(quota: int | None) -> int | None:
+    return None if quota is None else quota // NUM_SHARES
+
+
+def _forbidden(detail: str) -> ProblemError:
+    return ProblemError(Problem(type="/problems/not-yours", title="Not with this key", status=403, detail=detail))
+
+
+def _no_result(record: JobRecord) -> ProblemError:
+    if record.error:  # of a job that failed or has expired
+        return ProblemError(record.error)
+    if record.state == "cancelled":
+        problem = Problem(type="/problems/job-cancelled", title="The job was cancelled: it has no result", status=409)
+        return ProblemError(problem)
+    problem = Problem(
+        type="/problems/job-not-finished",
+        title="The job has not finished",
+        status=409,
+        detail=f"It is {record.state}.",
+    )
+    return ProblemError(problem, {"Retry-After": "1"})

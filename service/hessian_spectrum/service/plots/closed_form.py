@@ -1,0 +1,97 @@
+"""Plot of a spectrum of few eigenvalues with multiplicities."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+from hessian_spectrum.service.plots.figure import (
+    DEFAULT_STYLE,
+    FigureStyle,
+    axis_unit,
+    decade_ticks,
+    render_figure,
+    unit_suffix,
+)
+from hessian_spectrum.theory.closed_form.spectrum import Eigenvalue, Role, Spectrum
+
+COLOURS: dict[Role, str] = {"outlier": "#c8452f", "bulk": "#1f5fa8", "zero": "#6b7280"}
+
+LINEAR_RANGE = 100
+"""Ratio of magnitudes above which the axis is logarithmic."""
+
+_MAX_DECADES = 6  # smaller magnitudes are drawn beside zero
+_MAX_LABELS = 16
+_LABEL_WIDTH, _LABEL_LEVELS = 62, 3  # pixels
+_FOOT = 0.5  # where the stems begin: below 1, the smallest multiplicity, on a logarithmic axis
+
+
+def plot_closed_form(spectrum: Spectrum, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
+    """Stems at the eigenvalues, as high as their multiplicities, coloured by role, as a file of the format `name`."""
+    unit = axis_unit(spectrum.scale)
+    stems = [e._replace(value=e.value / unit) for e in spectrum.eigenvalues]
+
+    def draw(figure: Figure) -> str:
+        axes = figure.subplots()
+        for role, colour in COLOURS.items():
+            _draw_stems(axes, [stem for stem in stems if stem.role == role], role, colour)
+        _scale_axes(axes, stems)
+        if len(stems) <= _MAX_LABELS:
+            _label_stems(axes, stems)
+        axes.set_xlabel(f"eigenvalue of the Hessian (loss per squared parameter){unit_suffix(unit)}")
+        return (
+            f"{spectrum.kind}: {spectrum.num_parameters:,} parameters, trace {spectrum.trace:.4g}, "
+            f"sharpness {spectrum.sharpness:.4g}, {spectrum.method}"
+        )
+
+    return render_figure(draw, (8, 4.5), name, style)
+
+
+def _draw_stems(axes: Any, stems: Sequence[Eigenvalue], role: Role, colour: str) -> None:
+    if not stems:
+        return
+    values = [stem.value for stem in stems]
+    multiplicities = [stem.multiplicity for stem in stems]
+    size = 7 if len(values) <= _MAX_LABELS else 3
+    axes.vlines(values, _FOOT, multiplicities, color=colour, linewidth=1.6 if size == 7 else 0.6)
+    axes.plot(values, multiplicities, "o", color=colour, markersize=size, label=f"{role}: {sum(multiplicities):,}")
+
+
+def _scale_axes(axes: Any, stems: Sequence[Eigenvalue]) -> None:
+    magnitudes = np.abs([stem.value for stem in stems])
+    largest = float(magnitudes.max())
+    distinguishable = magnitudes[magnitudes >= largest * 10.0**-_MAX_DECADES]
+    if largest > LINEAR_RANGE * distinguishable.min():
+        axes.set_xscale("symlog", linthresh=float(distinguishable.min()))
+        axes.xaxis.set_major_locator(FixedLocator(decade_ticks(float(distinguishable.min()), largest)))
+    axes.axvline(0.0, color="black", linewidth=0.8, alpha=0.4)
+    axes.margins(x=0.08)
+    axes.set_yscale("log")
+    axes.set_ylim(_FOOT, 6 * max(stem.multiplicity for stem in stems))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else ""))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylabel("multiplicity")
+    axes.grid(alpha=0.25)
+    axes.legend(loc="upper right", fontsize="small", title="eigenvalues", title_fontsize="small")
+
+
+def _label_stems(axes: Any, stems: Sequence[Eigenvalue]) -> None:
+    """Label each stem with value and multiplicity, higher where another label is near."""
+    last: dict[int, tuple[float, int]] = {}  # by multiplicity: where the last label stands, and how high
+    for stem in reversed(stems):
+        position = float(axes.transData.transform((stem.value, stem.multiplicity))[0])
+        before, level = last.get(stem.multiplicity, (-np.inf, 0))
+        level = (level + 1) % _LABEL_LEVELS if position - before < _LABEL_WIDTH else 0
+        last[stem.multiplicity] = position, level
+        times = f"\n× {stem.multiplicity:,}" if stem.multiplicity > 1 else ""
+        axes.annotate(
+            f"{stem.value:.3g}{times}",
+            (stem.value, stem.multiplicity),
+            xytext=(0, 7 + (20 if times else 10) * level),
+            textcoords="offset points",
+            ha="center",
+            fontsize="x-small",
+            color=COLOURS[stem.role],
+        )

@@ -1,0 +1,127 @@
+"""What all plots share: size, resolution and title of a figure, its file, and units and ticks of its axes."""
+
+import io
+import math
+import textwrap
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context, rcParams
+from matplotlib.figure import Figure
+
+from hessian_spectrum.service.problems import invalid_query
+
+FIGURE_FORMATS = ("png", "svg", "pdf")
+"""Formats of results that are figures."""
+
+MAX_PIXELS = 20_000_000
+"""Most pixels of one figure: 80 MB while it is drawn, and about a second for its file."""
+
+DPI = 150
+
+_DRAWING = threading.Lock()
+"""Held while a figure is drawn: matplotlib's settings and caches are shared and not made for threads."""
+
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text, which can be searched and set in another font
+    "svg.hashsalt": "spectrum",  # equal figures are equal files
+    "pdf.fonttype": 42,  # fonts as journals want them
+}
+_NO_DATE: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+_FONT_POINTS = 10.0
+_LETTERS_PER_INCH = 11.0  # of a title of this size
+
+
+@dataclass(frozen=True)
+class FigureStyle:
+    """What a caller chose of a figure; None stands for the default, a title of "" for no title."""
+
+    width_inches: float | None = None
+    height_inches: float | None = None
+    dpi: int | None = None
+    title: str | None = None
+
+    @property
+    def choices(self) -> dict[str, float | str]:
+        """The choices that the caller made, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+DEFAULT_STYLE = FigureStyle()
+
+
+def render_figure(draw: Callable[[Figure], str], size: tuple[float, float], name: str, style: FigureStyle) -> bytes:
+    """Draw a figure and return its file.
+
+    Args:
+        draw: Fills the figure and returns its title.
+        size: Default width and height in inches; a style with one of them keeps their ratio.
+        name: One of `FIGURE_FORMATS`.
+        style: What the caller chose.
+
+    Returns:
+        The bytes of the file.
+
+    Raises:
+        ProblemError: 422 for more than `MAX_PIXELS` pixels.
+    """
+    width, height = _size(size, style)
+    dpi = style.dpi or DPI
+    if width * height * dpi**2 > MAX_PIXELS:
+        message = f"{width * dpi:,.0f} x {height * dpi:,.0f} pixels are more than {MAX_PIXELS:,}"
+        raise invalid_query("dpi", message)
+    font_size = _FONT_POINTS * min(1.5, math.sqrt(width / size[0]))  # smaller in small pictures, but not as much
+    with _DRAWING, rc_context({**_SETTINGS, "font.size": font_size}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        title = draw(figure)
+        if style.title is not None:
+            title = style.title
+        if title:
+            letters = _LETTERS_PER_INCH * width * _FONT_POINTS / font_size
+            is_own = style.title is None  # of others formulas are not read: they would have to be right ones
+            figure.suptitle(textwrap.fill(title, round(letters)), fontsize="medium", parse_math=is_own)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=name, dpi=dpi, metadata=_NO_DATE.get(name))
+        return buffer.getvalue()
+
+
+def columns_that_fit(figure: Figure, num_columns: int, inches: float) -> int:
+    """Number of columns of a legend for which the figure is wide enough.
+
+    Args:
+        figure: The figure around the legend.
+        num_columns: Most columns.
+        inches: Width of one column at the default font size.
+
+    Returns:
+        At least 1.
+    """
+    width = inches * rcParams["font.size"] / _FONT_POINTS
+    return max(1, min(num_columns, int(figure.get_figwidth() / width)))
+
+
+def _size(default: tuple[float, float], style: FigureStyle) -> tuple[float, float]:
+    width, height = style.width_inches, style.height_inches
+    if width is None:
+        width = default[0] if height is None else height * default[0] / default[1]
+    return width, height or width * default[1] / default[0]
+
+
+def axis_unit(scale: float) -> float:
+    """Unit of an axis: 1, or a power of ten where numbers of this size make matplotlib's axes overflow."""
+    return 1.0 if 1e-12 < scale < 1e12 or not scale else 10.0 ** max(-307, math.floor(math.log10(scale)))
+
+
+def unit_suffix(unit: float) -> str:
+    """Suffix of an axis label that names the unit; empty for 1."""
+    return "" if unit == 1.0 else f" / {unit:.0e}"
+
+
+def decade_ticks(smallest: float, largest: float) -> list[float]:
+    """Ticks at zero and at powers of ten on both sides, none so near to zero that their labels overlap."""
+    exponents = np.arange(np.ceil(np.log10(smallest) + 0.5), np.ceil(np.log10(largest)) + 1)
+    powers = (10.0 ** exponents[:: 1 + len(exponents) // 6]).tolist()
+    return [*(-power for power in reversed(powers)), 0.0, *powers]

@@ -1,0 +1,282 @@
+"""Plots of the spectra that jobs compute."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from numpy.typing import NDArray
+
+from hessian_spectrum.api_schemas.estimate_text import estimated, meaning_of_error
+from hessian_spectrum.api_schemas.spectrum_results import (
+    AnySpectrumResult,
+    ExactResult,
+    LanczosResult,
+    TopKResult,
+    TraceResult,
+)
+from hessian_spectrum.service.plots.figure import (
+    DEFAULT_STYLE,
+    FigureStyle,
+    axis_unit,
+    columns_that_fit,
+    decade_ticks,
+    render_figure,
+    unit_suffix,
+)
+from hessian_spectrum.service.plots.trace import DiagonalSample, fill_trace_figure
+
+_BLUE, _RED, _GREEN, _GREY = "#1f5fa8", "#c8452f", "#2a9d5c", "#6b7280"
+MATRIX_NAMES = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "functional": "Functional Hessian"}
+
+LINEAR_RANGE = 100
+"""Ratio of magnitudes above which the axis is logarithmic."""
+
+_MAX_DECADES = 12
+_LABEL_INCHES = 2.2  # of a legend below the picture
+_FEW = 100  # points that are drawn large
+LEAST_BUMP = 0.02
+"""Densities below this share of the peak of a single eigenvalue carry no information and are not drawn."""
+
+Numbers = NDArray[np.float64]
+
+
+def plot_result(
+    result: AnySpectrumResult, name: str, style: FigureStyle = DEFAULT_STYLE, diagonal: DiagonalSample | None = None
+) -> bytes:
+    """Plot a result as a file of the format `name`; a trace with the distribution of its diagonal if there is one."""
+
+    def draw(figure: Figure) -> str:
+        title = _fill(figure, result, diagonal)
+        for axes in figure.axes:
+            axes.grid(alpha=0.25, linewidth=0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+        return f"{_subject(result)}, {title}"
+
+    is_low = isinstance(result, TraceResult) and diagonal is None
+    return render_figure(draw, (9, 2.2) if is_low else (9, 5), name, style)
+
+
+def _fill(figure: Figure, result: AnySpectrumResult, diagonal: DiagonalSample | None) -> str:
+    """Draw the result and return the part of its title after the subject."""
+    match result:
+        case ExactResult():
+            return _draw_exact(figure, result)
+        case LanczosResult():
+            return _draw_lanczos(figure, result)
+        case TopKResult():
+            return _draw_top_k(figure, result)
+        case TraceResult():
+            fill_trace_figure(figure, result, diagonal)
+            return f"{result.estimator}, {_products(result)}"
+
+
+def _draw_exact(figure: Figure, result: ExactResult) -> str:
+    unit = axis_unit(max(map(abs, result.eigenvalues)))
+    eigenvalues = np.asarray(result.eigenvalues) / unit
+    threshold, inertia = result.zero_threshold / unit, result.inertia
+    negative, positive = eigenvalues[eigenvalues < -threshold], eigenvalues[eigenvalues > threshold]
+    histogram, ranks = figure.subplots(1, 2)
+    width = max(float(np.ptp(eigenvalues)), threshold) / min(120, max(10, len(eigenvalues) // 4)) or 1.0
+    for values, colour, label in (
+        (negative, _RED, f"negative: {inertia.negative:,}"),
+        (positive, _BLUE, f"positive: {inertia.positive:,}"),
+    ):
+        if len(values):
+            # an edge at 0: no bin holds both signs
+            first, last = math.floor(values.min() / width), math.floor(values.max() / width) + 1
+            histogram.hist(values, bins=width * np.arange(first, last + 1), color=colour, label=label)
+            ranked = np.sort(abs(values))[::-1]
+            ranks.plot(
+                np.arange(1, len(ranked) + 1), ranked, "o", color=colour, markersize=4 if len(ranked) <= 50 else 2
+            )
+    if inertia.zero:
+        histogram.vlines(0, 0.5, inertia.zero, color=_GREY, linewidth=1.2)
+        histogram.plot(0, inertia.zero, "D", color=_GREY, markersize=5, label=f"zero: {inertia.zero:,}")
+    histogram.set_yscale("log")
+    histogram.set_ylim(bottom=0.5)
+    histogram.set_xlabel(_axis_label(unit))
+    histogram.set_ylabel("number of eigenvalues")
+    handles = histogram.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=columns_that_fit(figure, 3, 1.5), fontsize="small")
+    _scale_ranks(ranks, np.concatenate([-negative, positive]), threshold)
+    ranks.set_ylabel(f"magnitude{unit_suffix(unit)}")
+    return f"from {result.eigenvalues[0]:.4g} to {result.eigenvalues[-1]:.4g}, trace {result.trace.value:.4g}"
+
+
+def _scale_ranks(axes: Any, magnitudes: Numbers, threshold: float) -> None:
+    axes.set_xlabel("rank among those of its sign")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    if len(magnitudes) == 0:
+        return
+    largest = float(magnitudes.max())
+    lowest = max(float(magnitudes.min()), largest * 10.0**-_MAX_DECADES)
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(lowest / 3, 3 * largest)
+    if threshold > lowest / 3:
+        axes.axhline(threshold, color=_GREY, linestyle="--", linewidth=1, label="counts as zero below")
+        axes.legend(loc="upper right", fontsize="small")
+
+
+def _draw_lanczos(figure: Figure, result: LanczosResult) -> str:
+    density, shares = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+    unit = axis_unit(max(map(abs, result.density.grid)))
+    _draw_density(density, result, unit)
+    _draw_shares(shares, result, unit)
+    shares.set_xlabel(_axis_label(unit))
+    for name, end, colour in (("smallest", result.smallest, _GREEN), ("largest", result.largest, _RED)):
+        label = f"{name} {estimated(end)}"
+        density.axvline(end.value / unit, color=colour, linestyle=":", linewidth=1.2, label=label)
+        shares.axvline(end.value / unit, color=colour, linestyle=":", linewidth=1.2)
+    columns = columns_that_fit(figure, 4, _LABEL_INCHES)
+    figure.legend(*density.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize="small")
+    ends, trace = meaning_of_error(result.largest), meaning_of_error(result.trace)
+    errors = f"±: {ends}" if ends == trace else f"± of the ends: {ends}, of the trace: {trace}"
+    return f"trace {estimated(result.trace)}, {_products(result)} ({errors})"
+
+
+def _draw_density(axes: Any, result: LanczosResult, unit: float) -> None:
+    curve = density_curve(result, unit)
+    axes.fill_between(
+        curve.grid, curve.lower, curve.upper, where=curve.is_shown, color=_BLUE, alpha=0.25, lw=0, label="95 % band"
+    )
+    axes.plot(curve.grid, curve.values, color=_BLUE, linewidth=1.2, label="density")
+    axes.set_yscale("log")
+    axes.set_ylim(curve.floor, 3 * max(float(curve.upper.max()), 2 * curve.floor))
+    axes.set_ylabel("density")
+
+
+def _draw_shares(axes: Any, result: LanczosResult, unit: float) -> None:
+    """A logit axis, since a cumulative spectrum is read for the few eigenvalues at either end."""
+    least = 0.3 / max(result.num_parameters, 2)
+    curve = result.cumulative
+    grid = np.asarray(curve.grid) / unit
+    lower, values, upper = (
+        np.clip(np.asarray(each), least, 1 - least) for each in (curve.band.lower, curve.values, curve.band.upper)
+    )
+    axes.fill_between(grid, lower, upper, color=_BLUE, alpha=0.25, linewidth=0)
+    axes.plot(grid, values, color=_BLUE, linewidth=1.2)
+    axes.set_yscale("logit")
+    axes.set_ylim(least, 1 - least)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.{_share_digits(share)}f}"))
+    num_decades = math.floor(-math.log10(least))
+    step = 1 + num_decades // 4
+    tails = 10.0 ** -np.arange(step, num_decades + 1, step)
+    axes.yaxis.set_major_locator(FixedLocator([*tails, 0.5, *(1 - tails)]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylabel("share of\neigenvalues below")
+
+
+def _share_digits(share: float) -> int:
+    """Number of digits that distinguish the share from 0 and from 1."""
+    return max(1, math.ceil(-math.log10(min(share, 1 - share)) - 1e-6)) if 0 < share < 1 else 0
+
+
+@dataclass(frozen=True, eq=False)
+class DensityCurve:
+    """A density and its band in units of the axes; neither is drawn below the floor.
+
+    Attributes:
+        is_shown: Where the density is above the floor. The band is drawn only there, as the line leads down below the
+            floor and would leave a band without a curve.
+    """
+
+    grid: Numbers
+    values: Numbers
+    lower: Numbers
+    upper: Numbers
+    floor: float
+    is_shown: NDArray[np.bool_]
+
+
+def density_curve(result: LanczosResult, unit: float) -> DensityCurve:
+    """The density of a result as plots show it."""
+    density = result.density
+    grid = np.asarray(density.grid) / unit
+    values, lower, upper = (
+        np.asarray(each) * unit for each in (density.values, density.band.lower, density.band.upper)
+    )
+    floor = LEAST_BUMP * _bump(result, grid)
+    is_shown = values > floor
+    # lines must reach below the floor; the logarithm of 0 would end them
+    values, lower, upper = (np.maximum(each, floor / 1000) for each in (values, lower, upper))
+    return DensityCurve(grid, values, lower, upper, floor, is_shown)
+
+
+def _bump(result: LanczosResult, grid: Numbers) -> float:
+    """Height of the Gaussian of a single eigenvalue."""
+    sigma = (grid[-1] - grid[0]) / max(result.num_steps - 1, 1) / math.sqrt(8 * math.log(result.smoothing.kappa))
+    return float(1 / (result.num_parameters * sigma * math.sqrt(2 * math.pi)))
+
+
+def _tolerances(result: TopKResult, values: Numbers, unit: float) -> Numbers:
+    """Tolerance of each pair: relative to the largest value of its end, or absolute if that is larger."""
+    tolerances = np.full(len(values), result.tolerance * abs(values).max())
+    if result.which == "both-ends" and len(values) > 1:
+        upper = (len(values) + 1) // 2
+        tolerances[:upper] = result.tolerance * abs(values[:upper]).max()
+        tolerances[upper:] = result.tolerance * abs(values[upper:]).max()
+    allowed: Numbers = np.maximum(tolerances, (result.absolute_tolerance or 0.0) / unit)
+    return allowed
+
+
+def _draw_top_k(figure: Figure, result: TopKResult) -> str:
+    pairs = result.eigenpairs
+    unit = axis_unit(max(abs(pair.value) for pair in pairs))
+    values, residuals = (np.asarray([getattr(p, name) for p in pairs]) / unit for name in ("value", "residual"))
+    converged = np.asarray([pair.converged for pair in pairs])
+    ranks, few = np.arange(1, len(pairs) + 1), len(pairs) <= _FEW
+    stems, bars = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
+    stems.axhline(0, color="black", linewidth=0.8, alpha=0.4)
+    stems.vlines(ranks, 0, values, color=_GREY, linewidth=1 if few else 0.4)
+    stems.errorbar(ranks, values, residuals, fmt="none", ecolor=_RED, elinewidth=1, capsize=2, zorder=2)
+    for axes, heights in ((stems, values), (bars, np.maximum(residuals, np.finfo(np.float64).tiny))):
+        for chosen, fill, label in ((converged, _BLUE, "converged"), (~converged, "white", "not converged")):
+            if chosen.any():
+                style = {"mfc": fill, "mec": _BLUE, "markersize": 5 if few else 2, "zorder": 3}
+                axes.plot(ranks[chosen], heights[chosen], "o", label=f"{label}: {chosen.sum():,}", **style)
+    _scale_stems(stems, abs(values[values != 0]))
+    stems.set_ylabel(f"eigenvalue{unit_suffix(unit)}")
+    stems.legend(loc="best", fontsize="small", title="eigenpairs", title_fontsize="small")
+    tolerances = _tolerances(result, values, unit)
+    bars.plot(ranks, tolerances, color=_RED, linestyle="--", linewidth=1, drawstyle="steps-mid", marker="_")
+    bars.set_yscale("log")
+    bars.yaxis.set_minor_formatter(NullFormatter())
+    heights = np.append(residuals[residuals > 0], tolerances[tolerances > 0] if tolerances.any() else 1.0)
+    bars.set_ylim(heights.min() / 5, 5 * heights.max())
+    bars.set_ylabel(f"residual{unit_suffix(unit)}\n(dashed: tolerance)")
+    bars.set_xlabel("rank")
+    bars.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return f"{len(pairs):,} eigenvalues, {result.which.replace('-', ' ')}, {_products(result)}"
+
+
+def _scale_stems(axes: Any, magnitudes: Numbers) -> None:
+    if len(magnitudes) and magnitudes.max() > LINEAR_RANGE * magnitudes.min():
+        smallest = max(float(magnitudes.min()), float(magnitudes.max()) * 10.0**-_MAX_DECADES)
+        axes.set_yscale("symlog", linthresh=smallest)
+        # the linear part is as high as a decade: a label at its end has room
+        ticks = decade_ticks(smallest / 10**0.5, float(magnitudes.max()))
+        axes.yaxis.set_major_locator(FixedLocator(ticks))
+        axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _subject(result: AnySpectrumResult) -> str:
+    block = "" if result.block is None else f" of {shortened(result.block)}"
+    return f"{MATRIX_NAMES[result.matrix]}{block}: {result.num_parameters:,} parameters"
+
+
+def shortened(block: str) -> str:
+    """The glob of a block, shortened and escaped, since matplotlib parses formulas."""
+    short = block if len(block) <= 30 else f"{block[:29]}…"
+    return short.replace("$", r"\$")
+
+
+def _products(result: AnySpectrumResult) -> str:
+    return f"{result.provenance.num_products:,} {result.provenance.precision} products"
+
+
+def _axis_label(unit: float) -> str:
+    return f"eigenvalue (loss per squared parameter){unit_suffix(unit)}"

@@ -1,0 +1,76 @@
+"""The result of a job of any kind as JSON, npz or a plot."""
+
+import io
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
+from hessian_spectrum.api_schemas.job_results import AnyJobResult, JobResult
+from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.api_schemas.spectrum_results import SpectrumSetResult, StoredArrays, TraceResult
+from hessian_spectrum.serialization.result_arrays import result_arrays
+from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle
+from hessian_spectrum.service.plots.hessian_vs_ggn import plot_hessian_vs_ggn
+from hessian_spectrum.service.plots.spectrum import plot_result
+from hessian_spectrum.service.plots.spectrum_set import plot_spectrum_set
+from hessian_spectrum.service.plots.trace import DiagonalSample
+from hessian_spectrum.service.problems import ProblemError
+
+_RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(JobResult)
+
+
+def parse_result(document: bytes) -> AnyJobResult:
+    """The message in a stored document.
+
+    Raises:
+        ProblemError: 406 if another version of the server wrote the document.
+    """
+    try:
+        return _RESULT.validate_json(document)
+    except ValidationError:
+        title, detail = "Not acceptable", "Another version of the server stored this result; it can be had as JSON."
+        problem = Problem(type="/problems/result-outdated", title=title, status=406, detail=detail)
+        raise ProblemError(problem) from None
+
+
+def has_diagonal(result: AnyJobResult) -> bool:
+    """Whether a plot of the result needs the diagonal, which is stored beside the document."""
+    return isinstance(result, TraceResult) and result.arrays is not None and "diagonal" in result.arrays.shapes
+
+
+def stored_arrays(result: AnyJobResult) -> StoredArrays | None:
+    """Description of the npz file beside the document; None if there is none."""
+    return None if isinstance(result, HessianVsGgnResult) else result.arrays
+
+
+def render(
+    result: AnyJobResult, name: str, style: FigureStyle = DEFAULT_STYLE, diagonal: DiagonalSample | None = None
+) -> bytes | memoryview:
+    """Render a result in a format.
+
+    Args:
+        result: The result of a job.
+        name: `json`, `npz` (without the arrays that are stored beside the document) or a format of figures.
+        style: What the caller chose of a figure.
+        diagonal: The diagonal that a trace job stored, for its plot.
+
+    Returns:
+        The body of the response.
+
+    Raises:
+        ProblemError: 422 if the figure has too many pixels.
+    """
+    match name:
+        case "json":
+            return result.model_dump_json().encode()
+        case "npz":
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, allow_pickle=False, **result_arrays(result))
+            return buffer.getbuffer()
+        case _ if isinstance(result, HessianVsGgnResult):
+            return plot_hessian_vs_ggn(result, name, style)
+        case _ if isinstance(result, SpectrumSetResult):
+            return plot_spectrum_set(result, name, style)
+        case _:
+            return plot_result(result, name, style, diagonal)

@@ -1,0 +1,220 @@
+"""Pictures: the numbers in them, their size and title, and what is drawn of a trace and of a density."""
+
+import re
+import struct
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+
+from hessian_spectrum.api_schemas.estimate_text import error_bar, estimated, meaning_of_error, with_error
+from hessian_spectrum.api_schemas.spectrum_results import Estimate, RitzValue, SpectrumSetResult
+from hessian_spectrum.service.plots import trace as trace_plot
+from hessian_spectrum.service.plots.figure import FIGURE_FORMATS, FigureStyle
+from hessian_spectrum.service.plots.trace import DiagonalSample, diagonal_sample
+from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.service.serialization.render import render
+from tests.service.serialization.test_render import RANGES, exact, lanczos, result, top_k
+
+TRACE = {"value": 29.149, "standard_error": 0.12, "lower": 28.9, "upper": 29.4, "num_products": 9, "converged": True}
+
+
+def trace(**change: Any) -> Any:
+    norm = {"value": 14.2, "standard_error": 0.1}
+    return result("trace", 5, estimator="xtrace", trace=TRACE | change, frobenius=norm)
+
+
+def sample(values: Any, num_entries: int = 0) -> DiagonalSample:
+    entries = np.asarray(values, dtype=np.float64)
+    return DiagonalSample(entries, abs(entries) / 10, num_entries or len(entries))
+
+
+def svg(found: Any, *arguments: Any) -> str:
+    return bytes(render(found, "svg", *arguments)).decode()
+
+
+def texts(picture: str) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", picture)
+
+
+# numbers
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "shown"),
+    [
+        (29.0, 3e-5, "29.000 ± 3e-05"),
+        (29.149, 3e-5, "29.149 ± 3e-05"),
+        (9.633, 1.23, "9.6 ± 1.2"),
+        (9.9999, 0.1, "10.00 ± 0.10"),
+        (0.0999, 0.0096, "0.10 ± 0.01"),
+        (0.0, 0.1, "0.00 ± 0.10"),
+        (5.3, 120, "5 ± 120"),
+        (9633, 1234, "9600 ± 1200"),
+        (-134.9, 2.4e-4, "-134.90 ± 0.00024"),
+        (1234567, 3, "1.2346e+06 ± 3"),
+        (-1e-300, 1e-305, "-1.0000e-300 ± 1.0e-305"),
+        (5e-324, 5e-324, "5e-324 ± 5e-324"),
+        (99.96, None, "99.960"),
+        (99.96, 0.0, "99.960"),
+    ],
+)
+def test_a_number_and_its_error_end_with_the_same_digit(value: float, error: float | None, shown: str) -> None:
+    assert with_error(value, error) == shown
+
+
+def test_an_interval_is_shown_where_there_is_one() -> None:
+    both = Estimate(value=3.0, standard_error=0.1, lower=2.5, upper=3.5)
+    assert (estimated(both), meaning_of_error(both)) == ("3.0 ± 0.5", "95 % interval")
+    assert error_bar(both) == (0.5, 0.5)
+    skewed = both.model_copy(update={"lower": 2.9, "upper": 4.9})
+    assert estimated(skewed) == "3.0 (2.9 to 4.9)"
+    assert error_bar(skewed) == pytest.approx((0.1, 1.9))
+    none = Estimate(value=3.0, standard_error=0.3, lower=None, upper=None, why="too few probes")
+    assert (estimated(none), meaning_of_error(none)) == ("3.0 ± 0.3", "standard error")
+    assert meaning_of_error(RitzValue(value=3.0, residual=0.3)) == "residual"
+    for error, meaning in ((None, "error not known"), (0.0, "exact but for rounding")):
+        assert meaning_of_error(Estimate(value=3.0, standard_error=error)) == meaning
+
+
+def test_numbers_of_one_picture_have_the_same_digits() -> None:
+    spectra = []
+    for value in (29.0, 29.149):
+        found = lanczos([1.0, value]).model_dump()
+        spectra.append(found | {"largest": {"value": value, "residual": 3e-5}, "block": f"blocks.{value}"})
+    picture = " ".join(texts(svg(SpectrumSetResult.model_validate({"spectra": spectra}))))
+    assert "largest 29.000 ± 3e-05" in picture
+    assert "largest 29.149 ± 3e-05" in picture
+
+
+# size, title, formats
+
+
+@pytest.mark.parametrize("make", [exact, top_k, lanczos, lambda _: trace()])
+def test_text_in_svg_is_text(make: Callable[[list[float]], Any]) -> None:
+    assert any(text.startswith("Gauss-Newton matrix") for text in texts(svg(make([2.0, -1.0, 0.5]))))
+
+
+def test_a_picture_is_the_same_every_time() -> None:
+    found = lanczos([2.0, -1.0, 0.5])
+    for name, start in (("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")):
+        first, again = (bytes(render(found, name)) for _ in range(2))
+        assert first.startswith(start)
+        assert first == again
+
+
+def test_a_title_is_what_the_caller_says() -> None:
+    found = exact([1.0, 2.0])
+    picture = svg(found, FigureStyle(title="<script>alert(1)</script> & $x_{$ \\frac"))
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; $x_{$ \\frac" in picture
+    assert "<script" not in picture
+    assert "Gauss-Newton" not in picture
+    assert "Gauss-Newton" not in svg(found, FigureStyle(title=""))
+    lines = [text for text in texts(svg(found, FigureStyle(title="word " * 30))) if text.startswith("word")]
+    assert [len(line) for line in lines] == [99, 49]
+
+
+def test_size_and_resolution() -> None:
+    def pixels(style: FigureStyle) -> tuple[int, int]:
+        width, height = struct.unpack(">II", bytes(render(exact([1.0, 2.0]), "png", style))[16:24])
+        return width, height
+
+    assert pixels(FigureStyle()) == (1350, 750)
+    assert pixels(FigureStyle(dpi=300)) == (2700, 1500)
+    assert pixels(FigureStyle(width_inches=3.6)) == (540, 300)
+    assert pixels(FigureStyle(height_inches=10.0, dpi=30)) == (540, 300)
+    assert pixels(FigureStyle(width_inches=4.0, height_inches=3.0, dpi=100)) == (400, 300)
+    assert 'width="288pt"' in svg(exact([1.0, 2.0]), FigureStyle(width_inches=4.0, height_inches=3.0))
+
+
+@pytest.mark.parametrize("name", FIGURE_FORMATS)
+def test_nobody_gets_a_picture_of_a_billion_pixels(name: str) -> None:
+    with pytest.raises(ProblemError, match="Invalid request") as caught:
+        render(exact([1.0, 2.0]), name, FigureStyle(width_inches=20, height_inches=20, dpi=600))
+    errors = caught.value.problem.errors
+    assert errors is not None
+    assert errors[0].loc == ["query", "dpi"]
+    assert errors[0].msg == "12,000 x 12,000 pixels are more than 20,000,000"
+
+
+# traces
+
+
+def test_a_trace_is_drawn_with_its_interval() -> None:
+    found = texts(svg(trace()))
+    assert "trace 29.15 ± 0.25" in found
+    assert "bar: 95 % interval" in found
+    assert "Frobenius norm 14.20 ± 0.10" in found
+    assert "bar: standard error" in found
+    assert "bar: exact but for rounding" in texts(svg(trace(standard_error=0.0, lower=None, upper=None)))
+
+
+def test_a_diagonal_is_drawn_as_a_distribution() -> None:
+    values = np.concatenate([np.full(40, 1e-6), np.full(30, 2.0), np.full(20, -0.5), np.zeros(10)])
+    found = texts(svg(trace(), FigureStyle(), sample(values, 5000)))
+    assert "at least 0: 80" in found
+    assert "negative: 20" in found
+    assert "mean 0.50000" in found
+    assert any(text.startswith("100 of 5,000 entries of the diagonal") for text in found)
+    assert "trace 29.15 ± 0.25" in found
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values", RANGES, ids=range(len(RANGES)))
+def test_any_trace_and_any_diagonal_are_drawn(values: list[float]) -> None:
+    estimate = {"value": values[0], "standard_error": abs(values[-1]), "lower": None, "upper": None}
+    assert bytes(render(trace(**estimate), "png", FigureStyle(), sample(values))).startswith(b"\x89PNG")
+
+
+def test_traces_of_several_blocks_share_a_picture() -> None:
+    spectra = [trace(value=value).model_dump() | {"block": f"layers.{value}"} for value in (1.0, 2.0)]
+    found = " ".join(texts(svg(SpectrumSetResult.model_validate({"spectra": spectra}))))
+    assert "layers.1.0 (5), trace 1.00 (28.90 to 29.40)" in found
+
+
+def test_of_a_long_diagonal_blocks_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_plot, "MAX_ENTRIES", 10_000)
+    entries = np.arange(1_000_000.0)
+    found = diagonal_sample({"diagonal": entries, "diagonal_standard_error": entries}.__getitem__)
+    assert found.num_entries == 1_000_000
+    assert len(found.values) == len(found.standard_errors) == 10_000
+    assert (found.values.min(), found.values.max()) == (0, 999_999)
+    assert abs(found.values.mean() - entries.mean()) < 1
+
+
+# densities
+
+
+@pytest.mark.parametrize("is_set", [False, True])
+def test_no_band_is_drawn_without_its_curve(monkeypatch: pytest.MonkeyPatch, is_set: bool) -> None:
+    drawn: list[Any] = []
+    fill_between = Axes.fill_between
+
+    def record(axes: Axes, *arguments: Any, where: Any = None, **options: Any) -> Any:
+        drawn.append(where)
+        return fill_between(axes, *arguments, where=where, **options)
+
+    monkeypatch.setattr(Axes, "fill_between", record)
+    curve = {"grid": [0.0, 1.0, 2.0, 3.0], "values": [1.0, 1e-12, 0.5, 0.0], "standard_error": [0.0] * 4}
+    band = {"lower": [0.5, 0.0, 0.1, 0.0], "upper": [1.5, 0.4, 0.9, 0.4]}
+    found = lanczos([0.0, 3.0]).model_dump() | {"density": curve | {"band": band}}
+    render(SpectrumSetResult.model_validate({"spectra": [found]}) if is_set else _lanczos(found), "svg")
+    np.testing.assert_array_equal(drawn[0], [True, False, True, False])
+
+
+def _lanczos(fields: dict[str, Any]) -> Any:
+    (found,) = SpectrumSetResult.model_validate({"spectra": [fields]}).spectra
+    return found
+
+
+@pytest.mark.parametrize("make", [lanczos, lambda _: trace()])
+@pytest.mark.parametrize(
+    "style", [FigureStyle(2, 2, 30), FigureStyle(20, 2, 30), FigureStyle(2, 20, 30), FigureStyle(20, 20, 30)]
+)
+def test_every_size_can_be_drawn(make: Callable[[list[float]], Any], style: FigureStyle) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # labels that find no room
+        assert bytes(render(make([2.0, -1.0, 0.5]), "png", style)).startswith(b"\x89PNG")
