@@ -5,6 +5,8 @@ version of it serves both. The set: every example of the OpenAPI document, the g
 fault campaign, and every model kind with every method, matrix and precision that a small model allows.
 """
 
+import hashlib
+import io
 import itertools
 import json
 import sys
@@ -14,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 
 from tests.faults.campaign.mix import requests as campaign_requests
 
 _CASES = json.loads(Path(__file__).with_name("closed_form.json").read_text())["cases"]
 _CHANGING = {"provenance", "links", "id", "created_at", "started_at", "ended_at", "seconds", "idempotency_key"}
+_CHANGING |= {"arrays"}  # the digest of a file that states how long the job took; the arrays themselves are compared
 
 _VECTORS: dict[str, Any] = {
     "data": {"kind": "gaussian", "num_samples": 12, "input_dim": 3, "output_dim": 2},
@@ -93,10 +97,22 @@ def _job_answers(client: httpx.Client, requests: dict[str, dict[str, Any]]) -> I
             job = answer.json()
             while job["state"] in ("queued", "running"):
                 job = client.get(f"/v1/jobs/{job['id']}", params={"wait": 20}).json()
-            result = client.get(f"/v1/jobs/{job['id']}/result", headers={"Accept": "application/json"})
-            yield name, {"status": result.status_code, "answer": _numbers(result.json())}
+            yield name, _result(client, f"/v1/jobs/{job['id']}/result")
         else:
             yield name, {"status": answer.status_code, "answer": _numbers(answer.json())}
+
+
+def _result(client: httpx.Client, path: str) -> dict[str, Any]:
+    """The JSON of a result, and the digest of every array of its npz but texts, which state times."""
+    result = client.get(path, headers={"Accept": "application/json"})
+    arrays = {}
+    if result.is_success:
+        archive = client.get(path, headers={"Accept": "application/x-npz"}).raise_for_status().content
+        with np.load(io.BytesIO(archive)) as file:
+            for name in file.files:
+                if (array := file[name]).dtype.kind != "U":
+                    arrays[name] = f"{array.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
+    return {"status": result.status_code, "answer": _numbers(result.json()), "npz": arrays}
 
 
 def snapshot(url: str) -> dict[str, Any]:
