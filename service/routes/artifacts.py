@@ -43,8 +43,8 @@ _RESPONSES = {
 async def callers_artifacts(request: Request, caller: CallerOf) -> CallersArtifacts:
     """What of the uploaded files is the caller's."""
     state = request.app.state
-    limits = (state.uploads_bytes, state.settings.max_artifacts)
-    return CallersArtifacts(state.artifacts, state.artifact_owners, caller, *limits)
+    most, number = state.uploads_bytes, state.settings.max_artifacts
+    return CallersArtifacts(state.artifacts, state.artifact_owners, caller, max_bytes=most, max_number=number)
 
 
 Artifacts = Annotated[CallersArtifacts, Depends(callers_artifacts)]
