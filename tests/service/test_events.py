@@ -16,6 +16,7 @@ from hessian_spectrum.client.async_http import AsyncSpectrumClient
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.store import JobStore, Lease
+from tests.conftest import running_redis
 from tests.service.own_service import Service
 
 MAX_LISTENERS = 120
@@ -23,10 +24,15 @@ QUADRATIC = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}
 
 
 @pytest.fixture(scope="module")
+def redis_url(redis_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis that no process of another test uses."""
+    with running_redis(redis_server, tmp_path_factory.mktemp("redis")) as running:
+        yield running.url
+
+
+@pytest.fixture(scope="module")
 def service(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settings = {"SPECTRUM_MAX_LISTENERS": str(MAX_LISTENERS)}
-    with connect(redis_url) as client:
-        client.flushall()  # it may belong to the results directory of another test
     service = Service(redis_url, tmp_path_factory.mktemp("service"), **settings)
     yield service
     service.stop()

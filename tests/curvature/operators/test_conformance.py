@@ -21,6 +21,7 @@ from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.operators.dense import DenseOperator, assemble
+from hessian_spectrum.curvature.operators.double_backward import double_backward_product
 from hessian_spectrum.curvature.operators.functional import FunctionalOperator
 from hessian_spectrum.curvature.operators.ggn import GgnOperator
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
@@ -282,3 +283,26 @@ def test_conv_nets_conform() -> None:
     total = H.matmat(columns)
     assert (G.matmat(columns) + F.matmat(columns) - total).norm() <= 1e-12 * total.norm()
     assert H.fallback_reason is G.fallback_reason is F.fallback_reason is None
+
+
+class UnusedParameter(Mlp):
+    """A network of which no output depends on the parameter `unused`."""
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        return super().parameter_shapes | {"unused": (2,)}
+
+
+@pytest.mark.parametrize("matrix", ["hessian", "ggn", "functional"])
+def test_parameters_that_no_output_depends_on_have_zeros(matrix: Any) -> None:
+    model = UnusedParameter((2, 3, 1))
+    point = {name: torch.ones(shape, dtype=F64) for name, shape in model.parameter_shapes.items()}
+    data = Dataset(torch.ones(4, 2, dtype=F64), torch.zeros(4, 1, dtype=F64))
+    risk = EmpiricalRisk(model, Mse(), [data])
+
+    def outputs_at(parameters: Any) -> Any:
+        return model(parameters, data.inputs)
+
+    unused = {"unused": torch.ones(2, dtype=F64)}
+    found = double_backward_product(matrix, risk, 0, outputs_at, point, unused, ["unused"])
+    assert torch.equal(found["unused"], torch.zeros(2, dtype=F64))

@@ -72,7 +72,9 @@ def _parts(
     row_leaves = [leaves[name] for name in rows]
 
     def slope(cotangent: Tensor) -> Tensor:
-        """<J^T u, v> for cotangents u."""
+        """<J^T u, v> for cotangents u; zero where no output depends on the parameters."""
+        if not outputs.requires_grad:
+            return torch.zeros((), dtype=outputs.dtype, device=outputs.device)
         pulled = torch.autograd.grad(outputs, columns, cotangent, create_graph=True, materialize_grads=True)
         total = torch.stack([(part * vector).sum() for part, vector in zip(pulled, vectors, strict=True)]).sum()
         _check_differentiable(total)
