@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from hessian_spectrum.api_schemas.methods import ExactResult
 from hessian_spectrum.api_schemas.models import FAMILIES
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.api_schemas.spectrum_results import ExactResult
 from hessian_spectrum.curvature.operators.dense import assemble
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.progress import ignore_progress

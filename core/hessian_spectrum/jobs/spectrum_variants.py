@@ -1,8 +1,9 @@
 """The single spectra that a request for several asks for, each as a request of its own."""
 
 from hessian_spectrum.api_schemas.hessian_vs_ggn import ComparedMatrix, HessianVsGgnRequest
+from hessian_spectrum.api_schemas.methods import TopKMethod
 from hessian_spectrum.api_schemas.models import Gpt2
-from hessian_spectrum.api_schemas.spectrum import SpectrumRequest, TopKMethod
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 
 
 def spectrum_variants(request: SpectrumRequest) -> list[SpectrumRequest]:

@@ -4,7 +4,8 @@ from typing import Any, get_args
 
 import pytest
 
-from hessian_spectrum.api_schemas.spectrum import Method, SpectrumRequest
+from hessian_spectrum.api_schemas.methods import Method
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.algorithms.method import Method as EngineMethod
 from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.worker.experiments.methods import method_of

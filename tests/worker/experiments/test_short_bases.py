@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from hessian_spectrum.api_schemas.methods import TopKResult
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.api_schemas.spectrum_results import TopKResult
 from hessian_spectrum.curvature.progress import ignore_progress
 from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.jobs.planner import plan_job

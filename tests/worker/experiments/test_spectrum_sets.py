@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from hessian_spectrum.api_schemas.job_results import SpectrumSetResult
+from hessian_spectrum.api_schemas.methods import AnySpectrumResult, ExactResult, LanczosResult, TopKResult
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.api_schemas.spectrum_results import (
-    AnySpectrumResult,
-    ExactResult,
-    LanczosResult,
-    SpectrumSetResult,
-    TopKResult,
-)
 from hessian_spectrum.curvature.progress import ignore_progress
 from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.quadrature.errors import InvalidProblemError

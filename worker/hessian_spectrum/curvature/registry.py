@@ -1,12 +1,15 @@
-"""Models, data and losses of the engine by the names that requests have for them; a module that is added is found.
+"""Models, data, losses and methods of the engine by their names in requests.
 
-Modules of `models` list classes as `MODELS`, those of `losses` as `LOSSES`, those of `data` functions as `DATASETS`.
+A module that is added is found. Modules of `models` list classes as `MODELS`, those of `losses` as `LOSSES`, those of
+`data` functions as `DATASETS`, and those of `algorithms` classes or functions as `METHODS`.
 """
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
-from hessian_spectrum.curvature import data, losses, models
+from hessian_spectrum.curvature import algorithms, data, losses, models
+from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.models.base import Model
@@ -29,3 +32,9 @@ def dataset_functions() -> dict[str, Callable[..., Dataset]]:
 def loss_classes() -> dict[str, Callable[[], Loss]]:
     """What makes the loss of a name."""
     return merged(losses, "LOSSES")
+
+
+@cache
+def method_classes() -> dict[str, Callable[..., Method[Any, Any]]]:
+    """What makes the method of a kind from keyword arguments."""
+    return merged(algorithms, "METHODS")

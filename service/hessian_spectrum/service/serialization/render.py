@@ -6,9 +6,10 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
-from hessian_spectrum.api_schemas.job_results import AnyJobResult, JobResult
+from hessian_spectrum.api_schemas.job_results import AnyJobResult, JobResult, SpectrumSetResult
+from hessian_spectrum.api_schemas.methods import TraceResult
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.api_schemas.spectrum_results import SpectrumSetResult, StoredArrays, TraceResult
+from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
 from hessian_spectrum.serialization.result_arrays import result_arrays
 from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle
 from hessian_spectrum.service.plots.hessian_vs_ggn import plot_hessian_vs_ggn

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
-from hessian_spectrum.api_schemas.job_results import AnyJobResult
-from hessian_spectrum.api_schemas.spectrum_results import LanczosResult, SpectrumSetResult
+from hessian_spectrum.api_schemas.job_results import AnyJobResult, SpectrumSetResult
+from hessian_spectrum.api_schemas.methods import LanczosResult
 from hessian_spectrum.quadrature.curves import Smoothing, spectral_curves
 from hessian_spectrum.quadrature.density import MOST_PLACES
 from hessian_spectrum.quadrature.probe_mean import MOST_PROBES_WITH_FURTHER_RULES

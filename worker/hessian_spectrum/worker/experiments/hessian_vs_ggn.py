@@ -17,6 +17,7 @@ from hessian_spectrum.api_schemas.hessian_vs_ggn_results import (
 )
 from hessian_spectrum.api_schemas.models import Gpt2
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.curvature.algorithms.method import Spectrum
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.token_stream import TokenStream
 from hessian_spectrum.curvature.iteration import iterates
@@ -41,7 +42,6 @@ from hessian_spectrum.worker.builders import (
     build_token_stream,
 )
 from hessian_spectrum.worker.experiments.comparison_curves import labels_of, model_comparison, relative_error
-from hessian_spectrum.worker.experiments.methods import Spectrum
 from hessian_spectrum.worker.experiments.operators import build_operator
 from hessian_spectrum.worker.experiments.outcome import JobOutput
 from hessian_spectrum.worker.experiments.points import (

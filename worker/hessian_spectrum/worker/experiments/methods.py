@@ -1,69 +1,29 @@
 """Methods of the engine as requests name them, and their results as messages."""
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
-from hessian_spectrum.api_schemas.closed_form import Inertia, Parameter
-from hessian_spectrum.api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TopKMethod, TraceMethod
-from hessian_spectrum.api_schemas.spectrum_results import (
-    AnySpectrumResult,
-    Eigenpair,
-    Estimate,
-    ExactResult,
-    LanczosResult,
-    Provenance,
-    RitzValue,
-    SinkReport,
-    Smoothing,
-    TopKResult,
-    TraceEstimate,
-    TraceResult,
-    TrainingReport,
-)
-from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
-from hessian_spectrum.curvature.algorithms.method import Method
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
-from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
-from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
-from hessian_spectrum.planning.job_plan import ComputationPlan
-from hessian_spectrum.quadrature import results as found
-from hessian_spectrum.quadrature.curves import Smoothing as CurveSmoothing
-from hessian_spectrum.serialization.curves import curve_messages, quadrature_message
-from hessian_spectrum.serialization.result_arrays import Arrays
+import numpy as np
 
-Spectrum = found.ExactSpectrum | found.LanczosSpectrum | found.TopEigenpairs | found.StochasticTrace
+from hessian_spectrum.api_schemas.closed_form import Parameter
+from hessian_spectrum.api_schemas.methods import AnySpectrumResult, method_kind
+from hessian_spectrum.api_schemas.models.kind import fields_of
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.api_schemas.spectrum_results import Provenance, SinkReport, TrainingReport
+from hessian_spectrum.curvature.algorithms.method import Method, Spectrum
+from hessian_spectrum.curvature.registry import method_classes
+from hessian_spectrum.planning.job_plan import ComputationPlan
+from hessian_spectrum.quadrature import results as engine
+from hessian_spectrum.serialization.result_arrays import Arrays
 
 
 def method_of(request: SpectrumRequest, plan: ComputationPlan) -> Method[Any, Any]:
     """Return the method that a request names, within the memory of its plan."""
-    match request.method:
-        case ExactMethod(eigenvectors=eigenvectors):
-            return DenseEigensolver(eigenvectors)
-        case LanczosMethod() as m:
-            return StochasticLanczosQuadrature(
-                m.num_steps,
-                m.num_probes,
-                CurveSmoothing(m.num_points, m.kappa, m.margin),
-                reorthogonalisation=m.reorthogonalisation,
-                memory_bytes=plan.vector_bytes,
-            )
-        case TopKMethod() as m:
-            return ThickRestartLanczos(
-                m.k,
-                m.which,
-                m.tolerance,
-                absolute_tolerance=m.absolute_tolerance or 0.0,
-                max_products=m.max_products,
-                memory_bytes=plan.vector_bytes,
-            )
-        case TraceMethod() as m:
-            return TraceEstimator(
-                m.estimator,
-                num_probes=m.fixed_products,
-                tolerance=m.tolerance,
-                max_products=m.most_products,
-                diagonal=m.diagonal,
-            )
+    arguments = method_kind(request.method).engine_arguments(request.method)
+    if plan.vector_bytes is not None:
+        arguments["memory_bytes"] = plan.vector_bytes
+    return method_classes()[request.method.kind](**arguments)
 
 
 def result_of(
@@ -75,122 +35,102 @@ def result_of(
     provenance: Provenance,
     sink: SinkReport | None = None,
 ) -> AnySpectrumResult:
-    """The answer, without the arrays that only npz holds.
+    """Return the result as a message, without the arrays that only the npz file holds.
+
+    A field of the message is the attribute of the same name of the engine's result or, where there is none, the field
+    of the request's method.
+
+    Args:
+        request: Request for one spectrum.
+        spectrum: Result of the engine.
+        loss: Loss at the parameters.
+        training: Summary of the training before; None: there was none.
+        provenance: Origin of the numbers.
+        sink: The attention sink that was inserted; None: there was none.
+
+    Returns:
+        The message.
 
     Raises:
         ValidationError: If a number is NaN or infinite.
     """
-    common = {
-        "num_parameters": request.dim,
-        "parameters": [Parameter(name=n, shape=list(s)) for n, s in request.matrix_parameters.items()],
-        "matrix": request.matrix,
-        "block": request.block,
-        "loss": loss,
-        "attention_sink": sink,
-        "training": training,
-        "provenance": provenance,
-    }
-    match spectrum, request.method:
-        case found.LanczosSpectrum(), LanczosMethod() as method:
-            return _lanczos_result(spectrum, method, common)
-        case found.TopEigenpairs(), TopKMethod() as method:
-            return _top_k_result(spectrum, method, common)
-        case found.StochasticTrace(), TraceMethod() as method:
-            return _trace_result(spectrum, method, common)
-        case found.ExactSpectrum(), _:
-            return _exact_result(spectrum, common)
-        case _:
-            raise TypeError(f"{type(spectrum).__name__} is no answer to {request.method.kind}")
+    kind = method_kind(request.method)
+    values = fields_of(request.method) | _attributes(spectrum)
+    values = {name: _content(value) for name, value in values.items() if name in kind.result.model_fields}
+    return kind.result(
+        **values | kind.result_fields(request.method, request.dim),
+        num_parameters=request.dim,
+        parameters=[Parameter(name=name, shape=list(shape)) for name, shape in request.matrix_parameters.items()],
+        matrix=request.matrix,
+        block=request.block,
+        loss=loss,
+        attention_sink=sink,
+        training=training,
+        provenance=provenance,
+    )
 
 
 def vectors_of(request: SpectrumRequest, spectrum: Spectrum) -> Arrays:
-    """Arrays as long as the parameter vector, which only npz holds, where the request asks for them.
+    """Return the arrays as long as the parameter vector that only the npz file holds, where the request asks for them.
 
     exact: eigenvectors (P, P) and residuals (P,); top-k: eigenvectors (k, P); both in rows, in the order of the
     eigenvalues. trace: diagonal, diagonal_standard_error, diagonal_lower and diagonal_upper (P,).
+
+    Args:
+        request: Request for one spectrum.
+        spectrum: Result of the engine.
+
+    Returns:
+        The arrays by name.
     """
-    match spectrum, request.method:
-        case found.TopEigenpairs(eigenvectors=vectors), TopKMethod(eigenvectors=True):
-            return {"eigenvectors": vectors}
-        case found.ExactSpectrum(eigenvectors=vectors, residuals=residuals), _ if vectors is not None:
-            assert residuals is not None
-            return {"eigenvectors": vectors, "residuals": residuals}
-        case found.StochasticTrace(diagonal=diagonal), _ if diagonal is not None:
-            return _diagonal_arrays(diagonal)
-        case _:
-            return {}
+    stored = method_kind(request.method).stored_vectors(request.method, request.dim)
+    return {} if stored is None else _named_arrays({name: getattr(spectrum, name) for name in stored.arrays})
 
 
-def _exact_result(spectrum: found.ExactSpectrum, common: dict[str, Any]) -> ExactResult:
-    inertia = spectrum.inertia
-    return ExactResult(
-        **common,
-        trace=_estimate(spectrum.trace),
-        eigenvalues=spectrum.eigenvalues.tolist(),
-        inertia=Inertia(negative=inertia.negative, zero=inertia.zero, positive=inertia.positive),
-        zero_threshold=spectrum.zero_threshold,
-    )
+def _named_arrays(values: Mapping[str, Any]) -> Arrays:
+    """Arrays by name; those of a dataclass with its name before theirs, but for its `values`."""
+    arrays: Arrays = {}
+    for name, value in values.items():
+        if is_dataclass(value):
+            for part in fields(value):
+                arrays[name if part.name == "values" else f"{name}_{part.name}"] = getattr(value, part.name)
+        else:
+            arrays[name] = value
+    return arrays
 
 
-def _lanczos_result(spectrum: found.LanczosSpectrum, method: LanczosMethod, common: dict[str, Any]) -> LanczosResult:
-    return LanczosResult(
-        **common,
-        **curve_messages(spectrum),
-        quadrature=[quadrature_message(each) for each in spectrum.quadrature],
-        largest=_ritz_value(spectrum.largest),
-        smallest=_ritz_value(spectrum.smallest),
-        trace=_estimate(spectrum.trace),
-        frobenius=_estimate(spectrum.frobenius),
-        reorthogonalisation=spectrum.reorthogonalisation,
-        num_steps=min(method.num_steps, common["num_parameters"]),
-        smoothing=Smoothing(num_points=method.num_points, kappa=method.kappa, margin=method.margin),
-    )
+def _attributes(spectrum: Spectrum) -> dict[str, Any]:
+    """Attributes of an engine's result, as fields of messages."""
+    values = {each.name: getattr(spectrum, each.name) for each in fields(spectrum)}  # type: ignore[arg-type]
+    match spectrum:
+        case engine.TopEigenpairs():
+            values["eigenpairs"] = _eigenpairs(spectrum)
+        case engine.StochasticTrace():
+            converged = {"num_products": spectrum.num_products, "converged": spectrum.converged}
+            values["trace"] = _content(spectrum.trace) | converged
+    return values
 
 
-def _top_k_result(spectrum: found.TopEigenpairs, method: TopKMethod, common: dict[str, Any]) -> TopKResult:
+def _content(value: Any) -> Any:
+    """A value as the field of a message is made from it: intervals are part of what they belong to."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_content(each) for each in value]
+    if not is_dataclass(value):
+        return value
+    content = {each.name: _content(getattr(value, each.name)) for each in fields(value)}
+    return content | content.pop("interval", {})
+
+
+def _eigenpairs(pairs: engine.TopEigenpairs) -> list[dict[str, Any]]:
     columns = (
-        spectrum.eigenvalues.tolist(),
-        spectrum.residuals.tolist(),
-        spectrum.converged.tolist(),
-        map(asdict, spectrum.intervals),
+        pairs.eigenvalues.tolist(),
+        pairs.residuals.tolist(),
+        pairs.converged.tolist(),
+        map(asdict, pairs.intervals),
     )
-    return TopKResult(
-        **common,
-        which=method.which,
-        tolerance=method.tolerance,
-        absolute_tolerance=method.absolute_tolerance,
-        eigenpairs=[
-            Eigenpair(value=v, residual=r, converged=c, **interval) for v, r, c, interval in zip(*columns, strict=True)
-        ],
-    )
-
-
-def _trace_result(spectrum: found.StochasticTrace, method: TraceMethod, common: dict[str, Any]) -> TraceResult:
-    return TraceResult(
-        **common,
-        estimator=method.estimator,
-        trace=TraceEstimate(
-            **_estimate(spectrum.trace).model_dump(),
-            num_products=spectrum.num_products,
-            converged=spectrum.converged,
-        ),
-        frobenius=_estimate(spectrum.frobenius),
-    )
-
-
-def _diagonal_arrays(diagonal: found.DiagonalEstimate) -> Arrays:
-    return {
-        "diagonal": diagonal.values,
-        "diagonal_standard_error": diagonal.standard_error,
-        "diagonal_lower": diagonal.lower,
-        "diagonal_upper": diagonal.upper,
-    }
-
-
-def _ritz_value(ritz: found.RitzValue) -> RitzValue:
-    return RitzValue(value=ritz.value, residual=ritz.residual, **asdict(ritz.interval))
-
-
-def _estimate(estimate: found.Estimate) -> Estimate:
-    fields = asdict(estimate.interval)
-    return Estimate(value=estimate.value, standard_error=estimate.standard_error, **fields)
+    return [
+        {"value": value, "residual": residual, "converged": converged, **interval}
+        for value, residual, converged, interval in zip(*columns, strict=True)
+    ]

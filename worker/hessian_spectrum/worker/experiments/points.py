@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from hessian_spectrum.api_schemas.spectrum import ExactMethod, SpectrumRequest
-from hessian_spectrum.curvature.algorithms.method import Method
+from hessian_spectrum.api_schemas.methods import method_kind
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.curvature.algorithms.method import Method, Spectrum
 from hessian_spectrum.curvature.iteration import finish
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.operators.execution import Execution, Timings
@@ -17,7 +18,7 @@ from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.planning.job_plan import ComputationPlan
-from hessian_spectrum.worker.experiments.methods import Spectrum, method_of
+from hessian_spectrum.worker.experiments.methods import method_of
 from hessian_spectrum.worker.experiments.operators import measured_deviation
 from hessian_spectrum.worker.experiments.outcome import JobOutput
 from hessian_spectrum.worker.hardware import Hardware
@@ -132,7 +133,7 @@ class PointRunner:
             whole = point.operator(task)
             operator = whole if task.request.dim == whole.dim else Submatrix(whole, task.request.block)
             progress = self._with_deviations(partial(point.report, task), task, operator, whole)
-            if isinstance(task.request.method, ExactMethod):
+            if method_kind(task.request.method).assembles_matrix:
                 # Products of columns are not compared with those in full precision.
                 measured_deviation(task.request, whole)
             method = method_of(task.request, task.plan)

@@ -8,13 +8,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from hessian_spectrum.api_schemas.spectrum import ExactMethod, SpectrumRequest, TopKMethod, TraceMethod
-from hessian_spectrum.api_schemas.spectrum_results import (
-    AnySpectrumResult,
-    SinkReport,
-    SpectrumResult,
-    SpectrumSetResult,
-)
+from hessian_spectrum.api_schemas.job_results import SpectrumSetResult
+from hessian_spectrum.api_schemas.methods import AnySpectrumResult, SpectrumResult, method_kind
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.api_schemas.spectrum_results import SinkReport
+from hessian_spectrum.curvature.algorithms.method import Spectrum
 from hessian_spectrum.curvature.operators.execution import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
@@ -24,7 +22,7 @@ from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.jobs.spectrum_variants import block_variants, sink_variants
 from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.worker.builders import build_loss
-from hessian_spectrum.worker.experiments.methods import Spectrum, result_of, vectors_of
+from hessian_spectrum.worker.experiments.methods import result_of, vectors_of
 from hessian_spectrum.worker.experiments.operators import build_operator
 from hessian_spectrum.worker.experiments.outcome import JobOutput
 from hessian_spectrum.worker.experiments.points import (
@@ -181,7 +179,7 @@ class SinkPoint(Point):
     def operator(self, task: SpectrumTask) -> RiskOperator:
         """Return one operator for all blocks, or one for each where the matrix is assembled."""
         self._current = task
-        if self.request.blocks is None or isinstance(self.request.method, ExactMethod):
+        if self.request.blocks is None or method_kind(self.request.method).assembles_matrix:
             # the columns of a dense matrix are recorded group by group: blocks have nothing to share
             return self._linearised(task.request)
         return self._whole
@@ -252,8 +250,5 @@ class SinkPoint(Point):
 
 def _num_runs(request: SpectrumRequest, plan: ComputationPlan) -> int:
     """How often recordings will run, at least: compiling must pay."""
-    match request.method:
-        case TopKMethod() | TraceMethod(tolerance=float()):
-            return plan.num_products // (UNUSED_PRODUCTS * plan.work.num_columns)
-        case _:
-            return plan.num_products // plan.work.num_columns
+    is_fixed = method_kind(request.method).has_fixed_products(request.method)
+    return plan.num_products // (plan.work.num_columns * (1 if is_fixed else UNUSED_PRODUCTS))
