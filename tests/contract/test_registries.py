@@ -18,11 +18,13 @@ from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
 from hessian_spectrum.api_schemas.data import KINDS as DATA_KINDS
 from hessian_spectrum.api_schemas.data import num_samples, sequence_length
 from hessian_spectrum.api_schemas.losses import LOSSES
+from hessian_spectrum.api_schemas.methods import METHODS
 from hessian_spectrum.api_schemas.models import FAMILIES, KINDS
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.client.http import SpectrumClient
-from hessian_spectrum.curvature.registry import dataset_functions, loss_classes, model_classes
+from hessian_spectrum.curvature.registry import dataset_functions, loss_classes, method_classes, model_classes
 from hessian_spectrum.planning.activations import ACTIVATIONS
+from hessian_spectrum.service.plots.spectrum import method_plots
 from hessian_spectrum.theory.closed_form.families import spectra
 from hessian_spectrum.worker.builders import build_dataset, build_loss, build_model, build_parameters
 
@@ -42,7 +44,8 @@ def jobs() -> Iterator[tuple[str, dict[str, Any]]]:
     for name, kind in KINDS.items():
         job = job_of(kind.example)
         if "checkpoint" in job["model"]:
-            continue  # whose worker first tries it in a process of its own: tests/worker/test_checkpoint_trial.py
+            job["model"]["checkpoint"] = "tiny-gpt2"
+            job["method"] = {"kind": "top-k", "k": 1}
         yield f"model {name}", job
     for message, data in DATA_KINDS.items():
         yield f"data {message.__name__}", job_of(data.example)
@@ -54,6 +57,9 @@ def jobs() -> Iterator[tuple[str, dict[str, Any]]]:
         model = {"kind": "conv", "channels": [1], "stride": 2, "activation": name}
         job = job_of({"model": model, "data": {"kind": "digits", "num_samples": 8}, "loss": "mse"})
         yield f"activation {name}", job | {"method": {"kind": "top-k", "k": 2}}
+    small = job_of(KINDS["mlp"].example)
+    for name, method in METHODS.items():
+        yield f"method {name}", small | {"method": dict(method.example)}
 
 
 JOBS = dict(jobs())
@@ -111,7 +117,7 @@ def test_its_closed_form_goes_through(name: str, server: Any) -> None:
 
 
 def test_the_document_of_the_interface_has_every_entry(schemas: dict[str, Any]) -> None:
-    messages = [kind.message for kind in (*KINDS.values(), *FAMILIES.values(), *DATA_KINDS.values())]
+    messages = [kind.message for kind in (*KINDS.values(), *FAMILIES.values(), *DATA_KINDS.values(), *METHODS.values())]
     for message in messages:
         assert schemas[message.__name__]["examples"] == [message.example]
     for name, base in (("MlpActivation", ACTIVATIONS), ("ConvActivation", ACTIVATIONS)):
@@ -119,6 +125,10 @@ def test_the_document_of_the_interface_has_every_entry(schemas: dict[str, Any]) 
     assert schemas["SpectrumRequest"]["properties"]["loss"]["anyOf"][0]["enum"] == list(LOSSES)
     union = schemas["SpectrumRequest"]["properties"]["model"]["discriminator"]["mapping"]
     assert set(union) == set(KINDS)
+    union = schemas["SpectrumRequest"]["properties"]["method"]["discriminator"]["mapping"]
+    assert set(union) == set(METHODS)
+    union = schemas["SpectrumResult"]["discriminator"]["mapping"]
+    assert set(union) == set(METHODS)
     union = schemas["ClosedFormRequest"]["properties"]["model"]["discriminator"]["mapping"]
     assert set(union) == set(FAMILIES)
 
@@ -128,6 +138,10 @@ def test_names_in_errors_are_those_of_the_registries(server: Any) -> None:
     said = {tuple(e["loc"]): e["msg"] for e in HTTP.post(f"{server.url}/v1/jobs", json=request).json()["errors"]}
     for kind in KINDS:
         assert f"'{kind}'" in said["body", "model", "kind"]
+    request |= {"model": {"kind": "mlp", "widths": [2, 2]}, "method": {"kind": "guess"}}
+    said = {tuple(e["loc"]): e["msg"] for e in HTTP.post(f"{server.url}/v1/jobs", json=request).json()["errors"]}
+    for kind in METHODS:
+        assert f"'{kind}'" in said["body", "method", "kind"]
 
 
 def test_both_sides_have_every_entry() -> None:
@@ -135,6 +149,7 @@ def test_both_sides_have_every_entry() -> None:
     assert set(model_classes()) == set(KINDS) - {"causal-lm"}
     assert set(dataset_functions()) == {kind.name for kind in DATA_KINDS.values()} - {"inline", "artifact", "text"}
     assert set(loss_classes()) == set(LOSSES)
+    assert set(method_classes()) == set(method_plots()) == set(METHODS)
     assert set(spectra()) == set(FAMILIES)
 
 

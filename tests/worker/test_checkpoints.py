@@ -26,11 +26,10 @@ from hessian_spectrum.curvature.parameters import ParameterLayout
 from hessian_spectrum.curvature.progress import ignore_progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.errors import InvalidProblemError
-from hessian_spectrum.worker.builders import build_dataset, build_model, build_parameters
+from hessian_spectrum.worker.builders import Inputs, build_dataset, build_model, build_parameters
 from hessian_spectrum.worker.checkpoints import CHANGED
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.inputs import Inputs
 
 CPU = torch.device("cpu")
 F32, F64 = torch.float32, torch.float64

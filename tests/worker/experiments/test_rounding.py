@@ -13,7 +13,7 @@ from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.progress import ignore_progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.worker.builders import build_dataset, build_loss, build_model, build_parameters
-from hessian_spectrum.worker.experiments.operators import build_operator
+from hessian_spectrum.worker.experiments.preparation import build_operator
 
 CPU = torch.device("cpu")
 

@@ -1,8 +1,13 @@
-"""From the messages of a request to the objects of `curvature`."""
+"""Models, data, losses and training as requests describe them, and the stored inputs that they are built from."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 
 from hessian_spectrum.api_schemas.data import ArrayData, InlineData, SampleData, TextData, TokenData
@@ -18,6 +23,7 @@ from hessian_spectrum.api_schemas.models.quadratic import QuadraticForm
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.training import AdamWOptimizer, PlateauSchedule, WarmupCosineSchedule
 from hessian_spectrum.api_schemas.training import Training as TrainingSpec
+from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.text import Tokens, named_tokens, tokenize
 from hessian_spectrum.curvature.data.token_stream import TokenStream
@@ -25,17 +31,116 @@ from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.losses.output_value import OutputValue
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.models.causal_lm import CausalLm
+from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.registry import dataset_functions, loss_classes, model_classes
 from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.quadrature.errors import InvalidProblemError
-from hessian_spectrum.storage.artifacts import UnknownArtifactError
+from hessian_spectrum.storage.artifacts import ArtifactDamagedError, UnknownArtifactError
+from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
 from hessian_spectrum.worker.checkpoints import causal_lm, checkpoint_parameters
-from hessian_spectrum.worker.generators import generator_of
-from hessian_spectrum.worker.inputs import NO_INPUTS, Inputs
-from hessian_spectrum.worker.uploaded_arrays import uploaded_arrays
+
+_NUM_SHORT_BITS = 32
+"""As many bits of a seed are all that PyTorch's Mersenne Twister takes in on the CPU; it drops the others."""
+
+_STATE_WORDS = slice(3, 627)
+"""Where a CPU generator's serialised state holds the 624 words of the Mersenne Twister, in units of eight bytes."""
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+
+
+class Artifacts(Protocol):
+    """Uploaded files by id."""
+
+    def tokens(self, artifact_id: str) -> Tokens:
+        """The tokens (num_tokens,).
+
+        Raises:
+            UnknownArtifactError: There is no such artifact.
+        """
+        ...
+
+    def safetensors(self, artifact_id: str) -> bytes:
+        """A file of arrays.
+
+        Raises:
+            UnknownArtifactError: There is no such artifact.
+            ArtifactDamagedError: Its file is damaged.
+        """
+        ...
+
+
+class NoArtifacts:
+    """Where there are none."""
+
+    def tokens(self, artifact_id: str) -> Tokens:
+        """Raises:  UnknownArtifactError."""
+        raise UnknownArtifactError(artifact_id)
+
+    def safetensors(self, artifact_id: str) -> bytes:
+        """Raises:  UnknownArtifactError."""
+        raise UnknownArtifactError(artifact_id)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where a worker finds the inputs of a job; none by default.
+
+    Attributes:
+        check: tries checkpoints before they are computed with; None: they are not tried.
+        fallback: how products of the request's models are computed if they must not be recorded.
+    """
+
+    models: ModelsDirectory = field(default_factory=lambda: ModelsDirectory(None))
+    artifacts: Artifacts = field(default_factory=NoArtifacts)
+    check: CheckpointCheck | None = None
+    fallback: Fallback | None = None
+
+
+NO_INPUTS = Inputs()
+
+
+def generator_of(seed: int, *purpose: int) -> torch.Generator:
+    """A generator whose numbers depend on every bit of the seed.
+
+    It lives on the CPU, so that its numbers do not depend on the device of the computation. Seeds below 2^32 start the
+    generator as `torch.manual_seed` does. Larger ones fill its whole state, as numpy seeds the same algorithm.
+
+    Args:
+        seed: at least 0.
+        purpose: what the numbers are for, so that generators of one seed are independent of each other.
+    """
+    if seed >> _NUM_SHORT_BITS:
+        return _filled_generator(np.random.SeedSequence(seed, spawn_key=purpose))
+    if purpose:
+        seed = int(np.random.SeedSequence((seed, *purpose)).generate_state(1)[0])
+    return torch.Generator().manual_seed(seed)
+
+
+def _filled_generator(sequence: np.random.SeedSequence) -> torch.Generator:
+    twister = np.random.MT19937(sequence).state["state"]
+    generator = torch.Generator().manual_seed(0)  # which draws new words before the first number
+    state = generator.get_state()
+    state.view(torch.int64)[_STATE_WORDS] = torch.from_numpy(twister["key"].astype(np.int64))
+    generator.set_state(state)
+    return generator
+
+
+def uploaded_arrays(artifacts: Artifacts, artifact_id: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Those of these names, in the precision that they were uploaded in.
+
+    Raises:
+        InvalidProblemError: If they are not there any more, or are not those that the job was accepted with.
+    """
+    try:
+        found = load(artifacts.safetensors(artifact_id))
+    except UnknownArtifactError:
+        raise InvalidProblemError(f"the uploaded arrays {artifact_id} are not there any more") from None
+    except (ArtifactDamagedError, SafetensorError):
+        raise InvalidProblemError(f"the uploaded arrays {artifact_id} are damaged: upload them again") from None
+    if any(name not in found or tuple(found[name].shape) != shape for name, shape in shapes.items()):
+        raise InvalidProblemError(f"the uploaded arrays {artifact_id} are not those that the job was accepted with")
+    return {name: found[name] for name in shapes}
 
 
 def build_model(spec: ModelSpec, sources: Inputs = NO_INPUTS) -> Model:

@@ -29,13 +29,10 @@ from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.errors import CurvatureError, InvalidProblemError
-from hessian_spectrum.worker.builders import build_model, build_parameters
+from hessian_spectrum.worker.builders import Inputs, build_model, build_parameters, generator_of
 from hessian_spectrum.worker.checkpoint_check import OUT_OF_MEMORY
 from hessian_spectrum.worker.checkpoints import CHANGED, decoder_sizes
-from hessian_spectrum.worker.generators import generator_of
-from hessian_spectrum.worker.inputs import Inputs
-from hessian_spectrum.worker.process import set_niceness
-from hessian_spectrum.worker.runtime.memory_guard import MemoryGuard, be_killed_first
+from hessian_spectrum.worker.hardware import MemoryGuard, be_killed_first, set_niceness
 
 SMALL = 10_000_000
 """Parameters up to which products of several vectors, and in double precision, are tried as well."""

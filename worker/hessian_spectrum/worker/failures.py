@@ -8,7 +8,6 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from hessian_spectrum.api_schemas.checkpoints import CheckpointError
-from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
 from hessian_spectrum.api_schemas.problem import FieldError, Problem
 from hessian_spectrum.curvature.malloc_trim import is_memory_error
 from hessian_spectrum.quadrature.errors import CurvatureError
@@ -62,16 +61,9 @@ def job_failure(error: Exception) -> JobFailure:
     return _failure(FailureKind.FATAL, "internal", "Internal error in the worker", 500, type(error).__name__)
 
 
-def parse_request(text: str) -> AnyJobRequest:
-    """The request of a job, in the spelling that all requests with the same answer have in common.
-
-    Raises:  JobFailure if another version of the service wrote it.
-    """
-    try:
-        return JobRequest.model_validate_json(text).root.canonical()
-    except ValidationError:
-        title = "This worker does not understand the request"
-        raise _failure(FailureKind.USAGE, "request-outdated", title, 422) from None
+def request_outdated() -> JobFailure:
+    """The failure of a job whose request another version of the service wrote."""
+    return _failure(FailureKind.USAGE, "request-outdated", "This worker does not understand the request", 422)
 
 
 def too_large(error: FieldError) -> JobFailure:

@@ -35,15 +35,16 @@ from hessian_spectrum.jobs.spectrum_variants import eigenvalue_request
 from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
 from hessian_spectrum.quadrature.results import TopEigenpairs
 from hessian_spectrum.worker.builders import (
+    NO_INPUTS,
     PRECISIONS,
+    Inputs,
     build_model,
     build_parameters,
     build_pretraining_plan,
     build_token_stream,
+    generator_of,
 )
 from hessian_spectrum.worker.experiments.comparison_curves import labels_of, model_comparison, relative_error
-from hessian_spectrum.worker.experiments.operators import build_operator
-from hessian_spectrum.worker.experiments.outcome import JobOutput
 from hessian_spectrum.worker.experiments.points import (
     UNUSED_PRODUCTS,
     Experiment,
@@ -52,12 +53,11 @@ from hessian_spectrum.worker.experiments.points import (
     SpectrumTask,
     execution_of,
 )
-from hessian_spectrum.worker.experiments.provenance import computation, digest, used_checkpoint
-from hessian_spectrum.worker.generators import generator_of
+from hessian_spectrum.worker.experiments.preparation import build_operator
+from hessian_spectrum.worker.experiments.results import JobOutput, computation, digest, used_checkpoint
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.inputs import NO_INPUTS, Inputs
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
-from hessian_spectrum.worker.sharding.shards import LocalSharding
+from hessian_spectrum.worker.sharding import LocalSharding
 
 BATCHES, MEASUREMENTS, START_VECTORS = 1, 2, 3
 """What a seed's random numbers are for, so that no two purposes share them."""

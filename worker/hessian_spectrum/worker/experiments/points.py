@@ -17,13 +17,13 @@ from hessian_spectrum.curvature.operators.execution import Execution, Timings
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.progress import Progress
+from hessian_spectrum.curvature.registry import method_classes
 from hessian_spectrum.planning.job_plan import ComputationPlan
-from hessian_spectrum.worker.experiments.methods import method_of
-from hessian_spectrum.worker.experiments.operators import measured_deviation
-from hessian_spectrum.worker.experiments.outcome import JobOutput
+from hessian_spectrum.worker.experiments.preparation import measured_deviation
+from hessian_spectrum.worker.experiments.results import JobOutput
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
-from hessian_spectrum.worker.sharding.shards import CALIBRATED, ShardedMethod, Sharding
+from hessian_spectrum.worker.sharding import CALIBRATED, ShardedMethod, Sharding
 
 UNUSED_PRODUCTS = 10
 """Products that are allowed for each that is mostly needed, where a tolerance decides."""
@@ -180,6 +180,14 @@ class PointRunner:
             progress(phase, done, total)
 
         return report
+
+
+def method_of(request: SpectrumRequest, plan: ComputationPlan) -> Method[Any, Any]:
+    """Return the method that a request names, within the memory of its plan."""
+    arguments = method_kind(request.method).engine_arguments(request.method)
+    if plan.vector_bytes is not None:
+        arguments["memory_bytes"] = plan.vector_bytes
+    return method_classes()[request.method.kind](**arguments)
 
 
 def execution_of(hardware: Hardware, job: JobCheckpointer, *, num_runs: int, peak_bytes: int) -> Execution:

@@ -21,10 +21,7 @@ from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.jobs.spectrum_variants import block_variants, sink_variants
 from hessian_spectrum.planning.job_plan import ComputationPlan
-from hessian_spectrum.worker.builders import build_loss
-from hessian_spectrum.worker.experiments.methods import result_of, vectors_of
-from hessian_spectrum.worker.experiments.operators import build_operator
-from hessian_spectrum.worker.experiments.outcome import JobOutput
+from hessian_spectrum.worker.builders import NO_INPUTS, Inputs, build_loss, generator_of
 from hessian_spectrum.worker.experiments.points import (
     UNUSED_PRODUCTS,
     Experiment,
@@ -33,14 +30,11 @@ from hessian_spectrum.worker.experiments.points import (
     SpectrumTask,
     execution_of,
 )
-from hessian_spectrum.worker.experiments.preparation import Preparation, finite_loss, prepare
-from hessian_spectrum.worker.experiments.provenance import provenance
-from hessian_spectrum.worker.experiments.sink_variant import with_sink
-from hessian_spectrum.worker.generators import generator_of
+from hessian_spectrum.worker.experiments.preparation import Preparation, build_operator, finite_loss, prepare, with_sink
+from hessian_spectrum.worker.experiments.results import JobOutput, provenance, result_of, vectors_of
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.inputs import NO_INPUTS, Inputs
 from hessian_spectrum.worker.job_state import JobCheckpointer
-from hessian_spectrum.worker.sharding.shards import LocalSharding, Sharding
+from hessian_spectrum.worker.sharding import LocalSharding, Sharding
 
 _RESULT: TypeAdapter[AnySpectrumResult] = TypeAdapter(SpectrumResult)
 

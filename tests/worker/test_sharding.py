@@ -26,16 +26,15 @@ from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.storage.job_checkpoints import CheckpointStore
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.worker import job_state
-from hessian_spectrum.worker.experiments.outcome import JobOutput
+from hessian_spectrum.worker import sharding as worker_sharding
+from hessian_spectrum.worker.builders import NO_INPUTS
+from hessian_spectrum.worker.experiments.results import JobOutput
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.failures import JobFailure
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.inputs import NO_INPUTS
 from hessian_spectrum.worker.job_state import JobCheckpointer
-from hessian_spectrum.worker.runtime.shard_runner import ShardRunner
-from hessian_spectrum.worker.sharding import coordinator
-from hessian_spectrum.worker.sharding.coordinator import Deployment, ShardCoordinator
-from hessian_spectrum.worker.sharding.shards import ShardedMethod
+from hessian_spectrum.worker.runtime.job_runner import ShardRunner
+from hessian_spectrum.worker.sharding import Deployment, ShardCoordinator, ShardedMethod
 
 HARDWARE = Hardware(torch.device("cpu"), 1, 2**33)
 JOB: dict[str, Any] = {
@@ -56,7 +55,7 @@ def short_jobs_are_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharding, "MIN_BLOCK_OPERATIONS", 1)
     monkeypatch.setattr(sharding, "MAX_SHARDS", 3)  # of two, two and one probes
     monkeypatch.setattr(job_state, "LARGEST_SHARE", float("inf"))
-    monkeypatch.setattr(coordinator, "SECONDS_BETWEEN_CHECKS", 0.0)
+    monkeypatch.setattr(worker_sharding, "SECONDS_BETWEEN_CHECKS", 0.0)
 
 
 class Killed(BaseException):
@@ -218,7 +217,7 @@ def test_a_worker_alone_takes_one_shard_after_the_other(lab: Lab, alone: dict[st
 
 def test_a_helper_takes_what_is_free(lab: Lab, alone: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     names = {"now": "leader"}
-    monkeypatch.setattr(coordinator, "own_name", lambda: names["now"])
+    monkeypatch.setattr(worker_sharding, "own_name", lambda: names["now"])
 
     def help_under_another_name() -> None:
         names["now"] = "helper"
