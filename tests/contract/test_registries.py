@@ -17,6 +17,9 @@ import torch
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
 from hessian_spectrum.api_schemas.data import KINDS as DATA_KINDS
 from hessian_spectrum.api_schemas.data import num_samples, sequence_length
+from hessian_spectrum.api_schemas.experiments import EXPERIMENTS
+from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
+from hessian_spectrum.api_schemas.job_requests import JOB_KINDS
 from hessian_spectrum.api_schemas.losses import LOSSES
 from hessian_spectrum.api_schemas.methods import METHODS
 from hessian_spectrum.api_schemas.models import FAMILIES, KINDS
@@ -25,6 +28,7 @@ from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.curvature.registry import dataset_functions, loss_classes, method_classes, model_classes
 from hessian_spectrum.planning.activations import ACTIVATIONS
 from hessian_spectrum.service.plots.spectrum import method_plots
+from hessian_spectrum.service.serialization.render import experiment_plots
 from hessian_spectrum.theory.closed_form.families import spectra
 from hessian_spectrum.worker.builders import build_dataset, build_loss, build_model, build_parameters
 
@@ -60,9 +64,14 @@ def jobs() -> Iterator[tuple[str, dict[str, Any]]]:
     small = job_of(KINDS["mlp"].example)
     for name, method in METHODS.items():
         yield f"method {name}", small | {"method": dict(method.example)}
+    for experiment in (HessianVsGgnRequest, *(each.message for each in EXPERIMENTS.values())):
+        assert experiment.example is not None
+        yield f"experiment {experiment.example['kind']}", dict(experiment.example)
 
 
 JOBS = dict(jobs())
+SECONDS = 300 + 600
+"""Of a job: that of a checkpoint waits for the trial of the checkpoint, whose process loads transformers."""
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +97,7 @@ def schemas(server: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("name", JOBS)
 def test_its_estimate_and_its_job_go_through(
     name: str, server: Any, client: SpectrumClient, uploads: dict[str, str]
@@ -100,8 +110,9 @@ def test_its_estimate_and_its_job_go_through(
     job = client.wait(client.submit(request).id)
     assert job.state == "succeeded", job
     address = f"{server.url}/v1/jobs/{job.id}/result"
-    num_parameters = HTTP.get(address).json()["num_parameters"]
-    assert num_parameters == estimated.json()["num_parameters"]
+    document = HTTP.get(address).json()
+    num_parameters = [each["num_parameters"] for each in document.get("curves", [document])]
+    assert max(num_parameters) == estimated.json()["num_parameters"]
     assert HTTP.get(f"{address}.npz").content.startswith(b"PK")
     assert HTTP.get(f"{address}.png").content.startswith(b"\x89PNG")
 
@@ -117,7 +128,10 @@ def test_its_closed_form_goes_through(name: str, server: Any) -> None:
 
 
 def test_the_document_of_the_interface_has_every_entry(schemas: dict[str, Any]) -> None:
-    messages = [kind.message for kind in (*KINDS.values(), *FAMILIES.values(), *DATA_KINDS.values(), *METHODS.values())]
+    messages: list[Any] = [HessianVsGgnRequest, *(kind.message for kind in EXPERIMENTS.values())]
+    messages += [
+        kind.message for kind in (*KINDS.values(), *FAMILIES.values(), *DATA_KINDS.values(), *METHODS.values())
+    ]
     for message in messages:
         assert schemas[message.__name__]["examples"] == [message.example]
     for name, base in (("MlpActivation", ACTIVATIONS), ("ConvActivation", ACTIVATIONS)):
@@ -150,6 +164,7 @@ def test_both_sides_have_every_entry() -> None:
     assert set(dataset_functions()) == {kind.name for kind in DATA_KINDS.values()} - {"inline", "artifact", "text"}
     assert set(loss_classes()) == set(LOSSES)
     assert set(method_classes()) == set(method_plots()) == set(METHODS)
+    assert set(experiment_plots()) == set(JOB_KINDS) - {"spectrum"}
     assert set(spectra()) == set(FAMILIES)
 
 

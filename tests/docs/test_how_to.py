@@ -54,6 +54,7 @@ class Example:
             "add-a-loss": "loss",
             "add-data": "data.kind",
             "add-a-method": "method.kind",
+            "add-an-experiment": "kind",
         }
         place = places.get(self.name, "model.kind")
         value: Any = self.request
@@ -77,6 +78,7 @@ MOST_FILES = {
     "add-data": 2,
     "add-a-closed-form": 2,
     "add-a-method": 3,
+    "add-an-experiment": 2,
 }
 EXAMPLES = [example(name) for name in MOST_FILES]
 by_name = pytest.mark.parametrize("example", EXAMPLES, ids=lambda each: each.name)
@@ -152,7 +154,8 @@ def test_the_document_of_the_interface_has_it(example: Example, extended_server:
         described = [
             each for each in schemas.values() if each.get("properties", {}).get("kind", {}).get("const") == name
         ]
-        assert [each["examples"] for each in described] == [[example.request[place.removesuffix(".kind")]]]
+        shown = example.request if place == "kind" else example.request[place.removesuffix(".kind")]
+        assert [each["examples"] for each in described if "examples" in each] == [[shown]]
 
 
 @pytest.mark.parametrize("example", [each for each in EXAMPLES if each.is_job], ids=lambda each: each.name)
@@ -212,3 +215,29 @@ def test_the_method_takes_spectra_of_blocks(extended_server: str) -> None:
     address = f"{extended_server}/v1/jobs/{job.id}/result"
     assert [each["method"] for each in HTTP.get(address).json()["spectra"]] == 2 * [request["method"]["kind"]]
     assert HTTP.get(f"{address}.png").content.startswith(b"\x89PNG")
+
+
+def test_the_experiment_takes_the_spectra_that_it_lists(extended_server: str) -> None:
+    request = example("add-an-experiment").request
+    with SpectrumClient(extended_server) as client:
+        job = client.wait(client.submit(request).id)
+        alone: list[Any] = [
+            client.run(
+                {
+                    "kind": "spectrum",
+                    "model": {"kind": "mlp", "widths": [3, width, 2]},
+                    "data": request["data"],
+                    "loss": "mse",
+                    "method": {"kind": "exact"},
+                }
+            )
+            for width in request["widths"]
+        ]
+    address = f"{extended_server}/v1/jobs/{job.id}/result"
+    answer = HTTP.get(address).json()
+    largest = [each.eigenvalues[-1] for each in alone]
+    assert [each["value"] for each in answer["sharpness"]] == pytest.approx(largest, rel=1e-4)
+    assert len(answer["provenance"]) == len(largest)
+    archive = np.load(io.BytesIO(HTTP.get(f"{address}.npz").content))
+    assert archive["widths"].tolist() == request["widths"]
+    assert archive["eigenvalues"].tolist() == [each["value"] for each in answer["sharpness"]]

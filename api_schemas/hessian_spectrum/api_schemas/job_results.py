@@ -1,10 +1,11 @@
 """The union of all results of jobs, discriminated by `kind`."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 from pydantic import Field
 from typing_extensions import TypeAliasType
 
+from hessian_spectrum.api_schemas.experiments import EXPERIMENTS, ExperimentResult
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
 from hessian_spectrum.api_schemas.message import Message
 from hessian_spectrum.api_schemas.methods import AnySpectrumResult, SpectrumResult
@@ -23,7 +24,10 @@ class SpectrumSetResult(Message):
     )
 
 
-AnyJobResult = AnySpectrumResult | SpectrumSetResult | HessianVsGgnResult
-JobResult = TypeAliasType(
-    "JobResult", Annotated[SpectrumResult | SpectrumSetResult | HessianVsGgnResult, Field(discriminator="kind")]
-)
+if TYPE_CHECKING:
+    AnyJobResult = AnySpectrumResult | SpectrumSetResult | HessianVsGgnResult | ExperimentResult
+    JobResult = AnyJobResult
+else:
+    _RESULTS = (SpectrumSetResult, HessianVsGgnResult, *(each.result for each in EXPERIMENTS.values()))
+    AnyJobResult = Union[(AnySpectrumResult, *_RESULTS)]
+    JobResult = TypeAliasType("JobResult", Annotated[Union[(SpectrumResult, *_RESULTS)], Field(discriminator="kind")])

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 
+from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.hessian_vs_ggn import MATRICES, ComparedMatrix, HessianVsGgnRequest
 from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
 from hessian_spectrum.api_schemas.models import Gpt2
@@ -28,6 +29,9 @@ def plan_job(request: AnyJobRequest, memory_bytes: int | None = None) -> JobPlan
     """
     if isinstance(request, SpectrumRequest):
         return JobPlan(memory_bytes, estimate(request, memory_bytes))
+    if isinstance(request, ExperimentRequest):
+        plans = tuple(estimate(point, memory_bytes) for point in request.points)
+        return JobPlan(memory_bytes, _experiment_plan(plans), plans)
     points = tuple(_point_plan(request, model, matrix, memory_bytes) for model, matrix in _points(request))
     return JobPlan(memory_bytes, _comparison_plan(request, points), points)
 
@@ -59,7 +63,23 @@ def memory_error(request: AnyJobRequest, plan: JobPlan) -> FieldError | None:
             f"{gibibytes(plan.whole.peak_bytes)}, a worker has {gibibytes(plan.memory_bytes)}"
         )
         return FieldError(loc=["body", culprit(request, plan.memory_bytes)], msg=message)
+    if isinstance(request, ExperimentRequest):
+        message = (
+            f"a spectrum takes about {gibibytes(plan.whole.peak_bytes)}, a worker has {gibibytes(plan.memory_bytes)}"
+        )
+        return FieldError(loc=["body"], msg=message)
     return _comparison_error(request, plan.points, plan.memory_bytes)
+
+
+def _experiment_plan(plans: tuple[ComputationPlan, ...]) -> ComputationPlan:
+    """Of all spectra, one after the other."""
+    return replace(
+        max(plans, key=lambda plan: plan.peak_bytes),
+        num_parameters=max(plan.num_parameters for plan in plans),
+        num_products=sum(plan.num_products for plan in plans),
+        num_training_passes=sum(plan.num_training_passes for plan in plans),
+        num_shards=1,
+    )
 
 
 def _points(request: HessianVsGgnRequest) -> Iterator[tuple[Gpt2, ComparedMatrix]]:

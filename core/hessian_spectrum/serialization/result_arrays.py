@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hessian_spectrum.api_schemas.experiments import ExperimentResult
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
 from hessian_spectrum.api_schemas.job_results import AnyJobResult, SpectrumSetResult
+from hessian_spectrum.api_schemas.message import Message
 from hessian_spectrum.api_schemas.methods import AnySpectrumResult
 from hessian_spectrum.api_schemas.spectrum_results import (
     Cumulative,
@@ -28,10 +30,10 @@ _PAIRS = ("value", "residual", "converged", "lower", "upper")
 def result_arrays(result: AnyJobResult) -> Arrays:
     """Everything that the JSON document says.
 
-    Of the fields of a spectrum, lists of numbers become arrays of the same name (n,). Each curve becomes `<name>_grid`,
-    `<name>_values`, `<name>_standard_error`, `<name>_lower` and `<name>_upper` (num_points,). Quadratures become
-    nodes_i, weights_i and residuals_i for each probe i, and node_errors (num_probes,). Eigenpairs become eigenvalues,
-    residuals, converged, lower and upper (k,). A Ritz value becomes [value, residual], an estimate
+    Of the fields of a spectrum or of an experiment, lists of numbers become arrays of the same name (n,). Each curve
+    becomes `<name>_grid`, `<name>_values`, `<name>_standard_error`, `<name>_lower` and `<name>_upper` (num_points,).
+    Quadratures become nodes_i, weights_i and residuals_i for each probe i, and node_errors (num_probes,). Eigenpairs
+    become eigenvalues, residuals, converged, lower and upper (k,). A Ritz value becomes [value, residual], an estimate
     [value, standard error] and `<name>_interval`, [lower, upper]. All other fields are the member `document`, as JSON.
     NaN stands for what is not known. Of several spectra i each name, the document's too, with `spectrum_<i>_` before
     it. Of a comparison see `comparison_arrays`.
@@ -45,14 +47,17 @@ def result_arrays(result: AnyJobResult) -> Arrays:
                 for index, spectrum in enumerate(spectra)
                 for name, array in result_arrays(spectrum).items()
             }
+        case ExperimentResult():
+            return _message_arrays(result, ExperimentResult)
         case _:
-            return _spectrum_arrays(result)
+            return _message_arrays(result, MethodResult)
 
 
-def _spectrum_arrays(result: AnySpectrumResult) -> Arrays:
+def _message_arrays(result: AnySpectrumResult | ExperimentResult, base: type[Message]) -> Arrays:
+    """The arrays of all fields but those of the base, and the document."""
     arrays: Arrays = {}
     beside: dict[str, Any] = {}  # fields that the document leaves out
-    for name in [each for each in type(result).model_fields if each not in MethodResult.model_fields]:
+    for name in [each for each in type(result).model_fields if each not in base.model_fields]:
         match getattr(result, name):
             case Estimate() as estimate:
                 arrays |= _estimate_arrays(name, estimate)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hessian_spectrum.api_schemas.experiments import ExperimentResult
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
 from hessian_spectrum.api_schemas.job_results import AnyJobResult, SpectrumSetResult
 from hessian_spectrum.api_schemas.methods import LanczosResult
@@ -60,7 +61,7 @@ def resmooth(result: AnyJobResult, overrides: SmoothingOverrides) -> AnyJobResul
         case SpectrumSetResult(spectra=spectra) if all(isinstance(each, LanczosResult) for each in spectra):
             again = [_resmooth(each, overrides, len(spectra)) for each in spectra if isinstance(each, LanczosResult)]
             return result.model_copy(update={"spectra": again})
-        case HessianVsGgnResult() | SpectrumSetResult():
+        case HessianVsGgnResult() | SpectrumSetResult() | ExperimentResult():
             what = f"kind {result.kind}"
         case _:
             what = f"method {result.method}"

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from hessian_spectrum.api_schemas.checkpoints import CheckpointError, CheckpointVerdict
+from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
@@ -37,7 +38,7 @@ from hessian_spectrum.worker.builders import Inputs
 from hessian_spectrum.worker.checkpoints import CHANGED
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import run_hessian_vs_ggn_job
 from hessian_spectrum.worker.experiments.results import JobOutput
-from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
+from hessian_spectrum.worker.experiments.spectrum import run_experiment, run_spectrum_job
 from hessian_spectrum.worker.failures import (
     FailureKind,
     JobCancelledError,
@@ -79,6 +80,10 @@ def checked_request(
     Raises:
         CheckpointError: If a checkpoint is refused.
     """
+    if isinstance(request, ExperimentRequest):
+        for point in request.points:
+            _, inputs = checked_request(point, inputs, memory_bytes=memory_bytes, look=look)
+        return request, inputs
     fallbacks: list[Fallback] = []
     models = [request.model] if isinstance(request, SpectrumRequest) else request.models
     for model in models if inputs.check is not None else ():
@@ -352,6 +357,8 @@ class JobRunner:
         job: JobCheckpointer,
         coordinator: ShardCoordinator,
     ) -> JobOutput:
+        if isinstance(request, ExperimentRequest):
+            return run_experiment(request, hardware, renewer.report, inputs=inputs, job=job, plan=plan)
         if not isinstance(request, SpectrumRequest):
             return run_hessian_vs_ggn_job(request, hardware, renewer.report, inputs=inputs, job=job, plan=plan)
         whole = plan.whole
