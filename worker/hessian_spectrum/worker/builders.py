@@ -101,14 +101,17 @@ NO_INPUTS = Inputs()
 
 
 def generator_of(seed: int, *purpose: int) -> torch.Generator:
-    """A generator whose numbers depend on every bit of the seed.
+    """Make a generator whose numbers depend on every bit of the seed.
 
     It lives on the CPU, so that its numbers do not depend on the device of the computation. Seeds below 2^32 start the
     generator as `torch.manual_seed` does. Larger ones fill its whole state, as numpy seeds the same algorithm.
 
     Args:
-        seed: at least 0.
-        purpose: what the numbers are for, so that generators of one seed are independent of each other.
+        seed: At least 0.
+        *purpose: What the numbers are for, so that generators of one seed are independent of each other.
+
+    Returns:
+        The generator in its first state.
     """
     if seed >> _NUM_SHORT_BITS:
         return _filled_generator(np.random.SeedSequence(seed, spawn_key=purpose))
@@ -127,10 +130,18 @@ def _filled_generator(sequence: np.random.SeedSequence) -> torch.Generator:
 
 
 def uploaded_arrays(artifacts: Artifacts, artifact_id: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Those of these names, in the precision that they were uploaded in.
+    """Load uploaded arrays in the precision in which they were uploaded.
+
+    Args:
+        artifacts: Uploaded files by id.
+        artifact_id: The id of the file.
+        shapes: Shapes by name of the arrays to load, as they were when the job was accepted.
+
+    Returns:
+        The arrays by name.
 
     Raises:
-        InvalidProblemError: If they are not there any more, or are not those that the job was accepted with.
+        InvalidProblemError: If the file is missing or damaged, or its arrays have other shapes.
     """
     try:
         found = load(artifacts.safetensors(artifact_id))
@@ -144,10 +155,17 @@ def uploaded_arrays(artifacts: Artifacts, artifact_id: str, shapes: Mapping[str,
 
 
 def build_model(spec: ModelSpec, sources: Inputs = NO_INPUTS) -> Model:
-    """The network, without parameters, and without an attention sink.
+    """Build the network of a request, without parameters and without an attention sink.
+
+    Args:
+        spec: Model of the request.
+        sources: Checkpoints and uploaded files.
+
+    Returns:
+        The network.
 
     Raises:
-        CheckpointError: The checkpoint cannot be used.
+        CheckpointError: If the checkpoint cannot be used.
     """
     if isinstance(spec, CausalLmSpec):
         return causal_lm(spec, sources.models)
@@ -157,12 +175,22 @@ def build_model(spec: ModelSpec, sources: Inputs = NO_INPUTS) -> Model:
 def build_parameters(
     spec: ModelSpec, model: Model, dtype: torch.dtype, device: torch.device, sources: Inputs = NO_INPUTS
 ) -> Parameters:
-    """Those of a checkpoint, of the request, or drawn from its seed; a quadratic form's critical point 0.
+    """Load the parameters of a checkpoint or of the request, or draw them from its seed; a quadratic form has 0.
+
+    Args:
+        spec: Model of the request.
+        model: The network, which knows names and shapes.
+        dtype: Precision of the parameters.
+        device: Device of the parameters.
+        sources: Checkpoints and uploaded files.
+
+    Returns:
+        Parameters by name.
 
     Raises:
-        CheckpointError: The checkpoint cannot be used.
-        InvalidProblemError: Model, data or options do not fit together.
-        OSError: A file cannot be read or written.
+        CheckpointError: If the checkpoint cannot be used.
+        InvalidProblemError: If uploaded weights are missing or do not fit.
+        OSError: If a file cannot be read.
     """
     if isinstance(spec, CausalLmSpec) or (isinstance(spec, Gpt2Spec) and spec.checkpoint is not None):
         parameters = checkpoint_parameters(spec, model.parameter_shapes, sources.models, dtype, device)
@@ -179,10 +207,17 @@ def build_parameters(
 
 
 def build_dataset(request: SpectrumRequest, sources: Inputs = NO_INPUTS) -> Dataset:
-    """The data in double precision on the CPU: real numbers float64, labels and tokens int64.
+    """Build the data in double precision on the CPU: real numbers float64, labels and tokens int64.
+
+    Args:
+        request: Request, which names data and model.
+        sources: Uploaded files.
+
+    Returns:
+        Inputs and targets.
 
     Raises:
-        InvalidProblemError: Model, data or options do not fit together.
+        InvalidProblemError: If uploaded data are missing, or tokens are outside the vocabulary.
     """
     match request.data:
         case None:
@@ -198,22 +233,37 @@ def build_dataset(request: SpectrumRequest, sources: Inputs = NO_INPUTS) -> Data
 
 
 def build_token_stream(spec: TextData | TokenData, sources: Inputs = NO_INPUTS) -> TokenStream:
-    """The tokens of which the data are windows.
+    """Build the stream of tokens of which the data are windows.
+
+    Args:
+        spec: Text or tokens of the request.
+        sources: Uploaded files.
+
+    Returns:
+        The stream.
 
     Raises:
-        InvalidProblemError: Model, data or options do not fit together.
+        InvalidProblemError: If uploaded tokens are missing, or are fewer than one window.
     """
     return TokenStream(_tokens(spec, sources), spec.sequence_length)
 
 
 def build_loss(request: SpectrumRequest) -> Loss:
-    """The loss."""
+    """Build the loss of a request; a quadratic form's is the output of its model."""
     loss = request.effective_loss
     return OutputValue() if loss is None else loss_classes()[loss]()
 
 
 def build_plan(spec: TrainingSpec, micro_batch_size: int | None = None) -> TrainingPlan:
-    """How to train, with the activations of so many samples at once."""
+    """Build the training of a request.
+
+    Args:
+        spec: Training of the request.
+        micro_batch_size: Samples whose activations are held at once; None: all of a batch.
+
+    Returns:
+        Optimizer, schedule and steps.
+    """
     schedule: Plateau | WarmupCosine | None = None
     match spec.schedule:
         case PlateauSchedule() as rule:
@@ -229,7 +279,15 @@ def build_plan(spec: TrainingSpec, micro_batch_size: int | None = None) -> Train
 
 
 def build_pretraining_plan(spec: Pretraining, micro_batch_size: int | None = None) -> TrainingPlan:
-    """How to pretrain, with the activations of so many sequences at once."""
+    """Build the pretraining of a comparison.
+
+    Args:
+        spec: Pretraining of the request.
+        micro_batch_size: Sequences whose activations are held at once; None: all of a batch.
+
+    Returns:
+        Optimizer, schedule and steps.
+    """
     return TrainingPlan(
         spec.num_steps,
         spec.learning_rate,

@@ -14,6 +14,11 @@ from hessian_spectrum.quadrature.errors import CurvatureError
 
 _MAX_DETAIL = 1000
 
+REQUEST_OUTDATED = Problem(
+    type="/problems/request-outdated", title="This worker does not understand the request", status=422
+)
+"""The problem of a job whose request another version of the service wrote."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -59,11 +64,6 @@ def job_failure(error: Exception) -> JobFailure:
         return _storage_failure(error)
     _logger.exception("unforeseen error", exc_info=error)
     return _failure(FailureKind.FATAL, "internal", "Internal error in the worker", 500, type(error).__name__)
-
-
-def request_outdated() -> JobFailure:
-    """The failure of a job whose request another version of the service wrote."""
-    return _failure(FailureKind.USAGE, "request-outdated", "This worker does not understand the request", 422)
 
 
 def too_large(error: FieldError) -> JobFailure:

@@ -91,9 +91,12 @@ class Hardware:
         )
 
     def at_present(self) -> "Hardware":
-        """The same, with less memory where others use the GPU; for the process that computes, as it touches CUDA.
+        """Measure the free memory of a GPU, in the process that computes, since this touches CUDA.
 
         On a CPU memory stays what it was when the worker began, so that the same job is always split alike.
+
+        Returns:
+            The same hardware, with less memory where other processes use the GPU.
         """
         if self.device.type != "cuda":
             return self
@@ -103,10 +106,15 @@ class Hardware:
 
 
 def find_hardware(settings: WorkerSettings) -> Hardware:
-    """The share of one job of what the machine, or the container around this process, has.
+    """Find the device, and the share of one job in what the machine or the container around this process has.
 
-    On a GPU the parent process must not touch CUDA before it forks, so the device's memory is asked in the driver's
-    own terms, which makes no context.
+    On a GPU the parent process must not touch CUDA before it forks: a child process asks for the memory of the device.
+
+    Args:
+        settings: Settings of the worker.
+
+    Returns:
+        The hardware of one job.
 
     Raises:
         SettingsError: If the device is not there.

@@ -110,9 +110,17 @@ class LocalSharding:
         return self._in_turn(task, self._calibrated(task, execution, progress), progress)
 
     def _calibrated(self, task: ShardedMethod, execution: Execution, progress: Progress) -> Any | None:
-        """State of the first shard after the first product of all; None if an earlier attempt has taken that.
+        """Compute the first product of all, unless an earlier attempt has.
 
         It decides how the products of all shards run, on which their roundings depend.
+
+        Args:
+            task: The steps to take.
+            execution: How products run.
+            progress: Called once.
+
+        Returns:
+            State of the first shard after that product; None if an earlier attempt has computed it.
         """
         if CALIBRATED in self._job.notes:
             return None
@@ -185,11 +193,17 @@ class Deployment:
         """Compute a shard that was claimed, from where an earlier worker left it.
 
         Args:
-            task: Of which the shard is a part.
+            task: Method whose shard it is.
             claim: The shard.
             job_id: The job that the shard belongs to.
             begun: State to begin with where no worker left one.
             progress: Called with the products of the shard after every step.
+
+        Returns:
+            The finished state, and who computed it.
+
+        Raises:
+            WorkerStoppingError: If the worker was told to stop; the state is saved.
         """
         saved = self.shard_checkpointer(job_id, claim.index, claim.attempt, claim.fingerprint)
         stage = saved.stage(STAGE)
@@ -370,6 +384,14 @@ class ShardWorker:
         """Renew the lease for a `LeaseRenewer`; a worker that lost it stops as if the job was cancelled.
 
         Products are stored for this shard alone; the coordinator counts those of the job.
+
+        Args:
+            lease: The lease.
+            progress: Not used.
+            num_products: Not used.
+
+        Returns:
+            "running", or "cancelling" once the lease is lost.
         """
         return "running" if self._deployment.shards.renew(lease, self._products) else "cancelling"
 

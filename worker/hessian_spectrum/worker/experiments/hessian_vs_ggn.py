@@ -75,12 +75,15 @@ def run_hessian_vs_ggn_job(
     """Compute what the request asks, model by model and seed by seed; the same numbers whether resumed or not.
 
     Args:
-        request: What is asked.
+        request: The request of the job.
         hardware: What the worker computes on.
         progress: Called after every step; what it raises ends the job.
         inputs: Checkpoints and uploaded files.
         job: The job's checkpoints; None: nothing is saved.
         plan: How each eigenvalue is computed within the worker's memory; None: it is made here.
+
+    Returns:
+        The result.
 
     Raises:
         CurvatureError: If an eigenvalue cannot be computed.

@@ -115,6 +115,12 @@ class PointRunner:
     def run(self, experiment: Experiment) -> JobOutput:
         """Compute all points.
 
+        Args:
+            experiment: The list of points.
+
+        Returns:
+            The result of the experiment.
+
         Raises:
             CurvatureError: If a spectrum cannot be computed.
         """

@@ -70,12 +70,15 @@ def prepare(
     """Build model and data, and train the parameters if the request says so.
 
     Args:
-        request: What to build.
+        request: The request.
         micro_batch_size: Samples whose activations are held at once.
         hardware: What the worker computes on.
         progress: Called after every step of training.
         inputs: Checkpoints and uploaded files.
         stage: Saves the states of training.
+
+    Returns:
+        Model, data, parameters and the summary of the training.
 
     Raises:
         CurvatureError: If the loss is not finite, for one.
@@ -122,7 +125,16 @@ def finite_loss(risk: EmpiricalRisk, parameters: Parameters) -> float:
 def with_sink(
     spec: ModelSpec, model: Model, parameters: Parameters, batches: Sequence[Dataset]
 ) -> tuple[Model, SinkReport | None]:
-    """The model with its one sink, if there is one, whose bias is solved for if need be; and what it does.
+    """Insert the attention sink of a request into its model, with a bias that is solved for where none is given.
+
+    Args:
+        spec: Model of the request, with one sink at most.
+        model: The network without a sink.
+        parameters: Where scores are measured.
+        batches: Data on which scores are measured.
+
+    Returns:
+        The model with its sink, and the effect of the sink; without a sink the model itself and None.
 
     Raises:
         InvalidProblemError: If no bias reaches the mean score.

@@ -54,13 +54,16 @@ def run_spectrum_job(
     """Compute what the request asks; the same request on the same device gives the same numbers, resumed or not.
 
     Args:
-        request: What is asked.
+        request: The request of the job.
         hardware: What the worker computes on.
         progress: Called after every step; what it raises ends the job.
         inputs: Checkpoints and uploaded files.
         job: The job's checkpoints; None: nothing is saved.
         sharding: Who computes the shards of a job that is long enough; None: this worker.
         plan: How the spectra are taken within the worker's memory; None: it is made here.
+
+    Returns:
+        The result, and the arrays that only the npz file holds.
 
     Raises:
         CurvatureError: If a spectrum cannot be computed.
@@ -93,7 +96,7 @@ def run_experiment(
     """Take the spectra of an experiment, one after the other, and make its result of them.
 
     Args:
-        request: What is asked.
+        request: The request of the job.
         hardware: What the worker computes on.
         progress: Called after every step; what it raises ends the job.
         inputs: Checkpoints and uploaded files.

@@ -40,11 +40,12 @@ from hessian_spectrum.worker.experiments.hessian_vs_ggn import run_hessian_vs_gg
 from hessian_spectrum.worker.experiments.results import JobOutput
 from hessian_spectrum.worker.experiments.spectrum import run_experiment, run_spectrum_job
 from hessian_spectrum.worker.failures import (
+    REQUEST_OUTDATED,
     FailureKind,
     JobCancelledError,
+    JobFailure,
     WorkerStoppingError,
     job_failure,
-    request_outdated,
     too_large,
 )
 from hessian_spectrum.worker.hardware import Hardware, MemoryGuard, own_name
@@ -72,7 +73,7 @@ def checked_request(
     """Return the request with what transformers makes of its checkpoints, and how products are to be computed.
 
     Args:
-        request: What is asked.
+        request: The request of the job.
         inputs: Where checkpoints are found, and what tries them.
         memory_bytes: Memory that the trial of a checkpoint may take.
         look: Called several times a second while a checkpoint is tried; what it raises ends the trial.
@@ -139,7 +140,7 @@ def parse_request(text: str) -> AnyJobRequest:
     try:
         return JobRequest.model_validate_json(text).root.canonical()
     except ValidationError:
-        raise request_outdated() from None
+        raise JobFailure(FailureKind.USAGE, REQUEST_OUTDATED) from None
 
 
 class ShardRunner:
@@ -329,9 +330,18 @@ class JobRunner:
         return digest
 
     def _outlasting(self, step: Callable[[], _T]) -> _T:
-        """What the step gives, once Redis and the object store are back: an outage of minutes costs no hours of work.
+        """Repeat a step until Redis and the object store are back, since an outage should not cost hours of work.
 
-        Raises:  what it raises; where one of them is away, once the worker stops.
+        Args:
+            step: The step, which may be taken again.
+
+        Returns:
+            What the step returns.
+
+        Raises:
+            ConnectionError: If Redis is away and the worker was told to stop.
+            TimeoutError: If Redis does not answer and the worker was told to stop.
+            StorageUnavailableError: If the object store is full, or is away and the worker was told to stop.
         """
         while True:
             try:
