@@ -17,11 +17,13 @@ import torch
 
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.jobs import sharding
 from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.jobs.scripts import ShardScripts
 from hessian_spectrum.jobs.shards import ShardPoisonedError, ShardStore
 from hessian_spectrum.jobs.store import JobStore, LeaseLostError
+from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.storage.job_checkpoints import CheckpointStore
 from hessian_spectrum.storage.local_directory import LocalDirectory
@@ -200,10 +202,13 @@ def kill() -> None:
 def test_probes_of_all_shards_are_all_probes() -> None:
     for num_probes in range(1, 40):
         for number in range(1, num_probes + 1):
-            shards = [sharding.probes_of_shard(num_probes, number, index) for index in range(number)]
+            method = StochasticLanczosQuadrature(2, num_probes, Smoothing(2, 3.0))
+            shards = [
+                range(each.num_probes_before, each.num_probes_before + each.num_probes) for each in method.split(number)
+            ]
             assert [probe for shard in shards for probe in shard] == list(range(num_probes))
             assert max(map(len, shards)) - min(map(len, shards)) <= 1
-            assert len(shards[0]) == max(map(len, shards))
+            assert len(shards[0]) == max(map(len, shards)) == -(-num_probes // number)
 
 
 def test_a_worker_alone_takes_one_shard_after_the_other(lab: Lab, alone: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from hessian_spectrum.api_schemas.methods import LanczosMethod, TopKMethod, meth
 from hessian_spectrum.api_schemas.methods.kind import MatrixProperties
 from hessian_spectrum.api_schemas.models import kind_of
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.jobs.sharding import num_shards, probes_of_shard
+from hessian_spectrum.jobs.sharding import num_shards
 from hessian_spectrum.jobs.spectrum_variants import spectrum_variants
 from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.planning.memory import MicroBatches, micro_batches
@@ -77,7 +77,7 @@ def _estimate(
         return _planned(request, _of_block(work, share), available_bytes)
 
     shards = 1 if num_spectra > 1 or least.recording_bytes is not None else _num_shards(request, method, least)
-    most = len(probes_of_shard(method.num_probes, shards, 0))
+    most = -(-method.num_probes // shards)
     if available_bytes is None:
         return replace(planned(most, "full"), num_shards=shards)
     needed = _probe_bytes(part, method, method.reorthogonalisation or "none")

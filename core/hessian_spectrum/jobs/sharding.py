@@ -33,10 +33,3 @@ def num_shards(*, num_probes: int, num_steps: int, product_operations: float, mo
     seconds = operations / _OPERATIONS_PER_SECOND + moved_numbers / _NUMBERS_PER_SECOND
     probes_at_once = max(1, -(-int(MIN_BLOCK_OPERATIONS) // max(1, int(product_operations))))
     return max(1, min(MAX_SHARDS, num_probes // probes_at_once, int(seconds / MIN_SHARD_SECONDS)))
-
-
-def probes_of_shard(num_probes: int, count: int, index: int) -> range:
-    """Indices of the probes of shard `index` of `count`; the first shards have one more where they do not divide."""
-    size, rest = divmod(num_probes, count)
-    start = index * size + min(index, rest)
-    return range(start, start + size + (index < rest))

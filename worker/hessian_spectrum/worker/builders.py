@@ -74,11 +74,25 @@ class NoArtifacts:
     """Where there are none."""
 
     def tokens(self, artifact_id: str) -> Tokens:
-        """Raises:  UnknownArtifactError."""
+        """Raise an error, as there are no tokens.
+
+        Args:
+            artifact_id: Any id.
+
+        Raises:
+            UnknownArtifactError: Always.
+        """
         raise UnknownArtifactError(artifact_id)
 
     def safetensors(self, artifact_id: str) -> bytes:
-        """Raises:  UnknownArtifactError."""
+        """Raise an error, as there are no arrays.
+
+        Args:
+            artifact_id: Any id.
+
+        Raises:
+            UnknownArtifactError: Always.
+        """
         raise UnknownArtifactError(artifact_id)
 
 

@@ -157,7 +157,7 @@ def _reader(files: ExitStack) -> Reader:
 
 
 def _check_copy(name: str, copy: StoredTensor, original: StoredTensor, read: Reader) -> None:
-    """Raises:  CheckpointError if a tensor that is tied to a parameter holds other numbers."""
+    """Raise a CheckpointError if a tensor that is tied to a parameter holds other numbers."""
     if not torch.equal(read(copy), read(original)):
         raise CheckpointError(f"{name} is no copy of the embedding, to which the model ties it")
 

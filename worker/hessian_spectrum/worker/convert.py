@@ -258,7 +258,7 @@ def _shared_once(state: State) -> State:
 
 
 def _load(path: Path) -> Any:
-    """Raises:  CheckpointError if the file holds anything but tensors and plain values: nothing of it is run."""
+    """Load tensors and plain values; a file that holds anything else is refused before any of it runs."""
     if path.exists() and not path.is_file():
         raise CheckpointError(f"{path} is no file")
     try:

@@ -13,7 +13,7 @@ from multiprocessing.synchronize import Event
 from typing import Any
 
 import torch
-import torch._dynamo  # what tracing loads at its first use, 5 s: once, before the pool forks
+import torch._dynamo  # noqa: F401 - what tracing loads at its first use, 5 s: once, before the pool forks
 from billiard.exceptions import WorkerLostError
 from celery import Celery, signals
 from celery.worker.request import Request
@@ -72,12 +72,12 @@ class RecoveringQoS(redis_transport.QoS):
     """
 
     def ack(self, delivery_tag: str) -> None:
-        """Raises:  RedisError."""
+        """Acknowledge a message, or forget it where Redis is away, which raises a RedisError."""
         with self._forgotten_on_error(delivery_tag):
             super().ack(delivery_tag)  # type: ignore[no-untyped-call]
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Raises:  RedisError."""
+        """Return a message to its queue, or forget it where Redis is away, which raises a RedisError."""
         with self._forgotten_on_error(delivery_tag):
             super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
 
