@@ -11,8 +11,8 @@ from hessian_spectrum.api_schemas.parameter_shapes import parameter_shapes
 from hessian_spectrum.api_schemas.problem import FieldError
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.estimate import ITEM_BYTES, culprit, estimate, gibibytes
+from hessian_spectrum.jobs.fingerprints import protocol_version
 from hessian_spectrum.jobs.spectrum_variants import eigenvalue_request
-from hessian_spectrum.jobs.versions import protocol_version
 from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
 
 _MOMENTS = 2  # vectors that AdamW keeps beside the parameters; its gradient is dropped before a measurement
