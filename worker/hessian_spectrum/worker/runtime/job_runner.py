@@ -16,7 +16,7 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
 from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.jobs.fingerprints import result_version
-from hessian_spectrum.jobs.planner import memory_error, plan_for_worker, plan_job
+from hessian_spectrum.jobs.plans import memory_error, plan_for_worker, plan_job
 from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import ShardStore

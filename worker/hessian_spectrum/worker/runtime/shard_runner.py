@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.jobs.planner import plan_for_worker
+from hessian_spectrum.jobs.plans import plan_for_worker
 from hessian_spectrum.jobs.shards import Claim, ShardPoisonedError
 from hessian_spectrum.jobs.store import JobStore, Lease, LeaseLostError, UnknownJobError
 from hessian_spectrum.telemetry.logging import log_fields
