@@ -45,6 +45,27 @@ class JobRecord:
         return self.state in ENDED_STATES
 
 
+class LeaseLostError(Exception):
+    """The job was leased to another worker, has ended or was deleted; the worker must stop computing it."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The exclusive right of one worker to write to one job."""
+
+    job_id: str
+    token: str
+    attempt: int
+    run_seconds: float = 0.0  # that earlier attempts ran
+    seconds: float = float("inf")  # duration of the lease from each renewal
+    crashed_by: str | None = None  # signal by which the process of an earlier attempt died, if it caused that itself
+
+
+def holder_prefix(holder: str) -> str:
+    """Prefix of the tokens of a process."""
+    return f"{holder}/"
+
+
 QUEUED = Progress(phase="queued", done=0, total=0, unit="")
 CACHED = Progress(phase="cached", done=0, total=0, unit="")
 

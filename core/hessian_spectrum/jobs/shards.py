@@ -11,8 +11,8 @@ from typing import cast
 import redis
 
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs.record import Lease, LeaseLostError, holder_prefix
 from hessian_spectrum.jobs.scripts import JOB, NO_SHARD, NOT_THE_HOLDER, SHARD_POISONED, ShardReply, ShardScripts
-from hessian_spectrum.jobs.store import Lease, LeaseLostError, holder_prefix
 
 MAX_SHARDS = 16
 """Further workers would find no shard to compute."""

@@ -18,9 +18,12 @@ from hessian_spectrum.jobs.record import (
     UNLIMITED,
     JobRecord,
     Kept,
+    Lease,
+    LeaseLostError,
     QuotaError,
     Quotas,
     cached_fields,
+    holder_prefix,
     new_job_id,
     new_record_fields,
     record_from_fields,
@@ -58,22 +61,6 @@ class UnknownJobError(Exception):
 
 class KeyReusedError(Exception):
     """The idempotency key was sent with another request before."""
-
-
-class LeaseLostError(Exception):
-    """The job was leased to another worker, has ended or was deleted; the worker must stop computing it."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The exclusive right of one worker to write to one job."""
-
-    job_id: str
-    token: str
-    attempt: int
-    run_seconds: float = 0.0  # that earlier attempts ran
-    seconds: float = float("inf")  # duration of the lease from each renewal
-    crashed_by: str | None = None  # signal by which the process of an earlier attempt died, if it caused that itself
 
 
 @dataclass(frozen=True)
@@ -469,11 +456,6 @@ class JobStore:
         final = _held(state)
         self._discard_request(lease.job_id)
         return final
-
-
-def holder_prefix(holder: str) -> str:
-    """Prefix of the tokens of a process."""
-    return f"{holder}/"
 
 
 def _held(state: JobState | Literal["lost"]) -> JobState:

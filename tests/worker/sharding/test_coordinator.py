@@ -19,9 +19,10 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs import shards as job_shards
 from hessian_spectrum.jobs.plans import estimate
+from hessian_spectrum.jobs.record import LeaseLostError
 from hessian_spectrum.jobs.scripts import ShardScripts
 from hessian_spectrum.jobs.shards import ShardPoisonedError, ShardStore
-from hessian_spectrum.jobs.store import JobStore, LeaseLostError
+from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.storage.job_checkpoints import CheckpointStore
 from hessian_spectrum.storage.local_directory import LocalDirectory
