@@ -21,7 +21,7 @@ from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.api_schemas.job_requests import JobRequest
 from hessian_spectrum.checkpoints import weights
 from hessian_spectrum.jobs.connection import connect
-from hessian_spectrum.jobs.planner import plan_job, stored_plan
+from hessian_spectrum.jobs.plans import plan_job, stored_plan
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.jobs.worker_registry import register
 from hessian_spectrum.service.app import create_app

@@ -13,13 +13,12 @@ from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.jobs.connection import connect, connect_async
 from hessian_spectrum.jobs.events import EventLog
 from hessian_spectrum.jobs.queue import JobQueue
-from hessian_spectrum.jobs.quotas import Quotas
+from hessian_spectrum.jobs.record import Quotas
 from hessian_spectrum.jobs.retention import Retention
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore
-from hessian_spectrum.jobs.verdicts import VerdictStore
-from hessian_spectrum.jobs.worker_registry import registered_result_versions
+from hessian_spectrum.jobs.worker_registry import VerdictStore, registered_result_versions
 from hessian_spectrum.service.auth.key_store import KeyStore
 from hessian_spectrum.service.job_events import JobEventBroker
 from hessian_spectrum.service.job_service import JobService

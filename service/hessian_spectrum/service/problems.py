@@ -17,8 +17,8 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from hessian_spectrum.api_schemas.problem import PROBLEM_MEDIA_TYPE, FieldError, Problem
-from hessian_spectrum.jobs.quotas import QuotaError
-from hessian_spectrum.jobs.redis_faults import described, fault_of
+from hessian_spectrum.jobs.connection import described, fault_of
+from hessian_spectrum.jobs.record import QuotaError
 from hessian_spectrum.jobs.store import KeyReusedError, UnknownJobError
 from hessian_spectrum.service.middleware.security_headers import SECURITY_HEADERS
 from hessian_spectrum.service.validation_errors import (

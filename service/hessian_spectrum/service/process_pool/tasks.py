@@ -15,7 +15,7 @@ from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.jobs.planner import stored_plan
+from hessian_spectrum.jobs.plans import stored_plan
 from hessian_spectrum.service import closed_form, random_matrix
 from hessian_spectrum.service.admission import Admission, Submission
 from hessian_spectrum.service.auth.principal import Principal

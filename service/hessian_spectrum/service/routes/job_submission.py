@@ -15,7 +15,7 @@ from hessian_spectrum.api_schemas.estimates import CostEstimate
 from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.checkpoints.directory import LARGE_HEADER_BYTES
-from hessian_spectrum.jobs.planner import stored_plan
+from hessian_spectrum.jobs.plans import stored_plan
 from hessian_spectrum.service.admission import Admission, Submission, available_bytes
 from hessian_spectrum.service.auth.principal import CurrentPrincipal
 from hessian_spectrum.service.context import service_context

@@ -5,7 +5,7 @@ from fastapi import APIRouter
 
 from hessian_spectrum.api_schemas.health import Version
 from hessian_spectrum.api_schemas.version import __version__
-from hessian_spectrum.jobs.versions import protocol_version
+from hessian_spectrum.jobs.fingerprints import protocol_version
 from hessian_spectrum.service.routes.parameters import StrictRoute
 
 router = APIRouter(prefix="/version", tags=["health"], route_class=StrictRoute)
