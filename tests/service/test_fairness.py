@@ -25,7 +25,7 @@ from hessian_spectrum.jobs.planner import plan_job, stored_plan
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.jobs.worker_registry import register
 from hessian_spectrum.service.app import create_app
-from hessian_spectrum.service.auth.key_store import KeyStore
+from hessian_spectrum.service.auth import KeyStore
 from hessian_spectrum.service.process_pool import tasks
 from hessian_spectrum.service.process_pool.pool import ProcessPool
 from hessian_spectrum.service.request_body import LARGE_BODY_BYTES

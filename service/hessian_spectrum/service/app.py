@@ -15,14 +15,12 @@ from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.config import API_PREFIX, is_public
 from hessian_spectrum.service.context import ServiceContext, create_context
 from hessian_spectrum.service.lifespan import running
-from hessian_spectrum.service.middleware.authentication import Authentication
-from hessian_spectrum.service.middleware.authorization import Authorization
+from hessian_spectrum.service.middleware.authentication import Authentication, Authorization
 from hessian_spectrum.service.middleware.body_limit import BodyLimit
 from hessian_spectrum.service.middleware.concurrency_limit import ConcurrencyLimit
 from hessian_spectrum.service.middleware.rate_limit import RateLimit, TokenBucketLimiter
-from hessian_spectrum.service.middleware.request_framing import RequestFraming
-from hessian_spectrum.service.middleware.request_target import AbsoluteRequestTarget
-from hessian_spectrum.service.middleware.request_telemetry import RequestTelemetry
+from hessian_spectrum.service.middleware.request_syntax import RequestSyntax
+from hessian_spectrum.service.middleware.request_telemetry import RequestMetrics, RequestTelemetry
 from hessian_spectrum.service.middleware.security_headers import SecurityHeaders
 from hessian_spectrum.service.middleware.slow_client import SlowClient
 from hessian_spectrum.service.middleware.trusted_host import TrustedHost
@@ -43,7 +41,6 @@ from hessian_spectrum.service.routes import (
     version,
 )
 from hessian_spectrum.service.routes.parameters import StrictRoute
-from hessian_spectrum.service.telemetry.metrics import RequestMetrics
 from hessian_spectrum.service.uploads.parser import UPLOAD_MEDIA_TYPES
 
 _DESCRIPTION = """\
@@ -91,11 +88,10 @@ def _middleware(context: ServiceContext) -> list[Middleware]:
     """
     settings = context.settings
     return [
-        Middleware(AbsoluteRequestTarget),
         Middleware(RequestTelemetry, access_log=context.access_log, metrics=RequestMetrics(context.metrics)),
-        Middleware(SlowClient, is_upload=_is_upload),
         Middleware(SecurityHeaders),
-        Middleware(RequestFraming),
+        Middleware(RequestSyntax),
+        Middleware(SlowClient, is_upload=_is_upload),
         Middleware(Authentication, key_store=context.key_store),
         Middleware(TrustedHost, allowed_hosts=settings.host_names),
         Middleware(RateLimit, limiter=TokenBucketLimiter(), requests_per_minute=settings.requests_per_minute),

@@ -18,7 +18,7 @@ from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.jobs.planner import stored_plan
 from hessian_spectrum.service import closed_form, random_matrix
 from hessian_spectrum.service.admission import Admission, Submission
-from hessian_spectrum.service.auth.principal import Principal
+from hessian_spectrum.service.auth import Principal
 from hessian_spectrum.service.plots.figure import FIGURE_FORMATS, FigureStyle
 from hessian_spectrum.service.plots.trace import diagonal_sample
 from hessian_spectrum.service.problems import ProblemError, problem_for

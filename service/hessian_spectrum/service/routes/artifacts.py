@@ -7,8 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArtifactPage
 from hessian_spectrum.api_schemas.patterns import SHA256
-from hessian_spectrum.service.auth.principal import CurrentPrincipal
-from hessian_spectrum.service.context import Context
+from hessian_spectrum.service.context import Context, CurrentPrincipal
 from hessian_spectrum.service.pagination import PageToken, decode_page_token, encode_page_token
 from hessian_spectrum.service.request_body import media_type, require_identity, unsupported_media_type
 from hessian_spectrum.service.routes.documentation import ARTIFACT_UPLOAD, INVALID, problem_documentation

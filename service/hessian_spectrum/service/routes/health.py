@@ -8,8 +8,8 @@ from fastapi import APIRouter
 
 from hessian_spectrum.api_schemas.health import Liveness, Readiness
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.service.auth.principal import UNAUTHENTICATED, CurrentPrincipal
-from hessian_spectrum.service.context import Context
+from hessian_spectrum.service.auth import UNAUTHENTICATED
+from hessian_spectrum.service.context import Context, CurrentPrincipal
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.routes.documentation import problem_documentation
 from hessian_spectrum.service.routes.parameters import StrictRoute

@@ -6,8 +6,7 @@ from fastapi import APIRouter, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.jobs.events import JobEvent
-from hessian_spectrum.service.auth.principal import CurrentPrincipal
-from hessian_spectrum.service.context import Context
+from hessian_spectrum.service.context import Context, CurrentPrincipal
 from hessian_spectrum.service.routes.documentation import EVENTS, UNAVAILABLE, UNKNOWN, problem_documentation
 from hessian_spectrum.service.routes.jobs import JobId, Service, job_message
 from hessian_spectrum.service.routes.parameters import StrictRoute

@@ -15,9 +15,8 @@ from hessian_spectrum.api_schemas.job_results import JobResult
 from hessian_spectrum.api_schemas.jobs import Job, JobPage, JobState, Links
 from hessian_spectrum.api_schemas.patterns import described
 from hessian_spectrum.jobs.record import JobRecord
-from hessian_spectrum.service.auth.key_store import KEY_ID
-from hessian_spectrum.service.auth.principal import CurrentPrincipal
-from hessian_spectrum.service.context import service_context
+from hessian_spectrum.service.auth import KEY_ID
+from hessian_spectrum.service.context import CurrentPrincipal, service_context
 from hessian_spectrum.service.job_service import JobService
 from hessian_spectrum.service.pagination import PageToken, decode_page_token, encode_page_token
 from hessian_spectrum.service.plots.figure import FigureStyle
