@@ -28,8 +28,7 @@ from hessian_spectrum.service.maintenance.retention_task import RetentionPolicy,
 from hessian_spectrum.service.middleware.concurrency_limit import RequestSlots, SlotPool
 from hessian_spectrum.service.middleware.request_telemetry import AccessLog
 from hessian_spectrum.service.process_pool.checkpoint_descriptions import CheckpointDescriptions
-from hessian_spectrum.service.process_pool.executor import ProcessExecutor
-from hessian_spectrum.service.process_pool.fair_scheduler import FairScheduler
+from hessian_spectrum.service.process_pool.executor import FairScheduler, ProcessExecutor
 from hessian_spectrum.service.process_pool.pool import ProcessPool
 from hessian_spectrum.service.telemetry.metrics import JobMetrics
 from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota
@@ -41,6 +40,9 @@ from hessian_spectrum.storage.job_checkpoints import CheckpointStore
 from hessian_spectrum.storage.request_files import RequestFiles
 from hessian_spectrum.storage.results import ResultStore
 from hessian_spectrum.storage.stores import open_stores
+
+TASK_MODULE = "hessian_spectrum.service.tasks"
+"""The module of the tasks that processes of the pool run; the service itself does not load it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ def create_context(settings: ServiceSettings) -> ServiceContext:
     """The context of a service; nothing is connected yet."""
     stores = _stores(settings)
     slots = RequestSlots(max_requests=settings.max_requests, max_waiting_requests=settings.max_waiting_requests)
-    process_pool = ProcessPool(settings.heavy_seconds)
+    process_pool = ProcessPool(TASK_MODULE, settings.heavy_seconds)
     executor = _executor(settings, process_pool)
     job_events = JobEventBroker(EventLog(stores.async_redis))
     result_versions = partial(registered_result_versions, stores.redis)

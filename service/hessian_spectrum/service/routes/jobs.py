@@ -18,9 +18,19 @@ from hessian_spectrum.jobs.record import JobRecord
 from hessian_spectrum.service.auth import KEY_ID
 from hessian_spectrum.service.context import CurrentPrincipal, service_context
 from hessian_spectrum.service.job_service import JobService
-from hessian_spectrum.service.pagination import PageToken, decode_page_token, encode_page_token
 from hessian_spectrum.service.plots.figure import FigureStyle
-from hessian_spectrum.service.request_body import require_json
+from hessian_spectrum.service.request_parsing import (
+    FIGURE_PARAMETERS,
+    MEDIA_TYPES,
+    PageToken,
+    ResultFormat,
+    StrictRoute,
+    decode_page_token,
+    encode_page_token,
+    figure_style,
+    require_format,
+    require_json,
+)
 from hessian_spectrum.service.routes.documentation import (
     ACCEPT,
     INVALID,
@@ -34,14 +44,6 @@ from hessian_spectrum.service.routes.documentation import (
     problem_documentation,
 )
 from hessian_spectrum.service.routes.job_submission import SubmittedJob, submitted_job
-from hessian_spectrum.service.routes.parameters import (
-    FIGURE_PARAMETERS,
-    MEDIA_TYPES,
-    ResultFormat,
-    StrictRoute,
-    figure_style,
-    require_format,
-)
 from hessian_spectrum.service.serialization.resmooth import SmoothingOverrides
 from hessian_spectrum.storage.results import ResultDamagedError
 
