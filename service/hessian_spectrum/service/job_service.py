@@ -17,7 +17,7 @@ from hessian_spectrum.jobs.record import JobRecord, Quotas
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import CachedResult, JobStore, UnknownJobError
 from hessian_spectrum.service.admission import Submission
-from hessian_spectrum.service.auth.principal import Principal
+from hessian_spectrum.service.auth import Principal
 from hessian_spectrum.service.job_events import JobEventBroker
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.result_integrity import ResultVerifier
