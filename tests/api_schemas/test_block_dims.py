@@ -7,9 +7,8 @@ import pytest
 from hessian_spectrum.api_schemas import parameter_shapes
 from hessian_spectrum.api_schemas.checkpoints import CONTEXT, CausalLmCheckpoint
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.jobs.cache_key import cache_key
-from hessian_spectrum.jobs.estimate import estimate
-from hessian_spectrum.jobs.spectrum_variants import spectrum_variants
+from hessian_spectrum.jobs.fingerprints import cache_key
+from hessian_spectrum.jobs.plans import estimate, spectrum_variants
 
 NUM_TENSORS = 2_000
 

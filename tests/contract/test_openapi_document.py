@@ -13,7 +13,7 @@ from hessian_spectrum.api_schemas.hessian_vs_ggn import Pretraining
 from hessian_spectrum.api_schemas.methods import LanczosMethod
 from hessian_spectrum.api_schemas.models import Mlp
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.service.routes.parameters import MEDIA_TYPES
+from hessian_spectrum.service.request_parsing import MEDIA_TYPES
 
 Operation = tuple[str, str, dict[str, Any]]
 

@@ -16,7 +16,7 @@ from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.app import create_app
 from hessian_spectrum.service.problems import ProblemError
-from hessian_spectrum.service.request_body import validate_document
+from hessian_spectrum.service.request_parsing import validate_document
 from hessian_spectrum.service.validation_errors import resolve_location, similar_name, unknown_name
 
 MLP = {"kind": "mlp", "widths": [1, 2, 1]}

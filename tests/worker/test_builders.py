@@ -21,7 +21,7 @@ from hessian_spectrum.curvature.parameters import ParameterLayout
 from hessian_spectrum.curvature.progress import ignore_progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
-from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.worker.builders import (
     Inputs,

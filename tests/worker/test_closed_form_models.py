@@ -16,7 +16,7 @@ from hessian_spectrum.curvature.operators.dense import assemble
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.progress import ignore_progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
-from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
 from hessian_spectrum.theory.closed_form.blocks import multi_input_spectrum, multi_output_spectrum
 from hessian_spectrum.theory.closed_form.homogeneous import leaky_relu_spectrum, relu_spectrum

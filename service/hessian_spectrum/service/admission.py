@@ -13,9 +13,8 @@ from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2, Model
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.jobs.cache_key import cache_key
-from hessian_spectrum.jobs.estimate import gibibytes
-from hessian_spectrum.jobs.planner import memory_error, plan_job
+from hessian_spectrum.jobs.fingerprints import cache_key
+from hessian_spectrum.jobs.plans import gibibytes, memory_error, plan_job
 from hessian_spectrum.jobs.worker_registry import registered_workers
 from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
 from hessian_spectrum.service.problems import ProblemError, invalid_field, invalid_request

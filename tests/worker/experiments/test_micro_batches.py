@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.jobs.estimate import estimate, gibibytes
-from hessian_spectrum.jobs.planner import memory_error, plan_job
+from hessian_spectrum.jobs.plans import estimate, gibibytes, memory_error, plan_job
 
 MIB = 2**20
 REQUEST: dict[str, Any] = {

@@ -21,9 +21,9 @@ from typing import Self
 import torch
 
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs.estimate import gibibytes
+from hessian_spectrum.jobs.fingerprints import numerics_fingerprint
+from hessian_spectrum.jobs.plans import gibibytes
 from hessian_spectrum.jobs.settings import SettingsError, WorkerSettings
-from hessian_spectrum.jobs.versions import numerics_fingerprint
 
 FAIR_SHARE = 0.8
 """Of the memory: the rest is left to the system, Redis and the service."""

@@ -30,8 +30,7 @@ from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training import Training, TrainingPlan, TrainingState
-from hessian_spectrum.jobs.planner import plan_job
-from hessian_spectrum.jobs.spectrum_variants import eigenvalue_request
+from hessian_spectrum.jobs.plans import eigenvalue_request, plan_job
 from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
 from hessian_spectrum.quadrature.results import TopEigenpairs
 from hessian_spectrum.worker.builders import (

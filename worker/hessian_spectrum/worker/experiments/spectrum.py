@@ -19,9 +19,7 @@ from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
-from hessian_spectrum.jobs.estimate import estimate
-from hessian_spectrum.jobs.planner import plan_job
-from hessian_spectrum.jobs.spectrum_variants import block_variants, sink_variants
+from hessian_spectrum.jobs.plans import block_variants, estimate, plan_job, sink_variants
 from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
 from hessian_spectrum.worker.builders import NO_INPUTS, Inputs, build_loss, generator_of
 from hessian_spectrum.worker.experiments.points import (

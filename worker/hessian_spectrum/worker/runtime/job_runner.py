@@ -23,12 +23,13 @@ from hessian_spectrum.checkpoints.causal_lm import causal_lm_fields
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.progress import Progress
-from hessian_spectrum.jobs.planner import memory_error, plan_for_worker, plan_job
+from hessian_spectrum.jobs.fingerprints import result_version
+from hessian_spectrum.jobs.plans import memory_error, plan_for_worker, plan_job
 from hessian_spectrum.jobs.queue import JobQueue
+from hessian_spectrum.jobs.record import Lease, LeaseLostError
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import Claim, ShardPoisonedError, ShardStore
-from hessian_spectrum.jobs.store import JobStore, Lease, LeaseLostError, UnknownJobError
-from hessian_spectrum.jobs.versions import result_version
+from hessian_spectrum.jobs.store import JobStore, UnknownJobError
 from hessian_spectrum.planning.job_plan import JobPlan
 from hessian_spectrum.serialization.result_arrays import result_arrays
 from hessian_spectrum.storage.blob_store import StorageUnavailableError

@@ -9,9 +9,14 @@ import pytest
 from hessian_spectrum.api_schemas import parameter_shapes
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
 from hessian_spectrum.api_schemas.job_requests import JobRequest
-from hessian_spectrum.jobs.estimate import estimate
-from hessian_spectrum.jobs.planner import memory_error, plan_for_worker, plan_job, stored_plan
-from hessian_spectrum.jobs.spectrum_variants import eigenvalue_request
+from hessian_spectrum.jobs.plans import (
+    eigenvalue_request,
+    estimate,
+    memory_error,
+    plan_for_worker,
+    plan_job,
+    stored_plan,
+)
 from hessian_spectrum.planning.job_plan import JobPlan
 
 GPT2: dict[str, Any] = {"kind": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 64, "n_positions": 32, "vocab_size": 256}

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
-from hessian_spectrum.service.random_matrix import compute, render
+from hessian_spectrum.service.routes.random_matrix import compute, render
 from hessian_spectrum.theory.random_matrix.ensembles import RATIOS, SCALES
 
 

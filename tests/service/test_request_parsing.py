@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from hessian_spectrum.api_schemas.job_requests import JobRequest
 from hessian_spectrum.service.problems import ProblemError
-from hessian_spectrum.service.request_body import MAX_MEMBERS, MAX_VALUES, check_json
+from hessian_spectrum.service.request_parsing import MAX_MEMBERS, MAX_VALUES, check_json
 
 BODY_BYTES = 16 * 2**20
 

@@ -1,4 +1,4 @@
-"""The API keys of a deployment: a file with the digest, name, role and limits of each."""
+"""The API keys of a deployment, which a file keeps, and the principals that they identify."""
 
 import fcntl
 import hashlib
@@ -9,11 +9,14 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hessian_spectrum.jobs.record import JobRecord
 
 Role = Literal["user", "admin"]
 
@@ -44,6 +47,35 @@ class KeysUnreadableError(Exception):
 
 class UnknownKeyError(Exception):
     """There is no key with this id."""
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Whom a request acts for: the bearer of an API key, or anyone where no key is required."""
+
+    owner: str | None
+    """Id of the API key, under which jobs and artifacts are stored; None without a key."""
+    is_admin: bool
+    """Whether every job may be read, cancelled and deleted."""
+    max_queued: int | None = None
+    """Largest number of queued jobs; None: no limit besides the server's."""
+    requests_per_minute: int | None = None
+    """Rate limit of the key; None without a key."""
+
+    def may_change(self, record: JobRecord) -> bool:
+        """Whether the principal may cancel and delete the job."""
+        return self.is_admin or (self.owner is not None and record.owner == self.owner)
+
+    def may_read(self, record: JobRecord) -> bool:
+        """Whether the principal may read the job and its result."""
+        return record.shared or self.may_change(record)
+
+
+ANONYMOUS = Principal(owner=None, is_admin=True)
+"""The principal of every request to a server that requires no keys."""
+
+UNAUTHENTICATED = Principal(owner=None, is_admin=False)
+"""The principal of a request without a valid key to a server that requires one; it sees public paths only."""
 
 
 class _Content(BaseModel):

@@ -1,4 +1,4 @@
-"""Versions: what processes of a deployment, cached results and interrupted computations must have in common."""
+"""Digests that decide what may be reused or combined: of requests, of software and of how a machine computes."""
 
 import hashlib
 import json
@@ -9,6 +9,8 @@ from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
 
 ROOT = "hessian_spectrum"
 
@@ -30,6 +32,19 @@ RESULT_PACKAGES = (
 
 RESULT_LIBRARIES = ("numpy", "safetensors", "scikit-learn", "scipy", "tokenizers", "torch", "transformers")
 """The libraries that can change a number of a result."""
+
+_WITHOUT_EFFECT = {"tags", "shared", "time_limit_seconds"}
+"""Fields that say how a job is handled and do not change its result."""
+
+
+def cache_key(request: AnyJobRequest) -> str:
+    """SHA-256 of everything in a request that affects its numbers.
+
+    Workers compute the canonical form of a request, of which this is the digest, so two spellings with one key have one
+    result. A named checkpoint enters with its own digest, an uploaded file with its id, which is a digest.
+    """
+    text = request.canonical().model_dump_json(exclude=_WITHOUT_EFFECT, exclude_none=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @cache

@@ -8,7 +8,7 @@ import pytest
 
 from hessian_spectrum.service.middleware.concurrency_limit import SlotPool
 from hessian_spectrum.service.problems import ProblemError
-from hessian_spectrum.service.process_pool.fair_scheduler import FairScheduler
+from hessian_spectrum.service.process_pool.executor import FairScheduler
 
 ANNA, BOB = "a" * 12, "b" * 12
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from hessian_spectrum.jobs.settings import ServiceSettings, SettingsError
 from hessian_spectrum.service.__main__ import require_keys
-from hessian_spectrum.service.auth.key_store import KeyStore, KeysUnreadableError, UnknownKeyError
+from hessian_spectrum.service.auth import KeyStore, KeysUnreadableError, UnknownKeyError
 from hessian_spectrum.service.keys import main
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hessian_spectrum.jobs import versions
-from hessian_spectrum.jobs.versions import RESULT_PACKAGES, digest_of_sources, package_directories, result_version
+from hessian_spectrum.jobs import fingerprints
+from hessian_spectrum.jobs.fingerprints import RESULT_PACKAGES, digest_of_sources, package_directories, result_version
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def test_the_same_sources_have_the_same_version_wherever_they_lie(sources: list[
     assert digest_of_sources(sources) == result_version()
 
 
-@pytest.mark.parametrize("name", ["curvature/algorithms/lanczos.py", "worker/builders.py", "jobs/estimate.py"])
+@pytest.mark.parametrize("name", ["curvature/algorithms/lanczos.py", "worker/builders.py", "jobs/plans.py"])
 def test_another_line_is_another_version(sources: list[Path], name: str) -> None:
     path = sources[0].parent / name
     before, content = digest_of_sources(sources), path.read_text()
@@ -38,7 +38,7 @@ def test_another_line_is_another_version(sources: list[Path], name: str) -> None
 
 def test_another_library_is_another_version(sources: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     before = digest_of_sources(sources)
-    monkeypatch.setattr(versions, "version", lambda name: "2.0" if name == "torch" else "1.0")
+    monkeypatch.setattr(fingerprints, "version", lambda name: "2.0" if name == "torch" else "1.0")
     one = digest_of_sources(sources)
-    monkeypatch.setattr(versions, "version", lambda name: "2.1" if name == "torch" else "1.0")
+    monkeypatch.setattr(fingerprints, "version", lambda name: "2.1" if name == "torch" else "1.0")
     assert len({before, one, digest_of_sources(sources)}) == 3
