@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from hessian_spectrum.api_schemas.arrays import Array
+from hessian_spectrum.api_schemas.message import Array
 
 NPZ = "application/x-npz"
 

@@ -14,10 +14,8 @@ from httpx_sse import aconnect_sse
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, TokenArtifact
 from hessian_spectrum.api_schemas.checkpoints import LoadableModel
 from hessian_spectrum.api_schemas.closed_form import ClosedFormSpectrum
-from hessian_spectrum.api_schemas.estimates import CostEstimate
 from hessian_spectrum.api_schemas.health import Readiness
-from hessian_spectrum.api_schemas.job_results import AnyJobResult
-from hessian_spectrum.api_schemas.jobs import ENDED_STATES, Job, JobState
+from hessian_spectrum.api_schemas.jobs import ENDED_STATES, AnyJobResult, CostEstimate, Job, JobState
 from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, LawAnswer
 from hessian_spectrum.client import requests
 from hessian_spectrum.client.chunks import async_chunks

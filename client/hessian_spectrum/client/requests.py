@@ -10,10 +10,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, ArtifactPage, TokenArtifact
 from hessian_spectrum.api_schemas.checkpoints import LoadableModel, ModelList
 from hessian_spectrum.api_schemas.closed_form import ClosedFormSpectrum
-from hessian_spectrum.api_schemas.estimates import CostEstimate
 from hessian_spectrum.api_schemas.health import Readiness
-from hessian_spectrum.api_schemas.job_results import AnyJobResult, JobResult
-from hessian_spectrum.api_schemas.jobs import Job, JobPage, JobState
+from hessian_spectrum.api_schemas.jobs import AnyJobResult, CostEstimate, Job, JobPage, JobResult, JobState
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, LawAnswer, RandomMatrixAnswer
 from hessian_spectrum.client.archive import NPZ, archive, holds_arrays

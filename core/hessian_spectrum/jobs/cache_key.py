@@ -2,7 +2,7 @@
 
 import hashlib
 
-from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest
 
 _WITHOUT_EFFECT = {"tags", "shared", "time_limit_seconds"}
 """Fields that say how a job is handled and do not change its result."""

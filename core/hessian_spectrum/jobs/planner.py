@@ -5,9 +5,9 @@ from dataclasses import replace
 from math import prod
 
 from hessian_spectrum.api_schemas.hessian_vs_ggn import MATRICES, ComparedMatrix, HessianVsGgnRequest
-from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest
 from hessian_spectrum.api_schemas.models import Gpt2
-from hessian_spectrum.api_schemas.parameter_shapes import parameter_shapes
+from hessian_spectrum.api_schemas.models.kind import parameter_shapes
 from hessian_spectrum.api_schemas.problem import FieldError
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.estimate import ITEM_BYTES, culprit, estimate, gibibytes

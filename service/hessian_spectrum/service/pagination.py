@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import Query
 
-from hessian_spectrum.api_schemas.patterns import described
+from hessian_spectrum.api_schemas.message import described
 
 _TOKEN = described(r"^[A-Za-z0-9_-]{21}[AQgw]$", "must be the next_page_token of another page")
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 import torch
 
-from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.jobs import planner
 from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.jobs.planner import plan_job, stored_plan

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArtifactPage
-from hessian_spectrum.api_schemas.patterns import SHA256
+from hessian_spectrum.api_schemas.message import SHA256
 from hessian_spectrum.service.auth.principal import CurrentPrincipal
 from hessian_spectrum.service.context import Context
 from hessian_spectrum.service.pagination import PageToken, decode_page_token, encode_page_token

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hessian_spectrum.api_schemas.patterns import PRINTABLE
+from hessian_spectrum.api_schemas.message import PRINTABLE
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FIGURE_FORMATS, FigureStyle
 from hessian_spectrum.service.problems import ProblemError, invalid_query
