@@ -17,8 +17,7 @@ from hessian_spectrum.api_schemas.spectrum import (
 )
 from hessian_spectrum.jobs.sharding import num_shards, probes_of_shard
 from hessian_spectrum.jobs.spectrum_variants import spectrum_variants
-from hessian_spectrum.planning.job_plan import ComputationPlan
-from hessian_spectrum.planning.memory import MicroBatches, micro_batches
+from hessian_spectrum.planning.job_plan import ComputationPlan, MicroBatches, micro_batches
 from hessian_spectrum.planning.size import Size
 from hessian_spectrum.planning.work import (
     Reorthogonalisation,
