@@ -17,7 +17,6 @@ from hessian_spectrum.api_schemas.health import Readiness
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES, AnyJobResult, CostEstimate, Job, JobState
 from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, LawAnswer
 from hessian_spectrum.client import requests
-from hessian_spectrum.client.chunks import chunks
 from hessian_spectrum.client.errors import (
     JobFailedError,
     ProblemResponseError,
@@ -25,8 +24,8 @@ from hessian_spectrum.client.errors import (
     to_client_error,
     unreachable,
 )
-from hessian_spectrum.client.event_cursor import SECONDS_BETWEEN_TRIES, EventCursor
 from hessian_spectrum.client.output_file import output_file
+from hessian_spectrum.client.reconnection import SECONDS_BETWEEN_TRIES, EventCursor, OutageRetry
 from hessian_spectrum.client.requests import (
     DEFAULT_URL,
     POLL_SECONDS,
@@ -35,9 +34,9 @@ from hessian_spectrum.client.requests import (
     PictureStyle,
     ResultFormat,
     Smoothing,
+    chunks,
     refusal,
 )
-from hessian_spectrum.client.retry import OutageRetry
 
 T = TypeVar("T")
 

@@ -1,10 +1,12 @@
-"""Every request to the server and how its answer is parsed, independent of how it is sent."""
+"""Every request to the server, how its body is encoded and how its answer is parsed, independent of how it is sent."""
 
+import io
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, BinaryIO, Generic, Literal, TypeVar
 
 import httpx
+import numpy as np
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, ArtifactPage, TokenArtifact
@@ -12,9 +14,9 @@ from hessian_spectrum.api_schemas.checkpoints import LoadableModel, ModelList
 from hessian_spectrum.api_schemas.closed_form import ClosedFormSpectrum
 from hessian_spectrum.api_schemas.health import Readiness
 from hessian_spectrum.api_schemas.jobs import AnyJobResult, CostEstimate, Job, JobPage, JobResult, JobState
+from hessian_spectrum.api_schemas.message import Array
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, LawAnswer, RandomMatrixAnswer
-from hessian_spectrum.client.archive import NPZ, archive, holds_arrays
 from hessian_spectrum.client.errors import ProblemResponseError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -33,6 +35,9 @@ _UPLOAD_SECONDS = 120.0
 _HASH_SECONDS = 600.0  # to hash checkpoints that are new to the server
 
 _NOT_BEGUN = ("/problems/too-many-requests-at-once", "/problems/uploads-busy")
+
+NPZ = "application/x-npz"
+_CHUNK_BYTES = 2**20
 
 ResultFormat = Literal["json", "npz", "png", "svg", "pdf"]
 _MEDIA_TYPES: dict[ResultFormat, str] = {
@@ -131,6 +136,18 @@ def pause_seconds(request: ApiRequest[Any], response: httpx.Response) -> float |
     return float(text) if text.isdecimal() else None
 
 
+def chunks(file: BinaryIO) -> Iterator[bytes]:
+    """The rest of the file, chunk by chunk."""
+    while chunk := file.read(_CHUNK_BYTES):
+        yield chunk
+
+
+async def async_chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    """The rest of the file, chunk by chunk, as the asynchronous iterator that httpx requires."""
+    for chunk in chunks(file):
+        yield chunk
+
+
 def closed_form(request: Body | bytes) -> ApiRequest[ClosedFormSpectrum]:
     """Request for the spectrum of a network whose Hessian has a formula."""
     return _closed_form(request, "json", ClosedFormSpectrum.model_validate_json)
@@ -145,8 +162,8 @@ def _closed_form(
     request: Body | bytes, name: ResultFormat, read: Callable[[bytes], T], style: PictureStyle | None = None
 ) -> ApiRequest[T]:
     headers = {"Accept": _MEDIA_TYPES[name]}
-    if isinstance(request, bytes) or holds_arrays(request):
-        request = request if isinstance(request, bytes) else archive(request)
+    if isinstance(request, bytes) or _holds_arrays(request):
+        request = request if isinstance(request, bytes) else _archive(request)
         headers["Content-Type"] = NPZ
     return ApiRequest(
         "POST", "/v1/closed-form", read, body=request, query=style or {}, headers=headers, wait_seconds=_HEAVY_SECONDS
@@ -272,3 +289,30 @@ def models() -> ApiRequest[list[LoadableModel]]:
 def ready() -> ApiRequest[Readiness]:
     """Request for the readiness of the server."""
     return ApiRequest("GET", "/v1/health/ready", Readiness.model_validate_json)
+
+
+def _set_fields(request: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that are set, by their dotted paths such as `model.w`."""
+    if isinstance(request, BaseModel):
+        request = request.model_dump(exclude_none=True, warnings=False)
+    return dict(_leaves(request, ""))
+
+
+def _holds_arrays(request: BaseModel | Mapping[str, Any]) -> bool:
+    """Whether any field is an array object rather than a list."""
+    return any(isinstance(value, Array) for value in _set_fields(request).values())
+
+
+def _archive(request: BaseModel | Mapping[str, Any]) -> bytes:
+    """The request as an npz archive with uncompressed members."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **{name: np.asarray(value) for name, value in _set_fields(request).items()})
+    return buffer.getvalue()
+
+
+def _leaves(request: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in request.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield prefix + name, value
