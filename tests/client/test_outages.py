@@ -18,9 +18,15 @@ import pytest
 from httpx_sse import EventSource
 
 from hessian_spectrum.api_schemas.jobs import Job, Links, Progress
+from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.client import reconnection
 from hessian_spectrum.client.async_http import AsyncSpectrumClient
-from hessian_spectrum.client.errors import JobOutOfSightError, ServerUnreachableError, SpectrumClientError
+from hessian_spectrum.client.errors import (
+    JobOutOfSightError,
+    ProblemResponseError,
+    ServerUnreachableError,
+    SpectrumClientError,
+)
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.client.reconnection import EventCursor, OutageRetry
 from tests.client.outages import Passage
@@ -162,6 +168,13 @@ def test_an_outage_counts_from_its_first_error(monkeypatch: pytest.MonkeyPatch) 
     clock[0] = 310.0
     with pytest.raises(JobOutOfSightError, match="for 10 s"):
         retry.pause_seconds(error)
+
+
+def test_a_pause_that_the_server_asks_for_is_kept_but_for_the_deadline() -> None:
+    busy = ProblemResponseError(Problem(title="Too many requests", status=429), retry_after_seconds=60.0)
+    assert OutageRetry("a", 600, is_known=False).pause_seconds(busy) == 60
+    soon = OutageRetry("a", 600, is_known=True, deadline=time.monotonic() + 5)
+    assert 4 < soon.pause_seconds(busy) <= 5
 
 
 HEARING_INTERRUPTS = (

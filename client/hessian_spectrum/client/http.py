@@ -131,7 +131,20 @@ class SpectrumClient:
     def wait(
         self, job_id: str, timeout_seconds: float = float("inf"), on_change: Callable[[Job], None] | None = None
     ) -> Job:
-        """The job after its end, or after this time; `on_change` receives its record about once a second."""
+        """Wait for the end of a job.
+
+        Args:
+            job_id: Id of the job.
+            timeout_seconds: Time in seconds after which to return at the latest. A server that is slow to answer then
+                delays it by two seconds at most.
+            on_change: Receives the job's record about once a second.
+
+        Returns:
+            The record of the job when it has ended, or when the time is over.
+
+        Raises:
+            ServerUnreachableError: If the server does not answer, or is too busy to do so, until the time is over.
+        """
         deadline = time.monotonic() + timeout_seconds
         retry = self._retry(job_id, deadline)
         while True:
@@ -294,16 +307,17 @@ class SpectrumClient:
     ) -> None:
         self.close()
 
-    def _run(self, request: ApiRequest[T]) -> T:
-        deadline = time.monotonic() + self.patience_seconds
+    def _run(self, request: ApiRequest[T], deadline: float = float("inf")) -> T:
+        """The answer of the server, which is asked again while it is busy, but not after the deadline."""
+        patience_ends = min(deadline, time.monotonic() + self.patience_seconds)
         while True:
             try:
-                response = self._http.request(**request.arguments())
+                response = self._http.request(**request.arguments(deadline))
             except httpx.HTTPError as error:
                 raise unreachable(self._http.base_url, error) from error
             self._has_answered = True
             pause = requests.pause_seconds(request, response)
-            if pause is None or time.monotonic() + pause > deadline:
+            if pause is None or time.monotonic() + pause > patience_ends:
                 return request.finish(response)
             time.sleep(pause)
 
@@ -328,7 +342,7 @@ class SpectrumClient:
         """The answer, repeated through outages of the server."""
         while True:
             try:
-                answer = self._run(request)
+                answer = self._run(request, retry.deadline)
             except SpectrumClientError as error:
                 time.sleep(retry.pause_seconds(error))
             else:

@@ -37,13 +37,16 @@ class OutageRetry:
         seconds: Longest outage before giving up.
         is_known: Whether the server has answered before; otherwise the first error is final.
         deadline: Time of `time.monotonic` at which to give up in any case.
+
+    Attributes:
+        deadline: The same time.
     """
 
     def __init__(self, job_id: str, seconds: float, *, is_known: bool, deadline: float = float("inf")) -> None:
         self._job_id = job_id
         self._seconds = seconds
         self._is_known = is_known
-        self._deadline = deadline
+        self.deadline = deadline
         self._began_at: float | None = None
         self._pause_seconds = _FIRST_PAUSE_SECONDS
 
@@ -60,24 +63,32 @@ class OutageRetry:
             error: Error of the last try.
 
         Returns:
-            The pause in seconds, which grows during an outage.
+            The pause in seconds. It grows during an outage, is not shorter than a pause that the server asks for, and
+            ends no later than the deadline.
 
         Raises:
             SpectrumClientError: The error itself, if another try is pointless.
             JobOutOfSightError: If the outage has lasted too long.
         """
-        if not (self._is_known and _is_passing(error)):
+        if not (_is_passing(error) and (self._is_known or _is_busy(error))):
             raise error
         now = time.monotonic()
         is_new = self._began_at is None
         began_at = self._began_at = now if self._began_at is None else self._began_at
-        ends_at = min(began_at + self._seconds, self._deadline)
+        ends_at = min(began_at + self._seconds, self.deadline)
         if now >= ends_at:
             raise JobOutOfSightError(self._job_id, now - began_at, error) from error
         if is_new:
             _logger.warning("%s; trying again for up to %.0f s, while the job goes on", error, ends_at - now)
         self._pause_seconds = min(_LONGEST_PAUSE_SECONDS, _GROWTH * self._pause_seconds)
-        return min(self._pause_seconds, ends_at - now)
+        pause = self._pause_seconds
+        if isinstance(error, ProblemResponseError):
+            pause = max(pause, error.retry_after_seconds or 0.0)
+        return min(pause, ends_at - now)
+
+
+def _is_busy(error: SpectrumClientError) -> bool:
+    return isinstance(error, ProblemResponseError) and error.problem.status == 429
 
 
 def _is_passing(error: SpectrumClientError) -> bool:

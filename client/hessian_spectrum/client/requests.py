@@ -1,6 +1,7 @@
 """Every request to the server, how its body is encoded and how its answer is parsed, independent of how it is sent."""
 
 import io
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, BinaryIO, Generic, Literal, TypeVar
@@ -30,6 +31,7 @@ _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
 
 T = TypeVar("T")
 _ANSWER_SECONDS = 30.0
+_LAST_ANSWER_SECONDS = 2.0  # after a caller's deadline
 _HEAVY_SECONDS = 120.0  # the server's limit for one answer that keeps a core busy
 _UPLOAD_SECONDS = 120.0
 _HASH_SECONDS = 600.0  # to hash checkpoints that are new to the server
@@ -77,8 +79,17 @@ class ApiRequest(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     wait_seconds: float = 0.0
 
-    def arguments(self) -> dict[str, Any]:
-        """Arguments for httpx's `request`."""
+    def arguments(self, deadline: float = float("inf")) -> dict[str, Any]:
+        """Arguments for httpx's `request`.
+
+        Args:
+            deadline: Time of `time.monotonic` by which the caller wants an answer. The server is given a little longer,
+                since it may wait until then before it answers.
+
+        Returns:
+            The keyword arguments.
+        """
+        most = max(0.0, deadline - time.monotonic()) + _LAST_ANSWER_SECONDS
         body = self.body.model_dump(mode="json", exclude_none=True) if isinstance(self.body, BaseModel) else self.body
         return {
             "method": self.method,
@@ -86,7 +97,9 @@ class ApiRequest(Generic[T]):
             "json" if body is None or isinstance(body, Mapping) else "content": body,
             "params": dict(self.query),
             "headers": dict(self.headers),
-            "timeout": httpx.Timeout(_ANSWER_SECONDS + self.wait_seconds, connect=_ANSWER_SECONDS),
+            "timeout": httpx.Timeout(
+                min(_ANSWER_SECONDS + self.wait_seconds, most), connect=min(_ANSWER_SECONDS, most)
+            ),
         }
 
     def finish(self, response: httpx.Response) -> T:
@@ -123,7 +136,7 @@ def refusal(response: httpx.Response) -> ProblemResponseError:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
         problem = Problem(title=response.reason_phrase or "Error", status=response.status_code)
-    return ProblemResponseError(problem)
+    return ProblemResponseError(problem, retry_after_seconds=_retry_after_seconds(response))
 
 
 def pause_seconds(request: ApiRequest[Any], response: httpx.Response) -> float | None:
@@ -132,6 +145,10 @@ def pause_seconds(request: ApiRequest[Any], response: httpx.Response) -> float |
         return None
     if response.status_code == 503 and refusal(response).problem.type not in _NOT_BEGUN:
         return None
+    return _retry_after_seconds(response)
+
+
+def _retry_after_seconds(response: httpx.Response) -> float | None:
     text = response.headers.get("retry-after", "")
     return float(text) if text.isdecimal() else None
 
