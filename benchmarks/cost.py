@@ -25,10 +25,9 @@ from hessian_spectrum.curvature.calibration import eigenvalue_seconds, vector_ra
 from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.operators.base import SymmetricOperator
 from hessian_spectrum.curvature.risk import EmpiricalRisk
-from hessian_spectrum.planning.memory import peak_bytes
-from hessian_spectrum.planning.seconds import Rates, predicted_seconds
+from hessian_spectrum.planning.job_plan import peak_bytes
 from hessian_spectrum.planning.size import Size
-from hessian_spectrum.planning.work import Work, exact_work, lanczos_work
+from hessian_spectrum.planning.work import Rates, Work, exact_work, lanczos_work, predicted_seconds
 from hessian_spectrum.quadrature.curves import Smoothing
 
 NUM_STEPS, NUM_PROBES = 20, 2

@@ -10,15 +10,17 @@ from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
 from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
 from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
-from hessian_spectrum.planning.blocks import OUTPUTS_BYTES
-from hessian_spectrum.planning.memory import micro_batches, peak_bytes
+from hessian_spectrum.planning.job_plan import micro_batches, peak_bytes
 from hessian_spectrum.planning.memory_coefficients import Matrix, memory_coefficients
-from hessian_spectrum.planning.seconds import EIGENVALUE_ORDER, Rates, predicted_seconds
 from hessian_spectrum.planning.size import LOGIT_COPIES, Size, causal_lm_size, gpt2_size, mlp_size
 from hessian_spectrum.planning.work import (
+    EIGENVALUE_ORDER,
+    OUTPUTS_BYTES,
+    Rates,
     Work,
     exact_work,
     lanczos_work,
+    predicted_seconds,
     top_k_work,
     trace_work,
     training_passes,
@@ -306,7 +308,7 @@ def test_only_what_is_held_of_logits_grows_with_the_number_of_tokens() -> None:
 
 
 def test_cost_imports_no_torch() -> None:
-    modules = "hessian_spectrum.planning.memory, hessian_spectrum.planning.seconds"
+    modules = "hessian_spectrum.planning.job_plan, hessian_spectrum.planning.work"
     program = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 

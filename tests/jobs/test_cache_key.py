@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.progress import ignore_progress
 from hessian_spectrum.jobs.fingerprints import cache_key

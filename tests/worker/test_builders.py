@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from hessian_spectrum.api_schemas.data.text import NUM_TOKENS
-from hessian_spectrum.api_schemas.parameter_shapes import parameter_shapes
+from hessian_spectrum.api_schemas.models.kind import parameter_shapes
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.data.text import VOCABULARY_SIZES
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy

@@ -9,7 +9,7 @@ from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.planning.blocks import OUTPUTS_BYTES
+from hessian_spectrum.planning.work import OUTPUTS_BYTES
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.serialization import serializable
-from hessian_spectrum.planning.blocks import BLOCK_COLUMNS
+from hessian_spectrum.planning.work import BLOCK_COLUMNS
 
 PRODUCT_ROUNDINGS = 10
 """Machine epsilons by which products of norm 1 may be off where the numbers that make up the matrix are exact."""

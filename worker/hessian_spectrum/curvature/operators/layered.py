@@ -15,7 +15,7 @@ from hessian_spectrum.curvature.operators.base import Triangle
 from hessian_spectrum.curvature.operators.products import Matrix, product
 from hessian_spectrum.curvature.parameters import ParameterLayout, Parameters
 from hessian_spectrum.curvature.risk import EmpiricalRisk
-from hessian_spectrum.planning.blocks import layered_samples, layered_units
+from hessian_spectrum.planning.work import layered_samples, layered_units
 
 
 @dataclass(frozen=True)

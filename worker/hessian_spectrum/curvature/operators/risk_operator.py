@@ -26,7 +26,7 @@ from hessian_spectrum.curvature.operators.recording import Map, Program, Unrecor
 from hessian_spectrum.curvature.parameters import ParameterLayout, Parameters
 from hessian_spectrum.curvature.progress import Progress, ignore_progress
 from hessian_spectrum.curvature.risk import EmpiricalRisk
-from hessian_spectrum.planning.blocks import columns_at_once
+from hessian_spectrum.planning.work import columns_at_once
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 
 # PyTorch 2.13 compiles its own decompositions with a function it deprecates, on the first dual tensor of a process

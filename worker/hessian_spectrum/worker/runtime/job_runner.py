@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as RedisAwayError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
 from hessian_spectrum.curvature.progress import Progress
