@@ -20,10 +20,10 @@ from benchmarks.footprints import OPERATORS, Content, forget_peak, gpt2, mlp, st
 from benchmarks.machine import machine, machine_line
 from benchmarks.reports import RESULTS, publish
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
+from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.calibration import eigenvalue_seconds, vector_rate
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.planning.memory import peak_bytes
 from hessian_spectrum.planning.seconds import Rates, predicted_seconds

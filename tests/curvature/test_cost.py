@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
+from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
 from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
 from hessian_spectrum.planning.blocks import OUTPUTS_BYTES
@@ -35,7 +35,7 @@ import sys
 
 import torch
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
+from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
 from hessian_spectrum.curvature.algorithms.trace import TraceEstimator

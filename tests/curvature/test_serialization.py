@@ -13,18 +13,17 @@ from hypothesis import strategies as st
 
 from hessian_spectrum.curvature.algorithms import lanczos
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
-from hessian_spectrum.curvature.algorithms.method import Method
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import (
+from hessian_spectrum.curvature.algorithms.lanczos import (
     StochasticLanczosQuadrature,
 )
+from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
 from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
 from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.operators.dense import DenseOperator
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.serialization import deserialize, serializable, serialize

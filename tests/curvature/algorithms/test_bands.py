@@ -10,19 +10,17 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from hessian_spectrum.curvature.algorithms.lanczos import Tridiagonal, advance, start, tridiagonal
-from hessian_spectrum.curvature.algorithms.quadrature import gauss_quadrature
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
-from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
+from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature, advance, start, tridiagonal
+from hessian_spectrum.curvature.algorithms.ritz import Tridiagonal, gauss_quadrature
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.digits import digits
 from hessian_spectrum.curvature.data.gaussian import gaussian
 from hessian_spectrum.curvature.iteration import run
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, assemble, sphere_probe
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.losses.mse import Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.dense import DenseOperator, assemble
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.chi_square import degree_limits

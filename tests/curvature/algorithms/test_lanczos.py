@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from hessian_spectrum.curvature.algorithms.lanczos import LanczosState, Tridiagonal, advance, start, tridiagonal
-from hessian_spectrum.curvature.algorithms.quadrature import gauss_quadrature
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.operators.dense import DenseOperator
+from hessian_spectrum.curvature.algorithms.lanczos import LanczosState, advance, start, tridiagonal
+from hessian_spectrum.curvature.algorithms.ritz import Tridiagonal, gauss_quadrature
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import Reorthogonalisation
 

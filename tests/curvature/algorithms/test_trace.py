@@ -16,9 +16,9 @@ from hessian_spectrum.curvature.algorithms.trace import Estimator, TraceEstimato
 from hessian_spectrum.curvature.algorithms.xtrace import leave_one_out
 from hessian_spectrum.curvature.data.digits import digits
 from hessian_spectrum.curvature.iteration import run
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, assemble
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.dense import DenseOperator, assemble
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError

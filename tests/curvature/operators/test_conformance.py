@@ -12,6 +12,7 @@ from torch.func import hessian, jacrev
 
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.gaussian import gaussian
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator, assemble
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.losses.mse import Mse
@@ -19,8 +20,6 @@ from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.models.conv import Conv
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.operators.dense import DenseOperator, assemble
 from hessian_spectrum.curvature.operators.double_backward import double_backward_product
 from hessian_spectrum.curvature.operators.functional import FunctionalOperator
 from hessian_spectrum.curvature.operators.ggn import GgnOperator

@@ -10,14 +10,13 @@ from torch.testing import assert_close
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.gaussian import gaussian
 from hessian_spectrum.curvature.data.text import text_windows
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, assemble
 from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.losses.mse import Mse
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.operators.dense import assemble
 from hessian_spectrum.curvature.operators.functional import FunctionalOperator
 from hessian_spectrum.curvature.operators.ggn import GgnOperator
 from hessian_spectrum.curvature.operators.hessian import HessianOperator

@@ -8,9 +8,9 @@ import torch
 from torch.testing import assert_close
 
 from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.linear_algebra import assemble
 from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
-from hessian_spectrum.curvature.operators.dense import assemble
 from hessian_spectrum.curvature.operators.functional import FunctionalOperator
 from hessian_spectrum.curvature.operators.ggn import GgnOperator
 from hessian_spectrum.curvature.operators.hessian import HessianOperator

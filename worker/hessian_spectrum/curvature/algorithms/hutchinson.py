@@ -6,12 +6,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from hessian_spectrum.curvature.algorithms.diagonal import (
-    RowRegression,
-    exact_diagonal,
-    regression_estimate,
-    single_estimate,
-)
 from hessian_spectrum.curvature.algorithms.intervals import (
     Limits,
     combined_error,
@@ -22,10 +16,15 @@ from hessian_spectrum.curvature.algorithms.intervals import (
     sum_estimate,
     widened,
 )
-from hessian_spectrum.curvature.algorithms.pairs import PairSums
+from hessian_spectrum.curvature.algorithms.probe_sums import (
+    PairSums,
+    RowRegression,
+    exact_diagonal,
+    regression_estimate,
+    single_estimate,
+)
 from hessian_spectrum.curvature.algorithms.sketch import PROBE_BLOCK, Sketch, finite_products
-from hessian_spectrum.curvature.algorithms.vectors import dot, norm, orthogonalise, sphere_probe
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, dot, norm, orthogonalise, sphere_probe
 from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.quadrature.results import DiagonalEstimate, Estimate
 

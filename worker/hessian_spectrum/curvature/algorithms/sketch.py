@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.lanczos import BREAKDOWN_ROUNDINGS
-from hessian_spectrum.curvature.algorithms.vectors import dot, gram, norm, orthogonalise
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, dot, gram, norm, orthogonalise
 from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.quadrature.errors import NonFiniteError
 

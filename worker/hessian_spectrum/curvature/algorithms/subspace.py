@@ -7,8 +7,16 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.algorithms.ritz import RitzPairs, Which, ritz_pairs
-from hessian_spectrum.curvature.algorithms.unseen import Stages, end_of_spectrum, excludes, overlap_of_block, stage
+from hessian_spectrum.curvature.algorithms.ritz import (
+    RitzPairs,
+    Stages,
+    Which,
+    end_of_spectrum,
+    excludes,
+    overlap_of_block,
+    ritz_pairs,
+    stage,
+)
 from hessian_spectrum.curvature.serialization import UsedPart, serializable
 
 Phase: TypeAlias = Literal["search", "finished"]

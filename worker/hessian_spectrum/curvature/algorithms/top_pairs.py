@@ -6,11 +6,9 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.algorithms.ritz import RitzPairs, order
+from hessian_spectrum.curvature.algorithms.ritz import RitzPairs, bounds_from_above, order, spread
 from hessian_spectrum.curvature.algorithms.subspace import SubspaceState
-from hessian_spectrum.curvature.algorithms.unseen import bounds_from_above, spread
-from hessian_spectrum.curvature.algorithms.vectors import gram, norm, rotate, subtract
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, gram, norm, rotate, subtract
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.quadrature.results import Interval, TopEigenpairs
 

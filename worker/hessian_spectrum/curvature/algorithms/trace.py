@@ -7,7 +7,6 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.algorithms.diagonal import exact_diagonal
 from hessian_spectrum.curvature.algorithms.hutchinson import (
     ComplementProbes,
     add_probes,
@@ -17,6 +16,7 @@ from hessian_spectrum.curvature.algorithms.hutchinson import (
 )
 from hessian_spectrum.curvature.algorithms.intervals import NORMAL_QUANTILE, exact_estimate
 from hessian_spectrum.curvature.algorithms.method import Method
+from hessian_spectrum.curvature.algorithms.probe_sums import exact_diagonal
 from hessian_spectrum.curvature.algorithms.sketch import (
     PROBE_BLOCK,
     Sketch,
@@ -24,10 +24,9 @@ from hessian_spectrum.curvature.algorithms.sketch import (
     finite_products,
     multiply_basis,
 )
-from hessian_spectrum.curvature.algorithms.vectors import norm, sphere_probe
 from hessian_spectrum.curvature.algorithms.xtrace import leave_one_out
 from hessian_spectrum.curvature.iteration import Count
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, norm, sphere_probe
 from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.planning.work import Work, trace_work
 from hessian_spectrum.quadrature.errors import InvalidProblemError

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.algorithms.diagonal import RowRegression, regression_estimate
 from hessian_spectrum.curvature.algorithms.intervals import (
     Limits,
     combined_error,
@@ -17,9 +16,9 @@ from hessian_spectrum.curvature.algorithms.intervals import (
     sum_estimate,
     widened,
 )
-from hessian_spectrum.curvature.algorithms.pairs import PairSums
+from hessian_spectrum.curvature.algorithms.probe_sums import PairSums, RowRegression, regression_estimate
 from hessian_spectrum.curvature.algorithms.sketch import PROBE_BLOCK, Sketch
-from hessian_spectrum.curvature.algorithms.vectors import dot, gram, norm, orthogonalise
+from hessian_spectrum.curvature.linear_algebra import dot, gram, norm, orthogonalise
 from hessian_spectrum.quadrature.results import DiagonalEstimate, Estimate, FloatArray
 
 # By how much errors are larger than `_effective_count` says: without, intervals covered 92 to 94 % in the worst cases.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
 from hessian_spectrum.curvature.operators.blocks import select
 from hessian_spectrum.curvature.operators.risk_operator import (
     DEVIATION_MARGIN,

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from hessian_spectrum.curvature.algorithms.lanczos import Tridiagonal, advance, start, tridiagonal
-from hessian_spectrum.curvature.algorithms.quadrature import extreme_ritz_values, gauss_quadrature
-from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
-from hessian_spectrum.curvature.operators.dense import DenseOperator
+from hessian_spectrum.curvature.algorithms.lanczos import advance, start, tridiagonal
+from hessian_spectrum.curvature.algorithms.ritz import Tridiagonal, extreme_ritz_values, gauss_quadrature
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, sphere_probe
 from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.quadrature.results import Quadrature, Reorthogonalisation, RitzValue
 
