@@ -24,7 +24,7 @@ from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadr
 from hessian_spectrum.curvature.calibration import eigenvalue_seconds, vector_rate
 from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
-from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.planning.memory import peak_bytes
 from hessian_spectrum.planning.seconds import Rates, predicted_seconds
 from hessian_spectrum.planning.size import Size

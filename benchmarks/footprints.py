@@ -21,23 +21,16 @@ import torch
 from scipy.optimize import lsq_linear
 
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.losses.base import Loss
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.losses.mse import Mse
-from hessian_spectrum.curvature.losses.output_value import OutputValue
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse, OutputValue
 from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
-from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.models.closed_form.neurons import NeuronNetwork
 from hessian_spectrum.curvature.models.closed_form.quadratic import QuadraticForm
 from hessian_spectrum.curvature.models.conv import Conv
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.functional import FunctionalOperator
-from hessian_spectrum.curvature.operators.ggn import GgnOperator
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
-from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.planning.memory_coefficients import OVERHEAD_BYTES, MemoryCoefficients
 from hessian_spectrum.planning.size import SORTS, Size
 

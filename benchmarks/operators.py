@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.problems import Problem
-from hessian_spectrum.curvature.operators.execution import Execution, Mode
-from hessian_spectrum.curvature.operators.ggn import GgnOperator
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.operators.precision import MatmulPrecision
+from hessian_spectrum.curvature.operators.execution import Execution, MatmulPrecision, Mode
+from hessian_spectrum.curvature.operators.hessian import GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 
 Matrix = Literal["hessian", "ggn"]

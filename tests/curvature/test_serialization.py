@@ -21,11 +21,10 @@ from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanc
 from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.serialization import deserialize, serializable, serialize
 from hessian_spectrum.quadrature.curves import Smoothing
 

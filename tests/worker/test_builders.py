@@ -12,14 +12,11 @@ from hessian_spectrum.api_schemas.parameter_shapes import parameter_shapes
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.data.text import VOCABULARY_SIZES
 from hessian_spectrum.curvature.iteration import ignore_progress
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.losses.mse import Mse
-from hessian_spectrum.curvature.losses.output_value import OutputValue
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Mse, OutputValue
 from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
+from hessian_spectrum.curvature.models.base import ParameterLayout
 from hessian_spectrum.curvature.models.conv import Conv
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.parameters import ParameterLayout
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.jobs.estimate import estimate
 from hessian_spectrum.quadrature.errors import InvalidProblemError

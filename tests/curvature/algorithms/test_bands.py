@@ -17,12 +17,9 @@ from hessian_spectrum.curvature.data.digits import digits
 from hessian_spectrum.curvature.data.gaussian import gaussian
 from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.linear_algebra import DenseOperator, assemble, sphere_probe
-from hessian_spectrum.curvature.losses.base import Loss
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.chi_square import degree_limits
 from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
 from hessian_spectrum.quadrature.curves import Smoothing

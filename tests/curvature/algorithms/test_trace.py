@@ -17,10 +17,9 @@ from hessian_spectrum.curvature.algorithms.xtrace import leave_one_out
 from hessian_spectrum.curvature.data.digits import digits
 from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.linear_algebra import DenseOperator, assemble
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import Estimate, FloatArray, Interval
 

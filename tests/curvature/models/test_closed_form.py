@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hessian_spectrum.curvature.losses.output_value import OutputValue
+from hessian_spectrum.curvature.losses import OutputValue
 from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.models.closed_form.coordinates import MultiInput, MultiOutput

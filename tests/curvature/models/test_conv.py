@@ -9,11 +9,10 @@ from torch.testing import assert_close
 
 from hessian_spectrum.curvature.data.digits import digits
 from hessian_spectrum.curvature.linear_algebra import assemble
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
+from hessian_spectrum.curvature.models.base import ParameterLayout
 from hessian_spectrum.curvature.models.conv import Conv
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.parameters import ParameterLayout
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.planning.size import conv_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from hessian_spectrum.curvature.models.base import ParameterLayout
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
-from hessian_spectrum.curvature.parameters import ParameterLayout
 from hessian_spectrum.planning.size import gpt2_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 

@@ -13,21 +13,14 @@ from torch.func import hessian, jacrev
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.gaussian import gaussian
 from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator, assemble
-from hessian_spectrum.curvature.losses.base import Loss
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.losses.mse import Mse
-from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse
+from hessian_spectrum.curvature.models.base import Model, ParameterLayout, Parameters
 from hessian_spectrum.curvature.models.conv import Conv
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.double_backward import double_backward_product
-from hessian_spectrum.curvature.operators.functional import FunctionalOperator
-from hessian_spectrum.curvature.operators.ggn import GgnOperator
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.operators.products import Fallback
+from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
+from hessian_spectrum.curvature.operators.products import Fallback, double_backward_product
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
-from hessian_spectrum.curvature.parameters import ParameterLayout, Parameters
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.planning.activations import ACTIVATIONS, Activation
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 

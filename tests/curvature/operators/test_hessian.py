@@ -11,18 +11,12 @@ from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.gaussian import gaussian
 from hessian_spectrum.curvature.data.text import text_windows
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, assemble
-from hessian_spectrum.curvature.losses.base import Loss
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.losses.mse import Mse
-from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse
+from hessian_spectrum.curvature.models.base import Model, ParameterLayout
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.functional import FunctionalOperator
-from hessian_spectrum.curvature.operators.ggn import GgnOperator
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
-from hessian_spectrum.curvature.parameters import ParameterLayout
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 
 Seeded = Callable[[int], torch.Generator]
@@ -86,7 +80,7 @@ def test_logits_in_pieces_give_the_same_products(
     whole = operator(risk, parameters, block)
     vectors = torch.randn(whole.dim, 3, generator=seeded(2), dtype=F64)
     expected, value, gradient = whole.matmat(vectors), *risk.value_and_gradient(parameters)
-    monkeypatch.setattr("hessian_spectrum.curvature.risk.OUTPUTS_BYTES", 4 * 11 * 8)  # four tokens
+    monkeypatch.setattr("hessian_spectrum.curvature.losses.OUTPUTS_BYTES", 4 * 11 * 8)  # four tokens
     assert len(list(risk.output_chunks(0, torch.zeros(3, 6, 8, dtype=F64)))) == 5
     assert relative_error(operator(risk, parameters, block).matmat(vectors), expected) < 1e-13
     again, in_pieces = risk.value_and_gradient(parameters)

@@ -10,17 +10,11 @@ from hypothesis import strategies as st
 
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.linear_algebra import Triangle, assemble
-from hessian_spectrum.curvature.losses.base import Loss
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.losses.mse import Mse
-from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.models.parametrization import PARAMETRIZATIONS
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse
+from hessian_spectrum.curvature.models.mlp import PARAMETRIZATIONS, Mlp
 from hessian_spectrum.curvature.operators import layered
-from hessian_spectrum.curvature.operators.functional import FunctionalOperator
-from hessian_spectrum.curvature.operators.ggn import GgnOperator
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.planning.activations import ACTIVATIONS
 from hessian_spectrum.quadrature.errors import NonFiniteError
 

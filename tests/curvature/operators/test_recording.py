@@ -12,11 +12,10 @@ from torch.testing import assert_close
 
 from hessian_spectrum.curvature.data.gaussian import gaussian
 from hessian_spectrum.curvature.linear_algebra import assemble
-from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.losses import EmpiricalRisk, Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.operators.recording import Map, Program, UnrecordableError, record
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 
 Seeded = Callable[[int], torch.Generator]
 F64 = torch.float64

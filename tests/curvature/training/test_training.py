@@ -13,14 +13,12 @@ from torch.testing import assert_close
 
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.gaussian import gaussian
-from hessian_spectrum.curvature.data.token_stream import TokenStream
+from hessian_spectrum.curvature.data.text import TokenStream
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Mse
 from hessian_spectrum.curvature.models.closed_form.neurons import NeuronNetwork
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training import (
     AdamW,
     Plateau,

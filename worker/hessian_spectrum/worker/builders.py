@@ -19,14 +19,11 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.training import AdamWOptimizer, PlateauSchedule, WarmupCosineSchedule
 from hessian_spectrum.api_schemas.training import Training as TrainingSpec
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.data.text import Tokens, named_tokens, tokenize
-from hessian_spectrum.curvature.data.token_stream import TokenStream
-from hessian_spectrum.curvature.losses.base import Loss
-from hessian_spectrum.curvature.losses.output_value import OutputValue
-from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.data.text import Tokens, TokenStream, named_tokens, tokenize
+from hessian_spectrum.curvature.losses import LOSS_CLASSES, Loss, OutputValue
+from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.models.causal_lm import CausalLm
-from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.curvature.registry import dataset_functions, loss_classes, model_classes
+from hessian_spectrum.curvature.registry import dataset_functions, model_classes
 from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.storage.artifacts import UnknownArtifactError
@@ -104,7 +101,7 @@ def build_token_stream(spec: TextData | TokenData, sources: Inputs = NO_INPUTS) 
 def build_loss(request: SpectrumRequest) -> Loss:
     """The loss."""
     loss = request.effective_loss
-    return OutputValue() if loss is None else loss_classes()[loss]()
+    return OutputValue() if loss is None else LOSS_CLASSES[loss]()
 
 
 def build_plan(spec: TrainingSpec, micro_batch_size: int | None = None) -> TrainingPlan:

@@ -19,9 +19,9 @@ from hessian_spectrum.checkpoints.digest import identity
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.checkpoints.gpt2 import OUTPUT_LAYER, gpt2_tensors
 from hessian_spectrum.checkpoints.weights import StoredTensor
+from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.models.causal_lm import CausalLm
 from hessian_spectrum.curvature.models.decoder_architecture import DecoderArchitecture, decoder_architecture
-from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 CHANGED = "the checkpoint changed since the job was accepted"

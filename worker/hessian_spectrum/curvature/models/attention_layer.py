@@ -7,9 +7,7 @@ from math import isfinite, sqrt
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.models.activations import Activation
-from hessian_spectrum.curvature.models.base import Model, check_real_inputs
-from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.curvature.models.base import Activation, Model, Parameters, check_real_inputs
 from hessian_spectrum.planning.size import Size, attention_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 

@@ -1,7 +1,11 @@
-"""What every model offers: a function of (parameters, inputs), with no state of its own."""
+"""What every model offers: named parameters with their layout, activations, and outputs as a pure function."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -9,9 +13,154 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.planning.activations import ACTIVATIONS, DEFAULT_NEGATIVE_SLOPE
 from hessian_spectrum.planning.size import Size, generic_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
+
+Parameters = dict[str, Tensor]
+
+GROUP_COLUMNS = 256  # fewer than these are not worth a recording of their own
+
+Activation = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ParameterLayout:
+    """Order and shape of the parameters inside the flat vector theta (P,)."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> "ParameterLayout":
+        """Layout of parameters of these shapes, in the order of the mapping."""
+        return cls(tuple(shapes), tuple(shapes.values()))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of entries of each parameter."""
+        return [prod(shape) for shape in self.shapes]
+
+    @property
+    def dim(self) -> int:
+        """Number P of entries of all parameters."""
+        return sum(self.sizes)
+
+    def flatten(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """One vector (P,) in the order of `names`.
+
+        Args:
+            parameters: Parameters by name, of the layout's shapes.
+
+        Returns:
+            The flat vector.
+
+        Raises:
+            InvalidProblemError: If names or shapes differ from the layout.
+        """
+        self.check(parameters)
+        return torch.cat([parameters[name].reshape(-1) for name in self.names])
+
+    def check(self, parameters: Mapping[str, Tensor]) -> None:
+        """Check that names and shapes are those of the layout.
+
+        Args:
+            parameters: Parameters by name.
+
+        Raises:
+            InvalidProblemError: If names or shapes differ; the message says which.
+        """
+        if set(parameters) != set(self.names):
+            raise InvalidProblemError(f"parameters {sorted(parameters)} where {sorted(self.names)} were expected")
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            if tuple(parameters[name].shape) != shape:
+                raise InvalidProblemError(f"{name} has shape {tuple(parameters[name].shape)}, not {shape}")
+
+    def unflatten(self, vector: Tensor) -> Parameters:
+        """Views of `vector` (P,) by name."""
+        # split, not slices: its backward is one cat, that of slices one zero-padded vector (P,) per parameter
+        pieces = torch.split(vector, self.sizes)
+        return {name: piece.view(shape) for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}
+
+
+def select(names: Iterable[str], globs: str | Sequence[str] | None) -> list[str]:
+    """Names that match a glob (*, ?, [...]; case-sensitive), or one of several, in their order.
+
+    Args:
+        names: Names of all parameters.
+        globs: One glob or several; None selects all names.
+
+    Returns:
+        The matching names.
+
+    Raises:
+        InvalidProblemError: If no name matches.
+    """
+    names = list(names)
+    if globs is None:
+        return names
+    patterns = [globs] if isinstance(globs, str) else globs
+    chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if not chosen:
+        raise InvalidProblemError(f"no parameter matches {globs!r}; there are {', '.join(names[:20])}")
+    return chosen
+
+
+@dataclass(frozen=True)
+class ColumnGroup:
+    """Neighbouring parameters whose columns are computed together."""
+
+    columns: ParameterLayout  # of the group
+    rows: ParameterLayout  # of all parameters up to the group's last
+
+    @property
+    def start(self) -> int:
+        """First column."""
+        return self.rows.dim - self.columns.dim
+
+    @property
+    def stop(self) -> int:
+        """One past the last column."""
+        return self.rows.dim
+
+    @property
+    def num_columns(self) -> int:
+        """Number of columns of the group."""
+        return self.columns.dim
+
+
+def column_groups(layout: ParameterLayout) -> list[ColumnGroup]:
+    """All columns, in order, in groups of whole parameters."""
+    groups: list[ColumnGroup] = []
+    shapes = dict(zip(layout.names, layout.shapes, strict=True))
+    group: dict[str, tuple[int, ...]] = {}
+    done: dict[str, tuple[int, ...]] = {}
+    for name, shape in shapes.items():
+        group[name] = done[name] = shape
+        if ParameterLayout.of(group).dim >= GROUP_COLUMNS or len(done) == len(shapes):
+            groups.append(ColumnGroup(ParameterLayout.of(group), ParameterLayout.of(done)))
+            group = {}
+    return groups
+
+
+def activation_named(name: str, negative_slope: float = DEFAULT_NEGATIVE_SLOPE) -> Activation:
+    """The elementwise map of that name; gelu is the exact one, with the error function.
+
+    Args:
+        name: One of `ACTIVATIONS`.
+        negative_slope: Of leaky-relu below and at 0, any number; the others do not use it.
+
+    Raises:
+        InvalidProblemError: On an unknown name or a slope that is not finite.
+    """
+    if name not in ACTIVATIONS:
+        raise InvalidProblemError(f"activation {name!r} is none of {', '.join(ACTIVATIONS)}")
+    if not abs(negative_slope) < float("inf"):
+        raise InvalidProblemError(f"the negative slope is {negative_slope}")
+    activation = ACTIVATIONS[name]
+    if activation.has_slope:
+        return lambda x: activation.function(torch, x, negative_slope)
+    return partial(activation.function, torch)
 
 
 class Model(ABC):

@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from hessian_spectrum.curvature.models.base import Model, check_tokens
+from hessian_spectrum.curvature.models.base import Model, Parameters, check_tokens
 from hessian_spectrum.curvature.models.decoder_architecture import built, decoder_architecture
-from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.planning.size import Size, causal_lm_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 

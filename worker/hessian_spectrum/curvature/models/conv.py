@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from hessian_spectrum.curvature.models.activations import activation_named
-from hessian_spectrum.curvature.models.base import Model, check_real_inputs
-from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.curvature.models.base import Model, Parameters, activation_named, check_real_inputs
 from hessian_spectrum.planning.activations import DEFAULT_NEGATIVE_SLOPE
 from hessian_spectrum.planning.size import Size, conv_edge, conv_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError

@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from hessian_spectrum.curvature.models.activations import Activation
-from hessian_spectrum.curvature.models.base import Model, check_tokens
-from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.curvature.models.base import Activation, Model, Parameters, check_tokens
 from hessian_spectrum.planning.size import Size, gpt2_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 

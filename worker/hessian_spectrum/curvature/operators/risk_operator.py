@@ -15,17 +15,14 @@ from torch.fx import GraphModule
 
 from hessian_spectrum.curvature.iteration import Progress, ignore_progress
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, Triangle
+from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.malloc_trim import is_memory_error, release_freed_memory
+from hessian_spectrum.curvature.models.base import ColumnGroup, ParameterLayout, Parameters, column_groups, select
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.blocks import ColumnGroup, column_groups, select
-from hessian_spectrum.curvature.operators.double_backward import double_backward_product
-from hessian_spectrum.curvature.operators.execution import Execution
+from hessian_spectrum.curvature.operators.execution import Execution, MatmulPrecision, matmuls_in, reduced
 from hessian_spectrum.curvature.operators.layered import LayeredAssembly
-from hessian_spectrum.curvature.operators.precision import MatmulPrecision, matmuls_in, reduced
-from hessian_spectrum.curvature.operators.products import Fallback, Matrix, product
+from hessian_spectrum.curvature.operators.products import Fallback, Matrix, double_backward_product, product
 from hessian_spectrum.curvature.operators.recording import Map, Program, UnrecordableError, record
-from hessian_spectrum.curvature.parameters import ParameterLayout, Parameters
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.planning.blocks import columns_at_once
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 

@@ -11,12 +11,10 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.data.token_stream import TokenStream
+from hessian_spectrum.curvature.data.text import TokenStream
 from hessian_spectrum.curvature.iteration import Count, Iteration
-from hessian_spectrum.curvature.losses.base import Loss
-from hessian_spectrum.curvature.models.base import Model
-from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.losses import EmpiricalRisk, Loss
+from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.training.batches import batches_of
 from hessian_spectrum.curvature.training.plan import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.curvature.training.state import (

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.losses import EmpiricalRisk
+from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.curvature.training.batches import Place
 from hessian_spectrum.quadrature.errors import NonFiniteError

@@ -3,15 +3,12 @@
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.iteration import Progress
 from hessian_spectrum.curvature.linear_algebra import sphere_probe
-from hessian_spectrum.curvature.operators.execution import Execution
-from hessian_spectrum.curvature.operators.functional import FunctionalOperator
-from hessian_spectrum.curvature.operators.ggn import GgnOperator
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.operators.precision import MatmulPrecision
+from hessian_spectrum.curvature.losses import EmpiricalRisk
+from hessian_spectrum.curvature.models.base import Parameters
+from hessian_spectrum.curvature.operators.execution import Execution, MatmulPrecision
+from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
-from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.worker.generators import generator_of
 
 _OPERATORS: dict[str, type[RiskOperator]] = {

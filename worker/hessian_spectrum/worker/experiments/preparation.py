@@ -7,9 +7,8 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import TrainingReport
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.iteration import Progress, run
-from hessian_spectrum.curvature.models.base import Model
-from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.losses import EmpiricalRisk
+from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.training import Training, TrainingResult
 from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.worker.builders import (

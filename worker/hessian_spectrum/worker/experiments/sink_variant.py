@@ -9,9 +9,8 @@ from hessian_spectrum.api_schemas.models import Model as ModelSpec
 from hessian_spectrum.api_schemas.spectrum_results import SinkReport, SinkScore
 from hessian_spectrum.curvature.attention_sinks import sink_scores, sink_with_mean_score
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
-from hessian_spectrum.curvature.parameters import Parameters
 
 
 def with_sink(

@@ -4,8 +4,7 @@ from abc import ABC
 
 import torch
 
-from hessian_spectrum.curvature.models.base import Model
-from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hessian_spectrum.curvature.models.activations import activation_named
-from hessian_spectrum.curvature.models.base import check_real_inputs
+from hessian_spectrum.curvature.models.base import activation_named, check_real_inputs
 from hessian_spectrum.curvature.models.closed_form.base import ClosedFormNetwork, check_counts
 from hessian_spectrum.planning.size import Size, neuron_network_size
 
