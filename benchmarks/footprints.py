@@ -57,13 +57,13 @@ def gpt2(*shape: int, n: int) -> Content:
     layers, heads, width, length, vocabulary = shape
     tokens = torch.randint(vocabulary, (n, length + 1))
     data = Dataset(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
-    return Gpt2(layers, heads, width, length, vocabulary), CrossEntropy(), data
+    return Gpt2(layers, heads, width, n_positions=length, vocab_size=vocabulary), CrossEntropy(), data
 
 
 def conv(*channels: int, n: int, kernel: int = 3, pooling: bool = False, activation: str = "relu") -> Content:
     """A conv net on random images."""
     return (
-        Conv(channels, kernel, 1, pooling, activation),
+        Conv(channels, kernel_size=kernel, stride=1, pooling=pooling, activation=activation),
         CrossEntropy(),
         Dataset(torch.randn(n, 64), torch.randint(10, (n,))),
     )
@@ -77,7 +77,11 @@ def attention(dims: tuple[int, int, int], n: int, length: int, activation: str =
 
 def neurons(width: int, n: int, activation: str = "linear", bias: bool = False) -> Content:
     """A closed-form network of one input on n numbers."""
-    return NeuronNetwork(width, activation, 0.1, bias), Mse(), Dataset(torch.randn(n, 1), torch.randn(n, 1))
+    return (
+        NeuronNetwork(width, activation, negative_slope=0.1, bias=bias),
+        Mse(),
+        Dataset(torch.randn(n, 1), torch.randn(n, 1)),
+    )
 
 
 def quadratic(dim: int) -> Content:

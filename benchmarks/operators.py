@@ -37,6 +37,6 @@ def our_operator(
         problem.risk_of(setting.micro_batch_size),
         problem.parameters,
         memory_bytes=setting.recording_bytes,
-        execution=Execution(num_products, mode),
+        execution=Execution(num_products, mode=mode),
         matmul_precision=setting.matmul_precision,
     )

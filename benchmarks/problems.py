@@ -71,7 +71,8 @@ def _gpt2(shape: tuple[int, int, int, int, int], sequences: dict[str, tuple[int,
     """A GPT-2 on random tokens, each the target of those before it; sequences (n, T) by type of device."""
 
     def content(generator: torch.Generator, device_type: str) -> Content:
-        model = Gpt2(*shape)
+        n_layer, n_head, n_embd, n_positions, vocab_size = shape
+        model = Gpt2(n_layer, n_head, n_embd, n_positions=n_positions, vocab_size=vocab_size)
         num_sequences, length = sequences.get(device_type, sequences["cpu"])
         tokens = torch.randint(model.vocab_size, (num_sequences, length + 1), generator=generator)
         return model, Dataset(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())

@@ -120,7 +120,7 @@ def mlp_operator() -> HessianOperator:
 
 
 def gpt2_operator() -> HessianOperator:
-    model = Gpt2(1, 1, 4, 4, 6)
+    model = Gpt2(1, 1, 4, n_positions=4, vocab_size=6)
     tokens = torch.randint(6, (3, 5), generator=seeded(1))
     data = Dataset(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
     parameters = model.initial_parameters(seeded(), torch.float32, CPU)

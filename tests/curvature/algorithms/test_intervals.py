@@ -157,7 +157,7 @@ def test_a_single_eigenvalue_is_held_as_often_as_promised(count: int) -> None:
     freedom = (count - 1) * (count + 2) / 2
     for total in estimates[::5_000]:
         root = total * math.sqrt(count / (count + 2)) if count > 1 else None
-        found = sum_estimate(total, root, count, freedom, 10**9)
+        found = sum_estimate(total, root, degrees=count, freedom=freedom, dim=10**9)
         expected = total * count / chi2.ppf((1 - LEVEL) / 2, count)
         assert found.limits.upper == pytest.approx(expected, rel=1e-6)
 

@@ -142,7 +142,7 @@ def test_xtrace_leaves_each_vector_out() -> None:
     operator, sketch = DenseOperator(matrix), Sketch.empty(DenseOperator(matrix))
     extend_basis(operator, sketch, vectors @ matrix)
     multiply_basis(operator, sketch)
-    found = leave_one_out(sketch, vectors, vectors @ matrix, True, 1e-15)
+    found = leave_one_out(sketch, vectors, vectors @ matrix, diagonal=True, product_error=1e-15)
     traces, squares, along, across = [], [], [], []
     for i in range(count):
         others = torch.cat([vectors[:i], vectors[i + 1 :]])

@@ -25,7 +25,7 @@ F64 = torch.float64
 def test_a_neuron_network_is_an_mlp_without_biases(seeded: Seeded) -> None:
     x = torch.randn(9, 1, generator=seeded(1), dtype=F64)
     for activation in ("linear", "relu", "leaky-relu", "tanh"):
-        model = NeuronNetwork(5, activation, -0.3)
+        model = NeuronNetwork(5, activation, negative_slope=-0.3)
         p = model.initial_parameters(seeded(0), F64, CPU)
         layers = {"layers.0.weight": p["v"].unsqueeze(-1), "layers.1.weight": p["w"].unsqueeze(0)}
         assert_close(model(p, x), Mlp((1, 5, 1), activation, False, negative_slope=-0.3)(layers, x))
@@ -93,14 +93,14 @@ def test_a_quadratic_form_is_its_own_loss(seeded: Seeded) -> None:
     [
         lambda: NeuronNetwork(0),
         lambda: NeuronNetwork(2, "cubic"),
-        lambda: NeuronNetwork(2, "leaky-relu", float("nan")),
+        lambda: NeuronNetwork(2, "leaky-relu", negative_slope=float("nan")),
         lambda: MultiInput(0, 1),
         lambda: MultiOutput(1, 0),
         lambda: TwoLayerLinear(1, 1, 0),
         lambda: SelfAttention(0),
         lambda: SelfAttention(1, activation="tanh"),
         lambda: AttentionLayer(1, 1, 0),
-        lambda: AttentionLayer(1, 1, 1, float("inf")),
+        lambda: AttentionLayer(1, 1, 1, sink_bias=float("inf")),
         lambda: AttentionLayer(1, 1, 1, initial_std=-1.0),
         lambda: QuadraticForm(0),
     ],

@@ -137,14 +137,16 @@ def exponents(sizes: list[list[float]]) -> list[float]:
 
 def growth(parametrization: str, num_steps: int, learning_rate: float) -> tuple[list[float], list[float]]:
     """Exponents, layer by layer, of initial features and of their change in `num_steps`; mean of two seeds."""
-    data = gaussian(16, 8, 4, "linear", 0.1, torch.Generator().manual_seed(0)).to(torch.float32, CPU)
+    data = gaussian(16, 8, 4, teacher="linear", noise=0.1, generator=torch.Generator().manual_seed(0)).to(
+        torch.float32, CPU
+    )
     initial, changes = [], []
     for width in WIDTHS:
         model = Mlp((8, width, width, 4), "relu", parametrization=parametrization)
         sizes = []
         for seed in (1, 2):
             start = model.initial_parameters(torch.Generator().manual_seed(seed), torch.float32, CPU)
-            training = Training(model, Mse(), data, TrainingPlan(num_steps, learning_rate))
+            training = Training(model, Mse(), data, plan=TrainingPlan(num_steps, learning_rate))
             state = training.init(start, generator=torch.Generator())
             while not training.is_finished(state):
                 training.step(start, state)

@@ -39,7 +39,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def labelled(num_samples: int, input_dim: int, num_classes: int) -> Dataset:
-    inputs = gaussian(num_samples, input_dim, 1, "none", 1.0, generator(1)).inputs
+    inputs = gaussian(num_samples, input_dim, 1, teacher="none", noise=1.0, generator=generator(1)).inputs
     labels = torch.randint(num_classes, (num_samples,), generator=generator(2))
     labels[[0, 1, 5]] = -100
     return Dataset(inputs, labels)
@@ -69,9 +69,18 @@ def problems() -> dict[str, Problem]:
         for activation in ("tanh", "relu", "gelu")
         for name, loss in (("mse", Mse()), ("cross-entropy", CrossEntropy()))
     }
-    found["regression"] = problem(Mlp((3, 6, 2), "silu"), Mse(), gaussian(17, 3, 2, "relu", 0.1, generator(5)))
-    found["linear-layer"] = problem(Mlp((3, 2)), Mse(), gaussian(17, 3, 2, "linear", 0.1, generator(5)))
-    found["gpt2"] = problem(Gpt2(2, 2, 4, 5, 7, AttentionSink(0.7, (1,))), CrossEntropy(), tokens(4, 5, 7), scale=10)
+    found["regression"] = problem(
+        Mlp((3, 6, 2), "silu"), Mse(), gaussian(17, 3, 2, teacher="relu", noise=0.1, generator=generator(5))
+    )
+    found["linear-layer"] = problem(
+        Mlp((3, 2)), Mse(), gaussian(17, 3, 2, teacher="linear", noise=0.1, generator=generator(5))
+    )
+    found["gpt2"] = problem(
+        Gpt2(2, 2, 4, n_positions=5, vocab_size=7, sink=AttentionSink(0.7, (1,))),
+        CrossEntropy(),
+        tokens(4, 5, 7),
+        scale=10,
+    )
     return found
 
 
@@ -296,5 +305,7 @@ def test_parameters_that_no_output_depends_on_have_zeros(matrix: Any) -> None:
         return model(parameters, data.inputs)
 
     unused = {"unused": torch.ones(2, dtype=F64)}
-    found = double_backward_product(matrix, risk, 0, outputs_at, point, unused, ["unused"])
+    found = double_backward_product(
+        matrix, risk, 0, outputs_at=outputs_at, point=point, direction=unused, rows=["unused"]
+    )
     assert torch.equal(found["unused"], torch.zeros(2, dtype=F64))

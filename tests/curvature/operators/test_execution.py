@@ -76,7 +76,7 @@ def test_the_choice_is_measured_once_and_remembered(
 
 def test_micro_batches_of_one_shape_are_compiled_once(compilations: list[object], seeded: Seeded) -> None:
     model = Mlp((3, 4, 2), "tanh")
-    data = gaussian(12, 3, 2, "linear", 0.1, seeded(0))
+    data = gaussian(12, 3, 2, teacher="linear", noise=0.1, generator=seeded(0))
     parameters = model.initial_parameters(seeded(1), F64, torch.device("cpu"))
     risk = EmpiricalRisk(model, Mse(), data.split(4))
     plain = HessianOperator(risk, parameters)
@@ -120,7 +120,7 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, on importing its compiler
 def test_compiled_products_are_the_same(seeded: Seeded) -> None:
     model = Mlp((3, 4, 2), "tanh")
-    data = gaussian(12, 3, 2, "linear", 0.1, seeded(0))
+    data = gaussian(12, 3, 2, teacher="linear", noise=0.1, generator=seeded(0))
     parameters = model.initial_parameters(seeded(1), F64, torch.device("cpu"))
     risk = EmpiricalRisk(model, Mse(), [data])
     plain = HessianOperator(risk, parameters)
@@ -133,7 +133,7 @@ def test_compiled_products_are_the_same(seeded: Seeded) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_cuda_graphs_give_the_same_products(seeded: Seeded) -> None:
     model, device = Mlp((3, 4, 2), "tanh"), torch.device("cuda")
-    data = gaussian(12, 3, 2, "linear", 0.1, seeded(0)).to(F64, device)
+    data = gaussian(12, 3, 2, teacher="linear", noise=0.1, generator=seeded(0)).to(F64, device)
     parameters = model.initial_parameters(seeded(1), F64, device)
     operator = HessianOperator(EmpiricalRisk(model, Mse(), data.split(5)), parameters)
     plain = HessianOperator(EmpiricalRisk(model, Mse(), data.split(5)), parameters, memory_bytes=0)

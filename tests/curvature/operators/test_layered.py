@@ -55,7 +55,7 @@ def cases(draw: st.DrawFn) -> Case:
         tuple(draw(st.lists(st.integers(1, 5), min_size=2, max_size=5))),
         draw(st.sampled_from(sorted(ACTIVATIONS))),
         draw(st.booleans()),
-        draw(st.sampled_from(sorted(PARAMETRIZATIONS))),
+        parametrization=draw(st.sampled_from(sorted(PARAMETRIZATIONS))),
     )
     loss = draw(st.sampled_from([Mse(), CrossEntropy()]))
     dtype = draw(st.sampled_from([torch.float64, torch.float32]))

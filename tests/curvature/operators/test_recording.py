@@ -130,7 +130,7 @@ def test_a_tangent_that_is_absent_is_read_as_zeros(seeded: Seeded) -> None:
 
 def operator_of(seeded: Seeded) -> HessianOperator:
     model = Mlp((3, 4, 3), "tanh")
-    data = gaussian(12, 3, 3, "linear", 0.1, seeded(0))
+    data = gaussian(12, 3, 3, teacher="linear", noise=0.1, generator=seeded(0))
     parameters = model.initial_parameters(seeded(1), F64, torch.device("cpu"))
     return HessianOperator(EmpiricalRisk(model, Mse(), data.split(5)), parameters)
 

@@ -46,7 +46,7 @@ def test_a_block_states_the_measured_error_of_reduced_products(whole: Whole) -> 
 
 @pytest.fixture(scope="module", params=[HessianOperator, GgnOperator, FunctionalOperator])
 def whole(request: pytest.FixtureRequest) -> Whole:
-    kind, model = request.param, Gpt2(2, 2, 4, 5, 7)
+    kind, model = request.param, Gpt2(2, 2, 4, n_positions=5, vocab_size=7)
     tokens = torch.randint(7, (3, 6), generator=torch.Generator().manual_seed(1))
     start = model.initial_parameters(torch.Generator().manual_seed(0), F64, torch.device("cpu"))
     parameters = {name: 5 * tensor for name, tensor in start.items()}
@@ -82,9 +82,11 @@ def _places(whole: RiskOperator, part: Submatrix) -> torch.Tensor:
 
 
 def test_a_glob_that_matches_nothing(seeded: Seeded) -> None:
-    model = Gpt2(1, 1, 4, 5, 7)
+    model = Gpt2(1, 1, 4, n_positions=5, vocab_size=7)
     parameters = model.initial_parameters(seeded(0), F64, torch.device("cpu"))
     tokens = torch.randint(7, (2, 5), generator=seeded(1))
-    whole = HessianOperator(EmpiricalRisk(model, CrossEntropy(), [Dataset(tokens, tokens)]), parameters, "blocks.*")
+    whole = HessianOperator(
+        EmpiricalRisk(model, CrossEntropy(), [Dataset(tokens, tokens)]), parameters, block="blocks.*"
+    )
     with pytest.raises(InvalidProblemError, match=r"no parameter matches 'wte\.\*'"):
         Submatrix(whole, "wte.*")

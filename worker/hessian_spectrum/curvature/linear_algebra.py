@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class Triangle:
     """Half of a dense symmetric matrix, filled up to some step, with everything needed to fill the rest."""
 
     rows: Tensor  # (P, P) float64; one side of the diagonal counts, the other is undefined
+    _: KW_ONLY
     is_upper: bool  # which
     num_steps: int = 0  # done, in the operator's own order
     num_columns: int = 0  # about as many are done

@@ -109,15 +109,29 @@ def build_plan(spec: TrainingSpec, micro_batch_size: int | None = None) -> Train
     schedule: Plateau | WarmupCosine | None = None
     match spec.schedule:
         case PlateauSchedule() as rule:
-            schedule = Plateau(rule.factor, rule.patience, rule.threshold, rule.min_learning_rate)
+            schedule = Plateau(
+                factor=rule.factor,
+                patience=rule.patience,
+                threshold=rule.threshold,
+                min_learning_rate=rule.min_learning_rate,
+            )
         case WarmupCosineSchedule() as rule:
             decay_steps = rule.decay_steps or max(spec.num_steps, rule.warmup_steps)
             schedule = WarmupCosine(rule.warmup_steps, decay_steps, rule.min_learning_rate)
     optimizer: Sgd | AdamW = Sgd(spec.momentum, spec.nesterov)
     if isinstance(chosen := spec.optimizer, AdamWOptimizer):
-        optimizer = AdamW(chosen.beta1, chosen.beta2, chosen.epsilon, chosen.weight_decay)
-    options = (optimizer, schedule, spec.gradient_clip, micro_batch_size)
-    return TrainingPlan(spec.num_steps, spec.learning_rate, spec.batch_size, *options)
+        optimizer = AdamW(
+            beta1=chosen.beta1, beta2=chosen.beta2, epsilon=chosen.epsilon, weight_decay=chosen.weight_decay
+        )
+    return TrainingPlan(
+        spec.num_steps,
+        spec.learning_rate,
+        batch_size=spec.batch_size,
+        optimizer=optimizer,
+        schedule=schedule,
+        max_gradient_norm=spec.gradient_clip,
+        micro_batch_size=micro_batch_size,
+    )
 
 
 def build_pretraining_plan(spec: Pretraining, micro_batch_size: int | None = None) -> TrainingPlan:
@@ -125,11 +139,11 @@ def build_pretraining_plan(spec: Pretraining, micro_batch_size: int | None = Non
     return TrainingPlan(
         spec.num_steps,
         spec.learning_rate,
-        spec.batch_size,
-        AdamW(spec.beta1, spec.beta2, weight_decay=spec.weight_decay),
-        WarmupCosine(spec.warmup_steps, spec.last_decay_step, spec.min_learning_rate),
-        spec.gradient_clip,
-        micro_batch_size,
+        batch_size=spec.batch_size,
+        optimizer=AdamW(beta1=spec.beta1, beta2=spec.beta2, weight_decay=spec.weight_decay),
+        schedule=WarmupCosine(spec.warmup_steps, spec.last_decay_step, spec.min_learning_rate),
+        max_gradient_norm=spec.gradient_clip,
+        micro_batch_size=micro_batch_size,
     )
 
 

@@ -137,6 +137,7 @@ def _product(model: Model, parameters: Parameters, num_columns: int, fallback: F
         tokens = tokens[:, 1:]  # a model of one position
     risk = EmpiricalRisk(model, CrossEntropy(), [Dataset(tokens, tokens.flip(1))])
     operator = HessianOperator(risk, parameters, fallback=fallback)
+    operator.checked_gradient_norm()
     vectors = torch.randn(operator.dim, num_columns, generator=generator_of(0), dtype=operator.dtype)
     product = operator.matvec(vectors[:, 0])
     operator.matmat(vectors)

@@ -1,7 +1,8 @@
 """Trace, Frobenius norm and diagonal from random probes of the complement of a sketch of the range: Hutch++."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ class ComplementProbes:
     """Sums over probes g, uniform on the unit sphere of the complement of a sketch, of dimension P' = P - r."""
 
     regression: RowRegression | None  # of A g / unit on g; None if no diagonal is requested
+    _: KW_ONLY
     quadratic: list[float] = field(default_factory=list)  # g^T A g
     lengths: list[float] = field(default_factory=list)  # ||A g||
     inner_lengths: list[float] = field(default_factory=list)  # ||A g|| within the complement
@@ -52,7 +54,7 @@ class ComplementProbes:
 
 
 def add_probes(
-    operator: SymmetricOperator, sketch: Sketch, probes: ComplementProbes, generator: torch.Generator, count: int
+    operator: SymmetricOperator, sketch: Sketch, probes: ComplementProbes, *, generator: torch.Generator, count: int
 ) -> int:
     """Multiply at most PROBE_BLOCK further probes, in place.
 
@@ -90,7 +92,7 @@ def add_probes(
     return len(rows)
 
 
-def trace_of(sketch: Sketch, probes: ComplementProbes, frobenius: float, product_error: float) -> Estimate:
+def trace_of(sketch: Sketch, probes: ComplementProbes, *, frobenius: float, product_error: float) -> Estimate:
     """Trace tr A = tr Q^T A Q + P' E[g^T A g].
 
     The variance of one probe, 2 / (P' + 2) (<l^2> - <l>^2) over the eigenvalues l of A within the complement, is
@@ -139,7 +141,7 @@ def frobenius_of(sketch: Sketch, probes: ComplementProbes, product_error: float)
         return exact_estimate(explained, product_error * explained, floor=0.0)
     lengths = np.array(probes.lengths) / probes.unit
     root_square, freedom = probes.pairs.root_square(lengths, dim), probes.pairs.freedom(count)
-    rest = sum_estimate(dim * float((lengths**2).mean()), root_square, count, freedom, dim)
+    rest = sum_estimate(dim * float((lengths**2).mean()), root_square, degrees=count, freedom=freedom, dim=dim)
     unit = max(probes.unit, explained)
     square = rest.times((probes.unit / unit) ** 2).plus((explained / unit) ** 2)
     return root_estimate(square, unit, product_error)
@@ -166,6 +168,12 @@ def diagonal_of(sketch: Sketch, probes: ComplementProbes, product_error: float) 
     row_norms = squares.sqrt() * unit
     if not count:
         return exact_diagonal(sketch.diagonal, row_norms, product_error)
-    outside = (1 - sketch.row_shares).clamp(min=0)
-    parts = (sketch.diagonal, regression, outside, row_norms, probes.unit, product_error)
-    return single_estimate(*parts, dim) if count == 1 else regression_estimate(*parts)
+    estimate = partial(single_estimate, dim=dim) if count == 1 else regression_estimate
+    return estimate(
+        sketch.diagonal,
+        regression,
+        share=(1 - sketch.row_shares).clamp(min=0),
+        row_norms=row_norms,
+        unit=probes.unit,
+        product_error=product_error,
+    )

@@ -35,7 +35,7 @@ SHORT_BASIS = 2
 
 
 @serializable(basis=UsedPart(1, "num_vectors"))
-@dataclass
+@dataclass(kw_only=True)
 class LanczosState:
     """k probes between two steps, with everything that `advance` needs and a checkpoint must store.
 
@@ -77,6 +77,7 @@ class LanczosState:
 def start(
     operator: SymmetricOperator,
     probes: Iterable[Tensor],
+    *,
     num_probes: int,
     num_steps: int,
     reorthogonalisation: Reorthogonalisation = "full",
@@ -113,10 +114,10 @@ def start(
             own[1] = 0
     diagonal, off_diagonal = torch.zeros(2, num_probes, limit, dtype=torch.float64)
     return LanczosState(
-        reorthogonalisation,
-        basis,
-        diagonal,
-        off_diagonal,
+        reorthogonalisation=reorthogonalisation,
+        basis=basis,
+        diagonal=diagonal,
+        off_diagonal=off_diagonal,
         num_done=[0] * num_probes,
         scale=[0.0] * num_probes,
         invariant=[False] * num_probes,
@@ -210,7 +211,7 @@ def tridiagonal(state: LanczosState, probe: int = 0) -> Tridiagonal:
 
 
 @serializable()
-@dataclass
+@dataclass(kw_only=True)
 class SLQState:
     """Lanczos runs of one group of probes after the other, between two products; everything a checkpoint must store."""
 
@@ -295,7 +296,13 @@ class StochasticLanczosQuadrature(Method[SLQState, LanczosSpectrum]):
             reorthogonalisation=self.reorthogonalisation,
             memory_bytes=self.memory_bytes,
         )
-        return SLQState(num_steps, self.num_probes, group_size, mode, generator)
+        return SLQState(
+            num_steps=num_steps,
+            num_probes=self.num_probes,
+            group_size=group_size,
+            reorthogonalisation=mode,
+            generator=generator,
+        )
 
     def is_finished(self, state: SLQState) -> bool:
         """Return whether every probe is done."""
@@ -306,7 +313,13 @@ class StochasticLanczosQuadrature(Method[SLQState, LanczosSpectrum]):
         if state.current is None:
             count = min(state.group_size, state.num_probes - len(state.tridiagonals))
             probes = (sphere_probe(problem.dim, state.generator) for _ in range(count))
-            state.current = start(problem, probes, count, state.num_steps, state.reorthogonalisation)
+            state.current = start(
+                problem,
+                probes,
+                num_probes=count,
+                num_steps=state.num_steps,
+                reorthogonalisation=state.reorthogonalisation,
+            )
         advance(problem, state.current)
         if state.current.finished:
             state.tridiagonals += [tridiagonal(state.current, probe) for probe in range(len(state.current.num_done))]
@@ -356,7 +369,9 @@ def summarise_probes(operator: SymmetricOperator, state: SLQState, smoothing: Sm
     quadratures = tuple(gauss_quadrature(each, node_error(each, error, mode)) for each in state.tridiagonals)
     curves = spectral_curves(quadratures, smoothing, dim=dim, num_steps=state.num_steps, rounding=rounding)
     scales = [each.scale for each in state.tridiagonals]
-    smallest, largest = extreme_ritz_values(quadratures, scales, error, state.reorthogonalisation, dim)
+    smallest, largest = extreme_ritz_values(
+        quadratures, scales, product_error=error, reorthogonalisation=state.reorthogonalisation, dim=dim
+    )
     trace, frobenius = trace_and_frobenius(quadratures, dim, error)
     return LanczosSpectrum(
         density=curves.density,

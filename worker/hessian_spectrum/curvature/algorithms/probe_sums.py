@@ -1,7 +1,7 @@
 """Sums over random probes, from which diagonals and errors are estimated."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class RowRegression:
     slopes: Tensor  # (P,) float64
     weights: Tensor  # (P,) sum of x^2
     residuals: Tensor  # (P,) sum of (y - slope x)^2
+    _: KW_ONLY
     count: int = 0
 
     @staticmethod
@@ -63,6 +64,7 @@ class RowRegression:
 def regression_estimate(
     known: Tensor,
     regression: RowRegression,
+    *,
     share: Tensor,
     row_norms: Tensor,
     unit: float,
@@ -94,6 +96,7 @@ def regression_estimate(
 def single_estimate(
     known: Tensor,
     regression: RowRegression,
+    *,
     share: Tensor,
     row_norms: Tensor,
     unit: float,
@@ -146,6 +149,7 @@ class PairSums:
     """
 
     unit: float  # ||A g|| of some probe: y is then not much larger than x, and small for a multiple of the identity
+    _: KW_ONLY
     count: int = 0
     squares: float = 0.0  # y^2
     products: float = 0.0  # x y

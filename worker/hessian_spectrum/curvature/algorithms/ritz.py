@@ -53,7 +53,7 @@ class RitzPairs(NamedTuple):
     couplings: Tensor  # (n, pending) of the residuals to pending rows, in units of A
 
 
-def ritz_pairs(projection: Tensor, num_processed: int, num_rows: int, defects: Tensor, scale: float) -> RitzPairs:
+def ritz_pairs(projection: Tensor, *, num_processed: int, num_rows: int, defects: Tensor, scale: float) -> RitzPairs:
     """Rayleigh-Ritz on the first n = num_processed rows of a basis.
 
     The residual of a Ritz vector s is the norm of two parts: ||C s||, with C the couplings to pending rows, and the
@@ -95,7 +95,7 @@ def order(values: Tensor, which: Which) -> Tensor:
 
 
 @serializable()
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Tridiagonal:
     """T (m, m) of A Q = Q T + remainder q e_m^T; T = Q^T A Q with full reorthogonalisation."""
 
@@ -154,6 +154,7 @@ def gauss_quadrature(matrix: Tridiagonal, node_error: float = 0.0) -> Quadrature
 def extreme_ritz_values(
     quadratures: Sequence[Quadrature],
     scales: Sequence[float],
+    *,
     product_error: float,
     reorthogonalisation: Reorthogonalisation,
     dim: int,
@@ -221,7 +222,7 @@ def _end(quadratures: Sequence[Quadrature], floors: Sequence[float], value: floa
         return math.hypot(*map(float, shares))
 
     overlap = overlap_of_probes(dim, len(quadratures), MISS_PROBABILITY)
-    return end_of_spectrum(presence, overlap, value, unit, side)
+    return end_of_spectrum(presence, overlap, end=value, unit=unit, side=side)
 
 
 def _eigenpairs(matrix: Tridiagonal) -> tuple[Tensor, Tensor]:
@@ -286,7 +287,7 @@ class Stages:
         return float(torch.linalg.matrix_norm(total, 2)) if bool(total.isfinite().all()) else math.inf
 
 
-def stage(values: Tensor, starts: Tensor, couplings: Tensor, rows: int, block: int) -> Tensor:
+def stage(values: Tensor, starts: Tensor, couplings: Tensor, *, rows: int, block: int) -> Tensor:
     """One part of `Stages` (rows, 1 + 2 block), for values (n,), starts (n, p) and couplings (n, q)."""
     part = torch.zeros(rows, 1 + 2 * block, dtype=torch.float64)
     part[:, 0] = math.inf
@@ -296,7 +297,7 @@ def stage(values: Tensor, starts: Tensor, couplings: Tensor, rows: int, block: i
     return part
 
 
-def excludes(bound: Callable[[float], float], overlap: float, point: float, end: float, side: int) -> bool:
+def excludes(bound: Callable[[float], float], overlap: float, *, point: float, end: float, side: int) -> bool:
     """Whether there is no eigenvalue at `point` or beyond it.
 
     Args:
@@ -314,7 +315,7 @@ def excludes(bound: Callable[[float], float], overlap: float, point: float, end:
     return all(bound(each) <= overlap for each in _beyond(point, end))
 
 
-def end_of_spectrum(bound: Callable[[float], float], overlap: float, end: float, unit: float, side: int) -> float:
+def end_of_spectrum(bound: Callable[[float], float], overlap: float, *, end: float, unit: float, side: int) -> float:
     """A point beyond which there is no eigenvalue.
 
     Args:
@@ -330,7 +331,7 @@ def end_of_spectrum(bound: Callable[[float], float], overlap: float, end: float,
     if unit == 0:
         return end
     far = unit
-    while not excludes(bound, overlap, end + side * far, end, side):
+    while not excludes(bound, overlap, point=end + side * far, end=end, side=side):
         far *= 4
         if not far < 1e60 * unit or not math.isfinite(end + far):
             return side * math.inf
@@ -340,7 +341,9 @@ def end_of_spectrum(bound: Callable[[float], float], overlap: float, end: float,
         middle = math.sqrt(near) * math.sqrt(far) if near > 0 else far / 1024
         if middle < 1e-18 * unit or not near < middle < far:
             break
-        near, far = (near, middle) if excludes(bound, overlap, end + side * middle, end, side) else (middle, far)
+        near, far = (
+            (near, middle) if excludes(bound, overlap, point=end + side * middle, end=end, side=side) else (middle, far)
+        )
     return end + side * far
 
 
@@ -350,7 +353,7 @@ def _beyond(point: float, end: float) -> Iterator[float]:
         yield end + distance * 2.0 ** (step / 2)
 
 
-def bounds_from_above(values: Tensor, norms: Tensor, rest: float, count: int) -> Tensor:
+def bounds_from_above(values: Tensor, norms: Tensor, *, rest: float, count: int) -> Tensor:
     """Upper bounds on the `count` largest eigenvalues of A, descending (count,).
 
     In a basis of n orthonormal vectors Y and of their orthogonal complement A is [[diag(values), R^T], [R, B]], where B

@@ -15,7 +15,7 @@ PROBE_BLOCK = 16  # vectors multiplied at once
 
 
 @serializable()
-@dataclass
+@dataclass(kw_only=True)
 class Sketch:
     """Rows Q (r, P), orthonormal, in the span of A applied to random vectors, and A Q."""
 
@@ -29,7 +29,9 @@ class Sketch:
     def empty(operator: SymmetricOperator) -> "Sketch":
         """A sketch of rank r = 0."""
         rows = torch.empty(0, operator.dim, dtype=operator.dtype, device=operator.device)
-        return Sketch(rows, rows, torch.zeros(0, 0, dtype=torch.float64), 0.0, exhausted=False)
+        return Sketch(
+            basis=rows, products=rows, triangle=torch.zeros(0, 0, dtype=torch.float64), scale=0.0, exhausted=False
+        )
 
     @property
     def codimension(self) -> int:

@@ -194,10 +194,10 @@ def _bounds(state: SubspaceState, pairs: _Pairs, rest: list[float], error: float
         error = 0.0  # that of what was measured is added by the caller
     norms = spread(residuals)
     if state.which == "magnitude":
-        return bounds_from_above(torch.cat([values, -values]), norms.repeat(2), max(rest), count) + error
+        return bounds_from_above(torch.cat([values, -values]), norms.repeat(2), rest=max(rest), count=count) + error
     bounds = torch.empty(count, dtype=torch.float64)
     for members, end, limit in zip(state.groups(), state.ends, rest, strict=True):
-        bounds[members] = bounds_from_above(end.side * values, norms, limit, end.num_wanted) + error
+        bounds[members] = bounds_from_above(end.side * values, norms, rest=limit, count=end.num_wanted) + error
     return bounds
 
 

@@ -51,7 +51,7 @@ class ColumnSums:
 
 
 @serializable()
-@dataclass
+@dataclass(kw_only=True)
 class TraceState:
     """A run between two blocks of products, with everything that a step needs to continue."""
 
@@ -161,7 +161,9 @@ class TraceEstimator(Method[TraceState, StochasticTrace]):
             state.num_products += _deflate(problem, state)
         else:
             count = min(PROBE_BLOCK, state.target - state.num_products)
-            state.num_products += add_probes(problem, state.sketch, state.probes, state.generator, count)
+            state.num_products += add_probes(
+                problem, state.sketch, state.probes, generator=state.generator, count=count
+            )
         while state.estimate is None and _round_is_done(problem, state):
             _decide(problem, state)
         return state
@@ -270,10 +272,12 @@ def _estimate(state: TraceState, product_error: float) -> StochasticTrace:
     if state.columns is not None:
         return _exact(state.columns, count, product_error, state.diagonal)
     if state.estimator == "xtrace" and not sketch.exhausted:
-        means = leave_one_out(sketch, state.vectors, state.products, state.diagonal, product_error)
+        means = leave_one_out(
+            sketch, state.vectors, state.products, diagonal=state.diagonal, product_error=product_error
+        )
         return StochasticTrace(means.trace, means.frobenius, means.diagonal, count, converged=True)
     frobenius = frobenius_of(sketch, state.probes, product_error)
-    trace = trace_of(sketch, state.probes, frobenius.value, product_error)
+    trace = trace_of(sketch, state.probes, frobenius=frobenius.value, product_error=product_error)
     diagonal = diagonal_of(sketch, state.probes, product_error)
     return StochasticTrace(trace, frobenius, diagonal, count, converged=True)
 

@@ -47,7 +47,7 @@ class _Terms(NamedTuple):
 
 
 def leave_one_out(
-    sketch: Sketch, vectors: Tensor, products: Tensor, diagonal: bool, product_error: float
+    sketch: Sketch, vectors: Tensor, products: Tensor, *, diagonal: bool, product_error: float
 ) -> ExchangeableEstimates:
     """Trace tr A = mean of tr Q_i^T A Q_i + (P - n + 1) g_i^T A g_i; ||A||_F and diag A likewise.
 
@@ -203,7 +203,13 @@ def _frobenius(sketch: Sketch, terms: _Terms, alignment: FloatArray, pairs: Pair
     root_square = pairs.root_square(terms.length / unit, dim)
     if root_square is not None:
         root_square *= unit**2
-    rest = sum_estimate(dim * float((terms.length**2).mean()), root_square, count, (count - 1) * (count + 2) / 2, dim)
+    rest = sum_estimate(
+        dim * float((terms.length**2).mean()),
+        root_square,
+        degrees=count,
+        freedom=(count - 1) * (count + 2) / 2,
+        dim=dim,
+    )
     whole = (sketch.product_norm / sketch.scale) ** 2
     square = rest.plus(whole - float(terms.missing.mean()))
     limits = Limits(max(square.limits.lower, whole), max(square.limits.upper, whole))
@@ -246,5 +252,11 @@ class _Rows:
         ones = torch.ones_like(row_norms)
         factor = correlation * SHARED_ROWS
         return regression_estimate(
-            sketch.diagonal, self._regression, ones, row_norms, sketch.scale, product_error, factor
+            sketch.diagonal,
+            self._regression,
+            share=ones,
+            row_norms=row_norms,
+            unit=sketch.scale,
+            product_error=product_error,
+            correlation=factor,
         )

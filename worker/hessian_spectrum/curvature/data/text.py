@@ -91,7 +91,7 @@ def tokenize(text: str, tokenizer: str) -> Tokens:
     return np.concatenate(parts) if parts else np.empty(0, np.uint16)
 
 
-def text_windows(tokens: Tokens, num_sequences: int, sequence_length: int, generator: torch.Generator) -> Dataset:
+def text_windows(tokens: Tokens, *, num_sequences: int, sequence_length: int, generator: torch.Generator) -> Dataset:
     """Windows at independent uniform positions; the target of a token is the token after it.
 
     Only the windows of `tokens` (num_tokens,) are read, so that it may be the map of a file.
@@ -146,5 +146,7 @@ class TokenStream:
 
     def windows(self, num_sequences: int, generator: torch.Generator) -> Dataset:
         """Sequences at independent uniform positions, each token's target the one after it; a CPU generator."""
-        drawn = text_windows(self.tokens, num_sequences, self.sequence_length, generator)
+        drawn = text_windows(
+            self.tokens, num_sequences=num_sequences, sequence_length=self.sequence_length, generator=generator
+        )
         return drawn if self.device is None else Dataset(drawn.inputs.to(self.device), drawn.targets.to(self.device))

@@ -1,7 +1,7 @@
 """One layer of single-head self-attention."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from math import isfinite, sqrt
 
 import torch
@@ -42,6 +42,7 @@ class AttentionLayer(Model):
     embedding_dim: int
     key_dim: int
     value_dim: int
+    _: KW_ONLY
     sink_bias: float = 0.0
     activation: str = "softmax"
     initial_std: float = 0.1

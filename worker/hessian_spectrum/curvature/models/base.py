@@ -256,7 +256,7 @@ def check_real_inputs(inputs: Tensor, kind: str, *shape: int | str) -> None:
         raise InvalidProblemError(f"{kind} inputs hold NaN or infinity")
 
 
-def check_tokens(inputs: Tensor, kind: str, vocab_size: int, n_positions: int) -> None:
+def check_tokens(inputs: Tensor, kind: str, *, vocab_size: int, n_positions: int) -> None:
     """Make sure that `inputs` are int64 tokens (n, T) in 0 .. vocab_size - 1 with 1 <= T <= n_positions.
 
     Raises:

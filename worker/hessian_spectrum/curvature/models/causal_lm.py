@@ -17,7 +17,7 @@ from hessian_spectrum.planning.size import Size, causal_lm_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CausalLm(Model):
     """Next-token logits (n, T, vocab_size) for tokens (n, T), T <= n_positions, by a decoder that transformers has.
 
@@ -60,7 +60,7 @@ class CausalLm(Model):
 
     def check_inputs(self, inputs: Tensor) -> None:
         """Inputs are int64 tokens (n, T) in 0 .. vocab_size - 1 with T <= n_positions."""
-        check_tokens(inputs, "causal-lm", self.vocab_size, self.n_positions)
+        check_tokens(inputs, "causal-lm", vocab_size=self.vocab_size, n_positions=self.n_positions)
 
     def check_causal(self, parameters: Mapping[str, Tensor]) -> None:
         """Look whether the first token's logits depend on the second token.

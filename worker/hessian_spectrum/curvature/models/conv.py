@@ -1,7 +1,7 @@
 """Convolutional networks on small square images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from math import prod, sqrt
 
 import torch
@@ -36,6 +36,7 @@ class Conv(Model):
     """
 
     channels: tuple[int, ...]
+    _: KW_ONLY
     kernel_size: int = 3
     stride: int = 1
     pooling: bool = False

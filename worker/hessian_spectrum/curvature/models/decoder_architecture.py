@@ -32,7 +32,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 Configuration = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecoderArchitecture:
     """What the library makes of a configuration, beside the tensors of a checkpoint.
 

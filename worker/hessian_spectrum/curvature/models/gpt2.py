@@ -1,7 +1,7 @@
 """GPT-2 with its attention written out, because fused kernels have no second derivative."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from math import isfinite, sqrt
 
@@ -64,6 +64,7 @@ class Gpt2(Model):
     n_layer: int
     n_head: int
     n_embd: int
+    _: KW_ONLY
     n_positions: int
     vocab_size: int
     sink: AttentionSink | None = None
@@ -134,7 +135,7 @@ class Gpt2(Model):
 
     def check_inputs(self, inputs: Tensor) -> None:
         """Inputs are int64 tokens (n, T) in 0 .. vocab_size - 1 with T <= n_positions."""
-        check_tokens(inputs, "gpt2", self.vocab_size, self.n_positions)
+        check_tokens(inputs, "gpt2", vocab_size=self.vocab_size, n_positions=self.n_positions)
 
     def size_on(self, inputs: Tensor) -> Size:
         """Residual stream, attention scores, hidden layers and logits."""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
 from math import sqrt
 
@@ -152,6 +152,7 @@ class Mlp(Model):
     widths: tuple[int, ...]
     activation: str = "relu"
     bias: bool = True
+    _: KW_ONLY
     parametrization: str = "standard"
     negative_slope: float = DEFAULT_NEGATIVE_SLOPE
 

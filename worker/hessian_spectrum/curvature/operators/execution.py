@@ -159,6 +159,7 @@ class Execution:
     def __init__(
         self,
         num_products: int = 0,
+        *,
         mode: Mode = "measured",
         timings: Timings | None = None,
         choices: dict[str, bool] | None = None,

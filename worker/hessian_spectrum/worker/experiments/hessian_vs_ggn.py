@@ -301,7 +301,7 @@ class TrainingRun:
     @cached_property
     def _states(self) -> Iterator[TrainingState]:
         assert self._training_plan is not None
-        training = Training(self.model.model, CrossEntropy(), self.model.experiment.stream, self._training_plan)
+        training = Training(self.model.model, CrossEntropy(), self.model.experiment.stream, plan=self._training_plan)
         return iterates(
             training,
             self.model.parameters(self.seed),

@@ -48,7 +48,19 @@ def build_operator(
     kind = _OPERATORS[request.matrix]
     reduced = _REDUCED.get(request.product_precision)
     block = request.block if request.blocks is None else request.blocks
-    return kind(risk, parameters, block, recording_bytes, execution, reduced, progress, num_columns, fallback)
+    operator = kind(
+        risk,
+        parameters,
+        block=block,
+        memory_bytes=recording_bytes,
+        execution=execution,
+        matmul_precision=reduced,
+        progress=progress,
+        num_columns=num_columns,
+        fallback=fallback,
+    )
+    operator.checked_gradient_norm()  # an error before hours of products, and before recordings take the memory
+    return operator
 
 
 def measured_deviation(request: SpectrumRequest, operator: RiskOperator) -> float | None:

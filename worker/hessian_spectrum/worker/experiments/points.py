@@ -192,7 +192,7 @@ def execution_of(hardware: Hardware, job: JobCheckpointer, *, num_runs: int, pea
     has_room = hardware.memory_bytes - peak_bytes > COMPILER_BYTES
     return Execution(
         num_runs,
-        "measured" if has_room and CALIBRATED not in job.notes else "interpreted",
-        Timings(hardware.timings),
-        job.notes.setdefault("compiled", {}),
+        mode="measured" if has_room and CALIBRATED not in job.notes else "interpreted",
+        timings=Timings(hardware.timings),
+        choices=job.notes.setdefault("compiled", {}),
     )

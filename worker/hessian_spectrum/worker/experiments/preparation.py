@@ -66,7 +66,7 @@ def prepare(
     if request.train is None:
         return Preparation(model, dataset, parameters, None)
     if stage.value is None:
-        training = Training(model, loss, dataset, build_plan(request.train, micro_batch_size))
+        training = Training(model, loss, dataset, plan=build_plan(request.train, micro_batch_size))
         generator = generator_of(request.train.seed)
         stage.finish(run(training, parameters, generator=generator, progress=progress, checkpointer=stage))
     trained: TrainingResult = stage.value

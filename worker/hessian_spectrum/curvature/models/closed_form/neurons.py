@@ -1,7 +1,7 @@
 """Two layers of neurons with scalar input and output."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor
 
@@ -30,6 +30,7 @@ class NeuronNetwork(ClosedFormNetwork):
 
     width: int
     activation: str = "linear"
+    _: KW_ONLY
     negative_slope: float = 0.0
     bias: bool = False
 

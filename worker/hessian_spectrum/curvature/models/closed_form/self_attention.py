@@ -33,7 +33,9 @@ class SelfAttention(ClosedFormNetwork):
 
     def __post_init__(self) -> None:
         # the way to set a field of a frozen dataclass that follows from the others
-        object.__setattr__(self, "layer", AttentionLayer(1, self.key_dim, 1, self.sink_bias, self.activation))
+        object.__setattr__(
+            self, "layer", AttentionLayer(1, self.key_dim, 1, sink_bias=self.sink_bias, activation=self.activation)
+        )
 
     @property
     def num_outputs(self) -> int:
