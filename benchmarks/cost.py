@@ -109,7 +109,9 @@ def _measure(case: Case) -> dict[str, float]:
     forget_peak()
     started = time.process_time()
     risk = EmpiricalRisk(model, loss, [data])
-    case.run(OPERATORS["hessian"](risk, parameters))
+    operator = OPERATORS["hessian"](risk, parameters)
+    operator.checked_gradient_norm()  # as a job does
+    case.run(operator)
     seconds = time.process_time() - started
     peak = status("VmHWM") - before
     return {

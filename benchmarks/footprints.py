@@ -191,6 +191,7 @@ def _measure(content: Callable[[], Content], matrix: str, num_columns: int) -> M
     before = status("VmRSS")
     forget_peak()
     operator = OPERATORS[matrix](EmpiricalRisk(model, loss, [data]), parameters)
+    operator.checked_gradient_norm()  # as a job does
     vectors = torch.randn(num_columns, operator.dim).T
     operator.matmat(vectors)
     recording = status("VmHWM") - before

@@ -33,10 +33,12 @@ def our_operator(
     Args:
         num_products: How many are to come, by which the mode "measured" decides.
     """
-    return OPERATORS[matrix](
+    operator = OPERATORS[matrix](
         problem.risk_of(setting.micro_batch_size),
         problem.parameters,
         memory_bytes=setting.recording_bytes,
         execution=Execution(num_products, mode=mode),
         matmul_precision=setting.matmul_precision,
     )
+    operator.checked_gradient_norm()  # as a job does
+    return operator

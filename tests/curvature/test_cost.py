@@ -61,7 +61,9 @@ def mlp(widths, n, activation="tanh"):
 
 def gpt2(shape, n):
     tokens = torch.randint(shape[-1], (n, shape[3] + 1), generator=seeded())
-    return Gpt2(*shape), CrossEntropy(), Dataset(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    n_layer, n_head, n_embd, n_positions, vocab_size = shape
+    model = Gpt2(n_layer, n_head, n_embd, n_positions=n_positions, vocab_size=vocab_size)
+    return model, CrossEntropy(), Dataset(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
 
 def solve(content, matrix, dtype, method, batch=None, recording_bytes=None):
     model, loss, data = content
@@ -73,6 +75,7 @@ def solve(content, matrix, dtype, method, batch=None, recording_bytes=None):
     risk = EmpiricalRisk(model, loss, data.split(batch))
     parameters = model.initial_parameters(seeded(), dtype, cpu)
     operator = OPERATORS[matrix](risk, parameters, memory_bytes=recording_bytes)
+    operator.checked_gradient_norm()
     found = method(operator)
     assert operator.fallback_reason is None
     return memory("VmHWM") - before, found

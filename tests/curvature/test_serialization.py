@@ -155,7 +155,7 @@ def test_only_rows_that_were_computed_are_kept() -> None:
 
 def test_a_basis_is_as_large_again() -> None:
     operator = dense()
-    state = lanczos.start(operator, [torch.ones(60)], 1, 12)
+    state = lanczos.start(operator, [torch.ones(60)], num_probes=1, num_steps=12)
     lanczos.advance(operator, state)
     again = through_a_file(state)
     assert again.basis.shape == (1, 13, 60)

@@ -46,7 +46,7 @@ class Case:
             targets = targets.argmax(1)
             targets[0] = -100
         data = Dataset(inputs, targets).to(self.dtype, CPU)
-        return kind(EmpiricalRisk(self.model, self.loss, data.split(self.batch_size)), moved, block)
+        return kind(EmpiricalRisk(self.model, self.loss, data.split(self.batch_size)), moved, block=block)
 
 
 @st.composite
