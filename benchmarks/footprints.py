@@ -24,8 +24,7 @@ from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse, OutputValue
 from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
 from hessian_spectrum.curvature.models.base import Model, Parameters
-from hessian_spectrum.curvature.models.closed_form.neurons import NeuronNetwork
-from hessian_spectrum.curvature.models.closed_form.quadratic import QuadraticForm
+from hessian_spectrum.curvature.models.closed_form import NeuronNetwork, QuadraticForm
 from hessian_spectrum.curvature.models.conv import Conv
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp

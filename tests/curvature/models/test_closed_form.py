@@ -9,11 +9,14 @@ from torch.testing import assert_close
 from hessian_spectrum.curvature.losses import OutputValue
 from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
 from hessian_spectrum.curvature.models.base import Model
-from hessian_spectrum.curvature.models.closed_form.coordinates import MultiInput, MultiOutput
-from hessian_spectrum.curvature.models.closed_form.neurons import NeuronNetwork
-from hessian_spectrum.curvature.models.closed_form.quadratic import QuadraticForm
-from hessian_spectrum.curvature.models.closed_form.self_attention import SelfAttention
-from hessian_spectrum.curvature.models.closed_form.two_layer_linear import TwoLayerLinear
+from hessian_spectrum.curvature.models.closed_form import (
+    MultiInput,
+    MultiOutput,
+    NeuronNetwork,
+    QuadraticForm,
+    SelfAttention,
+    TwoLayerLinear,
+)
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 

@@ -16,7 +16,7 @@ from hessian_spectrum.curvature.data.gaussian import gaussian
 from hessian_spectrum.curvature.data.text import TokenStream
 from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Mse
-from hessian_spectrum.curvature.models.closed_form.neurons import NeuronNetwork
+from hessian_spectrum.curvature.models.closed_form import NeuronNetwork
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.training import (

