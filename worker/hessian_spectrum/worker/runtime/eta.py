@@ -8,7 +8,7 @@ import torch
 
 from hessian_spectrum.api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TraceMethod
 from hessian_spectrum.curvature.calibration import eigenvalue_seconds, vector_rate
-from hessian_spectrum.curvature.progress import Progress
+from hessian_spectrum.curvature.iteration import Progress
 from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.planning.work import Rates, Work, dense_seconds, moving_seconds
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.curvature.iteration import Progress
 from hessian_spectrum.curvature.operators.execution import Execution
-from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.jobs.fingerprints import shard_fingerprint
 from hessian_spectrum.jobs.record import Lease
 from hessian_spectrum.jobs.shards import Claim, ShardPoisonedError, ShardStore
