@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from hessian_spectrum.api_schemas import parameter_shapes
 from hessian_spectrum.api_schemas.checkpoints import CONTEXT, CausalLmCheckpoint
+from hessian_spectrum.api_schemas.models import kind
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.fingerprints import cache_key
 from hessian_spectrum.jobs.plans import estimate, spectrum_variants
@@ -39,8 +39,8 @@ def alone(glob: str) -> int:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The models whose parameters were listed."""
     found: list[object] = []
-    listed = parameter_shapes.parameter_shapes
-    monkeypatch.setattr(parameter_shapes, "parameter_shapes", lambda model: found.append(model) or listed(model))
+    listed = kind.parameter_shapes
+    monkeypatch.setattr(kind, "parameter_shapes", lambda model: found.append(model) or listed(model))
     return found
 
 

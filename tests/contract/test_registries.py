@@ -19,13 +19,14 @@ from hessian_spectrum.api_schemas.data import KINDS as DATA_KINDS
 from hessian_spectrum.api_schemas.data import num_samples, sequence_length
 from hessian_spectrum.api_schemas.experiments import EXPERIMENTS
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
-from hessian_spectrum.api_schemas.job_requests import JOB_KINDS
+from hessian_spectrum.api_schemas.jobs import JOB_KINDS
 from hessian_spectrum.api_schemas.losses import LOSSES
 from hessian_spectrum.api_schemas.methods import METHODS
 from hessian_spectrum.api_schemas.models import FAMILIES, KINDS
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.client.http import SpectrumClient
-from hessian_spectrum.curvature.registry import dataset_functions, loss_classes, method_classes, model_classes
+from hessian_spectrum.curvature.losses import LOSS_CLASSES
+from hessian_spectrum.curvature.registry import dataset_functions, method_classes, model_classes
 from hessian_spectrum.planning.activations import ACTIVATIONS
 from hessian_spectrum.service.plots.spectrum import method_plots
 from hessian_spectrum.service.serialization.render import experiment_plots
@@ -162,7 +163,7 @@ def test_both_sides_have_every_entry() -> None:
     """Without torch and with it; checkpoints of other families, samples and tokens are not in the engine's tables."""
     assert set(model_classes()) == set(KINDS) - {"causal-lm"}
     assert set(dataset_functions()) == {kind.name for kind in DATA_KINDS.values()} - {"inline", "artifact", "text"}
-    assert set(loss_classes()) == set(LOSSES)
+    assert set(LOSS_CLASSES) == set(LOSSES)
     assert set(method_classes()) == set(method_plots()) == set(METHODS)
     assert set(experiment_plots()) == set(JOB_KINDS) - {"spectrum"}
     assert set(spectra()) == set(FAMILIES)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from hessian_spectrum.api_schemas import parameter_shapes
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
-from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.api_schemas.jobs import JobRequest
+from hessian_spectrum.api_schemas.models import kind
 from hessian_spectrum.jobs.plans import (
     eigenvalue_request,
     estimate,
@@ -119,7 +119,7 @@ def test_the_parameters_of_a_model_are_listed_once_for_a_plan(
 ) -> None:
     request = JobRequest.model_validate(REQUESTS[name]).root.canonical()
     calls: list[Any] = []
-    shapes = parameter_shapes.parameter_shapes
-    monkeypatch.setattr(parameter_shapes, "parameter_shapes", lambda model: (calls.append(model), shapes(model))[1])
+    shapes = kind.parameter_shapes
+    monkeypatch.setattr(kind, "parameter_shapes", lambda model: (calls.append(model), shapes(model))[1])
     plan_job(request, 2**28)
     assert len(calls) == num_calls

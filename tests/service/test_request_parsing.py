@@ -7,7 +7,7 @@ import time
 import pytest
 from pydantic import ValidationError
 
-from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.request_parsing import MAX_MEMBERS, MAX_VALUES, check_json
 

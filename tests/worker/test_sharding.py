@@ -17,7 +17,7 @@ import torch
 
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
+from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.jobs import shards as job_shards
 from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.jobs.record import LeaseLostError

@@ -9,18 +9,17 @@ from hessian_spectrum.api_schemas.data import kind_of as data_kind_of
 from hessian_spectrum.api_schemas.data import num_samples, sequence_length
 from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.hessian_vs_ggn import MATRICES, ComparedMatrix, HessianVsGgnRequest
-from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest
 from hessian_spectrum.api_schemas.losses import LOSSES
 from hessian_spectrum.api_schemas.methods import LanczosMethod, TopKMethod, method_kind
 from hessian_spectrum.api_schemas.methods.kind import MatrixProperties
 from hessian_spectrum.api_schemas.models import Gpt2, kind_of
-from hessian_spectrum.api_schemas.parameter_shapes import parameter_shapes
+from hessian_spectrum.api_schemas.models.kind import parameter_shapes
 from hessian_spectrum.api_schemas.problem import FieldError
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.fingerprints import protocol_version
 from hessian_spectrum.jobs.shards import num_shards
-from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
-from hessian_spectrum.planning.memory import MicroBatches, micro_batches
+from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan, MicroBatches, micro_batches
 from hessian_spectrum.planning.size import Size
 from hessian_spectrum.planning.work import (
     Reorthogonalisation,

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hessian_spectrum.api_schemas.experiments import ExperimentResult
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
-from hessian_spectrum.api_schemas.job_results import AnyJobResult, SpectrumSetResult
+from hessian_spectrum.api_schemas.jobs import AnyJobResult, SpectrumSetResult
 from hessian_spectrum.api_schemas.message import Message
 from hessian_spectrum.api_schemas.methods import AnySpectrumResult
 from hessian_spectrum.api_schemas.spectrum_results import (

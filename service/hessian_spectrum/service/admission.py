@@ -8,9 +8,8 @@ import redis
 
 from hessian_spectrum.api_schemas.artifacts import TokenArtifact
 from hessian_spectrum.api_schemas.data import TokenData
-from hessian_spectrum.api_schemas.estimates import CostEstimate
 from hessian_spectrum.api_schemas.experiments import ExperimentRequest
-from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest, CostEstimate
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2, Model
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.fingerprints import cache_key

@@ -11,7 +11,7 @@ from hessian_spectrum.api_schemas.artifacts import CONTEXT as ARTIFACTS
 from hessian_spectrum.api_schemas.checkpoints import CONTEXT as CHECKPOINTS
 from hessian_spectrum.api_schemas.checkpoints import CheckpointVerdict, UnknownCheckpointError
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
-from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest, JobRequest
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.checkpoints.directory import ModelsDirectory

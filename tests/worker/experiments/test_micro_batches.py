@@ -25,7 +25,7 @@ AMPLE, TIGHT = 2**33, 130 * MIB
 PROGRAM = """
 import ctypes, json, os, sys, torch
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.curvature.progress import ignore_progress
+from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 

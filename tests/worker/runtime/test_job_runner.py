@@ -11,7 +11,7 @@ import pytest
 import redis
 import torch
 
-from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.jobs import plans
 from hessian_spectrum.jobs.plans import estimate, plan_job, stored_plan
 from hessian_spectrum.jobs.queue import JobQueue

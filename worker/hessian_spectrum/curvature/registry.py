@@ -1,17 +1,16 @@
-"""Models, data, losses and methods of the engine by their names in requests.
+"""Models, data and methods of the engine by their names in requests.
 
-A module that is added is found. Modules of `models` list classes as `MODELS`, those of `losses` as `LOSSES`, those of
-`data` functions as `DATASETS`, and those of `algorithms` classes or functions as `METHODS`.
+A module that is added is found. Modules of `models` list classes as `MODELS`, those of `data` functions as `DATASETS`,
+and those of `algorithms` classes or functions as `METHODS`. Losses are listed in `losses.LOSS_CLASSES`.
 """
 
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from hessian_spectrum.curvature import algorithms, data, losses, models
+from hessian_spectrum.curvature import algorithms, data, models
 from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.planning.registry import merged
 
@@ -26,12 +25,6 @@ def model_classes() -> dict[str, Callable[..., Model]]:
 def dataset_functions() -> dict[str, Callable[..., Dataset]]:
     """What makes the data of a kind from a `generator` and keyword arguments, on the CPU, real numbers as float64."""
     return merged(data, "DATASETS")
-
-
-@cache
-def loss_classes() -> dict[str, Callable[[], Loss]]:
-    """What makes the loss of a name."""
-    return merged(losses, "LOSSES")
 
 
 @cache

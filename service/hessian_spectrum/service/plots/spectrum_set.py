@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hessian_spectrum.api_schemas.estimate_text import estimated, meaning_of_error
-from hessian_spectrum.api_schemas.job_results import SpectrumSetResult
+from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
 from hessian_spectrum.api_schemas.methods import AnySpectrumResult
 from hessian_spectrum.service.plots.figure import (
     DEFAULT_STYLE,

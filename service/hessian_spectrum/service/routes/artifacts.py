@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArtifactPage
-from hessian_spectrum.api_schemas.patterns import SHA256
+from hessian_spectrum.api_schemas.message import SHA256
 from hessian_spectrum.service.context import Context, CurrentPrincipal
 from hessian_spectrum.service.request_parsing import (
     PageToken,

@@ -11,8 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.artifacts import CONTEXT as ARTIFACTS
 from hessian_spectrum.api_schemas.checkpoints import CONTEXT as CHECKPOINTS
-from hessian_spectrum.api_schemas.estimates import CostEstimate
-from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest, CostEstimate, JobRequest
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.checkpoints.directory import LARGE_HEADER_BYTES
 from hessian_spectrum.jobs.plans import stored_plan

@@ -10,10 +10,8 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from hessian_spectrum.api_schemas.job_requests import JobRequest
-from hessian_spectrum.api_schemas.job_results import JobResult
-from hessian_spectrum.api_schemas.jobs import Job, JobPage, JobState, Links
-from hessian_spectrum.api_schemas.patterns import described
+from hessian_spectrum.api_schemas.jobs import Job, JobPage, JobRequest, JobResult, JobState, Links
+from hessian_spectrum.api_schemas.message import described
 from hessian_spectrum.jobs.record import JobRecord
 from hessian_spectrum.service.auth import KEY_ID
 from hessian_spectrum.service.context import CurrentPrincipal, service_context

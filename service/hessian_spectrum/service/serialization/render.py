@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
-from hessian_spectrum.api_schemas.job_results import AnyJobResult, JobResult, SpectrumSetResult
+from hessian_spectrum.api_schemas.jobs import AnyJobResult, JobResult, SpectrumSetResult
 from hessian_spectrum.api_schemas.methods import TraceResult
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum_results import MethodResult, StoredArrays

@@ -6,7 +6,7 @@ import numpy as np
 
 from hessian_spectrum.api_schemas.experiments import ExperimentResult
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
-from hessian_spectrum.api_schemas.job_results import AnyJobResult, SpectrumSetResult
+from hessian_spectrum.api_schemas.jobs import AnyJobResult, SpectrumSetResult
 from hessian_spectrum.api_schemas.methods import LanczosResult
 from hessian_spectrum.quadrature.curves import Smoothing, spectral_curves
 from hessian_spectrum.quadrature.density import MOST_PLACES

@@ -11,12 +11,11 @@ import torch
 from hessian_spectrum.api_schemas.methods import method_kind
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.algorithms.method import Method, Spectrum
-from hessian_spectrum.curvature.iteration import finish
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.iteration import Progress, finish
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
 from hessian_spectrum.curvature.operators.execution import Execution, Timings
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
-from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.curvature.registry import method_classes
 from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.worker.experiments.preparation import measured_deviation
@@ -208,7 +207,7 @@ def execution_of(hardware: Hardware, job: JobCheckpointer, *, num_runs: int, pea
     has_room = hardware.memory_bytes - peak_bytes > COMPILER_BYTES
     return Execution(
         num_runs,
-        "measured" if has_room and CALIBRATED not in job.notes else "interpreted",
-        Timings(hardware.timings),
-        job.notes.setdefault("compiled", {}),
+        mode="measured" if has_room and CALIBRATED not in job.notes else "interpreted",
+        timings=Timings(hardware.timings),
+        choices=job.notes.setdefault("compiled", {}),
     )

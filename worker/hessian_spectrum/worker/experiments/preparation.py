@@ -9,22 +9,17 @@ from hessian_spectrum.api_schemas.models import Gpt2 as Gpt2Spec
 from hessian_spectrum.api_schemas.models import Model as ModelSpec
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import SinkReport, SinkScore, TrainingReport
-from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
 from hessian_spectrum.curvature.attention_sinks import sink_scores, sink_with_mean_score
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.iteration import Progress, run
+from hessian_spectrum.curvature.linear_algebra import sphere_probe
+from hessian_spectrum.curvature.losses import EmpiricalRisk
+from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
-from hessian_spectrum.curvature.operators.execution import Execution
-from hessian_spectrum.curvature.operators.functional import FunctionalOperator
-from hessian_spectrum.curvature.operators.ggn import GgnOperator
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.operators.precision import MatmulPrecision
+from hessian_spectrum.curvature.operators.execution import Execution, MatmulPrecision
+from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
-from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.curvature.progress import Progress
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training import Training, TrainingResult
 from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.worker.builders import (
@@ -92,7 +87,7 @@ def prepare(
     if request.train is None:
         return Preparation(model, dataset, parameters, None)
     if stage.value is None:
-        training = Training(model, loss, dataset, build_plan(request.train, micro_batch_size))
+        training = Training(model, loss, dataset, plan=build_plan(request.train, micro_batch_size))
         generator = generator_of(request.train.seed)
         stage.finish(run(training, parameters, generator=generator, progress=progress, checkpointer=stage))
     trained: TrainingResult = stage.value
@@ -142,8 +137,8 @@ def with_sink(
     if not (isinstance(model, Gpt2) and isinstance(spec, Gpt2Spec) and spec.attention_sink is not None):
         return model, None
     sink = _solved(spec.attention_sink, model, parameters, batches)
-    before = sink_scores(model, parameters, batches, replace(sink, bias=0.0))
-    after = sink_scores(model, parameters, batches, sink)
+    before = sink_scores(model, parameters, batches, sink=replace(sink, bias=0.0))
+    after = sink_scores(model, parameters, batches, sink=sink)
     by_block = zip(after.blocks, before.by_block, after.by_block, strict=True)
     report = SinkReport(
         bias=sink.bias,
@@ -159,7 +154,7 @@ def _solved(spec: SinkSpec, model: Gpt2, parameters: Parameters, batches: Sequen
     blocks = None if spec.blocks is None else tuple(spec.blocks)
     if isinstance(spec.mean_score, float):
         return sink_with_mean_score(
-            model, parameters, batches, AttentionSink(0.0, tuple(spec.heads), blocks), spec.mean_score
+            model, parameters, batches, sink=AttentionSink(0.0, tuple(spec.heads), blocks), mean_score=spec.mean_score
         )
     assert isinstance(spec.bias, float)
     return AttentionSink(spec.bias, tuple(spec.heads), blocks)
@@ -194,7 +189,19 @@ def build_operator(
     kind = _OPERATORS[request.matrix]
     reduced = _REDUCED.get(request.product_precision)
     block = request.block if request.blocks is None else request.blocks
-    return kind(risk, parameters, block, recording_bytes, execution, reduced, progress, num_columns, fallback)
+    operator = kind(
+        risk,
+        parameters,
+        block=block,
+        memory_bytes=recording_bytes,
+        execution=execution,
+        matmul_precision=reduced,
+        progress=progress,
+        num_columns=num_columns,
+        fallback=fallback,
+    )
+    operator.checked_gradient_norm()  # an error before hours of products, and before recordings take the memory
+    return operator
 
 
 def measured_deviation(request: SpectrumRequest, operator: RiskOperator) -> float | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.api_schemas.closed_form import Parameter
-from hessian_spectrum.api_schemas.job_results import AnyJobResult
+from hessian_spectrum.api_schemas.jobs import AnyJobResult
 from hessian_spectrum.api_schemas.methods import AnySpectrumResult, method_kind
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2, Model
 from hessian_spectrum.api_schemas.models.kind import fields_of

@@ -9,16 +9,16 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hessian_spectrum.api_schemas.experiments import EXPERIMENTS, ExperimentRequest
-from hessian_spectrum.api_schemas.job_results import SpectrumSetResult
+from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
 from hessian_spectrum.api_schemas.methods import AnySpectrumResult, SpectrumResult, method_kind
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import MethodResult, SinkReport
 from hessian_spectrum.curvature.algorithms.method import Spectrum
+from hessian_spectrum.curvature.iteration import Progress
+from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.operators.execution import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
-from hessian_spectrum.curvature.progress import Progress
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.jobs.plans import block_variants, estimate, plan_job, sink_variants
 from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
 from hessian_spectrum.worker.builders import NO_INPUTS, Inputs, build_loss, generator_of

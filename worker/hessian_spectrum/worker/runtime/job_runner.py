@@ -15,14 +15,14 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from hessian_spectrum.api_schemas.checkpoints import CheckpointError, CheckpointVerdict
 from hessian_spectrum.api_schemas.experiments import ExperimentRequest
-from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest, JobRequest
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
 from hessian_spectrum.checkpoints.causal_lm import causal_lm_fields
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
+from hessian_spectrum.curvature.iteration import Progress
 from hessian_spectrum.curvature.operators.products import Fallback
-from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.jobs.fingerprints import result_version
 from hessian_spectrum.jobs.plans import memory_error, plan_for_worker, plan_job
 from hessian_spectrum.jobs.queue import JobQueue

@@ -9,11 +9,8 @@ from torch.testing import assert_close
 
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.gaussian import gaussian
-from hessian_spectrum.curvature.losses.base import Loss
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 Seeded = Callable[[int], torch.Generator]
@@ -58,7 +55,7 @@ def test_mse_of_vectors_and_of_labels(seeded: Seeded) -> None:
 def test_value_and_gradient_of_any_split(loss: Loss, batch_size: int | None, seeded: Seeded) -> None:
     model = Mlp((3, 5, 4), "tanh")
     parameters = model.initial_parameters(seeded(0), F64, CPU)
-    data = gaussian(10, 3, 1, "none", 0.0, seeded(1))
+    data = gaussian(10, 3, 1, teacher="none", noise=0.0, generator=seeded(1))
     data = Dataset(data.inputs, torch.randint(4, (10,), generator=seeded(2)))
     data.targets[[3, 9]] = -100
     risk = EmpiricalRisk(model, loss, data.split(batch_size))

@@ -98,7 +98,7 @@ MEASURE = """
 import re, sys
 from pathlib import Path
 from hessian_spectrum.planning.text import tokenizer_bytes
-from hessian_spectrum.curvature.data.gpt2_tokenizer import gpt2_tokens
+from hessian_spectrum.curvature.data.text import gpt2_tokens
 
 def resident(name):
     return 1024 * int(re.search(rf"{name}:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

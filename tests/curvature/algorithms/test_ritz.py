@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from hessian_spectrum.curvature.algorithms.lanczos import Tridiagonal, advance, start, tridiagonal
-from hessian_spectrum.curvature.algorithms.quadrature import extreme_ritz_values, gauss_quadrature
-from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
-from hessian_spectrum.curvature.operators.dense import DenseOperator
+from hessian_spectrum.curvature.algorithms.lanczos import advance, start, tridiagonal
+from hessian_spectrum.curvature.algorithms.ritz import Tridiagonal, extreme_ritz_values, gauss_quadrature
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, sphere_probe
 from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.quadrature.results import Quadrature, Reorthogonalisation, RitzValue
 
@@ -23,7 +22,7 @@ EPS = float(np.finfo(np.float64).eps)
 
 def tridiagonalise(A: Tensor, probe: Tensor, num_steps: int, mode: Reorthogonalisation = "full") -> Tridiagonal:
     operator = DenseOperator(A)
-    state = start(operator, [probe], 1, num_steps, mode)
+    state = start(operator, [probe], num_probes=1, num_steps=num_steps, reorthogonalisation=mode)
     while not state.finished:
         advance(operator, state)
     return tridiagonal(state)
@@ -53,7 +52,7 @@ def test_moments_below_twice_the_steps_are_exact(num_steps: int, seed: int) -> N
 def test_gauss_hermite_against_numpy() -> None:
     """The Jacobi matrix of Hermite polynomials: diagonal 0, off-diagonal sqrt(k / 2)."""
     off = torch.sqrt(torch.arange(1, 9, dtype=F64) / 2)
-    rule = gauss_quadrature(Tridiagonal(torch.zeros(9, dtype=F64), off, 0.0, 1.0))
+    rule = gauss_quadrature(Tridiagonal(diagonal=torch.zeros(9, dtype=F64), off_diagonal=off, remainder=0.0, scale=1.0))
     expected_nodes, expected_weights = np.polynomial.hermite.hermgauss(9)
     np.testing.assert_allclose(rule.nodes, expected_nodes, atol=1e-13)
     np.testing.assert_allclose(rule.weights, expected_weights / math.sqrt(math.pi), atol=1e-14)
@@ -61,14 +60,23 @@ def test_gauss_hermite_against_numpy() -> None:
 
 def test_not_finite_tridiagonal_is_an_error() -> None:
     with pytest.raises(NonFiniteError):
-        gauss_quadrature(Tridiagonal(torch.tensor([1.0, math.nan], dtype=F64), torch.ones(1, dtype=F64), 0.0, 1.0))
+        gauss_quadrature(
+            Tridiagonal(
+                diagonal=torch.tensor([1.0, math.nan], dtype=F64),
+                off_diagonal=torch.ones(1, dtype=F64),
+                remainder=0.0,
+                scale=1.0,
+            )
+        )
 
 
 def extremes(
     runs: list[Tridiagonal], mode: Reorthogonalisation = "full", dim: int = 200
 ) -> tuple[RitzValue, RitzValue]:
     rules = [gauss_quadrature(each) for each in runs]
-    return extreme_ritz_values(rules, [each.scale for each in runs], 10 * EPS, mode, dim)
+    return extreme_ritz_values(
+        rules, [each.scale for each in runs], product_error=10 * EPS, reorthogonalisation=mode, dim=dim
+    )
 
 
 def refined_eigenvalues(A: Tensor) -> Tensor:
@@ -99,7 +107,7 @@ def test_residuals_are_the_norms_of_the_defects() -> None:
     A = torch.randn(30, 30, generator=generator, dtype=F64)
     A = (A + A.T) / 2
     operator = DenseOperator(A)
-    state = start(operator, [torch.randn(30, generator=generator, dtype=F64)], 1, 6)
+    state = start(operator, [torch.randn(30, generator=generator, dtype=F64)], num_probes=1, num_steps=6)
     while not state.finished:
         advance(operator, state)
     T = tridiagonal(state)
@@ -117,7 +125,9 @@ def test_extremes_are_taken_over_all_probes() -> None:
         return Quadrature(np.array([value]), np.ones(1), np.array([residual]))
 
     three = [single(1.0, 0.5), single(-2.0, -0.25), single(3.0, 0.125)]
-    smallest, largest = extreme_ritz_values(three, [4.0] * 3, 10 * 2.0**-10, "full", 100)
+    smallest, largest = extreme_ritz_values(
+        three, [4.0] * 3, product_error=10 * 2.0**-10, reorthogonalisation="full", dim=100
+    )
     assert (smallest.value, smallest.residual) == (-2.0, 0.25 + 10 * 2.0**-8)
     assert (largest.value, largest.residual) == (3.0, 0.125 + 10 * 2.0**-8)
 
@@ -162,7 +172,13 @@ def test_the_ends_of_the_spectrum_lie_in_their_intervals(
     for seed in range(num_seeds):
         generator = torch.Generator().manual_seed(seed)
         count, num_steps = ((1, 2), (2, 4), (4, 12))[seed % 3]
-        state = start(operator, [sphere_probe(dim, generator) for _ in range(count)], count, num_steps, mode)
+        state = start(
+            operator,
+            [sphere_probe(dim, generator) for _ in range(count)],
+            num_probes=count,
+            num_steps=num_steps,
+            reorthogonalisation=mode,
+        )
         while not state.finished:
             advance(operator, state)
         ritz = extremes([tridiagonal(state, probe) for probe in range(count)], mode, dim)
@@ -177,7 +193,7 @@ def test_the_ends_of_the_spectrum_lie_in_their_intervals(
 def test_the_interval_of_an_end_is_narrow_once_it_is_found() -> None:
     diagonal = SPECTRA["outlier 1e3"]
     operator = DiagonalOperator(diagonal)
-    state = start(operator, [sphere_probe(120, torch.Generator().manual_seed(0))], 1, 20)
+    state = start(operator, [sphere_probe(120, torch.Generator().manual_seed(0))], num_probes=1, num_steps=20)
     while not state.finished:
         advance(operator, state)
     _, largest = extremes([tridiagonal(state)], dim=120)
