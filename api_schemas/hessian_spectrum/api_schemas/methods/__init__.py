@@ -12,7 +12,7 @@ from pydantic import Field
 from typing_extensions import TypeAliasType
 
 from hessian_spectrum.api_schemas.methods.exact import ExactMethod, ExactResult
-from hessian_spectrum.api_schemas.methods.kind import MethodKind, MethodMessage
+from hessian_spectrum.api_schemas.methods.kind import MethodKind, MethodMessage, method_kind
 from hessian_spectrum.api_schemas.methods.lanczos import LanczosMethod, LanczosResult
 from hessian_spectrum.api_schemas.methods.top_k import TopKMethod, TopKResult
 from hessian_spectrum.api_schemas.methods.trace import TraceMethod, TraceResult
@@ -39,7 +39,7 @@ METHODS: dict[str, MethodKind] = {kind.name: kind for kind in listed(sys.modules
 """All methods, by name."""
 
 for _each in METHODS.values():
-    _each.message.example = _each.example
+    _each.message.method_kind, _each.message.example = _each, _each.example
 
 if TYPE_CHECKING:
     Method = MethodMessage
@@ -49,8 +49,3 @@ else:
     Method = Annotated[reduce(or_, (kind.message for kind in METHODS.values())), Field(discriminator="kind")]
     AnySpectrumResult = reduce(or_, (kind.result for kind in METHODS.values()))
     SpectrumResult = TypeAliasType("SpectrumResult", Annotated[AnySpectrumResult, Field(discriminator="method")])
-
-
-def method_kind(method: MethodMessage) -> MethodKind:
-    """What is known of a request's method."""
-    return METHODS[method.kind]

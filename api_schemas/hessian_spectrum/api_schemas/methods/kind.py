@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from hessian_spectrum.api_schemas.models.kind import KindMessage, fields_of, kind_name
 from hessian_spectrum.api_schemas.spectrum_results import MethodResult
@@ -11,6 +11,8 @@ from hessian_spectrum.planning.work import Work
 
 class MethodMessage(KindMessage):
     """What a request says of a method."""
+
+    method_kind: ClassVar["MethodKind"]
 
 
 @dataclass(frozen=True)
@@ -83,3 +85,8 @@ class MethodKind:
     def name(self) -> str:
         """The value of the message's field `kind`."""
         return kind_name(self.message)
+
+
+def method_kind(method: MethodMessage) -> MethodKind:
+    """What is known of a request's method."""
+    return method.method_kind
