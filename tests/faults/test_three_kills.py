@@ -96,11 +96,7 @@ def test_a_job_killed_at_three_points_equals_the_undisturbed_one(stack: Any, ser
     parts = result.get("spectra") or [result]
     seconds = sum(part["provenance"]["wall_time_seconds"] for part in parts) / len(parts)
 
-    for window in (
-        0.25,
-        0.1,
-        0.04,
-    ):  # of the time that it took alone; on a machine that is faster now, it may end early
+    for share in (0.25, 0.1, 0.04):  # of the time that it took; on a machine that is faster now, it may end early
         job_id = server.submit(JOBS[name], f"{seed}-killed-{share}").json()["id"]
         if kill_three_times(stack, server, job_id, partial(chance.uniform, 0.0, share * seconds)):
             break
