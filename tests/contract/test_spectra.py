@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, jacrev
 
-from hessian_spectrum.api_schemas.spectrum_results import ExactResult, LanczosResult, TopKResult, TraceResult
+from hessian_spectrum.api_schemas.methods import ExactResult, LanczosResult, TopKResult, TraceResult
 from hessian_spectrum.client.http import SpectrumClient
 
 DIGITS: dict[str, Any] = {

@@ -51,7 +51,8 @@ class JobPlan:
     Attributes:
         memory_bytes: Memory of a worker for which the plan was made; None: without a limit.
         whole: The whole job; sizes are those of its largest computation.
-        points: For a comparison of Hessian and GGN, each model with each matrix, in this order; else empty.
+        points: For a comparison of Hessian and GGN, each model with each matrix, in this order. For an experiment, each
+            spectrum. Else empty.
     """
 
     memory_bytes: int | None

@@ -7,34 +7,28 @@ from typing import Literal
 
 from hessian_spectrum.api_schemas.data import kind_of as data_kind_of
 from hessian_spectrum.api_schemas.data import num_samples, sequence_length
+from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.hessian_vs_ggn import MATRICES, ComparedMatrix, HessianVsGgnRequest
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest
 from hessian_spectrum.api_schemas.losses import LOSSES
+from hessian_spectrum.api_schemas.methods import LanczosMethod, TopKMethod, method_kind
+from hessian_spectrum.api_schemas.methods.kind import MatrixProperties
 from hessian_spectrum.api_schemas.models import Gpt2, kind_of
 from hessian_spectrum.api_schemas.models.kind import parameter_shapes
 from hessian_spectrum.api_schemas.problem import FieldError
-from hessian_spectrum.api_schemas.spectrum import (
-    DIAGONAL_ARRAYS,
-    ExactMethod,
-    LanczosMethod,
-    SpectrumRequest,
-    TopKMethod,
-    TraceMethod,
-)
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.fingerprints import protocol_version
-from hessian_spectrum.jobs.shards import num_shards, probes_of_shard
+from hessian_spectrum.jobs.shards import num_shards
 from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan, MicroBatches, micro_batches
 from hessian_spectrum.planning.size import Size
 from hessian_spectrum.planning.work import (
     Reorthogonalisation,
     Work,
-    exact_work,
     lanczos_work,
     probe_bytes,
     top_k_least_rows,
     top_k_rows,
     top_k_work,
-    trace_work,
     training_passes,
 )
 
@@ -99,7 +93,7 @@ def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> Co
         available_bytes: Memory of one job at a worker; None: without a limit.
     """
     parts = spectrum_variants(request)
-    if request.blocks is not None and not isinstance(request.method, ExactMethod):
+    if request.blocks is not None and not method_kind(request.method).assembles_matrix:
         largest = max(parts, key=lambda part: part.dim)
         found = _estimate(request, largest, available_bytes, num_spectra=len(parts))
     else:
@@ -108,7 +102,7 @@ def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> Co
     return replace(
         found,
         num_parameters=request.dim,
-        num_products=sum(_work(part, probes=1).num_products for part in parts),
+        num_products=sum(_work(part).num_products for part in parts),
         peak_bytes=found.peak_bytes + sum(map(_kept_bytes, parts)) - _kept_bytes(parts[0]),
     )
 
@@ -123,23 +117,25 @@ def _estimate(
     """
     share = part.dim / request.dim
 
-    def planned(probes: int, mode: Reorthogonalisation | None = None) -> ComputationPlan:
-        return _planned(request, _of_block(_work(part, probes, mode), share), available_bytes)
-
     method = request.method
     if isinstance(method, TopKMethod):
         return _top_k_estimate(request, part, method, available_bytes)
-    least = planned(1)
+    least = _planned(request, _of_block(_work(part), share), available_bytes)
     if not isinstance(method, LanczosMethod):
         return least
+
+    def planned(probes: int, mode: Reorthogonalisation) -> ComputationPlan:
+        work = lanczos_work(part.dim, method.num_steps, method.num_probes, method.num_points, mode, probes)
+        return _planned(request, _of_block(work, share), available_bytes)
+
     shards = 1 if num_spectra > 1 or least.recording_bytes is not None else _num_shards(request, method, least)
-    most = len(probes_of_shard(method.num_probes, shards, 0))
+    most = -(-method.num_probes // shards)
     if available_bytes is None:
         return replace(planned(most, "full"), num_shards=shards)
-    needed = _probe_bytes(part, method.reorthogonalisation or "none")
+    needed = _probe_bytes(part, method, method.reorthogonalisation or "none")
     vectors = needed + max(0, available_bytes - least.peak_bytes) // 2
-    mode = method.reorthogonalisation or ("full" if _probe_bytes(part, "full") <= vectors else "none")
-    group = min(most, vectors // _probe_bytes(part, mode))
+    mode = method.reorthogonalisation or ("full" if _probe_bytes(part, method, "full") <= vectors else "none")
+    group = min(most, vectors // _probe_bytes(part, method, mode))
     whole = planned(group, mode)
     if whole.peak_bytes > available_bytes:
         return replace(least, vector_bytes=needed, num_shards=shards)
@@ -191,25 +187,20 @@ def _of_block(work: Work, share: float) -> Work:
 
 def _kept_bytes(part: SpectrumRequest) -> int:
     """Of vectors, until the results of all parts are stored."""
-    match part.method:
-        case ExactMethod(eigenvectors=True):
-            return 8 * part.dim**2
-        case TopKMethod(eigenvectors=True, k=k):
-            return ITEM_BYTES[part.vector_precision] * k * part.dim
-        case TraceMethod(diagonal=True):
-            return 8 * DIAGONAL_ARRAYS * part.dim
-        case _:
-            return 0
+    vectors = method_kind(part.method).stored_vectors(part.method, part.dim)
+    if vectors is None:
+        return 0
+    return (vectors.itemsize or ITEM_BYTES[part.vector_precision]) * vectors.number * part.dim
 
 
 def culprit(request: SpectrumRequest, available_bytes: int) -> Literal["model", "data", "method"]:
     """The field at fault where a job does not fit: data or method if it fits without them, else the model."""
     size = _size(request)
     without_data = replace(size, num_samples=1, activations=(0,) * len(size.activations))
-    work, spare = _work(request, probes=1), available_bytes - _result_bytes(request)
+    work, spare = _work(request), available_bytes - _result_bytes(request)
     if _split(request, work, without_data, spare).peak_bytes <= spare:
         return "data"
-    if not isinstance(request.method, ExactMethod):
+    if not method_kind(request.method).assembles_matrix:
         spare = available_bytes - _data_bytes(request)
         if _split(request, lanczos_work(request.dim, 2, 1), size, spare).peak_bytes <= spare:
             return "method"
@@ -241,28 +232,17 @@ def _split(request: SpectrumRequest, work: Work, size: Size, available_bytes: in
     return micro_batches(part, work, request.matrix, ITEM_BYTES[request.vector_precision], available_bytes)
 
 
-def _work(request: SpectrumRequest, probes: int, mode: Reorthogonalisation | None = None) -> Work:
-    dim = request.dim
-    match request.method:
-        case ExactMethod(eigenvectors=eigenvectors):
-            layered = kind_of(request.model).is_layered and request.product_precision == request.vector_precision
-            return exact_work(dim, eigenvectors, layered)
-        case LanczosMethod() as m:
-            mode = mode or m.reorthogonalisation or "none"
-            return lanczos_work(dim, m.num_steps, m.num_probes, m.num_points, mode, probes)
-        case TopKMethod() as m:
-            return top_k_work(dim, m.k, m.max_products, reduced=_is_reduced(request))
-        case TraceMethod() as m:
-            return trace_work(dim, m.estimator, m.most_products, m.diagonal)
+def _work(request: SpectrumRequest) -> Work:
+    matrix = MatrixProperties(request.dim, _is_reduced(request), kind_of(request.model).is_layered)
+    return method_kind(request.method).work(request.method, matrix)
 
 
 def _is_reduced(request: SpectrumRequest) -> bool:
     return request.product_precision != request.vector_precision
 
 
-def _probe_bytes(request: SpectrumRequest, mode: Reorthogonalisation) -> int:
-    assert isinstance(request.method, LanczosMethod)
-    return probe_bytes(request.dim, request.method.num_steps, ITEM_BYTES[request.vector_precision], mode)
+def _probe_bytes(request: SpectrumRequest, method: LanczosMethod, mode: Reorthogonalisation) -> int:
+    return probe_bytes(request.dim, method.num_steps, ITEM_BYTES[request.vector_precision], mode)
 
 
 def _training_passes(request: SpectrumRequest) -> float:
@@ -271,20 +251,7 @@ def _training_passes(request: SpectrumRequest) -> float:
 
 
 def _result_bytes(request: SpectrumRequest) -> int:
-    return _RESULT_NUMBER_BYTES * _num_result_numbers(request)
-
-
-def _num_result_numbers(request: SpectrumRequest) -> int:
-    method = request.method
-    match method:
-        case ExactMethod():
-            return request.dim
-        case LanczosMethod():
-            return 3 * method.num_probes * min(method.num_steps, request.dim) + 15 * method.num_points
-        case TopKMethod():
-            return 5 * method.k
-        case TraceMethod():
-            return 0
+    return _RESULT_NUMBER_BYTES * method_kind(request.method).num_result_numbers(request.method, request.dim)
 
 
 def _size(request: SpectrumRequest) -> Size:
@@ -317,6 +284,9 @@ def plan_job(request: AnyJobRequest, memory_bytes: int | None = None) -> JobPlan
     """
     if isinstance(request, SpectrumRequest):
         return JobPlan(memory_bytes, estimate(request, memory_bytes))
+    if isinstance(request, ExperimentRequest):
+        plans = tuple(estimate(point, memory_bytes) for point in request.points)
+        return JobPlan(memory_bytes, _experiment_plan(plans), plans)
     points = tuple(_point_plan(request, model, matrix, memory_bytes) for model, matrix in _points(request))
     return JobPlan(memory_bytes, _comparison_plan(request, points), points)
 
@@ -348,7 +318,21 @@ def memory_error(request: AnyJobRequest, plan: JobPlan) -> FieldError | None:
             f"{gibibytes(plan.whole.peak_bytes)}, a worker has {gibibytes(plan.memory_bytes)}"
         )
         return FieldError(loc=["body", culprit(request, plan.memory_bytes)], msg=message)
+    if isinstance(request, ExperimentRequest):
+        sizes = gibibytes(plan.whole.peak_bytes), gibibytes(plan.memory_bytes)
+        return FieldError(loc=["body"], msg=f"a spectrum takes about {sizes[0]}, a worker has {sizes[1]}")
     return _comparison_error(request, plan.points, plan.memory_bytes)
+
+
+def _experiment_plan(plans: tuple[ComputationPlan, ...]) -> ComputationPlan:
+    """Of all spectra, one after the other."""
+    return replace(
+        max(plans, key=lambda plan: plan.peak_bytes),
+        num_parameters=max(plan.num_parameters for plan in plans),
+        num_products=sum(plan.num_products for plan in plans),
+        num_training_passes=sum(plan.num_training_passes for plan in plans),
+        num_shards=1,
+    )
 
 
 def _points(request: HessianVsGgnRequest) -> Iterator[tuple[Gpt2, ComparedMatrix]]:

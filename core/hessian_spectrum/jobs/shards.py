@@ -45,13 +45,6 @@ def num_shards(*, num_probes: int, num_steps: int, product_operations: float, mo
     return max(1, min(MAX_SHARDS, num_probes // probes_at_once, int(seconds / MIN_SHARD_SECONDS)))
 
 
-def probes_of_shard(num_probes: int, count: int, index: int) -> range:
-    """Indices of the probes of shard `index` of `count`; the first shards have one more where they do not divide."""
-    size, rest = divmod(num_probes, count)
-    start = index * size + min(index, rest)
-    return range(start, start + size + (index < rest))
-
-
 class ShardPoisonedError(Exception):
     """A shard has lost as many workers as a job may lose."""
 

@@ -1,4 +1,4 @@
-"""Curves and quadratures of Lanczos results as messages; a worker makes them, the service makes them again."""
+"""Curves of Lanczos results as messages, and the quadratures that the service makes them of again."""
 
 from typing import Any
 
@@ -29,17 +29,6 @@ def _curve_fields(curve: engine.Density | engine.Cumulative) -> dict[str, Any]:
         "standard_error": curve.standard_error.tolist(),
         "band": Band(lower=curve.band.lower.tolist(), upper=curve.band.upper.tolist()),
     }
-
-
-def quadrature_message(quadrature: engine.Quadrature) -> Quadrature:
-    """The quadrature of one probe as a message.
-
-    Raises:
-        ValidationError: If a number is NaN or infinite.
-    """
-    residuals = None if quadrature.residuals is None else quadrature.residuals.tolist()
-    nodes, weights = quadrature.nodes.tolist(), quadrature.weights.tolist()
-    return Quadrature(nodes=nodes, weights=weights, residuals=residuals, node_error=quadrature.node_error)
 
 
 def quadrature_from(message: Quadrature) -> engine.Quadrature:

@@ -8,6 +8,7 @@ import redis
 
 from hessian_spectrum.api_schemas.artifacts import TokenArtifact
 from hessian_spectrum.api_schemas.data import TokenData
+from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest, CostEstimate
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2, Model
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
@@ -117,6 +118,10 @@ class Admission:
         )
 
     def _check_tokens(self, request: AnyJobRequest) -> None:
+        if isinstance(request, ExperimentRequest):
+            for point in request.points:
+                self._check_tokens(point)
+            return
         if not isinstance(request.data, TokenData):
             return
         single = isinstance(request, SpectrumRequest)

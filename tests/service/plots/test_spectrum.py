@@ -11,7 +11,8 @@ import pytest
 from matplotlib.axes import Axes
 
 from hessian_spectrum.api_schemas.estimate_text import error_bar, estimated, meaning_of_error, with_error
-from hessian_spectrum.api_schemas.spectrum_results import Estimate, RitzValue, SpectrumSetResult
+from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
+from hessian_spectrum.api_schemas.spectrum_results import Estimate, RitzValue
 from hessian_spectrum.service.plots import trace as trace_plot
 from hessian_spectrum.service.plots.figure import FIGURE_FORMATS, FigureStyle
 from hessian_spectrum.service.plots.trace import DiagonalSample, diagonal_sample

@@ -155,3 +155,6 @@ def _residual(point: ComparisonPoint) -> float:
 
 def _error(point: ComparisonPoint) -> float | None:
     return None if point.relative_error is None else point.relative_error.value
+
+
+EXPERIMENT_PLOTS = {"hessian-vs-ggn": plot_hessian_vs_ggn}

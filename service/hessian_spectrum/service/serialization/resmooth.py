@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hessian_spectrum.api_schemas.experiments import ExperimentResult
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
-from hessian_spectrum.api_schemas.jobs import AnyJobResult
-from hessian_spectrum.api_schemas.spectrum_results import LanczosResult, SpectrumSetResult
+from hessian_spectrum.api_schemas.jobs import AnyJobResult, SpectrumSetResult
+from hessian_spectrum.api_schemas.methods import LanczosResult
 from hessian_spectrum.quadrature.curves import Smoothing, spectral_curves
 from hessian_spectrum.quadrature.density import MOST_PLACES
 from hessian_spectrum.quadrature.probe_mean import MOST_PROBES_WITH_FURTHER_RULES
@@ -60,7 +61,7 @@ def resmooth(result: AnyJobResult, overrides: SmoothingOverrides) -> AnyJobResul
         case SpectrumSetResult(spectra=spectra) if all(isinstance(each, LanczosResult) for each in spectra):
             again = [_resmooth(each, overrides, len(spectra)) for each in spectra if isinstance(each, LanczosResult)]
             return result.model_copy(update={"spectra": again})
-        case HessianVsGgnResult() | SpectrumSetResult():
+        case HessianVsGgnResult() | SpectrumSetResult() | ExperimentResult():
             what = f"kind {result.kind}"
         case _:
             what = f"method {result.method}"

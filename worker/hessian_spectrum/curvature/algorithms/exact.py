@@ -149,3 +149,6 @@ def _residuals(matrix: Tensor, values: Tensor, columns: Tensor) -> FloatArray:
 
 def _array(tensor: Tensor) -> FloatArray:
     return tensor.detach().to(device="cpu", dtype=torch.float64).numpy()
+
+
+METHODS = {"exact": DenseEigensolver}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import accumulate
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -424,3 +424,10 @@ def lockstep(
             f"and {memory_bytes} are allowed"
         )
     return reorthogonalisation, min(num_probes, memory_bytes // needed)
+
+
+def _with_smoothing(*, num_points: int, kappa: float, margin: float, **settings: Any) -> StochasticLanczosQuadrature:
+    return StochasticLanczosQuadrature(smoothing=Smoothing(num_points, kappa, margin), **settings)
+
+
+METHODS = {"lanczos": _with_smoothing}

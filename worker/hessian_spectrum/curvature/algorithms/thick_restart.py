@@ -350,3 +350,6 @@ def _lock(state: SubspaceState, pairs: RitzPairs, chosen: Tensor) -> None:
         state.far_ends = state.ends_of_rest()
     _keep(state, 0, pairs._replace(defects=pairs.residuals), chosen, num_pending=0)
     state.num_locked = len(chosen)
+
+
+METHODS = {"top-k": ThickRestartLanczos}

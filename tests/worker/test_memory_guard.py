@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from hessian_spectrum.jobs.store import JobStore
-from hessian_spectrum.worker.runtime import memory_guard
-from hessian_spectrum.worker.runtime.memory_guard import (
+from hessian_spectrum.worker import hardware
+from hessian_spectrum.worker.hardware import (
     KernelWatch,
     MemoryGuard,
     be_killed_first,
@@ -82,14 +82,14 @@ def test_pages_of_files_do_not_count(store: JobStore, tmp_path: Path) -> None:
 
 
 def test_the_process_ends_even_if_nobody_can_be_told(monkeypatch: pytest.MonkeyPatch, store: JobStore) -> None:
-    monkeypatch.setattr(memory_guard, "SECONDS_TO_REPORT", 0.2)
+    monkeypatch.setattr(hardware, "SECONDS_TO_REPORT", 0.2)
     monkeypatch.setattr(store, "fail", lambda *_: time.sleep(60))
     assert run_guarded(store, 50 * MIB, lambda: grow(1500 * MIB))[1] == os.EX_TEMPFAIL
 
 
 def test_kills_of_the_kernel_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     vmstat = tmp_path / "vmstat"
-    monkeypatch.setattr(memory_guard, "_VMSTAT", vmstat)
+    monkeypatch.setattr(hardware, "_VMSTAT", vmstat)
     assert num_oom_kills() == 0
     vmstat.write_text("pgfault 12\noom_kill 3\nnr_unstable 0\n")
     assert num_oom_kills() == 3
@@ -97,8 +97,8 @@ def test_kills_of_the_kernel_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_only_the_last_kills_of_the_kernel_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     vmstat = tmp_path / "vmstat"
-    monkeypatch.setattr(memory_guard, "_VMSTAT", vmstat)
-    monkeypatch.setattr(memory_guard, "SECONDS_BETWEEN_COUNTS", 0.1)
+    monkeypatch.setattr(hardware, "_VMSTAT", vmstat)
+    monkeypatch.setattr(hardware, "SECONDS_BETWEEN_COUNTS", 0.1)
     vmstat.write_text("oom_kill 3\n")
     watch = KernelWatch()
     assert not watch.has_killed()

@@ -17,26 +17,27 @@ import torch
 
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.jobs import shards as job_shards
 from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.jobs.record import LeaseLostError
 from hessian_spectrum.jobs.scripts import ShardScripts
 from hessian_spectrum.jobs.shards import ShardPoisonedError, ShardStore
 from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.storage.job_checkpoints import CheckpointStore
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.worker import job_state
-from hessian_spectrum.worker.experiments.outcome import JobOutput
+from hessian_spectrum.worker import sharding as worker_sharding
+from hessian_spectrum.worker.builders import NO_INPUTS
+from hessian_spectrum.worker.experiments.results import JobOutput
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.failures import JobFailure
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.inputs import NO_INPUTS
 from hessian_spectrum.worker.job_state import JobCheckpointer
-from hessian_spectrum.worker.runtime.shard_runner import ShardRunner
-from hessian_spectrum.worker.sharding import coordinator
-from hessian_spectrum.worker.sharding.coordinator import Deployment, ShardCoordinator
-from hessian_spectrum.worker.sharding.shards import ShardedMethod
+from hessian_spectrum.worker.runtime.job_runner import ShardRunner
+from hessian_spectrum.worker.sharding import Deployment, ShardCoordinator, ShardedMethod
 
 HARDWARE = Hardware(torch.device("cpu"), 1, 2**33)
 JOB: dict[str, Any] = {
@@ -57,7 +58,7 @@ def short_jobs_are_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_shards, "MIN_BLOCK_OPERATIONS", 1)
     monkeypatch.setattr(job_shards, "MAX_SHARDS", 3)  # of two, two and one probes
     monkeypatch.setattr(job_state, "LARGEST_SHARE", float("inf"))
-    monkeypatch.setattr(coordinator, "SECONDS_BETWEEN_CHECKS", 0.0)
+    monkeypatch.setattr(worker_sharding, "SECONDS_BETWEEN_CHECKS", 0.0)
 
 
 class Killed(BaseException):
@@ -202,10 +203,13 @@ def kill() -> None:
 def test_probes_of_all_shards_are_all_probes() -> None:
     for num_probes in range(1, 40):
         for number in range(1, num_probes + 1):
-            shards = [job_shards.probes_of_shard(num_probes, number, index) for index in range(number)]
+            method = StochasticLanczosQuadrature(2, num_probes, Smoothing(2, 3.0))
+            shards = [
+                range(each.num_probes_before, each.num_probes_before + each.num_probes) for each in method.split(number)
+            ]
             assert [probe for shard in shards for probe in shard] == list(range(num_probes))
             assert max(map(len, shards)) - min(map(len, shards)) <= 1
-            assert len(shards[0]) == max(map(len, shards))
+            assert len(shards[0]) == max(map(len, shards)) == -(-num_probes // number)
 
 
 def test_a_worker_alone_takes_one_shard_after_the_other(lab: Lab, alone: dict[str, Any]) -> None:
@@ -219,7 +223,7 @@ def test_a_worker_alone_takes_one_shard_after_the_other(lab: Lab, alone: dict[st
 
 def test_a_helper_takes_what_is_free(lab: Lab, alone: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     names = {"now": "leader"}
-    monkeypatch.setattr(coordinator, "own_name", lambda: names["now"])
+    monkeypatch.setattr(worker_sharding, "own_name", lambda: names["now"])
 
     def help_under_another_name() -> None:
         names["now"] = "helper"
