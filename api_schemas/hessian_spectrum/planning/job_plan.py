@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Self
 
 from hessian_spectrum.planning.memory_coefficients import (
@@ -134,6 +135,7 @@ def peak_bytes(
     size: Size,
     work: Work,
     matrix: Matrix,
+    *,
     itemsize: int,
     batch: int | None = None,
     recording_bytes: int | None = None,
@@ -217,7 +219,7 @@ class _Parts:
         return self._itemsize * sum(copy * count for copy, count in zip(copies, counts, strict=True))
 
 
-def micro_batches(size: Size, work: Work, matrix: Matrix, itemsize: int, memory_bytes: int | None) -> MicroBatches:
+def micro_batches(size: Size, work: Work, matrix: Matrix, *, itemsize: int, memory_bytes: int | None) -> MicroBatches:
     """Choose the largest micro-batches that fit into memory.
 
     All recordings are kept if that fits, otherwise as many as fit beside everything else. If nothing fits,
@@ -233,19 +235,20 @@ def micro_batches(size: Size, work: Work, matrix: Matrix, itemsize: int, memory_
     Returns:
         The micro-batches with their peak memory.
     """
+    peak_of = partial(peak_bytes, size, work, matrix, itemsize=itemsize)
     sizes = _batch_sizes(size.num_samples)
     for batch in sizes:
-        peak = peak_bytes(size, work, matrix, itemsize, batch)
+        peak = peak_of(batch=batch)
         if memory_bytes is None or peak <= memory_bytes:
             return MicroBatches(batch, -(-size.num_samples // batch), None, peak)
     assert memory_bytes is not None
     for batch in sizes:
-        spare = memory_bytes - peak_bytes(size, work, matrix, itemsize, batch, 0)
+        spare = memory_bytes - peak_of(batch=batch, recording_bytes=0)
         if spare >= 0 and work.holds_recordings:
             # smaller micro-batches would leave more for recordings, but not all of them
-            peak = peak_bytes(size, work, matrix, itemsize, batch, spare)
+            peak = peak_of(batch=batch, recording_bytes=spare)
             return MicroBatches(batch, -(-size.num_samples // batch), spare, peak)
-    least = peak_bytes(size, work, matrix, itemsize, 1, 0)
+    least = peak_of(batch=1, recording_bytes=0)
     return MicroBatches(1, size.num_samples, 0, least)
 
 

@@ -106,6 +106,7 @@ def mlp_size(widths: Sequence[int], bias: bool, num_samples: int, activation: st
 
 
 def gpt2_size(
+    *,
     n_layer: int,
     n_head: int,
     n_embd: int,
@@ -150,6 +151,7 @@ def gpt2_size(
 
 
 def causal_lm_size(
+    *,
     num_parameters: int,
     n_layer: int,
     n_head: int,
@@ -189,6 +191,7 @@ def causal_lm_size(
 
 
 def conv_size(
+    *,
     image_size: int,
     channels: Sequence[int],
     kernel_size: int,
@@ -242,7 +245,9 @@ def conv_edge(edge: int, stride: int) -> int:
     return -(-edge // stride)
 
 
-def attention_size(embedding_dim: int, key_dim: int, value_dim: int, num_sequences: int, sequence_length: int) -> Size:
+def attention_size(
+    *, embedding_dim: int, key_dim: int, value_dim: int, num_sequences: int, sequence_length: int
+) -> Size:
     """Size of one self-attention layer on `num_sequences` sequences.
 
     P = 2 d d_K + d d_V. Per position the input (d), query and key (2 d_K), value, output and two of the loss (4 d_V);

@@ -78,8 +78,13 @@ class AttentionLayer(Model):
 
     def size_on(self, inputs: Tensor) -> Size:
         """Queries, keys, values, scores and weights."""
-        dims = (self.embedding_dim, self.key_dim, self.value_dim)
-        return attention_size(*dims, inputs.shape[0], inputs.shape[1])
+        return attention_size(
+            embedding_dim=self.embedding_dim,
+            key_dim=self.key_dim,
+            value_dim=self.value_dim,
+            num_sequences=inputs.shape[0],
+            sequence_length=inputs.shape[1],
+        )
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Outputs (n, L, d_V) for sequences (n, L, d)."""
