@@ -229,7 +229,8 @@ def _split(request: SpectrumRequest, work: Work, size: Size, available_bytes: in
     loss = request.effective_loss
     size = size.with_logits() if loss is not None and LOSSES[loss].outputs_cost_like == "logits" else size
     part = replace(size, num_parameters=request.dim, num_other_parameters=size.num_parameters - request.dim)
-    return micro_batches(part, work, request.matrix, ITEM_BYTES[request.vector_precision], available_bytes)
+    itemsize = ITEM_BYTES[request.vector_precision]
+    return micro_batches(part, work, request.matrix, itemsize=itemsize, memory_bytes=available_bytes)
 
 
 def _work(request: SpectrumRequest) -> Work:

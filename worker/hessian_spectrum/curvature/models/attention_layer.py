@@ -80,8 +80,13 @@ class AttentionLayer(Model):
 
     def size_on(self, inputs: Tensor) -> Size:
         """Return the size, with queries, keys, values, scores and attention weights."""
-        dims = (self.embedding_dim, self.key_dim, self.value_dim)
-        return attention_size(*dims, inputs.shape[0], inputs.shape[1])
+        return attention_size(
+            embedding_dim=self.embedding_dim,
+            key_dim=self.key_dim,
+            value_dim=self.value_dim,
+            num_sequences=inputs.shape[0],
+            sequence_length=inputs.shape[1],
+        )
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Return outputs (n, L, d_V) for sequences (n, L, d)."""

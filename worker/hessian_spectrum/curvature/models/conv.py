@@ -105,15 +105,15 @@ class Conv(Model):
     def size_on(self, inputs: Tensor) -> Size:
         """Return the size, with patches, pre- and post-activations of every layer, inputs included."""
         return conv_size(
-            self.image_size,
-            self.channels,
-            self.kernel_size,
-            self.stride,
-            self.pooling,
-            self.num_outputs,
-            self.bias,
-            inputs.shape[0],
-            self.activation,
+            image_size=self.image_size,
+            channels=self.channels,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            pooling=self.pooling,
+            num_outputs=self.num_outputs,
+            bias=self.bias,
+            num_samples=inputs.shape[0],
+            activation=self.activation,
         )
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:

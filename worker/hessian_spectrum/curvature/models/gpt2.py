@@ -161,9 +161,18 @@ class Gpt2(Model):
 
     def size_on(self, inputs: Tensor) -> Size:
         """Return the size, with residual stream, attention scores, hidden layers and logits."""
-        sizes = (self.n_layer, self.n_head, self.n_embd, self.n_positions, self.vocab_size)
         num_sequences, length = inputs.shape
-        return gpt2_size(*sizes, num_sequences, length, self.bias, self.attention)
+        return gpt2_size(
+            n_layer=self.n_layer,
+            n_head=self.n_head,
+            n_embd=self.n_embd,
+            n_positions=self.n_positions,
+            vocab_size=self.vocab_size,
+            num_sequences=num_sequences,
+            sequence_length=length,
+            bias=self.bias,
+            attention=self.attention,
+        )
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Return logits (n, T, vocab_size) for tokens (n, T)."""
