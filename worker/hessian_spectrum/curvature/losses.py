@@ -298,17 +298,17 @@ class EmpiricalRisk:
             _add_all(gradient, torch.autograd.grad(share, list(leaves.values()), allow_unused=True))
             return share.detach()
         features = self.features(index, leaves)
-        weight, seen, values = leaves[head].detach(), torch.empty_like(features), []
-        rows_seen = seen.view(-1, features.shape[-1])
+        weight, cotangent, values = leaves[head].detach(), torch.empty_like(features), []
+        cotangent_rows = cotangent.view(-1, features.shape[-1])
         start = 0
         for rows, targets in self.output_chunks(index, features.detach()):
             outputs = rows @ weight.T
             values.append(self.loss.total(outputs, targets))
             residual = self.loss.gradient(outputs, targets) / self.num_terms
-            rows_seen[start : start + len(rows)] = residual @ weight
+            cotangent_rows[start : start + len(rows)] = residual @ weight
             gradient[head].addmm_(residual.T, rows)
             start += len(rows)
-        _add_all(gradient, torch.autograd.grad(features, list(leaves.values()), seen, allow_unused=True))
+        _add_all(gradient, torch.autograd.grad(features, list(leaves.values()), cotangent, allow_unused=True))
         return torch.stack(values).sum() / self.num_terms
 
 

@@ -169,8 +169,8 @@ class TokenStream:
         if self.tokens.ndim != 1 or self.tokens.dtype.kind not in "iu":
             raise InvalidProblemError(f"a stream is one row of tokens, not {self.tokens.shape} {self.tokens.dtype}")
         if not 1 <= self.sequence_length < len(self.tokens):
-            have = f"{len(self.tokens)} tokens hold no sequence of {self.sequence_length} with its targets"
-            raise InvalidProblemError(have)
+            message = f"{len(self.tokens)} tokens hold no sequence of {self.sequence_length} with its targets"
+            raise InvalidProblemError(message)
         if self.tokens.dtype.kind == "i" and int(self.tokens.min()) < 0:
             raise InvalidProblemError("tokens must be at least 0")
 

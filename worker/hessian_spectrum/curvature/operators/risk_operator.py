@@ -175,13 +175,13 @@ class RiskOperator(SymmetricOperator):
         generator = torch.Generator().manual_seed(0)
         eps = torch.finfo(self.dtype).eps
         vector = torch.randn(1, self.dim, generator=generator, dtype=self.dtype).to(self.device)
-        here, neighbour = copy(self), copy(self)
-        here._risk = neighbour._risk = EmpiricalRisk(self._risk.model, self._risk.loss, [sample])
-        neighbour._point = {
+        sampled, perturbed = copy(self), copy(self)
+        sampled._risk = perturbed._risk = EmpiricalRisk(self._risk.model, self._risk.loss, [sample])
+        perturbed._point = {
             name: values * (1 + eps * _signs(values, generator)) for name, values in self._point.items()
         }
         with torch.no_grad():
-            value, moved = (each._anew(0, self.layout, self.layout)(vector) for each in (here, neighbour))
+            value, moved = (each._unrecorded(0, self.layout, self.layout)(vector) for each in (sampled, perturbed))
         ratio = float((moved - value).norm() / value.norm()) if value.any() else 0.0
         return ratio / eps if math.isfinite(ratio) else 0.0  # products that are NaN are reported by the algorithms
 
@@ -257,7 +257,7 @@ class RiskOperator(SymmetricOperator):
         with matmuls_in(None):
             for index in range(len(self._risk.batches)):
                 for row in range(len(rows)):
-                    total[row] += self._anew(index, self.layout, self.layout)(rows[row : row + 1])[0]
+                    total[row] += self._unrecorded(index, self.layout, self.layout)(rows[row : row + 1])[0]
         return total
 
     @torch.no_grad()
@@ -331,9 +331,9 @@ class RiskOperator(SymmetricOperator):
                     raise
                 reason = f"it cannot be recorded: {_first_line(error)}"
             self.fallback = Fallback("forward-over-reverse", reason)
-        return self._anew(index, columns, rows)
+        return self._unrecorded(index, columns, rows)
 
-    def _anew(self, index: int, columns: ParameterLayout, rows: ParameterLayout) -> Map:
+    def _unrecorded(self, index: int, columns: ParameterLayout, rows: ParameterLayout) -> Map:
         """A_b without a recording, row by row; by double backward if the model's code has no forward mode."""
         direct = _row_by_row(partial(self._direct, index, columns, rows))
         backward = partial(self._by_double_backward, index, columns, rows)
@@ -373,7 +373,7 @@ class RiskOperator(SymmetricOperator):
         """Memory that the recording uses in addition to the parameters and the data."""
         shared = {tensor.untyped_storage().data_ptr() for tensor in self._shared_tensors()}
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in program.constants}
-        return sum(storage.nbytes() for place, storage in storages.items() if place not in shared)
+        return sum(storage.nbytes() for address, storage in storages.items() if address not in shared)
 
     def _shared_tensors(self) -> Iterator[Tensor]:
         yield from self._point.values()

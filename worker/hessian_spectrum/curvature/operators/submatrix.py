@@ -37,7 +37,7 @@ class Submatrix(SymmetricOperator):
         self.precision_deviation: float | None = None
         self._whole, self._block = whole, block
         self._products: SymmetricOperator = whole if products is None else products
-        self._ranges = [place for name, place in _ranges(whole.layout).items() if name in names]
+        self._ranges = [columns for name, columns in _ranges(whole.layout).items() if name in names]
         if self.layout.dim == 0:
             raise InvalidProblemError(f"the parameters that match {block!r} hold no numbers")
 
@@ -80,10 +80,10 @@ class Submatrix(SymmetricOperator):
     def matmat(self, matrix: Tensor) -> Tensor:
         """S^T A S V (P, k)."""
         padded = matrix.new_zeros(self._whole.dim, matrix.shape[1])
-        for place, part in zip(self._ranges, self._split(matrix), strict=True):
-            padded[place] = part
+        for columns, part in zip(self._ranges, self._split(matrix), strict=True):
+            padded[columns] = part
         product = self._products.matmat(padded)
-        return torch.cat([product[place] for place in self._ranges])
+        return torch.cat([product[columns] for columns in self._ranges])
 
     def _split(self, matrix: Tensor) -> tuple[Tensor, ...]:
         return torch.split(matrix, self.layout.sizes)
