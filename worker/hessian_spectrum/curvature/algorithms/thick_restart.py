@@ -85,7 +85,7 @@ class ThickRestartLanczos(Method[SubspaceState, TopEigenpairs]):
         k, tolerance, dim = self.k, self.tolerance, problem.dim
         limit = max(1_000, 100 * k) if self.max_products is None else self.max_products
         if not 1 <= k <= dim or not 0 <= tolerance < math.inf or limit < k:
-            message = f"{k} of {dim} eigenpairs, tolerance {tolerance}, {limit} products: that cannot be"
+            message = f"invalid search: {k} of {dim} eigenpairs, tolerance {tolerance}, {limit} products"
             raise InvalidProblemError(message)
         if not 0 <= self.absolute_tolerance < math.inf:
             raise InvalidProblemError(f"the absolute tolerance must be 0 or more, not {self.absolute_tolerance}")
@@ -145,7 +145,7 @@ def _rows_and_block(dim: int, k: int, itemsize: int, memory_bytes: int | None) -
     rows = min(rows, affordable - block_size)
     if rows < min(dim, k + LEAST_ROWS):
         needed = (min(dim, k + LEAST_ROWS) + 1) * dim * itemsize
-        raise InvalidProblemError(f"{k} eigenpairs take at least {needed} bytes, and {memory_bytes} are allowed")
+        raise InvalidProblemError(f"{k} eigenpairs need at least {needed} bytes, but only {memory_bytes} are allowed")
     return rows, block_size
 
 

@@ -325,7 +325,7 @@ class RiskOperator(SymmetricOperator):
                 value, program = record(direct, vectors)
                 if _is_odd(program, vectors, value):
                     return program
-                reason = "its recording gave another product than forward over reverse"
+                reason = "its recording gives products that differ from those of forward over reverse"
             except (UnrecordableError, RuntimeError, NotImplementedError) as error:
                 if is_memory_error(error):
                     raise

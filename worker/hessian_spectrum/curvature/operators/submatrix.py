@@ -39,7 +39,7 @@ class Submatrix(SymmetricOperator):
         self._products: SymmetricOperator = whole if products is None else products
         self._ranges = [columns for name, columns in _ranges(whole.layout).items() if name in names]
         if self.layout.dim == 0:
-            raise InvalidProblemError(f"the parameters that match {block!r} hold no numbers")
+            raise InvalidProblemError(f"the parameters that match {block!r} have no entries")
 
     @property
     def dim(self) -> int:

@@ -81,7 +81,7 @@ class WindowBatches(Batches):
 
     def __init__(self, stream: TokenStream, batch_size: int | None, micro_batch_size: int | None) -> None:
         if batch_size is None:
-            raise InvalidProblemError("a token stream has no batch of all its windows: give batch_size")
+            raise InvalidProblemError("training on a token stream needs a batch_size")
         self._stream, self._batch_size, self._micro_batch_size = stream, batch_size, micro_batch_size
 
     def check(self, model: Model, loss: Loss) -> None:
