@@ -19,7 +19,14 @@ from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.malloc_trim import is_memory_error, release_freed_memory
 from hessian_spectrum.curvature.models.base import ColumnGroup, ParameterLayout, Parameters, column_groups, select
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.execution import Execution, MatmulPrecision, matmuls_in, reduced
+from hessian_spectrum.curvature.operators.execution import (
+    Execution,
+    MatmulPrecision,
+    compared_vectors,
+    deviation,
+    matmuls_in,
+    reduced,
+)
 from hessian_spectrum.curvature.operators.layered import LayeredAssembly
 from hessian_spectrum.curvature.operators.products import Fallback, Matrix, double_backward_product, product
 from hessian_spectrum.curvature.operators.recording import Map, Program, UnrecordableError, record
@@ -34,9 +41,6 @@ with warnings.catch_warnings():
 
 DEVIATION_MARGIN = 2
 """Factor by which the deviation of reduced products may be larger for vectors other than the measured ones."""
-
-COMPARED_VECTORS, COMPARED_NUMBERS = 16, 2**12
-"""Number of vectors for that measurement, and of entries that suffice; one short vector may not be typical."""
 
 SENSITIVITY_MARGIN = 4
 """Factor by which rounding may change a product more than a change of every parameter by one epsilon did."""
@@ -474,21 +478,6 @@ class _Unreduced(SymmetricOperator):
 
     def matmat(self, matrix: Tensor) -> Tensor:
         return self._reduced.direct_products(matrix.T.contiguous()).T
-
-
-def compared_vectors(rows: Tensor) -> Tensor:
-    """The rows (k, P), unless they are columns of the identity, and random ones; some multiple of k in all."""
-    dim, width = rows.shape[1], len(rows)
-    count = -(-min(COMPARED_VECTORS, -(-COMPARED_NUMBERS // dim)) // width) * width
-    generator = torch.Generator().manual_seed(0)
-    if int(rows[0].count_nonzero()) < 2:  # columns may be zero, and say nothing of the others
-        return torch.randn(count, dim, generator=generator).to(rows)
-    return torch.cat([rows, torch.randn(count - width, dim, generator=generator).to(rows)])
-
-
-def deviation(products: Tensor, difference: Tensor) -> float:
-    """Relative deviation ||(A' - A) V|| / ||A V||, for arrays of any shape."""
-    return float(difference.norm() / products.norm()) if products.any() else 0.0
 
 
 def _is_odd(program: Program, rows: Tensor, value: Tensor) -> bool:
