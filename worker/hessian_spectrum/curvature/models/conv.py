@@ -56,12 +56,16 @@ class Conv(Model):
     def __post_init__(self) -> None:
         counts = (*self.channels, self.kernel_size, self.stride, self.image_size, self.num_classes)
         if not self.channels or min(counts) < 1:
-            raise InvalidProblemError("a conv net needs at least one convolution, and every count to be at least 1")
+            raise InvalidProblemError(
+                "a conv network needs at least one convolution, and every count must be at least 1"
+            )
         if self.kernel_size % 2 == 0:
             raise InvalidProblemError(f"the kernel's edge must be odd, not {self.kernel_size}")
         activation_named(self.activation, self.negative_slope)
         if min(self.edges) < 1:
-            raise InvalidProblemError(f"{len(self.channels)} poolings leave nothing of {self.image_size} pixels")
+            raise InvalidProblemError(
+                f"no pixel of {self.image_size} is left after {len(self.channels)} convolutions and poolings"
+            )
 
     @property
     def num_outputs(self) -> int:
