@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hessian_spectrum.storage.job_checkpoints import CheckpointDamagedError, CheckpointStore, JobCheckpoints
+from hessian_spectrum.storage.job_files import CheckpointDamagedError, CheckpointStore, JobCheckpoints
 from hessian_spectrum.storage.local_directory import LocalDirectory
 
 PIECES = [bytes([value]) * 1000 for value in range(4)]

@@ -12,9 +12,9 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.jobs.record import Lease, QuotaError, Quotas
 from hessian_spectrum.jobs.scripts import STORED_BYTES, NewJob
 from hessian_spectrum.jobs.store import CachedResult, JobStore, UnknownJobError
-from hessian_spectrum.storage import disk
+from hessian_spectrum.storage import blob_store
+from hessian_spectrum.storage.job_files import LARGE_REQUEST_BYTES, RequestDamagedError, RequestFiles
 from hessian_spectrum.storage.local_directory import LocalDirectory
-from hessian_spectrum.storage.request_files import LARGE_REQUEST_BYTES, RequestDamagedError, RequestFiles
 
 LARGE = '{"x": "%s"}' % (LARGE_REQUEST_BYTES * "ä")
 ANNA, BOB = "a" * 12, "b" * 12
@@ -101,7 +101,7 @@ def test_a_damaged_file_is_none(store: JobStore, tmp_path: Path) -> None:
 def test_a_full_disk_takes_no_job(
     store: JobStore, redis_client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "LEAST_FREE_BYTES", 2**62)
+    monkeypatch.setattr(blob_store, "LEAST_FREE_BYTES", 2**62)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         store.create("spectrum", LARGE, {})
     assert redis_client.keys("spectrum:job:*") == []

@@ -9,7 +9,7 @@ from redis.client import Pipeline
 
 from hessian_spectrum.jobs.scripts import IDENTITY, IDENTITY_OFFER, JOB, RESULTS, run_script
 from hessian_spectrum.storage.blob_store import BlobNotFoundError, BlobStore
-from hessian_spectrum.storage.job_checkpoints import CheckpointStore
+from hessian_spectrum.storage.job_files import CheckpointStore
 from hessian_spectrum.storage.results import ResultStore
 
 _FILE = "identity"

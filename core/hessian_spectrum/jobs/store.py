@@ -39,7 +39,7 @@ from hessian_spectrum.jobs.scripts import (
     index_key,
 )
 from hessian_spectrum.jobs.scripts import idempotency_key as redis_key_of
-from hessian_spectrum.storage.request_files import LARGE_REQUEST_BYTES, RequestFiles
+from hessian_spectrum.storage.job_files import LARGE_REQUEST_BYTES, RequestFiles
 
 _MAX_LOOKED_AT = 100
 """Oldest queued jobs whose message may be lost, while other messages wait."""

@@ -1,16 +1,26 @@
-"""The artifact store: uploaded files, immutable, each in one form of ours and named by the SHA-256 of its content."""
+"""The artifact store: uploaded files, immutable and named by the SHA-256 of their content, and who owns them."""
 
 import hashlib
 import re
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import BinaryIO
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, ArtifactError, StoredArray, TokenArtifact
-from hessian_spectrum.storage.array_files import Arrays, described, read_header, safetensors_pieces
+from hessian_spectrum.storage.artifact_files import (
+    Arrays,
+    Blocks,
+    Tokens,
+    counted,
+    described,
+    mapped,
+    npy_pieces,
+    num_tokens_of,
+    read_header,
+    safetensors_pieces,
+)
 from hessian_spectrum.storage.blob_store import DIGEST, BlobInfo, BlobNotFoundError, BlobStore
-from hessian_spectrum.storage.token_files import Blocks, Tokens, counted, mapped, npy_pieces, num_tokens_of
 
 _NAME = re.compile(r"[0-9a-f]{2}/[^/]+")
 _ARRAYS = ".safetensors"
@@ -197,3 +207,46 @@ def _id(info: BlobInfo) -> str:
 
 def _place(info: BlobInfo) -> str:
     return f"{info.modified_ns // 1000:016x}{_id(info)[:16]}"
+
+
+NOBODY = "nobody"
+"""Owner of what is uploaded where no key is needed."""
+
+
+class ArtifactOwners:
+    """Several may own the same file: it goes with the last of them.
+
+    Args:
+        blobs: Where the marks are kept, at `OWNER/ARTIFACT`.
+    """
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+
+    def settled(self) -> AbstractContextManager[None]:
+        """Nobody becomes or ceases to be an owner meanwhile, in whatever process."""
+        return self._blobs.lock("lock")
+
+    def add(self, owner: str, artifact_id: str) -> bool:
+        """Make somebody an owner; False if they were before."""
+        return self._blobs.put(f"{owner}/{artifact_id}", b"", use_reserve=True)
+
+    def remove(self, owner: str, artifact_id: str) -> None:
+        """Make somebody an owner no more."""
+        self._blobs.delete(f"{owner}/{artifact_id}")
+
+    def owns(self, owner: str, artifact_id: str) -> bool:
+        """Whether the artifact is theirs, too."""
+        try:
+            self._blobs.stat(f"{owner}/{artifact_id}")
+        except BlobNotFoundError:
+            return False
+        return True
+
+    def owners(self, artifact_id: str) -> list[str]:
+        """All whose it is."""
+        return [owner for owner in self._blobs.folders() if self.owns(owner, artifact_id)]
+
+    def artifacts(self, owner: str) -> set[str]:
+        """Ids of all that is theirs."""
+        return {info.name.rpartition("/")[2] for info in self._blobs.list(f"{owner}/")}

@@ -1,5 +1,6 @@
 """The interface under everything that is kept as files, whatever keeps them."""
 
+import errno
 import hashlib
 import io
 import os
@@ -10,7 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self, cast
 
-from hessian_spectrum.storage.disk import require_room
+LEAST_FREE_BYTES = 256 * 2**20
+"""With less, the disk counts as full. The rest is for Redis, which keeps accepted jobs, may write to the same disk, and
+ends where there is no room."""
+
+
+def require_room(place: Path | int, num_bytes: int) -> None:
+    """Make sure that the disk of a path, or of an open file, takes so many bytes and still does not count as full.
+
+    Raises:
+        OSError: ENOSPC.
+    """
+    disk = os.statvfs(place)
+    if disk.f_bavail * disk.f_frsize - num_bytes < LEAST_FREE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 """A SHA-256 as it appears in names."""

@@ -19,8 +19,13 @@ from urllib.parse import urlsplit
 from botocore.exceptions import BotoCoreError, ClientError
 from s3fs import S3FileSystem
 
-from hessian_spectrum.storage.blob_store import BlobInfo, BlobNotFoundError, Draft, StorageUnavailableError
-from hessian_spectrum.storage.disk import require_room
+from hessian_spectrum.storage.blob_store import (
+    BlobInfo,
+    BlobNotFoundError,
+    Draft,
+    StorageUnavailableError,
+    require_room,
+)
 
 _DRAFT = "draft-"
 _CACHE = "object-store-cache"

@@ -1,17 +1,19 @@
 """The result store: immutable documents, each named by its SHA-256, with the arrays that belong to them."""
 
 import hashlib
+import struct
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hessian_spectrum.storage.blob_store import DIGEST, BlobInfo, BlobNotFoundError, BlobStore, Draft, sha256_of
-from hessian_spectrum.storage.npz_members import mapped_member
 
 _CHUNK_BYTES = 2**20
 _SECONDS_BETWEEN_FOLDERS = 0.002
@@ -190,3 +192,29 @@ def _checked_pieces(file: BinaryIO, sha256: str) -> Iterator[bytes]:
                 raise ResultDamagedError(f"{file.name} is damaged")
             yield piece
             piece = following
+
+
+_LOCAL_HEADER_BYTES = 30
+_LENGTHS_AT = 26
+"""Where a local header says how long the name and the extra field are that follow it."""
+
+
+def mapped_member(path: Path, name: str) -> NDArray[Any]:
+    """An array of an npz file as `np.savez` writes it, uncompressed.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        KeyError: It has no such array.
+        ValueError: The array is compressed, or holds objects.
+    """
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        member = archive.getinfo(f"{name}.npy")
+        file.seek(member.header_offset)
+        lengths = struct.unpack_from("<HH", file.read(_LOCAL_HEADER_BYTES), _LENGTHS_AT)
+        file.seek(sum(lengths), 1)
+        if member.compress_type != zipfile.ZIP_STORED or np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{name} cannot be mapped")
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds objects")
+        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")

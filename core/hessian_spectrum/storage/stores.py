@@ -7,12 +7,10 @@ from pathlib import Path
 
 import redis
 
-from hessian_spectrum.storage.artifact_owners import ArtifactOwners
-from hessian_spectrum.storage.artifacts import ArtifactStore
+from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore
 from hessian_spectrum.storage.blob_store import BlobStore
-from hessian_spectrum.storage.job_checkpoints import CheckpointStore
+from hessian_spectrum.storage.job_files import CheckpointStore, RequestFiles
 from hessian_spectrum.storage.local_directory import LocalDirectory
-from hessian_spectrum.storage.request_files import RequestFiles
 from hessian_spectrum.storage.results import ResultStore
 
 _LOCK_SECONDS = 300.0

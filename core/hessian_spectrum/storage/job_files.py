@@ -1,15 +1,93 @@
-"""Checkpoints of jobs: immutable pieces, each named by its SHA-256, and documents that say which."""
+"""Files of jobs that have not ended: large requests, and checkpoints."""
 
 import contextlib
 import hashlib
 import json
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from hessian_spectrum.storage.blob_store import BlobNotFoundError, BlobStore, StorageUnavailableError
+
+LARGE_REQUEST_BYTES = 2**16
+"""A longer request is a file; what is shorter is as well off in Redis, which writes it to a disk, too."""
+
+ABANDONED_SECONDS = 6 * 3600.0
+"""Far longer than it takes from writing a request to writing the record of its job."""
+
+_REQUEST_JOB_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class RequestDamagedError(OSError):
+    """The file of a request is missing, or does not have the content that the record of its job promises."""
+
+
+class RequestFiles:
+    """Requests by the id of their job; every process of a deployment sees the same ones.
+
+    A file belongs to one job alone, so that nobody else needs it when the job has ended.
+
+    Args:
+        blobs: Where they are kept, at `JOB.json`.
+    """
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+
+    def write(self, job_id: str, text: str) -> None:
+        """Keep a request for good; it can be read when this returns.
+
+        Raises:
+            OSError: If the disk is full, for one; then nothing is left.
+        """
+        self._blobs.put(_request_name(job_id), text.encode(), overwrite=True)
+
+    def holds(self, job_id: str) -> bool:
+        """Whether the file is there."""
+        try:
+            self._blobs.stat(_request_name(job_id))
+        except BlobNotFoundError:
+            return False
+        return True
+
+    def read(self, job_id: str, sha256: str) -> str:
+        """The request of a job.
+
+        Raises:
+            RequestDamagedError: The file of the request is missing or damaged.
+        """
+        try:
+            content = self._blobs.read(_request_name(job_id))
+        except BlobNotFoundError:
+            raise RequestDamagedError(f"the request of job {job_id} is missing") from None
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise RequestDamagedError(f"the request of job {job_id} is damaged")
+        return content.decode()
+
+    def discard(self, job_id: str) -> None:
+        """Remove the file, if it can be done; nothing happens if there is none."""
+        with contextlib.suppress(OSError):
+            self._blobs.delete(_request_name(job_id))
+
+    def job_ids(self, least_age_seconds: float) -> list[str]:
+        """Jobs whose requests were written so long ago; what was left half written hours ago is removed."""
+        self._blobs.remove_abandoned_drafts(ABANDONED_SECONDS)
+        found = []
+        for info in self._blobs.list():
+            job_id = info.name.removesuffix(".json")
+            if time.time() - info.modified_at >= least_age_seconds and _REQUEST_JOB_ID.fullmatch(job_id):
+                found.append(job_id)
+        return sorted(found)
+
+
+def _request_name(job_id: str) -> str:
+    if not _REQUEST_JOB_ID.fullmatch(job_id):
+        raise RequestDamagedError(f"{job_id!r} is no id of a job")
+    return f"{job_id}.json"
+
 
 _JOB_ID = re.compile(r"[0-9a-zA-Z-]{1,64}")
 _DOCUMENT = re.compile(r"checkpoint-(\d{8})\.json")
@@ -97,7 +175,7 @@ class JobCheckpoints:
         content = json.dumps({"pieces": sorted(pieces), "document": document}, allow_nan=False).encode()
         sealed = hashlib.sha256(content).hexdigest().encode() + b"\n" + content
         number = max(numbers, default=0) + 1
-        self._blobs.put(self._own + _name(number), sealed, overwrite=True, use_reserve=True)
+        self._blobs.put(self._own + _document_name(number), sealed, overwrite=True, use_reserve=True)
         self._remove_old([*numbers, number])
 
     def remove_rest(self) -> None:
@@ -155,7 +233,7 @@ class JobCheckpoints:
         needed: set[str] = set()
         for number in numbers[-NUM_KEPT:]:
             with contextlib.suppress(CheckpointDamagedError):
-                needed.update({_name(number), *self._document(self._own, number)["pieces"]})
+                needed.update({_document_name(number), *self._document(self._own, number)["pieces"]})
         for name in list(self._names(self._own)):
             if name not in needed:
                 self._blobs.delete(self._own + name)
@@ -172,9 +250,9 @@ class JobCheckpoints:
         return (info.name.removeprefix(folder) for info in self._blobs.list(folder))
 
     def _document(self, folder: str, number: int) -> dict[str, Any]:
-        digest, _, content = _read(self._blobs, folder + _name(number)).partition(b"\n")
+        digest, _, content = _read_blob(self._blobs, folder + _document_name(number)).partition(b"\n")
         if hashlib.sha256(content).hexdigest().encode() != digest:
-            raise CheckpointDamagedError(f"{_name(number)} is damaged")
+            raise CheckpointDamagedError(f"{_document_name(number)} is damaged")
         return dict(json.loads(content))
 
 
@@ -184,13 +262,13 @@ class _Reader:
     folder: str
 
     def __call__(self, digest: str) -> bytes:
-        content = _read(self.blobs, self.folder + digest)
+        content = _read_blob(self.blobs, self.folder + digest)
         if hashlib.sha256(content).hexdigest() != digest:
             raise CheckpointDamagedError(f"{digest} is damaged")
         return content
 
 
-def _read(blobs: BlobStore, name: str) -> bytes:
+def _read_blob(blobs: BlobStore, name: str) -> bytes:
     try:
         return blobs.read(name)
     except StorageUnavailableError:  # says nothing about the file: work that may be there is not given up
@@ -199,7 +277,7 @@ def _read(blobs: BlobStore, name: str) -> bytes:
         raise CheckpointDamagedError(f"{name.rpartition('/')[2]}: {error.strerror or 'it is missing'}") from None
 
 
-def _name(number: int) -> str:
+def _document_name(number: int) -> str:
     return f"checkpoint-{number:08d}.json"
 
 
