@@ -18,7 +18,7 @@ LIGHT_MODULES = [
     "hessian_spectrum.api_schemas.spectrum",
     "hessian_spectrum.planning.memory",
     "hessian_spectrum.planning.seconds",
-    "hessian_spectrum.quadrature.cumulative",
+    "hessian_spectrum.quadrature.curves",
     "hessian_spectrum.service.serialization.resmooth",
     "hessian_spectrum.jobs.store",
     "hessian_spectrum.checkpoints.directory",
