@@ -3,9 +3,8 @@
 import re
 
 from hessian_spectrum.api_schemas.checkpoints import CausalLmCheckpoint, CheckpointError, DecoderSizes
-from hessian_spectrum.checkpoints.checkpoint import Checkpoint
+from hessian_spectrum.checkpoints.checkpoint import FLOATS, Checkpoint, Tensors
 from hessian_spectrum.checkpoints.configuration import FILE, Configuration, UnknownSizeError, check_plain, count, shown
-from hessian_spectrum.checkpoints.weights import FLOATS, Tensors
 
 OUTPUT_LAYERS = ("lm_head.weight", "embed_out.weight")
 

@@ -24,13 +24,10 @@ from hessian_spectrum.api_schemas.checkpoints import (
 from hessian_spectrum.api_schemas.models import Gpt2
 from hessian_spectrum.api_schemas.parameter_shapes import parameter_shapes
 from hessian_spectrum.checkpoints.causal_lm import causal_lm_fields
-from hessian_spectrum.checkpoints.checkpoint import Checkpoint
+from hessian_spectrum.checkpoints.checkpoint import Checkpoint, CheckpointFiles, is_pytorch, num_header_bytes
 from hessian_spectrum.checkpoints.configuration import FILE, UnknownSizeError
-from hessian_spectrum.checkpoints.digest import Digests
-from hessian_spectrum.checkpoints.files import CheckpointFiles, is_pytorch
+from hessian_spectrum.checkpoints.file_cache import Digests, Readings, State, state
 from hessian_spectrum.checkpoints.gpt2 import MODEL_TYPE, OtherOptionError, gpt2_fields
-from hessian_spectrum.checkpoints.readings import Readings, State, state
-from hessian_spectrum.checkpoints.weights import num_header_bytes
 
 T = TypeVar("T")
 

@@ -1,14 +1,59 @@
-"""What was read from the files of a directory, kept as long as none of them changes."""
+"""What was read of files, kept as long as they do not change: their SHA-256, and what a directory holds."""
 
+import hashlib
 import os
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from hessian_spectrum.api_schemas.checkpoints import CheckpointError
-from hessian_spectrum.checkpoints.digest import Identity, identity
+
+Identity = tuple[int, ...]
+
+KnownDigest = tuple[str, Sequence[int], str]
+"""Path of a file, its identity and its SHA-256, as JSON can hold them."""
+
+
+def identity(path: Path) -> Identity:
+    """Changes when the file does: device, inode, size, times of change in nanoseconds."""
+    found = path.stat()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+class Digests:
+    """Remembers the digests of files; may be asked from several threads."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[Identity, str]] = {}
+        self._lock = threading.Lock()
+
+    def of(self, files: Iterable[tuple[str, Path]]) -> str:
+        """Digest of what `sha256sum` prints of the files, given by name and path.
+
+        Raises:
+            OSError: A file cannot be read or written.
+        """
+        lines = (f"{self._of_file(path)}  {name}\n" for name, path in files)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def known(self) -> list[KnownDigest]:
+        """Those that were taken, for another process."""
+        return [(str(path), found, sha256) for path, (found, sha256) in list(self._known.items())]
+
+    def learn(self, known: Iterable[KnownDigest]) -> None:
+        """Believe what another process has taken, of files that do not change from then on."""
+        self._known |= {Path(path): (tuple(found), sha256) for path, found, sha256 in known}
+
+    def _of_file(self, path: Path) -> str:
+        with self._lock:  # who comes second waits for the first, and then has it for nothing
+            now, known = identity(path), self._known.get(path)
+            if known is None or known[0] != now:
+                with path.open("rb") as file:
+                    known = self._known[path] = (now, hashlib.file_digest(file, "sha256").hexdigest())
+            return known[1]
+
 
 T = TypeVar("T")
 
