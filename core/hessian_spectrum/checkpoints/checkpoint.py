@@ -22,7 +22,7 @@ _NAME = re.compile(CHECKPOINT_NAME)
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """Reads nothing outside of the models directory `root`, wherever symbolic links lead."""
+    """The files of one checkpoint; none outside of the models directory is read, wherever symbolic links lead."""
 
     name: str
     root: Path  # resolved
@@ -30,7 +30,19 @@ class CheckpointFiles:
 
     @classmethod
     def of(cls, root: Path, name: str) -> "CheckpointFiles":
-        """Raises:  UnknownCheckpointError; CheckpointError if the name leads out of the models directory."""
+        """Locate the directory of a checkpoint.
+
+        Args:
+            root: The models directory, resolved.
+            name: Name of the checkpoint.
+
+        Returns:
+            Its files.
+
+        Raises:
+            UnknownCheckpointError: There is no directory of this name.
+            CheckpointError: The name leads out of the models directory, or is that of a file.
+        """
         if not _NAME.fullmatch(name):
             raise UnknownCheckpointError("no checkpoint can have this name")
         path = _inside(root, root / name)
@@ -41,11 +53,21 @@ class CheckpointFiles:
         return cls(name, root, path)
 
     def names(self) -> list[str]:
-        """Of all that lies in the directory."""
+        """Names of all files in the directory, sorted."""
         return sorted(os.listdir(self.path))
 
     def file(self, name: str) -> Path:
-        """Raises:  CheckpointError if there is no such file, or it lies outside of the models directory."""
+        """Resolve a file of the checkpoint.
+
+        Args:
+            name: Name of the file.
+
+        Returns:
+            Its resolved path.
+
+        Raises:
+            CheckpointError: There is no such file, or it lies outside of the models directory.
+        """
         path = _inside(self.root, self.path / name)
         if not path.is_file():  # nor a pipe, which would never end
             raise CheckpointError(f"has no file {name}")
@@ -56,7 +78,7 @@ PYTORCH_CHECKPOINT = "a PyTorch checkpoint: convert it with `spectrum-server con
 
 
 def is_pytorch(path: Path) -> bool:
-    """Whether it is called as files are that only torch reads."""
+    """Whether a file has the suffix of files that only torch reads."""
     return path.suffix in (".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -77,10 +99,16 @@ _LEADING = re.compile(r"^(module\.)+")
 
 
 def without_wrappers(tensors: Mapping[str, T]) -> dict[str, T]:
-    """The same by plain names: `_orig_mod.` is taken off wherever it stands, `module.` at the beginning.
+    """Rename tensors to their plain names: without `_orig_mod.` anywhere, and without `module.` at the beginning.
+
+    Args:
+        tensors: Values by the names in the files.
+
+    Returns:
+        The same values by plain names.
 
     Raises:
-        CheckpointError: If two names are the same then.
+        CheckpointError: Two tensors have the same plain name.
     """
     found: dict[str, T] = {}
     for name, tensor in tensors.items():
@@ -107,7 +135,7 @@ _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.safetensors")
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies."""
+    """A tensor of a safetensors file: where it is stored, its shape and its type."""
 
     file: Path
     name: str
@@ -119,7 +147,13 @@ Tensors = dict[str, StoredTensor]
 
 
 def weight_files(files: CheckpointFiles) -> list[str]:
-    """Names of the files with weights, and of their index if there are several.
+    """List the files that hold weights.
+
+    Args:
+        files: Files of the checkpoint.
+
+    Returns:
+        Names of the safetensors files, preceded by that of their index if there is one.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
@@ -136,10 +170,16 @@ def weight_files(files: CheckpointFiles) -> list[str]:
 
 
 def stored_tensors(files: CheckpointFiles) -> Tensors:
-    """Every tensor by its name in the files.
+    """Read the headers of all files with weights.
+
+    Args:
+        files: Files of the checkpoint.
+
+    Returns:
+        Every tensor by its name in the files.
 
     Raises:
-        CheckpointError: If a file is damaged or no safetensors, or index and files disagree.
+        CheckpointError: A file is damaged or is not a safetensors file, or index and files disagree.
         OSError: A file cannot be read or written.
     """
     names = weight_files(files)
@@ -155,7 +195,13 @@ def stored_tensors(files: CheckpointFiles) -> Tensors:
 
 
 def num_header_bytes(files: CheckpointFiles) -> int:
-    """Bytes of the headers of all files with weights, which name every tensor.
+    """Measure the headers of all files with weights, which name every tensor.
+
+    Args:
+        files: Files of the checkpoint.
+
+    Returns:
+        The sum of their bytes.
 
     Raises:
         CheckpointError: The checkpoint cannot be used.
@@ -171,7 +217,7 @@ def _header_bytes(path: Path) -> int:
 
 
 def _index(files: CheckpointFiles) -> dict[str, str]:
-    """Name of the file of each tensor."""
+    """Name of the file that holds each tensor."""
     with files.file(INDEX).open("rb") as file:
         content = file.read(MAX_INDEX_BYTES + 1)
     try:
@@ -201,7 +247,7 @@ def _header(name: str, path: Path) -> Tensors:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What its files say; whether that is a model that can be loaded, its readers decide."""
+    """The content of a checkpoint's files; readers decide whether it is a model that can be loaded."""
 
     files: CheckpointFiles
     configuration: Configuration
@@ -210,13 +256,25 @@ class Checkpoint:
 
     @classmethod
     def read(cls, files: CheckpointFiles, digests: Digests) -> "Checkpoint":
-        """Raises:  CheckpointError; OSError."""
+        """Read the configuration and the headers of a checkpoint.
+
+        Args:
+            files: Its files.
+            digests: Digests of files that are known already.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be used.
+            OSError: A file cannot be read.
+        """
         fields = read_configuration(files.file(FILE))
         return cls(files, fields, without_wrappers(stored_tensors(files)), digests)
 
     @property
     def sha256(self) -> str:
-        """Of all files that a model is loaded from.
+        """SHA-256 of all files that a model is loaded from.
 
         Raises:
             CheckpointError: The checkpoint cannot be used.

@@ -39,12 +39,14 @@ _MOST_DESCRIBED, _MOST_KEPT = 1000, 8
 
 
 class ModelsDirectory:
-    """Checkpoints by name; a `CheckpointCatalog`.
+    """The checkpoints in a directory, by name; a `CheckpointCatalog`.
 
     Args:
-        path: None: this server has none.
-        verdicts: What workers found of them; None: nothing.
-    Attributes:  digests of their files, which take minutes where those are large.
+        path: The directory; None: this server has none.
+        verdicts: Verdicts of workers on the checkpoints; None: there are none.
+
+    Attributes:
+        digests: Digests of files, which take minutes to compute for large files.
     """
 
     def __init__(self, path: Path | None, verdicts: Verdicts | None = None) -> None:
@@ -57,10 +59,13 @@ class ModelsDirectory:
         self._causal_lm: Readings[CausalLmCheckpoint] = Readings(_MOST_KEPT)
 
     def names(self) -> list[str]:
-        """Of everything that looks like a checkpoint, whether or not it can be loaded.
+        """List everything that looks like a checkpoint, whether or not it can be loaded.
+
+        Returns:
+            The names, sorted.
 
         Raises:
-            CheckpointError: If the directory cannot be read.
+            CheckpointError: The directory cannot be read.
         """
         if self.path is None:
             return []
@@ -68,17 +73,23 @@ class ModelsDirectory:
             return sorted(_checkpoint_names(self.path))
 
     def open(self, name: str) -> Checkpoint:
-        """The checkpoint of this name.
+        """Read the configuration and headers of a checkpoint.
+
+        Args:
+            name: Name of the checkpoint.
+
+        Returns:
+            The checkpoint.
 
         Raises:
             UnknownCheckpointError: There is no such checkpoint.
-            CheckpointError: If it cannot be read.
+            CheckpointError: It cannot be read.
         """
         with _readable():
             return Checkpoint.read(self._files(name), self.digests)
 
     def num_header_bytes(self, name: str) -> int:
-        """How long the lists of the checkpoint's tensors are; 0 where there is none that could be read."""
+        """Bytes of the headers of a checkpoint's files; 0 where none can be read."""
         try:
             with _readable():
                 return num_header_bytes(self._files(name))
@@ -86,7 +97,17 @@ class ModelsDirectory:
             return 0
 
     def gpt2(self, name: str) -> Gpt2Checkpoint:
-        """Raises:  CheckpointError."""
+        """Derive from a checkpoint what it decides of a request's `gpt2` model.
+
+        Args:
+            name: Name of the checkpoint.
+
+        Returns:
+            The fields of the model.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be used.
+        """
         fields = self._read(name, gpt2_fields, self._gpt2)
         self._verdict(fields.checkpoint_sha256, "gpt2")
         return fields
@@ -103,7 +124,7 @@ class ModelsDirectory:
             raise CheckpointError(f"{error}, and no worker has found it out yet; see /v1/models") from None
 
     def verdicts(self, name: str) -> dict[str, CheckpointVerdict]:
-        """What workers found of the checkpoint, under "kind sha256"; nothing of one that cannot be read."""
+        """Verdicts of workers on a checkpoint, by "kind sha256"; empty where the checkpoint cannot be read."""
         with suppress(CheckpointError):
             # as it was described, maybe by another process: of very many tensors it takes long to read the names
             sha256 = self._read(name, lambda checkpoint: _described(name, checkpoint), self._described).sha256 or ""
@@ -112,13 +133,19 @@ class ModelsDirectory:
         return {}
 
     def with_verdicts(self, verdicts: Verdicts) -> "ModelsDirectory":
-        """The same directory, with all that was read of it, and other verdicts."""
+        """The same directory with everything that was read of it, and other verdicts."""
         other = copy(self)
         other._verdicts = verdicts
         return other
 
     def describe(self, name: str) -> LoadableModel:
-        """The checkpoint of this name, or why it cannot be loaded.
+        """Describe a checkpoint.
+
+        Args:
+            name: Name of the checkpoint.
+
+        Returns:
+            The checkpoint as a model that can be loaded, or the reason why it cannot.
 
         Raises:
             UnknownCheckpointError: There is no such checkpoint.
@@ -132,7 +159,13 @@ class ModelsDirectory:
         return self._judged(found)
 
     def is_described(self, name: str) -> bool:
-        """Whether it is known what `describe` says of this name, as its files are now.
+        """Tell whether `describe` answers from the cache.
+
+        Args:
+            name: Name of the checkpoint.
+
+        Returns:
+            Whether the checkpoint was described since its files last changed.
 
         Raises:
             CheckpointError: The checkpoint cannot be used.
@@ -141,7 +174,13 @@ class ModelsDirectory:
             return self._described.holds(name, self._files(name).path)
 
     def state(self, name: str) -> State:
-        """Changes when a file of the checkpoint does.
+        """Identify the state of a checkpoint's files.
+
+        Args:
+            name: Name of the checkpoint.
+
+        Returns:
+            A value that changes when one of the files does.
 
         Raises:
             CheckpointError: The checkpoint cannot be used.
@@ -150,14 +189,17 @@ class ModelsDirectory:
             return state(self._files(name).path)
 
     def remember(self, name: str, of: State, found: LoadableModel) -> None:
-        """Say the same of this name as another process did of its files in this state."""
+        """Store the description that another process made of a checkpoint whose files were in this state."""
         self._described.put(name, of, found)
 
     def describe_all(self) -> list[LoadableModel]:
-        """Every checkpoint, by name.
+        """Describe every checkpoint.
+
+        Returns:
+            The descriptions, sorted by name.
 
         Raises:
-            CheckpointError: If the directory cannot be read.
+            CheckpointError: The directory cannot be read.
         """
         found = []
         for name in self.names():

@@ -17,33 +17,39 @@ KnownDigest = tuple[str, Sequence[int], str]
 
 
 def identity(path: Path) -> Identity:
-    """Changes when the file does: device, inode, size, times of change in nanoseconds."""
+    """Device, inode, size and times of change in nanoseconds, which change when the file does."""
     found = path.stat()
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 class Digests:
-    """Remembers the digests of files; may be asked from several threads."""
+    """Cache of the digests of files; safe to use from several threads."""
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[Identity, str]] = {}
         self._lock = threading.Lock()
 
     def of(self, files: Iterable[tuple[str, Path]]) -> str:
-        """Digest of what `sha256sum` prints of the files, given by name and path.
+        """Compute one digest of several files.
+
+        Args:
+            files: Name and path of each file.
+
+        Returns:
+            The SHA-256 of what `sha256sum` prints for these files.
 
         Raises:
-            OSError: A file cannot be read or written.
+            OSError: A file cannot be read.
         """
         lines = (f"{self._of_file(path)}  {name}\n" for name, path in files)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def known(self) -> list[KnownDigest]:
-        """Those that were taken, for another process."""
+        """All digests in the cache, in a form for another process."""
         return [(str(path), found, sha256) for path, (found, sha256) in list(self._known.items())]
 
     def learn(self, known: Iterable[KnownDigest]) -> None:
-        """Believe what another process has taken, of files that do not change from then on."""
+        """Add digests that another process computed; each counts as long as its file does not change."""
         self._known |= {Path(path): (tuple(found), sha256) for path, found, sha256 in known}
 
     def _of_file(self, path: Path) -> str:
@@ -61,7 +67,11 @@ State = tuple[tuple[str, Identity | None], ...]
 
 
 class Readings(Generic[T]):
-    """By name, the last `number` that were asked for; errors are kept, too. May be asked from several threads."""
+    """Cache of what was read of directories, errors included; safe to use from several threads.
+
+    Args:
+        number: Number of names that are remembered, of which the least recently used is dropped first.
+    """
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -70,25 +80,40 @@ class Readings(Generic[T]):
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def holds(self, name: str, directory: Path) -> bool:
-        """Whether it was read as the files are now.
+        """Tell whether the cache has a current value.
+
+        Args:
+            name: Name of the value.
+            directory: Directory that it was read from.
+
+        Returns:
+            Whether it was read since the files of the directory last changed.
 
         Raises:
-            OSError: A file cannot be read or written.
+            OSError: The directory cannot be read.
         """
         known = self._known.get(name)
         return known is not None and known[0] == state(directory)
 
     def put(self, name: str, of: State, value: T) -> None:
-        """Keep what another process read of files in this state."""
+        """Store what another process read when the files were in this state."""
         with self._locks[name]:
             self._keep(name, (of, value))
 
     def of(self, name: str, directory: Path, read: Callable[[], T]) -> T:
-        """What `read` gives, or gave when the files of the directory were what they are now.
+        """Return the value of a name, and read it first where the cache has no current one.
+
+        Args:
+            name: Name of the value.
+            directory: Directory that it is read from.
+            read: Reads it.
+
+        Returns:
+            What `read` returns, or returned when the files of the directory were in their present state.
 
         Raises:
-            CheckpointError: The same one again.
-            OSError: A file cannot be read or written.
+            CheckpointError: Reading raises it, or raised it for the present state.
+            OSError: A file cannot be read.
         """
         with self._locks[name]:  # who comes second waits for the first, and then has it for nothing
             now = state(directory)
@@ -116,10 +141,16 @@ def _outcome(read: Callable[[], T]) -> T | CheckpointError:
 
 
 def state(directory: Path) -> State:
-    """Changes when a file of the directory does.
+    """Identify the state of the files in a directory.
+
+    Args:
+        directory: The directory.
+
+    Returns:
+        A value that changes when a file of the directory does.
 
     Raises:
-        OSError: A file cannot be read or written.
+        OSError: The directory cannot be read.
     """
     return tuple((name, _identity(directory / name)) for name in sorted(os.listdir(directory)))
 

@@ -48,7 +48,13 @@ class JobCounters:
 
 
 def read_counters(client: redis.Redis) -> JobCounters:
-    """The counters at this moment.
+    """Read all counters at one moment.
+
+    Args:
+        client: Client of Redis.
+
+    Returns:
+        The counters.
 
     Raises:
         RedisError: Redis does not answer.

@@ -35,7 +35,7 @@ class JobIndex:
         size: int,
         after: str | None = None,
     ) -> list[JobRecord]:
-        """A page of jobs, newest first.
+        """List a page of jobs, newest first.
 
         Args:
             state: State of the jobs; None: any.
@@ -43,6 +43,9 @@ class JobIndex:
             owner: Owner of the jobs; None: any.
             size: Number of jobs at most.
             after: Id of the last job of the previous page.
+
+        Returns:
+            Their records.
         """
         index = index_key(state or "all", owner)
         ids = self._newest_first(index, after, size)

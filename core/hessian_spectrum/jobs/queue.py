@@ -60,7 +60,7 @@ def celery_app(redis_url: str) -> Celery:
 
 
 def job_of_message(text: str) -> str:
-    """The id that a message in Redis carries; empty if it is none of ours."""
+    """Id of the job in a message of Redis; empty if it is not a message of `JobQueue`."""
     try:
         arguments, *_ = json.loads(base64.b64decode(json.loads(text)["body"]))
         return str(arguments[0])
@@ -80,8 +80,11 @@ class JobQueue:
     def publish(self, job_id: str) -> None:
         """Send the id to the workers; a second message for the same job does no harm.
 
+        Args:
+            job_id: Id of the job.
+
         Raises:
-            kombu.exceptions.OperationalError: If the broker cannot be reached.
+            kombu.exceptions.OperationalError: The broker cannot be reached.
         """
         try:
             self._send(job_id)
@@ -94,10 +97,10 @@ class JobQueue:
         self._app.send_task(RUN_JOB, args=[job_id], retry=False)
 
     def call(self, job_id: str) -> None:
-        """Publish the id for a worker that may be free to help; without a broker nobody comes."""
+        """Publish the id for a worker that may be free to help; without a broker nothing happens."""
         with contextlib.suppress(OperationalError):
             self.publish(job_id)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._app.close()

@@ -92,11 +92,14 @@ def new_record_fields(
 
 
 def cached_fields(*, result_digest: str, cache_entry: str) -> dict[str, str]:
-    """Further hash fields of a job that has a cached result from the start.
+    """Build the further hash fields of a job that has a cached result from the start.
 
     Args:
         result_digest: Digest of the result.
         cache_entry: Redis key of the cache entry.
+
+    Returns:
+        The fields.
     """
     return {
         "cached": "1",
@@ -172,12 +175,15 @@ class QuotaError(Exception):
 
 
 def sizes(request: str, tags: str, num_tags: int) -> dict[str, str]:
-    """Fields of a record that hold the bytes that the job takes.
+    """Build the fields of a record that hold the bytes that the job takes.
 
     Args:
         request: What is stored until the job ends.
         tags: The tags as JSON.
         num_tags: Number of the tags.
+
+    Returns:
+        The fields.
     """
     record_bytes = RECORD_BYTES + len(tags.encode()) + num_tags * TAG_BYTES
     return {"request_bytes": str(len(request.encode())), "record_bytes": str(record_bytes)}

@@ -335,7 +335,16 @@ class ShardScripts:
 
 
 def run_script(client: redis.Redis, name: str, script_keys: list[str], *arguments: str | float) -> Any:
-    """Run the script `lua/<name>.lua` with these KEYS and ARGV.
+    """Run the script `lua/<name>.lua`.
+
+    Args:
+        client: Client of Redis.
+        name: Name of the script.
+        script_keys: Its KEYS.
+        *arguments: Its ARGV.
+
+    Returns:
+        The reply of the script.
 
     Raises:
         redis.RedisError: Redis does not answer, or refuses.

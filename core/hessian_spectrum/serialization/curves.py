@@ -10,10 +10,16 @@ from hessian_spectrum.quadrature.curves import SpectralCurves
 
 
 def curve_messages(curves: SpectralCurves | engine.LanczosSpectrum) -> dict[str, Any]:
-    """The three curves as fields of a `LanczosResult`.
+    """Convert the three curves to messages.
+
+    Args:
+        curves: The curves.
+
+    Returns:
+        Fields of a `LanczosResult`.
 
     Raises:
-        ValidationError: If a number is NaN or infinite.
+        ValidationError: A number is NaN or infinite.
     """
     return {
         "density": Density(**_curve_fields(curves.density)),
@@ -32,10 +38,16 @@ def _curve_fields(curve: engine.Density | engine.Cumulative) -> dict[str, Any]:
 
 
 def quadrature_message(quadrature: engine.Quadrature) -> Quadrature:
-    """The quadrature of one probe as a message.
+    """Convert the quadrature of one probe to a message.
+
+    Args:
+        quadrature: The quadrature.
+
+    Returns:
+        The message.
 
     Raises:
-        ValidationError: If a number is NaN or infinite.
+        ValidationError: A number is NaN or infinite.
     """
     residuals = None if quadrature.residuals is None else quadrature.residuals.tolist()
     nodes, weights = quadrature.nodes.tolist(), quadrature.weights.tolist()

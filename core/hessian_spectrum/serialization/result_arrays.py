@@ -29,14 +29,19 @@ _LISTS: Any = {
 
 
 def result_arrays(result: AnyJobResult) -> Arrays:
-    """Everything that the JSON document says.
+    """Convert a result to arrays that say everything that its JSON document says.
 
-    exact: eigenvalues (P,). lanczos: for density, log_density and cumulative `<name>_grid`, `<name>_values`,
-    `<name>_standard_error`, `<name>_lower` and `<name>_upper` (num_points,); for each probe i nodes_i, weights_i and
-    residuals_i, and for all node_errors (num_probes,); largest and smallest [value, residual]. top-k: eigenvalues,
-    residuals, converged, lower and upper (k,). Where there is one also trace and frobenius, [value, standard error],
-    and trace_interval and frobenius_interval, [lower, upper]. NaN stands for what is not known. Of several spectra i
-    each name, the document's too, with `spectrum_<i>_` before it. Of a comparison see `comparison_arrays`.
+    Args:
+        result: The result.
+
+    Returns:
+        exact: eigenvalues (P,). lanczos: for density, log_density and cumulative `<name>_grid`, `<name>_values`,
+        `<name>_standard_error`, `<name>_lower` and `<name>_upper` (num_points,); for each probe i nodes_i, weights_i
+        and residuals_i, and for all node_errors (num_probes,); largest and smallest [value, residual]. top-k:
+        eigenvalues, residuals, converged, lower and upper (k,). Where they exist also trace and frobenius, [value,
+        standard error], and trace_interval and frobenius_interval, [lower, upper]. NaN stands for what is not known. Of
+        several spectra i each name, the document's too, is preceded by `spectrum_<i>_`. For a comparison see
+        `comparison_arrays`.
     """
     match result:
         case HessianVsGgnResult():

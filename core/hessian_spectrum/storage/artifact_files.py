@@ -43,18 +43,18 @@ _BLOCK_NUMBERS = 2**17
 
 
 class UnfitArrayError(ValueError):
-    """An array that no job takes; its name begins the message."""
+    """An array that no job can use; its name begins the message."""
 
 
 @dataclass(frozen=True)
 class NamedArray:
-    """Numbers in any order of bytes and of axes; of BF16 their bits."""
+    """Numbers in any byte order and order of axes; those of BF16 as their bits."""
 
     dtype: ArrayType
     values: NDArray[Any]
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """The canonical numbers, flat, some at a time; each is gone with the next."""
+        """The numbers in canonical form, flat, a block at a time; a block is valid until the next one."""
         with np.nditer(
             self.values,
             flags=["external_loop", "buffered"],
@@ -71,16 +71,22 @@ Arrays = Mapping[str, NamedArray]
 
 
 def described(arrays: Arrays) -> dict[str, StoredArray]:
-    """What each array holds; every number is looked at.
+    """Describe arrays, of which every number is looked at.
+
+    Args:
+        arrays: The arrays.
+
+    Returns:
+        Type, shape and range of each array, by name.
 
     Raises:
-        UnfitArrayError: The array does not fit.
+        UnfitArrayError: An array holds NaN or infinity.
     """
     return {name: _described(name, array) for name, array in sorted(arrays.items())}
 
 
 def safetensors_pieces(arrays: Arrays, found: Mapping[str, StoredArray]) -> Iterator[bytes]:
-    """The file, of arrays that were `found` to be these."""
+    """The safetensors file of these arrays, in pieces; `headers` is what `described` returns for them."""
     start, header = 0, {}
     for name, array in found.items():
         end = start + prod(array.shape) * DTYPES[array.dtype].itemsize
@@ -96,7 +102,7 @@ def safetensors_pieces(arrays: Arrays, found: Mapping[str, StoredArray]) -> Iter
 
 
 def read_header(file: BinaryIO) -> dict[str, StoredArray]:
-    """What a file that was written here holds; read from its beginning."""
+    """Description of the arrays in a file that was written here; the file is read from its beginning."""
     fields = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     whole = json.loads(fields.pop(_METADATA)[_WHOLE_NUMBERS])
     return {
@@ -122,7 +128,7 @@ def _widened(dtype: ArrayType, block: NDArray[Any]) -> NDArray[Any]:
 
 
 def _extended(found: WholeNumbers, numbers: NDArray[Any]) -> WholeNumbers | None:
-    """With these numbers, too; None if one is not whole."""
+    """The description extended by these numbers; None if one of them is not whole."""
     if numbers.dtype.kind == "f" and not np.array_equal(numbers, np.rint(numbers)):
         return None
     others = numbers[numbers != IGNORED]
@@ -145,14 +151,20 @@ Blocks = Callable[[], Iterator[Tokens]]
 
 
 class UnfitTokensError(ValueError):
-    """The numbers are no tokens."""
+    """The numbers are not tokens."""
 
 
 def counted(blocks: Iterator[Tokens]) -> tuple[int, int]:
-    """Number of tokens, and the largest.
+    """Count tokens.
+
+    Args:
+        blocks: The tokens, block by block.
+
+    Returns:
+        The number of tokens, and the largest.
 
     Raises:
-        UnfitTokensError: If there are none, or one is not in 0 .. 2^31 - 1.
+        UnfitTokensError: There are none, or one is not in 0 .. 2^31 - 1.
     """
     num_tokens, largest = 0, -1
     for block in blocks:
@@ -166,7 +178,7 @@ def counted(blocks: Iterator[Tokens]) -> tuple[int, int]:
 
 
 def npy_pieces(num_tokens: int, largest: int, blocks: Iterator[Tokens]) -> Iterator[bytes]:
-    """The file."""
+    """The .npy file of these tokens, in pieces."""
     dtype = np.dtype("<u2" if largest < 2**16 else "<u4")
     header = io.BytesIO()
     fields = {"descr": dtype.str, "fortran_order": False, "shape": (num_tokens,)}
@@ -177,14 +189,20 @@ def npy_pieces(num_tokens: int, largest: int, blocks: Iterator[Tokens]) -> Itera
 
 
 def num_tokens_of(file: BinaryIO) -> int:
-    """How many tokens a file that was written here holds; read from its beginning."""
+    """Number of tokens in a file that was written here; the file is read from its beginning."""
     npy_format.read_magic(file)
     shape, _, _ = npy_format.read_array_header_1_0(file)
     return int(shape[0])
 
 
 def mapped(path: Path) -> Tokens:
-    """The tokens (num_tokens,): only what is looked at is read.
+    """Map the tokens of a file into memory.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        The tokens (num_tokens,), which are read from the disk when they are used.
 
     Raises:
         FileNotFoundError: There is no such file.

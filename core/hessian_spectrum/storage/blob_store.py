@@ -17,10 +17,14 @@ ends where there is no room."""
 
 
 def require_room(place: Path | int, num_bytes: int) -> None:
-    """Make sure that the disk of a path, or of an open file, takes so many bytes and still does not count as full.
+    """Check that a disk has room for so many bytes, and then still does not count as full.
+
+    Args:
+        place: A path on the disk, or an open file.
+        num_bytes: Bytes that are to be written.
 
     Raises:
-        OSError: ENOSPC.
+        OSError: ENOSPC: the disk counts as full.
     """
     disk = os.statvfs(place)
     if disk.f_bavail * disk.f_frsize - num_bytes < LEAST_FREE_BYTES:

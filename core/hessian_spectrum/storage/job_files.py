@@ -22,7 +22,7 @@ _REQUEST_JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class RequestDamagedError(OSError):
-    """The file of a request is missing, or does not have the content that the record of its job promises."""
+    """The file of a request is missing, or does not have the content that the record of its job states."""
 
 
 class RequestFiles:
@@ -31,17 +31,21 @@ class RequestFiles:
     A file belongs to one job alone, so that nobody else needs it when the job has ended.
 
     Args:
-        blobs: Where they are kept, at `JOB.json`.
+        blobs: Where they are stored, at `JOB.json`.
     """
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
 
     def write(self, job_id: str, text: str) -> None:
-        """Keep a request for good; it can be read when this returns.
+        """Store a request; it can be read when this returns.
+
+        Args:
+            job_id: Id of the job.
+            text: The request as JSON.
 
         Raises:
-            OSError: If the disk is full, for one; then nothing is left.
+            OSError: It cannot be written, such as on a full disk; then no file is left.
         """
         self._blobs.put(_request_name(job_id), text.encode(), overwrite=True)
 
@@ -54,7 +58,14 @@ class RequestFiles:
         return True
 
     def read(self, job_id: str, sha256: str) -> str:
-        """The request of a job.
+        """Read the request of a job.
+
+        Args:
+            job_id: Id of the job.
+            sha256: Digest that the record of the job states.
+
+        Returns:
+            The request as JSON.
 
         Raises:
             RequestDamagedError: The file of the request is missing or damaged.
@@ -68,12 +79,12 @@ class RequestFiles:
         return content.decode()
 
     def discard(self, job_id: str) -> None:
-        """Remove the file, if it can be done; nothing happens if there is none."""
+        """Delete the file if that is possible; nothing happens if there is none."""
         with contextlib.suppress(OSError):
             self._blobs.delete(_request_name(job_id))
 
     def job_ids(self, least_age_seconds: float) -> list[str]:
-        """Jobs whose requests were written so long ago; what was left half written hours ago is removed."""
+        """Jobs whose requests were written at least so many seconds ago; abandoned drafts are removed."""
         self._blobs.remove_abandoned_drafts(ABANDONED_SECONDS)
         found = []
         for info in self._blobs.list():
@@ -98,12 +109,17 @@ _logger = logging.getLogger(__name__)
 
 
 class CheckpointDamagedError(Exception):
-    """A part of a checkpoint is missing, or not what it was."""
+    """A piece of a checkpoint is missing or has changed."""
 
 
 @dataclass(frozen=True)
 class JobCheckpoint:
-    """What an attempt left."""
+    """A checkpoint of an attempt.
+
+    Attributes:
+        document: Its JSON document.
+        read: Reads a piece by its digest, and raises CheckpointDamagedError if the piece is missing or damaged.
+    """
 
     document: Any
     read: Callable[[str], bytes]
@@ -113,19 +129,21 @@ class JobCheckpoint:
 class CheckpointStore:
     """Checkpoints of all jobs; every process of a deployment sees the same ones.
 
+    Checkpoints are immutable pieces, each named by its SHA-256, and documents that name pieces.
+
     Args:
-        blobs: Where they are kept, at `JOB/ATTEMPT/` and `JOB/shards/SHARD/ATTEMPT/`.
+        blobs: Where they are stored, at `JOB/ATTEMPT/` and `JOB/shards/SHARD/ATTEMPT/`.
     """
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
 
     def of_attempt(self, job_id: str, attempt: int) -> "JobCheckpoints":
-        """Those that an attempt may read and write; attempts count from 1, 0: for who only reads."""
+        """Checkpoints that an attempt may read and write; attempts count from 1, and 0 only reads."""
         return JobCheckpoints(self._blobs, job_id, attempt)
 
     def of_shard(self, job_id: str, index: int, attempt: int) -> "JobCheckpoints":
-        """Those of one shard of a job, whose attempts are counted for themselves; 0: for who only reads."""
+        """Checkpoints of one shard of a job, whose attempts are counted separately; 0 only reads."""
         return JobCheckpoints(self._blobs.within(f"{_checked(job_id)}/shards"), str(index), attempt)
 
     def job_ids(self) -> list[str]:
@@ -133,20 +151,20 @@ class CheckpointStore:
         return [name for name in self._blobs.folders() if _JOB_ID.fullmatch(name)]
 
     def discard(self, job_id: str) -> None:
-        """Remove all of a job, as far as that can be done; nothing happens if there are none."""
+        """Remove all checkpoints of a job as far as that is possible; nothing happens if there are none."""
         with contextlib.suppress(OSError):
             self._blobs.delete_all(f"{_checked(job_id)}/")
 
 
 class JobCheckpoints:
-    """The checkpoints of one attempt at a job, and those that earlier ones left.
+    """The checkpoints of one attempt at a job, and those of earlier attempts.
 
     An attempt writes to a folder of its own, so that one which lost its lease without knowing does no harm.
 
     Args:
-        blobs: Of all jobs' checkpoints.
-        job_id: The job.
-        attempt: 1, 2, .
+        blobs: Checkpoints of all jobs.
+        job_id: Id of the job.
+        attempt: Number of the attempt, from 1.
     """
 
     def __init__(self, blobs: BlobStore, job_id: str, attempt: int) -> None:
@@ -155,10 +173,16 @@ class JobCheckpoints:
         self._own = f"{self._job}{attempt:04d}/"
 
     def put(self, piece: bytes | memoryview) -> str:
-        """Write a piece, unless it is there, and return its digest.
+        """Write a piece, unless it is there.
+
+        Args:
+            piece: The bytes.
+
+        Returns:
+            The digest of the piece.
 
         Raises:
-            OSError: If the disk counts as full, for one.
+            OSError: It cannot be written, such as on a full disk.
         """
         digest = hashlib.sha256(piece).hexdigest()
         if not self._has(digest) and not self._copied_from_earlier(digest):
@@ -166,7 +190,11 @@ class JobCheckpoints:
         return digest
 
     def commit(self, document: Any, pieces: set[str]) -> None:
-        """Make a JSON document, and the pieces that it names, the newest checkpoint; what is older is removed.
+        """Make a document, and the pieces that it names, the newest checkpoint, and remove older ones.
+
+        Args:
+            document: The document, which JSON can hold.
+            pieces: Digests of the pieces.
 
         Raises:
             OSError: A file cannot be read or written.
@@ -179,7 +207,7 @@ class JobCheckpoints:
         self._remove_old([*numbers, number])
 
     def remove_rest(self) -> None:
-        """Remove the pieces that no checkpoint names: those that were put, and cannot be committed.
+        """Remove the pieces that no checkpoint names: those that were put and cannot be committed.
 
         Raises:
             OSError: A file cannot be read or written.
@@ -187,10 +215,13 @@ class JobCheckpoints:
         self._remove_unnamed(self._numbers(self._own))
 
     def newest_first(self) -> Iterator[JobCheckpoint]:
-        """What earlier attempts left, and this one wrote; documents that are damaged are passed over.
+        """Read the checkpoints of earlier attempts and of this one, newest first.
+
+        Yields:
+            Each checkpoint whose document is not damaged.
 
         Raises:
-            StorageUnavailableError: The store cannot be asked.
+            StorageUnavailableError: The store does not answer.
         """
         for folder in sorted(self._folders(), reverse=True):
             for number in reversed(self._numbers(folder)):
@@ -209,7 +240,7 @@ class JobCheckpoints:
         return True
 
     def _copied_from_earlier(self, digest: str) -> bool:
-        """Whether an earlier attempt had the piece, whole."""
+        """Copy a piece from an earlier attempt; False if none has it undamaged."""
         for folder in self._folders():
             if folder != self._own:
                 try:
@@ -239,11 +270,11 @@ class JobCheckpoints:
                 self._blobs.delete(self._own + name)
 
     def _folders(self) -> list[str]:
-        """Of attempts."""
+        """Folders of the attempts."""
         return [f"{self._job}{name}/" for name in self._blobs.folders(self._job) if name.isdecimal()]
 
     def _numbers(self, folder: str) -> list[int]:
-        """Of its documents, in ascending order."""
+        """Numbers of the documents in a folder, ascending."""
         return sorted(int(found[1]) for name in self._names(folder) if (found := _DOCUMENT.fullmatch(name)))
 
     def _names(self, folder: str) -> Iterator[str]:

@@ -15,14 +15,16 @@ from typing import BinaryIO, Self
 from hessian_spectrum.storage.blob_store import BlobInfo, BlobNotFoundError, Draft
 
 _DRAFT = "draft-"
-_MODE = 0o640
+_FILE_MODE, _FOLDER_MODE = 0o600, 0o700
+"""Whatever the umask is: files of different API keys lie side by side, and only the service checks keys."""
 
 
 class LocalDirectory:
     """Blobs are files of a directory, under their names.
 
     A blob is written to a draft on the same disk, synced, and given its name in one step; the name is synced, too. So
-    a reader sees all of it or nothing, and after a loss of power there is all of it or nothing.
+    a reader sees all of it or nothing, and after a loss of power there is all of it or nothing. Only the user of the
+    process may read what it writes, and list the directories that it makes.
 
     Args:
         root: The directory of the deployment. It is never made anew by writing: where it is missing, a volume is not
@@ -38,7 +40,7 @@ class LocalDirectory:
     def prepare(self) -> None:
         """Make the root, and all above it, at a start; where that fails, whoever uses it later is told why."""
         with suppress(OSError):
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
 
     @contextmanager
     def draft(self, *, report: Callable[[int], None] | None = None, use_reserve: bool = False) -> Iterator[Draft]:
@@ -150,7 +152,7 @@ class LocalDirectory:
     def lock(self, name: str) -> Iterator[None]:
         """A lock of the kernel, on a file of the name; it goes with its process."""
         self._make_folder(self._path(name).parent)
-        descriptor = os.open(self._path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        descriptor = os.open(self._path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -163,7 +165,6 @@ class LocalDirectory:
 
     def _publish(self, draft: Draft, name: str, overwrite: bool) -> bool:
         os.fsync(draft.file.fileno())
-        os.chmod(draft.path, _MODE)
         path = self._path(name)
         self._make_folder(path.parent)
         if overwrite:
@@ -183,13 +184,13 @@ class LocalDirectory:
             FileNotFoundError: The root is gone.
         """
         try:
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(exist_ok=True, mode=_FOLDER_MODE)
         except FileNotFoundError:
             if folder == self.root:
                 raise
             self.require_present()
             self._make_folder(folder.parent)
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(exist_ok=True, mode=_FOLDER_MODE)
 
     @contextmanager
     def _found(self, name: str) -> Iterator[None]:
@@ -200,7 +201,14 @@ class LocalDirectory:
             raise BlobNotFoundError(name) from None
 
     def _require_root(self, error: OSError) -> None:
-        """Raises:  OSError unless a directory is missing below a root that is there."""
+        """Pass over a missing directory below an existing root.
+
+        Args:
+            error: The error of listing a directory.
+
+        Raises:
+            OSError: The error is another one, or the root is missing.
+        """
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise error
         self.require_present()
@@ -219,8 +227,13 @@ def _link_or_move(draft: Path, path: Path) -> None:
 
     File systems without links replace the other file where two write at once, and both have the same content.
 
+    Args:
+        draft: The file.
+        path: Its second name.
+
     Raises:
         FileExistsError: There is a file of this name.
+        OSError: The file cannot be linked or moved.
     """
     try:
         os.link(draft, path)

@@ -210,7 +210,7 @@ class ObjectStore:
         )
 
     def _download(self, info: BlobInfo, path: Path) -> None:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, mode=0o700)
         require_room(path.parent, info.num_bytes)
         descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=_DRAFT)
         os.close(descriptor)
@@ -258,12 +258,18 @@ class ObjectStore:
         return dict(self._translated(lambda: _CLIENT.get().call_s3(method, Bucket=self._bucket, **arguments)))
 
     def _translated(self, request: Callable[[], Any]) -> Any:
-        """What a request answers.
+        """Make a request, and translate its errors.
+
+        Args:
+            request: Makes the request.
+
+        Returns:
+            What the request returns.
 
         Raises:
             FileNotFoundError: There is no such object, or no such bucket.
             FileExistsError: There is such an object already.
-            StorageUnavailableError: Anything else.
+            StorageUnavailableError: Any other error.
         """
         try:
             return request()
@@ -393,7 +399,7 @@ class _RangeReader(io.RawIOBase):
 
 
 def _code(error: Exception) -> str:
-    """The code of the object store's answer, '' where there was none."""
+    """The error code in the reply of the object store; empty if there was no reply."""
     cause = error if isinstance(error, ClientError) else error.__cause__
     return str(cause.response.get("Error", {}).get("Code", "")) if isinstance(cause, ClientError) else ""
 
