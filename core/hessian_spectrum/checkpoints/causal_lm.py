@@ -117,7 +117,7 @@ def _check_dense_decoder(fields: Configuration) -> None:
 
 def _layers(tensors: Tensors) -> set[str]:
     """Numbers of the layers; the first number in a parameter's name is that of its layer."""
-    return {found.group(1) for name in tensors if (found := re.search(r"\.(\d+)\.", name))}
+    return {match.group(1) for name in tensors if (match := re.search(r"\.(\d+)\.", name))}
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

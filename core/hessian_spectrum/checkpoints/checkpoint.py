@@ -19,6 +19,21 @@ from hessian_spectrum.checkpoints.file_cache import Digests
 
 _NAME = re.compile(CHECKPOINT_NAME)
 
+PYTORCH_CHECKPOINT = "a PyTorch checkpoint: convert it with `spectrum-server convert`"
+
+T = TypeVar("T")
+
+_ANYWHERE = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
+_LEADING = re.compile(r"^(module\.)+")
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MAX_HEADER_BYTES = MAX_INDEX_BYTES = 2**24
+
+FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
+
+_SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.safetensors")
+
 
 @dataclass(frozen=True)
 class CheckpointFiles:
@@ -74,9 +89,6 @@ class CheckpointFiles:
         return path
 
 
-PYTORCH_CHECKPOINT = "a PyTorch checkpoint: convert it with `spectrum-server convert`"
-
-
 def is_pytorch(path: Path) -> bool:
     """Whether a file has the suffix of files that only torch reads."""
     return path.suffix in (".pt", ".pth", ".bin", ".ckpt")
@@ -92,12 +104,6 @@ def _inside(root: Path, path: Path) -> Path:
     return real
 
 
-T = TypeVar("T")
-
-_ANYWHERE = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
-_LEADING = re.compile(r"^(module\.)+")
-
-
 def without_wrappers(tensors: Mapping[str, T]) -> dict[str, T]:
     """Rename tensors to their plain names: without `_orig_mod.` anywhere, and without `module.` at the beginning.
 
@@ -110,27 +116,18 @@ def without_wrappers(tensors: Mapping[str, T]) -> dict[str, T]:
     Raises:
         CheckpointError: Two tensors have the same plain name.
     """
-    found: dict[str, T] = {}
+    renamed: dict[str, T] = {}
     for name, tensor in tensors.items():
         plain = plain_name(name)
-        if plain in found:
+        if plain in renamed:
             raise CheckpointError(f"two tensors are called {plain:.100} without the prefix of {name:.100}")
-        found[plain] = tensor
-    return found
+        renamed[plain] = tensor
+    return renamed
 
 
 def plain_name(name: str) -> str:
     """The name of a parameter without wrappers."""
     return _LEADING.sub("", _ANYWHERE.sub("", name).removeprefix("."))
-
-
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-MAX_HEADER_BYTES = MAX_INDEX_BYTES = 2**24
-
-FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
-
-_SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -185,13 +182,13 @@ def stored_tensors(files: CheckpointFiles) -> Tensors:
     names = weight_files(files)
     if names[0] != INDEX:
         return _header(names[0], files.file(names[0]))
-    index, found = _index(files), Tensors()
+    index, tensors = _index(files), Tensors()
     for name in names[1:]:
         part = _header(name, files.file(name))
         if part.keys() != {tensor for tensor, file in index.items() if file == name}:
             raise CheckpointError(f"{name} holds other tensors than {INDEX} says")
-        found |= part
-    return found
+        tensors |= part
+    return tensors
 
 
 def num_header_bytes(files: CheckpointFiles) -> int:
@@ -221,12 +218,14 @@ def _index(files: CheckpointFiles) -> dict[str, str]:
     with files.file(INDEX).open("rb") as file:
         content = file.read(MAX_INDEX_BYTES + 1)
     try:
-        found = json.loads(content)["weight_map"] if len(content) <= MAX_INDEX_BYTES else None
+        files_by_tensor = json.loads(content)["weight_map"] if len(content) <= MAX_INDEX_BYTES else None
     except (ValueError, RecursionError, KeyError, TypeError):
-        found = None
-    if not isinstance(found, dict) or not all(isinstance(f, str) and _SHARD.fullmatch(f) for f in found.values()):
+        files_by_tensor = None
+    if not isinstance(files_by_tensor, dict) or not all(
+        isinstance(f, str) and _SHARD.fullmatch(f) for f in files_by_tensor.values()
+    ):
         raise CheckpointError(f"{INDEX} holds no weight_map from tensors to safetensors files")
-    return found
+    return files_by_tensor
 
 
 def _header(name: str, path: Path) -> Tensors:

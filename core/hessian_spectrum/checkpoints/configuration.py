@@ -32,12 +32,12 @@ def read_configuration(path: Path) -> Configuration:
     if len(content) > MAX_BYTES:
         raise CheckpointError(f"{FILE} has more than {MAX_BYTES:,} bytes")
     try:
-        found = json.loads(content, object_pairs_hook=_without_repetition, parse_constant=_no_number)
+        fields = json.loads(content, object_pairs_hook=_without_repetition, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{FILE} is no JSON: {error!s:.100}") from None
-    if not isinstance(found, dict):
+    if not isinstance(fields, dict):
         raise CheckpointError(f"{FILE} holds no object")
-    return found
+    return fields
 
 
 def check_plain(configuration: Configuration) -> None:
@@ -94,10 +94,10 @@ def shown(value: object) -> str:
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> Configuration:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         raise ValueError("a key is repeated")
-    return found
+    return fields
 
 
 def _no_number(text: str) -> NoReturn:

@@ -113,7 +113,17 @@ class ModelsDirectory:
         return fields
 
     def causal_lm(self, name: str) -> CausalLmCheckpoint:
-        """Raises:  CheckpointError."""
+        """Derive from a checkpoint what it decides of a request's `causal-lm` model.
+
+        Args:
+            name: Name of the checkpoint.
+
+        Returns:
+            The fields of the model.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be used.
+        """
         verdict = self._verdict(self._sha256(name), "causal-lm")
         sizes = None if verdict is None else verdict.sizes
         # what is kept of the files depends on what a worker found out about them
@@ -128,8 +138,8 @@ class ModelsDirectory:
         with suppress(CheckpointError):
             # as it was described, maybe by another process: of very many tensors it takes long to read the names
             sha256 = self._read(name, lambda checkpoint: _described(name, checkpoint), self._described).sha256 or ""
-            found = ((kind, self._verdicts.of(sha256, kind)) for kind in ("gpt2", "causal-lm"))
-            return {f"{kind} {sha256}": verdict for kind, verdict in found if verdict is not None}
+            verdicts = ((kind, self._verdicts.of(sha256, kind)) for kind in ("gpt2", "causal-lm"))
+            return {f"{kind} {sha256}": verdict for kind, verdict in verdicts if verdict is not None}
         return {}
 
     def with_verdicts(self, verdicts: Verdicts) -> "ModelsDirectory":
@@ -151,12 +161,12 @@ class ModelsDirectory:
             UnknownCheckpointError: There is no such checkpoint.
         """
         try:
-            found = self._read(name, lambda checkpoint: _described(name, checkpoint), self._described)
+            description = self._read(name, lambda checkpoint: _described(name, checkpoint), self._described)
         except UnknownCheckpointError:
             raise
         except CheckpointError as error:
             return _refused(name, str(error))
-        return self._judged(found)
+        return self._judged(description)
 
     def is_described(self, name: str) -> bool:
         """Tell whether `describe` answers from the cache.
@@ -188,9 +198,9 @@ class ModelsDirectory:
         with _readable():
             return state(self._files(name).path)
 
-    def remember(self, name: str, of: State, found: LoadableModel) -> None:
+    def remember(self, name: str, of: State, description: LoadableModel) -> None:
         """Store the description that another process made of a checkpoint whose files were in this state."""
-        self._described.put(name, of, found)
+        self._described.put(name, of, description)
 
     def describe_all(self) -> list[LoadableModel]:
         """Describe every checkpoint.
@@ -201,17 +211,17 @@ class ModelsDirectory:
         Raises:
             CheckpointError: The directory cannot be read.
         """
-        found = []
+        descriptions = []
         for name in self.names():
             if not re.fullmatch(CHECKPOINT_NAME, name):
                 shown = name.encode(errors="replace").decode()
-                found.append(_refused(shown, f"its name does not match {CHECKPOINT_NAME}"))
+                descriptions.append(_refused(shown, f"its name does not match {CHECKPOINT_NAME}"))
                 continue
             try:
-                found.append(self.describe(name))
+                descriptions.append(self.describe(name))
             except UnknownCheckpointError:  # it went away meanwhile
                 continue
-        return found
+        return descriptions
 
     def _read(self, name: str, read: Callable[[Checkpoint], T], readings: Readings[T], key: str | None = None) -> T:
         with _readable():
@@ -223,22 +233,33 @@ class ModelsDirectory:
             raise UnknownCheckpointError("this server has no models directory")
         return CheckpointFiles.of(self.path.resolve(), name)
 
-    def _judged(self, found: LoadableModel) -> LoadableModel:
-        """With what a worker found, beside what the files say."""
-        verdict = self._verdicts.of(found.sha256 or "", found.kind or "")
+    def _judged(self, description: LoadableModel) -> LoadableModel:
+        """Add the verdict of workers to a description of the files."""
+        verdict = self._verdicts.of(description.sha256 or "", description.kind or "")
         if verdict is None:
-            return found
+            return description
         if verdict.state == "refused":
-            return _refused(found.name, verdict.reason or "a worker could not load it")
+            return _refused(description.name, verdict.reason or "a worker could not load it")
         known = {} if verdict.sizes is None else verdict.sizes.model_dump(exclude={"left_out", "n_inner"})
         reason = "; ".join(each for each in (verdict.reason, verdict.fallback_reason) if each) or None
-        return found.model_copy(update=known | {"state": verdict.state, "reason": reason})
+        return description.model_copy(update=known | {"state": verdict.state, "reason": reason})
 
     def _sha256(self, name: str) -> str:
         return self._read(name, lambda checkpoint: checkpoint.sha256, self._sha256s)
 
     def _verdict(self, sha256: str, kind: str) -> CheckpointVerdict | None:
-        """Raises:  CheckpointError with the reason of a refusal."""
+        """Look up the verdict of workers on a checkpoint.
+
+        Args:
+            sha256: Digest of the checkpoint.
+            kind: Kind of the model that it is loaded as.
+
+        Returns:
+            The verdict; None if no worker has tried.
+
+        Raises:
+            CheckpointError: A worker refused the checkpoint; the message is its reason.
+        """
         verdict = self._verdicts.of(sha256, kind)
         if verdict is not None and verdict.state == "refused":
             raise CheckpointError(verdict.reason or "a worker could not load it")
@@ -246,7 +267,7 @@ class ModelsDirectory:
 
 
 def _checkpoint_names(root: Path, prefix: str = "", depth: int = MAX_DEPTH) -> Iterator[str]:
-    """Of all that looks like a checkpoint; directories without one of their own stand for those inside of them."""
+    """Names of everything that looks like a checkpoint; a directory that is not one stands for those inside of it."""
     for name in os.listdir(root / prefix):
         path = root / prefix / name
         # not Path.is_dir, which raises where this only says no
@@ -299,7 +320,14 @@ def _untried(name: str, kind: str, fields: dict[str, Any]) -> LoadableModel:
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """Raises:  CheckpointError in place of OSError, whose text would name a path."""
+    """Raise CheckpointError in place of OSError, whose text would name a path.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        CheckpointError: The block raises OSError.
+    """
     try:
         yield
     except OSError as error:

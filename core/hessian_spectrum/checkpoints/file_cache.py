@@ -18,8 +18,8 @@ KnownDigest = tuple[str, Sequence[int], str]
 
 def identity(path: Path) -> Identity:
     """Device, inode, size and times of change in nanoseconds, which change when the file does."""
-    found = path.stat()
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    status = path.stat()
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 class Digests:
@@ -46,11 +46,11 @@ class Digests:
 
     def known(self) -> list[KnownDigest]:
         """All digests in the cache, in a form for another process."""
-        return [(str(path), found, sha256) for path, (found, sha256) in list(self._known.items())]
+        return [(str(path), identity, sha256) for path, (identity, sha256) in list(self._known.items())]
 
     def learn(self, known: Iterable[KnownDigest]) -> None:
         """Add digests that another process computed; each counts as long as its file does not change."""
-        self._known |= {Path(path): (tuple(found), sha256) for path, found, sha256 in known}
+        self._known |= {Path(path): (tuple(identity), sha256) for path, identity, sha256 in known}
 
     def _of_file(self, path: Path) -> str:
         with self._lock:  # who comes second waits for the first, and then has it for nothing

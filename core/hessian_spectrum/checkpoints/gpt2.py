@@ -61,12 +61,12 @@ def gpt2_fields(checkpoint: Checkpoint) -> Gpt2Checkpoint:
 
 def gpt2_tensors(checkpoint: Checkpoint) -> Tensors:
     """Tensors of the checkpoint by the names of the engine; a copy of the embedding is named `OUTPUT_LAYER`."""
-    found = {}
+    tensors = {}
     for name, tensor in checkpoint.tensors.items():
         short = name.removeprefix("transformer.")
         if not _BUFFER.fullmatch(short):
-            found[re.sub(r"^h\.", "blocks.", short)] = tensor
-    return found
+            tensors[re.sub(r"^h\.", "blocks.", short)] = tensor
+    return tensors
 
 
 def _sizes(fields: Configuration) -> dict[str, object]:

@@ -27,6 +27,19 @@ OPEN_SECONDS = 0.5
 _CLOSED = (redis.ConnectionError,)
 _TCP_OPTIONS: dict[str, Any] = {"socket_connect_timeout": SOCKET_TIMEOUT_SECONDS, "socket_keepalive": True}
 
+Fault = Literal["away", "full", "disk", "loading", "refusing"]
+
+_WORDS: dict[Fault, str] = {
+    "away": "redis does not answer",
+    "full": "redis is full: give it more memory (maxmemory), or delete jobs",
+    "disk": "redis cannot write to its disk: free space there, and see its log",
+    "loading": "redis is reading its data from the disk",
+    "refusing": "redis refuses what is asked of it: see the log of the service",
+}
+_PROBE = "spectrum:probe"
+KEEPS_ALL = "noeviction"
+"""The only policy that loses no job: a full Redis refuses new ones."""
+
 
 def connect(redis_url: str, *, patient: bool = False) -> redis.Redis:
     """Create a client whose calls return or raise within seconds.
@@ -128,20 +141,6 @@ def broker_url(redis_url: str) -> str:
     return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={database}"
 
 
-Fault = Literal["away", "full", "disk", "loading", "refusing"]
-
-_WORDS: dict[Fault, str] = {
-    "away": "redis does not answer",
-    "full": "redis is full: give it more memory (maxmemory), or delete jobs",
-    "disk": "redis cannot write to its disk: free space there, and see its log",
-    "loading": "redis is reading its data from the disk",
-    "refusing": "redis refuses what is asked of it: see the log of the service",
-}
-_PROBE = "spectrum:probe"
-KEEPS_ALL = "noeviction"
-"""The only policy that loses no job: a full Redis refuses new ones."""
-
-
 def fault_of(error: RedisError | OperationalError) -> Fault:
     """Classify an error that redis-py raised, or that Celery raised because of one."""
     cause = error if isinstance(error, RedisError) else error.__cause__
@@ -187,10 +186,10 @@ def eviction_policy(client: redis.Redis) -> str | None:
         RedisError: Redis does not answer.
     """
     try:
-        found = run_script(client, "memory_info", [])
+        text = run_script(client, "memory_info", [])
     except redis.exceptions.NoPermissionError:
         return None
-    policy = re.search(r"^maxmemory_policy:(\S+)", str(found), re.MULTILINE)
+    policy = re.search(r"^maxmemory_policy:(\S+)", str(text), re.MULTILINE)
     return policy[1] if policy else None
 
 

@@ -45,8 +45,8 @@ class EventLog:
 
     async def newest(self, job_id: str) -> JobEvent | None:
         """The last event of a job; None if its events have expired."""
-        found = await self._events(job_id, await self._client.xrevrange(EVENTS + job_id, count=1))
-        return found[0] if found else None
+        events = await self._events(job_id, await self._client.xrevrange(EVENTS + job_id, count=1))
+        return events[0] if events else None
 
     async def holds(self, job_id: str, event_id: str) -> bool:
         """Whether this event of a job is still stored, and with it all later ones."""
@@ -67,8 +67,8 @@ class EventLog:
 
     async def newest_change(self) -> str:
         """Position in the stream of changes after which `changes` returns what happens from now on."""
-        found = await self._client.xrevrange(CHANGES, count=1)
-        return str(found[0][0]) if found else BEFORE_ALL
+        entries = await self._client.xrevrange(CHANGES, count=1)
+        return str(entries[0][0]) if entries else BEFORE_ALL
 
     async def changes(self, place: str) -> tuple[str, set[str]]:
         """Wait up to a second for jobs that changed after a position.

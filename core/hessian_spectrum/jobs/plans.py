@@ -105,15 +105,15 @@ def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> Co
     parts = spectrum_variants(request)
     if request.blocks is not None and not isinstance(request.method, ExactMethod):
         largest = max(parts, key=lambda part: part.dim)
-        found = _estimate(request, largest, available_bytes, num_spectra=len(parts))
+        plan = _estimate(request, largest, available_bytes, num_spectra=len(parts))
     else:
         plans = (_estimate(part, part, available_bytes, num_spectra=1) for part in parts)
-        found = max(plans, key=lambda each: each.peak_bytes)
+        plan = max(plans, key=lambda each: each.peak_bytes)
     return replace(
-        found,
+        plan,
         num_parameters=request.dim,
         num_products=sum(_work(part, probes=1).num_products for part in parts),
-        peak_bytes=found.peak_bytes + sum(map(_kept_bytes, parts)) - _kept_bytes(parts[0]),
+        peak_bytes=plan.peak_bytes + sum(map(_kept_bytes, parts)) - _kept_bytes(parts[0]),
     )
 
 
@@ -188,10 +188,10 @@ def _top_k_estimate(
     least, vector = planned(fewest), ITEM_BYTES[request.vector_precision] * part.dim
     rows = fewest + max(0, available_bytes - least.peak_bytes) // (2 * vector)
     rows = min(rows, most)
-    found = planned(rows)
-    if found.peak_bytes > available_bytes:
-        found, rows = least, fewest
-    return replace(found, vector_bytes=(rows + found.work.num_columns) * vector)
+    plan = planned(rows)
+    if plan.peak_bytes > available_bytes:
+        plan, rows = least, fewest
+    return replace(plan, vector_bytes=(rows + plan.work.num_columns) * vector)
 
 
 def _of_block(work: Work, share: float) -> Work:

@@ -140,7 +140,7 @@ def _time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
-Kept = Literal["jobs", "requests", "records"]
+QuotaKind = Literal["jobs", "requests", "records"]
 
 RECORD_BYTES, TAG_BYTES = 1500, 400
 """Bytes that Redis takes for a record without its tags, and for a tag beside its text, as two indexes hold it."""
@@ -167,7 +167,7 @@ UNLIMITED = Quotas()
 class QuotaError(Exception):
     """A quota is exhausted: that of one owner, or that of all owners together."""
 
-    def __init__(self, what: Kept, limit: int, *, is_owners: bool) -> None:
+    def __init__(self, what: QuotaKind, limit: int, *, is_owners: bool) -> None:
         super().__init__(what, limit, is_owners)
         self.what = what
         self.limit = limit

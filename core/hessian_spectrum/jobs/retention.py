@@ -58,8 +58,8 @@ class Retention:
 
     def oldest_result(self) -> str | None:
         """Digest of the result whose last job ended first."""
-        found = cast("list[str]", self._client.zrange(RESULTS, 0, 0))
-        return found[0] if found else None
+        digests = cast("list[str]", self._client.zrange(RESULTS, 0, 0))
+        return digests[0] if digests else None
 
     def users(self, digest: str) -> list[str]:
         """The jobs that have this result."""
@@ -95,10 +95,10 @@ class Leftovers:
         self._storage = storage
 
     def ended_jobs(self, job_ids: Iterable[str]) -> list[str]:
-        """Those of the jobs that have ended or no longer exist."""
-        asked = list(job_ids)
-        states = self._replies(asked, lambda pipeline, job_id: pipeline.hget(JOB + job_id, "state"))
-        return [job_id for job_id, state in zip(asked, states, strict=True) if state is None or state in ENDED_STATES]
+        """Select the jobs that have ended or no longer exist."""
+        ids = list(job_ids)
+        states = self._replies(ids, lambda pipeline, job_id: pipeline.hget(JOB + job_id, "state"))
+        return [job_id for job_id, state in zip(ids, states, strict=True) if state is None or state in ENDED_STATES]
 
     def abandoned_results(self, digests: Iterable[str], seconds: float) -> list[str]:
         """List results that belong to no job.
@@ -121,9 +121,9 @@ class Leftovers:
 
     def _abandoned(self, marks: str, prefix: str, names: Iterable[str], seconds: float) -> list[str]:
         """Names for which there has been no key with this prefix for so many seconds."""
-        asked = list(names)
-        found = self._replies(asked, lambda pipeline, name: pipeline.exists(prefix + name))
-        unused = {name for name, used in zip(asked, found, strict=True) if not used}
+        all_names = list(names)
+        replies = self._replies(all_names, lambda pipeline, name: pipeline.exists(prefix + name))
+        unused = {name for name, used in zip(all_names, replies, strict=True) if not used}
         (now, _), marked = self._storage.replies(partial(_ask_for_marks, marks))
         since = dict(marked)
         self._mark(marks, unused - since.keys(), now, unmark=since.keys() - unused)
@@ -144,10 +144,10 @@ class Leftovers:
         [digests] = self._storage.replies(lambda pipeline: pipeline.smembers(UNUSED_RESULTS))
         return sorted(cast("set[str]", digests))
 
-    def _replies(self, asked: list[str], ask: Callable[[Pipeline, str], object]) -> list[Any]:
+    def _replies(self, names: list[str], ask: Callable[[Pipeline, str], object]) -> list[Any]:
         replies: list[Any] = []
-        for start in range(0, len(asked), _AT_ONCE):
-            part = asked[start : start + _AT_ONCE]
+        for start in range(0, len(names), _AT_ONCE):
+            part = names[start : start + _AT_ONCE]
             replies += self._storage.replies(partial(_ask_all, part, ask))
         return replies
 

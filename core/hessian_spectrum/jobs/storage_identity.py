@@ -61,8 +61,8 @@ class StorageIdentity:
             RedisError: Redis does not answer.
             OSError: The directory cannot be read.
         """
-        found = self.difference()
-        return found and f"{found} Nothing is deleted until this is mended. {MEND}"
+        difference = self.difference()
+        return difference and f"{difference} Nothing is deleted until this is mended. {MEND}"
 
     def difference(self) -> str | None:
         """Describe what is wrong, without how to repair it.
@@ -140,15 +140,15 @@ class StorageIdentity:
             pipeline.execute()
 
     def _difference(self) -> str | None:
-        kept = self._kept()
+        stored = self._kept()
         offered, known = cast("list[str | None]", self._client.mget(IDENTITY_OFFER, IDENTITY))
-        if kept is None and known is None:
+        if stored is None and known is None:
             return self._strangeness()
-        if kept is None:
+        if stored is None:
             return "The results directory is not the one that belongs to this Redis: its identity is missing."
         if known is None:
-            return None if kept == offered else "Redis does not know this results directory: its identity is missing."
-        return None if kept == known else "The results directory and Redis belong to different deployments."
+            return None if stored == offered else "Redis does not know this results directory: its identity is missing."
+        return None if stored == known else "The results directory and Redis belong to different deployments."
 
     def _kept(self) -> str | None:
         """The identity in the directory; text that is not an identity equals none."""

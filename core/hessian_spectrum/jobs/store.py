@@ -17,10 +17,10 @@ from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, job_of_message
 from hessian_spectrum.jobs.record import (
     UNLIMITED,
     JobRecord,
-    Kept,
     Lease,
     LeaseLostError,
     QuotaError,
+    QuotaKind,
     Quotas,
     cached_fields,
     holder_prefix,
@@ -149,11 +149,11 @@ class JobStore:
         )
         if cached_result is not None:
             cached = cached_fields(result_digest=cached_result.result_digest, cache_entry=cached_result.key)
-            outcome, found = self._scripts.create(replace(job, fields=fields | cached, request=""))
+            outcome, existing = self._scripts.create(replace(job, fields=fields | cached, request=""))
             if outcome != "gone":
-                return self._created(outcome, found, job, fields | cached | {"state": "succeeded"})
-        outcome, found = self._create_queued(job)
-        return self._created(outcome, found, job, fields | {"state": "queued"})
+                return self._created(outcome, existing, job, fields | cached | {"state": "succeeded"})
+        outcome, existing = self._create_queued(job)
+        return self._created(outcome, existing, job, fields | {"state": "queued"})
 
     def created_before(self, request: str, idempotency_key: str, owner: str | None = None) -> JobRecord | None:
         """Find the job that an owner created with an idempotency key.
@@ -438,21 +438,21 @@ class JobStore:
         Raises:
             redis.TimeoutError: Redis was so slow that it may not have received a renewal.
         """
-        asked = time.monotonic()
+        started = time.monotonic()
         leased = [*self._ids("running"), *self._ids("cancelling")]
-        if time.monotonic() - asked > max(_SLOW_REPLY_SECONDS, self._lease_seconds / 2):
-            raise redis.TimeoutError(f"an answer took {time.monotonic() - asked:.1f} s")
+        if time.monotonic() - started > max(_SLOW_REPLY_SECONDS, self._lease_seconds / 2):
+            raise redis.TimeoutError(f"an answer took {time.monotonic() - started:.1f} s")
         problem = _json(WORKERS_LOST)
         return [i for i in leased if self._scripts.recover(i, max_losses=self._max_attempts, problem=problem)]
 
     def finished_among(self, job_ids: Iterable[str]) -> list[str]:
-        """Those of the jobs that have ended."""
-        asked = list(job_ids)
+        """Select the jobs that have ended."""
+        ids = list(job_ids)
         with self._client.pipeline(transaction=False) as pipeline:
-            for job_id in asked:
+            for job_id in ids:
                 pipeline.hget(JOB + job_id, "state")
             states = pipeline.execute()
-        return [job_id for job_id, state in zip(asked, states, strict=True) if state in ENDED_STATES]
+        return [job_id for job_id, state in zip(ids, states, strict=True) if state in ENDED_STATES]
 
     def take_unpublished(self, recovered: list[str], republish_seconds: float) -> list[str]:
         """Select queued jobs whose message is missing, which the caller now publishes.
@@ -485,19 +485,19 @@ class JobStore:
     def _ids(self, state: JobState) -> list[str]:
         return [str(i) for i in self._client.zrange(index_key(state), 0, -1)]
 
-    def _created(self, outcome: str, found: str, job: NewJob, fields: Mapping[str, str]) -> tuple[JobRecord, bool]:
+    def _created(self, outcome: str, existing: str, job: NewJob, fields: Mapping[str, str]) -> tuple[JobRecord, bool]:
         match outcome:
             case "created":
                 return record_from_fields(job.id, fields), False
             case "replayed":
-                return self.get(found), True
+                return self.get(existing), True
             case "differs":
                 raise KeyReusedError
             case _:
                 whose, what = outcome.split("-")
                 is_owners = whose == "owner"
                 limit = getattr(job.owner_quotas if is_owners else job.total_quotas, what)
-                raise QuotaError(cast("Kept", what), limit, is_owners=is_owners)
+                raise QuotaError(cast("QuotaKind", what), limit, is_owners=is_owners)
 
     def _create_queued(self, job: NewJob) -> tuple[str, str]:
         """Write a job whose request may go into a file.
@@ -515,12 +515,12 @@ class JobStore:
             return self._scripts.create(job)
         files.write(job.id, job.request)
         fields = {**job.fields, "request_sha256": job.request_digest}
-        outcome, found = self._scripts.create(replace(job, fields=fields, request=""))
+        outcome, existing = self._scripts.create(replace(job, fields=fields, request=""))
         if outcome != "created":
             files.discard(job.id)
         elif not files.holds(job.id):  # this process was suspended, and the file was deleted as an abandoned one
             files.write(job.id, job.request)
-        return outcome, found
+        return outcome, existing
 
     def _discard_request(self, job_id: str) -> None:
         if self._requests is not None:

@@ -18,6 +18,17 @@ SECONDS_BETWEEN_HEARTBEATS = 4
 SECONDS_WITHOUT_HEARTBEAT = 15
 """Time without a heartbeat after which a worker counts as gone."""
 
+SECONDS_KEPT = 30 * 86400
+SECONDS_UNTIL_ANOTHER_TRIAL = 3600
+"""Time until a trial is repeated that did not finish, for lack of memory or time or because its process was killed."""
+
+_KEY = "spectrum:checkpoint-verdict:"
+_TRIAL = "spectrum:checkpoint-trial:"
+
+_logger = logging.getLogger(__name__)
+
+_PROC = Path("/proc")
+
 
 def register(client: redis.Redis, status: WorkerStatus) -> None:
     """Send a heartbeat with the status of a worker, and remove workers whose heartbeats have stopped."""
@@ -58,16 +69,6 @@ def _now(client: redis.Redis) -> float:
     return seconds + microseconds / 1e6
 
 
-SECONDS_KEPT = 30 * 86400
-SECONDS_UNTIL_ANOTHER_TRIAL = 3600
-"""After one that came to no end: for want of memory or of time, or because its process was killed."""
-
-_KEY = "spectrum:checkpoint-verdict:"
-_TRIAL = "spectrum:checkpoint-trial:"
-
-_logger = logging.getLogger(__name__)
-
-
 class VerdictStore:
     """Verdicts on checkpoints by digest, kind of model and version of the software that tried them; a `Verdicts`.
 
@@ -88,9 +89,9 @@ class VerdictStore:
         except RedisError as error:
             _logger.warning("verdicts on checkpoints are not known: %s", error)
             return None
-        found = [CheckpointVerdict.model_validate_json(text) for text in texts if text]
+        verdicts = [CheckpointVerdict.model_validate_json(text) for text in texts if text]
         order = ("loadable", "refused", "unchecked")
-        return min(found, key=lambda verdict: order.index(verdict.state), default=None)
+        return min(verdicts, key=lambda verdict: order.index(verdict.state), default=None)
 
     def keep(self, sha256: str, kind: str, verdict: CheckpointVerdict) -> None:
         """Store the verdict of this worker, whose version is the only one of this store.
@@ -140,9 +141,6 @@ class VerdictStore:
 
 def _name(prefix: str, version: str, sha256: str, kind: str) -> str:
     return f"{prefix}{version}:{kind}:{sha256}"
-
-
-_PROC = Path("/proc")
 
 
 def resident_bytes(pid: int) -> int:

@@ -100,7 +100,11 @@ class Smoothing:
     log_epsilon: float = LOG_EPSILON  # in units of A
 
     def check(self) -> None:
-        """Raises:  InvalidProblemError if a curve cannot be made."""
+        """Check that every curve can be made with this smoothing.
+
+        Raises:
+            InvalidProblemError: One cannot.
+        """
         check_smoothing(self.num_points, self.kappa, self.margin)
         check_smoothing(self.num_points, self.log_kappa, self.margin)
         check_epsilon(self.log_epsilon)

@@ -136,10 +136,10 @@ def compatible_rules(quadrature: Quadrature) -> tuple[Rule, ...]:
     References:
         Golub & Meurant, Matrices, Moments and Quadrature, 2010, chapter 6, for the rules.
     """
-    found = _known_rules.get(quadrature)
-    if found is None:
-        found = _known_rules[quadrature] = _compatible_rules(quadrature)
-    return found
+    rules = _known_rules.get(quadrature)
+    if rules is None:
+        rules = _known_rules[quadrature] = _compatible_rules(quadrature)
+    return rules
 
 
 def _compatible_rules(quadrature: Quadrature) -> tuple[Rule, ...]:

@@ -32,7 +32,7 @@ DTYPES: dict[ArrayType, np.dtype[Any]] = {
     "U16": np.dtype("<u2"),
     "U8": np.dtype("<u1"),
 }
-"""Of the bytes of each type."""
+"""Type of the stored numbers by its name in safetensors."""
 
 IGNORED = -100
 MAX_WHOLE_NUMBER = 2**53
@@ -40,6 +40,12 @@ MAX_WHOLE_NUMBER = 2**53
 _METADATA = "__metadata__"
 _WHOLE_NUMBERS = "whole_numbers"
 _BLOCK_NUMBERS = 2**17
+
+MAX_TOKEN = 2**31 - 1
+
+Tokens = NDArray[np.integer[Any]]
+Blocks = Callable[[], Iterator[Tokens]]
+"""Reads tokens from their beginning, block by block."""
 
 
 class UnfitArrayError(ValueError):
@@ -85,18 +91,18 @@ def described(arrays: Arrays) -> dict[str, StoredArray]:
     return {name: _described(name, array) for name, array in sorted(arrays.items())}
 
 
-def safetensors_pieces(arrays: Arrays, found: Mapping[str, StoredArray]) -> Iterator[bytes]:
+def safetensors_pieces(arrays: Arrays, headers: Mapping[str, StoredArray]) -> Iterator[bytes]:
     """The safetensors file of these arrays, in pieces; `headers` is what `described` returns for them."""
     start, header = 0, {}
-    for name, array in found.items():
+    for name, array in headers.items():
         end = start + prod(array.shape) * DTYPES[array.dtype].itemsize
         header[name] = {"dtype": array.dtype, "shape": array.shape, "data_offsets": [start, end]}
         start = end
-    whole = {name: array.whole_numbers.model_dump() for name, array in found.items() if array.whole_numbers}
+    whole = {name: array.whole_numbers.model_dump() for name, array in headers.items() if array.whole_numbers}
     text = json.dumps({_METADATA: {_WHOLE_NUMBERS: json.dumps(whole)}, **header}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
-    for name in found:
+    for name in headers:
         for block in arrays[name].blocks():
             yield block.tobytes()
 
@@ -127,27 +133,20 @@ def _widened(dtype: ArrayType, block: NDArray[Any]) -> NDArray[Any]:
     return (block.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else block
 
 
-def _extended(found: WholeNumbers, numbers: NDArray[Any]) -> WholeNumbers | None:
+def _extended(range_so_far: WholeNumbers, numbers: NDArray[Any]) -> WholeNumbers | None:
     """The description extended by these numbers; None if one of them is not whole."""
     if numbers.dtype.kind == "f" and not np.array_equal(numbers, np.rint(numbers)):
         return None
     others = numbers[numbers != IGNORED]
-    num_ignored = found.num_ignored + numbers.size - others.size
+    num_ignored = range_so_far.num_ignored + numbers.size - others.size
     if not others.size:
-        return found.model_copy(update={"num_ignored": num_ignored})
+        return range_so_far.model_copy(update={"num_ignored": num_ignored})
     smallest, largest = int(others.min()), int(others.max())
-    if found.smallest is not None and found.largest is not None:
-        smallest, largest = min(smallest, found.smallest), max(largest, found.largest)
+    if range_so_far.smallest is not None and range_so_far.largest is not None:
+        smallest, largest = min(smallest, range_so_far.smallest), max(largest, range_so_far.largest)
     if max(-smallest, largest) > MAX_WHOLE_NUMBER:
         return None
     return WholeNumbers(smallest=smallest, largest=largest, num_ignored=num_ignored)
-
-
-MAX_TOKEN = 2**31 - 1
-
-Tokens = NDArray[np.integer[Any]]
-Blocks = Callable[[], Iterator[Tokens]]
-"""Reads tokens from their beginning, block by block."""
 
 
 class UnfitTokensError(ValueError):

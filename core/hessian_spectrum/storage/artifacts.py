@@ -27,6 +27,9 @@ _ARRAYS = ".safetensors"
 _ABANDONED_SECONDS = 3600.0
 """Far longer than an upload may take."""
 
+NOBODY = "nobody"
+"""Owner of what is uploaded where no key is needed."""
+
 
 class UnknownArtifactError(Exception):
     """There is no artifact of this id, or it was deleted."""
@@ -115,11 +118,11 @@ class ArtifactStore:
         """
         places = {_place(info): info for info in self._files() if ids is None or _id(info) in ids}
         following = sorted((place for place in places if after is None or place < after), reverse=True)
-        found = []
+        artifacts = []
         for place in following[:size]:  # headers are read of these alone
             with suppress(UnknownArtifactError):
-                found.append(self._artifact(places[place]))
-        return found, following[size - 1] if len(following) > size else None
+                artifacts.append(self._artifact(places[place]))
+        return artifacts, following[size - 1] if len(following) > size else None
 
     def tokens(self, artifact_id: str) -> Tokens:
         """Map the tokens of an artifact into memory.
@@ -260,10 +263,6 @@ def _id(info: BlobInfo) -> str:
 
 def _place(info: BlobInfo) -> str:
     return f"{info.modified_ns // 1000:016x}{_id(info)[:16]}"
-
-
-NOBODY = "nobody"
-"""Owner of what is uploaded where no key is needed."""
 
 
 class ArtifactOwners:

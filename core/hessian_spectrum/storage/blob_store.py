@@ -12,8 +12,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self, cast
 
 LEAST_FREE_BYTES = 256 * 2**20
-"""With less, the disk counts as full. The rest is for Redis, which keeps accepted jobs, may write to the same disk, and
-ends where there is no room."""
+"""A disk with less free space counts as full. The rest is reserved for Redis, which may write to the same disk and
+stops when there is no room."""
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+"""A SHA-256 as it appears in names."""
+
+_CHUNK_BYTES = 2**18
 
 
 def require_room(place: Path | int, num_bytes: int) -> None:
@@ -29,12 +34,6 @@ def require_room(place: Path | int, num_bytes: int) -> None:
     disk = os.statvfs(place)
     if disk.f_bavail * disk.f_frsize - num_bytes < LEAST_FREE_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-DIGEST = re.compile(r"[0-9a-f]{64}")
-"""A SHA-256 as it appears in names."""
-
-_CHUNK_BYTES = 2**18
 
 
 class BlobNotFoundError(FileNotFoundError):

@@ -20,6 +20,13 @@ ABANDONED_SECONDS = 6 * 3600.0
 
 _REQUEST_JOB_ID = re.compile(r"[0-9a-f]{32}")
 
+_JOB_ID = re.compile(r"[0-9a-zA-Z-]{1,64}")
+_DOCUMENT = re.compile(r"checkpoint-(\d{8})\.json")
+NUM_KEPT = 2
+"""Documents of an attempt: the last one, and the one before it in case that is damaged."""
+
+_logger = logging.getLogger(__name__)
+
 
 class RequestDamagedError(OSError):
     """The file of a request is missing, or does not have the content that the record of its job states."""
@@ -86,26 +93,18 @@ class RequestFiles:
     def job_ids(self, least_age_seconds: float) -> list[str]:
         """Jobs whose requests were written at least so many seconds ago; abandoned drafts are removed."""
         self._blobs.remove_abandoned_drafts(ABANDONED_SECONDS)
-        found = []
+        ids = []
         for info in self._blobs.list():
             job_id = info.name.removesuffix(".json")
             if time.time() - info.modified_at >= least_age_seconds and _REQUEST_JOB_ID.fullmatch(job_id):
-                found.append(job_id)
-        return sorted(found)
+                ids.append(job_id)
+        return sorted(ids)
 
 
 def _request_name(job_id: str) -> str:
     if not _REQUEST_JOB_ID.fullmatch(job_id):
         raise RequestDamagedError(f"{job_id!r} is no id of a job")
     return f"{job_id}.json"
-
-
-_JOB_ID = re.compile(r"[0-9a-zA-Z-]{1,64}")
-_DOCUMENT = re.compile(r"checkpoint-(\d{8})\.json")
-NUM_KEPT = 2
-"""Documents of an attempt: the last one, and the one before it in case that is damaged."""
-
-_logger = logging.getLogger(__name__)
 
 
 class CheckpointDamagedError(Exception):
@@ -123,7 +122,6 @@ class JobCheckpoint:
 
     document: Any
     read: Callable[[str], bytes]
-    """A piece by digest.  Raises:  CheckpointDamagedError if it is missing or damaged."""
 
 
 class CheckpointStore:
@@ -275,7 +273,7 @@ class JobCheckpoints:
 
     def _numbers(self, folder: str) -> list[int]:
         """Numbers of the documents in a folder, ascending."""
-        return sorted(int(found[1]) for name in self._names(folder) if (found := _DOCUMENT.fullmatch(name)))
+        return sorted(int(match[1]) for name in self._names(folder) if (match := _DOCUMENT.fullmatch(name)))
 
     def _names(self, folder: str) -> Iterator[str]:
         return (info.name.removeprefix(folder) for info in self._blobs.list(folder))

@@ -17,7 +17,11 @@ from hessian_spectrum.storage.blob_store import DIGEST, BlobInfo, BlobNotFoundEr
 
 _CHUNK_BYTES = 2**20
 _SECONDS_BETWEEN_FOLDERS = 0.002
-"""Of a look at all files, so that it does not hold the interpreter for as long as thousands of them take."""
+"""Pause in a listing of all files, so that thousands of them do not hold the interpreter for long."""
+
+_LOCAL_HEADER_BYTES = 30
+_LENGTHS_AT = 26
+"""Where a local header says how long the name and the extra field are that follow it."""
 
 
 class ResultDamagedError(Exception):
@@ -238,11 +242,6 @@ def _checked_pieces(file: BinaryIO, sha256: str) -> Iterator[bytes]:
                 raise ResultDamagedError(f"{file.name} is damaged")
             yield piece
             piece = following
-
-
-_LOCAL_HEADER_BYTES = 30
-_LENGTHS_AT = 26
-"""Where a local header says how long the name and the extra field are that follow it."""
 
 
 def mapped_member(path: Path, name: str) -> NDArray[Any]:

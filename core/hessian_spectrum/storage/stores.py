@@ -14,7 +14,7 @@ from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.storage.results import ResultStore
 
 _LOCK_SECONDS = 300.0
-"""After which a lock is free again: whoever had it is gone."""
+"""Time after which a lock is released because its holder must have died."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _object_store(url: str, directory: Path, client: redis.Redis | None) -> Blob
 
 def _lock_of(client: redis.Redis) -> Callable[[str], AbstractContextManager[None]]:
     def lock(name: str) -> AbstractContextManager[None]:
-        found: AbstractContextManager[None] = client.lock(f"spectrum:storage-lock:{name}", timeout=_LOCK_SECONDS)
-        return found
+        redis_lock: AbstractContextManager[None] = client.lock(f"spectrum:storage-lock:{name}", timeout=_LOCK_SECONDS)
+        return redis_lock
 
     return lock
