@@ -23,7 +23,7 @@ class Durations:
     sum_seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JobCounters:
     """The current jobs of a deployment, and what was counted since its Redis was empty."""
 

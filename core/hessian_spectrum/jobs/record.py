@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -20,7 +20,7 @@ def new_job_id() -> str:
     return f"{time.time_ns() // 1000:016x}{secrets.token_hex(8)}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JobRecord:
     """A job as it was last written."""
 
@@ -56,6 +56,7 @@ class Lease:
     job_id: str
     token: str
     attempt: int
+    _: KW_ONLY
     run_seconds: float = 0.0  # that earlier attempts ran
     seconds: float = float("inf")  # duration of the lease from each renewal
     crashed_by: str | None = None  # signal by which the process of an earlier attempt died, if it caused that itself

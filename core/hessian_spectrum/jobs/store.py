@@ -261,7 +261,12 @@ class JobStore:
         if not claimed.attempt:
             return None
         return Lease(
-            job_id, token, claimed.attempt, claimed.run_seconds, self._lease_seconds, claimed.crash_signal or None
+            job_id,
+            token,
+            claimed.attempt,
+            run_seconds=claimed.run_seconds,
+            seconds=self._lease_seconds,
+            crashed_by=claimed.crash_signal or None,
         )
 
     def renew(self, lease: Lease, progress: Progress | None, num_products: int = 0) -> JobState:

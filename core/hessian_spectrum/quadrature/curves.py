@@ -1,7 +1,7 @@
 """The three curves of a Lanczos result; workers make them first, the service makes them again for another smoothing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
@@ -95,6 +95,7 @@ class Smoothing:
 
     num_points: int
     kappa: float
+    _: KW_ONLY
     margin: float = MARGIN
     log_kappa: float = LOG_KAPPA
     log_epsilon: float = LOG_EPSILON  # in units of A

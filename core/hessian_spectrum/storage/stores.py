@@ -17,7 +17,7 @@ _LOCK_SECONDS = 300.0
 """Time after which a lock is released because its holder must have died."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stores:
     """The stores of a deployment, which every process sees alike.
 
