@@ -95,8 +95,8 @@ class Smoothing:
 
     num_points: int
     kappa: float
-    _: KW_ONLY
     margin: float = MARGIN
+    _: KW_ONLY
     log_kappa: float = LOG_KAPPA
     log_epsilon: float = LOG_EPSILON  # in units of A
 

@@ -72,7 +72,7 @@ def _resmooth(result: LanczosResult, overrides: SmoothingOverrides, num_spectra:
     _check_operations(result, smoothing.num_points, num_spectra)
     curves = spectral_curves(
         [quadrature_from(message) for message in result.quadrature],
-        Smoothing(smoothing.num_points, smoothing.kappa, margin=smoothing.margin),
+        Smoothing(smoothing.num_points, smoothing.kappa, smoothing.margin),
         dim=result.num_parameters,
         num_steps=result.num_steps,
         rounding=_DOUBLE_EPS if result.provenance.precision == "float64" else _SINGLE_EPS,
