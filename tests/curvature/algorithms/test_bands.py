@@ -376,5 +376,8 @@ def test_many_steps_and_many_probes_take_no_more_memory_than_they_need() -> None
     long, places = unresolved(300), np.linspace(-0.5, 1.5, 9)
     assert peak_bytes(lambda: rules_through(long, places, 10**6)) < 6 * 8 * 300**2
     few, many = ([unresolved(40) for _ in range(count)] for count in (4, 60))
-    one, other = (peak_bytes(partial(spectral_density, each, 10**6, 40, 256, KAPPA)) for each in (few, many))
+    one, other = (
+        peak_bytes(partial(spectral_density, each, dim=10**6, num_steps=40, num_points=256, kappa=KAPPA))
+        for each in (few, many)
+    )
     assert other < 2 * one
