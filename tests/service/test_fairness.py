@@ -20,6 +20,8 @@ from benchmarks.dear_things import write_checkpoint
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.checkpoints import weights
+from hessian_spectrum.api_schemas.jobs import JobRequest
+from hessian_spectrum.checkpoints import checkpoint
 from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.plans import plan_job, stored_plan
 from hessian_spectrum.jobs.settings import ServiceSettings
@@ -268,7 +270,7 @@ def test_a_checkpoint_of_very_many_tensors_is_described_once(
         return await do(self, task, *arguments)
 
     monkeypatch.setattr(ProcessPool, "run", counted)
-    monkeypatch.setattr(weights, "_header", None)  # which this process does not read
+    monkeypatch.setattr(checkpoint, "_header", None)  # which this process does not read
     with TestClient(app, base_url="http://127.0.0.1") as http, ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: http.get("/v1/models").json(), range(8)))
         assert http.get("/v1/models/large").json() == answers[0]["models"][0]

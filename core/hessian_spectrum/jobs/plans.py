@@ -84,36 +84,48 @@ _RESULT_NUMBER_BYTES = 100  # of a number as a Python object and as text
 
 
 def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> ComputationPlan:
-    """Plan the spectra of a request, one after the other.
+    """Plan the spectra of a request, which are computed one after the other.
 
     Lanczos with probes in lockstep takes at most half of the memory that one probe leaves.
 
     Args:
         request: The request.
         available_bytes: Memory of one job at a worker; None: without a limit.
+
+    Returns:
+        The plan, with the peak of memory over all spectra.
     """
     parts = spectrum_variants(request)
     if request.blocks is not None and not method_kind(request.method).assembles_matrix:
         largest = max(parts, key=lambda part: part.dim)
-        found = _estimate(request, largest, available_bytes, num_spectra=len(parts))
+        plan = _estimate(request, largest, available_bytes, num_spectra=len(parts))
     else:
         plans = (_estimate(part, part, available_bytes, num_spectra=1) for part in parts)
-        found = max(plans, key=lambda each: each.peak_bytes)
+        plan = max(plans, key=lambda each: each.peak_bytes)
     return replace(
-        found,
+        plan,
         num_parameters=request.dim,
         num_products=sum(_work(part).num_products for part in parts),
-        peak_bytes=found.peak_bytes + sum(map(_kept_bytes, parts)) - _kept_bytes(parts[0]),
+        peak_bytes=plan.peak_bytes + sum(map(_kept_bytes, parts)) - _kept_bytes(parts[0]),
     )
 
 
 def _estimate(
     request: SpectrumRequest, part: SpectrumRequest, available_bytes: int | None, *, num_spectra: int
 ) -> ComputationPlan:
-    """Of one spectrum: that of `part`, by products with the matrix of the request, of which it may be a block.
+    """Plan one spectrum.
 
-    Several spectra share their products, or recordings that are not held are shared by all probes; then probes are not
-    split into shards.
+    Where several spectra share their products, or all probes share recordings that are not held in memory, probes are
+    not split into shards.
+
+    Args:
+        request: The request whose matrix is multiplied.
+        part: The request for the one spectrum, which may be that of a block of the matrix.
+        available_bytes: Memory of one job at a worker; None: without a limit.
+        num_spectra: Number of spectra that share the products.
+
+    Returns:
+        The plan.
     """
     share = part.dim / request.dim
 
@@ -158,7 +170,7 @@ def _num_shards(request: SpectrumRequest, method: LanczosMethod, plan: Computati
 def _top_k_estimate(
     request: SpectrumRequest, part: SpectrumRequest, method: TopKMethod, available_bytes: int | None
 ) -> ComputationPlan:
-    """The basis is as long as it likes where recordings fit beside it; else it has half of what a short one leaves."""
+    """Plan a top-k spectrum: the longest basis if recordings fit beside it, else half of what a short one leaves."""
 
     def planned(rows: int) -> ComputationPlan:
         work = top_k_work(part.dim, method.k, method.max_products, rows, reduced=_is_reduced(request))
@@ -171,14 +183,14 @@ def _top_k_estimate(
     least, vector = planned(fewest), ITEM_BYTES[request.vector_precision] * part.dim
     rows = fewest + max(0, available_bytes - least.peak_bytes) // (2 * vector)
     rows = min(rows, most)
-    found = planned(rows)
-    if found.peak_bytes > available_bytes:
-        found, rows = least, fewest
-    return replace(found, vector_bytes=(rows + found.work.num_columns) * vector)
+    plan = planned(rows)
+    if plan.peak_bytes > available_bytes:
+        plan, rows = least, fewest
+    return replace(plan, vector_bytes=(rows + plan.work.num_columns) * vector)
 
 
 def _of_block(work: Work, share: float) -> Work:
-    """The same with vectors as long as a block, and a few, filled up with zeros, as long as all of them together."""
+    """The work of a block: its vectors are short, except a few that zeros extend to the length of the whole."""
     if share == 1:
         return work
     padded = 2 * work.num_columns
@@ -186,7 +198,7 @@ def _of_block(work: Work, share: float) -> Work:
 
 
 def _kept_bytes(part: SpectrumRequest) -> int:
-    """Of vectors, until the results of all parts are stored."""
+    """Bytes of the vectors of one spectrum that are held until the results of all spectra are stored."""
     vectors = method_kind(part.method).stored_vectors(part.method, part.dim)
     if vectors is None:
         return 0
@@ -194,7 +206,7 @@ def _kept_bytes(part: SpectrumRequest) -> int:
 
 
 def culprit(request: SpectrumRequest, available_bytes: int) -> Literal["model", "data", "method"]:
-    """The field at fault where a job does not fit: data or method if it fits without them, else the model."""
+    """Name the field at fault where a job does not fit: data or method if it fits without them, else the model."""
     size = _size(request)
     without_data = replace(size, num_samples=1, activations=(0,) * len(size.activations))
     work, spare = _work(request), available_bytes - _result_bytes(request)
@@ -225,7 +237,7 @@ def _planned(request: SpectrumRequest, work: Work, available_bytes: int | None) 
 
 
 def _split(request: SpectrumRequest, work: Work, size: Size, available_bytes: int | None) -> MicroBatches:
-    """`size` is that of the whole model, of which a block may be asked."""
+    """Choose micro-batches; `size` is that of the whole model, of which the request may ask for a block."""
     loss = request.effective_loss
     size = size.with_logits() if loss is not None and LOSSES[loss].outputs_cost_like == "logits" else size
     part = replace(size, num_parameters=request.dim, num_other_parameters=size.num_parameters - request.dim)
@@ -268,7 +280,7 @@ def _data_bytes(request: SpectrumRequest) -> int:
 
 
 def gibibytes(count: int) -> str:
-    """For readers."""
+    """A number of bytes in GiB, for readers."""
     return f"{count / 2**30:.3g} GiB"
 
 
@@ -282,6 +294,9 @@ def plan_job(request: AnyJobRequest, memory_bytes: int | None = None) -> JobPlan
     Args:
         request: The request, in its canonical form where the plan is stored, since workers compute that.
         memory_bytes: Memory of one job at the worker; None: without a limit.
+
+    Returns:
+        The plan of the whole job and of each of its points.
     """
     if isinstance(request, SpectrumRequest):
         return JobPlan(memory_bytes, estimate(request, memory_bytes))
@@ -298,19 +313,22 @@ def stored_plan(plan: JobPlan) -> str:
 
 
 def plan_for_worker(request: AnyJobRequest, memory_bytes: int, stored: str | None) -> JobPlan:
-    """The stored plan of a job, or another where it was made for other memory or by another version.
+    """Choose the plan that a worker follows.
 
     Args:
         request: The request in its canonical form.
         memory_bytes: Memory of one job at this worker.
         stored: The plan that is stored with the job; None: none, as in jobs of earlier versions.
+
+    Returns:
+        The stored plan; a new one if that was made for other memory or by another version.
     """
     plan = None if stored is None else JobPlan.from_json(stored, protocol_version())
     return plan if plan is not None and plan.memory_bytes == memory_bytes else plan_job(request, memory_bytes)
 
 
 def memory_error(request: AnyJobRequest, plan: JobPlan) -> FieldError | None:
-    """None if the job fits into memory, with single samples as micro-batches if need be; else the field at fault."""
+    """The field at fault if a job does not fit into memory even with micro-batches of one sample; None if it fits."""
     if plan.memory_bytes is None or plan.fits:
         return None
     if isinstance(request, SpectrumRequest):
@@ -345,7 +363,7 @@ def _points(request: HessianVsGgnRequest) -> Iterator[tuple[Gpt2, ComparedMatrix
 def _point_plan(
     request: HessianVsGgnRequest, model: Gpt2, matrix: ComparedMatrix, memory_bytes: int | None
 ) -> ComputationPlan:
-    """Of one eigenvalue of one model, in the memory that training leaves."""
+    """Plan one eigenvalue of one model, in the memory that training leaves."""
     beside = _training_bytes(request, model)
     spare = None if memory_bytes is None else memory_bytes - beside
     alone = estimate(eigenvalue_request(request, model, matrix), spare)
@@ -353,7 +371,7 @@ def _point_plan(
 
 
 def _comparison_plan(request: HessianVsGgnRequest, points: tuple[ComputationPlan, ...]) -> ComputationPlan:
-    """Of all points, one after the other; training passes are over as many sequences as a point has."""
+    """Plan all points, one after the other; a training pass counts as many sequences as a point has."""
     num_points = request.num_measurements // len(request.models)
     training = request.pretrain
     num_sequences = 0 if training is None else request.num_runs * training.num_steps * training.batch_size
@@ -382,7 +400,7 @@ def _comparison_error(
 
 
 def _training_bytes(request: HessianVsGgnRequest, model: Gpt2) -> int:
-    """Of what training holds beside a measurement: moments, and the tokens of a batch with one copy."""
+    """Bytes that training holds beside a measurement: moments, and the tokens of a batch with one copy."""
     plan = request.pretrain
     if plan is None:
         return 0

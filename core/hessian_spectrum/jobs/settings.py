@@ -137,6 +137,9 @@ class StorageSettings(LogSettings):
     def load(cls) -> Self:
         """Read the settings of this process from its environment.
 
+        Returns:
+            The settings.
+
         Raises:
             SettingsError: A variable is missing, unknown or invalid; the message names it, but not its value.
         """
@@ -151,10 +154,13 @@ class StorageSettings(LogSettings):
 
     @classmethod
     def _variable(cls, location: str) -> str:
-        """The variable that an error is about.
+        """Name the variable that an error is about.
 
         Args:
             location: Name of the field, or the standard name of its variable where it has several.
+
+        Returns:
+            Its name, as the environment spells it where several are accepted.
         """
         for name, field in cls.model_fields.items():
             variables = _variables(name, field)

@@ -10,10 +10,16 @@ from hessian_spectrum.quadrature.curves import SpectralCurves
 
 
 def curve_messages(curves: SpectralCurves | engine.LanczosSpectrum) -> dict[str, Any]:
-    """The three curves as fields of a `LanczosResult`.
+    """Convert the three curves to messages.
+
+    Args:
+        curves: The curves.
+
+    Returns:
+        Fields of a `LanczosResult`.
 
     Raises:
-        ValidationError: If a number is NaN or infinite.
+        ValidationError: A number is NaN or infinite.
     """
     return {
         "density": Density(**_curve_fields(curves.density)),

@@ -28,15 +28,20 @@ _PAIRS = ("value", "residual", "converged", "lower", "upper")
 
 
 def result_arrays(result: AnyJobResult) -> Arrays:
-    """Everything that the JSON document says.
+    """Convert a result to arrays that say everything that its JSON document says.
 
-    Of the fields of a spectrum or of an experiment, lists of numbers become arrays of the same name (n,). Each curve
-    becomes `<name>_grid`, `<name>_values`, `<name>_standard_error`, `<name>_lower` and `<name>_upper` (num_points,).
-    Quadratures become nodes_i, weights_i and residuals_i for each probe i, and node_errors (num_probes,). Eigenpairs
-    become eigenvalues, residuals, converged, lower and upper (k,). A Ritz value becomes [value, residual], an estimate
-    [value, standard error] and `<name>_interval`, [lower, upper]. All other fields are the member `document`, as JSON.
-    NaN stands for what is not known. Of several spectra i each name, the document's too, with `spectrum_<i>_` before
-    it. Of a comparison see `comparison_arrays`.
+    Args:
+        result: The result.
+
+    Returns:
+        The members of an npz archive by name. Of the fields of a spectrum or of an experiment, lists of numbers become
+        arrays of the same name (n,). Each curve becomes `<name>_grid`, `<name>_values`, `<name>_standard_error`,
+        `<name>_lower` and `<name>_upper` (num_points,). Quadratures become nodes_i, weights_i and residuals_i for each
+        probe i, and node_errors (num_probes,). Eigenpairs become eigenvalues, residuals, converged, lower and upper
+        (k,). A Ritz value becomes [value, residual], an estimate [value, standard error] and `<name>_interval`,
+        [lower, upper]. All other fields are the member `document`, as JSON. NaN stands for what is not known. Of
+        several spectra i each name, the document's too, is preceded by `spectrum_<i>_`. For a comparison see
+        `comparison_arrays`.
     """
     match result:
         case HessianVsGgnResult():

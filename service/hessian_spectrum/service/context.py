@@ -33,10 +33,8 @@ from hessian_spectrum.service.telemetry.metrics import JobMetrics
 from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota
 from hessian_spectrum.service.uploads.memory_budget import MemoryBudget
 from hessian_spectrum.service.uploads.parser import UploadParser
-from hessian_spectrum.storage.artifact_owners import ArtifactOwners
-from hessian_spectrum.storage.artifacts import ArtifactStore
-from hessian_spectrum.storage.job_checkpoints import CheckpointStore
-from hessian_spectrum.storage.request_files import RequestFiles
+from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore
+from hessian_spectrum.storage.job_files import CheckpointStore, RequestFiles
 from hessian_spectrum.storage.results import ResultStore
 from hessian_spectrum.storage.stores import open_stores
 

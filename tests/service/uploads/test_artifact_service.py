@@ -12,8 +12,7 @@ from hessian_spectrum.api_schemas.artifacts import ArtifactError
 from hessian_spectrum.service.auth import ANONYMOUS, UNAUTHENTICATED, Principal
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota, ArtifactService
-from hessian_spectrum.storage.artifact_owners import ArtifactOwners
-from hessian_spectrum.storage.artifacts import ArtifactStore, UnknownArtifactError
+from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore, UnknownArtifactError
 from hessian_spectrum.storage.local_directory import LocalDirectory
 
 MAX_NUMBER = 40

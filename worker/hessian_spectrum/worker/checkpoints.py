@@ -14,11 +14,11 @@ from hessian_spectrum.api_schemas.checkpoints import CheckpointError, DecoderSiz
 from hessian_spectrum.api_schemas.models import CausalLm as CausalLmSpec
 from hessian_spectrum.api_schemas.models import Gpt2 as Gpt2Spec
 from hessian_spectrum.checkpoints.causal_lm import is_buffer
-from hessian_spectrum.checkpoints.checkpoint import Checkpoint
-from hessian_spectrum.checkpoints.digest import identity
+from hessian_spectrum.checkpoints.checkpoint import Checkpoint, StoredTensor
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
+from hessian_spectrum.checkpoints.file_cache import identity
 from hessian_spectrum.checkpoints.gpt2 import OUTPUT_LAYER, gpt2_tensors
-from hessian_spectrum.checkpoints.weights import StoredTensor
+from hessian_spectrum.checkpoints.checkpoint import StoredTensor
 from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.models.causal_lm import CausalLm
 from hessian_spectrum.curvature.models.decoder_architecture import DecoderArchitecture, decoder_architecture

@@ -26,10 +26,9 @@ from hessian_spectrum.api_schemas.checkpoints import (
     LoadableModel,
 )
 from hessian_spectrum.checkpoints.causal_lm import OUTPUT_LAYERS, is_buffer
+from hessian_spectrum.checkpoints.checkpoint import WEIGHTS, without_wrappers
 from hessian_spectrum.checkpoints.configuration import FILE, Configuration, read_configuration
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.checkpoints.weights import WEIGHTS
-from hessian_spectrum.checkpoints.wrappers import without_wrappers
 from hessian_spectrum.curvature.models.decoder_architecture import decoder_architecture
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.worker.checkpoints import decoder_sizes

@@ -20,7 +20,7 @@ from hessian_spectrum.jobs.fingerprints import shard_fingerprint
 from hessian_spectrum.jobs.record import Lease
 from hessian_spectrum.jobs.shards import Claim, ShardPoisonedError, ShardStore
 from hessian_spectrum.jobs.store import WORKERS_LOST
-from hessian_spectrum.storage.job_checkpoints import CheckpointStore
+from hessian_spectrum.storage.job_files import CheckpointStore
 from hessian_spectrum.worker.failures import FailureKind, JobFailure, WorkerStoppingError
 from hessian_spectrum.worker.hardware import own_name
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage

@@ -16,8 +16,7 @@ from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.retention import Leftovers
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import JobStore
-from hessian_spectrum.storage.job_checkpoints import CheckpointStore
-from hessian_spectrum.storage.request_files import ABANDONED_SECONDS, RequestFiles
+from hessian_spectrum.storage.job_files import ABANDONED_SECONDS, CheckpointStore, RequestFiles
 
 _AWAY = (redis.ConnectionError, redis.TimeoutError)
 """Errors of a Redis that hears nobody; one that refuses writes, out of memory, still hears its workers."""

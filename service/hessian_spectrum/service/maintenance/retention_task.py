@@ -8,8 +8,7 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.jobs.retention import Leftovers, Retention
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore, UnknownJobError
-from hessian_spectrum.storage.artifact_owners import ArtifactOwners
-from hessian_spectrum.storage.artifacts import ArtifactStore
+from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore
 from hessian_spectrum.storage.results import ResultStore
 
 _BATCH_SIZE = 100

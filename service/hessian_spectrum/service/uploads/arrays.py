@@ -14,7 +14,7 @@ from hessian_spectrum.service.uploads.memory_budget import MemoryBudget, Reserva
 from hessian_spectrum.service.uploads.npy import UnreadableArrayError, read_numbers
 from hessian_spectrum.service.uploads.parser import NPZ
 from hessian_spectrum.service.uploads.safetensors import safetensors_arrays
-from hessian_spectrum.storage.array_files import NamedArray, UnfitArrayError
+from hessian_spectrum.storage.artifact_files import NamedArray, UnfitArrayError
 
 SAFETENSORS = "application/x-safetensors"
 ARRAY_MEDIA_TYPES = (NPZ, SAFETENSORS)

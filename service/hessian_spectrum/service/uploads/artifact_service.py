@@ -11,10 +11,8 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.service.auth import Principal
 from hessian_spectrum.service.config import MAX_SHARE_PER_KEY
 from hessian_spectrum.service.problems import ProblemError
-from hessian_spectrum.storage.array_files import Arrays
-from hessian_spectrum.storage.artifact_owners import NOBODY, ArtifactOwners
-from hessian_spectrum.storage.artifacts import ArtifactStore, UnknownArtifactError
-from hessian_spectrum.storage.token_files import Blocks
+from hessian_spectrum.storage.artifact_files import Arrays, Blocks
+from hessian_spectrum.storage.artifacts import NOBODY, ArtifactOwners, ArtifactStore, UnknownArtifactError
 
 
 @dataclass(frozen=True, kw_only=True)

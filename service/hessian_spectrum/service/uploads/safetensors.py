@@ -11,7 +11,7 @@ from hessian_spectrum.api_schemas.artifacts import ArrayType
 from hessian_spectrum.service.problems import invalid_field
 from hessian_spectrum.service.uploads.fields import malformed_upload
 from hessian_spectrum.service.uploads.npy import NO_SHAPE, is_shape
-from hessian_spectrum.storage.array_files import DTYPES, NamedArray
+from hessian_spectrum.storage.artifact_files import DTYPES, NamedArray
 
 MAX_HEADER_BYTES = 2**20
 """Far more than names, types and places of the arrays that are accepted take."""

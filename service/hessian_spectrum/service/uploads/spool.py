@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 from hessian_spectrum.service.uploads.parser import UPLOAD_SECONDS, upload_too_slow
-from hessian_spectrum.storage.disk import require_room
+from hessian_spectrum.storage.blob_store import require_room
 
 _BUFFER_BYTES = 2**20
 

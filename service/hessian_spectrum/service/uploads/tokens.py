@@ -12,7 +12,7 @@ from hessian_spectrum.service.uploads.archive import MAGIC as ZIP_MAGIC
 from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 from hessian_spectrum.service.uploads.npy import MAGIC, MAX_HEADER_BYTES, UnreadableArrayError, read_header
 from hessian_spectrum.service.uploads.safetensors import may_be_safetensors
-from hessian_spectrum.storage.token_files import Tokens, UnfitTokensError
+from hessian_spectrum.storage.artifact_files import Tokens, UnfitTokensError
 
 BINARY, NPY = "application/octet-stream", "application/x-npy"
 TOKEN_MEDIA_TYPES = (BINARY, NPY)

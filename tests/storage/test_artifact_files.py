@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as numpy_strategies
 from safetensors.torch import load
 
 from hessian_spectrum.api_schemas.artifacts import ArrayArtifact, ArtifactError
-from hessian_spectrum.storage.array_files import DTYPES, NamedArray, UnfitArrayError, described
+from hessian_spectrum.storage.artifact_files import DTYPES, NamedArray, UnfitArrayError, described
 from hessian_spectrum.storage.artifacts import ArtifactDamagedError, ArtifactStore, UnknownArtifactError
 from hessian_spectrum.storage.local_directory import LocalDirectory
 

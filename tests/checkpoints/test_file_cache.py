@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hessian_spectrum.checkpoints import weights
+from hessian_spectrum.checkpoints import checkpoint
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 
 
@@ -23,8 +23,8 @@ def models(tmp_path: Path, write_gpt2: Callable[..., Path]) -> ModelsDirectory:
 def headers(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Files whose headers were read."""
     found: list[Path] = []
-    read = weights._header
-    monkeypatch.setattr(weights, "_header", lambda name, path: found.append(path) or read(name, path))
+    read = checkpoint._header
+    monkeypatch.setattr(checkpoint, "_header", lambda name, path: found.append(path) or read(name, path))
     return found
 
 
@@ -64,5 +64,5 @@ def test_the_length_of_headers_is_known_without_reading_them(
     assert models.num_header_bytes("tiny") == int.from_bytes(start, "little") > 1000
     assert models.num_header_bytes("none") == models.num_header_bytes("../tiny") == 0
     (tmp_path / "tiny" / "model.safetensors").write_bytes(b"\xff" * 8)
-    assert models.num_header_bytes("tiny") == weights.MAX_HEADER_BYTES
+    assert models.num_header_bytes("tiny") == checkpoint.MAX_HEADER_BYTES
     assert not headers
