@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from benchmarks.operators import Matrix
 from benchmarks.problems import Problem
-from hessian_spectrum.curvature.operators.precision import MatmulPrecision, matmuls_in
-from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.curvature.models.base import Parameters
+from hessian_spectrum.curvature.operators.execution import MatmulPrecision, matmuls_in
 
 HAS_CURVLINOPS = find_spec("curvlinops") is not None
 

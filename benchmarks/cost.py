@@ -20,15 +20,14 @@ from benchmarks.footprints import OPERATORS, Content, forget_peak, gpt2, mlp, st
 from benchmarks.machine import machine, machine_line
 from benchmarks.reports import RESULTS, publish
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
+from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.calibration import eigenvalue_seconds, vector_rate
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.risk import EmpiricalRisk
-from hessian_spectrum.planning.memory import peak_bytes
-from hessian_spectrum.planning.seconds import Rates, predicted_seconds
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
+from hessian_spectrum.curvature.losses import EmpiricalRisk
+from hessian_spectrum.planning.job_plan import peak_bytes
 from hessian_spectrum.planning.size import Size
-from hessian_spectrum.planning.work import Work, exact_work, lanczos_work
+from hessian_spectrum.planning.work import Rates, Work, exact_work, lanczos_work, predicted_seconds
 from hessian_spectrum.quadrature.curves import Smoothing
 
 NUM_STEPS, NUM_PROBES = 20, 2
@@ -109,7 +108,9 @@ def _measure(case: Case) -> dict[str, float]:
     forget_peak()
     started = time.process_time()
     risk = EmpiricalRisk(model, loss, [data])
-    case.run(OPERATORS["hessian"](risk, parameters))
+    operator = OPERATORS["hessian"](risk, parameters)
+    operator.checked_gradient_norm()  # as a job does
+    case.run(operator)
     seconds = time.process_time() - started
     peak = status("VmHWM") - before
     return {

@@ -15,7 +15,7 @@ from benchmarks.operators import our_operator
 from benchmarks.problems import Problem, warm_up_problem
 from benchmarks.reports import Goal, chosen_problem, new_compilations, options, publish, ratio_lines, ratios, stem
 from benchmarks.timing import Stopwatch
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
+from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.operators.execution import Mode
 from hessian_spectrum.quadrature.curves import Smoothing

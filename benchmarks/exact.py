@@ -15,7 +15,7 @@ from benchmarks.reports import Goal, chosen_problem, new_compilations, options, 
 from benchmarks.timing import Stopwatch
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.operators.dense import assemble
+from hessian_spectrum.curvature.linear_algebra import assemble
 from hessian_spectrum.quadrature.results import FloatArray
 
 PROBLEMS = ["digits-deep", "tiny"]

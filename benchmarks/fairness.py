@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.dear_things import DearThings, Request, prepared
 from benchmarks.host import host, host_line
 from benchmarks.stack import RunningStack
-from hessian_spectrum.service.auth.key_store import KeyStore
+from hessian_spectrum.service.auth import KeyStore
 
 RESULTS = Path(__file__).parent / "results"
 NUM_AT_ONCE = 45

@@ -21,23 +21,15 @@ import torch
 from scipy.optimize import lsq_linear
 
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.losses.base import Loss
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.losses.mse import Mse
-from hessian_spectrum.curvature.losses.output_value import OutputValue
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse, OutputValue
 from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
-from hessian_spectrum.curvature.models.base import Model
-from hessian_spectrum.curvature.models.closed_form.neurons import NeuronNetwork
-from hessian_spectrum.curvature.models.closed_form.quadratic import QuadraticForm
+from hessian_spectrum.curvature.models.base import Model, Parameters
+from hessian_spectrum.curvature.models.closed_form import NeuronNetwork, QuadraticForm
 from hessian_spectrum.curvature.models.conv import Conv
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.functional import FunctionalOperator
-from hessian_spectrum.curvature.operators.ggn import GgnOperator
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
-from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.planning.memory_coefficients import OVERHEAD_BYTES, MemoryCoefficients
 from hessian_spectrum.planning.size import SORTS, Size
 
@@ -64,13 +56,13 @@ def gpt2(*shape: int, n: int) -> Content:
     layers, heads, width, length, vocabulary = shape
     tokens = torch.randint(vocabulary, (n, length + 1))
     data = Dataset(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
-    return Gpt2(layers, heads, width, length, vocabulary), CrossEntropy(), data
+    return Gpt2(layers, heads, width, n_positions=length, vocab_size=vocabulary), CrossEntropy(), data
 
 
 def conv(*channels: int, n: int, kernel: int = 3, pooling: bool = False, activation: str = "relu") -> Content:
     """A conv net on random images."""
     return (
-        Conv(channels, kernel, 1, pooling, activation),
+        Conv(channels, kernel_size=kernel, stride=1, pooling=pooling, activation=activation),
         CrossEntropy(),
         Dataset(torch.randn(n, 64), torch.randint(10, (n,))),
     )
@@ -84,7 +76,11 @@ def attention(dims: tuple[int, int, int], n: int, length: int, activation: str =
 
 def neurons(width: int, n: int, activation: str = "linear", bias: bool = False) -> Content:
     """A closed-form network of one input on n numbers."""
-    return NeuronNetwork(width, activation, 0.1, bias), Mse(), Dataset(torch.randn(n, 1), torch.randn(n, 1))
+    return (
+        NeuronNetwork(width, activation, negative_slope=0.1, bias=bias),
+        Mse(),
+        Dataset(torch.randn(n, 1), torch.randn(n, 1)),
+    )
 
 
 def quadratic(dim: int) -> Content:
@@ -194,6 +190,7 @@ def _measure(content: Callable[[], Content], matrix: str, num_columns: int) -> M
     before = status("VmRSS")
     forget_peak()
     operator = OPERATORS[matrix](EmpiricalRisk(model, loss, [data]), parameters)
+    operator.checked_gradient_norm()  # as a job does
     vectors = torch.randn(num_columns, operator.dim).T
     operator.matmat(vectors)
     recording = status("VmHWM") - before

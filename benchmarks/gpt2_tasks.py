@@ -21,12 +21,11 @@ from benchmarks.timing import Stopwatch
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import LanczosResult
 from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
-from hessian_spectrum.curvature.operators.execution import Mode
-from hessian_spectrum.curvature.operators.precision import MatmulPrecision
+from hessian_spectrum.curvature.operators.execution import MatmulPrecision, Mode
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
-from hessian_spectrum.curvature.progress import ignore_progress
-from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.worker.builders import build_parameters
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.problems import Problem
-from hessian_spectrum.curvature.operators.execution import Execution, Mode
-from hessian_spectrum.curvature.operators.ggn import GgnOperator
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.operators.precision import MatmulPrecision
+from hessian_spectrum.curvature.operators.execution import Execution, MatmulPrecision, Mode
+from hessian_spectrum.curvature.operators.hessian import GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 
 Matrix = Literal["hessian", "ggn"]
@@ -35,10 +33,12 @@ def our_operator(
     Args:
         num_products: How many are to come, by which the mode "measured" decides.
     """
-    return OPERATORS[matrix](
+    operator = OPERATORS[matrix](
         problem.risk_of(setting.micro_batch_size),
         problem.parameters,
         memory_bytes=setting.recording_bytes,
-        execution=Execution(num_products, mode),
+        execution=Execution(num_products, mode=mode),
         matmul_precision=setting.matmul_precision,
     )
+    operator.checked_gradient_norm()  # as a job does
+    return operator

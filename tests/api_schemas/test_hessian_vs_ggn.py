@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest, Pretraining
-from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.api_schemas.jobs import JobRequest
 
 GPT2 = {"kind": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 4, "n_positions": 8, "vocab_size": 256}
 TEXT = {"kind": "text", "name": "pydoc-topics", "num_sequences": 8, "sequence_length": 8}

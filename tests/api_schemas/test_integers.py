@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
-from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.api_schemas.message import MAX_EXACT_INTEGER
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.service.routes.documentation import JOB_EXAMPLES

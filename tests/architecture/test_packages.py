@@ -44,6 +44,8 @@ def test_a_distribution_is_typed_licensed_and_of_the_one_version(name: str) -> N
     assert [path for path in packages if not (path / "py.typed").exists() and path.name != "__pycache__"] == []
     assert not (ROOT / name / "hessian_spectrum" / "__init__.py").exists()  # it would hide the other distributions
     assert DISTRIBUTIONS[name]["project"]["license"] == "MIT"
+    assert DISTRIBUTIONS[name]["project"]["license-files"] == ["LICENSE"]  # which may not lie outside of the folder
+    assert (ROOT / name / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     assert DISTRIBUTIONS[name]["project"]["dynamic"] == ["version"]
     version = ROOT / name / DISTRIBUTIONS[name]["tool"]["hatch"]["version"]["path"]
     assert version.resolve() == ROOT / "api_schemas" / "hessian_spectrum" / "api_schemas" / "version.py"

@@ -3,6 +3,8 @@
 import asyncio
 import io
 import threading
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -10,7 +12,7 @@ from hessian_spectrum.api_schemas.health import Readiness
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.client import requests
 from hessian_spectrum.client.async_http import AsyncSpectrumClient
-from hessian_spectrum.client.errors import ProblemResponseError
+from hessian_spectrum.client.errors import JobOutOfSightError, ProblemResponseError, ServerUnreachableError
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.jobs.settings import ServiceSettings
 from tests.client.answers import Answer, answering
@@ -20,6 +22,7 @@ CROWD = 130
 
 BUSY = Problem(type="/problems/too-much-heavy-work", title="Too much heavy work at once", status=429)
 REFUSED: Answer = (429, {"Retry-After": "0"}, BUSY.model_dump_json().encode())
+REFUSED_FOR_LONG: Answer = (429, {"Retry-After": "60"}, BUSY.model_dump_json().encode())
 PICTURE: Answer = (200, {}, b"\x89PNG")
 
 
@@ -44,6 +47,52 @@ def test_a_file_is_not_waited_for_without_end() -> None:
     refusal = pytest.raises(ProblemResponseError, match="Too much heavy work")
     with answering(lambda: REFUSED) as url, SpectrumClient(url, patience_seconds=0.1) as client, refusal:
         client.save_result(JOB_ID, io.BytesIO(), "png")
+
+
+def wait_async(url: str, timeout_seconds: float) -> None:
+    async def wait() -> None:
+        async with AsyncSpectrumClient(url) as client:
+            await client.wait(JOB_ID, timeout_seconds=timeout_seconds)
+
+    asyncio.run(wait())
+
+
+def wait_sync(url: str, timeout_seconds: float) -> None:
+    with SpectrumClient(url) as client:
+        client.wait(JOB_ID, timeout_seconds=timeout_seconds)
+
+
+both_clients = pytest.mark.parametrize("wait", [wait_sync, wait_async])
+
+
+@both_clients
+def test_a_deadline_holds_where_the_server_asks_for_a_longer_pause(wait: Callable[[str, float], None]) -> None:
+    answers = [REFUSED_FOR_LONG] * 10
+    started = time.monotonic()
+    with answering(answers.pop) as url, pytest.raises(JobOutOfSightError, match="Too much heavy work"):
+        wait(url, 0.5)
+    assert 0.4 < time.monotonic() - started < 3
+    assert len(answers) == 8, "one request at the beginning, and one at the end"
+
+
+@both_clients
+def test_a_deadline_holds_where_the_server_is_silent(wait: Callable[[str, float], None]) -> None:
+    is_over = threading.Event()
+
+    def silent() -> Answer:
+        is_over.wait(20)
+        return REFUSED
+
+    def give_up(url: str) -> None:
+        try:
+            wait(url, 0.5)
+        finally:
+            is_over.set()
+
+    started = time.monotonic()
+    with answering(silent) as url, pytest.raises(ServerUnreachableError):
+        give_up(url)
+    assert time.monotonic() - started < 6
 
 
 def test_a_crowd_listens_through_one_client() -> None:

@@ -18,12 +18,17 @@ import pytest
 from httpx_sse import EventSource
 
 from hessian_spectrum.api_schemas.jobs import Job, Links, Progress
-from hessian_spectrum.client import retry as retries
+from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.client import reconnection
 from hessian_spectrum.client.async_http import AsyncSpectrumClient
-from hessian_spectrum.client.errors import JobOutOfSightError, ServerUnreachableError, SpectrumClientError
-from hessian_spectrum.client.event_cursor import EventCursor
+from hessian_spectrum.client.errors import (
+    JobOutOfSightError,
+    ProblemResponseError,
+    ServerUnreachableError,
+    SpectrumClientError,
+)
 from hessian_spectrum.client.http import SpectrumClient
-from hessian_spectrum.client.retry import OutageRetry
+from hessian_spectrum.client.reconnection import EventCursor, OutageRetry
 from tests.client.outages import Passage
 
 ENDLESS: dict[str, Any] = {
@@ -78,7 +83,9 @@ def test_waiting_goes_on(
     with SpectrumClient(passage.url, outage_seconds=60) as follower, caplog.at_level(logging.WARNING):
         job = follower.wait(job_id, on_change=Disturbance(passage, client))
     assert job.state == "cancelled"
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "hessian_spectrum.client.retry"]
+    (line,) = [
+        record.getMessage() for record in caplog.records if record.name == "hessian_spectrum.client.reconnection"
+    ]
     assert line.startswith(f"{passage.url} does not answer")
     assert "trying again for up to 60 s" in line
 
@@ -146,7 +153,7 @@ def test_a_server_that_never_answered_is_not_waited_for() -> None:
 def test_an_outage_counts_from_its_first_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long nothing changed before; an answer between two outages ends the first."""
     clock = [0.0]
-    monkeypatch.setattr(retries.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(reconnection.time, "monotonic", lambda: clock[0])
     error: SpectrumClientError = ServerUnreachableError("away")
     retry = OutageRetry("a", 10, is_known=True)
     pauses = []
@@ -161,6 +168,13 @@ def test_an_outage_counts_from_its_first_error(monkeypatch: pytest.MonkeyPatch) 
     clock[0] = 310.0
     with pytest.raises(JobOutOfSightError, match="for 10 s"):
         retry.pause_seconds(error)
+
+
+def test_a_pause_that_the_server_asks_for_is_kept_but_for_the_deadline() -> None:
+    busy = ProblemResponseError(Problem(title="Too many requests", status=429), retry_after_seconds=60.0)
+    assert OutageRetry("a", 600, is_known=False).pause_seconds(busy) == 60
+    soon = OutageRetry("a", 600, is_known=True, deadline=time.monotonic() + 5)
+    assert 4 < soon.pause_seconds(busy) <= 5
 
 
 HEARING_INTERRUPTS = (

@@ -47,7 +47,7 @@ def uploaded(artifact_id: str, **fields: Any) -> dict[str, Any]:
 
 
 def inline(tokens: Any) -> dict[str, Any]:
-    windows = text_windows(tokens, 3, 8, torch.Generator().manual_seed(7))
+    windows = text_windows(tokens, num_sequences=3, sequence_length=8, generator=torch.Generator().manual_seed(7))
     rows = {"x": windows.inputs.double().tolist(), "y": windows.targets.double().tolist()}
     return {"kind": "inline"} | rows
 

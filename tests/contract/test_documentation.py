@@ -14,7 +14,7 @@ import pytest
 
 from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.client.http import SpectrumClient
-from hessian_spectrum.jobs.versions import protocol_version
+from hessian_spectrum.jobs.fingerprints import protocol_version
 
 
 @pytest.fixture

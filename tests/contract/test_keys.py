@@ -16,7 +16,7 @@ from hessian_spectrum.client.errors import ProblemResponseError
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.app import create_app
-from hessian_spectrum.service.auth.key_store import KeyStore
+from hessian_spectrum.service.auth import KeyStore
 
 JOB: dict[str, Any] = {
     "kind": "spectrum",
@@ -291,7 +291,10 @@ def test_the_client_sends_its_key_and_shows_it_to_nobody(guarded: Guarded) -> No
     with SpectrumClient(guarded.server.url, text) as client:
         assert client.run(JOB).num_parameters == 7
         assert text not in repr(client.__dict__) + repr(client._http.__dict__)
-    with SpectrumClient(guarded.server.url) as client, pytest.raises(ProblemResponseError, match="A key is needed"):
+    with (
+        SpectrumClient(guarded.server.url) as client,
+        pytest.raises(ProblemResponseError, match="API key is required"),
+    ):
         client.submit(JOB)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from hessian_spectrum.client.errors import ProblemResponseError
 from hessian_spectrum.client.http import SpectrumClient
-from hessian_spectrum.service.auth.key_store import KeyStore
+from hessian_spectrum.service.auth import KeyStore
 
 JOB: dict[str, Any] = {
     "kind": "spectrum",

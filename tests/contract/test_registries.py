@@ -21,7 +21,8 @@ from hessian_spectrum.api_schemas.losses import LOSSES
 from hessian_spectrum.api_schemas.models import FAMILIES, KINDS
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.client.http import SpectrumClient
-from hessian_spectrum.curvature.registry import dataset_functions, loss_classes, model_classes
+from hessian_spectrum.curvature.losses import LOSS_CLASSES
+from hessian_spectrum.curvature.registry import dataset_functions, model_classes
 from hessian_spectrum.planning.activations import ACTIVATIONS
 from hessian_spectrum.theory.closed_form.families import spectra
 from hessian_spectrum.worker.builders import build_dataset, build_loss, build_model, build_parameters
@@ -134,7 +135,7 @@ def test_both_sides_have_every_entry() -> None:
     """Without torch and with it; checkpoints of other families, samples and tokens are not in the engine's tables."""
     assert set(model_classes()) == set(KINDS) - {"causal-lm"}
     assert set(dataset_functions()) == {kind.name for kind in DATA_KINDS.values()} - {"inline", "artifact", "text"}
-    assert set(loss_classes()) == set(LOSSES)
+    assert set(LOSS_CLASSES) == set(LOSSES)
     assert set(spectra()) == set(FAMILIES)
 
 

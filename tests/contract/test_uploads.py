@@ -16,7 +16,7 @@ import pytest
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.app import create_app
-from hessian_spectrum.service.closed_form import MAX_VECTOR_NUMBERS_JSON
+from hessian_spectrum.service.routes.closed_form import MAX_VECTOR_NUMBERS_JSON
 from hessian_spectrum.service.uploads import parser
 
 NPZ = "application/x-npz"

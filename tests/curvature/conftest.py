@@ -11,13 +11,10 @@ from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.digits import digits
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.losses.base import Loss
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss
+from hessian_spectrum.curvature.models.base import Model, ParameterLayout
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.parameters import ParameterLayout
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.results import ExactSpectrum
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 Seeded = Callable[[int], torch.Generator]
-MODEL = Gpt2(3, 2, 8, 12, 11)
+MODEL = Gpt2(3, 2, 8, n_positions=12, vocab_size=11)
 
 
 def point(seed: int) -> dict[str, Tensor]:
@@ -47,7 +47,7 @@ def test_scores_are_the_attentions_of_hugging_face(seeded: Seeded) -> None:
     with torch.no_grad():
         attentions = oracle(torch.cat([each.inputs for each in data]), output_attentions=True).attentions
     expected = [float(each[:, [1, 0], :, 0].mean()) for each in (attentions[2], attentions[0])]
-    found = sink_scores(MODEL, parameters, data, AttentionSink(0.0, heads=(1, 0), blocks=(2, 0)))
+    found = sink_scores(MODEL, parameters, data, sink=AttentionSink(0.0, heads=(1, 0), blocks=(2, 0)))
     assert found.blocks == (2, 0)
     assert found.by_block == pytest.approx(expected, rel=1e-12)
     assert found.mean == pytest.approx(sum(expected) / 2, rel=1e-12)
@@ -64,27 +64,27 @@ def test_the_mean_score_is_reached(
     seed: int, target: float, heads: tuple[int, ...], blocks: tuple[int, ...] | None
 ) -> None:
     parameters, data = point(seed), batches(seed)
-    sink = sink_with_mean_score(MODEL, parameters, data, AttentionSink(0.0, heads, blocks), target)
+    sink = sink_with_mean_score(MODEL, parameters, data, sink=AttentionSink(0.0, heads, blocks), mean_score=target)
     assert (sink.heads, sink.blocks) == (heads, blocks)
-    assert sink_scores(MODEL, parameters, data, sink).mean == pytest.approx(target, abs=SCORE_TOLERANCE)
+    assert sink_scores(MODEL, parameters, data, sink=sink).mean == pytest.approx(target, abs=SCORE_TOLERANCE)
 
 
 def test_a_score_that_is_there_already_needs_no_bias() -> None:
     parameters, data, sink = point(0), batches(0), AttentionSink(3.0)
-    present = sink_scores(MODEL, parameters, data, replace(sink, bias=0.0)).mean
-    assert sink_with_mean_score(MODEL, parameters, data, sink, present).bias == 0
+    present = sink_scores(MODEL, parameters, data, sink=replace(sink, bias=0.0)).mean
+    assert sink_with_mean_score(MODEL, parameters, data, sink=sink, mean_score=present).bias == 0
 
 
 @pytest.mark.parametrize("target", [1 / 7 - 1e-3, 1.01, 0.0])
 def test_a_score_that_cannot_be_reached_says_how_far_it_gets(target: float) -> None:
     """The first query has but one key, so that the mean over 7 queries is never below 1/7."""
     with pytest.raises(InvalidProblemError, match=r"attention_sink\.mean_score: no bias gives"):
-        sink_with_mean_score(MODEL, point(0), batches(0), AttentionSink(0.0), target)
+        sink_with_mean_score(MODEL, point(0), batches(0), sink=AttentionSink(0.0), mean_score=target)
 
 
 def test_single_tokens_attend_to_themselves_alone() -> None:
     with pytest.raises(InvalidProblemError, match="with -1024 it is 1"):
-        sink_with_mean_score(MODEL, point(0), batches(0, length=1), AttentionSink(0.0), 0.5)
+        sink_with_mean_score(MODEL, point(0), batches(0, length=1), sink=AttentionSink(0.0), mean_score=0.5)
 
 
 def test_scores_do_not_depend_on_micro_batches() -> None:
@@ -92,8 +92,8 @@ def test_scores_do_not_depend_on_micro_batches() -> None:
     whole = Dataset(torch.cat([each.inputs for each in data]), torch.cat([each.targets for each in data]))
     sink = AttentionSink(1.0)
     assert_close(
-        torch.tensor(sink_scores(MODEL, parameters, data, sink).by_block),
-        torch.tensor(sink_scores(MODEL, parameters, [whole], sink).by_block),
+        torch.tensor(sink_scores(MODEL, parameters, data, sink=sink).by_block),
+        torch.tensor(sink_scores(MODEL, parameters, [whole], sink=sink).by_block),
         rtol=1e-12,
         atol=0,
     )
@@ -101,4 +101,6 @@ def test_scores_do_not_depend_on_micro_batches() -> None:
 
 def test_without_attention_there_are_no_scores() -> None:
     with pytest.raises(InvalidProblemError, match="without attention"):
-        Gpt2(2, 2, 8, 12, 11, attention=False).first_token_scores({}, torch.zeros(1, 2, dtype=torch.int64))
+        Gpt2(2, 2, 8, n_positions=12, vocab_size=11, attention=False).first_token_scores(
+            {}, torch.zeros(1, 2, dtype=torch.int64)
+        )

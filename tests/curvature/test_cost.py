@@ -7,18 +7,20 @@ from dataclasses import replace
 import pytest
 
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
+from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
 from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
-from hessian_spectrum.planning.blocks import OUTPUTS_BYTES
-from hessian_spectrum.planning.memory import micro_batches, peak_bytes
+from hessian_spectrum.planning.job_plan import micro_batches, peak_bytes
 from hessian_spectrum.planning.memory_coefficients import Matrix, memory_coefficients
-from hessian_spectrum.planning.seconds import EIGENVALUE_ORDER, Rates, predicted_seconds
 from hessian_spectrum.planning.size import LOGIT_COPIES, Size, causal_lm_size, gpt2_size, mlp_size
 from hessian_spectrum.planning.work import (
+    EIGENVALUE_ORDER,
+    OUTPUTS_BYTES,
+    Rates,
     Work,
     exact_work,
     lanczos_work,
+    predicted_seconds,
     top_k_work,
     trace_work,
     training_passes,
@@ -35,20 +37,16 @@ import sys
 
 import torch
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
+from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
 from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Mse
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.functional import FunctionalOperator
-from hessian_spectrum.curvature.operators.ggn import GgnOperator
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
 
 OPERATORS = {"hessian": HessianOperator, "ggn": GgnOperator, "functional": FunctionalOperator}
 
@@ -65,7 +63,9 @@ def mlp(widths, n, activation="tanh"):
 
 def gpt2(shape, n):
     tokens = torch.randint(shape[-1], (n, shape[3] + 1), generator=seeded())
-    return Gpt2(*shape), CrossEntropy(), Dataset(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    n_layer, n_head, n_embd, n_positions, vocab_size = shape
+    model = Gpt2(n_layer, n_head, n_embd, n_positions=n_positions, vocab_size=vocab_size)
+    return model, CrossEntropy(), Dataset(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
 
 def solve(content, matrix, dtype, method, batch=None, recording_bytes=None):
     model, loss, data = content
@@ -77,6 +77,7 @@ def solve(content, matrix, dtype, method, batch=None, recording_bytes=None):
     risk = EmpiricalRisk(model, loss, data.split(batch))
     parameters = model.initial_parameters(seeded(), dtype, cpu)
     operator = OPERATORS[matrix](risk, parameters, memory_bytes=recording_bytes)
+    operator.checked_gradient_norm()
     found = method(operator)
     assert operator.fallback_reason is None
     return memory("VmHWM") - before, found
@@ -306,7 +307,7 @@ def test_only_what_is_held_of_logits_grows_with_the_number_of_tokens() -> None:
 
 
 def test_cost_imports_no_torch() -> None:
-    modules = "hessian_spectrum.planning.memory, hessian_spectrum.planning.seconds"
+    modules = "hessian_spectrum.planning.job_plan, hessian_spectrum.planning.work"
     program = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 

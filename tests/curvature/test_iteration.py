@@ -10,12 +10,12 @@ import torch
 
 from hessian_spectrum.curvature import iteration
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
+from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.algorithms.method import Method
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
 from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
 from hessian_spectrum.curvature.iteration import finish, iterates, last_state, run
-from hessian_spectrum.curvature.operators.dense import DenseOperator
+from hessian_spectrum.curvature.linear_algebra import DenseOperator
 from hessian_spectrum.curvature.serialization import Serialized, deserialize, serialize
 from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.quadrature.errors import InvalidProblemError

@@ -13,20 +13,18 @@ from hypothesis import strategies as st
 
 from hessian_spectrum.curvature.algorithms import lanczos
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
-from hessian_spectrum.curvature.algorithms.method import Method
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import (
+from hessian_spectrum.curvature.algorithms.lanczos import (
     StochasticLanczosQuadrature,
 )
+from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
 from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.operators.dense import DenseOperator
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.serialization import deserialize, serializable, serialize
 from hessian_spectrum.quadrature.curves import Smoothing
 
@@ -122,7 +120,7 @@ def mlp_operator() -> HessianOperator:
 
 
 def gpt2_operator() -> HessianOperator:
-    model = Gpt2(1, 1, 4, 4, 6)
+    model = Gpt2(1, 1, 4, n_positions=4, vocab_size=6)
     tokens = torch.randint(6, (3, 5), generator=seeded(1))
     data = Dataset(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
     parameters = model.initial_parameters(seeded(), torch.float32, CPU)
@@ -157,7 +155,7 @@ def test_only_rows_that_were_computed_are_kept() -> None:
 
 def test_a_basis_is_as_large_again() -> None:
     operator = dense()
-    state = lanczos.start(operator, [torch.ones(60)], 1, 12)
+    state = lanczos.start(operator, [torch.ones(60)], num_probes=1, num_steps=12)
     lanczos.advance(operator, state)
     again = through_a_file(state)
     assert again.basis.shape == (1, 13, 60)

@@ -20,7 +20,7 @@ import redis
 import yaml
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
-from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from tests.docs.blocks import ROOT, Block, blocks
 

@@ -11,7 +11,7 @@ import torch
 
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.client.http import SpectrumClient
-from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
 

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.curvature.progress import ignore_progress
-from hessian_spectrum.jobs.cache_key import cache_key
+from hessian_spectrum.curvature.iteration import ignore_progress
+from hessian_spectrum.jobs.fingerprints import cache_key
 from hessian_spectrum.service.routes.documentation import JOB_EXAMPLES
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware

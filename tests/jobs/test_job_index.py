@@ -5,9 +5,8 @@ from itertools import count
 import pytest
 import redis
 
-from hessian_spectrum.jobs.keys import INDEX, STORED_BYTES, tag_index
-from hessian_spectrum.jobs.quotas import QuotaError, Quotas
-from hessian_spectrum.jobs.record import QUEUED, JobRecord
+from hessian_spectrum.jobs.record import QUEUED, JobRecord, QuotaError, Quotas
+from hessian_spectrum.jobs.scripts import INDEX, STORED_BYTES, tag_index
 from hessian_spectrum.jobs.store import JobStore
 
 ANNA, BOB = "a" * 12, "b" * 12

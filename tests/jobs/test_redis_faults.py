@@ -4,8 +4,8 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
+from hessian_spectrum.jobs.connection import Fault, described, eviction_fault, fault_of, require_writable
 from hessian_spectrum.jobs.queue import JobQueue
-from hessian_spectrum.jobs.redis_faults import Fault, described, eviction_fault, fault_of, require_writable
 from hessian_spectrum.jobs.store import JobStore
 
 

@@ -4,8 +4,9 @@ import pytest
 import redis
 
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs.record import Lease, LeaseLostError
 from hessian_spectrum.jobs.shards import Claim, ShardStore
-from hessian_spectrum.jobs.store import JobStore, Lease, LeaseLostError
+from hessian_spectrum.jobs.store import JobStore
 
 PROBLEM = Problem(title="No", status=500)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from hessian_spectrum.jobs.leftovers import Leftovers, num_known
+from hessian_spectrum.jobs.retention import Leftovers, num_known
 from hessian_spectrum.jobs.storage_identity import IDENTITY, StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.storage.stores import open_stores

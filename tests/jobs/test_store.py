@@ -8,10 +8,10 @@ import redis
 
 from hessian_spectrum.api_schemas.jobs import Progress
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs.keys import CHANGES, COUNTERS, STORED_BYTES
 from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, JobQueue
-from hessian_spectrum.jobs.record import JobRecord, new_job_id
-from hessian_spectrum.jobs.store import JobStore, KeyReusedError, LeaseLostError, UnknownJobError
+from hessian_spectrum.jobs.record import JobRecord, LeaseLostError, new_job_id
+from hessian_spectrum.jobs.scripts import CHANGES, COUNTERS, STORED_BYTES
+from hessian_spectrum.jobs.store import JobStore, KeyReusedError, UnknownJobError
 
 PROBLEM = Problem(title="No", status=500)
 

@@ -18,8 +18,7 @@ import redis
 from hessian_spectrum.launcher import managed_process as child_module
 from hessian_spectrum.launcher.data_directory import DataDirectory
 from hessian_spectrum.launcher.embedded_redis import EmbeddedRedis
-from hessian_spectrum.launcher.managed_process import CrashLoopError, ManagedProcess
-from hessian_spectrum.launcher.obstacles import disk_obstacle, port_obstacle
+from hessian_spectrum.launcher.managed_process import CrashLoopError, ManagedProcess, disk_obstacle, port_obstacle
 from tests.conftest import free_port
 
 QUADRATIC = {"model": {"kind": "quadratic", "matrix": [[2.0]]}}

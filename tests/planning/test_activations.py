@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hessian_spectrum.curvature.models.activations import activation_named
-from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.models.base import Model, activation_named
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.planning.activations import ACTIVATIONS, Activation
 from hessian_spectrum.planning.memory_coefficients import COEFFICIENTS, Matrix, memory_coefficients

@@ -15,7 +15,8 @@ from hessian_spectrum.api_schemas.jobs import Job, Progress
 from hessian_spectrum.client.async_http import AsyncSpectrumClient
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.jobs.connection import connect
-from hessian_spectrum.jobs.store import JobStore, Lease
+from hessian_spectrum.jobs.record import Lease
+from hessian_spectrum.jobs.store import JobStore
 from tests.conftest import running_redis
 from tests.service.own_service import Service
 

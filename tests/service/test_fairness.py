@@ -18,17 +18,17 @@ from fastapi.testclient import TestClient
 
 from benchmarks.dear_things import write_checkpoint
 from hessian_spectrum.api_schemas.health import WorkerStatus
-from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.checkpoints import weights
 from hessian_spectrum.jobs.connection import connect
-from hessian_spectrum.jobs.planner import plan_job, stored_plan
+from hessian_spectrum.jobs.plans import plan_job, stored_plan
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.jobs.worker_registry import register
+from hessian_spectrum.service import tasks
 from hessian_spectrum.service.app import create_app
-from hessian_spectrum.service.auth.key_store import KeyStore
-from hessian_spectrum.service.process_pool import tasks
+from hessian_spectrum.service.auth import KeyStore
 from hessian_spectrum.service.process_pool.pool import ProcessPool
-from hessian_spectrum.service.request_body import LARGE_BODY_BYTES
+from hessian_spectrum.service.request_parsing import LARGE_BODY_BYTES
 from tests.service.own_service import Service
 
 SAMPLE = {"law": "wigner", "sample": {"size": 1000}}

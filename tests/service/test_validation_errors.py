@@ -10,13 +10,13 @@ import pytest
 from pydantic import BaseModel
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
-from hessian_spectrum.api_schemas.job_requests import JobRequest
-from hessian_spectrum.api_schemas.patterns import SENTENCES
+from hessian_spectrum.api_schemas.jobs import JobRequest
+from hessian_spectrum.api_schemas.message import SENTENCES
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.app import create_app
 from hessian_spectrum.service.problems import ProblemError
-from hessian_spectrum.service.request_body import validate_document
+from hessian_spectrum.service.request_parsing import validate_document
 from hessian_spectrum.service.validation_errors import resolve_location, similar_name, unknown_name
 
 MLP = {"kind": "mlp", "widths": [1, 2, 1]}

@@ -9,10 +9,9 @@ import pytest
 import redis
 
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs.keys import STORED_BYTES
-from hessian_spectrum.jobs.quotas import QuotaError, Quotas
-from hessian_spectrum.jobs.scripts import NewJob
-from hessian_spectrum.jobs.store import CachedResult, JobStore, Lease, UnknownJobError
+from hessian_spectrum.jobs.record import Lease, QuotaError, Quotas
+from hessian_spectrum.jobs.scripts import STORED_BYTES, NewJob
+from hessian_spectrum.jobs.store import CachedResult, JobStore, UnknownJobError
 from hessian_spectrum.storage import disk
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.storage.request_files import LARGE_REQUEST_BYTES, RequestDamagedError, RequestFiles

@@ -5,7 +5,9 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
+from email.parser import Parser
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,22 @@ with SpectrumClient(sys.argv[1]) as client:
            "data": {"kind": "inline", "x": [[1.0]], "y": [[0.0]]}}
     print(spectrum.sharpness, client.run(job).num_parameters)
 """
+
+
+def test_every_wheel_is_typed_and_states_its_licence(wheels: Path) -> None:
+    built = sorted(wheels.glob("*.whl"))
+    assert len(built) == len(DISTRIBUTIONS)
+    for path in built:
+        with zipfile.ZipFile(path) as wheel:
+            names = wheel.namelist()
+            [metadata] = [name for name in names if name.endswith(".dist-info/METADATA")]
+            fields = Parser().parsestr(wheel.read(metadata).decode())
+            assert fields["License-Expression"] == "MIT", path.name
+            assert fields.get_all("License-File") == ["LICENSE"], path.name
+            licence = metadata.replace("METADATA", "licenses/LICENSE")
+            assert wheel.read(licence) == (ROOT / "LICENSE").read_bytes(), path.name
+        packages = {name.split("/")[1] for name in names if name.startswith("hessian_spectrum/")}
+        assert {f"hessian_spectrum/{package}/py.typed" for package in packages} <= set(names), path.name
 
 
 def test_the_client_alone(install: Callable[[str], Path], folder: Path, server: Any) -> None:

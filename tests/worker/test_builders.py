@@ -8,20 +8,17 @@ import torch
 from torch.testing import assert_close
 
 from hessian_spectrum.api_schemas.data.text import NUM_TOKENS
-from hessian_spectrum.api_schemas.parameter_shapes import parameter_shapes
+from hessian_spectrum.api_schemas.models.kind import parameter_shapes
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.data.text import VOCABULARY_SIZES
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.losses.mse import Mse
-from hessian_spectrum.curvature.losses.output_value import OutputValue
+from hessian_spectrum.curvature.iteration import ignore_progress
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Mse, OutputValue
 from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
+from hessian_spectrum.curvature.models.base import ParameterLayout
 from hessian_spectrum.curvature.models.conv import Conv
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.parameters import ParameterLayout
-from hessian_spectrum.curvature.progress import ignore_progress
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
-from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.worker.builders import build_dataset, build_loss, build_model, build_parameters, build_plan
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
@@ -170,10 +167,14 @@ def test_both_sides_know_the_same_tokenizers() -> None:
 
 
 def test_models_have_what_the_request_says() -> None:
-    assert build_model(request_of("mup").model) == Mlp((3, 4, 2), "leaky-relu", True, "mup", 0.01)
-    assert build_model(request_of("conv-strided").model) == Conv((2, 3), 5, 2, False, "relu", False)
+    assert build_model(request_of("mup").model) == Mlp(
+        (3, 4, 2), "leaky-relu", True, parametrization="mup", negative_slope=0.01
+    )
+    assert build_model(request_of("conv-strided").model) == Conv(
+        (2, 3), kernel_size=5, stride=2, pooling=False, activation="relu", bias=False
+    )
     assert build_model(request_of("attention").model) == AttentionLayer(1, 2, 1)
-    assert build_model(request_of("attention-inline").model) == AttentionLayer(2, 3, 5, 1.0)
+    assert build_model(request_of("attention-inline").model) == AttentionLayer(2, 3, 5, sink_bias=1.0)
 
 
 def test_losses() -> None:
@@ -220,7 +221,13 @@ def test_plans() -> None:
     assert plain is not None
     assert full is not None
     assert build_plan(plain) == TrainingPlan(5, 0.1)
-    assert build_plan(full) == TrainingPlan(5, 0.1, 3, Sgd(0.9, True), Plateau(0.1, 2, 1e-4, 1e-5))
+    assert build_plan(full) == TrainingPlan(
+        5,
+        0.1,
+        batch_size=3,
+        optimizer=Sgd(0.9, True),
+        schedule=Plateau(factor=0.1, patience=2, threshold=1e-4, min_learning_rate=1e-5),
+    )
 
 
 def test_plans_of_adamw() -> None:
@@ -234,7 +241,13 @@ def test_plans_of_adamw() -> None:
     spec = request_of("mlp", train=train).train
     assert spec is not None
     assert build_plan(spec, 3) == TrainingPlan(
-        5, 0.1, None, AdamW(0.9, 0.99, 1e-8, 0.1), WarmupCosine(2, 5, 0.01), 0.5, 3
+        5,
+        0.1,
+        batch_size=None,
+        optimizer=AdamW(beta1=0.9, beta2=0.99, epsilon=1e-8, weight_decay=0.1),
+        schedule=WarmupCosine(2, 5, 0.01),
+        max_gradient_norm=0.5,
+        micro_batch_size=3,
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from hessian_spectrum.api_schemas.checkpoints import CheckpointVerdict
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.jobs.verdicts import SECONDS_KEPT, SECONDS_UNTIL_ANOTHER_TRIAL, VerdictStore
+from hessian_spectrum.jobs.worker_registry import SECONDS_KEPT, SECONDS_UNTIL_ANOTHER_TRIAL, VerdictStore
 from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
 
 SHA = "0" * 64

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.jobs.verdicts import VerdictStore
+from hessian_spectrum.jobs.worker_registry import VerdictStore
 from hessian_spectrum.worker import checkpoint_inspector
 from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
 from hessian_spectrum.worker.checkpoint_inspector import BESIDE_A_JOB_BYTES, CheckpointInspector

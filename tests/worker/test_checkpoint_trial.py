@@ -19,14 +19,13 @@ from torch.testing import assert_close
 from hessian_spectrum.api_schemas.checkpoints import CONTEXT, CheckpointVerdict
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
+from hessian_spectrum.curvature.iteration import ignore_progress
+from hessian_spectrum.curvature.linear_algebra import assemble
+from hessian_spectrum.curvature.losses import EmpiricalRisk
+from hessian_spectrum.curvature.models.base import ParameterLayout
 from hessian_spectrum.curvature.models.decoder_architecture import LONGEST_SEQUENCE, loaded_transformers
-from hessian_spectrum.curvature.operators.dense import assemble
-from hessian_spectrum.curvature.operators.ggn import GgnOperator
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.hessian import GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.products import Fallback
-from hessian_spectrum.curvature.parameters import ParameterLayout
-from hessian_spectrum.curvature.progress import ignore_progress
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.worker.builders import build_dataset, build_loss, build_model, build_parameters
 from hessian_spectrum.worker.checkpoint_trial import tried
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job

@@ -17,14 +17,11 @@ from torch.testing import assert_close
 from hessian_spectrum.api_schemas.checkpoints import CONTEXT, CheckpointError
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.operators.dense import assemble
-from hessian_spectrum.curvature.operators.functional import FunctionalOperator
-from hessian_spectrum.curvature.operators.ggn import GgnOperator
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.parameters import ParameterLayout
-from hessian_spectrum.curvature.progress import ignore_progress
-from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.iteration import ignore_progress
+from hessian_spectrum.curvature.linear_algebra import assemble
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
+from hessian_spectrum.curvature.models.base import ParameterLayout
+from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.worker.builders import build_dataset, build_model, build_parameters
 from hessian_spectrum.worker.checkpoints import CHANGED

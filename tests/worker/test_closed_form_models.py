@@ -12,11 +12,11 @@ import torch
 from hessian_spectrum.api_schemas.models import FAMILIES
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import ExactResult
-from hessian_spectrum.curvature.operators.dense import assemble
+from hessian_spectrum.curvature.iteration import ignore_progress
+from hessian_spectrum.curvature.linear_algebra import assemble
+from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.progress import ignore_progress
-from hessian_spectrum.curvature.risk import EmpiricalRisk
-from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
 from hessian_spectrum.theory.closed_form.blocks import multi_input_spectrum, multi_output_spectrum
 from hessian_spectrum.theory.closed_form.homogeneous import leaky_relu_spectrum, relu_spectrum

@@ -9,7 +9,7 @@ import torch
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import TraceResult
-from hessian_spectrum.curvature.progress import ignore_progress
+from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.theory.random_matrix.ensembles import wigner_law
 from hessian_spectrum.theory.random_matrix.sampling import draw_sample
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import run_hessian_vs_ggn_job

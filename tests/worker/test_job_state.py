@@ -12,7 +12,7 @@ import torch
 
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.curvature.progress import Progress
+from hessian_spectrum.curvature.iteration import Progress
 from hessian_spectrum.storage.job_checkpoints import JobCheckpoints
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.worker import job_state

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field, ValidationInfo
 from typing_extensions import TypeAliasType
 
-from hessian_spectrum.api_schemas.message import Message, RequestMessage, misfit
-from hessian_spectrum.api_schemas.patterns import SHA256
+from hessian_spectrum.api_schemas.message import SHA256, Message, RequestMessage, misfit
 
 ArtifactId = Annotated[str, Field(pattern=SHA256, description="Id that the upload returned.")]
 

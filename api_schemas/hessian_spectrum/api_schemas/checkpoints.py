@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, ValidationInfo
 
-from hessian_spectrum.api_schemas.message import Message, misfit
-from hessian_spectrum.api_schemas.patterns import SHA256, described
+from hessian_spectrum.api_schemas.message import SHA256, Message, described, misfit
 
 _PART = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 

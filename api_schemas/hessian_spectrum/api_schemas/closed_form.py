@@ -4,8 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
-from hessian_spectrum.api_schemas.arrays import AnyNumbers, ArrayVectorOrRows, shape
-from hessian_spectrum.api_schemas.message import Message, RequestMessage, misfit
+from hessian_spectrum.api_schemas.message import AnyNumbers, ArrayVectorOrRows, Message, RequestMessage, misfit, shape
 from hessian_spectrum.api_schemas.models import FAMILIES, ClosedFormModel, family_of
 from hessian_spectrum.api_schemas.models.attention import num_scores
 from hessian_spectrum.api_schemas.models.neurons import LinearNetwork

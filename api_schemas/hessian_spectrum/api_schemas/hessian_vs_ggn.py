@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from hessian_spectrum.api_schemas.consistency import check_data
 from hessian_spectrum.api_schemas.data import TextData, TokenData
+from hessian_spectrum.api_schemas.data.kind import check_data
 from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
 from hessian_spectrum.api_schemas.models import Gpt2
 from hessian_spectrum.api_schemas.spectrum import LEAST_TOP_K_LIMIT

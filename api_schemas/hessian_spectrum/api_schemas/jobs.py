@@ -1,12 +1,57 @@
-"""Jobs as callers see them: state, progress and links."""
+"""Jobs as callers see them: every kind of request and result, the predicted cost, and the record of a job."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, RootModel
+from typing_extensions import TypeAliasType
 
+from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
+from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
 from hessian_spectrum.api_schemas.message import Message
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.api_schemas.spectrum_results import AnySpectrumResult, SpectrumResult, SpectrumSetResult
+
+AnyJobRequest = SpectrumRequest | HessianVsGgnRequest
+
+JOB_KINDS = ("spectrum", "hessian-vs-ggn")
+"""All values of `kind`."""
+
+
+class JobRequest(RootModel[Annotated[AnyJobRequest, Field(discriminator="kind")]]):
+    """What a job computes, with its settings; `kind` selects the type of job."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+AnyJobResult = AnySpectrumResult | SpectrumSetResult | HessianVsGgnResult
+JobResult = TypeAliasType(
+    "JobResult", Annotated[SpectrumResult | SpectrumSetResult | HessianVsGgnResult, Field(discriminator="kind")]
+)
+
+
+class CostEstimate(Message):
+    """Cost of a job, predicted from the request alone; nothing is queued."""
+
+    num_parameters: int = Field(description="Number of rows of the matrix, which is the number of its parameters.")
+    num_products: int = Field(
+        description="Number of matrix-vector products; an upper bound if a tolerance decides when to stop."
+    )
+    num_training_passes: float = Field(
+        description="Number of forward and backward passes over all data during training."
+    )
+    peak_bytes: int = Field(description="Peak memory of the worker process, in bytes.")
+    micro_batch_size: int = Field(
+        description="Number of samples that pass through the model at once, chosen so that the job fits in memory."
+    )
+    worker_memory_bytes: int | None = Field(
+        description="Memory per job, in bytes, of the smallest worker that is online; null if none is, in which case "
+        "nothing is split."
+    )
+    fits: bool | None = Field(description="Whether the job fits in a worker's memory; null if no worker is online.")
+    summary: str = Field(description="The estimate in one sentence.")
+
 
 JobState = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"]
 ENDED_STATES: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled", "expired"})

@@ -1,4 +1,4 @@
-"""Losses of jobs by name; what the engine computes of each is in a file of `curvature.losses`."""
+"""Losses of jobs by name; the engine has a class for each in `curvature.losses`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal

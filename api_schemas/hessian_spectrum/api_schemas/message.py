@@ -1,7 +1,10 @@
-"""Base classes of all messages, and the numeric types that several of them use."""
+"""Base classes of all messages, errors at their fields, and the types of texts, numbers and arrays in requests.
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self, cast
+Arrays are nested lists in JSON; in Python also array objects, which are checked by shape and data type.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Protocol, Self, cast, runtime_checkable
 
 from pydantic import (
     AfterValidator,
@@ -14,8 +17,6 @@ from pydantic import (
     ValidationError,
 )
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
-
-from hessian_spectrum.api_schemas.patterns import PRINTABLE
 
 MAX_NUMBERS = 2_000_000
 """Largest number of entries of an inline array."""
@@ -128,6 +129,27 @@ def _rectangular(rows: list[list[float]]) -> list[list[float]]:
     return rows
 
 
+SENTENCES: dict[str, str] = {}
+"""Error message by pattern: a continuation of the field's name, such as "must be ..."."""
+
+
+def described(pattern: str, sentence: str) -> str:
+    """Register the error sentence of a pattern.
+
+    Args:
+        pattern: Regular expression.
+        sentence: Continuation of the field's name, such as "must be ...".
+
+    Returns:
+        The pattern.
+    """
+    SENTENCES[pattern] = sentence
+    return pattern
+
+
+SHA256 = described(r"^[0-9a-f]{64}$", "must be 64 hexadecimal digits in lower case")
+PRINTABLE = described(r"^[^\x00-\x1f\x7f]*$", "must hold no control characters")
+
 TimeLimit = Annotated[
     float | None,
     Field(
@@ -157,7 +179,90 @@ VectorOrRows = Annotated[
 ]
 
 
-def row_width(values: Sequence[float] | Sequence[Sequence[float]]) -> int | None:
-    """Numbers per sample: the length of the rows, or None if every sample is a single number."""
-    first = values[0]
-    return len(first) if isinstance(first, Sequence) else None
+_DTYPES = {"f": (4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8)}
+
+
+@runtime_checkable
+class Array(Protocol):
+    """The attributes that NumPy arrays and similar objects share; no JSON value has them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length along each dimension."""
+        ...
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        ...
+
+    @property
+    def dtype(self) -> Any:
+        """Data type; an object with `kind` and `itemsize`."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+class _OrArray:
+    """Accepts, beside the lists of a type, arrays of floats or integers with one of the given numbers of dimensions.
+
+    Array objects are neither copied nor checked for NaN and infinity, and JSON bodies contain none. Whoever builds them
+    rejects NaN and infinity, as the service does when it reads an upload.
+    """
+
+    def __init__(self, lists: Any, *num_dimensions: int) -> None:
+        self._lists = lists
+        self._num_dimensions = num_dimensions
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        lists = handler.generate_schema(self._lists)
+        either = core_schema.no_info_wrap_validator_function(self._validate, lists)
+        return core_schema.json_or_python_schema(json_schema=lists, python_schema=either)
+
+    def _validate(self, value: Any, validate_lists: Callable[[Any], Any]) -> Any:
+        if not isinstance(value, Array):
+            return validate_lists(value)
+        if value.dtype.itemsize not in _DTYPES.get(value.dtype.kind, ()):
+            raise misfit(message=f"is an array of {value.dtype!s:.32}; it must hold float32, float64 or integers")
+        if value.ndim not in self._num_dimensions:
+            allowed = " or ".join(map(str, self._num_dimensions))
+            raise misfit(message=f"is an array of {value.ndim} dimensions; it must have {allowed}")
+        if 0 in value.shape:
+            raise misfit(message="must not be empty")
+        return value
+
+
+ArrayVector = Annotated[list[float] | Array, _OrArray(Vector, 1)]
+ArrayRows = Annotated[list[list[float]] | Array, _OrArray(Rows, 2)]
+ArrayVectorOrRows = Annotated[list[float] | list[list[float]] | Array, _OrArray(VectorOrRows, 1, 2)]
+
+AnyNumbers = list[float] | list[list[float]] | Array
+
+
+def shape(values: AnyNumbers) -> tuple[int, ...]:
+    """Length of a vector, or numbers of rows and columns."""
+    if isinstance(values, list):
+        first = values[0]
+        return (len(values), len(first)) if isinstance(first, list) else (len(values),)
+    return values.shape
+
+
+def check_shape(name: str, have: tuple[int, ...], other: str, needed: tuple[int, ...]) -> None:
+    """Check that one array of a message has the shape of another.
+
+    Args:
+        name: Name of the field of the array.
+        have: Shape of the array.
+        other: Name of the field of the other array.
+        needed: Shape of the other array.
+
+    Raises:
+        ValidationError: At the field `name` if the shapes differ.
+    """
+    if have != needed:
+        raise misfit(name, message=f"{name} holds {_spelled(have)}, {other} holds {_spelled(needed)}")
+
+
+def _spelled(sizes: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sizes)) + " numbers"

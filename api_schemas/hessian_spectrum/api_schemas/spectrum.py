@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hessian_spectrum.api_schemas.consistency import check_data, check_loss, check_training, loss_of
 from hessian_spectrum.api_schemas.data import Data, num_samples
+from hessian_spectrum.api_schemas.data.kind import check_data, check_loss, check_training, loss_of
 from hessian_spectrum.api_schemas.losses import LOSSES, LossName
 from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
 from hessian_spectrum.api_schemas.models import Gpt2, Model
-from hessian_spectrum.api_schemas.parameter_shapes import Place, Shapes, block_dims, block_shapes
+from hessian_spectrum.api_schemas.models.kind import Place, Shapes, block_dims, block_shapes
 from hessian_spectrum.api_schemas.training import Training
 
 _LOSSES = "; ".join(f"{name} is {loss.formula}" for name, loss in LOSSES.items())

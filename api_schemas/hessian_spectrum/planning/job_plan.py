@@ -1,10 +1,31 @@
-"""The plan of a job: what it takes, and how it is computed within the memory of a worker."""
+"""The plan of a job: its peak memory, the micro-batches that make it fit, and how it is computed within a worker."""
 
 import json
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from hessian_spectrum.planning.work import Work
+from hessian_spectrum.planning.memory_coefficients import (
+    OVERHEAD_BYTES,
+    Matrix,
+    MemoryCoefficients,
+    memory_coefficients,
+)
+from hessian_spectrum.planning.size import Size
+from hessian_spectrum.planning.work import (
+    LAYERED_COPIES,
+    LAYERED_UNIT_COPIES,
+    OUTPUTS_BYTES,
+    Work,
+    columns_at_once,
+    layered_samples,
+    layered_units,
+)
+
+# Of what one vector takes: each further one that goes with it, while it is recorded and later.
+RECORDING_COLUMN_SHARE = 0.5
+RUNNING_COLUMN_SHARE = 0.9
+
+GRADIENT_COPIES = 4  # of parameters outside of the block: themselves, their gradient and its terms
 
 
 @dataclass(frozen=True)
@@ -65,3 +86,121 @@ class JobPlan:
 
 def _computation(fields: dict[str, Any]) -> ComputationPlan:
     return ComputationPlan(**{**fields, "work": Work(**fields["work"])})
+
+
+@dataclass(frozen=True)
+class MicroBatches:
+    """How data are split, and what that takes."""
+
+    num_samples: int  # of a micro-batch
+    num_batches: int
+    recording_bytes: int | None  # that recordings may hold, the others are recorded in every sweep; None: all are held
+    peak_bytes: int
+
+
+def peak_bytes(
+    size: Size,
+    work: Work,
+    matrix: Matrix,
+    itemsize: int,
+    batch: int | None = None,
+    recording_bytes: int | None = None,
+) -> int:
+    """The most that is held at once: while micro-batches of `batch` samples are recorded, multiplied, or after that."""
+    parts = _Parts(size, work, matrix, itemsize, batch or size.num_samples)
+    held = parts.held if recording_bytes is None else min(parts.held, recording_bytes)
+    others = max(0, held - parts.held_by_one)
+    recording = others + parts.recording + parts.vectors(work.first_vectors)
+    running = held + parts.running + parts.vectors(work.vectors)
+    if recording_bytes is not None and held < parts.held:  # recorded again in every sweep
+        recording = held + parts.recording + parts.vectors(work.vectors)
+    if work.corrected:
+        running = max(running, held + parts.direct + parts.vectors(work.vectors))
+    last = held + parts.vectors(2) + work.last_bytes
+    peak = max(recording + work.dense_bytes, running + work.dense_bytes, last)
+    others_of_model = GRADIENT_COPIES * itemsize * size.num_other_parameters
+    return int(peak + parts.vectors(1) + others_of_model) + OVERHEAD_BYTES
+
+
+class _Parts:
+    """Bytes of the operator's parts."""
+
+    def __init__(self, size: Size, work: Work, matrix: Matrix, itemsize: int, batch: int) -> None:
+        self._size, self._itemsize = size, itemsize
+        part, copies = size.part(min(batch, size.num_samples)), memory_coefficients(size.family, matrix)
+        self.held_by_one = self._bytes(copies.held, part) if work.holds_recordings else 0
+        self.held = self._bytes(copies.held, size) if work.holds_recordings else 0
+        # one column through one micro-batch without a recording takes as much as to record it
+        self.direct = self._bytes(copies.held, part) + self._beside(copies.recording, copies.held, part)
+        self.recording, self.running = (
+            (0.0, self._layered(part)) if work.layered else self._recorded(part, work, copies)
+        )
+
+    def _recorded(self, part: Size, work: Work, copies: MemoryCoefficients) -> tuple[float, float]:
+        """While a micro-batch is recorded, and while its recording runs, beside what is held."""
+        columns = min(work.num_columns, columns_at_once(part, self._itemsize)) - 1
+        held = self._bytes(copies.held, part)
+        recording = held + self._beside(copies.recording, copies.held, part)
+        transient = self._beside(copies.running, copies.held, part)
+        recording += columns * RECORDING_COLUMN_SHARE * recording
+        running = transient + columns * RUNNING_COLUMN_SHARE * transient
+        if not work.holds_recordings:
+            return recording, running + held
+        # columns that do not pass together: themselves, their products, and these put together
+        waiting = max(0, work.num_columns - columns - 1) * 3 * self.vectors(1)
+        return recording + waiting, running + waiting
+
+    def vectors(self, number: float) -> float:
+        return number * self._itemsize * self._size.num_parameters
+
+    def _layered(self, part: Size) -> float:
+        """Of the gradient and its activations, or of each sample's terms beside moved units."""
+        _, *outputs = part.activations  # inputs are data
+        units = max(1, -(-sum(outputs) // part.num_samples))
+        samples = min(part.num_samples, layered_samples(self._size.num_parameters, units, self._itemsize))
+        width = min(units, layered_units(units, samples, self._itemsize))
+        moved = (LAYERED_COPIES + LAYERED_UNIT_COPIES * width) * units * samples
+        gradient = GRADIENT_COPIES * sum(outputs)
+        return self._itemsize * max(gradient, samples * self._size.num_parameters + moved)
+
+    def _beside(self, copies: tuple[float, ...], held: tuple[float, ...], size: Size) -> float:
+        """What all copies take beside those that are held: of logits that is a piece."""
+        at_once = size.at_once(OUTPUTS_BYTES // self._itemsize)
+        return max(0, self._bytes(copies, at_once) - self._bytes(held, at_once))
+
+    def _bytes(self, copies: tuple[float, ...], size: Size) -> float:
+        counts = (*size.activations, size.num_parameters)
+        return self._itemsize * sum(copy * count for copy, count in zip(copies, counts, strict=True))
+
+
+def micro_batches(size: Size, work: Work, matrix: Matrix, itemsize: int, memory_bytes: int | None) -> MicroBatches:
+    """The largest micro-batches that keep within `memory_bytes`, all recordings held if that fits.
+
+    Else recordings hold half of what the rest leaves, at most; single samples, if nothing fits.
+    """
+    sizes = _batch_sizes(size.num_samples)
+    for batch in sizes:
+        peak = peak_bytes(size, work, matrix, itemsize, batch)
+        if memory_bytes is None or peak <= memory_bytes:
+            return MicroBatches(batch, -(-size.num_samples // batch), None, peak)
+    assert memory_bytes is not None
+    for batch in sizes:
+        spare = memory_bytes - peak_bytes(size, work, matrix, itemsize, batch, 0)
+        if spare >= 0 and work.holds_recordings:
+            # smaller micro-batches would leave more for recordings, but not all of them
+            peak = peak_bytes(size, work, matrix, itemsize, batch, spare)
+            return MicroBatches(batch, -(-size.num_samples // batch), spare, peak)
+    least = peak_bytes(size, work, matrix, itemsize, 1, 0)
+    return MicroBatches(1, size.num_samples, 0, least)
+
+
+def _batch_sizes(num_samples: int) -> list[int]:
+    """Samples of a micro-batch for 1, 2, 3, 4, 6, 8, 12 ... micro-batches, the largest first."""
+    sizes, count = [num_samples], 1
+    while sizes[-1] > 1:
+        for splits in (2 * count, 3 * count):
+            batch = -(-num_samples // splits)
+            if batch < sizes[-1]:
+                sizes.append(batch)
+        count *= 2
+    return sizes

@@ -1,9 +1,20 @@
-"""What an algorithm does, and what it holds beside the operator."""
+"""What an algorithm does and holds beside the operator, how much of it at once, and how long it takes."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from hessian_spectrum.planning.blocks import BLOCK_COLUMNS
+from hessian_spectrum.planning.size import Size
+
+# How many vectors go through a recording at once: as many as fit, up to a number that keeps the processor busy.
+BLOCK_BYTES = 64 * 2**20
+BLOCK_COLUMNS = 128
+TANGENT_COPIES = 4  # of the activations, for each of them
+OUTPUTS_BYTES = 2**27
+"""Of the outputs that exist at once where the model ends in an output layer: a vocabulary makes them large."""
+
+# Of the outputs of all layers, where a dense matrix is assembled layer by layer: once, and for each unit that is moved
+LAYERED_COPIES = 10
+LAYERED_UNIT_COPIES = 11
 
 FLOAT64_BYTES = 8
 
@@ -17,6 +28,12 @@ TOP_K_BLOCK = 4
 TOP_K_ROWS = 80
 TOP_K_LEAST_ROWS = 3
 PROBE_BLOCK = 16
+
+TRIANGLE_SHARE = 0.7  # of the products of all columns, where rows beyond the diagonal are not computed
+LAYERED_SHARE = 0.15  # of the same, where they are assembled by way of pre-activations
+EIGENVALUE_ORDER = 320
+EIGENVALUE_EXPONENT = 2.6  # of the order, in time: larger blocks make better use of a processor
+EIGENVECTORS_FACTOR = 3.0  # in time
 
 Estimator = Literal["hutchinson", "hutch++", "xtrace"]
 Reorthogonalisation = Literal["none", "full"]
@@ -151,3 +168,50 @@ def probe_bytes(num_parameters: int, num_steps: int, itemsize: int, reorthogonal
 def training_passes(num_steps: int, batch_size: int | None, num_samples: int) -> float:
     """Passes over all data, forward and back, of so many steps."""
     return num_steps * min(1.0, (batch_size or num_samples) / num_samples)
+
+
+def columns_at_once(size: Size, itemsize: int) -> int:
+    """How many vectors go through a recording of these samples together."""
+    column_bytes = itemsize * (4 * size.num_parameters + TANGENT_COPIES * size.num_activations)
+    return max(1, min(BLOCK_COLUMNS, BLOCK_BYTES // column_bytes))
+
+
+def layered_samples(num_parameters: int, num_units: int, itemsize: int) -> int:
+    """How many samples of a fully connected network with so many units in all are assembled together."""
+    return max(1, BLOCK_BYTES // (itemsize * max(num_parameters, (LAYERED_COPIES + LAYERED_UNIT_COPIES) * num_units)))
+
+
+def layered_units(num_units: int, num_samples: int, itemsize: int) -> int:
+    """How many units of a layer are moved together."""
+    return max(1, BLOCK_BYTES // (itemsize * LAYERED_UNIT_COPIES * num_units * num_samples))
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured on a machine."""
+
+    recording_seconds: float  # of the first product, beyond what later ones take
+    seconds_per_product: float  # one vector of a block
+    bytes_per_second: float  # of a basis in memory
+    eigenvalue_seconds: float  # of a dense matrix of order EIGENVALUE_ORDER
+
+
+def predicted_seconds(work: Work, rates: Rates, itemsize: int, all_held: bool = True) -> float:
+    """Recording, products, orthogonality and the dense eigenvalue problem; `rates` are measured."""
+    share = 1.0 if work.holds_recordings else LAYERED_SHARE if work.layered else TRIANGLE_SHARE
+    sweeps = 1 if all_held else -(-work.num_products // work.num_columns)
+    recording = 0.0 if work.layered else rates.recording_seconds * sweeps
+    products = work.num_products * rates.seconds_per_product * share
+    return recording + products + moving_seconds(work, rates, itemsize) + dense_seconds(work, rates)
+
+
+def moving_seconds(work: Work, rates: Rates, itemsize: int) -> float:
+    """Of orthogonality."""
+    return work.moved_numbers * itemsize / rates.bytes_per_second
+
+
+def dense_seconds(work: Work, rates: Rates) -> float:
+    """Of the dense eigenvalue problem."""
+    factor = EIGENVECTORS_FACTOR if work.eigenvectors else 1.0
+    orders: float = (work.dense_order / EIGENVALUE_ORDER) ** EIGENVALUE_EXPONENT
+    return factor * rates.eigenvalue_seconds * orders

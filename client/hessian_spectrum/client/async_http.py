@@ -14,13 +14,10 @@ from httpx_sse import aconnect_sse
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, TokenArtifact
 from hessian_spectrum.api_schemas.checkpoints import LoadableModel
 from hessian_spectrum.api_schemas.closed_form import ClosedFormSpectrum
-from hessian_spectrum.api_schemas.estimates import CostEstimate
 from hessian_spectrum.api_schemas.health import Readiness
-from hessian_spectrum.api_schemas.job_results import AnyJobResult
-from hessian_spectrum.api_schemas.jobs import ENDED_STATES, Job, JobState
+from hessian_spectrum.api_schemas.jobs import ENDED_STATES, AnyJobResult, CostEstimate, Job, JobState
 from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, LawAnswer
 from hessian_spectrum.client import requests
-from hessian_spectrum.client.chunks import async_chunks
 from hessian_spectrum.client.errors import (
     JobFailedError,
     ProblemResponseError,
@@ -28,8 +25,8 @@ from hessian_spectrum.client.errors import (
     to_client_error,
     unreachable,
 )
-from hessian_spectrum.client.event_cursor import SECONDS_BETWEEN_TRIES, EventCursor
 from hessian_spectrum.client.output_file import output_file
+from hessian_spectrum.client.reconnection import SECONDS_BETWEEN_TRIES, EventCursor, OutageRetry
 from hessian_spectrum.client.requests import (
     DEFAULT_URL,
     POLL_SECONDS,
@@ -38,9 +35,9 @@ from hessian_spectrum.client.requests import (
     PictureStyle,
     ResultFormat,
     Smoothing,
+    async_chunks,
     refusal,
 )
-from hessian_spectrum.client.retry import OutageRetry
 
 T = TypeVar("T")
 
@@ -127,7 +124,20 @@ class AsyncSpectrumClient:
     async def wait(
         self, job_id: str, timeout_seconds: float = float("inf"), on_change: Callable[[Job], None] | None = None
     ) -> Job:
-        """The job after its end, or after this time; `on_change` receives its record about once a second."""
+        """Wait for the end of a job.
+
+        Args:
+            job_id: Id of the job.
+            timeout_seconds: Time in seconds after which to return at the latest. A server that is slow to answer then
+                delays it by two seconds at most.
+            on_change: Receives the job's record about once a second.
+
+        Returns:
+            The record of the job when it has ended, or when the time is over.
+
+        Raises:
+            ServerUnreachableError: If the server does not answer, or is too busy to do so, until the time is over.
+        """
         deadline = time.monotonic() + timeout_seconds
         retry = self._retry(job_id, deadline)
         while True:
@@ -292,16 +302,17 @@ class AsyncSpectrumClient:
     ) -> None:
         await self.close()
 
-    async def _run(self, request: ApiRequest[T]) -> T:
-        deadline = time.monotonic() + self.patience_seconds
+    async def _run(self, request: ApiRequest[T], deadline: float = float("inf")) -> T:
+        """The answer of the server, which is asked again while it is busy, but not after the deadline."""
+        patience_ends = min(deadline, time.monotonic() + self.patience_seconds)
         while True:
             try:
-                response = await self._http.request(**request.arguments())
+                response = await self._http.request(**request.arguments(deadline))
             except httpx.HTTPError as error:
                 raise unreachable(self._http.base_url, error) from error
             self._has_answered = True
             pause = requests.pause_seconds(request, response)
-            if pause is None or time.monotonic() + pause > deadline:
+            if pause is None or time.monotonic() + pause > patience_ends:
                 return request.finish(response)
             await asyncio.sleep(pause)
 
@@ -326,7 +337,7 @@ class AsyncSpectrumClient:
         """The answer, repeated through outages of the server."""
         while True:
             try:
-                answer = await self._run(request)
+                answer = await self._run(request, retry.deadline)
             except SpectrumClientError as error:
                 await asyncio.sleep(retry.pause_seconds(error))
             else:

@@ -15,9 +15,14 @@ class ServerUnreachableError(SpectrumClientError):
 
 
 class ProblemResponseError(SpectrumClientError):
-    """The server refused the request; `problem` says why."""
+    """The server refused the request.
 
-    def __init__(self, problem: Problem) -> None:
+    Attributes:
+        problem: Why it was refused.
+        retry_after_seconds: Time in seconds after which the server accepts the request; None if it did not say.
+    """
+
+    def __init__(self, problem: Problem, *, retry_after_seconds: float | None = None) -> None:
         lines = [f"{problem.status} {problem.title}"]
         if problem.errors:
             lines += [f"  {'.'.join(map(str, error.loc))}: {error.msg}" for error in problem.errors]
@@ -25,6 +30,7 @@ class ProblemResponseError(SpectrumClientError):
             lines.append(f"  {problem.detail}")
         super().__init__("\n".join(lines))
         self.problem = problem
+        self.retry_after_seconds = retry_after_seconds
 
 
 class JobOutOfSightError(ServerUnreachableError):

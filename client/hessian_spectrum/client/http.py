@@ -13,13 +13,10 @@ from httpx_sse import connect_sse
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, TokenArtifact
 from hessian_spectrum.api_schemas.checkpoints import LoadableModel
 from hessian_spectrum.api_schemas.closed_form import ClosedFormSpectrum
-from hessian_spectrum.api_schemas.estimates import CostEstimate
 from hessian_spectrum.api_schemas.health import Readiness
-from hessian_spectrum.api_schemas.job_results import AnyJobResult
-from hessian_spectrum.api_schemas.jobs import ENDED_STATES, Job, JobState
+from hessian_spectrum.api_schemas.jobs import ENDED_STATES, AnyJobResult, CostEstimate, Job, JobState
 from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, LawAnswer
 from hessian_spectrum.client import requests
-from hessian_spectrum.client.chunks import chunks
 from hessian_spectrum.client.errors import (
     JobFailedError,
     ProblemResponseError,
@@ -27,8 +24,8 @@ from hessian_spectrum.client.errors import (
     to_client_error,
     unreachable,
 )
-from hessian_spectrum.client.event_cursor import SECONDS_BETWEEN_TRIES, EventCursor
 from hessian_spectrum.client.output_file import output_file
+from hessian_spectrum.client.reconnection import SECONDS_BETWEEN_TRIES, EventCursor, OutageRetry
 from hessian_spectrum.client.requests import (
     DEFAULT_URL,
     POLL_SECONDS,
@@ -37,9 +34,9 @@ from hessian_spectrum.client.requests import (
     PictureStyle,
     ResultFormat,
     Smoothing,
+    chunks,
     refusal,
 )
-from hessian_spectrum.client.retry import OutageRetry
 
 T = TypeVar("T")
 
@@ -134,7 +131,20 @@ class SpectrumClient:
     def wait(
         self, job_id: str, timeout_seconds: float = float("inf"), on_change: Callable[[Job], None] | None = None
     ) -> Job:
-        """The job after its end, or after this time; `on_change` receives its record about once a second."""
+        """Wait for the end of a job.
+
+        Args:
+            job_id: Id of the job.
+            timeout_seconds: Time in seconds after which to return at the latest. A server that is slow to answer then
+                delays it by two seconds at most.
+            on_change: Receives the job's record about once a second.
+
+        Returns:
+            The record of the job when it has ended, or when the time is over.
+
+        Raises:
+            ServerUnreachableError: If the server does not answer, or is too busy to do so, until the time is over.
+        """
         deadline = time.monotonic() + timeout_seconds
         retry = self._retry(job_id, deadline)
         while True:
@@ -297,16 +307,17 @@ class SpectrumClient:
     ) -> None:
         self.close()
 
-    def _run(self, request: ApiRequest[T]) -> T:
-        deadline = time.monotonic() + self.patience_seconds
+    def _run(self, request: ApiRequest[T], deadline: float = float("inf")) -> T:
+        """The answer of the server, which is asked again while it is busy, but not after the deadline."""
+        patience_ends = min(deadline, time.monotonic() + self.patience_seconds)
         while True:
             try:
-                response = self._http.request(**request.arguments())
+                response = self._http.request(**request.arguments(deadline))
             except httpx.HTTPError as error:
                 raise unreachable(self._http.base_url, error) from error
             self._has_answered = True
             pause = requests.pause_seconds(request, response)
-            if pause is None or time.monotonic() + pause > deadline:
+            if pause is None or time.monotonic() + pause > patience_ends:
                 return request.finish(response)
             time.sleep(pause)
 
@@ -331,7 +342,7 @@ class SpectrumClient:
         """The answer, repeated through outages of the server."""
         while True:
             try:
-                answer = self._run(request)
+                answer = self._run(request, retry.deadline)
             except SpectrumClientError as error:
                 time.sleep(retry.pause_seconds(error))
             else:

@@ -1,22 +1,23 @@
-"""Every request to the server and how its answer is parsed, independent of how it is sent."""
+"""Every request to the server, how its body is encoded and how its answer is parsed, independent of how it is sent."""
 
+import io
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, BinaryIO, Generic, Literal, TypeVar
 
 import httpx
+import numpy as np
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, ArtifactPage, TokenArtifact
 from hessian_spectrum.api_schemas.checkpoints import LoadableModel, ModelList
 from hessian_spectrum.api_schemas.closed_form import ClosedFormSpectrum
-from hessian_spectrum.api_schemas.estimates import CostEstimate
 from hessian_spectrum.api_schemas.health import Readiness
-from hessian_spectrum.api_schemas.job_results import AnyJobResult, JobResult
-from hessian_spectrum.api_schemas.jobs import Job, JobPage, JobState
+from hessian_spectrum.api_schemas.jobs import AnyJobResult, CostEstimate, Job, JobPage, JobResult, JobState
+from hessian_spectrum.api_schemas.message import Array
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, LawAnswer, RandomMatrixAnswer
-from hessian_spectrum.client.archive import NPZ, archive, holds_arrays
 from hessian_spectrum.client.errors import ProblemResponseError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -30,11 +31,15 @@ _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
 
 T = TypeVar("T")
 _ANSWER_SECONDS = 30.0
+_LAST_ANSWER_SECONDS = 2.0  # after a caller's deadline
 _HEAVY_SECONDS = 120.0  # the server's limit for one answer that keeps a core busy
 _UPLOAD_SECONDS = 120.0
 _HASH_SECONDS = 600.0  # to hash checkpoints that are new to the server
 
 _NOT_BEGUN = ("/problems/too-many-requests-at-once", "/problems/uploads-busy")
+
+NPZ = "application/x-npz"
+_CHUNK_BYTES = 2**20
 
 ResultFormat = Literal["json", "npz", "png", "svg", "pdf"]
 _MEDIA_TYPES: dict[ResultFormat, str] = {
@@ -74,8 +79,17 @@ class ApiRequest(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     wait_seconds: float = 0.0
 
-    def arguments(self) -> dict[str, Any]:
-        """Arguments for httpx's `request`."""
+    def arguments(self, deadline: float = float("inf")) -> dict[str, Any]:
+        """Arguments for httpx's `request`.
+
+        Args:
+            deadline: Time of `time.monotonic` by which the caller wants an answer. The server is given a little longer,
+                since it may wait until then before it answers.
+
+        Returns:
+            The keyword arguments.
+        """
+        most = max(0.0, deadline - time.monotonic()) + _LAST_ANSWER_SECONDS
         body = self.body.model_dump(mode="json", exclude_none=True) if isinstance(self.body, BaseModel) else self.body
         return {
             "method": self.method,
@@ -83,7 +97,9 @@ class ApiRequest(Generic[T]):
             "json" if body is None or isinstance(body, Mapping) else "content": body,
             "params": dict(self.query),
             "headers": dict(self.headers),
-            "timeout": httpx.Timeout(_ANSWER_SECONDS + self.wait_seconds, connect=_ANSWER_SECONDS),
+            "timeout": httpx.Timeout(
+                min(_ANSWER_SECONDS + self.wait_seconds, most), connect=min(_ANSWER_SECONDS, most)
+            ),
         }
 
     def finish(self, response: httpx.Response) -> T:
@@ -120,7 +136,7 @@ def refusal(response: httpx.Response) -> ProblemResponseError:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
         problem = Problem(title=response.reason_phrase or "Error", status=response.status_code)
-    return ProblemResponseError(problem)
+    return ProblemResponseError(problem, retry_after_seconds=_retry_after_seconds(response))
 
 
 def pause_seconds(request: ApiRequest[Any], response: httpx.Response) -> float | None:
@@ -129,8 +145,24 @@ def pause_seconds(request: ApiRequest[Any], response: httpx.Response) -> float |
         return None
     if response.status_code == 503 and refusal(response).problem.type not in _NOT_BEGUN:
         return None
+    return _retry_after_seconds(response)
+
+
+def _retry_after_seconds(response: httpx.Response) -> float | None:
     text = response.headers.get("retry-after", "")
     return float(text) if text.isdecimal() else None
+
+
+def chunks(file: BinaryIO) -> Iterator[bytes]:
+    """The rest of the file, chunk by chunk."""
+    while chunk := file.read(_CHUNK_BYTES):
+        yield chunk
+
+
+async def async_chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    """The rest of the file, chunk by chunk, as the asynchronous iterator that httpx requires."""
+    for chunk in chunks(file):
+        yield chunk
 
 
 def closed_form(request: Body | bytes) -> ApiRequest[ClosedFormSpectrum]:
@@ -147,8 +179,8 @@ def _closed_form(
     request: Body | bytes, name: ResultFormat, read: Callable[[bytes], T], style: PictureStyle | None = None
 ) -> ApiRequest[T]:
     headers = {"Accept": _MEDIA_TYPES[name]}
-    if isinstance(request, bytes) or holds_arrays(request):
-        request = request if isinstance(request, bytes) else archive(request)
+    if isinstance(request, bytes) or _holds_arrays(request):
+        request = request if isinstance(request, bytes) else _archive(request)
         headers["Content-Type"] = NPZ
     return ApiRequest(
         "POST", "/v1/closed-form", read, body=request, query=style or {}, headers=headers, wait_seconds=_HEAVY_SECONDS
@@ -274,3 +306,30 @@ def models() -> ApiRequest[list[LoadableModel]]:
 def ready() -> ApiRequest[Readiness]:
     """Request for the readiness of the server."""
     return ApiRequest("GET", "/v1/health/ready", Readiness.model_validate_json)
+
+
+def _set_fields(request: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that are set, by their dotted paths such as `model.w`."""
+    if isinstance(request, BaseModel):
+        request = request.model_dump(exclude_none=True, warnings=False)
+    return dict(_leaves(request, ""))
+
+
+def _holds_arrays(request: BaseModel | Mapping[str, Any]) -> bool:
+    """Whether any field is an array object rather than a list."""
+    return any(isinstance(value, Array) for value in _set_fields(request).values())
+
+
+def _archive(request: BaseModel | Mapping[str, Any]) -> bytes:
+    """The request as an npz archive with uncompressed members."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **{name: np.asarray(value) for name, value in _set_fields(request).items()})
+    return buffer.getvalue()
+
+
+def _leaves(request: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in request.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield prefix + name, value

@@ -22,7 +22,7 @@ from hessian_spectrum.api_schemas.checkpoints import (
     Verdicts,
 )
 from hessian_spectrum.api_schemas.models import Gpt2
-from hessian_spectrum.api_schemas.parameter_shapes import parameter_shapes
+from hessian_spectrum.api_schemas.models.kind import parameter_shapes
 from hessian_spectrum.checkpoints.causal_lm import causal_lm_fields
 from hessian_spectrum.checkpoints.checkpoint import Checkpoint
 from hessian_spectrum.checkpoints.configuration import FILE, UnknownSizeError

@@ -8,9 +8,8 @@ import redis
 
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.api_schemas.jobs import JobState
-from hessian_spectrum.jobs import keys
 from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE
-from hessian_spectrum.jobs.scripts import DURATION_BOUNDS
+from hessian_spectrum.jobs.scripts import COUNTERS, DURATION_BOUNDS, index_key
 from hessian_spectrum.jobs.worker_registry import registered_workers
 
 STATES: tuple[JobState, ...] = ("queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired")
@@ -56,10 +55,10 @@ def read_counters(client: redis.Redis) -> JobCounters:
     """
     with client.pipeline(transaction=False) as pipeline:
         for state in STATES:
-            pipeline.zcard(keys.index_key(state))
+            pipeline.zcard(index_key(state))
         pipeline.llen(KEY_PREFIX + QUEUE)
-        pipeline.zrange(keys.index_key("queued"), 0, 0)
-        pipeline.hgetall(keys.COUNTERS)
+        pipeline.zrange(index_key("queued"), 0, 0)
+        pipeline.hgetall(COUNTERS)
         pipeline.time()
         *numbers, num_messages, oldest, counted, (seconds, microseconds) = pipeline.execute()
     return JobCounters(

@@ -8,8 +8,8 @@ from typing import Any, cast
 import redis.asyncio
 
 from hessian_spectrum.jobs.connection import SOCKET_TIMEOUT_SECONDS
-from hessian_spectrum.jobs.keys import CHANGES, EVENTS, JOB
 from hessian_spectrum.jobs.record import JobRecord, record_from_fields
+from hessian_spectrum.jobs.scripts import CHANGES, EVENTS, JOB
 
 BEFORE_ALL = "0-0"
 """Id before every event."""

@@ -7,10 +7,8 @@ from typing import cast
 import redis
 
 from hessian_spectrum.api_schemas.jobs import JobState
-from hessian_spectrum.jobs.keys import EXISTING_JOBS_INDEXED, JOB, index_key, tag_index
-from hessian_spectrum.jobs.quotas import RECORD_BYTES, TAG_BYTES
-from hessian_spectrum.jobs.record import JobRecord, now_text, record_from_fields
-from hessian_spectrum.jobs.scripts import JobScripts
+from hessian_spectrum.jobs.record import RECORD_BYTES, TAG_BYTES, JobRecord, now_text, record_from_fields
+from hessian_spectrum.jobs.scripts import EXISTING_JOBS_INDEXED, JOB, JobScripts, index_key, tag_index
 
 _MAX_LOOKED_AT = 1000
 """Members of an index that one script looks at; Redis answers nobody else meanwhile."""

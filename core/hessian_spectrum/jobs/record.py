@@ -1,10 +1,11 @@
-"""The record of a job: its authoritative state, stored as one Redis hash."""
+"""The record of a job: its authoritative state, stored as one Redis hash, and the quotas that records count against."""
 
 import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -42,6 +43,27 @@ class JobRecord:
     def ended(self) -> bool:
         """Whether the job has ended, so that only its deletion or expiry can change it."""
         return self.state in ENDED_STATES
+
+
+class LeaseLostError(Exception):
+    """The job was leased to another worker, has ended or was deleted; the worker must stop computing it."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The exclusive right of one worker to write to one job."""
+
+    job_id: str
+    token: str
+    attempt: int
+    run_seconds: float = 0.0  # that earlier attempts ran
+    seconds: float = float("inf")  # duration of the lease from each renewal
+    crashed_by: str | None = None  # signal by which the process of an earlier attempt died, if it caused that itself
+
+
+def holder_prefix(holder: str) -> str:
+    """Prefix of the tokens of a process."""
+    return f"{holder}/"
 
 
 QUEUED = Progress(phase="queued", done=0, total=0, unit="")
@@ -113,3 +135,49 @@ def now_text() -> str:
 
 def _time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
+
+
+Kept = Literal["jobs", "requests", "records"]
+
+RECORD_BYTES, TAG_BYTES = 1500, 400
+"""Bytes that Redis takes for a record without its tags, and for a tag beside its text, as two indexes hold it."""
+
+
+@dataclass(frozen=True)
+class Quotas:
+    """What may be stored before another job is refused; None: no limit.
+
+    Attributes:
+        jobs: Jobs that wait for a worker.
+        requests: Bytes of the requests, and plans, of jobs that have not ended.
+        records: Bytes of all records.
+    """
+
+    jobs: int | None = None
+    requests: int | None = None
+    records: int | None = None
+
+
+UNLIMITED = Quotas()
+
+
+class QuotaError(Exception):
+    """A quota is exhausted: that of one owner, or that of all owners together."""
+
+    def __init__(self, what: Kept, limit: int, *, is_owners: bool) -> None:
+        super().__init__(what, limit, is_owners)
+        self.what = what
+        self.limit = limit
+        self.is_owners = is_owners
+
+
+def sizes(request: str, tags: str, num_tags: int) -> dict[str, str]:
+    """Fields of a record that hold the bytes that the job takes.
+
+    Args:
+        request: What is stored until the job ends.
+        tags: The tags as JSON.
+        num_tags: Number of the tags.
+    """
+    record_bytes = RECORD_BYTES + len(tags.encode()) + num_tags * TAG_BYTES
+    return {"request_bytes": str(len(request.encode())), "record_bytes": str(record_bytes)}

@@ -1,15 +1,27 @@
-"""Which results and records have expired, and which are deleted first when space is short."""
+"""What may be deleted: results and records that have expired, and files that no job needs."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import redis
+from redis.client import Pipeline
 
+from hessian_spectrum.api_schemas.jobs import ENDED_STATES
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs.keys import RESULT_USERS, RESULTS, RETENTION_LOCK, index_key
-from hessian_spectrum.jobs.scripts import JobScripts, run_script
+from hessian_spectrum.jobs.scripts import (
+    JOB,
+    RESULT_USERS,
+    RESULTS,
+    RETENTION_LOCK,
+    UNUSED_RESULTS,
+    JobScripts,
+    index_key,
+    run_script,
+)
+from hessian_spectrum.jobs.storage_identity import StorageIdentity
 
 _LOCK_SECONDS = 300
 """Time after which another process may take the lock, as its holder must have died."""
@@ -61,3 +73,89 @@ class Retention:
         seconds, microseconds = self._client.time()
         limit = seconds + microseconds / 1e6 - age_seconds
         return cast("list[str]", self._client.zrangebyscore(index, "-inf", limit, start=0, num=number))
+
+
+_AT_ONCE = 1000
+"""Questions in one transaction, for whose time Redis answers nobody else."""
+
+_RESULTS_OF_NO_JOB, _REQUESTS_OF_NO_JOB = "spectrum:results-of-no-job", "spectrum:requests-of-no-job"
+"""Sorted sets of digests, and of ids of jobs, by the time at which each file was first found to belong to no job."""
+
+
+class Leftovers:
+    """Files that may be deleted.
+
+    Every method raises StorageMismatchError if another Redis than that of the directory would have answered.
+
+    Args:
+        storage: the identity of directory and Redis.
+    """
+
+    def __init__(self, storage: StorageIdentity) -> None:
+        self._storage = storage
+
+    def ended_jobs(self, job_ids: Iterable[str]) -> list[str]:
+        """Those of the jobs that ended, or that nobody knows any more."""
+        asked = list(job_ids)
+        states = self._replies(asked, lambda pipeline, job_id: pipeline.hget(JOB + job_id, "state"))
+        return [job_id for job_id, state in zip(asked, states, strict=True) if state is None or state in ENDED_STATES]
+
+    def abandoned_results(self, digests: Iterable[str], seconds: float) -> list[str]:
+        """Those that no job has, and of which Redis has known this for so long.
+
+        A Redis that was restored from an older backup does not know the latest results; so there is time to restore a
+        better one.
+        """
+        return self._abandoned(_RESULTS_OF_NO_JOB, RESULT_USERS, digests, seconds)
+
+    def abandoned_requests(self, job_ids: Iterable[str], seconds: float) -> list[str]:
+        """Jobs that nobody knows, and of which Redis has known this for so long, for the same reason."""
+        return self._abandoned(_REQUESTS_OF_NO_JOB, JOB, job_ids, seconds)
+
+    def _abandoned(self, marks: str, prefix: str, names: Iterable[str], seconds: float) -> list[str]:
+        """Names for which there has been no key with this prefix for so long."""
+        asked = list(names)
+        found = self._replies(asked, lambda pipeline, name: pipeline.exists(prefix + name))
+        unused = {name for name, used in zip(asked, found, strict=True) if not used}
+        (now, _), marked = self._storage.replies(partial(_ask_for_marks, marks))
+        since = dict(marked)
+        self._mark(marks, unused - since.keys(), now, unmark=since.keys() - unused)
+        return sorted(name for name in unused if now - since.get(name, now) >= seconds)
+
+    def _mark(self, marks: str, names: Collection[str], now: float, unmark: Collection[str]) -> None:
+        def ask(pipeline: Pipeline) -> None:
+            if names:
+                pipeline.zadd(marks, dict.fromkeys(names, now))
+            if unmark:
+                pipeline.zrem(marks, *unmark)
+
+        if names or unmark:
+            self._storage.replies(ask)
+
+    def unwanted_results(self) -> list[str]:
+        """Digests of results that no job has any more and whose files are still to be removed."""
+        [digests] = self._storage.replies(lambda pipeline: pipeline.smembers(UNUSED_RESULTS))
+        return sorted(cast("set[str]", digests))
+
+    def _replies(self, asked: list[str], ask: Callable[[Pipeline, str], object]) -> list[Any]:
+        replies: list[Any] = []
+        for start in range(0, len(asked), _AT_ONCE):
+            part = asked[start : start + _AT_ONCE]
+            replies += self._storage.replies(partial(_ask_all, part, ask))
+        return replies
+
+
+def num_known(client: redis.Redis, digests: list[str]) -> int:
+    """How many of the results some job has, in whatever Redis this is."""
+    parts = (digests[start : start + _AT_ONCE] for start in range(0, len(digests), _AT_ONCE))
+    return sum(client.exists(*(RESULT_USERS + digest for digest in part)) for part in parts)
+
+
+def _ask_for_marks(marks: str, pipeline: Pipeline) -> None:
+    pipeline.time()
+    pipeline.zrange(marks, 0, -1, withscores=True)
+
+
+def _ask_all(part: list[str], ask: Callable[[Pipeline, str], object], pipeline: Pipeline) -> None:
+    for each in part:
+        ask(pipeline, each)

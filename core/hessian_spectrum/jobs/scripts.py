@@ -1,9 +1,11 @@
-"""The scripts of `lua/` with typed arguments and replies; Redis runs each entirely or not at all, by its own clock.
+"""The scripts of `lua/` with typed arguments and replies, and the Redis keys that they change.
 
-A line `--- @include "name"` in a script stands for the file `lua/include/name.lua`. The names of keys and the other
-constants of `_CONSTANTS` are defined before every script.
+Redis runs each script entirely or not at all, by its own clock. A line `--- @include "name"` in a script stands for
+the file `lua/include/name.lua`. The names of keys and the other constants of `_CONSTANTS` are defined before every
+script.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,9 +16,82 @@ from typing import Any, Literal, cast, get_args
 import redis
 
 from hessian_spectrum.api_schemas.jobs import JobState
-from hessian_spectrum.jobs import keys
-from hessian_spectrum.jobs.quotas import Kept, Quotas
-from hessian_spectrum.jobs.record import QUEUED, now_text
+from hessian_spectrum.jobs.record import QUEUED, Kept, Quotas, now_text
+
+JOB = "spectrum:job:"
+"""Prefix of the records, one hash for each job."""
+
+INDEX = "spectrum:jobs:"
+"""Prefix of the indexes of jobs by state, owner and tag: sorted sets of ids, all with score 0."""
+
+EVENTS = "spectrum:events:"
+"""Prefix of the event streams, one for each job; an event holds every field of the record that clients may see."""
+
+REQUEST = "spectrum:request:"
+"""Prefix of the requests that are not stored in a file, each kept until its job ends."""
+
+IDEMPOTENCY = "spectrum:idempotency:"
+"""Prefix of the idempotency keys, each a hash of the job and the digest of its request."""
+
+STORED_BYTES = "spectrum:bytes"
+"""Hash of stored bytes: `requests` of jobs that have not ended, `records` of all, and `requests:OWNER` and so on."""
+
+TAG_INDEX = "tag:"
+"""Name of the index of a tag: this, then the first digits of a digest."""
+
+CHANGES = "spectrum:changes"
+"""Stream of the ids of jobs that changed."""
+
+RESULTS = "spectrum:results"
+"""Sorted set of the digests of all results, by the end of the last job that has each."""
+
+RESULT_USERS = "spectrum:result-users:"
+"""Prefix of the sets of jobs that have a result."""
+
+CACHED_RESULT = "spectrum:answers:"
+"""Prefix of the digests of cached results, by result version and cache key."""
+
+UNUSED_RESULTS = "spectrum:unwanted-results"
+"""Set of the digests of results that no job has and whose files may still exist."""
+
+COUNTERS = "spectrum:totals"
+"""Hash of everything that is counted over all jobs."""
+
+RETENTION_LOCK = "spectrum:retention-turn"
+"""Lock of the one process that may delete results."""
+
+IDENTITY = "spectrum:identity"
+"""Identity that this Redis shares with its results directory."""
+
+IDENTITY_OFFER = "spectrum:identity-offer"
+"""An identity that is being written to a results directory; it becomes that of Redis once the directory holds it."""
+
+EXISTING_JOBS_INDEXED = "spectrum:stock-taken"
+"""Set once the jobs of versions without tag indexes and byte counts have been upgraded."""
+
+TAG_DIGITS = 16
+
+
+def tag_index(name: str, value: str) -> str:
+    """Name of the index of the jobs with this tag; rarely, a job with another tag is in it, too."""
+    return TAG_INDEX + hashlib.sha1(f"{name}:{value}".encode(), usedforsecurity=False).hexdigest()[:TAG_DIGITS]
+
+
+def index_key(name: str, owner: str | None = None) -> str:
+    """Key of an index of all jobs, or of those of one owner."""
+    return INDEX + (f"{owner}:" if owner is not None else "") + name
+
+
+def idempotency_key(text: str, owner: str | None) -> str:
+    """Redis key of a client's idempotency key; two owners may use the same text."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return IDEMPOTENCY + (f"{owner}:" if owner is not None else "") + digest
+
+
+def cached_result_prefix(result_version: str) -> str:
+    """Prefix of the cached results of one version of the software."""
+    return f"{CACHED_RESULT}{result_version}:"
+
 
 DURATION_BOUNDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)
 """Upper bounds of the histograms of durations, in seconds."""
@@ -31,17 +106,17 @@ _INCLUDE = re.compile(r'^--- @include "(\w+)"\n', re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*\n|^\n", re.MULTILINE)
 
 _CONSTANTS: dict[str, str | int | tuple[str, ...]] = {
-    "CHANGES": keys.CHANGES,
-    "COUNTERS": keys.COUNTERS,
-    "EVENTS": keys.EVENTS,
-    "JOB": keys.JOB,
-    "REQUEST": keys.REQUEST,
-    "RESULTS": keys.RESULTS,
-    "RESULT_USERS": keys.RESULT_USERS,
-    "STORED_BYTES": keys.STORED_BYTES,
-    "TAG_INDEX": keys.TAG_INDEX,
-    "UNUSED_RESULTS": keys.UNUSED_RESULTS,
-    "TAG_DIGITS": keys.TAG_DIGITS,
+    "CHANGES": CHANGES,
+    "COUNTERS": COUNTERS,
+    "EVENTS": EVENTS,
+    "JOB": JOB,
+    "REQUEST": REQUEST,
+    "RESULTS": RESULTS,
+    "RESULT_USERS": RESULT_USERS,
+    "STORED_BYTES": STORED_BYTES,
+    "TAG_INDEX": TAG_INDEX,
+    "UNUSED_RESULTS": UNUSED_RESULTS,
+    "TAG_DIGITS": TAG_DIGITS,
     "EVENT_SECONDS": EVENT_SECONDS,
     "DURATION_BOUNDS": tuple(f"{bound:g}" for bound in DURATION_BOUNDS),
 }
@@ -113,7 +188,7 @@ class JobScripts:
             job.idempotency_key,
             job.request_digest,
             IDEMPOTENCY_SECONDS,
-            "" if result_digest is None else keys.RESULT_USERS + result_digest,
+            "" if result_digest is None else RESULT_USERS + result_digest,
             job.fields.get("owner", ""),
             *("" if limit is None else limit for limit in limits),
             *(text for item in job.fields.items() for text in item),
@@ -133,7 +208,7 @@ class JobScripts:
 
     def succeed(self, job_id: str, *, token: str, result_digest: str, cache_prefix: str) -> JobState | Literal["lost"]:
         """End a job with a result, which enters the cache if there is a prefix."""
-        users = keys.RESULT_USERS + result_digest
+        users = RESULT_USERS + result_digest
         arguments = ("succeeded", now_text(), "result_digest", result_digest, users, cache_prefix)
         return self._state("finish_job", job_id, token, *arguments)
 
@@ -195,7 +270,7 @@ class JobScripts:
         return cast("JobState", self._run(name, job_id, *arguments))
 
     def _run(self, name: str, job_id: str, *arguments: str | float) -> Any:
-        return run_script(self._client, name, [keys.JOB + job_id, keys.INDEX], job_id, *arguments)
+        return run_script(self._client, name, [JOB + job_id, INDEX], job_id, *arguments)
 
 
 class ShardScripts:
@@ -256,7 +331,7 @@ class ShardScripts:
         return bool(self._run("reopen_shard", job_id, token, index))
 
     def _run(self, name: str, job_id: str, token: str, *arguments: str | float) -> Any:
-        return run_script(self._client, name, [keys.JOB + job_id], token, *arguments)
+        return run_script(self._client, name, [JOB + job_id], token, *arguments)
 
 
 def run_script(client: redis.Redis, name: str, script_keys: list[str], *arguments: str | float) -> Any:

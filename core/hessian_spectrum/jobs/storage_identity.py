@@ -7,8 +7,7 @@ from typing import Any, cast
 import redis
 from redis.client import Pipeline
 
-from hessian_spectrum.jobs.keys import IDENTITY, IDENTITY_OFFER, JOB, RESULTS
-from hessian_spectrum.jobs.scripts import run_script
+from hessian_spectrum.jobs.scripts import IDENTITY, IDENTITY_OFFER, JOB, RESULTS, run_script
 from hessian_spectrum.storage.blob_store import BlobNotFoundError, BlobStore
 from hessian_spectrum.storage.job_checkpoints import CheckpointStore
 from hessian_spectrum.storage.results import ResultStore

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, cast
 
 import redis
@@ -12,12 +13,32 @@ import redis
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES, JobState, Progress
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.jobs.job_index import JobIndex
-from hessian_spectrum.jobs.keys import JOB, REQUEST, UNUSED_RESULTS, cached_result_prefix, index_key
-from hessian_spectrum.jobs.keys import idempotency_key as redis_key_of
 from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, job_of_message
-from hessian_spectrum.jobs.quotas import UNLIMITED, Kept, QuotaError, Quotas, sizes
-from hessian_spectrum.jobs.record import JobRecord, cached_fields, new_job_id, new_record_fields, record_from_fields
-from hessian_spectrum.jobs.scripts import JobScripts, NewJob
+from hessian_spectrum.jobs.record import (
+    UNLIMITED,
+    JobRecord,
+    Kept,
+    Lease,
+    LeaseLostError,
+    QuotaError,
+    Quotas,
+    cached_fields,
+    holder_prefix,
+    new_job_id,
+    new_record_fields,
+    record_from_fields,
+    sizes,
+)
+from hessian_spectrum.jobs.scripts import (
+    JOB,
+    REQUEST,
+    UNUSED_RESULTS,
+    JobScripts,
+    NewJob,
+    cached_result_prefix,
+    index_key,
+)
+from hessian_spectrum.jobs.scripts import idempotency_key as redis_key_of
 from hessian_spectrum.storage.request_files import LARGE_REQUEST_BYTES, RequestFiles
 
 _MAX_LOOKED_AT = 100
@@ -40,22 +61,6 @@ class UnknownJobError(Exception):
 
 class KeyReusedError(Exception):
     """The idempotency key was sent with another request before."""
-
-
-class LeaseLostError(Exception):
-    """The job was leased to another worker, has ended or was deleted; the worker must stop computing it."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    """The exclusive right of one worker to write to one job."""
-
-    job_id: str
-    token: str
-    attempt: int
-    run_seconds: float = 0.0  # that earlier attempts ran
-    seconds: float = float("inf")  # duration of the lease from each renewal
-    crashed_by: str | None = None  # signal by which the process of an earlier attempt died, if it caused that itself
 
 
 @dataclass(frozen=True)
@@ -81,10 +86,13 @@ class JobStore:
     ) -> None:
         self._client = client
         self._requests = requests
-        self._index = JobIndex(client)
         self._scripts = JobScripts(client)
         self._lease_seconds = lease_seconds
         self._max_attempts = max_attempts
+
+    @cached_property
+    def _index(self) -> JobIndex:
+        return JobIndex(self._client)
 
     def create(
         self,
@@ -448,11 +456,6 @@ class JobStore:
         final = _held(state)
         self._discard_request(lease.job_id)
         return final
-
-
-def holder_prefix(holder: str) -> str:
-    """Prefix of the tokens of a process."""
-    return f"{holder}/"
 
 
 def _held(state: JobState | Literal["lost"]) -> JobState:

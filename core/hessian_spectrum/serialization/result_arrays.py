@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
-from hessian_spectrum.api_schemas.job_results import AnyJobResult
+from hessian_spectrum.api_schemas.jobs import AnyJobResult
 from hessian_spectrum.api_schemas.spectrum_results import (
     AnySpectrumResult,
     Cumulative,

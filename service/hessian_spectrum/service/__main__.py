@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from hessian_spectrum.jobs.connection import require_entry
 from hessian_spectrum.jobs.settings import ServiceSettings, SettingsError
 from hessian_spectrum.service.app import create_app
-from hessian_spectrum.service.auth.key_store import KeyStore, KeysUnreadableError
+from hessian_spectrum.service.auth import KeyStore, KeysUnreadableError
 from hessian_spectrum.service.http_protocol import HttpProtocol
 from hessian_spectrum.telemetry.logging import configure_logging
 

@@ -8,13 +8,11 @@ import redis
 
 from hessian_spectrum.api_schemas.artifacts import TokenArtifact
 from hessian_spectrum.api_schemas.data import TokenData
-from hessian_spectrum.api_schemas.estimates import CostEstimate
-from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest, CostEstimate
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2, Model
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.jobs.cache_key import cache_key
-from hessian_spectrum.jobs.estimate import gibibytes
-from hessian_spectrum.jobs.planner import memory_error, plan_job
+from hessian_spectrum.jobs.fingerprints import cache_key
+from hessian_spectrum.jobs.plans import gibibytes, memory_error, plan_job
 from hessian_spectrum.jobs.worker_registry import registered_workers
 from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
 from hessian_spectrum.service.problems import ProblemError, invalid_field, invalid_request

@@ -1,13 +1,13 @@
 """The application factory: routes, middlewares and error handlers around the context of a service."""
 
+from functools import partial
+
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.types import Scope
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
-from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.api_schemas.version import __version__
@@ -15,35 +15,28 @@ from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.config import API_PREFIX, is_public
 from hessian_spectrum.service.context import ServiceContext, create_context
 from hessian_spectrum.service.lifespan import running
-from hessian_spectrum.service.middleware.authentication import Authentication
-from hessian_spectrum.service.middleware.authorization import Authorization
+from hessian_spectrum.service.middleware.authentication import Authentication, Authorization
 from hessian_spectrum.service.middleware.body_limit import BodyLimit
 from hessian_spectrum.service.middleware.concurrency_limit import ConcurrencyLimit
 from hessian_spectrum.service.middleware.rate_limit import RateLimit, TokenBucketLimiter
-from hessian_spectrum.service.middleware.request_framing import RequestFraming
-from hessian_spectrum.service.middleware.request_target import AbsoluteRequestTarget
-from hessian_spectrum.service.middleware.request_telemetry import RequestTelemetry
+from hessian_spectrum.service.middleware.request_syntax import RequestSyntax
+from hessian_spectrum.service.middleware.request_telemetry import RequestMetrics, RequestTelemetry
 from hessian_spectrum.service.middleware.security_headers import SecurityHeaders
 from hessian_spectrum.service.middleware.slow_client import SlowClient
 from hessian_spectrum.service.middleware.trusted_host import TrustedHost
-from hessian_spectrum.service.openapi_document import complete_document, operation_id
+from hessian_spectrum.service.openapi_document import add_documentation_page, complete_document, operation_id
 from hessian_spectrum.service.problems import register_problem_handlers
-from hessian_spectrum.service.request_body import media_type
+from hessian_spectrum.service.request_parsing import StrictRoute, has_media_type
 from hessian_spectrum.service.routes import (
     artifacts,
     closed_form,
     estimates,
-    health,
     job_events,
     jobs,
-    metrics,
     models,
-    pages,
+    monitoring,
     random_matrix,
-    version,
 )
-from hessian_spectrum.service.routes.parameters import StrictRoute
-from hessian_spectrum.service.telemetry.metrics import RequestMetrics
 from hessian_spectrum.service.uploads.parser import UPLOAD_MEDIA_TYPES
 
 _DESCRIPTION = """\
@@ -74,10 +67,10 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.state.context = context
     app.router.route_class = StrictRoute
     register_problem_handlers(app)
-    pages.add_documentation_page(app)
-    for module in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, models, health, version):
+    add_documentation_page(app)
+    for module in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, models, monitoring):
         app.include_router(module.router, prefix=API_PREFIX)
-    app.include_router(metrics.router)
+    app.include_router(monitoring.metrics_router)
     messages = (ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)
     complete_document(app, *messages, file_path=API_PREFIX + jobs.FILE_PATH, is_open=is_public)
     return app
@@ -90,12 +83,12 @@ def _middleware(context: ServiceContext) -> list[Middleware]:
     whom a request counts.
     """
     settings = context.settings
+    is_upload = partial(has_media_type, media_types=_UPLOADS)
     return [
-        Middleware(AbsoluteRequestTarget),
         Middleware(RequestTelemetry, access_log=context.access_log, metrics=RequestMetrics(context.metrics)),
-        Middleware(SlowClient, is_upload=_is_upload),
         Middleware(SecurityHeaders),
-        Middleware(RequestFraming),
+        Middleware(RequestSyntax),
+        Middleware(SlowClient, is_upload=is_upload),
         Middleware(Authentication, key_store=context.key_store),
         Middleware(TrustedHost, allowed_hosts=settings.host_names),
         Middleware(RateLimit, limiter=TokenBucketLimiter(), requests_per_minute=settings.requests_per_minute),
@@ -105,11 +98,6 @@ def _middleware(context: ServiceContext) -> list[Middleware]:
             BodyLimit,
             max_body_bytes=settings.max_body_bytes,
             max_upload_bytes=settings.max_upload_bytes,
-            is_upload=_is_upload,
+            is_upload=is_upload,
         ),
     ]
-
-
-def _is_upload(scope: Scope) -> bool:
-    media_types = _UPLOADS.get(scope["path"])
-    return media_types is not None and media_type(Headers(scope=scope)) in media_types

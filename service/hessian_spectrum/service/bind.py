@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from redis.exceptions import RedisError
 
 from hessian_spectrum.jobs.connection import connect
-from hessian_spectrum.jobs.leftovers import num_known
+from hessian_spectrum.jobs.retention import num_known
 from hessian_spectrum.jobs.settings import SettingsError, StorageSettings
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.storage.stores import open_stores

@@ -13,24 +13,22 @@ from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.jobs.connection import connect, connect_async
 from hessian_spectrum.jobs.events import EventLog
 from hessian_spectrum.jobs.queue import JobQueue
-from hessian_spectrum.jobs.quotas import Quotas
+from hessian_spectrum.jobs.record import Quotas
 from hessian_spectrum.jobs.retention import Retention
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore
-from hessian_spectrum.jobs.verdicts import VerdictStore
-from hessian_spectrum.jobs.worker_registry import registered_result_versions
-from hessian_spectrum.service.auth.key_store import KeyStore
+from hessian_spectrum.jobs.worker_registry import VerdictStore, registered_result_versions
+from hessian_spectrum.service.auth import KeyStore, Principal
 from hessian_spectrum.service.job_events import JobEventBroker
 from hessian_spectrum.service.job_service import JobService
 from hessian_spectrum.service.maintenance.lost_job_reaper import LostJobReaper
 from hessian_spectrum.service.maintenance.retention_task import RetentionPolicy, RetentionTask
 from hessian_spectrum.service.middleware.concurrency_limit import RequestSlots, SlotPool
+from hessian_spectrum.service.middleware.request_telemetry import AccessLog
 from hessian_spectrum.service.process_pool.checkpoint_descriptions import CheckpointDescriptions
-from hessian_spectrum.service.process_pool.executor import ProcessExecutor
-from hessian_spectrum.service.process_pool.fair_scheduler import FairScheduler
+from hessian_spectrum.service.process_pool.executor import FairScheduler, ProcessExecutor
 from hessian_spectrum.service.process_pool.pool import ProcessPool
-from hessian_spectrum.service.telemetry.access_log import AccessLog
 from hessian_spectrum.service.telemetry.metrics import JobMetrics
 from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota
 from hessian_spectrum.service.uploads.memory_budget import MemoryBudget
@@ -41,6 +39,9 @@ from hessian_spectrum.storage.job_checkpoints import CheckpointStore
 from hessian_spectrum.storage.request_files import RequestFiles
 from hessian_spectrum.storage.results import ResultStore
 from hessian_spectrum.storage.stores import open_stores
+
+TASK_MODULE = "hessian_spectrum.service.tasks"
+"""The module of the tasks that processes of the pool run; the service itself does not load it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ def create_context(settings: ServiceSettings) -> ServiceContext:
     """The context of a service; nothing is connected yet."""
     stores = _stores(settings)
     slots = RequestSlots(max_requests=settings.max_requests, max_waiting_requests=settings.max_waiting_requests)
-    process_pool = ProcessPool(settings.heavy_seconds)
+    process_pool = ProcessPool(TASK_MODULE, settings.heavy_seconds)
     executor = _executor(settings, process_pool)
     job_events = JobEventBroker(EventLog(stores.async_redis))
     result_versions = partial(registered_result_versions, stores.redis)
@@ -137,6 +138,15 @@ async def _context(request: Request) -> ServiceContext:
 
 Context = Annotated[ServiceContext, Depends(_context)]
 """Parameter of a route that receives the context."""
+
+
+async def _current_principal(request: Request) -> Principal:
+    principal: Principal = request.state.principal
+    return principal
+
+
+CurrentPrincipal = Annotated[Principal, Depends(_current_principal)]
+"""Parameter of a route that receives the principal, which the middleware `Authentication` has stored."""
 
 
 def _stores(settings: ServiceSettings) -> Stores:

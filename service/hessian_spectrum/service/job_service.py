@@ -13,12 +13,11 @@ from starlette.concurrency import run_in_threadpool
 from hessian_spectrum.api_schemas.jobs import JobState
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.jobs.queue import JobQueue
-from hessian_spectrum.jobs.quotas import Quotas
-from hessian_spectrum.jobs.record import JobRecord
+from hessian_spectrum.jobs.record import JobRecord, Quotas
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import CachedResult, JobStore, UnknownJobError
 from hessian_spectrum.service.admission import Submission
-from hessian_spectrum.service.auth.principal import Principal
+from hessian_spectrum.service.auth import Principal
 from hessian_spectrum.service.job_events import JobEventBroker
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.result_integrity import ResultVerifier

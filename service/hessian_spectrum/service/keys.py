@@ -9,7 +9,7 @@ from typing import get_args
 
 from pydantic import ValidationError
 
-from hessian_spectrum.service.auth.key_store import (
+from hessian_spectrum.service.auth import (
     MAX_QUEUED,
     REQUESTS_PER_MINUTE,
     ApiKey,

@@ -1,4 +1,4 @@
-"""The OpenAPI document of FastAPI, completed and adapted so that generators make good clients of it."""
+"""The OpenAPI document of FastAPI, completed so that generators make good clients of it, and its page `/docs`."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -6,15 +6,20 @@ from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from hessian_spectrum.service.middleware.security_headers import documentation_policy
 from hessian_spectrum.service.plots.figure import FIGURE_FORMATS
+from hessian_spectrum.service.request_parsing import FIGURE_PARAMETERS, MEDIA_TYPES
 from hessian_spectrum.service.routes.documentation import problem_documentation
-from hessian_spectrum.service.routes.parameters import FIGURE_PARAMETERS, MEDIA_TYPES
 
 Document = dict[str, Any]
+
+_PAGE_FILES = "/static-offline-docs"
 
 _EVERY = problem_documentation(
     status_400="The request has two body lengths.",
@@ -135,3 +140,21 @@ def _leave_out_nulls(parameters: list[Document]) -> None:
             schema |= kinds[0]
         elif kinds:
             schema["anyOf"] = kinds
+
+
+def add_documentation_page(app: FastAPI) -> None:
+    """Serve `/docs` from the files of fastapi-offline, with a content security policy that allows its own script."""
+    made = get_swagger_ui_html(
+        openapi_url=app.openapi_url or "",
+        title=app.title,
+        swagger_js_url=f"{_PAGE_FILES}/swagger-ui-bundle.js",
+        swagger_css_url=f"{_PAGE_FILES}/swagger-ui.css",
+        swagger_favicon_url=f"{_PAGE_FILES}/favicon.png",
+        swagger_ui_parameters={"validatorUrl": None},
+    )
+    page = bytes(made.body)
+    policy = {"Content-Security-Policy": documentation_policy(page)}
+
+    @app.get("/docs", include_in_schema=False)
+    async def documentation() -> HTMLResponse:
+        return HTMLResponse(page, headers=policy)

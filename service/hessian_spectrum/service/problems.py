@@ -15,10 +15,11 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
+from starlette.types import Scope
 
 from hessian_spectrum.api_schemas.problem import PROBLEM_MEDIA_TYPE, FieldError, Problem
-from hessian_spectrum.jobs.quotas import QuotaError
-from hessian_spectrum.jobs.redis_faults import described, fault_of
+from hessian_spectrum.jobs.connection import described, fault_of
+from hessian_spectrum.jobs.record import QuotaError
 from hessian_spectrum.jobs.store import KeyReusedError, UnknownJobError
 from hessian_spectrum.service.middleware.security_headers import SECURITY_HEADERS
 from hessian_spectrum.service.validation_errors import (
@@ -74,6 +75,11 @@ def problem_response(request: Request, problem: Problem, headers: Mapping[str, s
         media_type=PROBLEM_MEDIA_TYPE,
         headers=dict(headers or {}),
     )
+
+
+def refusal_response(scope: Scope, refusal: ProblemError) -> Response:
+    """The response of a middleware that does not pass a request on; the body of the request is not read."""
+    return problem_response(Request(scope), refusal.problem, refusal.headers)
 
 
 def invalid_request(errors: Sequence[FieldError], num_errors: int = 0) -> Problem:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hessian_spectrum.api_schemas.patterns import SENTENCES
+from hessian_spectrum.api_schemas.message import SENTENCES
 from hessian_spectrum.api_schemas.problem import FieldError
 
 Schema = Mapping[str, Any]

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
+from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.algorithms.trace import Estimator, TraceEstimator
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
 from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.quadrature.results import FloatArray, Interval, Reorthogonalisation
 

@@ -10,21 +10,16 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from hessian_spectrum.curvature.algorithms.lanczos import Tridiagonal, advance, start, tridiagonal
-from hessian_spectrum.curvature.algorithms.quadrature import gauss_quadrature
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
-from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
+from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature, advance, start, tridiagonal
+from hessian_spectrum.curvature.algorithms.ritz import Tridiagonal, gauss_quadrature
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.digits import digits
 from hessian_spectrum.curvature.data.gaussian import gaussian
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.losses.base import Loss
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, assemble, sphere_probe
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.dense import DenseOperator, assemble
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.chi_square import degree_limits
 from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
 from hessian_spectrum.quadrature.curves import Smoothing
@@ -49,8 +44,12 @@ def hessian(widths: tuple[int, ...], activation: str, data: Dataset, loss: Loss)
 
 MODELS: dict[str, Callable[[], Tensor]] = {
     "tanh": lambda: hessian((64, 5, 10), "tanh", digits(100, seeded(1)), CrossEntropy()),
-    "relu": lambda: hessian((10, 24, 5), "relu", gaussian(200, 10, 5, "linear", 0.1, seeded(1)), Mse()),
-    "gelu": lambda: hessian((16, 14, 8, 4), "gelu", gaussian(300, 16, 4, "linear", 0.1, seeded(1)), Mse()),
+    "relu": lambda: hessian(
+        (10, 24, 5), "relu", gaussian(200, 10, 5, teacher="linear", noise=0.1, generator=seeded(1)), Mse()
+    ),
+    "gelu": lambda: hessian(
+        (16, 14, 8, 4), "gelu", gaussian(300, 16, 4, teacher="linear", noise=0.1, generator=seeded(1)), Mse()
+    ),
 }
 
 
@@ -82,7 +81,10 @@ def probes_of(
             rest = rest - torch.bmm(overlaps.mT, known)[:, 0]
         off[:, step] = rest.norm(dim=1)
         basis[:, step + 1] = rest / off[:, step : step + 1]
-    runs = [Tridiagonal(a, b[:-1], float(b[-1]), 1.0) for a, b in zip(diagonal, off, strict=True)]
+    runs = [
+        Tridiagonal(diagonal=a, off_diagonal=b[:-1], remainder=float(b[-1]), scale=1.0)
+        for a, b in zip(diagonal, off, strict=True)
+    ]
     for first in range(0, len(runs), num_probes):
         yield [gauss_quadrature(each) for each in runs[first : first + num_probes]]
 
@@ -90,7 +92,7 @@ def probes_of(
 def test_the_batch_is_what_lanczos_gives() -> None:
     exact = np.linspace(-1, 2, 30)
     operator = DenseOperator(torch.diag(torch.from_numpy(exact)))
-    state = start(operator, [sphere_probe(30, seeded(7))], 1, 6)
+    state = start(operator, [sphere_probe(30, seeded(7))], num_probes=1, num_steps=6)
     while not state.finished:
         advance(operator, state)
     expected = gauss_quadrature(tridiagonal(state))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.operators.dense import DenseOperator
+from hessian_spectrum.curvature.linear_algebra import DenseOperator
 from hessian_spectrum.quadrature.errors import NonFiniteError
 
 Seeded = Callable[[int], torch.Generator]

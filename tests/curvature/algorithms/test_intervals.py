@@ -7,20 +7,16 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from hessian_spectrum.curvature.algorithms.diagonal import RowRegression
 from hessian_spectrum.curvature.algorithms.intervals import LEVEL, deviation_factor, sum_estimate
-from hessian_spectrum.curvature.algorithms.pairs import PairSums
+from hessian_spectrum.curvature.algorithms.probe_sums import PairSums, RowRegression
 from hessian_spectrum.curvature.algorithms.trace import Estimator, TraceEstimator
-from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.digits import digits
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, assemble, sphere_probe
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.dense import DenseOperator, assemble
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.results import FloatArray, Interval, StochasticTrace
 from tests.curvature.algorithms.coverage import LEAST, METHODS, SPECTRA, Reflected, cells
 
@@ -161,7 +157,7 @@ def test_a_single_eigenvalue_is_held_as_often_as_promised(count: int) -> None:
     freedom = (count - 1) * (count + 2) / 2
     for total in estimates[::5_000]:
         root = total * math.sqrt(count / (count + 2)) if count > 1 else None
-        found = sum_estimate(total, root, count, freedom, 10**9)
+        found = sum_estimate(total, root, degrees=count, freedom=freedom, dim=10**9)
         expected = total * count / chi2.ppf((1 - LEVEL) / 2, count)
         assert found.limits.upper == pytest.approx(expected, rel=1e-6)
 

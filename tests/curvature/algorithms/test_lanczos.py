@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from hessian_spectrum.curvature.algorithms.lanczos import LanczosState, Tridiagonal, advance, start, tridiagonal
-from hessian_spectrum.curvature.algorithms.quadrature import gauss_quadrature
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.operators.dense import DenseOperator
+from hessian_spectrum.curvature.algorithms.lanczos import LanczosState, advance, start, tridiagonal
+from hessian_spectrum.curvature.algorithms.ritz import Tridiagonal, gauss_quadrature
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import Reorthogonalisation
 
@@ -32,7 +31,7 @@ def symmetric(eigenvalues: Sequence[float] | Tensor, generator: torch.Generator)
 def run(
     operator: SymmetricOperator, probe: Tensor, num_steps: int, reorthogonalisation: Reorthogonalisation = "full"
 ) -> LanczosState:
-    state = start(operator, [probe], 1, num_steps, reorthogonalisation)
+    state = start(operator, [probe], num_probes=1, num_steps=num_steps, reorthogonalisation=reorthogonalisation)
     while not state.finished:
         advance(operator, state)
     return state
@@ -153,7 +152,7 @@ def test_lockstep_is_each_probe_alone(reorthogonalisation: Reorthogonalisation, 
     A = A.double()
     probes = list(torch.randn(num_probes, 24, generator=generator, dtype=F64))
     probes[seed % num_probes][:20] = 0
-    state = start(DenseOperator(A), probes, num_probes, 8, reorthogonalisation)
+    state = start(DenseOperator(A), probes, num_probes=num_probes, num_steps=8, reorthogonalisation=reorthogonalisation)
     while not state.finished:
         advance(DenseOperator(A), state)
     assert state.num_done == [1 if j == seed % num_probes else 8 for j in range(num_probes)]
@@ -175,7 +174,7 @@ def test_one_call_of_the_operator_per_step() -> None:
 
     generator = torch.Generator().manual_seed(0)
     operator = Counting(symmetric(torch.randn(20, generator=generator, dtype=F64), generator))
-    state = start(operator, torch.randn(3, 20, generator=generator, dtype=F64), 3, 6)
+    state = start(operator, torch.randn(3, 20, generator=generator, dtype=F64), num_probes=3, num_steps=6)
     while not state.finished:
         advance(operator, state)
     assert Counting.calls == [3] * 6
@@ -214,7 +213,9 @@ def test_a_copied_state_goes_on_to_the_same_bits(reorthogonalisation: Reorthogon
     generator = torch.Generator().manual_seed(0)
     operator = DenseOperator(symmetric(torch.randn(30, generator=generator, dtype=F64), generator))
     probes = torch.randn(2, 30, generator=generator, dtype=F64)
-    whole, half = (start(operator, probes, 2, 12, reorthogonalisation) for _ in range(2))
+    whole, half = (
+        start(operator, probes, num_probes=2, num_steps=12, reorthogonalisation=reorthogonalisation) for _ in range(2)
+    )
     while not whole.finished:
         advance(operator, whole)
     for _ in range(5):
@@ -231,12 +232,12 @@ def test_bad_probes_and_products_are_errors() -> None:
     operator = DenseOperator(torch.eye(3, dtype=F64))
     for probe in (torch.zeros(3), torch.ones(4), torch.tensor([1.0, math.nan, 0.0])):
         with pytest.raises(InvalidProblemError):
-            start(operator, [probe], 1, 2)
-    for counts in ((0, 1), (1, 0)):
+            start(operator, [probe], num_probes=1, num_steps=2)
+    for num_probes, num_steps in ((0, 1), (1, 0)):
         with pytest.raises(InvalidProblemError):
-            start(operator, [torch.ones(3)], *counts)
+            start(operator, [torch.ones(3)], num_probes=num_probes, num_steps=num_steps)
     with pytest.raises(InvalidProblemError):
-        tridiagonal(start(operator, [torch.ones(3)], 1, 2))
+        tridiagonal(start(operator, [torch.ones(3)], num_probes=1, num_steps=2))
     broken = DenseOperator(torch.full((3, 3), math.inf, dtype=F64))
     with pytest.raises(NonFiniteError):
-        advance(broken, start(broken, [torch.ones(3)], 1, 2))
+        advance(broken, start(broken, [torch.ones(3)], num_probes=1, num_steps=2))

@@ -13,15 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import (
+from hessian_spectrum.curvature.algorithms.lanczos import (
     SLQState,
     StochasticLanczosQuadrature,
     lockstep,
 )
-from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.operators.dense import DenseOperator
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator, sphere_probe
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.planning.work import probe_bytes
 from hessian_spectrum.quadrature.cumulative import cumulative_spectrum

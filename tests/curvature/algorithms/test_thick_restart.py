@@ -16,7 +16,7 @@ from hessian_spectrum.curvature.algorithms.ritz import Which
 from hessian_spectrum.curvature.algorithms.subspace import SubspaceState
 from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.operators.dense import DenseOperator
+from hessian_spectrum.curvature.linear_algebra import DenseOperator
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import FloatArray, TopEigenpairs
 

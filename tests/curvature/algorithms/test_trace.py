@@ -16,11 +16,10 @@ from hessian_spectrum.curvature.algorithms.trace import Estimator, TraceEstimato
 from hessian_spectrum.curvature.algorithms.xtrace import leave_one_out
 from hessian_spectrum.curvature.data.digits import digits
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, assemble
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.dense import DenseOperator, assemble
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import Estimate, FloatArray, Interval
 
@@ -143,7 +142,7 @@ def test_xtrace_leaves_each_vector_out() -> None:
     operator, sketch = DenseOperator(matrix), Sketch.empty(DenseOperator(matrix))
     extend_basis(operator, sketch, vectors @ matrix)
     multiply_basis(operator, sketch)
-    found = leave_one_out(sketch, vectors, vectors @ matrix, True, 1e-15)
+    found = leave_one_out(sketch, vectors, vectors @ matrix, diagonal=True, product_error=1e-15)
     traces, squares, along, across = [], [], [], []
     for i in range(count):
         others = torch.cat([vectors[:i], vectors[i + 1 :]])

@@ -41,7 +41,9 @@ def test_digits_that_do_not_exist(num_samples: int, seeded: Seeded) -> None:
 
 
 def test_gaussian_teachers_answer_the_same_inputs(seeded: Seeded) -> None:
-    linear, relu, none = (gaussian(50, 4, 3, teacher, 0.0, seeded(0)) for teacher in ("linear", "relu", "none"))
+    linear, relu, none = (
+        gaussian(50, 4, 3, teacher=teacher, noise=0.0, generator=seeded(0)) for teacher in ("linear", "relu", "none")
+    )
     assert torch.equal(linear.inputs, relu.inputs)
     assert torch.equal(linear.inputs, none.inputs)
     assert_close(linear.targets.relu(), relu.targets)
@@ -51,25 +53,25 @@ def test_gaussian_teachers_answer_the_same_inputs(seeded: Seeded) -> None:
 
 
 def test_gaussian_scales(seeded: Seeded) -> None:
-    data = gaussian(20_000, 5, 2, "linear", 0.1, seeded(0))
-    exact = gaussian(20_000, 5, 2, "linear", 0.0, seeded(0))
+    data = gaussian(20_000, 5, 2, teacher="linear", noise=0.1, generator=seeded(0))
+    exact = gaussian(20_000, 5, 2, teacher="linear", noise=0.0, generator=seeded(0))
     assert_close(data.inputs.T @ data.inputs / 20_000, torch.eye(5, dtype=torch.float64), rtol=0, atol=0.05)
     assert float((data.targets - exact.targets).std()) == pytest.approx(0.1, rel=0.03)
 
 
 @pytest.mark.parametrize(
-    "options",
-    [(0, 1, 1, "linear", 0.1), (1, 0, 1, "linear", 0.1), (1, 1, 1, "cubic", 0.1), (1, 1, 1, "linear", -0.1)],
+    ("counts", "teacher", "noise"),
+    [((0, 1, 1), "linear", 0.1), ((1, 0, 1), "linear", 0.1), ((1, 1, 1), "cubic", 0.1), ((1, 1, 1), "linear", -0.1)],
 )
-def test_bad_gaussian_options(options: tuple[int, int, int, str, float], seeded: Seeded) -> None:
+def test_bad_gaussian_options(counts: tuple[int, int, int], teacher: str, noise: float, seeded: Seeded) -> None:
     with pytest.raises(InvalidProblemError):
-        gaussian(*options, seeded(0))
+        gaussian(*counts, teacher=teacher, noise=noise, generator=seeded(0))
 
 
 def test_windows_are_pieces_of_the_text_with_the_next_token_as_target(seeded: Seeded) -> None:
     text = named_text("pydoc-topics")
     assert len(text) > 100_000
-    data = text_windows(tokenize(text, "bytes"), 20, 32, seeded(0))
+    data = text_windows(tokenize(text, "bytes"), num_sequences=20, sequence_length=32, generator=seeded(0))
     encoded = text.encode()
     assert data.inputs.shape == data.targets.shape == (20, 32)
     for inputs, targets in zip(data.inputs, data.targets, strict=True):
@@ -78,16 +80,18 @@ def test_windows_are_pieces_of_the_text_with_the_next_token_as_target(seeded: Se
 
 
 def test_windows_reach_both_ends(seeded: Seeded) -> None:
-    data = text_windows(np.arange(6), 200, 4, seeded(0))
+    data = text_windows(np.arange(6), num_sequences=200, sequence_length=4, generator=seeded(0))
     assert set(data.inputs[:, 0].tolist()) == {0, 1}
-    whole = text_windows(np.arange(6), 1, 5, seeded(0))
+    whole = text_windows(np.arange(6), num_sequences=1, sequence_length=5, generator=seeded(0))
     assert whole.inputs.tolist() == [[0, 1, 2, 3, 4]]
     assert whole.targets.tolist() == [[1, 2, 3, 4, 5]]
 
 
 def test_windows_follow_the_generator(seeded: Seeded) -> None:
     tokens = tokenize(named_text("pydoc-topics"), "bytes")
-    first, again, other = (text_windows(tokens, 3, 8, seeded(seed)) for seed in (0, 0, 1))
+    first, again, other = (
+        text_windows(tokens, num_sequences=3, sequence_length=8, generator=seeded(seed)) for seed in (0, 0, 1)
+    )
     assert torch.equal(first.inputs, again.inputs)
     assert not torch.equal(first.inputs, other.inputs)
 
@@ -98,11 +102,11 @@ def test_bytes_are_utf_8() -> None:
 
 def test_bad_texts_are_errors(seeded: Seeded) -> None:
     with pytest.raises(InvalidProblemError, match=r"has 5 tokens, .* needs 6"):
-        text_windows(np.arange(5), 1, 5, seeded(0))
+        text_windows(np.arange(5), num_sequences=1, sequence_length=5, generator=seeded(0))
     with pytest.raises(InvalidProblemError, match="0 tokens"):
-        text_windows(tokenize("", "bytes"), 1, 5, seeded(0))
+        text_windows(tokenize("", "bytes"), num_sequences=1, sequence_length=5, generator=seeded(0))
     with pytest.raises(InvalidProblemError, match="at least 1"):
-        text_windows(np.arange(5), 1, 0, seeded(0))
+        text_windows(np.arange(5), num_sequences=1, sequence_length=0, generator=seeded(0))
     with pytest.raises(InvalidProblemError, match="pydoc-topics"):
         named_text("bible")
     with pytest.raises(InvalidProblemError, match="bytes"):

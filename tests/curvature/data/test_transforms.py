@@ -34,7 +34,15 @@ def check_moments(columns: Tensor) -> None:
 )
 def test_decorrelated(dim: int, num_targets: int, excess: int, teacher: str, seed: int) -> None:
     size = dim + excess
-    data = gaussian(size, dim, num_targets, teacher, 1e-3, torch.Generator().manual_seed(seed), input_std=20.0)
+    data = gaussian(
+        size,
+        dim,
+        num_targets,
+        teacher=teacher,
+        noise=1e-3,
+        generator=torch.Generator().manual_seed(seed),
+        input_std=20.0,
+    )
     found = decorrelated(Dataset(data.inputs + 100, data.targets - 7))
     check_moments(found.inputs)
     check_moments(found.targets)
@@ -47,14 +55,14 @@ def test_decorrelated(dim: int, num_targets: int, excess: int, teacher: str, see
 
 def test_the_assumptions_of_the_linear_network_with_bias_hold(seeded: Seeded) -> None:
     """mean(x) = mean(y) = mean(yx) = 0, mean(x^2) = 1, at the fewest samples."""
-    data = decorrelated(gaussian(3, 1, 1, "linear", 0.1, seeded(0)))
+    data = decorrelated(gaussian(3, 1, 1, teacher="linear", noise=0.1, generator=seeded(0)))
     x, y = data.inputs[:, 0], data.targets[:, 0]
     for mean in (x.mean(), y.mean(), (x * y).mean(), x.square().mean() - 1):
         assert abs(float(mean)) < TOLERANCE
 
 
 def test_standardised(seeded: Seeded) -> None:
-    drawn = gaussian(9, 4, 2, "linear", 0.3, seeded(0))
+    drawn = gaussian(9, 4, 2, teacher="linear", noise=0.3, generator=seeded(0))
     data = standardised(drawn)
     check_moments(data.inputs)
     check_moments(data.targets)
@@ -72,38 +80,40 @@ def test_pixels_that_never_change_become_0(seeded: Seeded) -> None:
 
 
 def test_what_cannot_be_transformed(seeded: Seeded) -> None:
-    drawn = gaussian(5, 3, 1, "linear", 0.1, seeded(0))
+    drawn = gaussian(5, 3, 1, teacher="linear", noise=0.1, generator=seeded(0))
     with pytest.raises(InvalidProblemError, match="need 5 samples, not 4"):
         decorrelated(Dataset(drawn.inputs[:4], drawn.targets[:4]))
     with pytest.raises(InvalidProblemError, match="a target is a linear function"):
-        decorrelated(gaussian(9, 3, 1, "linear", 0.0, seeded(0)))
+        decorrelated(gaussian(9, 3, 1, teacher="linear", noise=0.0, generator=seeded(0)))
     with pytest.raises(InvalidProblemError, match="a target is a linear function"):
-        decorrelated(gaussian(9, 3, 1, "none", 0.0, seeded(0)))
+        decorrelated(gaussian(9, 3, 1, teacher="none", noise=0.0, generator=seeded(0)))
     with pytest.raises(InvalidProblemError, match="linearly dependent"):
         decorrelated(Dataset(drawn.inputs[:, [0, 1, 0]], drawn.targets))
     with pytest.raises(InvalidProblemError, match="targets is constant"):
-        standardised(gaussian(9, 3, 1, "none", 0.0, seeded(0)))
+        standardised(gaussian(9, 3, 1, teacher="none", noise=0.0, generator=seeded(0)))
     with pytest.raises(InvalidProblemError, match="inputs is constant"):
         standardised(Dataset(drawn.inputs * torch.tensor([1.0, 0.0, 1.0]) + 3, drawn.targets))
 
 
 def test_gaussian_sequences(seeded: Seeded) -> None:
     reversal, linear, none = (
-        gaussian_sequences(6, 5, 2, task, 0.0, seeded(0)) for task in ("reversal", "linear", "none")
+        gaussian_sequences(6, 5, 2, task=task, noise=0.0, generator=seeded(0))
+        for task in ("reversal", "linear", "none")
     )
     assert torch.equal(reversal.inputs, linear.inputs)
     assert torch.equal(reversal.targets, reversal.inputs.flip(1))
     assert not none.targets.any()
     solution = torch.linalg.lstsq(linear.inputs.reshape(-1, 2), linear.targets.reshape(-1, 2)).solution
     torch.testing.assert_close(linear.inputs @ solution, linear.targets)
-    wide = gaussian_sequences(500, 4, 3, "none", 0.5, seeded(1), input_std=3.0)
+    wide = gaussian_sequences(500, 4, 3, task="none", noise=0.5, generator=seeded(1), input_std=3.0)
     assert float(wide.inputs.std()) == pytest.approx(3.0, rel=0.05)
     assert float(wide.targets.std()) == pytest.approx(0.5, rel=0.05)
 
 
 @pytest.mark.parametrize(
-    "options", [(0, 1, 1, "none", 0.0), (1, 1, 0, "none", 0.0), (1, 1, 1, "sorting", 0.0), (1, 1, 1, "none", -1.0)]
+    ("counts", "task", "noise"),
+    [((0, 1, 1), "none", 0.0), ((1, 1, 0), "none", 0.0), ((1, 1, 1), "sorting", 0.0), ((1, 1, 1), "none", -1.0)],
 )
-def test_bad_sequence_options(options: tuple[int, int, int, str, float], seeded: Seeded) -> None:
+def test_bad_sequence_options(counts: tuple[int, int, int], task: str, noise: float, seeded: Seeded) -> None:
     with pytest.raises(InvalidProblemError):
-        gaussian_sequences(*options, seeded(0))
+        gaussian_sequences(*counts, task=task, noise=noise, generator=seeded(0))

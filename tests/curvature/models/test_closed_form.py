@@ -6,14 +6,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hessian_spectrum.curvature.losses.output_value import OutputValue
+from hessian_spectrum.curvature.losses import OutputValue
 from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
 from hessian_spectrum.curvature.models.base import Model
-from hessian_spectrum.curvature.models.closed_form.coordinates import MultiInput, MultiOutput
-from hessian_spectrum.curvature.models.closed_form.neurons import NeuronNetwork
-from hessian_spectrum.curvature.models.closed_form.quadratic import QuadraticForm
-from hessian_spectrum.curvature.models.closed_form.self_attention import SelfAttention
-from hessian_spectrum.curvature.models.closed_form.two_layer_linear import TwoLayerLinear
+from hessian_spectrum.curvature.models.closed_form import (
+    MultiInput,
+    MultiOutput,
+    NeuronNetwork,
+    QuadraticForm,
+    SelfAttention,
+    TwoLayerLinear,
+)
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
@@ -25,7 +28,7 @@ F64 = torch.float64
 def test_a_neuron_network_is_an_mlp_without_biases(seeded: Seeded) -> None:
     x = torch.randn(9, 1, generator=seeded(1), dtype=F64)
     for activation in ("linear", "relu", "leaky-relu", "tanh"):
-        model = NeuronNetwork(5, activation, -0.3)
+        model = NeuronNetwork(5, activation, negative_slope=-0.3)
         p = model.initial_parameters(seeded(0), F64, CPU)
         layers = {"layers.0.weight": p["v"].unsqueeze(-1), "layers.1.weight": p["w"].unsqueeze(0)}
         assert_close(model(p, x), Mlp((1, 5, 1), activation, False, negative_slope=-0.3)(layers, x))
@@ -93,14 +96,14 @@ def test_a_quadratic_form_is_its_own_loss(seeded: Seeded) -> None:
     [
         lambda: NeuronNetwork(0),
         lambda: NeuronNetwork(2, "cubic"),
-        lambda: NeuronNetwork(2, "leaky-relu", float("nan")),
+        lambda: NeuronNetwork(2, "leaky-relu", negative_slope=float("nan")),
         lambda: MultiInput(0, 1),
         lambda: MultiOutput(1, 0),
         lambda: TwoLayerLinear(1, 1, 0),
         lambda: SelfAttention(0),
         lambda: SelfAttention(1, activation="tanh"),
         lambda: AttentionLayer(1, 1, 0),
-        lambda: AttentionLayer(1, 1, 1, float("inf")),
+        lambda: AttentionLayer(1, 1, 1, sink_bias=float("inf")),
         lambda: AttentionLayer(1, 1, 1, initial_std=-1.0),
         lambda: QuadraticForm(0),
     ],

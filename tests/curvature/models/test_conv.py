@@ -1,6 +1,7 @@
 """Conv against torch.nn and the dense autograd Hessian."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,12 +9,11 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from hessian_spectrum.curvature.data.digits import digits
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.linear_algebra import assemble
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
+from hessian_spectrum.curvature.models.base import ParameterLayout
 from hessian_spectrum.curvature.models.conv import Conv
-from hessian_spectrum.curvature.operators.dense import assemble
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.parameters import ParameterLayout
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.planning.size import conv_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
@@ -24,7 +24,7 @@ F64 = torch.float64
 
 @pytest.mark.parametrize(("stride", "pooling", "bias"), [(1, False, True), (2, False, False), (1, True, True)])
 def test_outputs_are_those_of_torch_nn(stride: int, pooling: bool, bias: bool, seeded: Seeded) -> None:
-    model = Conv((3, 2), 5, stride, pooling, "tanh", bias)
+    model = Conv((3, 2), kernel_size=5, stride=stride, pooling=pooling, activation="tanh", bias=bias)
     parameters = model.initial_parameters(seeded(0), F64, CPU)
     pool = nn.AvgPool2d(2) if pooling else nn.Identity()
     convolutions = [nn.Conv2d(a, b, 5, stride, 2, bias=bias, dtype=F64) for a, b in ((1, 3), (3, 2))]
@@ -45,7 +45,7 @@ def test_outputs_are_those_of_torch_nn(stride: int, pooling: bool, bias: bool, s
 def test_products_are_linearised_and_those_of_the_dense_hessian(
     stride: int, pooling: bool, seeded: Seeded, autograd_hessian: Callable[..., Tensor]
 ) -> None:
-    model = Conv((2, 2), 3, stride, pooling, "gelu")
+    model = Conv((2, 2), kernel_size=3, stride=stride, pooling=pooling, activation="gelu")
     parameters = model.initial_parameters(seeded(0), F64, CPU)
     data = digits(12, seeded(1))
     operator = HessianOperator(EmpiricalRisk(model, CrossEntropy(), data.split(7)), parameters)
@@ -56,12 +56,19 @@ def test_products_are_linearised_and_those_of_the_dense_hessian(
 
 @pytest.mark.parametrize(
     "options",
-    [((),), ((0,),), ((2,), 4), ((2,), 3, 0), ((2,) * 4, 3, 1, True), ((2,), 3, 1, False, "softplus")],
+    [
+        {"channels": ()},
+        {"channels": (0,)},
+        {"channels": (2,), "kernel_size": 4},
+        {"channels": (2,), "stride": 0},
+        {"channels": (2,) * 4, "pooling": True},
+        {"channels": (2,), "activation": "softplus"},
+    ],
     ids=["none", "channels", "even", "stride", "pooled-away", "activation"],
 )
-def test_bad_models_are_errors(options: tuple[object, ...]) -> None:
+def test_bad_models_are_errors(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidProblemError):
-        Conv(*options)  # type: ignore[arg-type]
+        Conv(**options)
 
 
 def test_images_have_64_pixels() -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from hessian_spectrum.curvature.models.base import ParameterLayout
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
-from hessian_spectrum.curvature.parameters import ParameterLayout
 from hessian_spectrum.planning.size import gpt2_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
@@ -129,7 +129,7 @@ def test_gpt2_small_has_124_million_parameters() -> None:
 
 
 def test_initialisation(seeded: Seeded) -> None:
-    parameters = Gpt2(2, 2, 64, 32, 100).initial_parameters(seeded(0), torch.float64, CPU)
+    parameters = Gpt2(2, 2, 64, n_positions=32, vocab_size=100).initial_parameters(seeded(0), torch.float64, CPU)
     assert float(parameters["wte.weight"].std()) == pytest.approx(0.02, rel=0.05)
     assert float(parameters["blocks.1.mlp.c_fc.weight"].std()) == pytest.approx(0.02, rel=0.05)
     assert float(parameters["blocks.0.attn.c_proj.weight"].std()) == pytest.approx(0.01, rel=0.05)
@@ -154,7 +154,7 @@ def test_a_token_does_not_see_the_future(seeded: Seeded) -> None:
 
 def test_an_endless_sink_makes_every_token_read_the_first(seeded: Seeded) -> None:
     """With all heads on key 0, attention gives W_proj v_0 + b at every position: checked with one block, by hand."""
-    model = Gpt2(1, 2, 8, 6, 11, AttentionSink(1e4, heads=(0, 1)))
+    model = Gpt2(1, 2, 8, n_positions=6, vocab_size=11, sink=AttentionSink(1e4, heads=(0, 1)))
     parameters = perturbed(model, 0)
     tokens = torch.randint(11, (1, 5), generator=seeded(1))
     hidden = parameters["wte.weight"][tokens] + parameters["wpe.weight"][:5]

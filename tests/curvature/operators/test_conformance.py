@@ -12,23 +12,15 @@ from torch.func import hessian, jacrev
 
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.gaussian import gaussian
-from hessian_spectrum.curvature.losses.base import Loss
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.losses.mse import Mse
-from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator, assemble
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse
+from hessian_spectrum.curvature.models.base import Model, ParameterLayout, Parameters
 from hessian_spectrum.curvature.models.conv import Conv
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.operators.dense import DenseOperator, assemble
-from hessian_spectrum.curvature.operators.double_backward import double_backward_product
-from hessian_spectrum.curvature.operators.functional import FunctionalOperator
-from hessian_spectrum.curvature.operators.ggn import GgnOperator
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.operators.products import Fallback
+from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
+from hessian_spectrum.curvature.operators.products import Fallback, double_backward_product
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
-from hessian_spectrum.curvature.parameters import ParameterLayout, Parameters
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.planning.activations import ACTIVATIONS, Activation
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
@@ -47,7 +39,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def labelled(num_samples: int, input_dim: int, num_classes: int) -> Dataset:
-    inputs = gaussian(num_samples, input_dim, 1, "none", 1.0, generator(1)).inputs
+    inputs = gaussian(num_samples, input_dim, 1, teacher="none", noise=1.0, generator=generator(1)).inputs
     labels = torch.randint(num_classes, (num_samples,), generator=generator(2))
     labels[[0, 1, 5]] = -100
     return Dataset(inputs, labels)
@@ -77,9 +69,18 @@ def problems() -> dict[str, Problem]:
         for activation in ("tanh", "relu", "gelu")
         for name, loss in (("mse", Mse()), ("cross-entropy", CrossEntropy()))
     }
-    found["regression"] = problem(Mlp((3, 6, 2), "silu"), Mse(), gaussian(17, 3, 2, "relu", 0.1, generator(5)))
-    found["linear-layer"] = problem(Mlp((3, 2)), Mse(), gaussian(17, 3, 2, "linear", 0.1, generator(5)))
-    found["gpt2"] = problem(Gpt2(2, 2, 4, 5, 7, AttentionSink(0.7, (1,))), CrossEntropy(), tokens(4, 5, 7), scale=10)
+    found["regression"] = problem(
+        Mlp((3, 6, 2), "silu"), Mse(), gaussian(17, 3, 2, teacher="relu", noise=0.1, generator=generator(5))
+    )
+    found["linear-layer"] = problem(
+        Mlp((3, 2)), Mse(), gaussian(17, 3, 2, teacher="linear", noise=0.1, generator=generator(5))
+    )
+    found["gpt2"] = problem(
+        Gpt2(2, 2, 4, n_positions=5, vocab_size=7, sink=AttentionSink(0.7, (1,))),
+        CrossEntropy(),
+        tokens(4, 5, 7),
+        scale=10,
+    )
     return found
 
 
@@ -304,5 +305,7 @@ def test_parameters_that_no_output_depends_on_have_zeros(matrix: Any) -> None:
         return model(parameters, data.inputs)
 
     unused = {"unused": torch.ones(2, dtype=F64)}
-    found = double_backward_product(matrix, risk, 0, outputs_at, point, unused, ["unused"])
+    found = double_backward_product(
+        matrix, risk, 0, outputs_at=outputs_at, point=point, direction=unused, rows=["unused"]
+    )
     assert torch.equal(found["unused"], torch.zeros(2, dtype=F64))

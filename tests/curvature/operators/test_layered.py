@@ -9,19 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.losses.base import Loss
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.losses.mse import Mse
-from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.models.parametrization import PARAMETRIZATIONS
+from hessian_spectrum.curvature.linear_algebra import Triangle, assemble
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse
+from hessian_spectrum.curvature.models.mlp import PARAMETRIZATIONS, Mlp
 from hessian_spectrum.curvature.operators import layered
-from hessian_spectrum.curvature.operators.base import Triangle
-from hessian_spectrum.curvature.operators.dense import assemble
-from hessian_spectrum.curvature.operators.functional import FunctionalOperator
-from hessian_spectrum.curvature.operators.ggn import GgnOperator
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.planning.activations import ACTIVATIONS
 from hessian_spectrum.quadrature.errors import NonFiniteError
 
@@ -53,7 +46,7 @@ class Case:
             targets = targets.argmax(1)
             targets[0] = -100
         data = Dataset(inputs, targets).to(self.dtype, CPU)
-        return kind(EmpiricalRisk(self.model, self.loss, data.split(self.batch_size)), moved, block)
+        return kind(EmpiricalRisk(self.model, self.loss, data.split(self.batch_size)), moved, block=block)
 
 
 @st.composite
@@ -62,7 +55,7 @@ def cases(draw: st.DrawFn) -> Case:
         tuple(draw(st.lists(st.integers(1, 5), min_size=2, max_size=5))),
         draw(st.sampled_from(sorted(ACTIVATIONS))),
         draw(st.booleans()),
-        draw(st.sampled_from(sorted(PARAMETRIZATIONS))),
+        parametrization=draw(st.sampled_from(sorted(PARAMETRIZATIONS))),
     )
     loss = draw(st.sampled_from([Mse(), CrossEntropy()]))
     dtype = draw(st.sampled_from([torch.float64, torch.float32]))

@@ -11,12 +11,11 @@ from torch.fx.graph_module import _loader
 from torch.testing import assert_close
 
 from hessian_spectrum.curvature.data.gaussian import gaussian
-from hessian_spectrum.curvature.losses.mse import Mse
+from hessian_spectrum.curvature.linear_algebra import assemble
+from hessian_spectrum.curvature.losses import EmpiricalRisk, Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.dense import assemble
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.operators.recording import Map, Program, UnrecordableError, record
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 
 Seeded = Callable[[int], torch.Generator]
 F64 = torch.float64
@@ -131,7 +130,7 @@ def test_a_tangent_that_is_absent_is_read_as_zeros(seeded: Seeded) -> None:
 
 def operator_of(seeded: Seeded) -> HessianOperator:
     model = Mlp((3, 4, 3), "tanh")
-    data = gaussian(12, 3, 3, "linear", 0.1, seeded(0))
+    data = gaussian(12, 3, 3, teacher="linear", noise=0.1, generator=seeded(0))
     parameters = model.initial_parameters(seeded(1), F64, torch.device("cpu"))
     return HessianOperator(EmpiricalRisk(model, Mse(), data.split(5)), parameters)
 

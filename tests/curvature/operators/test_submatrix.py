@@ -8,16 +8,13 @@ import torch
 from torch.testing import assert_close
 
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.linear_algebra import assemble
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
+from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
-from hessian_spectrum.curvature.operators.dense import assemble
-from hessian_spectrum.curvature.operators.functional import FunctionalOperator
-from hessian_spectrum.curvature.operators.ggn import GgnOperator
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
-from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 Seeded = Callable[[int], torch.Generator]
@@ -49,7 +46,7 @@ def test_a_block_states_the_measured_error_of_reduced_products(whole: Whole) -> 
 
 @pytest.fixture(scope="module", params=[HessianOperator, GgnOperator, FunctionalOperator])
 def whole(request: pytest.FixtureRequest) -> Whole:
-    kind, model = request.param, Gpt2(2, 2, 4, 5, 7)
+    kind, model = request.param, Gpt2(2, 2, 4, n_positions=5, vocab_size=7)
     tokens = torch.randint(7, (3, 6), generator=torch.Generator().manual_seed(1))
     start = model.initial_parameters(torch.Generator().manual_seed(0), F64, torch.device("cpu"))
     parameters = {name: 5 * tensor for name, tensor in start.items()}
@@ -72,7 +69,8 @@ def test_blocks_share_one_linearisation(whole: Whole, block: str | None, seeded:
 
 def test_a_submatrix_is_the_operator_of_its_block_alone(whole: Whole, seeded: Seeded) -> None:
     block = "blocks.*.attn.*"
-    part, alone = Submatrix(whole.operator, block), type(whole.operator)(whole.risk, whole.parameters, block)
+    part = Submatrix(whole.operator, block)
+    alone = type(whole.operator)(whole.risk, whole.parameters, block=block)
     assert part.layout == alone.layout
     vectors = torch.randn(part.dim, 3, generator=seeded(3), dtype=F64)
     expected = alone.matmat(vectors)
@@ -85,9 +83,11 @@ def _places(whole: RiskOperator, part: Submatrix) -> torch.Tensor:
 
 
 def test_a_glob_that_matches_nothing(seeded: Seeded) -> None:
-    model = Gpt2(1, 1, 4, 5, 7)
+    model = Gpt2(1, 1, 4, n_positions=5, vocab_size=7)
     parameters = model.initial_parameters(seeded(0), F64, torch.device("cpu"))
     tokens = torch.randint(7, (2, 5), generator=seeded(1))
-    whole = HessianOperator(EmpiricalRisk(model, CrossEntropy(), [Dataset(tokens, tokens)]), parameters, "blocks.*")
+    whole = HessianOperator(
+        EmpiricalRisk(model, CrossEntropy(), [Dataset(tokens, tokens)]), parameters, block="blocks.*"
+    )
     with pytest.raises(InvalidProblemError, match=r"no parameter matches 'wte\.\*'"):
         Submatrix(whole, "wte.*")

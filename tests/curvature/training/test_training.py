@@ -13,14 +13,12 @@ from torch.testing import assert_close
 
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.gaussian import gaussian
-from hessian_spectrum.curvature.data.token_stream import TokenStream
+from hessian_spectrum.curvature.data.text import TokenStream
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.losses.mse import Mse
-from hessian_spectrum.curvature.models.closed_form.neurons import NeuronNetwork
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Mse
+from hessian_spectrum.curvature.models.closed_form import NeuronNetwork
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training import (
     AdamW,
     Plateau,
@@ -42,7 +40,7 @@ F64 = torch.float64
 def test_gradient_descent_by_hand(seeded: Seeded) -> None:
     """Linear regression: three steps of theta <- theta - lr X^T (X theta - y) / n."""
     model = Mlp((2, 1), bias=False)
-    data = gaussian(8, 2, 1, "linear", 0.3, seeded(0))
+    data = gaussian(8, 2, 1, teacher="linear", noise=0.3, generator=seeded(0))
     start = model.initial_parameters(seeded(1), F64, CPU)
     theta = start["layers.0.weight"].T.clone()
     for _ in range(3):
@@ -50,7 +48,7 @@ def test_gradient_descent_by_hand(seeded: Seeded) -> None:
     residual = data.inputs @ theta - data.targets
     for micro_batch_size in (None, 3):
         plan = TrainingPlan(3, 0.2, micro_batch_size=micro_batch_size)
-        result = run(Training(model, Mse(), data, plan), start, generator=seeded(0))
+        result = run(Training(model, Mse(), data, plan=plan), start, generator=seeded(0))
         assert_close(result.parameters["layers.0.weight"], theta.T)
         assert result.loss == pytest.approx(float(residual.square().sum() / 16))
         assert result.gradient_norm == pytest.approx(float((data.inputs.T @ residual / 8).norm()))
@@ -63,10 +61,10 @@ def test_gradient_descent_of_the_linear_network_is_its_closed_form(seeded: Seede
     """`theory` steps two numbers, not weights."""
     model = NeuronNetwork(6)
     start = model.initial_parameters(seeded(0), F64, CPU)
-    data = gaussian(20, 1, 1, "linear", 0.5, seeded(1))
+    data = gaussian(20, 1, 1, teacher="linear", noise=0.5, generator=seeded(1))
     x, y = data.inputs[:, 0].numpy(), data.targets[:, 0].numpy()
     expected = linear_descent(w=start["w"].numpy(), v=start["v"].numpy(), x=x, y=y, learning_rate=0.05, num_steps=40)
-    training = Training(model, Mse(), data, TrainingPlan(40, 0.05))
+    training = Training(model, Mse(), data, plan=TrainingPlan(40, 0.05))
     state = training.init(start, generator=seeded(2))
     slopes = []
     while not training.is_finished(state):
@@ -84,8 +82,8 @@ def test_steps_are_those_of_torch(momentum: float, nesterov: bool, batch_size: i
     model = Mlp((3, 4, 2), "tanh")
     data = Dataset(torch.randn(12, 3, generator=seeded(0), dtype=F64), torch.randint(2, (12,), generator=seeded(1)))
     start = model.initial_parameters(seeded(2), F64, CPU)
-    plan = TrainingPlan(7, 0.3, batch_size, Sgd(momentum, nesterov))
-    result = run(Training(model, CrossEntropy(), data, plan), start, generator=seeded(3))
+    plan = TrainingPlan(7, 0.3, batch_size=batch_size, optimizer=Sgd(momentum, nesterov))
+    result = run(Training(model, CrossEntropy(), data, plan=plan), start, generator=seeded(3))
     network = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     network.load_state_dict({f"{2 * int(n.split('.')[1])}.{n.split('.')[2]}": t for n, t in start.items()})
     optimizer = torch.optim.SGD(network.parameters(), 0.3, momentum, nesterov=nesterov)
@@ -101,10 +99,10 @@ def test_steps_are_those_of_torch(momentum: float, nesterov: bool, batch_size: i
 
 def test_each_parameter_moves_at_its_own_rate(seeded: Seeded) -> None:
     model = Mlp((3, 8, 2), "tanh", parametrization="mup")
-    data = gaussian(10, 3, 2, "linear", 0.1, seeded(0))
+    data = gaussian(10, 3, 2, teacher="linear", noise=0.1, generator=seeded(0))
     start = model.initial_parameters(seeded(1), F64, CPU)
     _, gradient = EmpiricalRisk(model, Mse(), [data]).value_and_gradient(start)
-    result = run(Training(model, Mse(), data, TrainingPlan(1, 0.25)), start, generator=seeded(2))
+    result = run(Training(model, Mse(), data, plan=TrainingPlan(1, 0.25)), start, generator=seeded(2))
     rates = model.learning_rate_multipliers()
     for name, values in start.items():
         assert_close(result.parameters[name], values - 0.25 * rates[name] * gradient[name])
@@ -124,22 +122,22 @@ def test_batches_visit_every_sample_once_an_epoch(seeded: Seeded) -> None:
     data = Dataset(torch.zeros(10, 1, dtype=F64), torch.arange(10, dtype=F64).unsqueeze(1))
     model = Mlp((1, 1))
     start = model.initial_parameters(seeded(0), F64, CPU)
-    run(Training(model, Spy(), data, TrainingPlan(6, 0.1, batch_size=4)), start, generator=seeded(0))
+    run(Training(model, Spy(), data, plan=TrainingPlan(6, 0.1, batch_size=4)), start, generator=seeded(0))
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
     assert seen[:10] != seen[10:]
 
 
 def test_stochastic_training_learns_and_repeats(seeded: Seeded) -> None:
     model = Mlp((4, 16, 2), "tanh")
-    data = gaussian(64, 4, 2, "linear", 0.05, seeded(0)).to(torch.float32, CPU)
+    data = gaussian(64, 4, 2, teacher="linear", noise=0.05, generator=seeded(0)).to(torch.float32, CPU)
     start = model.initial_parameters(seeded(1), torch.float32, CPU)
     before = float(EmpiricalRisk(model, Mse(), [data]).value(start))
     calls: list[tuple[str, int, int]] = []
     plan = TrainingPlan(100, 0.1, batch_size=16)
     first = run(
-        Training(model, Mse(), data, plan), start, generator=seeded(2), progress=lambda *call: calls.append(call)
+        Training(model, Mse(), data, plan=plan), start, generator=seeded(2), progress=lambda *call: calls.append(call)
     )
-    again = run(Training(model, Mse(), data, plan), start, generator=seeded(2))
+    again = run(Training(model, Mse(), data, plan=plan), start, generator=seeded(2))
     assert first.loss == again.loss < 0.3 * before
     assert torch.equal(first.parameters["layers.1.weight"], again.parameters["layers.1.weight"])
     assert calls == [("training", step, 100) for step in range(1, 101)]
@@ -149,15 +147,17 @@ def test_a_batch_whose_targets_are_ignored_changes_nothing(seeded: Seeded) -> No
     model = Mlp((2, 3))
     data = Dataset(torch.ones(2, 2, dtype=F64), torch.tensor([1, -100]))
     start = model.initial_parameters(seeded(0), F64, CPU)
-    result = run(Training(model, CrossEntropy(), data, TrainingPlan(2, 0.1, batch_size=1)), start, generator=seeded(1))
-    once = run(Training(model, CrossEntropy(), data, TrainingPlan(1, 0.1)), start, generator=seeded(1))
+    result = run(
+        Training(model, CrossEntropy(), data, plan=TrainingPlan(2, 0.1, batch_size=1)), start, generator=seeded(1)
+    )
+    once = run(Training(model, CrossEntropy(), data, plan=TrainingPlan(1, 0.1)), start, generator=seeded(1))
     assert_close(result.parameters, once.parameters)
 
 
 def test_no_steps_change_nothing(seeded: Seeded) -> None:
-    model, data = Mlp((2, 1)), gaussian(5, 2, 1, "linear", 0.1, seeded(0))
+    model, data = Mlp((2, 1)), gaussian(5, 2, 1, teacher="linear", noise=0.1, generator=seeded(0))
     start = model.initial_parameters(seeded(1), F64, CPU)
-    result = run(Training(model, Mse(), data, TrainingPlan(0, 0.1)), start, generator=seeded(0))
+    result = run(Training(model, Mse(), data, plan=TrainingPlan(0, 0.1)), start, generator=seeded(0))
     assert torch.equal(result.parameters["layers.0.weight"], start["layers.0.weight"])
     assert result.loss == float(EmpiricalRisk(model, Mse(), [data]).value(start))
 
@@ -170,7 +170,7 @@ def test_plateaus_cut_the_rate_down_to_the_floor_and_then_end(seeded: Seeded) ->
     data = Dataset(torch.ones(2, 1, dtype=F64), torch.tensor([[1.0], [-1.0]], dtype=F64))
     model = Mlp((1, 1), bias=False)
     plan = TrainingPlan(1000, 2.0, schedule=Plateau(factor=0.1, patience=3, threshold=1e-3, min_learning_rate=2e-3))
-    training = Training(model, Mse(), data, plan)
+    training = Training(model, Mse(), data, plan=plan)
     start = {"layers.0.weight": torch.ones(1, 1, dtype=F64)}
     state = training.init(start, generator=seeded(0))
     rates = []
@@ -190,10 +190,10 @@ def test_plateaus_cut_the_rate_down_to_the_floor_and_then_end(seeded: Seeded) ->
 
 def test_rates_are_cut_together_and_epochs_count_not_steps(seeded: Seeded) -> None:
     model = Mlp((2, 8, 1), "tanh", parametrization="mup")
-    data = gaussian(12, 2, 1, "none", 1.0, seeded(0))
+    data = gaussian(12, 2, 1, teacher="none", noise=1.0, generator=seeded(0))
     start = model.initial_parameters(seeded(1), F64, CPU)
     rule = Plateau(factor=0.5, patience=1, threshold=0.9999, min_learning_rate=0.0)
-    training = Training(model, Mse(), data, TrainingPlan(100, 1e-3, batch_size=5, schedule=rule))
+    training = Training(model, Mse(), data, plan=TrainingPlan(100, 1e-3, batch_size=5, schedule=rule))
     state = training.init(start, generator=seeded(2))
     rates = []
     for _ in range(15):
@@ -223,9 +223,16 @@ def test_adamw_with_clipping_and_schedule_is_the_loop_of_nanogpt(seeded: Seeded)
     model = Mlp((3, 4, 2), "tanh")
     start = model.initial_parameters(seeded(2), F64, CPU)
     limit = 0.45
-    plan = TrainingPlan(30, 0.05, 5, AdamW(0.8, 0.9, 1e-6, 0.3), WarmupCosine(6, 20, 0.01), limit)
+    plan = TrainingPlan(
+        30,
+        0.05,
+        batch_size=5,
+        optimizer=AdamW(beta1=0.8, beta2=0.9, epsilon=1e-6, weight_decay=0.3),
+        schedule=WarmupCosine(6, 20, 0.01),
+        max_gradient_norm=limit,
+    )
     found = [
-        run(Training(model, CrossEntropy(), data, replace(plan, micro_batch_size=m)), start, generator=seeded(3))
+        run(Training(model, CrossEntropy(), data, plan=replace(plan, micro_batch_size=m)), start, generator=seeded(3))
         for m in (None, 2)
     ]
 
@@ -260,9 +267,9 @@ def test_adamw_with_clipping_and_schedule_is_the_loop_of_nanogpt(seeded: Seeded)
 def test_batches_of_a_stream_are_windows_at_uniform_positions(seeded: Seeded) -> None:
     """One step of gradient descent on the sequences that the generator gives."""
     stream = TokenStream(torch.randint(5, (50,), generator=seeded(0)).numpy(), 6)
-    model = Gpt2(1, 1, 4, 6, 5)
+    model = Gpt2(1, 1, 4, n_positions=6, vocab_size=5)
     start = model.initial_parameters(seeded(1), F64, CPU)
-    training = Training(model, CrossEntropy(), stream, TrainingPlan(2, 0.1, 3, micro_batch_size=2))
+    training = Training(model, CrossEntropy(), stream, plan=TrainingPlan(2, 0.1, batch_size=3, micro_batch_size=2))
     state = training.init(start, generator=seeded(2))
     training.step(start, state)
     generator = seeded(2)
@@ -277,14 +284,14 @@ def test_batches_of_a_stream_are_windows_at_uniform_positions(seeded: Seeded) ->
 
 
 def test_streams_that_do_not_fit_are_errors(seeded: Seeded) -> None:
-    model, tokens = Gpt2(1, 1, 4, 6, 5), np.tile(np.arange(5), 4)
+    model, tokens = Gpt2(1, 1, 4, n_positions=6, vocab_size=5), np.tile(np.arange(5), 4)
     for stream, plan in (
-        (TokenStream(tokens, 7), TrainingPlan(1, 0.1, 2)),  # longer than the model's positions
-        (TokenStream(tokens + 1, 6), TrainingPlan(1, 0.1, 2)),  # a token beyond the vocabulary
+        (TokenStream(tokens, 7), TrainingPlan(1, 0.1, batch_size=2)),  # longer than the model's positions
+        (TokenStream(tokens + 1, 6), TrainingPlan(1, 0.1, batch_size=2)),  # a token beyond the vocabulary
         (TokenStream(tokens, 6), TrainingPlan(1, 0.1)),  # no batch size
     ):
         with pytest.raises(InvalidProblemError):
-            Training(model, CrossEntropy(), stream, plan)
+            Training(model, CrossEntropy(), stream, plan=plan).init({}, generator=seeded(0))
     for bad, length in ((tokens, 20), (tokens, 0), (-tokens, 3), (tokens.astype(float), 3), (tokens[None], 3)):
         with pytest.raises(InvalidProblemError):
             TokenStream(bad, length)
@@ -304,12 +311,12 @@ RULES = {
 def test_a_run_goes_on_from_its_checkpoint_as_if_nothing_had_been(
     batch_size: int | None, rule: str, seeded: Seeded
 ) -> None:
-    model, data = Mlp((3, 6, 1), "tanh"), gaussian(12, 3, 1, "linear", 0.3, seeded(0))
+    model, data = Mlp((3, 6, 1), "tanh"), gaussian(12, 3, 1, teacher="linear", noise=0.3, generator=seeded(0))
     start = model.initial_parameters(seeded(1), F64, CPU)
     optimizer, schedule, rate = RULES[rule]
-    plan = TrainingPlan(40, rate, batch_size, optimizer, schedule, 0.5)
-    whole = run(Training(model, Mse(), data, plan), start, generator=seeded(2))
-    training = Training(model, Mse(), data, plan)
+    plan = TrainingPlan(40, rate, batch_size=batch_size, optimizer=optimizer, schedule=schedule, max_gradient_norm=0.5)
+    whole = run(Training(model, Mse(), data, plan=plan), start, generator=seeded(2))
+    training = Training(model, Mse(), data, plan=plan)
     state = training.init(start, generator=seeded(2))
     for _ in range(8):
         training.step(start, state)
@@ -317,7 +324,7 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_nothing_had_been(
     for _ in range(3):
         training.step(start, state)  # must not reach into what was saved
     for _ in range(2):  # nor must a run that goes on from it
-        resumed = Training(model, Mse(), data, plan)
+        resumed = Training(model, Mse(), data, plan=plan)
         state = resumed.load(start, saved)
         while not resumed.is_finished(state):
             resumed.step(start, state)
@@ -333,10 +340,10 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_nothing_had_been(
 
 
 def test_divergence_is_an_error_that_names_the_cure(seeded: Seeded) -> None:
-    model, data = Mlp((2, 3, 1), "relu"), gaussian(5, 2, 1, "linear", 0.1, seeded(0))
+    model, data = Mlp((2, 3, 1), "relu"), gaussian(5, 2, 1, teacher="linear", noise=0.1, generator=seeded(0))
     start = model.initial_parameters(seeded(1), F64, CPU)
     with pytest.raises(NonFiniteError, match="smaller learning rate"):
-        run(Training(model, Mse(), data, TrainingPlan(200, 1e6)), start, generator=seeded(0))
+        run(Training(model, Mse(), data, plan=TrainingPlan(200, 1e6)), start, generator=seeded(0))
 
 
 @pytest.mark.parametrize(
@@ -384,4 +391,4 @@ def test_bad_warmups_are_errors(numbers: Any) -> None:
 def test_data_that_do_not_fit_are_errors() -> None:
     data = Dataset(torch.zeros(2, 3), torch.zeros(2, 1))
     with pytest.raises(InvalidProblemError):
-        Training(Mlp((2, 1)), Mse(), data, TrainingPlan(1, 0.1))
+        Training(Mlp((2, 1)), Mse(), data, plan=TrainingPlan(1, 0.1)).init({}, generator=torch.Generator())

@@ -15,9 +15,8 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hessian_spectrum.jobs.keys import RESULTS
-from hessian_spectrum.jobs.leftovers import Leftovers
-from hessian_spectrum.jobs.retention import Retention
+from hessian_spectrum.jobs.retention import Leftovers, Retention
+from hessian_spectrum.jobs.scripts import RESULTS
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.service.maintenance.retention_task import RetentionPolicy, RetentionTask

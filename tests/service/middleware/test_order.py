@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.app import create_app
-from hessian_spectrum.service.auth.key_store import KeyStore
+from hessian_spectrum.service.auth import KeyStore
 
 BODY = b'{"model": {"kind": "quadratic", "matrix": [[2.0]]}}'
 TWO_LENGTHS = {"Transfer-Encoding": "chunked"}

@@ -16,12 +16,17 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
+from hessian_spectrum.service.context import TASK_MODULE
 from hessian_spectrum.service.middleware.concurrency_limit import SlotPool
 from hessian_spectrum.service.problems import ProblemError
-from hessian_spectrum.service.process_pool.executor import REQUESTS_PER_SECOND, ProcessExecutor, while_connected
-from hessian_spectrum.service.process_pool.fair_scheduler import FairScheduler
+from hessian_spectrum.service.process_pool.executor import (
+    REQUESTS_PER_SECOND,
+    FairScheduler,
+    ProcessExecutor,
+    while_connected,
+)
 from hessian_spectrum.service.process_pool.pool import ProcessPool
-from hessian_spectrum.service.random_matrix import render
+from hessian_spectrum.service.routes.random_matrix import render
 
 LAW = {"law": "wigner", "num_points": 5}
 LONG = {"law": "wigner", "sample": {"size": 2000}}
@@ -29,7 +34,7 @@ LONG = {"law": "wigner", "sample": {"size": 2000}}
 
 @asynccontextmanager
 async def processes(seconds: float = 60.0) -> AsyncIterator[ProcessPool]:
-    found = ProcessPool(seconds)
+    found = ProcessPool(TASK_MODULE, seconds)
     try:
         yield found
     finally:
@@ -156,7 +161,7 @@ def test_work_is_charged_by_its_time() -> None:
         charged: list[float] = []
         state = SimpleNamespace(principal=SimpleNamespace(owner="a"), charge=charged.append)
         request: Any = SimpleNamespace(state=state, receive=asyncio.Event().wait)
-        executor = ProcessExecutor(FairScheduler(2, SlotPool(4)), ProcessPool(60.0))
+        executor = ProcessExecutor(FairScheduler(2, SlotPool(4)), ProcessPool(TASK_MODULE, 60.0))
         await executor.run_in_thread(request, time.sleep, 0.2)
         assert charged == [pytest.approx(0.2 * REQUESTS_PER_SECOND, rel=1.0)]
         assert charged[0] >= 0.2 * REQUESTS_PER_SECOND
@@ -168,7 +173,7 @@ class Endless(ProcessPool):
     """Says what it was asked for, and never ends."""
 
     def __init__(self) -> None:
-        super().__init__(60.0)
+        super().__init__(TASK_MODULE, 60.0)
         self.asked: list[str] = []
 
     async def run(self, task: str, arguments: Any, content: bytes = b"") -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hessian_spectrum.api_schemas.artifacts import ArtifactError
-from hessian_spectrum.service.auth.principal import ANONYMOUS, UNAUTHENTICATED, Principal
+from hessian_spectrum.service.auth import ANONYMOUS, UNAUTHENTICATED, Principal
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota, ArtifactService
 from hessian_spectrum.storage.artifact_owners import ArtifactOwners

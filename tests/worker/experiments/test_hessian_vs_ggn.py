@@ -20,10 +20,9 @@ from hessian_spectrum.api_schemas.hessian_vs_ggn_results import (
     TopEigenvalue,
 )
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.models.base import Model
-from hessian_spectrum.curvature.parameters import ParameterLayout
-from hessian_spectrum.curvature.progress import ignore_progress
-from hessian_spectrum.jobs.planner import plan_job
+from hessian_spectrum.curvature.iteration import ignore_progress
+from hessian_spectrum.curvature.models.base import Model, ParameterLayout
+from hessian_spectrum.jobs.plans import plan_job
 from hessian_spectrum.worker.builders import build_model, build_parameters, build_token_stream
 from hessian_spectrum.worker.experiments.comparison_curves import model_comparison, relative_error
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import measured_windows, run_hessian_vs_ggn_job

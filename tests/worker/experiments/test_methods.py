@@ -6,7 +6,7 @@ import pytest
 
 from hessian_spectrum.api_schemas.spectrum import Method, SpectrumRequest
 from hessian_spectrum.curvature.algorithms.method import Method as EngineMethod
-from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.worker.experiments.methods import method_of
 
 BASE: dict[str, Any] = {

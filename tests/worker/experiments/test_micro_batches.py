@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.jobs.estimate import estimate, gibibytes
-from hessian_spectrum.jobs.planner import memory_error, plan_job
+from hessian_spectrum.jobs.plans import estimate, gibibytes, memory_error, plan_job
 
 MIB = 2**20
 REQUEST: dict[str, Any] = {
@@ -26,7 +25,7 @@ AMPLE, TIGHT = 2**33, 130 * MIB
 PROGRAM = """
 import ctypes, json, os, sys, torch
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.curvature.progress import ignore_progress
+from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.curvature.operators.dense import assemble
+from hessian_spectrum.curvature.iteration import ignore_progress
+from hessian_spectrum.curvature.linear_algebra import assemble
+from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.operators.execution import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
-from hessian_spectrum.curvature.progress import ignore_progress
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.worker.builders import build_dataset, build_loss, build_model, build_parameters
 from hessian_spectrum.worker.experiments.operators import build_operator
 

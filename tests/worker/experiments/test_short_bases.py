@@ -7,9 +7,8 @@ import torch
 
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import TopKResult
-from hessian_spectrum.curvature.progress import ignore_progress
-from hessian_spectrum.jobs.estimate import estimate
-from hessian_spectrum.jobs.planner import plan_job
+from hessian_spectrum.curvature.iteration import ignore_progress
+from hessian_spectrum.jobs.plans import estimate, plan_job
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
 

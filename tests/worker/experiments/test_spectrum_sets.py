@@ -14,8 +14,8 @@ from hessian_spectrum.api_schemas.spectrum_results import (
     SpectrumSetResult,
     TopKResult,
 )
-from hessian_spectrum.curvature.progress import ignore_progress
-from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.curvature.iteration import ignore_progress
+from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.serialization.result_arrays import result_arrays
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job

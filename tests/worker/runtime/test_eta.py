@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.worker.runtime import eta
 from hessian_spectrum.worker.runtime.eta import RemainingTime
 

@@ -11,10 +11,9 @@ import pytest
 import redis
 import torch
 
-from hessian_spectrum.api_schemas.job_requests import JobRequest
-from hessian_spectrum.jobs import planner
-from hessian_spectrum.jobs.estimate import estimate
-from hessian_spectrum.jobs.planner import plan_job, stored_plan
+from hessian_spectrum.api_schemas.jobs import JobRequest
+from hessian_spectrum.jobs import plans
+from hessian_spectrum.jobs.plans import estimate, plan_job, stored_plan
 from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import ShardStore
@@ -111,7 +110,7 @@ def test_a_worker_uses_the_plan_of_its_memory_and_makes_another_for_other_memory
     plan = None if stored_for is None else stored_plan(plan_job(request, stored_for))
     job_id = store.create("spectrum", request.model_dump_json(exclude_none=True), {}, plan=plan)[0].id
     alone = run_spectrum_job(request, Hardware(torch.device("cpu"), 1, 2**32), lambda *_: None).result
-    for module in (planner, spectrum):
+    for module in (plans, spectrum):
         monkeypatch.setattr(module, "estimate", counted)
     runner.run(job_id)
     assert made == num_plans * [2**32]

@@ -12,7 +12,8 @@ from redis.exceptions import RedisError
 
 from hessian_spectrum.api_schemas.jobs import JobState, Progress
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs.store import JobStore, Lease, LeaseLostError
+from hessian_spectrum.jobs.record import Lease, LeaseLostError
+from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.worker.failures import JobFailure
 from hessian_spectrum.worker.runtime.lease import JobCancelledError, LeaseRenewer, WorkerStoppingError
 

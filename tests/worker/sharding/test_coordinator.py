@@ -17,11 +17,12 @@ import torch
 
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.jobs import sharding
-from hessian_spectrum.jobs.estimate import estimate
+from hessian_spectrum.jobs import shards as job_shards
+from hessian_spectrum.jobs.plans import estimate
+from hessian_spectrum.jobs.record import LeaseLostError
 from hessian_spectrum.jobs.scripts import ShardScripts
 from hessian_spectrum.jobs.shards import ShardPoisonedError, ShardStore
-from hessian_spectrum.jobs.store import JobStore, LeaseLostError
+from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.storage.job_checkpoints import CheckpointStore
 from hessian_spectrum.storage.local_directory import LocalDirectory
@@ -52,9 +53,9 @@ NUM_PRODUCTS = 6 * 5
 
 @pytest.fixture(autouse=True)
 def short_jobs_are_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharding, "MIN_SHARD_SECONDS", 1e-9)
-    monkeypatch.setattr(sharding, "MIN_BLOCK_OPERATIONS", 1)
-    monkeypatch.setattr(sharding, "MAX_SHARDS", 3)  # of two, two and one probes
+    monkeypatch.setattr(job_shards, "MIN_SHARD_SECONDS", 1e-9)
+    monkeypatch.setattr(job_shards, "MIN_BLOCK_OPERATIONS", 1)
+    monkeypatch.setattr(job_shards, "MAX_SHARDS", 3)  # of two, two and one probes
     monkeypatch.setattr(job_state, "LARGEST_SHARE", float("inf"))
     monkeypatch.setattr(coordinator, "SECONDS_BETWEEN_CHECKS", 0.0)
 
@@ -201,7 +202,7 @@ def kill() -> None:
 def test_probes_of_all_shards_are_all_probes() -> None:
     for num_probes in range(1, 40):
         for number in range(1, num_probes + 1):
-            shards = [sharding.probes_of_shard(num_probes, number, index) for index in range(number)]
+            shards = [job_shards.probes_of_shard(num_probes, number, index) for index in range(number)]
             assert [probe for shard in shards for probe in shard] == list(range(num_probes))
             assert max(map(len, shards)) - min(map(len, shards)) <= 1
             assert len(shards[0]) == max(map(len, shards))

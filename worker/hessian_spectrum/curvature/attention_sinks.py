@@ -34,7 +34,7 @@ class SinkScores:
 
 
 def sink_scores(
-    model: Gpt2, parameters: Mapping[str, Tensor], batches: Sequence[Dataset], sink: AttentionSink
+    model: Gpt2, parameters: Mapping[str, Tensor], batches: Sequence[Dataset], *, sink: AttentionSink
 ) -> SinkScores:
     """Attention that the sink's heads pay to the first token, in a model with this sink.
 
@@ -67,6 +67,7 @@ def sink_with_mean_score(
     model: Gpt2,
     parameters: Mapping[str, Tensor],
     batches: Sequence[Dataset],
+    *,
     sink: AttentionSink,
     mean_score: float,
 ) -> AttentionSink:
@@ -92,7 +93,7 @@ def sink_with_mean_score(
     from scipy.optimize import brentq  # noqa: PLC0415 - 30 MB that no other job needs
 
     def excess(bias: float) -> float:
-        difference = sink_scores(model, parameters, batches, replace(sink, bias=bias)).mean - mean_score
+        difference = sink_scores(model, parameters, batches, sink=replace(sink, bias=bias)).mean - mean_score
         return 0.0 if abs(difference) <= SCORE_TOLERANCE else difference
 
     at_zero = excess(0.0)

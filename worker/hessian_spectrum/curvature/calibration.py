@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from hessian_spectrum.planning.seconds import EIGENVALUE_ORDER
+from hessian_spectrum.planning.work import EIGENVALUE_ORDER
 
 Clock = Callable[[], float]
 

@@ -1,17 +1,58 @@
 """Computations that proceed step by step, and the one loop that runs them with progress and checkpoints."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
-
-from hessian_spectrum.curvature.progress import NO_CHECKPOINTS, Checkpointer, Progress, ignore_progress
 
 Problem = TypeVar("Problem")
 State = TypeVar("State")
 Result = TypeVar("Result")
+
+
+class Progress(Protocol):
+    """Callback after every step of a computation; an exception that it raises ends it and reaches the caller."""
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """Take note that `done` of `total` units of `phase` are finished."""
+
+
+class Checkpointer(Protocol):
+    """Saves the states of one computation, and restores the last one in a later process."""
+
+    def restore(self) -> Any | None:
+        """Return the state that an earlier process saved, or None at the beginning of a computation."""
+
+    def update(self, snapshot: Callable[[], Any]) -> None:
+        """Announce a new state.
+
+        Args:
+            snapshot: Returns the state to save. It may be called immediately, or at any later moment before `seal`.
+        """
+
+    def seal(self) -> None:
+        """Announce that the result is about to consume the state; the last saved state stays saved."""
+
+
+class _NoCheckpoints:
+    def restore(self) -> None:
+        return None
+
+    def update(self, snapshot: Callable[[], Any]) -> None:
+        pass
+
+    def seal(self) -> None:
+        pass
+
+
+NO_CHECKPOINTS: Checkpointer = _NoCheckpoints()
+"""Saves and restores nothing; this is the default."""
+
+
+def ignore_progress(phase: str, done: int, total: int) -> None:
+    """Ignore the report; this is the default."""
 
 
 class Count(NamedTuple):
@@ -135,7 +176,7 @@ def run(
     Example:
         >>> import torch
         >>> from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
-        >>> from hessian_spectrum.curvature.operators.dense import DenseOperator
+        >>> from hessian_spectrum.curvature.linear_algebra import DenseOperator
         >>> matrix = DenseOperator(torch.diag(torch.tensor([2.0, 1.0])))
         >>> run(DenseEigensolver(), matrix, generator=torch.Generator()).eigenvalues.tolist()
         [1.0, 2.0]

@@ -1,14 +1,14 @@
-"""Models, data and losses of the engine by the names that requests have for them; a module that is added is found.
+"""Models and data of the engine by the names that requests have for them; a module that is added is found.
 
-Modules of `models` list classes as `MODELS`, those of `losses` as `LOSSES`, those of `data` functions as `DATASETS`.
+Modules of `models` list classes as `MODELS`, those of `data` functions as `DATASETS`. Losses are
+listed in `losses.LOSS_CLASSES`.
 """
 
 from collections.abc import Callable
 from functools import cache
 
-from hessian_spectrum.curvature import data, losses, models
+from hessian_spectrum.curvature import data, models
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.losses.base import Loss
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.planning.registry import merged
 
@@ -23,9 +23,3 @@ def model_classes() -> dict[str, Callable[..., Model]]:
 def dataset_functions() -> dict[str, Callable[..., Dataset]]:
     """What makes the data of a kind from a `generator` and keyword arguments, on the CPU, real numbers as float64."""
     return merged(data, "DATASETS")
-
-
-@cache
-def loss_classes() -> dict[str, Callable[[], Loss]]:
-    """What makes the loss of a name."""
-    return merged(losses, "LOSSES")

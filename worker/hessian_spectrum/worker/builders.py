@@ -19,14 +19,11 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.training import AdamWOptimizer, PlateauSchedule, WarmupCosineSchedule
 from hessian_spectrum.api_schemas.training import Training as TrainingSpec
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.data.text import Tokens, named_tokens, tokenize
-from hessian_spectrum.curvature.data.token_stream import TokenStream
-from hessian_spectrum.curvature.losses.base import Loss
-from hessian_spectrum.curvature.losses.output_value import OutputValue
-from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.data.text import Tokens, TokenStream, named_tokens, tokenize
+from hessian_spectrum.curvature.losses import LOSS_CLASSES, Loss, OutputValue
+from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.models.causal_lm import CausalLm
-from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.curvature.registry import dataset_functions, loss_classes, model_classes
+from hessian_spectrum.curvature.registry import dataset_functions, model_classes
 from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.storage.artifacts import UnknownArtifactError
@@ -104,7 +101,7 @@ def build_token_stream(spec: TextData | TokenData, sources: Inputs = NO_INPUTS) 
 def build_loss(request: SpectrumRequest) -> Loss:
     """The loss."""
     loss = request.effective_loss
-    return OutputValue() if loss is None else loss_classes()[loss]()
+    return OutputValue() if loss is None else LOSS_CLASSES[loss]()
 
 
 def build_plan(spec: TrainingSpec, micro_batch_size: int | None = None) -> TrainingPlan:
@@ -112,15 +109,29 @@ def build_plan(spec: TrainingSpec, micro_batch_size: int | None = None) -> Train
     schedule: Plateau | WarmupCosine | None = None
     match spec.schedule:
         case PlateauSchedule() as rule:
-            schedule = Plateau(rule.factor, rule.patience, rule.threshold, rule.min_learning_rate)
+            schedule = Plateau(
+                factor=rule.factor,
+                patience=rule.patience,
+                threshold=rule.threshold,
+                min_learning_rate=rule.min_learning_rate,
+            )
         case WarmupCosineSchedule() as rule:
             decay_steps = rule.decay_steps or max(spec.num_steps, rule.warmup_steps)
             schedule = WarmupCosine(rule.warmup_steps, decay_steps, rule.min_learning_rate)
     optimizer: Sgd | AdamW = Sgd(spec.momentum, spec.nesterov)
     if isinstance(chosen := spec.optimizer, AdamWOptimizer):
-        optimizer = AdamW(chosen.beta1, chosen.beta2, chosen.epsilon, chosen.weight_decay)
-    options = (optimizer, schedule, spec.gradient_clip, micro_batch_size)
-    return TrainingPlan(spec.num_steps, spec.learning_rate, spec.batch_size, *options)
+        optimizer = AdamW(
+            beta1=chosen.beta1, beta2=chosen.beta2, epsilon=chosen.epsilon, weight_decay=chosen.weight_decay
+        )
+    return TrainingPlan(
+        spec.num_steps,
+        spec.learning_rate,
+        batch_size=spec.batch_size,
+        optimizer=optimizer,
+        schedule=schedule,
+        max_gradient_norm=spec.gradient_clip,
+        micro_batch_size=micro_batch_size,
+    )
 
 
 def build_pretraining_plan(spec: Pretraining, micro_batch_size: int | None = None) -> TrainingPlan:
@@ -128,11 +139,11 @@ def build_pretraining_plan(spec: Pretraining, micro_batch_size: int | None = Non
     return TrainingPlan(
         spec.num_steps,
         spec.learning_rate,
-        spec.batch_size,
-        AdamW(spec.beta1, spec.beta2, weight_decay=spec.weight_decay),
-        WarmupCosine(spec.warmup_steps, spec.last_decay_step, spec.min_learning_rate),
-        spec.gradient_clip,
-        micro_batch_size,
+        batch_size=spec.batch_size,
+        optimizer=AdamW(beta1=spec.beta1, beta2=spec.beta2, weight_decay=spec.weight_decay),
+        schedule=WarmupCosine(spec.warmup_steps, spec.last_decay_step, spec.min_learning_rate),
+        max_gradient_norm=spec.gradient_clip,
+        micro_batch_size=micro_batch_size,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from hessian_spectrum.api_schemas.checkpoints import CheckpointVerdict
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.jobs.verdicts import VerdictStore
+from hessian_spectrum.jobs.worker_registry import VerdictStore
 from hessian_spectrum.worker.process import CRASHES, name_of_signal
 
 SECONDS = 600.0

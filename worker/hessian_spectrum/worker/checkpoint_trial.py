@@ -21,13 +21,11 @@ from hessian_spectrum.checkpoints.checkpoint import Checkpoint
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.checkpoints.gpt2 import gpt2_fields
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.malloc_trim import is_memory_error
-from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.operators.products import Fallback
-from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.quadrature.errors import CurvatureError, InvalidProblemError
 from hessian_spectrum.worker.builders import build_model, build_parameters
 from hessian_spectrum.worker.checkpoint_check import OUT_OF_MEMORY
@@ -139,6 +137,7 @@ def _product(model: Model, parameters: Parameters, num_columns: int, fallback: F
         tokens = tokens[:, 1:]  # a model of one position
     risk = EmpiricalRisk(model, CrossEntropy(), [Dataset(tokens, tokens.flip(1))])
     operator = HessianOperator(risk, parameters, fallback=fallback)
+    operator.checked_gradient_norm()
     vectors = torch.randn(operator.dim, num_columns, generator=generator_of(0), dtype=operator.dtype)
     product = operator.matvec(vectors[:, 0])
     operator.matmat(vectors)

@@ -19,9 +19,9 @@ from hessian_spectrum.checkpoints.digest import identity
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.checkpoints.gpt2 import OUTPUT_LAYER, gpt2_tensors
 from hessian_spectrum.checkpoints.weights import StoredTensor
+from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.models.causal_lm import CausalLm
 from hessian_spectrum.curvature.models.decoder_architecture import DecoderArchitecture, decoder_architecture
-from hessian_spectrum.curvature.parameters import Parameters
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 CHANGED = "the checkpoint changed since the job was accepted"
@@ -45,8 +45,17 @@ def causal_lm(spec: CausalLmSpec, models: ModelsDirectory) -> CausalLm:
             _check_copy(name, checkpoint.tensors[name], checkpoint.tensors[original], read)
         tables = {own: read(checkpoint.tensors[name]) for name, own in architecture.tables.items()}
     shapes = {name: tuple(shape) for name, shape in spec.parameters.items()}
-    sizes = (spec.n_layer, spec.n_head, spec.n_embd, spec.n_inner, spec.n_positions, spec.vocab_size)
-    return CausalLm(checkpoint.configuration, shapes, *sizes, tables)
+    return CausalLm(
+        configuration=checkpoint.configuration,
+        shapes=shapes,
+        n_layer=spec.n_layer,
+        n_head=spec.n_head,
+        n_embd=spec.n_embd,
+        n_inner=spec.n_inner,
+        n_positions=spec.n_positions,
+        vocab_size=spec.vocab_size,
+        tables=tables,
+    )
 
 
 def _architecture(checkpoint: Checkpoint) -> DecoderArchitecture:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from hessian_spectrum.api_schemas.checkpoints import CheckpointError
-from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest, JobRequest
 from hessian_spectrum.api_schemas.problem import FieldError, Problem
 from hessian_spectrum.curvature.malloc_trim import is_memory_error
 from hessian_spectrum.quadrature.errors import CurvatureError

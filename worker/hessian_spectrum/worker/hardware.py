@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
+from hessian_spectrum.jobs.fingerprints import numerics_fingerprint
 from hessian_spectrum.jobs.settings import SettingsError, WorkerSettings
-from hessian_spectrum.jobs.versions import numerics_fingerprint
 
 FAIR_SHARE = 0.8
 """Of the memory: the rest is left to the system, Redis and the service."""

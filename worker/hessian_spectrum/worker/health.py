@@ -5,8 +5,7 @@ import sys
 
 from redis.exceptions import RedisError
 
-from hessian_spectrum.jobs.connection import connect
-from hessian_spectrum.jobs.redis_faults import described
+from hessian_spectrum.jobs.connection import connect, described
 from hessian_spectrum.jobs.settings import SettingsError, StorageSettings
 from hessian_spectrum.jobs.worker_registry import registered_workers
 

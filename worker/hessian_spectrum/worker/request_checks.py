@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hessian_spectrum.api_schemas.checkpoints import CheckpointError, CheckpointVerdict
-from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.checkpoints.causal_lm import causal_lm_fields

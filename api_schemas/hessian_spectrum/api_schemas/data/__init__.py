@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Discriminator, Field, Tag
 from typing_extensions import TypeAliasType
 
-from hessian_spectrum.api_schemas.data.kind import DataKind, DataMessage
+from hessian_spectrum.api_schemas.data.kind import DataKind, DataMessage, kind_of, num_samples, sequence_length
 from hessian_spectrum.api_schemas.data.samples import ArrayData, InlineData, SampleData
 from hessian_spectrum.api_schemas.data.text import TextData, TokenData
 from hessian_spectrum.planning.registry import listed
@@ -32,8 +32,8 @@ __all__ = [
 KINDS: dict[type[DataMessage], DataKind] = {kind.message: kind for kind in listed(sys.modules[__name__], "KINDS")}
 """What is known of each message; uploaded tokens and uploaded arrays have the same `kind`."""
 
-for _each in KINDS.values():
-    _each.message.example = _each.example["data"]
+for _kind in KINDS.values():
+    _kind.message.data_kind, _kind.message.example = _kind, _kind.example["data"]
 
 
 def _tokens_or_arrays(fields: object) -> str:
@@ -55,18 +55,3 @@ else:
     _uploaded = dict.fromkeys((TokenData, ArrayData), UploadedData)
     _members = dict.fromkeys(_uploaded.get(message, message) for message in KINDS)
     Data = Annotated[reduce(or_, _members), Field(discriminator="kind")]
-
-
-def kind_of(data: Data) -> DataKind:
-    """What is known of the kind of the data."""
-    return KINDS[type(data)]
-
-
-def num_samples(data: Data | None) -> int:
-    """Samples of the data, or sequences; 1 where a matrix takes their place."""
-    return 1 if data is None else kind_of(data).num_samples(data)
-
-
-def sequence_length(data: Data | None) -> int:
-    """Positions of each sequence; 1 where samples are vectors."""
-    return 1 if data is None else kind_of(data).sequence_length(data)

@@ -1,17 +1,22 @@
-"""What a data kind lists of itself, apart from torch: its message, how much it is, and which models it fits."""
+"""What a data kind lists of itself, apart from torch: its message, how much it is, and which models it fits.
+
+The checks of whether data, model and loss of a request fit together name the field to change.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from hessian_spectrum.api_schemas.losses import LossName, Target
+from hessian_spectrum.api_schemas.losses import LOSSES, LossName, Target, losses_where
 from hessian_spectrum.api_schemas.message import misfit
-from hessian_spectrum.api_schemas.models import kind_of
 from hessian_spectrum.api_schemas.models.kind import KindMessage, ModelMessage, Samples, fields_of, kind_name
+from hessian_spectrum.api_schemas.models.kind import kind_of as model_kind_of
 
 
 class DataMessage(KindMessage):
-    """What a request says of its data."""
+    """What a request says of its data; the registry of kinds sets the entry of each message."""
+
+    data_kind: ClassVar["DataKind"]
 
 
 Check = Callable[[Any, Any, LossName | None], None]
@@ -53,6 +58,21 @@ class DataKind:
         return kind_name(self.message)
 
 
+def kind_of(data: DataMessage) -> DataKind:
+    """What is known of the kind of the data."""
+    return data.data_kind
+
+
+def num_samples(data: DataMessage | None) -> int:
+    """Samples of the data, or sequences; 1 where a matrix takes their place."""
+    return 1 if data is None else kind_of(data).num_samples(data)
+
+
+def sequence_length(data: DataMessage | None) -> int:
+    """Positions of each sequence; 1 where samples are vectors."""
+    return 1 if data is None else kind_of(data).sequence_length(data)
+
+
 def check_widths(model: ModelMessage, needed: tuple[int, int], what: str) -> None:
     """Compare the numbers of inputs and outputs of a model that reads vectors with those of data.
 
@@ -64,7 +84,7 @@ def check_widths(model: ModelMessage, needed: tuple[int, int], what: str) -> Non
     Raises:
         ValidationError: At the field of the model that says how many it has, else at the kind of the data.
     """
-    kind = kind_of(model)
+    kind = model_kind_of(model)
     assert kind.widths is not None
     have = kind.widths(model)
     places = kind.width_places(model) if kind.width_places is not None else None
@@ -74,3 +94,94 @@ def check_widths(model: ModelMessage, needed: tuple[int, int], what: str) -> Non
     for name, place, number, need in zip(("input", "output"), places or ((), ()), have, needed, strict=True):
         if number != need:
             raise misfit("model", *place, message=f"the {name} width is {number}, {what} need {need}")
+
+
+def loss_of(model: ModelMessage, loss: LossName | None) -> LossName | None:
+    """The loss that a request implies.
+
+    Args:
+        model: ModelMessage of the request.
+        loss: Loss of the request; None if it names none.
+
+    Returns:
+        The loss; mse if the model accepts no other, and None for a quadratic form.
+
+    Raises:
+        ValidationError: At `loss` if the model does not accept it, or accepts several and none is named.
+    """
+    kind = model_kind_of(model)
+    if kind.samples == "none":
+        if loss is not None:
+            raise misfit("loss", message="a quadratic form is its own loss")
+        return None
+    if kind.only_loss is not None:
+        if loss not in (None, kind.only_loss):
+            raise misfit("loss", message=f"the loss of {model.kind} is {kind.only_loss}")
+        return kind.only_loss
+    if loss is None:
+        raise misfit("loss", message="field required")
+    if kind.samples == "tokens" and not LOSSES[loss].predicts_tokens:
+        losses = losses_where(predicts_tokens=True)
+        raise misfit("loss", message=f"{model.kind} predicts tokens: its loss is {losses}")
+    return loss
+
+
+def check_loss(model: ModelMessage, data: DataMessage | None, loss: LossName | None) -> None:
+    """Check that model and data accept the loss.
+
+    Args:
+        model: ModelMessage of the request.
+        data: DataMessage of the request.
+        loss: Loss of the request; None if it names none.
+
+    Raises:
+        ValidationError: At `loss` if model or data do not accept it.
+    """
+    effective = loss_of(model, loss)
+    target = kind_of(data).targets if data is not None else None
+    if effective is None or target is None or target in LOSSES[effective].targets:
+        return
+    targets = {"numbers": "real targets", "labels": "class labels"}[target]
+    assert data is not None
+    raise misfit("loss", message=f"{data.kind} data have {targets}: their loss is {losses_where(target)}")
+
+
+def check_training(model: ModelMessage, *, is_trained: bool) -> None:
+    """Check that the model can be trained.
+
+    Args:
+        model: ModelMessage of the request.
+        is_trained: Whether the request trains it.
+
+    Raises:
+        ValidationError: At `train` if training does not apply to the model, as for a quadratic form.
+    """
+    if is_trained and not model_kind_of(model).is_trainable:
+        raise misfit(
+            "train", message="a quadratic form is taken at its critical point, and has the same matrix anywhere"
+        )
+
+
+def check_data(model: ModelMessage, data: DataMessage | None, loss: LossName | None) -> None:
+    """Check that the data fit model and loss.
+
+    Args:
+        model: ModelMessage of the request.
+        data: DataMessage of the request.
+        loss: Loss of the request; None if it names none.
+
+    Raises:
+        ValidationError: At the field of `model` or `data` that does not fit the others.
+    """
+    kind = model_kind_of(model)
+    if kind.samples == "none" and data is not None:
+        raise misfit("data", message="a quadratic form takes no data")
+    kind.check(model)
+    if kind.samples == "none":
+        return
+    if data is None:
+        raise misfit("data", message="field required")
+    check = kind_of(data).checks.get(kind.samples)
+    if check is None:
+        raise misfit("data", "kind", message=f"{model.kind} takes no {data.kind} data")
+    check(model, data, loss_of(model, loss))

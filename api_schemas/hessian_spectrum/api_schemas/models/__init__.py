@@ -13,7 +13,7 @@ from pydantic import Field
 from hessian_spectrum.api_schemas.models.attention import SelfAttention
 from hessian_spectrum.api_schemas.models.causal_lm import CausalLm
 from hessian_spectrum.api_schemas.models.gpt2 import AttentionSink, Gpt2
-from hessian_spectrum.api_schemas.models.kind import ClosedFormFamily, ModelKind, ModelMessage
+from hessian_spectrum.api_schemas.models.kind import ClosedFormFamily, ModelKind, ModelMessage, family_of, kind_of
 from hessian_spectrum.api_schemas.models.mlp import Mlp
 from hessian_spectrum.planning.registry import listed
 
@@ -37,9 +37,10 @@ KINDS: dict[str, ModelKind] = {kind.name: kind for kind in listed(sys.modules[__
 FAMILIES: dict[str, ClosedFormFamily] = {family.name: family for family in listed(sys.modules[__name__], "FAMILIES")}
 """What has a closed form, by name."""
 
-_entries: list[ClosedFormFamily | ModelKind] = [*FAMILIES.values(), *KINDS.values()]
-for _each in _entries:
-    _each.message.example = _each.example["model"]
+for _family in FAMILIES.values():
+    _family.message.closed_form_family, _family.message.example = _family, _family.example["model"]
+for _kind in KINDS.values():
+    _kind.message.job_kind, _kind.message.example = _kind, _kind.example["model"]
 
 if TYPE_CHECKING:
     Model = ModelMessage
@@ -47,13 +48,3 @@ if TYPE_CHECKING:
 else:
     Model = Annotated[reduce(or_, (kind.message for kind in KINDS.values())), Field(discriminator="kind")]
     ClosedFormModel = Annotated[reduce(or_, (each.message for each in FAMILIES.values())), Field(discriminator="kind")]
-
-
-def kind_of(model: ModelMessage) -> ModelKind:
-    """What is known of the kind of a job's model."""
-    return KINDS[model.kind]
-
-
-def family_of(model: ModelMessage) -> ClosedFormFamily:
-    """What is known of the kind of a closed form's model."""
-    return FAMILIES[model.kind]

@@ -5,10 +5,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hessian_spectrum.api_schemas.arrays import AnyNumbers, ArrayVector, shape
-from hessian_spectrum.api_schemas.message import Seed
+from hessian_spectrum.api_schemas.message import AnyNumbers, ArrayVector, Seed, check_shape, shape
 from hessian_spectrum.api_schemas.models.kind import ClosedFormFamily, ModelKind, ModelMessage, Shapes
-from hessian_spectrum.api_schemas.models.shape_checks import check_shape
 from hessian_spectrum.planning.size import Size, attention_size
 
 DECIMAL_COST = 64

@@ -4,10 +4,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hessian_spectrum.api_schemas.arrays import ArrayRows, shape
-from hessian_spectrum.api_schemas.message import misfit
+from hessian_spectrum.api_schemas.message import ArrayRows, check_shape, misfit, shape
 from hessian_spectrum.api_schemas.models.kind import ClosedFormFamily, ModelKind, ModelMessage, Shapes
-from hessian_spectrum.api_schemas.models.shape_checks import check_shape
 from hessian_spectrum.planning.size import Size, coordinate_network_size
 
 MAX_COORDINATES = 1000

@@ -1,7 +1,10 @@
 """What a model kind lists of itself, apart from torch: its message, its parameters, its size, and what it fits."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import translate
+from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, GetJsonSchemaHandler
@@ -10,7 +13,7 @@ from pydantic_core import CoreSchema
 
 from hessian_spectrum.api_schemas.artifacts import ArtifactId
 from hessian_spectrum.api_schemas.losses import LossName
-from hessian_spectrum.api_schemas.message import RequestMessage
+from hessian_spectrum.api_schemas.message import RequestMessage, misfit
 from hessian_spectrum.planning.activations import ACTIVATIONS, DEFAULT_NEGATIVE_SLOPE
 from hessian_spectrum.planning.size import Size
 
@@ -19,6 +22,8 @@ Shapes = dict[str, tuple[int, ...]]
 
 Place = tuple[str | int, ...]
 """Of a field in a request."""
+
+_MAX_NAMES_SHOWN = 20
 
 Samples = Literal["vectors", "sequences", "tokens", "none"]
 """What a model reads: rows of numbers, sequences of vectors, sequences of token ids, or no data at all."""
@@ -60,7 +65,10 @@ class KindMessage(RequestMessage):
 
 
 class ModelMessage(KindMessage):
-    """What a request says of a model."""
+    """What a request says of a model; the registry of kinds sets the two entries of each message."""
+
+    job_kind: ClassVar["ModelKind"]
+    closed_form_family: ClassVar["ClosedFormFamily"]
 
 
 def settled_slope(activation: ActivationName) -> dict[str, float]:
@@ -155,3 +163,85 @@ def kind_name(message: type[RequestMessage]) -> str:
     """The one value of the field `kind`."""
     (name,) = message.model_fields["kind"].annotation.__args__  # type: ignore[union-attr]
     return str(name)
+
+
+def kind_of(model: ModelMessage) -> ModelKind:
+    """What is known of the kind of a job's model."""
+    return model.job_kind
+
+
+def family_of(model: ModelMessage) -> ClosedFormFamily:
+    """What is known of the kind of a closed form's model."""
+    return model.closed_form_family
+
+
+def parameter_shapes(model: ModelMessage) -> Shapes:
+    """Shape of each parameter of the model."""
+    return kind_of(model).parameter_shapes(model)
+
+
+def block_shapes(model: ModelMessage, globs: Mapping[Place, str]) -> Shapes:
+    """Shapes of the parameters whose names match one of the globs.
+
+    Args:
+        model: ModelMessage of the request.
+        globs: Globs (*, ?, [...]; case-sensitive) by their location in the request; empty selects all parameters.
+
+    Returns:
+        Shapes by name, in the model's order.
+
+    Raises:
+        ValidationError: At the location of a glob that matches no name.
+    """
+    shapes = parameter_shapes(model)
+    if not globs:
+        return shapes
+    chosen = {name for place, glob in globs.items() for name in _matching(shapes, place, glob)}
+    return {name: size for name, size in shapes.items() if name in chosen}
+
+
+def block_dims(model: ModelMessage, globs: Mapping[Place, str]) -> tuple[int, ...]:
+    """Number of entries of all these parameters together, followed by those of each glob.
+
+    Args:
+        model: ModelMessage of the request.
+        globs: Globs (*, ?, [...]; case-sensitive) by their location in the request; empty selects all parameters.
+
+    Returns:
+        The numbers of entries.
+
+    Raises:
+        ValidationError: At the location of a glob that matches no name.
+    """
+    sizes = {name: prod(size) for name, size in parameter_shapes(model).items()}
+    if not globs:
+        return (sum(sizes.values()),)
+    blocks = [_matching(sizes, place, glob) for place, glob in globs.items()]
+    chosen = blocks if len(blocks) == 1 else [{name for names in blocks for name in names}, *blocks]
+    return tuple(sum(map(sizes.__getitem__, names)) for names in chosen)
+
+
+def _matching(names: Mapping[str, object], place: Place, glob: str) -> list[str]:
+    """Names that match a glob.
+
+    Args:
+        names: Names of all parameters.
+        place: Location of the glob in the request.
+        glob: The glob.
+
+    Returns:
+        The matching names.
+
+    Raises:
+        ValidationError: At the location of a glob that matches none.
+    """
+    matching = list(filter(re.compile(translate(glob)).match, names))
+    if not matching:
+        raise misfit(*place, message=f"no parameter has such a name; there are {_listed(names)}")
+    return matching
+
+
+def _listed(shapes: Mapping[str, object]) -> str:
+    names = list(shapes)
+    rest = len(names) - _MAX_NAMES_SHOWN
+    return ", ".join(names[:_MAX_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

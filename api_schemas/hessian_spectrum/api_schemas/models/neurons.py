@@ -4,9 +4,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hessian_spectrum.api_schemas.arrays import ArrayVector, shape
+from hessian_spectrum.api_schemas.message import ArrayVector, check_shape, shape
 from hessian_spectrum.api_schemas.models.kind import ClosedFormFamily, ModelKind, ModelMessage, Shapes
-from hessian_spectrum.api_schemas.models.shape_checks import check_shape
 from hessian_spectrum.planning.size import Size, neuron_network_size
 
 

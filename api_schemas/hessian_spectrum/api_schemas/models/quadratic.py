@@ -4,8 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hessian_spectrum.api_schemas.arrays import ArrayRows, shape
-from hessian_spectrum.api_schemas.message import misfit
+from hessian_spectrum.api_schemas.message import ArrayRows, misfit, shape
 from hessian_spectrum.api_schemas.models.kind import ClosedFormFamily, ModelKind, ModelMessage
 from hessian_spectrum.planning.size import quadratic_size
 

@@ -11,9 +11,9 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from hessian_spectrum.jobs.leftovers import Leftovers
+from hessian_spectrum.jobs.connection import described
 from hessian_spectrum.jobs.queue import JobQueue
-from hessian_spectrum.jobs.redis_faults import described
+from hessian_spectrum.jobs.retention import Leftovers
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.storage.job_checkpoints import CheckpointStore

@@ -5,8 +5,7 @@ import time
 from dataclasses import dataclass
 
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs.leftovers import Leftovers
-from hessian_spectrum.jobs.retention import Retention
+from hessian_spectrum.jobs.retention import Leftovers, Retention
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore, UnknownJobError
 from hessian_spectrum.storage.artifact_owners import ArtifactOwners

@@ -1,16 +1,16 @@
-"""Identification of the principal of each request by its API key."""
+"""API keys of requests: whom a key identifies, and the refusal of requests without a valid one."""
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.service.auth.key_store import KeyStore, KeysUnreadableError
-from hessian_spectrum.service.auth.principal import ANONYMOUS, UNAUTHENTICATED, Principal
+from hessian_spectrum.service.auth import ANONYMOUS, UNAUTHENTICATED, KeyStore, KeysUnreadableError, Principal
 from hessian_spectrum.service.config import is_public
-from hessian_spectrum.service.middleware.refusal import refuse
-from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.service.middleware.security_headers import raw_headers, with_default_headers
+from hessian_spectrum.service.problems import ProblemError, refusal_response
 
 _SCHEME = "bearer"
+_PRIVATE = raw_headers({"Cache-Control": "no-store"})
 
 
 class Authentication:
@@ -36,7 +36,7 @@ class Authentication:
                 principal = self._principal(scope)
             except KeysUnreadableError:
                 if not is_public(scope["path"]):
-                    await refuse(_keys_unreadable(), scope, receive, send)
+                    await refusal_response(scope, _keys_unreadable())(scope, receive, send)
                     return
                 principal = UNAUTHENTICATED
             scope.setdefault("state", {})["principal"] = principal
@@ -62,7 +62,45 @@ class Authentication:
         )
 
 
+class Authorization:
+    """Answers 401 to an unauthenticated request, unless its path is public.
+
+    It refuses by default: a route that is added later requires a key as well. Responses to the bearer of a key are
+    `Cache-Control: no-store` unless they say otherwise. Which jobs a principal may read and change is decided by
+    `Principal` itself.
+
+    Args:
+        app: The application behind this middleware.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on an authenticated request, and any request for a public path."""
+        if scope["type"] == "http":
+            principal: Principal = scope["state"]["principal"]
+            if principal is UNAUTHENTICATED and not is_public(scope["path"]):
+                is_key_given = "authorization" in Headers(scope=scope)
+                await refusal_response(scope, _unauthenticated(is_key_given=is_key_given))(scope, receive, send)
+                return
+            if principal.owner is not None:
+                send = with_default_headers(send, _PRIVATE)
+        await self._app(scope, receive, send)
+
+
 def _keys_unreadable() -> ProblemError:
     title = "The server cannot read its keys"
     problem = Problem(type="/problems/keys-unreadable", title=title, status=503)
     return ProblemError(problem, {"Retry-After": "30"})
+
+
+def _unauthenticated(*, is_key_given: bool) -> ProblemError:
+    problem = Problem(
+        type="/problems/no-key",
+        title="Unknown API key" if is_key_given else "An API key is required",
+        status=401,
+        detail="Send an API key of this server as `Authorization: Bearer KEY`.",
+    )
+    challenge = 'Bearer realm="spectrum"' + (', error="invalid_token"' if is_key_given else "")
+    return ProblemError(problem, {"WWW-Authenticate": challenge})

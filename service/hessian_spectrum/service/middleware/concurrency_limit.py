@@ -6,10 +6,9 @@ from collections import Counter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.service.auth.principal import Principal
+from hessian_spectrum.service.auth import Principal
 from hessian_spectrum.service.config import HEALTH_PREFIX, MAX_SHARE_PER_KEY
-from hessian_spectrum.service.middleware.refusal import refuse
-from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.service.problems import ProblemError, refusal_response
 
 
 class ConcurrencyLimit:
@@ -35,7 +34,7 @@ class ConcurrencyLimit:
         try:
             slot = self._slots.acquire(principal.owner)
         except ProblemError as refusal:
-            await refuse(refusal, scope, receive, send)
+            await refusal_response(scope, refusal)(scope, receive, send)
             return
         try:
             scope["state"]["slot"] = slot

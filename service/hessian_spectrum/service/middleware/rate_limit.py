@@ -10,10 +10,9 @@ from functools import lru_cache, partial
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.service.auth.principal import Principal
-from hessian_spectrum.service.middleware.refusal import refuse
+from hessian_spectrum.service.auth import Principal
 from hessian_spectrum.service.middleware.security_headers import RawHeaders, raw_headers, with_default_headers
-from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.service.problems import ProblemError, refusal_response
 
 _WINDOW_SECONDS = 60.0
 _MIN_CLIENTS_BEFORE_CLEANUP = 1000
@@ -49,7 +48,7 @@ class RateLimit:
             status = self._limiter.acquire(client, limit)
             send = with_default_headers(send, status.headers)
             if status.retry_after_seconds:
-                await refuse(_too_many_requests(status), scope, receive, send)
+                await refusal_response(scope, _too_many_requests(status))(scope, receive, send)
                 return
             charge = partial(self._limiter.charge, client, limit)
         scope["state"]["charge"] = charge

@@ -1,15 +1,22 @@
-"""A request id, a line of the access log and metrics for each request."""
+"""The telemetry of requests: an id, a line of the access log and a measurement of each."""
 
+import asyncio
+import logging
+import os
 import re
 import secrets
+import sys
 import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from prometheus_client import CollectorRegistry, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hessian_spectrum.service.config import API_PREFIX
-from hessian_spectrum.service.telemetry.access_log import AccessLog, AccessRecord
-from hessian_spectrum.service.telemetry.metrics import RequestMetrics
 from hessian_spectrum.telemetry.logging import log_fields
+
+LOGGER = "hessian_spectrum.service.requests"
 
 OTHER = "other"
 """Route of paths that this server does not have, and method of those that HTTP does not define."""
@@ -18,6 +25,8 @@ _HEADER = b"x-request-id"
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _FAILED = 500
+_REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_SECONDS_BETWEEN_WRITES = 0.1
 
 
 class RequestTelemetry:
@@ -31,7 +40,7 @@ class RequestTelemetry:
         metrics: Receive the duration and status of each request.
     """
 
-    def __init__(self, app: ASGIApp, *, access_log: AccessLog, metrics: RequestMetrics) -> None:
+    def __init__(self, app: ASGIApp, *, access_log: "AccessLog", metrics: "RequestMetrics") -> None:
         self._app = app
         self._access_log = access_log
         self._metrics = metrics
@@ -86,3 +95,97 @@ def _request_id(scope: Scope) -> str:
         if name == _HEADER and _ID.fullmatch(value):
             return str(value.decode())
     return secrets.token_hex(16)
+
+
+@dataclass(frozen=True)
+class AccessRecord:
+    """A request that was answered."""
+
+    method: str
+    route: str
+    """Template of the path."""
+    status: int
+    seconds: float
+    """Duration, from the request's head to the end of its response."""
+    request_id: str
+    key_id: str | None = None
+    """Id of the API key; None without one."""
+
+
+class AccessLog:
+    """Writes access lines like the other loggers do, gathered for a tenth of a second.
+
+    `logging` with a formatter of any record takes a tenth of the time of a closed form, this a fiftieth. No value needs
+    escaping: the only text of a client is the request id, whose characters are limited.
+
+    Args:
+        as_json: Whether a line is a JSON object; otherwise it is text.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._format = _json_line if as_json else _text_line
+        self._lines: list[str] = []
+        self._logger = logging.getLogger(LOGGER)
+
+    def add(self, record: AccessRecord) -> None:
+        """Queue the line of a request; to be called within an event loop."""
+        if not self._logger.isEnabledFor(logging.INFO):
+            return
+        if not self._lines:
+            asyncio.get_running_loop().call_later(_SECONDS_BETWEEN_WRITES, self.flush)
+        self._lines.append(self._format(record))
+
+    def flush(self) -> None:
+        """Write the queued lines."""
+        lines, self._lines = self._lines, []
+        if lines:
+            sys.stderr.write("".join(lines))
+            sys.stderr.flush()
+
+
+def _json_line(record: AccessRecord) -> str:
+    method, route, status = record.method, record.route, record.status
+    key = f', "key_id": "{record.key_id}"' if record.key_id else ""
+    return (
+        f'{{"time": "{_now()}", "level": "INFO", "logger": "{LOGGER}", "message": "{method} {route} {status}", '
+        f'"pid": {os.getpid()}, "event": "request", "method": "{method}", "route": "{route}", "status": {status}, '
+        f'"milliseconds": {1e3 * record.seconds:.3f}, "request_id": "{record.request_id}"{key}}}\n'
+    )
+
+
+def _text_line(record: AccessRecord) -> str:
+    key = f" key_id={record.key_id}" if record.key_id else ""
+    return (
+        f"{_now()} INFO {LOGGER}[{os.getpid()}]: {record.method} {record.route} {record.status} "
+        f"in {1e3 * record.seconds:.1f} ms request_id={record.request_id}{key}\n"
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class RequestMetrics:
+    """A histogram of durations by route, method and class of status codes.
+
+    Args:
+        registry: Registry of the service's metrics.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._seconds = Histogram(
+            "spectrum_http_request_seconds",
+            "Time to answer a request, streams and long polls included",
+            ("method", "route", "status"),
+            buckets=_REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self._known: dict[tuple[str, str, int], Histogram] = {}
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request that was answered."""
+        key = (method, route, status // 100)
+        histogram = self._known.get(key)
+        if histogram is None:
+            histogram = self._known[key] = self._seconds.labels(method, route, f"{status // 100}xx")
+        histogram.observe(seconds)

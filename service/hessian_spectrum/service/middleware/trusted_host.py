@@ -10,9 +10,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.service.auth.principal import ANONYMOUS
-from hessian_spectrum.service.middleware.refusal import refuse
-from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.service.auth import ANONYMOUS
+from hessian_spectrum.service.problems import ProblemError, refusal_response
 
 ANY_HOST = "*"
 
@@ -45,7 +44,7 @@ class TrustedHost:
             try:
                 self.check(scope["method"], Headers(scope=scope), is_key_required=is_key_required)
             except ProblemError as refusal:
-                await refuse(refusal, scope, receive, send)
+                await refusal_response(scope, refusal)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -1,7 +1,4 @@
-"""The pool of processes: each runs one task at a time and is killed when nobody waits for it any more.
-
-Messages are JSON and bytes, nothing that could be code; see `process_pool/worker.py`.
-"""
+"""The pool of processes: each runs one task at a time and is killed when nobody waits for it any more."""
 
 import asyncio
 import contextlib
@@ -18,9 +15,9 @@ from typing import Any
 
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.service.problems import ProblemError
-from hessian_spectrum.service.process_pool.protocol import LENGTHS, Reply
+from hessian_spectrum.service.process_pool.worker import LENGTHS, Reply
 
-_MODULE = "hessian_spectrum.service.process_pool.worker"
+_WORKER = "hessian_spectrum.service.process_pool.worker"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _BUFFER_BYTES = 2**20
 
@@ -66,10 +63,12 @@ class ProcessPool:
     """Starts processes when they are needed and keeps them for the next task; an idle process ends by itself.
 
     Args:
+        task_module: Name of the module whose `run_task` the processes call.
         seconds: Most seconds of one task.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, task_module: str, seconds: float) -> None:
+        self._task_module = task_module
         self._seconds = seconds
         self._idle: list[_PoolProcess] = []
 
@@ -77,7 +76,7 @@ class ProcessPool:
         """Run a task; its process is killed if this is cancelled.
 
         Args:
-            task: Name of a task of `process_pool/tasks.py`.
+            task: Name of the task.
             arguments: What JSON can hold.
             content: Bytes for the task, such as a body.
 
@@ -99,7 +98,7 @@ class ProcessPool:
             raise _too_long(self._seconds) from None
 
     async def _run_once(self, task: str, arguments: Mapping[str, Any], content: bytes) -> Reply:
-        process = self._idle.pop() if self._idle else await _start_process()
+        process = self._idle.pop() if self._idle else await _start_process(self._task_module)
         try:
             reply = await process.run(task, arguments, content)
         except BaseException:
@@ -114,8 +113,8 @@ class ProcessPool:
             await self._idle.pop().kill()
 
 
-async def _start_process() -> _PoolProcess:
-    command = (sys.executable, "-P", "-m", _MODULE)
+async def _start_process(task_module: str) -> _PoolProcess:
+    command = (sys.executable, "-P", "-m", _WORKER, task_module)
     starting = asyncio.create_subprocess_exec(
         *command, stdin=PIPE, stdout=PIPE, env=os.environ | _ONE_THREAD, limit=_BUFFER_BYTES
     )

@@ -1,19 +1,25 @@
-"""One process of the pool: runs tasks until the service ends, or until it has been idle for a while.
+"""One process of the pool, which runs tasks until the service ends or it has been idle for a while.
 
-Messages come on standard input, and one reply to each goes to standard output; other output goes to standard error.
+Messages are JSON and bytes, nothing that could be code. They come on standard input, and one reply to each goes to
+standard output; other output goes to standard error. The module that is named as the argument has `run_task`.
 """
 
 import contextlib
 import ctypes
+import importlib
+import json
 import os
 import select
 import signal
 import struct
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Self
 
-from hessian_spectrum.service.process_pool.protocol import LENGTHS, Reply
+from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.service.problems import ProblemError
 
 NICENESS = 5
 """Niceness of the process: above that of the service, below that of jobs, for which nobody waits."""
@@ -21,6 +27,41 @@ NICENESS = 5
 _PR_SET_PDEATHSIG = 1
 _IDLE_SECONDS = 600.0
 _FIRST_TO_BE_KILLED = "1000"
+
+LENGTHS = "<QQ"
+"""Prefix of every message: the lengths of its head, which is JSON, and of its content in bytes."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The reply of a task: fields that JSON can hold and bytes, or a problem."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    content: bytes | memoryview = b""
+    problem: Problem | None = None
+    headers: Mapping[str, str] | None = None
+
+    @classmethod
+    def from_bytes(cls, head: bytes, content: bytes) -> Self:
+        """The reply that these parts of a message hold."""
+        document = json.loads(head)
+        problem = None if document["problem"] is None else Problem.model_validate(document["problem"])
+        return cls(document["fields"], content, problem, document["headers"])
+
+    def head(self) -> bytes:
+        """Everything but the content, as JSON."""
+        problem = None if self.problem is None else self.problem.model_dump(mode="json", exclude_none=True)
+        return json.dumps({"fields": self.fields, "problem": problem, "headers": self.headers}).encode()
+
+    def raise_for_problem(self) -> Self:
+        """The reply itself.
+
+        Raises:
+            ProblemError: The reply is a problem.
+        """
+        if self.problem is not None:
+            raise ProblemError(self.problem, self.headers)
+        return self
 
 
 def main() -> None:
@@ -32,13 +73,18 @@ def main() -> None:
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_BE_KILLED)
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    serve(os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0), replies)
+    run_task = importlib.import_module(sys.argv[1]).run_task  # now, as loading matplotlib takes a second
+    serve(os.fdopen(os.dup(sys.stdin.fileno()), "rb", buffering=0), replies, run_task)
 
 
-def serve(messages: BinaryIO, replies: BinaryIO) -> None:
-    """Reply to each message until they end or none comes for a while."""
-    from hessian_spectrum.service.process_pool.tasks import run_task  # noqa: PLC0415 - loading matplotlib takes a second
+def serve(messages: BinaryIO, replies: BinaryIO, run_task: Callable[[bytes, bytes], Reply]) -> None:
+    """Reply to each message until they end or none comes for a while.
 
+    Args:
+        messages: Where messages are read.
+        replies: Where replies are written.
+        run_task: Returns the reply to the head and the content of a message.
+    """
     while select.select([messages], [], [], _IDLE_SECONDS)[0]:
         lengths = _exactly(messages, struct.calcsize(LENGTHS))
         if not lengths:

@@ -1,1 +1,1 @@
-"""HTTP routes, one module for each path; they parse and render, other modules decide."""
+"""HTTP routes, one module for each resource."""

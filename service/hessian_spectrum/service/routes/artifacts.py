@@ -6,13 +6,18 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArtifactPage
-from hessian_spectrum.api_schemas.patterns import SHA256
-from hessian_spectrum.service.auth.principal import CurrentPrincipal
-from hessian_spectrum.service.context import Context
-from hessian_spectrum.service.pagination import PageToken, decode_page_token, encode_page_token
-from hessian_spectrum.service.request_body import media_type, require_identity, unsupported_media_type
+from hessian_spectrum.api_schemas.message import SHA256
+from hessian_spectrum.service.context import Context, CurrentPrincipal
+from hessian_spectrum.service.request_parsing import (
+    PageToken,
+    StrictRoute,
+    decode_page_token,
+    encode_page_token,
+    media_type,
+    require_identity,
+    unsupported_media_type,
+)
 from hessian_spectrum.service.routes.documentation import ARTIFACT_UPLOAD, INVALID, problem_documentation
-from hessian_spectrum.service.routes.parameters import StrictRoute
 from hessian_spectrum.service.uploads.arrays import ARRAY_MEDIA_TYPES, store_arrays
 from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 from hessian_spectrum.service.uploads.spool import spooled

@@ -7,8 +7,7 @@ from pydantic import BaseModel
 
 from hessian_spectrum.api_schemas.closed_form import FIELD_PATHS
 from hessian_spectrum.api_schemas.problem import PROBLEM_MEDIA_TYPE
-from hessian_spectrum.service.request_body import JSON
-from hessian_spectrum.service.routes.parameters import MEDIA_TYPES
+from hessian_spectrum.service.request_parsing import JSON, MEDIA_TYPES
 
 Responses = dict[int | str, dict[str, Any]]
 

@@ -4,12 +4,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from hessian_spectrum.api_schemas.estimates import CostEstimate
-from hessian_spectrum.api_schemas.job_requests import JobRequest
-from hessian_spectrum.service.request_body import require_json
+from hessian_spectrum.api_schemas.jobs import CostEstimate, JobRequest
+from hessian_spectrum.service.request_parsing import StrictRoute, require_json
 from hessian_spectrum.service.routes.documentation import INVALID_BODY, JOB_EXAMPLES, UNAVAILABLE, body_documentation
 from hessian_spectrum.service.routes.job_submission import estimate_of_body
-from hessian_spectrum.service.routes.parameters import StrictRoute
 
 router = APIRouter(prefix="/estimates", tags=["jobs"], responses=UNAVAILABLE, route_class=StrictRoute)
 

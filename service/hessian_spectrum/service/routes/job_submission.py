@@ -11,17 +11,15 @@ from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.artifacts import CONTEXT as ARTIFACTS
 from hessian_spectrum.api_schemas.checkpoints import CONTEXT as CHECKPOINTS
-from hessian_spectrum.api_schemas.estimates import CostEstimate
-from hessian_spectrum.api_schemas.job_requests import AnyJobRequest, JobRequest
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest, CostEstimate, JobRequest
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.checkpoints.directory import LARGE_HEADER_BYTES
-from hessian_spectrum.jobs.planner import stored_plan
+from hessian_spectrum.jobs.plans import stored_plan
 from hessian_spectrum.service.admission import Admission, Submission, available_bytes
-from hessian_spectrum.service.auth.principal import CurrentPrincipal
-from hessian_spectrum.service.context import service_context
+from hessian_spectrum.service.context import CurrentPrincipal, service_context
 from hessian_spectrum.service.problems import ProblemError
-from hessian_spectrum.service.process_pool.protocol import Reply
-from hessian_spectrum.service.request_body import LARGE_BODY_BYTES, check_json, json_body, parse_body
+from hessian_spectrum.service.process_pool.worker import Reply
+from hessian_spectrum.service.request_parsing import LARGE_BODY_BYTES, check_json, json_body, parse_body
 from hessian_spectrum.service.routes.artifacts import Artifacts
 from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 

@@ -10,18 +10,25 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from hessian_spectrum.api_schemas.job_requests import JobRequest
-from hessian_spectrum.api_schemas.job_results import JobResult
-from hessian_spectrum.api_schemas.jobs import Job, JobPage, JobState, Links
-from hessian_spectrum.api_schemas.patterns import described
+from hessian_spectrum.api_schemas.jobs import Job, JobPage, JobRequest, JobResult, JobState, Links
+from hessian_spectrum.api_schemas.message import described
 from hessian_spectrum.jobs.record import JobRecord
-from hessian_spectrum.service.auth.key_store import KEY_ID
-from hessian_spectrum.service.auth.principal import CurrentPrincipal
-from hessian_spectrum.service.context import service_context
+from hessian_spectrum.service.auth import KEY_ID
+from hessian_spectrum.service.context import CurrentPrincipal, service_context
 from hessian_spectrum.service.job_service import JobService
-from hessian_spectrum.service.pagination import PageToken, decode_page_token, encode_page_token
 from hessian_spectrum.service.plots.figure import FigureStyle
-from hessian_spectrum.service.request_body import require_json
+from hessian_spectrum.service.request_parsing import (
+    FIGURE_PARAMETERS,
+    MEDIA_TYPES,
+    PageToken,
+    ResultFormat,
+    StrictRoute,
+    decode_page_token,
+    encode_page_token,
+    figure_style,
+    require_format,
+    require_json,
+)
 from hessian_spectrum.service.routes.documentation import (
     ACCEPT,
     INVALID,
@@ -35,14 +42,6 @@ from hessian_spectrum.service.routes.documentation import (
     problem_documentation,
 )
 from hessian_spectrum.service.routes.job_submission import SubmittedJob, submitted_job
-from hessian_spectrum.service.routes.parameters import (
-    FIGURE_PARAMETERS,
-    MEDIA_TYPES,
-    ResultFormat,
-    StrictRoute,
-    figure_style,
-    require_format,
-)
 from hessian_spectrum.service.serialization.resmooth import SmoothingOverrides
 from hessian_spectrum.storage.results import ResultDamagedError
 

@@ -15,8 +15,8 @@ from hessian_spectrum.api_schemas.checkpoints import (
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.service.context import Context
 from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.service.request_parsing import StrictRoute
 from hessian_spectrum.service.routes.documentation import INVALID, problem_documentation
-from hessian_spectrum.service.routes.parameters import StrictRoute
 
 router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
 

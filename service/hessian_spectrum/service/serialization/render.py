@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
-from hessian_spectrum.api_schemas.job_results import AnyJobResult, JobResult
+from hessian_spectrum.api_schemas.jobs import AnyJobResult, JobResult
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum_results import SpectrumSetResult, StoredArrays, TraceResult
 from hessian_spectrum.serialization.result_arrays import result_arrays

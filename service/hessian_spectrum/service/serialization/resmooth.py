@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
-from hessian_spectrum.api_schemas.job_results import AnyJobResult
+from hessian_spectrum.api_schemas.jobs import AnyJobResult
 from hessian_spectrum.api_schemas.spectrum_results import LanczosResult, SpectrumSetResult
 from hessian_spectrum.quadrature.curves import Smoothing, spectral_curves
 from hessian_spectrum.quadrature.density import MOST_PLACES

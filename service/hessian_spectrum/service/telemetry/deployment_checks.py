@@ -17,10 +17,10 @@ from typing import Literal
 import redis
 from redis.exceptions import RedisError, ResponseError
 
-from hessian_spectrum.jobs.redis_faults import KEEPS_ALL, described, eviction_policy, fault_of
+from hessian_spectrum.jobs.connection import KEEPS_ALL, described, eviction_policy, fault_of
+from hessian_spectrum.jobs.fingerprints import protocol_version
 from hessian_spectrum.jobs.settings import StorageSettings
 from hessian_spectrum.jobs.storage_identity import MEND, StorageIdentity
-from hessian_spectrum.jobs.versions import protocol_version
 from hessian_spectrum.jobs.worker_registry import registered_workers
 from hessian_spectrum.service.telemetry.readiness import missing_models, missing_on_disk
 from hessian_spectrum.storage.disk import LEAST_FREE_BYTES

@@ -1,4 +1,4 @@
-"""Prometheus metrics: of the requests to this service, and of the jobs, workers and disk of the deployment."""
+"""Prometheus metrics of the jobs, workers and disk of the deployment; `RequestTelemetry` has those of requests."""
 
 import logging
 import shutil
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import redis
-from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
@@ -15,8 +14,6 @@ from redis.exceptions import RedisError
 from hessian_spectrum.jobs.counters import JobCounters, read_counters
 from hessian_spectrum.jobs.scripts import DURATION_BOUNDS
 from hessian_spectrum.storage.blob_store import BlobStore
-
-_REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 _SECONDS_BETWEEN_WALKS = 60.0
 """Pause between walks through the results directory, which may hold many files."""
@@ -33,32 +30,6 @@ _COUNTERS = {
 _ENDED = "ended:"
 
 _logger = logging.getLogger(__name__)
-
-
-class RequestMetrics:
-    """A histogram of durations by route, method and class of status codes.
-
-    Args:
-        registry: Registry of the service's metrics.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._seconds = Histogram(
-            "spectrum_http_request_seconds",
-            "Time to answer a request, streams and long polls included",
-            ("method", "route", "status"),
-            buckets=_REQUEST_BUCKETS,
-            registry=registry,
-        )
-        self._known: dict[tuple[str, str, int], Histogram] = {}
-
-    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a request that was answered."""
-        key = (method, route, status // 100)
-        histogram = self._known.get(key)
-        if histogram is None:
-            histogram = self._known[key] = self._seconds.labels(method, route, f"{status // 100}xx")
-        histogram.observe(seconds)
 
 
 class JobMetrics(Collector):

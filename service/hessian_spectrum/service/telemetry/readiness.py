@@ -10,7 +10,7 @@ import redis
 from redis.exceptions import RedisError
 
 from hessian_spectrum.api_schemas.health import WorkerStatus
-from hessian_spectrum.jobs.redis_faults import described, eviction_fault, require_writable
+from hessian_spectrum.jobs.connection import described, eviction_fault, require_writable
 from hessian_spectrum.jobs.settings import StorageSettings
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.worker_registry import registered_workers

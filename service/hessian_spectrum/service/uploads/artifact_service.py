@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArtifactError, StoredArray
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.service.auth.principal import Principal
+from hessian_spectrum.service.auth import Principal
 from hessian_spectrum.service.config import MAX_SHARE_PER_KEY
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.storage.array_files import Arrays

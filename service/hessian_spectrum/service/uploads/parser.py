@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.service.problems import ProblemError, invalid_field
-from hessian_spectrum.service.request_body import check_json
+from hessian_spectrum.service.request_parsing import check_json
 from hessian_spectrum.service.uploads.archive import npz_contents
 from hessian_spectrum.service.uploads.fields import field_path, request_document
 from hessian_spectrum.service.uploads.form import Part, read_parts

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.method import Method
-from hessian_spectrum.curvature.algorithms.vectors import norm
 from hessian_spectrum.curvature.iteration import Count
-from hessian_spectrum.curvature.operators.base import SymmetricOperator, Triangle
-from hessian_spectrum.curvature.operators.dense import mirrored
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, Triangle, mirrored, norm
 from hessian_spectrum.curvature.serialization import serializable, transient
 from hessian_spectrum.planning.work import Work, exact_work
 from hessian_spectrum.quadrature.chi_square import NORMAL_QUANTILE

@@ -1,17 +1,12 @@
 """Trace, Frobenius norm and diagonal from random probes of the complement of a sketch of the range: Hutch++."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 
-from hessian_spectrum.curvature.algorithms.diagonal import (
-    RowRegression,
-    exact_diagonal,
-    regression_estimate,
-    single_estimate,
-)
 from hessian_spectrum.curvature.algorithms.intervals import (
     Limits,
     combined_error,
@@ -22,10 +17,15 @@ from hessian_spectrum.curvature.algorithms.intervals import (
     sum_estimate,
     widened,
 )
-from hessian_spectrum.curvature.algorithms.pairs import PairSums
+from hessian_spectrum.curvature.algorithms.probe_sums import (
+    PairSums,
+    RowRegression,
+    exact_diagonal,
+    regression_estimate,
+    single_estimate,
+)
 from hessian_spectrum.curvature.algorithms.sketch import PROBE_BLOCK, Sketch, finite_products
-from hessian_spectrum.curvature.algorithms.vectors import dot, norm, orthogonalise, sphere_probe
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, dot, norm, orthogonalise, sphere_probe
 from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.quadrature.results import DiagonalEstimate, Estimate
 
@@ -36,6 +36,7 @@ class ComplementProbes:
     """Sums over probes g, uniform on the unit sphere of the complement of a sketch, of dimension P' = P - r."""
 
     regression: RowRegression | None  # of A g / unit on g; None if no diagonal is requested
+    _: KW_ONLY
     quadratic: list[float] = field(default_factory=list)  # g^T A g
     lengths: list[float] = field(default_factory=list)  # ||A g||
     inner_lengths: list[float] = field(default_factory=list)  # ||A g|| within the complement
@@ -53,7 +54,7 @@ class ComplementProbes:
 
 
 def add_probes(
-    operator: SymmetricOperator, sketch: Sketch, probes: ComplementProbes, generator: torch.Generator, count: int
+    operator: SymmetricOperator, sketch: Sketch, probes: ComplementProbes, *, generator: torch.Generator, count: int
 ) -> int:
     """Multiply at most PROBE_BLOCK further probes, in place.
 
@@ -91,7 +92,7 @@ def add_probes(
     return len(rows)
 
 
-def trace_of(sketch: Sketch, probes: ComplementProbes, frobenius: float, product_error: float) -> Estimate:
+def trace_of(sketch: Sketch, probes: ComplementProbes, *, frobenius: float, product_error: float) -> Estimate:
     """Trace tr A = tr Q^T A Q + P' E[g^T A g].
 
     The variance of one probe, 2 / (P' + 2) (<l^2> - <l>^2) over the eigenvalues l of A within the complement, is
@@ -140,7 +141,7 @@ def frobenius_of(sketch: Sketch, probes: ComplementProbes, product_error: float)
         return exact_estimate(explained, product_error * explained, floor=0.0)
     lengths = np.array(probes.lengths) / probes.unit
     root_square, freedom = probes.pairs.root_square(lengths, dim), probes.pairs.freedom(count)
-    rest = sum_estimate(dim * float((lengths**2).mean()), root_square, count, freedom, dim)
+    rest = sum_estimate(dim * float((lengths**2).mean()), root_square, degrees=count, freedom=freedom, dim=dim)
     unit = max(probes.unit, explained)
     square = rest.times((probes.unit / unit) ** 2).plus((explained / unit) ** 2)
     return root_estimate(square, unit, product_error)
@@ -167,6 +168,12 @@ def diagonal_of(sketch: Sketch, probes: ComplementProbes, product_error: float) 
     row_norms = squares.sqrt() * unit
     if not count:
         return exact_diagonal(sketch.diagonal, row_norms, product_error)
-    outside = (1 - sketch.row_shares).clamp(min=0)
-    parts = (sketch.diagonal, regression, outside, row_norms, probes.unit, product_error)
-    return single_estimate(*parts, dim) if count == 1 else regression_estimate(*parts)
+    estimate = partial(single_estimate, dim=dim) if count == 1 else regression_estimate
+    return estimate(
+        sketch.diagonal,
+        regression,
+        share=(1 - sketch.row_shares).clamp(min=0),
+        row_norms=row_norms,
+        unit=probes.unit,
+        product_error=product_error,
+    )

@@ -78,7 +78,7 @@ def _chance_within(factor: float, degrees: float) -> float:
     return float(gammainc(degrees / 2, degrees * upper / 2) - gammainc(degrees / 2, degrees * lower / 2))
 
 
-def sum_estimate(total: float, root_square: float | None, degrees: float, freedom: float, dim: int) -> SumEstimate:
+def sum_estimate(total: float, root_square: float | None, *, degrees: float, freedom: float, dim: int) -> SumEstimate:
     """Trace tr B for positive semidefinite B, from a mean over probes.
 
     If one eigenvalue has all the weight the mean is chi-square, and limits in proportion to it hold for every other B
@@ -135,10 +135,10 @@ def root_estimate(square: SumEstimate, unit: float, product_error: float) -> Est
 
 def exact_estimate(value: float, rounding: float, floor: float = -math.inf) -> Estimate:
     """A number that is known up to the error of the products."""
-    return Estimate(value, combined_error(0.0, rounding), widened(value, Limits(value, value), rounding, floor))
+    return Estimate(value, combined_error(0.0, rounding), widened(value, Limits(value, value), rounding, floor=floor))
 
 
-def widened(value: float, limits: Limits, rounding: float, floor: float = -math.inf) -> Interval:
+def widened(value: float, limits: Limits, rounding: float, *, floor: float = -math.inf) -> Interval:
     """The interval, which contains the value, widened by the error of the products; not below `floor`."""
     return Interval(max(min(limits.lower, value) - rounding, floor), max(limits.upper, value) + rounding)
 

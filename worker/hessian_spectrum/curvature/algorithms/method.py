@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Protocol, Self
 
 from hessian_spectrum.curvature.iteration import Iteration, Result, State
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
 from hessian_spectrum.planning.work import Work
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 

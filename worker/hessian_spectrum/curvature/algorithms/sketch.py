@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.lanczos import BREAKDOWN_ROUNDINGS
-from hessian_spectrum.curvature.algorithms.vectors import dot, gram, norm, orthogonalise
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, dot, gram, norm, orthogonalise
 from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.quadrature.errors import NonFiniteError
 
@@ -16,7 +15,7 @@ PROBE_BLOCK = 16  # vectors multiplied at once
 
 
 @serializable()
-@dataclass
+@dataclass(kw_only=True)
 class Sketch:
     """Rows Q (r, P), orthonormal, in the span of A applied to random vectors, and A Q."""
 
@@ -30,7 +29,9 @@ class Sketch:
     def empty(operator: SymmetricOperator) -> "Sketch":
         """A sketch of rank r = 0."""
         rows = torch.empty(0, operator.dim, dtype=operator.dtype, device=operator.device)
-        return Sketch(rows, rows, torch.zeros(0, 0, dtype=torch.float64), 0.0, exhausted=False)
+        return Sketch(
+            basis=rows, products=rows, triangle=torch.zeros(0, 0, dtype=torch.float64), scale=0.0, exhausted=False
+        )
 
     @property
     def codimension(self) -> int:

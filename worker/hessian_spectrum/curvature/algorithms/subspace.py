@@ -7,8 +7,16 @@ from typing import Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.algorithms.ritz import RitzPairs, Which, ritz_pairs
-from hessian_spectrum.curvature.algorithms.unseen import Stages, end_of_spectrum, excludes, overlap_of_block, stage
+from hessian_spectrum.curvature.algorithms.ritz import (
+    RitzPairs,
+    Stages,
+    Which,
+    end_of_spectrum,
+    excludes,
+    overlap_of_block,
+    ritz_pairs,
+    stage,
+)
 from hessian_spectrum.curvature.serialization import UsedPart, serializable
 
 Phase: TypeAlias = Literal["search", "finished"]
@@ -30,7 +38,7 @@ class End(NamedTuple):
 
 
 @serializable(basis=UsedPart(0, "num_rows"))
-@dataclass
+@dataclass(kw_only=True)
 class SubspaceState:
     """A search between two products, with everything that a step needs and a checkpoint must store.
 
@@ -106,13 +114,24 @@ class SubspaceState:
 
     def pairs(self) -> RitzPairs:
         """Ritz pairs of all processed rows."""
-        return ritz_pairs(self.projection, self.num_processed, self.num_rows, self.defects, self.scale)
+        return ritz_pairs(
+            self.projection,
+            num_processed=self.num_processed,
+            num_rows=self.num_rows,
+            defects=self.defects,
+            scale=self.scale,
+        )
 
     def active_pairs(self) -> RitzPairs:
         """Ritz pairs of the matrix on the complement of the locked rows."""
         first = self.num_locked
-        counts = (self.num_processed - first, self.num_rows - first)
-        return ritz_pairs(self.projection[first:, first:], *counts, torch.zeros_like(self.defects[first:]), self.scale)
+        return ritz_pairs(
+            self.projection[first:, first:],
+            num_processed=self.num_processed - first,
+            num_rows=self.num_rows - first,
+            defects=torch.zeros_like(self.defects[first:]),
+            scale=self.scale,
+        )
 
     def locked_values(self) -> Tensor:
         """Ritz values of the locked rows (num_locked,), the requested ones first, in order of preference."""
@@ -170,17 +189,21 @@ class SubspaceState:
             return self.stages
         starts = active.vectors[first : first + self.num_starts].T
         rows, block = self.stages.shape[1], self.block_size
-        return torch.cat([self.stages, stage(active.values, starts, active.couplings, rows, block).unsqueeze(0)])
+        return torch.cat(
+            [self.stages, stage(active.values, starts, active.couplings, rows=rows, block=block).unsqueeze(0)]
+        )
 
     def excludes(self, active: RitzPairs, point: float, side: int) -> bool:
         """Whether the complement of the locked rows has no eigenvalue at or beyond a point, on that side."""
-        return excludes(self._presence(active, side), self._overlap(), point, _last(active, side), side)
+        return excludes(self._presence(active, side), self._overlap(), point=point, end=_last(active, side), side=side)
 
     def end_of_rest(self, active: RitzPairs, side: int) -> float:
         """A point beyond which the complement has no eigenvalue, on that side; infinite if nothing is known."""
         sizes = (active.values[-1] - active.values[0], active.values.abs().max(), active.couplings.abs().sum())
         unit = max(float(size) for size in (*sizes, self.dropped))
-        return end_of_spectrum(self._presence(active, side), self._overlap(), _last(active, side), unit, side)
+        return end_of_spectrum(
+            self._presence(active, side), self._overlap(), end=_last(active, side), unit=unit, side=side
+        )
 
     def ends_of_rest(self) -> list[float]:
         """For each end `end_of_rest`, or the bound of an earlier run on the whole matrix if that is tighter."""

@@ -9,13 +9,11 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.lanczos import BREAKDOWN_ROUNDINGS
 from hessian_spectrum.curvature.algorithms.method import Method
-from hessian_spectrum.curvature.algorithms.ritz import RitzPairs, Which, order
+from hessian_spectrum.curvature.algorithms.ritz import RitzPairs, Which, largest_rest, order, spread
 from hessian_spectrum.curvature.algorithms.subspace import LIMIT_SHARE, MAX_STAGES, SubspaceState
 from hessian_spectrum.curvature.algorithms.top_pairs import summarise_search
-from hessian_spectrum.curvature.algorithms.unseen import largest_rest, spread
-from hessian_spectrum.curvature.algorithms.vectors import gaussian_vector, norm, orthogonalise, rotate
 from hessian_spectrum.curvature.iteration import Count
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, gaussian_vector, norm, orthogonalise, rotate
 from hessian_spectrum.planning.work import Work, top_k_work
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import TopEigenpairs

@@ -6,11 +6,9 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.algorithms.ritz import RitzPairs, order
+from hessian_spectrum.curvature.algorithms.ritz import RitzPairs, bounds_from_above, order, spread
 from hessian_spectrum.curvature.algorithms.subspace import SubspaceState
-from hessian_spectrum.curvature.algorithms.unseen import bounds_from_above, spread
-from hessian_spectrum.curvature.algorithms.vectors import gram, norm, rotate, subtract
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, gram, norm, rotate, subtract
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.quadrature.results import Interval, TopEigenpairs
 
@@ -196,10 +194,10 @@ def _bounds(state: SubspaceState, pairs: _Pairs, rest: list[float], error: float
         error = 0.0  # that of what was measured is added by the caller
     norms = spread(residuals)
     if state.which == "magnitude":
-        return bounds_from_above(torch.cat([values, -values]), norms.repeat(2), max(rest), count) + error
+        return bounds_from_above(torch.cat([values, -values]), norms.repeat(2), rest=max(rest), count=count) + error
     bounds = torch.empty(count, dtype=torch.float64)
     for members, end, limit in zip(state.groups(), state.ends, rest, strict=True):
-        bounds[members] = bounds_from_above(end.side * values, norms, limit, end.num_wanted) + error
+        bounds[members] = bounds_from_above(end.side * values, norms, rest=limit, count=end.num_wanted) + error
     return bounds
 
 

@@ -7,7 +7,6 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.algorithms.diagonal import exact_diagonal
 from hessian_spectrum.curvature.algorithms.hutchinson import (
     ComplementProbes,
     add_probes,
@@ -17,6 +16,7 @@ from hessian_spectrum.curvature.algorithms.hutchinson import (
 )
 from hessian_spectrum.curvature.algorithms.intervals import NORMAL_QUANTILE, exact_estimate
 from hessian_spectrum.curvature.algorithms.method import Method
+from hessian_spectrum.curvature.algorithms.probe_sums import exact_diagonal
 from hessian_spectrum.curvature.algorithms.sketch import (
     PROBE_BLOCK,
     Sketch,
@@ -24,10 +24,9 @@ from hessian_spectrum.curvature.algorithms.sketch import (
     finite_products,
     multiply_basis,
 )
-from hessian_spectrum.curvature.algorithms.vectors import norm, sphere_probe
 from hessian_spectrum.curvature.algorithms.xtrace import leave_one_out
 from hessian_spectrum.curvature.iteration import Count
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, norm, sphere_probe
 from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.planning.work import Work, trace_work
 from hessian_spectrum.quadrature.errors import InvalidProblemError
@@ -52,7 +51,7 @@ class ColumnSums:
 
 
 @serializable()
-@dataclass
+@dataclass(kw_only=True)
 class TraceState:
     """A run between two blocks of products, with everything that a step needs to continue."""
 
@@ -162,7 +161,9 @@ class TraceEstimator(Method[TraceState, StochasticTrace]):
             state.num_products += _deflate(problem, state)
         else:
             count = min(PROBE_BLOCK, state.target - state.num_products)
-            state.num_products += add_probes(problem, state.sketch, state.probes, state.generator, count)
+            state.num_products += add_probes(
+                problem, state.sketch, state.probes, generator=state.generator, count=count
+            )
         while state.estimate is None and _round_is_done(problem, state):
             _decide(problem, state)
         return state
@@ -271,10 +272,12 @@ def _estimate(state: TraceState, product_error: float) -> StochasticTrace:
     if state.columns is not None:
         return _exact(state.columns, count, product_error, state.diagonal)
     if state.estimator == "xtrace" and not sketch.exhausted:
-        means = leave_one_out(sketch, state.vectors, state.products, state.diagonal, product_error)
+        means = leave_one_out(
+            sketch, state.vectors, state.products, diagonal=state.diagonal, product_error=product_error
+        )
         return StochasticTrace(means.trace, means.frobenius, means.diagonal, count, converged=True)
     frobenius = frobenius_of(sketch, state.probes, product_error)
-    trace = trace_of(sketch, state.probes, frobenius.value, product_error)
+    trace = trace_of(sketch, state.probes, frobenius=frobenius.value, product_error=product_error)
     diagonal = diagonal_of(sketch, state.probes, product_error)
     return StochasticTrace(trace, frobenius, diagonal, count, converged=True)
 

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.algorithms.diagonal import RowRegression, regression_estimate
 from hessian_spectrum.curvature.algorithms.intervals import (
     Limits,
     combined_error,
@@ -17,9 +16,9 @@ from hessian_spectrum.curvature.algorithms.intervals import (
     sum_estimate,
     widened,
 )
-from hessian_spectrum.curvature.algorithms.pairs import PairSums
+from hessian_spectrum.curvature.algorithms.probe_sums import PairSums, RowRegression, regression_estimate
 from hessian_spectrum.curvature.algorithms.sketch import PROBE_BLOCK, Sketch
-from hessian_spectrum.curvature.algorithms.vectors import dot, gram, norm, orthogonalise
+from hessian_spectrum.curvature.linear_algebra import dot, gram, norm, orthogonalise
 from hessian_spectrum.quadrature.results import DiagonalEstimate, Estimate, FloatArray
 
 # By how much errors are larger than `_effective_count` says: without, intervals covered 92 to 94 % in the worst cases.
@@ -48,7 +47,7 @@ class _Terms(NamedTuple):
 
 
 def leave_one_out(
-    sketch: Sketch, vectors: Tensor, products: Tensor, diagonal: bool, product_error: float
+    sketch: Sketch, vectors: Tensor, products: Tensor, *, diagonal: bool, product_error: float
 ) -> ExchangeableEstimates:
     """Trace tr A = mean of tr Q_i^T A Q_i + (P - n + 1) g_i^T A g_i; ||A||_F and diag A likewise.
 
@@ -204,7 +203,13 @@ def _frobenius(sketch: Sketch, terms: _Terms, alignment: FloatArray, pairs: Pair
     root_square = pairs.root_square(terms.length / unit, dim)
     if root_square is not None:
         root_square *= unit**2
-    rest = sum_estimate(dim * float((terms.length**2).mean()), root_square, count, (count - 1) * (count + 2) / 2, dim)
+    rest = sum_estimate(
+        dim * float((terms.length**2).mean()),
+        root_square,
+        degrees=count,
+        freedom=(count - 1) * (count + 2) / 2,
+        dim=dim,
+    )
     whole = (sketch.product_norm / sketch.scale) ** 2
     square = rest.plus(whole - float(terms.missing.mean()))
     limits = Limits(max(square.limits.lower, whole), max(square.limits.upper, whole))
@@ -247,5 +252,11 @@ class _Rows:
         ones = torch.ones_like(row_norms)
         factor = correlation * SHARED_ROWS
         return regression_estimate(
-            sketch.diagonal, self._regression, ones, row_norms, sketch.scale, product_error, factor
+            sketch.diagonal,
+            self._regression,
+            share=ones,
+            row_norms=row_norms,
+            unit=sketch.scale,
+            product_error=product_error,
+            correlation=factor,
         )

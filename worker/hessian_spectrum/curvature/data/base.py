@@ -1,4 +1,4 @@
-"""Inputs with their targets."""
+"""Samples: inputs with their targets."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,15 @@ from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """n samples; integer targets are class labels or tokens, floating targets regression values."""
+    """Samples of a data set; integer targets are class labels or tokens, floating-point targets are regression values.
+
+    Args:
+        inputs: Inputs of shape (n, ...).
+        targets: Targets of shape (n, ...).
+
+    Raises:
+        InvalidProblemError: If there is no sample, or the numbers of inputs and targets differ.
+    """
 
     inputs: Tensor  # (n, ...)
     targets: Tensor  # (n, ...)
@@ -26,14 +34,20 @@ class Dataset:
         return len(self.inputs)
 
     def to(self, dtype: torch.dtype, device: torch.device) -> "Dataset":
-        """The same samples on `device`, real numbers as `dtype`; integers keep their type."""
+        """Return the same samples on `device`, real numbers as `dtype`; integers keep their type."""
         return Dataset(_cast(self.inputs, dtype, device), _cast(self.targets, dtype, device))
 
     def split(self, batch_size: int | None) -> "tuple[Dataset, ...]":
-        """Micro-batches of `batch_size` samples in order, the last one smaller; None: all in one.
+        """Split the samples, in their order, into micro-batches.
+
+        Args:
+            batch_size: Number of samples of each micro-batch; the last one may be smaller. None keeps all in one.
+
+        Returns:
+            The micro-batches.
 
         Raises:
-            InvalidProblemError: If batch_size < 1.
+            InvalidProblemError: If the batch size is below 1.
         """
         if batch_size is None:
             return (self,)
@@ -43,7 +57,7 @@ class Dataset:
         return tuple(Dataset(self.inputs[start:stop], self.targets[start:stop]) for start, stop in bounds)
 
     def take(self, indices: Tensor) -> "Dataset":
-        """The samples at `indices` (k,), in that order."""
+        """Return the samples at `indices` (k,), in that order."""
         indices = indices.to(self.inputs.device)
         return Dataset(self.inputs[indices], self.targets[indices])
 

@@ -10,13 +10,17 @@ MAXIMUM_PIXEL = 16
 
 
 def digits(num_samples: int, generator: torch.Generator) -> Dataset:
-    """The first `num_samples` of the shuffled digits.
+    """Return the first `num_samples` of the shuffled digits.
+
+    Args:
+        num_samples: Number of digits, from 1 to 1797.
+        generator: CPU generator that shuffles; it advances.
 
     Returns:
-        Inputs (num_samples, 64) float64, pixels / 16 in 0 .. 1; targets (num_samples,) int64 in 0 .. 9.
+        Inputs (num_samples, 64) in float64, pixels divided by 16, from 0 to 1; targets (num_samples,) in int64, 0 to 9.
 
     Raises:
-        InvalidProblemError: If num_samples is not in 1 .. 1797.
+        InvalidProblemError: If there are not so many digits.
     """
     from sklearn.datasets import load_digits  # noqa: PLC0415 - 40 MB that no other job needs
 
@@ -29,18 +33,18 @@ def digits(num_samples: int, generator: torch.Generator) -> Dataset:
 
 
 def digits_dataset(*, num_samples: int, transform: str, generator: torch.Generator) -> Dataset:
-    """The digits, with their pixels standardised if `transform` is "standardised".
+    """Return the digits, with their pixels standardised if `transform` is "standardised".
 
     Args:
-        num_samples: How many of them, 1 to 1797.
-        transform: "none" or "standardised".
-        generator: A CPU generator, which moves on.
+        num_samples: Number of digits, from 1 to 1797.
+        transform: Either "none" or "standardised".
+        generator: CPU generator that shuffles; it advances.
 
     Returns:
-        Inputs (num_samples, 64) float64, targets (num_samples,) int64.
+        Inputs (num_samples, 64) in float64 and targets (num_samples,) in int64.
 
     Raises:
-        InvalidProblemError: If num_samples is not in 1 .. 1797.
+        InvalidProblemError: If there are not so many digits.
     """
     drawn = digits(num_samples, generator)
     return drawn if transform == "none" else standardised_pixels(drawn)

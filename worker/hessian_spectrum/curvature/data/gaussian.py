@@ -1,4 +1,4 @@
-"""Synthetic regression: Gaussian inputs and the noisy answers of a random teacher."""
+"""Synthetic regression: Gaussian inputs, and the noisy outputs of a random teacher."""
 
 from collections.abc import Callable
 from math import sqrt
@@ -20,24 +20,33 @@ def gaussian(
     num_samples: int,
     input_dim: int,
     output_dim: int,
+    *,
     teacher: str,
     noise: float,
     generator: torch.Generator,
     input_std: float = 1.0,
 ) -> Dataset:
-    """X ~ N(0, input_std^2 I), y = t(x) + noise * N(0, I) with t(x) = W x (linear), relu(W x) (relu) or 0 (none).
+    """Draw x ~ N(0, input_std^2 I) and y = t(x) + noise * N(0, I).
 
-    W has independent N(0, 1 / input_dim) entries, so that y is of order one. Drawn in the order W, inputs, noise; W is
-    drawn for every teacher, so that the inputs of one seed are the same whatever the teacher.
+    The teacher is t(x) = W x (linear), relu(W x) (relu) or 0 (none).
+
+    W has independent N(0, 1 / input_dim) entries, so that y is of order one. W, inputs and noise are drawn in this
+    order, W for every teacher, so that the inputs of a seed do not depend on the teacher.
 
     Args:
-        noise: The standard deviation, >= 0, in units of y.
+        num_samples: Number of samples.
+        input_dim: Length of each x.
+        output_dim: Length of each y.
+        teacher: One of `TEACHERS`.
+        noise: Standard deviation of the noise, >= 0, in units of y.
+        generator: CPU generator, which advances.
+        input_std: Standard deviation of the inputs, >= 0.
 
     Returns:
-        Inputs (num_samples, input_dim), targets (num_samples, output_dim), float64.
+        Inputs (num_samples, input_dim) and targets (num_samples, output_dim), in float64.
 
     Raises:
-        InvalidProblemError: On counts below 1, negative deviations or an unknown teacher.
+        InvalidProblemError: If a count is below 1, a deviation is negative, or the teacher is unknown.
 
     References:
         Cracking the Hessian, appendix D (noise 0.1; the scale of W is not stated there).
@@ -51,8 +60,8 @@ def gaussian(
     inputs = input_std * torch.randn(num_samples, input_dim, generator=generator, dtype=torch.float64)
     targets = noise * torch.randn(num_samples, output_dim, generator=generator, dtype=torch.float64)
     if teacher != "none":
-        answers = inputs @ weight.T
-        targets = targets + (answers.relu() if teacher == "relu" else answers)
+        outputs = inputs @ weight.T
+        targets = targets + (outputs.relu() if teacher == "relu" else outputs)
     return Dataset(inputs, targets)
 
 
@@ -60,24 +69,31 @@ def gaussian_sequences(
     num_sequences: int,
     sequence_length: int,
     embedding_dim: int,
+    *,
     task: str,
     noise: float,
     generator: torch.Generator,
     input_std: float = 1.0,
 ) -> Dataset:
-    """Sequences of x_t ~ N(0, input_std^2 I) and y_t = t_t(x) + noise * N(0, I), for t = 1 .. L.
+    """Draw sequences of x_t ~ N(0, input_std^2 I) and y_t = t_t(x) + noise * N(0, I), for t = 1 .. L.
 
-    t_t(x) = x_{L+1-t} (reversal), W x_t (linear) or 0 (none); W has independent N(0, 1 / embedding_dim) entries. Drawn
-    in the order W, inputs, noise, whatever the task.
+    The task is t_t(x) = x_{L+1-t} (reversal), W x_t (linear) or 0 (none), where W has independent N(0, 1 /
+    embedding_dim) entries. W, inputs and noise are drawn in this order, whatever the task.
 
     Args:
-        noise: The standard deviation, >= 0, in units of y.
+        num_sequences: Number of sequences.
+        sequence_length: Length L of each sequence.
+        embedding_dim: Length of each x_t and y_t.
+        task: One of `TASKS`.
+        noise: Standard deviation of the noise, >= 0, in units of y.
+        generator: CPU generator, which advances.
+        input_std: Standard deviation of the inputs, >= 0.
 
     Returns:
-        Inputs and targets (num_sequences, sequence_length, embedding_dim), float64.
+        Inputs and targets (num_sequences, sequence_length, embedding_dim), in float64.
 
     Raises:
-        InvalidProblemError: On counts below 1, negative deviations or an unknown task.
+        InvalidProblemError: If a count is below 1, a deviation is negative, or the task is unknown.
 
     References:
         Cracking the Hessian, appendix D.2 (reversal of sequences of length 2, embedding dimension 1).
@@ -110,14 +126,17 @@ _TRANSFORMS: dict[str, Callable[[Dataset], Dataset]] = {
 
 
 def gaussian_dataset(*, transform: str, **options: Any) -> Dataset:
-    """The data of `gaussian` with exact empirical moments if wished.
+    """Return the data of `gaussian`, with exact empirical moments if a transform is requested.
 
     Args:
-        transform: "none", "standardised" or "decorrelated".
-        **options: The arguments of `gaussian`.
+        transform: One of "none", "standardised" and "decorrelated".
+        **options: Arguments of `gaussian`.
+
+    Returns:
+        The transformed data.
 
     Raises:
-        InvalidProblemError: As `gaussian` and the transform.
+        InvalidProblemError: As raised by `gaussian` and by the transform.
     """
     return _TRANSFORMS[transform](gaussian(**options))
 

@@ -1,4 +1,4 @@
-"""Exact empirical moments for data that are drawn."""
+"""Transforms that give random data exact empirical moments."""
 
 from math import sqrt
 
@@ -12,10 +12,13 @@ ROUNDING = 1e-10  # what is left of a column, relative to its length, that is ro
 
 
 def standardised(data: Dataset) -> Dataset:
-    """Every column of inputs and targets shifted and scaled: mean 0, mean of squares 1, over the n samples.
+    """Shift and scale every column of inputs and targets to mean 0 and mean square 1 over the n samples.
 
     Args:
-        data: Float64 inputs (n, D) and targets (n, K).
+        data: Inputs (n, D) and targets (n, K) in float64.
+
+    Returns:
+        The transformed data.
 
     Raises:
         InvalidProblemError: If a column is constant.
@@ -24,7 +27,7 @@ def standardised(data: Dataset) -> Dataset:
 
 
 def standardised_pixels(data: Dataset) -> Dataset:
-    """As `standardised` for inputs (n, D) alone; constant columns, such as the dark edge of images, become 0."""
+    """Standardise inputs (n, D) alone; constant columns, such as the dark edge of images, become 0."""
     centred = data.inputs - data.inputs.mean(dim=0)
     norms = centred.norm(dim=0)
     constant = norms <= ROUNDING * data.inputs.norm(dim=0)
@@ -33,14 +36,17 @@ def standardised_pixels(data: Dataset) -> Dataset:
 
 
 def decorrelated(data: Dataset) -> Dataset:
-    """Inputs X (n, D) and targets Y (n, K) with columns of mean 0, X^T X = n I, X^T Y = 0 and mean(y_k^2) = 1.
+    """Transform inputs X (n, D) and targets Y (n, K) to mean 0, X^T X = n I, X^T Y = 0 and mean(y_k^2) = 1.
 
     X is orthonormalised column by column (QR), after the constant column, so the span of the first k inputs and the
     constant stays what it is; Y loses its projection on the constant and on all inputs. Targets stay correlated with
     one another.
 
     Args:
-        data: Float64.
+        data: Inputs (n, D) and targets (n, K) in float64.
+
+    Returns:
+        The transformed data.
 
     Raises:
         InvalidProblemError: If n < D + 2, inputs are linearly dependent, or a target is a linear function of them.
@@ -67,10 +73,10 @@ def decorrelated(data: Dataset) -> Dataset:
     return Dataset(inputs, targets / rest * sqrt(size))
 
 
-def _standardise(columns: Tensor, what: str) -> Tensor:
+def _standardise(columns: Tensor, name: str) -> Tensor:
     centred = columns - columns.mean(dim=0)
     norms = centred.norm(dim=0)
     if bool((norms <= ROUNDING * columns.norm(dim=0)).any()):
-        raise InvalidProblemError(f"a column of the {what} is constant: it cannot be standardised")
+        raise InvalidProblemError(f"a column of the {name} is constant: it cannot be standardised")
     scaled: Tensor = centred / norms * sqrt(len(columns))
     return scaled

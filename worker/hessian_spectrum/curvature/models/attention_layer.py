@@ -1,15 +1,13 @@
-"""One layer of single-head self-attention."""
+"""One layer of self-attention with a single head."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from math import isfinite, sqrt
 
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.models.activations import Activation
-from hessian_spectrum.curvature.models.base import Model, check_real_inputs
-from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.curvature.models.base import Activation, Model, Parameters, check_real_inputs
 from hessian_spectrum.planning.size import Size, attention_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
@@ -23,19 +21,22 @@ SCORE_ACTIVATIONS: dict[str, Activation] = {
 
 @dataclass(frozen=True)
 class AttentionLayer(Model):
-    """f(x) = A(x) x W_V with A = activation(x W_Q W_K^T x^T / sqrt(d_K) + sink), for sequences x (L, d) of any length.
+    """Self-attention f(x) = A(x) x W_V of sequences x (L, d), with A = activation(x W_Q W_K^T x^T / sqrt(d_K) + sink).
 
-    The sink adds `sink_bias` to every score of the first position, as key. For d = d_V = 1 this is the closed form
-    `self-attention`.
+    For d = d_V = 1 this is the closed form `self-attention`. Its parameters are "W_V" (d, d_V), "W_Q" (d, d_K) and
+    "W_K" (d, d_K).
 
     Args:
-        embedding_dim: D, key_dim d_K, value_dim d_V.
+        embedding_dim: Length d of each position's vector.
+        key_dim: Length d_K of queries and keys.
+        value_dim: Length d_V of values.
+        sink_bias: Number that is added to all scores of the first position, as key.
         activation: One of `SCORE_ACTIVATIONS`.
-        initial_std: > 0.
-    Parameters:  "W_V" (d, d_V), "W_Q" and "W_K" (d, d_K).
+        initial_std: Standard deviation of initial weights, >= 0.
 
     Raises:
-        InvalidProblemError: On counts below 1, an unknown activation, or a bias or deviation that is no number.
+        InvalidProblemError: If a count is below 1, the activation is unknown, or the bias or the deviation is not
+            finite.
 
     References:
         Cracking the Hessian, section 3.3 and appendix D.2, whose initial standard deviation is the default.
@@ -44,6 +45,7 @@ class AttentionLayer(Model):
     embedding_dim: int
     key_dim: int
     value_dim: int
+    _: KW_ONLY
     sink_bias: float = 0.0
     activation: str = "softmax"
     initial_std: float = 0.1
@@ -58,31 +60,31 @@ class AttentionLayer(Model):
 
     @property
     def num_outputs(self) -> int:
-        """d_V."""
+        """Length d_V of the outputs."""
         return self.value_dim
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Value, query, key."""
+        """Shapes of the matrices of values, queries and keys."""
         d = self.embedding_dim
         return {"W_V": (d, self.value_dim), "W_Q": (d, self.key_dim), "W_K": (d, self.key_dim)}
 
     def initial_parameters(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Parameters:
-        """Weights N(0, initial_std^2)."""
+        """Return weights N(0, initial_std^2)."""
         draw = {n: torch.randn(s, generator=generator, dtype=torch.float64) for n, s in self.parameter_shapes.items()}
         return {name: (self.initial_std * values).to(dtype=dtype, device=device) for name, values in draw.items()}
 
     def check_inputs(self, inputs: Tensor) -> None:
-        """Inputs are sequences (n, L, d), floating point and finite."""
+        """Check that inputs are finite real numbers (n, L, d)."""
         check_real_inputs(inputs, "attention", "n", "L", self.embedding_dim)
 
     def size_on(self, inputs: Tensor) -> Size:
-        """Queries, keys, values, scores and weights."""
+        """Return the size, with queries, keys, values, scores and attention weights."""
         dims = (self.embedding_dim, self.key_dim, self.value_dim)
         return attention_size(*dims, inputs.shape[0], inputs.shape[1])
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """Outputs (n, L, d_V) for sequences (n, L, d)."""
+        """Return outputs (n, L, d_V) for sequences (n, L, d)."""
         query, key = inputs @ parameters["W_Q"], inputs @ parameters["W_K"]
         scores = query @ key.transpose(-1, -2) / sqrt(self.key_dim)
         if self.sink_bias != 0:

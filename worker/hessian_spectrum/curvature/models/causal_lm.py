@@ -11,28 +11,32 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-from hessian_spectrum.curvature.models.base import Model, check_tokens
-from hessian_spectrum.curvature.models.decoder_architecture import built, decoder_architecture
-from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.curvature.models.base import Model, Parameters, check_tokens
+from hessian_spectrum.curvature.models.decoder_architecture import build_module, decoder_architecture
 from hessian_spectrum.planning.size import Size, causal_lm_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class CausalLm(Model):
-    """Next-token logits (n, T, vocab_size) for tokens (n, T), T <= n_positions, by a decoder that transformers has.
+    """A decoder of transformers: next-token logits (n, T, vocab_size) for tokens (n, T), T <= n_positions.
 
-    Attention is transformers' eager one, without a cache; dropout is off. No code and no file is loaded but those of
-    the library itself.
+    Attention is the library's eager implementation, without a cache, and dropout is off. Only code and files of the
+    library itself are loaded.
 
     Args:
-        configuration: the fields of config.json, `model_type` among them.
-        shapes: of the parameters, by their names in the checkpoint; a tied parameter once.
-        n_inner: width of the hidden layers; it and the other sizes say how large activations are.
-        tables: buffers of the library's module that the checkpoint holds, by the module's names.
+        configuration: Fields of config.json, including `model_type`.
+        shapes: Shapes of the parameters by their names in the checkpoint; a tied parameter appears once.
+        n_layer: Number of blocks. This and the following widths determine how large activations are.
+        n_head: Number of attention heads.
+        n_embd: Width of the residual stream.
+        n_inner: Width of the hidden layers.
+        n_positions: Largest length of a sequence.
+        vocab_size: Number of tokens.
+        tables: Buffers of the library's module that the checkpoint holds, by the module's names.
 
     Raises:
-        InvalidProblemError: At the first use, if transformers has no such model or it has other parameters.
+        InvalidProblemError: At the first use, if transformers has no such model, or it has other parameters.
     """
 
     configuration: Mapping[str, Any]
@@ -52,22 +56,30 @@ class CausalLm(Model):
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """By their names in the checkpoint."""
+        """Shapes by the names that parameters have in the checkpoint."""
         return dict(self.shapes)
 
     def initial_parameters(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Parameters:
-        """Raises:  InvalidProblemError: they are those of a checkpoint."""
+        """Raise an error, because the parameters are those of a checkpoint.
+
+        Raises:
+            InvalidProblemError: Always.
+        """
         raise InvalidProblemError("the parameters of a causal-lm are those of a checkpoint")
 
     def check_inputs(self, inputs: Tensor) -> None:
-        """Inputs are int64 tokens (n, T) in 0 .. vocab_size - 1 with T <= n_positions."""
-        check_tokens(inputs, "causal-lm", self.vocab_size, self.n_positions)
+        """Check that inputs are int64 tokens (n, T) in 0 .. vocab_size - 1 with T <= n_positions."""
+        check_tokens(inputs, "causal-lm", vocab_size=self.vocab_size, n_positions=self.n_positions)
 
     def check_causal(self, parameters: Mapping[str, Tensor]) -> None:
-        """Look whether the first token's logits depend on the second token.
+        """Check that the first token's logits do not depend on the second token.
+
+        Args:
+            parameters: Parameters by name.
 
         Raises:
             InvalidProblemError: If they do, or if the model fails.
+            OutOfMemoryError: If the memory does not suffice.
         """
         tokens = torch.zeros(
             2, min(2, self.n_positions), dtype=torch.int64, device=next(iter(parameters.values())).device
@@ -90,13 +102,13 @@ class CausalLm(Model):
             raise InvalidProblemError("the model sees the tokens that it is to predict: it is no causal language model")
 
     def size_on(self, inputs: Tensor) -> Size:
-        """As `causal_lm_size` estimates it."""
+        """Return the size as `causal_lm_size` estimates it."""
         num_parameters = sum(torch.Size(shape).numel() for shape in self.shapes.values())
         widths = (self.n_layer, self.n_head, self.n_embd, self.n_inner, self.vocab_size)
         return causal_lm_size(num_parameters, *widths, *inputs.shape)
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """Logits (n, T, vocab_size) for tokens (n, T)."""
+        """Return logits (n, T, vocab_size) for tokens (n, T)."""
         dtype, device = next((each.dtype, each.device) for each in parameters.values())
         tensors = {
             name: buffer.to(device=device, dtype=dtype if buffer.is_floating_point() else None)
@@ -109,13 +121,13 @@ class CausalLm(Model):
 
     @cached_property
     def _module(self) -> Any:
-        """The architecture; its own parameters are never set, read or, as long as they are large, given memory."""
+        """The library's module, whose own parameters are never set or read, and take no memory if they are large."""
         assert self._module_names  # before tables as large as config.json says are made
-        return built(self.configuration, "cpu", len(self.shapes))
+        return build_module(self.configuration, "cpu", len(self.shapes))
 
     @cached_property
     def _module_names(self) -> dict[str, str]:
-        """Names inside the module by those in the checkpoint.
+        """Names of the parameters inside the module, by their names in the checkpoint.
 
         Raises:
             InvalidProblemError: If the parameters are not those of the module.
@@ -124,13 +136,13 @@ class CausalLm(Model):
 
 
 class _Differentiable(TorchFunctionMode):
-    """Runs a model of transformers so that its second derivatives exist, and are of the parameters' precision.
+    """Runs a model of transformers so that it has second derivatives, in the precision of the parameters.
 
-    SiLU is written out: its fused backward has no forward derivative where products are recorded. Norms, softmax and
-    rotations go by float32 there whatever the parameters are; with parameters in float64 they do not. Embeddings have
-    no padding token: the reverse mode drops the gradient of its row where the forward mode does not, and a Hessian
-    would not be symmetric. For the same reason values computed without gradients are constants in the forward mode,
-    too, which does not know of `torch.no_grad`.
+    SiLU is written out, because its fused backward has no forward derivative while products are recorded. Norms,
+    softmax and rotations, which transformers computes in float32, are computed in the parameters' precision. Embeddings
+    have no padding token: reverse mode would drop the gradient of its row, forward mode would not, and the Hessian
+    would not be symmetric. For the same reason values under `torch.no_grad` are constants in forward mode, too, which
+    does not respect it by itself.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:

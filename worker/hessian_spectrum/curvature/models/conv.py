@@ -1,16 +1,14 @@
 """Convolutional networks on small square images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from math import prod, sqrt
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from hessian_spectrum.curvature.models.activations import activation_named
-from hessian_spectrum.curvature.models.base import Model, check_real_inputs
-from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.curvature.models.base import Model, Parameters, activation_named, check_real_inputs
 from hessian_spectrum.planning.activations import DEFAULT_NEGATIVE_SLOPE
 from hessian_spectrum.planning.size import Size, conv_edge, conv_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
@@ -18,26 +16,34 @@ from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 @dataclass(frozen=True)
 class Conv(Model):
-    """Convolutions, each followed by phi and perhaps a mean over 2 x 2 pixels, then a linear layer; no batch norm.
+    """A convolutional network without batch norm on square images of one channel.
 
-    Convolutions are padded with zeros to ceil(edge / stride) positions along an edge. An image is one channel, given as
-    a row of image_size^2 pixels.
+    Each convolution is followed by phi, and perhaps by a mean over 2 x 2 pixels; a linear layer follows the last one.
+
+    Convolutions are padded with zeros to ceil(edge / stride) positions along an edge. An image is a row of image_size^2
+    pixels.
+
+    Its parameters are "conv.{l}.weight" (channels, channels before, kernel_size, kernel_size), "conv.{l}.bias"
+    (channels,), "head.weight" (num_outputs, channels * positions) and "head.bias" (num_outputs,), as in torch.nn.
 
     Args:
-        channels: output channels of each convolution, at least one.
-        kernel_size: edge of the kernel, odd.
-        stride: pixels between positions.
-        pooling: whether a mean over 2 x 2 pixels, a last odd row or column left out, follows each phi.
-        activation, negative_slope: phi, one of `ACTIVATIONS`.
-        bias: whether the layers have one.
-    Parameters:  "conv.{l}.weight" (channels, channels before, kernel_size, kernel_size), "conv.{l}.bias" (channels,),
-        "head.weight" (num_outputs, channels * positions), "head.bias" (num_outputs,), as torch.nn has them.
+        channels: Number of output channels of each convolution; at least one convolution.
+        kernel_size: Edge of the kernel in pixels, odd.
+        stride: Pixels between neighbouring positions.
+        pooling: Whether a mean over 2 x 2 pixels follows each phi; a last odd row or column is left out.
+        activation: Name of phi, one of `planning.activations.ACTIVATIONS`.
+        bias: Whether layers have biases.
+        negative_slope: Slope of leaky-relu for negative inputs.
+        image_size: Edge of the images in pixels.
+        num_classes: Number of outputs.
 
     Raises:
-        InvalidProblemError: On counts below 1, an even kernel, an unknown activation or more poolings than pixels.
+        InvalidProblemError: If a count is below 1, the kernel is even, the activation is unknown, or pooling leaves no
+            pixel.
     """
 
     channels: tuple[int, ...]
+    _: KW_ONLY
     kernel_size: int = 3
     stride: int = 1
     pooling: bool = False
@@ -59,12 +65,12 @@ class Conv(Model):
 
     @property
     def num_outputs(self) -> int:
-        """Classes."""
+        """Number of classes."""
         return self.num_classes
 
     @property
     def edges(self) -> list[int]:
-        """Positions along an edge after each convolution and its pooling."""
+        """Number of positions along an edge after each convolution and its pooling."""
         edges = [self.image_size]
         for _ in self.channels:
             edge = conv_edge(edges[-1], self.stride)
@@ -73,7 +79,7 @@ class Conv(Model):
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Weight, then bias, layer by layer."""
+        """Shapes of weight and bias, layer by layer."""
         shapes: dict[str, tuple[int, ...]] = {}
         for index, (incoming, outgoing) in enumerate(zip((1, *self.channels[:-1]), self.channels, strict=True)):
             shapes[f"conv.{index}.weight"] = (outgoing, incoming, self.kernel_size, self.kernel_size)
@@ -83,7 +89,7 @@ class Conv(Model):
         return {name: shape for name, shape in shapes.items() if self.bias or name.endswith("weight")}
 
     def initial_parameters(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Parameters:
-        """Weights and biases uniform in +-1/sqrt(fan_in), as in torch.nn."""
+        """Return weights and biases that are uniform in +-1/sqrt(fan_in), as in torch.nn."""
         shapes = self.parameter_shapes
         parameters = {}
         for name, shape in shapes.items():
@@ -93,11 +99,11 @@ class Conv(Model):
         return parameters
 
     def check_inputs(self, inputs: Tensor) -> None:
-        """Inputs are (n, image_size^2), floating point and finite."""
+        """Check that inputs are finite real numbers (n, image_size^2)."""
         check_real_inputs(inputs, "conv", "n", self.image_size**2)
 
     def size_on(self, inputs: Tensor) -> Size:
-        """Patches, pre- and post-activations of every layer, inputs included."""
+        """Return the size, with patches, pre- and post-activations of every layer, inputs included."""
         return conv_size(
             self.image_size,
             self.channels,
@@ -111,7 +117,7 @@ class Conv(Model):
         )
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """Outputs (n, num_outputs) for inputs (n, image_size^2)."""
+        """Return outputs (n, num_outputs) for inputs (n, image_size^2)."""
         activation = activation_named(self.activation, self.negative_slope)
         images = inputs.reshape(-1, 1, self.image_size, self.image_size)
         for index in range(len(self.channels)):

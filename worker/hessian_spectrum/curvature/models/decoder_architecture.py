@@ -1,4 +1,4 @@
-"""Decoders of the transformers library without numbers: how they are built, and what their parameters are called."""
+"""Architectures of decoders of the transformers library: modules without weights, and the names of their parameters."""
 
 import logging
 import os
@@ -15,15 +15,15 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 LONGEST_SEQUENCE = 2**20
-"""Tokens of a model whose positions have no end."""
+"""Largest length of a sequence for models whose positions are unlimited."""
 
 _IGNORED = ("auto_map", "gradient_checkpointing", "id2label", "label2id", "num_labels", "reorder_and_upcast_attn")
-"""Fields of config.json that do not change what the library's own causal language model computes: they name code of the
-checkpoint's own, or say how it was trained, or in which order and precision GPT-2 multiplies."""
+"""Fields of config.json that do not change what the library's own causal language model computes: they name code that
+comes with the checkpoint, or say how it was trained, or in which order and precision GPT-2 multiplies."""
 
 _MAX_NAMES_SHOWN = 5
 
-# of configurations that describe an encoder as well, the library's common names mean the encoder
+# decoder fields first: in configurations with an encoder, too, the common names mean the encoder
 _HEADS = ("decoder_attention_heads", "num_attention_heads", "n_head", "num_heads", "attention_heads")
 _INNER = ("decoder_ffn_dim", "intermediate_size", "n_inner", "ffn_dim", "d_inner", "dff")
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "context_length", "seq_length")
@@ -32,15 +32,20 @@ Shapes = Mapping[str, tuple[int, ...]]
 Configuration = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecoderArchitecture:
-    """What the library makes of a configuration, beside the tensors of a checkpoint.
+    """Sizes of a checkpoint's model, and the roles of its tensors.
 
-    Attributes:
-        n_layer, n_head, n_embd, n_inner, n_positions, vocab_size: of the model; heads and widths are for estimates.
-        parameters: the module's name of each parameter, by its name in the checkpoint; a tied one once.
-        copies: names in the checkpoint of tensors that are tied to a parameter, and that parameter's.
-        tables: names in the checkpoint of tensors that are no parameters, and the module's names of these buffers.
+    Args:
+        n_layer: Number of blocks.
+        n_head: Number of attention heads, for estimates.
+        n_embd: Width of the residual stream, for estimates.
+        n_inner: Width of the hidden layers, for estimates.
+        n_positions: Largest length of a sequence.
+        vocab_size: Number of tokens.
+        parameters: Names of the parameters in the module, by their names in the checkpoint; a tied one appears once.
+        copies: Names of the parameters to which other tensors are tied, by the names of these, both in the checkpoint.
+        tables: Names of buffers in the module, by their names in the checkpoint.
     """
 
     n_layer: int
@@ -55,25 +60,32 @@ class DecoderArchitecture:
 
 
 def decoder_architecture(configuration: Configuration, stored: Shapes) -> DecoderArchitecture:
-    """The architecture of a checkpoint with these fields of config.json and tensors of these shapes.
+    """Return the architecture of a checkpoint.
+
+    Args:
+        configuration: Fields of config.json.
+        stored: Shapes of the checkpoint's tensors by name.
+
+    Returns:
+        The architecture.
 
     Raises:
         InvalidProblemError: If the library has no such model, it is a mixture of experts, or its parameters are not
             those of the checkpoint.
     """
-    module = built(configuration, "meta", num_tensors=len(stored))
+    module = build_module(configuration, "meta", num_tensors=len(stored))
     if any(".experts." in name for name, _ in module.named_parameters()):
         raise InvalidProblemError("the model is a mixture of experts, which is not loaded")
-    parameters, copies, tables = _told_apart(module, stored)
+    parameters, copies, tables = _roles_of_tensors(module, stored)
     fields, embedding = module.config, module.get_input_embeddings().weight
-    n_embd = _whole_number(fields, ("hidden_size",), int(embedding.shape[1]))
-    layers = {found[1] for name in parameters if (found := re.search(r"\.(\d+)\.", name))}
+    n_embd = _first_integer(fields, ("hidden_size",), int(embedding.shape[1]))
+    layers = {match[1] for name in parameters if (match := re.search(r"\.(\d+)\.", name))}
     return DecoderArchitecture(
         n_layer=max(1, len(layers)),
-        n_head=_whole_number(fields, _HEADS, 1),
+        n_head=_first_integer(fields, _HEADS, 1),
         n_embd=n_embd,
-        n_inner=_whole_number(fields, _INNER, 4 * n_embd),
-        n_positions=_whole_number(fields, _POSITIONS, LONGEST_SEQUENCE),
+        n_inner=_first_integer(fields, _INNER, 4 * n_embd),
+        n_positions=_first_integer(fields, _POSITIONS, LONGEST_SEQUENCE),
         vocab_size=int(embedding.shape[0]),
         parameters=parameters,
         copies=copies,
@@ -81,11 +93,19 @@ def decoder_architecture(configuration: Configuration, stored: Shapes) -> Decode
     )
 
 
-def built(configuration: Configuration, device: str, num_tensors: int) -> Any:
-    """The module, without numbers of its own, of a configuration that fits a checkpoint of so many tensors.
+def build_module(configuration: Configuration, device: str, num_tensors: int) -> Any:
+    """Return the library's module of a configuration, without initialised weights.
+
+    Args:
+        configuration: Fields of config.json.
+        device: Device of the module.
+        num_tensors: Number of tensors in the checkpoint.
+
+    Returns:
+        The module, in evaluation mode.
 
     Raises:
-        InvalidProblemError: If the library builds none, or one of far more parameters.
+        InvalidProblemError: If the library cannot build it, or it has far more parameters than there are tensors.
     """
     transformers = loaded_transformers()
     from transformers.initialization import no_init_weights  # noqa: PLC0415 - see loaded_transformers
@@ -97,10 +117,10 @@ def built(configuration: Configuration, device: str, num_tensors: int) -> Any:
         message = f"transformers has no causal language model of model_type {model_type!r:.60}{own_code}"
         raise InvalidProblemError(message)
     try:
-        found = transformers.AutoConfig.for_model(model_type, **fields)
+        config = transformers.AutoConfig.for_model(model_type, **fields)
         options = {"attn_implementation": "eager", "trust_remote_code": False, "dtype": torch.float32}
         with no_init_weights(), torch.device(device), _at_most(2 * num_tensors + 64):
-            module = transformers.AutoModelForCausalLM.from_config(found, **options)
+            module = transformers.AutoModelForCausalLM.from_config(config, **options)
         module.tie_weights()  # a part of the initialisation that is left out
     except Exception as error:
         # configurations are checked by the code of each model, which raises what it likes
@@ -112,7 +132,7 @@ def built(configuration: Configuration, device: str, num_tensors: int) -> Any:
 
 
 def loaded_transformers() -> Any:
-    """The library, which takes seconds to load: only where a model needs it."""
+    """Return the library, which is imported at the first call, because that takes seconds."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     # it loads any torchvision that it finds, and one built for another torch breaks it; text needs none
     sys.modules.setdefault("torchvision", None)  # type: ignore[arg-type]
@@ -124,7 +144,7 @@ def loaded_transformers() -> Any:
 
 @contextmanager
 def _at_most(num_parameters: int) -> Iterator[None]:
-    """Ends the construction of a model that has far more parameters than there are tensors, as of a million layers."""
+    """Stop the construction of a model at a number of parameters, so that a million layers do not take hours."""
     num_registered = 0
 
     def count(*_: Any) -> None:
@@ -140,8 +160,8 @@ def _at_most(num_parameters: int) -> Iterator[None]:
         handle.remove()
 
 
-def _told_apart(module: Any, stored: Shapes) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    """Parameters, copies and tables, as attributes of `DecoderArchitecture`."""
+def _roles_of_tensors(module: Any, stored: Shapes) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """Return parameters, copies and tables of a `DecoderArchitecture`."""
     first = {id(tensor): name for name, tensor in module.named_parameters()}
     known = {name: first[id(tensor)] for name, tensor in module.named_parameters(remove_duplicate=False)}
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
@@ -170,14 +190,14 @@ def _told_apart(module: Any, stored: Shapes) -> tuple[dict[str, str], dict[str, 
     return ordered, {name: by_module_name[own] for name, own in copies.items()}, tables
 
 
-def _whole_number(configuration: Any, names: tuple[str, ...], default: int) -> int:
-    """The first of the configuration's attributes that is a positive whole number."""
+def _first_integer(configuration: Any, names: tuple[str, ...], default: int) -> int:
+    """Return the first of the configuration's attributes that is a positive integer."""
     values = (getattr(configuration, name, None) for name in names)
     return next((value for value in values if type(value) is int and 1 <= value < 2**31), default)
 
 
 def _renaming(module: Any) -> Callable[[str], str]:
-    """From names in checkpoints to those of the module, as transformers itself loads them."""
+    """Return the map from names in checkpoints to those of the module that transformers itself uses."""
     from transformers.conversion_mapping import (  # noqa: PLC0415 - see loaded_transformers
         get_model_conversion_mapping,
     )

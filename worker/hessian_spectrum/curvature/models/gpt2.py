@@ -1,7 +1,7 @@
 """GPT-2 with its attention written out, because fused kernels have no second derivative."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from math import isfinite, sqrt
 
@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from hessian_spectrum.curvature.models.activations import Activation
-from hessian_spectrum.curvature.models.base import Model, check_tokens
-from hessian_spectrum.curvature.parameters import Parameters
+from hessian_spectrum.curvature.models.base import Activation, Model, Parameters, check_tokens
 from hessian_spectrum.planning.size import Size, gpt2_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
@@ -23,14 +21,20 @@ GPT2_ACTIVATIONS: dict[str, Activation] = {
     "gelu": F.gelu,
     "relu": torch.relu,
 }
-"""OpenAI's and Hugging Face's GPT-2 has gelu-tanh, nanoGPT gelu."""
+"""Activations by name; GPT-2 of OpenAI and of Hugging Face has gelu-tanh, nanoGPT has gelu."""
 
 
 @dataclass(frozen=True)
 class AttentionSink:
-    """`bias` is added to the pre-softmax scores of the first token, as key, in chosen heads of chosen blocks.
+    """A bias that is added to the scores of the first token, as key, before softmax.
 
-    `blocks` None means all of them. Source:  Cracking the Hessian, section 4 (figure 6): head 0 of every block.
+    Args:
+        bias: Number that is added.
+        heads: Heads that have the bias.
+        blocks: Blocks that have the bias; None means all.
+
+    References:
+        Cracking the Hessian, section 4 (figure 6), for head 0 of every block.
     """
 
     bias: float
@@ -40,23 +44,30 @@ class AttentionSink:
 
 @dataclass(frozen=True)
 class Gpt2(Model):
-    """Pre-layer-norm decoder: next-token logits (n, T, vocab_size) for tokens (n, T), T <= n_positions.
+    """A decoder with pre-layer norms: next-token logits (n, T, vocab_size) for tokens (n, T), T <= n_positions.
 
-    Attention is softmax(Q K^T / sqrt(d) + sink + causal mask) V with d = n_embd / n_head, the embedding is tied to the
-    output head (one parameter), there is no dropout.
+    Attention is softmax(Q K^T / sqrt(d) + sink + causal mask) V with d = n_embd / n_head. The embedding is tied to the
+    output layer, so that both are one parameter. There is no dropout.
+
+    Names and layouts of parameters are those of the state dict of Hugging Face's `GPT2Model`, with `blocks` in place of
+    `h`: "wte.weight" (vocab_size, n_embd) or "blocks.0.attn.c_attn.weight" (n_embd, 3 n_embd), for example, which is
+    applied as x @ weight + bias. nanoGPT holds the transposed weights.
 
     Args:
-        bias: whether linear layers and layer norms have one.
-        activation: one of `GPT2_ACTIVATIONS`.
-        attention: False leaves every attention layer out, and adds n_layer / 2 blocks of layer norm and MLP alone,
-            which hold as many weights: 8 n_embd^2 each, a layer of attention 4 n_embd^2.
-    Parameters:  names and layouts of Hugging Face's `GPT2Model` state dict, but for `blocks` in place of `h`, e.g.
-        "wte.weight" (vocab_size, n_embd), "blocks.0.attn.c_attn.weight" (n_embd, 3 n_embd), applied as
-        x @ weight + bias. nanoGPT holds the transposed weights.
+        n_layer: Number of blocks.
+        n_head: Number of heads of each attention layer.
+        n_embd: Width of the residual stream.
+        n_positions: Largest length of a sequence.
+        vocab_size: Number of tokens.
+        sink: Attention sink; None for none.
+        bias: Whether linear layers and layer norms have biases.
+        activation: One of `GPT2_ACTIVATIONS`.
+        attention: Whether there are attention layers. Without them n_layer / 2 blocks of layer norm and MLP are added,
+            which have as many weights: 8 n_embd^2 each, where an attention layer has 4 n_embd^2.
 
     Raises:
-        InvalidProblemError: On counts below 1, n_embd not a multiple of n_head, an unknown activation, a sink outside
-            heads or blocks or without attention, or an odd n_layer without attention.
+        InvalidProblemError: If a count is below 1, n_embd is not a multiple of n_head, the activation is unknown, the
+            sink is outside heads or blocks or without attention, or n_layer is odd without attention.
 
     References:
         Radford et al., Language Models are Unsupervised Multitask Learners, 2019; without attention Cracking the
@@ -66,6 +77,7 @@ class Gpt2(Model):
     n_layer: int
     n_head: int
     n_embd: int
+    _: KW_ONLY
     n_positions: int
     vocab_size: int
     sink: AttentionSink | None = None
@@ -98,7 +110,7 @@ class Gpt2(Model):
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Embeddings, blocks, last layer norm."""
+        """Shapes of embeddings, blocks and the last layer norm, in order."""
         d = self.n_embd
         shapes: dict[str, tuple[int, ...]] = {"wte.weight": (self.vocab_size, d), "wpe.weight": (self.n_positions, d)}
         linear = {"attn.c_attn": (d, 3 * d), "attn.c_proj": (d, d), "mlp.c_fc": (d, 4 * d), "mlp.c_proj": (4 * d, d)}
@@ -113,13 +125,22 @@ class Gpt2(Model):
 
     @property
     def num_blocks(self) -> int:
-        """n_layer, without attention half as many more."""
+        """Number of blocks: n_layer, and half as many more without attention."""
         return self.n_layer if self.attention else self.n_layer + self.n_layer // 2
 
     def initial_parameters(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Parameters:
-        """Weights N(0, 0.02^2), those of the R sums into the residual stream / sqrt(R), biases 0, layer norms 1 and 0.
+        """Return weights N(0, 0.02^2), biases 0, and layer norms 1 and 0.
 
-        R is twice the number of blocks, without attention their number.
+        Weights of the R layers that add to the residual stream are divided by sqrt(R); R is twice the number of blocks,
+        or their number without attention.
+
+        Args:
+            generator: CPU generator, which advances.
+            dtype: Precision of the parameters.
+            device: Device of the parameters.
+
+        Returns:
+            Parameters by name.
         """
         parameters = {}
         num_sums = 2 * self.num_blocks if self.attention else self.num_blocks
@@ -135,36 +156,43 @@ class Gpt2(Model):
         return parameters
 
     def check_inputs(self, inputs: Tensor) -> None:
-        """Inputs are int64 tokens (n, T) in 0 .. vocab_size - 1 with T <= n_positions."""
-        check_tokens(inputs, "gpt2", self.vocab_size, self.n_positions)
+        """Check that inputs are int64 tokens (n, T) in 0 .. vocab_size - 1 with T <= n_positions."""
+        check_tokens(inputs, "gpt2", vocab_size=self.vocab_size, n_positions=self.n_positions)
 
     def size_on(self, inputs: Tensor) -> Size:
-        """Residual stream, attention scores, hidden layers and logits."""
+        """Return the size, with residual stream, attention scores, hidden layers and logits."""
         sizes = (self.n_layer, self.n_head, self.n_embd, self.n_positions, self.vocab_size)
         num_sequences, length = inputs.shape
         return gpt2_size(*sizes, num_sequences, length, self.bias, self.attention)
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """Logits (n, T, vocab_size) for tokens (n, T)."""
+        """Return logits (n, T, vocab_size) for tokens (n, T)."""
         return self.features(parameters, inputs) @ parameters["wte.weight"].T
 
     @property
     def head_name(self) -> str:
-        """The token embedding."""
+        """Name of the token embedding."""
         return "wte.weight"
 
     def features(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """Residual stream after the last layer norm (n, T, n_embd)."""
+        """Return the residual stream after the last layer norm (n, T, n_embd)."""
         hidden = _embedded(parameters, inputs)
         for block in range(self.num_blocks):
             hidden = self._block(parameters, block, hidden)
         return _layer_norm(parameters, "ln_f", hidden)
 
     def first_token_scores(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        """Attention on the first token (n_layer, n_head), 0 to 1: a mean over sequences and queries, the first too.
+        """Return the mean attention to the first token, over sequences and all queries, including the first one.
+
+        Args:
+            parameters: Parameters by name.
+            inputs: Tokens of shape (n, T).
+
+        Returns:
+            Means (n_layer, n_head), from 0 to 1.
 
         Raises:
-            InvalidProblemError: Without attention.
+            InvalidProblemError: If the model has no attention.
         """
         if not self.attention:
             raise InvalidProblemError("a model without attention has no attention scores")
@@ -188,7 +216,7 @@ class Gpt2(Model):
         return _linear(parameters, f"blocks.{block}.attn.c_proj", mixed)
 
     def _attended(self, parameters: Mapping[str, Tensor], block: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (n, n_head, T, T) of queries, then keys, and values (n, n_head, T, d)."""
+        """Return attention weights (n, n_head, T, T), queries before keys, and values (n, n_head, T, d)."""
         n, length, width = hidden.shape
         joint = _linear(parameters, f"blocks.{block}.attn.c_attn", hidden)
         query, key, value = (
@@ -202,7 +230,7 @@ class Gpt2(Model):
         return scores.masked_fill(future, -torch.inf).softmax(dim=-1), value
 
     def _sink_scores(self, length: int, like: Tensor) -> Tensor:
-        """Additive scores (n_head, 1, T): the bias at key 0 of the chosen heads, else 0."""
+        """Return additive scores (n_head, 1, T): the bias at key 0 of the sink's heads, and 0 elsewhere."""
         assert self.sink is not None
         # no assignment in place: torch.func.linearize silently loses it, and the product would be that of another sink
         heads = torch.tensor([head in self.sink.heads for head in range(self.n_head)], device=like.device)

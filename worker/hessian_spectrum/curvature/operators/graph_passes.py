@@ -1,5 +1,6 @@
 """Simpler graphs for recorded linear maps: constants are multiplied in advance, sums become part of products."""
 
+import linecache
 from collections.abc import Sequence
 from math import prod
 from typing import Any, TypeAlias, cast
@@ -7,8 +8,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
-
-from hessian_spectrum.curvature.operators.graph_module import graph_module
+from torch.fx.graph_module import _loader
 
 aten = torch.ops.aten
 
@@ -20,17 +20,43 @@ _POINTWISE_BACKWARDS = (
     aten.tanh_backward.default,
     aten.sigmoid_backward.default,
 )
+
 _PRODUCTS = (aten.mul.Tensor, aten.mul.Scalar)
+
 _QUOTIENTS = (aten.div.Tensor, aten.div.Scalar)
+
 _SCALINGS = (*_PRODUCTS, *_QUOTIENTS, *_POINTWISE_BACKWARDS)
+
 _COPIES = (aten._to_copy.default, aten.clone.default, aten.expand.default, aten.view.default, aten._unsafe_view.default)
+
 _VIEWS = (aten.view.default, aten._unsafe_view.default)
+
 _OVERWRITING: dict[Any, Any] = {
     aten.add.Tensor: aten.add_.Tensor,
     aten.sub.Tensor: aten.sub_.Tensor,
     aten.mul.Tensor: aten.mul_.Tensor,
 }
+
 _ACCUMULATING: dict[Any, Any] = {aten.mm.default: aten.addmm_.default, aten.bmm.default: aten.baddbmm_.default}
+
+
+def graph_module(graph: fx.Graph) -> fx.GraphModule:
+    """A module of this graph, without parameters.
+
+    torch keeps the source of every module for tracebacks, about six kilobytes, as long as the process lives, and a
+    worker creates several modules for each job.
+
+    Args:
+        graph: Graph to run.
+
+    Returns:
+        The module, whose source is not retained.
+    """
+    module = fx.GraphModule({}, graph)
+    source = type(module).forward.__code__.co_filename
+    _loader.eval_cache.pop(source, None)
+    linecache.cache.pop(source, None)
+    return module
 
 
 def simplify(graph: fx.Graph, constants: dict[str, Tensor]) -> None:

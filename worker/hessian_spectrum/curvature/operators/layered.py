@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
+from hessian_spectrum.curvature.linear_algebra import Triangle
+from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.malloc_trim import release_freed_memory
+from hessian_spectrum.curvature.models.base import ParameterLayout, Parameters
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.base import Triangle
 from hessian_spectrum.curvature.operators.products import Matrix, product
-from hessian_spectrum.curvature.parameters import ParameterLayout, Parameters
-from hessian_spectrum.curvature.risk import EmpiricalRisk
-from hessian_spectrum.planning.blocks import layered_samples, layered_units
+from hessian_spectrum.planning.work import layered_samples, layered_units
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class LayeredAssembly:
     """
 
     def __init__(
-        self, matrix: Matrix, risk: EmpiricalRisk, point: Mapping[str, Tensor], layout: ParameterLayout
+        self, matrix: Matrix, risk: EmpiricalRisk, *, point: Mapping[str, Tensor], layout: ParameterLayout
     ) -> None:
         assert isinstance(risk.model, Mlp)
         self._matrix, self._model, self._point, self._dim = matrix, risk.model, point, layout.dim
@@ -153,7 +153,15 @@ class LayeredAssembly:
 
         def single(direction: Tensor) -> tuple[list[Tensor], list[Tensor]]:
             outputs_at = partial(self._outputs, piece)
-            delta = product(self._matrix, self._risk, piece, outputs_at, offsets, {name: direction}, later)
+            delta = product(
+                self._matrix,
+                self._risk,
+                piece,
+                features_at=outputs_at,
+                point=offsets,
+                direction={name: direction},
+                rows=later,
+            )
 
             def hidden_at(offset: Tensor) -> list[Tensor]:
                 return self._hidden(piece, {**offsets, name: offset})[layer:]

@@ -13,8 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from hessian_spectrum.curvature.malloc_trim import release_freed_memory
-from hessian_spectrum.curvature.operators.graph_module import graph_module
-from hessian_spectrum.curvature.operators.graph_passes import in_place, simplify
+from hessian_spectrum.curvature.operators.graph_passes import graph_module, in_place, simplify
 
 Map = Callable[[Tensor], Tensor]
 

@@ -13,20 +13,17 @@ from torch import Tensor
 from torch.func import jvp, vmap
 from torch.fx import GraphModule
 
+from hessian_spectrum.curvature.iteration import Progress, ignore_progress
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, Triangle
+from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.malloc_trim import is_memory_error, release_freed_memory
+from hessian_spectrum.curvature.models.base import ColumnGroup, ParameterLayout, Parameters, column_groups, select
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.base import SymmetricOperator, Triangle
-from hessian_spectrum.curvature.operators.blocks import ColumnGroup, column_groups, select
-from hessian_spectrum.curvature.operators.double_backward import double_backward_product
-from hessian_spectrum.curvature.operators.execution import Execution
+from hessian_spectrum.curvature.operators.execution import Execution, MatmulPrecision, matmuls_in, reduced
 from hessian_spectrum.curvature.operators.layered import LayeredAssembly
-from hessian_spectrum.curvature.operators.precision import MatmulPrecision, matmuls_in, reduced
-from hessian_spectrum.curvature.operators.products import Fallback, Matrix, product
+from hessian_spectrum.curvature.operators.products import Fallback, Matrix, double_backward_product, product
 from hessian_spectrum.curvature.operators.recording import Map, Program, UnrecordableError, record
-from hessian_spectrum.curvature.parameters import ParameterLayout, Parameters
-from hessian_spectrum.curvature.progress import Progress, ignore_progress
-from hessian_spectrum.curvature.risk import EmpiricalRisk
-from hessian_spectrum.planning.blocks import columns_at_once
+from hessian_spectrum.planning.work import columns_at_once
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 
 # PyTorch 2.13 compiles its own decompositions with a function it deprecates, on the first dual tensor of a process
@@ -73,7 +70,6 @@ class RiskOperator(SymmetricOperator):
 
     Attributes:
         layout: Layout of the flat vector.
-        gradient_norm: Norm of the risk's gradient with respect to the layout's parameters.
         held_bytes: Memory of the kept recordings.
         fallback: How products are computed if they are not recorded, and why; None if they are, or before the first
             product.
@@ -83,7 +79,6 @@ class RiskOperator(SymmetricOperator):
     Raises:
         InvalidProblemError: If no parameter matches, or reduced products are requested of parameters that are not
             float32.
-        NonFiniteError: If the gradient contains NaN or infinity.
     """
 
     matrix: ClassVar[Matrix]
@@ -92,6 +87,7 @@ class RiskOperator(SymmetricOperator):
         self,
         risk: EmpiricalRisk,
         parameters: Mapping[str, Tensor],
+        *,
         block: str | Sequence[str] | None = None,
         memory_bytes: int | None = None,
         execution: Execution | None = None,
@@ -106,7 +102,6 @@ class RiskOperator(SymmetricOperator):
         self.fallback = fallback
         self._risk = risk
         self._point = {name: parameters[name].detach() for name in shapes}
-        self.gradient_norm = self._checked_gradient_norm()
         if matmul_precision is not None and self.dtype != torch.float32:
             raise InvalidProblemError(f"{matmul_precision} products need parameters in float32, not {self.dtype}")
         self.precision_deviation: float | None = None
@@ -120,7 +115,6 @@ class RiskOperator(SymmetricOperator):
         self._graphs: dict[str, GraphModule] = {}  # of these programs, by structure
         self.held_bytes = 0
         self._num_recorded = 0
-        self._largest_block = self._bounded_columns()
         self._num_columns = num_columns
 
     @property
@@ -227,7 +221,7 @@ class RiskOperator(SymmetricOperator):
             None, after each step.
         """
         if self._is_layered:
-            yield from LayeredAssembly(self.matrix, self._risk, self._point, self.layout).fill(triangle)
+            yield from LayeredAssembly(self.matrix, self._risk, point=self._point, layout=self.layout).fill(triangle)
             return
         num_batches = len(self._risk.batches)
         steps = [(index, group) for index in range(num_batches) for group in column_groups(self.layout)]
@@ -392,7 +386,15 @@ class RiskOperator(SymmetricOperator):
         def single(vector: Tensor) -> Tensor:
             direction = columns.unflatten(vector)
             features_at = partial(self._risk.features, index)
-            result = product(self.matrix, self._risk, index, features_at, self._point, direction, rows.names)
+            result = product(
+                self.matrix,
+                self._risk,
+                index,
+                features_at=features_at,
+                point=self._point,
+                direction=direction,
+                rows=rows.names,
+            )
             return rows.flatten(result)
 
         return single(vectors[0]).unsqueeze(0) if len(vectors) == 1 else vmap(single)(vectors)
@@ -407,12 +409,27 @@ class RiskOperator(SymmetricOperator):
 
         def single(vector: Tensor) -> Tensor:
             direction = columns.unflatten(vector)
-            problem = (self.matrix, self._risk, index, outputs_at, self._point)
-            return rows.flatten(double_backward_product(*problem, direction, rows.names))
+            result = double_backward_product(
+                self.matrix,
+                self._risk,
+                index,
+                outputs_at=outputs_at,
+                point=self._point,
+                direction=direction,
+                rows=rows.names,
+            )
+            return rows.flatten(result)
 
         return torch.stack([single(vector) for vector in vectors])
 
-    def _checked_gradient_norm(self) -> float:
+    def checked_gradient_norm(self) -> float:
+        """Return the norm of the risk's gradient with respect to the layout's parameters.
+
+        Call it before the first product: it takes as much memory as a gradient, which is then free for recordings.
+
+        Raises:
+            NonFiniteError: If the gradient contains NaN or infinity; products would, too.
+        """
         _, gradient = self._risk.value_and_gradient(self._point)
         parts = [gradient[name] for name in self.layout.names]
         if not all(bool(part.isfinite().all()) for part in parts):
@@ -422,7 +439,9 @@ class RiskOperator(SymmetricOperator):
         release_freed_memory()  # what follows takes all that there is
         return float(torch.linalg.vector_norm(norms))
 
-    def _bounded_columns(self) -> int:
+    @cached_property
+    def _largest_block(self) -> int:
+        """Largest number of columns that pass through a micro-batch at once."""
         sizes = (self._risk.model.size_on(batch.inputs) for batch in self._risk.batches)
         itemsize = self.dtype.itemsize
         return min(columns_at_once(replace(size, num_parameters=self.dim), itemsize) for size in sizes)

@@ -3,15 +3,14 @@
 import torch
 from torch import Tensor
 
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
-from hessian_spectrum.curvature.operators.blocks import select
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
+from hessian_spectrum.curvature.models.base import ParameterLayout, select
 from hessian_spectrum.curvature.operators.risk_operator import (
     DEVIATION_MARGIN,
     RiskOperator,
     compared_vectors,
     deviation,
 )
-from hessian_spectrum.curvature.parameters import ParameterLayout
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.data.token_stream import TokenStream
-from hessian_spectrum.curvature.losses.base import Loss
+from hessian_spectrum.curvature.data.text import TokenStream
+from hessian_spectrum.curvature.losses import EmpiricalRisk, Loss
 from hessian_spectrum.curvature.models.base import Model
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -11,13 +12,11 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.data.token_stream import TokenStream
+from hessian_spectrum.curvature.data.text import TokenStream
 from hessian_spectrum.curvature.iteration import Count, Iteration
-from hessian_spectrum.curvature.losses.base import Loss
-from hessian_spectrum.curvature.models.base import Model
-from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.curvature.risk import EmpiricalRisk
-from hessian_spectrum.curvature.training.batches import batches_of
+from hessian_spectrum.curvature.losses import EmpiricalRisk, Loss
+from hessian_spectrum.curvature.models.base import Model, Parameters
+from hessian_spectrum.curvature.training.batches import Batches, batches_of
 from hessian_spectrum.curvature.training.plan import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.curvature.training.state import (
     TrainingCheckpoint,
@@ -46,16 +45,16 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
 
     Raises:
         NonFiniteError: If the loss is no longer finite.
-        InvalidProblemError: If the data fit neither model nor loss, or the plan does not fit the data.
     """
 
     phase: ClassVar[str] = "training"
 
-    def __init__(self, model: Model, loss: Loss, data: Dataset | TokenStream, plan: TrainingPlan) -> None:
+    def __init__(self, model: Model, loss: Loss, data: Dataset | TokenStream, *, plan: TrainingPlan) -> None:
         self._model, self._loss, self._data, self._plan = model, loss, data, plan
-        self._batches = batches_of(data, plan.batch_size, plan.micro_batch_size)
-        # once, because a step of a small network costs less than checking its samples again
-        self._batches.check(model, loss)
+
+    @cached_property
+    def _batches(self) -> Batches:
+        return batches_of(self._data, self._plan.batch_size, self._plan.micro_batch_size)
 
     def init(self, problem: Mapping[str, Tensor], *, generator: torch.Generator) -> TrainingState:
         """Return the state before the first step.
@@ -63,7 +62,12 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
         Args:
             problem: Initial parameters by name, which are not changed.
             generator: CPU generator for the order of the samples, which advances; unused by full batches.
+
+        Raises:
+            InvalidProblemError: If the data fit neither model nor loss, or the plan does not fit the data.
         """
+        # once, because a step of a small network costs less than checking its samples again
+        self._batches.check(self._model, self._loss)
         leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in problem.items()}
         plan = self._plan
         optimizer = _optimizer(plan, leaves, self._model.learning_rate_multipliers())
@@ -77,7 +81,7 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
                 min_lr=[rule.min_learning_rate * group["multiplier"] for group in optimizer.param_groups],
                 eps=0.0,
             )
-        return TrainingState(leaves, optimizer, scheduler, generator)
+        return TrainingState(parameters=leaves, optimizer=optimizer, scheduler=scheduler, generator=generator)
 
     def is_finished(self, state: TrainingState) -> bool:
         """Return whether no further step remains."""

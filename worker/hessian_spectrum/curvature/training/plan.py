@@ -1,6 +1,6 @@
 """Settings of training: optimizer, learning rate and batches."""
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from math import cos, pi
 
 from hessian_spectrum.quadrature.errors import InvalidProblemError
@@ -22,7 +22,7 @@ class Sgd:
             raise InvalidProblemError(f"momentum must be in 0 .. 1, and positive for nesterov, not {self.momentum}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AdamW:
     """Adam with decoupled weight decay as in `torch.optim.AdamW`.
 
@@ -45,7 +45,7 @@ class AdamW:
             raise InvalidProblemError(f"{self} is no optimizer")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plateau:
     """Multiplies the learning rate by `factor` when the epoch's loss stops improving; stops at the smallest rate.
 
@@ -129,6 +129,7 @@ class TrainingPlan:
 
     num_steps: int
     learning_rate: float
+    _: KW_ONLY
     batch_size: int | None = None
     optimizer: Optimizer = field(default_factory=Sgd)
     schedule: Schedule | None = None

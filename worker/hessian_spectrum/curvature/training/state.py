@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.losses import EmpiricalRisk
+from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.curvature.training.batches import Place
 from hessian_spectrum.quadrature.errors import NonFiniteError
@@ -18,7 +18,7 @@ from hessian_spectrum.quadrature.errors import NonFiniteError
 Stop = Literal["num-steps", "plateau"]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class TrainingState:
     """State of a run between two steps."""
 
@@ -41,7 +41,7 @@ class TrainingState:
 
 
 @serializable()
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingCheckpoint:
     """Everything that a `TrainingState` contains, as tensors on any device and plain numbers."""
 
@@ -54,7 +54,7 @@ class TrainingCheckpoint:
 
 
 @serializable()
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingResult:
     """Result of a training run."""
 

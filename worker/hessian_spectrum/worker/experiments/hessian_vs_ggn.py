@@ -18,19 +18,15 @@ from hessian_spectrum.api_schemas.hessian_vs_ggn_results import (
 from hessian_spectrum.api_schemas.models import Gpt2
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.data.token_stream import TokenStream
-from hessian_spectrum.curvature.iteration import iterates
-from hessian_spectrum.curvature.losses.cross_entropy import CrossEntropy
-from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.data.text import TokenStream
+from hessian_spectrum.curvature.iteration import Progress, iterates
+from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
+from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.operators.execution import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
-from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.curvature.progress import Progress
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.curvature.training import Training, TrainingPlan, TrainingState
-from hessian_spectrum.jobs.planner import plan_job
-from hessian_spectrum.jobs.spectrum_variants import eigenvalue_request
+from hessian_spectrum.jobs.plans import eigenvalue_request, plan_job
 from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
 from hessian_spectrum.quadrature.results import TopEigenpairs
 from hessian_spectrum.worker.builders import (
@@ -304,7 +300,7 @@ class TrainingRun:
     @cached_property
     def _states(self) -> Iterator[TrainingState]:
         assert self._training_plan is not None
-        training = Training(self.model.model, CrossEntropy(), self.model.experiment.stream, self._training_plan)
+        training = Training(self.model.model, CrossEntropy(), self.model.experiment.stream, plan=self._training_plan)
         return iterates(
             training,
             self.model.parameters(self.seed),

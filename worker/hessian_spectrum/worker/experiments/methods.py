@@ -21,8 +21,8 @@ from hessian_spectrum.api_schemas.spectrum_results import (
     TrainingReport,
 )
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
+from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.algorithms.method import Method
-from hessian_spectrum.curvature.algorithms.stochastic_lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.algorithms.thick_restart import ThickRestartLanczos
 from hessian_spectrum.curvature.algorithms.trace import TraceEstimator
 from hessian_spectrum.planning.job_plan import ComputationPlan

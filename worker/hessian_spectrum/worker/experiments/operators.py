@@ -1,17 +1,14 @@
 """The matrix that a request means, as an operator of the engine."""
 
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.curvature.algorithms.vectors import sphere_probe
-from hessian_spectrum.curvature.operators.execution import Execution
-from hessian_spectrum.curvature.operators.functional import FunctionalOperator
-from hessian_spectrum.curvature.operators.ggn import GgnOperator
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.curvature.operators.precision import MatmulPrecision
+from hessian_spectrum.curvature.iteration import Progress
+from hessian_spectrum.curvature.linear_algebra import sphere_probe
+from hessian_spectrum.curvature.losses import EmpiricalRisk
+from hessian_spectrum.curvature.models.base import Parameters
+from hessian_spectrum.curvature.operators.execution import Execution, MatmulPrecision
+from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
-from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.curvature.progress import Progress
-from hessian_spectrum.curvature.risk import EmpiricalRisk
 from hessian_spectrum.worker.generators import generator_of
 
 _OPERATORS: dict[str, type[RiskOperator]] = {
@@ -51,7 +48,19 @@ def build_operator(
     kind = _OPERATORS[request.matrix]
     reduced = _REDUCED.get(request.product_precision)
     block = request.block if request.blocks is None else request.blocks
-    return kind(risk, parameters, block, recording_bytes, execution, reduced, progress, num_columns, fallback)
+    operator = kind(
+        risk,
+        parameters,
+        block=block,
+        memory_bytes=recording_bytes,
+        execution=execution,
+        matmul_precision=reduced,
+        progress=progress,
+        num_columns=num_columns,
+        fallback=fallback,
+    )
+    operator.checked_gradient_norm()  # an error before hours of products, and before recordings take the memory
+    return operator
 
 
 def measured_deviation(request: SpectrumRequest, operator: RiskOperator) -> float | None:

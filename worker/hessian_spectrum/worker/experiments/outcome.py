@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from hessian_spectrum.api_schemas.job_results import AnyJobResult
+from hessian_spectrum.api_schemas.jobs import AnyJobResult
 from hessian_spectrum.serialization.result_arrays import Arrays
 
 

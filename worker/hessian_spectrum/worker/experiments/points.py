@@ -10,12 +10,11 @@ import torch
 
 from hessian_spectrum.api_schemas.spectrum import ExactMethod, SpectrumRequest
 from hessian_spectrum.curvature.algorithms.method import Method
-from hessian_spectrum.curvature.iteration import finish
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.iteration import Progress, finish
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
 from hessian_spectrum.curvature.operators.execution import Execution, Timings
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
-from hessian_spectrum.curvature.progress import Progress
 from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.worker.experiments.methods import Spectrum, method_of
 from hessian_spectrum.worker.experiments.operators import measured_deviation
@@ -193,7 +192,7 @@ def execution_of(hardware: Hardware, job: JobCheckpointer, *, num_runs: int, pea
     has_room = hardware.memory_bytes - peak_bytes > COMPILER_BYTES
     return Execution(
         num_runs,
-        "measured" if has_room and CALIBRATED not in job.notes else "interpreted",
-        Timings(hardware.timings),
-        job.notes.setdefault("compiled", {}),
+        mode="measured" if has_room and CALIBRATED not in job.notes else "interpreted",
+        timings=Timings(hardware.timings),
+        choices=job.notes.setdefault("compiled", {}),
     )

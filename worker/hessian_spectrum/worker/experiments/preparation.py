@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import TrainingReport
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.models.base import Model
-from hessian_spectrum.curvature.parameters import Parameters
-from hessian_spectrum.curvature.progress import Progress
-from hessian_spectrum.curvature.risk import EmpiricalRisk
+from hessian_spectrum.curvature.iteration import Progress, run
+from hessian_spectrum.curvature.losses import EmpiricalRisk
+from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.training import Training, TrainingResult
 from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.worker.builders import (
@@ -68,7 +66,7 @@ def prepare(
     if request.train is None:
         return Preparation(model, dataset, parameters, None)
     if stage.value is None:
-        training = Training(model, loss, dataset, build_plan(request.train, micro_batch_size))
+        training = Training(model, loss, dataset, plan=build_plan(request.train, micro_batch_size))
         generator = generator_of(request.train.seed)
         stage.finish(run(training, parameters, generator=generator, progress=progress, checkpointer=stage))
     trained: TrainingResult = stage.value

@@ -9,9 +9,8 @@ from hessian_spectrum.api_schemas.models import Model as ModelSpec
 from hessian_spectrum.api_schemas.spectrum_results import SinkReport, SinkScore
 from hessian_spectrum.curvature.attention_sinks import sink_scores, sink_with_mean_score
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.curvature.models.base import Model
+from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
-from hessian_spectrum.curvature.parameters import Parameters
 
 
 def with_sink(
@@ -25,8 +24,8 @@ def with_sink(
     if not (isinstance(model, Gpt2) and isinstance(spec, Gpt2Spec) and spec.attention_sink is not None):
         return model, None
     sink = _solved(spec.attention_sink, model, parameters, batches)
-    before = sink_scores(model, parameters, batches, replace(sink, bias=0.0))
-    after = sink_scores(model, parameters, batches, sink)
+    before = sink_scores(model, parameters, batches, sink=replace(sink, bias=0.0))
+    after = sink_scores(model, parameters, batches, sink=sink)
     by_block = zip(after.blocks, before.by_block, after.by_block, strict=True)
     report = SinkReport(
         bias=sink.bias,
@@ -42,7 +41,7 @@ def _solved(spec: SinkSpec, model: Gpt2, parameters: Parameters, batches: Sequen
     blocks = None if spec.blocks is None else tuple(spec.blocks)
     if isinstance(spec.mean_score, float):
         return sink_with_mean_score(
-            model, parameters, batches, AttentionSink(0.0, tuple(spec.heads), blocks), spec.mean_score
+            model, parameters, batches, sink=AttentionSink(0.0, tuple(spec.heads), blocks), mean_score=spec.mean_score
         )
     assert isinstance(spec.bias, float)
     return AttentionSink(spec.bias, tuple(spec.heads), blocks)

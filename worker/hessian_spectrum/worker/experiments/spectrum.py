@@ -15,13 +15,12 @@ from hessian_spectrum.api_schemas.spectrum_results import (
     SpectrumResult,
     SpectrumSetResult,
 )
+from hessian_spectrum.curvature.iteration import Progress
+from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.operators.execution import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
-from hessian_spectrum.curvature.progress import Progress
-from hessian_spectrum.curvature.risk import EmpiricalRisk
-from hessian_spectrum.jobs.estimate import estimate
-from hessian_spectrum.jobs.spectrum_variants import block_variants, sink_variants
+from hessian_spectrum.jobs.plans import block_variants, estimate, sink_variants
 from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.worker.builders import build_loss
 from hessian_spectrum.worker.experiments.methods import Spectrum, result_of, vectors_of

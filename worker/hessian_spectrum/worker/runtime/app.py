@@ -19,15 +19,19 @@ from redis.exceptions import RedisError
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.jobs.connection import connect
-from hessian_spectrum.jobs.process_memory import resident_bytes
+from hessian_spectrum.jobs.fingerprints import protocol_version, result_version
 from hessian_spectrum.jobs.queue import RUN_JOB, JobQueue, celery_app
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import ShardStore
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore
-from hessian_spectrum.jobs.verdicts import VerdictStore
-from hessian_spectrum.jobs.versions import protocol_version, result_version
-from hessian_spectrum.jobs.worker_registry import SECONDS_BETWEEN_HEARTBEATS, register, unregister
+from hessian_spectrum.jobs.worker_registry import (
+    SECONDS_BETWEEN_HEARTBEATS,
+    VerdictStore,
+    register,
+    resident_bytes,
+    unregister,
+)
 from hessian_spectrum.storage.blob_store import StorageUnavailableError
 from hessian_spectrum.storage.stores import Stores, open_stores
 from hessian_spectrum.worker.checkpoint_check import CheckpointCheck

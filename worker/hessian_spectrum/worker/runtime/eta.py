@@ -8,10 +8,9 @@ import torch
 
 from hessian_spectrum.api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TraceMethod
 from hessian_spectrum.curvature.calibration import eigenvalue_seconds, vector_rate
-from hessian_spectrum.curvature.progress import Progress
+from hessian_spectrum.curvature.iteration import Progress
 from hessian_spectrum.planning.job_plan import ComputationPlan
-from hessian_spectrum.planning.seconds import Rates, dense_seconds, moving_seconds
-from hessian_spectrum.planning.work import Work
+from hessian_spectrum.planning.work import Rates, Work, dense_seconds, moving_seconds
 
 LEAST_MOVED_BYTES = 10**9  # less takes no time that is worth a measurement
 LEAST_ORDER = 200  # of a dense eigenvalue problem, likewise

@@ -11,16 +11,17 @@ from redis.exceptions import ConnectionError as RedisAwayError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
-from hessian_spectrum.curvature.progress import Progress
-from hessian_spectrum.jobs.planner import memory_error, plan_for_worker, plan_job
+from hessian_spectrum.curvature.iteration import Progress
+from hessian_spectrum.jobs.fingerprints import result_version
+from hessian_spectrum.jobs.plans import memory_error, plan_for_worker, plan_job
 from hessian_spectrum.jobs.queue import JobQueue
+from hessian_spectrum.jobs.record import Lease, LeaseLostError
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import ShardStore
-from hessian_spectrum.jobs.store import JobStore, Lease, LeaseLostError
-from hessian_spectrum.jobs.versions import result_version
+from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.planning.job_plan import JobPlan
 from hessian_spectrum.serialization.result_arrays import result_arrays
 from hessian_spectrum.storage.blob_store import StorageUnavailableError

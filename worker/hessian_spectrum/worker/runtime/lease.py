@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from hessian_spectrum.api_schemas.jobs import JobState, Progress
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs.store import Lease, LeaseLostError
+from hessian_spectrum.jobs.record import Lease, LeaseLostError
 from hessian_spectrum.worker.failures import JobCancelledError, JobFailure, WorkerStoppingError, out_of_time
 
 SECONDS_BETWEEN_RENEWALS = 0.5

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs.estimate import gibibytes
+from hessian_spectrum.jobs.plans import gibibytes
 
 SECONDS_BETWEEN_CHECKS = 0.1
 SECONDS_TO_REPORT = 5.0

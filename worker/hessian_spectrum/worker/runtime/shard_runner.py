@@ -4,9 +4,10 @@ import logging
 from collections.abc import Callable
 
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.jobs.planner import plan_for_worker
+from hessian_spectrum.jobs.plans import plan_for_worker
+from hessian_spectrum.jobs.record import Lease, LeaseLostError
 from hessian_spectrum.jobs.shards import Claim, ShardPoisonedError
-from hessian_spectrum.jobs.store import JobStore, Lease, LeaseLostError, UnknownJobError
+from hessian_spectrum.jobs.store import JobStore, UnknownJobError
 from hessian_spectrum.telemetry.logging import log_fields
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.failures import (

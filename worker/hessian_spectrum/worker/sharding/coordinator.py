@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.curvature.iteration import Progress
 from hessian_spectrum.curvature.operators.execution import Execution
-from hessian_spectrum.curvature.progress import Progress
+from hessian_spectrum.jobs.fingerprints import shard_fingerprint
+from hessian_spectrum.jobs.record import Lease
 from hessian_spectrum.jobs.shards import Claim, ShardPoisonedError, ShardStore
-from hessian_spectrum.jobs.store import WORKERS_LOST, Lease
-from hessian_spectrum.jobs.versions import shard_fingerprint
+from hessian_spectrum.jobs.store import WORKERS_LOST
 from hessian_spectrum.storage.job_checkpoints import CheckpointStore
 from hessian_spectrum.worker.failures import FailureKind, JobFailure, WorkerStoppingError
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage

@@ -7,10 +7,10 @@ from typing import NoReturn
 from hessian_spectrum.api_schemas.jobs import JobState
 from hessian_spectrum.api_schemas.jobs import Progress as JobProgress
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.curvature.iteration import Progress
 from hessian_spectrum.curvature.operators.execution import Execution
-from hessian_spectrum.curvature.progress import Progress
+from hessian_spectrum.jobs.record import Lease
 from hessian_spectrum.jobs.shards import Claim
-from hessian_spectrum.jobs.store import Lease
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
 from hessian_spectrum.worker.process import own_name
 from hessian_spectrum.worker.sharding.coordinator import Deployment

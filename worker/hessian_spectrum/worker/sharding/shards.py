@@ -8,10 +8,9 @@ from typing import Any, Protocol
 import torch
 
 from hessian_spectrum.curvature.algorithms.method import Method
-from hessian_spectrum.curvature.iteration import last_state
-from hessian_spectrum.curvature.operators.base import SymmetricOperator
+from hessian_spectrum.curvature.iteration import Checkpointer, Progress, last_state
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
 from hessian_spectrum.curvature.operators.execution import Execution
-from hessian_spectrum.curvature.progress import Checkpointer, Progress
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
 from hessian_spectrum.worker.process import own_name
 

@@ -1,0 +1,121 @@
+"""How a client follows a job through outages of the server: requests are repeated, streams of events resumed."""
+
+import logging
+import time
+from typing import Any
+
+import httpx
+from httpx_sse import ServerSentEvent
+
+from hessian_spectrum.api_schemas.jobs import ENDED_STATES, Job
+from hessian_spectrum.client.errors import (
+    JobOutOfSightError,
+    ProblemResponseError,
+    ServerUnreachableError,
+    SpectrumClientError,
+)
+
+SECONDS_BETWEEN_TRIES = 1.0
+_SECONDS_OF_SILENCE = 45.0
+"""Longest time without data, three heartbeats of the server."""
+
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 5.0
+_GROWTH = 1.3
+
+_PASSING = {429, 502, 503, 504}
+"""Status codes of errors that may be temporary."""
+
+_logger = logging.getLogger(__name__)
+
+
+class OutageRetry:
+    """Decides whether to try again after an error, and logs once per outage for how long it will.
+
+    Args:
+        job_id: Job that is followed, for messages.
+        seconds: Longest outage before giving up.
+        is_known: Whether the server has answered before; otherwise the first error is final.
+        deadline: Time of `time.monotonic` at which to give up in any case.
+
+    Attributes:
+        deadline: The same time.
+    """
+
+    def __init__(self, job_id: str, seconds: float, *, is_known: bool, deadline: float = float("inf")) -> None:
+        self._job_id = job_id
+        self._seconds = seconds
+        self._is_known = is_known
+        self.deadline = deadline
+        self._began_at: float | None = None
+        self._pause_seconds = _FIRST_PAUSE_SECONDS
+
+    def reset(self) -> None:
+        """Record an answer of the server, which ends the outage."""
+        self._is_known = True
+        self._began_at = None
+        self._pause_seconds = _FIRST_PAUSE_SECONDS
+
+    def pause_seconds(self, error: SpectrumClientError) -> float:
+        """Seconds to wait before the next try.
+
+        Args:
+            error: Error of the last try.
+
+        Returns:
+            The pause in seconds. It grows during an outage, is not shorter than a pause that the server asks for, and
+            ends no later than the deadline.
+
+        Raises:
+            SpectrumClientError: The error itself, if another try is pointless.
+            JobOutOfSightError: If the outage has lasted too long.
+        """
+        if not (_is_passing(error) and (self._is_known or _is_busy(error))):
+            raise error
+        now = time.monotonic()
+        is_new = self._began_at is None
+        began_at = self._began_at = now if self._began_at is None else self._began_at
+        ends_at = min(began_at + self._seconds, self.deadline)
+        if now >= ends_at:
+            raise JobOutOfSightError(self._job_id, now - began_at, error) from error
+        if is_new:
+            _logger.warning("%s; trying again for up to %.0f s, while the job goes on", error, ends_at - now)
+        self._pause_seconds = min(_LONGEST_PAUSE_SECONDS, _GROWTH * self._pause_seconds)
+        pause = self._pause_seconds
+        if isinstance(error, ProblemResponseError):
+            pause = max(pause, error.retry_after_seconds or 0.0)
+        return min(pause, ends_at - now)
+
+
+def _is_busy(error: SpectrumClientError) -> bool:
+    return isinstance(error, ProblemResponseError) and error.problem.status == 429
+
+
+def _is_passing(error: SpectrumClientError) -> bool:
+    if isinstance(error, ProblemResponseError):
+        return error.problem.status in _PASSING
+    return isinstance(error, ServerUnreachableError)
+
+
+class EventCursor:
+    """Position in a job's events, from which an interrupted stream is resumed."""
+
+    def __init__(self, job_id: str) -> None:
+        self._path = f"/v1/jobs/{job_id}/events"
+        self._last_event_id: str | None = None
+        self.ended = False
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments for httpx's `stream`."""
+        headers = {} if self._last_event_id is None else {"Last-Event-ID": self._last_event_id}
+        timeout = httpx.Timeout(30.0, read=_SECONDS_OF_SILENCE)
+        return {"method": "GET", "url": self._path, "headers": headers, "timeout": timeout}
+
+    def read(self, event: ServerSentEvent) -> Job | None:
+        """The job in an event; None for a heartbeat, which httpx-sse reports as an event without data."""
+        if not event.data:
+            return None
+        job = Job.model_validate_json(event.data)
+        self._last_event_id = event.id
+        self.ended = job.state in ENDED_STATES
+        return job

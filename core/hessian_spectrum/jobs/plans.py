@@ -1,0 +1,406 @@
+"""Plans of jobs: micro-batches, memory and shards, decided by the service at admission and followed by workers."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from math import prod
+from typing import Literal
+
+from hessian_spectrum.api_schemas.data import kind_of as data_kind_of
+from hessian_spectrum.api_schemas.data import num_samples, sequence_length
+from hessian_spectrum.api_schemas.hessian_vs_ggn import MATRICES, ComparedMatrix, HessianVsGgnRequest
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest
+from hessian_spectrum.api_schemas.losses import LOSSES
+from hessian_spectrum.api_schemas.models import Gpt2, kind_of
+from hessian_spectrum.api_schemas.models.kind import parameter_shapes
+from hessian_spectrum.api_schemas.problem import FieldError
+from hessian_spectrum.api_schemas.spectrum import (
+    DIAGONAL_ARRAYS,
+    ExactMethod,
+    LanczosMethod,
+    SpectrumRequest,
+    TopKMethod,
+    TraceMethod,
+)
+from hessian_spectrum.jobs.fingerprints import protocol_version
+from hessian_spectrum.jobs.shards import num_shards, probes_of_shard
+from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan, MicroBatches, micro_batches
+from hessian_spectrum.planning.size import Size
+from hessian_spectrum.planning.work import (
+    Reorthogonalisation,
+    Work,
+    exact_work,
+    lanczos_work,
+    probe_bytes,
+    top_k_least_rows,
+    top_k_rows,
+    top_k_work,
+    trace_work,
+    training_passes,
+)
+
+
+def spectrum_variants(request: SpectrumRequest) -> list[SpectrumRequest]:
+    """Return a request for each spectrum: for every attention sink, if there are several, one for every block."""
+    return [variant for with_sink in sink_variants(request) for variant in block_variants(with_sink)]
+
+
+def sink_variants(request: SpectrumRequest) -> list[SpectrumRequest]:
+    """Return a request for each attention sink, in their order; the request itself where there are not several."""
+    sink = request.model.attention_sink if isinstance(request.model, Gpt2) else None
+    if sink is None or not request.varies_sink:
+        return [request]
+    models = [request.model.model_copy(update={"attention_sink": each}) for each in sink.variants]
+    return [request.model_copy(update={"model": model}) for model in models]
+
+
+def block_variants(request: SpectrumRequest) -> list[SpectrumRequest]:
+    """Return a request for each block, in their order; the request itself where there are not several."""
+    if request.blocks is None:
+        return [request]
+    variants = [request.model_copy(update={"block": block, "blocks": None}) for block in request.blocks]
+    for variant, dim in zip(variants, request.block_dims, strict=True):
+        variant.__dict__["dims"] = (dim,)  # names are not looked through again for each of them
+    return variants
+
+
+def eigenvalue_request(request: HessianVsGgnRequest, model: Gpt2, matrix: ComparedMatrix) -> SpectrumRequest:
+    """Return the request that finds one eigenvalue of one point of a comparison."""
+    method = TopKMethod(
+        kind="top-k",
+        k=1,
+        tolerance=request.tolerance,
+        absolute_tolerance=request.absolute_tolerance,
+        max_products=request.max_products,
+        eigenvectors=False,
+    )
+    return SpectrumRequest(
+        kind="spectrum",
+        model=model,
+        data=request.data,
+        loss=request.loss,
+        matrix=matrix,
+        method=method,
+        precision=request.precision,
+    )
+
+
+ITEM_BYTES = {"float32": 4, "float64": 8}
+_DATA_COPIES = 3  # as drawn in float64 with temporaries, as used
+_RESULT_NUMBER_BYTES = 100  # of a number as a Python object and as text
+
+
+def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> ComputationPlan:
+    """Plan the spectra of a request, one after the other.
+
+    Lanczos with probes in lockstep takes at most half of the memory that one probe leaves.
+
+    Args:
+        request: The request.
+        available_bytes: Memory of one job at a worker; None: without a limit.
+    """
+    parts = spectrum_variants(request)
+    if request.blocks is not None and not isinstance(request.method, ExactMethod):
+        largest = max(parts, key=lambda part: part.dim)
+        found = _estimate(request, largest, available_bytes, num_spectra=len(parts))
+    else:
+        plans = (_estimate(part, part, available_bytes, num_spectra=1) for part in parts)
+        found = max(plans, key=lambda each: each.peak_bytes)
+    return replace(
+        found,
+        num_parameters=request.dim,
+        num_products=sum(_work(part, probes=1).num_products for part in parts),
+        peak_bytes=found.peak_bytes + sum(map(_kept_bytes, parts)) - _kept_bytes(parts[0]),
+    )
+
+
+def _estimate(
+    request: SpectrumRequest, part: SpectrumRequest, available_bytes: int | None, *, num_spectra: int
+) -> ComputationPlan:
+    """Of one spectrum: that of `part`, by products with the matrix of the request, of which it may be a block.
+
+    Several spectra share their products, or recordings that are not held are shared by all probes; then probes are not
+    split into shards.
+    """
+    share = part.dim / request.dim
+
+    def planned(probes: int, mode: Reorthogonalisation | None = None) -> ComputationPlan:
+        return _planned(request, _of_block(_work(part, probes, mode), share), available_bytes)
+
+    method = request.method
+    if isinstance(method, TopKMethod):
+        return _top_k_estimate(request, part, method, available_bytes)
+    least = planned(1)
+    if not isinstance(method, LanczosMethod):
+        return least
+    shards = 1 if num_spectra > 1 or least.recording_bytes is not None else _num_shards(request, method, least)
+    most = len(probes_of_shard(method.num_probes, shards, 0))
+    if available_bytes is None:
+        return replace(planned(most, "full"), num_shards=shards)
+    needed = _probe_bytes(part, method.reorthogonalisation or "none")
+    vectors = needed + max(0, available_bytes - least.peak_bytes) // 2
+    mode = method.reorthogonalisation or ("full" if _probe_bytes(part, "full") <= vectors else "none")
+    group = min(most, vectors // _probe_bytes(part, mode))
+    whole = planned(group, mode)
+    if whole.peak_bytes > available_bytes:
+        return replace(least, vector_bytes=needed, num_shards=shards)
+    return replace(whole, vector_bytes=vectors, num_shards=shards)
+
+
+def _num_shards(request: SpectrumRequest, method: LanczosMethod, plan: ComputationPlan) -> int:
+    size = _size(request)
+    reads_sequences = kind_of(request.model).samples in ("sequences", "tokens")
+    inputs = size.num_samples * (sequence_length(request.data) if reads_sequences else 1)
+    operations = size.num_parameters * inputs
+    return num_shards(
+        num_probes=method.num_probes,
+        num_steps=min(method.num_steps, request.dim),
+        product_operations=operations,
+        moved_numbers=plan.work.moved_numbers,
+    )
+
+
+def _top_k_estimate(
+    request: SpectrumRequest, part: SpectrumRequest, method: TopKMethod, available_bytes: int | None
+) -> ComputationPlan:
+    """The basis is as long as it likes where recordings fit beside it; else it has half of what a short one leaves."""
+
+    def planned(rows: int) -> ComputationPlan:
+        work = top_k_work(part.dim, method.k, method.max_products, rows, reduced=_is_reduced(request))
+        return _planned(request, _of_block(work, part.dim / request.dim), available_bytes)
+
+    most, fewest = top_k_rows(part.dim, method.k), top_k_least_rows(part.dim, method.k)
+    whole = planned(most)
+    if available_bytes is None or (whole.peak_bytes <= available_bytes and whole.recording_bytes is None):
+        return whole
+    least, vector = planned(fewest), ITEM_BYTES[request.vector_precision] * part.dim
+    rows = fewest + max(0, available_bytes - least.peak_bytes) // (2 * vector)
+    rows = min(rows, most)
+    found = planned(rows)
+    if found.peak_bytes > available_bytes:
+        found, rows = least, fewest
+    return replace(found, vector_bytes=(rows + found.work.num_columns) * vector)
+
+
+def _of_block(work: Work, share: float) -> Work:
+    """The same with vectors as long as a block, and a few, filled up with zeros, as long as all of them together."""
+    if share == 1:
+        return work
+    padded = 2 * work.num_columns
+    return replace(work, first_vectors=share * work.first_vectors + padded, vectors=share * work.vectors + padded)
+
+
+def _kept_bytes(part: SpectrumRequest) -> int:
+    """Of vectors, until the results of all parts are stored."""
+    match part.method:
+        case ExactMethod(eigenvectors=True):
+            return 8 * part.dim**2
+        case TopKMethod(eigenvectors=True, k=k):
+            return ITEM_BYTES[part.vector_precision] * k * part.dim
+        case TraceMethod(diagonal=True):
+            return 8 * DIAGONAL_ARRAYS * part.dim
+        case _:
+            return 0
+
+
+def culprit(request: SpectrumRequest, available_bytes: int) -> Literal["model", "data", "method"]:
+    """The field at fault where a job does not fit: data or method if it fits without them, else the model."""
+    size = _size(request)
+    without_data = replace(size, num_samples=1, activations=(0,) * len(size.activations))
+    work, spare = _work(request, probes=1), available_bytes - _result_bytes(request)
+    if _split(request, work, without_data, spare).peak_bytes <= spare:
+        return "data"
+    if not isinstance(request.method, ExactMethod):
+        spare = available_bytes - _data_bytes(request)
+        if _split(request, lanczos_work(request.dim, 2, 1), size, spare).peak_bytes <= spare:
+            return "method"
+    return "model"
+
+
+def _planned(request: SpectrumRequest, work: Work, available_bytes: int | None) -> ComputationPlan:
+    beside = _data_bytes(request) + _result_bytes(request)
+    spare = None if available_bytes is None else available_bytes - beside
+    split = _split(request, work, _size(request), spare)
+    return ComputationPlan(
+        num_parameters=request.dim,
+        num_products=work.num_products,
+        num_training_passes=_training_passes(request),
+        peak_bytes=split.peak_bytes + beside,
+        micro_batch_size=split.num_samples,
+        recording_bytes=split.recording_bytes,
+        vector_bytes=None,
+        work=work,
+        num_batches=split.num_batches,
+    )
+
+
+def _split(request: SpectrumRequest, work: Work, size: Size, available_bytes: int | None) -> MicroBatches:
+    """`size` is that of the whole model, of which a block may be asked."""
+    loss = request.effective_loss
+    size = size.with_logits() if loss is not None and LOSSES[loss].outputs_cost_like == "logits" else size
+    part = replace(size, num_parameters=request.dim, num_other_parameters=size.num_parameters - request.dim)
+    return micro_batches(part, work, request.matrix, ITEM_BYTES[request.vector_precision], available_bytes)
+
+
+def _work(request: SpectrumRequest, probes: int, mode: Reorthogonalisation | None = None) -> Work:
+    dim = request.dim
+    match request.method:
+        case ExactMethod(eigenvectors=eigenvectors):
+            layered = kind_of(request.model).is_layered and request.product_precision == request.vector_precision
+            return exact_work(dim, eigenvectors, layered)
+        case LanczosMethod() as m:
+            mode = mode or m.reorthogonalisation or "none"
+            return lanczos_work(dim, m.num_steps, m.num_probes, m.num_points, mode, probes)
+        case TopKMethod() as m:
+            return top_k_work(dim, m.k, m.max_products, reduced=_is_reduced(request))
+        case TraceMethod() as m:
+            return trace_work(dim, m.estimator, m.most_products, m.diagonal)
+
+
+def _is_reduced(request: SpectrumRequest) -> bool:
+    return request.product_precision != request.vector_precision
+
+
+def _probe_bytes(request: SpectrumRequest, mode: Reorthogonalisation) -> int:
+    assert isinstance(request.method, LanczosMethod)
+    return probe_bytes(request.dim, request.method.num_steps, ITEM_BYTES[request.vector_precision], mode)
+
+
+def _training_passes(request: SpectrumRequest) -> float:
+    plan = request.train
+    return 0.0 if plan is None else training_passes(plan.num_steps, plan.batch_size, num_samples(request.data))
+
+
+def _result_bytes(request: SpectrumRequest) -> int:
+    return _RESULT_NUMBER_BYTES * _num_result_numbers(request)
+
+
+def _num_result_numbers(request: SpectrumRequest) -> int:
+    method = request.method
+    match method:
+        case ExactMethod():
+            return request.dim
+        case LanczosMethod():
+            return 3 * method.num_probes * min(method.num_steps, request.dim) + 15 * method.num_points
+        case TopKMethod():
+            return 5 * method.k
+        case TraceMethod():
+            return 0
+
+
+def _size(request: SpectrumRequest) -> Size:
+    samples, length = num_samples(request.data), sequence_length(request.data)
+    return kind_of(request.model).size(request.model, samples, length)
+
+
+def _data_bytes(request: SpectrumRequest) -> int:
+    if request.data is None:
+        return 8 * _DATA_COPIES * kind_of(request.model).num_matrix_entries(request.model)
+    kind = data_kind_of(request.data)
+    return 8 * _DATA_COPIES * kind.num_numbers(request.data) + kind.extra_bytes(request.data)
+
+
+def gibibytes(count: int) -> str:
+    """For readers."""
+    return f"{count / 2**30:.3g} GiB"
+
+
+_MOMENTS = 2  # vectors that AdamW keeps beside the parameters; its gradient is dropped before a measurement
+_TOKEN_BYTES = 8
+
+
+def plan_job(request: AnyJobRequest, memory_bytes: int | None = None) -> JobPlan:
+    """Plan a job for a worker.
+
+    Args:
+        request: The request, in its canonical form where the plan is stored, since workers compute that.
+        memory_bytes: Memory of one job at the worker; None: without a limit.
+    """
+    if isinstance(request, SpectrumRequest):
+        return JobPlan(memory_bytes, estimate(request, memory_bytes))
+    points = tuple(_point_plan(request, model, matrix, memory_bytes) for model, matrix in _points(request))
+    return JobPlan(memory_bytes, _comparison_plan(request, points), points)
+
+
+def stored_plan(plan: JobPlan) -> str:
+    """A plan as it is stored with its job."""
+    return plan.to_json(protocol_version())
+
+
+def plan_for_worker(request: AnyJobRequest, memory_bytes: int, stored: str | None) -> JobPlan:
+    """The stored plan of a job, or another where it was made for other memory or by another version.
+
+    Args:
+        request: The request in its canonical form.
+        memory_bytes: Memory of one job at this worker.
+        stored: The plan that is stored with the job; None: none, as in jobs of earlier versions.
+    """
+    plan = None if stored is None else JobPlan.from_json(stored, protocol_version())
+    return plan if plan is not None and plan.memory_bytes == memory_bytes else plan_job(request, memory_bytes)
+
+
+def memory_error(request: AnyJobRequest, plan: JobPlan) -> FieldError | None:
+    """None if the job fits into memory, with single samples as micro-batches if need be; else the field at fault."""
+    if plan.memory_bytes is None or plan.fits:
+        return None
+    if isinstance(request, SpectrumRequest):
+        message = (
+            f"{plan.whole.num_parameters:,} parameters with these data and method {request.method.kind} take about "
+            f"{gibibytes(plan.whole.peak_bytes)}, a worker has {gibibytes(plan.memory_bytes)}"
+        )
+        return FieldError(loc=["body", culprit(request, plan.memory_bytes)], msg=message)
+    return _comparison_error(request, plan.points, plan.memory_bytes)
+
+
+def _points(request: HessianVsGgnRequest) -> Iterator[tuple[Gpt2, ComparedMatrix]]:
+    for model in request.models:
+        for matrix in MATRICES:
+            yield model, matrix
+
+
+def _point_plan(
+    request: HessianVsGgnRequest, model: Gpt2, matrix: ComparedMatrix, memory_bytes: int | None
+) -> ComputationPlan:
+    """Of one eigenvalue of one model, in the memory that training leaves."""
+    beside = _training_bytes(request, model)
+    spare = None if memory_bytes is None else memory_bytes - beside
+    alone = estimate(eigenvalue_request(request, model, matrix), spare)
+    return replace(alone, peak_bytes=alone.peak_bytes + beside)
+
+
+def _comparison_plan(request: HessianVsGgnRequest, points: tuple[ComputationPlan, ...]) -> ComputationPlan:
+    """Of all points, one after the other; training passes are over as many sequences as a point has."""
+    num_points = request.num_measurements // len(request.models)
+    training = request.pretrain
+    num_sequences = 0 if training is None else request.num_runs * training.num_steps * training.batch_size
+    return replace(
+        max(points, key=lambda point: point.peak_bytes),
+        num_products=num_points * sum(point.num_products for point in points),
+        num_training_passes=num_sequences / request.data.num_sequences,
+    )
+
+
+def _comparison_error(
+    request: HessianVsGgnRequest, points: tuple[ComputationPlan, ...], memory_bytes: int
+) -> FieldError | None:
+    """The field that makes the first point that does not fit too large."""
+    for number, ((model, matrix), point) in enumerate(zip(_points(request), points, strict=True)):
+        if point.peak_bytes > memory_bytes:
+            spare = memory_bytes - _training_bytes(request, model)
+            is_data = culprit(eigenvalue_request(request, model, matrix), spare) == "data"
+            place = ["data"] if is_data else ["models", number // len(MATRICES)]
+            message = (
+                f"{point.num_parameters:,} parameters with these data take about "
+                f"{gibibytes(point.peak_bytes)}, a worker has {gibibytes(memory_bytes)}"
+            )
+            return FieldError(loc=["body", *place], msg=message)
+    return None
+
+
+def _training_bytes(request: HessianVsGgnRequest, model: Gpt2) -> int:
+    """Of what training holds beside a measurement: moments, and the tokens of a batch with one copy."""
+    plan = request.pretrain
+    if plan is None:
+        return 0
+    num_parameters = sum(prod(shape) for shape in parameter_shapes(model).values())
+    tokens = 2 * plan.batch_size * (request.data.sequence_length + 1)
+    return _MOMENTS * ITEM_BYTES[request.precision] * num_parameters + _TOKEN_BYTES * tokens

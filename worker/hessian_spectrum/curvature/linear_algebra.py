@@ -1,0 +1,306 @@
+"""Linear algebra on parameter-sized vectors: matrices that are known by their products, norms and orthogonalisation."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+from torch import Tensor
+
+from hessian_spectrum.curvature.iteration import Progress, ignore_progress
+from hessian_spectrum.curvature.serialization import serializable
+from hessian_spectrum.planning.work import BLOCK_COLUMNS
+from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+
+PRODUCT_ROUNDINGS = 10
+"""Machine epsilons by which products of norm 1 may be off where the numbers that make up the matrix are exact."""
+
+TILE = 512  # edge of the square tiles that are copied at once
+
+# Vectors are converted to float64 this many numbers at a time: within a cache, and next to nothing beside a vector.
+CHUNK = 2**16
+DEVICE_CHUNK = 2**24  # of an accelerator, where starting a kernel costs more than memory
+
+# Squares of norms outside lose digits or overflow in float64.
+SAFE_NORMS = (1e-140, 1e140)
+
+
+@serializable()
+@dataclass
+class Triangle:
+    """Half of a dense symmetric matrix, filled up to some step, with everything needed to fill the rest."""
+
+    rows: Tensor  # (P, P) float64; one side of the diagonal counts, the other is undefined
+    _: KW_ONLY
+    is_upper: bool  # which
+    num_steps: int = 0  # done, in the operator's own order
+    num_columns: int = 0  # about as many are done
+
+    @property
+    def lower(self) -> Tensor:
+        """The matrix (P, P), right on and below the diagonal."""
+        return self.rows.T if self.is_upper else self.rows
+
+
+class SymmetricOperator(ABC):
+    """A symmetric matrix A (P, P), defined by its products; vectors are on `device` in `dtype`."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Number P of rows."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Precision of vectors and products."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Device of the vectors."""
+
+    @property
+    def product_error(self) -> float:
+        """Bound on ||A' v - A v|| / ||A|| of products A' v for unit vectors v, from rounding and reduced precision."""
+        return PRODUCT_ROUNDINGS * torch.finfo(self.dtype).eps
+
+    @property
+    def unreduced(self) -> "SymmetricOperator":
+        """The same matrix with products entirely in the precision of the vectors, which may be much slower."""
+        return self
+
+    @abstractmethod
+    def matvec(self, vector: Tensor) -> Tensor:
+        """A v (P,) for v (P,)."""
+
+    @abstractmethod
+    def matmat(self, matrix: Tensor) -> Tensor:
+        """A V (P, k) for V (P, k), in memory that, apart from the result, is bounded independently of k."""
+
+    def start_triangle(self) -> Triangle:
+        """The dense matrix before its first product."""
+        return Triangle(torch.zeros(self.dim, self.dim, dtype=torch.float64, device=self.device), is_upper=False)
+
+    def fill_triangle(self, triangle: Triangle) -> Iterator[None]:
+        """Compute the rest of the triangle, in place, yielding after each step."""
+        for start in range(triangle.num_steps * BLOCK_COLUMNS, self.dim, BLOCK_COLUMNS):
+            stop = min(start + BLOCK_COLUMNS, self.dim)
+            block = torch.zeros(self.dim, stop - start, dtype=self.dtype, device=self.device)
+            block[start:stop].fill_diagonal_(1)
+            # columns go to rows, which are contiguous: the matrix is symmetric
+            triangle.rows[start:stop] = self.matmat(block).T
+            triangle.num_steps, triangle.num_columns = triangle.num_steps + 1, stop
+            yield
+
+
+class DenseOperator(SymmetricOperator):
+    """A given symmetric matrix (P, P) as an operator.
+
+    Raises:
+        InvalidProblemError: If the matrix is not square and exactly symmetric.
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not torch.equal(matrix, matrix.T):
+            raise InvalidProblemError(f"a symmetric matrix is needed, not one of shape {tuple(matrix.shape)}")
+        self._matrix = matrix
+
+    @property
+    def dim(self) -> int:
+        """Number P of rows."""
+        return len(self._matrix)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the matrix."""
+        return self._matrix.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the matrix."""
+        return self._matrix.device
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """A v (P,)."""
+        return self._matrix @ vector
+
+    def matmat(self, matrix: Tensor) -> Tensor:
+        """A V (P, k)."""
+        return self._matrix @ matrix
+
+
+def assemble(operator: SymmetricOperator, progress: Progress = ignore_progress) -> Tensor:
+    """Dense A (P, P), float64, exactly symmetric, on the operator's device, from products with the identity.
+
+    Besides the result, memory holds what the operator needs for a block of columns.
+
+    Args:
+        operator: The matrix A.
+        progress: Called with phase "products" after each block of columns.
+
+    Returns:
+        The dense matrix.
+
+    Raises:
+        NonFiniteError: If a product contains NaN or infinity.
+    """
+    triangle = operator.start_triangle()
+    for _ in operator.fill_triangle(triangle):
+        progress("products", triangle.num_columns, operator.dim)
+    return mirrored(triangle)
+
+
+def mirrored(triangle: Triangle) -> Tensor:
+    """The whole matrix (P, P), in the memory of its half.
+
+    Args:
+        triangle: A completely filled half; it is overwritten.
+
+    Returns:
+        The dense matrix.
+
+    Raises:
+        NonFiniteError: If an entry of the half is NaN or infinite.
+    """
+    matrix = triangle.lower
+    _mirror(matrix)
+    return matrix
+
+
+def _mirror(matrix: Tensor) -> None:
+    """Copy the lower triangle to the upper one, tile by tile, without a second matrix."""
+    for row in range(0, len(matrix), TILE):
+        rows = slice(row, row + TILE)
+        for column in range(0, row, TILE):
+            columns = slice(column, column + TILE)
+            matrix[columns, rows] = _finite(matrix[rows, columns]).T
+        corner = _finite(matrix[rows, rows].tril())
+        matrix[rows, rows] = corner + corner.tril(-1).T
+
+
+def _finite(tile: Tensor) -> Tensor:
+    if not bool(tile.isfinite().all()):
+        raise NonFiniteError("a matrix-vector product holds NaN or infinity")
+    return tile
+
+
+def norm(vector: Tensor) -> float:
+    """||v|| for v (P,), accumulated in float64, without overflow or underflow of the squares.
+
+    NaN or infinity in the vector leads to NaN or infinity.
+
+    Args:
+        vector: v, of shape (P,).
+
+    Returns:
+        The norm.
+    """
+    length = _plain_norm(vector, 1.0)
+    if length == 0 or not SAFE_NORMS[0] < length < SAFE_NORMS[1]:
+        largest = float(torch.linalg.vector_norm(vector, math.inf))
+        if 0 < largest < math.inf:
+            return largest * _plain_norm(vector, largest)
+    return length
+
+
+def dot(left: Tensor, right: Tensor) -> float:
+    """l^T r for vectors (P,), accumulated in float64."""
+    if len(left) <= _chunk_size(left):
+        return torch.dot(left.double(), right.double()).item()
+    total = torch.zeros((), dtype=torch.float64, device=left.device)
+    for one, other in zip(_chunks(left), _chunks(right), strict=True):
+        total += torch.dot(one.double(), other.double())
+    return total.item()
+
+
+def gram(left: Tensor, right: Tensor) -> Tensor:
+    """L R^T (a, b), float64, on the CPU, for rows L (a, P) and R (b, P), accumulated in float64."""
+    total = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
+    width = max(1, _chunk_size(left) // max(len(left), len(right), 1))
+    for start in range(0, left.shape[1], width):
+        total += left[:, start : start + width].double() @ right[:, start : start + width].double().T
+    return total.cpu()
+
+
+def rotate(rows: Tensor, rotation: Tensor) -> None:
+    """Replace the first c rows of V (r, P) by R^T V, R (r, c), c <= r, in place and without a second V."""
+    width = max(1, _chunk_size(rows) // len(rows))
+    turned = rotation.T.to(rows.device)
+    for start in range(0, rows.shape[1], width):
+        chunk = rows[:, start : start + width]
+        chunk[: len(turned)] = (turned @ chunk.double()).to(rows.dtype)
+
+
+def subtract(rows: Tensor, coefficients: Tensor, basis: Tensor) -> None:
+    """Replace V (r, P) by V - C B, C (r, s) and B (s, P), in place, in float64 and without a second V."""
+    factors = coefficients.to(rows.device)
+    width = max(1, _chunk_size(rows) // max(len(rows), len(basis)))
+    for start in range(0, rows.shape[1], width):
+        part = slice(start, start + width)
+        rows[:, part] = (rows[:, part].double() - factors @ basis[:, part].double()).to(rows.dtype)
+
+
+def orthogonalise(vector: Tensor, basis: Tensor) -> Tensor:
+    """Remove from v (P,), in place, its part in the span of the orthonormal rows of `basis` (s, P).
+
+    Two passes leave the rest orthogonal up to rounding (twice is enough), unless only rounding is left.
+
+    Args:
+        vector: v, of shape (P,), which is changed.
+        basis: Orthonormal rows of shape (s, P).
+
+    Returns:
+        B v (s,), of the original vector, in its precision.
+
+    References:
+        Giraud, Langou & Rozloznik, Comput. Math. Appl. 50 (2005) 1069-1075.
+    """
+    coefficients = basis @ vector
+    vector.addmv_(basis.T, coefficients, alpha=-1)
+    rest = basis @ vector
+    vector.addmv_(basis.T, rest, alpha=-1)
+    return coefficients.add_(rest)
+
+
+def gaussian_vector(dim: int, generator: torch.Generator) -> Tensor:
+    """Standard normal vector (dim,), float64, on the CPU; the same for every device and precision.
+
+    Args:
+        dim: Number of entries.
+        generator: CPU generator, which advances.
+
+    Returns:
+        The vector.
+    """
+    return torch.randn(dim, generator=generator, dtype=torch.float64)
+
+
+def sphere_probe(dim: int, generator: torch.Generator) -> Tensor:
+    """Unit vector (dim,), float64, uniform on the sphere; the same for every device and precision.
+
+    Args:
+        dim: Number of entries.
+        generator: CPU generator, which advances.
+
+    Returns:
+        The vector.
+    """
+    probe = gaussian_vector(dim, generator)
+    return probe.div_(norm(probe))  # in place: a probe is as large as the parameters
+
+
+def _plain_norm(vector: Tensor, unit: float) -> float:
+    """Norm ||v / unit|| by the sum of squares."""
+    if unit == 1.0:
+        return math.sqrt(dot(vector, vector))
+    return math.sqrt(sum(dot(scaled, scaled) for scaled in (chunk.double() / unit for chunk in _chunks(vector))))
+
+
+def _chunks(vector: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(vector, _chunk_size(vector))
+
+
+def _chunk_size(tensor: Tensor) -> int:
+    return CHUNK if tensor.device.type == "cpu" else DEVICE_CHUNK
