@@ -4,7 +4,7 @@ import json
 import re
 
 from benchmarks.doc_images import DEMO_IMAGE, IMAGES, image_requests
-from hessian_spectrum.api_schemas.job_requests import JobRequest
+from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from tests.docs.blocks import DOCUMENTS
 
