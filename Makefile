@@ -29,6 +29,10 @@ test-redis: setup  ## the tests of Redis with the redis-server of this machine, 
 
 check: lint types contracts test  ## lint, types, import contracts, tests
 
+coverage: setup  ## which lines of theory, curvature and jobs their tests run
+	$(BIN)/coverage run -m pytest -n 0 tests/theory tests/curvature tests/jobs
+	$(BIN)/coverage report --skip-covered
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -121,5 +125,5 @@ build/clients/bin/python: pyproject.toml | setup
 test-compose: setup  ## bring docker-compose.yml up on the engine of DOCKER_HOST and use it
 	$(BIN)/python -m pytest -n 0 -m compose tests/compose
 
-.PHONY: help setup demo serve test check lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
+.PHONY: help setup demo serve test check coverage lint types contracts bench bench-setup bench-closed-form bench-cost bench-exact \
 	bench-density bench-products bench-gpt2 bench-fairness bench-job-overhead bench-shards fuzz pins soak soak-faults soak-kills soak-load soak-redis test-clients test-faults test-compose test-redis

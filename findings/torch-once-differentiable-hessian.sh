@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# PyTorch 2.13.0: of a function whose backward is marked @once_differentiable, torch.autograd.grad takes the second
-# derivative for zero without a word: the node that is to raise "trying to differentiate twice" does not lead to the
-# inputs, so that it is not run. Seen, with x^3 as such a function, at x = 2:
-#   sum(x^3 + x^2)      two calls of torch.autograd.grad, and torch.autograd.functional.hessian: 2, right is 14;
-#   sum((x^3 + x^2)^2)  the same two ways: 176, right is 848; only backward() raises, and only in this case.
-# So a Hessian, or a product with one by double backward, of a network that has such a function may be wrong.
-# Exits with 0 while this is so, with 1 when it changes. Needs Python 3.11 or newer and pip.
+# PyTorch 2.13.0: torch.autograd.grad silently treats the second derivative of a function as zero if the backward of the
+# function is marked @once_differentiable. The graph node that should raise "trying to differentiate twice" is not
+# connected to the inputs, so it never runs. With x^3 as such a function, at x = 2:
+#   sum(x^3 + x^2)      two calls of torch.autograd.grad, and torch.autograd.functional.hessian: 2 (correct: 14);
+#   sum((x^3 + x^2)^2)  the same two ways: 176 (correct: 848); only backward() raises, and only in this case.
+# The Hessian of a network with such a function, and its products by double backward, may therefore be wrong.
+# Exits with 0 while this is the case, and with 1 when it changes. Needs Python 3.11 or newer and pip.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT
@@ -49,7 +49,7 @@ def outcome(loss, point):
 x = torch.tensor([2.0], dtype=torch.float64)
 linear = outcome(lambda x: (Cube.apply(x) + x**2).sum(), x)
 squared = outcome(lambda x: ((Cube.apply(x) + x**2) ** 2).sum(), x)
-print(f"torch {torch.__version__}: sum: {linear}, right is 14; sum of squares: {squared}, right is 848")
+print(f"torch {torch.__version__}: sum: {linear}, correct is 14; sum of squares: {squared}, correct is 848")
 same = linear == ([2.0, 2.0], False) and squared == ([176.0, 176.0], True)
 print("as described" if same else "no longer as described")
 sys.exit(0 if same else 1)

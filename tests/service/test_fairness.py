@@ -19,8 +19,6 @@ from fastapi.testclient import TestClient
 from benchmarks.dear_things import write_checkpoint
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.api_schemas.jobs import JobRequest
-from hessian_spectrum.checkpoints import weights
-from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.checkpoints import checkpoint
 from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.plans import plan_job, stored_plan

@@ -8,8 +8,6 @@ from pydantic import ValidationError
 from hessian_spectrum.api_schemas.checkpoints import CheckpointError, Gpt2Checkpoint
 from hessian_spectrum.api_schemas.models import Gpt2
 from hessian_spectrum.api_schemas.models.kind import Shapes, parameter_shapes
-from hessian_spectrum.checkpoints.checkpoint import Checkpoint
-from hessian_spectrum.api_schemas.models.kind import Shapes, parameter_shapes
 from hessian_spectrum.checkpoints.checkpoint import FLOATS, Checkpoint, StoredTensor, Tensors
 from hessian_spectrum.checkpoints.configuration import FILE, Configuration, check_plain, count, shown
 

@@ -20,10 +20,6 @@ from hessian_spectrum.curvature.linear_algebra import DenseOperator, assemble, s
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.quadrature.probe_mean import degree_limits
-from hessian_spectrum.quadrature.curves import cumulative_spectrum
-from hessian_spectrum.quadrature.curves import Smoothing
-from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.quadrature.curves import Smoothing, cumulative_spectrum
 from hessian_spectrum.quadrature.density import log_spectral_density, spectral_density
 from hessian_spectrum.quadrature.probe_mean import compatible_rules, degree_limits, rules_through

@@ -18,7 +18,6 @@ from hessian_spectrum.checkpoints.checkpoint import Checkpoint, StoredTensor
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.checkpoints.file_cache import identity
 from hessian_spectrum.checkpoints.gpt2 import OUTPUT_LAYER, gpt2_tensors
-from hessian_spectrum.checkpoints.checkpoint import StoredTensor
 from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.models.causal_lm import CausalLm
 from hessian_spectrum.curvature.models.decoder_architecture import DecoderArchitecture, decoder_architecture

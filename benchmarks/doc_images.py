@@ -1,0 +1,99 @@
+"""`python -m benchmarks.doc_images`: make the pictures in docs/images again, from the requests printed before them.
+
+The picture of the README is one of the demo's. Each of the others is the picture of the request in the nearest block of
+commands before it, so that a document cannot show a picture of something else than it says. Takes about a quarter of an
+hour on two cores.
+"""
+
+import argparse
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from benchmarks.stack import RunningStack
+from hessian_spectrum.client.http import SpectrumClient
+
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
+DEMO_IMAGE = "digits-density"
+_BLOCK_OR_IMAGE = re.compile(
+    r"^```bash\n(?P<commands>.*?)^```$|^!\[.*?\]\(.*?images/(?P<name>[\w-]+)\.png\)", re.MULTILINE | re.DOTALL
+)
+
+
+def image_requests() -> dict[str, tuple[str, str]]:
+    """For each image in docs/, the endpoint and the JSON body of the last request before it."""
+    requests = {}
+    for document in sorted((ROOT / "docs").rglob("*.md")):
+        sent: list[tuple[str, str]] = []
+        for match in _BLOCK_OR_IMAGE.finditer(document.read_text()):
+            if match["name"]:
+                requests[match["name"]] = sent[-1]
+            else:
+                sent += _requests(match["commands"])
+    return requests
+
+
+def _requests(commands: str) -> Iterator[tuple[str, str]]:
+    for command in re.split(r"^(?=curl )", commands, flags=re.M):
+        words = shlex.split(command, comments=True)
+        if words[:1] == ["curl"] and "-d" in words:
+            (url,) = (word for word in words if word.startswith("http://"))
+            yield url.partition("/v1/")[2], words[words.index("-d") + 1]
+
+
+def make_image(name: str, url: str) -> bytes:
+    """The PNG of one image.
+
+    Args:
+        name: File name without its ending.
+        url: Address of a running server.
+    """
+    if name == DEMO_IMAGE:
+        return _demo_image()
+    endpoint, body = image_requests()[name]
+    if endpoint != "jobs":
+        headers = {"Content-Type": "application/json", "Accept": "image/png"}
+        return httpx.post(f"{url}/v1/{endpoint}", content=body, headers=headers, timeout=120).raise_for_status().content
+    with SpectrumClient(url) as client:
+        job = client.wait(client.submit(json.loads(body)).id)
+        return client.result_file(job.id, "png")
+
+
+def _demo_image() -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        program = Path(sys.executable).with_name("spectrum-server")
+        subprocess.run([program, "demo", "--output", directory], check=True)
+        return (Path(directory) / f"{DEMO_IMAGE}.png").read_bytes()
+
+
+def main() -> None:
+    names = sorted([DEMO_IMAGE, *image_requests()])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("names", nargs="*", default=names, help=f"images to make; default: {', '.join(names)}")
+    parser.add_argument("--url", help="a running server; default: one is started and stopped")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(names):
+        parser.error(f"unknown image {', '.join(sorted(unknown))}")
+
+    def make_all(url: str) -> None:
+        for name in arguments.names:
+            (IMAGES / f"{name}.png").write_bytes(make_image(name, url))
+            print(f"docs/images/{name}.png", flush=True)
+
+    if arguments.url:
+        make_all(arguments.url)
+    else:
+        with tempfile.TemporaryDirectory() as directory, RunningStack(Path(directory) / "data", 1) as stack:
+            make_all(stack.url)
+
+
+if __name__ == "__main__":
+    main()
