@@ -5,19 +5,22 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Self
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
+from hessian_spectrum.api_schemas.job_requests import AnyJobRequest
 from hessian_spectrum.api_schemas.jobs import JobState
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs.cache_key import cache_key
 from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.quotas import Quotas
 from hessian_spectrum.jobs.record import JobRecord
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import CachedResult, JobStore, UnknownJobError
-from hessian_spectrum.service.admission import Submission
 from hessian_spectrum.service.auth import Principal
 from hessian_spectrum.service.job_events import JobEventBroker
 from hessian_spectrum.service.problems import ProblemError
@@ -31,6 +34,36 @@ NUM_SHARES = 4
 """One key may use a fourth of the bytes that requests and records of all jobs may take."""
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a job is created from.
+
+    Attributes:
+        kind: Kind of the job.
+        text: The validated request as JSON, which workers read.
+        tags: Names that the caller gave the job.
+        shared: Whether other keys may read the job.
+        cache_key: The digest of everything in the request that affects its numbers.
+    """
+
+    kind: str
+    text: str
+    tags: dict[str, str]
+    shared: bool
+    cache_key: str
+
+    @classmethod
+    def of(cls, request: AnyJobRequest) -> Self:
+        """The submission of a validated request."""
+        text = request.model_dump_json(exclude_none=True)
+        return cls(request.kind, text, dict(request.tags), request.shared, cache_key(request))
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Everything but the text, by name."""
+        return {name: value for name, value in vars(self).items() if name != "text"}
 
 
 class JobService:

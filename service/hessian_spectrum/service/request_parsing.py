@@ -297,6 +297,11 @@ def figure_style(request: Request, name: ResultFormat) -> FigureStyle:
     return FigureStyle(**query.model_dump())
 
 
+def chosen_options(options: object) -> dict[str, Any]:
+    """The options that a caller has chosen, by name; those that were left out are None in the dataclass."""
+    return {name: value for name, value in vars(options).items() if value is not None}
+
+
 _PAGE_TOKEN = described(r"^[A-Za-z0-9_-]{21}[AQgw]$", "must be the next_page_token of another page")
 
 PageToken = Annotated[str | None, Query(pattern=_PAGE_TOKEN, description="`next_page_token` of the page before")]

@@ -44,11 +44,6 @@ class FigureStyle:
     dpi: int | None = None
     title: str | None = None
 
-    @property
-    def choices(self) -> dict[str, float | str]:
-        """The choices that the caller made, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
 
 DEFAULT_STYLE = FigureStyle()
 

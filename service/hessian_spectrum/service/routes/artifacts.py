@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArtifactPage
 from hessian_spectrum.api_schemas.patterns import SHA256
-from hessian_spectrum.service.context import Context, CurrentPrincipal
+from hessian_spectrum.service.context import Artifacts, service_context
 from hessian_spectrum.service.request_parsing import (
     PageToken,
     StrictRoute,
@@ -19,7 +19,6 @@ from hessian_spectrum.service.request_parsing import (
 )
 from hessian_spectrum.service.routes.documentation import ARTIFACT_UPLOAD, INVALID, problem_documentation
 from hessian_spectrum.service.uploads.arrays import ARRAY_MEDIA_TYPES, store_arrays
-from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 from hessian_spectrum.service.uploads.spool import spooled
 from hessian_spectrum.service.uploads.tokens import TOKEN_MEDIA_TYPES, store_tokens
 
@@ -46,15 +45,6 @@ _RESPONSES = {
 }
 
 
-async def artifact_service(context: Context, principal: CurrentPrincipal) -> ArtifactService:
-    """Dependency: the uploaded files that the caller may use."""
-    stores = context.stores
-    return ArtifactService(stores.artifacts, stores.artifact_owners, principal, context.artifact_quota)
-
-
-Artifacts = Annotated[ArtifactService, Depends(artifact_service)]
-
-
 @router.post(
     "",
     status_code=201,
@@ -63,7 +53,7 @@ Artifacts = Annotated[ArtifactService, Depends(artifact_service)]
     openapi_extra=ARTIFACT_UPLOAD,
     summary="Upload a file of tokens or of arrays",
 )
-async def upload_artifact(request: Request, context: Context, artifacts: Artifacts) -> Response:
+async def upload_artifact(request: Request, artifacts: Artifacts) -> Response:
     """Upload a file of tokens or of arrays as the body.
 
     Tokens: nanoGPT's `.bin` (uint16, little-endian), or a `.npy` array of integers in one dimension.
@@ -81,7 +71,7 @@ async def upload_artifact(request: Request, context: Context, artifacts: Artifac
         if sent_as in TOKEN_MEDIA_TYPES:
             artifact, is_new = await run_in_threadpool(store_tokens, file, artifacts, sent_as)
         else:
-            budget = context.upload_budget
+            budget = service_context(request).upload_budget
             artifact, is_new = await run_in_threadpool(store_arrays, file, artifacts, sent_as, budget)
     location = str(request.url_for("get_artifact", artifact_id=artifact.id))
     return Response(

@@ -21,6 +21,7 @@ from hessian_spectrum.service.request_parsing import (
     MEDIA_TYPES,
     ResultFormat,
     StrictRoute,
+    chosen_options,
     figure_style,
     json_body,
     media_type,
@@ -110,7 +111,7 @@ async def _render(body: bytes, name: ResultFormat, style: FigureStyle, request: 
         if name == "json" and is_small(message, len(body)):
             return render(message, name)
     executor = service_context(request).executor
-    return (await executor.run(request, "closed-form", {"name": name, "style": style.choices}, body)).content
+    return (await executor.run(request, "closed-form", {"name": name, "style": chosen_options(style)}, body)).content
 
 
 def _response(content: bytes | memoryview, name: ResultFormat) -> Response:

@@ -16,7 +16,7 @@ from hessian_spectrum.api_schemas.jobs import Job, JobPage, JobState, Links
 from hessian_spectrum.api_schemas.patterns import described
 from hessian_spectrum.jobs.record import JobRecord
 from hessian_spectrum.service.auth import KEY_ID
-from hessian_spectrum.service.context import CurrentPrincipal, service_context
+from hessian_spectrum.service.context import CurrentPrincipal, Service, service_context
 from hessian_spectrum.service.job_service import JobService
 from hessian_spectrum.service.plots.figure import FigureStyle
 from hessian_spectrum.service.request_parsing import (
@@ -25,6 +25,7 @@ from hessian_spectrum.service.request_parsing import (
     PageToken,
     ResultFormat,
     StrictRoute,
+    chosen_options,
     decode_page_token,
     encode_page_token,
     figure_style,
@@ -59,13 +60,6 @@ _OWNER = described(rf"^(me|{KEY_ID})$", "must be me, or the id of a key: 12 hexa
 _TAG = described(":", "must be a name and a value with a colon between them")
 
 JobId = Annotated[str, Path(pattern=_JOB_ID, description="The id that the submission returned.")]
-
-
-async def _job_service(request: Request) -> JobService:
-    return service_context(request).job_service
-
-
-Service = Annotated[JobService, Depends(_job_service)]
 
 
 @router.post(
@@ -341,7 +335,7 @@ class _Rendering:
     @property
     def headers(self) -> dict[str, str]:
         """Headers with a tag of everything that the response depends on."""
-        choices = repr(sorted({**self.overrides.given, **self.style.choices}.items()))
+        choices = repr(sorted({**chosen_options(self.overrides), **chosen_options(self.style)}.items()))
         tag = hashlib.sha256(f"{self.digest}.{self.name} {choices}".encode()).hexdigest()[:32]
         return {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
 
@@ -352,7 +346,7 @@ async def _result_response(
     headers, media_type = rendering.headers, MEDIA_TYPES[rendering.name]
     if _is_known(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
-    if rendering.name == "json" and not rendering.overrides.given:
+    if rendering.name == "json" and not chosen_options(rendering.overrides):
         document = await run_in_threadpool(service.result, rendering.digest)
         return Response(document, media_type=media_type, headers=headers)
     context = service_context(request)
@@ -361,8 +355,8 @@ async def _result_response(
         "storage_url": context.settings.storage_url,
         "digest": rendering.digest,
         "name": rendering.name,
-        "changes": rendering.overrides.given,
-        "style": rendering.style.choices,
+        "changes": chosen_options(rendering.overrides),
+        "style": chosen_options(rendering.style),
     }
     reply = await context.executor.run(request, "result", arguments)
     if "damaged" in reply.fields:

@@ -36,6 +36,7 @@ from hessian_spectrum.service.request_parsing import (
     LARGE_BODY_BYTES,
     MEDIA_TYPES,
     StrictRoute,
+    chosen_options,
     figure_style,
     json_body,
     parse_body,
@@ -122,7 +123,7 @@ async def _render(body: bytes, name: str, style: FigureStyle, request: Request) 
         if name == "json" and is_small(message):
             return await run_in_threadpool(render, message, name)
     executor = service_context(request).executor
-    return (await executor.run(request, "random-matrix", {"name": name, "style": style.choices}, body)).content
+    return (await executor.run(request, "random-matrix", {"name": name, "style": chosen_options(style)}, body)).content
 
 
 def is_small(request: RandomMatrixRequest) -> bool:
