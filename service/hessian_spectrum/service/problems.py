@@ -110,6 +110,12 @@ def invalid_query(name: str, message: str) -> ProblemError:
     return ProblemError(invalid_request([FieldError(loc=["query", name[:MAX_NAME_LENGTH]], msg=message)]))
 
 
+def malformed_upload(detail: str) -> ProblemError:
+    """Error 400 of an upload whose parts cannot be told apart."""
+    problem = Problem(type="/problems/malformed-upload", title="Malformed upload", status=400, detail=detail)
+    return ProblemError(problem)
+
+
 def register_problem_handlers(app: FastAPI) -> None:
     """Make the application answer every exception that leaves a route with a problem."""
     for kind, translate in _TRANSLATIONS.items():

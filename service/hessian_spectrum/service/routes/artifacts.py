@@ -18,9 +18,13 @@ from hessian_spectrum.service.request_parsing import (
     unsupported_media_type,
 )
 from hessian_spectrum.service.routes.documentation import ARTIFACT_UPLOAD, INVALID, problem_documentation
-from hessian_spectrum.service.uploads.arrays import ARRAY_MEDIA_TYPES, store_arrays
-from hessian_spectrum.service.uploads.spool import spooled
-from hessian_spectrum.service.uploads.tokens import TOKEN_MEDIA_TYPES, store_tokens
+from hessian_spectrum.service.uploads.artifact_upload import (
+    ARRAY_MEDIA_TYPES,
+    TOKEN_MEDIA_TYPES,
+    spooled,
+    store_arrays,
+    store_tokens,
+)
 
 PATH = "/artifacts"
 MEDIA_TYPES = (*TOKEN_MEDIA_TYPES, *ARRAY_MEDIA_TYPES)

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from hessian_spectrum.api_schemas.artifacts import ArrayType
-from hessian_spectrum.service.problems import invalid_field
-from hessian_spectrum.service.uploads.fields import malformed_upload
-from hessian_spectrum.service.uploads.npy import NO_SHAPE, is_shape
+from hessian_spectrum.service.problems import invalid_field, malformed_upload
+from hessian_spectrum.service.uploads.npz import NO_SHAPE, is_shape
 from hessian_spectrum.storage.array_files import DTYPES, NamedArray
 
 MAX_HEADER_BYTES = 2**20
