@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.app import create_app
+from hessian_spectrum.service.uploads import artifact_upload
 from hessian_spectrum.storage.artifacts import ArtifactStore
 
 BINARY, NPY = "application/octet-stream", "application/x-npy"
