@@ -196,7 +196,7 @@ class JobService:
             ProblemError: 403 if the caller may not list the jobs of this owner.
         """
         if not caller.is_admin and owner not in (None, caller.owner):
-            raise _forbidden("Only an admin's key lists the jobs of another.")
+            raise _forbidden("Only an admin may list the jobs of another key.")
         records = self._store.page(
             state=state, tag=tag, owner=owner if caller.is_admin else caller.owner, size=size + 1, after=after
         )
@@ -297,7 +297,7 @@ class JobService:
     def _changeable(self, job_id: str, caller: Principal) -> JobRecord:
         record = self.get(job_id, caller)
         if not caller.may_change(record):
-            raise _forbidden("The job is shared: its owner and admins end and delete it, all others read it.")
+            raise _forbidden("The job is shared for reading: only its owner and admins may cancel or delete it.")
         return record
 
 
@@ -306,7 +306,14 @@ def _share(quota: int | None) -> int | None:
 
 
 def _forbidden(detail: str) -> ProblemError:
-    return ProblemError(Problem(type="/problems/not-yours", title="Not with this key", status=403, detail=detail))
+    problem = Problem(
+        type="/problems/not-yours",
+        alias="/problems/forbidden",
+        title="Not allowed with this API key",
+        status=403,
+        detail=detail,
+    )
+    return ProblemError(problem)
 
 
 def _no_result(record: JobRecord) -> ProblemError:

@@ -98,6 +98,7 @@ def _keys_unreadable() -> ProblemError:
 def _unauthenticated(*, is_key_given: bool) -> ProblemError:
     problem = Problem(
         type="/problems/no-key",
+        alias="/problems/unauthenticated",
         title="Unknown API key" if is_key_given else "An API key is required",
         status=401,
         detail="Send an API key of this server as `Authorization: Bearer KEY`.",
