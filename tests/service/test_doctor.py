@@ -15,9 +15,10 @@ from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.worker_registry import register
 from hessian_spectrum.launcher.embedded_redis import written_url
+from hessian_spectrum.service import doctor
 from hessian_spectrum.service.bind import main as bind
 from hessian_spectrum.service.doctor import main
-from hessian_spectrum.service.telemetry import deployment_checks, service_checks
+from hessian_spectrum.service.telemetry import deployment_checks
 from hessian_spectrum.service.telemetry.deployment_checks import Finding
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.storage.results import ResultStore

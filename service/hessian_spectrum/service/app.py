@@ -81,6 +81,9 @@ def _middleware(context: ServiceContext) -> list[Middleware]:
 
     `RateLimit` comes before `Authorization`, so that guesses of keys count, and after `Authentication`, which says for
     whom a request counts.
+
+    Returns:
+        Each middleware with its arguments, outermost first.
     """
     settings = context.settings
     is_upload = partial(has_media_type, media_types=_UPLOADS)

@@ -149,6 +149,9 @@ class JobService:
     def get(self, job_id: str, caller: Principal) -> JobRecord:
         """The record of a job.
 
+        Returns:
+            The record as it is stored now.
+
         Raises:
             UnknownJobError: There is no such job, or the caller may not read it.
         """
@@ -204,7 +207,10 @@ class JobService:
         return records[:size], records[size - 1].id if more else None
 
     def cancel(self, job_id: str, caller: Principal) -> tuple[JobRecord, bool]:
-        """Cancel a job; returns the record, and whether the job had ended before.
+        """Cancel a job.
+
+        Returns:
+            The record, and whether the job had ended before.
 
         Raises:
             UnknownJobError: There is no such job.
@@ -236,11 +242,19 @@ class JobService:
 
     @asynccontextmanager
     async def result_of(self, job_id: str, caller: Principal) -> AsyncIterator[str]:
-        """The digest of a result, to read it inside of the block; the job may be deleted or expire meanwhile.
+        """Keep track of a result while it is read, as the job may be deleted or expire meanwhile.
+
+        Args:
+            job_id: The id of the job.
+            caller: Who reads the result.
+
+        Yields:
+            The digest of the result.
 
         Raises:
             UnknownJobError: There is no such job.
             ProblemError: There is no result yet, or the problem of a failed job.
+            ResultDamagedError: A file of the result is missing or damaged, and the job still has it.
         """
         digest = await run_in_threadpool(self._result_digest, job_id, caller)
         try:
@@ -258,13 +272,23 @@ class JobService:
     def result(self, digest: str) -> bytes:
         """The stored result document.
 
+        Returns:
+            The JSON document.
+
         Raises:
             ResultDamagedError: The file of the result is missing or damaged.
         """
         return self._results.read(digest)
 
     def arrays(self, digest: str, sha256: str) -> Iterator[bytes]:
-        """The npz file beside a document in chunks.
+        """Read the npz file beside a document.
+
+        Args:
+            digest: The digest of the document.
+            sha256: The SHA-256 of the npz file.
+
+        Returns:
+            The bytes of the file in chunks.
 
         Raises:
             ResultDamagedError: Before the last chunk if the file is not what was stored.

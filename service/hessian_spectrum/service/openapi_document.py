@@ -72,6 +72,9 @@ def _message_schemas(*messages: type[BaseModel]) -> Document:
 
     Values that have a default have a schema of their own, which says so. Of a reference to it all generators make a
     field that may be left out: of a default in the field's own schema, some make one that callers must give.
+
+    Returns:
+        The schemas by name.
     """
     template = "#/components/schemas/{model}"
     _, found = models_json_schema([(message, "validation") for message in messages], ref_template=template)

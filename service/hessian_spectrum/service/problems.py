@@ -229,7 +229,10 @@ def _redis_unavailable(error: RedisError | OperationalError) -> ProblemError:
 
 
 def _files_unavailable(error: OSError) -> ProblemError:
-    """The only files that routes read and write are those of results, artifacts and models.
+    """Translate an error of the file system; routes use only the files of results, artifacts and models.
+
+    Returns:
+        507 for a full disk, 503 for all else.
 
     Raises:
         OSError: The error itself if it is not about a file.

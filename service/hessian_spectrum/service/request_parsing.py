@@ -95,6 +95,9 @@ def require_identity(headers: Mapping[str, str]) -> None:
 async def json_body(request: Request) -> bytes:
     """The whole body of a request.
 
+    Returns:
+        The bytes of the body.
+
     Raises:
         ProblemError: 415 for a compressed body.
     """
@@ -125,10 +128,17 @@ def parse_body(body: bytes, kind: type[M], context: Mapping[str, Any] | None = N
 
 
 def validate_document(kind: type[M], document: Any) -> M:
-    """The message that a parsed document represents.
+    """Validate a parsed document.
+
+    Args:
+        kind: The class of the message.
+        document: What the JSON or the upload holds.
+
+    Returns:
+        The message.
 
     Raises:
-        ProblemError: 422.
+        ProblemError: 422 for an invalid field.
     """
     return _validated(kind, kind.model_validate, document)
 
@@ -218,7 +228,13 @@ def _documented_query_names(openapi_extra: dict[str, Any]) -> list[str]:
 
 @lru_cache(maxsize=64)
 def require_format(accept: str | None) -> ResultFormat:
-    """The format that an Accept header prefers; JSON without a header.
+    """Choose the format of a response.
+
+    Args:
+        accept: The Accept header; None without one.
+
+    Returns:
+        The format that the header prefers; JSON without a header.
 
     Raises:
         ProblemError: 406 if the header accepts none of them.

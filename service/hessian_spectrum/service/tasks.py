@@ -51,9 +51,11 @@ def run_task(head: bytes, content: bytes) -> Reply:
 
 
 def _result(arguments: Arguments, _content: bytes) -> Reply:
-    """The result of a job in the format `name`.
+    """Render the result of a job in the format `name`.
 
-    The field `arrays` describes the file beside the document if that is the answer; `damaged` says what is missing.
+    Returns:
+        The bytes of the response; or, in the field `arrays`, the description of the npz file beside the document; or,
+        in the field `damaged`, what is missing.
     """
     digest, name = arguments["digest"], arguments["name"]
     results, verifier = _results(arguments["results_dir"], arguments["storage_url"])

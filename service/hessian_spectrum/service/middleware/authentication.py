@@ -45,6 +45,9 @@ class Authentication:
     def _principal(self, scope: Scope) -> Principal:
         """The principal of a request.
 
+        Returns:
+            The bearer of the API key, `ANONYMOUS` where no key is required, or `UNAUTHENTICATED`.
+
         Raises:
             KeysUnreadableError: The key file cannot be read.
         """

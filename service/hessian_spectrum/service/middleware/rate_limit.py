@@ -119,6 +119,9 @@ class TokenBucketLimiter:
         Args:
             client: Id of a key, or a network address.
             limit: Requests per minute of this client.
+
+        Returns:
+            What the client has left, and how long it must wait if the request is refused.
         """
         now, seconds_each = self._clock(), _WINDOW_SECONDS / limit
         used_then, then = self._used.get(client, (0.0, now))

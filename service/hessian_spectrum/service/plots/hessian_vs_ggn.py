@@ -33,10 +33,18 @@ Quantity = Callable[[ComparisonPoint], float | None]
 
 
 def plot_hessian_vs_ggn(result: HessianVsGgnResult, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """Relative error against residual, loss and step, and loss against step, as a file of the format `name`.
+    """Plot the relative error against residual, loss and step, and the loss against the step.
 
     Lines are means over seeds, bands are their standard errors, and dots are single points, hollow where an eigenvalue
     has not converged. Without training the models stand in place of the steps.
+
+    Args:
+        result: The result of a `hessian-vs-ggn` job.
+        name: A format of figures.
+        style: What the caller chose of the figure.
+
+    Returns:
+        The bytes of the file.
     """
     trained = result.curves[0].loss is not None
 

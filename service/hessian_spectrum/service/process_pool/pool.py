@@ -35,6 +35,9 @@ class _PoolProcess:
     async def run(self, task: str, arguments: Mapping[str, Any], content: bytes) -> Reply:
         """Run one task.
 
+        Returns:
+            Its reply.
+
         Raises:
             _ProcessEndedError: The process ended before it replied.
         """

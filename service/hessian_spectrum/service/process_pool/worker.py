@@ -54,7 +54,10 @@ class Reply:
         return json.dumps({"fields": self.fields, "problem": problem, "headers": self.headers}).encode()
 
     def raise_for_problem(self) -> Self:
-        """The reply itself.
+        """Raise the problem of the reply if it has one.
+
+        Returns:
+            The reply itself.
 
         Raises:
             ProblemError: The reply is a problem.

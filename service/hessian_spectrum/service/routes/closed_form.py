@@ -216,9 +216,12 @@ def _json(fields: object) -> bytes:
 
 
 def _npz(result: ClosedFormResult) -> memoryview:
-    """Arrays without pickle; `document` holds everything but the eigenvectors as JSON.
+    """Write the result as arrays without pickle; `document` holds everything but the eigenvectors as JSON.
 
     An eigenvalue without a group has the group "", one without a pair the pair -1.
+
+    Returns:
+        The bytes of the npz file.
     """
     spectrum, eigenvectors = result.spectrum, result.eigenvectors
     rest = to_document(result if eigenvectors is None else replace(result, eigenvectors=_emptied(eigenvectors)))

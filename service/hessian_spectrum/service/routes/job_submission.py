@@ -217,7 +217,13 @@ class Admission:
         return plan
 
     def estimate(self, request: AnyJobRequest) -> CostEstimate:
-        """The cost of a job on the present workers.
+        """Estimate the cost of a job on the present workers.
+
+        Args:
+            request: The validated request.
+
+        Returns:
+            Memory, products and micro-batches, and whether the job fits.
 
         Raises:
             ProblemError: 422 at a field that does not fit the uploaded tokens.
@@ -263,7 +269,13 @@ class Admission:
 
 
 def available_bytes(client: redis.Redis) -> int | None:
-    """Memory of one job at the worker with the least memory, since any may take it; None without workers.
+    """Read the memory that a job can count on.
+
+    Args:
+        client: A client of Redis.
+
+    Returns:
+        Bytes of one job at the worker with the least memory, since any may take it; None without workers.
 
     Raises:
         RedisError: Redis does not answer.

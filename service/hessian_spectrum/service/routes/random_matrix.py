@@ -138,7 +138,10 @@ def is_small(request: RandomMatrixRequest) -> bool:
 
 
 def compute(request: RandomMatrixRequest) -> LawAnswer | IndexCurveAnswer:
-    """The law, or the index curves.
+    """Compute a law or index curves.
+
+    Returns:
+        The law, or the curves.
 
     Raises:
         ProblemError: 422 at the field of a number that the formulas refuse.
@@ -354,9 +357,12 @@ def _request_of_plot(request: RandomMatrixRequest) -> RandomMatrixRequest:
 
 
 def _npz(answer: LawAnswer | IndexCurveAnswer) -> bytes:
-    """Arrays without pickle; `document` holds the rest of the answer as JSON.
+    """Write the answer as arrays without pickle; `document` holds the rest of the answer as JSON.
 
     Where JSON has null, the array holds 0 and its companion `..._defined` holds false.
+
+    Returns:
+        The bytes of the npz file.
     """
     if isinstance(answer, IndexCurveAnswer):
         arrays = _index_curve_arrays(answer)

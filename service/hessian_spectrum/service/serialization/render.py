@@ -21,7 +21,13 @@ _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(JobResult)
 
 
 def parse_result(document: bytes) -> AnyJobResult:
-    """The message in a stored document.
+    """Parse a stored document.
+
+    Args:
+        document: The JSON document of a result.
+
+    Returns:
+        The message.
 
     Raises:
         ProblemError: 406 if another version of the server wrote the document.

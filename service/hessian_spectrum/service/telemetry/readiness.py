@@ -43,10 +43,13 @@ def missing_worker(workers: Sequence[WorkerStatus]) -> str | None:
 
 
 def mismatch(storage: StorageIdentity) -> str | None:
-    """Why directory and Redis do not belong together; None also for a directory that is away, which is said apart.
+    """Find out whether the results directory and Redis belong together.
+
+    Returns:
+        Why they do not; None if they do, and for a missing directory, which another check reports.
 
     Raises:
-        RedisError: if Redis cannot be asked.
+        RedisError: Redis does not answer.
     """
     try:
         return storage.fault()

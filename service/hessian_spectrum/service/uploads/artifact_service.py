@@ -85,6 +85,9 @@ class ArtifactService:
     def get(self, artifact_id: str) -> AnyArtifact:
         """The description of an artifact.
 
+        Returns:
+            The number of tokens and the largest one, or shape and type of each array.
+
         Raises:
             UnknownArtifactError: There is no such artifact.
         """
@@ -92,7 +95,10 @@ class ArtifactService:
         return self._store.get(artifact_id)
 
     def arrays(self, artifact_id: str) -> dict[str, StoredArray]:
-        """The arrays of an artifact by name; this method makes the service an `ArtifactCatalog`.
+        """Describe the arrays of an artifact; this method makes the service an `ArtifactCatalog`.
+
+        Returns:
+            The arrays by name.
 
         Raises:
             ArtifactError: There is no such artifact, or it does not hold arrays.

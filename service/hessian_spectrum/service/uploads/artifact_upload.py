@@ -50,7 +50,14 @@ _BUFFER_BYTES = 2**20
 
 @asynccontextmanager
 async def spooled(request: Request, artifacts: ArtifactService) -> AsyncIterator[BinaryIO]:
-    """The body as a file on the disk of the artifacts; the file is removed after the context.
+    """Write the body of a request to a file on the disk of the artifacts.
+
+    Args:
+        request: A request whose body has not been read.
+        artifacts: Where the file is to become an artifact.
+
+    Yields:
+        The file, which is removed after the context.
 
     Raises:
         ProblemError: 408 if the upload takes too long.
@@ -103,7 +110,10 @@ def store_tokens(file: BinaryIO, artifacts: ArtifactService, media_type: str) ->
 
 
 def _layout(file: BinaryIO, media_type: str) -> tuple[int, np.dtype[Any]]:
-    """Where the tokens begin, and their type.
+    """Find the tokens in a file.
+
+    Returns:
+        The offset of the first token in bytes, and the type of the tokens.
 
     Raises:
         UnreadableArrayError: The array cannot be read.
@@ -175,7 +185,10 @@ def _npz_arrays(body: memoryview, reservation: Reservation) -> Iterator[tuple[st
 
 
 def _checked(arrays: Iterable[tuple[str, NamedArray]]) -> dict[str, NamedArray]:
-    """The arrays by name, each unique and one that a job can name.
+    """Check the names of arrays.
+
+    Returns:
+        The arrays by name, each unique and one that a job can name.
 
     Raises:
         ProblemError: 422 for an unfit or repeated name, or for too many arrays.

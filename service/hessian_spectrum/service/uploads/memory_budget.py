@@ -52,10 +52,13 @@ class MemoryBudget:
 
     @contextmanager
     def reservation(self, owner: str | None = None) -> Iterator[Reservation]:
-        """An empty reservation, which is released at the end of the context.
+        """Open an empty reservation.
 
         Args:
             owner: Id of the API key that the upload came with; None without one.
+
+        Yields:
+            The reservation, which is released at the end of the context.
         """
         reservation = Reservation(self, owner)
         try:

@@ -50,9 +50,17 @@ class UnreadableArrayError(ValueError):
 
 
 def read_npy(content: memoryview, reservation: Reservation) -> Value:
-    """The array as aligned float64 in native byte order, one or two dimensions; a 0-d one as a number or a text.
+    """Read a .npy file into float64.
 
-    A view of `content` if it already holds that, in the order of its memory, which may be Fortran's.
+    Nothing is copied if the file already holds that; the order of the memory may then be Fortran's.
+
+    Args:
+        content: The bytes of the file.
+        reservation: Memory for a copy where one is needed.
+
+    Returns:
+        An aligned float64 array in native byte order with one or two dimensions, or a number or a text for an array
+        without dimensions.
 
     Raises:
         UnreadableArrayError: The array cannot be read.
@@ -72,7 +80,13 @@ def read_npy(content: memoryview, reservation: Reservation) -> Value:
 
 
 def read_numbers(content: memoryview) -> NDArray[np.generic]:
-    """The array as it lies in `content`: floats of 2, 4 or 8 bytes or integers, of any shape and order.
+    """Read a .npy file without a copy.
+
+    Args:
+        content: The bytes of the file.
+
+    Returns:
+        A view of the bytes: floats of 2, 4 or 8 bytes or integers, of any shape and order.
 
     Raises:
         UnreadableArrayError: The array cannot be read.
@@ -93,7 +107,13 @@ def is_shape(shape: Sequence[Any]) -> bool:
 
 
 def read_header(content: bytes | memoryview) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
-    """Shape, whether the order is Fortran's, type of the numbers, and where they begin.
+    """Read the header of a .npy file.
+
+    Args:
+        content: The beginning of the file, or all of it.
+
+    Returns:
+        The shape, whether the order is Fortran's, the type of the numbers, and the offset of the first one in bytes.
 
     Raises:
         UnreadableArrayError: The array cannot be read.
@@ -158,13 +178,16 @@ def npz_contents(
     path_of: Callable[[str], tuple[str, ...]],
     max_members: int,
 ) -> Iterator[tuple[tuple[str, ...], memoryview]]:
-    """Path and bytes of each member in turn; a view of `body` where the member is stored uncompressed.
+    """Read the members of an npz archive in turn.
 
     Args:
         body: The archive.
         reservation: Memory for members that must be inflated.
         path_of: Maps the name of a member, without `.npy`, to its path; it may raise ProblemError.
         max_members: Largest number of members.
+
+    Yields:
+        The path of a member and its bytes, a view of `body` where the member is stored uncompressed.
 
     Raises:
         ProblemError: 400 or 422 for a malformed archive, 413 or 503 if it inflates to more than there is memory for.

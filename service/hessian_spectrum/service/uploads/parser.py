@@ -52,11 +52,14 @@ class UploadParser:
 
     @asynccontextmanager
     async def parse(self, request: Request, media_type: str) -> AsyncIterator[dict[str, Any]]:
-        """The fields of a request; its arrays are views of the upload and are gone after the context.
+        """Parse an upload.
 
         Args:
             request: A request whose body has not been read.
             media_type: `NPZ` or `FORM`.
+
+        Yields:
+            The fields of the request; its arrays are views of the upload and are gone after the context.
 
         Raises:
             ProblemError: 400 or 422 for a malformed upload, 408 if it takes too long, 413 if it is too large, 503 if
@@ -78,11 +81,14 @@ class UploadParser:
 
 
 async def read_body(request: Request, num_bytes: int) -> memoryview:
-    """The body in one buffer; the system provides its memory as it arrives.
+    """Read the body into one buffer, whose memory the system provides as it arrives.
 
     Args:
         request: A request whose body has not been read.
         num_bytes: Largest size of the body.
+
+    Returns:
+        The part of the buffer that is filled.
     """
     body = np.empty(num_bytes, np.uint8).data
     filled = 0
@@ -144,7 +150,13 @@ def upload_too_slow() -> ProblemError:
 
 
 def field_path(name: str) -> tuple[str, ...]:
-    """Where a field stands in the request: `w` and `model.w` are the same one.
+    """Find the place of a field in the request; `w` and `model.w` are the same field.
+
+    Args:
+        name: The name of a member of the archive or of a part of the form.
+
+    Returns:
+        The names on the way to the field, outermost first.
 
     Raises:
         ProblemError: 422 if there is none of this name.
@@ -156,7 +168,14 @@ def field_path(name: str) -> tuple[str, ...]:
 
 
 def request_document(fields: Iterable[tuple[tuple[str, ...], Any]], start: Any = None) -> dict[str, Any]:
-    """The fields nested by their paths, on top of `start` where a part of the request came as JSON.
+    """Nest fields by their paths.
+
+    Args:
+        fields: Path and value of each field.
+        start: The part of the request that came as JSON; None without one.
+
+    Returns:
+        The document of the whole request.
 
     Raises:
         ProblemError: 422 if a field is given twice.
@@ -230,7 +249,13 @@ class _Form:
 
 
 async def read_parts(request: Request) -> list[Part]:
-    """The parts of the body, whose size the caller has bounded.
+    """Read a body of multipart/form-data, whose size the caller has bounded.
+
+    Args:
+        request: A request whose body has not been read.
+
+    Returns:
+        The parts in the order of the form.
 
     Raises:
         ProblemError: 400 if it is no complete form.

@@ -32,7 +32,13 @@ def may_be_safetensors(head: bytes, num_bytes: int) -> bool:
 
 
 def safetensors_arrays(body: memoryview) -> Iterator[tuple[str, NamedArray]]:
-    """Name and array of each entry, views of `body`; names are as the file has them.
+    """Read the arrays of a safetensors file.
+
+    Args:
+        body: The bytes of the file.
+
+    Yields:
+        The name of an entry as the file has it and its array, a view of `body`.
 
     Raises:
         ProblemError: 400 for what is no safetensors file, or a damaged one; 422 for an array without numbers.
