@@ -74,12 +74,12 @@ def _findings(url: str | None, host: str, port: int | None) -> Iterator[Finding]
             yield from deployment_checks.clocks(client)
             yield from deployment_checks.workers(client)
     if port is not None:
-        yield from _port(host, port)
+        yield from check_port(host, port)
     if url is not None:
         yield from _end_to_end(url)
 
 
-def _port(host: str, number: int) -> Iterator[Finding]:
+def check_port(host: str, number: int) -> Iterator[Finding]:
     """Whether the port is free for a service, or one of ours listens there."""
     name, place = "port", f"{host}:{number}"
     with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
