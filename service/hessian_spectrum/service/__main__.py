@@ -42,7 +42,7 @@ def main() -> None:
     except (SettingsError, KeysUnreadableError) as error:
         print(f"spectrum service: {error}", file=sys.stderr)
         sys.exit(os.EX_CONFIG)
-    serve(create_app(settings), arguments.host, arguments.port, settings.trusted_proxies)
+    serve(create_app(settings), host=arguments.host, port=arguments.port, trusted_proxies=settings.trusted_proxies)
 
 
 def require_keys(settings: ServiceSettings, host: str) -> None:
@@ -68,7 +68,7 @@ def _is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
 
 
-def serve(app: FastAPI, host: str, port: int, trusted_proxies: str = "") -> None:
+def serve(app: FastAPI, *, host: str, port: int, trusted_proxies: str = "") -> None:
     """Answer requests until SIGINT or SIGTERM; of these proxies, in the name of those who sent them there."""
     # What was loaded stays: to look through it for garbage takes a tenth of a second, in which nobody is answered.
     gc.collect()

@@ -106,13 +106,13 @@ def create_context(settings: ServiceSettings) -> ServiceContext:
         access_log=AccessLog(as_json=settings.as_json),
         metrics=_metrics(settings, stores, slots),
         job_service=JobService(
-            stores.jobs,
-            stores.queue,
-            stores.results,
-            stores.identity,
-            job_events,
-            result_versions,
-            Quotas(settings.max_queued, settings.requests_bytes, settings.records_bytes),
+            store=stores.jobs,
+            queue=stores.queue,
+            results=stores.results,
+            storage=stores.identity,
+            events=job_events,
+            code_versions=result_versions,
+            quotas=Quotas(settings.max_queued, settings.requests_bytes, settings.records_bytes),
         ),
         job_events=job_events,
         models=models,
@@ -163,7 +163,12 @@ Service = Annotated[JobService, Depends(_job_service)]
 
 async def _artifact_service(request: Request, principal: CurrentPrincipal) -> ArtifactService:
     context = service_context(request)
-    return ArtifactService(context.stores.artifacts, context.stores.artifact_owners, principal, context.artifact_quota)
+    return ArtifactService(
+        store=context.stores.artifacts,
+        owners=context.stores.artifact_owners,
+        principal=principal,
+        quota=context.artifact_quota,
+    )
 
 
 Artifacts = Annotated[ArtifactService, Depends(_artifact_service)]
@@ -200,7 +205,12 @@ def _metrics(settings: ServiceSettings, stores: Stores, slots: RequestSlots) -> 
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     registry.register(
-        JobMetrics(stores.redis, lambda: slots.waiting.num_taken, stores.results.blobs, settings.results_dir)
+        JobMetrics(
+            client=stores.redis,
+            num_waiting_requests=lambda: slots.waiting.num_taken,
+            blobs=stores.results.blobs,
+            directory=settings.results_dir,
+        )
     )
     return registry
 

@@ -76,7 +76,12 @@ class JobEventBroker:
             RedisError: Redis does not answer.
         """
         start = await self._start(record, last_event_id)
-        return None if start is None else JobEventReader(self, record.id, *start, is_authorized)
+        if start is None:
+            return None
+        first, event_before = start
+        return JobEventReader(
+            self, job_id=record.id, first=first, last_event_id=event_before, is_authorized=is_authorized
+        )
 
     async def _start(self, record: JobRecord, last_event_id: str | None) -> tuple[list[JobEvent], str] | None:
         """The events that a reader gets first, and the id of the one before them."""
@@ -127,6 +132,7 @@ class JobEventReader:
     def __init__(
         self,
         broker: JobEventBroker,
+        *,
         job_id: str,
         first: list[JobEvent],
         last_event_id: str,

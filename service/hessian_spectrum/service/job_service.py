@@ -71,6 +71,7 @@ class JobService:
 
     def __init__(
         self,
+        *,
         store: JobStore,
         queue: JobQueue,
         results: ResultStore,
@@ -93,8 +94,8 @@ class JobService:
         submission: Submission,
         admit: Callable[[], str | None],
         caller: Principal,
-        idempotency_key: str | None = None,
         *,
+        idempotency_key: str | None = None,
         fresh: bool = False,
         request_id: str | None = None,
     ) -> tuple[JobRecord, bool]:
@@ -176,6 +177,7 @@ class JobService:
     def page(
         self,
         caller: Principal,
+        *,
         owner: str | None,
         state: JobState | None,
         tag: tuple[str, str] | None,

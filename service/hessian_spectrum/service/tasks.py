@@ -69,7 +69,7 @@ def _result(arguments: Arguments, _content: bytes) -> Reply:
             diagonal = diagonal_sample(partial(results.mapped_array, digest))
     except ResultDamagedError as error:
         return Reply({"damaged": str(error)})
-    return Reply({}, render(result, name, FigureStyle(**arguments["style"]), diagonal))
+    return Reply({}, render(result, name, FigureStyle(**arguments["style"]), diagonal=diagonal))
 
 
 def _closed_form(arguments: Arguments, content: bytes) -> Reply:
@@ -114,7 +114,7 @@ def _job(arguments: Arguments, content: bytes) -> tuple[AnyJobRequest, Admission
     caller = Principal(owner=arguments["owner"], is_admin=arguments["is_admin"])
     stores = _stores(arguments["results_dir"], arguments["storage_url"])
     quota = ArtifactQuota(max_bytes=arguments["uploads_bytes"], max_number=arguments["max_artifacts"])
-    artifacts = ArtifactService(stores.artifacts, stores.artifact_owners, caller, quota)
+    artifacts = ArtifactService(store=stores.artifacts, owners=stores.artifact_owners, principal=caller, quota=quota)
     verdicts = _Verdicts(arguments["verdicts"])
     models = _models(arguments["models_dir"]).with_verdicts(verdicts)
     models.digests.learn(arguments["digests"])  # to take them again may be longer than a caller waits

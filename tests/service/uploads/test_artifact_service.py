@@ -30,7 +30,7 @@ ANNA, BOB, ADMIN = (
 def of(tmp_path: Path) -> Callable[[Principal], ArtifactService]:
     store = ArtifactStore(LocalDirectory(tmp_path))
     owners = ArtifactOwners(LocalDirectory(tmp_path, "owners"))
-    return lambda principal: ArtifactService(store, owners, principal, QUOTA)
+    return lambda principal: ArtifactService(store=store, owners=owners, principal=principal, quota=QUOTA)
 
 
 def upload(artifacts: ArtifactService, *tokens: int) -> tuple[str, bool]:

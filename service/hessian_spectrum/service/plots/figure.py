@@ -48,7 +48,7 @@ class FigureStyle:
 DEFAULT_STYLE = FigureStyle()
 
 
-def render_figure(draw: Callable[[Figure], str], size: tuple[float, float], name: str, style: FigureStyle) -> bytes:
+def render_figure(draw: Callable[[Figure], str], *, size: tuple[float, float], name: str, style: FigureStyle) -> bytes:
     """Draw a figure and return its file.
 
     Args:

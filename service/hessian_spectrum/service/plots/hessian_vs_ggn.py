@@ -66,7 +66,7 @@ def plot_hessian_vs_ggn(result: HessianVsGgnResult, name: str, style: FigureStyl
             figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small")
         return _title(result, trained=trained)
 
-    return render_figure(draw, (10, 7.5), name, style)
+    return render_figure(draw, size=(10, 7.5), name=name, style=style)
 
 
 def _draw(

@@ -38,7 +38,7 @@ def plot_law(found: LawAnswer, name: str, style: FigureStyle = DEFAULT_STYLE) ->
         axes.legend(loc="upper right", fontsize="small")
         return _title(found)
 
-    return render_figure(draw, _SIZE, name, style)
+    return render_figure(draw, size=_SIZE, name=name, style=style)
 
 
 def plot_index_curves(found: IndexCurveAnswer, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
@@ -57,7 +57,7 @@ def plot_index_curves(found: IndexCurveAnswer, name: str, style: FigureStyle = D
         figure.legend(loc="outside right upper", fontsize="small")
         return f"Hessian law, {found.parameters['activation']} activation"
 
-    return render_figure(draw, _SIZE, name, style)
+    return render_figure(draw, size=_SIZE, name=name, style=style)
 
 
 def _draw_index_curve(axes: Any, curve: IndexOfRatio, colour: Any, *, is_labelled: bool) -> None:

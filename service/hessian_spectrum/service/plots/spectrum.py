@@ -44,7 +44,7 @@ Numbers = NDArray[np.float64]
 
 
 def plot_result(
-    result: AnySpectrumResult, name: str, style: FigureStyle = DEFAULT_STYLE, diagonal: DiagonalSample | None = None
+    result: AnySpectrumResult, name: str, style: FigureStyle = DEFAULT_STYLE, *, diagonal: DiagonalSample | None = None
 ) -> bytes:
     """Plot a result as a file of the format `name`; a trace with the distribution of its diagonal if there is one."""
 
@@ -56,7 +56,7 @@ def plot_result(
         return f"{_subject(result)}, {title}"
 
     is_low = isinstance(result, TraceResult) and diagonal is None
-    return render_figure(draw, (9, 2.2) if is_low else (9, 5), name, style)
+    return render_figure(draw, size=(9, 2.2) if is_low else (9, 5), name=name, style=style)
 
 
 def _fill(figure: Figure, result: AnySpectrumResult, diagonal: DiagonalSample | None) -> str:

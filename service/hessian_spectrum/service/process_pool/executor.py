@@ -36,7 +36,7 @@ class ProcessExecutor:
         self._scheduler = scheduler
         self._pool = pool
 
-    async def run(self, request: Request, task: str, arguments: Mapping[str, Any], content: bytes = b"") -> Reply:
+    async def run(self, request: Request, task: str, *, arguments: Mapping[str, Any], content: bytes = b"") -> Reply:
         """Run a task in a process, which is killed if the caller disconnects.
 
         Args:

@@ -1,5 +1,6 @@
 """`/v1/artifacts`: files that are uploaded once and named by jobs."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -76,7 +77,8 @@ async def upload_artifact(request: Request, artifacts: Artifacts) -> Response:
             artifact, is_new = await run_in_threadpool(store_tokens, file, artifacts, sent_as)
         else:
             budget = service_context(request).upload_budget
-            artifact, is_new = await run_in_threadpool(store_arrays, file, artifacts, sent_as, budget)
+            store = partial(store_arrays, file, artifacts, media_type=sent_as, budget=budget)
+            artifact, is_new = await run_in_threadpool(store)
     location = str(request.url_for("get_artifact", artifact_id=artifact.id))
     return Response(
         artifact.model_dump_json(),

@@ -111,7 +111,8 @@ async def _render(body: bytes, name: ResultFormat, style: FigureStyle, request: 
         if name == "json" and is_small(message, len(body)):
             return render(message, name)
     executor = service_context(request).executor
-    return (await executor.run(request, "closed-form", {"name": name, "style": chosen_options(style)}, body)).content
+    arguments = {"name": name, "style": chosen_options(style)}
+    return (await executor.run(request, "closed-form", arguments=arguments, content=body)).content
 
 
 def _response(content: bytes | memoryview, name: ResultFormat) -> Response:

@@ -121,7 +121,7 @@ async def _run_task(request: Request, task: str, body: bytes, caller: CurrentPri
         "verdicts": await _verdicts(request, body),
         "digests": context.models.digests.known(),  # of the checkpoints that were just looked at, too
     }
-    return await context.executor.run(request, task, arguments, body)
+    return await context.executor.run(request, task, arguments=arguments, content=body)
 
 
 async def _verdicts(request: Request, body: bytes) -> dict[str, Any]:

@@ -105,8 +105,15 @@ async def submit_job(
     If a present worker's code has computed an equal request before, the job ends at once with that result as `cached`.
     """
     seconds, fresh = _preferred_wait(prefer), _wants_fresh(cache_control)
-    names = {"fresh": fresh, "request_id": request.state.request_id}
-    submit = partial(service.submit, asked.submission, asked.admit, caller, idempotency_key, **names)
+    submit = partial(
+        service.submit,
+        asked.submission,
+        asked.admit,
+        caller,
+        idempotency_key=idempotency_key,
+        fresh=fresh,
+        request_id=request.state.request_id,
+    )
     record, replayed = await run_in_threadpool(submit)
     if seconds and not record.ended:
         if request.state.slot.may_wait():
@@ -150,7 +157,12 @@ def list_jobs(
     """One page of the caller's jobs, or of all for an admin; `next_page_token` leads to the next page."""
     listed_owner = caller.owner if owner == "me" else owner
     records, last = service.page(
-        caller, listed_owner, state, _parsed_tag(tag), page_size, decode_page_token(page_token)
+        caller,
+        owner=listed_owner,
+        state=state,
+        tag=_parsed_tag(tag),
+        size=page_size,
+        after=decode_page_token(page_token),
     )
     jobs = [job_message(request, record) for record in records]
     return JobPage(jobs=jobs, next_page_token=encode_page_token(last) if last else None)
@@ -358,7 +370,7 @@ async def _result_response(
         "changes": chosen_options(rendering.overrides),
         "style": chosen_options(rendering.style),
     }
-    reply = await context.executor.run(request, "result", arguments)
+    reply = await context.executor.run(request, "result", arguments=arguments)
     if "damaged" in reply.fields:
         raise ResultDamagedError(reply.fields["damaged"])
     if (arrays := reply.fields.get("arrays")) is not None:

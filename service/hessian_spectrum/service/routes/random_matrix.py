@@ -123,7 +123,8 @@ async def _render(body: bytes, name: str, style: FigureStyle, request: Request) 
         if name == "json" and is_small(message):
             return await run_in_threadpool(render, message, name)
     executor = service_context(request).executor
-    return (await executor.run(request, "random-matrix", {"name": name, "style": chosen_options(style)}, body)).content
+    arguments = {"name": name, "style": chosen_options(style)}
+    return (await executor.run(request, "random-matrix", arguments=arguments, content=body)).content
 
 
 def is_small(request: RandomMatrixRequest) -> bool:

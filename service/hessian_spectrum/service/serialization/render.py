@@ -51,7 +51,7 @@ def stored_arrays(result: AnyJobResult) -> StoredArrays | None:
 
 
 def render(
-    result: AnyJobResult, name: str, style: FigureStyle = DEFAULT_STYLE, diagonal: DiagonalSample | None = None
+    result: AnyJobResult, name: str, style: FigureStyle = DEFAULT_STYLE, *, diagonal: DiagonalSample | None = None
 ) -> bytes | memoryview:
     """Render a result in a format.
 
@@ -79,4 +79,4 @@ def render(
         case _ if isinstance(result, SpectrumSetResult):
             return plot_spectrum_set(result, name, style)
         case _:
-            return plot_result(result, name, style, diagonal)
+            return plot_result(result, name, style, diagonal=diagonal)

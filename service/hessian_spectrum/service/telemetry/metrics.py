@@ -43,7 +43,7 @@ class JobMetrics(Collector):
     """
 
     def __init__(
-        self, client: redis.Redis, num_waiting_requests: Callable[[], int], blobs: BlobStore, directory: Path
+        self, *, client: redis.Redis, num_waiting_requests: Callable[[], int], blobs: BlobStore, directory: Path
     ) -> None:
         self._client = client
         self._num_waiting_requests = num_waiting_requests

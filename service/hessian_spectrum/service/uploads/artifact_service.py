@@ -43,7 +43,7 @@ class ArtifactService:
     """
 
     def __init__(
-        self, store: ArtifactStore, owners: ArtifactOwners, principal: Principal, quota: ArtifactQuota
+        self, *, store: ArtifactStore, owners: ArtifactOwners, principal: Principal, quota: ArtifactQuota
     ) -> None:
         self._store = store
         self._owners = owners

@@ -142,7 +142,7 @@ def _blocks(file: BinaryIO, start: int, dtype: np.dtype[Any]) -> Iterator[Tokens
 
 
 def store_arrays(
-    file: BinaryIO, artifacts: ArtifactService, media_type: str, budget: MemoryBudget
+    file: BinaryIO, artifacts: ArtifactService, *, media_type: str, budget: MemoryBudget
 ) -> tuple[AnyArtifact, bool]:
     """Store the arrays of a file as an artifact.
 
