@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from hessian_spectrum.api_schemas.estimate_text import error_bar, estimated, meaning_of_error, with_error
 from hessian_spectrum.api_schemas.spectrum_results import Estimate, RitzValue, SpectrumSetResult
 from hessian_spectrum.service.plots import trace as trace_plot
-from hessian_spectrum.service.plots.figure import FIGURE_FORMATS, FigureStyle
+from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FIGURE_FORMATS, FigureStyle
 from hessian_spectrum.service.plots.trace import DiagonalSample, diagonal_sample
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.serialization.render import render
