@@ -144,7 +144,7 @@ class JobService:
             try:
                 self._queue.publish(record.id)
             except OperationalError as error:
-                _logger.warning("job %s waits for the reaper: %s", record.id, error)
+                _logger.warning("job %s is queued but not published, which the reaper will do: %s", record.id, error)
         return record, replayed
 
     def get(self, job_id: str, caller: Principal) -> JobRecord:
@@ -352,6 +352,6 @@ def _no_result(record: JobRecord) -> ProblemError:
         type="/problems/job-not-finished",
         title="The job has not finished",
         status=409,
-        detail=f"It is {record.state}.",
+        detail=f"The job is {record.state}.",
     )
     return ProblemError(problem, {"Retry-After": "1"})

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="spectrum-server keys", description="API keys, of which digests are kept.")
+    parser = argparse.ArgumentParser(prog="spectrum-server keys", description="Manages API keys.")
     place = argparse.ArgumentParser(add_help=False)
     place.add_argument(
         "--data-dir",
@@ -47,16 +47,16 @@ def _parser() -> argparse.ArgumentParser:
         help=f"of the server: the keys are in its keys.json, unless {_FILE_VARIABLE} names a file",
     )
     commands = parser.add_subparsers(required=True, metavar="add | list | revoke")
-    add = commands.add_parser("add", parents=[place], help="make a key and print it, once")
-    add.add_argument("--name", required=True, type=_printable, help="of whoever gets it")
-    add.add_argument("--role", choices=get_args(Role), default="user", help="an admin sees and ends the jobs of all")
+    add = commands.add_parser("add", parents=[place], help="create a key and print it once")
+    add.add_argument("--name", required=True, type=_printable, help="name of its holder")
+    add.add_argument("--role", choices=get_args(Role), default="user", help="an admin may change all jobs")
     add.add_argument("--requests-per-minute", type=int, default=REQUESTS_PER_MINUTE, metavar="N")
     add.add_argument("--max-queued", type=int, default=MAX_QUEUED, metavar="N", help="jobs that may wait at a time")
     add.set_defaults(run=_add)
     listing = commands.add_parser("list", parents=[place], help="print id, role, limits, time and name of every key")
     listing.set_defaults(run=_list)
-    revoke = commands.add_parser("revoke", parents=[place], help="take a key away, at once")
-    revoke.add_argument("id", help="as `list` prints it; the part of a key between the underscores")
+    revoke = commands.add_parser("revoke", parents=[place], help="revoke a key immediately")
+    revoke.add_argument("id", help="the part of a key between the underscores, as `list` prints it")
     revoke.set_defaults(run=_revoke)
     return parser
 
@@ -68,7 +68,7 @@ def _add(keys: KeyStore, wanted: argparse.Namespace) -> None:
         requests_per_minute=wanted.requests_per_minute,
         max_queued=wanted.max_queued,
     )
-    print(f"Its digest is in {keys.path}; the key itself is shown this once:", file=sys.stderr)
+    print(f"Its digest is in {keys.path}; the key itself is shown only once:", file=sys.stderr)
     print(text)
 
 
@@ -80,7 +80,7 @@ def _list(keys: KeyStore, wanted: argparse.Namespace) -> None:
 def _revoke(keys: KeyStore, wanted: argparse.Namespace) -> None:
     print(f"revoked: {_line(keys.revoke(wanted.id))}")
     if not keys.all():
-        print("No key is left: nobody is let in until one is added.", file=sys.stderr)
+        print("No key is left: every request is refused until you add one.", file=sys.stderr)
 
 
 def _line(key: ApiKey) -> str:

@@ -53,4 +53,4 @@ async def background_tasks(*coroutines: Coroutine[Any, Any, None]) -> AsyncItera
 
 def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _logger.error("%s ended", task.get_coro(), exc_info=error)
+        _logger.error("background task %s failed", task.get_coro(), exc_info=error)

@@ -247,7 +247,7 @@ def require_format(accept: str | None) -> ResultFormat:
         for name, media_type in MEDIA_TYPES.items():
             if quality > 0 and accepted in (media_type, media_type.split("/")[0] + "/*", "*/*"):
                 return name
-    detail = f"a result can be had as {', '.join(MEDIA_TYPES.values())}"
+    detail = f"The available formats are {', '.join(MEDIA_TYPES.values())}."
     raise ProblemError(Problem(title="Not acceptable", status=406, detail=detail))
 
 

@@ -119,7 +119,7 @@ class LostJobReaper:
                     _logger.error("%s", error)
                 self._logged_mismatch = str(error)
             except (RedisError, OperationalError) as error:
-                _logger.warning("lost jobs are not looked for, %s: %s", described(error), error)
+                _logger.warning("lost jobs cannot be recovered, %s: %s", described(error), error)
             except OSError as error:
                 _logger.warning("maintenance ended early: %s", error)
             except Exception:  # nobody else finds lost jobs

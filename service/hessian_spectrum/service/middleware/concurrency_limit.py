@@ -146,9 +146,9 @@ class Slot:
 def _too_many_requests() -> ProblemError:
     problem = Problem(
         type="/problems/too-many-requests-at-once",
-        title="Busy",
+        title="Server busy",
         status=503,
-        detail="The server answers as many requests as it can at once.",
+        detail="The server is already handling as many requests as it can.",
     )
     return ProblemError(problem, {"Retry-After": "1"})
 
@@ -156,8 +156,8 @@ def _too_many_requests() -> ProblemError:
 def _too_many_waiting_requests() -> ProblemError:
     problem = Problem(
         type="/problems/too-many-listeners",
-        title="Too many wait for jobs",
+        title="Too many waiting requests",
         status=429,
-        detail="Ask how the job stands without `wait`, or try again.",
+        detail="Read the job without `wait`, or try again later.",
     )
     return ProblemError(problem, {"Retry-After": "5"})

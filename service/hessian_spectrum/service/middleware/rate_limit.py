@@ -68,7 +68,7 @@ def _charge_nobody(num_requests: float) -> None:
 
 
 def _too_many_requests(status: "RateLimitStatus") -> ProblemError:
-    detail = f"It is {status.limit} requests a minute."
+    detail = f"The limit is {status.limit} requests per minute."
     problem = Problem(type="/problems/too-many-requests", title="Too many requests", status=429, detail=detail)
     return ProblemError(problem, {"Retry-After": str(status.retry_after_seconds)})
 

@@ -210,9 +210,9 @@ class FairScheduler:
 def _too_many_waiting() -> ProblemError:
     problem = Problem(
         type="/problems/too-much-heavy-work",
-        title="Too much heavy work at once",
+        title="Too many expensive requests",
         status=429,
-        detail="Pictures, other smoothings, large requests and samples are made a few at a time: wait for the answers "
-        "to those that were asked for before.",
+        detail="Figures, smoothings, large requests and samples are computed a few at a time. Wait for the "
+        "responses to your earlier requests.",
     )
     return ProblemError(problem, {"Retry-After": "5"})

@@ -125,13 +125,13 @@ async def _start_process(task_module: str) -> _PoolProcess:
 
 
 def _too_long(seconds: float) -> ProblemError:
-    detail = f"It is given up after {seconds:g} s."
-    problem = Problem(type="/problems/work-too-long", title="This takes too long", status=503, detail=detail)
+    detail = f"The server gave up after {seconds:g} s."
+    problem = Problem(type="/problems/work-too-long", title="The request takes too long", status=503, detail=detail)
     return ProblemError(problem, {"Retry-After": "60"})
 
 
 def _lost(task: str) -> ProblemError:
-    _logger.error("the process of a task ended: %s", task)
-    detail = "It may need more memory than there is."
-    problem = Problem(type="/problems/work-lost", title="The work was lost", status=503, detail=detail)
+    _logger.error("the process of task %s ended", task)
+    detail = "It may need more memory than the server has."
+    problem = Problem(type="/problems/work-lost", title="The computation was lost", status=503, detail=detail)
     return ProblemError(problem, {"Retry-After": "60"})

@@ -35,7 +35,7 @@ async def list_models(request: Request) -> ModelList:
             await context.descriptions.make(request, name)
         return ModelList(models=await run_in_threadpool(models.describe_all))
     except CheckpointError as error:
-        problem = Problem(type="/problems/no-models", title="No models at the moment", status=503, detail=str(error))
+        problem = Problem(type="/problems/no-models", title="The models are unavailable", status=503, detail=str(error))
         raise ProblemError(problem) from None
 
 

@@ -61,7 +61,7 @@ class JobMetrics(Collector):
         try:
             totals = read_counters(self._client)
         except RedisError as error:
-            _logger.warning("metrics without Redis: %s", error)
+            _logger.warning("job metrics are unavailable: %s", error)
             totals = None
         yield _gauge("spectrum_redis_up", "1 while Redis answers", 0 if totals is None else 1)
         yield _gauge(
@@ -81,7 +81,7 @@ class JobMetrics(Collector):
             try:
                 self._results_bytes = sum(info.num_bytes for info in self._blobs.list())
             except OSError as error:
-                _logger.warning("metrics without the storage of results: %s", error)
+                _logger.warning("the size of the results is unavailable: %s", error)
                 self._results_bytes = 0
             self._walked_at = time.monotonic()
         return self._results_bytes

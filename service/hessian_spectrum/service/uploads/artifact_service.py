@@ -167,12 +167,14 @@ class ArtifactService:
 
 
 def _too_many(max_number: int) -> ProblemError:
-    detail = f"A key keeps at most {max_number:,}: delete some that no job needs any more."
+    detail = f"An API key may keep {max_number:,} files: delete some that no job needs."
     title = "Too many uploaded files"
     return ProblemError(Problem(type="/problems/too-many-uploads", title=title, status=507, detail=detail))
 
 
 def _no_room(is_own: bool) -> ProblemError:
-    detail = "Yours are too many: delete some of them." if is_own else "An admin can delete some of them."
-    title = "There is no more room for uploaded files"
+    detail = (
+        "Your files take too much space: delete some." if is_own else "An admin can delete files that are not needed."
+    )
+    title = "No space left for uploaded files"
     return ProblemError(Problem(type="/problems/uploads-full", title=title, status=507, detail=detail))

@@ -86,6 +86,6 @@ class MemoryBudget:
 
 
 def _busy() -> ProblemError:
-    detail = "Other uploads take the memory that the server keeps for them. Send this one again later."
+    detail = "Other uploads use all of the memory for uploads. Send this one again later."
     problem = Problem(type="/problems/uploads-busy", title="Too many uploads at once", status=503, detail=detail)
     return ProblemError(problem, {"Retry-After": str(RETRY_SECONDS)})
