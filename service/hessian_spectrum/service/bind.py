@@ -1,4 +1,4 @@
-"""`python -m hessian_spectrum.service.bind`: says that a results directory and a Redis belong together from now on."""
+"""`python -m hessian_spectrum.service.bind`: declare that a results directory and a Redis belong together."""
 
 import argparse
 import sys
@@ -14,10 +14,10 @@ from hessian_spectrum.storage.stores import open_stores
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Say what would be lost; with `--yes` give both a new identity."""
+    """Print what would be deleted; with `--yes` give both a new identity."""
     parser = argparse.ArgumentParser(
         prog="spectrum-server bind",
-        description="Lets the results directory and Redis belong together, whatever they belonged to before.",
+        description="Declares that the results directory and Redis belong together.",
     )
     parser.add_argument("--yes", action="store_true", help="do it; without this nothing is changed")
     wanted = parser.parse_args(arguments)

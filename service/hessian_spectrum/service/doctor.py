@@ -1,4 +1,4 @@
-"""`python -m hessian_spectrum.service.doctor`: checks a deployment, and says what to do where something is wrong."""
+"""`python -m hessian_spectrum.service.doctor`: check a deployment, and advise where something is wrong."""
 
 import argparse
 import contextlib
@@ -43,11 +43,11 @@ _COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print what was found; exit with status 1 if anything failed."""
+    """Print the findings; exit with status 1 if a check failed."""
     parser = argparse.ArgumentParser(prog="spectrum-server doctor", description="Checks a deployment.")
-    parser.add_argument("--url", help="of a service: it is asked for a closed form and a small job")
-    parser.add_argument("--host", default="127.0.0.1", help="address that a service listens at, or is to")
-    parser.add_argument("--port", type=int, help="port that a service listens at, or is to")
+    parser.add_argument("--url", help="address of a service, which computes a closed form and a small job")
+    parser.add_argument("--host", default="127.0.0.1", help="address on which a service listens or will listen")
+    parser.add_argument("--port", type=int, help="port on which a service listens or will listen")
     parser.add_argument("--json", action="store_true", help="print findings as JSON")
     wanted = parser.parse_args(arguments)
     findings = list(_findings(wanted.url, wanted.host, wanted.port))

@@ -144,7 +144,7 @@ def test_a_key_keeps_no_more_files_than_it_may(of: Callable[[Principal], Artifac
     with pytest.raises(ProblemError) as refusal:
         upload(of(ANNA), MAX_NUMBER)
     assert (refusal.value.problem.status, refusal.value.problem.type) == (507, "/problems/too-many-uploads")
-    assert refusal.value.problem.detail == "A key keeps at most 40: delete some that no job needs any more."
+    assert refusal.value.problem.detail == "An API key may keep 40 files: delete some that no job needs."
     assert listed(of(ANNA)) == set(ids)
     assert upload(of(ANNA), 0) == (ids[0], False)
     upload(of(BOB), 0)

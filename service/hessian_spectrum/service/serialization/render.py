@@ -35,10 +35,8 @@ def parse_result(document: bytes) -> AnyJobResult:
     try:
         return _RESULT.validate_json(document)
     except ValidationError:
-        title, detail = (
-            "Not acceptable",
-            "Another version of the server stored this result; it is available as JSON only.",
-        )
+        title = "Not acceptable"
+        detail = "Another version of the server stored this result; it is available as JSON only."
         problem = Problem(type="/problems/result-outdated", title=title, status=406, detail=detail)
         raise ProblemError(problem) from None
 
