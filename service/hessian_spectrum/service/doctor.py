@@ -49,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address on which a service listens or will listen")
     parser.add_argument("--port", type=int, help="port on which a service listens or will listen")
     parser.add_argument("--json", action="store_true", help="print findings as JSON")
-    wanted = parser.parse_args(arguments)
-    findings = list(_findings(wanted.url, wanted.host, wanted.port))
-    if wanted.json:
+    options = parser.parse_args(arguments)
+    findings = list(_findings(options.url, options.host, options.port))
+    if options.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:
         _print(findings)
@@ -81,17 +81,17 @@ def _findings(url: str | None, host: str, port: int | None) -> Iterator[Finding]
 
 def check_port(host: str, number: int) -> Iterator[Finding]:
     """Whether the port is free for a service, or one of ours listens there."""
-    name, place = "port", f"{host}:{number}"
+    name, address = "port", f"{host}:{number}"
     with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-        if _asked(f"http://{place}", "/v1/health/live", timeout=3.0)[1] == {"status": "live"}:
-            yield Finding(name, "ok", f"a service of this kind listens at {place}")
+        if _asked(f"http://{address}", "/v1/health/live", timeout=3.0)[1] == {"status": "live"}:
+            yield Finding(name, "ok", f"a service of this kind listens at {address}")
             return
     try:
         with socket.create_server((host, number)):
-            yield Finding(name, "ok", f"{place} is free: no service listens there now")
+            yield Finding(name, "ok", f"{address} is free: no service listens there now")
     except OSError as error:
         yield Finding(
-            name, "failed", f"{place}: {error.strerror}, and it is no service of this kind", "choose another port"
+            name, "failed", f"{address}: {error.strerror}, and it is no service of this kind", "choose another port"
         )
 
 

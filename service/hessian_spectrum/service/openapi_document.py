@@ -77,8 +77,8 @@ def _message_schemas(*messages: type[BaseModel]) -> Document:
         The schemas by name.
     """
     template = "#/components/schemas/{model}"
-    _, found = models_json_schema([(message, "validation") for message in messages], ref_template=template)
-    schemas: Document = found["$defs"]
+    _, generated = models_json_schema([(message, "validation") for message in messages], ref_template=template)
+    schemas: Document = generated["$defs"]
     for name, schema in list(schemas.items()):
         for field, described in schema.get("properties", {}).items():
             default = described.pop("default", None)
@@ -127,8 +127,8 @@ def _paths_by_format(paths: Document, file_path: str) -> Document:
 
 def _describe_middlewares(operation: Document, *, changes: bool, needs_key: bool) -> None:
     """Add the problems of the middlewares and the API key."""
-    wanted = _EVERY | (_CHANGING if changes else {}) | (_GUARDED if needs_key else {})
-    operation["responses"] = {str(k): v for k, v in wanted.items()} | operation["responses"]
+    problems = _EVERY | (_CHANGING if changes else {}) | (_GUARDED if needs_key else {})
+    operation["responses"] = {str(k): v for k, v in problems.items()} | operation["responses"]
     operation["security"] = [{"key": []}, {}] if needs_key else []
 
 

@@ -86,10 +86,10 @@ def _model(arguments: Arguments, _content: bytes) -> Reply:
     """What `describe` says of a checkpoint, and the digests; nothing of one that went away meanwhile."""
     models = _models(arguments["models_dir"])
     try:
-        found = models.describe(arguments["name"])
+        model = models.describe(arguments["name"])
     except UnknownCheckpointError:
         return Reply()
-    return Reply({"digests": models.digests.known()}, found.model_dump_json().encode())
+    return Reply({"digests": models.digests.known()}, model.model_dump_json().encode())
 
 
 def _submission(arguments: Arguments, content: bytes) -> Reply:

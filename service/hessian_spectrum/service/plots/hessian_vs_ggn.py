@@ -51,12 +51,12 @@ def plot_hessian_vs_ggn(result: HessianVsGgnResult, name: str, style: FigureStyl
     def draw(figure: Figure) -> str:
         panels = figure.subplots(2, 2)
         for index, (curve, colour) in enumerate(zip(result.curves, _colours(len(result.curves)), strict=True)):
-            place = _step if trained else partial(_number, index + 1)
+            position = _step if trained else partial(_number, index + 1)
             for axes, across, up, mean in (
                 (panels[0, 0], _residual, _error, curve.against_residual),
                 (panels[0, 1], _loss, _error, curve.against_loss),
-                (panels[1, 0], place, _error, curve.relative_error),
-                (panels[1, 1], place, _loss, curve.loss),
+                (panels[1, 0], position, _error, curve.relative_error),
+                (panels[1, 1], position, _loss, curve.loss),
             ):
                 _draw(axes, curve, (across, up), mean, colour)
         _scale(panels, result, trained=trained)

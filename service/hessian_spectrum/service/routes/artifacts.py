@@ -68,16 +68,16 @@ async def upload_artifact(request: Request, artifacts: Artifacts) -> Response:
     Jobs name the artifact by its id, as `{"kind": "artifact", "id": ...}`. Equal tokens or equal arrays have the same
     id, whatever file they came in.
     """
-    sent_as = media_type(request.headers)
+    content_type = media_type(request.headers)
     require_identity(request.headers)
-    if sent_as not in MEDIA_TYPES:
+    if content_type not in MEDIA_TYPES:
         raise unsupported_media_type(*MEDIA_TYPES)
     async with spooled(request, artifacts) as file:
-        if sent_as in TOKEN_MEDIA_TYPES:
-            artifact, is_new = await run_in_threadpool(store_tokens, file, artifacts, sent_as)
+        if content_type in TOKEN_MEDIA_TYPES:
+            artifact, is_new = await run_in_threadpool(store_tokens, file, artifacts, content_type)
         else:
             budget = service_context(request).upload_budget
-            store = partial(store_arrays, file, artifacts, media_type=sent_as, budget=budget)
+            store = partial(store_arrays, file, artifacts, media_type=content_type, budget=budget)
             artifact, is_new = await run_in_threadpool(store)
     location = str(request.url_for("get_artifact", artifact_id=artifact.id))
     return Response(
@@ -95,8 +95,8 @@ def list_artifacts(
     page_token: PageToken = None,
 ) -> ArtifactPage:
     """One page of the caller's artifacts, or of all for an admin; `next_page_token` leads to the next page."""
-    found, last = artifacts.page(page_size, decode_page_token(page_token))
-    return ArtifactPage(artifacts=found, next_page_token=encode_page_token(last) if last else None)
+    listed, last = artifacts.page(page_size, decode_page_token(page_token))
+    return ArtifactPage(artifacts=listed, next_page_token=encode_page_token(last) if last else None)
 
 
 @router.get("/{artifact_id}", responses=_UNKNOWN, summary="Describe an uploaded file")

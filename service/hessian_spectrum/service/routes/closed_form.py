@@ -93,14 +93,14 @@ async def compute_closed_form(request: Request) -> Response:
     """
     name = require_format(request.headers.get("accept"))
     style = figure_style(request, name)
-    sent_as = media_type(request.headers)
-    if sent_as == JSON:
+    content_type = media_type(request.headers)
+    if content_type == JSON:
         return _response(await _render(await json_body(request), name, style, request), name)
     require_identity(request.headers)
-    if sent_as not in UPLOAD_MEDIA_TYPES:
+    if content_type not in UPLOAD_MEDIA_TYPES:
         raise unsupported_media_type(JSON, *UPLOAD_MEDIA_TYPES)
     context = service_context(request)
-    async with context.upload_parser.parse(request, sent_as) as document:
+    async with context.upload_parser.parse(request, content_type) as document:
         message = await run_in_threadpool(validate_document, ClosedFormRequest, document)
         return _response(await context.executor.run_in_thread(request, render, message, name, style), name)
 

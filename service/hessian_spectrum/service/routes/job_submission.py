@@ -130,8 +130,8 @@ async def _verdicts(request: Request, body: bytes) -> dict[str, Any]:
     names = await run_in_threadpool(_checkpoint_names, body)
     for name in names:
         await context.descriptions.make(request, name)
-    found = await run_in_threadpool(lambda: [context.models.verdicts(name) for name in names])
-    return {key: verdict.model_dump(mode="json") for each in found for key, verdict in each.items()}
+    verdicts = await run_in_threadpool(lambda: [context.models.verdicts(name) for name in names])
+    return {key: verdict.model_dump(mode="json") for each in verdicts for key, verdict in each.items()}
 
 
 async def _is_expensive(request: Request, body: bytes) -> bool:
@@ -150,10 +150,10 @@ def _checkpoint_names(body: bytes) -> set[str]:
         return set()
     check_json(body)
     try:
-        found = from_json(body)
+        document = from_json(body)
     except ValueError:
         return set()
-    fields = found if isinstance(found, dict) else {}
+    fields = document if isinstance(document, dict) else {}
     several = fields.get("models")
     models = [fields.get("model"), *(several if isinstance(several, list) else ())]
     names = (model.get("checkpoint") for model in models if isinstance(model, dict))

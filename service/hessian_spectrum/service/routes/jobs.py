@@ -79,7 +79,7 @@ JobId = Annotated[str, Path(pattern=_JOB_ID, description="The id that the submis
     summary="Submit a job",
 )
 async def submit_job(
-    asked: Annotated[SubmittedJob, Depends(submitted_job)],
+    submitted: Annotated[SubmittedJob, Depends(submitted_job)],
     request: Request,
     service: Service,
     caller: CurrentPrincipal,
@@ -107,8 +107,8 @@ async def submit_job(
     seconds, fresh = _preferred_wait(prefer), _wants_fresh(cache_control)
     submit = partial(
         service.submit,
-        asked.submission,
-        asked.admit,
+        submitted.submission,
+        submitted.admit,
         caller,
         idempotency_key=idempotency_key,
         fresh=fresh,

@@ -168,17 +168,19 @@ def _reported_durability(client: redis.Redis) -> Finding:
 
 
 def _configuration(client: redis.Redis) -> Iterator[Finding]:
-    wanted = {"appendonly": "yes", "appendfsync": "always"}
+    expected = {"appendonly": "yes", "appendfsync": "always"}
     try:
-        found = {name: client.config_get(name).get(name) for name in wanted}
+        configured = {name: client.config_get(name).get(name) for name in expected}
     except RedisError:
         yield Finding("Redis' rights", "ok", "this user may not configure it")
         return
     advice = "let service and workers be a user that may not; docs/deployment.md has its rights"
     yield Finding("Redis' rights", "warning", "this user may configure it, and read all of it", advice)
-    for name, value in wanted.items():
-        good = found[name] == value
-        yield Finding(f"Redis {name}", "ok" if good else "failed", str(found[name]), "" if good else f"set {value}")
+    for name, value in expected.items():
+        good = configured[name] == value
+        yield Finding(
+            f"Redis {name}", "ok" if good else "failed", str(configured[name]), "" if good else f"set {value}"
+        )
 
 
 def identity(client: redis.Redis, settings: StorageSettings) -> Iterator[Finding]:

@@ -123,6 +123,6 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 
 
 def _histogram(name: str, text: str, totals: JobCounters, counted: str) -> Metric:
-    found = totals.durations(counted)
+    durations = totals.durations(counted)
     bounds = [*(f"{bound:g}" for bound in DURATION_BOUNDS), "+Inf"]
-    return HistogramMetricFamily(name, text, list(zip(bounds, found.counts, strict=True)), found.sum_seconds)
+    return HistogramMetricFamily(name, text, list(zip(bounds, durations.counts, strict=True)), durations.sum_seconds)

@@ -193,15 +193,15 @@ def _checked(arrays: Iterable[tuple[str, NamedArray]]) -> dict[str, NamedArray]:
     Raises:
         ProblemError: 422 for an unfit or repeated name, or for too many arrays.
     """
-    found: dict[str, NamedArray] = {}
+    by_name: dict[str, NamedArray] = {}
     for name, array in arrays:
         if not _NAME.fullmatch(name):
             raise invalid_field((name[:64],), f"names must match {_NAME.pattern}")
-        if name in found:
+        if name in by_name:
             raise invalid_field((name,), "is there twice")
-        if len(found) == MAX_ARRAYS:
+        if len(by_name) == MAX_ARRAYS:
             raise invalid_field((name,), f"is one of more than {MAX_ARRAYS} arrays")
-        found[name] = array
-    if not found:
+        by_name[name] = array
+    if not by_name:
         raise invalid_field((), "the file holds no arrays")
-    return found
+    return by_name

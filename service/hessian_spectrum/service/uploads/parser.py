@@ -183,12 +183,12 @@ def request_document(fields: Iterable[tuple[tuple[str, ...], Any]], start: Any =
     document = _copied(start)
     for path, value in fields:
         *parents, name = path
-        place = document
+        node = document
         for parent in parents:
-            place = place.setdefault(parent, {})
-        if not isinstance(place, dict) or name in place:
+            node = node.setdefault(parent, {})
+        if not isinstance(node, dict) or name in node:
             raise invalid_field(path, "is given twice")
-        place[name] = value
+        node[name] = value
     return document
 
 

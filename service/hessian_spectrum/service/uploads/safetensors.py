@@ -45,11 +45,11 @@ def safetensors_arrays(body: memoryview) -> Iterator[tuple[str, NamedArray]]:
     """
     try:
         header, start = _header(body)
-        places = [(name, *_place(name, entry)) for name, entry in header.items()]
-        _check_covered([(first, last) for *_, first, last in places], len(body) - start)
+        entries = [(name, *_entry(name, entry)) for name, entry in header.items()]
+        _check_covered([(first, last) for *_, first, last in entries], len(body) - start)
     except _DamagedError as error:
         raise malformed_upload(f"The body is no safetensors file, or a damaged one: {error}.") from None
-    for name, dtype, shape, first, last in places:
+    for name, dtype, shape, first, last in entries:
         if not is_shape(shape):
             raise invalid_field((name[:64],), NO_SHAPE)
         content = body[start + first : start + last]
@@ -77,17 +77,17 @@ def _header(body: memoryview) -> tuple[dict[str, Any], int]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         raise _DamagedError("its header has a key twice")
-    return found
+    return unique
 
 
 def _no_constant(name: str) -> None:
     raise _DamagedError("its header holds no finite number")
 
 
-def _place(name: str, entry: Any) -> tuple[ArrayType, list[int], int, int]:
+def _entry(name: str, entry: Any) -> tuple[ArrayType, list[int], int, int]:
     """Type, shape, and where the numbers of an entry begin and end."""
     what = f"the entry {name[:64]!a}"
     if not isinstance(entry, dict) or entry.keys() != _FIELDS:
@@ -108,10 +108,10 @@ def _are_counts(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
-def _check_covered(places: list[tuple[int, int]], num_bytes: int) -> None:
+def _check_covered(entries: list[tuple[int, int]], num_bytes: int) -> None:
     """Every byte belongs to one entry."""
     end = 0
-    for first, last in sorted(places):
+    for first, last in sorted(entries):
         if first != end:
             raise _DamagedError("its arrays overlap, or there are gaps between them")
         end = last
