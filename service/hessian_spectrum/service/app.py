@@ -79,8 +79,8 @@ def create_app(settings: ServiceSettings) -> FastAPI:
 def _middleware(context: ServiceContext) -> list[Middleware]:
     """The middlewares in the order in which a request passes them; its response passes them in reverse.
 
-    `RateLimit` comes before `Authorization`, so that guesses of keys count, and after `Authentication`, which says for
-    whom a request counts.
+    `RateLimit` comes before `Authorization`, so that guesses of keys count, and after `Authentication`, which says
+    whose limit a request counts against.
 
     Returns:
         Each middleware with its arguments, outermost first.

@@ -28,7 +28,7 @@ _KEY = re.compile(rf"spectrum_({KEY_ID})_[0-9a-f]{{64}}")
 
 
 class ApiKey(BaseModel):
-    """What is stored of a key. A secret of 256 random bits needs no slow hash: nobody can try them all."""
+    """A stored API key, of which only the digest is kept; 256 random bits need no slow hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -24,7 +24,7 @@ from hessian_spectrum.service.telemetry.deployment_checks import Finding
 
 KEY_VARIABLE = "SPECTRUM_API_KEY"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""A proxy that is asked for these would ask itself."""
+"""Hosts that are never reached through a proxy."""
 
 _ANSWER_SECONDS = 10.0
 _JOB_SECONDS = 60
@@ -80,7 +80,7 @@ def _findings(url: str | None, host: str, port: int | None) -> Iterator[Finding]
 
 
 def check_port(host: str, number: int) -> Iterator[Finding]:
-    """Whether the port is free for a service, or one of ours listens there."""
+    """Check that a port is free or that a Spectrum service listens on it."""
     name, address = "port", f"{host}:{number}"
     with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
         if _asked(f"http://{address}", "/v1/health/live", timeout=3.0)[1] == {"status": "live"}:
@@ -96,7 +96,7 @@ def check_port(host: str, number: int) -> Iterator[Finding]:
 
 
 def _end_to_end(url: str) -> Iterator[Finding]:
-    """A closed form and a small job, as any caller would ask for them."""
+    """Compute a closed form and a small job like any client."""
     if urlsplit(url).scheme not in ("http", "https"):
         yield Finding("service", "failed", f"{url} begins with neither http:// nor https://", "give its whole address")
         return

@@ -1,4 +1,4 @@
-"""What runs beside the requests of a service, from its start to its end."""
+"""The lifespan of a service: its background tasks run from its start to its end."""
 
 import asyncio
 import contextlib

@@ -43,7 +43,7 @@ def complete_document(app: FastAPI, *messages: type[BaseModel], file_path: str, 
         app: The application with all of its routes.
         messages: Bodies that routes read themselves, of which FastAPI knows nothing, and problems.
         file_path: The path of results as files, which ends in the name of a format.
-        is_open: Whether a path can be asked for without a key.
+        is_open: Whether a path requires no API key.
     """
     describe = app.openapi
 

@@ -111,7 +111,7 @@ def invalid_query(name: str, message: str) -> ProblemError:
 
 
 def malformed_upload(detail: str) -> ProblemError:
-    """Error 400 of an upload whose parts cannot be told apart."""
+    """Error 400 for an upload whose parts cannot be separated."""
     problem = Problem(type="/problems/malformed-upload", title="Malformed upload", status=400, detail=detail)
     return ProblemError(problem)
 

@@ -29,7 +29,7 @@ M = TypeVar("M", bound=BaseModel)
 JSON = "application/json"
 
 LARGE_BODY_BYTES = 100_000
-"""Larger bodies take milliseconds to parse, during which the event loop serves nobody: the process pool parses them."""
+"""Larger bodies take milliseconds to parse, which would block the event loop: the process pool parses them."""
 
 MAX_VALUES = 2_500_000
 """Numbers, strings, lists and objects in one body; each takes 100 to 160 bytes of memory while it is parsed."""

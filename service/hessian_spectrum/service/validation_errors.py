@@ -100,9 +100,9 @@ class ErrorLocation:
     """A place in a request, and what the message allows there.
 
     Attributes:
-        path: Names and indices as they stand in the request, without those that pydantic gives members of unions.
+        path: Names and indices as in the request, without those that pydantic gives members of unions.
         fields: Names of the fields of the message around the last part of the path.
-        kinds: Values of the discriminator of the union that stands there.
+        kinds: Values of the discriminator of the union at this place.
         discriminator: Name of the field that chooses among them.
     """
 
@@ -126,7 +126,7 @@ def resolve_location(message: type[BaseModel], location: Sequence[str | int]) ->
 
 
 def _step(resolved: ErrorLocation, schema: Schema | None, part: str | int) -> Schema | None:
-    """Follow one part of a location; returns the schema of what stands there, None if it is not known."""
+    """Follow one part of a location; returns the schema at this place, None if it is unknown."""
     inner: Schema | None = None
     match schema:
         case {"type": "tagged-union", "choices": choices} if part in choices:

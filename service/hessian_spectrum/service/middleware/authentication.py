@@ -1,4 +1,4 @@
-"""API keys of requests: whom a key identifies, and the refusal of requests without a valid one."""
+"""Authentication and authorization of requests by their API key."""
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send

@@ -43,7 +43,7 @@ class RateLimit:
             await self._app(scope, receive, send)
             return
         client, limit = self._account(scope)
-        charge: Callable[[float], None] = _charge_nobody
+        charge: Callable[[float], None] = _charge_nothing
         if client is not None:
             status = self._limiter.acquire(client, limit)
             send = with_default_headers(send, status.headers)
@@ -63,8 +63,8 @@ class RateLimit:
         return client, self._requests_per_minute
 
 
-def _charge_nobody(num_requests: float) -> None:
-    """Requests of a client without a limit cost nothing."""
+def _charge_nothing(num_requests: float) -> None:
+    """The charge of a client without a limit."""
 
 
 def _too_many_requests(status: "RateLimitStatus") -> ProblemError:

@@ -21,7 +21,7 @@ REQUESTS_PER_SECOND = 10.0
 """Requests for which a second of work counts in the rate limit of its caller."""
 
 SHARED = "common"
-"""Owner of tasks that callers with several keys wait for, so that none of them waits in the queue of another."""
+"""Owner of tasks that several API keys wait for, so that no key waits in the queue of another."""
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""The pool of processes: each runs one task at a time and is killed when nobody waits for it any more."""
+"""The pool of processes: each runs one task at a time and is killed when its caller no longer waits."""
 
 import asyncio
 import contextlib

@@ -140,7 +140,7 @@ def is_small(request: ClosedFormRequest, num_bytes: int) -> bool:
 
 
 def compute(request: ClosedFormRequest, max_vector_numbers: int) -> ClosedFormResult:
-    """The whole spectrum of the Hessian, and what else the request asks for.
+    """Compute the spectrum of the Hessian and the requested options.
 
     Args:
         request: The model, its data and the options.

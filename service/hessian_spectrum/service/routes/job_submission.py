@@ -293,6 +293,6 @@ def _summary(estimate: ComputationPlan, available: int | None) -> str:
     if estimate.num_batches > 1:
         taken += f", in {estimate.num_batches:,} micro-batches of {estimate.micro_batch_size:,}"
     if available is None:
-        return f"{taken}; no worker is there to compare with."
+        return f"{taken}; no worker is present, so it is unknown whether the job fits."
     verdict = "the job fits" if estimate.peak_bytes <= available else "the job is too large"
     return f"{taken}; a worker has {gibibytes(available)}: {verdict}."

@@ -21,8 +21,8 @@ from hessian_spectrum.service.telemetry.readiness import look
 router = APIRouter(tags=["health"], route_class=StrictRoute)
 metrics_router = APIRouter(route_class=StrictRoute)
 
-_LOOKS = CapacityLimiter(8)
-"""Threads of their own: whoever asks whether the server is well waits for no other request."""
+_HEALTH_CHECKS = CapacityLimiter(8)
+"""Separate threads, so that health checks wait for no other request."""
 
 
 @router.get("/health/live", summary="Check that the process is alive")
@@ -40,8 +40,8 @@ async def get_readiness(request: Request, principal: CurrentPrincipal) -> Readin
     """200 if Redis answers, a worker is present, results can be stored and checkpoints read; else see `missing`."""
     context = service_context(request)
     stores = context.stores
-    look_at_all = partial(look, stores.redis, stores.identity, context.settings)
-    workers, missing = await anyio.to_thread.run_sync(look_at_all, limiter=_LOOKS)
+    check_all = partial(look, stores.redis, stores.identity, context.settings)
+    workers, missing = await anyio.to_thread.run_sync(check_all, limiter=_HEALTH_CHECKS)
     if missing:
         problem = Problem(
             type="/problems/not-ready", title="Not ready", status=503, detail="; ".join(missing), missing=missing

@@ -33,13 +33,13 @@ _logger = logging.getLogger(__name__)
 
 
 class JobMetrics(Collector):
-    """Jobs, queue, workers and disk, read when Prometheus asks; without Redis only that it is away.
+    """Metrics of jobs, queue, workers and disk, read at each scrape; those of jobs are left out without Redis.
 
     Args:
         client: Connection to Redis.
         num_waiting_requests: Counts the requests that wait at this service.
         blobs: All files of the deployment.
-        directory: Directory of this machine on whose disk these files, or those that are being written, lie.
+        directory: A directory on the disk that holds these files, or those that are being written.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class JobMetrics(Collector):
         self._results_bytes = 0
 
     def describe(self) -> list[Metric]:
-        """Describe no metrics beforehand: registering must not ask Redis."""
+        """Describe no metrics in advance, since registration must not query Redis."""
         return []
 
     def collect(self) -> Iterator[Metric]:

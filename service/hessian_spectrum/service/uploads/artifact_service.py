@@ -30,7 +30,7 @@ class ArtifactQuota:
 class ArtifactService:
     """The artifact store for one principal, to whom the files of others do not exist.
 
-    The same content is stored once, whoever sent it; no response tells that somebody else has sent it before.
+    Equal content is stored once; no response reveals that another principal has sent it before.
 
     Args:
         store: Uploaded files.

@@ -168,7 +168,7 @@ def store_arrays(
 
 
 def _mapped(file: BinaryIO) -> memoryview:
-    """The bytes of the file, mapped into memory; nobody else writes to it or truncates it."""
+    """The bytes of the file, mapped into memory; no other process changes it."""
     try:
         return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
     except ValueError:
