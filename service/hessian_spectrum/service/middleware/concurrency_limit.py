@@ -156,6 +156,7 @@ def _too_many_requests() -> ProblemError:
 def _too_many_waiting_requests() -> ProblemError:
     problem = Problem(
         type="/problems/too-many-listeners",
+        alias="/problems/too-many-waiting-requests",
         title="Too many waiting requests",
         status=429,
         detail="Read the job without `wait`, or try again later.",
