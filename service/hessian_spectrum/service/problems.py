@@ -184,9 +184,9 @@ def _result_damaged(error: ResultDamagedError) -> ProblemError:
 def _key_reused(error: KeyReusedError) -> ProblemError:
     problem = Problem(
         type="/problems/idempotency-key-reused",
-        title="The Idempotency-Key was sent with another request before",
+        title="The Idempotency-Key belongs to another request",
         status=422,
-        errors=[FieldError(loc=["header", "Idempotency-Key"], msg="stands for another request; send a new key")],
+        errors=[FieldError(loc=["header", "Idempotency-Key"], msg="belongs to another request; send a new key")],
     )
     return ProblemError(problem)
 

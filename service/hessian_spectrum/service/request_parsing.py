@@ -309,7 +309,9 @@ def figure_style(request: Request, name: ResultFormat) -> FigureStyle:
         faults = error.errors(include_url=False, include_input=False)
         raise RequestValidationError([{**fault, "loc": ("query", *fault["loc"])} for fault in faults]) from None
     if name not in FIGURE_FORMATS:
-        raise invalid_query(next(iter(given)), f"is for pictures ({', '.join(FIGURE_FORMATS)}); this answer is {name}")
+        raise invalid_query(
+            next(iter(given)), f"applies to figures ({', '.join(FIGURE_FORMATS)}); this response is {name}"
+        )
     return FigureStyle(**query.model_dump())
 
 

@@ -61,7 +61,7 @@ def _one_of(kinds: Sequence[str], tag: str | None) -> str:
 
 def _sentence(error: Mapping[str, Any]) -> str:
     if error["type"] == "string_pattern_mismatch":
-        return SENTENCES.get(error["ctx"]["pattern"], "has a form that is not allowed here")
+        return SENTENCES.get(error["ctx"]["pattern"], "has a form that is not allowed")
     return str(error["msg"])[:MAX_MESSAGE_LENGTH]
 
 

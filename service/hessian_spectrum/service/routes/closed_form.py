@@ -171,8 +171,8 @@ def _eigenvectors(spectrum: Spectrum, which: EigenvectorChoice, max_numbers: int
     num_vectors, num_parameters = spectrum.num_eigenvectors(which), spectrum.num_parameters
     if num_vectors * num_parameters > max_numbers:
         message = (
-            f"{num_vectors} eigenvectors of {num_parameters} numbers are more than the {max_numbers} that this answer "
-            "carries: ask for outliers instead of all, for npz (Accept: application/x-npz), or for none"
+            f"{num_vectors} eigenvectors of {num_parameters} numbers are more than the {max_numbers} that this "
+            "format carries: request outliers instead of all, npz (Accept: application/x-npz), or none"
         )
         raise invalid_field(["eigenvectors"], message)
     return spectrum.eigenvectors(which)

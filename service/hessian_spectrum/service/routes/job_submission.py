@@ -205,7 +205,9 @@ class Admission:
         """
         self._check_tokens(request)
         if (request.time_limit_seconds or 0.0) > self._job_seconds:
-            raise invalid_field(("time_limit_seconds",), f"this server lets no job run over {self._job_seconds:.15g} s")
+            raise invalid_field(
+                ("time_limit_seconds",), f"jobs on this server may run for at most {self._job_seconds:.15g} s"
+            )
         available = self._available_bytes()
         if available is None:
             return None
@@ -257,10 +259,10 @@ class Admission:
         except UnknownArtifactError:
             raise invalid_field(("data", "id"), "there is no such artifact: upload the tokens first") from None
         if not isinstance(tokens, TokenArtifact):
-            raise invalid_field(("data", "id"), "this artifact holds arrays, and num_sequences are of tokens")
+            raise invalid_field(("data", "id"), "this artifact holds arrays instead of tokens")
         if tokens.num_tokens <= data.sequence_length:
             message = (
-                f"there are {tokens.num_tokens} tokens, a sequence with its targets needs one more than its length"
+                f"there are only {tokens.num_tokens} tokens; a sequence needs one more than its length for its targets"
             )
             raise invalid_field(("data", "sequence_length"), message)
         if isinstance(model, Gpt2 | CausalLm) and tokens.largest_token >= model.vocab_size:

@@ -83,5 +83,5 @@ def _check_operations(result: LanczosResult, num_points: int, num_spectra: int) 
     cubes, further_cubes = (sum(length**3 for length in each) for each in (lengths, some))
     eigenproblems = _EIGENPROBLEM * (_EIGENPROBLEMS * cubes + _FURTHER_EIGENPROBLEMS * further_cubes)
     if num_spectra * (_EXPONENTIAL * exponentials + eigenproblems) > MAX_OPERATIONS:
-        message = f"{sum(lengths):,} nodes on {num_points:,} points are too many to smooth while you wait; run a job"
+        message = f"{sum(lengths):,} nodes on {num_points:,} points are too many to smooth in a request; run a job"
         raise invalid_query("num_points", message)

@@ -123,15 +123,15 @@ def _layout(file: BinaryIO, media_type: str) -> tuple[int, np.dtype[Any]]:
     head = file.read(MAX_HEADER_BYTES)
     if media_type == BINARY and not head.startswith(NPY_MAGIC):
         if head.startswith(ZIP_MAGIC) or may_be_safetensors(head, size):
-            raise UnreadableArrayError("begins as npz or safetensors do: send it with their Content-Type")
+            raise UnreadableArrayError("looks like an npz or safetensors file: send it with that Content-Type")
         if size % 2:
-            raise UnreadableArrayError(f"has {size} bytes, and tokens of a .bin file two each")
+            raise UnreadableArrayError(f"has {size} bytes, but each token of a .bin file takes two")
         return 0, np.dtype("<u2")
     shape, _, dtype, start = read_header(head)
     if len(shape) != 1 or type(shape[0]) is not int or dtype.kind not in "iu":
         raise UnreadableArrayError("must be an array of integers in one dimension")
     if shape[0] * dtype.itemsize != size - start:
-        raise UnreadableArrayError("has not the size that its header says")
+        raise UnreadableArrayError("differs in size from what its header says")
     return start, dtype
 
 
@@ -198,9 +198,9 @@ def _checked(arrays: Iterable[tuple[str, NamedArray]]) -> dict[str, NamedArray]:
         if not _NAME.fullmatch(name):
             raise invalid_field((name[:64],), f"names must match {_NAME.pattern}")
         if name in by_name:
-            raise invalid_field((name,), "is there twice")
+            raise invalid_field((name,), "occurs twice")
         if len(by_name) == MAX_ARRAYS:
-            raise invalid_field((name,), f"is one of more than {MAX_ARRAYS} arrays")
+            raise invalid_field((name,), f"exceeds the limit of {MAX_ARRAYS} arrays")
         by_name[name] = array
     if not by_name:
         raise invalid_field((), "the file holds no arrays")

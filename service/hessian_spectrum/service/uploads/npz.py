@@ -69,7 +69,7 @@ def read_npy(content: memoryview, reservation: Reservation) -> Value:
     shape, fortran_order, dtype, start = read_header(content)
     _check_type(shape, dtype)
     if math.prod(shape) * dtype.itemsize != len(content) - start:
-        raise UnreadableArrayError("its size is not what its header says")
+        raise UnreadableArrayError("its size differs from what its header says")
     if not shape:
         return _scalar(content[start:], dtype)
     array = np.frombuffer(content, dtype=dtype, offset=start).reshape(shape, order="F" if fortran_order else "C")
@@ -97,7 +97,7 @@ def read_numbers(content: memoryview) -> NDArray[np.generic]:
     if not is_shape(shape):
         raise UnreadableArrayError(NO_SHAPE)
     if math.prod(shape) * dtype.itemsize != len(content) - start:
-        raise UnreadableArrayError("its size is not what its header says")
+        raise UnreadableArrayError("its size differs from what its header says")
     return np.frombuffer(content, dtype=dtype, offset=start).reshape(shape, order="F" if fortran_order else "C")
 
 
@@ -126,7 +126,7 @@ def read_header(content: bytes | memoryview) -> tuple[tuple[int, ...], bool, np.
         elif version == (2, 0):
             header = npy_format.read_array_header_2_0(stream, MAX_HEADER_BYTES)
         else:
-            raise UnreadableArrayError("is of a version of .npy that holds no plain numbers")
+            raise UnreadableArrayError("has an unsupported version of the .npy format")
     except UnreadableArrayError:
         raise
     except (ValueError, SyntaxError, TypeError, ArithmeticError, LookupError, tokenize.TokenError, RecursionError):
@@ -151,7 +151,7 @@ def _scalar(content: memoryview, dtype: np.dtype[np.generic]) -> float | int | s
     try:
         value = np.frombuffer(content, dtype=dtype)[0].item()
     except ValueError:
-        raise UnreadableArrayError("is no text") from None
+        raise UnreadableArrayError("is not a text") from None
     if isinstance(value, str) and not value.isascii():
         raise UnreadableArrayError("must be plain ASCII")
     assert isinstance(value, (float, int, str))
@@ -244,7 +244,7 @@ def _members(body: memoryview) -> list[zipfile.ZipInfo]:
         with zipfile.ZipFile(_Window(body)) as archive:
             return archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error, OverflowError):
-        raise malformed_upload("The body is no npz archive, or a damaged one.") from None
+        raise malformed_upload("The body is not a valid npz archive.") from None
 
 
 def _content(body: memoryview, member: zipfile.ZipInfo) -> memoryview:

@@ -140,7 +140,7 @@ def _json(part: "Part") -> Any:
     try:
         return from_json(bytes(part.content))
     except ValueError as error:
-        raise invalid_field(("request",), f"is no JSON: {error!s:.100}") from None
+        raise invalid_field(("request",), f"is not JSON: {error!s:.100}") from None
 
 
 def upload_too_slow() -> ProblemError:
@@ -266,7 +266,7 @@ async def read_parts(request: Request) -> list[Part]:
         async for chunk in request.stream():
             parser.write(chunk)
     except FormParserError:
-        raise malformed_upload("The body is no multipart/form-data.") from None
+        raise malformed_upload("The body is not multipart/form-data.") from None
     if not form.is_complete:
         raise malformed_upload("The form ends before its last boundary.")
     return form.parts
