@@ -1,4 +1,4 @@
-"""Everything that the service holds while it runs, made once and given to routes by a dependency."""
+"""Everything that the service holds while it runs, made once, and what routes receive of it."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -1,4 +1,4 @@
-"""Submits, reads, cancels and deletes jobs for a caller: the decisions between the routes and the job store."""
+"""The decisions about jobs between the routes and the job store: who may do what, and which results are reused."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ _POLL_SECONDS = 1.0
 """Seconds after which a long poll reads the record without a notification, which may be lost."""
 
 NUM_SHARES = 4
-"""One key may use a fourth of the bytes that requests and records of all jobs may take."""
+"""One API key may use a quarter of the bytes that are reserved for requests and records of all jobs."""
 
 _logger = logging.getLogger(__name__)
 
@@ -67,7 +67,17 @@ class Submission:
 
 
 class JobService:
-    """All that routes do with jobs."""
+    """Submits, reads, cancels and deletes jobs for their callers.
+
+    Args:
+        store: Records of jobs.
+        queue: Messages to workers.
+        results: Results.
+        storage: Identity of the results directory and of Redis.
+        events: Notifies requests that wait for a job.
+        code_versions: Returns the versions of the code of the present workers.
+        quotas: Most queued jobs, and most bytes of requests and records, of all callers together.
+    """
 
     def __init__(
         self,

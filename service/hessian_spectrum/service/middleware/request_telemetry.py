@@ -82,7 +82,7 @@ class RequestTelemetry:
 
 
 def _route(scope: Scope) -> str:
-    """The template of the path, never the path itself, of which there is no end."""
+    """The template of the path; metrics by the path itself would have no bounded number."""
     route = scope.get("route")
     if route is None:
         return OTHER

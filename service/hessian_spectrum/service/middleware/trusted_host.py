@@ -77,7 +77,7 @@ def _is_address(name: str) -> bool:
 
 
 def _is_same_origin(host: str, headers: Headers) -> bool:
-    """What a browser says of the page that sent the request; other clients say nothing and pass."""
+    """Whether the browser names a page of this server as the origin; other clients name none and pass."""
     site = headers.get("sec-fetch-site")
     if site is not None:
         return site in _OWN_SITES

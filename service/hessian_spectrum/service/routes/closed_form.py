@@ -121,7 +121,7 @@ def _response(content: bytes | memoryview, name: ResultFormat) -> Response:
 
 @dataclass(frozen=True)
 class ClosedFormResult:
-    """What theory says of a request; eigenvectors and descent are None if they were not requested."""
+    """The closed form of a request; eigenvectors and descent are None if they were not requested."""
 
     spectrum: Spectrum
     which: EigenvectorChoice
