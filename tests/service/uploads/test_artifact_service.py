@@ -128,7 +128,7 @@ def test_a_key_takes_three_quarters_of_the_room_and_all_together_no_more_than_th
 
     first, _ = upload(of(ANNA), *range(next(numbers), 200))
     one = taken()
-    assert fill(ANNA).startswith("507: Yours are too many")
+    assert fill(ANNA).startswith("507: Your files take too much space")
     assert 0.75 * MAX_BYTES - one < taken() <= 0.75 * MAX_BYTES
     assert fill(BOB).startswith("507: An admin")
     assert MAX_BYTES - one < taken() <= MAX_BYTES
