@@ -139,6 +139,7 @@ def test_those_who_wait_leave_room_for_the_others(narrow: Narrow, busy_worker: h
         time.sleep(0.05)
     assert refused.status_code == 429
     assert refused.json()["type"] == "/problems/too-many-listeners"
+    assert refused.json()["alias"] == "/problems/too-many-waiting-requests"
     assert refused.headers["retry-after"] == "5"
     assert busy_worker.get(f"{path}/events").status_code == 429
     assert busy_worker.post("/v1/closed-form", json=CLOSED_FORM).status_code == 200

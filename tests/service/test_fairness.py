@@ -201,7 +201,7 @@ def test_large_requests_are_files_within_a_quota(shared: Shared, http: httpx.Cli
     assert names == sorted(f"{answer.json()['id']}.json" for answer in accepted)
     refused = http.post("/v1/jobs", json=large(60_000, seed=2))
     assert (refused.status_code, refused.json()["type"]) == (429, "/problems/quota-of-requests")
-    assert "wait until some have ended, or upload" in refused.json()["detail"]
+    assert "wait until some jobs have ended, or upload" in refused.json()["detail"]
     assert int(refused.headers["retry-after"]) >= 1
     assert http.post("/v1/jobs", json=JOB).status_code == 202
     with shared.http() as other:
@@ -218,7 +218,7 @@ def test_records_have_a_quota_and_deleting_makes_room(http: httpx.Client) -> Non
         answers.append(http.post("/v1/jobs", json=JOB | {"tags": tags, "seed": len(answers)}))
     refused = answers.pop()
     assert (refused.status_code, refused.json()["type"]) == (429, "/problems/quota-of-records")
-    assert "delete jobs that have ended" in refused.json()["detail"]
+    assert "delete ended jobs" in refused.json()["detail"]
     assert "retry-after" not in refused.headers
     assert 3 <= len(answers) <= 10
     job_id = answers[0].json()["id"]

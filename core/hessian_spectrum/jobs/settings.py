@@ -86,16 +86,6 @@ class StorageSettings(LogSettings):
         return self.results_dir / "artifacts"
 
     @property
-    def artifact_owners_dir(self) -> Path:
-        """Directory of the owners of uploaded files."""
-        return self.results_dir / "artifact-owners"
-
-    @property
-    def requests_dir(self) -> Path:
-        """Directory of large requests of jobs that have not ended."""
-        return self.results_dir / "requests"
-
-    @property
     def checkpoints_dir(self) -> Path:
         """Directory of job checkpoints, inside the results directory so that any worker can resume a job."""
         return self.results_dir / "job-checkpoints"

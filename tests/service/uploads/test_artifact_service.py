@@ -29,7 +29,7 @@ ANNA, BOB, ADMIN = (
 def of(tmp_path: Path) -> Callable[[Principal], ArtifactService]:
     store = ArtifactStore(LocalDirectory(tmp_path))
     owners = ArtifactOwners(LocalDirectory(tmp_path, "owners"))
-    return lambda principal: ArtifactService(store, owners, principal, QUOTA)
+    return lambda principal: ArtifactService(store=store, owners=owners, principal=principal, quota=QUOTA)
 
 
 def upload(artifacts: ArtifactService, *tokens: int) -> tuple[str, bool]:
@@ -127,7 +127,7 @@ def test_a_key_takes_three_quarters_of_the_room_and_all_together_no_more_than_th
 
     first, _ = upload(of(ANNA), *range(next(numbers), 200))
     one = taken()
-    assert fill(ANNA).startswith("507: Yours are too many")
+    assert fill(ANNA).startswith("507: Your files take too much space")
     assert 0.75 * MAX_BYTES - one < taken() <= 0.75 * MAX_BYTES
     assert fill(BOB).startswith("507: An admin")
     assert MAX_BYTES - one < taken() <= MAX_BYTES
@@ -143,7 +143,7 @@ def test_a_key_keeps_no_more_files_than_it_may(of: Callable[[Principal], Artifac
     with pytest.raises(ProblemError) as refusal:
         upload(of(ANNA), MAX_NUMBER)
     assert (refusal.value.problem.status, refusal.value.problem.type) == (507, "/problems/too-many-uploads")
-    assert refusal.value.problem.detail == "A key keeps at most 40: delete some that no job needs any more."
+    assert refusal.value.problem.detail == "An API key may keep 40 files: delete some that no job needs."
     assert listed(of(ANNA)) == set(ids)
     assert upload(of(ANNA), 0) == (ids[0], False)
     upload(of(BOB), 0)

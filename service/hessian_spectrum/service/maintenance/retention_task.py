@@ -141,7 +141,7 @@ class RetentionTask:
         while excess > 0 and (digest := self._retention.oldest_result()) not in (None, last):
             for job_id in self._retention.users(digest):  # a job that starts to use it now keeps the result
                 self._retention.expire(job_id, problem)
-            _logger.warning("result %s makes room", digest)
+            _logger.warning("result %s expires to free disk space", digest)
             excess -= sizes.pop(digest, 0)
             last = digest
 

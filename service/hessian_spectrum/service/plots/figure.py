@@ -45,16 +45,11 @@ class FigureStyle:
     dpi: int | None = None
     title: str | None = None
 
-    @property
-    def choices(self) -> dict[str, float | str]:
-        """The choices that the caller made, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
 
 DEFAULT_STYLE = FigureStyle()
 
 
-def render_figure(draw: Callable[[Figure], str], size: tuple[float, float], name: str, style: FigureStyle) -> bytes:
+def render_figure(draw: Callable[[Figure], str], *, size: tuple[float, float], name: str, style: FigureStyle) -> bytes:
     """Draw a figure and return its file.
 
     Args:

@@ -46,7 +46,7 @@ Numbers = NDArray[np.float64]
 
 
 def plot_result(
-    result: AnySpectrumResult, name: str, style: FigureStyle = DEFAULT_STYLE, diagonal: DiagonalSample | None = None
+    result: AnySpectrumResult, name: str, style: FigureStyle = DEFAULT_STYLE, *, diagonal: DiagonalSample | None = None
 ) -> bytes:
     """Plot a result as a file of the format `name`; a trace with the distribution of its diagonal if there is one."""
     plot = method_plots()[result.method]
@@ -58,7 +58,7 @@ def plot_result(
             axes.spines[["top", "right"]].set_visible(False)
         return f"{_subject(result)}, {title}"
 
-    return render_figure(draw, (9, plot.height(diagonal is not None)), name, style)
+    return render_figure(draw, size=(9, plot.height(diagonal is not None)), name=name, style=style)
 
 
 @cache

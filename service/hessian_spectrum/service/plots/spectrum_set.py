@@ -43,7 +43,7 @@ def plot_spectrum_set(result: SpectrumSetResult, name: str, style: FigureStyle =
         figure.legend(*handles, loc="outside lower center", ncols=columns, fontsize="small")
         return _title(result.spectra, plot)
 
-    return render_figure(draw, (9, 5.2), name, style)
+    return render_figure(draw, size=(9, 5.2), name=name, style=style)
 
 
 def _colours(number: int) -> list[Any]:

@@ -26,7 +26,13 @@ _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(JobResult)
 
 
 def parse_result(document: bytes) -> AnyJobResult:
-    """The message in a stored document.
+    """Parse a stored document.
+
+    Args:
+        document: The JSON document of a result.
+
+    Returns:
+        The message.
 
     Raises:
         ProblemError: 406 if another version of the server wrote the document.
@@ -34,7 +40,8 @@ def parse_result(document: bytes) -> AnyJobResult:
     try:
         return _RESULT.validate_json(document)
     except ValidationError:
-        title, detail = "Not acceptable", "Another version of the server stored this result; it can be had as JSON."
+        title = "Not acceptable"
+        detail = "Another version of the server stored this result; it is available as JSON only."
         problem = Problem(type="/problems/result-outdated", title=title, status=406, detail=detail)
         raise ProblemError(problem) from None
 
@@ -50,7 +57,7 @@ def stored_arrays(result: AnyJobResult) -> StoredArrays | None:
 
 
 def render(
-    result: AnyJobResult, name: str, style: FigureStyle = DEFAULT_STYLE, diagonal: DiagonalSample | None = None
+    result: AnyJobResult, name: str, style: FigureStyle = DEFAULT_STYLE, *, diagonal: DiagonalSample | None = None
 ) -> bytes | memoryview:
     """Render a result in a format.
 
@@ -76,12 +83,12 @@ def render(
         case _ if isinstance(result, SpectrumSetResult):
             return plot_spectrum_set(result, name, style)
         case _ if isinstance(result, MethodResult):
-            return plot_result(result, name, style, diagonal)
+            return plot_result(result, name, style, diagonal=diagonal)
         case _:
             return experiment_plots()[result.kind](result, name, style)
 
 
 @cache
 def experiment_plots() -> dict[str, Callable[[Any, str, FigureStyle], bytes]]:
-    """What draws the results of each experiment; a module that is added to `plots` is found."""
+    """Return what draws the results of each experiment; a module that is added to `plots` is found."""
     return merged(plots, "EXPERIMENT_PLOTS")

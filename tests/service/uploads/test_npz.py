@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hessian_spectrum.service.problems import ProblemError
-from hessian_spectrum.service.uploads.archive import MAX_DIRECTORY_BYTES, npz_contents
-from hessian_spectrum.service.uploads.fields import MAX_FIELDS
 from hessian_spectrum.service.uploads.memory_budget import MemoryBudget, Reservation
+from hessian_spectrum.service.uploads.npz import MAX_DIRECTORY_BYTES, npz_contents
+from hessian_spectrum.service.uploads.parser import MAX_FIELDS, field_path
 
 BUDGET = 10**6
 
@@ -35,7 +35,10 @@ def archive(*members: tuple[str, bytes], method: int = zipfile.ZIP_STORED, comme
 
 def contents(body: bytes, budget: int = BUDGET) -> dict[tuple[str, ...], bytes]:
     reservation = Reservation(MemoryBudget(budget))
-    return {path: bytes(content) for path, content in npz_contents(memoryview(body), reservation)}
+    return {
+        path: bytes(content)
+        for path, content in npz_contents(memoryview(body), reservation, path_of=field_path, max_members=MAX_FIELDS)
+    }
 
 
 def problem(body: bytes, budget: int = BUDGET) -> tuple[int, str]:
@@ -57,7 +60,7 @@ def test_what_numpy_writes_is_read(write: Any) -> None:
 
 def test_a_stored_member_is_a_view_and_takes_no_memory() -> None:
     body = np.frombuffer(archive(("w.npy", W)), np.uint8)
-    ((_, content),) = npz_contents(body.data, Reservation(MemoryBudget(0)))
+    ((_, content),) = npz_contents(body.data, Reservation(MemoryBudget(0)), path_of=field_path, max_members=MAX_FIELDS)
     assert np.shares_memory(body, np.frombuffer(content, np.uint8))
 
 
