@@ -8,6 +8,7 @@ import numpy as np
 import pydantic_core
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest, EigenvectorChoice
+from hessian_spectrum.api_schemas.models import family_of
 from hessian_spectrum.service.plots.closed_form import plot_closed_form
 from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle
 from hessian_spectrum.service.problems import invalid_field
@@ -44,7 +45,7 @@ def is_small(request: ClosedFormRequest, num_bytes: int) -> bool:
         num_bytes <= SMALL_BODY_BYTES
         and request.eigenvectors == "none"
         and request.descent is None
-        and request.num_derived <= SMALL_DERIVED_NUMBERS
+        and family_of(request.model).num_derived(request.model, request.data.x) <= SMALL_DERIVED_NUMBERS
     )
 
 
