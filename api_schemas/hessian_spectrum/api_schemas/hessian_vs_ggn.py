@@ -125,13 +125,13 @@ class Pretraining(RequestMessage):
 
     def _inner_steps(self) -> list[range]:
         """Measured steps strictly between the first and the last, one range for each interval."""
-        found, start = [], 1
+        steps, start = [], 1
         for interval in self.measure_every:
             end = self.num_steps if interval.until_step is None else min(interval.until_step + 1, self.num_steps)
             first = -(-start // interval.every) * interval.every
-            found.append(range(first, end, interval.every))
+            steps.append(range(first, end, interval.every))
             start = max(start, end)
-        return found
+        return steps
 
 
 class HessianVsGgnRequest(KindMessage):

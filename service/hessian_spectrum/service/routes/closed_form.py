@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest, ClosedFormSpectrum, EigenvectorChoice
+from hessian_spectrum.api_schemas.models import family_of
 from hessian_spectrum.service.context import service_context
 from hessian_spectrum.service.plots.closed_form import plot_closed_form
 from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle
@@ -135,7 +136,7 @@ def is_small(request: ClosedFormRequest, num_bytes: int) -> bool:
         num_bytes <= SMALL_BODY_BYTES
         and request.eigenvectors == "none"
         and request.descent is None
-        and request.num_derived <= SMALL_DERIVED_NUMBERS
+        and family_of(request.model).num_derived(request.model, request.data.x) <= SMALL_DERIVED_NUMBERS
     )
 
 
