@@ -90,15 +90,15 @@ soak-faults: setup  ## kill everything in further ways, as often as it takes
 SOAK ?=
 
 soak-kills: setup  ## disturb a busy server 200 times in thirteen ways, then count what is lost, wrong or double
-	$(BIN)/python -m tests.faults.campaign --cycles 200 --min-jobs 300 $(SOAK)
+	$(BIN)/python -m tests.chaos.campaign --cycles 200 --min-jobs 300 $(SOAK)
 
 soak-redis: setup  ## kill -9 Redis 50 times under a busy server
-	$(BIN)/python -m tests.faults.campaign --faults redis --cycles 50 $(SOAK)
+	$(BIN)/python -m tests.chaos.campaign --faults redis --cycles 50 $(SOAK)
 
 CASES ?= 20000
 
 fuzz: setup  ## schemathesis over the whole OpenAPI document, as in: make fuzz CASES=2000
-	$(BIN)/python -m tests.faults.fuzz --cases $(CASES) $(SOAK)
+	$(BIN)/python -m tests.chaos.fuzz --cases $(CASES) $(SOAK)
 
 MINUTES ?= 30
 
@@ -108,7 +108,7 @@ soak-load: setup  ## closed forms at 80 % of capacity while jobs run, as in: mak
 bench-shards: setup  ## one long job on one worker and on two; on a quiet machine
 	$(BIN)/python -m benchmarks.shards --save
 
-bench-fairness: setup  ## what others wait for while one key asks for the dearest things there are
+bench-fairness: setup  ## what others wait for while one key asks for the most expensive requests there are
 	$(BIN)/python -m benchmarks.fairness --save
 
 bench-job-overhead: setup  ## what a job costs beside its computation

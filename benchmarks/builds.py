@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.host import host, host_line
+from benchmarks.environment import server_environment, server_line
 
 RESULTS = Path(__file__).parent / "results"
 MAX_RATIO = 1.03
@@ -162,7 +162,7 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         "# Two builds side by side",
         "",
-        host_line(report["host"])
+        server_line(report["host"])
         + f" Old build: {report['old_commit']}. Ratios are new/old, pair by pair; goal: at most {MAX_RATIO}.",
         "",
         "| | old, s | new, s | ratio | quartiles | reached |",
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--old-commit", default="unknown", help="commit of the old build, for the report")
     parser.add_argument("--save", action="store_true", help="write results/builds.json and .md")
     arguments = parser.parse_args()
-    report: dict[str, Any] = {"host": host(), "old_commit": arguments.old_commit, "tasks": {}}
+    report: dict[str, Any] = {"host": server_environment(), "old_commit": arguments.old_commit, "tasks": {}}
     with (
         httpx.Client(base_url=arguments.old, timeout=JOB_SECONDS + 30) as old,
         httpx.Client(base_url=arguments.new, timeout=JOB_SECONDS + 30) as new,

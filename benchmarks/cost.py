@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.environment import engine_environment, engine_line
 from benchmarks.footprints import OPERATORS, Content, forget_peak, gpt2, mlp, status
-from benchmarks.machine import machine, machine_line
 from benchmarks.reports import RESULTS, publish
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
 from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature
@@ -144,7 +144,7 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         "# Predicted cost",
         "",
-        f"{machine_line(report)}",
+        f"{engine_line(report)}",
         "",
         "| problem | P | products | time | predicted | memory | predicted |",
         "|---|---|---|---|---|---|---|",
@@ -169,7 +169,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warm_up()
     cases = {name: measured(CASES[name]) for name in arguments.case or CASES}
-    report = {**machine(torch.device("cpu"), "cpu"), "cases": cases}
+    report = {**engine_environment(torch.device("cpu"), "cpu"), "cases": cases}
     publish(arguments, "cost-cpu", report, table(report))
 
 

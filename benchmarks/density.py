@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.baselines import HAS_CURVLINOPS, curvlinops_operator, load_curvlinops
-from benchmarks.machine import machine, machine_line
+from benchmarks.environment import engine_environment, engine_line
 from benchmarks.operators import our_operator
 from benchmarks.problems import Problem, warm_up_problem
 from benchmarks.reports import Goal, chosen_problem, new_compilations, options, publish, ratio_lines, ratios, stem
@@ -125,7 +125,7 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         f"# Spectral density: {report['problem']}",
         "",
-        f"{machine_line(report)} P = {report['num_parameters']:,}, {report['precision']}, {report['num_steps']} steps, "
+        f"{engine_line(report)} P = {report['num_parameters']:,}, {report['precision']}, {report['num_steps']} steps, "
         f"{report['num_probes']} probes, ours {report['execution']}, "
         f"reorthogonalisation {report['reorthogonalisation']}, {report['num_rounds']} rounds.",
         "",
@@ -160,7 +160,7 @@ def main() -> None:
     with new_compilations():
         numbers = measure(problem, arguments)
     report = {
-        **machine(problem.device, arguments.clock),
+        **engine_environment(problem.device, arguments.clock),
         "problem": problem.name,
         "precision": arguments.precision,
         "num_parameters": problem.layout.dim,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.machine import machine, machine_line
+from benchmarks.environment import engine_environment, engine_line
 from benchmarks.operators import our_operator
 from benchmarks.problems import Problem, warm_up_problem
 from benchmarks.reports import Goal, chosen_problem, new_compilations, options, publish, ratio_lines, ratios, stem
@@ -80,7 +80,7 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         f"# Every eigenvalue: {report['problem']}",
         "",
-        f"{machine_line(report)} P = {report['num_parameters']:,}, {report['precision']}, "
+        f"{engine_line(report)} P = {report['num_parameters']:,}, {report['precision']}, "
         f"{report['num_samples']} samples, {report['num_rounds']} rounds.",
         "",
         "| computed | median | fastest |",
@@ -101,7 +101,7 @@ def main() -> None:
     with new_compilations():
         numbers = measure(problem, num_rounds, arguments.clock)
     report = {
-        **machine(problem.device, arguments.clock),
+        **engine_environment(problem.device, arguments.clock),
         "problem": problem.name,
         "precision": arguments.precision,
         "num_parameters": problem.layout.dim,

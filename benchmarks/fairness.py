@@ -1,4 +1,4 @@
-"""`python -m benchmarks.fairness`: what others wait while one key asks for 45 of the dearest things at once."""
+"""`python -m benchmarks.fairness`: how long others wait while one key sends 45 expensive requests at once."""
 
 import argparse
 import contextlib
@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.dear_things import DearThings, Request, prepared
-from benchmarks.host import host, host_line
+from benchmarks.environment import server_environment, server_line
+from benchmarks.expensive_requests import ExpensiveRequests, Request, prepared
 from benchmarks.stack import RunningStack
 from hessian_spectrum.service.auth import KeyStore
 
@@ -32,7 +32,7 @@ PAUSE_SECONDS = 0.05
 
 @dataclass
 class Waits:
-    """Seconds that each answer took, by the name of what was asked, and how the dear ones were answered."""
+    """Seconds that each answer took, by the name of what was asked, and how the expensive ones were answered."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     statuses: Counter[str] = field(default_factory=Counter)
@@ -47,10 +47,10 @@ class Waits:
         return {"waits": waits, "statuses": dict(self.statuses), "load_seconds": self.load_seconds}
 
 
-def watched(url: str, greedy: str, dear: Callable[[int], Request], cheap: dict[str, Request], other: str) -> Waits:
-    """Ask for the dear thing as often as said, at once, and meanwhile for the cheap ones, one after the other."""
+def watched(url: str, greedy: str, expensive: Callable[[int], Request], cheap: dict[str, Request], other: str) -> Waits:
+    """Send the expensive request many times at once, and meanwhile the cheap ones, one after the other."""
     found, ended = Waits(), threading.Event()
-    with _callers(url, greedy, dear, found.statuses) as threads:
+    with _callers(url, greedy, expensive, found.statuses) as threads:
         watcher = threading.Thread(target=_watch, args=(url, other, cheap, found, ended))
         watcher.start()
         began = time.monotonic()
@@ -63,12 +63,12 @@ def watched(url: str, greedy: str, dear: Callable[[int], Request], cheap: dict[s
 
 
 @contextmanager
-def _callers(url: str, key: str, dear: Callable[[int], Request], statuses: Counter[str]) -> Iterator[list[Any]]:
+def _callers(url: str, key: str, expensive: Callable[[int], Request], statuses: Counter[str]) -> Iterator[list[Any]]:
     """They go away at the end, answered or not."""
     clients = [_client(url, key) for _ in range(NUM_AT_ONCE)]
 
     def ask(number: int) -> None:
-        request, began = dear(number), time.monotonic()
+        request, began = expensive(number), time.monotonic()
         while time.monotonic() < began + LEAST_SECONDS_OF_A_LOAD:
             try:
                 statuses[str(clients[number].request(request.method, request.path, **request.options).status_code)] += 1
@@ -106,12 +106,12 @@ def measured(directory: Path, only: list[str]) -> dict[str, Any]:
     keys = KeyStore(directory / "data" / "keys.json")
     greedy, other = (keys.add(name, role="user", requests_per_minute=100_000) for name in ("greedy", "other"))
     with RunningStack(directory / "data", 1) as stack:
-        things: DearThings = prepared(stack, greedy, other)
+        things: ExpensiveRequests = prepared(stack, greedy, other)
         found = {}
-        for name, dear in things.dear.items():
+        for name, expensive in things.expensive.items():
             if only and name not in only:
                 continue
-            found[name] = watched(stack.url, greedy, dear, things.cheap, other).summary()
+            found[name] = watched(stack.url, greedy, expensive, things.cheap, other).summary()
             print(name, json.dumps(found[name]), flush=True)
             stack.wait_until_ready()
             time.sleep(2)
@@ -121,9 +121,9 @@ def measured(directory: Path, only: list[str]) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> str:
     """As Markdown."""
     lines = [
-        "# What others wait for while one key asks for the dearest things",
+        "# What others wait for while one key asks for the most expensive requests",
         "",
-        host_line(report["host"]),
+        server_line(report["host"]),
         "",
         f"{NUM_AT_ONCE} requests of one key at once, given up after {MOST_SECONDS_OF_A_LOAD:.0f} s; the longest and "
         "the median wait of another key meanwhile, in milliseconds.",
@@ -150,7 +150,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="spectrum-fairness-") as directory:
         loads = measured(Path(directory), arguments.only)
-    report = {"host": host(), "loads": loads}
+    report = {"host": server_environment(), "loads": loads}
     if arguments.save:
         (RESULTS / "fairness.json").write_text(json.dumps(report, indent=1) + "\n")
         (RESULTS / "fairness.md").write_text(table(report))

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from benchmarks.baselines import HAS_CURVLINOPS
+from benchmarks.environment import engine_environment, engine_line
 from benchmarks.gpt2_rows import Row, Sizes, gigabytes, rows
 from benchmarks.gpt2_tasks import REDUCED, Task, outcome
-from benchmarks.machine import machine, machine_line
 from benchmarks.measurements import EXECUTIONS
 from benchmarks.operations import hessian_product_operations
 from benchmarks.reports import common_options, new_compilations, publish, stem
@@ -102,7 +102,7 @@ def table(report: dict[str, Any], found: list[Row]) -> str:
     lines = [
         f"# GPT-2: {report['problem']}",
         "",
-        f"{machine_line(report)} P = {report['num_parameters']:,}, inputs {sequences} x {length}; "
+        f"{engine_line(report)} P = {report['num_parameters']:,}, inputs {sequences} x {length}; "
         f"{report['operations'] / 1e12:.3g} TFLOP in the matrix products of a Hessian product; micro-batches chosen "
         f"for {gigabytes(report['memory_bytes'])}, {FAIR_SHARE:.0%} of what was free.",
         "",
@@ -130,7 +130,7 @@ def main() -> None:
     counts = (arguments.num_steps or 0, arguments.num_probes or 0)
     found = rows(results, Sizes(device.type, operations, *counts, arguments.memory_budget))
     report = {
-        **machine(device, "wall"),
+        **engine_environment(device, "wall"),
         "problem": arguments.problem,
         "num_parameters": task.request.dim,
         "input_shape": list(data.inputs.shape),

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.host import host, host_line
+from benchmarks.environment import server_environment, server_line
 from benchmarks.stack import RunningStack
 
 RESULTS = Path(__file__).parent / "results"
@@ -107,7 +107,7 @@ def measured() -> dict[str, Any]:
         stage: {name: quantile([each[stage] for each in single], share) for name, share in _SHARES.items()}
         for stage in [*_STAGES, "computing"]
     }
-    return {"host": host(), "num_jobs": NUM_JOBS, "one_at_a_time": quantiles, "at_once": burst}
+    return {"host": server_environment(), "num_jobs": NUM_JOBS, "one_at_a_time": quantiles, "at_once": burst}
 
 
 _SHARES = {"median": 0.5, "p90": 0.9, "p99": 0.99}
@@ -126,7 +126,7 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         "# What a job costs beside its computation",
         "",
-        host_line(report["host"]),
+        server_line(report["host"]),
         "",
         f"{report['num_jobs']} jobs, one at a time, one worker:",
         "",

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.arrivals import Answers, offer
-from benchmarks.host import host, host_line
+from benchmarks.cpu_speed import SLOW, CpuSpeed, CpuSpeedWatch
+from benchmarks.environment import server_environment, server_line
 from benchmarks.job_stream import JobStream
 from benchmarks.load import request_bytes, requests_per_second
 from benchmarks.memory_watch import MemoryWatch
-from benchmarks.mixed_load_picture import draw
-from benchmarks.pace import SLOW, Pace, PaceWatch
+from benchmarks.mixed_load_plot import draw
+from benchmarks.open_loop_load import Answers, offer
 from benchmarks.stack import RunningStack
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,7 +46,7 @@ class Measured:
 
     Attributes:  capacity, requests per second; tried, when that was measured, by `time.perf_counter`; lesser,
         the answers to fewer callers afterwards, by their share of the capacity; alone, those to the same callers with
-        no jobs; pace, of the machine all the time.
+        no jobs; speed, of the machine all the time.
     """
 
     capacity: float
@@ -57,22 +57,22 @@ class Measured:
     jobs: JobStream
     num_jobs: int
     memory: MemoryWatch
-    pace: Pace
+    speed: CpuSpeed
 
-    def pace_during(self, answers: Answers) -> Pace:
+    def speed_during(self, answers: Answers) -> CpuSpeed:
         """Of the machine from the first request on until a little after the last one was due."""
-        return self.pace.between(answers.started, answers.started + answers.due[-1] + PAUSE_SECONDS)
+        return self.speed.between(answers.started, answers.started + answers.due[-1] + PAUSE_SECONDS)
 
     def ideal_seconds(self, answers: Answers) -> NDArray[np.float64]:
         """What the same callers wait for a server of this capacity that needs the same for each request."""
-        work = self.pace.between(*self.tried).mean / self.capacity
-        return self.pace_during(answers).ideal_seconds(answers.started + answers.due, work)
+        work = self.speed.between(*self.tried).mean / self.capacity
+        return self.speed_during(answers).ideal_seconds(answers.started + answers.due, work)
 
 
 def measured(directory: Path, minutes: float, num_workers: int, seed: int) -> Measured:
     """The load of so many minutes on a stack of its own, then the shorter ones."""
     body = json.dumps(BODY).encode()
-    with RunningStack(directory / "data", num_workers) as stack, PaceWatch() as watch:
+    with RunningStack(directory / "data", num_workers) as stack, CpuSpeedWatch() as watch:
         with JobStream(stack.url) as jobs:
             jobs.wait_for_first()
             began = time.perf_counter()
@@ -89,13 +89,13 @@ def measured(directory: Path, minutes: float, num_workers: int, seed: int) -> Me
             lesser = {share: load(share * capacity, seconds, seed) for share in LESSER_SHARES}
         alone = load(LOAD_SHARE * capacity, seconds, seed)
         time.sleep(PAUSE_SECONDS)
-    return Measured(capacity, tried, answers, lesser, alone, jobs, num_jobs, memory, watch.pace)
+    return Measured(capacity, tried, answers, lesser, alone, jobs, num_jobs, memory, watch.speed)
 
 
 def report(found: Measured, minutes: float, num_workers: int, seed: int) -> dict[str, Any]:
     """As JSON."""
     return {
-        "host": host(),
+        "host": server_environment(),
         "minutes": minutes,
         "num_workers": num_workers,
         "seed": seed,
@@ -108,11 +108,11 @@ def report(found: Measured, minutes: float, num_workers: int, seed: int) -> dict
         "seconds_alone": quantiles(found.alone.seconds),
         "seconds_ideal": quantiles(found.ideal_seconds(found.answers)),
         "seconds_ideal_alone": quantiles(found.ideal_seconds(found.alone)),
-        "pace": {
-            when: {"mean": pace.mean, "slow_share": pace.slow_share}
-            for when, pace in zip(
+        "speed": {
+            when: {"mean": speed.mean, "slow_share": speed.slow_share}
+            for when, speed in zip(
                 WHEN,
-                (found.pace.between(*found.tried), found.pace_during(found.answers), found.pace_during(found.alone)),
+                (found.speed.between(*found.tried), found.speed_during(found.answers), found.speed_during(found.alone)),
                 strict=True,
             )
         },
@@ -135,7 +135,7 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         "# Closed forms while jobs run",
         "",
-        host_line(report["host"]),
+        server_line(report["host"]),
         "",
         f"{report['minutes']:g} minutes, {report['num_workers']} workers; the callers run on the same cores, too.",
         "",
@@ -151,8 +151,8 @@ def table(report: dict[str, Any]) -> str:
             for share, seconds in report["seconds_at_shares"].items()
         ),
         f"| the same callers, without jobs | {_latencies(report['seconds_alone'])} | |",
-        *(f"| pace of the machine {when} | {_pace(report['pace'][when])} | |" for when in WHEN),
-        f"| an ideal server of this capacity at this pace | {_latencies(report['seconds_ideal'])} | |",
+        *(f"| speed of the machine {when} | {_speed(report['speed'][when])} | |" for when in WHEN),
+        f"| an ideal server of this capacity at this speed | {_latencies(report['seconds_ideal'])} | |",
         f"| the same, where no jobs ran | {_latencies(report['seconds_ideal_alone'])} | |",
         f"| errors | {report['num_errors']} | 0 |",
         f"| jobs done meanwhile | {report['num_jobs']}, {report['num_jobs_failed']} failed | |",
@@ -172,8 +172,8 @@ def _latencies(seconds: dict[str, float]) -> str:
     return ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in seconds.items())
 
 
-def _pace(pace: dict[str, float]) -> str:
-    return f"{pace['mean']:.2f} of the usual, below {SLOW:g} for {pace['slow_share']:.1%} of the time"
+def _speed(speed: dict[str, float]) -> str:
+    return f"{speed['mean']:.2f} of the usual, below {SLOW:g} for {speed['slow_share']:.1%} of the time"
 
 
 def _word(is_reached: bool) -> str:
@@ -195,7 +195,7 @@ def main() -> None:
     if arguments.save:
         (RESULTS / "mixed_load.json").write_text(json.dumps(told, indent=1) + "\n")
         (RESULTS / "mixed_load.md").write_text(table(told))
-        draw(found.answers, found.pace_during(found.answers), found.memory, RESULTS / "mixed_load.png")
+        draw(found.answers, found.speed_during(found.answers), found.memory, RESULTS / "mixed_load.png")
     print(table(told), end="")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.machine import machine, machine_line
+from benchmarks.environment import engine_environment, engine_line
 from benchmarks.measurements import EXECUTIONS, Call, Measurement, flat, measurements
 from benchmarks.memory import peak_bytes
 from benchmarks.problems import Problem, warm_up_problem
@@ -104,7 +104,7 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         f"# Products: {report['problem']}",
         "",
-        f"{machine_line(report)} P = {report['num_parameters']:,}, {report['precision']}, "
+        f"{engine_line(report)} P = {report['num_parameters']:,}, {report['precision']}, "
         f"inputs {' x '.join(map(str, report['input_shape']))}, {report['num_rounds']} rounds.",
         "",
         "| measured | median | fastest | set up and first call | peak | peak of the third call |",
@@ -147,7 +147,7 @@ def main() -> None:
     with new_compilations():
         numbers = measure(problem, num_rounds, arguments.clock, arguments.only, not arguments.no_memory)
     report = {
-        **machine(problem.device, arguments.clock),
+        **engine_environment(problem.device, arguments.clock),
         "problem": problem.name,
         "precision": arguments.precision,
         "num_parameters": problem.layout.dim,

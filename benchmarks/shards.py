@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.host import host, host_line
+from benchmarks.environment import server_environment, server_line
 from benchmarks.stack import RunningStack
 from hessian_spectrum.client.http import SpectrumClient
 
@@ -62,7 +62,7 @@ def report_of(lengths: list[int], num_probes: int, num_rounds: int) -> dict[str,
     """Both numbers of workers, one after the other."""
     ones, twos = (measured(num_workers, lengths, num_probes, num_rounds) for num_workers in (1, 2))
     jobs = [_compared(length * num_probes, one, two) for length, one, two in zip(lengths, ones, twos, strict=True)]
-    return {"host": host(), "jobs": jobs}
+    return {"host": server_environment(), "jobs": jobs}
 
 
 def _compared(num_products: int, one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         "# One job on two workers",
         "",
-        host_line(report["host"]),
+        server_line(report["host"]),
         "",
         "Products with a Gauss-Newton matrix of 1,126,410 parameters; each worker has one thread. "
         "From claimed to done, median (fastest to slowest):",

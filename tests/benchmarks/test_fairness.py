@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.dear_things import write_checkpoint
+from benchmarks.expensive_requests import write_checkpoint
 from benchmarks.fairness import table
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from benchmarks.arrivals import offer
+from benchmarks.cpu_speed import SECONDS_BETWEEN, CpuSpeed, CpuSpeedWatch, core_speed
 from benchmarks.job_overhead import quantile
 from benchmarks.memory_watch import MemoryWatch
 from benchmarks.mixed_load import quantiles
-from benchmarks.pace import SECONDS_BETWEEN, Pace, PaceWatch, core_speed
+from benchmarks.open_loop_load import offer
 
 STALL_SECONDS, EVERY = 0.4, 100
 
@@ -99,7 +99,7 @@ def test_an_ideal_server_waits_for_the_machine_alone() -> None:
     edges = np.arange(0, 4.001, 0.01)
     speed = np.where((edges[:-1] >= 1) & (edges[:-1] < 1.1), 0.0, np.where(edges[:-1] >= 2, 0.5, 1.0))
     due = np.cumsum(np.random.default_rng(5).exponential(1 / 80, 250))
-    found = Pace(edges, speed).ideal_seconds(due, 0.004)
+    found = CpuSpeed(edges, speed).ideal_seconds(due, 0.004)
     expected = one_after_the_other(list(due), lambda now: float(speed[min(int(now / 0.01), 399)]), 0.004, 1e-5)
     assert due[-1] < 3.9
     np.testing.assert_allclose(found, expected, atol=1e-3)
@@ -108,8 +108,8 @@ def test_an_ideal_server_waits_for_the_machine_alone() -> None:
 
 
 def test_what_is_not_done_when_the_watch_ends_goes_on_at_the_usual_pace() -> None:
-    pace = Pace(np.array([0.0, 1.0]), np.array([1.0]))
-    np.testing.assert_allclose(pace.ideal_seconds(np.array([0.2, 0.5, 0.9]), 0.6), [0.6, 0.9, 1.1], rtol=1e-12)
+    speed = CpuSpeed(np.array([0.0, 1.0]), np.array([1.0]))
+    np.testing.assert_allclose(speed.ideal_seconds(np.array([0.2, 0.5, 0.9]), 0.6), [0.6, 0.9, 1.1], rtol=1e-12)
 
 
 def test_pace_of_a_core_that_is_slow_and_of_one_that_is_taken() -> None:
@@ -127,15 +127,15 @@ def test_a_loop_without_a_cost_says_nothing() -> None:
 
 def test_the_pace_of_this_machine() -> None:
     began = time.perf_counter()
-    with PaceWatch() as watch:
+    with CpuSpeedWatch() as watch:
         watching = time.perf_counter()
         time.sleep(0.5)
         stopping = time.perf_counter()
-    pace = watch.pace
-    assert began < pace.edges[0] < watching
-    assert stopping - 0.2 < pace.edges[-1] < time.perf_counter()
-    assert len(pace.edges) == len(pace.speed) + 1
-    assert np.all(pace.speed >= 0)
-    assert 0.5 < np.median(pace.speed) < 2
-    half = pace.between(watching, watching + 0.25)
+    speed = watch.speed
+    assert began < speed.edges[0] < watching
+    assert stopping - 0.2 < speed.edges[-1] < time.perf_counter()
+    assert len(speed.edges) == len(speed.speed) + 1
+    assert np.all(speed.speed >= 0)
+    assert 0.5 < np.median(speed.speed) < 2
+    half = speed.between(watching, watching + 0.25)
     assert len(half.edges) == len(half.speed) + 1 == pytest.approx(0.25 / SECONDS_BETWEEN, abs=2)

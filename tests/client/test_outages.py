@@ -19,7 +19,7 @@ from httpx_sse import EventSource
 
 from hessian_spectrum.api_schemas.jobs import Job, Links, Progress
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.client import reconnection
+from hessian_spectrum.client import retries
 from hessian_spectrum.client.async_http import AsyncSpectrumClient
 from hessian_spectrum.client.errors import (
     JobOutOfSightError,
@@ -28,7 +28,7 @@ from hessian_spectrum.client.errors import (
     SpectrumClientError,
 )
 from hessian_spectrum.client.http import SpectrumClient
-from hessian_spectrum.client.reconnection import EventCursor, OutageRetry
+from hessian_spectrum.client.retries import EventCursor, OutageRetry
 from tests.client.outages import Passage
 
 ENDLESS: dict[str, Any] = {
@@ -83,9 +83,7 @@ def test_waiting_goes_on(
     with SpectrumClient(passage.url, outage_seconds=60) as follower, caplog.at_level(logging.WARNING):
         job = follower.wait(job_id, on_change=Disturbance(passage, client))
     assert job.state == "cancelled"
-    (line,) = [
-        record.getMessage() for record in caplog.records if record.name == "hessian_spectrum.client.reconnection"
-    ]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "hessian_spectrum.client.retries"]
     assert line.startswith(f"{passage.url} does not answer")
     assert "trying again for up to 60 s" in line
 
@@ -153,7 +151,7 @@ def test_a_server_that_never_answered_is_not_waited_for() -> None:
 def test_an_outage_counts_from_its_first_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long nothing changed before; an answer between two outages ends the first."""
     clock = [0.0]
-    monkeypatch.setattr(reconnection.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(retries.time, "monotonic", lambda: clock[0])
     error: SpectrumClientError = ServerUnreachableError("away")
     retry = OutageRetry("a", 10, is_known=True)
     pauses = []

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from tests.faults.campaign.mix import requests as campaign_requests
+from tests.chaos.campaign.workload import requests as campaign_requests
 
 _CASES = json.loads(Path(__file__).with_name("closed_form.json").read_text())["cases"]
 _CHANGING = {"provenance", "links", "id", "created_at", "started_at", "ended_at", "seconds", "idempotency_key"}

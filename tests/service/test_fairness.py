@@ -16,7 +16,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from benchmarks.dear_things import write_checkpoint
+from benchmarks.expensive_requests import write_checkpoint
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.api_schemas.jobs import JobRequest
 from hessian_spectrum.checkpoints import checkpoint

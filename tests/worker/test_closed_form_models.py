@@ -18,7 +18,7 @@ from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
-from hessian_spectrum.theory.closed_form.blocks import multi_input_spectrum, multi_output_spectrum
+from hessian_spectrum.theory.closed_form.coordinates import multi_input_spectrum, multi_output_spectrum
 from hessian_spectrum.theory.closed_form.homogeneous import leaky_relu_spectrum, relu_spectrum
 from hessian_spectrum.theory.closed_form.linear import linear_spectrum
 from hessian_spectrum.theory.closed_form.linear_bias import linear_bias_spectrum

@@ -136,16 +136,16 @@ COEFFICIENTS: dict[Family, dict[Matrix, MemoryCoefficients]] = {
 
 @cache
 def memory_coefficients(family: Family, matrix: Matrix) -> MemoryCoefficients:
-    """Of products with the matrix; numbers of a generic model take as many copies as the dearest that were measured."""
+    """Of products with the matrix; numbers of a generic model take the most copies that were measured."""
     if family != "generic":
         return COEFFICIENTS[family][matrix]
     measured = [each[matrix] for each in COEFFICIENTS.values()]
 
-    def dearest(copies: list[tuple[float, ...]]) -> tuple[float, float]:
+    def largest(copies: list[tuple[float, ...]]) -> tuple[float, float]:
         return max(max(numbers) for *numbers, _ in copies), max(parameters for *_, parameters in copies)
 
     return MemoryCoefficients(
-        recording=dearest([each.recording for each in measured]),
-        held=dearest([each.held for each in measured]),
-        running=dearest([each.running for each in measured]),
+        recording=largest([each.recording for each in measured]),
+        held=largest([each.held for each in measured]),
+        running=largest([each.running for each in measured]),
     )

@@ -26,7 +26,6 @@ from hessian_spectrum.client.errors import (
     unreachable,
 )
 from hessian_spectrum.client.output_file import output_file
-from hessian_spectrum.client.reconnection import SECONDS_BETWEEN_TRIES, EventCursor, OutageRetry
 from hessian_spectrum.client.requests import (
     DEFAULT_URL,
     POLL_SECONDS,
@@ -38,6 +37,7 @@ from hessian_spectrum.client.requests import (
     async_chunks,
     refusal,
 )
+from hessian_spectrum.client.retries import SECONDS_BETWEEN_TRIES, EventCursor, OutageRetry
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hessian_spectrum.theory.closed_form.attention import MAX_DECIMAL_STEPS, self_attention_spectrum
 from hessian_spectrum.theory.closed_form.attention_response import ACTIVATIONS, Activation, attention_response
 from hessian_spectrum.theory.closed_form.ball import DECIMAL, EXTENDED
-from hessian_spectrum.theory.closed_form.blocks import multi_output_spectrum
+from hessian_spectrum.theory.closed_form.coordinates import multi_output_spectrum
 from hessian_spectrum.theory.closed_form.homogeneous import leaky_relu_spectrum, relu_spectrum
 from hessian_spectrum.theory.closed_form.linear import linear_spectrum
 from hessian_spectrum.theory.closed_form.precision import (

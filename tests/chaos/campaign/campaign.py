@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.host import host, host_line
+from benchmarks.environment import server_environment, server_line
 from benchmarks.processes import is_alive
 from benchmarks.stack import RunningStack
-from tests.faults.campaign.attempts import Attempts, Overlap, overlaps, unlawful_ends
-from tests.faults.campaign.customers import Customers, known_jobs, undisturbed
-from tests.faults.campaign.faults import SETTINGS, Fault, Killer
-from tests.faults.campaign.leftovers import leftovers, removed_later
-from tests.faults.campaign.mix import requests
+from tests.chaos.campaign.attempts import Attempts, Overlap, overlaps, unlawful_ends
+from tests.chaos.campaign.clients import Customers, known_jobs, undisturbed
+from tests.chaos.campaign.faults import SETTINGS, Fault, Killer
+from tests.chaos.campaign.leak_checks import leftovers, removed_later
+from tests.chaos.campaign.workload import requests
 
 NUM_WORKERS, NUM_CUSTOMERS = 2, 5
 RECOVERY_SECONDS = 120.0
@@ -57,7 +57,7 @@ class Report:
         longest = max((each.seconds for each in self.overlaps), default=0.0)
         slowest = max(self.recoveries, default=0.0)
         rows = {
-            "machine": host_line(host()),
+            "machine": server_line(server_environment()),
             "command, seed": f"`{self.command}`, {self.seed}",
             "faults": f"{self.faults.total()} in {self.seconds:.0f} s: {_listed(self.faults)}",
             "recovered after": f"median {_middle(self.recoveries):.1f} s, at most {slowest:.1f} s",
@@ -168,4 +168,4 @@ def _middle(values: list[float]) -> float:
 
 
 def _command() -> str:
-    return " ".join(["python -m tests.faults.campaign", *sys.argv[1:]])
+    return " ".join(["python -m tests.chaos.campaign", *sys.argv[1:]])

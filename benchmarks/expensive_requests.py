@@ -1,4 +1,4 @@
-"""The dearest requests that a server without a GPU answers, and what must be there so that they can be made."""
+"""The most expensive requests that a server without a GPU answers, and what must be there so that they can be made."""
 
 import json
 import struct
@@ -37,17 +37,17 @@ class Request:
 
 
 @dataclass(frozen=True)
-class DearThings:
-    """By name; the dear ones by the number of their caller, so that no two are the same."""
+class ExpensiveRequests:
+    """By name; the expensive ones by the number of their caller, so that no two are the same."""
 
     cheap: dict[str, Request]
-    dear: dict[str, Callable[[int], Request]]
+    expensive: dict[str, Callable[[int], Request]]
 
 
-def prepared(stack: RunningStack, greedy: str, other: str) -> DearThings:
+def prepared(stack: RunningStack, greedy: str, other: str) -> ExpensiveRequests:
     """Write and compute what the requests ask for.
 
-    Args:  the keys of who asks for the dear things, and of the other.
+    Args:  the keys of who asks for the expensive requests, and of the other.
     """
     job_id, others_job = (
         _ended_job(stack.url, key, _LANCZOS | {"seed": seed}) for seed, key in enumerate((greedy, other))
@@ -69,10 +69,10 @@ def prepared(stack: RunningStack, greedy: str, other: str) -> DearThings:
         "blocks": [f"*{number:02x}" for number in range(NUM_BLOCKS)],
     }
     cheap = {"job": Request("GET", f"/v1/jobs/{others_job}"), "ready": Request("GET", "/v1/health/ready")}
-    return DearThings(cheap, _dear(job_id, question))
+    return ExpensiveRequests(cheap, _expensive(job_id, question))
 
 
-def _dear(job_id: str, question: dict[str, Any]) -> dict[str, Callable[[int], Request]]:
+def _expensive(job_id: str, question: dict[str, Any]) -> dict[str, Callable[[int], Request]]:
     def picture(number: int) -> Request:
         return Request("GET", f"/v1/jobs/{job_id}/result.png", {"params": {"kappa": 2 + number / 100}})
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tests.hostile.archives import archive, hostile_archives, request
-from tests.hostile.arrays import hostile_arrays, saved
-from tests.hostile.attack import Attack
-from tests.hostile.bodies import CLOSED_FORM
-from tests.hostile.safetensors import hostile_safetensors
+from tests.security.archives import archive, hostile_archives, request
+from tests.security.arrays import hostile_arrays, saved
+from tests.security.attack import Attack
+from tests.security.bodies import CLOSED_FORM
+from tests.security.safetensors import hostile_safetensors
 
 ARTIFACTS = "/v1/artifacts"
 NPZ, FORM = "application/x-npz", "multipart/form-data; boundary=b"

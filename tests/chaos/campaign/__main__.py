@@ -1,17 +1,17 @@
-"""`python -m tests.faults.campaign`: disturb a busy server, then count what was lost, wrong, double or left."""
+"""`python -m tests.chaos.campaign`: disturb a busy server, then count what was lost, wrong, double or left."""
 
 import argparse
 import sys
 import tempfile
 from pathlib import Path
 
-from tests.faults.campaign.campaign import run_campaign
-from tests.faults.campaign.faults import MIXED, REDIS, drawn
+from tests.chaos.campaign.campaign import run_campaign
+from tests.chaos.campaign.faults import MIXED, REDIS, drawn
 
 
 def main() -> None:
     """Print the report; exit with 1 if a promise was broken."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults.campaign", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.campaign", description=__doc__)
     parser.add_argument("--cycles", type=int, default=20, help="faults, one after the other")
     parser.add_argument("--seed", type=int, default=0, help="of the faults and of the customers' choices")
     parser.add_argument("--faults", choices=["mixed", "redis"], default="mixed")

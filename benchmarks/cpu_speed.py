@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 SECONDS_BETWEEN = 0.01
 SLOW = 0.5
-"""Of the usual pace: below it a moment counts as slow."""
+"""Of the usual speed: below it a moment counts as slow."""
 
 MOST_SPEED = 3.0
 _NUM_TURNS = 1500
@@ -22,7 +22,7 @@ _SECONDS_TO_BEGIN, _SECONDS_TO_END = 30.0, 30.0
 
 
 @dataclass(frozen=True)
-class Pace:
+class CpuSpeed:
     """What the machine could have done.
 
     Attributes:  edges (n + 1) of times, by `time.perf_counter`, which processes share; speed (n) in between, the mean
@@ -32,10 +32,10 @@ class Pace:
     edges: NDArray[np.float64]
     speed: NDArray[np.float64]
 
-    def between(self, begin: float, end: float) -> "Pace":
+    def between(self, begin: float, end: float) -> "CpuSpeed":
         """The same from then to then."""
         first, last = np.searchsorted(self.edges, (begin, end))
-        return Pace(self.edges[first : last + 1], self.speed[first:last])
+        return CpuSpeed(self.edges[first : last + 1], self.speed[first:last])
 
     @property
     def mean(self) -> float:
@@ -61,17 +61,17 @@ class Pace:
         return times - due
 
 
-class PaceWatch:
+class CpuSpeedWatch:
     """Inside a `with`, a process on each core runs an empty loop every 10 ms, for half a percent of the core.
 
     What counts is the core's time that the loop took, so that others who want the core make no difference, and the time
     that the host took of the core by Linux' account. The host may also slow a core down without any account.
 
-    Attributes:  pace, once it is over.
+    Attributes:  speed, once it is over.
     """
 
     def __init__(self) -> None:
-        self.pace = Pace(np.zeros(1), np.zeros(0))
+        self.speed = CpuSpeed(np.zeros(1), np.zeros(0))
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         self._processes = []
@@ -97,25 +97,25 @@ class PaceWatch:
             process.join()
         begin, end = max(ends[0] for ends, _, _ in cores), min(ends[-1] for ends, _, _ in cores)
         edges = np.arange(begin, end, SECONDS_BETWEEN)
-        self.pace = Pace(edges, np.mean([core_speed(edges, *core) for core in cores], axis=0))
+        self.speed = CpuSpeed(edges, np.mean([core_speed(edges, *core) for core in cores], axis=0))
 
 
 def core_speed(
     edges: NDArray[np.float64], ends: NDArray[np.float64], costs: NDArray[np.float64], stolen: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The pace (n) between edges (n + 1) of a core: its loops ended then, took so much of it, the host so far, in s."""
+    """The speed (n) of a core between edges (n + 1), from ends and costs of its loops and what the host took, in s."""
     usual = np.median(costs)
     # Linux takes what the host took off the loop's own time, and sometimes too much: such a loop says nothing.
     costs = np.where(costs < usual / MOST_SPEED, usual, costs)
     share_left = np.clip(1 - np.diff(stolen) / np.diff(ends), 0.0, 1.0)
     done = np.concatenate(([0.0], np.cumsum(usual / costs[1:] * share_left * np.diff(ends))))
-    pace: NDArray[np.float64] = np.diff(np.interp(edges, ends, done)) / np.diff(edges)
-    return pace
+    speed: NDArray[np.float64] = np.diff(np.interp(edges, ends, done)) / np.diff(edges)
+    return speed
 
 
 def _receive(pipe: Connection, seconds: float) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     if not pipe.poll(seconds):
-        raise RuntimeError("a watch of the machine's pace does not answer")
+        raise RuntimeError("a watch of the machine's speed does not answer")
     ends, costs, stolen = np.array(pipe.recv()).T
     return ends, costs, stolen
 

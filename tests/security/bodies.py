@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.hostile.attack import Attack
+from tests.security.attack import Attack
 
 CLOSED_FORM, JOBS, LAWS = "/v1/closed-form", "/v1/jobs", "/v1/random-matrix"
 LINEAR: dict[str, Any] = {

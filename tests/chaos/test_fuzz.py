@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tests.faults.fuzz import fuzz
+from tests.chaos.fuzz import fuzz
 
 
 def test_every_operation_keeps_its_contract(server: Any, tmp_path: Path) -> None:

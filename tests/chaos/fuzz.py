@@ -1,4 +1,4 @@
-"""`python -m tests.faults.fuzz`: schemathesis over the whole OpenAPI document of a running server."""
+"""`python -m tests.chaos.fuzz`: schemathesis over the whole OpenAPI document of a running server."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.host import host, host_line
+from benchmarks.environment import server_environment, server_line
 from benchmarks.stack import RunningStack
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
@@ -62,7 +62,7 @@ def campaign(url: str, num_cases: int, seed: int, directory: Path) -> Findings:
 
 def main() -> None:
     """Print the report; exit with 1 if anything was found."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults.fuzz", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.fuzz", description=__doc__)
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -75,7 +75,7 @@ def main() -> None:
         server_errors = stack.log.read_text().count('"status": 500')
     print("\n".join(found.texts), file=sys.stderr)
     rows = {
-        "machine": host_line(host()),
+        "machine": server_line(server_environment()),
         "schemathesis, seed": f"{version('schemathesis')}, {arguments.seed}",
         "operations": str(found.num_operations),
         "cases": str(found.num_cases),

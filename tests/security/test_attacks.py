@@ -11,11 +11,11 @@ import httpx
 import pytest
 
 from benchmarks.processes import resident_bytes
-from tests.hostile.addresses import hostile_addresses
-from tests.hostile.attack import CANARY, Attack
-from tests.hostile.bodies import CLOSED_FORM, LINEAR, hostile_bodies, hostile_requests
-from tests.hostile.uploads import hostile_uploads
-from tests.hostile.wire import hostile_messages
+from tests.security.addresses import hostile_addresses
+from tests.security.attack import CANARY, Attack
+from tests.security.bodies import CLOSED_FORM, LINEAR, hostile_bodies, hostile_requests
+from tests.security.uploads import hostile_uploads
+from tests.security.wire import hostile_messages
 
 CORPUS = [*hostile_bodies(), *hostile_requests(), *hostile_addresses(), *hostile_uploads()]
 MESSAGES = dict(hostile_messages())

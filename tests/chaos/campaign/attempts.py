@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import is_alive
-from tests.faults.campaign.faults import Pause
+from tests.chaos.campaign.faults import Pause
 
 _POLL_SECONDS = 0.02
 

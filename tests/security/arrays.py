@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.hostile.attack import CANARY
+from tests.security.attack import CANARY
 
 MAGIC = b"\x93NUMPY"
 

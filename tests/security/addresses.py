@@ -3,8 +3,8 @@
 import json
 from collections.abc import Iterator
 
-from tests.hostile.attack import Attack
-from tests.hostile.bodies import JOB, JOBS
+from tests.security.attack import Attack
+from tests.security.bodies import JOB, JOBS
 
 TRAVERSALS = {
     "parents": "..%2f..%2f..%2fetc%2fpasswd",

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.campaign.attempts import Attempt, Attempts, overlaps, unlawful_ends
-from tests.faults.campaign.campaign import Report, run_campaign
-from tests.faults.campaign.faults import MIXED, REDIS, Killer, Pause, drawn, each_once
+from tests.chaos.campaign.attempts import Attempt, Attempts, overlaps, unlawful_ends
+from tests.chaos.campaign.campaign import Report, run_campaign
+from tests.chaos.campaign.faults import MIXED, REDIS, Killer, Pause, drawn, each_once
 
 
 def expect_clean(report: Report, num_faults: int) -> None:

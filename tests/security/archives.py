@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from tests.hostile.arrays import Touch, hostile_arrays, saved
+from tests.security.arrays import Touch, hostile_arrays, saved
 
 _END = b"PK\5\6"
 _ENTRY = b"PK\1\2"

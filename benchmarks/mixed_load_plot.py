@@ -1,4 +1,4 @@
-"""Latencies of a mixed load, the pace of the machine and memory against time."""
+"""Latencies of a mixed load, the speed of the machine and memory against time."""
 
 import itertools
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from benchmarks.arrivals import Answers
+from benchmarks.cpu_speed import SLOW, CpuSpeed
 from benchmarks.memory_watch import MemoryWatch
-from benchmarks.pace import SLOW, Pace
+from benchmarks.open_loop_load import Answers
 
 mpl.use("Agg")
 
@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 _NUM_WINDOWS = 120
 
 
-def draw(answers: Answers, pace: Pace, memory: MemoryWatch, path: Path) -> None:
+def draw(answers: Answers, speed: CpuSpeed, memory: MemoryWatch, path: Path) -> None:
     """Write a PNG: quantiles of windows above, how fast the machine was in them, processes below."""
     figure, (above, middle, below) = plt.subplots(3, 1, sharex=True, figsize=(9, 8), layout="constrained")
     edges = np.linspace(0, answers.due[-1], _NUM_WINDOWS + 1)
@@ -29,12 +29,12 @@ def draw(answers: Answers, pace: Pace, memory: MemoryWatch, path: Path) -> None:
     above.axhline(50, color="grey", linestyle=":", linewidth=1)
     above.set(yscale="log", ylabel="closed form answered after (ms)")
     above.legend(loc="upper right")
-    paces = [pace.between(*window) for window in itertools.pairwise(answers.started + edges)]
-    middle.step(edges[:-1] / 60, [each.mean for each in paces], where="post", label="mean")
+    speeds = [speed.between(*window) for window in itertools.pairwise(answers.started + edges)]
+    middle.step(edges[:-1] / 60, [each.mean for each in speeds], where="post", label="mean")
     middle.step(
-        edges[:-1] / 60, [each.slow_share for each in paces], where="post", label=f"share of time below {SLOW:g}"
+        edges[:-1] / 60, [each.slow_share for each in speeds], where="post", label=f"share of time below {SLOW:g}"
     )
-    middle.set(ylabel="pace of the machine", ylim=(0, None))
+    middle.set(ylabel="speed of the machine", ylim=(0, None))
     middle.legend(loc="center right")
     for name, num_bytes in memory.num_bytes.items():
         below.plot(np.asarray(memory.times) / 60, np.asarray(num_bytes) / 2**20, label=name)

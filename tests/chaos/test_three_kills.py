@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.campaign.customers import Server
-from tests.faults.campaign.faults import SETTINGS
+from tests.chaos.campaign.clients import Server
+from tests.chaos.campaign.faults import SETTINGS
 
 BASE: dict[str, Any] = {
     "kind": "spectrum",
