@@ -137,7 +137,7 @@ def test_a_picture_is_not_printed_on_a_terminal() -> None:
     os.close(controller)
     os.close(terminal)
     assert done.returncode == 2
-    assert b"png goes to a file or a pipe" in done.stderr
+    assert b"png is not written to a terminal" in done.stderr
 
 
 def test_a_destination_is_refused_before_anything_is_asked(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_up_starts_on_a_full_disk_and_serves_jobs_when_there_is_room(
     wait_for(lambda: _missing(server.url) == ["the disk of the results is nearly full"], 90)
     log = " ".join(server.log.read_text().split())
     assert "redis cannot run" in log
-    assert "closed forms are served, jobs wait" in log
+    assert "closed forms are served, but jobs wait" in log
     server.stop()
 
 

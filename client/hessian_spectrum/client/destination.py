@@ -47,12 +47,14 @@ def destination(output: Path | None, name: ResultFormat | None) -> Destination:
         BadParameter: If the format cannot be determined, or the destination cannot be written.
     """
     if output is None and name not in (None, "json") and sys.stdout.isatty():
-        raise typer.BadParameter(f"{name} goes to a file or a pipe: give one with --output, or - for this terminal")
+        raise typer.BadParameter(
+            f"{name} is not written to a terminal: name a file with --output, or use --output - to do so anyway"
+        )
     if output is None or output == _STANDARD_OUTPUT:
         return Destination(None, name or "json")
     name = name or _FORMATS.get(output.suffix.lower())
     if name is None:
-        raise typer.BadParameter(f"{output} ends in none of {', '.join(_FORMATS)}; or say --format")
+        raise typer.BadParameter(f"{output} ends in none of {', '.join(_FORMATS)}: choose a format with --format")
     where = Destination(output, name)
     try:
         check_writable(output)

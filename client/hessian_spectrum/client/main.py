@@ -142,7 +142,7 @@ def run(
     """Submit a job, show its progress and fetch its result.
 
     If the server stops for a while, the command continues after it returns. Ctrl-C leaves the job running and prints
-    how to come back to it.
+    how to return to it.
     """  # noqa: DOC501 - the docstring is the help of the command
     where = destination(output, name)  # before the job runs
     with _client(url) as client:
@@ -178,7 +178,7 @@ def watch(job_id: JobId, url: Url = DEFAULT_URL) -> None:
     """Follow a job until it ends, then print its record; the exit status is 0 only if it succeeded.
 
     If the server stops for a while, the command continues after it returns. Ctrl-C leaves the job running and prints
-    how to come back to it.
+    how to return to it.
     """  # noqa: DOC501 - the docstring is the help of the command
     with _client(url) as client:
         with _leaving(job_id, url), job_progress(Console(stderr=True), job_id) as show:
@@ -340,7 +340,7 @@ def _write(where: Destination, content: bytes) -> None:
 
 @contextmanager
 def _leaving(job_id: str, url: str) -> Iterator[None]:
-    """Print how to come back to a job when following it ends early."""
+    """Print how to return to a job when following it ends early."""
     options = "" if url in (DEFAULT_URL, os.environ.get(URL_VARIABLE)) else f" --url {url}"
     commands = f"""\
   spectrum watch {job_id}{options}               follow it again
@@ -349,8 +349,8 @@ def _leaving(job_id: str, url: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(f"Job {job_id} goes on without this command. To come back:\n{commands}", err=True)
+        typer.echo(f"Job {job_id} goes on without this command. To return to it:\n{commands}", err=True)
         raise typer.Exit(_INTERRUPTED) from None
     except ServerUnreachableError as error:
-        typer.echo(f"{error}\nThe job does not depend on this command. To come back:\n{commands}", err=True)
+        typer.echo(f"{error}\nThe job does not depend on this command. To return to it:\n{commands}", err=True)
         raise typer.Exit(1) from None

@@ -99,7 +99,7 @@ def _digits_classifier(client: SpectrumClient, console: Console, output: Path) -
     method = {"kind": "lanczos", "num_steps": 120, "num_probes": 8}
     lanczos = _run(client, console, problem | {"method": method}, output / "digits-density.png")
     if not isinstance(exact, ExactResult) or not isinstance(lanczos, LanczosResult):
-        raise TypeError("the server answered another question")
+        raise TypeError("the server returned a result of another kind")
     console.print(_comparison_table(exact, lanczos))
     console.print(f"{exact.num_parameters:,} parameters at a training loss of {exact.loss:.3g}.\n")
 
@@ -148,7 +148,7 @@ def _small_gpt2(client: SpectrumClient, console: Console, output: Path) -> None:
     console.rule("c. Small GPT-2 with an attention sink on Python's language reference")
     result = _run(client, console, request, output / "gpt2-density.png")
     if not isinstance(result, LanczosResult) or result.training is None:
-        raise TypeError("the server answered another question")
+        raise TypeError("the server returned a result of another kind")
     console.print(
         f"{result.num_parameters:,} parameters, loss {result.training.initial_loss:.3f} -> {result.loss:.3f}; "
         f"eigenvalues from {estimated(result.smallest)} to {estimated(result.largest)}, "

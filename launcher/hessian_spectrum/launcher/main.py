@@ -92,7 +92,7 @@ def up(
                     "Serving at %s (documentation at %s/docs), data in %s", stack.url, stack.url, data_dir.resolve()
                 )
             if missing:
-                _logger.warning("closed forms are served, jobs wait: %s", "; ".join(missing))
+                _logger.warning("closed forms are served, but jobs wait: %s", "; ".join(missing))
             stack.supervise(stop, _logger.warning)
     except StartError as error:
         typer.echo(f"spectrum-server: {error}", err=True)
