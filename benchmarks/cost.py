@@ -119,7 +119,7 @@ def _measure(case: Case) -> dict[str, float]:
         "seconds": seconds,
         "predicted_seconds": predicted_seconds(work, _rates(OPERATORS["hessian"](risk, parameters), work), ITEM_BYTES),
         "peak_bytes": peak,
-        "predicted_bytes": peak_bytes(size, work, "hessian", ITEM_BYTES) - ITEM_BYTES * size.num_parameters,
+        "predicted_bytes": peak_bytes(size, work, "hessian", itemsize=ITEM_BYTES) - ITEM_BYTES * size.num_parameters,
     }
 
 

@@ -18,8 +18,8 @@ from benchmarks.memory import Meter
 from benchmarks.operators import Setting, our_operator
 from benchmarks.problems import RECIPES, Problem
 from benchmarks.timing import Stopwatch
+from hessian_spectrum.api_schemas.methods import LanczosResult
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.api_schemas.spectrum_results import LanczosResult
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.curvature.models.gpt2 import Gpt2

@@ -80,4 +80,4 @@ def _wait_until_live(port: int, process: subprocess.Popen[bytes]) -> None:
 if __name__ == "__main__":
     application = create_app(ServiceSettings.load())
     mount_parts(application)
-    serve(application, HOST, int(sys.argv[1]))
+    serve(application, host=HOST, port=int(sys.argv[1]))

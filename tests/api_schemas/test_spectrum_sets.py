@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from hessian_spectrum.api_schemas.spectrum import LanczosMethod, SpectrumRequest
+from hessian_spectrum.api_schemas.methods import LanczosMethod
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.plans import spectrum_variants
 
 GPT2: dict[str, Any] = {"kind": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 4, "n_positions": 8, "vocab_size": 256}

@@ -18,7 +18,7 @@ LIGHT_MODULES = [
     "hessian_spectrum.api_schemas.spectrum",
     "hessian_spectrum.planning.job_plan",
     "hessian_spectrum.planning.work",
-    "hessian_spectrum.quadrature.cumulative",
+    "hessian_spectrum.quadrature.curves",
     "hessian_spectrum.service.serialization.resmooth",
     "hessian_spectrum.jobs.store",
     "hessian_spectrum.checkpoints.directory",

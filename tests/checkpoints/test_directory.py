@@ -406,7 +406,7 @@ def test_digests_are_taken_once_for_each_content(
         taken.append(Path(file.name).name)
         return real(file, name)
 
-    monkeypatch.setattr("hessian_spectrum.checkpoints.digest.hashlib.file_digest", noting)
+    monkeypatch.setattr("hessian_spectrum.checkpoints.file_cache.hashlib.file_digest", noting)
     first = models.describe("tiny").sha256
     assert models.describe("tiny").sha256 == first
     assert sorted(taken) == ["config.json", "model.safetensors"]

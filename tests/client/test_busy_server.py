@@ -20,7 +20,7 @@ from tests.client.answers import Answer, answering
 JOB_ID = "0" * 32
 CROWD = 130
 
-BUSY = Problem(type="/problems/too-much-heavy-work", title="Too much heavy work at once", status=429)
+BUSY = Problem(type="/problems/too-much-heavy-work", title="Too many expensive requests", status=429)
 REFUSED: Answer = (429, {"Retry-After": "0"}, BUSY.model_dump_json().encode())
 REFUSED_FOR_LONG: Answer = (429, {"Retry-After": "60"}, BUSY.model_dump_json().encode())
 PICTURE: Answer = (200, {}, b"\x89PNG")
@@ -44,7 +44,7 @@ def test_a_file_is_waited_for_as_every_answer_is() -> None:
 
 
 def test_a_file_is_not_waited_for_without_end() -> None:
-    refusal = pytest.raises(ProblemResponseError, match="Too much heavy work")
+    refusal = pytest.raises(ProblemResponseError, match="Too many expensive requests")
     with answering(lambda: REFUSED) as url, SpectrumClient(url, patience_seconds=0.1) as client, refusal:
         client.save_result(JOB_ID, io.BytesIO(), "png")
 

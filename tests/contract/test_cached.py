@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hessian_spectrum.api_schemas.jobs import Job
-from hessian_spectrum.api_schemas.spectrum_results import TopKResult
+from hessian_spectrum.api_schemas.methods import TopKResult
 from hessian_spectrum.client.http import SpectrumClient
 
 JOB: dict[str, Any] = {

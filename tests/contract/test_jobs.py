@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hessian_spectrum.api_schemas.jobs import Job
-from hessian_spectrum.api_schemas.spectrum_results import ExactResult, LanczosResult
+from hessian_spectrum.api_schemas.methods import ExactResult, LanczosResult
 from hessian_spectrum.client.errors import JobFailedError, ProblemResponseError
 from hessian_spectrum.client.http import SpectrumClient
 

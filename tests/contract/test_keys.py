@@ -196,7 +196,9 @@ def test_lists_hold_ones_own_jobs_and_an_admins_all(guarded: Guarded, people: di
     assert listed("admin") == mine["anna"] | mine["bob"]
     assert listed("admin", owner="me") == set()
     assert listed("admin", owner=guarded.key_id("anna")) == mine["anna"]
-    assert people["anna"].get("/v1/jobs", params={"owner": guarded.key_id("bob")}).status_code == 403
+    refused = people["anna"].get("/v1/jobs", params={"owner": guarded.key_id("bob")})
+    assert refused.status_code == 403
+    assert (refused.json()["type"], refused.json()["alias"]) == ("/problems/not-yours", "/problems/forbidden")
     for job_id in mine["anna"]:
         job = people["admin"].get(f"/v1/jobs/{job_id}", params={"wait": 60}).json()
         assert (job["owner"], job["shared"]) == (guarded.key_id("anna"), False)

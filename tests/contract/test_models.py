@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from hessian_spectrum.api_schemas.spectrum_results import LanczosResult
+from hessian_spectrum.api_schemas.methods import LanczosResult
 from hessian_spectrum.client.async_http import AsyncSpectrumClient
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.client.main import app

@@ -10,8 +10,9 @@ from pydantic import BaseModel
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest
 from hessian_spectrum.api_schemas.hessian_vs_ggn import Pretraining
+from hessian_spectrum.api_schemas.methods import LanczosMethod
 from hessian_spectrum.api_schemas.models import Mlp
-from hessian_spectrum.api_schemas.spectrum import LanczosMethod, SpectrumRequest
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.service.request_parsing import MEDIA_TYPES
 
 Operation = tuple[str, str, dict[str, Any]]

@@ -66,8 +66,8 @@ def test_a_picture_has_the_size_and_title_that_were_asked_for(server: Any, job_i
         ("pdf?width_inches=20&height_inches=20&dpi=600", "dpi", "12,000 x 12,000 pixels are more than 20,000,000"),
         ("svg?title=a%0Ab", "title", "must hold no control characters"),
         (f"svg?title={'a' * 201}", "title", "at most 200 characters"),
-        ("npz?title=a", "title", "is for pictures (png, svg, pdf); this answer is npz"),
-        ("json?dpi=100", "dpi", "is for pictures (png, svg, pdf); this answer is json"),
+        ("npz?title=a", "title", "applies to figures (png, svg, pdf); this response is npz"),
+        ("json?dpi=100", "dpi", "applies to figures (png, svg, pdf); this response is json"),
         ("png?width=4", "width", "did you mean width_inches?"),
     ],
 )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, jacrev
 
-from hessian_spectrum.api_schemas.spectrum_results import ExactResult, LanczosResult, TopKResult, TraceResult
+from hessian_spectrum.api_schemas.methods import ExactResult, LanczosResult, TopKResult, TraceResult
 from hessian_spectrum.client.http import SpectrumClient
 
 DIGITS: dict[str, Any] = {
@@ -310,7 +310,7 @@ def test_formats_of_every_method(server: Any, finished: dict[str, str]) -> None:
         refused = http.get(trace, headers={"Accept": "image/gif"})
         assert refused.status_code == 406
         media_types = "application/json, application/x-npz, image/png, image/svg+xml, application/pdf"
-        assert refused.json()["detail"] == f"a result can be had as {media_types}"
+        assert refused.json()["detail"] == f"The available formats are {media_types}."
         second_choice = http.get(trace, headers={"Accept": "image/gif, application/json;q=0.5"})
         assert second_choice.json()["trace"]["num_products"] == 12
         assert http.get(trace, headers={"If-None-Match": second_choice.headers["etag"]}).status_code == 304

@@ -115,12 +115,26 @@ for call in sys.argv[1:]:
 """
 
 
+def gpt2_of(shape: tuple[int, int, int, int, int], num_sequences: int, sequence_length: int) -> Size:
+    """Of layers, heads, width, positions and vocabulary."""
+    n_layer, n_head, n_embd, n_positions, vocab_size = shape
+    return gpt2_size(
+        n_layer=n_layer,
+        n_head=n_head,
+        n_embd=n_embd,
+        n_positions=n_positions,
+        vocab_size=vocab_size,
+        num_sequences=num_sequences,
+        sequence_length=sequence_length,
+    )
+
+
 def test_counts_by_hand() -> None:
     assert mlp_size((64, 32, 10), True, 1).num_parameters == 64 * 32 + 32 + 32 * 10 + 10
     assert mlp_size((64, 32, 10), False, 1).num_parameters == 64 * 32 + 32 * 10
     # embeddings; layer norms, queries keys values, projection, hidden layer, its projection; last layer norm
     by_hand = (5 * 2 + 3 * 2) + (2 * 4 + (12 + 6) + (4 + 2) + (16 + 8) + (16 + 2)) + 4
-    assert gpt2_size(1, 1, 2, 3, 5, 1, 1).num_parameters == by_hand
+    assert gpt2_of((1, 1, 2, 3, 5), 1, 1).num_parameters == by_hand
 
 
 def test_a_part_of_the_samples_has_a_part_of_the_activations() -> None:
@@ -151,10 +165,10 @@ def test_methods_say_their_cost() -> None:
 def test_the_dense_matrix_and_the_basis_dominate_when_they_should() -> None:
     large = mlp_size((1000, 100), True, 1)
     dense = 2 * large.num_parameters**2 * 8
-    assert dense < peak_bytes(large, exact_work(large.num_parameters), "hessian", 4) < 1.05 * dense
+    assert dense < peak_bytes(large, exact_work(large.num_parameters), "hessian", itemsize=4) < 1.05 * dense
     basis = 1001 * large.num_parameters * 4
     lanczos = lanczos_work(large.num_parameters, 1000, 4, group=1)
-    assert basis < peak_bytes(large, lanczos, "hessian", 4) < 1.05 * basis + 100 * MIB
+    assert basis < peak_bytes(large, lanczos, "hessian", itemsize=4) < 1.05 * basis + 100 * MIB
 
 
 GPT2 = {"n_layer": 2, "n_head": 2, "n_embd": 64, "n_positions": 64, "vocab_size": 5000, "num_sequences": 16}
@@ -162,7 +176,7 @@ GPT2 = {"n_layer": 2, "n_head": 2, "n_embd": 64, "n_positions": 64, "vocab_size"
 
 def gpt2_peak(change: dict[str, int], matrix: Matrix = "hessian", itemsize: int = 4) -> int:
     size = gpt2_size(**(GPT2 | {"sequence_length": 64} | change))
-    return peak_bytes(size, lanczos_work(size.num_parameters, 10, 1), matrix, itemsize)
+    return peak_bytes(size, lanczos_work(size.num_parameters, 10, 1), matrix, itemsize=itemsize)
 
 
 def test_costs_grow_with_everything_they_depend_on() -> None:
@@ -178,20 +192,20 @@ def test_costs_grow_with_everything_they_depend_on() -> None:
 def test_micro_batches_are_as_large_as_memory_allows() -> None:
     size = mlp_size((64, 256, 256, 64), True, 4096)
     work = lanczos_work(size.num_parameters, 2, 1)
-    whole = micro_batches(size, work, "hessian", 4, None)
+    whole = micro_batches(size, work, "hessian", itemsize=4, memory_bytes=None)
     assert (whole.num_samples, whole.num_batches, whole.recording_bytes) == (4096, 1, None)
-    assert micro_batches(size, work, "hessian", 4, whole.peak_bytes) == whole
+    assert micro_batches(size, work, "hessian", itemsize=4, memory_bytes=whole.peak_bytes) == whole
     before = whole
     for share in (0.9, 0.7, 0.6):  # all recordings are held
-        split = micro_batches(size, work, "hessian", 4, int(share * whole.peak_bytes))
+        split = micro_batches(size, work, "hessian", itemsize=4, memory_bytes=int(share * whole.peak_bytes))
         assert split.recording_bytes is None
         assert split.num_samples < before.num_samples
         assert split.peak_bytes <= share * whole.peak_bytes
         before = split
-    some = micro_batches(size, work, "hessian", 4, int(0.3 * whole.peak_bytes))
+    some = micro_batches(size, work, "hessian", itemsize=4, memory_bytes=int(0.3 * whole.peak_bytes))
     assert some.recording_bytes is not None
     assert 0 < some.peak_bytes <= 0.3 * whole.peak_bytes
-    none = micro_batches(size, work, "hessian", 4, 1)
+    none = micro_batches(size, work, "hessian", itemsize=4, memory_bytes=1)
     assert (none.num_samples, none.num_batches) == (1, 4096)
     assert none.peak_bytes > 1
 
@@ -210,13 +224,13 @@ TALL, WIDE, DEEP = (256, 512, 256), (512, 2048, 512), (64, 256, 256, 64)
 
 
 def lanczos_case(size: Size, steps: int, probes: int = 1, itemsize: int = 4, matrix: Matrix = "hessian") -> int:
-    return peak_bytes(size, lanczos_work(size.num_parameters, steps, probes), matrix, itemsize)
+    return peak_bytes(size, lanczos_work(size.num_parameters, steps, probes), matrix, itemsize=itemsize)
 
 
 def gpt2_case(
     shape: tuple[int, int, int, int, int], n: int, itemsize: int = 4, matrix: Matrix = "hessian"
 ) -> tuple[str, int]:
-    size = gpt2_size(*shape, n, shape[3])
+    size = gpt2_of(shape, n, shape[3])
     dtype = {4: "f32", 8: "f64"}[itemsize]
     return f"solve(gpt2({shape}, {n}), '{matrix}', {dtype}, lanczos(2, 1))", lanczos_case(size, 2, 1, itemsize, matrix)
 
@@ -253,15 +267,15 @@ CASES = {
     "gpt2-pieces": gpt2_case(LARGE_VOCABULARY, n=NUM_IN_PIECES, matrix="ggn"),
     "exact": (
         "solve(mlp((32, 56, 16), 256), 'hessian', f32, exact())",
-        peak_bytes(DENSE, exact_work(DENSE.num_parameters, layered=True), "hessian", 4),
+        peak_bytes(DENSE, exact_work(DENSE.num_parameters, layered=True), "hessian", itemsize=4),
     ),
     "top-k": (
         f"solve(mlp({TALL}, 64), 'hessian', f32, top_k(60, 200))",
-        peak_bytes(SOME, top_k_work(SOME.num_parameters, 60, 200), "hessian", 4),
+        peak_bytes(SOME, top_k_work(SOME.num_parameters, 60, 200), "hessian", itemsize=4),
     ),
     "trace": (
         f"solve(mlp({TALL}, 64), 'hessian', f32, trace('xtrace', 60))",
-        peak_bytes(SOME, trace_work(SOME.num_parameters, "xtrace", 60), "hessian", 4),
+        peak_bytes(SOME, trace_work(SOME.num_parameters, "xtrace", 60), "hessian", itemsize=4),
     ),
 }
 
@@ -288,7 +302,7 @@ def test_real_peak_is_as_predicted(case: str, peaks: dict[str, int]) -> None:
 
 @pytest.mark.slow
 def test_logits_never_exist_all_at_once(peaks: dict[str, int]) -> None:
-    pieces = gpt2_size(*LARGE_VOCABULARY, NUM_IN_PIECES, LARGE_VOCABULARY[3])
+    pieces = gpt2_of(LARGE_VOCABULARY, NUM_IN_PIECES, LARGE_VOCABULARY[3])
     *_, logits = pieces.activations
     assert 4 * logits / LOGIT_COPIES > 2 * OUTPUTS_BYTES
     assert pieces.at_once(OUTPUTS_BYTES // 4).activations[-1] == LOGIT_COPIES * OUTPUTS_BYTES // 4
@@ -297,12 +311,13 @@ def test_logits_never_exist_all_at_once(peaks: dict[str, int]) -> None:
 
 
 def test_only_what_is_held_of_logits_grows_with_the_number_of_tokens() -> None:
-    peaks = [lanczos_case(gpt2_size(1, 1, 2, 4, 50000, n, 4), 2) for n in (1000, 2000, 3000)]
+    peaks = [lanczos_case(gpt2_of((1, 1, 2, 4, 50000), n, 4), 2) for n in (1000, 2000, 3000)]
     assert peaks[2] - peaks[1] == pytest.approx(peaks[1] - peaks[0], rel=1e-3)
     held = memory_coefficients("gpt2", "hessian").held[2] * LOGIT_COPIES * 4 * 50000 * 4 * 1000
     assert peaks[1] - peaks[0] == pytest.approx(held, rel=0.01)
     # a model of transformers computes all of its logits
-    whole = [lanczos_case(causal_lm_size(100308, 1, 1, 2, 8, 50000, n, 4), 2) for n in (1000, 2000)]
+    shape = {"num_parameters": 100308, "n_layer": 1, "n_head": 1, "n_embd": 2, "n_inner": 8, "vocab_size": 50000}
+    whole = [lanczos_case(causal_lm_size(**shape, num_sequences=n, sequence_length=4), 2) for n in (1000, 2000)]
     assert whole[1] - whole[0] > 2 * held
 
 

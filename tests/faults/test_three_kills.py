@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -57,15 +58,28 @@ def server(stack: Any) -> Iterator[Server]:
         yield server
 
 
-def wait_for_attempt(server: Server, job_id: str, attempt: int) -> None:
+def is_running(server: Server, job_id: str, attempt: int) -> bool:
+    """Whether that attempt runs, once it has begun; False if the job ended before."""
     deadline = time.monotonic() + 60
     while True:
         job = server.ask("GET", f"/v1/jobs/{job_id}", (200,)).json()
         if job["state"] == "running" and job["attempt"] == attempt:
-            return
-        assert job["state"] in ("queued", "running"), f"not there to be killed: {job}"
+            return True
+        if job["state"] == "succeeded":
+            return False
+        assert job["state"] in ("queued", "running"), job
         assert time.monotonic() < deadline, job
         time.sleep(0.01)
+
+
+def kill_three_times(stack: Any, server: Server, job_id: str, pause: Callable[[], float]) -> bool:
+    """Whether each kill met the job at work."""
+    for attempt in (1, 2, 3):
+        if not is_running(server, job_id, attempt):
+            return False
+        time.sleep(pause())
+        os.kill(stack.pids("-m hessian_spectrum.worker")[1], signal.SIGKILL)
+    return is_running(server, job_id, 4)
 
 
 @pytest.mark.parametrize(
@@ -82,11 +96,10 @@ def test_a_job_killed_at_three_points_equals_the_undisturbed_one(stack: Any, ser
     parts = result.get("spectra") or [result]
     seconds = sum(part["provenance"]["wall_time_seconds"] for part in parts) / len(parts)
 
-    job_id = server.submit(JOBS[name], f"{seed}-killed").json()["id"]
-    for attempt in (1, 2, 3):
-        wait_for_attempt(server, job_id, attempt)
-        time.sleep(chance.uniform(0.0, 0.25 * seconds))
-        os.kill(stack.pids("-m hessian_spectrum.worker")[1], signal.SIGKILL)
+    for share in (0.25, 0.1, 0.04):  # of the time that it took; on a machine that is faster now, it may end early
+        job_id = server.submit(JOBS[name], f"{seed}-killed-{share}").json()["id"]
+        if kill_three_times(stack, server, job_id, partial(chance.uniform, 0.0, share * seconds)):
+            break
     job = server.ended(job_id)
     assert (job["state"], job["attempt"]) == ("succeeded", 4), job
     assert server.numbers(job_id) == right

@@ -1,4 +1,4 @@
-"""Clients of a Redis that is there and says nothing, and of one that many ask at once."""
+"""Connections to Redis survive its restarts, and its faults are told apart."""
 
 import asyncio
 import contextlib
@@ -9,9 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
+from kombu.exceptions import OperationalError
 
 from hessian_spectrum.jobs import connection
-from hessian_spectrum.jobs.connection import connect, connect_async
+from hessian_spectrum.jobs.connection import (
+    Fault,
+    connect,
+    connect_async,
+    described,
+    eviction_fault,
+    fault_of,
+    require_writable,
+)
+from hessian_spectrum.jobs.queue import JobQueue
+from hessian_spectrum.jobs.store import JobStore
 
 SILENCE = 0.4
 CROWD = 150
@@ -73,3 +84,57 @@ def test_a_crowd_of_listeners_is_answered_at_once(redis_url: str) -> None:
             return await asyncio.gather(*(client.blpop(["nothing"], timeout=0.5) for _ in range(CROWD)))
 
     assert asyncio.run(ask()) == [None] * CROWD
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (redis.ConnectionError("Connection refused"), "away"),
+        (redis.TimeoutError("Timeout reading from socket"), "away"),
+        (redis.AuthenticationError("invalid username-password pair"), "away"),
+        (redis.BusyLoadingError("Redis is loading the dataset in memory"), "loading"),
+        (redis.ResponseError("MISCONF Errors writing to the AOF file: No space left on device"), "disk"),
+        (redis.ResponseError("Error running script: -OOM command not allowed when used memory > 'maxmemory'."), "full"),
+        (redis.ReadOnlyError("You can't write against a read only replica."), "refusing"),
+        (redis.exceptions.NoPermissionError("this user has no permissions"), "refusing"),
+        (OperationalError("without a cause"), "away"),
+    ],
+)
+def test_each_error_is_one_fault(error: Exception, fault: Fault) -> None:
+    assert fault_of(error) == fault  # type: ignore[arg-type]
+    assert described(error).startswith("redis ")  # type: ignore[arg-type]
+
+
+def test_a_redis_at_its_maxmemory_is_full_for_whoever_writes(redis_client: redis.Redis, redis_url: str) -> None:
+    store, jobs = JobStore(redis_client, lease_seconds=30.0, max_attempts=2), JobQueue(redis_url)
+    jobs.publish("before")
+    require_writable(redis_client)
+    redis_client.config_set("maxmemory", 1)
+    writes = {
+        "probe": lambda: require_writable(redis_client),
+        "script": lambda: store.create("spectrum", "{}", {}),
+        "transaction": lambda: redis_client.pipeline().set("a", "1").execute(),
+        "message": lambda: jobs.publish("a"),
+    }
+    try:
+        for name, write in writes.items():
+            with pytest.raises((redis.RedisError, OperationalError)) as refused:
+                write()
+            assert (name, fault_of(refused.value)) == (name, "full")
+    finally:
+        redis_client.config_set("maxmemory", 0)
+    require_writable(redis_client)
+    assert not redis_client.exists("spectrum:probe")
+    jobs.close()
+
+
+def test_a_user_who_may_not_see_the_policy_is_told_nothing_of_it(redis_client: redis.Redis, redis_url: str) -> None:
+    redis_client.acl_setuser("reader", enabled=True, nopass=True, keys=["*"], categories=["+@read", "+@connection"])
+    redis_client.config_set("maxmemory-policy", "allkeys-random")
+    try:
+        with redis.Redis.from_url(redis_url, username="reader", password="any") as reader:
+            assert eviction_fault(reader) is None
+        assert "allkeys-random" in str(eviction_fault(redis_client))
+    finally:
+        redis_client.config_set("maxmemory-policy", "noeviction")
+        redis_client.acl_deluser("reader")

@@ -5,8 +5,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
-from hessian_spectrum.quadrature.curves import Smoothing, spectral_curves
+from hessian_spectrum.quadrature.curves import Smoothing, cumulative_spectrum, spectral_curves
 from hessian_spectrum.quadrature.density import log_spectral_density, spectral_density
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.quadrature.results import Cumulative, Density, Quadrature
@@ -28,13 +27,17 @@ def same(first: Density | Cumulative, second: Density | Cumulative) -> bool:
 
 def test_each_curve_is_that_of_its_own_function() -> None:
     curves = spectral_curves(QUADRATURES, SMOOTHING, dim=DIM, num_steps=NUM_STEPS, rounding=ROUNDING)
-    density = spectral_density(QUADRATURES, DIM, NUM_STEPS, 50, kappa=2.5, margin=0.1, rounding=ROUNDING)
+    density = spectral_density(
+        QUADRATURES, dim=DIM, num_steps=NUM_STEPS, num_points=50, kappa=2.5, margin=0.1, rounding=ROUNDING
+    )
     log_density = log_spectral_density(
-        QUADRATURES, DIM, NUM_STEPS, 50, kappa=1.3, margin=0.1, epsilon=1e-3, rounding=ROUNDING
+        QUADRATURES, dim=DIM, num_steps=NUM_STEPS, num_points=50, kappa=1.3, margin=0.1, epsilon=1e-3, rounding=ROUNDING
     )
     assert same(curves.density, density)
     assert same(curves.log_density, log_density)
-    assert same(curves.cumulative, cumulative_spectrum(QUADRATURES, DIM, 50, margin=0.1, rounding=ROUNDING))
+    assert same(
+        curves.cumulative, cumulative_spectrum(QUADRATURES, dim=DIM, num_points=50, margin=0.1, rounding=ROUNDING)
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from hessian_spectrum.api_schemas.spectrum_results import Band, Density
 from hessian_spectrum.api_schemas.spectrum_results import Quadrature as QuadratureMessage
 from hessian_spectrum.quadrature.curves import Smoothing, spectral_curves
 from hessian_spectrum.quadrature.results import Quadrature
-from hessian_spectrum.serialization.curves import curve_messages, quadrature_from, quadrature_message
+from hessian_spectrum.serialization.curves import curve_messages, quadrature_from
 
 NUMBERS = np.random.default_rng(0)
 RULE = Quadrature(np.sort(NUMBERS.normal(size=7)), np.full(7, 1 / 7), NUMBERS.normal(size=7), 1e-9 / 3)
@@ -15,7 +16,9 @@ RULE = Quadrature(np.sort(NUMBERS.normal(size=7)), np.full(7, 1 / 7), NUMBERS.no
 
 @pytest.mark.parametrize("quadrature", [RULE, Quadrature(RULE.nodes, RULE.weights)])
 def test_a_quadrature_survives_json(quadrature: Quadrature) -> None:
-    text = quadrature_message(quadrature).model_dump_json()
+    residuals = None if quadrature.residuals is None else quadrature.residuals.tolist()
+    fields = {"nodes": quadrature.nodes.tolist(), "weights": quadrature.weights.tolist(), "residuals": residuals}
+    text = QuadratureMessage(**fields, node_error=quadrature.node_error).model_dump_json()
     again = quadrature_from(QuadratureMessage.model_validate_json(text))
     assert np.array_equal(again.nodes, quadrature.nodes)
     assert np.array_equal(again.weights, quadrature.weights)
@@ -36,5 +39,6 @@ def test_messages_hold_every_number_of_the_curves() -> None:
 
 
 def test_what_is_not_a_number_is_no_message() -> None:
+    curve = {"grid": [0.0, 1.0], "values": [0.0, np.nan], "standard_error": [0.0, 0.0]}
     with pytest.raises(ValidationError):
-        quadrature_message(Quadrature(np.array([np.nan]), np.array([1.0])))
+        Density(**curve, band=Band(lower=[0.0, 0.0], upper=[1.0, 1.0]))

@@ -16,8 +16,8 @@ from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.worker_registry import register
 from hessian_spectrum.launcher.embedded_redis import written_url
 from hessian_spectrum.service.bind import main as bind
-from hessian_spectrum.service.doctor import main
-from hessian_spectrum.service.telemetry import deployment_checks, service_checks
+from hessian_spectrum.service.doctor import check_port, main
+from hessian_spectrum.service.telemetry import deployment_checks
 from hessian_spectrum.service.telemetry.deployment_checks import Finding
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.storage.results import ResultStore
@@ -199,4 +199,4 @@ def test_a_service_on_this_machine_is_asked_without_a_proxy(monkeypatch: pytest.
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
     with answering(lambda: (200, {}, b'{"status": "live"}')) as url:
-        assert verdicts(service_checks.port("127.0.0.1", int(url.rpartition(":")[2]))) == {"port": "ok"}
+        assert verdicts(check_port("127.0.0.1", int(url.rpartition(":")[2]))) == {"port": "ok"}

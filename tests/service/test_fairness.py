@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 from benchmarks.dear_things import write_checkpoint
 from hessian_spectrum.api_schemas.health import WorkerStatus
 from hessian_spectrum.api_schemas.jobs import JobRequest
-from hessian_spectrum.checkpoints import weights
+from hessian_spectrum.checkpoints import checkpoint
 from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.plans import plan_job, stored_plan
 from hessian_spectrum.jobs.settings import ServiceSettings
@@ -201,7 +201,7 @@ def test_large_requests_are_files_within_a_quota(shared: Shared, http: httpx.Cli
     assert names == sorted(f"{answer.json()['id']}.json" for answer in accepted)
     refused = http.post("/v1/jobs", json=large(60_000, seed=2))
     assert (refused.status_code, refused.json()["type"]) == (429, "/problems/quota-of-requests")
-    assert "wait until some have ended, or upload" in refused.json()["detail"]
+    assert "wait until some jobs have ended, or upload" in refused.json()["detail"]
     assert int(refused.headers["retry-after"]) >= 1
     assert http.post("/v1/jobs", json=JOB).status_code == 202
     with shared.http() as other:
@@ -218,7 +218,7 @@ def test_records_have_a_quota_and_deleting_makes_room(http: httpx.Client) -> Non
         answers.append(http.post("/v1/jobs", json=JOB | {"tags": tags, "seed": len(answers)}))
     refused = answers.pop()
     assert (refused.status_code, refused.json()["type"]) == (429, "/problems/quota-of-records")
-    assert "delete jobs that have ended" in refused.json()["detail"]
+    assert "delete ended jobs" in refused.json()["detail"]
     assert "retry-after" not in refused.headers
     assert 3 <= len(answers) <= 10
     job_id = answers[0].json()["id"]
@@ -268,7 +268,7 @@ def test_a_checkpoint_of_very_many_tensors_is_described_once(
         return await do(self, task, *arguments)
 
     monkeypatch.setattr(ProcessPool, "run", counted)
-    monkeypatch.setattr(weights, "_header", None)  # which this process does not read
+    monkeypatch.setattr(checkpoint, "_header", None)  # which this process does not read
     with TestClient(app, base_url="http://127.0.0.1") as http, ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: http.get("/v1/models").json(), range(8)))
         assert http.get("/v1/models/large").json() == answers[0]["models"][0]

@@ -29,7 +29,7 @@ def options(monkeypatch: pytest.MonkeyPatch, few_files: None) -> dict[str, Any]:
     monkeypatch.setattr(uvicorn, "run", lambda _, **options: given.update(options))
     monkeypatch.setattr(gc, "freeze", lambda: None)
     monkeypatch.setattr(sys, "setswitchinterval", lambda _: None)
-    serve(FastAPI(), "127.0.0.1", 0)
+    serve(FastAPI(), host="127.0.0.1", port=0)
     return given
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from hessian_spectrum.storage import artifacts
+from hessian_spectrum.storage.artifact_files import Blocks, Tokens, UnfitTokensError
 from hessian_spectrum.storage.artifacts import ArtifactStore, UnknownArtifactError
 from hessian_spectrum.storage.local_directory import LocalDirectory
-from hessian_spectrum.storage.token_files import Blocks, Tokens, UnfitTokensError
 
 
 @pytest.fixture

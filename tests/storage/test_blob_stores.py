@@ -15,12 +15,12 @@ import pytest
 
 from hessian_spectrum.api_schemas.artifacts import ArrayArtifact, TokenArtifact
 from hessian_spectrum.storage import object_store as object_store_module
-from hessian_spectrum.storage.array_files import NamedArray
+from hessian_spectrum.storage.artifact_files import NamedArray
 from hessian_spectrum.storage.artifacts import UnknownArtifactError
 from hessian_spectrum.storage.blob_store import BlobNotFoundError, BlobStore, StorageUnavailableError
+from hessian_spectrum.storage.job_files import RequestDamagedError
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.storage.object_store import ObjectStore
-from hessian_spectrum.storage.request_files import RequestDamagedError
 from hessian_spectrum.storage.results import ResultDamagedError
 from hessian_spectrum.storage.stores import Stores
 

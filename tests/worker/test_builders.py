@@ -20,10 +20,17 @@ from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.quadrature.errors import InvalidProblemError
-from hessian_spectrum.worker.builders import build_dataset, build_loss, build_model, build_parameters, build_plan
+from hessian_spectrum.worker.builders import (
+    Inputs,
+    NoArtifacts,
+    build_dataset,
+    build_loss,
+    build_model,
+    build_parameters,
+    build_plan,
+)
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.inputs import Inputs, NoArtifacts
 
 CPU = torch.device("cpu")
 F64 = torch.float64

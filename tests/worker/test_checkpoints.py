@@ -23,11 +23,10 @@ from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.models.base import ParameterLayout
 from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.quadrature.errors import InvalidProblemError
-from hessian_spectrum.worker.builders import build_dataset, build_model, build_parameters
+from hessian_spectrum.worker.builders import Inputs, build_dataset, build_model, build_parameters
 from hessian_spectrum.worker.checkpoints import CHANGED
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.inputs import Inputs
 
 CPU = torch.device("cpu")
 F32, F64 = torch.float32, torch.float64

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from hessian_spectrum.api_schemas.methods import ExactResult
 from hessian_spectrum.api_schemas.models import FAMILIES
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.api_schemas.spectrum_results import ExactResult
 from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.curvature.linear_algebra import assemble
 from hessian_spectrum.curvature.losses import EmpiricalRisk

@@ -21,9 +21,8 @@ from torch.testing import assert_close
 from hessian_spectrum.api_schemas.checkpoints import CheckpointError
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.worker.builders import build_model, build_parameters
+from hessian_spectrum.worker.builders import Inputs, build_model, build_parameters
 from hessian_spectrum.worker.convert import convert
-from hessian_spectrum.worker.inputs import Inputs
 
 ARGUMENTS = {"n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 10, "vocab_size": 17, "bias": True, "dropout": 0.1}
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
+from hessian_spectrum.api_schemas.methods import TraceResult
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.api_schemas.spectrum_results import TraceResult
 from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.theory.random_matrix.ensembles import wigner_law
 from hessian_spectrum.theory.random_matrix.sampling import draw_sample
+from hessian_spectrum.worker.builders import generator_of
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import run_hessian_vs_ggn_job
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
-from hessian_spectrum.worker.generators import generator_of
 from hessian_spectrum.worker.hardware import Hardware
 
 SAME_LOW_BITS = [0, 2**32, 2**52, 2**53, 2**53 + 2**32, 2**62]

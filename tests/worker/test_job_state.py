@@ -13,11 +13,11 @@ import torch
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.iteration import Progress
-from hessian_spectrum.storage.job_checkpoints import JobCheckpoints
+from hessian_spectrum.storage.job_files import JobCheckpoints
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.worker import job_state
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import run_hessian_vs_ggn_job
-from hessian_spectrum.worker.experiments.outcome import JobOutput
+from hessian_spectrum.worker.experiments.results import JobOutput
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.failures import WorkerStoppingError
 from hessian_spectrum.worker.hardware import Hardware

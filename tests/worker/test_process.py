@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from hessian_spectrum.worker.process import set_niceness
+from hessian_spectrum.worker.hardware import set_niceness
 
 
 def _told(niceness: int) -> tuple[int, int]:

@@ -86,11 +86,6 @@ class ClosedFormRequest(RequestMessage):
         if len(y) != len(x):
             raise misfit("data", "y", message=f"y holds {len(y)} samples, x holds {len(x)}")
 
-    @property
-    def num_derived(self) -> int:
-        """Number of values that the formula derives from weights and inputs at a cost that others would notice."""
-        return family_of(self.model).num_derived(self.model, self.data.x)
-
 
 def _field_paths() -> dict[str, tuple[str, ...]]:
     parents: list[tuple[str, type[BaseModel]]] = [("model", family.message) for family in FAMILIES.values()]

@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from hessian_spectrum.api_schemas.data import TextData, TokenData
 from hessian_spectrum.api_schemas.data.kind import check_data
 from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
+from hessian_spectrum.api_schemas.methods.top_k import LEAST_TOP_K_LIMIT
 from hessian_spectrum.api_schemas.models import Gpt2
-from hessian_spectrum.api_schemas.spectrum import LEAST_TOP_K_LIMIT
+from hessian_spectrum.api_schemas.models.kind import KindMessage
 
 StreamData = Annotated[TextData | TokenData, Field(discriminator="kind")]
 """Data whose sequences are windows of one stream of tokens."""
@@ -124,16 +125,16 @@ class Pretraining(RequestMessage):
 
     def _inner_steps(self) -> list[range]:
         """Measured steps strictly between the first and the last, one range for each interval."""
-        found, start = [], 1
+        steps, start = [], 1
         for interval in self.measure_every:
             end = self.num_steps if interval.until_step is None else min(interval.until_step + 1, self.num_steps)
             first = -(-start // interval.every) * interval.every
-            found.append(range(first, end, interval.every))
+            steps.append(range(first, end, interval.every))
             start = max(start, end)
-        return found
+        return steps
 
 
-class HessianVsGgnRequest(RequestMessage):
+class HessianVsGgnRequest(KindMessage):
     """How well the largest eigenvalue of the Gauss-Newton matrix approximates that of the Hessian.
 
     Each point has both eigenvalues, the relative error |hessian - ggn| / |hessian|, the loss, and the mean over targets
@@ -142,6 +143,12 @@ class HessianVsGgnRequest(RequestMessage):
     References:
         Cracking the Hessian, section 4.3 and appendix D.1.5; figures 5 and 23 to 25.
     """
+
+    example: ClassVar[Mapping[str, Any] | None] = {
+        "kind": "hessian-vs-ggn",
+        "models": [{"kind": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 4, "n_positions": 4, "vocab_size": 256}],
+        "data": {"kind": "text", "text": "to be or not to be", "num_sequences": 2, "sequence_length": 4},
+    }
 
     kind: Literal["hessian-vs-ggn"]
     models: list[Gpt2] = Field(

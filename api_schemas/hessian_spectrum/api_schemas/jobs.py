@@ -1,21 +1,26 @@
 """Jobs as callers see them: every kind of request and result, the predicted cost, and the record of a job."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 from pydantic import ConfigDict, Field, RootModel
 from typing_extensions import TypeAliasType
 
+from hessian_spectrum.api_schemas.experiments import EXPERIMENTS, ExperimentRequest, ExperimentResult
 from hessian_spectrum.api_schemas.hessian_vs_ggn import HessianVsGgnRequest
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
 from hessian_spectrum.api_schemas.message import Message
+from hessian_spectrum.api_schemas.methods import AnySpectrumResult, SpectrumResult
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.api_schemas.spectrum_results import AnySpectrumResult, SpectrumResult, SpectrumSetResult
+from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
 
-AnyJobRequest = SpectrumRequest | HessianVsGgnRequest
+if TYPE_CHECKING:
+    AnyJobRequest = SpectrumRequest | HessianVsGgnRequest | ExperimentRequest
+else:
+    AnyJobRequest = Union[(SpectrumRequest, HessianVsGgnRequest, *(each.message for each in EXPERIMENTS.values()))]
 
-JOB_KINDS = ("spectrum", "hessian-vs-ggn")
+JOB_KINDS = ("spectrum", "hessian-vs-ggn", *EXPERIMENTS)
 """All values of `kind`."""
 
 
@@ -25,10 +30,25 @@ class JobRequest(RootModel[Annotated[AnyJobRequest, Field(discriminator="kind")]
     model_config = ConfigDict(frozen=True, strict=True)
 
 
-AnyJobResult = AnySpectrumResult | SpectrumSetResult | HessianVsGgnResult
-JobResult = TypeAliasType(
-    "JobResult", Annotated[SpectrumResult | SpectrumSetResult | HessianVsGgnResult, Field(discriminator="kind")]
-)
+class SpectrumSetResult(Message):
+    """Spectra of one job: of several attention sinks, of several blocks, or of each block with each sink."""
+
+    kind: Literal["spectrum-set"] = "spectrum-set"
+    spectra: list[SpectrumResult] = Field(
+        description="Spectra in order: every block of the first sink, then of the next."
+    )
+    arrays: StoredArrays | None = Field(
+        default=None, description="Arrays in the npz file that this document lacks; null if it holds everything."
+    )
+
+
+if TYPE_CHECKING:
+    AnyJobResult = AnySpectrumResult | SpectrumSetResult | HessianVsGgnResult | ExperimentResult
+    JobResult = AnyJobResult
+else:
+    _RESULTS = (SpectrumSetResult, HessianVsGgnResult, *(each.result for each in EXPERIMENTS.values()))
+    AnyJobResult = Union[(AnySpectrumResult, *_RESULTS)]
+    JobResult = TypeAliasType("JobResult", Annotated[Union[(SpectrumResult, *_RESULTS)], Field(discriminator="kind")])
 
 
 class CostEstimate(Message):

@@ -18,6 +18,10 @@ class Problem(Message):
     """An error in the form of RFC 9457, for people and programs."""
 
     type: str = Field(default="about:blank", description="URI that identifies the type of problem.")
+    alias: str | None = Field(
+        default=None,
+        description="Second URI of the same type under its standard name, where `type` keeps an older name.",
+    )
     title: str = Field(description="Short summary of the type of problem.")
     status: int = Field(description="HTTP status code of the response.")
     detail: str | None = Field(default=None, description="What went wrong in this case.")

@@ -10,8 +10,10 @@ from hessian_spectrum.api_schemas.data import Data, num_samples
 from hessian_spectrum.api_schemas.data.kind import check_data, check_loss, check_training, loss_of
 from hessian_spectrum.api_schemas.losses import LOSSES, LossName
 from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
+from hessian_spectrum.api_schemas.methods import Method, method_kind
 from hessian_spectrum.api_schemas.models import Gpt2, Model
 from hessian_spectrum.api_schemas.models.kind import Place, Shapes, block_dims, block_shapes
+from hessian_spectrum.api_schemas.spectrum_results import Matrix
 from hessian_spectrum.api_schemas.training import Training
 
 _LOSSES = "; ".join(f"{name} is {loss.formula}" for name, loss in LOSSES.items())
@@ -19,178 +21,10 @@ _LOSSES = "; ".join(f"{name} is {loss.formula}" for name, loss in LOSSES.items()
 MAX_VECTOR_NUMBERS = 500_000_000
 """Numbers in the vectors of one result: 4 GB in float64, 2 GB in float32."""
 
-DEFAULT_TRACE_PROBES, DEFAULT_TRACE_LIMIT, MAX_TRACE_PRODUCTS = 100, 10_000, 1_000_000
-LEAST_XTRACE_PROBES = 4
-TOP_K_PRODUCTS, LEAST_TOP_K_LIMIT = 100, 1000
-DIAGONAL_ARRAYS = 4
-"""The diagonal, its standard errors, and both ends of its intervals."""
-
 MAX_BLOCKS, MAX_SPECTRA = 64, 64
 """Of one job."""
 
-Matrix = Literal["hessian", "ggn", "functional"]
 Precision = Literal["float64", "float32", "tf32", "bfloat16"]
-Reorthogonalisation = Literal["none", "full"]
-Which = Literal["largest", "smallest", "both-ends", "magnitude"]
-Estimator = Literal["hutchinson", "hutch++", "xtrace"]
-
-
-Preset = Literal["paper-figure-6"]
-PRESETS: dict[str, dict[str, float]] = {
-    "paper-figure-6": {"num_steps": 128, "num_probes": 8, "num_points": 1024, "kappa": 3.0}
-}
-
-
-class ExactMethod(RequestMessage):
-    """Every eigenvalue, from the assembled matrix; memory grows as the square of the number of parameters."""
-
-    kind: Literal["exact"]
-    eigenvectors: bool = Field(
-        default=False, description="Whether to store eigenvectors and their residuals in the npz file."
-    )
-
-
-class LanczosMethod(RequestMessage):
-    """Stochastic Lanczos quadrature: the spectral density with its error, and the extreme Ritz values."""
-
-    kind: Literal["lanczos"]
-    preset: Preset | None = Field(
-        default=None,
-        description="Named settings, from which fields that are sent deviate. `paper-figure-6` takes those of "
-        "Cracking the Hessian, appendix D.1.6: 1,024 grid points, 1,024 products (128 steps for each of "
-        "8 probes, as curvlinops counts them) and kappa 3.",
-    )
-    num_steps: int = Field(default=80, ge=2, le=4096, description="Number of Lanczos steps per probe.")
-    num_probes: int = Field(default=4, ge=1, le=1_000, description="Number of random start vectors.")
-    num_points: int = Field(default=1024, ge=2, le=100_000, description="Number of points of the density's grid.")
-    kappa: float = Field(
-        default=3.0, gt=1.0, le=1e6, description="Sharpness of the smoothing; larger values make narrower Gaussians."
-    )
-    margin: float = Field(
-        default=0.05,
-        ge=0,
-        le=10,
-        description="Extent of the grid beyond the extreme Ritz values, in widths of the spectrum.",
-    )
-    reorthogonalisation: Reorthogonalisation | None = Field(
-        default=None,
-        description="Whether Lanczos vectors are reorthogonalised. `full`: no ghost eigenvalues, but num_steps + 1 "
-        "vectors per probe in memory; `none`: three vectors per probe, but converged eigenvalues "
-        "reappear as additional nodes; null: `full` if it fits in the worker's memory.",
-    )
-
-    def settled(self) -> Mapping[str, Any]:
-        """Removes the preset, whose fields have been filled in."""
-        return {"preset": None}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fields_of_the_preset(cls, fields: Any) -> Any:
-        preset = fields.get("preset") if isinstance(fields, dict) else None
-        return {**PRESETS[preset], **fields} if isinstance(preset, str) and preset in PRESETS else fields
-
-
-class TopKMethod(RequestMessage):
-    """Some eigenpairs from the ends of the spectrum; repeated eigenvalues are returned with their multiplicity."""
-
-    kind: Literal["top-k"]
-    k: int = Field(ge=1, le=10_000, description="Number of eigenpairs, at most the number of parameters.")
-    which: Which = Field(
-        default="largest",
-        description="Part of the spectrum. `largest` and `smallest` respect signs; `both-ends`: half from each end; "
-        "`magnitude`: largest |eigenvalue|.",
-    )
-    tolerance: float = Field(
-        default=1e-5,
-        gt=0,
-        lt=1,
-        description="Largest accepted residual and error of the eigenvalues, relative to the largest |eigenvalue| "
-        "among those requested at the same end of the spectrum.",
-    )
-    absolute_tolerance: float | None = Field(
-        default=None,
-        gt=0,
-        description="Largest accepted residual and error in loss per squared parameter, for eigenvalues that may be "
-        "zero; a pair that meets either tolerance has converged.",
-    )
-    max_products: int | None = Field(
-        default=None,
-        ge=1,
-        le=10_000_000,
-        description=f"Largest number of matrix-vector products; null means {TOP_K_PRODUCTS} for each eigenpair, and "
-        f"at least {LEAST_TOP_K_LIMIT}.",
-    )
-    eigenvectors: bool = Field(default=True, description="Whether to store the eigenvectors in the npz file.")
-
-    def settled(self) -> Mapping[str, Any]:
-        """Limit on products that the server chooses."""
-        return {"max_products": self.max_products or max(LEAST_TOP_K_LIMIT, TOP_K_PRODUCTS * self.k)}
-
-
-class TraceMethod(RequestMessage):
-    """The trace, estimated from products with a given number of random vectors or with as many as a tolerance needs."""
-
-    kind: Literal["trace"]
-    estimator: Estimator = Field(
-        default="hutch++",
-        description="Estimator, in order of accuracy and of vectors held in memory: `hutchinson` holds 32; `hutch++` "
-        "additionally two for every three products; `xtrace` two for each product.",
-    )
-    num_probes: int | None = Field(
-        default=None,
-        ge=1,
-        le=MAX_TRACE_PRODUCTS,
-        description=f"Number of matrix-vector products, at least 4 for xtrace; null means {DEFAULT_TRACE_PROBES}, or "
-        "as many as the tolerance needs. With one product per parameter or more the trace is exact up to "
-        "the error of the products.",
-    )
-    tolerance: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="Tolerance used instead of num_probes: an upper limit on the standard error or half the width of "
-        "the interval over 1.96, whichever is larger, relative to |trace| or the Frobenius norm, "
-        "whichever is larger.",
-    )
-    max_products: int | None = Field(
-        default=None,
-        ge=4,
-        le=MAX_TRACE_PRODUCTS,
-        description="Largest number of matrix-vector products spent on a tolerance; null means "
-        f"{DEFAULT_TRACE_LIMIT}. Must be null without a tolerance.",
-    )
-    diagonal: bool = Field(
-        default=False, description="Whether to store the matrix's diagonal with errors and intervals in the npz file."
-    )
-
-    @model_validator(mode="after")
-    def _one_end(self) -> Self:
-        if self.tolerance is not None and self.num_probes is not None:
-            raise misfit("tolerance", message="give num_probes or tolerance, not both")
-        if self.tolerance is None and self.max_products is not None:
-            raise misfit("max_products", message="is for a tolerance; give num_probes")
-        if self.estimator == "xtrace" and self.num_probes is not None and self.num_probes < LEAST_XTRACE_PROBES:
-            raise misfit("num_probes", message=f"xtrace needs at least {LEAST_XTRACE_PROBES} products")
-        return self
-
-    def settled(self) -> Mapping[str, Any]:
-        """Number of products that the server chooses, or the limit on it."""
-        if self.tolerance is None:
-            return {"num_probes": self.fixed_products}
-        return {"max_products": self.most_products}
-
-    @property
-    def fixed_products(self) -> int | None:
-        """Number of products to compute; None if a tolerance decides."""
-        return DEFAULT_TRACE_PROBES if self.num_probes is None and self.tolerance is None else self.num_probes
-
-    @property
-    def most_products(self) -> int:
-        """Largest number of products that can be needed."""
-        return self.fixed_products or self.max_products or DEFAULT_TRACE_LIMIT
-
-
-Method = Annotated[ExactMethod | LanczosMethod | TopKMethod | TraceMethod, Field(discriminator="kind")]
 
 
 class SpectrumRequest(RequestMessage):
@@ -256,23 +90,15 @@ class SpectrumRequest(RequestMessage):
         return self
 
     def _check_method(self, dim: int, num_spectra: int) -> None:
-        match self.method:
-            case ExactMethod(eigenvectors=True):
-                _check_vectors("eigenvectors", num_spectra * dim, dim)
-            case TopKMethod() as method:
-                if method.k > dim:
-                    raise misfit("method", "k", message=f"the matrix has {dim:,} eigenvalues")
-                if method.max_products is not None and method.max_products < method.k:
-                    raise misfit("method", "max_products", message=f"fewer than k = {method.k:,} products")
-                if method.eigenvectors:
-                    _check_vectors("eigenvectors", num_spectra * method.k, dim)
-            case TraceMethod(diagonal=True):
-                _check_vectors("diagonal", num_spectra * DIAGONAL_ARRAYS, dim)
+        kind = method_kind(self.method)
+        kind.check(self.method, dim)
+        if (vectors := kind.stored_vectors(self.method, dim)) is not None:
+            _check_vectors(vectors.field, num_spectra * vectors.number, dim)
 
     def settled(self) -> Mapping[str, Any]:
         """Loss and precision that the server chooses, and default seeds where nothing is drawn."""
         fields: dict[str, Any] = {"loss": self.effective_loss, "precision": self.product_precision}
-        if self.method.kind == "exact" and self.product_precision == self.vector_precision:
+        if method_kind(self.method).assembles_matrix and self.product_precision == self.vector_precision:
             fields["seed"] = 0
         if self.train is not None and self.data and (self.train.batch_size or 0) >= num_samples(self.data):
             fields["train"] = self.train.model_copy(update={"batch_size": None})
@@ -286,7 +112,7 @@ class SpectrumRequest(RequestMessage):
     @property
     def product_precision(self) -> Precision:
         """Precision of the matrix-vector products."""
-        return self.precision or ("float64" if self.method.kind == "exact" else "float32")
+        return self.precision or ("float64" if method_kind(self.method).assembles_matrix else "float32")
 
     @property
     def vector_precision(self) -> Literal["float64", "float32"]:

@@ -1,13 +1,13 @@
 """Results of spectrum jobs; values are in loss per squared parameter unless stated otherwise."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
-from typing_extensions import TypeAliasType
 
-from hessian_spectrum.api_schemas.closed_form import Inertia, Parameter
+from hessian_spectrum.api_schemas.closed_form import Parameter
 from hessian_spectrum.api_schemas.message import Message
-from hessian_spectrum.api_schemas.spectrum import Estimator, Matrix, Reorthogonalisation, Which
+
+Matrix = Literal["hessian", "ggn", "functional"]
 
 
 class Band(Message):
@@ -203,10 +203,12 @@ class StoredArrays(Message):
     shapes: dict[str, list[int]] = Field(description="Shapes by name of the arrays that are not in this document.")
 
 
-class _SpectrumResult(Message):
+class MethodResult(Message):
     """What the results of all methods have in common."""
 
     kind: Literal["spectrum"] = "spectrum"
+    if TYPE_CHECKING:
+        method: str
     num_parameters: int = Field(
         description="Number of rows of the matrix: parameters of the block if there is one, else of the model."
     )
@@ -229,85 +231,4 @@ class _SpectrumResult(Message):
     )
     provenance: Provenance = Field(
         description="Origin of the numbers: software, hardware, settings and digests of inputs."
-    )
-
-
-class ExactResult(_SpectrumResult):
-    """Every eigenvalue of the matrix, with trace and inertia."""
-
-    method: Literal["exact"] = "exact"
-    trace: Estimate = Field(description="Sum of the eigenvalues, in loss per squared parameter.")
-    eigenvalues: list[float] = Field(description="All eigenvalues, ascending, repeated by multiplicity.")
-    inertia: Inertia = Field(description="Number of eigenvalues of each sign.")
-    zero_threshold: float = Field(
-        description="Bound on the error of every eigenvalue; eigenvalues of at most this magnitude count as zero."
-    )
-
-
-class LanczosResult(_SpectrumResult):
-    """Spectral density, quadratures and extreme eigenvalues."""
-
-    method: Literal["lanczos"] = "lanczos"
-    density: Density = Field(description="Density of the eigenvalues on a linear grid.")
-    log_density: Density = Field(
-        description="Density of |eigenvalue| + 1e-5, smoothed in the logarithm, on a geometric grid."
-    )
-    cumulative: Cumulative = Field(description="Share of eigenvalues up to each point of a grid.")
-    quadrature: list[Quadrature] = Field(description="Gauss quadratures, one for each probe.")
-    largest: RitzValue = Field(description="Largest Ritz value over all probes.")
-    smallest: RitzValue = Field(description="Smallest Ritz value over all probes.")
-    trace: Estimate = Field(description="Estimate of the sum of the eigenvalues.")
-    frobenius: Estimate = Field(
-        description="Estimate of the Frobenius norm, the root of the sum of squares of the eigenvalues."
-    )
-    reorthogonalisation: Reorthogonalisation = Field(description="Whether Lanczos vectors were reorthogonalised.")
-    num_steps: int = Field(
-        description="Largest number of Lanczos steps per probe; a probe whose subspace became invariant did fewer."
-    )
-    smoothing: Smoothing = Field(description="Smoothing of these curves; `?kappa=&margin=&num_points=` returns others.")
-
-
-class TopKResult(_SpectrumResult):
-    """Eigenpairs from the ends of the spectrum."""
-
-    method: Literal["top-k"] = "top-k"
-    which: Which = Field(description="Part of the spectrum, as in the request.")
-    tolerance: float = Field(
-        description="Tolerance of residuals and values, relative to the largest |eigenvalue| requested at the same "
-        "end of the spectrum."
-    )
-    absolute_tolerance: float | None = Field(
-        default=None,
-        description="Tolerance of residuals and values in loss per squared parameter; it applies where it is the "
-        "larger one.",
-    )
-    eigenpairs: list[Eigenpair] = Field(
-        description="Eigenpairs in descending order; for `magnitude`, by descending magnitude."
-    )
-
-
-class TraceResult(_SpectrumResult):
-    """Estimates of the trace and the Frobenius norm."""
-
-    method: Literal["trace"] = "trace"
-    estimator: Estimator = Field(description="Estimator that was used, as in the request.")
-    trace: TraceEstimate = Field(description="Estimate of the sum of the eigenvalues.")
-    frobenius: Estimate = Field(
-        description="Estimate of the Frobenius norm, the root of the sum of squares of the eigenvalues."
-    )
-
-
-AnySpectrumResult = ExactResult | LanczosResult | TopKResult | TraceResult
-SpectrumResult = TypeAliasType("SpectrumResult", Annotated[AnySpectrumResult, Field(discriminator="method")])
-
-
-class SpectrumSetResult(Message):
-    """Spectra of one job: of several attention sinks, of several blocks, or of each block with each sink."""
-
-    kind: Literal["spectrum-set"] = "spectrum-set"
-    spectra: list[SpectrumResult] = Field(
-        description="Spectra in order: every block of the first sink, then of the next."
-    )
-    arrays: StoredArrays | None = Field(
-        default=None, description="Arrays in the npz file that this document lacks; null if it holds everything."
     )

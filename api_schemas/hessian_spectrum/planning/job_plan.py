@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Self
 
 from hessian_spectrum.planning.memory_coefficients import (
@@ -30,18 +31,31 @@ GRADIENT_COPIES = 4  # of parameters outside of the block: themselves, their gra
 
 @dataclass(frozen=True)
 class ComputationPlan:
-    """What one computation takes, and how it is split to fit into memory."""
+    """Cost of one computation, and how it is split to fit into memory.
+
+    Attributes:
+        num_parameters: Rows of the matrix.
+        num_products: Matrix-vector products; an upper bound if a tolerance decides.
+        num_training_passes: Forward and backward passes over all data during training.
+        peak_bytes: Peak memory in bytes.
+        micro_batch_size: Samples that pass through the model at once.
+        recording_bytes: Memory in bytes that recorded products may take; None if all are recorded at once.
+        vector_bytes: Memory in bytes for the probes of Lanczos or the basis of top-k; None: without a limit.
+        work: Operations and memory of the algorithm.
+        num_batches: Micro-batches into which the data are split.
+        num_shards: Parts into which the probes of a long Lanczos job are split, each computed by one worker.
+    """
 
     num_parameters: int
     num_products: int
-    num_training_passes: float  # over all data, forward and back
+    num_training_passes: float
     peak_bytes: int
     micro_batch_size: int
-    recording_bytes: int | None  # that recorded products may take; None: all are recorded at once
-    vector_bytes: int | None  # that Lanczos may use for its probes, top-k for its basis; None: no limit
+    recording_bytes: int | None
+    vector_bytes: int | None
     work: Work
     num_batches: int
-    num_shards: int = 1  # into which the probes of a long Lanczos job are split; one worker computes each
+    num_shards: int = 1
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,8 @@ class JobPlan:
     Attributes:
         memory_bytes: Memory of a worker for which the plan was made; None: without a limit.
         whole: The whole job; sizes are those of its largest computation.
-        points: For a comparison of Hessian and GGN, each model with each matrix, in this order; else empty.
+        points: For a comparison of Hessian and GGN, each model with each matrix, in this order. For an experiment, each
+            spectrum. Else empty.
     """
 
     memory_bytes: int | None
@@ -68,12 +83,23 @@ class JobPlan:
 
         Args:
             planner_version: Version of the software that made the plan.
+
+        Returns:
+            A JSON document.
         """
         return json.dumps({"planner_version": planner_version, **asdict(self)}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str, planner_version: str) -> Self | None:
-        """A stored plan; None if another version made it, which may plan the same job differently."""
+        """Read a stored plan.
+
+        Args:
+            text: The JSON document that `to_json` wrote.
+            planner_version: Version of the software that reads it.
+
+        Returns:
+            The plan; None if another version made it, which may plan the same job differently.
+        """
         document = json.loads(text)
         if document.pop("planner_version") != planner_version:
             return None
@@ -90,11 +116,19 @@ def _computation(fields: dict[str, Any]) -> ComputationPlan:
 
 @dataclass(frozen=True)
 class MicroBatches:
-    """How data are split, and what that takes."""
+    """How data are split, and the memory that this takes.
 
-    num_samples: int  # of a micro-batch
+    Attributes:
+        num_samples: Samples of a micro-batch.
+        num_batches: Number of micro-batches.
+        recording_bytes: Memory in bytes for recordings that are kept, the others being recorded anew in every sweep;
+            None if all are kept.
+        peak_bytes: Peak memory in bytes.
+    """
+
+    num_samples: int
     num_batches: int
-    recording_bytes: int | None  # that recordings may hold, the others are recorded in every sweep; None: all are held
+    recording_bytes: int | None
     peak_bytes: int
 
 
@@ -102,11 +136,24 @@ def peak_bytes(
     size: Size,
     work: Work,
     matrix: Matrix,
+    *,
     itemsize: int,
     batch: int | None = None,
     recording_bytes: int | None = None,
 ) -> int:
-    """The most that is held at once: while micro-batches of `batch` samples are recorded, multiplied, or after that."""
+    """Peak memory of a computation: while micro-batches are recorded, while they are multiplied, or after that.
+
+    Args:
+        size: Size of model and data.
+        work: Operations and memory of the algorithm.
+        matrix: Matrix whose products are computed.
+        itemsize: Bytes of one number.
+        batch: Samples of a micro-batch; None: all of them.
+        recording_bytes: Memory in bytes for recordings that are kept; None: all are kept.
+
+    Returns:
+        The peak in bytes.
+    """
     parts = _Parts(size, work, matrix, itemsize, batch or size.num_samples)
     held = parts.held if recording_bytes is None else min(parts.held, recording_bytes)
     others = max(0, held - parts.held_by_one)
@@ -173,24 +220,36 @@ class _Parts:
         return self._itemsize * sum(copy * count for copy, count in zip(copies, counts, strict=True))
 
 
-def micro_batches(size: Size, work: Work, matrix: Matrix, itemsize: int, memory_bytes: int | None) -> MicroBatches:
-    """The largest micro-batches that keep within `memory_bytes`, all recordings held if that fits.
+def micro_batches(size: Size, work: Work, matrix: Matrix, *, itemsize: int, memory_bytes: int | None) -> MicroBatches:
+    """Choose the largest micro-batches that fit into memory.
 
-    Else recordings hold half of what the rest leaves, at most; single samples, if nothing fits.
+    All recordings are kept if that fits, otherwise as many as fit beside everything else. If nothing fits,
+    micro-batches are single samples.
+
+    Args:
+        size: Size of model and data.
+        work: Operations and memory of the algorithm.
+        matrix: Matrix whose products are computed.
+        itemsize: Bytes of one number.
+        memory_bytes: Memory in bytes; None: without a limit.
+
+    Returns:
+        The micro-batches with their peak memory.
     """
+    peak_of = partial(peak_bytes, size, work, matrix, itemsize=itemsize)
     sizes = _batch_sizes(size.num_samples)
     for batch in sizes:
-        peak = peak_bytes(size, work, matrix, itemsize, batch)
+        peak = peak_of(batch=batch)
         if memory_bytes is None or peak <= memory_bytes:
             return MicroBatches(batch, -(-size.num_samples // batch), None, peak)
     assert memory_bytes is not None
     for batch in sizes:
-        spare = memory_bytes - peak_bytes(size, work, matrix, itemsize, batch, 0)
+        spare = memory_bytes - peak_of(batch=batch, recording_bytes=0)
         if spare >= 0 and work.holds_recordings:
             # smaller micro-batches would leave more for recordings, but not all of them
-            peak = peak_bytes(size, work, matrix, itemsize, batch, spare)
+            peak = peak_of(batch=batch, recording_bytes=spare)
             return MicroBatches(batch, -(-size.num_samples // batch), spare, peak)
-    least = peak_bytes(size, work, matrix, itemsize, 1, 0)
+    least = peak_of(batch=1, recording_bytes=0)
     return MicroBatches(1, size.num_samples, 0, least)
 
 

@@ -1,4 +1,4 @@
-"""How large models and their activations are, from plain numbers; imports no torch."""
+"""Sizes of models and of what their forward passes produce, from plain numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ SORTS: dict[Family, tuple[str, ...]] = {
     "quadratic": ("matrix",),
     "generic": ("numbers",),
 }
-"""Of the numbers that a forward pass produces: those of one sort are kept, and copied, alike."""
+"""Sorts of the numbers that a forward pass produces: numbers of one sort are kept, and copied, alike."""
 
 LOGIT_COPIES = 3  # of each logit that are counted
 
@@ -27,36 +27,45 @@ _PIECEWISE = ("linear", "piecewise")
 
 @dataclass(frozen=True)
 class Size:
-    """What a cost depends on."""
+    """Size of a model and its data, on which every cost depends.
+
+    Attributes:
+        family: Family of models whose memory was measured together.
+        num_parameters: Parameters P of the matrix.
+        num_samples: Samples, or sequences.
+        activations: Numbers of each sort in `SORTS` that one forward pass over all samples produces.
+        num_other_parameters: Parameters of the model outside of the block, if the matrix is that of a block.
+        has_output_layer: Whether logits, the last sort, come from a layer of their own and are computed in pieces.
+    """
 
     family: Family
-    num_parameters: int  # P
+    num_parameters: int
     num_samples: int
-    activations: tuple[int, ...]  # numbers that one forward pass over all samples produces, as in SORTS
-    num_other_parameters: int = 0  # of the model, where P is that of a block
-    has_output_layer: bool = False  # of its own, so that logits, the last sort, are computed in pieces
+    activations: tuple[int, ...]
+    num_other_parameters: int = 0
+    has_output_layer: bool = False
 
     @property
     def num_activations(self) -> int:
-        """Of all sorts."""
+        """Number of activations of all sorts together."""
         return sum(self.activations)
 
     def with_logits(self) -> "Size":
-        """The same where the loss keeps as much of the outputs as cross-entropy does of logits."""
+        """The size with a loss that keeps as much of the outputs as cross-entropy does of logits."""
         if self.family != "mlp":
             return self
         *others, outputs, logits = self.activations
         return replace(self, activations=(*others, 0, outputs + logits))
 
     def at_once(self, num_logits: int) -> "Size":
-        """What exists at once where an output layer computes at most so many logits together."""
+        """What exists at once if the output layer computes at most `num_logits` logits together."""
         if not self.has_output_layer:
             return self
         *others, logits = self.activations
         return replace(self, activations=(*others, min(logits, LOGIT_COPIES * num_logits)))
 
     def part(self, num_samples: int) -> "Size":
-        """The same model on so many of the samples."""
+        """The same model on `num_samples` of the samples."""
         numbers = tuple(-(-each * num_samples // self.num_samples) for each in self.activations)
         return replace(self, num_samples=num_samples, activations=numbers)
 
@@ -65,9 +74,12 @@ def generic_size(num_parameters: int, num_samples: int, numbers_per_sample: int)
     """Size of a model whose memory was not measured: an upper estimate.
 
     Args:
-        num_parameters: P.
+        num_parameters: Parameters of the model.
         num_samples: Samples that are evaluated.
         numbers_per_sample: Numbers that the operations of a forward pass produce for each, inputs included.
+
+    Returns:
+        The size.
     """
     return Size("generic", num_parameters, num_samples, (num_samples * numbers_per_sample,))
 
@@ -76,6 +88,15 @@ def mlp_size(widths: Sequence[int], bias: bool, num_samples: int, activation: st
     """Size of a fully connected network on `num_samples` inputs.
 
     Each layer gives fan_out (fan_in + 1) parameters with bias, and each of its hidden units a number per sample.
+
+    Args:
+        widths: Widths of the input, the hidden layers and the output.
+        bias: Whether the layers have biases.
+        num_samples: Samples that are evaluated.
+        activation: Name of the activation function.
+
+    Returns:
+        The size.
     """
     num_parameters = sum(fan_out * (fan_in + int(bias)) for fan_in, fan_out in pairwise(widths))
     counts = dict.fromkeys(SORTS["mlp"], 0)
@@ -85,6 +106,7 @@ def mlp_size(widths: Sequence[int], bias: bool, num_samples: int, activation: st
 
 
 def gpt2_size(
+    *,
     n_layer: int,
     n_head: int,
     n_embd: int,
@@ -102,6 +124,20 @@ def gpt2_size(
     (2 d), the hidden layer and its gelu (8 d), two residual sums and the output (3 d); without attention a layer norm,
     the hidden layer and two sums. Per pair of tokens, head and block: score, masked score and weight. The logits count
     three times.
+
+    Args:
+        n_layer: Transformer blocks.
+        n_head: Attention heads per block.
+        n_embd: Width of the residual stream.
+        n_positions: Longest sequence, in tokens.
+        vocab_size: Tokens in the vocabulary.
+        num_sequences: Sequences that are evaluated.
+        sequence_length: Tokens of each sequence.
+        bias: Whether linear layers and layer norms have biases.
+        attention: Whether there are attention layers.
+
+    Returns:
+        The size.
     """
     d, num_blocks = n_embd, n_layer if attention else n_layer + n_layer // 2
     weights = 12 * d * d + 2 * d if attention else 8 * d * d + d
@@ -115,6 +151,7 @@ def gpt2_size(
 
 
 def causal_lm_size(
+    *,
     num_parameters: int,
     n_layer: int,
     n_head: int,
@@ -130,6 +167,19 @@ def causal_lm_size(
     values (3 d), their rotation (8 d), keys and values once for each head (2 d), attention (2 d), gate, hidden layer,
     activation and product (4 n_inner), two residual sums and the output (3 d). Per pair of tokens, head and block:
     score, scaled and masked score, weight. The logits count three times.
+
+    Args:
+        num_parameters: Parameters of the model.
+        n_layer: Transformer blocks.
+        n_head: Attention heads per block.
+        n_embd: Width of the residual stream.
+        n_inner: Width of the hidden layers of the MLPs.
+        vocab_size: Tokens in the vocabulary.
+        num_sequences: Sequences that are evaluated.
+        sequence_length: Tokens of each sequence.
+
+    Returns:
+        The size.
     """
     per_token = (
         n_layer * (26 * n_embd + 4 * n_inner) + 6 * n_embd,
@@ -141,6 +191,7 @@ def causal_lm_size(
 
 
 def conv_size(
+    *,
     image_size: int,
     channels: Sequence[int],
     kernel_size: int,
@@ -156,6 +207,20 @@ def conv_size(
     Each layer gives fan_out (fan_in + 1) parameters with bias, where a convolution's fan_in is channels times
     kernel_size^2; its activations are the unfolded patches (fan_in per position), the channels, and with pooling their
     means.
+
+    Args:
+        image_size: Edge length of the images, in pixels.
+        channels: Output channels of each convolution.
+        kernel_size: Edge length of the kernels, in pixels.
+        stride: Stride of every convolution, in pixels.
+        pooling: Whether a mean over 2 x 2 pixels follows every convolution.
+        num_outputs: Outputs of the linear head.
+        bias: Whether convolutions and head have biases.
+        num_samples: Images that are evaluated.
+        activation: Name of the activation function.
+
+    Returns:
+        The size.
     """
     num_parameters, edge, incoming = 0, image_size, 1
     patches, units, pooled = image_size**2, 0, 0
@@ -180,11 +245,23 @@ def conv_edge(edge: int, stride: int) -> int:
     return -(-edge // stride)
 
 
-def attention_size(embedding_dim: int, key_dim: int, value_dim: int, num_sequences: int, sequence_length: int) -> Size:
+def attention_size(
+    *, embedding_dim: int, key_dim: int, value_dim: int, num_sequences: int, sequence_length: int
+) -> Size:
     """Size of one self-attention layer on `num_sequences` sequences.
 
     P = 2 d d_K + d d_V. Per position the input (d), query and key (2 d_K), value, output and two of the loss (4 d_V);
     per pair of positions the product, its scale, the sink's score and the weight.
+
+    Args:
+        embedding_dim: Numbers at each position of the input, d.
+        key_dim: Columns of the query and key weights, d_K.
+        value_dim: Numbers at each position of the output, d_V.
+        num_sequences: Sequences that are evaluated.
+        sequence_length: Positions of each sequence.
+
+    Returns:
+        The size.
     """
     num_parameters = embedding_dim * (2 * key_dim + value_dim)
     per_position = (embedding_dim, 2 * key_dim, 4 * value_dim, 4 * sequence_length)
@@ -202,6 +279,15 @@ def coordinate_network_size(num_inputs: int, num_outputs: int, width: int, num_s
     """Size of f(x) = sum_d <w_d, v_d> x_d or f_k(x) = <w_k, v_k> x: two parameters per coordinate and neuron.
 
     Their product is taken once, not once per sample, so that inputs and outputs are what samples produce.
+
+    Args:
+        num_inputs: Inputs D, or 1.
+        num_outputs: Outputs K, or 1.
+        width: Neurons of each coordinate.
+        num_samples: Samples that are evaluated.
+
+    Returns:
+        The size.
     """
     plain = mlp_size((num_inputs, num_outputs), False, num_samples)
     return replace(plain, num_parameters=2 * max(num_inputs, num_outputs) * width)

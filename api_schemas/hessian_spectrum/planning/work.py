@@ -61,7 +61,12 @@ def exact_work(num_parameters: int, eigenvectors: bool = False, layered: bool = 
     """Of `DenseEigensolver`: columns block by block, each group recorded anew, then a dense eigenvalue problem.
 
     Args:
+        num_parameters: Rows of the matrix, P.
+        eigenvectors: Whether eigenvectors are computed, too.
         layered: Whether the model is an `Mlp` whose products are not reduced.
+
+    Returns:
+        The work.
     """
     square = FLOAT64_BYTES * num_parameters**2
     copies = DENSE_COPIES_WITH_VECTORS if eigenvectors else DENSE_COPIES
@@ -89,6 +94,17 @@ def lanczos_work(
 
     A basis of m + 1 vectors, m = min(num_steps, P), for each probe (or two), and of several probes a copy of the
     vectors that are multiplied. After them a tridiagonal eigenproblem for each, as a dense one, and curves.
+
+    Args:
+        num_parameters: Rows of the matrix, P.
+        num_steps: Lanczos steps per probe.
+        num_probes: Random start vectors.
+        num_points: Points of the grid of the curves.
+        reorthogonalisation: Whether Lanczos vectors are reorthogonalised.
+        group: Probes in lockstep; None: all of them.
+
+    Returns:
+        The work.
     """
     steps = min(num_steps, num_parameters)
     group = num_probes if group is None else group
@@ -119,7 +135,14 @@ def top_k_work(
     """Of `ThickRestartLanczos`, if it restarts, with so many rows of a basis; None: as many as it likes.
 
     Args:
+        num_parameters: Rows of the matrix, P.
+        k: Eigenpairs.
+        max_products: Largest number of products; None: the default limit.
+        rows: Rows of the basis; None: as many as it likes.
         reduced: Whether products are of a reduced precision.
+
+    Returns:
+        The work.
     """
     rows = top_k_rows(num_parameters, k) if rows is None else rows
     products = max_products or max(1_000, 100 * k)

@@ -308,7 +308,7 @@ class SpectrumClient:
         self.close()
 
     def _run(self, request: ApiRequest[T], deadline: float = float("inf")) -> T:
-        """The answer of the server, which is asked again while it is busy, but not after the deadline."""
+        """Answer of the server; while it is busy, the request is repeated until the deadline."""
         patience_ends = min(deadline, time.monotonic() + self.patience_seconds)
         while True:
             try:

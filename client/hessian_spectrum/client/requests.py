@@ -83,7 +83,7 @@ class ApiRequest(Generic[T]):
         """Arguments for httpx's `request`.
 
         Args:
-            deadline: Time of `time.monotonic` by which the caller wants an answer. The server is given a little longer,
+            deadline: Time of `time.monotonic` by which the caller needs an answer. The server is given a little longer,
                 since it may wait until then before it answers.
 
         Returns:

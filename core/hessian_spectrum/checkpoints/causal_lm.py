@@ -3,9 +3,8 @@
 import re
 
 from hessian_spectrum.api_schemas.checkpoints import CausalLmCheckpoint, CheckpointError, DecoderSizes
-from hessian_spectrum.checkpoints.checkpoint import Checkpoint
+from hessian_spectrum.checkpoints.checkpoint import FLOATS, Checkpoint, Tensors
 from hessian_spectrum.checkpoints.configuration import FILE, Configuration, UnknownSizeError, check_plain, count, shown
-from hessian_spectrum.checkpoints.weights import FLOATS, Tensors
 
 OUTPUT_LAYERS = ("lm_head.weight", "embed_out.weight")
 
@@ -14,13 +13,17 @@ _BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attenti
 
 
 def causal_lm_fields(checkpoint: Checkpoint, sizes: DecoderSizes | None = None) -> CausalLmCheckpoint:
-    """What the checkpoint decides of a request's `causal-lm`.
+    """Derive from a checkpoint what it decides of a request's `causal-lm` model.
 
     Args:
-        sizes: That a worker found by transformers; None: as far as config.json says them under usual names.
+        checkpoint: The checkpoint.
+        sizes: Sizes that a worker determined by transformers; None: those that config.json gives under usual names.
+
+    Returns:
+        The fields of the model.
 
     Raises:
-        UnknownSizeError: If it does not.
+        UnknownSizeError: Without `sizes`, if config.json does not give one of them.
         CheckpointError: The checkpoint cannot be used.
         OSError: A file cannot be read or written.
     """
@@ -42,9 +45,14 @@ def causal_lm_fields(checkpoint: Checkpoint, sizes: DecoderSizes | None = None) 
 
 
 def causal_lm_tensors(checkpoint: Checkpoint, sizes: DecoderSizes | None = None) -> Tensors:
-    """The parameters; no tables, and of an output layer that is tied to the embedding no copy.
+    """Select the tensors of a checkpoint that are parameters.
 
-    Before a worker found out which these are, config.json alone says whether anything is tied.
+    Args:
+        checkpoint: The checkpoint.
+        sizes: Sizes that a worker determined by transformers; None: config.json alone says whether anything is tied.
+
+    Returns:
+        The parameters by name, without buffers, and without the copy of an output layer that is tied to the embedding.
     """
     if sizes is not None:
         left_out = set(sizes.left_out)
@@ -58,7 +66,19 @@ def causal_lm_tensors(checkpoint: Checkpoint, sizes: DecoderSizes | None = None)
 
 
 def _sizes(fields: Configuration, tensors: Tensors) -> dict[str, int]:
-    """Raises:  UnknownSizeError; CheckpointError if config.json and weights disagree."""
+    """Read the sizes of a decoder from its configuration.
+
+    Args:
+        fields: The configuration.
+        tensors: The parameters of the checkpoint.
+
+    Returns:
+        Each size by its name in the message.
+
+    Raises:
+        UnknownSizeError: A size is not given under a usual name.
+        CheckpointError: Configuration and weights disagree.
+    """
     if "decoder_layers" in fields:
         raise UnknownSizeError(f"{FILE} describes an encoder as well")
     n_embd, vocab_size = count(fields, "hidden_size", "n_embd", "d_model"), count(fields, "vocab_size")
@@ -79,7 +99,7 @@ def _sizes(fields: Configuration, tensors: Tensors) -> dict[str, int]:
 
 
 def is_buffer(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether it is a mask or a table of positions, as older files hold them."""
+    """Whether a tensor is a mask or a table of positions, which older files hold."""
     return name.endswith(_BUFFERS) or (name.endswith(".attention.bias") and len(shape) == 4)
 
 
@@ -96,10 +116,10 @@ def _check_dense_decoder(fields: Configuration) -> None:
 
 
 def _layers(tensors: Tensors) -> set[str]:
-    """Their numbers: the first in a name is that of its layer."""
-    return {found.group(1) for name in tensors if (found := re.search(r"\.(\d+)\.", name))}
+    """Numbers of the layers; the first number in a parameter's name is that of its layer."""
+    return {match.group(1) for name in tensors if (match := re.search(r"\.(\d+)\.", name))}
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Layer 2 before layer 10."""
+    """Sort key that puts layer 2 before layer 10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

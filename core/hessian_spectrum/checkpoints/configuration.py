@@ -15,45 +15,65 @@ _MAX_SHOWN = 40
 
 
 def read_configuration(path: Path) -> Configuration:
-    """The object in the file.
+    """Read a configuration file.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        The JSON object that it holds.
 
     Raises:
-        CheckpointError: If it is too long, no JSON, no object, repeats a key or holds NaN or infinity.
-        OSError: A file cannot be read or written.
+        CheckpointError: The file is too long, is not JSON, is not an object, repeats a key, or holds NaN or infinity.
+        OSError: The file cannot be read.
     """
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise CheckpointError(f"{FILE} has more than {MAX_BYTES:,} bytes")
     try:
-        found = json.loads(content, object_pairs_hook=_without_repetition, parse_constant=_no_number)
+        fields = json.loads(content, object_pairs_hook=_without_repetition, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{FILE} is no JSON: {error!s:.100}") from None
-    if not isinstance(found, dict):
+    if not isinstance(fields, dict):
         raise CheckpointError(f"{FILE} holds no object")
-    return found
+    return fields
 
 
 def check_plain(configuration: Configuration) -> None:
-    """Raises:  CheckpointError if the weights are quantised.
+    """Check that the weights are not quantised.
 
-    Code of the checkpoint's own, which auto_map names, is never run; the worker finds out whether the library has the
-    model itself.
+    The checkpoint's own code, which auto_map names, is never run; the worker determines whether the library has the
+    model.
+
+    Args:
+        configuration: Configuration of the checkpoint.
+
+    Raises:
+        CheckpointError: The weights are quantised.
     """
     if configuration.get("quantization_config") is not None:
         raise CheckpointError(f"{FILE} has quantization_config: models with quantised weights are not loaded")
 
 
 class UnknownSizeError(CheckpointError):
-    """config.json does not say a size under a usual name."""
+    """The configuration does not give a size under a usual name."""
 
 
 def count(configuration: Configuration, *names: str, default: int | None = None) -> int:
-    """The positive whole number under the first of these names that is there and not null.
+    """Read a positive whole number.
+
+    Args:
+        configuration: Configuration of the checkpoint.
+        *names: Names of the field, in order of preference; names that are missing or null are skipped.
+        default: Value where there is none; None: there has to be one.
+
+    Returns:
+        The number.
 
     Raises:
-        UnknownSizeError: If there is none and no default.
-        CheckpointError: The checkpoint cannot be used.
+        UnknownSizeError: There is neither a number nor a default.
+        CheckpointError: The value is not a positive whole number.
     """
     for name in names:
         value = configuration.get(name)
@@ -68,16 +88,16 @@ def count(configuration: Configuration, *names: str, default: int | None = None)
 
 
 def shown(value: object) -> str:
-    """A value as an error may repeat it."""
+    """A value in the form in which an error message repeats it."""
     text = json.dumps(value)
     return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> Configuration:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         raise ValueError("a key is repeated")
-    return found
+    return fields
 
 
 def _no_number(text: str) -> NoReturn:

@@ -24,13 +24,10 @@ from hessian_spectrum.api_schemas.checkpoints import (
 from hessian_spectrum.api_schemas.models import Gpt2
 from hessian_spectrum.api_schemas.models.kind import parameter_shapes
 from hessian_spectrum.checkpoints.causal_lm import causal_lm_fields
-from hessian_spectrum.checkpoints.checkpoint import Checkpoint
+from hessian_spectrum.checkpoints.checkpoint import Checkpoint, CheckpointFiles, is_pytorch, num_header_bytes
 from hessian_spectrum.checkpoints.configuration import FILE, UnknownSizeError
-from hessian_spectrum.checkpoints.digest import Digests
-from hessian_spectrum.checkpoints.files import CheckpointFiles, is_pytorch
+from hessian_spectrum.checkpoints.file_cache import Digests, Readings, State, state
 from hessian_spectrum.checkpoints.gpt2 import MODEL_TYPE, OtherOptionError, gpt2_fields
-from hessian_spectrum.checkpoints.readings import Readings, State, state
-from hessian_spectrum.checkpoints.weights import num_header_bytes
 
 T = TypeVar("T")
 
@@ -42,12 +39,14 @@ _MOST_DESCRIBED, _MOST_KEPT = 1000, 8
 
 
 class ModelsDirectory:
-    """Checkpoints by name; a `CheckpointCatalog`.
+    """The checkpoints in a directory, by name; a `CheckpointCatalog`.
 
     Args:
-        path: None: this server has none.
-        verdicts: What workers found of them; None: nothing.
-    Attributes:  digests of their files, which take minutes where those are large.
+        path: The directory; None: this server has none.
+        verdicts: Verdicts of workers on the checkpoints; None: there are none.
+
+    Attributes:
+        digests: Digests of files, which take minutes to compute for large files.
     """
 
     def __init__(self, path: Path | None, verdicts: Verdicts | None = None) -> None:
@@ -60,10 +59,13 @@ class ModelsDirectory:
         self._causal_lm: Readings[CausalLmCheckpoint] = Readings(_MOST_KEPT)
 
     def names(self) -> list[str]:
-        """Of everything that looks like a checkpoint, whether or not it can be loaded.
+        """List everything that looks like a checkpoint, whether or not it can be loaded.
+
+        Returns:
+            The names, sorted.
 
         Raises:
-            CheckpointError: If the directory cannot be read.
+            CheckpointError: The directory cannot be read.
         """
         if self.path is None:
             return []
@@ -71,17 +73,23 @@ class ModelsDirectory:
             return sorted(_checkpoint_names(self.path))
 
     def open(self, name: str) -> Checkpoint:
-        """The checkpoint of this name.
+        """Read the configuration and headers of a checkpoint.
+
+        Args:
+            name: Name of the checkpoint.
+
+        Returns:
+            The checkpoint.
 
         Raises:
             UnknownCheckpointError: There is no such checkpoint.
-            CheckpointError: If it cannot be read.
+            CheckpointError: It cannot be read.
         """
         with _readable():
             return Checkpoint.read(self._files(name), self.digests)
 
     def num_header_bytes(self, name: str) -> int:
-        """How long the lists of the checkpoint's tensors are; 0 where there is none that could be read."""
+        """Bytes of the headers of a checkpoint's files; 0 where none can be read."""
         try:
             with _readable():
                 return num_header_bytes(self._files(name))
@@ -89,13 +97,33 @@ class ModelsDirectory:
             return 0
 
     def gpt2(self, name: str) -> Gpt2Checkpoint:
-        """Raises:  CheckpointError."""
+        """Derive from a checkpoint what it decides of a request's `gpt2` model.
+
+        Args:
+            name: Name of the checkpoint.
+
+        Returns:
+            The fields of the model.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be used.
+        """
         fields = self._read(name, gpt2_fields, self._gpt2)
         self._verdict(fields.checkpoint_sha256, "gpt2")
         return fields
 
     def causal_lm(self, name: str) -> CausalLmCheckpoint:
-        """Raises:  CheckpointError."""
+        """Derive from a checkpoint what it decides of a request's `causal-lm` model.
+
+        Args:
+            name: Name of the checkpoint.
+
+        Returns:
+            The fields of the model.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be used.
+        """
         verdict = self._verdict(self._sha256(name), "causal-lm")
         sizes = None if verdict is None else verdict.sizes
         # what is kept of the files depends on what a worker found out about them
@@ -106,36 +134,48 @@ class ModelsDirectory:
             raise CheckpointError(f"{error}, and no worker has found it out yet; see /v1/models") from None
 
     def verdicts(self, name: str) -> dict[str, CheckpointVerdict]:
-        """What workers found of the checkpoint, under "kind sha256"; nothing of one that cannot be read."""
+        """Verdicts of workers on a checkpoint, by "kind sha256"; empty where the checkpoint cannot be read."""
         with suppress(CheckpointError):
             # as it was described, maybe by another process: of very many tensors it takes long to read the names
             sha256 = self._read(name, lambda checkpoint: _described(name, checkpoint), self._described).sha256 or ""
-            found = ((kind, self._verdicts.of(sha256, kind)) for kind in ("gpt2", "causal-lm"))
-            return {f"{kind} {sha256}": verdict for kind, verdict in found if verdict is not None}
+            verdicts = ((kind, self._verdicts.of(sha256, kind)) for kind in ("gpt2", "causal-lm"))
+            return {f"{kind} {sha256}": verdict for kind, verdict in verdicts if verdict is not None}
         return {}
 
     def with_verdicts(self, verdicts: Verdicts) -> "ModelsDirectory":
-        """The same directory, with all that was read of it, and other verdicts."""
+        """The same directory with everything that was read of it, and other verdicts."""
         other = copy(self)
         other._verdicts = verdicts
         return other
 
     def describe(self, name: str) -> LoadableModel:
-        """The checkpoint of this name, or why it cannot be loaded.
+        """Describe a checkpoint.
+
+        Args:
+            name: Name of the checkpoint.
+
+        Returns:
+            The checkpoint as a model that can be loaded, or the reason why it cannot.
 
         Raises:
             UnknownCheckpointError: There is no such checkpoint.
         """
         try:
-            found = self._read(name, lambda checkpoint: _described(name, checkpoint), self._described)
+            description = self._read(name, lambda checkpoint: _described(name, checkpoint), self._described)
         except UnknownCheckpointError:
             raise
         except CheckpointError as error:
             return _refused(name, str(error))
-        return self._judged(found)
+        return self._judged(description)
 
     def is_described(self, name: str) -> bool:
-        """Whether it is known what `describe` says of this name, as its files are now.
+        """Tell whether `describe` answers from the cache.
+
+        Args:
+            name: Name of the checkpoint.
+
+        Returns:
+            Whether the checkpoint was described since its files last changed.
 
         Raises:
             CheckpointError: The checkpoint cannot be used.
@@ -144,7 +184,13 @@ class ModelsDirectory:
             return self._described.holds(name, self._files(name).path)
 
     def state(self, name: str) -> State:
-        """Changes when a file of the checkpoint does.
+        """Identify the state of a checkpoint's files.
+
+        Args:
+            name: Name of the checkpoint.
+
+        Returns:
+            A value that changes when one of the files does.
 
         Raises:
             CheckpointError: The checkpoint cannot be used.
@@ -152,27 +198,30 @@ class ModelsDirectory:
         with _readable():
             return state(self._files(name).path)
 
-    def remember(self, name: str, of: State, found: LoadableModel) -> None:
-        """Say the same of this name as another process did of its files in this state."""
-        self._described.put(name, of, found)
+    def remember(self, name: str, of: State, description: LoadableModel) -> None:
+        """Store the description that another process made of a checkpoint whose files were in this state."""
+        self._described.put(name, of, description)
 
     def describe_all(self) -> list[LoadableModel]:
-        """Every checkpoint, by name.
+        """Describe every checkpoint.
+
+        Returns:
+            The descriptions, sorted by name.
 
         Raises:
-            CheckpointError: If the directory cannot be read.
+            CheckpointError: The directory cannot be read.
         """
-        found = []
+        descriptions = []
         for name in self.names():
             if not re.fullmatch(CHECKPOINT_NAME, name):
                 shown = name.encode(errors="replace").decode()
-                found.append(_refused(shown, f"its name does not match {CHECKPOINT_NAME}"))
+                descriptions.append(_refused(shown, f"its name does not match {CHECKPOINT_NAME}"))
                 continue
             try:
-                found.append(self.describe(name))
+                descriptions.append(self.describe(name))
             except UnknownCheckpointError:  # it went away meanwhile
                 continue
-        return found
+        return descriptions
 
     def _read(self, name: str, read: Callable[[Checkpoint], T], readings: Readings[T], key: str | None = None) -> T:
         with _readable():
@@ -184,22 +233,33 @@ class ModelsDirectory:
             raise UnknownCheckpointError("this server has no models directory")
         return CheckpointFiles.of(self.path.resolve(), name)
 
-    def _judged(self, found: LoadableModel) -> LoadableModel:
-        """With what a worker found, beside what the files say."""
-        verdict = self._verdicts.of(found.sha256 or "", found.kind or "")
+    def _judged(self, description: LoadableModel) -> LoadableModel:
+        """Add the verdict of workers to a description of the files."""
+        verdict = self._verdicts.of(description.sha256 or "", description.kind or "")
         if verdict is None:
-            return found
+            return description
         if verdict.state == "refused":
-            return _refused(found.name, verdict.reason or "a worker could not load it")
+            return _refused(description.name, verdict.reason or "a worker could not load it")
         known = {} if verdict.sizes is None else verdict.sizes.model_dump(exclude={"left_out", "n_inner"})
         reason = "; ".join(each for each in (verdict.reason, verdict.fallback_reason) if each) or None
-        return found.model_copy(update=known | {"state": verdict.state, "reason": reason})
+        return description.model_copy(update=known | {"state": verdict.state, "reason": reason})
 
     def _sha256(self, name: str) -> str:
         return self._read(name, lambda checkpoint: checkpoint.sha256, self._sha256s)
 
     def _verdict(self, sha256: str, kind: str) -> CheckpointVerdict | None:
-        """Raises:  CheckpointError with the reason of a refusal."""
+        """Look up the verdict of workers on a checkpoint.
+
+        Args:
+            sha256: Digest of the checkpoint.
+            kind: Kind of the model that it is loaded as.
+
+        Returns:
+            The verdict; None if no worker has tried.
+
+        Raises:
+            CheckpointError: A worker refused the checkpoint; the message is its reason.
+        """
         verdict = self._verdicts.of(sha256, kind)
         if verdict is not None and verdict.state == "refused":
             raise CheckpointError(verdict.reason or "a worker could not load it")
@@ -207,7 +267,7 @@ class ModelsDirectory:
 
 
 def _checkpoint_names(root: Path, prefix: str = "", depth: int = MAX_DEPTH) -> Iterator[str]:
-    """Of all that looks like a checkpoint; directories without one of their own stand for those inside of them."""
+    """Names of everything that looks like a checkpoint; a directory that is not one stands for those inside of it."""
     for name in os.listdir(root / prefix):
         path = root / prefix / name
         # not Path.is_dir, which raises where this only says no
@@ -260,7 +320,14 @@ def _untried(name: str, kind: str, fields: dict[str, Any]) -> LoadableModel:
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """Raises:  CheckpointError in place of OSError, whose text would name a path."""
+    """Raise CheckpointError in place of OSError, whose text would name a path.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        CheckpointError: The block raises OSError.
+    """
     try:
         yield
     except OSError as error:

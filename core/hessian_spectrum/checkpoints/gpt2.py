@@ -8,9 +8,8 @@ from pydantic import ValidationError
 from hessian_spectrum.api_schemas.checkpoints import CheckpointError, Gpt2Checkpoint
 from hessian_spectrum.api_schemas.models import Gpt2
 from hessian_spectrum.api_schemas.models.kind import Shapes, parameter_shapes
-from hessian_spectrum.checkpoints.checkpoint import Checkpoint
+from hessian_spectrum.checkpoints.checkpoint import FLOATS, Checkpoint, StoredTensor, Tensors
 from hessian_spectrum.checkpoints.configuration import FILE, Configuration, check_plain, count, shown
-from hessian_spectrum.checkpoints.weights import FLOATS, StoredTensor, Tensors
 
 MODEL_TYPE = "gpt2"
 OUTPUT_LAYER = "lm_head.weight"
@@ -31,17 +30,23 @@ _MAX_DIFFERENCES = 5
 
 
 class OtherOptionError(CheckpointError):
-    """A GPT-2 with an option that the engine's own has not."""
+    """The checkpoint is a GPT-2 with an option that the engine's own model does not have."""
 
     def __init__(self, option: str, value: object) -> None:
         super().__init__(f"{FILE}: {option} is {shown(value)}, which kind gpt2 cannot have; use kind causal-lm")
 
 
 def gpt2_fields(checkpoint: Checkpoint) -> Gpt2Checkpoint:
-    """What the checkpoint decides of a request's `gpt2`, once config.json and weights agree.
+    """Derive from a checkpoint what it decides of a request's `gpt2` model.
+
+    Args:
+        checkpoint: The checkpoint.
+
+    Returns:
+        The fields of the model.
 
     Raises:
-        CheckpointError: The checkpoint cannot be used.
+        CheckpointError: The checkpoint cannot be used, or configuration and weights disagree.
         OSError: A file cannot be read or written.
     """
     sizes = _sizes(checkpoint.configuration)
@@ -55,13 +60,13 @@ def gpt2_fields(checkpoint: Checkpoint) -> Gpt2Checkpoint:
 
 
 def gpt2_tensors(checkpoint: Checkpoint) -> Tensors:
-    """Tensors of the checkpoint by the engine's names; a copy of the embedding as `OUTPUT_LAYER`."""
-    found = {}
+    """Tensors of the checkpoint by the names of the engine; a copy of the embedding is named `OUTPUT_LAYER`."""
+    tensors = {}
     for name, tensor in checkpoint.tensors.items():
         short = name.removeprefix("transformer.")
         if not _BUFFER.fullmatch(short):
-            found[re.sub(r"^h\.", "blocks.", short)] = tensor
-    return found
+            tensors[re.sub(r"^h\.", "blocks.", short)] = tensor
+    return tensors
 
 
 def _sizes(fields: Configuration) -> dict[str, object]:

@@ -27,9 +27,22 @@ OPEN_SECONDS = 0.5
 _CLOSED = (redis.ConnectionError,)
 _TCP_OPTIONS: dict[str, Any] = {"socket_connect_timeout": SOCKET_TIMEOUT_SECONDS, "socket_keepalive": True}
 
+Fault = Literal["away", "full", "disk", "loading", "refusing"]
+
+_WORDS: dict[Fault, str] = {
+    "away": "redis does not answer",
+    "full": "redis is full: give it more memory (maxmemory), or delete jobs",
+    "disk": "redis cannot write to its disk: free space there, and see its log",
+    "loading": "redis is reading its data from the disk",
+    "refusing": "redis refuses what is asked of it: see the log of the service",
+}
+_PROBE = "spectrum:probe"
+KEEPS_ALL = "noeviction"
+"""The only policy that loses no job: a full Redis refuses new ones."""
+
 
 def connect(redis_url: str, *, patient: bool = False) -> redis.Redis:
-    """A client whose calls return or raise within seconds.
+    """Create a client whose calls return or raise within seconds.
 
     A call is retried once if its connection was closed, since a pooled connection may lead to a server that has
     restarted. After a timeout, further calls fail at once for half a second, so that requests that queue for a thread
@@ -38,6 +51,9 @@ def connect(redis_url: str, *, patient: bool = False) -> redis.Redis:
     Args:
         redis_url: URL of the server, with user and password.
         patient: Whether calls are retried for about half a minute instead, which outlasts a restart of Redis.
+
+    Returns:
+        The client, which connects with its first call.
     """
     retry = Retry(ExponentialBackoff(cap=2.0, base=0.1), 20) if patient else CircuitBreaker()
     return redis.Redis.from_url(redis_url, retry=retry, **_options(redis_url))
@@ -76,7 +92,15 @@ class CircuitBreaker(Retry):
         return self
 
     def call_with_retry(self, do: Callable[[], Any], *arguments: Any, **options: Any) -> Any:
-        """Make a call, retried once.
+        """Make a call, which is repeated once if its connection was closed.
+
+        Args:
+            do: Makes the call.
+            *arguments: Arguments of `Retry.call_with_retry`.
+            **options: Keyword arguments of `Retry.call_with_retry`.
+
+        Returns:
+            What the call returns.
 
         Raises:
             redis.TimeoutError: The call timed out, or another one did a moment ago.
@@ -117,22 +141,8 @@ def broker_url(redis_url: str) -> str:
     return f"redis+socket://{parts.netloc}{parts.path}?virtual_host={database}"
 
 
-Fault = Literal["away", "full", "disk", "loading", "refusing"]
-
-_WORDS: dict[Fault, str] = {
-    "away": "redis does not answer",
-    "full": "redis is full: give it more memory (maxmemory), or delete jobs",
-    "disk": "redis cannot write to its disk: free space there, and see its log",
-    "loading": "redis is reading its data from the disk",
-    "refusing": "redis refuses what is asked of it: see the log of the service",
-}
-_PROBE = "spectrum:probe"
-KEEPS_ALL = "noeviction"
-"""The only policy that loses no job: a full Redis refuses new ones."""
-
-
 def fault_of(error: RedisError | OperationalError) -> Fault:
-    """Which kind of fault an error shows, Redis' own or one that Celery wraps."""
+    """Classify an error that redis-py raised, or that Celery raised because of one."""
     cause = error if isinstance(error, RedisError) else error.__cause__
     text = str(cause)
     if isinstance(cause, redis.exceptions.OutOfMemoryError) or "OOM command not allowed" in text:
@@ -147,38 +157,53 @@ def fault_of(error: RedisError | OperationalError) -> Fault:
 
 
 def described(error: RedisError | OperationalError) -> str:
-    """The fault in words."""
+    """Describe the fault that an error shows, in words."""
     return _WORDS[fault_of(error)]
 
 
 def require_writable(client: redis.Redis) -> None:
-    """Make sure that Redis takes writes, by one that changes nothing: it appends nothing to a key that is not there.
+    """Check that Redis accepts writes, by one that changes nothing: it appends nothing to a key that does not exist.
+
+    Args:
+        client: Client of Redis.
 
     Raises:
-        RedisError: if Redis is away, full or refuses.
+        RedisError: Redis does not answer, is full or refuses.
     """
     client.setrange(_PROBE, 0, "")
 
 
 def eviction_policy(client: redis.Redis) -> str | None:
-    """What Redis deletes where it is full; None if it does not tell this user.
+    """Read which keys Redis deletes when it is full.
+
+    Args:
+        client: Client of Redis.
+
+    Returns:
+        The value of `maxmemory-policy`; None if this user may not read it.
 
     Raises:
-        RedisError: if Redis is away.
+        RedisError: Redis does not answer.
     """
     try:
-        found = run_script(client, "memory_info", [])
+        text = run_script(client, "memory_info", [])
     except redis.exceptions.NoPermissionError:
         return None
-    policy = re.search(r"^maxmemory_policy:(\S+)", str(found), re.MULTILINE)
+    policy = re.search(r"^maxmemory_policy:(\S+)", str(text), re.MULTILINE)
     return policy[1] if policy else None
 
 
 def eviction_fault(client: redis.Redis) -> str | None:
-    """What is wrong if Redis throws jobs away where it is full; None if it does not, or does not tell.
+    """Check that Redis deletes no jobs when it is full.
+
+    Args:
+        client: Client of Redis.
+
+    Returns:
+        What is wrong; None if nothing is, or if this user may not read the policy.
 
     Raises:
-        RedisError: if Redis is away.
+        RedisError: Redis does not answer.
     """
     policy = eviction_policy(client)
     if policy in (None, KEEPS_ALL):

@@ -23,7 +23,7 @@ class Durations:
     sum_seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JobCounters:
     """The current jobs of a deployment, and what was counted since its Redis was empty."""
 
@@ -48,7 +48,13 @@ class JobCounters:
 
 
 def read_counters(client: redis.Redis) -> JobCounters:
-    """The counters at this moment.
+    """Read all counters at one moment.
+
+    Args:
+        client: Client of Redis.
+
+    Returns:
+        The counters.
 
     Raises:
         RedisError: Redis does not answer.

@@ -21,12 +21,17 @@ _BLOCK_MILLISECONDS = round(500 * SOCKET_TIMEOUT_SECONDS)
 
 @dataclass(frozen=True)
 class JobEvent:
-    """The job as it stood after a change."""
+    """A job as it was after a change.
+
+    Attributes:
+        id: Id of the event in the job's stream.
+        record: The job.
+        texts: The event as it is sent to clients, by the base URL that they use; made once for all subscribers.
+    """
 
     id: str
     record: JobRecord
     texts: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
-    """What it is to callers, by the address that they use; of an event that many hear, it is made once."""
 
 
 class EventLog:
@@ -39,12 +44,12 @@ class EventLog:
         self._client = client
 
     async def newest(self, job_id: str) -> JobEvent | None:
-        """The last event of a job; None if its events are gone."""
-        found = await self._events(job_id, await self._client.xrevrange(EVENTS + job_id, count=1))
-        return found[0] if found else None
+        """The last event of a job; None if its events have expired."""
+        events = await self._events(job_id, await self._client.xrevrange(EVENTS + job_id, count=1))
+        return events[0] if events else None
 
     async def holds(self, job_id: str, event_id: str) -> bool:
-        """Whether this event of the job is still known, and with it all later ones."""
+        """Whether this event of a job is still stored, and with it all later ones."""
         if not _ID.fullmatch(event_id):
             return False
         return bool(await self._client.xrange(EVENTS + job_id, event_id, event_id))
@@ -54,19 +59,26 @@ class EventLog:
         return await self._events(job_id, await self._client.xrange(EVENTS + job_id, f"({event_id}"))
 
     async def _events(self, job_id: str, entries: Any) -> list[JobEvent]:
-        """With the tags, which never change and are in the record alone."""
+        """Events from stream entries; the tags, which never change, come from the record."""
         if not entries:
             return []
         tags = await cast("Awaitable[str | None]", self._client.hget(JOB + job_id, "tags")) or "{}"
         return [JobEvent(event_id, record_from_fields(job_id, {"tags": tags} | fields)) for event_id, fields in entries]
 
     async def newest_change(self) -> str:
-        """Where `changes` begins with what happens from now on."""
-        found = await self._client.xrevrange(CHANGES, count=1)
-        return str(found[0][0]) if found else BEFORE_ALL
+        """Position in the stream of changes after which `changes` returns what happens from now on."""
+        entries = await self._client.xrevrange(CHANGES, count=1)
+        return str(entries[0][0]) if entries else BEFORE_ALL
 
     async def changes(self, place: str) -> tuple[str, set[str]]:
-        """Wait up to a second for jobs that changed after this place: (the next place, their ids)."""
+        """Wait up to a second for jobs that changed after a position.
+
+        Args:
+            place: The position.
+
+        Returns:
+            The position for the next call, and the ids of the jobs.
+        """
         answer = await self._client.xread({CHANGES: place}, block=_BLOCK_MILLISECONDS)
         entries = cast("list[tuple[str, dict[str, str]]]", _of_one_stream(answer))
         return (entries[-1][0] if entries else place), {fields["job"] for _, fields in entries}

@@ -38,10 +38,16 @@ _WITHOUT_EFFECT = {"tags", "shared", "time_limit_seconds"}
 
 
 def cache_key(request: AnyJobRequest) -> str:
-    """SHA-256 of everything in a request that affects its numbers.
+    """Compute the cache key of a request: the SHA-256 of everything in it that affects its numbers.
 
     Workers compute the canonical form of a request, of which this is the digest, so two spellings with one key have one
     result. A named checkpoint enters with its own digest, an uploaded file with its id, which is a digest.
+
+    Args:
+        request: The request.
+
+    Returns:
+        The digest in hexadecimal digits.
     """
     text = request.canonical().model_dump_json(exclude=_WITHOUT_EFFECT, exclude_none=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -51,7 +57,8 @@ def cache_key(request: AnyJobRequest) -> str:
 def protocol_version() -> str:
     """SHA-256 of the sources that service and workers share, as they were at this process's first call.
 
-    Clients see it as `source_version` of a worker and as `code_version` of `GET /v1/version`.
+    Returns:
+        The digest. Clients see it as `source_version` of a worker and as `code_version` of `GET /v1/version`.
     """
     digest = hashlib.sha256()
     for line in digests_of_files(package_directories(PROTOCOL_PACKAGES)):
@@ -63,7 +70,10 @@ def protocol_version() -> str:
 def result_version() -> str:
     """SHA-256 of everything in the software that a result depends on, as it was at this process's first call.
 
-    A cached result is reused only where this version is the same. Clients see it as `code_version` of a worker.
+    A cached result is reused only where this version is the same.
+
+    Returns:
+        The digest. Clients see it as `code_version` of a worker.
     """
     return digest_of_sources(package_directories(RESULT_PACKAGES))
 
@@ -81,7 +91,7 @@ def digest_of_sources(directories: Iterable[Path]) -> str:
 def numerics_fingerprint(
     *, device: str, processor: str, num_threads: int, memory_bytes: int, product_method: str | None = None
 ) -> str:
-    """Text that is equal for two workers whose results agree to the last bit.
+    """Describe what the numbers of a worker depend on beside the request.
 
     A checkpoint is resumed only under the fingerprint that it was written with.
 
@@ -91,6 +101,9 @@ def numerics_fingerprint(
         num_threads: CPU threads of one job.
         memory_bytes: Memory of one job, on which the size of micro-batches depends.
         product_method: How products are computed where they cannot be recorded.
+
+    Returns:
+        Text that is equal for two workers whose results agree to the last bit.
     """
     hardware = f"{device}, {processor}, {num_threads} threads, {memory_bytes} bytes"
     common = f"code {result_version()}, torch {version('torch')}, {hardware}"
@@ -108,6 +121,9 @@ def shard_fingerprint(
         is_calibrated: Whether it is decided which products are compiled.
         compiled: For each product, whether it is compiled.
         deviations: Measured rounding errors of products in reduced precision, as JSON can hold them; or None.
+
+    Returns:
+        The digest in hexadecimal digits.
     """
     chosen = sorted(name for name, is_compiled in compiled.items() if is_compiled)
     text = json.dumps([numerics, partition, is_calibrated, chosen, deviations], sort_keys=True)

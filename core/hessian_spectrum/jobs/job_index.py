@@ -35,7 +35,7 @@ class JobIndex:
         size: int,
         after: str | None = None,
     ) -> list[JobRecord]:
-        """A page of jobs, newest first.
+        """List a page of jobs, newest first.
 
         Args:
             state: State of the jobs; None: any.
@@ -43,6 +43,9 @@ class JobIndex:
             owner: Owner of the jobs; None: any.
             size: Number of jobs at most.
             after: Id of the last job of the previous page.
+
+        Returns:
+            Their records.
         """
         index = index_key(state or "all", owner)
         ids = self._newest_first(index, after, size)
@@ -50,11 +53,11 @@ class JobIndex:
             self.index_existing_jobs()
             tagged = index_key(tag_index(*tag), owner)
             ids = self._newest_first(tagged, after, size) if state is None else self._in_both(index, tagged, after)
-        found: list[JobRecord] = []
-        while len(found) < size and (some := list(islice(ids, size - len(found)))):
-            records = self._records(some)
-            found += [record for record in records if tag is None or record.tags.get(tag[0]) == tag[1]]
-        return found
+        page: list[JobRecord] = []
+        while len(page) < size and (job_ids := list(islice(ids, size - len(page)))):
+            records = self._records(job_ids)
+            page += [record for record in records if tag is None or record.tags.get(tag[0]) == tag[1]]
+        return page
 
     def index_existing_jobs(self) -> None:
         """Upgrade the jobs that an earlier version created: index their tags and count their bytes, once per Redis."""
@@ -79,8 +82,8 @@ class JobIndex:
         shorter, longer = sorted((one, other), key=self._client.zcard)
         start = f"({after}" if after else "+"
         while start:
-            found, last = self._scripts.intersect(shorter, longer, start=start, max_looked_at=_MAX_LOOKED_AT)
-            yield from found
+            ids, last = self._scripts.intersect(shorter, longer, start=start, max_looked_at=_MAX_LOOKED_AT)
+            yield from ids
             start = last and f"({last}"
 
     def _records(self, job_ids: list[str]) -> list[JobRecord]:
@@ -88,5 +91,5 @@ class JobIndex:
         with self._client.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
                 pipeline.hgetall(JOB + job_id)
-            found = pipeline.execute()
-        return [record_from_fields(job_id, fields) for job_id, fields in zip(job_ids, found, strict=True) if fields]
+            replies = pipeline.execute()
+        return [record_from_fields(job_id, fields) for job_id, fields in zip(job_ids, replies, strict=True) if fields]

@@ -7,34 +7,28 @@ from typing import Literal
 
 from hessian_spectrum.api_schemas.data import kind_of as data_kind_of
 from hessian_spectrum.api_schemas.data import num_samples, sequence_length
+from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.hessian_vs_ggn import MATRICES, ComparedMatrix, HessianVsGgnRequest
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest
 from hessian_spectrum.api_schemas.losses import LOSSES
+from hessian_spectrum.api_schemas.methods import LanczosMethod, TopKMethod, method_kind
+from hessian_spectrum.api_schemas.methods.kind import MatrixProperties
 from hessian_spectrum.api_schemas.models import Gpt2, kind_of
 from hessian_spectrum.api_schemas.models.kind import parameter_shapes
 from hessian_spectrum.api_schemas.problem import FieldError
-from hessian_spectrum.api_schemas.spectrum import (
-    DIAGONAL_ARRAYS,
-    ExactMethod,
-    LanczosMethod,
-    SpectrumRequest,
-    TopKMethod,
-    TraceMethod,
-)
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.fingerprints import protocol_version
-from hessian_spectrum.jobs.shards import num_shards, probes_of_shard
+from hessian_spectrum.jobs.shards import num_shards
 from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan, MicroBatches, micro_batches
 from hessian_spectrum.planning.size import Size
 from hessian_spectrum.planning.work import (
     Reorthogonalisation,
     Work,
-    exact_work,
     lanczos_work,
     probe_bytes,
     top_k_least_rows,
     top_k_rows,
     top_k_work,
-    trace_work,
     training_passes,
 )
 
@@ -90,56 +84,70 @@ _RESULT_NUMBER_BYTES = 100  # of a number as a Python object and as text
 
 
 def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> ComputationPlan:
-    """Plan the spectra of a request, one after the other.
+    """Plan the spectra of a request, which are computed one after the other.
 
     Lanczos with probes in lockstep takes at most half of the memory that one probe leaves.
 
     Args:
         request: The request.
         available_bytes: Memory of one job at a worker; None: without a limit.
+
+    Returns:
+        The plan, with the peak of memory over all spectra.
     """
     parts = spectrum_variants(request)
-    if request.blocks is not None and not isinstance(request.method, ExactMethod):
+    if request.blocks is not None and not method_kind(request.method).assembles_matrix:
         largest = max(parts, key=lambda part: part.dim)
-        found = _estimate(request, largest, available_bytes, num_spectra=len(parts))
+        plan = _estimate(request, largest, available_bytes, num_spectra=len(parts))
     else:
         plans = (_estimate(part, part, available_bytes, num_spectra=1) for part in parts)
-        found = max(plans, key=lambda each: each.peak_bytes)
+        plan = max(plans, key=lambda each: each.peak_bytes)
     return replace(
-        found,
+        plan,
         num_parameters=request.dim,
-        num_products=sum(_work(part, probes=1).num_products for part in parts),
-        peak_bytes=found.peak_bytes + sum(map(_kept_bytes, parts)) - _kept_bytes(parts[0]),
+        num_products=sum(_work(part).num_products for part in parts),
+        peak_bytes=plan.peak_bytes + sum(map(_kept_bytes, parts)) - _kept_bytes(parts[0]),
     )
 
 
 def _estimate(
     request: SpectrumRequest, part: SpectrumRequest, available_bytes: int | None, *, num_spectra: int
 ) -> ComputationPlan:
-    """Of one spectrum: that of `part`, by products with the matrix of the request, of which it may be a block.
+    """Plan one spectrum.
 
-    Several spectra share their products, or recordings that are not held are shared by all probes; then probes are not
-    split into shards.
+    Where several spectra share their products, or all probes share recordings that are not held in memory, probes are
+    not split into shards.
+
+    Args:
+        request: The request whose matrix is multiplied.
+        part: The request for the one spectrum, which may be that of a block of the matrix.
+        available_bytes: Memory of one job at a worker; None: without a limit.
+        num_spectra: Number of spectra that share the products.
+
+    Returns:
+        The plan.
     """
     share = part.dim / request.dim
-
-    def planned(probes: int, mode: Reorthogonalisation | None = None) -> ComputationPlan:
-        return _planned(request, _of_block(_work(part, probes, mode), share), available_bytes)
 
     method = request.method
     if isinstance(method, TopKMethod):
         return _top_k_estimate(request, part, method, available_bytes)
-    least = planned(1)
+    least = _planned(request, _of_block(_work(part), share), available_bytes)
     if not isinstance(method, LanczosMethod):
         return least
+
+    def planned(probes: int, mode: Reorthogonalisation) -> ComputationPlan:
+        work = lanczos_work(part.dim, method.num_steps, method.num_probes, method.num_points, mode, probes)
+        return _planned(request, _of_block(work, share), available_bytes)
+
     shards = 1 if num_spectra > 1 or least.recording_bytes is not None else _num_shards(request, method, least)
-    most = len(probes_of_shard(method.num_probes, shards, 0))
+    most = -(-method.num_probes // shards)
     if available_bytes is None:
         return replace(planned(most, "full"), num_shards=shards)
-    needed = _probe_bytes(part, method.reorthogonalisation or "none")
+    needed = _probe_bytes(part, method, method.reorthogonalisation or "none")
     vectors = needed + max(0, available_bytes - least.peak_bytes) // 2
-    mode = method.reorthogonalisation or ("full" if _probe_bytes(part, "full") <= vectors else "none")
-    group = min(most, vectors // _probe_bytes(part, mode))
+    mode = method.reorthogonalisation or ("full" if _probe_bytes(part, method, "full") <= vectors else "none")
+    group = min(most, vectors // _probe_bytes(part, method, mode))
     whole = planned(group, mode)
     if whole.peak_bytes > available_bytes:
         return replace(least, vector_bytes=needed, num_shards=shards)
@@ -162,7 +170,7 @@ def _num_shards(request: SpectrumRequest, method: LanczosMethod, plan: Computati
 def _top_k_estimate(
     request: SpectrumRequest, part: SpectrumRequest, method: TopKMethod, available_bytes: int | None
 ) -> ComputationPlan:
-    """The basis is as long as it likes where recordings fit beside it; else it has half of what a short one leaves."""
+    """Plan a top-k spectrum: the longest basis if recordings fit beside it, else half of what a short one leaves."""
 
     def planned(rows: int) -> ComputationPlan:
         work = top_k_work(part.dim, method.k, method.max_products, rows, reduced=_is_reduced(request))
@@ -175,14 +183,14 @@ def _top_k_estimate(
     least, vector = planned(fewest), ITEM_BYTES[request.vector_precision] * part.dim
     rows = fewest + max(0, available_bytes - least.peak_bytes) // (2 * vector)
     rows = min(rows, most)
-    found = planned(rows)
-    if found.peak_bytes > available_bytes:
-        found, rows = least, fewest
-    return replace(found, vector_bytes=(rows + found.work.num_columns) * vector)
+    plan = planned(rows)
+    if plan.peak_bytes > available_bytes:
+        plan, rows = least, fewest
+    return replace(plan, vector_bytes=(rows + plan.work.num_columns) * vector)
 
 
 def _of_block(work: Work, share: float) -> Work:
-    """The same with vectors as long as a block, and a few, filled up with zeros, as long as all of them together."""
+    """The work of a block: its vectors are short, except a few that zeros extend to the length of the whole."""
     if share == 1:
         return work
     padded = 2 * work.num_columns
@@ -190,26 +198,21 @@ def _of_block(work: Work, share: float) -> Work:
 
 
 def _kept_bytes(part: SpectrumRequest) -> int:
-    """Of vectors, until the results of all parts are stored."""
-    match part.method:
-        case ExactMethod(eigenvectors=True):
-            return 8 * part.dim**2
-        case TopKMethod(eigenvectors=True, k=k):
-            return ITEM_BYTES[part.vector_precision] * k * part.dim
-        case TraceMethod(diagonal=True):
-            return 8 * DIAGONAL_ARRAYS * part.dim
-        case _:
-            return 0
+    """Bytes of the vectors of one spectrum that are held until the results of all spectra are stored."""
+    vectors = method_kind(part.method).stored_vectors(part.method, part.dim)
+    if vectors is None:
+        return 0
+    return (vectors.itemsize or ITEM_BYTES[part.vector_precision]) * vectors.number * part.dim
 
 
 def culprit(request: SpectrumRequest, available_bytes: int) -> Literal["model", "data", "method"]:
-    """The field at fault where a job does not fit: data or method if it fits without them, else the model."""
+    """Name the field at fault where a job does not fit: data or method if it fits without them, else the model."""
     size = _size(request)
     without_data = replace(size, num_samples=1, activations=(0,) * len(size.activations))
-    work, spare = _work(request, probes=1), available_bytes - _result_bytes(request)
+    work, spare = _work(request), available_bytes - _result_bytes(request)
     if _split(request, work, without_data, spare).peak_bytes <= spare:
         return "data"
-    if not isinstance(request.method, ExactMethod):
+    if not method_kind(request.method).assembles_matrix:
         spare = available_bytes - _data_bytes(request)
         if _split(request, lanczos_work(request.dim, 2, 1), size, spare).peak_bytes <= spare:
             return "method"
@@ -234,35 +237,25 @@ def _planned(request: SpectrumRequest, work: Work, available_bytes: int | None) 
 
 
 def _split(request: SpectrumRequest, work: Work, size: Size, available_bytes: int | None) -> MicroBatches:
-    """`size` is that of the whole model, of which a block may be asked."""
+    """Choose micro-batches; `size` is that of the whole model, of which the request may ask for a block."""
     loss = request.effective_loss
     size = size.with_logits() if loss is not None and LOSSES[loss].outputs_cost_like == "logits" else size
     part = replace(size, num_parameters=request.dim, num_other_parameters=size.num_parameters - request.dim)
-    return micro_batches(part, work, request.matrix, ITEM_BYTES[request.vector_precision], available_bytes)
+    itemsize = ITEM_BYTES[request.vector_precision]
+    return micro_batches(part, work, request.matrix, itemsize=itemsize, memory_bytes=available_bytes)
 
 
-def _work(request: SpectrumRequest, probes: int, mode: Reorthogonalisation | None = None) -> Work:
-    dim = request.dim
-    match request.method:
-        case ExactMethod(eigenvectors=eigenvectors):
-            layered = kind_of(request.model).is_layered and request.product_precision == request.vector_precision
-            return exact_work(dim, eigenvectors, layered)
-        case LanczosMethod() as m:
-            mode = mode or m.reorthogonalisation or "none"
-            return lanczos_work(dim, m.num_steps, m.num_probes, m.num_points, mode, probes)
-        case TopKMethod() as m:
-            return top_k_work(dim, m.k, m.max_products, reduced=_is_reduced(request))
-        case TraceMethod() as m:
-            return trace_work(dim, m.estimator, m.most_products, m.diagonal)
+def _work(request: SpectrumRequest) -> Work:
+    matrix = MatrixProperties(request.dim, _is_reduced(request), kind_of(request.model).is_layered)
+    return method_kind(request.method).work(request.method, matrix)
 
 
 def _is_reduced(request: SpectrumRequest) -> bool:
     return request.product_precision != request.vector_precision
 
 
-def _probe_bytes(request: SpectrumRequest, mode: Reorthogonalisation) -> int:
-    assert isinstance(request.method, LanczosMethod)
-    return probe_bytes(request.dim, request.method.num_steps, ITEM_BYTES[request.vector_precision], mode)
+def _probe_bytes(request: SpectrumRequest, method: LanczosMethod, mode: Reorthogonalisation) -> int:
+    return probe_bytes(request.dim, method.num_steps, ITEM_BYTES[request.vector_precision], mode)
 
 
 def _training_passes(request: SpectrumRequest) -> float:
@@ -271,20 +264,7 @@ def _training_passes(request: SpectrumRequest) -> float:
 
 
 def _result_bytes(request: SpectrumRequest) -> int:
-    return _RESULT_NUMBER_BYTES * _num_result_numbers(request)
-
-
-def _num_result_numbers(request: SpectrumRequest) -> int:
-    method = request.method
-    match method:
-        case ExactMethod():
-            return request.dim
-        case LanczosMethod():
-            return 3 * method.num_probes * min(method.num_steps, request.dim) + 15 * method.num_points
-        case TopKMethod():
-            return 5 * method.k
-        case TraceMethod():
-            return 0
+    return _RESULT_NUMBER_BYTES * method_kind(request.method).num_result_numbers(request.method, request.dim)
 
 
 def _size(request: SpectrumRequest) -> Size:
@@ -300,7 +280,7 @@ def _data_bytes(request: SpectrumRequest) -> int:
 
 
 def gibibytes(count: int) -> str:
-    """For readers."""
+    """A number of bytes in GiB, for readers."""
     return f"{count / 2**30:.3g} GiB"
 
 
@@ -314,9 +294,15 @@ def plan_job(request: AnyJobRequest, memory_bytes: int | None = None) -> JobPlan
     Args:
         request: The request, in its canonical form where the plan is stored, since workers compute that.
         memory_bytes: Memory of one job at the worker; None: without a limit.
+
+    Returns:
+        The plan of the whole job and of each of its points.
     """
     if isinstance(request, SpectrumRequest):
         return JobPlan(memory_bytes, estimate(request, memory_bytes))
+    if isinstance(request, ExperimentRequest):
+        plans = tuple(estimate(point, memory_bytes) for point in request.points)
+        return JobPlan(memory_bytes, _experiment_plan(plans), plans)
     points = tuple(_point_plan(request, model, matrix, memory_bytes) for model, matrix in _points(request))
     return JobPlan(memory_bytes, _comparison_plan(request, points), points)
 
@@ -327,19 +313,22 @@ def stored_plan(plan: JobPlan) -> str:
 
 
 def plan_for_worker(request: AnyJobRequest, memory_bytes: int, stored: str | None) -> JobPlan:
-    """The stored plan of a job, or another where it was made for other memory or by another version.
+    """Choose the plan that a worker follows.
 
     Args:
         request: The request in its canonical form.
         memory_bytes: Memory of one job at this worker.
         stored: The plan that is stored with the job; None: none, as in jobs of earlier versions.
+
+    Returns:
+        The stored plan; a new one if that was made for other memory or by another version.
     """
     plan = None if stored is None else JobPlan.from_json(stored, protocol_version())
     return plan if plan is not None and plan.memory_bytes == memory_bytes else plan_job(request, memory_bytes)
 
 
 def memory_error(request: AnyJobRequest, plan: JobPlan) -> FieldError | None:
-    """None if the job fits into memory, with single samples as micro-batches if need be; else the field at fault."""
+    """The field at fault if a job does not fit into memory even with micro-batches of one sample; None if it fits."""
     if plan.memory_bytes is None or plan.fits:
         return None
     if isinstance(request, SpectrumRequest):
@@ -348,7 +337,21 @@ def memory_error(request: AnyJobRequest, plan: JobPlan) -> FieldError | None:
             f"{gibibytes(plan.whole.peak_bytes)}, a worker has {gibibytes(plan.memory_bytes)}"
         )
         return FieldError(loc=["body", culprit(request, plan.memory_bytes)], msg=message)
+    if isinstance(request, ExperimentRequest):
+        sizes = gibibytes(plan.whole.peak_bytes), gibibytes(plan.memory_bytes)
+        return FieldError(loc=["body"], msg=f"a spectrum takes about {sizes[0]}, a worker has {sizes[1]}")
     return _comparison_error(request, plan.points, plan.memory_bytes)
+
+
+def _experiment_plan(plans: tuple[ComputationPlan, ...]) -> ComputationPlan:
+    """Of all spectra, one after the other."""
+    return replace(
+        max(plans, key=lambda plan: plan.peak_bytes),
+        num_parameters=max(plan.num_parameters for plan in plans),
+        num_products=sum(plan.num_products for plan in plans),
+        num_training_passes=sum(plan.num_training_passes for plan in plans),
+        num_shards=1,
+    )
 
 
 def _points(request: HessianVsGgnRequest) -> Iterator[tuple[Gpt2, ComparedMatrix]]:
@@ -360,7 +363,7 @@ def _points(request: HessianVsGgnRequest) -> Iterator[tuple[Gpt2, ComparedMatrix
 def _point_plan(
     request: HessianVsGgnRequest, model: Gpt2, matrix: ComparedMatrix, memory_bytes: int | None
 ) -> ComputationPlan:
-    """Of one eigenvalue of one model, in the memory that training leaves."""
+    """Plan one eigenvalue of one model, in the memory that training leaves."""
     beside = _training_bytes(request, model)
     spare = None if memory_bytes is None else memory_bytes - beside
     alone = estimate(eigenvalue_request(request, model, matrix), spare)
@@ -368,7 +371,7 @@ def _point_plan(
 
 
 def _comparison_plan(request: HessianVsGgnRequest, points: tuple[ComputationPlan, ...]) -> ComputationPlan:
-    """Of all points, one after the other; training passes are over as many sequences as a point has."""
+    """Plan all points, one after the other; a training pass counts as many sequences as a point has."""
     num_points = request.num_measurements // len(request.models)
     training = request.pretrain
     num_sequences = 0 if training is None else request.num_runs * training.num_steps * training.batch_size
@@ -397,7 +400,7 @@ def _comparison_error(
 
 
 def _training_bytes(request: HessianVsGgnRequest, model: Gpt2) -> int:
-    """Of what training holds beside a measurement: moments, and the tokens of a batch with one copy."""
+    """Bytes that training holds beside a measurement: moments, and the tokens of a batch with one copy."""
     plan = request.pretrain
     if plan is None:
         return 0

@@ -14,11 +14,11 @@ QUEUE = "spectrum"
 RUN_JOB = "spectrum.run_job"
 KEY_PREFIX = "spectrum:celery:"
 
-SECONDS_TO_GIVE_BACK = 4.0
-"""That a worker which is told to stop leaves its jobs to write a last checkpoint."""
+SECONDS_TO_REQUEUE = 4.0
+"""Time that a stopping worker leaves its jobs to write a last checkpoint before they are queued again."""
 
 SECONDS_TO_NOTICE_A_LOSS = 0.5
-"""From the death of a process that computes; Celery would wait longer for a result, which ours do not send."""
+"""Time from the death of a pool process until Celery counts its job as lost; no result is waited for: none is sent."""
 
 VISIBILITY_TIMEOUT_SECONDS = 3600
 """A lost message comes back after so long; the reaper of the job store, which knows the leases, is far faster."""
@@ -41,7 +41,7 @@ def celery_app(redis_url: str) -> Celery:
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
         worker_lost_wait=SECONDS_TO_NOTICE_A_LOSS,
-        worker_soft_shutdown_timeout=SECONDS_TO_GIVE_BACK,
+        worker_soft_shutdown_timeout=SECONDS_TO_REQUEUE,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
@@ -60,7 +60,7 @@ def celery_app(redis_url: str) -> Celery:
 
 
 def job_of_message(text: str) -> str:
-    """The id that a message in Redis carries; empty if it is none of ours."""
+    """Id of the job in a message of Redis; empty if it is not a message of `JobQueue`."""
     try:
         arguments, *_ = json.loads(base64.b64decode(json.loads(text)["body"]))
         return str(arguments[0])
@@ -80,8 +80,11 @@ class JobQueue:
     def publish(self, job_id: str) -> None:
         """Send the id to the workers; a second message for the same job does no harm.
 
+        Args:
+            job_id: Id of the job.
+
         Raises:
-            kombu.exceptions.OperationalError: If the broker cannot be reached.
+            kombu.exceptions.OperationalError: The broker cannot be reached.
         """
         try:
             self._send(job_id)
@@ -94,10 +97,10 @@ class JobQueue:
         self._app.send_task(RUN_JOB, args=[job_id], retry=False)
 
     def call(self, job_id: str) -> None:
-        """Publish the id for a worker that may be free to help; without a broker nobody comes."""
+        """Publish the id for a worker that may be free to help; without a broker nothing happens."""
         with contextlib.suppress(OperationalError):
             self.publish(job_id)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._app.close()

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -20,7 +20,7 @@ def new_job_id() -> str:
     return f"{time.time_ns() // 1000:016x}{secrets.token_hex(8)}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JobRecord:
     """A job as it was last written."""
 
@@ -56,6 +56,7 @@ class Lease:
     job_id: str
     token: str
     attempt: int
+    _: KW_ONLY
     run_seconds: float = 0.0  # that earlier attempts ran
     seconds: float = float("inf")  # duration of the lease from each renewal
     crashed_by: str | None = None  # signal by which the process of an earlier attempt died, if it caused that itself
@@ -92,11 +93,14 @@ def new_record_fields(
 
 
 def cached_fields(*, result_digest: str, cache_entry: str) -> dict[str, str]:
-    """Further hash fields of a job that has a cached result from the start.
+    """Build the further hash fields of a job that has a cached result from the start.
 
     Args:
         result_digest: Digest of the result.
         cache_entry: Redis key of the cache entry.
+
+    Returns:
+        The fields.
     """
     return {
         "cached": "1",
@@ -137,7 +141,7 @@ def _time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
-Kept = Literal["jobs", "requests", "records"]
+QuotaKind = Literal["jobs", "requests", "records"]
 
 RECORD_BYTES, TAG_BYTES = 1500, 400
 """Bytes that Redis takes for a record without its tags, and for a tag beside its text, as two indexes hold it."""
@@ -164,7 +168,7 @@ UNLIMITED = Quotas()
 class QuotaError(Exception):
     """A quota is exhausted: that of one owner, or that of all owners together."""
 
-    def __init__(self, what: Kept, limit: int, *, is_owners: bool) -> None:
+    def __init__(self, what: QuotaKind, limit: int, *, is_owners: bool) -> None:
         super().__init__(what, limit, is_owners)
         self.what = what
         self.limit = limit
@@ -172,12 +176,15 @@ class QuotaError(Exception):
 
 
 def sizes(request: str, tags: str, num_tags: int) -> dict[str, str]:
-    """Fields of a record that hold the bytes that the job takes.
+    """Build the fields of a record that hold the bytes that the job takes.
 
     Args:
         request: What is stored until the job ends.
         tags: The tags as JSON.
         num_tags: Number of the tags.
+
+    Returns:
+        The fields.
     """
     record_bytes = RECORD_BYTES + len(tags.encode()) + num_tags * TAG_BYTES
     return {"request_bytes": str(len(request.encode())), "record_bytes": str(record_bytes)}

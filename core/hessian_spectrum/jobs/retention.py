@@ -49,24 +49,24 @@ class Retention:
                 run_script(self._client, "release_lock", [RETENTION_LOCK], token)
 
     def jobs_with_result(self, least_age_seconds: float, number: int) -> list[str]:
-        """Jobs with a result that ended at least so long ago, oldest first."""
+        """Jobs with a result that ended at least this many seconds ago, oldest first."""
         return self._older(index_key("with-result"), least_age_seconds, number)
 
     def jobs_without_result(self, least_age_seconds: float, number: int) -> list[str]:
-        """Jobs that failed, were cancelled or expired at least so long ago, oldest first."""
+        """Jobs that failed, were cancelled or expired at least this many seconds ago, oldest first."""
         return self._older(index_key("without-result"), least_age_seconds, number)
 
     def oldest_result(self) -> str | None:
         """Digest of the result whose last job ended first."""
-        found = cast("list[str]", self._client.zrange(RESULTS, 0, 0))
-        return found[0] if found else None
+        digests = cast("list[str]", self._client.zrange(RESULTS, 0, 0))
+        return digests[0] if digests else None
 
     def users(self, digest: str) -> list[str]:
         """The jobs that have this result."""
         return sorted(cast("set[str]", self._client.smembers(RESULT_USERS + digest)))
 
     def expire(self, job_id: str, problem: Problem) -> bool:
-        """Take its result from a job, which tells why from now on; False if it had none."""
+        """Remove the result from a job, which states the reason from then on; False if it had none."""
         return JobScripts(self._client).expire(job_id, problem=problem.model_dump_json(exclude_none=True))
 
     def _older(self, index: str, age_seconds: float, number: int) -> list[str]:
@@ -85,38 +85,45 @@ _RESULTS_OF_NO_JOB, _REQUESTS_OF_NO_JOB = "spectrum:results-of-no-job", "spectru
 class Leftovers:
     """Files that may be deleted.
 
-    Every method raises StorageMismatchError if another Redis than that of the directory would have answered.
+    Every method raises StorageMismatchError if Redis does not belong to the results directory.
 
     Args:
-        storage: the identity of directory and Redis.
+        storage: The identity of directory and Redis.
     """
 
     def __init__(self, storage: StorageIdentity) -> None:
         self._storage = storage
 
     def ended_jobs(self, job_ids: Iterable[str]) -> list[str]:
-        """Those of the jobs that ended, or that nobody knows any more."""
-        asked = list(job_ids)
-        states = self._replies(asked, lambda pipeline, job_id: pipeline.hget(JOB + job_id, "state"))
-        return [job_id for job_id, state in zip(asked, states, strict=True) if state is None or state in ENDED_STATES]
+        """Select the jobs that have ended or no longer exist."""
+        ids = list(job_ids)
+        states = self._replies(ids, lambda pipeline, job_id: pipeline.hget(JOB + job_id, "state"))
+        return [job_id for job_id, state in zip(ids, states, strict=True) if state is None or state in ENDED_STATES]
 
     def abandoned_results(self, digests: Iterable[str], seconds: float) -> list[str]:
-        """Those that no job has, and of which Redis has known this for so long.
+        """List results that belong to no job.
 
-        A Redis that was restored from an older backup does not know the latest results; so there is time to restore a
-        better one.
+        A Redis that was restored from an older backup does not know the latest results; the delay leaves time to
+        restore a better one.
+
+        Args:
+            digests: Digests of results.
+            seconds: Time for which it has to have been known that a result belongs to no job.
+
+        Returns:
+            Those of the digests, sorted.
         """
         return self._abandoned(_RESULTS_OF_NO_JOB, RESULT_USERS, digests, seconds)
 
     def abandoned_requests(self, job_ids: Iterable[str], seconds: float) -> list[str]:
-        """Jobs that nobody knows, and of which Redis has known this for so long, for the same reason."""
+        """Jobs that have not existed for so many seconds; the delay has the reason of `abandoned_results`."""
         return self._abandoned(_REQUESTS_OF_NO_JOB, JOB, job_ids, seconds)
 
     def _abandoned(self, marks: str, prefix: str, names: Iterable[str], seconds: float) -> list[str]:
-        """Names for which there has been no key with this prefix for so long."""
-        asked = list(names)
-        found = self._replies(asked, lambda pipeline, name: pipeline.exists(prefix + name))
-        unused = {name for name, used in zip(asked, found, strict=True) if not used}
+        """Names for which there has been no key with this prefix for so many seconds."""
+        all_names = list(names)
+        replies = self._replies(all_names, lambda pipeline, name: pipeline.exists(prefix + name))
+        unused = {name for name, used in zip(all_names, replies, strict=True) if not used}
         (now, _), marked = self._storage.replies(partial(_ask_for_marks, marks))
         since = dict(marked)
         self._mark(marks, unused - since.keys(), now, unmark=since.keys() - unused)
@@ -133,20 +140,20 @@ class Leftovers:
             self._storage.replies(ask)
 
     def unwanted_results(self) -> list[str]:
-        """Digests of results that no job has any more and whose files are still to be removed."""
+        """Digests of results that no job has any more and whose files are still to be deleted."""
         [digests] = self._storage.replies(lambda pipeline: pipeline.smembers(UNUSED_RESULTS))
         return sorted(cast("set[str]", digests))
 
-    def _replies(self, asked: list[str], ask: Callable[[Pipeline, str], object]) -> list[Any]:
+    def _replies(self, names: list[str], ask: Callable[[Pipeline, str], object]) -> list[Any]:
         replies: list[Any] = []
-        for start in range(0, len(asked), _AT_ONCE):
-            part = asked[start : start + _AT_ONCE]
+        for start in range(0, len(names), _AT_ONCE):
+            part = names[start : start + _AT_ONCE]
             replies += self._storage.replies(partial(_ask_all, part, ask))
         return replies
 
 
 def num_known(client: redis.Redis, digests: list[str]) -> int:
-    """How many of the results some job has, in whatever Redis this is."""
+    """Number of these results that some job has, according to this Redis."""
     parts = (digests[start : start + _AT_ONCE] for start in range(0, len(digests), _AT_ONCE))
     return sum(client.exists(*(RESULT_USERS + digest for digest in part)) for part in parts)
 

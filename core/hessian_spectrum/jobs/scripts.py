@@ -16,7 +16,7 @@ from typing import Any, Literal, cast, get_args
 import redis
 
 from hessian_spectrum.api_schemas.jobs import JobState
-from hessian_spectrum.jobs.record import QUEUED, Kept, Quotas, now_text
+from hessian_spectrum.jobs.record import QUEUED, QuotaKind, Quotas, now_text
 
 JOB = "spectrum:job:"
 """Prefix of the records, one hash for each job."""
@@ -180,7 +180,9 @@ class JobScripts:
     def create(self, job: NewJob) -> tuple[str, str]:
         """Write a job; returns the outcome as `create_job.lua` describes it, and the id of a job."""
         result_digest = job.fields.get("result_digest")
-        limits = [getattr(quotas, kind) for quotas in (job.owner_quotas, job.total_quotas) for kind in get_args(Kept)]
+        limits = [
+            getattr(quotas, kind) for quotas in (job.owner_quotas, job.total_quotas) for kind in get_args(QuotaKind)
+        ]
         reply = self._run(
             "create_job",
             job.id,
@@ -263,8 +265,8 @@ class JobScripts:
 
     def intersect(self, shorter: str, longer: str, *, start: str, max_looked_at: int) -> tuple[list[str], str]:
         """Ids in both indexes from `start` on, newest first, and the last id that was looked at, or empty."""
-        found, last = run_script(self._client, "intersect_indexes", [shorter, longer], start, max_looked_at)
-        return found, last
+        ids, last = run_script(self._client, "intersect_indexes", [shorter, longer], start, max_looked_at)
+        return ids, last
 
     def _state(self, name: str, job_id: str, *arguments: str | float) -> JobState | Literal["lost"]:
         return cast("JobState", self._run(name, job_id, *arguments))
@@ -335,7 +337,16 @@ class ShardScripts:
 
 
 def run_script(client: redis.Redis, name: str, script_keys: list[str], *arguments: str | float) -> Any:
-    """Run the script `lua/<name>.lua` with these KEYS and ARGV.
+    """Run the script `lua/<name>.lua`.
+
+    Args:
+        client: Client of Redis.
+        name: Name of the script.
+        script_keys: Its KEYS.
+        *arguments: Its ARGV.
+
+    Returns:
+        The reply of the script.
 
     Raises:
         redis.RedisError: Redis does not answer, or refuses.

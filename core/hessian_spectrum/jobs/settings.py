@@ -86,16 +86,6 @@ class StorageSettings(LogSettings):
         return self.results_dir / "artifacts"
 
     @property
-    def artifact_owners_dir(self) -> Path:
-        """Directory of the owners of uploaded files."""
-        return self.results_dir / "artifact-owners"
-
-    @property
-    def requests_dir(self) -> Path:
-        """Directory of large requests of jobs that have not ended."""
-        return self.results_dir / "requests"
-
-    @property
     def checkpoints_dir(self) -> Path:
         """Directory of job checkpoints, inside the results directory so that any worker can resume a job."""
         return self.results_dir / "job-checkpoints"
@@ -137,6 +127,9 @@ class StorageSettings(LogSettings):
     def load(cls) -> Self:
         """Read the settings of this process from its environment.
 
+        Returns:
+            The settings.
+
         Raises:
             SettingsError: A variable is missing, unknown or invalid; the message names it, but not its value.
         """
@@ -151,10 +144,13 @@ class StorageSettings(LogSettings):
 
     @classmethod
     def _variable(cls, location: str) -> str:
-        """The variable that an error is about.
+        """Name the variable that an error is about.
 
         Args:
             location: Name of the field, or the standard name of its variable where it has several.
+
+        Returns:
+            Its name, as the environment spells it where several are accepted.
         """
         for name, field in cls.model_fields.items():
             variables = _variables(name, field)

@@ -31,25 +31,21 @@ _NUMBERS_PER_SECOND = 1e9
 
 
 def num_shards(*, num_probes: int, num_steps: int, product_operations: float, moved_numbers: float) -> int:
-    """Number of shards of a Lanczos job; 1 if it is not worth splitting.
+    """Choose the number of shards of a Lanczos job.
 
     Args:
         num_probes: Probes of the job.
         num_steps: Lanczos steps of each probe.
         product_operations: Parameter-input pairs in one matrix-vector product.
         moved_numbers: Numbers that orthogonalisation reads or writes in the whole job.
+
+    Returns:
+        The number; 1 if the job is not worth splitting.
     """
     operations = num_probes * num_steps * product_operations
     seconds = operations / _OPERATIONS_PER_SECOND + moved_numbers / _NUMBERS_PER_SECOND
     probes_at_once = max(1, -(-int(MIN_BLOCK_OPERATIONS) // max(1, int(product_operations))))
     return max(1, min(MAX_SHARDS, num_probes // probes_at_once, int(seconds / MIN_SHARD_SECONDS)))
-
-
-def probes_of_shard(num_probes: int, count: int, index: int) -> range:
-    """Indices of the probes of shard `index` of `count`; the first shards have one more where they do not divide."""
-    size, rest = divmod(num_probes, count)
-    start = index * size + min(index, rest)
-    return range(start, start + size + (index < rest))
 
 
 class ShardPoisonedError(Exception):
@@ -88,6 +84,9 @@ class ShardStore:
             shard_fingerprint: What their results depend on; shards that were computed under another are forgotten.
             numerics_fingerprint: Fingerprint that workers must have to get a shard.
 
+        Returns:
+            The claim; None if no shard is free.
+
         Raises:
             LeaseLostError: Another process has the job by now.
             ShardPoisonedError: The shard has lost too many workers.
@@ -114,6 +113,9 @@ class ShardStore:
             lease: Lease of `new_lease`.
             numerics_fingerprint: Fingerprint of the worker.
 
+        Returns:
+            The claim; None if no shard is free.
+
         Raises:
             ShardPoisonedError: The shard has lost too many workers.
         """
@@ -128,7 +130,16 @@ class ShardStore:
         )
 
     def finish(self, lease: Lease, index: int, num_products: int, *, go_on: bool) -> Claim | None:
-        """Note that the shard of this index is done and its result on disk, and claim another to go on with.
+        """Note that a shard is done and its result stored, and claim another.
+
+        Args:
+            lease: Lease of the worker.
+            index: Index of the shard.
+            num_products: Its matrix-vector products.
+            go_on: Whether to claim another shard.
+
+        Returns:
+            The claim; None if no shard is free, or none is wanted.
 
         Raises:
             LeaseLostError: Another process has the job or the shard by now.
@@ -147,11 +158,14 @@ class ShardStore:
         )
 
     def renew(self, lease: Lease, progress: tuple[int, int] | None) -> bool:
-        """Renew the claim of a worker that does not hold the job; False if it is to stop.
+        """Renew the claim of a worker that does not hold the job.
 
         Args:
             lease: Lease of `new_lease`.
             progress: Index of a shard, which may be the previous one, and how many of its products are done.
+
+        Returns:
+            False if the worker is to stop.
         """
         index, num_products = progress or (-1, 0)
         return self._scripts.renew(

@@ -9,7 +9,7 @@ from redis.client import Pipeline
 
 from hessian_spectrum.jobs.scripts import IDENTITY, IDENTITY_OFFER, JOB, RESULTS, run_script
 from hessian_spectrum.storage.blob_store import BlobNotFoundError, BlobStore
-from hessian_spectrum.storage.job_checkpoints import CheckpointStore
+from hessian_spectrum.storage.job_files import CheckpointStore
 from hessian_spectrum.storage.results import ResultStore
 
 _FILE = "identity"
@@ -27,20 +27,20 @@ class StorageMismatchError(Exception):
 
 
 class StorageIdentity:
-    """A random identity, kept in a file of the results directory and in a key of Redis.
+    """A random identity, stored in a file of the results directory and in a key of Redis.
 
     Files are deleted when Redis does not know them. That is right only for the Redis in which they were recorded: an
-    empty one (another database, a lost volume, a restore that is half done) knows none of them. So whoever deletes asks
-    here first.
+    empty one (another database, a lost volume, an incomplete restore) knows none of them. So a process checks the
+    identity before it deletes anything.
 
     A directory and a Redis that are both new, or that an earlier version has used together, get an identity by
     `settle`. It is offered in Redis, written to the directory and then accepted in Redis, so that a process which is
     killed in between, or several that start at once, end up with one identity.
 
     Args:
-        client: the Redis that holds the records of jobs.
-        results: the store that keeps the identity beside its results.
-        checkpoints: what jobs that are under way have written.
+        client: Client of the Redis that holds the records of jobs.
+        results: The store that holds the identity beside its results.
+        checkpoints: The checkpoints of jobs that have not ended.
     """
 
     def __init__(self, client: redis.Redis, results: ResultStore, checkpoints: CheckpointStore) -> None:
@@ -48,49 +48,58 @@ class StorageIdentity:
 
     @property
     def blobs(self) -> BlobStore:
-        """The store that keeps the identity."""
+        """The store that holds the identity."""
         return self._results.blobs
 
     def fault(self) -> str | None:
-        """What is wrong and how to mend it; None if directory and Redis belong together, or may be joined.
+        """Describe what is wrong and how to repair it.
+
+        Returns:
+            The description; None if directory and Redis belong together, or may be joined.
 
         Raises:
-            RedisError: if Redis cannot be asked.
-            OSError: if the directory cannot be read.
+            RedisError: Redis does not answer.
+            OSError: The directory cannot be read.
         """
-        found = self.difference()
-        return found and f"{found} Nothing is deleted until this is mended. {MEND}"
+        difference = self.difference()
+        return difference and f"{difference} Nothing is deleted until this is mended. {MEND}"
 
     def difference(self) -> str | None:
-        """What is wrong, alone.
+        """Describe what is wrong, without how to repair it.
+
+        Returns:
+            The description; None if directory and Redis belong together, or may be joined.
 
         Raises:
-            RedisError: if Redis cannot be asked.
-            OSError: if the directory cannot be read.
+            RedisError: Redis does not answer.
+            OSError: The directory cannot be read.
         """
         # Twice, as another process may give both their identity between two reads.
         return self._difference() and self._difference()
 
     def require(self) -> None:
-        """Make sure that directory and Redis share their identity at this moment.
+        """Check that directory and Redis share their identity at this moment.
 
         Raises:
-            StorageMismatchError: if they do not.
-            RedisError: if Redis cannot be asked.
-            OSError: if the directory cannot be read.
+            StorageMismatchError: They do not.
+            RedisError: Redis does not answer.
+            OSError: The directory cannot be read.
         """
         self.replies(lambda _: None)
 
     def replies(self, ask: Callable[[Pipeline], object]) -> list[Any]:
-        """Replies to commands from one moment in which Redis had the identity of the directory.
+        """Run commands at a moment at which Redis has the identity of the directory.
 
         Args:
-            ask: adds the commands to a transaction.
+            ask: Adds the commands to a transaction.
+
+        Returns:
+            Their replies.
 
         Raises:
-            StorageMismatchError: if Redis had another identity, or none.
-            RedisError: if Redis cannot be asked.
-            OSError: if the directory cannot be read.
+            StorageMismatchError: Redis has another identity, or none.
+            RedisError: Redis does not answer.
+            OSError: The directory cannot be read.
         """
         with self._client.pipeline() as pipeline:
             pipeline.get(IDENTITY)
@@ -101,12 +110,12 @@ class StorageIdentity:
         return replies
 
     def settle(self) -> None:
-        """Give both an identity if neither has one and nothing speaks against it.
+        """Give both an identity if neither has one and nothing shows that they do not belong together.
 
         Raises:
-            StorageMismatchError: if they do not belong together.
-            RedisError: if Redis cannot be asked.
-            OSError: if the directory cannot be read or written.
+            StorageMismatchError: They do not belong together.
+            RedisError: Redis does not answer.
+            OSError: The directory cannot be read or written.
         """
         if fault := self.fault():
             raise StorageMismatchError(fault)
@@ -120,8 +129,8 @@ class StorageIdentity:
         """Give both a new identity, whatever they had: an administrator says that they belong together.
 
         Raises:
-            RedisError: if Redis cannot be asked.
-            OSError: if the directory cannot be written.
+            RedisError: Redis does not answer.
+            OSError: The directory cannot be written.
         """
         identity = secrets.token_hex(16)
         self._keep(identity)
@@ -131,18 +140,18 @@ class StorageIdentity:
             pipeline.execute()
 
     def _difference(self) -> str | None:
-        kept = self._kept()
+        stored = self._kept()
         offered, known = cast("list[str | None]", self._client.mget(IDENTITY_OFFER, IDENTITY))
-        if kept is None and known is None:
+        if stored is None and known is None:
             return self._strangeness()
-        if kept is None:
+        if stored is None:
             return "The results directory is not the one that belongs to this Redis: its identity is missing."
         if known is None:
-            return None if kept == offered else "Redis does not know this results directory: its identity is missing."
-        return None if kept == known else "The results directory and Redis belong to different deployments."
+            return None if stored == offered else "Redis does not know this results directory: its identity is missing."
+        return None if stored == known else "The results directory and Redis belong to different deployments."
 
     def _kept(self) -> str | None:
-        """What the directory holds; text that is no identity equals none."""
+        """The identity in the directory; text that is not an identity equals none."""
         try:
             return self._results.blobs.read(_FILE).decode(errors="replace").strip()
         except BlobNotFoundError:
@@ -155,7 +164,7 @@ class StorageIdentity:
         self._results.blobs.put(_FILE, f"{identity}\n".encode(), overwrite=True, use_reserve=True)
 
     def _strangeness(self) -> str | None:
-        """What speaks against it that two without identity, as an earlier version left them, belong together."""
+        """What shows that two without identity do not belong together; None if both may be an earlier version's."""
         known = cast("list[str]", self._client.zrange(RESULTS, 0, _NUM_COMPARED - 1, desc=True))
         if known and not any(map(self._results.holds, known)):
             return "The results that Redis knows are not in the results directory."

@@ -17,10 +17,10 @@ from hessian_spectrum.jobs.queue import KEY_PREFIX, QUEUE, job_of_message
 from hessian_spectrum.jobs.record import (
     UNLIMITED,
     JobRecord,
-    Kept,
     Lease,
     LeaseLostError,
     QuotaError,
+    QuotaKind,
     Quotas,
     cached_fields,
     holder_prefix,
@@ -39,7 +39,7 @@ from hessian_spectrum.jobs.scripts import (
     index_key,
 )
 from hessian_spectrum.jobs.scripts import idempotency_key as redis_key_of
-from hessian_spectrum.storage.request_files import LARGE_REQUEST_BYTES, RequestFiles
+from hessian_spectrum.storage.job_files import LARGE_REQUEST_BYTES, RequestFiles
 
 _MAX_LOOKED_AT = 100
 """Oldest queued jobs whose message may be lost, while other messages wait."""
@@ -149,14 +149,22 @@ class JobStore:
         )
         if cached_result is not None:
             cached = cached_fields(result_digest=cached_result.result_digest, cache_entry=cached_result.key)
-            outcome, found = self._scripts.create(replace(job, fields=fields | cached, request=""))
+            outcome, existing = self._scripts.create(replace(job, fields=fields | cached, request=""))
             if outcome != "gone":
-                return self._created(outcome, found, job, fields | cached | {"state": "succeeded"})
-        outcome, found = self._create_queued(job)
-        return self._created(outcome, found, job, fields | {"state": "queued"})
+                return self._created(outcome, existing, job, fields | cached | {"state": "succeeded"})
+        outcome, existing = self._create_queued(job)
+        return self._created(outcome, existing, job, fields | {"state": "queued"})
 
     def created_before(self, request: str, idempotency_key: str, owner: str | None = None) -> JobRecord | None:
-        """The job that its owner created with this key, if there is one.
+        """Find the job that an owner created with an idempotency key.
+
+        Args:
+            request: The request as JSON.
+            idempotency_key: The key.
+            owner: Id of the owner's API key.
+
+        Returns:
+            Its record; None if there is none.
 
         Raises:
             KeyReusedError: The key belongs to another request.
@@ -177,7 +185,13 @@ class JobStore:
         return [CachedResult(key, digest) for key, digest in zip(keys, digests, strict=True) if digest]
 
     def get(self, job_id: str) -> JobRecord:
-        """The record of a job.
+        """Read the record of a job.
+
+        Args:
+            job_id: Id of the job.
+
+        Returns:
+            The record.
 
         Raises:
             UnknownJobError: There is no such job.
@@ -188,7 +202,13 @@ class JobStore:
         return record_from_fields(job_id, fields)
 
     def request(self, job_id: str) -> str:
-        """The request of a job that has not ended, as JSON; it may be far larger than the record.
+        """Read the request of a job that has not ended; it may be far larger than the record.
+
+        Args:
+            job_id: Id of the job.
+
+        Returns:
+            The request as JSON.
 
         Raises:
             UnknownJobError: There is no such job, or it has ended.
@@ -227,27 +247,38 @@ class JobStore:
         self._index.index_existing_jobs()
 
     def claim(self, job_id: str, holder: str = "") -> Lease | None:
-        """Lease a queued job; None if it is not queued, as another worker has it or it has ended.
+        """Lease a queued job.
 
         Args:
             job_id: Id of the job.
             holder: Name of the process that computes, by which `mark_worker_lost` finds the lease.
+
+        Returns:
+            The lease; None if the job is not queued, as another worker has it or it has ended.
         """
         token = holder_prefix(holder) + secrets.token_hex(16)
         claimed = self._scripts.claim(job_id, token=token, lease_seconds=self._lease_seconds)
         if not claimed.attempt:
             return None
         return Lease(
-            job_id, token, claimed.attempt, claimed.run_seconds, self._lease_seconds, claimed.crash_signal or None
+            job_id,
+            token,
+            claimed.attempt,
+            run_seconds=claimed.run_seconds,
+            seconds=self._lease_seconds,
+            crashed_by=claimed.crash_signal or None,
         )
 
     def renew(self, lease: Lease, progress: Progress | None, num_products: int = 0) -> JobState:
-        """Renew the lease, write the progress if there is one, and return the state: running or cancelling.
+        """Renew the lease, and write the progress if there is one.
 
         Args:
             lease: Lease of the job.
             progress: Progress of the job.
             num_products: Matrix-vector products since the last call, which are added to those of all jobs.
+
+        Returns:
+            The state of the job: running or cancelling.
 
         Raises:
             LeaseLostError: Another process has the job by now.
@@ -262,12 +293,15 @@ class JobStore:
         return _held(state)
 
     def succeed(self, lease: Lease, result_digest: str, result_version: str = "") -> JobState:
-        """End the job with its result; returns the final state, which is cancelled if a client cancelled in time.
+        """End the job with its result.
 
         Args:
             lease: Lease of the job.
             result_digest: Digest of the stored result.
             result_version: Version of the software that computed, for which the result enters the cache.
+
+        Returns:
+            The final state, which is cancelled if a client cancelled in time.
 
         Raises:
             LeaseLostError: Another process has the job by now.
@@ -279,7 +313,14 @@ class JobStore:
         )
 
     def fail(self, lease: Lease, problem: Problem) -> JobState:
-        """End the job with a problem; returns the final state.
+        """End the job with a problem.
+
+        Args:
+            lease: Lease of the job.
+            problem: The problem.
+
+        Returns:
+            The final state.
 
         Raises:
             LeaseLostError: Another process has the job by now.
@@ -288,6 +329,12 @@ class JobStore:
 
     def close_cancelled(self, lease: Lease) -> JobState:
         """End a job that was being cancelled.
+
+        Args:
+            lease: Lease of the job.
+
+        Returns:
+            The final state.
 
         Raises:
             LeaseLostError: Another process has the job by now.
@@ -303,7 +350,13 @@ class JobStore:
         _held(self._scripts.release_after_error(lease.job_id, token=lease.token, problem=_json(problem)))
 
     def requeue(self, lease: Lease) -> JobState:
-        """Put the job back into the queue because its worker stops; if it is queued now, the caller publishes it.
+        """Put the job back into the queue because its worker stops.
+
+        Args:
+            lease: Lease of the job.
+
+        Returns:
+            The state; if the job is queued now, the caller publishes it.
 
         Raises:
             LeaseLostError: Another process has the job by now.
@@ -342,6 +395,12 @@ class JobStore:
     def cancel(self, job_id: str) -> JobRecord:
         """Cancel a job: a queued one ends now, a running one soon, and one that has ended stays as it is.
 
+        Args:
+            job_id: Id of the job.
+
+        Returns:
+            The record afterwards.
+
         Raises:
             UnknownJobError: There is no such job.
         """
@@ -353,7 +412,13 @@ class JobStore:
         return record
 
     def delete(self, job_id: str) -> tuple[bool, str | None]:
-        """Delete a job that has ended; returns whether it had, and the digest of a result that no other job has.
+        """Delete a job that has ended.
+
+        Args:
+            job_id: Id of the job.
+
+        Returns:
+            Whether the job had ended, and the digest of a result that no other job has.
 
         Raises:
             UnknownJobError: There is no such job.
@@ -370,32 +435,43 @@ class JobStore:
         self._client.srem(UNUSED_RESULTS, digest)
 
     def recover_lost(self) -> list[str]:
-        """Queue or end the jobs whose lease ran out; returns the ids of those that changed.
+        """Queue or end the jobs whose lease ran out.
+
+        Returns:
+            Ids of the jobs that changed.
 
         Raises:
             redis.TimeoutError: Redis was so slow that it may not have received a renewal.
         """
-        asked = time.monotonic()
+        started = time.monotonic()
         leased = [*self._ids("running"), *self._ids("cancelling")]
-        if time.monotonic() - asked > max(_SLOW_REPLY_SECONDS, self._lease_seconds / 2):
-            raise redis.TimeoutError(f"an answer took {time.monotonic() - asked:.1f} s")
+        if time.monotonic() - started > max(_SLOW_REPLY_SECONDS, self._lease_seconds / 2):
+            raise redis.TimeoutError(f"an answer took {time.monotonic() - started:.1f} s")
         problem = _json(WORKERS_LOST)
         return [i for i in leased if self._scripts.recover(i, max_losses=self._max_attempts, problem=problem)]
 
     def finished_among(self, job_ids: Iterable[str]) -> list[str]:
-        """Those of the jobs that are known to have ended."""
-        asked = list(job_ids)
+        """Select the jobs that have ended."""
+        ids = list(job_ids)
         with self._client.pipeline(transaction=False) as pipeline:
-            for job_id in asked:
+            for job_id in ids:
                 pipeline.hget(JOB + job_id, "state")
             states = pipeline.execute()
-        return [job_id for job_id, state in zip(asked, states, strict=True) if state in ENDED_STATES]
+        return [job_id for job_id, state in zip(ids, states, strict=True) if state in ENDED_STATES]
 
     def take_unpublished(self, recovered: list[str], republish_seconds: float) -> list[str]:
-        """Queued jobs without a message, which the caller now publishes.
+        """Select queued jobs whose message is missing, which the caller now publishes.
 
-        These are the recovered ones, and those that were published so many seconds before the job whose message is
-        taken next, or before now if no message waits: messages are taken in order. Only the oldest are looked at.
+        Messages are taken in order: a job that was published well before the one whose message is taken next has none.
+        Only the oldest jobs are looked at.
+
+        Args:
+            recovered: Ids of jobs that were recovered, and have no message.
+            republish_seconds: Time by which a job must have been published before the next one, or before now if no
+                message waits.
+
+        Returns:
+            Ids of the jobs.
         """
         following = cast("str | None", self._client.lindex(KEY_PREFIX + QUEUE, -1))
         last = _MAX_LOOKED_AT - 1 if following else -1
@@ -414,36 +490,42 @@ class JobStore:
     def _ids(self, state: JobState) -> list[str]:
         return [str(i) for i in self._client.zrange(index_key(state), 0, -1)]
 
-    def _created(self, outcome: str, found: str, job: NewJob, fields: Mapping[str, str]) -> tuple[JobRecord, bool]:
+    def _created(self, outcome: str, existing: str, job: NewJob, fields: Mapping[str, str]) -> tuple[JobRecord, bool]:
         match outcome:
             case "created":
                 return record_from_fields(job.id, fields), False
             case "replayed":
-                return self.get(found), True
+                return self.get(existing), True
             case "differs":
                 raise KeyReusedError
             case _:
                 whose, what = outcome.split("-")
                 is_owners = whose == "owner"
                 limit = getattr(job.owner_quotas if is_owners else job.total_quotas, what)
-                raise QuotaError(cast("Kept", what), limit, is_owners=is_owners)
+                raise QuotaError(cast("QuotaKind", what), limit, is_owners=is_owners)
 
     def _create_queued(self, job: NewJob) -> tuple[str, str]:
         """Write a job whose request may go into a file.
 
         The file is written first, so whoever sees the record finds it. Without a reply, the record may exist.
+
+        Args:
+            job: The job.
+
+        Returns:
+            The outcome as `create_job.lua` describes it, and the id of a job.
         """
         files = self._requests
         if files is None or len(job.request) <= LARGE_REQUEST_BYTES:
             return self._scripts.create(job)
         files.write(job.id, job.request)
         fields = {**job.fields, "request_sha256": job.request_digest}
-        outcome, found = self._scripts.create(replace(job, fields=fields, request=""))
+        outcome, existing = self._scripts.create(replace(job, fields=fields, request=""))
         if outcome != "created":
             files.discard(job.id)
         elif not files.holds(job.id):  # this process was suspended, and the file was deleted as an abandoned one
             files.write(job.id, job.request)
-        return outcome, found
+        return outcome, existing
 
     def _discard_request(self, job_id: str) -> None:
         if self._requests is not None:

@@ -18,6 +18,17 @@ SECONDS_BETWEEN_HEARTBEATS = 4
 SECONDS_WITHOUT_HEARTBEAT = 15
 """Time without a heartbeat after which a worker counts as gone."""
 
+SECONDS_KEPT = 30 * 86400
+SECONDS_UNTIL_ANOTHER_TRIAL = 3600
+"""Time until a trial is repeated that did not finish, for lack of memory or time or because its process was killed."""
+
+_KEY = "spectrum:checkpoint-verdict:"
+_TRIAL = "spectrum:checkpoint-trial:"
+
+_logger = logging.getLogger(__name__)
+
+_PROC = Path("/proc")
+
 
 def register(client: redis.Redis, status: WorkerStatus) -> None:
     """Send a heartbeat with the status of a worker, and remove workers whose heartbeats have stopped."""
@@ -58,21 +69,12 @@ def _now(client: redis.Redis) -> float:
     return seconds + microseconds / 1e6
 
 
-SECONDS_KEPT = 30 * 86400
-SECONDS_UNTIL_ANOTHER_TRIAL = 3600
-"""After one that came to no end: for want of memory or of time, or because its process was killed."""
-
-_KEY = "spectrum:checkpoint-verdict:"
-_TRIAL = "spectrum:checkpoint-trial:"
-
-_logger = logging.getLogger(__name__)
-
-
 class VerdictStore:
-    """The verdicts of these versions of the code; a `Verdicts`.
+    """Verdicts on checkpoints by digest, kind of model and version of the software that tried them; a `Verdicts`.
 
     Args:
-        code_versions: Asked each time: those of the workers that are there.
+        client: Client of Redis.
+        code_versions: Returns the versions whose verdicts count: those of the registered workers.
     """
 
     def __init__(self, client: redis.Redis, code_versions: Callable[[], Iterable[str]]) -> None:
@@ -80,19 +82,24 @@ class VerdictStore:
         self._code_versions = code_versions
 
     def of(self, sha256: str, kind: str) -> CheckpointVerdict | None:
-        """That of the version that can do most with the checkpoint; None if none tried it, or Redis is away."""
+        """The best verdict on a checkpoint among the versions; None if none tried it, or Redis does not answer."""
         try:
             keys = [_name(_KEY, version, sha256, kind) for version in self._code_versions()]
             texts = cast("list[str | None]", self._client.mget(keys)) if keys else []
         except RedisError as error:
             _logger.warning("verdicts on checkpoints are not known: %s", error)
             return None
-        found = [CheckpointVerdict.model_validate_json(text) for text in texts if text]
+        verdicts = [CheckpointVerdict.model_validate_json(text) for text in texts if text]
         order = ("loadable", "refused", "unchecked")
-        return min(found, key=lambda verdict: order.index(verdict.state), default=None)
+        return min(verdicts, key=lambda verdict: order.index(verdict.state), default=None)
 
     def keep(self, sha256: str, kind: str, verdict: CheckpointVerdict) -> None:
-        """Of a trial by this worker, whose version is the only one.
+        """Store the verdict of this worker, whose version is the only one of this store.
+
+        Args:
+            sha256: Digest of the checkpoint.
+            kind: Kind of the model that it was tried as.
+            verdict: The verdict.
 
         Raises:
             RedisError: Redis does not answer.
@@ -102,7 +109,15 @@ class VerdictStore:
         self._client.set(_name(_KEY, version, sha256, kind), verdict.model_dump_json(), ex=seconds)
 
     def may_try(self, sha256: str, kind: str, seconds: float) -> bool:
-        """Whether no other worker is trying the checkpoint; from now on this one is, for so long at most.
+        """Claim the trial of a checkpoint for this worker.
+
+        Args:
+            sha256: Digest of the checkpoint.
+            kind: Kind of the model that it is tried as.
+            seconds: Time after which another worker may try.
+
+        Returns:
+            False if another worker is trying it.
 
         Raises:
             RedisError: Redis does not answer.
@@ -111,7 +126,15 @@ class VerdictStore:
         return bool(self._client.set(_name(_TRIAL, version, sha256, kind), "", nx=True, ex=int(seconds)))
 
     def has_tried(self, sha256: str, kind: str) -> None:
-        """Raises:  RedisError."""
+        """End the claim of `may_try`.
+
+        Args:
+            sha256: Digest of the checkpoint.
+            kind: Kind of the model that it was tried as.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
         (version,) = self._code_versions()
         self._client.delete(_name(_TRIAL, version, sha256, kind))
 
@@ -120,11 +143,8 @@ def _name(prefix: str, version: str, sha256: str, kind: str) -> str:
     return f"{prefix}{version}:{kind}:{sha256}"
 
 
-_PROC = Path("/proc")
-
-
 def resident_bytes(pid: int) -> int:
-    """Of a process and all of its children, pages that they share counted in each; 0 where there is no /proc."""
+    """Memory of a process and its children, each with all pages that it shares; 0 where there is no /proc."""
     total = 0
     try:
         for line in (_PROC / str(pid) / "status").read_text().splitlines():

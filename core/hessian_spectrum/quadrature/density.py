@@ -13,10 +13,11 @@ from hessian_spectrum.quadrature.probe_mean import (
     MomentBounds,
     Moments,
     ProbeMean,
+    Rule,
     Rules,
     probe_mean,
+    rules_through,
 )
-from hessian_spectrum.quadrature.radau_rules import Rule, rules_through
 from hessian_spectrum.quadrature.results import Band, Density, FloatArray, Quadrature
 
 MARGIN = 0.05  # Papyan 2020, section D.2
@@ -42,6 +43,7 @@ DOUBLE_EPS = float(np.finfo(np.float64).eps)
 
 def spectral_density(
     quadratures: Sequence[Quadrature],
+    *,
     dim: int,
     num_steps: int,
     num_points: int,
@@ -77,15 +79,18 @@ def spectral_density(
     References:
         Papyan, JMLR 21 (2020) 1-64, algorithm 2 and section D.2; curvlinops 3.0.1.
     """
-    check_options(quadratures, num_points, kappa, margin)
+    check_options(quadratures, num_points=num_points, kappa=kappa, margin=margin)
     lower, upper = spectral_interval(quadratures, margin, rounding)
     sigma = _sigma(num_steps, kappa)
-    mean = _smoothed(quadratures, dim, num_points, sigma, (lower, upper), _itself)
+    mean = _smoothed(
+        quadratures, dim=dim, num_points=num_points, sigma=sigma, interval=(lower, upper), transform=_itself
+    )
     return _density(np.linspace(lower, upper, num_points), mean, np.float64((upper - lower) / 2))
 
 
 def log_spectral_density(
     quadratures: Sequence[Quadrature],
+    *,
     dim: int,
     num_steps: int,
     num_points: int,
@@ -123,7 +128,7 @@ def log_spectral_density(
     References:
         Papyan, JMLR 21 (2020) 1-64, section C.7; curvlinops 3.0.1.
     """
-    check_options(quadratures, num_points, kappa, margin)
+    check_options(quadratures, num_points=num_points, kappa=kappa, margin=margin)
     check_epsilon(epsilon)
 
     def transform(lowest: FloatArray, highest: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -133,11 +138,19 @@ def log_spectral_density(
 
     ends = [transform(each.nodes, each.nodes)[0] for each in quadratures]
     lower, upper = min(float(each.min()) for each in ends), max(float(each.max()) for each in ends)
-    lower, upper = _widened(lower, upper, margin, rounding, half_width=0.5)
+    lower, upper = _widened(lower, upper, margin=margin, rounding=rounding, half_width=0.5)
     places = _places(epsilon, upper, num_steps)
     further = {each: rules_through(each, places, dim) for each in quadratures[:MOST_PROBES_WITH_FURTHER_RULES]}
     sigma = _sigma(num_steps, kappa)
-    mean = _smoothed(quadratures, dim, num_points, sigma, (lower, upper), transform, further.__getitem__)
+    mean = _smoothed(
+        quadratures,
+        dim=dim,
+        num_points=num_points,
+        sigma=sigma,
+        interval=(lower, upper),
+        transform=transform,
+        further_rules=further.__getitem__,
+    )
     grid = np.exp(np.linspace(lower, upper, num_points))
     return _density(grid, mean, grid * ((upper - lower) / 2))
 
@@ -155,10 +168,12 @@ def spectral_interval(quadratures: Sequence[Quadrature], margin: float, rounding
     lower = min(float(each.nodes[0]) for each in quadratures)
     upper = max(float(each.nodes[-1]) for each in quadratures)
     magnitude = max(abs(lower), abs(upper))
-    return _widened(lower, upper, margin, rounding * magnitude, half_width=magnitude / 2 if magnitude > 0 else 0.5)
+    return _widened(
+        lower, upper, margin=margin, rounding=rounding * magnitude, half_width=magnitude / 2 if magnitude > 0 else 0.5
+    )
 
 
-def check_options(quadratures: Sequence[Quadrature], num_points: int, kappa: float, margin: float) -> None:
+def check_options(quadratures: Sequence[Quadrature], *, num_points: int, kappa: float, margin: float) -> None:
     """Check that there are quadratures and that they can be smoothed.
 
     Args:
@@ -203,7 +218,7 @@ def check_epsilon(epsilon: float) -> None:
         raise InvalidProblemError(f"the logarithm needs a positive epsilon, not {epsilon}")
 
 
-def _widened(lower: float, upper: float, margin: float, rounding: float, half_width: float) -> tuple[float, float]:
+def _widened(lower: float, upper: float, *, margin: float, rounding: float, half_width: float) -> tuple[float, float]:
     """The interval with its margin; an interval narrower than 100 roundings first gets `half_width` on each side."""
     if upper - lower <= POINT_ROUNDINGS * rounding:
         middle = lower + (upper - lower) / 2
@@ -222,6 +237,7 @@ def _itself(lowest: FloatArray, highest: FloatArray) -> tuple[FloatArray, FloatA
 
 def _smoothed(
     quadratures: Sequence[Quadrature],
+    *,
     dim: int,
     num_points: int,
     sigma: float,
@@ -257,7 +273,7 @@ def _smoothed(
     parts = []
     for start in range(0, num_points, length):
         gaussians = _Gaussians(unit_grid[start : start + length], sigma, boundaries, coordinates)
-        parts.append(probe_mean(quadratures, dim, gaussians, further_rules))
+        parts.append(probe_mean(quadratures, dim=dim, curve=gaussians, further_rules=further_rules))
     values, errors, bands = zip(*parts, strict=True)
     lower, upper = (np.concatenate(ends) for ends in zip(*((each.lower, each.upper) for each in bands), strict=True))
     return ProbeMean(np.concatenate(values), np.concatenate(errors), Band(lower, upper))

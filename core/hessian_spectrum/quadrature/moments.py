@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessian_spectrum.quadrature.errors import InvalidProblemError
-from hessian_spectrum.quadrature.probe_mean import confidence_limits
-from hessian_spectrum.quadrature.radau_rules import compatible_rules
+from hessian_spectrum.quadrature.probe_mean import compatible_rules, confidence_limits
 from hessian_spectrum.quadrature.results import Estimate, FloatArray, Interval, Quadrature
 
 # What contributes numbers of one sign within this factor is one group of eigenvalues; groups end in the widest gap.
@@ -99,12 +98,12 @@ def _widest_limits(quadratures: Sequence[Quadrature], scale: float, power: int, 
         chosen = [each[min(index, len(each) - 1)] for each in rules]
         values = np.concatenate([(rule.nodes / scale) ** power for rule in chosen])
         weights = np.concatenate([rule.weights for rule in chosen])
-        limits.append(mean_limits(values, weights, len(rules), dim))
+        limits.append(mean_limits(values, weights, num_probes=len(rules), dim=dim))
     downs, ups = zip(*limits, strict=True)
     return max(downs), max(ups)
 
 
-def mean_limits(values: FloatArray, weights: FloatArray, num_probes: int, dim: int) -> tuple[float, float]:
+def mean_limits(values: FloatArray, weights: FloatArray, *, num_probes: int, dim: int) -> tuple[float, float]:
     """Distances of the 95 % confidence limits of <f> below and above the mean of num_probes rules.
 
     The values of f are counted from their mean, because the weights of a probe, whose sum is 1, cannot misjudge the
@@ -127,7 +126,7 @@ def mean_limits(values: FloatArray, weights: FloatArray, num_probes: int, dim: i
         for group in _groups(sign * rest):
             mean = np.array([weights[group] @ np.abs(rest[group])]) / num_probes
             square = np.array([weights[group] @ rest[group] ** 2]) / num_probes
-            limits = confidence_limits(mean, square, num_probes, dim, on_sphere=False)
+            limits = confidence_limits(mean, square, num_probes=num_probes, dim=dim, on_sphere=False)
             away, beyond = float((mean - limits.lower)[0]), float((limits.upper - mean)[0])
             down, up = hypot(down, away if sign > 0 else beyond), hypot(up, beyond if sign > 0 else away)
     return RESERVE * down, RESERVE * up

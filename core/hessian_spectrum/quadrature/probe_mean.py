@@ -1,19 +1,38 @@
-"""Mean over random probes of v^T f(A) v, with its standard error and a 95 % band; requires only numpy."""
+"""Mean over random probes of v^T f(A) v, with its standard error and a 95 % band; requires only numpy.
+
+A probe determines its spectral measure up to further steps: `compatible_rules` are quadrature rules that agree with all
+that its Lanczos run determines. `degree_limits` are confidence limits for a number of degrees of freedom.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from math import sqrt
+from functools import cache
+from math import lgamma, sqrt
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from hessian_spectrum.quadrature.chi_square import degree_limits
 from hessian_spectrum.quadrature.errors import InvalidProblemError
-from hessian_spectrum.quadrature.radau_rules import Rule, compatible_rules
 from hessian_spectrum.quadrature.results import Band, FloatArray, Quadrature
 
-Rules = Callable[[Quadrature], Sequence[Rule]]
-"""Returns rules that the measure of a probe is compatible with."""
+QUANTILE = 0.975
+NORMAL_QUANTILE = 1.959963984540054
+
+# Limits are interpolated between these degrees of freedom. Above 100 Wilson's and Hilferty's cube is good to 10^-5.
+FEW_DEGREES = np.geomspace(0.01, 100, 240)
+MANY_DEGREES = np.geomspace(103, 1e12, 300)
+
+SMALLEST_LOG = -800.0  # of x: the lower quantile of 0.01 degrees
+LARGEST_LOG = 700.0  # of nu / x: nearly infinite
+
+NEIGHBOUR_SHIFTS = (-1.0, 0.0, 1.0)
+
+# Nodes whose residual is smaller than this share of the largest are converged: no rule moves them.
+CONVERGED_SHARE = 1e-9
+
+# A rule is left out when the node that it was made for holds less than this number of eigenvalues.
+NEGLIGIBLE_COUNT = 0.02
 
 MOST_PROBES_WITH_FURTHER_RULES = 16
 
@@ -26,6 +45,175 @@ FEW_DIMENSIONS = 12
 
 # By which share of itself an end of a band may be off for the rounding of what makes the curves.
 CURVE_ROUNDING = 1e-7
+
+
+def degree_limits(value: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """95 % confidence limits of nu / x for x drawn from the chi-square distribution with nu degrees of freedom.
+
+    nu_lower solves P(chi^2 >= x) = 2.5 %, nu_upper solves P(chi^2 <= x) = 2.5 %. Both are interpolated with a relative
+    error of 10^-3.
+
+    Args:
+        value: x >= 0, of any shape; may be infinite.
+
+    Returns:
+        nu_lower / x and nu_upper / x, of the same shape; both tend to 1 for large x.
+
+    References:
+        Garwood, Biometrika 28 (1936) 437-442, for limits of this kind.
+    """
+    with np.errstate(divide="ignore"):
+        logarithm = np.log(value)
+    lower, upper = (np.exp(np.minimum(np.interp(logarithm, *table), LARGEST_LOG)) for table in _tables())
+    return lower, upper
+
+
+@cache
+def _tables() -> list[tuple[FloatArray, FloatArray]]:
+    """Tables of log x and log(nu / x), ascending in x, for the 97.5 % and 2.5 % quantiles x of each nu."""
+    nu = np.append(FEW_DEGREES, MANY_DEGREES)
+    tables = []
+    for probability, sign in ((QUANTILE, 1.0), (1 - QUANTILE, -1.0)):
+        spread = 2 / (9 * MANY_DEGREES)
+        many = np.log(MANY_DEGREES) + 3 * np.log(1 - spread + sign * NORMAL_QUANTILE * np.sqrt(spread))
+        quantiles = np.append(_log_quantiles(FEW_DEGREES, probability), many)
+        tables.append((quantiles, np.log(nu) - quantiles))
+    return tables
+
+
+def _log_quantiles(degrees: FloatArray, probability: float) -> FloatArray:
+    """Values of log x with P(chi^2_nu <= x) = probability, by bisection."""
+    lower, upper = np.full(len(degrees), SMALLEST_LOG), np.full(len(degrees), np.log(200.0))
+    for _ in range(50):
+        centre = (lower + upper) / 2
+        below = _distribution(centre, degrees) < probability
+        lower, upper = np.where(below, centre, lower), np.where(below, upper, centre)
+    middle: FloatArray = (lower + upper) / 2
+    return middle
+
+
+def _distribution(log_value: FloatArray, degrees: FloatArray) -> FloatArray:
+    """P(chi^2_nu <= x) = (x/2)^a e^(-x/2) / Gamma(a + 1) (1 + (x/2) / (a + 1) + ...) with a = nu / 2."""
+    a, x = degrees / 2, np.exp(log_value) / 2
+    term = np.ones_like(x)
+    total = term.copy()
+    k = 0
+    while float((term / total).max()) > 1e-13:
+        k += 1
+        term = term * x / (a + k)
+        total += term
+    log_gamma = np.array([lgamma(each + 1) for each in a])
+    result: FloatArray = total * np.exp(a * (log_value - np.log(2)) - x - log_gamma)
+    return result
+
+
+class Rule(NamedTuple):
+    """A quadrature rule sum(weights * f(nodes)) for v^T f(A) v."""
+
+    nodes: FloatArray  # (m,) ascending
+    weights: FloatArray  # (m,) >= 0, sum 1
+
+
+# Several curves, each in parts, are made of the same quadratures.
+_known_rules: WeakKeyDictionary[Quadrature, tuple[Rule, ...]] = WeakKeyDictionary()
+
+
+def compatible_rules(quadrature: Quadrature) -> tuple[Rule, ...]:
+    """The Gauss rule of a probe, and three others with the same moments.
+
+    A further step would border T by the remainder beta and an unknown coefficient a. Every a gives a rule that is exact
+    to degree 2m like that of the probe's own measure (Gauss and Radau rules), and as a varies over all numbers its
+    nodes sweep the gaps between those of the Gauss rule (a = infinity). Converged nodes stay in place. With a = alpha +
+    (-1, 0, 1) beta, where alpha is the last coefficient, the four sets of nodes are equally spaced in the middle of a
+    spectrum without gaps. Where the rules disagree, the steps have not resolved the measure.
+
+    Args:
+        quadrature: Gauss quadrature of the probe.
+
+    Returns:
+        The four rules; the Gauss rule alone if residuals are unknown or the subspace is invariant.
+
+    References:
+        Golub & Meurant, Matrices, Moments and Quadrature, 2010, chapter 6, for the rules.
+    """
+    rules = _known_rules.get(quadrature)
+    if rules is None:
+        rules = _known_rules[quadrature] = _compatible_rules(quadrature)
+    return rules
+
+
+def _compatible_rules(quadrature: Quadrature) -> tuple[Rule, ...]:
+    gauss = Rule(quadrature.nodes, quadrature.weights)
+    largest = _largest_residual(quadrature)
+    if quadrature.residuals is None or largest == 0:
+        return (gauss,)
+    scaled = quadrature.residuals / largest  # squares of the residuals themselves may underflow
+    beta = largest * float(np.linalg.norm(scaled))
+    alpha = float(quadrature.nodes @ scaled**2) / float(scaled @ scaled)
+    return (gauss, *_bordered_rules(quadrature, alpha + np.array(NEIGHBOUR_SHIFTS) * beta))
+
+
+def rules_through(quadrature: Quadrature, places: FloatArray, dim: int) -> tuple[Rule, ...]:
+    """Compatible rules that have a node at each of the given places.
+
+    Such a rule puts as much weight on its place as any measure with the probe's moments can. The coefficient that
+    borders T for it is a = x + sum_j residual_j^2 / (node_j - x), and the weight on x is the squared overlap of
+    (residual_j / (x - node_j), 1), normalised, with the probe.
+
+    Args:
+        quadrature: Gauss quadrature of the probe.
+        places: Positions x of shape (n,), in units of A.
+        dim: Number of parameters P.
+
+    Returns:
+        At most n rules; those that would give their place a weight of less than 0.02 eigenvalues are omitted.
+
+    References:
+        Golub & Meurant, Matrices, Moments and Quadrature, 2010, chapter 6; Krein & Nudelman, The Markov Moment Problem
+        and Extremal Problems, 1977, for canonical representations.
+    """
+    residuals = quadrature.residuals
+    if residuals is None or _largest_residual(quadrature) == 0:
+        return ()
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        components = residuals / (places[:, None] - quadrature.nodes)
+        coefficients = places - components @ residuals
+        weights = (components @ np.sqrt(quadrature.weights)) ** 2 / (1 + (components**2).sum(axis=1))
+        useful = np.isfinite(coefficients) & (weights * dim > NEGLIGIBLE_COUNT)
+    return _bordered_rules(quadrature, coefficients[useful])
+
+
+def _largest_residual(quadrature: Quadrature) -> float:
+    return 0.0 if quadrature.residuals is None else float(np.abs(quadrature.residuals).max())
+
+
+def _bordered_rules(quadrature: Quadrature, coefficients: FloatArray) -> tuple[Rule, ...]:
+    """Rules of T with one more row and column, for each last coefficient (n,)."""
+    residuals = quadrature.residuals
+    assert residuals is not None
+    moving = np.abs(residuals) > CONVERGED_SHARE * _largest_residual(quadrature)
+    count = int(moving.sum())
+    bordered = np.zeros((count + 1, count + 1))
+    np.fill_diagonal(bordered[:-1, :-1], quadrature.nodes[moving])
+    bordered[-1, :-1] = bordered[:-1, -1] = residuals[moving]
+    start = np.append(np.sqrt(quadrature.weights[moving]), 0.0)  # the probe, in the basis of the nodes
+    still = (quadrature.nodes[~moving], quadrature.weights[~moving])
+    rules = []
+    for coefficient in coefficients:  # one at a time: each takes as much memory as the dense T
+        bordered[-1, -1] = coefficient
+        nodes, vectors = np.linalg.eigh(bordered)
+        weights = (start @ vectors) ** 2
+        rules.append(_sorted(np.append(still[0], nodes), np.append(still[1], weights)))
+    return tuple(rules)
+
+
+def _sorted(nodes: FloatArray, weights: FloatArray) -> Rule:
+    order = nodes.argsort(kind="stable")
+    return Rule(nodes[order], weights[order])
+
+
+Rules = Callable[[Quadrature], Sequence[Rule]]
+"""Returns rules that the measure of a probe is compatible with."""
 
 
 class Moments(NamedTuple):
@@ -63,7 +251,7 @@ class ProbeMean(NamedTuple):
 
 
 def probe_mean(
-    quadratures: Sequence[Quadrature], dim: int, curve: Curve, further_rules: Rules | None = None
+    quadratures: Sequence[Quadrature], *, dim: int, curve: Curve, further_rules: Rules | None = None
 ) -> ProbeMean:
     """Mean over probes by their Gauss rules, with its error.
 
@@ -103,8 +291,8 @@ def probe_mean(
     mean, square = _average(curve.values(Rule(each.nodes, each.weights)) for each in quadratures)
     share = 2 / (len(quadratures) * (dim + 2))  # variance of the mean in units of that of f over eigenvalues
     error = np.sqrt(share / (1 - share) * np.maximum(square - mean**2, 0))
-    away = least.mean - confidence_limits(*least, len(quadratures), dim).lower
-    beyond = confidence_limits(*largest, len(quadratures), dim).upper - largest.mean
+    away = least.mean - confidence_limits(least.mean, least.square, num_probes=len(quadratures), dim=dim).lower
+    beyond = confidence_limits(largest.mean, largest.square, num_probes=len(quadratures), dim=dim).upper - largest.mean
     # not the root of a sum of squares, which underflow far out in a Gaussian
     lower = np.maximum(least.mean.sum(axis=0) - np.hypot.reduce(away, axis=0), 0)
     upper = largest.mean.sum(axis=0) + np.hypot.reduce(beyond, axis=0)
@@ -180,7 +368,7 @@ def _average(moments: Iterable[Moments]) -> Moments:
 
 
 def confidence_limits(
-    mean: FloatArray, square: FloatArray, num_probes: int, dim: int, *, on_sphere: bool = True
+    mean: FloatArray, square: FloatArray, *, num_probes: int, dim: int, on_sphere: bool = True
 ) -> Band:
     """95 % confidence limits of <f>, for f >= 0.
 

@@ -1,4 +1,4 @@
-"""Curves and quadratures of Lanczos results as messages; a worker makes them, the service makes them again."""
+"""Curves of Lanczos results as messages, and the quadratures that the service makes them of again."""
 
 from typing import Any
 
@@ -10,10 +10,16 @@ from hessian_spectrum.quadrature.curves import SpectralCurves
 
 
 def curve_messages(curves: SpectralCurves | engine.LanczosSpectrum) -> dict[str, Any]:
-    """The three curves as fields of a `LanczosResult`.
+    """Convert the three curves to messages.
+
+    Args:
+        curves: The curves.
+
+    Returns:
+        Fields of a `LanczosResult`.
 
     Raises:
-        ValidationError: If a number is NaN or infinite.
+        ValidationError: A number is NaN or infinite.
     """
     return {
         "density": Density(**_curve_fields(curves.density)),
@@ -29,17 +35,6 @@ def _curve_fields(curve: engine.Density | engine.Cumulative) -> dict[str, Any]:
         "standard_error": curve.standard_error.tolist(),
         "band": Band(lower=curve.band.lower.tolist(), upper=curve.band.upper.tolist()),
     }
-
-
-def quadrature_message(quadrature: engine.Quadrature) -> Quadrature:
-    """The quadrature of one probe as a message.
-
-    Raises:
-        ValidationError: If a number is NaN or infinite.
-    """
-    residuals = None if quadrature.residuals is None else quadrature.residuals.tolist()
-    nodes, weights = quadrature.nodes.tolist(), quadrature.weights.tolist()
-    return Quadrature(nodes=nodes, weights=weights, residuals=residuals, node_error=quadrature.node_error)
 
 
 def quadrature_from(message: Quadrature) -> engine.Quadrature:

@@ -42,11 +42,16 @@ def _number(end: float | None) -> float:
 
 
 def comparison_arrays(result: HessianVsGgnResult) -> dict[str, NDArray[Any]]:
-    """Everything that the JSON document says.
+    """Convert a comparison of Hessian and GGN to arrays that say everything that its JSON document says.
 
-    For each model i: steps_i (num_points,), learning_rates_i (num_points,) if it was trained, each quantity of a point
-    `<name>_i` (num_seeds, num_points), NaN where there is none; of the curves mean_loss, mean_relative_error,
-    against_residual and against_loss that there are `<curve>_i_grid`, `_mean` and `_standard_error`.
+    Args:
+        result: The comparison.
+
+    Returns:
+        For each model i: steps_i (num_points,), learning_rates_i (num_points,) if it was trained, and each quantity of
+        a point `<name>_i` (num_seeds, num_points), NaN where there is none; for the curves mean_loss,
+        mean_relative_error, against_residual and against_loss, where they exist, `<curve>_i_grid`, `_mean` and
+        `_standard_error`.
     """
     lists: Any = {"runs": {"__all__": {"points"}}, **dict.fromkeys(_CURVES.values(), True)}
     document = result.model_dump_json(exclude={"curves": {"__all__": lists}})

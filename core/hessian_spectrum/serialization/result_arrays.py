@@ -5,38 +5,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hessian_spectrum.api_schemas.experiments import ExperimentResult
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
-from hessian_spectrum.api_schemas.jobs import AnyJobResult
+from hessian_spectrum.api_schemas.jobs import AnyJobResult, SpectrumSetResult
+from hessian_spectrum.api_schemas.message import Message
+from hessian_spectrum.api_schemas.methods import AnySpectrumResult
 from hessian_spectrum.api_schemas.spectrum_results import (
-    AnySpectrumResult,
     Cumulative,
     Density,
+    Eigenpair,
     Estimate,
-    ExactResult,
-    LanczosResult,
-    SpectrumSetResult,
-    TopKResult,
+    MethodResult,
+    Quadrature,
+    RitzValue,
 )
 from hessian_spectrum.serialization.hessian_vs_ggn_arrays import comparison_arrays
 
 Arrays = dict[str, NDArray[Any]]
 
-_LISTS: Any = {
-    **dict.fromkeys(("eigenvalues", "density", "log_density", "cumulative", "quadrature"), True),
-    "eigenpairs": {"__all__": {"value", "residual", "converged", "lower", "upper"}},
-}
-"""Fields that become arrays; all others are the member `document`, as JSON."""
+_PAIRS = ("value", "residual", "converged", "lower", "upper")
+"""Fields of eigenpairs that become arrays."""
 
 
 def result_arrays(result: AnyJobResult) -> Arrays:
-    """Everything that the JSON document says.
+    """Convert a result to arrays that say everything that its JSON document says.
 
-    exact: eigenvalues (P,). lanczos: for density, log_density and cumulative `<name>_grid`, `<name>_values`,
-    `<name>_standard_error`, `<name>_lower` and `<name>_upper` (num_points,); for each probe i nodes_i, weights_i and
-    residuals_i, and for all node_errors (num_probes,); largest and smallest [value, residual]. top-k: eigenvalues,
-    residuals, converged, lower and upper (k,). Where there is one also trace and frobenius, [value, standard error],
-    and trace_interval and frobenius_interval, [lower, upper]. NaN stands for what is not known. Of several spectra i
-    each name, the document's too, with `spectrum_<i>_` before it. Of a comparison see `comparison_arrays`.
+    Args:
+        result: The result.
+
+    Returns:
+        The members of an npz archive by name. Of the fields of a spectrum or of an experiment, lists of numbers become
+        arrays of the same name (n,). Each curve becomes `<name>_grid`, `<name>_values`, `<name>_standard_error`,
+        `<name>_lower` and `<name>_upper` (num_points,). Quadratures become nodes_i, weights_i and residuals_i for each
+        probe i, and node_errors (num_probes,). Eigenpairs become eigenvalues, residuals, converged, lower and upper
+        (k,). A Ritz value becomes [value, residual], an estimate [value, standard error] and `<name>_interval`,
+        [lower, upper]. All other fields are the member `document`, as JSON. NaN stands for what is not known. Of
+        several spectra i each name, the document's too, is preceded by `spectrum_<i>_`. For a comparison see
+        `comparison_arrays`.
     """
     match result:
         case HessianVsGgnResult():
@@ -47,28 +52,35 @@ def result_arrays(result: AnyJobResult) -> Arrays:
                 for index, spectrum in enumerate(spectra)
                 for name, array in result_arrays(spectrum).items()
             }
+        case ExperimentResult():
+            return _message_arrays(result, ExperimentResult)
         case _:
-            return _spectrum_arrays(result)
+            return _message_arrays(result, MethodResult)
 
 
-def _spectrum_arrays(result: AnySpectrumResult) -> Arrays:
-    arrays: Arrays = {"document": np.asarray(result.model_dump_json(exclude=_LISTS))}
-    match result:
-        case ExactResult():
-            arrays["eigenvalues"] = np.asarray(result.eigenvalues)
-        case LanczosResult():
-            arrays |= _lanczos_arrays(result)
-        case TopKResult():
-            arrays["eigenvalues"] = np.asarray([pair.value for pair in result.eigenpairs])
-            arrays["residuals"] = np.asarray([pair.residual for pair in result.eigenpairs])
-            arrays["converged"] = np.asarray([pair.converged for pair in result.eigenpairs])
-            for end in ("lower", "upper"):
-                arrays[end] = np.asarray([getattr(pair, end) for pair in result.eigenpairs], dtype=np.float64)
-            return arrays
-    arrays |= _estimate_arrays("trace", result.trace)
-    if not isinstance(result, ExactResult):
-        arrays |= _estimate_arrays("frobenius", result.frobenius)
-    return arrays
+def _message_arrays(result: AnySpectrumResult | ExperimentResult, base: type[Message]) -> Arrays:
+    """The arrays of all fields but those of the base, and the document."""
+    arrays: Arrays = {}
+    beside: dict[str, Any] = {}  # fields that the document leaves out
+    for name in [each for each in type(result).model_fields if each not in base.model_fields]:
+        match getattr(result, name):
+            case Estimate() as estimate:
+                arrays |= _estimate_arrays(name, estimate)
+            case RitzValue() as ritz:
+                arrays[name] = np.asarray([ritz.value, ritz.residual])
+            case Density() | Cumulative() as curve:
+                beside[name] = True
+                arrays |= {f"{name}_{part}": values for part, values in _curve_arrays(curve).items()}
+            case [Quadrature(), *_] as rules:
+                beside[name] = True
+                arrays |= _quadrature_arrays(rules)
+            case [Eigenpair(), *_] as pairs:
+                beside[name] = {"__all__": set(_PAIRS)}
+                arrays |= _pair_arrays(pairs)
+            case [int() | float(), *_] as numbers:
+                beside[name] = True
+                arrays[name] = np.asarray(numbers)
+    return {"document": np.asarray(result.model_dump_json(exclude=beside)), **arrays}
 
 
 def _estimate_arrays(name: str, estimate: Estimate) -> Arrays:
@@ -76,17 +88,19 @@ def _estimate_arrays(name: str, estimate: Estimate) -> Arrays:
     return {key: np.asarray([np.nan if each is None else each for each in pair]) for key, pair in pairs.items()}
 
 
-def _lanczos_arrays(result: LanczosResult) -> Arrays:
-    arrays: Arrays = {"node_errors": np.asarray([rule.node_error for rule in result.quadrature])}
-    for name in ("density", "log_density", "cumulative"):
-        arrays |= {f"{name}_{part}": values for part, values in _curve_arrays(getattr(result, name)).items()}
-    for probe, rule in enumerate(result.quadrature):
+def _quadrature_arrays(rules: list[Quadrature]) -> Arrays:
+    arrays: Arrays = {"node_errors": np.asarray([rule.node_error for rule in rules])}
+    for probe, rule in enumerate(rules):
         arrays |= {f"nodes_{probe}": np.asarray(rule.nodes), f"weights_{probe}": np.asarray(rule.weights)}
         if rule.residuals is not None:
             arrays[f"residuals_{probe}"] = np.asarray(rule.residuals)
-    for name, ritz in (("largest", result.largest), ("smallest", result.smallest)):
-        arrays[name] = np.asarray([ritz.value, ritz.residual])
     return arrays
+
+
+def _pair_arrays(pairs: list[Eigenpair]) -> Arrays:
+    names = {"value": "eigenvalues", "residual": "residuals"}
+    arrays = {names.get(each, each): np.asarray([getattr(pair, each) for pair in pairs]) for each in _PAIRS}
+    return arrays | {end: arrays[end].astype(np.float64) for end in ("lower", "upper")}
 
 
 def _curve_arrays(curve: Density | Cumulative) -> Arrays:

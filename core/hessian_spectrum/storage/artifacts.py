@@ -1,25 +1,38 @@
-"""The artifact store: uploaded files, immutable, each in one form of ours and named by the SHA-256 of its content."""
+"""The artifact store: uploaded files, immutable and named by the SHA-256 of their content, and who owns them."""
 
 import hashlib
 import re
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import BinaryIO
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, ArtifactError, StoredArray, TokenArtifact
-from hessian_spectrum.storage.array_files import Arrays, described, read_header, safetensors_pieces
+from hessian_spectrum.storage.artifact_files import (
+    Arrays,
+    Blocks,
+    Tokens,
+    counted,
+    described,
+    mapped,
+    npy_pieces,
+    num_tokens_of,
+    read_header,
+    safetensors_pieces,
+)
 from hessian_spectrum.storage.blob_store import DIGEST, BlobInfo, BlobNotFoundError, BlobStore
-from hessian_spectrum.storage.token_files import Blocks, Tokens, counted, mapped, npy_pieces, num_tokens_of
 
 _NAME = re.compile(r"[0-9a-f]{2}/[^/]+")
 _ARRAYS = ".safetensors"
 _ABANDONED_SECONDS = 3600.0
 """Far longer than an upload may take."""
 
+NOBODY = "nobody"
+"""Owner of what is uploaded where no key is needed."""
+
 
 class UnknownArtifactError(Exception):
-    """There is no artifact of this id, or no more."""
+    """There is no artifact of this id, or it was deleted."""
 
 
 class ArtifactDamagedError(Exception):
@@ -27,10 +40,10 @@ class ArtifactDamagedError(Exception):
 
 
 class ArtifactStore:
-    """By id tokens, one file `ID.LARGEST_TOKEN.npy`, and arrays, `ID.safetensors`: one step stores or removes each.
+    """Uploaded files: tokens as `ID.LARGEST_TOKEN.npy`, arrays as `ID.safetensors`, each stored or removed in one step.
 
     Args:
-        blobs: Where they are kept, at `ID/` and the name, where ID are the first two digits.
+        blobs: Where they are stored, at `ID/` and the name, where ID are the first two digits.
     """
 
     def __init__(self, blobs: BlobStore) -> None:
@@ -38,33 +51,51 @@ class ArtifactStore:
 
     @contextmanager
     def draft(self) -> Iterator[BinaryIO]:
-        """A file of this machine to write to and to read from, which is gone at the end."""
+        """A local file to write and to read, which is deleted at the end of the block."""
         with self.blobs.draft() as draft:
             yield draft.file
 
     def remove_abandoned_drafts(self) -> None:
-        """Remove what processes left that were killed."""
+        """Remove the drafts of processes that were killed."""
         self.blobs.remove_abandoned_drafts(_ABANDONED_SECONDS)
 
     def write_tokens(self, blocks: Blocks) -> tuple[AnyArtifact, bool]:
-        """Store the tokens, which are read twice, for good: (what they are, whether they are new here).
+        """Store tokens.
+
+        Args:
+            blocks: Reads the tokens from their beginning; it is called twice.
+
+        Returns:
+            The artifact, and whether it is new here.
 
         Raises:
-            UnfitTokensError: If there are none, or one is not in 0 .. 2^31 - 1.
+            UnfitTokensError: There are none, or one is not in 0 .. 2^31 - 1.
         """
         num_tokens, largest = counted(blocks())
         return self._write(npy_pieces(num_tokens, largest, blocks()), f".{largest}.npy")
 
     def write_arrays(self, arrays: Arrays) -> tuple[AnyArtifact, bool]:
-        """Store the arrays, which are read twice, for good: (what they are, whether they are new here).
+        """Store arrays, which are read twice.
+
+        Args:
+            arrays: The arrays by name.
+
+        Returns:
+            The artifact, and whether it is new here.
 
         Raises:
-            UnfitArrayError: If a number is NaN or infinite.
+            UnfitArrayError: A number is NaN or infinite.
         """
         return self._write(safetensors_pieces(arrays, described(arrays)), _ARRAYS)
 
     def get(self, artifact_id: str) -> AnyArtifact:
-        """What is known of an artifact.
+        """Describe an artifact.
+
+        Args:
+            artifact_id: Id of the artifact.
+
+        Returns:
+            The artifact.
 
         Raises:
             UnknownArtifactError: There is no such artifact.
@@ -74,23 +105,36 @@ class ArtifactStore:
     def page(
         self, size: int, after: str | None, ids: Collection[str] | None = None
     ) -> tuple[list[AnyArtifact], str | None]:
-        """Up to `size` artifacts, newest first, and the place after which the next page begins; of these ids if given.
+        """List artifacts, newest first.
 
-        A place is 32 hexadecimal digits: the microsecond of creation, then the id's first 64 bits.
+        Args:
+            size: Number of artifacts at most.
+            after: Position after which the page begins: 32 hexadecimal digits, the microsecond of creation, then the
+                id's first 64 bits. None: the first page.
+            ids: Ids of the artifacts to list; None: all.
+
+        Returns:
+            The artifacts, and the position after which the next page begins; None: this is the last page.
         """
         places = {_place(info): info for info in self._files() if ids is None or _id(info) in ids}
         following = sorted((place for place in places if after is None or place < after), reverse=True)
-        found = []
+        artifacts = []
         for place in following[:size]:  # headers are read of these alone
             with suppress(UnknownArtifactError):
-                found.append(self._artifact(places[place]))
-        return found, following[size - 1] if len(following) > size else None
+                artifacts.append(self._artifact(places[place]))
+        return artifacts, following[size - 1] if len(following) > size else None
 
     def tokens(self, artifact_id: str) -> Tokens:
-        """The tokens (num_tokens,), mapped: only what is looked at is read.
+        """Map the tokens of an artifact into memory.
+
+        Args:
+            artifact_id: Id of the artifact.
+
+        Returns:
+            The tokens (num_tokens,), which are read from the disk when they are used.
 
         Raises:
-            UnknownArtifactError: Also if the artifact holds no tokens.
+            UnknownArtifactError: There is no such artifact, or it holds no tokens.
         """
         info = self._used(artifact_id)
         if info.name.endswith(_ARRAYS):
@@ -99,10 +143,16 @@ class ArtifactStore:
             return mapped(self.blobs.local_file(info.name))
 
     def arrays(self, artifact_id: str) -> dict[str, StoredArray]:
-        """What the arrays are; this makes the store an `ArtifactCatalog`.
+        """Describe the arrays of an artifact; this makes the store an `ArtifactCatalog`.
+
+        Args:
+            artifact_id: Id of the artifact.
+
+        Returns:
+            The description of each array by name.
 
         Raises:
-            ArtifactError: If there is no such artifact, or it holds no arrays.
+            ArtifactError: There is no such artifact, or it holds no arrays.
         """
         try:
             artifact = self.get(artifact_id)
@@ -113,7 +163,13 @@ class ArtifactStore:
         return artifact.arrays
 
     def safetensors(self, artifact_id: str) -> bytes:
-        """The whole file of an artifact that holds arrays.
+        """Read the whole file of an artifact that holds arrays.
+
+        Args:
+            artifact_id: Id of the artifact.
+
+        Returns:
+            The content of the file.
 
         Raises:
             UnknownArtifactError: There is no such artifact.
@@ -130,7 +186,7 @@ class ArtifactStore:
         return {_id(info): info.num_bytes for info in self._files()}
 
     def remove_unused(self, seconds: float) -> list[str]:
-        """Remove the files that nobody has named by their id within this time: the ids; who has one open keeps it."""
+        """Remove the artifacts that nobody has named by their id within so many seconds; returns their ids."""
         removed = []
         for info in list(self.blobs.unused(seconds)):
             if _NAME.fullmatch(info.name):
@@ -161,7 +217,7 @@ class ArtifactStore:
         return (info for info in self.blobs.list() if _NAME.fullmatch(info.name))
 
     def _used(self, artifact_id: str) -> BlobInfo:
-        """What is known of a file that somebody names, and so uses."""
+        """Information about a file, which counts as used now."""
         if DIGEST.fullmatch(artifact_id):
             for info in self.blobs.list(f"{artifact_id[:2]}/{artifact_id}."):
                 self.blobs.mark_used(info.name)
@@ -184,7 +240,17 @@ class ArtifactStore:
 
 @contextmanager
 def _there(artifact_id: str) -> Iterator[None]:
-    """Raises:  UnknownArtifactError in place of BlobNotFoundError."""
+    """Raise UnknownArtifactError in place of BlobNotFoundError.
+
+    Args:
+        artifact_id: Id of the artifact.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UnknownArtifactError: The block raises BlobNotFoundError.
+    """
     try:
         yield
     except BlobNotFoundError:
@@ -197,3 +263,44 @@ def _id(info: BlobInfo) -> str:
 
 def _place(info: BlobInfo) -> str:
     return f"{info.modified_ns // 1000:016x}{_id(info)[:16]}"
+
+
+class ArtifactOwners:
+    """Owners of the uploaded files: an empty file for each owner and artifact.
+
+    Several may own the same file, which is deleted with the last of them.
+
+    Args:
+        blobs: Where the marks are stored, at `OWNER/ARTIFACT`.
+    """
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+
+    def settled(self) -> AbstractContextManager[None]:
+        """A lock under which no process adds or removes an owner."""
+        return self._blobs.lock("lock")
+
+    def add(self, owner: str, artifact_id: str) -> bool:
+        """Add an owner; False if they owned the artifact before."""
+        return self._blobs.put(f"{owner}/{artifact_id}", b"", use_reserve=True)
+
+    def remove(self, owner: str, artifact_id: str) -> None:
+        """Remove an owner."""
+        self._blobs.delete(f"{owner}/{artifact_id}")
+
+    def owns(self, owner: str, artifact_id: str) -> bool:
+        """Whether this owner is among those of the artifact."""
+        try:
+            self._blobs.stat(f"{owner}/{artifact_id}")
+        except BlobNotFoundError:
+            return False
+        return True
+
+    def owners(self, artifact_id: str) -> list[str]:
+        """All owners of an artifact."""
+        return [owner for owner in self._blobs.folders() if self.owns(owner, artifact_id)]
+
+    def artifacts(self, owner: str) -> set[str]:
+        """Ids of all artifacts of an owner."""
+        return {info.name.rpartition("/")[2] for info in self._blobs.list(f"{owner}/")}

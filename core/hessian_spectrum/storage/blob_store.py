@@ -1,5 +1,6 @@
 """The interface under everything that is kept as files, whatever keeps them."""
 
+import errno
 import hashlib
 import io
 import os
@@ -10,12 +11,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self, cast
 
-from hessian_spectrum.storage.disk import require_room
+LEAST_FREE_BYTES = 256 * 2**20
+"""A disk with less free space counts as full. The rest is reserved for Redis, which may write to the same disk and
+stops when there is no room."""
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 """A SHA-256 as it appears in names."""
 
 _CHUNK_BYTES = 2**18
+
+
+def require_room(place: Path | int, num_bytes: int) -> None:
+    """Check that a disk has room for so many bytes, and then still does not count as full.
+
+    Args:
+        place: A path on the disk, or an open file.
+        num_bytes: Bytes that are to be written.
+
+    Raises:
+        OSError: ENOSPC: the disk counts as full.
+    """
+    disk = os.statvfs(place)
+    if disk.f_bavail * disk.f_frsize - num_bytes < LEAST_FREE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class BlobNotFoundError(FileNotFoundError):

@@ -15,14 +15,16 @@ from typing import BinaryIO, Self
 from hessian_spectrum.storage.blob_store import BlobInfo, BlobNotFoundError, Draft
 
 _DRAFT = "draft-"
-_MODE = 0o640
+_FILE_MODE, _FOLDER_MODE = 0o600, 0o700
+"""Whatever the umask is: files of different API keys lie side by side, and only the service checks keys."""
 
 
 class LocalDirectory:
     """Blobs are files of a directory, under their names.
 
     A blob is written to a draft on the same disk, synced, and given its name in one step; the name is synced, too. So
-    a reader sees all of it or nothing, and after a loss of power there is all of it or nothing.
+    a reader sees all of it or nothing, and after a loss of power there is all of it or nothing. Only the user of the
+    process may read what it writes, and list the directories that it makes.
 
     Args:
         root: The directory of the deployment. It is never made anew by writing: where it is missing, a volume is not
@@ -36,13 +38,13 @@ class LocalDirectory:
         self._prefix = prefix
 
     def prepare(self) -> None:
-        """Make the root, and all above it, at a start; where that fails, whoever uses it later is told why."""
+        """Make the root and its parents at the start of a process; if that fails, later calls raise the error."""
         with suppress(OSError):
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True, mode=_FOLDER_MODE)
 
     @contextmanager
     def draft(self, *, report: Callable[[int], None] | None = None, use_reserve: bool = False) -> Iterator[Draft]:
-        """A file in the directory of this store, which `Draft.commit` gives its name."""
+        """Create a file in the directory of this store, which `Draft.commit` gives its name."""
         self._make_folder(self.directory)
         descriptor, path = tempfile.mkstemp(dir=self.directory, prefix=_DRAFT)
         draft = Draft(descriptor, Path(path), self._publish, report=report, use_reserve=use_reserve)
@@ -60,17 +62,17 @@ class LocalDirectory:
             return draft.commit(name, overwrite=overwrite)
 
     def open(self, name: str) -> BinaryIO:
-        """The open file; who has it open keeps it."""
+        """Open the file, which stays readable while it is open even if it is deleted."""
         with self._found(name):
             return self._path(name).open("rb")
 
     def read(self, name: str) -> bytes:
-        """Its bytes."""
+        """Read the file."""
         with self._found(name):
             return self._path(name).read_bytes()
 
     def stat(self, name: str) -> BlobInfo:
-        """From the inode, so that it tells whoever writes to the file itself."""
+        """Read the file's inode, which shows also whether somebody wrote to the file directly."""
         with self._found(name):
             status = self._path(name).stat()
             if not stat.S_ISREG(status.st_mode):
@@ -78,7 +80,7 @@ class LocalDirectory:
             return _info(name, status)
 
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
-        """Files of the directory that the prefix names, and of those below."""
+        """List the files of the directory that the prefix names, and of those below it."""
         folder = prefix.rpartition("/")[0]
         for place, _, names in os.walk(self.directory / folder, onerror=self._require_root):
             for file in sorted(names):
@@ -89,7 +91,7 @@ class LocalDirectory:
                         yield _info(name, path.stat())
 
     def folders(self, prefix: str = "") -> Sequence[str]:
-        """Directories at the prefix."""
+        """List the directories at the prefix."""
         try:
             return sorted(entry.name for entry in os.scandir(self.directory / prefix) if entry.is_dir())
         except (FileNotFoundError, NotADirectoryError):
@@ -97,7 +99,7 @@ class LocalDirectory:
             return []
 
     def copy(self, source: str, target: str) -> None:
-        """A second link to the file."""
+        """Link the file under a second name."""
         self.stat(source)
         self._make_folder(self._path(target).parent)
         with self._found(source):
@@ -109,37 +111,37 @@ class LocalDirectory:
             self._path(name).unlink()
 
     def delete_all(self, prefix: str) -> None:
-        """Remove the directory, as far as that can be done."""
+        """Remove the directory as far as that is possible."""
         shutil.rmtree(self.directory / prefix, ignore_errors=True)
 
     def local_file(self, name: str) -> Path:
-        """The file itself."""
+        """Return the path of the file itself."""
         self.stat(name)
         return self._path(name)
 
     def mark_used(self, name: str) -> None:
-        """In the time of its last access; when it was written stays."""
+        """Set the time of the file's last access; the time at which it was written stays."""
         with suppress(OSError):
             path = self._path(name)
             os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
     def unused(self, seconds: float) -> Iterator[BlobInfo]:
-        """By the time of their last access."""
+        """List the files whose last access was longer ago."""
         for info in self.list():
             with suppress(FileNotFoundError):
                 if time.time() - self._path(info.name).stat().st_atime > seconds:
                     yield info
 
     def require_present(self) -> None:
-        """Look at the root."""
+        """Check that the root exists."""
         os.stat(self.root)
 
     def capacity(self) -> int:
-        """Of the disk of the root."""
+        """Size of the disk that holds the root."""
         return shutil.disk_usage(self.root).total
 
     def remove_abandoned_drafts(self, seconds: float) -> None:
-        """Of this store, and of its directories."""
+        """Remove abandoned drafts of this store and of its directories."""
         for pattern in (f"{_DRAFT}*", f"*/{_DRAFT}*"):
             for path in self.directory.glob(pattern):
                 with suppress(FileNotFoundError):
@@ -148,9 +150,9 @@ class LocalDirectory:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """A lock of the kernel, on a file of the name; it goes with its process."""
+        """Lock a file of this name by the kernel, which releases the lock when the process ends."""
         self._make_folder(self._path(name).parent)
-        descriptor = os.open(self._path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        descriptor = os.open(self._path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -158,12 +160,11 @@ class LocalDirectory:
             os.close(descriptor)
 
     def within(self, prefix: str) -> Self:
-        """The directory of this name below this one."""
+        """Return the store of the directory with this name below this one."""
         return type(self)(self.root, f"{self._prefix}/{prefix}".lstrip("/"))
 
     def _publish(self, draft: Draft, name: str, overwrite: bool) -> bool:
         os.fsync(draft.file.fileno())
-        os.chmod(draft.path, _MODE)
         path = self._path(name)
         self._make_folder(path.parent)
         if overwrite:
@@ -183,13 +184,13 @@ class LocalDirectory:
             FileNotFoundError: The root is gone.
         """
         try:
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(exist_ok=True, mode=_FOLDER_MODE)
         except FileNotFoundError:
             if folder == self.root:
                 raise
             self.require_present()
             self._make_folder(folder.parent)
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(exist_ok=True, mode=_FOLDER_MODE)
 
     @contextmanager
     def _found(self, name: str) -> Iterator[None]:
@@ -200,7 +201,14 @@ class LocalDirectory:
             raise BlobNotFoundError(name) from None
 
     def _require_root(self, error: OSError) -> None:
-        """Raises:  OSError unless a directory is missing below a root that is there."""
+        """Pass over a missing directory below an existing root.
+
+        Args:
+            error: The error of listing a directory.
+
+        Raises:
+            OSError: The error is another one, or the root is missing.
+        """
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise error
         self.require_present()
@@ -219,8 +227,13 @@ def _link_or_move(draft: Path, path: Path) -> None:
 
     File systems without links replace the other file where two write at once, and both have the same content.
 
+    Args:
+        draft: The file.
+        path: Its second name.
+
     Raises:
         FileExistsError: There is a file of this name.
+        OSError: The file cannot be linked or moved.
     """
     try:
         os.link(draft, path)

@@ -19,8 +19,13 @@ from urllib.parse import urlsplit
 from botocore.exceptions import BotoCoreError, ClientError
 from s3fs import S3FileSystem
 
-from hessian_spectrum.storage.blob_store import BlobInfo, BlobNotFoundError, Draft, StorageUnavailableError
-from hessian_spectrum.storage.disk import require_room
+from hessian_spectrum.storage.blob_store import (
+    BlobInfo,
+    BlobNotFoundError,
+    Draft,
+    StorageUnavailableError,
+    require_room,
+)
 
 _DRAFT = "draft-"
 _CACHE = "object-store-cache"
@@ -29,14 +34,14 @@ _USED = "last-used/"
 
 _PART_BYTES = 16 * 2**20
 _PARTS_AT_ONCE = 2
-"""Of a large blob: what an upload holds in memory is their product."""
+"""Parts of a large blob that are uploaded at once; their number times their size is held in memory."""
 
 _BUFFER_BYTES = 2**18
 _PAGE = 1000
 """Objects that are listed, or deleted, in one request: the most that there may be."""
 
 _CACHE_SECONDS = 86400.0
-"""That a local copy is kept after its last use."""
+"""Time for which a local copy is kept after its last use."""
 
 _SECONDS_BETWEEN_MARKS = 3600.0
 _MOST_MARKS = 10_000
@@ -74,7 +79,7 @@ class ObjectStore:
 
     @contextmanager
     def draft(self, *, report: Callable[[int], None] | None = None, use_reserve: bool = False) -> Iterator[Draft]:
-        """A file of this machine, which `Draft.commit` uploads."""
+        """Create a file on this machine, which `Draft.commit` uploads."""
         descriptor, path = tempfile.mkstemp(dir=self._scratch, prefix=_DRAFT)
         draft = Draft(descriptor, Path(path), self._publish, report=report, use_reserve=use_reserve)
         try:
@@ -85,58 +90,58 @@ class ObjectStore:
     def put(
         self, name: str, content: bytes | memoryview, *, overwrite: bool = False, use_reserve: bool = False
     ) -> bool:
-        """In one request. The disk of the object store has no reserve for Redis."""
+        """Upload the bytes in one request; the disk of the object store has no reserve for Redis."""
         condition = {} if overwrite else {"IfNoneMatch": "*"}
         return self._is_new(lambda: self._call("put_object", Key=self._prefix + name, Body=bytes(content), **condition))
 
     def open(self, name: str) -> BinaryIO:
-        """Reads ranges of the object as they are asked for."""
+        """Open the object as a file whose ranges are requested as they are read."""
         info = self.stat(name)
         return cast("BinaryIO", io.BufferedReader(_RangeReader(self, info), _BUFFER_BYTES))
 
     def read(self, name: str) -> bytes:
-        """In one request."""
+        """Download the object in one request."""
         return self._range(name)
 
     def stat(self, name: str) -> BlobInfo:
-        """From the headers of the object."""
+        """Read the headers of the object."""
         with self._found(name):
-            found = self._call("head_object", Key=self._prefix + name)
-        return _info(name, found["ContentLength"], found["LastModified"], found["ETag"])
+            headers = self._call("head_object", Key=self._prefix + name)
+        return _info(name, headers["ContentLength"], headers["LastModified"], headers["ETag"])
 
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
-        """A page at a time."""
+        """List objects, a page at a time."""
         for page in self._pages(prefix):
-            for found in page.get("Contents", ()):
-                name = found["Key"].removeprefix(self._prefix)
-                if not found["Key"].startswith(self._root + _USED):
-                    yield _info(name, found["Size"], found["LastModified"], found["ETag"])
+            for entry in page.get("Contents", ()):
+                name = entry["Key"].removeprefix(self._prefix)
+                if not entry["Key"].startswith(self._root + _USED):
+                    yield _info(name, entry["Size"], entry["LastModified"], entry["ETag"])
 
     def folders(self, prefix: str = "") -> Sequence[str]:
-        """Common prefixes of objects."""
+        """List the common prefixes of objects."""
         pages = self._pages(prefix, Delimiter="/")
-        found = [each["Prefix"] for page in pages for each in page.get("CommonPrefixes", ())]
+        prefixes = [each["Prefix"] for page in pages for each in page.get("CommonPrefixes", ())]
         start = len(self._prefix + prefix)
-        return [folder[start:-1] for folder in found if folder != self._root + _USED]
+        return [folder[start:-1] for folder in prefixes if folder != self._root + _USED]
 
     def copy(self, source: str, target: str) -> None:
-        """Inside the object store."""
+        """Copy the object inside the object store."""
         origin = {"Bucket": self._bucket, "Key": self._prefix + source}
         with self._found(source):
             self._call("copy_object", Key=self._prefix + target, CopySource=origin)
 
     def delete(self, name: str) -> None:
-        """The object, and the mark of its last use."""
+        """Delete the object and the mark of its last use."""
         self._delete([self._prefix + name, self._mark(name)])
 
     def delete_all(self, prefix: str) -> None:
-        """Many objects in one request."""
+        """Delete objects, many in one request."""
         keys = [self._prefix + info.name for info in self.list(prefix)]
         for start in range(0, len(keys), _PAGE):
             self._delete(keys[start : start + _PAGE])
 
     def local_file(self, name: str) -> Path:
-        """A copy on this machine, made at the first use and kept for a day after the last one."""
+        """Return a copy on this machine, made at the first use and deleted a day after the last one."""
         info = self.stat(name)
         identity = hashlib.sha256(f"{self._url} {self._prefix}{name} {info.version}".encode()).hexdigest()
         path = self._scratch / _CACHE / identity
@@ -148,13 +153,13 @@ class ObjectStore:
         return path
 
     def mark_used(self, name: str) -> None:
-        """An empty object, written once an hour at most."""
+        """Write an empty object as a mark, once an hour at most."""
         if self._marks.is_due(self._mark(name)):
             with suppress(OSError):
                 self._call("put_object", Key=self._mark(name), Body=b"")
 
     def unused(self, seconds: float) -> Iterator[BlobInfo]:
-        """By the time of their marks, which are asked for where the blobs themselves are old enough."""
+        """List objects by the time of their marks, which are requested only for objects that are old enough."""
         for info in self.list():
             if time.time() - info.modified_at > seconds:
                 try:
@@ -166,30 +171,30 @@ class ObjectStore:
                         yield info
 
     def require_present(self) -> None:
-        """Ask for the bucket."""
+        """Check that the bucket exists."""
         try:
             self._call("list_objects_v2", Prefix=self._root, MaxKeys=1)
         except FileNotFoundError:
             raise StorageUnavailableError(errno.EREMOTEIO, f"there is no bucket {self._bucket}") from None
 
     def capacity(self) -> None:
-        """As much as is paid for."""
+        """An object store has no limit to speak of."""
 
     def remove_abandoned_drafts(self, seconds: float) -> None:
-        """Of this machine; what parts of uploads are left over, a rule of the bucket has to remove."""
+        """Remove abandoned drafts of this machine; parts of unfinished uploads are left to a rule of the bucket."""
         for path in [*self._scratch.glob(f"{_DRAFT}*"), *(self._scratch / _CACHE).glob(f"{_DRAFT}*")]:
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > seconds:
                     path.unlink()
 
     def lock(self, name: str) -> AbstractContextManager[None]:
-        """The lock that this store was made with."""
+        """Take the lock that this store was made with."""
         if self._lock is None:
             raise RuntimeError("this store was opened without a way to lock")
         return self._lock(name)
 
     def within(self, prefix: str) -> Self:
-        """The same bucket, further down."""
+        """Return a store further down in the same bucket."""
         part = type(self)(self._url, self._scratch, self._lock)
         part._prefix = f"{self._prefix}{prefix}/"
         part._marks = self._marks
@@ -205,7 +210,7 @@ class ObjectStore:
         )
 
     def _download(self, info: BlobInfo, path: Path) -> None:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, mode=0o700)
         require_room(path.parent, info.num_bytes)
         descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=_DRAFT)
         os.close(descriptor)
@@ -240,8 +245,8 @@ class ObjectStore:
 
     def _delete(self, keys: Sequence[str]) -> None:
         if keys:
-            found = self._call("delete_objects", Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
-            if errors := [error for error in found.get("Errors", ()) if error.get("Code") != "NoSuchKey"]:
+            reply = self._call("delete_objects", Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
+            if errors := [error for error in reply.get("Errors", ()) if error.get("Code") != "NoSuchKey"]:
                 raise StorageUnavailableError(errno.EREMOTEIO, f"the object store deletes nothing: {errors[0]}")
 
     def _range(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
@@ -253,12 +258,18 @@ class ObjectStore:
         return dict(self._translated(lambda: _CLIENT.get().call_s3(method, Bucket=self._bucket, **arguments)))
 
     def _translated(self, request: Callable[[], Any]) -> Any:
-        """What a request answers.
+        """Make a request, and translate its errors.
+
+        Args:
+            request: Makes the request.
+
+        Returns:
+            What the request returns.
 
         Raises:
             FileNotFoundError: There is no such object, or no such bucket.
             FileExistsError: There is such an object already.
-            StorageUnavailableError: Anything else.
+            StorageUnavailableError: Any other error.
         """
         try:
             return request()
@@ -302,8 +313,8 @@ class _Client:
         self._making = threading.Lock()
         self._files: Any = None
         self._inherited: list[Any] = []
-        """Of the processes that this one was forked from. Closing them would take the connections from their owners,
-        with whom the kernel shares the list of those that are waited for."""
+        """File systems of the processes that this one was forked from. They are never closed: their sockets are watched
+        by the parent's event loop, through a kernel object that both processes share."""
         os.register_at_fork(after_in_child=self._forget)
 
     def get(self) -> Any:
@@ -374,21 +385,21 @@ class _RangeReader(io.RawIOBase):
         return self._position
 
     def readall(self) -> bytes:
-        found = bytearray(max(0, self._info.num_bytes - self._position))
-        return bytes(memoryview(found)[: self.readinto(found)])
+        content = bytearray(max(0, self._info.num_bytes - self._position))
+        return bytes(memoryview(content)[: self.readinto(content)])
 
     def readinto(self, buffer: Any, /) -> int:
         end = min(self._position + len(buffer), self._info.num_bytes)
         if self._position >= end:
             return 0
-        found = self._store._range(self._info.name, self._position, end)
-        buffer[: len(found)] = found
-        self._position += len(found)
-        return len(found)
+        content = self._store._range(self._info.name, self._position, end)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
 
 
 def _code(error: Exception) -> str:
-    """The code of the object store's answer, '' where there was none."""
+    """The error code in the reply of the object store; empty if there was no reply."""
     cause = error if isinstance(error, ClientError) else error.__cause__
     return str(cause.response.get("Error", {}).get("Code", "")) if isinstance(cause, ClientError) else ""
 

@@ -1,30 +1,36 @@
 """The result store: immutable documents, each named by its SHA-256, with the arrays that belong to them."""
 
 import hashlib
+import struct
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hessian_spectrum.storage.blob_store import DIGEST, BlobInfo, BlobNotFoundError, BlobStore, Draft, sha256_of
-from hessian_spectrum.storage.npz_members import mapped_member
 
 _CHUNK_BYTES = 2**20
 _SECONDS_BETWEEN_FOLDERS = 0.002
-"""Of a look at all files, so that it does not hold the interpreter for as long as thousands of them take."""
+"""Pause in a listing of all files, so that thousands of them do not hold the interpreter for long."""
+
+_LOCAL_HEADER_BYTES = 30
+_LENGTHS_AT = 26
+"""Where a local header says how long the name and the extra field are that follow it."""
 
 
 class ResultDamagedError(Exception):
-    """The file of a result is missing or does not have the content that its name promises."""
+    """The file of a result is missing, or its content does not have the digest in its name."""
 
 
 @dataclass(frozen=True)
 class ArraysFile:
-    """An npz file that waits for the document that it belongs to."""
+    """A draft of an npz file, which becomes part of a result with its document."""
 
     draft: Draft
     sha256: str
@@ -35,7 +41,7 @@ class ResultStore:
     """Documents by digest, each with an npz file of arrays if it has one; the document holds the digest of that.
 
     Args:
-        blobs: Where they are kept, at `DI/DIGEST.json` and `DI/DIGEST.npz`, where DI are the first two digits.
+        blobs: Where they are stored, at `DI/DIGEST.json` and `DI/DIGEST.npz`, where DI are the first two digits.
     """
 
     def __init__(self, blobs: BlobStore) -> None:
@@ -57,26 +63,36 @@ class ResultStore:
     def drafted(
         self, arrays: Mapping[str, NDArray[Any]], report: Callable[[int], None] = lambda _: None
     ) -> Iterator[ArraysFile]:
-        """Arrays as a file that `write` takes; without that it is gone at the end.
+        """Write arrays to a draft, which is deleted at the end of the block unless `write` takes it.
 
         Args:
-            arrays: By name; they go to the disk one after the other and are never held as a whole.
-            report: Told the bytes written so far, piece by piece; what it raises ends the writing.
+            arrays: Arrays by name; they are written one after the other and never held as a whole.
+            report: Called with the bytes written so far, piece by piece; what it raises ends the writing.
+
+        Yields:
+            The draft.
 
         Raises:
-            OSError: If the disk counts as full, for one.
+            OSError: It cannot be written, such as on a full disk.
         """
         with self.blobs.draft(report=report) as draft:
             np.savez(draft.file, allow_pickle=False, **arrays)
             yield ArraysFile(draft, draft.sha256(), draft.num_bytes)
 
     def write(self, content: bytes, arrays: ArraysFile | None = None) -> str:
-        """Store the document, and its arrays, for good and return its digest; a reader sees all of it or nothing.
+        """Store a document and its arrays; a reader sees all of them or nothing.
 
-        What is there already is kept if it is whole, and replaced if it is damaged.
+        Files that exist already stay if they are undamaged, and are replaced if not.
+
+        Args:
+            content: The document.
+            arrays: Its arrays, if it has any.
+
+        Returns:
+            The digest of the document.
 
         Raises:
-            OSError: If the disk is full, for one; then there is no document.
+            OSError: They cannot be written, such as on a full disk; then there is no document.
         """
         digest = hashlib.sha256(content).hexdigest()
         if arrays is not None:
@@ -89,11 +105,17 @@ class ResultStore:
         return digest
 
     def read(self, digest: str) -> bytes:
-        """The document of a digest.
+        """Read the document of a digest.
+
+        Args:
+            digest: The digest.
+
+        Returns:
+            The document.
 
         Raises:
-            ResultDamagedError: If it is missing or damaged.
-            OSError: Also if the store is gone.
+            ResultDamagedError: It is missing or damaged.
+            OSError: The store is gone.
         """
         try:
             content = self.blobs.read(_name(digest, "json"))
@@ -104,7 +126,14 @@ class ResultStore:
         return content
 
     def stream_arrays(self, digest: str, sha256: str) -> Iterator[bytes]:
-        """The npz file beside the document of this digest, in pieces; the last one only when all were right.
+        """Read the npz file of a result in pieces.
+
+        Args:
+            digest: Digest of the document.
+            sha256: Digest of the npz file.
+
+        Returns:
+            The pieces; the last one comes only if the digest of all is right.
 
         Raises:
             ResultDamagedError: At once if the file is missing, before the last piece if it is damaged.
@@ -113,19 +142,32 @@ class ResultStore:
             return _checked_pieces(self.blobs.open(_name(digest, "npz")), sha256)
 
     def mapped_array(self, digest: str, name: str) -> NDArray[Any]:
-        """One array of the npz file beside the document of this digest, of which only what is looked at is read.
+        """Map one array of a result into memory.
+
+        Args:
+            digest: Digest of the document.
+            name: Name of the array.
+
+        Returns:
+            The array, which is read from the disk when it is used.
 
         Raises:
-            ResultDamagedError: If it is missing.
+            ResultDamagedError: It is missing.
         """
         with _present(digest):
             return mapped_member(self.blobs.local_file(_name(digest, "npz")), name)
 
     def version_of_arrays(self, digest: str) -> str:
-        """What changes when somebody writes to the npz file, or puts another one in its place.
+        """Identify the state of the npz file of a result.
+
+        Args:
+            digest: Digest of the document.
+
+        Returns:
+            A value that changes when the file is written to or replaced.
 
         Raises:
-            ResultDamagedError: If it is missing.
+            ResultDamagedError: The file is missing.
         """
         with _present(digest):
             return self.blobs.stat(_name(digest, "npz")).version
@@ -136,7 +178,7 @@ class ResultStore:
             self.blobs.delete(_name(digest, suffix))
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of the files of each result, by digest, as they are kept now."""
+        """Bytes of the stored files of each result, by digest."""
         sizes: dict[str, int] = {}
         for digest, info in self._files():
             sizes[digest] = sizes.get(digest, 0) + info.num_bytes
@@ -166,7 +208,17 @@ class ResultStore:
 
 @contextmanager
 def _present(digest: str) -> Iterator[None]:
-    """Raises:  ResultDamagedError in place of BlobNotFoundError, or where the file lacks an array."""
+    """Raise ResultDamagedError in place of BlobNotFoundError, or where the file lacks an array.
+
+    Args:
+        digest: Digest of the document.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ResultDamagedError: The block raises BlobNotFoundError or KeyError.
+    """
     try:
         yield
     except (BlobNotFoundError, KeyError):
@@ -190,3 +242,31 @@ def _checked_pieces(file: BinaryIO, sha256: str) -> Iterator[bytes]:
                 raise ResultDamagedError(f"{file.name} is damaged")
             yield piece
             piece = following
+
+
+def mapped_member(path: Path, name: str) -> NDArray[Any]:
+    """Map an array of an npz file into memory.
+
+    Args:
+        path: Path of the file, as `np.savez` writes it, uncompressed.
+        name: Name of the array.
+
+    Returns:
+        The array, which is read from the disk when it is used.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        KeyError: It has no such array.
+        ValueError: The array is compressed, or holds objects.
+    """
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        member = archive.getinfo(f"{name}.npy")
+        file.seek(member.header_offset)
+        lengths = struct.unpack_from("<HH", file.read(_LOCAL_HEADER_BYTES), _LENGTHS_AT)
+        file.seek(sum(lengths), 1)
+        if member.compress_type != zipfile.ZIP_STORED or np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{name} cannot be mapped")
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds objects")
+        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")

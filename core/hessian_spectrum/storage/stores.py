@@ -7,28 +7,27 @@ from pathlib import Path
 
 import redis
 
-from hessian_spectrum.storage.artifact_owners import ArtifactOwners
-from hessian_spectrum.storage.artifacts import ArtifactStore
+from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore
 from hessian_spectrum.storage.blob_store import BlobStore
-from hessian_spectrum.storage.job_checkpoints import CheckpointStore
+from hessian_spectrum.storage.job_files import CheckpointStore, RequestFiles
 from hessian_spectrum.storage.local_directory import LocalDirectory
-from hessian_spectrum.storage.request_files import RequestFiles
 from hessian_spectrum.storage.results import ResultStore
 
 _LOCK_SECONDS = 300.0
-"""After which a lock is free again: whoever had it is gone."""
+"""Time after which a lock is released because its holder must have died."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stores:
-    """What every process of a deployment sees alike.
+    """The stores of a deployment, which every process sees alike.
 
     Attributes:
-        blobs: What all of them are parts of.
+        blobs: The store that all of them are parts of.
+        results: Results of jobs.
         artifacts: Uploaded files.
-        artifact_owners: Whose those are.
+        artifact_owners: Owners of the uploaded files.
         requests: Large requests of jobs that have not ended.
-        checkpoints: What jobs have done so far.
+        checkpoints: Checkpoints of jobs that have not ended.
     """
 
     blobs: BlobStore
@@ -40,7 +39,7 @@ class Stores:
 
     @classmethod
     def of(cls, blobs: BlobStore) -> "Stores":
-        """The stores that are kept there."""
+        """The stores that are parts of a blob store."""
         return cls(
             blobs=blobs,
             results=ResultStore(blobs),
@@ -52,15 +51,19 @@ class Stores:
 
 
 def open_stores(directory: Path, url: str | None = None, client: redis.Redis | None = None) -> Stores:
-    """The stores of a deployment; nothing is asked yet.
+    """Open the stores of a deployment; no file is read yet.
 
     Args:
-        directory: That keeps everything, or, with an object store, what this machine has under way; made if missing.
-        url: Of an object store, s3://BUCKET/PREFIX; None: there is none.
-        client: Of the Redis of the deployment; who changes the owners of artifacts in an object store needs it.
+        directory: Directory of everything, or, with an object store, of what this machine has under way; it is made if
+            it is missing.
+        url: URL of an object store, s3://BUCKET/PREFIX; None: there is none.
+        client: Client of the deployment's Redis, needed to change the owners of artifacts in an object store.
+
+    Returns:
+        The stores.
 
     Raises:
-        StorageLibraryMissingError: What talks to object stores is not installed.
+        StorageLibraryMissingError: The library for object stores is not installed.
     """
     local = LocalDirectory(directory)
     local.prepare()
@@ -68,7 +71,7 @@ def open_stores(directory: Path, url: str | None = None, client: redis.Redis | N
 
 
 class StorageLibraryMissingError(Exception):
-    """An object store is named, and s3fs is not installed."""
+    """An object store is configured, and s3fs is not installed."""
 
     def __init__(self) -> None:
         super().__init__("an object store needs s3fs: install hessian-spectrum-core[s3]")
@@ -84,7 +87,7 @@ def _object_store(url: str, directory: Path, client: redis.Redis | None) -> Blob
 
 def _lock_of(client: redis.Redis) -> Callable[[str], AbstractContextManager[None]]:
     def lock(name: str) -> AbstractContextManager[None]:
-        found: AbstractContextManager[None] = client.lock(f"spectrum:storage-lock:{name}", timeout=_LOCK_SECONDS)
-        return found
+        redis_lock: AbstractContextManager[None] = client.lock(f"spectrum:storage-lock:{name}", timeout=_LOCK_SECONDS)
+        return redis_lock
 
     return lock

@@ -108,5 +108,5 @@ class _TextFormatter(_UtcTime):
     def format(self, record: logging.LogRecord) -> str:
         """The line with the fields of its context at the end."""
         fields = "".join(f" {name}={value}" for name, value in current_log_fields().items())
-        text = _CONTROL_CHARACTERS.sub(lambda found: repr(found[0])[1:-1], super().format(record) + fields)
+        text = _CONTROL_CHARACTERS.sub(lambda match: repr(match[0])[1:-1], super().format(record) + fields)
         return text.replace("\n", "\n    ")

@@ -13,7 +13,7 @@ from rich.table import Table
 from hessian_spectrum.api_schemas.closed_form import ClosedFormSpectrum
 from hessian_spectrum.api_schemas.estimate_text import estimated
 from hessian_spectrum.api_schemas.jobs import AnyJobResult
-from hessian_spectrum.api_schemas.spectrum_results import ExactResult, LanczosResult
+from hessian_spectrum.api_schemas.methods import ExactResult, LanczosResult
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.client.progress import job_progress
 from hessian_spectrum.launcher.stack import Stack, StackError

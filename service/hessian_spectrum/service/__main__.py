@@ -20,11 +20,11 @@ from hessian_spectrum.service.http_protocol import HttpProtocol
 from hessian_spectrum.telemetry.logging import configure_logging
 
 KEEP_ALIVE_SECONDS = 20
-"""That a connection waits for its next request: longer than those of most clients, so that a request does not arrive
-at one that is being closed. uvicorn's own 5 s are also those of httpx."""
+"""Time that an idle connection stays open: longer than clients keep theirs, so that no request arrives at a connection
+that is being closed. uvicorn's default of 5 s is also that of httpx."""
 
 _THREAD_SECONDS = 0.001
-"""That a thread keeps the interpreter while others wait for it: among very many the event loop has its turn soon."""
+"""Time after which a thread gives up the interpreter if others wait: among many threads the event loop runs soon."""
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m hessian_spectrum.service")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--published-on", metavar="ADDRESS", help="where others reach it, if not at --host")
+    parser.add_argument("--published-on", metavar="ADDRESS", help="address at which others reach it if not --host")
     arguments = parser.parse_args()
     try:
         settings = ServiceSettings.load()
@@ -42,38 +42,49 @@ def main() -> None:
     except (SettingsError, KeysUnreadableError) as error:
         print(f"spectrum service: {error}", file=sys.stderr)
         sys.exit(os.EX_CONFIG)
-    serve(create_app(settings), arguments.host, arguments.port, settings.trusted_proxies)
+    serve(create_app(settings), host=arguments.host, port=arguments.port, trusted_proxies=settings.trusted_proxies)
 
 
 def require_keys(settings: ServiceSettings, host: str) -> None:
-    """Let a service start that asks for keys, or that this machine alone can reach.
+    """Refuse to start without API keys where other machines can reach the service.
+
+    Args:
+        settings: The settings of the service.
+        host: The address under which others reach it.
 
     Raises:
-        SettingsError: Says what to do.
+        SettingsError: There is no API key, others can reach the service, and `insecure` is not set.
         KeysUnreadableError: The file of keys cannot be read.
     """
     if not KeyStore(settings.keys_path).is_required() and not settings.insecure and not _is_loopback(host):
         raise SettingsError(
-            f"others can reach {host}, and there are no keys. Make one with `spectrum-server keys add --name NAME "
-            f"--role admin` (its digest goes to {settings.keys_path}), or serve whoever can connect, unasked: "
-            "--insecure, or SPECTRUM_INSECURE=true"
+            f"other machines can reach {host}, and there are no API keys. Create one with `spectrum-server keys add "
+            f"--name NAME --role admin` (its digest is stored in {settings.keys_path}), or serve everyone without "
+            "authentication: --insecure, or SPECTRUM_INSECURE=true"
         )
 
 
 def _is_loopback(host: str) -> bool:
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
         return False
-    return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
+    return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in addresses)
 
 
-def serve(app: FastAPI, host: str, port: int, trusted_proxies: str = "") -> None:
-    """Answer requests until SIGINT or SIGTERM; of these proxies, in the name of those who sent them there."""
-    # What was loaded stays: to look through it for garbage takes a tenth of a second, in which nobody is answered.
+def serve(app: FastAPI, *, host: str, port: int, trusted_proxies: str = "") -> None:
+    """Answer requests until SIGINT or SIGTERM.
+
+    Args:
+        app: The application.
+        host: The address to listen on.
+        port: The port to listen on; 0 takes a free one.
+        trusted_proxies: Addresses of proxies whose `X-Forwarded-For` names the client, separated by commas.
+    """
+    # The loaded modules stay. A garbage collection that visits them would delay all responses by a tenth of a second.
     gc.collect()
     gc.freeze()
-    # Each caller is an open file, and so is what is asked of Redis for them: shells allow 1024.
+    # Each client is an open file, and so is each connection to Redis; shells allow 1024.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # where "unlimited" is more than the system gives
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -30,8 +30,8 @@ from hessian_spectrum.service.request_parsing import StrictRoute, has_media_type
 from hessian_spectrum.service.routes import (
     artifacts,
     closed_form,
-    estimates,
     job_events,
+    job_submission,
     jobs,
     models,
     monitoring,
@@ -68,7 +68,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.router.route_class = StrictRoute
     register_problem_handlers(app)
     add_documentation_page(app)
-    for module in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, models, monitoring):
+    for module in (closed_form, random_matrix, artifacts, jobs, job_events, job_submission, models, monitoring):
         app.include_router(module.router, prefix=API_PREFIX)
     app.include_router(monitoring.metrics_router)
     messages = (ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)
@@ -79,8 +79,11 @@ def create_app(settings: ServiceSettings) -> FastAPI:
 def _middleware(context: ServiceContext) -> list[Middleware]:
     """The middlewares in the order in which a request passes them; its response passes them in reverse.
 
-    `RateLimit` comes before `Authorization`, so that guesses of keys count, and after `Authentication`, which says for
-    whom a request counts.
+    `RateLimit` comes before `Authorization`, so that guesses of keys count, and after `Authentication`, which says
+    whose limit a request counts against.
+
+    Returns:
+        Each middleware with its arguments, outermost first.
     """
     settings = context.settings
     is_upload = partial(has_media_type, media_types=_UPLOADS)

@@ -28,7 +28,7 @@ _KEY = re.compile(rf"spectrum_({KEY_ID})_[0-9a-f]{{64}}")
 
 
 class ApiKey(BaseModel):
-    """What is stored of a key. A secret of 256 random bits needs no slow hash: nobody can try them all."""
+    """A stored API key, of which only the digest is kept; 256 random bits need no slow hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -103,6 +103,9 @@ class KeyStore:
     def is_required(self) -> bool:
         """Whether a request must have a key.
 
+        Returns:
+            False only where there has never been a key file.
+
         Raises:
             KeysUnreadableError: The key file cannot be read.
         """
@@ -110,7 +113,13 @@ class KeyStore:
         return self._is_required
 
     def find(self, text: str) -> ApiKey | None:
-        """The key with this text, None if there is none.
+        """Look up an API key.
+
+        Args:
+            text: The whole key, as a client sends it.
+
+        Returns:
+            The stored key; None if there is none with this text.
 
         Raises:
             KeysUnreadableError: The key file cannot be read.
@@ -128,7 +137,10 @@ class KeyStore:
             return False
 
     def all(self) -> list[ApiKey]:
-        """All keys, oldest first.
+        """List the API keys.
+
+        Returns:
+            All keys, oldest first.
 
         Raises:
             KeysUnreadableError: The key file cannot be read.
@@ -177,6 +189,12 @@ class KeyStore:
 
     def revoke(self, key_id: str) -> ApiKey:
         """Delete a key; its jobs stay and are visible to admins only.
+
+        Args:
+            key_id: The id of the key.
+
+        Returns:
+            The key that was deleted.
 
         Raises:
             UnknownKeyError: There is no such key.

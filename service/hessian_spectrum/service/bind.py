@@ -1,4 +1,4 @@
-"""`python -m hessian_spectrum.service.bind`: says that a results directory and a Redis belong together from now on."""
+"""`python -m hessian_spectrum.service.bind`: declare that a results directory and a Redis belong together."""
 
 import argparse
 import sys
@@ -14,13 +14,13 @@ from hessian_spectrum.storage.stores import open_stores
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Say what would be lost; with `--yes` give both a new identity."""
+    """Print what would be deleted; with `--yes` give both a new identity."""
     parser = argparse.ArgumentParser(
         prog="spectrum-server bind",
-        description="Lets the results directory and Redis belong together, whatever they belonged to before.",
+        description="Declares that the results directory and Redis belong together.",
     )
     parser.add_argument("--yes", action="store_true", help="do it; without this nothing is changed")
-    wanted = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
         settings = StorageSettings.load()
         if not settings.results_dir.is_dir():
@@ -31,12 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             storage = StorageIdentity(client, results, stores.checkpoints)
             digests = list(results.sizes())
             num_unknown = len(digests) - num_known(client, digests)
-            if wanted.yes:
+            if options.yes:
                 storage.join()
     except (SettingsError, RedisError, OSError) as error:
         sys.exit(f"spectrum bind: {error}")
-    print(_text(len(digests), num_unknown, is_done=wanted.yes))
-    sys.exit(0 if wanted.yes else 1)
+    print(_text(len(digests), num_unknown, is_done=options.yes))
+    sys.exit(0 if options.yes else 1)
 
 
 def _text(num_results: int, num_unknown: int, *, is_done: bool) -> str:

@@ -1,4 +1,4 @@
-"""What becomes of connections whose callers neither send nor read on."""
+"""Time limits for connections whose client neither sends nor reads."""
 
 import contextlib
 import socket
@@ -8,22 +8,23 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 30.0
-"""In which the head of a request arrives, or the rest of a body whose request was answered before."""
+"""Time in which the head of a request must arrive, or the rest of a body after an early response."""
 
 UNREAD_SECONDS = 60.0
-"""In which the network takes something of what waits for a caller, where the system can count it."""
+"""Time in which the network must accept some of the buffered bytes, where the system supports this limit."""
 
 
 class HttpProtocol(H11Protocol):
-    """uvicorn's, which waits for ever for the rest of a head, and for callers to read before it closes.
+    """The protocol of uvicorn with time limits.
 
-    It parses in Python and keeps at most 16 KiB of a head that is not whole.
+    uvicorn waits without limit for the rest of a head, and for clients to read before it closes. The parser is written
+    in Python and keeps at most 16 KiB of an incomplete head.
     """
 
     _deadline: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-        """A caller is there."""
+        """Start the time limit of a new connection."""
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
         if hasattr(socket, "TCP_USER_TIMEOUT") and connection.family in (socket.AF_INET, socket.AF_INET6):
@@ -31,20 +32,20 @@ class HttpProtocol(H11Protocol):
         self._start_clock()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come."""
+        """Parse bytes of the client."""
         super().data_received(data)
         if self.conn.their_state is h11.IDLE or (self.cycle is not None and self.cycle.response_complete):
-            self._start_clock()  # nobody can do anything before the caller sends more
+            self._start_clock()  # nothing happens before the client sends more
         else:
             self._stop_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is awaited any more."""
+        """Stop the time limit of a closed connection."""
         self._stop_clock()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are no HTTP; within an answer to a request before them, only close the connection."""
+        """Answer bytes that are not HTTP; during the response to an earlier request, only close the connection."""
         with contextlib.suppress(h11.LocalProtocolError):
             super().send_400_response(msg)
         self.transport.close()

@@ -76,7 +76,12 @@ class JobEventBroker:
             RedisError: Redis does not answer.
         """
         start = await self._start(record, last_event_id)
-        return None if start is None else JobEventReader(self, record.id, *start, is_authorized)
+        if start is None:
+            return None
+        first, event_before = start
+        return JobEventReader(
+            self, job_id=record.id, first=first, last_event_id=event_before, is_authorized=is_authorized
+        )
 
     async def _start(self, record: JobRecord, last_event_id: str | None) -> tuple[list[JobEvent], str] | None:
         """The events that a reader gets first, and the id of the one before them."""
@@ -90,7 +95,14 @@ class JobEventBroker:
         return [present], present.id
 
     async def after(self, job_id: str, event_id: str) -> list[JobEvent]:
-        """The events after this one; readers that ask for the same at the same time share one read of Redis.
+        """Read the events of a job after a known one; equal reads at the same time share one read of Redis.
+
+        Args:
+            job_id: The id of the job.
+            event_id: The id of the known event.
+
+        Returns:
+            The later events, oldest first.
 
         Raises:
             RedisError: Redis does not answer.
@@ -103,7 +115,10 @@ class JobEventBroker:
         return await asyncio.shield(read)
 
     async def exists(self, job_id: str) -> bool:
-        """Whether a job has events.
+        """Tell whether a job has events.
+
+        Returns:
+            False once the job is deleted.
 
         Raises:
             RedisError: Redis does not answer.
@@ -117,6 +132,7 @@ class JobEventReader:
     def __init__(
         self,
         broker: JobEventBroker,
+        *,
         job_id: str,
         first: list[JobEvent],
         last_event_id: str,
@@ -133,6 +149,12 @@ class JobEventReader:
 
         The events end early if Redis is unavailable, if the job is deleted, or soon after `stopping` is set or the
         caller is no longer authorized. The caller may then open another reader.
+
+        Args:
+            stopping: Is set when the service stops.
+
+        Yields:
+            The events, oldest first.
         """
         with self._broker.subscribe(self._job_id) as notification:
             unread = self._first

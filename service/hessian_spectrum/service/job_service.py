@@ -1,22 +1,24 @@
-"""Submits, reads, cancels and deletes jobs for a caller: the decisions between the routes and the job store."""
+"""The decisions about jobs between the routes and the job store: who may do what, and which results are reused."""
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Self
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
-from hessian_spectrum.api_schemas.jobs import JobState
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest, JobState
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.jobs.fingerprints import cache_key
 from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.record import JobRecord, Quotas
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import CachedResult, JobStore, UnknownJobError
-from hessian_spectrum.service.admission import Submission
 from hessian_spectrum.service.auth import Principal
 from hessian_spectrum.service.job_events import JobEventBroker
 from hessian_spectrum.service.problems import ProblemError
@@ -27,16 +29,57 @@ _POLL_SECONDS = 1.0
 """Seconds after which a long poll reads the record without a notification, which may be lost."""
 
 NUM_SHARES = 4
-"""One key may use a fourth of the bytes that requests and records of all jobs may take."""
+"""One API key may use a quarter of the bytes that are reserved for requests and records of all jobs."""
 
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Submission:
+    """What a job is created from.
+
+    Attributes:
+        kind: Kind of the job.
+        text: The validated request as JSON, which workers read.
+        tags: Names that the caller gave the job.
+        shared: Whether other keys may read the job.
+        cache_key: The digest of everything in the request that affects its numbers.
+    """
+
+    kind: str
+    text: str
+    tags: dict[str, str]
+    shared: bool
+    cache_key: str
+
+    @classmethod
+    def of(cls, request: AnyJobRequest) -> Self:
+        """The submission of a validated request."""
+        text = request.model_dump_json(exclude_none=True)
+        return cls(request.kind, text, dict(request.tags), request.shared, cache_key(request))
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Everything but the text, by name."""
+        return {name: value for name, value in vars(self).items() if name != "text"}
+
+
 class JobService:
-    """All that routes do with jobs."""
+    """Submits, reads, cancels and deletes jobs for their callers.
+
+    Args:
+        store: Records of jobs.
+        queue: Messages to workers.
+        results: Results.
+        storage: Identity of the results directory and of Redis.
+        events: Notifies requests that wait for a job.
+        code_versions: Returns the versions of the code of the present workers.
+        quotas: Most queued jobs, and most bytes of requests and records, of all callers together.
+    """
 
     def __init__(
         self,
+        *,
         store: JobStore,
         queue: JobQueue,
         results: ResultStore,
@@ -59,8 +102,8 @@ class JobService:
         submission: Submission,
         admit: Callable[[], str | None],
         caller: Principal,
-        idempotency_key: str | None = None,
         *,
+        idempotency_key: str | None = None,
         fresh: bool = False,
         request_id: str | None = None,
     ) -> tuple[JobRecord, bool]:
@@ -109,11 +152,14 @@ class JobService:
             try:
                 self._queue.publish(record.id)
             except OperationalError as error:
-                _logger.warning("job %s waits for the reaper: %s", record.id, error)
+                _logger.warning("job %s is queued but not published, which the reaper will do: %s", record.id, error)
         return record, replayed
 
     def get(self, job_id: str, caller: Principal) -> JobRecord:
         """The record of a job.
+
+        Returns:
+            The record as it is stored now.
 
         Raises:
             UnknownJobError: There is no such job, or the caller may not read it.
@@ -139,6 +185,7 @@ class JobService:
     def page(
         self,
         caller: Principal,
+        *,
         owner: str | None,
         state: JobState | None,
         tag: tuple[str, str] | None,
@@ -162,7 +209,7 @@ class JobService:
             ProblemError: 403 if the caller may not list the jobs of this owner.
         """
         if not caller.is_admin and owner not in (None, caller.owner):
-            raise _forbidden("Only an admin's key lists the jobs of another.")
+            raise _forbidden("Only an admin may list the jobs of another key.")
         records = self._store.page(
             state=state, tag=tag, owner=owner if caller.is_admin else caller.owner, size=size + 1, after=after
         )
@@ -170,7 +217,10 @@ class JobService:
         return records[:size], records[size - 1].id if more else None
 
     def cancel(self, job_id: str, caller: Principal) -> tuple[JobRecord, bool]:
-        """Cancel a job; returns the record, and whether the job had ended before.
+        """Cancel a job.
+
+        Returns:
+            The record, and whether the job had ended before.
 
         Raises:
             UnknownJobError: There is no such job.
@@ -202,11 +252,19 @@ class JobService:
 
     @asynccontextmanager
     async def result_of(self, job_id: str, caller: Principal) -> AsyncIterator[str]:
-        """The digest of a result, to read it inside of the block; the job may be deleted or expire meanwhile.
+        """Keep track of a result while it is read, as the job may be deleted or expire meanwhile.
+
+        Args:
+            job_id: The id of the job.
+            caller: Who reads the result.
+
+        Yields:
+            The digest of the result.
 
         Raises:
             UnknownJobError: There is no such job.
             ProblemError: There is no result yet, or the problem of a failed job.
+            ResultDamagedError: A file of the result is missing or damaged, and the job still has it.
         """
         digest = await run_in_threadpool(self._result_digest, job_id, caller)
         try:
@@ -224,13 +282,23 @@ class JobService:
     def result(self, digest: str) -> bytes:
         """The stored result document.
 
+        Returns:
+            The JSON document.
+
         Raises:
             ResultDamagedError: The file of the result is missing or damaged.
         """
         return self._results.read(digest)
 
     def arrays(self, digest: str, sha256: str) -> Iterator[bytes]:
-        """The npz file beside a document in chunks.
+        """Read the npz file beside a document.
+
+        Args:
+            digest: The digest of the document.
+            sha256: The SHA-256 of the npz file.
+
+        Returns:
+            The bytes of the file in chunks.
 
         Raises:
             ResultDamagedError: Before the last chunk if the file is not what was stored.
@@ -263,7 +331,7 @@ class JobService:
     def _changeable(self, job_id: str, caller: Principal) -> JobRecord:
         record = self.get(job_id, caller)
         if not caller.may_change(record):
-            raise _forbidden("The job is shared: its owner and admins end and delete it, all others read it.")
+            raise _forbidden("The job is shared for reading: only its owner and admins may cancel or delete it.")
         return record
 
 
@@ -272,7 +340,14 @@ def _share(quota: int | None) -> int | None:
 
 
 def _forbidden(detail: str) -> ProblemError:
-    return ProblemError(Problem(type="/problems/not-yours", title="Not with this key", status=403, detail=detail))
+    problem = Problem(
+        type="/problems/not-yours",
+        alias="/problems/forbidden",
+        title="Not allowed with this API key",
+        status=403,
+        detail=detail,
+    )
+    return ProblemError(problem)
 
 
 def _no_result(record: JobRecord) -> ProblemError:
@@ -285,6 +360,6 @@ def _no_result(record: JobRecord) -> ProblemError:
         type="/problems/job-not-finished",
         title="The job has not finished",
         status=409,
-        detail=f"It is {record.state}.",
+        detail=f"The job is {record.state}.",
     )
     return ProblemError(problem, {"Retry-After": "1"})

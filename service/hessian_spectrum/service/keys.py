@@ -25,10 +25,10 @@ _FILE_VARIABLE = "SPECTRUM_KEYS_FILE"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do what the command line says; a service that runs sees the change at its next request."""
     parser = _parser()
-    wanted = parser.parse_args(arguments)
-    path = Path(os.environ.get(_FILE_VARIABLE) or wanted.data_dir / "keys.json").resolve()
+    options = parser.parse_args(arguments)
+    path = Path(os.environ.get(_FILE_VARIABLE) or options.data_dir / "keys.json").resolve()
     try:
-        wanted.run(KeyStore(path), wanted)
+        options.run(KeyStore(path), options)
     except ValidationError as error:
         parser.error("; ".join(f"{fault['loc'][0]}: {fault['msg']}" for fault in error.errors(include_input=False)))
     except UnknownKeyError as error:
@@ -38,49 +38,51 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="spectrum-server keys", description="API keys, of which digests are kept.")
-    place = argparse.ArgumentParser(add_help=False)
-    place.add_argument(
+    parser = argparse.ArgumentParser(prog="spectrum-server keys", description="Manages API keys.")
+    data_options = argparse.ArgumentParser(add_help=False)
+    data_options.add_argument(
         "--data-dir",
         type=Path,
         default=Path("spectrum-data"),
         help=f"of the server: the keys are in its keys.json, unless {_FILE_VARIABLE} names a file",
     )
     commands = parser.add_subparsers(required=True, metavar="add | list | revoke")
-    add = commands.add_parser("add", parents=[place], help="make a key and print it, once")
-    add.add_argument("--name", required=True, type=_printable, help="of whoever gets it")
-    add.add_argument("--role", choices=get_args(Role), default="user", help="an admin sees and ends the jobs of all")
+    add = commands.add_parser("add", parents=[data_options], help="create a key and print it once")
+    add.add_argument("--name", required=True, type=_printable, help="name of its holder")
+    add.add_argument("--role", choices=get_args(Role), default="user", help="an admin may change all jobs")
     add.add_argument("--requests-per-minute", type=int, default=REQUESTS_PER_MINUTE, metavar="N")
     add.add_argument("--max-queued", type=int, default=MAX_QUEUED, metavar="N", help="jobs that may wait at a time")
     add.set_defaults(run=_add)
-    listing = commands.add_parser("list", parents=[place], help="print id, role, limits, time and name of every key")
+    listing = commands.add_parser(
+        "list", parents=[data_options], help="print id, role, limits, time and name of every key"
+    )
     listing.set_defaults(run=_list)
-    revoke = commands.add_parser("revoke", parents=[place], help="take a key away, at once")
-    revoke.add_argument("id", help="as `list` prints it; the part of a key between the underscores")
+    revoke = commands.add_parser("revoke", parents=[data_options], help="revoke a key immediately")
+    revoke.add_argument("id", help="the part of a key between the underscores, as `list` prints it")
     revoke.set_defaults(run=_revoke)
     return parser
 
 
-def _add(keys: KeyStore, wanted: argparse.Namespace) -> None:
+def _add(keys: KeyStore, options: argparse.Namespace) -> None:
     text = keys.add(
-        wanted.name,
-        role=wanted.role,
-        requests_per_minute=wanted.requests_per_minute,
-        max_queued=wanted.max_queued,
+        options.name,
+        role=options.role,
+        requests_per_minute=options.requests_per_minute,
+        max_queued=options.max_queued,
     )
-    print(f"Its digest is in {keys.path}; the key itself is shown this once:", file=sys.stderr)
+    print(f"Its digest is in {keys.path}; the key itself is shown only once:", file=sys.stderr)
     print(text)
 
 
-def _list(keys: KeyStore, wanted: argparse.Namespace) -> None:
+def _list(keys: KeyStore, options: argparse.Namespace) -> None:
     for key in keys.all():
         print(_line(key))
 
 
-def _revoke(keys: KeyStore, wanted: argparse.Namespace) -> None:
-    print(f"revoked: {_line(keys.revoke(wanted.id))}")
+def _revoke(keys: KeyStore, options: argparse.Namespace) -> None:
+    print(f"revoked: {_line(keys.revoke(options.id))}")
     if not keys.all():
-        print("No key is left: nobody is let in until one is added.", file=sys.stderr)
+        print("No key is left: every request is refused until you add one.", file=sys.stderr)
 
 
 def _line(key: ApiKey) -> str:

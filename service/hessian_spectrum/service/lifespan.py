@@ -1,4 +1,4 @@
-"""What runs beside the requests of a service, from its start to its end."""
+"""The lifespan of a service: its background tasks run from its start to its end."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from hessian_spectrum.service.context import ServiceContext
 
 _SECONDS_BETWEEN_CANCELLATIONS = 0.1
 _NUM_OTHER_THREADS = 32
-"""Threads for maintenance, and for the looks at jobs of requests that wait."""
+"""Threads for maintenance, and for reading the jobs that requests wait for."""
 
 _logger = logging.getLogger(__name__)
 
@@ -53,4 +53,4 @@ async def background_tasks(*coroutines: Coroutine[Any, Any, None]) -> AsyncItera
 
 def _log_failure(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _logger.error("%s ended", task.get_coro(), exc_info=error)
+        _logger.error("background task %s failed", task.get_coro(), exc_info=error)

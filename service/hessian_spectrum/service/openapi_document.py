@@ -43,7 +43,7 @@ def complete_document(app: FastAPI, *messages: type[BaseModel], file_path: str, 
         app: The application with all of its routes.
         messages: Bodies that routes read themselves, of which FastAPI knows nothing, and problems.
         file_path: The path of results as files, which ends in the name of a format.
-        is_open: Whether a path can be asked for without a key.
+        is_open: Whether a path requires no API key.
     """
     describe = app.openapi
 
@@ -72,10 +72,13 @@ def _message_schemas(*messages: type[BaseModel]) -> Document:
 
     Values that have a default have a schema of their own, which says so. Of a reference to it all generators make a
     field that may be left out: of a default in the field's own schema, some make one that callers must give.
+
+    Returns:
+        The schemas by name.
     """
     template = "#/components/schemas/{model}"
-    _, found = models_json_schema([(message, "validation") for message in messages], ref_template=template)
-    schemas: Document = found["$defs"]
+    _, generated = models_json_schema([(message, "validation") for message in messages], ref_template=template)
+    schemas: Document = generated["$defs"]
     for name, schema in list(schemas.items()):
         for field, described in schema.get("properties", {}).items():
             default = described.pop("default", None)
@@ -124,8 +127,8 @@ def _paths_by_format(paths: Document, file_path: str) -> Document:
 
 def _describe_middlewares(operation: Document, *, changes: bool, needs_key: bool) -> None:
     """Add the problems of the middlewares and the API key."""
-    wanted = _EVERY | (_CHANGING if changes else {}) | (_GUARDED if needs_key else {})
-    operation["responses"] = {str(k): v for k, v in wanted.items()} | operation["responses"]
+    problems = _EVERY | (_CHANGING if changes else {}) | (_GUARDED if needs_key else {})
+    operation["responses"] = {str(k): v for k, v in problems.items()} | operation["responses"]
     operation["security"] = [{"key": []}, {}] if needs_key else []
 
 

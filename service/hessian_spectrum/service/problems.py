@@ -94,7 +94,7 @@ def invalid_request(errors: Sequence[FieldError], num_errors: int = 0) -> Proble
     """
     shown = list(errors[:MAX_ERRORS])
     first = ".".join(str(part) for part in shown[0].loc) if shown else ""
-    detail = f"{first}: {shown[0].msg}" if shown else "Far too much of it is wrong."
+    detail = f"{first}: {shown[0].msg}" if shown else "The request has too many errors to list."
     if max(len(errors), num_errors) > len(shown):
         detail = f"{detail} ({max(len(errors), num_errors)} errors, the first {len(shown)} are listed)"
     return Problem(type="/problems/invalid-request", title="Invalid request", status=422, detail=detail, errors=shown)
@@ -108,6 +108,12 @@ def invalid_field(path: Sequence[str | int], message: str) -> ProblemError:
 def invalid_query(name: str, message: str) -> ProblemError:
     """Error 422 for one query parameter."""
     return ProblemError(invalid_request([FieldError(loc=["query", name[:MAX_NAME_LENGTH]], msg=message)]))
+
+
+def malformed_upload(detail: str) -> ProblemError:
+    """Error 400 for an upload whose parts cannot be separated."""
+    problem = Problem(type="/problems/malformed-upload", title="Malformed upload", status=400, detail=detail)
+    return ProblemError(problem)
 
 
 def register_problem_handlers(app: FastAPI) -> None:
@@ -178,9 +184,9 @@ def _result_damaged(error: ResultDamagedError) -> ProblemError:
 def _key_reused(error: KeyReusedError) -> ProblemError:
     problem = Problem(
         type="/problems/idempotency-key-reused",
-        title="The Idempotency-Key was sent with another request before",
+        title="The Idempotency-Key belongs to another request",
         status=422,
-        errors=[FieldError(loc=["header", "Idempotency-Key"], msg="stands for another request; send a new key")],
+        errors=[FieldError(loc=["header", "Idempotency-Key"], msg="belongs to another request; send a new key")],
     )
     return ProblemError(problem)
 
@@ -191,19 +197,19 @@ def _quota(error: QuotaError) -> ProblemError:
     match error.what:
         case "jobs":
             kind = "quota-of-queued-jobs" if error.is_owners else "queue-full"
-            title, detail = "Too many jobs wait", f"At most {error.limit:,} jobs {whose}wait at a time."
+            title, detail = "Too many queued jobs", f"At most {error.limit:,} jobs {whose}may wait at a time."
         case "requests":
             kind = "quota-of-requests" if error.is_owners else "requests-full"
-            title = "The requests of waiting jobs take too much"
+            title = "Queued requests take too much space"
             detail = (
-                f"Those {whose}whose jobs have not ended take at most {size} together: wait until some have ended, or "
-                "upload weights, data and tokens to `/v1/artifacts` and name them."
+                f"The requests of unfinished jobs {whose}may take {size} in total: wait until some jobs have ended, or "
+                "upload weights, data and tokens to `/v1/artifacts` and refer to them."
             )
         case "records":
             kind = "quota-of-records" if error.is_owners else "records-full"
-            title = "The records of jobs take too much"
+            title = "Job records take too much space"
             detail = (
-                f"Those {whose}take at most {size} together: delete jobs that have ended and are no longer needed "
+                f"The records of jobs {whose}may take {size} in total: delete ended jobs that you no longer need "
                 "(`DELETE /v1/jobs/ID`), or send fewer and shorter tags."
             )
             retry = {}
@@ -215,35 +221,38 @@ def _redis_unavailable(error: RedisError | OperationalError) -> ProblemError:
     is_full = fault_of(error) == "full"
     problem = Problem(
         type="/problems/redis-full" if is_full else "/problems/storage-unavailable",
-        title="There is no memory left for jobs" if is_full else "Jobs cannot be reached at the moment",
+        title="Redis is full" if is_full else "The job queue is unavailable",
         status=503,
-        detail=f"{described(error).capitalize()}; closed forms are answered all the same.",
+        detail=f"{described(error).capitalize()}; closed forms still work.",
     )
     return ProblemError(problem, {"Retry-After": "5"})
 
 
 def _files_unavailable(error: OSError) -> ProblemError:
-    """The only files that routes read and write are those of results, artifacts and models.
+    """Translate an error of the file system; routes use only the files of results, artifacts and models.
+
+    Returns:
+        507 for a full disk, 503 for all else.
 
     Raises:
         OSError: The error itself if it is not about a file.
     """
     if error.errno is None or isinstance(error, ConnectionError | TimeoutError | BlockingIOError):
         raise error
-    _logger.error("the storage of files fails: %s", error)
+    _logger.error("file storage failed: %s", error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ProblemError(Problem(type="/problems/storage-full", title="The server's disk is full", status=507))
     problem = Problem(
         type="/problems/disk-unavailable",
-        title="The server cannot use its files at the moment",
+        title="The server cannot access its files",
         status=503,
-        detail=f"The system says: {os.strerror(error.errno)}. Closed forms are answered all the same.",
+        detail=f"The system reports: {os.strerror(error.errno)}. Closed forms still work.",
     )
     return ProblemError(problem, {"Retry-After": "30"})
 
 
 def _client_disconnected(error: ClientDisconnect) -> ProblemError:
-    return ProblemError(Problem(title="The request ended too early", status=400))
+    return ProblemError(Problem(title="Incomplete request", status=400))
 
 
 _TRANSLATIONS: dict[type[Exception], Callable[[Any], ProblemError]] = {

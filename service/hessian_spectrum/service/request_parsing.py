@@ -29,7 +29,7 @@ M = TypeVar("M", bound=BaseModel)
 JSON = "application/json"
 
 LARGE_BODY_BYTES = 100_000
-"""Larger bodies take milliseconds to parse, during which the event loop serves nobody: the process pool parses them."""
+"""Larger bodies take milliseconds to parse, which would block the event loop: the process pool parses them."""
 
 MAX_VALUES = 2_500_000
 """Numbers, strings, lists and objects in one body; each takes 100 to 160 bytes of memory while it is parsed."""
@@ -95,6 +95,9 @@ def require_identity(headers: Mapping[str, str]) -> None:
 async def json_body(request: Request) -> bytes:
     """The whole body of a request.
 
+    Returns:
+        The bytes of the body.
+
     Raises:
         ProblemError: 415 for a compressed body.
     """
@@ -125,10 +128,17 @@ def parse_body(body: bytes, kind: type[M], context: Mapping[str, Any] | None = N
 
 
 def validate_document(kind: type[M], document: Any) -> M:
-    """The message that a parsed document represents.
+    """Validate a parsed document.
+
+    Args:
+        kind: The class of the message.
+        document: What the JSON or the upload holds.
+
+    Returns:
+        The message.
 
     Raises:
-        ProblemError: 422.
+        ProblemError: 422 for an invalid field.
     """
     return _validated(kind, kind.model_validate, document)
 
@@ -218,7 +228,13 @@ def _documented_query_names(openapi_extra: dict[str, Any]) -> list[str]:
 
 @lru_cache(maxsize=64)
 def require_format(accept: str | None) -> ResultFormat:
-    """The format that an Accept header prefers; JSON without a header.
+    """Choose the format of a response.
+
+    Args:
+        accept: The Accept header; None without one.
+
+    Returns:
+        The format that the header prefers; JSON without a header.
 
     Raises:
         ProblemError: 406 if the header accepts none of them.
@@ -231,7 +247,7 @@ def require_format(accept: str | None) -> ResultFormat:
         for name, media_type in MEDIA_TYPES.items():
             if quality > 0 and accepted in (media_type, media_type.split("/")[0] + "/*", "*/*"):
                 return name
-    detail = f"a result can be had as {', '.join(MEDIA_TYPES.values())}"
+    detail = f"The available formats are {', '.join(MEDIA_TYPES.values())}."
     raise ProblemError(Problem(title="Not acceptable", status=406, detail=detail))
 
 
@@ -293,8 +309,15 @@ def figure_style(request: Request, name: ResultFormat) -> FigureStyle:
         faults = error.errors(include_url=False, include_input=False)
         raise RequestValidationError([{**fault, "loc": ("query", *fault["loc"])} for fault in faults]) from None
     if name not in FIGURE_FORMATS:
-        raise invalid_query(next(iter(given)), f"is for pictures ({', '.join(FIGURE_FORMATS)}); this answer is {name}")
+        raise invalid_query(
+            next(iter(given)), f"applies to figures ({', '.join(FIGURE_FORMATS)}); this response is {name}"
+        )
     return FigureStyle(**query.model_dump())
+
+
+def chosen_options(options: object) -> dict[str, Any]:
+    """The options that a caller has chosen, by name; those that were left out are None in the dataclass."""
+    return {name: value for name, value in vars(options).items() if value is not None}
 
 
 _PAGE_TOKEN = described(r"^[A-Za-z0-9_-]{21}[AQgw]$", "must be the next_page_token of another page")

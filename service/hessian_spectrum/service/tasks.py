@@ -16,8 +16,8 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.jobs.plans import stored_plan
-from hessian_spectrum.service.admission import Admission, Submission
 from hessian_spectrum.service.auth import Principal
+from hessian_spectrum.service.job_service import Submission
 from hessian_spectrum.service.plots.figure import FIGURE_FORMATS, FigureStyle
 from hessian_spectrum.service.plots.trace import diagonal_sample
 from hessian_spectrum.service.problems import ProblemError, problem_for
@@ -25,6 +25,7 @@ from hessian_spectrum.service.process_pool.worker import Reply
 from hessian_spectrum.service.request_parsing import parse_body
 from hessian_spectrum.service.result_integrity import ResultVerifier
 from hessian_spectrum.service.routes import closed_form, random_matrix
+from hessian_spectrum.service.routes.job_submission import Admission
 from hessian_spectrum.service.serialization.render import has_diagonal, parse_result, render, stored_arrays
 from hessian_spectrum.service.serialization.resmooth import SmoothingOverrides, resmooth
 from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota, ArtifactService
@@ -50,9 +51,11 @@ def run_task(head: bytes, content: bytes) -> Reply:
 
 
 def _result(arguments: Arguments, _content: bytes) -> Reply:
-    """The result of a job in the format `name`.
+    """Render the result of a job in the format `name`.
 
-    The field `arrays` describes the file beside the document if that is the answer; `damaged` says what is missing.
+    Returns:
+        The bytes of the response; or, in the field `arrays`, the description of the npz file beside the document; or,
+        in the field `damaged`, what is missing.
     """
     digest, name = arguments["digest"], arguments["name"]
     results, verifier = _results(arguments["results_dir"], arguments["storage_url"])
@@ -66,7 +69,7 @@ def _result(arguments: Arguments, _content: bytes) -> Reply:
             diagonal = diagonal_sample(partial(results.mapped_array, digest))
     except ResultDamagedError as error:
         return Reply({"damaged": str(error)})
-    return Reply({}, render(result, name, FigureStyle(**arguments["style"]), diagonal))
+    return Reply({}, render(result, name, FigureStyle(**arguments["style"]), diagonal=diagonal))
 
 
 def _closed_form(arguments: Arguments, content: bytes) -> Reply:
@@ -83,10 +86,10 @@ def _model(arguments: Arguments, _content: bytes) -> Reply:
     """What `describe` says of a checkpoint, and the digests; nothing of one that went away meanwhile."""
     models = _models(arguments["models_dir"])
     try:
-        found = models.describe(arguments["name"])
+        model = models.describe(arguments["name"])
     except UnknownCheckpointError:
         return Reply()
-    return Reply({"digests": models.digests.known()}, found.model_dump_json().encode())
+    return Reply({"digests": models.digests.known()}, model.model_dump_json().encode())
 
 
 def _submission(arguments: Arguments, content: bytes) -> Reply:
@@ -111,7 +114,7 @@ def _job(arguments: Arguments, content: bytes) -> tuple[AnyJobRequest, Admission
     caller = Principal(owner=arguments["owner"], is_admin=arguments["is_admin"])
     stores = _stores(arguments["results_dir"], arguments["storage_url"])
     quota = ArtifactQuota(max_bytes=arguments["uploads_bytes"], max_number=arguments["max_artifacts"])
-    artifacts = ArtifactService(stores.artifacts, stores.artifact_owners, caller, quota)
+    artifacts = ArtifactService(store=stores.artifacts, owners=stores.artifact_owners, principal=caller, quota=quota)
     verdicts = _Verdicts(arguments["verdicts"])
     models = _models(arguments["models_dir"]).with_verdicts(verdicts)
     models.digests.learn(arguments["digests"])  # to take them again may be longer than a caller waits

@@ -36,14 +36,14 @@ def body_error(message: type[BaseModel], error: Mapping[str, Any]) -> FieldError
     Returns:
         The field, and what it must be.
     """
-    found = resolve_location(message, error["loc"][:_MAX_DEPTH])
-    location = ["body", *_truncated(found.path)]
+    resolved = resolve_location(message, error["loc"][:_MAX_DEPTH])
+    location = ["body", *_truncated(resolved.path)]
     match error["type"]:
         case "extra_forbidden":
-            return FieldError(loc=location, msg=unknown_name("field", str(found.path[-1]), found.fields))
+            return FieldError(loc=location, msg=unknown_name("field", str(resolved.path[-1]), resolved.fields))
         case "union_tag_invalid" | "union_tag_not_found":
-            discriminator = [found.discriminator] if found.discriminator is not None else []
-            return FieldError(loc=[*location, *discriminator], msg=_one_of(found.kinds, error["ctx"].get("tag")))
+            discriminator = [resolved.discriminator] if resolved.discriminator is not None else []
+            return FieldError(loc=[*location, *discriminator], msg=_one_of(resolved.kinds, error["ctx"].get("tag")))
         case _:
             return FieldError(loc=location, msg=_sentence(error))
 
@@ -61,7 +61,7 @@ def _one_of(kinds: Sequence[str], tag: str | None) -> str:
 
 def _sentence(error: Mapping[str, Any]) -> str:
     if error["type"] == "string_pattern_mismatch":
-        return SENTENCES.get(error["ctx"]["pattern"], "has a form that is not allowed here")
+        return SENTENCES.get(error["ctx"]["pattern"], "has a form that is not allowed")
     return str(error["msg"])[:MAX_MESSAGE_LENGTH]
 
 
@@ -100,9 +100,9 @@ class ErrorLocation:
     """A place in a request, and what the message allows there.
 
     Attributes:
-        path: Names and indices as they stand in the request, without those that pydantic gives members of unions.
+        path: Names and indices as in the request, without those that pydantic gives members of unions.
         fields: Names of the fields of the message around the last part of the path.
-        kinds: Values of the discriminator of the union that stands there.
+        kinds: Values of the discriminator of the union at this place.
         discriminator: Name of the field that chooses among them.
     """
 
@@ -114,25 +114,25 @@ class ErrorLocation:
 
 def resolve_location(message: type[BaseModel], location: Sequence[str | int]) -> ErrorLocation:
     """Follow the location of a validation error through the schema of the message."""
-    found, schemas = ErrorLocation(), _Schemas()
+    resolved, schemas = ErrorLocation(), _Schemas()
     schema: Schema | None = schemas.unwrap(message.__pydantic_core_schema__)
     for part in location:
-        schema = _step(found, schema, part)
+        schema = _step(resolved, schema, part)
         schema = schemas.unwrap(schema) if schema is not None else None
     if schema is not None and schema["type"] == "tagged-union":
-        found.kinds = tuple(map(str, schema["choices"]))
-        found.discriminator = schema["discriminator"] if isinstance(schema["discriminator"], str) else None
-    return found
+        resolved.kinds = tuple(map(str, schema["choices"]))
+        resolved.discriminator = schema["discriminator"] if isinstance(schema["discriminator"], str) else None
+    return resolved
 
 
-def _step(found: ErrorLocation, schema: Schema | None, part: str | int) -> Schema | None:
-    """Follow one part of a location; returns the schema of what stands there, None if it is not known."""
+def _step(resolved: ErrorLocation, schema: Schema | None, part: str | int) -> Schema | None:
+    """Follow one part of a location; returns the schema at this place, None if it is unknown."""
     inner: Schema | None = None
     match schema:
         case {"type": "tagged-union", "choices": choices} if part in choices:
             return choices[part]  # type: ignore[no-any-return]
         case {"type": "model-fields", "fields": fields}:
-            found.fields = tuple(fields)
+            resolved.fields = tuple(fields)
             inner = fields[part]["schema"] if part in fields else None
         case {"items_schema": Mapping() as items}:
             inner = items
@@ -140,7 +140,7 @@ def _step(found: ErrorLocation, schema: Schema | None, part: str | int) -> Schem
             inner = values
         case {"type": "str"} if part == _DICT_KEY:
             return schema
-    found.path.append(part)
+    resolved.path.append(part)
     return inner
 
 

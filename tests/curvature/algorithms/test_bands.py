@@ -20,11 +20,9 @@ from hessian_spectrum.curvature.linear_algebra import DenseOperator, assemble, s
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
-from hessian_spectrum.quadrature.chi_square import degree_limits
-from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
-from hessian_spectrum.quadrature.curves import Smoothing
+from hessian_spectrum.quadrature.curves import Smoothing, cumulative_spectrum
 from hessian_spectrum.quadrature.density import log_spectral_density, spectral_density
-from hessian_spectrum.quadrature.radau_rules import compatible_rules, rules_through
+from hessian_spectrum.quadrature.probe_mean import compatible_rules, degree_limits, rules_through
 from hessian_spectrum.quadrature.results import Band, FloatArray, Quadrature, Reorthogonalisation
 
 F64, CPU = torch.float64, torch.device("cpu")
@@ -120,9 +118,9 @@ def test_bands_hold_the_exact_curves(model: str) -> None:
     assert 300 <= dim <= 700
     shares = []
     for quadratures in probes_of(exact, NUM_STEPS, range(NUM_SEEDS)):
-        density = spectral_density(quadratures, dim, NUM_STEPS, NUM_POINTS, KAPPA)
+        density = spectral_density(quadratures, dim=dim, num_steps=NUM_STEPS, num_points=NUM_POINTS, kappa=KAPPA)
         smoothed = gaussians(density.grid, exact, NUM_STEPS, KAPPA)
-        cumulative = cumulative_spectrum(quadratures, dim, NUM_POINTS)
+        cumulative = cumulative_spectrum(quadratures, dim=dim, num_points=NUM_POINTS)
         counted = np.searchsorted(exact, cumulative.grid, side="right") / dim
         assert (density.band.lower <= density.values).all()
         assert (density.values <= density.band.upper).all()
@@ -139,7 +137,14 @@ def test_bands_of_the_log_density(num_probes: int) -> None:
     logarithms = np.log(np.abs(exact) + LOG_EPSILON)
     shares = []
     for quadratures in probes_of(exact, NUM_STEPS, range(15), num_probes):
-        density = log_spectral_density(quadratures, len(exact), NUM_STEPS, NUM_POINTS, LOG_KAPPA, epsilon=LOG_EPSILON)
+        density = log_spectral_density(
+            quadratures,
+            dim=len(exact),
+            num_steps=NUM_STEPS,
+            num_points=NUM_POINTS,
+            kappa=LOG_KAPPA,
+            epsilon=LOG_EPSILON,
+        )
         smoothed = gaussians(np.log(density.grid), logarithms, NUM_STEPS, LOG_KAPPA) / density.grid
         shares.append(share_covered(density.band, smoothed))
     assert 0.88 < np.mean(shares) < 0.995
@@ -228,11 +233,16 @@ def test_bands_say_where_the_steps_resolve_nothing(num_steps: int) -> None:
     exact = np.sort(np.sin(np.linspace(-1.5, 1.5, dim)))
     with_rules, without = [], []
     for quadratures in probes_of(exact, num_steps, range(3)):
-        density = spectral_density(quadratures, dim, num_steps, NUM_POINTS, KAPPA)
+        density = spectral_density(quadratures, dim=dim, num_steps=num_steps, num_points=NUM_POINTS, kappa=KAPPA)
         smoothed = gaussians(density.grid, exact, num_steps, KAPPA)
         with_rules.append(share_covered(density.band, smoothed))
         gauss_only = [Quadrature(each.nodes, each.weights) for each in quadratures]
-        without.append(share_covered(spectral_density(gauss_only, dim, num_steps, NUM_POINTS, KAPPA).band, smoothed))
+        without.append(
+            share_covered(
+                spectral_density(gauss_only, dim=dim, num_steps=num_steps, num_points=NUM_POINTS, kappa=KAPPA).band,
+                smoothed,
+            )
+        )
     assert np.mean(with_rules) > 0.95
     assert np.mean(without) < 0.7
 
@@ -248,8 +258,8 @@ def test_a_lone_eigenvalue_is_covered_as_often_as_promised() -> None:
             vectors = rng.normal(size=(num_probes, dim))
             weights = vectors[:, -1] ** 2 / (vectors**2).sum(axis=1)
             quadratures = [Quadrature(nodes, np.array([1 - weight, weight])) for weight in weights]
-            band = cumulative_spectrum(quadratures, dim, 2).band
-            middle = cumulative_spectrum(quadratures, dim, 3).band
+            band = cumulative_spectrum(quadratures, dim=dim, num_points=2).band
+            middle = cumulative_spectrum(quadratures, dim=dim, num_points=3).band
             assert band.lower[0] == band.upper[0] == 0
             inside.append(middle.lower[1] <= 1 - 1 / dim <= middle.upper[1])
         assert 0.92 < np.mean(inside) < 0.98
@@ -263,7 +273,11 @@ def test_standard_error_is_the_spread_over_seeds(num_probes: int) -> None:
     for _ in range(400):
         vectors = rng.normal(size=(num_probes, 40))
         weights = vectors**2 / (vectors**2).sum(axis=1, keepdims=True)
-        densities.append(spectral_density([Quadrature(exact, each) for each in weights], 40, 8, 30, KAPPA))
+        densities.append(
+            spectral_density(
+                [Quadrature(exact, each) for each in weights], dim=40, num_steps=8, num_points=30, kappa=KAPPA
+            )
+        )
     spread = np.std([each.values for each in densities], axis=0, ddof=1)
     claimed = np.sqrt(np.mean([each.standard_error**2 for each in densities], axis=0))
     np.testing.assert_allclose(claimed, spread, rtol=0.15)
@@ -338,7 +352,7 @@ def test_cumulative_bands_of_few_eigenvalues(dim: int) -> None:
     middles = (exact[1:] + exact[:-1]) / 2
     inside = []
     for quadratures in probes_of(exact, dim, range(60)):
-        found = cumulative_spectrum(quadratures[:1], dim, 401)
+        found = cumulative_spectrum(quadratures[:1], dim=dim, num_points=401)
         places = np.searchsorted(found.grid, middles)
         share = np.arange(1, dim) / dim
         inside.append((found.band.lower[places] <= share) & (share <= found.band.upper[places]))
@@ -364,5 +378,8 @@ def test_many_steps_and_many_probes_take_no_more_memory_than_they_need() -> None
     long, places = unresolved(300), np.linspace(-0.5, 1.5, 9)
     assert peak_bytes(lambda: rules_through(long, places, 10**6)) < 6 * 8 * 300**2
     few, many = ([unresolved(40) for _ in range(count)] for count in (4, 60))
-    one, other = (peak_bytes(partial(spectral_density, each, 10**6, 40, 256, KAPPA)) for each in (few, many))
+    one, other = (
+        peak_bytes(partial(spectral_density, each, dim=10**6, num_steps=40, num_points=256, kappa=KAPPA))
+        for each in (few, many)
+    )
     assert other < 2 * one

@@ -22,8 +22,7 @@ from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator, sphere_probe
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.planning.work import probe_bytes
-from hessian_spectrum.quadrature.cumulative import cumulative_spectrum
-from hessian_spectrum.quadrature.curves import Smoothing
+from hessian_spectrum.quadrature.curves import Smoothing, cumulative_spectrum
 from hessian_spectrum.quadrature.density import spectral_density
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import ExactSpectrum, LanczosSpectrum, Quadrature, Reorthogonalisation
@@ -99,7 +98,9 @@ def test_full_runs_have_the_density_of_the_exact_spectrum(seeded: Seeded) -> Non
     eigenvalues = np.linalg.eigvalsh(matrix.numpy())
     for quadrature in spectrum.quadrature[:20]:
         np.testing.assert_allclose(quadrature.nodes, eigenvalues, atol=1e-12)
-    smoothed = spectral_density([Quadrature(eigenvalues, np.full(20, 1 / 20))], 20, 20, 64, 3.0)
+    smoothed = spectral_density(
+        [Quadrature(eigenvalues, np.full(20, 1 / 20))], dim=20, num_steps=20, num_points=64, kappa=3.0
+    )
     np.testing.assert_allclose(spectrum.density.grid, smoothed.grid, atol=1e-11)
     gap = np.abs(spectrum.density.values - smoothed.values)
     assert (gap < 5 * spectrum.density.standard_error + 1e-12).all()
@@ -320,8 +321,8 @@ def test_smoothing_takes_no_memory_per_node_and_point() -> None:
     rng = np.random.default_rng(0)
     probes = [Quadrature(np.sort(rng.normal(size=100)), np.full(100, 1 / 100)) for _ in range(2)]
     tracemalloc.start()
-    spectral_density(probes, 10**6, 100, 100_000, 3.0)
-    cumulative_spectrum(probes, 10**6, 100_000)
+    spectral_density(probes, dim=10**6, num_steps=100, num_points=100_000, kappa=3.0)
+    cumulative_spectrum(probes, dim=10**6, num_points=100_000)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 40 * 100_000 * 8

@@ -36,7 +36,16 @@ def test_outputs_are_those_of_torch_nn(stride: int, pooling: bool, bias: bool, s
     )
     images = torch.randn(4, 64, generator=seeded(1), dtype=F64)
     assert_close(model(parameters, images), network(images.view(4, 1, 8, 8)).detach(), rtol=1e-12, atol=1e-13)
-    size = conv_size(8, (3, 2), 5, stride, pooling, 10, bias, 1)
+    size = conv_size(
+        image_size=8,
+        channels=(3, 2),
+        kernel_size=5,
+        stride=stride,
+        pooling=pooling,
+        num_outputs=10,
+        bias=bias,
+        num_samples=1,
+    )
     assert size.num_parameters == ParameterLayout.of(model.parameter_shapes).dim
     assert size.num_parameters == sum(tensor.numel() for tensor in network.parameters())
 

@@ -18,6 +18,8 @@ from hessian_spectrum.quadrature.errors import InvalidProblemError
 Seeded = Callable[[int], torch.Generator]
 CPU = torch.device("cpu")
 SHAPE = {"n_layer": 2, "n_head": 3, "n_embd": 12, "n_positions": 10, "vocab_size": 17}
+SMALL = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": 50257}
+SMALL |= {"num_sequences": 1, "sequence_length": 1}
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ def test_parameter_count_of_variants_is_that_of_cost(bias: bool, attention: bool
 
 def test_the_model_without_attention_has_as_many_weights() -> None:
     """Six MLP blocks more for twelve attention layers, appendix D.1.5: only biases and layer norms differ."""
-    whole, without = (gpt2_size(12, 12, 768, 1024, 50257, 1, 1, attention=attention) for attention in (True, False))
+    whole, without = (gpt2_size(**SMALL, attention=attention) for attention in (True, False))
     assert without.num_parameters == pytest.approx(whole.num_parameters, rel=2e-3)
     matrices = [
         sum(prod(shape) for shape in Gpt2(**SHAPE, attention=attention).parameter_shapes.values() if len(shape) == 2)
@@ -124,7 +126,7 @@ def test_without_attention_tokens_see_only_themselves_and_their_place(seeded: Se
 
 
 def test_gpt2_small_has_124_million_parameters() -> None:
-    small = gpt2_size(12, 12, 768, 1024, 50257, 1, 1)
+    small = gpt2_size(**SMALL)
     assert small.num_parameters == 124_439_808
 
 

@@ -13,9 +13,8 @@ from hessian_spectrum.jobs.record import new_job_id
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.service.maintenance.lost_job_reaper import LostJobReaper
-from hessian_spectrum.storage.job_checkpoints import CheckpointStore
+from hessian_spectrum.storage.job_files import CheckpointStore, RequestFiles
 from hessian_spectrum.storage.local_directory import LocalDirectory
-from hessian_spectrum.storage.request_files import RequestFiles
 from hessian_spectrum.storage.results import ResultStore
 
 

@@ -20,9 +20,8 @@ from hessian_spectrum.jobs.scripts import RESULTS
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.service.maintenance.retention_task import RetentionPolicy, RetentionTask
-from hessian_spectrum.storage.artifact_owners import ArtifactOwners
-from hessian_spectrum.storage.artifacts import ArtifactStore
-from hessian_spectrum.storage.job_checkpoints import CheckpointStore
+from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore
+from hessian_spectrum.storage.job_files import CheckpointStore
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.storage.results import ResultDamagedError, ResultStore
 

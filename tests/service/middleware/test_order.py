@@ -100,6 +100,7 @@ def test_guesses_of_keys_are_counted_before_they_are_refused(deployment: Deploym
         for headers in (wrong, {}, wrong):
             refused = await send(**headers)
             assert refusal(refused) == (401, "no-key")
+            assert refused.json()["alias"] == "/problems/unauthenticated"
             assert ("invalid_token" in refused.headers["www-authenticate"]) == bool(headers)
             assert_headers(refused, is_counted=True, is_private=False)
         assert refusal(await send(**wrong)) == (429, "too-many-requests")

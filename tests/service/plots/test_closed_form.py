@@ -23,6 +23,14 @@ from hessian_spectrum.theory.closed_form.spectrum import Eigenvalue, Parameter, 
 )
 def test_any_range_is_drawn(values: list[float]) -> None:
     entries = tuple(Eigenvalue(value, 1, "bulk" if value else "zero") for value in values)
-    spectrum = Spectrum("quadratic", (Parameter("z", (len(values),)),), "exact-reduction", "", entries, 0.0, {})
+    spectrum = Spectrum(
+        kind="quadratic",
+        parameters=(Parameter("z", (len(values),)),),
+        method="exact-reduction",
+        source="",
+        eigenvalues=entries,
+        trace=0.0,
+        statistics={},
+    )
     assert plot_closed_form(spectrum, "png").startswith(b"\x89PNG")
     assert b"<svg" in plot_closed_form(spectrum, "svg")

@@ -11,9 +11,10 @@ import pytest
 from matplotlib.axes import Axes
 
 from hessian_spectrum.api_schemas.estimate_text import error_bar, estimated, meaning_of_error, with_error
-from hessian_spectrum.api_schemas.spectrum_results import Estimate, RitzValue, SpectrumSetResult
+from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
+from hessian_spectrum.api_schemas.spectrum_results import Estimate, RitzValue
 from hessian_spectrum.service.plots import trace as trace_plot
-from hessian_spectrum.service.plots.figure import FIGURE_FORMATS, FigureStyle
+from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FIGURE_FORMATS, FigureStyle
 from hessian_spectrum.service.plots.trace import DiagonalSample, diagonal_sample
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.serialization.render import render
@@ -32,8 +33,8 @@ def sample(values: Any, num_entries: int = 0) -> DiagonalSample:
     return DiagonalSample(entries, abs(entries) / 10, num_entries or len(entries))
 
 
-def svg(found: Any, *arguments: Any) -> str:
-    return bytes(render(found, "svg", *arguments)).decode()
+def svg(found: Any, style: FigureStyle = DEFAULT_STYLE, diagonal: DiagonalSample | None = None) -> str:
+    return bytes(render(found, "svg", style, diagonal=diagonal)).decode()
 
 
 def texts(picture: str) -> list[str]:
@@ -166,7 +167,7 @@ def test_a_diagonal_is_drawn_as_a_distribution() -> None:
 @pytest.mark.parametrize("values", RANGES, ids=range(len(RANGES)))
 def test_any_trace_and_any_diagonal_are_drawn(values: list[float]) -> None:
     estimate = {"value": values[0], "standard_error": abs(values[-1]), "lower": None, "upper": None}
-    assert bytes(render(trace(**estimate), "png", FigureStyle(), sample(values))).startswith(b"\x89PNG")
+    assert bytes(render(trace(**estimate), "png", FigureStyle(), diagonal=sample(values))).startswith(b"\x89PNG")
 
 
 def test_traces_of_several_blocks_share_a_picture() -> None:

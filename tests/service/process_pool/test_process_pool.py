@@ -186,7 +186,7 @@ def test_what_several_keys_wait_for_is_in_the_line_of_none() -> None:
         state = SimpleNamespace(principal=SimpleNamespace(owner="a"), charge=lambda _: None)
         request: Any = SimpleNamespace(state=state, receive=asyncio.Event().wait)
         executor = ProcessExecutor(FairScheduler(2, SlotPool(8)), work := Endless())
-        tasks = [asyncio.create_task(executor.run(request, "result", {})) for _ in range(3)]
+        tasks = [asyncio.create_task(executor.run(request, "result", arguments={})) for _ in range(3)]
         await asyncio.sleep(0.01)
         tasks.append(asyncio.create_task(executor.run_to_end(request, "model", {})))
         await asyncio.sleep(0.01)

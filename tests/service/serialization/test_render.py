@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hessian_spectrum.api_schemas.spectrum_results import AnySpectrumResult, SinkReport, SpectrumSetResult
+from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
+from hessian_spectrum.api_schemas.methods import AnySpectrumResult
+from hessian_spectrum.api_schemas.spectrum_results import SinkReport
 from hessian_spectrum.service.plots.spectrum_set import plot_spectrum_set
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.serialization.render import parse_result, render

@@ -46,7 +46,7 @@ def ask(path: str) -> httpx.Response:
 def test_everything_that_is_missing_is_named(
     places: dict[str, Path], redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ask("/v1/health/ready").json()["missing"] == ["no worker is there"]
+    assert ask("/v1/health/ready").json()["missing"] == ["no worker is present"]
     register(redis_client, WORKER)
     assert ask("/v1/health/ready").status_code == 200
 

@@ -12,8 +12,7 @@ from hessian_spectrum.api_schemas.artifacts import ArtifactError
 from hessian_spectrum.service.auth import ANONYMOUS, UNAUTHENTICATED, Principal
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota, ArtifactService
-from hessian_spectrum.storage.artifact_owners import ArtifactOwners
-from hessian_spectrum.storage.artifacts import ArtifactStore, UnknownArtifactError
+from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore, UnknownArtifactError
 from hessian_spectrum.storage.local_directory import LocalDirectory
 
 MAX_NUMBER = 40
@@ -30,7 +29,7 @@ ANNA, BOB, ADMIN = (
 def of(tmp_path: Path) -> Callable[[Principal], ArtifactService]:
     store = ArtifactStore(LocalDirectory(tmp_path))
     owners = ArtifactOwners(LocalDirectory(tmp_path, "owners"))
-    return lambda principal: ArtifactService(store, owners, principal, QUOTA)
+    return lambda principal: ArtifactService(store=store, owners=owners, principal=principal, quota=QUOTA)
 
 
 def upload(artifacts: ArtifactService, *tokens: int) -> tuple[str, bool]:
@@ -128,7 +127,7 @@ def test_a_key_takes_three_quarters_of_the_room_and_all_together_no_more_than_th
 
     first, _ = upload(of(ANNA), *range(next(numbers), 200))
     one = taken()
-    assert fill(ANNA).startswith("507: Yours are too many")
+    assert fill(ANNA).startswith("507: Your files take too much space")
     assert 0.75 * MAX_BYTES - one < taken() <= 0.75 * MAX_BYTES
     assert fill(BOB).startswith("507: An admin")
     assert MAX_BYTES - one < taken() <= MAX_BYTES
@@ -144,7 +143,7 @@ def test_a_key_keeps_no_more_files_than_it_may(of: Callable[[Principal], Artifac
     with pytest.raises(ProblemError) as refusal:
         upload(of(ANNA), MAX_NUMBER)
     assert (refusal.value.problem.status, refusal.value.problem.type) == (507, "/problems/too-many-uploads")
-    assert refusal.value.problem.detail == "A key keeps at most 40: delete some that no job needs any more."
+    assert refusal.value.problem.detail == "An API key may keep 40 files: delete some that no job needs."
     assert listed(of(ANNA)) == set(ids)
     assert upload(of(ANNA), 0) == (ids[0], False)
     upload(of(BOB), 0)

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as numpy_strategies
 from numpy.lib import format as npy_format
 
 from hessian_spectrum.service.uploads.memory_budget import MemoryBudget, Reservation
-from hessian_spectrum.service.uploads.npy import MAX_TEXT_LENGTH, UnreadableArrayError, read_npy
+from hessian_spectrum.service.uploads.npz import MAX_TEXT_LENGTH, UnreadableArrayError, read_npy
 
 NUMBERS = st.one_of(
     numpy_strategies.floating_dtypes(sizes=(32, 64)),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from hessian_spectrum.jobs.settings import ServiceSettings
 from hessian_spectrum.service.app import create_app
-from hessian_spectrum.service.uploads import spool
+from hessian_spectrum.service.uploads import artifact_upload
 from hessian_spectrum.storage.artifacts import ArtifactStore
 
 BINARY, NPY = "application/octet-stream", "application/x-npy"
@@ -183,7 +183,7 @@ def test_larger_files_are_refused_and_not_kept(tmp_path: Path) -> None:
 
 
 def test_an_upload_that_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool, "UPLOAD_SECONDS", 0.2)
+    monkeypatch.setattr(artifact_upload, "UPLOAD_SECONDS", 0.2)
     response = post(tmp_path, in_pieces(2, lambda: asyncio.sleep(30)))
     assert response.status_code == 408
     assert files(tmp_path) == []

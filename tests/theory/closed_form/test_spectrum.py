@@ -27,7 +27,16 @@ def make(
 ) -> Spectrum:
     entries = tuple(Eigenvalue(value, multiplicity, "bulk") for value, multiplicity in pairs)
     total = sum(multiplicity for _, multiplicity in pairs) if num_parameters is None else num_parameters
-    return Spectrum("test", (Parameter("w", (total,)),), "closed-form", "none", entries, trace, statistics or {}, notes)
+    return Spectrum(
+        kind="test",
+        parameters=(Parameter("w", (total,)),),
+        method="closed-form",
+        source="none",
+        eigenvalues=entries,
+        trace=trace,
+        statistics=statistics or {},
+        notes=notes,
+    )
 
 
 def test_sorted_descending_without_empty_entries() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from hessian_spectrum.api_schemas.methods import TopKResult
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.api_schemas.spectrum_results import TopKResult
 from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.jobs.plans import estimate, plan_job
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job

@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
+from hessian_spectrum.api_schemas.methods import AnySpectrumResult, ExactResult, LanczosResult, TopKResult
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.api_schemas.spectrum_results import (
-    AnySpectrumResult,
-    ExactResult,
-    LanczosResult,
-    SpectrumSetResult,
-    TopKResult,
-)
 from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.quadrature.errors import InvalidProblemError

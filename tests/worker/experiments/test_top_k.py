@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from hessian_spectrum.api_schemas.methods import ExactResult, TopKResult
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.api_schemas.spectrum_results import ExactResult, TopKResult
 from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware

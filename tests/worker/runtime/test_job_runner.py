@@ -21,10 +21,10 @@ from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.storage.results import ResultStore
 from hessian_spectrum.storage.stores import open_stores
+from hessian_spectrum.worker.builders import NO_INPUTS
 from hessian_spectrum.worker.experiments import spectrum
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.inputs import NO_INPUTS
 from hessian_spectrum.worker.runtime import job_runner
 from hessian_spectrum.worker.runtime.job_runner import JobRunner
 

@@ -52,9 +52,9 @@ def sink_scores(
     Raises:
         NonFiniteError: If a score is NaN or infinite.
     """
-    sunk = replace(model, sink=sink)
+    with_sink = replace(model, sink=sink)
     with torch.no_grad():
-        scores = [sunk.first_token_scores(parameters, batch.inputs).double() * len(batch) for batch in batches]
+        scores = [with_sink.first_token_scores(parameters, batch.inputs).double() * len(batch) for batch in batches]
     mean = torch.stack(scores).sum(0) / sum(len(batch) for batch in batches)
     blocks = tuple(range(model.n_layer)) if sink.blocks is None else sink.blocks
     chosen = mean[list(blocks)][:, list(sink.heads)].mean(1)

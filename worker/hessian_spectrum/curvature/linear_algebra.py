@@ -104,7 +104,7 @@ class DenseOperator(SymmetricOperator):
 
     def __init__(self, matrix: Tensor) -> None:
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not torch.equal(matrix, matrix.T):
-            raise InvalidProblemError(f"a symmetric matrix is needed, not one of shape {tuple(matrix.shape)}")
+            raise InvalidProblemError(f"the matrix of shape {tuple(matrix.shape)} is not symmetric")
         self._matrix = matrix
 
     @property

@@ -63,7 +63,9 @@ def check_labels(labels: Tensor, sample_shape: tuple[int, ...], num_classes: int
     if labels.dtype != torch.int64:
         raise InvalidProblemError(f"class labels must be int64, not {labels.dtype}")
     if tuple(labels.shape) != sample_shape:
-        raise InvalidProblemError(f"labels have shape {tuple(labels.shape)}, the samples {sample_shape}")
+        raise InvalidProblemError(
+            f"labels must have the shape of the samples, {sample_shape}, not {tuple(labels.shape)}"
+        )
     valid = labels[labels != IGNORED]
     if valid.numel() and (int(valid.min()) < 0 or int(valid.max()) >= num_classes):
         raise InvalidProblemError(f"labels outside 0 .. {num_classes - 1} (the model has {num_classes} outputs)")
@@ -195,9 +197,11 @@ class OutputValue(Loss):
     def check_targets(self, targets: Tensor, sample_shape: tuple[int, ...], num_outputs: int) -> None:
         """Check that targets have shape (*sample_shape, 1); they may have any value."""
         if num_outputs != 1:
-            raise InvalidProblemError(f"a value needs one output, not {num_outputs}")
+            raise InvalidProblemError(f"a model whose output is its loss must have one output, not {num_outputs}")
         if tuple(targets.shape) != (*sample_shape, 1):
-            raise InvalidProblemError(f"targets have shape {tuple(targets.shape)}, the outputs {(*sample_shape, 1)}")
+            raise InvalidProblemError(
+                f"targets must have the shape of the outputs, {(*sample_shape, 1)}, not {tuple(targets.shape)}"
+            )
 
 
 LOSS_CLASSES: dict[str, type[Loss]] = {
@@ -228,7 +232,7 @@ class EmpiricalRisk:
             loss.check_targets(batch.targets, tuple(axes), model.num_outputs)
         self.num_terms = sum(loss.num_terms(batch.targets) for batch in self.batches)
         if self.num_terms == 0:
-            raise InvalidProblemError("the data holds no valid target")
+            raise InvalidProblemError("the data has no valid target")
 
     def batch_share(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return total_b / N of micro-batch `index`, a scalar; the risk is the sum of these shares."""
@@ -298,17 +302,17 @@ class EmpiricalRisk:
             _add_all(gradient, torch.autograd.grad(share, list(leaves.values()), allow_unused=True))
             return share.detach()
         features = self.features(index, leaves)
-        weight, seen, values = leaves[head].detach(), torch.empty_like(features), []
-        rows_seen = seen.view(-1, features.shape[-1])
+        weight, cotangent, values = leaves[head].detach(), torch.empty_like(features), []
+        cotangent_rows = cotangent.view(-1, features.shape[-1])
         start = 0
         for rows, targets in self.output_chunks(index, features.detach()):
             outputs = rows @ weight.T
             values.append(self.loss.total(outputs, targets))
             residual = self.loss.gradient(outputs, targets) / self.num_terms
-            rows_seen[start : start + len(rows)] = residual @ weight
+            cotangent_rows[start : start + len(rows)] = residual @ weight
             gradient[head].addmm_(residual.T, rows)
             start += len(rows)
-        _add_all(gradient, torch.autograd.grad(features, list(leaves.values()), seen, allow_unused=True))
+        _add_all(gradient, torch.autograd.grad(features, list(leaves.values()), cotangent, allow_unused=True))
         return torch.stack(values).sum() / self.num_terms
 
 

@@ -1,13 +1,15 @@
-"""Models and data of the engine by the names that requests have for them; a module that is added is found.
+"""Models, data and methods of the engine by their names in requests.
 
-Modules of `models` list classes as `MODELS`, those of `data` functions as `DATASETS`. Losses are
-listed in `losses.LOSS_CLASSES`.
+A module that is added is found. Modules of `models` list classes as `MODELS`, those of `data` functions as `DATASETS`,
+and those of `algorithms` classes or functions as `METHODS`. Losses are listed in `losses.LOSS_CLASSES`.
 """
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
-from hessian_spectrum.curvature import data, models
+from hessian_spectrum.curvature import algorithms, data, models
+from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.planning.registry import merged
@@ -23,3 +25,9 @@ def model_classes() -> dict[str, Callable[..., Model]]:
 def dataset_functions() -> dict[str, Callable[..., Dataset]]:
     """What makes the data of a kind from a `generator` and keyword arguments, on the CPU, real numbers as float64."""
     return merged(data, "DATASETS")
+
+
+@cache
+def method_classes() -> dict[str, Callable[..., Method[Any, Any]]]:
+    """What makes the method of a kind from keyword arguments."""
+    return merged(algorithms, "METHODS")

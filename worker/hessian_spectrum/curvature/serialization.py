@@ -138,7 +138,7 @@ def _to_document(value: Any, tensors: list[Tensor]) -> Any:
             document = {"mapping": [[key, _to_document(each, tensors)] for key, each in value.items()]}
         case _:
             if type(value).__name__ not in TYPES:
-                raise TypeError(f"a state may not hold a {type(value).__name__}")
+                raise TypeError(f"a state must not contain a {type(value).__name__}")
             document = {type(value).__name__: dict(_field_documents(value, tensors))}
     return document
 

@@ -1,8 +1,13 @@
-"""From the messages of a request to the objects of `curvature`."""
+"""Models, data, losses and training as requests describe them, and the stored inputs that they are built from."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 
 from hessian_spectrum.api_schemas.data import ArrayData, InlineData, SampleData, TextData, TokenData
@@ -18,28 +23,160 @@ from hessian_spectrum.api_schemas.models.quadratic import QuadraticForm
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.training import AdamWOptimizer, PlateauSchedule, WarmupCosineSchedule
 from hessian_spectrum.api_schemas.training import Training as TrainingSpec
+from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.text import Tokens, TokenStream, named_tokens, tokenize
 from hessian_spectrum.curvature.losses import LOSS_CLASSES, Loss, OutputValue
 from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.models.causal_lm import CausalLm
+from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.registry import dataset_functions, model_classes
 from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.quadrature.errors import InvalidProblemError
-from hessian_spectrum.storage.artifacts import UnknownArtifactError
+from hessian_spectrum.storage.artifacts import ArtifactDamagedError, UnknownArtifactError
+from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
 from hessian_spectrum.worker.checkpoints import causal_lm, checkpoint_parameters
-from hessian_spectrum.worker.generators import generator_of
-from hessian_spectrum.worker.inputs import NO_INPUTS, Inputs
-from hessian_spectrum.worker.uploaded_arrays import uploaded_arrays
+
+_NUM_SHORT_BITS = 32
+"""As many bits of a seed are all that PyTorch's Mersenne Twister takes in on the CPU; it drops the others."""
+
+_STATE_WORDS = slice(3, 627)
+"""Where a CPU generator's serialised state holds the 624 words of the Mersenne Twister, in units of eight bytes."""
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
 
-def build_model(spec: ModelSpec, sources: Inputs = NO_INPUTS) -> Model:
-    """The network, without parameters, and without an attention sink.
+class Artifacts(Protocol):
+    """Uploaded files by id."""
+
+    def tokens(self, artifact_id: str) -> Tokens:
+        """The tokens (num_tokens,).
+
+        Raises:
+            UnknownArtifactError: There is no such artifact.
+        """
+        ...
+
+    def safetensors(self, artifact_id: str) -> bytes:
+        """A file of arrays.
+
+        Raises:
+            UnknownArtifactError: There is no such artifact.
+            ArtifactDamagedError: Its file is damaged.
+        """
+        ...
+
+
+class NoArtifacts:
+    """Where there are none."""
+
+    def tokens(self, artifact_id: str) -> Tokens:
+        """Raise an error, as there are no tokens.
+
+        Args:
+            artifact_id: Any id.
+
+        Raises:
+            UnknownArtifactError: Always.
+        """
+        raise UnknownArtifactError(artifact_id)
+
+    def safetensors(self, artifact_id: str) -> bytes:
+        """Raise an error, as there are no arrays.
+
+        Args:
+            artifact_id: Any id.
+
+        Raises:
+            UnknownArtifactError: Always.
+        """
+        raise UnknownArtifactError(artifact_id)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where a worker finds the inputs of a job; none by default.
+
+    Attributes:
+        check: tries checkpoints before they are computed with; None: they are not tried.
+        fallback: how products of the request's models are computed if they must not be recorded.
+    """
+
+    models: ModelsDirectory = field(default_factory=lambda: ModelsDirectory(None))
+    artifacts: Artifacts = field(default_factory=NoArtifacts)
+    check: CheckpointCheck | None = None
+    fallback: Fallback | None = None
+
+
+NO_INPUTS = Inputs()
+
+
+def generator_of(seed: int, *purpose: int) -> torch.Generator:
+    """Make a generator whose numbers depend on every bit of the seed.
+
+    It lives on the CPU, so that its numbers do not depend on the device of the computation. Seeds below 2^32 start the
+    generator as `torch.manual_seed` does. Larger ones fill its whole state, as numpy seeds the same algorithm.
+
+    Args:
+        seed: At least 0.
+        *purpose: What the numbers are for, so that generators of one seed are independent of each other.
+
+    Returns:
+        The generator in its first state.
+    """
+    if seed >> _NUM_SHORT_BITS:
+        return _filled_generator(np.random.SeedSequence(seed, spawn_key=purpose))
+    if purpose:
+        seed = int(np.random.SeedSequence((seed, *purpose)).generate_state(1)[0])
+    return torch.Generator().manual_seed(seed)
+
+
+def _filled_generator(sequence: np.random.SeedSequence) -> torch.Generator:
+    twister = np.random.MT19937(sequence).state["state"]
+    generator = torch.Generator().manual_seed(0)  # which draws new words before the first number
+    state = generator.get_state()
+    state.view(torch.int64)[_STATE_WORDS] = torch.from_numpy(twister["key"].astype(np.int64))
+    generator.set_state(state)
+    return generator
+
+
+def uploaded_arrays(artifacts: Artifacts, artifact_id: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Load uploaded arrays in the precision in which they were uploaded.
+
+    Args:
+        artifacts: Uploaded files by id.
+        artifact_id: The id of the file.
+        shapes: Shapes by name of the arrays to load, as they were when the job was accepted.
+
+    Returns:
+        The arrays by name.
 
     Raises:
-        CheckpointError: The checkpoint cannot be used.
+        InvalidProblemError: If the file is missing or damaged, or its arrays have other shapes.
+    """
+    try:
+        found = load(artifacts.safetensors(artifact_id))
+    except UnknownArtifactError:
+        raise InvalidProblemError(f"the uploaded arrays {artifact_id} are not there any more") from None
+    except (ArtifactDamagedError, SafetensorError):
+        raise InvalidProblemError(f"the uploaded arrays {artifact_id} are damaged: upload them again") from None
+    if any(name not in found or tuple(found[name].shape) != shape for name, shape in shapes.items()):
+        raise InvalidProblemError(f"the uploaded arrays {artifact_id} are not those that the job was accepted with")
+    return {name: found[name] for name in shapes}
+
+
+def build_model(spec: ModelSpec, sources: Inputs = NO_INPUTS) -> Model:
+    """Build the network of a request, without parameters and without an attention sink.
+
+    Args:
+        spec: Model of the request.
+        sources: Checkpoints and uploaded files.
+
+    Returns:
+        The network.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be used.
     """
     if isinstance(spec, CausalLmSpec):
         return causal_lm(spec, sources.models)
@@ -49,12 +186,22 @@ def build_model(spec: ModelSpec, sources: Inputs = NO_INPUTS) -> Model:
 def build_parameters(
     spec: ModelSpec, model: Model, dtype: torch.dtype, device: torch.device, sources: Inputs = NO_INPUTS
 ) -> Parameters:
-    """Those of a checkpoint, of the request, or drawn from its seed; a quadratic form's critical point 0.
+    """Load the parameters of a checkpoint or of the request, or draw them from its seed; a quadratic form has 0.
+
+    Args:
+        spec: Model of the request.
+        model: The network, which knows names and shapes.
+        dtype: Precision of the parameters.
+        device: Device of the parameters.
+        sources: Checkpoints and uploaded files.
+
+    Returns:
+        Parameters by name.
 
     Raises:
-        CheckpointError: The checkpoint cannot be used.
-        InvalidProblemError: Model, data or options do not fit together.
-        OSError: A file cannot be read or written.
+        CheckpointError: If the checkpoint cannot be used.
+        InvalidProblemError: If uploaded weights are missing or do not fit.
+        OSError: If a file cannot be read.
     """
     if isinstance(spec, CausalLmSpec) or (isinstance(spec, Gpt2Spec) and spec.checkpoint is not None):
         parameters = checkpoint_parameters(spec, model.parameter_shapes, sources.models, dtype, device)
@@ -71,10 +218,17 @@ def build_parameters(
 
 
 def build_dataset(request: SpectrumRequest, sources: Inputs = NO_INPUTS) -> Dataset:
-    """The data in double precision on the CPU: real numbers float64, labels and tokens int64.
+    """Build the data in double precision on the CPU: real numbers float64, labels and tokens int64.
+
+    Args:
+        request: Request, which names data and model.
+        sources: Uploaded files.
+
+    Returns:
+        Inputs and targets.
 
     Raises:
-        InvalidProblemError: Model, data or options do not fit together.
+        InvalidProblemError: If uploaded data are missing, or tokens are outside the vocabulary.
     """
     match request.data:
         case None:
@@ -90,22 +244,37 @@ def build_dataset(request: SpectrumRequest, sources: Inputs = NO_INPUTS) -> Data
 
 
 def build_token_stream(spec: TextData | TokenData, sources: Inputs = NO_INPUTS) -> TokenStream:
-    """The tokens of which the data are windows.
+    """Build the stream of tokens of which the data are windows.
+
+    Args:
+        spec: Text or tokens of the request.
+        sources: Uploaded files.
+
+    Returns:
+        The stream.
 
     Raises:
-        InvalidProblemError: Model, data or options do not fit together.
+        InvalidProblemError: If uploaded tokens are missing, or are fewer than one window.
     """
     return TokenStream(_tokens(spec, sources), spec.sequence_length)
 
 
 def build_loss(request: SpectrumRequest) -> Loss:
-    """The loss."""
+    """Build the loss of a request; a quadratic form's is the output of its model."""
     loss = request.effective_loss
     return OutputValue() if loss is None else LOSS_CLASSES[loss]()
 
 
 def build_plan(spec: TrainingSpec, micro_batch_size: int | None = None) -> TrainingPlan:
-    """How to train, with the activations of so many samples at once."""
+    """Build the training of a request.
+
+    Args:
+        spec: Training of the request.
+        micro_batch_size: Samples whose activations are held at once; None: all of a batch.
+
+    Returns:
+        Optimizer, schedule and steps.
+    """
     schedule: Plateau | WarmupCosine | None = None
     match spec.schedule:
         case PlateauSchedule() as rule:
@@ -135,7 +304,15 @@ def build_plan(spec: TrainingSpec, micro_batch_size: int | None = None) -> Train
 
 
 def build_pretraining_plan(spec: Pretraining, micro_batch_size: int | None = None) -> TrainingPlan:
-    """How to pretrain, with the activations of so many sequences at once."""
+    """Build the pretraining of a comparison.
+
+    Args:
+        spec: Pretraining of the request.
+        micro_batch_size: Sequences whose activations are held at once; None: all of a batch.
+
+    Returns:
+        Optimizer, schedule and steps.
+    """
     return TrainingPlan(
         spec.num_steps,
         spec.learning_rate,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hessian_spectrum.api_schemas.checkpoints import CheckpointVerdict
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.jobs.worker_registry import VerdictStore
-from hessian_spectrum.worker.process import CRASHES, name_of_signal
+from hessian_spectrum.worker.hardware import CRASHES, name_of_signal
 
 SECONDS = 600.0
 """That one trial may take, on a machine that has other work to do."""
@@ -50,10 +50,17 @@ class CheckpointCheck:
     def checked(
         self, name: str, sha256: str, kind: str, memory_bytes: int | None, look: Callable[[], object]
     ) -> CheckpointVerdict:
-        """The verdict, from a trial if there was none before.
+        """Return the verdict on a checkpoint, from a trial if there was none before.
 
         Args:
-            look: Called several times a second meanwhile; what it raises ends the trial.
+            name: Name of the checkpoint in the models directory.
+            sha256: Digest of the checkpoint.
+            kind: Kind of model, "gpt2" or "causal-lm".
+            memory_bytes: Memory that the trial may take; None: without a limit.
+            look: Called several times a second during a trial; an exception that it raises ends the trial.
+
+        Returns:
+            The verdict.
         """
         known = self.verdicts.of(sha256, kind)
         if known is not None and known.state != "unchecked":
@@ -88,7 +95,14 @@ class CheckpointCheck:
             return CheckpointVerdict(state="unchecked", reason="its trial said something else than a verdict")
 
     def _run(self, arguments: Sequence[str], look: Callable[[], object]) -> tuple[str, str | None]:
-        """What a trial printed, and the signal by which its process crashed.
+        """Run a trial in a process of its own.
+
+        Args:
+            arguments: Command-line arguments of the trial.
+            look: Called several times a second.
+
+        Returns:
+            What the trial printed, and the name of the signal by which its process crashed; None: it did not crash.
 
         Raises:
             TrialEndedError: If it ended otherwise.

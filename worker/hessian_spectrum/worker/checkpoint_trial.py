@@ -27,13 +27,10 @@ from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.operators.hessian import HessianOperator
 from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.quadrature.errors import CurvatureError, InvalidProblemError
-from hessian_spectrum.worker.builders import build_model, build_parameters
+from hessian_spectrum.worker.builders import Inputs, build_model, build_parameters, generator_of
 from hessian_spectrum.worker.checkpoint_check import OUT_OF_MEMORY
 from hessian_spectrum.worker.checkpoints import CHANGED, decoder_sizes
-from hessian_spectrum.worker.generators import generator_of
-from hessian_spectrum.worker.inputs import Inputs
-from hessian_spectrum.worker.process import set_niceness
-from hessian_spectrum.worker.runtime.memory_guard import MemoryGuard, be_killed_first
+from hessian_spectrum.worker.hardware import MemoryGuard, be_killed_first, set_niceness
 
 SMALL = 10_000_000
 """Parameters up to which products of several vectors, and in double precision, are tried as well."""
@@ -65,10 +62,17 @@ def main() -> None:
 def tried(
     models: ModelsDirectory, name: str, kind: str, sha256: str, fallback: Fallback | None = None
 ) -> CheckpointVerdict:
-    """What comes of the checkpoint as a model of this kind.
+    """Try a checkpoint as a model of a kind.
 
     Args:
-        fallback: How products are to be computed, because recording them ended a process before.
+        models: The models directory.
+        name: Name of the checkpoint.
+        kind: Kind of model, "gpt2" or "causal-lm".
+        sha256: Digest that the checkpoint is expected to have.
+        fallback: How products are computed, because recording them ended a process before; None: they are recorded.
+
+    Returns:
+        The verdict.
     """
     try:
         checkpoint = models.open(name)
@@ -99,7 +103,16 @@ def _spec(name: str, kind: str, checkpoint: Checkpoint) -> tuple[Gpt2Spec | Caus
 def _with_products(
     spec: Gpt2Spec | CausalLmSpec, sources: Inputs, fallback: Fallback | None
 ) -> tuple[Fallback | None, str | None]:
-    """How products must be computed where they cannot be recorded, and the precision in which there are none, if any.
+    """Try the products of a model in float32 and, if it is small, in float64.
+
+    Args:
+        spec: The model.
+        sources: Where its checkpoint is found.
+        fallback: How products are computed if not from a recording.
+
+    Returns:
+        How products must be computed where they cannot be recorded, and why there are none in one of the precisions;
+        None: they can be recorded, and there are some in both.
 
     Raises:
         CheckpointError: If there are none in any precision.
@@ -125,10 +138,20 @@ def _with_products(
 
 
 def _product(model: Model, parameters: Parameters, num_columns: int, fallback: Fallback | None) -> Fallback | None:
-    """How a product on two tokens had to be computed, which is compared with double backward.
+    """Compute a product on two tokens and compare it with double backward.
+
+    Args:
+        model: The network.
+        parameters: Its parameters.
+        num_columns: Number of vectors of a product with several.
+        fallback: How products are computed if not from a recording.
+
+    Returns:
+        How products must be computed; None: from a recording.
 
     Raises:
-        CurvatureError: And whatever the model raises.
+        CheckpointError: If a product is not finite.
+        CurvatureError: If a product cannot be computed; what the model raises is not caught.
     """
     tokens = torch.tensor([[0, model.num_outputs - 1]])
     try:

@@ -14,11 +14,10 @@ from hessian_spectrum.api_schemas.checkpoints import CheckpointError, DecoderSiz
 from hessian_spectrum.api_schemas.models import CausalLm as CausalLmSpec
 from hessian_spectrum.api_schemas.models import Gpt2 as Gpt2Spec
 from hessian_spectrum.checkpoints.causal_lm import is_buffer
-from hessian_spectrum.checkpoints.checkpoint import Checkpoint
-from hessian_spectrum.checkpoints.digest import identity
+from hessian_spectrum.checkpoints.checkpoint import Checkpoint, StoredTensor
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
+from hessian_spectrum.checkpoints.file_cache import identity
 from hessian_spectrum.checkpoints.gpt2 import OUTPUT_LAYER, gpt2_tensors
-from hessian_spectrum.checkpoints.weights import StoredTensor
 from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.models.causal_lm import CausalLm
 from hessian_spectrum.curvature.models.decoder_architecture import DecoderArchitecture, decoder_architecture
@@ -30,10 +29,17 @@ Reader = Callable[[StoredTensor], Tensor]
 
 
 def causal_lm(spec: CausalLmSpec, models: ModelsDirectory) -> CausalLm:
-    """The model, without parameters.
+    """Build the model of a checkpoint, without parameters.
+
+    Args:
+        spec: Model of the request.
+        models: The models directory.
+
+    Returns:
+        The model.
 
     Raises:
-        CheckpointError: The checkpoint cannot be used.
+        CheckpointError: If the checkpoint cannot be used.
     """
     checkpoint = _accepted(spec, models)
     architecture = _architecture(checkpoint)
@@ -59,10 +65,16 @@ def causal_lm(spec: CausalLmSpec, models: ModelsDirectory) -> CausalLm:
 
 
 def _architecture(checkpoint: Checkpoint) -> DecoderArchitecture:
-    """What transformers makes of a checkpoint.
+    """Build the architecture of a checkpoint by transformers.
+
+    Args:
+        checkpoint: The checkpoint.
+
+    Returns:
+        The architecture.
 
     Raises:
-        CheckpointError: The checkpoint cannot be used.
+        CheckpointError: If the checkpoint cannot be used.
     """
     stored = {name: each.shape for name, each in checkpoint.tensors.items() if not is_buffer(name, each.shape)}
     try:
@@ -72,10 +84,16 @@ def _architecture(checkpoint: Checkpoint) -> DecoderArchitecture:
 
 
 def decoder_sizes(checkpoint: Checkpoint) -> DecoderSizes:
-    """What transformers makes of the checkpoint.
+    """Return the sizes that transformers gives a checkpoint.
+
+    Args:
+        checkpoint: The checkpoint.
+
+    Returns:
+        Sizes and shapes of parameters.
 
     Raises:
-        CheckpointError: The checkpoint cannot be used.
+        CheckpointError: If the checkpoint cannot be used.
     """
     found = _architecture(checkpoint)
     names = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size")
@@ -92,12 +110,22 @@ def checkpoint_parameters(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Parameters:
-    """The parameters of these names and shapes.
+    """Load parameters from a checkpoint.
+
+    Args:
+        spec: Model of the request, which names the checkpoint.
+        shapes: Shapes of the parameters by name.
+        models: The models directory.
+        dtype: Precision of the parameters.
+        device: Device of the parameters.
+
+    Returns:
+        Parameters by name.
 
     Raises:
         CheckpointError: If the checkpoint is not the one that the job was accepted with, a number is NaN or infinite in
-            this precision, or an output layer is no copy of the embedding that it is tied to.
-        OSError: A file cannot be read or written.
+            this precision, or an output layer differs from the embedding that it is tied to.
+        OSError: If a file cannot be read.
     """
     checkpoint = _accepted(spec, models)
     digested = {path: identity(path) for path in {tensor.file for tensor in checkpoint.tensors.values()}}
@@ -137,7 +165,7 @@ def _reader(files: ExitStack) -> Reader:
 
 
 def _check_copy(name: str, copy: StoredTensor, original: StoredTensor, read: Reader) -> None:
-    """Raises:  CheckpointError if a tensor that is tied to a parameter holds other numbers."""
+    """Raise a CheckpointError if a tensor that is tied to a parameter holds other numbers."""
     if not torch.equal(read(copy), read(original)):
         raise CheckpointError(f"{name} is no copy of the embedding, to which the model ties it")
 

@@ -26,10 +26,9 @@ from hessian_spectrum.api_schemas.checkpoints import (
     LoadableModel,
 )
 from hessian_spectrum.checkpoints.causal_lm import OUTPUT_LAYERS, is_buffer
+from hessian_spectrum.checkpoints.checkpoint import WEIGHTS, without_wrappers
 from hessian_spectrum.checkpoints.configuration import FILE, Configuration, read_configuration
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
-from hessian_spectrum.checkpoints.weights import WEIGHTS
-from hessian_spectrum.checkpoints.wrappers import without_wrappers
 from hessian_spectrum.curvature.models.decoder_architecture import decoder_architecture
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.worker.checkpoints import decoder_sizes
@@ -80,16 +79,21 @@ def main() -> None:
 
 
 def convert(source: Path, name: str, models_dir: Path, config: Path | None = None) -> LoadableModel:
-    """A directory `name` in the models directory, there when all of it is.
+    """Write a checkpoint into the models directory, where it appears only when it is complete.
 
     Args:
-        source: a file of nanoGPT, a directory of Hugging Face with config.json and pytorch_model.bin, in one file or
+        source: A file of nanoGPT, a directory of Hugging Face with config.json and pytorch_model.bin, in one file or
             several, or with `config` any file that holds tensors by name, as Lightning and `torch.save` write it.
+        name: Name of the new checkpoint.
+        models_dir: The models directory.
         config: config.json of the model, as transformers has it.
+
+    Returns:
+        Description of the checkpoint.
 
     Raises:
         CheckpointError: If the source is refused or no such checkpoint, or the name is taken.
-        OSError: A file cannot be read or written.
+        OSError: If a file cannot be read or written.
     """
     target = models_dir / name
     if not re.fullmatch(CHECKPOINT_NAME, name) or "/" in name:
@@ -123,7 +127,14 @@ class _Sizes:
 
 
 def _described(directory: Path, name: str) -> LoadableModel:
-    """The only checkpoint in a directory.
+    """Describe the only checkpoint in a directory.
+
+    Args:
+        directory: A models directory.
+        name: Name of the checkpoint.
+
+    Returns:
+        The description.
 
     Raises:
         CheckpointError: If it cannot be loaded.
@@ -181,10 +192,16 @@ def _hugging_face(source: Path) -> tuple[Configuration, State]:
 
 
 def _shards(index: Path) -> list[str]:
-    """Names of the files that an index lists, which lie beside it.
+    """Return the names of the files that an index lists, which are in the same directory.
+
+    Args:
+        index: The index, a JSON file.
+
+    Returns:
+        The names in ascending order.
 
     Raises:
-        CheckpointError: The checkpoint cannot be used.
+        CheckpointError: If the index is unreadable or names other directories.
     """
     try:
         names = sorted({*json.loads(index.read_bytes())["weight_map"].values()})
@@ -240,7 +257,7 @@ def _shared_once(state: State) -> State:
 
 
 def _load(path: Path) -> Any:
-    """Raises:  CheckpointError if the file holds anything but tensors and plain values: nothing of it is run."""
+    """Load tensors and plain values; a file that holds anything else is refused before any of it runs."""
     if path.exists() and not path.is_file():
         raise CheckpointError(f"{path} is no file")
     try:

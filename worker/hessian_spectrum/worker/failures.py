@@ -8,12 +8,16 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from hessian_spectrum.api_schemas.checkpoints import CheckpointError
-from hessian_spectrum.api_schemas.jobs import AnyJobRequest, JobRequest
 from hessian_spectrum.api_schemas.problem import FieldError, Problem
 from hessian_spectrum.curvature.malloc_trim import is_memory_error
 from hessian_spectrum.quadrature.errors import CurvatureError
 
 _MAX_DETAIL = 1000
+
+REQUEST_OUTDATED = Problem(
+    type="/problems/request-outdated", title="This worker does not understand the request", status=422
+)
+"""The problem of a job whose request another version of the service wrote."""
 
 _logger = logging.getLogger(__name__)
 
@@ -60,18 +64,6 @@ def job_failure(error: Exception) -> JobFailure:
         return _storage_failure(error)
     _logger.exception("unforeseen error", exc_info=error)
     return _failure(FailureKind.FATAL, "internal", "Internal error in the worker", 500, type(error).__name__)
-
-
-def parse_request(text: str) -> AnyJobRequest:
-    """The request of a job, in the spelling that all requests with the same answer have in common.
-
-    Raises:  JobFailure if another version of the service wrote it.
-    """
-    try:
-        return JobRequest.model_validate_json(text).root.canonical()
-    except ValidationError:
-        title = "This worker does not understand the request"
-        raise _failure(FailureKind.USAGE, "request-outdated", title, 422) from None
 
 
 def too_large(error: FieldError) -> JobFailure:

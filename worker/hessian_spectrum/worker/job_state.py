@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.serialization import deserialize, serialize
-from hessian_spectrum.storage.job_checkpoints import CheckpointDamagedError, JobCheckpoint, JobCheckpoints
+from hessian_spectrum.storage.job_files import CheckpointDamagedError, JobCheckpoint, JobCheckpoints
 
 PIECE_BYTES = 2**24
 """Most bytes of a tensor in one file; rows of a basis that were written once are not written again."""

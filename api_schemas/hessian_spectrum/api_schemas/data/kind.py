@@ -33,7 +33,7 @@ class DataKind:
         num_numbers: Numbers that it is while a worker makes it, a random teacher's for example among them.
         example: The fields `model`, `data` and `loss` of a small job.
         checks: For each sort of samples that the data can be, whether a model that reads these fits them.
-        targets: What its targets are; None: what the loss wants.
+        targets: What its targets are; None: whatever the loss needs.
         sequence_length: Positions of each sequence, 1 where samples are vectors.
         extra_bytes: What a worker needs besides the numbers while it makes them.
         engine_arguments: Keyword arguments, beside the generator of random numbers, of the function in

@@ -41,12 +41,13 @@ def _depth(values: object) -> str:
 
 
 def _one_shape(sequences: list[list[list[float]]]) -> list[list[list[float]]]:
-    wanted = sample_shape(sequences)
+    first_shape = sample_shape(sequences)
     for index, sequence in enumerate(sequences):
-        if (len(sequence), len(sequence[0])) != wanted:
-            have = f"{len(sequence)} rows of {len(sequence[0])} numbers"
-            raise misfit(index, message=f"sequence {index} holds {have}, sequence 0 holds {wanted[0]} of {wanted[1]}")
-    if len(sequences) * wanted[0] * wanted[1] > MAX_NUMBERS:
+        if (len(sequence), len(sequence[0])) != first_shape:
+            own = f"{len(sequence)} rows of {len(sequence[0])} numbers"
+            first = f"{first_shape[0]} of {first_shape[1]}"
+            raise misfit(index, message=f"sequence {index} holds {own}, sequence 0 holds {first}")
+    if len(sequences) * prod(first_shape) > MAX_NUMBERS:
         raise misfit(message=f"more than the {MAX_NUMBERS} numbers that an array may hold")
     return sequences
 
@@ -122,7 +123,16 @@ SampleData = InlineData | ArrayData
 
 
 def check_vectors(model: Model, data: SampleData, loss: LossName | None) -> None:
-    """Raises:  ValidationError at x or y unless they are rows, or labels, for this model."""
+    """Check that the samples are rows of numbers, with rows or labels as targets, for a model.
+
+    Args:
+        model: Model of the request.
+        data: Data of the request.
+        loss: Loss of the request, or the model's own.
+
+    Raises:
+        ValidationError: At `x` or `y` if they are not.
+    """
     widths = kind_of(model).widths
     assert widths is not None
     num_inputs, num_outputs = widths(model)
@@ -137,22 +147,40 @@ def check_vectors(model: Model, data: SampleData, loss: LossName | None) -> None
 
 
 def check_sequences(model: Model, data: SampleData, loss: LossName | None) -> None:
-    """Raises:  ValidationError at x or y unless they are sequences of vectors for this model."""
+    """Check that the samples are sequences of vectors for a model.
+
+    Args:
+        model: Model of the request.
+        data: Data of the request.
+        loss: Loss of the request, or the model's own.
+
+    Raises:
+        ValidationError: At `x` or `y` if they are not.
+    """
     widths = kind_of(model).widths
     assert widths is not None
     length = None
     for name, values, width in zip("xy", (data.x, data.y), widths(model), strict=True):
         have = sample_shape(values)
         if not have or (have[1] if len(have) == 2 else 1) != width:
-            wanted = "a number" if width == 1 else f"a row of {width} numbers"
-            raise misfit("data", name, message=f"{model.kind} takes sequences with {wanted} at each position of {name}")
+            needed = "a number" if width == 1 else f"a row of {width} numbers"
+            raise misfit("data", name, message=f"{model.kind} takes sequences with {needed} at each position of {name}")
         length = length or have[0]
         if have[0] != length:
             raise misfit("data", name, message=f"sequences of {have[0]} positions, those of x have {length}")
 
 
 def check_tokens(model: Any, data: SampleData, loss: LossName | None) -> None:
-    """Raises:  ValidationError at x or y unless they are rows of token ids for this model."""
+    """Check that the samples are rows of token ids for a model.
+
+    Args:
+        model: Model of the request.
+        data: Data of the request.
+        loss: Loss of the request, or the model's own.
+
+    Raises:
+        ValidationError: At `x` or `y` if they are not.
+    """
     for name, rows in (("x", data.x), ("y", data.y)):
         have = sample_shape(rows)
         if len(have) != 1:
@@ -164,7 +192,16 @@ def check_tokens(model: Any, data: SampleData, loss: LossName | None) -> None:
 
 
 def check_length(model: Any, length: int, name: str) -> None:
-    """Raises:  ValidationError at this field of `data` unless the model takes sequences of so many tokens."""
+    """Check that a model takes sequences of a length.
+
+    Args:
+        model: Model of the request.
+        length: Tokens of each sequence.
+        name: Field of `data` that determines the length.
+
+    Raises:
+        ValidationError: At that field, or at a field of `model`, if it does not.
+    """
     if length > model.n_positions:
         raise misfit("data", name, message=f"sequences of {length} tokens, the model has {model.n_positions} positions")
     kind_of(model).check_length(model, length)
@@ -191,15 +228,15 @@ def _check_labels(name: str, values: Numbers | StoredArray, num_classes: int, *,
         raise misfit("data", name, message="every target is ignored")
 
 
-def _check_stored_labels(name: str, found: WholeNumbers | None, num_classes: int, *, ignorable: bool) -> None:
-    if found is None:
+def _check_stored_labels(name: str, labels: WholeNumbers | None, num_classes: int, *, ignorable: bool) -> None:
+    if labels is None:
         raise misfit("data", name, message=f"holds numbers that are no whole ones from 0 to {num_classes - 1}")
-    outside = [each for each in (found.smallest, found.largest) if each is not None and not 0 <= each < num_classes]
-    if found.num_ignored and not ignorable:
+    outside = [each for each in (labels.smallest, labels.largest) if each is not None and not 0 <= each < num_classes]
+    if labels.num_ignored and not ignorable:
         outside.append(IGNORED)
     if outside:
         raise misfit("data", name, message=f"{outside[0]} is no whole number from 0 to {num_classes - 1}")
-    if found.largest is None:
+    if labels.largest is None:
         raise misfit("data", name, message="every target is ignored")
 
 

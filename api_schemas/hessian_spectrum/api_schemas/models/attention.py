@@ -77,7 +77,13 @@ def _layer_shapes(model: AttentionLayer) -> Shapes:
 
 
 def _layer_size(model: AttentionLayer, num_samples: int, length: int) -> Size:
-    return attention_size(model.embedding_dim, model.key_dim, model.num_outputs, num_samples, length)
+    return attention_size(
+        embedding_dim=model.embedding_dim,
+        key_dim=model.key_dim,
+        value_dim=model.num_outputs,
+        num_sequences=num_samples,
+        sequence_length=length,
+    )
 
 
 def _layer_arguments(model: AttentionLayer) -> dict[str, Any]:
@@ -96,7 +102,9 @@ def _scalar_shapes(model: SelfAttention) -> Shapes:
 
 
 def _scalar_size(model: SelfAttention, num_samples: int, length: int) -> Size:
-    return attention_size(1, len(model.w_q), 1, num_samples, length)
+    return attention_size(
+        embedding_dim=1, key_dim=len(model.w_q), value_dim=1, num_sequences=num_samples, sequence_length=length
+    )
 
 
 def num_scores(x: AnyNumbers) -> int:

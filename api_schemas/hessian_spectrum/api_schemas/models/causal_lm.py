@@ -54,8 +54,16 @@ def _parameter_shapes(model: CausalLm) -> Shapes:
 
 
 def _size(model: CausalLm, num_samples: int, length: int) -> Size:
-    widths = (model.n_layer, model.n_head, model.n_embd, model.n_inner, model.vocab_size)
-    return causal_lm_size(model.num_parameters, *widths, num_samples, length)
+    return causal_lm_size(
+        num_parameters=model.num_parameters,
+        n_layer=model.n_layer,
+        n_head=model.n_head,
+        n_embd=model.n_embd,
+        n_inner=model.n_inner,
+        vocab_size=model.vocab_size,
+        num_sequences=num_samples,
+        sequence_length=length,
+    )
 
 
 KINDS = (

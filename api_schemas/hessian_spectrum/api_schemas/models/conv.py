@@ -69,15 +69,15 @@ def _parameter_shapes(model: Conv) -> Shapes:
 
 def _size(model: Conv, num_samples: int, length: int) -> Size:
     return conv_size(
-        IMAGE_EDGE,
-        model.channels,
-        model.kernel_size,
-        model.stride,
-        model.pooling == "mean",
-        NUM_CLASSES,
-        model.bias,
-        num_samples,
-        model.activation,
+        image_size=IMAGE_EDGE,
+        channels=model.channels,
+        kernel_size=model.kernel_size,
+        stride=model.stride,
+        pooling=model.pooling == "mean",
+        num_outputs=NUM_CLASSES,
+        bias=model.bias,
+        num_samples=num_samples,
+        activation=model.activation,
     )
 
 

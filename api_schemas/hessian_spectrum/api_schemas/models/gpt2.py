@@ -170,8 +170,17 @@ def _parameter_shapes(model: Gpt2) -> Shapes:
 
 
 def _size(model: Gpt2, num_samples: int, length: int) -> Size:
-    sizes = (model.n_layer, model.n_head, model.n_embd, model.n_positions, model.vocab_size)
-    return gpt2_size(*sizes, num_samples, length, model.bias, model.attention)
+    return gpt2_size(
+        n_layer=model.n_layer,
+        n_head=model.n_head,
+        n_embd=model.n_embd,
+        n_positions=model.n_positions,
+        vocab_size=model.vocab_size,
+        num_sequences=num_samples,
+        sequence_length=length,
+        bias=model.bias,
+        attention=model.attention,
+    )
 
 
 def _engine_arguments(model: Gpt2) -> dict[str, Any]:

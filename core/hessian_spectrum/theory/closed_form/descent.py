@@ -16,7 +16,7 @@ DIVERGED = 1e100
 """Growth of a squared norm, relative to the first, at which the trajectory ends."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Descent:
     """Quantities at each point of gradient descent; the first entry precedes any step, and divergence ends the path.
 

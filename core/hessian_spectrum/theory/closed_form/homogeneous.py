@@ -53,7 +53,7 @@ def _groups_and_cells(
     return groups, cells
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HomogeneousNetwork:
     """f(x) = sum_j w_j phi(v_j x), phi(a) = a for a > 0 and negative_slope a for a < 0, with its data.
 
@@ -158,6 +158,13 @@ class HomogeneousNetwork:
         return counts
 
 
+def _network(w: Vector, v: Vector, x: Vector, y: Vector, *, negative_slope: Decimal) -> HomogeneousNetwork:
+    groups, cells = _groups_and_cells(w, v, x, y)
+    return HomogeneousNetwork(
+        groups=groups, cells=cells, num_neurons=w.size, num_samples=x.size, negative_slope=negative_slope
+    )
+
+
 def _mean_loss(network: HomogeneousNetwork, x: Vector, y: Vector) -> float:
     slopes = {sign: float(slope) for sign, slope in network.slopes.items()}
     delta = np.where(x > 0, slopes["+"], slopes["-"]) * x - y
@@ -195,7 +202,7 @@ def relu_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> 
     w, v = matching_arrays(("w", "v"), (w, v), 1)
     x, y = matching_arrays(("x", "y"), (x, y), 1)
     with localcontext(many_digits):
-        network = HomogeneousNetwork(*_groups_and_cells(w, v, x, y), w.size, x.size, ZERO)
+        network = _network(w, v, x, y, negative_slope=ZERO)
         statistics, notes = network.counts() | {"mean_loss": _mean_loss(network, x, y)}, list(network.notes())
         for cell, samples in network.cells.items():
             suffix, group = _SUFFIXES[cell], network.groups.get(cell)
@@ -261,7 +268,7 @@ def leaky_relu_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLik
     w, v = matching_arrays(("w", "v"), (w, v), 1)
     x, y = matching_arrays(("x", "y"), (x, y), 1)
     with localcontext(many_digits):
-        network = HomogeneousNetwork(*_groups_and_cells(w, v, x, y), w.size, x.size, Decimal(slope))
+        network = _network(w, v, x, y, negative_slope=Decimal(slope))
         statistics = _leaky_statistics(network) | {"mean_loss": _mean_loss(network, x, y)}
         if slope == 1.0:
             note = "negative_slope 1 is the linear network: Theorem 3.1 answered, without groups"

@@ -125,7 +125,7 @@ def linear_bias_spectrum(*, w: ArrayLike, v: ArrayLike, b: ArrayLike, x: ArrayLi
     x, y = matching_arrays(("x", "y"), (x, y), 1)
     W1, W2 = np.stack((v, b), axis=1), w[None]
     inputs, targets = np.stack((x, np.ones_like(x)), axis=1), y[:, None]
-    hessian = two_layer_hessian(W1, W2, inputs, targets, _flatten)
+    hessian = two_layer_hessian(W1, W2, x=inputs, y=targets, flatten=_flatten)
     finite_array("the residual covariance (overflow: rescale the weights or the data)", hessian.Omega, 2)
     known = [*hessian.bulk(), hessian.zeros()]
     notes: tuple[str, ...] = ()
@@ -139,7 +139,7 @@ def linear_bias_spectrum(*, w: ArrayLike, v: ArrayLike, b: ArrayLike, x: ArrayLi
     statistics: dict[str, Statistic] = {
         "N": theorem.N if theorem else None,
         "S": theorem.S if theorem else None,
-        "mean_loss": mean_loss(W1, W2, inputs, targets),
+        "mean_loss": mean_loss(W1, W2, x=inputs, y=targets),
     }
     return Spectrum(
         kind="linear-bias",

@@ -27,7 +27,6 @@ from hessian_spectrum.theory.closed_form.precision import (
     Pair,
     exact_decimal,
     many_digits,
-    square_root,
     symmetric_eigenpairs,
 )
 from hessian_spectrum.theory.closed_form.spectrum import Eigenvalue, zero_tolerance
@@ -213,7 +212,7 @@ class GroupedHessian(NamedTuple):
         coupling, metric, moments = self.couplings[i], self.diagonal[i], self.groups[i].moments
         plus, minus = moments.squares
         turn = coupling + metric * moments.inner
-        large = metric * (plus + minus) / 2 + square_root(turn * turn + metric * metric * plus * minus)
+        large = metric * (plus + minus) / 2 + _square_root(turn * turn + metric * metric * plus * minus)
         # The other root of the quadratic formula would cancel.
         small = -coupling * ((turn + metric * moments.inner) / large) if large else large
         return float(large), float(small)
@@ -249,6 +248,11 @@ class GroupedHessian(NamedTuple):
         if not np.isfinite(matrix).all():
             raise TheoryError("the Hessian overflows float64: rescale the weights or the data")
         return matrix
+
+
+def _square_root(value: Number) -> Number:
+    """Square root in the precision of the number."""
+    return value.sqrt() if isinstance(value, Decimal) else np.sqrt(value)
 
 
 @dataclass(frozen=True)

@@ -141,11 +141,6 @@ def inner_products(*pairs: Pair) -> list[Decimal]:
     return [sum(map(mul, numbers[id(a)], numbers[id(b)])) * unit for a, b in pairs]
 
 
-def square_root(value: Number) -> Number:
-    """Square root in the precision of the number."""
-    return value.sqrt() if isinstance(value, Decimal) else np.sqrt(value)
-
-
 def exact_decimal(value: Number) -> Decimal:
     """The number converted exactly, also beyond the range of float64."""
     if isinstance(value, Decimal):

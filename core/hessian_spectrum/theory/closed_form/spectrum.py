@@ -209,7 +209,7 @@ class Inertia(NamedTuple):
         return "minimum" if self.positive else "maximum"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Spectrum:
     """Every eigenvalue of a Hessian with respect to the given parameters; always finite and complete.
 

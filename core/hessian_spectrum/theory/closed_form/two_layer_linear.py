@@ -228,13 +228,13 @@ def _concatenate(first: Array, second: Array) -> Array:
     return np.concatenate((first.ravel(), second.ravel()))
 
 
-def two_layer_hessian(W1: Array, W2: Array, x: Array, y: Array, flatten: Flatten = _concatenate) -> TwoLayerHessian:
+def two_layer_hessian(W1: Array, W2: Array, *, x: Array, y: Array, flatten: Flatten = _concatenate) -> TwoLayerHessian:
     """The Hessian from checked arrays: W1 (m, D), W2 (K, m), x (n, D), y (n, K)."""
     delta = x @ (W2 @ W1).T - y
     return TwoLayerHessian(W1, W2, x.T @ x / len(x), delta.T @ x / len(x), flatten)
 
 
-def mean_loss(W1: Array, W2: Array, x: Array, y: Array) -> float:
+def mean_loss(W1: Array, W2: Array, *, x: Array, y: Array) -> float:
     """Mean loss 1/(2n) sum_i |W2 W1 x_i - y_i|^2."""
     delta = x @ (W2 @ W1).T - y
     return float(np.vdot(delta, delta)) / (2 * len(x))
@@ -280,12 +280,12 @@ def two_layer_linear_spectrum(*, W1: ArrayLike, W2: ArrayLike, x: ArrayLike, y: 
     W1, W2 = finite_array("W1", W1, 2), finite_array("W2", W2, 2)
     x, y = finite_array("x", x, 2), finite_array("y", y, 2)
     _check_shapes(W1, W2, x, y)
-    hessian = two_layer_hessian(W1, W2, x, y)
+    hessian = two_layer_hessian(W1, W2, x=x, y=y)
     finite_array("the residual covariance (overflow: rescale the weights or the data)", hessian.Omega, 2)
     statistics: dict[str, Statistic] = {
         "singular_values": hessian.singular[1].tolist(),
         "reduced_size": hessian.rank * (hessian.num_inputs + hessian.num_outputs),
-        "mean_loss": mean_loss(W1, W2, x, y),
+        "mean_loss": mean_loss(W1, W2, x=x, y=y),
     }
     return Spectrum(
         kind="two-layer-linear",

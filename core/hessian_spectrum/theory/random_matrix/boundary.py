@@ -124,7 +124,7 @@ class Boundary:
 
         low = np.broadcast_to(np.maximum(lowest, eta), x.shape)
         high = np.where(eta > 0, (eta + self.deviation) * (1 + 4 * ROUNDING), lowest)
-        return increasing_root(evaluate, low, high, high)
+        return increasing_root(evaluate, low=low, high=high, start=high)
 
     @np.errstate(divide="ignore", invalid="ignore")
     def location(self, x: Array, y: Array) -> tuple[Array, Array]:
@@ -181,7 +181,8 @@ class Boundary:
             centre, deviation = position - self.mean, self.deviation
             reach = deviation + 8 * ROUNDING * (np.abs(position) + np.abs(self.mean) + deviation)
             bracket = centre - reach, centre + reach, centre
-        return increasing_root(evaluate, *bracket)
+        low, high, start = bracket
+        return increasing_root(evaluate, low=low, high=high, start=start)
 
     def mass_below(self, x: Array, y: Array) -> Array:
         """Mass of (-infinity, Re z(x + iy)] at a point of the curve of eta = 0; of (-infinity, 0) at x = y = 0.

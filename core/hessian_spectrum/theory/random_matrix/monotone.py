@@ -20,7 +20,7 @@ _SIGN = np.int64(-(2**63))
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")
-def increasing_root(evaluate: Evaluation, low: Array, high: Array, start: Array) -> Array:
+def increasing_root(evaluate: Evaluation, *, low: Array, high: Array, start: Array) -> Array:
     """The root of each increasing function between its `low` and `high`, by Newton's method inside a bracket.
 
     A step that leaves the bracket, or is longer than NEWTON_RATIO times the one just before, is replaced by bisection.

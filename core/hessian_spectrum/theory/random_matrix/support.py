@@ -95,15 +95,20 @@ def edges(boundary: Boundary) -> Array:
     def mirrored_excess(x: Array) -> tuple[Array, Array, Array]:
         return -boundary.surplus(-x)[0], -boundary.slopes(-x)[0], np.zeros_like(x)
 
-    middle = increasing_root(lambda x: (*boundary.slopes(x), np.zeros_like(x)), low, high, (low + high) / 2)
+    middle = increasing_root(
+        lambda x: (*boundary.slopes(x), np.zeros_like(x)), low=low, high=high, start=(low + high) / 2
+    )
     is_gap = boundary.surplus(middle)[0] > 0
     low, middle, high = low[is_gap], middle[is_gap], high[is_gap]
     total = boundary.deviation * (1 + 8 * ROUNDING)
     first, last = poles[:1] - reach[:1], poles[-1:] + reach[-1:]
     rising = increasing_root(
-        excess, np.append(poles[:1] - total, middle), np.append(first, high), np.append(first, high)
+        excess, low=np.append(poles[:1] - total, middle), high=np.append(first, high), start=np.append(first, high)
     )
     falling = increasing_root(
-        mirrored_excess, -np.append(middle, poles[-1:] + total), -np.append(low, last), -np.append(low, last)
+        mirrored_excess,
+        low=-np.append(middle, poles[-1:] + total),
+        high=-np.append(low, last),
+        start=-np.append(low, last),
     )
     return np.sort(np.concatenate([rising, -falling]))

@@ -16,11 +16,10 @@ from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.retention import Leftovers
 from hessian_spectrum.jobs.storage_identity import StorageIdentity, StorageMismatchError
 from hessian_spectrum.jobs.store import JobStore
-from hessian_spectrum.storage.job_checkpoints import CheckpointStore
-from hessian_spectrum.storage.request_files import ABANDONED_SECONDS, RequestFiles
+from hessian_spectrum.storage.job_files import ABANDONED_SECONDS, CheckpointStore, RequestFiles
 
 _AWAY = (redis.ConnectionError, redis.TimeoutError)
-"""Errors of a Redis that hears nobody; one that refuses writes, out of memory, still hears its workers."""
+"""Errors of an unreachable Redis. A full Redis still hears its workers."""
 
 _logger = logging.getLogger(__name__)
 
@@ -119,9 +118,9 @@ class LostJobReaper:
                     _logger.error("%s", error)
                 self._logged_mismatch = str(error)
             except (RedisError, OperationalError) as error:
-                _logger.warning("lost jobs are not looked for, %s: %s", described(error), error)
+                _logger.warning("lost jobs cannot be recovered, %s: %s", described(error), error)
             except OSError as error:
                 _logger.warning("maintenance ended early: %s", error)
-            except Exception:  # nobody else finds lost jobs
+            except Exception:  # the loop must go on: only this task finds lost jobs
                 _logger.exception("maintenance failed")
             await asyncio.sleep(pause_seconds)

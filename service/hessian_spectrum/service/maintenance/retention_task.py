@@ -8,8 +8,7 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.jobs.retention import Leftovers, Retention
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore, UnknownJobError
-from hessian_spectrum.storage.artifact_owners import ArtifactOwners
-from hessian_spectrum.storage.artifacts import ArtifactStore
+from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore
 from hessian_spectrum.storage.results import ResultStore
 
 _BATCH_SIZE = 100
@@ -142,7 +141,7 @@ class RetentionTask:
         while excess > 0 and (digest := self._retention.oldest_result()) not in (None, last):
             for job_id in self._retention.users(digest):  # a job that starts to use it now keeps the result
                 self._retention.expire(job_id, problem)
-            _logger.warning("result %s makes room", digest)
+            _logger.warning("result %s expires to free disk space", digest)
             excess -= sizes.pop(digest, 0)
             last = digest
 

@@ -1,4 +1,4 @@
-"""API keys of requests: whom a key identifies, and the refusal of requests without a valid one."""
+"""Authentication and authorization of requests by their API key."""
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -44,6 +44,9 @@ class Authentication:
 
     def _principal(self, scope: Scope) -> Principal:
         """The principal of a request.
+
+        Returns:
+            The bearer of the API key, `ANONYMOUS` where no key is required, or `UNAUTHENTICATED`.
 
         Raises:
             KeysUnreadableError: The key file cannot be read.
@@ -98,6 +101,7 @@ def _keys_unreadable() -> ProblemError:
 def _unauthenticated(*, is_key_given: bool) -> ProblemError:
     problem = Problem(
         type="/problems/no-key",
+        alias="/problems/unauthenticated",
         title="Unknown API key" if is_key_given else "An API key is required",
         status=401,
         detail="Send an API key of this server as `Authorization: Bearer KEY`.",

@@ -61,10 +61,13 @@ class SlotPool:
         return self._num_taken_by.total()
 
     def has_free_slot(self, owner: str | None) -> bool:
-        """Whether the bearer of a key may take a slot.
+        """Tell whether the bearer of a key may take a slot.
 
         Args:
             owner: Id of the key; requests without a key (None) may take all slots.
+
+        Returns:
+            True if a slot is free and the key holds fewer than its share.
         """
         most = self._num_slots if owner is None else self._num_slots_per_key
         return self.num_taken < self._num_slots and self._num_taken_by[owner] < most
@@ -93,10 +96,13 @@ class RequestSlots:
         self.waiting = SlotPool(max_waiting_requests)
 
     def acquire(self, owner: str | None) -> "Slot":
-        """A slot for a request, which must be released.
+        """Take an active slot for a request, which must release it.
 
         Args:
             owner: Id of its API key, None without one.
+
+        Returns:
+            The slot.
 
         Raises:
             ProblemError: 503 if no slot is free.
@@ -140,9 +146,9 @@ class Slot:
 def _too_many_requests() -> ProblemError:
     problem = Problem(
         type="/problems/too-many-requests-at-once",
-        title="Busy",
+        title="Server busy",
         status=503,
-        detail="The server answers as many requests as it can at once.",
+        detail="The server is already handling as many requests as it can.",
     )
     return ProblemError(problem, {"Retry-After": "1"})
 
@@ -150,8 +156,9 @@ def _too_many_requests() -> ProblemError:
 def _too_many_waiting_requests() -> ProblemError:
     problem = Problem(
         type="/problems/too-many-listeners",
-        title="Too many wait for jobs",
+        alias="/problems/too-many-waiting-requests",
+        title="Too many waiting requests",
         status=429,
-        detail="Ask how the job stands without `wait`, or try again.",
+        detail="Read the job without `wait`, or try again later.",
     )
     return ProblemError(problem, {"Retry-After": "5"})

@@ -43,7 +43,7 @@ class RateLimit:
             await self._app(scope, receive, send)
             return
         client, limit = self._account(scope)
-        charge: Callable[[float], None] = _charge_nobody
+        charge: Callable[[float], None] = _charge_nothing
         if client is not None:
             status = self._limiter.acquire(client, limit)
             send = with_default_headers(send, status.headers)
@@ -63,12 +63,12 @@ class RateLimit:
         return client, self._requests_per_minute
 
 
-def _charge_nobody(num_requests: float) -> None:
-    """Requests of a client without a limit cost nothing."""
+def _charge_nothing(num_requests: float) -> None:
+    """The charge of a client without a limit."""
 
 
 def _too_many_requests(status: "RateLimitStatus") -> ProblemError:
-    detail = f"It is {status.limit} requests a minute."
+    detail = f"The limit is {status.limit} requests per minute."
     problem = Problem(type="/problems/too-many-requests", title="Too many requests", status=429, detail=detail)
     return ProblemError(problem, {"Retry-After": str(status.retry_after_seconds)})
 
@@ -119,6 +119,9 @@ class TokenBucketLimiter:
         Args:
             client: Id of a key, or a network address.
             limit: Requests per minute of this client.
+
+        Returns:
+            What the client has left, and how long it must wait if the request is refused.
         """
         now, seconds_each = self._clock(), _WINDOW_SECONDS / limit
         used_then, then = self._used.get(client, (0.0, now))

@@ -57,5 +57,5 @@ def _has_two_lengths(headers: Headers) -> bool:
 
 
 def _two_lengths() -> ProblemError:
-    title = "Either Content-Length or Transfer-Encoding"
+    title = "Content-Length and Transfer-Encoding exclude each other"
     return ProblemError(Problem(type="/problems/two-lengths", title=title, status=400), {"Connection": "close"})

@@ -77,12 +77,12 @@ class RequestTelemetry:
             request_id=state["request_id"],
             key_id=getattr(state.get("principal"), "owner", None),
         )
-        self._metrics.observe(record.method, record.route, status, seconds)
+        self._metrics.observe(method=record.method, route=record.route, status=status, seconds=seconds)
         self._access_log.add(record)
 
 
 def _route(scope: Scope) -> str:
-    """The template of the path, never the path itself, of which there is no end."""
+    """The template of the path; metrics by the path itself would have no bounded number."""
     route = scope.get("route")
     if route is None:
         return OTHER
@@ -182,7 +182,7 @@ class RequestMetrics:
         )
         self._known: dict[tuple[str, str, int], Histogram] = {}
 
-    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+    def observe(self, *, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request that was answered."""
         key = (method, route, status // 100)
         histogram = self._known.get(key)

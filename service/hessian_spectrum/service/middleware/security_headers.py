@@ -44,6 +44,9 @@ def with_default_headers(send: Send, headers: RawHeaders) -> Send:
     Args:
         send: The `send` of the server or of the middleware in front.
         headers: Names in lower case and values.
+
+    Returns:
+        The wrapped `send`.
     """
 
     async def send_with_headers(message: Message) -> None:
@@ -62,10 +65,15 @@ def raw_headers(headers: Mapping[str, str]) -> RawHeaders:
 
 
 def documentation_policy(page: bytes) -> str:
-    """The Content-Security-Policy of the documentation page: its own inline scripts by hash, and files of this server.
+    """Make the Content-Security-Policy of the documentation page.
+
+    It allows the inline scripts of the page and the files of this server.
 
     Args:
         page: The HTML of the page.
+
+    Returns:
+        The value of the header; scripts are listed by their SHA-256.
     """
     scripts = re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'" for script in scripts)

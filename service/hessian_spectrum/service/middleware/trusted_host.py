@@ -59,7 +59,7 @@ class TrustedHost:
         if parsed is None or not self._is_trusted(parsed.group(1).lower(), is_key_required=is_key_required):
             raise _misdirected()
         if method not in _SAFE_METHODS and not _is_same_origin(host, headers):
-            title = "Pages of other sites cannot send this"
+            title = "Cross-origin requests are refused"
             raise ProblemError(Problem(type="/problems/cross-origin", title=title, status=403))
 
     def _is_trusted(self, name: str, *, is_key_required: bool) -> bool:
@@ -77,7 +77,7 @@ def _is_address(name: str) -> bool:
 
 
 def _is_same_origin(host: str, headers: Headers) -> bool:
-    """What a browser says of the page that sent the request; other clients say nothing and pass."""
+    """Whether the browser names a page of this server as the origin; other clients name none and pass."""
     site = headers.get("sec-fetch-site")
     if site is not None:
         return site in _OWN_SITES
@@ -91,6 +91,6 @@ def _is_same_origin(host: str, headers: Headers) -> bool:
 
 
 def _misdirected() -> ProblemError:
-    detail = "Without keys it answers under its address, localhost and the names in SPECTRUM_ALLOWED_HOSTS."
-    title = "The server does not have this name"
+    detail = "Without API keys the server accepts IP addresses, localhost and the names in SPECTRUM_ALLOWED_HOSTS."
+    title = "Unknown host name"
     return ProblemError(Problem(type="/problems/unknown-host", title=title, status=421, detail=detail))

@@ -46,7 +46,7 @@ def plot_closed_form(spectrum: Spectrum, name: str, style: FigureStyle = DEFAULT
             f"sharpness {spectrum.sharpness:.4g}, {spectrum.method}"
         )
 
-    return render_figure(draw, (8, 4.5), name, style)
+    return render_figure(draw, size=(8, 4.5), name=name, style=style)
 
 
 def _draw_stems(axes: Any, stems: Sequence[Eigenvalue], role: Role, colour: str) -> None:

@@ -4,7 +4,7 @@ import io
 import math
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib import rc_context, rcParams
 from matplotlib.figure import Figure
 
+from hessian_spectrum.api_schemas.spectrum_results import Estimate, MethodResult, RitzValue
 from hessian_spectrum.service.problems import invalid_query
 
 FIGURE_FORMATS = ("png", "svg", "pdf")
@@ -44,16 +45,11 @@ class FigureStyle:
     dpi: int | None = None
     title: str | None = None
 
-    @property
-    def choices(self) -> dict[str, float | str]:
-        """The choices that the caller made, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
 
 DEFAULT_STYLE = FigureStyle()
 
 
-def render_figure(draw: Callable[[Figure], str], size: tuple[float, float], name: str, style: FigureStyle) -> bytes:
+def render_figure(draw: Callable[[Figure], str], *, size: tuple[float, float], name: str, style: FigureStyle) -> bytes:
     """Draw a figure and return its file.
 
     Args:
@@ -125,3 +121,34 @@ def decade_ticks(smallest: float, largest: float) -> list[float]:
     exponents = np.arange(np.ceil(np.log10(smallest) + 0.5), np.ceil(np.log10(largest)) + 1)
     powers = (10.0 ** exponents[:: 1 + len(exponents) // 6]).tolist()
     return [*(-power for power in reversed(powers)), 0.0, *powers]
+
+
+@dataclass(frozen=True)
+class MethodPlot:
+    """How results of one method are drawn; a module of this package lists it in `METHOD_PLOTS` by the method's name.
+
+    Attributes:
+        draw: Draws one result into a figure, with the sample of a stored diagonal if there is one, and returns the
+            title without its subject.
+        extent: Largest magnitude of a result, which decides the unit of the axis.
+        draw_in_set: Adds a result to axes that all results of a set share: (axes, result, unit, colour, label, index).
+        set_labels: Labels of both axes of a set, for the suffix that names the unit.
+        scale_set: Chooses scale and limits of the axes of a set: (axes, results, unit).
+        has_ranks: Whether the axis across counts.
+        headline: The number that stands for a result in the legend of a set, and its name; None: none does.
+        height: Height of the figure in inches, with or without a diagonal.
+    """
+
+    draw: Callable[[Figure, Any, Any], str]
+    extent: Callable[[Any], float]
+    draw_in_set: Callable[[Any, Any, float, Any, str, int], None]
+    set_labels: Callable[[str], tuple[str, str]]
+    scale_set: Callable[[Any, Sequence[Any], float], None] = lambda _axes, _spectra, _unit: None
+    has_ranks: bool = False
+    headline: Callable[[Any], tuple[str, RitzValue | Estimate]] | None = None
+    height: Callable[[bool], float] = lambda _: 5
+
+
+def products_of(result: MethodResult) -> str:
+    """Number and precision of the products of a result, for its title."""
+    return f"{result.provenance.num_products:,} {result.provenance.precision} products"

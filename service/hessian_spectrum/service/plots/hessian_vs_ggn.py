@@ -33,22 +33,30 @@ Quantity = Callable[[ComparisonPoint], float | None]
 
 
 def plot_hessian_vs_ggn(result: HessianVsGgnResult, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """Relative error against residual, loss and step, and loss against step, as a file of the format `name`.
+    """Plot the relative error against residual, loss and step, and the loss against the step.
 
     Lines are means over seeds, bands are their standard errors, and dots are single points, hollow where an eigenvalue
     has not converged. Without training the models stand in place of the steps.
+
+    Args:
+        result: The result of a `hessian-vs-ggn` job.
+        name: A format of figures.
+        style: What the caller chose of the figure.
+
+    Returns:
+        The bytes of the file.
     """
     trained = result.curves[0].loss is not None
 
     def draw(figure: Figure) -> str:
         panels = figure.subplots(2, 2)
         for index, (curve, colour) in enumerate(zip(result.curves, _colours(len(result.curves)), strict=True)):
-            place = _step if trained else partial(_number, index + 1)
+            position = _step if trained else partial(_number, index + 1)
             for axes, across, up, mean in (
                 (panels[0, 0], _residual, _error, curve.against_residual),
                 (panels[0, 1], _loss, _error, curve.against_loss),
-                (panels[1, 0], place, _error, curve.relative_error),
-                (panels[1, 1], place, _loss, curve.loss),
+                (panels[1, 0], position, _error, curve.relative_error),
+                (panels[1, 1], position, _loss, curve.loss),
             ):
                 _draw(axes, curve, (across, up), mean, colour)
         _scale(panels, result, trained=trained)
@@ -58,7 +66,7 @@ def plot_hessian_vs_ggn(result: HessianVsGgnResult, name: str, style: FigureStyl
             figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize="small")
         return _title(result, trained=trained)
 
-    return render_figure(draw, (10, 7.5), name, style)
+    return render_figure(draw, size=(10, 7.5), name=name, style=style)
 
 
 def _draw(
@@ -155,3 +163,6 @@ def _residual(point: ComparisonPoint) -> float:
 
 def _error(point: ComparisonPoint) -> float | None:
     return None if point.relative_error is None else point.relative_error.value
+
+
+EXPERIMENT_PLOTS = {"hessian-vs-ggn": plot_hessian_vs_ggn}

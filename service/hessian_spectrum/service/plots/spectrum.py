@@ -1,7 +1,9 @@
 """Plots of the spectra that jobs compute."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,23 +12,21 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 from numpy.typing import NDArray
 
 from hessian_spectrum.api_schemas.estimate_text import estimated, meaning_of_error
-from hessian_spectrum.api_schemas.spectrum_results import (
-    AnySpectrumResult,
-    ExactResult,
-    LanczosResult,
-    TopKResult,
-    TraceResult,
-)
+from hessian_spectrum.api_schemas.methods import AnySpectrumResult, ExactResult, LanczosResult, TopKResult
+from hessian_spectrum.planning.registry import merged
+from hessian_spectrum.service import plots
 from hessian_spectrum.service.plots.figure import (
     DEFAULT_STYLE,
     FigureStyle,
+    MethodPlot,
     axis_unit,
     columns_that_fit,
     decade_ticks,
+    products_of,
     render_figure,
     unit_suffix,
 )
-from hessian_spectrum.service.plots.trace import DiagonalSample, fill_trace_figure
+from hessian_spectrum.service.plots.trace import DiagonalSample
 
 _BLUE, _RED, _GREEN, _GREY = "#1f5fa8", "#c8452f", "#2a9d5c", "#6b7280"
 MATRIX_NAMES = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "functional": "Functional Hessian"}
@@ -40,40 +40,34 @@ _FEW = 100  # points that are drawn large
 LEAST_BUMP = 0.02
 """Densities below this share of the peak of a single eigenvalue carry no information and are not drawn."""
 
+_EIGENVALUE = "eigenvalue (loss per squared parameter)"
+
 Numbers = NDArray[np.float64]
 
 
 def plot_result(
-    result: AnySpectrumResult, name: str, style: FigureStyle = DEFAULT_STYLE, diagonal: DiagonalSample | None = None
+    result: AnySpectrumResult, name: str, style: FigureStyle = DEFAULT_STYLE, *, diagonal: DiagonalSample | None = None
 ) -> bytes:
     """Plot a result as a file of the format `name`; a trace with the distribution of its diagonal if there is one."""
+    plot = method_plots()[result.method]
 
     def draw(figure: Figure) -> str:
-        title = _fill(figure, result, diagonal)
+        title = plot.draw(figure, result, diagonal)
         for axes in figure.axes:
             axes.grid(alpha=0.25, linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
         return f"{_subject(result)}, {title}"
 
-    is_low = isinstance(result, TraceResult) and diagonal is None
-    return render_figure(draw, (9, 2.2) if is_low else (9, 5), name, style)
+    return render_figure(draw, size=(9, plot.height(diagonal is not None)), name=name, style=style)
 
 
-def _fill(figure: Figure, result: AnySpectrumResult, diagonal: DiagonalSample | None) -> str:
-    """Draw the result and return the part of its title after the subject."""
-    match result:
-        case ExactResult():
-            return _draw_exact(figure, result)
-        case LanczosResult():
-            return _draw_lanczos(figure, result)
-        case TopKResult():
-            return _draw_top_k(figure, result)
-        case TraceResult():
-            fill_trace_figure(figure, result, diagonal)
-            return f"{result.estimator}, {_products(result)}"
+@cache
+def method_plots() -> dict[str, MethodPlot]:
+    """How results of each method are drawn; a module that is added to this package is found."""
+    return merged(plots, "METHOD_PLOTS")
 
 
-def _draw_exact(figure: Figure, result: ExactResult) -> str:
+def _draw_exact(figure: Figure, result: ExactResult, _: DiagonalSample | None) -> str:
     unit = axis_unit(max(map(abs, result.eigenvalues)))
     eigenvalues = np.asarray(result.eigenvalues) / unit
     threshold, inertia = result.zero_threshold / unit, result.inertia
@@ -121,7 +115,7 @@ def _scale_ranks(axes: Any, magnitudes: Numbers, threshold: float) -> None:
         axes.legend(loc="upper right", fontsize="small")
 
 
-def _draw_lanczos(figure: Figure, result: LanczosResult) -> str:
+def _draw_lanczos(figure: Figure, result: LanczosResult, _: DiagonalSample | None) -> str:
     density, shares = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     unit = axis_unit(max(map(abs, result.density.grid)))
     _draw_density(density, result, unit)
@@ -135,7 +129,7 @@ def _draw_lanczos(figure: Figure, result: LanczosResult) -> str:
     figure.legend(*density.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize="small")
     ends, trace = meaning_of_error(result.largest), meaning_of_error(result.trace)
     errors = f"±: {ends}" if ends == trace else f"± of the ends: {ends}, of the trace: {trace}"
-    return f"trace {estimated(result.trace)}, {_products(result)} ({errors})"
+    return f"trace {estimated(result.trace)}, {products_of(result)} ({errors})"
 
 
 def _draw_density(axes: Any, result: LanczosResult, unit: float) -> None:
@@ -223,7 +217,7 @@ def _tolerances(result: TopKResult, values: Numbers, unit: float) -> Numbers:
     return allowed
 
 
-def _draw_top_k(figure: Figure, result: TopKResult) -> str:
+def _draw_top_k(figure: Figure, result: TopKResult, _: DiagonalSample | None) -> str:
     pairs = result.eigenpairs
     unit = axis_unit(max(abs(pair.value) for pair in pairs))
     values, residuals = (np.asarray([getattr(p, name) for p in pairs]) / unit for name in ("value", "residual"))
@@ -250,7 +244,7 @@ def _draw_top_k(figure: Figure, result: TopKResult) -> str:
     bars.set_ylabel(f"residual{unit_suffix(unit)}\n(dashed: tolerance)")
     bars.set_xlabel("rank")
     bars.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return f"{len(pairs):,} eigenvalues, {result.which.replace('-', ' ')}, {_products(result)}"
+    return f"{len(pairs):,} eigenvalues, {result.which.replace('-', ' ')}, {products_of(result)}"
 
 
 def _scale_stems(axes: Any, magnitudes: Numbers) -> None:
@@ -274,9 +268,65 @@ def shortened(block: str) -> str:
     return short.replace("$", r"\$")
 
 
-def _products(result: AnySpectrumResult) -> str:
-    return f"{result.provenance.num_products:,} {result.provenance.precision} products"
-
-
 def _axis_label(unit: float) -> str:
-    return f"eigenvalue (loss per squared parameter){unit_suffix(unit)}"
+    return f"{_EIGENVALUE}{unit_suffix(unit)}"
+
+
+def _add_exact(axes: Any, spectrum: ExactResult, unit: float, colour: Any, label: str, _: int) -> None:
+    shares = np.arange(1, len(spectrum.eigenvalues) + 1) / len(spectrum.eigenvalues)
+    axes.step(np.asarray(spectrum.eigenvalues) / unit, shares, where="post", color=colour, linewidth=1.3, label=label)
+
+
+def _add_density(axes: Any, spectrum: LanczosResult, unit: float, colour: Any, label: str, _: int) -> None:
+    curve = density_curve(spectrum, unit)
+    style = {"color": colour, "alpha": 0.15, "linewidth": 0}
+    axes.fill_between(curve.grid, curve.lower, curve.upper, where=curve.is_shown, **style)
+    axes.plot(curve.grid, curve.values, color=colour, linewidth=1.3, label=label)
+    for end in (spectrum.smallest, spectrum.largest):
+        axes.plot(end.value / unit, 1.5 * curve.floor, "^", color=colour, markersize=5, zorder=3)
+
+
+def _scale_densities(axes: Any, spectra: Sequence[LanczosResult], unit: float) -> None:
+    axes.set_yscale("log")
+    densities = [density_curve(each, unit) for each in spectra]
+    floor = min(each.floor for each in densities)
+    axes.set_ylim(floor, 3 * max(2 * floor, *(float(each.upper.max()) for each in densities)))
+
+
+def _add_top_k(axes: Any, spectrum: TopKResult, unit: float, colour: Any, label: str, _: int) -> None:
+    pairs = spectrum.eigenpairs
+    values, residuals = (np.asarray([getattr(p, n) for p in pairs]) / unit for n in ("value", "residual"))
+    axes.errorbar(np.arange(1, len(pairs) + 1), values, residuals, fmt="o-", ms=3, lw=1, color=colour, label=label)
+
+
+def _scale_top_k(axes: Any, spectra: Sequence[TopKResult], _: float) -> None:
+    """A logarithmic axis for positive eigenvalues with a large ratio."""
+    values = [pair.value for spectrum in spectra for pair in spectrum.eigenpairs]
+    if min(values) > 0 and max(values) > LINEAR_RANGE * min(values):
+        axes.set_yscale("log")
+
+
+METHOD_PLOTS = {
+    "exact": MethodPlot(
+        _draw_exact,
+        extent=lambda result: max(map(abs, result.eigenvalues)),
+        draw_in_set=_add_exact,
+        set_labels=lambda unit: (f"{_EIGENVALUE}{unit}", "share of eigenvalues up to it"),
+    ),
+    "lanczos": MethodPlot(
+        _draw_lanczos,
+        extent=lambda result: max(map(abs, result.density.grid)),
+        draw_in_set=_add_density,
+        set_labels=lambda unit: (f"{_EIGENVALUE}{unit}", "density (bands: 95 %, triangles: both ends)"),
+        scale_set=_scale_densities,
+        headline=lambda result: ("largest", result.largest),
+    ),
+    "top-k": MethodPlot(
+        _draw_top_k,
+        extent=lambda result: max(abs(pair.value) for pair in result.eigenpairs),
+        draw_in_set=_add_top_k,
+        set_labels=lambda unit: ("rank", f"eigenvalue{unit}"),
+        scale_set=_scale_top_k,
+        has_ranks=True,
+    ),
+}

@@ -10,8 +10,16 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from numpy.typing import NDArray
 
 from hessian_spectrum.api_schemas.estimate_text import error_bar, estimated, meaning_of_error, with_error
-from hessian_spectrum.api_schemas.spectrum_results import Estimate, TraceResult
-from hessian_spectrum.service.plots.figure import axis_unit, columns_that_fit, decade_ticks, unit_suffix
+from hessian_spectrum.api_schemas.methods import TraceResult
+from hessian_spectrum.api_schemas.spectrum_results import Estimate
+from hessian_spectrum.service.plots.figure import (
+    MethodPlot,
+    axis_unit,
+    columns_that_fit,
+    decade_ticks,
+    products_of,
+    unit_suffix,
+)
 
 _BLUE, _RED, _GREY = "#1f5fa8", "#c8452f", "#6b7280"
 _MOST_BINS = 120
@@ -64,7 +72,7 @@ def _chosen(num_entries: int) -> slice | NDArray[np.intp]:
     return (starts[:, None] + np.arange(_BLOCK)).ravel()
 
 
-def fill_trace_figure(figure: Figure, result: TraceResult, diagonal: DiagonalSample | None) -> None:
+def _draw_trace(figure: Figure, result: TraceResult, diagonal: DiagonalSample | None) -> str:
     """Draw both estimates side by side, and below them the histogram of the diagonal if there is one."""
     if diagonal is None:
         estimates = figure.subplots(1, 2)
@@ -78,6 +86,7 @@ def fill_trace_figure(figure: Figure, result: TraceResult, diagonal: DiagonalSam
     figure.set_layout_engine("constrained", wspace=0.06)
     _draw_estimate(estimates[0], "trace", result.trace)
     _draw_estimate(estimates[1], "Frobenius norm", result.frobenius)
+    return f"{result.estimator}, {products_of(result)}"
 
 
 def _draw_estimate(axes: Any, name: str, number: Estimate) -> None:
@@ -131,3 +140,22 @@ def _scaled_edges(axes: Any, entries: Any) -> Any:
     low, high = transform.transform([lowest, highest])
     width = (high - low) / num_bins
     return transform.inverted().transform(width * np.arange(np.floor(low / width), np.ceil(high / width) + 1))
+
+
+def _add_trace(axes: Any, spectrum: TraceResult, unit: float, colour: Any, label: str, index: int) -> None:
+    bar = np.asarray(error_bar(spectrum.trace)).reshape(2, 1) / unit
+    style = {"fmt": "o", "ms": 5, "lw": 1.4, "capsize": 4}
+    axes.errorbar([index + 1], [spectrum.trace.value / unit], bar, color=colour, label=label, **style)
+
+
+METHOD_PLOTS = {
+    "trace": MethodPlot(
+        _draw_trace,
+        extent=lambda result: abs(result.trace.value),
+        draw_in_set=_add_trace,
+        set_labels=lambda unit: ("spectrum, in the order of the legend", f"trace{unit}"),
+        has_ranks=True,
+        headline=lambda result: ("trace", result.trace),
+        height=lambda has_diagonal: 5 if has_diagonal else 2.2,
+    )
+}

@@ -1,4 +1,4 @@
-"""Descriptions of checkpoints with very many tensors; each is made once for all who wait for it."""
+"""Descriptions of checkpoints with very many tensors; all requests that wait for one share it."""
 
 import asyncio
 import contextlib

@@ -21,7 +21,7 @@ REQUESTS_PER_SECOND = 10.0
 """Requests for which a second of work counts in the rate limit of its caller."""
 
 SHARED = "common"
-"""Owner of tasks that callers with several keys wait for, so that none of them waits in the queue of another."""
+"""Owner of tasks that several API keys wait for, so that no key waits in the queue of another."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class ProcessExecutor:
         self._scheduler = scheduler
         self._pool = pool
 
-    async def run(self, request: Request, task: str, arguments: Mapping[str, Any], content: bytes = b"") -> Reply:
+    async def run(self, request: Request, task: str, *, arguments: Mapping[str, Any], content: bytes = b"") -> Reply:
         """Run a task in a process, which is killed if the caller disconnects.
 
         Args:
@@ -57,8 +57,11 @@ class ProcessExecutor:
     async def run_to_end(self, request: Request, task: str, arguments: Mapping[str, Any]) -> Reply:
         """Run a task that others wait for, too, so that it goes on if the caller disconnects.
 
+        Returns:
+            The reply of the task.
+
         Raises:
-            ProblemError: As of `run`.
+            ProblemError: The problem of the task; 429 if too many tasks wait; 503 if it takes too long or crashes.
         """
         return await self._scheduled(request, SHARED, lambda: self._pool.run(task, arguments))
 
@@ -66,6 +69,15 @@ class ProcessExecutor:
         self, request: Request, function: Callable[P, T], *arguments: P.args, **options: P.kwargs
     ) -> T:
         """Run a function whose arguments are too large for another process; once begun it runs to its end.
+
+        Args:
+            request: The request that the work belongs to.
+            function: The function.
+            *arguments: Its positional arguments.
+            **options: Its keyword arguments.
+
+        Returns:
+            What the function returns.
 
         Raises:
             ProblemError: 429 if too many tasks wait.
@@ -87,6 +99,13 @@ class ProcessExecutor:
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
     """Await work that is cancelled if the caller disconnects; the body of the request must have been read.
+
+    Args:
+        receive: The `receive` of the request.
+        work: What to await.
+
+    Returns:
+        The result of the work.
 
     Raises:
         ClientDisconnect: The caller has disconnected.
@@ -191,9 +210,9 @@ class FairScheduler:
 def _too_many_waiting() -> ProblemError:
     problem = Problem(
         type="/problems/too-much-heavy-work",
-        title="Too much heavy work at once",
+        title="Too many expensive requests",
         status=429,
-        detail="Pictures, other smoothings, large requests and samples are made a few at a time: wait for the answers "
-        "to those that were asked for before.",
+        detail="Figures, smoothings, large requests and samples are computed a few at a time. Wait for the "
+        "responses to your earlier requests.",
     )
     return ProblemError(problem, {"Retry-After": "5"})

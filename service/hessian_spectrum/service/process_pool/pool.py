@@ -1,4 +1,4 @@
-"""The pool of processes: each runs one task at a time and is killed when nobody waits for it any more."""
+"""The pool of processes: each runs one task at a time and is killed when its caller no longer waits."""
 
 import asyncio
 import contextlib
@@ -34,6 +34,9 @@ class _PoolProcess:
 
     async def run(self, task: str, arguments: Mapping[str, Any], content: bytes) -> Reply:
         """Run one task.
+
+        Returns:
+            Its reply.
 
         Raises:
             _ProcessEndedError: The process ended before it replied.
@@ -122,13 +125,13 @@ async def _start_process(task_module: str) -> _PoolProcess:
 
 
 def _too_long(seconds: float) -> ProblemError:
-    detail = f"It is given up after {seconds:g} s."
-    problem = Problem(type="/problems/work-too-long", title="This takes too long", status=503, detail=detail)
+    detail = f"The server gave up after {seconds:g} s."
+    problem = Problem(type="/problems/work-too-long", title="The request takes too long", status=503, detail=detail)
     return ProblemError(problem, {"Retry-After": "60"})
 
 
 def _lost(task: str) -> ProblemError:
-    _logger.error("the process of a task ended: %s", task)
-    detail = "It may need more memory than there is."
-    problem = Problem(type="/problems/work-lost", title="The work was lost", status=503, detail=detail)
+    _logger.error("the process of task %s ended", task)
+    detail = "It may need more memory than the server has."
+    problem = Problem(type="/problems/work-lost", title="The computation was lost", status=503, detail=detail)
     return ProblemError(problem, {"Retry-After": "60"})

@@ -22,7 +22,7 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.service.problems import ProblemError
 
 NICENESS = 5
-"""Niceness of the process: above that of the service, below that of jobs, for which nobody waits."""
+"""Niceness of the process: between that of the service and that of jobs, which are less urgent."""
 
 _PR_SET_PDEATHSIG = 1
 _IDLE_SECONDS = 600.0
@@ -54,7 +54,10 @@ class Reply:
         return json.dumps({"fields": self.fields, "problem": problem, "headers": self.headers}).encode()
 
     def raise_for_problem(self) -> Self:
-        """The reply itself.
+        """Raise the problem of the reply if it has one.
+
+        Returns:
+            The reply itself.
 
         Raises:
             ProblemError: The reply is a problem.
@@ -67,7 +70,7 @@ class Reply:
 def main() -> None:
     """Prepare the process and serve messages."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which then ends this process
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # without the service nobody reads a reply
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # replies are of no use without the service
     os.nice(NICENESS)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_BE_KILLED)

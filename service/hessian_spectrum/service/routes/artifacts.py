@@ -1,13 +1,14 @@
 """`/v1/artifacts`: files that are uploaded once and named by jobs."""
 
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArtifactPage
 from hessian_spectrum.api_schemas.message import SHA256
-from hessian_spectrum.service.context import Context, CurrentPrincipal
+from hessian_spectrum.service.context import Artifacts, service_context
 from hessian_spectrum.service.request_parsing import (
     PageToken,
     StrictRoute,
@@ -18,10 +19,13 @@ from hessian_spectrum.service.request_parsing import (
     unsupported_media_type,
 )
 from hessian_spectrum.service.routes.documentation import ARTIFACT_UPLOAD, INVALID, problem_documentation
-from hessian_spectrum.service.uploads.arrays import ARRAY_MEDIA_TYPES, store_arrays
-from hessian_spectrum.service.uploads.artifact_service import ArtifactService
-from hessian_spectrum.service.uploads.spool import spooled
-from hessian_spectrum.service.uploads.tokens import TOKEN_MEDIA_TYPES, store_tokens
+from hessian_spectrum.service.uploads.artifact_upload import (
+    ARRAY_MEDIA_TYPES,
+    TOKEN_MEDIA_TYPES,
+    spooled,
+    store_arrays,
+    store_tokens,
+)
 
 PATH = "/artifacts"
 MEDIA_TYPES = (*TOKEN_MEDIA_TYPES, *ARRAY_MEDIA_TYPES)
@@ -46,15 +50,6 @@ _RESPONSES = {
 }
 
 
-async def artifact_service(context: Context, principal: CurrentPrincipal) -> ArtifactService:
-    """Dependency: the uploaded files that the caller may use."""
-    stores = context.stores
-    return ArtifactService(stores.artifacts, stores.artifact_owners, principal, context.artifact_quota)
-
-
-Artifacts = Annotated[ArtifactService, Depends(artifact_service)]
-
-
 @router.post(
     "",
     status_code=201,
@@ -63,7 +58,7 @@ Artifacts = Annotated[ArtifactService, Depends(artifact_service)]
     openapi_extra=ARTIFACT_UPLOAD,
     summary="Upload a file of tokens or of arrays",
 )
-async def upload_artifact(request: Request, context: Context, artifacts: Artifacts) -> Response:
+async def upload_artifact(request: Request, artifacts: Artifacts) -> Response:
     """Upload a file of tokens or of arrays as the body.
 
     Tokens: nanoGPT's `.bin` (uint16, little-endian), or a `.npy` array of integers in one dimension.
@@ -73,16 +68,17 @@ async def upload_artifact(request: Request, context: Context, artifacts: Artifac
     Jobs name the artifact by its id, as `{"kind": "artifact", "id": ...}`. Equal tokens or equal arrays have the same
     id, whatever file they came in.
     """
-    sent_as = media_type(request.headers)
+    content_type = media_type(request.headers)
     require_identity(request.headers)
-    if sent_as not in MEDIA_TYPES:
+    if content_type not in MEDIA_TYPES:
         raise unsupported_media_type(*MEDIA_TYPES)
     async with spooled(request, artifacts) as file:
-        if sent_as in TOKEN_MEDIA_TYPES:
-            artifact, is_new = await run_in_threadpool(store_tokens, file, artifacts, sent_as)
+        if content_type in TOKEN_MEDIA_TYPES:
+            artifact, is_new = await run_in_threadpool(store_tokens, file, artifacts, content_type)
         else:
-            budget = context.upload_budget
-            artifact, is_new = await run_in_threadpool(store_arrays, file, artifacts, sent_as, budget)
+            budget = service_context(request).upload_budget
+            store = partial(store_arrays, file, artifacts, media_type=content_type, budget=budget)
+            artifact, is_new = await run_in_threadpool(store)
     location = str(request.url_for("get_artifact", artifact_id=artifact.id))
     return Response(
         artifact.model_dump_json(),
@@ -99,8 +95,8 @@ def list_artifacts(
     page_token: PageToken = None,
 ) -> ArtifactPage:
     """One page of the caller's artifacts, or of all for an admin; `next_page_token` leads to the next page."""
-    found, last = artifacts.page(page_size, decode_page_token(page_token))
-    return ArtifactPage(artifacts=found, next_page_token=encode_page_token(last) if last else None)
+    listed, last = artifacts.page(page_size, decode_page_token(page_token))
+    return ArtifactPage(artifacts=listed, next_page_token=encode_page_token(last) if last else None)
 
 
 @router.get("/{artifact_id}", responses=_UNKNOWN, summary="Describe an uploaded file")

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest, ClosedFormSpectrum, EigenvectorChoice
+from hessian_spectrum.api_schemas.models import family_of
 from hessian_spectrum.service.context import service_context
 from hessian_spectrum.service.plots.closed_form import plot_closed_form
 from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle
@@ -21,6 +22,7 @@ from hessian_spectrum.service.request_parsing import (
     MEDIA_TYPES,
     ResultFormat,
     StrictRoute,
+    chosen_options,
     figure_style,
     json_body,
     media_type,
@@ -92,14 +94,14 @@ async def compute_closed_form(request: Request) -> Response:
     """
     name = require_format(request.headers.get("accept"))
     style = figure_style(request, name)
-    sent_as = media_type(request.headers)
-    if sent_as == JSON:
+    content_type = media_type(request.headers)
+    if content_type == JSON:
         return _response(await _render(await json_body(request), name, style, request), name)
     require_identity(request.headers)
-    if sent_as not in UPLOAD_MEDIA_TYPES:
+    if content_type not in UPLOAD_MEDIA_TYPES:
         raise unsupported_media_type(JSON, *UPLOAD_MEDIA_TYPES)
     context = service_context(request)
-    async with context.upload_parser.parse(request, sent_as) as document:
+    async with context.upload_parser.parse(request, content_type) as document:
         message = await run_in_threadpool(validate_document, ClosedFormRequest, document)
         return _response(await context.executor.run_in_thread(request, render, message, name, style), name)
 
@@ -110,7 +112,8 @@ async def _render(body: bytes, name: ResultFormat, style: FigureStyle, request: 
         if name == "json" and is_small(message, len(body)):
             return render(message, name)
     executor = service_context(request).executor
-    return (await executor.run(request, "closed-form", {"name": name, "style": style.choices}, body)).content
+    arguments = {"name": name, "style": chosen_options(style)}
+    return (await executor.run(request, "closed-form", arguments=arguments, content=body)).content
 
 
 def _response(content: bytes | memoryview, name: ResultFormat) -> Response:
@@ -119,7 +122,7 @@ def _response(content: bytes | memoryview, name: ResultFormat) -> Response:
 
 @dataclass(frozen=True)
 class ClosedFormResult:
-    """What theory says of a request; eigenvectors and descent are None if they were not requested."""
+    """The closed form of a request; eigenvectors and descent are None if they were not requested."""
 
     spectrum: Spectrum
     which: EigenvectorChoice
@@ -133,12 +136,12 @@ def is_small(request: ClosedFormRequest, num_bytes: int) -> bool:
         num_bytes <= SMALL_BODY_BYTES
         and request.eigenvectors == "none"
         and request.descent is None
-        and request.num_derived <= SMALL_DERIVED_NUMBERS
+        and family_of(request.model).num_derived(request.model, request.data.x) <= SMALL_DERIVED_NUMBERS
     )
 
 
 def compute(request: ClosedFormRequest, max_vector_numbers: int) -> ClosedFormResult:
-    """The whole spectrum of the Hessian, and what else the request asks for.
+    """Compute the spectrum of the Hessian and the requested options.
 
     Args:
         request: The model, its data and the options.
@@ -169,8 +172,8 @@ def _eigenvectors(spectrum: Spectrum, which: EigenvectorChoice, max_numbers: int
     num_vectors, num_parameters = spectrum.num_eigenvectors(which), spectrum.num_parameters
     if num_vectors * num_parameters > max_numbers:
         message = (
-            f"{num_vectors} eigenvectors of {num_parameters} numbers are more than the {max_numbers} that this answer "
-            "carries: ask for outliers instead of all, for npz (Accept: application/x-npz), or for none"
+            f"{num_vectors} eigenvectors of {num_parameters} numbers are more than the {max_numbers} that this "
+            "format carries: request outliers instead of all, npz (Accept: application/x-npz), or none"
         )
         raise invalid_field(["eigenvectors"], message)
     return spectrum.eigenvectors(which)
@@ -215,9 +218,12 @@ def _json(fields: object) -> bytes:
 
 
 def _npz(result: ClosedFormResult) -> memoryview:
-    """Arrays without pickle; `document` holds everything but the eigenvectors as JSON.
+    """Write the result as arrays without pickle; `document` holds everything but the eigenvectors as JSON.
 
     An eigenvalue without a group has the group "", one without a pair the pair -1.
+
+    Returns:
+        The bytes of the npz file.
     """
     spectrum, eigenvectors = result.spectrum, result.eigenvectors
     rest = to_document(result if eigenvectors is None else replace(result, eigenvectors=_emptied(eigenvectors)))

@@ -12,11 +12,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from hessian_spectrum.jobs.events import JobEvent
-from hessian_spectrum.service.context import Context, CurrentPrincipal
+from hessian_spectrum.service.context import CurrentPrincipal, Service, service_context
 from hessian_spectrum.service.job_events import JobEventReader
 from hessian_spectrum.service.request_parsing import StrictRoute
 from hessian_spectrum.service.routes.documentation import EVENTS, UNAVAILABLE, UNKNOWN, problem_documentation
-from hessian_spectrum.service.routes.jobs import JobId, Service, job_message
+from hessian_spectrum.service.routes.jobs import JobId, job_message
 
 _HEARTBEAT_SECONDS = 15
 """Seconds between comments that keep proxies from closing an idle connection."""
@@ -44,7 +44,6 @@ router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE, route_c
 async def follow_job(
     job_id: JobId,
     request: Request,
-    context: Context,
     service: Service,
     caller: CurrentPrincipal,
     last_event_id: Annotated[
@@ -56,6 +55,7 @@ async def follow_job(
     The data of an event is what `GET /v1/jobs/{job_id}` returned at that moment. With `Last-Event-ID` no event is
     missed or repeated; if that event is no longer known, the stream begins with the present state.
     """
+    context = service_context(request)
     record = await run_in_threadpool(service.get, job_id, caller)
     reader = await context.job_events.reader(
         record, last_event_id, lambda: context.key_store.is_authorized(caller.owner)

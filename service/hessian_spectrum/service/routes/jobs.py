@@ -14,7 +14,7 @@ from hessian_spectrum.api_schemas.jobs import Job, JobPage, JobRequest, JobResul
 from hessian_spectrum.api_schemas.message import described
 from hessian_spectrum.jobs.record import JobRecord
 from hessian_spectrum.service.auth import KEY_ID
-from hessian_spectrum.service.context import CurrentPrincipal, service_context
+from hessian_spectrum.service.context import CurrentPrincipal, Service, service_context
 from hessian_spectrum.service.job_service import JobService
 from hessian_spectrum.service.plots.figure import FigureStyle
 from hessian_spectrum.service.request_parsing import (
@@ -23,6 +23,7 @@ from hessian_spectrum.service.request_parsing import (
     PageToken,
     ResultFormat,
     StrictRoute,
+    chosen_options,
     decode_page_token,
     encode_page_token,
     figure_style,
@@ -59,13 +60,6 @@ _TAG = described(":", "must be a name and a value with a colon between them")
 JobId = Annotated[str, Path(pattern=_JOB_ID, description="The id that the submission returned.")]
 
 
-async def _job_service(request: Request) -> JobService:
-    return service_context(request).job_service
-
-
-Service = Annotated[JobService, Depends(_job_service)]
-
-
 @router.post(
     "",
     status_code=202,
@@ -83,7 +77,7 @@ Service = Annotated[JobService, Depends(_job_service)]
     summary="Submit a job",
 )
 async def submit_job(
-    asked: Annotated[SubmittedJob, Depends(submitted_job)],
+    submitted: Annotated[SubmittedJob, Depends(submitted_job)],
     request: Request,
     service: Service,
     caller: CurrentPrincipal,
@@ -109,8 +103,15 @@ async def submit_job(
     If a present worker's code has computed an equal request before, the job ends at once with that result as `cached`.
     """
     seconds, fresh = _preferred_wait(prefer), _wants_fresh(cache_control)
-    names = {"fresh": fresh, "request_id": request.state.request_id}
-    submit = partial(service.submit, asked.submission, asked.admit, caller, idempotency_key, **names)
+    submit = partial(
+        service.submit,
+        submitted.submission,
+        submitted.admit,
+        caller,
+        idempotency_key=idempotency_key,
+        fresh=fresh,
+        request_id=request.state.request_id,
+    )
     record, replayed = await run_in_threadpool(submit)
     if seconds and not record.ended:
         if request.state.slot.may_wait():
@@ -154,7 +155,12 @@ def list_jobs(
     """One page of the caller's jobs, or of all for an admin; `next_page_token` leads to the next page."""
     listed_owner = caller.owner if owner == "me" else owner
     records, last = service.page(
-        caller, listed_owner, state, _parsed_tag(tag), page_size, decode_page_token(page_token)
+        caller,
+        owner=listed_owner,
+        state=state,
+        tag=_parsed_tag(tag),
+        size=page_size,
+        after=decode_page_token(page_token),
     )
     jobs = [job_message(request, record) for record in records]
     return JobPage(jobs=jobs, next_page_token=encode_page_token(last) if last else None)
@@ -339,7 +345,7 @@ class _Rendering:
     @property
     def headers(self) -> dict[str, str]:
         """Headers with a tag of everything that the response depends on."""
-        choices = repr(sorted({**self.overrides.given, **self.style.choices}.items()))
+        choices = repr(sorted({**chosen_options(self.overrides), **chosen_options(self.style)}.items()))
         tag = hashlib.sha256(f"{self.digest}.{self.name} {choices}".encode()).hexdigest()[:32]
         return {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache", "Vary": "Accept"}
 
@@ -350,7 +356,7 @@ async def _result_response(
     headers, media_type = rendering.headers, MEDIA_TYPES[rendering.name]
     if _is_known(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
-    if rendering.name == "json" and not rendering.overrides.given:
+    if rendering.name == "json" and not chosen_options(rendering.overrides):
         document = await run_in_threadpool(service.result, rendering.digest)
         return Response(document, media_type=media_type, headers=headers)
     context = service_context(request)
@@ -359,10 +365,10 @@ async def _result_response(
         "storage_url": context.settings.storage_url,
         "digest": rendering.digest,
         "name": rendering.name,
-        "changes": rendering.overrides.given,
-        "style": rendering.style.choices,
+        "changes": chosen_options(rendering.overrides),
+        "style": chosen_options(rendering.style),
     }
-    reply = await context.executor.run(request, "result", arguments)
+    reply = await context.executor.run(request, "result", arguments=arguments)
     if "damaged" in reply.fields:
         raise ResultDamagedError(reply.fields["damaged"])
     if (arrays := reply.fields.get("arrays")) is not None:

@@ -13,7 +13,7 @@ from hessian_spectrum.api_schemas.checkpoints import (
     UnknownCheckpointError,
 )
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.service.context import Context
+from hessian_spectrum.service.context import service_context
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.request_parsing import StrictRoute
 from hessian_spectrum.service.routes.documentation import INVALID, problem_documentation
@@ -26,15 +26,16 @@ router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
     responses=problem_documentation(status_503="The models directory cannot be read."),
     summary="List the checkpoints that the server can load",
 )
-async def list_models(request: Request, context: Context) -> ModelList:
+async def list_models(request: Request) -> ModelList:
     """Every checkpoint of the models directory, with the reason where one cannot be loaded."""
+    context = service_context(request)
     models = context.models
     try:
         for name in await run_in_threadpool(models.names):
             await context.descriptions.make(request, name)
         return ModelList(models=await run_in_threadpool(models.describe_all))
     except CheckpointError as error:
-        problem = Problem(type="/problems/no-models", title="No models at the moment", status=503, detail=str(error))
+        problem = Problem(type="/problems/no-models", title="The models are unavailable", status=503, detail=str(error))
         raise ProblemError(problem) from None
 
 
@@ -46,9 +47,9 @@ async def list_models(request: Request, context: Context) -> ModelList:
 async def get_model(
     model_name: Annotated[str, Path(pattern=CHECKPOINT_NAME, description="The name of the checkpoint as in the list.")],
     request: Request,
-    context: Context,
 ) -> LoadableModel:
     """Sizes and digest of the checkpoint, or the reason why it cannot be loaded."""
+    context = service_context(request)
     try:
         await context.descriptions.make(request, model_name)
         return await run_in_threadpool(context.models.describe, model_name)

@@ -4,7 +4,7 @@ from functools import partial
 
 import anyio.to_thread
 from anyio import CapacityLimiter
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from hessian_spectrum.api_schemas.health import Liveness, Readiness, Version
@@ -12,7 +12,7 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.jobs.fingerprints import protocol_version
 from hessian_spectrum.service.auth import UNAUTHENTICATED
-from hessian_spectrum.service.context import Context, CurrentPrincipal
+from hessian_spectrum.service.context import CurrentPrincipal, service_context
 from hessian_spectrum.service.problems import ProblemError
 from hessian_spectrum.service.request_parsing import StrictRoute
 from hessian_spectrum.service.routes.documentation import problem_documentation
@@ -21,8 +21,8 @@ from hessian_spectrum.service.telemetry.readiness import look
 router = APIRouter(tags=["health"], route_class=StrictRoute)
 metrics_router = APIRouter(route_class=StrictRoute)
 
-_LOOKS = CapacityLimiter(8)
-"""Threads of their own: whoever asks whether the server is well waits for no other request."""
+_HEALTH_CHECKS = CapacityLimiter(8)
+"""Separate threads, so that health checks wait for no other request."""
 
 
 @router.get("/health/live", summary="Check that the process is alive")
@@ -36,11 +36,12 @@ async def get_liveness() -> Liveness:
     responses=problem_documentation(status_503="Something is missing; `missing` and `detail` name it."),
     summary="Check that closed forms and jobs are served",
 )
-async def get_readiness(context: Context, principal: CurrentPrincipal) -> Readiness:
+async def get_readiness(request: Request, principal: CurrentPrincipal) -> Readiness:
     """200 if Redis answers, a worker is present, results can be stored and checkpoints read; else see `missing`."""
+    context = service_context(request)
     stores = context.stores
-    look_at_all = partial(look, stores.redis, stores.identity, context.settings)
-    workers, missing = await anyio.to_thread.run_sync(look_at_all, limiter=_LOOKS)
+    check_all = partial(look, stores.redis, stores.identity, context.settings)
+    workers, missing = await anyio.to_thread.run_sync(check_all, limiter=_HEALTH_CHECKS)
     if missing:
         problem = Problem(
             type="/problems/not-ready", title="Not ready", status=503, detail="; ".join(missing), missing=missing
@@ -56,6 +57,6 @@ async def get_version() -> Version:
 
 
 @metrics_router.get("/metrics", include_in_schema=False)
-def metrics(context: Context) -> Response:
+def metrics(request: Request) -> Response:
     """Metrics of this service, and of all services and workers together."""
-    return Response(generate_latest(context.metrics), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(service_context(request).metrics), media_type=CONTENT_TYPE_LATEST)

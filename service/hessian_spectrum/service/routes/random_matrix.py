@@ -36,6 +36,7 @@ from hessian_spectrum.service.request_parsing import (
     LARGE_BODY_BYTES,
     MEDIA_TYPES,
     StrictRoute,
+    chosen_options,
     figure_style,
     json_body,
     parse_body,
@@ -122,7 +123,8 @@ async def _render(body: bytes, name: str, style: FigureStyle, request: Request) 
         if name == "json" and is_small(message):
             return await run_in_threadpool(render, message, name)
     executor = service_context(request).executor
-    return (await executor.run(request, "random-matrix", {"name": name, "style": style.choices}, body)).content
+    arguments = {"name": name, "style": chosen_options(style)}
+    return (await executor.run(request, "random-matrix", arguments=arguments, content=body)).content
 
 
 def is_small(request: RandomMatrixRequest) -> bool:
@@ -137,7 +139,10 @@ def is_small(request: RandomMatrixRequest) -> bool:
 
 
 def compute(request: RandomMatrixRequest) -> LawAnswer | IndexCurveAnswer:
-    """The law, or the index curves.
+    """Compute a law or index curves.
+
+    Returns:
+        The law, or the curves.
 
     Raises:
         ProblemError: 422 at the field of a number that the formulas refuse.
@@ -353,9 +358,12 @@ def _request_of_plot(request: RandomMatrixRequest) -> RandomMatrixRequest:
 
 
 def _npz(answer: LawAnswer | IndexCurveAnswer) -> bytes:
-    """Arrays without pickle; `document` holds the rest of the answer as JSON.
+    """Write the answer as arrays without pickle; `document` holds the rest of the answer as JSON.
 
     Where JSON has null, the array holds 0 and its companion `..._defined` holds false.
+
+    Returns:
+        The bytes of the npz file.
     """
     if isinstance(answer, IndexCurveAnswer):
         arrays = _index_curve_arrays(answer)

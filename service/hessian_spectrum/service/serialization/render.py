@@ -1,17 +1,22 @@
 """The result of a job of any kind as JSON, npz or a plot."""
 
 import io
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
-from hessian_spectrum.api_schemas.jobs import AnyJobResult, JobResult
+from hessian_spectrum.api_schemas.jobs import AnyJobResult, JobResult, SpectrumSetResult
+from hessian_spectrum.api_schemas.methods import TraceResult
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.api_schemas.spectrum_results import SpectrumSetResult, StoredArrays, TraceResult
+from hessian_spectrum.api_schemas.spectrum_results import MethodResult, StoredArrays
+from hessian_spectrum.planning.registry import merged
 from hessian_spectrum.serialization.result_arrays import result_arrays
+from hessian_spectrum.service import plots
 from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle
-from hessian_spectrum.service.plots.hessian_vs_ggn import plot_hessian_vs_ggn
 from hessian_spectrum.service.plots.spectrum import plot_result
 from hessian_spectrum.service.plots.spectrum_set import plot_spectrum_set
 from hessian_spectrum.service.plots.trace import DiagonalSample
@@ -21,7 +26,13 @@ _RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(JobResult)
 
 
 def parse_result(document: bytes) -> AnyJobResult:
-    """The message in a stored document.
+    """Parse a stored document.
+
+    Args:
+        document: The JSON document of a result.
+
+    Returns:
+        The message.
 
     Raises:
         ProblemError: 406 if another version of the server wrote the document.
@@ -29,7 +40,8 @@ def parse_result(document: bytes) -> AnyJobResult:
     try:
         return _RESULT.validate_json(document)
     except ValidationError:
-        title, detail = "Not acceptable", "Another version of the server stored this result; it can be had as JSON."
+        title = "Not acceptable"
+        detail = "Another version of the server stored this result; it is available as JSON only."
         problem = Problem(type="/problems/result-outdated", title=title, status=406, detail=detail)
         raise ProblemError(problem) from None
 
@@ -45,7 +57,7 @@ def stored_arrays(result: AnyJobResult) -> StoredArrays | None:
 
 
 def render(
-    result: AnyJobResult, name: str, style: FigureStyle = DEFAULT_STYLE, diagonal: DiagonalSample | None = None
+    result: AnyJobResult, name: str, style: FigureStyle = DEFAULT_STYLE, *, diagonal: DiagonalSample | None = None
 ) -> bytes | memoryview:
     """Render a result in a format.
 
@@ -68,9 +80,15 @@ def render(
             buffer = io.BytesIO()
             np.savez_compressed(buffer, allow_pickle=False, **result_arrays(result))
             return buffer.getbuffer()
-        case _ if isinstance(result, HessianVsGgnResult):
-            return plot_hessian_vs_ggn(result, name, style)
         case _ if isinstance(result, SpectrumSetResult):
             return plot_spectrum_set(result, name, style)
+        case _ if isinstance(result, MethodResult):
+            return plot_result(result, name, style, diagonal=diagonal)
         case _:
-            return plot_result(result, name, style, diagonal)
+            return experiment_plots()[result.kind](result, name, style)
+
+
+@cache
+def experiment_plots() -> dict[str, Callable[[Any, str, FigureStyle], bytes]]:
+    """Return what draws the results of each experiment; a module that is added to `plots` is found."""
+    return merged(plots, "EXPERIMENT_PLOTS")

@@ -4,14 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hessian_spectrum.api_schemas.experiments import ExperimentResult
 from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResult
-from hessian_spectrum.api_schemas.jobs import AnyJobResult
-from hessian_spectrum.api_schemas.spectrum_results import LanczosResult, SpectrumSetResult
+from hessian_spectrum.api_schemas.jobs import AnyJobResult, SpectrumSetResult
+from hessian_spectrum.api_schemas.methods import LanczosResult
 from hessian_spectrum.quadrature.curves import Smoothing, spectral_curves
 from hessian_spectrum.quadrature.density import MOST_PLACES
 from hessian_spectrum.quadrature.probe_mean import MOST_PROBES_WITH_FURTHER_RULES
 from hessian_spectrum.serialization.curves import curve_messages, quadrature_from
 from hessian_spectrum.service.problems import invalid_query
+from hessian_spectrum.service.request_parsing import chosen_options
 
 MAX_OPERATIONS = 20_000_000_000
 """Most operations of one request: a few seconds."""
@@ -33,11 +35,6 @@ class SmoothingOverrides:
     kappa: float | None = None
     margin: float | None = None
 
-    @property
-    def given(self) -> dict[str, float]:
-        """The changed parameters by name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
 
 def resmooth(result: AnyJobResult, overrides: SmoothingOverrides) -> AnyJobResult:
     """The result with the curves that the job would have made with the changed smoothing.
@@ -52,7 +49,7 @@ def resmooth(result: AnyJobResult, overrides: SmoothingOverrides) -> AnyJobResul
     Raises:
         ProblemError: 422 if the result has no curves, or if making them takes too long for a request.
     """
-    if not overrides.given:
+    if not chosen_options(overrides):
         return result
     match result:
         case LanczosResult():
@@ -60,15 +57,15 @@ def resmooth(result: AnyJobResult, overrides: SmoothingOverrides) -> AnyJobResul
         case SpectrumSetResult(spectra=spectra) if all(isinstance(each, LanczosResult) for each in spectra):
             again = [_resmooth(each, overrides, len(spectra)) for each in spectra if isinstance(each, LanczosResult)]
             return result.model_copy(update={"spectra": again})
-        case HessianVsGgnResult() | SpectrumSetResult():
+        case HessianVsGgnResult() | SpectrumSetResult() | ExperimentResult():
             what = f"kind {result.kind}"
         case _:
             what = f"method {result.method}"
-    raise invalid_query(next(iter(overrides.given)), f"a result of {what} has no smoothed curves")
+    raise invalid_query(next(iter(chosen_options(overrides))), f"a result of {what} has no smoothed curves")
 
 
 def _resmooth(result: LanczosResult, overrides: SmoothingOverrides, num_spectra: int = 1) -> LanczosResult:
-    smoothing = result.smoothing.model_copy(update=overrides.given)
+    smoothing = result.smoothing.model_copy(update=chosen_options(overrides))
     _check_operations(result, smoothing.num_points, num_spectra)
     curves = spectral_curves(
         [quadrature_from(message) for message in result.quadrature],
@@ -87,5 +84,5 @@ def _check_operations(result: LanczosResult, num_points: int, num_spectra: int) 
     cubes, further_cubes = (sum(length**3 for length in each) for each in (lengths, some))
     eigenproblems = _EIGENPROBLEM * (_EIGENPROBLEMS * cubes + _FURTHER_EIGENPROBLEMS * further_cubes)
     if num_spectra * (_EXPONENTIAL * exponentials + eigenproblems) > MAX_OPERATIONS:
-        message = f"{sum(lengths):,} nodes on {num_points:,} points are too many to smooth while you wait; run a job"
+        message = f"{sum(lengths):,} nodes on {num_points:,} points are too many to smooth in a request; run a job"
         raise invalid_query("num_points", message)

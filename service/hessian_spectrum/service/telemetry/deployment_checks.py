@@ -1,4 +1,4 @@
-"""Each thing that a deployment needs, looked at from where the service runs."""
+"""Checks of everything that a deployment needs, made where the service runs."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from hessian_spectrum.jobs.settings import StorageSettings
 from hessian_spectrum.jobs.storage_identity import MEND, StorageIdentity
 from hessian_spectrum.jobs.worker_registry import registered_workers
 from hessian_spectrum.service.telemetry.readiness import missing_models, missing_on_disk
-from hessian_spectrum.storage.disk import LEAST_FREE_BYTES
+from hessian_spectrum.storage.blob_store import LEAST_FREE_BYTES
 from hessian_spectrum.storage.stores import open_stores
 
 Verdict = Literal["ok", "warning", "failed", "skipped"]
@@ -33,7 +33,7 @@ _OLDEST_PYTHON = (3, 11)
 _LITTLE_FREE_BYTES = 5 * 2**30
 _SLOW_SYNC_SECONDS = 0.1
 _SLOW_WRITE_SECONDS = 0.3
-"""Of a write that Redis has on disk: with `everysec` one of several takes longer."""
+"""Duration of a durable write above which a warning is due; with `everysec` one of several takes longer."""
 
 _MOST_SKEW_SECONDS = 1.0
 _KEY = "spectrum:doctor"
@@ -47,7 +47,7 @@ _TORCH_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found, and what to do about it."""
+    """The outcome of a check, and what to do about it."""
 
     name: str
     verdict: Verdict
@@ -56,7 +56,7 @@ class Finding:
 
 
 def python() -> Iterator[Finding]:
-    """Versions of what runs here."""
+    """Check the versions of Python and of the packages."""
     here = sys.version.split()[0]
     advice = "" if sys.version_info[:2] >= _OLDEST_PYTHON else "install Python 3.11 or newer"
     yield Finding("Python", "failed" if advice else "ok", here, advice)
@@ -67,7 +67,7 @@ def python() -> Iterator[Finding]:
 
 
 def torch() -> Iterator[Finding]:
-    """Torch and its GPUs, in a process of its own: the service holds none."""
+    """Check torch and its GPUs in a separate process, as the service never loads torch."""
     command = [sys.executable, "-P", "-c", _TORCH]
     try:
         finished = subprocess.run(command, capture_output=True, text=True, timeout=_TORCH_SECONDS, check=False)  # noqa: S603
@@ -85,7 +85,7 @@ def torch() -> Iterator[Finding]:
 
 
 def redis_server(client: redis.Redis) -> Iterator[Finding]:
-    """Whether Redis answers, keeps what it acknowledged, and refuses rather than forgets."""
+    """Check that Redis answers, that its writes are durable, and that it deletes nothing when it is full."""
     try:
         hello = client.execute_command("HELLO")  # type: ignore[no-untyped-call]
         client.set(_KEY, "1", ex=60)
@@ -116,7 +116,7 @@ _NO_FILE = Finding("Redis on disk", "failed", "appendonly is off: jobs are lost"
 
 
 def _durability(client: redis.Redis) -> Finding:
-    """Redis says itself when a write is on disk, also to a user who may not see its configuration."""
+    """Measure how soon Redis has a write on disk, which needs no access to its configuration."""
     slowest = 0.0
     try:
         for _ in range(4):
@@ -139,7 +139,7 @@ def _durability(client: redis.Redis) -> Finding:
 
 
 def _eviction(client: redis.Redis) -> Finding:
-    """Whether it throws jobs away where it is full."""
+    """Check that a full Redis refuses writes instead of deleting jobs."""
     name = "Redis maxmemory-policy"
     try:
         policy = eviction_policy(client)
@@ -147,42 +147,46 @@ def _eviction(client: redis.Redis) -> Finding:
         return Finding(name, "skipped", described(error))
     if policy is None:
         advice = f"see as an administrator that it is {KEEPS_ALL}, or let this user ask (+info)"
-        return Finding(name, "skipped", "this user may not see it", advice)
+        return Finding(name, "skipped", "this user may not read it", advice)
     good = policy == KEEPS_ALL
     found = policy if good else f"{policy}: jobs are deleted when it is full"
     return Finding(name, "ok" if good else "failed", found, "" if good else f"set maxmemory-policy {KEEPS_ALL}")
 
 
 def _reported_durability(client: redis.Redis) -> Finding:
-    """What a Redis without WAITAOF, older than 7.2, reports of its file to a user who may call INFO."""
+    """Read the state of the append-only file from INFO, since Redis before 7.2 has no WAITAOF."""
     try:
         reported = client.info("persistence")
     except RedisError:
-        found = "writes may be on disk or not: only from Redis 7.2 on does it tell this user"
-        return Finding("Redis on disk", "skipped", found, "see to its configuration: docs/deployment.md")
+        found = "unknown: only Redis 7.2 and newer report it to this user"
+        return Finding("Redis on disk", "skipped", found, "check its configuration: docs/deployment.md")
     if not reported["aof_enabled"]:
         return _NO_FILE
     if reported["aof_last_write_status"] != "ok":
         return Finding("Redis on disk", "failed", "the last write to its file failed", "see its log; free some space")
-    return Finding("Redis on disk", "ok", "appendonly is on; how fast writes are on disk, Redis tells from 7.2 on")
+    return Finding(
+        "Redis on disk", "ok", "appendonly is on; Redis 7.2 and newer also report how fast writes are on disk"
+    )
 
 
 def _configuration(client: redis.Redis) -> Iterator[Finding]:
-    wanted = {"appendonly": "yes", "appendfsync": "always"}
+    expected = {"appendonly": "yes", "appendfsync": "always"}
     try:
-        found = {name: client.config_get(name).get(name) for name in wanted}
+        configured = {name: client.config_get(name).get(name) for name in expected}
     except RedisError:
         yield Finding("Redis' rights", "ok", "this user may not configure it")
         return
     advice = "let service and workers be a user that may not; docs/deployment.md has its rights"
     yield Finding("Redis' rights", "warning", "this user may configure it, and read all of it", advice)
-    for name, value in wanted.items():
-        good = found[name] == value
-        yield Finding(f"Redis {name}", "ok" if good else "failed", str(found[name]), "" if good else f"set {value}")
+    for name, value in expected.items():
+        good = configured[name] == value
+        yield Finding(
+            f"Redis {name}", "ok" if good else "failed", str(configured[name]), "" if good else f"set {value}"
+        )
 
 
 def identity(client: redis.Redis, settings: StorageSettings) -> Iterator[Finding]:
-    """Whether results and jobs belong together: otherwise nothing is deleted."""
+    """Check that the results directory and Redis belong together; otherwise nothing is deleted."""
     name = "identity"
     if not settings.results_dir.is_dir():
         yield Finding(name, "skipped", "the directory of results is not there")
@@ -192,22 +196,22 @@ def identity(client: redis.Redis, settings: StorageSettings) -> Iterator[Finding
     try:
         fault = storage.difference()
     except (RedisError, OSError) as error:
-        yield Finding(name, "skipped", f"it cannot be asked: {error}"[:200])
+        yield Finding(name, "skipped", f"it cannot be read: {error}"[:200])
         return
     if fault:
-        yield Finding(name, "failed", f"{fault} Nothing is deleted until this is mended.", MEND)
+        yield Finding(name, "failed", f"{fault} Nothing is deleted until this is corrected.", MEND)
     else:
         yield Finding(name, "ok", "the directory of results and Redis belong together")
 
 
 def clocks(client: redis.Redis) -> Iterator[Finding]:
-    """This machine's and the workers' against that of Redis, by which leases run."""
+    """Compare the clocks of this machine and of the workers with that of Redis, which times the leases."""
     try:
         seconds, microseconds = client.time()
         skews = {"this machine": time.time() - seconds - microseconds / 1e6}
         skews |= {w.name: w.clock_skew_seconds for w in registered_workers(client) if w.clock_skew_seconds is not None}
     except RedisError:
-        yield Finding("clocks", "skipped", "Redis cannot be asked")
+        yield Finding("clocks", "skipped", "Redis does not answer")
         return
     name = max(skews, key=lambda each: abs(skews[each]))
     good = abs(skews[name]) < _MOST_SKEW_SECONDS
@@ -216,24 +220,26 @@ def clocks(client: redis.Redis) -> Iterator[Finding]:
 
 
 def workers(client: redis.Redis) -> Iterator[Finding]:
-    """Whether any is there, and whether all run the same code as the service."""
+    """Check that a worker is present and that all run the same code as the service."""
     try:
         present = registered_workers(client)
     except RedisError:
-        yield Finding("workers", "skipped", "Redis cannot be asked")
+        yield Finding("workers", "skipped", "Redis does not answer")
         return
     if not present:
-        yield Finding("workers", "failed", "none is there: jobs wait", "start one; look at its log")
+        yield Finding("workers", "failed", "no worker is present: jobs wait", "start one; look at its log")
         return
     named = ", ".join(f"{worker.name} ({worker.device}, {worker.concurrency} at once)" for worker in present)
     yield Finding("workers", "ok", named)
     for worker in present:
         if worker.fault:
-            yield Finding(f"worker {worker.name}", "failed", f"it takes no jobs: {worker.fault}", "mend its settings")
+            yield Finding(
+                f"worker {worker.name}", "failed", f"it takes no jobs: {worker.fault}", "correct its settings"
+            )
     strange = [worker.name for worker in present if worker.source_version != protocol_version()]
     versions = {worker.code_version for worker in present}
     if strange:
-        found = f"other code than here: {', '.join(strange)}"
+        found = f"different code than here: {', '.join(strange)}"
         yield Finding("versions", "warning", found, "upgrade all machines together, and restart what still runs")
     elif len(versions) > 1:
         found = "workers differ in their code or libraries: results are not shared between them"
@@ -243,7 +249,7 @@ def workers(client: redis.Redis) -> Iterator[Finding]:
 
 
 def directories(settings: StorageSettings) -> Iterator[Finding]:
-    """Where results are kept, and where checkpoints of models lie."""
+    """Check the directories of results and of models."""
     results = settings.results_dir
     missing = missing_on_disk(results)
     if missing:
@@ -265,7 +271,7 @@ def directories(settings: StorageSettings) -> Iterator[Finding]:
 
 
 def _object_store(directory: Path, url: str) -> Finding:
-    """Whether it keeps what was put first: two that write at once rely on that."""
+    """Check that the object store refuses to overwrite, which concurrent writers rely on."""
     blobs, name = open_stores(directory, url).blobs, f"doctor-{secrets.token_hex(8)}"
     try:
         try:
@@ -277,7 +283,10 @@ def _object_store(directory: Path, url: str) -> Finding:
         advice = "look at SPECTRUM_STORAGE_URL and the variables of AWS"
         return Finding("object store", "failed", str(error)[:200], advice)
     if not refused or kept != b"first":
-        found, advice = "it overwrites what it should refuse", "use one that knows If-None-Match for PutObject"
+        found, advice = (
+            "it overwrites existing objects",
+            "use an object store that supports If-None-Match for PutObject",
+        )
         return Finding("object store", "failed", found, advice)
     return Finding("object store", "ok", url)
 

@@ -33,17 +33,17 @@ _logger = logging.getLogger(__name__)
 
 
 class JobMetrics(Collector):
-    """Jobs, queue, workers and disk, read when Prometheus asks; without Redis only that it is away.
+    """Metrics of jobs, queue, workers and disk, read at each scrape; those of jobs are left out without Redis.
 
     Args:
         client: Connection to Redis.
         num_waiting_requests: Counts the requests that wait at this service.
         blobs: All files of the deployment.
-        directory: Directory of this machine on whose disk these files, or those that are being written, lie.
+        directory: A directory on the disk that holds these files, or those that are being written.
     """
 
     def __init__(
-        self, client: redis.Redis, num_waiting_requests: Callable[[], int], blobs: BlobStore, directory: Path
+        self, *, client: redis.Redis, num_waiting_requests: Callable[[], int], blobs: BlobStore, directory: Path
     ) -> None:
         self._client = client
         self._num_waiting_requests = num_waiting_requests
@@ -53,7 +53,7 @@ class JobMetrics(Collector):
         self._results_bytes = 0
 
     def describe(self) -> list[Metric]:
-        """Describe no metrics beforehand: registering must not ask Redis."""
+        """Describe no metrics in advance, since registration must not query Redis."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -61,7 +61,7 @@ class JobMetrics(Collector):
         try:
             totals = read_counters(self._client)
         except RedisError as error:
-            _logger.warning("metrics without Redis: %s", error)
+            _logger.warning("job metrics are unavailable: %s", error)
             totals = None
         yield _gauge("spectrum_redis_up", "1 while Redis answers", 0 if totals is None else 1)
         yield _gauge(
@@ -81,7 +81,7 @@ class JobMetrics(Collector):
             try:
                 self._results_bytes = sum(info.num_bytes for info in self._blobs.list())
             except OSError as error:
-                _logger.warning("metrics without the storage of results: %s", error)
+                _logger.warning("the size of the results is unavailable: %s", error)
                 self._results_bytes = 0
             self._walked_at = time.monotonic()
         return self._results_bytes
@@ -123,6 +123,6 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 
 
 def _histogram(name: str, text: str, totals: JobCounters, counted: str) -> Metric:
-    found = totals.durations(counted)
+    durations = totals.durations(counted)
     bounds = [*(f"{bound:g}" for bound in DURATION_BOUNDS), "+Inf"]
-    return HistogramMetricFamily(name, text, list(zip(bounds, found.counts, strict=True)), found.sum_seconds)
+    return HistogramMetricFamily(name, text, list(zip(bounds, durations.counts, strict=True)), durations.sum_seconds)

@@ -1,4 +1,4 @@
-"""What a deployment lacks to do all that it is there for."""
+"""Readiness: what a deployment lacks to compute closed forms and jobs."""
 
 import os
 import shutil
@@ -14,14 +14,13 @@ from hessian_spectrum.jobs.connection import described, eviction_fault, require_
 from hessian_spectrum.jobs.settings import StorageSettings
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.worker_registry import registered_workers
-from hessian_spectrum.storage.blob_store import BlobStore
-from hessian_spectrum.storage.disk import LEAST_FREE_BYTES
+from hessian_spectrum.storage.blob_store import LEAST_FREE_BYTES, BlobStore
 
 
 def look(
     client: redis.Redis, storage: StorageIdentity, settings: StorageSettings
 ) -> tuple[list[WorkerStatus], list[str]]:
-    """The workers that are there, and what is missing, everything at once."""
+    """Check everything; returns the present workers and what is missing."""
     missing = [*missing_on_disk(settings.results_dir), *missing_models(settings.models_dir)]
     if settings.storage_url is not None:
         missing += missing_object_store(storage.blobs)
@@ -35,18 +34,21 @@ def look(
 
 
 def missing_worker(workers: Sequence[WorkerStatus]) -> str | None:
-    """What hinders jobs from being taken."""
+    """Explain why no worker takes jobs; None if one does."""
     if not workers:
-        return "no worker is there"
+        return "no worker is present"
     faults = [worker.fault for worker in workers]
     return None if None in faults else f"no worker takes jobs: {faults[0]}"
 
 
 def mismatch(storage: StorageIdentity) -> str | None:
-    """Why directory and Redis do not belong together; None also for a directory that is away, which is said apart.
+    """Find out whether the results directory and Redis belong together.
+
+    Returns:
+        Why they do not; None if they do, and for a missing directory, which another check reports.
 
     Raises:
-        RedisError: if Redis cannot be asked.
+        RedisError: Redis does not answer.
     """
     try:
         return storage.fault()
@@ -55,7 +57,7 @@ def mismatch(storage: StorageIdentity) -> str | None:
 
 
 def missing_on_disk(results: Path) -> list[str]:
-    """What hinders results from being kept."""
+    """Explain why results cannot be stored."""
     try:
         with tempfile.TemporaryFile(dir=results):
             pass
@@ -66,7 +68,7 @@ def missing_on_disk(results: Path) -> list[str]:
 
 
 def missing_object_store(blobs: BlobStore) -> list[str]:
-    """What hinders an object store from being used."""
+    """Explain why the object store cannot be used."""
     try:
         blobs.require_present()
     except OSError as error:
@@ -75,7 +77,7 @@ def missing_object_store(blobs: BlobStore) -> list[str]:
 
 
 def missing_models(models: Path | None) -> list[str]:
-    """What hinders checkpoints from being read."""
+    """Explain why checkpoints cannot be read."""
     if models is None or (models.is_dir() and os.access(models, os.R_OK | os.X_OK)):
         return []
     return ["the models directory cannot be read"]

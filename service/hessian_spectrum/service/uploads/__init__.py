@@ -1,1 +1,1 @@
-"""Requests whose arrays come as npz or multipart/form-data. What is uploaded is hostile until it is checked here."""
+"""Uploaded arrays and tokens, which are untrusted until this package has checked them."""

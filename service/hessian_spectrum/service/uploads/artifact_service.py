@@ -11,10 +11,8 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.service.auth import Principal
 from hessian_spectrum.service.config import MAX_SHARE_PER_KEY
 from hessian_spectrum.service.problems import ProblemError
-from hessian_spectrum.storage.array_files import Arrays
-from hessian_spectrum.storage.artifact_owners import NOBODY, ArtifactOwners
-from hessian_spectrum.storage.artifacts import ArtifactStore, UnknownArtifactError
-from hessian_spectrum.storage.token_files import Blocks
+from hessian_spectrum.storage.artifact_files import Arrays, Blocks
+from hessian_spectrum.storage.artifacts import NOBODY, ArtifactOwners, ArtifactStore, UnknownArtifactError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +28,7 @@ class ArtifactQuota:
 class ArtifactService:
     """The artifact store for one principal, to whom the files of others do not exist.
 
-    The same content is stored once, whoever sent it; no response tells that somebody else has sent it before.
+    Equal content is stored once; no response reveals that another principal has sent it before.
 
     Args:
         store: Uploaded files.
@@ -43,7 +41,7 @@ class ArtifactService:
     """
 
     def __init__(
-        self, store: ArtifactStore, owners: ArtifactOwners, principal: Principal, quota: ArtifactQuota
+        self, *, store: ArtifactStore, owners: ArtifactOwners, principal: Principal, quota: ArtifactQuota
     ) -> None:
         self._store = store
         self._owners = owners
@@ -85,6 +83,9 @@ class ArtifactService:
     def get(self, artifact_id: str) -> AnyArtifact:
         """The description of an artifact.
 
+        Returns:
+            The number of tokens and the largest one, or shape and type of each array.
+
         Raises:
             UnknownArtifactError: There is no such artifact.
         """
@@ -92,7 +93,10 @@ class ArtifactService:
         return self._store.get(artifact_id)
 
     def arrays(self, artifact_id: str) -> dict[str, StoredArray]:
-        """The arrays of an artifact by name; this method makes the service an `ArtifactCatalog`.
+        """Describe the arrays of an artifact; this method makes the service an `ArtifactCatalog`.
+
+        Returns:
+            The arrays by name.
 
         Raises:
             ArtifactError: There is no such artifact, or it does not hold arrays.
@@ -161,12 +165,14 @@ class ArtifactService:
 
 
 def _too_many(max_number: int) -> ProblemError:
-    detail = f"A key keeps at most {max_number:,}: delete some that no job needs any more."
+    detail = f"An API key may keep {max_number:,} files: delete some that no job needs."
     title = "Too many uploaded files"
     return ProblemError(Problem(type="/problems/too-many-uploads", title=title, status=507, detail=detail))
 
 
 def _no_room(is_own: bool) -> ProblemError:
-    detail = "Yours are too many: delete some of them." if is_own else "An admin can delete some of them."
-    title = "There is no more room for uploaded files"
+    detail = (
+        "Your files take too much space: delete some." if is_own else "An admin can delete files that are not needed."
+    )
+    title = "No space left for uploaded files"
     return ProblemError(Problem(type="/problems/uploads-full", title=title, status=507, detail=detail))

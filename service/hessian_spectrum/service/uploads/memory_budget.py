@@ -52,10 +52,13 @@ class MemoryBudget:
 
     @contextmanager
     def reservation(self, owner: str | None = None) -> Iterator[Reservation]:
-        """An empty reservation, which is released at the end of the context.
+        """Open an empty reservation.
 
         Args:
             owner: Id of the API key that the upload came with; None without one.
+
+        Yields:
+            The reservation, which is released at the end of the context.
         """
         reservation = Reservation(self, owner)
         try:
@@ -83,6 +86,6 @@ class MemoryBudget:
 
 
 def _busy() -> ProblemError:
-    detail = "Other uploads take the memory that the server keeps for them. Send this one again later."
+    detail = "Other uploads use all of the memory for uploads. Send this one again later."
     problem = Problem(type="/problems/uploads-busy", title="Too many uploads at once", status=503, detail=detail)
     return ProblemError(problem, {"Retry-After": str(RETRY_SECONDS)})

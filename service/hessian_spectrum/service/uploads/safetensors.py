@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from hessian_spectrum.api_schemas.artifacts import ArrayType
-from hessian_spectrum.service.problems import invalid_field
-from hessian_spectrum.service.uploads.fields import malformed_upload
-from hessian_spectrum.service.uploads.npy import NO_SHAPE, is_shape
-from hessian_spectrum.storage.array_files import DTYPES, NamedArray
+from hessian_spectrum.service.problems import invalid_field, malformed_upload
+from hessian_spectrum.service.uploads.npz import NO_SHAPE, is_shape
+from hessian_spectrum.storage.artifact_files import DTYPES, NamedArray
 
 MAX_HEADER_BYTES = 2**20
 """Far more than names, types and places of the arrays that are accepted take."""
@@ -33,18 +32,24 @@ def may_be_safetensors(head: bytes, num_bytes: int) -> bool:
 
 
 def safetensors_arrays(body: memoryview) -> Iterator[tuple[str, NamedArray]]:
-    """Name and array of each entry, views of `body`; names are as the file has them.
+    """Read the arrays of a safetensors file.
+
+    Args:
+        body: The bytes of the file.
+
+    Yields:
+        The name of an entry as the file has it and its array, a view of `body`.
 
     Raises:
         ProblemError: 400 for what is no safetensors file, or a damaged one; 422 for an array without numbers.
     """
     try:
         header, start = _header(body)
-        places = [(name, *_place(name, entry)) for name, entry in header.items()]
-        _check_covered([(first, last) for *_, first, last in places], len(body) - start)
+        entries = [(name, *_entry(name, entry)) for name, entry in header.items()]
+        _check_covered([(first, last) for *_, first, last in entries], len(body) - start)
     except _DamagedError as error:
-        raise malformed_upload(f"The body is no safetensors file, or a damaged one: {error}.") from None
-    for name, dtype, shape, first, last in places:
+        raise malformed_upload(f"The body is not a valid safetensors file: {error}.") from None
+    for name, dtype, shape, first, last in entries:
         if not is_shape(shape):
             raise invalid_field((name[:64],), NO_SHAPE)
         content = body[start + first : start + last]
@@ -59,43 +64,43 @@ def _header(body: memoryview) -> tuple[dict[str, Any], int]:
         raise _DamagedError(f"its header is longer than the file or than {MAX_HEADER_BYTES} bytes")
     text = bytes(body[_LENGTH_BYTES:end])
     if not text.startswith(b"{"):
-        raise _DamagedError("its header is no JSON object")
+        raise _DamagedError("its header is not a JSON object")
     try:
         header = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        reason = error if isinstance(error, _DamagedError) else "its header is no JSON"
+        reason = error if isinstance(error, _DamagedError) else "its header is not JSON"
         raise _DamagedError(str(reason)) from None
     metadata = header.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _DamagedError(f"{_METADATA} holds more than texts")
+        raise _DamagedError(f"{_METADATA} holds values that are not texts")
     return header, end
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise _DamagedError("its header has a key twice")
-    return found
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        raise _DamagedError("a key occurs twice in its header")
+    return unique
 
 
 def _no_constant(name: str) -> None:
-    raise _DamagedError("its header holds no finite number")
+    raise _DamagedError("its header holds a number that is not finite")
 
 
-def _place(name: str, entry: Any) -> tuple[ArrayType, list[int], int, int]:
+def _entry(name: str, entry: Any) -> tuple[ArrayType, list[int], int, int]:
     """Type, shape, and where the numbers of an entry begin and end."""
     what = f"the entry {name[:64]!a}"
     if not isinstance(entry, dict) or entry.keys() != _FIELDS:
-        raise _DamagedError(f"{what} holds not dtype, shape and data_offsets alone")
+        raise _DamagedError(f"{what} must hold exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise _DamagedError(f"{what} is of none of the types {', '.join(DTYPES)}")
+        raise _DamagedError(f"{what} must have one of the types {', '.join(DTYPES)}")
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
-        raise _DamagedError(f"{what} has a shape or offsets that are no whole numbers from 0 on")
+        raise _DamagedError(f"{what} has a shape or offsets that are not non-negative integers")
     if len(shape) > _MAX_AXES:  # the product of very many is a number that takes minutes
         raise _DamagedError(f"{what} has more than {_MAX_AXES} axes")
     if offsets[1] - offsets[0] != prod(shape) * DTYPES[dtype].itemsize:
-        raise _DamagedError(f"{what} has not the size that its shape says")
+        raise _DamagedError(f"{what} does not have the size that its shape implies")
     return dtype, shape, offsets[0], offsets[1]
 
 
@@ -103,12 +108,12 @@ def _are_counts(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
-def _check_covered(places: list[tuple[int, int]], num_bytes: int) -> None:
+def _check_covered(entries: list[tuple[int, int]], num_bytes: int) -> None:
     """Every byte belongs to one entry."""
     end = 0
-    for first, last in sorted(places):
+    for first, last in sorted(entries):
         if first != end:
             raise _DamagedError("its arrays overlap, or there are gaps between them")
         end = last
     if end != num_bytes:
-        raise _DamagedError("it has not the size that its header says")
+        raise _DamagedError("its size differs from what its header says")

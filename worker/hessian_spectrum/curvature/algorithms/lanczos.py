@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import accumulate
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -105,7 +105,9 @@ def start(
     for own, probe in zip(basis, probes, strict=True):
         length = norm(probe)
         if probe.shape != (operator.dim,) or not 0 < length < math.inf:
-            raise InvalidProblemError(f"a finite, non-zero probe ({operator.dim},) is needed, not {tuple(probe.shape)}")
+            raise InvalidProblemError(
+                f"probes must be finite, non-zero and of shape ({operator.dim},), not {tuple(probe.shape)}"
+            )
         # divided first: a long probe may overflow, and a short one vanish, in the operator's precision
         own[0] = probe if 0.5 < length < 2 else probe.div(length)
         # in the operator's precision, which may be more than the probe's
@@ -201,7 +203,7 @@ def tridiagonal(state: LanczosState, probe: int = 0) -> Tridiagonal:
     """
     num_done = state.num_done[probe]
     if num_done == 0:
-        raise InvalidProblemError("no Lanczos step was done yet")
+        raise InvalidProblemError("no Lanczos step has been taken yet")
     return Tridiagonal(
         diagonal=state.diagonal[probe, :num_done].clone(),
         off_diagonal=state.off_diagonal[probe, : num_done - 1].clone(),
@@ -420,7 +422,14 @@ def lockstep(
     needed = probe_bytes(dim, num_steps, itemsize, reorthogonalisation)
     if needed > memory_bytes:
         raise InvalidProblemError(
-            f"a Lanczos probe with reorthogonalisation {reorthogonalisation!r} takes {needed} bytes, "
-            f"and {memory_bytes} are allowed"
+            f"a Lanczos probe with reorthogonalisation {reorthogonalisation!r} needs {needed} bytes, "
+            f"but only {memory_bytes} are allowed"
         )
     return reorthogonalisation, min(num_probes, memory_bytes // needed)
+
+
+def _with_smoothing(*, num_points: int, kappa: float, margin: float, **settings: Any) -> StochasticLanczosQuadrature:
+    return StochasticLanczosQuadrature(smoothing=Smoothing(num_points, kappa, margin), **settings)
+
+
+METHODS = {"lanczos": _with_smoothing}

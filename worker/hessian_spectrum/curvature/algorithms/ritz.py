@@ -37,7 +37,7 @@ GHOST_FACTOR = 2.5
 MISS_PROBABILITY = 0.025
 """Probability that the end of a spectrum lies beyond its interval."""
 
-UNSEEN = "The steps are too few to bound what the probes have not seen."
+UNBOUNDED = "There are too few steps to bound the eigenvalues that the probes missed."
 
 GRID_POINTS = 12  # beyond the point in question at which a bound must hold, too: of a block it need not be monotonous
 BISECTIONS = 60
@@ -193,17 +193,17 @@ def _extreme(
     quadratures: Sequence[Quadrature], floors: Sequence[float], factor: float, dim: int, side: int
 ) -> RitzValue:
     """The last Ritz value on one side; `floors` are the errors of the probes' products, in units of A."""
-    place = -1 if side > 0 else 0
-    best = max(range(len(quadratures)), key=lambda probe: side * float(quadratures[probe].nodes[place]))
-    value = float(quadratures[best].nodes[place])
+    index = -1 if side > 0 else 0
+    best = max(range(len(quadratures)), key=lambda probe: side * float(quadratures[probe].nodes[index]))
+    value = float(quadratures[best].nodes[index])
     residuals = quadratures[best].residuals
     assert residuals is not None
     near, far = value - side * floors[best], _end(quadratures, floors, value, dim, side) + side * max(floors)
     if not math.isfinite(far):
-        known = Interval(near, None, UNSEEN) if side > 0 else Interval(None, near, UNSEEN)
+        known = Interval(near, None, UNBOUNDED) if side > 0 else Interval(None, near, UNBOUNDED)
     else:
         known = Interval(min(near, far), max(near, far))
-    return RitzValue(value, factor * abs(float(residuals[place])) + floors[best], known)
+    return RitzValue(value, factor * abs(float(residuals[index])) + floors[best], known)
 
 
 def _end(quadratures: Sequence[Quadrature], floors: Sequence[float], value: float, dim: int, side: int) -> float:

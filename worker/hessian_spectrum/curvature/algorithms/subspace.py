@@ -34,7 +34,7 @@ class End(NamedTuple):
     """One end of the spectrum, with the number of requested eigenvalues that may lie there."""
 
     side: int  # 1 for the upper one, -1 for the lower one
-    num_wanted: int
+    num_requested: int
 
 
 @serializable(basis=UsedPart(0, "num_rows"))
@@ -48,7 +48,7 @@ class SubspaceState:
     """
 
     which: Which
-    num_wanted: int  # k
+    num_requested: int  # k
     tolerance: float  # relative to the largest requested |eigenvalue| of an end
     absolute_tolerance: float  # in units of A
     block_size: int
@@ -75,7 +75,7 @@ class SubspaceState:
     @property
     def budget(self) -> int:
         """Largest number of products before the pairs are multiplied once more."""
-        return max(self.num_wanted, self.max_products - self.num_wanted)
+        return max(self.num_requested, self.max_products - self.num_requested)
 
     @property
     def complete(self) -> bool:
@@ -90,7 +90,7 @@ class SubspaceState:
     @property
     def ends(self) -> list[End]:
         """Ends at which eigenvalues are requested."""
-        k = self.num_wanted
+        k = self.num_requested
         both = [End(1, (k + 1) // 2), End(-1, k // 2)]
         ends = {
             "largest": [End(1, k)],
@@ -98,7 +98,7 @@ class SubspaceState:
             "both-ends": both,
             "magnitude": [End(1, k), End(-1, k)],
         }
-        return [end for end in ends[self.which] if end.num_wanted > 0]
+        return [end for end in ends[self.which] if end.num_requested > 0]
 
     @property
     def needs_locking(self) -> bool:
@@ -110,7 +110,7 @@ class SubspaceState:
         Returns:
             Whether pairs have to be locked and searched for again.
         """
-        return self.is_reduced or any(end.num_wanted > 1 for end in self.ends)
+        return self.is_reduced or any(end.num_requested > 1 for end in self.ends)
 
     def pairs(self) -> RitzPairs:
         """Ritz pairs of all processed rows."""

@@ -85,14 +85,14 @@ class ThickRestartLanczos(Method[SubspaceState, TopEigenpairs]):
         k, tolerance, dim = self.k, self.tolerance, problem.dim
         limit = max(1_000, 100 * k) if self.max_products is None else self.max_products
         if not 1 <= k <= dim or not 0 <= tolerance < math.inf or limit < k:
-            message = f"{k} of {dim} eigenpairs, tolerance {tolerance}, {limit} products: that cannot be"
+            message = f"invalid search: {k} of {dim} eigenpairs, tolerance {tolerance}, {limit} products"
             raise InvalidProblemError(message)
         if not 0 <= self.absolute_tolerance < math.inf:
             raise InvalidProblemError(f"the absolute tolerance must be 0 or more, not {self.absolute_tolerance}")
         num_rows, block_size = _rows_and_block(dim, k, problem.dtype.itemsize, self.memory_bytes)
         return SubspaceState(
             which=self.which,
-            num_wanted=k,
+            num_requested=k,
             tolerance=tolerance,
             absolute_tolerance=self.absolute_tolerance,
             block_size=block_size,
@@ -145,7 +145,7 @@ def _rows_and_block(dim: int, k: int, itemsize: int, memory_bytes: int | None) -
     rows = min(rows, affordable - block_size)
     if rows < min(dim, k + LEAST_ROWS):
         needed = (min(dim, k + LEAST_ROWS) + 1) * dim * itemsize
-        raise InvalidProblemError(f"{k} eigenpairs take at least {needed} bytes, and {memory_bytes} are allowed")
+        raise InvalidProblemError(f"{k} eigenpairs need at least {needed} bytes, but only {memory_bytes} are allowed")
     return rows, block_size
 
 
@@ -199,7 +199,7 @@ def _restart(state: SubspaceState) -> None:
     if is_followed:
         state.stages = state.stages_so_far(pairs)
     num_active = len(pairs.values)
-    share = 0 if state.num_locked else min(state.num_wanted, num_active)
+    share = 0 if state.num_locked else min(state.num_requested, num_active)
     most = len(state.basis) - state.num_locked - num_pending - state.block_size
     chosen = order(pairs.values, state.which)[: min(share + (num_active - share) // 2, most)]
     _keep(state, state.num_locked, pairs, chosen, num_pending)
@@ -239,11 +239,11 @@ def _decide(state: SubspaceState, product_error: float) -> None:
         product_error: Error of the products, relative to ||A||.
     """
     pairs = state.pairs()
-    requested = order(pairs.values, state.which)[: state.num_wanted]
+    requested = order(pairs.values, state.which)[: state.num_requested]
     if state.complete or state.num_products >= state.budget:
         state.phase = "finished"
         return
-    if len(requested) < state.num_wanted:
+    if len(requested) < state.num_requested:
         if state.is_closed:
             _lock(state, pairs, order(pairs.values, state.which))
         return
@@ -252,7 +252,7 @@ def _decide(state: SubspaceState, product_error: float) -> None:
     residuals = pairs.residuals[requested]
     norms = spread(residuals)
     converged = bool((residuals <= LOCKING_SHARE * slack).all() and (norms <= SPREAD_SHARE * slack).all())
-    is_first = state.num_locked < state.num_wanted and (state.needs_locking or state.num_locked > 0)
+    is_first = state.num_locked < state.num_requested and (state.needs_locking or state.num_locked > 0)
     is_blind = bool((state.tolerances(leading) <= 2 * product_error * state.norm(pairs.values)).any())
     if not is_first and (converged or state.num_locked) and _is_settled(state, leading, slack, is_blind=is_blind):
         state.phase = "finished"
@@ -277,7 +277,7 @@ def _has_more_to_lock(
     Returns:
         Whether to lock pairs now.
     """
-    if state.num_locked >= state.num_wanted:
+    if state.num_locked >= state.num_requested:
         return converged and (state.is_closed or state.is_improved(leading, slack))
     is_late = state.num_products >= SEARCH_SHARE * state.budget
     any_converged = bool((residuals <= LOCKING_SHARE * slack).any())
@@ -337,7 +337,7 @@ def _limits(state: SubspaceState, values: Tensor, norms: Tensor, slack: Tensor) 
 
 def _worth_keeping(state: SubspaceState, pairs: RitzPairs, requested: Tensor, goal: float) -> Tensor:
     """The requested pairs, and the best known of the others; distinct ones need not be found again."""
-    room = len(state.basis) - state.num_wanted
+    room = len(state.basis) - state.num_requested
     room = room if len(state.basis) == state.basis.shape[1] else int(KEPT_SHARE * room)
     others = pairs.residuals.argsort()
     is_other = ~torch.isin(others, requested) & (pairs.residuals[others] <= KEPT_GOAL * goal)
@@ -350,3 +350,6 @@ def _lock(state: SubspaceState, pairs: RitzPairs, chosen: Tensor) -> None:
         state.far_ends = state.ends_of_rest()
     _keep(state, 0, pairs._replace(defects=pairs.residuals), chosen, num_pending=0)
     state.num_locked = len(chosen)
+
+
+METHODS = {"top-k": ThickRestartLanczos}

@@ -42,8 +42,8 @@ def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEi
     Raises:
         InvalidProblemError: If fewer than k products were done.
     """
-    if state.num_processed < state.num_wanted:
-        raise InvalidProblemError(f"{state.num_processed} products are too few for {state.num_wanted} eigenpairs")
+    if state.num_processed < state.num_requested:
+        raise InvalidProblemError(f"{state.num_processed} products are too few for {state.num_requested} eigenpairs")
     every = state.pairs()
     coarse = operator.product_error * state.norm(every.values)
     rest = _ends_of_others(state, every, coarse) if state.complete else _ends_of_rest(state, coarse)
@@ -72,7 +72,7 @@ def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEi
             )
             for index in display.tolist()
         ),
-        eigenvectors=state.basis[: state.num_wanted][display.to(state.basis.device)].cpu().numpy(),
+        eigenvectors=state.basis[: state.num_requested][display.to(state.basis.device)].cpu().numpy(),
         num_products=state.num_products,
     )
 
@@ -96,7 +96,7 @@ def _ends_of_others(state: SubspaceState, every: RitzPairs, error: float) -> lis
     Returns:
         One point for each end; None if the complement is exact.
     """
-    others = every.values[order(every.values, state.which)[state.num_wanted :]]
+    others = every.values[order(every.values, state.which)[state.num_requested :]]
     if not state.is_reduced or len(others) == 0:
         return None
     return [float((end.side * others).max()) + error for end in state.ends]
@@ -104,9 +104,9 @@ def _ends_of_others(state: SubspaceState, every: RitzPairs, error: float) -> lis
 
 def _final_pairs(operator: SymmetricOperator, state: SubspaceState, every: RitzPairs) -> _Pairs:
     """Rayleigh-Ritz on all rows, or the locked pairs if nothing better was found; measured once more if necessary."""
-    requested = order(every.values, state.which)[: state.num_wanted]
+    requested = order(every.values, state.which)[: state.num_requested]
     values, residuals, vectors = every.values[requested], every.residuals[requested], every.vectors[:, requested]
-    is_open = state.num_locked < state.num_wanted or state.complete
+    is_open = state.num_locked < state.num_requested or state.complete
     are_locked = not is_open and not state.is_improved(values, state.slack(values, operator.product_error))
     if are_locked:
         values, vectors = state.locked_values()[: len(values)], torch.eye(*vectors.shape, dtype=torch.float64)
@@ -119,7 +119,7 @@ def _final_pairs(operator: SymmetricOperator, state: SubspaceState, every: RitzP
     size = state.norm(every.values)
     error = operator.product_error * size
     is_measured = state.is_reduced or not state.complete
-    if is_measured and state.num_products + state.num_wanted <= state.max_products:
+    if is_measured and state.num_products + state.num_requested <= state.max_products:
         exact = operator.unreduced
         values, residuals = _refined(exact, state, values, size)
         error = exact.product_error * size
@@ -185,7 +185,7 @@ def _bounds(state: SubspaceState, pairs: _Pairs, rest: list[float], error: float
     Returns:
         The bounds, of shape (k,).
     """
-    count = state.num_wanted
+    count = state.num_requested
     values, residuals = state.locked_values(), state.defects[: state.num_locked]
     if pairs.are_locked or state.complete:
         kept = slice(count, count if state.complete else None)
@@ -197,7 +197,7 @@ def _bounds(state: SubspaceState, pairs: _Pairs, rest: list[float], error: float
         return bounds_from_above(torch.cat([values, -values]), norms.repeat(2), rest=max(rest), count=count) + error
     bounds = torch.empty(count, dtype=torch.float64)
     for members, end, limit in zip(state.groups(), state.ends, rest, strict=True):
-        bounds[members] = bounds_from_above(end.side * values, norms, rest=limit, count=end.num_wanted) + error
+        bounds[members] = bounds_from_above(end.side * values, norms, rest=limit, count=end.num_requested) + error
     return bounds
 
 

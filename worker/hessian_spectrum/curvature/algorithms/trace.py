@@ -299,3 +299,6 @@ def _random_rows(operator: SymmetricOperator, generator: torch.Generator, count:
     for row in rows:
         row.copy_(sphere_probe(operator.dim, generator))
     return rows
+
+
+METHODS = {"trace": TraceEstimator}

@@ -78,12 +78,12 @@ def leave_one_out(
     for start in range(0, len(vectors), PROBE_BLOCK):
         block = slice(start, start + PROBE_BLOCK)
         probes, residuals = vectors[block].clone(), products[block].clone()
-        for place in range(len(probes)):
-            s, overlap = left_out[:, start + place], overlaps[:, start + place]
-            along = _complement(sketch, s, overlap, probes[place], residuals[place])
-            single_terms.append(_term(sketch, explained, s, along, probes[place], residuals[place]))
+        for index in range(len(probes)):
+            s, overlap = left_out[:, start + index], overlaps[:, start + index]
+            along = _complement(sketch, s, overlap, probes[index], residuals[index])
+            single_terms.append(_term(sketch, explained, s, along, probes[index], residuals[index]))
             if rows is not None:
-                rows.add(s, probes[place], residuals[place])
+                rows.add(s, probes[index], residuals[index])
         pairs = pairs or PairSums(norm(residuals[0]) or sketch.scale)
         pairs.add(probes, residuals)
     assert pairs is not None

@@ -26,7 +26,7 @@ def digits(num_samples: int, generator: torch.Generator) -> Dataset:
 
     pixels, labels = load_digits(return_X_y=True)
     if not 1 <= num_samples <= len(labels):
-        raise InvalidProblemError(f"there are {len(labels)} digits, so num_samples cannot be {num_samples}")
+        raise InvalidProblemError(f"num_samples must be 1 .. {len(labels)}, the number of digits, not {num_samples}")
     chosen = torch.randperm(len(labels), generator=generator)[:num_samples]
     inputs = torch.as_tensor(pixels, dtype=torch.float64)[chosen] / MAXIMUM_PIXEL
     return Dataset(inputs, torch.as_tensor(labels, dtype=torch.int64)[chosen])

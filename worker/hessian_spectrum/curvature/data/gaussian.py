@@ -55,7 +55,7 @@ def gaussian(
         raise InvalidProblemError("num_samples, input_dim and output_dim must be at least 1")
     _check_deviations(noise, input_std)
     if teacher not in TEACHERS:
-        raise InvalidProblemError(f"teacher {teacher!r} is none of {', '.join(TEACHERS)}")
+        raise InvalidProblemError(f"unknown teacher {teacher!r}: must be one of {', '.join(TEACHERS)}")
     weight = torch.randn(output_dim, input_dim, generator=generator, dtype=torch.float64) / sqrt(input_dim)
     inputs = input_std * torch.randn(num_samples, input_dim, generator=generator, dtype=torch.float64)
     targets = noise * torch.randn(num_samples, output_dim, generator=generator, dtype=torch.float64)
@@ -102,7 +102,7 @@ def gaussian_sequences(
         raise InvalidProblemError("num_sequences, sequence_length and embedding_dim must be at least 1")
     _check_deviations(noise, input_std)
     if task not in TASKS:
-        raise InvalidProblemError(f"task {task!r} is none of {', '.join(TASKS)}")
+        raise InvalidProblemError(f"unknown task {task!r}: must be one of {', '.join(TASKS)}")
     shape = (num_sequences, sequence_length, embedding_dim)
     weight = torch.randn(embedding_dim, embedding_dim, generator=generator, dtype=torch.float64) / sqrt(embedding_dim)
     inputs = input_std * torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -115,7 +115,7 @@ def gaussian_sequences(
 def _check_deviations(noise: float, input_std: float) -> None:
     for name, value in (("noise", noise), ("input_std", input_std)):
         if not 0 <= value < float("inf"):
-            raise InvalidProblemError(f"{name} is a standard deviation, so it cannot be {value}")
+            raise InvalidProblemError(f"{name} must be finite and at least 0, not {value}")
 
 
 _TRANSFORMS: dict[str, Callable[[Dataset], Dataset]] = {

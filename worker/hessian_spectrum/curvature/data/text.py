@@ -71,7 +71,7 @@ def named_text(name: str) -> str:
         InvalidProblemError: If the name is unknown.
     """
     if name not in NAMED_TEXTS:
-        raise InvalidProblemError(f"text {name!r} is none of {', '.join(NAMED_TEXTS)}")
+        raise InvalidProblemError(f"unknown text {name!r}: must be one of {', '.join(NAMED_TEXTS)}")
     return NAMED_TEXTS[name]()
 
 
@@ -110,11 +110,11 @@ def tokenize(text: str, tokenizer: str) -> Tokens:
         InvalidProblemError: If the tokenizer is unknown, or UTF-8 cannot encode the text.
     """
     if tokenizer not in VOCABULARY_SIZES:
-        raise InvalidProblemError(f"tokenizer {tokenizer!r} is none of {', '.join(VOCABULARY_SIZES)}")
+        raise InvalidProblemError(f"unknown tokenizer {tokenizer!r}: must be one of {', '.join(VOCABULARY_SIZES)}")
     try:
         encoded = text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidProblemError("the text holds lone surrogates, which UTF-8 cannot encode") from error
+        raise InvalidProblemError("the text contains lone surrogates, which UTF-8 cannot encode") from error
     if tokenizer == "bytes":
         return np.frombuffer(encoded, np.uint8).copy()
     parts = [np.asarray(tokens, np.uint16) for tokens in gpt2_tokens(text)]
@@ -141,7 +141,7 @@ def text_windows(tokens: Tokens, *, num_sequences: int, sequence_length: int, ge
     num_starts = len(tokens) - sequence_length
     if num_starts < 1:
         needed = sequence_length + 1
-        raise InvalidProblemError(f"the text has {len(tokens)} tokens, a sequence with its targets needs {needed}")
+        raise InvalidProblemError(f"the text has {len(tokens)} tokens, but a sequence with its targets needs {needed}")
     starts = torch.randint(num_starts, (num_sequences, 1), generator=generator)
     positions = starts + torch.arange(sequence_length + 1)
     windows = torch.from_numpy(tokens[positions.numpy()].astype(np.int64))
@@ -167,10 +167,12 @@ class TokenStream:
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 1 or self.tokens.dtype.kind not in "iu":
-            raise InvalidProblemError(f"a stream is one row of tokens, not {self.tokens.shape} {self.tokens.dtype}")
+            raise InvalidProblemError(
+                f"tokens must be one row of integers, not {self.tokens.dtype} of shape {self.tokens.shape}"
+            )
         if not 1 <= self.sequence_length < len(self.tokens):
-            have = f"{len(self.tokens)} tokens hold no sequence of {self.sequence_length} with its targets"
-            raise InvalidProblemError(have)
+            message = f"{len(self.tokens)} tokens are too few for a sequence of {self.sequence_length} with its targets"
+            raise InvalidProblemError(message)
         if self.tokens.dtype.kind == "i" and int(self.tokens.min()) < 0:
             raise InvalidProblemError("tokens must be at least 0")
 

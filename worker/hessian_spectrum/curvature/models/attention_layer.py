@@ -54,9 +54,13 @@ class AttentionLayer(Model):
         if min(self.embedding_dim, self.key_dim, self.value_dim) < 1:
             raise InvalidProblemError("every dimension of an attention layer must be at least 1")
         if self.activation not in SCORE_ACTIVATIONS:
-            raise InvalidProblemError(f"activation {self.activation!r} is none of {', '.join(SCORE_ACTIVATIONS)}")
+            raise InvalidProblemError(
+                f"unknown activation {self.activation!r}: must be one of {', '.join(SCORE_ACTIVATIONS)}"
+            )
         if not (isfinite(self.sink_bias) and isfinite(self.initial_std) and self.initial_std >= 0):
-            raise InvalidProblemError(f"sink bias {self.sink_bias}, initial standard deviation {self.initial_std}")
+            raise InvalidProblemError(
+                f"sink_bias must be finite, not {self.sink_bias}, and initial_std at least 0, not {self.initial_std}"
+            )
 
     @property
     def num_outputs(self) -> int:
@@ -80,8 +84,13 @@ class AttentionLayer(Model):
 
     def size_on(self, inputs: Tensor) -> Size:
         """Return the size, with queries, keys, values, scores and attention weights."""
-        dims = (self.embedding_dim, self.key_dim, self.value_dim)
-        return attention_size(*dims, inputs.shape[0], inputs.shape[1])
+        return attention_size(
+            embedding_dim=self.embedding_dim,
+            key_dim=self.key_dim,
+            value_dim=self.value_dim,
+            num_sequences=inputs.shape[0],
+            sequence_length=inputs.shape[1],
+        )
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Return outputs (n, L, d_V) for sequences (n, L, d)."""

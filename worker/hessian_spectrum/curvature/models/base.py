@@ -71,7 +71,7 @@ class ParameterLayout:
             InvalidProblemError: If names or shapes differ; the message says which.
         """
         if set(parameters) != set(self.names):
-            raise InvalidProblemError(f"parameters {sorted(parameters)} where {sorted(self.names)} were expected")
+            raise InvalidProblemError(f"expected parameters {sorted(self.names)}, not {sorted(parameters)}")
         for name, shape in zip(self.names, self.shapes, strict=True):
             if tuple(parameters[name].shape) != shape:
                 raise InvalidProblemError(f"{name} has shape {tuple(parameters[name].shape)}, not {shape}")
@@ -102,7 +102,7 @@ def select(names: Iterable[str], globs: str | Sequence[str] | None) -> list[str]
     patterns = [globs] if isinstance(globs, str) else globs
     chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
     if not chosen:
-        raise InvalidProblemError(f"no parameter matches {globs!r}; there are {', '.join(names[:20])}")
+        raise InvalidProblemError(f"no parameter matches {globs!r}; the parameters are {', '.join(names[:20])}")
     return chosen
 
 
@@ -157,9 +157,9 @@ def activation_named(name: str, negative_slope: float = DEFAULT_NEGATIVE_SLOPE) 
         InvalidProblemError: If the name is unknown, or the slope is not finite.
     """
     if name not in ACTIVATIONS:
-        raise InvalidProblemError(f"activation {name!r} is none of {', '.join(ACTIVATIONS)}")
+        raise InvalidProblemError(f"unknown activation {name!r}: must be one of {', '.join(ACTIVATIONS)}")
     if not abs(negative_slope) < float("inf"):
-        raise InvalidProblemError(f"the negative slope is {negative_slope}")
+        raise InvalidProblemError(f"the negative slope must be finite, not {negative_slope}")
     activation = ACTIVATIONS[name]
     if activation.has_slope:
         return lambda x: activation.function(torch, x, negative_slope)

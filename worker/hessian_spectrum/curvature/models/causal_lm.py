@@ -104,8 +104,17 @@ class CausalLm(Model):
     def size_on(self, inputs: Tensor) -> Size:
         """Return the size as `causal_lm_size` estimates it."""
         num_parameters = sum(torch.Size(shape).numel() for shape in self.shapes.values())
-        widths = (self.n_layer, self.n_head, self.n_embd, self.n_inner, self.vocab_size)
-        return causal_lm_size(num_parameters, *widths, *inputs.shape)
+        num_sequences, length = inputs.shape
+        return causal_lm_size(
+            num_parameters=num_parameters,
+            n_layer=self.n_layer,
+            n_head=self.n_head,
+            n_embd=self.n_embd,
+            n_inner=self.n_inner,
+            vocab_size=self.vocab_size,
+            num_sequences=num_sequences,
+            sequence_length=length,
+        )
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Return logits (n, T, vocab_size) for tokens (n, T)."""

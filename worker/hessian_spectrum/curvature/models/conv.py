@@ -56,12 +56,16 @@ class Conv(Model):
     def __post_init__(self) -> None:
         counts = (*self.channels, self.kernel_size, self.stride, self.image_size, self.num_classes)
         if not self.channels or min(counts) < 1:
-            raise InvalidProblemError("a conv net needs at least one convolution, and every count to be at least 1")
+            raise InvalidProblemError(
+                "a conv network needs at least one convolution, and every count must be at least 1"
+            )
         if self.kernel_size % 2 == 0:
             raise InvalidProblemError(f"the kernel's edge must be odd, not {self.kernel_size}")
         activation_named(self.activation, self.negative_slope)
         if min(self.edges) < 1:
-            raise InvalidProblemError(f"{len(self.channels)} poolings leave nothing of {self.image_size} pixels")
+            raise InvalidProblemError(
+                f"no pixel of {self.image_size} is left after {len(self.channels)} convolutions and poolings"
+            )
 
     @property
     def num_outputs(self) -> int:
@@ -105,15 +109,15 @@ class Conv(Model):
     def size_on(self, inputs: Tensor) -> Size:
         """Return the size, with patches, pre- and post-activations of every layer, inputs included."""
         return conv_size(
-            self.image_size,
-            self.channels,
-            self.kernel_size,
-            self.stride,
-            self.pooling,
-            self.num_outputs,
-            self.bias,
-            inputs.shape[0],
-            self.activation,
+            image_size=self.image_size,
+            channels=self.channels,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            pooling=self.pooling,
+            num_outputs=self.num_outputs,
+            bias=self.bias,
+            num_samples=inputs.shape[0],
+            activation=self.activation,
         )
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:

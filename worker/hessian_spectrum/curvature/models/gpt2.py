@@ -91,13 +91,15 @@ class Gpt2(Model):
         if self.n_embd % self.n_head:
             raise InvalidProblemError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         if self.activation not in GPT2_ACTIVATIONS:
-            raise InvalidProblemError(f"activation {self.activation!r} is none of {', '.join(GPT2_ACTIVATIONS)}")
+            raise InvalidProblemError(
+                f"unknown activation {self.activation!r}: must be one of {', '.join(GPT2_ACTIVATIONS)}"
+            )
         if not self.attention and (self.n_layer % 2 or self.sink is not None):
             raise InvalidProblemError("without attention there is no sink, and n_layer must be even")
         if self.sink is not None:
             blocks = self.sink.blocks or ()
             if not isfinite(self.sink.bias):
-                raise InvalidProblemError(f"the attention sink's bias is {self.sink.bias}")
+                raise InvalidProblemError(f"the bias of the attention sink must be finite, not {self.sink.bias}")
             if not all(0 <= head < self.n_head for head in self.sink.heads):
                 raise InvalidProblemError(f"attention sink heads {self.sink.heads} outside 0 .. {self.n_head - 1}")
             if not all(0 <= block < self.n_layer for block in blocks):
@@ -161,9 +163,18 @@ class Gpt2(Model):
 
     def size_on(self, inputs: Tensor) -> Size:
         """Return the size, with residual stream, attention scores, hidden layers and logits."""
-        sizes = (self.n_layer, self.n_head, self.n_embd, self.n_positions, self.vocab_size)
         num_sequences, length = inputs.shape
-        return gpt2_size(*sizes, num_sequences, length, self.bias, self.attention)
+        return gpt2_size(
+            n_layer=self.n_layer,
+            n_head=self.n_head,
+            n_embd=self.n_embd,
+            n_positions=self.n_positions,
+            vocab_size=self.vocab_size,
+            num_sequences=num_sequences,
+            sequence_length=length,
+            bias=self.bias,
+            attention=self.attention,
+        )
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Return logits (n, T, vocab_size) for tokens (n, T)."""

@@ -135,7 +135,7 @@ def parametrization_named(name: str) -> Parametrization:
         InvalidProblemError: If the name is unknown.
     """
     if name not in PARAMETRIZATIONS:
-        raise InvalidProblemError(f"parametrization {name!r} is none of {', '.join(PARAMETRIZATIONS)}")
+        raise InvalidProblemError(f"unknown parametrization {name!r}: must be one of {', '.join(PARAMETRIZATIONS)}")
     return PARAMETRIZATIONS[name]
 
 

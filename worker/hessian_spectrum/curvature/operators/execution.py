@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,9 @@ COMPILE_SECONDS_PER_NODE = 0.03
 EXPECTED_SAVING = {"cpu": 0.15, "cuda": 0.5}
 
 NUM_TIMINGS = 3
+
+COMPARED_VECTORS, COMPARED_NUMBERS = 16, 2**12
+"""Vectors on which reduced products are compared, and entries that suffice; one short vector may not be typical."""
 
 _logger = logging.getLogger(__name__)
 
@@ -60,6 +64,21 @@ def matmuls_in(precision: MatmulPrecision | None) -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.fp32_precision = before
+
+
+def compared_vectors(rows: Tensor) -> Tensor:
+    """The rows (k, P), unless they are columns of the identity, and random ones; some multiple of k in all."""
+    dim, width = rows.shape[1], len(rows)
+    count = -(-min(COMPARED_VECTORS, -(-COMPARED_NUMBERS // dim)) // width) * width
+    generator = torch.Generator().manual_seed(0)
+    if int(rows[0].count_nonzero()) < 2:  # columns may be zero, and say nothing of the others
+        return torch.randn(count, dim, generator=generator).to(rows)
+    return torch.cat([rows, torch.randn(count - width, dim, generator=generator).to(rows)])
+
+
+def deviation(products: Tensor, difference: Tensor) -> float:
+    """Relative deviation ||(A' - A) V|| / ||A V||, for arrays of any shape."""
+    return float(difference.norm() / products.norm()) if products.any() else 0.0
 
 
 def _in_bfloat16(program: Program) -> Program:
@@ -125,9 +144,10 @@ class Timings:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        self._known: dict[str, Timing] = {}
-        if path is not None and path.exists():
-            self._known = _read(path)
+
+    @cached_property
+    def _known(self) -> dict[str, Timing]:
+        return {} if self._path is None else _read(self._path)
 
     def get(self, signature: str) -> Timing | None:
         """Measured times of a program; None if it was not measured."""
@@ -137,7 +157,7 @@ class Timings:
         """Store the times of a program, also in the file."""
         self._known[signature] = timing
         if self._path is not None:
-            self._known = {**_read(self._path), **self._known}
+            self._known = _read(self._path) | self._known
             text = json.dumps({name: asdict(each) for name, each in self._known.items()}, indent=1)
             unique = self._path.with_suffix(f".{os.getpid()}.tmp")
             unique.write_text(text)

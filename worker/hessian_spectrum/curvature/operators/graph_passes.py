@@ -150,13 +150,13 @@ def _assemble_in_place(graph: fx.Graph) -> None:
     remove_dead_code(graph)
 
 
-def _write(graph: fx.Graph, part: fx.Node, place: tuple[Any, ...]) -> None:
+def _write(graph: fx.Graph, part: fx.Node, span: tuple[Any, ...]) -> None:
     """Copy the part into a slice, before it is reshaped at the end of the graph for the result alone."""
     source: Any = part
     while source.target in (aten.reshape.default, aten.unsqueeze.default) and source.args[0].op != "placeholder":
         source = source.args[0]
     with graph.inserting_after(source):
-        target = graph.call_function(aten.slice.Tensor, place)
+        target = graph.call_function(aten.slice.Tensor, span)
     with graph.inserting_after(target):
         shaped = graph.call_function(aten.reshape.default, (source, list(_shape(part))))
     with graph.inserting_after(shaped):

@@ -64,33 +64,33 @@ class LayeredAssembly:
         first = next(iter(point.values()))
         self._dtype, self._device = first.dtype, first.device
         samples = layered_samples(layout.dim, sum(risk.model.widths[1:]), self._dtype.itemsize)
-        pieces = [piece for batch in risk.batches for piece in batch.split(samples)]
-        self._risk = EmpiricalRisk(risk.model, risk.loss, pieces)
+        chunks = [chunk for batch in risk.batches for chunk in batch.split(samples)]
+        self._risk = EmpiricalRisk(risk.model, risk.loss, chunks)
         self._starts = dict(zip(layout.names, accumulate(layout.sizes, initial=0), strict=False))
 
     def fill(self, triangle: Triangle) -> Iterator[None]:
         """Compute the rest of the upper triangle, in place, yielding after each step."""
         assert triangle.is_upper
-        num_pieces = len(self._risk.batches)
-        steps = [(piece, layer, units) for piece in range(num_pieces) for layer, units in self._steps(piece)]
+        num_chunks = len(self._risk.batches)
+        steps = [(chunk, layer, units) for chunk in range(num_chunks) for layer, units in self._steps(chunk)]
         num_done = sum(self._num_columns(layer, len(units)) for _, layer, units in steps[: triangle.num_steps])
         present, signals, buffer = -1, _Signals([], []), torch.empty(0)
-        for piece, layer, units in steps[triangle.num_steps :]:
-            if piece != present:
-                present, signals = piece, self._signals(piece)
-                buffer = torch.empty(self._dim, len(self._risk.batches[piece]), dtype=self._dtype, device=self._device)
-            for unit in self._units(piece, layer, units):
+        for chunk, layer, units in steps[triangle.num_steps :]:
+            if chunk != present:
+                present, signals = chunk, self._signals(chunk)
+                buffer = torch.empty(self._dim, len(self._risk.batches[chunk]), dtype=self._dtype, device=self._device)
+            for unit in self._units(chunk, layer, units):
                 self._add(triangle.rows, buffer, signals, unit)
             num_done += self._num_columns(layer, len(units))
-            triangle.num_steps, triangle.num_columns = triangle.num_steps + 1, num_done // num_pieces
+            triangle.num_steps, triangle.num_columns = triangle.num_steps + 1, num_done // num_chunks
             yield
         del signals, buffer
         release_freed_memory()
 
-    def _steps(self, piece: int) -> Iterator[tuple[int, range]]:
+    def _steps(self, chunk: int) -> Iterator[tuple[int, range]]:
         """Units by layer, a bounded number differentiated at once, of all layers with parameters in the block."""
         widths = self._model.widths
-        width = layered_units(sum(widths[1:]), len(self._risk.batches[piece]), self._dtype.itemsize)
+        width = layered_units(sum(widths[1:]), len(self._risk.batches[chunk]), self._dtype.itemsize)
         for layer, num_units in enumerate(widths[1:]):
             if self._num_columns(layer, 1):
                 for start in range(0, num_units, width):
@@ -101,9 +101,9 @@ class LayeredAssembly:
         weight, bias = (name in self._starts for name in self._model.layer_names(layer))
         return num_units * (weight * self._model.widths[layer] + bias)
 
-    def _units(self, piece: int, layer: int, units: range) -> Iterator[_Unit]:
+    def _units(self, chunk: int, layer: int, units: range) -> Iterator[_Unit]:
         weight, bias = (self._starts.get(name) for name in self._model.layer_names(layer))
-        for index, change in zip(units, self._changes(piece, layer, units), strict=True):
+        for index, change in zip(units, self._changes(chunk, layer, units), strict=True):
             first = None if weight is None else weight + index * self._model.widths[layer]
             yield _Unit(layer, index, first, None if bias is None else bias + index, change)
 
@@ -121,7 +121,7 @@ class LayeredAssembly:
 
     def _fill(self, terms: Tensor, signals: _Signals, unit: _Unit) -> None:
         """Write each sample's terms of the change of dL/d(parameters) into `terms` (k, n), from the unit's own on."""
-        place = 0
+        position = 0
         for layer in range(unit.layer, len(self._model.widths) - 1):
             weight, bias = (name in self._starts for name in self._model.layer_names(layer))
             hidden, later = signals.hidden[layer], layer - unit.layer
@@ -129,34 +129,34 @@ class LayeredAssembly:
             first = 0 if later else unit.index
             if weight:
                 change = delta_change[first:]
-                outer = terms[place : place + len(change) * len(hidden)].view(-1, *hidden.shape)
+                outer = terms[position : position + len(change) * len(hidden)].view(-1, *hidden.shape)
                 torch.mul(change[:, None], hidden, out=outer)
                 if later and self._matrix != "ggn":
                     outer.addcmul_(signals.delta[layer][:, None], unit.change.hidden[later])
-                place += len(change) * len(hidden)
+                position += len(change) * len(hidden)
             if bias:
                 first = first if unit.weight is None else 0  # after its weights come all biases of the layer
-                terms[place : place + len(delta_change) - first] = delta_change[first:]
-                place += len(delta_change) - first
+                terms[position : position + len(delta_change) - first] = delta_change[first:]
+                position += len(delta_change) - first
 
-    def _signals(self, piece: int) -> _Signals:
-        offsets = self._offsets(piece)
-        outputs, pull = vjp(partial(self._outputs, piece), offsets)  # type: ignore[misc]
-        gradient = pull(self._risk.residual(piece, outputs))[0]
-        hidden = self._hidden(piece, offsets)
+    def _signals(self, chunk: int) -> _Signals:
+        offsets = self._offsets(chunk)
+        outputs, pull = vjp(partial(self._outputs, chunk), offsets)  # type: ignore[misc]
+        gradient = pull(self._risk.residual(chunk, outputs))[0]
+        hidden = self._hidden(chunk, offsets)
         return _Signals([each.T.contiguous() for each in hidden], [each.T.contiguous() for each in gradient.values()])
 
-    def _changes(self, piece: int, layer: int, units: range) -> list[_Signals]:
+    def _changes(self, chunk: int, layer: int, units: range) -> list[_Signals]:
         """Derivatives of the signals of this layer and later ones with respect to each of the layer's `units`."""
-        offsets, name = self._offsets(piece), str(layer)
+        offsets, name = self._offsets(chunk), str(layer)
         later = list(offsets)[layer:]
 
         def single(direction: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-            outputs_at = partial(self._outputs, piece)
+            outputs_at = partial(self._outputs, chunk)
             delta = product(
                 self._matrix,
                 self._risk,
-                piece,
+                chunk,
                 features_at=outputs_at,
                 point=offsets,
                 direction={name: direction},
@@ -164,33 +164,33 @@ class LayeredAssembly:
             )
 
             def hidden_at(offset: Tensor) -> list[Tensor]:
-                return self._hidden(piece, {**offsets, name: offset})[layer:]
+                return self._hidden(chunk, {**offsets, name: offset})[layer:]
 
             _, hidden = jvp(hidden_at, (offsets[name],), (direction,))  # type: ignore[misc]
             return hidden, list(delta.values())
 
         directions = torch.zeros(len(units), *offsets[name].shape, dtype=self._dtype, device=self._device)
-        for place, unit in enumerate(units):
-            directions[place, :, unit] = 1
+        for position, unit in enumerate(units):
+            directions[position, :, unit] = 1
         hidden, delta = ([each.mT.contiguous() for each in signals] for signals in vmap(single)(directions))
         return [_Signals([h[i] for h in hidden], [d[i] for d in delta]) for i in range(len(units))]
 
-    def _offsets(self, piece: int) -> Parameters:
+    def _offsets(self, chunk: int) -> Parameters:
         """Zeros, one for each pre-activation, by layer."""
-        num_samples = len(self._risk.batches[piece])
+        num_samples = len(self._risk.batches[chunk])
         return {
             str(layer): torch.zeros(num_samples, width, dtype=self._dtype, device=self._device)
             for layer, width in enumerate(self._model.widths[1:])
         }
 
-    def _outputs(self, piece: int, offsets: Mapping[str, Tensor]) -> Tensor:
-        return self._forward(piece, offsets)[0]
+    def _outputs(self, chunk: int, offsets: Mapping[str, Tensor]) -> Tensor:
+        return self._forward(chunk, offsets)[0]
 
-    def _hidden(self, piece: int, offsets: Mapping[str, Tensor]) -> list[Tensor]:
-        return self._forward(piece, offsets)[1]
+    def _hidden(self, chunk: int, offsets: Mapping[str, Tensor]) -> list[Tensor]:
+        return self._forward(chunk, offsets)[1]
 
-    def _forward(self, piece: int, offsets: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        return self._model.forward(self._point, self._risk.batches[piece].inputs, list(offsets.values()))
+    def _forward(self, chunk: int, offsets: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        return self._model.forward(self._point, self._risk.batches[chunk].inputs, list(offsets.values()))
 
 
 def _add_product(target: Tensor, left: Tensor, right: Tensor) -> None:

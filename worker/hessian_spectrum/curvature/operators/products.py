@@ -70,25 +70,26 @@ def product(
             return features_at({**current, **leaves})
 
         features, pull = vjp(features_of, {name: current[name] for name in rows})  # type: ignore[misc]
-        of_head: list[Tensor] = []
+        head_rows: list[Tensor] = []
         if head is None:
-            seen = _seen(matrix, risk, features, risk.batches[index].targets)
+            cotangent = _output_cotangent(matrix, risk, features, risk.batches[index].targets)
         else:
-            parts = list(_through_head(matrix, risk, index, features, current[head], of_head if head in rows else None))
-            seen = torch.cat(parts).reshape(features.shape) if len(parts) > 1 else parts[0].reshape(features.shape)
+            rows_of_head = head_rows if head in rows else None
+            parts = list(_through_head(matrix, risk, index, features, current[head], rows_of_head))
+            cotangent = torch.cat(parts).reshape(features.shape) if len(parts) > 1 else parts[0].reshape(features.shape)
         with _backwards(matrix):
-            return pull(seen / risk.num_terms)[0], of_head
+            return pull(cotangent / risk.num_terms)[0], head_rows
 
     moving = {name: point[name] for name in direction}
-    values, changes, of_head = jvp(pulled_back, (moving,), (dict(direction),), has_aux=True)  # type: ignore[misc]
+    values, changes, head_rows = jvp(pulled_back, (moving,), (dict(direction),), has_aux=True)  # type: ignore[misc]
     result: Parameters = values if matrix == "ggn" else changes
-    for part in of_head:
+    for part in head_rows:
         assert head is not None
         result[head] = part.add_(result[head])
     return result
 
 
-def _seen(matrix: Matrix, risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
+def _output_cotangent(matrix: Matrix, risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
     """Cotangent of outputs with tangents: r with its tangent, r without it, or H_l times the outputs' tangent.
 
     The tangent of r is the closed form H_l u rather than autograd's, which stores the probabilities of a softmax twice.
@@ -119,7 +120,7 @@ def _backwards(matrix: Matrix) -> AbstractContextManager[object]:
 
 
 def _through_head(
-    matrix: Matrix, risk: EmpiricalRisk, index: int, features: Tensor, weight: Tensor, of_head: list[Tensor] | None
+    matrix: Matrix, risk: EmpiricalRisk, index: int, features: Tensor, weight: Tensor, head_rows: list[Tensor] | None
 ) -> Iterator[Tensor]:
     """Cotangents of the features (n, d), chunk by chunk.
 
@@ -129,26 +130,26 @@ def _through_head(
         index: Index of the micro-batch.
         features: Features (n, d) with their tangents.
         weight: W (K, d), the output layer.
-        of_head: List to which the product's rows of W through the output layer are added; None if these are not needed.
+        head_rows: List to which the product's rows of W through the output layer are added; None if not needed.
 
     Yields:
         Cotangents of the features of one chunk after the other.
     """
     for chunk, targets in risk.output_chunks(index, features):
-        seen = _seen(matrix, risk, chunk @ weight.T, targets)
+        cotangent = _output_cotangent(matrix, risk, chunk @ weight.T, targets)
         with _backwards(matrix):
-            yield seen @ weight
-            if of_head is not None:
+            yield cotangent @ weight
+            if head_rows is not None:
                 # of what is linear in two values with tangents, without the primal value, which is as large as W
-                rows = _change_of_product(matrix, seen, chunk / risk.num_terms)
-                of_head[:] = [of_head[0] + rows if of_head else rows]
+                rows = _change_of_product(matrix, cotangent, chunk / risk.num_terms)
+                head_rows[:] = [head_rows[0] + rows if head_rows else rows]
 
 
-def _change_of_product(matrix: Matrix, seen: Tensor, chunk: Tensor) -> Tensor:
+def _change_of_product(matrix: Matrix, cotangent: Tensor, chunk: Tensor) -> Tensor:
     """s^T h for Gauss-Newton, where s is a tangent; otherwise the tangent of s^T h."""
     if matrix == "ggn":
-        return seen.T @ chunk
-    (left, left_change), (right, right_change) = (forward_ad.unpack_dual(each) for each in (seen, chunk))  # type: ignore[no-untyped-call]
+        return cotangent.T @ chunk
+    (left, left_change), (right, right_change) = (forward_ad.unpack_dual(each) for each in (cotangent, chunk))  # type: ignore[no-untyped-call]
     change = left.T @ right_change if right_change is not None else None
     if left_change is None:
         return change if change is not None else torch.zeros_like(left.T @ right)
@@ -256,12 +257,12 @@ def _check_differentiable(value: Tensor) -> None:
     Raises:
         RuntimeError: If a derivative that the value depends on declares that it has no derivative itself.
     """
-    seen, waiting = set(), [value.grad_fn]
+    visited, waiting = set(), [value.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
+        if node is None or node in visited:
             continue
-        seen.add(node)
+        visited.add(node)
         if "Error" in node.name():
             raise RuntimeError("one of its functions is differentiable only once")
         waiting += [function for function, _ in node.next_functions]

@@ -133,10 +133,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._graph.erase_node(node)
 
     def _check_mutation(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], varies: bool) -> None:
-        for place, argument in enumerate(func._schema.arguments):
+        for index, argument in enumerate(func._schema.arguments):
             if argument.alias_info is None or not argument.alias_info.is_write:
                 continue
-            target = kwargs.get(argument.name) if argument.kwarg_only or place >= len(args) else args[place]
+            target = kwargs.get(argument.name) if argument.kwarg_only or index >= len(args) else args[index]
             if not isinstance(target, Tensor) or target in self._varying:
                 continue
             if varies or target in self._readers:
@@ -154,9 +154,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._varying[result] = self._call(func, node_args, node_kwargs, result)
         else:
             node = self._graph.call_function(func, node_args, node_kwargs)
-            for place, each in enumerate(result):
+            for index, each in enumerate(result):
                 if isinstance(each, Tensor):
-                    self._varying[each] = self._call(operator.getitem, (node, place), {}, each)
+                    self._varying[each] = self._call(operator.getitem, (node, index), {}, each)
 
     def _call(self, target: Callable[..., Any], args: Any, kwargs: Any, result: Tensor) -> fx.Node:
         node = self._graph.call_function(target, args, kwargs)

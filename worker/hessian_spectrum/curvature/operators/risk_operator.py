@@ -19,7 +19,14 @@ from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.malloc_trim import is_memory_error, release_freed_memory
 from hessian_spectrum.curvature.models.base import ColumnGroup, ParameterLayout, Parameters, column_groups, select
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.execution import Execution, MatmulPrecision, matmuls_in, reduced
+from hessian_spectrum.curvature.operators.execution import (
+    Execution,
+    MatmulPrecision,
+    compared_vectors,
+    deviation,
+    matmuls_in,
+    reduced,
+)
 from hessian_spectrum.curvature.operators.layered import LayeredAssembly
 from hessian_spectrum.curvature.operators.products import Fallback, Matrix, double_backward_product, product
 from hessian_spectrum.curvature.operators.recording import Map, Program, UnrecordableError, record
@@ -34,9 +41,6 @@ with warnings.catch_warnings():
 
 DEVIATION_MARGIN = 2
 """Factor by which the deviation of reduced products may be larger for vectors other than the measured ones."""
-
-COMPARED_VECTORS, COMPARED_NUMBERS = 16, 2**12
-"""Number of vectors for that measurement, and of entries that suffice; one short vector may not be typical."""
 
 SENSITIVITY_MARGIN = 4
 """Factor by which rounding may change a product more than a change of every parameter by one epsilon did."""
@@ -175,13 +179,13 @@ class RiskOperator(SymmetricOperator):
         generator = torch.Generator().manual_seed(0)
         eps = torch.finfo(self.dtype).eps
         vector = torch.randn(1, self.dim, generator=generator, dtype=self.dtype).to(self.device)
-        here, neighbour = copy(self), copy(self)
-        here._risk = neighbour._risk = EmpiricalRisk(self._risk.model, self._risk.loss, [sample])
-        neighbour._point = {
+        sampled, perturbed = copy(self), copy(self)
+        sampled._risk = perturbed._risk = EmpiricalRisk(self._risk.model, self._risk.loss, [sample])
+        perturbed._point = {
             name: values * (1 + eps * _signs(values, generator)) for name, values in self._point.items()
         }
         with torch.no_grad():
-            value, moved = (each._anew(0, self.layout, self.layout)(vector) for each in (here, neighbour))
+            value, moved = (each._unrecorded(0, self.layout, self.layout)(vector) for each in (sampled, perturbed))
         ratio = float((moved - value).norm() / value.norm()) if value.any() else 0.0
         return ratio / eps if math.isfinite(ratio) else 0.0  # products that are NaN are reported by the algorithms
 
@@ -257,7 +261,7 @@ class RiskOperator(SymmetricOperator):
         with matmuls_in(None):
             for index in range(len(self._risk.batches)):
                 for row in range(len(rows)):
-                    total[row] += self._anew(index, self.layout, self.layout)(rows[row : row + 1])[0]
+                    total[row] += self._unrecorded(index, self.layout, self.layout)(rows[row : row + 1])[0]
         return total
 
     @torch.no_grad()
@@ -325,15 +329,15 @@ class RiskOperator(SymmetricOperator):
                 value, program = record(direct, vectors)
                 if _is_odd(program, vectors, value):
                     return program
-                reason = "its recording gave another product than forward over reverse"
+                reason = "its recording gives products that differ from those of forward over reverse"
             except (UnrecordableError, RuntimeError, NotImplementedError) as error:
                 if is_memory_error(error):
                     raise
                 reason = f"it cannot be recorded: {_first_line(error)}"
             self.fallback = Fallback("forward-over-reverse", reason)
-        return self._anew(index, columns, rows)
+        return self._unrecorded(index, columns, rows)
 
-    def _anew(self, index: int, columns: ParameterLayout, rows: ParameterLayout) -> Map:
+    def _unrecorded(self, index: int, columns: ParameterLayout, rows: ParameterLayout) -> Map:
         """A_b without a recording, row by row; by double backward if the model's code has no forward mode."""
         direct = _row_by_row(partial(self._direct, index, columns, rows))
         backward = partial(self._by_double_backward, index, columns, rows)
@@ -373,7 +377,7 @@ class RiskOperator(SymmetricOperator):
         """Memory that the recording uses in addition to the parameters and the data."""
         shared = {tensor.untyped_storage().data_ptr() for tensor in self._shared_tensors()}
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in program.constants}
-        return sum(storage.nbytes() for place, storage in storages.items() if place not in shared)
+        return sum(storage.nbytes() for address, storage in storages.items() if address not in shared)
 
     def _shared_tensors(self) -> Iterator[Tensor]:
         yield from self._point.values()
@@ -474,21 +478,6 @@ class _Unreduced(SymmetricOperator):
 
     def matmat(self, matrix: Tensor) -> Tensor:
         return self._reduced.direct_products(matrix.T.contiguous()).T
-
-
-def compared_vectors(rows: Tensor) -> Tensor:
-    """The rows (k, P), unless they are columns of the identity, and random ones; some multiple of k in all."""
-    dim, width = rows.shape[1], len(rows)
-    count = -(-min(COMPARED_VECTORS, -(-COMPARED_NUMBERS // dim)) // width) * width
-    generator = torch.Generator().manual_seed(0)
-    if int(rows[0].count_nonzero()) < 2:  # columns may be zero, and say nothing of the others
-        return torch.randn(count, dim, generator=generator).to(rows)
-    return torch.cat([rows, torch.randn(count - width, dim, generator=generator).to(rows)])
-
-
-def deviation(products: Tensor, difference: Tensor) -> float:
-    """Relative deviation ||(A' - A) V|| / ||A V||, for arrays of any shape."""
-    return float(difference.norm() / products.norm()) if products.any() else 0.0
 
 
 def _is_odd(program: Program, rows: Tensor, value: Tensor) -> bool:

@@ -5,12 +5,8 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
 from hessian_spectrum.curvature.models.base import ParameterLayout, select
-from hessian_spectrum.curvature.operators.risk_operator import (
-    DEVIATION_MARGIN,
-    RiskOperator,
-    compared_vectors,
-    deviation,
-)
+from hessian_spectrum.curvature.operators.execution import compared_vectors, deviation
+from hessian_spectrum.curvature.operators.risk_operator import DEVIATION_MARGIN, RiskOperator
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 
@@ -37,9 +33,9 @@ class Submatrix(SymmetricOperator):
         self.precision_deviation: float | None = None
         self._whole, self._block = whole, block
         self._products: SymmetricOperator = whole if products is None else products
-        self._ranges = [place for name, place in _ranges(whole.layout).items() if name in names]
+        self._ranges = [columns for name, columns in _ranges(whole.layout).items() if name in names]
         if self.layout.dim == 0:
-            raise InvalidProblemError(f"the parameters that match {block!r} hold no numbers")
+            raise InvalidProblemError(f"the parameters that match {block!r} have no entries")
 
     @property
     def dim(self) -> int:
@@ -80,10 +76,10 @@ class Submatrix(SymmetricOperator):
     def matmat(self, matrix: Tensor) -> Tensor:
         """S^T A S V (P, k)."""
         padded = matrix.new_zeros(self._whole.dim, matrix.shape[1])
-        for place, part in zip(self._ranges, self._split(matrix), strict=True):
-            padded[place] = part
+        for columns, part in zip(self._ranges, self._split(matrix), strict=True):
+            padded[columns] = part
         product = self._products.matmat(padded)
-        return torch.cat([product[place] for place in self._ranges])
+        return torch.cat([product[columns] for columns in self._ranges])
 
     def _split(self, matrix: Tensor) -> tuple[Tensor, ...]:
         return torch.split(matrix, self.layout.sizes)

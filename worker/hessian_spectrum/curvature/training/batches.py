@@ -16,15 +16,15 @@ from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 @serializable()
 @dataclass
-class Place:
+class EpochPosition:
     """Position of a run within its epoch."""
 
     order: Tensor | None = None  # (n,) samples of the present epoch; None: before the first, or there is no order
-    position: int = 0  # samples of the present epoch that were seen
+    num_drawn: int = 0  # samples of the present epoch so far
 
 
 class Batches(ABC):
-    """A source of batches, without state: what changes from step to step is in the place and the generator."""
+    """A source of batches, without state: what changes from step to step is in an `EpochPosition` and a generator."""
 
     @abstractmethod
     def check(self, model: Model, loss: Loss) -> None:
@@ -39,11 +39,11 @@ class Batches(ABC):
         """
 
     @abstractmethod
-    def draw(self, place: Place, generator: torch.Generator) -> tuple[Dataset, ...]:
-        """The next batch in micro-batches; place and generator advance."""
+    def draw(self, epoch_position: EpochPosition, generator: torch.Generator) -> tuple[Dataset, ...]:
+        """The next batch in micro-batches; the position and the generator advance."""
 
     @abstractmethod
-    def ends_epoch(self, place: Place) -> bool:
+    def ends_epoch(self, epoch_position: EpochPosition) -> bool:
         """Whether the batch that was drawn last is the last of its epoch."""
 
 
@@ -59,21 +59,21 @@ class EpochBatches(Batches):
         """Check all samples, once."""
         EmpiricalRisk(model, loss, self._whole)
 
-    def draw(self, place: Place, generator: torch.Generator) -> tuple[Dataset, ...]:
+    def draw(self, epoch_position: EpochPosition, generator: torch.Generator) -> tuple[Dataset, ...]:
         """The next samples of the epoch."""
         size = len(self._dataset)
         if self._batch_size == size:
-            place.position = size
+            epoch_position.num_drawn = size
             return self._whole
-        if place.order is None or place.position >= size:
-            place.order, place.position = torch.randperm(size, generator=generator), 0
-        chosen = place.order[place.position : place.position + self._batch_size]
-        place.position += len(chosen)
+        if epoch_position.order is None or epoch_position.num_drawn >= size:
+            epoch_position.order, epoch_position.num_drawn = torch.randperm(size, generator=generator), 0
+        chosen = epoch_position.order[epoch_position.num_drawn : epoch_position.num_drawn + self._batch_size]
+        epoch_position.num_drawn += len(chosen)
         return self._dataset.take(chosen).split(self._micro_batch_size)
 
-    def ends_epoch(self, place: Place) -> bool:
+    def ends_epoch(self, epoch_position: EpochPosition) -> bool:
         """True after every sample was seen."""
-        return place.position >= len(self._dataset)
+        return epoch_position.num_drawn >= len(self._dataset)
 
 
 class WindowBatches(Batches):
@@ -81,7 +81,7 @@ class WindowBatches(Batches):
 
     def __init__(self, stream: TokenStream, batch_size: int | None, micro_batch_size: int | None) -> None:
         if batch_size is None:
-            raise InvalidProblemError("a token stream has no batch of all its windows: give batch_size")
+            raise InvalidProblemError("training on a token stream needs a batch_size")
         self._stream, self._batch_size, self._micro_batch_size = stream, batch_size, micro_batch_size
 
     def check(self, model: Model, loss: Loss) -> None:
@@ -90,11 +90,11 @@ class WindowBatches(Batches):
         model.check_inputs(window)
         loss.check_targets(window, tuple(window.shape), model.num_outputs)
 
-    def draw(self, place: Place, generator: torch.Generator) -> tuple[Dataset, ...]:
+    def draw(self, epoch_position: EpochPosition, generator: torch.Generator) -> tuple[Dataset, ...]:
         """Windows at new positions."""
         return self._stream.windows(self._batch_size, generator).split(self._micro_batch_size)
 
-    def ends_epoch(self, place: Place) -> bool:
+    def ends_epoch(self, epoch_position: EpochPosition) -> bool:
         """Always true."""
         return True
 

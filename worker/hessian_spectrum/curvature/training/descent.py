@@ -89,12 +89,12 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
 
     def step(self, problem: Mapping[str, Tensor], state: TrainingState) -> TrainingState:
         """Take one step, in place."""
-        pieces = self._batches.draw(state.place, state.generator)
+        micro_batches = self._batches.draw(state.epoch_position, state.generator)
         # a batch whose targets are all ignored has the gradient 0
-        num_terms = max(sum(self._loss.num_terms(piece.targets) for piece in pieces), 1)
+        num_terms = max(sum(self._loss.num_terms(batch.targets) for batch in micro_batches), 1)
         value = 0.0
-        for piece in pieces:
-            share = self._loss.total(self._model(state.parameters, piece.inputs), piece.targets) / num_terms
+        for batch in micro_batches:
+            share = self._loss.total(self._model(state.parameters, batch.inputs), batch.targets) / num_terms
             share.backward()  # type: ignore[no-untyped-call]
             value += share.item()
         check_finite(value, state.num_steps)
@@ -102,7 +102,7 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
         state.num_steps += 1
         state.epoch_loss += value * num_terms
         state.epoch_terms += num_terms
-        if self._batches.ends_epoch(state.place):
+        if self._batches.ends_epoch(state.epoch_position):
             self._end_epoch(state)
         return state
 
@@ -136,7 +136,7 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
         if state.scheduler is not None and saved.scheduler is not None:
             state.scheduler.load_state_dict(saved.scheduler)
         state.generator.set_state(saved.generator)
-        state.place = replace(saved.place)
+        state.epoch_position = replace(saved.epoch_position)
         for name, value in saved.counters.items():
             setattr(state, name, value)
         return state

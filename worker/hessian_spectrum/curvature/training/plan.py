@@ -42,7 +42,7 @@ class AdamW:
 
     def __post_init__(self) -> None:
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.epsilon > 0 and self.weight_decay >= 0):
-            raise InvalidProblemError(f"{self} is no optimizer")
+            raise InvalidProblemError(f"invalid optimizer settings: {self}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Plateau:
 
     def __post_init__(self) -> None:
         if not (0 < self.factor < 1 and self.patience >= 0 and 0 <= self.threshold < 1 and self.min_learning_rate >= 0):
-            raise InvalidProblemError(f"{self} is no schedule")
+            raise InvalidProblemError(f"invalid schedule settings: {self}")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class WarmupCosine:
 
     def __post_init__(self) -> None:
         if not (0 <= self.warmup_steps <= self.decay_steps and self.min_learning_rate >= 0):
-            raise InvalidProblemError(f"{self} is no schedule")
+            raise InvalidProblemError(f"invalid schedule settings: {self}")
 
     def rate(self, largest: float, step: int) -> float:
         """Learning rate of the step after `step` steps."""
@@ -138,12 +138,14 @@ class TrainingPlan:
 
     def __post_init__(self) -> None:
         if self.num_steps < 0 or not 0 <= self.learning_rate < float("inf"):
-            raise InvalidProblemError(f"cannot train {self.num_steps} steps at learning rate {self.learning_rate}")
+            raise InvalidProblemError(
+                f"num_steps and learning_rate must be at least 0, not {self.num_steps} and {self.learning_rate}"
+            )
         for size in (self.batch_size, self.micro_batch_size):
             if size is not None and size < 1:
                 raise InvalidProblemError(f"a batch needs at least one sample, not {size}")
         if self.max_gradient_norm is not None and not self.max_gradient_norm > 0:
-            raise InvalidProblemError(f"gradients cannot be shortened to {self.max_gradient_norm}")
+            raise InvalidProblemError(f"max_gradient_norm must be positive, not {self.max_gradient_norm}")
 
     def planned_rate(self, step: int) -> float:
         """Learning rate of the step after `step` steps, if no plateau occurs."""

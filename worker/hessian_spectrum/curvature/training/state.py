@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.serialization import serializable
-from hessian_spectrum.curvature.training.batches import Place
+from hessian_spectrum.curvature.training.batches import EpochPosition
 from hessian_spectrum.quadrature.errors import NonFiniteError
 
 Stop = Literal["num-steps", "plateau"]
@@ -26,7 +26,7 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     scheduler: ReduceLROnPlateau | None
     generator: torch.Generator
-    place: Place = field(default_factory=Place)
+    epoch_position: EpochPosition = field(default_factory=EpochPosition)
     num_steps: int = 0
     epoch_loss: float = 0.0  # sum over the valid targets of the present epoch
     epoch_terms: int = 0
@@ -49,7 +49,7 @@ class TrainingCheckpoint:
     optimizer: dict[str, Any]
     scheduler: dict[str, Any] | None
     generator: Tensor
-    place: Place
+    epoch_position: EpochPosition
     counters: dict[str, Any]  # the other fields of the state by name
 
 
@@ -75,7 +75,7 @@ def checkpoint(state: TrainingState) -> TrainingCheckpoint:
         optimizer=deepcopy(state.optimizer.state_dict()),
         scheduler=None if state.scheduler is None else state.scheduler.state_dict(),
         generator=state.generator.get_state(),
-        place=replace(state.place),
+        epoch_position=replace(state.epoch_position),
         counters={name: getattr(state, name) for name in counters},
     )
 

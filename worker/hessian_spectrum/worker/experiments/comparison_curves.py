@@ -22,9 +22,16 @@ NUM_GRID_POINTS = 100  # of interpolated curves
 
 
 def relative_error(hessian: TopEigenvalue, ggn: TopEigenvalue) -> RelativeError | None:
-    """|h - g| / |h|, or None if h may be 0, or is so small that the quotient overflows.
+    """Relative error |h - g| / |h| of the largest eigenvalues.
 
     For exact values within r of h and s of g the quotient g/h is off by at most (s + |g/h| r) / (|h| - r).
+
+    Args:
+        hessian: Largest eigenvalue h of the Hessian.
+        ggn: Largest eigenvalue g of the Gauss-Newton matrix.
+
+    Returns:
+        The error with its uncertainty; None if h may be 0, or is so small that the quotient overflows.
     """
     own, other = _uncertainty(hessian), _uncertainty(ggn)
     least = abs(hessian.value) - own
@@ -100,7 +107,14 @@ def _by_step(
 def _against(
     paths: Sequence[Sequence[ComparisonPoint]], quantity: Callable[[ComparisonPoint], float]
 ) -> MeanCurve | None:
-    """Relative errors over `quantity`: each seed's interpolated to one grid, then their mean.
+    """Relative errors against a quantity: the curve of each seed is interpolated to one grid, then they are averaged.
+
+    Args:
+        paths: Points of each seed, in order.
+        quantity: Quantity across.
+
+    Returns:
+        The mean curve; None where the seeds have no range in common.
 
     References:
         Cracking the Hessian, appendix D.1.5.

@@ -17,6 +17,7 @@ from hessian_spectrum.api_schemas.hessian_vs_ggn_results import (
 )
 from hessian_spectrum.api_schemas.models import Gpt2
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.curvature.algorithms.method import Spectrum
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.text import TokenStream
 from hessian_spectrum.curvature.iteration import Progress, iterates
@@ -30,16 +31,16 @@ from hessian_spectrum.jobs.plans import eigenvalue_request, plan_job
 from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
 from hessian_spectrum.quadrature.results import TopEigenpairs
 from hessian_spectrum.worker.builders import (
+    NO_INPUTS,
     PRECISIONS,
+    Inputs,
     build_model,
     build_parameters,
     build_pretraining_plan,
     build_token_stream,
+    generator_of,
 )
 from hessian_spectrum.worker.experiments.comparison_curves import labels_of, model_comparison, relative_error
-from hessian_spectrum.worker.experiments.methods import Spectrum
-from hessian_spectrum.worker.experiments.operators import build_operator
-from hessian_spectrum.worker.experiments.outcome import JobOutput
 from hessian_spectrum.worker.experiments.points import (
     UNUSED_PRODUCTS,
     Experiment,
@@ -48,12 +49,11 @@ from hessian_spectrum.worker.experiments.points import (
     SpectrumTask,
     execution_of,
 )
-from hessian_spectrum.worker.experiments.provenance import computation, digest, used_checkpoint
-from hessian_spectrum.worker.generators import generator_of
+from hessian_spectrum.worker.experiments.preparation import build_operator
+from hessian_spectrum.worker.experiments.results import JobOutput, computation, digest, used_checkpoint
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.inputs import NO_INPUTS, Inputs
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
-from hessian_spectrum.worker.sharding.shards import LocalSharding
+from hessian_spectrum.worker.sharding import LocalSharding
 
 BATCHES, MEASUREMENTS, START_VECTORS = 1, 2, 3
 """What a seed's random numbers are for, so that no two purposes share them."""
@@ -71,12 +71,15 @@ def run_hessian_vs_ggn_job(
     """Compute what the request asks, model by model and seed by seed; the same numbers whether resumed or not.
 
     Args:
-        request: What is asked.
+        request: The request of the job.
         hardware: What the worker computes on.
         progress: Called after every step; what it raises ends the job.
         inputs: Checkpoints and uploaded files.
         job: The job's checkpoints; None: nothing is saved.
         plan: How each eigenvalue is computed within the worker's memory; None: it is made here.
+
+    Returns:
+        The result.
 
     Raises:
         CurvatureError: If an eigenvalue cannot be computed.

@@ -8,20 +8,21 @@ from typing import Any
 
 import torch
 
-from hessian_spectrum.api_schemas.spectrum import ExactMethod, SpectrumRequest
-from hessian_spectrum.curvature.algorithms.method import Method
+from hessian_spectrum.api_schemas.methods import method_kind
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.curvature.algorithms.method import Method, Spectrum
 from hessian_spectrum.curvature.iteration import Progress, finish
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
 from hessian_spectrum.curvature.operators.execution import Execution, Timings
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
+from hessian_spectrum.curvature.registry import method_classes
 from hessian_spectrum.planning.job_plan import ComputationPlan
-from hessian_spectrum.worker.experiments.methods import Spectrum, method_of
-from hessian_spectrum.worker.experiments.operators import measured_deviation
-from hessian_spectrum.worker.experiments.outcome import JobOutput
+from hessian_spectrum.worker.experiments.preparation import measured_deviation
+from hessian_spectrum.worker.experiments.results import JobOutput
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
-from hessian_spectrum.worker.sharding.shards import CALIBRATED, ShardedMethod, Sharding
+from hessian_spectrum.worker.sharding import CALIBRATED, ShardedMethod, Sharding
 
 UNUSED_PRODUCTS = 10
 """Products that are allowed for each that is mostly needed, where a tolerance decides."""
@@ -113,6 +114,12 @@ class PointRunner:
     def run(self, experiment: Experiment) -> JobOutput:
         """Compute all points.
 
+        Args:
+            experiment: The list of points.
+
+        Returns:
+            The result of the experiment.
+
         Raises:
             CurvatureError: If a spectrum cannot be computed.
         """
@@ -131,7 +138,7 @@ class PointRunner:
             whole = point.operator(task)
             operator = whole if task.request.dim == whole.dim else Submatrix(whole, task.request.block)
             progress = self._with_deviations(partial(point.report, task), task, operator, whole)
-            if isinstance(task.request.method, ExactMethod):
+            if method_kind(task.request.method).assembles_matrix:
                 # Products of columns are not compared with those in full precision.
                 measured_deviation(task.request, whole)
             method = method_of(task.request, task.plan)
@@ -178,6 +185,14 @@ class PointRunner:
             progress(phase, done, total)
 
         return report
+
+
+def method_of(request: SpectrumRequest, plan: ComputationPlan) -> Method[Any, Any]:
+    """Return the method that a request names, within the memory of its plan."""
+    arguments = method_kind(request.method).engine_arguments(request.method)
+    if plan.vector_bytes is not None:
+        arguments["memory_bytes"] = plan.vector_bytes
+    return method_classes()[request.method.kind](**arguments)
 
 
 def execution_of(hardware: Hardware, job: JobCheckpointer, *, num_runs: int, peak_bytes: int) -> Execution:

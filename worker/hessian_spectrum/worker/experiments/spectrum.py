@@ -1,31 +1,27 @@
 """A spectrum job: train where the request says so, then take a spectrum for each attention sink and each block."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import count
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from hessian_spectrum.api_schemas.spectrum import ExactMethod, SpectrumRequest, TopKMethod, TraceMethod
-from hessian_spectrum.api_schemas.spectrum_results import (
-    AnySpectrumResult,
-    SinkReport,
-    SpectrumResult,
-    SpectrumSetResult,
-)
+from hessian_spectrum.api_schemas.experiments import EXPERIMENTS, ExperimentRequest
+from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
+from hessian_spectrum.api_schemas.methods import AnySpectrumResult, SpectrumResult, method_kind
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.api_schemas.spectrum_results import MethodResult, SinkReport
+from hessian_spectrum.curvature.algorithms.method import Spectrum
 from hessian_spectrum.curvature.iteration import Progress
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.operators.execution import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
-from hessian_spectrum.jobs.plans import block_variants, estimate, sink_variants
-from hessian_spectrum.planning.job_plan import ComputationPlan
-from hessian_spectrum.worker.builders import build_loss
-from hessian_spectrum.worker.experiments.methods import Spectrum, result_of, vectors_of
-from hessian_spectrum.worker.experiments.operators import build_operator
-from hessian_spectrum.worker.experiments.outcome import JobOutput
+from hessian_spectrum.jobs.plans import block_variants, estimate, plan_job, sink_variants
+from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
+from hessian_spectrum.worker.builders import NO_INPUTS, Inputs, build_loss, generator_of
 from hessian_spectrum.worker.experiments.points import (
     UNUSED_PRODUCTS,
     Experiment,
@@ -34,14 +30,11 @@ from hessian_spectrum.worker.experiments.points import (
     SpectrumTask,
     execution_of,
 )
-from hessian_spectrum.worker.experiments.preparation import Preparation, finite_loss, prepare
-from hessian_spectrum.worker.experiments.provenance import provenance
-from hessian_spectrum.worker.experiments.sink_variant import with_sink
-from hessian_spectrum.worker.generators import generator_of
+from hessian_spectrum.worker.experiments.preparation import Preparation, build_operator, finite_loss, prepare, with_sink
+from hessian_spectrum.worker.experiments.results import JobOutput, provenance, result_of, vectors_of
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.inputs import NO_INPUTS, Inputs
 from hessian_spectrum.worker.job_state import JobCheckpointer
-from hessian_spectrum.worker.sharding.shards import LocalSharding, Sharding
+from hessian_spectrum.worker.sharding import LocalSharding, Sharding
 
 _RESULT: TypeAdapter[AnySpectrumResult] = TypeAdapter(SpectrumResult)
 
@@ -59,13 +52,16 @@ def run_spectrum_job(
     """Compute what the request asks; the same request on the same device gives the same numbers, resumed or not.
 
     Args:
-        request: What is asked.
+        request: The request of the job.
         hardware: What the worker computes on.
         progress: Called after every step; what it raises ends the job.
         inputs: Checkpoints and uploaded files.
         job: The job's checkpoints; None: nothing is saved.
         sharding: Who computes the shards of a job that is long enough; None: this worker.
         plan: How the spectra are taken within the worker's memory; None: it is made here.
+
+    Returns:
+        The result, and the arrays that only the npz file holds.
 
     Raises:
         CurvatureError: If a spectrum cannot be computed.
@@ -86,9 +82,110 @@ def run_spectrum_job(
     return PointRunner(job, sharding).run(experiment)
 
 
+def run_experiment(
+    request: ExperimentRequest,
+    hardware: Hardware,
+    progress: Progress,
+    *,
+    inputs: Inputs = NO_INPUTS,
+    job: JobCheckpointer | None = None,
+    plan: JobPlan | None = None,
+) -> JobOutput:
+    """Take the spectra of an experiment, one after the other, and make its result of them.
+
+    Args:
+        request: The request of the job.
+        hardware: What the worker computes on.
+        progress: Called after every step; what it raises ends the job.
+        inputs: Checkpoints and uploaded files.
+        job: The job's checkpoints; None: nothing is saved.
+        plan: How each spectrum is taken within the worker's memory; None: it is made here.
+
+    Returns:
+        The result, and the arrays of all spectra.
+
+    Raises:
+        CurvatureError: If a spectrum cannot be computed.
+        CheckpointError: If a checkpoint cannot be loaded.
+        MemoryError: If memory does not suffice.
+    """
+    job, plan = job or JobCheckpointer(), plan or plan_job(request, hardware.memory_bytes)
+    experiment = SpectrumList(request, plan.points, hardware, progress, inputs=inputs, job=job)
+    return PointRunner(job, LocalSharding(job)).run(experiment)
+
+
+@dataclass(frozen=True)
+class SpectrumList(Experiment):
+    """The spectra of an experiment, each a point.
+
+    Attributes:
+        request: The experiment.
+        plans: How each of its spectra is taken.
+        hardware: What the worker computes on.
+        progress: Called with the number of spectra that have been taken, after every step of one.
+        inputs: Checkpoints and uploaded files.
+        job: The job's checkpoints.
+    """
+
+    request: ExperimentRequest
+    plans: Sequence[ComputationPlan]
+    hardware: Hardware
+    progress: Progress
+    _: KW_ONLY
+    inputs: Inputs
+    job: JobCheckpointer
+
+    @cached_property
+    def spectra(self) -> list["SpectrumExperiment"]:
+        """The spectra, one worker taking all shards of each."""
+        return [
+            SpectrumExperiment(
+                request=request,
+                plan=replace(plan, num_shards=1),
+                hardware=self.hardware,
+                progress=partial(self._report, index),
+                inputs=self.inputs,
+                job=self.job,
+                sharding=LocalSharding(self.job),
+                index=index,
+            )
+            for index, (request, plan) in enumerate(zip(self.request.points, self.plans, strict=True))
+        ]
+
+    def points(self) -> Iterator["SinkPoint"]:
+        """Yield the point of each spectrum."""
+        for each in self.spectra:
+            yield from each.points()
+
+    def output(self, summaries: list[Any]) -> JobOutput:
+        """Return the experiment's result, and the arrays of its spectra with `point_<index>_` before their names."""
+        outputs = [each.output([summary]) for each, summary in zip(self.spectra, summaries, strict=True)]
+        results = [output.result for output in outputs if isinstance(output.result, MethodResult)]
+        arrays = {
+            f"point_{index}_{name}": array
+            for index, output in enumerate(outputs)
+            for name, array in output.arrays.items()
+        }
+        return JobOutput(EXPERIMENTS[self.request.kind].result_of(self.request, results), arrays)
+
+    def _report(self, index: int, _phase: str, _done: int, _total: int) -> None:
+        self.progress("measurements", index, len(self.plans))
+
+
 @dataclass(frozen=True)
 class SpectrumExperiment(Experiment):
-    """All spectra of one request, at one place in parameter space: a point for each attention sink."""
+    """All spectra of one request, at one place in parameter space: a point for each attention sink.
+
+    Attributes:
+        request: The request.
+        plan: How its spectra are taken.
+        hardware: What the worker computes on.
+        progress: Called after every step.
+        inputs: Checkpoints and uploaded files.
+        job: The job's checkpoints.
+        sharding: Who computes shards.
+        index: Position in an experiment of several requests, each for one spectrum; None: the job has no other request.
+    """
 
     request: SpectrumRequest
     plan: ComputationPlan
@@ -97,6 +194,7 @@ class SpectrumExperiment(Experiment):
     inputs: Inputs
     job: JobCheckpointer
     sharding: Sharding
+    index: int | None = None
 
     @cached_property
     def preparation(self) -> Preparation:
@@ -107,7 +205,7 @@ class SpectrumExperiment(Experiment):
             hardware=self.hardware,
             progress=self.progress,
             inputs=self.inputs,
-            stage=self.job.stage("training"),
+            stage=self.job.stage("training" if self.index is None else f"training {self.index}"),
         )
 
     @cached_property
@@ -118,8 +216,9 @@ class SpectrumExperiment(Experiment):
 
     def points(self) -> Iterator["SinkPoint"]:
         """Yield a point for each attention sink, or one."""
-        indices = count()
-        for index, variant in enumerate(sink_variants(self.request)):
+        first = self.index or 0
+        indices = count(first)
+        for index, variant in enumerate(sink_variants(self.request), first):
             new_generator = partial(generator_of, variant.seed)
             tasks = [SpectrumTask(next(indices), each, self.plan, new_generator) for each in block_variants(variant)]
             yield SinkPoint(index, tasks, self.execution, self, variant)
@@ -175,12 +274,13 @@ class SinkPoint(Point):
     def report(self, task: SpectrumTask, phase: str, done: int, total: int) -> None:
         """Pass on the progress of a spectrum as that of all spectra."""
         num_spectra = self.experiment.request.num_spectra
-        self.experiment.progress(phase, task.index * total + done, num_spectra * total)
+        index = task.index - (self.experiment.index or 0)
+        self.experiment.progress(phase, index * total + done, num_spectra * total)
 
     def operator(self, task: SpectrumTask) -> RiskOperator:
         """Return one operator for all blocks, or one for each where the matrix is assembled."""
         self._current = task
-        if self.request.blocks is None or isinstance(self.request.method, ExactMethod):
+        if self.request.blocks is None or method_kind(self.request.method).assembles_matrix:
             # the columns of a dense matrix are recorded group by group: blocks have nothing to share
             return self._linearised(task.request)
         return self._whole
@@ -251,8 +351,5 @@ class SinkPoint(Point):
 
 def _num_runs(request: SpectrumRequest, plan: ComputationPlan) -> int:
     """How often recordings will run, at least: compiling must pay."""
-    match request.method:
-        case TopKMethod() | TraceMethod(tolerance=float()):
-            return plan.num_products // (UNUSED_PRODUCTS * plan.work.num_columns)
-        case _:
-            return plan.num_products // plan.work.num_columns
+    is_fixed = method_kind(request.method).has_fixed_products(request.method)
+    return plan.num_products // (plan.work.num_columns * (1 if is_fixed else UNUSED_PRODUCTS))

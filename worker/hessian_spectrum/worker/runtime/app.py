@@ -1,22 +1,29 @@
-"""The Celery application of a worker: one task, and what happens at the start and end of its processes."""
+"""The Celery application of a worker: one task, and what happens at the start, end and death of its processes."""
 
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from typing import Any
 
 import torch
-import torch._dynamo  # what tracing loads at its first use, 5 s: once, before the pool forks
+import torch._dynamo  # noqa: F401 - what tracing loads at its first use, 5 s: once, before the pool forks
+from billiard.exceptions import WorkerLostError
 from celery import Celery, signals
+from celery.worker.request import Request
 from kombu.transport import redis as redis_transport
+from kombu.transport import virtual
 from redis import Redis
 from redis.exceptions import RedisError
 
 from hessian_spectrum.api_schemas.health import WorkerStatus
+from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.fingerprints import protocol_version, result_version
@@ -24,7 +31,7 @@ from hessian_spectrum.jobs.queue import RUN_JOB, JobQueue, celery_app
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import ShardStore
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
-from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.jobs.store import WORKERS_LOST, JobStore
 from hessian_spectrum.jobs.worker_registry import (
     SECONDS_BETWEEN_HEARTBEATS,
     VerdictStore,
@@ -34,14 +41,23 @@ from hessian_spectrum.jobs.worker_registry import (
 )
 from hessian_spectrum.storage.blob_store import StorageUnavailableError
 from hessian_spectrum.storage.stores import Stores, open_stores
+from hessian_spectrum.worker.builders import Inputs
 from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
 from hessian_spectrum.worker.checkpoint_inspector import CheckpointInspector
-from hessian_spectrum.worker.hardware import Hardware, find_hardware
-from hessian_spectrum.worker.inputs import Inputs
-from hessian_spectrum.worker.process import set_niceness
-from hessian_spectrum.worker.runtime.celery_request import JobRequest, RecoveringQoS
+from hessian_spectrum.worker.hardware import (
+    CRASHES,
+    Hardware,
+    KernelWatch,
+    be_killed_first,
+    find_hardware,
+    killed_by_kernel,
+    name_of_signal,
+    process_name,
+    set_niceness,
+)
 from hessian_spectrum.worker.runtime.job_runner import JobRunner
-from hessian_spectrum.worker.runtime.memory_guard import KernelWatch, be_killed_first
+
+_SIGNAL = re.compile(r"signal (\d+)")
 
 SECONDS_TO_STOP = 20.0
 """Time from the signal to the end of the process: four seconds are for jobs to be requeued, the rest for Celery."""
@@ -50,6 +66,75 @@ _SECONDS_TO_KEEP_MESSAGE = 5.0
 """Time that a worker which cannot run jobs keeps a message, so that it does not take all messages from others."""
 
 _logger = logging.getLogger(__name__)
+
+
+class RecoveringQoS(redis_transport.QoS):
+    """Counts unacknowledged messages, and forgets one that cannot be acknowledged because Redis is away.
+
+    Otherwise a worker at its limit of unacknowledged messages would wait for ever and never take another job. The
+    message itself stays in Redis, is delivered again after its visibility timeout, and is then dropped.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge a message, or forget it where Redis is away, which raises a RedisError."""
+        with self._forgotten_on_error(delivery_tag):
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Return a message to its queue, or forget it where Redis is away, which raises a RedisError."""
+        with self._forgotten_on_error(delivery_tag):
+            super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def _forgotten_on_error(self, delivery_tag: str) -> Iterator[None]:
+        try:
+            yield
+        except RedisError:
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+            raise
+
+
+class JobRequest(Request):  # type: ignore[misc]
+    """Reports a process that died to the job store at once: the lease need not run out first.
+
+    A job whose process the kernel killed for want of memory ends, instead of taking further processes with it. That of
+    another cause goes back to the queue, and the loss is counted; if it was the last that the job may have, the job's
+    problem names the signal. The task has a `store` of jobs, one of `shards`, and a `kernel` watch.
+    """
+
+    def on_failure(self, exc_info: Any, *arguments: Any, **options: Any) -> None:
+        """The process died: no other error leaves the task."""
+        super().on_failure(exc_info, *arguments, **options)
+        error = getattr(exc_info.exception, "exc", exc_info.exception)
+        if isinstance(error, WorkerLostError) and self.worker_pid is not None:
+            name = signal_in(str(error))
+            problem = killed_by_kernel() if name == "SIGKILL" and self.task.kernel.has_killed() else None
+            job_id, process = self.args[0], process_name(os.getpid(), self.worker_pid)
+            last_problem = None if name is None else died_of(name)
+            crash_signal = name if name in CRASHES else None
+            try:
+                self.task.store.mark_worker_lost(
+                    job_id, process, problem=problem, last_problem=last_problem, crash_signal=crash_signal
+                )
+                self.task.shards.mark_worker_lost(job_id, process, problem=problem, last_problem=last_problem)
+            except RedisError as away:
+                _logger.warning("the lease of job %s must run out: %s", self.args[0], away)
+
+
+def signal_in(text: str) -> str | None:
+    """Return the name of the signal that billiard says a process died of; None if it names none."""
+    found = _SIGNAL.search(text)
+    if found is None:
+        return None
+    return name_of_signal(int(found[1]))
+
+
+def died_of(name: str) -> Problem:
+    """Return the problem of a job whose processes died of this signal, attempt after attempt."""
+    detail = f"The process that computed it died of {name}, and all attempts that a job may lose are used up."
+    if name == "SIGKILL":
+        detail += " The job may need more memory than the worker has."
+    return WORKERS_LOST.model_copy(update={"detail": detail})
 
 
 def create_worker(settings: WorkerSettings) -> Celery:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from hessian_spectrum.api_schemas.spectrum import ExactMethod, LanczosMethod, SpectrumRequest, TraceMethod
+from hessian_spectrum.api_schemas.methods import method_kind
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.calibration import eigenvalue_seconds, vector_rate
 from hessian_spectrum.curvature.iteration import Progress
 from hessian_spectrum.planning.job_plan import ComputationPlan
@@ -41,7 +42,7 @@ class RemainingTime:
         self._work, self._device = plan.work, device
         self._itemsize = 8 if request.vector_precision == "float64" else 4
         self._report, self._expect, self._clock = report, expect, clock
-        self._is_fixed = has_fixed_products(request)
+        self._is_fixed = method_kind(request.method).has_fixed_products(request.method)
         self._started = clock()
         self._first: tuple[float, int] | None = None  # when products were first reported, and how many
         self._next = 0  # products at which to look again
@@ -78,13 +79,6 @@ class RemainingTime:
             )
         self._rates = new
         return new
-
-
-def has_fixed_products(request: SpectrumRequest) -> bool:
-    """Whether it is known beforehand how many there are."""
-    return isinstance(request.method, ExactMethod | LanczosMethod) or (
-        isinstance(request.method, TraceMethod) and request.method.fixed_products is not None
-    )
 
 
 def _rates(work: Work, device: torch.device, itemsize: int) -> Rates:

@@ -1,59 +1,226 @@
-"""One attempt at a job: claim, compute, store, close."""
+"""One attempt at a job, or at shards of a job that another worker holds: claim, check, compute, store, close."""
 
 import contextlib
 import errno
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
+from pydantic import ValidationError
 from redis.exceptions import ConnectionError as RedisAwayError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from hessian_spectrum.api_schemas.jobs import AnyJobRequest
+from hessian_spectrum.api_schemas.checkpoints import CheckpointError, CheckpointVerdict
+from hessian_spectrum.api_schemas.experiments import ExperimentRequest
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest, JobRequest
+from hessian_spectrum.api_schemas.models import CausalLm, Gpt2
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
+from hessian_spectrum.checkpoints.causal_lm import causal_lm_fields
+from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.curvature.iteration import Progress
+from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.jobs.fingerprints import result_version
 from hessian_spectrum.jobs.plans import memory_error, plan_for_worker, plan_job
 from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.record import Lease, LeaseLostError
 from hessian_spectrum.jobs.settings import WorkerSettings
-from hessian_spectrum.jobs.shards import ShardStore
-from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.jobs.shards import Claim, ShardPoisonedError, ShardStore
+from hessian_spectrum.jobs.store import JobStore, UnknownJobError
 from hessian_spectrum.planning.job_plan import JobPlan
 from hessian_spectrum.serialization.result_arrays import result_arrays
 from hessian_spectrum.storage.blob_store import StorageUnavailableError
 from hessian_spectrum.storage.stores import Stores
 from hessian_spectrum.telemetry.logging import log_fields
+from hessian_spectrum.worker.builders import Inputs
+from hessian_spectrum.worker.checkpoints import CHANGED
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import run_hessian_vs_ggn_job
-from hessian_spectrum.worker.experiments.outcome import JobOutput
-from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
+from hessian_spectrum.worker.experiments.results import JobOutput
+from hessian_spectrum.worker.experiments.spectrum import run_experiment, run_spectrum_job
 from hessian_spectrum.worker.failures import (
+    REQUEST_OUTDATED,
     FailureKind,
     JobCancelledError,
+    JobFailure,
     WorkerStoppingError,
     job_failure,
-    parse_request,
     too_large,
 )
-from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.inputs import Inputs
+from hessian_spectrum.worker.hardware import Hardware, MemoryGuard, own_name
 from hessian_spectrum.worker.job_state import JobCheckpointer
-from hessian_spectrum.worker.process import own_name
-from hessian_spectrum.worker.request_checks import after_crash, checked_request, fingerprint_with
 from hessian_spectrum.worker.runtime.eta import RemainingTime
 from hessian_spectrum.worker.runtime.lease import LeaseRenewer
-from hessian_spectrum.worker.runtime.memory_guard import MemoryGuard
-from hessian_spectrum.worker.runtime.shard_runner import ShardRunner
-from hessian_spectrum.worker.sharding.coordinator import Deployment, ShardCoordinator
+from hessian_spectrum.worker.sharding import (
+    Deployment,
+    NoShardsLeftError,
+    ShardCoordinator,
+    ShardLostError,
+    ShardWorker,
+)
 
 _T = TypeVar("_T")
 
 _SECONDS_BETWEEN_TRIES = 1.0
 
 _logger = logging.getLogger(__name__)
+
+
+def checked_request(
+    request: AnyJobRequest, inputs: Inputs, *, memory_bytes: int | None, look: Callable[[], object]
+) -> tuple[AnyJobRequest, Inputs]:
+    """Return the request with what transformers makes of its checkpoints, and how products are to be computed.
+
+    Args:
+        request: The request of the job.
+        inputs: Where checkpoints are found, and what tries them.
+        memory_bytes: Memory that the trial of a checkpoint may take.
+        look: Called several times a second while a checkpoint is tried; what it raises ends the trial.
+
+    Raises:
+        CheckpointError: If a checkpoint is refused.
+    """
+    if isinstance(request, ExperimentRequest):
+        for point in request.points:
+            _, inputs = checked_request(point, inputs, memory_bytes=memory_bytes, look=look)
+        return request, inputs
+    fallbacks: list[Fallback] = []
+    models = [request.model] if isinstance(request, SpectrumRequest) else request.models
+    for model in models if inputs.check is not None else ():
+        if not isinstance(model, Gpt2 | CausalLm) or model.checkpoint is None or model.checkpoint_sha256 is None:
+            continue
+        assert inputs.check is not None
+        verdict = inputs.check.checked(model.checkpoint, model.checkpoint_sha256, model.kind, memory_bytes, look)
+        if verdict.state == "refused":
+            raise CheckpointError(verdict.reason or "a worker could not load it")
+        if verdict.fallback_method is not None:
+            fallbacks.append(Fallback(verdict.fallback_method, verdict.fallback_reason or ""))
+        if isinstance(model, CausalLm) and isinstance(request, SpectrumRequest):
+            request = request.model_copy(update={"model": _as_found(model, verdict, inputs.models)})
+    return request, replace(inputs, fallback=fallbacks[0]) if fallbacks else inputs
+
+
+def after_crash(inputs: Inputs, crashed_by: str | None) -> Inputs:
+    """Return the inputs of an attempt after one whose process died of this signal: products are not recorded."""
+    if crashed_by is None or inputs.fallback is not None:
+        return inputs
+    reason = f"a process that computed this job with recorded products died of {crashed_by}"
+    return replace(inputs, fallback=Fallback("forward-over-reverse", reason))
+
+
+def fingerprint_with(hardware: Hardware, fallback: Fallback | None) -> str:
+    """Return what two runs must share to round alike, with the way in which products are computed."""
+    return hardware.numerics_fingerprint(None if fallback is None else fallback.method)
+
+
+def _as_found(model: CausalLm, verdict: CheckpointVerdict, models: ModelsDirectory) -> CausalLm:
+    """The model as the library has it, which config.json alone may not have said when the job was accepted."""
+    if verdict.sizes is None:
+        return model
+    checkpoint = models.open(model.checkpoint)
+    found = causal_lm_fields(checkpoint, verdict.sizes)
+    if found.checkpoint_sha256 != model.checkpoint_sha256:
+        raise CheckpointError(CHANGED)
+    return model.model_copy(update=found.model_dump())
+
+
+def parse_request(text: str) -> AnyJobRequest:
+    """The request of a job in its canonical form.
+
+    Args:
+        text: The request as it is stored.
+
+    Returns:
+        The request that all requests with the same result have in common.
+
+    Raises:
+        JobFailure: If another version of the service wrote it.
+    """
+    try:
+        return JobRequest.model_validate_json(text).root.canonical()
+    except ValidationError:
+        raise JobFailure(FailureKind.USAGE, REQUEST_OUTDATED) from None
+
+
+class ShardRunner:
+    """Runs shards of jobs by id; it may be killed at any moment, and its last steps alone are then computed again."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        deployment: Deployment,
+        inputs: Inputs,
+        hardware: Hardware,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._store, self._deployment, self._shards = store, deployment, deployment.shards
+        self._inputs, self._hardware, self._stopping = inputs, hardware, stopping
+
+    def run(self, job_id: str) -> None:
+        """Compute free shards of the job, if there are some for a worker like this one."""
+        lease = self._shards.new_lease(job_id, own_name())
+        try:
+            claim = self._shards.take(lease, self._deployment.fingerprint)
+        except ShardPoisonedError:
+            return  # whoever has the job says so
+        if claim is None:
+            _logger.info("job %s needs no worker; its message is dropped", job_id)
+            return
+        if claim.num_free:
+            self._deployment.call(job_id)
+        with log_fields(job_id=job_id):
+            _logger.info("shard claimed", extra={"event": "helping"})
+            self._attempt(lease, claim)
+
+    def _attempt(self, lease: Lease, claim: Claim) -> None:
+        job_id, limit = lease.job_id, self._hardware.memory_limit_bytes
+        try:
+            with MemoryGuard(limit, lambda problem: self._shards.release(lease, problem)):
+                self._compute(lease, claim)
+        except (NoShardsLeftError, JobCancelledError, LeaseLostError, ShardPoisonedError):
+            _logger.info("no more shards of job %s for this worker", job_id)
+            self._shards.release(lease)
+        except WorkerStoppingError:
+            _logger.warning("a shard of job %s is given back: the worker stops", job_id)
+            self._shards.release(lease)
+            self._deployment.call(job_id)
+        except (ShardLostError, UnknownJobError) as reason:
+            _logger.warning("a shard of job %s is left to others: %s", job_id, reason)
+            self._shards.release(lease)
+        except Exception as error:  # noqa: BLE001 - the boundary where every error of a computation is translated
+            failure = job_failure(error)
+            _logger.warning("a shard of job %s failed: %s", job_id, failure.problem.title)
+            if failure.kind is not FailureKind.TRANSIENT:
+                self._shards.release(lease, failure.problem)
+
+    def _compute(self, lease: Lease, claim: Claim) -> None:
+        hardware = self._hardware
+        request = parse_request(self._store.request(lease.job_id))
+        assert isinstance(request, SpectrumRequest)
+        worker = ShardWorker(
+            self._deployment,
+            lease,
+            claim,
+            fingerprint=hardware.numerics_fingerprint(),
+            has_other_work=self._store.has_queued,
+        )
+        with LeaseRenewer(worker, lease, self._stopping) as renewer:
+            job = worker.restored()
+            if request.train is not None and "training" not in job.finished:
+                raise ShardLostError("the trained parameters cannot be read")
+            checked, inputs = checked_request(
+                request,
+                self._inputs,
+                memory_bytes=hardware.memory_limit_bytes,
+                look=lambda: renewer.report("preparing", 0, 0),
+            )
+            assert isinstance(checked, SpectrumRequest)
+            hardware = hardware.at_present()
+            stored = self._store.plan(lease.job_id) if checked is request or checked == request else None
+            plan = plan_for_worker(checked, hardware.memory_bytes, stored).whole
+            run_spectrum_job(checked, hardware, renewer.report, inputs=inputs, job=job, sharding=worker, plan=plan)
 
 
 class JobRunner:
@@ -164,9 +331,18 @@ class JobRunner:
         return digest
 
     def _outlasting(self, step: Callable[[], _T]) -> _T:
-        """What the step gives, once Redis and the object store are back: an outage of minutes costs no hours of work.
+        """Repeat a step until Redis and the object store are back, since an outage should not cost hours of work.
 
-        Raises:  what it raises; where one of them is away, once the worker stops.
+        Args:
+            step: The step, which may be taken again.
+
+        Returns:
+            What the step returns.
+
+        Raises:
+            ConnectionError: If Redis is away and the worker was told to stop.
+            TimeoutError: If Redis does not answer and the worker was told to stop.
+            StorageUnavailableError: If the object store is full, or is away and the worker was told to stop.
         """
         while True:
             try:
@@ -192,6 +368,8 @@ class JobRunner:
         job: JobCheckpointer,
         coordinator: ShardCoordinator,
     ) -> JobOutput:
+        if isinstance(request, ExperimentRequest):
+            return run_experiment(request, hardware, renewer.report, inputs=inputs, job=job, plan=plan)
         if not isinstance(request, SpectrumRequest):
             return run_hessian_vs_ggn_job(request, hardware, renewer.report, inputs=inputs, job=job, plan=plan)
         whole = plan.whole

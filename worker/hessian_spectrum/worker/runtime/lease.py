@@ -102,10 +102,18 @@ class LeaseRenewer:
         self._thread.join()
 
     def report(self, phase: str, done: int, total: int) -> None:
-        """Note how far the computation is.
+        """Note the progress of the computation.
+
+        Args:
+            phase: Name of the phase.
+            done: Finished units of the phase.
+            total: All units of the phase.
 
         Raises:
-            JobCancelledError: JobFailure, LeaseLostError or WorkerStoppingError when it is to stop.
+            JobCancelledError: If the job was cancelled.
+            JobFailure: If its time is over.
+            LeaseLostError: If another process has the job by now.
+            WorkerStoppingError: If the worker was told to stop.
         """
         self._count(phase, done)
         self._progress = Progress(

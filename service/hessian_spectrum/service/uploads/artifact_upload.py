@@ -1,0 +1,206 @@
+"""Files that become artifacts: spooled to disk as they arrive, checked, and stored as tokens or as arrays.
+
+Tokens come as nanoGPT's .bin or as a one-dimensional .npy array of integers, named arrays as npz or safetensors; both
+are read without pickle.
+"""
+
+import asyncio
+import mmap
+import os
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayType
+from hessian_spectrum.service.problems import invalid_field, malformed_upload
+from hessian_spectrum.service.uploads.artifact_service import ArtifactService
+from hessian_spectrum.service.uploads.memory_budget import MemoryBudget, Reservation
+from hessian_spectrum.service.uploads.npz import (
+    MAX_HEADER_BYTES,
+    NPY_MAGIC,
+    ZIP_MAGIC,
+    UnreadableArrayError,
+    npz_contents,
+    read_header,
+    read_numbers,
+)
+from hessian_spectrum.service.uploads.parser import NPZ, UPLOAD_SECONDS, upload_too_slow
+from hessian_spectrum.service.uploads.safetensors import may_be_safetensors, safetensors_arrays
+from hessian_spectrum.storage.artifact_files import NamedArray, Tokens, UnfitArrayError, UnfitTokensError
+from hessian_spectrum.storage.blob_store import require_room
+
+BINARY, NPY = "application/octet-stream", "application/x-npy"
+TOKEN_MEDIA_TYPES = (BINARY, NPY)
+
+_PIECE_BYTES = 2**20
+
+SAFETENSORS = "application/x-safetensors"
+ARRAY_MEDIA_TYPES = (NPZ, SAFETENSORS)
+
+MAX_ARRAYS = 256
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}", re.ASCII)
+_BUFFER_BYTES = 2**20
+
+
+@asynccontextmanager
+async def spooled(request: Request, artifacts: ArtifactService) -> AsyncIterator[BinaryIO]:
+    """Write the body of a request to a file on the disk of the artifacts.
+
+    Args:
+        request: A request whose body has not been read.
+        artifacts: Where the file is to become an artifact.
+
+    Yields:
+        The file, which is removed after the context.
+
+    Raises:
+        ProblemError: 408 if the upload takes too long.
+        OSError: The file cannot be written, for example because the disk is full.
+    """
+    with artifacts.draft() as file:
+        try:
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                await _receive(request, file)
+        except TimeoutError:
+            raise upload_too_slow() from None
+        yield file
+
+
+async def _receive(request: Request, file: BinaryIO) -> None:
+    buffer = bytearray()
+    async for chunk in request.stream():
+        buffer += chunk
+        if len(buffer) >= _BUFFER_BYTES:
+            await run_in_threadpool(_write, file, buffer)
+            buffer = bytearray()
+    await run_in_threadpool(_write, file, buffer)
+    await run_in_threadpool(file.flush)
+
+
+def _write(file: BinaryIO, content: bytearray) -> None:
+    require_room(file.fileno(), len(content))
+    file.write(content)
+
+
+def store_tokens(file: BinaryIO, artifacts: ArtifactService, media_type: str) -> tuple[AnyArtifact, bool]:
+    """Store the tokens of a file as an artifact.
+
+    Args:
+        file: The file as it was uploaded.
+        artifacts: Where to store the tokens.
+        media_type: `BINARY` or `NPY`.
+
+    Returns:
+        The artifact, and whether it is new to the uploader.
+
+    Raises:
+        ProblemError: 422 for a file that does not hold tokens.
+    """
+    try:
+        start, dtype = _layout(file, media_type)
+        return artifacts.write_tokens(lambda: _blocks(file, start, dtype))
+    except (UnreadableArrayError, UnfitTokensError) as error:
+        raise invalid_field((), f"the file {error}") from None
+
+
+def _layout(file: BinaryIO, media_type: str) -> tuple[int, np.dtype[Any]]:
+    """Find the tokens in a file.
+
+    Returns:
+        The offset of the first token in bytes, and the type of the tokens.
+
+    Raises:
+        UnreadableArrayError: The array cannot be read.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    head = file.read(MAX_HEADER_BYTES)
+    if media_type == BINARY and not head.startswith(NPY_MAGIC):
+        if head.startswith(ZIP_MAGIC) or may_be_safetensors(head, size):
+            raise UnreadableArrayError("looks like an npz or safetensors file: send it with that Content-Type")
+        if size % 2:
+            raise UnreadableArrayError(f"has {size} bytes, but each token of a .bin file takes two")
+        return 0, np.dtype("<u2")
+    shape, _, dtype, start = read_header(head)
+    if len(shape) != 1 or type(shape[0]) is not int or dtype.kind not in "iu":
+        raise UnreadableArrayError("must be an array of integers in one dimension")
+    if shape[0] * dtype.itemsize != size - start:
+        raise UnreadableArrayError("differs in size from what its header says")
+    return start, dtype
+
+
+def _blocks(file: BinaryIO, start: int, dtype: np.dtype[Any]) -> Iterator[Tokens]:
+    file.seek(start)
+    while block := file.read(_PIECE_BYTES):
+        yield np.frombuffer(block, dtype)
+
+
+def store_arrays(
+    file: BinaryIO, artifacts: ArtifactService, *, media_type: str, budget: MemoryBudget
+) -> tuple[AnyArtifact, bool]:
+    """Store the arrays of a file as an artifact.
+
+    Args:
+        file: The file as it was uploaded.
+        artifacts: Where to store the arrays.
+        media_type: `NPZ` or `SAFETENSORS`.
+        budget: Memory for members that must be inflated.
+
+    Returns:
+        The artifact, and whether it is new to the uploader.
+
+    Raises:
+        ProblemError: 400 for a malformed file, 422 for an array that no job takes, 413 or 503 for want of memory.
+    """
+    with budget.reservation(artifacts.owner) as reservation:
+        body = _mapped(file)
+        arrays = _checked(_npz_arrays(body, reservation) if media_type == NPZ else safetensors_arrays(body))
+        try:
+            return artifacts.write_arrays(arrays)
+        except UnfitArrayError as error:
+            raise invalid_field((), str(error)) from None
+
+
+def _mapped(file: BinaryIO) -> memoryview:
+    """The bytes of the file, mapped into memory; no other process changes it."""
+    try:
+        return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+    except ValueError:
+        raise malformed_upload("The body is empty.") from None
+
+
+def _npz_arrays(body: memoryview, reservation: Reservation) -> Iterator[tuple[str, NamedArray]]:
+    for (name,), content in npz_contents(body, reservation, path_of=lambda name: (name,), max_members=MAX_ARRAYS):
+        try:
+            numbers = read_numbers(content)
+        except UnreadableArrayError as error:
+            raise invalid_field((name[:64],), str(error)) from None
+        yield name, NamedArray(cast("ArrayType", f"{numbers.dtype.kind.upper()}{8 * numbers.dtype.itemsize}"), numbers)
+
+
+def _checked(arrays: Iterable[tuple[str, NamedArray]]) -> dict[str, NamedArray]:
+    """Check the names of arrays.
+
+    Returns:
+        The arrays by name, each unique and one that a job can name.
+
+    Raises:
+        ProblemError: 422 for an unfit or repeated name, or for too many arrays.
+    """
+    by_name: dict[str, NamedArray] = {}
+    for name, array in arrays:
+        if not _NAME.fullmatch(name):
+            raise invalid_field((name[:64],), f"names must match {_NAME.pattern}")
+        if name in by_name:
+            raise invalid_field((name,), "occurs twice")
+        if len(by_name) == MAX_ARRAYS:
+            raise invalid_field((name,), f"exceeds the limit of {MAX_ARRAYS} arrays")
+        by_name[name] = array
+    if not by_name:
+        raise invalid_field((), "the file holds no arrays")
+    return by_name

@@ -1,0 +1,435 @@
+"""Shards: how the steps of one spectrum are computed by one worker, or by several at once."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NoReturn, Protocol
+
+import torch
+
+from hessian_spectrum.api_schemas.jobs import JobState
+from hessian_spectrum.api_schemas.jobs import Progress as JobProgress
+from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.curvature.algorithms.method import Method
+from hessian_spectrum.curvature.iteration import Checkpointer, Progress, last_state
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
+from hessian_spectrum.curvature.operators.execution import Execution
+from hessian_spectrum.jobs.fingerprints import shard_fingerprint
+from hessian_spectrum.jobs.record import Lease
+from hessian_spectrum.jobs.shards import Claim, ShardPoisonedError, ShardStore
+from hessian_spectrum.jobs.store import WORKERS_LOST
+from hessian_spectrum.storage.job_files import CheckpointStore
+from hessian_spectrum.worker.failures import FailureKind, JobFailure, WorkerStoppingError
+from hessian_spectrum.worker.hardware import own_name
+from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
+
+STAGE = "probes"
+"""Name of the stage of a shard, in a job's own checkpoints or in those of the shard."""
+
+CALIBRATED = "calibrated"
+"""Note of a job whose products all run in the way that was chosen for the first one."""
+
+SECONDS_BETWEEN_CHECKS = 0.1
+"""Time from one look at the shards that others compute to the next, when there is nothing else to do."""
+
+
+@dataclass(frozen=True)
+class ShardedMethod:
+    """All steps of one spectrum.
+
+    Attributes:
+        new_generator: Returns the generator of the spectrum's random numbers, in its first state.
+        partition: Sizes that decide which vectors are multiplied together, on which the numbers depend.
+    """
+
+    method: Method[Any, Any]
+    num_shards: int
+    operator: SymmetricOperator
+    new_generator: Callable[[], torch.Generator]
+    partition: tuple[int, ...]
+
+    @cached_property
+    def shards(self) -> Sequence[Method[Any, Any]]:
+        """The method of each shard."""
+        return self.method.split(self.num_shards)
+
+    @property
+    def num_products(self) -> int:
+        """Products of all shards together."""
+        return self.method.cost(self.operator.dim).num_products
+
+    def num_done(self, index: int, state: Any) -> int:
+        """Return the products of a shard that are accounted for in its state."""
+        return self.shards[index].count(state).done
+
+    def first_step(self) -> Any:
+        """Return the state of the first shard after its first product."""
+        shard = self.shards[0]
+        return shard.step(self.operator, shard.init(self.operator, generator=self.new_generator()))
+
+    def finished(self, index: int, progress: Progress, checkpointer: Checkpointer) -> Any:
+        """Return the finished state of a shard, computed from where the checkpointer restores it."""
+        return last_state(
+            self.shards[index],
+            self.operator,
+            generator=self.new_generator(),
+            progress=progress,
+            checkpointer=checkpointer,
+        )
+
+
+class Sharding(Protocol):
+    """Who computes the shards of a job."""
+
+    workers: set[str]
+    """Names of the processes that computed them."""
+
+    def states(self, task: ShardedMethod, execution: Execution, progress: Progress, stage: Stage) -> list[Any]:
+        """Return the finished states of all shards in their order; the same numbers whoever computed them.
+
+        Args:
+            task: The steps to take.
+            execution: How products run.
+            progress: Called after every step with the products of the whole task.
+            stage: Of the spectrum; it holds the state of a task of one shard.
+        """
+
+
+class LocalSharding:
+    """One worker computes all shards, and keeps their states among those of its job."""
+
+    def __init__(self, job: JobCheckpointer) -> None:
+        self._job, self.workers = job, {own_name()}
+
+    def states(self, task: ShardedMethod, execution: Execution, progress: Progress, stage: Stage) -> list[Any]:
+        """Compute one shard after the other."""
+        if task.num_shards == 1:
+            return [task.finished(0, progress, stage)]
+        return self._in_turn(task, self._calibrated(task, execution, progress), progress)
+
+    def _calibrated(self, task: ShardedMethod, execution: Execution, progress: Progress) -> Any | None:
+        """Compute the first product of all, unless an earlier attempt has.
+
+        It decides how the products of all shards run, on which their roundings depend.
+
+        Args:
+            task: The steps to take.
+            execution: How products run.
+            progress: Called once.
+
+        Returns:
+            State of the first shard after that product; None if an earlier attempt has computed it.
+        """
+        if CALIBRATED in self._job.notes:
+            return None
+        begun = task.first_step()
+        execution.settle()
+        progress("products", task.num_done(0, begun), task.num_products)
+        self._job.notes[CALIBRATED] = True
+        return begun
+
+    def _in_turn(self, task: ShardedMethod, begun: Any | None, progress: Progress) -> list[Any]:
+        states: list[Any] = []
+        for index in range(task.num_shards):
+            stage = self._job.stage(f"{STAGE} {index}")
+            if stage.value is None:
+                stage.begin_with(begun)
+                before = sum(task.num_done(done, state) for done, state in enumerate(states))
+                stage.finish(task.finished(index, _after(before, task, progress), stage))
+            begun = None
+            states.append(stage.value)
+        return states
+
+
+def _after(before: int, task: ShardedMethod, progress: Progress) -> Progress:
+    """Progress of a shard as that of all, of which so many products were done before."""
+
+    def report(phase: str, done: int, total: int) -> None:
+        if phase == "products":
+            progress(phase, before + done, task.num_products)
+        else:
+            progress(phase, done, total)
+
+    return report
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What a shard returned."""
+
+    state: Any  # finished
+    workers: set[str]  # that computed it
+    is_saved: bool = True
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What workers share, and what this one computes on.
+
+    Attributes:
+        seconds: Time from one checkpoint to the next.
+        fingerprint: Of what computes, as `numerics_fingerprint` returns it.
+        call: Wakes another worker for the shards of a job, if one is free.
+    """
+
+    shards: ShardStore
+    checkpoints: CheckpointStore
+    seconds: float
+    device: torch.device
+    fingerprint: str
+    call: Callable[[str], None]
+
+    def shard_checkpointer(self, job_id: str, index: int, attempt: int, shard_fingerprint: str) -> JobCheckpointer:
+        """Return what is saved of one shard."""
+        checkpoints = self.checkpoints.of_shard(job_id, index, attempt)
+        fingerprint = f"{self.fingerprint}, {shard_fingerprint}"
+        return JobCheckpointer.restored(checkpoints, self.seconds, device=self.device, fingerprint=fingerprint)
+
+    def compute(
+        self, task: ShardedMethod, claim: Claim, *, job_id: str, begun: Any | None, progress: Progress
+    ) -> ShardResult:
+        """Compute a shard that was claimed, from where an earlier worker left it.
+
+        Args:
+            task: Method whose shard it is.
+            claim: The shard.
+            job_id: The job that the shard belongs to.
+            begun: State to begin with where no worker left one.
+            progress: Called with the products of the shard after every step.
+
+        Returns:
+            The finished state, and who computed it.
+
+        Raises:
+            WorkerStoppingError: If the worker was told to stop; the state is saved.
+        """
+        saved = self.shard_checkpointer(job_id, claim.index, claim.attempt, claim.fingerprint)
+        stage = saved.stage(STAGE)
+        if stage.value is None:
+            saved.notes["workers"] = sorted({own_name(), *saved.notes.get("workers", [])})
+            stage.begin_with(begun)
+            try:
+                stage.finish(task.finished(claim.index, progress, stage))
+            except WorkerStoppingError:
+                saved.save()
+                raise
+        return ShardResult(stage.value, set(saved.notes["workers"]), saved.save())
+
+    def fingerprint_of(self, task: ShardedMethod, job: JobCheckpointer) -> str:
+        """Return the digest of everything that the numbers of the shards depend on beside the request."""
+        return shard_fingerprint(
+            self.fingerprint,
+            partition=task.partition,
+            is_calibrated=CALIBRATED in job.notes,
+            compiled=job.notes.get("compiled", {}),
+            deviations=job.notes.get("precision_deviations"),
+        )
+
+
+class ShardCoordinator(LocalSharding):
+    """Computes shards in turn with other workers, as the one that holds the job.
+
+    Where others still compute when it finds nothing to do, it waits for them, or for their leases to lapse.
+
+    Args:
+        deployment: What workers share.
+        lease: Of the job.
+        job: The job's checkpoints; `save` lets other workers read what they need.
+    """
+
+    def __init__(self, deployment: Deployment, lease: Lease, job: JobCheckpointer) -> None:
+        super().__init__(job)
+        self._deployment, self._shards, self._lease = deployment, deployment.shards, lease
+        self._own_products: dict[int, int] = {}  # by shard, as this worker knows
+        self._stored_products: dict[int, int] = {}  # by shard, as Redis knows
+        self._num_reported = 0
+        self._problem: Problem | None = None
+        self._is_open = False
+
+    def refresh(self) -> None:
+        """Read how far others are; called by the thread that renews the lease.
+
+        Raises:
+            RedisError: Redis does not answer.
+        """
+        if self._is_open:
+            self._stored_products, self._problem = self._shards.products(self._lease.job_id)
+
+    def states(self, task: ShardedMethod, execution: Execution, progress: Progress, stage: Stage) -> list[Any]:
+        """Compute shards together with others; a task of one shard, or one that cannot be shared, alone."""
+        if task.num_shards == 1:
+            return super().states(task, execution, progress, stage)
+        begun = self._calibrated(task, execution, progress)
+        if not self._job.save():
+            return self._in_turn(task, begun, progress)
+        try:
+            results = self._results(task, begun, progress)
+        except ShardPoisonedError:
+            problem = self._shards.last_loss(self._lease.job_id) or WORKERS_LOST
+            raise JobFailure(FailureKind.FATAL, problem) from None
+        self._own_products = {index: task.num_done(index, result.state) for index, result in results.items()}
+        self._report(task, progress)
+        self.workers = {name for result in results.values() for name in result.workers}
+        return [results[index].state for index in range(task.num_shards)]
+
+    def _results(self, task: ShardedMethod, begun: Any | None, progress: Progress) -> dict[int, ShardResult]:
+        deployment, lease, results = self._deployment, self._lease, dict[int, ShardResult]()
+        fingerprint = deployment.fingerprint_of(task, self._job)
+
+        def claimed() -> Claim | None:
+            return self._shards.open(
+                lease,
+                task.num_shards,
+                shard_fingerprint=fingerprint,
+                numerics_fingerprint=deployment.fingerprint,
+            )
+
+        claim = claimed()
+        self._is_open = True
+        self.refresh()
+        while len(results) < task.num_shards:
+            if claim is not None:
+                if claim.num_free:
+                    deployment.call(lease.job_id)
+                report = self._reporting(claim.index, task, progress)
+                first = begun if claim.index == 0 else None
+                result = deployment.compute(task, claim, job_id=lease.job_id, begun=first, progress=report)
+                results[claim.index] = result
+                num_products = task.num_done(claim.index, result.state)
+                claim = self._shards.finish(lease, claim.index, num_products, go_on=True)
+            elif self._shards.num_left(lease.job_id):
+                self._report(task, progress)
+                time.sleep(SECONDS_BETWEEN_CHECKS)
+                claim = claimed()
+            else:
+                self._collect(results, fingerprint, task.num_shards)
+                claim = claimed()
+        return results
+
+    def _collect(self, results: dict[int, ShardResult], fingerprint: str, num_shards: int) -> None:
+        """Read what others have computed; what of that is lost is to be computed again."""
+        for index in set(range(num_shards)) - results.keys():
+            saved = self._deployment.shard_checkpointer(self._lease.job_id, index, 0, fingerprint)
+            state = saved.stage(STAGE).value
+            if state is None:
+                self._shards.reopen(self._lease, index)
+            else:
+                results[index] = ShardResult(state, set(saved.notes["workers"]))
+
+    def _reporting(self, index: int, task: ShardedMethod, progress: Progress) -> Progress:
+        """Progress of a shard as that of all."""
+
+        def report(phase: str, done: int, total: int) -> None:
+            if phase == "products":
+                self._own_products[index] = done
+                self._report(task, progress)
+            else:
+                progress(phase, done, total)
+
+        return report
+
+    def _report(self, task: ShardedMethod, progress: Progress) -> None:
+        if self._problem is not None:
+            raise JobFailure(FailureKind.FATAL, self._problem)
+        # a shard that lost its worker continues from its checkpoint: what was reported is not taken back
+        self._num_reported = max(self._num_reported, sum((self._stored_products | self._own_products).values()))
+        progress("products", self._num_reported, task.num_products)
+        self._job.save_if_due()
+
+
+class NoShardsLeftError(Exception):
+    """A shard worker has computed what there was for it; the coordinator makes the spectrum."""
+
+
+class ShardLostError(Exception):
+    """The result of a shard could not be saved, or what it depends on is not there."""
+
+
+class ShardWorker:
+    """Computes shards of a job that another worker holds.
+
+    Args:
+        deployment: What workers share.
+        lease: Of the shards.
+        claim: The first shard.
+        fingerprint: Of what computes, as the checkpoints of jobs have it.
+        has_other_work: Returns whether jobs wait.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        lease: Lease,
+        claim: Claim,
+        *,
+        fingerprint: str,
+        has_other_work: Callable[[], bool],
+    ) -> None:
+        self._deployment, self._lease, self._claim = deployment, lease, claim
+        self._fingerprint, self._has_other_work, self.workers = fingerprint, has_other_work, {own_name()}
+        self._job = JobCheckpointer()
+        self._products: tuple[int, int] | None = None  # shard, products
+
+    def restored(self) -> JobCheckpointer:
+        """Return what the coordinator has saved for shard workers, which only read it."""
+        checkpoints = self._deployment.checkpoints.of_attempt(self._lease.job_id, 0)
+        self._job = JobCheckpointer.restored(
+            checkpoints, math.inf, device=self._deployment.device, fingerprint=self._fingerprint
+        )
+        return self._job
+
+    def renew(self, lease: Lease, progress: JobProgress | None, num_products: int = 0) -> JobState:
+        """Renew the lease for a `LeaseRenewer`; a worker that lost it stops as if the job was cancelled.
+
+        Products are stored for this shard alone; the coordinator counts those of the job.
+
+        Args:
+            lease: The lease.
+            progress: Not used.
+            num_products: Not used.
+
+        Returns:
+            "running", or "cancelling" once the lease is lost.
+        """
+        return "running" if self._deployment.shards.renew(lease, self._products) else "cancelling"
+
+    def close_cancelled(self, lease: Lease) -> JobState:
+        """Release the shard."""
+        self._deployment.shards.release(lease)
+        return "cancelled"
+
+    def fail(self, lease: Lease, problem: Problem) -> JobState:
+        """End the job with a problem, by way of the worker that holds it."""
+        self._deployment.shards.release(lease, problem)
+        return "failed"
+
+    def states(self, task: ShardedMethod, execution: Execution, progress: Progress, stage: Stage) -> NoReturn:
+        """Compute free shards until there are none.
+
+        Raises:
+            NoShardsLeftError: At last.
+            ShardLostError: If what is computed here does not fit what is computed there.
+        """
+        if self._deployment.fingerprint_of(task, self._job) != self._claim.fingerprint:
+            raise ShardLostError("it is computed in another way there")
+        claim: Claim | None = self._claim
+        while claim is not None:
+            job_id, report = self._lease.job_id, self._reporting(claim.index, progress)
+            result = self._deployment.compute(task, claim, job_id=job_id, begun=None, progress=report)
+            if not result.is_saved:
+                raise ShardLostError(f"shard {claim.index} of job {job_id} could not be saved")
+            waiting = self._has_other_work()
+            num_products = task.num_done(claim.index, result.state)
+            claim = self._deployment.shards.finish(self._lease, claim.index, num_products, go_on=not waiting)
+            if waiting:
+                self._deployment.call(job_id)
+        raise NoShardsLeftError
+
+    def _reporting(self, index: int, progress: Progress) -> Progress:
+        def report(phase: str, done: int, total: int) -> None:
+            self._products = (index, done) if phase == "products" else None
+            progress(phase, done, total)
+
+        return report

@@ -1,1 +1,0 @@
-"""How the probes of a long spectrum are computed by several workers at once."""
