@@ -28,7 +28,7 @@ from hessian_spectrum.curvature.models.closed_form import NeuronNetwork, Quadrat
 from hessian_spectrum.curvature.models.conv import Conv
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
+from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.planning.memory_coefficients import OVERHEAD_BYTES, MemoryCoefficients
 from hessian_spectrum.planning.size import SORTS, Size

@@ -5,7 +5,7 @@ from typing import Literal
 
 from benchmarks.problems import Problem
 from hessian_spectrum.curvature.operators.execution import Execution, MatmulPrecision, Mode
-from hessian_spectrum.curvature.operators.hessian import GgnOperator, HessianOperator
+from hessian_spectrum.curvature.operators.matrices import GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 
 Matrix = Literal["hessian", "ggn"]

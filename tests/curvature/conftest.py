@@ -14,7 +14,7 @@ from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss
 from hessian_spectrum.curvature.models.base import Model, ParameterLayout
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.quadrature.results import ExactSpectrum
 
 CPU = torch.device("cpu")

@@ -46,7 +46,7 @@ from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Mse
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
+from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, GgnOperator, HessianOperator
 
 OPERATORS = {"hessian": HessianOperator, "ggn": GgnOperator, "functional": FunctionalOperator}
 

@@ -24,7 +24,7 @@ from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOp
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.curvature.serialization import deserialize, serializable, serialize
 from hessian_spectrum.quadrature.curves import Smoothing
 

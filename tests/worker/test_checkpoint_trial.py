@@ -24,7 +24,7 @@ from hessian_spectrum.curvature.linear_algebra import assemble
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import ParameterLayout
 from hessian_spectrum.curvature.models.decoder_architecture import LONGEST_SEQUENCE, loaded_transformers
-from hessian_spectrum.curvature.operators.hessian import GgnOperator, HessianOperator
+from hessian_spectrum.curvature.operators.matrices import GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.worker.builders import Inputs, build_dataset, build_loss, build_model, build_parameters
 from hessian_spectrum.worker.checkpoint_trial import tried

@@ -21,7 +21,7 @@ from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.curvature.linear_algebra import assemble
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.models.base import ParameterLayout
-from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
+from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.worker.builders import Inputs, build_dataset, build_model, build_parameters
 from hessian_spectrum.worker.checkpoints import CHANGED

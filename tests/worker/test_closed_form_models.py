@@ -15,7 +15,7 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.curvature.linear_algebra import assemble
 from hessian_spectrum.curvature.losses import EmpiricalRisk
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
 from hessian_spectrum.theory.closed_form.coordinates import multi_input_spectrum, multi_output_spectrum

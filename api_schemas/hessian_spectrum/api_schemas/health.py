@@ -13,15 +13,6 @@ class Liveness(Message):
     status: Literal["live"] = "live"
 
 
-class Version(Message):
-    """Release of the server and digest of the code that it runs."""
-
-    version: str = Field(description="Release of the server, as in 1.2.0.")
-    code_version: str = Field(
-        description="SHA-256 of the sources that service and workers share; workers report the same as source_version."
-    )
-
-
 class WorkerStatus(Message):
     """A worker that sent a report within the last few seconds."""
 

@@ -37,7 +37,7 @@ from hessian_spectrum.client.requests import (
     async_chunks,
     refusal,
 )
-from hessian_spectrum.client.retries import SECONDS_BETWEEN_TRIES, EventCursor, OutageRetry
+from hessian_spectrum.client.retries import SECONDS_BETWEEN_TRIES, EventCursor, OutageRetry, pause_before_repeat
 
 T = TypeVar("T")
 
@@ -311,7 +311,7 @@ class AsyncSpectrumClient:
             except httpx.HTTPError as error:
                 raise unreachable(self._http.base_url, error) from error
             self._has_answered = True
-            pause = requests.pause_seconds(request, response)
+            pause = pause_before_repeat(request, response)
             if pause is None or time.monotonic() + pause > patience_ends:
                 return request.finish(response)
             await asyncio.sleep(pause)
@@ -328,7 +328,7 @@ class AsyncSpectrumClient:
                     await response.aread()
             except httpx.HTTPError as error:
                 raise unreachable(self._http.base_url, error) from error
-            pause = requests.pause_seconds(request, response)
+            pause = pause_before_repeat(request, response)
             if pause is None or time.monotonic() + pause > deadline:
                 raise refusal(response)
             await asyncio.sleep(pause)

@@ -36,7 +36,7 @@ from hessian_spectrum.client.requests import (
     chunks,
     refusal,
 )
-from hessian_spectrum.client.retries import SECONDS_BETWEEN_TRIES, EventCursor, OutageRetry
+from hessian_spectrum.client.retries import SECONDS_BETWEEN_TRIES, EventCursor, OutageRetry, pause_before_repeat
 
 T = TypeVar("T")
 
@@ -316,7 +316,7 @@ class SpectrumClient:
             except httpx.HTTPError as error:
                 raise unreachable(self._http.base_url, error) from error
             self._has_answered = True
-            pause = requests.pause_seconds(request, response)
+            pause = pause_before_repeat(request, response)
             if pause is None or time.monotonic() + pause > patience_ends:
                 return request.finish(response)
             time.sleep(pause)
@@ -333,7 +333,7 @@ class SpectrumClient:
                     response.read()
             except httpx.HTTPError as error:
                 raise unreachable(self._http.base_url, error) from error
-            pause = requests.pause_seconds(request, response)
+            pause = pause_before_repeat(request, response)
             if pause is None or time.monotonic() + pause > deadline:
                 raise refusal(response)
             time.sleep(pause)

@@ -36,8 +36,6 @@ _HEAVY_SECONDS = 120.0  # the server's limit for one answer that keeps a core bu
 _UPLOAD_SECONDS = 120.0
 _HASH_SECONDS = 600.0  # to hash checkpoints that are new to the server
 
-_NOT_BEGUN = ("/problems/too-many-requests-at-once", "/problems/uploads-busy")
-
 NPZ = "application/x-npz"
 _CHUNK_BYTES = 2**20
 
@@ -136,19 +134,11 @@ def refusal(response: httpx.Response) -> ProblemResponseError:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
         problem = Problem(title=response.reason_phrase or "Error", status=response.status_code)
-    return ProblemResponseError(problem, retry_after_seconds=_retry_after_seconds(response))
+    return ProblemResponseError(problem, retry_after_seconds=retry_after_seconds(response))
 
 
-def pause_seconds(request: ApiRequest[Any], response: httpx.Response) -> float | None:
-    """Seconds after which to send a request again that the server did not begin; None if it must not be sent again."""
-    if response.status_code not in (429, 503) or isinstance(request.body, Iterator | AsyncIterator):
-        return None
-    if response.status_code == 503 and refusal(response).problem.type not in _NOT_BEGUN:
-        return None
-    return _retry_after_seconds(response)
-
-
-def _retry_after_seconds(response: httpx.Response) -> float | None:
+def retry_after_seconds(response: httpx.Response) -> float | None:
+    """Seconds in the header `Retry-After` of a response; None if it has no such number."""
     text = response.headers.get("retry-after", "")
     return float(text) if text.isdecimal() else None
 

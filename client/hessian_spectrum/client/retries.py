@@ -1,13 +1,15 @@
-"""How a client follows a job through outages of the server: requests are repeated, streams of events resumed."""
+"""When a client sends a request again, and how it follows a job through outages and broken streams of events."""
 
 import logging
 import time
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 from httpx_sse import ServerSentEvent
 
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES, Job
+from hessian_spectrum.client import requests
 from hessian_spectrum.client.errors import (
     JobOutOfSightError,
     ProblemResponseError,
@@ -26,7 +28,19 @@ _GROWTH = 1.3
 _PASSING = {429, 502, 503, 504}
 """Status codes of errors that may be temporary."""
 
+_NOT_BEGUN = ("/problems/too-many-requests-at-once", "/problems/uploads-busy")
+"""Problems of requests that the server has not begun to process."""
+
 _logger = logging.getLogger(__name__)
+
+
+def pause_before_repeat(request: requests.ApiRequest[Any], response: httpx.Response) -> float | None:
+    """Seconds after which to send a request again that the server did not begin; None if it must not be sent again."""
+    if response.status_code not in (429, 503) or isinstance(request.body, Iterator | AsyncIterator):
+        return None
+    if response.status_code == 503 and requests.refusal(response).problem.type not in _NOT_BEGUN:
+        return None
+    return requests.retry_after_seconds(response)
 
 
 class OutageRetry:

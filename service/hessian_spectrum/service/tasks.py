@@ -16,6 +16,7 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.random_matrix import RandomMatrixRequest
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.jobs.plans import stored_plan
+from hessian_spectrum.service.admission import Admission
 from hessian_spectrum.service.auth import Principal
 from hessian_spectrum.service.job_service import Submission
 from hessian_spectrum.service.plots.figure import FIGURE_FORMATS, FigureStyle
@@ -25,7 +26,6 @@ from hessian_spectrum.service.process_pool.worker import Reply
 from hessian_spectrum.service.request_parsing import parse_body
 from hessian_spectrum.service.result_integrity import ResultVerifier
 from hessian_spectrum.service.routes import closed_form, random_matrix
-from hessian_spectrum.service.routes.job_submission import Admission
 from hessian_spectrum.service.serialization.render import has_diagonal, parse_result, render, stored_arrays
 from hessian_spectrum.service.serialization.resmooth import SmoothingOverrides, resmooth
 from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota, ArtifactService

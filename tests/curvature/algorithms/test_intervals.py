@@ -16,7 +16,7 @@ from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.linear_algebra import DenseOperator, assemble, sphere_probe
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.quadrature.results import FloatArray, Interval, StochasticTrace
 from tests.curvature.algorithms.coverage import LEAST, METHODS, SPECTRA, Reflected, cells
 

@@ -20,7 +20,7 @@ from hessian_spectrum.curvature.algorithms.lanczos import (
 )
 from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator, sphere_probe
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.planning.work import probe_bytes
 from hessian_spectrum.quadrature.curves import Smoothing, cumulative_spectrum
 from hessian_spectrum.quadrature.density import spectral_density

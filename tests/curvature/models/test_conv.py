@@ -13,7 +13,7 @@ from hessian_spectrum.curvature.linear_algebra import assemble
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.models.base import ParameterLayout
 from hessian_spectrum.curvature.models.conv import Conv
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.planning.size import conv_size
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 

@@ -18,7 +18,7 @@ from hessian_spectrum.curvature.models.base import Model, ParameterLayout, Param
 from hessian_spectrum.curvature.models.conv import Conv
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
+from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.products import Fallback, double_backward_product
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.planning.activations import ACTIVATIONS, Activation

@@ -15,7 +15,7 @@ from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Mse
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.execution import Execution, Timing, Timings
-from hessian_spectrum.curvature.operators.hessian import GgnOperator, HessianOperator
+from hessian_spectrum.curvature.operators.matrices import GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.recording import Map, Program, record
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.quadrature.errors import InvalidProblemError

@@ -13,7 +13,7 @@ from hessian_spectrum.curvature.linear_algebra import Triangle, assemble
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse
 from hessian_spectrum.curvature.models.mlp import PARAMETRIZATIONS, Mlp
 from hessian_spectrum.curvature.operators import layered
-from hessian_spectrum.curvature.operators.hessian import FunctionalOperator, GgnOperator, HessianOperator
+from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.planning.activations import ACTIVATIONS
 from hessian_spectrum.quadrature.errors import NonFiniteError

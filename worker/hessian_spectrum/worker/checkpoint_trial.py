@@ -24,7 +24,7 @@ from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.malloc_trim import is_memory_error
 from hessian_spectrum.curvature.models.base import Model, Parameters
-from hessian_spectrum.curvature.operators.hessian import HessianOperator
+from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.quadrature.errors import CurvatureError, InvalidProblemError
 from hessian_spectrum.worker.builders import Inputs, build_model, build_parameters, generator_of

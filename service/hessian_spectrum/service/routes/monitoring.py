@@ -7,9 +7,9 @@ from anyio import CapacityLimiter
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from hessian_spectrum.api_schemas.health import Liveness, Readiness, Version
+from hessian_spectrum.api_schemas.health import Liveness, Readiness
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.api_schemas.version import __version__
+from hessian_spectrum.api_schemas.version import Version, __version__
 from hessian_spectrum.jobs.fingerprints import protocol_version
 from hessian_spectrum.service.auth import UNAUTHENTICATED
 from hessian_spectrum.service.context import CurrentPrincipal, service_context
