@@ -95,7 +95,7 @@ def test_a_job_on_gpt2_tokens_is_the_one_on_the_same_tokens_inline(client: Spect
 
 def test_a_text_that_gives_gpt2_too_few_tokens_fails_and_says_so(client: SpectrumClient) -> None:
     data = {"kind": "text", "text": "representation", "tokenizer": "gpt2", "num_sequences": 1, "sequence_length": 8}
-    with pytest.raises(JobFailedError, match="2 tokens hold no sequence of 8"):
+    with pytest.raises(JobFailedError, match="2 tokens are too few for a sequence of 8"):
         client.run(job(data, vocab_size=50_257, n_embd=1))
 
 

@@ -161,7 +161,7 @@ def test_uploaded_tokens_are_looked_at_again() -> None:
     request = request_of("gpt2", data=TOKENS)
     for tokens, message in (
         (np.full(9, 256), "outside the vocabulary: token 256, vocab_size 256"),
-        (np.zeros(4, int), "4 tokens hold no sequence of 4"),
+        (np.zeros(4, int), "4 tokens are too few for a sequence of 4"),
     ):
         with pytest.raises(InvalidProblemError, match=message):
             build_dataset(request, Inputs(artifacts=Uploaded(tokens)))
