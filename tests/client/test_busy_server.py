@@ -69,7 +69,7 @@ both_clients = pytest.mark.parametrize("wait", [wait_sync, wait_async])
 def test_a_deadline_holds_where_the_server_asks_for_a_longer_pause(wait: Callable[[str, float], None]) -> None:
     answers = [REFUSED_FOR_LONG] * 10
     started = time.monotonic()
-    with answering(answers.pop) as url, pytest.raises(JobOutOfSightError, match="Too much heavy work"):
+    with answering(answers.pop) as url, pytest.raises(JobOutOfSightError, match="Too many expensive requests"):
         wait(url, 0.5)
     assert 0.4 < time.monotonic() - started < 3
     assert len(answers) == 8, "one request at the beginning, and one at the end"
