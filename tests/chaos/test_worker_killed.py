@@ -129,7 +129,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(
         assert time.monotonic() < deadline
         time.sleep(0.02)
     expect_second_attempt(own_server, own_client, job_id, undisturbed)
-    assert f"job {job_id} is given back" in own_server.log.read_text()
+    assert f"job {job_id} is requeued" in own_server.log.read_text()
     with own_server.redis() as redis:
         assert redis.hget(f"spectrum:job:{job_id}", "losses") is None
 

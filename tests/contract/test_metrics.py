@@ -54,6 +54,8 @@ def test_a_job_moves_the_counters_by_what_it_did(server: Any, client: SpectrumCl
     assert moved("spectrum_jobs", state="succeeded") == 2
     assert value(after, "spectrum_jobs", state="queued") == value(after, "spectrum_queue_messages") == 0
     assert moved("spectrum_lease_losses_total") == moved("spectrum_poison_failures_total") == 0
+    for name in ("spectrum_requeues_total", "spectrum_give_backs_total"):  # the standard name and the former one
+        assert after[name, frozenset()] == before[name, frozenset()]
     assert moved("spectrum_http_request_seconds_count", method="POST", route="/v1/jobs", status="2xx") == 2
 
 

@@ -18,15 +18,17 @@ from hessian_spectrum.storage.blob_store import BlobStore
 _SECONDS_BETWEEN_WALKS = 60.0
 """Pause between walks through the results directory, which may hold many files."""
 
-_COUNTERS = {
-    "accepted": ("spectrum_jobs_accepted", "Jobs that went into the queue"),
-    "cached": ("spectrum_jobs_cached", "Jobs that a stored result answered"),
-    "attempts": ("spectrum_attempts", "Times that a worker took a job"),
-    "given_back": ("spectrum_give_backs", "Jobs that a worker gave back because it stopped"),
-    "lease_losses": ("spectrum_lease_losses", "Times that a job lost its worker"),
-    "poisoned": ("spectrum_poison_failures", "Jobs that failed because they lost too many workers"),
-    "products": ("spectrum_products", "Matrix-vector products that workers computed"),
-}
+_COUNTERS = (
+    ("accepted", "spectrum_jobs_accepted", "Jobs that were put into the queue"),
+    ("cached", "spectrum_jobs_cached", "Jobs whose result was stored already"),
+    ("attempts", "spectrum_attempts", "Attempts at jobs that workers began"),
+    ("given_back", "spectrum_requeues", "Attempts at jobs that a stopping worker requeued"),
+    ("given_back", "spectrum_give_backs", "The same as spectrum_requeues, under its former name"),
+    ("lease_losses", "spectrum_lease_losses", "Attempts at jobs whose worker was lost"),
+    ("poisoned", "spectrum_poison_failures", "Jobs that failed because they lost too many workers"),
+    ("products", "spectrum_products", "Matrix-vector products that workers computed"),
+)
+"""Counters of Redis, and name and help text of their metrics."""
 _ENDED = "ended:"
 
 _logger = logging.getLogger(__name__)
@@ -96,8 +98,8 @@ def _of_jobs(totals: JobCounters) -> Iterator[Metric]:
     yield _gauge(
         "spectrum_oldest_queued_seconds", "Since the creation of the oldest queued job", totals.oldest_queued_seconds
     )
-    for name, (metric, text) in _COUNTERS.items():
-        yield CounterMetricFamily(metric, text, value=totals.number(name))
+    for counter, metric, text in _COUNTERS:
+        yield CounterMetricFamily(metric, text, value=totals.number(counter))
     ended = CounterMetricFamily("spectrum_jobs_ended", "Jobs that came into a final state", labels=["state"])
     for name, number in totals.counted.items():
         if name.startswith(_ENDED):

@@ -87,7 +87,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._varying = WeakIdKeyDictionary()  # tensor -> node
         self._constants: dict[str, Tensor] = {}
         self._readers = WeakIdKeyDictionary()  # constant tensor -> node that reads it
-        self._num_bytes = 0  # of results since memory was given back
+        self._num_bytes = 0  # of results since memory was returned to the system
         self._varying[argument] = self._graph.placeholder("argument")
 
     def __torch_dispatch__(

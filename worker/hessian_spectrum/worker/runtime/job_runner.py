@@ -183,7 +183,7 @@ class ShardRunner:
             _logger.info("no more shards of job %s for this worker", job_id)
             self._shards.release(lease)
         except WorkerStoppingError:
-            _logger.warning("a shard of job %s is given back: the worker stops", job_id)
+            _logger.warning("a shard of job %s is requeued: the worker stops", job_id)
             self._shards.release(lease)
             self._deployment.call(job_id)
         except (ShardLostError, UnknownJobError) as reason:
@@ -291,7 +291,7 @@ class JobRunner:
     def _give_back(self, lease: Lease) -> str:
         state = self._store.requeue(lease)
         if state == "queued":
-            _logger.warning("job %s is given back: the worker stops", lease.job_id)
+            _logger.warning("job %s is requeued: the worker stops", lease.job_id)
             self._queue.publish(lease.job_id)
         return state
 
