@@ -14,31 +14,21 @@ from rich.console import Console
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, TokenArtifact
 from hessian_spectrum.api_schemas.jobs import JobState
-from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.client.destination import Destination, cannot_write, destination
 from hessian_spectrum.client.errors import ServerUnreachableError, SpectrumClientError
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.client.output_file import output_file
 from hessian_spectrum.client.progress import job_progress
 from hessian_spectrum.client.requests import DEFAULT_URL, PictureStyle, ResultFormat, Smoothing
+from hessian_spectrum.client.version_option import VersionOption
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Eigenvalue spectra from a spectrum server.")
 
 T = TypeVar("T")
 
 
-def _print_version(is_requested: bool) -> None:
-    if is_requested:
-        typer.echo(__version__)
-        raise typer.Exit
-
-
 @app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
+def options(version: VersionOption = False) -> None:
     """Eigenvalue spectra from a spectrum server."""
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 from pydantic import ValidationError
 
-from hessian_spectrum.api_schemas.version import __version__
+from hessian_spectrum.client.version_option import VersionOption
 from hessian_spectrum.launcher.data_directory import DataDirectoryError
 from hessian_spectrum.launcher.embedded_redis import NoRedisServerError, written_url
 from hessian_spectrum.launcher.managed_process import CrashLoopError
@@ -25,18 +25,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="A server for
 _logger = logging.getLogger(__name__)
 
 
-def _print_version(is_requested: bool) -> None:
-    if is_requested:
-        typer.echo(__version__)
-        raise typer.Exit
-
-
 @app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
+def options(version: VersionOption = False) -> None:
     """A server for eigenvalue spectra of loss Hessians."""
 
 
