@@ -12,7 +12,7 @@ from hessian_spectrum.api_schemas.health import Readiness
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.client import requests
 from hessian_spectrum.client.async_http import AsyncSpectrumClient
-from hessian_spectrum.client.errors import JobOutOfSightError, ProblemResponseError, ServerUnreachableError
+from hessian_spectrum.client.errors import ProblemResponseError, ServerOutageError, ServerUnreachableError
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.jobs.settings import ServiceSettings
 from tests.client.answers import Answer, answering
@@ -69,7 +69,7 @@ both_clients = pytest.mark.parametrize("wait", [wait_sync, wait_async])
 def test_a_deadline_holds_where_the_server_asks_for_a_longer_pause(wait: Callable[[str, float], None]) -> None:
     answers = [REFUSED_FOR_LONG] * 10
     started = time.monotonic()
-    with answering(answers.pop) as url, pytest.raises(JobOutOfSightError, match="Too many expensive requests"):
+    with answering(answers.pop) as url, pytest.raises(ServerOutageError, match="Too many expensive requests"):
         wait(url, 0.5)
     assert 0.4 < time.monotonic() - started < 3
     assert len(answers) == 8, "one request at the beginning, and one at the end"

@@ -22,8 +22,8 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.client import retries
 from hessian_spectrum.client.async_http import AsyncSpectrumClient
 from hessian_spectrum.client.errors import (
-    JobOutOfSightError,
     ProblemResponseError,
+    ServerOutageError,
     ServerUnreachableError,
     SpectrumClientError,
 )
@@ -130,13 +130,13 @@ def test_patience_ends(passage: Passage, job_id: str) -> None:
     with SpectrumClient(passage.url, outage_seconds=0.5) as follower:
         follower.job(job_id)
         passage.close()
-        with pytest.raises(JobOutOfSightError, match=f"job {job_id} for .* does not answer"):
+        with pytest.raises(ServerOutageError, match=f"job {job_id} for .* does not answer"):
             follower.wait(job_id)
-        with pytest.raises(JobOutOfSightError):
+        with pytest.raises(ServerOutageError):
             list(follower.events(job_id))
     with SpectrumClient(passage.url, outage_seconds=600) as follower:
         follower._has_answered = True
-        with pytest.raises(JobOutOfSightError):
+        with pytest.raises(ServerOutageError):
             follower.wait(job_id, timeout_seconds=0.2)
 
 
@@ -145,7 +145,7 @@ def test_a_server_that_never_answered_is_not_waited_for() -> None:
         for follow in (nowhere.wait, lambda job_id: list(nowhere.events(job_id))):
             with pytest.raises(ServerUnreachableError) as caught:
                 follow("0" * 32)
-            assert not isinstance(caught.value, JobOutOfSightError)
+            assert not isinstance(caught.value, ServerOutageError)
 
 
 def test_an_outage_counts_from_its_first_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_an_outage_counts_from_its_first_error(monkeypatch: pytest.MonkeyPatch) 
     clock[0] = 300.0
     assert retry.pause_seconds(error) == pauses[0]
     clock[0] = 310.0
-    with pytest.raises(JobOutOfSightError, match="for 10 s"):
+    with pytest.raises(ServerOutageError, match="for 10 s"):
         retry.pause_seconds(error)
 
 

@@ -71,7 +71,7 @@ AnyArtifact = TypeAliasType("AnyArtifact", Annotated[TokenArtifact | ArrayArtifa
 
 
 class ArtifactPage(Message):
-    """One page of the list of artifacts, newest first."""
+    """A page of the list of artifacts, newest first."""
 
     artifacts: list[AnyArtifact] = Field(description="Artifacts of this page, newest first.")
     next_page_token: str | None = Field(description="Token that requests the next page; null on the last page.")
@@ -85,7 +85,7 @@ class ArtifactCatalog(Protocol):
     """Looks up uploaded arrays by the id of their artifact."""
 
     def arrays(self, artifact_id: str) -> dict[str, StoredArray]:
-        """Types and shapes of the arrays of an artifact.
+        """Return the types and shapes of the arrays of an artifact.
 
         Args:
             artifact_id: SHA-256 of the stored file.
@@ -100,7 +100,7 @@ class ArtifactCatalog(Protocol):
 
 
 def arrays_of(fields: Any, info: ValidationInfo, *place: str) -> dict[str, StoredArray] | None:
-    """Arrays of the artifact that a message refers to.
+    """Return the arrays of the artifact that a message refers to.
 
     Args:
         fields: The message before validation; the artifact is named by its field `id`.
@@ -126,7 +126,7 @@ def arrays_of(fields: Any, info: ValidationInfo, *place: str) -> dict[str, Store
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first few names in alphabetical order, for an error message."""
+    """Return the first few names in alphabetical order, for an error message."""
     shown = sorted(names)
     rest = len(shown) - _MAX_NAMES_SHOWN
     return ", ".join(shown[:_MAX_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,4 +1,4 @@
-"""What a request takes from a checkpoint, and the catalog that is consulted while the request is validated."""
+"""Fields that a checkpoint determines, and the catalog that is consulted while a request is validated."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Protocol
@@ -10,7 +10,7 @@ from hessian_spectrum.api_schemas.message import SHA256, Message, described, mis
 _PART = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
 MAX_DEPTH = 4
-"""Directories in the name of a checkpoint, as of a hub's cache or of a trainer's run."""
+"""Largest number of directories in the name of a checkpoint, which may lie in a hub's cache or in a trainer's run."""
 
 CHECKPOINT_NAME = described(
     rf"^{_PART}(/{_PART}){{0,{MAX_DEPTH - 1}}}$",
@@ -110,7 +110,7 @@ class NoVerdicts:
     """Verdicts of a server on which no checkpoint was tried."""
 
     def of(self, sha256: str, kind: str) -> CheckpointVerdict | None:
-        """Always None."""
+        """Return None."""
         return None
 
 

@@ -10,7 +10,7 @@ from hessian_spectrum.api_schemas.models.attention import num_scores
 from hessian_spectrum.api_schemas.models.neurons import LinearNetwork
 
 MAX_SCORES = 4_000_000
-"""Attention scores, num_sequences x length^2, of the largest `self-attention` request."""
+"""Largest number of attention scores, num_sequences x length^2, of a `self-attention` request."""
 
 MAX_DESCENT_STEPS = 10_000
 
@@ -46,7 +46,7 @@ _Data = Annotated[ClosedFormData, BeforeValidator(_none_is_empty, json_schema_in
 
 
 class ClosedFormRequest(RequestMessage):
-    """A model whose Hessian has a formula, its data, and what to report, at the loss (1/2n) sum |f(x_i) - y_i|^2."""
+    """A model whose Hessian has a formula, its data, and what to report; the loss is (1/2n) sum |f(x_i) - y_i|^2."""
 
     model: ClosedFormModel = Field(description="Network, or quadratic form, whose Hessian has a formula.")
     data: _Data = Field(
@@ -95,7 +95,7 @@ def _field_paths() -> dict[str, tuple[str, ...]]:
 
 
 FIELD_PATHS = _field_paths()
-"""Where each number, text or array stands in a request, by its own name: no two have the same one."""
+"""Path of each number, text or array in a request, by its own name; no two have the same name."""
 
 
 def _check_sequences(x: AnyNumbers, y: AnyNumbers) -> None:
@@ -116,7 +116,7 @@ def _check_samples(kind: str, name: str, values: AnyNumbers, width: int | None) 
 
 
 class Eigenvalue(Message):
-    """One eigenvalue of the Hessian, in loss per squared parameter."""
+    """A distinct eigenvalue of the Hessian, in loss per squared parameter."""
 
     value: float = Field(description="The eigenvalue, in loss per squared parameter.")
     multiplicity: int = Field(ge=1, description="How often the eigenvalue is repeated.")

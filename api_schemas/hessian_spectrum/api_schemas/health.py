@@ -1,4 +1,4 @@
-"""Liveness, readiness and version of the server."""
+"""Liveness and readiness of the server."""
 
 from typing import Literal
 

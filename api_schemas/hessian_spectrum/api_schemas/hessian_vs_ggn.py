@@ -18,7 +18,7 @@ StreamData = Annotated[TextData | TokenData, Field(discriminator="kind")]
 
 MAX_PRETRAINED_MODELS, MAX_MODELS = 4, 64
 MAX_MEASUREMENTS = 10_000
-"""Points of one result, over all models and seeds."""
+"""Largest number of points of one result, over all models and seeds."""
 
 ComparedMatrix = Literal["hessian", "ggn"]
 MATRICES: tuple[ComparedMatrix, ...] = ("hessian", "ggn")
@@ -104,7 +104,7 @@ class Pretraining(RequestMessage):
         return self
 
     def settled(self) -> Mapping[str, Any]:
-        """Last step of the cosine, filled in."""
+        """Return the last step of the cosine, filled in if the request leaves it out."""
         return {"decay_steps": self.last_decay_step}
 
     @property
@@ -135,7 +135,7 @@ class Pretraining(RequestMessage):
 
 
 class HessianVsGgnRequest(KindMessage):
-    """How well the largest eigenvalue of the Gauss-Newton matrix approximates that of the Hessian.
+    """Request to compare the largest eigenvalues of the Gauss-Newton matrix and of the Hessian.
 
     Each point has both eigenvalues, the relative error |hessian - ggn| / |hessian|, the loss, and the mean over targets
     of the norm of the loss's derivative with respect to the logits. All are computed on the same newly drawn sequences.
@@ -242,7 +242,7 @@ class HessianVsGgnRequest(KindMessage):
             raise misfit("pretrain", "measure_every", message=message)
 
     def settled(self) -> Mapping[str, Any]:
-        """Limit on products that the server chooses."""
+        """Return the limit on products, which the server chooses if the request leaves it out."""
         return {"max_products": self.max_products or LEAST_TOP_K_LIMIT}
 
     @property

@@ -12,8 +12,8 @@ class TopEigenvalue(RitzValue):
     """The largest eigenvalue, with its sign."""
 
     converged: bool = Field(
-        description="Whether the residual is within the tolerance and the value is within it of the largest "
-        "eigenvalue; a larger one is missed with a probability of at most 1/1000."
+        description="Whether both the residual and the error of the value are within the tolerance; the probability "
+        "that a larger eigenvalue was missed is at most 1/1000."
     )
 
 
@@ -90,7 +90,7 @@ class ModelComparison(Message):
 
 
 class HessianVsGgnResult(Message):
-    """How well the largest eigenvalue of the Gauss-Newton matrix approximates that of the Hessian."""
+    """Comparison of the largest eigenvalues of the Gauss-Newton matrix and of the Hessian."""
 
     kind: Literal["hessian-vs-ggn"] = "hessian-vs-ggn"
     curves: list[ModelComparison] = Field(description="Comparison of each model, in the order of the request's models.")

@@ -21,11 +21,11 @@ else:
     AnyJobRequest = Union[(SpectrumRequest, HessianVsGgnRequest, *(each.message for each in EXPERIMENTS.values()))]
 
 JOB_KINDS = ("spectrum", "hessian-vs-ggn", *EXPERIMENTS)
-"""All values of `kind`."""
+"""Values of the field `kind` of a request, one for each kind of job."""
 
 
 class JobRequest(RootModel[Annotated[AnyJobRequest, Field(discriminator="kind")]]):
-    """What a job computes, with its settings; `kind` selects the type of job."""
+    """The computation of a job, with its settings; `kind` selects the type of job."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -127,7 +127,7 @@ class Job(Message):
 
 
 class JobPage(Message):
-    """One page of the list of jobs, newest first."""
+    """A page of the list of jobs, newest first."""
 
     jobs: list[Job] = Field(description="Jobs of this page, newest first.")
     next_page_token: str | None = Field(description="Token that requests the next page; null on the last page.")

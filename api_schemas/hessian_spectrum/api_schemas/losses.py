@@ -8,7 +8,7 @@ Target = Literal["numbers", "labels"]
 
 @dataclass(frozen=True)
 class LossKind:
-    """What a request may combine a loss with, and what its outputs take.
+    """A loss: the targets and models that a request may combine with it, and the memory that its outputs take.
 
     Attributes:
         formula: How the loss follows from outputs f and targets y, for the documentation.

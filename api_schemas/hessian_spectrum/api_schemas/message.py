@@ -36,7 +36,7 @@ def _whole_number(value: Any) -> Any:
 
 
 def _whole_choice(value: Any) -> Any:
-    """The same for a literal, to which pydantic would admit True as 1."""
+    """Convert a value for a literal as `_whole_number` does; a boolean, which pydantic would admit, becomes None."""
     return None if isinstance(value, bool) else _whole_number(value)
 
 
@@ -45,7 +45,7 @@ _NO_SCHEMAS = {"config", "default", "expected", "metadata", "serialization"}
 
 
 def _with_whole_numbers(schema: Any) -> Any:
-    """A core schema that also accepts 20.0 wherever it accepted 20."""
+    """Return a core schema that also accepts 20.0 wherever the given one accepts 20."""
     if isinstance(schema, list | tuple):
         return type(schema)(map(_with_whole_numbers, schema))
     if not isinstance(schema, dict) or _is_done(schema):
@@ -71,7 +71,7 @@ class RequestMessage(BaseModel):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Makes every integer field accept any spelling of an integer."""
+        """Return a schema whose integer fields accept any spelling of an integer, such as 20.0."""
         return cast("CoreSchema", _with_whole_numbers(handler(source)))
 
     def settled(self) -> Mapping[str, Any]:
@@ -188,7 +188,7 @@ class Array(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Length along each dimension."""
+        """Length of the array along each dimension."""
         ...
 
     @property
@@ -241,7 +241,7 @@ AnyNumbers = list[float] | list[list[float]] | Array
 
 
 def shape(values: AnyNumbers) -> tuple[int, ...]:
-    """Length of a vector, or numbers of rows and columns."""
+    """Return the length of a vector, or the numbers of rows and columns of a matrix."""
     if isinstance(values, list):
         first = values[0]
         return (len(values), len(first)) if isinstance(first, list) else (len(values),)

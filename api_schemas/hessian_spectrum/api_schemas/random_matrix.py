@@ -88,7 +88,7 @@ class SampleOptions(RequestMessage):
 
 
 class _Evaluation(RequestMessage):
-    """Where a law is evaluated, and which further quantities to return."""
+    """Points at which a law is evaluated, and the further quantities to return."""
 
     points: list[float] | None = Field(
         default=None,
@@ -181,7 +181,7 @@ class IndexCurveRequest(RequestMessage):
 
 
 RANDOM_MATRIX_LAWS = ("wigner", "wishart", "hessian", "free-sum", "index-curve")
-"""All values of `law`."""
+"""Values of the field `law` of a request."""
 
 LawRequest = WignerRequest | WishartRequest | HessianRequest | FreeSumRequest
 

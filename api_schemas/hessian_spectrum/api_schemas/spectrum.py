@@ -19,10 +19,10 @@ from hessian_spectrum.api_schemas.training import Training
 _LOSSES = "; ".join(f"{name} is {loss.formula}" for name, loss in LOSSES.items())
 
 MAX_VECTOR_NUMBERS = 500_000_000
-"""Numbers in the vectors of one result: 4 GB in float64, 2 GB in float32."""
+"""Largest number of entries of all vectors in one result: 4 GB in float64, 2 GB in float32."""
 
 MAX_BLOCKS, MAX_SPECTRA = 64, 64
-"""Of one job."""
+"""Largest numbers of blocks and of spectra in one job."""
 
 Precision = Literal["float64", "float32", "tf32", "bfloat16"]
 

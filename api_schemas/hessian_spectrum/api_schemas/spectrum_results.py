@@ -18,7 +18,7 @@ class Band(Message):
 
 
 class Density(Message):
-    """Smoothed spectral density, of integral 1 but for mass that few Lanczos steps smear beyond the grid."""
+    """Smoothed spectral density; its integral is 1, or slightly less if few Lanczos steps spread mass off the grid."""
 
     grid: list[float] = Field(description="Eigenvalues at which the density is given, ascending.")
     values: list[float] = Field(description="Density at each point of the grid, per unit of eigenvalue.")
@@ -68,7 +68,10 @@ class Interval(Message):
 
 
 class RitzValue(Interval):
-    """An approximate eigenvalue: an exact one is within the residual, and the interval contains the requested one."""
+    """An approximate eigenvalue; some exact eigenvalue differs from it by at most `residual`.
+
+    The interval contains the requested eigenvalue.
+    """
 
     value: float = Field(description="The approximate eigenvalue, in loss per squared parameter.")
     residual: float = Field(description="Norm of A x - value x, including the error of the products.")
@@ -78,8 +81,8 @@ class Eigenpair(RitzValue):
     """An eigenvalue, whose vector is in the npz file if the request asked for it."""
 
     converged: bool = Field(
-        description="Whether the residual is within the tolerance and the value is within it of the requested "
-        "eigenvalue; a better one is missed with a probability of at most 1/1000."
+        description="Whether both the residual and the error of the value are within the tolerance; the probability "
+        "that a more extreme eigenvalue was missed is at most 1/1000."
     )
 
 
@@ -204,7 +207,7 @@ class StoredArrays(Message):
 
 
 class MethodResult(Message):
-    """What the results of all methods have in common."""
+    """Base of the results of all methods."""
 
     kind: Literal["spectrum"] = "spectrum"
     if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The version of every distribution of this project, which are released together, and what a server states of it."""
+"""The version of this project's distributions, which are released together, and the server's message about it."""
 
 from pydantic import Field
 

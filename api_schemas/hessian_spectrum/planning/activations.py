@@ -16,7 +16,7 @@ DEFAULT_NEGATIVE_SLOPE = 0.01
 
 @dataclass(frozen=True)
 class Activation:
-    """An elementwise map phi, twice differentiable but for single points.
+    """An elementwise map phi, twice differentiable except at single points.
 
     Attributes:
         function: Called as function(torch, x), or as function(torch, x, negative_slope) if it has a slope, with the

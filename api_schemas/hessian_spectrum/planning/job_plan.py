@@ -116,7 +116,7 @@ def _computation(fields: dict[str, Any]) -> ComputationPlan:
 
 @dataclass(frozen=True)
 class MicroBatches:
-    """How data are split, and the memory that this takes.
+    """The split of the data into micro-batches, and the memory that it takes.
 
     Attributes:
         num_samples: Samples of a micro-batch.
@@ -170,7 +170,7 @@ def peak_bytes(
 
 
 class _Parts:
-    """Bytes of the operator's parts."""
+    """Memory in bytes of the operator's parts."""
 
     def __init__(self, size: Size, work: Work, matrix: Matrix, itemsize: int, batch: int) -> None:
         self._size, self._itemsize = size, itemsize
@@ -184,7 +184,7 @@ class _Parts:
         )
 
     def _recorded(self, part: Size, work: Work, copies: MemoryCoefficients) -> tuple[float, float]:
-        """While a micro-batch is recorded, and while its recording runs, beside what is held."""
+        """Return the bytes while a micro-batch is recorded and while its recording runs, beside what is held."""
         columns = min(work.num_columns, columns_at_once(part, self._itemsize)) - 1
         held = self._bytes(copies.held, part)
         recording = held + self._beside(copies.recording, copies.held, part)
@@ -201,7 +201,7 @@ class _Parts:
         return number * self._itemsize * self._size.num_parameters
 
     def _layered(self, part: Size) -> float:
-        """Of the gradient and its activations, or of each sample's terms beside moved units."""
+        """Return the larger of the bytes of the gradient's activations and of each sample's terms with moved units."""
         _, *outputs = part.activations  # inputs are data
         units = max(1, -(-sum(outputs) // part.num_samples))
         samples = min(part.num_samples, layered_samples(self._size.num_parameters, units, self._itemsize))
@@ -211,7 +211,7 @@ class _Parts:
         return self._itemsize * max(gradient, samples * self._size.num_parameters + moved)
 
     def _beside(self, copies: tuple[float, ...], held: tuple[float, ...], size: Size) -> float:
-        """What all copies take beside those that are held: of logits that is a piece."""
+        """Return the bytes of all copies beside those that are held; only a piece of the logits exists at once."""
         at_once = size.at_once(OUTPUTS_BYTES // self._itemsize)
         return max(0, self._bytes(copies, at_once) - self._bytes(held, at_once))
 
@@ -254,7 +254,7 @@ def micro_batches(size: Size, work: Work, matrix: Matrix, *, itemsize: int, memo
 
 
 def _batch_sizes(num_samples: int) -> list[int]:
-    """Samples of a micro-batch for 1, 2, 3, 4, 6, 8, 12 ... micro-batches, the largest first."""
+    """Return the samples of a micro-batch for 1, 2, 3, 4, 6, 8, 12 ... micro-batches, the largest first."""
     sizes, count = [num_samples], 1
     while sizes[-1] > 1:
         for splits in (2 * count, 3 * count):

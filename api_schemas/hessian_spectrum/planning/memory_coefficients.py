@@ -1,4 +1,4 @@
-"""What recorded products take, in copies of what a forward pass produces; imports no torch.
+"""Memory of recorded products, in copies of what a forward pass produces; imports no torch.
 
 Fitted by `python -m benchmarks.footprints FAMILY` to the growth of fresh processes (Linux, glibc, PyTorch 2.13,
 float32) by 100 to 300 MB, for shapes that tell the sorts apart. Smaller processes give back less of what they freed
@@ -21,7 +21,7 @@ OVERHEAD_BYTES = 12 * 2**20  # the graphs' Python objects, and what the allocato
 
 @dataclass(frozen=True)
 class MemoryCoefficients:
-    """Copies of the numbers of each sort of the family, as in `size.SORTS`, and at last of the parameters."""
+    """Copies of the numbers of each sort of the family, as in `size.SORTS`, followed by those of the parameters."""
 
     recording: tuple[float, ...]  # the most, up to the end of the first product
     held: tuple[float, ...]  # by a recording
@@ -136,7 +136,7 @@ COEFFICIENTS: dict[Family, dict[Matrix, MemoryCoefficients]] = {
 
 @cache
 def memory_coefficients(family: Family, matrix: Matrix) -> MemoryCoefficients:
-    """Of products with the matrix; numbers of a generic model take the most copies that were measured."""
+    """Return the coefficients for products with the matrix; a generic model gets the largest that were measured."""
     if family != "generic":
         return COEFFICIENTS[family][matrix]
     measured = [each[matrix] for each in COEFFICIENTS.values()]

@@ -51,21 +51,21 @@ class Size:
         return sum(self.activations)
 
     def with_logits(self) -> "Size":
-        """The size with a loss that keeps as much of the outputs as cross-entropy does of logits."""
+        """Return the size with a loss that keeps as much of the outputs as cross-entropy does of logits."""
         if self.family != "mlp":
             return self
         *others, outputs, logits = self.activations
         return replace(self, activations=(*others, 0, outputs + logits))
 
     def at_once(self, num_logits: int) -> "Size":
-        """What exists at once if the output layer computes at most `num_logits` logits together."""
+        """Return the size of what exists at once if the output layer computes at most `num_logits` logits together."""
         if not self.has_output_layer:
             return self
         *others, logits = self.activations
         return replace(self, activations=(*others, min(logits, LOGIT_COPIES * num_logits)))
 
     def part(self, num_samples: int) -> "Size":
-        """The same model on `num_samples` of the samples."""
+        """Return the size of the same model on `num_samples` of the samples."""
         numbers = tuple(-(-each * num_samples // self.num_samples) for each in self.activations)
         return replace(self, num_samples=num_samples, activations=numbers)
 

@@ -4,18 +4,18 @@ import re
 from collections.abc import Iterator
 
 PIECE_LENGTH = 2**16
-"""Characters after which the next boundary ends a piece."""
+"""Number of characters after which the next boundary ends a piece."""
 
 TOKENIZER_BYTES = 64 * 2**20
 PIECE_BYTES = 400
-"""Of memory for each byte of UTF-8 in a piece: 130 where text is English, 393 where every byte is a token."""
+"""Bytes of memory for each byte of UTF-8 in a piece: 130 for English text, 393 where every byte is a token."""
 
 # Byte-level BPE takes white space to what follows it: no token spans this place, whatever stands around it.
 _BOUNDARY = re.compile(r"(?<=\S)(?=[ \n])")
 
 
 def pieces(text: str) -> Iterator[str]:
-    """The text in pieces whose tokens are those of the whole; a stretch without boundary stays in one."""
+    """Yield the text in pieces whose tokens are those of the whole; a stretch without boundary stays in one piece."""
     start = 0
     while start < len(text):
         boundary = _BOUNDARY.search(text, start + PIECE_LENGTH)
@@ -25,5 +25,5 @@ def pieces(text: str) -> Iterator[str]:
 
 
 def tokenizer_bytes(text: str) -> int:
-    """Memory that the `gpt2` tokenizer takes beside the tokens, at most."""
+    """Return the largest number of bytes that the `gpt2` tokenizer takes beside the tokens."""
     return TOKENIZER_BYTES + PIECE_BYTES * max((len(piece.encode()) for piece in pieces(text)), default=0)

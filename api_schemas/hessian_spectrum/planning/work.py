@@ -1,4 +1,4 @@
-"""What an algorithm does and holds beside the operator, how much of it at once, and how long it takes."""
+"""Operations, memory and time of each algorithm, and the numbers of vectors and samples that are processed at once."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ BLOCK_BYTES = 64 * 2**20
 BLOCK_COLUMNS = 128
 TANGENT_COPIES = 4  # of the activations, for each of them
 OUTPUTS_BYTES = 2**27
-"""Of the outputs that exist at once where the model ends in an output layer: a vocabulary makes them large."""
+"""Bytes of the outputs that an output layer computes together; with a large vocabulary it has far more in all."""
 
 # Of the outputs of all layers, where a dense matrix is assembled layer by layer: once, and for each unit that is moved
 LAYERED_COPIES = 10
@@ -41,7 +41,7 @@ Reorthogonalisation = Literal["none", "full"]
 
 @dataclass(frozen=True)
 class Work:
-    """What an algorithm does, and what it holds beside the operator."""
+    """The operations of an algorithm, and the memory that it takes beside the operator."""
 
     num_products: int
     num_columns: int = 1  # multiplied at once
@@ -58,7 +58,7 @@ class Work:
 
 
 def exact_work(num_parameters: int, eigenvectors: bool = False, layered: bool = False) -> Work:
-    """Of `DenseEigensolver`: columns block by block, each group recorded anew, then a dense eigenvalue problem.
+    """Return the work of `DenseEigensolver`: products in blocks, recorded anew each, then a dense eigenvalue problem.
 
     Args:
         num_parameters: Rows of the matrix, P.
@@ -90,7 +90,7 @@ def lanczos_work(
     reorthogonalisation: Reorthogonalisation = "full",
     group: int | None = None,
 ) -> Work:
-    """Of `StochasticLanczosQuadrature`, with `group` probes in lockstep; None: all of them.
+    """Return the work of `StochasticLanczosQuadrature` with `group` probes in lockstep.
 
     A basis of m + 1 vectors, m = min(num_steps, P), for each probe (or two), and of several probes a copy of the
     vectors that are multiplied. After them a tridiagonal eigenproblem for each, as a dense one, and curves.
@@ -132,7 +132,7 @@ def top_k_work(
     *,
     reduced: bool = False,
 ) -> Work:
-    """Of `ThickRestartLanczos`, if it restarts, with so many rows of a basis; None: as many as it likes.
+    """Return the work of `ThickRestartLanczos` with a basis of `rows` rows, if it restarts.
 
     Args:
         num_parameters: Rows of the matrix, P.
@@ -159,17 +159,17 @@ def top_k_work(
 
 
 def top_k_rows(num_parameters: int, k: int) -> int:
-    """Rows of the basis of `ThickRestartLanczos` where memory does not matter."""
+    """Return the number of rows of the basis of `ThickRestartLanczos` where memory does not matter."""
     return min(num_parameters, max(3 * k, k + TOP_K_ROWS))
 
 
 def top_k_least_rows(num_parameters: int, k: int) -> int:
-    """Rows with which it can restart at all."""
+    """Return the smallest number of rows of the basis with which `ThickRestartLanczos` can restart."""
     return min(num_parameters, k + TOP_K_LEAST_ROWS)
 
 
 def trace_work(num_parameters: int, estimator: Estimator, num_products: int, diagonal: bool = False) -> Work:
-    """Of `TraceEstimator`; sketches are copied while they grow."""
+    """Return the work of `TraceEstimator`, whose sketches are copied while they grow."""
     products = min(num_products, num_parameters)
     sketch = {"hutchinson": 0.0, "hutch++": products / 3, "xtrace": products / 2}[estimator]
     held = {"hutchinson": 0.0, "hutch++": 3 * sketch, "xtrace": 5 * sketch}[estimator]
@@ -183,35 +183,35 @@ def trace_work(num_parameters: int, estimator: Estimator, num_products: int, dia
 
 
 def probe_bytes(num_parameters: int, num_steps: int, itemsize: int, reorthogonalisation: Reorthogonalisation) -> int:
-    """Of the vectors of one Lanczos probe and its product."""
+    """Return the bytes of the vectors of one Lanczos probe and of its product."""
     vectors = min(num_steps, num_parameters) + 2 if reorthogonalisation == "full" else 3
     return vectors * num_parameters * itemsize
 
 
 def training_passes(num_steps: int, batch_size: int | None, num_samples: int) -> float:
-    """Passes over all data, forward and back, of so many steps."""
+    """Return the number of passes over all data, forward and back, in `num_steps` steps of training."""
     return num_steps * min(1.0, (batch_size or num_samples) / num_samples)
 
 
 def columns_at_once(size: Size, itemsize: int) -> int:
-    """How many vectors go through a recording of these samples together."""
+    """Return how many vectors go through a recording of these samples together."""
     column_bytes = itemsize * (4 * size.num_parameters + TANGENT_COPIES * size.num_activations)
     return max(1, min(BLOCK_COLUMNS, BLOCK_BYTES // column_bytes))
 
 
 def layered_samples(num_parameters: int, num_units: int, itemsize: int) -> int:
-    """How many samples of a fully connected network with so many units in all are assembled together."""
+    """Return how many samples of a fully connected network with `num_units` units in all are assembled together."""
     return max(1, BLOCK_BYTES // (itemsize * max(num_parameters, (LAYERED_COPIES + LAYERED_UNIT_COPIES) * num_units)))
 
 
 def layered_units(num_units: int, num_samples: int, itemsize: int) -> int:
-    """How many units of a layer are moved together."""
+    """Return how many units of a layer are moved together."""
     return max(1, BLOCK_BYTES // (itemsize * LAYERED_UNIT_COPIES * num_units * num_samples))
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What was measured on a machine."""
+    """Times and bandwidth that were measured on a machine."""
 
     recording_seconds: float  # of the first product, beyond what later ones take
     seconds_per_product: float  # one vector of a block
@@ -220,7 +220,7 @@ class Rates:
 
 
 def predicted_seconds(work: Work, rates: Rates, itemsize: int, all_held: bool = True) -> float:
-    """Recording, products, orthogonality and the dense eigenvalue problem; `rates` are measured."""
+    """Return the seconds for recording, products, orthogonality and the dense eigenvalue problem, at measured rates."""
     share = 1.0 if work.holds_recordings else LAYERED_SHARE if work.layered else TRIANGLE_SHARE
     sweeps = 1 if all_held else -(-work.num_products // work.num_columns)
     recording = 0.0 if work.layered else rates.recording_seconds * sweeps
@@ -229,12 +229,12 @@ def predicted_seconds(work: Work, rates: Rates, itemsize: int, all_held: bool = 
 
 
 def moving_seconds(work: Work, rates: Rates, itemsize: int) -> float:
-    """Of orthogonality."""
+    """Return the seconds that orthogonalisation takes."""
     return work.moved_numbers * itemsize / rates.bytes_per_second
 
 
 def dense_seconds(work: Work, rates: Rates) -> float:
-    """Of the dense eigenvalue problem."""
+    """Return the seconds that the dense eigenvalue problem takes."""
     factor = EIGENVECTORS_FACTOR if work.eigenvectors else 1.0
     orders: float = (work.dense_order / EIGENVALUE_ORDER) ** EIGENVALUE_EXPONENT
     return factor * rates.eigenvalue_seconds * orders

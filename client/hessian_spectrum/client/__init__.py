@@ -6,6 +6,7 @@ from hessian_spectrum.client.errors import (
     JobFailedError,
     JobOutOfSightError,
     ProblemResponseError,
+    ServerOutageError,
     ServerUnreachableError,
     SpectrumClientError,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "JobFailedError",
     "JobOutOfSightError",
     "ProblemResponseError",
+    "ServerOutageError",
     "ServerUnreachableError",
     "SpectrumClient",
     "SpectrumClientError",

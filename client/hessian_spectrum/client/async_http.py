@@ -1,4 +1,4 @@
-"""Asynchronous client, with the same methods."""
+"""Asynchronous client of the spectrum server, with the methods of the synchronous one."""
 
 import asyncio
 import time
@@ -74,7 +74,7 @@ class AsyncSpectrumClient:
     async def closed_form_file(
         self, request: Body | bytes, name: ResultFormat, style: PictureStyle | None = None
     ) -> bytes:
-        """The spectrum as JSON, npz (which holds more eigenvectors) or a picture (PNG, SVG or PDF)."""
+        """Return the spectrum as JSON, npz (which holds more eigenvectors) or a picture (PNG, SVG or PDF)."""
         return await self._run(requests.closed_form_file(request, name, style))
 
     async def random_matrix(self, request: Body) -> LawAnswer | IndexCurveAnswer:
@@ -82,7 +82,7 @@ class AsyncSpectrumClient:
         return await self._run(requests.random_matrix(request))
 
     async def random_matrix_file(self, request: Body, name: ResultFormat, style: PictureStyle | None = None) -> bytes:
-        """The random-matrix law as JSON, npz or a picture (PNG, SVG or PDF)."""
+        """Return the random-matrix law as JSON, npz or a picture (PNG, SVG or PDF)."""
         return await self._run(requests.random_matrix_file(request, name, style))
 
     async def estimate(self, request: Body) -> CostEstimate:
@@ -108,11 +108,11 @@ class AsyncSpectrumClient:
         )
 
     async def job(self, job_id: str, wait_seconds: float = 0.0) -> Job:
-        """The record of a job, after at most `wait_seconds` if it has not ended."""
+        """Return the record of a job, after at most `wait_seconds` if it has not ended."""
         return await self._run(requests.job(job_id, wait_seconds))
 
     async def jobs(self, state: JobState | None = None, tag: str | None = None) -> AsyncIterator[Job]:
-        """All jobs, newest first, fetched page by page."""
+        """Yield all jobs, newest first, fetched page by page."""
         token: str | None = None
         while True:
             page = await self._run(requests.jobs(state, tag, token))
@@ -149,7 +149,7 @@ class AsyncSpectrumClient:
                 return job
 
     async def events(self, job_id: str) -> AsyncIterator[Job]:
-        """The record of a job, now and after each change until it ends; an interrupted stream is resumed."""
+        """Yield the record of a job, now and after each change until it ends; an interrupted stream is resumed."""
         cursor, retry = EventCursor(job_id), self._retry(job_id)
         while not cursor.ended:
             try:
@@ -170,13 +170,13 @@ class AsyncSpectrumClient:
                 await asyncio.sleep(pause)
 
     async def result(self, job_id: str, smoothing: Smoothing | None = None) -> AnyJobResult:
-        """The result of a job that succeeded; the curves of `lanczos` can be smoothed again."""
+        """Return the result of a job that succeeded; the curves of `lanczos` can be smoothed again."""
         return await self._run(requests.result(job_id, smoothing))
 
     async def result_file(
         self, job_id: str, name: ResultFormat, *, smoothing: Smoothing | None = None, style: PictureStyle | None = None
     ) -> bytes:
-        """The result as JSON, npz (the only format with eigenvectors) or a picture (PNG, SVG or PDF)."""
+        """Return the result as JSON, npz (the only format with eigenvectors) or a picture (PNG, SVG or PDF)."""
         return await self._run(requests.result_file(job_id, name, smoothing=smoothing, style=style))
 
     async def save_result(
@@ -265,11 +265,11 @@ class AsyncSpectrumClient:
             return await self._run(requests.upload_arrays(async_chunks(file), path.stat().st_size, path.suffix))
 
     async def artifact(self, artifact_id: str) -> AnyArtifact:
-        """Description of an uploaded file."""
+        """Return the description of an uploaded file."""
         return await self._run(requests.artifact(artifact_id))
 
     async def artifacts(self) -> AsyncIterator[AnyArtifact]:
-        """All uploaded files, newest first, fetched page by page."""
+        """Yield all uploaded files, newest first, fetched page by page."""
         token: str | None = None
         while True:
             page = await self._run(requests.artifacts(token))
@@ -283,11 +283,11 @@ class AsyncSpectrumClient:
         await self._run(requests.delete_artifact(artifact_id))
 
     async def models(self) -> list[LoadableModel]:
-        """Checkpoints in the models directory, with the reason for those that cannot be loaded."""
+        """Return the checkpoints in the models directory, with the reason for those that cannot be loaded."""
         return await self._run(requests.models())
 
     async def ready(self) -> Readiness:
-        """Readiness of the server and its workers; the error of a server that is not ready lists what is missing."""
+        """Return the readiness of server and workers; the error of a server that is not ready lists what is missing."""
         return await self._run(requests.ready())
 
     async def close(self) -> None:
@@ -303,7 +303,7 @@ class AsyncSpectrumClient:
         await self.close()
 
     async def _run(self, request: ApiRequest[T], deadline: float = float("inf")) -> T:
-        """Answer of the server; while it is busy, the request is repeated until the deadline."""
+        """Return the answer of the server; while it is busy, the request is repeated until the deadline."""
         patience_ends = min(deadline, time.monotonic() + self.patience_seconds)
         while True:
             try:
@@ -334,7 +334,7 @@ class AsyncSpectrumClient:
             await asyncio.sleep(pause)
 
     async def _follow(self, request: ApiRequest[T], retry: OutageRetry) -> T:
-        """The answer, repeated through outages of the server."""
+        """Return the answer of the server; the request is repeated while the server does not answer."""
         while True:
             try:
                 answer = await self._run(request, retry.deadline)

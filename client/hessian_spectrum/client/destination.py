@@ -1,4 +1,4 @@
-"""Where the command line writes an answer, and in which format."""
+"""The destination and the format of an answer on the command line."""
 
 import errno
 import sys
@@ -34,7 +34,7 @@ class Destination:
 
 
 def destination(output: Path | None, name: ResultFormat | None) -> Destination:
-    """Interpretation of the options `--output` and `--format`, checked before anything is computed.
+    """Interpret the options `--output` and `--format`, and check them before anything is computed.
 
     Args:
         output: Path of the output, `-` or None for standard output.
@@ -65,7 +65,7 @@ def destination(output: Path | None, name: ResultFormat | None) -> Destination:
 
 
 def cannot_write(where: Destination, error: OSError) -> typer.BadParameter:
-    """User error for a failed write; a pipe whose reader has left is raised unchanged."""
+    """Return the user error for a failed write; the error of a pipe whose reader has left is raised unchanged."""
     if error.errno == errno.EPIPE:
         raise error
     return typer.BadParameter(f"{where.path or 'standard output'} cannot be written: {error.strerror or error}")

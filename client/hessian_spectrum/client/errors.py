@@ -33,12 +33,16 @@ class ProblemResponseError(SpectrumClientError):
         self.retry_after_seconds = retry_after_seconds
 
 
-class JobOutOfSightError(ServerUnreachableError):
+class ServerOutageError(ServerUnreachableError):
     """The server did not answer for so long that following the job ended; the job itself continues."""
 
     def __init__(self, job_id: str, seconds: float, error: SpectrumClientError) -> None:
         super().__init__(f"no answer about job {job_id} for {seconds:.0f} s, the last try: {error}")
         self.job_id = job_id
+
+
+JobOutOfSightError = ServerOutageError
+"""Former name of `ServerOutageError`."""
 
 
 class JobFailedError(SpectrumClientError):
@@ -51,10 +55,10 @@ class JobFailedError(SpectrumClientError):
 
 
 def unreachable(base_url: httpx.URL, error: httpx.HTTPError) -> ServerUnreachableError:
-    """Error for a request that failed in transport."""
+    """Return the error for a request that failed in transport."""
     return ServerUnreachableError(f"{base_url} does not answer: {error or type(error).__name__}")
 
 
 def to_client_error(base_url: httpx.URL, error: httpx.HTTPError | ProblemResponseError) -> SpectrumClientError:
-    """Error for a request that failed in transport or was refused."""
+    """Return the error for a request that failed in transport or was refused."""
     return error if isinstance(error, ProblemResponseError) else unreachable(base_url, error)

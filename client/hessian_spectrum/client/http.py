@@ -1,4 +1,4 @@
-"""Synchronous client."""
+"""Synchronous client of the spectrum server."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -82,7 +82,7 @@ class SpectrumClient:
         return self._run(requests.closed_form(request))
 
     def closed_form_file(self, request: Body | bytes, name: ResultFormat, style: PictureStyle | None = None) -> bytes:
-        """The spectrum as JSON, npz (which holds more eigenvectors) or a picture (PNG, SVG or PDF)."""
+        """Return the spectrum as JSON, npz (which holds more eigenvectors) or a picture (PNG, SVG or PDF)."""
         return self._run(requests.closed_form_file(request, name, style))
 
     def random_matrix(self, request: Body) -> LawAnswer | IndexCurveAnswer:
@@ -90,7 +90,7 @@ class SpectrumClient:
         return self._run(requests.random_matrix(request))
 
     def random_matrix_file(self, request: Body, name: ResultFormat, style: PictureStyle | None = None) -> bytes:
-        """The random-matrix law as JSON, npz or a picture (PNG, SVG or PDF)."""
+        """Return the random-matrix law as JSON, npz or a picture (PNG, SVG or PDF)."""
         return self._run(requests.random_matrix_file(request, name, style))
 
     def estimate(self, request: Body) -> CostEstimate:
@@ -116,11 +116,11 @@ class SpectrumClient:
         )
 
     def job(self, job_id: str, wait_seconds: float = 0.0) -> Job:
-        """The record of a job, after at most `wait_seconds` if it has not ended."""
+        """Return the record of a job, after at most `wait_seconds` if it has not ended."""
         return self._run(requests.job(job_id, wait_seconds))
 
     def jobs(self, state: JobState | None = None, tag: str | None = None) -> Iterator[Job]:
-        """All jobs, newest first, fetched page by page."""
+        """Yield all jobs, newest first, fetched page by page."""
         token: str | None = None
         while True:
             page = self._run(requests.jobs(state, tag, token))
@@ -156,7 +156,7 @@ class SpectrumClient:
                 return job
 
     def events(self, job_id: str) -> Iterator[Job]:
-        """The record of a job, now and after each change until it ends; an interrupted stream is resumed."""
+        """Yield the record of a job, now and after each change until it ends; an interrupted stream is resumed."""
         cursor, retry = EventCursor(job_id), self._retry(job_id)
         while not cursor.ended:
             try:
@@ -177,13 +177,13 @@ class SpectrumClient:
                 time.sleep(pause)
 
     def result(self, job_id: str, smoothing: Smoothing | None = None) -> AnyJobResult:
-        """The result of a job that succeeded; the curves of `lanczos` can be smoothed again."""
+        """Return the result of a job that succeeded; the curves of `lanczos` can be smoothed again."""
         return self._run(requests.result(job_id, smoothing))
 
     def result_file(
         self, job_id: str, name: ResultFormat, *, smoothing: Smoothing | None = None, style: PictureStyle | None = None
     ) -> bytes:
-        """The result as JSON, npz (the only format with eigenvectors) or a picture (PNG, SVG or PDF)."""
+        """Return the result as JSON, npz (the only format with eigenvectors) or a picture (PNG, SVG or PDF)."""
         return self._run(requests.result_file(job_id, name, smoothing=smoothing, style=style))
 
     def save_result(
@@ -271,11 +271,11 @@ class SpectrumClient:
             return self._run(requests.upload_arrays(chunks(file), path.stat().st_size, path.suffix))
 
     def artifact(self, artifact_id: str) -> AnyArtifact:
-        """Description of an uploaded file."""
+        """Return the description of an uploaded file."""
         return self._run(requests.artifact(artifact_id))
 
     def artifacts(self) -> Iterator[AnyArtifact]:
-        """All uploaded files, newest first, fetched page by page."""
+        """Yield all uploaded files, newest first, fetched page by page."""
         token: str | None = None
         while True:
             page = self._run(requests.artifacts(token))
@@ -288,11 +288,11 @@ class SpectrumClient:
         self._run(requests.delete_artifact(artifact_id))
 
     def models(self) -> list[LoadableModel]:
-        """Checkpoints in the models directory, with the reason for those that cannot be loaded."""
+        """Return the checkpoints in the models directory, with the reason for those that cannot be loaded."""
         return self._run(requests.models())
 
     def ready(self) -> Readiness:
-        """Readiness of the server and its workers; the error of a server that is not ready lists what is missing."""
+        """Return the readiness of server and workers; the error of a server that is not ready lists what is missing."""
         return self._run(requests.ready())
 
     def close(self) -> None:
@@ -308,7 +308,7 @@ class SpectrumClient:
         self.close()
 
     def _run(self, request: ApiRequest[T], deadline: float = float("inf")) -> T:
-        """Answer of the server; while it is busy, the request is repeated until the deadline."""
+        """Return the answer of the server; while it is busy, the request is repeated until the deadline."""
         patience_ends = min(deadline, time.monotonic() + self.patience_seconds)
         while True:
             try:
@@ -339,7 +339,7 @@ class SpectrumClient:
             time.sleep(pause)
 
     def _follow(self, request: ApiRequest[T], retry: OutageRetry) -> T:
-        """The answer, repeated through outages of the server."""
+        """Return the answer of the server; the request is repeated while the server does not answer."""
         while True:
             try:
                 answer = self._run(request, retry.deadline)

@@ -66,7 +66,7 @@ _ARTIFACT: TypeAdapter[AnyArtifact] = TypeAdapter(AnyArtifact)
 
 @dataclass(frozen=True)
 class ApiRequest(Generic[T]):
-    """One request and the parser of its answer; `wait_seconds` is how long the server may deliberately wait."""
+    """A request and the parser of its answer; `wait_seconds` is how long the server may deliberately wait."""
 
     method: str
     path: str
@@ -129,7 +129,7 @@ def connection(base_url: str, api_key: str | None) -> dict[str, Any]:
 
 
 def refusal(response: httpx.Response) -> ProblemResponseError:
-    """Error for a response without success."""
+    """Return the error for a response without success."""
     try:
         problem = Problem.model_validate_json(response.content)
     except ValidationError:
@@ -306,7 +306,7 @@ def _set_fields(request: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _holds_arrays(request: BaseModel | Mapping[str, Any]) -> bool:
-    """Whether any field is an array object rather than a list."""
+    """Return whether any field is an array object rather than a list."""
     return any(isinstance(value, Array) for value in _set_fields(request).values())
 
 

@@ -1,4 +1,7 @@
-"""When a client sends a request again, and how it follows a job through outages and broken streams of events."""
+"""Repetition of requests while the server is busy, and of those that follow a job during outages.
+
+An ordinary request is not repeated when the server cannot be reached.
+"""
 
 import logging
 import time
@@ -11,8 +14,8 @@ from httpx_sse import ServerSentEvent
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES, Job
 from hessian_spectrum.client import requests
 from hessian_spectrum.client.errors import (
-    JobOutOfSightError,
     ProblemResponseError,
+    ServerOutageError,
     ServerUnreachableError,
     SpectrumClientError,
 )
@@ -82,7 +85,7 @@ class OutageRetry:
 
         Raises:
             SpectrumClientError: The error itself, if another try is pointless.
-            JobOutOfSightError: If the outage has lasted too long.
+            ServerOutageError: If the outage has lasted too long.
         """
         if not (_is_passing(error) and (self._is_known or _is_busy(error))):
             raise error
@@ -91,7 +94,7 @@ class OutageRetry:
         began_at = self._began_at = now if self._began_at is None else self._began_at
         ends_at = min(began_at + self._seconds, self.deadline)
         if now >= ends_at:
-            raise JobOutOfSightError(self._job_id, now - began_at, error) from error
+            raise ServerOutageError(self._job_id, now - began_at, error) from error
         if is_new:
             _logger.warning("%s; trying again for up to %.0f s, while the job goes on", error, ends_at - now)
         self._pause_seconds = min(_LONGEST_PAUSE_SECONDS, _GROWTH * self._pause_seconds)

@@ -13,7 +13,7 @@ _BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attenti
 
 
 def causal_lm_fields(checkpoint: Checkpoint, sizes: DecoderSizes | None = None) -> CausalLmCheckpoint:
-    """Derive from a checkpoint what it decides of a request's `causal-lm` model.
+    """Derive from a checkpoint the fields that it determines in a request's `causal-lm` model.
 
     Args:
         checkpoint: The checkpoint.
@@ -99,7 +99,7 @@ def _sizes(fields: Configuration, tensors: Tensors) -> dict[str, int]:
 
 
 def is_buffer(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor is a mask or a table of positions, which older files hold."""
+    """Return whether a tensor is a mask or a table of positions, which older files hold."""
     return name.endswith(_BUFFERS) or (name.endswith(".attention.bias") and len(shape) == 4)
 
 

@@ -1,4 +1,4 @@
-"""One checkpoint: its files, the tensors that they hold, its configuration and its digest.
+"""A checkpoint: its files, the tensors that they hold, its configuration and its digest.
 
 Of the safetensors files only the headers are read, never the numbers.
 """
@@ -90,7 +90,7 @@ class CheckpointFiles:
 
 
 def is_pytorch(path: Path) -> bool:
-    """Whether a file has the suffix of files that only torch reads."""
+    """Return whether a file has the suffix of files that only torch reads."""
     return path.suffix in (".pt", ".pth", ".bin", ".ckpt")
 
 

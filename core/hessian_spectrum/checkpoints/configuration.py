@@ -1,4 +1,4 @@
-"""config.json: plain values, of which each reader takes what it understands."""
+"""The file config.json: plain values, of which each reader uses those that it understands."""
 
 import json
 from pathlib import Path

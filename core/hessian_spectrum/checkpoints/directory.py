@@ -32,10 +32,10 @@ from hessian_spectrum.checkpoints.gpt2 import MODEL_TYPE, OtherOptionError, gpt2
 T = TypeVar("T")
 
 LARGE_HEADER_BYTES = 2**18
-"""Some thousand tensors: to read their names is work, and so it is to look through them for each block of a request."""
+"""Size of a header in bytes, with some thousand tensors, above which it takes long to read and to search."""
 
 _MOST_DESCRIBED, _MOST_KEPT = 1000, 8
-"""Descriptions are small; the fields of a model hold the name and the shape of each parameter."""
+"""Largest numbers of cached descriptions, which are small, and of fields of models, which hold all names and shapes."""
 
 
 class ModelsDirectory:
@@ -97,7 +97,7 @@ class ModelsDirectory:
             return 0
 
     def gpt2(self, name: str) -> Gpt2Checkpoint:
-        """Derive from a checkpoint what it decides of a request's `gpt2` model.
+        """Derive from a checkpoint the fields that it determines in a request's `gpt2` model.
 
         Args:
             name: Name of the checkpoint.
@@ -113,7 +113,7 @@ class ModelsDirectory:
         return fields
 
     def causal_lm(self, name: str) -> CausalLmCheckpoint:
-        """Derive from a checkpoint what it decides of a request's `causal-lm` model.
+        """Derive from a checkpoint the fields that it determines in a request's `causal-lm` model.
 
         Args:
             name: Name of the checkpoint.
@@ -143,7 +143,7 @@ class ModelsDirectory:
         return {}
 
     def with_verdicts(self, verdicts: Verdicts) -> "ModelsDirectory":
-        """The same directory with everything that was read of it, and other verdicts."""
+        """Return the same directory with everything that was read of it, and other verdicts."""
         other = copy(self)
         other._verdicts = verdicts
         return other
@@ -284,7 +284,7 @@ def _checkpoint_names(root: Path, prefix: str = "", depth: int = MAX_DEPTH) -> I
 
 
 def _has_checkpoint(path: Path) -> bool:
-    """Whether files that a checkpoint has lie in the directory itself."""
+    """Return whether files that a checkpoint has lie in the directory itself."""
     with suppress(OSError):
         return any(name == FILE or is_pytorch(Path(name)) or name.endswith(".safetensors") for name in os.listdir(path))
     return False
@@ -295,7 +295,7 @@ def _refused(name: str, reason: str) -> LoadableModel:
 
 
 def _described(name: str, checkpoint: Checkpoint) -> LoadableModel:
-    """What the files say, before any trial."""
+    """Describe the model according to the files, before any trial."""
     if checkpoint.configuration.get("model_type") == MODEL_TYPE:
         try:
             fields = gpt2_fields(checkpoint)

@@ -1,4 +1,4 @@
-"""What was read of files, kept as long as they do not change: their SHA-256, and what a directory holds."""
+"""Caches of what was read from files that have not changed: their SHA-256, and the contents of directories."""
 
 import hashlib
 import os
@@ -45,7 +45,7 @@ class Digests:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def known(self) -> list[KnownDigest]:
-        """All digests in the cache, in a form for another process."""
+        """Return all digests in the cache, in a form for another process."""
         return [(str(path), identity, sha256) for path, (identity, sha256) in list(self._known.items())]
 
     def learn(self, known: Iterable[KnownDigest]) -> None:
@@ -67,7 +67,7 @@ State = tuple[tuple[str, Identity | None], ...]
 
 
 class Readings(Generic[T]):
-    """Cache of what was read of directories, errors included; safe to use from several threads.
+    """Cache of what was read from directories, errors included; safe to use from several threads.
 
     Args:
         number: Number of names that are remembered, of which the least recently used is dropped first.

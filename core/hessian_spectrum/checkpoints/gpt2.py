@@ -13,7 +13,7 @@ from hessian_spectrum.checkpoints.configuration import FILE, Configuration, chec
 
 MODEL_TYPE = "gpt2"
 OUTPUT_LAYER = "lm_head.weight"
-"""May be there as a copy of the embedding, to which it is tied."""
+"""Name of the output layer, which a checkpoint may hold as a copy of the embedding to which it is tied."""
 
 _ACTIVATIONS = {"gelu_new": "gelu-tanh", "gelu_pytorch_tanh": "gelu-tanh", "gelu": "gelu", "relu": "relu"}
 _FIXED: Mapping[str, object] = {
@@ -23,7 +23,7 @@ _FIXED: Mapping[str, object] = {
     "add_cross_attention": False,
     "tie_word_embeddings": True,
 }
-"""Options of Hugging Face's GPT-2 that the engine's has not: values that it stands for, and defaults."""
+"""Options of Hugging Face's GPT-2 that the engine's model lacks, with the values that it implements."""
 
 _BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 _MAX_DIFFERENCES = 5
@@ -37,7 +37,7 @@ class OtherOptionError(CheckpointError):
 
 
 def gpt2_fields(checkpoint: Checkpoint) -> Gpt2Checkpoint:
-    """Derive from a checkpoint what it decides of a request's `gpt2` model.
+    """Derive from a checkpoint the fields that it determines in a request's `gpt2` model.
 
     Args:
         checkpoint: The checkpoint.

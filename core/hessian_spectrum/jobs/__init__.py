@@ -1,1 +1,1 @@
-"""What service and workers share of a job: its record in Redis, its queue and its result."""
+"""The parts of a job that service and workers share: its record in Redis, its queue and its result."""

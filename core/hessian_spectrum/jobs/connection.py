@@ -1,4 +1,4 @@
-"""Connections to Redis, and what their errors mean."""
+"""Connections to Redis, and the classification of their errors."""
 
 import re
 import ssl
@@ -19,7 +19,7 @@ from hessian_spectrum.jobs.scripts import run_script
 from hessian_spectrum.jobs.settings import SettingsError
 
 SOCKET_TIMEOUT_SECONDS = 2.0
-"""Short enough for a service to report an unresponsive Redis within 3 s."""
+"""Timeout in seconds, short enough for a service to report an unresponsive Redis within 3 s."""
 
 OPEN_SECONDS = 0.5
 """Time for which an open circuit breaker refuses calls."""
@@ -38,7 +38,7 @@ _WORDS: dict[Fault, str] = {
 }
 _PROBE = "spectrum:probe"
 KEEPS_ALL = "noeviction"
-"""The only policy that loses no job: a full Redis refuses new ones."""
+"""The only eviction policy with which no job is lost: a full Redis refuses new ones."""
 
 
 def connect(redis_url: str, *, patient: bool = False) -> redis.Redis:
@@ -60,7 +60,7 @@ def connect(redis_url: str, *, patient: bool = False) -> redis.Redis:
 
 
 def connect_async(redis_url: str) -> redis.asyncio.Redis:
-    """A client for asyncio; a call is retried once if its connection was closed."""
+    """Create a client for asyncio; a call is retried once if its connection was closed."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 1, _CLOSED)
     return redis.asyncio.Redis.from_url(redis_url, retry=retry, **_options(redis_url))
 

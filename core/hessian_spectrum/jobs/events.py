@@ -44,18 +44,18 @@ class EventLog:
         self._client = client
 
     async def newest(self, job_id: str) -> JobEvent | None:
-        """The last event of a job; None if its events have expired."""
+        """Return the last event of a job; None if its events have expired."""
         events = await self._events(job_id, await self._client.xrevrange(EVENTS + job_id, count=1))
         return events[0] if events else None
 
     async def holds(self, job_id: str, event_id: str) -> bool:
-        """Whether this event of a job is still stored, and with it all later ones."""
+        """Return whether this event of a job is still stored, and with it all later ones."""
         if not _ID.fullmatch(event_id):
             return False
         return bool(await self._client.xrange(EVENTS + job_id, event_id, event_id))
 
     async def after(self, job_id: str, event_id: str) -> list[JobEvent]:
-        """The events of a job after this one, oldest first."""
+        """Return the events of a job after this one, oldest first."""
         return await self._events(job_id, await self._client.xrange(EVENTS + job_id, f"({event_id}"))
 
     async def _events(self, job_id: str, entries: Any) -> list[JobEvent]:

@@ -15,7 +15,7 @@ from hessian_spectrum.api_schemas.jobs import AnyJobRequest
 ROOT = "hessian_spectrum"
 
 PROTOCOL_PACKAGES = ("api_schemas", "checkpoints", "jobs", "planning", "storage")
-"""The packages by which service and workers understand each other."""
+"""The packages that define the protocol between service and workers."""
 
 RESULT_PACKAGES = (
     "api_schemas",

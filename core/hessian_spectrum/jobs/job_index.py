@@ -11,7 +11,7 @@ from hessian_spectrum.jobs.record import RECORD_BYTES, TAG_BYTES, JobRecord, now
 from hessian_spectrum.jobs.scripts import EXISTING_JOBS_INDEXED, JOB, JobScripts, index_key, tag_index
 
 _MAX_LOOKED_AT = 1000
-"""Members of an index that one script looks at; Redis answers nobody else meanwhile."""
+"""Largest number of members of an index that one script looks at; Redis answers nobody else meanwhile."""
 
 
 class JobIndex:

@@ -344,7 +344,7 @@ def memory_error(request: AnyJobRequest, plan: JobPlan) -> FieldError | None:
 
 
 def _experiment_plan(plans: tuple[ComputationPlan, ...]) -> ComputationPlan:
-    """Of all spectra, one after the other."""
+    """Return the plan of an experiment, whose spectra are computed one after the other."""
     return replace(
         max(plans, key=lambda plan: plan.peak_bytes),
         num_parameters=max(plan.num_parameters for plan in plans),

@@ -21,7 +21,7 @@ SECONDS_TO_NOTICE_A_LOSS = 0.5
 """Time from the death of a pool process until Celery counts its job as lost; no result is waited for: none is sent."""
 
 VISIBILITY_TIMEOUT_SECONDS = 3600
-"""A lost message comes back after so long; the reaper of the job store, which knows the leases, is far faster."""
+"""Seconds after which a lost message is delivered again; the job store, which knows the leases, is far faster."""
 
 
 def celery_app(redis_url: str) -> Celery:

@@ -144,12 +144,12 @@ def _time(text: str | None) -> datetime | None:
 QuotaKind = Literal["jobs", "requests", "records"]
 
 RECORD_BYTES, TAG_BYTES = 1500, 400
-"""Bytes that Redis takes for a record without its tags, and for a tag beside its text, as two indexes hold it."""
+"""Bytes that Redis takes for a record without tags, and for each tag beside its text because two indexes hold it."""
 
 
 @dataclass(frozen=True)
 class Quotas:
-    """What may be stored before another job is refused; None: no limit.
+    """Limits on what is stored, above which another job is refused; None means no limit.
 
     Attributes:
         jobs: Jobs that wait for a worker.

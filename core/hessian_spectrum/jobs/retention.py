@@ -1,4 +1,4 @@
-"""What may be deleted: results and records that have expired, and files that no job needs."""
+"""Selection of what may be deleted: results and records that have expired, and files that no job needs."""
 
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -39,7 +39,7 @@ class Retention:
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
-        """Whether this process may delete results until the end of the block; two at once would delete too many."""
+        """Yield whether this process alone may delete results until the end of the block; two would delete too many."""
         token = secrets.token_hex(8)
         is_ours = bool(self._client.set(RETENTION_LOCK, token, nx=True, ex=_LOCK_SECONDS))
         try:
@@ -76,7 +76,7 @@ class Retention:
 
 
 _AT_ONCE = 1000
-"""Questions in one transaction, for whose time Redis answers nobody else."""
+"""Largest number of queries in one transaction, during which Redis answers nobody else."""
 
 _RESULTS_OF_NO_JOB, _REQUESTS_OF_NO_JOB = "spectrum:results-of-no-job", "spectrum:requests-of-no-job"
 """Sorted sets of digests, and of ids of jobs, by the time at which each file was first found to belong to no job."""
@@ -116,11 +116,11 @@ class Leftovers:
         return self._abandoned(_RESULTS_OF_NO_JOB, RESULT_USERS, digests, seconds)
 
     def abandoned_requests(self, job_ids: Iterable[str], seconds: float) -> list[str]:
-        """Jobs that have not existed for so many seconds; the delay has the reason of `abandoned_results`."""
+        """List jobs that have not existed for so many seconds; the delay is explained in `abandoned_results`."""
         return self._abandoned(_REQUESTS_OF_NO_JOB, JOB, job_ids, seconds)
 
     def _abandoned(self, marks: str, prefix: str, names: Iterable[str], seconds: float) -> list[str]:
-        """Names for which there has been no key with this prefix for so many seconds."""
+        """List the names for which no key with this prefix has existed for so many seconds."""
         all_names = list(names)
         replies = self._replies(all_names, lambda pipeline, name: pipeline.exists(prefix + name))
         unused = {name for name, used in zip(all_names, replies, strict=True) if not used}

@@ -124,7 +124,7 @@ _CONSTANTS: dict[str, str | int | tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Claimed:
-    """What a worker learns with the lease of a job."""
+    """The information that a worker receives with the lease of a job."""
 
     attempt: int  # 0: there was no job to claim
     run_seconds: float  # that earlier attempts ran
@@ -133,7 +133,7 @@ class Claimed:
 
 @dataclass(frozen=True)
 class ShardReply:
-    """What a worker learns when it asks for a shard."""
+    """The reply to a worker that asks for a shard."""
 
     index: int  # or one of the three below
     attempt: int
@@ -247,7 +247,7 @@ class JobScripts:
         return cast("JobState", self._run("recover_job", job_id, *arguments)) or None
 
     def take_unpublished(self, job_id: str, *, republish_seconds: float, next_job_key: str) -> bool:
-        """Whether the caller is to publish the job, as its message is missing."""
+        """Return whether the caller must publish the job because its message is missing."""
         return bool(int(self._run("take_unpublished", job_id, republish_seconds, next_job_key)))
 
     def delete(self, job_id: str) -> tuple[Literal["deleted", "active", "missing"], str | None]:

@@ -15,7 +15,7 @@ from hessian_spectrum.jobs.record import Lease, LeaseLostError, holder_prefix
 from hessian_spectrum.jobs.scripts import JOB, NO_SHARD, NOT_THE_HOLDER, SHARD_POISONED, ShardReply, ShardScripts
 
 MAX_SHARDS = 16
-"""Further workers would find no shard to compute."""
+"""Largest number of shards of a job; further workers would find no shard to compute."""
 
 MIN_SHARD_SECONDS = 5.0
 """Estimated time of a shard on one core; another worker needs one to two seconds until its first product."""
@@ -215,7 +215,7 @@ class ShardStore:
         return int(fields.get("shards", 0)) - sum(name.endswith(":done") for name in fields)
 
     def products(self, job_id: str) -> tuple[dict[int, int], Problem | None]:
-        """How many products of each shard are known to be done, and the problem of a shard that failed."""
+        """Return how many products of each shard are known to be done, and the problem of a shard that failed."""
         fields = self._fields(job_id)
         products = {int(name.split(":")[1]): int(text) for name, text in fields.items() if name.endswith(":products")}
         problem = fields.get("shard_problem")

@@ -143,7 +143,7 @@ class StorageIdentity:
         stored = self._kept()
         offered, known = cast("list[str | None]", self._client.mget(IDENTITY_OFFER, IDENTITY))
         if stored is None and known is None:
-            return self._strangeness()
+            return self._mismatch_evidence()
         if stored is None:
             return "The results directory is not the one that belongs to this Redis: its identity is missing."
         if known is None:
@@ -163,8 +163,8 @@ class StorageIdentity:
     def _keep(self, identity: str) -> None:
         self._results.blobs.put(_FILE, f"{identity}\n".encode(), overwrite=True, use_reserve=True)
 
-    def _strangeness(self) -> str | None:
-        """What shows that two without identity do not belong together; None if both may be an earlier version's."""
+    def _mismatch_evidence(self) -> str | None:
+        """Describe evidence that directory and Redis, both without identity, do not belong together; None if none."""
         known = cast("list[str]", self._client.zrange(RESULTS, 0, _NUM_COMPARED - 1, desc=True))
         if known and not any(map(self._results.holds, known)):
             return "The results that Redis knows are not in the results directory."

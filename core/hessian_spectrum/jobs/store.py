@@ -42,10 +42,10 @@ from hessian_spectrum.jobs.scripts import idempotency_key as redis_key_of
 from hessian_spectrum.storage.job_files import LARGE_REQUEST_BYTES, RequestFiles
 
 _MAX_LOOKED_AT = 100
-"""Oldest queued jobs whose message may be lost, while other messages wait."""
+"""Number of the oldest queued jobs that are checked for a lost message while other messages wait."""
 
 _SLOW_REPLY_SECONDS = 0.5
-"""A slower reply shows that Redis, and not only this process, was slow."""
+"""Seconds after which a reply shows that Redis, and not only this process, was slow."""
 
 WORKERS_LOST = Problem(
     type="/problems/workers-lost",
@@ -484,7 +484,7 @@ class JobStore:
         ]
 
     def has_queued(self) -> bool:
-        """Whether any job waits for a worker."""
+        """Return whether any job waits for a worker."""
         return bool(self._client.zcard(index_key("queued")))
 
     def _ids(self, state: JobState) -> list[str]:

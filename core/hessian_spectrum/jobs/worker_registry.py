@@ -1,4 +1,4 @@
-"""What workers tell the service through Redis: their status, in heartbeats, and their verdicts on checkpoints."""
+"""Messages of workers to the service through Redis: heartbeats with their status, and verdicts on checkpoints."""
 
 import logging
 import time

@@ -91,7 +91,7 @@ class _Share(Curve):
 
 @dataclass(frozen=True)
 class Smoothing:
-    """How quadratures become curves; see `spectral_density` and `log_spectral_density`."""
+    """Settings with which quadratures are smoothed; see `spectral_density` and `log_spectral_density`."""
 
     num_points: int
     kappa: float
@@ -113,7 +113,7 @@ class Smoothing:
 
 @dataclass(frozen=True, eq=False)
 class SpectralCurves:
-    """What smoothing makes of the quadratures of all probes."""
+    """The three curves made from the quadratures of all probes."""
 
     density: Density
     log_density: Density  # of |lambda| + epsilon, on a geometric grid

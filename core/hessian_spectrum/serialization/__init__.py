@@ -1,1 +1,1 @@
-"""Between numbers as arrays and the messages and files that carry them; workers and the service share it."""
+"""Conversion between arrays and the messages and files that carry them, shared by workers and the service."""

@@ -59,7 +59,7 @@ def result_arrays(result: AnyJobResult) -> Arrays:
 
 
 def _message_arrays(result: AnySpectrumResult | ExperimentResult, base: type[Message]) -> Arrays:
-    """The arrays of all fields but those of the base, and the document."""
+    """Return the arrays of all fields except those of the base class, and the document."""
     arrays: Arrays = {}
     beside: dict[str, Any] = {}  # fields that the document leaves out
     for name in [each for each in type(result).model_fields if each not in base.model_fields]:

@@ -54,7 +54,7 @@ class UnfitArrayError(ValueError):
 
 @dataclass(frozen=True)
 class NamedArray:
-    """Numbers in any byte order and order of axes; those of BF16 as their bits."""
+    """An array in any byte order and order of axes; numbers of BF16 are represented by their bits."""
 
     dtype: ArrayType
     values: NDArray[Any]
@@ -77,7 +77,7 @@ Arrays = Mapping[str, NamedArray]
 
 
 def described(arrays: Arrays) -> dict[str, StoredArray]:
-    """Describe arrays, of which every number is looked at.
+    """Describe arrays; every number is read.
 
     Args:
         arrays: The arrays.

@@ -25,10 +25,10 @@ from hessian_spectrum.storage.blob_store import DIGEST, BlobInfo, BlobNotFoundEr
 _NAME = re.compile(r"[0-9a-f]{2}/[^/]+")
 _ARRAYS = ".safetensors"
 _ABANDONED_SECONDS = 3600.0
-"""Far longer than an upload may take."""
+"""Seconds without a write after which a draft counts as abandoned, far longer than an upload may take."""
 
 NOBODY = "nobody"
-"""Owner of what is uploaded where no key is needed."""
+"""Owner of files that are uploaded to a server that requires no key."""
 
 
 class UnknownArtifactError(Exception):
@@ -290,7 +290,7 @@ class ArtifactOwners:
         self._blobs.delete(f"{owner}/{artifact_id}")
 
     def owns(self, owner: str, artifact_id: str) -> bool:
-        """Whether this owner is among those of the artifact."""
+        """Return whether this owner is among those of the artifact."""
         try:
             self._blobs.stat(f"{owner}/{artifact_id}")
         except BlobNotFoundError:
@@ -298,7 +298,7 @@ class ArtifactOwners:
         return True
 
     def owners(self, artifact_id: str) -> list[str]:
-        """All owners of an artifact."""
+        """Return all owners of an artifact."""
         return [owner for owner in self._blobs.folders() if self.owns(owner, artifact_id)]
 
     def artifacts(self, owner: str) -> set[str]:

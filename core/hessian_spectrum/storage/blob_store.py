@@ -1,4 +1,4 @@
-"""The interface under everything that is kept as files, whatever keeps them."""
+"""The interface through which all files are stored, in a directory or in an object store."""
 
 import errno
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self, cast
 
 LEAST_FREE_BYTES = 256 * 2**20
-"""A disk with less free space counts as full. The rest is reserved for Redis, which may write to the same disk and
+"""Free space in bytes below which a disk counts as full. It is reserved for Redis, which may write to the same disk and
 stops when there is no room."""
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -22,7 +22,7 @@ _CHUNK_BYTES = 2**18
 
 
 def require_room(place: Path | int, num_bytes: int) -> None:
-    """Check that a disk has room for so many bytes, and then still does not count as full.
+    """Check that a disk has room for so many bytes and does not count as full afterwards.
 
     Args:
         place: A path on the disk, or an open file.
@@ -46,7 +46,7 @@ class StorageUnavailableError(OSError):
 
 @dataclass(frozen=True)
 class BlobInfo:
-    """What a store knows about a blob without reading it.
+    """Information that a store has about a blob without reading it.
 
     Attributes:
         name: Its path below the store, with slashes.
@@ -62,7 +62,7 @@ class BlobInfo:
 
     @property
     def modified_at(self) -> float:
-        """When it was written, in seconds since 1970."""
+        """Time at which the blob was written, in seconds since 1970."""
         return self.modified_ns / 1e9
 
 
@@ -167,7 +167,7 @@ class BlobStore(Protocol):
         ...
 
     def read(self, name: str) -> bytes:
-        """All bytes of a blob that fits into memory.
+        """Return all bytes of a blob that fits into memory.
 
         Raises:
             BlobNotFoundError: There is no such blob.
@@ -175,7 +175,7 @@ class BlobStore(Protocol):
         ...
 
     def stat(self, name: str) -> BlobInfo:
-        """What is known about a blob.
+        """Return the information about a blob.
 
         Raises:
             BlobNotFoundError: There is no such blob.
@@ -187,7 +187,7 @@ class BlobStore(Protocol):
         ...
 
     def folders(self, prefix: str = "") -> Sequence[str]:
-        """What stands between the prefix, which is empty or ends in a slash, and the next slash of names."""
+        """Return the parts of names between the prefix, which is empty or ends in a slash, and the next slash."""
         ...
 
     def copy(self, source: str, target: str) -> None:
@@ -223,7 +223,7 @@ class BlobStore(Protocol):
         ...
 
     def require_present(self) -> None:
-        """Make sure that the store itself is there, so that a missing blob means what it seems to mean.
+        """Check that the store itself exists; without it, every blob would seem to be missing.
 
         Raises:
             OSError: It is gone, as a volume that is not mounted, or cannot be reached.

@@ -13,17 +13,17 @@ from typing import Any
 from hessian_spectrum.storage.blob_store import BlobNotFoundError, BlobStore, StorageUnavailableError
 
 LARGE_REQUEST_BYTES = 2**16
-"""A longer request is a file; what is shorter is as well off in Redis, which writes it to a disk, too."""
+"""Size in bytes above which a request is stored in a file; shorter ones are in Redis, which is durable, too."""
 
 ABANDONED_SECONDS = 6 * 3600.0
-"""Far longer than it takes from writing a request to writing the record of its job."""
+"""Seconds after which a request without a job is abandoned, far longer than writing the job's record takes."""
 
 _REQUEST_JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 _JOB_ID = re.compile(r"[0-9a-zA-Z-]{1,64}")
 _DOCUMENT = re.compile(r"checkpoint-(\d{8})\.json")
 NUM_KEPT = 2
-"""Documents of an attempt: the last one, and the one before it in case that is damaged."""
+"""Number of documents kept of an attempt: the last one, and the one before it in case the last one is damaged."""
 
 _logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class RequestFiles:
         self._blobs.put(_request_name(job_id), text.encode(), overwrite=True)
 
     def holds(self, job_id: str) -> bool:
-        """Whether the file is there."""
+        """Return whether the file is there."""
         try:
             self._blobs.stat(_request_name(job_id))
         except BlobNotFoundError:

@@ -16,11 +16,11 @@ from hessian_spectrum.storage.blob_store import BlobInfo, BlobNotFoundError, Dra
 
 _DRAFT = "draft-"
 _FILE_MODE, _FOLDER_MODE = 0o600, 0o700
-"""Whatever the umask is: files of different API keys lie side by side, and only the service checks keys."""
+"""Modes, whatever the umask is: files of different API keys lie side by side, and only the service checks keys."""
 
 
 class LocalDirectory:
-    """Blobs are files of a directory, under their names.
+    """A store whose blobs are files of a directory, under their names.
 
     A blob is written to a draft on the same disk, synced, and given its name in one step; the name is synced, too. So
     a reader sees all of it or nothing, and after a loss of power there is all of it or nothing. Only the user of the

@@ -30,7 +30,7 @@ from hessian_spectrum.storage.blob_store import (
 _DRAFT = "draft-"
 _CACHE = "object-store-cache"
 _USED = "last-used/"
-"""Empty blobs at the prefix of the deployment: when each was written, the blob of its name was last used."""
+"""Prefix of empty blobs, each written when the blob of its name was last used."""
 
 _PART_BYTES = 16 * 2**20
 _PARTS_AT_ONCE = 2
@@ -38,7 +38,7 @@ _PARTS_AT_ONCE = 2
 
 _BUFFER_BYTES = 2**18
 _PAGE = 1000
-"""Objects that are listed, or deleted, in one request: the most that there may be."""
+"""Largest number of objects that one request may list or delete."""
 
 _CACHE_SECONDS = 86400.0
 """Time for which a local copy is kept after its last use."""
@@ -57,7 +57,7 @@ Lock = Callable[[str], AbstractContextManager[None]]
 
 
 class ObjectStore:
-    """Blobs are objects of a bucket. Several machines need no clock and no disk in common.
+    """A store whose blobs are objects of a bucket. Several machines need no clock and no disk in common.
 
     A blob is put only where there is none (`If-None-Match: *`), which the object store has to support; a large one is
     uploaded in parts, and appears when the last one is there. Credentials, region and endpoint come from the variables
@@ -344,14 +344,14 @@ _CLIENT = _Client()
 
 
 class _Marks:
-    """Which marks this process has written in the last hour."""
+    """The marks that this process has written in the last hour."""
 
     def __init__(self) -> None:
         self._written: OrderedDict[str, float] = OrderedDict()
         self._looking = threading.Lock()
 
     def is_due(self, mark: str) -> bool:
-        """Whether a mark has to be written now; it counts as written then."""
+        """Return whether a mark has to be written now; it counts as written then."""
         now = time.monotonic()
         with self._looking:
             if now - self._written.get(mark, -_SECONDS_BETWEEN_MARKS) < _SECONDS_BETWEEN_MARKS:

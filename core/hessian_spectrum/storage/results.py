@@ -21,7 +21,7 @@ _SECONDS_BETWEEN_FOLDERS = 0.002
 
 _LOCAL_HEADER_BYTES = 30
 _LENGTHS_AT = 26
-"""Where a local header says how long the name and the extra field are that follow it."""
+"""Offset in bytes, within a local header, of the lengths of the name and of the extra field that follow it."""
 
 
 class ResultDamagedError(Exception):
@@ -48,7 +48,7 @@ class ResultStore:
         self.blobs = blobs
 
     def holds(self, digest: str) -> bool:
-        """Whether the document of this digest is there, damaged or not."""
+        """Return whether the document of this digest is there, damaged or not."""
         try:
             self.blobs.stat(_name(digest, "json"))
         except BlobNotFoundError:
@@ -56,7 +56,7 @@ class ResultStore:
         return True
 
     def is_empty(self) -> bool:
-        """Whether there is no file of any result."""
+        """Return whether there is no file of any result."""
         return next(self._files(), None) is None
 
     @contextmanager

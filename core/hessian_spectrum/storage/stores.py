@@ -1,4 +1,4 @@
-"""All stores of files of a deployment, as its settings name them."""
+"""The stores of files of a deployment, as its settings name them."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

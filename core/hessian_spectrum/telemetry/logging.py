@@ -89,7 +89,7 @@ class _UtcTime(logging.Formatter):
 
 
 class _JsonFormatter(_UtcTime, JsonFormatter):
-    """One JSON object per line: JSON escapes line ends, so text from a client cannot forge a line."""
+    """Writes a JSON object per line: JSON escapes line ends, so text from a client cannot forge a line."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -100,7 +100,7 @@ class _JsonFormatter(_UtcTime, JsonFormatter):
 
 
 class _TextFormatter(_UtcTime):
-    """Text with continuation lines indented and control characters escaped, so a client cannot forge a line."""
+    """Writes text with indented continuation lines and escaped control characters, so a client cannot forge a line."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s")

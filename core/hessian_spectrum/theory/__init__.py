@@ -1,1 +1,1 @@
-"""What has a formula: numpy only, no torch."""
+"""Spectra and laws that have a formula; numpy only, no torch."""

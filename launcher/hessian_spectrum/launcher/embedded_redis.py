@@ -22,8 +22,8 @@ ALLOWED = (
     "resetchannels ~spectrum:* -@all +@read +@write +@connection +@transaction -@scripting -@dangerous "
     "+time +eval +evalsha +script|load"
 )
-"""What service and workers may do in Redis, here and in docker-compose.yml: act on keys of theirs, and nothing that
-configures, stops, empties or looks into the rest of it. evalsha and script|load are for kombu."""
+"""Rights of service and workers in Redis, here and in docker-compose.yml: they may act on their own keys, but not
+in any way that configures, stops, empties or inspects the rest of it. evalsha and script|load are for kombu."""
 
 # Nobody can be the default user, who is off; but what is read from the append-only file at a start is done in its name,
 # and without these rights every transaction in it, which is all that our scripts wrote, would be dropped in silence.
@@ -70,7 +70,7 @@ class EmbeddedRedis:
         return f"unix://{USER}:{self._password}@{self._socket}?db=0"
 
     def answers(self) -> bool:
-        """Whether the server accepts commands yet."""
+        """Return whether the server accepts commands yet."""
         client = redis.Redis.from_url(self.url, socket_timeout=1.0)
         try:
             client.ping()

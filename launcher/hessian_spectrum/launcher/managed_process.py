@@ -37,7 +37,7 @@ class CrashLoopError(Exception):
 
 
 class ManagedProcess:
-    """One command in its own session, restarted when it dies.
+    """A command in its own session, restarted when it dies.
 
     Args:
         name: Name of the process, for messages.
@@ -187,7 +187,7 @@ def _die_with_parent() -> None:
 
 
 def disk_obstacle(directory: Path) -> str | None:
-    """Why files in the directory cannot be written; None if they can."""
+    """Return why files in the directory cannot be written; None if they can."""
     try:
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(bytes(_NEEDED_BYTES))
@@ -199,7 +199,7 @@ def disk_obstacle(directory: Path) -> str | None:
 
 
 def port_obstacle(host: str, port: int) -> str | None:
-    """Why no process can listen at the address; None if one can."""
+    """Return why no process can listen at the address; None if one can."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -193,7 +193,7 @@ class Stack:
         return []
 
     def _missing(self) -> list[str] | None:
-        """What jobs lack according to the service; None if it does not answer."""
+        """Return what is missing for jobs to run, according to the service; None if it does not answer."""
         try:
             address = f"http://{self._health_host}:{self._port}/v1/health/ready"
             answer = httpx.get(address, timeout=_ANSWER_SECONDS, trust_env=False)  # a proxy would ask itself
@@ -203,7 +203,7 @@ class Stack:
 
 
 def _external_redis_listens() -> bool:
-    """Whether something listens at the address; service and worker find out, and report, whether they are admitted."""
+    """Return whether something listens at the address; service and worker themselves report if they are refused."""
     try:
         parts = urlsplit(os.environ[REDIS_VARIABLE])
         if parts.scheme == "unix":

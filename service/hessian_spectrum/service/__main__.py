@@ -20,11 +20,12 @@ from hessian_spectrum.service.http_protocol import HttpProtocol
 from hessian_spectrum.telemetry.logging import configure_logging
 
 KEEP_ALIVE_SECONDS = 20
-"""Time that an idle connection stays open: longer than clients keep theirs, so that no request arrives at a connection
-that is being closed. uvicorn's default of 5 s is also that of httpx."""
+"""Seconds that an idle connection stays open: longer than clients keep theirs, so that no request arrives at a
+connection that is being closed. The default of uvicorn, 5 s, equals that of httpx."""
 
 _THREAD_SECONDS = 0.001
-"""Time after which a thread gives up the interpreter if others wait: among many threads the event loop runs soon."""
+"""Seconds after which a thread lets another waiting thread run, so that the event loop soon gets its turn among many
+threads."""
 
 
 def main() -> None:
@@ -86,7 +87,7 @@ def serve(app: FastAPI, *, host: str, port: int, trusted_proxies: str = "") -> N
     gc.freeze()
     # Each client is an open file, and so is each connection to Redis; shells allow 1024.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # where "unlimited" is more than the system gives
+    with contextlib.suppress(ValueError, OSError):  # fails where the system does not grant the hard limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     sys.setswitchinterval(_THREAD_SECONDS)
     uvicorn.run(

@@ -1,4 +1,4 @@
-"""Admission of jobs: the plan of a request is compared with the memory of the workers that are present."""
+"""Admission of jobs: the planned cost of a request is compared with the memory of the workers that are present."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ from hessian_spectrum.storage.artifacts import UnknownArtifactError
 
 
 class Admission:
-    """Compares the cost of a caller's job with what the workers have.
+    """Compares the cost of a caller's job with the resources of the workers.
 
     Args:
         available_bytes: Returns the memory of the smallest worker, as `available_bytes` does.
@@ -58,7 +58,7 @@ class Admission:
         available = self._available_bytes()
         if available is None:
             return None
-        canonical = request.canonical()  # which is what workers compute
+        canonical = request.canonical()  # workers compute the canonical request
         plan = plan_job(canonical, available)
         error = memory_error(canonical, plan)
         if error is not None:

@@ -52,7 +52,7 @@ _UPLOADS = {
 
 
 def create_app(settings: ServiceSettings) -> FastAPI:
-    """The HTTP service for these settings; nothing is connected before the first request."""
+    """Return the HTTP service for these settings; nothing is connected before the first request."""
     context = create_context(settings)
     app = FastAPIOffline(
         docs_url=None,
@@ -77,7 +77,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
 
 
 def _middleware(context: ServiceContext) -> list[Middleware]:
-    """The middlewares in the order in which a request passes them; its response passes them in reverse.
+    """Return the middlewares in the order in which a request passes them; its response passes them in reverse.
 
     `RateLimit` comes before `Authorization`, so that guesses of keys count, and after `Authentication`, which says
     whose limit a request counts against.

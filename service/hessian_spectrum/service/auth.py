@@ -42,32 +42,32 @@ class ApiKey(BaseModel):
 
 
 class KeysUnreadableError(Exception):
-    """The key file exists but cannot be read, or does not hold keys."""
+    """Raised if the key file exists but cannot be read, or does not hold keys."""
 
 
 class UnknownKeyError(Exception):
-    """There is no key with this id."""
+    """Raised if there is no key with the given id."""
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Whom a request acts for: the bearer of an API key, or anyone where no key is required."""
+    """The party that a request acts for: the bearer of an API key, or anyone where no key is required."""
 
     owner: str | None
     """Id of the API key, under which jobs and artifacts are stored; None without a key."""
     is_admin: bool
-    """Whether every job may be read, cancelled and deleted."""
+    """Whether the principal may read, cancel and delete every job."""
     max_queued: int | None = None
-    """Largest number of queued jobs; None: no limit besides the server's."""
+    """Largest number of queued jobs; None: only the server's own limit applies."""
     requests_per_minute: int | None = None
     """Rate limit of the key; None without a key."""
 
     def may_change(self, record: JobRecord) -> bool:
-        """Whether the principal may cancel and delete the job."""
+        """Return whether the principal may cancel and delete the job."""
         return self.is_admin or (self.owner is not None and record.owner == self.owner)
 
     def may_read(self, record: JobRecord) -> bool:
-        """Whether the principal may read the job and its result."""
+        """Return whether the principal may read the job and its result."""
         return record.shared or self.may_change(record)
 
 
@@ -101,7 +101,7 @@ class KeyStore:
         self._is_required = False
 
     def is_required(self) -> bool:
-        """Whether a request must have a key.
+        """Return whether a request must have a key.
 
         Returns:
             False only where there has never been a key file.
@@ -130,7 +130,7 @@ class KeyStore:
         return key if key is not None and hmac.compare_digest(key.sha256, _sha256(text)) else None
 
     def is_authorized(self, key_id: str | None) -> bool:
-        """Whether a request with this key, None for one without, is still authorized."""
+        """Return whether a request with this key (None: without a key) is still authorized."""
         try:
             return not self.is_required() or key_id in self._by_id
         except KeysUnreadableError:
@@ -229,7 +229,7 @@ class KeyStore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Let one process at a time change the file."""
+        """Lock the key file, so that only one process at a time changes it."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -1,4 +1,4 @@
-"""Fixed rules of the service; what an operator may change is in `ServiceSettings`."""
+"""Fixed rules of the service; settings that an operator may change are in `ServiceSettings`."""
 
 API_PREFIX = "/v1"
 HEALTH_PREFIX = f"{API_PREFIX}/health/"
@@ -13,5 +13,5 @@ _PUBLIC_PREFIX = "/static-offline-docs/"
 
 
 def is_public(path: str) -> bool:
-    """Whether a path never requires an API key; where the server has keys, every other path does."""
+    """Return whether a path never requires an API key; where the server has keys, every other path requires one."""
     return path in _PUBLIC_PATHS or path.startswith(_PUBLIC_PREFIX)

@@ -1,4 +1,4 @@
-"""Everything that the service holds while it runs, made once, and what routes receive of it."""
+"""The context of a running service: all objects that it creates once, and the dependencies that give them to routes."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -57,12 +57,12 @@ class Stores:
     artifacts: ArtifactStore
     artifact_owners: ArtifactOwners
     identity: StorageIdentity
-    """Whether the results directory and Redis belong together."""
+    """Check that the results directory and Redis belong together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceContext:
-    """What routes, middlewares and the lifespan of one service share."""
+    """The objects that routes, middlewares and the lifespan of one service share."""
 
     settings: ServiceSettings
     stores: Stores
@@ -74,19 +74,19 @@ class ServiceContext:
     job_events: JobEventBroker
     models: ModelsDirectory
     descriptions: CheckpointDescriptions
-    """Descriptions of the models that are too large to be described while a request waits."""
+    """Descriptions of models that are too large to be described while a request waits."""
     upload_parser: UploadParser
     upload_budget: MemoryBudget
     artifact_quota: ArtifactQuota
     executor: ProcessExecutor
-    """Runs expensive work of routes."""
+    """Executor for the expensive work of routes."""
     process_pool: ProcessPool
     """The processes of the executor, which the lifespan closes."""
     reaper: LostJobReaper
 
 
 def create_context(settings: ServiceSettings) -> ServiceContext:
-    """The context of a service; nothing is connected yet."""
+    """Return the context of a service; nothing is connected yet."""
     stores = _stores(settings)
     slots = RequestSlots(max_requests=settings.max_requests, max_waiting_requests=settings.max_waiting_requests)
     process_pool = ProcessPool(TASK_MODULE, settings.heavy_seconds)
@@ -124,7 +124,7 @@ def create_context(settings: ServiceSettings) -> ServiceContext:
 
 
 def service_context(request: Request) -> ServiceContext:
-    """The context of the service that answers a request.
+    """Return the context of the service that answers a request.
 
     Routes call it themselves: as a dependency of FastAPI it would take a twentieth of the time of a closed form.
 

@@ -24,7 +24,7 @@ from hessian_spectrum.service.telemetry.deployment_checks import Finding
 
 KEY_VARIABLE = "SPECTRUM_API_KEY"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""Hosts that are never reached through a proxy."""
+"""Addresses of this machine itself, which are never reached through a proxy."""
 
 _ANSWER_SECONDS = 10.0
 _JOB_SECONDS = 60

@@ -8,14 +8,14 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 30.0
-"""Time in which the head of a request must arrive, or the rest of a body after an early response."""
+"""Seconds within which the head of a request must arrive, or the rest of a body after an early response."""
 
 UNREAD_SECONDS = 60.0
-"""Time in which the network must accept some of the buffered bytes, where the system supports this limit."""
+"""Seconds within which the network must accept some of the buffered bytes, where the system supports this limit."""
 
 
 class HttpProtocol(H11Protocol):
-    """The protocol of uvicorn with time limits.
+    """The HTTP protocol of uvicorn, with time limits.
 
     uvicorn waits without limit for the rest of a head, and for clients to read before it closes. The parser is written
     in Python and keeps at most 16 KiB of an incomplete head.
@@ -32,7 +32,7 @@ class HttpProtocol(H11Protocol):
         self._start_clock()
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes of the client."""
+        """Parse bytes that the client sent."""
         super().data_received(data)
         if self.conn.their_state is h11.IDLE or (self.cycle is not None and self.cycle.response_complete):
             self._start_clock()  # nothing happens before the client sends more

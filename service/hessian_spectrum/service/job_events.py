@@ -13,7 +13,7 @@ from hessian_spectrum.jobs.events import BEFORE_ALL, EventLog, JobEvent
 from hessian_spectrum.jobs.record import JobRecord
 
 _SECONDS_BETWEEN_READS = 0.01
-"""Pause after which many changes are read at once."""
+"""Seconds between two reads of changes, so that many changes are read at once."""
 
 _RETRY_SECONDS = 0.5
 _POLL_SECONDS = 5
@@ -48,7 +48,7 @@ class JobEventBroker:
 
     @contextlib.contextmanager
     def subscribe(self, job_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set at first and again at each change of the job, until the block ends."""
+        """Yield an event that is set at first and again at each change of the job, until the block ends."""
         notification = asyncio.Event()
         notification.set()
         self._subscribers[job_id].add(notification)
@@ -62,7 +62,7 @@ class JobEventBroker:
     async def reader(
         self, record: JobRecord, last_event_id: str | None, is_authorized: Callable[[], bool] = lambda: True
     ) -> "JobEventReader | None":
-        """A reader of a job's events after the last one that was received or, if that is unknown, from now on.
+        """Return a reader of a job's events after the last one that was received or, if that is unknown, from now on.
 
         Args:
             record: The job.
@@ -84,7 +84,7 @@ class JobEventBroker:
         )
 
     async def _start(self, record: JobRecord, last_event_id: str | None) -> tuple[list[JobEvent], str] | None:
-        """The events that a reader gets first, and the id of the one before them."""
+        """Return the events that a reader gets first, and the id of the one before them."""
         if last_event_id is not None and await self._events.holds(record.id, last_event_id):
             missed = await self._events.after(record.id, last_event_id)
             return None if record.ended and not missed else (missed, last_event_id)
@@ -145,7 +145,7 @@ class JobEventReader:
         self._is_authorized = is_authorized
 
     async def events(self, stopping: anyio.Event) -> AsyncGenerator[JobEvent, None]:
-        """Each change once; the last event is the end of the job.
+        """Yield each change once; the last event is the end of the job.
 
         The events end early if Redis is unavailable, if the job is deleted, or soon after `stopping` is set or the
         caller is no longer authorized. The caller may then open another reader.
@@ -174,7 +174,7 @@ class JobEventReader:
 
 
 async def _notified(notification: asyncio.Event, stopping: anyio.Event) -> bool:
-    """Wait for a notification, a timeout or the end; whether there was a notification, which is cleared."""
+    """Wait for a notification, a timeout or the end; return whether there was a notification, which is cleared."""
     for _ in range(_POLL_SECONDS):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):

@@ -29,14 +29,14 @@ _POLL_SECONDS = 1.0
 """Seconds after which a long poll reads the record without a notification, which may be lost."""
 
 NUM_SHARES = 4
-"""One API key may use a quarter of the bytes that are reserved for requests and records of all jobs."""
+"""Number of equal shares into which the bytes reserved for all jobs are divided; one API key may use one of them."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What a job is created from.
+    """The validated data from which a job is created.
 
     Attributes:
         kind: Kind of the job.
@@ -54,13 +54,13 @@ class Submission:
 
     @classmethod
     def of(cls, request: AnyJobRequest) -> Self:
-        """The submission of a validated request."""
+        """Return the submission of a validated request."""
         text = request.model_dump_json(exclude_none=True)
         return cls(request.kind, text, dict(request.tags), request.shared, cache_key(request))
 
     @property
     def fields(self) -> dict[str, Any]:
-        """Everything but the text, by name."""
+        """All fields except the text, by name."""
         return {name: value for name, value in vars(self).items() if name != "text"}
 
 
@@ -116,7 +116,7 @@ class JobService:
             submission: The job.
             admit: Returns the plan of the job as JSON, or None without a worker; raises if the job cannot be computed
                 here.
-            caller: Who submits it.
+            caller: The principal that submits it.
             idempotency_key: Stands for the job in repeated requests.
             fresh: Compute the job even if its result is stored.
             request_id: The id of the HTTP request, for logs.
@@ -156,7 +156,7 @@ class JobService:
         return record, replayed
 
     def get(self, job_id: str, caller: Principal) -> JobRecord:
-        """The record of a job.
+        """Return the record of a job.
 
         Returns:
             The record as it is stored now.
@@ -170,7 +170,7 @@ class JobService:
         return record
 
     async def wait(self, record: JobRecord, seconds: float) -> JobRecord:
-        """The record once the job has ended, or after this time."""
+        """Return the record once the job has ended, or after this time."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         with self._events.subscribe(record.id) as notification:
@@ -192,10 +192,10 @@ class JobService:
         size: int,
         after: str | None,
     ) -> tuple[list[JobRecord], str | None]:
-        """A page of jobs, newest first.
+        """Return a page of jobs, newest first.
 
         Args:
-            caller: Who lists the jobs.
+            caller: The principal that lists the jobs.
             owner: Whose jobs to list; None for all that the caller may change.
             state: Only jobs in this state.
             tag: Only jobs with this name and value.
@@ -256,7 +256,7 @@ class JobService:
 
         Args:
             job_id: The id of the job.
-            caller: Who reads the result.
+            caller: The principal that reads the result.
 
         Yields:
             The digest of the result.
@@ -280,7 +280,7 @@ class JobService:
         raise _no_result(record)
 
     def result(self, digest: str) -> bytes:
-        """The stored result document.
+        """Return the stored result document.
 
         Returns:
             The JSON document.
@@ -318,7 +318,7 @@ class JobService:
         return Quotas(jobs=caller.max_queued, requests=_share(of_all.requests), records=_share(of_all.records))
 
     def _cached_result(self, cache_key: str) -> CachedResult | None:
-        """A stored result of an equal request, all files of which can be read."""
+        """Return a stored result of an equal request, all files of which can be read."""
         for cached in self._store.cached_results(cache_key, self._code_versions()):
             try:
                 self._verifier.verify(cached.result_digest)
@@ -351,7 +351,7 @@ def _forbidden(detail: str) -> ProblemError:
 
 
 def _no_result(record: JobRecord) -> ProblemError:
-    if record.error:  # of a job that failed or has expired
+    if record.error:  # the job failed or has expired
         return ProblemError(record.error)
     if record.state == "cancelled":
         problem = Problem(type="/problems/job-cancelled", title="The job was cancelled: it has no result", status=409)

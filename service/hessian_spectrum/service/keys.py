@@ -23,7 +23,7 @@ _FILE_VARIABLE = "SPECTRUM_KEYS_FILE"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Do what the command line says; a service that runs sees the change at its next request."""
+    """Run the command given on the command line; a running service sees the change at its next request."""
     parser = _parser()
     options = parser.parse_args(arguments)
     path = Path(os.environ.get(_FILE_VARIABLE) or options.data_dir / "keys.json").resolve()

@@ -13,7 +13,7 @@ from hessian_spectrum.service.context import ServiceContext
 
 _SECONDS_BETWEEN_CANCELLATIONS = 0.1
 _NUM_OTHER_THREADS = 32
-"""Threads for maintenance, and for reading the jobs that requests wait for."""
+"""Number of threads for maintenance and for reading the jobs that requests wait for."""
 
 _logger = logging.getLogger(__name__)
 

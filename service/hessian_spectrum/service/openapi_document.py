@@ -32,7 +32,7 @@ _GUARDED = problem_documentation(status_401="No valid API key was sent.")
 
 
 def operation_id(route: APIRoute) -> str:
-    """The operation id of a route: the name of its function, which generated clients use."""
+    """Return the operation id of a route: the name of its function, which generated clients use."""
     return route.name
 
 
@@ -68,7 +68,7 @@ def complete_document(app: FastAPI, *messages: type[BaseModel], file_path: str, 
 
 
 def _message_schemas(*messages: type[BaseModel]) -> Document:
-    """The schemas of messages and of their parts by name.
+    """Return the schemas of messages and of their parts by name.
 
     Values that have a default have a schema of their own, which says so. Of a reference to it all generators make a
     field that may be left out: of a default in the field's own schema, some make one that callers must give.
@@ -108,7 +108,7 @@ def _declare_unions_as_objects(schemas: Document) -> None:
 
 
 def _paths_by_format(paths: Document, file_path: str) -> Document:
-    """One path for each file format of results, so that each responds with one media type."""
+    """Return one path for each file format of results, so that each responds with one media type."""
     described: Document = {}
     for path, item in paths.items():
         for name, media_type in MEDIA_TYPES.items() if path == file_path else ():

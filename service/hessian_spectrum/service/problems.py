@@ -1,4 +1,4 @@
-"""Every error as `application/problem+json`; no problem repeats long texts that the caller sent."""
+"""Responses to errors as `application/problem+json`; no problem repeats long texts that the caller sent."""
 
 import errno
 import logging
@@ -58,7 +58,7 @@ _logger = logging.getLogger(__name__)
 
 
 class ProblemError(Exception):
-    """A request is answered with a problem; raised wherever that is decided."""
+    """Raised anywhere to answer a request with a problem."""
 
     def __init__(self, problem: Problem, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(problem.title)
@@ -67,7 +67,7 @@ class ProblemError(Exception):
 
 
 def problem_response(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """The response that carries a problem."""
+    """Return the response that carries a problem."""
     content = problem.model_copy(update={"instance": problem.instance or request.scope["path"][:200]})
     return Response(
         content.model_dump_json(exclude_none=True),
@@ -78,16 +78,16 @@ def problem_response(request: Request, problem: Problem, headers: Mapping[str, s
 
 
 def refusal_response(scope: Scope, refusal: ProblemError) -> Response:
-    """The response of a middleware that does not pass a request on; the body of the request is not read."""
+    """Return the response of a middleware that does not pass a request on; the body of the request is not read."""
     return problem_response(Request(scope), refusal.problem, refusal.headers)
 
 
 def invalid_request(errors: Sequence[FieldError], num_errors: int = 0) -> Problem:
-    """Problem 422 that lists the wrong fields.
+    """Return problem 422 that lists the wrong fields.
 
     Args:
         errors: The wrong fields, of which the first `MAX_ERRORS` are listed.
-        num_errors: How many there are in all, where `errors` is only a part of them.
+        num_errors: Number of all errors, if `errors` is only a part of them.
 
     Returns:
         The problem.
@@ -101,17 +101,17 @@ def invalid_request(errors: Sequence[FieldError], num_errors: int = 0) -> Proble
 
 
 def invalid_field(path: Sequence[str | int], message: str) -> ProblemError:
-    """Error 422 for one field of the body."""
+    """Return error 422 for one field of the body."""
     return ProblemError(invalid_request([FieldError(loc=["body", *path], msg=message)]))
 
 
 def invalid_query(name: str, message: str) -> ProblemError:
-    """Error 422 for one query parameter."""
+    """Return error 422 for one query parameter."""
     return ProblemError(invalid_request([FieldError(loc=["query", name[:MAX_NAME_LENGTH]], msg=message)]))
 
 
 def malformed_upload(detail: str) -> ProblemError:
-    """Error 400 for an upload whose parts cannot be separated."""
+    """Return error 400 for an upload whose parts cannot be separated."""
     problem = Problem(type="/problems/malformed-upload", title="Malformed upload", status=400, detail=detail)
     return ProblemError(problem)
 
@@ -142,7 +142,7 @@ def register_problem_handlers(app: FastAPI) -> None:
 
 
 def problem_for(error: Exception) -> ProblemError | None:
-    """The problem that answers an error if a route raises it; None for an unexpected error."""
+    """Return the problem that answers an error if a route raises it; None for an unexpected error."""
     translate = next((_TRANSLATIONS[kind] for kind in type(error).__mro__ if kind in _TRANSLATIONS), None)
     try:
         return None if translate is None else translate(error)
@@ -272,7 +272,7 @@ _TRANSLATIONS: dict[type[Exception], Callable[[Any], ProblemError]] = {
 
 
 def _allowed_methods(request: Request) -> str:
-    """The methods of every route at this path; Starlette names those of the first route alone."""
+    """Return the methods of every route at this path; Starlette names those of the first route alone."""
     scope = {"type": "http", "path": request.url.path, "root_path": "", "headers": []}
     return ", ".join(
         method
@@ -282,12 +282,12 @@ def _allowed_methods(request: Request) -> str:
 
 
 def invalid_body(message: type[BaseModel], errors: Sequence[Mapping[str, Any]], num_errors: int) -> ProblemError:
-    """Error 422 for a body that is not a valid message.
+    """Return error 422 for a body that is not a valid message.
 
     Args:
         message: The class that refused the body.
-        errors: What pydantic says of it.
-        num_errors: How many errors there are in all, where `errors` is only a part of them.
+        errors: Errors that pydantic reports.
+        num_errors: Number of all errors, if `errors` is only a part of them.
 
     Returns:
         The error to raise.

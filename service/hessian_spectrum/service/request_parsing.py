@@ -1,4 +1,4 @@
-"""What routes read of a request: its body, the accepted format, the style of a figure and the place in a list.
+"""Parsing of requests: the body, the accepted format, the style of a figure and the place in a list.
 
 The handlers of closed forms call these functions themselves: as dependencies of FastAPI they would take a third of
 the time.
@@ -29,16 +29,19 @@ M = TypeVar("M", bound=BaseModel)
 JSON = "application/json"
 
 LARGE_BODY_BYTES = 100_000
-"""Larger bodies take milliseconds to parse, which would block the event loop: the process pool parses them."""
+"""Size in bytes above which a body is parsed in the process pool: parsing takes milliseconds and would block the
+event loop."""
 
 MAX_VALUES = 2_500_000
-"""Numbers, strings, lists and objects in one body; each takes 100 to 160 bytes of memory while it is parsed."""
+"""Largest number of values (numbers, strings, lists and objects) in a body; each takes 100 to 160 bytes of memory
+while it is parsed."""
 
 MAX_MEMBERS = 10_000
-"""Members of all objects in one body together; each one that a message does not know costs a kilobyte of errors."""
+"""Largest number of members of all objects in a body together; each unknown member costs a kilobyte of errors."""
 
 MAX_COLLECTED_ERRORS = 10_000
-"""More validation errors are counted but not read: a body may hold a million unknown fields."""
+"""Largest number of validation errors that are read; others are only counted, as a body may hold a million unknown
+fields."""
 
 _VALUE_DELIMITERS = (b",", b"[", b"{")
 _DUPLICATE_KEY = "Detected duplicate key"
@@ -46,12 +49,12 @@ _MAX_MESSAGE_LENGTH = 200
 
 
 def media_type(headers: Mapping[str, str]) -> str:
-    """The media type of the body, in lower case and without parameters; empty if the headers name none."""
+    """Return the media type of the body, in lower case and without parameters; empty if the headers name none."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def unsupported_media_type(*accepted: str) -> ProblemError:
-    """Error 415 that lists the accepted media types."""
+    """Return error 415 that lists the accepted media types."""
     detail = f"Send the body with the header Content-Type: {' or '.join(accepted)}."
     problem = Problem(
         type="/problems/unsupported-media-type", title="Unsupported media type", status=415, detail=detail
@@ -60,7 +63,7 @@ def unsupported_media_type(*accepted: str) -> ProblemError:
 
 
 def has_media_type(scope: Scope, media_types: Mapping[str, Collection[str]]) -> bool:
-    """Whether the body of a request has one of the media types that are listed for its path."""
+    """Return whether the body of a request has one of the media types that are listed for its path."""
     listed = media_types.get(scope["path"])
     return listed is not None and media_type(Headers(scope=scope)) in listed
 
@@ -93,7 +96,7 @@ def require_identity(headers: Mapping[str, str]) -> None:
 
 
 async def json_body(request: Request) -> bytes:
-    """The whole body of a request.
+    """Return the whole body of a request.
 
     Returns:
         The bytes of the body.
@@ -111,7 +114,7 @@ def parse_body(body: bytes, kind: type[M], context: Mapping[str, Any] | None = N
     Args:
         body: The text of the JSON document.
         kind: The class of the message.
-        context: Where validators of the message look things up.
+        context: Context for validators of the message.
 
     Returns:
         The message.
@@ -132,7 +135,7 @@ def validate_document(kind: type[M], document: Any) -> M:
 
     Args:
         kind: The class of the message.
-        document: What the JSON or the upload holds.
+        document: Content of the JSON or of the upload.
 
     Returns:
         The message.
@@ -202,7 +205,7 @@ class StrictRoute(APIRoute):
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler, which checks the query first."""
+        """Return the handler, which checks the query first."""
         handle = super().get_route_handler()
         known = (*_query_names(self.dependant), *_documented_query_names(self.openapi_extra or {}))
 
@@ -222,7 +225,7 @@ def _query_names(dependant: Dependant) -> list[str]:
 
 
 def _documented_query_names(openapi_extra: dict[str, Any]) -> list[str]:
-    """Names of the parameters that a handler reads from the query by itself."""
+    """Return the names of the parameters that a handler reads from the query by itself."""
     return [each["name"] for each in openapi_extra.get("parameters", ()) if each["in"] == "query"]
 
 
@@ -283,11 +286,11 @@ FIGURE_PARAMETERS: list[dict[str, Any]] = [
     {"name": name, "in": "query", "required": False, "description": schema.pop("description"), "schema": schema}
     for name, schema in _FigureQuery.model_json_schema()["properties"].items()
 ]
-"""For `openapi_extra` of a route that calls `figure_style`."""
+"""Query parameters of a figure, for `openapi_extra` of a route that calls `figure_style`."""
 
 
 def figure_style(request: Request, name: ResultFormat) -> FigureStyle:
-    """The style of the figure that the query asks for; FastAPI would take a quarter of the time of a closed form.
+    """Parse the figure style in the query; FastAPI would take a quarter of the time of a closed form.
 
     Args:
         request: The request, of which the query alone is read.
@@ -316,21 +319,21 @@ def figure_style(request: Request, name: ResultFormat) -> FigureStyle:
 
 
 def chosen_options(options: object) -> dict[str, Any]:
-    """The options that a caller has chosen, by name; those that were left out are None in the dataclass."""
+    """Return the options that a caller has chosen, by name; those that were left out are None in the dataclass."""
     return {name: value for name, value in vars(options).items() if value is not None}
 
 
 _PAGE_TOKEN = described(r"^[A-Za-z0-9_-]{21}[AQgw]$", "must be the next_page_token of another page")
 
 PageToken = Annotated[str | None, Query(pattern=_PAGE_TOKEN, description="`next_page_token` of the page before")]
-"""16 bytes in URL-safe base64; only two bits of the last character count."""
+"""Page token: 16 bytes in URL-safe base64, of whose last character only two bits count."""
 
 
 def encode_page_token(last_id: str) -> str:
-    """The token of the page that begins after an id of 32 hexadecimal digits."""
+    """Return the token of the page that begins after an id of 32 hexadecimal digits."""
     return base64.urlsafe_b64encode(bytes.fromhex(last_id)).decode().rstrip("=")
 
 
 def decode_page_token(token: str | None) -> str | None:
-    """The id of 32 hexadecimal digits after which a page begins; None for the first page."""
+    """Return the id of 32 hexadecimal digits after which a page begins; None for the first page."""
     return None if token is None else base64.urlsafe_b64decode(f"{token}==").hex()

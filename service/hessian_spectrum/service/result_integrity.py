@@ -12,7 +12,7 @@ from hessian_spectrum.service.serialization.render import parse_result, stored_a
 from hessian_spectrum.storage.results import ResultStore
 
 VERIFIED_SECONDS = 3600.0
-"""A result whose arrays were read is not read again within this time."""
+"""Seconds within which a result whose arrays were read is not read again."""
 
 _MAX_CACHED_RESULTS = 1000
 

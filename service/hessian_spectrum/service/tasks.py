@@ -83,7 +83,7 @@ def _random_matrix(arguments: Arguments, content: bytes) -> Reply:
 
 
 def _model(arguments: Arguments, _content: bytes) -> Reply:
-    """What `describe` says of a checkpoint, and the digests; nothing of one that went away meanwhile."""
+    """Describe a checkpoint, with the digests of its files; the reply is empty if it has disappeared meanwhile."""
     models = _models(arguments["models_dir"])
     try:
         model = models.describe(arguments["name"])
@@ -93,7 +93,7 @@ def _model(arguments: Arguments, _content: bytes) -> Reply:
 
 
 def _submission(arguments: Arguments, content: bytes) -> Reply:
-    """A job as it is stored, with its plan; `refusal` says why it is not admitted."""
+    """Return a job as it is stored, with its plan; `refusal` is the reason if it is not admitted."""
     request, admission = _job(arguments, content)
     submission = Submission.of(request)
     try:
@@ -117,7 +117,7 @@ def _job(arguments: Arguments, content: bytes) -> tuple[AnyJobRequest, Admission
     artifacts = ArtifactService(store=stores.artifacts, owners=stores.artifact_owners, principal=caller, quota=quota)
     verdicts = _Verdicts(arguments["verdicts"])
     models = _models(arguments["models_dir"]).with_verdicts(verdicts)
-    models.digests.learn(arguments["digests"])  # to take them again may be longer than a caller waits
+    models.digests.learn(arguments["digests"])  # computing them again may take longer than a caller waits
     context = {CHECKPOINTS: models, ARTIFACTS: artifacts}
     admission = Admission(lambda: arguments["available_bytes"], artifacts, arguments["job_seconds"])
     return parse_body(content, JobRequest, context).root, admission
@@ -130,7 +130,7 @@ class _Verdicts:
         self._verdicts = verdicts
 
     def of(self, sha256: str, kind: str) -> CheckpointVerdict | None:
-        """The verdict on a checkpoint; None if no worker has tried it."""
+        """Return the verdict on a checkpoint; None if no worker has tried it."""
         verdict = self._verdicts.get(f"{kind} {sha256}")
         return None if verdict is None else CheckpointVerdict.model_validate(verdict)
 

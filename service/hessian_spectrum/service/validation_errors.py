@@ -1,4 +1,4 @@
-"""From pydantic's validation errors to fields and messages that a caller can use."""
+"""Conversion of pydantic's validation errors to fields and messages that a caller can use."""
 
 import difflib
 import re
@@ -20,14 +20,14 @@ _MAX_DEPTH = 16
 _MAX_LENGTH_OF_NAMES = 200
 
 _WRAPPERS = ("schema", "json_schema", "strict_schema")
-"""Keys under which a schema that only wraps another one holds it."""
+"""Keys under which a wrapper schema holds the schema that it wraps."""
 
 _DICT_KEY = "[key]"
-"""What pydantic appends to the location of a dictionary key that is wrong itself."""
+"""Marker that pydantic appends to the location of an invalid dictionary key."""
 
 
 def body_error(message: type[BaseModel], error: Mapping[str, Any]) -> FieldError:
-    """An error of pydantic about a body as a field error.
+    """Return an error of pydantic about a body as a field error.
 
     Args:
         message: The class that refused the body; names and kinds in the error's text are read from it.
@@ -49,7 +49,7 @@ def body_error(message: type[BaseModel], error: Mapping[str, Any]) -> FieldError
 
 
 def parameter_error(error: Mapping[str, Any]) -> FieldError:
-    """An error of pydantic about a header, a path or a query as a field error."""
+    """Return an error of pydantic about a header, a path or a query as a field error."""
     return FieldError(loc=_truncated(error["loc"][:_MAX_DEPTH]), msg=_sentence(error))
 
 
@@ -70,7 +70,7 @@ def _truncated(path: Sequence[str | int]) -> list[str | int]:
 
 
 def similar_name(name: str, names: Collection[str]) -> str | None:
-    """The most similar name, ignoring case and separators of words; None if none is similar."""
+    """Return the most similar name, ignoring case and separators of words; None if none is similar."""
     by_spelling = {_spelling(each): each for each in names}
     spelling = _spelling(name[:MAX_NAME_LENGTH])
     similar = difflib.get_close_matches(spelling, by_spelling, n=1)
@@ -79,7 +79,7 @@ def similar_name(name: str, names: Collection[str]) -> str | None:
 
 
 def unknown_name(what: str, name: str, names: Collection[str]) -> str:
-    """Message about an unknown name: the name that was probably meant, or all that exist."""
+    """Return the message about an unknown name: the name that was probably meant, or all that exist."""
     similar = similar_name(name, names)
     if similar is not None:
         return f"no such {what}; did you mean {similar}?"
@@ -151,7 +151,7 @@ class _Schemas:
         self._definitions: dict[str, Schema] = {}
 
     def unwrap(self, schema: Schema) -> Schema:
-        """The schema of a model's fields, a list, a dictionary, a union or a scalar inside."""
+        """Return the schema of a model's fields, a list, a dictionary, a union or a scalar inside."""
         while True:
             if schema["type"] == "definitions":
                 self._definitions |= {each["ref"]: each for each in schema["definitions"]}

@@ -1,1 +1,1 @@
-"""Curvature of the loss: spectra of Hessians of deep networks, computed."""
+"""The computational engine: spectra of Hessians of deep networks."""

@@ -25,7 +25,7 @@ class SinkScores:
     """Attention to the first token, as a mean over sequences, queries and the sink's heads, from 0 to 1."""
 
     blocks: tuple[int, ...]
-    by_block: tuple[float, ...]  # of each of `blocks`
+    by_block: tuple[float, ...]  # mean score of each of `blocks`
 
     @property
     def mean(self) -> float:
@@ -36,7 +36,7 @@ class SinkScores:
 def sink_scores(
     model: Gpt2, parameters: Mapping[str, Tensor], batches: Sequence[Dataset], *, sink: AttentionSink
 ) -> SinkScores:
-    """Attention that the sink's heads pay to the first token, in a model with this sink.
+    """Return the attention that the sink's heads pay to the first token, in a model with this sink.
 
     The mean includes all queries, also the first one, whose only key is the first token.
 
@@ -71,7 +71,7 @@ def sink_with_mean_score(
     sink: AttentionSink,
     mean_score: float,
 ) -> AttentionSink:
-    """The sink's heads and blocks with the bias that makes their mean score equal to `mean_score`.
+    """Return the sink's heads and blocks with the bias that makes their mean score equal to `mean_score`.
 
     The bias is bracketed by doubling and then computed by Brent's method, to `SCORE_TOLERANCE` in the score. If deeper
     blocks make the mean score fall as the bias grows, there may be several solutions; the result is one of them.

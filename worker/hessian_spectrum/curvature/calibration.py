@@ -15,7 +15,7 @@ NUM_TIMINGS = 3
 
 
 def vector_rate(device: torch.device, clock: Clock = time.perf_counter) -> float:
-    """Measured bytes per second that products of a float32 basis in memory with a vector read."""
+    """Return the measured bytes per second that products of a float32 basis in memory with a vector read."""
     basis = torch.ones(NUM_VECTORS, VECTOR_NUMBERS, dtype=torch.float32, device=device)
     vector = torch.ones(VECTOR_NUMBERS, dtype=torch.float32, device=device)
 
@@ -28,14 +28,14 @@ def vector_rate(device: torch.device, clock: Clock = time.perf_counter) -> float
 
 
 def eigenvalue_seconds(clock: Clock = time.perf_counter) -> float:
-    """Measured seconds to compute the eigenvalues of a dense float64 matrix of order EIGENVALUE_ORDER."""
+    """Return the measured seconds to compute the eigenvalues of a dense float64 matrix of order EIGENVALUE_ORDER."""
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(EIGENVALUE_ORDER, EIGENVALUE_ORDER, dtype=torch.float64, generator=generator)
     return _seconds(lambda: torch.linalg.eigvalsh(matrix), clock)
 
 
 def _seconds(call: Callable[[], object], clock: Clock) -> float:
-    """Shortest of a few timings, as disturbances only lengthen them."""
+    """Return the shortest of a few timings, as disturbances only lengthen them."""
     times = []
     for _ in range(NUM_TIMINGS + 1):
         started = clock()

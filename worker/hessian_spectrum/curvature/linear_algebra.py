@@ -20,7 +20,7 @@ TILE = 512  # edge of the square tiles that are copied at once
 
 # Vectors are converted to float64 this many numbers at a time: within a cache, and next to nothing beside a vector.
 CHUNK = 2**16
-DEVICE_CHUNK = 2**24  # of an accelerator, where starting a kernel costs more than memory
+DEVICE_CHUNK = 2**24  # chunk on an accelerator, where starting a kernel costs more than memory
 
 # Squares of norms outside lose digits or overflow in float64.
 SAFE_NORMS = (1e-140, 1e140)
@@ -29,7 +29,7 @@ SAFE_NORMS = (1e-140, 1e140)
 @serializable()
 @dataclass
 class Triangle:
-    """Half of a dense symmetric matrix, filled up to some step, with everything needed to fill the rest."""
+    """A triangle of a dense symmetric matrix, filled up to some step, with all that is needed to fill the rest."""
 
     rows: Tensor  # (P, P) float64; one side of the diagonal counts, the other is undefined
     _: KW_ONLY
@@ -68,19 +68,19 @@ class SymmetricOperator(ABC):
 
     @property
     def unreduced(self) -> "SymmetricOperator":
-        """The same matrix with products entirely in the precision of the vectors, which may be much slower."""
+        """This matrix with products entirely in the precision of the vectors, which may be much slower."""
         return self
 
     @abstractmethod
     def matvec(self, vector: Tensor) -> Tensor:
-        """A v (P,) for v (P,)."""
+        """Return A v (P,) for v (P,)."""
 
     @abstractmethod
     def matmat(self, matrix: Tensor) -> Tensor:
-        """A V (P, k) for V (P, k), in memory that, apart from the result, is bounded independently of k."""
+        """Return A V (P, k) for V (P, k), in memory that, apart from the result, is bounded independently of k."""
 
     def start_triangle(self) -> Triangle:
-        """The dense matrix before its first product."""
+        """Return the dense matrix before its first product."""
         return Triangle(torch.zeros(self.dim, self.dim, dtype=torch.float64, device=self.device), is_upper=False)
 
     def fill_triangle(self, triangle: Triangle) -> Iterator[None]:
@@ -123,11 +123,11 @@ class DenseOperator(SymmetricOperator):
         return self._matrix.device
 
     def matvec(self, vector: Tensor) -> Tensor:
-        """A v (P,)."""
+        """Return A v (P,)."""
         return self._matrix @ vector
 
     def matmat(self, matrix: Tensor) -> Tensor:
-        """A V (P, k)."""
+        """Return A V (P, k)."""
         return self._matrix @ matrix
 
 
@@ -153,7 +153,7 @@ def assemble(operator: SymmetricOperator, progress: Progress = ignore_progress) 
 
 
 def mirrored(triangle: Triangle) -> Tensor:
-    """The whole matrix (P, P), in the memory of its half.
+    """Return the whole matrix (P, P), in the memory of its half.
 
     Args:
         triangle: A completely filled half; it is overwritten.
@@ -265,7 +265,7 @@ def orthogonalise(vector: Tensor, basis: Tensor) -> Tensor:
 
 
 def gaussian_vector(dim: int, generator: torch.Generator) -> Tensor:
-    """Standard normal vector (dim,), float64, on the CPU; the same for every device and precision.
+    """Return a standard normal vector (dim,), float64, on the CPU; the same for every device and precision.
 
     Args:
         dim: Number of entries.
@@ -278,7 +278,7 @@ def gaussian_vector(dim: int, generator: torch.Generator) -> Tensor:
 
 
 def sphere_probe(dim: int, generator: torch.Generator) -> Tensor:
-    """Unit vector (dim,), float64, uniform on the sphere; the same for every device and precision.
+    """Return a unit vector (dim,), float64, uniform on the sphere; the same for every device and precision.
 
     Args:
         dim: Number of entries.
@@ -292,7 +292,7 @@ def sphere_probe(dim: int, generator: torch.Generator) -> Tensor:
 
 
 def _plain_norm(vector: Tensor, unit: float) -> float:
-    """Norm ||v / unit|| by the sum of squares."""
+    """Return the norm ||v / unit|| by the sum of squares."""
     if unit == 1.0:
         return math.sqrt(dot(vector, vector))
     return math.sqrt(sum(dot(scaled, scaled) for scaled in (chunk.double() / unit for chunk in _chunks(vector))))

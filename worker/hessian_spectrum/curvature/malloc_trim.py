@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # glibc's
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # function of glibc
 
 
 def release_freed_memory() -> None:
@@ -19,5 +19,5 @@ def release_freed_memory() -> None:
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Whether an allocation failed; on a CPU torch reports that by a plain RuntimeError."""
+    """Return whether an allocation failed; on a CPU torch reports that by a plain RuntimeError."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -17,17 +17,17 @@ from hessian_spectrum.planning.registry import merged
 
 @cache
 def model_classes() -> dict[str, Callable[..., Model]]:
-    """What makes the model of a kind from keyword arguments."""
+    """Return the constructors of models from keyword arguments, by kind."""
     return merged(models, "MODELS")
 
 
 @cache
 def dataset_functions() -> dict[str, Callable[..., Dataset]]:
-    """What makes the data of a kind from a `generator` and keyword arguments, on the CPU, real numbers as float64."""
+    """Return the functions that make data from a `generator` and keyword arguments, on the CPU, reals as float64."""
     return merged(data, "DATASETS")
 
 
 @cache
 def method_classes() -> dict[str, Callable[..., Method[Any, Any]]]:
-    """What makes the method of a kind from keyword arguments."""
+    """Return the constructors of methods from keyword arguments, by kind."""
     return merged(algorithms, "METHODS")

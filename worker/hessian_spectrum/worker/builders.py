@@ -38,10 +38,10 @@ from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
 from hessian_spectrum.worker.checkpoints import causal_lm, checkpoint_parameters
 
 _NUM_SHORT_BITS = 32
-"""As many bits of a seed are all that PyTorch's Mersenne Twister takes in on the CPU; it drops the others."""
+"""Number of low bits of a seed that PyTorch's Mersenne Twister uses on the CPU; it drops the others."""
 
 _STATE_WORDS = slice(3, 627)
-"""Where a CPU generator's serialised state holds the 624 words of the Mersenne Twister, in units of eight bytes."""
+"""Position of the 624 words of the Mersenne Twister in a CPU generator's serialised state, in units of eight bytes."""
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
@@ -50,7 +50,7 @@ class Artifacts(Protocol):
     """Uploaded files by id."""
 
     def tokens(self, artifact_id: str) -> Tokens:
-        """The tokens (num_tokens,).
+        """Return the tokens (num_tokens,).
 
         Raises:
             UnknownArtifactError: There is no such artifact.
@@ -58,7 +58,7 @@ class Artifacts(Protocol):
         ...
 
     def safetensors(self, artifact_id: str) -> bytes:
-        """A file of arrays.
+        """Return a file of arrays.
 
         Raises:
             UnknownArtifactError: There is no such artifact.
@@ -68,7 +68,7 @@ class Artifacts(Protocol):
 
 
 class NoArtifacts:
-    """Where there are none."""
+    """A source of uploaded files that has none."""
 
     def tokens(self, artifact_id: str) -> Tokens:
         """Raise an error, as there are no tokens.
@@ -95,7 +95,7 @@ class NoArtifacts:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where a worker finds the inputs of a job; none by default.
+    """Sources of the inputs of a job; empty by default.
 
     Attributes:
         check: tries checkpoints before they are computed with; None: they are not tried.
@@ -133,7 +133,7 @@ def generator_of(seed: int, *purpose: int) -> torch.Generator:
 
 def _filled_generator(sequence: np.random.SeedSequence) -> torch.Generator:
     twister = np.random.MT19937(sequence).state["state"]
-    generator = torch.Generator().manual_seed(0)  # which draws new words before the first number
+    generator = torch.Generator().manual_seed(0)  # in this state it draws new words before the first number
     state = generator.get_state()
     state.view(torch.int64)[_STATE_WORDS] = torch.from_numpy(twister["key"].astype(np.int64))
     generator.set_state(state)
@@ -325,7 +325,7 @@ def build_pretraining_plan(spec: Pretraining, micro_batch_size: int | None = Non
 
 
 def _matrix_dataset(spec: ModelSpec) -> Dataset:
-    """The matrix of a quadratic form as the one sample of its model."""
+    """Return the matrix of a quadratic form as the one sample of its model."""
     assert isinstance(spec, QuadraticForm)
     return Dataset(_real(spec.matrix).reshape(1, -1), torch.zeros(1, 1, dtype=torch.float64))
 
@@ -353,7 +353,7 @@ def _tokens(spec: TextData | TokenData, sources: Inputs) -> Tokens:
 
 
 def _samples(spec: SampleData, sources: Inputs) -> tuple[Any, Any]:
-    """Inputs and targets as nested lists or as tensors."""
+    """Return the inputs and targets as nested lists or as tensors."""
     if isinstance(spec, InlineData):
         return spec.x, spec.y
     arrays = uploaded_arrays(sources.artifacts, spec.id, {"x": tuple(spec.x.shape), "y": tuple(spec.y.shape)})

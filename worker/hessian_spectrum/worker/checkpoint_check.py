@@ -1,4 +1,4 @@
-"""Checkpoints are tried in a process of their own, within bounds of time and memory, and the verdict is kept."""
+"""Trials of checkpoints in separate processes with limits on time and memory; the verdicts are stored."""
 
 import logging
 import os
@@ -15,21 +15,21 @@ from hessian_spectrum.jobs.worker_registry import VerdictStore
 from hessian_spectrum.worker.hardware import CRASHES, name_of_signal
 
 SECONDS = 600.0
-"""That one trial may take, on a machine that has other work to do."""
+"""Largest duration of one trial in seconds, on a machine that has other work to do."""
 
 OUT_OF_MEMORY = 75
-"""Exit status of a trial that took more memory than it may."""
+"""Exit status of a trial that exceeded its memory limit."""
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _METHODS = ("forward-over-reverse", "double-backward")
-# whoever looks for workers looks for "-m worker"
+# not with "-m", so that a search for workers by "-m hessian_spectrum.worker" does not find trials
 _COMMAND = (sys.executable, "-P", "-c", "from hessian_spectrum.worker.checkpoint_trial import main; main()")
 
 _logger = logging.getLogger(__name__)
 
 
 class TrialEndedError(Exception):
-    """A trial came to no verdict, and why."""
+    """Raised if a trial ended without a verdict; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class CheckpointCheck:
     def _tried(
         self, arguments: Sequence[str], memory_bytes: int | None, look: Callable[[], object]
     ) -> CheckpointVerdict:
-        """With recording, then without where that ended the process."""
+        """Try a checkpoint with recorded products, and with unrecorded ones if recording crashed the process."""
         limits = ["--niceness", str(self.niceness)]
         limits += [] if memory_bytes is None else ["--memory-bytes", str(memory_bytes)]
         options: list[str] = []

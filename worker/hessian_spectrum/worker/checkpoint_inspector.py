@@ -1,4 +1,4 @@
-"""A thread of a worker's first process that has checkpoints tried which nobody has tried yet."""
+"""A thread of a worker's main process that starts trials of checkpoints that have no verdict yet."""
 
 import logging
 import threading
@@ -11,20 +11,20 @@ from hessian_spectrum.api_schemas.checkpoints import CheckpointError
 from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
 
 SECONDS_BETWEEN_LOOKS = 5.0
-"""At the models directory."""
+"""Seconds between two looks at the models directory."""
 
 BESIDE_A_JOB_BYTES = 2**31
-"""That a trial may take while this worker computes; a larger one waits until it does not."""
+"""Memory in bytes that a trial may take while this worker computes; a larger trial waits until the worker is idle."""
 
 _logger = logging.getLogger(__name__)
 
 
 class _JobArrivedError(Exception):
-    """A trial that may take much gives way."""
+    """Raised in a trial that may take much memory when a job arrives, to end the trial."""
 
 
 class _StoppedError(Exception):
-    """The worker stops."""
+    """Raised in a trial when the worker stops."""
 
 
 class CheckpointInspector:
@@ -34,19 +34,19 @@ class CheckpointInspector:
     the same checkpoint.
 
     Args:
-        check: Of nobody else, as the pool's processes are forked while it works.
-        memory_bytes: Of a trial at most.
+        check: The check, used by this thread alone, as the pool's processes are forked while it works.
+        memory_bytes: Largest memory of a trial; None: no limit.
     """
 
     def __init__(self, check: CheckpointCheck, memory_bytes: int | None) -> None:
         self._check = check
         self._memory_bytes = memory_bytes
         self._stopping = threading.Event()
-        self._large: set[str] = set()  # digests of those that took more than is free beside a job
+        self._large: set[str] = set()  # digests of checkpoints that need more memory than is free beside a job
         self._thread = threading.Thread(target=self._run, name="checkpoint-inspector", daemon=True)
 
     def start(self) -> None:
-        """Begin, once."""
+        """Start the thread; to be called once."""
         if self._check.models.path is not None:
             self._thread.start()
 
@@ -66,7 +66,7 @@ class CheckpointInspector:
                 _logger.exception("checkpoints are not tried")
 
     def look_through(self) -> None:
-        """Try every checkpoint that has no verdict, and may be tried now.
+        """Try every checkpoint that has no verdict and may be tried now.
 
         Raises:
             RedisError: Redis does not answer.
@@ -84,7 +84,7 @@ class CheckpointInspector:
                 verdicts.has_tried(sha256, kind)
 
     def _try(self, name: str, sha256: str, kind: str) -> None:
-        """With little memory first; if that is not enough, at the next look with all that a job may take."""
+        """Try with little memory first; if that is not enough, try at the next look with all that a job may take."""
         small = BESIDE_A_JOB_BYTES if self._memory_bytes is None else min(BESIDE_A_JOB_BYTES, self._memory_bytes)
         if sha256 in self._large:
             self._check.checked(name, sha256, kind, self._memory_bytes, self._look_while_idle)
@@ -102,7 +102,7 @@ class CheckpointInspector:
             raise _JobArrivedError
 
     def _untried(self) -> Iterator[tuple[str, str, str]]:
-        """Name, digest and kind."""
+        """Yield name, digest and kind of each checkpoint that has not been tried."""
         for model in self._check.models.describe_all():
             if self._stopping.is_set():
                 return
@@ -113,5 +113,5 @@ class CheckpointInspector:
 
 
 def _is_busy() -> bool:
-    """Whether this worker computes a job."""
+    """Return whether this worker is computing a job."""
     return bool(state.active_requests)

@@ -33,7 +33,7 @@ from hessian_spectrum.worker.checkpoints import CHANGED, decoder_sizes
 from hessian_spectrum.worker.hardware import MemoryGuard, be_killed_first, set_niceness
 
 SMALL = 10_000_000
-"""Parameters up to which products of several vectors, and in double precision, are tried as well."""
+"""Largest number of parameters for which products of several vectors, and in double precision, are tried as well."""
 
 _CPU = torch.device("cpu")
 
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--fallback-method", choices=["forward-over-reverse", "double-backward"])
     parser.add_argument("--fallback-reason", default="")
     arguments = parser.parse_args()
-    threading.Thread(target=_end_with_whoever_started_this, daemon=True).start()
+    threading.Thread(target=_exit_when_stdin_closes, daemon=True).start()
     set_niceness(arguments.niceness)
     be_killed_first()
     fallback = arguments.fallback_method and Fallback(arguments.fallback_method, arguments.fallback_reason)
@@ -108,7 +108,7 @@ def _with_products(
     Args:
         spec: The model.
         sources: Where its checkpoint is found.
-        fallback: How products are computed if not from a recording.
+        fallback: The way of computing products without a recording.
 
     Returns:
         How products must be computed where they cannot be recorded, and why there are none in one of the precisions;
@@ -127,7 +127,7 @@ def _with_products(
             parameters = build_parameters(spec, model, dtype, _CPU, sources)
             fallback = _product(model, parameters, 2 if is_small else 1, fallback)
         except Exception as error:
-            # the code of each model raises what it likes
+            # the code of a model may raise any exception
             if is_memory_error(error):
                 raise
             own = isinstance(error, CheckpointError | CurvatureError)
@@ -144,7 +144,7 @@ def _product(model: Model, parameters: Parameters, num_columns: int, fallback: F
         model: The network.
         parameters: Its parameters.
         num_columns: Number of vectors of a product with several.
-        fallback: How products are computed if not from a recording.
+        fallback: The way of computing products without a recording.
 
     Returns:
         How products must be computed; None: from a recording.
@@ -157,7 +157,7 @@ def _product(model: Model, parameters: Parameters, num_columns: int, fallback: F
     try:
         model.check_inputs(tokens)
     except InvalidProblemError:
-        tokens = tokens[:, 1:]  # a model of one position
+        tokens = tokens[:, 1:]  # a model with a single position
     risk = EmpiricalRisk(model, CrossEntropy(), [Dataset(tokens, tokens.flip(1))])
     operator = HessianOperator(risk, parameters, fallback=fallback)
     operator.checked_gradient_norm()
@@ -174,13 +174,13 @@ def _product(model: Model, parameters: Parameters, num_columns: int, fallback: F
 
 
 def _differ(product: Tensor, reference: Tensor) -> bool:
-    """By more than roundings, which a small difference of large numbers may have magnified."""
+    """Return whether two products differ by more than rounding errors, possibly magnified by cancellation."""
     tolerance = torch.finfo(product.dtype).eps ** 0.5
     return bool((product - reference).norm() > 10 * tolerance * reference.norm())
 
 
-def _end_with_whoever_started_this() -> None:
-    """Nobody waits for the verdict any more once the other end of standard input is closed."""
+def _exit_when_stdin_closes() -> None:
+    """End this process when its standard input is closed, since nobody waits for the verdict any more."""
     sys.stdin.read()
     os._exit(os.EX_TEMPFAIL)
 

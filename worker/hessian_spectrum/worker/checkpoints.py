@@ -153,7 +153,7 @@ def _accepted(spec: Gpt2Spec | CausalLmSpec, models: ModelsDirectory) -> Checkpo
 
 
 def _reader(files: ExitStack) -> Reader:
-    """Reads from files that stay open as long as `files`."""
+    """Return a function that reads from files which stay open as long as `files`."""
     handles: dict[Path, Any] = {}
 
     def read(tensor: StoredTensor) -> Tensor:

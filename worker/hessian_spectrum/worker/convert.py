@@ -1,4 +1,4 @@
-"""Checkpoints of PyTorch, which are pickles, as directories that the server loads."""
+"""Conversion of PyTorch checkpoints, which are pickles, to directories that the server loads."""
 
 import argparse
 import json
@@ -37,7 +37,7 @@ HUGGING_FACE_FILE = "pytorch_model.bin"
 HUGGING_FACE_INDEX = "pytorch_model.bin.index.json"
 
 STATES = ("state_dict", "model_state_dict", "model")
-"""Where trainers keep the tensors by name: Lightning under the first."""
+"""Keys under which trainers store the tensors by name; Lightning uses the first."""
 
 _TRANSPOSED = re.compile(r"transformer\.h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
 _BUFFER = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
@@ -59,7 +59,7 @@ _PLAIN: list[Any] = [
     *(kind for kind in vars(numpy.dtypes).values() if isinstance(kind, type) and issubclass(kind, numpy.dtype)),
     argparse.Namespace,
 ]
-"""What a file may hold besides: numbers of numpy and options of a command, which run nothing."""
+"""Types that a file may hold besides tensors: numpy's numbers and command-line options, which run no code."""
 
 
 def main() -> None:
@@ -116,13 +116,13 @@ def convert(source: Path, name: str, models_dir: Path, config: Path | None = Non
 
 
 class _Sizes:
-    """What transformers makes of one checkpoint; a `Verdicts` before any trial."""
+    """A `Verdicts` that knows the sizes of a single checkpoint, which has not been tried yet."""
 
     def __init__(self, sizes: DecoderSizes) -> None:
         self._verdict = CheckpointVerdict(state="unchecked", reason="no worker has tried it yet", sizes=sizes)
 
     def of(self, sha256: str, kind: str) -> CheckpointVerdict:
-        """Of the only checkpoint."""
+        """Return the verdict on the only checkpoint."""
         return self._verdict
 
 
@@ -149,7 +149,7 @@ def _described(directory: Path, name: str) -> LoadableModel:
 
 
 def _nano_gpt(source: Path) -> tuple[Configuration, State]:
-    """NanoGPT's linear layers hold the transposed weights, its gelu is the exact one."""
+    """Read a nanoGPT checkpoint; its linear layers hold transposed weights, and its gelu is the exact one."""
     content = _load(source)
     if not isinstance(content, Mapping) or not isinstance(content.get("model_args"), Mapping):
         message = f"{source} is no checkpoint of nanoGPT: it holds no model_args; that of another model needs --config"
@@ -213,7 +213,7 @@ def _shards(index: Path) -> list[str]:
 
 
 def _with_configuration(source: Path, config: Path) -> tuple[Configuration, State]:
-    """Tensors under whatever key and prefix a trainer put them, by the names that transformers knows."""
+    """Read tensors under any key and prefix that trainers use, and name them as transformers does."""
     content = _load(source)
     held = next((content[key] for key in STATES if isinstance(content, Mapping) and key in content), content)
     state = without_wrappers(_tensors(source, held))
@@ -234,7 +234,7 @@ def _with_configuration(source: Path, config: Path) -> tuple[Configuration, Stat
 
 
 def _without_prefixes(state: State) -> Iterator[State]:
-    """The same tensors, then without the part that all names begin with, as Lightning has one, and so on."""
+    """Yield the tensors as they are, then repeatedly without the first part of their names while all share it."""
     for _ in range(_MAX_PREFIXES):
         yield state
         first = {name.partition(".")[0] for name in state}
@@ -244,7 +244,7 @@ def _without_prefixes(state: State) -> Iterator[State]:
 
 
 def _shared_once(state: State) -> State:
-    """Without output layers that share the memory of another tensor: safetensors holds a tied one once."""
+    """Drop output layers that share the memory of another tensor: safetensors stores tied tensors once."""
     storages: dict[int, str] = {}
     kept = dict(state)
     for name, tensor in sorted(state.items(), key=lambda item: item[0] in OUTPUT_LAYERS):
@@ -261,7 +261,7 @@ def _load(path: Path) -> Any:
     if path.exists() and not path.is_file():
         raise CheckpointError(f"{path} is no file")
     try:
-        # warnings tell of what is refused in the next moment
+        # warnings would only announce the following refusal
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
@@ -270,12 +270,12 @@ def _load(path: Path) -> Any:
         message = f"{path} is refused: it holds more than tensors and plain values{_classes(path)}, or is damaged"
         raise CheckpointError(message) from None
     except Exception as error:
-        # torch raises what its parts raise
+        # torch passes on any exception of its parts
         raise CheckpointError(f"{path} is no checkpoint of PyTorch: {type(error).__name__}") from error
 
 
 def _classes(path: Path) -> str:
-    """Names of what a file holds that is refused, as far as it says so before anything is loaded."""
+    """Return the names of refused classes in a file, as far as they are known before anything is loaded."""
     try:
         with torch.serialization.safe_globals(_PLAIN):
             names = torch.serialization.get_unsafe_globals_in_checkpoint(path)

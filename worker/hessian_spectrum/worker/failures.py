@@ -1,4 +1,4 @@
-"""Why a job failed: every exception of a computation is translated here, once."""
+"""Reasons for the failure of a job: every exception of a computation is translated here."""
 
 import enum
 import errno
@@ -23,15 +23,15 @@ _logger = logging.getLogger(__name__)
 
 
 class JobCancelledError(Exception):
-    """The job was cancelled: its computation is to end."""
+    """Raised in a computation to end it when the job was cancelled."""
 
 
 class WorkerStoppingError(Exception):
-    """The worker was told to stop: the job continues in another process."""
+    """Raised in a computation when the worker must stop; the job continues in another process."""
 
 
 class FailureKind(enum.Enum):
-    """Whose fault it is, and whether another attempt can help."""
+    """Cause of a failure, which decides whether another attempt can help."""
 
     USAGE = "usage"
     TRANSIENT = "transient"
@@ -48,13 +48,13 @@ class JobFailure(Exception):
 
 
 def job_failure(error: Exception) -> JobFailure:
-    """The failure that an exception of the computation means."""
+    """Return the failure of a job for an exception of its computation."""
     if isinstance(error, JobFailure):
         return error
     if isinstance(error, CheckpointError):
         return _failure(FailureKind.USAGE, "checkpoint-unusable", "The checkpoint cannot be loaded", 422, str(error))
     if isinstance(error, CurvatureError | ValidationError):
-        # the latter of the result: its messages refuse what JSON cannot hold
+        # a ValidationError comes from the result: messages refuse numbers that JSON cannot hold
         own = isinstance(error, CurvatureError)
         detail = str(error) if own else "A number of the result is beyond floating point."
         return _failure(FailureKind.USAGE, "spectrum-undefined", "The spectrum cannot be computed", 422, detail)
@@ -67,12 +67,12 @@ def job_failure(error: Exception) -> JobFailure:
 
 
 def too_large(error: FieldError) -> JobFailure:
-    """The failure of a job that this worker has not the memory for."""
+    """Return the failure of a job that needs more memory than this worker has."""
     return _failure(FailureKind.USAGE, "too-large", "The job is too large for this worker", 422, error.msg)
 
 
 def out_of_time(limit_seconds: float) -> JobFailure:
-    """The failure of a job that ran longer than it may."""
+    """Return the failure of a job that ran longer than allowed."""
     detail = f"It had not ended after {limit_seconds:,.6g} s, counted over all attempts."
     return _failure(FailureKind.USAGE, "time-limit", "The job ran longer than it may", 422, detail)
 

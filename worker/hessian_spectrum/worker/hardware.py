@@ -26,19 +26,21 @@ from hessian_spectrum.jobs.plans import gibibytes
 from hessian_spectrum.jobs.settings import SettingsError, WorkerSettings
 
 FAIR_SHARE = 0.8
-"""Of the memory: the rest is left to the system, Redis and the service."""
+"""Share of the memory that jobs may use; the rest is left to the system, Redis and the service."""
 
 FAIR_SHARE_OF_FREE = 0.95
-"""Of what is free on a GPU when a job begins: the rest is for fragments, and for the libraries' workspaces."""
+"""Share of a GPU's memory that is free when a job begins, which the job may use; the rest is left for fragmentation
+and for the workspaces of libraries."""
 
 TOLERANCE, LIBRARY_BYTES = 1.25, 2**29
-"""Estimates are right to 20 %, and leave out what libraries and compilers take when they are first used."""
+"""Factor by which memory may exceed its estimate, and bytes that libraries and compilers take at their first use,
+which estimates leave out."""
 
 LARGEST_SHARE = 0.95
-"""Of the memory that all jobs may grow to before they are ended."""
+"""Share of the memory up to which all jobs together may grow before they are ended."""
 
 TIMINGS_FILE = "timings.json"
-"""Beside the directory of results."""
+"""Name of the file with measured times of products, beside the directory of results."""
 
 _PROCESSOR_NAME = re.compile(r"^model name\s*: (.*)$", re.MULTILINE)
 
@@ -46,17 +48,17 @@ _CGROUP_MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
-"""Of the container around this process: version 2, version 1."""
+"""Files with the memory limit of the container around this process, for version 2 and version 1 of cgroups."""
 
 IDLE = 20
-"""Niceness of a process that runs only while no other wants the core; on a busy machine it would lose its lease."""
+"""Niceness of a process that runs only while no other needs the core; on a busy machine it would lose its lease."""
 
 CRASHES = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV"})
-"""Signals that a process brings upon itself."""
+"""Names of signals that a process causes itself."""
 
 SECONDS_BETWEEN_CHECKS = 0.1
 SECONDS_TO_REPORT = 5.0
-"""Time to write the failure, during which memory may still grow."""
+"""Seconds that are allowed for writing the failure, during which memory may still grow."""
 
 SECONDS_BETWEEN_COUNTS = 5.0
 _COUNTS_KEPT = 3
@@ -77,11 +79,11 @@ class Hardware:
     device: torch.device
     num_threads: int
     memory_bytes: int
-    timings: Path | None = None  # file of what products were measured to take, kept for later jobs
-    memory_limit_bytes: int | None = None  # of the machine's memory, at which a job is ended; None: never
+    timings: Path | None = None  # file of measured times of products, kept for later jobs
+    memory_limit_bytes: int | None = None  # memory use of the machine at which a job is ended; None: never
 
     def numerics_fingerprint(self, product_method: str | None = None) -> str:
-        """What two runs must share to round alike, with the way in which products are computed if not recorded."""
+        """Return what two runs must share to round alike, including `product_method` if products are not recorded."""
         return numerics_fingerprint(
             device=str(self.device),
             processor=_processor(),
@@ -158,7 +160,7 @@ def _cuda_total_memory(index: int) -> int:
 
 @cache
 def _processor() -> str:
-    """Its model, by which libraries choose their instructions."""
+    """Return the name of the processor model, by which libraries choose their instructions."""
     try:
         names = _PROCESSOR_NAME.findall(Path("/proc/cpuinfo").read_text())
     except OSError:
@@ -271,7 +273,7 @@ def killed_by_kernel() -> Problem:
 
 
 def private_bytes() -> int:
-    """Memory of this process alone; 0 where the system does not tell."""
+    """Return the bytes of memory that belong to this process alone; 0 where the system does not tell."""
     try:
         return sum(1024 * int(kibibytes) for kibibytes in _PRIVATE.findall(_STATUS.read_text()))
     except OSError:
@@ -279,7 +281,7 @@ def private_bytes() -> int:
 
 
 def num_oom_kills() -> int:
-    """Processes that the kernel has killed for want of memory since it started; 0 where it does not tell."""
+    """Return the number of processes that the kernel has killed for lack of memory since it started; 0 if unknown."""
     try:
         found = _OOM_KILLS.search(_VMSTAT.read_text())
     except OSError:
@@ -288,18 +290,18 @@ def num_oom_kills() -> int:
 
 
 class KernelWatch:
-    """Tells whether the kernel has killed any process of the machine within the last seconds, by counts of a thread."""
+    """Detects whether the kernel killed any process within the last seconds, by counting in a thread."""
 
     def __init__(self) -> None:
         self._counts = deque([num_oom_kills()], maxlen=_COUNTS_KEPT)
         self._thread = threading.Thread(target=self._count, name="kernel-watch", daemon=True)
 
     def start(self) -> None:
-        """Begin to count; once, in the process that asks."""
+        """Start to count; to be called once, in the process that asks."""
         self._thread.start()
 
     def has_killed(self) -> bool:
-        """Whether it has; where the machine stood still meanwhile, also longer ago."""
+        """Return whether the kernel killed a process in that time, which is longer if the machine stood still."""
         return num_oom_kills() > self._counts[0]
 
     def _count(self) -> None:
@@ -309,7 +311,7 @@ class KernelWatch:
 
 
 def be_killed_first() -> None:
-    """Let the kernel, when it must, kill this process rather than the worker, the service or Redis."""
+    """Make the kernel prefer to kill this process, rather than the worker, the service or Redis, if memory runs out."""
     try:
         _OOM_SCORE.write_text("1000")
     except OSError as error:

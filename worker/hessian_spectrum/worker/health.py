@@ -1,4 +1,4 @@
-"""`python -m` of this: succeeds while the worker of this machine or container announces itself."""
+"""Health check (`python -m hessian_spectrum.worker.health`): succeeds while the local worker announces itself."""
 
 import socket
 import sys
@@ -11,7 +11,7 @@ from hessian_spectrum.jobs.worker_registry import registered_workers
 
 
 def main() -> None:
-    """Exit with status 0, or 1 and the reason."""
+    """Exit with status 0, or with 1 and a message that gives the reason."""
     try:
         settings = StorageSettings.load()
     except SettingsError as error:

@@ -1,4 +1,4 @@
-"""What a job has done so far, saved so that a later attempt continues where this one ends."""
+"""Saved progress of a job, from which a later attempt continues."""
 
 import contextlib
 import logging
@@ -13,10 +13,10 @@ from hessian_spectrum.curvature.serialization import deserialize, serialize
 from hessian_spectrum.storage.job_files import CheckpointDamagedError, JobCheckpoint, JobCheckpoints
 
 PIECE_BYTES = 2**24
-"""Most bytes of a tensor in one file; rows of a basis that were written once are not written again."""
+"""Largest number of bytes of a tensor in one file; rows of a basis that were written once are not written again."""
 
 LARGEST_SHARE = 0.05
-"""Share of a job's time that checkpoints may take: those that take long to write are rarer."""
+"""Largest share of a job's time for checkpoints; those that take long to write are written less often."""
 
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool)}
 
@@ -24,11 +24,11 @@ _logger = logging.getLogger(__name__)
 
 
 class Stage:
-    """One computation of a job; a `Checkpointer` of its states.
+    """A computation that is part of a job; a `Checkpointer` of its states.
 
     Attributes:
-        name: No other stage of the job has it.
-        value: What the stage returned, if it is finished; otherwise None.
+        name: Name of the stage, unique within the job.
+        value: Return value of the stage, if it is finished; otherwise None.
     """
 
     def __init__(self, name: str, value: Any, state: Any | None, job: "JobCheckpointer") -> None:
@@ -40,13 +40,13 @@ class Stage:
         return self._state
 
     def begin_with(self, state: Any | None) -> None:
-        """Let the stage begin with a state, where it was not begun before."""
+        """Set the state from which the stage begins, unless an earlier attempt has begun it."""
         if self._state is None:
             self._state = state
 
     def update(self, snapshot: Callable[[], Any]) -> None:
         """Announce a new state; `snapshot` is called whenever a checkpoint is due, now or later."""
-        self._state = None  # what was restored is replaced, and its memory free
+        self._state = None  # frees the memory of the restored state, which is replaced
         self._job.update(self.name, snapshot)
 
     def seal(self) -> None:
@@ -62,13 +62,13 @@ class Stage:
 
 
 class JobCheckpointer:
-    """The stages of a job, which is computed in the same order at every attempt.
+    """The checkpoints of a job's stages, which are computed in the same order at every attempt.
 
     Args:
         checkpoints: The checkpoints of this attempt; None: nothing is saved.
         seconds: Time from one checkpoint to the next.
         device: Where tensors of states are restored to, unless they were on the CPU.
-        fingerprint: Of what computes; checkpoints with another one are ignored.
+        fingerprint: Identifier of hardware and software; checkpoints with another one are ignored.
 
     Attributes:
         finished: What finished stages returned, by name.
@@ -86,7 +86,7 @@ class JobCheckpointer:
         self._checkpoints, self._pause, self._device, self._fingerprint = checkpoints, seconds, device, fingerprint
         self.finished: dict[str, Any] = {}
         self.notes: dict[str, Any] = {}
-        self._snapshots: dict[str, Callable[[], Any]] = {}  # of stages that are under way
+        self._snapshots: dict[str, Callable[[], Any]] = {}  # snapshot functions of unfinished stages
         self._restored: dict[str, Any] = {}  # states of stages that nobody has asked for yet
         self._sealed: set[str] = set()
         self._written_finished: dict[str, Any] = {}  # documents, as this attempt's last checkpoint has them
@@ -113,7 +113,7 @@ class JobCheckpointer:
         """Return what is known about a stage."""
         state = self._restored.pop(name, None)
         if state is not None:
-            self._snapshots[name] = lambda: state  # until it moves on
+            self._snapshots[name] = lambda: state  # until the stage announces a new state
         return Stage(name, self.finished.get(name), state, self)
 
     def update(self, name: str, snapshot: Callable[[], Any]) -> None:
@@ -143,7 +143,7 @@ class JobCheckpointer:
 
     @property
     def seconds(self) -> float:
-        """Time that all attempts have taken so far, but for what the earlier ones did after their last checkpoint."""
+        """Seconds that all attempts have taken so far, without the time of earlier ones after their last checkpoint."""
         return self._seconds_before + time.monotonic() - self._started
 
     def save_if_due(self) -> None:

@@ -26,18 +26,18 @@ from hessian_spectrum.worker.hardware import own_name
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
 
 STAGE = "probes"
-"""Name of the stage of a shard, in a job's own checkpoints or in those of the shard."""
+"""Name of the stage of a shard, in the checkpoints of its job or in its own."""
 
 CALIBRATED = "calibrated"
-"""Note of a job whose products all run in the way that was chosen for the first one."""
+"""Note in the state of a job that all its products run in the way that was chosen for the first one."""
 
 SECONDS_BETWEEN_CHECKS = 0.1
-"""Time from one look at the shards that others compute to the next, when there is nothing else to do."""
+"""Seconds between two checks of the shards that others compute, when there is nothing else to do."""
 
 
 @dataclass(frozen=True)
 class ShardedMethod:
-    """All steps of one spectrum.
+    """A method for one spectrum, divided into shards, and the operator that it is applied to.
 
     Attributes:
         new_generator: Returns the generator of the spectrum's random numbers, in its first state.
@@ -81,30 +81,30 @@ class ShardedMethod:
 
 
 class Sharding(Protocol):
-    """Who computes the shards of a job."""
+    """The interface for computing the shards of a job by one worker or by several."""
 
     workers: set[str]
-    """Names of the processes that computed them."""
+    """Names of the processes that computed the shards."""
 
     def states(self, task: ShardedMethod, execution: Execution, progress: Progress, stage: Stage) -> list[Any]:
         """Return the finished states of all shards in their order; the same numbers whoever computed them.
 
         Args:
             task: The steps to take.
-            execution: How products run.
+            execution: The way in which products are executed.
             progress: Called after every step with the products of the whole task.
-            stage: Of the spectrum; it holds the state of a task of one shard.
+            stage: Stage of the spectrum; it holds the state of a task of one shard.
         """
 
 
 class LocalSharding:
-    """One worker computes all shards, and keeps their states among those of its job."""
+    """Computes all shards in one worker, and keeps their states among those of its job."""
 
     def __init__(self, job: JobCheckpointer) -> None:
         self._job, self.workers = job, {own_name()}
 
     def states(self, task: ShardedMethod, execution: Execution, progress: Progress, stage: Stage) -> list[Any]:
-        """Compute one shard after the other."""
+        """Compute the shards one after the other."""
         if task.num_shards == 1:
             return [task.finished(0, progress, stage)]
         return self._in_turn(task, self._calibrated(task, execution, progress), progress)
@@ -116,7 +116,7 @@ class LocalSharding:
 
         Args:
             task: The steps to take.
-            execution: How products run.
+            execution: The way in which products are executed.
             progress: Called once.
 
         Returns:
@@ -144,7 +144,7 @@ class LocalSharding:
 
 
 def _after(before: int, task: ShardedMethod, progress: Progress) -> Progress:
-    """Progress of a shard as that of all, of which so many products were done before."""
+    """Return a callback that adds the products of earlier shards, `before`, to the progress of one shard."""
 
     def report(phase: str, done: int, total: int) -> None:
         if phase == "products":
@@ -157,20 +157,20 @@ def _after(before: int, task: ShardedMethod, progress: Progress) -> Progress:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What a shard returned."""
+    """The result of computing a shard."""
 
     state: Any  # finished
-    workers: set[str]  # that computed it
+    workers: set[str]  # names of the processes that computed it
     is_saved: bool = True
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """What workers share, and what this one computes on.
+    """The stores that workers share, and the device of this worker.
 
     Attributes:
         seconds: Time from one checkpoint to the next.
-        fingerprint: Of what computes, as `numerics_fingerprint` returns it.
+        fingerprint: Identifier of hardware and software, as `numerics_fingerprint` returns it.
         call: Wakes another worker for the shards of a job, if one is free.
     """
 
@@ -229,21 +229,21 @@ class Deployment:
 
 
 class ShardCoordinator(LocalSharding):
-    """Computes shards in turn with other workers, as the one that holds the job.
+    """Computes the shards of a job that this worker holds, in turn with other workers.
 
     Where others still compute when it finds nothing to do, it waits for them, or for their leases to lapse.
 
     Args:
-        deployment: What workers share.
-        lease: Of the job.
+        deployment: The stores that workers share.
+        lease: Lease of the job.
         job: The job's checkpoints; `save` lets other workers read what they need.
     """
 
     def __init__(self, deployment: Deployment, lease: Lease, job: JobCheckpointer) -> None:
         super().__init__(job)
         self._deployment, self._shards, self._lease = deployment, deployment.shards, lease
-        self._own_products: dict[int, int] = {}  # by shard, as this worker knows
-        self._stored_products: dict[int, int] = {}  # by shard, as Redis knows
+        self._own_products: dict[int, int] = {}  # products of each shard that this worker computed
+        self._stored_products: dict[int, int] = {}  # products of each shard according to Redis
         self._num_reported = 0
         self._problem: Problem | None = None
         self._is_open = False
@@ -319,7 +319,7 @@ class ShardCoordinator(LocalSharding):
                 results[index] = ShardResult(state, set(saved.notes["workers"]))
 
     def _reporting(self, index: int, task: ShardedMethod, progress: Progress) -> Progress:
-        """Progress of a shard as that of all."""
+        """Return a callback that reports the progress of a shard as progress of all shards."""
 
         def report(phase: str, done: int, total: int) -> None:
             if phase == "products":
@@ -340,21 +340,21 @@ class ShardCoordinator(LocalSharding):
 
 
 class NoShardsLeftError(Exception):
-    """A shard worker has computed what there was for it; the coordinator makes the spectrum."""
+    """Raised after a shard worker has computed all shards that it could; the coordinator makes the spectrum."""
 
 
 class ShardLostError(Exception):
-    """The result of a shard could not be saved, or what it depends on is not there."""
+    """Raised if the result of a shard could not be saved, or if data that it depends on are missing."""
 
 
 class ShardWorker:
     """Computes shards of a job that another worker holds.
 
     Args:
-        deployment: What workers share.
-        lease: Of the shards.
+        deployment: The stores that workers share.
+        lease: Lease of the shards.
         claim: The first shard.
-        fingerprint: Of what computes, as the checkpoints of jobs have it.
+        fingerprint: Identifier of hardware and software, as the checkpoints of jobs have it.
         has_other_work: Returns whether jobs wait.
     """
 

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 KINDS: dict[type[DataMessage], DataKind] = {kind.message: kind for kind in listed(sys.modules[__name__], "KINDS")}
-"""What is known of each message; uploaded tokens and uploaded arrays have the same `kind`."""
+"""Kind of data by class of the message, since uploaded tokens and uploaded arrays have the same `kind`."""
 
 for _kind in KINDS.values():
     _kind.message.data_kind, _kind.message.example = _kind, _kind.example["data"]

@@ -98,7 +98,7 @@ def _check_sequences(model: Model, data: GaussianSequences, loss: LossName | Non
 
 
 def _num_numbers(data: GaussianData) -> int:
-    """Of the teacher, and of inputs, answers and targets."""
+    """Return how many numbers the teacher, the inputs, the answers and the targets have together."""
     return data.input_dim * data.output_dim + data.num_samples * (data.input_dim + 2 * data.output_dim)
 
 

@@ -1,4 +1,4 @@
-"""What a data kind lists of itself, apart from torch: its message, how much it is, and which models it fits.
+"""The entry of a kind of data, apart from torch: its message, its size, and the models that it fits.
 
 The checks of whether data, model and loss of a request fit together name the field to change.
 """
@@ -14,7 +14,7 @@ from hessian_spectrum.api_schemas.models.kind import kind_of as model_kind_of
 
 
 class DataMessage(KindMessage):
-    """What a request says of its data; the registry of kinds sets the entry of each message."""
+    """The data in a request; the registry of kinds sets the entry of each message."""
 
     data_kind: ClassVar["DataKind"]
 
@@ -59,17 +59,17 @@ class DataKind:
 
 
 def kind_of(data: DataMessage) -> DataKind:
-    """What is known of the kind of the data."""
+    """Return the entry of the kind of the data."""
     return data.data_kind
 
 
 def num_samples(data: DataMessage | None) -> int:
-    """Samples of the data, or sequences; 1 where a matrix takes their place."""
+    """Return the number of samples or sequences; 1 where a matrix takes the place of data."""
     return 1 if data is None else kind_of(data).num_samples(data)
 
 
 def sequence_length(data: DataMessage | None) -> int:
-    """Positions of each sequence; 1 where samples are vectors."""
+    """Return the number of positions of each sequence; 1 where samples are vectors."""
     return 1 if data is None else kind_of(data).sequence_length(data)
 
 
@@ -97,7 +97,7 @@ def check_widths(model: ModelMessage, needed: tuple[int, int], what: str) -> Non
 
 
 def loss_of(model: ModelMessage, loss: LossName | None) -> LossName | None:
-    """The loss that a request implies.
+    """Return the loss that a request implies.
 
     Args:
         model: ModelMessage of the request.

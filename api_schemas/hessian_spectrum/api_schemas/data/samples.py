@@ -14,16 +14,16 @@ from hessian_spectrum.api_schemas.message import MAX_NUMBERS, Rows, Vector, misf
 from hessian_spectrum.api_schemas.models import Model, kind_of
 
 IGNORED = -100
-"""The label of a target that counts for nothing."""
+"""Label of targets that the loss ignores."""
 
 MAX_SAMPLE_DIMENSIONS = 3
 
 Numbers = list[float] | list[list[float]] | list[list[list[float]]]
-"""One sample an entry: a number, a row of numbers, or rows of one length."""
+"""List of samples, each a number, a row of numbers, or several rows of equal length."""
 
 
 def sample_shape(values: Numbers | StoredArray) -> tuple[int, ...]:
-    """() where every sample is one number, its length where it is a row, else numbers of rows and columns."""
+    """Return the shape of one sample: () for a number, (length,) for a row, (rows, columns) for several rows."""
     if isinstance(values, StoredArray):
         return tuple(values.shape[1:])
     first = values[0]
@@ -33,7 +33,7 @@ def sample_shape(values: Numbers | StoredArray) -> tuple[int, ...]:
 
 
 def _depth(values: object) -> str:
-    """How deep lists are nested, from the first entries alone."""
+    """Return the name of the type of samples, from the depth to which the first entries are nested."""
     depth = 0
     while isinstance(values, list) and depth < 3:
         values, depth = values[0] if values else None, depth + 1

@@ -13,7 +13,7 @@ from hessian_spectrum.planning.text import tokenizer_bytes
 
 MAX_TEXT_LENGTH = 5_000_000
 NUM_TOKENS = {"bytes": 256, "gpt2": 50_257}
-"""Of each tokenizer."""
+"""Number of different tokens of each tokenizer."""
 
 
 class TextData(DataMessage):
@@ -77,7 +77,7 @@ def _num_window_numbers(data: TextData | TokenData) -> int:
 
 
 def _num_text_numbers(data: TextData) -> int:
-    """Of windows, and of at most one token for each byte; what a named text takes is that of the process."""
+    """Return how many numbers the windows have, plus one token for each byte of a text in the request."""
     return _num_window_numbers(data) + len((data.text or "").encode())
 
 

@@ -12,7 +12,7 @@ from hessian_spectrum.planning.registry import listed
 __all__ = ["EXPERIMENTS", "ExperimentKind", "ExperimentRequest", "ExperimentResult"]
 
 EXPERIMENTS: dict[str, ExperimentKind] = {kind.name: kind for kind in listed(sys.modules[__name__], "EXPERIMENTS")}
-"""All experiments, by name."""
+"""Experiments by name."""
 
 for _each in EXPERIMENTS.values():
     _each.message.example, _each.message.entry = _each.example, _each

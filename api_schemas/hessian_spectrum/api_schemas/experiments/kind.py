@@ -1,4 +1,4 @@
-"""What an experiment lists of itself: its request, the spectra that it consists of, and the result made of them."""
+"""The entry of an experiment: its request, the spectra that it consists of, and the result made of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from hessian_spectrum.api_schemas.spectrum_results import MethodResult, Provenan
 
 
 class ExperimentRequest(KindMessage):
-    """What the requests of all experiments have in common."""
+    """Base of the requests of all experiments."""
 
     entry: ClassVar[Optional["ExperimentKind"]] = None
 
@@ -37,7 +37,7 @@ class ExperimentRequest(KindMessage):
 
 
 class ExperimentResult(Message):
-    """What the results of all experiments have in common."""
+    """Base of the results of all experiments."""
 
     if TYPE_CHECKING:
         kind: str

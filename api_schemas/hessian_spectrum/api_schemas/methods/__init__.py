@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 METHODS: dict[str, MethodKind] = {kind.name: kind for kind in listed(sys.modules[__name__], "METHODS")}
-"""All methods, by name."""
+"""Methods by name."""
 
 for _each in METHODS.values():
     _each.message.method_kind, _each.message.example = _each, _each.example

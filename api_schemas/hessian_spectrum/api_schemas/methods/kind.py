@@ -1,4 +1,4 @@
-"""What a method lists of itself apart from torch: request, result, the work that it does, and limits."""
+"""The entry of a method, apart from torch: its request, its result, the work that it does, and its limits."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from hessian_spectrum.planning.work import Work
 
 
 class MethodMessage(KindMessage):
-    """What a request says of a method."""
+    """The method in a request, with its settings."""
 
     method_kind: ClassVar["MethodKind"]
 
@@ -88,5 +88,5 @@ class MethodKind:
 
 
 def method_kind(method: MethodMessage) -> MethodKind:
-    """What is known of a request's method."""
+    """Return the entry of a request's method."""
     return method.method_kind

@@ -54,7 +54,7 @@ class LanczosMethod(MethodMessage):
     )
 
     def settled(self) -> Mapping[str, Any]:
-        """Removes the preset, whose fields have been filled in."""
+        """Return null for the preset, whose fields have been filled in."""
         return {"preset": None}
 
     @model_validator(mode="before")
@@ -88,7 +88,7 @@ class LanczosResult(MethodResult):
 
 
 def _work(method: LanczosMethod, matrix: MatrixProperties) -> Work:
-    """One probe after the other."""
+    """Return the work of the method if it processes one probe after the other."""
     mode = method.reorthogonalisation or "none"
     return lanczos_work(matrix.dim, method.num_steps, method.num_probes, method.num_points, mode, 1)
 

@@ -48,7 +48,7 @@ class TopKMethod(MethodMessage):
     eigenvectors: bool = Field(default=True, description="Whether to store the eigenvectors in the npz file.")
 
     def settled(self) -> Mapping[str, Any]:
-        """Limit on products that the server chooses."""
+        """Return the limit on products, which the server chooses if the request leaves it out."""
         return {"max_products": self.max_products or max(LEAST_TOP_K_LIMIT, TOP_K_PRODUCTS * self.k)}
 
 

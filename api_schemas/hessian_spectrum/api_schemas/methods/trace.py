@@ -13,7 +13,7 @@ from hessian_spectrum.planning.work import FLOAT64_BYTES, Estimator, Work, trace
 DEFAULT_TRACE_PROBES, DEFAULT_TRACE_LIMIT, MAX_TRACE_PRODUCTS = 100, 10_000, 1_000_000
 LEAST_XTRACE_PROBES = 4
 DIAGONAL_ARRAYS = 4
-"""The diagonal, its standard errors, and both ends of its intervals."""
+"""Names of the arrays of the diagonal, of its standard errors, and of both ends of its intervals."""
 
 
 class TraceMethod(MethodMessage):
@@ -37,9 +37,9 @@ class TraceMethod(MethodMessage):
         default=None,
         gt=0,
         lt=1,
-        description="Tolerance used instead of num_probes: an upper limit on the standard error or half the width of "
-        "the interval over 1.96, whichever is larger, relative to |trace| or the Frobenius norm, "
-        "whichever is larger.",
+        description="Relative tolerance that is used instead of num_probes: the larger of the standard error and the "
+        "half-width of the 95 % interval / 1.96 is at most tolerance times the larger of |trace| and the Frobenius "
+        "norm.",
     )
     max_products: int | None = Field(
         default=None,
@@ -63,7 +63,7 @@ class TraceMethod(MethodMessage):
         return self
 
     def settled(self) -> Mapping[str, Any]:
-        """Number of products that the server chooses, or the limit on it."""
+        """Return the number of products, or with a tolerance the limit on it, where the request leaves it out."""
         if self.tolerance is None:
             return {"num_probes": self.fixed_products}
         return {"max_products": self.most_products}

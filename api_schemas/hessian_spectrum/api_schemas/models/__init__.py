@@ -32,10 +32,10 @@ __all__ = [
 ]
 
 KINDS: dict[str, ModelKind] = {kind.name: kind for kind in listed(sys.modules[__name__], "KINDS")}
-"""What jobs take, by name."""
+"""Kinds of models that jobs accept, by name."""
 
 FAMILIES: dict[str, ClosedFormFamily] = {family.name: family for family in listed(sys.modules[__name__], "FAMILIES")}
-"""What has a closed form, by name."""
+"""Kinds of models whose spectrum has a closed form, by name."""
 
 for _family in FAMILIES.values():
     _family.message.closed_form_family, _family.message.example = _family, _family.example["model"]

@@ -10,11 +10,11 @@ from hessian_spectrum.api_schemas.models.kind import ClosedFormFamily, ModelKind
 from hessian_spectrum.planning.size import Size, attention_size
 
 DECIMAL_COST = 64
-"""An attention score that has to be taken in decimals takes as long as so many derived numbers."""
+"""Time of an attention score in decimal arithmetic, relative to that of one derived number."""
 
 
 class AttentionLayer(ModelMessage):
-    """One layer of self-attention on sequences x of vectors.
+    """A layer of self-attention on sequences x of vectors.
 
     f(x) = A(x) x W_V with A = activation(x W_Q W_K^T x^T / sqrt(key_dim) + sink).
     With embedding_dim = value_dim = 1 it is `self-attention`, at random weights.
@@ -39,17 +39,17 @@ class AttentionLayer(ModelMessage):
     seed: Seed = Field(default=0, description="Seed of the random weights.")
 
     def settled(self) -> Mapping[str, Any]:
-        """The numbers at each position of f(x)."""
+        """Return how many numbers f(x) has at each position, which is the embedding dimension by default."""
         return {"value_dim": self.num_outputs}
 
     @property
     def num_outputs(self) -> int:
-        """Numbers at each position of f(x)."""
+        """Number of numbers that f(x) has at each position."""
         return self.value_dim or self.embedding_dim
 
 
 class SelfAttention(ModelMessage):
-    """One layer of self-attention on sequences x of scalars.
+    """A layer of self-attention on sequences x of scalars.
 
     f(x) = w_v A(x) x with A = activation(x <w_q, w_k> x^T / sqrt(d_K) + sink).
     """
@@ -108,7 +108,7 @@ def _scalar_size(model: SelfAttention, num_samples: int, length: int) -> Size:
 
 
 def num_scores(x: AnyNumbers) -> int:
-    """Attention scores of sequences of numbers (n, L): n L^2."""
+    """Return the number n L^2 of attention scores of sequences of numbers (n, L)."""
     num_sequences, length = shape(x)
     return num_sequences * length**2
 

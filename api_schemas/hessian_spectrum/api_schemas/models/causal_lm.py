@@ -14,7 +14,7 @@ from hessian_spectrum.planning.size import Size, causal_lm_size
 
 
 class CausalLm(ModelMessage):
-    """One of transformers' causal language models (Llama, Qwen, GPT-NeoX and others), dense, from a checkpoint.
+    """A dense causal language model of transformers (Llama, Qwen, GPT-NeoX and others), from a checkpoint.
 
     What follows the checkpoint is filled in from it; where it is given, it must agree.
     """
@@ -45,7 +45,7 @@ class CausalLm(ModelMessage):
 
     @cached_property
     def num_parameters(self) -> int:
-        """Of the whole model."""
+        """Number of parameters of the whole model."""
         return sum(map(prod, self.parameters.values()))
 
 

@@ -19,7 +19,7 @@ from hessian_spectrum.planning.activations import DEFAULT_NEGATIVE_SLOPE
 from hessian_spectrum.planning.size import Size, conv_edge, conv_size
 
 IMAGE_EDGE, NUM_CLASSES = 8, 10
-"""Of the images that `conv` takes, and of the classes that it tells apart."""
+"""Edge in pixels of the images that `conv` takes, and number of classes that it tells apart."""
 
 
 class Conv(ModelMessage):
@@ -43,7 +43,7 @@ class Conv(ModelMessage):
     seed: Seed = Field(default=0, description="Seed of the random weights.")
 
     def settled(self) -> Mapping[str, Any]:
-        """The slope of an activation that has none."""
+        """Return the default slope for an activation that does not use it."""
         return settled_slope(self.activation)
 
     @model_validator(mode="after")

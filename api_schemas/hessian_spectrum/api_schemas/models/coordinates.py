@@ -1,4 +1,4 @@
-"""One two-layer linear network for each input or for each output."""
+"""Models made of one two-layer linear network for each input or for each output."""
 
 from typing import Any, Literal, Self
 
@@ -9,7 +9,8 @@ from hessian_spectrum.api_schemas.models.kind import ClosedFormFamily, ModelKind
 from hessian_spectrum.planning.size import Size, coordinate_network_size
 
 MAX_COORDINATES = 1000
-"""Inputs of `multi-input`, whose reduced matrix has two rows for each, and outputs of `multi-output`."""
+"""Largest number of inputs of `multi-input`, whose reduced matrix has two rows for each, or of outputs of
+`multi-output`."""
 
 
 class _CoordinateNetwork(ModelMessage):

@@ -31,9 +31,10 @@ OneOrSeveralScores = Annotated[
 
 
 class AttentionSink(RequestMessage):
-    """A bias on the first token's scores, before the softmax: given, or solved for the attention that it is to give.
+    """A bias added to the first token's scores before the softmax, given or chosen for a given mean attention.
 
-    It is put in after training, if there is any. Several biases, or several mean scores, give one spectrum each.
+    A chosen bias is the one with which the first token receives the given mean attention. The bias is put in after
+    training, if there is any. Several biases, or several mean scores, give one spectrum each.
     """
 
     bias: OneOrSeveralBiases | None = Field(
@@ -62,12 +63,12 @@ class AttentionSink(RequestMessage):
         return self
 
     def settled(self) -> Mapping[str, Any]:
-        """The order of heads and blocks."""
+        """Return heads and blocks in ascending order."""
         return {"heads": sorted(self.heads), "blocks": self.blocks and sorted(self.blocks)}
 
     @property
     def variants(self) -> "list[AttentionSink]":
-        """One sink for each bias or mean score; none is one of bias 0."""
+        """A sink for each bias or mean score; a mean score of null, for no sink, becomes a bias of 0."""
         if self.mean_score is None:
             biases = self.bias if isinstance(self.bias, list) else [self.bias]
             return [self.model_copy(update={"bias": bias}) for bias in biases]
@@ -79,7 +80,7 @@ class AttentionSink(RequestMessage):
 
 
 def describe_as_resolved(schema: dict[str, Any]) -> None:
-    """Of a model with a checkpoint: what callers may leave out is not required."""
+    """Mark as not required in the schema what callers may leave out because the checkpoint determines it."""
     schema["required"] = ["kind", "checkpoint"] if "parameters" in schema["properties"] else ["kind"]
 
 
@@ -142,7 +143,7 @@ class Gpt2(ModelMessage):
         return self
 
     def settled(self) -> Mapping[str, Any]:
-        """The seed of weights that are those of a checkpoint."""
+        """Return seed 0 for the weights of a checkpoint, which are not drawn."""
         return {} if self.checkpoint is None else {"seed": 0}
 
     def _check_sink(self, sink: AttentionSink) -> None:
@@ -184,13 +185,13 @@ def _size(model: Gpt2, num_samples: int, length: int) -> Size:
 
 
 def _engine_arguments(model: Gpt2) -> dict[str, Any]:
-    """Without the attention sink, which is put in after training."""
+    """Return the engine's arguments for the model without the attention sink, which is put in after training."""
     names = ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size", "bias", "activation", "attention")
     return {name: getattr(model, name) for name in names}
 
 
 def _check_mean_scores(model: Gpt2, length: int) -> None:
-    """The first query has but one key, so that its share of the mean over all queries is sure."""
+    """Check that mean scores exceed 1/length: the first query has one key only, whose attention is always 1."""
     for variant in model.attention_sink.variants if model.attention_sink is not None else ():
         score = variant.mean_score
         if isinstance(score, float) and score <= 1 / length:

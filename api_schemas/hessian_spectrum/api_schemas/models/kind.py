@@ -1,4 +1,4 @@
-"""What a model kind lists of itself, apart from torch: its message, its parameters, its size, and what it fits."""
+"""The entry of a kind of model, apart from torch: its message, its parameters, its size, and its samples."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,15 +18,15 @@ from hessian_spectrum.planning.activations import ACTIVATIONS, DEFAULT_NEGATIVE_
 from hessian_spectrum.planning.size import Size
 
 Shapes = dict[str, tuple[int, ...]]
-"""Of parameters by name, in the order of the flat parameter vector."""
+"""Shapes of parameters by name, in the order of the flat parameter vector."""
 
 Place = tuple[str | int, ...]
-"""Of a field in a request."""
+"""Location of a field in a request: the names and indices that lead to it."""
 
 _MAX_NAMES_SHOWN = 20
 
 Samples = Literal["vectors", "sequences", "tokens", "none"]
-"""What a model reads: rows of numbers, sequences of vectors, sequences of token ids, or no data at all."""
+"""Type of the samples that a model reads: rows of numbers, sequences of vectors, sequences of token ids, or none."""
 
 if TYPE_CHECKING:
     ActivationName = str
@@ -49,7 +49,7 @@ class StoredWeights(RequestMessage):
 
 
 class KindMessage(RequestMessage):
-    """One of several kinds of a thing: the field `kind` of each message has one value; its schema shows an example."""
+    """Base of messages of several kinds: the field `kind` of each has one value, and its schema shows an example."""
 
     example: ClassVar[Mapping[str, Any] | None] = None
     if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class KindMessage(RequestMessage):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """The schema with the example that the kind lists."""
+        """Return the schema with the example that the kind lists."""
         described = handler(schema)
         if cls.example is not None:
             handler.resolve_ref_schema(described)["examples"] = [cls.example]
@@ -65,24 +65,24 @@ class KindMessage(RequestMessage):
 
 
 class ModelMessage(KindMessage):
-    """What a request says of a model; the registry of kinds sets the two entries of each message."""
+    """The model in a request; the registry of kinds sets the two entries of each message."""
 
     job_kind: ClassVar["ModelKind"]
     closed_form_family: ClassVar["ClosedFormFamily"]
 
 
 def settled_slope(activation: ActivationName) -> dict[str, float]:
-    """The field `negative_slope`, settled where the activation has no slope."""
+    """Return the default of the field `negative_slope` where the activation has no slope, and nothing otherwise."""
     return {} if ACTIVATIONS[activation].has_slope else {"negative_slope": DEFAULT_NEGATIVE_SLOPE}
 
 
 def fields_of(message: RequestMessage) -> dict[str, Any]:
-    """Every field by name but `kind` and `seed`."""
+    """Return the fields of a message by name, except `kind` and `seed`."""
     return {name: getattr(message, name) for name in type(message).model_fields if name not in ("kind", "seed")}
 
 
 def _accept(*_: Any) -> None:
-    """Finds nothing wrong."""
+    """Accept any arguments."""
 
 
 @dataclass(frozen=True)
@@ -160,23 +160,23 @@ class ClosedFormFamily:
 
 
 def kind_name(message: type[RequestMessage]) -> str:
-    """The one value of the field `kind`."""
+    """Return the only value of the field `kind`."""
     (name,) = message.model_fields["kind"].annotation.__args__  # type: ignore[union-attr]
     return str(name)
 
 
 def kind_of(model: ModelMessage) -> ModelKind:
-    """What is known of the kind of a job's model."""
+    """Return the entry of the kind of a job's model."""
     return model.job_kind
 
 
 def family_of(model: ModelMessage) -> ClosedFormFamily:
-    """What is known of the kind of a closed form's model."""
+    """Return the entry of the kind of a closed form's model."""
     return model.closed_form_family
 
 
 def parameter_shapes(model: ModelMessage) -> Shapes:
-    """Shape of each parameter of the model."""
+    """Return the shape of each parameter of the model."""
     return kind_of(model).parameter_shapes(model)
 
 
@@ -222,7 +222,7 @@ def block_dims(model: ModelMessage, globs: Mapping[Place, str]) -> tuple[int, ..
 
 
 def _matching(names: Mapping[str, object], place: Place, glob: str) -> list[str]:
-    """Names that match a glob.
+    """Return the names that match a glob.
 
     Args:
         names: Names of all parameters.

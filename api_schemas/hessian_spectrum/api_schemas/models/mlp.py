@@ -117,13 +117,13 @@ class Mlp(ModelMessage):
             raise misfit("weights", index, "bias", message=message)
 
     def settled(self) -> Mapping[str, Any]:
-        """The seed of weights that are given, the slope of an activation that has none, sizes that weights have."""
+        """Return sizes and bias of the layers, and canonical values of a seed or slope that has no effect."""
         seed = {} if self.weights is None else {"seed": 0}
         return {"widths": self.layer_widths, "bias": self.has_bias} | seed | settled_slope(self.activation)
 
     @property
     def layer_widths(self) -> list[int]:
-        """Input, hidden layers, output."""
+        """Widths of the input, the hidden layers and the output."""
         if not isinstance(self.weights, list):
             assert self.widths is not None
             return self.widths

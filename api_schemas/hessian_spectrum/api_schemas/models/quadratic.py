@@ -9,10 +9,10 @@ from hessian_spectrum.api_schemas.models.kind import ClosedFormFamily, ModelKind
 from hessian_spectrum.planning.size import quadratic_size
 
 MAX_MATRIX_SIZE = 1000
-"""Rows of the largest matrix that `quadratic` diagonalises while the caller waits: about a second."""
+"""Number of rows of the largest matrix of `quadratic`, diagonalised in about a second while the caller waits."""
 
 SYMMETRY_TOLERANCE = 1e-12
-"""Largest |a_ij - a_ji| of a quadratic form's matrix, relative to max |a_ij|, as the closed form has it."""
+"""Largest |a_ij - a_ji| of a quadratic form's matrix, relative to max |a_ij|; the closed form uses the same."""
 
 
 class QuadraticForm(ModelMessage):

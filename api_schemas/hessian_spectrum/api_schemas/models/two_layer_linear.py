@@ -9,7 +9,7 @@ from hessian_spectrum.api_schemas.models.kind import ClosedFormFamily, ModelKind
 from hessian_spectrum.planning.size import Size, mlp_size
 
 MAX_REDUCED_SIZE = 2000
-"""Rows of the largest dense symmetric matrix that a network is reduced to: its eigenvalues take about a second."""
+"""Number of rows of the largest dense matrix that a network is reduced to; its eigenvalues take about a second."""
 
 
 class TwoLayerLinearNetwork(ModelMessage):

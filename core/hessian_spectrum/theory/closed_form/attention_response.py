@@ -43,10 +43,10 @@ class _Rows:
     size: Numbers  # (rows,) largest magnitude of the terms of a score
 
     @property
-    def doubt(self) -> Numbers:
-        """Relative error of the weights of each row, (rows,), which is the absolute error of the scores before exp."""
-        doubt: Numbers = self.arithmetic.unit * (4 + _SCORE_ROUNDINGS * self.size + int(len(self.keys) ** 0.5))
-        return doubt
+    def weight_error_bound(self) -> Numbers:
+        """Bound on the relative error of each row's weights, (rows,): the absolute error of the scores before exp."""
+        bound: Numbers = self.arithmetic.unit * (4 + _SCORE_ROUNDINGS * self.size + int(len(self.keys) ** 0.5))
+        return bound
 
     def softmax(self) -> _Moments:
         """Mean and central moments of the keys under each row's weights."""
@@ -57,11 +57,11 @@ class _Rows:
         centred = self.keys - mean[:, None]
         squares = weights * (centred * centred)
         second, third = squares.sum(axis=1), (squares * centred).sum(axis=1)
-        doubt, unit = 2 * self.doubt, self.arithmetic.unit
-        off_mean = doubt * (weights @ abs(self.keys))
+        off_weight, unit = 2 * self.weight_error_bound, self.arithmetic.unit
+        off_mean = off_weight * (weights @ abs(self.keys))
         off_centre = off_mean + unit * (abs(self.keys).max() + abs(mean))
-        off_second = doubt * second + 2 * np.sqrt(second) * off_centre + off_centre**2
-        off_third = doubt * (squares * abs(centred)).sum(axis=1) + 3 * second * off_centre + off_centre**3
+        off_second = off_weight * second + 2 * np.sqrt(second) * off_centre + off_centre**2
+        off_third = off_weight * (squares * abs(centred)).sum(axis=1) + 3 * second * off_centre + off_centre**3
         ball = self.arithmetic.ball
         return ball(mean, off_mean), ball(second, off_second), ball(third, off_third)
 
@@ -71,11 +71,11 @@ class _Rows:
         weights = np.where(self.scores < 0, ratio, 1) / (1 + ratio)
         slope = ratio / (1 + ratio) ** 2
         curvature = slope * (1 - ratio) / (1 + ratio) * np.where(self.scores < 0, 1, -1)
-        ball, keys, doubt = self.arithmetic.ball, self.keys, 2 * self.doubt
+        ball, keys, off_weight = self.arithmetic.ball, self.keys, 2 * self.weight_error_bound
         return (
-            ball(weights @ keys, doubt * (weights @ abs(keys))),
-            ball(slope @ keys**2, doubt * (slope @ keys**2)),
-            ball(curvature @ keys**3, doubt * (slope @ abs(keys) ** 3)),
+            ball(weights @ keys, off_weight * (weights @ abs(keys))),
+            ball(slope @ keys**2, off_weight * (slope @ keys**2)),
+            ball(curvature @ keys**3, off_weight * (slope @ abs(keys) ** 3)),
         )
 
 

@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 
 
 def _groups(w: Array, v: Array) -> list[NeuronGroup]:
-    """One group per coordinate: w, v (number of coordinates, m)."""
+    """Return a group of neurons for each coordinate, from w and v (number of coordinates, m)."""
     num_coordinates, size = w.shape
     products = inner_products(*(pair for rows in zip(w, v, strict=True) for pair in neuron_products(*rows)))
     places = np.arange(w.size).reshape(w.shape)

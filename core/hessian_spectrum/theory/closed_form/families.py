@@ -10,5 +10,5 @@ from hessian_spectrum.theory.closed_form.spectrum import Spectrum
 
 @cache
 def spectra() -> dict[str, Callable[..., Spectrum]]:
-    """What answers for a kind, from weights and samples as keyword arguments."""
+    """Return the function for each kind that computes the spectrum from weights and samples as keyword arguments."""
     return merged(closed_form, "SPECTRA")

@@ -105,7 +105,7 @@ class HomogeneousNetwork:
         return sum(terms, ZERO) / self.num_samples
 
     def reaches(self, group: str) -> bool:
-        """Whether any sample affects the neurons of a group."""
+        """Return whether any sample affects the neurons of a group."""
         return any(self.factor(group, cell) and samples.num_samples for cell, samples in self.cells.items())
 
     @cached_property

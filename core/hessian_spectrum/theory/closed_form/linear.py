@@ -140,7 +140,7 @@ def _linear_moments(w: Vector, v: Vector, x: Vector, y: Vector) -> tuple[LinearM
 
 
 def _quick_moments(w: Vector, v: Vector, x: Vector, y: Vector) -> tuple[LinearMoments, Number] | None:
-    """The same in extended precision, also beyond the range of float64; None if that is insufficient."""
+    """Moments and sum(delta^2) in extended precision, also beyond float64's range; None if that is insufficient."""
     if not HAS_EXTENDED_PRECISION or max(w.size, x.size) > _SHORT:
         return None
     wide_w, wide_v, wide_x, wide_y = (values.astype(np.longdouble) for values in (w, v, x, y))

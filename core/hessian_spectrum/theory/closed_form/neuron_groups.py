@@ -272,7 +272,7 @@ class _Outliers:
         return values[::-1].tolist(), np.asarray(columns.T[::-1])
 
     def basis(self, index: int) -> Array:
-        """One eigenvector among all parameters: (1, num_parameters)."""
+        """The eigenvector among all parameters: (1, num_parameters)."""
         num_parameters = self.hessian.num_parameters
         vector = np.zeros(num_parameters)
         directions = ((i, sign) for i in self.component for sign in SIGNS)

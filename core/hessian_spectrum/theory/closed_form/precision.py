@@ -31,7 +31,7 @@ HAS_EXTENDED_PRECISION = np.finfo(np.longdouble).nmant >= 63
 """Whether this machine has floating point with 64 bits of mantissa."""
 
 CHUNK = 2**16
-"""Products that are formed at once: bounds the memory of `inner_products`."""
+"""Number of products that are formed at once, which bounds the memory of `inner_products`."""
 
 _FEW = 512
 _LONG = 600

@@ -145,7 +145,7 @@ def _rounded(value: float, doubt: float) -> float:
 
 
 class Eigenvalue(NamedTuple):
-    """One distinct eigenvalue, in loss per squared parameter.
+    """A distinct eigenvalue, in loss per squared parameter.
 
     Attributes:
         value: The eigenvalue.
@@ -330,6 +330,6 @@ class Spectrum:
         return [entry for entry in self.eigenvalues if which == "all" or entry.role == "outlier"]
 
     def dense(self) -> Array:
-        """All eigenvalues, ascending, repeated by multiplicity: (num_parameters,)."""
+        """Return all eigenvalues, ascending, repeated by multiplicity: (num_parameters,)."""
         ascending = self.eigenvalues[::-1]
         return np.repeat([entry.value for entry in ascending], [entry.multiplicity for entry in ascending])

@@ -55,8 +55,9 @@ class TwoLayerHessian:
     R = range[W1, W2^T] in R^m has at most r = min(m, D + K) dimensions. With S = mean(x x^T) and Omega = mean(delta
     x^T) the Hessian maps two kinds of spaces to themselves:
 
-    - W1 = Q A, W2 = B Q^T, where Q (m, r) is an orthonormal basis of R: a symmetric problem of r (D + K) rows, and - W1
-    = z a^T, W2 = b z^T for z orthogonal to R: there it is Omega between a and b, whatever z is.
+    - W1 = Q A, W2 = B Q^T, where Q (m, r) is an orthonormal basis of R: a symmetric problem of r (D + K) rows.
+    - W1 = z a^T, W2 = b z^T with z orthogonal to R: there the Hessian couples a and b through Omega and does not depend
+      on z.
     """
 
     W1: Array  # (m, D)

@@ -13,7 +13,7 @@ RATIOS = (1e-9, 1e9)
 
 
 def in_range(name: str, value: float, limits: tuple[float, float]) -> float:
-    """The value, if it lies within the limits.
+    """Return the value if it lies within the limits.
 
     Args:
         name: Name of the argument, for the error.

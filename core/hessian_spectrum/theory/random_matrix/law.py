@@ -17,7 +17,7 @@ Complexes = NDArray[np.complex128]
 
 @dataclass(frozen=True)
 class Interval:
-    """One interval [low, high] of the support, in the unit of the eigenvalues, with its mass without an atom at 0."""
+    """An interval [low, high] of the support, in the unit of the eigenvalues, with its mass without an atom at 0."""
 
     low: float
     high: float

@@ -11,7 +11,7 @@ Evaluation = Callable[[Array], tuple[Array, Array, Array]]
 ROUNDING = float(np.finfo(np.float64).eps)
 
 MAX_STEPS = 400
-"""Limit that guards against an endless search; bisection in every second step ends earlier."""
+"""Largest number of steps, against an endless search; bisection in every second step ends earlier."""
 
 NEWTON_RATIO = 0.25
 """Largest ratio of successive step lengths that is taken for quadratic convergence."""

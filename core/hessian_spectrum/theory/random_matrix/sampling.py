@@ -74,7 +74,7 @@ def draw_sample(law: FreeLaw, size: int, seed: int) -> Sample:
 
 
 def _gaussian_factor(size: int, num_columns: int, generator: np.random.Generator) -> Array:
-    """F with the law of F F^T that of G G^T, G standard normal and size x num_columns, F with at most size columns.
+    """Return F of at most size columns such that F F^T has the law of G G^T, G standard normal, size x num_columns.
 
     F is lower triangular, standard normal below the diagonal; on the diagonal are the roots of chi-squared numbers of
     num_columns, num_columns - 1, ... degrees of freedom.

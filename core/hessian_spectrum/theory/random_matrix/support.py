@@ -14,7 +14,7 @@ _FRACTIONS = np.unique(np.concatenate([[0.0, 1.0], _HALVINGS, 1 - _HALVINGS, np.
 
 @dataclass(frozen=True)
 class Component:
-    """One interval of the support, with a table of the curve of u = 1/G above it from edge to edge."""
+    """An interval of the support, with a table of the curve of u = 1/G above it from edge to edge."""
 
     boundary: Boundary
     abscissas: Array  # (T,) Re u, ascending

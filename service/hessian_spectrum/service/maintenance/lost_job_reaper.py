@@ -19,7 +19,7 @@ from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.storage.job_files import ABANDONED_SECONDS, CheckpointStore, RequestFiles
 
 _AWAY = (redis.ConnectionError, redis.TimeoutError)
-"""Errors of an unreachable Redis. A full Redis still hears its workers."""
+"""Errors that mean that Redis is unreachable; a full Redis still receives the announcements of workers."""
 
 _logger = logging.getLogger(__name__)
 
@@ -60,10 +60,10 @@ class LostJobReaper:
         self._run_retention = run_retention
         self._away_until = -math.inf
         self._logged_mismatch = ""
-        """A mismatch may last for days and is logged once."""
+        """The mismatch that was logged last: it may persist for days and is logged only once."""
 
     def run_once(self) -> None:
-        """Recover what is lost now.
+        """Recover the jobs that are lost now.
 
         While Redis was away no worker could renew its lease; afterwards each has the time of a lease to do so.
 

@@ -12,26 +12,26 @@ from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore
 from hessian_spectrum.storage.results import ResultStore
 
 _BATCH_SIZE = 100
-"""Jobs that one run expires or deletes; the others follow in the next."""
+"""Largest number of jobs that one run expires or deletes; the next run continues."""
 
 _ABANDONED_SECONDS = 6 * 3600.0
-"""Age of a result of no job that is removed: far more than a worker takes from writing a result to recording it, and
-enough time to notice that a backup is too old."""
+"""Age in seconds at which a result without a job is removed: far longer than a worker takes from writing a result to
+recording it, and long enough to notice that a backup is too old."""
 
 _MAX_SHARE_OF_SCANNING = 0.1
-"""Largest share of the time that scans of all files take."""
+"""Largest share of the running time that scans of all files may take."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetentionPolicy:
-    """How long and how much is kept."""
+    """Limits on the time for which results and records are kept, and on their size."""
 
     result_seconds: float
-    """Time that a result is kept after its job ended."""
+    """Seconds that a result is kept after its job ended."""
     record_seconds: float
-    """Time that the record of a job without a result is kept."""
+    """Seconds that the record of a job without a result is kept."""
     results_bytes: int | None
     """Size of all results, beyond which the oldest are removed; None: half of the disk that holds them."""
 
@@ -50,7 +50,7 @@ class RetentionTask:
         artifacts: Uploaded files.
         owners: Owners of the uploaded files.
         storage: Identity of the results directory and of Redis.
-        policy: How long and how much is kept.
+        policy: Limits on the time and size of what is kept.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ class Authentication:
         await self._app(scope, receive, send)
 
     def _principal(self, scope: Scope) -> Principal:
-        """The principal of a request.
+        """Return the principal of a request.
 
         Returns:
             The bearer of the API key, `ANONYMOUS` where no key is required, or `UNAUTHENTICATED`.

@@ -37,7 +37,7 @@ class BodyLimit:
 
 
 def _with_problem(scope: Scope, send: Send) -> Send:
-    """A `send` that makes a problem of Starlette's 413, which is plain text and passes no exception handler."""
+    """Return a `send` that turns Starlette's plain-text 413, which passes no exception handler, into a problem."""
     body = b""
 
     async def send_problem(message: Message) -> None:

@@ -1,4 +1,4 @@
-"""Limits on the requests that are in progress at once; those that only wait have a limit of their own."""
+"""Limits on the number of requests in progress at once; requests that only wait have a separate limit."""
 
 import math
 from collections import Counter
@@ -57,7 +57,7 @@ class SlotPool:
 
     @property
     def num_taken(self) -> int:
-        """Slots that are taken, by whomever."""
+        """Number of slots that are taken by all requests together."""
         return self._num_taken_by.total()
 
     def has_free_slot(self, owner: str | None) -> bool:
@@ -121,7 +121,7 @@ class Slot:
         self._pool = slots.active
 
     def may_wait(self) -> bool:
-        """Whether this request waits already, or a slot for waiting is free."""
+        """Return whether this request already waits, or a slot for waiting is free."""
         return self._pool is self._slots.waiting or self._slots.waiting.has_free_slot(self._owner)
 
     def start_waiting(self) -> None:

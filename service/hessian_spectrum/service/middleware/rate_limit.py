@@ -55,7 +55,7 @@ class RateLimit:
         await self._app(scope, receive, send)
 
     def _account(self, scope: Scope) -> tuple[str | None, int]:
-        """The client for which a request counts, None for one that is not limited, and its limit."""
+        """Return the client for which a request counts, None for one that is not limited, and its limit."""
         principal: Principal = scope["state"]["principal"]
         if principal.owner is not None and principal.requests_per_minute is not None:
             return principal.owner, principal.requests_per_minute
@@ -64,7 +64,7 @@ class RateLimit:
 
 
 def _charge_nothing(num_requests: float) -> None:
-    """The charge of a client without a limit."""
+    """Charge a client without a limit: do nothing."""
 
 
 def _too_many_requests(status: "RateLimitStatus") -> ProblemError:
@@ -75,7 +75,7 @@ def _too_many_requests(status: "RateLimitStatus") -> ProblemError:
 
 @dataclass(frozen=True)
 class RateLimitStatus:
-    """What a client has left after a request."""
+    """The requests that a client has left after a request."""
 
     limit: int
     """Requests per minute."""
@@ -84,7 +84,7 @@ class RateLimitStatus:
     reset_seconds: int
     """Seconds until the client has all requests of a minute again."""
     retry_after_seconds: int
-    """Seconds until the next request is answered; 0: this one is."""
+    """Seconds until the next request is answered; 0: this one is answered."""
 
     @property
     def headers(self) -> RawHeaders:
@@ -166,7 +166,7 @@ class TokenBucketLimiter:
 
 @lru_cache(maxsize=1024)
 def client_network(address: str) -> str | None:
-    """The network whose requests count together: an IPv4 address, or the /64 network of an IPv6 address.
+    """Return the network whose requests count together: an IPv4 address, or the /64 network of an IPv6 address.
 
     Returns:
         None for this machine itself and for a socket without an address; a text that is no address counts as it is.

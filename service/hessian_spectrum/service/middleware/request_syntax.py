@@ -1,4 +1,4 @@
-"""The form of a request's target and the length of its body, both made unambiguous."""
+"""Normalisation of the target of a request, and refusal of a body whose length is ambiguous."""
 
 import re
 from urllib.parse import unquote

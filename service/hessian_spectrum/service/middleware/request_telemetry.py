@@ -82,7 +82,7 @@ class RequestTelemetry:
 
 
 def _route(scope: Scope) -> str:
-    """The template of the path; metrics by the path itself would have no bounded number."""
+    """Return the template of the path; with the path itself, the number of metrics would be unbounded."""
     route = scope.get("route")
     if route is None:
         return OTHER
@@ -99,7 +99,7 @@ def _request_id(scope: Scope) -> str:
 
 @dataclass(frozen=True)
 class AccessRecord:
-    """A request that was answered."""
+    """The record of an answered request."""
 
     method: str
     route: str

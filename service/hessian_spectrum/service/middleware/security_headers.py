@@ -12,7 +12,7 @@ RawHeaders = Sequence[tuple[bytes, bytes]]
 _NOTHING = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 SECURITY_HEADERS: Mapping[str, str] = {
-    "Content-Security-Policy": f"{_NOTHING}; style-src 'unsafe-inline'; img-src data:",  # what an SVG picture needs
+    "Content-Security-Policy": f"{_NOTHING}; style-src 'unsafe-inline'; img-src data:",  # needed to display SVG files
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -39,7 +39,7 @@ class SecurityHeaders:
 
 
 def with_default_headers(send: Send, headers: RawHeaders) -> Send:
-    """A `send` that adds those of the headers that a response does not set itself.
+    """Return a `send` that adds those of the headers that a response does not set itself.
 
     Args:
         send: The `send` of the server or of the middleware in front.
@@ -60,7 +60,7 @@ def with_default_headers(send: Send, headers: RawHeaders) -> Send:
 
 
 def raw_headers(headers: Mapping[str, str]) -> RawHeaders:
-    """Headers as ASGI has them: names in lower case, as bytes."""
+    """Return the headers as ASGI has them: names in lower case, as bytes."""
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 

@@ -10,13 +10,13 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.service.problems import ProblemError
 
 BODY_SECONDS = 60.0
-"""Time in which the body of a request that is not an upload must arrive."""
+"""Seconds within which the body of a request that is not an upload must arrive."""
 
 CHUNK_BYTES = 2**18
 """Bytes of a response that are handed to the server at once; the rest waits until the client has read them."""
 
 CHUNK_SECONDS = 30.0
-"""Time in which the network must take a chunk of a response."""
+"""Seconds within which the network must take a chunk of a response."""
 
 _logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class ChunkedSender:
 
 
 def _with_deadline(receive: Receive) -> Receive:
-    """A `receive` that raises ProblemError 408 if the body is not complete within `BODY_SECONDS` from now."""
+    """Return a `receive` that raises ProblemError 408 if the body is not complete within `BODY_SECONDS` from now."""
     deadline = asyncio.get_running_loop().time() + BODY_SECONDS
     is_complete = False
 

@@ -1,4 +1,4 @@
-"""Host names under which the server answers, and the origins that may change anything."""
+"""Host names under which the server answers, and the origins that may send requests that change anything."""
 
 import ipaddress
 import re
@@ -49,7 +49,7 @@ class TrustedHost:
         await self._app(scope, receive, send)
 
     def check(self, method: str, headers: Headers, *, is_key_required: bool) -> None:
-        """Let a request pass whose host is trusted and whose origin may send it.
+        """Check that the host of a request is trusted and that its origin may send it.
 
         Raises:
             ProblemError: 421 for an unknown host, 403 for a change that a page of another site requested.
@@ -77,7 +77,7 @@ def _is_address(name: str) -> bool:
 
 
 def _is_same_origin(host: str, headers: Headers) -> bool:
-    """Whether the browser names a page of this server as the origin; other clients name none and pass."""
+    """Return whether the browser names a page of this server as the origin; other clients name none and pass."""
     site = headers.get("sec-fetch-site")
     if site is not None:
         return site in _OWN_SITES

@@ -25,11 +25,11 @@ LINEAR_RANGE = 100
 _MAX_DECADES = 6  # smaller magnitudes are drawn beside zero
 _MAX_LABELS = 16
 _LABEL_WIDTH, _LABEL_LEVELS = 62, 3  # pixels
-_FOOT = 0.5  # where the stems begin: below 1, the smallest multiplicity, on a logarithmic axis
+_FOOT = 0.5  # lower end of stems: below 1, the smallest multiplicity, on a logarithmic axis
 
 
 def plot_closed_form(spectrum: Spectrum, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """Stems at the eigenvalues, as high as their multiplicities, coloured by role, as a file of the format `name`."""
+    """Plot stems at the eigenvalues, as high as their multiplicities, coloured by role; a file of the format `name`."""
     unit = axis_unit(spectrum.scale)
     stems = [e._replace(value=e.value / unit) for e in spectrum.eigenvalues]
 
@@ -79,7 +79,7 @@ def _scale_axes(axes: Any, stems: Sequence[Eigenvalue]) -> None:
 
 def _label_stems(axes: Any, stems: Sequence[Eigenvalue]) -> None:
     """Label each stem with value and multiplicity, higher where another label is near."""
-    last: dict[int, tuple[float, int]] = {}  # by multiplicity: where the last label stands, and how high
+    last: dict[int, tuple[float, int]] = {}  # position and height of the last label, by multiplicity
     for stem in reversed(stems):
         position = float(axes.transData.transform((stem.value, stem.multiplicity))[0])
         before, level = last.get(stem.multiplicity, (-np.inf, 0))

@@ -1,4 +1,4 @@
-"""What all plots share: size, resolution and title of a figure, its file, and units and ticks of its axes."""
+"""Common parts of all plots: size, resolution and title of a figure, its file, and units and ticks of its axes."""
 
 import io
 import math
@@ -19,12 +19,12 @@ FIGURE_FORMATS = ("png", "svg", "pdf")
 """Formats of results that are figures."""
 
 MAX_PIXELS = 20_000_000
-"""Most pixels of one figure: 80 MB while it is drawn, and about a second for its file."""
+"""Largest number of pixels of a figure: 80 MB while it is drawn, and about a second to encode its file."""
 
 DPI = 150
 
 _DRAWING = threading.Lock()
-"""Held while a figure is drawn: matplotlib's settings and caches are shared and not made for threads."""
+"""Lock that is held while a figure is drawn: matplotlib's settings and caches are shared and not thread-safe."""
 
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, which can be searched and set in another font
@@ -33,12 +33,12 @@ _SETTINGS: dict[Any, Any] = {
 }
 _NO_DATE: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _FONT_POINTS = 10.0
-_LETTERS_PER_INCH = 11.0  # of a title of this size
+_LETTERS_PER_INCH = 11.0  # letters of a title of _FONT_POINTS
 
 
 @dataclass(frozen=True)
 class FigureStyle:
-    """What a caller chose of a figure; None stands for the default, a title of "" for no title."""
+    """The options of a figure that a caller chose; None stands for the default, a title of "" for no title."""
 
     width_inches: float | None = None
     height_inches: float | None = None
@@ -56,7 +56,7 @@ def render_figure(draw: Callable[[Figure], str], *, size: tuple[float, float], n
         draw: Fills the figure and returns its title.
         size: Default width and height in inches; a style with one of them keeps their ratio.
         name: One of `FIGURE_FORMATS`.
-        style: What the caller chose.
+        style: Options that the caller chose.
 
     Returns:
         The bytes of the file.
@@ -77,7 +77,7 @@ def render_figure(draw: Callable[[Figure], str], *, size: tuple[float, float], n
             title = style.title
         if title:
             letters = _LETTERS_PER_INCH * width * _FONT_POINTS / font_size
-            is_own = style.title is None  # of others formulas are not read: they would have to be right ones
+            is_own = style.title is None  # a caller's title may hold invalid formulas
             figure.suptitle(textwrap.fill(title, round(letters)), fontsize="medium", parse_math=is_own)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=name, dpi=dpi, metadata=_NO_DATE.get(name))
@@ -85,7 +85,7 @@ def render_figure(draw: Callable[[Figure], str], *, size: tuple[float, float], n
 
 
 def columns_that_fit(figure: Figure, num_columns: int, inches: float) -> int:
-    """Number of columns of a legend for which the figure is wide enough.
+    """Return the number of columns of a legend for which the figure is wide enough.
 
     Args:
         figure: The figure around the legend.
@@ -107,17 +107,17 @@ def _size(default: tuple[float, float], style: FigureStyle) -> tuple[float, floa
 
 
 def axis_unit(scale: float) -> float:
-    """Unit of an axis: 1, or a power of ten where numbers of this size make matplotlib's axes overflow."""
+    """Return the unit of an axis: 1, or a power of ten where numbers of this size make matplotlib's axes overflow."""
     return 1.0 if 1e-12 < scale < 1e12 or not scale else 10.0 ** max(-307, math.floor(math.log10(scale)))
 
 
 def unit_suffix(unit: float) -> str:
-    """Suffix of an axis label that names the unit; empty for 1."""
+    """Return the suffix of an axis label that names the unit; empty for 1."""
     return "" if unit == 1.0 else f" / {unit:.0e}"
 
 
 def decade_ticks(smallest: float, largest: float) -> list[float]:
-    """Ticks at zero and at powers of ten on both sides, none so near to zero that their labels overlap."""
+    """Return ticks at zero and at powers of ten on both sides, none so near to zero that their labels overlap."""
     exponents = np.arange(np.ceil(np.log10(smallest) + 0.5), np.ceil(np.log10(largest)) + 1)
     powers = (10.0 ** exponents[:: 1 + len(exponents) // 6]).tolist()
     return [*(-power for power in reversed(powers)), 0.0, *powers]
@@ -125,7 +125,7 @@ def decade_ticks(smallest: float, largest: float) -> list[float]:
 
 @dataclass(frozen=True)
 class MethodPlot:
-    """How results of one method are drawn; a module of this package lists it in `METHOD_PLOTS` by the method's name.
+    """The plot functions of one method; a module of this package lists them in `METHOD_PLOTS` by the method's name.
 
     Attributes:
         draw: Draws one result into a figure, with the sample of a stored diagonal if there is one, and returns the
@@ -150,5 +150,5 @@ class MethodPlot:
 
 
 def products_of(result: MethodResult) -> str:
-    """Number and precision of the products of a result, for its title."""
+    """Return the number and precision of the products of a result, for its title."""
     return f"{result.provenance.num_products:,} {result.provenance.precision} products"

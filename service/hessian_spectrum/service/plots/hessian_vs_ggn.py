@@ -22,7 +22,7 @@ _MAX_LABELS = 12
 _LABEL_INCHES = 3.5
 _LINEAR_RANGE = 10
 """Ratio of positive values above which the axis is logarithmic."""
-_LINEAR_STEPS = 20  # the same for the last step and the first one after 0
+_LINEAR_STEPS = 20  # ratio of the last step to the first one after 0, likewise
 _MANY_POINTS = 60  # points of a run above which markers are small
 
 _ERROR = "relative error of the top eigenvalue\n|Hessian − GGN| / |Hessian|"
@@ -41,7 +41,7 @@ def plot_hessian_vs_ggn(result: HessianVsGgnResult, name: str, style: FigureStyl
     Args:
         result: The result of a `hessian-vs-ggn` job.
         name: A format of figures.
-        style: What the caller chose of the figure.
+        style: Options of the figure that the caller chose.
 
     Returns:
         The bytes of the file.

@@ -18,7 +18,7 @@ _LOGARITHMIC_RATIO = 50
 
 
 def plot_law(answer: LawAnswer, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """Density with edges, atom, negative part and the histogram of a sample, as a file of the format `name`."""
+    """Plot a density with edges, atom, negative part and histogram of a sample, as a file of the format `name`."""
 
     def draw(figure: Figure) -> str:
         axes = figure.subplots()
@@ -42,7 +42,7 @@ def plot_law(answer: LawAnswer, name: str, style: FigureStyle = DEFAULT_STYLE) -
 
 
 def plot_index_curves(answer: IndexCurveAnswer, name: str, style: FigureStyle = DEFAULT_STYLE) -> bytes:
-    """Index against energy, one line for each ratio, with critical energies, as a file of the format `name`."""
+    """Plot index against energy, a line for each ratio, with critical energies, as a file of the format `name`."""
 
     def draw(figure: Figure) -> str:
         axes = figure.subplots()
@@ -90,7 +90,7 @@ def _draw_atom(axes: Any, answer: LawAnswer) -> None:
 
 
 def _scale_density(axes: Any, answer: LawAnswer, density: NDArray[np.float64]) -> None:
-    """A linear axis up to twice the density that nine tenths of the mass stay below, or a logarithmic axis."""
+    """Set a linear axis up to twice the density that nine tenths of the mass stay below, or a logarithmic axis."""
     inside = np.isfinite(density) & (density > 0)  # the mass of narrow bands reaches points where the density is 0
     if not inside.any():
         return  # the points asked for lie outside of the support

@@ -35,7 +35,7 @@ LINEAR_RANGE = 100
 """Ratio of magnitudes above which the axis is logarithmic."""
 
 _MAX_DECADES = 12
-_LABEL_INCHES = 2.2  # of a legend below the picture
+_LABEL_INCHES = 2.2  # width of an entry of the legend below the picture
 _FEW = 100  # points that are drawn large
 LEAST_BUMP = 0.02
 """Densities below this share of the peak of a single eigenvalue carry no information and are not drawn."""
@@ -63,7 +63,7 @@ def plot_result(
 
 @cache
 def method_plots() -> dict[str, MethodPlot]:
-    """How results of each method are drawn; a module that is added to this package is found."""
+    """Return the plot functions of each method, from all modules of this package."""
     return merged(plots, "METHOD_PLOTS")
 
 
@@ -144,7 +144,7 @@ def _draw_density(axes: Any, result: LanczosResult, unit: float) -> None:
 
 
 def _draw_shares(axes: Any, result: LanczosResult, unit: float) -> None:
-    """A logit axis, since a cumulative spectrum is read for the few eigenvalues at either end."""
+    """Draw on a logit axis, since a cumulative spectrum is read for the few eigenvalues at either end."""
     least = 0.3 / max(result.num_parameters, 2)
     curve = result.cumulative
     grid = np.asarray(curve.grid) / unit
@@ -165,7 +165,7 @@ def _draw_shares(axes: Any, result: LanczosResult, unit: float) -> None:
 
 
 def _share_digits(share: float) -> int:
-    """Number of digits that distinguish the share from 0 and from 1."""
+    """Return the number of digits that distinguish the share from 0 and from 1."""
     return max(1, math.ceil(-math.log10(min(share, 1 - share)) - 1e-6)) if 0 < share < 1 else 0
 
 
@@ -187,7 +187,7 @@ class DensityCurve:
 
 
 def density_curve(result: LanczosResult, unit: float) -> DensityCurve:
-    """The density of a result as plots show it."""
+    """Return the density of a result as plots show it."""
     density = result.density
     grid = np.asarray(density.grid) / unit
     values, lower, upper = (
@@ -201,13 +201,13 @@ def density_curve(result: LanczosResult, unit: float) -> DensityCurve:
 
 
 def _bump(result: LanczosResult, grid: Numbers) -> float:
-    """Height of the Gaussian of a single eigenvalue."""
+    """Return the height of the Gaussian of a single eigenvalue."""
     sigma = (grid[-1] - grid[0]) / max(result.num_steps - 1, 1) / math.sqrt(8 * math.log(result.smoothing.kappa))
     return float(1 / (result.num_parameters * sigma * math.sqrt(2 * math.pi)))
 
 
 def _tolerances(result: TopKResult, values: Numbers, unit: float) -> Numbers:
-    """Tolerance of each pair: relative to the largest value of its end, or absolute if that is larger."""
+    """Return the tolerance of each pair: relative to the largest value of its end, or absolute if that is larger."""
     tolerances = np.full(len(values), result.tolerance * abs(values).max())
     if result.which == "both-ends" and len(values) > 1:
         upper = (len(values) + 1) // 2
@@ -263,7 +263,7 @@ def _subject(result: AnySpectrumResult) -> str:
 
 
 def shortened(block: str) -> str:
-    """The glob of a block, shortened and escaped, since matplotlib parses formulas."""
+    """Return the glob of a block, shortened and escaped, since matplotlib parses formulas."""
     short = block if len(block) <= 30 else f"{block[:29]}…"
     return short.replace("$", r"\$")
 
@@ -300,7 +300,7 @@ def _add_top_k(axes: Any, spectrum: TopKResult, unit: float, colour: Any, label:
 
 
 def _scale_top_k(axes: Any, spectra: Sequence[TopKResult], _: float) -> None:
-    """A logarithmic axis for positive eigenvalues with a large ratio."""
+    """Set a logarithmic axis for positive eigenvalues with a large ratio."""
     values = [pair.value for spectrum in spectra for pair in spectrum.eigenpairs]
     if min(values) > 0 and max(values) > LINEAR_RANGE * min(values):
         axes.set_yscale("log")

@@ -47,7 +47,7 @@ def plot_spectrum_set(result: SpectrumSetResult, name: str, style: FigureStyle =
 
 
 def _colours(number: int) -> list[Any]:
-    """Colours of a qualitative map for a few curves, of a sequential map for many."""
+    """Return colours of a qualitative map for a few curves, of a sequential map for many."""
     if number <= _MANY:
         return [colormaps["tab10"](index) for index in range(number)]
     return list(colormaps["viridis"](np.linspace(0, 0.92, number)))
@@ -63,7 +63,7 @@ def _label(axes: Any, spectra: Sequence[AnySpectrumResult], unit: float, plot: M
 
 
 def _name(spectrum: AnySpectrumResult, plot: MethodPlot) -> str:
-    """Label of a spectrum: its block or sink and its largest eigenvalue or trace."""
+    """Return the label of a spectrum: its block or sink and its largest eigenvalue or trace."""
     parts = []
     if spectrum.block is not None:
         parts.append(f"{shortened(spectrum.block)} ({spectrum.num_parameters:,})")

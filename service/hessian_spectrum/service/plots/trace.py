@@ -33,10 +33,10 @@ _NO_ERROR = 0.05  # half-width of the axis relative to a number without an error
 _LEAST_ROOM = 1e-4  # the same for a number with an error; shorter bars are dots, as all ticks would look the same
 
 MAX_ENTRIES = 2_000_000
-"""Most entries of a diagonal that a plot reads: 32 MB with their errors."""
+"""Largest number of entries of a diagonal that a plot reads: 32 MB with their errors."""
 
 _BLOCK = 1000
-"""Consecutive entries that are read together, so that a large file is not read as a whole."""
+"""Number of consecutive entries that are read together, so that a large file is not read as a whole."""
 
 Numbers = NDArray[np.float64]
 
@@ -123,7 +123,7 @@ def _draw_diagonal(axes: Any, diagonal: DiagonalSample) -> None:
 
 
 def _scaled_edges(axes: Any, entries: Any) -> Any:
-    """Edges of bins of equal width on the axis, one of them at 0, so that no bin holds both signs."""
+    """Return edges of bins of equal width on the axis, one of them at 0, so that no bin holds both signs."""
     magnitudes = abs(entries[entries != 0])
     lowest, highest = float(min(entries.min(), 0.0)), float(max(entries.max(), 0.0))
     num_bins = min(_MOST_BINS, max(10, len(entries) // 4))

@@ -1,4 +1,4 @@
-"""Expensive work of routes: API keys take turns, it ends with its caller, and is charged to the rate limit."""
+"""Execution of expensive work of routes: API keys take turns; work ends with its caller, whose rate limit it uses."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from hessian_spectrum.service.process_pool.pool import ProcessPool
 from hessian_spectrum.service.process_pool.worker import Reply
 
 REQUESTS_PER_SECOND = 10.0
-"""Requests for which a second of work counts in the rate limit of its caller."""
+"""Number of requests that a second of work counts for in the rate limit of its caller."""
 
 SHARED = "common"
 """Owner of tasks that several API keys wait for, so that no key waits in the queue of another."""
@@ -42,7 +42,7 @@ class ProcessExecutor:
         Args:
             request: The request that the task belongs to.
             task: Name of a task of `tasks.py`.
-            arguments: What JSON can hold.
+            arguments: Values that JSON can represent.
             content: Bytes for the task, such as a body.
 
         Returns:
@@ -102,7 +102,7 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
 
     Args:
         receive: The `receive` of the request.
-        work: What to await.
+        work: The awaitable.
 
     Returns:
         The result of the work.
@@ -140,7 +140,7 @@ class FairScheduler:
         self._pool = pool
         self._running: Counter[str | None] = Counter()
         self._waiting: dict[str | None, Waiting] = {}
-        """By key; the key whose turn is next comes first."""
+        """Waiting tasks by key; the key whose turn is next comes first."""
 
     @asynccontextmanager
     async def slot(self, owner: str | None) -> AsyncIterator[None]:

@@ -25,7 +25,7 @@ _logger = logging.getLogger(__name__)
 
 
 class _ProcessEndedError(Exception):
-    """The process ended before it replied."""
+    """Raised if the process ended before it replied."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class ProcessPool:
 
         Args:
             task: Name of the task.
-            arguments: What JSON can hold.
+            arguments: Values that JSON can represent.
             content: Bytes for the task, such as a body.
 
         Returns:

@@ -1,4 +1,4 @@
-"""One process of the pool, which runs tasks until the service ends or it has been idle for a while.
+"""A process of the pool, which runs tasks until the service ends or it has been idle for a while.
 
 Messages are JSON and bytes, nothing that could be code. They come on standard input, and one reply to each goes to
 standard output; other output goes to standard error. The module that is named as the argument has `run_task`.
@@ -43,13 +43,13 @@ class Reply:
 
     @classmethod
     def from_bytes(cls, head: bytes, content: bytes) -> Self:
-        """The reply that these parts of a message hold."""
+        """Return the reply that these parts of a message hold."""
         document = json.loads(head)
         problem = None if document["problem"] is None else Problem.model_validate(document["problem"])
         return cls(document["fields"], content, problem, document["headers"])
 
     def head(self) -> bytes:
-        """Everything but the content, as JSON."""
+        """Return the fields, problem and headers, without the content, as JSON."""
         problem = None if self.problem is None else self.problem.model_dump(mode="json", exclude_none=True)
         return json.dumps({"fields": self.fields, "problem": problem, "headers": self.headers}).encode()
 
@@ -81,11 +81,11 @@ def main() -> None:
 
 
 def serve(messages: BinaryIO, replies: BinaryIO, run_task: Callable[[bytes, bytes], Reply]) -> None:
-    """Reply to each message until they end or none comes for a while.
+    """Reply to each message until the connection ends or no message comes for a while.
 
     Args:
-        messages: Where messages are read.
-        replies: Where replies are written.
+        messages: Stream from which messages are read.
+        replies: Stream to which replies are written.
         run_task: Returns the reply to the head and the content of a message.
     """
     while select.select([messages], [], [], _IDLE_SECONDS)[0]:

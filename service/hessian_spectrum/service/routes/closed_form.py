@@ -49,16 +49,17 @@ from hessian_spectrum.theory.closed_form.spectrum import Eigenvectors, Spectrum
 PATH = "/closed-form"
 
 SMALL_BODY_BYTES = 20_000
-"""A body of at most a thousand doubles is answered faster than a thread starts, if few numbers are derived from it."""
+"""Size in bytes of a thousand doubles: a body up to it is answered faster than a thread starts, if few numbers are
+derived from it."""
 
 SMALL_DERIVED_NUMBERS = 10_000
-"""Attention scores, or entries of a matrix to diagonalise, that take about as long."""
+"""Number of attention scores, or of entries of a matrix to diagonalise, that takes about as long to compute."""
 
 MAX_VECTOR_NUMBERS_JSON = 1_000_000
-"""Most numbers in the eigenvectors of a JSON response, about 20 MB of text."""
+"""Largest number of entries of the eigenvectors in a JSON response, about 20 MB of text."""
 
 MAX_VECTOR_NUMBERS_NPZ = 20_000_000
-"""Most numbers in the eigenvectors of an npz response, 160 MB."""
+"""Largest number of entries of the eigenvectors in an npz response, 160 MB."""
 
 router = APIRouter(tags=["closed forms"], route_class=StrictRoute)
 
@@ -131,7 +132,7 @@ class ClosedFormResult:
 
 
 def is_small(request: ClosedFormRequest, num_bytes: int) -> bool:
-    """Whether a request whose body has this many bytes is computed fast enough for the event loop itself."""
+    """Return whether a request whose body has this many bytes is computed fast enough for the event loop itself."""
     return (
         num_bytes <= SMALL_BODY_BYTES
         and request.eigenvectors == "none"
@@ -196,7 +197,7 @@ def render(request: ClosedFormRequest, name: str, style: FigureStyle = DEFAULT_S
     Args:
         request: The model, its data and the options.
         name: `json`, `npz` or a format of figures.
-        style: What the caller chose of a figure.
+        style: Options of a figure that the caller chose.
 
     Returns:
         The body of the response.
@@ -248,7 +249,7 @@ def _emptied(eigenvectors: Eigenvectors) -> Eigenvectors:
 
 
 def to_document(result: ClosedFormResult) -> dict[str, Any]:
-    """The fields of a `ClosedFormSpectrum`; validating a message would take twice the time."""
+    """Return the fields of a `ClosedFormSpectrum`; validating a message would take twice the time."""
     spectrum, inertia, conditioning = result.spectrum, result.spectrum.inertia, result.spectrum.conditioning
     return {
         "kind": spectrum.kind,

@@ -12,7 +12,7 @@ from hessian_spectrum.service.request_parsing import JSON, MEDIA_TYPES
 Responses = dict[int | str, dict[str, Any]]
 
 BINARY = {"type": "string", "format": "binary"}
-"""Schema of a file."""
+"""Schema of a binary file."""
 
 ACCEPT = {
     "name": "accept",
@@ -22,11 +22,11 @@ ACCEPT = {
     "Without the header the format is the first one.",
     "schema": {"type": "string", "examples": list(MEDIA_TYPES.values())},
 }
-"""For `openapi_extra` of a route whose response depends on the header."""
+"""The parameter `Accept`, for `openapi_extra` of a route whose response depends on the header."""
 
 
 def problem_documentation(**descriptions: str) -> Responses:
-    """Responses that are problems, one for each keyword such as `status_422="The request is invalid."`."""
+    """Return responses that are problems, one for each keyword such as `status_422="The request is invalid."`."""
     return {
         int(name.removeprefix("status_")): {
             "description": description,
@@ -68,12 +68,12 @@ def body_documentation(kind: type[BaseModel], examples: Examples) -> dict[str, A
 
 
 def formats_documentation() -> dict[str, Any]:
-    """Content of a response that has several formats, beside the schema of its JSON."""
+    """Return the content of a response that has several formats, beside the schema of its JSON."""
     return {media_type: {} if media_type == JSON else {"schema": BINARY} for media_type in MEDIA_TYPES.values()}
 
 
 def upload_documentation() -> dict[str, Any]:
-    """Entries of `requestBody.content` for arrays that come as files."""
+    """Return the entries of `requestBody.content` for arrays that come as files."""
     part = {"description": "A .npy file or JSON."}
     fields = {"request": {"description": "The request or a part of it as JSON."}} | dict.fromkeys(FIELD_PATHS, part)
     archive = BINARY | {"description": f"An npz archive with the members {', '.join(FIELD_PATHS)}."}

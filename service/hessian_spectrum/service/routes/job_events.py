@@ -78,7 +78,7 @@ class JobEventResponse(EventSourceResponse):
     """Streams the events of one reader.
 
     Args:
-        reader: Where the events come from.
+        reader: Source of the events.
         text: Makes the data of an event.
     """
 

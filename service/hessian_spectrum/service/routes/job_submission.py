@@ -39,7 +39,7 @@ class SubmittedJob:
     """The job in the body of a request.
 
     Attributes:
-        submission: What the job is created from.
+        submission: The data from which the job is created.
         admit: Returns the job's plan as JSON, or None without a worker to plan for; raises ProblemError or RedisError
             if the job cannot be computed here.
     """
@@ -49,7 +49,7 @@ class SubmittedJob:
 
 
 async def submitted_job(request: Request, caller: CurrentPrincipal, artifacts: Artifacts) -> SubmittedJob:
-    """Dependency: the job in the body."""
+    """Return the job in the body of the request; a dependency of routes."""
     body = await json_body(request)
     if await _is_expensive(request, body):
         reply = await _run_task(request, "submission", body, caller)
@@ -66,7 +66,7 @@ async def submitted_job(request: Request, caller: CurrentPrincipal, artifacts: A
 
 
 async def _estimate_of_body(request: Request, caller: CurrentPrincipal, artifacts: Artifacts) -> CostEstimate:
-    """Dependency: the cost of the job in the body."""
+    """Return the cost of the job in the body of the request; a dependency of routes."""
     body = await json_body(request)
     if await _is_expensive(request, body):
         return CostEstimate.model_validate_json(bytes((await _run_task(request, "estimate", body, caller)).content))
@@ -110,13 +110,13 @@ async def _run_task(request: Request, task: str, body: bytes, caller: CurrentPri
         "is_admin": caller.is_admin,
         "available_bytes": await run_in_threadpool(available_bytes, context.stores.redis),
         "verdicts": await _verdicts(request, body),
-        "digests": context.models.digests.known(),  # of the checkpoints that were just looked at, too
+        "digests": context.models.digests.known(),  # includes the checkpoints that were just looked at
     }
     return await context.executor.run(request, task, arguments=arguments, content=body)
 
 
 async def _verdicts(request: Request, body: bytes) -> dict[str, Any]:
-    """Verdicts of workers on the checkpoints that the body names."""
+    """Return the verdicts of workers on the checkpoints that the body names."""
     context = service_context(request)
     names = await run_in_threadpool(_checkpoint_names, body)
     for name in names:
@@ -136,7 +136,7 @@ async def _is_expensive(request: Request, body: bytes) -> bool:
 
 
 def _checkpoint_names(body: bytes) -> set[str]:
-    """Names of checkpoints that the body may mean; errors are reported when it is parsed."""
+    """Return the names of checkpoints that the body may mean; errors are reported when it is parsed."""
     if b"checkpoint" not in body and rb"\u" not in body:
         return set()
     check_json(body)

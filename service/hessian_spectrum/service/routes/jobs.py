@@ -51,7 +51,7 @@ MAX_WAIT_SECONDS = 60
 router = APIRouter(prefix="/jobs", tags=["jobs"], responses=UNAVAILABLE, route_class=StrictRoute)
 
 FILE_PATH = "/jobs/{job_id}/result.{name}"
-"""Of a result as a file."""
+"""Path of a result as a file."""
 
 _JOB_ID = described(r"^[0-9a-f]{32}$", "must be the id of a job: 32 hexadecimal digits in lower case")
 _OWNER = described(rf"^(me|{KEY_ID})$", "must be me, or the id of a key: 12 hexadecimal digits")
@@ -118,7 +118,7 @@ async def submit_job(
             request.state.slot.start_waiting()
             record = await service.wait(record, seconds)
         else:
-            seconds = 0  # too many wait already: a wait is a wish, the job is written
+            seconds = 0  # too many requests wait: respond at once, as the job is stored anyway
     headers = {"Location": str(request.url_for("get_job", job_id=record.id))}
     if replayed:
         headers["Idempotency-Replayed"] = "true"
@@ -298,7 +298,7 @@ def delete_job(job_id: JobId, service: Service, caller: CurrentPrincipal) -> Non
 
 
 def job_message(request: Request, record: JobRecord) -> Job:
-    """The record of a job as a message."""
+    """Return the record of a job as a message."""
 
     def link(route: str) -> str:
         return str(request.url_for(route, job_id=record.id))

@@ -22,7 +22,7 @@ router = APIRouter(tags=["health"], route_class=StrictRoute)
 metrics_router = APIRouter(route_class=StrictRoute)
 
 _HEALTH_CHECKS = CapacityLimiter(8)
-"""Separate threads, so that health checks wait for no other request."""
+"""Thread limit of health checks alone, so that they wait for no other request."""
 
 
 @router.get("/health/live", summary="Check that the process is alive")

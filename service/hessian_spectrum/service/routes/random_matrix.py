@@ -128,7 +128,7 @@ async def _render(body: bytes, name: str, style: FigureStyle, request: Request) 
 
 
 def is_small(request: RandomMatrixRequest) -> bool:
-    """Whether the request is computed fast enough for a thread of the service."""
+    """Return whether the request is computed fast enough for a thread of the service."""
     law = request.root
     if isinstance(law, IndexCurveRequest):
         num_energies = len(law.energies or ()) or law.num_points or DEFAULT_ENERGIES
@@ -210,7 +210,7 @@ def _law_answer(request: LawRequest) -> LawAnswer:
 
 
 def _energy_fields(request: LawRequest) -> dict[str, Any]:
-    """The fields that only the Hessian law has."""
+    """Return the fields that only the Hessian law has."""
     if not isinstance(request, Hessian):
         return dict.fromkeys(_ENERGY_FIELDS)
     named = request.activation, request.ratio
@@ -332,7 +332,7 @@ def render(request: RandomMatrixRequest, name: str, style: FigureStyle = DEFAULT
     Args:
         request: The law, or the index curves.
         name: `json`, `npz` or a format of figures.
-        style: What the caller chose of a figure.
+        style: Options of a figure that the caller chose.
 
     Returns:
         The body of the response.

@@ -47,12 +47,12 @@ def parse_result(document: bytes) -> AnyJobResult:
 
 
 def has_diagonal(result: AnyJobResult) -> bool:
-    """Whether a plot of the result needs the diagonal, which is stored beside the document."""
+    """Return whether a plot of the result needs the diagonal, which is stored beside the document."""
     return isinstance(result, TraceResult) and result.arrays is not None and "diagonal" in result.arrays.shapes
 
 
 def stored_arrays(result: AnyJobResult) -> StoredArrays | None:
-    """Description of the npz file beside the document; None if there is none."""
+    """Return the description of the npz file beside the document; None if there is none."""
     return None if isinstance(result, HessianVsGgnResult) else result.arrays
 
 
@@ -64,7 +64,7 @@ def render(
     Args:
         result: The result of a job.
         name: `json`, `npz` (without the arrays that are stored beside the document) or a format of figures.
-        style: What the caller chose of a figure.
+        style: Options of a figure that the caller chose.
         diagonal: The diagonal that a trace job stored, for its plot.
 
     Returns:

@@ -16,7 +16,7 @@ from hessian_spectrum.service.problems import invalid_query
 from hessian_spectrum.service.request_parsing import chosen_options
 
 MAX_OPERATIONS = 20_000_000_000
-"""Most operations of one request: a few seconds."""
+"""Largest number of operations for one request: a few seconds."""
 
 _EXPONENTIAL = 60  # operations that take as long as an exponential and its sums
 # Exponentials for each node and point: two for each of four rules and one for the value, in both densities; probes
@@ -29,7 +29,7 @@ _DOUBLE_EPS, _SINGLE_EPS = float(np.finfo(np.float64).eps), float(np.finfo(np.fl
 
 @dataclass(frozen=True)
 class SmoothingOverrides:
-    """The parameters of the smoothing that a caller changes; None keeps that of the job."""
+    """The smoothing parameters that a caller changes; None keeps the value of the job."""
 
     num_points: int | None = None
     kappa: float | None = None
@@ -37,7 +37,7 @@ class SmoothingOverrides:
 
 
 def resmooth(result: AnyJobResult, overrides: SmoothingOverrides) -> AnyJobResult:
-    """The result with the curves that the job would have made with the changed smoothing.
+    """Return the result with the curves that the job would have made with the changed smoothing.
 
     Args:
         result: The result of a job.

@@ -1,1 +1,1 @@
-"""What operators see of a service: access log, metrics, readiness and the checks of `doctor`."""
+"""Telemetry for operators: metrics, readiness and the checks of `doctor`."""

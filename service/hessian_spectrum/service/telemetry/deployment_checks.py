@@ -47,7 +47,7 @@ _TORCH_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of a check, and what to do about it."""
+    """The outcome of a check, with advice."""
 
     name: str
     verdict: Verdict

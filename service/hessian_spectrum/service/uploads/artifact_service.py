@@ -17,12 +17,12 @@ from hessian_spectrum.storage.artifacts import NOBODY, ArtifactOwners, ArtifactS
 
 @dataclass(frozen=True, kw_only=True)
 class ArtifactQuota:
-    """How many uploaded files are kept."""
+    """Limits on the size and number of uploaded files."""
 
     max_bytes: int | None
-    """Size of all files, of which one key may hold `MAX_SHARE_PER_KEY`; None: a quarter of the disk."""
+    """Size of all files in bytes, of which one key may hold `MAX_SHARE_PER_KEY`; None: a quarter of the disk."""
     max_number: int
-    """Number of files of one key."""
+    """Largest number of files of one key."""
 
 
 class ArtifactService:
@@ -34,7 +34,7 @@ class ArtifactService:
         store: Uploaded files.
         owners: Owners of the uploaded files.
         principal: Whom the service acts for.
-        quota: How many files are kept.
+        quota: Limits on the files that are kept.
 
     Attributes:
         owner: Id of the principal's API key; None without one.
@@ -81,7 +81,7 @@ class ArtifactService:
         return self._owned(lambda: self._store.write_arrays(arrays))
 
     def get(self, artifact_id: str) -> AnyArtifact:
-        """The description of an artifact.
+        """Return the description of an artifact.
 
         Returns:
             The number of tokens and the largest one, or shape and type of each array.
@@ -108,7 +108,7 @@ class ArtifactService:
         return self._store.arrays(artifact_id)
 
     def page(self, size: int, after: str | None) -> tuple[list[AnyArtifact], str | None]:
-        """Up to `size` artifacts, newest first, and the cursor of the next page, None at the end."""
+        """Return up to `size` artifacts, newest first, and the cursor of the next page, None at the end."""
         return self._store.page(size, after, None if self._sees_all else self._owners.artifacts(self._owner))
 
     def delete(self, artifact_id: str) -> None:

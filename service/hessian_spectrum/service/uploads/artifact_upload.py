@@ -53,7 +53,7 @@ async def spooled(request: Request, artifacts: ArtifactService) -> AsyncIterator
 
     Args:
         request: A request whose body has not been read.
-        artifacts: Where the file is to become an artifact.
+        artifacts: Store in which the file becomes an artifact.
 
     Yields:
         The file, which is removed after the context.
@@ -92,7 +92,7 @@ def store_tokens(file: BinaryIO, artifacts: ArtifactService, media_type: str) ->
 
     Args:
         file: The file as it was uploaded.
-        artifacts: Where to store the tokens.
+        artifacts: Store for the tokens.
         media_type: `BINARY` or `NPY`.
 
     Returns:
@@ -147,7 +147,7 @@ def store_arrays(
 
     Args:
         file: The file as it was uploaded.
-        artifacts: Where to store the arrays.
+        artifacts: Store for the arrays.
         media_type: `NPZ` or `SAFETENSORS`.
         budget: Memory for members that must be inflated.
 
@@ -167,7 +167,7 @@ def store_arrays(
 
 
 def _mapped(file: BinaryIO) -> memoryview:
-    """The bytes of the file, mapped into memory; no other process changes it."""
+    """Return the bytes of the file, mapped into memory; no other process changes it."""
     try:
         return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
     except ValueError:

@@ -20,7 +20,7 @@ from hessian_spectrum.service.problems import invalid_field, malformed_upload
 from hessian_spectrum.service.uploads.memory_budget import Reservation
 
 MAX_HEADER_BYTES = 1024
-"""Headers of the arrays that are accepted take 128; a longer one is given to no parser."""
+"""Largest size in bytes of a header that is parsed; those of accepted arrays take 128."""
 
 MAX_TEXT_LENGTH = 64
 
@@ -34,7 +34,7 @@ NPY_MAGIC = npy_format.MAGIC_PREFIX
 Value = NDArray[np.float64] | float | int | str
 
 MAX_DIRECTORY_BYTES = 2**17
-"""Of an archive: its comment, up to 64 KiB, or its directory, which takes about 60 bytes for each member."""
+"""Largest size in bytes of an archive's comment (up to 64 KiB) or of its directory (about 60 bytes for each member)."""
 
 _LOCAL_HEADER = struct.Struct("<4s2xH18xHH")  # signature, flags, length of the name and of the extra field
 _ENCRYPTED = 0x1 | 0x40
@@ -46,7 +46,7 @@ _SUFFIX = ".npy"
 
 
 class UnreadableArrayError(ValueError):
-    """The bytes are no array, or one that no request takes."""
+    """Raised if bytes are not an array, or not one that any request accepts."""
 
 
 def read_npy(content: memoryview, reservation: Reservation) -> Value:
@@ -102,7 +102,7 @@ def read_numbers(content: memoryview) -> NDArray[np.generic]:
 
 
 def is_shape(shape: Sequence[Any]) -> bool:
-    """Whether an array of numbers may have it."""
+    """Return whether an array of numbers may have this shape."""
     return 1 <= len(shape) <= MAX_DIMENSIONS and all(type(length) is int and length >= 1 for length in shape)
 
 

@@ -22,16 +22,16 @@ from hessian_spectrum.service.uploads.npz import NPY_MAGIC, UnreadableArrayError
 from hessian_spectrum.service.validation_errors import unknown_name
 
 UPLOAD_SECONDS = 300
-"""Time in which an upload must arrive; it holds memory for so long."""
+"""Seconds within which an upload must arrive, as it holds memory for that long."""
 
 MAX_TEXT_BYTES = 2**20
-"""Largest part of a form that holds text or JSON instead of an array file."""
+"""Largest size in bytes of a part that holds text or JSON instead of an array file."""
 
 NPZ, FORM = "application/x-npz", "multipart/form-data"
 UPLOAD_MEDIA_TYPES = (NPZ, FORM)
 
 MAX_FIELDS = 32
-"""More than any request has."""
+"""Largest number of fields of a form, more than any request has."""
 
 _DOTTED_PATHS = {".".join(path): path for path in FIELD_PATHS.values()}
 _MAX_NAME_LENGTH = 64
@@ -144,7 +144,7 @@ def _json(part: "Part") -> Any:
 
 
 def upload_too_slow() -> ProblemError:
-    """Problem 408."""
+    """Return problem 408 for an upload that took too long."""
     detail = f"The upload took longer than {UPLOAD_SECONDS} s."
     return ProblemError(Problem(type="/problems/upload-too-slow", title="Upload too slow", status=408, detail=detail))
 
@@ -202,7 +202,7 @@ def _copied(start: Any) -> dict[str, Any]:
 
 @dataclass
 class Part:
-    """One part: its name and its bytes."""
+    """A part of a form: its name and its bytes."""
 
     name: str
     content: bytearray = field(default_factory=bytearray)

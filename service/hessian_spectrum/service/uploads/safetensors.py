@@ -13,7 +13,7 @@ from hessian_spectrum.service.uploads.npz import NO_SHAPE, is_shape
 from hessian_spectrum.storage.artifact_files import DTYPES, NamedArray
 
 MAX_HEADER_BYTES = 2**20
-"""Far more than names, types and places of the arrays that are accepted take."""
+"""Largest size of a header in bytes: far more than names, types and offsets of the accepted arrays take."""
 
 _LENGTH_BYTES = 8
 _MAX_AXES = 64
@@ -22,11 +22,11 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 
 
 class _DamagedError(ValueError):
-    """What is wrong with a header."""
+    """Raised if a file is damaged; the message says what is wrong."""
 
 
 def may_be_safetensors(head: bytes, num_bytes: int) -> bool:
-    """Whether a file of this size and beginning has the look of one."""
+    """Return whether a file of this size and beginning looks like a safetensors file."""
     length = int.from_bytes(head[:_LENGTH_BYTES], "little")
     return head[_LENGTH_BYTES : _LENGTH_BYTES + 2] == b'{"' and length <= num_bytes - _LENGTH_BYTES
 
@@ -57,7 +57,7 @@ def safetensors_arrays(body: memoryview) -> Iterator[tuple[str, NamedArray]]:
 
 
 def _header(body: memoryview) -> tuple[dict[str, Any], int]:
-    """Its entries without the metadata, and where the numbers begin."""
+    """Return the entries of the header without the metadata, and the offset at which the numbers begin."""
     length = int.from_bytes(body[:_LENGTH_BYTES], "little")
     end = _LENGTH_BYTES + length
     if len(body) < _LENGTH_BYTES or length > MAX_HEADER_BYTES or end > len(body):
@@ -88,7 +88,7 @@ def _no_constant(name: str) -> None:
 
 
 def _entry(name: str, entry: Any) -> tuple[ArrayType, list[int], int, int]:
-    """Type, shape, and where the numbers of an entry begin and end."""
+    """Return type, shape, first offset and last offset of an entry."""
     what = f"the entry {name[:64]!a}"
     if not isinstance(entry, dict) or entry.keys() != _FIELDS:
         raise _DamagedError(f"{what} must hold exactly dtype, shape and data_offsets")
@@ -109,7 +109,7 @@ def _are_counts(values: Any) -> bool:
 
 
 def _check_covered(entries: list[tuple[int, int]], num_bytes: int) -> None:
-    """Every byte belongs to one entry."""
+    """Check that every byte belongs to exactly one entry."""
     end = 0
     for first, last in sorted(entries):
         if first != end:

@@ -16,7 +16,7 @@ from hessian_spectrum.planning.work import Work, exact_work
 from hessian_spectrum.quadrature.probe_mean import NORMAL_QUANTILE
 from hessian_spectrum.quadrature.results import Estimate, ExactSpectrum, FloatArray, Inertia, Interval
 
-COLUMNS = 128  # of eigenvectors whose residuals are measured at once
+COLUMNS = 128  # number of eigenvectors whose residuals are measured at once
 
 ZERO_ROUNDINGS = 10
 
@@ -37,7 +37,7 @@ class DenseMatrixState:
 
 @dataclass(frozen=True)
 class DenseEigensolver(Method[DenseMatrixState, ExactSpectrum]):
-    """Every eigenvalue, from P products and a dense float64 eigenvalue problem on the operator's device.
+    """Computes every eigenvalue, by P products and a dense float64 eigenvalue problem on the operator's device.
 
     An eigenvalue is known, and counts as zero, up to (e + 10 (sqrt(P) - 1) eps) max |lambda|, where eps is the machine
     epsilon and e the relative error of the products, including that of reduced precision: rounding errors of P terms
@@ -88,7 +88,7 @@ class DenseEigensolver(Method[DenseMatrixState, ExactSpectrum]):
 
 
 def summarise_triangle(operator: SymmetricOperator, triangle: Triangle, eigenvectors: bool) -> ExactSpectrum:
-    """Every eigenvalue of a completely filled matrix, whose memory is overwritten.
+    """Return every eigenvalue of a completely filled matrix, whose memory is overwritten.
 
     Args:
         operator: The matrix A.
@@ -125,7 +125,7 @@ def summarise_triangle(operator: SymmetricOperator, triangle: Triangle, eigenvec
 
 
 def _trace(values: Tensor, product_error: float) -> Estimate:
-    """Trace; errors of the products, relative to A, move it by at most product_error (sum |lambda| + 2 ||A||_F)."""
+    """Compute the trace; product errors, relative to A, move it by at most product_error (sum |lambda| + 2 ||A||_F)."""
     value = float(values.sum())
     error = product_error * (float(values.abs().sum()) + 2 * norm(values))
     return Estimate(value, error / NORMAL_QUANTILE, Interval(value - error, value + error))
@@ -138,7 +138,7 @@ def _inertia(values: Tensor, threshold: float) -> Inertia:
 
 
 def _residuals(matrix: Tensor, values: Tensor, columns: Tensor) -> FloatArray:
-    """Residuals ||A x - lambda x|| (P,) of the unit columns x."""
+    """Return the residuals ||A x - lambda x|| (P,) of the unit columns x."""
     lengths = torch.empty_like(values, device="cpu")
     for start in range(0, len(values), COLUMNS):
         part = slice(start, start + COLUMNS)

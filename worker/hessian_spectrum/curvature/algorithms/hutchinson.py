@@ -35,7 +35,7 @@ from hessian_spectrum.quadrature.results import DiagonalEstimate, Estimate
 class ComplementProbes:
     """Sums over probes g, uniform on the unit sphere of the complement of a sketch, of dimension P' = P - r."""
 
-    regression: RowRegression | None  # of A g / unit on g; None if no diagonal is requested
+    regression: RowRegression | None  # regression of A g / unit on g; None if no diagonal is requested
     _: KW_ONLY
     quadratic: list[float] = field(default_factory=list)  # g^T A g
     lengths: list[float] = field(default_factory=list)  # ||A g||
@@ -93,7 +93,7 @@ def add_probes(
 
 
 def trace_of(sketch: Sketch, probes: ComplementProbes, *, frobenius: float, product_error: float) -> Estimate:
-    """Trace tr A = tr Q^T A Q + P' E[g^T A g].
+    """Return the trace tr A = tr Q^T A Q + P' E[g^T A g].
 
     The variance of one probe, 2 / (P' + 2) (<l^2> - <l>^2) over the eigenvalues l of A within the complement, is
     estimated from ||A g|| and g^T A g, and is known for a single probe too.
@@ -148,7 +148,7 @@ def frobenius_of(sketch: Sketch, probes: ComplementProbes, product_error: float)
 
 
 def diagonal_of(sketch: Sketch, probes: ComplementProbes, product_error: float) -> DiagonalEstimate | None:
-    """Diagonal diag A = diag(A Q Q^T) + diag(A N), where N is the projection on the complement.
+    """Return the diagonal diag A = diag(A Q Q^T) + diag(A N), where N is the projection on the complement.
 
     The second part comes from the regression of A g on g, times N_ii.
 

@@ -1,4 +1,4 @@
-"""How far a few random probes may be off, whatever the spectrum: the laws behind the intervals of `trace`.
+"""Confidence intervals of estimates from a few random probes, valid for every spectrum; `trace` uses them.
 
 A quadratic form of a Gaussian vector is a sum of independent chi-square numbers, weighted by the eigenvalues. The law
 has the heaviest tails if one eigenvalue has all the weight; limits derived from that case hold for every other one.
@@ -27,7 +27,7 @@ SINGLE_FACTOR = 1 / float(ndtri(1 - LEVEL / 2))
 
 
 class Limits(NamedTuple):
-    """Both ends of an interval."""
+    """The two ends of an interval."""
 
     lower: float
     upper: float
@@ -41,19 +41,19 @@ class SumEstimate(NamedTuple):
     limits: Limits
 
     def plus(self, known: float) -> "SumEstimate":
-        """The estimate plus a known number."""
+        """Return the estimate plus a known number."""
         lower, upper = self.limits
         return SumEstimate(self.value + known, self.standard_error, Limits(lower + known, upper + known))
 
     def times(self, factor: float) -> "SumEstimate":
-        """The estimate in another unit."""
+        """Return the estimate in another unit."""
         error = None if self.standard_error is None else self.standard_error * factor
         return SumEstimate(self.value * factor, error, Limits(*(limit * factor for limit in self.limits)))
 
 
 @lru_cache(maxsize=4096)
 def deviation_factor(degrees: float) -> float:
-    """The k with |X - tr A| <= k F sqrt(2 / n) for means X of v^T A v and F^2 of ||A v||^2 over n Gaussian probes v.
+    """Return k with |X - tr A| <= k F sqrt(2 / n) for means X of v^T A v and F^2 of ||A v||^2 over n Gaussian probes v.
 
     A single eigenvalue is the worst case, in which X / tr A = (F / tr A)^2 is 1/n times chi-square with n degrees of
     freedom. k is 14.1 for one probe, 4.7 for two, 2.4 for ten, and tends to a quantile of the normal distribution.
@@ -72,14 +72,14 @@ def deviation_factor(degrees: float) -> float:
 
 
 def _chance_within(factor: float, degrees: float) -> float:
-    """Probability P(|x - 1| <= factor sqrt(2 x / n)) for n x chi-square with n degrees of freedom."""
+    """Return the probability P(|x - 1| <= factor sqrt(2 x / n)) for n x chi-square with n degrees of freedom."""
     half = factor / math.sqrt(2 * degrees)
     upper, lower = (math.hypot(half, 1) + half) ** 2, (math.hypot(half, 1) + half) ** -2
     return float(gammainc(degrees / 2, degrees * upper / 2) - gammainc(degrees / 2, degrees * lower / 2))
 
 
 def sum_estimate(total: float, root_square: float | None, *, degrees: float, freedom: float, dim: int) -> SumEstimate:
-    """Trace tr B for positive semidefinite B, from a mean over probes.
+    """Return the trace tr B for positive semidefinite B, from a mean over probes.
 
     If one eigenvalue has all the weight the mean is chi-square, and limits in proportion to it hold for every other B
     too. They are wide. If tr B^2 is known, limits from the deviation that it implies are narrower. Their factors are
@@ -112,7 +112,7 @@ def sum_estimate(total: float, root_square: float | None, *, degrees: float, fre
 
 
 def root_estimate(square: SumEstimate, unit: float, product_error: float) -> Estimate:
-    """Square root of an estimate, times a unit.
+    """Return the square root of an estimate, times a unit.
 
     Args:
         square: Estimate of the square.
@@ -134,22 +134,22 @@ def root_estimate(square: SumEstimate, unit: float, product_error: float) -> Est
 
 
 def exact_estimate(value: float, rounding: float, floor: float = -math.inf) -> Estimate:
-    """A number that is known up to the error of the products."""
+    """Return a number that is known up to the error of the products."""
     return Estimate(value, combined_error(0.0, rounding), widened(value, Limits(value, value), rounding, floor=floor))
 
 
 def widened(value: float, limits: Limits, rounding: float, *, floor: float = -math.inf) -> Interval:
-    """The interval, which contains the value, widened by the error of the products; not below `floor`."""
+    """Return the interval, which contains the value, widened by the error of the products; not below `floor`."""
     return Interval(max(min(limits.lower, value) - rounding, floor), max(limits.upper, value) + rounding)
 
 
 def combined_error(standard_error: float, rounding: float) -> float:
-    """Standard error including that of the products, which `rounding` bounds."""
+    """Return the standard error including that of the products, which `rounding` bounds."""
     return math.hypot(standard_error, rounding / NORMAL_QUANTILE)
 
 
 def spread_factor(freedom: float) -> float:
-    """Factor by which to widen a standard error that was estimated with the given degrees of freedom.
+    """Return the factor by which to widen a standard error that was estimated with the given degrees of freedom.
 
     Widened by it, 1.96 standard errors contain 95 %, as under Student's t.
 
@@ -163,10 +163,10 @@ def spread_factor(freedom: float) -> float:
 
 
 def student_factor(freedom: float) -> float:
-    """Number of standard errors, before widening, that bound a number following Student's t."""
+    """Return the number of standard errors, before widening, that bound a number following Student's t."""
     return float(stdtrit(freedom, LEVEL_ABOVE))
 
 
 def small_dimension(dim: int) -> float:
-    """Factor by which to widen for probes on a sphere of few dimensions; in one dimension nothing is random."""
+    """Return the factor that widens intervals for probes on a sphere of few dimensions; in one, nothing is random."""
     return (dim + 1) / max(dim - 1, 1)

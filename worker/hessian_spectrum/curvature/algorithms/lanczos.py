@@ -37,7 +37,7 @@ SHORT_BASIS = 2
 @serializable(basis=UsedPart(1, "num_vectors"))
 @dataclass(kw_only=True)
 class LanczosState:
-    """k probes between two steps, with everything that `advance` needs and a checkpoint must store.
+    """The state of Lanczos runs from k probes between two steps: all that `advance` needs and a checkpoint must store.
 
     A probe whose subspace is invariant takes no further step; the others continue.
     """
@@ -51,7 +51,7 @@ class LanczosState:
     num_done: list[int]  # (k,)
     scale: list[float]  # (k,) largest ||A q_j|| so far
     invariant: list[bool]  # (k,) the subspace is closed under A, within rounding
-    step: int  # of the probes that go on
+    step: int  # number of steps done by the probes that continue
 
     @property
     def limit(self) -> int:
@@ -154,7 +154,7 @@ def advance(operator: SymmetricOperator, state: LanczosState) -> None:
         if not length < math.inf:
             raise NonFiniteError(f"the matrix-vector product of Lanczos step {step + 1} holds NaN or infinity")
         state.scale[probe] = max(state.scale[probe], length)
-        extend = _extend_fully if state.reorthogonalisation == "full" else _extend_shortly
+        extend = _reorthogonalised_step if state.reorthogonalisation == "full" else _three_term_step
         following = extend(state, probe, product)
         remainder = norm(following)
         invariant = remainder <= BREAKDOWN_ROUNDINGS * torch.finfo(operator.dtype).eps * state.scale[probe]
@@ -165,7 +165,7 @@ def advance(operator: SymmetricOperator, state: LanczosState) -> None:
     state.step += 1
 
 
-def _extend_fully(state: LanczosState, probe: int, product: Tensor) -> Tensor:
+def _reorthogonalised_step(state: LanczosState, probe: int, product: Tensor) -> Tensor:
     """Store alpha; return the next row of the basis, A q orthogonalised against all rows before."""
     rows = state.basis[probe, : state.step + 1]
     state.diagonal[probe, state.step] = dot(rows[-1], product)
@@ -176,7 +176,7 @@ def _extend_fully(state: LanczosState, probe: int, product: Tensor) -> Tensor:
     return following
 
 
-def _extend_shortly(state: LanczosState, probe: int, product: Tensor) -> Tensor:
+def _three_term_step(state: LanczosState, probe: int, product: Tensor) -> Tensor:
     """Store alpha = q^T (A q - beta p); return A q - beta p - alpha q in the memory of p, the vector before q."""
     step = state.step
     current, following = state.basis[probe, step % SHORT_BASIS], state.basis[probe, (step + 1) % SHORT_BASIS]
@@ -189,7 +189,7 @@ def _extend_shortly(state: LanczosState, probe: int, product: Tensor) -> Tensor:
 
 
 def tridiagonal(state: LanczosState, probe: int = 0) -> Tridiagonal:
-    """Coefficients of the steps done so far from one probe.
+    """Return the coefficients of the steps done so far from one probe.
 
     Args:
         state: State of the run.
@@ -215,15 +215,15 @@ def tridiagonal(state: LanczosState, probe: int = 0) -> Tridiagonal:
 @serializable()
 @dataclass(kw_only=True)
 class SLQState:
-    """Lanczos runs of one group of probes after the other, between two products; everything a checkpoint must store."""
+    """The state of Lanczos runs of one group of probes after another: all that a checkpoint must store."""
 
     num_steps: int  # per probe, at most P
     num_probes: int
     group_size: int  # probes in lockstep
     reorthogonalisation: Reorthogonalisation
     generator: torch.Generator  # on the CPU; its state is that before the next group is drawn
-    tridiagonals: list[Tridiagonal] = field(default_factory=list)  # of the finished groups
-    current: LanczosState | None = None  # of the group under way
+    tridiagonals: list[Tridiagonal] = field(default_factory=list)  # one for each probe of the finished groups
+    current: LanczosState | None = None  # state of the current group
 
     @property
     def finished(self) -> bool:
@@ -398,7 +398,7 @@ def lockstep(
     reorthogonalisation: Reorthogonalisation | None,
     memory_bytes: int | None,
 ) -> tuple[Reorthogonalisation, int]:
-    """How Lanczos stays within `memory_bytes`.
+    """Choose reorthogonalisation and number of probes in lockstep such that Lanczos stays within `memory_bytes`.
 
     Args:
         dim: Number of parameters P.

@@ -37,7 +37,7 @@ class RowRegression:
 
     @staticmethod
     def empty(rows: Tensor) -> "RowRegression":
-        """A regression without samples, for vectors like the rows (n, P)."""
+        """Return a regression without samples, for vectors like the rows (n, P)."""
         zeros = rows.new_zeros(rows.shape[1], dtype=torch.float64)
         return RowRegression(zeros, zeros.clone(), zeros.clone())
 
@@ -71,7 +71,7 @@ def regression_estimate(
     product_error: float,
     correlation: float = 1.0,
 ) -> DiagonalEstimate:
-    """Diagonal entries from what is known and from slopes of two samples or more.
+    """Estimate diagonal entries from what is known and from slopes of two samples or more.
 
     Args:
         known: Known part of the diagonal, of shape (P,), in units of A.
@@ -103,7 +103,7 @@ def single_estimate(
     product_error: float,
     dim: int,
 ) -> DiagonalEstimate:
-    """Diagonal entries from what is known and from one sample g, A g of a probe on the sphere of a subspace.
+    """Estimate diagonal entries from what is known and from one sample g, A g of a probe on the sphere of a subspace.
 
     The unknown part is (A N)_ii, at most the root of N_ii (A N A)_ii, and the sample's y is a normal number of variance
     (A N A)_ii / dim.
@@ -128,7 +128,7 @@ def single_estimate(
 
 
 def exact_diagonal(values: Tensor, row_norms: Tensor, product_error: float) -> DiagonalEstimate:
-    """Diagonal entries that are known up to the error of the products."""
+    """Return diagonal entries that are known up to the error of the products."""
     zeros = torch.zeros_like(values)
     return _estimate(values, zeros, values, zeros, row_norms * product_error)
 
@@ -189,5 +189,5 @@ class PairSums:
         return dim * math.sqrt(spread / self.freedom(len(lengths)))
 
     def freedom(self, num_probes: int) -> int:
-        """Degrees of freedom of the estimate."""
+        """Return the degrees of freedom of the estimate."""
         return self.count + num_probes - 1

@@ -83,7 +83,7 @@ def ritz_pairs(projection: Tensor, *, num_processed: int, num_rows: int, defects
 
 
 def order(values: Tensor, which: Which) -> Tensor:
-    """Indices (n,) of ascending values (n,), in order of preference; for "both-ends" alternately from both ends."""
+    """Return indices (n,) of ascending values (n,), in order of preference; "both-ends" alternates between the ends."""
     ascending = torch.arange(len(values))
     if which == "smallest":
         return ascending
@@ -106,7 +106,7 @@ class Tridiagonal:
 
 
 def node_error(matrix: Tridiagonal, product_error: float, reorthogonalisation: Reorthogonalisation) -> float:
-    """Largest displacement of a node by errors of the products, in units of A: product_error times the known norm of A.
+    """Return the largest error of a node due to products, in units of A: product_error times the known norm of A.
 
     Eigenvalues that are closer than this to each other, or to zero, are not resolved, even if Lanczos stopped because
     only rounding was left. Without reorthogonalisation the displacement grows like the root of the number of steps.
@@ -127,7 +127,7 @@ def node_error(matrix: Tridiagonal, product_error: float, reorthogonalisation: R
 
 
 def gauss_quadrature(matrix: Tridiagonal, node_error: float = 0.0) -> Quadrature:
-    """Nodes and weights of the spectral measure that Lanczos saw.
+    """Return the nodes and weights of the spectral measure that Lanczos saw.
 
     For T = S diag(nodes) S^T and weights S[0]**2:  v^T p(H) v = sum(weights * p(nodes)) for every polynomial p of
     degree < 2m. Residuals are remainder * S[-1], signed so that S[0] >= 0.
@@ -159,7 +159,7 @@ def extreme_ritz_values(
     reorthogonalisation: Reorthogonalisation,
     dim: int,
 ) -> tuple[RitzValue, RitzValue]:
-    """Smallest and largest Ritz value over all probes.
+    """Return the smallest and largest Ritz value over all probes.
 
     The residual of a Ritz value is that of its node, plus the error of products as far as the norm of A is known,
     because no product is more accurate, converged or not. Without reorthogonalisation it is 2.5 times as large and the
@@ -192,7 +192,7 @@ def extreme_ritz_values(
 def _extreme(
     quadratures: Sequence[Quadrature], floors: Sequence[float], factor: float, dim: int, side: int
 ) -> RitzValue:
-    """The last Ritz value on one side; `floors` are the errors of the probes' products, in units of A."""
+    """Return the last Ritz value on one side; `floors` are the errors of the probes' products, in units of A."""
     index = -1 if side > 0 else 0
     best = max(range(len(quadratures)), key=lambda probe: side * float(quadratures[probe].nodes[index]))
     value = float(quadratures[best].nodes[index])
@@ -207,7 +207,7 @@ def _extreme(
 
 
 def _end(quadratures: Sequence[Quadrature], floors: Sequence[float], value: float, dim: int, side: int) -> float:
-    """A point beyond which there is no eigenvalue, with a probability of 97.5 %."""
+    """Return a point beyond which there is no eigenvalue, with a probability of 97.5 %."""
     parts, unit = [], 0.0
     for rule, floor in zip(quadratures, floors, strict=True):
         assert rule.residuals is not None
@@ -217,7 +217,7 @@ def _end(quadratures: Sequence[Quadrature], floors: Sequence[float], value: floa
         unit = max(unit, float(np.ptp(rule.nodes)), float(abs(rule.nodes).max()), float(abs(factors).sum()))
 
     def presence(point: float) -> float:
-        """Bound on the part of an eigenvector with this eigenvalue in all probes together."""
+        """Return a bound on the part of an eigenvector with this eigenvalue in all probes together."""
         shares = ((factors / (point - nodes)).sum() + dropped / (point - value) for nodes, factors, dropped in parts)
         return math.hypot(*map(float, shares))
 
@@ -226,7 +226,7 @@ def _end(quadratures: Sequence[Quadrature], floors: Sequence[float], value: floa
 
 
 def _eigenpairs(matrix: Tridiagonal) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (m,) ascending and eigenvectors (m, m), in columns, of T."""
+    """Return the eigenvalues (m,) ascending and eigenvectors (m, m), in columns, of T."""
     diagonal, off = matrix.diagonal, matrix.off_diagonal
     dense = torch.diag(diagonal) + torch.diag(off, 1) + torch.diag(off, -1)
     if not bool(dense.isfinite().all()):
@@ -236,7 +236,7 @@ def _eigenpairs(matrix: Tridiagonal) -> tuple[Tensor, Tensor]:
 
 
 def overlap_of_block(dim: int, count: int, chance: float) -> float:
-    """Lower bound on |X^T u|, for a fixed unit vector u and an orthonormal random X (dim, count).
+    """Return a lower bound on |X^T u|, for a fixed unit vector u and an orthonormal random X (dim, count).
 
     |X^T u|^2 is beta distributed, and below y with a probability of at most y^(count/2) Gamma(dim/2) / (Gamma(count/2 +
     1) Gamma((dim - count)/2)).
@@ -258,8 +258,8 @@ def overlap_of_block(dim: int, count: int, chance: float) -> float:
 
 
 def overlap_of_probes(dim: int, count: int, chance: float) -> float:
-    """Lower bound on |X^T u| with this probability of error, if the columns of X are independent unit vectors."""
-    dim = max(dim, 3)  # as above
+    """Return a lower bound on |X^T u| with this error probability, if the columns of X are independent unit vectors."""
+    dim = max(dim, 3)  # the density is not bounded below 3 dimensions, as in `overlap_of_block`
     of_one = math.lgamma(dim / 2) - math.lgamma((dim - 1) / 2)
     return math.exp((math.log(chance) + math.lgamma(count / 2 + 1)) / count - of_one)
 
@@ -278,7 +278,7 @@ class Stages:
         self._starts, self._couplings = parts[..., 1 : 1 + block], parts[..., 1 + block :]
 
     def __call__(self, point: float) -> float:
-        """Bound on |X^T u| / |Q^T u| for an eigenvalue at `point`."""
+        """Return a bound on |X^T u| / |Q^T u| for an eigenvalue at `point`."""
         total: Tensor | None = None
         for values, starts, couplings in zip(self._values, self._starts, self._couplings, strict=True):
             factor = starts.T @ (couplings / (point - values).unsqueeze(1))
@@ -288,7 +288,7 @@ class Stages:
 
 
 def stage(values: Tensor, starts: Tensor, couplings: Tensor, *, rows: int, block: int) -> Tensor:
-    """One part of `Stages` (rows, 1 + 2 block), for values (n,), starts (n, p) and couplings (n, q)."""
+    """Return a part of `Stages` (rows, 1 + 2 block), for values (n,), starts (n, p) and couplings (n, q)."""
     part = torch.zeros(rows, 1 + 2 * block, dtype=torch.float64)
     part[:, 0] = math.inf
     part[: len(values), 0] = values
@@ -298,7 +298,7 @@ def stage(values: Tensor, starts: Tensor, couplings: Tensor, *, rows: int, block
 
 
 def excludes(bound: Callable[[float], float], overlap: float, *, point: float, end: float, side: int) -> bool:
-    """Whether there is no eigenvalue at `point` or beyond it.
+    """Return whether there is no eigenvalue at `point` or beyond it.
 
     Args:
         bound: Returns a bound on |X^T u| for an eigenvalue at a point beyond all Ritz values.
@@ -316,7 +316,7 @@ def excludes(bound: Callable[[float], float], overlap: float, *, point: float, e
 
 
 def end_of_spectrum(bound: Callable[[float], float], overlap: float, *, end: float, unit: float, side: int) -> float:
-    """A point beyond which there is no eigenvalue.
+    """Return a point beyond which there is no eigenvalue.
 
     Args:
         bound: Returns a bound on |X^T u| for an eigenvalue at a point beyond all Ritz values.
@@ -337,7 +337,7 @@ def end_of_spectrum(bound: Callable[[float], float], overlap: float, *, end: flo
             return side * math.inf
     near = 0.0
     for _ in range(BISECTIONS):
-        # by orders of magnitude first: the distance may be a rounding of the width
+        # geometric means: the distance may be as small as a rounding error of the width
         middle = math.sqrt(near) * math.sqrt(far) if near > 0 else far / 1024
         if middle < 1e-18 * unit or not near < middle < far:
             break
@@ -354,7 +354,7 @@ def _beyond(point: float, end: float) -> Iterator[float]:
 
 
 def bounds_from_above(values: Tensor, norms: Tensor, *, rest: float, count: int) -> Tensor:
-    """Upper bounds on the `count` largest eigenvalues of A, descending (count,).
+    """Return upper bounds on the `count` largest eigenvalues of A, descending (count,).
 
     In a basis of n orthonormal vectors Y and of their orthogonal complement A is [[diag(values), R^T], [R, B]], where B
     is at most `rest`. R^T R is at most the square of diag(norms) (see `spread`), so that the bounds are the larger
@@ -381,12 +381,12 @@ def bounds_from_above(values: Tensor, norms: Tensor, *, rest: float, count: int)
 
 
 def largest_rest(values: Tensor, norms: Tensor, slack: Tensor) -> Tensor:
-    """The largest `rest` for which the bound on each value exceeds it by at most its slack (n,)."""
+    """Return the largest `rest` for which the bound on each value exceeds it by at most its slack (n,)."""
     return values + slack - norms * (norms / slack)
 
 
 def spread(residuals: Tensor) -> Tensor:
-    """Norms (n,) whose squares, on a diagonal, are at least R^T R for all R with columns as long as `residuals`.
+    """Return norms (n,) whose squares, on a diagonal, are at least R^T R for all R with columns as long as `residuals`.
 
     By the Cauchy-Schwarz inequality |R x|^2 <= (sum_i r_i |x_i|)^2 <= sum_i r_i * sum_i r_i x_i^2.
 

@@ -27,7 +27,7 @@ class Sketch:
 
     @staticmethod
     def empty(operator: SymmetricOperator) -> "Sketch":
-        """A sketch of rank r = 0."""
+        """Return a sketch of rank r = 0."""
         rows = torch.empty(0, operator.dim, dtype=operator.dtype, device=operator.device)
         return Sketch(
             basis=rows, products=rows, triangle=torch.zeros(0, 0, dtype=torch.float64), scale=0.0, exhausted=False
@@ -78,7 +78,7 @@ class Sketch:
 
 
 def finite_products(operator: SymmetricOperator, rows: Tensor) -> Tensor:
-    """A applied to each row (n, P).
+    """Return A applied to each row (n, P), after checking that it is finite.
 
     Args:
         operator: The matrix A.

@@ -31,7 +31,7 @@ MAX_STAGES = 256  # restarts of one run from random vectors that are followed; i
 
 
 class End(NamedTuple):
-    """One end of the spectrum, with the number of requested eigenvalues that may lie there."""
+    """An end of the spectrum, with the number of requested eigenvalues that may lie there."""
 
     side: int  # 1 for the upper one, -1 for the lower one
     num_requested: int
@@ -63,13 +63,13 @@ class SubspaceState:
     num_rows: int = 0
     num_processed: int = 0
     num_products: int = 0
-    num_runs: int = 0  # from random rows
+    num_runs: int = 0  # number of runs, each of which begins with random rows
     run_width: int = 0  # random rows that the run under way began with
     start_row: int = 0  # first row of the block that the stage under way began with
     num_starts: int = 0  # rows of it; 0: the stage is not followed
     dropped: float = 0.0  # root of the sum of squares of what this run took for rounding, in units of A
     scale: float = 0.0  # largest ||A b|| so far
-    far_ends: list[float] = field(default_factory=list)  # for each end, beyond which A has no eigenvalue; [] at first
+    far_ends: list[float] = field(default_factory=list)  # points beyond which A has no eigenvalue, by end; [] at first
     phase: Phase = "search"
 
     @property
@@ -102,7 +102,7 @@ class SubspaceState:
 
     @property
     def needs_locking(self) -> bool:
-        """Whether one run does not suffice.
+        """Whether one run is not sufficient.
 
         One run shows few copies of an eigenvalue. If products are reduced, the errors of its pairs can only be bounded
         through the gap to the rest.
@@ -113,7 +113,7 @@ class SubspaceState:
         return self.is_reduced or any(end.num_requested > 1 for end in self.ends)
 
     def pairs(self) -> RitzPairs:
-        """Ritz pairs of all processed rows."""
+        """Return the Ritz pairs of all processed rows."""
         return ritz_pairs(
             self.projection,
             num_processed=self.num_processed,
@@ -123,7 +123,7 @@ class SubspaceState:
         )
 
     def active_pairs(self) -> RitzPairs:
-        """Ritz pairs of the matrix on the complement of the locked rows."""
+        """Return the Ritz pairs of the matrix on the complement of the locked rows."""
         first = self.num_locked
         return ritz_pairs(
             self.projection[first:, first:],
@@ -134,11 +134,11 @@ class SubspaceState:
         )
 
     def locked_values(self) -> Tensor:
-        """Ritz values of the locked rows (num_locked,), the requested ones first, in order of preference."""
+        """Return the Ritz values of the locked rows (num_locked,), the requested ones first, in order of preference."""
         return self.projection.diagonal()[: self.num_locked].clone()
 
     def norm(self, values: Tensor) -> float:
-        """Norm ||A||, as far as it is known."""
+        """Return the norm ||A||, as far as it is known."""
         return max(self.scale, float(values.abs().max()))
 
     def tolerances(self, values: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ class SubspaceState:
         return (self.tolerances(values) - error).clamp(min=error)
 
     def is_improved(self, values: Tensor, slack: Tensor) -> bool:
-        """Whether these requested values (k,) are better than those that are locked."""
+        """Return whether these requested values (k,) are better than those that are locked."""
         if self.num_locked == 0:
             return False
         gain = self.scores(values) - self.scores(self.locked_values()[: len(values)])
@@ -194,11 +194,11 @@ class SubspaceState:
         )
 
     def excludes(self, active: RitzPairs, point: float, side: int) -> bool:
-        """Whether the complement of the locked rows has no eigenvalue at or beyond a point, on that side."""
+        """Return whether the complement of the locked rows has no eigenvalue at or beyond a point, on that side."""
         return excludes(self._presence(active, side), self._overlap(), point=point, end=_last(active, side), side=side)
 
     def end_of_rest(self, active: RitzPairs, side: int) -> float:
-        """A point beyond which the complement has no eigenvalue, on that side; infinite if nothing is known."""
+        """Return a point beyond which the complement has no eigenvalue, on that side; infinite if nothing is known."""
         sizes = (active.values[-1] - active.values[0], active.values.abs().max(), active.couplings.abs().sum())
         unit = max(float(size) for size in (*sizes, self.dropped))
         return end_of_spectrum(
@@ -206,7 +206,7 @@ class SubspaceState:
         )
 
     def ends_of_rest(self) -> list[float]:
-        """For each end `end_of_rest`, or the bound of an earlier run on the whole matrix if that is tighter."""
+        """Return `end_of_rest` for each end, or the bound of an earlier run on the whole matrix if that is tighter."""
         active = self.active_pairs()
         limits = [self.end_of_rest(active, end.side) for end in self.ends]
         if not self.far_ends:
@@ -215,7 +215,7 @@ class SubspaceState:
         return [end.side * min(end.side * one, end.side * other) for end, one, other in both]
 
     def _presence(self, active: RitzPairs, side: int) -> Callable[[float], float]:
-        """Bound on the part of an eigenvector in the run's random vectors, by its eigenvalue beyond all Ritz values."""
+        """Bound an eigenvector's part in the run's random vectors, given its eigenvalue beyond all Ritz values."""
         parts, end = self.stages_so_far(active), _last(active, side)
         stages = Stages(parts) if len(parts) else None
 
@@ -227,7 +227,7 @@ class SubspaceState:
         return bound
 
     def _overlap(self) -> float:
-        """Lower bound on that part, up to a probability that the ends, and all runs after the first, share."""
+        """Return a lower bound on an eigenvector's part in the run; ends and runs share the probability of an error."""
         chance = MISS_PROBABILITY / 2 ** min(self.num_runs - 1, 30) / len(self.ends)
         return overlap_of_block(self.basis.shape[1] - self.num_locked, self.run_width, chance)
 

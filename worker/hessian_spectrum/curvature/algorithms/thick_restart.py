@@ -19,8 +19,8 @@ from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteErr
 from hessian_spectrum.quadrature.results import TopEigenpairs
 
 BLOCK_SIZE = 4  # vectors multiplied at once, so copies of an eigenvalue that one run finds
-DEFAULT_ROWS = 80  # of the basis beside the requested vectors
-LEAST_ROWS = 3  # beside the requested vectors; with fewer a restart has nothing to restart from
+DEFAULT_ROWS = 80  # rows of the basis in addition to the requested vectors
+LEAST_ROWS = 3  # in addition to the requested vectors; with fewer, no vectors are left for a restart
 
 # Pairs are locked when their residual is this much below the tolerance: within a cluster residuals add up later.
 LOCKING_SHARE = 0.25
@@ -33,7 +33,7 @@ SEARCH_SHARE = 0.8
 
 # Share of the rows beside the requested ones that converged pairs from elsewhere may keep when pairs are locked.
 KEPT_SHARE = 0.25
-KEPT_GOAL = 0.1  # of the residual that is required of requested pairs
+KEPT_GOAL = 0.1  # their largest residual, as a share of that required of requested pairs
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class ThickRestartLanczos(Method[SubspaceState, TopEigenpairs]):
 
 
 def _rows_and_block(dim: int, k: int, itemsize: int, memory_bytes: int | None) -> tuple[int, int]:
-    """Number of rows of the basis, and block size; products take as much memory as a block."""
+    """Return the number of rows of the basis, and block size; products take as much memory as a block."""
     rows, block_size = min(dim, max(3 * k, k + DEFAULT_ROWS)), min(k, BLOCK_SIZE)
     if memory_bytes is None:
         return rows, block_size
@@ -171,7 +171,7 @@ def _absorb(operator: SymmetricOperator, state: SubspaceState, column: int, prod
 
 
 def _orthonormal(row: Tensor, basis: Tensor) -> Tensor:
-    """The row (P,), which is overwritten, without its part in the span of the basis, and normalised."""
+    """Return the row (P,), which is overwritten, without its part in the span of the basis, and normalised."""
     # again after normalising: little may be left of a vector when the basis is nearly complete
     for _ in range(2):
         orthogonalise(row, basis)
@@ -263,7 +263,7 @@ def _decide(state: SubspaceState, product_error: float) -> None:
 def _has_more_to_lock(
     state: SubspaceState, leading: Tensor, residuals: Tensor, slack: Tensor, *, converged: bool
 ) -> bool:
-    """Whether all requested pairs have converged and not all are locked, or few products remain for locking them.
+    """Tell whether to lock pairs: all requested ones have converged and not all are locked, or few products remain.
 
     The remaining products are then best spent on verifying that the converged pairs are the right ones.
 
@@ -285,7 +285,7 @@ def _has_more_to_lock(
 
 
 def _is_settled(state: SubspaceState, leading: Tensor, slack: Tensor, *, is_blind: bool) -> bool:
-    """Whether no eigenvalue can have been missed that is better than the requested ones by more than the slack.
+    """Return whether no eigenvalue can have been missed that is better than the requested ones by more than the slack.
 
     Args:
         state: State of the search.
@@ -311,7 +311,7 @@ def _is_settled(state: SubspaceState, leading: Tensor, slack: Tensor, *, is_blin
 
 
 def _limits(state: SubspaceState, values: Tensor, norms: Tensor, slack: Tensor) -> list[float]:
-    """For each end, the point from which eigenvalues of the complement would be too good to be missed.
+    """Return, for each end, the point from which eigenvalues of the complement would be too good to be missed.
 
     The points are as far out as is needed to know each value within its slack, but not so near that values within the
     slack of the worst one would have to be separated from it, which may take forever.
@@ -336,7 +336,7 @@ def _limits(state: SubspaceState, values: Tensor, norms: Tensor, slack: Tensor) 
 
 
 def _worth_keeping(state: SubspaceState, pairs: RitzPairs, requested: Tensor, goal: float) -> Tensor:
-    """The requested pairs, and the best known of the others; distinct ones need not be found again."""
+    """Return the requested pairs, and the best known of the others; distinct ones need not be found again."""
     room = len(state.basis) - state.num_requested
     room = room if len(state.basis) == state.basis.shape[1] else int(KEPT_SHARE * room)
     others = pairs.residuals.argsort()

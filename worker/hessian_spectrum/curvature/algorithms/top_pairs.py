@@ -22,12 +22,12 @@ class _Pairs:
 
     values: Tensor  # (k,)
     residuals: Tensor  # (k,) with the error of the products
-    error: float  # of the values, from the products
+    error: float  # error of the values caused by the products
     are_locked: bool  # they span what the first locked rows did
 
 
 def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEigenpairs:
-    """The requested pairs in their present state; the basis is overwritten, so that the search cannot continue.
+    """Return the requested pairs in their present state; the basis is overwritten, so that the search cannot continue.
 
     The pairs are multiplied once more, by unreduced products, because the recurrence does not include what locking cut
     off, the deviation of reduced products, and the accumulated errors of restarts.
@@ -78,12 +78,12 @@ def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEi
 
 
 def _ends_of_rest(state: SubspaceState, error: float) -> list[float]:
-    """For each end, the side times a point beyond which the complement of the locked rows has no eigenvalue."""
+    """Return, by end, its side times a point beyond which the complement of the locked rows has no eigenvalue."""
     return [end.side * point + error for end, point in zip(state.ends, state.ends_of_rest(), strict=True)]
 
 
 def _ends_of_others(state: SubspaceState, every: RitzPairs, error: float) -> list[float] | None:
-    """Such points for the complement of the requested vectors, if all others are known.
+    """Return such points for the complement of the requested vectors, by end, if all others are known.
 
     The vectors are those of reduced products, so that their complement is not an invariant subspace of the exact
     matrix.
@@ -157,7 +157,7 @@ def _refined(operator: SymmetricOperator, state: SubspaceState, values: Tensor, 
 
 
 def _rotated(state: SubspaceState, vectors: Tensor, products: Tensor, unit: float) -> tuple[Tensor, Tensor]:
-    """Ritz values and residuals of the span of rows (k, P), which become Ritz vectors, given their products."""
+    """Return Ritz values and residuals of the span of rows (k, P), which become Ritz vectors, given their products."""
     projection = gram(vectors, products)
     subtract(products, projection.T, vectors)
     projection = projection / unit
@@ -171,7 +171,7 @@ def _rotated(state: SubspaceState, vectors: Tensor, products: Tensor, unit: floa
 
 
 def _bounds(state: SubspaceState, pairs: _Pairs, rest: list[float], error: float) -> Tensor:
-    """Upper bounds on the scores of the requested eigenvalues (k,), from the locked pairs and the ends of the rest.
+    """Bound the scores of the requested eigenvalues (k,) from above, by the locked pairs and the ends of the rest.
 
     If the subspace is the whole space, the bounds follow from the pairs themselves and the ends of the others. They are
     for the matrix whose products were used; the error of these products is added once for the exact matrix.
@@ -191,7 +191,7 @@ def _bounds(state: SubspaceState, pairs: _Pairs, rest: list[float], error: float
         kept = slice(count, count if state.complete else None)
         measured = pairs.residuals - pairs.error
         values, residuals = torch.cat([pairs.values, values[kept]]), torch.cat([measured, residuals[kept]])
-        error = 0.0  # that of what was measured is added by the caller
+        error = 0.0  # the caller adds the error of the measured products
     norms = spread(residuals)
     if state.which == "magnitude":
         return bounds_from_above(torch.cat([values, -values]), norms.repeat(2), rest=max(rest), count=count) + error
@@ -202,7 +202,7 @@ def _bounds(state: SubspaceState, pairs: _Pairs, rest: list[float], error: float
 
 
 def _interval(state: SubspaceState, index: int, pairs: _Pairs, gap: float, why: str | None) -> Interval:
-    """Interval of a requested eigenvalue: no worse than the value (minimax principle), and at most `gap` better."""
+    """Return an interval of an eigenvalue: no worse than the value (minimax principle), and at most `gap` better."""
     value = float(pairs.values[index])
     is_upper = value >= 0 if state.which == "magnitude" else state.side_of(index) > 0
     far = value + gap if is_upper else value - gap
@@ -218,11 +218,11 @@ def _interval(state: SubspaceState, index: int, pairs: _Pairs, gap: float, why: 
 class _Reasons:
     """Reasons that a pair has not converged."""
 
-    error: float  # of products, in units of A
+    error: float  # error of products, in units of A
     is_exhausted: bool  # no more products were allowed
 
     def of(self, pairs: _Pairs, index: int, tolerance: float) -> str:
-        """The reason in one sentence."""
+        """Return the reason in one sentence."""
         value, residual = float(pairs.values[index]), float(pairs.residuals[index])
         if self.error > tolerance and residual <= FLOOR_ERRORS * self.error:
             message = f"The error of the products, {self.error:.2g}, is above the tolerance, {tolerance:.2g}"

@@ -35,9 +35,9 @@ from hessian_spectrum.quadrature.results import DiagonalEstimate, Estimate, Inte
 Estimator: TypeAlias = Literal["hutchinson", "hutch++", "xtrace"]
 
 FIRST_ROUND = 24  # products before a tolerance is first looked at
-DEFAULT_PRODUCTS = 10_000  # at most, in search of a tolerance
+DEFAULT_PRODUCTS = 10_000  # largest number of products if a tolerance decides
 
-for _kind in (DiagonalEstimate, Estimate, Interval, StochasticTrace):  # of finished states
+for _kind in (DiagonalEstimate, Estimate, Interval, StochasticTrace):  # types of the fields of finished states
     serializable()(_kind)
 
 
@@ -184,7 +184,7 @@ class TraceEstimator(Method[TraceState, StochasticTrace]):
 
 
 def _sketch_is_small(state: TraceState) -> bool:
-    """Whether the sketch must grow: Hutch++ spends a third of the products on it and a third on its products."""
+    """Return whether the sketch must grow: Hutch++ spends a third of the products on it and a third on its products."""
     sketch = state.sketch
     return state.estimator == "hutch++" and len(sketch.basis) < state.target // 3 and not sketch.exhausted
 
@@ -236,7 +236,7 @@ def _decide(operator: SymmetricOperator, state: TraceState) -> None:
 
 
 def _error(trace: Estimate) -> float:
-    """Standard error, or what the interval implies if that is larger; infinite if neither is known."""
+    """Return the standard error, or what the interval implies if that is larger; infinite if neither is known."""
     lower, upper = trace.interval.lower, trace.interval.upper
     if trace.standard_error is None or lower is None or upper is None:
         return math.inf
@@ -244,7 +244,7 @@ def _error(trace: Estimate) -> float:
 
 
 def _rounding(operator: SymmetricOperator, estimate: StochasticTrace) -> float:
-    """Standard error that the products alone leave, whatever their number."""
+    """Return the standard error that the products alone leave, whatever their number."""
     return operator.product_error * max(abs(estimate.trace.value), estimate.frobenius.value) / NORMAL_QUANTILE
 
 
@@ -283,7 +283,7 @@ def _estimate(state: TraceState, product_error: float) -> StochasticTrace:
 
 
 def _exact(columns: ColumnSums, num_products: int, product_error: float, diagonal: bool) -> StochasticTrace:
-    """Result from columns, which are known up to the error of the products, relative to their norms and to ||A||_F."""
+    """Make the result from columns, known up to the error of products, relative to their norms and to ||A||_F."""
     norm_value = math.hypot(*columns.lengths)
     value = math.fsum(columns.diagonal.tolist())
     frobenius = exact_estimate(norm_value, product_error * norm_value, floor=0.0)
@@ -294,7 +294,7 @@ def _exact(columns: ColumnSums, num_products: int, product_error: float, diagona
 
 
 def _random_rows(operator: SymmetricOperator, generator: torch.Generator, count: int) -> Tensor:
-    """Independent unit vectors (count, P), uniform on the sphere."""
+    """Return independent unit vectors (count, P), uniform on the sphere."""
     rows = torch.empty(count, operator.dim, dtype=operator.dtype, device=operator.device)
     for row in rows:
         row.copy_(sphere_probe(operator.dim, generator))

@@ -8,7 +8,7 @@ from torch import Tensor
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
-ROUNDING = 1e-10  # what is left of a column, relative to its length, that is rounding or nearly so
+ROUNDING = 1e-10  # remainder of a column, relative to its length, below which it counts as rounding error
 
 
 def standardised(data: Dataset) -> Dataset:

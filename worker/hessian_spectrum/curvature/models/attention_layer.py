@@ -1,4 +1,4 @@
-"""One layer of self-attention with a single head."""
+"""Single-head self-attention layer."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass

@@ -1,4 +1,4 @@
-"""What every model offers: named parameters with their layout, activations, and outputs as a pure function."""
+"""The interface of all models: named parameters with their layout, activations, and outputs as a pure function."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ class ParameterLayout:
 
     @classmethod
     def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> "ParameterLayout":
-        """Layout of parameters of these shapes, in the order of the mapping."""
+        """Return the layout of parameters of these shapes, in the order of the mapping."""
         return cls(tuple(shapes), tuple(shapes.values()))
 
     @property
@@ -47,7 +47,7 @@ class ParameterLayout:
         return sum(self.sizes)
 
     def flatten(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """One vector (P,) in the order of `names`.
+        """Return one vector (P,) in the order of `names`.
 
         Args:
             parameters: Parameters by name, of the layout's shapes.
@@ -77,14 +77,14 @@ class ParameterLayout:
                 raise InvalidProblemError(f"{name} has shape {tuple(parameters[name].shape)}, not {shape}")
 
     def unflatten(self, vector: Tensor) -> Parameters:
-        """Views of `vector` (P,) by name."""
+        """Return views of `vector` (P,) by name."""
         # split, not slices: its backward is one cat, that of slices one zero-padded vector (P,) per parameter
         pieces = torch.split(vector, self.sizes)
         return {name: piece.view(shape) for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}
 
 
 def select(names: Iterable[str], globs: str | Sequence[str] | None) -> list[str]:
-    """Names that match a glob (*, ?, [...]; case-sensitive), or one of several, in their order.
+    """Return the names that match a glob (*, ?, [...]; case-sensitive), or one of several, in their order.
 
     Args:
         names: Names of all parameters.
@@ -110,8 +110,8 @@ def select(names: Iterable[str], globs: str | Sequence[str] | None) -> list[str]
 class ColumnGroup:
     """Neighbouring parameters whose columns are computed together."""
 
-    columns: ParameterLayout  # of the group
-    rows: ParameterLayout  # of all parameters up to the group's last
+    columns: ParameterLayout  # parameters of the group
+    rows: ParameterLayout  # all parameters up to the last one of the group
 
     @property
     def start(self) -> int:
@@ -120,7 +120,7 @@ class ColumnGroup:
 
     @property
     def stop(self) -> int:
-        """One past the last column."""
+        """Index after the last column."""
         return self.rows.dim
 
     @property
@@ -130,7 +130,7 @@ class ColumnGroup:
 
 
 def column_groups(layout: ParameterLayout) -> list[ColumnGroup]:
-    """All columns, in order, in groups of whole parameters."""
+    """Return all columns, in order, in groups of whole parameters."""
     groups: list[ColumnGroup] = []
     shapes = dict(zip(layout.names, layout.shapes, strict=True))
     group: dict[str, tuple[int, ...]] = {}

@@ -91,7 +91,7 @@ class CausalLm(Model):
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            # forward passes are the code of each model, which raises what it likes
+            # forward passes run the code of each model, which may raise any exception
             raise InvalidProblemError(
                 f"the model fails on two tokens: {type(error).__name__}: {error!s:.300}"
             ) from error

@@ -68,7 +68,7 @@ class NeuronNetwork(ClosedFormNetwork):
 
     @property
     def num_outputs(self) -> int:
-        """One output."""
+        """Number of outputs, 1."""
         return 1
 
     @property
@@ -94,7 +94,7 @@ class NeuronNetwork(ClosedFormNetwork):
 
 @dataclass(frozen=True)
 class MultiInput(ClosedFormNetwork):
-    """One two-layer linear network for each input, f(x) = sum_d <w_d, v_d> x_d for x (D,).
+    """A sum of two-layer linear networks, one for each input: f(x) = sum_d <w_d, v_d> x_d for x (D,).
 
     The parameters are "w" and "v" (D, m).
 
@@ -117,7 +117,7 @@ class MultiInput(ClosedFormNetwork):
 
     @property
     def num_outputs(self) -> int:
-        """One output."""
+        """Number of outputs, 1."""
         return 1
 
     @property
@@ -140,7 +140,7 @@ class MultiInput(ClosedFormNetwork):
 
 @dataclass(frozen=True)
 class MultiOutput(ClosedFormNetwork):
-    """One two-layer linear network for each output, f_k(x) = <w_k, v_k> x for scalar x.
+    """Two-layer linear networks, one for each output: f_k(x) = <w_k, v_k> x for scalar x.
 
     The parameters are "w" and "v" (K, m).
 
@@ -250,7 +250,7 @@ class QuadraticForm(ClosedFormNetwork):
 
     @property
     def num_outputs(self) -> int:
-        """One output."""
+        """Number of outputs, 1."""
         return 1
 
     @property
@@ -304,7 +304,7 @@ class SelfAttention(ClosedFormNetwork):
 
     @property
     def num_outputs(self) -> int:
-        """One output."""
+        """Number of outputs, 1."""
         return 1
 
     @property

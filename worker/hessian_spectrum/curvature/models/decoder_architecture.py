@@ -123,7 +123,7 @@ def build_module(configuration: Configuration, device: str, num_tensors: int) ->
             module = transformers.AutoModelForCausalLM.from_config(config, **options)
         module.tie_weights()  # a part of the initialisation that is left out
     except Exception as error:
-        # configurations are checked by the code of each model, which raises what it likes
+        # the code of each model checks configurations and may raise any exception
         message = f"transformers builds no model from config.json: {type(error).__name__}: {error!s:.300}"
         raise InvalidProblemError(message) from error
     module.requires_grad_(False)

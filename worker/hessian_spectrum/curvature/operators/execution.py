@@ -33,13 +33,14 @@ EXPECTED_SAVING = {"cpu": 0.15, "cuda": 0.5}
 NUM_TIMINGS = 3
 
 COMPARED_VECTORS, COMPARED_NUMBERS = 16, 2**12
-"""Vectors on which reduced products are compared, and entries that suffice; one short vector may not be typical."""
+"""Numbers of vectors, and of entries that suffice, for comparing reduced products; one short vector may not be
+typical."""
 
 _logger = logging.getLogger(__name__)
 
 
 def reduced(program: Program, precision: MatmulPrecision | None) -> Program:
-    """The float32 program with its matrix products in `precision`, to be run under `matmuls_in` it.
+    """Return the float32 program with its matrix products in `precision`, to be run under `matmuls_in` it.
 
     tf32 rounds factors to 10 bits in tensor cores and sums in float32; without tensor cores it changes nothing.
     bfloat16 rounds factors and products to 8 bits; constants that the program uses only in matrix products are stored
@@ -67,7 +68,7 @@ def matmuls_in(precision: MatmulPrecision | None) -> Iterator[None]:
 
 
 def compared_vectors(rows: Tensor) -> Tensor:
-    """The rows (k, P), unless they are columns of the identity, and random ones; some multiple of k in all."""
+    """Return the rows (k, P), unless they are columns of the identity, and random ones; some multiple of k in all."""
     dim, width = rows.shape[1], len(rows)
     count = -(-min(COMPARED_VECTORS, -(-COMPARED_NUMBERS // dim)) // width) * width
     generator = torch.Generator().manual_seed(0)
@@ -77,7 +78,7 @@ def compared_vectors(rows: Tensor) -> Tensor:
 
 
 def deviation(products: Tensor, difference: Tensor) -> float:
-    """Relative deviation ||(A' - A) V|| / ||A V||, for arrays of any shape."""
+    """Return the relative deviation ||(A' - A) V|| / ||A V||, for arrays of any shape."""
     return float(difference.norm() / products.norm()) if products.any() else 0.0
 
 
@@ -135,7 +136,7 @@ class Timing:
     compilation: float  # once; infinite where it failed
 
     def pays(self, num_products: int) -> bool:
-        """Whether compiling saves time for the given number of products."""
+        """Return whether compiling saves time for the given number of products."""
         return num_products * (self.interpreted - self.compiled) > self.compilation
 
 
@@ -150,7 +151,7 @@ class Timings:
         return {} if self._path is None else _read(self._path)
 
     def get(self, signature: str) -> Timing | None:
-        """Measured times of a program; None if it was not measured."""
+        """Return the measured times of a program; None if it was not measured."""
         return self._known.get(signature)
 
     def put(self, signature: str, timing: Timing) -> None:
@@ -188,7 +189,7 @@ class Execution:
         self._num_products = num_products
         self._mode = mode
         self._timings = timings if timings is not None else Timings()
-        self._compiled: dict[str, Callable[..., Tensor]] = {}  # by signature: micro-batches of one shape share it
+        self._compiled: dict[str, Callable[..., Tensor]] = {}  # by signature, shared by micro-batches of one shape
 
     @property
     def description(self) -> Literal["interpreted", "compiled"]:
@@ -203,7 +204,7 @@ class Execution:
         self._mode = "interpreted"
 
     def prepare(self, program: Program, argument: Tensor) -> Map:
-        """The map of `program`, in the chosen form."""
+        """Return the map of `program`, in the chosen form."""
         signature = _signature(program, argument)
         if signature not in self._choices:
             measured = self._mode == "measured" and self._pays(program, argument, signature)
@@ -249,7 +250,7 @@ class Execution:
 
 
 def _read(path: Path) -> dict[str, Timing]:
-    """Contents of the file; empty unless they have the expected form."""
+    """Return the contents of the file; empty unless they have the expected form."""
     try:
         return {name: Timing(**each) for name, each in json.loads(path.read_text()).items()}
     except (OSError, ValueError, TypeError, AttributeError):
@@ -263,7 +264,7 @@ def _signature(program: Program, argument: Tensor) -> str:
 
 
 def _seconds(run: Map, argument: Tensor) -> float:
-    """Shortest of a few timings, as disturbances only lengthen them."""
+    """Return the shortest of a few timings, as disturbances only lengthen them."""
     times = []
     for _ in range(NUM_TIMINGS):
         started = time.perf_counter()
@@ -275,7 +276,7 @@ def _seconds(run: Map, argument: Tensor) -> float:
 
 
 def _cuda_graph(run: Map, argument: Tensor) -> Map:
-    """The same map as one launch of captured kernels, which read and write fixed memory."""
+    """Return the same map as one launch of captured kernels, which read and write fixed memory."""
     held = argument.clone()
     stream = torch.cuda.Stream(argument.device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(argument.device))

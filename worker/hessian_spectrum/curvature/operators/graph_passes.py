@@ -41,7 +41,7 @@ _ACCUMULATING: dict[Any, Any] = {aten.mm.default: aten.addmm_.default, aten.bmm.
 
 
 def graph_module(graph: fx.Graph) -> fx.GraphModule:
-    """A module of this graph, without parameters.
+    """Return a module of this graph, without parameters.
 
     torch keeps the source of every module for tracebacks, about six kilobytes, as long as the process lives, and a
     worker creates several modules for each job.
@@ -64,7 +64,7 @@ def simplify(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
     _skip_copies(graph)
     _avoid_mutations(graph)
     if any(is_mutation(node) for node in graph.nodes):
-        return  # whose order must stay as it is
+        return  # their order must not change
     _remove_identities(graph, constants)
     _Scalings(graph, constants).fold()
     remove_dead_code(graph)
@@ -72,12 +72,12 @@ def simplify(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
     _accumulate_products(graph)
     _accumulate_scalings(graph)
     for node in graph.nodes:
-        if node.target in _VIEWS:  # of results whose strides may be others than were recorded
+        if node.target in _VIEWS:  # the strides of its argument may differ from the recorded ones
             node.target = aten.reshape.default
 
 
 def in_place(module: fx.GraphModule) -> fx.GraphModule:
-    """The same map with fewer tensors: sums overwrite operands, and parts are written directly into the result.
+    """Return the same map with fewer tensors: sums overwrite operands, and parts are written directly into the result.
 
     Meant for graphs that are interpreted; compilers do this themselves. Only operands that are not read again are
     overwritten.
@@ -109,7 +109,7 @@ def _overwrite_operands(graph: fx.Graph) -> None:
 
 
 def _may_be_overwritten(operand: fx.Node, node: fx.Node) -> bool:
-    """Whether the operand is a result that only this node reads, with the same layout."""
+    """Return whether the operand is a result that only this node reads, with the same layout."""
     return (
         operand.op == "call_function"
         and not _may_be_view(operand)
@@ -164,7 +164,7 @@ def _write(graph: fx.Graph, part: fx.Node, span: tuple[Any, ...]) -> None:
 
 
 def is_mutation(node: fx.Node) -> bool:
-    """Whether the node changes one of its arguments in place."""
+    """Return whether the node changes one of its arguments in place."""
     return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
 
 
@@ -201,7 +201,7 @@ def _avoid_mutations(graph: fx.Graph) -> None:
 
 
 def _may_be_view(node: fx.Node) -> bool:
-    """Whether the result may share memory with an argument."""
+    """Return whether the result may share memory with an argument."""
     if not isinstance(node.target, OpOverload):
         return True
     return any(result.alias_info is not None for result in node.target._schema.returns)
@@ -226,13 +226,13 @@ def _remove_identities(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
 
 
 def _like(left: fx.Node, right: fx.Node) -> bool:
-    """Whether two results have the same shape and type."""
+    """Return whether two results have the same shape and type."""
     (shape, _, dtype), (other_shape, _, other_dtype) = left.meta["layout"], right.meta["layout"]
     return bool(shape == other_shape and dtype == other_dtype)
 
 
 def _layout(node: fx.Node) -> object:
-    """Shape, strides and type of a node's result; None for a constant, which must stay one."""
+    """Return the shape, strides and type of a node's result; None for a constant, which must stay one."""
     return node.meta.get("layout")
 
 
@@ -258,7 +258,7 @@ class _Scalings:
             self._replace(node, source, factor)
 
     def _scaling(self, node: fx.Node) -> tuple[fx.Node, Factor] | None:
-        """Operand x and constant c of a node that is x * c."""
+        """Return the operand x and constant c of a node that is x * c."""
         arguments: Any = node.args
         if node.target == aten.neg.default:
             return arguments[0], -1.0
@@ -281,7 +281,7 @@ class _Scalings:
         return cast(Tensor, backward(torch.ones_like(constant), constant, *node.args[2:], **node.kwargs))
 
     def _constant(self, argument: object) -> Factor | None:
-        """The value of an argument that is a real constant."""
+        """Return the value of an argument that is a real constant."""
         if isinstance(argument, fx.Node):
             value = self._constants.get(str(argument.target)) if argument.op == "get_attr" else None
             return value if value is not None and value.is_floating_point() else None
@@ -303,7 +303,7 @@ class _Scalings:
 
 
 def _keeps_size(left: Factor, right: Factor) -> bool:
-    """Whether the product of two constants is no larger than the larger of them."""
+    """Return whether the product of two constants is no larger than the larger of them."""
     if isinstance(left, float) or isinstance(right, float):
         return True
     if left.dtype != right.dtype:
@@ -336,7 +336,7 @@ def _bring_products_together(graph: fx.Graph) -> None:
 
 
 def _orders(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
-    """The two summands of a plain sum of results in both orders; nothing for other nodes."""
+    """Return the two summands of a plain sum of results in both orders; nothing for other nodes."""
     if node.target != aten.add.Tensor or node.kwargs or not all(isinstance(part, fx.Node) for part in node.args):
         return []
     left, right = cast(tuple[fx.Node, fx.Node], node.args)
@@ -389,7 +389,7 @@ def _add_in_place(graph: fx.Graph, node: fx.Node, first: fx.Node, second: fx.Nod
 
 
 def _product_below(argument: object) -> fx.Node | None:
-    """The matrix product of which the argument is a reshaped view, if no other node reads either."""
+    """Return the matrix product of which the argument is a reshaped view, if no other node reads either."""
     node = argument
     while isinstance(node, fx.Node) and node.target in _VIEWS and len(node.users) == 1:
         node = node.args[0]

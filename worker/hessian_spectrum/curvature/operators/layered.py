@@ -97,7 +97,7 @@ class LayeredAssembly:
                     yield layer, range(start, min(start + width, num_units))
 
     def _num_columns(self, layer: int, num_units: int) -> int:
-        """Number of the block's columns that belong to so many units of the layer."""
+        """Return the number of the block's columns that belong to so many units of the layer."""
         weight, bias = (name in self._starts for name in self._model.layer_names(layer))
         return num_units * (weight * self._model.widths[layer] + bias)
 
@@ -176,7 +176,7 @@ class LayeredAssembly:
         return [_Signals([h[i] for h in hidden], [d[i] for d in delta]) for i in range(len(units))]
 
     def _offsets(self, chunk: int) -> Parameters:
-        """Zeros, one for each pre-activation, by layer."""
+        """Return zeros, one for each pre-activation, by layer."""
         num_samples = len(self._risk.batches[chunk])
         return {
             str(layer): torch.zeros(num_samples, width, dtype=self._dtype, device=self._device)

@@ -20,7 +20,7 @@ Matrix = Literal["hessian", "ggn", "functional"]
 
 @dataclass(frozen=True)
 class Fallback:
-    """How each product is computed if products cannot be recorded, and why they cannot be."""
+    """The way of computing products that is used if they cannot be recorded, and the reason why they cannot be."""
 
     method: Literal["forward-over-reverse", "double-backward"]
     reason: str
@@ -36,7 +36,7 @@ def product(
     direction: Mapping[str, Tensor],
     rows: Collection[str],
 ) -> Parameters:
-    """Rows `rows` of A_b v, for the share of micro-batch b = `index` in the risk, at `point`.
+    """Return rows `rows` of A_b v, for the share of micro-batch b = `index` in the risk, at `point`.
 
     With outputs f, their Jacobian J, and the loss l of the outputs, r = dl/df and H_l = d^2 l/df^2:
 
@@ -90,7 +90,7 @@ def product(
 
 
 def _output_cotangent(matrix: Matrix, risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cotangent of outputs with tangents: r with its tangent, r without it, or H_l times the outputs' tangent.
+    """Compute the cotangent of outputs: r with its tangent, r without it, or H_l times the outputs' tangent.
 
     The tangent of r is the closed form H_l u rather than autograd's, which stores the probabilities of a softmax twice.
 
@@ -140,7 +140,7 @@ def _through_head(
         with _backwards(matrix):
             yield cotangent @ weight
             if head_rows is not None:
-                # of what is linear in two values with tangents, without the primal value, which is as large as W
+                # the tangent of this product alone: its primal value would be as large as W
                 rows = _change_of_product(matrix, cotangent, chunk / risk.num_terms)
                 head_rows[:] = [head_rows[0] + rows if head_rows else rows]
 
@@ -167,7 +167,7 @@ def double_backward_product(
     direction: Mapping[str, Tensor],
     rows: Collection[str],
 ) -> Parameters:
-    """Rows `rows` of A_b v for micro-batch b = `index`, as `products.product`, without tangents.
+    """Return rows `rows` of A_b v for micro-batch b = `index`, as `products.product`, without tangents.
 
     With outputs f, their Jacobian J, and r and H_l the first two derivatives of the loss with respect to the outputs:
 
@@ -211,7 +211,7 @@ def _parts(
     direction: Mapping[str, Tensor],
     rows: Collection[str],
 ) -> list[list[Tensor]]:
-    """Summands of the product, each by row."""
+    """Return the summands of the product, each by row."""
     leaves = {name: point[name].detach().requires_grad_() for name in {*direction, *rows}}
     outputs, targets = outputs_at({**point, **leaves}), risk.batches[index].targets
     columns, vectors = [leaves[name] for name in direction], list(direction.values())
@@ -239,7 +239,7 @@ def _parts(
 
 
 def _gradient(value: Tensor, leaves: Sequence[Tensor], cotangent: Tensor | None = None) -> list[Tensor]:
-    """Gradient, with zeros for leaves on which the value does not depend."""
+    """Return the gradient, with zeros for leaves on which the value does not depend."""
     if not value.requires_grad:
         return [torch.zeros_like(leaf) for leaf in leaves]
     gradients = torch.autograd.grad(value, leaves, cotangent, retain_graph=True, materialize_grads=True)

@@ -20,11 +20,12 @@ Map = Callable[[Tensor], Tensor]
 aten = torch.ops.aten
 
 RELEASE_BYTES = 2**27
-"""Of results, after which a recorder gives freed memory back: the C library keeps up to 40 % of what one took."""
+"""Size of results in bytes after which a recorder returns freed memory to the system: the C library may retain up to
+40 % of it."""
 
 
 class UnrecordableError(Exception):
-    """The function does something that a graph cannot repeat."""
+    """Raised if the function does something that a graph cannot repeat."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +33,10 @@ class Program:
     """A recorded map: the operations that depend on its argument, and the values of all others."""
 
     graph: fx.GraphModule  # (v, *constants) -> A v, each of the shape that was recorded
-    constants: tuple[Tensor, ...]  # what the graph reads of the primal pass
+    constants: tuple[Tensor, ...]  # values of the primal pass that the graph reads
 
     def __call__(self, argument: Tensor) -> Tensor:
-        """A v."""
+        """Return A v."""
         return self._in_place(argument, *self.constants)  # type: ignore[no-any-return]
 
     @cached_property
@@ -48,7 +49,7 @@ class Program:
         return len(self.graph.graph.nodes)
 
     def structure(self) -> str:
-        """The operations and the shapes of their operands, equal for two programs that differ only in values."""
+        """Return the operations and the shapes of their operands, equal for two programs that differ only in values."""
         shapes = [(str(tensor.dtype), *tensor.shape) for tensor in self.constants]
         return f"{self.graph.code}\n{shapes}"
 
@@ -87,7 +88,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._varying = WeakIdKeyDictionary()  # tensor -> node
         self._constants: dict[str, Tensor] = {}
         self._readers = WeakIdKeyDictionary()  # constant tensor -> node that reads it
-        self._num_bytes = 0  # of results since memory was returned to the system
+        self._num_bytes = 0  # bytes of results since memory was last returned to the system
         self._varying[argument] = self._graph.placeholder("argument")
 
     def __torch_dispatch__(
@@ -110,7 +111,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             release_freed_memory()
 
     def program(self, value: Tensor) -> Program:
-        """The recorded program, with the result `value`."""
+        """Return the recorded program, with the result `value`."""
         if value not in self._varying and bool(value.any()):
             raise UnrecordableError("the result does not depend on the argument, and is not zero")
         # a constant zero is copied, so that callers may add to what they get
@@ -185,7 +186,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _materialised(argument: Any) -> Any:
-    """An absent tangent as zeros that have memory.
+    """Return an absent tangent as zeros that have memory.
 
     Autograd's own zeros have no memory. Some operations read it nevertheless when a dispatch mode calls them, as
     mul.Scalar does in PyTorch 2.13, and the process crashes.

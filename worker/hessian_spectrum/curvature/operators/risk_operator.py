@@ -46,7 +46,8 @@ SENSITIVITY_MARGIN = 4
 """Factor by which rounding may change a product more than a change of every parameter by one epsilon did."""
 
 SENSITIVITY_SAMPLES, SENSITIVITY_SHARE = 16, 8
-"""Largest number of samples for that measurement, and largest share, one in so many, of a micro-batch."""
+"""Largest number of samples for measuring the sensitivity, and the divisor of a micro-batch that gives its largest
+share."""
 
 
 class RiskOperator(SymmetricOperator):
@@ -115,8 +116,8 @@ class RiskOperator(SymmetricOperator):
         self._memory_bytes = memory_bytes
         self._execution = execution if execution is not None else Execution(mode="interpreted")
         self._progress = progress
-        self._programs: dict[tuple[int, int], Map] = {}  # by micro-batch and number of columns
-        self._graphs: dict[str, GraphModule] = {}  # of these programs, by structure
+        self._programs: dict[tuple[int, int], Map] = {}  # programs by micro-batch and number of columns
+        self._graphs: dict[str, GraphModule] = {}  # graphs of these programs, by structure
         self.held_bytes = 0
         self._num_recorded = 0
         self._num_columns = num_columns
@@ -128,7 +129,7 @@ class RiskOperator(SymmetricOperator):
 
     @property
     def fallback_reason(self) -> str | None:
-        """Why products are not recorded; None if they are, or before the first product."""
+        """Reason why products are not recorded; None if they are, or before the first product."""
         return self.fallback.reason if self.fallback is not None else None
 
     @property
@@ -191,7 +192,7 @@ class RiskOperator(SymmetricOperator):
 
     @property
     def unreduced(self) -> SymmetricOperator:
-        """The same matrix by products in float32, each by forward over reverse; itself if nothing is reduced."""
+        """This matrix by products in float32, each by forward over reverse; itself if nothing is reduced."""
         return self if self._matmul_precision is None else _Unreduced(self)
 
     @property
@@ -199,15 +200,15 @@ class RiskOperator(SymmetricOperator):
         return next(iter(self._point.values()))
 
     def matvec(self, vector: Tensor) -> Tensor:
-        """A v (P,)."""
+        """Return A v (P,)."""
         return self._sweep(vector.contiguous().unsqueeze(0))[0]
 
     def matmat(self, matrix: Tensor) -> Tensor:
-        """A V (P, k), a bounded number of columns at once."""
+        """Return A V (P, k), a bounded number of columns at once."""
         return self._sweep(matrix.T.contiguous()).T
 
     def start_triangle(self) -> Triangle:
-        """The dense matrix before its first product."""
+        """Return the dense matrix before its first product."""
         return Triangle(super().start_triangle().rows, is_upper=self._is_layered)
 
     @torch.no_grad()
@@ -256,7 +257,7 @@ class RiskOperator(SymmetricOperator):
 
     @torch.no_grad()
     def direct_products(self, rows: Tensor) -> Tensor:
-        """A v for each row (k, P), without a recording and in the precision of the vectors."""
+        """Return A v for each row (k, P), without a recording and in the precision of the vectors."""
         total = torch.zeros_like(rows)
         with matmuls_in(None):
             for index in range(len(self._risk.batches)):
@@ -286,7 +287,7 @@ class RiskOperator(SymmetricOperator):
                 total.add_(run(block))
 
     def _width(self, num_columns: int) -> int:
-        """Number of columns that pass together; there are few different numbers, as each needs its own recording."""
+        """Return the number of columns that pass together, one of few numbers, as each needs its own recording."""
         self._num_columns = self._num_columns or num_columns
         required, width = min(num_columns, self._largest_block), min(self._num_columns, self._largest_block)
         while width > 1 and (half := -(-width // 2)) >= required:
@@ -294,7 +295,7 @@ class RiskOperator(SymmetricOperator):
         return max(width, required)
 
     def _linearised(self, index: int, rows: Tensor) -> Map:
-        """Map V -> A_b V of micro-batch `index`, for as many rows (k, P) as there are in `rows`."""
+        """Return the map V -> A_b V of micro-batch `index`, for as many rows (k, P) as there are in `rows`."""
         run = self._programs.get((index, len(rows)))
         if run is None:
             program = self._record(index, self.layout, self.layout, rows)
@@ -322,7 +323,7 @@ class RiskOperator(SymmetricOperator):
             self._compared = []
 
     def _record(self, index: int, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor) -> Map:
-        """Recording of A_b, or A_b computed row by row if it cannot be recorded."""
+        """Return the recording of A_b, or A_b computed row by row if it cannot be recorded."""
         direct = partial(self._direct, index, columns, rows)
         if self.fallback is None:
             try:
@@ -358,7 +359,7 @@ class RiskOperator(SymmetricOperator):
         return run
 
     def _hold(self, index: int, program: Program, rows: Tensor) -> Map:
-        """The program in the form in which it is executed, kept for later products if it fits in memory."""
+        """Return the program in the form in which it is executed, kept for later products if it fits in memory."""
         self._num_recorded += 1
         if self._num_recorded <= len(self._risk.batches):
             self._progress("linearisation", self._num_recorded, len(self._risk.batches))
@@ -374,7 +375,7 @@ class RiskOperator(SymmetricOperator):
         return run
 
     def _own_bytes(self, program: Program) -> int:
-        """Memory that the recording uses in addition to the parameters and the data."""
+        """Return the memory that the recording uses in addition to the parameters and the data."""
         shared = {tensor.untyped_storage().data_ptr() for tensor in self._shared_tensors()}
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in program.constants}
         return sum(storage.nbytes() for address, storage in storages.items() if address not in shared)
@@ -385,7 +386,7 @@ class RiskOperator(SymmetricOperator):
             yield from (batch.inputs, batch.targets)
 
     def _direct(self, index: int, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor) -> Tensor:
-        """Products A_b V by forward over reverse, for vectors (k, number of columns) to (k, number of rows)."""
+        """Compute A_b V by forward over reverse, for vectors (k, number of columns) to (k, number of rows)."""
 
         def single(vector: Tensor) -> Tensor:
             direction = columns.unflatten(vector)
@@ -406,7 +407,7 @@ class RiskOperator(SymmetricOperator):
     def _by_double_backward(
         self, index: int, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor
     ) -> Tensor:
-        """Products as `_direct`, for models whose code has no forward mode."""
+        """Return the products as `_direct`, for models whose code has no forward mode."""
 
         def outputs_at(point: Parameters) -> Tensor:
             return self._risk.model(point, self._risk.batches[index].inputs)
@@ -440,7 +441,7 @@ class RiskOperator(SymmetricOperator):
             raise NonFiniteError("the gradient holds NaN or infinity at these parameters")
         norms = torch.stack([torch.linalg.vector_norm(part, dtype=torch.float64) for part in parts])
         del gradient, parts
-        release_freed_memory()  # what follows takes all that there is
+        release_freed_memory()  # the following computation may use all available memory
         return float(torch.linalg.vector_norm(norms))
 
     @cached_property
@@ -481,7 +482,7 @@ class _Unreduced(SymmetricOperator):
 
 
 def _is_odd(program: Program, rows: Tensor, value: Tensor) -> bool:
-    """Whether the program maps negated rows to negated results; a term wrongly taken as constant would violate that."""
+    """Return whether the program maps negated rows to negated results, unlike one with a spurious constant term."""
     try:
         total = program(rows.neg_()).add_(value)  # in place: a copy takes as much memory as the parameters
     finally:
@@ -491,7 +492,7 @@ def _is_odd(program: Program, rows: Tensor, value: Tensor) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    """The first line of an error."""
+    """Return the first line of an error."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]:.300}"
 
@@ -502,11 +503,11 @@ def _signs(values: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _padded(rows: Tensor, width: int) -> Tensor:
-    """The rows (k, P), padded with rows of zeros to `width` rows."""
+    """Return the rows (k, P), padded with rows of zeros to `width` rows."""
     missing = width - len(rows)
     return torch.cat([rows, rows.new_zeros(missing, rows.shape[1])]) if missing else rows
 
 
 def _row_by_row(direct: Map) -> Map:
-    """The same map on several rows (k, n), without vmap."""
+    """Return the same map on several rows (k, n), without vmap."""
     return lambda rows: torch.cat([direct(rows[index : index + 1]) for index in range(len(rows))])

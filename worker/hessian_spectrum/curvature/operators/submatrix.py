@@ -20,7 +20,7 @@ class Submatrix(SymmetricOperator):
 
     Attributes:
         layout: Layout of the block's flat vector.
-        precision_deviation: As of A, for random vectors; None if nothing is reduced, or before it was measured.
+        precision_deviation: That of A, for random vectors; None if nothing is reduced, or before it was measured.
 
     Raises:
         InvalidProblemError: If no parameter of A matches the glob.
@@ -65,7 +65,7 @@ class Submatrix(SymmetricOperator):
 
     @property
     def unreduced(self) -> SymmetricOperator:
-        """The same block, by unreduced products with A."""
+        """This block as an operator, by unreduced products with A."""
         exact = self._whole.unreduced
         return self if exact is self._whole else Submatrix(self._whole, self._block, exact)
 
@@ -86,7 +86,7 @@ class Submatrix(SymmetricOperator):
 
 
 def _ranges(layout: ParameterLayout) -> dict[str, slice]:
-    """Range of each parameter in the flat vector."""
+    """Return the range of each parameter in the flat vector."""
     ranges, start = {}, 0
     for name, size in zip(layout.names, layout.sizes, strict=True):
         ranges[name] = slice(start, start + size)

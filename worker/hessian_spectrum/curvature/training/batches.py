@@ -40,11 +40,11 @@ class Batches(ABC):
 
     @abstractmethod
     def draw(self, epoch_position: EpochPosition, generator: torch.Generator) -> tuple[Dataset, ...]:
-        """The next batch in micro-batches; the position and the generator advance."""
+        """Return the next batch in micro-batches; the position and the generator advance."""
 
     @abstractmethod
     def ends_epoch(self, epoch_position: EpochPosition) -> bool:
-        """Whether the batch that was drawn last is the last of its epoch."""
+        """Return whether the batch that was drawn last is the last of its epoch."""
 
 
 class EpochBatches(Batches):
@@ -60,7 +60,7 @@ class EpochBatches(Batches):
         EmpiricalRisk(model, loss, self._whole)
 
     def draw(self, epoch_position: EpochPosition, generator: torch.Generator) -> tuple[Dataset, ...]:
-        """The next samples of the epoch."""
+        """Return the next samples of the epoch."""
         size = len(self._dataset)
         if self._batch_size == size:
             epoch_position.num_drawn = size
@@ -91,7 +91,7 @@ class WindowBatches(Batches):
         loss.check_targets(window, tuple(window.shape), model.num_outputs)
 
     def draw(self, epoch_position: EpochPosition, generator: torch.Generator) -> tuple[Dataset, ...]:
-        """Windows at new positions."""
+        """Return windows at new positions."""
         return self._stream.windows(self._batch_size, generator).split(self._micro_batch_size)
 
     def ends_epoch(self, epoch_position: EpochPosition) -> bool:
@@ -100,7 +100,7 @@ class WindowBatches(Batches):
 
 
 def batches_of(data: Dataset | TokenStream, batch_size: int | None, micro_batch_size: int | None) -> Batches:
-    """The source of batches that suits the type of the data."""
+    """Return the source of batches that suits the type of the data."""
     if isinstance(data, TokenStream):
         return WindowBatches(data, batch_size, micro_batch_size)
     return EpochBatches(data, batch_size, micro_batch_size)

@@ -170,7 +170,7 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
 
 
 def _optimizer(plan: TrainingPlan, leaves: Parameters, multipliers: Mapping[str, float]) -> torch.optim.Optimizer:
-    """Optimizer with groups of parameters that share a multiplier, with and without weight decay apart."""
+    """Return an optimizer with groups of parameters that share a multiplier, with and without weight decay apart."""
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     weight_decay = plan.optimizer.weight_decay if isinstance(plan.optimizer, AdamW) else 0.0
     for name, leaf in leaves.items():

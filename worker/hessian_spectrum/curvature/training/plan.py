@@ -94,7 +94,7 @@ class WarmupCosine:
             raise InvalidProblemError(f"invalid schedule settings: {self}")
 
     def rate(self, largest: float, step: int) -> float:
-        """Learning rate of the step after `step` steps."""
+        """Return the learning rate of the step after `step` steps."""
         if step < self.warmup_steps:
             return largest * (step + 1) / (self.warmup_steps + 1)
         if step >= self.decay_steps:
@@ -148,7 +148,7 @@ class TrainingPlan:
             raise InvalidProblemError(f"max_gradient_norm must be positive, not {self.max_gradient_norm}")
 
     def planned_rate(self, step: int) -> float:
-        """Learning rate of the step after `step` steps, if no plateau occurs."""
+        """Return the learning rate of the step after `step` steps, if no plateau occurs."""
         if isinstance(self.schedule, WarmupCosine):
             return self.schedule.rate(self.learning_rate, step)
         return self.learning_rate

@@ -31,7 +31,7 @@ class TrainingState:
     epoch_loss: float = 0.0  # sum over the valid targets of the present epoch
     epoch_terms: int = 0
     learning_rate_cuts: int = 0
-    has_plateaued: bool = False  # at the smallest rate
+    has_plateaued: bool = False  # the loss stopped improving at the smallest rate
 
     @property
     def learning_rate(self) -> float:
@@ -43,7 +43,7 @@ class TrainingState:
 @serializable()
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingCheckpoint:
-    """Everything that a `TrainingState` contains, as tensors on any device and plain numbers."""
+    """All data of a `TrainingState`, as tensors on any device and plain numbers."""
 
     parameters: Parameters
     optimizer: dict[str, Any]
@@ -60,15 +60,15 @@ class TrainingResult:
 
     parameters: Parameters
     loss: float  # over the whole data, at `parameters`
-    gradient_norm: float  # of that loss
+    gradient_norm: float  # norm of the gradient of `loss`
     num_steps: int
-    learning_rate: float  # of the last step
+    learning_rate: float  # rate of the last step
     learning_rate_cuts: int
     stopped: Stop
 
 
 def checkpoint(state: TrainingState) -> TrainingCheckpoint:
-    """Everything that `Training.load` needs, in tensors that later steps do not change."""
+    """Tensors and numbers that `Training.load` needs; later steps do not change them."""
     counters = ("num_steps", "epoch_loss", "epoch_terms", "learning_rate_cuts", "has_plateaued")
     return TrainingCheckpoint(
         parameters={name: tensor.detach().clone() for name, tensor in state.parameters.items()},

@@ -1,1 +1,1 @@
-"""What jobs compute: points where spectra are taken, and the results made of them."""
+"""The computations of jobs: points at which spectra are computed, and the results made from them."""

@@ -1,4 +1,4 @@
-"""From points that were measured to the curves of a comparison."""
+"""Conversion of measured points to the curves of a comparison."""
 
 from collections.abc import Callable, Sequence
 from math import inf, isfinite, sqrt
@@ -18,11 +18,11 @@ from hessian_spectrum.api_schemas.hessian_vs_ggn_results import (
 from hessian_spectrum.api_schemas.models import Gpt2
 from hessian_spectrum.api_schemas.spectrum_results import UsedCheckpoint
 
-NUM_GRID_POINTS = 100  # of interpolated curves
+NUM_GRID_POINTS = 100  # points of an interpolated curve
 
 
 def relative_error(hessian: TopEigenvalue, ggn: TopEigenvalue) -> RelativeError | None:
-    """Relative error |h - g| / |h| of the largest eigenvalues.
+    """Return the relative error |h - g| / |h| of the largest eigenvalues.
 
     For exact values within r of h and s of g the quotient g/h is off by at most (s + |g/h| r) / (|h| - r).
 
@@ -45,7 +45,7 @@ def relative_error(hessian: TopEigenvalue, ggn: TopEigenvalue) -> RelativeError 
 
 
 def _uncertainty(top: TopEigenvalue) -> float:
-    """How far the largest eigenvalue may be from the value; a residual speaks of the nearest eigenvalue alone."""
+    """Return a bound on the error of the largest eigenvalue; a residual only bounds that of the nearest eigenvalue."""
     if top.lower is None or top.upper is None:
         return inf
     return max(top.upper - top.value, top.value - top.lower)
@@ -59,7 +59,7 @@ def model_comparison(
     with_curves: bool,
     checkpoint: UsedCheckpoint | None = None,
 ) -> ModelComparison:
-    """The runs of one model, and if wished their means over seeds."""
+    """Return the runs of one model and, with `with_curves`, their means over seeds."""
     paths = [run.points for run in runs]
     return ModelComparison(
         label=label,
@@ -74,7 +74,7 @@ def model_comparison(
 
 
 def labels_of(request: HessianVsGgnRequest) -> list[str]:
-    """Those of the request, or the models' sizes, numbered where they are the same."""
+    """Return the labels of the request or, without them, the models' sizes, numbered where they coincide."""
     if request.labels is not None:
         return request.labels
     names = [_name(model) for model in request.models]
@@ -95,7 +95,7 @@ def _error(point: ComparisonPoint) -> float | None:
 def _by_step(
     paths: Sequence[Sequence[ComparisonPoint]], quantity: Callable[[ComparisonPoint], float | None]
 ) -> MeanCurve | None:
-    """The mean over seeds at each step at which all of them have the quantity."""
+    """Return the mean over seeds at each step at which all of them have the quantity."""
     together = [(points[0].step, [quantity(point) for point in points]) for points in zip(*paths, strict=True)]
     known = [(step, values) for step, values in together if None not in values]
     if not known:
@@ -107,7 +107,7 @@ def _by_step(
 def _against(
     paths: Sequence[Sequence[ComparisonPoint]], quantity: Callable[[ComparisonPoint], float]
 ) -> MeanCurve | None:
-    """Relative errors against a quantity: the curve of each seed is interpolated to one grid, then they are averaged.
+    """Average relative errors over seeds as a function of a quantity, after interpolating each curve to one grid.
 
     Args:
         paths: Points of each seed, in order.
@@ -130,14 +130,14 @@ def _against(
 
 
 def _ordered(pairs: list[tuple[float, float]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Places, ascending, and the value at each, a mean where a place comes twice."""
+    """Return the distinct places in ascending order, and the mean of the values at each."""
     places, where = np.unique([place for place, _ in pairs], return_inverse=True)
     sums = np.bincount(where, [value for _, value in pairs], minlength=len(places))
     return places, sums / np.bincount(where, minlength=len(places))
 
 
 def _mean_curve(grid: NDArray[np.float64], values: NDArray[np.float64]) -> MeanCurve:
-    """Of values (num_seeds, num_points)."""
+    """Return the mean and its standard error over the seeds, for values (num_seeds, num_points)."""
     num_seeds = len(values)
     error = None if num_seeds == 1 else (values.std(axis=0, ddof=1) / sqrt(num_seeds)).tolist()
     return MeanCurve(grid=grid.tolist(), mean=values.mean(axis=0).tolist(), standard_error=error)

@@ -56,7 +56,7 @@ from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
 from hessian_spectrum.worker.sharding import LocalSharding
 
 BATCHES, MEASUREMENTS, START_VECTORS = 1, 2, 3
-"""What a seed's random numbers are for, so that no two purposes share them."""
+"""Identifiers of the purposes of a seed's random numbers, so that no two purposes share them."""
 
 
 def run_hessian_vs_ggn_job(
@@ -72,7 +72,7 @@ def run_hessian_vs_ggn_job(
 
     Args:
         request: The request of the job.
-        hardware: What the worker computes on.
+        hardware: Device, threads and memory of the worker.
         progress: Called after every step; what it raises ends the job.
         inputs: Checkpoints and uploaded files.
         job: The job's checkpoints; None: nothing is saved.
@@ -198,7 +198,7 @@ class HessianVsGgnExperiment(Experiment):
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """One model, and how its points are computed."""
+    """A compared model, with the settings for computing its points."""
 
     experiment: HessianVsGgnExperiment
     spec: Gpt2
@@ -215,12 +215,12 @@ class ComparedModel:
 
     @property
     def micro_batch_size(self) -> int:
-        """Sequences whose activations are held at once."""
+        """Number of sequences whose activations are in memory at once."""
         return min(plan.micro_batch_size for plan in self.plans.values())
 
     @cached_property
     def execution(self) -> Execution:
-        """How products run."""
+        """The way in which products are executed."""
         request, plans = self.experiment.request, self.plans.values()
         allowed = sum(plan.num_products for plan in plans) // len(plans)
         num_points = request.num_measurements // len(request.models)
@@ -260,9 +260,9 @@ class TrainingRun:
     """The parameters of one model from one seed, trained up to one measured step after the other if it is pretrained.
 
     Args:
-        model: Of which the parameters are.
-        seed: Of initial parameters and batches.
-        index: Among all runs of the job.
+        model: The model that has the parameters.
+        seed: Seed of initial parameters and batches.
+        index: Position among all runs of the job.
     """
 
     model: ComparedModel
@@ -322,13 +322,13 @@ class TrainingRun:
 
 @dataclass
 class ComparedPoint(Point):
-    """One step of one run.
+    """A point of a comparison: one step of one run.
 
     Args:
-        index: Among all points of the job.
+        index: Position among all points of the job.
         tasks: The largest eigenvalues of both matrices.
-        execution: How products run.
-        run: Of which this is a point.
+        execution: The way in which products are executed.
+        run: The run of which this is a point.
         step: Steps of training before it.
     """
 
@@ -339,7 +339,7 @@ class ComparedPoint(Point):
     step: int
 
     def report(self, task: SpectrumTask, phase: str, done: int, total: int) -> None:
-        """Report the points that are measured: how long one takes is not known beforehand."""
+        """Report the measured points: the duration of a point is not known beforehand."""
         self.run.model.experiment.report_measurements(self.index)
 
     def operator(self, task: SpectrumTask) -> RiskOperator:

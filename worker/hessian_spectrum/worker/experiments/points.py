@@ -25,20 +25,20 @@ from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
 from hessian_spectrum.worker.sharding import CALIBRATED, ShardedMethod, Sharding
 
 UNUSED_PRODUCTS = 10
-"""Products that are allowed for each that is mostly needed, where a tolerance decides."""
+"""Ratio of allowed products to those that are usually needed, where a tolerance decides."""
 
 COMPILER_BYTES = 2**29
-"""Memory that compiling takes, at most, and estimates leave out."""
+"""Largest memory in bytes that compiling takes; estimates leave it out."""
 
 
 @dataclass(frozen=True)
 class SpectrumTask:
-    """One spectrum to take at a point.
+    """A spectrum to compute at a point.
 
     Attributes:
-        index: Among all spectra of the job.
-        request: Of one block and one attention sink at most.
-        plan: How the spectrum is taken within the worker's memory.
+        index: Position among all spectra of the job.
+        request: The request, with at most one block and one attention sink.
+        plan: The way in which the spectrum is computed within the worker's memory.
         new_generator: Returns the generator of its random numbers, in its first state.
     """
 
@@ -54,14 +54,14 @@ class SpectrumTask:
 
 
 class Point(ABC):
-    """A model at some parameters, with data, where spectra are taken.
+    """A model at given parameters, with data, at which spectra are computed.
 
     Nothing is computed before `operator` is called, which a point that an earlier attempt has finished never is.
 
     Attributes:
-        index: Among all points of the job.
+        index: Position among all points of the job.
         tasks: The spectra to take, in their order.
-        execution: How products run.
+        execution: The way in which products are executed.
     """
 
     index: int
@@ -88,7 +88,7 @@ class Point(ABC):
 
 
 class Experiment(ABC):
-    """A list of points, and how their summaries become the result of a job."""
+    """A list of points, with a rule for making the result of a job from their summaries."""
 
     @abstractmethod
     def points(self) -> Iterable[Point]:
@@ -105,7 +105,7 @@ class PointRunner:
 
     Args:
         job: The checkpoints of the job.
-        sharding: Who computes shards.
+        sharding: Assignment of shards to workers.
     """
 
     job: JobCheckpointer
@@ -174,7 +174,7 @@ class PointRunner:
     def _with_deviations(
         self, progress: Progress, task: SpectrumTask, operator: RiskOperator | Submatrix, whole: RiskOperator
     ) -> Progress:
-        """Progress that keeps the measured error of reduced products, so that a later attempt need not measure it."""
+        """Return a callback that also saves the measured error of reduced products for later attempts."""
         deviations = self.job.notes.setdefault("precision_deviations", {})
         if task.stage in deviations:
             operator.precision_deviation, whole.precision_deviation = deviations[task.stage]
@@ -199,7 +199,7 @@ def execution_of(hardware: Hardware, job: JobCheckpointer, *, num_runs: int, pea
     """Return how the products of a job run, as earlier attempts have chosen it.
 
     Args:
-        hardware: What the worker computes on.
+        hardware: Device, threads and memory of the worker.
         job: The checkpoints of the job, which keep the choices.
         num_runs: How often each recorded program will run, at least: compiling must pay.
         peak_bytes: Memory of the job without a compiler.

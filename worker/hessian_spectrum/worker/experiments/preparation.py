@@ -45,7 +45,7 @@ _REDUCED: dict[str, MatmulPrecision] = {"tf32": "tf32", "bfloat16": "bfloat16"}
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a spectrum is taken of."""
+    """The model, data and parameters whose spectrum is computed."""
 
     model: Model  # without an attention sink
     data: Dataset
@@ -67,7 +67,7 @@ def prepare(
     Args:
         request: The request.
         micro_batch_size: Samples whose activations are held at once.
-        hardware: What the worker computes on.
+        hardware: Device, threads and memory of the worker.
         progress: Called after every step of training.
         inputs: Checkpoints and uploaded files.
         stage: Saves the states of training.
@@ -177,11 +177,11 @@ def build_operator(
         request: Names the matrix, its blocks and the precision of products.
         risk: The function whose second derivatives are taken.
         parameters: Where they are taken.
-        execution: How recorded products run.
+        execution: The way in which recorded products are executed.
         recording_bytes: Memory of recordings; None: all are held.
         progress: Called after each micro-batch that is recorded.
         num_columns: Number of vectors that are multiplied at once.
-        fallback: How products are computed if not from a recording.
+        fallback: The way of computing products without a recording.
 
     Raises:
         NonFiniteError: If the gradient holds NaN or infinity.

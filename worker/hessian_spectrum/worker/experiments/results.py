@@ -104,7 +104,7 @@ def vectors_of(request: SpectrumRequest, spectrum: Spectrum) -> Arrays:
 
 
 def _named_arrays(values: Mapping[str, Any]) -> Arrays:
-    """Arrays by name; those of a dataclass with its name before theirs, but for its `values`."""
+    """Return arrays by name; an array of a dataclass is named `<field>_<part>`, or `<field>` for its part `values`."""
     arrays: Arrays = {}
     for name, value in values.items():
         if is_dataclass(value):
@@ -116,7 +116,7 @@ def _named_arrays(values: Mapping[str, Any]) -> Arrays:
 
 
 def _attributes(spectrum: Spectrum) -> dict[str, Any]:
-    """Attributes of an engine's result, as fields of messages."""
+    """Return the attributes of an engine's result, as fields of messages."""
     values = {each.name: getattr(spectrum, each.name) for each in fields(spectrum)}  # type: ignore[arg-type]
     match spectrum:
         case engine.TopEigenpairs():
@@ -128,7 +128,7 @@ def _attributes(spectrum: Spectrum) -> dict[str, Any]:
 
 
 def _content(value: Any) -> Any:
-    """A value as the field of a message is made from it: intervals are part of what they belong to."""
+    """Convert a value to the field of a message; an interval becomes part of the value that it belongs to."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, list | tuple):
@@ -166,7 +166,7 @@ def provenance(
     num_shards: int = 1,
     num_workers: int = 1,
 ) -> Provenance:
-    """Everything that another run must share to give the same numbers, and what this one took."""
+    """Return everything that another run must share to give the same numbers, and the resources that this run took."""
     deviation = measured_deviation(request, operator)  # may be the first product, which says whether it is recorded
     common = computation(
         hardware,
@@ -194,7 +194,7 @@ def provenance(
 
 
 def computation(hardware: Hardware, *, data: Iterable[Tensor], **fields: Any) -> Computation:
-    """What every result says; `fields` are those of the message that hardware and data do not give."""
+    """Return the fields that all results share; `fields` are those that do not follow from hardware and data."""
     versions = {
         "spectrum-server": __version__,
         "python": platform.python_version(),
@@ -212,7 +212,7 @@ def computation(hardware: Hardware, *, data: Iterable[Tensor], **fields: Any) ->
 
 
 def used_checkpoint(model: Model) -> UsedCheckpoint | None:
-    """That the parameters of the model come from, if they do."""
+    """Return the checkpoint from which the model's parameters come; None if there is none."""
     match model:
         case (
             Gpt2(checkpoint=str(name), checkpoint_sha256=str(sha256))
@@ -230,7 +230,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def digest(tensors: Iterable[Tensor]) -> str:
-    """SHA-256 over type, shape and bytes of each tensor in order."""
+    """Return the SHA-256 over type, shape and bytes of each tensor in order."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())

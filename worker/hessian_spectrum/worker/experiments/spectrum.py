@@ -53,7 +53,7 @@ def run_spectrum_job(
 
     Args:
         request: The request of the job.
-        hardware: What the worker computes on.
+        hardware: Device, threads and memory of the worker.
         progress: Called after every step; what it raises ends the job.
         inputs: Checkpoints and uploaded files.
         job: The job's checkpoints; None: nothing is saved.
@@ -95,7 +95,7 @@ def run_experiment(
 
     Args:
         request: The request of the job.
-        hardware: What the worker computes on.
+        hardware: Device, threads and memory of the worker.
         progress: Called after every step; what it raises ends the job.
         inputs: Checkpoints and uploaded files.
         job: The job's checkpoints; None: nothing is saved.
@@ -120,8 +120,8 @@ class SpectrumList(Experiment):
 
     Attributes:
         request: The experiment.
-        plans: How each of its spectra is taken.
-        hardware: What the worker computes on.
+        plans: The way in which each of its spectra is computed.
+        hardware: Device, threads and memory of the worker.
         progress: Called with the number of spectra that have been taken, after every step of one.
         inputs: Checkpoints and uploaded files.
         job: The job's checkpoints.
@@ -174,16 +174,16 @@ class SpectrumList(Experiment):
 
 @dataclass(frozen=True)
 class SpectrumExperiment(Experiment):
-    """All spectra of one request, at one place in parameter space: a point for each attention sink.
+    """All spectra of one request, at one place in parameter space, with a point for each attention sink.
 
     Attributes:
         request: The request.
-        plan: How its spectra are taken.
-        hardware: What the worker computes on.
+        plan: The way in which its spectra are computed.
+        hardware: Device, threads and memory of the worker.
         progress: Called after every step.
         inputs: Checkpoints and uploaded files.
         job: The job's checkpoints.
-        sharding: Who computes shards.
+        sharding: Assignment of shards to workers.
         index: Position in an experiment of several requests, each for one spectrum; None: the job has no other request.
     """
 
@@ -210,7 +210,7 @@ class SpectrumExperiment(Experiment):
 
     @cached_property
     def execution(self) -> Execution:
-        """How products run."""
+        """The way in which products are executed."""
         num_runs = _num_runs(self.request, self.plan)
         return execution_of(self.hardware, self.job, num_runs=num_runs, peak_bytes=self.plan.peak_bytes)
 
@@ -257,10 +257,10 @@ class SinkPoint(Point):
     """The spectra of all blocks for one attention sink, or for none.
 
     Args:
-        index: Among the points of the experiment.
+        index: Position among the points of the experiment.
         tasks: One for each block, or one.
-        execution: How products run.
-        experiment: Of which this is a point.
+        execution: The way in which products are executed.
+        experiment: The experiment of which this is a point.
         request: The experiment's, for one attention sink.
     """
 
@@ -350,6 +350,6 @@ class SinkPoint(Point):
 
 
 def _num_runs(request: SpectrumRequest, plan: ComputationPlan) -> int:
-    """How often recordings will run, at least: compiling must pay."""
+    """Return the least number of times that recordings will run, by which compiling must pay off."""
     is_fixed = method_kind(request.method).has_fixed_products(request.method)
     return plan.num_products // (plan.work.num_columns * (1 if is_fixed else UNUSED_PRODUCTS))

@@ -1,1 +1,1 @@
-"""How jobs reach the code that computes: Celery, leases, memory limits, and what happens when a process dies."""
+"""The runtime of jobs: Celery, leases, memory limits, and recovery from processes that die."""

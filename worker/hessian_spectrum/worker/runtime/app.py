@@ -1,4 +1,4 @@
-"""The Celery application of a worker: one task, and what happens at the start, end and death of its processes."""
+"""The Celery application of a worker: its one task, and handlers of the start, end and death of its processes."""
 
 import logging
 import multiprocessing
@@ -60,10 +60,10 @@ from hessian_spectrum.worker.runtime.job_runner import JobRunner
 _SIGNAL = re.compile(r"signal (\d+)")
 
 SECONDS_TO_STOP = 20.0
-"""Time from the signal to the end of the process: four seconds are for jobs to be requeued, the rest for Celery."""
+"""Seconds from the signal to the end of the process: four are for requeueing jobs, the rest for Celery."""
 
 _SECONDS_TO_KEEP_MESSAGE = 5.0
-"""Time that a worker which cannot run jobs keeps a message, so that it does not take all messages from others."""
+"""Seconds that a worker which cannot run jobs keeps a message, so that it does not take all messages from others."""
 
 _logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class RecoveringQoS(redis_transport.QoS):
 
 
 class JobRequest(Request):  # type: ignore[misc]
-    """Reports a process that died to the job store at once: the lease need not run out first.
+    """A request of Celery that reports a dead process to the job store at once, before the lease expires.
 
     A job whose process the kernel killed for want of memory ends, instead of taking further processes with it. That of
     another cause goes back to the queue, and the loss is counted; if it was the last that the job may have, the job's
@@ -103,7 +103,7 @@ class JobRequest(Request):  # type: ignore[misc]
     """
 
     def on_failure(self, exc_info: Any, *arguments: Any, **options: Any) -> None:
-        """The process died: no other error leaves the task."""
+        """Report that the process died: no other error leaves the task."""
         super().on_failure(exc_info, *arguments, **options)
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         if isinstance(error, WorkerLostError) and self.worker_pid is not None:
@@ -138,7 +138,7 @@ def died_of(name: str) -> Problem:
 
 
 def create_worker(settings: WorkerSettings) -> Celery:
-    """A Celery application whose pool runs jobs with these settings."""
+    """Return a Celery application whose pool runs jobs with these settings."""
     app = celery_app(settings.redis_url.get_secret_value())
     app.conf.update(worker_pool="prefork", worker_concurrency=settings.concurrency)
     redis_transport.Channel.QoS = RecoveringQoS

@@ -1,4 +1,4 @@
-"""How long a job will take, from the speed of its first products."""
+"""Estimate of a job's duration from the speed of its first products."""
 
 import time
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.planning.work import Rates, Work, dense_seconds, moving_seconds
 
 LEAST_MOVED_BYTES = 10**9  # less takes no time that is worth a measurement
-LEAST_ORDER = 200  # of a dense eigenvalue problem, likewise
+LEAST_ORDER = 200  # order of a dense eigenvalue problem, likewise
 
 
 class RemainingTime:
-    """Passes progress on, and says from the second report of products on how long the whole job takes.
+    """Passes progress on, and estimates the duration of the whole job from the second report of products on.
 
     Args:
-        request: What the job computes.
-        plan: What it takes.
-        device: What it runs on.
-        report: Called with the progress that this is called with.
+        request: Request of the job.
+        plan: Planned cost of the job.
+        device: Device on which the job runs.
+        report: Called with the progress that this object receives.
         expect: Called with the seconds from the beginning of the job to its end, again whenever twice as much is done.
         clock: Returns a time in seconds.
     """
@@ -49,7 +49,7 @@ class RemainingTime:
         self._rates: Rates | None = None
 
     def __call__(self, phase: str, done: int, total: int) -> None:
-        """Note and pass on."""
+        """Take note of the progress, and pass it on."""
         if phase == "products" and self._is_fixed and 0 < done < total and done >= self._next:
             self._look(done, total)
         self._report(phase, done, total)
@@ -69,7 +69,7 @@ class RemainingTime:
         self._next = 2 * done
 
     def _measure(self) -> Rates:
-        """The best that was measured so far: what disturbs a measurement of milliseconds only slows it."""
+        """Return the best rates measured so far, since disturbances only slow a measurement of milliseconds."""
         new, old = _rates(self._work, self._device, self._itemsize), self._rates
         if old is not None:
             new = replace(
@@ -82,7 +82,7 @@ class RemainingTime:
 
 
 def _rates(work: Work, device: torch.device, itemsize: int) -> Rates:
-    """Of what matters for this work alone."""
+    """Measure the rates that matter for this work."""
     moves = work.moved_numbers * itemsize > LEAST_MOVED_BYTES
     return Rates(
         recording_seconds=0.0,

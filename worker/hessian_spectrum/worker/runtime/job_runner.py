@@ -1,4 +1,4 @@
-"""One attempt at a job, or at shards of a job that another worker holds: claim, check, compute, store, close."""
+"""An attempt at a job, or at shards of a job that another worker holds: claim, check, compute, store, close."""
 
 import contextlib
 import errno
@@ -116,7 +116,7 @@ def fingerprint_with(hardware: Hardware, fallback: Fallback | None) -> str:
 
 
 def _as_found(model: CausalLm, verdict: CheckpointVerdict, models: ModelsDirectory) -> CausalLm:
-    """The model as the library has it, which config.json alone may not have said when the job was accepted."""
+    """Return the model with the sizes that transformers found, which config.json alone may not have given."""
     if verdict.sizes is None:
         return model
     checkpoint = models.open(model.checkpoint)
@@ -127,7 +127,7 @@ def _as_found(model: CausalLm, verdict: CheckpointVerdict, models: ModelsDirecto
 
 
 def parse_request(text: str) -> AnyJobRequest:
-    """The request of a job in its canonical form.
+    """Return the request of a job in its canonical form.
 
     Args:
         text: The request as it is stored.
@@ -145,7 +145,7 @@ def parse_request(text: str) -> AnyJobRequest:
 
 
 class ShardRunner:
-    """Runs shards of jobs by id; it may be killed at any moment, and its last steps alone are then computed again."""
+    """Runs shards of jobs by id; if it is killed at any moment, only its last steps are computed again."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class ShardRunner:
         try:
             claim = self._shards.take(lease, self._deployment.fingerprint)
         except ShardPoisonedError:
-            return  # whoever has the job says so
+            return  # the worker that holds the job reports it
         if claim is None:
             _logger.info("job %s needs no worker; its message is dropped", job_id)
             return
@@ -224,7 +224,7 @@ class ShardRunner:
 
 
 class JobRunner:
-    """Runs jobs by id; every step may be killed, and the next claim goes on from the last checkpoint."""
+    """Runs jobs by id; it may be killed at any step, and the next claim continues from the last checkpoint."""
 
     def __init__(
         self,
@@ -265,7 +265,7 @@ class JobRunner:
             _logger.info("attempt ended: %s", state, extra={"event": "ended", "state": state})
 
     def _attempt(self, lease: Lease) -> str:
-        """What became of the job: its state, or `lost`."""
+        """Attempt the job; return its state afterwards, or `lost`."""
         try:
             digest = self._compute(lease)
         except JobCancelledError:
@@ -331,7 +331,7 @@ class JobRunner:
         return digest
 
     def _outlasting(self, step: Callable[[], _T]) -> _T:
-        """Repeat a step until Redis and the object store are back, since an outage should not cost hours of work.
+        """Repeat a step until Redis and the object store respond, since an outage should not cost hours of work.
 
         Args:
             step: The step, which may be taken again.
@@ -381,7 +381,7 @@ class JobRunner:
         return Deployment(self._shards, self._checkpoints, seconds, device, fingerprint, self._queue.call)
 
     def _stored(self, output: JobOutput, progress: Progress) -> str:
-        """Digest of the result, once it and its arrays are on disk."""
+        """Store the result and its arrays on disk; return the digest of the result."""
         result = output.result
         if not output.arrays:
             return self._results.write(result.model_dump_json().encode())

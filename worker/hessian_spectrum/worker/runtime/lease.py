@@ -1,4 +1,4 @@
-"""Renews a job's lease while it is computed, passes its progress on, and ends it when it is cancelled."""
+"""Renewal of a job's lease while it is computed, with its progress; a cancelled job is ended."""
 
 import contextvars
 import logging
@@ -18,9 +18,9 @@ from hessian_spectrum.worker.failures import JobCancelledError, JobFailure, Work
 
 SECONDS_BETWEEN_RENEWALS = 0.5
 SECONDS_TO_STOP = 1.5
-"""Time for a computation to notice that it is to end; LAPACK, for one, does not look."""
+"""Seconds that a computation has to notice that it must end; calls of LAPACK, for example, do not check."""
 SECONDS_TO_RELEASE = 0.5
-"""The same where another worker has the job by now."""
+"""Seconds that a computation has to notice that it must end because another worker has taken the job."""
 
 _SECONDS_BETWEEN_CHECKS = 0.01
 
@@ -37,7 +37,7 @@ _logger = logging.getLogger(__name__)
 
 
 class LeaseStore(Protocol):
-    """Where leases are kept: a `JobStore`, or the shards of one job."""
+    """The store of leases: a `JobStore`, or the shards of one job."""
 
     def renew(self, lease: Lease, progress: Progress | None, num_products: int = 0) -> JobState:
         """Renew the lease, pass on progress and the products since the last renewal, and return the state of the job.
@@ -63,7 +63,7 @@ class LeaseRenewer:
 
     Args:
         stopping: Whether the worker was told to.
-        time_limit_seconds: Of all attempts.
+        time_limit_seconds: Time limit of all attempts together.
     """
 
     def __init__(
@@ -88,7 +88,8 @@ class LeaseRenewer:
         self._closed = threading.Event()
         context = contextvars.copy_context()  # so that the thread's lines name the job, too
         self.on_renewal: Callable[[], None] = lambda: None
-        """Called by the thread after each renewal; it may ask Redis for what the computation needs to know."""
+        """Function that the thread calls after each renewal; it may ask Redis for information that the computation
+        needs."""
         self._thread = threading.Thread(target=context.run, args=(self._watch,), name="lease-renewer", daemon=True)
 
     def __enter__(self) -> Self:
@@ -102,7 +103,7 @@ class LeaseRenewer:
         self._thread.join()
 
     def report(self, phase: str, done: int, total: int) -> None:
-        """Note the progress of the computation.
+        """Record the progress of the computation.
 
         Args:
             phase: Name of the phase.
@@ -146,7 +147,7 @@ class LeaseRenewer:
             self._last_done = 0
 
     def expect(self, seconds: float) -> None:
-        """Report with all later progress that the computation takes so many seconds in all."""
+        """Report the expected duration of the whole computation, in seconds, with all later progress."""
         self._estimated_seconds = seconds
 
     def write_last_progress(self) -> None:
