@@ -92,7 +92,7 @@ class Task:
     def make_problem(self) -> Problem:
         """The risk at the job's parameters, in float32 on the device."""
         (model, data), device = self.content, self.torch_device
-        parameters = build_parameters(self.request.model, model, torch.float32, device)
+        parameters = build_parameters(self.request.model, model, dtype=torch.float32, device=device)
         return Problem(self.problem, model, data.to(torch.float32, device), parameters)
 
     def make_operator(self, problem: Problem) -> RiskOperator:

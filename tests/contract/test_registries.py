@@ -176,7 +176,7 @@ def test_both_sides_have_the_same_parameters_and_sizes(name: str) -> None:
     model, data = build_model(request.model), build_dataset(request)
     shapes = kind.parameter_shapes(request.model)
     assert list(model.parameter_shapes.items()) == list(shapes.items())
-    parameters = build_parameters(request.model, model, torch.float64, torch.device("cpu"))
+    parameters = build_parameters(request.model, model, dtype=torch.float64, device=torch.device("cpu"))
     assert {each: tuple(values.shape) for each, values in parameters.items()} == shapes
     size = kind.size(request.model, num_samples(request.data), sequence_length(request.data))
     assert size.num_parameters == sum(map(prod, shapes.values()))

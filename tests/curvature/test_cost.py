@@ -157,7 +157,7 @@ def test_products_are_counted() -> None:
 def test_methods_say_their_cost() -> None:
     assert DenseEigensolver(eigenvectors=True).cost(12) == exact_work(12, eigenvectors=True)
     lanczos = StochasticLanczosQuadrature(5, 7, Smoothing(64, 3.0), reorthogonalisation="none")
-    assert lanczos.cost(12, group=2) == lanczos_work(12, 5, 7, 64, "none", 2)
+    assert lanczos.cost(12, group=2) == lanczos_work(12, 5, 7, num_points=64, reorthogonalisation="none", group=2)
     assert ThickRestartLanczos(20, "largest", 1e-5).cost(1000) == top_k_work(1000, 20)
     assert TraceEstimator("hutch++", num_probes=100).cost(1000) == trace_work(1000, "hutch++", 100)
 
@@ -246,11 +246,11 @@ CASES = {
     ),
     "relu": (
         "solve(mlp((64, 128, 64), 28672, 'relu'), 'ggn', f32, lanczos(2, 1))",
-        lanczos_case(mlp_size((64, 128, 64), True, 28672, "relu"), 2, matrix="ggn"),
+        lanczos_case(mlp_size((64, 128, 64), True, 28672, activation="relu"), 2, matrix="ggn"),
     ),
     "functional": (
         f"solve(mlp({DEEP}, 4096, 'gelu'), 'functional', f64, lanczos(2, 1))",
-        lanczos_case(mlp_size(DEEP, True, 4096, "gelu"), 2, 1, 8, "functional"),
+        lanczos_case(mlp_size(DEEP, True, 4096, activation="gelu"), 2, 1, 8, "functional"),
     ),
     "basis": (
         f"solve(mlp({WIDE}, 32), 'hessian', f32, lanczos(30, 1))",

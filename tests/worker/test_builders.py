@@ -123,7 +123,7 @@ def request_of(name: str, **fields: Any) -> SpectrumRequest:
 def test_every_problem_is_built_and_estimated(name: str) -> None:
     request = request_of(name)
     model = build_model(request.model)
-    parameters = build_parameters(request.model, model, torch.float32, CPU)
+    parameters = build_parameters(request.model, model, dtype=torch.float32, device=CPU)
     data = build_dataset(request).to(torch.float32, CPU)
     risk = EmpiricalRisk(model, build_loss(request), [data])
     assert torch.isfinite(risk.value(parameters))
@@ -193,7 +193,7 @@ def test_given_weights_are_those_of_the_model() -> None:
     request = request_of("weights")
     model = build_model(request.model)
     assert model == Mlp((3, 2, 2))
-    parameters = build_parameters(request.model, model, F64, CPU)
+    parameters = build_parameters(request.model, model, dtype=F64, device=CPU)
     x = torch.tensor([[1.0, 0.0, -1.0]], dtype=F64)
     hidden = torch.tensor([1.0 - 3.0 + 0.5, 4.0 - 6.0 - 0.5], dtype=F64).relu()
     assert_close(model(parameters, x)[0], torch.stack([hidden[0] - hidden[1], 2 * hidden[0] + 1]))

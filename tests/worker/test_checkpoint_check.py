@@ -42,7 +42,7 @@ def check(redis_client: Any, tmp_path: Path) -> Callable[..., CheckpointCheck]:
 
 
 def checked(check: CheckpointCheck, look: Callable[[], object] = lambda: None) -> CheckpointVerdict:
-    return check.checked("tiny", SHA, "gpt2", 2**30, look)
+    return check.checked("tiny", SHA, "gpt2", memory_bytes=2**30, look=look)
 
 
 @pytest.mark.parametrize("signal_name", ["SIGSEGV", "SIGABRT", "SIGBUS"])

@@ -86,7 +86,7 @@ class Verdict:
 
 def verdict_on(directory: Path) -> CheckpointVerdict:
     models = ModelsDirectory(directory)
-    return tried(models, "odd", "causal-lm", models.open("odd").sha256)
+    return tried(models, "odd", "causal-lm", sha256=models.open("odd").sha256)
 
 
 def request_of(models: ModelsDirectory, **fields: Any) -> SpectrumRequest:
@@ -104,7 +104,7 @@ def risk_of(directory: Path, verdict: CheckpointVerdict) -> tuple[EmpiricalRisk,
     models = ModelsDirectory(directory, Verdict(verdict))
     request = request_of(models)
     model = build_model(request.model, Inputs(models))
-    parameters = build_parameters(request.model, model, F64, CPU, Inputs(models))
+    parameters = build_parameters(request.model, model, dtype=F64, device=CPU, sources=Inputs(models))
     return EmpiricalRisk(model, build_loss(request), [build_dataset(request)]), parameters
 
 
@@ -155,7 +155,7 @@ def test_a_job_of_a_model_without_forward_mode_says_how_it_was_computed(saved: C
     models = ModelsDirectory(directory, Verdict(verdict))
 
     class Check:
-        def checked(self, *_: Any) -> CheckpointVerdict:
+        def checked(self, *_: Any, **options: Any) -> CheckpointVerdict:
             return verdict
 
     method = {"kind": "lanczos", "num_steps": 3, "num_probes": 2, "num_points": 9}
@@ -183,7 +183,7 @@ def test_a_copy_of_the_output_layer_is_no_parameter_though_config_leaves_the_tie
     assert ModelsDirectory(directory, Verdict(verdict)).describe("odd").num_parameters == num_parameters
 
     class Check:
-        def checked(self, *_: Any) -> CheckpointVerdict:
+        def checked(self, *_: Any, **options: Any) -> CheckpointVerdict:
             return verdict
 
     # a job that was accepted before the trial is computed with what the trial found

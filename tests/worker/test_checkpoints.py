@@ -95,7 +95,7 @@ def loaded(directory: Path, kind: str, dtype: torch.dtype) -> tuple[EmpiricalRis
     models = ModelsDirectory(directory)
     request = request_of(models, kind)
     model = build_model(request.model, Inputs(models))
-    parameters = build_parameters(request.model, model, dtype, CPU, Inputs(models))
+    parameters = build_parameters(request.model, model, dtype=dtype, device=CPU, sources=Inputs(models))
     return EmpiricalRisk(model, CrossEntropy(), [build_dataset(request)]), parameters
 
 

@@ -67,7 +67,7 @@ def request_of(case: Case) -> SpectrumRequest:
 
 def operator_of(request: SpectrumRequest) -> HessianOperator:
     model = build_model(request.model)
-    parameters = build_parameters(request.model, model, torch.float64, CPU)
+    parameters = build_parameters(request.model, model, dtype=torch.float64, device=CPU)
     return HessianOperator(EmpiricalRisk(model, build_loss(request), [build_dataset(request)]), parameters)
 
 

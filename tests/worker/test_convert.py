@@ -111,7 +111,7 @@ def test_logits_are_those_of_nano_gpt(
 
     spec = Gpt2.model_validate({"kind": "gpt2", "checkpoint": "nano"} | fields)
     ours = build_model(spec)
-    parameters = build_parameters(spec, ours, dtype, torch.device("cpu"), Inputs(models))
+    parameters = build_parameters(spec, ours, dtype=dtype, device=torch.device("cpu"), sources=Inputs(models))
     tokens = torch.randint(17, (3, 9), generator=torch.Generator().manual_seed(1))
     expected = theirs(tokens).detach()
     assert float(expected.std()) > 0.5
@@ -156,7 +156,7 @@ def test_an_output_layer_of_its_own_becomes_a_causal_lm(save: Callable[..., Any]
     fields = models.causal_lm("nano").model_dump()
     spec = CausalLm.model_validate({"kind": "causal-lm", "checkpoint": "nano"} | fields)
     ours = build_model(spec, Inputs(models))
-    parameters = build_parameters(spec, ours, torch.float32, torch.device("cpu"), Inputs(models))
+    parameters = build_parameters(spec, ours, dtype=torch.float32, device=torch.device("cpu"), sources=Inputs(models))
     tokens = torch.randint(17, (3, 9), generator=torch.Generator().manual_seed(1))
     theirs.lm_head.weight = nn.Parameter(head)
     expected = theirs(tokens).detach()
@@ -250,7 +250,7 @@ def test_tensors_alone_are_converted_where_a_configuration_is_given(
     state = {prefix + name: tensor for name, tensor in weights.items()}
     lightning = {"epoch": 3, "pytorch-lightning_version": "2.5", "hyper_parameters": {"lr": 0.1}}
     torch.save(state if key is None else lightning | {key: state}, tmp_path / "last.ckpt")
-    found = convert(tmp_path / "last.ckpt", "tiny", tmp_path / "models", config)
+    found = convert(tmp_path / "last.ckpt", "tiny", tmp_path / "models", config=config)
     assert (found.kind, found.num_parameters) == ("causal-lm", sum(tensor.numel() for tensor in weights.values()))
     converted = load_file(tmp_path / "models" / "tiny" / "model.safetensors")
     assert converted.keys() == weights.keys()
@@ -264,7 +264,7 @@ def test_tensors_alone_need_a_configuration_that_fits(tmp_path: Path) -> None:
         convert(tmp_path / "last.ckpt", "tiny", tmp_path / "models")
     config.write_text(config.read_text().replace("12", "13"))
     with pytest.raises(CheckpointError, match=r"disagree.* model.layers.0.mlp.down_proj.weight is \(8, 13\)"):
-        convert(tmp_path / "last.ckpt", "tiny", tmp_path / "models", config)
+        convert(tmp_path / "last.ckpt", "tiny", tmp_path / "models", config=config)
     assert not (tmp_path / "models").exists()
 
 

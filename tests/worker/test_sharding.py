@@ -133,7 +133,9 @@ class Lab:
     def help(
         self, event: Event = lambda _: None, hardware: Hardware = HARDWARE, stopping: Callable[[], bool] = lambda: False
     ) -> None:
-        ShardRunner(self.store, self.deployment(event, hardware), NO_INPUTS, hardware, stopping).run(self.job_id)
+        ShardRunner(
+            self.store, self.deployment(event, hardware), inputs=NO_INPUTS, hardware=hardware, stopping=stopping
+        ).run(self.job_id)
 
     def lose_leases(self) -> None:
         """Time passes: workers that died are found out."""

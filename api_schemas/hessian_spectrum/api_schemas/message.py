@@ -248,7 +248,7 @@ def shape(values: AnyNumbers) -> tuple[int, ...]:
     return values.shape
 
 
-def check_shape(name: str, have: tuple[int, ...], other: str, needed: tuple[int, ...]) -> None:
+def check_shape(name: str, have: tuple[int, ...], *, other: str, needed: tuple[int, ...]) -> None:
     """Check that one array of a message has the shape of another.
 
     Args:

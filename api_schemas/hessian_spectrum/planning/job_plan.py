@@ -154,7 +154,7 @@ def peak_bytes(
     Returns:
         The peak in bytes.
     """
-    parts = _Parts(size, work, matrix, itemsize, batch or size.num_samples)
+    parts = _Parts(size, work, matrix, itemsize=itemsize, batch=batch or size.num_samples)
     held = parts.held if recording_bytes is None else min(parts.held, recording_bytes)
     others = max(0, held - parts.held_by_one)
     recording = others + parts.recording + parts.vectors(work.first_vectors)
@@ -172,7 +172,7 @@ def peak_bytes(
 class _Parts:
     """Memory in bytes of the operator's parts."""
 
-    def __init__(self, size: Size, work: Work, matrix: Matrix, itemsize: int, batch: int) -> None:
+    def __init__(self, size: Size, work: Work, matrix: Matrix, *, itemsize: int, batch: int) -> None:
         self._size, self._itemsize = size, itemsize
         part, copies = size.part(min(batch, size.num_samples)), memory_coefficients(size.family, matrix)
         self.held_by_one = self._bytes(copies.held, part) if work.holds_recordings else 0

@@ -84,7 +84,7 @@ def generic_size(num_parameters: int, num_samples: int, numbers_per_sample: int)
     return Size("generic", num_parameters, num_samples, (num_samples * numbers_per_sample,))
 
 
-def mlp_size(widths: Sequence[int], bias: bool, num_samples: int, activation: str = "tanh") -> Size:
+def mlp_size(widths: Sequence[int], bias: bool, num_samples: int, *, activation: str = "tanh") -> Size:
     """Size of a fully connected network on `num_samples` inputs.
 
     Each layer gives fan_out (fan_in + 1) parameters with bias, and each of its hidden units a number per sample.
@@ -269,13 +269,13 @@ def attention_size(
     return Size("attention", num_parameters, num_sequences, tuple(num_positions * each for each in per_position))
 
 
-def neuron_network_size(width: int, bias: bool, num_samples: int, activation: str = "linear") -> Size:
+def neuron_network_size(width: int, bias: bool, num_samples: int, *, activation: str = "linear") -> Size:
     """Size of f(x) = <w, phi(v x + b)> for scalar x: two or three parameters per neuron, a number per sample."""
     numbers = (num_samples * width, 0) if activation == "linear" else (0, num_samples * width)
     return Size("neurons", (2 + int(bias)) * width, num_samples, numbers)
 
 
-def coordinate_network_size(num_inputs: int, num_outputs: int, width: int, num_samples: int) -> Size:
+def coordinate_network_size(num_inputs: int, num_outputs: int, *, width: int, num_samples: int) -> Size:
     """Size of f(x) = sum_d <w_d, v_d> x_d or f_k(x) = <w_k, v_k> x: two parameters per coordinate and neuron.
 
     Their product is taken once, not once per sample, so that inputs and outputs are what samples produce.

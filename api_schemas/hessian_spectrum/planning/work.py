@@ -86,6 +86,7 @@ def lanczos_work(
     num_parameters: int,
     num_steps: int,
     num_probes: int,
+    *,
     num_points: int = 0,
     reorthogonalisation: Reorthogonalisation = "full",
     group: int | None = None,
@@ -128,8 +129,8 @@ def top_k_work(
     num_parameters: int,
     k: int,
     max_products: int | None = None,
-    rows: int | None = None,
     *,
+    rows: int | None = None,
     reduced: bool = False,
 ) -> Work:
     """Return the work of `ThickRestartLanczos` with a basis of `rows` rows, if it restarts.
@@ -168,7 +169,7 @@ def top_k_least_rows(num_parameters: int, k: int) -> int:
     return min(num_parameters, k + TOP_K_LEAST_ROWS)
 
 
-def trace_work(num_parameters: int, estimator: Estimator, num_products: int, diagonal: bool = False) -> Work:
+def trace_work(num_parameters: int, estimator: Estimator, num_products: int, *, diagonal: bool = False) -> Work:
     """Return the work of `TraceEstimator`, whose sketches are copied while they grow."""
     products = min(num_products, num_parameters)
     sketch = {"hutchinson": 0.0, "hutch++": products / 3, "xtrace": products / 2}[estimator]
@@ -182,7 +183,7 @@ def trace_work(num_parameters: int, estimator: Estimator, num_products: int, dia
     )
 
 
-def probe_bytes(num_parameters: int, num_steps: int, itemsize: int, reorthogonalisation: Reorthogonalisation) -> int:
+def probe_bytes(num_parameters: int, num_steps: int, *, itemsize: int, reorthogonalisation: Reorthogonalisation) -> int:
     """Return the bytes of the vectors of one Lanczos probe and of its product."""
     vectors = min(num_steps, num_parameters) + 2 if reorthogonalisation == "full" else 3
     return vectors * num_parameters * itemsize
@@ -219,7 +220,7 @@ class Rates:
     eigenvalue_seconds: float  # of a dense matrix of order EIGENVALUE_ORDER
 
 
-def predicted_seconds(work: Work, rates: Rates, itemsize: int, all_held: bool = True) -> float:
+def predicted_seconds(work: Work, rates: Rates, itemsize: int, *, all_held: bool = True) -> float:
     """Return the seconds for recording, products, orthogonality and the dense eigenvalue problem, at measured rates."""
     share = 1.0 if work.holds_recordings else LAYERED_SHARE if work.layered else TRIANGLE_SHARE
     sweeps = 1 if all_held else -(-work.num_products // work.num_columns)

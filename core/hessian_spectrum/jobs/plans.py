@@ -137,7 +137,14 @@ def _estimate(
         return least
 
     def planned(probes: int, mode: Reorthogonalisation) -> ComputationPlan:
-        work = lanczos_work(part.dim, method.num_steps, method.num_probes, method.num_points, mode, probes)
+        work = lanczos_work(
+            part.dim,
+            method.num_steps,
+            method.num_probes,
+            num_points=method.num_points,
+            reorthogonalisation=mode,
+            group=probes,
+        )
         return _planned(request, _of_block(work, share), available_bytes)
 
     shards = 1 if num_spectra > 1 or least.recording_bytes is not None else _num_shards(request, method, least)
@@ -173,7 +180,7 @@ def _top_k_estimate(
     """Plan a top-k spectrum: the longest basis if recordings fit beside it, else half of what a short one leaves."""
 
     def planned(rows: int) -> ComputationPlan:
-        work = top_k_work(part.dim, method.k, method.max_products, rows, reduced=_is_reduced(request))
+        work = top_k_work(part.dim, method.k, method.max_products, rows=rows, reduced=_is_reduced(request))
         return _planned(request, _of_block(work, part.dim / request.dim), available_bytes)
 
     most, fewest = top_k_rows(part.dim, method.k), top_k_least_rows(part.dim, method.k)
@@ -255,7 +262,9 @@ def _is_reduced(request: SpectrumRequest) -> bool:
 
 
 def _probe_bytes(request: SpectrumRequest, method: LanczosMethod, mode: Reorthogonalisation) -> int:
-    return probe_bytes(request.dim, method.num_steps, ITEM_BYTES[request.vector_precision], mode)
+    return probe_bytes(
+        request.dim, method.num_steps, itemsize=ITEM_BYTES[request.vector_precision], reorthogonalisation=mode
+    )
 
 
 def _training_passes(request: SpectrumRequest) -> float:

@@ -309,7 +309,10 @@ def test_parameter_sized_vectors_are_counted(
 ) -> None:
     operator = Diagonal()
     vector_bytes = operator.dim * 8
-    assert num_probes * probe_bytes(operator.dim, num_steps, 8, mode) == vectors * vector_bytes
+    assert (
+        num_probes * probe_bytes(operator.dim, num_steps, itemsize=8, reorthogonalisation=mode)
+        == vectors * vector_bytes
+    )
     with PeakVectors(vector_bytes) as counted:
         lanczos(operator, num_steps, num_probes, num_points=2_000, reorthogonalisation=mode)
     assert counted.peak <= (vectors + 0.2) * vector_bytes

@@ -85,8 +85,8 @@ def test_eigenvalues_loss_and_residual_are_those_of_dense_matrices(
     request = request_of(models=[GPT2 | {"seed": 5}, TWIN | {"seed": 5}])
     spec = request.models[index]
     model = build_model(spec)
-    flat = ParameterLayout.of(model.parameter_shapes).flatten(build_parameters(spec, model, F64, CPU))
-    windows = measured_windows(build_token_stream(request.data), 3, 4, 0)
+    flat = ParameterLayout.of(model.parameter_shapes).flatten(build_parameters(spec, model, dtype=F64, device=CPU))
+    windows = measured_windows(build_token_stream(request.data), 3, seed=4, step=0)
     targets = windows.targets.flatten()
 
     def loss(at: Tensor) -> Tensor:
@@ -114,7 +114,9 @@ def test_eigenvalues_loss_and_residual_are_those_of_dense_matrices(
 
 def test_one_seed_sees_the_same_sequences_whatever_the_model_and_another_seed_others() -> None:
     stream = build_token_stream(request_of().data)
-    first, again, later, other = (measured_windows(stream, 3, *at).inputs for at in ((0, 5), (0, 5), (0, 6), (1, 5)))
+    first, again, later, other = (
+        measured_windows(stream, 3, seed=seed, step=step).inputs for seed, step in ((0, 5), (0, 5), (0, 6), (1, 5))
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
     assert not torch.equal(first, other)

@@ -52,7 +52,7 @@ def operator_of(problem: dict[str, Any], seed: int, matrix: str, dtype: torch.dt
     body = {"kind": "spectrum", "method": {"kind": "exact"}, "matrix": matrix, "loss": "mse"}
     request = SpectrumRequest.model_validate(body | problem | {"model": model})
     network = build_model(request.model)
-    parameters = build_parameters(request.model, network, dtype, CPU)
+    parameters = build_parameters(request.model, network, dtype=dtype, device=CPU)
     risk = EmpiricalRisk(network, build_loss(request), [build_dataset(request).to(dtype, CPU)])
     return build_operator(
         request,

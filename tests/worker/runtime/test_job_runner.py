@@ -43,7 +43,16 @@ def runner(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> JobRunn
     store, queue, stores = own_store(redis_client), JobQueue(redis_url), open_stores(settings.results_dir)
     hardware = Hardware(torch.device("cpu"), 1, 2**32)
     shards = ShardStore(redis_client, lease_seconds=30.0, max_losses=2)
-    return JobRunner(store, shards, queue, stores, NO_INPUTS, hardware, settings, lambda: False)
+    return JobRunner(
+        store,
+        shards,
+        queue,
+        stores=stores,
+        inputs=NO_INPUTS,
+        hardware=hardware,
+        settings=settings,
+        stopping=lambda: False,
+    )
 
 
 @pytest.fixture

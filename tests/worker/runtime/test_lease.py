@@ -69,7 +69,7 @@ def test_a_worker_that_is_told_to_stop_stops_and_keeps_the_lease(store: JobStore
     lease = store.claim(job_id)
     assert lease is not None
     told = [False]
-    with LeaseRenewer(store, lease, lambda: told[0]) as keeper:
+    with LeaseRenewer(store, lease, stopping=lambda: told[0]) as keeper:
         keeper.report("products", 1, 2)
         told[0] = True
         with pytest.raises(WorkerStoppingError):

@@ -184,7 +184,7 @@ def build_model(spec: ModelSpec, sources: Inputs = NO_INPUTS) -> Model:
 
 
 def build_parameters(
-    spec: ModelSpec, model: Model, dtype: torch.dtype, device: torch.device, sources: Inputs = NO_INPUTS
+    spec: ModelSpec, model: Model, *, dtype: torch.dtype, device: torch.device, sources: Inputs = NO_INPUTS
 ) -> Parameters:
     """Load the parameters of a checkpoint or of the request, or draw them from its seed; a quadratic form has 0.
 
@@ -204,7 +204,7 @@ def build_parameters(
         OSError: If a file cannot be read.
     """
     if isinstance(spec, CausalLmSpec) or (isinstance(spec, Gpt2Spec) and spec.checkpoint is not None):
-        parameters = checkpoint_parameters(spec, model.parameter_shapes, sources.models, dtype, device)
+        parameters = checkpoint_parameters(spec, model.parameter_shapes, sources.models, dtype=dtype, device=device)
         if isinstance(model, CausalLm):
             model.check_causal(parameters)
         return parameters

@@ -48,7 +48,7 @@ class CheckpointCheck:
     command: Sequence[str] = _COMMAND
 
     def checked(
-        self, name: str, sha256: str, kind: str, memory_bytes: int | None, look: Callable[[], object]
+        self, name: str, sha256: str, kind: str, *, memory_bytes: int | None, look: Callable[[], object]
     ) -> CheckpointVerdict:
         """Return the verdict on a checkpoint, from a trial if there was none before.
 

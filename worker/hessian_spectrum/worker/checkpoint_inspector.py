@@ -87,9 +87,9 @@ class CheckpointInspector:
         """Try with little memory first; if that is not enough, try at the next look with all that a job may take."""
         small = BESIDE_A_JOB_BYTES if self._memory_bytes is None else min(BESIDE_A_JOB_BYTES, self._memory_bytes)
         if sha256 in self._large:
-            self._check.checked(name, sha256, kind, self._memory_bytes, self._look_while_idle)
+            self._check.checked(name, sha256, kind, memory_bytes=self._memory_bytes, look=self._look_while_idle)
             self._large.discard(sha256)
-        elif self._check.checked(name, sha256, kind, small, self._look).state == "unchecked":
+        elif self._check.checked(name, sha256, kind, memory_bytes=small, look=self._look).state == "unchecked":
             self._large.add(sha256)
 
     def _look(self) -> None:

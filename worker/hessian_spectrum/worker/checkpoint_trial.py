@@ -56,11 +56,13 @@ def main() -> None:
     fallback = arguments.fallback_method and Fallback(arguments.fallback_method, arguments.fallback_reason)
     with MemoryGuard(arguments.memory_bytes, lambda _: os._exit(OUT_OF_MEMORY)):
         models = ModelsDirectory(arguments.models_dir)
-        print(tried(models, arguments.name, arguments.kind, arguments.sha256, fallback).model_dump_json())
+        print(
+            tried(models, arguments.name, arguments.kind, sha256=arguments.sha256, fallback=fallback).model_dump_json()
+        )
 
 
 def tried(
-    models: ModelsDirectory, name: str, kind: str, sha256: str, fallback: Fallback | None = None
+    models: ModelsDirectory, name: str, kind: str, *, sha256: str, fallback: Fallback | None = None
 ) -> CheckpointVerdict:
     """Try a checkpoint as a model of a kind.
 
@@ -124,7 +126,7 @@ def _with_products(
         if dtype == torch.float64 and not (is_small or errors):
             break
         try:
-            parameters = build_parameters(spec, model, dtype, _CPU, sources)
+            parameters = build_parameters(spec, model, dtype=dtype, device=_CPU, sources=sources)
             fallback = _product(model, parameters, 2 if is_small else 1, fallback)
         except Exception as error:
             # the code of a model may raise any exception

@@ -107,6 +107,7 @@ def checkpoint_parameters(
     spec: Gpt2Spec | CausalLmSpec,
     shapes: Mapping[str, tuple[int, ...]],
     models: ModelsDirectory,
+    *,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Parameters:

@@ -71,14 +71,14 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="config.json of a file that holds tensors alone")
     arguments = parser.parse_args()
     try:
-        found = convert(arguments.source, arguments.name, arguments.models_dir, arguments.config)
+        found = convert(arguments.source, arguments.name, arguments.models_dir, config=arguments.config)
     except (CheckpointError, OSError) as error:
         print(f"spectrum-server convert: {error}", file=sys.stderr)
         sys.exit(1)
     print(f"{found.name}: {found.kind}, {found.num_parameters:,} parameters, sha256 {found.sha256}")
 
 
-def convert(source: Path, name: str, models_dir: Path, config: Path | None = None) -> LoadableModel:
+def convert(source: Path, name: str, models_dir: Path, *, config: Path | None = None) -> LoadableModel:
     """Write a checkpoint into the models directory, where it appears only when it is complete.
 
     Args:

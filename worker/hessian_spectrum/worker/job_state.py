@@ -31,7 +31,7 @@ class Stage:
         value: Return value of the stage, if it is finished; otherwise None.
     """
 
-    def __init__(self, name: str, value: Any, state: Any | None, job: "JobCheckpointer") -> None:
+    def __init__(self, name: str, value: Any, *, state: Any | None, job: "JobCheckpointer") -> None:
         self.name, self._state, self._job = name, state, job
         self.value: Any = value
 
@@ -114,7 +114,7 @@ class JobCheckpointer:
         state = self._restored.pop(name, None)
         if state is not None:
             self._snapshots[name] = lambda: state  # until the stage announces a new state
-        return Stage(name, self.finished.get(name), state, self)
+        return Stage(name, self.finished.get(name), state=state, job=self)
 
     def update(self, name: str, snapshot: Callable[[], Any]) -> None:
         """Announce a new state of a stage, and write a checkpoint if one is due."""

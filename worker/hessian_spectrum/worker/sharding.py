@@ -86,7 +86,7 @@ class Sharding(Protocol):
     workers: set[str]
     """Names of the processes that computed the shards."""
 
-    def states(self, task: ShardedMethod, execution: Execution, progress: Progress, stage: Stage) -> list[Any]:
+    def states(self, task: ShardedMethod, execution: Execution, *, progress: Progress, stage: Stage) -> list[Any]:
         """Return the finished states of all shards in their order; the same numbers whoever computed them.
 
         Args:
@@ -103,7 +103,7 @@ class LocalSharding:
     def __init__(self, job: JobCheckpointer) -> None:
         self._job, self.workers = job, {own_name()}
 
-    def states(self, task: ShardedMethod, execution: Execution, progress: Progress, stage: Stage) -> list[Any]:
+    def states(self, task: ShardedMethod, execution: Execution, *, progress: Progress, stage: Stage) -> list[Any]:
         """Compute the shards one after the other."""
         if task.num_shards == 1:
             return [task.finished(0, progress, stage)]
@@ -181,7 +181,7 @@ class Deployment:
     fingerprint: str
     call: Callable[[str], None]
 
-    def shard_checkpointer(self, job_id: str, index: int, attempt: int, shard_fingerprint: str) -> JobCheckpointer:
+    def shard_checkpointer(self, job_id: str, index: int, *, attempt: int, shard_fingerprint: str) -> JobCheckpointer:
         """Return what is saved of one shard."""
         checkpoints = self.checkpoints.of_shard(job_id, index, attempt)
         fingerprint = f"{self.fingerprint}, {shard_fingerprint}"
@@ -205,7 +205,7 @@ class Deployment:
         Raises:
             WorkerStoppingError: If the worker was told to stop; the state is saved.
         """
-        saved = self.shard_checkpointer(job_id, claim.index, claim.attempt, claim.fingerprint)
+        saved = self.shard_checkpointer(job_id, claim.index, attempt=claim.attempt, shard_fingerprint=claim.fingerprint)
         stage = saved.stage(STAGE)
         if stage.value is None:
             saved.notes["workers"] = sorted({own_name(), *saved.notes.get("workers", [])})
@@ -257,10 +257,10 @@ class ShardCoordinator(LocalSharding):
         if self._is_open:
             self._stored_products, self._problem = self._shards.products(self._lease.job_id)
 
-    def states(self, task: ShardedMethod, execution: Execution, progress: Progress, stage: Stage) -> list[Any]:
+    def states(self, task: ShardedMethod, execution: Execution, *, progress: Progress, stage: Stage) -> list[Any]:
         """Compute shards together with others; a task of one shard, or one that cannot be shared, alone."""
         if task.num_shards == 1:
-            return super().states(task, execution, progress, stage)
+            return super().states(task, execution, progress=progress, stage=stage)
         begun = self._calibrated(task, execution, progress)
         if not self._job.save():
             return self._in_turn(task, begun, progress)
@@ -311,7 +311,9 @@ class ShardCoordinator(LocalSharding):
     def _collect(self, results: dict[int, ShardResult], fingerprint: str, num_shards: int) -> None:
         """Read what others have computed; what of that is lost is to be computed again."""
         for index in set(range(num_shards)) - results.keys():
-            saved = self._deployment.shard_checkpointer(self._lease.job_id, index, 0, fingerprint)
+            saved = self._deployment.shard_checkpointer(
+                self._lease.job_id, index, attempt=0, shard_fingerprint=fingerprint
+            )
             state = saved.stage(STAGE).value
             if state is None:
                 self._shards.reopen(self._lease, index)
@@ -405,7 +407,7 @@ class ShardWorker:
         self._deployment.shards.release(lease, problem)
         return "failed"
 
-    def states(self, task: ShardedMethod, execution: Execution, progress: Progress, stage: Stage) -> NoReturn:
+    def states(self, task: ShardedMethod, execution: Execution, *, progress: Progress, stage: Stage) -> NoReturn:
         """Compute free shards until there are none.
 
         Raises:

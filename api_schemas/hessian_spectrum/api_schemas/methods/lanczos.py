@@ -90,7 +90,9 @@ class LanczosResult(MethodResult):
 def _work(method: LanczosMethod, matrix: MatrixProperties) -> Work:
     """Return the work of the method if it processes one probe after the other."""
     mode = method.reorthogonalisation or "none"
-    return lanczos_work(matrix.dim, method.num_steps, method.num_probes, method.num_points, mode, 1)
+    return lanczos_work(
+        matrix.dim, method.num_steps, method.num_probes, num_points=method.num_points, reorthogonalisation=mode, group=1
+    )
 
 
 def _num_result_numbers(method: LanczosMethod, dim: int) -> int:

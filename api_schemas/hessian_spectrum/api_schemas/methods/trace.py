@@ -91,7 +91,7 @@ class TraceResult(MethodResult):
 
 
 def _work(method: TraceMethod, matrix: MatrixProperties) -> Work:
-    return trace_work(matrix.dim, method.estimator, method.most_products, method.diagonal)
+    return trace_work(matrix.dim, method.estimator, method.most_products, diagonal=method.diagonal)
 
 
 def _stored_vectors(method: TraceMethod, _: int) -> StoredVectors | None:

@@ -67,7 +67,7 @@ class SelfAttention(ModelMessage):
 
     @model_validator(mode="after")
     def _one_key_dimension(self) -> Self:
-        check_shape("w_k", shape(self.w_k), "w_q", shape(self.w_q))
+        check_shape("w_k", shape(self.w_k), other="w_q", needed=shape(self.w_q))
         return self
 
 

@@ -21,7 +21,7 @@ class _CoordinateNetwork(ModelMessage):
 
     @model_validator(mode="after")
     def _one_shape(self) -> Self:
-        check_shape("v", shape(self.v), "w", shape(self.w))
+        check_shape("v", shape(self.v), other="w", needed=shape(self.w))
         if len(self.w) > MAX_COORDINATES:
             raise misfit(
                 "w", message=f"{len(self.w)} rows; at most {MAX_COORDINATES} are answered while the caller waits"
@@ -50,11 +50,11 @@ def _given_weights(model: Any) -> dict[str, Any]:
 
 
 def _input_size(model: MultiInputNetwork, num_samples: int, length: int) -> Size:
-    return coordinate_network_size(len(model.w), 1, shape(model.w)[1], num_samples)
+    return coordinate_network_size(len(model.w), 1, width=shape(model.w)[1], num_samples=num_samples)
 
 
 def _output_size(model: MultiOutputNetwork, num_samples: int, length: int) -> Size:
-    return coordinate_network_size(1, len(model.w), shape(model.w)[1], num_samples)
+    return coordinate_network_size(1, len(model.w), width=shape(model.w)[1], num_samples=num_samples)
 
 
 _WEIGHTS = {"w": [[0.5, -1.0], [0.2, 0.3]], "v": [[1.0, 0.5], [-0.7, 0.4]]}

@@ -183,7 +183,7 @@ def _parameter_shapes(model: Mlp) -> Shapes:
 
 
 def _size(model: Mlp, num_samples: int, length: int) -> Size:
-    return mlp_size(model.layer_widths, model.has_bias, num_samples, model.activation)
+    return mlp_size(model.layer_widths, model.has_bias, num_samples, activation=model.activation)
 
 
 def _engine_arguments(model: Mlp) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class _NeuronNetwork(ModelMessage):
 
     @model_validator(mode="after")
     def _one_width(self) -> Self:
-        check_shape("v", shape(self.v), "w", shape(self.w))
+        check_shape("v", shape(self.v), other="w", needed=shape(self.w))
         return self
 
 
@@ -53,7 +53,7 @@ class LinearBiasNetwork(_NeuronNetwork):
 
     @model_validator(mode="after")
     def _one_bias_per_neuron(self) -> Self:
-        check_shape("b", shape(self.b), "w", shape(self.w))
+        check_shape("b", shape(self.b), other="w", needed=shape(self.w))
         return self
 
 
@@ -66,7 +66,9 @@ def _parameter_shapes(model: Any) -> Shapes:
 
 
 def _size(model: Any, num_samples: int, length: int) -> Size:
-    return neuron_network_size(len(model.w), isinstance(model, LinearBiasNetwork), num_samples, _activation(model))
+    return neuron_network_size(
+        len(model.w), isinstance(model, LinearBiasNetwork), num_samples, activation=_activation(model)
+    )
 
 
 def _activation(model: Any) -> str:

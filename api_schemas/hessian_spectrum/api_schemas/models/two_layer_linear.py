@@ -49,7 +49,7 @@ def _widths(model: TwoLayerLinearNetwork) -> tuple[int, int]:
 
 def _size(model: TwoLayerLinearNetwork, num_samples: int, length: int) -> Size:
     width, num_inputs = shape(model.W1)
-    return mlp_size((num_inputs, width, len(model.W2)), False, num_samples, "linear")
+    return mlp_size((num_inputs, width, len(model.W2)), False, num_samples, activation="linear")
 
 
 def _engine_arguments(model: TwoLayerLinearNetwork) -> dict[str, Any]:

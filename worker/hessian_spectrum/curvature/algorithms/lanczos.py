@@ -280,7 +280,9 @@ class StochasticLanczosQuadrature(Method[SLQState, LanczosSpectrum]):
         """Return the work with `group` probes in lockstep; None means all."""
         mode = self.reorthogonalisation or "full"
         points = self.smoothing.num_points
-        return lanczos_work(num_parameters, self.num_steps, self.num_probes, points, mode, group)
+        return lanczos_work(
+            num_parameters, self.num_steps, self.num_probes, num_points=points, reorthogonalisation=mode, group=group
+        )
 
     def init(self, problem: SymmetricOperator, *, generator: torch.Generator) -> SLQState:
         """Return the state before the first product."""
@@ -417,9 +419,9 @@ def lockstep(
     if memory_bytes is None:
         return reorthogonalisation or "full", num_probes
     if reorthogonalisation is None:
-        fits = probe_bytes(dim, num_steps, itemsize, "full") <= memory_bytes
+        fits = probe_bytes(dim, num_steps, itemsize=itemsize, reorthogonalisation="full") <= memory_bytes
         reorthogonalisation = "full" if fits else "none"
-    needed = probe_bytes(dim, num_steps, itemsize, reorthogonalisation)
+    needed = probe_bytes(dim, num_steps, itemsize=itemsize, reorthogonalisation=reorthogonalisation)
     if needed > memory_bytes:
         raise InvalidProblemError(
             f"a Lanczos probe with reorthogonalisation {reorthogonalisation!r} needs {needed} bytes, "

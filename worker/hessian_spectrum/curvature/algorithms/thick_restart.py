@@ -78,7 +78,7 @@ class ThickRestartLanczos(Method[SubspaceState, TopEigenpairs]):
 
     def cost(self, num_parameters: int, *, rows: int | None = None, reduced: bool = False) -> Work:
         """Return the work with so many rows of a basis; None means the preferred number."""
-        return top_k_work(num_parameters, self.k, self.max_products, rows, reduced=reduced)
+        return top_k_work(num_parameters, self.k, self.max_products, rows=rows, reduced=reduced)
 
     def init(self, problem: SymmetricOperator, *, generator: torch.Generator) -> SubspaceState:
         """Return the state before the first product."""

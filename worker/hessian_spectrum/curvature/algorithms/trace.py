@@ -112,7 +112,7 @@ class TraceEstimator(Method[TraceState, StochasticTrace]):
 
     def cost(self, num_parameters: int) -> Work:
         """Return the work of the largest number of products that may be needed."""
-        return trace_work(num_parameters, self.estimator, self._most_products, self.diagonal)
+        return trace_work(num_parameters, self.estimator, self._most_products, diagonal=self.diagonal)
 
     def init(self, problem: SymmetricOperator, *, generator: torch.Generator) -> TraceState:
         """Return the state before the first product."""

@@ -82,7 +82,7 @@ class NeuronNetwork(ClosedFormNetwork):
 
     def size_on(self, inputs: Tensor) -> Size:
         """Return the size, with pre- and post-activations."""
-        return neuron_network_size(self.width, self.bias, inputs.shape[0], self.activation)
+        return neuron_network_size(self.width, self.bias, inputs.shape[0], activation=self.activation)
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Return outputs (n, 1) for inputs (n, 1)."""
@@ -131,7 +131,7 @@ class MultiInput(ClosedFormNetwork):
 
     def size_on(self, inputs: Tensor) -> Size:
         """Return the size, with slopes and outputs."""
-        return coordinate_network_size(self.num_inputs, 1, self.width, inputs.shape[0])
+        return coordinate_network_size(self.num_inputs, 1, width=self.width, num_samples=inputs.shape[0])
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Return outputs (n, 1) for inputs (n, D)."""
@@ -177,7 +177,7 @@ class MultiOutput(ClosedFormNetwork):
 
     def size_on(self, inputs: Tensor) -> Size:
         """Return the size, with slopes and outputs."""
-        return coordinate_network_size(1, self.num_coordinates, self.width, inputs.shape[0])
+        return coordinate_network_size(1, self.num_coordinates, width=self.width, num_samples=inputs.shape[0])
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Return outputs (n, K) for inputs (n, 1)."""
@@ -223,7 +223,7 @@ class TwoLayerLinear(ClosedFormNetwork):
     def size_on(self, inputs: Tensor) -> Size:
         """Return the size, which is that of an mlp."""
         widths = (self.num_inputs, self.width, self.output_dim)
-        return mlp_size(widths, False, inputs.shape[0], "linear")
+        return mlp_size(widths, False, inputs.shape[0], activation="linear")
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Return outputs (n, K) for inputs (n, D)."""

@@ -215,7 +215,7 @@ class Mlp(Model):
 
     def size_on(self, inputs: Tensor) -> Size:
         """Return the size, with pre- and post-activations of every layer, inputs included."""
-        return mlp_size(self.widths, self.bias, inputs.shape[0], self.activation)
+        return mlp_size(self.widths, self.bias, inputs.shape[0], activation=self.activation)
 
     def layer_names(self, index: int) -> tuple[str, str]:
         """Return the names of a layer's weight and bias."""

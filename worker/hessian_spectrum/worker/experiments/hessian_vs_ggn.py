@@ -97,7 +97,7 @@ def run_hessian_vs_ggn_job(
     return PointRunner(job, LocalSharding(job)).run(experiment)
 
 
-def measured_windows(stream: TokenStream, num_sequences: int, seed: int, step: int) -> Dataset:
+def measured_windows(stream: TokenStream, num_sequences: int, *, seed: int, step: int) -> Dataset:
     """Return the sequences of one point, which are the same for every model."""
     return stream.windows(num_sequences, generator_of(seed, MEASUREMENTS, step))
 
@@ -235,7 +235,7 @@ class ComparedModel:
         """Return the model's own parameters, or initial ones from a seed."""
         spec = self.spec if seed is None else self.spec.model_copy(update={"seed": seed})
         dtype, device = PRECISIONS[self.experiment.request.precision], self.experiment.hardware.device
-        return build_parameters(spec, self.model, dtype, device, self.experiment.inputs)
+        return build_parameters(spec, self.model, dtype=dtype, device=device, sources=self.experiment.inputs)
 
     def tasks(self, point: int, seed: int, step: int) -> list[SpectrumTask]:
         """Return the two spectra of a point."""
@@ -338,7 +338,7 @@ class ComparedPoint(Point):
     run: TrainingRun
     step: int
 
-    def report(self, task: SpectrumTask, phase: str, done: int, total: int) -> None:
+    def report(self, phase: str, done: int, total: int, *, task: SpectrumTask) -> None:
         """Report the measured points: the duration of a point is not known beforehand."""
         self.run.model.experiment.report_measurements(self.index)
 
@@ -350,13 +350,13 @@ class ComparedPoint(Point):
             self._parameters,
             execution=self.execution,
             recording_bytes=task.plan.recording_bytes,
-            progress=partial(self.report, task),
+            progress=partial(self.report, task=task),
             num_columns=task.plan.work.num_columns,
             fallback=self.run.model.experiment.inputs.fallback,
         )
 
     def record(
-        self, task: SpectrumTask, spectrum: Spectrum, whole: RiskOperator, operator: RiskOperator | Submatrix
+        self, task: SpectrumTask, spectrum: Spectrum, *, whole: RiskOperator, operator: RiskOperator | Submatrix
     ) -> dict[str, Any]:
         """Return the largest eigenvalue as JSON, and what it took."""
         assert isinstance(spectrum, TopEigenpairs)
@@ -398,4 +398,6 @@ class ComparedPoint(Point):
     @cached_property
     def _windows(self) -> Dataset:
         experiment = self.run.model.experiment
-        return measured_windows(experiment.stream, experiment.request.data.num_sequences, self.run.seed, self.step)
+        return measured_windows(
+            experiment.stream, experiment.request.data.num_sequences, seed=self.run.seed, step=self.step
+        )

@@ -69,7 +69,7 @@ class Point(ABC):
     execution: Execution
 
     @abstractmethod
-    def report(self, task: SpectrumTask, phase: str, done: int, total: int) -> None:
+    def report(self, phase: str, done: int, total: int, *, task: SpectrumTask) -> None:
         """Pass on the progress of a task as that of the job."""
 
     @abstractmethod
@@ -78,7 +78,7 @@ class Point(ABC):
 
     @abstractmethod
     def record(
-        self, task: SpectrumTask, spectrum: Spectrum, whole: RiskOperator, operator: RiskOperator | Submatrix
+        self, task: SpectrumTask, spectrum: Spectrum, *, whole: RiskOperator, operator: RiskOperator | Submatrix
     ) -> Any:
         """Return what is saved of a spectrum of `operator`, which is a block of `whole`, or all of it."""
 
@@ -137,13 +137,13 @@ class PointRunner:
         if stage.value is None:
             whole = point.operator(task)
             operator = whole if task.request.dim == whole.dim else Submatrix(whole, task.request.block)
-            progress = self._with_deviations(partial(point.report, task), task, operator, whole)
+            progress = self._with_deviations(partial(point.report, task=task), task, operator, whole)
             if method_kind(task.request.method).assembles_matrix:
                 # Products of columns are not compared with those in full precision.
                 measured_deviation(task.request, whole)
             method = method_of(task.request, task.plan)
             spectrum = self._spectrum(point, task, method, operator, progress=progress, stage=stage)
-            stage.finish(point.record(task, spectrum, whole, operator))
+            stage.finish(point.record(task, spectrum, whole=whole, operator=operator))
             if method.may_end_early:
                 # Only once the record is kept: whoever hears it may stop the job, and a result overwrites its state.
                 progress(method.phase, spectrum.num_products, spectrum.num_products)
@@ -167,7 +167,7 @@ class PointRunner:
             new_generator=task.new_generator,
             partition=(plan.num_shards, plan.work.num_columns, plan.micro_batch_size, plan.recording_bytes or 0),
         )
-        states = self.sharding.states(sharded, point.execution, progress, stage)
+        states = self.sharding.states(sharded, point.execution, progress=progress, stage=stage)
         spectrum: Spectrum = finish(method, operator, method.join(states), progress=progress, checkpointer=stage)
         return spectrum
 

@@ -82,7 +82,7 @@ def prepare(
     dtype = PRECISIONS[request.vector_precision]
     model, loss = build_model(request.model, inputs), build_loss(request)
     dataset = build_dataset(request, inputs).to(dtype, hardware.device)
-    parameters = build_parameters(request.model, model, dtype, hardware.device, inputs)
+    parameters = build_parameters(request.model, model, dtype=dtype, device=hardware.device, sources=inputs)
     initial_loss = finite_loss(EmpiricalRisk(model, loss, dataset.split(micro_batch_size)), parameters)
     if request.train is None:
         return Preparation(model, dataset, parameters, None)
@@ -118,7 +118,7 @@ def finite_loss(risk: EmpiricalRisk, parameters: Parameters) -> float:
 
 
 def with_sink(
-    spec: ModelSpec, model: Model, parameters: Parameters, batches: Sequence[Dataset]
+    spec: ModelSpec, model: Model, *, parameters: Parameters, batches: Sequence[Dataset]
 ) -> tuple[Model, SinkReport | None]:
     """Insert the attention sink of a request into its model, with a bias that is solved for where none is given.
 

@@ -271,7 +271,7 @@ class SinkPoint(Point):
     request: SpectrumRequest
     _current: SpectrumTask | None = field(default=None, init=False)  # task under way
 
-    def report(self, task: SpectrumTask, phase: str, done: int, total: int) -> None:
+    def report(self, phase: str, done: int, total: int, *, task: SpectrumTask) -> None:
         """Pass on the progress of a spectrum as that of all spectra."""
         num_spectra = self.experiment.request.num_spectra
         index = task.index - (self.experiment.index or 0)
@@ -286,7 +286,7 @@ class SinkPoint(Point):
         return self._whole
 
     def record(
-        self, task: SpectrumTask, spectrum: Spectrum, whole: RiskOperator, operator: RiskOperator | Submatrix
+        self, task: SpectrumTask, spectrum: Spectrum, *, whole: RiskOperator, operator: RiskOperator | Submatrix
     ) -> dict[str, Any]:
         """Return the result as JSON, and the arrays that go with it."""
         experiment, request, preparation = self.experiment, task.request, self.experiment.preparation
@@ -323,7 +323,9 @@ class SinkPoint(Point):
     def _sink_risk(self) -> _SinkRisk:
         experiment, preparation = self.experiment, self.experiment.preparation
         batches = preparation.data.split(experiment.plan.micro_batch_size)
-        model, report = with_sink(self.request.model, preparation.model, preparation.parameters, batches)
+        model, report = with_sink(
+            self.request.model, preparation.model, parameters=preparation.parameters, batches=batches
+        )
         risk = EmpiricalRisk(model, build_loss(self.request), batches)
         return _SinkRisk(risk, finite_loss(risk, preparation.parameters), report)
 
@@ -346,7 +348,7 @@ class SinkPoint(Point):
 
     def _report_current(self, phase: str, done: int, total: int) -> None:
         assert self._current is not None
-        self.report(self._current, phase, done, total)
+        self.report(phase, done, total, task=self._current)
 
 
 def _num_runs(request: SpectrumRequest, plan: ComputationPlan) -> int:

@@ -214,7 +214,16 @@ def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, st
                 return
             check = CheckpointCheck(models, VerdictStore(client, lambda: [result_version()]))
             inputs = Inputs(models, stores.artifacts, check)
-            JobRunner(store, shards, queue, stores, inputs, hardware, settings, stopping.is_set).run(job_id)
+            JobRunner(
+                store,
+                shards,
+                queue,
+                stores=stores,
+                inputs=inputs,
+                hardware=hardware,
+                settings=settings,
+                stopping=stopping.is_set,
+            ).run(job_id)
 
 
 def storage_fault(client: Redis, settings: WorkerSettings, stores: Stores) -> str | None:

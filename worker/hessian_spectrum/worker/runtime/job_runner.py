@@ -92,7 +92,9 @@ def checked_request(
         if not isinstance(model, Gpt2 | CausalLm) or model.checkpoint is None or model.checkpoint_sha256 is None:
             continue
         assert inputs.check is not None
-        verdict = inputs.check.checked(model.checkpoint, model.checkpoint_sha256, model.kind, memory_bytes, look)
+        verdict = inputs.check.checked(
+            model.checkpoint, model.checkpoint_sha256, model.kind, memory_bytes=memory_bytes, look=look
+        )
         if verdict.state == "refused":
             raise CheckpointError(verdict.reason or "a worker could not load it")
         if verdict.fallback_method is not None:
@@ -151,6 +153,7 @@ class ShardRunner:
         self,
         store: JobStore,
         deployment: Deployment,
+        *,
         inputs: Inputs,
         hardware: Hardware,
         stopping: Callable[[], bool],
@@ -206,7 +209,7 @@ class ShardRunner:
             fingerprint=hardware.numerics_fingerprint(),
             has_other_work=self._store.has_queued,
         )
-        with LeaseRenewer(worker, lease, self._stopping) as renewer:
+        with LeaseRenewer(worker, lease, stopping=self._stopping) as renewer:
             job = worker.restored()
             if request.train is not None and "training" not in job.finished:
                 raise ShardLostError("the trained parameters cannot be read")
@@ -231,6 +234,7 @@ class JobRunner:
         store: JobStore,
         shards: ShardStore,
         queue: JobQueue,
+        *,
         stores: Stores,
         inputs: Inputs,
         hardware: Hardware,
@@ -251,7 +255,10 @@ class JobRunner:
         lease = self._store.claim(job_id, own_name())
         if lease is None:
             deployment = self._deployment(self._hardware.numerics_fingerprint())
-            ShardRunner(self._store, deployment, self._inputs, self._hardware, self._stopping).run(job_id)
+            helper = ShardRunner(
+                self._store, deployment, inputs=self._inputs, hardware=self._hardware, stopping=self._stopping
+            )
+            helper.run(job_id)
             return
         request_id = self._store.request_id(job_id)
         with log_fields(**({"request_id": request_id} if request_id else {}), job_id=job_id, attempt=lease.attempt):
@@ -301,7 +308,7 @@ class JobRunner:
         if error := memory_error(request, plan):
             raise too_large(error)
         time_limit = min(self._settings.job_seconds, request.time_limit_seconds or float("inf"))
-        with LeaseRenewer(self._store, lease, self._stopping, time_limit) as renewer:
+        with LeaseRenewer(self._store, lease, stopping=self._stopping, time_limit_seconds=time_limit) as renewer:
             hardware = self._hardware
             checked, inputs = checked_request(
                 request,

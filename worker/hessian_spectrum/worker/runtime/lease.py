@@ -70,6 +70,7 @@ class LeaseRenewer:
         self,
         store: LeaseStore,
         lease: Lease,
+        *,
         stopping: Callable[[], bool] = lambda: False,
         time_limit_seconds: float = float("inf"),
     ) -> None:
