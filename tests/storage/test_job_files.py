@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -283,3 +285,24 @@ def test_checkpoints_of_one_job_go(tmp_path: Path) -> None:
 def test_no_id_leads_out_of_the_directory(tmp_path: Path, job_id: str) -> None:
     with pytest.raises(ValueError, match="no id of a job"):
         JobCheckpoints(LocalDirectory(tmp_path), job_id, 1)
+
+
+DIES_WHILE_IT_WRITES = """
+import os, sys
+from pathlib import Path
+from hessian_spectrum.storage.job_files import CheckpointStore
+from hessian_spectrum.storage.local_directory import LocalDirectory
+
+checkpoints = CheckpointStore(LocalDirectory(Path(sys.argv[1]), "job-checkpoints")).of_attempt(sys.argv[2], 1)
+os.fsync = lambda _: os._exit(9)
+checkpoints.put(b"half of it")
+"""
+
+
+def test_what_a_killed_process_was_writing_goes_with_the_checkpoints_of_its_job(tmp_path: Path) -> None:
+    job_id, directory = "0" * 32, tmp_path / "job-checkpoints"
+    command = [sys.executable, "-c", DIES_WHILE_IT_WRITES, str(tmp_path), job_id]
+    assert subprocess.run(command, check=False).returncode == 9
+    assert [path.name[:6] for path in directory.rglob("*") if path.is_file()] == ["draft-"]
+    CheckpointStore(LocalDirectory(tmp_path, "job-checkpoints")).discard(job_id)
+    assert list(directory.iterdir()) == []

@@ -45,8 +45,15 @@ class LocalDirectory:
     @contextmanager
     def draft(self, *, report: Callable[[int], None] | None = None, use_reserve: bool = False) -> Iterator[Draft]:
         """Create a file in the directory of this store, which `Draft.commit` gives its name."""
-        self._make_folder(self.directory)
-        descriptor, path = tempfile.mkstemp(dir=self.directory, prefix=_DRAFT)
+        with self._draft_in(self.directory, report=report, use_reserve=use_reserve) as draft:
+            yield draft
+
+    @contextmanager
+    def _draft_in(
+        self, folder: Path, *, report: Callable[[int], None] | None = None, use_reserve: bool
+    ) -> Iterator[Draft]:
+        self._make_folder(folder)
+        descriptor, path = tempfile.mkstemp(dir=folder, prefix=_DRAFT)
         draft = Draft(descriptor, Path(path), self._publish, report=report, use_reserve=use_reserve)
         try:
             yield draft
@@ -56,8 +63,8 @@ class LocalDirectory:
     def put(
         self, name: str, content: bytes | memoryview, *, overwrite: bool = False, use_reserve: bool = False
     ) -> bool:
-        """Write, sync and name a file."""
-        with self.draft(use_reserve=use_reserve) as draft:
+        """Write a file beside its name, sync it and name it; what a killed process leaves goes with the directory."""
+        with self._draft_in(self._path(name).parent, use_reserve=use_reserve) as draft:
             draft.file.write(content)
             return draft.commit(name, overwrite=overwrite)
 
