@@ -1,9 +1,24 @@
 """Who is there: those that said so lately, by the clock of Redis."""
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 import redis
 
 from hessian_spectrum.api_schemas.health import WorkerStatus
-from hessian_spectrum.jobs.worker_registry import register, registered_result_versions, registered_workers, unregister
+from hessian_spectrum.jobs.connection import connect
+from hessian_spectrum.jobs.worker_registry import (
+    VerdictStore,
+    register,
+    registered_result_versions,
+    registered_workers,
+    resident_bytes,
+    unregister,
+)
 
 
 def status(name: str, code_version: str | None = None) -> WorkerStatus:
@@ -30,3 +45,23 @@ def test_who_is_silent_is_gone(redis_client: redis.Redis) -> None:
     assert [worker.name for worker in registered_workers(redis_client)] == ["there"]
     register(redis_client, status("there"))
     assert redis_client.hkeys("spectrum:workers") == ["there"]
+
+
+def test_memory_of_a_process_includes_its_children() -> None:
+    holds_memory = "import time; held = bytearray(200 * 2**20); print('held', flush=True); time.sleep(60)"
+    starts_it = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {holds_memory!r}])"
+    command = [sys.executable, "-c", starts_it]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert 200 * 2**20 < resident_bytes(process.pid) < 300 * 2**20
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert resident_bytes(process.pid) == 0
+
+
+def test_no_verdict_is_known_while_redis_does_not_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with connect(f"unix://{tmp_path}/none.sock") as client:
+        assert VerdictStore(client, lambda: ["1"]).of("a" * 64, "gpt2") is None
+    assert "verdicts on checkpoints are not known" in caplog.text
