@@ -29,8 +29,9 @@ test-redis: setup  ## the tests of Redis with the redis-server of this machine, 
 
 check: lint types contracts test  ## lint, types, import contracts, tests
 
-coverage: setup  ## which lines of theory, curvature and jobs their tests run
-	$(BIN)/coverage run -m pytest -n 0 tests/theory tests/curvature tests/jobs
+coverage: setup  ## which lines of theory, curvature and jobs the tests run within their own process
+	$(BIN)/coverage run -m pytest -n 0 tests/theory tests/curvature tests/jobs tests/api_schemas tests/worker \
+		tests/service/maintenance tests/service/routes tests/service/telemetry tests/service/test_doctor.py tests/launcher/test_redis_access.py
 	$(BIN)/coverage report --skip-covered
 
 lint: setup
