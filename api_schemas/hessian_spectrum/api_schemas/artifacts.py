@@ -67,7 +67,41 @@ class ArrayArtifact(Artifact):
     arrays: dict[str, StoredArray] = Field(description="Type and shape of each array, by name.")
 
 
-AnyArtifact = TypeAliasType("AnyArtifact", Annotated[TokenArtifact | ArrayArtifact, Field(discriminator="kind")])
+class ProgramInput(RequestMessage):
+    """An input of a program, or its output."""
+
+    name: str = Field(description="Name of the argument in the program.")
+    dtype: str = Field(description="Type of the numbers when the program was exported.")
+    shape: list[int | None] = Field(
+        description="Length along each axis; null where it may vary, as for the number of samples."
+    )
+
+
+class ProgramParameter(RequestMessage):
+    """A parameter of a program; one that the network uses under several names is listed once."""
+
+    name: str = Field(description="Name of the parameter in the network.")
+    shape: list[int] = Field(description="Length along each axis.")
+    trainable: bool = Field(description="Whether it is differentiated by default; others are constants.")
+
+
+class ProgramArtifact(Artifact):
+    """A network as a program; equal graphs with equal numbers always have the same id."""
+
+    kind: Literal["program"]
+    source: str = Field(description="Format of the file that was uploaded: torch.export.")
+    parameters: list[ProgramParameter] = Field(description="Parameters in the order of the flat vector.")
+    inputs: list[ProgramInput] = Field(description="Inputs of the program, in order.")
+    output: ProgramInput = Field(description="The output of the program.")
+    num_samples: int | None = Field(description="The number of samples that it accepts; null if it accepts any.")
+    num_calls: int = Field(description="Number of operator calls in the program.")
+    operators: list[str] = Field(description="The operators that it calls, in alphabetical order.")
+    numbers_per_sample: int = Field(description="Numbers that a forward pass produces for each sample.")
+
+
+AnyArtifact = TypeAliasType(
+    "AnyArtifact", Annotated[TokenArtifact | ArrayArtifact | ProgramArtifact, Field(discriminator="kind")]
+)
 
 
 class ArtifactPage(Message):
@@ -95,6 +129,20 @@ class ArtifactCatalog(Protocol):
 
         Raises:
             ArtifactError: If there is no such artifact, or it holds no arrays.
+        """
+        ...
+
+    def program(self, artifact_id: str) -> ProgramArtifact:
+        """Return the description of a program.
+
+        Args:
+            artifact_id: SHA-256 of the stored file.
+
+        Returns:
+            Its parameters, inputs and output.
+
+        Raises:
+            ArtifactError: If there is no such artifact, or it is no program.
         """
         ...
 

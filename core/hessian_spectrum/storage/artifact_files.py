@@ -93,24 +93,36 @@ def described(arrays: Arrays) -> dict[str, StoredArray]:
 
 def safetensors_pieces(arrays: Arrays, headers: Mapping[str, StoredArray]) -> Iterator[bytes]:
     """The safetensors file of these arrays, in pieces; `headers` is what `described` returns for them."""
-    start, header = 0, {}
-    for name, array in headers.items():
-        end = start + prod(array.shape) * DTYPES[array.dtype].itemsize
-        header[name] = {"dtype": array.dtype, "shape": array.shape, "data_offsets": [start, end]}
-        start = end
     whole = {name: array.whole_numbers.model_dump() for name, array in headers.items() if array.whole_numbers}
-    text = json.dumps({_METADATA: {_WHOLE_NUMBERS: json.dumps(whole)}, **header}, separators=(",", ":")).encode()
+    return pieces_with_metadata(arrays, {_WHOLE_NUMBERS: json.dumps(whole)})
+
+
+def pieces_with_metadata(arrays: Arrays, metadata: Mapping[str, str]) -> Iterator[bytes]:
+    """The safetensors file of arrays, in pieces, by name and without gaps; its header holds the metadata."""
+    start, header = 0, {}
+    for name, array in sorted(arrays.items()):
+        shape = array.values.shape
+        end = start + prod(shape) * DTYPES[array.dtype].itemsize
+        header[name] = {"dtype": array.dtype, "shape": list(shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps({_METADATA: metadata, **header}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
-    for name in headers:
+    for name in header:
         for block in arrays[name].blocks():
             yield block.tobytes()
 
 
+def read_metadata(file: BinaryIO) -> tuple[dict[str, str], dict[str, Any]]:
+    """Metadata and entries of the header of a file that was written here; it is read from its beginning."""
+    fields = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return fields.pop(_METADATA), fields
+
+
 def read_header(file: BinaryIO) -> dict[str, StoredArray]:
     """Description of the arrays in a file that was written here; the file is read from its beginning."""
-    fields = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    whole = json.loads(fields.pop(_METADATA)[_WHOLE_NUMBERS])
+    metadata, fields = read_metadata(file)
+    whole = json.loads(metadata[_WHOLE_NUMBERS])
     return {
         name: StoredArray.model_validate(
             {"dtype": field["dtype"], "shape": field["shape"], "whole_numbers": whole.get(name)}

@@ -7,7 +7,15 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import BinaryIO
 
-from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, ArtifactError, StoredArray, TokenArtifact
+from hessian_spectrum.api_schemas.artifacts import (
+    AnyArtifact,
+    ArrayArtifact,
+    ArtifactError,
+    ProgramArtifact,
+    StoredArray,
+    TokenArtifact,
+)
+from hessian_spectrum.programs.program import Program
 from hessian_spectrum.storage.artifact_files import (
     Arrays,
     Blocks,
@@ -20,10 +28,12 @@ from hessian_spectrum.storage.artifact_files import (
     read_header,
     safetensors_pieces,
 )
+from hessian_spectrum.storage.program_files import program_pieces, read_description
 from hessian_spectrum.storage.blob_store import DIGEST, BlobInfo, BlobNotFoundError, BlobStore
 
 _NAME = re.compile(r"[0-9a-f]{2}/[^/]+")
 _ARRAYS = ".safetensors"
+_PROGRAM = ".program"
 _ABANDONED_SECONDS = 3600.0
 """Seconds without a write after which a draft counts as abandoned, far longer than an upload may take."""
 
@@ -40,7 +50,9 @@ class ArtifactDamagedError(Exception):
 
 
 class ArtifactStore:
-    """Uploaded files: tokens as `ID.LARGEST_TOKEN.npy`, arrays as `ID.safetensors`, each stored or removed in one step.
+    """Uploaded files: tokens as `ID.LARGEST_TOKEN.npy`, arrays as `ID.safetensors`, programs as `ID.program`.
+
+    Each is stored or removed in one step.
 
     Args:
         blobs: Where they are stored, at `ID/` and the name, where ID are the first two digits.
@@ -87,6 +99,18 @@ class ArtifactStore:
             UnfitArrayError: A number is NaN or infinite.
         """
         return self._write(safetensors_pieces(arrays, described(arrays)), _ARRAYS)
+
+    def write_program(self, program: Program, arrays: Arrays) -> tuple[AnyArtifact, bool]:
+        """Store a program.
+
+        Args:
+            program: The graph.
+            arrays: Arrays of its parameters and constants, by name.
+
+        Returns:
+            The artifact, and whether it is new here.
+        """
+        return self._write(program_pieces(program, arrays), _PROGRAM)
 
     def get(self, artifact_id: str) -> AnyArtifact:
         """Describe an artifact.
@@ -137,7 +161,7 @@ class ArtifactStore:
             UnknownArtifactError: There is no such artifact, or it holds no tokens.
         """
         info = self._used(artifact_id)
-        if info.name.endswith(_ARRAYS):
+        if info.name.endswith((_ARRAYS, _PROGRAM)):
             raise UnknownArtifactError(artifact_id)
         with _there(artifact_id):
             return mapped(self.blobs.local_file(info.name))
@@ -158,12 +182,34 @@ class ArtifactStore:
             artifact = self.get(artifact_id)
         except UnknownArtifactError:
             raise ArtifactError("there is no such artifact: upload the arrays first") from None
-        if not isinstance(artifact, ArrayArtifact):
+        if isinstance(artifact, TokenArtifact):
             raise ArtifactError("this artifact holds tokens: num_sequences and sequence_length are for those")
+        if not isinstance(artifact, ArrayArtifact):
+            raise ArtifactError("this artifact is a program, not arrays")
         return artifact.arrays
 
+    def program(self, artifact_id: str) -> ProgramArtifact:
+        """Describe a program; this makes the store an `ArtifactCatalog`.
+
+        Args:
+            artifact_id: Id of the artifact.
+
+        Returns:
+            Its parameters, inputs and output.
+
+        Raises:
+            ArtifactError: There is no such artifact, or it is no program.
+        """
+        try:
+            artifact = self.get(artifact_id)
+        except UnknownArtifactError:
+            raise ArtifactError("there is no such artifact: upload the program first") from None
+        if not isinstance(artifact, ProgramArtifact):
+            raise ArtifactError("this artifact is not a program: upload what torch.export.save wrote")
+        return artifact
+
     def safetensors(self, artifact_id: str) -> bytes:
-        """Read the whole file of an artifact that holds arrays.
+        """Read the whole file of an artifact that holds arrays or a program.
 
         Args:
             artifact_id: Id of the artifact.
@@ -234,6 +280,8 @@ class ArtifactStore:
         with _there(artifact_id), self.blobs.open(info.name) as file:
             if info.name.endswith(_ARRAYS):
                 return ArrayArtifact.model_validate({**known, "kind": "arrays", "arrays": read_header(file)})
+            if info.name.endswith(_PROGRAM):
+                return ProgramArtifact.model_validate({**known, "kind": "program", **read_description(file)})
             tokens = {"num_tokens": num_tokens_of(file), "largest_token": int(ending.split(".")[0])}
             return TokenArtifact.model_validate({**known, "kind": "tokens", **tokens})
 

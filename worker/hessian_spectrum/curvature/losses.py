@@ -227,9 +227,7 @@ class EmpiricalRisk:
         self.batches = tuple(batches)
         for batch in self.batches:
             model.check_inputs(batch.inputs)
-            # a sample's axes are those of tokens (n, T), or of vectors (n, d) without their last one
-            axes = batch.inputs.shape[:-1] if batch.inputs.is_floating_point() else batch.inputs.shape
-            loss.check_targets(batch.targets, tuple(axes), model.num_outputs)
+            loss.check_targets(batch.targets, model.sample_shape(batch.inputs), model.num_outputs)
         self.num_terms = sum(loss.num_terms(batch.targets) for batch in self.batches)
         if self.num_terms == 0:
             raise InvalidProblemError("the data has no valid target")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from hessian_spectrum.api_schemas.models import CausalLm as CausalLmSpec
 from hessian_spectrum.api_schemas.models import Gpt2 as Gpt2Spec
 from hessian_spectrum.api_schemas.models import Model as ModelSpec
 from hessian_spectrum.api_schemas.models import kind_of
+from hessian_spectrum.api_schemas.models.exported import Exported as ExportedSpec
 from hessian_spectrum.api_schemas.models.kind import StoredWeights
 from hessian_spectrum.api_schemas.models.quadratic import QuadraticForm
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
@@ -29,11 +30,14 @@ from hessian_spectrum.curvature.data.text import Tokens, TokenStream, named_toke
 from hessian_spectrum.curvature.losses import LOSS_CLASSES, Loss, OutputValue
 from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.models.causal_lm import CausalLm
+from hessian_spectrum.curvature.models.exported import Exported
 from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.registry import dataset_functions, model_classes
 from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
+from hessian_spectrum.programs.program import Program
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.storage.artifacts import ArtifactDamagedError, UnknownArtifactError
+from hessian_spectrum.storage.program_files import GRAPH
 from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
 from hessian_spectrum.worker.checkpoints import causal_lm, checkpoint_parameters
 
@@ -154,15 +158,19 @@ def uploaded_arrays(artifacts: Artifacts, artifact_id: str, shapes: Mapping[str,
     Raises:
         InvalidProblemError: If the file is missing or damaged, or its arrays have other shapes.
     """
+    found = _loaded(artifacts, artifact_id)
+    if any(name not in found or tuple(found[name].shape) != shape for name, shape in shapes.items()):
+        raise InvalidProblemError(f"the uploaded arrays {artifact_id} are not those that the job was accepted with")
+    return {name: found[name] for name in shapes}
+
+
+def _loaded(artifacts: Artifacts, artifact_id: str) -> dict[str, Tensor]:
     try:
-        found = load(artifacts.safetensors(artifact_id))
+        return load(artifacts.safetensors(artifact_id))
     except UnknownArtifactError:
         raise InvalidProblemError(f"the uploaded arrays {artifact_id} are not there any more") from None
     except (ArtifactDamagedError, SafetensorError):
         raise InvalidProblemError(f"the uploaded arrays {artifact_id} are damaged: upload them again") from None
-    if any(name not in found or tuple(found[name].shape) != shape for name, shape in shapes.items()):
-        raise InvalidProblemError(f"the uploaded arrays {artifact_id} are not those that the job was accepted with")
-    return {name: found[name] for name in shapes}
 
 
 def build_model(spec: ModelSpec, sources: Inputs = NO_INPUTS) -> Model:
@@ -180,7 +188,18 @@ def build_model(spec: ModelSpec, sources: Inputs = NO_INPUTS) -> Model:
     """
     if isinstance(spec, CausalLmSpec):
         return causal_lm(spec, sources.models)
+    if isinstance(spec, ExportedSpec):
+        return _exported(spec, sources.artifacts)
     return model_classes()[spec.kind](**kind_of(spec).engine_arguments(spec))
+
+
+def _exported(spec: ExportedSpec, artifacts: Artifacts) -> Exported:
+    arrays = _loaded(artifacts, spec.program.id)
+    program = Program.from_json(arrays.pop(GRAPH).numpy().tobytes().decode())
+    if spec.parameters is not None:
+        shapes = {each.name: each.value.shape for each in program.parameters}
+        arrays |= uploaded_arrays(artifacts, spec.parameters.id, shapes)
+    return Exported(program, arrays, spec.trainable)
 
 
 def build_parameters(
@@ -364,6 +383,8 @@ def _sample_dataset(x: Any, y: Any, request: SpectrumRequest) -> Dataset:
     reads = kind_of(request.model).samples
     if reads == "tokens":
         return Dataset(_integers(x), _integers(y))
+    if reads == "arrays":
+        return _array_dataset(x, y, request)
     # a sample is a vector, or a sequence of vectors; one number may stand for a vector of length 1
     num_axes = 3 if reads == "sequences" else 2
     inputs = _vectors(x, num_axes)
@@ -371,6 +392,17 @@ def _sample_dataset(x: Any, y: Any, request: SpectrumRequest) -> Dataset:
     if loss is not None and LOSSES[loss].needs_labels:
         return Dataset(inputs, _integers(y))
     return Dataset(inputs, _vectors(y, num_axes))
+
+
+def _array_dataset(x: Any, y: Any, request: SpectrumRequest) -> Dataset:
+    """Return samples of a program's own shape; a target that is one number stands for one output."""
+    (expected,) = cast("ExportedSpec", request.model).inputs
+    inputs = _real(x) if "float" in expected.dtype else _integers(x)
+    loss = request.effective_loss
+    if loss is not None and LOSSES[loss].needs_labels:
+        return Dataset(inputs, _integers(y))
+    targets = _real(y)
+    return Dataset(inputs, targets if targets.ndim > 1 else targets.unsqueeze(-1))
 
 
 def _vectors(values: Any, num_axes: int) -> Tensor:

@@ -16,7 +16,7 @@ from hessian_spectrum.api_schemas.models import Model, kind_of
 IGNORED = -100
 """Label of targets that the loss ignores."""
 
-MAX_SAMPLE_DIMENSIONS = 3
+MAX_SAMPLE_DIMENSIONS = 8
 
 Numbers = list[float] | list[list[float]] | list[list[list[float]]]
 """List of samples, each a number, a row of numbers, or several rows of equal length."""
@@ -111,7 +111,7 @@ class ArrayData(DataMessage):
             if len(array.shape) > MAX_SAMPLE_DIMENSIONS:
                 raise misfit(
                     "id",
-                    message=f"{name} has {len(array.shape)} dimensions; samples are numbers, rows or sequences of rows",
+                    message=f"{name} has {len(array.shape)} dimensions, at most {MAX_SAMPLE_DIMENSIONS} are supported",
                 )
         if len(self.y) != len(self.x):
             raise misfit("id", message=f"y holds {len(self.y)} samples, x holds {len(self.x)}")
@@ -162,7 +162,7 @@ def check_sequences(model: Model, data: SampleData, loss: LossName | None) -> No
     length = None
     for name, values, width in zip("xy", (data.x, data.y), widths(model), strict=True):
         have = sample_shape(values)
-        if not have or (have[1] if len(have) == 2 else 1) != width:
+        if len(have) not in (1, 2) or (have[1] if len(have) == 2 else 1) != width:
             needed = "a number" if width == 1 else f"a row of {width} numbers"
             raise misfit("data", name, message=f"{model.kind} takes sequences with {needed} at each position of {name}")
         length = length or have[0]
@@ -189,6 +189,47 @@ def check_tokens(model: Any, data: SampleData, loss: LossName | None) -> None:
             raise misfit("data", name, message=f"rows of {have[0]} tokens, x has rows of {sample_shape(data.x)[0]}")
         _check_labels(name, rows, model.vocab_size, ignorable=name == "y")
     check_length(model, sample_shape(data.x)[0], "x")
+
+
+def check_arrays(model: Any, data: SampleData, loss: LossName | None) -> None:
+    """Check that the samples have the shapes of a program's input and output.
+
+    Args:
+        model: Model of the request.
+        data: Data of the request.
+        loss: Loss of the request.
+
+    Raises:
+        ValidationError: At `x` or `y` if they have not.
+    """
+    (expected,) = model.inputs
+    _check_axes("x", sample_shape(data.x), expected.shape[1:])
+    if "float" not in expected.dtype and isinstance(data.x, StoredArray) and data.x.whole_numbers is None:
+        raise misfit("data", "x", message=f"holds numbers that are not whole; the program takes {expected.dtype}")
+    if model.num_samples is not None and len(data.x) % model.num_samples:
+        message = f"{len(data.x)} samples; the program was exported for {model.num_samples} at a time: give a multiple"
+        raise misfit("data", "x", message=message)
+    assert loss is not None
+    outputs = model.output.shape[1:] or [1]
+    targets = sample_shape(data.y)
+    if LOSSES[loss].needs_labels:
+        _check_axes("y", targets, outputs[:-1])
+        _check_stored_or_inline_labels(data.y, outputs[-1])
+    elif targets or outputs != [1]:
+        _check_axes("y", targets, outputs)
+
+
+def _check_axes(name: str, have: tuple[int, ...], needed: Sequence[int | None]) -> None:
+    fits = len(have) == len(needed) and all(need in (None, length) for length, need in zip(have, needed, strict=True))
+    if not fits:
+        spelled = " x ".join("any" if each is None else str(each) for each in needed) or "one number"
+        own = " x ".join(map(str, have)) or "one number"
+        raise misfit("data", name, message=f"each sample of {name} is {own}; the program has {spelled}")
+
+
+def _check_stored_or_inline_labels(labels: Numbers | StoredArray, num_classes: int | None) -> None:
+    if isinstance(labels, StoredArray) or not sample_shape(labels):
+        _check_labels("y", labels, num_classes or MAX_NUMBERS, ignorable=True)
 
 
 def check_length(model: Any, length: int, name: str) -> None:
@@ -254,7 +295,7 @@ KINDS = tuple(
         num_samples=lambda data: len(data.x),
         num_numbers=_num_numbers,
         sequence_length=_sequence_length,
-        checks={"vectors": check_vectors, "sequences": check_sequences, "tokens": check_tokens},
+        checks={"vectors": check_vectors, "sequences": check_sequences, "tokens": check_tokens, "arrays": check_arrays},
         example={
             "model": {"kind": "mlp", "widths": [2, 3, 1], "activation": "tanh"},
             "data": example,

@@ -25,8 +25,9 @@ Place = tuple[str | int, ...]
 
 _MAX_NAMES_SHOWN = 20
 
-Samples = Literal["vectors", "sequences", "tokens", "none"]
-"""Type of the samples that a model reads: rows of numbers, sequences of vectors, sequences of token ids, or none."""
+Samples = Literal["vectors", "sequences", "tokens", "arrays", "none"]
+"""Type of the samples that a model reads: rows of numbers, sequences of vectors, sequences of token ids, arrays of the
+model's own shape, or none."""
 
 if TYPE_CHECKING:
     ActivationName = str
@@ -196,7 +197,7 @@ def block_shapes(model: ModelMessage, globs: Mapping[Place, str]) -> Shapes:
     shapes = parameter_shapes(model)
     if not globs:
         return shapes
-    chosen = {name for place, glob in globs.items() for name in _matching(shapes, place, glob)}
+    chosen = {name for place, glob in globs.items() for name in matching_names(shapes, place, glob)}
     return {name: size for name, size in shapes.items() if name in chosen}
 
 
@@ -216,12 +217,12 @@ def block_dims(model: ModelMessage, globs: Mapping[Place, str]) -> tuple[int, ..
     sizes = {name: prod(size) for name, size in parameter_shapes(model).items()}
     if not globs:
         return (sum(sizes.values()),)
-    blocks = [_matching(sizes, place, glob) for place, glob in globs.items()]
+    blocks = [matching_names(sizes, place, glob) for place, glob in globs.items()]
     chosen = blocks if len(blocks) == 1 else [{name for names in blocks for name in names}, *blocks]
     return tuple(sum(map(sizes.__getitem__, names)) for names in chosen)
 
 
-def _matching(names: Mapping[str, object], place: Place, glob: str) -> list[str]:
+def matching_names(names: Mapping[str, object], place: Place, glob: str) -> list[str]:
     """Return the names that match a glob.
 
     Args:

@@ -21,14 +21,16 @@ from hessian_spectrum.service.request_parsing import (
 from hessian_spectrum.service.routes.documentation import ARTIFACT_UPLOAD, INVALID, problem_documentation
 from hessian_spectrum.service.uploads.artifact_upload import (
     ARRAY_MEDIA_TYPES,
+    PROGRAM_MEDIA_TYPES,
     TOKEN_MEDIA_TYPES,
     spooled,
     store_arrays,
+    store_program,
     store_tokens,
 )
 
 PATH = "/artifacts"
-MEDIA_TYPES = (*TOKEN_MEDIA_TYPES, *ARRAY_MEDIA_TYPES)
+MEDIA_TYPES = (*TOKEN_MEDIA_TYPES, *ARRAY_MEDIA_TYPES, *PROGRAM_MEDIA_TYPES)
 
 router = APIRouter(prefix=PATH, tags=["artifacts"], route_class=StrictRoute)
 
@@ -77,7 +79,11 @@ async def upload_artifact(request: Request, artifacts: Artifacts) -> Response:
             artifact, is_new = await run_in_threadpool(store_tokens, file, artifacts, content_type)
         else:
             budget = service_context(request).upload_budget
-            store = partial(store_arrays, file, artifacts, media_type=content_type, budget=budget)
+            store = (
+                partial(store_program, file, artifacts, budget=budget)
+                if content_type in PROGRAM_MEDIA_TYPES
+                else partial(store_arrays, file, artifacts, media_type=content_type, budget=budget)
+            )
             artifact, is_new = await run_in_threadpool(store)
     location = str(request.url_for("get_artifact", artifact_id=artifact.id))
     return Response(

@@ -123,6 +123,7 @@ ARTIFACT_UPLOAD = {
             "application/x-npy": {"schema": _TOKEN_FILE["schema"]},
             "application/x-safetensors": _ARRAYS_FILE,
             "application/x-npz": {"schema": _ARRAYS_FILE["schema"]},
+            "application/vnd.pytorch.pt2": {"schema": _ARRAYS_FILE["schema"]},
         },
     }
 }

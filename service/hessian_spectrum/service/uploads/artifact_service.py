@@ -6,8 +6,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArtifactError, StoredArray
+from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArtifactError, ProgramArtifact, StoredArray
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.programs.program import Program
 from hessian_spectrum.service.auth import Principal
 from hessian_spectrum.service.config import MAX_SHARE_PER_KEY
 from hessian_spectrum.service.problems import ProblemError
@@ -80,6 +81,17 @@ class ArtifactService:
         """
         return self._owned(lambda: self._store.write_arrays(arrays))
 
+    def write_program(self, program: Program, arrays: Arrays) -> tuple[AnyArtifact, bool]:
+        """Store a program with its arrays.
+
+        Returns:
+            The artifact, and whether it is new to the principal.
+
+        Raises:
+            ProblemError: 507 if the quota is exhausted.
+        """
+        return self._owned(lambda: self._store.write_program(program, arrays))
+
     def get(self, artifact_id: str) -> AnyArtifact:
         """Return the description of an artifact.
 
@@ -106,6 +118,21 @@ class ArtifactService:
         except UnknownArtifactError:
             raise ArtifactError("there is no such artifact: upload the arrays first") from None
         return self._store.arrays(artifact_id)
+
+    def program(self, artifact_id: str) -> ProgramArtifact:
+        """Describe a program; this method makes the service an `ArtifactCatalog`.
+
+        Returns:
+            Its parameters, inputs and output.
+
+        Raises:
+            ArtifactError: There is no such artifact, or it is no program.
+        """
+        try:
+            self._check(artifact_id)
+        except UnknownArtifactError:
+            raise ArtifactError("there is no such artifact: upload the program first") from None
+        return self._store.program(artifact_id)
 
     def page(self, size: int, after: str | None) -> tuple[list[AnyArtifact], str | None]:
         """Return up to `size` artifacts, newest first, and the cursor of the next page, None at the end."""

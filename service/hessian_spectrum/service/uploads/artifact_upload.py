@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayType
+from hessian_spectrum.programs.program import ProgramError
 from hessian_spectrum.service.problems import invalid_field, malformed_upload
 from hessian_spectrum.service.uploads.artifact_service import ArtifactService
 from hessian_spectrum.service.uploads.memory_budget import MemoryBudget, Reservation
@@ -25,11 +26,13 @@ from hessian_spectrum.service.uploads.npz import (
     NPY_MAGIC,
     ZIP_MAGIC,
     UnreadableArrayError,
+    archive_members,
     npz_contents,
     read_header,
     read_numbers,
 )
 from hessian_spectrum.service.uploads.parser import NPZ, UPLOAD_SECONDS, upload_too_slow
+from hessian_spectrum.service.uploads.pt2 import read_program
 from hessian_spectrum.service.uploads.safetensors import may_be_safetensors, safetensors_arrays
 from hessian_spectrum.storage.artifact_files import NamedArray, Tokens, UnfitArrayError, UnfitTokensError
 from hessian_spectrum.storage.blob_store import require_room
@@ -41,6 +44,12 @@ _PIECE_BYTES = 2**20
 
 SAFETENSORS = "application/x-safetensors"
 ARRAY_MEDIA_TYPES = (NPZ, SAFETENSORS)
+
+PT2 = "application/vnd.pytorch.pt2"
+PROGRAM_MEDIA_TYPES = (PT2,)
+
+MAX_PROGRAM_MEMBERS = 20_000
+"""Largest number of members of a program's archive: one for each parameter and constant, and a few others."""
 
 MAX_ARRAYS = 256
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}", re.ASCII)
@@ -164,6 +173,29 @@ def store_arrays(
             return artifacts.write_arrays(arrays)
         except UnfitArrayError as error:
             raise invalid_field((), str(error)) from None
+
+
+def store_program(file: BinaryIO, artifacts: ArtifactService, *, budget: MemoryBudget) -> tuple[AnyArtifact, bool]:
+    """Store a program of torch.export as an artifact.
+
+    Args:
+        file: The file as it was uploaded.
+        artifacts: Store for the program.
+        budget: Memory for members that must be inflated, and for the graph.
+
+    Returns:
+        The artifact, and whether it is new to the uploader.
+
+    Raises:
+        ProblemError: 400 for a malformed file, 422 for a program that cannot be used, 413 or 503 for want of memory.
+    """
+    with budget.reservation(artifacts.owner) as reservation:
+        body = _mapped(file)
+        try:
+            read = read_program(archive_members(body, reservation, max_members=MAX_PROGRAM_MEMBERS))
+        except ProgramError as error:
+            raise invalid_field((), f"the program cannot be used: {error}") from None
+        return artifacts.write_program(read.program, read.arrays)
 
 
 def _mapped(file: BinaryIO) -> memoryview:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from hessian_spectrum.programs.program import ProgramError
 from hessian_spectrum.service.problems import invalid_field, malformed_upload
 from hessian_spectrum.service.uploads.memory_budget import Reservation
 
@@ -208,6 +209,50 @@ def npz_contents(
         except (zlib.error, zipfile.BadZipFile) as error:
             raise invalid_field(path, f"is damaged: {error!s:.100}") from None
         yield path, content
+
+
+def archive_members(body: memoryview, reservation: Reservation, *, max_members: int) -> Callable[[str], memoryview]:
+    """Return a function that reads a member of a zip archive by its name, which is checked when it is read.
+
+    All members lie in one folder, whose name does not matter and is left out.
+
+    Args:
+        body: The archive.
+        reservation: Memory for members that must be inflated.
+        max_members: Largest number of members.
+
+    Returns:
+        The function, which raises ProgramError for a member that is missing or damaged.
+
+    Raises:
+        ProblemError: 400 or 422 for a malformed archive, 413 or 503 if it inflates to more than there is memory for.
+    """
+    members: dict[str, zipfile.ZipInfo] = {}
+    listed = _members(body)
+    if len(listed) > max_members:
+        raise malformed_upload(f"The archive has more than {max_members} members.")
+    if sum(member.compress_size for member in listed if member.compress_size <= len(body)) > len(body):
+        raise malformed_upload("The members of the archive overlap.")
+    for member in listed:
+        name = member.orig_filename.partition("/")[2]
+        if name in members:
+            raise malformed_upload("The archive has two members of one name.")
+        members[name] = member
+
+    def contents(name: str) -> memoryview:
+        member = members.get(name)
+        if member is None:
+            raise ProgramError(f"it has no member {name:.64}")
+        if member.flag_bits & _ENCRYPTED:
+            raise ProgramError(f"its member {name:.64} is encrypted")
+        if member.compress_type != zipfile.ZIP_STORED:
+            reservation.grow(member.file_size)
+        try:
+            return _content(body, member)
+        except (zlib.error, zipfile.BadZipFile) as error:
+            raise ProgramError(f"its member {name:.64} is damaged: {error!s:.100}") from None
+
+    return contents
 
 
 class _Window:

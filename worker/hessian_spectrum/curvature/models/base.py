@@ -215,6 +215,17 @@ class Model(ABC):
         num_parameters = sum(each.numel() for each in parameters.values())
         return generic_size(num_parameters, len(inputs), -(-(inputs.numel() + counter.count) // len(inputs)))
 
+    def sample_shape(self, inputs: Tensor) -> tuple[int, ...]:
+        """Return the axes of the outputs without the last one: those of tokens (n, T), or of vectors (n, d) without d.
+
+        Args:
+            inputs: Inputs of a forward pass.
+
+        Returns:
+            The lengths of the axes.
+        """
+        return tuple(inputs.shape[:-1] if inputs.is_floating_point() else inputs.shape)
+
     @abstractmethod
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Return the outputs (*sample axes, num_outputs)."""

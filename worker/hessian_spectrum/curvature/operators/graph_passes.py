@@ -64,6 +64,7 @@ def simplify(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
     _skip_copies(graph)
     _avoid_mutations(graph)
     if any(is_mutation(node) for node in graph.nodes):
+        _reshape_views(graph)
         return  # their order must not change
     _remove_identities(graph, constants)
     _Scalings(graph, constants).fold()
@@ -71,8 +72,13 @@ def simplify(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
     _bring_products_together(graph)
     _accumulate_products(graph)
     _accumulate_scalings(graph)
+    _reshape_views(graph)
+
+
+def _reshape_views(graph: fx.Graph) -> None:
+    """Turn views into reshapes, as the strides of their arguments may differ from the recorded ones."""
     for node in graph.nodes:
-        if node.target in _VIEWS:  # the strides of its argument may differ from the recorded ones
+        if node.target in _VIEWS:
             node.target = aten.reshape.default
 
 

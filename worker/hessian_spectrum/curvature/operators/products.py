@@ -78,7 +78,9 @@ def product(
             parts = list(_through_head(matrix, risk, index, features, current[head], rows_of_head))
             cotangent = torch.cat(parts).reshape(features.shape) if len(parts) > 1 else parts[0].reshape(features.shape)
         with _backwards(matrix):
-            return pull(cotangent / risk.num_terms)[0], head_rows
+            # otherwise it follows the mode outside, and without gradients some first derivatives take ways that forward
+            # mode does not follow, without an error (PyTorch 2.13: slogdet, solve)
+            return pull(cotangent / risk.num_terms, create_graph=True)[0], head_rows
 
     moving = {name: point[name] for name in direction}
     values, changes, head_rows = jvp(pulled_back, (moving,), (dict(direction),), has_aux=True)  # type: ignore[misc]

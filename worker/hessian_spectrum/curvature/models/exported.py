@@ -1,0 +1,261 @@
+"""Networks of users as programs: graphs of allowed operators, which this module runs on tensors."""
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hessian_spectrum.curvature.models.base import Model, Parameters
+from hessian_spectrum.curvature.models.written_out import WRITTEN_OUT
+from hessian_spectrum.programs.operators import INLINE, NO_GRAD, OPERATORS, base_name
+from hessian_spectrum.programs.program import FLOATING_DTYPES, Argument, Call, Program, Region
+from hessian_spectrum.quadrature.errors import InvalidProblemError
+
+Values = dict[str, Any]
+
+_SIZE_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **{
+        f"operator.{name}": getattr(operator, name)
+        for name in "add sub mul floordiv mod pow neg truediv eq ne lt le gt ge and_ or_ abs".split()
+    },
+    "sym_max": max,
+    "sym_min": min,
+    "sym_float": float,
+    "sym_int": int,
+    "sym_not": operator.not_,
+    "sym_ite": lambda condition, one, other: one if condition else other,
+    "ceil": math.ceil,
+    "floor": math.floor,
+    "trunc": math.trunc,
+}
+
+_FACTORIES = frozenset(
+    f"aten.{name}"
+    for name in "arange empty eye full linspace logspace ones scalar_tensor zeros hann_window hamming_window "
+    "blackman_window".split()
+)
+"""Operators that make floating-point numbers of the default type, whatever the type of the parameters."""
+
+
+@dataclass(frozen=True)
+class _Precision:
+    """The type of all floating-point numbers of a run, and the device."""
+
+    dtype: torch.dtype
+    device: torch.device
+
+    def type_named(self, name: str) -> torch.dtype:
+        """Return the type that stands for the one in the graph: precision follows the parameters."""
+        if name in FLOATING_DTYPES:
+            return self.dtype
+        if name.startswith("complex"):
+            return torch.complex128 if self.dtype == torch.float64 else torch.complex64
+        return getattr(torch, name)  # type: ignore[no-any-return]
+
+    def cast(self, values: Tensor) -> Tensor:
+        """Return the values in the precision of the run; whole numbers and truth values keep their type."""
+        return values.to(self.device, self.dtype if values.is_floating_point() else values.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Exported(Model):
+    """A network as a program, whose parameters are those that are trainable; the others are constants.
+
+    Args:
+        program: The graph.
+        arrays: Arrays of parameters and constants by the names that the program has for them.
+        trainable: Glob on names of parameters to differentiate; None: those that required gradients when exported.
+
+    Raises:
+        InvalidProblemError: If an array is missing, or no parameter matches.
+    """
+
+    program: Program
+    arrays: Mapping[str, Tensor]
+    trainable: str | None = None
+    _constants: dict[_Precision, Values] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        missing = {each.name for each in self.program.parameters} | set(self.program.constants.values())
+        missing -= self.arrays.keys()
+        if missing:
+            raise InvalidProblemError(f"the program has no numbers for {', '.join(sorted(missing)[:8])}")
+        unknown = sorted({base_name(call.op) for call in self.program.calls()} - OPERATORS)
+        if unknown:
+            raise InvalidProblemError(f"the program calls operators that are not supported: {', '.join(unknown[:20])}")
+        if not self.parameter_shapes:
+            raise InvalidProblemError(f"no parameter matches {self.trainable!r}")
+
+    @property
+    def num_outputs(self) -> int:
+        """Length of the last axis of the output; 1 where the output is one number for each sample."""
+        shape = self.program.output_value.shape
+        return shape[-1] if len(shape) > 1 else 1
+
+    @cached_property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each parameter that is differentiated, by its name in the module."""
+        return {each.name: each.value.shape for each in self.program.parameters if self._is_differentiated(each)}
+
+    def _is_differentiated(self, parameter: Any) -> bool:
+        if self.trainable is None:
+            return bool(parameter.is_trainable)
+        return fnmatchcase(parameter.name, self.trainable)
+
+    def initial_parameters(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Parameters:
+        """Return the parameters that the program came with."""
+        return {name: self.arrays[name].to(device, dtype) for name in self.parameter_shapes}
+
+    def sample_shape(self, inputs: Tensor) -> tuple[int, ...]:
+        """Return the axes of the outputs, without the last one."""
+        return (len(inputs), *self.program.output_value.shape[1:-1])
+
+    def check_inputs(self, inputs: Tensor) -> None:
+        """Check that the inputs have the type and shape of the example inputs, apart from the number of samples."""
+        (expected,) = self.program.inputs.values()
+        is_real = expected.dtype in FLOATING_DTYPES
+        if inputs.is_floating_point() != is_real:
+            kind = "real numbers" if is_real else "whole numbers"
+            raise InvalidProblemError(f"the program takes {kind}, not {inputs.dtype}")
+        lengths = zip(inputs.shape[1:], expected.shape[1:], strict=False)
+        fits = inputs.ndim == len(expected.shape) and all(
+            have == need or axis in expected.dynamic for axis, (have, need) in enumerate(lengths, start=1)
+        )
+        if not fits:
+            wanted = ", ".join(["n", *map(str, expected.shape[1:])])
+            raise InvalidProblemError(f"the program takes inputs of shape ({wanted}), not {tuple(inputs.shape)}")
+        fixed = self.program.fixed_size
+        if fixed is not None and len(inputs) != fixed:
+            raise InvalidProblemError(f"the program was exported for exactly {fixed} samples, not {len(inputs)}")
+        if is_real and not bool(inputs.isfinite().all()):
+            raise InvalidProblemError("the inputs hold NaN or infinity")
+
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Return the output for the samples; numbers of shape (n,) become (n, 1)."""
+        one = next(iter(parameters.values()))
+        precision = _Precision(one.dtype, one.device)
+        (name,) = self.program.inputs
+        values = dict(self._constants_in(precision))
+        values[name] = inputs
+        for parameter in self.program.parameters:
+            if parameter.name in parameters:
+                values |= dict.fromkeys(parameter.aliases, parameters[parameter.name])
+        _Run(precision, self.program).calls(self.program.body, values, _last_reads(self.program))
+        output: Tensor = values[self.program.output]
+        return output.unsqueeze(-1) if output.ndim == 1 else output
+
+    def _constants_in(self, precision: _Precision) -> Values:
+        """Constants, and parameters that are not differentiated, in the precision of a run."""
+        if precision not in self._constants:
+            values: Values = {
+                name: self.arrays[array].to(getattr(torch, self.program.values[name].dtype))
+                for name, array in self.program.constants.items()
+            }
+            for parameter in self.program.parameters:
+                if parameter.name not in self.parameter_shapes:
+                    values |= dict.fromkeys(parameter.aliases, self.arrays[parameter.name])
+            self._constants[precision] = {name: precision.cast(value) for name, value in values.items()}
+        return self._constants[precision]
+
+
+def _last_reads(program: Program) -> dict[int, list[str]]:
+    """Names of the intermediate values that no call reads after that of each index."""
+    last: dict[str, int] = {}
+    for index, call in enumerate(program.body):
+        for name in (*call.names_read(), *(each for each in call.outputs if each is not None)):
+            last[name] = index
+    freed: dict[int, list[str]] = {}
+    for name, index in last.items():
+        if name != program.output:
+            freed.setdefault(index, []).append(name)
+    return freed
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of a program's calls on values by name."""
+
+    precision: _Precision
+    program: Program
+
+    def calls(self, calls: Sequence[Call], values: Values, freed: Mapping[int, list[str]] | None = None) -> None:
+        """Run the calls in order; their results are added to the values, and those in `freed` removed."""
+        for index, call in enumerate(calls):
+            try:
+                results = self._results(call, values)
+            except (RuntimeError, NotImplementedError, IndexError, ValueError, TypeError) as error:
+                error.add_note(f"in {call.op}" + (f" of the module {call.module}" if call.module else ""))
+                raise
+            for name, result in zip(call.outputs, results, strict=False):
+                if name is not None:
+                    values[name] = result
+            for name in (freed or {}).get(index, ()):
+                values.pop(name, None)
+
+    def _results(self, call: Call, values: Values) -> Sequence[Any]:
+        if call.op in (NO_GRAD, INLINE):
+            return self._region(call, values)
+        args = [self._argument(each, values) for each in call.args]
+        kwargs = {name: self._argument(each, values) for name, each in call.kwargs.items()}
+        name = base_name(call.op)
+        if name in _FACTORIES and call.outputs[0] is not None:
+            kwargs |= {"dtype": self.precision.type_named(self.program.values[call.outputs[0]].dtype)}
+        if "device" in kwargs:
+            kwargs["device"] = self.precision.device
+        result = _function(call.op)(*args, **kwargs)
+        is_several = call.returns_list or len(call.outputs) > 1
+        return result if is_several else (result,)
+
+    def _region(self, call: Call, values: Values) -> Sequence[Any]:
+        (region,) = call.regions
+        inner = {name: self._argument(each, values) for name, each in zip(region.inputs, call.args[1:], strict=True)}
+        if call.op == INLINE:
+            return self._outputs(region, inner)
+        # forward mode would pass tangents through operations that reverse mode does not record
+        with torch.no_grad():
+            inner = {name: _detached(value) for name, value in inner.items()}
+            return [_detached(result) for result in self._outputs(region, inner)]
+
+    def _outputs(self, region: Region, values: Values) -> list[Any]:
+        self.calls(region.calls, values)
+        return [values[name] for name in region.outputs]
+
+    def _argument(self, argument: Argument, values: Values) -> Any:
+        if isinstance(argument, list):
+            return [self._argument(each, values) for each in argument]
+        if not isinstance(argument, dict):
+            return argument
+        ((kind, value),) = argument.items()
+        match kind:
+            case "$":
+                return values[value]
+            case "dtype":
+                return self.precision.type_named(value)
+            case "float":
+                return float(value)
+            case "memory_format":
+                return getattr(torch, value)
+            case "device":
+                return self.precision.device
+        raise InvalidProblemError(f"the program has an argument of an unknown kind {kind!r}")
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _function(op: str) -> Callable[..., Any]:
+    """Return what runs an operator: the one that is written out here, or that of PyTorch."""
+    name = base_name(op)
+    if name in WRITTEN_OUT:
+        return WRITTEN_OUT[name]
+    if name in _SIZE_FUNCTIONS:
+        return _SIZE_FUNCTIONS[name]
+    _, packet, overload = op.split(".")
+    return getattr(getattr(torch.ops.aten, packet), overload)  # type: ignore[no-any-return]
