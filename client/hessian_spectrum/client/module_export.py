@@ -1,0 +1,283 @@
+"""Modules of PyTorch as programs that the server reads: exported, and compared with the module before they are sent."""
+
+import io
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hessian_spectrum.client.errors import SpectrumClientError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+GRADIENT_TOLERANCES = {"float64": 1e-9, "float32": 1e-5}
+"""Largest deviation of outputs and gradients of a program from those of its module, relative to the largest entry."""
+
+
+class ModuleExportError(SpectrumClientError):
+    """A module cannot be sent to the server; the message says why, and what to change."""
+
+
+def module_program(module: "nn.Module", example_inputs: "Tensor | Sequence[Tensor]") -> bytes:
+    """Export a module as a .pt2 file, whose outputs and gradients have been compared with the module's.
+
+    A forward pass that takes derivatives itself, such as that of a physics-informed network, is traced before it is
+    exported. The number of samples may vary, unless the forward pass fixes it.
+
+    Args:
+        module: The module, in eval mode if it has dropout or batch norm. It returns one array (n, ...).
+        example_inputs: Its arguments for at least two samples, which are the first axis.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        ModuleExportError: If the module cannot be exported, or the program differs from it.
+    """
+    import torch  # noqa: PLC0415 - the client without it is for everyone else
+
+    inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
+    _check_inputs(inputs)
+    _check_mode(module)
+    _check_buffers(module, inputs)
+    program = _exported(module, inputs)
+    _check_equal(module, program, inputs)
+    _warn_if_fixed(program, inputs)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    return file.getvalue()
+
+
+def module_parameters(module: "nn.Module | Mapping[str, Tensor]") -> bytes:
+    """Return the parameters of a module, or parameters by name, as a safetensors file.
+
+    Args:
+        module: The module, or a dictionary of its parameters; tied ones count once, under their first name.
+
+    Returns:
+        The content of the file.
+    """
+    from safetensors.torch import save  # noqa: PLC0415
+
+    named = module.items() if isinstance(module, Mapping) else module.named_parameters()
+    return save({name: parameter.detach().cpu().contiguous() for name, parameter in named})
+
+
+def _check_inputs(inputs: "tuple[Tensor, ...]") -> None:
+    if not inputs or any(each.ndim == 0 for each in inputs):
+        raise ModuleExportError("each example input must be an array whose first axis is that of the samples")
+    if len({len(each) for each in inputs}) > 1:
+        raise ModuleExportError("the example inputs must have the same number of samples")
+    if len(inputs[0]) < 2:
+        raise ModuleExportError("give at least two samples: with one, the program would be fixed to one")
+
+
+def _check_mode(module: "nn.Module") -> None:
+    for name, part in module.named_modules():
+        if part.training and (what := _differs_in_training(part)):
+            raise ModuleExportError(
+                f"{name or 'the module'} is {what} in training mode, whose loss is not a function of parameters and "
+                "samples alone: call module.eval() first"
+            )
+
+
+def _differs_in_training(part: "nn.Module") -> str | None:
+    from torch.nn.modules.batchnorm import _BatchNorm  # noqa: PLC0415
+    from torch.nn.modules.dropout import _DropoutNd  # noqa: PLC0415
+
+    if isinstance(part, _BatchNorm):
+        return "batch norm"
+    if isinstance(part, _DropoutNd):
+        return "dropout" if part.p > 0 else None
+    probability = getattr(part, "dropout", 0.0)
+    return "dropout" if isinstance(probability, float) and probability > 0 else None
+
+
+def _check_buffers(module: "nn.Module", inputs: "tuple[Tensor, ...]") -> None:
+    before = {name: buffer._version for name, buffer in module.named_buffers()}
+    module(*inputs)
+    changed = [name for name, buffer in module.named_buffers() if buffer._version != before.get(name)]
+    if changed:
+        raise ModuleExportError(
+            f"the forward pass changes the buffer {changed[0]}: the loss would not be a function of parameters and samples"
+        )
+
+
+def _exported(module: "nn.Module", inputs: "tuple[Tensor, ...]") -> "ExportedProgram":
+    try:
+        return _export(module, inputs)
+    except Exception as error:  # noqa: BLE001 - export fails with errors of many classes
+        try:
+            return _export(_traced(module, inputs), inputs)
+        except Exception:  # noqa: BLE001 - the first reason is the one to read
+            raise ModuleExportError(f"torch.export cannot export the module: {_reason(error)}") from error
+
+
+def _export(module: "nn.Module", inputs: "tuple[Tensor, ...]") -> "ExportedProgram":
+    import torch  # noqa: PLC0415
+    from torch.export import Dim  # noqa: PLC0415
+
+    shapes: Any = tuple({0: Dim.AUTO} for _ in inputs)
+    with warnings.catch_warnings(), _quiet_logs():
+        warnings.simplefilter("ignore")
+        try:
+            return torch.export.export(module, inputs, dynamic_shapes=shapes)
+        except Exception as error:
+            if "dynamic_shapes" not in str(error):
+                raise
+            # forward(*args) takes its arguments as one
+            return torch.export.export(module, inputs, dynamic_shapes=(shapes,))
+
+
+def _quiet_logs() -> Any:
+    """Keep torch from printing a page of graph for each failure; the reason is in the error."""
+    import contextlib  # noqa: PLC0415
+    import logging  # noqa: PLC0415
+
+    @contextlib.contextmanager
+    def quiet() -> Iterator[None]:
+        before = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                yield
+        finally:
+            logging.disable(before)
+
+    return quiet()
+
+
+def _traced(module: "nn.Module", inputs: "tuple[Tensor, ...]") -> "nn.Module":
+    """Return the module with the derivatives in its forward pass written out as operators.
+
+    PyTorch 2.13 reads results that a derivative saves through `detach`, so that second derivatives would be lost: these
+    nodes are removed. What a module detaches on purpose is then differentiated, which the comparison of gradients finds.
+    """
+    import torch  # noqa: PLC0415
+    from torch.func import functional_call  # noqa: PLC0415
+    from torch.fx.experimental.proxy_tensor import make_fx  # noqa: PLC0415
+
+    values = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+    def run(named: dict[str, Any], *arguments: Any) -> Any:
+        return functional_call(module, named, arguments)
+
+    graph = make_fx(run, tracing_mode="symbolic")(values, *inputs)
+    for node in list(graph.graph.nodes):
+        if node.target is torch.ops.aten.detach.default:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return _with_names(values, graph)
+
+
+def _with_names(values: "Mapping[str, Tensor]", function: Callable[..., Any]) -> "nn.Module":
+    """Return a module that holds parameters and buffers under the same names and passes them to a function."""
+    from torch import nn  # noqa: PLC0415
+
+    class Root(nn.Module):
+        def forward(self, *arguments: Any) -> Any:
+            return function({name: _at(self, name) for name in values}, *arguments)
+
+    root = Root()
+    for name, value in values.items():
+        *path, last = name.split(".")
+        owner: nn.Module = root
+        for part in path:
+            if not hasattr(owner, part):
+                owner.add_module(part, nn.Module())
+            owner = getattr(owner, part)
+        if isinstance(value, nn.Parameter):
+            owner.register_parameter(last, value)
+        else:
+            owner.register_buffer(last, value)
+    return root
+
+
+def _at(root: Any, name: str) -> Any:
+    for part in name.split("."):
+        root = getattr(root, part)
+    return root
+
+
+def _reason(error: Exception) -> str:
+    """Return one line for an error, with the line of the module that caused it, instead of torch's page of graph."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines[0] if lines else type(error).__name__
+    if "data-dependent" in first:
+        first = "a value decides what is computed (data-dependent control flow); write it with torch.where"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
+    return f"{first[:300]} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else first[:300]
+
+
+def _is_library(filename: str) -> bool:
+    import torch  # noqa: PLC0415
+
+    return filename == __file__ or Path(filename).is_relative_to(Path(torch.__file__).parent)
+
+
+def _check_equal(module: "nn.Module", program: "ExportedProgram", inputs: "tuple[Tensor, ...]") -> None:
+    """Compare output and gradient on the example: export drops hooks and the derivatives of custom functions."""
+    import torch  # noqa: PLC0415
+
+    expected, expected_gradient = _value_and_gradient(module, inputs)
+    value, gradient = _value_and_gradient(program.module(), inputs)
+    tolerance = GRADIENT_TOLERANCES.get(str(expected.dtype).removeprefix("torch."), 1e-2)
+    if value.shape != expected.shape or not _is_close(value, expected, tolerance):
+        raise ModuleExportError(
+            "the exported program gives other outputs than the module: does the forward pass draw random numbers, or "
+            "depend on something other than parameters and inputs?"
+        )
+    scale = max((float(each.abs().max()) for each in expected_gradient.values() if each.numel()), default=0.0)
+    for name, one in expected_gradient.items():
+        other = gradient.get(name, torch.zeros_like(one))
+        if not bool((one - other).abs().max() <= tolerance * scale):
+            raise ModuleExportError(
+                f"the exported program has another gradient than the module, of {name}: export drops the backward passes "
+                "of custom autograd functions, and hooks; write them with ordinary operations and detach"
+            )
+
+
+def _value_and_gradient(module: Any, inputs: "tuple[Tensor, ...]") -> "tuple[Tensor, dict[str, Tensor]]":
+    """Return the output, and the gradient of its sum with fixed weights in every parameter."""
+    import torch  # noqa: PLC0415
+
+    output = module(*inputs)
+    if not isinstance(output, torch.Tensor):
+        raise ModuleExportError(
+            f"the module returns {type(output).__name__}; it must return one array: wrap it in a module that returns, "
+            "for example, its logits"
+        )
+    weights = torch.linspace(0.5, 1.5, output.numel(), dtype=output.dtype, device=output.device).view(output.shape)
+    named = {name: each for name, each in module.named_parameters() if each.requires_grad}
+    if not output.requires_grad:
+        raise ModuleExportError("the output depends on no parameter that requires gradients")
+    parts = torch.autograd.grad((output * weights).sum(), list(named.values()), allow_unused=True)
+    return output.detach(), {name: part for name, part in zip(named, parts, strict=True) if part is not None}
+
+
+def _is_close(value: "Tensor", expected: "Tensor", tolerance: float) -> bool:
+    scale = float(expected.detach().abs().max()) if expected.numel() else 0.0
+    return bool((value - expected).abs().max() <= tolerance * scale) if expected.numel() else True
+
+
+def _warn_if_fixed(program: "ExportedProgram", inputs: "tuple[Tensor, ...]") -> None:
+    import torch  # noqa: PLC0415
+
+    from torch.fx.experimental.symbolic_shapes import is_concrete_int  # noqa: PLC0415
+
+    names = set(program.graph_signature.user_inputs)
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    for node in placeholders:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor) and is_concrete_int(value.shape[0]):
+            warnings.warn(
+                f"the forward pass fixes the number of samples to {value.shape[0]}, for example by len(x); data must "
+                "then hold a multiple of it. Use x.shape[0] to let it vary.",
+                stacklevel=4,
+            )
+            return
