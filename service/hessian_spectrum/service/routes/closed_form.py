@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest, ClosedFormSpectrum, EigenvectorChoice
-from hessian_spectrum.api_schemas.models import family_of
 from hessian_spectrum.service.context import service_context
 from hessian_spectrum.service.plots.closed_form import plot_closed_form
 from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle
@@ -133,11 +132,12 @@ class ClosedFormResult:
 
 def is_small(request: ClosedFormRequest, num_bytes: int) -> bool:
     """Return whether a request whose body has this many bytes is computed fast enough for the event loop itself."""
+    num_derived = request.model.closed_form_family.num_derived
     return (
         num_bytes <= SMALL_BODY_BYTES
         and request.eigenvectors == "none"
         and request.descent is None
-        and family_of(request.model).num_derived(request.model, request.data.x) <= SMALL_DERIVED_NUMBERS
+        and (num_derived is None or num_derived(request.model, request.data.x) <= SMALL_DERIVED_NUMBERS)
     )
 
 

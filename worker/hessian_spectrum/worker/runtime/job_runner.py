@@ -34,7 +34,7 @@ from hessian_spectrum.planning.job_plan import JobPlan
 from hessian_spectrum.serialization.result_arrays import result_arrays
 from hessian_spectrum.storage.blob_store import StorageUnavailableError
 from hessian_spectrum.storage.stores import Stores
-from hessian_spectrum.telemetry.logging import log_fields
+from hessian_spectrum.telemetry.logging import LOG_FIELDS
 from hessian_spectrum.worker.builders import Inputs
 from hessian_spectrum.worker.checkpoints import CHANGED
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import run_hessian_vs_ggn_job
@@ -173,9 +173,12 @@ class ShardRunner:
             return
         if claim.num_free:
             self._deployment.call(job_id)
-        with log_fields(job_id=job_id):
+        outer_fields = LOG_FIELDS.set({"job_id": job_id})
+        try:
             _logger.info("shard claimed", extra={"event": "helping"})
             self._attempt(lease, claim)
+        finally:
+            LOG_FIELDS.reset(outer_fields)
 
     def _attempt(self, lease: Lease, claim: Claim) -> None:
         job_id, limit = lease.job_id, self._hardware.memory_limit_bytes
@@ -261,15 +264,22 @@ class JobRunner:
             helper.run(job_id)
             return
         request_id = self._store.request_id(job_id)
-        with log_fields(**({"request_id": request_id} if request_id else {}), job_id=job_id, attempt=lease.attempt):
+        fields = {"request_id": request_id} if request_id else {}
+        outer_fields = LOG_FIELDS.set({**fields, "job_id": job_id, "attempt": lease.attempt})
+        try:
             _logger.info("job claimed", extra={"event": "claimed"})
-            try:
-                with MemoryGuard(self._hardware.memory_limit_bytes, lambda problem: self._store.fail(lease, problem)):
-                    state = self._attempt(lease)
-            except LeaseLostError:
-                _logger.warning("job %s was taken away; its work is dropped", job_id)
-                state = "lost"
+            state = self._guarded_attempt(lease)
             _logger.info("attempt ended: %s", state, extra={"event": "ended", "state": state})
+        finally:
+            LOG_FIELDS.reset(outer_fields)
+
+    def _guarded_attempt(self, lease: Lease) -> str:
+        try:
+            with MemoryGuard(self._hardware.memory_limit_bytes, lambda problem: self._store.fail(lease, problem)):
+                return self._attempt(lease)
+        except LeaseLostError:
+            _logger.warning("job %s was taken away; its work is dropped", lease.job_id)
+            return "lost"
 
     def _attempt(self, lease: Lease) -> str:
         """Attempt the job; return its state afterwards, or `lost`."""
