@@ -18,7 +18,7 @@ def store(redis_client: redis.Redis) -> JobStore:
 
 @pytest.fixture
 def shards(redis_client: redis.Redis) -> ShardStore:
-    return ShardStore(redis_client, lease_seconds=30.0, max_losses=3)
+    return ShardStore(client=redis_client, lease_seconds=30.0, max_losses=3)
 
 
 @pytest.fixture

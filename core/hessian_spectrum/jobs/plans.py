@@ -18,8 +18,7 @@ from hessian_spectrum.api_schemas.models.kind import parameter_shapes
 from hessian_spectrum.api_schemas.problem import FieldError
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.fingerprints import protocol_version
-from hessian_spectrum.jobs.shards import num_shards
-from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan, MicroBatches, micro_batches
+from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan, MicroBatches, micro_batches, num_shards
 from hessian_spectrum.planning.size import Size
 from hessian_spectrum.planning.work import (
     Reorthogonalisation,

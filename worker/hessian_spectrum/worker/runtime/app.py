@@ -196,7 +196,7 @@ def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, st
     def job_stores(client: Redis) -> tuple[JobStore, ShardStore]:
         seconds, attempts = settings.lease_seconds, settings.max_attempts
         jobs = JobStore(client, lease_seconds=seconds, max_attempts=attempts, requests=stores.requests)
-        return jobs, ShardStore(client, seconds, attempts)
+        return jobs, ShardStore(client=client, lease_seconds=seconds, max_losses=attempts)
 
     jobs, shards = job_stores(client)
     own = {"store": jobs, "shards": shards, "kernel": kernel}
