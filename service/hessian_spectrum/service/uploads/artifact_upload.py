@@ -157,7 +157,7 @@ def store_arrays(
     Raises:
         ProblemError: 400 for a malformed file, 422 for an array that no job takes, 413 or 503 for want of memory.
     """
-    with budget.reservation(artifacts.owner) as reservation:
+    with budget.reservation(artifacts.principal.owner) as reservation:
         body = _mapped(file)
         arrays = _checked(_npz_arrays(body, reservation) if media_type == NPZ else safetensors_arrays(body))
         try:
