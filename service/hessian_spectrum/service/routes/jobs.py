@@ -13,6 +13,7 @@ from starlette.responses import StreamingResponse
 from hessian_spectrum.api_schemas.jobs import Job, JobPage, JobRequest, JobResult, JobState, Links
 from hessian_spectrum.api_schemas.message import described
 from hessian_spectrum.jobs.record import JobRecord
+from hessian_spectrum.service.admission import SubmittedJob, submitted_job
 from hessian_spectrum.service.auth import KEY_ID
 from hessian_spectrum.service.context import CurrentPrincipal, Service, service_context
 from hessian_spectrum.service.job_service import JobService
@@ -42,7 +43,6 @@ from hessian_spectrum.service.routes.documentation import (
     formats_documentation,
     problem_documentation,
 )
-from hessian_spectrum.service.routes.job_submission import SubmittedJob, submitted_job
 from hessian_spectrum.service.serialization.resmooth import SmoothingOverrides
 from hessian_spectrum.storage.results import ResultDamagedError
 
