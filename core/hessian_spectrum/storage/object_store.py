@@ -19,13 +19,8 @@ from urllib.parse import urlsplit
 from botocore.exceptions import BotoCoreError, ClientError
 from s3fs import S3FileSystem
 
-from hessian_spectrum.storage.blob_store import (
-    BlobInfo,
-    BlobNotFoundError,
-    Draft,
-    StorageUnavailableError,
-    require_room,
-)
+from hessian_spectrum.storage.blob_store import BlobInfo, BlobNotFoundError, StorageUnavailableError
+from hessian_spectrum.storage.local_directory import Draft, require_room
 
 _DRAFT = "draft-"
 _CACHE = "object-store-cache"

@@ -32,7 +32,7 @@ from hessian_spectrum.service.uploads.npz import (
 from hessian_spectrum.service.uploads.parser import NPZ, UPLOAD_SECONDS, upload_too_slow
 from hessian_spectrum.service.uploads.safetensors import may_be_safetensors, safetensors_arrays
 from hessian_spectrum.storage.artifact_files import NamedArray, Tokens, UnfitArrayError, UnfitTokensError
-from hessian_spectrum.storage.blob_store import require_room
+from hessian_spectrum.storage.local_directory import require_room
 
 BINARY, NPY = "application/octet-stream", "application/x-npy"
 TOKEN_MEDIA_TYPES = (BINARY, NPY)
