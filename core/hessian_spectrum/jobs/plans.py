@@ -130,7 +130,7 @@ def _estimate(
 
     method = request.method
     if isinstance(method, TopKMethod):
-        return _top_k_estimate(request, part, method, available_bytes)
+        return _top_k_estimate(request, part, method, available_bytes=available_bytes)
     least = _planned(request, _of_block(_work(part), share), available_bytes)
     if not isinstance(method, LanczosMethod):
         return least
@@ -174,7 +174,7 @@ def _num_shards(request: SpectrumRequest, method: LanczosMethod, plan: Computati
 
 
 def _top_k_estimate(
-    request: SpectrumRequest, part: SpectrumRequest, method: TopKMethod, available_bytes: int | None
+    request: SpectrumRequest, part: SpectrumRequest, method: TopKMethod, *, available_bytes: int | None
 ) -> ComputationPlan:
     """Plan a top-k spectrum: the longest basis if recordings fit beside it, else half of what a short one leaves."""
 
@@ -216,11 +216,11 @@ def culprit(request: SpectrumRequest, available_bytes: int) -> Literal["model", 
     size = _size(request)
     without_data = replace(size, num_samples=1, activations=(0,) * len(size.activations))
     work, spare = _work(request), available_bytes - _result_bytes(request)
-    if _split(request, work, without_data, spare).peak_bytes <= spare:
+    if _split(request, work, without_data, available_bytes=spare).peak_bytes <= spare:
         return "data"
     if not method_kind(request.method).assembles_matrix:
         spare = available_bytes - _data_bytes(request)
-        if _split(request, lanczos_work(request.dim, 2, 1), size, spare).peak_bytes <= spare:
+        if _split(request, lanczos_work(request.dim, 2, 1), size, available_bytes=spare).peak_bytes <= spare:
             return "method"
     return "model"
 
@@ -228,7 +228,7 @@ def culprit(request: SpectrumRequest, available_bytes: int) -> Literal["model", 
 def _planned(request: SpectrumRequest, work: Work, available_bytes: int | None) -> ComputationPlan:
     beside = _data_bytes(request) + _result_bytes(request)
     spare = None if available_bytes is None else available_bytes - beside
-    split = _split(request, work, _size(request), spare)
+    split = _split(request, work, _size(request), available_bytes=spare)
     return ComputationPlan(
         num_parameters=request.dim,
         num_products=work.num_products,
@@ -242,7 +242,7 @@ def _planned(request: SpectrumRequest, work: Work, available_bytes: int | None) 
     )
 
 
-def _split(request: SpectrumRequest, work: Work, size: Size, available_bytes: int | None) -> MicroBatches:
+def _split(request: SpectrumRequest, work: Work, size: Size, *, available_bytes: int | None) -> MicroBatches:
     """Choose micro-batches; `size` is that of the whole model, of which the request may ask for a block."""
     loss = request.effective_loss
     size = size.with_logits() if loss is not None and LOSSES[loss].outputs_cost_like == "logits" else size
@@ -311,7 +311,7 @@ def plan_job(request: AnyJobRequest, memory_bytes: int | None = None) -> JobPlan
     if isinstance(request, ExperimentRequest):
         plans = tuple(estimate(point, memory_bytes) for point in request.points)
         return JobPlan(memory_bytes, _experiment_plan(plans), plans)
-    points = tuple(_point_plan(request, model, matrix, memory_bytes) for model, matrix in _points(request))
+    points = tuple(_point_plan(request, model, matrix, memory_bytes=memory_bytes) for model, matrix in _points(request))
     return JobPlan(memory_bytes, _comparison_plan(request, points), points)
 
 
@@ -369,7 +369,7 @@ def _points(request: HessianVsGgnRequest) -> Iterator[tuple[Gpt2, ComparedMatrix
 
 
 def _point_plan(
-    request: HessianVsGgnRequest, model: Gpt2, matrix: ComparedMatrix, memory_bytes: int | None
+    request: HessianVsGgnRequest, model: Gpt2, matrix: ComparedMatrix, *, memory_bytes: int | None
 ) -> ComputationPlan:
     """Plan one eigenvalue of one model, in the memory that training leaves."""
     beside = _training_bytes(request, model)

@@ -50,7 +50,7 @@ async def submitted_job(request: Request, caller: CurrentPrincipal, artifacts: A
     """Return the job in the body of the request; a dependency of routes."""
     body = await json_body(request)
     if await _is_expensive(request, body):
-        reply = await _run_task(request, "submission", body, caller)
+        reply = await _run_task(request, "submission", body=body, caller=caller)
         refusal, plan = reply.fields["refusal"], reply.fields["plan"]
         fields = {name: value for name, value in reply.fields.items() if name not in ("refusal", "plan")}
         submission = Submission(text=bytes(reply.content).decode(), **fields)
@@ -67,7 +67,8 @@ async def estimate_of_body(request: Request, caller: CurrentPrincipal, artifacts
     """Return the cost of the job in the body of the request; a dependency of routes."""
     body = await json_body(request)
     if await _is_expensive(request, body):
-        return CostEstimate.model_validate_json(bytes((await _run_task(request, "estimate", body, caller)).content))
+        reply = await _run_task(request, "estimate", body=body, caller=caller)
+        return CostEstimate.model_validate_json(bytes(reply.content))
 
     def estimate() -> CostEstimate:
         message, admission = _parse(request, body, artifacts)
@@ -215,7 +216,7 @@ def _parse(request: Request, body: bytes, artifacts: ArtifactService) -> tuple[A
     return parse_body(body, JobRequest, {CHECKPOINTS: context.models, ARTIFACTS: artifacts}).root, admission
 
 
-async def _run_task(request: Request, task: str, body: bytes, caller: CurrentPrincipal) -> Reply:
+async def _run_task(request: Request, task: str, *, body: bytes, caller: CurrentPrincipal) -> Reply:
     context = service_context(request)
     settings = context.settings
     arguments = {

@@ -96,7 +96,7 @@ async def compute_closed_form(request: Request) -> Response:
     style = figure_style(request, name)
     content_type = media_type(request.headers)
     if content_type == JSON:
-        return _response(await _render(await json_body(request), name, style, request), name)
+        return _response(await _render(request, await json_body(request), name=name, style=style), name)
     require_identity(request.headers)
     if content_type not in UPLOAD_MEDIA_TYPES:
         raise unsupported_media_type(JSON, *UPLOAD_MEDIA_TYPES)
@@ -106,7 +106,7 @@ async def compute_closed_form(request: Request) -> Response:
         return _response(await context.executor.run_in_thread(request, render, message, name, style), name)
 
 
-async def _render(body: bytes, name: ResultFormat, style: FigureStyle, request: Request) -> bytes | memoryview:
+async def _render(request: Request, body: bytes, *, name: ResultFormat, style: FigureStyle) -> bytes | memoryview:
     if len(body) <= LARGE_BODY_BYTES:
         message = parse_body(body, ClosedFormRequest)
         if name == "json" and is_small(message, len(body)):
