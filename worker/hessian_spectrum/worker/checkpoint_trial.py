@@ -22,10 +22,9 @@ from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.checkpoints.gpt2 import gpt2_fields
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
-from hessian_spectrum.curvature.malloc_trim import is_memory_error
 from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
-from hessian_spectrum.curvature.operators.products import Fallback
+from hessian_spectrum.curvature.operators.products import Fallback, is_memory_error
 from hessian_spectrum.quadrature.errors import CurvatureError, InvalidProblemError
 from hessian_spectrum.worker.builders import Inputs, build_model, build_parameters, generator_of
 from hessian_spectrum.worker.checkpoint_check import OUT_OF_MEMORY

@@ -11,10 +11,10 @@ from torch.func import jvp, vjp, vmap
 
 from hessian_spectrum.curvature.linear_algebra import Triangle
 from hessian_spectrum.curvature.losses import EmpiricalRisk
-from hessian_spectrum.curvature.malloc_trim import release_freed_memory
 from hessian_spectrum.curvature.models.base import ParameterLayout, Parameters
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.products import Matrix, product
+from hessian_spectrum.curvature.operators.recording import release_freed_memory
 from hessian_spectrum.planning.work import layered_samples, layered_units
 
 

@@ -11,7 +11,6 @@ from torch.autograd import forward_ad
 from torch.func import jvp, vjp
 
 from hessian_spectrum.curvature.losses import EmpiricalRisk
-from hessian_spectrum.curvature.malloc_trim import is_memory_error
 from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
@@ -24,6 +23,11 @@ class Fallback:
 
     method: Literal["forward-over-reverse", "double-backward"]
     reason: str
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Return whether an allocation failed; on a CPU torch reports that by a plain RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def product(

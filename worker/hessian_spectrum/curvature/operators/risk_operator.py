@@ -16,7 +16,6 @@ from torch.fx import GraphModule
 from hessian_spectrum.curvature.iteration import Progress, ignore_progress
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, Triangle
 from hessian_spectrum.curvature.losses import EmpiricalRisk
-from hessian_spectrum.curvature.malloc_trim import is_memory_error, release_freed_memory
 from hessian_spectrum.curvature.models.base import ColumnGroup, ParameterLayout, Parameters, column_groups, select
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.execution import (
@@ -28,8 +27,14 @@ from hessian_spectrum.curvature.operators.execution import (
     reduced,
 )
 from hessian_spectrum.curvature.operators.layered import LayeredAssembly
-from hessian_spectrum.curvature.operators.products import Fallback, Matrix, double_backward_product, product
-from hessian_spectrum.curvature.operators.recording import Map, Program, UnrecordableError, record
+from hessian_spectrum.curvature.operators.products import (
+    Fallback,
+    Matrix,
+    double_backward_product,
+    is_memory_error,
+    product,
+)
+from hessian_spectrum.curvature.operators.recording import Map, Program, UnrecordableError, record, release_freed_memory
 from hessian_spectrum.planning.work import columns_at_once
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 
