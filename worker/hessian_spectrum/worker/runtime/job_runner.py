@@ -51,8 +51,7 @@ from hessian_spectrum.worker.failures import (
 )
 from hessian_spectrum.worker.hardware import Hardware, MemoryGuard, own_name
 from hessian_spectrum.worker.job_state import JobCheckpointer
-from hessian_spectrum.worker.runtime.eta import RemainingTime
-from hessian_spectrum.worker.runtime.lease import LeaseRenewer
+from hessian_spectrum.worker.runtime.lease import LeaseRenewer, RemainingTime
 from hessian_spectrum.worker.sharding import (
     Deployment,
     NoShardsLeftError,
