@@ -47,9 +47,9 @@ from hessian_spectrum.worker.experiments.points import (
     Point,
     PointRunner,
     SpectrumTask,
+    build_operator,
     execution_of,
 )
-from hessian_spectrum.worker.experiments.preparation import build_operator
 from hessian_spectrum.worker.experiments.results import JobOutput, computation, digest, used_checkpoint
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage

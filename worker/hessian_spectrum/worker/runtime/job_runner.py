@@ -39,7 +39,8 @@ from hessian_spectrum.worker.builders import Inputs
 from hessian_spectrum.worker.checkpoints import CHANGED
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import run_hessian_vs_ggn_job
 from hessian_spectrum.worker.experiments.results import JobOutput
-from hessian_spectrum.worker.experiments.spectrum import run_experiment, run_spectrum_job
+from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
+from hessian_spectrum.worker.experiments.spectrum_list import run_experiment
 from hessian_spectrum.worker.failures import (
     REQUEST_OUTDATED,
     FailureKind,
