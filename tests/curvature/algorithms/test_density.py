@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from hessian_spectrum.quadrature.curves import cumulative_spectrum
-from hessian_spectrum.quadrature.density import log_spectral_density, spectral_density
+from hessian_spectrum.quadrature.curves import cumulative_spectrum, log_spectral_density, spectral_density
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.quadrature.results import FloatArray, Quadrature
 
