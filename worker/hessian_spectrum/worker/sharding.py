@@ -15,7 +15,7 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.iteration import Checkpointer, Progress, last_state
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
-from hessian_spectrum.curvature.operators.execution import Execution
+from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.jobs.fingerprints import shard_fingerprint
 from hessian_spectrum.jobs.record import Lease
 from hessian_spectrum.jobs.shards import Claim, ShardPoisonedError, ShardStore

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.func import jvp, vjp
+from torch.func import jvp, vjp, vmap
 
 from hessian_spectrum.curvature.losses import EmpiricalRisk
-from hessian_spectrum.curvature.models.base import Parameters
+from hessian_spectrum.curvature.models.base import ParameterLayout, Parameters
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 Matrix = Literal["hessian", "ggn", "functional"]
@@ -28,6 +29,64 @@ class Fallback:
 def is_memory_error(error: BaseException) -> bool:
     """Return whether an allocation failed; on a CPU torch reports that by a plain RuntimeError."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MicroBatchBlock:
+    """Some rows and columns of A_b, the share of one micro-batch in a matrix, as a map of vectors.
+
+    Attributes:
+        matrix: Which of the three matrices.
+        risk: Risk whose second derivatives are computed.
+        index: Index of the micro-batch.
+        point: Parameters by name at which the matrix is evaluated.
+        columns: Parameters of the columns.
+        rows: Parameters of the rows.
+    """
+
+    matrix: Matrix
+    risk: EmpiricalRisk
+    index: int
+    point: Parameters
+    columns: ParameterLayout
+    rows: ParameterLayout
+
+    def forward_over_reverse(self, vectors: Tensor) -> Tensor:
+        """Return the products with vectors (k, number of columns), of shape (k, number of rows)."""
+
+        def single(vector: Tensor) -> Tensor:
+            result = product(
+                self.matrix,
+                self.risk,
+                self.index,
+                features_at=partial(self.risk.features, self.index),
+                point=self.point,
+                direction=self.columns.unflatten(vector),
+                rows=self.rows.names,
+            )
+            return self.rows.flatten(result)
+
+        return single(vectors[0]).unsqueeze(0) if len(vectors) == 1 else vmap(single)(vectors)
+
+    def double_backward(self, vectors: Tensor) -> Tensor:
+        """Return the products as `forward_over_reverse`, for models whose code has no forward mode."""
+
+        def outputs_at(point: Parameters) -> Tensor:
+            return self.risk.model(point, self.risk.batches[self.index].inputs)
+
+        def single(vector: Tensor) -> Tensor:
+            result = double_backward_product(
+                self.matrix,
+                self.risk,
+                self.index,
+                outputs_at=outputs_at,
+                point=self.point,
+                direction=self.columns.unflatten(vector),
+                rows=self.rows.names,
+            )
+            return self.rows.flatten(result)
+
+        return torch.stack([single(vector) for vector in vectors])
 
 
 def product(

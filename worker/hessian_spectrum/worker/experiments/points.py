@@ -15,9 +15,9 @@ from hessian_spectrum.curvature.iteration import Progress, finish
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, sphere_probe
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import Parameters
-from hessian_spectrum.curvature.operators.execution import Execution, MatmulPrecision, Timings
 from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.products import Fallback
+from hessian_spectrum.curvature.operators.programs import Execution, MatmulPrecision, Timings
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.registry import method_classes

@@ -26,7 +26,7 @@ from hessian_spectrum.api_schemas.spectrum_results import (
 )
 from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.curvature.algorithms.method import Spectrum
-from hessian_spectrum.curvature.operators.execution import Execution
+from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.quadrature import results as engine
 from hessian_spectrum.serialization.result_arrays import Arrays

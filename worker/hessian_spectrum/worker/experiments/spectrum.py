@@ -23,7 +23,7 @@ from hessian_spectrum.curvature.iteration import Progress, run
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
-from hessian_spectrum.curvature.operators.execution import Execution
+from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.training import Training, TrainingResult
