@@ -99,8 +99,8 @@ def trace_and_frobenius(
     if any(len(each.nodes) < LEAST_STEPS and _has_remainder(each) for each in quadratures):
         intervals = [Interval(None, None, TOO_FEW_STEPS)] * 2
     else:
-        down, up = (dim * each + rounding for each in _widest_limits(quadratures, scale, 1, dim))
-        lower, upper = (dim * each for each in _widest_limits(quadratures, scale, 2, dim))
+        down, up = (dim * each + rounding for each in _widest_limits(quadratures, scale, power=1, dim=dim))
+        lower, upper = (dim * each for each in _widest_limits(quadratures, scale, power=2, dim=dim))
         roots = [math.sqrt(max(each, 0)) for each in (dim * second - lower, dim * second + upper)]
         error = product_error * frobenius
         intervals = [
@@ -113,7 +113,7 @@ def trace_and_frobenius(
     )
 
 
-def _widest_limits(quadratures: Sequence[Quadrature], scale: float, power: int, dim: int) -> tuple[float, float]:
+def _widest_limits(quadratures: Sequence[Quadrature], scale: float, *, power: int, dim: int) -> tuple[float, float]:
     """Widest `mean_limits` of (lambda / scale)^power over the rules that are compatible with the probes.
 
     A Gauss rule of two steps does not determine the spread of squares; rules with one more node do.
@@ -238,11 +238,12 @@ def extreme_ritz_values(
         growth = 1.0 if reorthogonalisation == "full" else math.sqrt(len(quadrature.nodes))
         floors.append(product_error * max(scale, float(abs(quadrature.nodes).max())) * growth)
     factor = 1.0 if reorthogonalisation == "full" else GHOST_FACTOR
-    return _extreme(quadratures, floors, factor, dim, -1), _extreme(quadratures, floors, factor, dim, 1)
+    smallest, largest = (_extreme(quadratures, floors, factor=factor, dim=dim, side=side) for side in (-1, 1))
+    return smallest, largest
 
 
 def _extreme(
-    quadratures: Sequence[Quadrature], floors: Sequence[float], factor: float, dim: int, side: int
+    quadratures: Sequence[Quadrature], floors: Sequence[float], *, factor: float, dim: int, side: int
 ) -> RitzValue:
     """Return the last Ritz value on one side; `floors` are the errors of the probes' products, in units of A."""
     index = -1 if side > 0 else 0
@@ -250,7 +251,8 @@ def _extreme(
     value = float(quadratures[best].nodes[index])
     residuals = quadratures[best].residuals
     assert residuals is not None
-    near, far = value - side * floors[best], _end(quadratures, floors, value, dim, side) + side * max(floors)
+    near = value - side * floors[best]
+    far = _end(quadratures, floors, value=value, dim=dim, side=side) + side * max(floors)
     if not math.isfinite(far):
         known = Interval(near, None, UNBOUNDED) if side > 0 else Interval(None, near, UNBOUNDED)
     else:
@@ -258,7 +260,7 @@ def _extreme(
     return RitzValue(value, factor * abs(float(residuals[index])) + floors[best], known)
 
 
-def _end(quadratures: Sequence[Quadrature], floors: Sequence[float], value: float, dim: int, side: int) -> float:
+def _end(quadratures: Sequence[Quadrature], floors: Sequence[float], *, value: float, dim: int, side: int) -> float:
     """Return a point beyond which there is no eigenvalue, with a probability of 97.5 %."""
     parts, unit = [], 0.0
     for rule, floor in zip(quadratures, floors, strict=True):

@@ -126,7 +126,7 @@ def _with_products(
             break
         try:
             parameters = build_parameters(spec, model, dtype=dtype, device=_CPU, sources=sources)
-            fallback = _product(model, parameters, 2 if is_small else 1, fallback)
+            fallback = _product(model, parameters, num_columns=2 if is_small else 1, fallback=fallback)
         except Exception as error:
             # the code of a model may raise any exception
             if is_memory_error(error):
@@ -138,7 +138,7 @@ def _with_products(
     return fallback, next((f"in {str(dtype)[6:]}: {error}" for dtype, error in errors.items()), None)
 
 
-def _product(model: Model, parameters: Parameters, num_columns: int, fallback: Fallback | None) -> Fallback | None:
+def _product(model: Model, parameters: Parameters, *, num_columns: int, fallback: Fallback | None) -> Fallback | None:
     """Compute a product on two tokens and compare it with double backward.
 
     Args:

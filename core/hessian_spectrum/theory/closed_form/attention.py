@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -154,6 +154,7 @@ class _Terms:
 
 def _terms(
     arithmetic: Arithmetic,
+    *,
     w_v: float,
     w_q: Array,
     w_k: Array,
@@ -190,15 +191,15 @@ def _terms(
 
 
 def _known_terms(
-    w_v: float, w_q: Array, w_k: Array, x: Array, y: Array, sink_bias: float, activation: Activation
+    *, w_v: float, w_q: Array, w_k: Array, x: Array, y: Array, sink_bias: float, activation: Activation
 ) -> _Terms:
     """The moments in extended precision or, if that leaves the last place of an eigenvalue uncertain, in decimals."""
-    problem = (w_v, w_q, w_k, x, y, sink_bias, activation)
-    quick = _terms(EXTENDED, *problem)
+    terms_in = partial(_terms, w_v=w_v, w_q=w_q, w_k=w_k, x=x, y=y, sink_bias=sink_bias, activation=activation)
+    quick = terms_in(EXTENDED)
     if quick is not None and not quick.error:
         return quick
     if num_steps(x, activation) <= MAX_DECIMAL_STEPS:
-        exact = _terms(DECIMAL, *problem)
+        exact = terms_in(DECIMAL)
         assert exact is not None
         return exact
     if quick is None:
@@ -315,7 +316,7 @@ def self_attention_spectrum(
     if activation not in ACTIVATIONS:
         raise TheoryError(f"activation must be one of {', '.join(ACTIVATIONS)}", field="activation")
     with localcontext(many_digits):
-        terms = _known_terms(w_v, w_q, w_k, x, y, sink_bias, activation)
+        terms = _known_terms(w_v=w_v, w_q=w_q, w_k=w_k, x=x, y=y, sink_bias=sink_bias, activation=activation)
         eigenvalues, xi = terms.eigenvalues(), _xi(terms.reduced)
         statistics = _statistics(terms, xi, max(abs(entry.value) for entry in eigenvalues))
         return Spectrum(

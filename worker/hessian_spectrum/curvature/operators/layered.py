@@ -80,7 +80,7 @@ class LayeredAssembly:
                 present, signals = chunk, self._signals(chunk)
                 buffer = torch.empty(self._dim, len(self._risk.batches[chunk]), dtype=self._dtype, device=self._device)
             for unit in self._units(chunk, layer, units):
-                self._add(triangle.rows, buffer, signals, unit)
+                self._add(triangle.rows, buffer, signals=signals, unit=unit)
             num_done += self._num_columns(layer, len(units))
             triangle.num_steps, triangle.num_columns = triangle.num_steps + 1, num_done // num_chunks
             yield
@@ -107,7 +107,7 @@ class LayeredAssembly:
             first = None if weight is None else weight + index * self._model.widths[layer]
             yield _Unit(layer, index, first, None if bias is None else bias + index, change)
 
-    def _add(self, transposed: Tensor, buffer: Tensor, signals: _Signals, unit: _Unit) -> None:
+    def _add(self, transposed: Tensor, buffer: Tensor, *, signals: _Signals, unit: _Unit) -> None:
         """Add the unit's columns, as rows from the diagonal on."""
         start = unit.weight if unit.weight is not None else unit.bias
         assert start is not None

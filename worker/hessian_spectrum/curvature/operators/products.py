@@ -135,10 +135,12 @@ def product(
         features, pull = vjp(features_of, {name: current[name] for name in rows})  # type: ignore[misc]
         head_rows: list[Tensor] = []
         if head is None:
-            cotangent = _output_cotangent(matrix, risk, features, risk.batches[index].targets)
+            cotangent = _output_cotangent(matrix, risk, outputs=features, targets=risk.batches[index].targets)
         else:
             rows_of_head = head_rows if head in rows else None
-            parts = list(_through_head(matrix, risk, index, features, current[head], rows_of_head))
+            parts = list(
+                _through_head(matrix, risk, index, features=features, weight=current[head], head_rows=rows_of_head)
+            )
             cotangent = torch.cat(parts).reshape(features.shape) if len(parts) > 1 else parts[0].reshape(features.shape)
         with _backwards(matrix):
             return pull(cotangent / risk.num_terms)[0], head_rows
@@ -152,7 +154,7 @@ def product(
     return result
 
 
-def _output_cotangent(matrix: Matrix, risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
+def _output_cotangent(matrix: Matrix, risk: EmpiricalRisk, *, outputs: Tensor, targets: Tensor) -> Tensor:
     """Compute the cotangent of outputs: r with its tangent, r without it, or H_l times the outputs' tangent.
 
     The tangent of r is the closed form H_l u rather than autograd's, which stores the probabilities of a softmax twice.
@@ -183,7 +185,7 @@ def _backwards(matrix: Matrix) -> AbstractContextManager[object]:
 
 
 def _through_head(
-    matrix: Matrix, risk: EmpiricalRisk, index: int, features: Tensor, weight: Tensor, head_rows: list[Tensor] | None
+    matrix: Matrix, risk: EmpiricalRisk, index: int, *, features: Tensor, weight: Tensor, head_rows: list[Tensor] | None
 ) -> Iterator[Tensor]:
     """Cotangents of the features (n, d), chunk by chunk.
 
@@ -199,7 +201,7 @@ def _through_head(
         Cotangents of the features of one chunk after the other.
     """
     for chunk, targets in risk.output_chunks(index, features):
-        cotangent = _output_cotangent(matrix, risk, chunk @ weight.T, targets)
+        cotangent = _output_cotangent(matrix, risk, outputs=chunk @ weight.T, targets=targets)
         with _backwards(matrix):
             yield cotangent @ weight
             if head_rows is not None:
@@ -256,7 +258,7 @@ def double_backward_product(
     """
     try:
         with torch.enable_grad():
-            parts = _parts(matrix, risk, index, outputs_at, point, direction, rows)
+            parts = _parts(matrix, risk, index, outputs_at=outputs_at, point=point, direction=direction, rows=rows)
     except (RuntimeError, NotImplementedError) as error:
         if is_memory_error(error):
             raise
@@ -269,6 +271,7 @@ def _parts(
     matrix: Matrix,
     risk: EmpiricalRisk,
     index: int,
+    *,
     outputs_at: Callable[[Parameters], Tensor],
     point: Mapping[str, Tensor],
     direction: Mapping[str, Tensor],

@@ -143,10 +143,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         varies = any(self._varies(argument) for argument in (*args, *kwargs.values()))
         if func._schema.is_mutable:
-            self._check_mutation(func, args, kwargs, varies)
+            self._check_mutation(func, args, kwargs, varies=varies)
         result = func(*map(_materialised, args), **{name: _materialised(each) for name, each in kwargs.items()})
         if varies:
-            self._append(func, args, kwargs, result)
+            self._append(func, args, kwargs, result=result)
         self._release(result)
         return result
 
@@ -179,7 +179,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             node.replace_all_uses_with(last)
             self._graph.erase_node(node)
 
-    def _check_mutation(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], varies: bool) -> None:
+    def _check_mutation(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], *, varies: bool) -> None:
         for index, argument in enumerate(func._schema.arguments):
             if argument.alias_info is None or not argument.alias_info.is_write:
                 continue
@@ -189,7 +189,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if varies or target in self._readers:
                 raise UnrecordableError(f"{func} changes in place a value that does not depend on the argument")
 
-    def _append(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    def _append(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], *, result: Any) -> None:
         if not isinstance(result, (Tensor, tuple, list)):
             return  # a question about shapes, whose answer is part of the program
         if func is aten._new_zeros_with_same_feature_meta.default and isinstance(result, Tensor):
@@ -198,14 +198,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         node_args = tuple(self._node(argument) for argument in args)
         node_kwargs = {name: self._node(argument) for name, argument in kwargs.items()}
         if isinstance(result, Tensor):
-            self._varying[result] = self._call(func, node_args, node_kwargs, result)
+            self._varying[result] = self._call(func, node_args, node_kwargs, result=result)
         else:
             node = self._graph.call_function(func, node_args, node_kwargs)
             for index, each in enumerate(result):
                 if isinstance(each, Tensor):
-                    self._varying[each] = self._call(operator.getitem, (node, index), {}, each)
+                    self._varying[each] = self._call(operator.getitem, (node, index), {}, result=each)
 
-    def _call(self, target: Callable[..., Any], args: Any, kwargs: Any, result: Tensor) -> fx.Node:
+    def _call(self, target: Callable[..., Any], args: Any, kwargs: Any, *, result: Tensor) -> fx.Node:
         node = self._graph.call_function(target, args, kwargs)
         node.meta["layout"] = (tuple(result.shape), result.stride(), result.dtype)
         return node

@@ -110,7 +110,7 @@ def _in_bfloat16(program: Program) -> Program:
 def _round_product(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, Tensor]) -> None:
     """Product a b, or c + a b in place, with a and b as bfloat16; the result, and the sum, are float32."""
     arguments: Any = node.args
-    factors = [_rounded(graph, node, factor, values) for factor in arguments[-2:]]
+    factors = [_rounded(graph, node, factor, values=values) for factor in arguments[-2:]]
     with graph.inserting_before(node):
         product = graph.call_function(_PLAIN.get(node.target, node.target), tuple(factors))
         result = graph.call_function(aten._to_copy.default, (product,), {"dtype": torch.float32})
@@ -120,7 +120,7 @@ def _round_product(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, Tensor]
     graph.erase_node(node)
 
 
-def _rounded(graph: fx.Graph, node: fx.Node, factor: fx.Node, values: dict[fx.Node, Tensor]) -> fx.Node:
+def _rounded(graph: fx.Graph, node: fx.Node, factor: fx.Node, *, values: dict[fx.Node, Tensor]) -> fx.Node:
     if factor not in values:
         with graph.inserting_before(node):
             return graph.call_function(aten._to_copy.default, (factor,), {"dtype": torch.bfloat16})

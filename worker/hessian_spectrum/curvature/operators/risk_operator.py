@@ -262,7 +262,7 @@ class RiskOperator(SymmetricOperator):
             block = torch.zeros(width, group.num_columns, dtype=self.dtype, device=self.device)
             block[: stop - start, start:stop].fill_diagonal_(1)
             if run is None:
-                run = self._record(index, group.columns, group.rows, block)
+                run = self._record(index, columns=group.columns, rows=group.rows, vectors=block)
                 run = self._reduced(run) if isinstance(run, Program) else run
             with matmuls_in(self._matmul_precision):
                 matrix[group.start + start : group.start + stop, : group.stop] += run(block)[: stop - start]
@@ -310,7 +310,7 @@ class RiskOperator(SymmetricOperator):
         """Return the map V -> A_b V of micro-batch `index`, for as many rows (k, P) as there are in `rows`."""
         run = self._programs.get((index, len(rows)))
         if run is None:
-            program = self._record(index, self.layout, self.layout, rows)
+            program = self._record(index, columns=self.layout, rows=self.layout, vectors=rows)
             if isinstance(program, Program):
                 lowered = self._reduced(program)
                 self._compare(program, lowered, rows)
@@ -337,7 +337,7 @@ class RiskOperator(SymmetricOperator):
             self.precision_deviation = deviation(*self._compared)
             self._compared = []
 
-    def _record(self, index: int, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor) -> Map:
+    def _record(self, index: int, *, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor) -> Map:
         """Return the recording of A_b, or A_b computed row by row if it cannot be recorded."""
         direct = self._block_of(index, columns, rows).forward_over_reverse
         if self.fallback is None:

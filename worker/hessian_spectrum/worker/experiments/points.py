@@ -149,12 +149,12 @@ class PointRunner:
         if stage.value is None:
             whole = point.operator(task)
             operator = whole if task.request.dim == whole.dim else Submatrix(whole, task.request.block)
-            progress = self._with_deviations(partial(point.report, task=task), task, operator, whole)
+            progress = self._with_deviations(partial(point.report, task=task), task, operator=operator, whole=whole)
             if method_kind(task.request.method).assembles_matrix:
                 # Products of columns are not compared with those in full precision.
                 measured_deviation(task.request, whole)
             method = method_of(task.request, task.plan)
-            spectrum = self._spectrum(point, task, method, operator, progress=progress, stage=stage)
+            spectrum = self._spectrum(point, task, method=method, operator=operator, progress=progress, stage=stage)
             stage.finish(point.record(task, spectrum, whole=whole, operator=operator))
             if method.may_end_early:
                 # Only once the record is kept: whoever hears it may stop the job, and a result overwrites its state.
@@ -165,9 +165,9 @@ class PointRunner:
         self,
         point: Point,
         task: SpectrumTask,
+        *,
         method: Method[Any, Any],
         operator: SymmetricOperator,
-        *,
         progress: Progress,
         stage: Stage,
     ) -> Spectrum:
@@ -184,7 +184,7 @@ class PointRunner:
         return spectrum
 
     def _with_deviations(
-        self, progress: Progress, task: SpectrumTask, operator: RiskOperator | Submatrix, whole: RiskOperator
+        self, progress: Progress, task: SpectrumTask, *, operator: RiskOperator | Submatrix, whole: RiskOperator
     ) -> Progress:
         """Return a callback that also saves the measured error of reduced products for later attempts."""
         deviations = self.job.notes.setdefault("precision_deviations", {})

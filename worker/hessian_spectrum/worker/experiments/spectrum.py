@@ -195,7 +195,7 @@ def with_sink(
     """
     if not (isinstance(model, Gpt2) and isinstance(spec, Gpt2Spec) and spec.attention_sink is not None):
         return model, None
-    sink = _solved(spec.attention_sink, model, parameters, batches)
+    sink = _solved(spec.attention_sink, model, parameters=parameters, batches=batches)
     before = sink_scores(model, parameters, batches, sink=replace(sink, bias=0.0))
     after = sink_scores(model, parameters, batches, sink=sink)
     by_block = zip(after.blocks, before.by_block, after.by_block, strict=True)
@@ -209,7 +209,7 @@ def with_sink(
     return replace(model, sink=sink), report
 
 
-def _solved(spec: SinkSpec, model: Gpt2, parameters: Parameters, batches: Sequence[Dataset]) -> AttentionSink:
+def _solved(spec: SinkSpec, model: Gpt2, *, parameters: Parameters, batches: Sequence[Dataset]) -> AttentionSink:
     blocks = None if spec.blocks is None else tuple(spec.blocks)
     if isinstance(spec.mean_score, float):
         return sink_with_mean_score(

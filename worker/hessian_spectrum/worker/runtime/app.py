@@ -147,7 +147,7 @@ def create_worker(settings: WorkerSettings) -> Celery:
     _prepare_children(settings, hardware)
     _register_worker(settings, hardware)
     _inspect_checkpoints(settings, hardware)
-    _register_task(app, settings, hardware, _stop_event())
+    _register_task(app, settings, hardware=hardware, stopping=_stop_event())
     return app
 
 
@@ -187,7 +187,7 @@ def _stop_event() -> Event:
     return stopping
 
 
-def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, stopping: Event) -> None:
+def _register_task(app: Celery, settings: WorkerSettings, *, hardware: Hardware, stopping: Event) -> None:
     models, stores = ModelsDirectory(settings.models_dir), open_stores(settings.results_dir, settings.storage_url)
     client = connect(settings.redis_url.get_secret_value())
     kernel = KernelWatch()
