@@ -200,7 +200,7 @@ def name_of_signal(number: int) -> str:
 
 
 class MemoryGuard:
-    """A thread that ends this process when it has grown by more than a limit since the guard was made.
+    """A thread that ends this process when it has grown by more than a limit since the guard was entered.
 
     What counts is private memory, resident or swapped out: pages of libraries and of mapped files do not. A computation
     is not asked to stop first, as what it took would come back to the machine only in part.
@@ -212,13 +212,14 @@ class MemoryGuard:
 
     def __init__(self, limit_bytes: int | None, fail: Callable[[Problem], object]) -> None:
         self._limit, self._fail = limit_bytes, fail
-        self._before = private_bytes()
+        self._before = 0
         self._closed = threading.Event()
         context = contextvars.copy_context()  # so that the thread's lines name the job, too
         self._thread = threading.Thread(target=context.run, args=(self._watch,), name="memory-guard", daemon=True)
 
     def __enter__(self) -> Self:
         if self._limit is not None:
+            self._before = private_bytes()
             self._thread.start()
         return self
 

@@ -319,7 +319,7 @@ def self_attention_spectrum(
         terms = _known_terms(w_v=w_v, w_q=w_q, w_k=w_k, x=x, y=y, sink_bias=sink_bias, activation=activation)
         eigenvalues, xi = terms.eigenvalues(), _xi(terms.reduced)
         statistics = _statistics(terms, xi, max(abs(entry.value) for entry in eigenvalues))
-        return Spectrum(
+        return Spectrum.of(
             kind="self-attention",
             parameters=(Parameter("w_v", ()), Parameter("w_q", (w_q.size,)), Parameter("w_k", (w_k.size,))),
             method="closed-form",

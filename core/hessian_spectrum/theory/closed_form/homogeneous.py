@@ -212,7 +212,7 @@ def relu_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> 
                 named = moments.statistics
                 notes += moments.notes(suffix)
             statistics |= {name + suffix: value for name, value in named.items()}
-        return Spectrum(
+        return Spectrum.of(
             kind="relu",
             parameters=network_parameters(w.size),
             method="closed-form",
@@ -273,7 +273,7 @@ def leaky_relu_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLik
         if slope == 1.0:
             note = "negative_slope 1 is the linear network: Theorem 3.1 answered, without groups"
             return replace(linear_spectrum(w=w, v=v, x=x, y=y), kind="leaky-relu", statistics=statistics, notes=(note,))
-        return Spectrum(
+        return Spectrum.of(
             kind="leaky-relu",
             parameters=network_parameters(w.size),
             method="exact-reduction" if network.hessian.is_coupled else "closed-form",

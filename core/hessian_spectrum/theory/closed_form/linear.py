@@ -210,7 +210,7 @@ def _linear_answer(
     hessian = GroupedHessian([group], [moments.d], [moments.s2], None, 2 * w.size)
     statistics = moments.statistics
     statistics["mean_loss"] = float(squared_error) / (2 * num_samples)
-    return Spectrum(
+    return Spectrum.of(
         kind="linear",
         parameters=network_parameters(w.size),
         method="closed-form",

@@ -141,7 +141,7 @@ def linear_bias_spectrum(*, w: ArrayLike, v: ArrayLike, b: ArrayLike, x: ArrayLi
         "S": theorem.S if theorem else None,
         "mean_loss": mean_loss(W1, W2, x=inputs, y=targets),
     }
-    return Spectrum(
+    return Spectrum.of(
         kind="linear-bias",
         parameters=tuple(Parameter(name, (w.size,)) for name in ("w", "v", "b")),
         method="closed-form" if theorem else "exact-reduction",

@@ -288,7 +288,7 @@ def two_layer_linear_spectrum(*, W1: ArrayLike, W2: ArrayLike, x: ArrayLike, y: 
         "reduced_size": hessian.rank * (hessian.num_inputs + hessian.num_outputs),
         "mean_loss": mean_loss(W1, W2, x=x, y=y),
     }
-    return Spectrum(
+    return Spectrum.of(
         kind="two-layer-linear",
         parameters=(Parameter("W1", W1.shape), Parameter("W2", W2.shape)),
         method="exact-reduction",

@@ -238,7 +238,9 @@ class RiskOperator(SymmetricOperator):
             None, after each step.
         """
         if self._is_layered:
-            yield from LayeredAssembly(self.matrix, self._risk, point=self._point, layout=self.layout).fill(triangle)
+            yield from LayeredAssembly(matrix=self.matrix, risk=self._risk, point=self._point, layout=self.layout).fill(
+                triangle
+            )
             return
         num_batches = len(self._risk.batches)
         steps = [(index, group) for index in range(num_batches) for group in column_groups(self.layout)]
