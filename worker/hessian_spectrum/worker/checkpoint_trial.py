@@ -29,7 +29,8 @@ from hessian_spectrum.quadrature.errors import CurvatureError, InvalidProblemErr
 from hessian_spectrum.worker.builders import Inputs, build_model, build_parameters, generator_of
 from hessian_spectrum.worker.checkpoint_check import OUT_OF_MEMORY
 from hessian_spectrum.worker.checkpoints import CHANGED, decoder_sizes
-from hessian_spectrum.worker.hardware import MemoryGuard, be_killed_first, set_niceness
+from hessian_spectrum.worker.hardware import be_killed_first, set_niceness
+from hessian_spectrum.worker.runtime.supervision import MemoryGuard
 
 SMALL = 10_000_000
 """Largest number of parameters for which products of several vectors, and in double precision, are tried as well."""

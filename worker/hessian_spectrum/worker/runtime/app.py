@@ -52,10 +52,10 @@ from hessian_spectrum.worker.hardware import (
     find_hardware,
     killed_by_kernel,
     name_of_signal,
-    process_name,
     set_niceness,
 )
 from hessian_spectrum.worker.runtime.job_runner import JobRunner
+from hessian_spectrum.worker.sharding import process_name
 
 _SIGNAL = re.compile(r"signal (\d+)")
 

@@ -23,7 +23,7 @@ from hessian_spectrum.checkpoints.causal_lm import causal_lm_fields
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.curvature.iteration import Progress
 from hessian_spectrum.curvature.operators.products import Fallback
-from hessian_spectrum.jobs.fingerprints import result_version
+from hessian_spectrum.jobs.fingerprints import numerics_fingerprint, result_version
 from hessian_spectrum.jobs.plans import memory_error, plan_for_worker, plan_job
 from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.record import Lease, LeaseLostError
@@ -50,15 +50,16 @@ from hessian_spectrum.worker.failures import (
     job_failure,
     too_large,
 )
-from hessian_spectrum.worker.hardware import Hardware, MemoryGuard, own_name
+from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer
-from hessian_spectrum.worker.runtime.lease import LeaseRenewer, RemainingTime
+from hessian_spectrum.worker.runtime.supervision import LeaseRenewer, MemoryGuard, RemainingTime
 from hessian_spectrum.worker.sharding import (
     Deployment,
     NoShardsLeftError,
     ShardCoordinator,
     ShardLostError,
     ShardWorker,
+    own_name,
 )
 
 _T = TypeVar("_T")
@@ -112,9 +113,23 @@ def after_crash(inputs: Inputs, crashed_by: str | None) -> Inputs:
     return replace(inputs, fallback=Fallback("forward-over-reverse", reason))
 
 
-def fingerprint_with(hardware: Hardware, fallback: Fallback | None) -> str:
-    """Return what two runs must share to round alike, with the way in which products are computed."""
-    return hardware.numerics_fingerprint(None if fallback is None else fallback.method)
+def fingerprint_of(hardware: Hardware, fallback: Fallback | None = None) -> str:
+    """Return what two runs must share to round alike, with how products are computed if they are not recorded."""
+    return numerics_fingerprint(
+        device=str(hardware.device),
+        processor=hardware.processor,
+        num_threads=hardware.num_threads,
+        memory_bytes=hardware.memory_bytes,
+        product_method=None if fallback is None else fallback.method,
+    )
+
+
+def hardware_at_present(hardware: Hardware) -> Hardware:
+    """Return the hardware with what of its memory is free now.
+
+    On a CPU memory stays what it was when the worker began, so that the same job is always split alike.
+    """
+    return hardware.at_present() if hardware.device.type == "cuda" else hardware
 
 
 def _as_found(model: CausalLm, verdict: CheckpointVerdict, models: ModelsDirectory) -> CausalLm:
@@ -206,7 +221,7 @@ class ShardRunner:
             self._deployment,
             lease,
             claim,
-            fingerprint=hardware.numerics_fingerprint(),
+            fingerprint=fingerprint_of(hardware),
             has_other_work=self._store.has_queued,
         )
         with LeaseRenewer(worker, lease, stopping=self._stopping) as renewer:
@@ -220,7 +235,7 @@ class ShardRunner:
                 look=lambda: renewer.report("preparing", 0, 0),
             )
             assert isinstance(checked, SpectrumRequest)
-            hardware = hardware.at_present()
+            hardware = hardware_at_present(hardware)
             stored = self._store.plan(lease.job_id) if checked is request or checked == request else None
             plan = plan_for_worker(checked, hardware.memory_bytes, stored).whole
             run_spectrum_job(checked, hardware, renewer.report, inputs=inputs, job=job, sharding=worker, plan=plan)
@@ -254,7 +269,7 @@ class JobRunner:
         """Run the job, or help the worker that has it with its shards; nothing happens if it ended."""
         lease = self._store.claim(job_id, own_name())
         if lease is None:
-            deployment = self._deployment(self._hardware.numerics_fingerprint())
+            deployment = self._deployment(fingerprint_of(self._hardware))
             helper = ShardRunner(
                 self._store, deployment, inputs=self._inputs, hardware=self._hardware, stopping=self._stopping
             )
@@ -317,14 +332,14 @@ class JobRunner:
                 look=lambda: renewer.report("preparing", 0, 0),
             )
             inputs = after_crash(inputs, lease.crashed_by)
-            fingerprint = fingerprint_with(hardware, inputs.fallback)
+            fingerprint = fingerprint_of(hardware, inputs.fallback)
             saved = self._checkpoints.of_attempt(lease.job_id, lease.attempt)
             seconds = self._settings.checkpoint_seconds
             job = JobCheckpointer.restored(saved, seconds, device=hardware.device, fingerprint=fingerprint)
             coordinator = ShardCoordinator(self._deployment(fingerprint), lease, job)
             renewer.on_renewal = coordinator.refresh
             try:
-                hardware = hardware.at_present()
+                hardware = hardware_at_present(hardware)
                 if (checked is not request and checked != request) or hardware.memory_bytes != plan.memory_bytes:
                     plan = plan_job(checked, hardware.memory_bytes)
                 output = self._output(

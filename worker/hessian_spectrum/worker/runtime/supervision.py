@@ -1,12 +1,14 @@
-"""Renewal of a job's lease while it is computed, with its progress and remaining time; a cancelled job is ended."""
+"""What watches over a job while it is computed: renewal of its lease, estimate of its remaining time, memory limit."""
 
 import contextvars
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -20,6 +22,7 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.calibration import eigenvalue_seconds, vector_rate
 from hessian_spectrum.curvature.iteration import Progress
+from hessian_spectrum.jobs.plans import gibibytes
 from hessian_spectrum.jobs.record import Lease, LeaseLostError
 from hessian_spectrum.planning.job_plan import ComputationPlan
 from hessian_spectrum.planning.work import Rates, Work, dense_seconds, moving_seconds
@@ -44,6 +47,13 @@ _UNITS = {
     "eigenvalues": "spectra",
     "storing": "bytes",
 }
+
+SECONDS_BETWEEN_MEMORY_CHECKS = 0.1
+SECONDS_TO_REPORT = 5.0
+"""Seconds that are allowed for writing the failure, during which memory may still grow."""
+
+_STATUS = Path("/proc/self/status")
+_PRIVATE = re.compile(r"^(?:RssAnon|VmSwap):\s+(\d+) kB$", re.MULTILINE)
 
 _logger = logging.getLogger(__name__)
 
@@ -294,3 +304,74 @@ def _rates(work: Work, device: torch.device, itemsize: int) -> Rates:
         bytes_per_second=vector_rate(device) if moves else float("inf"),
         eigenvalue_seconds=eigenvalue_seconds() if work.dense_order > LEAST_ORDER else 0.0,
     )
+
+
+class MemoryGuard:
+    """A thread that ends this process when it has grown by more than a limit since the guard was entered.
+
+    What counts is private memory, resident or swapped out: pages of libraries and of mapped files do not. A computation
+    is not asked to stop first, as what it took would come back to the machine only in part.
+
+    Args:
+        limit_bytes: None: without limit.
+        fail: Told the problem before the process ends.
+    """
+
+    def __init__(self, limit_bytes: int | None, fail: Callable[[Problem], object]) -> None:
+        self._limit, self._fail = limit_bytes, fail
+        self._before = 0
+        self._closed = threading.Event()
+        context = contextvars.copy_context()  # so that the thread's lines name the job, too
+        self._thread = threading.Thread(target=context.run, args=(self._watch,), name="memory-guard", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._limit is not None:
+            self._before = private_bytes()
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        if self._limit is not None:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(SECONDS_BETWEEN_MEMORY_CHECKS):
+            taken = private_bytes() - self._before
+            if self._limit is not None and taken > self._limit:
+                self._end(taken, self._limit)
+
+    def _end(self, taken: int, limit: int) -> None:
+        threading.Thread(target=self._end_later, name="memory-guard-end", daemon=True).start()
+        try:
+            self._fail(memory_limit_exceeded(taken, limit))
+        except Exception:  # the process ends whatever happens here
+            _logger.exception("the end of a job could not be written")
+        fields = {"event": "ended", "state": "failed"}
+        _logger.warning("the job took %s: its process ends", gibibytes(taken), extra=fields)
+        os._exit(os.EX_TEMPFAIL)
+
+    def _end_later(self) -> None:
+        threading.Event().wait(SECONDS_TO_REPORT)
+        os._exit(os.EX_TEMPFAIL)
+
+
+def memory_limit_exceeded(taken: int, limit: int) -> Problem:
+    """Return the problem of a job that took more memory than its limit."""
+    return Problem(
+        type="/problems/memory-limit",
+        title="The job outgrew its memory",
+        status=507,
+        detail=f"It had taken {gibibytes(taken)} when it was ended; the limit of one job on this worker is "
+        f"{gibibytes(limit)}.",
+    )
+
+
+def private_bytes() -> int:
+    """Return the bytes of memory that belong to this process alone; 0 where the system does not tell."""
+    try:
+        return sum(1024 * int(kibibytes) for kibibytes in _PRIVATE.findall(_STATUS.read_text()))
+    except OSError:
+        return 0
