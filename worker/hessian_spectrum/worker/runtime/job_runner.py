@@ -5,38 +5,40 @@ import errno
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from multiprocessing.synchronize import Event
 from typing import TypeVar
 
 from pydantic import ValidationError
+from redis import Redis
 from redis.exceptions import ConnectionError as RedisAwayError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from hessian_spectrum.api_schemas.checkpoints import CheckpointError, CheckpointVerdict
 from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest, JobRequest
-from hessian_spectrum.api_schemas.models import CausalLm, Gpt2
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
-from hessian_spectrum.checkpoints.causal_lm import causal_lm_fields
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.curvature.iteration import Progress
 from hessian_spectrum.curvature.operators.products import Fallback
+from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.fingerprints import numerics_fingerprint, result_version
 from hessian_spectrum.jobs.plans import memory_error, plan_for_worker, plan_job
 from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.record import Lease, LeaseLostError
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import Claim, ShardPoisonedError, ShardStore
+from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore, UnknownJobError
+from hessian_spectrum.jobs.worker_registry import VerdictStore
 from hessian_spectrum.planning.job_plan import JobPlan
 from hessian_spectrum.serialization.result_arrays import result_arrays
 from hessian_spectrum.storage.blob_store import StorageUnavailableError
 from hessian_spectrum.storage.stores import Stores
 from hessian_spectrum.telemetry.logging import log_fields
-from hessian_spectrum.worker.builders import Inputs
-from hessian_spectrum.worker.checkpoints import CHANGED
+from hessian_spectrum.worker.builders import Inputs, checked_request
+from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import run_hessian_vs_ggn_job
 from hessian_spectrum.worker.experiments.results import JobOutput
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
@@ -66,43 +68,10 @@ _T = TypeVar("_T")
 
 _SECONDS_BETWEEN_TRIES = 1.0
 
+_SECONDS_TO_KEEP_MESSAGE = 5.0
+"""Seconds that a worker which cannot run jobs keeps a message, so that it does not take all messages from others."""
+
 _logger = logging.getLogger(__name__)
-
-
-def checked_request(
-    request: AnyJobRequest, inputs: Inputs, *, memory_bytes: int | None, look: Callable[[], object]
-) -> tuple[AnyJobRequest, Inputs]:
-    """Return the request with what transformers makes of its checkpoints, and how products are to be computed.
-
-    Args:
-        request: The request of the job.
-        inputs: Where checkpoints are found, and what tries them.
-        memory_bytes: Memory that the trial of a checkpoint may take.
-        look: Called several times a second while a checkpoint is tried; what it raises ends the trial.
-
-    Raises:
-        CheckpointError: If a checkpoint is refused.
-    """
-    if isinstance(request, ExperimentRequest):
-        for point in request.points:
-            _, inputs = checked_request(point, inputs, memory_bytes=memory_bytes, look=look)
-        return request, inputs
-    fallbacks: list[Fallback] = []
-    models = [request.model] if isinstance(request, SpectrumRequest) else request.models
-    for model in models if inputs.check is not None else ():
-        if not isinstance(model, Gpt2 | CausalLm) or model.checkpoint is None or model.checkpoint_sha256 is None:
-            continue
-        assert inputs.check is not None
-        verdict = inputs.check.checked(
-            model.checkpoint, model.checkpoint_sha256, model.kind, memory_bytes=memory_bytes, look=look
-        )
-        if verdict.state == "refused":
-            raise CheckpointError(verdict.reason or "a worker could not load it")
-        if verdict.fallback_method is not None:
-            fallbacks.append(Fallback(verdict.fallback_method, verdict.fallback_reason or ""))
-        if isinstance(model, CausalLm) and isinstance(request, SpectrumRequest):
-            request = request.model_copy(update={"model": _as_found(model, verdict, inputs.models)})
-    return request, replace(inputs, fallback=fallbacks[0]) if fallbacks else inputs
 
 
 def after_crash(inputs: Inputs, crashed_by: str | None) -> Inputs:
@@ -130,17 +99,6 @@ def hardware_at_present(hardware: Hardware) -> Hardware:
     On a CPU memory stays what it was when the worker began, so that the same job is always split alike.
     """
     return hardware.at_present() if hardware.device.type == "cuda" else hardware
-
-
-def _as_found(model: CausalLm, verdict: CheckpointVerdict, models: ModelsDirectory) -> CausalLm:
-    """Return the model with the sizes that transformers found, which config.json alone may not have given."""
-    if verdict.sizes is None:
-        return model
-    checkpoint = models.open(model.checkpoint)
-    found = causal_lm_fields(checkpoint, verdict.sizes)
-    if found.checkpoint_sha256 != model.checkpoint_sha256:
-        raise CheckpointError(CHANGED)
-    return model.model_copy(update=found.model_dump())
 
 
 def parse_request(text: str) -> AnyJobRequest:
@@ -417,3 +375,68 @@ class JobRunner:
             stored = StoredArrays(sha256=draft.sha256, num_bytes=draft.num_bytes, shapes=shapes)
             report(total)
             return self._results.write(result.model_copy(update={"arrays": stored}).model_dump_json().encode(), draft)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobTask:
+    """The task of a pool's processes, each of which connects to Redis for one job after the other.
+
+    Attributes:
+        settings: Settings of the worker.
+        hardware: Device, threads and memory of one job.
+        stores: Results, checkpoints and uploaded files.
+        models: Directory of model checkpoints.
+        stopping: Set when the worker is told to stop.
+    """
+
+    settings: WorkerSettings
+    hardware: Hardware
+    stores: Stores
+    models: ModelsDirectory
+    stopping: Event
+
+    def job_stores(self, client: Redis) -> tuple[JobStore, ShardStore]:
+        """Return the stores of jobs and of shards behind this connection."""
+        seconds, attempts = self.settings.lease_seconds, self.settings.max_attempts
+        jobs = JobStore(client, lease_seconds=seconds, max_attempts=attempts, requests=self.stores.requests)
+        return jobs, ShardStore(client, seconds, attempts)
+
+    def run(self, job_id: str) -> None:
+        """Run a job, or leave it to other workers where its result would be lost."""
+        redis_url = self.settings.redis_url.get_secret_value()
+        client = connect(redis_url, patient=True)
+        store, shards = self.job_stores(client)
+        queue = JobQueue(redis_url)
+        with client:
+            if fault := storage_fault(client, self.settings, self.stores):
+                _logger.error("job %s is left to others: %s", job_id, fault)
+                self.stopping.wait(_SECONDS_TO_KEEP_MESSAGE)
+                queue.call(job_id)
+                return
+            check = CheckpointCheck(self.models, VerdictStore(client, lambda: [result_version()]))
+            JobRunner(
+                store,
+                shards,
+                queue,
+                stores=self.stores,
+                inputs=Inputs(self.models, self.stores.artifacts, check),
+                hardware=self.hardware,
+                settings=self.settings,
+                stopping=self.stopping.is_set,
+            ).run(job_id)
+
+
+def storage_fault(client: Redis, settings: WorkerSettings, stores: Stores) -> str | None:
+    """Return why results would be lost, if they would: the directory is gone, or belongs to another Redis.
+
+    Raises:
+        RedisError: If Redis cannot be asked.
+    """
+    if not settings.results_dir.is_dir():
+        return "The results directory is gone."
+    try:
+        return StorageIdentity(client, stores.results, stores.checkpoints).difference()
+    except StorageUnavailableError as error:
+        return f"{error.strerror}."
+    except OSError as error:
+        return f"The results directory cannot be read: {error.strerror}."
