@@ -142,12 +142,11 @@ def log_spectral_density(
     lower, upper = _widened(lower, upper, margin=margin, rounding=rounding, half_width=0.5)
     places = _places(epsilon, upper, num_steps)
     further = {each: rules_through(each, places, dim) for each in quadratures[:MOST_PROBES_WITH_FURTHER_RULES]}
-    sigma = _sigma(num_steps, kappa)
     mean = _smoothed(
         quadratures,
         dim=dim,
         num_points=num_points,
-        sigma=sigma,
+        sigma=_sigma(num_steps, kappa),
         interval=(lower, upper),
         transform=transform,
         further_rules=further.__getitem__,

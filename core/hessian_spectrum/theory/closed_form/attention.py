@@ -261,6 +261,22 @@ def _notes(terms: _Terms, statistics: dict[str, Statistic], xi: Decimal) -> tupl
     return tuple(notes)
 
 
+def _spectrum_of(terms: _Terms) -> Spectrum:
+    eigenvalues, xi, size = terms.eigenvalues(), _xi(terms.reduced), terms.group.w.size
+    statistics = _statistics(terms, xi, max(abs(entry.value) for entry in eigenvalues))
+    return Spectrum.of(
+        kind="self-attention",
+        parameters=(Parameter("w_v", ()), Parameter("w_q", (size,)), Parameter("w_k", (size,))),
+        method="closed-form",
+        source="Cracking the Hessian, Theorem 3.5",
+        eigenvalues=tuple(eigenvalues),
+        trace=float(terms.trace),
+        statistics=statistics,
+        notes=_notes(terms, statistics, xi),
+        resolution=float(terms.error / max(map(abs, terms.values))) if terms.error else None,
+    )
+
+
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def self_attention_spectrum(
     *,
@@ -316,19 +332,8 @@ def self_attention_spectrum(
     if activation not in ACTIVATIONS:
         raise TheoryError(f"activation must be one of {', '.join(ACTIVATIONS)}", field="activation")
     with localcontext(many_digits):
-        terms = _known_terms(w_v=w_v, w_q=w_q, w_k=w_k, x=x, y=y, sink_bias=sink_bias, activation=activation)
-        eigenvalues, xi = terms.eigenvalues(), _xi(terms.reduced)
-        statistics = _statistics(terms, xi, max(abs(entry.value) for entry in eigenvalues))
-        return Spectrum.of(
-            kind="self-attention",
-            parameters=(Parameter("w_v", ()), Parameter("w_q", (w_q.size,)), Parameter("w_k", (w_k.size,))),
-            method="closed-form",
-            source="Cracking the Hessian, Theorem 3.5",
-            eigenvalues=tuple(eigenvalues),
-            trace=float(terms.trace),
-            statistics=statistics,
-            notes=_notes(terms, statistics, xi),
-            resolution=float(terms.error / max(map(abs, terms.values))) if terms.error else None,
+        return _spectrum_of(
+            _known_terms(w_v=w_v, w_q=w_q, w_k=w_k, x=x, y=y, sink_bias=sink_bias, activation=activation)
         )
 
 

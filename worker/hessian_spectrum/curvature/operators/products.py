@@ -134,14 +134,8 @@ def product(
 
         features, pull = vjp(features_of, {name: current[name] for name in rows})  # type: ignore[misc]
         head_rows: list[Tensor] = []
-        if head is None:
-            cotangent = _output_cotangent(matrix, risk, outputs=features, targets=risk.batches[index].targets)
-        else:
-            rows_of_head = head_rows if head in rows else None
-            parts = list(
-                _through_head(matrix, risk, index, features=features, weight=current[head], head_rows=rows_of_head)
-            )
-            cotangent = torch.cat(parts).reshape(features.shape) if len(parts) > 1 else parts[0].reshape(features.shape)
+        weight, rows_of_head = (None, None) if head is None else (current[head], head_rows if head in rows else None)
+        cotangent = _feature_cotangent(matrix, risk, index, features=features, weight=weight, head_rows=rows_of_head)
         with _backwards(matrix):
             return pull(cotangent / risk.num_terms)[0], head_rows
 
@@ -152,6 +146,22 @@ def product(
         assert head is not None
         result[head] = part.add_(result[head])
     return result
+
+
+def _feature_cotangent(
+    matrix: Matrix,
+    risk: EmpiricalRisk,
+    index: int,
+    *,
+    features: Tensor,
+    weight: Tensor | None,
+    head_rows: list[Tensor] | None,
+) -> Tensor:
+    """Return the cotangent of the features, of their shape; without `weight` they are the outputs themselves."""
+    if weight is None:
+        return _output_cotangent(matrix, risk, outputs=features, targets=risk.batches[index].targets)
+    parts = list(_through_head(matrix, risk, index, features=features, weight=weight, head_rows=head_rows))
+    return torch.cat(parts).reshape(features.shape) if len(parts) > 1 else parts[0].reshape(features.shape)
 
 
 def _output_cotangent(matrix: Matrix, risk: EmpiricalRisk, *, outputs: Tensor, targets: Tensor) -> Tensor:
