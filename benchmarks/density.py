@@ -17,9 +17,8 @@ from benchmarks.reports import Goal, chosen_problem, new_compilations, options, 
 from benchmarks.timing import Stopwatch
 from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.operators.execution import Mode
-from hessian_spectrum.quadrature.curves import Smoothing
-from hessian_spectrum.quadrature.density import MARGIN
+from hessian_spectrum.curvature.operators.programs import Mode
+from hessian_spectrum.quadrature.curves import MARGIN, Smoothing
 from hessian_spectrum.quadrature.results import FloatArray
 
 PROBLEMS = ["mlp", "digits", "gpt-small", "tiny"]

@@ -23,7 +23,7 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
-from hessian_spectrum.curvature.operators.execution import MatmulPrecision, Mode
+from hessian_spectrum.curvature.operators.programs import MatmulPrecision, Mode
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.planning.job_plan import ComputationPlan

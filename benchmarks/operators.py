@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.problems import Problem
-from hessian_spectrum.curvature.operators.execution import Execution, MatmulPrecision, Mode
 from hessian_spectrum.curvature.operators.matrices import GgnOperator, HessianOperator
+from hessian_spectrum.curvature.operators.programs import Execution, MatmulPrecision, Mode
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 
 Matrix = Literal["hessian", "ggn"]

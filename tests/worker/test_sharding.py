@@ -36,7 +36,7 @@ from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.failures import JobFailure
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer
-from hessian_spectrum.worker.runtime.job_runner import ShardRunner
+from hessian_spectrum.worker.runtime.job_runner import ShardRunner, fingerprint_of
 from hessian_spectrum.worker.sharding import Deployment, ShardCoordinator, ShardedMethod
 
 HARDWARE = Hardware(torch.device("cpu"), 1, 2**33)
@@ -112,15 +112,13 @@ class Lab:
     def deployment(self, event: Event, hardware: Hardware = HARDWARE) -> Deployment:
         shards = WatchedShards(client=self.client, lease_seconds=30.0, max_losses=1000)
         shards.event = event  # type: ignore[method-assign]
-        return Deployment(
-            shards, self.checkpoints, 0.0, hardware.device, hardware.numerics_fingerprint(), self.calls.append
-        )
+        return Deployment(shards, self.checkpoints, 0.0, hardware.device, fingerprint_of(hardware), self.calls.append)
 
     def lead(self, event: Event = lambda _: None) -> JobOutput:
         lease = self.store.claim(self.job_id)
         assert lease is not None
         kept = self.checkpoints.of_attempt(self.job_id, lease.attempt)
-        resumed = JobCheckpointer.restored(kept, 0.0, fingerprint=HARDWARE.numerics_fingerprint())
+        resumed = JobCheckpointer.restored(kept, 0.0, fingerprint=fingerprint_of(HARDWARE))
         leader = ShardCoordinator(self.deployment(event), lease, resumed)
 
         def progress(phase: str, done: int, total: int) -> None:

@@ -11,17 +11,21 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature, advance, start, tridiagonal
-from hessian_spectrum.curvature.algorithms.ritz import Tridiagonal, gauss_quadrature
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.digits import digits
 from hessian_spectrum.curvature.data.gaussian import gaussian
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.linear_algebra import DenseOperator, assemble, sphere_probe
+from hessian_spectrum.curvature.linear_algebra import (
+    DenseOperator,
+    Tridiagonal,
+    assemble,
+    gauss_quadrature,
+    sphere_probe,
+)
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
-from hessian_spectrum.quadrature.curves import Smoothing, cumulative_spectrum
-from hessian_spectrum.quadrature.density import log_spectral_density, spectral_density
+from hessian_spectrum.quadrature.curves import Smoothing, cumulative_spectrum, log_spectral_density, spectral_density
 from hessian_spectrum.quadrature.probe_mean import compatible_rules, degree_limits, rules_through
 from hessian_spectrum.quadrature.results import Band, FloatArray, Quadrature, Reorthogonalisation
 

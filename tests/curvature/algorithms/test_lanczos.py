@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hessian_spectrum.curvature.algorithms.lanczos import LanczosState, advance, start, tridiagonal
-from hessian_spectrum.curvature.algorithms.ritz import Tridiagonal, gauss_quadrature
-from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator, Tridiagonal, gauss_quadrature
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import Reorthogonalisation
 

@@ -22,8 +22,7 @@ from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator, sphere_probe
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.planning.work import probe_bytes
-from hessian_spectrum.quadrature.curves import Smoothing, cumulative_spectrum
-from hessian_spectrum.quadrature.density import spectral_density
+from hessian_spectrum.quadrature.curves import Smoothing, cumulative_spectrum, spectral_density
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import ExactSpectrum, LanczosSpectrum, Quadrature, Reorthogonalisation
 

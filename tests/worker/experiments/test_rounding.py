@@ -10,10 +10,10 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.curvature.linear_algebra import assemble
 from hessian_spectrum.curvature.losses import EmpiricalRisk
-from hessian_spectrum.curvature.operators.execution import Execution
+from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.worker.builders import build_dataset, build_loss, build_model, build_parameters
-from hessian_spectrum.worker.experiments.preparation import build_operator
+from hessian_spectrum.worker.experiments.points import build_operator
 
 CPU = torch.device("cpu")
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -225,14 +226,21 @@ class EmpiricalRisk:
         self.model = model
         self.loss = loss
         self.batches = tuple(batches)
+        self._check_batches()
+
+    def _check_batches(self) -> None:
         for batch in self.batches:
-            model.check_inputs(batch.inputs)
+            self.model.check_inputs(batch.inputs)
             # a sample's axes are those of tokens (n, T), or of vectors (n, d) without their last one
             axes = batch.inputs.shape[:-1] if batch.inputs.is_floating_point() else batch.inputs.shape
-            loss.check_targets(batch.targets, tuple(axes), model.num_outputs)
-        self.num_terms = sum(loss.num_terms(batch.targets) for batch in self.batches)
+            self.loss.check_targets(batch.targets, tuple(axes), self.model.num_outputs)
         if self.num_terms == 0:
             raise InvalidProblemError("the data has no valid target")
+
+    @cached_property
+    def num_terms(self) -> int:
+        """Number N of valid targets of all batches together."""
+        return sum(self.loss.num_terms(batch.targets) for batch in self.batches)
 
     def batch_share(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return total_b / N of micro-batch `index`, a scalar; the risk is the sum of these shares."""

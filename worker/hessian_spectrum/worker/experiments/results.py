@@ -26,11 +26,10 @@ from hessian_spectrum.api_schemas.spectrum_results import (
 )
 from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.curvature.algorithms.method import Spectrum
-from hessian_spectrum.curvature.operators.execution import Execution
+from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.quadrature import results as engine
 from hessian_spectrum.serialization.result_arrays import Arrays
-from hessian_spectrum.worker.experiments.preparation import measured_deviation
 from hessian_spectrum.worker.hardware import Hardware
 
 
@@ -163,11 +162,11 @@ def provenance(
     data: Iterable[Tensor],
     num_products: int,
     wall_time_seconds: float,
+    precision_deviation: float | None = None,
     num_shards: int = 1,
     num_workers: int = 1,
 ) -> Provenance:
     """Return everything that another run must share to give the same numbers, and the resources that this run took."""
-    deviation = measured_deviation(request, operator)  # may be the first product, which says whether it is recorded
     common = computation(
         hardware,
         precision=request.product_precision,
@@ -184,7 +183,7 @@ def provenance(
         **common.model_dump(),
         matrix=request.matrix,
         block=request.block,
-        precision_deviation=deviation,
+        precision_deviation=precision_deviation,
         seed=request.seed,
         checkpoint=used_checkpoint(request.model),
         parameters_sha256=digest(parameters),

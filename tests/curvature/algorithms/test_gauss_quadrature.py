@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hessian_spectrum.curvature.algorithms.lanczos import advance, start, tridiagonal
-from hessian_spectrum.curvature.algorithms.ritz import Tridiagonal, extreme_ritz_values, gauss_quadrature
-from hessian_spectrum.curvature.linear_algebra import DenseOperator, sphere_probe
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, Tridiagonal, gauss_quadrature, sphere_probe
 from hessian_spectrum.quadrature.errors import NonFiniteError
+from hessian_spectrum.quadrature.estimates import extreme_ritz_values
 from hessian_spectrum.quadrature.results import Quadrature, Reorthogonalisation, RitzValue
 
 F64 = torch.float64
