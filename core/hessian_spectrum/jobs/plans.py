@@ -11,7 +11,7 @@ from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.hessian_vs_ggn import MATRICES, ComparedMatrix, HessianVsGgnRequest
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest
 from hessian_spectrum.api_schemas.losses import LOSSES
-from hessian_spectrum.api_schemas.methods import LanczosMethod, TopKMethod, method_kind
+from hessian_spectrum.api_schemas.methods import LanczosMethod, TopKMethod
 from hessian_spectrum.api_schemas.methods.kind import MatrixProperties
 from hessian_spectrum.api_schemas.models import Gpt2, kind_of
 from hessian_spectrum.api_schemas.models.kind import parameter_shapes
@@ -95,7 +95,7 @@ def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> Co
         The plan, with the peak of memory over all spectra.
     """
     parts = spectrum_variants(request)
-    if request.blocks is not None and not method_kind(request.method).assembles_matrix:
+    if request.blocks is not None and not request.method.method_kind.assembles_matrix:
         largest = max(parts, key=lambda part: part.dim)
         plan = _estimate(request, largest, available_bytes, num_spectra=len(parts))
     else:
@@ -205,7 +205,8 @@ def _of_block(work: Work, share: float) -> Work:
 
 def _kept_bytes(part: SpectrumRequest) -> int:
     """Bytes of the vectors of one spectrum that are held until the results of all spectra are stored."""
-    vectors = method_kind(part.method).stored_vectors(part.method, part.dim)
+    stored_vectors = part.method.method_kind.stored_vectors
+    vectors = None if stored_vectors is None else stored_vectors(part.method, part.dim)
     if vectors is None:
         return 0
     return (vectors.itemsize or ITEM_BYTES[part.vector_precision]) * vectors.number * part.dim
@@ -218,7 +219,7 @@ def culprit(request: SpectrumRequest, available_bytes: int) -> Literal["model", 
     work, spare = _work(request), available_bytes - _result_bytes(request)
     if _split(request, work, without_data, available_bytes=spare).peak_bytes <= spare:
         return "data"
-    if not method_kind(request.method).assembles_matrix:
+    if not request.method.method_kind.assembles_matrix:
         spare = available_bytes - _data_bytes(request)
         if _split(request, lanczos_work(request.dim, 2, 1), size, available_bytes=spare).peak_bytes <= spare:
             return "method"
@@ -253,7 +254,7 @@ def _split(request: SpectrumRequest, work: Work, size: Size, *, available_bytes:
 
 def _work(request: SpectrumRequest) -> Work:
     matrix = MatrixProperties(request.dim, _is_reduced(request), kind_of(request.model).is_layered)
-    return method_kind(request.method).work(request.method, matrix)
+    return request.method.method_kind.work(request.method, matrix)
 
 
 def _is_reduced(request: SpectrumRequest) -> bool:
@@ -272,7 +273,7 @@ def _training_passes(request: SpectrumRequest) -> float:
 
 
 def _result_bytes(request: SpectrumRequest) -> int:
-    return _RESULT_NUMBER_BYTES * method_kind(request.method).num_result_numbers(request.method, request.dim)
+    return _RESULT_NUMBER_BYTES * request.method.method_kind.num_result_numbers(request.method, request.dim)
 
 
 def _size(request: SpectrumRequest) -> Size:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from hessian_spectrum.api_schemas.methods import method_kind
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.algorithms.method import Method, Spectrum
 from hessian_spectrum.curvature.iteration import Progress, finish
@@ -150,7 +149,7 @@ class PointRunner:
             whole = point.operator(task)
             operator = whole if task.request.dim == whole.dim else Submatrix(whole, task.request.block)
             progress = self._with_deviations(partial(point.report, task=task), task, operator=operator, whole=whole)
-            if method_kind(task.request.method).assembles_matrix:
+            if task.request.method.method_kind.assembles_matrix:
                 # Products of columns are not compared with those in full precision.
                 measured_deviation(task.request, whole)
             method = method_of(task.request, task.plan)
@@ -254,7 +253,7 @@ def measured_deviation(request: SpectrumRequest, operator: RiskOperator) -> floa
 
 def method_of(request: SpectrumRequest, plan: ComputationPlan) -> Method[Any, Any]:
     """Return the method that a request names, within the memory of its plan."""
-    arguments = method_kind(request.method).engine_arguments(request.method)
+    arguments = request.method.method_kind.engine_arguments(request.method)
     if plan.vector_bytes is not None:
         arguments["memory_bytes"] = plan.vector_bytes
     return method_classes()[request.method.kind](**arguments)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hessian_spectrum.api_schemas.closed_form import Parameter
 from hessian_spectrum.api_schemas.jobs import AnyJobResult
-from hessian_spectrum.api_schemas.methods import AnySpectrumResult, method_kind
+from hessian_spectrum.api_schemas.methods import AnySpectrumResult
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2, Model
 from hessian_spectrum.api_schemas.models.kind import fields_of
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
@@ -69,7 +69,7 @@ def result_of(
     Raises:
         ValidationError: If a number is NaN or infinite.
     """
-    kind = method_kind(request.method)
+    kind = request.method.method_kind
     values = fields_of(request.method) | _attributes(spectrum)
     values = {name: _content(value) for name, value in values.items() if name in kind.result.model_fields}
     return kind.result(
@@ -98,7 +98,8 @@ def vectors_of(request: SpectrumRequest, spectrum: Spectrum) -> Arrays:
     Returns:
         The arrays by name.
     """
-    stored = method_kind(request.method).stored_vectors(request.method, request.dim)
+    stored_vectors = request.method.method_kind.stored_vectors
+    stored = None if stored_vectors is None else stored_vectors(request.method, request.dim)
     return {} if stored is None else _named_arrays({name: getattr(spectrum, name) for name in stored.arrays})
 
 

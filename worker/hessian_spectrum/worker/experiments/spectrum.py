@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
-from hessian_spectrum.api_schemas.methods import AnySpectrumResult, SpectrumResult, method_kind
+from hessian_spectrum.api_schemas.methods import AnySpectrumResult, SpectrumResult
 from hessian_spectrum.api_schemas.models import AttentionSink as SinkSpec
 from hessian_spectrum.api_schemas.models import Gpt2 as Gpt2Spec
 from hessian_spectrum.api_schemas.models import Model as ModelSpec
@@ -327,7 +327,7 @@ class SinkPoint(Point):
     def operator(self, task: SpectrumTask) -> RiskOperator:
         """Return one operator for all blocks, or one for each where the matrix is assembled."""
         self._current = task
-        if self.request.blocks is None or method_kind(self.request.method).assembles_matrix:
+        if self.request.blocks is None or self.request.method.method_kind.assembles_matrix:
             # the columns of a dense matrix are recorded group by group: blocks have nothing to share
             return self._linearised(task.request)
         return self._whole
@@ -401,5 +401,6 @@ class SinkPoint(Point):
 
 def _num_runs(request: SpectrumRequest, plan: ComputationPlan) -> int:
     """Return the least number of times that recordings will run, by which compiling must pay off."""
-    is_fixed = method_kind(request.method).has_fixed_products(request.method)
+    has_fixed_products = request.method.method_kind.has_fixed_products
+    is_fixed = has_fixed_products is None or has_fixed_products(request.method)
     return plan.num_products // (plan.work.num_columns * (1 if is_fixed else UNUSED_PRODUCTS))

@@ -17,7 +17,6 @@ from redis.exceptions import RedisError
 
 from hessian_spectrum.api_schemas.jobs import JobState
 from hessian_spectrum.api_schemas.jobs import Progress as JobProgress
-from hessian_spectrum.api_schemas.methods import method_kind
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.calibration import eigenvalue_seconds, vector_rate
@@ -256,7 +255,8 @@ class RemainingTime:
         self._work, self._device = plan.work, device
         self._itemsize = 8 if request.vector_precision == "float64" else 4
         self._report, self._expect, self._clock = report, expect, clock
-        self._is_fixed = method_kind(request.method).has_fixed_products(request.method)
+        has_fixed_products = request.method.method_kind.has_fixed_products
+        self._is_fixed = has_fixed_products is None or has_fixed_products(request.method)
         self._started = clock()
         self._first: tuple[float, int] | None = None  # when products were first reported, and how many
         self._next = 0  # products at which to look again
