@@ -218,8 +218,9 @@ def wait_until_gone(path: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("SIGKILL", marks=pytest.mark.slow), pytest.param("SIGSEGV", marks=pytest.mark.long)]
+)
 def test_a_job_that_loses_its_third_worker_fails(own_server: Any, own_client: SpectrumClient, name: str) -> None:
     job_id = own_client.submit(JOB | {"train": JOB["train"] | {"num_steps": 1_000_000}}, fresh=True).id
     for attempt in (1, 2, 3):

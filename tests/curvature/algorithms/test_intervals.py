@@ -123,10 +123,10 @@ def test_a_tolerance_below_the_error_of_the_products_is_not_met(estimator: Estim
 def test_intervals_of_few_probes_hold(method: str, spectrum: str) -> None:
     for num_probes in {METHODS[method].num_probes[0], 5}:
         for cell in cells(spectrum, method, num_probes, 100, F64, rotated=True, dim=60):
-            assert cell.coverage >= LEAST - 0.03, cell  # of 100 seeds; the slow test takes 300
+            assert cell.coverage >= LEAST - 0.03, cell  # of 100 seeds; the long test takes 300
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("spectrum", SPECTRA)
 def test_intervals_hold_over_300_seeds(method: str, spectrum: str) -> None:

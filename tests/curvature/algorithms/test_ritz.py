@@ -160,7 +160,7 @@ class DiagonalOperator(DenseOperator):
         return self._matrix.unsqueeze(1) * matrix
 
 
-@pytest.mark.parametrize(("num_seeds", "most_missed"), [(30, 3), pytest.param(300, 8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("num_seeds", "most_missed"), [(30, 3), pytest.param(300, 8, marks=pytest.mark.long)])
 @pytest.mark.parametrize("mode", ["none", "full"])
 @pytest.mark.parametrize("name", SPECTRA)
 def test_the_ends_of_the_spectrum_lie_in_their_intervals(

@@ -350,7 +350,7 @@ def test_what_is_called_converged_is_what_was_asked_for(kind: str) -> None:
     check_nasty(kind, 0, (1, 3))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", NASTY)
 def test_what_is_called_converged_is_what_was_asked_for_over_many_seeds(kind: str) -> None:
     for seed in range(1, 9):
