@@ -52,7 +52,7 @@ def stalling_port() -> Iterator[int]:
 
 
 def test_a_stall_counts_for_all_who_were_due_meanwhile(stalling_port: int) -> None:
-    answers = offer(stalling_port, b"GET / HTTP/1.1\r\n\r\n", 100.0, 4.0, seed=1)
+    answers = offer(stalling_port, b"GET / HTTP/1.1\r\n\r\n", 100.0, seconds=4.0, seed=1)
     assert len(answers.seconds) == 400
     assert answers.num_errors == 400 // EVERY
     # about 40 were due while nobody was answered, and the later one was due, the shorter it waited
@@ -116,13 +116,13 @@ def test_pace_of_a_core_that_is_slow_and_of_one_that_is_taken() -> None:
     ends = np.array([0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.15, 0.16])
     costs = np.array([1.0, 1.0, 4.0, 1.0, 1.0, 1.0, 1.0, 1.0]) * 5e-5
     stolen = np.array([7.0, 7.0, 7.0, 7.0, 7.0, 7.0, 7.08, 7.08])
-    found = core_speed(np.array([0.0, 0.01, 0.02, 0.05, 0.15, 0.16]), ends, costs, stolen)
+    found = core_speed(np.array([0.0, 0.01, 0.02, 0.05, 0.15, 0.16]), ends, costs, stolen=stolen)
     np.testing.assert_allclose(found, [1, 0.25, 1, 0.2, 1], rtol=1e-9)
 
 
 def test_a_loop_without_a_cost_says_nothing() -> None:
     ends, costs = np.linspace(0, 0.5, 6), np.array([5e-5, 5e-5, 0.0, 1e-4, 5e-5, 5e-5])
-    np.testing.assert_allclose(core_speed(ends, ends, costs, np.zeros(6)), [1, 1, 0.5, 1, 1], rtol=1e-9)
+    np.testing.assert_allclose(core_speed(ends, ends, costs, stolen=np.zeros(6)), [1, 1, 0.5, 1, 1], rtol=1e-9)
 
 
 def test_the_pace_of_this_machine() -> None:
