@@ -83,7 +83,9 @@ def test_memory_that_grows_is_told_from_memory_that_is_used_again() -> None:
     assert found["growing"]["drift"] > 0.3
 
 
-def one_after_the_other(due: list[float], speed_at: Callable[[float], float], work: float, step: float) -> list[float]:
+def one_after_the_other(
+    due: list[float], speed_at: Callable[[float], float], work: float, *, step: float
+) -> list[float]:
     """The same waits, from small steps in time."""
     now, waits = 0.0, []
     for moment in due:
@@ -100,7 +102,7 @@ def test_an_ideal_server_waits_for_the_machine_alone() -> None:
     speed = np.where((edges[:-1] >= 1) & (edges[:-1] < 1.1), 0.0, np.where(edges[:-1] >= 2, 0.5, 1.0))
     due = np.cumsum(np.random.default_rng(5).exponential(1 / 80, 250))
     found = CpuSpeed(edges, speed).ideal_seconds(due, 0.004)
-    expected = one_after_the_other(list(due), lambda now: float(speed[min(int(now / 0.01), 399)]), 0.004, 1e-5)
+    expected = one_after_the_other(list(due), lambda now: float(speed[min(int(now / 0.01), 399)]), 0.004, step=1e-5)
     assert due[-1] < 3.9
     np.testing.assert_allclose(found, expected, atol=1e-3)
     # who is due at the beginning of a standstill waits for its end
