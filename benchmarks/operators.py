@@ -26,7 +26,7 @@ WHOLE = Setting()
 
 
 def our_operator(
-    problem: Problem, matrix: Matrix, mode: Mode = "interpreted", num_products: int = 0, setting: Setting = WHOLE
+    problem: Problem, matrix: Matrix, mode: Mode = "interpreted", *, num_products: int = 0, setting: Setting = WHOLE
 ) -> RiskOperator:
     """The operator before its first product; nothing is known from operators before it.
 
