@@ -99,7 +99,7 @@ def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> Co
         largest = max(parts, key=lambda part: part.dim)
         plan = _estimate(request, largest, available_bytes, num_spectra=len(parts))
     else:
-        plans = (_estimate(part, part, available_bytes, num_spectra=1) for part in parts)
+        plans = (_estimate(part, part, available_bytes, num_spectra=len(parts)) for part in parts)
         plan = max(plans, key=lambda each: each.peak_bytes)
     return replace(
         plan,
@@ -114,14 +114,14 @@ def _estimate(
 ) -> ComputationPlan:
     """Plan one spectrum.
 
-    Where several spectra share their products, or all probes share recordings that are not held in memory, probes are
-    not split into shards.
+    Probes are not split into shards where there are several spectra, as the shards of a job belong to one spectrum, or
+    where all probes share recordings that are not held in memory.
 
     Args:
         request: The request whose matrix is multiplied.
         part: The request for the one spectrum, which may be that of a block of the matrix.
         available_bytes: Memory of one job at a worker; None: without a limit.
-        num_spectra: Number of spectra that share the products.
+        num_spectra: Number of spectra of the job.
 
     Returns:
         The plan.

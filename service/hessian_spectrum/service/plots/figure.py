@@ -76,9 +76,10 @@ def render_figure(draw: Callable[[Figure], str], *, size: tuple[float, float], n
         if style.title is not None:
             title = style.title
         if title:
-            letters = _LETTERS_PER_INCH * width * _FONT_POINTS / font_size
+            letters = round(_LETTERS_PER_INCH * width * _FONT_POINTS / font_size)
+            lines = [textwrap.fill(line, letters) for line in title.splitlines()]
             is_own = style.title is None  # a caller's title may hold invalid formulas
-            figure.suptitle(textwrap.fill(title, round(letters)), fontsize="medium", parse_math=is_own)
+            figure.suptitle("\n".join(lines), fontsize="medium", parse_math=is_own)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=name, dpi=dpi, metadata=_NO_DATE.get(name))
         return buffer.getvalue()
