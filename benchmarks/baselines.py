@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmarks.operators import Matrix
 from benchmarks.problems import Problem
 from hessian_spectrum.curvature.models.base import Parameters
-from hessian_spectrum.curvature.operators.execution import MatmulPrecision, matmuls_in
+from hessian_spectrum.curvature.operators.programs import MatmulPrecision, matmuls_in
 
 HAS_CURVLINOPS = find_spec("curvlinops") is not None
 

@@ -62,7 +62,7 @@ def large_upload(port: int) -> dict[str, Any]:
                 archive[name]
 
     def post(path: str) -> Callable[[], float]:
-        return lambda: seconds_for_one(port, path, body, "application/x-npz")
+        return lambda: seconds_for_one(port, path, body, media_type="application/x-npz")
 
     calls: dict[str, Callable[[], float]] = {
         "answer": post("/v1/closed-form"),
@@ -110,10 +110,10 @@ def small_requests(port: int) -> dict[str, Any]:
     paths = {"answer": "/v1/closed-form", "validated": "/validated"}
     rates: dict[str, list[float]] = {name: [] for name in paths}
     for path in paths.values():
-        requests_per_second(port, path, body, 0.5)
+        requests_per_second(port, path, body, seconds=0.5)
     for block in range(NUM_BLOCKS):
         for name in list(paths)[:: 1 if block % 2 else -1]:
-            rates[name].append(requests_per_second(port, paths[name], body, BLOCK_SECONDS))
+            rates[name].append(requests_per_second(port, paths[name], body, seconds=BLOCK_SECONDS))
     ratio = median(a / b for a, b in zip(rates["answer"], rates["validated"], strict=True))
     answer, validated = median(rates["answer"]), median(rates["validated"])
     return {

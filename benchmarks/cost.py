@@ -170,7 +170,7 @@ def main() -> None:
     warm_up()
     cases = {name: measured(CASES[name]) for name in arguments.case or CASES}
     report = {**engine_environment(torch.device("cpu"), "cpu"), "cases": cases}
-    publish(arguments, "cost-cpu", report, table(report))
+    publish(arguments, "cost-cpu", report, table=table(report))
 
 
 if __name__ == "__main__":

@@ -97,11 +97,12 @@ class CpuSpeedWatch:
             process.join()
         begin, end = max(ends[0] for ends, _, _ in cores), min(ends[-1] for ends, _, _ in cores)
         edges = np.arange(begin, end, SECONDS_BETWEEN)
-        self.speed = CpuSpeed(edges, np.mean([core_speed(edges, *core) for core in cores], axis=0))
+        speeds = [core_speed(edges, ends, costs, stolen=stolen) for ends, costs, stolen in cores]
+        self.speed = CpuSpeed(edges, np.mean(speeds, axis=0))
 
 
 def core_speed(
-    edges: NDArray[np.float64], ends: NDArray[np.float64], costs: NDArray[np.float64], stolen: NDArray[np.float64]
+    edges: NDArray[np.float64], ends: NDArray[np.float64], costs: NDArray[np.float64], *, stolen: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The speed (n) of a core between edges (n + 1), from ends and costs of its loops and what the host took, in s."""
     usual = np.median(costs)

@@ -17,9 +17,8 @@ from benchmarks.reports import Goal, chosen_problem, new_compilations, options, 
 from benchmarks.timing import Stopwatch
 from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.operators.execution import Mode
-from hessian_spectrum.quadrature.curves import Smoothing
-from hessian_spectrum.quadrature.density import MARGIN
+from hessian_spectrum.curvature.operators.programs import Mode
+from hessian_spectrum.quadrature.curves import MARGIN, Smoothing
 from hessian_spectrum.quadrature.results import FloatArray
 
 PROBLEMS = ["mlp", "digits", "gpt-small", "tiny"]
@@ -31,7 +30,7 @@ KAPPA = 3.0
 OURS, CURVLINOPS = "ours", "curvlinops"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Curve:
     """A density and what it took."""
 
@@ -49,15 +48,23 @@ def our_density(problem: Problem, arguments: argparse.Namespace) -> Curve:
         StochasticLanczosQuadrature(
             num_steps, num_probes, Smoothing(NUM_POINTS, KAPPA), reorthogonalisation=arguments.reorthogonalisation
         ),
-        our_operator(problem, "hessian", arguments.execution, num_steps * num_probes),
+        our_operator(problem, "hessian", arguments.execution, num_products=num_steps * num_probes),
         generator=torch.Generator().manual_seed(0),
     )
     density = spectrum.density
     smallest, largest = spectrum.smallest.value, spectrum.largest.value
-    return Curve(density.grid, density.values, smallest, largest, spectrum.num_products)
+    return Curve(
+        grid=density.grid,
+        values=density.values,
+        smallest=smallest,
+        largest=largest,
+        num_products=spectrum.num_products,
+    )
 
 
-def curvlinops_density(problem: Problem, num_steps: int, num_probes: int, micro_batch_size: int | None = None) -> Curve:
+def curvlinops_density(
+    problem: Problem, num_steps: int, num_probes: int, *, micro_batch_size: int | None = None
+) -> Curve:
     """By `lanczos_approximate_spectrum` of a new operator.
 
     The products count those of SciPy's `eigsh`, by which it finds both ends of the spectrum first.
@@ -76,8 +83,13 @@ def curvlinops_density(problem: Problem, num_steps: int, num_probes: int, micro_
     grid, values = approximate(operator, num_steps, NUM_POINTS, num_probes, KAPPA, margin=MARGIN)
     # the grid is the interval between both ends, with its margins
     margin = float(grid[-1] - grid[0]) * MARGIN / (1 + 2 * MARGIN)
-    ends = float(grid[0]) + margin, float(grid[-1]) - margin
-    return Curve(grid.double().cpu().numpy(), values.double().cpu().numpy(), *ends, num_products)
+    return Curve(
+        grid=grid.double().cpu().numpy(),
+        values=values.double().cpu().numpy(),
+        smallest=float(grid[0]) + margin,
+        largest=float(grid[-1]) - margin,
+        num_products=num_products,
+    )
 
 
 def distance(first: Curve, second: Curve) -> float:
@@ -146,7 +158,7 @@ def table(report: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, print, and with --save keep the numbers beside the code."""
-    parser = options("density", __doc__, PROBLEMS, "float32")
+    parser = options("density", __doc__, PROBLEMS, precision="float32")
     parser.add_argument("--num-steps", type=int, help="Lanczos steps of each probe")
     parser.add_argument("--num-probes", type=int)
     parser.add_argument("--reorthogonalisation", choices=["none", "full"], help="of ours; curvlinops has none")
@@ -171,7 +183,7 @@ def main() -> None:
         "num_rounds": arguments.rounds,
         **numbers,
     }
-    publish(arguments, stem(arguments, "density"), report, table(report))
+    publish(arguments, stem(arguments, "density"), report, table=table(report))
 
 
 if __name__ == "__main__":

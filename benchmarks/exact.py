@@ -95,7 +95,7 @@ def table(report: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure, print, and with --save keep the numbers beside the code."""
-    arguments = options("exact", __doc__, PROBLEMS, "float64").parse_args()
+    arguments = options("exact", __doc__, PROBLEMS, precision="float64").parse_args()
     problem = chosen_problem(arguments)
     num_rounds = arguments.rounds or 5
     with new_compilations():
@@ -109,7 +109,7 @@ def main() -> None:
         "num_rounds": num_rounds,
         **numbers,
     }
-    publish(arguments, stem(arguments, "exact"), report, table(report))
+    publish(arguments, stem(arguments, "exact"), report, table=table(report))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,13 @@ class Waits:
         return {"waits": waits, "statuses": dict(self.statuses), "load_seconds": self.load_seconds}
 
 
-def watched(url: str, greedy: str, expensive: Callable[[int], Request], cheap: dict[str, Request], other: str) -> Waits:
+def watched(
+    url: str, greedy: str, expensive: Callable[[int], Request], *, cheap: dict[str, Request], other: str
+) -> Waits:
     """Send the expensive request many times at once, and meanwhile the cheap ones, one after the other."""
     found, ended = Waits(), threading.Event()
-    with _callers(url, greedy, expensive, found.statuses) as threads:
-        watcher = threading.Thread(target=_watch, args=(url, other, cheap, found, ended))
+    with _callers(url, greedy, expensive, statuses=found.statuses) as threads:
+        watcher = threading.Thread(target=partial(_watch, url, other, cheap, found=found, ended=ended))
         watcher.start()
         began = time.monotonic()
         for thread in threads:
@@ -63,7 +66,7 @@ def watched(url: str, greedy: str, expensive: Callable[[int], Request], cheap: d
 
 
 @contextmanager
-def _callers(url: str, key: str, expensive: Callable[[int], Request], statuses: Counter[str]) -> Iterator[list[Any]]:
+def _callers(url: str, key: str, expensive: Callable[[int], Request], *, statuses: Counter[str]) -> Iterator[list[Any]]:
     """They go away at the end, answered or not."""
     clients = [_client(url, key) for _ in range(NUM_AT_ONCE)]
 
@@ -85,7 +88,7 @@ def _callers(url: str, key: str, expensive: Callable[[int], Request], statuses: 
             client.close()
 
 
-def _watch(url: str, key: str, cheap: dict[str, Request], found: Waits, ended: threading.Event) -> None:
+def _watch(url: str, key: str, cheap: dict[str, Request], *, found: Waits, ended: threading.Event) -> None:
     with _client(url, key) as http:
         while not ended.is_set():
             for name, request in cheap.items():
@@ -111,7 +114,7 @@ def measured(directory: Path, only: list[str]) -> dict[str, Any]:
         for name, expensive in things.expensive.items():
             if only and name not in only:
                 continue
-            found[name] = watched(stack.url, greedy, expensive, things.cheap, other).summary()
+            found[name] = watched(stack.url, greedy, expensive, cheap=things.cheap, other=other).summary()
             print(name, json.dumps(found[name]), flush=True)
             stack.wait_until_ready()
             time.sleep(2)

@@ -68,13 +68,13 @@ def conv(*channels: int, n: int, kernel: int = 3, pooling: bool = False, activat
     )
 
 
-def attention(dims: tuple[int, int, int], n: int, length: int, activation: str = "softmax") -> Content:
+def attention(dims: tuple[int, int, int], n: int, length: int, *, activation: str = "softmax") -> Content:
     """An attention layer of d, d_K, d_V on n sequences."""
     data = Dataset(torch.randn(n, length, dims[0]), torch.randn(n, length, dims[2]))
     return AttentionLayer(*dims, activation=activation), Mse(), data
 
 
-def neurons(width: int, n: int, activation: str = "linear", bias: bool = False) -> Content:
+def neurons(width: int, n: int, activation: str = "linear", *, bias: bool = False) -> Content:
     """A closed-form network of one input on n numbers."""
     return (
         NeuronNetwork(width, activation, negative_slope=0.1, bias=bias),
@@ -198,7 +198,12 @@ def _measure(content: Callable[[], Content], matrix: str, num_columns: int) -> M
     for _ in range(NUM_PRODUCTS):
         operator.matmat(vectors)
     assert operator.fallback_reason is None
-    return Measured(numbers_of(size), recording, operator.held_bytes, status("VmHWM") - before)
+    return Measured(
+        numbers=numbers_of(size),
+        recording=recording,
+        held=operator.held_bytes,
+        running=status("VmHWM") - before,
+    )
 
 
 def _parameters(model: Model) -> Parameters:

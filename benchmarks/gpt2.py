@@ -32,7 +32,14 @@ def planned(arguments: argparse.Namespace) -> dict[str, Task | str]:
     device = torch.device(arguments.device)
     memory = int(FAIR_SHARE * free_bytes(device))
     threads = torch.get_num_threads()
-    base = Task("density", arguments.problem, arguments.device, threads, memory, num_rounds=arguments.rounds)
+    base = Task(
+        "density",
+        arguments.problem,
+        arguments.device,
+        num_threads=threads,
+        memory_bytes=memory,
+        num_rounds=arguments.rounds,
+    )
     counted = replace(base, num_steps=arguments.num_steps or 2, num_probes=arguments.num_probes or 1)
     budget = replace(counted, memory_bytes=arguments.memory_budget, is_limited=True)
     found: dict[str, Task | str] = {}
@@ -123,12 +130,24 @@ def main() -> None:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    task = Task("density", arguments.problem, arguments.device, torch.get_num_threads(), free_bytes(device))
+    task = Task(
+        "density",
+        arguments.problem,
+        arguments.device,
+        num_threads=torch.get_num_threads(),
+        memory_bytes=free_bytes(device),
+    )
     model, data = task.content
     operations = hessian_product_operations(model, *data.inputs.shape)
     results = measure(arguments)
-    counts = (arguments.num_steps or 0, arguments.num_probes or 0)
-    found = rows(results, Sizes(device.type, operations, *counts, arguments.memory_budget))
+    sizes = Sizes(
+        device_type=device.type,
+        operations=operations,
+        num_steps=arguments.num_steps or 0,
+        num_probes=arguments.num_probes or 0,
+        budget_bytes=arguments.memory_budget,
+    )
+    found = rows(results, sizes)
     report = {
         **engine_environment(device, "wall"),
         "problem": arguments.problem,
@@ -140,7 +159,7 @@ def main() -> None:
         "rows": [asdict(each) for each in found],
         "results": {name: {key: each[key] for key in each if key != "curve"} for name, each in results.items()},
     }
-    publish(arguments, stem(arguments, "gpt2"), report, table(report, found))
+    publish(arguments, stem(arguments, "gpt2"), report, table=table(report, found))
 
 
 def _arguments() -> argparse.Namespace:

@@ -35,7 +35,7 @@ class Row:
         return f"| {self.quantity} | {self.target} | {self.measured} | {reached} |"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sizes:
     """What rows need to know about the problem and the machine."""
 
@@ -148,7 +148,13 @@ def curve(found: Mapping[str, Any]) -> Curve:
     """The density that a task found."""
     numbers = found["curve"]
     grid, values = np.array(numbers["grid"]), np.array(numbers["values"])
-    return Curve(grid, values, numbers["smallest"], numbers["largest"], found["num_products"])
+    return Curve(
+        grid=grid,
+        values=values,
+        smallest=numbers["smallest"],
+        largest=numbers["largest"],
+        num_products=found["num_products"],
+    )
 
 
 def _missing(quantity: str, target: str, found: Mapping[str, Any]) -> Row:

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from functools import cached_property
 from statistics import median
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
-from hessian_spectrum.curvature.operators.execution import MatmulPrecision, Mode
+from hessian_spectrum.curvature.operators.programs import MatmulPrecision, Mode
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.planning.job_plan import ComputationPlan
@@ -46,6 +46,7 @@ class Task:
     part: Part
     problem: str  # of RECIPES, a GPT-2
     device: str
+    _: KW_ONLY
     num_threads: int
     memory_bytes: int  # from which micro-batches are chosen
     precision: Precision = "float32"
@@ -200,7 +201,7 @@ def _curvlinops(task: Task) -> dict[str, Any]:
     problem = task.make_problem()
     for size in _halves(len(problem.data)):
         meter.reset()
-        found = _attempt(problem, task, size, meter)
+        found = _attempt(problem, task, size, meter=meter)
         if found is not None:
             return found
         gc.collect()
@@ -208,12 +209,12 @@ def _curvlinops(task: Task) -> dict[str, Any]:
     raise torch.OutOfMemoryError("the GPU's memory does not hold curvlinops' products of single sequences")
 
 
-def _attempt(problem: Problem, task: Task, micro_batch_size: int, meter: Meter) -> dict[str, Any] | None:
+def _attempt(problem: Problem, task: Task, micro_batch_size: int, *, meter: Meter) -> dict[str, Any] | None:
     """None where memory ends; what was held is released with this frame."""
     curves: list[Curve] = []
 
     def job() -> None:
-        curves.append(curvlinops_density(problem, task.num_steps, task.num_probes, micro_batch_size))
+        curves.append(curvlinops_density(problem, task.num_steps, task.num_probes, micro_batch_size=micro_batch_size))
 
     try:
         seconds = Stopwatch(problem.device).seconds(job)
@@ -243,7 +244,14 @@ def _halves(num_samples: int) -> Iterator[int]:
 
 def _small(task: Task) -> Task:
     """A task that loads the same code."""
-    return Task(task.part, WARM_UP, task.device, task.num_threads, task.memory_bytes, task.precision)
+    return Task(
+        task.part,
+        WARM_UP,
+        task.device,
+        num_threads=task.num_threads,
+        memory_bytes=task.memory_bytes,
+        precision=task.precision,
+    )
 
 
 _PARTS: dict[Part, Callable[[Task], dict[str, Any]]] = {

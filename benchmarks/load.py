@@ -15,7 +15,7 @@ def request_bytes(path: str, body: bytes, media_type: str) -> tuple[bytes, bytes
     return head.encode(), body
 
 
-def seconds_for_one(port: int, path: str, body: bytes, media_type: str) -> float:
+def seconds_for_one(port: int, path: str, body: bytes, *, media_type: str) -> float:
     """From the first byte sent to the last one received."""
     head, body = request_bytes(path, body, media_type)
     with socket.create_connection((HOST, port)) as connection, connection.makefile("rb") as stream:
@@ -31,7 +31,7 @@ def seconds_for_one(port: int, path: str, body: bytes, media_type: str) -> float
         return time.perf_counter() - started
 
 
-def requests_per_second(port: int, path: str, body: bytes, seconds: float) -> float:
+def requests_per_second(port: int, path: str, body: bytes, *, seconds: float) -> float:
     """Of a few connections that each send the next request once the last one is answered."""
     message = b"".join(request_bytes(path, body, "application/json"))
     return asyncio.run(_block(port, message, seconds))

@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.baselines import HAS_CURVLINOPS, compiled_gradient, curvlinops_operator, eager_gradient
 from benchmarks.operators import Matrix, our_operator
 from benchmarks.problems import Problem
-from hessian_spectrum.curvature.operators.execution import Mode
+from hessian_spectrum.curvature.operators.programs import Mode
 
 # How recordings run, by what is appended to the names of our measurements.
 EXECUTIONS: dict[str, Mode] = {"": "interpreted", "_compiled": "compiled"}

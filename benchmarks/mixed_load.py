@@ -40,13 +40,20 @@ BODY: dict[str, Any] = {
 }
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Measured:
-    """What callers, jobs and processes had of a load.
+    """Measurements of callers, jobs and processes during a load.
 
-    Attributes:  capacity, requests per second; tried, when that was measured, by `time.perf_counter`; lesser,
-        the answers to fewer callers afterwards, by their share of the capacity; alone, those to the same callers with
-        no jobs; speed, of the machine all the time.
+    Attributes:
+        capacity: Requests per second that the service answers at most.
+        tried: Begin and end of the measurement of the capacity, by `time.perf_counter`.
+        answers: Answers during the load.
+        lesser: Answers to lighter loads afterwards, by their share of the capacity.
+        alone: Answers to the same load without jobs.
+        jobs: Jobs that ran beside the load.
+        num_jobs: Number of jobs that ended during the load.
+        memory: Memory of the processes.
+        speed: Speed of the machine all the time.
     """
 
     capacity: float
@@ -69,30 +76,40 @@ class Measured:
         return self.speed_during(answers).ideal_seconds(answers.started + answers.due, work)
 
 
-def measured(directory: Path, minutes: float, num_workers: int, seed: int) -> Measured:
+def measured(directory: Path, minutes: float, num_workers: int, *, seed: int) -> Measured:
     """The load of so many minutes on a stack of its own, then the shorter ones."""
     body = json.dumps(BODY).encode()
     with RunningStack(directory / "data", num_workers) as stack, CpuSpeedWatch() as watch:
         with JobStream(stack.url) as jobs:
             jobs.wait_for_first()
             began = time.perf_counter()
-            capacity = requests_per_second(stack.port, "/v1/closed-form", body, CAPACITY_SECONDS)
+            capacity = requests_per_second(stack.port, "/v1/closed-form", body, seconds=CAPACITY_SECONDS)
             tried = (began, time.perf_counter())
             time.sleep(PAUSE_SECONDS)
             message = b"".join(request_bytes("/v1/closed-form", body, "application/json"))
             load = partial(offer, stack.port, message)
             with MemoryWatch(stack) as memory:
                 done_before = jobs.num_done
-                answers = load(LOAD_SHARE * capacity, 60 * minutes, seed)
+                answers = load(LOAD_SHARE * capacity, seconds=60 * minutes, seed=seed)
                 num_jobs = jobs.num_done - done_before
             seconds = 60 * minutes * SHORT
-            lesser = {share: load(share * capacity, seconds, seed) for share in LESSER_SHARES}
-        alone = load(LOAD_SHARE * capacity, seconds, seed)
+            lesser = {share: load(share * capacity, seconds=seconds, seed=seed) for share in LESSER_SHARES}
+        alone = load(LOAD_SHARE * capacity, seconds=seconds, seed=seed)
         time.sleep(PAUSE_SECONDS)
-    return Measured(capacity, tried, answers, lesser, alone, jobs, num_jobs, memory, watch.speed)
+    return Measured(
+        capacity=capacity,
+        tried=tried,
+        answers=answers,
+        lesser=lesser,
+        alone=alone,
+        jobs=jobs,
+        num_jobs=num_jobs,
+        memory=memory,
+        speed=watch.speed,
+    )
 
 
-def report(found: Measured, minutes: float, num_workers: int, seed: int) -> dict[str, Any]:
+def report(found: Measured, minutes: float, num_workers: int, *, seed: int) -> dict[str, Any]:
     """As JSON."""
     return {
         "host": server_environment(),
@@ -189,13 +206,12 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/mixed_load.json, .md and .png")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="spectrum-load-") as directory:
-        choices = (arguments.minutes, arguments.workers, arguments.seed)
-        found = measured(Path(directory), *choices)
-    told = report(found, *choices)
+        found = measured(Path(directory), arguments.minutes, arguments.workers, seed=arguments.seed)
+    told = report(found, arguments.minutes, arguments.workers, seed=arguments.seed)
     if arguments.save:
         (RESULTS / "mixed_load.json").write_text(json.dumps(told, indent=1) + "\n")
         (RESULTS / "mixed_load.md").write_text(table(told))
-        draw(found.answers, found.speed_during(found.answers), found.memory, RESULTS / "mixed_load.png")
+        draw(found.answers, found.speed_during(found.answers), found.memory, path=RESULTS / "mixed_load.png")
     print(table(told), end="")
 
 

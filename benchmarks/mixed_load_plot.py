@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 _NUM_WINDOWS = 120
 
 
-def draw(answers: Answers, speed: CpuSpeed, memory: MemoryWatch, path: Path) -> None:
+def draw(answers: Answers, speed: CpuSpeed, memory: MemoryWatch, *, path: Path) -> None:
     """Write a PNG: quantiles of windows above, how fast the machine was in them, processes below."""
     figure, (above, middle, below) = plt.subplots(3, 1, sharex=True, figsize=(9, 8), layout="constrained")
     edges = np.linspace(0, answers.due[-1], _NUM_WINDOWS + 1)

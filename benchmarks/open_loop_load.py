@@ -14,11 +14,15 @@ NUM_CONNECTIONS = 16
 
 @dataclass
 class Answers:
-    """Of each request when it was due, from the beginning, and how long its caller waited from then on, in seconds.
+    """Times of all requests, in seconds.
 
     A request that waits for a connection waits, too: no slow answer keeps the next ones from being counted.
 
-    Attributes:  started, the beginning, by `time.perf_counter`.
+    Attributes:
+        due: Time at which each request was due, from the beginning.
+        seconds: Time from then until it was answered.
+        num_errors: Number of requests that were not answered with success.
+        started: The beginning, by `time.perf_counter`.
     """
 
     due: NDArray[np.float64]
@@ -27,7 +31,7 @@ class Answers:
     started: float = 0.0
 
 
-def offer(port: int, message: bytes, per_second: float, seconds: float, seed: int) -> Answers:
+def offer(port: int, message: bytes, per_second: float, *, seconds: float, seed: int) -> Answers:
     """Send the message at the times of a Poisson process of this rate."""
     gaps = np.random.default_rng(seed).exponential(1 / per_second, round(per_second * seconds))
     answers = Answers(np.cumsum(gaps), np.zeros(len(gaps)))

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.problems import Problem
-from hessian_spectrum.curvature.operators.execution import Execution, MatmulPrecision, Mode
 from hessian_spectrum.curvature.operators.matrices import GgnOperator, HessianOperator
+from hessian_spectrum.curvature.operators.programs import Execution, MatmulPrecision, Mode
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 
 Matrix = Literal["hessian", "ggn"]
@@ -26,7 +26,7 @@ WHOLE = Setting()
 
 
 def our_operator(
-    problem: Problem, matrix: Matrix, mode: Mode = "interpreted", num_products: int = 0, setting: Setting = WHOLE
+    problem: Problem, matrix: Matrix, mode: Mode = "interpreted", *, num_products: int = 0, setting: Setting = WHOLE
 ) -> RiskOperator:
     """The operator before its first product; nothing is known from operators before it.
 

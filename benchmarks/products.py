@@ -37,7 +37,9 @@ def goals() -> list[Goal]:
     return found
 
 
-def measure(problem: Problem, num_rounds: int, clock: str, only: list[str] | None, with_memory: bool) -> dict[str, Any]:
+def measure(
+    problem: Problem, num_rounds: int, clock: str, *, only: list[str] | None, with_memory: bool
+) -> dict[str, Any]:
     """Every number of the report.
 
     Args:
@@ -133,7 +135,7 @@ def _largest(deviations: dict[str, float]) -> str:
 
 def main() -> None:
     """Measure, print, and with --save keep the numbers beside the code."""
-    parser = options("products", __doc__, PROBLEMS, "float32")
+    parser = options("products", __doc__, PROBLEMS, precision="float32")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="measure these alone")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peaks, each of which takes a process")
     arguments = parser.parse_args()
@@ -145,7 +147,9 @@ def main() -> None:
         )
     num_rounds = arguments.rounds or ROUNDS[problem.name]
     with new_compilations():
-        numbers = measure(problem, num_rounds, arguments.clock, arguments.only, not arguments.no_memory)
+        numbers = measure(
+            problem, num_rounds, arguments.clock, only=arguments.only, with_memory=not arguments.no_memory
+        )
     report = {
         **engine_environment(problem.device, arguments.clock),
         "problem": problem.name,
@@ -155,7 +159,7 @@ def main() -> None:
         "num_rounds": num_rounds,
         **numbers,
     }
-    publish(arguments, stem(arguments, "products"), report, table(report))
+    publish(arguments, stem(arguments, "products"), report, table=table(report))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def ratio_lines(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def options(program: str, description: str | None, problems: list[str], precision: str) -> argparse.ArgumentParser:
+def options(program: str, description: str | None, problems: list[str], *, precision: str) -> argparse.ArgumentParser:
     """Problem, rounds, device, threads, precision, clock and output."""
     parser = common_options(program, description, problems)
     parser.add_argument("--precision", choices=PRECISIONS, default=precision)
@@ -87,7 +87,7 @@ def stem(arguments: argparse.Namespace, program: str) -> str:
     return f"{program}-{arguments.problem}-{torch.device(arguments.device).type}"
 
 
-def publish(arguments: argparse.Namespace, name: str, report: Mapping[str, Any], table: str) -> None:
+def publish(arguments: argparse.Namespace, name: str, report: Mapping[str, Any], *, table: str) -> None:
     """Print, and with --save keep the numbers beside the code."""
     document = json.dumps(report, indent=1) + "\n"
     if arguments.save:

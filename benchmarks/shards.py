@@ -36,7 +36,7 @@ def job(num_steps: int, num_probes: int, seed: int) -> dict[str, Any]:
     }
 
 
-def measured(num_workers: int, lengths: list[int], num_probes: int, num_rounds: int) -> list[dict[str, Any]]:
+def measured(num_workers: int, lengths: list[int], num_probes: int, *, num_rounds: int) -> list[dict[str, Any]]:
     """For each length, seconds from claimed to done and what the results say; the first job is none of them."""
     with (
         tempfile.TemporaryDirectory(prefix="spectrum-shards-") as directory,
@@ -60,7 +60,7 @@ def _jobs(client: SpectrumClient, requests: list[dict[str, Any]]) -> dict[str, A
 
 def report_of(lengths: list[int], num_probes: int, num_rounds: int) -> dict[str, Any]:
     """Both numbers of workers, one after the other."""
-    ones, twos = (measured(num_workers, lengths, num_probes, num_rounds) for num_workers in (1, 2))
+    ones, twos = (measured(num_workers, lengths, num_probes, num_rounds=num_rounds) for num_workers in (1, 2))
     jobs = [_compared(length * num_probes, one, two) for length, one, two in zip(lengths, ones, twos, strict=True)]
     return {"host": server_environment(), "jobs": jobs}
 

@@ -31,7 +31,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 START_SECONDS = 150
 
-SLOWEST_FIRST = ("faults", "contract", "worker", "benchmarks", "launcher")
+SLOWEST_FIRST = ("chaos", "contract", "worker", "benchmarks", "launcher")
 """Folders of few, long tests: begun last, one of them would leave the other processes without work."""
 
 

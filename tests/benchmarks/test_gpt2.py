@@ -28,7 +28,11 @@ needs_curvlinops = pytest.mark.skipif(not HAS_CURVLINOPS, reason="curvlinops is 
 
 def tiny(part: str, **options: Any) -> Task:
     """A part that takes no time."""
-    return Task(part, "tiny-gpt", "cpu", 1, GIGABYTE, **options)  # type: ignore[arg-type]
+    return Task(part, "tiny-gpt", "cpu", num_threads=1, memory_bytes=GIGABYTE, **options)  # type: ignore[arg-type]
+
+
+def sizes(device_type: str) -> Sizes:
+    return Sizes(device_type=device_type, operations=10**12, num_steps=128, num_probes=8, budget_bytes=24 * GIGABYTE)
 
 
 def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *options: str) -> str:
@@ -128,7 +132,7 @@ def test_rows_are_held_against_their_targets() -> None:
         "budget": density,
         "curvlinops": density | {"seconds": 49.0},
     }
-    found = {each.quantity: each for each in rows(results, Sizes("cuda", 10**12, 128, 8, 24 * GIGABYTE))}
+    found = {each.quantity: each for each in rows(results, sizes("cuda"))}
     assert found["Hessian product, tf32, compiled"].measured == "1.50 (3000.0 ms, 2000.0 ms); not recorded: why not"
     assert found["Hessian product, tf32, compiled"].reached
     assert "102 TFLOP/s" in found["density, 128 steps of 8 probes, float32"].measured
@@ -137,7 +141,7 @@ def test_rows_are_held_against_their_targets() -> None:
     assert "a worker would refuse it" in found["the same density within 24 GB, float32"].measured
     assert not found["curvlinops / ours, end to end, float32"].reached
     assert not any(each.missing for each in found.values())
-    on_cpu = rows(results, Sizes("cpu", 10**12, 128, 8, 24 * GIGABYTE))
+    on_cpu = rows(results, sizes("cpu"))
     assert [each.reached for each in on_cpu if each.target == "at most 4 GB"] == [False]
 
 
@@ -151,7 +155,7 @@ def test_micro_batches_of_a_setting_give_the_same_product() -> None:
 
 
 def test_a_budget_splits_the_data_as_a_job_does() -> None:
-    task = Task("density", "gpt2", "cuda", 1, 24 * 10**9, num_steps=128, num_probes=8)
+    task = Task("density", "gpt2", "cuda", num_threads=1, memory_bytes=24 * 10**9, num_steps=128, num_probes=8)
     assert task.content[1].inputs.shape == (8, 1024)
     assert task.plan.micro_batch_size == 1
     assert task.plan.work.num_products == 1024
@@ -166,7 +170,13 @@ def test_numbers_of_bytes() -> None:
 
 def test_distance_of_densities_beside_each_other() -> None:
     near, far = (
-        Curve(torch.tensor(grid).numpy(), torch.tensor([0.0, 1.0, 0.0]).numpy(), 0, 0, 1)
+        Curve(
+            grid=torch.tensor(grid).numpy(),
+            values=torch.tensor([0.0, 1.0, 0.0]).numpy(),
+            smallest=0,
+            largest=0,
+            num_products=1,
+        )
         for grid in ([0.0, 1.0, 2.0], [5.0, 6.0, 7.0])
     )
     assert distance(near, near) == 0

@@ -52,7 +52,7 @@ def stalling_port() -> Iterator[int]:
 
 
 def test_a_stall_counts_for_all_who_were_due_meanwhile(stalling_port: int) -> None:
-    answers = offer(stalling_port, b"GET / HTTP/1.1\r\n\r\n", 100.0, 4.0, seed=1)
+    answers = offer(stalling_port, b"GET / HTTP/1.1\r\n\r\n", 100.0, seconds=4.0, seed=1)
     assert len(answers.seconds) == 400
     assert answers.num_errors == 400 // EVERY
     # about 40 were due while nobody was answered, and the later one was due, the shorter it waited
@@ -83,7 +83,9 @@ def test_memory_that_grows_is_told_from_memory_that_is_used_again() -> None:
     assert found["growing"]["drift"] > 0.3
 
 
-def one_after_the_other(due: list[float], speed_at: Callable[[float], float], work: float, step: float) -> list[float]:
+def one_after_the_other(
+    due: list[float], speed_at: Callable[[float], float], work: float, *, step: float
+) -> list[float]:
     """The same waits, from small steps in time."""
     now, waits = 0.0, []
     for moment in due:
@@ -100,7 +102,7 @@ def test_an_ideal_server_waits_for_the_machine_alone() -> None:
     speed = np.where((edges[:-1] >= 1) & (edges[:-1] < 1.1), 0.0, np.where(edges[:-1] >= 2, 0.5, 1.0))
     due = np.cumsum(np.random.default_rng(5).exponential(1 / 80, 250))
     found = CpuSpeed(edges, speed).ideal_seconds(due, 0.004)
-    expected = one_after_the_other(list(due), lambda now: float(speed[min(int(now / 0.01), 399)]), 0.004, 1e-5)
+    expected = one_after_the_other(list(due), lambda now: float(speed[min(int(now / 0.01), 399)]), 0.004, step=1e-5)
     assert due[-1] < 3.9
     np.testing.assert_allclose(found, expected, atol=1e-3)
     # who is due at the beginning of a standstill waits for its end
@@ -116,13 +118,13 @@ def test_pace_of_a_core_that_is_slow_and_of_one_that_is_taken() -> None:
     ends = np.array([0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.15, 0.16])
     costs = np.array([1.0, 1.0, 4.0, 1.0, 1.0, 1.0, 1.0, 1.0]) * 5e-5
     stolen = np.array([7.0, 7.0, 7.0, 7.0, 7.0, 7.0, 7.08, 7.08])
-    found = core_speed(np.array([0.0, 0.01, 0.02, 0.05, 0.15, 0.16]), ends, costs, stolen)
+    found = core_speed(np.array([0.0, 0.01, 0.02, 0.05, 0.15, 0.16]), ends, costs, stolen=stolen)
     np.testing.assert_allclose(found, [1, 0.25, 1, 0.2, 1], rtol=1e-9)
 
 
 def test_a_loop_without_a_cost_says_nothing() -> None:
     ends, costs = np.linspace(0, 0.5, 6), np.array([5e-5, 5e-5, 0.0, 1e-4, 5e-5, 5e-5])
-    np.testing.assert_allclose(core_speed(ends, ends, costs, np.zeros(6)), [1, 1, 0.5, 1, 1], rtol=1e-9)
+    np.testing.assert_allclose(core_speed(ends, ends, costs, stolen=np.zeros(6)), [1, 1, 0.5, 1, 1], rtol=1e-9)
 
 
 def test_the_pace_of_this_machine() -> None:

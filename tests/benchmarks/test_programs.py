@@ -55,7 +55,7 @@ def test_products_that_deviate_are_not_reported(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(products.TOLERANCE, torch.float32, -1.0)  # some machines round both the same
     problem, names = make_problem("tiny", CPU, torch.float32), ["hessian_product", "hessian_product_block8"]
     with pytest.raises(ArithmeticError, match="hessian_product_block8 deviates from hessian_product by"):
-        products.measure(problem, 1, "wall", names, with_memory=False)
+        products.measure(problem, 1, "wall", only=names, with_memory=False)
 
 
 @needs_curvlinops

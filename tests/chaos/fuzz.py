@@ -29,7 +29,7 @@ class Findings:
     texts: list[str] = field(default_factory=list)
 
 
-def fuzz(url: str, num_examples: int, seed: int, directory: Path, phases: str = "") -> Findings:
+def fuzz(url: str, num_examples: int, seed: int, *, directory: Path, phases: str = "") -> Findings:
     """One run of schemathesis, all checks on; `num_examples` of each operation at most in each phase that draws."""
     report = directory / f"report-{seed}.json"
     command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(CONFIGURATION), "run"]
@@ -47,12 +47,12 @@ def fuzz(url: str, num_examples: int, seed: int, directory: Path, phases: str = 
     return Findings(found["test_cases"]["generated"], found["operations"]["tested"], failures, texts)
 
 
-def campaign(url: str, num_cases: int, seed: int, directory: Path) -> Findings:
+def campaign(url: str, num_cases: int, seed: int, *, directory: Path) -> Findings:
     """Runs with one seed after the other until there were so many cases."""
-    found = fuzz(url, 20, seed, directory)
+    found = fuzz(url, 20, seed, directory=directory)
     while found.num_cases < num_cases:
         seed += 1
-        more = fuzz(url, _EXAMPLES_PER_ROUND, seed, directory, phases="fuzzing,stateful")
+        more = fuzz(url, _EXAMPLES_PER_ROUND, seed, directory=directory, phases="fuzzing,stateful")
         found.num_cases += more.num_cases
         found.failures += more.failures
         found.texts += more.texts
@@ -70,7 +70,7 @@ def main() -> None:
         directory = Path(temporary)
         # what is asked for at random takes a minute at most
         with RunningStack(directory / "data", num_workers=1, SPECTRUM_JOB_SECONDS="60") as stack:
-            found = campaign(stack.url, arguments.cases, arguments.seed, directory)
+            found = campaign(stack.url, arguments.cases, arguments.seed, directory=directory)
             alive = stack.pids("-m hessian_spectrum.service")
         server_errors = stack.log.read_text().count('"status": 500')
     print("\n".join(found.texts), file=sys.stderr)

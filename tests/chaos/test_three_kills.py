@@ -72,7 +72,7 @@ def is_running(server: Server, job_id: str, attempt: int) -> bool:
         time.sleep(0.01)
 
 
-def kill_three_times(stack: Any, server: Server, job_id: str, pause: Callable[[], float]) -> bool:
+def kill_three_times(stack: Any, server: Server, job_id: str, *, pause: Callable[[], float]) -> bool:
     """Whether each kill met the job at work."""
     for attempt in (1, 2, 3):
         if not is_running(server, job_id, attempt):
@@ -98,7 +98,7 @@ def test_a_job_killed_at_three_points_equals_the_undisturbed_one(stack: Any, ser
 
     for share in (0.25, 0.1, 0.04):  # of the time that it took; on a machine that is faster now, it may end early
         job_id = server.submit(JOBS[name], f"{seed}-killed-{share}").json()["id"]
-        if kill_three_times(stack, server, job_id, partial(chance.uniform, 0.0, share * seconds)):
+        if kill_three_times(stack, server, job_id, pause=partial(chance.uniform, 0.0, share * seconds)):
             break
     job = server.ended(job_id)
     assert (job["state"], job["attempt"]) == ("succeeded", 4), job

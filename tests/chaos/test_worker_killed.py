@@ -76,7 +76,7 @@ def numbers(result: Any) -> dict[str, Any]:
     return document
 
 
-def expect_second_attempt(server: Any, client: SpectrumClient, job_id: str, undisturbed: dict[str, Any]) -> None:
+def expect_second_attempt(server: Any, client: SpectrumClient, job_id: str, *, undisturbed: dict[str, Any]) -> None:
     job = client.wait(job_id, timeout_seconds=120)
     assert job.state == "succeeded", job
     assert job.attempt == 2
@@ -95,7 +95,7 @@ def test_the_process_that_computes(own_server: Any, own_client: SpectrumClient, 
     job_id = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, job_id)
     kill(own_server.pids("-m hessian_spectrum.worker")[1:])
-    expect_second_attempt(own_server, own_client, job_id, undisturbed)
+    expect_second_attempt(own_server, own_client, job_id, undisturbed=undisturbed)
 
 
 @pytest.mark.long
@@ -113,7 +113,7 @@ def test_the_whole_worker(own_server: Any, own_client: SpectrumClient, undisturb
     job_id = own_client.submit(JOB, fresh=True).id
     wait_until_training(own_client, job_id)
     kill(own_server.pids("-m hessian_spectrum.worker"))
-    expect_second_attempt(own_server, own_client, job_id, undisturbed)
+    expect_second_attempt(own_server, own_client, job_id, undisturbed=undisturbed)
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(
     while own_client.job(job_id).state != "queued":
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    expect_second_attempt(own_server, own_client, job_id, undisturbed)
+    expect_second_attempt(own_server, own_client, job_id, undisturbed=undisturbed)
     assert f"job {job_id} is requeued" in own_server.log.read_text()
     with own_server.redis() as redis:
         assert redis.hget(f"spectrum:job:{job_id}", "losses") is None
@@ -190,7 +190,7 @@ def test_everything_at_once_and_a_new_start(
     server = start_server(data, **HASTY)
     with SpectrumClient(server.url) as client:
         assert client.result(finished).num_parameters == 64 * 8 + 8 + 8 * 10 + 10
-        expect_second_attempt(server, client, running, undisturbed)
+        expect_second_attempt(server, client, running, undisturbed=undisturbed)
         assert client.wait(queued, timeout_seconds=60).state == "succeeded"
     server.stop()
 
@@ -218,8 +218,9 @@ def wait_until_gone(path: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("SIGKILL", marks=pytest.mark.slow), pytest.param("SIGSEGV", marks=pytest.mark.long)]
+)
 def test_a_job_that_loses_its_third_worker_fails(own_server: Any, own_client: SpectrumClient, name: str) -> None:
     job_id = own_client.submit(JOB | {"train": JOB["train"] | {"num_steps": 1_000_000}}, fresh=True).id
     for attempt in (1, 2, 3):

@@ -10,10 +10,11 @@ import pytest
 
 from hessian_spectrum.api_schemas.health import Readiness
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.client import requests
+from hessian_spectrum.client import endpoints
 from hessian_spectrum.client.async_http import AsyncSpectrumClient
 from hessian_spectrum.client.errors import ProblemResponseError, ServerOutageError, ServerUnreachableError
 from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.client.requests import ApiRequest
 from hessian_spectrum.jobs.settings import ServiceSettings
 from tests.client.answers import Answer, answering
 
@@ -130,14 +131,14 @@ def test_a_server_on_this_machine_is_asked_without_a_proxy(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     "heavy",
     [
-        requests.closed_form({}),
-        requests.random_matrix_file({}, "png", None),
-        requests.estimate({}),
-        requests.submit({}),
-        requests.result(JOB_ID, {"kappa": 3.0}),
-        requests.result_file(JOB_ID, "npz"),
+        endpoints.closed_form({}),
+        endpoints.random_matrix_file({}, "png", None),
+        endpoints.estimate({}),
+        endpoints.submit({}),
+        endpoints.result(JOB_ID, {"kappa": 3.0}),
+        endpoints.result_file(JOB_ID, "npz"),
     ],
 )
-def test_heavy_work_is_waited_for_as_long_as_the_server_does_it(heavy: requests.ApiRequest[object]) -> None:
+def test_heavy_work_is_waited_for_as_long_as_the_server_does_it(heavy: ApiRequest[object]) -> None:
     """Whoever leaves before ends it, and the next try begins anew."""
     assert heavy.arguments()["timeout"].read > ServiceSettings.model_fields["heavy_seconds"].default

@@ -40,7 +40,7 @@ def lanczos(**fields: Any) -> dict[str, Any]:
     return {"method": {"kind": "lanczos"} | fields}
 
 
-def wait_for_state(client: SpectrumClient, job_id: str, state: str, seconds: float = 30.0) -> Job:
+def wait_for_state(client: SpectrumClient, job_id: str, state: str, *, seconds: float = 30.0) -> Job:
     deadline = time.monotonic() + seconds
     while (job := client.job(job_id)).state != state:
         assert time.monotonic() < deadline, job

@@ -122,7 +122,7 @@ OF_A_SHARED_JOB = OF_A_PRIVATE_JOB | {
 BODIES = {"/v1/closed-form": CLOSED_FORM, "/v1/random-matrix": LAW, "/v1/estimates": JOB, "/v1/jobs": JOB}
 
 
-def answers(people: dict[str, httpx.Client], method: str, route: str, job_id: str = NO_JOB) -> tuple[int, ...]:
+def answers(people: dict[str, httpx.Client], method: str, route: str, *, job_id: str = NO_JOB) -> tuple[int, ...]:
     path = route.replace("{job_id}", job_id).replace("{artifact_id}", "0" * 64).replace("{name}", "npz")
     path = path.replace("{model_name:path}", "none").replace(
         "static-offline-docs", "static-offline-docs/swagger-ui.css"
@@ -146,7 +146,7 @@ def test_a_job_is_its_owners_the_admins_and_if_shared_for_all_to_read(
     people: dict[str, httpx.Client], jobs: dict[str, str], kind: str, table: dict[tuple[str, str], tuple[int, ...]]
 ) -> None:
     for (method, route), expected in table.items():
-        assert answers(people, method, route, jobs[kind]) == expected, (method, route)
+        assert answers(people, method, route, job_id=jobs[kind]) == expected, (method, route)
 
 
 def test_every_route_has_a_line_in_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

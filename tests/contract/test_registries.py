@@ -189,4 +189,5 @@ def test_both_sides_have_the_same_parameters_and_sizes(name: str) -> None:
 def test_the_example_of_a_family_is_a_request(name: str) -> None:
     request = ClosedFormRequest.model_validate_json(json.dumps(FAMILIES[name].example))
     assert request.model.kind == name
-    assert FAMILIES[name].num_derived(request.model, request.data.x) >= 0
+    num_derived = FAMILIES[name].num_derived
+    assert num_derived is None or num_derived(request.model, request.data.x) >= 0

@@ -174,10 +174,10 @@ def test_every_method_agrees_with_the_exact_spectrum_of_a_block(client: Spectrum
         assert abs(estimate.value - frobenius) <= 5 * estimate.standard_error + 1e-12 * scale
     assert lanczos.reorthogonalisation == "none"
     assert lanczos.largest.value == pytest.approx(scale, rel=1e-6)
-    _check_arrays(client, ids, exact, scale)
+    _check_arrays(client, ids, exact, scale=scale)
 
 
-def _check_arrays(client: SpectrumClient, ids: list[str], exact: ExactResult, scale: float) -> None:
+def _check_arrays(client: SpectrumClient, ids: list[str], exact: ExactResult, *, scale: float) -> None:
     vectors = arrays_of(client, ids[0])
     every, dim = vectors["eigenvectors"], exact.num_parameters
     assert exact.arrays is not None

@@ -223,16 +223,18 @@ def test_predicted_time_adds_up() -> None:
 TALL, WIDE, DEEP = (256, 512, 256), (512, 2048, 512), (64, 256, 256, 64)
 
 
-def lanczos_case(size: Size, steps: int, probes: int = 1, itemsize: int = 4, matrix: Matrix = "hessian") -> int:
+def lanczos_case(size: Size, steps: int, probes: int = 1, *, itemsize: int = 4, matrix: Matrix = "hessian") -> int:
     return peak_bytes(size, lanczos_work(size.num_parameters, steps, probes), matrix, itemsize=itemsize)
 
 
 def gpt2_case(
-    shape: tuple[int, int, int, int, int], n: int, itemsize: int = 4, matrix: Matrix = "hessian"
+    shape: tuple[int, int, int, int, int], n: int, itemsize: int = 4, *, matrix: Matrix = "hessian"
 ) -> tuple[str, int]:
     size = gpt2_of(shape, n, shape[3])
     dtype = {4: "f32", 8: "f64"}[itemsize]
-    return f"solve(gpt2({shape}, {n}), '{matrix}', {dtype}, lanczos(2, 1))", lanczos_case(size, 2, 1, itemsize, matrix)
+    return f"solve(gpt2({shape}, {n}), '{matrix}', {dtype}, lanczos(2, 1))", lanczos_case(
+        size, 2, 1, itemsize=itemsize, matrix=matrix
+    )
 
 
 LARGE_VOCABULARY, NUM_IN_PIECES = (1, 2, 32, 128, 24000), 24  # logits of 281 MiB
@@ -250,7 +252,7 @@ CASES = {
     ),
     "functional": (
         f"solve(mlp({DEEP}, 4096, 'gelu'), 'functional', f64, lanczos(2, 1))",
-        lanczos_case(mlp_size(DEEP, True, 4096, activation="gelu"), 2, 1, 8, "functional"),
+        lanczos_case(mlp_size(DEEP, True, 4096, activation="gelu"), 2, 1, itemsize=8, matrix="functional"),
     ),
     "basis": (
         f"solve(mlp({WIDE}, 32), 'hessian', f32, lanczos(30, 1))",

@@ -69,7 +69,7 @@ def finished(method: Method[Any, Any], operator: SymmetricOperator, between: Bet
     return method.result(operator, state)
 
 
-def finished_lanczos(operator: SymmetricOperator, between: Between, mode: Any, memory: int | None) -> Any:
+def finished_lanczos(operator: SymmetricOperator, between: Between, mode: Any, *, memory: int | None) -> Any:
     options = {"reorthogonalisation": mode, "memory_bytes": memory}
     return finished(StochasticLanczosQuadrature(12, 5, Smoothing(32, 3.0), **options), operator, between)
 
@@ -93,10 +93,10 @@ def unchanged(state: Any) -> Any:
 
 # two probes in lockstep, then two, then one
 RUNS: dict[str, Callable[[Callable[[Any], Any]], Any]] = {
-    "lanczos": lambda between: finished_lanczos(dense(), between, "full", None),
-    "lanczos-groups": lambda between: finished_lanczos(dense(), between, "full", 2 * 14 * 60 * 8),
-    "lanczos-short": lambda between: finished_lanczos(dense(200, torch.float32), between, "none", None),
-    "lanczos-invariant": lambda between: finished_lanczos(DenseOperator(torch.eye(30)), between, "full", None),
+    "lanczos": lambda between: finished_lanczos(dense(), between, "full", memory=None),
+    "lanczos-groups": lambda between: finished_lanczos(dense(), between, "full", memory=2 * 14 * 60 * 8),
+    "lanczos-short": lambda between: finished_lanczos(dense(200, torch.float32), between, "none", memory=None),
+    "lanczos-invariant": lambda between: finished_lanczos(DenseOperator(torch.eye(30)), between, "full", memory=None),
     "top-k": lambda between: finished_search(dense(), between, "both-ends"),
     "top-k-copies": lambda between: finished_search(
         DenseOperator(torch.eye(60, dtype=torch.float64) * 2), between, "largest"

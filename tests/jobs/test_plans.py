@@ -83,6 +83,18 @@ REQUESTS: dict[str, dict[str, Any]] = {
 }
 
 
+def test_only_a_job_of_one_spectrum_is_split_into_shards() -> None:
+    data = TEXT | {"num_sequences": 4096}
+
+    def num_shards(model: dict[str, Any], **fields: Any) -> int:
+        request = GPT2_SPECTRUM | {"model": model, "data": data, "method": LANCZOS} | fields
+        return plan_job(JobRequest.model_validate(request).root.canonical(), 2**36).whole.num_shards
+
+    assert num_shards(GPT2) > 1
+    assert num_shards(SINKS) == 1
+    assert num_shards(GPT2, blocks=["blocks.0.*", "blocks.1.*"]) == 1
+
+
 @pytest.mark.parametrize("name", REQUESTS)
 @pytest.mark.parametrize("memory", [2**26, 2**28, 2**34])
 def test_a_stored_plan_is_the_one_that_a_worker_with_this_memory_would_make(name: str, memory: int) -> None:

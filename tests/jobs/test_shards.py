@@ -18,7 +18,7 @@ def store(redis_client: redis.Redis) -> JobStore:
 
 @pytest.fixture
 def shards(redis_client: redis.Redis) -> ShardStore:
-    return ShardStore(redis_client, lease_seconds=30.0, max_losses=3)
+    return ShardStore(client=redis_client, lease_seconds=30.0, max_losses=3)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def lease(store: JobStore) -> Lease:
     return found
 
 
-def opened(shards: ShardStore, lease: Lease, num_shards: int, fingerprint: str = "setup") -> Claim | None:
+def opened(shards: ShardStore, lease: Lease, num_shards: int, *, fingerprint: str = "setup") -> Claim | None:
     return shards.open(lease, num_shards, shard_fingerprint=fingerprint, numerics_fingerprint="signature")
 
 
@@ -109,7 +109,7 @@ def test_another_setup_begins_anew(store: JobStore, shards: ShardStore, lease: L
     opened(shards, lease, 2)
     shards.finish(lease, 0, 5, go_on=False)
     assert shards.take(helper, "signature") == Claim(1, 1, 0, "setup")
-    assert opened(shards, lease, 2, "another setup") == Claim(0, 2, 1, "another setup")
+    assert opened(shards, lease, 2, fingerprint="another setup") == Claim(0, 2, 1, "another setup")
     assert not shards.renew(helper, None)
     assert shards.products(lease.job_id) == ({}, None)
 

@@ -243,7 +243,7 @@ def test_who_is_not_let_in_says_why(
     message: str,
 ) -> None:
     with tls_front(guarded_redis.socket, certificates.certificate, certificates.key) as port:
-        for name, text in _variables(certificates, tmp_path, port, changes).items():
+        for name, text in _variables(certificates, tmp_path, port, changes=changes).items():
             monkeypatch.setenv(name, text)
         with pytest.raises(SettingsError, match=message) as caught:
             require_entry(StorageSettings.load().redis_url.get_secret_value())
@@ -255,7 +255,7 @@ def test_a_process_that_is_not_let_in_ends(
     tmp_path: Path, guarded_redis: GuardedRedis, certificates: Certificates, module: str
 ) -> None:
     with tls_front(guarded_redis.socket, certificates.certificate, certificates.key) as port:
-        variables = _variables(certificates, tmp_path, port, {"SPECTRUM_REDIS_CA_FILE": "other_ca"})
+        variables = _variables(certificates, tmp_path, port, changes={"SPECTRUM_REDIS_CA_FILE": "other_ca"})
         command = [sys.executable, "-m", module]
         finished = subprocess.run(
             command, env=os.environ | variables, timeout=60, capture_output=True, text=True, check=False
@@ -269,7 +269,7 @@ def test_a_redis_that_is_away_is_waited_for(tmp_path: Path) -> None:
     require_entry("rediss://localhost:1/0?ssl_cert_reqs=required")
 
 
-def _variables(certificates: Certificates, directory: Path, port: str, changes: dict[str, str]) -> dict[str, str]:
+def _variables(certificates: Certificates, directory: Path, port: str, *, changes: dict[str, str]) -> dict[str, str]:
     variables = {
         "SPECTRUM_REDIS_URL": "rediss://spectrum:secret@localhost:{port}/0",
         "SPECTRUM_REDIS_CA_FILE": "ca",

@@ -5,8 +5,13 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from hessian_spectrum.quadrature.curves import Smoothing, cumulative_spectrum, spectral_curves
-from hessian_spectrum.quadrature.density import log_spectral_density, spectral_density
+from hessian_spectrum.quadrature.curves import (
+    Smoothing,
+    cumulative_spectrum,
+    log_spectral_density,
+    spectral_curves,
+    spectral_density,
+)
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.quadrature.results import Cumulative, Density, Quadrature
 

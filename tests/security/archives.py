@@ -32,7 +32,7 @@ def request(**changes: bytes) -> dict[str, bytes]:
     }
 
 
-def patched(content: bytes, signature: bytes, offset: int, value: bytes) -> bytes:
+def patched(content: bytes, signature: bytes, offset: int, *, value: bytes) -> bytes:
     """The bytes after the last place of a signature replaced."""
     place = content.rindex(signature) + offset
     return content[:place] + value + content[place + len(value) :]
@@ -113,19 +113,19 @@ def hostile_archives() -> Iterator[tuple[str, Callable[[], bytes]]]:
     yield "member-twice", lambda: plain.replace(b"v.npy", b"w.npy")
     yield "forty-members", lambda: archive({f"w{index}.npy": saved(np.ones(3)) for index in range(40)})
     yield "20000-members", lambda: archive({f"{index}": b"" for index in range(20_000)})
-    yield "encrypted", lambda: patched(plain, _ENTRY, 8, b"\1\0")
+    yield "encrypted", lambda: patched(plain, _ENTRY, 8, value=b"\1\0")
     yield "bzip2", lambda: archive(request(), zipfile.ZIP_BZIP2)
     yield "lzma", lambda: archive(request(), zipfile.ZIP_LZMA)
-    yield "unknown-method", lambda: patched(plain, _ENTRY, 10, b"\x63\0")
-    yield "wrong-checksum", lambda: patched(plain, _ENTRY, 16, b"\0\0\0\0")
-    yield "wrong-size", lambda: patched(plain, _ENTRY, 24, struct.pack("<I", 2**31))
-    yield "wrong-place", lambda: patched(plain, _ENTRY, 42, struct.pack("<I", 2**31))
+    yield "unknown-method", lambda: patched(plain, _ENTRY, 10, value=b"\x63\0")
+    yield "wrong-checksum", lambda: patched(plain, _ENTRY, 16, value=b"\0\0\0\0")
+    yield "wrong-size", lambda: patched(plain, _ENTRY, 24, value=struct.pack("<I", 2**31))
+    yield "wrong-place", lambda: patched(plain, _ENTRY, 42, value=struct.pack("<I", 2**31))
     yield "other-name-inside", lambda: plain.replace(b"w.npy", b"b.npy", 1)
     yield "zip64-of-8-exabytes", lambda: zip64(2**63 - 1, 0)
     yield "zip64-of-all-bits", lambda: zip64(2**64 - 1, 2**64 - 1)
     yield "zip64-beyond-the-end", lambda: zip64(100, 2**40)
-    yield "directory-beyond-the-end", lambda: patched(plain, _END, 16, struct.pack("<I", 2**31))
-    yield "directory-of-4-gb", lambda: patched(plain, _END, 12, b"\xff\xff\xff\xff")
+    yield "directory-beyond-the-end", lambda: patched(plain, _END, 16, value=struct.pack("<I", 2**31))
+    yield "directory-of-4-gb", lambda: patched(plain, _END, 12, value=b"\xff\xff\xff\xff")
     yield "no-members", lambda: archive({})
     yield "end-alone", lambda: _END + bytes(18)
     yield "ends-early", lambda: plain[: len(plain) // 2]

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from hessian_spectrum.storage.artifacts import ArtifactStore
-from hessian_spectrum.storage.blob_store import LEAST_FREE_BYTES, require_room
 from hessian_spectrum.storage.job_files import JobCheckpoints
-from hessian_spectrum.storage.local_directory import LocalDirectory
+from hessian_spectrum.storage.local_directory import LEAST_FREE_BYTES, LocalDirectory, require_room
 from hessian_spectrum.storage.results import ResultStore
 
 BLOCK = 4096

@@ -16,7 +16,7 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.jobs.record import Lease, QuotaError, Quotas
 from hessian_spectrum.jobs.scripts import STORED_BYTES, NewJob
 from hessian_spectrum.jobs.store import CachedResult, JobStore, UnknownJobError
-from hessian_spectrum.storage import blob_store
+from hessian_spectrum.storage import local_directory
 from hessian_spectrum.storage.job_files import (
     LARGE_REQUEST_BYTES,
     CheckpointDamagedError,
@@ -112,7 +112,7 @@ def test_a_damaged_file_is_none(store: JobStore, tmp_path: Path) -> None:
 def test_a_full_disk_takes_no_job(
     store: JobStore, redis_client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blob_store, "LEAST_FREE_BYTES", 2**62)
+    monkeypatch.setattr(local_directory, "LEAST_FREE_BYTES", 2**62)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         store.create("spectrum", LARGE, {})
     assert redis_client.keys("spectrum:job:*") == []

@@ -4,12 +4,13 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from typing import Any
 
 import pytest
 
-from hessian_spectrum.telemetry.logging import LogSettings, configure_logging, log_fields
+from hessian_spectrum.telemetry.logging import LOG_FIELDS, LogSettings, configure_logging
 
 FORGED = 'evil"\n{"level": "INFO", "message": "all is well"}\r\x1b[2K\u2028more'
 
@@ -24,6 +25,16 @@ def root_logger() -> Iterator[logging.Logger]:
     logging.captureWarnings(False)
 
 
+def log_with(fields: dict[str, Any], log: Callable[[], None]) -> None:
+    """Log in a context of these fields."""
+
+    def in_context() -> None:
+        LOG_FIELDS.set(fields)
+        log()
+
+    copy_context().run(in_context)
+
+
 def configure(monkeypatch: pytest.MonkeyPatch, form: str, level: str = "INFO") -> None:
     monkeypatch.setenv("SPECTRUM_LOG_FORMAT", form)
     monkeypatch.setenv("SPECTRUM_LOG_LEVEL", level)
@@ -35,8 +46,10 @@ def test_a_line_is_an_object_with_the_ids_of_its_context(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure(monkeypatch, "json")
-    with log_fields(request_id="r1"), log_fields(job_id="j1", attempt=2):
-        logging.getLogger("a.b").info("it %s", FORGED, extra={"event": "claimed"})
+    log_with(
+        {"request_id": "r1", "job_id": "j1", "attempt": 2},
+        lambda: logging.getLogger("a.b").info("it %s", FORGED, extra={"event": "claimed"}),
+    )
     logging.getLogger("a.b").debug("left out")
     logging.getLogger("a.b").warning("outside")
     lines = [json.loads(line) for line in capsys.readouterr().err.split("\n") if line]
@@ -56,8 +69,7 @@ def test_no_text_of_a_user_passes_for_a_line_of_its_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure(monkeypatch, "text")
-    with log_fields(job_id="j1"):
-        logging.getLogger("a").info(FORGED)
+    log_with({"job_id": "j1"}, lambda: logging.getLogger("a").info(FORGED))
     try:
         raise ValueError(FORGED)
     except ValueError:

@@ -26,11 +26,17 @@ from hessian_spectrum.curvature.models.base import ParameterLayout
 from hessian_spectrum.curvature.models.decoder_architecture import LONGEST_SEQUENCE, loaded_transformers
 from hessian_spectrum.curvature.operators.matrices import GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.products import Fallback
-from hessian_spectrum.worker.builders import Inputs, build_dataset, build_loss, build_model, build_parameters
+from hessian_spectrum.worker.builders import (
+    Inputs,
+    build_dataset,
+    build_loss,
+    build_model,
+    build_parameters,
+    checked_request,
+)
 from hessian_spectrum.worker.checkpoint_trial import tried
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.runtime.job_runner import checked_request
 
 CPU, F64 = torch.device("cpu"), torch.float64
 TOKENS, TARGETS = [[1, 5, 3, 10], [4, 4, 0, 9]], [[5, 3, 10, 7], [4, 0, 9, -100]]

@@ -9,6 +9,7 @@ import torch
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.worker import hardware
 from hessian_spectrum.worker.hardware import Hardware, find_hardware
+from hessian_spectrum.worker.runtime.job_runner import hardware_at_present
 
 
 @pytest.fixture
@@ -52,4 +53,4 @@ def test_a_job_takes_of_a_gpu_what_others_leave(monkeypatch: pytest.MonkeyPatch)
     assert gpu.at_present().memory_bytes == 9_500_000_000
     assert replace(gpu, memory_bytes=10**9).at_present().memory_bytes == 10**9
     cpu = Hardware(torch.device("cpu"), 1, 64 * 10**9)
-    assert cpu.at_present() is cpu
+    assert hardware_at_present(cpu) is cpu

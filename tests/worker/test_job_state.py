@@ -22,6 +22,7 @@ from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.failures import WorkerStoppingError
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer
+from hessian_spectrum.worker.runtime.job_runner import fingerprint_of
 
 CPU = torch.device("cpu")
 HARDWARE = Hardware(CPU, 1, 2**33)
@@ -225,7 +226,7 @@ def test_a_checkpoint_that_makes_no_sense_is_ignored(part: str, tmp_path: Path) 
 
 @pytest.mark.usefixtures("always_due")
 def test_what_another_machine_computed_is_not_gone_on_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ours, theirs = (Hardware(CPU, threads, 2**33).numerics_fingerprint() for threads in (1, 2))
+    ours, theirs = (fingerprint_of(Hardware(CPU, threads, 2**33)) for threads in (1, 2))
     first = JobCheckpointer.restored(JobCheckpoints(LocalDirectory(tmp_path), "job", 1), 0.0, fingerprint=theirs)
     first.stage("a").finish(1)
     first.save()

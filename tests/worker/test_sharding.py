@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ import torch
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature
-from hessian_spectrum.jobs import shards as job_shards
 from hessian_spectrum.jobs.plans import estimate
 from hessian_spectrum.jobs.record import LeaseLostError
 from hessian_spectrum.jobs.scripts import ShardScripts
 from hessian_spectrum.jobs.shards import ShardPoisonedError, ShardStore
 from hessian_spectrum.jobs.store import JobStore
+from hessian_spectrum.planning import job_plan
 from hessian_spectrum.quadrature.curves import Smoothing
 from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.storage.job_files import CheckpointStore
@@ -36,7 +36,7 @@ from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
 from hessian_spectrum.worker.failures import JobFailure
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer
-from hessian_spectrum.worker.runtime.job_runner import ShardRunner
+from hessian_spectrum.worker.runtime.job_runner import ShardRunner, fingerprint_of
 from hessian_spectrum.worker.sharding import Deployment, ShardCoordinator, ShardedMethod
 
 HARDWARE = Hardware(torch.device("cpu"), 1, 2**33)
@@ -54,9 +54,9 @@ NUM_PRODUCTS = 6 * 5
 
 @pytest.fixture(autouse=True)
 def short_jobs_are_cut_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_shards, "MIN_SHARD_SECONDS", 1e-9)
-    monkeypatch.setattr(job_shards, "MIN_BLOCK_OPERATIONS", 1)
-    monkeypatch.setattr(job_shards, "MAX_SHARDS", 3)  # of two, two and one probes
+    monkeypatch.setattr(job_plan, "MIN_SHARD_SECONDS", 1e-9)
+    monkeypatch.setattr(job_plan, "MIN_BLOCK_OPERATIONS", 1)
+    monkeypatch.setattr(job_plan, "MAX_SHARDS", 3)  # of two, two and one probes
     monkeypatch.setattr(job_state, "LARGEST_SHARE", float("inf"))
     monkeypatch.setattr(worker_sharding, "SECONDS_BETWEEN_CHECKS", 0.0)
 
@@ -73,9 +73,9 @@ class WatchedShards(ShardStore):
 
     event: Event = staticmethod(lambda _: None)
 
-    def __init__(self, client: redis.Redis, lease_seconds: float, max_losses: int) -> None:
-        super().__init__(client, lease_seconds, max_losses)
-        self._scripts = WatchedScripts(client, self)
+    @cached_property
+    def _scripts(self) -> ShardScripts:
+        return WatchedScripts(self.client, self)
 
 
 class WatchedScripts(ShardScripts):
@@ -110,17 +110,15 @@ class Lab:
         self.job_id = self.store.create("spectrum", REQUEST.model_dump_json(), {})[0].id
 
     def deployment(self, event: Event, hardware: Hardware = HARDWARE) -> Deployment:
-        shards = WatchedShards(self.client, 30.0, 1000)
+        shards = WatchedShards(client=self.client, lease_seconds=30.0, max_losses=1000)
         shards.event = event  # type: ignore[method-assign]
-        return Deployment(
-            shards, self.checkpoints, 0.0, hardware.device, hardware.numerics_fingerprint(), self.calls.append
-        )
+        return Deployment(shards, self.checkpoints, 0.0, hardware.device, fingerprint_of(hardware), self.calls.append)
 
     def lead(self, event: Event = lambda _: None) -> JobOutput:
         lease = self.store.claim(self.job_id)
         assert lease is not None
         kept = self.checkpoints.of_attempt(self.job_id, lease.attempt)
-        resumed = JobCheckpointer.restored(kept, 0.0, fingerprint=HARDWARE.numerics_fingerprint())
+        resumed = JobCheckpointer.restored(kept, 0.0, fingerprint=fingerprint_of(HARDWARE))
         leader = ShardCoordinator(self.deployment(event), lease, resumed)
 
         def progress(phase: str, done: int, total: int) -> None:
@@ -271,7 +269,7 @@ def test_a_job_goes_on_elsewhere_only_with_what_was_computed_alike(lab: Lab, red
     assert any(name.endswith(":done") for name in redis_client.hkeys(key))
     lease = lab.store.claim(lab.job_id)
     assert lease is not None
-    shards = ShardStore(redis_client, 30.0, 3)
+    shards = ShardStore(client=redis_client, lease_seconds=30.0, max_losses=3)
     claim = shards.open(lease, 3, shard_fingerprint="another setup", numerics_fingerprint="another signature")
     assert claim is not None
     assert (claim.index, claim.attempt, claim.num_free) == (0, 2, 2)
@@ -316,7 +314,7 @@ def test_a_shard_that_fails_ends_the_job_with_its_problem(lab: Lab, monkeypatch:
 def test_a_shard_that_kills_its_workers_ends_the_job(lab: Lab) -> None:
     lease = lab.store.claim(lab.job_id)
     assert lease is not None
-    shards = ShardStore(lab.client, 30.0, 3)
+    shards = ShardStore(client=lab.client, lease_seconds=30.0, max_losses=3)
     assert shards.open(lease, 2, shard_fingerprint="setup", numerics_fingerprint="signature") is not None
     for attempt in (1, 2, 3):
         claim = shards.take(shards.new_lease(lab.job_id), "signature")

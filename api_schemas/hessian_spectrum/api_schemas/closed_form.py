@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from hessian_spectrum.api_schemas.message import AnyNumbers, ArrayVectorOrRows, Message, RequestMessage, misfit, shape
-from hessian_spectrum.api_schemas.models import FAMILIES, ClosedFormModel, family_of
+from hessian_spectrum.api_schemas.models import FAMILIES, ClosedFormModel
 from hessian_spectrum.api_schemas.models.attention import num_scores
 from hessian_spectrum.api_schemas.models.neurons import LinearNetwork
 
@@ -71,7 +71,7 @@ class ClosedFormRequest(RequestMessage):
         return self
 
     def _check_data(self) -> None:
-        family, (x, y) = family_of(self.model), (self.data.x, self.data.y)
+        family, x, y = self.model.closed_form_family, self.data.x, self.data.y
         if family.samples == "none":
             if x is not None or y is not None:
                 raise misfit("data", message="a quadratic form takes no data")
@@ -81,8 +81,9 @@ class ClosedFormRequest(RequestMessage):
         if family.samples == "sequences":
             _check_sequences(x, y)
         else:
-            for name, values, width in zip("xy", (x, y), family.row_widths(self.model), strict=True):
-                _check_samples(self.model.kind, name, values, width)
+            x_width, y_width = (None, None) if family.row_widths is None else family.row_widths(self.model)
+            _check_samples(self.model.kind, "x", x, width=x_width)
+            _check_samples(self.model.kind, "y", y, width=y_width)
         if len(y) != len(x):
             raise misfit("data", "y", message=f"y holds {len(y)} samples, x holds {len(x)}")
 
@@ -109,7 +110,7 @@ def _check_sequences(x: AnyNumbers, y: AnyNumbers) -> None:
         raise misfit("data", "x", message=message)
 
 
-def _check_samples(kind: str, name: str, values: AnyNumbers, width: int | None) -> None:
+def _check_samples(kind: str, name: str, values: AnyNumbers, *, width: int | None) -> None:
     if shape(values)[1:] != (() if width is None else (width,)):
         expected = "one number per sample" if width is None else f"one row of {width} numbers per sample"
         raise misfit("data", name, message=f"{name} must hold {expected} for {kind} with these weights")

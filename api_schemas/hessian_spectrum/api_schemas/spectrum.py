@@ -10,7 +10,7 @@ from hessian_spectrum.api_schemas.data import Data, num_samples
 from hessian_spectrum.api_schemas.data.kind import check_data, check_loss, check_training, loss_of
 from hessian_spectrum.api_schemas.losses import LOSSES, LossName
 from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
-from hessian_spectrum.api_schemas.methods import Method, method_kind
+from hessian_spectrum.api_schemas.methods import Method
 from hessian_spectrum.api_schemas.models import Gpt2, Model
 from hessian_spectrum.api_schemas.models.kind import Place, Shapes, block_dims, block_shapes
 from hessian_spectrum.api_schemas.spectrum_results import Matrix
@@ -90,15 +90,17 @@ class SpectrumRequest(RequestMessage):
         return self
 
     def _check_method(self, dim: int, num_spectra: int) -> None:
-        kind = method_kind(self.method)
-        kind.check(self.method, dim)
-        if (vectors := kind.stored_vectors(self.method, dim)) is not None:
+        kind = self.method.method_kind
+        if kind.check is not None:
+            kind.check(self.method, dim)
+        vectors = None if kind.stored_vectors is None else kind.stored_vectors(self.method, dim)
+        if vectors is not None:
             _check_vectors(vectors.field, num_spectra * vectors.number, dim)
 
     def settled(self) -> Mapping[str, Any]:
         """Loss and precision that the server chooses, and default seeds where nothing is drawn."""
         fields: dict[str, Any] = {"loss": self.effective_loss, "precision": self.product_precision}
-        if method_kind(self.method).assembles_matrix and self.product_precision == self.vector_precision:
+        if self.method.method_kind.assembles_matrix and self.product_precision == self.vector_precision:
             fields["seed"] = 0
         if self.train is not None and self.data and (self.train.batch_size or 0) >= num_samples(self.data):
             fields["train"] = self.train.model_copy(update={"batch_size": None})
@@ -112,7 +114,7 @@ class SpectrumRequest(RequestMessage):
     @property
     def product_precision(self) -> Precision:
         """Precision of the matrix-vector products."""
-        return self.precision or ("float64" if method_kind(self.method).assembles_matrix else "float32")
+        return self.precision or ("float64" if self.method.method_kind.assembles_matrix else "float32")
 
     @property
     def vector_precision(self) -> Literal["float64", "float32"]:

@@ -1,6 +1,6 @@
 """Elementwise nonlinearities of networks: everything that is known of one stands in its entry of `ACTIVATIONS`.
 
-Messages, estimates and the engine read these entries. The service has no torch, so that functions are given the module.
+Messages, estimates and the engine read these entries. The service has no torch, so that functions of torch are named.
 """
 
 from collections.abc import Callable
@@ -19,29 +19,26 @@ class Activation:
     """An elementwise map phi, twice differentiable except at single points.
 
     Attributes:
-        function: Called as function(torch, x), or as function(torch, x, negative_slope) if it has a slope, with the
-            module `torch` and a tensor x of any shape; returns phi(x), of the same shape. Derivatives of torch's
-            functions must have a forward derivative themselves.
+        function: Name of torch's function below `torch`, which is called as function(x), or as function(x,
+            negative_slope=...) if it has a slope, with a tensor x of any shape; returns phi(x), of the same shape. Its
+            derivative must have a forward derivative itself. Where torch has no such function: one of our own, which is
+            given the module `torch` before x.
         costs_like: The measured activation that takes at least as much memory; by default the one that takes most.
         has_slope: Whether the field `negative_slope` of a request has an effect on it.
     """
 
-    function: Callable[..., Any]
+    function: str | Callable[..., Any]
     costs_like: ActivationSort = "silu"
     has_slope: bool = False
 
 
 ACTIVATIONS: dict[str, Activation] = {
     "linear": Activation(lambda torch, x: x, costs_like="linear"),
-    "relu": Activation(lambda torch, x: torch.relu(x), costs_like="piecewise"),
-    "leaky-relu": Activation(
-        lambda torch, x, slope: torch.nn.functional.leaky_relu(x, negative_slope=slope),
-        costs_like="piecewise",
-        has_slope=True,
-    ),
-    "tanh": Activation(lambda torch, x: torch.tanh(x), costs_like="tanh"),
-    "gelu": Activation(lambda torch, x: torch.nn.functional.gelu(x), costs_like="gelu"),
+    "relu": Activation("relu", costs_like="piecewise"),
+    "leaky-relu": Activation("nn.functional.leaky_relu", costs_like="piecewise", has_slope=True),
+    "tanh": Activation("tanh", costs_like="tanh"),
+    "gelu": Activation("nn.functional.gelu", costs_like="gelu"),
     # torch.nn.functional.silu has a backward without a forward derivative (PyTorch 2.13)
     "silu": Activation(lambda torch, x: x * torch.sigmoid(x), costs_like="silu"),
-    "sigmoid": Activation(lambda torch, x: torch.sigmoid(x), costs_like="sigmoid"),
+    "sigmoid": Activation("sigmoid", costs_like="sigmoid"),
 }

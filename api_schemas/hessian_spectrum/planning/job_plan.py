@@ -1,8 +1,8 @@
 """The plan of a job: its peak memory, the micro-batches that make it fit, and how it is computed within a worker."""
 
 import json
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import KW_ONLY, asdict, dataclass
+from functools import cached_property, partial
 from typing import Any, Self
 
 from hessian_spectrum.planning.memory_coefficients import (
@@ -27,6 +27,21 @@ RECORDING_COLUMN_SHARE = 0.5
 RUNNING_COLUMN_SHARE = 0.9
 
 GRADIENT_COPIES = 4  # of parameters outside of the block: themselves, their gradient and its terms
+
+MAX_SHARDS = 16
+"""Largest number of shards of a job; further workers would find no shard to compute."""
+
+MIN_SHARD_SECONDS = 5.0
+"""Estimated time of a shard on one core; another worker needs one to two seconds until its first product."""
+
+MIN_BLOCK_OPERATIONS = 2e7
+"""Operations of one product with a block of vectors; in smaller blocks, call overhead dominates."""
+
+_OPERATIONS_PER_SECOND = 3e9
+"""Parameter-input pairs that one core processes per second in a product with the Hessian."""
+
+_NUMBERS_PER_SECOND = 1e9
+"""Numbers that one core reads or writes per second."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +169,9 @@ def peak_bytes(
     Returns:
         The peak in bytes.
     """
-    parts = _Parts(size, work, matrix, itemsize=itemsize, batch=batch or size.num_samples)
+    part = size.part(min(batch or size.num_samples, size.num_samples))
+    coefficients = memory_coefficients(size.family, matrix)
+    parts = _Parts(size, part, work, coefficients=coefficients, itemsize=itemsize)
     held = parts.held if recording_bytes is None else min(parts.held, recording_bytes)
     others = max(0, held - parts.held_by_one)
     recording = others + parts.recording + parts.vectors(work.first_vectors)
@@ -169,55 +186,83 @@ def peak_bytes(
     return int(peak + parts.vectors(1) + others_of_model) + OVERHEAD_BYTES
 
 
+@dataclass(eq=False)
 class _Parts:
-    """Memory in bytes of the operator's parts."""
+    """Memory in bytes of the operator's parts, for a micro-batch of `part` out of `size`."""
 
-    def __init__(self, size: Size, work: Work, matrix: Matrix, *, itemsize: int, batch: int) -> None:
-        self._size, self._itemsize = size, itemsize
-        part, copies = size.part(min(batch, size.num_samples)), memory_coefficients(size.family, matrix)
-        self.held_by_one = self._bytes(copies.held, part) if work.holds_recordings else 0
-        self.held = self._bytes(copies.held, size) if work.holds_recordings else 0
-        # one column through one micro-batch without a recording takes as much as to record it
-        self.direct = self._bytes(copies.held, part) + self._beside(copies.recording, copies.held, part)
-        self.recording, self.running = (
-            (0.0, self._layered(part)) if work.layered else self._recorded(part, work, copies)
-        )
+    size: Size
+    part: Size
+    work: Work
+    _: KW_ONLY
+    coefficients: MemoryCoefficients
+    itemsize: int
 
-    def _recorded(self, part: Size, work: Work, copies: MemoryCoefficients) -> tuple[float, float]:
-        """Return the bytes while a micro-batch is recorded and while its recording runs, beside what is held."""
-        columns = min(work.num_columns, columns_at_once(part, self._itemsize)) - 1
-        held = self._bytes(copies.held, part)
-        recording = held + self._beside(copies.recording, copies.held, part)
-        transient = self._beside(copies.running, copies.held, part)
-        recording += columns * RECORDING_COLUMN_SHARE * recording
-        running = transient + columns * RUNNING_COLUMN_SHARE * transient
-        if not work.holds_recordings:
-            return recording, running + held
-        # columns that do not pass together: themselves, their products, and these put together
-        waiting = max(0, work.num_columns - columns - 1) * 3 * self.vectors(1)
-        return recording + waiting, running + waiting
+    @property
+    def held_by_one(self) -> float:
+        return self._bytes(self.coefficients.held, self.part) if self.work.holds_recordings else 0
+
+    @cached_property
+    def held(self) -> float:
+        return self._bytes(self.coefficients.held, self.size) if self.work.holds_recordings else 0
+
+    @cached_property
+    def direct(self) -> float:
+        """The bytes of one column through one micro-batch without a recording: as much as it takes to record it."""
+        return self._bytes(self.coefficients.held, self.part) + self._beside(self.coefficients.recording)
+
+    @property
+    def recording(self) -> float:
+        """The bytes while a micro-batch is recorded, beside what is held."""
+        if self.work.layered:
+            return 0.0
+        recording = self.direct
+        recording += self._further_columns * RECORDING_COLUMN_SHARE * recording
+        return recording if not self.work.holds_recordings else recording + self._waiting
+
+    @property
+    def running(self) -> float:
+        """The bytes while a recording runs, beside what is held."""
+        if self.work.layered:
+            return self._layered
+        transient = self._beside(self.coefficients.running)
+        running = transient + self._further_columns * RUNNING_COLUMN_SHARE * transient
+        if not self.work.holds_recordings:
+            return running + self._bytes(self.coefficients.held, self.part)
+        return running + self._waiting
+
+    @cached_property
+    def _further_columns(self) -> int:
+        """The number of columns that pass together with the first one."""
+        return min(self.work.num_columns, columns_at_once(self.part, self.itemsize)) - 1
+
+    @cached_property
+    def _waiting(self) -> float:
+        """The bytes of columns that do not pass together: themselves, their products, and these put together."""
+        return max(0, self.work.num_columns - self._further_columns - 1) * 3 * self.vectors(1)
 
     def vectors(self, number: float) -> float:
-        return number * self._itemsize * self._size.num_parameters
+        return number * self.itemsize * self.size.num_parameters
 
-    def _layered(self, part: Size) -> float:
+    @property
+    def _layered(self) -> float:
         """Return the larger of the bytes of the gradient's activations and of each sample's terms with moved units."""
+        part = self.part
         _, *outputs = part.activations  # inputs are data
         units = max(1, -(-sum(outputs) // part.num_samples))
-        samples = min(part.num_samples, layered_samples(self._size.num_parameters, units, self._itemsize))
-        width = min(units, layered_units(units, samples, self._itemsize))
+        samples = min(part.num_samples, layered_samples(self.size.num_parameters, units, self.itemsize))
+        width = min(units, layered_units(units, samples, self.itemsize))
         moved = (LAYERED_COPIES + LAYERED_UNIT_COPIES * width) * units * samples
         gradient = GRADIENT_COPIES * sum(outputs)
-        return self._itemsize * max(gradient, samples * self._size.num_parameters + moved)
+        return self.itemsize * max(gradient, samples * self.size.num_parameters + moved)
 
-    def _beside(self, copies: tuple[float, ...], held: tuple[float, ...], size: Size) -> float:
+    def _beside(self, copies: tuple[float, ...]) -> float:
         """Return the bytes of all copies beside those that are held; only a piece of the logits exists at once."""
-        at_once = size.at_once(OUTPUTS_BYTES // self._itemsize)
-        return max(0, self._bytes(copies, at_once) - self._bytes(held, at_once))
+        at_once = self.part.at_once(OUTPUTS_BYTES // self.itemsize)
+        return max(0, self._bytes(copies, at_once) - self._bytes(self.coefficients.held, at_once))
 
     def _bytes(self, copies: tuple[float, ...], size: Size) -> float:
         counts = (*size.activations, size.num_parameters)
-        return self._itemsize * sum(copy * count for copy, count in zip(copies, counts, strict=True))
+        return self.itemsize * sum(copy * count for copy, count in zip(copies, counts, strict=True))
 
 
 def micro_batches(size: Size, work: Work, matrix: Matrix, *, itemsize: int, memory_bytes: int | None) -> MicroBatches:
@@ -263,3 +308,24 @@ def _batch_sizes(num_samples: int) -> list[int]:
                 sizes.append(batch)
         count *= 2
     return sizes
+
+
+def num_shards(*, num_probes: int, num_steps: int, product_operations: float, moved_numbers: float) -> int:
+    """Choose the number of shards of a Lanczos job.
+
+    Only the request and its plan decide how probes are split, never the number of workers: vectors that are multiplied
+    together round differently from vectors that are multiplied alone, and a result must not depend on who computed it.
+
+    Args:
+        num_probes: Probes of the job.
+        num_steps: Lanczos steps of each probe.
+        product_operations: Parameter-input pairs in one matrix-vector product.
+        moved_numbers: Numbers that orthogonalisation reads or writes in the whole job.
+
+    Returns:
+        The number; 1 if the job is not worth splitting.
+    """
+    operations = num_probes * num_steps * product_operations
+    seconds = operations / _OPERATIONS_PER_SECOND + moved_numbers / _NUMBERS_PER_SECOND
+    probes_at_once = max(1, -(-int(MIN_BLOCK_OPERATIONS) // max(1, int(product_operations))))
+    return max(1, min(MAX_SHARDS, num_probes // probes_at_once, int(seconds / MIN_SHARD_SECONDS)))

@@ -5,18 +5,15 @@ from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 import httpx
 from httpx_sse import connect_sse
 
 from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, TokenArtifact
-from hessian_spectrum.api_schemas.checkpoints import LoadableModel
-from hessian_spectrum.api_schemas.closed_form import ClosedFormSpectrum
-from hessian_spectrum.api_schemas.health import Readiness
-from hessian_spectrum.api_schemas.jobs import ENDED_STATES, AnyJobResult, CostEstimate, Job, JobState
-from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, LawAnswer
-from hessian_spectrum.client import requests
+from hessian_spectrum.api_schemas.jobs import ENDED_STATES, AnyJobResult, Job, JobState
+from hessian_spectrum.client import endpoints
+from hessian_spectrum.client.client_base import ClientBase
 from hessian_spectrum.client.errors import (
     JobFailedError,
     ProblemResponseError,
@@ -26,7 +23,6 @@ from hessian_spectrum.client.errors import (
 )
 from hessian_spectrum.client.output_file import output_file
 from hessian_spectrum.client.requests import (
-    DEFAULT_URL,
     POLL_SECONDS,
     ApiRequest,
     Body,
@@ -41,7 +37,7 @@ from hessian_spectrum.client.retries import SECONDS_BETWEEN_TRIES, EventCursor, 
 T = TypeVar("T")
 
 
-class SpectrumClient:
+class SpectrumClient(ClientBase[httpx.Client]):
     """Client of a spectrum server.
 
     Every method raises ProblemResponseError if the server refuses the request, and ServerUnreachableError if it does
@@ -55,75 +51,15 @@ class SpectrumClient:
             restarts; a warning is logged when an outage begins.
     """
 
-    def __init__(
-        self,
-        base_url: str = DEFAULT_URL,
-        api_key: str | None = None,
-        *,
-        patience_seconds: float = 60.0,
-        outage_seconds: float = 600.0,
-    ) -> None:
-        self.patience_seconds = patience_seconds
-        self.outage_seconds = outage_seconds
-        self._has_answered = False
-        self._http = httpx.Client(**requests.connection(base_url, api_key))
-
-    def closed_form(self, request: Body | bytes) -> ClosedFormSpectrum:
-        """Compute the complete Hessian spectrum of a network that has a formula.
-
-        A request with numpy arrays, or one that is an npz archive of its fields, is sent as npz.
-
-        Args:
-            request: Model of the request, a dictionary of its fields, or an npz archive.
-
-        Returns:
-            The spectrum.
-        """
-        return self._run(requests.closed_form(request))
-
-    def closed_form_file(self, request: Body | bytes, name: ResultFormat, style: PictureStyle | None = None) -> bytes:
-        """Return the spectrum as JSON, npz (which holds more eigenvectors) or a picture (PNG, SVG or PDF)."""
-        return self._run(requests.closed_form_file(request, name, style))
-
-    def random_matrix(self, request: Body) -> LawAnswer | IndexCurveAnswer:
-        """Compute a random-matrix law, or its index as a function of the energy."""
-        return self._run(requests.random_matrix(request))
-
-    def random_matrix_file(self, request: Body, name: ResultFormat, style: PictureStyle | None = None) -> bytes:
-        """Return the random-matrix law as JSON, npz or a picture (PNG, SVG or PDF)."""
-        return self._run(requests.random_matrix_file(request, name, style))
-
-    def estimate(self, request: Body) -> CostEstimate:
-        """Predict the cost of a job; nothing is queued."""
-        return self._run(requests.estimate(request))
-
-    def submit(
-        self, request: Body, *, wait_seconds: int = 0, idempotency_key: str | None = None, fresh: bool = False
-    ) -> Job:
-        """Submit a job.
-
-        Args:
-            request: Model of the request or a dictionary of its fields.
-            wait_seconds: Time, at most 60 s, to wait for the end of the job before the call returns.
-            idempotency_key: Key under which the same request, sent again within a day, returns the same job.
-            fresh: Whether to compute even if an equal request has a stored result.
-
-        Returns:
-            The job's record.
-        """
-        return self._run(
-            requests.submit(request, wait_seconds=wait_seconds, idempotency_key=idempotency_key, fresh=fresh)
-        )
-
-    def job(self, job_id: str, wait_seconds: float = 0.0) -> Job:
-        """Return the record of a job, after at most `wait_seconds` if it has not ended."""
-        return self._run(requests.job(job_id, wait_seconds))
+    @staticmethod
+    def _connect(**options: Any) -> httpx.Client:
+        return httpx.Client(**options)
 
     def jobs(self, state: JobState | None = None, tag: str | None = None) -> Iterator[Job]:
         """Yield all jobs, newest first, fetched page by page."""
         token: str | None = None
         while True:
-            page = self._run(requests.jobs(state, tag, token))
+            page = self._run(endpoints.jobs(state, tag, token))
             yield from page.jobs
             if (token := page.next_page_token) is None:
                 return
@@ -149,7 +85,7 @@ class SpectrumClient:
         retry = self._retry(job_id, deadline)
         while True:
             seconds = max(0.0, min(POLL_SECONDS, deadline - time.monotonic()))
-            job = self._follow(requests.job(job_id, seconds), retry)
+            job = self._follow(endpoints.job(job_id, seconds), retry)
             if on_change:
                 on_change(job)
             if job.state in ENDED_STATES or time.monotonic() >= deadline:
@@ -176,16 +112,6 @@ class SpectrumClient:
             if not cursor.ended:
                 time.sleep(pause)
 
-    def result(self, job_id: str, smoothing: Smoothing | None = None) -> AnyJobResult:
-        """Return the result of a job that succeeded; the curves of `lanczos` can be smoothed again."""
-        return self._run(requests.result(job_id, smoothing))
-
-    def result_file(
-        self, job_id: str, name: ResultFormat, *, smoothing: Smoothing | None = None, style: PictureStyle | None = None
-    ) -> bytes:
-        """Return the result as JSON, npz (the only format with eigenvectors) or a picture (PNG, SVG or PDF)."""
-        return self._run(requests.result_file(job_id, name, smoothing=smoothing, style=style))
-
     def save_result(
         self,
         job_id: str,
@@ -207,7 +133,7 @@ class SpectrumClient:
         Raises:
             OSError: If the file cannot be written.
         """
-        request = requests.result_file(job_id, name, smoothing=smoothing, style=style)
+        request = endpoints.result_file(job_id, name, smoothing=smoothing, style=style)
         with output_file(path) as file:
             self._save(request, file)
 
@@ -230,15 +156,7 @@ class SpectrumClient:
         job = self.wait(self.submit(request, fresh=fresh).id, on_change=on_change)
         if job.state != "succeeded":
             raise JobFailedError(job)
-        return self._follow(requests.result(job.id), self._retry(job.id))
-
-    def cancel(self, job_id: str) -> Job:
-        """Cancel a job; its record shows when it has ended."""
-        return self._run(requests.cancel(job_id))
-
-    def delete(self, job_id: str) -> None:
-        """Delete a job that has ended, and its result."""
-        self._run(requests.delete(job_id))
+        return self._follow(endpoints.result(job.id), self._retry(job.id))
 
     def upload_tokens(self, path: Path) -> TokenArtifact:
         """Upload a file of tokens chunk by chunk.
@@ -253,7 +171,7 @@ class SpectrumClient:
             OSError: If the file cannot be read.
         """
         with path.open("rb") as file:
-            return self._run(requests.upload_tokens(chunks(file), path.stat().st_size))
+            return self._run(endpoints.upload_tokens(chunks(file), path.stat().st_size))
 
     def upload_arrays(self, path: Path) -> ArrayArtifact:
         """Upload a file of arrays chunk by chunk: weights, or data x and y.
@@ -268,32 +186,16 @@ class SpectrumClient:
             OSError: If the file cannot be read.
         """
         with path.open("rb") as file:
-            return self._run(requests.upload_arrays(chunks(file), path.stat().st_size, path.suffix))
-
-    def artifact(self, artifact_id: str) -> AnyArtifact:
-        """Return the description of an uploaded file."""
-        return self._run(requests.artifact(artifact_id))
+            return self._run(endpoints.upload_arrays(chunks(file), path.stat().st_size, path.suffix))
 
     def artifacts(self) -> Iterator[AnyArtifact]:
         """Yield all uploaded files, newest first, fetched page by page."""
         token: str | None = None
         while True:
-            page = self._run(requests.artifacts(token))
+            page = self._run(endpoints.artifacts(token))
             yield from page.artifacts
             if (token := page.next_page_token) is None:
                 return
-
-    def delete_artifact(self, artifact_id: str) -> None:
-        """Delete an uploaded file; jobs that wait for it fail."""
-        self._run(requests.delete_artifact(artifact_id))
-
-    def models(self) -> list[LoadableModel]:
-        """Return the checkpoints in the models directory, with the reason for those that cannot be loaded."""
-        return self._run(requests.models())
-
-    def ready(self) -> Readiness:
-        """Return the readiness of server and workers; the error of a server that is not ready lists what is missing."""
-        return self._run(requests.ready())
 
     def close(self) -> None:
         """Close the connections."""
@@ -348,6 +250,3 @@ class SpectrumClient:
             else:
                 retry.reset()
                 return answer
-
-    def _retry(self, job_id: str, deadline: float = float("inf")) -> OutageRetry:
-        return OutageRetry(job_id, self.outage_seconds, is_known=self._has_answered, deadline=deadline)

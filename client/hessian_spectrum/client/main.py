@@ -3,10 +3,10 @@
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
@@ -18,13 +18,12 @@ from hessian_spectrum.client.destination import Destination, cannot_write, desti
 from hessian_spectrum.client.errors import ServerUnreachableError, SpectrumClientError
 from hessian_spectrum.client.http import SpectrumClient
 from hessian_spectrum.client.output_file import output_file
+from hessian_spectrum.client.picture_options import given, with_picture_style
 from hessian_spectrum.client.progress import job_progress
 from hessian_spectrum.client.requests import DEFAULT_URL, PictureStyle, ResultFormat, Smoothing
 from hessian_spectrum.client.version_option import VersionOption
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Eigenvalue spectra from a spectrum server.")
-
-T = TypeVar("T")
 
 
 @app.callback()
@@ -48,10 +47,6 @@ Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="File ending in .json, .npz, .png, .svg or .pdf, or - for standard output."),
 ]
-Width = Annotated[float | None, typer.Option(help="Width of a picture in inches.")]
-Height = Annotated[float | None, typer.Option(help="Height of a picture in inches.")]
-Dpi = Annotated[int | None, typer.Option(help="Pixels per inch of a PNG picture.")]
-Title = Annotated[str | None, typer.Option(help="Title of a picture instead of its own; an empty one removes it.")]
 Format = Annotated[
     ResultFormat | None, typer.Option("--format", help="Format of the output, unless the file's name tells.")
 ]
@@ -62,14 +57,13 @@ _INTERRUPTED = 130
 
 
 @app.command("closed-form")
+@with_picture_style
 def closed_form(
     request: ArrayFile,
+    *,
     output: Output = None,
     name: Format = None,
-    width: Width = None,
-    height: Height = None,
-    dpi: Dpi = None,
-    title: Title = None,
+    style: PictureStyle,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Print the spectrum of a network that has a formula, or write it to a file."""
@@ -79,18 +73,17 @@ def closed_form(
         if where.is_text_to_read:
             _print(client.closed_form(fields))
         else:
-            _write(where, client.closed_form_file(fields, where.name, _style(width, height, dpi, title)))
+            _write(where, client.closed_form_file(fields, where.name, style))
 
 
 @app.command("random-matrix")
+@with_picture_style
 def random_matrix(
     request: RequestFile,
+    *,
     output: Output = None,
     name: Format = None,
-    width: Width = None,
-    height: Height = None,
-    dpi: Dpi = None,
-    title: Title = None,
+    style: PictureStyle,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Print a random-matrix law or an index curve, or write it to a file."""
@@ -100,7 +93,7 @@ def random_matrix(
         if where.is_text_to_read:
             _print(client.random_matrix(fields))
         else:
-            _write(where, client.random_matrix_file(fields, where.name, _style(width, height, dpi, title)))
+            _write(where, client.random_matrix_file(fields, where.name, style))
 
 
 @app.command()
@@ -118,14 +111,13 @@ def estimate(request: RequestFile, url: Url = DEFAULT_URL) -> None:
 
 
 @app.command()
+@with_picture_style
 def run(
     request: RequestFile,
+    *,
     output: Output = None,
     name: Format = None,
-    width: Width = None,
-    height: Height = None,
-    dpi: Dpi = None,
-    title: Title = None,
+    style: PictureStyle,
     fresh: Fresh = False,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -143,7 +135,7 @@ def run(
             if job.state != "succeeded":
                 _print(job)
                 raise typer.Exit(1)
-            _fetch(client, job.id, where, {}, _style(width, height, dpi, title))
+            _fetch(client, job.id, where, style=style)
 
 
 @app.command()
@@ -193,24 +185,23 @@ def list_jobs(
 
 
 @app.command()
+@with_picture_style
 def result(
     job_id: JobId,
+    *,
     output: Output = None,
     name: Format = None,
     num_points: Annotated[int | None, typer.Option(help="Number of points of the smoothed curves of lanczos.")] = None,
     kappa: Annotated[float | None, typer.Option(help="Sharpness of the smoothed density of lanczos.")] = None,
     margin: Annotated[float | None, typer.Option(help="Margin of the grid of the curves of lanczos.")] = None,
-    width: Width = None,
-    height: Height = None,
-    dpi: Dpi = None,
-    title: Title = None,
+    style: PictureStyle,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Print the result of a job, or write it to a file; only npz has eigenvectors."""
     where = destination(output, name)
-    smoothing = _given({"num_points": num_points, "kappa": kappa, "margin": margin})
+    smoothing = given({"num_points": num_points, "kappa": kappa, "margin": margin})
     with _client(url) as client:
-        _fetch(client, job_id, where, smoothing, _style(width, height, dpi, title))
+        _fetch(client, job_id, where, smoothing=smoothing, style=style)
 
 
 @app.command()
@@ -301,16 +292,9 @@ def _print(message: BaseModel) -> None:
     typer.echo(message.model_dump_json(indent=2))
 
 
-def _given(options: Mapping[str, T | None]) -> dict[str, T]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _style(width: float | None, height: float | None, dpi: int | None, title: str | None) -> PictureStyle:
-    options: dict[str, str | float | None] = {"width_inches": width, "height_inches": height, "dpi": dpi}
-    return _given({**options, "title": title})
-
-
-def _fetch(client: SpectrumClient, job_id: str, where: Destination, smoothing: Smoothing, style: PictureStyle) -> None:
+def _fetch(
+    client: SpectrumClient, job_id: str, where: Destination, *, smoothing: Smoothing | None = None, style: PictureStyle
+) -> None:
     if where.is_text_to_read:
         _print(client.result(job_id, smoothing))
         return

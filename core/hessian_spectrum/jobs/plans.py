@@ -11,15 +11,14 @@ from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.hessian_vs_ggn import MATRICES, ComparedMatrix, HessianVsGgnRequest
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest
 from hessian_spectrum.api_schemas.losses import LOSSES
-from hessian_spectrum.api_schemas.methods import LanczosMethod, TopKMethod, method_kind
+from hessian_spectrum.api_schemas.methods import LanczosMethod, TopKMethod
 from hessian_spectrum.api_schemas.methods.kind import MatrixProperties
 from hessian_spectrum.api_schemas.models import Gpt2, kind_of
 from hessian_spectrum.api_schemas.models.kind import parameter_shapes
 from hessian_spectrum.api_schemas.problem import FieldError
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.fingerprints import protocol_version
-from hessian_spectrum.jobs.shards import num_shards
-from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan, MicroBatches, micro_batches
+from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan, MicroBatches, micro_batches, num_shards
 from hessian_spectrum.planning.size import Size
 from hessian_spectrum.planning.work import (
     Reorthogonalisation,
@@ -96,11 +95,11 @@ def estimate(request: SpectrumRequest, available_bytes: int | None = None) -> Co
         The plan, with the peak of memory over all spectra.
     """
     parts = spectrum_variants(request)
-    if request.blocks is not None and not method_kind(request.method).assembles_matrix:
+    if request.blocks is not None and not request.method.method_kind.assembles_matrix:
         largest = max(parts, key=lambda part: part.dim)
         plan = _estimate(request, largest, available_bytes, num_spectra=len(parts))
     else:
-        plans = (_estimate(part, part, available_bytes, num_spectra=1) for part in parts)
+        plans = (_estimate(part, part, available_bytes, num_spectra=len(parts)) for part in parts)
         plan = max(plans, key=lambda each: each.peak_bytes)
     return replace(
         plan,
@@ -115,14 +114,14 @@ def _estimate(
 ) -> ComputationPlan:
     """Plan one spectrum.
 
-    Where several spectra share their products, or all probes share recordings that are not held in memory, probes are
-    not split into shards.
+    Probes are not split into shards where there are several spectra, as the shards of a job belong to one spectrum, or
+    where all probes share recordings that are not held in memory.
 
     Args:
         request: The request whose matrix is multiplied.
         part: The request for the one spectrum, which may be that of a block of the matrix.
         available_bytes: Memory of one job at a worker; None: without a limit.
-        num_spectra: Number of spectra that share the products.
+        num_spectra: Number of spectra of the job.
 
     Returns:
         The plan.
@@ -131,7 +130,7 @@ def _estimate(
 
     method = request.method
     if isinstance(method, TopKMethod):
-        return _top_k_estimate(request, part, method, available_bytes)
+        return _top_k_estimate(request, part, method, available_bytes=available_bytes)
     least = _planned(request, _of_block(_work(part), share), available_bytes)
     if not isinstance(method, LanczosMethod):
         return least
@@ -175,7 +174,7 @@ def _num_shards(request: SpectrumRequest, method: LanczosMethod, plan: Computati
 
 
 def _top_k_estimate(
-    request: SpectrumRequest, part: SpectrumRequest, method: TopKMethod, available_bytes: int | None
+    request: SpectrumRequest, part: SpectrumRequest, method: TopKMethod, *, available_bytes: int | None
 ) -> ComputationPlan:
     """Plan a top-k spectrum: the longest basis if recordings fit beside it, else half of what a short one leaves."""
 
@@ -206,7 +205,8 @@ def _of_block(work: Work, share: float) -> Work:
 
 def _kept_bytes(part: SpectrumRequest) -> int:
     """Bytes of the vectors of one spectrum that are held until the results of all spectra are stored."""
-    vectors = method_kind(part.method).stored_vectors(part.method, part.dim)
+    stored_vectors = part.method.method_kind.stored_vectors
+    vectors = None if stored_vectors is None else stored_vectors(part.method, part.dim)
     if vectors is None:
         return 0
     return (vectors.itemsize or ITEM_BYTES[part.vector_precision]) * vectors.number * part.dim
@@ -217,11 +217,11 @@ def culprit(request: SpectrumRequest, available_bytes: int) -> Literal["model", 
     size = _size(request)
     without_data = replace(size, num_samples=1, activations=(0,) * len(size.activations))
     work, spare = _work(request), available_bytes - _result_bytes(request)
-    if _split(request, work, without_data, spare).peak_bytes <= spare:
+    if _split(request, work, without_data, available_bytes=spare).peak_bytes <= spare:
         return "data"
-    if not method_kind(request.method).assembles_matrix:
+    if not request.method.method_kind.assembles_matrix:
         spare = available_bytes - _data_bytes(request)
-        if _split(request, lanczos_work(request.dim, 2, 1), size, spare).peak_bytes <= spare:
+        if _split(request, lanczos_work(request.dim, 2, 1), size, available_bytes=spare).peak_bytes <= spare:
             return "method"
     return "model"
 
@@ -229,7 +229,7 @@ def culprit(request: SpectrumRequest, available_bytes: int) -> Literal["model", 
 def _planned(request: SpectrumRequest, work: Work, available_bytes: int | None) -> ComputationPlan:
     beside = _data_bytes(request) + _result_bytes(request)
     spare = None if available_bytes is None else available_bytes - beside
-    split = _split(request, work, _size(request), spare)
+    split = _split(request, work, _size(request), available_bytes=spare)
     return ComputationPlan(
         num_parameters=request.dim,
         num_products=work.num_products,
@@ -243,7 +243,7 @@ def _planned(request: SpectrumRequest, work: Work, available_bytes: int | None) 
     )
 
 
-def _split(request: SpectrumRequest, work: Work, size: Size, available_bytes: int | None) -> MicroBatches:
+def _split(request: SpectrumRequest, work: Work, size: Size, *, available_bytes: int | None) -> MicroBatches:
     """Choose micro-batches; `size` is that of the whole model, of which the request may ask for a block."""
     loss = request.effective_loss
     size = size.with_logits() if loss is not None and LOSSES[loss].outputs_cost_like == "logits" else size
@@ -254,7 +254,7 @@ def _split(request: SpectrumRequest, work: Work, size: Size, available_bytes: in
 
 def _work(request: SpectrumRequest) -> Work:
     matrix = MatrixProperties(request.dim, _is_reduced(request), kind_of(request.model).is_layered)
-    return method_kind(request.method).work(request.method, matrix)
+    return request.method.method_kind.work(request.method, matrix)
 
 
 def _is_reduced(request: SpectrumRequest) -> bool:
@@ -273,7 +273,7 @@ def _training_passes(request: SpectrumRequest) -> float:
 
 
 def _result_bytes(request: SpectrumRequest) -> int:
-    return _RESULT_NUMBER_BYTES * method_kind(request.method).num_result_numbers(request.method, request.dim)
+    return _RESULT_NUMBER_BYTES * request.method.method_kind.num_result_numbers(request.method, request.dim)
 
 
 def _size(request: SpectrumRequest) -> Size:
@@ -312,7 +312,7 @@ def plan_job(request: AnyJobRequest, memory_bytes: int | None = None) -> JobPlan
     if isinstance(request, ExperimentRequest):
         plans = tuple(estimate(point, memory_bytes) for point in request.points)
         return JobPlan(memory_bytes, _experiment_plan(plans), plans)
-    points = tuple(_point_plan(request, model, matrix, memory_bytes) for model, matrix in _points(request))
+    points = tuple(_point_plan(request, model, matrix, memory_bytes=memory_bytes) for model, matrix in _points(request))
     return JobPlan(memory_bytes, _comparison_plan(request, points), points)
 
 
@@ -370,7 +370,7 @@ def _points(request: HessianVsGgnRequest) -> Iterator[tuple[Gpt2, ComparedMatrix
 
 
 def _point_plan(
-    request: HessianVsGgnRequest, model: Gpt2, matrix: ComparedMatrix, memory_bytes: int | None
+    request: HessianVsGgnRequest, model: Gpt2, matrix: ComparedMatrix, *, memory_bytes: int | None
 ) -> ComputationPlan:
     """Plan one eigenvalue of one model, in the memory that training leaves."""
     beside = _training_bytes(request, model)

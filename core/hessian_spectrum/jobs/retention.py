@@ -113,23 +113,23 @@ class Leftovers:
         Returns:
             Those of the digests, sorted.
         """
-        return self._abandoned(_RESULTS_OF_NO_JOB, RESULT_USERS, digests, seconds)
+        return self._abandoned(digests, seconds, marks=_RESULTS_OF_NO_JOB, prefix=RESULT_USERS)
 
     def abandoned_requests(self, job_ids: Iterable[str], seconds: float) -> list[str]:
         """List jobs that have not existed for so many seconds; the delay is explained in `abandoned_results`."""
-        return self._abandoned(_REQUESTS_OF_NO_JOB, JOB, job_ids, seconds)
+        return self._abandoned(job_ids, seconds, marks=_REQUESTS_OF_NO_JOB, prefix=JOB)
 
-    def _abandoned(self, marks: str, prefix: str, names: Iterable[str], seconds: float) -> list[str]:
+    def _abandoned(self, names: Iterable[str], seconds: float, *, marks: str, prefix: str) -> list[str]:
         """List the names for which no key with this prefix has existed for so many seconds."""
         all_names = list(names)
         replies = self._replies(all_names, lambda pipeline, name: pipeline.exists(prefix + name))
         unused = {name for name, used in zip(all_names, replies, strict=True) if not used}
         (now, _), marked = self._storage.replies(partial(_ask_for_marks, marks))
         since = dict(marked)
-        self._mark(marks, unused - since.keys(), now, unmark=since.keys() - unused)
+        self._mark(marks, unused - since.keys(), now=now, unmark=since.keys() - unused)
         return sorted(name for name in unused if now - since.get(name, now) >= seconds)
 
-    def _mark(self, marks: str, names: Collection[str], now: float, unmark: Collection[str]) -> None:
+    def _mark(self, marks: str, names: Collection[str], *, now: float, unmark: Collection[str]) -> None:
         def ask(pipeline: Pipeline) -> None:
             if names:
                 pipeline.zadd(marks, dict.fromkeys(names, now))

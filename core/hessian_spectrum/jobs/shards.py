@@ -1,11 +1,8 @@
-"""Shards of long Lanczos jobs: how many there are, which worker computes which, and how far each is.
-
-Only the request and its plan decide how probes are split, never the number of workers: vectors that are multiplied
-together round differently from vectors that are multiplied alone, and a result must not depend on who computed it.
-"""
+"""Shards of long Lanczos jobs: which worker computes which, and how far each is."""
 
 import secrets
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import redis
@@ -13,39 +10,6 @@ import redis
 from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.jobs.record import Lease, LeaseLostError, holder_prefix
 from hessian_spectrum.jobs.scripts import JOB, NO_SHARD, NOT_THE_HOLDER, SHARD_POISONED, ShardReply, ShardScripts
-
-MAX_SHARDS = 16
-"""Largest number of shards of a job; further workers would find no shard to compute."""
-
-MIN_SHARD_SECONDS = 5.0
-"""Estimated time of a shard on one core; another worker needs one to two seconds until its first product."""
-
-MIN_BLOCK_OPERATIONS = 2e7
-"""Operations of one product with a block of vectors; in smaller blocks, call overhead dominates."""
-
-_OPERATIONS_PER_SECOND = 3e9
-"""Parameter-input pairs that one core processes per second in a product with the Hessian."""
-
-_NUMBERS_PER_SECOND = 1e9
-"""Numbers that one core reads or writes per second."""
-
-
-def num_shards(*, num_probes: int, num_steps: int, product_operations: float, moved_numbers: float) -> int:
-    """Choose the number of shards of a Lanczos job.
-
-    Args:
-        num_probes: Probes of the job.
-        num_steps: Lanczos steps of each probe.
-        product_operations: Parameter-input pairs in one matrix-vector product.
-        moved_numbers: Numbers that orthogonalisation reads or writes in the whole job.
-
-    Returns:
-        The number; 1 if the job is not worth splitting.
-    """
-    operations = num_probes * num_steps * product_operations
-    seconds = operations / _OPERATIONS_PER_SECOND + moved_numbers / _NUMBERS_PER_SECOND
-    probes_at_once = max(1, -(-int(MIN_BLOCK_OPERATIONS) // max(1, int(product_operations))))
-    return max(1, min(MAX_SHARDS, num_probes // probes_at_once, int(seconds / MIN_SHARD_SECONDS)))
 
 
 class ShardPoisonedError(Exception):
@@ -62,18 +26,23 @@ class Claim:
     fingerprint: str  # of everything that the numbers of the shards depend on beside the request
 
 
+@dataclass(frozen=True, kw_only=True)
 class ShardStore:
     """The shards of all jobs, stored in the jobs' own records; each change is one script.
 
-    Args:
+    Attributes:
         client: Client of the Redis that holds the records.
         lease_seconds: Duration of the claim of a worker that does not hold the job.
         max_losses: Number of workers that a shard may lose.
     """
 
-    def __init__(self, client: redis.Redis, lease_seconds: float, max_losses: int) -> None:
-        self._client, self._scripts = client, ShardScripts(client)
-        self._lease_seconds, self._max_losses = lease_seconds, max_losses
+    client: redis.Redis
+    lease_seconds: float
+    max_losses: int
+
+    @cached_property
+    def _scripts(self) -> ShardScripts:
+        return ShardScripts(self.client)
 
     def open(self, lease: Lease, num_shards: int, *, shard_fingerprint: str, numerics_fingerprint: str) -> Claim | None:
         """Offer the shards of a job to all workers, unless that is done, and claim the first free one.
@@ -98,13 +67,13 @@ class ShardStore:
                 num_shards=num_shards,
                 shard_fingerprint=shard_fingerprint,
                 numerics_fingerprint=numerics_fingerprint,
-                max_losses=self._max_losses,
+                max_losses=self.max_losses,
             )
         )
 
     def new_lease(self, job_id: str, holder: str = "") -> Lease:
         """Lease of a process that computes shards of a job which another process has leased."""
-        return Lease(job_id, holder_prefix(holder) + secrets.token_hex(16), 0, seconds=self._lease_seconds)
+        return Lease(job_id, holder_prefix(holder) + secrets.token_hex(16), 0, seconds=self.lease_seconds)
 
     def take(self, lease: Lease, numerics_fingerprint: str) -> Claim | None:
         """Claim a free shard of a job, for a worker with the fingerprint of the one that has the job.
@@ -123,8 +92,8 @@ class ShardStore:
             self._scripts.claim(
                 lease.job_id,
                 token=lease.token,
-                lease_seconds=self._lease_seconds,
-                max_losses=self._max_losses,
+                lease_seconds=self.lease_seconds,
+                max_losses=self.max_losses,
                 numerics_fingerprint=numerics_fingerprint,
             )
         )
@@ -149,8 +118,8 @@ class ShardStore:
             self._scripts.finish(
                 lease.job_id,
                 token=lease.token,
-                lease_seconds=self._lease_seconds,
-                max_losses=self._max_losses,
+                lease_seconds=self.lease_seconds,
+                max_losses=self.max_losses,
                 index=index,
                 num_products=num_products,
                 wants_another=go_on,
@@ -171,7 +140,7 @@ class ShardStore:
         return self._scripts.renew(
             lease.job_id,
             token=lease.token,
-            lease_seconds=self._lease_seconds,
+            lease_seconds=self.lease_seconds,
             index=index,
             num_products=num_products,
         )
@@ -197,7 +166,7 @@ class ShardStore:
 
     def last_loss(self, job_id: str) -> Problem | None:
         """The problem of the last worker that died while it computed a shard of the job, if it is known."""
-        text = cast("str | None", self._client.hget(JOB + job_id, "shard_trouble"))
+        text = cast("str | None", self.client.hget(JOB + job_id, "shard_trouble"))
         return Problem.model_validate_json(text) if text else None
 
     def reopen(self, lease: Lease, index: int) -> None:
@@ -222,7 +191,7 @@ class ShardStore:
         return products, Problem.model_validate_json(problem) if problem else None
 
     def _fields(self, job_id: str) -> dict[str, str]:
-        return cast("dict[str, str]", self._client.hgetall(JOB + job_id))
+        return cast("dict[str, str]", self.client.hgetall(JOB + job_id))
 
 
 def _claim(reply: ShardReply) -> Claim | None:

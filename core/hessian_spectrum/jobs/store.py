@@ -151,9 +151,9 @@ class JobStore:
             cached = cached_fields(result_digest=cached_result.result_digest, cache_entry=cached_result.key)
             outcome, existing = self._scripts.create(replace(job, fields=fields | cached, request=""))
             if outcome != "gone":
-                return self._created(outcome, existing, job, fields | cached | {"state": "succeeded"})
+                return self._created(outcome, existing, job=job, fields=fields | cached | {"state": "succeeded"})
         outcome, existing = self._create_queued(job)
-        return self._created(outcome, existing, job, fields | {"state": "queued"})
+        return self._created(outcome, existing, job=job, fields=fields | {"state": "queued"})
 
     def created_before(self, request: str, idempotency_key: str, owner: str | None = None) -> JobRecord | None:
         """Find the job that an owner created with an idempotency key.
@@ -490,7 +490,9 @@ class JobStore:
     def _ids(self, state: JobState) -> list[str]:
         return [str(i) for i in self._client.zrange(index_key(state), 0, -1)]
 
-    def _created(self, outcome: str, existing: str, job: NewJob, fields: Mapping[str, str]) -> tuple[JobRecord, bool]:
+    def _created(
+        self, outcome: str, existing: str, *, job: NewJob, fields: Mapping[str, str]
+    ) -> tuple[JobRecord, bool]:
         match outcome:
             case "created":
                 return record_from_fields(job.id, fields), False

@@ -84,7 +84,7 @@ class VerdictStore:
     def of(self, sha256: str, kind: str) -> CheckpointVerdict | None:
         """The best verdict on a checkpoint among the versions; None if none tried it, or Redis does not answer."""
         try:
-            keys = [_name(_KEY, version, sha256, kind) for version in self._code_versions()]
+            keys = [_name(_KEY, version, sha256=sha256, kind=kind) for version in self._code_versions()]
             texts = cast("list[str | None]", self._client.mget(keys)) if keys else []
         except RedisError as error:
             _logger.warning("verdicts on checkpoints are not known: %s", error)
@@ -106,7 +106,7 @@ class VerdictStore:
         """
         (version,) = self._code_versions()
         seconds = SECONDS_UNTIL_ANOTHER_TRIAL if verdict.state == "unchecked" else SECONDS_KEPT
-        self._client.set(_name(_KEY, version, sha256, kind), verdict.model_dump_json(), ex=seconds)
+        self._client.set(_name(_KEY, version, sha256=sha256, kind=kind), verdict.model_dump_json(), ex=seconds)
 
     def may_try(self, sha256: str, kind: str, seconds: float) -> bool:
         """Claim the trial of a checkpoint for this worker.
@@ -123,7 +123,7 @@ class VerdictStore:
             RedisError: Redis does not answer.
         """
         (version,) = self._code_versions()
-        return bool(self._client.set(_name(_TRIAL, version, sha256, kind), "", nx=True, ex=int(seconds)))
+        return bool(self._client.set(_name(_TRIAL, version, sha256=sha256, kind=kind), "", nx=True, ex=int(seconds)))
 
     def has_tried(self, sha256: str, kind: str) -> None:
         """End the claim of `may_try`.
@@ -136,10 +136,10 @@ class VerdictStore:
             RedisError: Redis does not answer.
         """
         (version,) = self._code_versions()
-        self._client.delete(_name(_TRIAL, version, sha256, kind))
+        self._client.delete(_name(_TRIAL, version, sha256=sha256, kind=kind))
 
 
-def _name(prefix: str, version: str, sha256: str, kind: str) -> str:
+def _name(prefix: str, version: str, *, sha256: str, kind: str) -> str:
     return f"{prefix}{version}:{kind}:{sha256}"
 
 

@@ -306,7 +306,7 @@ def _least_and_largest(
     ends = _Average(), _Average()
     before: list[MomentBounds] = []  # of the probes with further rules; those of all could take gigabytes
     for index, quadrature in enumerate(quadratures):
-        bounds = _bounds(quadrature, curve, compatible_rules(quadrature))
+        bounds = _bounds(quadrature, curve, rules=compatible_rules(quadrature))
         for end, moments in zip(ends, bounds, strict=True):
             end.add(moments)
         if further_rules is not None and index < MOST_PROBES_WITH_FURTHER_RULES:
@@ -315,7 +315,7 @@ def _least_and_largest(
     if further_rules is None:
         return least, largest
     chosen = zip(quadratures, before, strict=False)
-    after = [_bounds(each, curve, further_rules(each), start) for each, start in chosen]
+    after = [_bounds(each, curve, rules=further_rules(each), known=start) for each, start in chosen]
     return (
         _moved(least, [each.least for each in before], [each.least for each in after]),
         _moved(largest, [each.largest for each in before], [each.largest for each in after]),
@@ -323,7 +323,7 @@ def _least_and_largest(
 
 
 def _bounds(
-    quadrature: Quadrature, curve: Curve, rules: Sequence[Rule], known: MomentBounds | None = None
+    quadrature: Quadrature, curve: Curve, *, rules: Sequence[Rule], known: MomentBounds | None = None
 ) -> MomentBounds:
     """Smallest and largest moments over all rules, and over the known bounds if there are any."""
     bounds = [curve.moments(rule, quadrature.node_error) for rule in rules]

@@ -1,39 +1,20 @@
 """The interface through which all files are stored, in a directory or in an object store."""
 
-import errno
 import hashlib
-import io
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, Self, cast
+from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 
-LEAST_FREE_BYTES = 256 * 2**20
-"""Free space in bytes below which a disk counts as full. It is reserved for Redis, which may write to the same disk and
-stops when there is no room."""
+if TYPE_CHECKING:
+    from hessian_spectrum.storage.local_directory import Draft
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 """A SHA-256 as it appears in names."""
 
 _CHUNK_BYTES = 2**18
-
-
-def require_room(place: Path | int, num_bytes: int) -> None:
-    """Check that a disk has room for so many bytes and does not count as full afterwards.
-
-    Args:
-        place: A path on the disk, or an open file.
-        num_bytes: Bytes that are to be written.
-
-    Raises:
-        OSError: ENOSPC: the disk counts as full.
-    """
-    disk = os.statvfs(place)
-    if disk.f_bavail * disk.f_frsize - num_bytes < LEAST_FREE_BYTES:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class BlobNotFoundError(FileNotFoundError):
@@ -66,76 +47,6 @@ class BlobInfo:
         return self.modified_ns / 1e9
 
 
-class Draft:
-    """A local file that is being written; it becomes a blob by `commit`, or is removed with its context.
-
-    Args:
-        descriptor: Of the open, empty file; closed by `close`.
-        path: Of the same file.
-        publish: Makes the finished file the blob of a name, and tells whether it did.
-        report: Called with the bytes written so far; an exception that it raises ends the writing.
-        use_reserve: Whether the file may take the space that is reserved for Redis.
-    """
-
-    def __init__(
-        self,
-        descriptor: int,
-        path: Path,
-        publish: "Callable[[Draft, str, bool], bool]",
-        *,
-        report: Callable[[int], None] | None = None,
-        use_reserve: bool = False,
-    ) -> None:
-        self.path = path
-        self._publish = publish
-        self._raw = _GuardedFile(descriptor, report, use_reserve=use_reserve)
-        self.file: BinaryIO = cast("BinaryIO", io.BufferedRandom(self._raw))
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that the file holds; what is buffered is written first."""
-        self.file.flush()
-        return os.fstat(self.file.fileno()).st_size
-
-    def write(self, pieces: Iterable[bytes | memoryview]) -> None:
-        """Append the pieces.
-
-        Raises:
-            OSError: If the disk counts as full, for example.
-        """
-        for piece in pieces:
-            self.file.write(piece)
-
-    def sha256(self) -> str:
-        """Digest of everything that was written so far."""
-        self.file.flush()
-        self.file.seek(0)
-        digest = sha256_of(self.file)
-        self.file.seek(0, os.SEEK_END)
-        return digest
-
-    def commit(self, name: str, *, overwrite: bool = False) -> bool:
-        """Keep the file under a name: afterwards it is on disk, and readers see all of it.
-
-        Args:
-            name: Of the blob.
-            overwrite: Whether to replace a blob of this name.
-
-        Returns:
-            False if there was a blob of this name and `overwrite` is not set: that one stays as it is.
-
-        Raises:
-            OSError: If it cannot be kept; then there is no blob of this name, or the earlier one.
-        """
-        self.file.flush()
-        return self._publish(self, name, overwrite)
-
-    def close(self) -> None:
-        """Close the file and remove it, unless it became a blob."""
-        self._raw.close()  # what is still buffered belongs to a draft that nobody wants
-        self.path.unlink(missing_ok=True)
-
-
 class BlobStore(Protocol):
     """Named, immutable sequences of bytes that all processes of a deployment share.
 
@@ -144,7 +55,7 @@ class BlobStore(Protocol):
 
     def draft(
         self, *, report: Callable[[int], None] | None = None, use_reserve: bool = False
-    ) -> AbstractContextManager[Draft]:
+    ) -> "AbstractContextManager[Draft]":
         """A local file to write, which `Draft.commit` turns into a blob; without that it is gone after the context."""
         ...
 
@@ -253,22 +164,3 @@ def sha256_of(file: BinaryIO) -> str:
     while piece := file.read(_CHUNK_BYTES):
         digest.update(piece)
     return digest.hexdigest()
-
-
-class _GuardedFile(io.FileIO):
-    """A file that leaves the reserve of its disk alone, and reports how far it was written."""
-
-    def __init__(self, descriptor: int, report: Callable[[int], None] | None, *, use_reserve: bool) -> None:
-        super().__init__(descriptor, "r+")
-        self._report = report
-        self._use_reserve = use_reserve
-        self._num_bytes = 0
-
-    def write(self, data: Any, /) -> int:
-        if not self._use_reserve:
-            require_room(self.fileno(), len(data))
-        count = super().write(data)
-        self._num_bytes += count
-        if self._report is not None:
-            self._report(self._num_bytes)
-        return count

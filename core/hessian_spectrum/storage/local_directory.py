@@ -1,22 +1,131 @@
-"""A blob store that is a directory, on this machine or mounted by all machines."""
+"""Files on the disk of this machine: drafts of blobs, and a blob store that is a directory, perhaps a mounted one."""
 
 import errno
 import fcntl
+import io
 import os
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self, cast
 
-from hessian_spectrum.storage.blob_store import BlobInfo, BlobNotFoundError, Draft
+from hessian_spectrum.storage.blob_store import BlobInfo, BlobNotFoundError, sha256_of
+
+LEAST_FREE_BYTES = 256 * 2**20
+"""Free space in bytes below which a disk counts as full. It is reserved for Redis, which may write to the same disk and
+stops when there is no room."""
 
 _DRAFT = "draft-"
 _FILE_MODE, _FOLDER_MODE = 0o600, 0o700
 """Modes, whatever the umask is: files of different API keys lie side by side, and only the service checks keys."""
+
+
+def require_room(place: Path | int, num_bytes: int) -> None:
+    """Check that a disk has room for so many bytes and does not count as full afterwards.
+
+    Args:
+        place: A path on the disk, or an open file.
+        num_bytes: Bytes that are to be written.
+
+    Raises:
+        OSError: ENOSPC: the disk counts as full.
+    """
+    disk = os.statvfs(place)
+    if disk.f_bavail * disk.f_frsize - num_bytes < LEAST_FREE_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Draft:
+    """A local file that is being written; it becomes a blob by `commit`, or is removed with its context.
+
+    Args:
+        descriptor: Of the open, empty file; closed by `close`.
+        path: Of the same file.
+        publish: Makes the finished file the blob of a name, and tells whether it did.
+        report: Called with the bytes written so far; an exception that it raises ends the writing.
+        use_reserve: Whether the file may take the space that is reserved for Redis.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        path: Path,
+        publish: "Callable[[Draft, str, bool], bool]",
+        *,
+        report: Callable[[int], None] | None = None,
+        use_reserve: bool = False,
+    ) -> None:
+        self.path = path
+        self._publish = publish
+        self._raw = _GuardedFile(descriptor, report, use_reserve=use_reserve)
+        self.file: BinaryIO = cast("BinaryIO", io.BufferedRandom(self._raw))
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the file holds; what is buffered is written first."""
+        self.file.flush()
+        return os.fstat(self.file.fileno()).st_size
+
+    def write(self, pieces: Iterable[bytes | memoryview]) -> None:
+        """Append the pieces.
+
+        Raises:
+            OSError: If the disk counts as full, for example.
+        """
+        for piece in pieces:
+            self.file.write(piece)
+
+    def sha256(self) -> str:
+        """Digest of everything that was written so far."""
+        self.file.flush()
+        self.file.seek(0)
+        digest = sha256_of(self.file)
+        self.file.seek(0, os.SEEK_END)
+        return digest
+
+    def commit(self, name: str, *, overwrite: bool = False) -> bool:
+        """Keep the file under a name: afterwards it is on disk, and readers see all of it.
+
+        Args:
+            name: Of the blob.
+            overwrite: Whether to replace a blob of this name.
+
+        Returns:
+            False if there was a blob of this name and `overwrite` is not set: that one stays as it is.
+
+        Raises:
+            OSError: If it cannot be kept; then there is no blob of this name, or the earlier one.
+        """
+        self.file.flush()
+        return self._publish(self, name, overwrite)
+
+    def close(self) -> None:
+        """Close the file and remove it, unless it became a blob."""
+        self._raw.close()  # what is still buffered belongs to a draft that nobody wants
+        self.path.unlink(missing_ok=True)
+
+
+class _GuardedFile(io.FileIO):
+    """A file that leaves the reserve of its disk alone, and reports how far it was written."""
+
+    def __init__(self, descriptor: int, report: Callable[[int], None] | None, *, use_reserve: bool) -> None:
+        super().__init__(descriptor, "r+")
+        self._report = report
+        self._use_reserve = use_reserve
+        self._num_bytes = 0
+
+    def write(self, data: Any, /) -> int:
+        if not self._use_reserve:
+            require_room(self.fileno(), len(data))
+        count = super().write(data)
+        self._num_bytes += count
+        if self._report is not None:
+            self._report(self._num_bytes)
+        return count
 
 
 class LocalDirectory:

@@ -19,13 +19,8 @@ from urllib.parse import urlsplit
 from botocore.exceptions import BotoCoreError, ClientError
 from s3fs import S3FileSystem
 
-from hessian_spectrum.storage.blob_store import (
-    BlobInfo,
-    BlobNotFoundError,
-    Draft,
-    StorageUnavailableError,
-    require_room,
-)
+from hessian_spectrum.storage.blob_store import BlobInfo, BlobNotFoundError, StorageUnavailableError
+from hessian_spectrum.storage.local_directory import Draft, require_room
 
 _DRAFT = "draft-"
 _CACHE = "object-store-cache"
@@ -107,7 +102,7 @@ class ObjectStore:
         """Read the headers of the object."""
         with self._found(name):
             headers = self._call("head_object", Key=self._prefix + name)
-        return _info(name, headers["ContentLength"], headers["LastModified"], headers["ETag"])
+        return _info(name, headers["ContentLength"], modified=headers["LastModified"], version=headers["ETag"])
 
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         """List objects, a page at a time."""
@@ -115,7 +110,7 @@ class ObjectStore:
             for entry in page.get("Contents", ()):
                 name = entry["Key"].removeprefix(self._prefix)
                 if not entry["Key"].startswith(self._root + _USED):
-                    yield _info(name, entry["Size"], entry["LastModified"], entry["ETag"])
+                    yield _info(name, entry["Size"], modified=entry["LastModified"], version=entry["ETag"])
 
     def folders(self, prefix: str = "") -> Sequence[str]:
         """List the common prefixes of objects."""
@@ -404,7 +399,7 @@ def _code(error: Exception) -> str:
     return str(cause.response.get("Error", {}).get("Code", "")) if isinstance(cause, ClientError) else ""
 
 
-def _info(name: str, num_bytes: int, modified: datetime, version: str) -> BlobInfo:
+def _info(name: str, num_bytes: int, *, modified: datetime, version: str) -> BlobInfo:
     return BlobInfo(name, num_bytes, round(1e6 * _seconds(modified)) * 1000, version)
 
 

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from hessian_spectrum.storage.blob_store import DIGEST, BlobInfo, BlobNotFoundError, BlobStore, Draft, sha256_of
+from hessian_spectrum.storage.blob_store import DIGEST, BlobInfo, BlobNotFoundError, BlobStore, sha256_of
+from hessian_spectrum.storage.local_directory import Draft
 
 _CHUNK_BYTES = 2**20
 _SECONDS_BETWEEN_FOLDERS = 0.002

@@ -4,8 +4,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Literal
@@ -17,7 +16,11 @@ from pythonjsonlogger.json import JsonFormatter
 
 LogField = str | int
 
-_fields: ContextVar[Mapping[str, LogField]] = ContextVar("log_fields", default=MappingProxyType({}))
+LOG_FIELDS: ContextVar[Mapping[str, LogField]] = ContextVar("log_fields", default=MappingProxyType({}))
+"""Fields of every line that is logged in this context.
+
+A thread or task that is started within the context needs a copy of it to log them, too.
+"""
 
 _VERBOSE_LIBRARIES = ("celery", "kombu", "amqp", "matplotlib", "PIL", "httpx", "torch", "uvicorn")
 """Libraries whose messages below WARNING are written only at level DEBUG."""
@@ -43,30 +46,12 @@ class LogSettings(BaseSettings):
         return self.log_format == "json" or (self.log_format == "auto" and not sys.stderr.isatty())
 
 
-@contextmanager
-def log_fields(**fields: LogField) -> Iterator[None]:
-    """Add these fields to every line that is logged in this context.
-
-    A thread or task that is started inside needs a copy of the context to log them, too.
-    """
-    token = _fields.set({**_fields.get(), **fields})
-    try:
-        yield
-    finally:
-        _fields.reset(token)
-
-
-def current_log_fields() -> Mapping[str, LogField]:
-    """The fields that a line logged now would carry."""
-    return _fields.get()
-
-
 class ContextFilter(logging.Filter):
     """Adds the fields of the current context to each record, except those that the record itself sets."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every record pass."""
-        for name, value in _fields.get().items():
+        for name, value in LOG_FIELDS.get().items():
             record.__dict__.setdefault(name, value)
         return True
 
@@ -107,6 +92,6 @@ class _TextFormatter(_UtcTime):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line with the fields of its context at the end."""
-        fields = "".join(f" {name}={value}" for name, value in current_log_fields().items())
+        fields = "".join(f" {name}={value}" for name, value in LOG_FIELDS.get().items())
         text = _CONTROL_CHARACTERS.sub(lambda match: repr(match[0])[1:-1], super().format(record) + fields)
         return text.replace("\n", "\n    ")

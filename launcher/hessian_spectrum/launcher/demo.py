@@ -95,9 +95,9 @@ def _digits_classifier(client: SpectrumClient, console: Console, output: Path) -
         "precision": "float64",
     }
     console.rule("b. Digits classifier: Lanczos against the exact spectrum of the same model")
-    exact = _run(client, console, problem | {"method": {"kind": "exact"}}, output / "digits-exact.png")
+    exact = _run(client, console, problem | {"method": {"kind": "exact"}}, picture=output / "digits-exact.png")
     method = {"kind": "lanczos", "num_steps": 120, "num_probes": 8}
-    lanczos = _run(client, console, problem | {"method": method}, output / "digits-density.png")
+    lanczos = _run(client, console, problem | {"method": method}, picture=output / "digits-density.png")
     if not isinstance(exact, ExactResult) or not isinstance(lanczos, LanczosResult):
         raise TypeError("the server returned a result of another kind")
     console.print(_comparison_table(exact, lanczos))
@@ -146,7 +146,7 @@ def _small_gpt2(client: SpectrumClient, console: Console, output: Path) -> None:
         "method": {"kind": "lanczos", "num_steps": 60, "num_probes": 3},
     }
     console.rule("c. Small GPT-2 with an attention sink on Python's language reference")
-    result = _run(client, console, request, output / "gpt2-density.png")
+    result = _run(client, console, request, picture=output / "gpt2-density.png")
     if not isinstance(result, LanczosResult) or result.training is None:
         raise TypeError("the server returned a result of another kind")
     console.print(
@@ -158,7 +158,7 @@ def _small_gpt2(client: SpectrumClient, console: Console, output: Path) -> None:
     )
 
 
-def _run(client: SpectrumClient, console: Console, request: dict[str, Any], picture: Path) -> AnyJobResult:
+def _run(client: SpectrumClient, console: Console, request: dict[str, Any], *, picture: Path) -> AnyJobResult:
     job_id = ""
 
     with job_progress(console, request["method"]["kind"]) as show:

@@ -124,9 +124,15 @@ class Stack:
         if self._redis is not None:
             redis = self._redis
             redis.process.start()
-            self._wait_for(lambda: redis.answers() or bool(redis.process.obstacle), _REDIS_START_SECONDS, "Redis", stop)
+            self._wait_for(
+                lambda: redis.answers() or bool(redis.process.obstacle),
+                stop,
+                seconds=_REDIS_START_SECONDS,
+                what="Redis",
+            )
         else:
-            self._wait_for(_external_redis_listens, _EXTERNAL_REDIS_SECONDS, f"the Redis of {REDIS_VARIABLE}", stop)
+            what = f"the Redis of {REDIS_VARIABLE}"
+            self._wait_for(_external_redis_listens, stop, seconds=_EXTERNAL_REDIS_SECONDS, what=what)
         for child in self._children:
             child.start()
         return self._wait_until_ready(stop, report)
@@ -169,7 +175,7 @@ class Stack:
             if message := child.restart():
                 report(message)
 
-    def _wait_for(self, condition: Callable[[], bool], seconds: float, what: str, stop: threading.Event) -> None:
+    def _wait_for(self, condition: Callable[[], bool], stop: threading.Event, *, seconds: float, what: str) -> None:
         deadline = time.monotonic() + seconds
         while not stop.is_set() and not condition():
             self._restart(lambda _: None)

@@ -30,8 +30,8 @@ from hessian_spectrum.service.request_parsing import StrictRoute, has_media_type
 from hessian_spectrum.service.routes import (
     artifacts,
     closed_form,
+    estimates,
     job_events,
-    job_submission,
     jobs,
     models,
     monitoring,
@@ -68,7 +68,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
     app.router.route_class = StrictRoute
     register_problem_handlers(app)
     add_documentation_page(app)
-    for module in (closed_form, random_matrix, artifacts, jobs, job_events, job_submission, models, monitoring):
+    for module in (closed_form, random_matrix, artifacts, jobs, job_events, estimates, models, monitoring):
         app.include_router(module.router, prefix=API_PREFIX)
     app.include_router(monitoring.metrics_router)
     messages = (ClosedFormRequest, RandomMatrixRequest, JobRequest, Problem)

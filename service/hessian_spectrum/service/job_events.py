@@ -23,21 +23,35 @@ _logger = logging.getLogger(__name__)
 
 
 class JobEventBroker:
-    """Notifies subscribers when their job changes."""
+    """Notifies subscribers when their job changes.
+
+    Args:
+        events: The events of all jobs.
+    """
 
     def __init__(self, events: EventLog) -> None:
         self._events = events
         self._subscribers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._has_subscribers = asyncio.Event()
         self._reads: dict[tuple[str, str], asyncio.Task[list[JobEvent]]] = {}
 
     async def run(self) -> None:
-        """Read changes until cancelled; all subscribers are notified if Redis is unavailable, so that they notice."""
+        """Read changes while there are subscribers, until cancelled.
+
+        All subscribers are notified if Redis is unavailable, so that they notice.
+        """
         cursor: str | None = None
         while True:
+            if not self._subscribers:
+                cursor = None
+                await self._has_subscribers.wait()
             try:
-                cursor = cursor or await self._events.newest_change()
-                cursor, changed = await self._events.changes(cursor)
-                await asyncio.sleep(_SECONDS_BETWEEN_READS)
+                if cursor is None:
+                    cursor = await self._events.newest_change()
+                    changed = set(self._subscribers)  # their jobs may have changed before this position was read
+                else:
+                    cursor, changed = await self._events.changes(cursor)
+                    await asyncio.sleep(_SECONDS_BETWEEN_READS)
             except RedisError as error:
                 _logger.debug("changes of jobs cannot be read: %s", error)
                 changed = set(self._subscribers)
@@ -52,12 +66,15 @@ class JobEventBroker:
         notification = asyncio.Event()
         notification.set()
         self._subscribers[job_id].add(notification)
+        self._has_subscribers.set()
         try:
             yield notification
         finally:
             self._subscribers[job_id].discard(notification)
             if not self._subscribers[job_id]:
                 del self._subscribers[job_id]
+            if not self._subscribers:
+                self._has_subscribers.clear()
 
     async def reader(
         self, record: JobRecord, last_event_id: str | None, is_authorized: Callable[[], bool] = lambda: True

@@ -37,7 +37,8 @@ class ResultVerifier:
         if arrays is not None:
             version = self._results.version_of_arrays(digest)
             with self._reading:
-                self._read_once(digest, arrays.sha256, version, int(self._clock() // VERIFIED_SECONDS))
+                hour = int(self._clock() // VERIFIED_SECONDS)
+                self._read_once(digest, arrays.sha256, version=version, hour=hour)
 
     def _arrays_of(self, digest: str, document: bytes) -> StoredArrays | None:
         # A digest always stands for the same document, so that each is parsed once.
@@ -48,6 +49,6 @@ class ResultVerifier:
             self._arrays_by_digest.popitem(last=False)
         return arrays
 
-    def _read(self, digest: str, sha256: str, _version: tuple[int, ...], _hour: int) -> None:
+    def _read(self, digest: str, sha256: str, *, version: str, hour: int) -> None:
         for _ in self._results.stream_arrays(digest, sha256):
             pass

@@ -22,7 +22,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="spectrum-campaign-") as temporary:
         directory = arguments.directory or Path(temporary)
         directory.mkdir(parents=True, exist_ok=True)
-        report = run_campaign(directory, faults, arguments.seed, arguments.min_jobs)
+        report = run_campaign(directory, faults, arguments.seed, min_jobs=arguments.min_jobs)
     print(report.table())
     sys.exit(0 if report.is_clean else 1)
 

@@ -74,7 +74,7 @@ class Report:
         return "\n".join([*lines, *faults])
 
 
-def run_campaign(directory: Path, faults: Sequence[Fault], seed: int, min_jobs: int = 0) -> Report:
+def run_campaign(directory: Path, faults: Sequence[Fault], seed: int, *, min_jobs: int = 0) -> Report:
     """Disturb a server, by one fault after the other, while customers use it."""
     report = Report(_command(), seed)
     stack = RunningStack(directory / "data", NUM_WORKERS, **SETTINGS)
@@ -82,12 +82,12 @@ def run_campaign(directory: Path, faults: Sequence[Fault], seed: int, min_jobs: 
         say(f"seed {seed}, log {stack.log}")
         right = undisturbed(stack.url, requests(), say)
         before = known_jobs(stack.url)
-        attempts, customers = Attempts(stack.log), Customers(stack.url, requests(), right, seed)
+        attempts, customers = Attempts(stack.log), Customers(stack.url, requests(), right, seed=seed)
         customers.start(NUM_CUSTOMERS)
         killer = Killer(stack, random.Random(seed))
         started = time.monotonic()
         try:
-            _disturb(killer, customers, faults, report)
+            _disturb(killer, customers, faults, report=report)
             while customers.num_ended < min_jobs and not customers.faults:
                 time.sleep(0.2)
         except RuntimeError as error:  # the server did not recover: what was counted until then is told
@@ -95,7 +95,7 @@ def run_campaign(directory: Path, faults: Sequence[Fault], seed: int, min_jobs: 
         finally:
             customers.leave()
         report.seconds = time.monotonic() - started
-        _count(report, stack, customers, before)
+        _count(report, stack, customers, before=before)
         _judge(report, attempts, killer)
         pids = stack.pids()
     report.left += [f"process {pid}" for pid in pids if is_alive(pid)]
@@ -107,7 +107,7 @@ def say(text: str) -> None:
     print(f"{datetime.datetime.now():%H:%M:%S} {text}", file=sys.stderr, flush=True)
 
 
-def _disturb(killer: Killer, customers: Customers, faults: Sequence[Fault], report: Report) -> None:
+def _disturb(killer: Killer, customers: Customers, faults: Sequence[Fault], *, report: Report) -> None:
     for cycle, fault in enumerate(faults, 1):
         time.sleep(killer.chance.uniform(*MOMENT_SECONDS))
         name, ended = fault.__name__, customers.num_ended
@@ -137,7 +137,7 @@ def _wait_for_more(customers: Customers, wanted: int) -> None:
         time.sleep(0.05)
 
 
-def _count(report: Report, stack: RunningStack, customers: Customers, before: set[str]) -> None:
+def _count(report: Report, stack: RunningStack, customers: Customers, *, before: set[str]) -> None:
     known = known_jobs(stack.url)
     wanted = customers.known() | before
     report.lost += [f"job {job_id} is not known at the end" for job_id in wanted - known]

@@ -120,7 +120,7 @@ class Customers:
     Attributes:  orders, every job that was accepted; faults, what went wrong; counts, of what they did.
     """
 
-    def __init__(self, url: str, requests: dict[str, dict[str, Any]], right: dict[str, Any], seed: int) -> None:
+    def __init__(self, url: str, requests: dict[str, dict[str, Any]], right: dict[str, Any], *, seed: int) -> None:
         self._url, self._requests, self._right, self._seed = url, requests, right, seed
         self.orders: list[Order] = []
         self.faults: list[str] = []
@@ -157,12 +157,12 @@ class Customers:
                     return
                 name = chance.choice(sorted(self._requests))
                 try:
-                    self._order(server, chance, name, f"{self._seed}-{number}-{count}")
+                    self._order(server, chance, name, key=f"{self._seed}-{number}-{count}")
                 except Exception as error:  # noqa: BLE001 - whatever it is, the report shall tell it
                     self.faults.append(f"{name}: {type(error).__name__}: {error}")
                     print(self.faults[-1], file=sys.stderr, flush=True)
 
-    def _order(self, server: Server, chance: random.Random, name: str, key: str) -> None:
+    def _order(self, server: Server, chance: random.Random, name: str, *, key: str) -> None:
         answer = server.submit(self._requests[name], key)
         order = Order(key, name, answer.json()["id"])
         self.orders.append(order)
@@ -174,7 +174,7 @@ class Customers:
             server.ask("POST", f"/v1/jobs/{order.job_id}/cancel", (200, 202))
             self.counts["cancelled while under way"] += 1
         job = server.ended(order.job_id)
-        self._judge(server, order, job, cancelled)
+        self._judge(server, order, job, cancelled=cancelled)
         order.state, order.attempts = job["state"], job["attempt"]
         if chance.random() < 0.25:
             self._delete(server, order)
@@ -185,7 +185,7 @@ class Customers:
         if again.json()["id"] != order.job_id or again.headers.get("idempotency-replayed") != "true":
             raise WrongAnswerError(f"key {order.key} stands for {order.job_id} and for {again.json()['id']}")
 
-    def _judge(self, server: Server, order: Order, job: dict[str, Any], cancelled: bool) -> None:
+    def _judge(self, server: Server, order: Order, job: dict[str, Any], *, cancelled: bool) -> None:
         if job["state"] == "cancelled" and cancelled:
             return
         if job["state"] != "succeeded":

@@ -143,7 +143,7 @@ def exact_numbers(matrix: FloatArray) -> dict[str, FloatArray]:
 
 
 def _of_trace(
-    estimator: Estimator, operator: SymmetricOperator, num_probes: int, generator: torch.Generator
+    operator: SymmetricOperator, num_probes: int, generator: torch.Generator, *, estimator: Estimator
 ) -> Mapping[str, Ends]:
     found = run(TraceEstimator(estimator, num_probes=num_probes, diagonal=True), operator, generator=generator)
     assert found.diagonal is not None
@@ -159,7 +159,7 @@ def _of_trace(
 
 
 def _of_lanczos(
-    operator: SymmetricOperator, num_probes: int, generator: torch.Generator, mode: Reorthogonalisation
+    operator: SymmetricOperator, num_probes: int, generator: torch.Generator, *, mode: Reorthogonalisation
 ) -> Mapping[str, Ends]:
     found = run(
         StochasticLanczosQuadrature(LANCZOS_STEPS, num_probes, Smoothing(2, 3.0), reorthogonalisation=mode),
@@ -170,9 +170,9 @@ def _of_lanczos(
 
 
 METHODS: dict[str, Method] = {
-    "hutchinson": Method(partial(_of_trace, "hutchinson"), NUM_PROBES),
-    "hutch++": Method(partial(_of_trace, "hutch++"), NUM_PROBES),
-    "xtrace": Method(partial(_of_trace, "xtrace"), NUM_PROBES[3:]),
+    "hutchinson": Method(partial(_of_trace, estimator="hutchinson"), NUM_PROBES),
+    "hutch++": Method(partial(_of_trace, estimator="hutch++"), NUM_PROBES),
+    "xtrace": Method(partial(_of_trace, estimator="xtrace"), NUM_PROBES[3:]),
     "lanczos": Method(partial(_of_lanczos, mode="full"), (1, 4)),
     "lanczos without reorthogonalisation": Method(partial(_of_lanczos, mode="none"), (1, 4)),
 }
@@ -191,7 +191,7 @@ class Cell:
 
 
 def cells(
-    spectrum: str, method: str, num_probes: int, num_seeds: int, dtype: torch.dtype, rotated: bool, dim: int = DIM
+    spectrum: str, method: str, num_probes: int, *, num_seeds: int, dtype: torch.dtype, rotated: bool, dim: int = DIM
 ) -> Iterator[Cell]:
     """One for each quantity."""
     eigenvalues = (SPECTRA | OTHERS)[spectrum](dim)
@@ -245,7 +245,15 @@ def main() -> None:
             cell
             for spectrum in (OTHERS if options.others else SPECTRA)
             for count in counts
-            for cell in cells(spectrum, method, count, options.seeds, dtype, not options.diagonal, options.dim)
+            for cell in cells(
+                spectrum,
+                method,
+                count,
+                num_seeds=options.seeds,
+                dtype=dtype,
+                rotated=not options.diagonal,
+                dim=options.dim,
+            )
         ]
         print(f"\n### {method}\n")
         for line in _table(rows, list(dict.fromkeys(row.quantity for row in rows)), counts):

@@ -11,17 +11,21 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.lanczos import StochasticLanczosQuadrature, advance, start, tridiagonal
-from hessian_spectrum.curvature.algorithms.ritz import Tridiagonal, gauss_quadrature
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.digits import digits
 from hessian_spectrum.curvature.data.gaussian import gaussian
 from hessian_spectrum.curvature.iteration import run
-from hessian_spectrum.curvature.linear_algebra import DenseOperator, assemble, sphere_probe
+from hessian_spectrum.curvature.linear_algebra import (
+    DenseOperator,
+    Tridiagonal,
+    assemble,
+    gauss_quadrature,
+    sphere_probe,
+)
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss, Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
-from hessian_spectrum.quadrature.curves import Smoothing, cumulative_spectrum
-from hessian_spectrum.quadrature.density import log_spectral_density, spectral_density
+from hessian_spectrum.quadrature.curves import Smoothing, cumulative_spectrum, log_spectral_density, spectral_density
 from hessian_spectrum.quadrature.probe_mean import compatible_rules, degree_limits, rules_through
 from hessian_spectrum.quadrature.results import Band, FloatArray, Quadrature, Reorthogonalisation
 
@@ -34,19 +38,19 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def hessian(widths: tuple[int, ...], activation: str, data: Dataset, loss: Loss) -> Tensor:
+def hessian(widths: tuple[int, ...], activation: str, data: Dataset, *, loss: Loss) -> Tensor:
     model = Mlp(widths, activation)
     risk = EmpiricalRisk(model, loss, [data.to(F64, CPU)])
     return assemble(HessianOperator(risk, model.initial_parameters(seeded(0), F64, CPU)))
 
 
 MODELS: dict[str, Callable[[], Tensor]] = {
-    "tanh": lambda: hessian((64, 5, 10), "tanh", digits(100, seeded(1)), CrossEntropy()),
+    "tanh": lambda: hessian((64, 5, 10), "tanh", digits(100, seeded(1)), loss=CrossEntropy()),
     "relu": lambda: hessian(
-        (10, 24, 5), "relu", gaussian(200, 10, 5, teacher="linear", noise=0.1, generator=seeded(1)), Mse()
+        (10, 24, 5), "relu", gaussian(200, 10, 5, teacher="linear", noise=0.1, generator=seeded(1)), loss=Mse()
     ),
     "gelu": lambda: hessian(
-        (16, 14, 8, 4), "gelu", gaussian(300, 16, 4, teacher="linear", noise=0.1, generator=seeded(1)), Mse()
+        (16, 14, 8, 4), "gelu", gaussian(300, 16, 4, teacher="linear", noise=0.1, generator=seeded(1)), loss=Mse()
     ),
 }
 
@@ -57,7 +61,7 @@ def eigenvalues(model: str) -> FloatArray:
 
 
 def probes_of(
-    exact: FloatArray, num_steps: int, seeds: range, num_probes: int = NUM_PROBES
+    exact: FloatArray, num_steps: int, seeds: range, *, num_probes: int = NUM_PROBES
 ) -> Iterator[list[Quadrature]]:
     """Quadratures of each seed, all seeds in one batch, as `lanczos` would give them.
 
@@ -94,12 +98,12 @@ def test_the_batch_is_what_lanczos_gives() -> None:
     while not state.finished:
         advance(operator, state)
     expected = gauss_quadrature(tridiagonal(state))
-    ((found,),) = probes_of(exact, 6, range(7, 8), 1)
+    ((found,),) = probes_of(exact, 6, range(7, 8), num_probes=1)
     for name in ("nodes", "weights", "residuals"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-12)
 
 
-def gaussians(grid: FloatArray, centres: FloatArray, num_steps: int, kappa: float) -> FloatArray:
+def gaussians(grid: FloatArray, centres: FloatArray, num_steps: int, *, kappa: float) -> FloatArray:
     """Mean of Gaussians, of the density's width on this equidistant grid, at the exact eigenvalues."""
     width = (grid[-1] - grid[0]) / 2 * 2 / (num_steps - 1) / np.sqrt(8 * np.log(kappa))
     table = np.exp(-(((grid[:, None] - centres) / width) ** 2) / 2)
@@ -119,7 +123,7 @@ def test_bands_hold_the_exact_curves(model: str) -> None:
     shares = []
     for quadratures in probes_of(exact, NUM_STEPS, range(NUM_SEEDS)):
         density = spectral_density(quadratures, dim=dim, num_steps=NUM_STEPS, num_points=NUM_POINTS, kappa=KAPPA)
-        smoothed = gaussians(density.grid, exact, NUM_STEPS, KAPPA)
+        smoothed = gaussians(density.grid, exact, NUM_STEPS, kappa=KAPPA)
         cumulative = cumulative_spectrum(quadratures, dim=dim, num_points=NUM_POINTS)
         counted = np.searchsorted(exact, cumulative.grid, side="right") / dim
         assert (density.band.lower <= density.values).all()
@@ -136,7 +140,7 @@ def test_bands_of_the_log_density(num_probes: int) -> None:
     exact = eigenvalues("relu")
     logarithms = np.log(np.abs(exact) + LOG_EPSILON)
     shares = []
-    for quadratures in probes_of(exact, NUM_STEPS, range(15), num_probes):
+    for quadratures in probes_of(exact, NUM_STEPS, range(15), num_probes=num_probes):
         density = log_spectral_density(
             quadratures,
             dim=len(exact),
@@ -145,7 +149,7 @@ def test_bands_of_the_log_density(num_probes: int) -> None:
             kappa=LOG_KAPPA,
             epsilon=LOG_EPSILON,
         )
-        smoothed = gaussians(np.log(density.grid), logarithms, NUM_STEPS, LOG_KAPPA) / density.grid
+        smoothed = gaussians(np.log(density.grid), logarithms, NUM_STEPS, kappa=LOG_KAPPA) / density.grid
         shares.append(share_covered(density.band, smoothed))
     assert 0.88 < np.mean(shares) < 0.995
 
@@ -161,7 +165,7 @@ class Diagonal(DenseOperator):
 
 
 def log_density_of(exact: FloatArray, grid: FloatArray, num_steps: int) -> FloatArray:
-    smoothed = gaussians(np.log(grid), np.log(np.abs(exact) + LOG_EPSILON), min(num_steps, len(exact)), LOG_KAPPA)
+    smoothed = gaussians(np.log(grid), np.log(np.abs(exact) + LOG_EPSILON), min(num_steps, len(exact)), kappa=LOG_KAPPA)
     return smoothed / grid
 
 
@@ -181,7 +185,7 @@ def test_bands_of_a_bulk_far_below_its_outliers(num_steps: int, dtype: torch.dty
         density, logarithmic, cumulative = found.density, found.log_density, found.cumulative
         shares.append(
             (
-                share_covered(density.band, gaussians(density.grid, exact, num_steps, KAPPA)),
+                share_covered(density.band, gaussians(density.grid, exact, num_steps, kappa=KAPPA)),
                 share_covered(logarithmic.band, log_density_of(exact, logarithmic.grid, num_steps)),
                 share_covered(cumulative.band, np.searchsorted(np.sort(exact), cumulative.grid, "right") / 200),
             )
@@ -219,7 +223,7 @@ def test_bands_of_few_distinct_eigenvalues(counts: dict[float, int], dtype: torc
         density, logarithmic = found.density, found.log_density
         shares.append(
             (
-                share_covered(density.band, gaussians(density.grid, exact, 10, KAPPA)),
+                share_covered(density.band, gaussians(density.grid, exact, 10, kappa=KAPPA)),
                 share_covered(logarithmic.band, log_density_of(exact, logarithmic.grid, 10)),
             )
         )
@@ -234,7 +238,7 @@ def test_bands_say_where_the_steps_resolve_nothing(num_steps: int) -> None:
     with_rules, without = [], []
     for quadratures in probes_of(exact, num_steps, range(3)):
         density = spectral_density(quadratures, dim=dim, num_steps=num_steps, num_points=NUM_POINTS, kappa=KAPPA)
-        smoothed = gaussians(density.grid, exact, num_steps, KAPPA)
+        smoothed = gaussians(density.grid, exact, num_steps, kappa=KAPPA)
         with_rules.append(share_covered(density.band, smoothed))
         gauss_only = [Quadrature(each.nodes, each.weights) for each in quadratures]
         without.append(
@@ -304,7 +308,7 @@ def test_degree_limits_at_the_ends() -> None:
 def test_compatible_rules_have_the_moments_of_the_probe() -> None:
     exact = eigenvalues("relu")
     scale = np.abs(exact).max()
-    (quadrature,) = next(probes_of(exact, 6, range(1), 1))
+    (quadrature,) = next(probes_of(exact, 6, range(1), num_probes=1))
     weights = sphere_probe(len(exact), seeded(0)).numpy() ** 2
     rules = compatible_rules(quadrature)
     assert [len(rule.nodes) for rule in rules] == [6, 7, 7, 7]
@@ -317,7 +321,7 @@ def test_compatible_rules_have_the_moments_of_the_probe() -> None:
 def test_rules_through_places_have_the_moments_of_the_probe() -> None:
     exact = eigenvalues("relu")
     scale = np.abs(exact).max()
-    (quadrature,) = next(probes_of(exact, 6, range(1), 1))
+    (quadrature,) = next(probes_of(exact, 6, range(1), num_probes=1))
     weights = sphere_probe(len(exact), seeded(0)).numpy() ** 2
     places = scale * np.array([-0.05, 0.0, 1e-3, 0.2])
     rules = rules_through(quadrature, places, len(exact))
@@ -338,7 +342,7 @@ def test_an_invariant_subspace_has_one_rule() -> None:
 
 @pytest.mark.parametrize("factor", [1e-200, 1e200])
 def test_rules_at_any_scale(factor: float) -> None:
-    (quadrature,) = next(probes_of(np.linspace(-1, 1, 40), 6, range(1), 1))
+    (quadrature,) = next(probes_of(np.linspace(-1, 1, 40), 6, range(1), num_probes=1))
     assert quadrature.residuals is not None
     scaled = Quadrature(quadrature.nodes * factor, quadrature.weights, quadrature.residuals * factor)
     for one, other in zip(compatible_rules(quadrature), compatible_rules(scaled), strict=True):

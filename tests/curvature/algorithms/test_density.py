@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from hessian_spectrum.quadrature.curves import cumulative_spectrum
-from hessian_spectrum.quadrature.density import log_spectral_density, spectral_density
+from hessian_spectrum.quadrature.curves import cumulative_spectrum, log_spectral_density, spectral_density
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.quadrature.results import FloatArray, Quadrature
 
@@ -148,6 +147,6 @@ def test_cumulative_spectrum_counts_weights() -> None:
 
 def test_smoothing_loads_no_torch() -> None:
     """Stored quadratures can be smoothed anew by a process without it."""
-    modules = ", ".join(f"hessian_spectrum.quadrature.{name}" for name in ("curves", "density", "moments"))
+    modules = ", ".join(f"hessian_spectrum.quadrature.{name}" for name in ("curves", "estimates"))
     program = f"import sys, {modules}; sys.exit(bool({{'torch', 'scipy'}} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

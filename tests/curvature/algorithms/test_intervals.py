@@ -122,16 +122,16 @@ def test_a_tolerance_below_the_error_of_the_products_is_not_met(estimator: Estim
 @pytest.mark.parametrize("spectrum", ["outlier 1e3 above ones", "100, -100, tiny bulk"])
 def test_intervals_of_few_probes_hold(method: str, spectrum: str) -> None:
     for num_probes in {METHODS[method].num_probes[0], 5}:
-        for cell in cells(spectrum, method, num_probes, 100, F64, rotated=True, dim=60):
-            assert cell.coverage >= LEAST - 0.03, cell  # of 100 seeds; the slow test takes 300
+        for cell in cells(spectrum, method, num_probes, num_seeds=100, dtype=F64, rotated=True, dim=60):
+            assert cell.coverage >= LEAST - 0.03, cell  # of 100 seeds; the long test takes 300
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("spectrum", SPECTRA)
 def test_intervals_hold_over_300_seeds(method: str, spectrum: str) -> None:
     for num_probes in METHODS[method].num_probes:
-        for cell in cells(spectrum, method, num_probes, 300, F32, rotated=True):
+        for cell in cells(spectrum, method, num_probes, num_seeds=300, dtype=F32, rotated=True):
             assert cell.coverage >= LEAST, cell
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hessian_spectrum.curvature.algorithms.lanczos import LanczosState, advance, start, tridiagonal
-from hessian_spectrum.curvature.algorithms.ritz import Tridiagonal, gauss_quadrature
-from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator, Tridiagonal, gauss_quadrature
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import Reorthogonalisation
 
@@ -29,7 +28,7 @@ def symmetric(eigenvalues: Sequence[float] | Tensor, generator: torch.Generator)
 
 
 def run(
-    operator: SymmetricOperator, probe: Tensor, num_steps: int, reorthogonalisation: Reorthogonalisation = "full"
+    operator: SymmetricOperator, probe: Tensor, num_steps: int, *, reorthogonalisation: Reorthogonalisation = "full"
 ) -> LanczosState:
     state = start(operator, [probe], num_probes=1, num_steps=num_steps, reorthogonalisation=reorthogonalisation)
     while not state.finished:
@@ -114,7 +113,9 @@ def test_norms_neither_overflow_nor_underflow(factor: float, reorthogonalisation
     generator = torch.Generator().manual_seed(0)
     A = symmetric([3.0] * 10 + [-1.0] * 15 + [0.5] * 5, generator)
     probe = torch.randn(30, generator=generator, dtype=F64)
-    plain, scaled = (run(DenseOperator(matrix), probe, 20, reorthogonalisation) for matrix in (A, A * factor))
+    plain, scaled = (
+        run(DenseOperator(matrix), probe, 20, reorthogonalisation=reorthogonalisation) for matrix in (A, A * factor)
+    )
     assert plain.num_done == scaled.num_done == [3]
     assert scaled.invariant == [True]
     assert_close(scaled.diagonal / factor, plain.diagonal, rtol=1e-12, atol=1e-12)
@@ -127,8 +128,8 @@ def test_float32_at_the_ends_of_its_range(factor: float, reorthogonalisation: Re
     generator = torch.Generator().manual_seed(0)
     A = symmetric(torch.randn(40, generator=generator, dtype=F64), generator)
     probe = torch.randn(40, generator=generator, dtype=F64)
-    single = run(DenseOperator((A * factor).float()), probe, 12, reorthogonalisation)
-    double = run(DenseOperator(A), probe, 12, reorthogonalisation)
+    single = run(DenseOperator((A * factor).float()), probe, 12, reorthogonalisation=reorthogonalisation)
+    double = run(DenseOperator(A), probe, 12, reorthogonalisation=reorthogonalisation)
     assert single.num_done == [12]
     assert_close(single.diagonal / factor, double.diagonal, rtol=0, atol=1e-4)
     assert_close(single.off_diagonal / factor, double.off_diagonal, rtol=0, atol=1e-4)
@@ -136,9 +137,11 @@ def test_float32_at_the_ends_of_its_range(factor: float, reorthogonalisation: Re
 
 @pytest.mark.parametrize("reorthogonalisation", ["none", "full"])
 def test_zero_matrix_and_one_parameter(reorthogonalisation: Reorthogonalisation) -> None:
-    zero = run(DenseOperator(torch.zeros(5, 5, dtype=F64)), torch.ones(5), 4, reorthogonalisation)
+    zero = run(DenseOperator(torch.zeros(5, 5, dtype=F64)), torch.ones(5), 4, reorthogonalisation=reorthogonalisation)
     assert (zero.num_done, zero.invariant) == ([1], [True])
-    one = run(DenseOperator(torch.full((1, 1), -3.0, dtype=F64)), torch.ones(1), 4, reorthogonalisation)
+    one = run(
+        DenseOperator(torch.full((1, 1), -3.0, dtype=F64)), torch.ones(1), 4, reorthogonalisation=reorthogonalisation
+    )
     assert one.num_done == [1]
     assert float(one.diagonal[0, 0]) == -3
 
@@ -157,7 +160,7 @@ def test_lockstep_is_each_probe_alone(reorthogonalisation: Reorthogonalisation, 
         advance(DenseOperator(A), state)
     assert state.num_done == [1 if j == seed % num_probes else 8 for j in range(num_probes)]
     for j, probe in enumerate(probes):
-        alone = tridiagonal(run(DenseOperator(A), probe, 8, reorthogonalisation))
+        alone = tridiagonal(run(DenseOperator(A), probe, 8, reorthogonalisation=reorthogonalisation))
         together = tridiagonal(state, j)
         assert_close(together.diagonal, alone.diagonal, rtol=0, atol=1e-10)
         assert_close(together.off_diagonal, alone.off_diagonal, rtol=0, atol=1e-10)
@@ -188,7 +191,7 @@ def test_products_are_not_overwritten() -> None:
             return matrix
 
     for reorthogonalisation in ("none", "full"):
-        state = run(Identity(torch.eye(6, dtype=F64)), torch.randn(6), 4, reorthogonalisation)
+        state = run(Identity(torch.eye(6, dtype=F64)), torch.randn(6), 4, reorthogonalisation=reorthogonalisation)
         assert state.num_done == [1]
         assert tridiagonal(state).diagonal.item() == pytest.approx(1)
 
@@ -199,7 +202,8 @@ def test_without_reorthogonalisation_ghosts_appear_and_share_the_weight() -> Non
     A = symmetric(torch.cat([torch.tensor([1e4, 5e3], dtype=F64), bulk]), generator)
     probe = torch.randn(100, generator=generator, dtype=F64)
     with_ghosts, without = (
-        gauss_quadrature(tridiagonal(run(DenseOperator(A), probe, 60, mode))) for mode in ("none", "full")
+        gauss_quadrature(tridiagonal(run(DenseOperator(A), probe, 60, reorthogonalisation=mode)))
+        for mode in ("none", "full")
     )
     assert (with_ghosts.nodes > 9999).sum() > 1
     assert (without.nodes > 9999).sum() == 1

@@ -22,8 +22,7 @@ from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator, sphere_probe
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.planning.work import probe_bytes
-from hessian_spectrum.quadrature.curves import Smoothing, cumulative_spectrum
-from hessian_spectrum.quadrature.density import spectral_density
+from hessian_spectrum.quadrature.curves import Smoothing, cumulative_spectrum, spectral_density
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import ExactSpectrum, LanczosSpectrum, Quadrature, Reorthogonalisation
 
@@ -38,7 +37,7 @@ def random_symmetric(dim: int, generator: torch.Generator, dtype: torch.dtype = 
 
 
 def lanczos(
-    operator: SymmetricOperator, num_steps: int, num_probes: int, seed: int = 0, **options: Any
+    operator: SymmetricOperator, num_steps: int, num_probes: int, *, seed: int = 0, **options: Any
 ) -> LanczosSpectrum:
     generator = torch.Generator().manual_seed(seed)
     curves = {
@@ -82,7 +81,7 @@ def test_not_finite_products_are_errors() -> None:
 
 
 def test_same_seed_same_bits(digits_operator: Callable[[torch.dtype], HessianOperator]) -> None:
-    first, again, other = (lanczos(digits_operator(torch.float32), 12, 2, seed) for seed in (0, 0, 1))
+    first, again, other = (lanczos(digits_operator(torch.float32), 12, 2, seed=seed) for seed in (0, 0, 1))
     for one, two in zip(first.quadrature, again.quadrature, strict=True):
         assert one.nodes.tobytes() == two.nodes.tobytes()
         assert one.weights.tobytes() == two.weights.tobytes()
@@ -121,7 +120,7 @@ def test_standard_errors_shrink_with_probes(seeded: Seeded) -> None:
 def test_trace_and_frobenius_are_unbiased_and_their_error_bars_honest(num_probes: int, seeded: Seeded) -> None:
     matrix = random_symmetric(30, seeded(0)) + torch.eye(30, dtype=F64)
     operator = DenseOperator(matrix)
-    found = [lanczos(operator, 4, num_probes, seed, num_points=2) for seed in range(100)]
+    found = [lanczos(operator, 4, num_probes, seed=seed, num_points=2) for seed in range(100)]
     for name, exact in (("trace", float(matrix.trace())), ("frobenius", float(matrix.norm()))):
         estimates = [getattr(each, name) for each in found]
         scores = np.array([(each.value - exact) / each.standard_error for each in estimates])

@@ -49,7 +49,7 @@ def wanted(exact: FloatArray, k: int, which: Which) -> FloatArray:
     return descending[np.argsort(-np.abs(descending), kind="stable")][:k]
 
 
-def check(matrix: Tensor, found: TopEigenpairs, which: Which, tolerance: float = 1e-8, eps: float = 2.3e-16) -> None:
+def check(matrix: Tensor, found: TopEigenpairs, which: Which, *, tolerance: float = 1e-8, eps: float = 2.3e-16) -> None:
     """Values against numpy, each with its multiplicity; residuals measured; vectors orthonormal."""
     dense = matrix.double().numpy()
     exact = np.linalg.eigvalsh(dense)
@@ -238,7 +238,7 @@ def wide_spectrum() -> Tensor:
     return torch.cat([torch.tensor([1e4, 1e3], dtype=F64), bulk, torch.tensor([-0.01, -0.02], dtype=F64)])
 
 
-def check_intervals(found: TopEigenpairs, exact: FloatArray, which: Which, error: float) -> None:
+def check_intervals(found: TopEigenpairs, exact: FloatArray, which: Which, *, error: float) -> None:
     """Every wanted eigenvalue lies in its interval, up to the error of `exact`; reasons stand where they belong."""
     for interval, value, converged in zip(found.intervals, exact, found.converged, strict=True):
         lower = -math.inf if interval.lower is None else interval.lower
@@ -261,7 +261,7 @@ def test_what_lies_far_below_the_norm_is_found(seed: int, rotated: bool) -> None
     assert highest.converged.all()
     np.testing.assert_allclose(highest.eigenvalues, [0.02, 0.01], atol=2e-7)
     for found, exact in ((lowest, [-0.02, -0.01]), (highest, [0.02, 0.01])):
-        check_intervals(found, np.asarray(exact), "largest", 1e-11)
+        check_intervals(found, np.asarray(exact), "largest", error=1e-11)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -303,7 +303,7 @@ def test_what_has_converged_is_known_to_be_right_where_the_rest_has_not() -> Non
     )
     assert found.converged.tolist() == [True, True, False, False]
     assert all("max_products" in (interval.why or "") for interval in found.intervals[2:])
-    check_intervals(found, np.asarray([3.0, 2.0, 1.0, 1.0]), "largest", 1e-7)
+    check_intervals(found, np.asarray([3.0, 2.0, 1.0, 1.0]), "largest", error=1e-7)
 
 
 def nasty_spectrum(kind: str, rng: np.random.Generator, dim: int = 90) -> FloatArray:
@@ -342,7 +342,7 @@ def check_nasty(kind: str, seed: int, counts: Sequence[int]) -> None:
                 scale[:upper], scale[upper:] = np.abs(right[:upper]).max(), np.abs(right[upper:]).max()
             off = np.abs(one - other) > 1e-5 * scale + error
             assert not (off & found.converged).any(), (kind, seed, which, k)
-            check_intervals(found, right, which, error)
+            check_intervals(found, right, which, error=error)
 
 
 @pytest.mark.parametrize("kind", NASTY)
@@ -350,7 +350,7 @@ def test_what_is_called_converged_is_what_was_asked_for(kind: str) -> None:
     check_nasty(kind, 0, (1, 3))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", NASTY)
 def test_what_is_called_converged_is_what_was_asked_for_over_many_seeds(kind: str) -> None:
     for seed in range(1, 9):

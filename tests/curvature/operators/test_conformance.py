@@ -45,7 +45,7 @@ def labelled(num_samples: int, input_dim: int, num_classes: int) -> Dataset:
     return Dataset(inputs, labels)
 
 
-def problem(model: Model, loss: Loss, data: Dataset, scale: float = 1.0) -> Problem:
+def problem(model: Model, loss: Loss, data: Dataset, *, scale: float = 1.0) -> Problem:
     start = model.initial_parameters(generator(0), F64, CPU)
     # biases that start at zero and layer norms at one hide terms
     moved = {
@@ -113,7 +113,7 @@ def build(matrix: str, name: str, batch_size: int | None = None, **options: obje
     return OPERATORS[matrix](EmpiricalRisk(model, loss, data.split(batch_size)), parameters, **options)
 
 
-def close(found: Tensor, expected: Tensor, scale: Tensor, tolerance: float = 1e-10) -> bool:
+def close(found: Tensor, expected: Tensor, scale: Tensor, *, tolerance: float = 1e-10) -> bool:
     return bool((found - expected).abs().max() <= tolerance * scale.abs().max())
 
 
@@ -227,8 +227,8 @@ def test_any_split_gives_the_same_matrix(matrix: str, name: str) -> None:
     expected, scale = dense(name)[matrix], dense(name)["hessian"]
     for batch_size in (3,) if name == "gpt2" else (1, 13):
         operator = build(matrix, name, batch_size)
-        assert close(assemble(operator), expected, scale, 1e-12)
-        assert close(operator.matmat(torch.eye(operator.dim, dtype=F64)), expected, scale, 1e-12)
+        assert close(assemble(operator), expected, scale, tolerance=1e-12)
+        assert close(operator.matmat(torch.eye(operator.dim, dtype=F64)), expected, scale, tolerance=1e-12)
 
 
 @pytest.mark.parametrize("matrix", OPERATORS)

@@ -14,9 +14,8 @@ from hessian_spectrum.curvature.data.gaussian import gaussian
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Mse
 from hessian_spectrum.curvature.models.gpt2 import Gpt2
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.execution import Execution, Timing, Timings
 from hessian_spectrum.curvature.operators.matrices import GgnOperator, HessianOperator
-from hessian_spectrum.curvature.operators.recording import Map, Program, record
+from hessian_spectrum.curvature.operators.programs import Execution, Map, Program, Timing, Timings, record
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
@@ -41,7 +40,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     monkeypatch.setattr(torch, "compile", compile_)
     monkeypatch.setattr(
-        "hessian_spectrum.curvature.operators.execution._seconds",
+        "hessian_spectrum.curvature.operators.programs._seconds",
         lambda run, argument: 1.0 if isinstance(run, Program) else 0.5,
     )
     return found
@@ -93,7 +92,7 @@ def test_a_compiler_that_fails_is_not_needed(
         raise RuntimeError("no C++ compiler here")
 
     monkeypatch.setattr(torch, "compile", fail)
-    monkeypatch.setattr("hessian_spectrum.curvature.operators.execution._seconds", lambda run, argument: 1.0)
+    monkeypatch.setattr("hessian_spectrum.curvature.operators.programs._seconds", lambda run, argument: 1.0)
     timings = Timings()
     execution = Execution(num_products=1000, timings=timings)
     assert execution.prepare(program, torch.zeros(6, dtype=F64)) is program

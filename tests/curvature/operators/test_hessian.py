@@ -34,7 +34,7 @@ def raw_matrix(operator: SymmetricOperator) -> Tensor:
     return operator.matmat(torch.eye(operator.dim, dtype=operator.dtype))
 
 
-def labelled(num_samples: int, input_dim: int, num_classes: int, generator: torch.Generator) -> Dataset:
+def labelled(num_samples: int, input_dim: int, num_classes: int, *, generator: torch.Generator) -> Dataset:
     data = gaussian(num_samples, input_dim, 1, teacher="none", noise=1.0, generator=generator)
     return Dataset(data.inputs, torch.randint(num_classes, (num_samples,), generator=generator))
 
@@ -95,7 +95,7 @@ def test_logits_in_pieces_give_the_same_products(
 @pytest.mark.parametrize("batch_size", [7, 29])
 def test_micro_batches_with_ignored_labels_give_the_same_matrix(loss: Loss, batch_size: int, seeded: Seeded) -> None:
     model = Mlp((4, 6, 3), "silu")
-    data = labelled(30, 4, 3, seeded(0))
+    data = labelled(30, 4, 3, generator=seeded(0))
     data.targets[[0, 1, 2, 3, 4, 5, 6, 19, 29]] = -100  # one whole micro-batch of 7, and the whole last one of 29
     parameters = model.initial_parameters(seeded(1), F64, CPU)
     whole = assemble(HessianOperator(EmpiricalRisk(model, loss, data.split(None)), parameters))
@@ -141,7 +141,7 @@ def test_linear_regression_closed_form(seeded: Seeded) -> None:
 def test_logistic_regression_closed_form(seeded: Seeded) -> None:
     """One linear layer, cross-entropy: H = mean((diag(p) - p p^T) (x) x x^T)."""
     model = Mlp((4, 3), bias=False)
-    data = labelled(50, 4, 3, seeded(0))
+    data = labelled(50, 4, 3, generator=seeded(0))
     parameters = model.initial_parameters(seeded(1), F64, CPU)
     operator = HessianOperator(EmpiricalRisk(model, CrossEntropy(), data.split(13)), parameters)
     scores = (data.inputs @ parameters["layers.0.weight"].T).exp()
@@ -195,7 +195,7 @@ class InPlaceMlp(Mlp):
 
 
 def double_backward(
-    model: Model, loss: Loss, data: Dataset, parameters: dict[str, Tensor], layout: ParameterLayout
+    model: Model, loss: Loss, data: Dataset, *, parameters: dict[str, Tensor], layout: ParameterLayout
 ) -> Tensor:
     point = layout.flatten(parameters).requires_grad_()
     value = loss.total(model(layout.unflatten(point), data.inputs), data.targets) / loss.num_terms(data.targets)
@@ -205,12 +205,15 @@ def double_backward(
 
 def test_assignments_in_place_are_not_lost(seeded: Seeded) -> None:
     model = InPlaceMlp((3, 4, 3), "tanh")
-    data = labelled(12, 3, 3, seeded(0))
+    data = labelled(12, 3, 3, generator=seeded(0))
     parameters = model.initial_parameters(seeded(1), F64, CPU)
     operator = HessianOperator(EmpiricalRisk(model, Mse(), data.split(5)), parameters)
     assert operator.fallback_reason is None
     assert (
-        relative_error(raw_matrix(operator), double_backward(model, Mse(), data, parameters, operator.layout)) < 1e-12
+        relative_error(
+            raw_matrix(operator), double_backward(model, Mse(), data, parameters=parameters, layout=operator.layout)
+        )
+        < 1e-12
     )
 
 

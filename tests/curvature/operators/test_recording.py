@@ -15,7 +15,7 @@ from hessian_spectrum.curvature.linear_algebra import assemble
 from hessian_spectrum.curvature.losses import EmpiricalRisk, Mse
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
-from hessian_spectrum.curvature.operators.recording import Map, Program, UnrecordableError, record
+from hessian_spectrum.curvature.operators.programs import Map, Program, UnrecordableError, record
 
 Seeded = Callable[[int], torch.Generator]
 F64 = torch.float64

@@ -20,7 +20,7 @@ def service(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     service.stop()
 
 
-def answer(service: Service, target: str, host: str = "127.0.0.1", method: str = "GET", body: bytes = b"") -> bytes:
+def answer(service: Service, target: str, host: str = "127.0.0.1", *, method: str = "GET", body: bytes = b"") -> bytes:
     head = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/json\r\n"
     head += f"Content-Length: {len(body)}\r\n\r\n"
     found = b""

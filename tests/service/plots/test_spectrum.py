@@ -116,6 +116,7 @@ def test_a_title_is_what_the_caller_says() -> None:
     assert "Gauss-Newton" not in svg(found, FigureStyle(title=""))
     lines = [text for text in texts(svg(found, FigureStyle(title="word " * 30))) if text.startswith("word")]
     assert [len(line) for line in lines] == [99, 49]
+    assert {"one,", "two"} <= set(texts(svg(found, FigureStyle(title="one,\ntwo"))))
 
 
 def test_size_and_resolution() -> None:

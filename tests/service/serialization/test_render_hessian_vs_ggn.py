@@ -39,7 +39,7 @@ def point(step: int, hessian: float, *, trained: bool, converged: bool = True) -
 
 
 def comparison(
-    eigenvalues: list[float], steps: list[int], num_models: int = 1, num_seeds: int = 2, *, trained: bool = True
+    eigenvalues: list[float], steps: list[int], num_models: int = 1, *, num_seeds: int = 2, trained: bool = True
 ) -> HessianVsGgnResult:
     points = [
         point(step, value, trained=trained, converged=value > 1) for step, value in zip(steps, eigenvalues, strict=True)

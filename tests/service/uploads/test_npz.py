@@ -87,7 +87,7 @@ def test_a_bomb_is_refused_before_it_is_inflated() -> None:
     assert len(contents(many, 2 * BUDGET)) == 5
 
 
-def _patched(body: bytes, signature: bytes, offset: int, value: bytes) -> bytes:
+def _patched(body: bytes, signature: bytes, offset: int, *, value: bytes) -> bytes:
     start = body.index(signature) + offset
     return body[:start] + value + body[start + len(value) :]
 
@@ -97,21 +97,21 @@ STORED = archive(("w.npy", W))
 DEFLATED = archive(("w.npy", npy(np.zeros(10_000))), method=zipfile.ZIP_DEFLATED)
 
 DAMAGED = {
-    "declares less than it inflates to": _patched(DEFLATED, CENTRAL, 24, struct.pack("<I", 1000)),
-    "declares more than it inflates to": _patched(DEFLATED, CENTRAL, 24, struct.pack("<I", 100_000)),
-    "wrong checksum": _patched(STORED, CENTRAL, 16, b"\0\0\0\0"),
-    "changed content": _patched(STORED, LOCAL, 150, b"\xff"),
-    "encrypted": _patched(STORED, CENTRAL, 8, b"\1\0"),
-    "encrypted by its own header": _patched(STORED, LOCAL, 6, b"\1\0"),
-    "other name in its own header": _patched(STORED, LOCAL, 30, b"v"),
-    "points outside": _patched(STORED, CENTRAL, 42, struct.pack("<I", 10**6)),
-    "points into itself": _patched(STORED, CENTRAL, 42, struct.pack("<I", 1)),
-    "longer than the archive": _patched(STORED, CENTRAL, 20, struct.pack("<II", 10**6, 10**6)),
-    "stored, with two sizes": _patched(STORED, CENTRAL, 24, struct.pack("<I", 10)),
+    "declares less than it inflates to": _patched(DEFLATED, CENTRAL, 24, value=struct.pack("<I", 1000)),
+    "declares more than it inflates to": _patched(DEFLATED, CENTRAL, 24, value=struct.pack("<I", 100_000)),
+    "wrong checksum": _patched(STORED, CENTRAL, 16, value=b"\0\0\0\0"),
+    "changed content": _patched(STORED, LOCAL, 150, value=b"\xff"),
+    "encrypted": _patched(STORED, CENTRAL, 8, value=b"\1\0"),
+    "encrypted by its own header": _patched(STORED, LOCAL, 6, value=b"\1\0"),
+    "other name in its own header": _patched(STORED, LOCAL, 30, value=b"v"),
+    "points outside": _patched(STORED, CENTRAL, 42, value=struct.pack("<I", 10**6)),
+    "points into itself": _patched(STORED, CENTRAL, 42, value=struct.pack("<I", 1)),
+    "longer than the archive": _patched(STORED, CENTRAL, 20, value=struct.pack("<II", 10**6, 10**6)),
+    "stored, with two sizes": _patched(STORED, CENTRAL, 24, value=struct.pack("<I", 10)),
     "bzip2": archive(("w.npy", W), method=zipfile.ZIP_BZIP2),
     "lzma": archive(("w.npy", W), method=zipfile.ZIP_LZMA),
-    "deflated garbage": _patched(DEFLATED, LOCAL, 40, b"\xff" * 8),
-    "deflated, cut": _patched(DEFLATED, CENTRAL, 20, struct.pack("<I", 10)),
+    "deflated garbage": _patched(DEFLATED, LOCAL, 40, value=b"\xff" * 8),
+    "deflated, cut": _patched(DEFLATED, CENTRAL, 20, value=struct.pack("<I", 10)),
 }
 
 
@@ -128,7 +128,7 @@ def test_a_damaged_member_is_named(name: str) -> None:
         b"no archive",
         STORED[:-30],
         STORED[30:60],
-        _patched(STORED, END, 12, struct.pack("<I", 10**9)),
+        _patched(STORED, END, 12, value=struct.pack("<I", 10**9)),
         archive(*((f"{index}.npy", b"") for index in range(MAX_FIELDS + 1))),
         archive(*((f"{index}" * 40, b"") for index in range(MAX_DIRECTORY_BYTES // 80))),
     ],

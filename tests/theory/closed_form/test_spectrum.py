@@ -27,7 +27,7 @@ def make(
 ) -> Spectrum:
     entries = tuple(Eigenvalue(value, multiplicity, "bulk") for value, multiplicity in pairs)
     total = sum(multiplicity for _, multiplicity in pairs) if num_parameters is None else num_parameters
-    return Spectrum(
+    return Spectrum.of(
         kind="test",
         parameters=(Parameter("w", (total,)),),
         method="closed-form",

@@ -185,10 +185,10 @@ def test_relu_is_the_printed_r_transform() -> None:
         (lambda: hessian_law("linear", -0.1, 0.5), "energy"),
         (lambda: hessian_law("relu", math.inf, 0.5), "energy"),
         (lambda: hessian_law("relu", 0.1, -0.5), "ratio"),
-        (lambda: FreeLaw(0.0, (1.0,), ()), "rates"),
-        (lambda: FreeLaw(0.0), None),
-        (lambda: FreeLaw(1.0, (-1.0,), (1.0,)), None),
-        (lambda: FreeLaw(math.nan), None),
+        (lambda: FreeLaw.of(0.0, (1.0,), ()), "rates"),
+        (lambda: FreeLaw.of(0.0), None),
+        (lambda: FreeLaw.of(1.0, (-1.0,), (1.0,)), None),
+        (lambda: FreeLaw.of(math.nan), None),
     ],
 )
 def test_what_is_no_law_is_refused(build: object, field: str | None) -> None:

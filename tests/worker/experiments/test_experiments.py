@@ -18,7 +18,8 @@ from hessian_spectrum.storage.job_files import JobCheckpoints
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.worker import job_state
 from hessian_spectrum.worker.experiments.results import JobOutput
-from hessian_spectrum.worker.experiments.spectrum import run_experiment, run_spectrum_job
+from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
+from hessian_spectrum.worker.experiments.spectrum_list import run_experiment
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer
 

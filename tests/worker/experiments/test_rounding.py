@@ -10,10 +10,10 @@ from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.iteration import ignore_progress
 from hessian_spectrum.curvature.linear_algebra import assemble
 from hessian_spectrum.curvature.losses import EmpiricalRisk
-from hessian_spectrum.curvature.operators.execution import Execution
+from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.worker.builders import build_dataset, build_loss, build_model, build_parameters
-from hessian_spectrum.worker.experiments.preparation import build_operator
+from hessian_spectrum.worker.experiments.points import build_operator
 
 CPU = torch.device("cpu")
 
@@ -46,7 +46,7 @@ PROBLEMS: dict[str, dict[str, Any]] = {
 }
 
 
-def operator_of(problem: dict[str, Any], seed: int, matrix: str, dtype: torch.dtype) -> RiskOperator:
+def operator_of(problem: dict[str, Any], seed: int, matrix: str, *, dtype: torch.dtype) -> RiskOperator:
     """At the point that a float64 job has, rounded to `dtype`."""
     model = problem["model"] if "W1" in problem["model"] else problem["model"] | {"seed": seed}
     body = {"kind": "spectrum", "method": {"kind": "exact"}, "matrix": matrix, "loss": "mse"}
@@ -68,7 +68,9 @@ def operator_of(problem: dict[str, Any], seed: int, matrix: str, dtype: torch.dt
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_eigenvalues_and_products_in_float32_lie_within_the_stated_error(name: str, matrix: str) -> None:
     for seed in range(1 if name == "deep" else 2):
-        single, double = (operator_of(PROBLEMS[name], seed, matrix, dtype) for dtype in (torch.float32, torch.float64))
+        single, double = (
+            operator_of(PROBLEMS[name], seed, matrix, dtype=dtype) for dtype in (torch.float32, torch.float64)
+        )
         exact = assemble(double)
         values, vectors = torch.linalg.eigh(exact)
         size, stated = float(values.abs().max()), single.product_error
@@ -80,11 +82,11 @@ def test_eigenvalues_and_products_in_float32_lie_within_the_stated_error(name: s
 
 
 def test_a_usual_network_reaches_the_default_tolerance() -> None:
-    assert operator_of(PROBLEMS["usual"], 0, "hessian", torch.float32).product_error < 3e-6
-    assert operator_of(PROBLEMS["usual"], 0, "hessian", torch.float64).product_error < 1e-14
+    assert operator_of(PROBLEMS["usual"], 0, "hessian", dtype=torch.float32).product_error < 3e-6
+    assert operator_of(PROBLEMS["usual"], 0, "hessian", dtype=torch.float64).product_error < 1e-14
 
 
 def test_the_sensitivity_is_the_same_each_time() -> None:
-    first, second = (operator_of(PROBLEMS["attention"], 0, "hessian", torch.float32) for _ in range(2))
+    first, second = (operator_of(PROBLEMS["attention"], 0, "hessian", dtype=torch.float32) for _ in range(2))
     second.matvec(torch.ones(second.dim))
     assert first.sensitivity == second.sensitivity > 0

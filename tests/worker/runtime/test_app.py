@@ -12,7 +12,7 @@ import redis
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.storage.stores import open_stores
-from hessian_spectrum.worker.runtime.app import storage_fault
+from hessian_spectrum.worker.runtime.job_runner import storage_fault
 
 PROGRAM = """
 import time

@@ -14,8 +14,8 @@ from redis.exceptions import ConnectionError as RedisAwayError
 
 from hessian_spectrum.jobs.connection import broker_url
 from hessian_spectrum.jobs.store import JobStore
-from hessian_spectrum.worker.hardware import process_name
 from hessian_spectrum.worker.runtime.app import JobRequest, RecoveringQoS
+from hessian_spectrum.worker.sharding import process_name
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def runner(redis_client: redis.Redis, redis_url: str, tmp_path: Path) -> JobRunn
     settings = WorkerSettings(redis_url=redis_url, results_dir=tmp_path / "results")  # type: ignore[arg-type]
     store, queue, stores = own_store(redis_client), JobQueue(redis_url), open_stores(settings.results_dir)
     hardware = Hardware(torch.device("cpu"), 1, 2**32)
-    shards = ShardStore(redis_client, lease_seconds=30.0, max_losses=2)
+    shards = ShardStore(client=redis_client, lease_seconds=30.0, max_losses=2)
     return JobRunner(
         store,
         shards,

@@ -15,7 +15,7 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.jobs.record import Lease, LeaseLostError
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.worker.failures import JobFailure
-from hessian_spectrum.worker.runtime.lease import JobCancelledError, LeaseRenewer, WorkerStoppingError
+from hessian_spectrum.worker.runtime.supervision import JobCancelledError, LeaseRenewer, WorkerStoppingError
 
 
 @pytest.fixture

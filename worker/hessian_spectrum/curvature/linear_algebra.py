@@ -1,4 +1,4 @@
-"""Linear algebra on parameter-sized vectors: matrices that are known by their products, norms and orthogonalisation."""
+"""Linear algebra of matrices that are known by their products: norms, orthogonalisation, and tridiagonal matrices."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,6 +12,7 @@ from hessian_spectrum.curvature.iteration import Progress, ignore_progress
 from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.planning.work import BLOCK_COLUMNS
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+from hessian_spectrum.quadrature.results import Quadrature, Reorthogonalisation
 
 PRODUCT_ROUNDINGS = 10
 """Machine epsilons by which products of norm 1 may be off where the numbers that make up the matrix are exact."""
@@ -289,6 +290,73 @@ def sphere_probe(dim: int, generator: torch.Generator) -> Tensor:
     """
     probe = gaussian_vector(dim, generator)
     return probe.div_(norm(probe))  # in place: a probe is as large as the parameters
+
+
+@serializable()
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tridiagonal:
+    """T (m, m) of A Q = Q T + remainder q e_m^T; T = Q^T A Q with full reorthogonalisation."""
+
+    diagonal: Tensor  # (m,) float64, on the CPU, in units of A
+    off_diagonal: Tensor  # (m - 1,) float64, on the CPU, >= 0, in units of A
+    remainder: float  # ||A Q - Q T||, all of it in the last column; 0 for an invariant subspace
+    scale: float  # largest ||A q_j||, a lower bound of ||A||
+
+
+def node_error(matrix: Tridiagonal, product_error: float, reorthogonalisation: Reorthogonalisation) -> float:
+    """Return the largest error of a node due to products, in units of A: product_error times the known norm of A.
+
+    Eigenvalues that are closer than this to each other, or to zero, are not resolved, even if Lanczos stopped because
+    only rounding was left. Without reorthogonalisation the displacement grows like the root of the number of steps.
+
+    Args:
+        matrix: Tridiagonal matrix of a probe.
+        product_error: ||A' v - A v|| / ||A|| of unit vectors v.
+        reorthogonalisation: Whether the Lanczos vectors were reorthogonalised.
+
+    Returns:
+        The displacement, in units of A.
+
+    References:
+        Paige, Linear Algebra Appl. 34 (1980) 235-258.
+    """
+    growth = 1.0 if reorthogonalisation == "full" else math.sqrt(len(matrix.diagonal))
+    return product_error * growth * max(matrix.scale, float(matrix.diagonal.abs().max()))
+
+
+def gauss_quadrature(matrix: Tridiagonal, node_error: float = 0.0) -> Quadrature:
+    """Return the nodes and weights of the spectral measure that Lanczos saw.
+
+    For T = S diag(nodes) S^T and weights S[0]**2:  v^T p(H) v = sum(weights * p(nodes)) for every polynomial p of
+    degree < 2m. Residuals are remainder * S[-1], signed so that S[0] >= 0.
+
+    Args:
+        matrix: Tridiagonal matrix T of a probe.
+        node_error: Largest displacement of a node by errors of the products, in units of A.
+
+    Returns:
+        Nodes (m,) ascending and residuals (m,), in units of A; weights (m,), dimensionless, of sum 1.
+
+    Raises:
+        NonFiniteError: If the tridiagonal matrix contains NaN or infinity.
+
+    References:
+        Golub & Welsch, Math. Comp. 23 (1969) 221-230.
+    """
+    nodes, vectors = _eigenpairs(matrix)
+    signs = torch.where(vectors[0] < 0, -1.0, 1.0)
+    residuals = matrix.remainder * vectors[-1] * signs
+    return Quadrature(nodes.numpy(), vectors[0].square().numpy(), residuals.numpy(), node_error)
+
+
+def _eigenpairs(matrix: Tridiagonal) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues (m,) ascending and eigenvectors (m, m), in columns, of T."""
+    diagonal, off = matrix.diagonal, matrix.off_diagonal
+    dense = torch.diag(diagonal) + torch.diag(off, 1) + torch.diag(off, -1)
+    if not bool(dense.isfinite().all()):
+        raise NonFiniteError("the tridiagonal matrix holds NaN or infinity")
+    values, vectors = torch.linalg.eigh(dense)
+    return values, vectors
 
 
 def _plain_norm(vector: Tensor, unit: float) -> float:

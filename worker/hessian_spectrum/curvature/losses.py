@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -225,12 +226,19 @@ class EmpiricalRisk:
         self.model = model
         self.loss = loss
         self.batches = tuple(batches)
+        self._check_batches()
+
+    def _check_batches(self) -> None:
         for batch in self.batches:
-            model.check_inputs(batch.inputs)
-            loss.check_targets(batch.targets, model.sample_shape(batch.inputs), model.num_outputs)
-        self.num_terms = sum(loss.num_terms(batch.targets) for batch in self.batches)
+            self.model.check_inputs(batch.inputs)
+            self.loss.check_targets(batch.targets, self.model.sample_shape(batch.inputs), self.model.num_outputs)
         if self.num_terms == 0:
             raise InvalidProblemError("the data has no valid target")
+
+    @cached_property
+    def num_terms(self) -> int:
+        """Number N of valid targets of all batches together."""
+        return sum(self.loss.num_terms(batch.targets) for batch in self.batches)
 
     def batch_share(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return total_b / N of micro-batch `index`, a scalar; the risk is the sum of these shares."""

@@ -92,10 +92,10 @@ def deserialize(document: Any, tensors: Sequence[Tensor], device: torch.device) 
     if not isinstance(document, dict):
         return [deserialize(each, tensors, device) for each in document] if isinstance(document, list) else document
     ((kind, content),) = document.items()
-    return _from_tagged(kind, content, tensors, device)
+    return _from_tagged(kind, content, tensors=tensors, device=device)
 
 
-def _from_tagged(kind: str, content: Any, tensors: Sequence[Tensor], device: torch.device) -> Any:
+def _from_tagged(kind: str, content: Any, *, tensors: Sequence[Tensor], device: torch.device) -> Any:
     match kind:
         case "float":
             value: Any = float.fromhex(content)
@@ -123,7 +123,7 @@ def _to_document(value: Any, tensors: list[Tensor]) -> Any:
         case float():
             document = {"float": value.hex()}
         case Tensor():
-            document = _tensor_document(value, value, 0, tensors)
+            document = _tensor_document(value, used=value, axis=0, tensors=tensors)
         case np.ndarray():
             tensors.append(torch.from_numpy(value))
             document = {"array": len(tensors) - 1}
@@ -153,10 +153,10 @@ def _field_documents(state: Any, tensors: list[Tensor]) -> Iterator[tuple[str, A
             yield each.name, _to_document(value, tensors)
         else:
             used = value.narrow(part.axis, 0, getattr(state, part.length))
-            yield each.name, _tensor_document(value, used, part.axis, tensors)
+            yield each.name, _tensor_document(value, used=used, axis=part.axis, tensors=tensors)
 
 
-def _tensor_document(whole: Tensor, used: Tensor, axis: int, tensors: list[Tensor]) -> dict[str, Any]:
+def _tensor_document(whole: Tensor, *, used: Tensor, axis: int, tensors: list[Tensor]) -> dict[str, Any]:
     tensors.append(used.detach())
     content = {"index": len(tensors) - 1, "shape": list(whole.shape), "axis": axis, "on_device": not whole.is_cpu}
     return {"tensor": content}

@@ -1,7 +1,7 @@
 """Models, data, losses and training as requests describe them, and the stored inputs that they are built from."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -10,9 +10,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from hessian_spectrum.api_schemas.checkpoints import CheckpointError, CheckpointVerdict
 from hessian_spectrum.api_schemas.data import ArrayData, InlineData, SampleData, TextData, TokenData
 from hessian_spectrum.api_schemas.data import kind_of as data_kind_of
+from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.hessian_vs_ggn import Pretraining
+from hessian_spectrum.api_schemas.jobs import AnyJobRequest
 from hessian_spectrum.api_schemas.losses import LOSSES
 from hessian_spectrum.api_schemas.models import CausalLm as CausalLmSpec
 from hessian_spectrum.api_schemas.models import Gpt2 as Gpt2Spec
@@ -24,6 +27,7 @@ from hessian_spectrum.api_schemas.models.quadratic import QuadraticForm
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.training import AdamWOptimizer, PlateauSchedule, WarmupCosineSchedule
 from hessian_spectrum.api_schemas.training import Training as TrainingSpec
+from hessian_spectrum.checkpoints.causal_lm import causal_lm_fields
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.text import Tokens, TokenStream, named_tokens, tokenize
@@ -39,7 +43,7 @@ from hessian_spectrum.quadrature.errors import InvalidProblemError
 from hessian_spectrum.storage.artifacts import ArtifactDamagedError, UnknownArtifactError
 from hessian_spectrum.storage.program_files import GRAPH
 from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
-from hessian_spectrum.worker.checkpoints import causal_lm, checkpoint_parameters
+from hessian_spectrum.worker.checkpoints import CHANGED, causal_lm, checkpoint_parameters
 
 _NUM_SHORT_BITS = 32
 """Number of low bits of a seed that PyTorch's Mersenne Twister uses on the CPU; it drops the others."""
@@ -171,6 +175,46 @@ def _loaded(artifacts: Artifacts, artifact_id: str) -> dict[str, Tensor]:
         raise InvalidProblemError(f"the uploaded arrays {artifact_id} are not there any more") from None
     except (ArtifactDamagedError, SafetensorError):
         raise InvalidProblemError(f"the uploaded arrays {artifact_id} are damaged: upload them again") from None
+
+
+def checked_request(
+    request: AnyJobRequest, inputs: Inputs, *, memory_bytes: int | None, look: Callable[[], object]
+) -> tuple[AnyJobRequest, Inputs]:
+    """Return the request with what transformers makes of its checkpoints, and how products are to be computed.
+
+    Args:
+        request: The request of the job.
+        inputs: Where checkpoints are found, and what tries them.
+        memory_bytes: Memory that the trial of a checkpoint may take.
+        look: Called several times a second while a checkpoint is tried; what it raises ends the trial.
+
+    Raises:
+        CheckpointError: If a checkpoint is refused.
+    """
+    if isinstance(request, ExperimentRequest):
+        for point in request.points:
+            _, inputs = checked_request(point, inputs, memory_bytes=memory_bytes, look=look)
+        return request, inputs
+    fallbacks: list[Fallback] = []
+    models = [request.model] if isinstance(request, SpectrumRequest) else request.models
+    for model in models if inputs.check is not None else ():
+        if (
+            not isinstance(model, Gpt2Spec | CausalLmSpec)
+            or model.checkpoint is None
+            or model.checkpoint_sha256 is None
+        ):
+            continue
+        assert inputs.check is not None
+        verdict = inputs.check.checked(
+            model.checkpoint, model.checkpoint_sha256, model.kind, memory_bytes=memory_bytes, look=look
+        )
+        if verdict.state == "refused":
+            raise CheckpointError(verdict.reason or "a worker could not load it")
+        if verdict.fallback_method is not None:
+            fallbacks.append(Fallback(verdict.fallback_method, verdict.fallback_reason or ""))
+        if isinstance(model, CausalLmSpec) and isinstance(request, SpectrumRequest):
+            request = request.model_copy(update={"model": _as_found(model, verdict, inputs.models)})
+    return request, replace(inputs, fallback=fallbacks[0]) if fallbacks else inputs
 
 
 def build_model(spec: ModelSpec, sources: Inputs = NO_INPUTS) -> Model:
@@ -416,3 +460,14 @@ def _real(values: Any) -> Tensor:
 
 def _integers(values: Any) -> Tensor:
     return _real(values).to(torch.int64)
+
+
+def _as_found(model: CausalLmSpec, verdict: CheckpointVerdict, models: ModelsDirectory) -> CausalLmSpec:
+    """Return the model with the sizes that transformers found, which config.json alone may not have given."""
+    if verdict.sizes is None:
+        return model
+    checkpoint = models.open(model.checkpoint)
+    found = causal_lm_fields(checkpoint, verdict.sizes)
+    if found.checkpoint_sha256 != model.checkpoint_sha256:
+        raise CheckpointError(CHANGED)
+    return model.model_copy(update=found.model_dump())

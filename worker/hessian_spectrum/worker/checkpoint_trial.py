@@ -22,15 +22,15 @@ from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.checkpoints.gpt2 import gpt2_fields
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
-from hessian_spectrum.curvature.malloc_trim import is_memory_error
 from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
-from hessian_spectrum.curvature.operators.products import Fallback
+from hessian_spectrum.curvature.operators.products import Fallback, is_memory_error
 from hessian_spectrum.quadrature.errors import CurvatureError, InvalidProblemError
 from hessian_spectrum.worker.builders import Inputs, build_model, build_parameters, generator_of
 from hessian_spectrum.worker.checkpoint_check import OUT_OF_MEMORY
 from hessian_spectrum.worker.checkpoints import CHANGED, decoder_sizes
-from hessian_spectrum.worker.hardware import MemoryGuard, be_killed_first, set_niceness
+from hessian_spectrum.worker.hardware import be_killed_first, set_niceness
+from hessian_spectrum.worker.runtime.supervision import MemoryGuard
 
 SMALL = 10_000_000
 """Largest number of parameters for which products of several vectors, and in double precision, are tried as well."""
@@ -127,7 +127,7 @@ def _with_products(
             break
         try:
             parameters = build_parameters(spec, model, dtype=dtype, device=_CPU, sources=sources)
-            fallback = _product(model, parameters, 2 if is_small else 1, fallback)
+            fallback = _product(model, parameters, num_columns=2 if is_small else 1, fallback=fallback)
         except Exception as error:
             # the code of a model may raise any exception
             if is_memory_error(error):
@@ -139,7 +139,7 @@ def _with_products(
     return fallback, next((f"in {str(dtype)[6:]}: {error}" for dtype, error in errors.items()), None)
 
 
-def _product(model: Model, parameters: Parameters, num_columns: int, fallback: Fallback | None) -> Fallback | None:
+def _product(model: Model, parameters: Parameters, *, num_columns: int, fallback: Fallback | None) -> Fallback | None:
     """Compute a product on two tokens and compare it with double backward.
 
     Args:

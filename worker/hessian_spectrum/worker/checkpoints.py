@@ -48,7 +48,7 @@ def causal_lm(spec: CausalLmSpec, models: ModelsDirectory) -> CausalLm:
     with ExitStack() as files:
         read = _reader(files)
         for name, original in architecture.copies.items():
-            _check_copy(name, checkpoint.tensors[name], checkpoint.tensors[original], read)
+            _check_copy(name, copy=checkpoint.tensors[name], original=checkpoint.tensors[original], read=read)
         tables = {own: read(checkpoint.tensors[name]) for name, own in architecture.tables.items()}
     shapes = {name: tuple(shape) for name, shape in spec.parameters.items()}
     return CausalLm(
@@ -137,7 +137,7 @@ def checkpoint_parameters(
         with ExitStack() as files:
             read = _reader(files)
             if isinstance(spec, Gpt2Spec) and OUTPUT_LAYER in found:
-                _check_copy(OUTPUT_LAYER, found[OUTPUT_LAYER], found["wte.weight"], read)
+                _check_copy(OUTPUT_LAYER, copy=found[OUTPUT_LAYER], original=found["wte.weight"], read=read)
             parameters = {name: _finite(name, read(found[name]).to(device, dtype)) for name in shapes}
     except SafetensorError:
         raise CheckpointError(CHANGED) from None
@@ -165,7 +165,7 @@ def _reader(files: ExitStack) -> Reader:
     return read
 
 
-def _check_copy(name: str, copy: StoredTensor, original: StoredTensor, read: Reader) -> None:
+def _check_copy(name: str, *, copy: StoredTensor, original: StoredTensor, read: Reader) -> None:
     """Raise a CheckpointError if a tensor that is tied to a parameter holds other numbers."""
     if not torch.equal(read(copy), read(original)):
         raise CheckpointError(f"{name} is no copy of the embedding, to which the model ties it")

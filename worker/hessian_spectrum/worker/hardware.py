@@ -1,28 +1,20 @@
-"""The machine and the processes that compute: device, threads, priority, and memory with its limits."""
+"""The machine that computes: device, threads, memory, priority of processes, and those that the kernel killed."""
 
-import contextvars
 import logging
 import multiprocessing
 import os
 import platform
 import re
 import signal
-import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import torch
 
 from hessian_spectrum.api_schemas.problem import Problem
-from hessian_spectrum.jobs.fingerprints import numerics_fingerprint
-from hessian_spectrum.jobs.plans import gibibytes
 from hessian_spectrum.jobs.settings import SettingsError, WorkerSettings
 
 FAIR_SHARE = 0.8
@@ -56,15 +48,9 @@ IDLE = 20
 CRASHES = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV"})
 """Names of signals that a process causes itself."""
 
-SECONDS_BETWEEN_CHECKS = 0.1
-SECONDS_TO_REPORT = 5.0
-"""Seconds that are allowed for writing the failure, during which memory may still grow."""
-
 SECONDS_BETWEEN_COUNTS = 5.0
 _COUNTS_KEPT = 3
 
-_STATUS = Path("/proc/self/status")
-_PRIVATE = re.compile(r"^(?:RssAnon|VmSwap):\s+(\d+) kB$", re.MULTILINE)
 _VMSTAT = Path("/proc/vmstat")
 _OOM_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
@@ -80,28 +66,15 @@ class Hardware:
     num_threads: int
     memory_bytes: int
     timings: Path | None = None  # file of measured times of products, kept for later jobs
+    processor: str = ""  # name of its model, by which libraries choose their instructions
     memory_limit_bytes: int | None = None  # memory use of the machine at which a job is ended; None: never
-
-    def numerics_fingerprint(self, product_method: str | None = None) -> str:
-        """Return what two runs must share to round alike, including `product_method` if products are not recorded."""
-        return numerics_fingerprint(
-            device=str(self.device),
-            processor=_processor(),
-            num_threads=self.num_threads,
-            memory_bytes=self.memory_bytes,
-            product_method=product_method,
-        )
 
     def at_present(self) -> "Hardware":
         """Measure the free memory of a GPU, in the process that computes, since this touches CUDA.
 
-        On a CPU memory stays what it was when the worker began, so that the same job is always split alike.
-
         Returns:
             The same hardware, with less memory where other processes use the GPU.
         """
-        if self.device.type != "cuda":
-            return self
         free, _ = torch.cuda.mem_get_info(self.device)
         own = torch.cuda.memory_reserved(self.device)
         return replace(self, memory_bytes=min(self.memory_bytes, int(FAIR_SHARE_OF_FREE * (free + own))))
@@ -129,7 +102,14 @@ def find_hardware(settings: WorkerSettings) -> Hardware:
     limit = int(LARGEST_SHARE * machine)
     if device.type != "cuda":
         limit = min(int(TOLERANCE * memory) + LIBRARY_BYTES, max(limit, memory))
-    return Hardware(device, num_threads, memory, settings.results_dir.parent / TIMINGS_FILE, limit)
+    return Hardware(
+        device,
+        num_threads,
+        memory,
+        timings=settings.results_dir.parent / TIMINGS_FILE,
+        processor=_processor(),
+        memory_limit_bytes=limit,
+    )
 
 
 def _device(name: str) -> torch.device:
@@ -158,7 +138,6 @@ def _cuda_total_memory(index: int) -> int:
     return int(torch.cuda.get_device_properties(index).total_memory)
 
 
-@cache
 def _processor() -> str:
     """Return the name of the processor model, by which libraries choose their instructions."""
     try:
@@ -170,16 +149,6 @@ def _processor() -> str:
 
 def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
-def process_name(worker_pid: int, pid: int) -> str:
-    """Return the name of a process of a worker's pool on this host."""
-    return f"{socket.gethostname()}-{worker_pid}-{pid}"
-
-
-def own_name() -> str:
-    """Return the name of this process of a worker's pool."""
-    return process_name(os.getppid(), os.getpid())
 
 
 def set_niceness(niceness: int) -> None:
@@ -199,68 +168,6 @@ def name_of_signal(number: int) -> str:
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
-class MemoryGuard:
-    """A thread that ends this process when it has grown by more than a limit since the guard was made.
-
-    What counts is private memory, resident or swapped out: pages of libraries and of mapped files do not. A computation
-    is not asked to stop first, as what it took would come back to the machine only in part.
-
-    Args:
-        limit_bytes: None: without limit.
-        fail: Told the problem before the process ends.
-    """
-
-    def __init__(self, limit_bytes: int | None, fail: Callable[[Problem], object]) -> None:
-        self._limit, self._fail = limit_bytes, fail
-        self._before = private_bytes()
-        self._closed = threading.Event()
-        context = contextvars.copy_context()  # so that the thread's lines name the job, too
-        self._thread = threading.Thread(target=context.run, args=(self._watch,), name="memory-guard", daemon=True)
-
-    def __enter__(self) -> Self:
-        if self._limit is not None:
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._closed.set()
-        if self._limit is not None:
-            self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._closed.wait(SECONDS_BETWEEN_CHECKS):
-            taken = private_bytes() - self._before
-            if self._limit is not None and taken > self._limit:
-                self._end(taken, self._limit)
-
-    def _end(self, taken: int, limit: int) -> None:
-        threading.Thread(target=self._end_later, name="memory-guard-end", daemon=True).start()
-        try:
-            self._fail(memory_limit_exceeded(taken, limit))
-        except Exception:  # the process ends whatever happens here
-            _logger.exception("the end of a job could not be written")
-        fields = {"event": "ended", "state": "failed"}
-        _logger.warning("the job took %s: its process ends", gibibytes(taken), extra=fields)
-        os._exit(os.EX_TEMPFAIL)
-
-    def _end_later(self) -> None:
-        threading.Event().wait(SECONDS_TO_REPORT)
-        os._exit(os.EX_TEMPFAIL)
-
-
-def memory_limit_exceeded(taken: int, limit: int) -> Problem:
-    """Return the problem of a job that took more memory than its limit."""
-    return Problem(
-        type="/problems/memory-limit",
-        title="The job outgrew its memory",
-        status=507,
-        detail=f"It had taken {gibibytes(taken)} when it was ended; the limit of one job on this worker is "
-        f"{gibibytes(limit)}.",
-    )
-
-
 def killed_by_kernel() -> Problem:
     """Return the problem of a job whose process the kernel killed."""
     return Problem(
@@ -270,14 +177,6 @@ def killed_by_kernel() -> Problem:
         detail="The machine, or the worker's container, had no memory left, and the kernel killed the process that "
         "computed this job.",
     )
-
-
-def private_bytes() -> int:
-    """Return the bytes of memory that belong to this process alone; 0 where the system does not tell."""
-    try:
-        return sum(1024 * int(kibibytes) for kibibytes in _PRIVATE.findall(_STATUS.read_text()))
-    except OSError:
-        return 0
 
 
 def num_oom_kills() -> int:

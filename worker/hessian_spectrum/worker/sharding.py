@@ -1,6 +1,8 @@
 """Shards: how the steps of one spectrum are computed by one worker, or by several at once."""
 
 import math
+import os
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,14 +17,13 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.curvature.algorithms.method import Method
 from hessian_spectrum.curvature.iteration import Checkpointer, Progress, last_state
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
-from hessian_spectrum.curvature.operators.execution import Execution
+from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.jobs.fingerprints import shard_fingerprint
 from hessian_spectrum.jobs.record import Lease
 from hessian_spectrum.jobs.shards import Claim, ShardPoisonedError, ShardStore
 from hessian_spectrum.jobs.store import WORKERS_LOST
 from hessian_spectrum.storage.job_files import CheckpointStore
 from hessian_spectrum.worker.failures import FailureKind, JobFailure, WorkerStoppingError
-from hessian_spectrum.worker.hardware import own_name
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
 
 STAGE = "probes"
@@ -33,6 +34,16 @@ CALIBRATED = "calibrated"
 
 SECONDS_BETWEEN_CHECKS = 0.1
 """Seconds between two checks of the shards that others compute, when there is nothing else to do."""
+
+
+def process_name(worker_pid: int, pid: int) -> str:
+    """Return the name of a process of a worker's pool on this host."""
+    return f"{socket.gethostname()}-{worker_pid}-{pid}"
+
+
+def own_name() -> str:
+    """Return the name of this process of a worker's pool."""
+    return process_name(os.getppid(), os.getpid())
 
 
 @dataclass(frozen=True)

@@ -136,10 +136,10 @@ def check_vectors(model: Model, data: SampleData, loss: LossName | None) -> None
     widths = kind_of(model).widths
     assert widths is not None
     num_inputs, num_outputs = widths(model)
-    _check_row("x", data.x, num_inputs, model.kind)
+    _check_row("x", data.x, width=num_inputs, kind=model.kind)
     assert loss is not None
     if not LOSSES[loss].needs_labels:
-        _check_row("y", data.y, num_outputs, model.kind)
+        _check_row("y", data.y, width=num_outputs, kind=model.kind)
         return
     if sample_shape(data.y) != ():
         raise misfit("data", "y", message=f"{loss} takes one class label per sample")
@@ -248,7 +248,7 @@ def check_length(model: Any, length: int, name: str) -> None:
     kind_of(model).check_length(model, length)
 
 
-def _check_row(name: str, values: Numbers | StoredArray, width: int, kind: str) -> None:
+def _check_row(name: str, values: Numbers | StoredArray, *, width: int, kind: str) -> None:
     have = sample_shape(values) or (1,)
     if have != (width,):
         numbers = " x ".join(map(str, have))

@@ -12,7 +12,7 @@ from pydantic import Field
 from typing_extensions import TypeAliasType
 
 from hessian_spectrum.api_schemas.methods.exact import ExactMethod, ExactResult
-from hessian_spectrum.api_schemas.methods.kind import MethodKind, MethodMessage, method_kind
+from hessian_spectrum.api_schemas.methods.kind import MethodKind, MethodMessage
 from hessian_spectrum.api_schemas.methods.lanczos import LanczosMethod, LanczosResult
 from hessian_spectrum.api_schemas.methods.top_k import TopKMethod, TopKResult
 from hessian_spectrum.api_schemas.methods.trace import TraceMethod, TraceResult
@@ -32,7 +32,6 @@ __all__ = [
     "TopKResult",
     "TraceMethod",
     "TraceResult",
-    "method_kind",
 ]
 
 METHODS: dict[str, MethodKind] = {kind.name: kind for kind in listed(sys.modules[__name__], "METHODS")}

@@ -59,8 +59,8 @@ class MethodKind:
         example: A small request.
         num_result_numbers: Numbers in the result's document, for so many rows.
         stored_vectors: Vectors that the npz file holds beside the document, for so many rows; None: none.
-        check: Raises a ValidationError if the method cannot be applied to so many rows.
-        has_fixed_products: Whether the number of products is known in advance.
+        check: Raises a ValidationError if the method cannot be applied to so many rows; None: it always can.
+        has_fixed_products: Whether the number of products is known in advance; None: it always is.
         result_fields: Fields of the result that follow from the request, for so many rows; fields of the request that
             the result has, too, need not be among them.
         engine_arguments: Keyword arguments of the engine's method.
@@ -73,9 +73,9 @@ class MethodKind:
     work: Callable[[Any, MatrixProperties], Work]
     example: Mapping[str, Any]
     num_result_numbers: Callable[[Any, int], int] = lambda _method, _dim: 0
-    stored_vectors: Callable[[Any, int], StoredVectors | None] = lambda _method, _dim: None
-    check: Callable[[Any, int], None] = lambda _method, _dim: None
-    has_fixed_products: Callable[[Any], bool] = lambda _: True
+    stored_vectors: Callable[[Any, int], StoredVectors | None] | None = None
+    check: Callable[[Any, int], None] | None = None
+    has_fixed_products: Callable[[Any], bool] | None = None
     result_fields: Callable[[Any, int], dict[str, Any]] = lambda _method, _dim: {}
     engine_arguments: Callable[[Any], dict[str, Any]] = fields_of
     assembles_matrix: bool = False
@@ -85,8 +85,3 @@ class MethodKind:
     def name(self) -> str:
         """The value of the message's field `kind`."""
         return kind_name(self.message)
-
-
-def method_kind(method: MethodMessage) -> MethodKind:
-    """Return the entry of a request's method."""
-    return method.method_kind

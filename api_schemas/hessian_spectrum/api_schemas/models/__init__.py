@@ -13,7 +13,7 @@ from pydantic import Field
 from hessian_spectrum.api_schemas.models.attention import SelfAttention
 from hessian_spectrum.api_schemas.models.causal_lm import CausalLm
 from hessian_spectrum.api_schemas.models.gpt2 import AttentionSink, Gpt2
-from hessian_spectrum.api_schemas.models.kind import ClosedFormFamily, ModelKind, ModelMessage, family_of, kind_of
+from hessian_spectrum.api_schemas.models.kind import ClosedFormFamily, ModelKind, ModelMessage, kind_of
 from hessian_spectrum.api_schemas.models.mlp import Mlp
 from hessian_spectrum.planning.registry import listed
 
@@ -27,7 +27,6 @@ __all__ = [
     "Mlp",
     "Model",
     "SelfAttention",
-    "family_of",
     "kind_of",
 ]
 

@@ -141,17 +141,18 @@ class ClosedFormFamily:
         message: What a request says of it, with a field `kind`; the formula takes the other fields by their names.
         example: The fields `model` and `data` of a small request.
         samples: What it reads: "vectors", "sequences" of numbers, or "none".
-        row_widths: Numbers in each row of x and of y; None where a sample is one number. Of vectors alone.
+        row_widths: Numbers in each row of x and of y, None where a sample is one number. Of vectors alone; None: every
+            sample is one number.
         num_derived: Numbers that the formula derives from weights and inputs x at a cost that others would notice:
-            entries of a matrix that it diagonalises, for example.
+            entries of a matrix that it diagonalises, for example. None: it derives none.
         position: Where it stands in lists of kinds; new ones come last, in the order of their names.
     """
 
     message: type[ModelMessage]
     example: Mapping[str, Any]
     samples: Samples = "vectors"
-    row_widths: Callable[[Any], tuple[int | None, int | None]] = lambda _: (None, None)
-    num_derived: Callable[[Any, Any], int] = lambda _model, _x: 0
+    row_widths: Callable[[Any], tuple[int | None, int | None]] | None = None
+    num_derived: Callable[[Any, Any], int] | None = None
     position: int = 100
 
     @property
@@ -169,11 +170,6 @@ def kind_name(message: type[RequestMessage]) -> str:
 def kind_of(model: ModelMessage) -> ModelKind:
     """Return the entry of the kind of a job's model."""
     return model.job_kind
-
-
-def family_of(model: ModelMessage) -> ClosedFormFamily:
-    """Return the entry of the kind of a closed form's model."""
-    return model.closed_form_family
 
 
 def parameter_shapes(model: ModelMessage) -> Shapes:

@@ -81,7 +81,9 @@ class Mlp(ModelMessage):
     @model_validator(mode="before")
     @classmethod
     def _with_stored_weights(cls, fields: Any, info: ValidationInfo) -> Any:
-        arrays = arrays_of(fields.get("weights"), info, "weights") if isinstance(fields, dict) else None
+        if not isinstance(fields, dict) or fields.get("weights") is None:
+            return fields
+        arrays = arrays_of(fields["weights"], info, "weights")
         if arrays is None:
             return fields
         widths, bias = _stored_layers(arrays)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -154,6 +154,7 @@ class _Terms:
 
 def _terms(
     arithmetic: Arithmetic,
+    *,
     w_v: float,
     w_q: Array,
     w_k: Array,
@@ -190,15 +191,15 @@ def _terms(
 
 
 def _known_terms(
-    w_v: float, w_q: Array, w_k: Array, x: Array, y: Array, sink_bias: float, activation: Activation
+    *, w_v: float, w_q: Array, w_k: Array, x: Array, y: Array, sink_bias: float, activation: Activation
 ) -> _Terms:
     """The moments in extended precision or, if that leaves the last place of an eigenvalue uncertain, in decimals."""
-    problem = (w_v, w_q, w_k, x, y, sink_bias, activation)
-    quick = _terms(EXTENDED, *problem)
+    terms_in = partial(_terms, w_v=w_v, w_q=w_q, w_k=w_k, x=x, y=y, sink_bias=sink_bias, activation=activation)
+    quick = terms_in(EXTENDED)
     if quick is not None and not quick.error:
         return quick
     if num_steps(x, activation) <= MAX_DECIMAL_STEPS:
-        exact = _terms(DECIMAL, *problem)
+        exact = terms_in(DECIMAL)
         assert exact is not None
         return exact
     if quick is None:
@@ -260,6 +261,22 @@ def _notes(terms: _Terms, statistics: dict[str, Statistic], xi: Decimal) -> tupl
     return tuple(notes)
 
 
+def _spectrum_of(terms: _Terms) -> Spectrum:
+    eigenvalues, xi, size = terms.eigenvalues(), _xi(terms.reduced), terms.group.w.size
+    statistics = _statistics(terms, xi, max(abs(entry.value) for entry in eigenvalues))
+    return Spectrum.of(
+        kind="self-attention",
+        parameters=(Parameter("w_v", ()), Parameter("w_q", (size,)), Parameter("w_k", (size,))),
+        method="closed-form",
+        source="Cracking the Hessian, Theorem 3.5",
+        eigenvalues=tuple(eigenvalues),
+        trace=float(terms.trace),
+        statistics=statistics,
+        notes=_notes(terms, statistics, xi),
+        resolution=float(terms.error / max(map(abs, terms.values))) if terms.error else None,
+    )
+
+
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def self_attention_spectrum(
     *,
@@ -315,19 +332,8 @@ def self_attention_spectrum(
     if activation not in ACTIVATIONS:
         raise TheoryError(f"activation must be one of {', '.join(ACTIVATIONS)}", field="activation")
     with localcontext(many_digits):
-        terms = _known_terms(w_v, w_q, w_k, x, y, sink_bias, activation)
-        eigenvalues, xi = terms.eigenvalues(), _xi(terms.reduced)
-        statistics = _statistics(terms, xi, max(abs(entry.value) for entry in eigenvalues))
-        return Spectrum(
-            kind="self-attention",
-            parameters=(Parameter("w_v", ()), Parameter("w_q", (w_q.size,)), Parameter("w_k", (w_k.size,))),
-            method="closed-form",
-            source="Cracking the Hessian, Theorem 3.5",
-            eigenvalues=tuple(eigenvalues),
-            trace=float(terms.trace),
-            statistics=statistics,
-            notes=_notes(terms, statistics, xi),
-            resolution=float(terms.error / max(map(abs, terms.values))) if terms.error else None,
+        return _spectrum_of(
+            _known_terms(w_v=w_v, w_q=w_q, w_k=w_k, x=x, y=y, sink_bias=sink_bias, activation=activation)
         )
 
 

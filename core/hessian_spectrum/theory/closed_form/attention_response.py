@@ -83,7 +83,7 @@ _MOMENTS: dict[Activation, Callable[[_Rows], _Moments]] = {"softmax": _Rows.soft
 
 
 def _by_scores(
-    arithmetic: Arithmetic, keys: Numbers, score: Number, sink: Number, activation: Activation
+    arithmetic: Arithmetic, keys: Numbers, *, score: Number, sink: Number, activation: Activation
 ) -> list[Ball]:
     parts = []
     for start in range(0, keys.size, BLOCK_ROWS):
@@ -97,7 +97,7 @@ def _by_scores(
     return [_joined(balls) for balls in zip(*parts, strict=True)]
 
 
-def _linear(arithmetic: Arithmetic, keys: Numbers, score: Number, sink: Number) -> list[Ball]:
+def _linear(arithmetic: Arithmetic, keys: Numbers, *, score: Number, sink: Number) -> list[Ball]:
     """The scores themselves as weights: h_i = s x_i sum_j x_j^2 + sink x_1, which is linear in s."""
     key, first = arithmetic.exact(keys), arithmetic.exact(keys[:1])
     squares = _total(key * key)
@@ -135,9 +135,9 @@ def attention_response(
     for sequence in x:
         keys = arithmetic.array(sequence)
         if activation == "linear":
-            parts.append(_linear(arithmetic, keys, score, sink))
+            parts.append(_linear(arithmetic, keys, score=score, sink=sink))
         else:
-            parts.append(_by_scores(arithmetic, keys, score, sink, activation))
+            parts.append(_by_scores(arithmetic, keys, score=score, sink=sink, activation=activation))
     return Response(*(_joined(balls) for balls in zip(*parts, strict=True)))
 
 

@@ -94,7 +94,7 @@ def multi_input_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLi
         diagonal, couplings = ([total / len(x) for total in half] for half in (sums[: len(w)], sums[len(w) :]))
         hessian = GroupedHessian(groups, couplings, diagonal, x.T @ x / len(x), 2 * w.size)
         reduced = "the inputs are correlated: one symmetric problem couples the coordinates' outliers"
-        return Spectrum(
+        return Spectrum.of(
             kind="multi-input",
             parameters=_parameters(w.shape),
             method="exact-reduction" if hessian.is_coupled else "closed-form",
@@ -142,7 +142,7 @@ def multi_output_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayL
         slopes = [group.moments.inner for group in groups]
         couplings = [slope * s2 - total / len(x) for slope, total in zip(slopes, sums_yx, strict=True)]
         hessian = GroupedHessian(groups, couplings, [s2] * len(w), None, 2 * w.size)
-        return Spectrum(
+        return Spectrum.of(
             kind="multi-output",
             parameters=_parameters(w.shape),
             method="closed-form",

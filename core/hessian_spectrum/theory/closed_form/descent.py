@@ -113,11 +113,11 @@ def linear_descent(
             diverged_at = step
             break
         states.append((plus, minus))
-    return _trajectory(recursion, states, diverged_at, 2 * (w.size - 1))
+    return _trajectory(recursion, states, diverged_at=diverged_at, fixed_dimensions=2 * (w.size - 1))
 
 
 def _trajectory(
-    recursion: _Recursion, states: list[tuple[float, float]], diverged_at: int | None, fixed_dimensions: int
+    recursion: _Recursion, states: list[tuple[float, float]], *, diverged_at: int | None, fixed_dimensions: int
 ) -> Descent:
     note = f"gradient descent diverges: step {diverged_at} leaves the range of floating point, {len(states)} are given"
     descent = Descent(

@@ -30,7 +30,7 @@ _SUFFIXES = {"+": "_plus", "-": "_minus"}
 
 
 def _groups_and_cells(
-    w: Vector, v: Vector, x: Vector, y: Vector
+    w: Vector, v: Vector, *, x: Vector, y: Vector
 ) -> tuple[dict[str, NeuronGroup], dict[str, SampleMoments]]:
     """Neurons by sign of v_j, without empty groups; samples by sign of x_i, where those at 0 belong to no cell."""
     neurons = {"+": np.flatnonzero(v > 0), "-": np.flatnonzero(v < 0), "0": np.flatnonzero(v == 0)}
@@ -158,8 +158,8 @@ class HomogeneousNetwork:
         return counts
 
 
-def _network(w: Vector, v: Vector, x: Vector, y: Vector, *, negative_slope: Decimal) -> HomogeneousNetwork:
-    groups, cells = _groups_and_cells(w, v, x, y)
+def _network(w: Vector, v: Vector, *, x: Vector, y: Vector, negative_slope: Decimal) -> HomogeneousNetwork:
+    groups, cells = _groups_and_cells(w, v, x=x, y=y)
     return HomogeneousNetwork(
         groups=groups, cells=cells, num_neurons=w.size, num_samples=x.size, negative_slope=negative_slope
     )
@@ -202,7 +202,7 @@ def relu_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> 
     w, v = matching_arrays(("w", "v"), (w, v), 1)
     x, y = matching_arrays(("x", "y"), (x, y), 1)
     with localcontext(many_digits):
-        network = _network(w, v, x, y, negative_slope=ZERO)
+        network = _network(w, v, x=x, y=y, negative_slope=ZERO)
         statistics, notes = network.counts() | {"mean_loss": _mean_loss(network, x, y)}, list(network.notes())
         for cell, samples in network.cells.items():
             suffix, group = _SUFFIXES[cell], network.groups.get(cell)
@@ -212,7 +212,7 @@ def relu_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -> 
                 named = moments.statistics
                 notes += moments.notes(suffix)
             statistics |= {name + suffix: value for name, value in named.items()}
-        return Spectrum(
+        return Spectrum.of(
             kind="relu",
             parameters=network_parameters(w.size),
             method="closed-form",
@@ -268,12 +268,12 @@ def leaky_relu_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLik
     w, v = matching_arrays(("w", "v"), (w, v), 1)
     x, y = matching_arrays(("x", "y"), (x, y), 1)
     with localcontext(many_digits):
-        network = _network(w, v, x, y, negative_slope=Decimal(slope))
+        network = _network(w, v, x=x, y=y, negative_slope=Decimal(slope))
         statistics = _leaky_statistics(network) | {"mean_loss": _mean_loss(network, x, y)}
         if slope == 1.0:
             note = "negative_slope 1 is the linear network: Theorem 3.1 answered, without groups"
             return replace(linear_spectrum(w=w, v=v, x=x, y=y), kind="leaky-relu", statistics=statistics, notes=(note,))
-        return Spectrum(
+        return Spectrum.of(
             kind="leaky-relu",
             parameters=network_parameters(w.size),
             method="exact-reduction" if network.hessian.is_coupled else "closed-form",

@@ -132,14 +132,14 @@ class LinearMoments(NamedTuple):
 STATISTIC_NAMES = tuple(LinearMoments(NeuronMoments(*[ZERO] * 3), *[ZERO] * 4).statistics)
 
 
-def _linear_moments(w: Vector, v: Vector, x: Vector, y: Vector) -> tuple[LinearMoments, Number]:
+def _linear_moments(w: Vector, v: Vector, *, x: Vector, y: Vector) -> tuple[LinearMoments, Number]:
     """Exact moments and sum(delta^2); to be called under `localcontext(many_digits)`."""
     sum_xx, sum_yx, *neurons = inner_products((x, x), (y, x), *neuron_products(w, v))
     moments = LinearMoments.of(NeuronMoments(*neurons), SampleMoments(x.size, sum_xx, sum_yx))
     return moments, _squared_error(moments.neurons.inner, x, y)
 
 
-def _quick_moments(w: Vector, v: Vector, x: Vector, y: Vector) -> tuple[LinearMoments, Number] | None:
+def _quick_moments(w: Vector, v: Vector, *, x: Vector, y: Vector) -> tuple[LinearMoments, Number] | None:
     """Moments and sum(delta^2) in extended precision, also beyond float64's range; None if that is insufficient."""
     if not HAS_EXTENDED_PRECISION or max(w.size, x.size) > _SHORT:
         return None
@@ -195,18 +195,22 @@ def linear_spectrum(*, w: ArrayLike, v: ArrayLike, x: ArrayLike, y: ArrayLike) -
     """
     w, v = matching_arrays(("w", "v"), (w, v), 1)
     x, y = matching_arrays(("x", "y"), (x, y), 1)
-    if quick := _quick_moments(w, v, x, y):
-        return _linear_answer(w, v, *quick, x.size)
+    if quick := _quick_moments(w, v, x=x, y=y):
+        moments, squared_error = quick
+        return _linear_answer(w, v, moments, squared_error=squared_error, num_samples=x.size)
     with localcontext(many_digits):
-        return _linear_answer(w, v, *_linear_moments(w, v, x, y), x.size)
+        moments, squared_error = _linear_moments(w, v, x=x, y=y)
+        return _linear_answer(w, v, moments, squared_error=squared_error, num_samples=x.size)
 
 
-def _linear_answer(w: Vector, v: Vector, moments: LinearMoments, squared_error: Number, num_samples: int) -> Spectrum:
+def _linear_answer(
+    w: Vector, v: Vector, moments: LinearMoments, *, squared_error: Number, num_samples: int
+) -> Spectrum:
     group = NeuronGroup(w, v, moments.neurons, slice(w.size), slice(w.size, 2 * w.size))
     hessian = GroupedHessian([group], [moments.d], [moments.s2], None, 2 * w.size)
     statistics = moments.statistics
     statistics["mean_loss"] = float(squared_error) / (2 * num_samples)
-    return Spectrum(
+    return Spectrum.of(
         kind="linear",
         parameters=network_parameters(w.size),
         method="closed-form",

@@ -70,7 +70,7 @@ def _polished(root: float, S: float, w: float) -> float:
     return root
 
 
-def _broken_assumptions(w: Array, v: Array, b: Array, x: Array, y: Array) -> list[str]:
+def _broken_assumptions(w: Array, v: Array, b: Array, *, x: Array, y: Array) -> list[str]:
     norm_v, norm_b, mean_yy = float(v @ v), float(b @ b), float(np.mean(y * y))
     deviations = {
         "<v, b> = 0": (float(v @ b), math.sqrt(norm_v * norm_b)),
@@ -130,7 +130,7 @@ def linear_bias_spectrum(*, w: ArrayLike, v: ArrayLike, b: ArrayLike, x: ArrayLi
     known = [*hessian.bulk(), hessian.zeros()]
     notes: tuple[str, ...] = ()
     theorem: _BiasTheorem | None = None
-    if broken := _broken_assumptions(w, v, b, x, y):
+    if broken := _broken_assumptions(w, v, b, x=x, y=y):
         reason = f"Theorem B.1 does not apply ({', '.join(broken)} does not hold)"
         notes = (f"{reason}: the two-layer linear reduction answered, the bias as an input fixed at 1; N, S are null",)
     else:
@@ -141,7 +141,7 @@ def linear_bias_spectrum(*, w: ArrayLike, v: ArrayLike, b: ArrayLike, x: ArrayLi
         "S": theorem.S if theorem else None,
         "mean_loss": mean_loss(W1, W2, x=inputs, y=targets),
     }
-    return Spectrum(
+    return Spectrum.of(
         kind="linear-bias",
         parameters=tuple(Parameter(name, (w.size,)) for name in ("w", "v", "b")),
         method="closed-form" if theorem else "exact-reduction",

@@ -177,12 +177,12 @@ def symmetric_eigenpairs(matrix: Matrix) -> tuple[list[Decimal], Matrix]:
             if not large:
                 break
             for p, q in large:
-                _rotate(a, vectors, p, q)
+                _rotate(a, vectors, p=p, q=q)
         resolution = 1000 * tolerance  # a smaller eigenvalue is rounding alone
         return [a[i][i] if abs(a[i][i]) > resolution else Decimal(0) for i in range(size)], vectors
 
 
-def _rotate(a: Matrix, vectors: Matrix, p: int, q: int) -> None:
+def _rotate(a: Matrix, vectors: Matrix, *, p: int, q: int) -> None:
     """The rotation of rows and columns p, q that makes a[p][q] vanish."""
     if not a[p][q]:
         return

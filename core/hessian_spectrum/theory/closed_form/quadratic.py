@@ -96,7 +96,7 @@ def quadratic_spectrum(matrix: ArrayLike) -> Spectrum:
 
     statistics = _descent_rates(smallest, largest)
     undefined = "gradient-descent rates are null: the matrix is not positive definite"
-    return Spectrum(
+    return Spectrum.of(
         kind="quadratic",
         parameters=(Parameter("w", (array.shape[0],)),),
         method="exact-reduction",

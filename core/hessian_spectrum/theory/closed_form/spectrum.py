@@ -1,7 +1,7 @@
 """A complete Hessian spectrum as distinct eigenvalues with multiplicities, and the checked arrays it is made from."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf, isfinite, log10, prod
 from operator import attrgetter
@@ -211,15 +211,9 @@ class Inertia(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Spectrum:
-    """Every eigenvalue of a Hessian with respect to the given parameters; always finite and complete.
+    """Every eigenvalue of a Hessian with respect to the given parameters, finite and complete; `of` makes it.
 
-    An eigenvector lists the parameters in their order, each array row by row. Construction sorts the eigenvalues in
-    descending order, drops those of multiplicity 0, turns -0.0 into 0.0, and adds a note whenever condition_number is
-    None. A statistic that float64 cannot represent becomes None, with a note.
-
-    Raises:
-        TheoryError: If the multiplicities do not sum to num_parameters, or an eigenvalue or the trace is NaN or
-            infinite.
+    An eigenvector lists the parameters in their order, each array row by row.
     """
 
     kind: str
@@ -232,47 +226,59 @@ class Spectrum:
     notes: tuple[str, ...] = ()
     resolution: float | None = None  # error of each eigenvalue over the largest; None: one unit in its own last place
 
-    def __post_init__(self) -> None:
-        entries = [e if e.value else e._replace(value=0.0) for e in self.eigenvalues if e.multiplicity]
-        self._refuse_overflow([entry.value for entry in entries])
-        multiplicities = [entry.multiplicity for entry in entries]
-        if sum(multiplicities) != self.num_parameters or not entries:
-            raise TheoryError(f"{sum(multiplicities)} eigenvalues for {self.num_parameters} parameters")
+    @classmethod
+    def of(
+        cls,
+        *,
+        kind: str,
+        parameters: tuple[Parameter, ...],
+        method: Method,
+        source: str,
+        eigenvalues: tuple[Eigenvalue, ...],
+        trace: float,
+        statistics: Mapping[str, Statistic],
+        notes: tuple[str, ...] = (),
+        resolution: float | None = None,
+    ) -> "Spectrum":
+        """Make a spectrum; arguments are the attributes of the class.
+
+        Eigenvalues are sorted in descending order, those of multiplicity 0 are dropped, and -0.0 becomes 0.0. A note is
+        added whenever condition_number is None. A statistic that float64 cannot represent becomes None, with a note.
+
+        Returns:
+            The spectrum.
+
+        Raises:
+            TheoryError: If the multiplicities do not sum to num_parameters, or an eigenvalue or the trace is NaN or
+                infinite.
+        """
+        entries = [e if e.value else e._replace(value=0.0) for e in eigenvalues if e.multiplicity]
+        _refuse_overflow([entry.value for entry in entries], trace)
+        multiplicities, num_parameters = [entry.multiplicity for entry in entries], _num_parameters(parameters)
+        if sum(multiplicities) != num_parameters or not entries:
+            raise TheoryError(f"{sum(multiplicities)} eigenvalues for {num_parameters} parameters")
         if min(multiplicities) < 0:
             raise TheoryError("an eigenvalue has a negative multiplicity")
         entries.sort(key=attrgetter("value"), reverse=True)
-        object.__setattr__(self, "eigenvalues", tuple(entries))
-        object.__setattr__(self, "trace", float(self.trace) + 0.0)
-        statistics, notes = self._finite_statistics()
-        object.__setattr__(self, "statistics", statistics)
-        if (note := self.conditioning.note) and note not in self.notes:
-            notes = (*notes, note)
-        object.__setattr__(self, "notes", (*self.notes, *notes))
+        finite, added = _finite_statistics(statistics)
+        if (note := _conditioning(entries, resolution).note) and note not in notes:
+            added = (*added, note)
+        return cls(
+            kind=kind,
+            parameters=parameters,
+            method=method,
+            source=source,
+            eigenvalues=tuple(entries),
+            trace=float(trace) + 0.0,
+            statistics=finite,
+            notes=(*notes, *added),
+            resolution=resolution,
+        )
 
     @property
     def num_parameters(self) -> int:
         """Number of rows of the Hessian."""
-        return sum([prod(parameter.shape) for parameter in self.parameters])
-
-    def _refuse_overflow(self, values: list[float]) -> None:
-        for name, numbers in (("eigenvalue", values), ("trace", [self.trace])):
-            if not isfinite(sum(numbers)) and not all(map(isfinite, numbers)):
-                raise TheoryError(f"{name} overflows float64: rescale the weights or the data")
-
-    def _finite_statistics(self) -> tuple[dict[str, Statistic], tuple[str, ...]]:
-        """The statistics, with None for what float64 cannot represent, and notes that say so."""
-        statistics = dict(self.statistics)
-        numbers = [value for value in statistics.values() if type(value) is float]
-        lists = [sum(value) for value in statistics.values() if type(value) is list]
-        if isfinite(sum(numbers) + sum(lists)):
-            return statistics, ()
-        beyond = [
-            name
-            for name, value in statistics.items()
-            if not all(map(isfinite, value if isinstance(value, list) else [value] if type(value) is float else []))
-        ]
-        note = f"{', '.join(beyond)}: null, as float64 does not hold it" if beyond else ""
-        return statistics | dict.fromkeys(beyond), (note,) if note else ()
+        return _num_parameters(self.parameters)
 
     @property
     def scale(self) -> float:
@@ -292,7 +298,7 @@ class Spectrum:
     @property
     def conditioning(self) -> ConditionNumber:
         """Condition number with its bounds."""
-        return condition_number(self.scale, min([abs(entry.value) for entry in self.eigenvalues]), self.resolution)
+        return _conditioning(self.eigenvalues, self.resolution)
 
     @property
     def condition_number(self) -> float | None:
@@ -333,3 +339,35 @@ class Spectrum:
         """Return all eigenvalues, ascending, repeated by multiplicity: (num_parameters,)."""
         ascending = self.eigenvalues[::-1]
         return np.repeat([entry.value for entry in ascending], [entry.multiplicity for entry in ascending])
+
+
+def _num_parameters(parameters: tuple[Parameter, ...]) -> int:
+    return sum([prod(parameter.shape) for parameter in parameters])
+
+
+def _conditioning(descending: Sequence[Eigenvalue], resolution: float | None) -> ConditionNumber:
+    """The condition number of eigenvalues in descending order."""
+    scale = max(abs(descending[0].value), abs(descending[-1].value))
+    return condition_number(scale, min([abs(entry.value) for entry in descending]), resolution)
+
+
+def _refuse_overflow(values: list[float], trace: float) -> None:
+    for name, numbers in (("eigenvalue", values), ("trace", [trace])):
+        if not isfinite(sum(numbers)) and not all(map(isfinite, numbers)):
+            raise TheoryError(f"{name} overflows float64: rescale the weights or the data")
+
+
+def _finite_statistics(given: Mapping[str, Statistic]) -> tuple[dict[str, Statistic], tuple[str, ...]]:
+    """The statistics, with None for what float64 cannot represent, and notes that say so."""
+    statistics = dict(given)
+    numbers = [value for value in statistics.values() if type(value) is float]
+    lists = [sum(value) for value in statistics.values() if type(value) is list]
+    if isfinite(sum(numbers) + sum(lists)):
+        return statistics, ()
+    beyond = [
+        name
+        for name, value in statistics.items()
+        if not all(map(isfinite, value if isinstance(value, list) else [value] if type(value) is float else []))
+    ]
+    note = f"{', '.join(beyond)}: null, as float64 does not hold it" if beyond else ""
+    return statistics | dict.fromkeys(beyond), (note,) if note else ()

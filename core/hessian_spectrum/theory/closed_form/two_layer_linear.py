@@ -241,7 +241,7 @@ def mean_loss(W1: Array, W2: Array, *, x: Array, y: Array) -> float:
     return float(np.vdot(delta, delta)) / (2 * len(x))
 
 
-def _check_shapes(W1: Array, W2: Array, x: Array, y: Array) -> None:
+def _check_shapes(W1: Array, W2: Array, *, x: Array, y: Array) -> None:
     agreements = (
         (W1.shape[0], W2.shape[1], "W1 has {} rows, W2 has {} columns"),
         (x.shape[1], W1.shape[1], "x has {} coordinates, W1 has {} columns"),
@@ -280,7 +280,7 @@ def two_layer_linear_spectrum(*, W1: ArrayLike, W2: ArrayLike, x: ArrayLike, y: 
     """
     W1, W2 = finite_array("W1", W1, 2), finite_array("W2", W2, 2)
     x, y = finite_array("x", x, 2), finite_array("y", y, 2)
-    _check_shapes(W1, W2, x, y)
+    _check_shapes(W1, W2, x=x, y=y)
     hessian = two_layer_hessian(W1, W2, x=x, y=y)
     finite_array("the residual covariance (overflow: rescale the weights or the data)", hessian.Omega, 2)
     statistics: dict[str, Statistic] = {
@@ -288,7 +288,7 @@ def two_layer_linear_spectrum(*, W1: ArrayLike, W2: ArrayLike, x: ArrayLike, y: 
         "reduced_size": hessian.rank * (hessian.num_inputs + hessian.num_outputs),
         "mean_loss": mean_loss(W1, W2, x=x, y=y),
     }
-    return Spectrum(
+    return Spectrum.of(
         kind="two-layer-linear",
         parameters=(Parameter("W1", W1.shape), Parameter("W2", W2.shape)),
         method="exact-reduction",

@@ -49,7 +49,7 @@ def wigner_law(variance: float) -> FreeLaw:
     References:
         Lecture, which gives the entries the variance sigma^2 without the factor 1/n that its density needs.
     """
-    return FreeLaw(in_range("variance", variance, SCALES))
+    return FreeLaw.of(in_range("variance", variance, SCALES))
 
 
 def wishart_law(variance: float, ratio: float) -> FreeLaw:
@@ -72,4 +72,4 @@ def wishart_law(variance: float, ratio: float) -> FreeLaw:
         Marchenko & Pastur, Math. USSR-Sb. 1 (1967) 457-483; Lecture, which writes sigma where sigma^2 is meant.
     """
     variance, ratio = in_range("variance", variance, SCALES), in_range("ratio", ratio, RATIOS)
-    return FreeLaw(0.0, (1 / ratio,), (variance * ratio,))
+    return FreeLaw.of(0.0, (1 / ratio,), (variance * ratio,))

@@ -38,9 +38,9 @@ def hessian_law(activation: Activation, energy: float, ratio: float) -> FreeLaw:
     wishart_rate = 1 / in_range("ratio", ratio, RATIOS)
     check_energy(energy)
     if activation == "linear":
-        return FreeLaw(2 * energy, (wishart_rate,), (ratio,))
+        return FreeLaw.of(2 * energy, (wishart_rate,), (ratio,))
     jump = ratio * math.sqrt(energy / 2)
-    return FreeLaw(0.0, (wishart_rate, wishart_rate / 2, wishart_rate / 2), (ratio, jump, -jump))
+    return FreeLaw.of(0.0, (wishart_rate, wishart_rate / 2, wishart_rate / 2), (ratio, jump, -jump))
 
 
 def check_energy(energy: float) -> None:

@@ -32,15 +32,10 @@ class FreeLaw:
     v; the Wishart law has r = 1/tau and a = v tau; a free sum concatenates the parts. G(z) = 1/u solves R(G) + 1/G = z;
     `Boundary` states the equation for u and why its solution is unique.
 
-    Construction merges parts of equal jump and drops parts that are 0.
-
-    Args:
+    Attributes:
         semicircle_variance: s >= 0, in squared units of the eigenvalues.
         rates: r_k > 0, one for each free Poisson part.
-        jumps: a_k, in the unit of the eigenvalues, one for each free Poisson part.
-
-    Raises:
-        TheoryError: If no part remains, or a number is not finite or has the wrong sign.
+        jumps: a_k, in the unit of the eigenvalues, ascending, one for each free Poisson part.
 
     References:
         Voiculescu, Dykema & Nica, Free Random Variables (1992); the Lecture for the sum rule of R.
@@ -50,26 +45,34 @@ class FreeLaw:
     rates: tuple[float, ...] = ()
     jumps: tuple[float, ...] = ()
 
-    def __post_init__(self) -> None:
-        numbers = (self.semicircle_variance, *self.rates, *self.jumps)
-        if len(self.rates) != len(self.jumps):
-            raise TheoryError(f"{len(self.rates)} rates for {len(self.jumps)} jumps", field="rates")
+    @classmethod
+    def of(cls, semicircle_variance: float, rates: tuple[float, ...] = (), jumps: tuple[float, ...] = ()) -> "FreeLaw":
+        """Make a law whose parts of equal jump are merged, without parts that are 0; arguments are the attributes.
+
+        Returns:
+            The law.
+
+        Raises:
+            TheoryError: If no part remains, or a number is not finite or has the wrong sign.
+        """
+        numbers = (semicircle_variance, *rates, *jumps)
+        if len(rates) != len(jumps):
+            raise TheoryError(f"{len(rates)} rates for {len(jumps)} jumps", field="rates")
         if not all(math.isfinite(number) for number in numbers):
             raise TheoryError("the parts of a law must be finite")
-        if self.semicircle_variance < 0 or any(rate <= 0 for rate in self.rates):
+        if semicircle_variance < 0 or any(rate <= 0 for rate in rates):
             raise TheoryError("a variance must not be negative, a rate must be positive")
         parts: dict[float, float] = {}
-        for rate, jump in zip(self.rates, self.jumps, strict=True):
+        for rate, jump in zip(rates, jumps, strict=True):
             if jump:
                 parts[float(jump)] = parts.get(jump, 0.0) + float(rate)
-        if not parts and self.semicircle_variance == 0:
+        if not parts and semicircle_variance == 0:
             raise TheoryError("a law without variance is a point mass at 0")
-        object.__setattr__(self, "jumps", tuple(sorted(parts)))
-        object.__setattr__(self, "rates", tuple(parts[jump] for jump in sorted(parts)))
+        return cls(semicircle_variance, tuple(parts[jump] for jump in sorted(parts)), tuple(sorted(parts)))
 
     def __add__(self, other: "FreeLaw") -> "FreeLaw":
         """The free sum: R-transforms add."""
-        return FreeLaw(
+        return FreeLaw.of(
             self.semicircle_variance + other.semicircle_variance, self.rates + other.rates, self.jumps + other.jumps
         )
 

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hessian_spectrum.service.config import API_PREFIX
-from hessian_spectrum.telemetry.logging import log_fields
+from hessian_spectrum.telemetry.logging import LOG_FIELDS
 
 LOGGER = "hessian_spectrum.service.requests"
 
@@ -61,10 +61,11 @@ class RequestTelemetry:
                 message = {**message, "headers": headers}
             await send(message)
 
+        outer_fields = LOG_FIELDS.set({"request_id": request_id})
         try:
-            with log_fields(request_id=request_id):
-                await self._app(scope, receive, send_with_id)
+            await self._app(scope, receive, send_with_id)
         finally:
+            LOG_FIELDS.reset(outer_fields)
             self._record(scope, status, time.perf_counter() - started_at)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:

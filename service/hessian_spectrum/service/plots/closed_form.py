@@ -36,7 +36,7 @@ def plot_closed_form(spectrum: Spectrum, name: str, style: FigureStyle = DEFAULT
     def draw(figure: Figure) -> str:
         axes = figure.subplots()
         for role, colour in COLOURS.items():
-            _draw_stems(axes, [stem for stem in stems if stem.role == role], role, colour)
+            _draw_stems(axes, [stem for stem in stems if stem.role == role], role=role, colour=colour)
         _scale_axes(axes, stems)
         if len(stems) <= _MAX_LABELS:
             _label_stems(axes, stems)
@@ -49,7 +49,7 @@ def plot_closed_form(spectrum: Spectrum, name: str, style: FigureStyle = DEFAULT
     return render_figure(draw, size=(8, 4.5), name=name, style=style)
 
 
-def _draw_stems(axes: Any, stems: Sequence[Eigenvalue], role: Role, colour: str) -> None:
+def _draw_stems(axes: Any, stems: Sequence[Eigenvalue], *, role: Role, colour: str) -> None:
     if not stems:
         return
     values = [stem.value for stem in stems]

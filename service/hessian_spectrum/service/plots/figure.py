@@ -6,7 +6,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib import rc_context, rcParams
@@ -76,9 +76,10 @@ def render_figure(draw: Callable[[Figure], str], *, size: tuple[float, float], n
         if style.title is not None:
             title = style.title
         if title:
-            letters = _LETTERS_PER_INCH * width * _FONT_POINTS / font_size
+            letters = round(_LETTERS_PER_INCH * width * _FONT_POINTS / font_size)
+            lines = [textwrap.fill(line, letters) for line in title.splitlines()]
             is_own = style.title is None  # a caller's title may hold invalid formulas
-            figure.suptitle(textwrap.fill(title, round(letters)), fontsize="medium", parse_math=is_own)
+            figure.suptitle("\n".join(lines), fontsize="medium", parse_math=is_own)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=name, dpi=dpi, metadata=_NO_DATE.get(name))
         return buffer.getvalue()
@@ -123,6 +124,23 @@ def decade_ticks(smallest: float, largest: float) -> list[float]:
     return [*(-power for power in reversed(powers)), 0.0, *powers]
 
 
+class DrawInSet(Protocol):
+    """Adds a result to axes that all results of a set share."""
+
+    def __call__(self, axes: Any, spectrum: Any, /, *, unit: float, colour: Any, label: str, index: int) -> None:
+        """Add the result.
+
+        Args:
+            axes: The axes.
+            spectrum: The result.
+            unit: Unit of the axis of eigenvalues.
+            colour: Colour of the result.
+            label: Name of the result in the legend.
+            index: Position of the result in the set.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class MethodPlot:
     """The plot functions of one method; a module of this package lists them in `METHOD_PLOTS` by the method's name.
@@ -131,7 +149,7 @@ class MethodPlot:
         draw: Draws one result into a figure, with the sample of a stored diagonal if there is one, and returns the
             title without its subject.
         extent: Largest magnitude of a result, which decides the unit of the axis.
-        draw_in_set: Adds a result to axes that all results of a set share: (axes, result, unit, colour, label, index).
+        draw_in_set: Adds a result to axes that all results of a set share.
         set_labels: Labels of both axes of a set, for the suffix that names the unit.
         scale_set: Chooses scale and limits of the axes of a set: (axes, results, unit).
         has_ranks: Whether the axis across counts.
@@ -141,7 +159,7 @@ class MethodPlot:
 
     draw: Callable[[Figure, Any, Any], str]
     extent: Callable[[Any], float]
-    draw_in_set: Callable[[Any, Any, float, Any, str, int], None]
+    draw_in_set: DrawInSet
     set_labels: Callable[[str], tuple[str, str]]
     scale_set: Callable[[Any, Sequence[Any], float], None] = lambda _axes, _spectra, _unit: None
     has_ranks: bool = False

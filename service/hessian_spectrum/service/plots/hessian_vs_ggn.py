@@ -58,7 +58,7 @@ def plot_hessian_vs_ggn(result: HessianVsGgnResult, name: str, style: FigureStyl
                 (panels[1, 0], position, _error, curve.relative_error),
                 (panels[1, 1], position, _loss, curve.loss),
             ):
-                _draw(axes, curve, (across, up), mean, colour)
+                _draw(axes, curve, of=(across, up), mean=mean, colour=colour)
         _scale(panels, result, trained=trained)
         if len(result.curves) <= _MAX_LABELS:
             handles, labels = panels[1, 1].get_legend_handles_labels()
@@ -70,7 +70,7 @@ def plot_hessian_vs_ggn(result: HessianVsGgnResult, name: str, style: FigureStyl
 
 
 def _draw(
-    axes: Any, curve: ModelComparison, of: tuple[Quantity, Quantity], mean: MeanCurve | None, colour: Any
+    axes: Any, curve: ModelComparison, *, of: tuple[Quantity, Quantity], mean: MeanCurve | None, colour: Any
 ) -> None:
     label = f"{curve.label.replace('$', chr(92) + '$')}: {curve.num_parameters:,} parameters"
     if mean is not None:

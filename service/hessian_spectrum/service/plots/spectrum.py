@@ -272,12 +272,12 @@ def _axis_label(unit: float) -> str:
     return f"{_EIGENVALUE}{unit_suffix(unit)}"
 
 
-def _add_exact(axes: Any, spectrum: ExactResult, unit: float, colour: Any, label: str, _: int) -> None:
+def _add_exact(axes: Any, spectrum: ExactResult, *, unit: float, colour: Any, label: str, index: int) -> None:
     shares = np.arange(1, len(spectrum.eigenvalues) + 1) / len(spectrum.eigenvalues)
     axes.step(np.asarray(spectrum.eigenvalues) / unit, shares, where="post", color=colour, linewidth=1.3, label=label)
 
 
-def _add_density(axes: Any, spectrum: LanczosResult, unit: float, colour: Any, label: str, _: int) -> None:
+def _add_density(axes: Any, spectrum: LanczosResult, *, unit: float, colour: Any, label: str, index: int) -> None:
     curve = density_curve(spectrum, unit)
     style = {"color": colour, "alpha": 0.15, "linewidth": 0}
     axes.fill_between(curve.grid, curve.lower, curve.upper, where=curve.is_shown, **style)
@@ -293,7 +293,7 @@ def _scale_densities(axes: Any, spectra: Sequence[LanczosResult], unit: float) -
     axes.set_ylim(floor, 3 * max(2 * floor, *(float(each.upper.max()) for each in densities)))
 
 
-def _add_top_k(axes: Any, spectrum: TopKResult, unit: float, colour: Any, label: str, _: int) -> None:
+def _add_top_k(axes: Any, spectrum: TopKResult, *, unit: float, colour: Any, label: str, index: int) -> None:
     pairs = spectrum.eigenpairs
     values, residuals = (np.asarray([getattr(p, n) for p in pairs]) / unit for n in ("value", "residual"))
     axes.errorbar(np.arange(1, len(pairs) + 1), values, residuals, fmt="o-", ms=3, lw=1, color=colour, label=label)

@@ -34,8 +34,9 @@ def plot_spectrum_set(result: SpectrumSetResult, name: str, style: FigureStyle =
     def draw(figure: Figure) -> str:
         axes = figure.subplots()
         for number, (spectrum, colour) in enumerate(zip(result.spectra, _colours(len(result.spectra)), strict=True)):
-            plot.draw_in_set(axes, spectrum, unit, colour, _name(spectrum, plot), number)
-        _label(axes, result.spectra, unit, plot)
+            label = _name(spectrum, plot)
+            plot.draw_in_set(axes, spectrum, unit=unit, colour=colour, label=label, index=number)
+        _label(axes, result.spectra, unit=unit, plot=plot)
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         columns = columns_that_fit(figure, 2 if len(result.spectra) <= _MANY else 4, _LABEL_INCHES)
@@ -53,7 +54,7 @@ def _colours(number: int) -> list[Any]:
     return list(colormaps["viridis"](np.linspace(0, 0.92, number)))
 
 
-def _label(axes: Any, spectra: Sequence[AnySpectrumResult], unit: float, plot: MethodPlot) -> None:
+def _label(axes: Any, spectra: Sequence[AnySpectrumResult], *, unit: float, plot: MethodPlot) -> None:
     across, up = plot.set_labels(unit_suffix(unit))
     axes.set_xlabel(across)
     axes.set_ylabel(up)

@@ -142,7 +142,7 @@ def _scaled_edges(axes: Any, entries: Any) -> Any:
     return transform.inverted().transform(width * np.arange(np.floor(low / width), np.ceil(high / width) + 1))
 
 
-def _add_trace(axes: Any, spectrum: TraceResult, unit: float, colour: Any, label: str, index: int) -> None:
+def _add_trace(axes: Any, spectrum: TraceResult, *, unit: float, colour: Any, label: str, index: int) -> None:
     bar = np.asarray(error_bar(spectrum.trace)).reshape(2, 1) / unit
     style = {"fmt": "o", "ms": 5, "lw": 1.4, "capsize": 4}
     axes.errorbar([index + 1], [spectrum.trace.value / unit], bar, color=colour, label=label, **style)

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from hessian_spectrum.api_schemas.closed_form import ClosedFormRequest, ClosedFormSpectrum, EigenvectorChoice
-from hessian_spectrum.api_schemas.models import family_of
 from hessian_spectrum.service.context import service_context
 from hessian_spectrum.service.plots.closed_form import plot_closed_form
 from hessian_spectrum.service.plots.figure import DEFAULT_STYLE, FigureStyle
@@ -97,7 +96,7 @@ async def compute_closed_form(request: Request) -> Response:
     style = figure_style(request, name)
     content_type = media_type(request.headers)
     if content_type == JSON:
-        return _response(await _render(await json_body(request), name, style, request), name)
+        return _response(await _render(request, await json_body(request), name=name, style=style), name)
     require_identity(request.headers)
     if content_type not in UPLOAD_MEDIA_TYPES:
         raise unsupported_media_type(JSON, *UPLOAD_MEDIA_TYPES)
@@ -107,7 +106,7 @@ async def compute_closed_form(request: Request) -> Response:
         return _response(await context.executor.run_in_thread(request, render, message, name, style), name)
 
 
-async def _render(body: bytes, name: ResultFormat, style: FigureStyle, request: Request) -> bytes | memoryview:
+async def _render(request: Request, body: bytes, *, name: ResultFormat, style: FigureStyle) -> bytes | memoryview:
     if len(body) <= LARGE_BODY_BYTES:
         message = parse_body(body, ClosedFormRequest)
         if name == "json" and is_small(message, len(body)):
@@ -133,11 +132,12 @@ class ClosedFormResult:
 
 def is_small(request: ClosedFormRequest, num_bytes: int) -> bool:
     """Return whether a request whose body has this many bytes is computed fast enough for the event loop itself."""
+    num_derived = request.model.closed_form_family.num_derived
     return (
         num_bytes <= SMALL_BODY_BYTES
         and request.eigenvectors == "none"
         and request.descent is None
-        and family_of(request.model).num_derived(request.model, request.data.x) <= SMALL_DERIVED_NUMBERS
+        and (num_derived is None or num_derived(request.model, request.data.x) <= SMALL_DERIVED_NUMBERS)
     )
 
 

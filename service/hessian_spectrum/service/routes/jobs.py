@@ -13,6 +13,7 @@ from starlette.responses import StreamingResponse
 from hessian_spectrum.api_schemas.jobs import Job, JobPage, JobRequest, JobResult, JobState, Links
 from hessian_spectrum.api_schemas.message import described
 from hessian_spectrum.jobs.record import JobRecord
+from hessian_spectrum.service.admission import SubmittedJob, submitted_job
 from hessian_spectrum.service.auth import KEY_ID
 from hessian_spectrum.service.context import CurrentPrincipal, Service, service_context
 from hessian_spectrum.service.job_service import JobService
@@ -42,7 +43,6 @@ from hessian_spectrum.service.routes.documentation import (
     formats_documentation,
     problem_documentation,
 )
-from hessian_spectrum.service.routes.job_submission import SubmittedJob, submitted_job
 from hessian_spectrum.service.serialization.resmooth import SmoothingOverrides
 from hessian_spectrum.storage.results import ResultDamagedError
 
@@ -126,7 +126,7 @@ async def submit_job(
         headers["Preference-Applied"] = f"wait={seconds}"
     if not record.ended:
         headers["Retry-After"] = "1"
-    return _job_response(request, record, 200 if record.ended else 202, headers)
+    return _job_response(request, record, status=200 if record.ended else 202, headers=headers)
 
 
 @router.get(
@@ -191,7 +191,7 @@ async def get_job(
         request.state.slot.start_waiting()
     record = await service.wait(record, wait)
     headers = {} if record.ended else {"Retry-After": "1"}
-    return _job_response(request, record, 200, headers, if_none_match)
+    return _job_response(request, record, status=200, headers=headers, if_none_match=if_none_match)
 
 
 _FORBIDDEN = problem_documentation(status_403="The job belongs to another key, which shares it for reading only.")
@@ -248,7 +248,7 @@ async def get_job_result(
     async with service.result_of(job_id, caller) as digest:
         name = require_format(request.headers.get("accept"))
         rendering = _Rendering(digest, name, overrides, figure_style(request, name))
-        return await _result_response(request, service, rendering, if_none_match)
+        return await _result_response(request, service, rendering, if_none_match=if_none_match)
 
 
 @router.get(
@@ -270,7 +270,7 @@ async def get_job_result_file(
     """`result.json`, `result.npz`, `result.png`, `result.svg` or `result.pdf`."""
     async with service.result_of(job_id, caller) as digest:
         rendering = _Rendering(digest, name, overrides, figure_style(request, name))
-        return await _result_response(request, service, rendering, if_none_match)
+        return await _result_response(request, service, rendering, if_none_match=if_none_match)
 
 
 @router.post(
@@ -283,7 +283,7 @@ async def get_job_result_file(
 def cancel_job(job_id: JobId, request: Request, service: Service, caller: CurrentPrincipal) -> Response:
     """A queued job ends at once, a running job as soon as its worker notices the request."""
     record, had_ended = service.cancel(job_id, caller)
-    return _job_response(request, record, 200 if had_ended else 202, {})
+    return _job_response(request, record, status=200 if had_ended else 202, headers={})
 
 
 @router.delete(
@@ -324,7 +324,7 @@ def job_message(request: Request, record: JobRecord) -> Job:
 
 
 def _job_response(
-    request: Request, record: JobRecord, status: int, headers: dict[str, str], if_none_match: str | None = None
+    request: Request, record: JobRecord, *, status: int, headers: dict[str, str], if_none_match: str | None = None
 ) -> Response:
     content = job_message(request, record).model_dump_json().encode()
     headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
@@ -351,7 +351,7 @@ class _Rendering:
 
 
 async def _result_response(
-    request: Request, service: JobService, rendering: _Rendering, if_none_match: str | None
+    request: Request, service: JobService, rendering: _Rendering, *, if_none_match: str | None
 ) -> Response:
     headers, media_type = rendering.headers, MEDIA_TYPES[rendering.name]
     if _is_known(headers["ETag"], if_none_match):

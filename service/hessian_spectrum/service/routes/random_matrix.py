@@ -113,11 +113,11 @@ async def compute_random_matrix(request: Request) -> Response:
     """
     name = require_format(request.headers.get("accept"))
     style = figure_style(request, name)
-    content = await _render(await json_body(request), name, style, request)
+    content = await _render(request, await json_body(request), name=name, style=style)
     return Response(content, media_type=MEDIA_TYPES[name], headers={"Vary": "Accept"})
 
 
-async def _render(body: bytes, name: str, style: FigureStyle, request: Request) -> bytes | memoryview:
+async def _render(request: Request, body: bytes, *, name: str, style: FigureStyle) -> bytes | memoryview:
     if len(body) <= LARGE_BODY_BYTES:
         message = parse_body(body, RandomMatrixRequest)
         if name == "json" and is_small(message):
@@ -186,6 +186,7 @@ def _law_answer(request: LawRequest) -> LawAnswer:
     r_transform, stieltjes = _pairs(law.r_transform(transform_points)), _pairs(law.stieltjes(transform_points))
     support = law.support
     sample, sample_notes = _sample(law, request.sample) if request.sample else (None, [])
+    notes = _law_notes(law, density=density, r_transform=r_transform, stieltjes=stieltjes)
     return LawAnswer(
         law=request.law,
         parameters=request.model_dump(
@@ -205,7 +206,7 @@ def _law_answer(request: LawRequest) -> LawAnswer:
         r_transform=r_transform,
         stieltjes=stieltjes,
         sample=sample,
-        notes=[*_law_notes(law, density, r_transform, stieltjes), *_energy_notes(request), *sample_notes],
+        notes=[*notes, *_energy_notes(request), *sample_notes],
     )
 
 
@@ -229,7 +230,7 @@ def _pairs(values: NDArray[np.complex128]) -> list[list[float] | None]:
 
 
 def _law_notes(
-    law: FreeLaw, density: Sequence[object], r_transform: Sequence[object], stieltjes: Sequence[object]
+    law: FreeLaw, *, density: Sequence[object], r_transform: Sequence[object], stieltjes: Sequence[object]
 ) -> list[str]:
     notes = []
     if law.atom_at_zero:

@@ -23,7 +23,7 @@ from hessian_spectrum.jobs.settings import StorageSettings
 from hessian_spectrum.jobs.storage_identity import MEND, StorageIdentity
 from hessian_spectrum.jobs.worker_registry import registered_workers
 from hessian_spectrum.service.telemetry.readiness import missing_models, missing_on_disk
-from hessian_spectrum.storage.blob_store import LEAST_FREE_BYTES
+from hessian_spectrum.storage.local_directory import LEAST_FREE_BYTES
 from hessian_spectrum.storage.stores import open_stores
 
 Verdict = Literal["ok", "warning", "failed", "skipped"]

@@ -105,8 +105,8 @@ def _of_jobs(totals: JobCounters) -> Iterator[Metric]:
         if name.startswith(_ENDED):
             ended.add_metric([name.removeprefix(_ENDED)], number)
     yield ended
-    yield _histogram("spectrum_job_wait_seconds", "Time in the queue before an attempt", totals, "wait")
-    yield _histogram("spectrum_job_run_seconds", "Time of an attempt", totals, "run")
+    yield _histogram("spectrum_job_wait_seconds", "Time in the queue before an attempt", totals, counted="wait")
+    yield _histogram("spectrum_job_run_seconds", "Time of an attempt", totals, counted="run")
 
 
 def _of_workers(totals: JobCounters) -> Iterator[Metric]:
@@ -124,7 +124,7 @@ def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=value)
 
 
-def _histogram(name: str, text: str, totals: JobCounters, counted: str) -> Metric:
+def _histogram(name: str, text: str, totals: JobCounters, *, counted: str) -> Metric:
     durations = totals.durations(counted)
     bounds = [*(f"{bound:g}" for bound in DURATION_BOUNDS), "+Inf"]
     return HistogramMetricFamily(name, text, list(zip(bounds, durations.counts, strict=True)), durations.sum_seconds)

@@ -14,7 +14,8 @@ from hessian_spectrum.jobs.connection import described, eviction_fault, require_
 from hessian_spectrum.jobs.settings import StorageSettings
 from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.worker_registry import registered_workers
-from hessian_spectrum.storage.blob_store import LEAST_FREE_BYTES, BlobStore
+from hessian_spectrum.storage.blob_store import BlobStore
+from hessian_spectrum.storage.local_directory import LEAST_FREE_BYTES
 
 
 def look(

@@ -26,35 +26,32 @@ class ArtifactQuota:
     """Largest number of files of one key."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class ArtifactService:
     """The artifact store for one principal, to whom the files of others do not exist.
 
     Equal content is stored once; no response reveals that another principal has sent it before.
 
-    Args:
+    Attributes:
         store: Uploaded files.
         owners: Owners of the uploaded files.
         principal: Whom the service acts for.
         quota: Limits on the files that are kept.
-
-    Attributes:
-        owner: Id of the principal's API key; None without one.
     """
 
-    def __init__(
-        self, *, store: ArtifactStore, owners: ArtifactOwners, principal: Principal, quota: ArtifactQuota
-    ) -> None:
-        self._store = store
-        self._owners = owners
-        self.owner = principal.owner
-        self._owner = principal.owner or NOBODY
-        self._sees_all = principal.is_admin
-        self._quota = quota
+    store: ArtifactStore
+    owners: ArtifactOwners
+    principal: Principal
+    quota: ArtifactQuota
+
+    @property
+    def _owner(self) -> str:
+        return self.principal.owner or NOBODY
 
     @contextmanager
     def draft(self) -> Iterator[BinaryIO]:
         """A temporary file on the disk of the artifacts, which is removed at the end of the context."""
-        with self._store.draft() as file:
+        with self.store.draft() as file:
             yield file
 
     def write_tokens(self, blocks: Blocks) -> tuple[AnyArtifact, bool]:
@@ -67,7 +64,7 @@ class ArtifactService:
             UnfitTokensError: The tokens do not fit.
             ProblemError: 507 if the quota is exhausted.
         """
-        return self._owned(lambda: self._store.write_tokens(blocks))
+        return self._owned(lambda: self.store.write_tokens(blocks))
 
     def write_arrays(self, arrays: Arrays) -> tuple[AnyArtifact, bool]:
         """Store arrays.
@@ -79,7 +76,7 @@ class ArtifactService:
             UnfitArrayError: An array does not fit.
             ProblemError: 507 if the quota is exhausted.
         """
-        return self._owned(lambda: self._store.write_arrays(arrays))
+        return self._owned(lambda: self.store.write_arrays(arrays))
 
     def write_program(self, program: Program, arrays: Arrays) -> tuple[AnyArtifact, bool]:
         """Store a program with its arrays.
@@ -102,7 +99,7 @@ class ArtifactService:
             UnknownArtifactError: There is no such artifact.
         """
         self._check(artifact_id)
-        return self._store.get(artifact_id)
+        return self.store.get(artifact_id)
 
     def arrays(self, artifact_id: str) -> dict[str, StoredArray]:
         """Describe the arrays of an artifact; this method makes the service an `ArtifactCatalog`.
@@ -117,7 +114,7 @@ class ArtifactService:
             self._check(artifact_id)
         except UnknownArtifactError:
             raise ArtifactError("there is no such artifact: upload the arrays first") from None
-        return self._store.arrays(artifact_id)
+        return self.store.arrays(artifact_id)
 
     def program(self, artifact_id: str) -> ProgramArtifact:
         """Describe a program; this method makes the service an `ArtifactCatalog`.
@@ -136,7 +133,7 @@ class ArtifactService:
 
     def page(self, size: int, after: str | None) -> tuple[list[AnyArtifact], str | None]:
         """Return up to `size` artifacts, newest first, and the cursor of the next page, None at the end."""
-        return self._store.page(size, after, None if self._sees_all else self._owners.artifacts(self._owner))
+        return self.store.page(size, after, None if self.principal.is_admin else self.owners.artifacts(self._owner))
 
     def delete(self, artifact_id: str) -> None:
         """Remove the principal, an admin all owners, from an artifact; without owners its file is deleted.
@@ -144,21 +141,21 @@ class ArtifactService:
         Raises:
             UnknownArtifactError: There is no such artifact.
         """
-        with self._owners.settled():
+        with self.owners.settled():
             self._check(artifact_id)
-            for owner in self._owners.owners(artifact_id) if self._sees_all else [self._owner]:
-                self._owners.remove(owner, artifact_id)
-            if not self._owners.owners(artifact_id):
-                self._store.delete(artifact_id)
+            for owner in self.owners.owners(artifact_id) if self.principal.is_admin else [self._owner]:
+                self.owners.remove(owner, artifact_id)
+            if not self.owners.owners(artifact_id):
+                self.store.delete(artifact_id)
 
     def _owned(self, write: Callable[[], tuple[AnyArtifact, bool]]) -> tuple[AnyArtifact, bool]:
         while True:
             with suppress(UnknownArtifactError):  # its last owner deleted it a moment ago
                 artifact, _ = write()
-                with self._owners.settled():
-                    self._store.get(artifact.id)
+                with self.owners.settled():
+                    self.store.get(artifact.id)
                     self._require_quota(artifact.id)
-                    return artifact, self._owners.add(self._owner, artifact.id)
+                    return artifact, self.owners.add(self._owner, artifact.id)
 
     def _require_quota(self, artifact_id: str) -> None:
         """Delete a new artifact that exceeds the quota.
@@ -166,28 +163,27 @@ class ArtifactService:
         Raises:
             ProblemError: 507 if the quota is exhausted.
         """
-        if self._owners.owns(self._owner, artifact_id):
+        if self.owners.owns(self._owner, artifact_id):
             return
-        own = {*self._owners.artifacts(self._owner), artifact_id}
-        sizes = self._store.sizes()
+        own = {*self.owners.artifacts(self._owner), artifact_id}
+        sizes = self.store.sizes()
         own_bytes = sum(sizes.get(each, 0) for each in own)
-        quota = self._quota
         all_bytes = self._all_bytes()
         most = all_bytes if self._owner == NOBODY else MAX_SHARE_PER_KEY * all_bytes
-        if len(own) <= quota.max_number and own_bytes <= most and sum(sizes.values()) <= all_bytes:
+        if len(own) <= self.quota.max_number and own_bytes <= most and sum(sizes.values()) <= all_bytes:
             return
-        if not self._owners.owners(artifact_id):
-            self._store.delete(artifact_id)
-        raise _too_many(quota.max_number) if len(own) > quota.max_number else _no_room(own_bytes > most)
+        if not self.owners.owners(artifact_id):
+            self.store.delete(artifact_id)
+        raise _too_many(self.quota.max_number) if len(own) > self.quota.max_number else _no_room(own_bytes > most)
 
     def _all_bytes(self) -> float:
-        if self._quota.max_bytes is not None:
-            return self._quota.max_bytes
-        capacity = self._store.blobs.capacity()
+        if self.quota.max_bytes is not None:
+            return self.quota.max_bytes
+        capacity = self.store.blobs.capacity()
         return math.inf if capacity is None else capacity // 4
 
     def _check(self, artifact_id: str) -> None:
-        if not self._sees_all and not self._owners.owns(self._owner, artifact_id):
+        if not self.principal.is_admin and not self.owners.owns(self._owner, artifact_id):
             raise UnknownArtifactError(artifact_id)
 
 

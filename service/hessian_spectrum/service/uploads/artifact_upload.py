@@ -35,7 +35,7 @@ from hessian_spectrum.service.uploads.parser import NPZ, UPLOAD_SECONDS, upload_
 from hessian_spectrum.service.uploads.pt2 import read_program
 from hessian_spectrum.service.uploads.safetensors import may_be_safetensors, safetensors_arrays
 from hessian_spectrum.storage.artifact_files import NamedArray, Tokens, UnfitArrayError, UnfitTokensError
-from hessian_spectrum.storage.blob_store import require_room
+from hessian_spectrum.storage.local_directory import require_room
 
 BINARY, NPY = "application/octet-stream", "application/x-npy"
 TOKEN_MEDIA_TYPES = (BINARY, NPY)
@@ -166,7 +166,7 @@ def store_arrays(
     Raises:
         ProblemError: 400 for a malformed file, 422 for an array that no job takes, 413 or 503 for want of memory.
     """
-    with budget.reservation(artifacts.owner) as reservation:
+    with budget.reservation(artifacts.principal.owner) as reservation:
         body = _mapped(file)
         arrays = _checked(_npz_arrays(body, reservation) if media_type == NPZ else safetensors_arrays(body))
         try:

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.algorithms.method import Method
-from hessian_spectrum.curvature.algorithms.ritz import Tridiagonal, extreme_ritz_values, gauss_quadrature, node_error
 from hessian_spectrum.curvature.iteration import Count
 from hessian_spectrum.curvature.linear_algebra import (
     SymmetricOperator,
+    Tridiagonal,
     dot,
+    gauss_quadrature,
     gaussian_vector,
+    node_error,
     norm,
     orthogonalise,
     sphere_probe,
@@ -24,7 +26,7 @@ from hessian_spectrum.curvature.serialization import UsedPart, serializable
 from hessian_spectrum.planning.work import Work, lanczos_work, probe_bytes
 from hessian_spectrum.quadrature.curves import Smoothing, spectral_curves
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
-from hessian_spectrum.quadrature.moments import trace_and_frobenius
+from hessian_spectrum.quadrature.estimates import extreme_ritz_values, trace_and_frobenius
 from hessian_spectrum.quadrature.results import LanczosSpectrum, Reorthogonalisation
 
 # A remainder below this many roundings of the largest product is rounding: the subspace is invariant.

@@ -89,7 +89,11 @@ def regression_estimate(
     errors = regression.errors * share * (unit * correlation)
     values = known + regression.slopes * share * unit
     return _estimate(
-        values, errors * spread_factor(freedom), values, errors * student_factor(freedom), row_norms * product_error
+        values,
+        errors * spread_factor(freedom),
+        centres=values,
+        reach=errors * student_factor(freedom),
+        rounding=row_norms * product_error,
     )
 
 
@@ -124,16 +128,18 @@ def single_estimate(
     change = regression.slopes * regression.weights * (dim * unit)
     reach = (y_squares * share).sqrt() * (unit * SINGLE_FACTOR)
     errors = (y_squares * share * unit**2 + change.square()).sqrt()
-    return _estimate(known + change, errors * spread_factor(0), known, reach, row_norms * product_error)
+    return _estimate(
+        known + change, errors * spread_factor(0), centres=known, reach=reach, rounding=row_norms * product_error
+    )
 
 
 def exact_diagonal(values: Tensor, row_norms: Tensor, product_error: float) -> DiagonalEstimate:
     """Return diagonal entries that are known up to the error of the products."""
     zeros = torch.zeros_like(values)
-    return _estimate(values, zeros, values, zeros, row_norms * product_error)
+    return _estimate(values, zeros, centres=values, reach=zeros, rounding=row_norms * product_error)
 
 
-def _estimate(values: Tensor, errors: Tensor, centres: Tensor, reach: Tensor, rounding: Tensor) -> DiagonalEstimate:
+def _estimate(values: Tensor, errors: Tensor, *, centres: Tensor, reach: Tensor, rounding: Tensor) -> DiagonalEstimate:
     lower = torch.minimum(centres - reach, values) - rounding
     upper = torch.maximum(centres + reach, values) + rounding
     parts = (values, torch.hypot(errors, rounding / NORMAL_QUANTILE), lower, upper)

@@ -11,13 +11,12 @@ from hessian_spectrum.curvature.algorithms.ritz import (
     RitzPairs,
     Stages,
     Which,
-    end_of_spectrum,
-    excludes,
     overlap_of_block,
     ritz_pairs,
     stage,
 )
 from hessian_spectrum.curvature.serialization import UsedPart, serializable
+from hessian_spectrum.quadrature.estimates import end_of_spectrum, excludes
 
 Phase: TypeAlias = Literal["search", "finished"]
 

@@ -89,7 +89,7 @@ class ThickRestartLanczos(Method[SubspaceState, TopEigenpairs]):
             raise InvalidProblemError(message)
         if not 0 <= self.absolute_tolerance < math.inf:
             raise InvalidProblemError(f"the absolute tolerance must be 0 or more, not {self.absolute_tolerance}")
-        num_rows, block_size = _rows_and_block(dim, k, problem.dtype.itemsize, self.memory_bytes)
+        num_rows, block_size = _rows_and_block(dim, k, itemsize=problem.dtype.itemsize, memory_bytes=self.memory_bytes)
         return SubspaceState(
             which=self.which,
             num_requested=k,
@@ -119,7 +119,7 @@ class ThickRestartLanczos(Method[SubspaceState, TopEigenpairs]):
         first = state.num_processed
         products = problem.matmat(state.basis[first : first + count].T).T
         for column, product in enumerate(products, first):
-            _absorb(problem, state, column, product)
+            _absorb(problem, state, column=column, product=product)
         state.num_processed += count
         state.num_products += count
         _decide(state, problem.product_error)
@@ -134,7 +134,7 @@ class ThickRestartLanczos(Method[SubspaceState, TopEigenpairs]):
         return summarise_search(problem, state)
 
 
-def _rows_and_block(dim: int, k: int, itemsize: int, memory_bytes: int | None) -> tuple[int, int]:
+def _rows_and_block(dim: int, k: int, *, itemsize: int, memory_bytes: int | None) -> tuple[int, int]:
     """Return the number of rows of the basis, and block size; products take as much memory as a block."""
     rows, block_size = min(dim, max(3 * k, k + DEFAULT_ROWS)), min(k, BLOCK_SIZE)
     if memory_bytes is None:
@@ -149,7 +149,7 @@ def _rows_and_block(dim: int, k: int, itemsize: int, memory_bytes: int | None) -
     return rows, block_size
 
 
-def _absorb(operator: SymmetricOperator, state: SubspaceState, column: int, product: Tensor) -> None:
+def _absorb(operator: SymmetricOperator, state: SubspaceState, *, column: int, product: Tensor) -> None:
     """Express a product in the basis, and append the remainder as a pending row."""
     length = norm(product)
     if not length < math.inf:
@@ -202,11 +202,11 @@ def _restart(state: SubspaceState) -> None:
     share = 0 if state.num_locked else min(state.num_requested, num_active)
     most = len(state.basis) - state.num_locked - num_pending - state.block_size
     chosen = order(pairs.values, state.which)[: min(share + (num_active - share) // 2, most)]
-    _keep(state, state.num_locked, pairs, chosen, num_pending)
+    _keep(state, state.num_locked, pairs=pairs, chosen=chosen, num_pending=num_pending)
     state.start_row, state.num_starts = state.num_processed, num_pending if is_followed else 0
 
 
-def _keep(state: SubspaceState, start: int, pairs: RitzPairs, chosen: Tensor, num_pending: int) -> None:
+def _keep(state: SubspaceState, start: int, *, pairs: RitzPairs, chosen: Tensor, num_pending: int) -> None:
     """Replace processed rows from `start` on by chosen Ritz vectors of their span, and keep some pending rows."""
     first, stop = state.num_processed, start + len(chosen)
     vectors = pairs.vectors[:, chosen]
@@ -256,12 +256,12 @@ def _decide(state: SubspaceState, product_error: float) -> None:
     is_blind = bool((state.tolerances(leading) <= 2 * product_error * state.norm(pairs.values)).any())
     if not is_first and (converged or state.num_locked) and _is_settled(state, leading, slack, is_blind=is_blind):
         state.phase = "finished"
-    elif _has_more_to_lock(state, leading, residuals, slack, converged=converged):
-        _lock(state, pairs, _worth_keeping(state, pairs, requested, LOCKING_SHARE * float(slack.min())))
+    elif _has_more_to_lock(state, leading=leading, residuals=residuals, slack=slack, converged=converged):
+        _lock(state, pairs, _worth_keeping(state, pairs, requested=requested, goal=LOCKING_SHARE * float(slack.min())))
 
 
 def _has_more_to_lock(
-    state: SubspaceState, leading: Tensor, residuals: Tensor, slack: Tensor, *, converged: bool
+    state: SubspaceState, *, leading: Tensor, residuals: Tensor, slack: Tensor, converged: bool
 ) -> bool:
     """Tell whether to lock pairs: all requested ones have converged and not all are locked, or few products remain.
 
@@ -306,11 +306,11 @@ def _is_settled(state: SubspaceState, leading: Tensor, slack: Tensor, *, is_blin
         values = state.locked_values()[: len(leading)]
         norms = spread(state.defects[: state.num_locked])[: len(leading)]
     active = state.active_pairs()
-    ends = zip(state.ends, _limits(state, values, norms, slack), strict=True)
+    ends = zip(state.ends, _limits(state, values=values, norms=norms, slack=slack), strict=True)
     return all(state.excludes(active, limit, end.side) for end, limit in ends)
 
 
-def _limits(state: SubspaceState, values: Tensor, norms: Tensor, slack: Tensor) -> list[float]:
+def _limits(state: SubspaceState, *, values: Tensor, norms: Tensor, slack: Tensor) -> list[float]:
     """Return, for each end, the point from which eigenvalues of the complement would be too good to be missed.
 
     The points are as far out as is needed to know each value within its slack, but not so near that values within the
@@ -335,7 +335,7 @@ def _limits(state: SubspaceState, values: Tensor, norms: Tensor, slack: Tensor) 
     return [end.side * limit for end, limit in zip(state.ends, limits, strict=True)]
 
 
-def _worth_keeping(state: SubspaceState, pairs: RitzPairs, requested: Tensor, goal: float) -> Tensor:
+def _worth_keeping(state: SubspaceState, pairs: RitzPairs, *, requested: Tensor, goal: float) -> Tensor:
     """Return the requested pairs, and the best known of the others; distinct ones need not be found again."""
     room = len(state.basis) - state.num_requested
     room = room if len(state.basis) == state.basis.shape[1] else int(KEPT_SHARE * room)
@@ -348,7 +348,7 @@ def _lock(state: SubspaceState, pairs: RitzPairs, chosen: Tensor) -> None:
     """Keep the chosen pairs unchanged, and nothing else."""
     if state.num_locked == 0:
         state.far_ends = state.ends_of_rest()
-    _keep(state, 0, pairs._replace(defects=pairs.residuals), chosen, num_pending=0)
+    _keep(state, 0, pairs=pairs._replace(defects=pairs.residuals), chosen=chosen, num_pending=0)
     state.num_locked = len(chosen)
 
 

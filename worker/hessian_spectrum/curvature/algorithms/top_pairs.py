@@ -51,7 +51,7 @@ def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEi
     pairs = _final_pairs(operator, state, every)
     tolerances = state.tolerances(pairs.values)
     scores = state.scores(pairs.values)
-    better = scores if rest is None else _bounds(state, pairs, rest, coarse).maximum(scores)
+    better = scores if rest is None else _bounds(state, pairs, rest=rest, error=coarse).maximum(scores)
     gaps = better - scores + pairs.error
     converged = (pairs.residuals <= tolerances) & (gaps <= tolerances)
     display = torch.arange(len(scores))
@@ -66,9 +66,9 @@ def summarise_search(operator: SymmetricOperator, state: SubspaceState) -> TopEi
             _interval(
                 state,
                 index,
-                pairs,
-                float(gaps[index]),
-                None if converged[index] else whys.of(pairs, index, float(tolerances[index])),
+                pairs=pairs,
+                gap=float(gaps[index]),
+                why=None if converged[index] else whys.of(pairs, index, float(tolerances[index])),
             )
             for index in display.tolist()
         ),
@@ -121,12 +121,14 @@ def _final_pairs(operator: SymmetricOperator, state: SubspaceState, every: RitzP
     is_measured = state.is_reduced or not state.complete
     if is_measured and state.num_products + state.num_requested <= state.max_products:
         exact = operator.unreduced
-        values, residuals = _refined(exact, state, values, size)
+        values, residuals = _refined(exact, state, values=values, size=size)
         error = exact.product_error * size
     return _Pairs(values, residuals + error, error, are_locked)
 
 
-def _refined(operator: SymmetricOperator, state: SubspaceState, values: Tensor, size: float) -> tuple[Tensor, Tensor]:
+def _refined(
+    operator: SymmetricOperator, state: SubspaceState, *, values: Tensor, size: float
+) -> tuple[Tensor, Tensor]:
     """Rayleigh-Ritz on the requested vectors alone, with measured ||A x - value x|| (k,), by k products.
 
     If memory has no room for the products the vectors stay unchanged.
@@ -153,10 +155,10 @@ def _refined(operator: SymmetricOperator, state: SubspaceState, values: Tensor, 
             continue
         for row, product in enumerate(products):
             residuals[start + row] = norm(product - float(values[start + row]) * block[row])
-    return _rotated(state, vectors, rests, size or 1.0) if has_room else (values, residuals)
+    return _rotated(state, vectors=vectors, products=rests, unit=size or 1.0) if has_room else (values, residuals)
 
 
-def _rotated(state: SubspaceState, vectors: Tensor, products: Tensor, unit: float) -> tuple[Tensor, Tensor]:
+def _rotated(state: SubspaceState, *, vectors: Tensor, products: Tensor, unit: float) -> tuple[Tensor, Tensor]:
     """Return Ritz values and residuals of the span of rows (k, P), which become Ritz vectors, given their products."""
     projection = gram(vectors, products)
     subtract(products, projection.T, vectors)
@@ -170,7 +172,7 @@ def _rotated(state: SubspaceState, vectors: Tensor, products: Tensor, unit: floa
     return values[ranking] * unit, residuals * unit
 
 
-def _bounds(state: SubspaceState, pairs: _Pairs, rest: list[float], error: float) -> Tensor:
+def _bounds(state: SubspaceState, pairs: _Pairs, *, rest: list[float], error: float) -> Tensor:
     """Bound the scores of the requested eigenvalues (k,) from above, by the locked pairs and the ends of the rest.
 
     If the subspace is the whole space, the bounds follow from the pairs themselves and the ends of the others. They are
@@ -201,7 +203,7 @@ def _bounds(state: SubspaceState, pairs: _Pairs, rest: list[float], error: float
     return bounds
 
 
-def _interval(state: SubspaceState, index: int, pairs: _Pairs, gap: float, why: str | None) -> Interval:
+def _interval(state: SubspaceState, index: int, *, pairs: _Pairs, gap: float, why: str | None) -> Interval:
     """Return an interval of an eigenvalue: no worse than the value (minimax principle), and at most `gap` better."""
     value = float(pairs.values[index])
     is_upper = value >= 0 if state.which == "magnitude" else state.side_of(index) > 0

@@ -270,7 +270,7 @@ def _estimate(state: TraceState, product_error: float) -> StochasticTrace:
     """Estimate from all products so far."""
     sketch, count = state.sketch, state.num_products
     if state.columns is not None:
-        return _exact(state.columns, count, product_error, state.diagonal)
+        return _exact(state.columns, num_products=count, product_error=product_error, diagonal=state.diagonal)
     if state.estimator == "xtrace" and not sketch.exhausted:
         means = leave_one_out(
             sketch, state.vectors, state.products, diagonal=state.diagonal, product_error=product_error
@@ -282,7 +282,7 @@ def _estimate(state: TraceState, product_error: float) -> StochasticTrace:
     return StochasticTrace(trace, frobenius, diagonal, count, converged=True)
 
 
-def _exact(columns: ColumnSums, num_products: int, product_error: float, diagonal: bool) -> StochasticTrace:
+def _exact(columns: ColumnSums, *, num_products: int, product_error: float, diagonal: bool) -> StochasticTrace:
     """Make the result from columns, known up to the error of products, relative to their norms and to ||A||_F."""
     norm_value = math.hypot(*columns.lengths)
     value = math.fsum(columns.diagonal.tolist())

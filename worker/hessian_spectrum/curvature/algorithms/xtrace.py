@@ -80,8 +80,10 @@ def leave_one_out(
         probes, residuals = vectors[block].clone(), products[block].clone()
         for index in range(len(probes)):
             s, overlap = left_out[:, start + index], overlaps[:, start + index]
-            along = _complement(sketch, s, overlap, probes[index], residuals[index])
-            single_terms.append(_term(sketch, explained, s, along, probes[index], residuals[index]))
+            along = _complement(sketch, s, overlap=overlap, probe=probes[index], residual=residuals[index])
+            single_terms.append(
+                _term(sketch, explained, s=s, along=along, probe=probes[index], residual=residuals[index])
+            )
             if rows is not None:
                 rows.add(s, probes[index], residuals[index])
         pairs = pairs or PairSums(norm(residuals[0]) or sketch.scale)
@@ -89,8 +91,10 @@ def leave_one_out(
     assert pairs is not None
     terms = _Terms(*np.array(single_terms).T)
     alignment = (left_out.T @ left_out).square().numpy()
-    frobenius = _frobenius(sketch, terms, alignment, pairs, product_error)
-    trace, correlation = _trace(sketch, terms, alignment, frobenius.value, product_error)
+    frobenius = _frobenius(sketch, terms, alignment=alignment, pairs=pairs, product_error=product_error)
+    trace, correlation = _trace(
+        sketch, terms, alignment=alignment, frobenius=frobenius.value, product_error=product_error
+    )
     return ExchangeableEstimates(trace, frobenius, rows.estimate(correlation, product_error) if rows else None)
 
 
@@ -104,7 +108,7 @@ def _left_out(sketch: Sketch) -> Tensor:
     return directions
 
 
-def _complement(sketch: Sketch, s: Tensor, overlap: Tensor, probe: Tensor, residual: Tensor) -> float:
+def _complement(sketch: Sketch, s: Tensor, *, overlap: Tensor, probe: Tensor, residual: Tensor) -> float:
     """Turn w_i into g_i, and A w_i into A g_i, in place.
 
     Args:
@@ -128,7 +132,7 @@ def _complement(sketch: Sketch, s: Tensor, overlap: Tensor, probe: Tensor, resid
 
 
 def _term(
-    sketch: Sketch, explained: float, s: Tensor, along: float, probe: Tensor, residual: Tensor
+    sketch: Sketch, explained: float, *, s: Tensor, along: float, probe: Tensor, residual: Tensor
 ) -> tuple[float, ...]:
     """Return the terms of one vector, in the order of `_Terms`."""
     unit = sketch.scale
@@ -178,7 +182,7 @@ def _effective_count(sizes: FloatArray, shares: FloatArray, alignment: FloatArra
 
 
 def _trace(
-    sketch: Sketch, terms: _Terms, alignment: FloatArray, frobenius: float, product_error: float
+    sketch: Sketch, terms: _Terms, *, alignment: FloatArray, frobenius: float, product_error: float
 ) -> tuple[Estimate, float]:
     """Return the trace tr A, and the factor by which the error of the mean exceeds that of independent terms."""
     num_terms = len(terms.spread)
@@ -195,7 +199,9 @@ def _trace(
     return Estimate(value, combined_error(error, rounding), interval), math.sqrt(num_terms / count)
 
 
-def _frobenius(sketch: Sketch, terms: _Terms, alignment: FloatArray, pairs: PairSums, product_error: float) -> Estimate:
+def _frobenius(
+    sketch: Sketch, terms: _Terms, *, alignment: FloatArray, pairs: PairSums, product_error: float
+) -> Estimate:
     """Return the norm ||A||_F, at least ||A Q||_F."""
     dim = sketch.codimension + 1
     count = max(min(_effective_count(terms.length, terms.length_share, alignment)) / SHARED_SKETCH**2, 1.0)

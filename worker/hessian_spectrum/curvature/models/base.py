@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from math import prod
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -161,9 +162,11 @@ def activation_named(name: str, negative_slope: float = DEFAULT_NEGATIVE_SLOPE) 
     if not abs(negative_slope) < float("inf"):
         raise InvalidProblemError(f"the negative slope must be finite, not {negative_slope}")
     activation = ACTIVATIONS[name]
-    if activation.has_slope:
-        return lambda x: activation.function(torch, x, negative_slope)
-    return partial(activation.function, torch)
+    if isinstance(activation.function, str):
+        function: Callable[..., Tensor] = attrgetter(activation.function)(torch)
+    else:
+        function = partial(activation.function, torch)
+    return partial(function, negative_slope=negative_slope) if activation.has_slope else function
 
 
 class Model(ABC):

@@ -2,7 +2,8 @@
 
 from abc import ABC
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -294,13 +295,14 @@ class SelfAttention(ClosedFormNetwork):
     key_dim: int
     sink_bias: float = 0.0
     activation: str = "softmax"
-    layer: AttentionLayer = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # the way to set a field of a frozen dataclass that follows from the others
-        object.__setattr__(
-            self, "layer", AttentionLayer(1, self.key_dim, 1, sink_bias=self.sink_bias, activation=self.activation)
-        )
+        _ = self.layer  # checks the arguments
+
+    @cached_property
+    def layer(self) -> AttentionLayer:
+        """The layer with matrices of one row."""
+        return AttentionLayer(1, self.key_dim, 1, sink_bias=self.sink_bias, activation=self.activation)
 
     @property
     def num_outputs(self) -> int:

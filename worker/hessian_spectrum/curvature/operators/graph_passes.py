@@ -361,7 +361,7 @@ def _accumulate_products(graph: fx.Graph) -> None:
         for first, second in (products, products[::-1]):
             if first is None or second is None or second.target not in _ACCUMULATING or _shape(first) != _shape(second):
                 continue
-            _add_in_place(graph, node, first, second)
+            _add_in_place(graph, node, first=first, second=second)
             break
     remove_dead_code(graph)
 
@@ -384,7 +384,7 @@ def _accumulate_scalings(graph: fx.Graph) -> None:
     remove_dead_code(graph)
 
 
-def _add_in_place(graph: fx.Graph, node: fx.Node, first: fx.Node, second: fx.Node) -> None:
+def _add_in_place(graph: fx.Graph, node: fx.Node, *, first: fx.Node, second: fx.Node) -> None:
     with graph.inserting_before(node):
         total = graph.call_function(_ACCUMULATING[second.target], (first, *second.args))
         total.meta = dict(first.meta)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate
 
 import torch
@@ -11,10 +11,10 @@ from torch.func import jvp, vjp, vmap
 
 from hessian_spectrum.curvature.linear_algebra import Triangle
 from hessian_spectrum.curvature.losses import EmpiricalRisk
-from hessian_spectrum.curvature.malloc_trim import release_freed_memory
 from hessian_spectrum.curvature.models.base import ParameterLayout, Parameters
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.products import Matrix, product
+from hessian_spectrum.curvature.operators.programs import release_freed_memory
 from hessian_spectrum.planning.work import layered_samples, layered_units
 
 
@@ -37,6 +37,7 @@ class _Unit:
     change: _Signals
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LayeredAssembly:
     """A (P, P) of the risk of an `Mlp`, in n P^2 operations instead of 6 n P^2 for P products.
 
@@ -49,38 +50,58 @@ class LayeredAssembly:
     where d_i h_m = 0, and the Gauss-Newton matrix lacks the second term. (For l < m, delta_l depends on W_m itself as
     well; that part follows by symmetry.) Biases have 1 in place of h.
 
-    Args:
+    Attributes:
         matrix: Which of the three matrices.
         risk: Risk of an `Mlp`.
         point: Parameters of the model, by name.
         layout: Layout of the parameters whose submatrix is computed, in the model's order.
     """
 
-    def __init__(
-        self, matrix: Matrix, risk: EmpiricalRisk, *, point: Mapping[str, Tensor], layout: ParameterLayout
-    ) -> None:
-        assert isinstance(risk.model, Mlp)
-        self._matrix, self._model, self._point, self._dim = matrix, risk.model, point, layout.dim
-        first = next(iter(point.values()))
-        self._dtype, self._device = first.dtype, first.device
-        samples = layered_samples(layout.dim, sum(risk.model.widths[1:]), self._dtype.itemsize)
-        chunks = [chunk for batch in risk.batches for chunk in batch.split(samples)]
-        self._risk = EmpiricalRisk(risk.model, risk.loss, chunks)
-        self._starts = dict(zip(layout.names, accumulate(layout.sizes, initial=0), strict=False))
+    matrix: Matrix
+    risk: EmpiricalRisk
+    point: Mapping[str, Tensor]
+    layout: ParameterLayout
+
+    @cached_property
+    def _model(self) -> Mlp:
+        assert isinstance(self.risk.model, Mlp)
+        return self.risk.model
+
+    @cached_property
+    def _dtype(self) -> torch.dtype:
+        return next(iter(self.point.values())).dtype
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return next(iter(self.point.values())).device
+
+    @cached_property
+    def _chunks(self) -> EmpiricalRisk:
+        """The same risk in micro-batches that are small enough to be assembled."""
+        samples = layered_samples(self.layout.dim, sum(self._model.widths[1:]), self._dtype.itemsize)
+        chunks = [chunk for batch in self.risk.batches for chunk in batch.split(samples)]
+        return EmpiricalRisk(self._model, self.risk.loss, chunks)
+
+    @cached_property
+    def _starts(self) -> dict[str, int]:
+        """The first column of each parameter in the block."""
+        return dict(zip(self.layout.names, accumulate(self.layout.sizes, initial=0), strict=False))
 
     def fill(self, triangle: Triangle) -> Iterator[None]:
         """Compute the rest of the upper triangle, in place, yielding after each step."""
         assert triangle.is_upper
-        num_chunks = len(self._risk.batches)
+        num_chunks = len(self._chunks.batches)
         steps = [(chunk, layer, units) for chunk in range(num_chunks) for layer, units in self._steps(chunk)]
         num_done = sum(self._num_columns(layer, len(units)) for _, layer, units in steps[: triangle.num_steps])
         present, signals, buffer = -1, _Signals([], []), torch.empty(0)
         for chunk, layer, units in steps[triangle.num_steps :]:
             if chunk != present:
                 present, signals = chunk, self._signals(chunk)
-                buffer = torch.empty(self._dim, len(self._risk.batches[chunk]), dtype=self._dtype, device=self._device)
+                buffer = torch.empty(
+                    self.layout.dim, len(self._chunks.batches[chunk]), dtype=self._dtype, device=self._device
+                )
             for unit in self._units(chunk, layer, units):
-                self._add(triangle.rows, buffer, signals, unit)
+                self._add(triangle.rows, buffer, signals=signals, unit=unit)
             num_done += self._num_columns(layer, len(units))
             triangle.num_steps, triangle.num_columns = triangle.num_steps + 1, num_done // num_chunks
             yield
@@ -90,7 +111,7 @@ class LayeredAssembly:
     def _steps(self, chunk: int) -> Iterator[tuple[int, range]]:
         """Units by layer, a bounded number differentiated at once, of all layers with parameters in the block."""
         widths = self._model.widths
-        width = layered_units(sum(widths[1:]), len(self._risk.batches[chunk]), self._dtype.itemsize)
+        width = layered_units(sum(widths[1:]), len(self._chunks.batches[chunk]), self._dtype.itemsize)
         for layer, num_units in enumerate(widths[1:]):
             if self._num_columns(layer, 1):
                 for start in range(0, num_units, width):
@@ -107,11 +128,11 @@ class LayeredAssembly:
             first = None if weight is None else weight + index * self._model.widths[layer]
             yield _Unit(layer, index, first, None if bias is None else bias + index, change)
 
-    def _add(self, transposed: Tensor, buffer: Tensor, signals: _Signals, unit: _Unit) -> None:
+    def _add(self, transposed: Tensor, buffer: Tensor, *, signals: _Signals, unit: _Unit) -> None:
         """Add the unit's columns, as rows from the diagonal on."""
         start = unit.weight if unit.weight is not None else unit.bias
         assert start is not None
-        terms = buffer[: self._dim - start]
+        terms = buffer[: self.layout.dim - start]
         self._fill(terms, signals, unit)
         if unit.weight is not None:
             hidden = signals.hidden[unit.layer]
@@ -131,7 +152,7 @@ class LayeredAssembly:
                 change = delta_change[first:]
                 outer = terms[position : position + len(change) * len(hidden)].view(-1, *hidden.shape)
                 torch.mul(change[:, None], hidden, out=outer)
-                if later and self._matrix != "ggn":
+                if later and self.matrix != "ggn":
                     outer.addcmul_(signals.delta[layer][:, None], unit.change.hidden[later])
                 position += len(change) * len(hidden)
             if bias:
@@ -142,7 +163,7 @@ class LayeredAssembly:
     def _signals(self, chunk: int) -> _Signals:
         offsets = self._offsets(chunk)
         outputs, pull = vjp(partial(self._outputs, chunk), offsets)  # type: ignore[misc]
-        gradient = pull(self._risk.residual(chunk, outputs))[0]
+        gradient = pull(self._chunks.residual(chunk, outputs))[0]
         hidden = self._hidden(chunk, offsets)
         return _Signals([each.T.contiguous() for each in hidden], [each.T.contiguous() for each in gradient.values()])
 
@@ -154,8 +175,8 @@ class LayeredAssembly:
         def single(direction: Tensor) -> tuple[list[Tensor], list[Tensor]]:
             outputs_at = partial(self._outputs, chunk)
             delta = product(
-                self._matrix,
-                self._risk,
+                self.matrix,
+                self._chunks,
                 chunk,
                 features_at=outputs_at,
                 point=offsets,
@@ -177,7 +198,7 @@ class LayeredAssembly:
 
     def _offsets(self, chunk: int) -> Parameters:
         """Return zeros, one for each pre-activation, by layer."""
-        num_samples = len(self._risk.batches[chunk])
+        num_samples = len(self._chunks.batches[chunk])
         return {
             str(layer): torch.zeros(num_samples, width, dtype=self._dtype, device=self._device)
             for layer, width in enumerate(self._model.widths[1:])
@@ -190,7 +211,7 @@ class LayeredAssembly:
         return self._forward(chunk, offsets)[1]
 
     def _forward(self, chunk: int, offsets: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        return self._model.forward(self._point, self._risk.batches[chunk].inputs, list(offsets.values()))
+        return self._model.forward(self.point, self._chunks.batches[chunk].inputs, list(offsets.values()))
 
 
 def _add_product(target: Tensor, left: Tensor, right: Tensor) -> None:

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.func import jvp, vjp
+from torch.func import jvp, vjp, vmap
 
 from hessian_spectrum.curvature.losses import EmpiricalRisk
-from hessian_spectrum.curvature.malloc_trim import is_memory_error
-from hessian_spectrum.curvature.models.base import Parameters
+from hessian_spectrum.curvature.models.base import ParameterLayout, Parameters
 from hessian_spectrum.quadrature.errors import InvalidProblemError
 
 Matrix = Literal["hessian", "ggn", "functional"]
@@ -24,6 +24,69 @@ class Fallback:
 
     method: Literal["forward-over-reverse", "double-backward"]
     reason: str
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Return whether an allocation failed; on a CPU torch reports that by a plain RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MicroBatchBlock:
+    """Some rows and columns of A_b, the share of one micro-batch in a matrix, as a map of vectors.
+
+    Attributes:
+        matrix: Which of the three matrices.
+        risk: Risk whose second derivatives are computed.
+        index: Index of the micro-batch.
+        point: Parameters by name at which the matrix is evaluated.
+        columns: Parameters of the columns.
+        rows: Parameters of the rows.
+    """
+
+    matrix: Matrix
+    risk: EmpiricalRisk
+    index: int
+    point: Parameters
+    columns: ParameterLayout
+    rows: ParameterLayout
+
+    def forward_over_reverse(self, vectors: Tensor) -> Tensor:
+        """Return the products with vectors (k, number of columns), of shape (k, number of rows)."""
+
+        def single(vector: Tensor) -> Tensor:
+            result = product(
+                self.matrix,
+                self.risk,
+                self.index,
+                features_at=partial(self.risk.features, self.index),
+                point=self.point,
+                direction=self.columns.unflatten(vector),
+                rows=self.rows.names,
+            )
+            return self.rows.flatten(result)
+
+        return single(vectors[0]).unsqueeze(0) if len(vectors) == 1 else vmap(single)(vectors)
+
+    def double_backward(self, vectors: Tensor) -> Tensor:
+        """Return the products as `forward_over_reverse`, for models whose code has no forward mode."""
+
+        def outputs_at(point: Parameters) -> Tensor:
+            return self.risk.model(point, self.risk.batches[self.index].inputs)
+
+        def single(vector: Tensor) -> Tensor:
+            result = double_backward_product(
+                self.matrix,
+                self.risk,
+                self.index,
+                outputs_at=outputs_at,
+                point=self.point,
+                direction=self.columns.unflatten(vector),
+                rows=self.rows.names,
+            )
+            return self.rows.flatten(result)
+
+        return torch.stack([single(vector) for vector in vectors])
 
 
 def product(
@@ -71,12 +134,8 @@ def product(
 
         features, pull = vjp(features_of, {name: current[name] for name in rows})  # type: ignore[misc]
         head_rows: list[Tensor] = []
-        if head is None:
-            cotangent = _output_cotangent(matrix, risk, features, risk.batches[index].targets)
-        else:
-            rows_of_head = head_rows if head in rows else None
-            parts = list(_through_head(matrix, risk, index, features, current[head], rows_of_head))
-            cotangent = torch.cat(parts).reshape(features.shape) if len(parts) > 1 else parts[0].reshape(features.shape)
+        weight, rows_of_head = (None, None) if head is None else (current[head], head_rows if head in rows else None)
+        cotangent = _feature_cotangent(matrix, risk, index, features=features, weight=weight, head_rows=rows_of_head)
         with _backwards(matrix):
             # otherwise it follows the mode outside, and without gradients some first derivatives take ways that forward
             # mode does not follow, without an error (PyTorch 2.13: slogdet, solve)
@@ -91,7 +150,23 @@ def product(
     return result
 
 
-def _output_cotangent(matrix: Matrix, risk: EmpiricalRisk, outputs: Tensor, targets: Tensor) -> Tensor:
+def _feature_cotangent(
+    matrix: Matrix,
+    risk: EmpiricalRisk,
+    index: int,
+    *,
+    features: Tensor,
+    weight: Tensor | None,
+    head_rows: list[Tensor] | None,
+) -> Tensor:
+    """Return the cotangent of the features, of their shape; without `weight` they are the outputs themselves."""
+    if weight is None:
+        return _output_cotangent(matrix, risk, outputs=features, targets=risk.batches[index].targets)
+    parts = list(_through_head(matrix, risk, index, features=features, weight=weight, head_rows=head_rows))
+    return torch.cat(parts).reshape(features.shape) if len(parts) > 1 else parts[0].reshape(features.shape)
+
+
+def _output_cotangent(matrix: Matrix, risk: EmpiricalRisk, *, outputs: Tensor, targets: Tensor) -> Tensor:
     """Compute the cotangent of outputs: r with its tangent, r without it, or H_l times the outputs' tangent.
 
     The tangent of r is the closed form H_l u rather than autograd's, which stores the probabilities of a softmax twice.
@@ -122,7 +197,7 @@ def _backwards(matrix: Matrix) -> AbstractContextManager[object]:
 
 
 def _through_head(
-    matrix: Matrix, risk: EmpiricalRisk, index: int, features: Tensor, weight: Tensor, head_rows: list[Tensor] | None
+    matrix: Matrix, risk: EmpiricalRisk, index: int, *, features: Tensor, weight: Tensor, head_rows: list[Tensor] | None
 ) -> Iterator[Tensor]:
     """Cotangents of the features (n, d), chunk by chunk.
 
@@ -138,7 +213,7 @@ def _through_head(
         Cotangents of the features of one chunk after the other.
     """
     for chunk, targets in risk.output_chunks(index, features):
-        cotangent = _output_cotangent(matrix, risk, chunk @ weight.T, targets)
+        cotangent = _output_cotangent(matrix, risk, outputs=chunk @ weight.T, targets=targets)
         with _backwards(matrix):
             yield cotangent @ weight
             if head_rows is not None:
@@ -195,7 +270,7 @@ def double_backward_product(
     """
     try:
         with torch.enable_grad():
-            parts = _parts(matrix, risk, index, outputs_at, point, direction, rows)
+            parts = _parts(matrix, risk, index, outputs_at=outputs_at, point=point, direction=direction, rows=rows)
     except (RuntimeError, NotImplementedError) as error:
         if is_memory_error(error):
             raise
@@ -208,6 +283,7 @@ def _parts(
     matrix: Matrix,
     risk: EmpiricalRisk,
     index: int,
+    *,
     outputs_at: Callable[[Parameters], Tensor],
     point: Mapping[str, Tensor],
     direction: Mapping[str, Tensor],

@@ -5,31 +5,43 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
+from torch.func import jvp
 from torch.fx import GraphModule
 
 from hessian_spectrum.curvature.iteration import Progress, ignore_progress
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, Triangle
 from hessian_spectrum.curvature.losses import EmpiricalRisk
-from hessian_spectrum.curvature.malloc_trim import is_memory_error, release_freed_memory
-from hessian_spectrum.curvature.models.base import ColumnGroup, ParameterLayout, Parameters, column_groups, select
+from hessian_spectrum.curvature.models.base import ColumnGroup, ParameterLayout, column_groups, select
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.execution import (
+from hessian_spectrum.curvature.operators.layered import LayeredAssembly
+from hessian_spectrum.curvature.operators.products import (
+    Fallback,
+    Matrix,
+    MicroBatchBlock,
+    is_memory_error,
+)
+from hessian_spectrum.curvature.operators.programs import (
     Execution,
+    Map,
     MatmulPrecision,
+    Program,
+    UnrecordableError,
+    is_odd,
+    matmuls_in,
+    record,
+    release_freed_memory,
+)
+from hessian_spectrum.curvature.operators.reduced_precision import (
+    UnreducedOperator,
     compared_vectors,
     deviation,
-    matmuls_in,
     reduced,
 )
-from hessian_spectrum.curvature.operators.layered import LayeredAssembly
-from hessian_spectrum.curvature.operators.products import Fallback, Matrix, double_backward_product, product
-from hessian_spectrum.curvature.operators.recording import Map, Program, UnrecordableError, record
 from hessian_spectrum.planning.work import columns_at_once
 from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 
@@ -193,7 +205,7 @@ class RiskOperator(SymmetricOperator):
     @property
     def unreduced(self) -> SymmetricOperator:
         """This matrix by products in float32, each by forward over reverse; itself if nothing is reduced."""
-        return self if self._matmul_precision is None else _Unreduced(self)
+        return self if self._matmul_precision is None else UnreducedOperator(self)
 
     @property
     def _any_parameter(self) -> Tensor:
@@ -226,7 +238,9 @@ class RiskOperator(SymmetricOperator):
             None, after each step.
         """
         if self._is_layered:
-            yield from LayeredAssembly(self.matrix, self._risk, point=self._point, layout=self.layout).fill(triangle)
+            yield from LayeredAssembly(matrix=self.matrix, risk=self._risk, point=self._point, layout=self.layout).fill(
+                triangle
+            )
             return
         num_batches = len(self._risk.batches)
         steps = [(index, group) for index in range(num_batches) for group in column_groups(self.layout)]
@@ -250,8 +264,8 @@ class RiskOperator(SymmetricOperator):
             block = torch.zeros(width, group.num_columns, dtype=self.dtype, device=self.device)
             block[: stop - start, start:stop].fill_diagonal_(1)
             if run is None:
-                run = self._record(index, group.columns, group.rows, block)
-                run = reduced(run, self._matmul_precision) if isinstance(run, Program) else run
+                run = self._record(index, columns=group.columns, rows=group.rows, vectors=block)
+                run = self._reduced(run) if isinstance(run, Program) else run
             with matmuls_in(self._matmul_precision):
                 matrix[group.start + start : group.start + stop, : group.stop] += run(block)[: stop - start]
 
@@ -298,13 +312,16 @@ class RiskOperator(SymmetricOperator):
         """Return the map V -> A_b V of micro-batch `index`, for as many rows (k, P) as there are in `rows`."""
         run = self._programs.get((index, len(rows)))
         if run is None:
-            program = self._record(index, self.layout, self.layout, rows)
+            program = self._record(index, columns=self.layout, rows=self.layout, vectors=rows)
             if isinstance(program, Program):
-                lowered = reduced(program, self._matmul_precision)
+                lowered = self._reduced(program)
                 self._compare(program, lowered, rows)
                 return self._hold(index, lowered, rows)
             run = program
         return run
+
+    def _reduced(self, program: Program) -> Program:
+        return program if self._matmul_precision is None else reduced(program, self._matmul_precision)
 
     def _compare(self, program: Program, lowered: Program, rows: Tensor) -> None:
         """Measure the deviation of reduced products for the first sweep's first vectors and for random ones."""
@@ -322,13 +339,13 @@ class RiskOperator(SymmetricOperator):
             self.precision_deviation = deviation(*self._compared)
             self._compared = []
 
-    def _record(self, index: int, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor) -> Map:
+    def _record(self, index: int, *, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor) -> Map:
         """Return the recording of A_b, or A_b computed row by row if it cannot be recorded."""
-        direct = partial(self._direct, index, columns, rows)
+        direct = self._block_of(index, columns, rows).forward_over_reverse
         if self.fallback is None:
             try:
                 value, program = record(direct, vectors)
-                if _is_odd(program, vectors, value):
+                if is_odd(program, vectors, value):
                     return program
                 reason = "its recording gives products that differ from those of forward over reverse"
             except (UnrecordableError, RuntimeError, NotImplementedError) as error:
@@ -340,8 +357,8 @@ class RiskOperator(SymmetricOperator):
 
     def _unrecorded(self, index: int, columns: ParameterLayout, rows: ParameterLayout) -> Map:
         """A_b without a recording, row by row; by double backward if the model's code has no forward mode."""
-        direct = _row_by_row(partial(self._direct, index, columns, rows))
-        backward = partial(self._by_double_backward, index, columns, rows)
+        block = self._block_of(index, columns, rows)
+        direct, backward = _row_by_row(block.forward_over_reverse), block.double_backward
 
         def run(vectors: Tensor) -> Tensor:
             if self.fallback is not None and self.fallback.method == "double-backward":
@@ -385,47 +402,10 @@ class RiskOperator(SymmetricOperator):
         for batch in self._risk.batches:
             yield from (batch.inputs, batch.targets)
 
-    def _direct(self, index: int, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor) -> Tensor:
-        """Compute A_b V by forward over reverse, for vectors (k, number of columns) to (k, number of rows)."""
-
-        def single(vector: Tensor) -> Tensor:
-            direction = columns.unflatten(vector)
-            features_at = partial(self._risk.features, index)
-            result = product(
-                self.matrix,
-                self._risk,
-                index,
-                features_at=features_at,
-                point=self._point,
-                direction=direction,
-                rows=rows.names,
-            )
-            return rows.flatten(result)
-
-        return single(vectors[0]).unsqueeze(0) if len(vectors) == 1 else vmap(single)(vectors)
-
-    def _by_double_backward(
-        self, index: int, columns: ParameterLayout, rows: ParameterLayout, vectors: Tensor
-    ) -> Tensor:
-        """Return the products as `_direct`, for models whose code has no forward mode."""
-
-        def outputs_at(point: Parameters) -> Tensor:
-            return self._risk.model(point, self._risk.batches[index].inputs)
-
-        def single(vector: Tensor) -> Tensor:
-            direction = columns.unflatten(vector)
-            result = double_backward_product(
-                self.matrix,
-                self._risk,
-                index,
-                outputs_at=outputs_at,
-                point=self._point,
-                direction=direction,
-                rows=rows.names,
-            )
-            return rows.flatten(result)
-
-        return torch.stack([single(vector) for vector in vectors])
+    def _block_of(self, index: int, columns: ParameterLayout, rows: ParameterLayout) -> MicroBatchBlock:
+        return MicroBatchBlock(
+            matrix=self.matrix, risk=self._risk, index=index, point=self._point, columns=columns, rows=rows
+        )
 
     def checked_gradient_norm(self) -> float:
         """Return the norm of the risk's gradient with respect to the layout's parameters.
@@ -450,45 +430,6 @@ class RiskOperator(SymmetricOperator):
         sizes = (self._risk.model.size_on(batch.inputs) for batch in self._risk.batches)
         itemsize = self.dtype.itemsize
         return min(columns_at_once(replace(size, num_parameters=self.dim), itemsize) for size in sizes)
-
-
-class _Unreduced(SymmetricOperator):
-    """A matrix with reduced products, by products that are not reduced: one column and one micro-batch at a time."""
-
-    def __init__(self, reduced: RiskOperator) -> None:
-        self._reduced = reduced
-
-    @property
-    def dim(self) -> int:
-        return self._reduced.dim
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._reduced.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self._reduced.device
-
-    @property
-    def product_error(self) -> float:
-        return self._reduced.rounding_error
-
-    def matvec(self, vector: Tensor) -> Tensor:
-        return self._reduced.direct_products(vector.contiguous().unsqueeze(0))[0]
-
-    def matmat(self, matrix: Tensor) -> Tensor:
-        return self._reduced.direct_products(matrix.T.contiguous()).T
-
-
-def _is_odd(program: Program, rows: Tensor, value: Tensor) -> bool:
-    """Return whether the program maps negated rows to negated results, unlike one with a spurious constant term."""
-    try:
-        total = program(rows.neg_()).add_(value)  # in place: a copy takes as much memory as the parameters
-    finally:
-        rows.neg_()
-    # not <=: products that are NaN are reported by the algorithms, and are no reason to fall back
-    return not bool(total.norm() > torch.finfo(rows.dtype).eps ** 0.5 * value.norm())
 
 
 def _first_line(error: Exception) -> str:

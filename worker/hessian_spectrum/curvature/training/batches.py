@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -53,7 +54,10 @@ class EpochBatches(Batches):
     def __init__(self, dataset: Dataset, batch_size: int | None, micro_batch_size: int | None) -> None:
         self._dataset, self._micro_batch_size = dataset, micro_batch_size
         self._batch_size = min(batch_size or len(dataset), len(dataset))
-        self._whole = dataset.split(micro_batch_size)
+
+    @cached_property
+    def _whole(self) -> tuple[Dataset, ...]:
+        return self._dataset.split(self._micro_batch_size)
 
     def check(self, model: Model, loss: Loss) -> None:
         """Check all samples, once."""

@@ -23,7 +23,7 @@ from hessian_spectrum.curvature.data.text import TokenStream
 from hessian_spectrum.curvature.iteration import Progress, iterates
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.models.base import Model, Parameters
-from hessian_spectrum.curvature.operators.execution import Execution
+from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.training import Training, TrainingPlan, TrainingState
@@ -47,9 +47,9 @@ from hessian_spectrum.worker.experiments.points import (
     Point,
     PointRunner,
     SpectrumTask,
+    build_operator,
     execution_of,
 )
-from hessian_spectrum.worker.experiments.preparation import build_operator
 from hessian_spectrum.worker.experiments.results import JobOutput, computation, digest, used_checkpoint
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage

@@ -1,4 +1,4 @@
-"""Experiments as lists of points, at each of which spectra are taken, and the one runner for all of them."""
+"""Experiments as lists of points, at each of which matrices have spectra, and the one runner for all of them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -8,21 +8,32 @@ from typing import Any
 
 import torch
 
-from hessian_spectrum.api_schemas.methods import method_kind
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.curvature.algorithms.method import Method, Spectrum
 from hessian_spectrum.curvature.iteration import Progress, finish
-from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
-from hessian_spectrum.curvature.operators.execution import Execution, Timings
+from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, sphere_probe
+from hessian_spectrum.curvature.losses import EmpiricalRisk
+from hessian_spectrum.curvature.models.base import Parameters
+from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, GgnOperator, HessianOperator
+from hessian_spectrum.curvature.operators.products import Fallback
+from hessian_spectrum.curvature.operators.programs import Execution, MatmulPrecision, Timings
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.registry import method_classes
 from hessian_spectrum.planning.job_plan import ComputationPlan
-from hessian_spectrum.worker.experiments.preparation import measured_deviation
+from hessian_spectrum.worker.builders import generator_of
 from hessian_spectrum.worker.experiments.results import JobOutput
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
 from hessian_spectrum.worker.sharding import CALIBRATED, ShardedMethod, Sharding
+
+_OPERATORS: dict[str, type[RiskOperator]] = {
+    "hessian": HessianOperator,
+    "ggn": GgnOperator,
+    "functional": FunctionalOperator,
+}
+_REDUCED: dict[str, MatmulPrecision] = {"tf32": "tf32", "bfloat16": "bfloat16"}
+
 
 UNUSED_PRODUCTS = 10
 """Ratio of allowed products to those that are usually needed, where a tolerance decides."""
@@ -137,12 +148,12 @@ class PointRunner:
         if stage.value is None:
             whole = point.operator(task)
             operator = whole if task.request.dim == whole.dim else Submatrix(whole, task.request.block)
-            progress = self._with_deviations(partial(point.report, task=task), task, operator, whole)
-            if method_kind(task.request.method).assembles_matrix:
+            progress = self._with_deviations(partial(point.report, task=task), task, operator=operator, whole=whole)
+            if task.request.method.method_kind.assembles_matrix:
                 # Products of columns are not compared with those in full precision.
                 measured_deviation(task.request, whole)
             method = method_of(task.request, task.plan)
-            spectrum = self._spectrum(point, task, method, operator, progress=progress, stage=stage)
+            spectrum = self._spectrum(point, task, method=method, operator=operator, progress=progress, stage=stage)
             stage.finish(point.record(task, spectrum, whole=whole, operator=operator))
             if method.may_end_early:
                 # Only once the record is kept: whoever hears it may stop the job, and a result overwrites its state.
@@ -153,9 +164,9 @@ class PointRunner:
         self,
         point: Point,
         task: SpectrumTask,
+        *,
         method: Method[Any, Any],
         operator: SymmetricOperator,
-        *,
         progress: Progress,
         stage: Stage,
     ) -> Spectrum:
@@ -172,7 +183,7 @@ class PointRunner:
         return spectrum
 
     def _with_deviations(
-        self, progress: Progress, task: SpectrumTask, operator: RiskOperator | Submatrix, whole: RiskOperator
+        self, progress: Progress, task: SpectrumTask, *, operator: RiskOperator | Submatrix, whole: RiskOperator
     ) -> Progress:
         """Return a callback that also saves the measured error of reduced products for later attempts."""
         deviations = self.job.notes.setdefault("precision_deviations", {})
@@ -187,9 +198,62 @@ class PointRunner:
         return report
 
 
+def build_operator(
+    request: SpectrumRequest,
+    risk: EmpiricalRisk,
+    parameters: Parameters,
+    *,
+    execution: Execution,
+    recording_bytes: int | None,
+    progress: Progress,
+    num_columns: int | None = None,
+    fallback: Fallback | None = None,
+) -> RiskOperator:
+    """Return the matrix of the request's block, or of all its blocks together, at these parameters.
+
+    Args:
+        request: Names the matrix, its blocks and the precision of products.
+        risk: The function whose second derivatives are taken.
+        parameters: Where they are taken.
+        execution: The way in which recorded products are executed.
+        recording_bytes: Memory of recordings; None: all are held.
+        progress: Called after each micro-batch that is recorded.
+        num_columns: Number of vectors that are multiplied at once.
+        fallback: The way of computing products without a recording.
+
+    Raises:
+        NonFiniteError: If the gradient holds NaN or infinity.
+    """
+    kind = _OPERATORS[request.matrix]
+    reduced = _REDUCED.get(request.product_precision)
+    block = request.block if request.blocks is None else request.blocks
+    operator = kind(
+        risk,
+        parameters,
+        block=block,
+        memory_bytes=recording_bytes,
+        execution=execution,
+        matmul_precision=reduced,
+        progress=progress,
+        num_columns=num_columns,
+        fallback=fallback,
+    )
+    operator.checked_gradient_norm()  # an error before hours of products, and before recordings take the memory
+    return operator
+
+
+def measured_deviation(request: SpectrumRequest, operator: RiskOperator) -> float | None:
+    """||(A' - A) v|| / ||A v|| of reduced products A' from those in float32; None where nothing is reduced."""
+    if request.product_precision in _REDUCED and operator.precision_deviation is None:
+        # the columns of an exact spectrum are not compared: one product more is
+        probe = sphere_probe(operator.dim, generator_of(request.seed))
+        operator.matvec(probe.to(dtype=operator.dtype, device=operator.device))
+    return operator.precision_deviation
+
+
 def method_of(request: SpectrumRequest, plan: ComputationPlan) -> Method[Any, Any]:
     """Return the method that a request names, within the memory of its plan."""
-    arguments = method_kind(request.method).engine_arguments(request.method)
+    arguments = request.method.method_kind.engine_arguments(request.method)
     if plan.vector_bytes is not None:
         arguments["memory_bytes"] = plan.vector_bytes
     return method_classes()[request.method.kind](**arguments)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hessian_spectrum.api_schemas.closed_form import Parameter
 from hessian_spectrum.api_schemas.jobs import AnyJobResult
-from hessian_spectrum.api_schemas.methods import AnySpectrumResult, method_kind
+from hessian_spectrum.api_schemas.methods import AnySpectrumResult
 from hessian_spectrum.api_schemas.models import CausalLm, Gpt2, Model
 from hessian_spectrum.api_schemas.models.kind import fields_of
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
@@ -26,11 +26,10 @@ from hessian_spectrum.api_schemas.spectrum_results import (
 )
 from hessian_spectrum.api_schemas.version import __version__
 from hessian_spectrum.curvature.algorithms.method import Spectrum
-from hessian_spectrum.curvature.operators.execution import Execution
+from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.quadrature import results as engine
 from hessian_spectrum.serialization.result_arrays import Arrays
-from hessian_spectrum.worker.experiments.preparation import measured_deviation
 from hessian_spectrum.worker.hardware import Hardware
 
 
@@ -70,7 +69,7 @@ def result_of(
     Raises:
         ValidationError: If a number is NaN or infinite.
     """
-    kind = method_kind(request.method)
+    kind = request.method.method_kind
     values = fields_of(request.method) | _attributes(spectrum)
     values = {name: _content(value) for name, value in values.items() if name in kind.result.model_fields}
     return kind.result(
@@ -99,7 +98,8 @@ def vectors_of(request: SpectrumRequest, spectrum: Spectrum) -> Arrays:
     Returns:
         The arrays by name.
     """
-    stored = method_kind(request.method).stored_vectors(request.method, request.dim)
+    stored_vectors = request.method.method_kind.stored_vectors
+    stored = None if stored_vectors is None else stored_vectors(request.method, request.dim)
     return {} if stored is None else _named_arrays({name: getattr(spectrum, name) for name in stored.arrays})
 
 
@@ -163,11 +163,11 @@ def provenance(
     data: Iterable[Tensor],
     num_products: int,
     wall_time_seconds: float,
+    precision_deviation: float | None = None,
     num_shards: int = 1,
     num_workers: int = 1,
 ) -> Provenance:
     """Return everything that another run must share to give the same numbers, and the resources that this run took."""
-    deviation = measured_deviation(request, operator)  # may be the first product, which says whether it is recorded
     common = computation(
         hardware,
         precision=request.product_precision,
@@ -184,7 +184,7 @@ def provenance(
         **common.model_dump(),
         matrix=request.matrix,
         block=request.block,
-        precision_deviation=deviation,
+        precision_deviation=precision_deviation,
         seed=request.seed,
         checkpoint=used_checkpoint(request.model),
         parameters_sha256=digest(parameters),

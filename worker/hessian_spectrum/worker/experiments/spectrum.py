@@ -1,39 +1,59 @@
 """A spectrum job: train where the request says so, then take a spectrum for each attention sink and each block."""
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import count
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from hessian_spectrum.api_schemas.experiments import EXPERIMENTS, ExperimentRequest
 from hessian_spectrum.api_schemas.jobs import SpectrumSetResult
-from hessian_spectrum.api_schemas.methods import AnySpectrumResult, SpectrumResult, method_kind
+from hessian_spectrum.api_schemas.methods import AnySpectrumResult, SpectrumResult
+from hessian_spectrum.api_schemas.models import AttentionSink as SinkSpec
+from hessian_spectrum.api_schemas.models import Gpt2 as Gpt2Spec
+from hessian_spectrum.api_schemas.models import Model as ModelSpec
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
-from hessian_spectrum.api_schemas.spectrum_results import MethodResult, SinkReport
+from hessian_spectrum.api_schemas.spectrum_results import SinkReport, SinkScore, TrainingReport
 from hessian_spectrum.curvature.algorithms.method import Spectrum
-from hessian_spectrum.curvature.iteration import Progress
+from hessian_spectrum.curvature.attention_sinks import sink_scores, sink_with_mean_score
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.iteration import Progress, run
 from hessian_spectrum.curvature.losses import EmpiricalRisk
-from hessian_spectrum.curvature.operators.execution import Execution
+from hessian_spectrum.curvature.models.base import Model, Parameters
+from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
+from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
-from hessian_spectrum.jobs.plans import block_variants, estimate, plan_job, sink_variants
-from hessian_spectrum.planning.job_plan import ComputationPlan, JobPlan
-from hessian_spectrum.worker.builders import NO_INPUTS, Inputs, build_loss, generator_of
+from hessian_spectrum.curvature.training import Training, TrainingResult
+from hessian_spectrum.jobs.plans import block_variants, estimate, sink_variants
+from hessian_spectrum.planning.job_plan import ComputationPlan
+from hessian_spectrum.quadrature.errors import NonFiniteError
+from hessian_spectrum.worker.builders import (
+    NO_INPUTS,
+    PRECISIONS,
+    Inputs,
+    build_dataset,
+    build_loss,
+    build_model,
+    build_parameters,
+    build_plan,
+    generator_of,
+)
 from hessian_spectrum.worker.experiments.points import (
     UNUSED_PRODUCTS,
     Experiment,
     Point,
     PointRunner,
     SpectrumTask,
+    build_operator,
     execution_of,
+    measured_deviation,
 )
-from hessian_spectrum.worker.experiments.preparation import Preparation, build_operator, finite_loss, prepare, with_sink
 from hessian_spectrum.worker.experiments.results import JobOutput, provenance, result_of, vectors_of
 from hessian_spectrum.worker.hardware import Hardware
-from hessian_spectrum.worker.job_state import JobCheckpointer
+from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
 from hessian_spectrum.worker.sharding import LocalSharding, Sharding
 
 _RESULT: TypeAdapter[AnySpectrumResult] = TypeAdapter(SpectrumResult)
@@ -82,94 +102,121 @@ def run_spectrum_job(
     return PointRunner(job, sharding).run(experiment)
 
 
-def run_experiment(
-    request: ExperimentRequest,
+@dataclass(frozen=True)
+class Preparation:
+    """The model, data and parameters whose spectrum is computed."""
+
+    model: Model  # without an attention sink
+    data: Dataset
+    parameters: Parameters
+    training: TrainingReport | None
+
+
+def prepare(
+    request: SpectrumRequest,
+    *,
+    micro_batch_size: int,
     hardware: Hardware,
     progress: Progress,
-    *,
-    inputs: Inputs = NO_INPUTS,
-    job: JobCheckpointer | None = None,
-    plan: JobPlan | None = None,
-) -> JobOutput:
-    """Take the spectra of an experiment, one after the other, and make its result of them.
+    inputs: Inputs,
+    stage: Stage,
+) -> Preparation:
+    """Build model and data, and train the parameters if the request says so.
 
     Args:
-        request: The request of the job.
+        request: The request.
+        micro_batch_size: Samples whose activations are held at once.
         hardware: Device, threads and memory of the worker.
-        progress: Called after every step; what it raises ends the job.
+        progress: Called after every step of training.
         inputs: Checkpoints and uploaded files.
-        job: The job's checkpoints; None: nothing is saved.
-        plan: How each spectrum is taken within the worker's memory; None: it is made here.
+        stage: Saves the states of training.
 
     Returns:
-        The result, and the arrays of all spectra.
+        Model, data, parameters and the summary of the training.
 
     Raises:
-        CurvatureError: If a spectrum cannot be computed.
+        CurvatureError: If the loss is not finite, for one.
         CheckpointError: If a checkpoint cannot be loaded.
-        MemoryError: If memory does not suffice.
     """
-    job, plan = job or JobCheckpointer(), plan or plan_job(request, hardware.memory_bytes)
-    experiment = SpectrumList(request, plan.points, hardware, progress, inputs=inputs, job=job)
-    return PointRunner(job, LocalSharding(job)).run(experiment)
+    dtype = PRECISIONS[request.vector_precision]
+    model, loss = build_model(request.model, inputs), build_loss(request)
+    dataset = build_dataset(request, inputs).to(dtype, hardware.device)
+    parameters = build_parameters(request.model, model, dtype=dtype, device=hardware.device, sources=inputs)
+    initial_loss = finite_loss(EmpiricalRisk(model, loss, dataset.split(micro_batch_size)), parameters)
+    if request.train is None:
+        return Preparation(model, dataset, parameters, None)
+    if stage.value is None:
+        training = Training(model, loss, dataset, plan=build_plan(request.train, micro_batch_size))
+        generator = generator_of(request.train.seed)
+        stage.finish(run(training, parameters, generator=generator, progress=progress, checkpointer=stage))
+    trained: TrainingResult = stage.value
+    report = TrainingReport(
+        num_steps=trained.num_steps,
+        initial_loss=initial_loss,
+        final_loss=trained.loss,
+        gradient_norm=trained.gradient_norm,
+        optimizer="sgd" if request.train.optimizer is None else request.train.optimizer.kind,
+        momentum=request.train.momentum,
+        final_learning_rate=trained.learning_rate,
+        learning_rate_cuts=trained.learning_rate_cuts,
+        stopped=trained.stopped,
+    )
+    return Preparation(model, dataset, trained.parameters, report)
 
 
-@dataclass(frozen=True)
-class SpectrumList(Experiment):
-    """The spectra of an experiment, each a point.
+def finite_loss(risk: EmpiricalRisk, parameters: Parameters) -> float:
+    """Return the loss.
 
-    Attributes:
-        request: The experiment.
-        plans: The way in which each of its spectra is computed.
-        hardware: Device, threads and memory of the worker.
-        progress: Called with the number of spectra that have been taken, after every step of one.
-        inputs: Checkpoints and uploaded files.
-        job: The job's checkpoints.
+    Raises:
+        NonFiniteError: If it is NaN or infinite.
     """
+    loss = float(risk.value(parameters))
+    if not math.isfinite(loss):
+        raise NonFiniteError(f"the loss is {loss} at these parameters")
+    return loss
 
-    request: ExperimentRequest
-    plans: Sequence[ComputationPlan]
-    hardware: Hardware
-    progress: Progress
-    _: KW_ONLY
-    inputs: Inputs
-    job: JobCheckpointer
 
-    @cached_property
-    def spectra(self) -> list["SpectrumExperiment"]:
-        """The spectra, one worker taking all shards of each."""
-        return [
-            SpectrumExperiment(
-                request=request,
-                plan=replace(plan, num_shards=1),
-                hardware=self.hardware,
-                progress=partial(self._report, index),
-                inputs=self.inputs,
-                job=self.job,
-                sharding=LocalSharding(self.job),
-                index=index,
-            )
-            for index, (request, plan) in enumerate(zip(self.request.points, self.plans, strict=True))
-        ]
+def with_sink(
+    spec: ModelSpec, model: Model, *, parameters: Parameters, batches: Sequence[Dataset]
+) -> tuple[Model, SinkReport | None]:
+    """Insert the attention sink of a request into its model, with a bias that is solved for where none is given.
 
-    def points(self) -> Iterator["SinkPoint"]:
-        """Yield the point of each spectrum."""
-        for each in self.spectra:
-            yield from each.points()
+    Args:
+        spec: Model of the request, with one sink at most.
+        model: The network without a sink.
+        parameters: Where scores are measured.
+        batches: Data on which scores are measured.
 
-    def output(self, summaries: list[Any]) -> JobOutput:
-        """Return the experiment's result, and the arrays of its spectra with `point_<index>_` before their names."""
-        outputs = [each.output([summary]) for each, summary in zip(self.spectra, summaries, strict=True)]
-        results = [output.result for output in outputs if isinstance(output.result, MethodResult)]
-        arrays = {
-            f"point_{index}_{name}": array
-            for index, output in enumerate(outputs)
-            for name, array in output.arrays.items()
-        }
-        return JobOutput(EXPERIMENTS[self.request.kind].result_of(self.request, results), arrays)
+    Returns:
+        The model with its sink, and the effect of the sink; without a sink the model itself and None.
 
-    def _report(self, index: int, _phase: str, _done: int, _total: int) -> None:
-        self.progress("measurements", index, len(self.plans))
+    Raises:
+        InvalidProblemError: If no bias reaches the mean score.
+    """
+    if not (isinstance(model, Gpt2) and isinstance(spec, Gpt2Spec) and spec.attention_sink is not None):
+        return model, None
+    sink = _solved(spec.attention_sink, model, parameters=parameters, batches=batches)
+    before = sink_scores(model, parameters, batches, sink=replace(sink, bias=0.0))
+    after = sink_scores(model, parameters, batches, sink=sink)
+    by_block = zip(after.blocks, before.by_block, after.by_block, strict=True)
+    report = SinkReport(
+        bias=sink.bias,
+        heads=list(sink.heads),
+        mean_score_before=before.mean,
+        mean_score_after=after.mean,
+        blocks=[SinkScore(block=block, before=old, after=new) for block, old, new in by_block],
+    )
+    return replace(model, sink=sink), report
+
+
+def _solved(spec: SinkSpec, model: Gpt2, *, parameters: Parameters, batches: Sequence[Dataset]) -> AttentionSink:
+    blocks = None if spec.blocks is None else tuple(spec.blocks)
+    if isinstance(spec.mean_score, float):
+        return sink_with_mean_score(
+            model, parameters, batches, sink=AttentionSink(0.0, tuple(spec.heads), blocks), mean_score=spec.mean_score
+        )
+    assert isinstance(spec.bias, float)
+    return AttentionSink(spec.bias, tuple(spec.heads), blocks)
 
 
 @dataclass(frozen=True)
@@ -280,7 +327,7 @@ class SinkPoint(Point):
     def operator(self, task: SpectrumTask) -> RiskOperator:
         """Return one operator for all blocks, or one for each where the matrix is assembled."""
         self._current = task
-        if self.request.blocks is None or method_kind(self.request.method).assembles_matrix:
+        if self.request.blocks is None or self.request.method.method_kind.assembles_matrix:
             # the columns of a dense matrix are recorded group by group: blocks have nothing to share
             return self._linearised(task.request)
         return self._whole
@@ -290,6 +337,8 @@ class SinkPoint(Point):
     ) -> dict[str, Any]:
         """Return the result as JSON, and the arrays that go with it."""
         experiment, request, preparation = self.experiment, task.request, self.experiment.preparation
+        # the first of all: this may be the first product, which says whether products are recorded
+        deviation = measured_deviation(request, whole)
         origin = provenance(
             request,
             hardware=experiment.hardware,
@@ -300,11 +349,10 @@ class SinkPoint(Point):
             data=(preparation.data.inputs, preparation.data.targets),
             num_products=spectrum.num_products,
             wall_time_seconds=experiment.seconds(),
+            precision_deviation=operator.precision_deviation if isinstance(operator, Submatrix) else deviation,
             num_shards=experiment.plan.num_shards,
             num_workers=len(experiment.sharding.workers),
         )
-        if isinstance(operator, Submatrix):
-            origin = origin.model_copy(update={"precision_deviation": operator.precision_deviation})
         result = result_of(
             request,
             spectrum,
@@ -353,5 +401,6 @@ class SinkPoint(Point):
 
 def _num_runs(request: SpectrumRequest, plan: ComputationPlan) -> int:
     """Return the least number of times that recordings will run, by which compiling must pay off."""
-    is_fixed = method_kind(request.method).has_fixed_products(request.method)
+    has_fixed_products = request.method.method_kind.has_fixed_products
+    is_fixed = has_fixed_products is None or has_fixed_products(request.method)
     return plan.num_products // (plan.work.num_columns * (1 if is_fixed else UNUSED_PRODUCTS))

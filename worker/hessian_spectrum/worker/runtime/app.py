@@ -19,7 +19,6 @@ from celery import Celery, signals
 from celery.worker.request import Request
 from kombu.transport import redis as redis_transport
 from kombu.transport import virtual
-from redis import Redis
 from redis.exceptions import RedisError
 
 from hessian_spectrum.api_schemas.health import WorkerStatus
@@ -27,11 +26,9 @@ from hessian_spectrum.api_schemas.problem import Problem
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.jobs.connection import connect
 from hessian_spectrum.jobs.fingerprints import protocol_version, result_version
-from hessian_spectrum.jobs.queue import RUN_JOB, JobQueue, celery_app
+from hessian_spectrum.jobs.queue import RUN_JOB, celery_app
 from hessian_spectrum.jobs.settings import WorkerSettings
-from hessian_spectrum.jobs.shards import ShardStore
-from hessian_spectrum.jobs.storage_identity import StorageIdentity
-from hessian_spectrum.jobs.store import WORKERS_LOST, JobStore
+from hessian_spectrum.jobs.store import WORKERS_LOST
 from hessian_spectrum.jobs.worker_registry import (
     SECONDS_BETWEEN_HEARTBEATS,
     VerdictStore,
@@ -39,9 +36,7 @@ from hessian_spectrum.jobs.worker_registry import (
     resident_bytes,
     unregister,
 )
-from hessian_spectrum.storage.blob_store import StorageUnavailableError
-from hessian_spectrum.storage.stores import Stores, open_stores
-from hessian_spectrum.worker.builders import Inputs
+from hessian_spectrum.storage.stores import open_stores
 from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
 from hessian_spectrum.worker.checkpoint_inspector import CheckpointInspector
 from hessian_spectrum.worker.hardware import (
@@ -52,18 +47,15 @@ from hessian_spectrum.worker.hardware import (
     find_hardware,
     killed_by_kernel,
     name_of_signal,
-    process_name,
     set_niceness,
 )
-from hessian_spectrum.worker.runtime.job_runner import JobRunner
+from hessian_spectrum.worker.runtime.job_runner import JobTask, storage_fault
+from hessian_spectrum.worker.sharding import process_name
 
 _SIGNAL = re.compile(r"signal (\d+)")
 
 SECONDS_TO_STOP = 20.0
 """Seconds from the signal to the end of the process: four are for requeueing jobs, the rest for Celery."""
-
-_SECONDS_TO_KEEP_MESSAGE = 5.0
-"""Seconds that a worker which cannot run jobs keeps a message, so that it does not take all messages from others."""
 
 _logger = logging.getLogger(__name__)
 
@@ -147,7 +139,7 @@ def create_worker(settings: WorkerSettings) -> Celery:
     _prepare_children(settings, hardware)
     _register_worker(settings, hardware)
     _inspect_checkpoints(settings, hardware)
-    _register_task(app, settings, hardware, _stop_event())
+    _register_task(app, settings, hardware=hardware, stopping=_stop_event())
     return app
 
 
@@ -187,59 +179,18 @@ def _stop_event() -> Event:
     return stopping
 
 
-def _register_task(app: Celery, settings: WorkerSettings, hardware: Hardware, stopping: Event) -> None:
-    models, stores = ModelsDirectory(settings.models_dir), open_stores(settings.results_dir, settings.storage_url)
-    client = connect(settings.redis_url.get_secret_value())
+def _register_task(app: Celery, settings: WorkerSettings, *, hardware: Hardware, stopping: Event) -> None:
     kernel = KernelWatch()
     signals.worker_ready.connect(lambda **_: kernel.start(), weak=False)
-
-    def job_stores(client: Redis) -> tuple[JobStore, ShardStore]:
-        seconds, attempts = settings.lease_seconds, settings.max_attempts
-        jobs = JobStore(client, lease_seconds=seconds, max_attempts=attempts, requests=stores.requests)
-        return jobs, ShardStore(client, seconds, attempts)
-
-    jobs, shards = job_stores(client)
-    own = {"store": jobs, "shards": shards, "kernel": kernel}
-
-    @app.task(name=RUN_JOB, Request=JobRequest, **own)  # type: ignore[untyped-decorator]
-    def run_job(job_id: str) -> None:
-        client = connect(settings.redis_url.get_secret_value(), patient=True)
-        store, shards = job_stores(client)
-        queue = JobQueue(settings.redis_url.get_secret_value())
-        with client:
-            if fault := storage_fault(client, settings, stores):
-                _logger.error("job %s is left to others: %s", job_id, fault)
-                stopping.wait(_SECONDS_TO_KEEP_MESSAGE)
-                queue.call(job_id)
-                return
-            check = CheckpointCheck(models, VerdictStore(client, lambda: [result_version()]))
-            inputs = Inputs(models, stores.artifacts, check)
-            JobRunner(
-                store,
-                shards,
-                queue,
-                stores=stores,
-                inputs=inputs,
-                hardware=hardware,
-                settings=settings,
-                stopping=stopping.is_set,
-            ).run(job_id)
-
-
-def storage_fault(client: Redis, settings: WorkerSettings, stores: Stores) -> str | None:
-    """Return why results would be lost, if they would: the directory is gone, or belongs to another Redis.
-
-    Raises:
-        RedisError: If Redis cannot be asked.
-    """
-    if not settings.results_dir.is_dir():
-        return "The results directory is gone."
-    try:
-        return StorageIdentity(client, stores.results, stores.checkpoints).difference()
-    except StorageUnavailableError as error:
-        return f"{error.strerror}."
-    except OSError as error:
-        return f"The results directory cannot be read: {error.strerror}."
+    task = JobTask(
+        settings=settings,
+        hardware=hardware,
+        stores=open_stores(settings.results_dir, settings.storage_url),
+        models=ModelsDirectory(settings.models_dir),
+        stopping=stopping,
+    )
+    jobs, shards = task.job_stores(connect(settings.redis_url.get_secret_value()))
+    app.task(task.run, name=RUN_JOB, Request=JobRequest, store=jobs, shards=shards, kernel=kernel)
 
 
 def _keep_logging_as_configured() -> None:

@@ -5,41 +5,44 @@ import errno
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from multiprocessing.synchronize import Event
 from typing import TypeVar
 
 from pydantic import ValidationError
+from redis import Redis
 from redis.exceptions import ConnectionError as RedisAwayError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from hessian_spectrum.api_schemas.checkpoints import CheckpointError, CheckpointVerdict
 from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest, JobRequest
-from hessian_spectrum.api_schemas.models import CausalLm, Gpt2
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.api_schemas.spectrum_results import StoredArrays
-from hessian_spectrum.checkpoints.causal_lm import causal_lm_fields
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.curvature.iteration import Progress
 from hessian_spectrum.curvature.operators.products import Fallback
-from hessian_spectrum.jobs.fingerprints import result_version
+from hessian_spectrum.jobs.connection import connect
+from hessian_spectrum.jobs.fingerprints import numerics_fingerprint, result_version
 from hessian_spectrum.jobs.plans import memory_error, plan_for_worker, plan_job
 from hessian_spectrum.jobs.queue import JobQueue
 from hessian_spectrum.jobs.record import Lease, LeaseLostError
 from hessian_spectrum.jobs.settings import WorkerSettings
 from hessian_spectrum.jobs.shards import Claim, ShardPoisonedError, ShardStore
+from hessian_spectrum.jobs.storage_identity import StorageIdentity
 from hessian_spectrum.jobs.store import JobStore, UnknownJobError
+from hessian_spectrum.jobs.worker_registry import VerdictStore
 from hessian_spectrum.planning.job_plan import JobPlan
 from hessian_spectrum.serialization.result_arrays import result_arrays
 from hessian_spectrum.storage.blob_store import StorageUnavailableError
 from hessian_spectrum.storage.stores import Stores
-from hessian_spectrum.telemetry.logging import log_fields
-from hessian_spectrum.worker.builders import Inputs
-from hessian_spectrum.worker.checkpoints import CHANGED
+from hessian_spectrum.telemetry.logging import LOG_FIELDS
+from hessian_spectrum.worker.builders import Inputs, checked_request
+from hessian_spectrum.worker.checkpoint_check import CheckpointCheck
 from hessian_spectrum.worker.experiments.hessian_vs_ggn import run_hessian_vs_ggn_job
 from hessian_spectrum.worker.experiments.results import JobOutput
-from hessian_spectrum.worker.experiments.spectrum import run_experiment, run_spectrum_job
+from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job
+from hessian_spectrum.worker.experiments.spectrum_list import run_experiment
 from hessian_spectrum.worker.failures import (
     REQUEST_OUTDATED,
     FailureKind,
@@ -49,59 +52,26 @@ from hessian_spectrum.worker.failures import (
     job_failure,
     too_large,
 )
-from hessian_spectrum.worker.hardware import Hardware, MemoryGuard, own_name
+from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer
-from hessian_spectrum.worker.runtime.eta import RemainingTime
-from hessian_spectrum.worker.runtime.lease import LeaseRenewer
+from hessian_spectrum.worker.runtime.supervision import LeaseRenewer, MemoryGuard, RemainingTime
 from hessian_spectrum.worker.sharding import (
     Deployment,
     NoShardsLeftError,
     ShardCoordinator,
     ShardLostError,
     ShardWorker,
+    own_name,
 )
 
 _T = TypeVar("_T")
 
 _SECONDS_BETWEEN_TRIES = 1.0
 
+_SECONDS_TO_KEEP_MESSAGE = 5.0
+"""Seconds that a worker which cannot run jobs keeps a message, so that it does not take all messages from others."""
+
 _logger = logging.getLogger(__name__)
-
-
-def checked_request(
-    request: AnyJobRequest, inputs: Inputs, *, memory_bytes: int | None, look: Callable[[], object]
-) -> tuple[AnyJobRequest, Inputs]:
-    """Return the request with what transformers makes of its checkpoints, and how products are to be computed.
-
-    Args:
-        request: The request of the job.
-        inputs: Where checkpoints are found, and what tries them.
-        memory_bytes: Memory that the trial of a checkpoint may take.
-        look: Called several times a second while a checkpoint is tried; what it raises ends the trial.
-
-    Raises:
-        CheckpointError: If a checkpoint is refused.
-    """
-    if isinstance(request, ExperimentRequest):
-        for point in request.points:
-            _, inputs = checked_request(point, inputs, memory_bytes=memory_bytes, look=look)
-        return request, inputs
-    fallbacks: list[Fallback] = []
-    models = [request.model] if isinstance(request, SpectrumRequest) else request.models
-    for model in models if inputs.check is not None else ():
-        if not isinstance(model, Gpt2 | CausalLm) or model.checkpoint is None or model.checkpoint_sha256 is None:
-            continue
-        assert inputs.check is not None
-        verdict = inputs.check.checked(
-            model.checkpoint, model.checkpoint_sha256, model.kind, memory_bytes=memory_bytes, look=look
-        )
-        if verdict.state == "refused":
-            raise CheckpointError(verdict.reason or "a worker could not load it")
-        if verdict.fallback_method is not None:
-            fallbacks.append(Fallback(verdict.fallback_method, verdict.fallback_reason or ""))
-        if isinstance(model, CausalLm) and isinstance(request, SpectrumRequest):
-            request = request.model_copy(update={"model": _as_found(model, verdict, inputs.models)})
-    return request, replace(inputs, fallback=fallbacks[0]) if fallbacks else inputs
 
 
 def after_crash(inputs: Inputs, crashed_by: str | None) -> Inputs:
@@ -112,20 +82,23 @@ def after_crash(inputs: Inputs, crashed_by: str | None) -> Inputs:
     return replace(inputs, fallback=Fallback("forward-over-reverse", reason))
 
 
-def fingerprint_with(hardware: Hardware, fallback: Fallback | None) -> str:
-    """Return what two runs must share to round alike, with the way in which products are computed."""
-    return hardware.numerics_fingerprint(None if fallback is None else fallback.method)
+def fingerprint_of(hardware: Hardware, fallback: Fallback | None = None) -> str:
+    """Return what two runs must share to round alike, with how products are computed if they are not recorded."""
+    return numerics_fingerprint(
+        device=str(hardware.device),
+        processor=hardware.processor,
+        num_threads=hardware.num_threads,
+        memory_bytes=hardware.memory_bytes,
+        product_method=None if fallback is None else fallback.method,
+    )
 
 
-def _as_found(model: CausalLm, verdict: CheckpointVerdict, models: ModelsDirectory) -> CausalLm:
-    """Return the model with the sizes that transformers found, which config.json alone may not have given."""
-    if verdict.sizes is None:
-        return model
-    checkpoint = models.open(model.checkpoint)
-    found = causal_lm_fields(checkpoint, verdict.sizes)
-    if found.checkpoint_sha256 != model.checkpoint_sha256:
-        raise CheckpointError(CHANGED)
-    return model.model_copy(update=found.model_dump())
+def hardware_at_present(hardware: Hardware) -> Hardware:
+    """Return the hardware with what of its memory is free now.
+
+    On a CPU memory stays what it was when the worker began, so that the same job is always split alike.
+    """
+    return hardware.at_present() if hardware.device.type == "cuda" else hardware
 
 
 def parse_request(text: str) -> AnyJobRequest:
@@ -173,9 +146,12 @@ class ShardRunner:
             return
         if claim.num_free:
             self._deployment.call(job_id)
-        with log_fields(job_id=job_id):
+        outer_fields = LOG_FIELDS.set({"job_id": job_id})
+        try:
             _logger.info("shard claimed", extra={"event": "helping"})
             self._attempt(lease, claim)
+        finally:
+            LOG_FIELDS.reset(outer_fields)
 
     def _attempt(self, lease: Lease, claim: Claim) -> None:
         job_id, limit = lease.job_id, self._hardware.memory_limit_bytes
@@ -206,7 +182,7 @@ class ShardRunner:
             self._deployment,
             lease,
             claim,
-            fingerprint=hardware.numerics_fingerprint(),
+            fingerprint=fingerprint_of(hardware),
             has_other_work=self._store.has_queued,
         )
         with LeaseRenewer(worker, lease, stopping=self._stopping) as renewer:
@@ -220,7 +196,7 @@ class ShardRunner:
                 look=lambda: renewer.report("preparing", 0, 0),
             )
             assert isinstance(checked, SpectrumRequest)
-            hardware = hardware.at_present()
+            hardware = hardware_at_present(hardware)
             stored = self._store.plan(lease.job_id) if checked is request or checked == request else None
             plan = plan_for_worker(checked, hardware.memory_bytes, stored).whole
             run_spectrum_job(checked, hardware, renewer.report, inputs=inputs, job=job, sharding=worker, plan=plan)
@@ -254,22 +230,29 @@ class JobRunner:
         """Run the job, or help the worker that has it with its shards; nothing happens if it ended."""
         lease = self._store.claim(job_id, own_name())
         if lease is None:
-            deployment = self._deployment(self._hardware.numerics_fingerprint())
+            deployment = self._deployment(fingerprint_of(self._hardware))
             helper = ShardRunner(
                 self._store, deployment, inputs=self._inputs, hardware=self._hardware, stopping=self._stopping
             )
             helper.run(job_id)
             return
         request_id = self._store.request_id(job_id)
-        with log_fields(**({"request_id": request_id} if request_id else {}), job_id=job_id, attempt=lease.attempt):
+        fields = {"request_id": request_id} if request_id else {}
+        outer_fields = LOG_FIELDS.set({**fields, "job_id": job_id, "attempt": lease.attempt})
+        try:
             _logger.info("job claimed", extra={"event": "claimed"})
-            try:
-                with MemoryGuard(self._hardware.memory_limit_bytes, lambda problem: self._store.fail(lease, problem)):
-                    state = self._attempt(lease)
-            except LeaseLostError:
-                _logger.warning("job %s was taken away; its work is dropped", job_id)
-                state = "lost"
+            state = self._guarded_attempt(lease)
             _logger.info("attempt ended: %s", state, extra={"event": "ended", "state": state})
+        finally:
+            LOG_FIELDS.reset(outer_fields)
+
+    def _guarded_attempt(self, lease: Lease) -> str:
+        try:
+            with MemoryGuard(self._hardware.memory_limit_bytes, lambda problem: self._store.fail(lease, problem)):
+                return self._attempt(lease)
+        except LeaseLostError:
+            _logger.warning("job %s was taken away; its work is dropped", lease.job_id)
+            return "lost"
 
     def _attempt(self, lease: Lease) -> str:
         """Attempt the job; return its state afterwards, or `lost`."""
@@ -317,14 +300,14 @@ class JobRunner:
                 look=lambda: renewer.report("preparing", 0, 0),
             )
             inputs = after_crash(inputs, lease.crashed_by)
-            fingerprint = fingerprint_with(hardware, inputs.fallback)
+            fingerprint = fingerprint_of(hardware, inputs.fallback)
             saved = self._checkpoints.of_attempt(lease.job_id, lease.attempt)
             seconds = self._settings.checkpoint_seconds
             job = JobCheckpointer.restored(saved, seconds, device=hardware.device, fingerprint=fingerprint)
             coordinator = ShardCoordinator(self._deployment(fingerprint), lease, job)
             renewer.on_renewal = coordinator.refresh
             try:
-                hardware = hardware.at_present()
+                hardware = hardware_at_present(hardware)
                 if (checked is not request and checked != request) or hardware.memory_bytes != plan.memory_bytes:
                     plan = plan_job(checked, hardware.memory_bytes)
                 output = self._output(
@@ -402,3 +385,68 @@ class JobRunner:
             stored = StoredArrays(sha256=draft.sha256, num_bytes=draft.num_bytes, shapes=shapes)
             report(total)
             return self._results.write(result.model_copy(update={"arrays": stored}).model_dump_json().encode(), draft)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobTask:
+    """The task of a pool's processes, each of which connects to Redis for one job after the other.
+
+    Attributes:
+        settings: Settings of the worker.
+        hardware: Device, threads and memory of one job.
+        stores: Results, checkpoints and uploaded files.
+        models: Directory of model checkpoints.
+        stopping: Set when the worker is told to stop.
+    """
+
+    settings: WorkerSettings
+    hardware: Hardware
+    stores: Stores
+    models: ModelsDirectory
+    stopping: Event
+
+    def job_stores(self, client: Redis) -> tuple[JobStore, ShardStore]:
+        """Return the stores of jobs and of shards behind this connection."""
+        seconds, attempts = self.settings.lease_seconds, self.settings.max_attempts
+        jobs = JobStore(client, lease_seconds=seconds, max_attempts=attempts, requests=self.stores.requests)
+        return jobs, ShardStore(client=client, lease_seconds=seconds, max_losses=attempts)
+
+    def run(self, job_id: str) -> None:
+        """Run a job, or leave it to other workers where its result would be lost."""
+        redis_url = self.settings.redis_url.get_secret_value()
+        client = connect(redis_url, patient=True)
+        store, shards = self.job_stores(client)
+        queue = JobQueue(redis_url)
+        with client:
+            if fault := storage_fault(client, self.settings, self.stores):
+                _logger.error("job %s is left to others: %s", job_id, fault)
+                self.stopping.wait(_SECONDS_TO_KEEP_MESSAGE)
+                queue.call(job_id)
+                return
+            check = CheckpointCheck(self.models, VerdictStore(client, lambda: [result_version()]))
+            JobRunner(
+                store,
+                shards,
+                queue,
+                stores=self.stores,
+                inputs=Inputs(self.models, self.stores.artifacts, check),
+                hardware=self.hardware,
+                settings=self.settings,
+                stopping=self.stopping.is_set,
+            ).run(job_id)
+
+
+def storage_fault(client: Redis, settings: WorkerSettings, stores: Stores) -> str | None:
+    """Return why results would be lost, if they would: the directory is gone, or belongs to another Redis.
+
+    Raises:
+        RedisError: If Redis cannot be asked.
+    """
+    if not settings.results_dir.is_dir():
+        return "The results directory is gone."
+    try:
+        return StorageIdentity(client, stores.results, stores.checkpoints).difference()
+    except StorageUnavailableError as error:
+        return f"{error.strerror}."
+    except OSError as error:
+        return f"The results directory cannot be read: {error.strerror}."

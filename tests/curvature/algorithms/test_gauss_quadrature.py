@@ -11,16 +11,16 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hessian_spectrum.curvature.algorithms.lanczos import advance, start, tridiagonal
-from hessian_spectrum.curvature.algorithms.ritz import Tridiagonal, extreme_ritz_values, gauss_quadrature
-from hessian_spectrum.curvature.linear_algebra import DenseOperator, sphere_probe
+from hessian_spectrum.curvature.linear_algebra import DenseOperator, Tridiagonal, gauss_quadrature, sphere_probe
 from hessian_spectrum.quadrature.errors import NonFiniteError
+from hessian_spectrum.quadrature.estimates import extreme_ritz_values
 from hessian_spectrum.quadrature.results import Quadrature, Reorthogonalisation, RitzValue
 
 F64 = torch.float64
 EPS = float(np.finfo(np.float64).eps)
 
 
-def tridiagonalise(A: Tensor, probe: Tensor, num_steps: int, mode: Reorthogonalisation = "full") -> Tridiagonal:
+def tridiagonalise(A: Tensor, probe: Tensor, num_steps: int, *, mode: Reorthogonalisation = "full") -> Tridiagonal:
     operator = DenseOperator(A)
     state = start(operator, [probe], num_probes=1, num_steps=num_steps, reorthogonalisation=mode)
     while not state.finished:
@@ -94,7 +94,7 @@ def test_an_eigenvalue_lies_within_each_residual(num_steps: int, mode: Reorthogo
     A = (A + A.T) / 2
     eigenvalues = refined_eigenvalues(A)
     probes = torch.randn(3, 200, generator=generator, dtype=F64)
-    runs = [tridiagonalise(A, probe, num_steps, mode) for probe in probes]
+    runs = [tridiagonalise(A, probe, num_steps, mode=mode) for probe in probes]
     smallest, largest = extremes(runs, mode)
     for ritz in (smallest, largest):
         assert float((eigenvalues - ritz.value).abs().min()) <= ritz.residual
@@ -160,7 +160,7 @@ class DiagonalOperator(DenseOperator):
         return self._matrix.unsqueeze(1) * matrix
 
 
-@pytest.mark.parametrize(("num_seeds", "most_missed"), [(30, 3), pytest.param(300, 8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("num_seeds", "most_missed"), [(30, 3), pytest.param(300, 8, marks=pytest.mark.long)])
 @pytest.mark.parametrize("mode", ["none", "full"])
 @pytest.mark.parametrize("name", SPECTRA)
 def test_the_ends_of_the_spectrum_lie_in_their_intervals(

@@ -1,19 +1,30 @@
-"""Renewal of a job's lease while it is computed, with its progress; a cancelled job is ended."""
+"""What watches over a job while it is computed: renewal of its lease, estimate of its remaining time, memory limit."""
 
 import contextvars
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+import torch
 from redis.exceptions import RedisError
 
-from hessian_spectrum.api_schemas.jobs import JobState, Progress
+from hessian_spectrum.api_schemas.jobs import JobState
+from hessian_spectrum.api_schemas.jobs import Progress as JobProgress
 from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
+from hessian_spectrum.curvature.calibration import eigenvalue_seconds, vector_rate
+from hessian_spectrum.curvature.iteration import Progress
+from hessian_spectrum.jobs.plans import gibibytes
 from hessian_spectrum.jobs.record import Lease, LeaseLostError
+from hessian_spectrum.planning.job_plan import ComputationPlan
+from hessian_spectrum.planning.work import Rates, Work, dense_seconds, moving_seconds
 from hessian_spectrum.worker.failures import JobCancelledError, JobFailure, WorkerStoppingError, out_of_time
 
 SECONDS_BETWEEN_RENEWALS = 0.5
@@ -24,6 +35,9 @@ SECONDS_TO_RELEASE = 0.5
 
 _SECONDS_BETWEEN_CHECKS = 0.01
 
+LEAST_MOVED_BYTES = 10**9  # less takes no time that is worth a measurement
+LEAST_ORDER = 200  # order of a dense eigenvalue problem, likewise
+
 _UNITS = {
     "training": "steps",
     "measurements": "measurements",
@@ -33,13 +47,20 @@ _UNITS = {
     "storing": "bytes",
 }
 
+SECONDS_BETWEEN_MEMORY_CHECKS = 0.1
+SECONDS_TO_REPORT = 5.0
+"""Seconds that are allowed for writing the failure, during which memory may still grow."""
+
+_STATUS = Path("/proc/self/status")
+_PRIVATE = re.compile(r"^(?:RssAnon|VmSwap):\s+(\d+) kB$", re.MULTILINE)
+
 _logger = logging.getLogger(__name__)
 
 
 class LeaseStore(Protocol):
     """The store of leases: a `JobStore`, or the shards of one job."""
 
-    def renew(self, lease: Lease, progress: Progress | None, num_products: int = 0) -> JobState:
+    def renew(self, lease: Lease, progress: JobProgress | None, num_products: int = 0) -> JobState:
         """Renew the lease, pass on progress and the products since the last renewal, and return the state of the job.
 
         Raises:
@@ -79,7 +100,7 @@ class LeaseRenewer:
         self._started = self._asked = time.monotonic()
         self._stopping = stopping
         self._lease = lease
-        self._progress: Progress | None = Progress(phase="preparing", done=0, total=0, unit="")
+        self._progress: JobProgress | None = JobProgress(phase="preparing", done=0, total=0, unit="")
         self._estimated_seconds: float | None = None
         self._last_done: int | None = None  # products of the spectrum under way; None: none yet
         self._num_products = self._num_reported = 0
@@ -118,7 +139,7 @@ class LeaseRenewer:
             WorkerStoppingError: If the worker was told to stop.
         """
         self._count(phase, done)
-        self._progress = Progress(
+        self._progress = JobProgress(
             phase=phase,
             done=done,
             total=total,
@@ -207,3 +228,150 @@ class LeaseRenewer:
         fields = {"event": "ended", "state": state}
         _logger.warning("job %s did not notice that it is to end: its process ends", self._lease.job_id, extra=fields)
         os._exit(os.EX_TEMPFAIL)
+
+
+class RemainingTime:
+    """Passes progress on, and estimates the duration of the whole job from the second report of products on.
+
+    Args:
+        request: Request of the job.
+        plan: Planned cost of the job.
+        device: Device on which the job runs.
+        report: Called with the progress that this object receives.
+        expect: Called with the seconds from the beginning of the job to its end, again whenever twice as much is done.
+        clock: Returns a time in seconds.
+    """
+
+    def __init__(
+        self,
+        request: SpectrumRequest,
+        plan: ComputationPlan,
+        device: torch.device,
+        *,
+        report: Progress,
+        expect: Callable[[float], None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._work, self._device = plan.work, device
+        self._itemsize = 8 if request.vector_precision == "float64" else 4
+        self._report, self._expect, self._clock = report, expect, clock
+        has_fixed_products = request.method.method_kind.has_fixed_products
+        self._is_fixed = has_fixed_products is None or has_fixed_products(request.method)
+        self._started = clock()
+        self._first: tuple[float, int] | None = None  # when products were first reported, and how many
+        self._next = 0  # products at which to look again
+        self._rates: Rates | None = None
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """Take note of the progress, and pass it on."""
+        if phase == "products" and self._is_fixed and 0 < done < total and done >= self._next:
+            self._look(done, total)
+        self._report(phase, done, total)
+
+    def _look(self, done: int, total: int) -> None:
+        now = self._clock()
+        if self._first is None:  # recording included, which says nothing of what follows
+            self._first, self._next = (now, done), done + 1
+            self._measure()
+            return
+        rates = self._measure()
+        seconds_per_product = (now - self._first[0]) / (done - self._first[1])
+        left = 1 - done / total
+        moving = left * moving_seconds(self._work, rates, self._itemsize)
+        dense = dense_seconds(self._work, rates)
+        self._expect(now - self._started + (total - done) * seconds_per_product + moving + dense)
+        self._next = 2 * done
+
+    def _measure(self) -> Rates:
+        """Return the best rates measured so far, since disturbances only slow a measurement of milliseconds."""
+        new, old = _rates(self._work, self._device, self._itemsize), self._rates
+        if old is not None:
+            new = replace(
+                new,
+                bytes_per_second=max(new.bytes_per_second, old.bytes_per_second),
+                eigenvalue_seconds=min(new.eigenvalue_seconds, old.eigenvalue_seconds),
+            )
+        self._rates = new
+        return new
+
+
+def _rates(work: Work, device: torch.device, itemsize: int) -> Rates:
+    """Measure the rates that matter for this work."""
+    moves = work.moved_numbers * itemsize > LEAST_MOVED_BYTES
+    return Rates(
+        recording_seconds=0.0,
+        seconds_per_product=0.0,
+        bytes_per_second=vector_rate(device) if moves else float("inf"),
+        eigenvalue_seconds=eigenvalue_seconds() if work.dense_order > LEAST_ORDER else 0.0,
+    )
+
+
+class MemoryGuard:
+    """A thread that ends this process when it has grown by more than a limit since the guard was entered.
+
+    What counts is private memory, resident or swapped out: pages of libraries and of mapped files do not. A computation
+    is not asked to stop first, as what it took would come back to the machine only in part.
+
+    Args:
+        limit_bytes: None: without limit.
+        fail: Told the problem before the process ends.
+    """
+
+    def __init__(self, limit_bytes: int | None, fail: Callable[[Problem], object]) -> None:
+        self._limit, self._fail = limit_bytes, fail
+        self._before = 0
+        self._closed = threading.Event()
+        context = contextvars.copy_context()  # so that the thread's lines name the job, too
+        self._thread = threading.Thread(target=context.run, args=(self._watch,), name="memory-guard", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._limit is not None:
+            self._before = private_bytes()
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        if self._limit is not None:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(SECONDS_BETWEEN_MEMORY_CHECKS):
+            taken = private_bytes() - self._before
+            if self._limit is not None and taken > self._limit:
+                self._end(taken, self._limit)
+
+    def _end(self, taken: int, limit: int) -> None:
+        threading.Thread(target=self._end_later, name="memory-guard-end", daemon=True).start()
+        try:
+            self._fail(memory_limit_exceeded(taken, limit))
+        except Exception:  # the process ends whatever happens here
+            _logger.exception("the end of a job could not be written")
+        fields = {"event": "ended", "state": "failed"}
+        _logger.warning("the job took %s: its process ends", gibibytes(taken), extra=fields)
+        os._exit(os.EX_TEMPFAIL)
+
+    def _end_later(self) -> None:
+        threading.Event().wait(SECONDS_TO_REPORT)
+        os._exit(os.EX_TEMPFAIL)
+
+
+def memory_limit_exceeded(taken: int, limit: int) -> Problem:
+    """Return the problem of a job that took more memory than its limit."""
+    return Problem(
+        type="/problems/memory-limit",
+        title="The job outgrew its memory",
+        status=507,
+        detail=f"It had taken {gibibytes(taken)} when it was ended; the limit of one job on this worker is "
+        f"{gibibytes(limit)}.",
+    )
+
+
+def private_bytes() -> int:
+    """Return the bytes of memory that belong to this process alone; 0 where the system does not tell."""
+    try:
+        return sum(1024 * int(kibibytes) for kibibytes in _PRIVATE.findall(_STATUS.read_text()))
+    except OSError:
+        return 0

@@ -7,8 +7,8 @@ import torch
 
 from hessian_spectrum.api_schemas.spectrum import SpectrumRequest
 from hessian_spectrum.jobs.plans import estimate
-from hessian_spectrum.worker.runtime import eta
-from hessian_spectrum.worker.runtime.eta import RemainingTime
+from hessian_spectrum.worker.runtime import supervision
+from hessian_spectrum.worker.runtime.supervision import RemainingTime
 
 REQUEST: dict[str, Any] = {
     "kind": "spectrum",
@@ -63,7 +63,7 @@ def test_a_disturbed_measurement_is_forgotten(monkeypatch: pytest.MonkeyPatch) -
         REQUEST | {"model": {"kind": "mlp", "widths": [4, 50, 2]}, "method": {"kind": "exact"}}
     )
     measured = iter([8.0, 9.0, 1.0])
-    monkeypatch.setattr(eta, "eigenvalue_seconds", lambda: next(measured))
+    monkeypatch.setattr(supervision, "eigenvalue_seconds", lambda: next(measured))
     clock, expected = Clock(), list[float]()
     plan = estimate(request)
     progress = RemainingTime(

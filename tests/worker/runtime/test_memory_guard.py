@@ -14,11 +14,11 @@ from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.worker import hardware
 from hessian_spectrum.worker.hardware import (
     KernelWatch,
-    MemoryGuard,
     be_killed_first,
     num_oom_kills,
-    private_bytes,
 )
+from hessian_spectrum.worker.runtime import supervision
+from hessian_spectrum.worker.runtime.supervision import MemoryGuard, private_bytes
 
 MIB = 2**20
 
@@ -82,7 +82,7 @@ def test_pages_of_files_do_not_count(store: JobStore, tmp_path: Path) -> None:
 
 
 def test_the_process_ends_even_if_nobody_can_be_told(monkeypatch: pytest.MonkeyPatch, store: JobStore) -> None:
-    monkeypatch.setattr(hardware, "SECONDS_TO_REPORT", 0.2)
+    monkeypatch.setattr(supervision, "SECONDS_TO_REPORT", 0.2)
     monkeypatch.setattr(store, "fail", lambda *_: time.sleep(60))
     assert run_guarded(store, 50 * MIB, lambda: grow(1500 * MIB))[1] == os.EX_TEMPFAIL
 

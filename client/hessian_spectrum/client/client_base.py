@@ -1,0 +1,116 @@
+"""What the synchronous and the asynchronous client share: their arguments, and methods made from endpoints."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from types import MethodType
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar, get_args, overload
+
+import httpx
+
+from hessian_spectrum.client import endpoints
+from hessian_spectrum.client.requests import DEFAULT_URL, ApiRequest, connection
+from hessian_spectrum.client.retries import OutageRetry
+
+HttpClient = TypeVar("HttpClient", httpx.Client, httpx.AsyncClient)
+T = TypeVar("T")
+P = ParamSpec("P")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Endpoint(Generic[P, T]):
+    """Method of a client that sends the request of an endpoint and returns its answer; `AsyncSpectrumClient` awaits it.
+
+    Args:
+        request: Returns the request for given arguments; the method takes the same ones.
+    """
+
+    def __init__(self, request: Callable[P, ApiRequest[T]]) -> None:
+        def send(client: "ClientBase[Any]", /, *arguments: P.args, **options: P.kwargs) -> Any:
+            return client._run(request(*arguments, **options))
+
+        async def send_async(client: "ClientBase[Any]", /, *arguments: P.args, **options: P.kwargs) -> Any:
+            return await client._run(request(*arguments, **options))
+
+        self._send, self._send_async = _documented(send, request), _documented(send_async, request)
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Callable[..., Any]: ...
+
+    @overload
+    def __get__(self, client: "ClientBase[httpx.Client]", owner: type) -> Callable[P, T]: ...
+
+    @overload
+    def __get__(self, client: "ClientBase[httpx.AsyncClient]", owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+
+    def __get__(self, client: Any, owner: Any) -> Any:
+        """Return the method, bound to a client unless it is accessed on the class."""
+        method = self._send_async if owner.is_asynchronous else self._send
+        return method if client is None else MethodType(method, client)
+
+
+def _documented(method: Function, request: Callable[..., ApiRequest[Any]]) -> Function:
+    """Give a method the name, the documentation and the signature of the function that makes its request."""
+    signature = inspect.signature(request)
+    (answer,) = get_args(signature.return_annotation)
+    client = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = [client, *signature.parameters.values()]
+    method.__name__, method.__doc__ = request.__name__, request.__doc__
+    method.__signature__ = signature.replace(parameters=parameters, return_annotation=answer)  # type: ignore[attr-defined]
+    return method
+
+
+class ClientBase(ABC, Generic[HttpClient]):
+    """Arguments and connections of a client, and its methods that send a single request.
+
+    Args:
+        base_url: Address of the server.
+        api_key: API key, for a server that requires one.
+        patience_seconds: Longest time for which a call is repeated while the server is busy.
+        outage_seconds: Longest outage for which `wait`, `events` and `run` continue, for example while the server
+            restarts; a warning is logged when an outage begins.
+    """
+
+    is_asynchronous: ClassVar[bool] = False
+    """Whether methods are awaited."""
+
+    closed_form = Endpoint(endpoints.closed_form)
+    closed_form_file = Endpoint(endpoints.closed_form_file)
+    random_matrix = Endpoint(endpoints.random_matrix)
+    random_matrix_file = Endpoint(endpoints.random_matrix_file)
+    estimate = Endpoint(endpoints.estimate)
+    submit = Endpoint(endpoints.submit)
+    job = Endpoint(endpoints.job)
+    result = Endpoint(endpoints.result)
+    result_file = Endpoint(endpoints.result_file)
+    cancel = Endpoint(endpoints.cancel)
+    delete = Endpoint(endpoints.delete)
+    artifact = Endpoint(endpoints.artifact)
+    delete_artifact = Endpoint(endpoints.delete_artifact)
+    models = Endpoint(endpoints.models)
+    ready = Endpoint(endpoints.ready)
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        *,
+        patience_seconds: float = 60.0,
+        outage_seconds: float = 600.0,
+    ) -> None:
+        self.patience_seconds = patience_seconds
+        self.outage_seconds = outage_seconds
+        self._has_answered = False
+        self._http: HttpClient = self._connect(**connection(base_url, api_key))
+
+    @staticmethod
+    @abstractmethod
+    def _connect(**options: Any) -> HttpClient:
+        """Return the client of httpx with these options."""
+
+    @abstractmethod
+    def _run(self, request: ApiRequest[Any], deadline: float = float("inf")) -> Any:
+        """Return the answer of the server; while it is busy, the request is repeated until the deadline."""
+
+    def _retry(self, job_id: str, deadline: float = float("inf")) -> OutageRetry:
+        return OutageRetry(job_id, self.outage_seconds, is_known=self._has_answered, deadline=deadline)

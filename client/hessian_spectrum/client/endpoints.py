@@ -1,0 +1,228 @@
+"""The endpoints of the server: a function for each returns the request that the clients send.
+
+The documentation of a function is that of the method of the same name that both clients have.
+"""
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, TypeAdapter
+
+from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, ArtifactPage, TokenArtifact
+from hessian_spectrum.api_schemas.checkpoints import LoadableModel, ModelList
+from hessian_spectrum.api_schemas.closed_form import ClosedFormSpectrum
+from hessian_spectrum.api_schemas.health import Readiness
+from hessian_spectrum.api_schemas.jobs import AnyJobResult, CostEstimate, Job, JobPage, JobResult, JobState
+from hessian_spectrum.api_schemas.message import Array
+from hessian_spectrum.api_schemas.random_matrix import IndexCurveAnswer, LawAnswer, RandomMatrixAnswer
+from hessian_spectrum.client.requests import ApiRequest, Body, Chunks, PictureStyle, ResultFormat, Smoothing
+
+T = TypeVar("T")
+
+_HEAVY_SECONDS = 120.0  # the server's limit for one answer that keeps a core busy
+_UPLOAD_SECONDS = 120.0
+_HASH_SECONDS = 600.0  # to hash checkpoints that are new to the server
+
+_NPZ = "application/x-npz"
+_MEDIA_TYPES: dict[ResultFormat, str] = {
+    "json": "application/json",
+    "npz": _NPZ,
+    "png": "image/png",
+    "svg": "image/svg+xml",
+    "pdf": "application/pdf",
+}
+
+_RANDOM_MATRIX: TypeAdapter[LawAnswer | IndexCurveAnswer] = TypeAdapter(RandomMatrixAnswer)
+_RESULT: TypeAdapter[AnyJobResult] = TypeAdapter(JobResult)
+_ARTIFACT: TypeAdapter[AnyArtifact] = TypeAdapter(AnyArtifact)
+
+
+def closed_form(request: Body | bytes) -> ApiRequest[ClosedFormSpectrum]:
+    """Compute the complete Hessian spectrum of a network that has a formula.
+
+    A request with numpy arrays, or one that is an npz archive of its fields, is sent as npz.
+
+    Args:
+        request: Model of the request, a dictionary of its fields, or an npz archive.
+
+    Returns:
+        The spectrum.
+    """
+    return _closed_form(request, "json", ClosedFormSpectrum.model_validate_json)
+
+
+def closed_form_file(request: Body | bytes, name: ResultFormat, style: PictureStyle | None = None) -> ApiRequest[bytes]:
+    """Return the spectrum as JSON, npz (which holds more eigenvectors) or a picture (PNG, SVG or PDF)."""
+    return _closed_form(request, name, bytes, style=style)
+
+
+def _closed_form(
+    request: Body | bytes, name: ResultFormat, read: Callable[[bytes], T], *, style: PictureStyle | None = None
+) -> ApiRequest[T]:
+    headers = {"Accept": _MEDIA_TYPES[name]}
+    if isinstance(request, bytes) or _holds_arrays(request):
+        request = request if isinstance(request, bytes) else _archive(request)
+        headers["Content-Type"] = _NPZ
+    return ApiRequest(
+        "POST", "/v1/closed-form", read, body=request, query=style or {}, headers=headers, wait_seconds=_HEAVY_SECONDS
+    )
+
+
+def random_matrix(request: Body) -> ApiRequest[LawAnswer | IndexCurveAnswer]:
+    """Compute a random-matrix law, or its index as a function of the energy."""
+    return _random_matrix(request, "json", _RANDOM_MATRIX.validate_json)
+
+
+def random_matrix_file(request: Body, name: ResultFormat, style: PictureStyle | None = None) -> ApiRequest[bytes]:
+    """Return the random-matrix law as JSON, npz or a picture (PNG, SVG or PDF)."""
+    return _random_matrix(request, name, bytes, style=style)
+
+
+def _random_matrix(
+    request: Body, name: ResultFormat, read: Callable[[bytes], T], *, style: PictureStyle | None = None
+) -> ApiRequest[T]:
+    headers = {"Accept": _MEDIA_TYPES[name]}
+    return ApiRequest(
+        "POST", "/v1/random-matrix", read, body=request, query=style or {}, headers=headers, wait_seconds=_HEAVY_SECONDS
+    )
+
+
+def estimate(request: Body) -> ApiRequest[CostEstimate]:
+    """Predict the cost of a job; nothing is queued."""
+    return ApiRequest(
+        "POST", "/v1/estimates", CostEstimate.model_validate_json, body=request, wait_seconds=_HEAVY_SECONDS
+    )
+
+
+def submit(
+    request: Body, *, wait_seconds: int = 0, idempotency_key: str | None = None, fresh: bool = False
+) -> ApiRequest[Job]:
+    """Submit a job.
+
+    Args:
+        request: Model of the request or a dictionary of its fields.
+        wait_seconds: Time, at most 60 s, to wait for the end of the job before the call returns.
+        idempotency_key: Key under which the same request, sent again within a day, returns the same job.
+        fresh: Whether to compute even if an equal request has a stored result.
+
+    Returns:
+        The job's record.
+    """
+    headers = {"Prefer": f"wait={wait_seconds}"} if wait_seconds else {}
+    if idempotency_key is not None:
+        headers["Idempotency-Key"] = idempotency_key
+    if fresh:
+        headers["Cache-Control"] = "no-cache"
+    seconds = _HEAVY_SECONDS + wait_seconds  # a large request is read before it is waited for
+    return ApiRequest("POST", "/v1/jobs", Job.model_validate_json, body=request, headers=headers, wait_seconds=seconds)
+
+
+def job(job_id: str, wait_seconds: float = 0.0) -> ApiRequest[Job]:
+    """Return the record of a job, after at most `wait_seconds` if it has not ended."""
+    query = {"wait": wait_seconds} if wait_seconds else {}
+    return ApiRequest("GET", f"/v1/jobs/{job_id}", Job.model_validate_json, query=query, wait_seconds=wait_seconds)
+
+
+def jobs(state: JobState | None, tag: str | None, page_token: str | None) -> ApiRequest[JobPage]:
+    """Return one page of jobs, newest first."""
+    filters = {"state": state, "tag": tag, "page_token": page_token}
+    query = {name: value for name, value in filters.items() if value is not None}
+    return ApiRequest("GET", "/v1/jobs", JobPage.model_validate_json, query=query)
+
+
+def result(job_id: str, smoothing: Smoothing | None = None) -> ApiRequest[AnyJobResult]:
+    """Return the result of a job that succeeded; the curves of `lanczos` can be smoothed again."""
+    seconds = _HEAVY_SECONDS if smoothing else 0.0
+    path = f"/v1/jobs/{job_id}/result"
+    return ApiRequest("GET", path, _RESULT.validate_json, query=smoothing or {}, wait_seconds=seconds)
+
+
+def result_file(
+    job_id: str, name: ResultFormat, *, smoothing: Smoothing | None = None, style: PictureStyle | None = None
+) -> ApiRequest[bytes]:
+    """Return the result as JSON, npz (the only format with eigenvectors) or a picture (PNG, SVG or PDF)."""
+    query = {**(smoothing or {}), **(style or {})}
+    return ApiRequest("GET", f"/v1/jobs/{job_id}/result.{name}", bytes, query=query, wait_seconds=_HEAVY_SECONDS)
+
+
+def cancel(job_id: str) -> ApiRequest[Job]:
+    """Cancel a job; its record shows when it has ended."""
+    return ApiRequest("POST", f"/v1/jobs/{job_id}/cancel", Job.model_validate_json)
+
+
+def delete(job_id: str) -> ApiRequest[None]:
+    """Delete a job that has ended, and its result."""
+    return ApiRequest("DELETE", f"/v1/jobs/{job_id}", lambda _: None)
+
+
+def upload_tokens(chunks: Chunks, num_bytes: int) -> ApiRequest[TokenArtifact]:
+    """Upload a file of tokens of the given size."""
+    return _upload(chunks, num_bytes, sent_as="application/octet-stream", read=TokenArtifact.model_validate_json)
+
+
+def upload_arrays(chunks: Chunks, num_bytes: int, suffix: str) -> ApiRequest[ArrayArtifact]:
+    """Upload a file of arrays of the given size; its suffix distinguishes npz from safetensors."""
+    sent_as = _NPZ if suffix == ".npz" else "application/x-safetensors"
+    return _upload(chunks, num_bytes, sent_as=sent_as, read=ArrayArtifact.model_validate_json)
+
+
+def _upload(chunks: Chunks, num_bytes: int, *, sent_as: str, read: Callable[[bytes], T]) -> ApiRequest[T]:
+    headers = {"Content-Type": sent_as, "Content-Length": str(num_bytes)}
+    return ApiRequest("POST", "/v1/artifacts", read, body=chunks, headers=headers, wait_seconds=_UPLOAD_SECONDS)
+
+
+def artifact(artifact_id: str) -> ApiRequest[AnyArtifact]:
+    """Return the description of an uploaded file."""
+    return ApiRequest("GET", f"/v1/artifacts/{artifact_id}", _ARTIFACT.validate_json)
+
+
+def artifacts(page_token: str | None) -> ApiRequest[ArtifactPage]:
+    """Return one page of uploaded files, newest first."""
+    query = {"page_token": page_token} if page_token else {}
+    return ApiRequest("GET", "/v1/artifacts", ArtifactPage.model_validate_json, query=query)
+
+
+def delete_artifact(artifact_id: str) -> ApiRequest[None]:
+    """Delete an uploaded file; jobs that wait for it fail."""
+    return ApiRequest("DELETE", f"/v1/artifacts/{artifact_id}", lambda _: None)
+
+
+def models() -> ApiRequest[list[LoadableModel]]:
+    """Return the checkpoints in the models directory, with the reason for those that cannot be loaded."""
+    return ApiRequest(
+        "GET", "/v1/models", lambda body: ModelList.model_validate_json(body).models, wait_seconds=_HASH_SECONDS
+    )
+
+
+def ready() -> ApiRequest[Readiness]:
+    """Return the readiness of server and workers; the error of a server that is not ready lists what is missing."""
+    return ApiRequest("GET", "/v1/health/ready", Readiness.model_validate_json)
+
+
+def _set_fields(request: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that are set, by their dotted paths such as `model.w`."""
+    if isinstance(request, BaseModel):
+        request = request.model_dump(exclude_none=True, warnings=False)
+    return dict(_leaves(request, ""))
+
+
+def _holds_arrays(request: BaseModel | Mapping[str, Any]) -> bool:
+    """Return whether any field is an array object rather than a list."""
+    return any(isinstance(value, Array) for value in _set_fields(request).values())
+
+
+def _archive(request: BaseModel | Mapping[str, Any]) -> bytes:
+    """The request as an npz archive with uncompressed members."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **{name: np.asarray(value) for name, value in _set_fields(request).items()})
+    return buffer.getvalue()
+
+
+def _leaves(request: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in request.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield prefix + name, value

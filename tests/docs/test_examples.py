@@ -1,0 +1,70 @@
+"""The Python programs in the documents run as they are written, and closed forms are those that the documents print."""
+
+import itertools
+import json
+import socket
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.docs.blocks import Block, blocks
+
+WRITTEN_ADDRESS = ("127.0.0.1", 8000)
+BLOCKS = blocks()
+PROGRAMS = [block for block in BLOCKS if block.language == "python"]
+ANSWERS = [
+    (question, answer)
+    for question, answer in itertools.pairwise(BLOCKS)
+    if question.language == "bash" and "/v1/closed-form" in question.text and answer.language == "json"
+]
+
+
+@pytest.fixture
+def at_the_written_address(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections to the address in the documents reach the server of the tests, whose port is another one."""
+    connect = socket.create_connection
+
+    def redirected(address: tuple[str, int], *arguments: Any, **options: Any) -> socket.socket:
+        return connect(("127.0.0.1", server.port) if address == WRITTEN_ADDRESS else address, *arguments, **options)
+
+    monkeypatch.setattr(socket, "create_connection", redirected)
+
+
+def test_readme_and_tutorial_have_a_program_and_an_answer() -> None:
+    for found in (PROGRAMS, [answer for _, answer in ANSWERS]):
+        assert {block.place.partition(":")[0] for block in found} >= {"README.md", "docs/tutorial.md"}
+
+
+@pytest.mark.usefixtures("at_the_written_address")
+@pytest.mark.parametrize("block", [pytest.param(block, id=block.place) for block in PROGRAMS])
+def test_the_program_runs_as_it_is_written(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
+    largest, _, inertia = capsys.readouterr().out.partition(" ")
+    assert float(largest) > 0
+    assert inertia.startswith("negative=")
+
+
+@pytest.mark.parametrize(("question", "answer"), [pytest.param(*pair, id=pair[1].place) for pair in ANSWERS])
+def test_the_closed_form_is_the_printed_one(question: Block, answer: Block, server: Any) -> None:
+    body = question.text.partition("-d '")[2].rpartition("'")[0]
+    headers = {"Content-Type": "application/json"}
+    found = httpx.post(f"{server.url}/v1/closed-form", content=body, headers=headers).raise_for_status().json()
+    printed = json.loads(answer.text.replace(", ...", ""))
+    assert abridged(rounded(found), printed) == rounded(printed)
+
+
+def abridged(found: Any, printed: Any) -> Any:
+    """What the document shows of an answer: where it has `...`, it leaves fields out."""
+    if isinstance(printed, dict):
+        return {name: abridged(found[name], value) for name, value in printed.items()}
+    return found
+
+
+def rounded(value: Any) -> Any:
+    """Floating-point numbers without their last digits, which depend on the machine."""
+    if isinstance(value, dict):
+        return {name: rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return float(f"{value:.13g}") if isinstance(value, float) else value
