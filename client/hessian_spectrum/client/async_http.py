@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Self, TypeVar
 import httpx
 from httpx_sse import aconnect_sse
 
-from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, TokenArtifact
+from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, ProgramArtifact, TokenArtifact
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES, AnyJobResult, Job, JobState
 from hessian_spectrum.client import endpoints
 from hessian_spectrum.client.client_base import ClientBase
@@ -125,6 +125,11 @@ class AsyncSpectrumClient(ClientBase[httpx.AsyncClient]):
         """Upload a file of arrays chunk by chunk, as `SpectrumClient.upload_arrays` does."""
         with path.open("rb") as file:
             return await self._run(endpoints.upload_arrays(async_chunks(file), path.stat().st_size, path.suffix))
+
+    async def upload_program(self, path: Path) -> ProgramArtifact:
+        """Upload a program chunk by chunk, as `SpectrumClient.upload_program` does."""
+        with path.open("rb") as file:
+            return await self._run(endpoints.upload_program(async_chunks(file), path.stat().st_size))
 
     async def artifacts(self) -> AsyncIterator[AnyArtifact]:
         """Yield all uploaded files, newest first, fetched page by page."""

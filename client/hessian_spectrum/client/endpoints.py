@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, TypeAdapter
 
-from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, ArtifactPage, TokenArtifact
+from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, ArtifactPage, ProgramArtifact, TokenArtifact
 from hessian_spectrum.api_schemas.checkpoints import LoadableModel, ModelList
 from hessian_spectrum.api_schemas.closed_form import ClosedFormSpectrum
 from hessian_spectrum.api_schemas.health import Readiness
@@ -25,7 +25,8 @@ _HEAVY_SECONDS = 120.0  # the server's limit for one answer that keeps a core bu
 _UPLOAD_SECONDS = 120.0
 _HASH_SECONDS = 600.0  # to hash checkpoints that are new to the server
 
-_NPZ = "application/x-npz"
+_NPZ, _SAFETENSORS = "application/x-npz", "application/x-safetensors"
+_PT2 = "application/vnd.pytorch.pt2"
 _MEDIA_TYPES: dict[ResultFormat, str] = {
     "json": "application/json",
     "npz": _NPZ,
@@ -164,8 +165,76 @@ def upload_tokens(chunks: Chunks, num_bytes: int) -> ApiRequest[TokenArtifact]:
 
 def upload_arrays(chunks: Chunks, num_bytes: int, suffix: str) -> ApiRequest[ArrayArtifact]:
     """Upload a file of arrays of the given size; its suffix distinguishes npz from safetensors."""
-    sent_as = _NPZ if suffix == ".npz" else "application/x-safetensors"
+    sent_as = _NPZ if suffix == ".npz" else _SAFETENSORS
     return _upload(chunks, num_bytes, sent_as=sent_as, read=ArrayArtifact.model_validate_json)
+
+
+def upload_program(chunks: Chunks, num_bytes: int) -> ApiRequest[ProgramArtifact]:
+    """Upload a program of the given size, as torch.export.save wrote it."""
+    return _upload(chunks, num_bytes, sent_as=_PT2, read=ProgramArtifact.model_validate_json)
+
+
+def upload_module(module: Any, example_inputs: Any) -> ApiRequest[dict[str, Any]]:
+    """Upload a module of PyTorch as a program, whose outputs and gradients are first compared with the module's.
+
+    The parameters that require gradients are those that jobs differentiate. Needs torch.
+
+    Args:
+        module: A `torch.nn.Module` in eval mode that returns one array (n, ...).
+        example_inputs: Its input, or a tuple of its inputs, for at least two samples.
+
+    Returns:
+        The field `model` of a request, which refers to the program by its id.
+
+    Raises:
+        ModuleExportError: If the module cannot be exported, or its program differs from it.
+    """
+    from hessian_spectrum.client.module_export import module_program  # noqa: PLC0415 - loads torch
+
+    return _upload_bytes(module_program(module, example_inputs), _PT2, lambda reference: _exported(reference))
+
+
+def upload_parameters(module: Any) -> ApiRequest[dict[str, Any]]:
+    """Upload the parameters of a module, for a program that is on the server already. Needs torch.
+
+    Args:
+        module: A `torch.nn.Module`, or its parameters by name.
+
+    Returns:
+        The field `parameters` of a model of kind `exported`, which refers to the file by its id.
+    """
+    from hessian_spectrum.client.module_export import module_parameters  # noqa: PLC0415 - loads torch
+
+    return _upload_bytes(module_parameters(module), _SAFETENSORS, lambda reference: reference)
+
+
+def upload_data(x: Any, y: Any) -> ApiRequest[dict[str, Any]]:
+    """Upload samples.
+
+    Args:
+        x: Inputs (n, ...) as an array of numpy, or anything that `numpy.asarray` takes.
+        y: Targets (n, ...): class labels as whole numbers, or real numbers.
+
+    Returns:
+        The field `data` of a request, which refers to the file by its id.
+    """
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, x=np.asarray(x), y=np.asarray(y))
+    return _upload_bytes(buffer.getvalue(), _NPZ, lambda reference: reference)
+
+
+def _exported(reference: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": "exported", "program": reference}
+
+
+def _upload_bytes(
+    content: bytes, sent_as: str, field: Callable[[dict[str, Any]], dict[str, Any]]
+) -> ApiRequest[dict[str, Any]]:
+    def read(answer: bytes) -> dict[str, Any]:
+        return field({"kind": "artifact", "id": _ARTIFACT.validate_json(answer).id})
+
+    headers = {"Content-Type": sent_as}
+    return ApiRequest("POST", "/v1/artifacts", read, body=content, headers=headers, wait_seconds=_UPLOAD_SECONDS)
 
 
 def _upload(chunks: Chunks, num_bytes: int, *, sent_as: str, read: Callable[[bytes], T]) -> ApiRequest[T]:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Self, TypeVar
 import httpx
 from httpx_sse import connect_sse
 
-from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, TokenArtifact
+from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, ProgramArtifact, TokenArtifact
 from hessian_spectrum.api_schemas.jobs import ENDED_STATES, AnyJobResult, Job, JobState
 from hessian_spectrum.client import endpoints
 from hessian_spectrum.client.client_base import ClientBase
@@ -187,6 +187,21 @@ class SpectrumClient(ClientBase[httpx.Client]):
         """
         with path.open("rb") as file:
             return self._run(endpoints.upload_arrays(chunks(file), path.stat().st_size, path.suffix))
+
+    def upload_program(self, path: Path) -> ProgramArtifact:
+        """Upload a program chunk by chunk.
+
+        Args:
+            path: A .pt2 file as torch.export.save writes it.
+
+        Returns:
+            The uploaded file, which jobs refer to by its id.
+
+        Raises:
+            OSError: If the file cannot be read.
+        """
+        with path.open("rb") as file:
+            return self._run(endpoints.upload_program(chunks(file), path.stat().st_size))
 
     def artifacts(self) -> Iterator[AnyArtifact]:
         """Yield all uploaded files, newest first, fetched page by page."""

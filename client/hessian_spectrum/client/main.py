@@ -12,7 +12,7 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 
-from hessian_spectrum.api_schemas.artifacts import AnyArtifact, TokenArtifact
+from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ProgramArtifact, TokenArtifact
 from hessian_spectrum.api_schemas.jobs import JobState
 from hessian_spectrum.client.destination import Destination, cannot_write, destination
 from hessian_spectrum.client.errors import ServerUnreachableError, SpectrumClientError
@@ -52,6 +52,7 @@ Format = Annotated[
 ]
 
 _ARRAYS = (".safetensors", ".npz")
+_PROGRAM = ".pt2"
 _INTERRUPTED = 130
 """Exit code that shells use for a program ended by Ctrl-C."""
 
@@ -223,16 +224,20 @@ def upload(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Tokens as nanoGPT's .bin or a .npy array of integers; weights or data as .safetensors or .npz.",
+            help="Tokens as nanoGPT's .bin or a .npy array of integers; weights or data as .safetensors or .npz; "
+            "programs of torch.export as .pt2.",
             dir_okay=False,
         ),
     ],
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Upload a file of tokens or arrays and print its description; jobs refer to it by its id."""
+    """Upload a file of tokens or arrays, or a program, and print its description; jobs refer to it by its id."""
     with _client(url) as client:
         try:
-            _print(client.upload_arrays(file) if file.suffix in _ARRAYS else client.upload_tokens(file))
+            if file.suffix == _PROGRAM:
+                _print(client.upload_program(file))
+            else:
+                _print(client.upload_arrays(file) if file.suffix in _ARRAYS else client.upload_tokens(file))
         except OSError as error:
             raise typer.BadParameter(str(error)) from None
 
@@ -257,6 +262,8 @@ def delete_artifact(
 def _contents(artifact: AnyArtifact) -> str:
     if isinstance(artifact, TokenArtifact):
         return f"{artifact.num_tokens} tokens up to {artifact.largest_token}"
+    if isinstance(artifact, ProgramArtifact):
+        return f"program of {artifact.num_calls} calls with {len(artifact.parameters)} parameters"
     return ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in artifact.arrays.items())
 
 

@@ -87,7 +87,7 @@ class ArtifactService:
         Raises:
             ProblemError: 507 if the quota is exhausted.
         """
-        return self._owned(lambda: self._store.write_program(program, arrays))
+        return self._owned(lambda: self.store.write_program(program, arrays))
 
     def get(self, artifact_id: str) -> AnyArtifact:
         """Return the description of an artifact.
@@ -129,7 +129,7 @@ class ArtifactService:
             self._check(artifact_id)
         except UnknownArtifactError:
             raise ArtifactError("there is no such artifact: upload the program first") from None
-        return self._store.program(artifact_id)
+        return self.store.program(artifact_id)
 
     def page(self, size: int, after: str | None) -> tuple[list[AnyArtifact], str | None]:
         """Return up to `size` artifacts, newest first, and the cursor of the next page, None at the end."""

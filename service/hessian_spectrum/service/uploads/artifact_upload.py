@@ -189,7 +189,7 @@ def store_program(file: BinaryIO, artifacts: ArtifactService, *, budget: MemoryB
     Raises:
         ProblemError: 400 for a malformed file, 422 for a program that cannot be used, 413 or 503 for want of memory.
     """
-    with budget.reservation(artifacts.owner) as reservation:
+    with budget.reservation(artifacts.principal.owner) as reservation:
         body = _mapped(file)
         try:
             read = read_program(archive_members(body, reservation, max_members=MAX_PROGRAM_MEMBERS))
