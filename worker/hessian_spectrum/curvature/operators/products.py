@@ -13,7 +13,7 @@ from torch.func import jvp, vjp, vmap
 
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import ParameterLayout, Parameters
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 Matrix = Literal["hessian", "ggn", "functional"]
 
