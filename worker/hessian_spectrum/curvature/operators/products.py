@@ -242,7 +242,7 @@ def double_backward_product(
     direction: Mapping[str, Tensor],
     rows: Collection[str],
 ) -> Parameters:
-    """Return rows `rows` of A_b v for micro-batch b = `index`, as `products.product`, without tangents.
+    """Return rows `rows` of A_b v for micro-batch b = `index`, as `product`, without tangents.
 
     With outputs f, their Jacobian J, and r and H_l the first two derivatives of the loss with respect to the outputs:
 
