@@ -14,8 +14,9 @@ from benchmarks.problems import Problem, warm_up_problem
 from benchmarks.reports import Goal, chosen_problem, new_compilations, options, publish, ratio_lines, ratios, stem
 from benchmarks.timing import Stopwatch
 
-PROBLEMS = ["gpt-small", "mlp", "gpt2", "tiny", "tiny-gpt"]
-ROUNDS = {"gpt-small": 30, "mlp": 50, "gpt2": 5, "tiny": 5, "tiny-gpt": 5}
+PROBLEMS = ["gpt-small", "mlp", "gpt2", "resnet18", "vit", "tiny", "tiny-gpt", "tiny-resnet18", "tiny-vit"]
+ROUNDS = {"gpt-small": 30, "mlp": 50, "gpt2": 5, "resnet18": 20, "vit": 20}
+FEW_ROUNDS = 5
 
 # Relative deviation of two results that should be equal, in the norm.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
@@ -145,7 +146,7 @@ def main() -> None:
         parser.error(
             f"no measurement is called {', '.join(sorted(unknown))}; there are {', '.join(measurements(problem))}"
         )
-    num_rounds = arguments.rounds or ROUNDS[problem.name]
+    num_rounds = arguments.rounds or ROUNDS.get(problem.name, FEW_ROUNDS)
     with new_compilations():
         numbers = measure(
             problem, num_rounds, arguments.clock, only=arguments.only, with_memory=not arguments.no_memory
