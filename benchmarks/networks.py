@@ -62,7 +62,8 @@ class VisionTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         patches = self.patches(x).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), patches], dim=1) + self.positions
-        return self.head(self.encoder(tokens)[:, 0])
+        logits: Tensor = self.head(self.encoder(tokens)[:, 0])
+        return logits
 
 
 def exported(module: nn.Module, example: Tensor) -> Exported:
