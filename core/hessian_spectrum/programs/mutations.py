@@ -6,12 +6,13 @@ from hessian_spectrum.programs.operators import INLINE, NO_GRAD, base_name
 from hessian_spectrum.programs.program import Call, Program, ProgramError, Region
 
 _VIEW_NAMES = """
-_reshape_alias _unsafe_view alias alpha_dropout as_strided atleast_1d broadcast_tensors broadcast_to chain_matmul
-channel_shuffle chunk contiguous detach diagonal dropout dsplit einsum expand expand_as feature_alpha_dropout
-feature_dropout flatten hsplit linalg_diagonal linalg_multi_dot mT meshgrid moveaxis movedim narrow numpy_T permute
-pixel_shuffle pixel_unshuffle positive ravel reshape reshape_as resolve_conj resolve_neg select slice split
-split_with_sizes squeeze sum_to_size swapaxes swapdims t tensor_split to transpose type_as unbind unflatten
-unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze view view_as vsplit
+_reshape_alias _unsafe_view alias alpha_dropout as_strided atleast_1d atleast_2d atleast_3d block_diag
+broadcast_tensors broadcast_to cartesian_prod chain_matmul channel_shuffle chunk contiguous detach diagonal dropout
+dsplit einsum expand expand_as feature_alpha_dropout feature_dropout flatten hsplit linalg_diagonal linalg_multi_dot
+mT meshgrid moveaxis movedim narrow native_channel_shuffle numpy_T permute pixel_shuffle pixel_unshuffle positive
+ravel reshape reshape_as resolve_conj resolve_neg select slice split split_with_sizes squeeze sum_to_size swapaxes
+swapdims t tensor_split to transpose type_as unbind unflatten unsafe_chunk unsafe_split unsafe_split_with_sizes
+unsqueeze view view_as vsplit
 """
 
 _MAY_BE_VIEWS = frozenset(f"aten.{name}" for name in _VIEW_NAMES.split())
@@ -22,6 +23,8 @@ _COPIED_NAMES = "adjoint conj imag mH real unfold view_as_complex view_as_real"
 _COPIED_VIEWS = frozenset(f"aten.{name}" for name in _COPIED_NAMES.split())
 """Operators whose results share the memory of their arguments in PyTorch, but are copies here."""
 
+_IN_PLACE_BITS = frozenset({"aten.__iand__", "aten.__ior__"})
+
 _Memory = Mapping[str, frozenset[str]]
 """Names of what a value may share memory with."""
 
@@ -29,7 +32,7 @@ _Memory = Mapping[str, frozenset[str]]
 def changes_in_place(op: str) -> bool:
     """Return whether an operator changes its first argument."""
     name = base_name(op)
-    return name.startswith("aten.") and name.endswith("_") and not name.endswith("__")
+    return name in _IN_PLACE_BITS or (name.startswith("aten.") and name.endswith("_") and not name.endswith("__"))
 
 
 def changed_inputs(program: Program) -> frozenset[str]:

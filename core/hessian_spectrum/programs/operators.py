@@ -8,35 +8,43 @@ from collections.abc import Mapping
 from typing import Any
 
 _POINTWISE = """
-abs acos acosh add add_ addcdiv addcdiv_ addcmul addcmul_ alias __and__ angle asin asinh atan atan2 atanh bitwise_and
-bitwise_not bitwise_or bitwise_xor ceil celu celu_ clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ clip clone
-conj contiguous copy_ copysign cos cos_ cosh deg2rad detach detach_ div div_ elu elu_ eq erf erfc erfinv exp exp2 exp_
-expm1 fill_ fix floor floor_ floor_divide fmax fmin fmod frac ge gelu gelu_ glu gt hardshrink hardsigmoid hardsigmoid_
-hardswish hardswish_ hardtanh hardtanh_ hypot imag isclose isfinite isinf isnan le leaky_relu leaky_relu_ lerp lgamma
-lift_fresh lift_fresh_copy log log10 log1p log2 log_ log_sigmoid logaddexp logaddexp2 logical_and logical_not
-logical_or logical_xor logit lt masked_fill masked_fill_ maximum minimum mish mish_ mul mul_ multiply nan_to_num ne
-neg neg_ negative ones_like __or__ polar positive pow pow_ prelu rad2deg real reciprocal reciprocal_ relu relu6 relu6_
-relu_ remainder resolve_conj resolve_neg round round_ rrelu rsqrt rsqrt_ rsub selu selu_ sgn sigmoid sigmoid_ sign
-silu silu_ sin sin_ sinc sinh softplus softshrink sqrt sqrt_ square square_ sub sub_ subtract tan tanh tanh_ threshold
-threshold_ true_divide trunc where xlogy __xor__ zero_ zeros_like
+abs abs_ absolute absolute_ acos acosh add add_ addcdiv addcdiv_ addcmul addcmul_ alias __and__ angle arccos arccosh
+arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh bitwise_and bitwise_and_ bitwise_not bitwise_not_
+bitwise_or bitwise_or_ bitwise_xor ceil ceil_ celu celu_ clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ clip
+clip_ clone complex conj contiguous copy_ copysign cos cos_ cosh deg2rad detach detach_ digamma div div_ divide
+divide_ elu elu_ eq erf erf_ erfc erfc_ erfinv exp exp2 exp_ expm1 expm1_ fill_ fix floor floor_ floor_divide fmax
+fmin fmod fmod_ frac frac_ ge gelu gelu_ glu greater greater_equal gt hardshrink hardsigmoid hardsigmoid_ hardswish
+hardswish_ hardtanh hardtanh_ heaviside hypot i0 __iand__ imag __ior__ isclose isfinite isinf isnan isneginf isposinf
+isreal ldexp le leaky_relu leaky_relu_ lerp lerp_ less less_equal lgamma lift_fresh lift_fresh_copy log log10 log1p
+log1p_ log2 log_ log_sigmoid log_sigmoid_forward logaddexp logaddexp2 logical_and logical_and_ logical_not
+logical_not_ logical_or logical_or_ logical_xor logit logit_ lt masked_fill masked_fill_ maximum minimum mish mish_
+mul mul_ multiply multiply_ nan_to_num ne neg neg_ negative negative_ not_equal ones_like __or__ polar polygamma
+positive pow pow_ prelu _prelu_kernel rad2deg real reciprocal reciprocal_ relu relu6 relu6_ relu_ remainder remainder_
+resolve_conj resolve_neg round round_ rrelu rsqrt rsqrt_ rsub selu selu_ sgn sigmoid sigmoid_ sign sign_ signbit silu
+silu_ sin sin_ sinc sinh softplus softshrink special_digamma special_entr special_erf special_erfc special_erfcx
+special_erfinv special_exp2 special_expit special_expm1 special_gammaln special_i0 special_i0e special_i1 special_i1e
+special_log1p special_log_ndtr special_logit special_ndtr special_psi special_sinc special_xlog1py special_xlogy sqrt
+sqrt_ square square_ sub sub_ subtract subtract_ tan tan_ tanh tanh_ threshold threshold_ true_divide true_divide_
+trunc trunc_ where xlogy __xor__ zero_ zeros_like
 """
 
 _SHAPES = """
-adjoint as_strided broadcast_tensors broadcast_to cat channel_shuffle chunk column_stack concat concatenate
-constant_pad_nd diag diag_embed diagonal diagonal_scatter diff dsplit dstack expand expand_as flatten flip fliplr
-flipud hsplit hstack mH mT meshgrid moveaxis movedim narrow numpy_T pad permute pixel_shuffle pixel_unshuffle ravel
-reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave replication_pad1d replication_pad2d
-replication_pad3d reshape _reshape_alias reshape_as roll rot90 select select_scatter slice slice_scatter split
-split_with_sizes squeeze squeeze_ stack swapaxes swapdims t t_ tensor_split tile to _to_copy transpose transpose_ tril
-tril_ triu triu_ type_as unbind unflatten unfold unsafe_chunk unsafe_split _unsafe_view unsqueeze unsqueeze_ view
-view_as view_as_complex view_as_real vsplit vstack
+adjoint as_strided atleast_1d atleast_2d atleast_3d broadcast_tensors broadcast_to cat channel_shuffle chunk
+column_stack concat concatenate constant_pad_nd diag diag_embed diagonal diagonal_scatter diff dsplit dstack expand
+expand_as flatten flip fliplr flipud hsplit hstack mH mT meshgrid moveaxis movedim narrow native_channel_shuffle
+numpy_T pad permute pixel_shuffle pixel_unshuffle ravel reflection_pad1d reflection_pad2d reflection_pad3d repeat
+repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape _reshape_alias reshape_as roll rot90
+select select_scatter slice slice_scatter split split_with_sizes squeeze squeeze_ stack swapaxes swapdims t t_
+tensor_split tile to _to_copy transpose transpose_ tril tril_ triu triu_ type_as unbind unflatten unfold unsafe_chunk
+unsafe_split _unsafe_view unsqueeze unsqueeze_ view view_as view_as_complex view_as_real vsplit vstack
 """
 
 _REDUCTIONS = """
-all amax amin aminmax any argmax argmin argsort bucketize count_nonzero cummax cummin cumprod cumsum
-cumulative_trapezoid frobenius_norm kthvalue _log_softmax log_softmax logcumsumexp logsumexp max mean median min mode
-nansum norm nuclear_norm prod searchsorted _softmax softmax sort std std_mean sum sum_to_size topk trace trapezoid
-trapz unsafe_split_with_sizes var var_mean
+all amax amin aminmax any argmax argmin argsort bucketize corrcoef count_nonzero cov cummax cummin cumprod cumprod_
+cumsum cumsum_ cumulative_trapezoid frobenius_norm isin kthvalue _log_softmax log_softmax logcumsumexp logsumexp max
+mean median min mode msort nanmean nanmedian nansum norm nuclear_norm prod quantile _safe_softmax searchsorted
+_softmax softmax sort special_log_softmax special_logsumexp special_softmax std std_mean sum sum_to_size topk trace
+trapezoid trapz unsafe_split_with_sizes var var_mean
 """
 
 _FACTORIES = """
@@ -45,32 +53,34 @@ new_empty new_full new_ones new_zeros one_hot ones scalar_tensor tril_indices tr
 """
 
 _LINEAR_ALGEBRA = """
-addbmm addmm addmv addr baddbmm bilinear block_diag bmm cdist chain_matmul cholesky cholesky_solve cosine_similarity
-cross det dist dot einsum ger inner inverse kron linalg_cholesky linalg_cholesky_ex linalg_cross linalg_det
-linalg_diagonal linalg_eigh linalg_eigvalsh linalg_householder_product linalg_inv linalg_inv_ex linalg_lu_factor
-linalg_matmul linalg_matrix_exp linalg_matrix_norm linalg_matrix_power linalg_multi_dot linalg_norm linalg_pinv
-linalg_qr linalg_slogdet linalg_solve linalg_solve_ex linalg_solve_triangular linalg_svdvals linalg_vander
-linalg_vecdot linalg_vector_norm linear logdet matmul matrix_exp matrix_power mm mv outer pairwise_distance pdist
-renorm slogdet tensordot triangular_solve vdot
+addbmm addbmm_ addmm addmm_ addmv addmv_ addr addr_ baddbmm baddbmm_ bilinear block_diag bmm cartesian_prod cdist
+_cdist_forward chain_matmul cholesky cholesky_solve cosine_similarity cross det dist dot einsum ger inner inverse kron
+linalg_cholesky linalg_cholesky_ex linalg_cond linalg_cross linalg_det linalg_diagonal linalg_eigh linalg_eigvals
+linalg_eigvalsh linalg_householder_product linalg_inv linalg_inv_ex linalg_lstsq linalg_lu linalg_lu_factor
+linalg_lu_solve linalg_matmul linalg_matrix_exp linalg_matrix_norm linalg_matrix_power linalg_multi_dot linalg_norm
+linalg_pinv linalg_qr linalg_slogdet linalg_solve linalg_solve_ex linalg_solve_triangular linalg_svd linalg_svdvals
+linalg_tensorinv linalg_tensorsolve linalg_vander linalg_vecdot linalg_vector_norm linear logdet matmul matrix_exp
+matrix_power mm mv outer pairwise_distance pdist _pdist_forward qr renorm slogdet svd tensordot triangular_solve vdot
 """
 
 _LAYERS = """
-adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
-adaptive_max_pool3d affine_grid_generator alpha_dropout avg_pool1d avg_pool2d avg_pool3d batch_norm col2im conv1d
-conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d _convolution convolution dropout dropout_ embedding
-embedding_bag feature_alpha_dropout feature_dropout grid_sampler grid_sampler_2d grid_sampler_3d group_norm gru
-gru_cell im2col instance_norm layer_norm lstm lstm_cell max_pool1d max_pool1d_with_indices max_pool2d
-max_pool2d_with_indices max_pool3d max_pool3d_with_indices native_batch_norm _native_batch_norm_legit_no_training
-native_dropout native_group_norm native_layer_norm rms_norm rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell
-scaled_dot_product_attention unfold_copy upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
-upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
-upsample_trilinear3d _weight_norm _weight_norm_interface
+adaptive_avg_pool1d _adaptive_avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool3d
+adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d affine_grid_generator alpha_dropout avg_pool1d avg_pool2d
+avg_pool3d batch_norm col2im conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d _convolution
+convolution dropout dropout_ embedding embedding_bag feature_alpha_dropout feature_dropout grid_sampler
+grid_sampler_2d grid_sampler_3d group_norm gru gru_cell im2col instance_norm layer_norm lstm lstm_cell max_pool1d
+max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices max_unpool2d
+native_batch_norm _native_batch_norm_legit_no_training native_dropout native_group_norm native_layer_norm rms_norm
+rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell scaled_dot_product_attention unfold_copy upsample_bicubic2d
+upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d
+_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_trilinear3d _weight_norm
+_weight_norm_interface
 """
 
 _INDEXING = """
 gather index index_add index_add_ index_copy index_copy_ index_fill index_fill_ index_put index_put_ index_select
 masked_scatter masked_scatter_ masked_select nonzero put scatter scatter_ scatter_add scatter_add_ scatter_reduce
-scatter_reduce_ take take_along_dim
+scatter_reduce_ take take_along_dim _unsafe_index
 """
 
 _LOSSES = """

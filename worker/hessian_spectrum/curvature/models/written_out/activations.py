@@ -46,6 +46,11 @@ def floor_divide(x: Tensor, y: Any) -> Tensor:
     return torch.floor_divide(_constant(x), _constant(y))
 
 
+def heaviside(x: Tensor, values: Tensor) -> Tensor:
+    """Return 1 where x is positive, 0 where it is negative and the values where it is 0, with derivative 0."""
+    return torch.heaviside(x.detach(), values.detach())
+
+
 def masked_fill(x: Tensor, mask: Tensor, value: Any) -> Tensor:
     """Return x with a value where the mask is true."""
     return torch.where(mask, value.to(x.dtype), x) if isinstance(value, Tensor) else x.masked_fill(mask, value)
@@ -78,4 +83,5 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "glu": glu,
     "rrelu": rrelu,
     "floor_divide": floor_divide,
+    "heaviside": heaviside,
 }

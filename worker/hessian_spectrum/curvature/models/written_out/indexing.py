@@ -57,6 +57,12 @@ def unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
     return windows.movedim(dimension + 1, -1)
 
 
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """Return x (n, channels, ...) with the channels in the order of their places within groups."""
+    grouped = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
+    return grouped.transpose(1, 2).reshape(x.shape)
+
+
 def split_with_sizes(x: Tensor, sizes: Sequence[int], dim: int = 0) -> Sequence[Tensor]:
     """Return the pieces of these lengths along an axis."""
     return torch.split(x, list(sizes), dim)
@@ -74,5 +80,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "scatter_": in_place(scatter),
     "unfold": unfold,
     "unfold_copy": unfold,
+    "channel_shuffle": channel_shuffle,
+    "native_channel_shuffle": channel_shuffle,
     "unsafe_split_with_sizes": split_with_sizes,
 }

@@ -77,4 +77,6 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "native_layer_norm": native_layer_norm,
     "cdist": cdist,
     "pdist": pdist,
+    "_cdist_forward": cdist,
+    "_pdist_forward": pdist,
 }

@@ -133,11 +133,18 @@ def upsample_nearest_exact(x: Tensor, size: Sequence[int] | None, *scales: Any) 
     return x
 
 
+def max_unpool2d(x: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
+    """Return images of a size that are 0 but for the values at indices into their flat form."""
+    flat = x.new_zeros(*x.shape[:-2], size[-2] * size[-1]).scatter(-1, indices.flatten(-2), x.flatten(-2))
+    return flat.reshape(*x.shape[:-2], *size[-2:])
+
+
 OPERATORS: dict[str, Callable[..., Any]] = {
     "affine_grid_generator": affine_grid_generator,
     "grid_sampler": grid_sampler,
     "grid_sampler_2d": grid_sampler,
     "grid_sampler_3d": grid_sampler,
+    "max_unpool2d": max_unpool2d,
     "_upsample_nearest_exact1d": upsample_nearest_exact,
     "_upsample_nearest_exact2d": upsample_nearest_exact,
     "_upsample_nearest_exact3d": upsample_nearest_exact,
