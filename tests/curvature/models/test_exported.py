@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.linear_algebra import assemble
 from hessian_spectrum.curvature.losses import EmpiricalRisk, Mse
 from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.models.exported import Exported
@@ -19,6 +20,9 @@ from tests.fixtures.networks import NETWORKS, Network, build
 from tests.fixtures.products import ModuleRisk, columns
 
 CPU = torch.device("cpu")
+LARGEST_DENSE = 130
+"""Number of parameters up to which the dense matrix is computed, too."""
+
 OPERATORS: dict[str, type[RiskOperator]] = {
     "hessian": HessianOperator,
     "ggn": GgnOperator,
@@ -60,9 +64,8 @@ class Case:
         named = dict(self.network.module.named_parameters())
         return {name: named[name].detach().to(dtype) for name in self.model.parameter_shapes}
 
-    def operator(self, matrix: str, dtype: torch.dtype) -> RiskOperator:
-        data = self.data.to(dtype, CPU)
-        batches = data.split(None if self.network.couples_samples else 2)
+    def operator(self, matrix: str, dtype: torch.dtype, batch_size: int = 2) -> RiskOperator:
+        batches = self.data.to(dtype, CPU).split(batch_size)
         return OPERATORS[matrix](EmpiricalRisk(self.model, Mse(), batches), self.parameters(dtype))
 
     def expected(self, matrix: str) -> Tensor:
@@ -105,6 +108,17 @@ def test_products_in_float64(case: Case, matrix: str) -> None:
 
 def test_products_in_float32(case: Case) -> None:
     expected = case.expected("hessian")
-    operator = case.operator("hessian", torch.float32)
+    operator = case.operator("hessian", torch.float32, batch_size=3)  # and one sample alone
     assert relative_error(operator.matmat(case.vectors.float()), expected) < max(5e-6, case.network.tolerance)
     assert (operator.fallback_reason is None) == (case.network.fallback is None), operator.fallback_reason
+
+
+def test_the_dense_matrix_is_that_of_the_products(case: Case) -> None:
+    """Groups of parameters have recordings of their own there, with tangents of their own parameters alone."""
+    if len(case.vectors) > LARGEST_DENSE:
+        pytest.skip("too large")
+    operator = case.operator("hessian", torch.float64)
+    matrix = assemble(operator)
+    products = operator.matmat(case.vectors)
+    assert relative_error(matrix @ case.vectors, products) < 1e-12
+    assert operator.fallback_reason is None

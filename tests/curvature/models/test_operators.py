@@ -87,3 +87,12 @@ def test_derivatives(sample: Apply) -> None:
         HessianOperator(risk, parameters).matvec(vector), hessian @ vector, rtol=1e-10, atol=1e-11
     )
     assert operator.fallback_reason is None
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.op.removeprefix("aten."))
+def test_values_in_float32(sample: Apply) -> None:
+    model = model_of(sample)
+    row = numbers(sample, weight_values(sample))
+    outputs = model(model.initial_parameters(torch.Generator(), torch.float32, torch.device("cpu")), X.float())
+    assert outputs.dtype == torch.float32
+    torch.testing.assert_close(outputs.double(), X * row, rtol=1e-4, atol=1e-4 * float(row.abs().max()))

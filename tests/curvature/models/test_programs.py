@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from hessian_spectrum.quadrature.errors import InvalidProblemError
 from tests.fixtures.exported import exported
 from tests.fixtures.networks import NETWORKS, build
 from tests.fixtures.networks.catalog import Applied, parameter
+from tests.fixtures.operators.expression import Apply, apply, model_of, w
 
 CPU = torch.device("cpu")
 F64 = torch.float64
@@ -205,6 +207,47 @@ def test_too_little_memory_is_no_error_of_the_program(
     parameters = rows_of_a_table.initial_parameters(torch.Generator(), F64, CPU)
     with pytest.raises(RuntimeError, match="can't allocate"):
         rows_of_a_table(parameters, torch.tensor([[0, 1]]))
+
+
+def values_of(sample: Apply) -> Tensor:
+    model = model_of(sample)
+    parameters = model.initial_parameters(torch.Generator(), F64, CPU)
+    return model(parameters, torch.ones(2, 1, dtype=F64))
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        apply("cat", [w(1), apply("empty.memory_format", [1000])]),
+        apply("cat", [w(1), apply("empty_strided", [1000], [1])]),
+        apply("cat", [w(1), apply("new_empty", w(1), [1000])]),
+        apply("cat", [w(1), apply("empty_like", torch.ones(1000, dtype=F64))]),
+    ],
+    ids=lambda sample: sample.args[0][1].op,
+)
+def test_memory_of_the_process_is_not_returned(sample: Apply) -> None:
+    torch.full((1000,), 3.14, dtype=F64)  # what the next array of this size would find
+    assert not values_of(sample)[0, -999:].any()
+
+
+def test_statistics_of_another_length_are_refused() -> None:
+    short = torch.ones(1, dtype=F64)
+    program = model_of(apply("_native_batch_norm_legit_no_training", w(2, 1), short, short, short, short, 0.1, 1e-5))
+    wide = replace(program, arrays={**program.arrays, "w0": torch.ones(2, 3, dtype=F64)})
+    with pytest.raises(InvalidProblemError, match="running_mean"):
+        wide({"w0": torch.ones(2, 3, dtype=F64)}, torch.ones(2, 1, dtype=F64))
+
+
+def test_strides_of_a_view_follow_from_its_shape() -> None:
+    """The strides lead 30 numbers beyond the end of the array."""
+    model = model_of(apply("_reshape_alias", w(4), [2, 2], [2, 1]))
+    calls = [
+        replace(call, args=(*call.args[:2], [20, 10])) if "alias" in call.op else call for call in model.program.body
+    ]
+    hostile = replace(model, program=replace(model.program, body=tuple(calls)))
+    values = torch.arange(4, dtype=F64)
+    outputs = hostile({"w0": values}, torch.ones(2, 1, dtype=F64))
+    assert torch.equal(outputs[0, 4:], values)
 
 
 @pytest.mark.parametrize(

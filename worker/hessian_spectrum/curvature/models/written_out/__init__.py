@@ -3,7 +3,8 @@
 Each function takes the arguments of the operator. What is wrong with PyTorch's own ones (version 2.13 on the CPU):
 fused attention and `embedding_bag` have no second derivative; `grid_sampler`, fused recurrent layers and several losses
 have no forward mode; `weight_norm` and `triangular_solve` have a wrong second derivative; others have no rule for
-several vectors at once, or one that differs from the derivative of the values, as `embedding` does at its padding.
+several vectors at once, or one that differs from the derivative of the values, as `embedding` does at its padding; a
+few read memory that is not theirs if a hostile graph tells them to.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from hessian_spectrum.curvature.models.written_out import (
     indexing,
     linear_algebra,
     losses,
+    memory,
     norms,
     recurrent,
     resampling,
@@ -30,6 +32,7 @@ _MODULES = (
     indexing,
     linear_algebra,
     losses,
+    memory,
     norms,
     recurrent,
     resampling,
