@@ -178,6 +178,50 @@ def test_changes_in_place_that_are_refused(before: Callable[[Any, Tensor], Tenso
         quietly(lambda: exported(_Scaled(before).eval(), torch.randn(4, 3)))
 
 
+def _noisy(net: Any, x: Tensor) -> Tensor:
+    return net.layer(x + torch.randn_like(x))
+
+
+def _dropped(net: Any, x: Tensor) -> Tensor:
+    return net.layer(torch.nn.functional.dropout(x, 0.5, training=True))
+
+
+def _normalised(net: Any, x: Tensor) -> Tensor:
+    return net.layer(torch.nn.functional.batch_norm(x, None, None, training=True))
+
+
+def _multiplied_by_scatter(net: Any, x: Tensor) -> Tensor:
+    index = torch.zeros(len(x), 3, dtype=torch.int64)
+    return net.layer(torch.ones_like(x).scatter_reduce(1, index, x, "prod"))
+
+
+def _by_complex_weights(net: Any, x: Tensor) -> Tensor:
+    return net.layer((x * net.weights).real)
+
+
+@pytest.mark.parametrize(
+    ("forward", "reason"),
+    [
+        (_noisy, "draws random numbers"),
+        (_dropped, "training mode: call eval"),
+        (_normalised, "training mode: call eval"),
+        (_multiplied_by_scatter, "second derivative is wrong"),
+        (_by_complex_weights, "weights is complex"),
+    ],
+)
+def test_modules_that_are_refused(forward: Callable[[Any, Tensor], Tensor], reason: str) -> None:
+    weights = nn.Parameter(torch.ones(3, dtype=torch.complex64 if "complex" in reason else torch.float32))
+    module = Applied(forward, layer=nn.Linear(3, 2), weights=weights)
+    with pytest.raises(ProgramError, match=reason):
+        quietly(lambda: exported(module, torch.randn(4, 3)))
+
+
+def test_an_embedding_that_renormalises_its_rows_is_refused() -> None:
+    module = Applied(lambda net, x: net.table(x).flatten(1), table=nn.Embedding(5, 2, max_norm=1.0))
+    with pytest.raises(ProgramError, match=r"embedding_renorm_.* in table: it rewrites a parameter"):
+        quietly(lambda: exported(module, torch.zeros(3, 2, dtype=torch.int64)))
+
+
 @pytest.fixture
 def rows_of_a_table() -> Exported:
     def forward(net: Any, x: Tensor) -> Tensor:

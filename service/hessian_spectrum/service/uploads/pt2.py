@@ -421,10 +421,6 @@ class _ArrayTable:
     def add_parameter(self, name: str) -> Value:
         """Read a parameter; it becomes one of `arrays`."""
         value, array = self._read(name)
-        if value.dtype.startswith("complex"):
-            raise ProgramError(
-                f"its parameter {name:.64} is complex: store real and imaginary parts and use view_as_complex"
-            )
         if value.dtype not in ("float16", "bfloat16", "float32", "float64"):
             raise ProgramError(f"its parameter {name:.64} holds no floating-point numbers")
         self._check_finite(name, array)
@@ -452,6 +448,8 @@ class _ArrayTable:
     def _read(self, name: str) -> tuple[Value, NamedArray]:
         path, meta = self._entry(name)
         value = _value(meta)
+        if value.dtype.startswith("complex"):
+            raise ProgramError(f"{name:.64} is complex: store real and imaginary parts and use view_as_complex")
         if value.dtype not in _STORED:
             raise ProgramError(f"{name:.64} holds numbers of type {value.dtype}, which are not supported")
         stored, numpy_name = _STORED[value.dtype]

@@ -50,22 +50,24 @@ def embedding_bag(
     """
     starts = offsets[:-1] if include_last_offset else offsets
     positions = torch.arange(len(indices), device=indices.device)
-    belongs = torch.searchsorted(starts, positions, right=True).unsqueeze(0) - 1
-    belongs = belongs == torch.arange(len(starts), device=indices.device).unsqueeze(-1)  # (B, n)
+    bags = torch.searchsorted(starts, positions, right=True) - 1
     if padding_idx is not None and padding_idx >= 0:
-        belongs = belongs & (indices != padding_idx)
+        counted = (indices != padding_idx).nonzero().squeeze(-1)
+        bags, indices = bags[counted], indices[counted]
+        per_sample_weights = None if per_sample_weights is None else per_sample_weights[counted]
     rows = F.embedding(indices, weight)
     if per_sample_weights is not None:
         rows = rows * per_sample_weights.unsqueeze(-1)
-    empty = offsets.new_empty(0)
+    result = rows.new_zeros(len(starts), rows.shape[-1])
     if mode == _MAX:
-        candidates = torch.where(belongs.unsqueeze(-1), rows, -torch.inf).amax(1)
-        return torch.where(belongs.any(1, keepdim=True), candidates, 0), empty, empty, empty
-    members = belongs.to(rows.dtype)
-    bags = members @ rows
+        result = result.scatter_reduce(0, bags.unsqueeze(-1).expand_as(rows), rows, "amax", include_self=False)
+    else:
+        result = result.index_add(0, bags, rows)
     if mode == _MEAN:
-        bags = bags / members.sum(1, keepdim=True).clamp_min(1)
-    return bags, empty, empty, empty
+        sizes = result.new_zeros(len(starts)).index_add(0, bags, torch.ones_like(bags, dtype=rows.dtype))
+        result = result / sizes.clamp_min(1).unsqueeze(-1)
+    nothing = offsets.new_zeros(0)
+    return result, nothing, nothing, nothing
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {"embedding": embedding, "embedding_bag": embedding_bag}
