@@ -175,9 +175,25 @@ _TRAINING_ARGUMENTS = {
 _DROPOUT_INSIDE = ("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu", "aten.scaled_dot_product_attention")
 
 
+_OTHER_OVERLOADS = frozenset(
+    {"generator", "names", "dimname", "values", "values_stable", "dim_values", "dim_max", "dim_min", "eigvals"}
+    | {"inverse", "output", "L", "U", "Q", "X"}
+)
+"""Overloads that write into arguments, draw numbers, or take names of axes."""
+
+
 def base_name(op: str) -> str:
     """Return the name of an operator of PyTorch without its overload, and other names unchanged."""
     return ".".join(op.split(".")[:2]) if op.startswith("aten.") else op
+
+
+def _has_allowed_overload(op: str) -> bool:
+    """Return whether the overload neither writes its result into another argument nor takes lists or named axes."""
+    overload = op.rpartition(".")[2]
+    is_for_lists = op.startswith("aten.sort.") and overload not in ("default", "stable")
+    return not (
+        overload.startswith(("out", "Out")) or overload.endswith("out") or overload in _OTHER_OVERLOADS or is_for_lists
+    )
 
 
 def refusal(op: str, arguments: Mapping[str, Any]) -> str | None:
@@ -195,7 +211,7 @@ def refusal(op: str, arguments: Mapping[str, Any]) -> str | None:
         return REFUSED.get(name) or REFUSED[op]
     if name in ("aten.scatter_reduce", "aten.scatter_reduce_") and arguments.get("reduce") == "prod":
         return _PRODUCT
-    if name not in OPERATORS or op.endswith((".out", "_out", ".generator", ".names", ".dimname")):
+    if name not in OPERATORS or not _has_allowed_overload(op):
         return "it is not supported"
     if name in _DROPOUT_INSIDE:
         probability = arguments.get("dropout", arguments.get("dropout_p", 0.0))

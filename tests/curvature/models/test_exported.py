@@ -75,6 +75,14 @@ class Case:
             return columns(lambda vector: self.risk.product(matrix, vector), self.vectors)
 
 
+@pytest.fixture(autouse=True)
+def no_slow_vmap() -> Iterator[None]:
+    """Operators without a rule for vmap raise, where they are otherwise computed column by column with a warning."""
+    torch._C._functorch._set_vmap_fallback_enabled(False)
+    yield
+    torch._C._functorch._set_vmap_fallback_enabled(True)
+
+
 @pytest.fixture(scope="module", params=list(NETWORKS))
 def case(request: pytest.FixtureRequest, seeded: Callable[[int], torch.Generator]) -> Case:
     return Case(build(request.param), seeded)

@@ -1,5 +1,6 @@
 """Every operator that programs may call: its first and second derivatives are those of its values."""
 
+import inspect
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -9,8 +10,10 @@ from torch import Tensor
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.losses import EmpiricalRisk, Mse
 from hessian_spectrum.curvature.models.base import ParameterLayout
+from hessian_spectrum.curvature.models.written_out import WRITTEN_OUT
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
-from hessian_spectrum.programs.operators import ATEN_OPERATORS, base_name
+from hessian_spectrum.programs.mutations import changes_in_place
+from hessian_spectrum.programs.operators import ATEN_OPERATORS, base_name, refusal
 from tests.fixtures.operators import SAMPLES
 from tests.fixtures.operators.expression import F64, NUM_SAMPLES, Apply, model_of, numbers, weight_values, weights_of
 
@@ -25,7 +28,7 @@ TESTED_APART = {f"aten.sym_{name}" for name in ("size", "numel", "stride", "stor
 
 def operators_in(expression: object) -> Iterator[str]:
     if isinstance(expression, Apply):
-        yield base_name(expression.op)
+        yield expression.op
         yield from operators_in([*expression.args, *expression.kwargs.values()])
     elif isinstance(expression, (list, tuple)):
         for each in expression:
@@ -33,7 +36,9 @@ def operators_in(expression: object) -> Iterator[str]:
 
 
 def test_every_operator_has_a_sample() -> None:
-    assert set(operators_in(SAMPLES)) | TESTED_APART == ATEN_OPERATORS
+    calls = set(operators_in(SAMPLES))
+    assert {base_name(op) for op in calls} | TESTED_APART == ATEN_OPERATORS
+    assert not {op for op in calls if refusal(op, {}) is not None}
 
 
 @pytest.fixture
@@ -96,3 +101,25 @@ def test_values_in_float32(sample: Apply) -> None:
     outputs = model(model.initial_parameters(torch.Generator(), torch.float32, torch.device("cpu")), X.float())
     assert outputs.dtype == torch.float32
     torch.testing.assert_close(outputs.double(), X * row, rtol=1e-4, atol=1e-4 * float(row.abs().max()))
+
+
+@pytest.mark.parametrize("name", WRITTEN_OUT)
+def test_written_out_operators_take_the_arguments_of_every_overload(name: str) -> None:
+    packet = getattr(torch.ops.aten, name.removeprefix("aten."))
+    overloads = [getattr(packet, each) for each in packet.overloads() if refusal(f"{name}.{each}", {}) is None]
+    assert overloads
+    for overload in overloads:
+        arguments = overload._schema.arguments
+        named = {each.name: None for each in arguments if each.kwarg_only}
+        inspect.signature(WRITTEN_OUT[name]).bind(*(None for each in arguments if not each.kwarg_only), **named)
+
+
+@pytest.mark.parametrize("name", sorted(ATEN_OPERATORS))
+def test_allowed_overloads_write_into_their_first_argument_at_most(name: str) -> None:
+    packet = getattr(torch.ops.aten, name.removeprefix("aten."))
+    for overload in packet.overloads():
+        op = f"{name}.{overload}"
+        if refusal(op, {}) is None:
+            arguments = getattr(packet, overload)._schema.arguments
+            written = [index for index, each in enumerate(arguments) if each.alias_info and each.alias_info.is_write]
+            assert written == ([0] if changes_in_place(op) else []), op
