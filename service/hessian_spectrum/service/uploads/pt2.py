@@ -16,6 +16,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from hessian_spectrum.api_schemas.artifacts import ArrayType
+from hessian_spectrum.programs.mutations import changed_inputs
 from hessian_spectrum.programs.operators import INLINE, NO_GRAD, refusal
 from hessian_spectrum.programs.program import MAX_NESTING, Call, Parameter, Program, ProgramError, Region, Value
 from hessian_spectrum.storage.artifact_files import NamedArray
@@ -142,6 +143,7 @@ class _Reader:
             values={name: value for name, value in self.values.items() if name not in inputs},
         )
         program.check()
+        changed_inputs(program)
         return ReadProgram(program, table.arrays)
 
     def _signature(
@@ -419,10 +421,6 @@ class _ArrayTable:
     def add_parameter(self, name: str) -> Value:
         """Read a parameter; it becomes one of `arrays`."""
         value, array = self._read(name)
-        if value.dtype.startswith("complex"):
-            raise ProgramError(
-                f"its parameter {name:.64} is complex: store real and imaginary parts and use view_as_complex"
-            )
         if value.dtype not in ("float16", "bfloat16", "float32", "float64"):
             raise ProgramError(f"its parameter {name:.64} holds no floating-point numbers")
         self._check_finite(name, array)
@@ -450,6 +448,8 @@ class _ArrayTable:
     def _read(self, name: str) -> tuple[Value, NamedArray]:
         path, meta = self._entry(name)
         value = _value(meta)
+        if value.dtype.startswith("complex"):
+            raise ProgramError(f"{name:.64} is complex: store real and imaginary parts and use view_as_complex")
         if value.dtype not in _STORED:
             raise ProgramError(f"{name:.64} holds numbers of type {value.dtype}, which are not supported")
         stored, numpy_name = _STORED[value.dtype]
