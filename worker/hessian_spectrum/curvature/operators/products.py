@@ -139,7 +139,7 @@ def product(
         with _backwards(matrix):
             # otherwise it follows the mode outside, and without gradients some first derivatives take ways that forward
             # mode does not follow, without an error (PyTorch 2.13: slogdet, solve)
-            return pull(cotangent / risk.num_terms, create_graph=True)[0], head_rows
+            return pull(cotangent / risk.weight, create_graph=True)[0], head_rows
 
     moving = {name: point[name] for name in direction}
     values, changes, head_rows = jvp(pulled_back, (moving,), (dict(direction),), has_aux=True)  # type: ignore[misc]
@@ -218,7 +218,7 @@ def _through_head(
             yield cotangent @ weight
             if head_rows is not None:
                 # the tangent of this product alone: its primal value would be as large as W
-                rows = _change_of_product(matrix, cotangent, chunk / risk.num_terms)
+                rows = _change_of_product(matrix, cotangent, chunk / risk.weight)
                 head_rows[:] = [head_rows[0] + rows if head_rows else rows]
 
 
@@ -306,12 +306,12 @@ def _parts(
 
     values, parts = outputs.detach(), []
     if matrix != "ggn":
-        residual = risk.loss.gradient(values, targets) / risk.num_terms
+        residual = risk.loss.gradient(values, targets) / risk.weight
         parts.append(_gradient(slope(residual), row_leaves))
     if matrix != "functional":
         cotangent = torch.zeros_like(values, requires_grad=True)
         (pushed,) = _gradient(slope(cotangent), [cotangent])
-        weighted = risk.loss.hessian_product(values, targets, pushed) / risk.num_terms
+        weighted = risk.loss.hessian_product(values, targets, pushed) / risk.weight
         parts.append(_gradient(outputs, row_leaves, weighted))
     return parts
 

@@ -187,7 +187,7 @@ class RiskOperator(SymmetricOperator):
         if count == 0:
             return 0.0
         sample = first.take(torch.linspace(0, len(first) - 1, count).long())
-        if self._risk.loss.num_terms(sample.targets) == 0:
+        if self._risk.loss.weight(sample.targets) == 0:
             return 0.0
         generator = torch.Generator().manual_seed(0)
         eps = torch.finfo(self.dtype).eps

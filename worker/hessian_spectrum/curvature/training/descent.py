@@ -91,17 +91,17 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
         """Take one step, in place."""
         micro_batches = self._batches.draw(state.epoch_position, state.generator)
         # a batch whose targets are all ignored has the gradient 0
-        num_terms = max(sum(self._loss.num_terms(batch.targets) for batch in micro_batches), 1)
+        weight = sum(self._loss.weight(batch.targets) for batch in micro_batches) or 1
         value = 0.0
         for batch in micro_batches:
-            share = self._loss.total(self._model(state.parameters, batch.inputs), batch.targets) / num_terms
+            share = self._loss.total(self._model(state.parameters, batch.inputs), batch.targets) / weight
             share.backward()  # type: ignore[no-untyped-call]
             value += share.item()
         check_finite(value, state.num_steps)
         self._step(state)
         state.num_steps += 1
-        state.epoch_loss += value * num_terms
-        state.epoch_terms += num_terms
+        state.epoch_loss += value * weight
+        state.epoch_terms += weight
         if self._batches.ends_epoch(state.epoch_position):
             self._end_epoch(state)
         return state
