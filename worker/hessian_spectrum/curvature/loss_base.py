@@ -32,7 +32,15 @@ class Loss(ABC):
 
         F = E[g g^T] over targets that are drawn from the distribution whose negative logarithm the loss is, where g is
         the gradient at the drawn target. It does not depend on the targets, except for which of them are valid, and for
-        their weights. A loss that belongs to no distribution raises InvalidProblemError.
+        their weights.
+
+        Args:
+            outputs: Outputs f, of shape (..., K).
+            targets: Targets, which say what is ignored.
+            direction: u, of the shape of the outputs.
+
+        Raises:
+            InvalidProblemError: If the loss belongs to no distribution.
         """
         raise InvalidProblemError("the loss is not the negative logarithm of a distribution: it has no Fisher matrix")
 
