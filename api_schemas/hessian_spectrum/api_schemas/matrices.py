@@ -44,13 +44,13 @@ class StoredDiagonal(RequestMessage):
 class MatrixOptions(RequestMessage):
     """A matrix with a preconditioner and a shift: D^-1/2 A D^-1/2 + s I."""
 
-    kind: Matrix = Field(description="The matrix A.")
+    kind: Matrix = Field(description="The matrix A that is preconditioned and shifted.")
     preconditioner: StoredDiagonal | None = Field(
         default=None,
-        description="Positive diagonal matrix D, by parameter: of Adam, for example, D = sqrt(v) + epsilon with the "
-        "second moments v. null means the identity.",
+        description="Uploaded positive diagonal D, by parameter, such as sqrt(v) + epsilon with the second moments v of "
+        "Adam; null means the identity.",
     )
-    shift: float = Field(default=0.0, description="Damping s, which is added to every eigenvalue.")
+    shift: float = Field(default=0.0, description="Damping s that is added to every eigenvalue.")
 
 
 MatrixField = Annotated[
@@ -72,13 +72,12 @@ def settled_matrix(matrix: Matrix | MatrixOptions) -> Matrix | MatrixOptions:
     return matrix
 
 
-def check_matrix(matrix: Matrix | MatrixOptions, loss: AnyLoss | None, shapes: Shapes) -> None:
-    """Check that there is such a matrix of the loss, and that a preconditioner has the parameters of its rows.
+def check_matrix(matrix: Matrix | MatrixOptions, loss: AnyLoss | None) -> None:
+    """Check that there is such a matrix of the loss.
 
     Args:
         matrix: Matrix of the request.
         loss: Loss of the request; None if the model's output is its own loss, as of a quadratic form.
-        shapes: Shapes of the parameters to which the rows of the matrix belong, by name.
 
     Raises:
         ValidationError: At `matrix`.
@@ -92,11 +91,18 @@ def check_matrix(matrix: Matrix | MatrixOptions, loss: AnyLoss | None, shapes: S
     if loss is not None and name == "ggn" and kind_of_loss(loss).is_linear:
         message = f"the Gauss-Newton matrix of the loss {loss_name(loss)} is zero, as it is linear in the output"
         raise misfit("matrix", message=f"{message}: use hessian or empirical-fisher")
-    if isinstance(matrix, MatrixOptions) and matrix.preconditioner is not None:
-        _check_diagonal(matrix.preconditioner, shapes)
 
 
-def _check_diagonal(diagonal: StoredDiagonal, shapes: Shapes) -> None:
+def check_preconditioner(diagonal: StoredDiagonal, shapes: Shapes) -> None:
+    """Check that a preconditioner has the parameters to which the rows of the matrix belong.
+
+    Args:
+        diagonal: The uploaded diagonal.
+        shapes: Shapes of the parameters by name.
+
+    Raises:
+        ValidationError: At `matrix.preconditioner.id`.
+    """
     missing = shapes.keys() - diagonal.shapes.keys()
     if missing:
         raise misfit("matrix", "preconditioner", "id", message=f"lacks the parameters {listed(missing)}")

@@ -15,6 +15,7 @@ from hessian_spectrum.api_schemas.matrices import (
     MatrixOptions,
     StoredDiagonal,
     check_matrix,
+    check_preconditioner,
     matrix_name,
     settled_matrix,
 )
@@ -96,7 +97,9 @@ class SpectrumRequest(RequestMessage):
         check_loss(self.model, self.data, self.loss)
         check_data(self.model, self.data, self.loss)
         check_training(self.model, is_trained=self.train is not None)
-        check_matrix(self.matrix, self.effective_loss, self.matrix_parameters)
+        check_matrix(self.matrix, self.effective_loss)
+        if self.preconditioner is not None:
+            check_preconditioner(self.preconditioner, self.matrix_parameters)
         if self.weight_decay and self.effective_loss is None:
             raise misfit("weight_decay", message="a quadratic form is its own loss")
         if self.block is not None and self.blocks is not None:

@@ -93,6 +93,8 @@ def dense(name: str) -> dict[str, Tensor]:
     targets, weight, number = own.data.targets, own.loss.weight(own.data.targets), own.loss.num_terms(own.data.targets)
 
     def gradient(value: Tensor, at: Tensor, **options: Any) -> Tensor:
+        if not value.requires_grad:
+            return torch.zeros_like(at)
         return torch.autograd.grad(value, at, retain_graph=True, materialize_grads=True, **options)[0]
 
     jacobian = torch.stack([gradient(each, point) for each in outputs.flatten()])

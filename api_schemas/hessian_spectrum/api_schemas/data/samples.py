@@ -142,6 +142,8 @@ def check_vectors(model: Model, data: SampleData, loss: AnyLoss | None) -> None:
     num_inputs, num_outputs = widths(model)
     _check_row("x", data.x, width=num_inputs, kind=model.kind)
     assert loss is not None
+    if kind_of_loss(loss).is_linear:
+        return
     if not kind_of_loss(loss).needs_labels:
         (width,) = target_axes([num_outputs], loss)
         _check_row("y", data.y, width=width or 0, kind=model.kind)

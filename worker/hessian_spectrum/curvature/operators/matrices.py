@@ -2,6 +2,7 @@
 
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.losses import EmpiricalRisk
@@ -78,7 +79,8 @@ class GradientCovarianceOperator(RiskOperator):
     def _removed(self) -> Tensor | None:
         """The mean gradient g (P,)."""
         risk = EmpiricalRisk(self._risk.model, self._risk.loss, self._risk.batches)
-        _, gradient = risk.value_and_gradient(self._point)
+        with torch.enable_grad():
+            _, gradient = risk.value_and_gradient(self._point)
         return self.layout.flatten({name: self._rescaled(name, gradient[name]) for name in self.layout.names})
 
 
