@@ -8,12 +8,21 @@ from pydantic import Field, model_validator
 
 from hessian_spectrum.api_schemas.data import Data, num_samples
 from hessian_spectrum.api_schemas.data.kind import check_data, check_loss, check_training, loss_of
-from hessian_spectrum.api_schemas.losses import LOSSES, LossName
+from hessian_spectrum.api_schemas.losses import LOSSES, AnyLoss, LossField, LossName, loss_name, settled_loss
+from hessian_spectrum.api_schemas.matrices import (
+    Matrix,
+    MatrixField,
+    MatrixOptions,
+    StoredDiagonal,
+    check_matrix,
+    check_preconditioner,
+    matrix_name,
+    settled_matrix,
+)
 from hessian_spectrum.api_schemas.message import RequestMessage, Seed, Tags, TimeLimit, misfit
 from hessian_spectrum.api_schemas.methods import Method
 from hessian_spectrum.api_schemas.models import Gpt2, Model
 from hessian_spectrum.api_schemas.models.kind import Place, Shapes, block_dims, block_shapes
-from hessian_spectrum.api_schemas.spectrum_results import Matrix
 from hessian_spectrum.api_schemas.training import Training
 
 _LOSSES = "; ".join(f"{name} is {loss.formula}" for name, loss in LOSSES.items())
@@ -36,15 +45,25 @@ class SpectrumRequest(RequestMessage):
         default=None,
         description="Samples that define the loss; required except for a quadratic form, for which it is null.",
     )
-    loss: LossName | None = Field(
+    loss: LossField | None = Field(
         default=None,
-        description=f"Loss function, a mean over targets: {_LOSSES}. Required for models that have several; null for a "
-        "quadratic form; all other models accept only mse, which is their default.",
+        description=f"Loss function, a mean over targets: {_LOSSES}. A name, or an object with a field `kind` and "
+        "options. Required for models that have several; null for a quadratic form; all other models accept only mse, "
+        "which is their default.",
     )
-    matrix: Matrix = Field(
+    weight_decay: float | None = Field(
+        default=None,
+        ge=0,
+        description="Factor d of the term (d/2) |theta|^2 of the loss, over all parameters that are differentiated; "
+        "null means 0. It adds d times the identity to `hessian` and `ggn`.",
+    )
+    matrix: MatrixField = Field(
         default="hessian",
-        description="Matrix of second derivatives. `ggn`: the generalised Gauss-Newton matrix J^T H J; `functional`: "
-        "the difference between the Hessian and the Gauss-Newton matrix.",
+        description="Matrix of second derivatives, or of gradients g of the terms of the loss, one for each valid "
+        "target. `ggn`: the generalised Gauss-Newton matrix J^T H J; `functional`: the difference between the Hessian "
+        "and the Gauss-Newton matrix; `fisher`: J^T F J with the Fisher information F of the model's distribution of "
+        "targets; `empirical-fisher`: the mean of g g^T; `gradient-covariance`: the same less the outer product of the "
+        "mean gradient. A name, or an object with a preconditioner and a shift.",
     )
     method: Method = Field(description="How to compute eigenvalues, and which ones.")
     train: Training | None = Field(default=None, description="Training before the spectrum is computed; null for none.")
@@ -78,6 +97,11 @@ class SpectrumRequest(RequestMessage):
         check_loss(self.model, self.data, self.loss)
         check_data(self.model, self.data, self.loss)
         check_training(self.model, is_trained=self.train is not None)
+        check_matrix(self.matrix, self.effective_loss)
+        if self.preconditioner is not None:
+            check_preconditioner(self.preconditioner, self.matrix_parameters)
+        if self.weight_decay and self.effective_loss is None:
+            raise misfit("weight_decay", message="a quadratic form is its own loss")
         if self.block is not None and self.blocks is not None:
             raise misfit("blocks", message="give one block, or several, not both")
         if self.dim:  # the names of all blocks are looked at first
@@ -99,7 +123,10 @@ class SpectrumRequest(RequestMessage):
 
     def settled(self) -> Mapping[str, Any]:
         """Loss and precision that the server chooses, and default seeds where nothing is drawn."""
-        fields: dict[str, Any] = {"loss": self.effective_loss, "precision": self.product_precision}
+        fields: dict[str, Any] = {"loss": None, "precision": self.product_precision}
+        if (loss := self.loss_with_options) is not None:
+            fields["loss"] = settled_loss(loss)
+        fields |= {"matrix": settled_matrix(self.matrix), "weight_decay": self.weight_decay or None}
         if self.method.method_kind.assembles_matrix and self.product_precision == self.vector_precision:
             fields["seed"] = 0
         if self.train is not None and self.data and (self.train.batch_size or 0) >= num_samples(self.data):
@@ -108,8 +135,29 @@ class SpectrumRequest(RequestMessage):
 
     @property
     def effective_loss(self) -> LossName | None:
-        """The loss, or the model's own if the request leaves it out; None if the model's output itself is the loss."""
+        """Name of the loss, or of the model's own if the request leaves it out; None for a quadratic form."""
+        loss = self.loss_with_options
+        return None if loss is None else loss_name(loss)
+
+    @property
+    def loss_with_options(self) -> AnyLoss | None:
+        """The loss, with its options where the request states them; None for a quadratic form."""
         return loss_of(self.model, self.loss)
+
+    @property
+    def matrix_kind(self) -> Matrix:
+        """Name of the matrix."""
+        return matrix_name(self.matrix)
+
+    @property
+    def shift(self) -> float:
+        """Damping that is added to every eigenvalue."""
+        return self.matrix.shift if isinstance(self.matrix, MatrixOptions) else 0.0
+
+    @property
+    def preconditioner(self) -> StoredDiagonal | None:
+        """The uploaded diagonal by which the matrix is preconditioned; None: it is not."""
+        return self.matrix.preconditioner if isinstance(self.matrix, MatrixOptions) else None
 
     @property
     def product_precision(self) -> Precision:

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from hessian_spectrum.api_schemas.closed_form import Parameter
+from hessian_spectrum.api_schemas.matrices import Matrix
 from hessian_spectrum.api_schemas.message import Message
-
-Matrix = Literal["hessian", "ggn", "functional"]
 
 
 class Band(Message):
@@ -155,6 +154,11 @@ class Provenance(Computation):
     """Origin of the numbers of one spectrum."""
 
     matrix: Matrix = Field(description="Matrix of second derivatives, as in the request.")
+    preconditioner: str | None = Field(
+        default=None,
+        description="Id of the uploaded diagonal D of the preconditioned matrix D^-1/2 A D^-1/2; null for none.",
+    )
+    shift: float = Field(default=0.0, description="Damping that was added to every eigenvalue.")
     block: str | None = Field(
         description="Glob on names of parameters that restricted the matrix; null if nothing did."
     )
@@ -219,6 +223,11 @@ class MethodResult(Message):
         description="Arrays of parameters to which the rows belong, in order, each array row by row."
     )
     matrix: Matrix = Field(description="Matrix of second derivatives, as in the request.")
+    preconditioner: str | None = Field(
+        default=None,
+        description="Id of the uploaded diagonal D of the preconditioned matrix D^-1/2 A D^-1/2; null for none.",
+    )
+    shift: float = Field(default=0.0, description="Damping that was added to every eigenvalue.")
     block: str | None = Field(
         description="Glob on names of parameters that restricted the matrix; null if nothing did."
     )

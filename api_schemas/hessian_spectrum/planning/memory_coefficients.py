@@ -14,7 +14,14 @@ from typing import Literal
 
 from hessian_spectrum.planning.size import Family
 
-Matrix = Literal["hessian", "ggn", "functional"]
+Matrix = Literal["hessian", "ggn", "functional", "fisher", "empirical-fisher", "gradient-covariance"]
+
+_COSTS_LIKE: dict[Matrix, Matrix] = {
+    "fisher": "ggn",
+    "empirical-fisher": "ggn",
+    "gradient-covariance": "ggn",
+}
+"""Matrices whose products are those of another one, apart from what happens to the outputs."""
 
 OVERHEAD_BYTES = 12 * 2**20  # the graphs' Python objects, and what the allocator cannot use again
 
@@ -137,6 +144,7 @@ COEFFICIENTS: dict[Family, dict[Matrix, MemoryCoefficients]] = {
 @cache
 def memory_coefficients(family: Family, matrix: Matrix) -> MemoryCoefficients:
     """Return the coefficients for products with the matrix; a generic model gets the largest that were measured."""
+    matrix = _COSTS_LIKE.get(matrix, matrix)
     if family != "generic":
         return COEFFICIENTS[family][matrix]
     measured = [each[matrix] for each in COEFFICIENTS.values()]

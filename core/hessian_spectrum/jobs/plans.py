@@ -227,7 +227,7 @@ def culprit(request: SpectrumRequest, available_bytes: int) -> Literal["model", 
 
 
 def _planned(request: SpectrumRequest, work: Work, available_bytes: int | None) -> ComputationPlan:
-    beside = _data_bytes(request) + _result_bytes(request)
+    beside = _data_bytes(request) + _result_bytes(request) + _correction_bytes(request)
     spare = None if available_bytes is None else available_bytes - beside
     split = _split(request, work, _size(request), available_bytes=spare)
     return ComputationPlan(
@@ -249,11 +249,12 @@ def _split(request: SpectrumRequest, work: Work, size: Size, *, available_bytes:
     size = size.with_logits() if loss is not None and LOSSES[loss].outputs_cost_like == "logits" else size
     part = replace(size, num_parameters=request.dim, num_other_parameters=size.num_parameters - request.dim)
     itemsize = ITEM_BYTES[request.vector_precision]
-    return micro_batches(part, work, request.matrix, itemsize=itemsize, memory_bytes=available_bytes)
+    return micro_batches(part, work, request.matrix_kind, itemsize=itemsize, memory_bytes=available_bytes)
 
 
 def _work(request: SpectrumRequest) -> Work:
-    matrix = MatrixProperties(request.dim, _is_reduced(request), kind_of(request.model).is_layered)
+    is_layered = kind_of(request.model).is_layered and request.preconditioner is None
+    matrix = MatrixProperties(request.dim, _is_reduced(request), is_layered)
     return request.method.method_kind.work(request.method, matrix)
 
 
@@ -274,6 +275,12 @@ def _training_passes(request: SpectrumRequest) -> float:
 
 def _result_bytes(request: SpectrumRequest) -> int:
     return _RESULT_NUMBER_BYTES * request.method.method_kind.num_result_numbers(request.method, request.dim)
+
+
+def _correction_bytes(request: SpectrumRequest) -> int:
+    """Return the bytes of the vectors of a preconditioner, as loaded and as used, and of a mean gradient."""
+    num_vectors = 3 * (request.preconditioner is not None) + (request.matrix_kind == "gradient-covariance")
+    return 8 * request.dim * num_vectors
 
 
 def _size(request: SpectrumRequest) -> Size:

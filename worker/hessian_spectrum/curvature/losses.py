@@ -1,179 +1,36 @@
-"""Losses as sums over targets, and the empirical risk: the mean loss of a model over its data."""
+"""Losses by name, and the empirical risk: the mean loss of a model over its data."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp
 
+from hessian_spectrum.curvature.classification_losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    KullbackLeibler,
+    cross_entropy,
+)
 from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.loss_base import IGNORED, Loss, check_labels, check_numbers, num_valid_labels
 from hessian_spectrum.curvature.models.base import Model, Parameters
+from hessian_spectrum.curvature.regression_losses import GaussianNll, Huber, Mse, PoissonNll
 from hessian_spectrum.planning.work import OUTPUTS_BYTES
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
-IGNORED = -100
-"""Label of targets that count for nothing, as in PyTorch."""
-
-
-class Loss(ABC):
-    """A sum of one term per valid target; `EmpiricalRisk` takes the mean over the whole data."""
-
-    @abstractmethod
-    def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the sum of the terms, a scalar that is twice differentiable in `outputs` (..., K)."""
-
-    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the gradient of `total` with respect to the outputs (..., K), which is differentiable."""
-        return grad(self.total)(outputs, targets)  # type: ignore[no-any-return]
-
-    def hessian_product(self, outputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
-        """Return the product of the second derivative of `total` in the outputs with `direction`, each (..., K)."""
-        return jvp(lambda at: self.gradient(at, targets), (outputs,), (direction,))[1]  # type: ignore[no-any-return]
-
-    @abstractmethod
-    def num_terms(self, targets: Tensor) -> int:
-        """Return the number of valid targets, which is the weight of a batch."""
-
-    @abstractmethod
-    def check_targets(self, targets: Tensor, sample_shape: tuple[int, ...], num_outputs: int) -> None:
-        """Check that the loss is defined for these targets and outputs (*sample_shape, num_outputs).
-
-        Args:
-            targets: Targets of the outputs.
-            sample_shape: Shape of the outputs without their last axis.
-            num_outputs: Length of their last axis.
-
-        Raises:
-            InvalidProblemError: If it is not; the message says why.
-        """
-
-
-def check_labels(labels: Tensor, sample_shape: tuple[int, ...], num_classes: int) -> None:
-    """Check that labels are int64 of shape `sample_shape`, each in 0 .. num_classes - 1 or -100, which is ignored.
-
-    Args:
-        labels: Class labels or tokens.
-        sample_shape: Shape of the labels.
-        num_classes: Number of classes.
-
-    Raises:
-        InvalidProblemError: If they are not; the message says why.
-    """
-    if labels.dtype != torch.int64:
-        raise InvalidProblemError(f"class labels must be int64, not {labels.dtype}")
-    if tuple(labels.shape) != sample_shape:
-        raise InvalidProblemError(
-            f"labels must have the shape of the samples, {sample_shape}, not {tuple(labels.shape)}"
-        )
-    valid = labels[labels != IGNORED]
-    if valid.numel() and (int(valid.min()) < 0 or int(valid.max()) >= num_classes):
-        raise InvalidProblemError(f"labels outside 0 .. {num_classes - 1} (the model has {num_classes} outputs)")
-
-
-def num_valid_labels(labels: Tensor) -> int:
-    """Return the number of labels that are not ignored."""
-    return int((labels != IGNORED).sum())
-
-
-def check_numbers(targets: Tensor, sample_shape: tuple[int, ...], num_outputs: int) -> None:
-    """Check that targets are finite real numbers of shape (*sample_shape, num_outputs).
-
-    Args:
-        targets: Regression targets.
-        sample_shape: Shape of the outputs without their last axis.
-        num_outputs: Length of their last axis.
-
-    Raises:
-        InvalidProblemError: If they are not; the message says why.
-    """
-    expected = (*sample_shape, num_outputs)
-    if not targets.is_floating_point() or tuple(targets.shape) != expected:
-        message = f"targets must be real numbers {expected}, not {tuple(targets.shape)} of {targets.dtype}"
-        raise InvalidProblemError(message)
-    if not bool(targets.isfinite().all()):
-        raise InvalidProblemError("targets hold NaN or infinity")
-
-
-class CrossEntropy(Loss):
-    """Cross-entropy of class labels or tokens, in nats.
-
-    There is one term per valid target y with logits z: log sum_k exp(z_k) - z_y. Label -100 is ignored.
-    """
-
-    def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the sum of the terms for logits (*samples, K) and labels (*samples)."""
-        valid = targets != IGNORED
-        picked = outputs.gather(-1, torch.where(valid, targets, 0).unsqueeze(-1)).squeeze(-1)
-        terms = outputs.logsumexp(dim=-1) - picked
-        return (terms * valid.to(terms.dtype)).sum()
-
-    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return softmax(z) - e_y for each valid target, and 0 for ignored ones."""
-        classes = torch.arange(outputs.shape[-1], device=targets.device)
-        picked = (targets.unsqueeze(-1) == classes).to(outputs.dtype)
-        return _masked(outputs.softmax(dim=-1) - picked, targets)
-
-    def hessian_product(self, outputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
-        """Return (diag(p) - p p^T) u with p = softmax(z) for each valid target, and 0 for ignored ones."""
-        probabilities = _masked(outputs.softmax(dim=-1), targets)
-        weighted = probabilities * direction
-        return weighted - probabilities * weighted.sum(dim=-1, keepdim=True)
-
-    def num_terms(self, targets: Tensor) -> int:
-        """Return the number of labels that are not ignored."""
-        return num_valid_labels(targets)
-
-    def check_targets(self, targets: Tensor, sample_shape: tuple[int, ...], num_outputs: int) -> None:
-        """Check that targets are labels (*sample_shape,) in 0 .. num_outputs - 1, or -100."""
-        check_labels(targets, sample_shape, num_outputs)
-
-
-def _masked(values: Tensor, targets: Tensor) -> Tensor:
-    """Return the values (*samples, K), with 0 for ignored targets."""
-    valid = targets != IGNORED
-    # a product with ones would be one more constant as large as the logits in every recording
-    return values if bool(valid.all()) else values * valid.unsqueeze(-1).to(values.dtype)
-
-
-class Mse(Loss):
-    """Half the squared error: the mean over the data is 1/(2n) sum_i ||f(x_i) - y_i||^2.
-
-    Class labels (int64) stand for one-hot y; label -100 is ignored.
-    """
-
-    def total(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the sum of the terms for outputs (*samples, K) and targets of that shape, or labels (*samples)."""
-        return self.gradient(outputs, targets).square().sum() / 2
-
-    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return f - y, and 0 where the target is ignored."""
-        if targets.is_floating_point():
-            return outputs - targets
-        classes = torch.arange(outputs.shape[-1], device=targets.device)
-        one_hot = (targets.unsqueeze(-1) == classes).to(outputs.dtype)
-        return (outputs - one_hot) * _valid(targets, outputs)
-
-    def hessian_product(self, outputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
-        """Return the direction itself, and 0 where the target is ignored."""
-        return direction if targets.is_floating_point() else direction * _valid(targets, outputs)
-
-    def num_terms(self, targets: Tensor) -> int:
-        """Return the number of rows of regression targets, or of labels that are not ignored."""
-        return targets[..., 0].numel() if targets.is_floating_point() else num_valid_labels(targets)
-
-    def check_targets(self, targets: Tensor, sample_shape: tuple[int, ...], num_outputs: int) -> None:
-        """Check that targets are finite real numbers (*sample_shape, num_outputs), or labels (*sample_shape,)."""
-        if not targets.is_floating_point():
-            check_labels(targets, sample_shape, num_outputs)
-            return
-        check_numbers(targets, sample_shape, num_outputs)
-
-
-def _valid(targets: Tensor, outputs: Tensor) -> Tensor:
-    """Return 1 for each valid label and 0 for each ignored one, of shape (*samples, 1)."""
-    return (targets != IGNORED).unsqueeze(-1).to(outputs.dtype)
+__all__ = [
+    "IGNORED",
+    "LOSS_CLASSES",
+    "CrossEntropy",
+    "EmpiricalRisk",
+    "Loss",
+    "Mse",
+    "OutputValue",
+    "check_labels",
+    "check_numbers",
+    "num_valid_labels",
+]
 
 
 class OutputValue(Loss):
@@ -205,26 +62,40 @@ class OutputValue(Loss):
             )
 
 
-LOSS_CLASSES: dict[str, type[Loss]] = {
+LOSS_CLASSES: dict[str, Callable[..., Loss]] = {
     "mse": Mse,
-    "cross-entropy": CrossEntropy,
+    "cross-entropy": cross_entropy,
+    "binary-cross-entropy": BinaryCrossEntropy,
+    "huber": Huber,
+    "gaussian-nll": GaussianNll,
+    "poisson-nll": PoissonNll,
+    "kl": KullbackLeibler,
+    "output": OutputValue,
 }
 """Losses by the names that requests have for them."""
 
 
 class EmpiricalRisk:
-    """The mean loss L(theta) = 1/N sum_b total_b(theta) over micro-batches b with N valid targets in all.
+    """The mean loss L(theta) = 1/W sum_b total_b(theta) + (d/2) ||theta||^2 over micro-batches b of the data.
 
-    Each batch is weighted by its number of valid targets, so any split of the data gives the same L, gradient and
-    Hessian up to rounding.
+    W is the number N of valid targets or, of a loss with class weights, the sum of their weights, and d the weight
+    decay. Each batch counts by its share of W, so any split of the data gives the same L, gradient and Hessian up to
+    rounding.
+
+    Args:
+        model: The model.
+        loss: Loss of the model's outputs.
+        batches: The data.
+        weight_decay: d, of all parameters that are differentiated.
 
     Raises:
         InvalidProblemError: If a batch fits neither model nor loss, or no target is valid.
     """
 
-    def __init__(self, model: Model, loss: Loss, batches: Sequence[Dataset]) -> None:
+    def __init__(self, model: Model, loss: Loss, batches: Sequence[Dataset], *, weight_decay: float = 0.0) -> None:
         self.model = model
         self.loss = loss
+        self.weight_decay = weight_decay
         self.batches = tuple(batches)
         self._check_batches()
 
@@ -234,16 +105,23 @@ class EmpiricalRisk:
             self.loss.check_targets(batch.targets, self.model.sample_shape(batch.inputs), self.model.num_outputs)
         if self.num_terms == 0:
             raise InvalidProblemError("the data has no valid target")
+        if self.weight == 0:
+            raise InvalidProblemError("every valid target has a class of weight 0")
 
     @cached_property
     def num_terms(self) -> int:
         """Number N of valid targets of all batches together."""
         return sum(self.loss.num_terms(batch.targets) for batch in self.batches)
 
+    @cached_property
+    def weight(self) -> float:
+        """Weight W of all batches together, by which sums of terms are divided."""
+        return sum(self.loss.weight(batch.targets) for batch in self.batches)
+
     def batch_share(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return total_b / N of micro-batch `index`, a scalar; the risk is the sum of these shares."""
+        """Return total_b / W of micro-batch `index`, a scalar; without weight decay the risk is the sum of these."""
         batch = self.batches[index]
-        return self.loss.total(self.model(parameters, batch.inputs), batch.targets) / self.num_terms
+        return self.loss.total(self.model(parameters, batch.inputs), batch.targets) / self.weight
 
     def features(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return the inputs of the output layer for micro-batch `index`, or the outputs if there is no such layer."""
@@ -256,13 +134,14 @@ class EmpiricalRisk:
         yield from zip(torch.split(rows, size), torch.split(targets, size), strict=True)
 
     def residual(self, index: int, outputs: Tensor) -> Tensor:
-        """Return r = dL/df (*samples, K), including the factor 1/N, differentiable with respect to `outputs`."""
-        return self.loss.gradient(outputs, self.batches[index].targets) / self.num_terms
+        """Return r = dL/df (*samples, K), including the factor 1/W, differentiable with respect to `outputs`."""
+        return self.loss.gradient(outputs, self.batches[index].targets) / self.weight
 
     def value(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return L, a scalar, without its autograd graph."""
         with torch.no_grad():
-            return torch.stack([self.loss.total(*each) for each in self._outputs(parameters)]).sum() / self.num_terms
+            mean = torch.stack([self.loss.total(*each) for each in self._outputs(parameters)]).sum() / self.weight
+            return mean + self._penalty(parameters) if self.weight_decay else mean
 
     def mean_residual_norm(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return the mean over valid targets of ||d term / d f||, where f are the outputs (K,) at that target.
@@ -298,7 +177,17 @@ class EmpiricalRisk:
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
         gradient = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
         shares = [self._add_gradient(index, leaves, gradient) for index in range(len(self.batches))]
-        return torch.stack(shares).sum(), gradient
+        value = torch.stack(shares).sum()
+        if self.weight_decay:
+            value = value + self._penalty(parameters)
+            for name, tensor in parameters.items():
+                gradient[name].add_(tensor.detach(), alpha=self.weight_decay)
+        return value, gradient
+
+    def _penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return (d/2) ||theta||^2, a scalar."""
+        squares = [tensor.detach().square().sum() for tensor in parameters.values()]
+        return self.weight_decay / 2 * torch.stack(squares).sum()
 
     def _add_gradient(self, index: int, leaves: Parameters, gradient: Parameters) -> Tensor:
         """Add the gradient of the share of micro-batch `index`, which is returned."""
@@ -314,12 +203,12 @@ class EmpiricalRisk:
         for rows, targets in self.output_chunks(index, features.detach()):
             outputs = rows @ weight.T
             values.append(self.loss.total(outputs, targets))
-            residual = self.loss.gradient(outputs, targets) / self.num_terms
+            residual = self.loss.gradient(outputs, targets) / self.weight
             cotangent_rows[start : start + len(rows)] = residual @ weight
             gradient[head].addmm_(residual.T, rows)
             start += len(rows)
         _add_all(gradient, torch.autograd.grad(features, list(leaves.values()), cotangent, allow_unused=True))
-        return torch.stack(values).sum() / self.num_terms
+        return torch.stack(values).sum() / self.weight
 
 
 def _add_all(totals: Parameters, parts: Iterable[Tensor | None]) -> None:

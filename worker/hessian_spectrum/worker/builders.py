@@ -13,10 +13,11 @@ from torch import Tensor
 from hessian_spectrum.api_schemas.checkpoints import CheckpointError, CheckpointVerdict
 from hessian_spectrum.api_schemas.data import ArrayData, InlineData, SampleData, TextData, TokenData
 from hessian_spectrum.api_schemas.data import kind_of as data_kind_of
+from hessian_spectrum.api_schemas.data.targets import class_axis
 from hessian_spectrum.api_schemas.experiments import ExperimentRequest
 from hessian_spectrum.api_schemas.hessian_vs_ggn import Pretraining
 from hessian_spectrum.api_schemas.jobs import AnyJobRequest
-from hessian_spectrum.api_schemas.losses import LOSSES
+from hessian_spectrum.api_schemas.losses import LOSSES, loss_name
 from hessian_spectrum.api_schemas.models import CausalLm as CausalLmSpec
 from hessian_spectrum.api_schemas.models import Gpt2 as Gpt2Spec
 from hessian_spectrum.api_schemas.models import Model as ModelSpec
@@ -34,6 +35,7 @@ from hessian_spectrum.curvature.data.text import Tokens, TokenStream, named_toke
 from hessian_spectrum.curvature.losses import LOSS_CLASSES, Loss, OutputValue
 from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.models.causal_lm import CausalLm
+from hessian_spectrum.curvature.models.class_axis import ClassesLast
 from hessian_spectrum.curvature.models.exported import Exported
 from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.registry import dataset_functions, model_classes
@@ -293,6 +295,14 @@ def build_dataset(request: SpectrumRequest, sources: Inputs = NO_INPUTS) -> Data
     Raises:
         InvalidProblemError: If uploaded data are missing, or tokens are outside the vocabulary.
     """
+    dataset = _dataset(request, sources)
+    if request.effective_loss is not None and LOSSES[request.effective_loss].is_linear:
+        # the model returns the loss itself: targets only count the samples
+        return Dataset(dataset.inputs, torch.zeros(len(dataset), 1, dtype=torch.float64))
+    return dataset
+
+
+def _dataset(request: SpectrumRequest, sources: Inputs) -> Dataset:
     match request.data:
         case None:
             return _matrix_dataset(request.model)
@@ -324,8 +334,36 @@ def build_token_stream(spec: TextData | TokenData, sources: Inputs = NO_INPUTS) 
 
 def build_loss(request: SpectrumRequest) -> Loss:
     """Build the loss of a request; a quadratic form's is the output of its model."""
-    loss = request.effective_loss
-    return OutputValue() if loss is None else LOSS_CLASSES[loss]()
+    loss = request.loss_with_options
+    if loss is None:
+        return OutputValue()
+    return LOSS_CLASSES[loss_name(loss)](**({} if isinstance(loss, str) else loss.engine_arguments()))
+
+
+def classes_last(request: SpectrumRequest, model: Model) -> Model:
+    """Return the model with its classes along the last axis of its outputs, where the loss states another axis."""
+    axis = class_axis(request.loss_with_options)
+    if axis is None or not isinstance(model, Exported):
+        return model
+    return ClassesLast(model, axis, tuple(model.program.output_value.shape[1:]))
+
+
+def build_preconditioner(request: SpectrumRequest, sources: Inputs = NO_INPUTS) -> Parameters | None:
+    """Load the diagonal D of a preconditioned matrix.
+
+    Args:
+        request: Request, which names the uploaded file.
+        sources: Uploaded files.
+
+    Returns:
+        D by parameter name; None if the request has no preconditioner.
+
+    Raises:
+        InvalidProblemError: If the file is missing or damaged, or a number is not positive.
+    """
+    if request.preconditioner is None:
+        return None
+    return uploaded_arrays(sources.artifacts, request.preconditioner.id, request.matrix_parameters)
 
 
 def build_plan(spec: TrainingSpec, micro_batch_size: int | None = None) -> TrainingPlan:
@@ -446,6 +484,8 @@ def _array_dataset(x: Any, y: Any, request: SpectrumRequest) -> Dataset:
     if loss is not None and LOSSES[loss].needs_labels:
         return Dataset(inputs, _integers(y))
     targets = _real(y)
+    if (axis := class_axis(request.loss_with_options)) is not None:
+        targets = targets.movedim(axis, -1)
     return Dataset(inputs, targets if targets.ndim > 1 else targets.unsqueeze(-1))
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from hessian_spectrum.api_schemas.data.kind import DataKind, DataMessage, check_widths
-from hessian_spectrum.api_schemas.losses import LossName
+from hessian_spectrum.api_schemas.losses import AnyLoss
 from hessian_spectrum.api_schemas.message import Seed
 from hessian_spectrum.api_schemas.models import Model
 
@@ -27,7 +27,7 @@ class DigitsData(DataMessage):
     seed: Seed = Field(default=0, description="Seed of the order from which the first images are taken.")
 
 
-def _check(model: Model, data: DigitsData, loss: LossName | None) -> None:
+def _check(model: Model, data: DigitsData, loss: AnyLoss | None) -> None:
     check_widths(model, (DIGITS_PIXELS, DIGITS_CLASSES), "digits")
 
 

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from hessian_spectrum.api_schemas.data.kind import DataKind, DataMessage, check_widths
-from hessian_spectrum.api_schemas.losses import LossName
+from hessian_spectrum.api_schemas.losses import AnyLoss, kind_of_loss
 from hessian_spectrum.api_schemas.message import Seed, misfit
 from hessian_spectrum.api_schemas.models import Model, kind_of
 
@@ -73,18 +73,21 @@ class GaussianSequences(DataMessage):
     seed: Seed = Field(default=0, description="Seed of the inputs, the teacher and the noise.")
 
 
-def _check_vectors(model: Model, data: GaussianData, loss: LossName | None) -> None:
+def _check_vectors(model: Model, data: GaussianData, loss: AnyLoss | None) -> None:
     kind = kind_of(model)
     assert kind.widths is not None
-    needed = (data.input_dim, data.output_dim)
+    assert loss is not None
+    needed = (data.input_dim, kind_of_loss(loss).outputs_per_target * data.output_dim)
     if kind.width_places is not None:
         check_widths(model, needed, "gaussian data")
+    factor = kind_of_loss(loss).outputs_per_target
     for name, ours, theirs in zip(("input_dim", "output_dim"), needed, kind.widths(model), strict=True):
         if ours != theirs:
-            raise misfit("data", name, message=f"{name} is {ours}, {model.kind} has {theirs} with these fields")
+            own = f"{factor} outputs for each of {data.output_dim}" if name == "output_dim" and factor > 1 else ours
+            raise misfit("data", name, message=f"{name} is {own}, {model.kind} has {theirs} with these fields")
 
 
-def _check_sequences(model: Model, data: GaussianSequences, loss: LossName | None) -> None:
+def _check_sequences(model: Model, data: GaussianSequences, loss: AnyLoss | None) -> None:
     widths = kind_of(model).widths
     assert widths is not None
     num_inputs, num_outputs = widths(model)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from hessian_spectrum.api_schemas.losses import LOSSES, LossName, Target, losses_where
+from hessian_spectrum.api_schemas.data.targets import check_class_weights, class_axis, num_classes
+from hessian_spectrum.api_schemas.losses import TARGETS, AnyLoss, Target, kind_of_loss, loss_name, losses_where
 from hessian_spectrum.api_schemas.message import misfit
 from hessian_spectrum.api_schemas.models.kind import KindMessage, ModelMessage, Samples, fields_of, kind_name
 from hessian_spectrum.api_schemas.models.kind import kind_of as model_kind_of
@@ -19,7 +20,7 @@ class DataMessage(KindMessage):
     data_kind: ClassVar["DataKind"]
 
 
-Check = Callable[[Any, Any, LossName | None], None]
+Check = Callable[[Any, Any, AnyLoss | None], None]
 """check(model, data, loss) raises a ValidationError at a place in `model` or `data` where the two do not fit."""
 
 
@@ -96,7 +97,7 @@ def check_widths(model: ModelMessage, needed: tuple[int, int], what: str) -> Non
             raise misfit("model", *place, message=f"the {name} width is {number}, {what} need {need}")
 
 
-def loss_of(model: ModelMessage, loss: LossName | None) -> LossName | None:
+def loss_of(model: ModelMessage, loss: AnyLoss | None) -> AnyLoss | None:
     """Return the loss that a request implies.
 
     Args:
@@ -115,18 +116,18 @@ def loss_of(model: ModelMessage, loss: LossName | None) -> LossName | None:
             raise misfit("loss", message="a quadratic form is its own loss")
         return None
     if kind.only_loss is not None:
-        if loss not in (None, kind.only_loss):
+        if loss is not None and loss_name(loss) != kind.only_loss:
             raise misfit("loss", message=f"the loss of {model.kind} is {kind.only_loss}")
         return kind.only_loss
     if loss is None:
         raise misfit("loss", message="field required")
-    if kind.samples == "tokens" and not LOSSES[loss].predicts_tokens:
+    if kind.samples == "tokens" and not kind_of_loss(loss).predicts_tokens:
         losses = losses_where(predicts_tokens=True)
         raise misfit("loss", message=f"{model.kind} predicts tokens: its loss is {losses}")
     return loss
 
 
-def check_loss(model: ModelMessage, data: DataMessage | None, loss: LossName | None) -> None:
+def check_loss(model: ModelMessage, data: DataMessage | None, loss: AnyLoss | None) -> None:
     """Check that model and data accept the loss.
 
     Args:
@@ -139,11 +140,10 @@ def check_loss(model: ModelMessage, data: DataMessage | None, loss: LossName | N
     """
     effective = loss_of(model, loss)
     target = kind_of(data).targets if data is not None else None
-    if effective is None or target is None or target in LOSSES[effective].targets:
+    if effective is None or target is None or target in kind_of_loss(effective).targets:
         return
-    targets = {"numbers": "real targets", "labels": "class labels"}[target]
     assert data is not None
-    raise misfit("loss", message=f"{data.kind} data have {targets}: their loss is {losses_where(target)}")
+    raise misfit("loss", message=f"{data.kind} data have {TARGETS[target]}: their loss is {losses_where(target)}")
 
 
 def check_training(model: ModelMessage, *, is_trained: bool) -> None:
@@ -162,7 +162,7 @@ def check_training(model: ModelMessage, *, is_trained: bool) -> None:
         )
 
 
-def check_data(model: ModelMessage, data: DataMessage | None, loss: LossName | None) -> None:
+def check_data(model: ModelMessage, data: DataMessage | None, loss: AnyLoss | None) -> None:
     """Check that the data fit model and loss.
 
     Args:
@@ -184,4 +184,24 @@ def check_data(model: ModelMessage, data: DataMessage | None, loss: LossName | N
     check = kind_of(data).checks.get(kind.samples)
     if check is None:
         raise misfit("data", "kind", message=f"{model.kind} takes no {data.kind} data")
-    check(model, data, loss_of(model, loss))
+    effective = loss_of(model, loss)
+    check(model, data, effective)
+    if effective is not None:
+        _check_options(model, effective)
+
+
+def _check_options(model: ModelMessage, loss: AnyLoss) -> None:
+    kind = model_kind_of(model)
+    axis = class_axis(loss)
+    if axis is not None and kind.samples != "arrays":
+        message = f"the classes of {model.kind} lie along the last axis; only exported programs have others"
+        raise misfit("loss", "class_axis", message=message)
+    number: int | None = getattr(model, "vocab_size", None)
+    if kind.widths is not None:
+        number = kind.widths(model)[1]
+    elif kind.samples == "arrays":
+        output: Any = getattr(model, "output", None)
+        number = num_classes(output.shape[1:], loss)
+    check_class_weights(loss, number)
+    if kind.widths is not None and kind_of_loss(loss).is_linear and number != 1:
+        raise misfit("loss", message=f"{loss_name(loss)}: the model must have one output, not {number}")

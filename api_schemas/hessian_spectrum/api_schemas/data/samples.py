@@ -9,12 +9,16 @@ from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, Vali
 
 from hessian_spectrum.api_schemas.artifacts import ArtifactId, StoredArray, WholeNumbers, arrays_of, listed
 from hessian_spectrum.api_schemas.data.kind import DataKind, DataMessage
-from hessian_spectrum.api_schemas.losses import LOSSES, LossName
+from hessian_spectrum.api_schemas.data.targets import (
+    IGNORED,
+    check_class_axis,
+    check_target_values,
+    num_classes,
+    target_axes,
+)
+from hessian_spectrum.api_schemas.losses import AnyLoss, kind_of_loss, loss_name
 from hessian_spectrum.api_schemas.message import MAX_NUMBERS, Rows, Vector, misfit
 from hessian_spectrum.api_schemas.models import Model, kind_of
-
-IGNORED = -100
-"""Label of targets that the loss ignores."""
 
 MAX_SAMPLE_DIMENSIONS = 8
 
@@ -122,7 +126,7 @@ SampleData = InlineData | ArrayData
 """Samples that a caller gives."""
 
 
-def check_vectors(model: Model, data: SampleData, loss: LossName | None) -> None:
+def check_vectors(model: Model, data: SampleData, loss: AnyLoss | None) -> None:
     """Check that the samples are rows of numbers, with rows or labels as targets, for a model.
 
     Args:
@@ -138,15 +142,19 @@ def check_vectors(model: Model, data: SampleData, loss: LossName | None) -> None
     num_inputs, num_outputs = widths(model)
     _check_row("x", data.x, width=num_inputs, kind=model.kind)
     assert loss is not None
-    if not LOSSES[loss].needs_labels:
-        _check_row("y", data.y, width=num_outputs, kind=model.kind)
+    if kind_of_loss(loss).is_linear:
+        return
+    if not kind_of_loss(loss).needs_labels:
+        (width,) = target_axes([num_outputs], loss)
+        _check_row("y", data.y, width=width or 0, kind=model.kind)
+        check_target_values(data.y, loss)
         return
     if sample_shape(data.y) != ():
-        raise misfit("data", "y", message=f"{loss} takes one class label per sample")
+        raise misfit("data", "y", message=f"{loss_name(loss)} takes one class label per sample")
     _check_labels("y", data.y, num_outputs, ignorable=True)
 
 
-def check_sequences(model: Model, data: SampleData, loss: LossName | None) -> None:
+def check_sequences(model: Model, data: SampleData, loss: AnyLoss | None) -> None:
     """Check that the samples are sequences of vectors for a model.
 
     Args:
@@ -170,7 +178,7 @@ def check_sequences(model: Model, data: SampleData, loss: LossName | None) -> No
             raise misfit("data", name, message=f"sequences of {have[0]} positions, those of x have {length}")
 
 
-def check_tokens(model: Any, data: SampleData, loss: LossName | None) -> None:
+def check_tokens(model: Any, data: SampleData, loss: AnyLoss | None) -> None:
     """Check that the samples are rows of token ids for a model.
 
     Args:
@@ -191,7 +199,7 @@ def check_tokens(model: Any, data: SampleData, loss: LossName | None) -> None:
     check_length(model, sample_shape(data.x)[0], "x")
 
 
-def check_arrays(model: Any, data: SampleData, loss: LossName | None) -> None:
+def check_arrays(model: Any, data: SampleData, loss: AnyLoss | None) -> None:
     """Check that the samples have the shapes of a program's input and output.
 
     Args:
@@ -210,13 +218,15 @@ def check_arrays(model: Any, data: SampleData, loss: LossName | None) -> None:
         message = f"{len(data.x)} samples; the program was exported for {model.num_samples} at a time: give a multiple"
         raise misfit("data", "x", message=message)
     assert loss is not None
-    outputs = model.output.shape[1:] or [1]
-    targets = sample_shape(data.y)
-    if LOSSES[loss].needs_labels:
-        _check_axes("y", targets, outputs[:-1])
-        _check_stored_or_inline_labels(data.y, outputs[-1])
-    elif targets or outputs != [1]:
-        _check_axes("y", targets, outputs)
+    outputs, targets = model.output.shape[1:] or [1], sample_shape(data.y)
+    needed = target_axes(outputs, loss)
+    if kind_of_loss(loss).needs_labels:
+        check_class_axis(outputs, targets, loss)
+        _check_axes("y", targets, needed)
+        _check_stored_or_inline_labels(data.y, num_classes(outputs, loss))
+    elif not kind_of_loss(loss).is_linear and (targets or needed != [1]):
+        _check_axes("y", targets, needed)
+        check_target_values(data.y, loss)
 
 
 def _check_axes(name: str, have: tuple[int, ...], needed: Sequence[int | None]) -> None:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from hessian_spectrum.api_schemas.artifacts import ArtifactId
 from hessian_spectrum.api_schemas.data.kind import DataKind, DataMessage
 from hessian_spectrum.api_schemas.data.samples import check_length
-from hessian_spectrum.api_schemas.losses import LossName
+from hessian_spectrum.api_schemas.losses import AnyLoss
 from hessian_spectrum.api_schemas.message import Seed, misfit
 from hessian_spectrum.planning.text import tokenizer_bytes
 
@@ -61,14 +61,14 @@ class TokenData(DataMessage):
     seed: Seed = Field(default=0, description="Seed of the positions at which windows begin.")
 
 
-def _check_text(model: Any, data: TextData, loss: LossName | None) -> None:
+def _check_text(model: Any, data: TextData, loss: AnyLoss | None) -> None:
     check_length(model, data.sequence_length, "sequence_length")
     needed = NUM_TOKENS[data.tokenizer]
     if model.vocab_size < needed:
         raise misfit("model", "vocab_size", message=f"the tokenizer {data.tokenizer} needs at least {needed}")
 
 
-def _check_tokens(model: Any, data: TokenData, loss: LossName | None) -> None:
+def _check_tokens(model: Any, data: TokenData, loss: AnyLoss | None) -> None:
     check_length(model, data.sequence_length, "sequence_length")
 
 

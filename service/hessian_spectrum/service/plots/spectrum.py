@@ -29,7 +29,14 @@ from hessian_spectrum.service.plots.figure import (
 from hessian_spectrum.service.plots.trace import DiagonalSample
 
 _BLUE, _RED, _GREEN, _GREY = "#1f5fa8", "#c8452f", "#2a9d5c", "#6b7280"
-MATRIX_NAMES = {"hessian": "Hessian", "ggn": "Gauss-Newton matrix", "functional": "Functional Hessian"}
+MATRIX_NAMES = {
+    "hessian": "Hessian",
+    "ggn": "Gauss-Newton matrix",
+    "functional": "Functional Hessian",
+    "fisher": "Fisher matrix",
+    "empirical-fisher": "Empirical Fisher matrix",
+    "gradient-covariance": "Covariance of gradients",
+}
 
 LINEAR_RANGE = 100
 """Ratio of magnitudes above which the axis is logarithmic."""

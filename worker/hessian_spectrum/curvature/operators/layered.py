@@ -13,7 +13,7 @@ from hessian_spectrum.curvature.linear_algebra import Triangle
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import ParameterLayout, Parameters
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.curvature.operators.products import Matrix, product
+from hessian_spectrum.curvature.operators.products import GAUSS_NEWTON, Matrix, product
 from hessian_spectrum.curvature.operators.programs import release_freed_memory
 from hessian_spectrum.planning.work import layered_samples, layered_units
 
@@ -51,7 +51,7 @@ class LayeredAssembly:
     well; that part follows by symmetry.) Biases have 1 in place of h.
 
     Attributes:
-        matrix: Which of the three matrices.
+        matrix: Which matrix.
         risk: Risk of an `Mlp`.
         point: Parameters of the model, by name.
         layout: Layout of the parameters whose submatrix is computed, in the model's order.
@@ -152,7 +152,7 @@ class LayeredAssembly:
                 change = delta_change[first:]
                 outer = terms[position : position + len(change) * len(hidden)].view(-1, *hidden.shape)
                 torch.mul(change[:, None], hidden, out=outer)
-                if later and self.matrix != "ggn":
+                if later and self.matrix not in GAUSS_NEWTON:
                     outer.addcmul_(signals.delta[layer][:, None], unit.change.hidden[later])
                 position += len(change) * len(hidden)
             if bias:

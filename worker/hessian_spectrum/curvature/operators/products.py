@@ -1,4 +1,4 @@
-"""Products of the three second-derivative matrices: forward over reverse, or by two reverse passes."""
+"""Products of matrices of second derivatives and of gradients: forward over reverse, or by two reverse passes."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +15,10 @@ from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import ParameterLayout, Parameters
 from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
-Matrix = Literal["hessian", "ggn", "functional"]
+Matrix = Literal["hessian", "ggn", "functional", "fisher", "empirical-fisher", "gradient-covariance"]
+
+GAUSS_NEWTON: frozenset[Matrix] = frozenset({"ggn", "fisher", "empirical-fisher", "gradient-covariance"})
+"""Matrices J^T B J with the Jacobian J of the outputs and a matrix B of each target's outputs alone."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,13 @@ class MicroBatchBlock:
     """Some rows and columns of A_b, the share of one micro-batch in a matrix, as a map of vectors.
 
     Attributes:
-        matrix: Which of the three matrices.
+        matrix: Which matrix.
         risk: Risk whose second derivatives are computed.
         index: Index of the micro-batch.
         point: Parameters by name at which the matrix is evaluated.
         columns: Parameters of the columns.
         rows: Parameters of the rows.
+        scale: Factors by which rows and columns are multiplied, by parameter name; None: there are none.
     """
 
     matrix: Matrix
@@ -50,6 +54,7 @@ class MicroBatchBlock:
     point: Parameters
     columns: ParameterLayout
     rows: ParameterLayout
+    scale: Parameters | None = None
 
     def forward_over_reverse(self, vectors: Tensor) -> Tensor:
         """Return the products with vectors (k, number of columns), of shape (k, number of rows)."""
@@ -61,10 +66,10 @@ class MicroBatchBlock:
                 self.index,
                 features_at=partial(self.risk.features, self.index),
                 point=self.point,
-                direction=self.columns.unflatten(vector),
+                direction=self._scaled(self.columns.unflatten(vector)),
                 rows=self.rows.names,
             )
-            return self.rows.flatten(result)
+            return self.rows.flatten(self._scaled(result))
 
         return single(vectors[0]).unsqueeze(0) if len(vectors) == 1 else vmap(single)(vectors)
 
@@ -81,12 +86,16 @@ class MicroBatchBlock:
                 self.index,
                 outputs_at=outputs_at,
                 point=self.point,
-                direction=self.columns.unflatten(vector),
+                direction=self._scaled(self.columns.unflatten(vector)),
                 rows=self.rows.names,
             )
-            return self.rows.flatten(result)
+            return self.rows.flatten(self._scaled(result))
 
         return torch.stack([single(vector) for vector in vectors])
+
+    def _scaled(self, parts: Parameters) -> Parameters:
+        scale = self.scale
+        return parts if scale is None else {name: scale[name] * part for name, part in parts.items()}
 
 
 def product(
@@ -106,13 +115,20 @@ def product(
         hessian     d(J^T r)[v]          = J^T H_l J v + dJ[v]^T r
         ggn         J^T H_l J v
         functional  dJ[v]^T r
+        fisher      J^T F_l J v, with the Fisher information F_l of the outputs
+
+    and of the gradients J_i^T r_i of the terms i, one for each valid target:
+
+        empirical-fisher, gradient-covariance  (N / W) sum_i J_i^T r_i r_i^T J_i v
+
+    The covariance lacks the mean gradient, which no single micro-batch knows.
 
     The computation is one forward pass with tangents and one backward pass; r and H_l are the closed forms of the loss.
     If the model ends in an output layer f = h W^T, outputs and their tangents exist for one piece of the samples at a
     time. The function can be used inside vmap and `record`.
 
     Args:
-        matrix: Which of the three matrices.
+        matrix: Which matrix.
         risk: Risk whose second derivatives are computed.
         index: Index of the micro-batch.
         features_at: Returns h, or f itself without such a layer, of that micro-batch, at given values of everything
@@ -139,11 +155,11 @@ def product(
         with _backwards(matrix):
             # otherwise it follows the mode outside, and without gradients some first derivatives take ways that forward
             # mode does not follow, without an error (PyTorch 2.13: slogdet, solve)
-            return pull(cotangent / risk.num_terms, create_graph=True)[0], head_rows
+            return pull(cotangent / risk.weight, create_graph=True)[0], head_rows
 
     moving = {name: point[name] for name in direction}
     values, changes, head_rows = jvp(pulled_back, (moving,), (dict(direction),), has_aux=True)  # type: ignore[misc]
-    result: Parameters = values if matrix == "ggn" else changes
+    result: Parameters = values if matrix in GAUSS_NEWTON else changes
     for part in head_rows:
         assert head is not None
         result[head] = part.add_(result[head])
@@ -172,7 +188,7 @@ def _output_cotangent(matrix: Matrix, risk: EmpiricalRisk, *, outputs: Tensor, t
     The tangent of r is the closed form H_l u rather than autograd's, which stores the probabilities of a softmax twice.
 
     Args:
-        matrix: Which of the three matrices.
+        matrix: Which matrix.
         risk: Risk whose second derivatives are computed.
         outputs: Outputs with their tangents.
         targets: Targets of the outputs.
@@ -182,8 +198,8 @@ def _output_cotangent(matrix: Matrix, risk: EmpiricalRisk, *, outputs: Tensor, t
     """
     primal, tangent = forward_ad.unpack_dual(outputs)  # type: ignore[no-untyped-call]
     with forward_ad._set_fwd_grad_enabled(False):
-        if matrix == "ggn":
-            return risk.loss.hessian_product(primal, targets, tangent)
+        if matrix in GAUSS_NEWTON:
+            return _output_product(matrix, risk, outputs=primal, targets=targets, direction=tangent)
         residual = risk.loss.gradient(primal, targets)
         if matrix == "functional" or tangent is None:
             return residual
@@ -191,9 +207,22 @@ def _output_cotangent(matrix: Matrix, risk: EmpiricalRisk, *, outputs: Tensor, t
     return forward_ad.make_dual(residual, change)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def _output_product(
+    matrix: Matrix, risk: EmpiricalRisk, *, outputs: Tensor, targets: Tensor, direction: Tensor
+) -> Tensor:
+    """Return B u for u = `direction`, each of the shape of the outputs, for a matrix J^T B J / W."""
+    if matrix == "ggn":
+        return risk.loss.hessian_product(outputs, targets, direction)
+    if matrix == "fisher":
+        return risk.loss.fisher_product(outputs, targets, direction)
+    product = risk.loss.gradient_outer_product(outputs, targets, direction)
+    # the terms whose mean over all N targets is the risk are N / W times those of the loss
+    return product if risk.weight == risk.num_terms else product * (risk.num_terms / risk.weight)
+
+
 def _backwards(matrix: Matrix) -> AbstractContextManager[object]:
-    """Reverse pass; for the Gauss-Newton matrix only the forward pass has tangents."""
-    return forward_ad._set_fwd_grad_enabled(False) if matrix == "ggn" else nullcontext()
+    """Reverse pass; for Gauss-Newton matrices only the forward pass has tangents."""
+    return forward_ad._set_fwd_grad_enabled(False) if matrix in GAUSS_NEWTON else nullcontext()
 
 
 def _through_head(
@@ -202,7 +231,7 @@ def _through_head(
     """Cotangents of the features (n, d), chunk by chunk.
 
     Args:
-        matrix: Which of the three matrices.
+        matrix: Which matrix.
         risk: Risk whose second derivatives are computed.
         index: Index of the micro-batch.
         features: Features (n, d) with their tangents.
@@ -218,13 +247,13 @@ def _through_head(
             yield cotangent @ weight
             if head_rows is not None:
                 # the tangent of this product alone: its primal value would be as large as W
-                rows = _change_of_product(matrix, cotangent, chunk / risk.num_terms)
+                rows = _change_of_product(matrix, cotangent, chunk / risk.weight)
                 head_rows[:] = [head_rows[0] + rows if head_rows else rows]
 
 
 def _change_of_product(matrix: Matrix, cotangent: Tensor, chunk: Tensor) -> Tensor:
     """s^T h for Gauss-Newton, where s is a tangent; otherwise the tangent of s^T h."""
-    if matrix == "ggn":
+    if matrix in GAUSS_NEWTON:
         return cotangent.T @ chunk
     (left, left_change), (right, right_change) = (forward_ad.unpack_dual(each) for each in (cotangent, chunk))  # type: ignore[no-untyped-call]
     change = left.T @ right_change if right_change is not None else None
@@ -252,8 +281,10 @@ def double_backward_product(
         ggn         J^T H_l J v, where J v = d/du <J^T u, v>
         hessian     the sum of both
 
+    The other matrices are J^T B J v with another matrix B than H_l, as in `product`.
+
     Args:
-        matrix: Which of the three matrices.
+        matrix: Which matrix.
         risk: Risk whose second derivatives are computed.
         index: Index of the micro-batch.
         outputs_at: Returns the model's outputs of that micro-batch at given parameters, built by autograd.
@@ -305,13 +336,14 @@ def _parts(
         return total
 
     values, parts = outputs.detach(), []
-    if matrix != "ggn":
-        residual = risk.loss.gradient(values, targets) / risk.num_terms
+    if matrix not in GAUSS_NEWTON:
+        residual = risk.loss.gradient(values, targets) / risk.weight
         parts.append(_gradient(slope(residual), row_leaves))
     if matrix != "functional":
         cotangent = torch.zeros_like(values, requires_grad=True)
         (pushed,) = _gradient(slope(cotangent), [cotangent])
-        weighted = risk.loss.hessian_product(values, targets, pushed) / risk.num_terms
+        kind: Matrix = matrix if matrix in GAUSS_NEWTON else "ggn"
+        weighted = _output_product(kind, risk, outputs=values, targets=targets, direction=pushed) / risk.weight
         parts.append(_gradient(outputs, row_leaves, weighted))
     return parts
 

@@ -18,6 +18,7 @@ from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, Triangl
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import ColumnGroup, ParameterLayout, column_groups, select
 from hessian_spectrum.curvature.models.mlp import Mlp
+from hessian_spectrum.curvature.operators.correction import Correction, inverse_roots
 from hessian_spectrum.curvature.operators.layered import LayeredAssembly
 from hessian_spectrum.curvature.operators.products import (
     Fallback,
@@ -57,6 +58,12 @@ DEVIATION_MARGIN = 2
 SENSITIVITY_MARGIN = 4
 """Factor by which rounding may change a product more than a change of every parameter by one epsilon did."""
 
+POWER_STEPS = 4
+"""Products for a lower bound of the norm of a matrix to whose products something is added or taken away."""
+
+DECAYED: frozenset[Matrix] = frozenset({"hessian", "ggn"})
+"""Matrices to which weight decay adds a multiple of the identity."""
+
 SENSITIVITY_SAMPLES, SENSITIVITY_SHARE = 16, 8
 """Largest number of samples for measuring the sensitivity, and the divisor of a micro-batch that gives its largest
 share."""
@@ -84,6 +91,8 @@ class RiskOperator(SymmetricOperator):
             padded with zeros to this number, its half, its quarter and so on, so that a product does not depend on
             those before it.
         fallback: How products are computed if it is already known that they cannot be recorded.
+        preconditioner: Positive D by parameter name; the matrix is then D^-1/2 A D^-1/2.
+        shift: s; the matrix is then the preconditioned one plus s I.
 
     Attributes:
         layout: Layout of the flat vector.
@@ -112,6 +121,8 @@ class RiskOperator(SymmetricOperator):
         progress: Progress = ignore_progress,
         num_columns: int | None = None,
         fallback: Fallback | None = None,
+        preconditioner: Mapping[str, Tensor] | None = None,
+        shift: float = 0.0,
     ) -> None:
         shapes = risk.model.parameter_shapes
         ParameterLayout.of(shapes).check(parameters)
@@ -121,6 +132,10 @@ class RiskOperator(SymmetricOperator):
         self._point = {name: parameters[name].detach() for name in shapes}
         if matmul_precision is not None and self.dtype != torch.float32:
             raise InvalidProblemError(f"{matmul_precision} products need parameters in float32, not {self.dtype}")
+        scale = None
+        if preconditioner is not None:
+            scale = inverse_roots(preconditioner, self.layout, like=self._any_parameter)
+        self._scale, self._shift = scale, shift
         self.precision_deviation: float | None = None
         self._matmul_precision = matmul_precision
         self._compared: list[Tensor] = []  # A V and what is off of it, of the micro-batches so far
@@ -157,7 +172,7 @@ class RiskOperator(SymmetricOperator):
     @property
     def product_error(self) -> float:
         """Bound on ||A' v - A v|| / ||A||, including the deviation of reduced products, as far as it was measured."""
-        return self.rounding_error + DEVIATION_MARGIN * (self.precision_deviation or 0.0)
+        return self.rounding_error + self._cancellation * DEVIATION_MARGIN * (self.precision_deviation or 0.0)
 
     @property
     def rounding_error(self) -> float:
@@ -169,7 +184,53 @@ class RiskOperator(SymmetricOperator):
         Returns:
             The bound, dimensionless.
         """
-        return super().product_error + SENSITIVITY_MARGIN * self.sensitivity * torch.finfo(self.dtype).eps
+        error = super().product_error + SENSITIVITY_MARGIN * self.sensitivity * torch.finfo(self.dtype).eps
+        return self._cancellation * error
+
+    @cached_property
+    def _cancellation(self) -> float:
+        """Bound on (||B|| + ||C||) / ||A|| for A = B + C with the correction C; products have the errors of both.
+
+        ||B|| is at most ||A|| + ||C||, and a few steps of the power method bound ||A|| from below.
+
+        Returns:
+            The factor by which errors that are relative to B and C are larger relative to A.
+        """
+        if self._correction is None:
+            return 1.0
+        generator = torch.Generator().manual_seed(0)
+        vector = torch.randn(self.dim, generator=generator, dtype=self.dtype).to(self.device)
+        size = 0.0
+        for _ in range(POWER_STEPS):
+            vector = self.matvec(vector / torch.linalg.vector_norm(vector))
+            size = max(size, float(torch.linalg.vector_norm(vector)))
+            if not 0 < size < math.inf:
+                return 1.0  # products that are NaN are reported by the algorithms
+        return 1 + 2 * self._correction.norm / size
+
+    @cached_property
+    def _correction(self) -> Correction | None:
+        """What is added to the sum over micro-batches; None: nothing."""
+        decay = self._risk.weight_decay if self.matrix in DECAYED else 0.0
+        if not decay and not self._shift and self._removed is None:
+            return None
+        if not decay or self._scale is None:
+            diagonal = torch.tensor(decay + self._shift, dtype=self.dtype, device=self.device)
+        else:
+            diagonal = decay * self.layout.flatten(self._scale).square() + self._shift
+        return Correction(diagonal, self._removed)
+
+    @cached_property
+    def _removed(self) -> Tensor | None:
+        """The vector g (P,), where the matrix lacks g g^T; None: nothing is taken away."""
+        return None
+
+    def _rescaled(self, name: str, values: Tensor) -> Tensor:
+        """Return values of a parameter, multiplied by D^-1/2."""
+        return values if self._scale is None else self._scale[name] * values
+
+    def _corrected(self, rows: Tensor, products: Tensor) -> Tensor:
+        return products if self._correction is None else self._correction.add_products(rows, products)
 
     @cached_property
     def sensitivity(self) -> float:
@@ -187,7 +248,7 @@ class RiskOperator(SymmetricOperator):
         if count == 0:
             return 0.0
         sample = first.take(torch.linspace(0, len(first) - 1, count).long())
-        if self._risk.loss.num_terms(sample.targets) == 0:
+        if self._risk.loss.weight(sample.targets) == 0:
             return 0.0
         generator = torch.Generator().manual_seed(0)
         eps = torch.finfo(self.dtype).eps
@@ -221,7 +282,10 @@ class RiskOperator(SymmetricOperator):
 
     def start_triangle(self) -> Triangle:
         """Return the dense matrix before its first product."""
-        return Triangle(super().start_triangle().rows, is_upper=self._is_layered)
+        rows = super().start_triangle().rows
+        if self._correction is not None:
+            self._correction.add_to(rows)
+        return Triangle(rows, is_upper=self._is_layered)
 
     @torch.no_grad()
     def fill_triangle(self, triangle: Triangle) -> Iterator[None]:
@@ -253,7 +317,7 @@ class RiskOperator(SymmetricOperator):
 
     @property
     def _is_layered(self) -> bool:
-        return isinstance(self._risk.model, Mlp) and self._matmul_precision is None
+        return isinstance(self._risk.model, Mlp) and self._matmul_precision is None and self._scale is None
 
     def _add_columns(self, matrix: Tensor, index: int, group: ColumnGroup) -> None:
         """Add the columns of A_b in `group` to the rows of `matrix` (P, P), up to the group's last parameter."""
@@ -277,7 +341,7 @@ class RiskOperator(SymmetricOperator):
             for index in range(len(self._risk.batches)):
                 for row in range(len(rows)):
                     total[row] += self._unrecorded(index, self.layout, self.layout)(rows[row : row + 1])[0]
-        return total
+        return self._corrected(rows, total)
 
     @torch.no_grad()
     def _sweep(self, rows: Tensor) -> Tensor:
@@ -288,7 +352,8 @@ class RiskOperator(SymmetricOperator):
         totals: list[Tensor] = []
         for index in range(len(self._risk.batches)):
             self._add_products(index, blocks, totals)
-        return totals[0][: len(rows)] if len(totals) == 1 else torch.cat(totals)[: len(rows)]
+        products = totals[0][: len(rows)] if len(totals) == 1 else torch.cat(totals)[: len(rows)]
+        return self._corrected(rows, products)
 
     def _add_products(self, index: int, blocks: list[Tensor], totals: list[Tensor]) -> None:
         """Products A_b V of micro-batch `index`; a recording that is not kept is freed before the next one is made."""
@@ -399,12 +464,19 @@ class RiskOperator(SymmetricOperator):
 
     def _shared_tensors(self) -> Iterator[Tensor]:
         yield from self._point.values()
+        yield from (self._scale or {}).values()
         for batch in self._risk.batches:
             yield from (batch.inputs, batch.targets)
 
     def _block_of(self, index: int, columns: ParameterLayout, rows: ParameterLayout) -> MicroBatchBlock:
         return MicroBatchBlock(
-            matrix=self.matrix, risk=self._risk, index=index, point=self._point, columns=columns, rows=rows
+            matrix=self.matrix,
+            risk=self._risk,
+            index=index,
+            point=self._point,
+            columns=columns,
+            rows=rows,
+            scale=self._scale,
         )
 
     def checked_gradient_norm(self) -> float:

@@ -42,6 +42,7 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
         loss: Loss of the model's outputs.
         data: Samples, or a stream of tokens.
         plan: How to train.
+        weight_decay: Factor d of the term (d/2) ||theta||^2 of the loss.
 
     Raises:
         NonFiniteError: If the loss is no longer finite.
@@ -49,8 +50,11 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
 
     phase: ClassVar[str] = "training"
 
-    def __init__(self, model: Model, loss: Loss, data: Dataset | TokenStream, *, plan: TrainingPlan) -> None:
+    def __init__(
+        self, model: Model, loss: Loss, data: Dataset | TokenStream, *, plan: TrainingPlan, weight_decay: float = 0.0
+    ) -> None:
         self._model, self._loss, self._data, self._plan = model, loss, data, plan
+        self._weight_decay = weight_decay
 
     @cached_property
     def _batches(self) -> Batches:
@@ -91,20 +95,32 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
         """Take one step, in place."""
         micro_batches = self._batches.draw(state.epoch_position, state.generator)
         # a batch whose targets are all ignored has the gradient 0
-        num_terms = max(sum(self._loss.num_terms(batch.targets) for batch in micro_batches), 1)
+        weight = sum(self._loss.weight(batch.targets) for batch in micro_batches) or 1
         value = 0.0
         for batch in micro_batches:
-            share = self._loss.total(self._model(state.parameters, batch.inputs), batch.targets) / num_terms
+            share = self._loss.total(self._model(state.parameters, batch.inputs), batch.targets) / weight
             share.backward()  # type: ignore[no-untyped-call]
             value += share.item()
+        if self._weight_decay:
+            value += self._add_decay(state)
         check_finite(value, state.num_steps)
         self._step(state)
         state.num_steps += 1
-        state.epoch_loss += value * num_terms
-        state.epoch_terms += num_terms
+        state.epoch_loss += value * weight
+        state.epoch_terms += weight
         if self._batches.ends_epoch(state.epoch_position):
             self._end_epoch(state)
         return state
+
+    def _add_decay(self, state: TrainingState) -> float:
+        """Add d theta to the gradient, and return (d/2) ||theta||^2."""
+        decay, penalty = self._weight_decay, 0.0
+        with torch.no_grad():
+            for leaf in state.parameters.values():
+                change = decay * leaf
+                leaf.grad = change if leaf.grad is None else leaf.grad.add_(change)
+                penalty += float((leaf * change).sum()) / 2
+        return penalty
 
     def count(self, state: TrainingState) -> Count:
         """Return the number of steps done, of those in the plan."""
@@ -122,7 +138,8 @@ class Training(Iteration[Mapping[str, Tensor], TrainingState, TrainingResult]):
         """
         if not isinstance(self._data, Dataset):
             raise InvalidProblemError("the loss over all windows of a token stream is not computed")
-        risk = EmpiricalRisk(self._model, self._loss, self._data.split(self._plan.micro_batch_size))
+        batches = self._data.split(self._plan.micro_batch_size)
+        risk = EmpiricalRisk(self._model, self._loss, batches, weight_decay=self._weight_decay)
         return summarise_training(state, risk)
 
     def save(self, state: TrainingState) -> TrainingCheckpoint:

@@ -29,7 +29,7 @@ class TrainingState:
     epoch_position: EpochPosition = field(default_factory=EpochPosition)
     num_steps: int = 0
     epoch_loss: float = 0.0  # sum over the valid targets of the present epoch
-    epoch_terms: int = 0
+    epoch_terms: float = 0
     learning_rate_cuts: int = 0
     has_plateaued: bool = False  # the loss stopped improving at the smallest rate
 

@@ -14,7 +14,7 @@ from hessian_spectrum.curvature.iteration import Progress, finish
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, sphere_probe
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import Parameters
-from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, GgnOperator, HessianOperator
+from hessian_spectrum.curvature.operators.matrices import OPERATORS
 from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.operators.programs import Execution, MatmulPrecision, Timings
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
@@ -27,11 +27,6 @@ from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
 from hessian_spectrum.worker.sharding import CALIBRATED, ShardedMethod, Sharding
 
-_OPERATORS: dict[str, type[RiskOperator]] = {
-    "hessian": HessianOperator,
-    "ggn": GgnOperator,
-    "functional": FunctionalOperator,
-}
 _REDUCED: dict[str, MatmulPrecision] = {"tf32": "tf32", "bfloat16": "bfloat16"}
 
 
@@ -208,6 +203,7 @@ def build_operator(
     progress: Progress,
     num_columns: int | None = None,
     fallback: Fallback | None = None,
+    preconditioner: Parameters | None = None,
 ) -> RiskOperator:
     """Return the matrix of the request's block, or of all its blocks together, at these parameters.
 
@@ -220,11 +216,12 @@ def build_operator(
         progress: Called after each micro-batch that is recorded.
         num_columns: Number of vectors that are multiplied at once.
         fallback: The way of computing products without a recording.
+        preconditioner: D by parameter name, where the request has the matrix D^-1/2 A D^-1/2.
 
     Raises:
         NonFiniteError: If the gradient holds NaN or infinity.
     """
-    kind = _OPERATORS[request.matrix]
+    kind = OPERATORS[request.matrix_kind]
     reduced = _REDUCED.get(request.product_precision)
     block = request.block if request.blocks is None else request.blocks
     operator = kind(
@@ -237,6 +234,8 @@ def build_operator(
         progress=progress,
         num_columns=num_columns,
         fallback=fallback,
+        preconditioner=preconditioner,
+        shift=request.shift,
     )
     operator.checked_gradient_norm()  # an error before hours of products, and before recordings take the memory
     return operator

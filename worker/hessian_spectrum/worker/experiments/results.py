@@ -76,7 +76,9 @@ def result_of(
         **values | kind.result_fields(request.method, request.dim),
         num_parameters=request.dim,
         parameters=[Parameter(name=name, shape=list(shape)) for name, shape in request.matrix_parameters.items()],
-        matrix=request.matrix,
+        matrix=request.matrix_kind,
+        preconditioner=None if request.preconditioner is None else request.preconditioner.id,
+        shift=request.shift,
         block=request.block,
         loss=loss,
         attention_sink=sink,
@@ -182,7 +184,7 @@ def provenance(
         common.versions["transformers"] = version("transformers")
     return Provenance(
         **common.model_dump(),
-        matrix=request.matrix,
+        matrix=request.matrix_kind,
         block=request.block,
         precision_deviation=precision_deviation,
         seed=request.seed,

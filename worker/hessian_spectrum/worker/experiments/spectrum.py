@@ -39,6 +39,8 @@ from hessian_spectrum.worker.builders import (
     build_model,
     build_parameters,
     build_plan,
+    build_preconditioner,
+    classes_last,
     generator_of,
 )
 from hessian_spectrum.worker.experiments.points import (
@@ -139,14 +141,17 @@ def prepare(
         CheckpointError: If a checkpoint cannot be loaded.
     """
     dtype = PRECISIONS[request.vector_precision]
-    model, loss = build_model(request.model, inputs), build_loss(request)
+    model, loss = classes_last(request, build_model(request.model, inputs)), build_loss(request)
+    weight_decay = request.weight_decay or 0.0
     dataset = build_dataset(request, inputs).to(dtype, hardware.device)
     parameters = build_parameters(request.model, model, dtype=dtype, device=hardware.device, sources=inputs)
-    initial_loss = finite_loss(EmpiricalRisk(model, loss, dataset.split(micro_batch_size)), parameters)
+    risk = EmpiricalRisk(model, loss, dataset.split(micro_batch_size), weight_decay=weight_decay)
+    initial_loss = finite_loss(risk, parameters)
     if request.train is None:
         return Preparation(model, dataset, parameters, None)
     if stage.value is None:
-        training = Training(model, loss, dataset, plan=build_plan(request.train, micro_batch_size))
+        plan = build_plan(request.train, micro_batch_size)
+        training = Training(model, loss, dataset, plan=plan, weight_decay=weight_decay)
         generator = generator_of(request.train.seed)
         stage.finish(run(training, parameters, generator=generator, progress=progress, checkpointer=stage))
     trained: TrainingResult = stage.value
@@ -374,7 +379,8 @@ class SinkPoint(Point):
         model, report = with_sink(
             self.request.model, preparation.model, parameters=preparation.parameters, batches=batches
         )
-        risk = EmpiricalRisk(model, build_loss(self.request), batches)
+        weight_decay = self.request.weight_decay or 0.0
+        risk = EmpiricalRisk(model, build_loss(self.request), batches, weight_decay=weight_decay)
         return _SinkRisk(risk, finite_loss(risk, preparation.parameters), report)
 
     @cached_property
@@ -392,6 +398,7 @@ class SinkPoint(Point):
             progress=self._report_current,
             num_columns=plan.work.num_columns,
             fallback=self.experiment.inputs.fallback,
+            preconditioner=build_preconditioner(request, self.experiment.inputs),
         )
 
     def _report_current(self, phase: str, done: int, total: int) -> None:

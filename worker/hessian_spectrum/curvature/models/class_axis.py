@@ -1,0 +1,59 @@
+"""Models whose classes lie along another axis than the last, as in PyTorch's losses of images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hessian_spectrum.curvature.models.base import Model, Parameters
+from hessian_spectrum.planning.size import Size
+
+
+@dataclass(frozen=True, eq=False)
+class ClassesLast(Model):
+    """A model with its outputs (n, ..., K, ...) rearranged to (n, ..., K).
+
+    Args:
+        model: The model, of which an output of one sample has several axes.
+        axis: Axis of the classes, from 1; axis 0 counts samples.
+        output_axes: Lengths of the axes of the output of one sample.
+    """
+
+    model: Model
+    axis: int
+    output_axes: tuple[int, ...]
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of classes."""
+        return self.output_axes[self.axis - 1]
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the model's parameters."""
+        return self.model.parameter_shapes
+
+    def initial_parameters(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Parameters:
+        """Return those of the model."""
+        return self.model.initial_parameters(generator, dtype, device)
+
+    def check_inputs(self, inputs: Tensor) -> None:
+        """Check the inputs of the model."""
+        self.model.check_inputs(inputs)
+
+    def size_on(self, inputs: Tensor) -> Size:
+        """Return the size of the model."""
+        return self.model.size_on(inputs)
+
+    def sample_shape(self, inputs: Tensor) -> tuple[int, ...]:
+        """Return the axes of the outputs without that of the classes."""
+        return (len(inputs), *self.output_axes[: self.axis - 1], *self.output_axes[self.axis :])
+
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """Return the outputs with the classes last."""
+        return self.model(parameters, inputs).movedim(self.axis, -1)
+
+    def learning_rate_multipliers(self) -> dict[str, float]:
+        """Return those of the model."""
+        return self.model.learning_rate_multipliers()
