@@ -23,6 +23,7 @@ from hessian_spectrum.curvature.iteration import Progress, run
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
+from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
@@ -51,6 +52,7 @@ from hessian_spectrum.worker.experiments.points import (
     execution_of,
     measured_deviation,
 )
+from hessian_spectrum.worker.experiments.product_check import checked_fallback
 from hessian_spectrum.worker.experiments.results import JobOutput, provenance, result_of, vectors_of
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
@@ -297,6 +299,7 @@ class _SinkRisk:
     risk: EmpiricalRisk
     loss: float
     sink: SinkReport | None
+    fallback: Fallback | None  # how products are computed
 
 
 @dataclass
@@ -375,7 +378,16 @@ class SinkPoint(Point):
             self.request.model, preparation.model, parameters=preparation.parameters, batches=batches
         )
         risk = EmpiricalRisk(model, build_loss(self.request), batches)
-        return _SinkRisk(risk, finite_loss(risk, preparation.parameters), report)
+        loss = finite_loss(risk, preparation.parameters)
+        fallback = checked_fallback(
+            self.request,
+            risk,
+            preparation.parameters,
+            plan=experiment.plan,
+            hardware=experiment.hardware,
+            fallback=experiment.inputs.fallback,
+        )
+        return _SinkRisk(risk, loss, report, fallback)
 
     @cached_property
     def _whole(self) -> RiskOperator:
@@ -391,7 +403,7 @@ class SinkPoint(Point):
             recording_bytes=plan.recording_bytes,
             progress=self._report_current,
             num_columns=plan.work.num_columns,
-            fallback=self.experiment.inputs.fallback,
+            fallback=self._sink_risk.fallback,
         )
 
     def _report_current(self, phase: str, done: int, total: int) -> None:
