@@ -37,6 +37,9 @@ HTTP = httpx.Client(timeout=100)
 SAMPLES = {
     "numbers": {"kind": "inline", "x": [[0.1, -1.0], [1.0, 0.5]], "y": [[1.0, 0.0], [-1.0, 2.0]]},
     "labels": {"kind": "inline", "x": [[0.1, -1.0], [1.0, 0.5]], "y": [1, 0]},
+    "counts": {"kind": "inline", "x": [[0.1, -1.0], [1.0, 0.5]], "y": [[3.0, 0.0], [1.0, 2.0]]},
+    "probabilities": {"kind": "inline", "x": [[0.1, -1.0], [1.0, 0.5]], "y": [[0.5, 0.0], [-100, 1.0]]},
+    "distributions": {"kind": "inline", "x": [[0.1, -1.0], [1.0, 0.5]], "y": [[0.25, 0.75], [1.0, 0.0]]},
 }
 
 
@@ -55,9 +58,9 @@ def jobs() -> Iterator[tuple[str, dict[str, Any]]]:
     for message, data in DATA_KINDS.items():
         yield f"data {message.__name__}", job_of(data.example)
     for name, loss in LOSSES.items():
-        for target in sorted(loss.targets - ({"labels"} if "numbers" in loss.targets else set())):
-            model = {"kind": "mlp", "widths": [2, 3, 2], "activation": "tanh"}
-            yield f"loss {name}", job_of({"model": model, "data": SAMPLES[target], "loss": name})
+        num_outputs = 1 if loss.is_linear else 2 * loss.outputs_per_target
+        model = {"kind": "mlp", "widths": [2, 3, num_outputs], "activation": "tanh"}
+        yield f"loss {name}", job_of({"model": model, "data": SAMPLES[loss.only_target or "labels"], "loss": name})
     for name in ACTIVATIONS:
         model = {"kind": "conv", "channels": [1], "stride": 2, "activation": name}
         job = job_of({"model": model, "data": {"kind": "digits", "num_samples": 8}, "loss": "mse"})
@@ -137,7 +140,8 @@ def test_the_document_of_the_interface_has_every_entry(schemas: dict[str, Any]) 
         assert schemas[message.__name__]["examples"] == [message.example]
     for name, base in (("MlpActivation", ACTIVATIONS), ("ConvActivation", ACTIVATIONS)):
         assert schemas[name]["enum"] == list(base)
-    assert schemas["SpectrumRequest"]["properties"]["loss"]["anyOf"][0]["enum"] == list(LOSSES)
+    by_name, by_object = schemas["SpectrumRequest"]["properties"]["loss"]["anyOf"][0]["oneOf"]
+    assert by_name["enum"] == list(by_object["discriminator"]["mapping"]) == list(LOSSES)
     union = schemas["SpectrumRequest"]["properties"]["model"]["discriminator"]["mapping"]
     assert set(union) == set(KINDS)
     union = schemas["SpectrumRequest"]["properties"]["method"]["discriminator"]["mapping"]

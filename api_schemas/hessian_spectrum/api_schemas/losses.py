@@ -179,7 +179,8 @@ LOSSES: dict[str, LossKind] = {
 def _message_of(name: str, kind: LossKind) -> type[LossMessage]:
     """Return the class of the messages that state a loss with its options."""
     title = "".join(part.capitalize() for part in name.split("-")) + "Loss"
-    message = create_model(title, __base__=kind.options, __module__=__name__, kind=(Literal[name], ...))
+    literal: Any = Literal[name]
+    message = create_model(title, __base__=kind.options, __module__=__name__, kind=(literal, ...))
     message.__doc__ = f"The loss {kind.formula}."
     return message
 
