@@ -4,6 +4,7 @@ The nodes are lowered one by one onto PyTorch's operators. Arithmetic on shapes 
 for every number of samples. Real numbers have the precision of the job, whatever their type in the file.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from hessian_spectrum.service.uploads.onnx.folding import folded
 from hessian_spectrum.service.uploads.onnx.lengths import Dimension, Length, Shape
 from hessian_spectrum.service.uploads.onnx.lowering import Lowering, value_of
 from hessian_spectrum.service.uploads.onnx.node import Node, Operand, UnsupportedError, constant, read_attributes
-from hessian_spectrum.service.uploads.onnx.operators import LOWERED
+from hessian_spectrum.service.uploads.onnx.operators import LOWERED, REASONS
 from hessian_spectrum.service.uploads.onnx.parameters import parameter_names
 from hessian_spectrum.service.uploads.onnx.tensors import as_numbers, dtype_of, is_floating, named_array, read_tensor
 from hessian_spectrum.service.uploads.onnx.wire import check_bounds
@@ -40,11 +41,12 @@ _OWN_DOMAINS = ("", "ai.onnx")
 _RESERVED = ("constant:", "program:", "__")
 
 
-def read_onnx(content: memoryview) -> ReadProgram:
+def read_onnx(content: memoryview, reserve: Callable[[int], None]) -> ReadProgram:
     """Read a network from an ONNX file.
 
     Args:
         content: The bytes of the file.
+        reserve: Called with a number of bytes of memory before they are taken; it may raise.
 
     Returns:
         The program, and the arrays of its parameters and constants.
@@ -52,7 +54,7 @@ def read_onnx(content: memoryview) -> ReadProgram:
     Raises:
         ProgramError: If the file is damaged, or its network is not supported; the message lists all nodes that are not.
     """
-    check_bounds(content)
+    reserve(check_bounds(content))
     model = ModelProto()
     try:
         model.ParseFromString(bytes(content))
@@ -184,11 +186,9 @@ class _Reader:
         label = node.name or next((name for name in node.output if name), "")
         try:
             results = self._results(node, label, program)
-        except UnsupportedError as error:
+        except (UnsupportedError, ProgramError) as error:
             self.refusals.setdefault(f"{node.op_type:.64} in {label:.128}", str(error))
             results = []
-        except ProgramError as error:
-            raise ProgramError(f"{node.op_type:.64} in {label:.128}: {error}") from None
         for index, name in enumerate(node.output):
             if name:
                 self._define(name, results[index] if index < len(results) else None)
@@ -200,7 +200,7 @@ class _Reader:
             raise UnsupportedError(f"it has more than {MAX_OPERANDS} operands or results")
         attributes = read_attributes(node)
         if node.op_type not in LOWERED:
-            raise UnsupportedError("it is not supported")
+            raise UnsupportedError(REASONS.get(node.op_type, "it is not supported"))
         missing = [name for name in node.input if name and name not in self.operands]
         if missing:
             raise ProgramError(f"it reads {missing[0]:.64}, which no earlier node computes")

@@ -192,7 +192,10 @@ def read_attributes(node: NodeProto) -> dict[str, Any]:
         if attribute.name in found:
             raise ProgramError(f"a node has the attribute {attribute.name:.64} twice")
         if attribute.type in _SUBGRAPHS:
-            raise UnsupportedError("it contains a graph of its own: branches and loops are not supported")
+            raise UnsupportedError(
+                "it contains a graph of its own: branches and loops are not supported; export with a fixed number of "
+                "steps, which unrolls them"
+            )
         if attribute.type not in _READERS:
             raise UnsupportedError(f"its attribute {attribute.name:.64} is of a kind that is not supported")
         found[attribute.name] = _READERS[attribute.type](attribute)

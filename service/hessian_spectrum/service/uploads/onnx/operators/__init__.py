@@ -13,10 +13,11 @@ from hessian_spectrum.service.uploads.onnx.operators import (
     shapes,
 )
 
-LOWERED = registry.LOWERED
+LOWERED, REASONS = registry.LOWERED, registry.REASONS
 
 __all__ = [
     "LOWERED",
+    "REASONS",
     "convolutions",
     "indexing",
     "linear",

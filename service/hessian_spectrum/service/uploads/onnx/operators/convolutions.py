@@ -8,7 +8,7 @@ from hessian_spectrum.service.uploads.onnx.lengths import Length, Shape
 from hessian_spectrum.service.uploads.onnx.lowering import Lowering
 from hessian_spectrum.service.uploads.onnx.node import Node, Operand, UnsupportedError
 from hessian_spectrum.service.uploads.onnx.operators.registry import lowers
-from hessian_spectrum.service.uploads.onnx.operators.shapes import cut, padded
+from hessian_spectrum.service.uploads.onnx.operators.shapes import cut, padded, plain_integers
 
 _MAX_SETTING = 2**20
 """Largest stride, padding or dilation."""
@@ -230,3 +230,20 @@ def global_pool(node: Node, program: Lowering) -> list[Operand]:
     axes = list(range(2, operand.rank))
     op = "mean.dim" if node.op == "GlobalAveragePool" else "amax.default"
     return [program.emit(op, operand, axes, True, shape=shape, dtype=operand.dtype)]
+
+
+@lowers("Col2Im")
+def columns_to_image(node: Node, program: Lowering) -> list[Operand]:
+    """Sum of overlapping blocks at their places in an image."""
+    operand, lengths, kernel = node.operand(0), plain_integers(node, 1), plain_integers(node, 2)
+    if operand.rank != 3 or len(lengths) != 2 or len(kernel) != 2 or isinstance(operand.shape[1], Length):
+        raise UnsupportedError("its blocks are not those of images")
+    if any(not 1 <= each <= _MAX_SETTING for each in (*lengths, *kernel)):
+        raise UnsupportedError("its lengths are impossible")
+    moves = window(node, lengths, kernel)
+    channels, remainder = divmod(operand.shape[1], math.prod(kernel))
+    if not moves.is_symmetric or remainder or operand.shape[2] != math.prod(moves.output(lengths)):
+        raise UnsupportedError("its blocks do not fit its image")
+    shape: Shape = (operand.shape[0], channels, *lengths)
+    options = (lengths, kernel, moves.dilation, moves.before, moves.stride)
+    return [program.emit("col2im.default", operand, *options, shape=shape, dtype=operand.dtype)]

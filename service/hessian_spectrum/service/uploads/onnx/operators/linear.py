@@ -46,6 +46,8 @@ def gemm(node: Node, program: Lowering) -> list[Operand]:
     if is_transposed and alpha == beta == 1 and (added is None or added.shape == (columns,)):
         return [program.emit("linear.default", one, other, added, shape=shape, dtype=one.dtype)]
     other = permuted(program, other, [1, 0]) if is_transposed else other
+    if alpha == beta == 1 and added is not None and added.shape == (columns,):
+        return [program.emit("addmm.default", added, one, other, shape=shape, dtype=one.dtype)]
     result = matrix_product(program, one, other)
     result = program.like("mul.Tensor", result, alpha) if alpha != 1 else result
     if added is None:

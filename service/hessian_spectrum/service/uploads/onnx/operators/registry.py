@@ -28,3 +28,17 @@ def lowers(*names: str) -> Callable[[Lower], Lower]:
         return function
 
     return register
+
+
+_RANDOM = "it draws random numbers, which differ from product to product: export the network for inference"
+_DATA_DEPENDENT = "the number of its results depends on data: write it with Where"
+_LOOP = "branches and loops are not supported: export with a fixed number of steps, which unrolls them"
+
+REASONS: dict[str, str] = {
+    **dict.fromkeys(
+        ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"), _RANDOM
+    ),
+    **dict.fromkeys(("NonZero", "Compress", "Unique", "NonMaxSuppression"), _DATA_DEPENDENT),
+    **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap"), _LOOP),
+}
+"""Reasons for refusing operators that users might expect to be supported."""

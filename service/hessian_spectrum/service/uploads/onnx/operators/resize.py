@@ -24,7 +24,7 @@ def resize(node: Node, program: Lowering) -> list[Operand]:
     sizes, scales = _target(node, operand, lengths)
     shape: Shape = (*operand.shape[:2], *sizes)
     mode, coordinates = node.text("mode", "nearest"), node.text("coordinate_transformation_mode", "half_pixel")
-    node.ignore("extrapolation_value", "exclude_outside" if mode != "cubic" else "", "cubic_coeff_a" if mode != "cubic" else "")
+    node.ignore("extrapolation_value", *(() if mode == "cubic" else ("exclude_outside", "cubic_coeff_a")))
     node.refuse("antialias", 0)
     node.refuse("keep_aspect_ratio_policy", "stretch")
     rounding = node.text("nearest_mode", "round_prefer_floor")
@@ -111,3 +111,22 @@ def _rounded(position: float, rounding: str) -> int:
         case "round_prefer_ceil":
             return lower + (fraction >= 0.5)
     raise UnsupportedError(f"its nearest_mode {rounding:.32} is not supported")
+
+
+_INTERPOLATIONS = {"linear": 0, "bilinear": 0, "nearest": 1, "cubic": 2, "bicubic": 2}
+_BORDERS = {"zeros": 0, "border": 1, "reflection": 2}
+
+
+@lowers("GridSample")
+def grid_sample(node: Node, program: Lowering) -> list[Operand]:
+    """Entries of an image at coordinates from -1 to 1 that come from data."""
+    operand, grid = node.operand(0), node.operand(1)
+    rank = len(spatial_lengths(operand))
+    mode, border = node.text("mode", "linear"), node.text("padding_mode", "zeros")
+    if mode not in _INTERPOLATIONS or border not in _BORDERS or rank == 1 or (mode.endswith("cubic") and rank != 2):
+        raise UnsupportedError("its mode is not supported for this input")
+    if grid.rank != operand.rank or grid.shape[0] != operand.shape[0] or grid.shape[-1] != rank:
+        raise UnsupportedError("its grid does not fit its input")
+    shape: Shape = (*operand.shape[:2], *grid.shape[1:-1])
+    options = (_INTERPOLATIONS[mode], _BORDERS[border], node.truth("align_corners"))
+    return [program.emit("grid_sampler.default", operand, grid, *options, shape=shape, dtype=operand.dtype)]
