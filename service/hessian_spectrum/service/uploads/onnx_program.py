@@ -23,7 +23,7 @@ from hessian_spectrum.service.uploads.onnx.tensors import as_numbers, dtype_of, 
 from hessian_spectrum.service.uploads.onnx.wire import check_bounds
 from hessian_spectrum.service.uploads.pt2 import ReadProgram
 
-OLDEST, NEWEST = 17, 26
+OLDEST, NEWEST = 17, 28
 """Versions of the set of operators that are read."""
 
 MAX_NODES = 20_000
@@ -94,6 +94,7 @@ class _Reader:
     version: int
     operands: dict[str, Operand | None] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, Parameter] = field(default_factory=dict)
     num_folded: int = 0
 
@@ -205,6 +206,9 @@ class _Reader:
         if missing:
             raise ProgramError(f"it reads {missing[0]:.64}, which no earlier node computes")
         inputs = [self.operands[name] if name else None for name in node.input]
+        without = [name for name in node.input if name in self.missing]
+        if without:
+            raise UnsupportedError(self.missing[without[0]])
         if any(name and operand is None for name, operand in zip(node.input, inputs, strict=True)):
             return []  # a node before it is listed already
         call = Node(node.op_type, label, self.version, inputs, list(node.output), attributes)
@@ -216,10 +220,9 @@ class _Reader:
 
     def _check_results(self, call: Node, results: list[Operand]) -> None:
         if call.unread():
-            raise UnsupportedError(f"its attributes {', '.join(call.unread())!s:.200} are not supported")
+            raise UnsupportedError(f"its {', '.join(call.unread())!s:.200} is not supported")
         for index, name in enumerate(call.outputs[len(results) :], start=len(results)):
-            if name:
-                raise UnsupportedError(f"its output {index} is not supported")
+            self.missing[name] = f"output {index} of {call.op:.64} in {call.name:.64} is not supported"
         self.num_folded += sum(each.entries.size for each in results if each.entries is not None)
         if self.num_folded > MAX_FOLDED:
             raise ProgramError("it computes too much from constants")

@@ -57,6 +57,7 @@ def folded(node: Node) -> Operand | None:
         if isinstance(error, ProgramError):
             raise
         raise UnsupportedError(f"its constant operands do not fit ({type(error).__name__})") from None
+    node.ignore_inputs(*range(len(node.inputs)))
     return known(entries, result_type(node, present))
 
 

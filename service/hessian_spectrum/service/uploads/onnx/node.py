@@ -92,6 +92,7 @@ class Node:
     outputs: list[str]
     attributes: dict[str, Any]
     _read: set[str] = field(default_factory=set)
+    _read_inputs: set[int] = field(default_factory=set)
 
     def operand(self, index: int) -> Operand:
         """Return an operand that must be there."""
@@ -102,6 +103,7 @@ class Node:
 
     def optional(self, index: int) -> Operand | None:
         """Return an operand, or None if it is left out."""
+        self._read_inputs.add(index)
         return self.inputs[index] if index < len(self.inputs) else None
 
     def operands(self) -> list[Operand]:
@@ -152,9 +154,15 @@ class Node:
         """Accept attributes that change nothing here."""
         self._read.update(names)
 
+    def ignore_inputs(self, *indices: int) -> None:
+        """Accept operands that change nothing here."""
+        self._read_inputs.update(indices)
+
     def unread(self) -> list[str]:
-        """Return the names of attributes that nothing has asked for."""
-        return sorted(self.attributes.keys() - self._read)
+        """Return the attributes and operands that nothing has asked for."""
+        attributes = [f"attribute {name:.64}" for name in sorted(self.attributes.keys() - self._read)]
+        given = {index for index, operand in enumerate(self.inputs) if operand is not None}
+        return attributes + [f"input {index}" for index in sorted(given - self._read_inputs)]
 
     def _attribute(self, name: str, default: Any, fits: Callable[[Any], bool]) -> Any:
         self._read.add(name)

@@ -25,6 +25,9 @@ _PARAMETER_OPERANDS = {
 }
 """For other operators the positions of the operands that are; the others are statistics and lengths."""
 
+_REARRANGING_FIRST = frozenset({"Resize", "Pad", "Clip", "Reshape", "Expand", "Slice", "Tile"})
+"""Operators whose first operand alone is rearranged; the others are settings."""
+
 _SHAPES_ONLY = frozenset({"Shape", "Size"})
 """Operators that do not read entries."""
 
@@ -67,8 +70,9 @@ def _met_by_data(graph: GraphProto, data: set[str], candidates: list[str]) -> se
             data.update(name for name in node.output if name)
             met += [name for name in _parameters_of(node.op_type, list(node.input)) if name in sources]
         elif any(name in sources for name in operands) and node.op_type not in _SHAPES_ONLY:
+            read = operands[:1] if node.op_type in _REARRANGING_FIRST else operands
             for name in node.output:
-                sources[name] = [operand for operand in operands if operand in sources]
+                sources[name] = [operand for operand in read if operand in sources]
     return _origins(met, sources).intersection(candidates)
 
 

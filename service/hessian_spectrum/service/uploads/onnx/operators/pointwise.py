@@ -276,6 +276,7 @@ def identity(node: Node, program: Lowering) -> list[Operand]:
 def dropout(node: Node, program: Lowering) -> list[Operand]:
     """The array itself, unless the node is in training mode."""
     node.ignore("seed")
+    node.ignore_inputs(1)
     is_training = node.optional(2)
     if is_training is not None and (is_training.entries is None or any(is_training.entries.flat)):
         raise UnsupportedError("it is in training mode: export the network for inference")

@@ -92,7 +92,9 @@ def lp_normalization(node: Node, program: Lowering) -> list[Operand]:
     axis, order = node.axis(operand.rank, default=-1), node.integer("p", 2)
     shape = with_length(operand, axis, 1)
     norm = program.emit("linalg_vector_norm.default", operand, order, [axis], True, shape=shape, dtype=operand.dtype)
-    return [program.like("div.Tensor", operand, norm)]
+    is_zero = program.emit("eq.Scalar", norm, 0, shape=shape, dtype="bool")
+    divisor = program.like("masked_fill.Scalar", norm, is_zero, 1)
+    return [program.like("div.Tensor", operand, divisor)]
 
 
 @lowers("CumSum")

@@ -20,6 +20,7 @@ _LONGEST = 2**16
 def resize(node: Node, program: Lowering) -> list[Operand]:
     """An image of another size, by the nearest pixel or by interpolation."""
     operand = node.operand(0)
+    node.ignore_inputs(1)  # a region, which other coordinates have
     lengths = spatial_lengths(operand)
     sizes, scales = _target(node, operand, lengths)
     shape: Shape = (*operand.shape[:2], *sizes)
@@ -31,6 +32,8 @@ def resize(node: Node, program: Lowering) -> list[Operand]:
     if mode == "nearest":
         return [_nearest(program, operand, sizes, scales, coordinates, rounding)]
     is_aligned = coordinates == _ALIGNED
+    if coordinates == "pytorch_half_pixel" and any(size == 1 != was for size, was in zip(sizes, lengths, strict=True)):
+        raise UnsupportedError("an axis shrinks to one entry, for which PyTorch and ONNX differ")
     if not is_aligned and coordinates not in _CENTRED:
         raise UnsupportedError(f"its coordinates {coordinates:.32} are not supported")
     if mode == "linear":

@@ -336,6 +336,7 @@ def pad(node: Node, program: Lowering) -> list[Operand]:
     if mode == "constant":
         value = values_of(node, 2).item() if node.optional(2) is not None else 0
         return [padded(program, operand, pairs, value)]
+    node.ignore_inputs(2)
     for axis, (before, after) in pairs.items():
         length = operand.shape[axis]
         if before or after:
