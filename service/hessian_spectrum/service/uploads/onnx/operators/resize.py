@@ -1,5 +1,6 @@
 """Resampling of images."""
 
+import math
 from typing import cast
 
 from hessian_spectrum.service.uploads.onnx.lengths import Length, Shape
@@ -36,6 +37,9 @@ def resize(node: Node, program: Lowering) -> list[Operand]:
         raise UnsupportedError("an axis shrinks to one entry, for which PyTorch and ONNX differ")
     if not is_aligned and coordinates not in _CENTRED:
         raise UnsupportedError(f"its coordinates {coordinates:.32} are not supported")
+    exact = all(math.isclose(size, length * scale) for size, length, scale in zip(sizes, lengths, scales, strict=True))
+    if is_aligned and not exact:
+        raise UnsupportedError("it aligns corners at a scale that gives no whole number of entries: give sizes")
     if mode == "linear":
         op = f"upsample_{_NAMES[len(sizes)]}.default"
     elif mode == "cubic" and len(sizes) == 2:
