@@ -16,6 +16,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from hessian_spectrum.api_schemas.artifacts import ArrayType
+from hessian_spectrum.programs.mutations import changed_inputs
 from hessian_spectrum.programs.operators import INLINE, NO_GRAD, refusal
 from hessian_spectrum.programs.program import MAX_NESTING, Call, Parameter, Program, ProgramError, Region, Value
 from hessian_spectrum.storage.artifact_files import NamedArray
@@ -142,6 +143,7 @@ class _Reader:
             values={name: value for name, value in self.values.items() if name not in inputs},
         )
         program.check()
+        changed_inputs(program)
         return ReadProgram(program, table.arrays)
 
     def _signature(
