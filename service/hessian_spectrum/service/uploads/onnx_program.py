@@ -10,14 +10,23 @@ from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from hessian_spectrum.programs.program import MAX_NAME_LENGTH, Call, Parameter, Program, ProgramError
 from hessian_spectrum.service.uploads.onnx.folding import folded
 from hessian_spectrum.service.uploads.onnx.lengths import Dimension, Length, Shape
 from hessian_spectrum.service.uploads.onnx.lowering import Lowering, value_of
-from hessian_spectrum.service.uploads.onnx.node import Node, Operand, UnsupportedError, constant, read_attributes
-from hessian_spectrum.service.uploads.onnx.operators import LOWERED, REASONS
+from hessian_spectrum.service.uploads.onnx.node import (
+    MAX_ENTRIES,
+    MAX_ENTRIES_OF_MANY,
+    Node,
+    Operand,
+    UnsupportedError,
+    constant,
+    read_attributes,
+)
+from hessian_spectrum.service.uploads.onnx.operators import LOWERED, REASONS, SEQUENCE_OPERATORS
 from hessian_spectrum.service.uploads.onnx.parameters import parameter_names
 from hessian_spectrum.service.uploads.onnx.tensors import as_numbers, dtype_of, is_floating, named_array, read_tensor
 from hessian_spectrum.service.uploads.onnx.wire import check_bounds
@@ -31,8 +40,8 @@ MAX_INITIALIZERS = 20_000
 MAX_OPERANDS = 4096
 """Largest number of operands, or of results, of one node."""
 
-MAX_FOLDED = 2**21
-"""Largest number of values that are computed while the file is read."""
+MAX_KNOWN = 2**21
+"""Number of values followed while the file is read from which on only short arrays are."""
 
 MAX_LISTED = 40
 """Largest number of nodes that one answer lists."""
@@ -96,7 +105,7 @@ class _Reader:
     refusals: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, Parameter] = field(default_factory=dict)
-    num_folded: int = 0
+    num_known: int = 0
 
     def read(self) -> ReadProgram:
         self._check_sizes()
@@ -173,15 +182,23 @@ class _Reader:
             if is_floating(dtype) and np.isnan(as_numbers(dtype, numbers)).any():
                 raise ProgramError(f"its initialiser {name:.64} holds NaN")
             if name not in finite:
-                self._define(name, constant(dtype, numbers))
+                self._define(name, self._constant(dtype, numbers))
                 continue
             alias = f"p{len(self.parameters)}"
             value = value_of(numbers.shape, dtype)
             self.parameters[name] = Parameter(name, value, name in trainable, (alias,))
             program.values[alias] = value
             program.arrays[name] = named_array(dtype, numbers)
-            entries = None if name in trainable else constant(dtype, numbers).entries
+            entries = None if name in trainable else self._constant(dtype, numbers).entries
             self._define(name, Operand(dtype, numbers.shape, alias, entries, is_foldable=False))
+
+    def _constant(self, dtype: str, numbers: NDArray[Any]) -> Operand:
+        operand = constant(dtype, numbers, largest=self._largest_known())
+        self.num_known += 0 if operand.entries is None else operand.entries.size
+        return operand
+
+    def _largest_known(self) -> int:
+        return MAX_ENTRIES if self.num_known < MAX_KNOWN else MAX_ENTRIES_OF_MANY
 
     def _lower(self, node: NodeProto, program: Lowering) -> None:
         label = node.name or next((name for name in node.output if name), "")
@@ -199,7 +216,7 @@ class _Reader:
             raise UnsupportedError(f"operators of the domain {node.domain:.64} are not supported")
         if max(len(node.input), len(node.output)) > MAX_OPERANDS:
             raise UnsupportedError(f"it has more than {MAX_OPERANDS} operands or results")
-        attributes = read_attributes(node)
+        attributes = read_attributes(node, self._largest_known())
         if node.op_type not in LOWERED:
             raise UnsupportedError(REASONS.get(node.op_type, "it is not supported"))
         missing = [name for name in node.input if name and name not in self.operands]
@@ -211,9 +228,11 @@ class _Reader:
             raise UnsupportedError(self.missing[without[0]])
         if any(name and operand is None for name, operand in zip(node.input, inputs, strict=True)):
             return []  # a node before it is listed already
+        if node.op_type not in SEQUENCE_OPERATORS and any(each is not None and each.parts for each in inputs):
+            raise UnsupportedError("it reads a sequence of arrays, which is not supported")
         call = Node(node.op_type, label, self.version, inputs, list(node.output), attributes)
         program.node_name = label[:MAX_NAME_LENGTH]
-        known = folded(call)
+        known = folded(call, self._largest_known())
         results = [known] if known is not None else LOWERED[call.op](call, program)
         self._check_results(call, results)
         return results
@@ -223,9 +242,7 @@ class _Reader:
             raise UnsupportedError(f"its {', '.join(call.unread())!s:.200} is not supported")
         for index, name in enumerate(call.outputs[len(results) :], start=len(results)):
             self.missing[name] = f"output {index} of {call.op:.64} in {call.name:.64} is not supported"
-        self.num_folded += sum(each.entries.size for each in results if each.entries is not None)
-        if self.num_folded > MAX_FOLDED:
-            raise ProgramError("it computes too much from constants")
+        self.num_known += sum(each.entries.size for each in results if each.entries is not None)
 
     def _define(self, name: str, operand: Operand | None) -> None:
         if name in self.operands:
@@ -287,8 +304,8 @@ def _type_and_shape(value: ValueInfoProto) -> tuple[str, Shape]:
             lengths.append(Length.of_samples())
         else:
             raise ProgramError(
-                f"axis {axis} of its input {value.name:.64} has no fixed length: export it with lengths for all axes but "
-                "the first, which is that of the samples"
+                f"axis {axis} of its input {value.name:.64} has no fixed length: export it with lengths for all axes "
+                "but the first, which is that of the samples"
             )
     if not lengths:
         raise ProgramError(f"its input {value.name:.64} has no axis for the samples")

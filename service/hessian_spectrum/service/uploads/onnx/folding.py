@@ -29,11 +29,12 @@ _LARGEST = 2**63
 Fold = Callable[[Node, list[Entries]], Any]
 
 
-def folded(node: Node) -> Operand | None:
+def folded(node: Node, largest: int = MAX_ENTRIES) -> Operand | None:
     """Compute the one result of a node whose operands are all known.
 
     Args:
         node: The node.
+        largest: Largest number of entries of an operand and of the result.
 
     Returns:
         The result; None if an operand is not known, or the operator is computed by the program.
@@ -47,10 +48,12 @@ def folded(node: Node) -> Operand | None:
     if any(operand.entries is None or not operand.is_foldable for operand in present):
         return None
     arrays = [cast("Entries", operand.entries) for operand in present]
+    if any(array.size > largest for array in arrays):
+        return None
     result_type, fold = FOLDS[node.op]
     try:
         entries = _as_array(fold(node, arrays))
-        _check(entries)
+        _check(entries, largest)
     except UnknownLengthError:
         return None
     except (ValueError, IndexError, TypeError, ZeroDivisionError, OverflowError, np.exceptions.AxisError) as error:
@@ -69,8 +72,8 @@ def _as_array(value: Any) -> Entries:
     return array
 
 
-def _check(entries: Entries) -> None:
-    if entries.size > MAX_ENTRIES:
+def _check(entries: Entries, largest: int) -> None:
+    if entries.size > largest:
         raise UnknownLengthError("too many entries to be followed")
     for each in entries.flat:
         if isinstance(each, int) and abs(each) > _LARGEST:
@@ -357,4 +360,3 @@ FOLDS: dict[str, tuple[Callable[[Node, list[Operand]], str], Fold]] = {
     "ReduceSum": (_first, _reduced(lambda one, other: one + other, 0)),
 }
 """For each operator the type of its result, and the function that computes it."""
-

@@ -52,11 +52,7 @@ class Length:
         return _dimension(product)
 
     def __floordiv__(self, other: "Dimension") -> "Dimension":
-        """Divide without remainder.
-
-        Raises:
-            UnknownLengthError: If there is a remainder for some number of samples.
-        """
+        """Divide; it raises `UnknownLengthError` if there is a remainder for some number of samples."""
         return _quotient(list(self.coefficients), list(_coefficients(other)))
 
     def __rfloordiv__(self, other: int) -> "Dimension":

@@ -123,7 +123,7 @@ class Lowering:
         """Return the name of an operand in the program; constants are stored when they are first read."""
         if operand.name is None:
             if operand.stored is not None:
-                operand.name = self.add_constant(operand.dtype, operand.stored[1])
+                operand.name = self.add_constant(operand.dtype, operand.stored)
             elif operand.entries is None:
                 raise ProgramError("it reads a value that nothing computes")
             elif any(isinstance(each, Length) for each in operand.entries.flat):
@@ -173,4 +173,3 @@ def value_of(shape: Shape, dtype: str) -> Value:
     if 0 in lengths:
         raise ProgramError("it computes an array without entries")
     return Value(dtype, lengths, tuple(axis for axis, length in enumerate(shape) if isinstance(length, Length)))
-

@@ -16,6 +16,9 @@ from hessian_spectrum.service.uploads.onnx.tensors import is_floating, read_tens
 MAX_ENTRIES = 4096
 """Largest number of entries of an array whose values are followed while the file is read, as those of shapes are."""
 
+MAX_ENTRIES_OF_MANY = 64
+"""The same where a file has very many constants: enough for shapes and axes."""
+
 Entries = NDArray[np.object_]
 """Values of an array that are known while the file is read: whole numbers, lengths, real numbers or truth values."""
 
@@ -34,7 +37,8 @@ class Operand:
         name: Its name in the program; None while no call computes it.
         entries: Its values, where they are known while the file is read.
         is_foldable: Whether arithmetic on it may be done while the file is read.
-        stored: Values of a constant, with the name of its array; None if it is no constant.
+        stored: Numbers of a constant; None if it is no constant.
+        parts: The arrays of a sequence; None if it is an array.
     """
 
     dtype: str
@@ -42,7 +46,8 @@ class Operand:
     name: str | None = None
     entries: Entries | None = None
     is_foldable: bool = True
-    stored: tuple[str, NDArray[Any]] | None = None
+    stored: NDArray[Any] | None = None
+    parts: "tuple[Operand, ...] | None" = None
 
     @property
     def rank(self) -> int:
@@ -112,7 +117,7 @@ class Node:
 
     def integer(self, name: str, default: int) -> int:
         """Return an attribute that is a whole number."""
-        return self._attribute(name, default, lambda value: type(value) is int)
+        return int(self._attribute(name, default, lambda value: type(value) is int))
 
     def truth(self, name: str, default: bool = False) -> bool:
         """Return an attribute that is 0 or 1."""
@@ -188,8 +193,15 @@ def axis_of(axis: int, rank: int) -> int:
 _SUBGRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 
 
-def read_attributes(node: NodeProto) -> dict[str, Any]:
+def read_attributes(node: NodeProto, largest: int = MAX_ENTRIES) -> dict[str, Any]:
     """Read the attributes of a node; arrays become operands.
+
+    Args:
+        node: The node.
+        largest: Largest number of entries of an array whose values are known.
+
+    Returns:
+        The attributes by name.
 
     Raises:
         UnsupportedError: If one is of a kind that is not supported.
@@ -199,11 +211,17 @@ def read_attributes(node: NodeProto) -> dict[str, Any]:
     for attribute in node.attribute:
         if attribute.name in found:
             raise ProgramError(f"a node has the attribute {attribute.name:.64} twice")
+        if attribute.ref_attr_name:
+            raise ProgramError(f"a node refers to the attribute {attribute.ref_attr_name:.64} of a function")
         if attribute.type in _SUBGRAPHS:
             raise UnsupportedError(
                 "it contains a graph of its own: branches and loops are not supported; export with a fixed number of "
                 "steps, which unrolls them"
             )
+        if attribute.type == AttributeProto.TENSOR:
+            tensor = attribute.t
+            found[attribute.name] = constant(*read_tensor(tensor, tensor.name or "of a node"), largest=largest)
+            continue
         if attribute.type not in _READERS:
             raise UnsupportedError(f"its attribute {attribute.name:.64} is of a kind that is not supported")
         found[attribute.name] = _READERS[attribute.type](attribute)
@@ -226,7 +244,6 @@ _READERS: dict[int, Callable[[AttributeProto], Any]] = {
     AttributeProto.INTS: lambda attribute: list(attribute.ints),
     AttributeProto.FLOATS: lambda attribute: [shortest(each) for each in attribute.floats],
     AttributeProto.STRINGS: lambda attribute: [_text(each) for each in attribute.strings],
-    AttributeProto.TENSOR: lambda attribute: constant(*read_tensor(attribute.t, attribute.t.name or "of a node")),
 }
 
 
@@ -238,13 +255,13 @@ def shortest(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def constant(dtype: str, numbers: NDArray[Any], *, is_foldable: bool = True) -> Operand:
-    """Return an operand that is a constant."""
+def constant(dtype: str, numbers: NDArray[Any], *, largest: int = MAX_ENTRIES) -> Operand:
+    """Return an operand that is a constant, whose values are known up to a number of entries."""
     entries = None
-    if numbers.size <= MAX_ENTRIES and dtype != "bfloat16":
+    if numbers.size <= largest and dtype != "bfloat16":
         plain = numbers.astype(bool) if dtype == "bool" else numbers
         values = plain.ravel().tolist()
         if dtype == "float32" and numbers.ndim == 0:
             values = [shortest(each) for each in values]
         entries = object_array(values).reshape(numbers.shape)
-    return Operand(dtype, numbers.shape, entries=entries, is_foldable=is_foldable, stored=("", numbers))
+    return Operand(dtype, numbers.shape, entries=entries, stored=numbers)

@@ -11,10 +11,10 @@ from onnx import GraphProto
 
 _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 
-_MEETING = frozenset(
-    "Add Sub Mul Div MatMul Gemm Einsum Conv ConvTranspose PRelu Attention LayerNormalization RMSNormalization "
-    "InstanceNormalization GroupNormalization Gather GatherND GatherElements".split()
-)
+_ARITHMETIC = {"Add", "Sub", "Mul", "Div", "MatMul", "Gemm", "Einsum", "Conv", "ConvTranspose", "PRelu", "Attention"}
+_NORMS = {"LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization"}
+_LOOKUPS = {"Gather", "GatherND", "GatherElements"}
+_MEETING = frozenset(_ARITHMETIC | _NORMS | _LOOKUPS)
 """Operators whose operands are all parameters, if they come from initialisers and meet data."""
 
 _PARAMETER_OPERANDS = {

@@ -11,7 +11,7 @@ from hessian_spectrum.api_schemas.artifacts import ArrayType
 from hessian_spectrum.programs.program import FLOATING_DTYPES, MAX_DIMENSIONS, ProgramError
 from hessian_spectrum.storage.artifact_files import NamedArray
 
-DTYPES = {
+DTYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",
     TensorProto.UINT8: "uint8",
     TensorProto.INT8: "int8",

@@ -4,6 +4,7 @@ A protobuf message of two bytes becomes an object of a hundred, so that a small 
 are walked by the schema here, without making objects, and counted.
 """
 
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
 
@@ -24,7 +25,10 @@ MAX_STRUCTURE_BYTES = 2**26
 MAX_LISTED_BYTES = 2**23
 """Largest size in bytes of numbers that are stored as lists of the protobuf format, which take time to read."""
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _BYTES = 0, 2
+_FIXED = {1: 8, 5: 4}
+"""Sizes of numbers of fixed length, by the type on the wire."""
+
 _RAW: Final = "raw bytes"
 _LISTED: Final = "numbers"
 _LONGEST_VARINT = 10
@@ -37,21 +41,22 @@ _BYTES_PER_LISTED_BYTE = 48
 @cache
 def _fields(full_name: str) -> dict[int, str]:
     """Return what the fields of a message hold, by number: the name of a message, `_RAW`, `_LISTED`; others not."""
-    return {field.number: kind for field in _descriptors()[full_name].fields if (kind := _kind(field)) is not None}
+    fields = _descriptors()[full_name].fields
+    return {each.number: kind for each in fields if (kind := _kind(each)) is not None}
 
 
-def _kind(field: Any) -> str | None:
-    if field.message_type is not None:
-        return str(field.message_type.full_name) if _is_walked(field.message_type) else None
-    if field.name == "raw_data":
+def _kind(descriptor: Any) -> str | None:
+    if descriptor.message_type is not None:
+        return str(descriptor.message_type.full_name) if _is_walked(descriptor.message_type) else None
+    if descriptor.name == "raw_data":
         return _RAW
-    is_text = field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
-    return _LISTED if field.is_repeated and not is_text else None
+    is_text = descriptor.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
+    return _LISTED if descriptor.is_repeated and not is_text else None
 
 
 def _is_walked(message: Any) -> bool:
     """Whether a message may become larger than its bytes; those of a few texts and numbers do not."""
-    return any(field.is_repeated or field.message_type for field in message.fields)
+    return any(each.is_repeated or each.message_type for each in message.fields)
 
 
 @cache
@@ -61,7 +66,7 @@ def _descriptors() -> dict[str, Any]:
         descriptor = waiting.pop()
         if descriptor.full_name not in found:
             found[descriptor.full_name] = descriptor
-            waiting += [field.message_type for field in descriptor.fields if field.message_type]
+            waiting += [each.message_type for each in descriptor.fields if each.message_type]
     return found
 
 
@@ -77,51 +82,64 @@ def check_bounds(content: memoryview) -> int:
     Raises:
         ProgramError: If it is damaged or exceeds a bound.
     """
-    num_fields = num_raw_bytes = num_listed_bytes = 0
-    # messages that are left to walk: schema, where they begin and end, depth
-    waiting: list[tuple[str, int, int, int]] = [(ModelProto.DESCRIPTOR.full_name, 0, len(content), 1)]
-    while waiting:
-        schema, position, end, depth = waiting.pop()
+    walk = _Walk(content)
+    walk.waiting.append((ModelProto.DESCRIPTOR.full_name, 0, len(content), 1))
+    while walk.waiting:
+        walk.message(*walk.waiting.pop())
+    num_structure_bytes = len(content) - walk.num_raw_bytes
+    if num_structure_bytes > MAX_STRUCTURE_BYTES or walk.num_listed_bytes > MAX_LISTED_BYTES:
+        raise ProgramError(
+            "it is too large without the arrays that are stored as raw bytes: store the numbers of arrays as raw_data"
+        )
+    listed = _BYTES_PER_LISTED_BYTE * walk.num_listed_bytes
+    return 3 * walk.num_raw_bytes + 4 * num_structure_bytes + _BYTES_PER_FIELD * walk.num_fields + listed
+
+
+@dataclass
+class _Walk:
+    """Counts of one file, and the messages that are left to walk: schema, where they begin and end, depth."""
+
+    content: memoryview
+    waiting: list[tuple[str, int, int, int]] = field(default_factory=list)
+    num_fields: int = 0
+    num_raw_bytes: int = 0
+    num_listed_bytes: int = 0
+
+    def message(self, schema: str, position: int, end: int, depth: int) -> None:
+        """Walk the fields of one message."""
         if depth > MAX_DEPTH:
             raise ProgramError("its messages are nested too deeply")
-        fields = _fields(schema)
+        content, kinds = self.content, _fields(schema)
         while position < end:
-            num_fields += 1
-            if num_fields > MAX_FIELDS:
+            self.num_fields += 1
+            if self.num_fields > MAX_FIELDS:
                 raise ProgramError(f"its graph has more than {MAX_FIELDS:,} fields")
-            tag = content[position]
-            position += 1
-            if tag >= 0x80:
-                tag, position = _varint(content, position - 1, end)
-            kind = tag & 7
-            if kind == _BYTES:
+            tag, position = _varint(content, position, end)
+            wire_type = tag & 7
+            if wire_type == _BYTES:
                 size, position = _varint(content, position, end)
                 if size > end - position:
                     raise ProgramError(_DAMAGED)
-                inner = fields.get(tag >> 3)
-                if inner is not None:
-                    if inner is _RAW:
-                        num_raw_bytes += size
-                    elif inner is _LISTED:
-                        num_listed_bytes += size
-                    elif size:
-                        waiting.append((inner, position, position + size, depth + 1))
+                kind = kinds.get(tag >> 3)
+                if kind is not None and size:
+                    self._sized(kind, position, size, depth)
                 position += size
-            elif kind == _VARINT:
+            elif wire_type == _VARINT:
                 _, position = _varint(content, position, end)
-            elif kind in (_FIXED32, _FIXED64):
-                position += 4 if kind == _FIXED32 else 8
+            elif wire_type in _FIXED:
+                position += _FIXED[wire_type]
             else:
                 raise ProgramError(_DAMAGED)
         if position != end:
             raise ProgramError(_DAMAGED)
-    num_structure_bytes = len(content) - num_raw_bytes
-    if num_structure_bytes > MAX_STRUCTURE_BYTES or num_listed_bytes > MAX_LISTED_BYTES:
-        raise ProgramError(
-            "it is too large without the arrays that are stored as raw bytes: store the numbers of its arrays as raw_data"
-        )
-    listed = _BYTES_PER_LISTED_BYTE * num_listed_bytes
-    return 3 * num_raw_bytes + 4 * num_structure_bytes + _BYTES_PER_FIELD * num_fields + listed
+
+    def _sized(self, kind: str, position: int, size: int, depth: int) -> None:
+        if kind is _RAW:
+            self.num_raw_bytes += size
+        elif kind is _LISTED:
+            self.num_listed_bytes += size
+        else:
+            self.waiting.append((kind, position, position + size, depth + 1))
 
 
 def _varint(content: memoryview, position: int, end: int) -> tuple[int, int]:

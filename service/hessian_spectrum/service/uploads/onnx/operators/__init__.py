@@ -10,14 +10,17 @@ from hessian_spectrum.service.uploads.onnx.operators import (
     reductions,
     registry,
     resize,
+    sequences,
     shapes,
 )
 
 LOWERED, REASONS = registry.LOWERED, registry.REASONS
+SEQUENCE_OPERATORS = sequences.READERS
 
 __all__ = [
     "LOWERED",
     "REASONS",
+    "SEQUENCE_OPERATORS",
     "convolutions",
     "indexing",
     "linear",
@@ -26,5 +29,6 @@ __all__ = [
     "recurrent",
     "reductions",
     "resize",
+    "sequences",
     "shapes",
 ]

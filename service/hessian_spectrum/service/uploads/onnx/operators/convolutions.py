@@ -154,7 +154,9 @@ def transposed_convolution(node: Node, program: Lowering) -> list[Operand]:
             lengths, moves.stride, moves.dilation, kernel, padding, further, strict=True
         )
     ]
-    if any(extra >= max(step, spread) for extra, step, spread in zip(further, moves.stride, moves.dilation, strict=True)):
+    if any(
+        extra >= max(step, spread) for extra, step, spread in zip(further, moves.stride, moves.dilation, strict=True)
+    ):
         raise UnsupportedError("its output_padding is not smaller than its stride")
     shape: Shape = (operand.shape[0], cast("int", weights.shape[1]) * groups, *full)
     op = f"conv_transpose{rank}d." + ("default" if rank == 1 else "input")
@@ -216,7 +218,9 @@ def _mean_of_inside(program: Lowering, operand: Operand, moves: Window, shape: S
     op = f"avg_pool{len(moves.kernel)}d.default"
     ones = program.like("ones_like.default", operand)
     sums = [
-        program.emit(op, padded(program, each, moves.pairs), moves.kernel, moves.stride, shape=shape, dtype=operand.dtype)
+        program.emit(
+            op, padded(program, each, moves.pairs), moves.kernel, moves.stride, shape=shape, dtype=operand.dtype
+        )
         for each in (operand, ones)
     ]
     return program.like("div.Tensor", *sums)

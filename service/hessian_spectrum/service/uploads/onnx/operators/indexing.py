@@ -29,7 +29,8 @@ def _indices(operand: Operand, indices: Operand, axis: int) -> Operand:
     positions = _positions(operand, indices, axis)
     if positions is None:
         return indices
-    return known(object_array(positions).reshape(indices.shape), "int64")
+    entries = object_array(positions).reshape(cast("tuple[int, ...]", indices.shape))
+    return known(entries, "int64")
 
 
 @lowers("Gather")
@@ -71,9 +72,9 @@ def _split_up(program: Lowering, operand: Operand, indices: Operand, batch: int)
         ones = [1] * (len(shape) - axis - 1)
         steps = program.emit("arange.start_step", 0, shape[axis], 1, shape=(shape[axis],), dtype="int64", cast="int64")
         found.append(reshaped(program, steps, (shape[axis], *ones)))
-    for index in range(depth):
-        found.append(program.emit("select.int", indices, -1, index, shape=shape, dtype=indices.dtype))
-    return found
+    return found + [
+        program.emit("select.int", indices, -1, index, shape=shape, dtype=indices.dtype) for index in range(depth)
+    ]
 
 
 @lowers("GatherND")

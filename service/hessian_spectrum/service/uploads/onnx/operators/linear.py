@@ -92,9 +92,7 @@ def attention(node: Node, program: Lowering) -> list[Operand]:
     heads = node.integer("q_num_heads", 0)
     groups = node.integer("kv_num_heads", heads)
     counts = (heads, groups, groups)
-    query, key, value = (
-        _by_head(program, node.operand(index), count) for index, count in enumerate(counts)
-    )
+    query, key, value = (_by_head(program, node.operand(index), count) for index, count in enumerate(counts))
     is_causal, mask = node.truth("is_causal"), node.optional(3)
     if is_causal and mask is not None:
         raise UnsupportedError("it is causal and has a mask: give one mask")

@@ -70,15 +70,17 @@ def group_norm(node: Node, program: Lowering) -> list[Operand]:
 def layer_norm(node: Node, program: Lowering) -> list[Operand]:
     """The axes from `axis` on with mean 0 and variance 1, or with mean square 1, times weights, plus biases."""
     node.refuse("stash_type", 1)
-    operand, weight, bias = node.operand(0), node.operand(1), node.optional(2)
+    operand = node.operand(0)
     axis = node.axis(operand.rank, default=-1)
     lengths = operand.shape[axis:]
     if any(isinstance(length, Length) for length in lengths):
         raise UnsupportedError("it normalises over the samples")
     epsilon = node.real("epsilon", 1e-5)
-    weight, bias = (each and _fitted(program, each, lengths) for each in (weight, bias))
+    weight = _fitted(program, node.operand(1), lengths)
     if node.op == "RMSNormalization":
         return [program.like("rms_norm.default", operand, lengths, weight, epsilon)]
+    given = node.optional(2)
+    bias = None if given is None else _fitted(program, given, lengths)
     return [program.like("layer_norm.default", operand, lengths, weight, bias, epsilon, False)]
 
 

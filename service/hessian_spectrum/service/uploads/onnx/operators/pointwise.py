@@ -281,4 +281,3 @@ def dropout(node: Node, program: Lowering) -> list[Operand]:
     if is_training is not None and (is_training.entries is None or any(is_training.entries.flat)):
         raise UnsupportedError("it is in training mode: export the network for inference")
     return [node.operand(0)]
-

@@ -37,7 +37,9 @@ def _part(program: Lowering, operand: Operand, start: int, size: int, direction:
     return program.emit("slice.Tensor", row, 0, start, start + size, shape=shape, dtype=operand.dtype)
 
 
-def _reordered(program: Lowering, operand: Operand, node: Node, layer: _Layer, direction: int, offset: int = 0) -> Operand:
+def _reordered(
+    program: Lowering, operand: Operand, node: Node, layer: _Layer, direction: int, offset: int = 0
+) -> Operand:
     """Weights of a direction with their gates in PyTorch's order."""
     gates = [
         _part(program, operand, (offset + position) * layer.hidden, layer.hidden, direction)
@@ -65,7 +67,9 @@ def _check_settings(node: Node, directions: int) -> str:
             raise UnsupportedError("its peepholes are not supported")
         return "lstm.input"
     if not node.truth("linear_before_reset"):
-        raise UnsupportedError("its reset gate acts before the product (linear_before_reset = 0), which is not supported")
+        raise UnsupportedError(
+            "its reset gate acts before the product (linear_before_reset = 0), which is not supported"
+        )
     return "gru.input"
 
 
@@ -153,5 +157,3 @@ def _state(program: Lowering, operand: Operand | None, layer: _Layer, is_batch_f
     if operand.shape != shape:
         raise UnsupportedError("its first state does not fit")
     return operand
-
-
