@@ -1,6 +1,7 @@
 """Products of matrices and attention."""
 
 import re
+from string import ascii_letters
 
 from hessian_spectrum.service.uploads.onnx.lengths import Dimension, Length, broadcast
 from hessian_spectrum.service.uploads.onnx.lowering import Lowering
@@ -8,7 +9,7 @@ from hessian_spectrum.service.uploads.onnx.node import Node, Operand, Unsupporte
 from hessian_spectrum.service.uploads.onnx.operators.registry import lowers
 from hessian_spectrum.service.uploads.onnx.operators.shapes import permuted, reshaped
 
-_EQUATION = re.compile(r"[A-Za-z,. ]{1,256}(->[A-Za-z. ]{0,64})?", re.ASCII)
+_EQUATION = re.compile(r"[A-Za-z,.]{0,256}(->[A-Za-z.]{0,64})?", re.ASCII)
 
 
 def matrix_product(program: Lowering, one: Operand, other: Operand) -> Operand:
@@ -62,23 +63,45 @@ def gemm(node: Node, program: Lowering) -> list[Operand]:
 def einsum(node: Node, program: Lowering) -> list[Operand]:
     """Sum of products over the letters that the result does not have."""
     operands, equation = node.operands(), node.text("equation", "").replace(" ", "")
-    if not _EQUATION.fullmatch(equation) or "." in equation:
+    if not _EQUATION.fullmatch(equation):
         raise UnsupportedError(f"its equation {equation:.64} is not supported")
-    terms, _, result = equation.partition("->")
+    terms, result = _written_out(equation, operands)
     lengths: dict[str, Dimension] = {}
-    for term, operand in zip(terms.split(","), operands, strict=False):
-        if len(term) != operand.rank:
-            raise UnsupportedError("its equation does not fit its inputs")
+    for term, operand in zip(terms, operands, strict=True):
         for letter, length in zip(term, operand.shape, strict=True):
             if lengths.setdefault(letter, length) not in (length, 1) and length != 1:
                 raise UnsupportedError("its equation does not fit its inputs")
             lengths[letter] = length if lengths[letter] == 1 else lengths[letter]
-    if len(terms.split(",")) != len(operands) or not set(result) <= lengths.keys():
+    if not set(result) <= lengths.keys():
         raise UnsupportedError("its equation does not fit its inputs")
-    if "->" not in equation:
-        result = "".join(sorted(letter for letter in lengths if terms.count(letter) == 1))
     shape = tuple(lengths[letter] for letter in result)
-    return [program.emit("einsum.default", f"{terms}->{result}", operands, shape=shape, dtype=operands[0].dtype)]
+    written = f"{','.join(terms)}->{result}"
+    return [program.emit("einsum.default", written, operands, shape=shape, dtype=operands[0].dtype)]
+
+
+def _written_out(equation: str, operands: list[Operand]) -> tuple[list[str], str]:
+    """Return the letters of each operand and of the result, with letters for the axes that an ellipsis stands for."""
+    left, arrow, result = equation.partition("->")
+    terms = left.split(",")
+    if len(terms) != len(operands) or any(each.count(".") not in (0, 3) for each in (*terms, result)):
+        raise UnsupportedError("its equation does not fit its inputs")
+    spare = [letter for letter in ascii_letters if letter not in equation]
+    counts = [operand.rank - len(term.replace("...", "")) for term, operand in zip(terms, operands, strict=True)]
+    largest = max(count if "..." in term else 0 for term, count in zip(terms, counts, strict=True))
+    if not 0 <= largest <= len(spare) or any(
+        count < 0 or (count > 0 and "..." not in term) for term, count in zip(terms, counts, strict=True)
+    ):
+        raise UnsupportedError("its equation does not fit its inputs")
+    hidden = "".join(spare[:largest])
+    written = [
+        term.replace("...", hidden[largest - count :] if count else "")
+        for term, count in zip(terms, counts, strict=True)
+    ]
+    if arrow:
+        return written, result.replace("...", hidden)
+    every = "".join(written)
+    once = sorted(letter for letter in set(every) - set(hidden) if every.count(letter) == 1)
+    return written, hidden + "".join(once)
 
 
 @lowers("Attention")
