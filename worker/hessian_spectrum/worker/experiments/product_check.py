@@ -78,7 +78,7 @@ def checked_fallback(
     num_parameters = sum(values.numel() for values in parameters.values())
     try:
         verdict = self_check(
-            _MATRICES.get(request.matrix, GgnOperator),
+            _MATRICES.get(request.matrix_kind, GgnOperator),
             samples,
             parameters,
             block=request.block if request.blocks is None else request.blocks,
