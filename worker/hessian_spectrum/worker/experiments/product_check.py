@@ -9,6 +9,7 @@ from hessian_spectrum.curvature.models.causal_lm import CausalLm
 from hessian_spectrum.curvature.models.exported import Exported
 from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.products import Fallback
+from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.self_check import (
     BYTES_PER_PARAMETER,
     WrongProductsError,
@@ -38,7 +39,9 @@ SUSPECTS = frozenset(
 )
 """Operators whose derivatives were seen to differ between the modes of PyTorch, in some version or use."""
 
-_MATRICES = {each.matrix: each for each in (HessianOperator, GgnOperator, FunctionalOperator)}
+_MATRICES: dict[str, type[RiskOperator]] = {
+    each.matrix: each for each in (HessianOperator, GgnOperator, FunctionalOperator)
+}
 
 _logger = logging.getLogger(__name__)
 
