@@ -42,8 +42,6 @@ SUSPECTS = frozenset(
 _MATRICES: dict[str, type[RiskOperator]] = {
     each.matrix: each for each in (HessianOperator, GgnOperator, FunctionalOperator)
 }
-    each.matrix: each for each in (HessianOperator, GgnOperator, FunctionalOperator)
-}
 
 _logger = logging.getLogger(__name__)
 
