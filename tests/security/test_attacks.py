@@ -14,11 +14,13 @@ from benchmarks.processes import resident_bytes
 from tests.security.addresses import hostile_addresses
 from tests.security.attack import CANARY, Attack
 from tests.security.bodies import CLOSED_FORM, LINEAR, hostile_bodies, hostile_requests
-from tests.security.uploads import hostile_uploads
+from tests.security.programs import harmless_programs
+from tests.security.uploads import ARTIFACTS, PT2, hostile_uploads
 from tests.security.wire import hostile_messages
 
 CORPUS = [*hostile_bodies(), *hostile_requests(), *hostile_addresses(), *hostile_uploads()]
 MESSAGES = dict(hostile_messages())
+HARMLESS = dict(harmless_programs())
 SECONDS = 10.0
 SLOW_BODY = (
     b"POST /v1/closed-form HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
@@ -115,6 +117,15 @@ def test_callers_who_send_no_more_keep_nobody_waiting(server: Any, http: httpx.C
             connection = connections.enter_context(socket.create_connection(("127.0.0.1", server.port), SECONDS))
             connection.sendall(sent)
         assert seconds_of_a_closed_form(http) < 0.5
+
+
+@pytest.mark.parametrize("make", list(HARMLESS.values()), ids=list(HARMLESS))
+def test_what_a_program_never_reads_does_no_harm(http: httpx.Client, make: Callable[[], bytes]) -> None:
+    answer = http.post(ARTIFACTS, content=make(), headers={"Content-Type": PT2})
+    assert answer.status_code == 201, answer.text[:500]
+    assert answer.json()["num_calls"] <= 4
+    assert http.delete(f"{ARTIFACTS}/{answer.json()['id']}").status_code == 204
+    assert not Path(CANARY).exists()
 
 
 def test_names_are_told_apart() -> None:

@@ -8,9 +8,11 @@ from tests.security.archives import archive, hostile_archives, request
 from tests.security.arrays import hostile_arrays, saved
 from tests.security.attack import Attack
 from tests.security.bodies import CLOSED_FORM
+from tests.security.programs import hostile_programs
 from tests.security.safetensors import hostile_safetensors
 
 ARTIFACTS = "/v1/artifacts"
+PT2 = "application/vnd.pytorch.pt2"
 NPZ, FORM = "application/x-npz", "multipart/form-data; boundary=b"
 
 
@@ -64,7 +66,10 @@ def hostile_uploads() -> Iterator[Attack]:
         yield Attack(f"tokens-{name}", ARTIFACTS, make, "application/x-npy")
     for name, make in hostile_safetensors():
         yield Attack(f"safetensors-{name}", ARTIFACTS, make, "application/x-safetensors")
+    for name, make in hostile_programs():
+        yield Attack(f"program-{name}", ARTIFACTS, make, PT2)
     for name, make in hostile_archives():
+        yield Attack(f"program-npz-{name}", ARTIFACTS, make, PT2)
         # here any names will do that are no paths
         if not name.startswith(("forty-members", "name-of-windows")):
             yield Attack(f"arrays-{name}", ARTIFACTS, make, NPZ)

@@ -10,7 +10,13 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, TypeAdapter
 
-from hessian_spectrum.api_schemas.artifacts import AnyArtifact, ArrayArtifact, ArtifactPage, ProgramArtifact, TokenArtifact
+from hessian_spectrum.api_schemas.artifacts import (
+    AnyArtifact,
+    ArrayArtifact,
+    ArtifactPage,
+    ProgramArtifact,
+    TokenArtifact,
+)
 from hessian_spectrum.api_schemas.checkpoints import LoadableModel, ModelList
 from hessian_spectrum.api_schemas.closed_form import ClosedFormSpectrum
 from hessian_spectrum.api_schemas.health import Readiness
@@ -191,7 +197,7 @@ def upload_module(module: Any, example_inputs: Any) -> ApiRequest[dict[str, Any]
     """
     from hessian_spectrum.client.module_export import module_program  # noqa: PLC0415 - loads torch
 
-    return _upload_bytes(module_program(module, example_inputs), _PT2, lambda reference: _exported(reference))
+    return _upload_bytes(module_program(module, example_inputs), _PT2, _exported)
 
 
 def upload_parameters(module: Any) -> ApiRequest[dict[str, Any]]:

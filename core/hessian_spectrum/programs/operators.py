@@ -8,67 +8,79 @@ from collections.abc import Mapping
 from typing import Any
 
 _POINTWISE = """
-abs acos acosh add addcdiv addcmul alias angle asin asinh atan atan2 atanh bitwise_and bitwise_not bitwise_or bitwise_xor
-ceil celu clamp clamp_max clamp_min clip clone contiguous conj copysign cos cosh deg2rad detach detach_ div elu
-eq erf erfc erfinv exp exp2 expm1 fix floor floor_divide fmax fmin fmod frac ge gelu glu gt hardshrink hardsigmoid
-hardswish hardtanh hypot imag isclose isfinite isinf isnan le leaky_relu lerp lgamma lift_fresh lift_fresh_copy log log10
-log1p log2 log_sigmoid logaddexp logaddexp2 logical_and logical_not logical_or logical_xor logit lt masked_fill maximum
-minimum mish mul multiply nan_to_num ne neg negative ones_like polar positive pow prelu rad2deg real reciprocal relu relu6
-remainder resolve_conj resolve_neg round rrelu rsqrt rsub selu sgn sigmoid sign silu sin sinc sinh softplus softshrink
-softsign sqrt square sub subtract tan tanh tanhshrink threshold true_divide trunc where xlogy zeros_like
-add_ addcdiv_ addcmul_ celu_ clamp_ clamp_max_ clamp_min_ copy_ cos_ div_ elu_ exp_ fill_ floor_ gelu_ hardsigmoid_
-hardswish_ hardtanh_ leaky_relu_ log_ masked_fill_ mish_ mul_ neg_ pow_ reciprocal_ relu6_ relu_ round_ rsqrt_ selu_
-sigmoid_ silu_ sin_ sqrt_ square_ sub_ tanh_ threshold_ zero_
+abs abs_ absolute absolute_ acos acosh add add_ addcdiv addcdiv_ addcmul addcmul_ alias __and__ angle arccos arccosh
+arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh bitwise_and bitwise_and_ bitwise_not bitwise_not_
+bitwise_or bitwise_or_ bitwise_xor ceil ceil_ celu celu_ clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ clip
+clip_ clone complex conj contiguous copy_ copysign cos cos_ cosh deg2rad detach detach_ digamma div div_ divide
+divide_ elu elu_ eq erf erf_ erfc erfc_ erfinv exp exp2 exp_ expm1 expm1_ fill_ fix floor floor_ floor_divide fmax
+fmin fmod fmod_ frac frac_ ge gelu gelu_ glu greater greater_equal gt hardshrink hardsigmoid hardsigmoid_ hardswish
+hardswish_ hardtanh hardtanh_ heaviside hypot i0 __iand__ imag __ior__ isclose isfinite isinf isnan isneginf isposinf
+isreal ldexp le leaky_relu leaky_relu_ lerp lerp_ less less_equal lgamma lift_fresh lift_fresh_copy log log10 log1p
+log1p_ log2 log_ log_sigmoid log_sigmoid_forward logaddexp logaddexp2 logical_and logical_and_ logical_not
+logical_not_ logical_or logical_or_ logical_xor logit logit_ lt masked_fill masked_fill_ maximum minimum mish mish_
+mul mul_ multiply multiply_ nan_to_num ne neg neg_ negative negative_ not_equal ones_like __or__ polar polygamma
+positive pow pow_ prelu _prelu_kernel rad2deg real reciprocal reciprocal_ relu relu6 relu6_ relu_ remainder remainder_
+resolve_conj resolve_neg round round_ rrelu rsqrt rsqrt_ rsub selu selu_ sgn sigmoid sigmoid_ sign sign_ signbit silu
+silu_ sin sin_ sinc sinh softplus softshrink special_digamma special_entr special_erf special_erfc special_erfcx
+special_erfinv special_exp2 special_expit special_expm1 special_gammaln special_i0 special_i0e special_i1 special_i1e
+special_log1p special_log_ndtr special_logit special_ndtr special_psi special_sinc special_xlog1py special_xlogy sqrt
+sqrt_ square square_ sub sub_ subtract subtract_ tan tan_ tanh tanh_ threshold threshold_ true_divide true_divide_
+trunc trunc_ where xlogy __xor__ zero_ zeros_like
 """
 
 _SHAPES = """
-as_strided broadcast_to cat chunk column_stack concat concatenate diag diag_embed diagonal diff dsplit dstack expand
-expand_as flatten flip fliplr flipud hsplit hstack meshgrid movedim moveaxis narrow numpy_T pad permute pixel_shuffle
-pixel_unshuffle channel_shuffle repeat repeat_interleave reshape reshape_as roll rot90 select slice split
-split_with_sizes squeeze stack swapaxes swapdims t tensor_split tile to transpose tril triu type_as unbind unflatten
-unfold unsafe_chunk unsafe_split unsqueeze view view_as view_as_complex view_as_real vsplit vstack _to_copy _unsafe_view
-_reshape_alias constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
-replication_pad3d squeeze_ unsqueeze_ transpose_ t_ tril_ triu_ select_scatter slice_scatter diagonal_scatter
+adjoint as_strided atleast_1d atleast_2d atleast_3d broadcast_tensors broadcast_to cat channel_shuffle chunk
+column_stack concat concatenate constant_pad_nd diag diag_embed diagonal diagonal_scatter diff dsplit dstack expand
+expand_as flatten flip fliplr flipud hsplit hstack mH mT meshgrid moveaxis movedim narrow native_channel_shuffle
+numpy_T pad permute pixel_shuffle pixel_unshuffle ravel reflection_pad1d reflection_pad2d reflection_pad3d repeat
+repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape _reshape_alias reshape_as roll rot90
+select select_scatter slice slice_scatter split split_with_sizes squeeze squeeze_ stack swapaxes swapdims t t_
+tensor_split tile to _to_copy transpose transpose_ tril tril_ triu triu_ type_as unbind unflatten unfold unsafe_chunk
+unsafe_split _unsafe_view unsqueeze unsqueeze_ view view_as view_as_complex view_as_real vsplit vstack
 """
 
 _REDUCTIONS = """
-all amax amin aminmax any argmax argmin argsort bucketize count_nonzero cummax cummin cumprod cumsum cumulative_trapezoid
-frobenius_norm kthvalue logcumsumexp logsumexp max mean median min mode nansum norm nuclear_norm prod searchsorted
-softmax log_softmax _softmax _log_softmax softmin sort std std_mean sum sum_to_size topk trace trapezoid trapz
-unsafe_split_with_sizes var var_mean
+all amax amin aminmax any argmax argmin argsort bucketize corrcoef count_nonzero cov cummax cummin cumprod cumprod_
+cumsum cumsum_ cumulative_trapezoid frobenius_norm isin kthvalue _log_softmax log_softmax logcumsumexp logsumexp max
+mean median min mode msort nanmean nanmedian nansum norm nuclear_norm prod quantile _safe_softmax searchsorted
+_softmax softmax sort special_log_softmax special_logsumexp special_softmax std std_mean sum sum_to_size topk trace
+trapezoid trapz unsafe_split_with_sizes var var_mean
 """
 
 _FACTORIES = """
-arange empty empty_like empty_strided eye full full_like linspace logspace new_empty new_full new_ones new_zeros ones
-scalar_tensor zeros hann_window hamming_window blackman_window tril_indices triu_indices one_hot
+arange blackman_window empty empty_like empty_strided eye full full_like hamming_window hann_window linspace logspace
+new_empty new_full new_ones new_zeros one_hot ones scalar_tensor tril_indices triu_indices zeros
 """
 
 _LINEAR_ALGEBRA = """
-addbmm addmm addmv addr baddbmm bilinear block_diag bmm cdist chain_matmul cholesky cholesky_solve cosine_similarity
-cross det dist dot einsum ger inner inverse kron linear linalg_cholesky linalg_cholesky_ex linalg_cross linalg_det
-linalg_diagonal linalg_eigh linalg_eigvalsh linalg_inv linalg_inv_ex linalg_matmul linalg_matrix_exp linalg_matrix_norm
-linalg_matrix_power linalg_norm linalg_pinv linalg_qr linalg_slogdet linalg_solve linalg_solve_ex linalg_solve_triangular
-linalg_svdvals linalg_vander linalg_vecdot linalg_vector_norm logdet matmul matrix_exp matrix_power mm mv normalize outer
-pairwise_distance pdist renorm slogdet tensordot triangular_solve vdot
+addbmm addbmm_ addmm addmm_ addmv addmv_ addr addr_ baddbmm baddbmm_ bilinear block_diag bmm cartesian_prod cdist
+_cdist_forward chain_matmul cholesky cholesky_solve cosine_similarity cross det dist dot einsum ger inner inverse kron
+linalg_cholesky linalg_cholesky_ex linalg_cond linalg_cross linalg_det linalg_diagonal linalg_eigh linalg_eigvals
+linalg_eigvalsh linalg_householder_product linalg_inv linalg_inv_ex linalg_lstsq linalg_lu linalg_lu_factor
+linalg_matmul linalg_matrix_exp linalg_matrix_norm linalg_matrix_power linalg_multi_dot linalg_norm linalg_pinv
+linalg_qr linalg_slogdet linalg_solve linalg_solve_ex linalg_solve_triangular linalg_svd linalg_svdvals
+linalg_tensorinv linalg_tensorsolve linalg_vander linalg_vecdot linalg_vector_norm linear logdet matmul matrix_exp
+matrix_power mm mv outer pairwise_distance pdist _pdist_forward qr renorm slogdet svd tensordot triangular_solve vdot
 """
 
 _LAYERS = """
-adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
-affine_grid_generator avg_pool1d avg_pool2d avg_pool3d batch_norm col2im conv1d conv2d conv3d conv_transpose1d
-conv_transpose2d conv_transpose3d convolution _convolution dropout dropout_ feature_dropout alpha_dropout
-feature_alpha_dropout embedding embedding_bag fold grid_sampler grid_sampler_2d grid_sampler_3d group_norm gru gru_cell
-im2col instance_norm layer_norm native_layer_norm native_group_norm lstm lstm_cell max_pool1d max_pool2d max_pool3d
-max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices native_batch_norm
-_native_batch_norm_legit_no_training native_dropout rms_norm rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell
-scaled_dot_product_attention unfold_copy upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
-upsample_nearest2d upsample_nearest3d upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d
-_weight_norm _weight_norm_interface
+adaptive_avg_pool1d _adaptive_avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_avg_pool3d
+adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d affine_grid_generator alpha_dropout avg_pool1d avg_pool2d
+avg_pool3d batch_norm col2im conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d _convolution
+convolution dropout dropout_ embedding embedding_bag feature_alpha_dropout feature_dropout grid_sampler
+grid_sampler_2d grid_sampler_3d group_norm gru gru_cell im2col instance_norm layer_norm lstm lstm_cell max_pool1d
+max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices max_unpool2d
+native_batch_norm _native_batch_norm_legit_no_training native_dropout native_group_norm native_layer_norm rms_norm
+rnn_relu rnn_relu_cell rnn_tanh rnn_tanh_cell scaled_dot_product_attention unfold_copy upsample_bicubic2d
+upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d
+_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_trilinear3d _weight_norm
+_weight_norm_interface
 """
 
 _INDEXING = """
 gather index index_add index_add_ index_copy index_copy_ index_fill index_fill_ index_put index_put_ index_select
-masked_scatter masked_scatter_ masked_select put scatter scatter_ scatter_add scatter_add_ scatter_reduce
-scatter_reduce_ take take_along_dim nonzero
+masked_scatter masked_scatter_ masked_select nonzero put scatter scatter_ scatter_add scatter_add_ scatter_reduce
+scatter_reduce_ take take_along_dim _unsafe_index
 """
 
 _LOSSES = """
@@ -92,10 +104,14 @@ ATEN_OPERATORS = frozenset(
 )
 """Operators of PyTorch, without their overloads."""
 
-SIZE_OPERATORS = frozenset(
-    {f"operator.{name}" for name in "add sub mul floordiv mod pow neg truediv eq ne lt le gt ge and_ or_ abs".split()}
-    | {"sym_max", "sym_min", "sym_float", "sym_int", "sym_not", "sym_ite", "ceil", "floor", "trunc"}
-)
+_ARITHMETIC = "add sub mul floordiv mod pow neg truediv eq ne lt le gt ge and_ or_ abs"
+
+ARITHMETIC = frozenset(f"operator.{name}" for name in _ARITHMETIC.split())
+"""Operators of Python on lengths."""
+
+SIZE_OPERATORS = ARITHMETIC | {
+    "sym_max", "sym_min", "sym_float", "sym_int", "sym_not", "sym_ite", "ceil", "floor", "trunc",
+}  # fmt: skip
 """Arithmetic on lengths."""
 
 NO_GRAD = "no_grad"
@@ -106,25 +122,38 @@ INLINE = "inline"
 
 OPERATORS = ATEN_OPERATORS | SIZE_OPERATORS | {NO_GRAD, INLINE}
 
+_RANDOM_OPERATORS = """
+rand rand_like randn randn_like randint randint_like randperm normal normal_ bernoulli bernoulli_ multinomial uniform_
+exponential_ cauchy_ geometric_ log_normal_ random_ poisson binomial
+"""
+
 _RANDOM = (
     "it draws random numbers, which differ from product to product: call eval() on the module, and pass noise as an "
     "input"
 )
 
+_PRODUCT = "its second derivative is wrong: use sums of logarithms, or multiply along an axis"
+
+_PACKED = "packed sequences are not supported: pad them, and mask what is beyond their ends"
+
 REFUSED: Mapping[str, str] = {
-    **{
-        f"aten.{name}": _RANDOM
-        for name in "rand rand_like randn randn_like randint randint_like randperm normal normal_ bernoulli bernoulli_ "
-        "multinomial uniform_ exponential_ cauchy_ geometric_ log_normal_ random_ poisson binomial".split()
-    },
+    **{f"aten.{name}": _RANDOM for name in _RANDOM_OPERATORS.split()},
     "aten.embedding_renorm_": "it rewrites a parameter in place: remove max_norm from the embedding",
     "aten._embedding_bag": "export the module without decompositions, where it is embedding_bag",
     "aten._ctc_loss": "it has no second derivative",
     "aten.ctc_loss": "it has no second derivative",
+    "aten.scatter.reduce": _PRODUCT,
+    "aten.scatter.value_reduce": _PRODUCT,
+    "aten.scatter_.reduce": _PRODUCT,
+    "aten.scatter_.value_reduce": _PRODUCT,
+    "aten.lstm.data": _PACKED,
+    "aten.gru.data": _PACKED,
+    "aten.rnn_tanh.data": _PACKED,
+    "aten.rnn_relu.data": _PACKED,
     "aten.item": "a value decides what is computed: write it with where",
     "aten._local_scalar_dense": "a value decides what is computed: write it with where",
 }
-"""Reasons for refusing operators that users might expect to be allowed."""
+"""Reasons for refusing operators, or single overloads, that users might expect to be allowed."""
 
 _TRAINING_ARGUMENTS = {
     "aten.dropout": "train",
@@ -136,7 +165,7 @@ _TRAINING_ARGUMENTS = {
     "aten.rrelu": "training",
     "aten.batch_norm": "training",
     "aten.native_batch_norm": "training",
-    "aten.instance_norm": None,  # its statistics are those of each sample
+    "aten.instance_norm": "use_input_stats",
     "aten.lstm": "train",
     "aten.gru": "train",
     "aten.rnn_tanh": "train",
@@ -146,9 +175,25 @@ _TRAINING_ARGUMENTS = {
 _DROPOUT_INSIDE = ("aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu", "aten.scaled_dot_product_attention")
 
 
+_OTHER_OVERLOADS = frozenset(
+    {"generator", "names", "dimname", "values", "values_stable", "dim_values", "dim_max", "dim_min", "eigvals"}
+    | {"inverse", "output", "L", "U", "Q", "X"}
+)
+"""Overloads that write into arguments, draw numbers, or take names of axes."""
+
+
 def base_name(op: str) -> str:
     """Return the name of an operator of PyTorch without its overload, and other names unchanged."""
     return ".".join(op.split(".")[:2]) if op.startswith("aten.") else op
+
+
+def _has_allowed_overload(op: str) -> bool:
+    """Return whether the overload neither writes its result into another argument nor takes lists or named axes."""
+    overload = op.rpartition(".")[2]
+    is_for_lists = op.startswith("aten.sort.") and overload not in ("default", "stable")
+    return not (
+        overload.startswith(("out", "Out")) or overload.endswith("out") or overload in _OTHER_OVERLOADS or is_for_lists
+    )
 
 
 def refusal(op: str, arguments: Mapping[str, Any]) -> str | None:
@@ -162,9 +207,11 @@ def refusal(op: str, arguments: Mapping[str, Any]) -> str | None:
         The reason, and what to change; None if the call is allowed.
     """
     name = base_name(op)
-    if name in REFUSED:
-        return REFUSED[name]
-    if name not in OPERATORS or op.endswith((".out", ".generator", ".names", ".dimname")):
+    if name in REFUSED or op in REFUSED:
+        return REFUSED.get(name) or REFUSED[op]
+    if name in ("aten.scatter_reduce", "aten.scatter_reduce_") and arguments.get("reduce") == "prod":
+        return _PRODUCT
+    if name not in OPERATORS or not _has_allowed_overload(op):
         return "it is not supported"
     if name in _DROPOUT_INSIDE:
         probability = arguments.get("dropout", arguments.get("dropout_p", 0.0))
@@ -173,6 +220,8 @@ def refusal(op: str, arguments: Mapping[str, Any]) -> str | None:
             "it has dropout: call eval() on the module before it is exported" if is_training and probability else None
         )
     argument = _TRAINING_ARGUMENTS.get(name)
-    if argument is not None and arguments.get(argument) is True and arguments.get("p", 1.0) != 0:
+    is_training = argument is not None and arguments.get(argument) is True and arguments.get("p", 1.0) != 0
+    # without stored statistics, those of the sample are the layer's definition
+    if is_training and (name != "aten.instance_norm" or arguments.get("running_mean") is not None):
         return "it is in training mode: call eval() on the module before it is exported"
     return None

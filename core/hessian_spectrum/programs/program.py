@@ -10,6 +10,7 @@ a region. Its stored form is a safetensors file: the arrays of parameters and co
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -26,7 +27,16 @@ MAX_NUMBERS_OF_A_VALUE = 2**40
 MAX_NESTING = 32
 """Depth to which regions and lists of arguments may be nested."""
 
-MAX_TEXT_LENGTH = 64
+MAX_TEXT_LENGTH = 256
+"""Largest length of an argument that is a text, such as the equation of an einsum."""
+
+MAX_INTEGER = 2**63
+"""Numbers among the arguments are smaller."""
+
+_OPERATOR = re.compile(r"aten\.[A-Za-z_]\w*\.[A-Za-z]\w*|operator\.[a-z]\w*|[a-z]\w*", re.ASCII)
+"""Names of operators; of PyTorch's packets, attributes such as `__setattr__` are no overloads."""
+
+_ARGUMENT_KINDS = frozenset({"$", "dtype", "float", "memory_format", "device", "graph"})
 
 DTYPES = frozenset(
     {"uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "bool", "complex64"}
@@ -273,18 +283,31 @@ class Program:
             raise ProgramError(f"it has more than {MAX_CALLS:,} calls")
         if len(self.values) > MAX_VALUES:
             raise ProgramError(f"it has more than {MAX_VALUES:,} values")
-        if not self.inputs:
-            raise ProgramError("it has no inputs")
+        self._check_inputs()
         if not any(each.is_trainable for each in self.parameters):
             raise ProgramError("it has no parameters that are differentiated")
-        known = {*self.inputs, *self.constants, *(alias for each in self.parameters for alias in each.aliases)}
+        given = [*self.inputs, *self.constants, *(alias for each in self.parameters for alias in each.aliases)]
+        known = set(given)
+        if len(known) < len(given):
+            raise ProgramError("two of its inputs, parameters and constants have one name")
+        for name in (*known, *self.values, *self.constants.values(), *(each.name for each in self.parameters)):
+            _check_name(name)
         _check_calls(self.body, known, depth=0)
         if self.output not in known:
             raise ProgramError(f"its output {self.output:.64} is computed nowhere")
+        if self.output in given:
+            raise ProgramError(f"its output {self.output:.64} is one of its inputs, parameters or constants")
         if self.output not in self.values or self.output_value.dtype not in FLOATING_DTYPES:
             raise ProgramError("its output is not an array of floating-point numbers")
         if not self.output_value.shape or self.output_value.shape[0] != self.example_size:
             raise ProgramError("the first axis of its output is not that of the samples")
+
+    def _check_inputs(self) -> None:
+        if not self.inputs:
+            raise ProgramError("it has no inputs")
+        for name, value in self.inputs.items():
+            if not value.shape or value.size == 0:
+                raise ProgramError(f"its input {name:.64} has no axis of samples, or no numbers in the example")
 
 
 def _all_calls(calls: tuple[Call, ...]) -> Iterator[Call]:
@@ -298,6 +321,7 @@ def _check_calls(calls: tuple[Call, ...], known: set[str], depth: int) -> None:
     if depth > MAX_NESTING:
         raise ProgramError("its regions are nested too deeply")
     for call in calls:
+        _check_operator(call)
         for name in call.names_read():
             if name not in known:
                 raise ProgramError(f"{call.op:.64} reads {name:.64}, which no earlier call computes")
@@ -312,3 +336,37 @@ def _check_calls(calls: tuple[Call, ...], known: set[str], depth: int) -> None:
             if output in known:
                 raise ProgramError(f"{output:.64} is computed twice")
             known.add(output)
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_LENGTH or not name.isprintable():
+        raise ProgramError(f"it has a name that is not one to {MAX_NAME_LENGTH} printable characters: {name!a:.64}")
+
+
+def _check_operator(call: Call) -> None:
+    """Check that a call names an operator rather than an attribute of one, and that its arguments are bounded."""
+    if not isinstance(call.op, str) or not _OPERATOR.fullmatch(call.op):
+        raise ProgramError(f"{call.op!a:.64} is no name of an operator")
+    for output in call.outputs:
+        if output is not None:
+            _check_name(output)
+    for argument in (*call.args, *call.kwargs.values()):
+        _check_argument(call, argument, depth=0)
+
+
+def _check_argument(call: Call, argument: Argument, depth: int) -> None:
+    if isinstance(argument, list) and depth < MAX_NESTING:
+        for each in argument:
+            _check_argument(call, each, depth + 1)
+    elif isinstance(argument, dict) and len(argument) == 1:
+        ((kind, value),) = argument.items()
+        if kind not in _ARGUMENT_KINDS or (kind == "$" and not isinstance(value, str)):
+            raise ProgramError(f"{call.op:.64} has an argument of an unknown kind {kind!a:.32}")
+    elif isinstance(argument, str):
+        if len(argument) > MAX_TEXT_LENGTH:
+            raise ProgramError(f"{call.op:.64} has a text of more than {MAX_TEXT_LENGTH} characters")
+    elif isinstance(argument, int | float):
+        if not abs(argument) < MAX_INTEGER:
+            raise ProgramError(f"{call.op:.64} has a number that is too large")
+    elif argument is not None:
+        raise ProgramError(f"{call.op:.64} has an argument of an unknown kind")

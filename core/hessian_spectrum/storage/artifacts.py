@@ -28,8 +28,8 @@ from hessian_spectrum.storage.artifact_files import (
     read_header,
     safetensors_pieces,
 )
-from hessian_spectrum.storage.program_files import program_pieces, read_description
 from hessian_spectrum.storage.blob_store import DIGEST, BlobInfo, BlobNotFoundError, BlobStore
+from hessian_spectrum.storage.program_files import program_pieces, read_description
 
 _NAME = re.compile(r"[0-9a-f]{2}/[^/]+")
 _ARRAYS = ".safetensors"

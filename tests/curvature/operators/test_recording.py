@@ -188,3 +188,20 @@ def test_nothing_is_left_of_a_program_that_is_gone() -> None:
     for _ in range(5):
         forget_one()
     assert (len(_loader.eval_cache), len(linecache.cache)) == before
+
+
+@pytest.mark.parametrize("is_view", [False, True])
+def test_a_value_that_changes_after_it_was_read_is_kept_as_it_was(is_view: bool, seeded: Seeded) -> None:
+    """Derivatives of norms mask values in place that products have read before, as autograd's do."""
+    point, first, second = torch.randn(3, 5, generator=seeded(9), dtype=F64)
+
+    def function(vector: Tensor) -> Tensor:
+        scale = point * 2
+        read = scale.view(5, 1)[:, 0] if is_view else scale
+        result = vector * read
+        scale.masked_fill_(point > 0, 0.0)
+        return result + vector.flip(0) * scale
+
+    _, program = record(function, first)
+    for vector in (first, second):
+        assert_close(program(vector), function(vector), rtol=1e-14, atol=1e-15)

@@ -17,7 +17,7 @@ from hessian_spectrum.curvature.loss_base import IGNORED, Loss, check_labels, ch
 from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.regression_losses import GaussianNll, Huber, Mse, PoissonNll
 from hessian_spectrum.planning.work import OUTPUTS_BYTES
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 __all__ = [
     "IGNORED",

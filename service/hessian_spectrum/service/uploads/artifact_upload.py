@@ -51,6 +51,8 @@ PROGRAM_MEDIA_TYPES = (PT2,)
 MAX_PROGRAM_MEMBERS = 20_000
 """Largest number of members of a program's archive: one for each parameter and constant, and a few others."""
 
+_MAX_REASON_LENGTH = 8000
+
 MAX_ARRAYS = 256
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}", re.ASCII)
 _BUFFER_BYTES = 2**20
@@ -192,10 +194,16 @@ def store_program(file: BinaryIO, artifacts: ArtifactService, *, budget: MemoryB
     with budget.reservation(artifacts.principal.owner) as reservation:
         body = _mapped(file)
         try:
-            read = read_program(archive_members(body, reservation, max_members=MAX_PROGRAM_MEMBERS))
+            members = archive_members(body, reservation, max_members=MAX_PROGRAM_MEMBERS)
+            read = read_program(members, reservation.grow)
         except ProgramError as error:
-            raise invalid_field((), f"the program cannot be used: {error}") from None
+            raise invalid_field((), f"the program cannot be used: {_printable(str(error))}") from None
         return artifacts.write_program(read.program, read.arrays)
+
+
+def _printable(text: str) -> str:
+    """Return a text that may hold names of a file, without what is no character."""
+    return "".join(each if each.isprintable() else "?" for each in text[:_MAX_REASON_LENGTH])
 
 
 def _mapped(file: BinaryIO) -> memoryview:

@@ -37,6 +37,9 @@ Value = NDArray[np.float64] | float | int | str
 MAX_DIRECTORY_BYTES = 2**17
 """Largest size in bytes of an archive's comment (up to 64 KiB) or of its directory (about 60 bytes for each member)."""
 
+DIRECTORY_ENTRY_BYTES = 200
+"""Largest average size in bytes of an entry in the directory of an archive with many members."""
+
 _LOCAL_HEADER = struct.Struct("<4s2xH18xHH")  # signature, flags, length of the name and of the extra field
 _ENCRYPTED = 0x1 | 0x40
 _INFLATED_AT_ONCE = 2**14  # compressed bytes; at most a thousand times as many come out
@@ -214,7 +217,8 @@ def npz_contents(
 def archive_members(body: memoryview, reservation: Reservation, *, max_members: int) -> Callable[[str], memoryview]:
     """Return a function that reads a member of a zip archive by its name, which is checked when it is read.
 
-    All members lie in one folder, whose name does not matter and is left out.
+    All members lie in one folder, whose name does not matter and is left out. A member is checked once, however often
+    it is read.
 
     Args:
         body: The archive.
@@ -228,38 +232,55 @@ def archive_members(body: memoryview, reservation: Reservation, *, max_members: 
         ProblemError: 400 or 422 for a malformed archive, 413 or 503 if it inflates to more than there is memory for.
     """
     members: dict[str, zipfile.ZipInfo] = {}
-    listed = _members(body)
+    listed = _members(body, max(MAX_DIRECTORY_BYTES, DIRECTORY_ENTRY_BYTES * max_members))
     if len(listed) > max_members:
         raise malformed_upload(f"The archive has more than {max_members} members.")
     if sum(member.compress_size for member in listed if member.compress_size <= len(body)) > len(body):
         raise malformed_upload("The members of the archive overlap.")
+    folders = {member.orig_filename.partition("/")[0] for member in listed}
     for member in listed:
         name = member.orig_filename.partition("/")[2]
+        if len(folders) > 1 or folders == {""} or "" in name.split("/") or ".." in name.split("/"):
+            raise malformed_upload("The members of the archive do not lie in one folder.")
         if name in members:
             raise malformed_upload("The archive has two members of one name.")
         members[name] = member
+    known: dict[str, memoryview] = {}
 
     def contents(name: str) -> memoryview:
-        member = members.get(name)
-        if member is None:
-            raise ProgramError(f"it has no member {name:.64}")
-        if member.flag_bits & _ENCRYPTED:
-            raise ProgramError(f"its member {name:.64} is encrypted")
-        if member.compress_type != zipfile.ZIP_STORED:
-            reservation.grow(member.file_size)
-        try:
-            return _content(body, member)
-        except (zlib.error, zipfile.BadZipFile) as error:
-            raise ProgramError(f"its member {name:.64} is damaged: {error!s:.100}") from None
+        if name not in known:
+            known[name] = _checked_content(body, members.get(name), name, reservation)
+        return known[name]
 
     return contents
 
 
-class _Window:
-    """A file for zipfile, over memory; it reads no more at once than a directory of few members takes."""
+def _checked_content(
+    body: memoryview, member: zipfile.ZipInfo | None, name: str, reservation: Reservation
+) -> memoryview:
+    """Return the bytes of a member.
 
-    def __init__(self, body: memoryview) -> None:
+    Raises:
+        ProgramError: If it is missing, encrypted or damaged.
+    """
+    if member is None:
+        raise ProgramError(f"it has no member {name:.64}")
+    if member.flag_bits & _ENCRYPTED:
+        raise ProgramError(f"its member {name:.64} is encrypted")
+    if member.compress_type != zipfile.ZIP_STORED:
+        reservation.grow(member.file_size)
+    try:
+        return _content(body, member)
+    except (zlib.error, zipfile.BadZipFile) as error:
+        raise ProgramError(f"its member {name:.64} is damaged: {error!s:.100}") from None
+
+
+class _Window:
+    """A file for zipfile, over memory; it reads no more at once than the directory may take."""
+
+    def __init__(self, body: memoryview, max_bytes: int) -> None:
         self._body = body
+        self._max_bytes = max_bytes
         self._position = 0
 
     def seekable(self) -> bool:
@@ -278,15 +299,15 @@ class _Window:
     def read(self, num_bytes: int = -1) -> bytes:
         part = self._body[self._position :]
         part = part if num_bytes < 0 else part[:num_bytes]
-        if len(part) > MAX_DIRECTORY_BYTES:
+        if len(part) > self._max_bytes:
             raise zipfile.BadZipFile("its directory is too large")
         self._position += len(part)
         return bytes(part)
 
 
-def _members(body: memoryview) -> list[zipfile.ZipInfo]:
+def _members(body: memoryview, max_directory_bytes: int = MAX_DIRECTORY_BYTES) -> list[zipfile.ZipInfo]:
     try:
-        with zipfile.ZipFile(_Window(body)) as archive:
+        with zipfile.ZipFile(_Window(body, max_directory_bytes)) as archive:
             return archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error, OverflowError):
         raise malformed_upload("The body is not a valid npz archive.") from None

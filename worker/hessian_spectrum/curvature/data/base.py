@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,17 +13,18 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.models.written_out import WRITTEN_OUT
-from hessian_spectrum.programs.operators import INLINE, NO_GRAD, OPERATORS, base_name
-from hessian_spectrum.programs.program import FLOATING_DTYPES, Argument, Call, Program, Region
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.curvature.operators.products import is_memory_error
+from hessian_spectrum.planning.size import Size, generic_size
+from hessian_spectrum.programs.cost import numbers_per_sample
+from hessian_spectrum.programs.mutations import changed_inputs, changes_in_place
+from hessian_spectrum.programs.operators import ARITHMETIC, INLINE, NO_GRAD, OPERATORS, base_name
+from hessian_spectrum.programs.program import FLOATING_DTYPES, Argument, Call, Program, ProgramError, Region
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 Values = dict[str, Any]
 
 _SIZE_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{
-        f"operator.{name}": getattr(operator, name)
-        for name in "add sub mul floordiv mod pow neg truediv eq ne lt le gt ge and_ or_ abs".split()
-    },
+    **{name: getattr(operator, name.removeprefix("operator.")) for name in ARITHMETIC},
     "sym_max": max,
     "sym_min": min,
     "sym_float": float,
@@ -35,12 +36,16 @@ _SIZE_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "trunc": math.trunc,
 }
 
-_FACTORIES = frozenset(
-    f"aten.{name}"
-    for name in "arange empty eye full linspace logspace ones scalar_tensor zeros hann_window hamming_window "
-    "blackman_window".split()
-)
+_FACTORY_NAMES = """
+arange blackman_window empty empty_strided eye full hamming_window hann_window linspace logspace ones scalar_tensor
+tril_indices triu_indices zeros
+"""
+
+_FACTORIES = frozenset(f"aten.{name}" for name in _FACTORY_NAMES.split())
 """Operators that make floating-point numbers of the default type, whatever the type of the parameters."""
+
+_CASTS = frozenset({"aten.to", "aten.type_as"})
+"""Operators that return their argument itself where it has the type already."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Exported(Model):
         trainable: Glob on names of parameters to differentiate; None: those that required gradients when exported.
 
     Raises:
-        InvalidProblemError: If an array is missing, or no parameter matches.
+        InvalidProblemError: If an array is missing, no parameter matches, or the program changes stored numbers.
     """
 
     program: Program
@@ -91,6 +96,10 @@ class Exported(Model):
             raise InvalidProblemError(f"the program calls operators that are not supported: {', '.join(unknown[:20])}")
         if not self.parameter_shapes:
             raise InvalidProblemError(f"no parameter matches {self.trainable!r}")
+        try:
+            changed_inputs(self.program)
+        except ProgramError as error:
+            raise InvalidProblemError(f"the program cannot be used: {error}") from None
 
     @property
     def num_outputs(self) -> int:
@@ -111,6 +120,11 @@ class Exported(Model):
     def initial_parameters(self, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Parameters:
         """Return the parameters that the program came with."""
         return {name: self.arrays[name].to(device, dtype) for name in self.parameter_shapes}
+
+    def size_on(self, inputs: Tensor) -> Size:
+        """Return the number of parameters, and the numbers that a forward pass produces as the graph counts them."""
+        num_parameters = sum(math.prod(shape) for shape in self.parameter_shapes.values())
+        return generic_size(num_parameters, len(inputs), numbers_per_sample(self.program))
 
     def sample_shape(self, inputs: Tensor) -> tuple[int, ...]:
         """Return the axes of the outputs, without the last one."""
@@ -142,26 +156,46 @@ class Exported(Model):
         precision = _Precision(one.dtype, one.device)
         (name,) = self.program.inputs
         values = dict(self._constants_in(precision))
-        values[name] = inputs
+        values[name] = inputs.clone() if name in self._changed_inputs else inputs
         for parameter in self.program.parameters:
             if parameter.name in parameters:
                 values |= dict.fromkeys(parameter.aliases, parameters[parameter.name])
-        _Run(precision, self.program).calls(self.program.body, values, _last_reads(self.program))
+        _Run(precision, self.program, self._has_changes).calls(self.program.body, values, self._last_reads)
         output: Tensor = values[self.program.output]
         return output.unsqueeze(-1) if output.ndim == 1 else output
+
+    @cached_property
+    def _changed_inputs(self) -> frozenset[str]:
+        return changed_inputs(self.program)
+
+    @cached_property
+    def _has_changes(self) -> bool:
+        return any(changes_in_place(call.op) for call in self.program.calls())
+
+    @cached_property
+    def _last_reads(self) -> dict[int, list[str]]:
+        return _last_reads(self.program)
 
     def _constants_in(self, precision: _Precision) -> Values:
         """Constants, and parameters that are not differentiated, in the precision of a run."""
         if precision not in self._constants:
-            values: Values = {
-                name: self.arrays[array].to(getattr(torch, self.program.values[name].dtype))
-                for name, array in self.program.constants.items()
-            }
-            for parameter in self.program.parameters:
-                if parameter.name not in self.parameter_shapes:
-                    values |= dict.fromkeys(parameter.aliases, self.arrays[parameter.name])
-            self._constants[precision] = {name: precision.cast(value) for name, value in values.items()}
+            # inside vmap or jvp they would belong to that one call
+            with torch._C._DisableFuncTorch(), torch.no_grad():
+                self._constants[precision] = {
+                    name: precision.cast(value) for name, value in self._stored_values().items()
+                }
         return self._constants[precision]
+
+    def _stored_values(self) -> Values:
+        """Constants, and parameters that are not differentiated, by their names in the graph."""
+        values: Values = {
+            name: self.arrays[array].to(getattr(torch, self.program.values[name].dtype))
+            for name, array in self.program.constants.items()
+        }
+        for parameter in self.program.parameters:
+            if parameter.name not in self.parameter_shapes:
+                values |= dict.fromkeys(parameter.aliases, self.arrays[parameter.name])
+        return values
 
 
 def _last_reads(program: Program) -> dict[int, list[str]]:
@@ -179,19 +213,21 @@ def _last_reads(program: Program) -> dict[int, list[str]]:
 
 @dataclass(frozen=True)
 class _Run:
-    """One run of a program's calls on values by name."""
+    """One run of a program's calls on values by name; `has_changes` says whether some change values in place."""
 
     precision: _Precision
     program: Program
+    has_changes: bool
 
     def calls(self, calls: Sequence[Call], values: Values, freed: Mapping[int, list[str]] | None = None) -> None:
         """Run the calls in order; their results are added to the values, and those in `freed` removed."""
         for index, call in enumerate(calls):
             try:
                 results = self._results(call, values)
-            except (RuntimeError, NotImplementedError, IndexError, ValueError, TypeError) as error:
-                error.add_note(f"in {call.op}" + (f" of the module {call.module}" if call.module else ""))
-                raise
+            except (RuntimeError, IndexError, ValueError, TypeError) as error:
+                if is_memory_error(error):
+                    raise
+                raise _failure(call, error) from error
             for name, result in zip(call.outputs, results, strict=False):
                 if name is not None:
                     values[name] = result
@@ -205,12 +241,20 @@ class _Run:
         kwargs = {name: self._argument(each, values) for name, each in call.kwargs.items()}
         name = base_name(call.op)
         if name in _FACTORIES and call.outputs[0] is not None:
-            kwargs |= {"dtype": self.precision.type_named(self.program.values[call.outputs[0]].dtype)}
-        if "device" in kwargs:
-            kwargs["device"] = self.precision.device
+            dtype = self.precision.type_named(self.program.values[call.outputs[0]].dtype)
+            kwargs |= {"dtype": dtype, "device": self.precision.device}
         result = _function(call.op)(*args, **kwargs)
+        if self.has_changes and name in _CASTS and self._changes_type(call):
+            result = result.clone()  # it may be the argument itself, now that both have the type of the run
         is_several = call.returns_list or len(call.outputs) > 1
         return result if is_several else (result,)
+
+    def _changes_type(self, call: Call) -> bool:
+        """Return whether argument and result had different types when the program was exported."""
+        names = (next(call.names_read()), *call.outputs)
+        known = {**self.program.values, **self.program.inputs}
+        values = (known.get(name) for name in names if name is not None)
+        return len({value.dtype for value in values if value is not None}) > 1
 
     def _region(self, call: Call, values: Values) -> Sequence[Any]:
         (region,) = call.regions
@@ -232,9 +276,11 @@ class _Run:
         if not isinstance(argument, dict):
             return argument
         ((kind, value),) = argument.items()
+        return values[value] if kind == "$" else self._setting(kind, value)
+
+    def _setting(self, kind: str, value: Any) -> Any:
+        """Return an argument that is a type, a device, or a number that JSON does not have."""
         match kind:
-            case "$":
-                return values[value]
             case "dtype":
                 return self.precision.type_named(value)
             case "float":
@@ -244,6 +290,17 @@ class _Run:
             case "device":
                 return self.precision.device
         raise InvalidProblemError(f"the program has an argument of an unknown kind {kind!r}")
+
+
+def _failure(call: Call, error: Exception) -> Exception:
+    """Return the error of a call that names it: of the problem, or where a rule may be missing, one for a fallback."""
+    where = call.op + (f" of the module {call.module}" if call.module else "")
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    message = f"{where} fails: {reason:.300}"
+    # of functions that are transformed, operators may fail that work as they are
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return RuntimeError(message)
+    return InvalidProblemError(message)
 
 
 def _detached(value: Any) -> Any:

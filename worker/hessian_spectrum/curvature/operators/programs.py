@@ -105,8 +105,8 @@ def record(function: Map, argument: Tensor) -> tuple[Tensor, Program]:
         f(argument), and the program, for arguments of the same shape, type and device.
 
     Raises:
-        UnrecordableError: If values that do not depend on v are changed in place by values that do, or after they were
-            read.
+        UnrecordableError: If values that do not depend on v are changed in place by values that do, or if values from
+            before the recording are changed after they were read.
     """
     recorder = _Recorder(argument)
     with recorder:
@@ -134,6 +134,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._varying = WeakIdKeyDictionary()  # tensor -> node
         self._constants: dict[str, Tensor] = {}
         self._readers = WeakIdKeyDictionary()  # constant tensor -> node that reads it
+        self._own_memory: set[int] = set()  # addresses of memory that the function allocated
         self._num_bytes = 0  # bytes of results since memory was last returned to the system
         self._varying[argument] = self._graph.placeholder("argument")
 
@@ -147,6 +148,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*map(_materialised, args), **{name: _materialised(each) for name, each in kwargs.items()})
         if varies:
             self._append(func, args, kwargs, result=result)
+        else:
+            self._own_memory |= _addresses(result) - _addresses((*args, *kwargs.values()))
         self._release(result)
         return result
 
@@ -186,8 +189,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             target = kwargs.get(argument.name) if argument.kwarg_only or index >= len(args) else args[index]
             if not isinstance(target, Tensor) or target in self._varying:
                 continue
-            if varies or target in self._readers:
+            readers = [each for each in self._readers if not _addresses(each).isdisjoint(_addresses(target))]
+            if varies or (readers and self._own_memory.isdisjoint(_addresses(target))):
                 raise UnrecordableError(f"{func} changes in place a value that does not depend on the argument")
+            for tensor in readers:  # the graph reads what they were before the change
+                name = str(self._readers.pop(tensor).target)  # type: ignore[no-untyped-call]
+                self._constants[name] = self._constants[name].clone()
 
     def _append(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], *, result: Any) -> None:
         if not isinstance(result, (Tensor, tuple, list)):
@@ -229,6 +236,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._constants[name] = _materialised(argument)
             self._readers[argument] = self._graph.create_node("get_attr", name)
         return self._readers[argument]
+
+
+def _addresses(values: Any) -> set[int]:
+    """Return the addresses of the memory of tensors, or of those in a flat list."""
+    if isinstance(values, (list, tuple)):
+        return set().union(*map(_addresses, values))
+    has_memory = isinstance(values, Tensor) and not values._is_zerotensor()
+    return {values.untyped_storage().data_ptr()} if has_memory else set()
 
 
 def _materialised(argument: Any) -> Any:

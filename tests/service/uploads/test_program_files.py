@@ -1,0 +1,130 @@
+"""Files of programs with any part of their JSON replaced: they are stored or refused, and never raise an error."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pytest
+
+from hessian_spectrum.api_schemas.problem import Problem
+from hessian_spectrum.service.auth import ANONYMOUS
+from hessian_spectrum.service.problems import ProblemError
+from hessian_spectrum.service.uploads.artifact_service import ArtifactQuota, ArtifactService
+from hessian_spectrum.service.uploads.artifact_upload import store_program
+from hessian_spectrum.service.uploads.memory_budget import MemoryBudget
+from hessian_spectrum.storage.artifacts import ArtifactOwners, ArtifactStore
+from hessian_spectrum.storage.local_directory import LocalDirectory
+from tests.security.program_files import Parts, changed, parts
+
+JUNK: tuple[Any, ...] = (
+    *(None, True, False, 0, 1, -1, 2, 3, 7, 8, 2**31, 2**63, -(2**63), 10**300, 0.5, 1e308, -0.0),
+    *(
+        "",
+        "x",
+        "out",
+        "p_weight",
+        "layer.weight",
+        "\ud800",
+        "\0",
+        "a" * 5000,
+        "__class__",
+        "as_tensor",
+        "NaN",
+        "little",
+    ),
+    *([], {}, [[]], [0], [-1], ["x"], {"as_int": 1}, {"as_int": -1}, {"as_tensor": {"name": "x"}}, {"": {}}),
+    *({"as_none": True}, {"as_name": "x"}, {"as_expr": {"hint": {"as_int": 2**40}}}, [{"as_int": 0}], {"name": "x"}),
+    *("torch.ops.aten.tanh.default", "torch.ops.aten.batch_norm.default", "torch.ops.higher_order.wrap_with_autocast"),
+)
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> ArtifactService:
+    directory = LocalDirectory(tmp_path)
+    return ArtifactService(
+        store=ArtifactStore(directory),
+        owners=ArtifactOwners(LocalDirectory(tmp_path, "owners")),
+        principal=ANONYMOUS,
+        quota=ArtifactQuota(max_bytes=2**30, max_number=10**6),
+    )
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container of a document with every key in it."""
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    for key in keys:
+        yield value, key
+        yield from places(value[key])
+
+
+def mutated(seed: int) -> bytes:
+    """The file with one to three of its fields replaced, left out, doubled, renamed or exchanged with another."""
+    choose = random.Random(seed)
+
+    def change(each: Parts) -> None:
+        documents = [each.model, each.model, each.model, each.weights, each.constants]
+        for _ in range(choose.randint(1, 3)):
+            found = list(places(choose.choice(documents)))
+            if not found:
+                continue
+            container, key = choose.choice(found)
+            other, other_key = choose.choice(found)
+            match choose.randrange(6):
+                case 0:
+                    del container[key]
+                case 1 if isinstance(container, dict):
+                    container[str(choose.choice(JUNK))] = container.pop(key)
+                case 2 if isinstance(container, list):
+                    container.insert(key, container[key])
+                case 3 if not any(inner is container for inner, _ in places({"": other[other_key]})):
+                    container[key] = other[other_key]
+                case _:
+                    container[key] = choose.choice(JUNK)
+
+    return changed(change)()
+
+
+def stored(content: bytes, artifacts: ArtifactService, path: Path) -> bool:
+    """Return whether a file is stored rather than refused."""
+    path.write_bytes(content)
+    problem: Problem | None = None
+    with path.open("rb") as file:
+        try:
+            artifact, _ = store_program(cast("BinaryIO", file), artifacts, budget=MemoryBudget(2**28))
+        except ProblemError as error:
+            problem = error.problem
+    if problem is None:
+        assert artifacts.get(artifact.id) == artifact
+        artifact.model_dump_json()
+    else:
+        assert 400 <= problem.status < 500, problem
+        problem.model_dump_json()
+    return problem is None
+
+
+def check(seeds: range, artifacts: ArtifactService, path: Path) -> int:
+    return sum(stored(mutated(seed), artifacts, path) for seed in seeds)
+
+
+def test_a_file_made_by_hand_is_stored(artifacts: ArtifactService, tmp_path: Path) -> None:
+    assert stored(parts().file(), artifacts, tmp_path / "file")
+
+
+def test_sixty_mutations_are_stored_or_refused(artifacts: ArtifactService, tmp_path: Path) -> None:
+    assert 0 < check(range(60), artifacts, tmp_path / "file") < 60
+
+
+@pytest.mark.slow
+def test_two_thousand_mutations_are_stored_or_refused(artifacts: ArtifactService, tmp_path: Path) -> None:
+    assert 0 < check(range(100, 2100), artifacts, tmp_path / "file") < 2000
+
+
+def test_bytes_of_a_file_replaced_are_stored_or_refused(artifacts: ArtifactService, tmp_path: Path) -> None:
+    choose = random.Random(0)
+    plain = parts().file()
+    for _ in range(100):
+        content = bytearray(plain)
+        for _ in range(choose.randint(1, 8)):
+            content[choose.randrange(len(content))] = choose.randrange(256)
+        stored(bytes(content), artifacts, tmp_path / "file")

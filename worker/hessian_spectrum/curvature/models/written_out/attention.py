@@ -1,0 +1,45 @@
+"""Attention."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Return softmax(q k^T scale + mask) v; rows whose positions are all masked give 0."""
+    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    if enable_gqa:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = (each.repeat_interleave(groups, dim=-3) for each in (key, value))
+    scores = (query * scale) @ key.transpose(-2, -1)
+    mask = attn_mask
+    if is_causal:
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    if mask is None:
+        return scores.softmax(dim=-1) @ value
+    if mask.dtype == torch.bool:
+        visible = mask
+        scores = scores.masked_fill(~mask, -math.inf)
+    else:
+        visible = mask > -math.inf
+        scores = scores + mask
+    hidden = ~visible.any(dim=-1, keepdim=True)
+    # a row without a visible position would be 0/0; its scores are replaced before, its weights after the softmax
+    weights = scores.masked_fill(hidden, 0.0).softmax(dim=-1).masked_fill(hidden, 0.0)
+    return weights @ value
+
+
+OPERATORS: dict[str, Callable[..., Any]] = {"scaled_dot_product_attention": attention}
