@@ -27,6 +27,11 @@ class LossKind:
         """Whether targets are class labels in any case."""
         return self.targets == {"labels"}
 
+    @property
+    def needs_targets(self) -> bool:
+        """Whether samples have targets at all."""
+        return bool(self.targets)
+
 
 LOSSES: dict[str, LossKind] = {
     "mse": LossKind("(1/2n) sum |f - y|^2", frozenset({"numbers", "labels"}), outputs_cost_like="outputs"),

@@ -77,7 +77,8 @@ class SpectrumRequest(RequestMessage):
     def _parts_fit_together(self) -> Self:
         check_loss(self.model, self.data, self.loss)
         check_data(self.model, self.data, self.loss)
-        check_training(self.model, is_trained=self.train is not None)
+        batch_size = None if self.train is None else self.train.batch_size
+        check_training(self.model, is_trained=self.train is not None, batch_size=batch_size)
         if self.block is not None and self.blocks is not None:
             raise misfit("blocks", message="give one block, or several, not both")
         if self.dim:  # the names of all blocks are looked at first

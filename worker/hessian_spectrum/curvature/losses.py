@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 
 import torch
@@ -239,6 +240,15 @@ class EmpiricalRisk:
     def num_terms(self) -> int:
         """Number N of valid targets of all batches together."""
         return sum(self.loss.num_terms(batch.targets) for batch in self.batches)
+
+    def with_batch_in_memory(self, index: int) -> "EmpiricalRisk":
+        """Return the same risk with micro-batch `index` in memory; itself if that is there already."""
+        batch = self.batches[index].in_memory()
+        if batch is self.batches[index]:
+            return self
+        risk = copy(self)
+        risk.batches = (*self.batches[:index], batch, *self.batches[index + 1 :])
+        return risk
 
     def batch_share(self, index: int, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return total_b / N of micro-batch `index`, a scalar; the risk is the sum of these shares."""
