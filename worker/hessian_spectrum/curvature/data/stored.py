@@ -61,8 +61,10 @@ class AffineMap:
     def __call__(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the numbers of the model for rows of stored ones, which are changed in place."""
         numbers *= self.scale
-        numbers -= self.mean
-        numbers /= self.std
+        if np.any(self.mean):
+            numbers -= self.mean
+        if np.any(np.not_equal(self.std, 1)):
+            numbers /= self.std
         return numbers
 
 
@@ -73,7 +75,7 @@ class StoredNumbers:
     Attributes:
         rows: The array.
         chosen: Indices of the rows, in order.
-        dtype: Type of the numbers as they are used. Real numbers pass through float64.
+        dtype: Type of the numbers as they are used, float64 or float32 if they are real.
         device: Where they are used.
         scaling: Map of real numbers; None: they are used as they are stored.
     """
@@ -123,13 +125,16 @@ class StoredNumbers:
         return np.concatenate([self.rows.read(index, index + 1) for index in map(int, chosen)])
 
     def _converted(self, numbers: NDArray[Any]) -> Tensor:
-        if not self.dtype.is_floating_point:
+        is_exact = numbers.dtype.kind == "f" or numbers.dtype.itemsize < 8  # in float64, which is then rounded once
+        if not self.dtype.is_floating_point or (self.scaling is None and is_exact):
             return torch.from_numpy(numbers.astype(_NUMPY_TYPES[self.dtype]))
         real = numbers.astype(np.float64)
         return torch.from_numpy(real if self.scaling is None else self.scaling(real)).to(self.dtype)
 
 
 _NUMPY_TYPES = {
+    torch.float64: np.float64,
+    torch.float32: np.float32,
     torch.int64: np.int64,
     torch.int32: np.int32,
     torch.int16: np.int16,
