@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.operators import Matrix
 from benchmarks.problems import Problem
@@ -19,8 +20,16 @@ HAS_CURVLINOPS = find_spec("curvlinops") is not None
 
 def eager_gradient(problem: Problem) -> Callable[[], tuple[Tensor, ...]]:
     """dL/d theta by `torch.autograd.grad`, one tensor per parameter."""
+    if problem.module is not None:
+        return _module_gradient(problem, problem.module)
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in problem.parameters.items()}
     return lambda: torch.autograd.grad(problem.risk.batch_share(0, leaves), list(leaves.values()))
+
+
+def _module_gradient(problem: Problem, module: nn.Module) -> Callable[[], tuple[Tensor, ...]]:
+    """The same of a user's module, as the user computes it."""
+    leaves, data = list(module.parameters()), problem.data
+    return lambda: torch.autograd.grad(nn.functional.cross_entropy(module(data.inputs), data.targets), leaves)
 
 
 def compiled_gradient(
@@ -68,6 +77,19 @@ class _Network(nn.Module):
         return self._model(parameters, inputs).flatten(0, -2)
 
 
+class _Unfused(nn.Module):
+    """A user's module with attention that can be differentiated twice, which PyTorch's fused kernels cannot."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with sdpa_kernel(SDPBackend.MATH):
+            outputs: Tensor = self.module(inputs)
+        return outputs
+
+
 def curvlinops_operator(problem: Problem, matrix: Matrix, micro_batch_size: int | None = None) -> Any:
     """`HessianLinearOperator` or `GGNLinearOperator` of the same risk, without its determinism check.
 
@@ -75,7 +97,7 @@ def curvlinops_operator(problem: Problem, matrix: Matrix, micro_batch_size: int 
         micro_batch_size: Of which the number of samples is a multiple: curvlinops weighs by samples.
     """
     curvlinops = load_curvlinops()
-    network = _Network(problem)
+    network = _Network(problem) if problem.module is None else _Unfused(problem.module)
     kinds = {"hessian": curvlinops.HessianLinearOperator, "ggn": curvlinops.GGNLinearOperator}
     return kinds[matrix](
         network,

@@ -64,7 +64,7 @@ class Task:
     @cached_property
     def content(self) -> tuple[Gpt2, Dataset]:
         """The model and its tokens, on the CPU."""
-        model, data = RECIPES[self.problem].content(torch.Generator().manual_seed(0), self.torch_device.type)
+        model, data, _ = RECIPES[self.problem].content(torch.Generator().manual_seed(0), self.torch_device.type)
         assert isinstance(model, Gpt2)
         return model, data
 

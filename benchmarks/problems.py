@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from benchmarks.networks import VisionTransformer, exported, resnet18
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.digits import digits
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
@@ -16,7 +17,7 @@ from hessian_spectrum.curvature.models.mlp import Mlp
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 
-Content = tuple[Model, Dataset]
+Content = tuple[Model, Dataset, nn.Module | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,7 @@ class Problem:
     model: Model
     data: Dataset
     parameters: Parameters
+    module: nn.Module | None = None  # of a network of users: what the model was exported from
 
     @cached_property
     def risk(self) -> EmpiricalRisk:
@@ -75,7 +77,7 @@ def _gpt2(shape: tuple[int, int, int, int, int], sequences: dict[str, tuple[int,
         model = Gpt2(n_layer, n_head, n_embd, n_positions=n_positions, vocab_size=vocab_size)
         num_sequences, length = sequences.get(device_type, sequences["cpu"])
         tokens = torch.randint(model.vocab_size, (num_sequences, length + 1), generator=generator)
-        return model, Dataset(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+        return model, Dataset(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()), None
 
     return Recipe(content, "tiny-gpt")
 
@@ -85,13 +87,29 @@ def _classification(widths: tuple[int, ...], num_samples: int) -> Recipe:
 
     def content(generator: torch.Generator, device_type: str) -> Content:
         inputs = torch.randn(num_samples, widths[0], generator=generator, dtype=torch.float64)
-        return Mlp(widths), Dataset(inputs, torch.randint(widths[-1], (num_samples,), generator=generator))
+        return Mlp(widths), Dataset(inputs, torch.randint(widths[-1], (num_samples,), generator=generator)), None
 
     return Recipe(content, "tiny")
 
 
 def _digits(widths: tuple[int, ...], activation: str, num_samples: int) -> Recipe:
-    return Recipe(lambda generator, device_type: (Mlp(widths, activation), digits(num_samples, generator)), "tiny")
+    return Recipe(
+        lambda generator, device_type: (Mlp(widths, activation), digits(num_samples, generator), None), "tiny"
+    )
+
+
+def _images(module: Callable[[], nn.Module], num_samples: int, *, warm_up: str) -> Recipe:
+    """A module of PyTorch on normal images 3 x 32 x 32 of random classes, exported and read as a server does."""
+
+    def content(generator: torch.Generator, device_type: str) -> Content:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = module().eval()
+        images = torch.randn(num_samples, 3, 32, 32, generator=generator)
+        labels = torch.randint(10, (num_samples,), generator=generator)
+        return exported(network, images[:2]), Dataset(images.double(), labels), network
+
+    return Recipe(content, warm_up)
 
 
 RECIPES = {
@@ -100,6 +118,10 @@ RECIPES = {
     "gpt2": _gpt2((12, 12, 768, 1024, 50257), {"cpu": (2, 128), "cuda": (8, 1024)}),
     "digits": _digits((64, 32, 10), "relu", 512),
     "digits-deep": _digits((64, 32, 32, 10), "tanh", 512),
+    "resnet18": _images(partial(resnet18, 16), 32, warm_up="tiny-resnet18"),
+    "vit": _images(partial(VisionTransformer, 96, 6, 4), 16, warm_up="tiny-vit"),
+    "tiny-resnet18": _images(partial(resnet18, 1), 2, warm_up="tiny-resnet18"),
+    "tiny-vit": _images(partial(VisionTransformer, 4, 1, 1), 2, warm_up="tiny-vit"),
     "tiny": _digits((64, 4, 10), "tanh", 32),  # for warming up, and for the tests of these programs
     "tiny-gpt": _gpt2((1, 2, 8, 8, 16), {"cpu": (2, 8)}),
 }
@@ -108,9 +130,12 @@ RECIPES = {
 def make_problem(name: str, device: torch.device, dtype: torch.dtype) -> Problem:
     """The same numbers in every process, up to the rounding of `dtype`."""
     generator = torch.Generator().manual_seed(0)
-    model, data = RECIPES[name].content(generator, device.type)
+    model, data, module = RECIPES[name].content(generator, device.type)
     parameters = model.initial_parameters(generator, dtype, device)
-    return Problem(name, model, data.to(dtype, device), {each: parameters[each] for each in model.parameter_shapes})
+    in_order = {each: parameters[each] for each in model.parameter_shapes}
+    return Problem(
+        name, model, data.to(dtype, device), in_order, module if module is None else module.to(device, dtype)
+    )
 
 
 def warm_up_problem(problem: Problem) -> Problem:

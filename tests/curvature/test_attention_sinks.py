@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from hessian_spectrum.curvature.attention_sinks import SCORE_TOLERANCE, sink_scores, sink_with_mean_score
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 Seeded = Callable[[int], torch.Generator]
 MODEL = Gpt2(3, 2, 8, n_positions=12, vocab_size=11)

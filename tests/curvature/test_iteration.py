@@ -18,7 +18,7 @@ from hessian_spectrum.curvature.iteration import finish, iterates, last_state, r
 from hessian_spectrum.curvature.linear_algebra import DenseOperator
 from hessian_spectrum.curvature.serialization import Serialized, deserialize, serialize
 from hessian_spectrum.quadrature.curves import Smoothing
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 METHODS: dict[str, Method[Any, Any]] = {
     "exact": DenseEigensolver(eigenvectors=True),

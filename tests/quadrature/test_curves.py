@@ -12,7 +12,7 @@ from hessian_spectrum.quadrature.curves import (
     spectral_curves,
     spectral_density,
 )
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 from hessian_spectrum.quadrature.results import Cumulative, Density, Quadrature
 
 DIM, NUM_STEPS, ROUNDING = 40, 6, float(np.finfo(np.float32).eps)

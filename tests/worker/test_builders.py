@@ -19,7 +19,7 @@ from hessian_spectrum.curvature.models.conv import Conv
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.jobs.plans import estimate
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 from hessian_spectrum.worker.builders import (
     Inputs,
     NoArtifacts,

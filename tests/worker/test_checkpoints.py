@@ -22,7 +22,7 @@ from hessian_spectrum.curvature.linear_algebra import assemble
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.models.base import ParameterLayout
 from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, GgnOperator, HessianOperator
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 from hessian_spectrum.worker.builders import Inputs, build_dataset, build_model, build_parameters
 from hessian_spectrum.worker.checkpoints import CHANGED
 from hessian_spectrum.worker.experiments.spectrum import run_spectrum_job

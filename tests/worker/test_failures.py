@@ -6,7 +6,7 @@ import pytest
 import torch
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from hessian_spectrum.quadrature.errors import CurvatureError
+from hessian_spectrum.quadrature.exceptions import CurvatureError
 from hessian_spectrum.worker.failures import FailureKind, job_failure
 
 

@@ -25,7 +25,7 @@ from hessian_spectrum.jobs.shards import ShardPoisonedError, ShardStore
 from hessian_spectrum.jobs.store import JobStore
 from hessian_spectrum.planning import job_plan
 from hessian_spectrum.quadrature.curves import Smoothing
-from hessian_spectrum.quadrature.errors import NonFiniteError
+from hessian_spectrum.quadrature.exceptions import NonFiniteError
 from hessian_spectrum.storage.job_files import CheckpointStore
 from hessian_spectrum.storage.local_directory import LocalDirectory
 from hessian_spectrum.worker import job_state

@@ -191,6 +191,7 @@ Statistic = float | str | None
 class ClosedFormSpectrum(Message):
     """The complete spectrum of a Hessian as distinct eigenvalues with multiplicities, descending."""
 
+    # the route's `to_document` fills in the fields, without a validation
     kind: str = Field(description="Kind of the model, as in the request.")
     num_parameters: int = Field(description="Number of parameters, which is the number of rows of the Hessian.")
     method: Literal["closed-form", "exact-reduction"] = Field(

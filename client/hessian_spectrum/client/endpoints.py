@@ -198,7 +198,7 @@ def upload_module(module: Any, example_inputs: Any) -> ApiRequest[dict[str, Any]
     """
     from hessian_spectrum.client.module_export import module_program  # noqa: PLC0415 - loads torch
 
-    return _upload_bytes(module_program(module, example_inputs), _PT2, lambda reference: _exported(reference))
+    return _upload_bytes(module_program(module, example_inputs), _PT2, _exported)
 
 
 def upload_parameters(module: Any) -> ApiRequest[dict[str, Any]]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from hessian_spectrum.client.errors import SpectrumClientError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
     from torch.export import ExportedProgram
 
@@ -103,7 +102,8 @@ def _check_buffers(module: "nn.Module", inputs: "tuple[Tensor, ...]") -> None:
     changed = [name for name, buffer in module.named_buffers() if buffer._version != before.get(name)]
     if changed:
         raise ModuleExportError(
-            f"the forward pass changes the buffer {changed[0]}: the loss would not be a function of parameters and samples"
+            f"the forward pass changes the buffer {changed[0]}: the loss would not be a function of parameters and "
+            "samples alone"
         )
 
 
@@ -154,10 +154,12 @@ def _quiet_logs() -> Any:
 def _traced(module: "nn.Module", inputs: "tuple[Tensor, ...]") -> "nn.Module":
     """Return the module with the derivatives in its forward pass written out as operators.
 
-    PyTorch 2.13 reads results that a derivative saves through `detach`, so that second derivatives would be lost: these
-    nodes are removed. What a module detaches on purpose is then differentiated, which the comparison of gradients finds.
+    PyTorch 2.13 reads results that a derivative saves through `detach`, so that second derivatives would be lost:
+    these nodes are removed. What a module detaches on purpose is then differentiated, which the comparison of gradients
+    finds.
     """
     import torch  # noqa: PLC0415
+    from torch._decomp import decomposition_table  # noqa: PLC0415
     from torch.func import functional_call  # noqa: PLC0415
     from torch.fx.experimental.proxy_tensor import make_fx  # noqa: PLC0415
 
@@ -166,7 +168,8 @@ def _traced(module: "nn.Module", inputs: "tuple[Tensor, ...]") -> "nn.Module":
     def run(named: dict[str, Any], *arguments: Any) -> Any:
         return functional_call(module, named, arguments)
 
-    graph = make_fx(run, tracing_mode="symbolic")(values, *inputs)
+    written_out: Any = {op: function for op, function in decomposition_table.items() if "backward" in str(op)}
+    graph = make_fx(run, decomposition_table=written_out, tracing_mode="symbolic")(values, *inputs)
     for node in list(graph.graph.nodes):
         if node.target is torch.ops.aten.detach.default:
             node.replace_all_uses_with(node.args[0])
@@ -237,8 +240,8 @@ def _check_equal(module: "nn.Module", program: "ExportedProgram", inputs: "tuple
         other = gradient.get(name, torch.zeros_like(one))
         if not bool((one - other).abs().max() <= tolerance * scale):
             raise ModuleExportError(
-                f"the exported program has another gradient than the module, of {name}: export drops the backward passes "
-                "of custom autograd functions, and hooks; write them with ordinary operations and detach"
+                f"the exported program has another gradient than the module, of {name}: export drops the backward "
+                "passes of custom autograd functions, and hooks; write them with ordinary operations and detach"
             )
 
 
@@ -267,7 +270,6 @@ def _is_close(value: "Tensor", expected: "Tensor", tolerance: float) -> bool:
 
 def _warn_if_fixed(program: "ExportedProgram", inputs: "tuple[Tensor, ...]") -> None:
     import torch  # noqa: PLC0415
-
     from torch.fx.experimental.symbolic_shapes import is_concrete_int  # noqa: PLC0415
 
     names = set(program.graph_signature.user_inputs)

@@ -1,4 +1,4 @@
-"""The job store: the records of all jobs in Redis, each change one script."""
+"""The job store: the records of all jobs in Redis and the leases of their workers, each change one script."""
 
 import hashlib
 import secrets

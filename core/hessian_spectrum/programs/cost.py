@@ -3,11 +3,12 @@
 from hessian_spectrum.programs.operators import base_name
 from hessian_spectrum.programs.program import Program
 
-_VIEWS = frozenset(
-    f"aten.{name}"
-    for name in "alias as_strided chunk detach diagonal expand expand_as flatten movedim narrow permute reshape select "
-    "slice split split_with_sizes squeeze t transpose unbind unflatten unsqueeze view view_as".split()
-)
+_NAMES = """
+alias as_strided chunk detach diagonal expand expand_as flatten movedim narrow permute reshape select slice split
+split_with_sizes squeeze t transpose unbind unflatten unsqueeze view view_as
+"""
+
+_VIEWS = frozenset(f"aten.{name}" for name in _NAMES.split())
 """Operators whose results mostly share the memory of their arguments."""
 
 

@@ -10,8 +10,7 @@ from math import log, pi, sqrt
 
 import numpy as np
 
-from hessian_spectrum.quadrature.errors import InvalidProblemError
-from hessian_spectrum.quadrature.probe_mean import (
+from hessian_spectrum.quadrature.error_bands import (
     MOST_PROBES_WITH_FURTHER_RULES,
     Curve,
     MomentBounds,
@@ -22,6 +21,7 @@ from hessian_spectrum.quadrature.probe_mean import (
     probe_mean,
     rules_through,
 )
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 from hessian_spectrum.quadrature.results import Band, Cumulative, Density, FloatArray, Quadrature
 
 MARGIN = 0.05  # Papyan 2020, section D.2

@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hessian_spectrum.quadrature.errors import InvalidProblemError
-from hessian_spectrum.quadrature.probe_mean import compatible_rules, confidence_limits
+from hessian_spectrum.quadrature.error_bands import compatible_rules, confidence_limits
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 from hessian_spectrum.quadrature.results import (
     Estimate,
     FloatArray,

@@ -30,7 +30,7 @@ from hessian_spectrum.service.validation_errors import (
 )
 from hessian_spectrum.storage.artifacts import UnknownArtifactError
 from hessian_spectrum.storage.results import ResultDamagedError
-from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.exceptions import TheoryError
 
 MAX_ERRORS = 20
 

@@ -26,7 +26,7 @@ from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk, Loss,
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.quadrature.curves import Smoothing, cumulative_spectrum, log_spectral_density, spectral_density
-from hessian_spectrum.quadrature.probe_mean import compatible_rules, degree_limits, rules_through
+from hessian_spectrum.quadrature.error_bands import compatible_rules, degree_limits, rules_through
 from hessian_spectrum.quadrature.results import Band, FloatArray, Quadrature, Reorthogonalisation
 
 F64, CPU = torch.float64, torch.device("cpu")

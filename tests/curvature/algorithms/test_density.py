@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hessian_spectrum.quadrature.curves import cumulative_spectrum, log_spectral_density, spectral_density
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 from hessian_spectrum.quadrature.results import FloatArray, Quadrature
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from hessian_spectrum.curvature.algorithms.exact import DenseEigensolver
 from hessian_spectrum.curvature.iteration import run
 from hessian_spectrum.curvature.linear_algebra import DenseOperator
-from hessian_spectrum.quadrature.errors import NonFiniteError
+from hessian_spectrum.quadrature.exceptions import NonFiniteError
 
 Seeded = Callable[[int], torch.Generator]
 

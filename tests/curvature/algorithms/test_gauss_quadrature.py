@@ -12,8 +12,8 @@ from torch.testing import assert_close
 
 from hessian_spectrum.curvature.algorithms.lanczos import advance, start, tridiagonal
 from hessian_spectrum.curvature.linear_algebra import DenseOperator, Tridiagonal, gauss_quadrature, sphere_probe
-from hessian_spectrum.quadrature.errors import NonFiniteError
 from hessian_spectrum.quadrature.estimates import extreme_ritz_values
+from hessian_spectrum.quadrature.exceptions import NonFiniteError
 from hessian_spectrum.quadrature.results import Quadrature, Reorthogonalisation, RitzValue
 
 F64 = torch.float64

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from hessian_spectrum.curvature.algorithms.lanczos import LanczosState, advance, start, tridiagonal
 from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOperator, Tridiagonal, gauss_quadrature
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import Reorthogonalisation
 
 F64 = torch.float64

@@ -23,7 +23,7 @@ from hessian_spectrum.curvature.linear_algebra import DenseOperator, SymmetricOp
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.planning.work import probe_bytes
 from hessian_spectrum.quadrature.curves import Smoothing, cumulative_spectrum, spectral_density
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import ExactSpectrum, LanczosSpectrum, Quadrature, Reorthogonalisation
 
 Seeded = Callable[[int], torch.Generator]

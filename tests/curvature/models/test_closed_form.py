@@ -18,7 +18,7 @@ from hessian_spectrum.curvature.models.closed_form import (
     TwoLayerLinear,
 )
 from hessian_spectrum.curvature.models.mlp import Mlp
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 Seeded = Callable[[int], torch.Generator]
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from hessian_spectrum.curvature.models.base import ParameterLayout
 from hessian_spectrum.curvature.models.conv import Conv
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.planning.size import conv_size
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 Seeded = Callable[[int], torch.Generator]
 CPU = torch.device("cpu")

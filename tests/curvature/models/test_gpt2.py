@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from hessian_spectrum.curvature.models.base import ParameterLayout
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
 from hessian_spectrum.planning.size import gpt2_size
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 Seeded = Callable[[int], torch.Generator]
 CPU = torch.device("cpu")

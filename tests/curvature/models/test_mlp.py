@@ -22,7 +22,7 @@ from hessian_spectrum.curvature.models.mlp import (
 from hessian_spectrum.curvature.training import Training, TrainingPlan
 from hessian_spectrum.planning.activations import ACTIVATIONS
 from hessian_spectrum.planning.size import mlp_size
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 Seeded = Callable[[int], torch.Generator]
 CPU = torch.device("cpu")

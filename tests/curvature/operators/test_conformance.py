@@ -22,7 +22,7 @@ from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, Gg
 from hessian_spectrum.curvature.operators.products import Fallback, double_backward_product
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.planning.activations import ACTIVATIONS, Activation
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 CPU = torch.device("cpu")
 F64 = torch.float64

@@ -17,7 +17,7 @@ from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.operators.matrices import GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.programs import Execution, Map, Program, Timing, Timings, record
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 Seeded = Callable[[int], torch.Generator]
 F64 = torch.float64

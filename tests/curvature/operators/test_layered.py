@@ -16,7 +16,7 @@ from hessian_spectrum.curvature.operators import layered
 from hessian_spectrum.curvature.operators.matrices import FunctionalOperator, GgnOperator, HessianOperator
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.planning.activations import ACTIVATIONS
-from hessian_spectrum.quadrature.errors import NonFiniteError
+from hessian_spectrum.quadrature.exceptions import NonFiniteError
 
 CPU = torch.device("cpu")
 OPERATORS = [HessianOperator, GgnOperator, FunctionalOperator]

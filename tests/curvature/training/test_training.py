@@ -29,7 +29,7 @@ from hessian_spectrum.curvature.training import (
     checkpoint,
     summarise_training,
 )
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFiniteError
 from hessian_spectrum.theory.closed_form.descent import linear_descent
 
 Seeded = Callable[[int], torch.Generator]

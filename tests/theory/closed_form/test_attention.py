@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hessian_spectrum.theory.closed_form.attention import self_attention_spectrum
 from hessian_spectrum.theory.closed_form.spectrum import Inertia, Spectrum
-from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.exceptions import TheoryError
 
 Array = NDArray[np.float64]
 Problem = tuple[float, Array, Array, Array, Array]  # w_v, w_q, w_k, x, y

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hessian_spectrum.theory.closed_form.homogeneous import relu_spectrum
 from hessian_spectrum.theory.closed_form.linear import linear_spectrum
 from hessian_spectrum.theory.closed_form.spectrum import Inertia, Spectrum
-from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.exceptions import TheoryError
 
 Array = NDArray[np.float64]
 Problem = tuple[Array, Array, Array, Array]  # w, v, x, y

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from hessian_spectrum.theory.closed_form.quadratic import quadratic_spectrum
 from hessian_spectrum.theory.closed_form.spectrum import Inertia
-from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.exceptions import TheoryError
 
 Array = NDArray[np.float64]
 RATES = ("best_step", "best_contraction", "stability_limit")

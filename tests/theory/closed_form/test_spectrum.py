@@ -13,7 +13,7 @@ from hessian_spectrum.theory.closed_form.spectrum import (
     Spectrum,
     Statistic,
 )
-from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.exceptions import TheoryError
 
 EPS = float(np.finfo(np.float64).eps)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.exceptions import TheoryError
 from hessian_spectrum.theory.random_matrix.ensembles import RATIOS, SCALES, wigner_law, wishart_law
 from hessian_spectrum.theory.random_matrix.hessian import hessian_law
 from hessian_spectrum.theory.random_matrix.law import FreeLaw, Interval

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFiniteError
 
 MAX_BIAS = 1024.0
 """Largest bias; beyond it softmax is 0 or 1 for all scores of trained networks."""

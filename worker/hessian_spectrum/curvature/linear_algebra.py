@@ -11,7 +11,7 @@ from torch import Tensor
 from hessian_spectrum.curvature.iteration import Progress, ignore_progress
 from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.planning.work import BLOCK_COLUMNS
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import Quadrature, Reorthogonalisation
 
 PRODUCT_ROUNDINGS = 10

@@ -12,7 +12,7 @@ from torch.func import grad, jvp
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.planning.work import OUTPUTS_BYTES
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 IGNORED = -100
 """Label of targets that count for nothing, as in PyTorch."""

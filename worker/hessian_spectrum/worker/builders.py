@@ -36,7 +36,7 @@ from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.registry import dataset_functions, model_classes
 from hessian_spectrum.curvature.training import AdamW, Plateau, Sgd, TrainingPlan, WarmupCosine
 from hessian_spectrum.programs.program import Program
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 from hessian_spectrum.storage.artifacts import UnknownArtifactError
 from hessian_spectrum.storage.program_files import GRAPH
 from hessian_spectrum.worker.checkpoint_check import CheckpointCheck

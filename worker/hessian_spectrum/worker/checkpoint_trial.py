@@ -25,7 +25,7 @@ from hessian_spectrum.curvature.losses import CrossEntropy, EmpiricalRisk
 from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.operators.matrices import HessianOperator
 from hessian_spectrum.curvature.operators.products import Fallback, is_memory_error
-from hessian_spectrum.quadrature.errors import CurvatureError, InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import CurvatureError, InvalidProblemError
 from hessian_spectrum.worker.builders import Inputs, build_model, build_parameters, generator_of
 from hessian_spectrum.worker.checkpoint_check import OUT_OF_MEMORY
 from hessian_spectrum.worker.checkpoints import CHANGED, decoder_sizes

@@ -21,7 +21,7 @@ from hessian_spectrum.checkpoints.gpt2 import OUTPUT_LAYER, gpt2_tensors
 from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.models.causal_lm import CausalLm
 from hessian_spectrum.curvature.models.decoder_architecture import DecoderArchitecture, decoder_architecture
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 CHANGED = "the checkpoint changed since the job was accepted"
 

@@ -30,7 +30,7 @@ from hessian_spectrum.checkpoints.checkpoint import WEIGHTS, without_wrappers
 from hessian_spectrum.checkpoints.configuration import FILE, Configuration, read_configuration
 from hessian_spectrum.checkpoints.directory import ModelsDirectory
 from hessian_spectrum.curvature.models.decoder_architecture import decoder_architecture
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 from hessian_spectrum.worker.checkpoints import decoder_sizes
 
 HUGGING_FACE_FILE = "pytorch_model.bin"

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from hessian_spectrum.api_schemas.checkpoints import CheckpointError
 from hessian_spectrum.api_schemas.problem import FieldError, Problem
 from hessian_spectrum.curvature.operators.products import is_memory_error
-from hessian_spectrum.quadrature.errors import CurvatureError
+from hessian_spectrum.quadrature.exceptions import CurvatureError
 
 _MAX_DETAIL = 1000
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hessian_spectrum.api_schemas.artifacts import StoredArray
 from hessian_spectrum.curvature.data.text import Tokens
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 from hessian_spectrum.storage.array_rows import ArrayRows, JoinedRows
 from hessian_spectrum.storage.artifacts import ArtifactDamagedError, UnknownArtifactError
 

@@ -66,8 +66,8 @@ class Exported(ModelMessage):
         default=None,
         min_length=1,
         max_length=256,
-        description="Glob (*, ?, [...]) on names of parameters to differentiate, the others being constants; null means "
-        "those that required gradients when the program was exported.",
+        description="Glob (*, ?, [...]) on names of parameters to differentiate, the others being constants; null "
+        "means those that required gradients when the program was exported.",
     )
     parameter_list: list[ProgramParameter] = Field(
         description="Names and shapes of all parameters, which the server fills in from the program."

@@ -34,7 +34,7 @@ from hessian_spectrum.theory.closed_form.spectrum import (
     matching_arrays,
     zero_tolerance,
 )
-from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.exceptions import TheoryError
 
 Array = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from hessian_spectrum.theory.closed_form.spectrum import (
     finite_array,
     matching_arrays,
 )
-from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.exceptions import TheoryError
 
 Array = NDArray[np.float64]
 

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hessian_spectrum.theory.closed_form.linear import learning_phase
 from hessian_spectrum.theory.closed_form.spectrum import finite_array, matching_arrays
-from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.exceptions import TheoryError
 
 Array = NDArray[np.float64]
 

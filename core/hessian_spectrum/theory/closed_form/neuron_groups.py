@@ -30,7 +30,7 @@ from hessian_spectrum.theory.closed_form.precision import (
     symmetric_eigenpairs,
 )
 from hessian_spectrum.theory.closed_form.spectrum import Eigenvalue, zero_tolerance
-from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.exceptions import TheoryError
 
 Array = NDArray[np.float64]
 Positions = NDArray[np.intp] | slice

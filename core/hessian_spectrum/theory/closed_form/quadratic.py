@@ -15,7 +15,7 @@ from hessian_spectrum.theory.closed_form.spectrum import (
     finite_array,
     zero_tolerance,
 )
-from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.exceptions import TheoryError
 
 SYMMETRY_TOLERANCE = 1e-12
 """Largest |a_ij - a_ji| that is accepted, relative to max |a_ij|."""

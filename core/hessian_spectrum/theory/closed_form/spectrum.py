@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.exceptions import TheoryError
 
 Role = Literal["outlier", "bulk", "zero"]
 Method = Literal["closed-form", "exact-reduction"]

@@ -17,7 +17,7 @@ from hessian_spectrum.theory.closed_form.spectrum import (
     finite_array,
     zero_tolerance,
 )
-from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.exceptions import TheoryError
 
 Array = NDArray[np.float64]
 Flatten = Callable[[Array, Array], Array]

@@ -2,7 +2,7 @@
 
 import math
 
-from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.exceptions import TheoryError
 from hessian_spectrum.theory.random_matrix.law import FreeLaw
 
 SCALES = (1e-50, 1e50)

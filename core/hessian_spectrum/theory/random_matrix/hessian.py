@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.exceptions import TheoryError
 from hessian_spectrum.theory.random_matrix.boundary import Array, Boundary
 from hessian_spectrum.theory.random_matrix.ensembles import RATIOS, SCALES, in_range
 from hessian_spectrum.theory.random_matrix.law import FreeLaw, indices

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.exceptions import TheoryError
 from hessian_spectrum.theory.random_matrix.boundary import Array, Boundary
 from hessian_spectrum.theory.random_matrix.monotone import ROUNDING
 from hessian_spectrum.theory.random_matrix.support import Component, components

@@ -1,4 +1,4 @@
-"""Rate limits of API keys and of client addresses."""
+"""Rate limits of API keys, whose numbers are in `auth.ApiKey`, and of client addresses, from the settings."""
 
 import ipaddress
 import math

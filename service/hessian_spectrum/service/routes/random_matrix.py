@@ -51,7 +51,7 @@ from hessian_spectrum.service.routes.documentation import (
     formats_documentation,
     problem_documentation,
 )
-from hessian_spectrum.theory.errors import TheoryError
+from hessian_spectrum.theory.exceptions import TheoryError
 from hessian_spectrum.theory.random_matrix.ensembles import wigner_law, wishart_law
 from hessian_spectrum.theory.random_matrix.hessian import (
     alpha_0,

@@ -9,7 +9,7 @@ from hessian_spectrum.api_schemas.hessian_vs_ggn_results import HessianVsGgnResu
 from hessian_spectrum.api_schemas.jobs import AnyJobResult, SpectrumSetResult
 from hessian_spectrum.api_schemas.methods import LanczosResult
 from hessian_spectrum.quadrature.curves import MOST_PLACES, Smoothing, spectral_curves
-from hessian_spectrum.quadrature.probe_mean import MOST_PROBES_WITH_FURTHER_RULES
+from hessian_spectrum.quadrature.error_bands import MOST_PROBES_WITH_FURTHER_RULES
 from hessian_spectrum.serialization.curves import curve_messages, quadrature_from
 from hessian_spectrum.service.problems import invalid_query
 from hessian_spectrum.service.request_parsing import chosen_options

@@ -13,7 +13,7 @@ from hessian_spectrum.curvature.iteration import Count
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, Triangle, mirrored, norm
 from hessian_spectrum.curvature.serialization import serializable, transient
 from hessian_spectrum.planning.work import Work, exact_work
-from hessian_spectrum.quadrature.probe_mean import NORMAL_QUANTILE
+from hessian_spectrum.quadrature.error_bands import NORMAL_QUANTILE
 from hessian_spectrum.quadrature.results import Estimate, ExactSpectrum, FloatArray, Inertia, Interval
 
 COLUMNS = 128  # number of eigenvectors whose residuals are measured at once

@@ -25,8 +25,8 @@ from hessian_spectrum.curvature.linear_algebra import (
 from hessian_spectrum.curvature.serialization import UsedPart, serializable
 from hessian_spectrum.planning.work import Work, lanczos_work, probe_bytes
 from hessian_spectrum.quadrature.curves import Smoothing, spectral_curves
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.estimates import extreme_ritz_values, trace_and_frobenius
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import LanczosSpectrum, Reorthogonalisation
 
 # A remainder below this many roundings of the largest product is rounding: the subspace is invariant.

@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol, Self
 from hessian_spectrum.curvature.iteration import Iteration, Result, State
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
 from hessian_spectrum.planning.work import Work
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 
 class Spectrum(Protocol):

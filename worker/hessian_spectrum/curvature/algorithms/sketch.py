@@ -9,7 +9,7 @@ from torch import Tensor
 from hessian_spectrum.curvature.algorithms.lanczos import BREAKDOWN_ROUNDINGS
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, dot, gram, norm, orthogonalise
 from hessian_spectrum.curvature.serialization import serializable
-from hessian_spectrum.quadrature.errors import NonFiniteError
+from hessian_spectrum.quadrature.exceptions import NonFiniteError
 
 PROBE_BLOCK = 16  # vectors multiplied at once
 

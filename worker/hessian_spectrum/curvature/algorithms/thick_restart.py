@@ -15,7 +15,7 @@ from hessian_spectrum.curvature.algorithms.top_pairs import summarise_search
 from hessian_spectrum.curvature.iteration import Count
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, gaussian_vector, norm, orthogonalise, rotate
 from hessian_spectrum.planning.work import Work, top_k_work
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFiniteError
 from hessian_spectrum.quadrature.results import TopEigenpairs
 
 BLOCK_SIZE = 4  # vectors multiplied at once, so copies of an eigenvalue that one run finds

@@ -9,7 +9,7 @@ from torch import Tensor
 from hessian_spectrum.curvature.algorithms.ritz import RitzPairs, bounds_from_above, order, spread
 from hessian_spectrum.curvature.algorithms.subspace import SubspaceState
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, gram, norm, rotate, subtract
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 from hessian_spectrum.quadrature.results import Interval, TopEigenpairs
 
 FLOOR_ERRORS = 3

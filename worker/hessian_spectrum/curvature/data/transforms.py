@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.data.base import Dataset
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 ROUNDING = 1e-10  # remainder of a column, relative to its length, below which it counts as rounding error
 

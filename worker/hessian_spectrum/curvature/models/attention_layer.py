@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.models.base import Activation, Model, Parameters, check_real_inputs
 from hessian_spectrum.planning.size import Size, attention_size
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 SCORE_ACTIVATIONS: dict[str, Activation] = {
     "softmax": lambda scores: scores.softmax(dim=-1),

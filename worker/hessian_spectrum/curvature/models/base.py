@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from hessian_spectrum.planning.activations import ACTIVATIONS, DEFAULT_NEGATIVE_SLOPE
 from hessian_spectrum.planning.size import Size, generic_size
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 Parameters = dict[str, Tensor]
 

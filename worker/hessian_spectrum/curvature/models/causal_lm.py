@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from hessian_spectrum.curvature.models.base import Model, Parameters, check_tokens
 from hessian_spectrum.curvature.models.decoder_architecture import build_module, decoder_architecture
 from hessian_spectrum.planning.size import Size, causal_lm_size
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from hessian_spectrum.curvature.models.attention_layer import AttentionLayer
 from hessian_spectrum.curvature.models.base import Model, Parameters, activation_named, check_real_inputs
 from hessian_spectrum.planning.size import Size, coordinate_network_size, mlp_size, neuron_network_size, quadratic_size
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 
 class ClosedFormNetwork(Model, ABC):

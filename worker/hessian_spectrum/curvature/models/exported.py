@@ -18,7 +18,7 @@ from hessian_spectrum.curvature.models.written_out import WRITTEN_OUT
 from hessian_spectrum.programs.index_ranges import index_ranges
 from hessian_spectrum.programs.operators import INLINE, NO_GRAD, OPERATORS, base_name
 from hessian_spectrum.programs.program import FLOATING_DTYPES, Argument, Call, Program, Region
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 Values = dict[str, Any]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.models.base import Activation, Model, Parameters, check_tokens
 from hessian_spectrum.planning.size import Size, gpt2_size
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 LAYER_NORM_EPSILON = 1e-5
 INITIAL_STD = 0.02

@@ -13,7 +13,7 @@ from torch import Tensor
 from hessian_spectrum.curvature.models.base import Model, Parameters, activation_named, check_real_inputs
 from hessian_spectrum.planning.activations import DEFAULT_NEGATIVE_SLOPE
 from hessian_spectrum.planning.size import Size, mlp_size
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hessian_spectrum.curvature.data.base import SampleInputs
 from hessian_spectrum.programs.program import FLOATING_DTYPES, Program, Value
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 
 def named_inputs(program: Program, inputs: SampleInputs) -> Mapping[str, Tensor]:

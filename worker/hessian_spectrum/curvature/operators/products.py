@@ -13,7 +13,7 @@ from torch.func import jvp, vjp, vmap
 
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import ParameterLayout, Parameters
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 Matrix = Literal["hessian", "ggn", "functional"]
 
@@ -244,7 +244,7 @@ def double_backward_product(
     direction: Mapping[str, Tensor],
     rows: Collection[str],
 ) -> Parameters:
-    """Return rows `rows` of A_b v for micro-batch b = `index`, as `products.product`, without tangents.
+    """Return rows `rows` of A_b v for micro-batch b = `index`, as `product`, without tangents.
 
     With outputs f, their Jacobian J, and r and H_l the first two derivatives of the loss with respect to the outputs:
 

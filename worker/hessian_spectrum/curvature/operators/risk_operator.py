@@ -43,7 +43,7 @@ from hessian_spectrum.curvature.operators.reduced_precision import (
     reduced,
 )
 from hessian_spectrum.planning.work import columns_at_once
-from hessian_spectrum.quadrature.errors import InvalidProblemError, NonFiniteError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError, NonFiniteError
 
 # PyTorch 2.13 compiles its own decompositions with a function it deprecates, on the first dual tensor of a process
 with warnings.catch_warnings():

@@ -7,7 +7,7 @@ from hessian_spectrum.curvature.linear_algebra import SymmetricOperator
 from hessian_spectrum.curvature.models.base import ParameterLayout, select
 from hessian_spectrum.curvature.operators.reduced_precision import compared_vectors, deviation
 from hessian_spectrum.curvature.operators.risk_operator import DEVIATION_MARGIN, RiskOperator
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 
 class Submatrix(SymmetricOperator):

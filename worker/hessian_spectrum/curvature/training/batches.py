@@ -12,7 +12,7 @@ from hessian_spectrum.curvature.data.text import TokenStream
 from hessian_spectrum.curvature.losses import EmpiricalRisk, Loss
 from hessian_spectrum.curvature.models.base import Model
 from hessian_spectrum.curvature.serialization import serializable
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 
 @serializable()

@@ -26,7 +26,7 @@ from hessian_spectrum.curvature.training.state import (
     checkpoint,
     summarise_training,
 )
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 FLOOR_ROUNDING = 1e-9  # relative distance at which a rate counts as the smallest
 DECAYING_AXES = 2  # smallest number of axes of parameters that AdamW decays

@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY, dataclass, field
 from math import cos, pi
 
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import Parameters
 from hessian_spectrum.curvature.serialization import serializable
 from hessian_spectrum.curvature.training.batches import EpochPosition
-from hessian_spectrum.quadrature.errors import NonFiniteError
+from hessian_spectrum.quadrature.exceptions import NonFiniteError
 
 Stop = Literal["num-steps", "plateau"]
 

@@ -29,7 +29,7 @@ from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.training import Training, TrainingResult
 from hessian_spectrum.jobs.plans import block_variants, estimate, sink_variants
 from hessian_spectrum.planning.job_plan import ComputationPlan
-from hessian_spectrum.quadrature.errors import NonFiniteError
+from hessian_spectrum.quadrature.exceptions import NonFiniteError
 from hessian_spectrum.worker.builders import (
     NO_INPUTS,
     PRECISIONS,

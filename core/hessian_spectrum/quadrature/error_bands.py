@@ -1,4 +1,4 @@
-"""Mean over random probes of v^T f(A) v, with its standard error and a 95 % band; requires only numpy.
+"""Standard errors and 95 % bands of means over random probes of v^T f(A) v; requires only numpy.
 
 A probe determines its spectral measure up to further steps: `compatible_rules` are quadrature rules that agree with all
 that its Lanczos run determines. `degree_limits` are confidence limits for a number of degrees of freedom.
@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 from hessian_spectrum.quadrature.results import Band, FloatArray, Quadrature
 
 QUANTILE = 0.975

@@ -1,0 +1,288 @@
+"""Networks of users over HTTP: modules are uploaded as programs, and their spectra are those of the modules."""
+
+import asyncio
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hessian_spectrum.client.async_http import AsyncSpectrumClient
+from hessian_spectrum.client.errors import JobFailedError, ProblemResponseError
+from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.client.module_export import ModuleExportError, module_program
+
+SCALE = 1e-12
+"""Largest deviation of an eigenvalue, relative to the largest one."""
+
+
+class Residual(nn.Module):
+    """A small residual network with batch norm, tied weights, a frozen bias and a region without gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.head = nn.Linear(3, 3)
+        self.other = nn.Linear(3, 3)
+        self.other.weight = self.head.weight
+        self.other.bias.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu_(self.norm(self.stem(x)))
+        with torch.no_grad():
+            gate = hidden.mean((2, 3)).sigmoid()
+        pooled = hidden.mean((2, 3))
+        return self.other(torch.tanh(self.head(pooled)) * gate)
+
+
+@pytest.fixture
+def module() -> nn.Module:
+    torch.manual_seed(0)
+    module = Residual()
+    assert module.norm.running_mean is not None
+    module.norm.running_mean.normal_()
+    return module.eval()
+
+
+X = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+LABELS = torch.tensor([0, 1, 2, 1, -100, 0])
+NUMBERS = torch.randn(6, 3, generator=torch.Generator().manual_seed(2))
+
+
+def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().sum() / 2 / len(outputs)
+
+
+def eigenvalues(module: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The oracle: the Hessian of the module by double backward, in float64."""
+    module = copy.deepcopy(module).double()
+    parameters = [each for each in module.parameters() if each.requires_grad]
+    gradient = torch.autograd.grad(
+        loss(module(x.double() if x.is_floating_point() else x), y), parameters, create_graph=True
+    )
+    rows = []
+    for entry in torch.cat([each.reshape(-1) for each in gradient]):
+        row = torch.autograd.grad(entry, parameters, retain_graph=True, materialize_grads=True)
+        rows.append(torch.cat([each.reshape(-1) for each in row]))
+    matrix = torch.stack(rows)
+    return torch.linalg.eigvalsh((matrix + matrix.T) / 2)
+
+
+def spectrum(model: dict[str, Any], data: dict[str, Any], loss: str = "cross-entropy", **fields: Any) -> dict[str, Any]:
+    return {"kind": "spectrum", "model": model, "data": data, "loss": loss, "method": {"kind": "exact"}} | fields
+
+
+def close(found: Any, expected: Tensor) -> bool:
+    return bool(np.abs(np.array(found) - expected.numpy()).max() <= SCALE * float(expected.abs().max()))
+
+
+def test_the_spectrum_is_that_of_the_module(client: SpectrumClient, module: nn.Module) -> None:
+    model = client.upload_module(module, X)
+    result = client.run(spectrum(model, client.upload_data(X, LABELS)))
+    assert close(result.eigenvalues, eigenvalues(module, X, LABELS, nn.functional.cross_entropy))
+    names = [each.name for each in result.parameters]
+    assert names == [name for name, each in module.named_parameters() if each.requires_grad]
+    assert result.provenance.product_fallback is None
+
+
+def test_regression_in_micro_batches_and_with_parameters_uploaded_later(
+    client: SpectrumClient, module: nn.Module
+) -> None:
+    model, data = client.upload_module(module, X), client.upload_data(X, NUMBERS.double())
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)), alpha=0.1)
+    model |= {"parameters": client.upload_parameters(module)}
+    result = client.run(spectrum(model, data, "mse"))
+    assert close(result.eigenvalues, eigenvalues(module, X, NUMBERS.double(), half_squared_error))
+
+
+def test_a_glob_makes_the_other_parameters_constants(client: SpectrumClient, module: nn.Module) -> None:
+    model = client.upload_module(module, X) | {"trainable": "head.*"}
+    result = client.run(spectrum(model, client.upload_data(X, LABELS)))
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name.startswith("head."))
+    assert close(result.eigenvalues, eigenvalues(module, X, LABELS, nn.functional.cross_entropy))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"kind": "lanczos", "num_steps": 10, "num_probes": 2, "num_points": 32},
+        {"kind": "top-k", "k": 2, "which": "largest"},
+        {"kind": "trace", "num_probes": 100},
+    ],
+)
+@pytest.mark.parametrize("matrix", ["hessian", "ggn", "functional"])
+def test_every_method_and_matrix(client: SpectrumClient, module: nn.Module, method: Any, matrix: str) -> None:
+    model, data = client.upload_module(module, X), client.upload_data(X, LABELS)
+    exact = client.run(spectrum(model, data, matrix=matrix)).eigenvalues
+    result = client.run(spectrum(model, data, matrix=matrix, method=method, precision="float64"))
+    if method["kind"] == "trace":
+        assert result.trace.lower <= sum(exact) <= result.trace.upper
+    elif method["kind"] == "top-k":
+        assert result.eigenpairs[0].lower <= max(exact) <= result.eigenpairs[0].upper
+    else:
+        assert result.trace.lower <= sum(exact) <= result.trace.upper
+
+
+def test_equal_networks_have_one_id_and_the_description_lists_what_they_have(
+    client: SpectrumClient, module: nn.Module
+) -> None:
+    program = client.upload_module(module, X)["program"]
+    assert client.upload_module(copy.deepcopy(module), X)["program"] == program
+    described = client.artifact(program["id"])
+    assert described.kind == "program"
+    shapes = {each.name: (each.shape, each.trainable) for each in described.parameters}
+    assert shapes["head.weight"] == ([3, 3], True)
+    assert shapes["other.bias"] == ([3], False)
+    assert "other.weight" not in shapes  # it is head.weight
+    assert described.inputs[0].shape == [None, 1, 4, 4]
+    assert "aten.batch_norm" in described.operators
+
+
+def test_the_asynchronous_client_uploads_the_same(server: Any, client: SpectrumClient, module: nn.Module) -> None:
+    async def upload() -> dict[str, Any]:
+        async with AsyncSpectrumClient(server.url) as other:
+            return await other.upload_module(module, X)
+
+    assert asyncio.run(upload()) == client.upload_module(module, X)
+
+
+def test_inputs_of_whole_numbers(client: SpectrumClient) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Tanh(), nn.Linear(6, 2))
+    x, y = torch.tensor([[0, 1], [2, 4], [3, 3]]), torch.tensor([0, 1, 1])
+    result = client.run(spectrum(client.upload_module(module, x), client.upload_data(x, y)))
+    assert close(result.eigenvalues, eigenvalues(module, x, y, nn.functional.cross_entropy))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "loss", "place", "words"),
+    [
+        (X[:, :, :3], LABELS, "cross-entropy", "data.x", "1 x 3 x 4"),
+        (X, NUMBERS[:, :2], "mse", "data.y", "has 3"),
+        (X, LABELS + 3, "cross-entropy", "data.y", "0 to 2"),
+        (X, NUMBERS, "cross-entropy", "data.y", "one number"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused_at_their_field(
+    client: SpectrumClient, module: nn.Module, *, x: Tensor, y: Tensor, loss: str, place: str, words: str
+) -> None:
+    model = client.upload_module(module, X)
+    with pytest.raises(ProblemResponseError) as caught:
+        client.submit(spectrum(model, client.upload_data(x, y), loss))
+    (error,) = caught.value.problem.errors or []
+    assert ".".join(map(str, error.loc)) == f"body.{place}"
+    assert words in error.msg
+
+
+def test_parameters_that_do_not_fit_and_globs_that_match_nothing_are_refused(
+    client: SpectrumClient, module: nn.Module
+) -> None:
+    model, data = client.upload_module(module, X), client.upload_data(X, LABELS)
+    wrong = client.upload_parameters({"head.weight": torch.zeros(3, 3)})
+    for changed, words in (
+        (model | {"parameters": wrong}, "lacks"),
+        (model | {"trainable": "body.*"}, "no parameter has such a name"),
+        (model | {"program": data}, "not a program"),
+        (model | {"program": {"kind": "artifact", "id": 64 * "0"}}, "no such artifact"),
+        (model | {"numbers_per_sample": 1}, "may be left out"),
+    ):
+        with pytest.raises(ProblemResponseError, match=words):
+            client.submit(spectrum(changed, data))
+
+
+def test_a_file_of_another_version_or_kind_is_refused(server: Any) -> None:
+    headers = {"Content-Type": "application/vnd.pytorch.pt2"}
+    buffer = io.BytesIO()
+    np.savez(buffer, x=np.zeros(3))
+    for body, status in ((buffer.getvalue(), 422), (b"not an archive", 400), (b"", 400)):
+        response = httpx.post(f"{server.url}/v1/artifacts", content=body, headers=headers)
+        assert response.status_code == status, response.text
+
+
+class Straight(torch.autograd.Function):
+    """A sign whose derivative is 1, which export drops."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        return x.sign()
+
+    @staticmethod
+    def backward(context: Any, *cotangents: Any) -> Any:
+        return cotangents[0]
+
+
+class Calls(nn.Module):
+    """A linear layer, and a function of the module and its input."""
+
+    def __init__(self, function: Callable[["Calls", Tensor], Any]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+        self.register_buffer("count", torch.zeros(()))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x)
+
+
+def counted(module: Calls, x: Tensor) -> Tensor:
+    module.count += 1
+    return module.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda module, x: module.layer(x) if x.sum() > 0 else x, "torch.where"),
+        (lambda module, x: Straight.apply(module.layer(x)), "gradient"),
+        (lambda module, x: module.layer(x) + torch.randn(x.shape[0], 4), "random"),
+        (lambda module, x: (module.layer(x), x), "one array"),
+        (lambda module, x: x, "no parameter"),
+        (counted, "buffer count"),
+    ],
+)
+def test_modules_that_cannot_be_right_are_refused_before_they_are_sent(function: Any, words: str) -> None:
+    with pytest.raises(ModuleExportError, match=words):
+        module_program(Calls(function), torch.randn(3, 3))
+
+
+def test_dropout_and_one_sample_are_refused() -> None:
+    with pytest.raises(ModuleExportError, match=r"1 is dropout in training mode.*eval\(\)"):
+        module_program(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.1)), torch.randn(3, 3))
+    with pytest.raises(ModuleExportError, match="two samples"):
+        module_program(nn.Linear(3, 3), torch.randn(1, 3))
+    with pytest.warns(UserWarning, match="fixes the number of samples to 3"):
+        module_program(Calls(lambda module, x: module.layer(x) + torch.zeros(len(x), 4)), torch.randn(3, 3))
+
+
+def physics(module: Calls, x: Tensor) -> Tensor:
+    """The residual of a differential equation: the forward pass takes two derivatives itself."""
+    x = x.detach().requires_grad_()
+    values = torch.tanh(module.layer(x))
+    slope = torch.autograd.grad(values.sum(), x, create_graph=True)[0]
+    curvature = torch.autograd.grad(slope[:, 0].sum(), x, create_graph=True)[0]
+    return (curvature[:, :1] + values[:, :1].square()).expand(-1, 3)
+
+
+def test_a_forward_pass_that_takes_derivatives(client: SpectrumClient) -> None:
+    torch.manual_seed(0)
+    module = Calls(physics)
+    x, y = torch.randn(5, 3), torch.randn(5, 3)
+    result = client.run(spectrum(client.upload_module(module, x), client.upload_data(x, y), "mse"))
+    assert close(result.eigenvalues, eigenvalues(module, x, y.double(), half_squared_error))
+
+
+def test_a_program_that_fails_on_its_data_fails_its_job_alone(client: SpectrumClient) -> None:
+    module = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 2))
+    model = client.upload_module(module, torch.tensor([[0, 1], [2, 4]]))
+    data = client.upload_data(np.array([[0, 7], [1, 2]]), np.array([0, 1]))
+    with pytest.raises(JobFailedError, match="index out of range"):
+        client.run(spectrum(model, data))
