@@ -12,6 +12,8 @@ from hessian_spectrum.client.arrays import UnfitArrayError, file_pieces, sample_
 from hessian_spectrum.client.async_http import AsyncSpectrumClient
 from hessian_spectrum.client.data_sets import DataSet
 from hessian_spectrum.client.http import SpectrumClient
+from hessian_spectrum.service.uploads.safetensors import safetensors_arrays
+from hessian_spectrum.storage.artifact_files import described, safetensors_pieces
 
 RNG = np.random.default_rng(5)
 ARRAYS = {
@@ -33,9 +35,15 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_the_digest_of_what_is_sent_is_the_id_of_the_artifact(name: str, client: SpectrumClient) -> None:
+def test_files_are_sent_as_the_server_stores_them(name: str) -> None:
     content = b"".join(file_pieces(sample_arrays({"x": ARRAYS[name], "z": np.zeros(4)}, np.arange(4))))
-    data = client.upload_data({"x": ARRAYS[name], "z": np.zeros(4)}, np.arange(4))
+    arrays = dict(safetensors_arrays(memoryview(content)))
+    assert content == b"".join(safetensors_pieces(arrays, described(arrays)))
+
+
+def test_the_digest_of_what_is_sent_is_the_id_of_the_artifact(client: SpectrumClient) -> None:
+    content = b"".join(file_pieces(sample_arrays(ARRAYS["bfloat16"], ARRAYS["truth"])))
+    data = client.upload_data(ARRAYS["bfloat16"], ARRAYS["truth"])
     assert data == {"kind": "artifact", "id": hashlib.sha256(content).hexdigest()}
 
 
