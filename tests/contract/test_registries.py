@@ -86,6 +86,7 @@ def uploads(server: Any) -> dict[str, str]:
     bodies = {
         "TokenData": (np.arange(64, dtype="<u2").tobytes(), "application/octet-stream"),
         "ArrayData": (archive.getvalue(), "application/x-npz"),
+        "PartsData": (archive.getvalue(), "application/x-npz"),
     }
     found = {}
     for name, (body, media_type) in bodies.items():
@@ -108,7 +109,7 @@ def test_its_estimate_and_its_job_go_through(
 ) -> None:
     request = json.loads(json.dumps(JOBS[name]))
     if (uploaded := uploads.get(name.removeprefix("data "))) is not None:
-        request["data"]["id"] = uploaded
+        request["data"] |= {"parts": [uploaded]} if "parts" in request["data"] else {"id": uploaded}
     estimated = HTTP.post(f"{server.url}/v1/estimates", json=request)
     assert estimated.status_code == 200, estimated.text
     job = client.wait(client.submit(request).id)

@@ -18,7 +18,7 @@ from hessian_spectrum.curvature.data.base import Dataset
 from hessian_spectrum.curvature.losses import EmpiricalRisk, Loss, Mse, OutputValue
 from hessian_spectrum.curvature.models.mlp import Mlp
 from hessian_spectrum.curvature.regression_losses import GaussianNll, Huber, PoissonNll
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 F64 = torch.float64
 NUM_SAMPLES, NUM_OUTPUTS = 5, 4

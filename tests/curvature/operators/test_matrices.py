@@ -20,7 +20,7 @@ from hessian_spectrum.curvature.operators.matrices import OPERATORS, GgnOperator
 from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
 from hessian_spectrum.curvature.regression_losses import GaussianNll, Huber, PoissonNll
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 F64 = torch.float64
 NUM_SAMPLES = 7

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 IGNORED = -100
 """Label of targets that count for nothing, as in PyTorch."""

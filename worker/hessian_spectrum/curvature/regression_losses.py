@@ -15,7 +15,7 @@ from hessian_spectrum.curvature.loss_base import (
     num_rows,
     num_valid_labels,
 )
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 
 class Mse(CanonicalLoss):

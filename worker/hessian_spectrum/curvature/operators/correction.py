@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hessian_spectrum.curvature.models.base import ParameterLayout, Parameters
-from hessian_spectrum.quadrature.errors import InvalidProblemError
+from hessian_spectrum.quadrature.exceptions import InvalidProblemError
 
 
 @dataclass(frozen=True, eq=False)
