@@ -142,7 +142,8 @@ def test_the_document_of_the_interface_has_every_entry(schemas: dict[str, Any]) 
     for name, base in (("MlpActivation", ACTIVATIONS), ("ConvActivation", ACTIVATIONS)):
         assert schemas[name]["enum"] == list(base)
     by_name, by_object = schemas["SpectrumRequest"]["properties"]["loss"]["anyOf"][0]["oneOf"]
-    assert by_name["enum"] == list(by_object["discriminator"]["mapping"]) == list(LOSSES)
+    assert by_name["enum"] == list(LOSSES)
+    assert set(by_object["discriminator"]["mapping"]) == set(LOSSES)
     union = schemas["SpectrumRequest"]["properties"]["model"]["discriminator"]["mapping"]
     assert set(union) == set(KINDS)
     union = schemas["SpectrumRequest"]["properties"]["method"]["discriminator"]["mapping"]
