@@ -8,6 +8,7 @@ from tests.security.archives import archive, hostile_archives, request
 from tests.security.arrays import hostile_arrays, saved
 from tests.security.attack import Attack
 from tests.security.bodies import CLOSED_FORM
+from tests.security.onnx_files import hostile_onnx_files
 from tests.security.programs import hostile_programs
 from tests.security.safetensors import hostile_safetensors
 
@@ -68,6 +69,8 @@ def hostile_uploads() -> Iterator[Attack]:
         yield Attack(f"safetensors-{name}", ARTIFACTS, make, "application/x-safetensors")
     for name, make in hostile_programs():
         yield Attack(f"program-{name}", ARTIFACTS, make, PT2)
+    for name, make in hostile_onnx_files():
+        yield Attack(f"onnx-{name}", ARTIFACTS, make, "application/onnx")
     for name, make in hostile_archives():
         yield Attack(f"program-npz-{name}", ARTIFACTS, make, PT2)
         # here any names will do that are no paths

@@ -47,8 +47,8 @@ class MatrixOptions(RequestMessage):
     kind: Matrix = Field(description="The matrix A that is preconditioned and shifted.")
     preconditioner: StoredDiagonal | None = Field(
         default=None,
-        description="Uploaded positive diagonal D, by parameter, such as sqrt(v) + epsilon with the second moments v of "
-        "Adam; null means the identity.",
+        description="Uploaded positive diagonal D, by parameter, such as sqrt(v) + epsilon with the second moments v "
+        "of Adam; null means the identity.",
     )
     shift: float = Field(default=0.0, description="Damping s that is added to every eigenvalue.")
 

@@ -58,14 +58,16 @@ _RESPONSES = {
     response_model=AnyArtifact,
     responses=_RESPONSES,
     openapi_extra=ARTIFACT_UPLOAD,
-    summary="Upload a file of tokens or of arrays",
+    summary="Upload a file of tokens, of arrays, or with a network",
 )
 async def upload_artifact(request: Request, artifacts: Artifacts) -> Response:
-    """Upload a file of tokens or of arrays as the body.
+    """Upload a file of tokens, of arrays, or with a network as the body.
 
     Tokens: nanoGPT's `.bin` (uint16, little-endian), or a `.npy` array of integers in one dimension.
     Arrays: safetensors or npz with the weights of an `mlp`, called `layers.0.weight`, `layers.0.bias` and so on, or
     with data, called `x` and `y`.
+    Networks: a program of torch.export (`.pt2`), or an ONNX file of operators of version 17 or newer without functions,
+    branches, loops or data in other files.
 
     Jobs name the artifact by its id, as `{"kind": "artifact", "id": ...}`. Equal tokens or equal arrays have the same
     id, whatever file they came in.
@@ -79,12 +81,8 @@ async def upload_artifact(request: Request, artifacts: Artifacts) -> Response:
             artifact, is_new = await run_in_threadpool(store_tokens, file, artifacts, content_type)
         else:
             budget = service_context(request).upload_budget
-            store = (
-                partial(store_program, file, artifacts, budget=budget)
-                if content_type in PROGRAM_MEDIA_TYPES
-                else partial(store_arrays, file, artifacts, media_type=content_type, budget=budget)
-            )
-            artifact, is_new = await run_in_threadpool(store)
+            store = partial(store_program if content_type in PROGRAM_MEDIA_TYPES else store_arrays, file, artifacts)
+            artifact, is_new = await run_in_threadpool(store, media_type=content_type, budget=budget)
     location = str(request.url_for("get_artifact", artifact_id=artifact.id))
     return Response(
         artifact.model_dump_json(),

@@ -124,10 +124,11 @@ ARTIFACT_UPLOAD = {
             "application/x-safetensors": _ARRAYS_FILE,
             "application/x-npz": {"schema": _ARRAYS_FILE["schema"]},
             "application/vnd.pytorch.pt2": {"schema": _ARRAYS_FILE["schema"]},
+            "application/onnx": {"schema": _ARRAYS_FILE["schema"]},
         },
     }
 }
-"""`openapi_extra` of the upload of tokens and arrays."""
+"""`openapi_extra` of the upload of tokens, arrays and networks."""
 
 CLOSED_FORM_EXAMPLES: Examples = {
     "linear": {

@@ -31,6 +31,7 @@ from hessian_spectrum.service.uploads.npz import (
     read_header,
     read_numbers,
 )
+from hessian_spectrum.service.uploads.onnx_program import read_onnx
 from hessian_spectrum.service.uploads.parser import NPZ, UPLOAD_SECONDS, upload_too_slow
 from hessian_spectrum.service.uploads.pt2 import read_program
 from hessian_spectrum.service.uploads.safetensors import may_be_safetensors, safetensors_arrays
@@ -46,7 +47,8 @@ SAFETENSORS = "application/x-safetensors"
 ARRAY_MEDIA_TYPES = (NPZ, SAFETENSORS)
 
 PT2 = "application/vnd.pytorch.pt2"
-PROGRAM_MEDIA_TYPES = (PT2,)
+ONNX = "application/onnx"
+PROGRAM_MEDIA_TYPES = (PT2, ONNX)
 
 MAX_PROGRAM_MEMBERS = 20_000
 """Largest number of members of a program's archive: one for each parameter and constant, and a few others."""
@@ -177,12 +179,15 @@ def store_arrays(
             raise invalid_field((), str(error)) from None
 
 
-def store_program(file: BinaryIO, artifacts: ArtifactService, *, budget: MemoryBudget) -> tuple[AnyArtifact, bool]:
-    """Store a program of torch.export as an artifact.
+def store_program(
+    file: BinaryIO, artifacts: ArtifactService, *, media_type: str, budget: MemoryBudget
+) -> tuple[AnyArtifact, bool]:
+    """Store a program of torch.export or an ONNX file as an artifact.
 
     Args:
         file: The file as it was uploaded.
         artifacts: Store for the program.
+        media_type: `PT2` or `ONNX`.
         budget: Memory for members that must be inflated, and for the graph.
 
     Returns:
@@ -194,8 +199,11 @@ def store_program(file: BinaryIO, artifacts: ArtifactService, *, budget: MemoryB
     with budget.reservation(artifacts.principal.owner) as reservation:
         body = _mapped(file)
         try:
-            members = archive_members(body, reservation, max_members=MAX_PROGRAM_MEMBERS)
-            read = read_program(members, reservation.grow)
+            if media_type == ONNX:
+                read = read_onnx(body, reservation.grow)
+            else:
+                members = archive_members(body, reservation, max_members=MAX_PROGRAM_MEMBERS)
+                read = read_program(members, reservation.grow)
         except ProgramError as error:
             raise invalid_field((), f"the program cannot be used: {_printable(str(error))}") from None
         return artifacts.write_program(read.program, read.arrays)

@@ -23,6 +23,7 @@ from hessian_spectrum.curvature.iteration import Progress, run
 from hessian_spectrum.curvature.losses import EmpiricalRisk
 from hessian_spectrum.curvature.models.base import Model, Parameters
 from hessian_spectrum.curvature.models.gpt2 import AttentionSink, Gpt2
+from hessian_spectrum.curvature.operators.products import Fallback
 from hessian_spectrum.curvature.operators.programs import Execution
 from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
 from hessian_spectrum.curvature.operators.submatrix import Submatrix
@@ -53,6 +54,7 @@ from hessian_spectrum.worker.experiments.points import (
     execution_of,
     measured_deviation,
 )
+from hessian_spectrum.worker.experiments.product_check import checked_fallback
 from hessian_spectrum.worker.experiments.results import JobOutput, provenance, result_of, vectors_of
 from hessian_spectrum.worker.hardware import Hardware
 from hessian_spectrum.worker.job_state import JobCheckpointer, Stage
@@ -302,6 +304,7 @@ class _SinkRisk:
     risk: EmpiricalRisk
     loss: float
     sink: SinkReport | None
+    fallback: Fallback | None  # how products are computed
 
 
 @dataclass
@@ -381,7 +384,16 @@ class SinkPoint(Point):
         )
         weight_decay = self.request.weight_decay or 0.0
         risk = EmpiricalRisk(model, build_loss(self.request), batches, weight_decay=weight_decay)
-        return _SinkRisk(risk, finite_loss(risk, preparation.parameters), report)
+        loss = finite_loss(risk, preparation.parameters)
+        fallback = checked_fallback(
+            self.request,
+            risk,
+            preparation.parameters,
+            plan=experiment.plan,
+            hardware=experiment.hardware,
+            fallback=experiment.inputs.fallback,
+        )
+        return _SinkRisk(risk, loss, report, fallback)
 
     @cached_property
     def _whole(self) -> RiskOperator:
@@ -397,7 +409,7 @@ class SinkPoint(Point):
             recording_bytes=plan.recording_bytes,
             progress=self._report_current,
             num_columns=plan.work.num_columns,
-            fallback=self.experiment.inputs.fallback,
+            fallback=self._sink_risk.fallback,
             preconditioner=build_preconditioner(request, self.experiment.inputs),
         )
 

@@ -5,6 +5,7 @@ from itertools import product
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 _BILINEAR, _NEAREST, _BICUBIC = 0, 1, 2
@@ -133,6 +134,19 @@ def upsample_nearest_exact(x: Tensor, size: Sequence[int] | None, *scales: Any) 
     return x
 
 
+def _adaptive_average(num_axes: int) -> Callable[[Tensor, Sequence[int]], Tensor]:
+    """The mean over each of as many regions as the size says; PyTorch's own mean over all fixes up strides in place."""
+    own = getattr(F, f"adaptive_avg_pool{num_axes}d")
+
+    def run(x: Tensor, size: Sequence[int]) -> Tensor:
+        if all(length == 1 for length in size):
+            return x.mean(tuple(range(-num_axes, 0)), keepdim=True)
+        result: Tensor = own(x, size)
+        return result
+
+    return run
+
+
 def max_unpool2d(x: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
     """Return images of a size that are 0 but for the values at indices into their flat form."""
     flat = x.new_zeros(*x.shape[:-2], size[-2] * size[-1]).scatter(-1, indices.flatten(-2), x.flatten(-2))
@@ -144,6 +158,11 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "grid_sampler": grid_sampler,
     "grid_sampler_2d": grid_sampler,
     "grid_sampler_3d": grid_sampler,
+    "adaptive_avg_pool1d": _adaptive_average(1),
+    "adaptive_avg_pool2d": _adaptive_average(2),
+    "adaptive_avg_pool3d": _adaptive_average(3),
+    "_adaptive_avg_pool2d": _adaptive_average(2),
+    "_adaptive_avg_pool3d": _adaptive_average(3),
     "max_unpool2d": max_unpool2d,
     "_upsample_nearest_exact1d": upsample_nearest_exact,
     "_upsample_nearest_exact2d": upsample_nearest_exact,

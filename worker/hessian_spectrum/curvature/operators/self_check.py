@@ -1,0 +1,255 @@
+"""A check of products before they are trusted: against their transpose, double backward and differences of gradients.
+
+PyTorch's two ways to second derivatives are silently wrong in places, and no single comparison finds all of them. The
+transpose finds operators whose forward and reverse modes differ, double backward those whose forward mode is wrong, and
+differences those of which both are.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hessian_spectrum.curvature.data.base import Dataset
+from hessian_spectrum.curvature.linear_algebra import sphere_probe
+from hessian_spectrum.curvature.losses import EmpiricalRisk
+from hessian_spectrum.curvature.models.base import ParameterLayout, Parameters
+from hessian_spectrum.curvature.operators.products import Fallback, is_memory_error
+from hessian_spectrum.curvature.operators.risk_operator import RiskOperator
+from hessian_spectrum.quadrature.exceptions import CurvatureError, InvalidProblemError
+
+Check = Literal["transpose", "double-backward", "differences"]
+
+MAX_BATCHES, MAX_SAMPLES = 4, 16
+"""Micro-batches of which samples are checked, and samples of each, evenly spaced."""
+
+TOLERANCE_OF_DIFFERENCES = 1e-4
+"""Largest relative error of a product by central differences that are conclusive."""
+
+STEP = 1e-5
+"""Length of a step for central differences, divided by that of the parameters."""
+
+BYTES_PER_PARAMETER = 80
+"""Memory of central differences in bytes for each parameter: vectors in double precision."""
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """What a check found.
+
+    Attributes:
+        passed: Comparisons in which products agree.
+        failed: Comparisons in which they differ; empty if products may be trusted as they are computed.
+        fallback: How products are to be computed instead; None: as they are.
+    """
+
+    passed: tuple[Check, ...]
+    failed: tuple[Check, ...] = ()
+    fallback: Fallback | None = None
+
+
+class WrongProductsError(InvalidProblemError):
+    """Raised if products are wrong however they are computed."""
+
+
+def checked_samples(risk: EmpiricalRisk, *, share: int = 1) -> EmpiricalRisk | None:
+    """Return the risk of a few samples of a few micro-batches.
+
+    Args:
+        risk: The risk of all data.
+        share: Divisor of the number of samples in a micro-batch that may be taken, for want of memory.
+
+    Returns:
+        The risk; None if there are too few samples.
+    """
+    fixed = getattr(getattr(risk.model, "program", None), "fixed_size", None)
+    useful = [batch for batch in risk.batches if risk.loss.num_terms(batch.targets) > 0]
+    chosen = [useful[index] for index in _spaced(len(useful), MAX_BATCHES)]
+    batches = [batch if fixed is not None and share == 1 else _sampled(batch, share) for batch in chosen]
+    kept = [each for each in batches if each is not None and risk.loss.num_terms(each.targets) > 0]
+    if not kept or (fixed is not None and share > 1):
+        return None
+    return EmpiricalRisk(risk.model, risk.loss, kept)
+
+
+def self_check(
+    kind: type[RiskOperator],
+    risk: EmpiricalRisk,
+    parameters: Parameters,
+    *,
+    block: str | Sequence[str] | None = None,
+    fallback: Fallback | None = None,
+    generator: torch.Generator,
+    has_memory_for_differences: bool = True,
+) -> SelfCheck:
+    """Compare a product with its transpose, with double backward, and with central differences of gradients.
+
+    Products differ if their distance exceeds 10 sqrt(eps) of the larger one, and 1e-4 for differences, which are always
+    taken in double precision. Differences decide nothing if those of two steps do not agree, as where a kink lies
+    between, or if they have no symmetric matrix, as where a part of the network is held fixed.
+
+    Args:
+        kind: The matrix.
+        risk: Risk of the samples that are used.
+        parameters: Parameters by name at which the matrix is evaluated.
+        block: Glob on parameter names, or several; None: all.
+        fallback: How products are computed if they must not be recorded.
+        generator: Draws the two vectors, on the CPU.
+        has_memory_for_differences: Whether differences are taken; they need 80 bytes for each parameter.
+
+    Returns:
+        What was found, with double backward as the fallback where it alone is right.
+
+    Raises:
+        WrongProductsError: If double backward is wrong, too.
+    """
+    operator = kind(risk, parameters, block=block, fallback=fallback)
+    vectors = [sphere_probe(operator.dim, generator).to(operator.device, operator.dtype) for _ in range(2)]
+    products = [operator.matvec(vector) for vector in vectors]
+    is_reverse = operator.fallback is not None and operator.fallback.method == "double-backward"
+    references = _References(kind, risk, parameters, operator.layout, block)
+    reverse = None if is_reverse else references.double_backward(vectors[0])
+    difference = references.differences(vectors[0]) if has_memory_for_differences else None
+    tolerance = 10 * torch.finfo(operator.dtype).eps ** 0.5
+    wide = max(tolerance, TOLERANCE_OF_DIFFERENCES)
+    floor = _rounding_floor(risk, parameters)
+    agreements: dict[Check, bool] = {"transpose": _is_symmetric(vectors, products, tolerance)}
+    if reverse is not None:
+        agreements["double-backward"] = not _differ(products[0], reverse, tolerance, floor)
+    if difference is not None and (not agreements["transpose"] or _differ(products[0], difference, wide, floor)):
+        # what is held fixed, as in a region without gradients, moves here: the gradient is then that of no function
+        other = references.differences(vectors[1])
+        difference = None if other is None or not _is_symmetric(vectors, [difference, other], wide) else difference
+    if difference is not None:
+        agreements["differences"] = not _differ(products[0], difference, wide, floor)
+    passed = tuple(name for name, agrees in agreements.items() if agrees)
+    failed = tuple(name for name, agrees in agreements.items() if not agrees)
+    if not failed or (failed == ("double-backward",) and "differences" in passed):
+        return SelfCheck(passed, failed)
+    reason = f"products of this network are wrong: {_described(failed)}"
+    # double backward must have what products lack: the value of the differences, or else a symmetric matrix
+    is_right = reverse is not None
+    if reverse is not None and difference is not None:
+        is_right = not _differ(reverse, difference, wide, floor)
+    elif reverse is not None:
+        again = references.double_backward(vectors[1])
+        is_right = again is not None and _is_symmetric(vectors, [reverse, again], tolerance)
+    if not is_right:
+        raise WrongProductsError(f"{reason}, nor is double backward right")
+    return SelfCheck(passed, failed, Fallback("double-backward", reason))
+
+
+_DESCRIPTIONS: dict[Check, str] = {
+    "transpose": "v.Aw differs from w.Av",
+    "double-backward": "they differ from double backward",
+    "differences": "they differ from differences of gradients",
+}
+
+
+def _described(failed: Sequence[Check]) -> str:
+    return " and ".join(_DESCRIPTIONS[each] for each in failed)
+
+
+def _spaced(length: int, most: int) -> list[int]:
+    """Return indices of at most so many of `length` things, evenly spaced, first and last included."""
+    count = min(length, most)
+    return [round(index * (length - 1) / max(1, count - 1)) for index in range(count)]
+
+
+def _sampled(batch: Dataset, share: int) -> Dataset | None:
+    count = min(MAX_SAMPLES, len(batch) // share)
+    return batch.take(torch.tensor(_spaced(len(batch), count))) if count else None
+
+
+def _differ(one: Tensor, other: Tensor, tolerance: float, floor: float) -> bool:
+    one, other = one.double(), other.double()
+    scale = max(float(one.norm()), float(other.norm()), floor)
+    return not float((one - other).norm()) <= tolerance * scale
+
+
+def _is_symmetric(vectors: Sequence[Tensor], products: Sequence[Tensor], tolerance: float) -> bool:
+    """Return whether v.Aw = w.Av; of a wrong part of Aw, a random unit vector sees 1/sqrt(P)."""
+    (v, w), (av, aw) = [each.double() for each in vectors], [each.double() for each in products]
+    scale = float(av.norm() + aw.norm()) / math.sqrt(len(v))
+    return abs(float(v @ aw - w @ av)) <= tolerance * scale
+
+
+def _rounding_floor(risk: EmpiricalRisk, parameters: Parameters) -> float:
+    """Return the norm below which products are rounding errors: of ||g|| / ||theta||."""
+    _, gradient = risk.value_and_gradient(parameters)
+    size = math.hypot(*(float(each.norm()) for each in parameters.values()))
+    eps = max(torch.finfo(each.dtype).eps for each in parameters.values())
+    return 100 * eps**0.5 * math.hypot(*(float(each.norm()) for each in gradient.values())) / size if size else 0.0
+
+
+@dataclass(frozen=True)
+class _References:
+    """Products of the same matrix that are computed in other ways."""
+
+    kind: type[RiskOperator]
+    risk: EmpiricalRisk
+    parameters: Parameters
+    layout: ParameterLayout
+    block: str | Sequence[str] | None
+
+    def double_backward(self, vector: Tensor) -> Tensor | None:
+        """Return A v by two reverse passes; None if the network cannot be differentiated twice in reverse."""
+        fallback = Fallback("double-backward", "")
+        try:
+            return self.kind(self.risk, self.parameters, block=self.block, fallback=fallback).matvec(vector)
+        except CurvatureError:
+            return None
+
+    def differences(self, vector: Tensor) -> Tensor | None:
+        """Return A v by central differences in double precision; None if those of two steps differ."""
+        try:
+            batches = [batch.to(torch.float64, vector.device) for batch in self.risk.batches]
+            risk = EmpiricalRisk(self.risk.model, self.risk.loss, batches)
+            point = {name: values.double() for name, values in self.parameters.items()}
+            length = math.hypot(*(float(point[name].norm()) for name in self.layout.names)) or 1.0
+            coarse, fine = (
+                self._central(risk, point, vector=vector.double(), step=STEP * length / divisor) for divisor in (1, 3)
+            )
+        except (CurvatureError, RuntimeError, TypeError) as error:
+            if is_memory_error(error):
+                raise
+            return None  # the network's own code may have one precision only
+        scale = max(float(coarse.norm()), float(fine.norm()))
+        return fine if float((coarse - fine).norm()) <= TOLERANCE_OF_DIFFERENCES / 4 * scale else None
+
+    def _central(self, risk: EmpiricalRisk, point: Parameters, *, vector: Tensor, step: float) -> Tensor:
+        """Differences along v: of J^T r for the Hessian, of J^T with r held fixed, or of f for J^T H_l J."""
+        direction = self.layout.unflatten(step * vector)
+        ahead, behind = (
+            {**point, **{name: point[name] + sign * direction[name] for name in direction}} for sign in (1, -1)
+        )
+        total = torch.zeros_like(vector)
+        for index, batch in enumerate(risk.batches):
+            if self.kind.matrix == "ggn":
+                with torch.no_grad():
+                    outputs, one, other = (risk.model(each, batch.inputs) for each in (point, ahead, behind))
+                    change = risk.loss.hessian_product(outputs, batch.targets, (one - other) / (2 * step))
+                total += self._pulled(risk, index, point, cotangent=change / risk.num_terms)
+                continue
+            residual = None
+            if self.kind.matrix == "functional":
+                with torch.no_grad():
+                    residual = risk.residual(index, risk.model(point, batch.inputs))
+            one, other = (self._pulled(risk, index, each, cotangent=residual) for each in (ahead, behind))
+            total += (one - other) / (2 * step)
+        return total
+
+    def _pulled(self, risk: EmpiricalRisk, index: int, point: Parameters, *, cotangent: Tensor | None) -> Tensor:
+        """Return J^T u of a micro-batch, with u = r at this point if none is given."""
+        leaves = {name: point[name].detach().requires_grad_() for name in self.layout.names}
+        with torch.enable_grad():
+            outputs = risk.model({**point, **leaves}, risk.batches[index].inputs)
+            if cotangent is None:
+                cotangent = risk.residual(index, outputs.detach())
+            if not outputs.requires_grad:
+                return self.layout.flatten({name: torch.zeros_like(leaf) for name, leaf in leaves.items()})
+            parts = torch.autograd.grad(outputs, list(leaves.values()), cotangent, materialize_grads=True)
+        return self.layout.flatten(dict(zip(self.layout.names, parts, strict=True)))
